@@ -1,0 +1,439 @@
+"""The configuration: an environment mapping becomes one frozen `Configuration`.
+
+Pure: reads a mapping that is handed in (`registry_admin.settings` is the only reader of the process's
+environment), touches no file, no network and no Django. A malformed value never raises here; it becomes a
+`Problem` with the variable's name, the place and an example, and `deployments.checks` turns the problems into
+system checks that stop the start. Until then the values are withheld: asking for a registry of a configuration
+with problems raises `ConfigurationError`, so nothing can run on half of it.
+
+The names of the `DEPLOY_…` variables and the `V4_` mirror with its variable-by-variable fallback are the seed's
+(trigger.dev's own deploy registry settings), so that an existing `.env` works unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from deployments import images
+
+POLICY_CHARACTERS = 10_240  # ECR's own limit on a repository policy's text
+DEFAULT_LIFECYCLE_POLICY = json.dumps(
+    {
+        "rules": [
+            {
+                "rulePriority": 1,
+                "description": "Untagged images expire 3 days after they were pushed",
+                "selection": {
+                    "tagStatus": "untagged",
+                    "countType": "sinceImagePushed",
+                    "countUnit": "days",
+                    "countNumber": 3,
+                },
+                "action": {"type": "expire"},
+            }
+        ]
+    }
+)
+POLICY_EXAMPLE = (
+    '\'{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::222222222222:root"},'
+    '"Action":["ecr:BatchGetImage","ecr:GetDownloadUrlForLayer","ecr:BatchCheckLayerAvailability"]}]}\''
+)
+
+
+class ConfigurationError(Exception):
+    """The configuration has problems; the text names each one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One variable that an operator may set: what the README and `.env.example` say of it."""
+
+    name: str
+    says: str
+    default: str = ""
+    example: str = ""
+    mirrored: bool = False  # also read as V4_NAME
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        name="DEPLOY_REGISTRY_HOST",
+        says="Registry host of the image refs. An ECR host is provisioned; any other gets the ref alone.",
+        default="localhost:5000",
+        example="111111111111.dkr.ecr.us-east-1.amazonaws.com",
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_NAMESPACE",
+        says="First part of every repository name: NAMESPACE/PROJECTREF.",
+        default="trigger",
+        mirrored=True,
+    ),
+    Setting(name="DEPLOY_REGISTRY_USERNAME", says="Log-in for a registry that is not ECR.", mirrored=True),
+    Setting(name="DEPLOY_REGISTRY_PASSWORD", says="Password for a registry that is not ECR.", mirrored=True),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY",
+        says="Repository policy (raw IAM JSON) that every repository carries from its creation. Long: use _FILE.",
+        example=POLICY_EXAMPLE,
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_TAGS",
+        says="AWS tags of every repository: comma-separated key=value; a key alone has an empty value.",
+        example="team=platform,managed-by=registry-admin",
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN",
+        says="Role to assume for ECR. Unset: the ambient credentials are used as they are.",
+        example="arn:aws:iam::111111111111:role/registry-admin",
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID",
+        says="External id that the role's trust policy asks for.",
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY",
+        says="Lifecycle policy (ECR's JSON). Default: untagged images expire 3 days after their push.",
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_KMS_KEY",
+        says="KMS key (ARN or id) that new repositories are encrypted with. Unset: AES256.",
+        mirrored=True,
+    ),
+    Setting(name="DEPLOY_IMAGE_PLATFORM", says="Platforms to build for, comma-separated.", default="linux/amd64"),
+    Setting(
+        name="DEPLOY_TIMEOUT_MS",
+        says="A deployment that is building or deploying this long is timed out.",
+        default="480000",
+    ),
+    Setting(name="DEPLOY_QUEUE_TIMEOUT_MS", says="The same for a pending one.", default="900000"),
+    Setting(
+        name="DEPLOY_IMAGE_VERIFICATION_ENABLED",
+        says="Finalize asks the registry for the image and refuses the deployment when it is not there.",
+        default="1",
+    ),
+    Setting(
+        name="DEPRECATE_V3_CLI_DEPLOYS_ENABLED",
+        says="Refuse deploys of 3.x CLIs with a sentence that says to upgrade.",
+        default="0",
+    ),
+    Setting(
+        name="RECONCILE_FRESHNESS_SECONDS",
+        says="A repository verified within this time is not asked about again by a deploy; 0 always looks.",
+        default="60",
+    ),
+    Setting(
+        name="APP_ORIGIN",
+        says="Where people reach this server; the links that the CLI prints lead below it.",
+        default="http://localhost:8000",
+    ),
+    Setting(
+        name="API_ORIGIN",
+        says="Where the CLI and the image build reach this server. Default: APP_ORIGIN.",
+    ),
+    Setting(
+        name="DATABASE_URL",
+        says="Database. Default: an SQLite file beside manage.py.",
+        example="postgres://user:password@host:5432/registry_admin",
+    ),
+    Setting(
+        name="SECRET_KEY",
+        says="Django's signing key. With the SQLite default it is made on first start, in a 0600 file beside it.",
+    ),
+    Setting(name="DEBUG", says="Django's debug pages. Never in production.", default="0"),
+    Setting(
+        name="ALLOWED_HOSTS",
+        says="Host names that this server answers to, comma-separated. The origins' hosts are always among them.",
+    ),
+    Setting(name="LOG_LEVEL", says="Level of the program's own log.", default="INFO"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Why the start stops: which variable, what is wrong and where, and what would be right."""
+
+    variable: str
+    message: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.variable}: {self.message} {self.hint}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryConfig:
+    """One registry that images are pushed to, and how its repositories should be."""
+
+    host: str
+    namespace: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    default_repository_policy: str | None = None  # verbatim, as the operator wrote it
+    tags: tuple[tuple[str, str], ...] = ()
+    assume_role_arn: str | None = None
+    assume_role_external_id: str | None = field(default=None, repr=False)
+    lifecycle_policy: str = DEFAULT_LIFECYCLE_POLICY
+    kms_key: str | None = None
+
+    @property
+    def desired(self) -> dict[str, Any]:
+        """What decides how a repository of this registry should be; credentials are no part of it."""
+        return {
+            "host": self.host,
+            "namespace": self.namespace,
+            "policy": self.default_repository_policy,
+            "lifecycle": self.lifecycle_policy,
+            "tags": dict(self.tags),
+            "kms": self.kms_key,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """Everything that the environment says about deploys. `plain` and `v4` are one and the same by default."""
+
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    plain: RegistryConfig
+    v4: RegistryConfig
+    image_platform: str
+    deploy_timeout: timedelta
+    queue_timeout: timedelta
+    image_verification: bool
+    refuse_v3: bool
+    freshness: timedelta
+    app_origin: str
+    api_origin: str
+
+    def registry(self, deployment_type: str | None) -> RegistryConfig:
+        """The registry of a deploy request: the V4 set, or the plain one for a 3.x CLI, which sends no type.
+
+        Raises ConfigurationError while there are problems: no deploy runs on a configuration that is half read.
+        """
+        self.require()
+        return self.plain if deployment_type is None else self.v4
+
+    def require(self) -> Configuration:
+        if self.problems:
+            raise ConfigurationError("\n".join(str(problem) for problem in self.problems))
+        return self
+
+    @property
+    def registries(self) -> tuple[RegistryConfig, ...]:
+        return (self.v4,) if self.plain == self.v4 else (self.v4, self.plain)
+
+    @property
+    def desired_digest(self) -> str:
+        """Names the desired state of all repositories; two processes agree on it or one of them is outdated."""
+        desired = [self.plain.desired, self.v4.desired]
+        return hashlib.sha256(json.dumps(desired, sort_keys=True).encode()).hexdigest()
+
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+def load(environment: Mapping[str, str]) -> Configuration:
+    """Read every variable of `SETTINGS` that is about deploys. Empty is the same as unset."""
+    reader = _Reader(environment)
+    plain = reader.registry("")
+    v4 = reader.registry("V4_")
+    if (plain.host, plain.namespace) == (v4.host, v4.namespace) and plain.desired != v4.desired:
+        differing = ", ".join(name for name, value in plain.desired.items() if v4.desired[name] != value)
+        reader.problem(
+            "V4_DEPLOY_REGISTRY_HOST",
+            f"The plain and the V4 settings name the same host and namespace but disagree about: {differing}.",
+            "Two configurations of one repository would overwrite each other for ever. Make them agree, or give "
+            "V4_DEPLOY_REGISTRY_NAMESPACE another value.",
+        )
+    app_origin = reader.origin("APP_ORIGIN", "http://localhost:8000")
+    return Configuration(
+        plain=plain,
+        v4=v4,
+        image_platform=reader.platforms(),
+        deploy_timeout=timedelta(milliseconds=reader.whole("DEPLOY_TIMEOUT_MS", 480_000, least=1_000)),
+        queue_timeout=timedelta(milliseconds=reader.whole("DEPLOY_QUEUE_TIMEOUT_MS", 900_000, least=1_000)),
+        image_verification=reader.switch("DEPLOY_IMAGE_VERIFICATION_ENABLED", True),
+        refuse_v3=reader.switch("DEPRECATE_V3_CLI_DEPLOYS_ENABLED", False),
+        freshness=timedelta(seconds=reader.whole("RECONCILE_FRESHNESS_SECONDS", 60, least=0)),
+        app_origin=app_origin,
+        api_origin=reader.origin("API_ORIGIN", app_origin),
+        problems=tuple(reader.problems),
+        warnings=tuple(reader.warnings),
+    )
+
+
+class _Reader:
+    """Reads one variable at a time and collects what is wrong, so that an operator sees all of it at once."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+
+    def problem(self, variable: str, message: str, hint: str) -> None:
+        found = Problem(variable=variable, message=message, hint=hint)
+        if found not in self.problems:  # a plain variable is read again for the V4 set
+            self.problems.append(found)
+
+    def text(self, name: str) -> str | None:
+        try:
+            value = self._environment.get(name)
+        except (OSError, UnicodeDecodeError) as error:
+            # The mapping reads NAME_FILE; the path may be shown, the content may not.
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            self.problem(f"{name}_FILE", f"The file cannot be read: {reason}.", "Give a path that this user can read.")
+            return None
+        return (value.strip() or None) if value is not None else None
+
+    def first(self, *names: str) -> tuple[str, str | None]:
+        """The first of the variables that is set, by its name, so that a complaint names the right one."""
+        for name in names:
+            if (value := self.text(name)) is not None:
+                return name, value
+        return names[-1], None
+
+    def switch(self, name: str, default: bool) -> bool:
+        value = self.text(name)
+        if value is None:
+            return default
+        if value.lower() in _TRUE | _FALSE:
+            return value.lower() in _TRUE
+        self.problem(name, "The value is neither on nor off.", f"Write {name}=1 or {name}=0.")
+        return default
+
+    def whole(self, name: str, default: int, *, least: int) -> int:
+        value = self.text(name)
+        if value is None:
+            return default
+        # isdecimal alone lets other scripts' digits through, and int() takes them.
+        if value.isascii() and value.isdecimal() and len(value) <= 12 and int(value) >= least:
+            return int(value)
+        self.problem(name, f"The value is not a whole number of at least {least}.", f"For example {name}={default}.")
+        return default
+
+    def origin(self, name: str, default: str) -> str:
+        value = (self.text(name) or default).rstrip("/")
+        if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", value):
+            self.problem(
+                name,
+                "The value is not an origin (scheme and host, no path: the CLI resolves some calls at the root).",
+                f"For example {name}=https://deploy.example.com.",
+            )
+            return default
+        return value
+
+    def platforms(self) -> str:
+        name = "DEPLOY_IMAGE_PLATFORM"
+        platforms = [part.strip() for part in (self.text(name) or "linux/amd64").split(",") if part.strip()]
+        for platform in platforms:
+            if not re.fullmatch(r"[a-z0-9]+/[a-z0-9_]+(/v[0-9]+)?", platform):
+                self.problem(name, f"“{platform[:40]}” is not a platform.", f"For example {name}=linux/amd64.")
+        return ",".join(platforms)
+
+    def registry(self, prefix: str) -> RegistryConfig:
+        def names(name: str) -> tuple[str, ...]:
+            return (prefix + name, name) if prefix else (name,)
+
+        host_name, host = self.first(*names("DEPLOY_REGISTRY_HOST"))
+        if host is not None and not images.is_registry_host(host):
+            self.problem(
+                host_name,
+                "The value is not a registry host (no scheme, no path).",
+                f"For example {host_name}=111111111111.dkr.ecr.us-east-1.amazonaws.com.",
+            )
+            host = None
+        namespace_name, namespace = self.first(*names("DEPLOY_REGISTRY_NAMESPACE"))
+        if namespace is not None and not images.is_namespace(namespace):
+            self.problem(
+                namespace_name,
+                "The value cannot begin a repository name (lower case letters, digits, . _ - and /).",
+                f"For example {namespace_name}=trigger.",
+            )
+            namespace = None
+        role_name, role = self.first(*names("DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN"))
+        if role is not None and not re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,576}", role):
+            self.problem(
+                role_name,
+                "The value is not the ARN of a role.",
+                f"For example {role_name}=arn:aws:iam::111111111111:role/registry-admin.",
+            )
+            role = None
+        policy_name, policy = self.first(*names("DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY"))
+        lifecycle_name, lifecycle = self.first(*names("DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY"))
+        self._json_object(policy_name, policy, example=POLICY_EXAMPLE)
+        self._json_object(lifecycle_name, lifecycle, example='\'{"rules":[…]}\'')
+        if lifecycle is not None and not 100 <= len(lifecycle) <= 30_720:
+            self.problem(
+                lifecycle_name,
+                f"ECR takes lifecycle policies of 100 to 30,720 characters; this one has {len(lifecycle):,}.",
+                "Compact JSON is shorter; a description makes a short one longer.",
+            )
+        return RegistryConfig(
+            host=host or "localhost:5000",
+            namespace=namespace or "trigger",
+            username=self.first(*names("DEPLOY_REGISTRY_USERNAME"))[1],
+            password=self.first(*names("DEPLOY_REGISTRY_PASSWORD"))[1],
+            default_repository_policy=policy,
+            tags=self._tags(*self.first(*names("DEPLOY_REGISTRY_ECR_TAGS"))),
+            assume_role_arn=role,
+            assume_role_external_id=self.first(*names("DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID"))[1],
+            lifecycle_policy=lifecycle or DEFAULT_LIFECYCLE_POLICY,
+            kms_key=self.first(*names("DEPLOY_REGISTRY_ECR_KMS_KEY"))[1],
+        )
+
+    def _json_object(self, name: str, value: str | None, *, example: str) -> None:
+        """Complain about a text that is no JSON object; the place is told, the text is not (it may be secret)."""
+        if value is None:
+            return
+        hint = f"For example {name}={example}; a text over several lines goes into a file: {name}_FILE=/path."
+        try:
+            document = json.loads(value)
+        except json.JSONDecodeError as error:
+            self.problem(name, f"Not JSON: {error.msg} at line {error.lineno}, column {error.colno}.", hint)
+        except (RecursionError, ValueError):
+            self.problem(name, "Not JSON that can be read: too deep, or a number too long.", hint)
+        else:
+            if not isinstance(document, dict):
+                self.problem(name, "The JSON is not an object.", hint)
+
+    def _tags(self, name: str, value: str | None) -> tuple[tuple[str, str], ...]:
+        tags: dict[str, str] = {}
+        for part in _parts(value):
+            key, _, content = (piece.strip() for piece in part.partition("="))
+            if not key:
+                self._warn(name, "An entry without a key was skipped.", f"Entries read key=value: {name}=team=platform.")
+                continue
+            if len(key) > 128 or len(content) > 256 or key.lower().startswith("aws:"):
+                self.problem(
+                    name,
+                    f"The tag “{key[:40]}” cannot be set: AWS takes keys up to 128 and values up to 256 characters, "
+                    "and no key that starts with aws:.",
+                    f"For example {name}=team=platform.",
+                )
+                continue
+            tags[key] = content
+        if len(tags) > 50:
+            self.problem(name, f"AWS takes 50 tags on a repository; these are {len(tags)}.", "Remove some.")
+        return tuple(sorted(tags.items()))
+
+    def _warn(self, variable: str, message: str, hint: str) -> None:
+        found = Problem(variable=variable, message=message, hint=hint)
+        if found not in self.warnings:
+            self.warnings.append(found)
+
+
+def _parts(value: str | None) -> Iterator[str]:
+    """Comma-separated parts; the ones that are blank altogether (a trailing comma) are nobody's mistake."""
+    return (part for part in (value or "").split(",") if part.strip())

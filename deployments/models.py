@@ -1,0 +1,384 @@
+"""The state: what projects there are, what was deployed, what we know of each repository, who may ask.
+
+Rows only. Nothing here talks to AWS or to the queue, so saving a row can never do either, and there are no signals.
+The invariants that code could get wrong stand in the database as named constraints.
+
+Statuses are words that a row can rest in. One that would be true only while code runs (“syncing”) is not among
+them: a crash would leave it behind.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from deployments import images
+
+
+class Project(models.Model):
+    """What a CLI deploys: one ref, one repository for the images of all its environments."""
+
+    ref = models.CharField(max_length=64, unique=True, default=images.new_project_ref, editable=False)
+    name = models.CharField(max_length=200)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class EnvironmentType(models.TextChoices):
+    PRODUCTION = "PRODUCTION", "Production"
+    STAGING = "STAGING", "Staging"
+    PREVIEW = "PREVIEW", "Preview"
+    DEVELOPMENT = "DEVELOPMENT", "Development"
+
+
+#: `{env}` in the API's paths → (type, prefix of its keys). `prod` is also what the CLI makes of `production`.
+ENVIRONMENT_SLUGS: dict[str, tuple[EnvironmentType, str]] = {
+    "prod": (EnvironmentType.PRODUCTION, "prod"),
+    "staging": (EnvironmentType.STAGING, "stg"),
+    "preview": (EnvironmentType.PREVIEW, "preview"),
+    "dev": (EnvironmentType.DEVELOPMENT, "dev"),
+}
+#: Upstream's own slug of the staging environment, which users and scripts write too.
+SLUG_ALIASES = {"stg": "staging", "production": "prod"}
+
+
+class Environment(models.Model):
+    """Where versions are counted and one deployment is current. A preview branch is one, below its parent."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="environments")
+    type = models.CharField(max_length=12, choices=EnvironmentType.choices)
+    slug = models.CharField(max_length=16)
+    parent = models.ForeignKey("self", null=True, blank=True, on_delete=models.CASCADE, related_name="branches")
+    branch = models.CharField(max_length=255, blank=True)
+    git = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    archived_at = models.DateTimeField(null=True, blank=True)
+    # The version counter: the newest day that had a deployment, and how many it had. One UPDATE moves both.
+    version_day = models.CharField(max_length=8, default="", editable=False)
+    version_number = models.PositiveIntegerField(default=0, editable=False)
+
+    class Meta:
+        ordering = ["project__name", "slug", "branch"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "slug"], condition=Q(parent__isnull=True), name="environment_root_slug_unique"
+            ),
+            models.UniqueConstraint(
+                fields=["parent", "branch"], condition=Q(parent__isnull=False), name="environment_branch_unique"
+            ),
+            models.CheckConstraint(
+                condition=Q(parent__isnull=True, branch="") | (Q(parent__isnull=False) & ~Q(branch="")),
+                name="environment_branch_has_parent",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.slug}/{self.branch}" if self.branch else self.slug
+
+
+class KeyKind(models.TextChoices):
+    USER = "user", "Personal access token"
+    ENVIRONMENT = "environment", "Environment key"
+    DEPLOY = "deploy", "Deploy key (short-lived)"
+
+
+class AccessKey(models.Model):
+    """A bearer token. Stored as its digest; the text is shown once, by whoever made it."""
+
+    kind = models.CharField(max_length=12, choices=KeyKind.choices)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.CASCADE)
+    environment = models.ForeignKey(
+        Environment, null=True, blank=True, on_delete=models.CASCADE, related_name="access_keys"
+    )
+    name = models.CharField(max_length=200, blank=True)
+    prefix = models.CharField(max_length=24, editable=False)  # enough to tell keys apart, not to use one
+    digest = models.CharField(max_length=64, unique=True, editable=False)  # hex SHA-256 of a random 120+ bit text
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_used_by = models.CharField(max_length=200, blank=True, editable=False)  # client and address
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(kind=KeyKind.USER, user__isnull=False, environment__isnull=True)
+                | (~Q(kind=KeyKind.USER) & Q(environment__isnull=False)),
+                name="access_key_owner_matches_kind",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.prefix}…"
+
+    @property
+    def is_live(self) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > timezone.now())
+
+
+class RepositoryStatus(models.TextChoices):
+    PENDING = "pending", "Pending"  # never looked at to the end
+    IN_SYNC = "in_sync", "In sync"
+    DRIFTED = "drifted", "Drifted"  # differs, and we may not or must not write
+    FAILED = "failed", "Failed"  # the last attempt ended in an error
+    MISSING = "missing", "Missing"  # gone from the registry; the next deploy makes it again
+    UNMANAGED = "unmanaged", "Unmanaged"  # discovered, not adopted
+
+
+class Repository(models.Model):
+    """One ECR repository: what we want, what we saw, and who is working on it right now.
+
+    The row is written before AWS hears of the repository, so a crash never leaves one that nobody knows of.
+    """
+
+    account = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    name = models.CharField(max_length=256)
+    host = models.CharField(max_length=253)
+    project = models.ForeignKey(
+        Project, null=True, blank=True, on_delete=models.SET_NULL, related_name="repositories"
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    status = models.CharField(max_length=12, choices=RepositoryStatus.choices, default=RepositoryStatus.PENDING)
+    # What differs from the configuration, or is only reported: a list of {"what", "words", "writable"}.
+    differences = models.JSONField(default=list, blank=True, encoder=DjangoJSONEncoder)
+    last_error = models.TextField(blank=True)
+    last_error_code = models.CharField(max_length=100, blank=True)
+    last_error_heals = models.BooleanField(default=False)  # by itself: trying again is enough
+    last_error_at = models.DateTimeField(null=True, blank=True)
+    last_checked_at = models.DateTimeField(null=True, blank=True)  # when the last look began that AWS answered
+    last_in_sync_at = models.DateTimeField(null=True, blank=True)
+    drifted_since = models.DateTimeField(null=True, blank=True)
+    checked_digest = models.CharField(max_length=64, blank=True)  # the desired state that the last look compared with
+
+    # What AWS showed at the last look of each kind.
+    origin = models.CharField(  # "adopted" ones keep what somebody else chose: lifecycle policy, mutability
+        max_length=8, blank=True, choices=[("created", "Created by us"), ("adopted", "Adopted")]
+    )
+    policy_text = models.TextField(blank=True)
+    policy_applied_at = models.DateTimeField(null=True, blank=True)  # it had our policy at this time; null: never
+    lifecycle_text = models.TextField(blank=True)
+    lifecycle_is_ours = models.BooleanField(default=False)
+    tags = models.JSONField(default=dict, blank=True)
+    mutability = models.JSONField(default=dict, blank=True)  # {"mode", "exclusions"}
+    encryption = models.JSONField(default=dict, blank=True)  # {"type", "kms_key"}
+    details_checked_at = models.DateTimeField(null=True, blank=True)  # describe, lifecycle and tags
+
+    # The lease: one worker at a time, taken and returned by a conditional UPDATE, never by a row lock.
+    lease_owner = models.CharField(max_length=64, blank=True)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    lease_epoch = models.PositiveBigIntegerField(default=0)  # fencing: a result of an older epoch is dropped
+
+    class Meta:
+        verbose_name_plural = "repositories"
+        ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint(fields=["account", "region", "name"], name="repository_unique"),
+        ]
+        indexes = [models.Index(fields=["status"], name="repository_status")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class EventKind(models.TextChoices):
+    CREATED = "created", "Created"
+    ADOPTED = "adopted", "Adopted"
+    POLICY_APPLIED = "policy_applied", "Policy applied"
+    DRIFT_FOUND = "drift_found", "Drift found"
+    HEALED = "healed", "Healed"
+    CHANGED = "changed", "Changed"  # lifecycle policy, tags, mutability
+    MISSING = "missing", "Missing"
+    ERROR = "error", "Error"
+
+
+class RepositoryEvent(models.Model):
+    """Something that was found or done, with the policy text that was there before, so that nothing is ever lost."""
+
+    repository = models.ForeignKey(Repository, on_delete=models.CASCADE, related_name="events")
+    kind = models.CharField(max_length=16, choices=EventKind.choices)
+    at = models.DateTimeField(default=timezone.now)
+    message = models.TextField()
+    cause = models.CharField(max_length=100, blank=True)  # deploy, sweep, event, command, a person
+    policy_before = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+        indexes = [models.Index(fields=["repository", "-at"], name="repository_event_history")]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}: {self.message}"
+
+
+class DesiredState(models.Model):
+    """A configuration that a web or worker process started with. Only the newest one may write to AWS."""
+
+    digest = models.CharField(max_length=64)
+    registered_at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return self.digest[:12]
+
+
+class DeploymentStatus(models.TextChoices):
+    PENDING = "PENDING", "Pending"
+    INSTALLING = "INSTALLING", "Installing"
+    BUILDING = "BUILDING", "Building"
+    DEPLOYING = "DEPLOYING", "Deploying"
+    DEPLOYED = "DEPLOYED", "Deployed"
+    FAILED = "FAILED", "Failed"
+    CANCELED = "CANCELED", "Canceled"
+    TIMED_OUT = "TIMED_OUT", "Timed out"
+
+
+FINAL_STATUSES = (
+    DeploymentStatus.DEPLOYED,
+    DeploymentStatus.FAILED,
+    DeploymentStatus.CANCELED,
+    DeploymentStatus.TIMED_OUT,
+)
+
+
+def _new_deployment_id() -> str:
+    return images.new_id("deployment")
+
+
+class Deployment(models.Model):
+    """One run of `deploy`: a version of an environment, an image ref, and how far it came."""
+
+    id = models.CharField(primary_key=True, max_length=40, default=_new_deployment_id, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="deployments")
+    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="deployments")
+    repository = models.ForeignKey(
+        Repository, null=True, blank=True, on_delete=models.SET_NULL, related_name="deployments"
+    )
+    short_code = models.CharField(max_length=8, default=images.new_short_code, editable=False)
+    version_day = models.CharField(max_length=8)
+    version_number = models.PositiveIntegerField()
+    status = models.CharField(max_length=12, choices=DeploymentStatus.choices)
+
+    type = models.CharField(max_length=16, blank=True)  # MANAGED, UNMANAGED, V1; blank: a 3.x CLI
+    content_hash = models.CharField(max_length=200)
+    image_ref = models.CharField(max_length=700)  # without the digest
+    image_digest = models.CharField(max_length=71, blank=True)
+    image_platform = models.CharField(max_length=200)
+    runtime = models.CharField(max_length=64, blank=True)
+    runtime_version = models.CharField(max_length=64, blank=True)
+    git = models.JSONField(default=dict, blank=True)
+    triggered_via = models.CharField(max_length=64, blank=True)
+    triggered_by = models.CharField(max_length=200, blank=True)  # who: an e-mail address, or a key's prefix
+    external_id = models.CharField(max_length=128, blank=True)
+    idempotency_key = models.CharField(max_length=200, null=True, blank=True)
+    request_digest = models.CharField(max_length=64, blank=True)
+
+    error = models.JSONField(null=True, blank=True)  # {"name", "message", "stack"?, "stderr"?}
+    credentials_error = models.TextField(blank=True)  # why no registry credentials were issued; the CLI hides it
+    canceled_reason = models.CharField(max_length=200, blank=True)
+
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    started_at = models.DateTimeField(null=True, blank=True)
+    installed_at = models.DateTimeField(null=True, blank=True)
+    built_at = models.DateTimeField(null=True, blank=True)
+    deployed_at = models.DateTimeField(null=True, blank=True)
+    failed_at = models.DateTimeField(null=True, blank=True)
+    canceled_at = models.DateTimeField(null=True, blank=True)
+    deadline = models.DateTimeField(null=True, blank=True)  # of the present status; null: none is armed
+
+    class Meta:
+        ordering = ["-created_at", "-version_number"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["environment", "version_day", "version_number"], name="deployment_version_unique"
+            ),
+            models.UniqueConstraint(fields=["project", "short_code"], name="deployment_short_code_unique"),
+            models.UniqueConstraint(
+                fields=["environment", "idempotency_key"],
+                condition=Q(idempotency_key__isnull=False),
+                name="deployment_idempotency_key_unique",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status=DeploymentStatus.DEPLOYED) | Q(deployed_at__isnull=False),
+                name="deployment_deployed_has_time",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["environment", "-version_day", "-version_number"], name="deployment_newest"),
+            models.Index(fields=["-created_at"], name="deployment_recent"),
+            models.Index(fields=["environment", "external_id"], name="deployment_external_id"),
+            models.Index(
+                fields=["deadline"], condition=Q(deadline__isnull=False), name="deployment_deadline"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.version)
+
+    @property
+    def version(self) -> images.Version:
+        return images.Version(self.version_day, self.version_number)
+
+    @property
+    def image_reference(self) -> str:
+        """The full pullable name, by digest once it is known."""
+        return f"{self.image_ref}@{self.image_digest}" if self.image_digest else self.image_ref
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL_STATUSES
+
+    @property
+    def duration(self) -> timedelta | None:
+        end = self.deployed_at or self.failed_at or self.canceled_at
+        return end - self.created_at if end else None
+
+
+def _new_worker_id() -> str:
+    return images.new_id("worker")
+
+
+class BackgroundWorker(models.Model):
+    """What the indexer found in the image: the tasks of a deployment. Made once, at BUILDING → DEPLOYING."""
+
+    id = models.CharField(primary_key=True, max_length=40, default=_new_worker_id, editable=False)
+    deployment = models.OneToOneField(Deployment, on_delete=models.CASCADE, related_name="worker")
+    content_hash = models.CharField(max_length=200)
+    sdk_version = models.CharField(max_length=64, blank=True)
+    cli_version = models.CharField(max_length=64, blank=True)
+    engine = models.CharField(max_length=8, blank=True)
+    tasks: models.JSONField[Any, Any] = models.JSONField(default=list)  # [{"id", "slug", "filePath", "exportName"?}]
+    metadata: models.JSONField[Any, Any] = models.JSONField(default=dict)  # queues, platforms; no source files
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class Promotion(models.Model):
+    """Which deployment is current in an environment."""
+
+    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="promotions")
+    label = models.CharField(max_length=32, default="current")
+    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="promotions")
+    promoted_at = models.DateTimeField(default=timezone.now)
+    promoted_by = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["environment", "label"], name="promotion_one_per_environment"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.environment}: {self.deployment}"

@@ -1,0 +1,222 @@
+"""Django's settings: the only reader of the process's environment.
+
+A fresh clone runs with an empty environment: SQLite, a secret key made on first start, a registry at
+localhost:5000. What the variables mean stands in `deployments.config.SETTINGS`; a wrong one is reported by the
+system checks (`deployments.checks`) with its name and an example. Only what Django itself cannot start without
+(the database, the secret key) stops the import here.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+from environ.fileaware_mapping import FileAwareMapping
+
+from deployments import config
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+# .env is optional and never wins over the environment. NAME_FILE beside NAME is read by the mapping, without the
+# look-up of $NAME in values that environ's own casts do (it prints parts of secrets that begin with a dollar sign).
+environ.Env.read_env(str(os.environ.get("ENV_FILE") or BASE_DIR / ".env"))
+ENVIRONMENT = FileAwareMapping(env=os.environ)
+
+CONFIGURATION = config.load(ENVIRONMENT)
+
+
+def _text(name: str) -> str:
+    try:
+        return (ENVIRONMENT.get(name) or "").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImproperlyConfigured(f"{name}_FILE: the file cannot be read as text. Give a path that is readable.") from (
+            error if isinstance(error, OSError) else None
+        )
+
+
+def _switch(name: str) -> bool:
+    return _text(name).lower() in {"1", "true", "yes", "on"}
+
+
+DEBUG = _switch("DEBUG")
+
+
+def _database() -> dict[str, object]:
+    url = _text("DATABASE_URL") or f"sqlite:///{BASE_DIR / 'db.sqlite3'}"
+    try:
+        database = dict(environ.Env.db_url_config(url))
+    except Exception:
+        # The URL holds a password, so neither it nor the parser's own words are shown.
+        database = {}
+    engine = database.get("ENGINE")
+    if engine == "django.db.backends.sqlite3" and database.get("NAME"):
+        # WAL lets readers go on beside a writer. IMMEDIATE takes the write lock at BEGIN: a deferred transaction
+        # that turns into a writer fails at once with “database is locked”, however long the timeout.
+        database["OPTIONS"] = {
+            "timeout": 20,
+            "transaction_mode": "IMMEDIATE",
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        }
+        database["CONN_MAX_AGE"] = None
+    elif engine == "django.db.backends.postgresql" and database.get("NAME"):
+        database["CONN_MAX_AGE"] = 600
+        database["CONN_HEALTH_CHECKS"] = True
+    else:
+        raise ImproperlyConfigured(
+            "DATABASE_URL: not a database address that can be used. For example "
+            "DATABASE_URL=postgres://user:password@host:5432/registry_admin or DATABASE_URL=sqlite:////data/db.sqlite3."
+        )
+    return database
+
+
+# ATOMIC_REQUESTS stays off: no transaction may be open while AWS is asked.
+DATABASES = {"default": _database()}
+
+def _secret_key() -> str:
+    given = _text("SECRET_KEY")
+    if given:
+        return given
+    if _text("DATABASE_URL"):
+        raise ImproperlyConfigured(
+            "SECRET_KEY: needed as soon as DATABASE_URL is set, the same on every host. "
+            "Make one: python -c 'import secrets; print(secrets.token_urlsafe(50))'."
+        )
+    path = BASE_DIR / "secret_key"
+    try:
+        # Two processes may start at once: whoever links first wins, the other one reads what is there. The file
+        # appears whole or not at all.
+        draft = path.with_suffix(f".{os.getpid()}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(50))
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+        return path.read_text().strip()
+    except OSError as error:
+        raise ImproperlyConfigured(
+            f"SECRET_KEY: not set, and {path} cannot be made: {error.strerror}. Set SECRET_KEY or SECRET_KEY_FILE."
+        ) from None
+
+
+SECRET_KEY = _secret_key()
+
+_ORIGIN_HOSTS = [urlsplit(origin).hostname for origin in (CONFIGURATION.app_origin, CONFIGURATION.api_origin)]
+ALLOWED_HOSTS = sorted(
+    {host for host in _ORIGIN_HOSTS if host}
+    | {part.strip() for part in _text("ALLOWED_HOSTS").split(",") if part.strip()}
+    # Builds by the CLI reach a server on localhost by this name (and by the loopback address).
+    | ({"localhost", "127.0.0.1", "[::1]", "host.docker.internal"} if "localhost" in _ORIGIN_HOSTS else set())
+)
+CSRF_TRUSTED_ORIGINS = [CONFIGURATION.app_origin]
+
+INSTALLED_APPS = [
+    "deployments",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "ninja",
+    "django_q",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "deployments.api.middleware.ApiMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "registry_admin.urls"
+WSGI_APPLICATION = "registry_admin.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+# Without a collectstatic run the pages still find their files; with one, WhiteNoise serves the collected ones.
+WHITENOISE_USE_FINDERS = True
+
+# background-workers carries every source file of a project. The API's middleware holds every other route to less.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024 * 1024
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+_HTTPS = CONFIGURATION.app_origin.startswith("https://")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_AGE = 8 * 60 * 60
+SESSION_SAVE_EVERY_REQUEST = False
+
+# The queue is a doorbell: what must be done stands in our own tables, so a lost or repeated message does no harm.
+# retry counts from the moment a message is fetched, so it must outlast everything that waits before it in memory:
+# timeout × (1 + ceil((queue_limit + bulk) / workers)) + 30. guard_cycle is compared with exactly 0 after float32
+# subtraction; 0.5 and 1 are the only values that ever kill a hung task.
+_WORKERS, _TIMEOUT = 2, 60
+Q_CLUSTER = {
+    "name": "registry_admin",
+    "orm": "default",
+    "workers": _WORKERS,
+    "queue_limit": _WORKERS,
+    "bulk": 1,
+    "timeout": _TIMEOUT,
+    "retry": _TIMEOUT * 3 + 30,
+    "guard_cycle": 0.5,
+    "ack_failures": True,
+    "max_attempts": 1,
+    "catch_up": False,
+    "save_limit": -1,
+    "poll": 1,
+    "recycle": 500,
+    "max_rss": 300_000,
+    "time_zone": "UTC",
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {
+        "deployments": {"level": _text("LOG_LEVEL").upper() or "INFO"},
+        # At DEBUG these write tokens and signatures into the log.
+        "boto3": {"level": "INFO"},
+        "botocore": {"level": "INFO"},
+        "urllib3": {"level": "INFO"},
+        "s3transfer": {"level": "INFO"},
+    },
+}
