@@ -1,0 +1,176 @@
+"""A policy taken apart into atoms: (effect, principal, action, condition).
+
+Rules 1 to 9 and 11 live here: which spellings name the same principal, what a wildcard stands for, what an empty
+element means. Two policies give the same access when their atoms cover each other; `compare` decides that.
+The partition is a plain argument, because a bare account id means the root ARN in the registry's own partition.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from deployments.policy.actions import KNOWN, expand, expand_all, spelling
+from deployments.policy.conditions import Condition, condition_of, literal
+from deployments.policy.document import Policy, Statement, WrittenPrincipal
+from deployments.policy.wildcard import covers, has_wildcard
+
+_ACCOUNT_ID = re.compile(r"[0-9]{12}")
+_ROOT_ARN = re.compile(r"arn:[a-z0-9-]+:iam::([0-9]{12}):root")
+_ARN = re.compile(r"arn:([a-z0-9-]+):(?:iam|sts)::([0-9]{12}):([a-z-]+)/(.+)", re.DOTALL)
+# The prefixes of IAM's unique ids (IAM user guide, “Understanding unique ID prefixes”).
+_UNIQUE_ID = re.compile(r"(ABIA|ACCA|AGPA|AIDA|AIPA|AKIA|ANPA|ANVA|APKA|AROA|ASCA|ASIA)[A-Z0-9]{8,}(:.+)?", re.DOTALL)
+
+
+class Who(StrEnum):
+    """The kinds of principal. The value is what a policy calls it."""
+
+    EVERYONE = "*"
+    ACCOUNT = "account"
+    AWS = "AWS"
+    UNIQUE_ID = "unique id"
+    SERVICE = "Service"
+    FEDERATED = "Federated"
+    CANONICAL_USER = "CanonicalUser"
+    BARE = "bare"
+
+
+_OF_AWS = frozenset({Who.EVERYONE, Who.ACCOUNT, Who.AWS, Who.UNIQUE_ID})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """One principal. `name` is its one spelling: a root ARN for an account, `*` for everyone."""
+
+    kind: Who
+    name: str
+
+    @property
+    def account(self) -> str | None:
+        """The 12 digits of the account that it belongs to, where its name says so."""
+        if self.kind is Who.ACCOUNT:
+            return self.name.split(":")[4]
+        found = _ARN.fullmatch(self.name) if self.kind is Who.AWS else None
+        return found[2] if found else None
+
+    @property
+    def partition(self) -> str | None:
+        return self.name.split(":")[1] if self.account else None
+
+    @property
+    def sort(self) -> str:
+        """`role`, `user`, `assumed-role` …; empty where the name is no such ARN."""
+        found = _ARN.fullmatch(self.name) if self.kind is Who.AWS else None
+        return found[3] if found else ""
+
+    @property
+    def path(self) -> str:
+        """What follows the sort: `team/r` of `role/team/r`."""
+        found = _ARN.fullmatch(self.name) if self.kind is Who.AWS else None
+        return found[4] if found else ""
+
+
+EVERYONE = Principal(kind=Who.EVERYONE, name="*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllExcept:
+    """NotPrincipal: compared as the set that it names (rule 12)."""
+
+    principals: frozenset[Principal]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllActionsExcept:
+    """NotAction: compared as the set that it names (rule 12)."""
+
+    actions: frozenset[str]
+
+
+Subject = Principal | AllExcept
+Action = str | AllActionsExcept
+
+
+def principal_of(kind: str, text: str, *, partition: str, version: str = "2012-10-17") -> Principal:
+    if kind == "AWS":
+        if text == "*":
+            return EVERYONE
+        if _ACCOUNT_ID.fullmatch(text):
+            return Principal(kind=Who.ACCOUNT, name=f"arn:{partition}:iam::{text}:root")
+        if _ROOT_ARN.fullmatch(text):
+            return Principal(kind=Who.ACCOUNT, name=text)
+        if _UNIQUE_ID.fullmatch(text):
+            return Principal(kind=Who.UNIQUE_ID, name=text)
+    return Principal(kind=Who(kind), name=literal(text, version))
+
+
+def principals_of(written: Iterable[WrittenPrincipal], *, partition: str, version: str) -> frozenset[Principal]:
+    """The principals that a list names. `*` takes in the other AWS principals beside it (rule 3), but no service."""
+    found = frozenset(principal_of(one.kind, one.text, partition=partition, version=version) for one in written)
+    if EVERYONE in found:
+        return frozenset(one for one in found if one == EVERYONE or one.kind not in _OF_AWS)
+    return found
+
+
+def subjects(statement: Statement, policy: Policy, *, partition: str) -> frozenset[Subject]:
+    """Whom a statement speaks of. Nobody where Principal is empty or absent: it grants nothing (rule 9)."""
+    if statement.principals is not None:
+        return frozenset(principals_of(statement.principals, partition=partition, version=policy.version))
+    if statement.not_principals is not None:
+        named = principals_of(statement.not_principals, partition=partition, version=policy.version)
+        return frozenset({AllExcept(principals=named)})
+    return frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Atoms:
+    """All atoms of one policy, by effect and principal, then by action."""
+
+    table: dict[tuple[str, Subject], dict[Action, list[Condition]]] = field(default_factory=dict)
+    patterns: dict[tuple[str, Subject], list[tuple[str, Condition]]] = field(default_factory=dict)
+
+    def conditions(self, effect: str, subject: Subject, action: Action) -> list[Condition]:
+        """Under which conditions this policy says so, in this principal's name."""
+        return self.table.get((effect, subject), {}).get(action, []) + self.implied(effect, subject, action)
+
+    def implied(self, effect: str, subject: Subject, action: Action) -> list[Condition]:
+        """The conditions under which a wildcard beside an action that we do not know says it already (rule 5)."""
+        if not isinstance(action, str) or action in KNOWN:
+            return []
+        patterns = self.patterns.get((effect, subject), [])
+        return [condition for pattern, condition in patterns if pattern != action and covers(pattern, action)]
+
+
+def atoms_of(policy: Policy, *, partition: str) -> Atoms:
+    """Take a policy apart. Sid, Id and order are gone afterwards (rules 2 and 7)."""
+    atoms = Atoms()
+    for statement in policy.statements:
+        if statement.effect is None:
+            continue
+        condition = condition_of(statement.conditions, policy.version)
+        actions: set[Action] = set()
+        patterns: set[str] = set()
+        for action in statement.actions or ():
+            one = spelling(action)
+            actions.update(expand(one))
+            if has_wildcard(one):
+                patterns.add(one)
+        if statement.actions is None and statement.not_actions is not None:
+            named = expand_all(statement.not_actions)
+            actions.add(AllActionsExcept(actions=named))
+        for subject in subjects(statement, policy, partition=partition):
+            place = (statement.effect, subject)
+            by_action = atoms.table.setdefault(place, {})
+            for name in actions:
+                conditions = by_action.setdefault(name, [])
+                if condition not in conditions:
+                    conditions.append(condition)
+            atoms.patterns.setdefault(place, []).extend((pattern, condition) for pattern in patterns)
+    return atoms
+
+
+def is_of_aws(subject: Subject) -> bool:
+    """Whether `*` takes it in (rule 3)."""
+    return isinstance(subject, Principal) and subject.kind in _OF_AWS

@@ -1,0 +1,224 @@
+"""A statement's Condition as a value: what it takes for the statement to apply.
+
+A condition is a conjunction of tests; the values of one test are alternatives. Two conditions are compared by what
+can be proved from that shape alone, never by guessing at what a request may carry:
+
+- the values of a plain positive test (`StringEquals` k: a, b) may be split over several statements and merged again;
+- the values of a plain negated test (`StringNotEquals` k: a, b) each forbid on their own, so they are tests apart;
+- `ForAllValues:`, `ForAnyValue:`, `…IfExists`, empty value lists and operators that we do not know are taken whole
+  (rule 12): equal only to themselves;
+- a condition with more tests, or fewer alternatives, is the narrower one; no tests at all is the widest.
+
+Operators are case-sensitive (AWS answers `Invalid Condition type : stringEquals`), keys are not (rule 4).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from deployments.policy.document import WrittenCondition
+from deployments.policy.wildcard import ascii_lower
+
+# Source: IAM's reference of condition operators, read in 2026-11. A negated operator is the positive one's opposite.
+_POSITIVE = """
+    StringEquals StringEqualsIgnoreCase StringLike NumericEquals NumericLessThan NumericLessThanEquals
+    NumericGreaterThan NumericGreaterThanEquals DateEquals DateLessThan DateLessThanEquals DateGreaterThan
+    DateGreaterThanEquals Bool BinaryEquals IpAddress ArnEquals ArnLike Null
+"""
+POSITIVE = frozenset(_POSITIVE.split())
+NEGATED = {
+    "StringNotEquals": "StringEquals",
+    "StringNotEqualsIgnoreCase": "StringEqualsIgnoreCase",
+    "StringNotLike": "StringLike",
+    "NumericNotEquals": "NumericEquals",
+    "DateNotEquals": "DateEquals",
+    "NotIpAddress": "IpAddress",
+    "ArnNotEquals": "ArnEquals",
+    "ArnNotLike": "ArnLike",
+}
+_VARIABLE = re.compile(r"\$\{.*?\}", re.DOTALL)
+_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
+MAX_PARTS = 2_000  # of one difference; beyond it we stop proving and report what is left as a difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """An operator taken apart. `base` is the positive comparison; `quantifier`: ForAllValues, ForAnyValue or empty."""
+
+    base: str
+    negated: bool
+    quantifier: str
+    if_exists: bool
+    known: bool
+
+    @property
+    def plain(self) -> bool:
+        return self.known and not self.quantifier and not self.if_exists
+
+
+def operator_of(name: str) -> Operator:
+    quantifier, colon, rest = name.partition(":")
+    if not colon:
+        quantifier, rest = "", name
+    if_exists = rest.endswith("IfExists") and rest != "NullIfExists"
+    word = rest.removesuffix("IfExists") if if_exists else rest
+    negated = word in NEGATED
+    known = (negated or word in POSITIVE) and quantifier in ("", "ForAllValues", "ForAnyValue")
+    return Operator(
+        base=NEGATED.get(word, word), negated=negated, quantifier=quantifier, if_exists=if_exists, known=known
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Test:
+    """One operator on one lower-cased key. The values are alternatives (for a negated operator: all forbidden)."""
+
+    operator: str
+    key: str
+    values: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """A conjunction of tests: `choices` may be narrowed value by value, `fixed` are taken whole."""
+
+    choices: frozenset[Test] = field(default=frozenset())
+    fixed: frozenset[Test] = field(default=frozenset())
+
+    @property
+    def tests(self) -> tuple[Test, ...]:
+        """All of them in one order, whatever order they were written in. Negated values are brought together again."""
+        together: dict[tuple[str, str], set[str]] = {}
+        apart = list(self.choices)
+        for test in self.fixed:
+            operator = operator_of(test.operator)
+            if operator.plain and operator.negated and test.values:
+                together.setdefault((test.operator, test.key), set()).update(test.values)
+            else:
+                apart.append(test)
+        apart += [Test(operator=op, key=key, values=frozenset(vals)) for (op, key), vals in together.items()]
+        return tuple(sorted(apart, key=lambda test: (test.key, test.operator, sorted(test.values))))
+
+    def as_document(self) -> dict[str, dict[str, list[str]]] | None:
+        """As a Condition element, in one spelling; None where there is no condition."""
+        document: dict[str, dict[str, list[str]]] = {}
+        for test in self.tests:
+            block = document.setdefault(test.operator, {})
+            # Two lists on one key, both of which must hold, can only be written by spelling the key twice.
+            spellings = (spelt(test.key), test.key, test.key.upper())
+            key = next((one for one in spellings if one not in block), test.key.swapcase())
+            block[key] = sorted(test.values)
+        return document or None
+
+
+UNCONDITIONAL = Condition()
+
+_WRITTEN_KEYS = """
+    aws:CalledVia aws:CalledViaFirst aws:CalledViaLast aws:CurrentTime aws:EpochTime aws:FederatedProvider
+    aws:MultiFactorAuthAge aws:MultiFactorAuthPresent aws:PrincipalAccount aws:PrincipalArn aws:PrincipalIsAWSService
+    aws:PrincipalOrgID aws:PrincipalOrgPaths aws:PrincipalServiceName aws:PrincipalServiceNamesList aws:PrincipalTag
+    aws:PrincipalType aws:Referer aws:RequestedRegion aws:RequestTag aws:ResourceAccount aws:ResourceOrgID
+    aws:ResourceOrgPaths aws:ResourceTag aws:SecureTransport aws:SourceAccount aws:SourceArn aws:SourceIp
+    aws:SourceOrgID aws:SourceOrgPaths aws:SourceVpc aws:SourceVpce aws:TagKeys aws:TokenIssueTime aws:UserAgent
+    aws:ViaAWSService aws:VpceAccount aws:VpceOrgID aws:VpceOrgPaths aws:VpcSourceIp ecr:AccountSetting
+    ecr:ResourceTag
+"""
+_KEYS = {ascii_lower(key): key for key in _WRITTEN_KEYS.split()}
+
+
+def spelt(key: str) -> str:
+    """A lower-cased key as AWS writes it, where we know it."""
+    name, slash, tag = key.partition("/")
+    return _KEYS.get(name, name) + slash + tag
+
+
+def has_variable(text: str) -> bool:
+    return _VARIABLE.search(text) is not None
+
+
+def literal(text: str, version: str) -> str:
+    """A text as the version 2012-10-17 would write it: under 2008-10-17 `${…}` is no variable but itself (rule 7)."""
+    if version == "2012-10-17" or not has_variable(text):
+        return text
+    return text.replace("${", "${$}{")
+
+
+def condition_of(written: Sequence[WrittenCondition], version: str) -> Condition:
+    """The value of a Condition element."""
+    by_place: dict[tuple[str, str], set[frozenset[str]]] = {}
+    fixed: set[Test] = set()
+    for one in written:
+        operator = operator_of(one.operator)
+        key = ascii_lower(one.key)
+        values = frozenset(_canonical(literal(value, version), operator.base) for value in one.values)
+        if not operator.plain or not values:
+            fixed.add(Test(operator=one.operator, key=key, values=values))
+        elif operator.negated:
+            fixed.update(Test(operator=one.operator, key=key, values=frozenset({value})) for value in values)
+        else:
+            by_place.setdefault((one.operator, key), set()).add(values)
+    choices: set[Test] = set()
+    for (name, key), lists in by_place.items():
+        # One key in two spellings is two tests that must both hold; they are no longer alternatives of one list.
+        target = choices if len(lists) == 1 else fixed
+        target.update(Test(operator=name, key=key, values=values) for values in lists)
+    return Condition(choices=frozenset(choices), fixed=frozenset(fixed))
+
+
+def _canonical(value: str, base: str) -> str:
+    """One spelling for values that the operator itself cannot tell apart. Nothing else: values are case-sensitive."""
+    if "${" in value:
+        return value
+    if base == "StringEqualsIgnoreCase":
+        return ascii_lower(value)
+    if base.startswith("Numeric") and _NUMBER.fullmatch(value):
+        number = Decimal(value)
+        return format(number.normalize() if number else Decimal(0), "f")
+    if base == "IpAddress":
+        try:
+            return str(ipaddress.ip_network(value))
+        except ValueError:
+            return value
+    return value
+
+
+def remainder(wide: Iterable[Condition], covered: Iterable[Condition]) -> tuple[Condition, ...]:
+    """What of `wide` is not provably inside `covered`, as conditions; empty where all of it is."""
+    covers = tuple(covered)
+    rest: list[Condition] = []
+    for condition in sorted(wide, key=lambda one: len(one.choices) + len(one.fixed)):
+        parts = [condition]
+        for other in (*covers, *rest):
+            parts = [piece for part in parts for piece in _minus(part, other)]
+            if not parts or len(parts) > MAX_PARTS:
+                break
+        rest += parts
+    return tuple(rest)
+
+
+def _minus(part: Condition, other: Condition) -> list[Condition]:
+    """The pieces of `part` outside of `other`. Where `other` tests more than `part`, nothing is proved: all of it."""
+    if not other.fixed <= part.fixed:
+        return [part]
+    mine = {(test.operator, test.key): test for test in part.choices}
+    pieces = []
+    for test in other.choices:
+        place = (test.operator, test.key)
+        own = mine.get(place)
+        if own is None or not own.values & test.values:
+            return [part]
+        if outside := own.values - test.values:
+            piece = mine | {place: Test(operator=test.operator, key=test.key, values=outside)}
+            pieces.append(Condition(choices=frozenset(piece.values()), fixed=part.fixed))
+        inside = Test(operator=test.operator, key=test.key, values=own.values & test.values)
+        mine = mine | {place: inside}
+    return pieces
+
+
+def null_tests(condition: Condition) -> Mapping[str, frozenset[str]]:
+    """Key → values of `Null`, where the condition has such a test."""
+    return {test.key: test.values for test in condition.choices if test.operator == "Null"}

@@ -1,0 +1,441 @@
+"""What is wrong or unwise about a repository policy, with ids, before it is ever sent to AWS.
+
+Errors are what ECR refuses, what can never work, and what opens the repository to the whole world; they stop the
+start. Warnings are what works and will hurt some day. A policy without findings is one that nobody needs to explain.
+
+The guard against open policies fails closed: an Allow for everyone is open unless a condition that we know to
+restrict *who* stands in its way. That a condition exists proves nothing: negations, `…IfExists`, `ForAllValues:`
+(true when the key is missing), wildcard values and 0.0.0.0/0 restrict nobody.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from deployments.policy import words
+from deployments.policy.actions import AS_OF, KNOWN, PREFIX, PULL, PURPOSES, Purpose, expand_all, spelling, written
+from deployments.policy.atoms import EVERYONE, AllExcept, Principal, Subject, Who, subjects
+from deployments.policy.conditions import Condition, Test, condition_of, has_variable, operator_of, spelt
+from deployments.policy.document import Kind, Policy, PolicyError, Statement, parse, quoted
+from deployments.policy.evaluate import can_pull, is_nearly_everywhere, restricts_no_address
+from deployments.policy.wildcard import has_wildcard
+
+MAX_CHARACTERS = 10_240  # ECR API: SetRepositoryPolicy, policyText
+
+# id → what it is about. The README's list of checks is made from this table.
+IDS = {
+    "deployments.E101": "the text is not JSON",
+    "deployments.E102": "longer than ECR's 10,240 characters",
+    "deployments.E103": "an unknown element, or one of the wrong shape",
+    "deployments.E104": "a Resource element, which ECR refuses",
+    "deployments.E105": "no Principal",
+    "deployments.E106": "no Action",
+    "deployments.E107": "an action of another service",
+    "deployments.E108": "an action that ECR does not have",
+    "deployments.E109": "no principal of AWS: a bad account id, a wildcard in an ARN, another partition",
+    "deployments.E110": "open to the whole world",
+    "deployments.E111": "a consumer account cannot pull",
+    "deployments.E112": "a condition operator that IAM does not have",
+    "deployments.W101": "ecr:*",
+    "deployments.W102": "grants push, delete or changing the policy",
+    "deployments.W103": "lets nobody pull",
+    "deployments.W104": "half of a pull",
+    "deployments.W105": "an action of the whole account, such as ecr:GetAuthorizationToken",
+    "deployments.W106": "a role or user as principal, which breaks when it is made anew",
+    "deployments.W107": "an account id as a JSON number",
+    "deployments.W108": "a principal that was deleted",
+    "deployments.W109": "open to the whole world, as the setting allows",
+    "deployments.W110": "a consumer account can pull only under a condition",
+    "deployments.W111": "a condition that restricts nobody",
+    "deployments.W112": "a service without a condition on whom it acts for",
+    "deployments.W113": "a policy variable under a version that knows none",
+    "deployments.W114": "Allow with NotAction",
+    "deployments.W115": "two statements with one Sid",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    id: str
+    level: Literal["error", "warning"]
+    message: str
+    hint: str
+
+    def as_document(self) -> dict[str, str]:
+        return {"id": self.id, "level": self.level, "message": self.message}
+
+
+def lint(
+    text: str, *, partition: str | None, allow_public: bool = False, consumer_accounts: Iterable[str] = ()
+) -> tuple[Finding, ...]:
+    """Everything that is to be said about a policy text, errors first.
+
+    `partition` None: not known; the first ARN's is taken, and only a mixture is wrong.
+    """
+    try:
+        policy = parse(text)
+    except PolicyError as error:
+        return (_finding("E101", str(error), "Check it with a JSON validator; save it as UTF-8 without a mark."),)
+    found: list[Finding] = []
+    if len(text) > MAX_CHARACTERS:
+        message = f"The policy has {len(text):,} characters; ECR takes {MAX_CHARACTERS:,}."
+        found.append(_finding("E102", message, "Name accounts instead of roles, or an organisation by a condition."))
+    found += _puzzles(policy)
+    partition = partition or _partition_of(policy)
+    for statement in policy.statements:
+        found += _of_statement(statement, policy, partition)
+    found += _of_openness(policy, partition, allow_public)
+    found += _of_pulls(policy, partition)
+    found += _of_sids(policy)
+    found += _of_consumers(policy, partition, consumer_accounts)
+    unique = dict.fromkeys(found)
+    return tuple(sorted(unique, key=lambda finding: (finding.level != "error", finding.id)))
+
+
+def _finding(code: str, message: str, hint: str) -> Finding:
+    level: Literal["error", "warning"] = "error" if code.startswith("E") else "warning"
+    return Finding(id=f"deployments.{code}", level=level, message=message, hint=hint)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _puzzles(policy: Policy) -> Iterator[Finding]:
+    for puzzle in policy.all_puzzles:
+        if puzzle.kind is Kind.RESOURCE:
+            yield _finding("E104", f"{_capital(puzzle.words)}.", "Take it out: the policy belongs to one repository.")
+        else:
+            yield _finding("E103", f"{_capital(puzzle.words)}.", "Element names and Effect are case-sensitive.")
+
+
+def _partition_of(policy: Policy) -> str:
+    for statement in policy.statements:
+        for one in (*(statement.principals or ()), *(statement.not_principals or ())):
+            if found := re.match(r"arn:(aws[a-z-]*):", one.text):
+                return found[1]
+    return "aws"
+
+
+# ---------------------------------------------------------------------------------------------------- each statement
+
+
+def _of_statement(statement: Statement, policy: Policy, partition: str) -> Iterator[Finding]:
+    label = _label(statement)
+    if not statement.principals and not statement.not_principals:
+        message = f"{label} names no principal, so it grants nothing."
+        yield _finding("E105", message, 'Add a Principal, such as {"AWS": "111111111111"}.')
+    if not statement.actions and not statement.not_actions:
+        yield _finding("E106", f"{label} names no action, so it grants nothing.", "Add an Action.")
+    for written_one in (*(statement.principals or ()), *(statement.not_principals or ())):
+        if written_one.number:
+            message = f"{label} gives an account id as a JSON number, which loses leading zeros."
+            yield _finding("W107", message, "Put it in quotes.")
+    found: set[Principal] = set()
+    for subject in subjects(statement, policy, partition=partition):
+        found |= subject.principals if isinstance(subject, AllExcept) else {subject}
+    for principal in sorted(found, key=lambda one: (one.kind, one.name)):
+        yield from _of_principal(principal, label, partition)
+    yield from _of_actions(statement, label)
+    yield from _of_condition(statement, policy, label)
+
+
+def _label(statement: Statement) -> str:
+    return f"Statement {quoted(statement.sid)}" if statement.sid else f"Statement[{statement.index}]"
+
+
+def _of_principal(principal: Principal, label: str, partition: str) -> Iterator[Finding]:
+    shown = quoted(principal.name)
+    if principal.kind is Who.UNIQUE_ID:
+        message = f"{label} names {principal.name[:40]}, the id of a principal that was deleted."
+        yield _finding("W108", message, "Write the role's ARN again, or better the account's.")
+    elif principal.kind is Who.BARE:
+        message = f"{label} has {shown} for a principal; only “*” may stand there alone."
+        yield _finding("E109", message, 'Write {"AWS": "…"} for an account, {"Service": "…"} for a service.')
+    elif principal.kind is Who.CANONICAL_USER:
+        message = f"{label} names a CanonicalUser, which only S3 knows."
+        yield _finding("E109", message, "Name the account by its 12 digits.")
+    elif principal.account is not None and principal.partition != partition:
+        message = f"{label} names {shown}, of another partition than the registry's ({partition})."
+        yield _finding("E109", message, "Access does not reach across partitions.")
+    elif principal.kind is Who.AWS:
+        if principal.account is None or has_wildcard(principal.name) or principal.sort not in _SORTS:
+            message = f"{label} names {shown}, which is no principal of AWS."
+            hint = "An account is 12 digits or its root ARN; a wildcard may not stand in an ARN."
+            yield _finding("E109", message, hint)
+        elif principal.sort in ("role", "user"):
+            message = f"{label} names {words.of_subject(principal, partition=partition)}."
+            hint = "AWS keeps its unique id: when it is deleted and made anew, access is gone. Name the account."
+            yield _finding("W106", message, hint)
+
+
+_SORTS = frozenset({"role", "user", "assumed-role", "federated-user"})
+
+
+def _of_actions(statement: Statement, label: str) -> Iterator[Finding]:
+    for action in (*(statement.actions or ()), *(statement.not_actions or ())):
+        one = spelling(action)
+        if one in ("*", "*:*"):
+            continue
+        if not one.startswith(PREFIX):
+            message = f"{label} has the action {quoted(action)}, which is not ECR's."
+            yield _finding("E107", message, "Take it out: ECR refuses the whole policy.")
+        elif not expand_all([one]) <= KNOWN:
+            message = f"{label} has the action {quoted(action)}, which ECR does not have."
+            yield _finding("E108", message, f"Check the spelling. Our list of ECR's actions is of {AS_OF}.")
+        elif PURPOSES.get(one) is Purpose.ACCOUNT:
+            message = f"{label} has {written(one)}, which is not about a repository and has no effect here."
+            yield _finding("W105", message, "It belongs in the identity policy of who pulls.")
+    if statement.effect != "Allow":
+        return
+    everything = [action for action in statement.actions or () if spelling(action) in ("*", "*:*", PREFIX + "*")]
+    if everything:
+        message = f"{label} allows {everything[0]}: pushing, deleting and changing this policy too."
+        yield _finding("W101", message, "Name the actions that are needed.")
+    if statement.actions is None and statement.not_actions is not None:
+        message = f"{label} allows every action that it does not name, those of next year included."
+        yield _finding("W114", message, "Name what is allowed in Action.")
+    strong = _allowed(statement) & _STRONG
+    if strong:
+        message = f"{label} allows {words.of_actions(sorted(strong))}."
+        yield _finding("W102", message, "Consumers need only to pull; keep the rest to the registry's own account.")
+
+
+_STRONG = frozenset(
+    action for action, purpose in PURPOSES.items() if purpose in (Purpose.PUSH, Purpose.DELETE, Purpose.POLICY)
+)
+
+
+def _allowed(statement: Statement) -> frozenset[str]:
+    """The known actions that a statement is about."""
+    if statement.actions is not None:
+        return expand_all(statement.actions) & KNOWN
+    if statement.not_actions is not None:
+        return KNOWN - expand_all(statement.not_actions)
+    return frozenset()
+
+
+def _of_condition(statement: Statement, policy: Policy, label: str) -> Iterator[Finding]:
+    for one in statement.conditions:
+        if not operator_of(one.operator).known:
+            message = f"{label} has the condition operator {quoted(one.operator)}, which IAM does not have."
+            yield _finding("E112", message, "Operators are case-sensitive: StringEquals, ArnLike, IpAddress …")
+        if policy.version == "2008-10-17" and any(has_variable(value) for value in one.values):
+            message = f"{label} has a policy variable, but Version is not 2012-10-17, so it is plain text."
+            yield _finding("W113", message, 'Set "Version": "2012-10-17".')
+    if statement.effect != "Allow":
+        return
+    condition = condition_of(statement.conditions, policy.version)
+    for test in condition.tests:
+        operator = operator_of(test.operator)
+        if restricts_no_address(test):
+            message = f"{label}: {words.of_test(test)} lets in every address of the internet."
+            yield _finding("W111", message, "Name the public addresses that may pull, or the organisation.")
+        elif operator.known and operator.quantifier == "ForAllValues" and not _must_exist(test.key, condition):
+            message = f"{label}: ForAllValues on {words.shown(spelt(test.key))} is true when the key is missing."
+            hint = 'Use StringEquals or ForAnyValue, or add {"Null": {"…": "false"}}.'
+            yield _finding("W111", message, hint)
+
+
+# --------------------------------------------------------------------------------------------------------- open?
+
+
+def _of_openness(policy: Policy, partition: str, allow_public: bool) -> Iterator[Finding]:
+    for statement in policy.statements:
+        if statement.effect != "Allow":
+            continue
+        everybody = sorted(
+            words.of_subject(subject, partition=partition)
+            for subject in subjects(statement, policy, partition=partition)
+            if _is_open(subject)
+        )
+        condition = condition_of(statement.conditions, policy.version)
+        if everybody and not closes(condition):
+            actions = _allowed(statement) - _denied_to_the_world(policy, partition)
+            if actions or not _allowed(statement):
+                yield _open_finding(statement, everybody[0], sorted(actions), condition, allow_public)
+        for subject in subjects(statement, policy, partition=partition):
+            if isinstance(subject, Principal) and subject.kind is Who.SERVICE and not _names_a_source(condition):
+                who = words.of_subject(subject, partition=partition)
+                message = f"{_label(statement)} lets {who} in, whomever it acts for."
+                yield _finding("W112", message, "Add a condition on aws:SourceArn or aws:SourceAccount.")
+
+
+def _open_finding(
+    statement: Statement, who: str, actions: list[str], condition: Condition, allow_public: bool
+) -> Finding:
+    what = words.of_actions(actions) if actions else "do what it names"
+    in_spite = " (its condition restricts nobody)" if condition.tests else ""
+    message = f"{_label(statement)} is open to the whole world: {who} may {what}{in_spite}."
+    if allow_public:
+        return _finding("W109", message, "Allowed by a setting; take that away when it is no longer meant.")
+    hint = (
+        "Name accounts, or restrict by StringEquals on aws:PrincipalOrgID. If the world is meant, set it to be allowed."
+    )
+    return _finding("E110", message, hint)
+
+
+def _is_open(subject: Subject) -> bool:
+    if isinstance(subject, AllExcept) or subject == EVERYONE:
+        return True
+    if not has_wildcard(subject.name):
+        return False
+    # A wildcard inside one account's ARNs is refused by AWS (E109), but it is not the world.
+    parts = subject.name.split(":", 5)
+    return not (len(parts) == 6 and re.fullmatch("[0-9]{12}", parts[4]) and not any(map(has_wildcard, parts[:4])))
+
+
+def closes(condition: Condition) -> bool:
+    """Whether a condition is known to restrict who: one test that does is enough, since all must hold."""
+    return any(
+        _restricts(test, positive=True)
+        and (operator_of(test.operator).quantifier != "ForAllValues" or _must_exist(test.key, condition))
+        for test in condition.tests
+    )
+
+
+def _must_exist(key: str, condition: Condition) -> bool:
+    return any(test.operator == "Null" and test.key == key and test.values == {"false"} for test in condition.tests)
+
+
+def _restricts(test: Test, *, positive: bool) -> bool:
+    """Whether a test (or, negated in a Deny, its opposite) lets in only callers of named owners."""
+    operator = operator_of(test.operator)
+    # In an Allow, …IfExists lets in whoever lacks the key. In a Deny, the negated test is true of them all the same.
+    if not operator.known or operator.negated is positive or (positive and operator.if_exists) or not test.values:
+        return False
+    if not positive and operator.quantifier:
+        return False
+    if test.key == "aws:sourceip":
+        return operator.base == "IpAddress" and not is_nearly_everywhere(test.values)
+    if operator.base not in ("StringEquals", "StringEqualsIgnoreCase", "StringLike", "ArnEquals", "ArnLike"):
+        return False
+    sort = _RESTRICTING.get(test.key)
+    return sort is not None and all(_is_one_owner(value, sort, operator.base, test.key) for value in test.values)
+
+
+# Keys that say who asks, on whose behalf, or from whose network. Not among them: tags, user names and agents, dates
+# and TLS, which any account on earth can have as it likes.
+_RESTRICTING = {
+    "aws:principalaccount": "account",
+    "aws:principalarn": "arn",
+    "aws:principalorgid": "id",
+    "aws:principalorgpaths": "path",
+    "aws:sourceaccount": "account",
+    "aws:sourcearn": "arn",
+    "aws:sourceorgid": "id",
+    "aws:sourceorgpaths": "path",
+    "aws:sourcevpc": "id",
+    "aws:sourcevpce": "id",
+    "aws:userid": "user id",
+    "aws:vpceaccount": "account",
+    "aws:vpceorgid": "id",
+    "aws:vpceorgpaths": "path",
+}
+# “The same as the repository's own” restricts; a variable of the caller's own (`${aws:PrincipalOrgID}`) never does.
+_OWN = {
+    "aws:principalaccount": "${aws:resourceaccount}",
+    "aws:principalorgid": "${aws:resourceorgid}",
+    "aws:sourceaccount": "${aws:resourceaccount}",
+    "aws:sourceorgid": "${aws:resourceorgid}",
+    "aws:vpceaccount": "${aws:resourceaccount}",
+    "aws:vpceorgid": "${aws:resourceorgid}",
+}
+
+
+def _is_one_owner(value: str, sort: str, base: str, key: str) -> bool:
+    if value.lower() == _OWN.get(key):
+        return True
+    if has_variable(value) or not value:
+        return False
+    if sort == "account":
+        return re.fullmatch("[0-9]{12}", value) is not None
+    if sort == "id":
+        return not has_wildcard(value)
+    if sort == "path":
+        return not has_wildcard(value.split("/")[0]) and "/" in value
+    if sort == "user id":
+        return not has_wildcard(value.split(":")[0]) and len(value.split(":")[0]) >= 12
+    parts = value.split(":", 5)
+    if len(parts) != 6 or (not base.startswith("Arn") and any(map(has_wildcard, parts[:5]))):
+        return False  # in StringLike a `*` runs over colons, so nothing behind it is certain
+    return re.fullmatch("[0-9]{12}", parts[4]) is not None or not has_wildcard(value)
+
+
+def _denied_to_the_world(policy: Policy, partition: str) -> frozenset[str]:
+    """Actions that a Deny keeps from everybody but named owners: the other way of writing a closed policy."""
+    closed: frozenset[str] = frozenset()
+    for statement in policy.statements:
+        if statement.effect != "Deny" or statement.puzzles:
+            continue
+        spoken_of = subjects(statement, policy, partition=partition)
+        tests = condition_of(statement.conditions, policy.version).tests
+        if EVERYONE in spoken_of:
+            # Every further test makes the Deny narrower. That AWS's own services stay out of it is customary.
+            own = [test for test in tests if not _is_for_people(test)]
+            if not own or (len(own) == 1 and _restricts(own[0], positive=False)):
+                closed |= _allowed(statement)
+        elif not tests and any(
+            isinstance(one, AllExcept) and one.principals and not any(map(_is_open, one.principals))
+            for one in spoken_of
+        ):
+            closed |= _allowed(statement)
+    return closed
+
+
+def _is_for_people(test: Test) -> bool:
+    return test == Test(operator="BoolIfExists", key="aws:principalisawsservice", values=frozenset({"false"}))
+
+
+def _names_a_source(condition: Condition) -> bool:
+    return any(
+        test.key in ("aws:sourcearn", "aws:sourceaccount", "aws:sourceorgid", "aws:sourceorgpaths")
+        and _restricts(test, positive=True)
+        for test in condition.tests
+    )
+
+
+# ------------------------------------------------------------------------------------------------- the whole policy
+
+
+def _of_pulls(policy: Policy, partition: str) -> Iterator[Finding]:
+    """Nobody pulls, or somebody has one of the two actions that a pull takes."""
+    has: dict[Subject, frozenset[str]] = {}
+    for statement in policy.statements:
+        if statement.effect == "Allow":
+            for subject in subjects(statement, policy, partition=partition):
+                has[subject] = has.get(subject, frozenset()) | (_allowed(statement) & PULL)
+    for_all = has.get(EVERYONE, frozenset())
+    if not any(has.values()):
+        message = "The policy lets nobody pull."
+        hint = "A pull takes ecr:BatchGetImage and ecr:GetDownloadUrlForLayer."
+        yield _finding("W103", message, hint)
+    for subject, actions in has.items():
+        missing = PULL - actions - for_all
+        if actions and missing:
+            who = words.of_subject(subject, partition=partition)
+            message = f"{_capital(who)} has half of a pull: {written(min(missing))} is missing."
+            yield _finding("W104", message, "A pull takes ecr:BatchGetImage and ecr:GetDownloadUrlForLayer.")
+
+
+def _of_sids(policy: Policy) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for statement in policy.statements:
+        if statement.sid in seen:
+            message = f"More than one statement has the Sid {quoted(statement.sid)}."
+            yield _finding("W115", message, "Give each its own: people find a statement by it.")
+        elif statement.sid:
+            seen.add(statement.sid)
+
+
+def _of_consumers(policy: Policy, partition: str, accounts: Iterable[str]) -> Iterator[Finding]:
+    for account in dict.fromkeys(accounts):
+        answer = can_pull(policy, account, partition=partition)
+        hint = "Add it to the Principal of the statement that allows pulling, or take it off the consumer accounts."
+        if answer.verdict == "no":
+            yield _finding("E111", f"Consumer account {account} cannot pull: {answer.words}", hint)
+        elif answer.verdict == "depends":
+            yield _finding("W110", f"Consumer account {account} may be unable to pull: {answer.words}", hint)

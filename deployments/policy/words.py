@@ -1,0 +1,152 @@
+"""What atoms are called in a sentence. Nothing is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from deployments.policy.actions import CUSTOMARY, KNOWN, PULL, PURPOSES, PUSH, Purpose, written
+from deployments.policy.atoms import Action, AllActionsExcept, AllExcept, Principal, Subject, Who
+from deployments.policy.conditions import Condition, Test, operator_of, spelt
+
+MOST_LISTED = 6
+LONGEST = 160
+
+_IS = {
+    "StringEquals": "is",
+    "StringEqualsIgnoreCase": "is, in any case,",
+    "StringLike": "is like",
+    "NumericEquals": "is",
+    "NumericLessThan": "is less than",
+    "NumericLessThanEquals": "is at most",
+    "NumericGreaterThan": "is more than",
+    "NumericGreaterThanEquals": "is at least",
+    "DateEquals": "is",
+    "DateLessThan": "is before",
+    "DateLessThanEquals": "is not after",
+    "DateGreaterThan": "is after",
+    "DateGreaterThanEquals": "is not before",
+    "Bool": "is",
+    "BinaryEquals": "is",
+    "IpAddress": "is in",
+    "ArnEquals": "is like",
+    "ArnLike": "is like",
+}
+
+
+def shown(text: str) -> str:
+    """Somebody's text, printable and not endless."""
+    short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
+
+
+def listed(items: Iterable[str], last: str = "and") -> str:
+    parts = list(items)
+    if len(parts) > MOST_LISTED:
+        parts = [*parts[: MOST_LISTED - 1], f"{len(parts) - MOST_LISTED + 1} more"]
+    if len(parts) < 2:
+        return "".join(parts)
+    return f"{', '.join(parts[:-1])} {last} {parts[-1]}"
+
+
+def of_subject(subject: Subject, *, partition: str) -> str:
+    """`account 111111111111`, `role r of account 111111111111`, `everyone` …"""
+    if isinstance(subject, AllExcept):
+        named = sorted(of_subject(one, partition=partition) for one in subject.principals)
+        return f"everyone except {listed(named)}" if named else "everyone except nobody"
+    match subject.kind:
+        case Who.EVERYONE:
+            return "everyone"
+        case Who.ACCOUNT:
+            return f"account {subject.account}{_elsewhere(subject, partition)}"
+        case Who.UNIQUE_ID:
+            return f"deleted principal {shown(subject.name)}"
+        case Who.AWS if subject.account and subject.sort in ("role", "user"):
+            where = f"account {subject.account}{_elsewhere(subject, partition)}"
+            return f"{subject.sort} {shown(subject.path)} of {where}"
+        case Who.SERVICE:
+            return f"service {shown(subject.name)}"
+        case Who.FEDERATED:
+            return f"federated {shown(subject.name)}"
+        case Who.CANONICAL_USER:
+            return f"canonical user {shown(subject.name)}"
+    return f"“{shown(subject.name)}”"
+
+
+def _elsewhere(principal: Principal, partition: str) -> str:
+    return "" if principal.partition == partition else f" in partition {principal.partition}"
+
+
+def name_of_subject(subject: Subject) -> str:
+    """One text for machines: an ARN, `*`, `Service:…`; sets are spelt out."""
+    if isinstance(subject, AllExcept):
+        return "NotPrincipal:" + ",".join(sorted(name_of_subject(one) for one in subject.principals))
+    if subject.kind in (Who.EVERYONE, Who.ACCOUNT, Who.AWS, Who.UNIQUE_ID):
+        return subject.name
+    return subject.name if subject.kind is Who.BARE else f"{subject.kind.value}:{subject.name}"
+
+
+def name_of_action(action: Action) -> str:
+    if isinstance(action, AllActionsExcept):
+        return "NotAction:" + ",".join(written(name) for name in sorted(action.actions))
+    return written(action)
+
+
+def of_actions(actions: Sequence[Action]) -> str:
+    """`pull`, `push and ecr:DescribeImages`, `ecr:PutImage (push)`, `every ECR action` …"""
+    plain = {action for action in actions if isinstance(action, str)}
+    parts = []
+    if plain >= KNOWN:
+        parts.append("every ECR action")
+        plain -= KNOWN
+    for purpose, needed in ((Purpose.PULL, PULL), (Purpose.PUSH, PUSH)):
+        if plain >= needed:
+            parts.append(purpose.value)
+            plain -= needed | {CUSTOMARY}  # customary beside either; not worth a word of its own
+    for action in sorted(plain, key=written):
+        purpose = PURPOSES.get(action, Purpose.OTHER)
+        note = f" ({purpose.value})" if purpose in (Purpose.PULL, Purpose.PUSH, Purpose.DELETE) else ""
+        parts.append(shown(written(action)) + note)
+    for rest in sorted((one for one in actions if isinstance(one, AllActionsExcept)), key=name_of_action):
+        named = listed(shown(written(name)) for name in sorted(rest.actions))
+        parts.append(f"every action except {named}" if named else "every action")
+    return listed(parts)
+
+
+def of_condition(condition: Condition) -> str:
+    """` only when aws:PrincipalOrgID is o-1 and …`; empty where there is no condition."""
+    tests = [of_test(test) for test in condition.tests]
+    return f" only when {listed(tests)}" if tests else ""
+
+
+def of_test(test: Test) -> str:
+    operator = operator_of(test.operator)
+    key = shown(spelt(test.key))
+    values = listed((_value(value) for value in sorted(test.values)), "or") or "one of no values"
+    if not operator.known:
+        return f"{shown(test.operator)} {key} {values}"
+    if operator.base == "Null":
+        states = {frozenset({"true"}): "missing", frozenset({"false"}): "present"}
+        return f"{key} is {states.get(test.values, 'missing or present')}"
+    verb = _IS[operator.base]
+    if operator.negated:
+        verb = verb.replace("is", "is not", 1)
+    missing = " or is missing" if operator.if_exists else ""
+    if operator.quantifier == "ForAllValues":
+        return f"every value of {key} (there may be none) {verb} {values}"
+    if operator.quantifier == "ForAnyValue":
+        return f"some value of {key} {verb} {values}{missing}"
+    return f"{key} {verb} {values}{missing}"
+
+
+def _value(value: str) -> str:
+    plain = value.replace("${$}{", "${")  # how a text of 2008-10-17, which knows no variables, is kept
+    return shown(value) if plain == value else f"{shown(plain)} (no variable, but these characters)"
+
+
+def of_grant(*, effect: str, gained: bool, who: str, actions: Sequence[Action], condition: Condition) -> str:
+    """One line of a comparison. A Deny that goes is access gained, a Deny that comes is access lost (rule 12)."""
+    verb = "gains" if gained else "loses"
+    what = of_actions(actions) + of_condition(condition)
+    if effect == "Allow":
+        return f"{who} {verb} {what}"
+    return f"{who} {verb} {what} ({'a Deny is gone' if gained else 'a Deny is added'})"
