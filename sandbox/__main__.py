@@ -1,0 +1,66 @@
+"""``python -m sandbox --port P``: the sandbox as a process of its own.
+
+Prints one line when it is ready and ends cleanly on SIGTERM and SIGINT. Binds to loopback only, unless told
+otherwise: its keys are public and its control API asks nobody who they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import signal
+import sys
+
+from sandbox.gateway import Gateway
+from sandbox.server import Server
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description="A local AWS ECR that says no.")
+    parser.add_argument("--port", type=int, required=True, help="0 picks a free one")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument(
+        "--allow-any-bind", action="store_true", help="listen beyond loopback: anybody may then come in"
+    )
+    return parser.parse_args()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _serve(host: str, port: int) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = Server(Gateway().handle)
+    port = await server.start(host, port)
+    name = f"[{host}]" if ":" in host else host
+    print(f"sandbox ready at http://{name}:{port}", flush=True)
+    await stop.wait()
+    await server.close()
+
+
+def main() -> int:
+    arguments = _arguments()
+    if not arguments.allow_any_bind and not _is_loopback(arguments.host):
+        print(
+            f"sandbox: {arguments.host} is not a loopback address; --allow-any-bind binds it all the same",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        asyncio.run(_serve(arguments.host, arguments.port))
+    except OSError as error:
+        print(f"sandbox: cannot listen on {arguments.host}:{arguments.port}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""The sandbox from the outside: start one, hold it, ask it, break it, stop it. For tests, the demo and benches.
+
+``Sandbox.start()`` runs a process of its own on a free port; ``Sandbox(url)`` attaches to one that runs already.
+boto3 is imported only when a client is asked for. It stops nothing but the process that it started.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+Account = Literal["owner", "cluster"] | tuple[str, str] | tuple[str, str, str]
+
+OWNER_ACCOUNT = "111111111111"
+CLUSTER_ACCOUNT = "222222222222"
+# Written out again here, so that whoever only talks to a sandbox loads none of it.
+KEYS: dict[str, tuple[str, str]] = {
+    "owner": ("AKIAOWNER1111EXAMPLE", "sandbox/owner/111111111111/EXAMPLESECRET"),
+    "cluster": ("AKIACLUST2222EXAMPLE", "sandbox/cluster/222222222222/EXAMPLEKEY0"),
+}
+
+
+class SandboxError(RuntimeError):
+    """The sandbox did not start, or refused a control call."""
+
+
+class Sandbox:
+    """A running sandbox."""
+
+    def __init__(self, url: str, process: subprocess.Popen[str] | None = None) -> None:
+        self.url = url.rstrip("/")
+        self.process = process
+        parts = urlsplit(self.url)
+        self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
+
+    @classmethod
+    def start(cls, port: int = 0, *, timeout: float = 20.0) -> Self:
+        """Starts a sandbox process and returns when it is ready; SandboxError after ``timeout`` seconds."""
+        root = Path(__file__).resolve().parent.parent
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sandbox", "--port", str(port)],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+            # A terminal's Ctrl-C goes to its whole process group; who started us decides when we stop.
+            start_new_session=True,
+        )
+        said = process.stdout
+        if said is None:  # cannot be, with a pipe asked for
+            raise SandboxError("the sandbox has no standard output")
+        overdue = threading.Timer(timeout, process.kill)
+        overdue.start()
+        try:
+            line = said.readline().strip()
+        finally:
+            overdue.cancel()
+        if "ready at " not in line:
+            process.kill()
+            process.wait(timeout=5)
+            said.close()
+            raise SandboxError(f"the sandbox did not start: {line or 'it said nothing'}")
+        return cls(line.rpartition("ready at ")[2], process)
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Ends the process that ``start`` made, and waits for it; an attached sandbox is left alone."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(timeout)
+        if process.stdout is not None:
+            process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- AWS --
+
+    def client(self, service: str, account: Account = "owner", region: str = "us-east-1", **config: Any) -> Any:
+        """A boto3 client for this sandbox. ``config`` goes to botocore's Config; without it calls are tried once."""
+        import boto3
+        from botocore.config import Config
+
+        key, secret, *token = KEYS[account] if isinstance(account, str) else account
+        session = boto3.session.Session(
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            aws_session_token=token[0] if token else None,
+            region_name=region,
+        )
+        settings: dict[str, Any] = {
+            "connect_timeout": 5,
+            "read_timeout": 30,
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
+            **config,
+        }
+        return session.client(service, endpoint_url=self.url, config=Config(**settings))  # type: ignore[call-overload]
+
+    def environment(self, account: Account = "owner", region: str = "us-east-1") -> dict[str, str]:
+        """The variables that turn a subprocess's AWS clients to this sandbox; merge them into ``os.environ``."""
+        key, secret, *token = KEYS[account] if isinstance(account, str) else account
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": key,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            **({"AWS_SESSION_TOKEN": token[0]} if token else {}),
+            "AWS_REGION": region,
+            "AWS_DEFAULT_REGION": region,
+            # Nothing of the operator's own configuration, and no look for an instance's role.
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+
+    def login(self, account: Account = "owner", region: str = "us-east-1") -> tuple[str, str]:
+        """User name and password for the registry, from GetAuthorizationToken."""
+        import base64
+
+        data = self.client("ecr", account, region).get_authorization_token()["authorizationData"][0]
+        user, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")
+        return user, password
+
+    # -- control --
+
+    def calls(self) -> dict[str, int]:
+        """How often each operation was called, for example ``{"ecr:CreateRepository": 3}``."""
+        counts: dict[str, int] = self._control("GET", "calls")
+        return counts
+
+    def reset_calls(self) -> None:
+        self._control("POST", "calls/reset")
+
+    def journal(self) -> list[dict[str, Any]]:
+        """The last calls, oldest first."""
+        entries: list[dict[str, Any]] = self._control("GET", "journal")
+        return entries
+
+    def fault(self, kind: str, match: str = "*", **settings: Any) -> dict[str, Any]:
+        """Sets a fault: see the README for the kinds and their settings."""
+        fault: dict[str, Any] = self._control("POST", "faults", {"kind": kind, "match": match, **settings})
+        return fault
+
+    def faults(self) -> list[dict[str, Any]]:
+        """The faults that are set, with how often each was seen and has struck."""
+        faults: list[dict[str, Any]] = self._control("GET", "faults")
+        return faults
+
+    def clear_faults(self) -> None:
+        self._control("DELETE", "faults")
+
+    def reset(self) -> None:
+        """Everything back to the start: no repositories, two accounts, no faults, counts at zero."""
+        self._control("POST", "reset")
+
+    def add_account(self, account: str) -> tuple[str, str]:
+        """Another account with an admin; returns the admin's access key and secret."""
+        made = self._control("POST", "accounts", {"account": account})
+        return made["access_key_id"], made["secret_access_key"]
+
+    def advance(self, seconds: float) -> None:
+        """Moves the sandbox's clock: tokens and sessions end sooner, repositories become older."""
+        self._control("POST", "clock", {"advance": seconds})
+
+    def events_to(self, queue: str, *, account: str = OWNER_ACCOUNT, **settings: Any) -> str:
+        """Sends the account's change events to an SQS queue, made if need be; returns the queue's URL."""
+        made = self._control("POST", "events", {"queue": queue, "account": account, **settings})
+        return str(made["queue_url"])
+
+    def _control(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
+        try:
+            content = None if body is None else json.dumps(body).encode()
+            connection.request(method, f"/_sandbox/{path}", content, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise SandboxError(f"{method} {path}: {answer.get('error')}")
+        return answer

@@ -1,0 +1,148 @@
+"""Faults on purpose: errors, throttling, waiting, hanging, resets, lost answers, and AWS's eventual consistency.
+
+A fault matches calls by a glob on ``service:Operation`` (``ecr:Set*``, ``v2:*``) and by a glob on the repository's
+name; it lets ``skip`` matching calls pass, then strikes ``times`` times, then is over. It does not decide when a
+change is made: ``gateway`` asks which faults strike a call and acts on them before or after it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sandbox.aws import AWSError, Call
+
+DURING = frozenset({"error", "throttle", "latency", "hang", "reset", "lost"})
+# Told by the state of a repository rather than by a call: these are asked for from inside ECR.
+INSIDE = frozenset({"not_found_after_create", "principal_not_found"})
+
+
+@dataclass(slots=True, kw_only=True)
+class Fault:
+    """One rule. Times in seconds, ``rate`` in calls per second."""
+
+    kind: str
+    match: str = "*"
+    repository: str = "*"
+    times: int | None = None
+    skip: int = 0
+    code: str = ""
+    message: str = ""
+    status: int = 0
+    seconds: float = 0.0
+    rate: float = 0.0
+    burst: float = 1.0
+    id: int = 0
+    seen: int = 0
+    struck: int = 0
+    _tokens: float = 0.0
+    _stamp: float = 0.0
+
+    def strikes(self) -> bool:
+        """Counts one matching call; does the fault strike it?"""
+        if self.times is not None and self.struck >= self.times:
+            return False
+        self.seen += 1
+        if self.seen <= self.skip:
+            return False
+        if self.kind == "throttle" and self._takes_token():
+            return False
+        self.struck += 1
+        return True
+
+    def _takes_token(self) -> bool:
+        now = time.monotonic()
+        if self._stamp == 0.0:
+            self._tokens = self.burst
+        else:
+            self._tokens = min(self.burst, self._tokens + (now - self._stamp) * self.rate)
+        self._stamp = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    def error(self) -> AWSError:
+        throttled = self.kind == "throttle"
+        code = self.code or ("ThrottlingException" if throttled else "ServerException")
+        message = self.message or ("Rate exceeded" if throttled else "A fault was asked for")
+        return AWSError(code, message, self.status or (400 if throttled or self.code else 500))
+
+
+class Faults:
+    """The faults that are set, in the order in which they were."""
+
+    def __init__(self) -> None:
+        self._faults: list[Fault] = []
+        self._ids = itertools.count(1)
+        self._born: dict[int, float] = {}
+
+    def add(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises ValueError with what is wrong."""
+        kind = raw.get("kind")
+        if kind not in DURING | INSIDE:
+            raise ValueError(f"kind is one of {', '.join(sorted(DURING | INSIDE))}")
+        settable: dict[str, tuple[type, ...]] = {
+            **dict.fromkeys(("kind", "match", "repository", "code", "message"), (str,)),
+            **dict.fromkeys(("times", "skip", "status"), (int,)),
+            **dict.fromkeys(("seconds", "rate", "burst"), (int, float)),
+        }
+        for name, value in raw.items():
+            if name not in settable:
+                raise ValueError(f"unknown key {name!r}; known: {', '.join(settable)}")
+            if not isinstance(value, settable[name]) or isinstance(value, bool):
+                raise ValueError(f"bad value for {name}: {value!r}")
+        fault = Fault(**raw, id=next(self._ids))
+        if kind == "throttle" and (fault.rate < 0 or fault.burst < 0):
+            raise ValueError("rate and burst are not negative")
+        self._faults.append(fault)
+        self._born[fault.id] = time.monotonic()
+        return self.shown()[-1]
+
+    def clear(self) -> None:
+        self._faults.clear()
+        self._born.clear()
+
+    def shown(self) -> list[dict[str, Any]]:
+        return [{k: v for k, v in asdict(fault).items() if not k.startswith("_")} for fault in self._faults]
+
+    def strike(self, call: Call) -> list[Fault]:
+        """The faults that strike this call."""
+        if not self._faults:
+            return []
+        name = f"{call.service}:{call.operation}"
+        return [
+            fault
+            for fault in self._faults
+            if fault.kind in DURING and _matches(fault, name, call.repository) and fault.strikes()
+        ]
+
+    def hides(self, repository: str, age: float) -> bool:
+        """Is this repository, made ``age`` seconds ago, not to be found yet?"""
+        return any(
+            fault.kind == "not_found_after_create"
+            and age < fault.seconds
+            and fnmatch.fnmatchcase(repository, fault.repository)
+            and fault.strikes()
+            for fault in self._faults
+        )
+
+    def forgets_principals(self, repository: str) -> bool:
+        """Does IAM's news not have reached ECR yet?"""
+        return any(
+            fault.kind == "principal_not_found"
+            and (not fault.seconds or time.monotonic() - self._born[fault.id] < fault.seconds)
+            and fnmatch.fnmatchcase(repository, fault.repository)
+            and fault.strikes()
+            for fault in self._faults
+        )
+
+
+def _matches(fault: Fault, name: str, repository: str) -> bool:
+    return fnmatch.fnmatchcase(name, fault.match) and (
+        fault.repository == "*" or fnmatch.fnmatchcase(repository, fault.repository)
+    )

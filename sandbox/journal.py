@@ -1,0 +1,53 @@
+"""What was called: a count per operation and the last calls in order.
+
+Every call counts when it arrives, whether it is answered, refused or dropped by a fault. The journal is bounded and
+forgets the oldest; the counts forget nothing until they are reset.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from typing import Any
+
+from sandbox.aws import Call
+
+LENGTH = 10_000
+LONGEST = 500  # characters of one parameter that are shown
+
+
+class Journal:
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._entries: deque[tuple[float, Call, str]] = deque(maxlen=LENGTH)
+
+    def arrived(self, call: Call) -> None:
+        self.counts[f"{call.service}:{call.operation}"] += 1
+
+    def ended(self, call: Call, outcome: str) -> None:
+        """``outcome`` is ``ok``, AWS's error code, or the name of the fault that took the answer away."""
+        self._entries.append((time.time(), call, outcome))
+
+    def reset_counts(self) -> None:
+        self.counts.clear()
+
+    def shown(self) -> list[dict[str, Any]]:
+        """Oldest first."""
+        return [
+            {
+                "time": moment,
+                "service": call.service,
+                "operation": call.operation,
+                "caller": call.caller.arn if call.caller else None,
+                "region": call.region,
+                "repository": call.repository or None,
+                "params": {key: _short(value) for key, value in call.params.items()},
+                "outcome": outcome,
+                "request_id": call.request_id,
+            }
+            for moment, call, outcome in self._entries
+        ]
+
+
+def _short(value: Any) -> Any:
+    return f"{value[:LONGEST]}…" if isinstance(value, str) and len(value) > LONGEST else value

@@ -1,0 +1,267 @@
+"""The registry v2 data plane: what docker, containerd, skopeo and oras speak, with IAM behind every verb.
+
+Which registry a request means, the first of these that names one:
+  1. the path: ``/v2/111111111111.dkr.ecr.us-east-1.amazonaws.com/NAME/...``   (any plain client)
+  2. the query: ``?ns=HOST``                                                   (what containerd's mirrors send)
+  3. the header ``X-Sandbox-Registry: HOST``
+  4. the ``Host`` header, if it is an ECR registry host
+  5. the authorization token: the caller's own account, in the region that the token was made in.
+
+It will not mount layers across repositories (the client then uploads, as with ECR), delete, or list the catalogue.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+
+from sandbox.aws import AWSError, Call, Change, partition_of, registry_of
+from sandbox.ecr import ECR
+from sandbox.iam import IAM
+from sandbox.server import Request, Response
+from sandbox.store import DIGEST, MAX_LAYER, Image, Registry, Repository, Store, digest_of
+
+NAME = r"(?P<name>[a-z0-9][a-z0-9._/-]*?)"
+ROUTES: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
+    (re.compile(r"/v2/?"), {"GET": "Ping", "HEAD": "Ping"}),
+    (
+        re.compile(rf"/v2/{NAME}/manifests/(?P<reference>[^/]+)"),
+        {"GET": "GetManifest", "HEAD": "HeadManifest", "PUT": "PutManifest"},
+    ),
+    (re.compile(rf"/v2/{NAME}/blobs/(?P<digest>[a-z0-9]+:[^/]+)"), {"GET": "GetBlob", "HEAD": "HeadBlob"}),
+    (re.compile(rf"/v2/{NAME}/blobs/uploads/?"), {"POST": "StartUpload"}),
+    (
+        re.compile(rf"/v2/{NAME}/blobs/uploads/(?P<upload>[0-9a-f-]{{36}})"),
+        {"PATCH": "UploadChunk", "PUT": "FinishUpload", "GET": "GetUpload"},
+    ),
+    (re.compile(rf"/v2/{NAME}/tags/list"), {"GET": "ListTags"}),
+)
+# Any one of these permissions opens the verb.
+ACTIONS: dict[str, tuple[str, ...]] = {
+    "GetManifest": ("ecr:BatchGetImage",),
+    "HeadManifest": ("ecr:BatchGetImage",),
+    "PutManifest": ("ecr:PutImage",),
+    "GetBlob": ("ecr:GetDownloadUrlForLayer",),
+    "HeadBlob": ("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer"),
+    "StartUpload": ("ecr:InitiateLayerUpload",),
+    "UploadChunk": ("ecr:UploadLayerPart",),
+    "GetUpload": ("ecr:UploadLayerPart",),
+    "FinishUpload": ("ecr:CompleteLayerUpload",),
+    "ListTags": ("ecr:ListImages",),
+}
+# ECR's exceptions in the registry's words; every other code is shown as it is.
+WORDS: dict[str, tuple[int, str]] = {
+    "RepositoryNotFoundException": (404, "NAME_UNKNOWN"),
+    "AccessDeniedException": (403, "DENIED"),
+    "ImageNotFoundException": (404, "MANIFEST_UNKNOWN"),
+    "LayersNotFoundException": (404, "MANIFEST_BLOB_UNKNOWN"),
+    "ReferencedImagesNotFoundException": (404, "MANIFEST_BLOB_UNKNOWN"),
+    "ImageTagAlreadyExistsException": (400, "TAG_INVALID"),
+    "ImageDigestDoesNotMatchException": (400, "DIGEST_INVALID"),
+    "InvalidLayerException": (400, "DIGEST_INVALID"),
+    "InvalidParameterException": (400, "MANIFEST_INVALID"),
+    "LimitExceededException": (413, "SIZE_INVALID"),
+    "ThrottlingException": (429, "TOOMANYREQUESTS"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request is about, as far as its address says."""
+
+    registry: tuple[str, str] | None
+    prefix: str
+    reference: str = ""
+    digest: str = ""
+    upload: str = ""
+
+
+class RegistryV2:
+    def __init__(self, store: Store, iam: IAM, ecr: ECR) -> None:
+        self._store, self._iam, self._ecr = store, iam, ecr
+
+    def route(self, request: Request, request_id: str) -> tuple[Call, Target]:
+        """What the request asks for; the operation is empty where the registry has no such address or verb."""
+        call = Call("v2", "", request, request_id)
+        for pattern, verbs in ROUTES:
+            match = pattern.fullmatch(request.decoded_path)
+            if match is None or request.method not in verbs:
+                continue
+            call.operation = verbs[request.method]
+            parts = match.groupdict()
+            name = parts.pop("name", None) or ""
+            host, _, rest = name.partition("/")
+            registry = registry_of(host) if rest else None
+            if registry is not None:
+                name = rest
+            prefix = f"/v2/{host}/" if registry else "/v2/"
+            call.repository = name
+            return call, Target(registry or _named_registry(request), prefix, **parts)
+        return call, Target(None, "/v2/")
+
+    def authenticate(self, call: Call) -> None:
+        """Finds the caller in the Basic credentials; 401 for none or wrong ones, 403 for a token that is over."""
+        scheme, _, encoded = call.request.headers.get("authorization", "").partition(" ")
+        user, password = "", ""
+        if scheme.lower() == "basic":
+            try:
+                user, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+            except (binascii.Error, UnicodeDecodeError):
+                pass
+        token = self._ecr.token(password) if user == "AWS" else None
+        caller = self._iam.caller(token.access_key, partition_of(token.region).name) if token else None
+        if token is None or caller is None:
+            raise AWSError("UNAUTHORIZED", "Not Authorized", 401)
+        call.caller, call.region = caller, token.region
+        if token.expires <= self._store.now():
+            raise AWSError("DENIED", "Your authorization token has expired. Reauthenticate and try again.", 403)
+
+    def answer(self, call: Call, target: Target) -> Response:
+        if call.operation == "Ping":
+            return Response(200, b"{}", {"Content-Type": "application/json"})
+        if not call.operation:
+            raise AWSError("UNSUPPORTED", "The sandbox's registry does not do this", 404)
+        account, region = target.registry or self._of_upload(target) or (call.by.account, call.region)
+        call.region = region
+        if partition_of(region).name != call.by.partition:
+            raise AWSError("DENIED", "Your authorization token is from another partition", 403)
+        registry = self._store.registry(account, region)
+        self._authorize(call, registry, ACTIONS[call.operation])
+        repository = self._ecr.existing(registry, call.repository)
+        match call.operation:
+            case "GetManifest" | "HeadManifest":
+                return self._get_manifest(repository, target)
+            case "PutManifest":
+                return self._put_manifest(call, repository, target)
+            case "GetBlob" | "HeadBlob":
+                return _get_blob(repository, target.digest)
+            case "ListTags":
+                tags = {"name": repository.name, "tags": sorted(repository.image_tags)}
+                return Response(200, json.dumps(tags).encode(), {"Content-Type": "application/json"})
+            case "StartUpload":
+                return self._start_upload(call, repository, target)
+            case _:
+                return self._upload(call, repository, target)
+
+    def _of_upload(self, target: Target) -> tuple[str, str] | None:
+        # A client that named the registry in ?ns= follows our Location without it.
+        upload = self._store.uploads.get(target.upload)
+        return (upload.repository.account, upload.repository.region) if upload else None
+
+    def _authorize(self, call: Call, registry: Registry, actions: Sequence[str]) -> None:
+        for action in actions[:-1]:
+            try:
+                return self._ecr.authorize(call, registry, call.repository, action)
+            except AWSError:
+                continue
+        self._ecr.authorize(call, registry, call.repository, actions[-1])
+
+    def _get_manifest(self, repository: Repository, target: Target) -> Response:
+        reference = target.reference
+        by_digest = DIGEST.fullmatch(reference)
+        image = repository.find(digest=reference) if by_digest else repository.find(tag=reference)
+        if image is None:
+            raise AWSError("MANIFEST_UNKNOWN", "Requested image not found", 404)
+        image.pulled = self._store.now()
+        return Response(200, image.manifest, {"Content-Type": image.media_type, "Docker-Content-Digest": image.digest})
+
+    def _put_manifest(self, call: Call, repository: Repository, target: Target) -> Response:
+        by_digest = bool(re.match(r"[a-z0-9]+:", target.reference))
+        tag, digest = (None, target.reference) if by_digest else (target.reference, None)
+        kind = call.request.headers.get("content-type", "").partition(";")[0].strip()
+        try:
+            image = repository.put_image(call.request.body, kind or None, tag=tag, digest=digest, now=self._store.now())
+            call.change = _put_image(repository, image, tag)
+        except AWSError as error:
+            if error.code != "ImageAlreadyExistsException":
+                raise
+            image = repository.images[digest_of(call.request.body)]
+        location = f"{target.prefix}{repository.name}/manifests/{image.digest}"
+        return Response(201, b"", {"Location": location, "Docker-Content-Digest": image.digest})
+
+    def _start_upload(self, call: Call, repository: Repository, target: Target) -> Response:
+        upload_id = self._store.start_upload(repository)
+        digest = _query(call.request, "digest")
+        if digest:  # the whole layer in one POST
+            self._authorize(call, self._store.registry(repository.account, repository.region), ACTIONS["FinishUpload"])
+            return self._finish(repository, upload_id, target, digest, call.request.body)
+        # A mount is answered like any upload, as the specification allows and ECR does.
+        return _accepted(repository, upload_id, target, 0)
+
+    def _upload(self, call: Call, repository: Repository, target: Target) -> Response:
+        upload = self._store.uploads.get(target.upload)
+        if upload is None or upload.repository is not repository:
+            raise AWSError("BLOB_UPLOAD_UNKNOWN", "The upload is not known", 404)
+        if call.operation == "GetUpload":
+            answer = _accepted(repository, target.upload, target, len(upload.content))
+            return Response(204, b"", answer.headers)
+        if call.operation == "FinishUpload":
+            return self._finish(repository, target.upload, target, _query(call.request, "digest"), call.request.body)
+        start = call.request.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
+        if start and start != str(len(upload.content)):
+            raise AWSError("BLOB_UPLOAD_INVALID", f"The next byte is {len(upload.content)}", 416)
+        if len(upload.content) + len(call.request.body) > MAX_LAYER:
+            raise AWSError("SIZE_INVALID", f"A layer in the sandbox ends at {MAX_LAYER} bytes", 413)
+        upload.content += call.request.body
+        return _accepted(repository, target.upload, target, len(upload.content))
+
+    def _finish(self, repository: Repository, upload_id: str, target: Target, digest: str, rest: bytes) -> Response:
+        content = bytes(self._store.uploads[upload_id].content + rest)
+        repository.put_layer(digest, content)
+        del self._store.uploads[upload_id]
+        location = f"{target.prefix}{repository.name}/blobs/{digest}"
+        return Response(201, b"", {"Location": location, "Docker-Content-Digest": digest})
+
+
+def refusal(error: AWSError, call: Call) -> Response:
+    """The registry's error body; 401 also says how to log in."""
+    status, code = WORDS.get(error.code, (error.status, error.code))
+    if code.endswith("Exception"):
+        code = "DENIED" if status < 500 else "UNKNOWN"
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    if status == 401:
+        host = call.request.headers.get("host", "")
+        headers["WWW-Authenticate"] = f'Basic realm="http://{host}/",service="ecr.amazonaws.com"'
+    return Response(status, json.dumps({"errors": [{"code": code, "message": error.message}]}).encode(), headers)
+
+
+def _named_registry(request: Request) -> tuple[str, str] | None:
+    names = (_query(request, "ns"), request.headers.get("x-sandbox-registry", ""), request.headers.get("host", ""))
+    return next((found for name in names if (found := registry_of(name))), None)
+
+
+def _query(request: Request, name: str) -> str:
+    return parse_qs(request.query).get(name, [""])[0] if request.query else ""
+
+
+def _get_blob(repository: Repository, digest: str) -> Response:
+    content = repository.layers.get(digest)
+    if content is None:
+        raise AWSError("BLOB_UNKNOWN", "The layer does not exist in the repository", 404)
+    return Response(200, content, {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest})
+
+
+def _accepted(repository: Repository, upload_id: str, target: Target, size: int) -> Response:
+    return Response(
+        202,
+        b"",
+        {
+            "Location": f"{target.prefix}{repository.name}/blobs/uploads/{upload_id}",
+            "Docker-Upload-UUID": upload_id,
+            "Range": f"0-{max(size - 1, 0)}",
+        },
+    )
+
+
+def _put_image(repository: Repository, image: Image, tag: str | None) -> Change:
+    """What CloudTrail calls a pushed manifest: the same as the control plane's PutImage."""
+    sent: dict[str, object] = {"repositoryName": repository.name, "registryId": repository.account}
+    sent |= {"imageManifest": image.manifest.decode(), **({"imageTag": tag} if tag else {})}
+    image_id = {"imageDigest": image.digest, **({"imageTag": tag} if tag else {})}
+    answered = {"image": {"repositoryName": repository.name, "imageId": image_id}}
+    return Change("PutImage", sent, answered, repository.arn)

@@ -1,0 +1,258 @@
+"""What the registries hold: repositories, images, layers, uploads; and the rules that hold however they are reached.
+
+Both the control plane (``ecr``) and the data plane (``registry``) write through here, so that a pushed image is the
+image that DescribeImages shows and an immutable tag is immutable on both. It does not ask who calls.
+"""
+
+from __future__ import annotations
+
+import bisect
+import fnmatch
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sandbox.aws import AWSError, partition_of
+from sandbox.documents import Stored
+
+MAX_REPOSITORIES = 100_000
+MAX_LAYER = 64 * 1024 * 1024
+TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+INDEXES = {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
+
+
+def digest_of(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+@dataclass(slots=True)
+class Image:
+    """A manifest, as it was pushed."""
+
+    digest: str
+    manifest: bytes
+    media_type: str
+    pushed: float
+    pulled: float | None = None
+    content: dict[str, Any] = field(default_factory=dict)
+
+    def layers(self) -> list[dict[str, Any]]:
+        """The descriptors of everything but child manifests."""
+        config = self.content.get("config")
+        return ([config] if isinstance(config, dict) else []) + list(self.content.get("layers", []))
+
+    def children(self) -> list[str]:
+        return [str(each.get("digest")) for each in self.content.get("manifests", [])]
+
+
+@dataclass(slots=True)
+class Upload:
+    repository: Repository
+    content: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(slots=True, kw_only=True)
+class Repository:
+    """One repository with everything in it."""
+
+    account: str
+    region: str
+    name: str
+    created: float
+    mutability: str = "MUTABLE"
+    exclusions: list[str] = field(default_factory=list)
+    scan_on_push: bool = False
+    encryption: dict[str, str] = field(default_factory=lambda: {"encryptionType": "AES256"})
+    tags: dict[str, str] = field(default_factory=dict)
+    policy: Stored | None = None
+    lifecycle: str | None = None
+    lifecycle_at: float = 0.0
+    images: dict[str, Image] = field(default_factory=dict)
+    image_tags: dict[str, str] = field(default_factory=dict)
+    layers: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def arn(self) -> str:
+        return arn_of(self.account, self.region, self.name)
+
+    @property
+    def uri(self) -> str:
+        return f"{self.account}.dkr.ecr.{self.region}.{partition_of(self.region).suffix}/{self.name}"
+
+    def tags_of(self, digest: str) -> list[str]:
+        return [tag for tag, each in self.image_tags.items() if each == digest]
+
+    def size_of(self, image: Image) -> int:
+        """Bytes as ECR counts them: config and layers; of a list, its biggest image."""
+        if image.children():
+            known = (self.images[each] for each in image.children() if each in self.images)
+            return max((self.size_of(each) for each in known), default=0)
+        return sum(int(layer.get("size", 0)) for layer in image.layers())
+
+    def is_immutable(self, tag: str) -> bool:
+        excluded = any(fnmatch.fnmatchcase(tag, each) for each in self.exclusions)
+        match self.mutability:
+            case "IMMUTABLE":
+                return True
+            case "IMMUTABLE_WITH_EXCLUSION":
+                return not excluded
+            case "MUTABLE_WITH_EXCLUSION":
+                return excluded
+            case _:
+                return False
+
+    def find(self, *, digest: str | None = None, tag: str | None = None) -> Image | None:
+        found = self.image_tags.get(tag) if tag is not None else digest
+        if found is None or (digest is not None and digest != found):
+            return None
+        return self.images.get(found)
+
+    def put_layer(self, digest: str, content: bytes) -> None:
+        if len(content) > MAX_LAYER:
+            raise AWSError("LimitExceededException", f"A layer in the sandbox ends at {MAX_LAYER} bytes")
+        if digest != digest_of(content):
+            raise AWSError(
+                "InvalidLayerException", f"Layer digest {digest} does not match the content {digest_of(content)}"
+            )
+        self.layers[digest] = content
+
+    def put_image(
+        self, manifest: bytes, media_type: str | None, *, tag: str | None, digest: str | None, now: float
+    ) -> Image:
+        """Stores a manifest. Raises ECR's exceptions; ImageAlreadyExistsException if nothing would change."""
+        where = f"in the repository with name '{self.name}' in the registry with id '{self.account}'"
+        try:
+            content = json.loads(manifest)
+        except (ValueError, RecursionError):
+            content = None
+        kind = media_type or (content.get("mediaType") if isinstance(content, dict) else None)
+        if not isinstance(content, dict) or not kind or content.get("mediaType", kind) != kind:
+            raise _bad_manifest("the manifest is not JSON or its media type is unknown or differs")
+        real = digest_of(manifest)
+        if digest is not None and digest != real:
+            raise AWSError("ImageDigestDoesNotMatchException", f"The digest {digest} is not the manifest's: {real}")
+        if tag is not None and not TAG.fullmatch(tag):
+            raise AWSError(
+                "InvalidParameterException",
+                f"Invalid parameter at 'imageTag' failed to satisfy constraint: "
+                f"'must satisfy regular expression '{TAG.pattern}''",
+            )
+        image = Image(real, manifest, kind, pushed=now, content=content)
+        self._check_references(image, where)
+        current = self.image_tags.get(tag) if tag is not None else None
+        if tag is not None and current is not None and current != real and self.is_immutable(tag):
+            raise AWSError(
+                "ImageTagAlreadyExistsException",
+                f"The image tag '{tag}' already exists in the '{self.name}' repository and cannot be overwritten "
+                "because the tag is immutable.",
+            )
+        if real in self.images and (tag is None or current == real):
+            raise AWSError(
+                "ImageAlreadyExistsException", f"Image with digest '{real}' and tag '{tag}' already exists {where}"
+            )
+        image = self.images.setdefault(real, image)
+        if tag is not None:
+            self.image_tags[tag] = real
+        return image
+
+    def _check_references(self, image: Image, where: str) -> None:
+        lists = [image.content.get(name, []) for name in ("layers", "manifests")]
+        entries = [entry for each in lists if isinstance(each, list) for entry in each]
+        if not all(isinstance(each, list) for each in lists) or not all(isinstance(each, dict) for each in entries):
+            raise _bad_manifest("layers and manifests are lists of descriptors")
+        if (image.media_type in INDEXES) != ("manifests" in image.content):
+            raise _bad_manifest(f"not a {image.media_type}")
+        missing = [str(each.get("digest")) for each in image.layers() if each.get("digest") not in self.layers]
+        if missing:
+            raise AWSError(
+                "LayersNotFoundException",
+                f"Layers with digests '{missing}' required for pushing image {where} do not exist",
+            )
+        absent = [each for each in image.children() if each not in self.images]
+        if absent:
+            raise AWSError(
+                "ReferencedImagesNotFoundException",
+                f"Images with digests '{absent}' required for pushing image {where} do not exist",
+            )
+
+
+def _bad_manifest(why: str) -> AWSError:
+    return AWSError(
+        "InvalidParameterException",
+        f"Invalid parameter at 'ImageManifest' failed to satisfy constraint: 'Invalid JSON syntax' ({why})",
+    )
+
+
+def arn_of(account: str, region: str, name: str) -> str:
+    return f"arn:{partition_of(region).name}:ecr:{region}:{account}:repository/{name}"
+
+
+def not_found(name: str, account: str) -> AWSError:
+    return AWSError(
+        "RepositoryNotFoundException",
+        f"The repository with name '{name}' does not exist in the registry with id '{account}'",
+    )
+
+
+@dataclass(slots=True)
+class Registry:
+    """The private registry of one account in one region; names are kept sorted, so that pages hold under changes."""
+
+    account: str
+    region: str
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    policy: Stored | None = None
+
+    @property
+    def arn(self) -> str:
+        return f"arn:{partition_of(self.region).name}:ecr:{self.region}:{self.account}:registry"
+
+    def add(self, repository: Repository) -> None:
+        if repository.name in self.repositories:
+            raise AWSError(
+                "RepositoryAlreadyExistsException",
+                f"The repository with name '{repository.name}' already exists in the registry with id '{self.account}'",
+            )
+        if len(self.names) >= MAX_REPOSITORIES:
+            raise AWSError(
+                "LimitExceededException",
+                f"The maximum number of repositories ({MAX_REPOSITORIES}) is reached in registry '{self.account}'",
+            )
+        self.repositories[repository.name] = repository
+        bisect.insort(self.names, repository.name)
+
+    def remove(self, repository: Repository) -> None:
+        del self.repositories[repository.name]
+        del self.names[bisect.bisect_left(self.names, repository.name)]
+
+    def after(self, name: str) -> Iterator[Repository]:
+        """The repositories whose names follow, in order."""
+        for index in range(bisect.bisect_right(self.names, name), len(self.names)):
+            yield self.repositories[self.names[index]]
+
+
+class Store:
+    """Every registry there is, and the uploads under way."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self._registries: dict[tuple[str, str], Registry] = {}
+        self.uploads: dict[str, Upload] = {}
+
+    def registry(self, account: str, region: str) -> Registry:
+        key = (account, region)
+        found = self._registries.get(key)
+        if found is None:
+            found = self._registries[key] = Registry(account, region)
+        return found
+
+    def start_upload(self, repository: Repository) -> str:
+        upload_id = str(uuid.uuid4())
+        self.uploads[upload_id] = Upload(repository)
+        return upload_id
