@@ -110,6 +110,21 @@ SETTINGS: tuple[Setting, ...] = (
         says="KMS key (ARN or id) that new repositories are encrypted with. Unset: AES256.",
         mirrored=True,
     ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_POLICY_MODE",
+        says="enforce writes the policy where access differs; observe never changes an existing repository.",
+        default="enforce",
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS",
+        says="Accounts that must be able to pull, comma-separated; checked at start and at every look.",
+        example="222222222222,333333333333",
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY",
+        says="Accept a policy that opens the repositories to the whole world. Almost never right.",
+        default="0",
+    ),
     Setting(name="DEPLOY_IMAGE_PLATFORM", says="Platforms to build for, comma-separated.", default="linux/amd64"),
     Setting(
         name="DEPLOY_TIMEOUT_MS",
@@ -131,6 +146,21 @@ SETTINGS: tuple[Setting, ...] = (
         name="RECONCILE_FRESHNESS_SECONDS",
         says="A repository verified within this time is not asked about again by a deploy; 0 always looks.",
         default="60",
+    ),
+    Setting(
+        name="RECONCILE_INTERVAL_MINUTES",
+        says="Every so often a sweep looks at all repositories; 0 switches the schedule off.",
+        default="10",
+    ),
+    Setting(
+        name="RECONCILE_CALLS_PER_SECOND",
+        says="Calls to AWS that all sweeps together may make in a second; less while AWS is throttling.",
+        default="20",
+    ),
+    Setting(
+        name="RECONCILE_EVENTS_QUEUE_URL",
+        says="SQS queue with CloudTrail's ECR calls, for drift seen within seconds.",
+        example="https://sqs.us-east-1.amazonaws.com/111111111111/registry-admin",
     ),
     Setting(
         name="APP_ORIGIN",
@@ -213,16 +243,22 @@ class Configuration:
     image_verification: bool
     refuse_v3: bool
     freshness: timedelta
+    enforce: bool  # False: observe
+    consumer_accounts: tuple[str, ...]
+    allow_public_policy: bool
+    reconcile_interval: timedelta
+    calls_per_second: int
+    events_queue_url: str | None
     app_origin: str
     api_origin: str
 
     def registry(self, deployment_type: str | None) -> RegistryConfig:
-        """The registry of a deploy request: the V4 set, or the plain one for a 3.x CLI, which sends no type.
+        """The registry of a deploy request: the V4 set for MANAGED, else the plain one (a 3.x CLI sends no type).
 
         Raises ConfigurationError while there are problems: no deploy runs on a configuration that is half read.
         """
         self.require()
-        return self.plain if deployment_type is None else self.v4
+        return self.v4 if deployment_type == "MANAGED" else self.plain
 
     def require(self) -> Configuration:
         if self.problems:
@@ -236,7 +272,7 @@ class Configuration:
     @property
     def desired_digest(self) -> str:
         """Names the desired state of all repositories; two processes agree on it or one of them is outdated."""
-        desired = [self.plain.desired, self.v4.desired]
+        desired = [self.plain.desired, self.v4.desired, self.enforce]
         return hashlib.sha256(json.dumps(desired, sort_keys=True).encode()).hexdigest()
 
 
@@ -267,6 +303,12 @@ def load(environment: Mapping[str, str]) -> Configuration:
         image_verification=reader.switch("DEPLOY_IMAGE_VERIFICATION_ENABLED", True),
         refuse_v3=reader.switch("DEPRECATE_V3_CLI_DEPLOYS_ENABLED", False),
         freshness=timedelta(seconds=reader.whole("RECONCILE_FRESHNESS_SECONDS", 60, least=0)),
+        enforce=reader.one_of("DEPLOY_REGISTRY_ECR_POLICY_MODE", "enforce", "observe") == "enforce",
+        consumer_accounts=reader.accounts("DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS"),
+        allow_public_policy=reader.switch("DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY", False),
+        reconcile_interval=timedelta(minutes=reader.whole("RECONCILE_INTERVAL_MINUTES", 10, least=0)),
+        calls_per_second=reader.whole("RECONCILE_CALLS_PER_SECOND", 20, least=1),
+        events_queue_url=reader.queue_url("RECONCILE_EVENTS_QUEUE_URL"),
         app_origin=app_origin,
         api_origin=reader.origin("API_ORIGIN", app_origin),
         problems=tuple(reader.problems),
@@ -334,6 +376,31 @@ class _Reader:
             return default
         return value
 
+    def one_of(self, name: str, default: str, *others: str) -> str:
+        value = (self.text(name) or default).lower()
+        if value in (default, *others):
+            return value
+        self.problem(name, f"The value is neither {default} nor {' nor '.join(others)}.", f"Write {name}={default}.")
+        return default
+
+    def accounts(self, name: str) -> tuple[str, ...]:
+        accounts = [part.strip() for part in _parts(self.text(name))]
+        for account in accounts:
+            if not re.fullmatch(r"\d{12}", account, re.ASCII):
+                self.problem(name, f"“{account[:40]}” is not an account id (12 digits).", f"{name}=222222222222.")
+        return tuple(dict.fromkeys(accounts))
+
+    def queue_url(self, name: str) -> str | None:
+        value = self.text(name)
+        if value is not None and not re.fullmatch(r"https?://[^\s/]+/\d{12}/[\w.-]{1,80}", value):
+            self.problem(
+                name,
+                "The value is not the URL of an SQS queue.",
+                f"For example {name}=https://sqs.us-east-1.amazonaws.com/111111111111/registry-admin.",
+            )
+            return None
+        return value
+
     def platforms(self) -> str:
         name = "DEPLOY_IMAGE_PLATFORM"
         platforms = [part.strip() for part in (self.text(name) or "linux/amd64").split(",") if part.strip()]
@@ -373,7 +440,7 @@ class _Reader:
         policy_name, policy = self.first(*names("DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY"))
         lifecycle_name, lifecycle = self.first(*names("DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY"))
         self._json_object(policy_name, policy, example=POLICY_EXAMPLE)
-        self._json_object(lifecycle_name, lifecycle, example='\'{"rules":[…]}\'')
+        self._json_object(lifecycle_name, lifecycle, example="'{\"rules\":[…]}'")
         if lifecycle is not None and not 100 <= len(lifecycle) <= 30_720:
             self.problem(
                 lifecycle_name,
@@ -413,7 +480,9 @@ class _Reader:
         for part in _parts(value):
             key, _, content = (piece.strip() for piece in part.partition("="))
             if not key:
-                self._warn(name, "An entry without a key was skipped.", f"Entries read key=value: {name}=team=platform.")
+                self._warn(
+                    name, "An entry without a key was skipped.", f"Entries read key=value: {name}=team=platform."
+                )
                 continue
             if len(key) > 128 or len(content) > 256 or key.lower().startswith("aws:"):
                 self.problem(

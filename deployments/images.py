@@ -56,10 +56,7 @@ def parse_ecr_host(host: str, partitions: Iterable[Partition]) -> EcrRegistry | 
     if match is None:
         return None
     for partition in partitions:
-        if match["service"] == "dkr.ecr":
-            suffix = partition.dns_suffix
-        else:
-            suffix = partition.dual_stack_suffix
+        suffix = partition.dns_suffix if match["service"] == "dkr.ecr" else partition.dual_stack_suffix
         if match["suffix"] == suffix and partition.has(match["region"]):
             return EcrRegistry(account=match["account"], region=match["region"], partition=partition.name)
     return None

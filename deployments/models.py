@@ -147,9 +147,7 @@ class Repository(models.Model):
     region = models.CharField(max_length=32)
     name = models.CharField(max_length=256)
     host = models.CharField(max_length=253)
-    project = models.ForeignKey(
-        Project, null=True, blank=True, on_delete=models.SET_NULL, related_name="repositories"
-    )
+    project = models.ForeignKey(Project, null=True, blank=True, on_delete=models.SET_NULL, related_name="repositories")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     status = models.CharField(max_length=12, choices=RepositoryStatus.choices, default=RepositoryStatus.PENDING)
@@ -158,7 +156,9 @@ class Repository(models.Model):
     last_error = models.TextField(blank=True)
     last_error_code = models.CharField(max_length=100, blank=True)
     last_error_heals = models.BooleanField(default=False)  # by itself: trying again is enough
+    last_error_is_installation = models.BooleanField(default=False)  # every repository suffers from it
     last_error_at = models.DateTimeField(null=True, blank=True)
+    attempted_at = models.DateTimeField(null=True, blank=True)  # stamped before the work: a sweep goes stalest first
     last_checked_at = models.DateTimeField(null=True, blank=True)  # when the last look began that AWS answered
     last_in_sync_at = models.DateTimeField(null=True, blank=True)
     drifted_since = models.DateTimeField(null=True, blank=True)
@@ -281,7 +281,7 @@ class Deployment(models.Model):
     triggered_via = models.CharField(max_length=64, blank=True)
     triggered_by = models.CharField(max_length=200, blank=True)  # who: an e-mail address, or a key's prefix
     external_id = models.CharField(max_length=128, blank=True)
-    idempotency_key = models.CharField(max_length=200, null=True, blank=True)
+    idempotency_key = models.CharField(max_length=200, blank=True)  # blank: none was sent
     request_digest = models.CharField(max_length=64, blank=True)
 
     error = models.JSONField(null=True, blank=True)  # {"name", "message", "stack"?, "stderr"?}
@@ -306,7 +306,7 @@ class Deployment(models.Model):
             models.UniqueConstraint(fields=["project", "short_code"], name="deployment_short_code_unique"),
             models.UniqueConstraint(
                 fields=["environment", "idempotency_key"],
-                condition=Q(idempotency_key__isnull=False),
+                condition=~Q(idempotency_key=""),
                 name="deployment_idempotency_key_unique",
             ),
             models.CheckConstraint(
@@ -318,9 +318,7 @@ class Deployment(models.Model):
             models.Index(fields=["environment", "-version_day", "-version_number"], name="deployment_newest"),
             models.Index(fields=["-created_at"], name="deployment_recent"),
             models.Index(fields=["environment", "external_id"], name="deployment_external_id"),
-            models.Index(
-                fields=["deadline"], condition=Q(deadline__isnull=False), name="deployment_deadline"
-            ),
+            models.Index(fields=["deadline"], condition=Q(deadline__isnull=False), name="deployment_deadline"),
         ]
 
     def __str__(self) -> str:
@@ -382,3 +380,139 @@ class Promotion(models.Model):
 
     def __str__(self) -> str:
         return f"{self.environment}: {self.deployment}"
+
+
+class SweepTrigger(models.TextChoices):
+    SCHEDULE = "schedule", "Schedule"
+    COMMAND = "command", "Command"
+    PERSON = "person", "Person"
+
+
+class SweepStatus(models.TextChoices):
+    RUNNING = "running", "Running"  # worked on by whoever takes a chunk of it; rests so while no worker is up
+    DONE = "done", "Done"
+    STOPPED = "stopped", "Stopped"
+    FAILED = "failed", "Failed"  # a fault of the installation: no credentials, role refused
+
+
+class Sweep(models.Model):
+    """One pass over all repositories, or over the named ones."""
+
+    trigger = models.CharField(max_length=12, choices=SweepTrigger.choices)
+    requested_by = models.CharField(max_length=200, blank=True)
+    names = models.JSONField(default=list, blank=True)  # empty: all
+    dry_run = models.BooleanField(default=False)
+    adopt = models.BooleanField(default=False)  # discovered repositories too
+    status = models.CharField(max_length=12, choices=SweepStatus.choices, default=SweepStatus.RUNNING)
+    started_at = models.DateTimeField(default=timezone.now)
+    listed_at = models.DateTimeField(null=True, blank=True)  # the registry was listed and the chunks were made
+    finished_at = models.DateTimeField(null=True, blank=True)
+    error = models.TextField(blank=True)
+    discovered = models.PositiveIntegerField(default=0)
+    missing = models.PositiveIntegerField(default=0)
+    calls = models.JSONField(default=dict, blank=True)  # of the listing: {"DescribeRepositories": 1}
+    lease_owner = models.CharField(max_length=64, blank=True)  # of the listing
+    lease_until = models.DateTimeField(null=True, blank=True)
+    lease_epoch = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        ordering = ["-started_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["trigger"],
+                condition=Q(status=SweepStatus.RUNNING, trigger=SweepTrigger.SCHEDULE),
+                name="sweep_one_scheduled_running",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"Sweep {self.pk}"
+
+
+class SweepChunk(models.Model):
+    """A part of a sweep that one worker at a time holds, by a lease that covers reading."""
+
+    sweep = models.ForeignKey(Sweep, on_delete=models.CASCADE, related_name="chunks")
+    position = models.PositiveIntegerField()
+    host = models.CharField(max_length=253)  # which of the configured registries
+    size = models.PositiveIntegerField()
+    remaining = models.JSONField(default=list)  # ids of repositories that are still to be looked at
+    in_sync = models.PositiveIntegerField(default=0)
+    healed = models.PositiveIntegerField(default=0)
+    drifted = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+    calls = models.JSONField(default=dict, blank=True)
+    attempts = models.PositiveIntegerField(default=0)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    lease_owner = models.CharField(max_length=64, blank=True)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    lease_epoch = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [models.UniqueConstraint(fields=["sweep", "position"], name="sweep_chunk_position_unique")]
+        indexes = [
+            models.Index(fields=["sweep", "position"], condition=Q(finished_at__isnull=True), name="sweep_chunk_open")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.sweep} chunk {self.position}"
+
+
+class SweepFinding(models.Model):
+    """A repository that a sweep did not find in sync, and what came of it."""
+
+    class Outcome(models.TextChoices):
+        HEALED = "healed", "Healed"
+        DRIFTED = "drifted", "Drifted"  # left as it is: observe mode, a dry run, or not ours
+        FAILED = "failed", "Failed"
+        MISSING = "missing", "Missing"
+        DISCOVERED = "discovered", "Discovered"
+        ADOPTED = "adopted", "Adopted"
+
+    sweep = models.ForeignKey(Sweep, on_delete=models.CASCADE, related_name="findings")
+    repository = models.ForeignKey(Repository, on_delete=models.CASCADE, related_name="findings")
+    outcome = models.CharField(max_length=12, choices=Outcome.choices)
+    words = models.TextField(blank=True)
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [models.UniqueConstraint(fields=["sweep", "repository"], name="sweep_finding_once")]
+
+    def __str__(self) -> str:
+        return f"{self.repository}: {self.get_outcome_display()}"
+
+
+class CallBudget(models.Model):
+    """How many calls in a second AWS accepts from our sweeps, as the last throttling taught; shared by all workers."""
+
+    account = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    rate = models.FloatField()
+    changed_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "region"], name="call_budget_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.account} {self.region}: {self.rate:.1f}/s"
+
+
+class WorkerHeartbeat(models.Model):
+    """A worker process and when it was last heard of."""
+
+    host = models.CharField(max_length=253)
+    pid = models.PositiveIntegerField()
+    started_at = models.DateTimeField(default=timezone.now)
+    beat_at = models.DateTimeField(default=timezone.now)
+    last_task_at = models.DateTimeField(null=True, blank=True)
+    clock_offset = models.FloatField(default=0)  # seconds that this host is ahead of the database
+    restarts = models.PositiveIntegerField(default=0)  # of its cluster
+    trouble = models.TextField(blank=True)  # why the last one
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["host", "pid"], name="worker_heartbeat_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.host} ({self.pid})"

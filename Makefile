@@ -1,0 +1,58 @@
+# The commands of this project. `make` alone prints them.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test fast lint run worker screens clean
+
+help: ## Print this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.sandbox: $(VENV)/.python requirements.txt requirements-sandbox.txt
+	@echo "Installing what the program and its sandbox need …"
+	$(PY) -m pip install --disable-pip-version-check -r requirements-sandbox.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.python requirements.txt requirements-sandbox.txt requirements-dev.txt
+	@echo "Installing what the tests need …"
+	$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(VENV)/.sandbox
+
+demo: $(VENV)/.sandbox ## The main job, for real: a local ECR, a deploy, a pull from another account (ARGS=--once ends after it)
+	@$(PY) -m sandbox.demo $(ARGS)
+
+test: $(VENV)/.dev ## Every test: on SQLite, on a real PostgreSQL, and with the real CLI
+	$(PY) -m pytest -m "not slow" $(ARGS)
+	TEST_DATABASE=postgresql $(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest -m slow $(ARGS)
+
+fast: $(VENV)/.dev ## The fast tests on SQLite only
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+lint: $(VENV)/.dev ## ruff, mypy --strict, Django's own checks, missing migrations
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy deployments registry_admin sandbox tests
+	$(PY) manage.py check --fail-level WARNING
+	$(PY) manage.py makemigrations --check --dry-run
+
+run: $(VENV)/.sandbox ## The web server, on port 8000
+	$(PY) manage.py migrate --verbosity 0
+	$(VENV)/bin/gunicorn registry_admin.wsgi $(ARGS)
+
+worker: $(VENV)/.sandbox ## The worker
+	$(PY) manage.py worker $(ARGS)
+
+screens: $(VENV)/.dev ## Take the screenshots in docs/screens (needs Debian's chromium)
+	$(PY) docs/screens.py $(ARGS)
+
+clean: ## Remove the virtual environment, caches and the demo's files; never your database
+	rm -rf $(VENV) .cache .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis staticfiles

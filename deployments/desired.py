@@ -1,0 +1,140 @@
+"""What a repository should be, and in which ways what we saw differs from it.
+
+Pure: values in, values out. `deployments.provisioning` decides when to look and does the writing; what counts as a
+difference, and which differences are ours to mend, is decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from deployments import policy
+from deployments.config import RegistryConfig
+
+MUTABILITY = "IMMUTABLE_WITH_EXCLUSION"  # a deployed tag never changes under a running node …
+EXCLUSIONS = ("cache",)  # … and buildx may still overwrite its cache
+
+
+class Part(StrEnum):
+    """The parts of a repository that the configuration has a word in."""
+
+    POLICY = "policy"
+    LIFECYCLE = "lifecycle"
+    TAGS = "tags"
+    MUTABILITY = "mutability"
+    ENCRYPTION = "encryption"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """What DescribeRepositories, GetLifecyclePolicy and ListTagsForResource say of one repository."""
+
+    created_at: datetime
+    mutability: str
+    exclusions: tuple[str, ...]
+    encryption: str
+    kms_key: str | None
+    lifecycle: str | None  # None: has none
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One way in which a repository is not as configured. `ours` says whether it is ours to mend."""
+
+    part: Part
+    words: str
+    ours: bool
+
+    def as_row(self) -> dict[str, Any]:
+        return {"what": self.part.value, "words": self.words, "writable": self.ours}
+
+
+def policy_differences(desired: str | None, actual: str | None, *, partition: str) -> list[Difference]:
+    """How the repository policy differs, in words. No setting means no opinion: nobody's policy is ever deleted."""
+    if desired is None:
+        return []
+    if actual is None:
+        return [Difference(part=Part.POLICY, words="The repository has no policy.", ours=True)]
+    # From desired to actual: what somebody lost or gained by the repository being as it is.
+    comparison = policy.compare(desired, actual, partition=partition)
+    if comparison.level == "incomparable":
+        words = (
+            "The repository's policy holds something that Registry Admin does not understand, so it was left alone. "
+            "Look at it on this page; delete it in AWS to have the default policy written."
+        )
+        return [Difference(part=Part.POLICY, words=words, ours=False)]
+    if comparison.level != "access":
+        return []
+    words = "; ".join(grant.words for grant in (*comparison.lost, *comparison.gained))
+    return [Difference(part=Part.POLICY, words=f"Against the default policy, {words}.", ours=True)]
+
+
+def detail_differences(
+    registry: RegistryConfig, details: Details, *, adopted: bool, lifecycle_is_ours: bool
+) -> list[Difference]:
+    """How lifecycle policy, tags, mutability and encryption differ.
+
+    On a repository that was adopted, what somebody else chose stays until an operator says otherwise: a lifecycle
+    policy of theirs, and tags that may be overwritten. A missing lifecycle policy, missing AWS tags and a mutability
+    that keeps buildx's cache from being written are always ours.
+    """
+    found = []
+    if details.lifecycle is None:
+        found.append(Difference(part=Part.LIFECYCLE, words="The repository has no lifecycle policy.", ours=True))
+    elif not same_lifecycle(details.lifecycle, registry.lifecycle_policy):
+        ours = lifecycle_is_ours or not adopted
+        words = "The lifecycle policy is another one" + ("." if ours else ", made by somebody else.")
+        found.append(Difference(part=Part.LIFECYCLE, words=words, ours=ours))
+    missing = {key: value for key, value in registry.tags if details.tags.get(key) != value}
+    if missing:
+        names = ", ".join(sorted(missing))
+        found.append(Difference(part=Part.TAGS, words=f"AWS tags missing or different: {names}.", ours=True))
+    if (details.mutability, details.exclusions) != (MUTABILITY, EXCLUSIONS):
+        ours = not adopted or details.mutability == "IMMUTABLE"
+        words = f"Tag mutability is {details.mutability}"
+        if details.exclusions:
+            words += f" (except {', '.join(details.exclusions)})"
+        words += f" instead of {MUTABILITY} (except {', '.join(EXCLUSIONS)})."
+        found.append(Difference(part=Part.MUTABILITY, words=words, ours=ours))
+    wanted = "KMS" if registry.kms_key else "AES256"
+    if details.encryption != wanted or (registry.kms_key and not same_key(registry.kms_key, details.kms_key)):
+        words = f"Encrypted with {_encryption(details.encryption, details.kms_key)} instead of "
+        words += f"{_encryption(wanted, registry.kms_key)}; AWS fixes this at creation."
+        found.append(Difference(part=Part.ENCRYPTION, words=words, ours=False))
+    return found
+
+
+def _encryption(kind: str, key: str | None) -> str:
+    return f"{kind} {key}" if key else kind
+
+
+def same_key(wanted: str, actual: str | None) -> bool:
+    """AWS shows a key by its ARN, whatever it was named by. An alias cannot be resolved here and is taken as right."""
+    if actual is None:
+        return False
+    return wanted == actual or actual.endswith(f":key/{wanted}") or "alias/" in wanted
+
+
+def same_lifecycle(a: str, b: str) -> bool:
+    """Whether two lifecycle policies expire the same images. The order of rules and a description change nothing."""
+    try:
+        return bool(_lifecycle(json.loads(a)) == _lifecycle(json.loads(b)))
+    except (ValueError, RecursionError, TypeError, AttributeError):
+        return a == b
+
+
+def _lifecycle(document: Mapping[str, Any]) -> Any:
+    rules = []
+    for rule in document.get("rules", ()):
+        selection = {
+            key: sorted(value) if isinstance(value, list) else value for key, value in rule.get("selection", {}).items()
+        }
+        rest = {key: value for key, value in rule.items() if key not in ("selection", "description")}
+        rules.append(json.dumps({**rest, "selection": selection}, sort_keys=True))
+    return sorted(rules), {key: value for key, value in document.items() if key != "rules"}

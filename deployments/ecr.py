@@ -1,0 +1,562 @@
+"""The door to AWS: the only importer of boto3.
+
+It speaks ECR and STS, turns expected answers (“already exists”, “no policy”) into ordinary values and every other
+one into a single exception, `RegistryError`, that answers what a caller needs to know: will trying again help, or
+must a human act, and is it this repository or the whole installation?
+
+It holds no rows and knows no desired state. Each method of `Ecr` names the IAM permissions that it needs; the
+operator policy in the README is their sum.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import boto3
+from botocore import exceptions as aws
+from botocore.config import Config
+from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+from django.db import connection
+
+from deployments.desired import Details
+from deployments.images import EcrRegistry, Partition, parse_ecr_host
+
+if TYPE_CHECKING:
+    from mypy_boto3_ecr import ECRClient
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 3
+READ_SECONDS = 10
+ATTEMPTS = 3
+SIDE_BY_SIDE = 32  # calls in flight from one process; also the size of each client's connection pool
+ROLE_SESSION_SECONDS = 3600
+
+
+@dataclass(slots=True, kw_only=True)
+class RegistryError(Exception):
+    """AWS did not do what was asked. `str()` is the sentence for the operator and the CLI; it holds no secret."""
+
+    operation: str
+    code: str  # AWS's own error code, or NoCredentials, Unreachable, OutOfTime
+    sentence: str
+    heals: bool  # by itself: trying again is enough
+    installation: bool = False  # nothing of this registry can work until it is mended (credentials, role)
+    request_id: str = ""
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One look at one repository. A part that AWS refused to show is that part's RegistryError."""
+
+    exists: bool
+    policy: str | RegistryError | None = None  # None: has none
+    details: Details | RegistryError | None = None  # None: not asked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """A log-in for a registry. `endpoint` is where it is really served (differs from the host in the sandbox)."""
+
+    username: str
+    password: str = field(repr=False)
+    expires_at: datetime | None
+    endpoint: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How to reach a registry's AWS account: with the ambient credentials, or by assuming a role."""
+
+    role_arn: str | None = None
+    external_id: str | None = field(default=None, repr=False)
+
+
+# ---------------------------------------------------------------------------------------------------- partitions
+
+
+@functools.cache
+def partitions() -> tuple[Partition, ...]:
+    """The AWS partitions as botocore knows them. ECR's dual-stack registries live under `on.` where the APIs of
+    the partition live under `api.` (AWS: “Making requests over IPv6”)."""
+    data = boto3.session.Session()._session.get_component("data_loader").load_data("partitions")
+    return tuple(
+        Partition(
+            name=entry["id"],
+            regions=frozenset(entry["regions"]),
+            region_pattern=entry["regionRegex"],
+            dns_suffix=entry["outputs"]["dnsSuffix"],
+            dual_stack_suffix="on." + entry["outputs"]["dualStackDnsSuffix"].removeprefix("api."),
+        )
+        for entry in data["partitions"]
+    )
+
+
+def partition_of(region: str) -> str:
+    """The partition that a region lies in. Raises ValueError for a region of none."""
+    for partition in partitions():
+        if not region.endswith("-global") and partition.has(region):
+            return partition.name
+    raise ValueError(f"“{region[:40]}” is not an AWS region")
+
+
+@functools.lru_cache(maxsize=64)
+def registry_of(host: str) -> EcrRegistry | None:
+    """The ECR registry that a host names, in any partition, FIPS and dual-stack included; else None."""
+    return parse_ecr_host(host, partitions())
+
+
+# ------------------------------------------------------------------------------------------- sessions and clients
+
+_lock = threading.Lock()
+_clients: dict[tuple[int, str, Access, int], ECRClient] = {}
+_executors: dict[int, ThreadPoolExecutor] = {}
+
+
+def _config(attempts: int) -> Config:
+    return Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        max_pool_connections=SIDE_BY_SIDE,
+        retries={"total_max_attempts": attempts, "mode": "standard"},
+        user_agent_extra="registry-admin",
+    )
+
+
+def _client(region: str, access: Access, attempts: int) -> ECRClient:
+    """One client per region, access and process: a new one costs a connection, a TLS handshake and 20 ms of CPU.
+
+    Keyed by the process id, because a client's connections must not be shared with a forked worker.
+    """
+    key = (os.getpid(), region, access, attempts)
+    client = _clients.get(key)
+    if client is None:
+        with _lock:
+            client = _clients.get(key)
+            if client is None:
+                client = _clients[key] = _session(region, access).client(
+                    "ecr", region_name=region, config=_config(attempts)
+                )
+    return client
+
+
+def _session(region: str, access: Access) -> boto3.session.Session:
+    session = boto3.session.Session(region_name=region)
+    if access.role_arn is None:
+        return session
+    # botocore's own assume-role credentials: fetched at first use, refreshed well before they expire by one thread
+    # while the others go on. An unset role must never come here: AssumeRole with a null ARN is the seed's bug
+    # (trigger.dev issues 2291 and 3364).
+    source = session.get_credentials()
+    if source is None:
+        raise aws.NoCredentialsError()
+    extra: dict[str, Any] = {"RoleSessionName": "registry-admin", "DurationSeconds": ROLE_SESSION_SECONDS}
+    if access.external_id:
+        extra["ExternalId"] = access.external_id
+    core: Any = session._session
+    fetcher = AssumeRoleCredentialFetcher(
+        client_creator=functools.partial(core.create_client, region_name=region, config=_config(ATTEMPTS)),
+        source_credentials=source,
+        role_arn=access.role_arn,
+        extra_args=extra,
+    )
+    core._credentials = DeferredRefreshableCredentials(method="assume-role", refresh_using=fetcher.fetch_credentials)
+    return session
+
+
+def forget_clients(access: Access | None = None) -> None:
+    """Drop the cached clients (of one access), so that the next call finds its credentials anew."""
+    with _lock:
+        for key in [key for key in _clients if access is None or key[2] == access]:
+            del _clients[key]
+
+
+def _executor() -> ThreadPoolExecutor:
+    process = os.getpid()
+    executor = _executors.get(process)
+    if executor is None:
+        with _lock:
+            executor = _executors.setdefault(
+                process, ThreadPoolExecutor(max_workers=SIDE_BY_SIDE, thread_name_prefix="ecr")
+            )
+    return executor
+
+
+# ------------------------------------------------------------------------------------------------------- the door
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ecr:
+    """One ECR registry, reached in one way. Cheap to make; the clients behind it are shared by the process.
+
+    `before_call` runs before every call and may refuse it (the lease's clock). `attempts` is botocore's own number
+    of tries; nothing here tries again on top of it, except once after expired credentials.
+    """
+
+    registry: EcrRegistry
+    access: Access
+    before_call: Callable[[], None] = lambda: None
+    attempts: int = ATTEMPTS
+
+    def look(self, name: str, *, details: bool) -> Look:
+        """Read the repository policy and, side by side, the details: one round trip of time either way.
+
+        Permissions: ecr:GetRepositoryPolicy; with details ecr:DescribeRepositories, ecr:GetLifecyclePolicy,
+        ecr:ListTagsForResource. Raises RegistryError only for what concerns the whole installation.
+        """
+        calls: list[Callable[[], Any]] = [lambda: self._policy(name)]
+        if details:
+            calls += [
+                lambda: self._describe(name),
+                lambda: self._lifecycle(name),
+                lambda: self._tags(name),
+            ]
+        policy, *rest = self.side_by_side(calls)
+        for part in (policy, *rest):
+            if isinstance(part, RegistryError) and part.installation:
+                raise part
+        if any(isinstance(part, _Missing) for part in (policy, *rest)):
+            return Look(exists=False)
+        if not details:
+            return Look(exists=True, policy=policy)
+        for part in rest:
+            if isinstance(part, RegistryError):
+                return Look(exists=True, policy=policy, details=part)
+        description, lifecycle, tags = cast("list[Any]", rest)
+        encryption = description.get("encryptionConfiguration", {})
+        return Look(
+            exists=True,
+            policy=policy,
+            details=Details(
+                created_at=description["createdAt"],
+                mutability=description.get("imageTagMutability", "MUTABLE"),
+                exclusions=tuple(
+                    sorted(entry["filter"] for entry in description.get("imageTagMutabilityExclusionFilters", ()))
+                ),
+                encryption=encryption.get("encryptionType", "AES256"),
+                kms_key=encryption.get("kmsKey"),
+                lifecycle=lifecycle,
+                tags=tags,
+            ),
+        )
+
+    def create(
+        self, name: str, *, mutability: str, exclusions: tuple[str, ...], tags: Mapping[str, str], kms_key: str | None
+    ) -> bool:
+        """Create the repository; False when it exists already. Permissions: ecr:CreateRepository, ecr:TagResource.
+
+        CreateRepository takes no client token: when its answer was lost, botocore's own retry turns our success into
+        “already exists”. So False never means that somebody else made it.
+        """
+        request: dict[str, Any] = {
+            "registryId": self.registry.account,
+            "repositoryName": name,
+            "imageTagMutability": mutability,
+            "imageTagMutabilityExclusionFilters": _filters(exclusions),
+            "encryptionConfiguration": (
+                {"encryptionType": "KMS", "kmsKey": kms_key} if kms_key else {"encryptionType": "AES256"}
+            ),
+        }
+        if tags:
+            request["tags"] = _tag_list(tags)
+        return self._call("CreateRepository", name, request, {"RepositoryAlreadyExistsException": None}) is not None
+
+    def set_policy(self, name: str, text: str) -> None:
+        """Replace the repository policy by this text, verbatim. Permission: ecr:SetRepositoryPolicy."""
+        self._call("SetRepositoryPolicy", name, {**self._on(name), "policyText": text})
+
+    def put_lifecycle(self, name: str, text: str) -> None:
+        """Replace the lifecycle policy. Permission: ecr:PutLifecyclePolicy."""
+        self._call("PutLifecyclePolicy", name, {**self._on(name), "lifecyclePolicyText": text})
+
+    def put_mutability(self, name: str, mutability: str, exclusions: tuple[str, ...]) -> None:
+        """Set the tag mutability. Permission: ecr:PutImageTagMutability."""
+        request = {
+            **self._on(name),
+            "imageTagMutability": mutability,
+            "imageTagMutabilityExclusionFilters": _filters(exclusions),
+        }
+        self._call("PutImageTagMutability", name, request)
+
+    def put_tags(self, name: str, tags: Mapping[str, str]) -> None:
+        """Add or overwrite these AWS tags; others stay. Permission: ecr:TagResource."""
+        request = {"resourceArn": self.registry.repository_arn(name), "tags": _tag_list(tags)}
+        self._call("TagResource", name, request)
+
+    def image_manifest(self, name: str, *, digest: str | None = None, tag: str | None = None) -> tuple[str, str] | None:
+        """(digest, manifest text) of an image, or None when it or its repository is not there.
+
+        Permission: ecr:BatchGetImage.
+        """
+        identifier = {"imageDigest": digest} if digest else {"imageTag": tag}
+        answer = self._call(
+            "BatchGetImage",
+            name,
+            {**self._on(name), "imageIds": [identifier]},
+            {"RepositoryNotFoundException": {"images": []}},
+        )
+        for image in answer["images"]:
+            return image["imageId"]["imageDigest"], image["imageManifest"]
+        for failure in answer.get("failures", ()):
+            if failure.get("failureCode") not in ("ImageNotFound", "InvalidImageDigest", "InvalidImageTag"):
+                raise _error("BatchGetImage", name, str(failure.get("failureCode")), str(failure.get("failureReason")))
+        return None
+
+    def authorization(self) -> Credentials:
+        """A log-in for this registry, valid for 12 hours. Permission: ecr:GetAuthorizationToken."""
+        answer = self._call("GetAuthorizationToken", self.registry.account, {"registryIds": [self.registry.account]})
+        data = answer["authorizationData"][0]
+        username, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")
+        return Credentials(
+            username=username, password=password, expires_at=data["expiresAt"], endpoint=data["proxyEndpoint"]
+        )
+
+    def side_by_side(self, calls: list[Callable[[], T]]) -> list[T | RegistryError]:
+        """Run calls of this door at once; a refused one's place holds its RegistryError."""
+        _no_open_transaction()
+        if len(calls) == 1:
+            return [_caught(calls[0])]
+        futures: list[Future[T | RegistryError]] = [_executor().submit(_caught, call) for call in calls[1:]]
+        return [_caught(calls[0]), *(future.result() for future in futures)]
+
+    # ------------------------------------------------------------------------------------------- single reads
+
+    def _policy(self, name: str) -> str | _Missing | None:
+        answer = self._call(
+            "GetRepositoryPolicy",
+            name,
+            self._on(name),
+            {"RepositoryPolicyNotFoundException": {"policyText": None}, "RepositoryNotFoundException": _MISSING},
+        )
+        return answer if isinstance(answer, _Missing) else cast("str | None", answer["policyText"])
+
+    def _describe(self, name: str) -> Any:
+        request = {"registryId": self.registry.account, "repositoryNames": [name]}
+        answer = self._call("DescribeRepositories", name, request, {"RepositoryNotFoundException": _MISSING})
+        return answer if isinstance(answer, _Missing) else answer["repositories"][0]
+
+    def _lifecycle(self, name: str) -> Any:
+        answer = self._call(
+            "GetLifecyclePolicy",
+            name,
+            self._on(name),
+            {
+                "LifecyclePolicyNotFoundException": {"lifecyclePolicyText": None},
+                "RepositoryNotFoundException": _MISSING,
+            },
+        )
+        return answer if isinstance(answer, _Missing) else answer["lifecyclePolicyText"]
+
+    def _tags(self, name: str) -> Any:
+        request = {"resourceArn": self.registry.repository_arn(name)}
+        answer = self._call("ListTagsForResource", name, request, {"RepositoryNotFoundException": _MISSING})
+        return answer if isinstance(answer, _Missing) else {tag["Key"]: tag["Value"] for tag in answer["tags"]}
+
+    def _on(self, name: str) -> dict[str, Any]:
+        return {"registryId": self.registry.account, "repositoryName": name}
+
+    def _call(
+        self, operation: str, name: str, request: dict[str, Any], expected: Mapping[str, Any] | None = None
+    ) -> Any:
+        """One call. An error code in `expected` is answered with its value; every other one raises RegistryError."""
+        _no_open_transaction()
+        for last_try in (False, True):
+            try:
+                self.before_call()
+                client = _client(self.registry.region, self.access, self.attempts)
+                return client._make_api_call(operation, request)  # type: ignore[attr-defined]
+            except aws.ClientError as error:
+                code = error.response.get("Error", {}).get("Code", "")
+                if expected is not None and code in expected:
+                    return expected[code]
+                if code in _EXPIRED and not last_try:
+                    forget_clients(self.access)
+                    continue
+                raise _translated(error, operation, name, self.access) from None
+            except (aws.BotoCoreError, OSError) as error:
+                raise _translated(error, operation, name, self.access) from None
+        raise AssertionError("unreachable")
+
+
+class _Missing:
+    """The repository is not there: an answer, not an error."""
+
+
+_MISSING = _Missing()
+
+
+def _no_open_transaction() -> None:
+    if connection.in_atomic_block:
+        raise RuntimeError("AWS must not be asked while a database transaction is open")
+
+
+def _caught(call: Callable[[], T]) -> T | RegistryError:
+    try:
+        return call()
+    except RegistryError as error:
+        return error
+
+
+def _filters(exclusions: tuple[str, ...]) -> list[dict[str, str]]:
+    return [{"filterType": "WILDCARD", "filter": pattern} for pattern in exclusions]
+
+
+def _tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
+
+
+# ------------------------------------------------------------------------------------------------- error catalogue
+
+_EXPIRED = frozenset({"ExpiredTokenException", "ExpiredToken", "RequestExpired"})
+_THROTTLED = frozenset(
+    {
+        "ThrottlingException",
+        "ThrottleException",  # an ECR name that botocore does not know with status 400
+        "Throttling",
+        "RequestLimitExceeded",
+        "TooManyRequestsException",
+        "RequestThrottled",
+    }
+)
+_NOT_SIGNED_IN = frozenset(
+    {
+        "UnrecognizedClientException",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "SignatureDoesNotMatch",
+        "IncompleteSignature",
+        "MissingAuthenticationToken",
+        "AuthFailure",
+        "NoCredentials",
+    }
+    | _EXPIRED
+)
+
+#: code → what to do. The first half of each sentence (what was refused) is made by `_error`.
+_ADVICE = {
+    "AccessDeniedException": "Allow {permission} on this repository to the identity that Registry Admin runs as.",
+    "AccessDenied": "Allow {permission} on this repository to the identity that Registry Admin runs as.",
+    "InvalidParameterException": (
+        "Correct the setting that this text comes from, then restart; the next deploy tries again."
+    ),
+    "LimitExceededException": "Ask AWS for a higher quota, or delete what is not needed.",
+    "KmsException": "Check that the KMS key exists, is enabled, and that this identity may use it.",
+    "RepositoryNotFoundException": "ECR did not find the repository right after it was made; the next try will.",
+    "RepositoryNotEmptyException": "Delete its images first.",
+}
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())[:600].rstrip(".")
+
+
+def _error(operation: str, name: str, code: str, message: str, request_id: str = "", status: int = 0) -> RegistryError:
+    permission = f"ecr:{operation}"
+    principal_missing = code == "InvalidParameterException" and "principal not found" in message.lower()
+    throttled = code in _THROTTLED
+    server = status >= 500 or code in ("ServerException", "InternalFailure", "ServiceUnavailable")
+    signed_out = code in _NOT_SIGNED_IN
+    if principal_missing:
+        advice = (
+            "A role or user that the policy names does not exist (yet). AWS needs some minutes after a role is made; "
+            "the next deploy tries again. If it stays: correct the ARN in the policy setting."
+        )
+    elif throttled:
+        advice = "AWS is limiting the rate of calls; trying again in a moment is enough."
+    elif server:
+        advice = "This is a fault on AWS's side; trying again in a moment is enough."
+    elif signed_out:
+        advice = (
+            "The AWS credentials of this server are not valid. Check AWS_ACCESS_KEY_ID and its companions, "
+            "the profile, or the role of the machine."
+        )
+    else:
+        advice = _ADVICE.get(code, "See AWS's documentation of this error.").format(permission=permission)
+    subject = f"{operation} on {name}"
+    detail = _one_line(message)
+    sentence = f"AWS refused {subject}: {code}" + (f": {detail}. " if detail else ". ") + advice
+    return RegistryError(
+        operation=operation,
+        code=code,
+        sentence=sentence,
+        heals=principal_missing or throttled or server or code == "RepositoryNotFoundException",
+        installation=signed_out,
+        request_id=request_id,
+    )
+
+
+def _translated(error: Exception, operation: str, name: str, access: Access) -> RegistryError:
+    """Say once, in words, what boto3 raised. Only here is an AWS error looked at."""
+    if isinstance(error, aws.ClientError):
+        body = error.response.get("Error", {})
+        meta = error.response.get("ResponseMetadata", {})
+        code, message = body.get("Code", "Unknown"), body.get("Message", "")
+        if error.operation_name == "AssumeRole":
+            heals = code in _THROTTLED or meta.get("HTTPStatusCode", 0) >= 500
+            return RegistryError(
+                operation="AssumeRole",
+                code=code,
+                sentence=(
+                    f"AWS refused AssumeRole on {access.role_arn}: {code}: {_one_line(message)}. "
+                    + (
+                        "Trying again in a moment is enough."
+                        if heals
+                        else "Check DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN, the role's trust policy, and that "
+                        "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID is the external id that it asks for."
+                    )
+                ),
+                heals=heals,
+                installation=True,
+                request_id=meta.get("RequestId", ""),
+            )
+        return _error(operation, name, code, message, meta.get("RequestId", ""), meta.get("HTTPStatusCode", 0))
+    if isinstance(
+        error,
+        aws.NoCredentialsError
+        | aws.PartialCredentialsError
+        | aws.CredentialRetrievalError
+        | aws.TokenRetrievalError
+        | aws.ProfileNotFound
+        | aws.InvalidConfigError
+        | aws.SSOError
+        | aws.UnauthorizedSSOTokenError,
+    ):
+        return RegistryError(
+            operation=operation,
+            code="NoCredentials",
+            sentence=(
+                f"{operation} on {name} was not sent: this server has no AWS credentials that can be used. Give it a "
+                "role (instance, pod or task), AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            ),
+            heals=False,
+            installation=True,
+        )
+    if isinstance(error, aws.ParamValidationError):
+        return RegistryError(
+            operation=operation,
+            code="ParamValidation",
+            sentence=f"{operation} on {name} was not sent: a value has a form that AWS does not take. "
+            "Check the DEPLOY_REGISTRY_ECR settings.",
+            heals=False,
+        )
+    kind = "did not answer in time" if isinstance(error, aws.ReadTimeoutError) else "cannot be reached"
+    return RegistryError(
+        operation=operation,
+        code="Timeout" if isinstance(error, aws.ReadTimeoutError) else "Unreachable",
+        sentence=(
+            f"{operation} on {name}: ECR {kind} ({type(error).__name__}). Trying again in a moment may be enough; "
+            "if not, check this server's network, DNS and AWS_ENDPOINT_URL."
+        ),
+        heals=True,
+    )

@@ -1,0 +1,615 @@
+"""A deployment's life: create, index, finalize, promote, fail, cancel, time out.
+
+Use cases: keyword-only functions that are told everything they need. They know no HTTP and no settings. Every change
+of status is a compare-and-set against the status it was decided on, so of two callers one is faster and the other
+one finds nothing to do. AWS is asked before the database's transaction, never inside it.
+
+The statuses and what leads from one to the next are the seed's (trigger.dev), with its known traps left out: a
+deploy overtaken by a newer one ends well and is not promoted, and a retried request makes no second deployment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import IntegrityError, connection, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from deployments import images, provisioning
+from deployments.config import Configuration, RegistryConfig
+from deployments.ecr import Access, Ecr, RegistryError, registry_of
+from deployments.models import (
+    FINAL_STATUSES,
+    BackgroundWorker,
+    Deployment,
+    DeploymentStatus,
+    Environment,
+    Promotion,
+    Repository,
+)
+
+PENDING, BUILDING = DeploymentStatus.PENDING, DeploymentStatus.BUILDING
+DEPLOYING, DEPLOYED = DeploymentStatus.DEPLOYING, DeploymentStatus.DEPLOYED
+FAILED, CANCELED, TIMED_OUT = DeploymentStatus.FAILED, DeploymentStatus.CANCELED, DeploymentStatus.TIMED_OUT
+
+MANIFEST_DEPTH = 3  # index → index → image
+#: Docker's own media type for zstd layers: buildx writes it when OCI types are off, and runtimes cannot pull it.
+UNPULLABLE_LAYERS = ("application/vnd.docker.image.rootfs.diff.tar.zstd",)
+
+
+class Refusal(Exception):
+    """A “no”, in one sentence for the CLI, the row and the page. `heals`: trying again is enough."""
+
+    def __init__(self, sentence: str, *, code: str, heals: bool = False) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.code = code
+        self.heals = heals
+
+
+class NotFound(Refusal):
+    """What was named is not there, or belongs to somebody else; the two look the same from outside."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, code="not_found")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Creation:
+    """What `create_deployment` came to: a new deployment, or the one that was there already."""
+
+    deployment: Deployment
+    outcome: str  # "created" or "existing"
+    canceled: tuple[Deployment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """A log-in that the CLI pushes with."""
+
+    username: str
+    password: str = field(repr=False)
+    expires_at: datetime
+    repository_uri: str
+    endpoint: str | None  # where the registry is really served, if that is known
+
+
+# ----------------------------------------------------------------------------------------------------------- create
+
+
+def create_deployment(
+    *,
+    environment: Environment,
+    configuration: Configuration,
+    content_hash: str,
+    type: str | None = None,
+    runtime: str = "",
+    git: dict[str, Any] | None = None,
+    triggered_via: str = "",
+    triggered_by: str = "",
+    external_id: str = "",
+    force: bool = False,
+    idempotency_key: str | None = None,
+    request_digest: str = "",
+) -> Creation:
+    """Allocate a version and an image ref, behind which the repository exists and is set up.
+
+    A repeated idempotency key answers with the deployment of the first request. Raises Refusal when the repository
+    cannot be made right (nothing is written then but the repository's row), when the key was used for another
+    request, or when an external id is being deployed already.
+    """
+    external_id = external_id.strip()
+    if force and not external_id:
+        raise Refusal("force needs an external id.", code="force_without_external_id")
+    if len(external_id) > 128:
+        raise Refusal("An external id has at most 128 characters.", code="external_id_too_long")
+    if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest)):
+        return Creation(deployment=earlier, outcome="created")
+    canceled: tuple[Deployment, ...] = ()
+    if external_id:
+        existing = _existing(environment, external_id, force=force)
+        if existing is not None:
+            return Creation(deployment=existing, outcome="existing")
+        if force:
+            canceled = _cancel_running(environment, external_id)
+    registry = configuration.registry(type)
+    name = images.repository_name(namespace=registry.namespace, project_ref=environment.project.ref)
+    repository = _repository(environment, configuration, registry, name)
+    for _ in range(3):
+        try:
+            deployment = _insert(
+                environment=environment,
+                repository=repository,
+                registry=registry,
+                name=name,
+                content_hash=content_hash,
+                type=type or "",
+                image_platform=configuration.image_platform,
+                runtime=runtime,
+                git=git or {},
+                triggered_via=triggered_via,
+                triggered_by=triggered_by,
+                external_id=external_id,
+                idempotency_key=idempotency_key or "",
+                request_digest=request_digest,
+                deadline=timezone.now() + configuration.deploy_timeout,
+            )
+        except IntegrityError:
+            # Our own retry arrived while the first try was still going on, or (once in 10¹²) the short code is taken.
+            if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest)):
+                return Creation(deployment=earlier, outcome="created")
+        else:
+            return Creation(deployment=deployment, outcome="created", canceled=canceled)
+    raise Refusal("No free version could be allocated. Try again.", code="version_conflict", heals=True)
+
+
+def _repeated(environment: Environment, key: str, request_digest: str) -> Deployment | None:
+    earlier = Deployment.objects.filter(environment=environment, idempotency_key=key).first()
+    if earlier is not None and earlier.request_digest != request_digest:
+        raise Refusal(
+            "This idempotency key was used for a request with another body. Send a new key with a new request.",
+            code="idempotency_key_reused",
+        )
+    return earlier
+
+
+def _existing(environment: Environment, external_id: str, *, force: bool) -> Deployment | None:
+    """The deployment that an external id stands for already (upstream's rules; `--force` builds anyway)."""
+    if force:
+        return None
+    known = list(
+        Deployment.objects.filter(environment=environment, external_id=external_id).order_by("-created_at")[:20]
+    )
+    running = [deployment for deployment in known if not deployment.is_final]
+    if running:
+        raise Refusal(
+            f"External id {external_id} is being deployed already, as version {running[0].version}. "
+            "Wait for it, or use --force to cancel it and deploy again.",
+            code="external_id_in_progress",
+        )
+    deployed = [deployment for deployment in known if deployment.status == DEPLOYED]
+    return max(deployed, key=lambda deployment: deployment.version, default=None)
+
+
+def _cancel_running(environment: Environment, external_id: str) -> tuple[Deployment, ...]:
+    running = Deployment.objects.filter(environment=environment, external_id=external_id).exclude(
+        status__in=FINAL_STATUSES
+    )
+    reason = f"Another deploy of external id {external_id} was forced."
+    return tuple(deployment for deployment in running if _cancel(deployment, reason))
+
+
+def _repository(
+    environment: Environment, configuration: Configuration, registry: RegistryConfig, name: str
+) -> Repository | None:
+    """The repository, made right; None for a registry that is not ECR, where a push creates what it needs."""
+    ecr_registry = registry_of(registry.host)
+    if ecr_registry is None:
+        return None
+    try:
+        return provisioning.ensure_repository(
+            registry=registry,
+            ecr_registry=ecr_registry,
+            name=name,
+            project=environment.project,
+            digest=configuration.desired_digest,
+            freshness=configuration.freshness,
+            enforce=configuration.enforce,
+        )
+    except RegistryError as error:
+        raise Refusal(str(error), code=error.code, heals=error.heals) from error
+
+
+def _insert(
+    *, environment: Environment, registry: RegistryConfig, name: str, deadline: datetime, **values: Any
+) -> Deployment:
+    """Take the environment's next version and insert the deployment, both or neither: no gaps, no clashes."""
+    with transaction.atomic():
+        version = _next_version(environment)
+        short_code = images.new_short_code()
+        tag = images.tag(version=str(version), environment_type=environment.type, short_code=short_code)
+        now = timezone.now()
+        return Deployment.objects.create(
+            project_id=environment.project_id,
+            environment=environment,
+            short_code=short_code,
+            version_day=version.day,
+            version_number=version.number,
+            status=BUILDING,
+            image_ref=images.image_ref(host=registry.host, repository=name, tag=tag),
+            created_at=now,
+            started_at=now,
+            deadline=deadline,
+            **values,
+        )
+
+
+def _next_version(environment: Environment) -> images.Version:
+    """One UPDATE … RETURNING on the environment's counter, which also queues concurrent deploys behind each other.
+
+    The day is UTC's, and never goes back, even where one host's clock does.
+    """
+    today = images.version_day(timezone.now().date())
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {Environment._meta.db_table} SET "  # noqa: S608  (a table name of ours, no input)
+            "version_number = CASE WHEN version_day >= %s THEN version_number + 1 ELSE 1 END, "
+            "version_day = CASE WHEN version_day >= %s THEN version_day ELSE %s END "
+            "WHERE id = %s RETURNING version_day, version_number",
+            [today, today, today, environment.pk],
+        )
+        row = cursor.fetchone()
+    if row is None:
+        raise NotFound("Environment not found")
+    return images.Version(*row)
+
+
+# ----------------------------------------------------------------------------------------------------- build, index
+
+
+def find_deployment(*, environment: Environment, deployment_id: str) -> Deployment:
+    """The environment's deployment with this id, its worker at hand. Raises NotFound, also for another one's."""
+    deployment = (
+        Deployment.objects.select_related("worker", "environment", "project", "repository")
+        .filter(environment=environment, id=deployment_id)
+        .first()
+    )
+    if deployment is None:
+        raise NotFound("Deployment not found")
+    return deployment
+
+
+def progress(*, deployment: Deployment, timeout: timedelta) -> None:
+    """PENDING → INSTALLING → BUILDING, one step a call. Raises Refusal from any other status."""
+    now = timezone.now()
+    steps = {
+        DeploymentStatus.PENDING: {"status": DeploymentStatus.INSTALLING, "started_at": now},
+        DeploymentStatus.INSTALLING: {"status": BUILDING, "installed_at": now},
+    }
+    step = steps.get(DeploymentStatus(deployment.status))
+    if step is None or not _move(deployment, **step, deadline=now + timeout):
+        raise Refusal(f"The deployment is {deployment.status}, not waiting to be built.", code="wrong_status")
+
+
+def index(
+    *,
+    deployment: Deployment,
+    content_hash: str,
+    tasks: list[dict[str, Any]],
+    metadata: dict[str, Any],
+    timeout: timedelta,
+    engine: str = "",
+    sdk_version: str = "",
+    cli_version: str = "",
+    runtime: str = "",
+    runtime_version: str = "",
+    target_platform: str = "",
+) -> BackgroundWorker:
+    """BUILDING → DEPLOYING, with what the indexer found in the image. Repeating it answers with the same worker.
+
+    Raises Refusal for a second platform of one build (only the first one counts), for other content than was
+    announced (the deployment is FAILED then, so that the CLI has something to show), and for a wrong status.
+    """
+    first_platform = deployment.image_platform.partition(",")[0]
+    if target_platform and "," in deployment.image_platform and target_platform != first_platform:
+        raise Refusal(f"Only {first_platform} is indexed; {target_platform} needs no worker.", code="other_platform")
+    worker: BackgroundWorker | None = getattr(deployment, "worker", None)
+    if worker is None and not deployment.is_final:
+        worker = _link_worker(
+            deployment,
+            content_hash=content_hash,
+            tasks=tasks,
+            metadata=metadata,
+            engine=engine,
+            sdk_version=sdk_version,
+            cli_version=cli_version,
+            runtime=runtime,
+            runtime_version=runtime_version,
+            deadline=timezone.now() + timeout,
+        )
+    if worker is None:
+        raise Refusal(f"The deployment is {deployment.status}, not BUILDING.", code="wrong_status")
+    if worker.content_hash != content_hash:
+        sentence = "The image that was indexed is not the one that was announced (its content hash differs)."
+        _end(deployment, FAILED, error={"name": "ContentMismatch", "message": sentence})
+        raise Refusal(sentence, code="content_mismatch")
+    return worker
+
+
+def _link_worker(
+    deployment: Deployment, *, runtime: str, runtime_version: str, deadline: datetime, **values: Any
+) -> BackgroundWorker | None:
+    with transaction.atomic():
+        moved = Deployment.objects.filter(id=deployment.id, status=BUILDING).update(
+            status=DEPLOYING,
+            built_at=timezone.now(),
+            runtime=runtime or deployment.runtime,
+            runtime_version=runtime_version,
+            deadline=deadline,
+        )
+        if moved:
+            worker = BackgroundWorker.objects.create(deployment=deployment, **values)
+            deployment.status = DEPLOYING
+            return worker
+    # Somebody was faster: the indexer's own retry, or a cancel.
+    deployment.refresh_from_db(fields=["status"])
+    return BackgroundWorker.objects.filter(deployment=deployment).first()
+
+
+# --------------------------------------------------------------------------------------------------------- the ends
+
+
+def fail(*, environment: Environment, deployment_id: str, error: dict[str, Any]) -> None:
+    """End a deployment as FAILED with the caller's error. An unknown or ended one is left as it is."""
+    deployment = Deployment.objects.filter(environment=environment, id=deployment_id).first()
+    if deployment is not None:
+        _end(deployment, FAILED, error=error)
+
+
+def cancel(*, deployment: Deployment, reason: str = "") -> None:
+    """End a deployment as CANCELED. Raises Refusal when it has ended already."""
+    if not _cancel(deployment, reason):
+        raise Refusal(f"The deployment is {deployment.status} already.", code="already_final")
+
+
+def _cancel(deployment: Deployment, reason: str) -> bool:
+    return _end(deployment, CANCELED, canceled_reason=reason[:200])
+
+
+def _end(deployment: Deployment, status: DeploymentStatus, **values: Any) -> bool:
+    """Move any deployment that has not ended to an end other than DEPLOYED; False when it has ended already."""
+    now = timezone.now()
+    times = {"canceled_at": now} if status == CANCELED else {"failed_at": now}
+    changed = (
+        Deployment.objects.filter(id=deployment.id)
+        .exclude(status__in=FINAL_STATUSES)
+        .update(status=status, deadline=None, **times, **values)
+    )
+    deployment.refresh_from_db(fields=["status"])
+    return bool(changed)
+
+
+def _move(deployment: Deployment, **values: Any) -> bool:
+    """A compare-and-set from the status that `deployment` was read with."""
+    return bool(Deployment.objects.filter(id=deployment.id, status=deployment.status).update(**values))
+
+
+def time_out_overdue() -> int:
+    """TIMED_OUT for every deployment whose deadline has passed in an unchanged status. Returns how many."""
+    now = timezone.now()
+    count = 0
+    for deployment in Deployment.objects.filter(deadline__lt=now).exclude(status__in=FINAL_STATUSES)[:500]:
+        message = f"Nothing was heard of this deployment in time; it was {deployment.status}."
+        count += bool(
+            Deployment.objects.filter(id=deployment.id, status=deployment.status, deadline=deployment.deadline).update(
+                status=TIMED_OUT,
+                failed_at=now,
+                deadline=None,
+                error={"name": "TimeoutError", "message": message},
+            )
+        )
+    return count
+
+
+# --------------------------------------------------------------------------------------------- finalize and promote
+
+
+def finalize(
+    *, deployment: Deployment, digest: str | None, skip_promotion: bool, configuration: Configuration
+) -> Iterator[str]:
+    """DEPLOYING → DEPLOYED once the image is proved to be there, then promote. Yields sentences on the way.
+
+    Raises Refusal when the image is not in the registry or cannot be pulled by anybody, and for a wrong status.
+    Repeating it on a DEPLOYED one is a success. A deploy overtaken by a newer one ends well, without promotion.
+    """
+    if deployment.status == DEPLOYED:
+        yield f"Version {deployment.version} is deployed already."
+        return
+    if deployment.status != DEPLOYING:
+        raise Refusal(_not_deploying(deployment), code="wrong_status")
+    if not images.is_digest(digest):
+        digest = None  # it is whatever stood in buildx's metadata file
+    registry = configuration.registry(deployment.type or None)
+    if configuration.image_verification and deployment.repository is not None:
+        yield "Looking for the image in the registry."
+        digest = _prove(deployment, registry, digest)
+    if deployment.repository is not None and deployment.repository.last_error:
+        # The deploy went on because the repository was right before; this is where the CLI's user hears of it.
+        yield f"Note: {deployment.repository.last_error}"
+    moved = _move(
+        deployment,
+        status=DEPLOYED,
+        deployed_at=timezone.now(),
+        image_digest=digest or "",
+        deadline=None,
+    )
+    deployment.refresh_from_db()
+    if not moved and deployment.status != DEPLOYED:
+        raise Refusal(_not_deploying(deployment), code="wrong_status")
+    if skip_promotion:
+        yield f"Version {deployment.version} is deployed and, as asked, not promoted."
+    elif _make_current(deployment, by=deployment.triggered_by, newer_only=True):
+        yield f"Version {deployment.version} is deployed and current."
+    else:
+        yield f"Version {deployment.version} is deployed. A newer version is current, so it was not promoted."
+
+
+def _not_deploying(deployment: Deployment) -> str:
+    if deployment.status == CANCELED and deployment.canceled_reason:
+        return f"The deployment was canceled: {deployment.canceled_reason}"
+    if deployment.status == BUILDING:
+        return "The deployment has no worker: the image was not indexed, so it cannot be finalized."
+    return f"The deployment is {deployment.status}, not DEPLOYING, so it cannot be finalized."
+
+
+def _ecr(registry: RegistryConfig) -> Ecr | None:
+    found = registry_of(registry.host)
+    access = Access(role_arn=registry.assume_role_arn, external_id=registry.assume_role_external_id)
+    return None if found is None else Ecr(registry=found, access=access)
+
+
+def _prove(deployment: Deployment, registry: RegistryConfig, digest: str | None) -> str | None:
+    """The digest of the image in ECR, its whole manifest tree read. Raises Refusal when it cannot be deployed."""
+    ecr = _ecr(registry)
+    repository = deployment.repository
+    if ecr is None or repository is None:
+        return digest
+    tag = deployment.image_ref.rpartition(":")[2]
+    try:
+        found = ecr.image_manifest(repository.name, digest=digest, tag=None if digest else tag)
+        if found is None:
+            what = f"digest {digest}" if digest else f"tag {tag}"
+            raise Refusal(
+                f"The image is not in the registry: {repository.host}/{repository.name} has no {what}. "
+                "Was it pushed? Images whose name starts with localhost are not, unless --push is given.",
+                code="image_not_found",
+            )
+        _read_tree(ecr, repository.name, found[1], depth=MANIFEST_DEPTH)
+    except RegistryError as error:
+        raise Refusal(
+            f"Whether the image is in the registry could not be found out. {error} "
+            "(DEPLOY_IMAGE_VERIFICATION_ENABLED=0 switches this check off.)",
+            code=error.code,
+            heals=error.heals,
+        ) from error
+    return found[0]
+
+
+def _read_tree(ecr: Ecr, name: str, text: str, *, depth: int) -> None:
+    """Read an image's manifests down to the layers; raise Refusal for one that is missing or cannot be pulled."""
+    try:
+        manifest = json.loads(text)
+        children = [child["digest"] for child in manifest.get("manifests", ())]
+        layers = [layer.get("mediaType", "") for layer in manifest.get("layers", ())]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise Refusal("The image's manifest in the registry cannot be read.", code="manifest_unreadable") from None
+    for media_type in layers:
+        if media_type.startswith(UNPULLABLE_LAYERS):
+            raise Refusal(
+                f"The image has a layer of the type {media_type}, which container runtimes cannot pull. Build it with "
+                "OCI media types (buildx: oci-mediatypes=true), or with gzip layers.",
+                code="layer_unpullable",
+            )
+    if depth == 0 and children:
+        raise Refusal("The image's index is nested too deeply.", code="manifest_unreadable")
+    for child in children:
+        found = ecr.image_manifest(name, digest=child)
+        if found is None:
+            raise Refusal(f"The image's index names {child}, which is not in the registry.", code="image_not_found")
+        _read_tree(ecr, name, found[1], depth=depth - 1)
+
+
+def promote(*, environment: Environment, version: str, allow_rollbacks: bool = False, by: str = "") -> Deployment:
+    """Make a deployed version the current one. Raises NotFound, or Refusal with the reason."""
+    try:
+        wanted = images.Version.parse(version)
+    except ValueError:
+        raise NotFound(f"There is no version {version[:40]}.") from None
+    deployment = (
+        Deployment.objects.select_related("worker")
+        .filter(environment=environment, version_day=wanted.day, version_number=wanted.number)
+        .first()
+    )
+    if deployment is None:
+        raise NotFound(f"There is no version {wanted} in this environment.")
+    if deployment.status != DEPLOYED or not hasattr(deployment, "worker"):
+        raise Refusal(f"Version {wanted} is {deployment.status}, not DEPLOYED.", code="not_deployed")
+    current = current_promotion(environment=environment)
+    if current is not None and current.deployment_id == deployment.id:
+        raise Refusal(f"Version {wanted} is current already.", code="already_current")
+    if not _make_current(deployment, by=by, newer_only=not allow_rollbacks):
+        raise Refusal(
+            f"Version {wanted} is older than the current one. Rolling back is done on its page in the admin, or with "
+            "?allowRollbacks=true.",
+            code="older_than_current",
+        )
+    return deployment
+
+
+def current_promotion(*, environment: Environment) -> Promotion | None:
+    return Promotion.objects.select_related("deployment").filter(environment=environment, label="current").first()
+
+
+def _make_current(deployment: Deployment, *, by: str, newer_only: bool) -> bool:
+    """Point the environment at this deployment; False when what is current is newer and that matters.
+
+    A compare-and-set on what was current: of two at once, the one that loses looks again.
+    """
+    for _ in range(20):
+        current = (
+            Promotion.objects.select_related("deployment")
+            .filter(environment_id=deployment.environment_id, label="current")
+            .first()
+        )
+        values = {"deployment": deployment, "promoted_at": timezone.now(), "promoted_by": by}
+        if current is None:
+            try:
+                with transaction.atomic():
+                    Promotion.objects.create(environment_id=deployment.environment_id, label="current", **values)
+            except IntegrityError:
+                continue
+            return True
+        if current.deployment_id == deployment.id:
+            return True
+        if newer_only and current.deployment.version > deployment.version:
+            return False
+        if Promotion.objects.filter(Q(id=current.id) & Q(deployment_id=current.deployment_id)).update(**values):
+            return True
+    raise Refusal("Other promotions of this environment kept coming in between. Try again.", code="busy", heals=True)
+
+
+# ------------------------------------------------------------------------------------------------------ credentials
+
+
+def registry_credentials(*, deployment: Deployment, configuration: Configuration) -> Credentials:
+    """A log-in that the CLI can push this deployment's image with.
+
+    Raises Refusal; the reason is also stored on the deployment, because the CLI does not show it.
+    """
+    try:
+        credentials = _registry_credentials(deployment, configuration)
+    except Refusal as refusal:
+        Deployment.objects.filter(id=deployment.id).update(credentials_error=refusal.sentence)
+        raise
+    if deployment.credentials_error:
+        Deployment.objects.filter(id=deployment.id).update(credentials_error="")
+    return credentials
+
+
+def _registry_credentials(deployment: Deployment, configuration: Configuration) -> Credentials:
+    if deployment.is_final:
+        raise Refusal(f"The deployment is {deployment.status}; there is nothing to push.", code="already_final")
+    registry = configuration.registry(deployment.type or None)
+    uri = deployment.image_ref.rpartition(":")[0]
+    ecr = _ecr(registry)
+    if ecr is not None:
+        try:
+            login = ecr.authorization()
+        except RegistryError as error:
+            raise Refusal(str(error), code=error.code, heals=error.heals) from error
+        return Credentials(
+            username=login.username,
+            password=login.password,
+            expires_at=login.expires_at or timezone.now() + timedelta(hours=12),
+            repository_uri=uri,
+            endpoint=login.endpoint,
+        )
+    if registry.username and registry.password:
+        return Credentials(
+            username=registry.username,
+            password=registry.password,
+            # A password does not expire; the CLI wants a time, and asks again at its next deploy.
+            expires_at=timezone.now() + timedelta(hours=12),
+            repository_uri=uri,
+            endpoint=None,
+        )
+    raise Refusal(
+        f"There are no credentials for {registry.host}: it is not ECR, and DEPLOY_REGISTRY_USERNAME and "
+        "DEPLOY_REGISTRY_PASSWORD are not set. Set them, or run docker login before the deploy.",
+        code="no_credentials",
+    )

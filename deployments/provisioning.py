@@ -1,0 +1,594 @@
+"""Make one repository what the configuration says. The deploy path and every sweep call the same function.
+
+The protocol (each point has a test that breaks when the point is left out):
+
+* Row first: our row is written before AWS hears of the repository.
+* One worker at a time, by a lease with an expiry and an epoch, taken and returned with one conditional UPDATE on the
+  database's clock. No transaction is open during a call to AWS; whoever finds the lease taken waits for its holder.
+* Level-triggered: look, compare by meaning, write only what differs. No step relies on an earlier one of this run, so
+  a run that dies on any line is finished by the next.
+* A result is written only under the epoch that it was found with, and no call starts late in the lease, so a worker
+  that was asleep can neither overwrite a newer result nor a newer policy.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from django.conf import settings
+from django.db import connections, transaction
+from django.db.models import F, Q, Subquery
+from django.db.models.functions import Now
+
+from deployments import desired
+from deployments.config import RegistryConfig
+from deployments.desired import Difference, Part
+from deployments.ecr import Access, Ecr, Look, RegistryError
+from deployments.images import EcrRegistry
+from deployments.models import (
+    DesiredState,
+    EventKind,
+    Project,
+    Repository,
+    RepositoryEvent,
+    RepositoryStatus,
+)
+
+T = TypeVar("T")
+
+LEASE = timedelta(seconds=120)
+CALLS_END = 0.7  # of the lease: no call starts after it, and one takes 39 s at most
+WAIT_SECONDS = 60  # for somebody else's lease
+DETAILS_AGE = timedelta(hours=24)
+VISIBLE_SECONDS = 20  # ECR may not find a repository for a while after CreateRepository answered
+
+# A suspended machine's clock goes on, so that a lease is never thought younger than it is. Linux only.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def _clock() -> float:
+    return time.clock_gettime(_CLOCK)
+
+
+def register_desired_state() -> None:
+    """Say that a process with this configuration has started: from now on only processes that agree may write.
+
+    Called once at the start of a web or worker process, never by a command. Does nothing when the newest start had
+    the same configuration. Closes its connection: the caller may be about to fork.
+    """
+    digest = settings.CONFIGURATION.require().desired_digest
+    newest = DesiredState.objects.order_by("-id").values_list("digest", flat=True).first()
+    if newest != digest:
+        DesiredState.objects.create(digest=digest)
+    connections.close_all()
+
+
+def ensure_repository(
+    *,
+    registry: RegistryConfig,
+    ecr_registry: EcrRegistry,
+    name: str,
+    project: Project,
+    digest: str,
+    freshness: timedelta,
+    enforce: bool = True,
+    cause: str = "deploy",
+) -> Repository:
+    """The repository behind a deploy, existing, set up and carrying the policy: the row that says so.
+
+    Asks AWS nothing when the row was verified within `freshness`. A failing look or write on a repository that was
+    right before is recorded on the row, and the row is returned: the deploy goes on. Raises RegistryError when the
+    repository never was right (it may not be pullable), and for faults of the whole installation.
+    """
+    arrived = _clock()
+    row = _row(ecr_registry, name)
+    if row is None:
+        Repository.objects.get_or_create(
+            account=ecr_registry.account,
+            region=ecr_registry.region,
+            name=name,
+            defaults={"host": registry.host, "project": project},
+        )
+        row = _row(ecr_registry, name)
+    first_seen: datetime | None = None
+    while True:
+        if row is None:
+            raise RegistryError(
+                operation="wait",
+                code="Removed",
+                sentence=f"The entry of {name} was removed while this deploy was waiting for it. Try again.",
+                heals=True,
+            )
+        first_seen = first_seen or row.db_now
+        if row.newest_digest not in (None, digest):
+            return _outdated(row)
+        if _is_fresh(row, digest, since=min(first_seen, row.db_now - freshness) if freshness else first_seen):
+            return _usable(row, registry, None, enforce)
+        if row.last_error_at is not None and row.last_error_at >= first_seen:
+            return _usable(
+                row, registry, _error_of(row), enforce
+            )  # somebody tried while we waited: share what came of it
+        lease = Lease.claim(row)
+        if lease is not None:
+            break
+        if _clock() - arrived > WAIT_SECONDS:
+            raise RegistryError(
+                operation="wait",
+                code="Busy",
+                sentence=f"Another deploy has been setting up {name} for over {WAIT_SECONDS} seconds. Try again.",
+                heals=True,
+            )
+        time.sleep(0.05)
+        row = _row(ecr_registry, name)
+    access = Access(role_arn=registry.assume_role_arn, external_id=registry.assume_role_external_id)
+    ecr = Ecr(registry=ecr_registry, access=access, before_call=lease.require_time)
+    row, error = converge(
+        lease=lease, ecr=ecr, registry=registry, digest=digest, cause=cause, enforce=enforce, create=True
+    )
+    return _usable(row, registry, error, enforce)
+
+
+def _row(registry: EcrRegistry, name: str) -> Any:
+    """The row with the database's clock and the newest configuration's digest, in one query."""
+    newest = DesiredState.objects.order_by("-id").values("digest")[:1]
+    return (
+        Repository.objects.filter(account=registry.account, region=registry.region, name=name)
+        .annotate(db_now=Now(), newest_digest=Subquery(newest))
+        .first()
+    )
+
+
+def _is_fresh(row: Repository, digest: str, *, since: datetime) -> bool:
+    return (
+        row.status in (RepositoryStatus.IN_SYNC, RepositoryStatus.DRIFTED)
+        and row.checked_digest == digest
+        and row.last_checked_at is not None
+        and row.last_checked_at >= since
+    )
+
+
+def _usable(row: Repository, registry: RegistryConfig, error: RegistryError | None, enforce: bool) -> Repository:
+    """The row, if a deploy may go on with it. Otherwise raises what stands in the way."""
+    never_right = row.last_in_sync_at is None
+    wants_policy = registry.default_repository_policy is not None and (enforce or row.origin == "created")
+    never_had_policy = wants_policy and row.policy_applied_at is None
+    if error is not None and (error.installation or never_right or never_had_policy):
+        raise error
+    if never_had_policy:
+        words = " ".join(part["words"] for part in row.differences if part["what"] == Part.POLICY)
+        raise RegistryError(
+            operation="SetRepositoryPolicy",
+            code="PolicyNotApplied",
+            sentence=f"{row.name} does not carry the default repository policy. {words}",
+            heals=False,
+        )
+    return row
+
+
+def _outdated(row: Repository) -> Repository:
+    """This process's configuration is not the newest: it neither looks nor writes, and relies on what others did."""
+    if row.last_in_sync_at is not None and row.checked_digest:
+        return row
+    raise RegistryError(
+        operation="start",
+        code="OutdatedConfiguration",
+        sentence=(
+            "This process runs an older configuration than the one that was started last, so it does not set up "
+            f"{row.name}. Try again to reach a newer process; if it stays, restart every web and worker process."
+        ),
+        heals=True,
+    )
+
+
+def _error_of(row: Repository) -> RegistryError:
+    return RegistryError(
+        operation="",
+        code=row.last_error_code,
+        sentence=row.last_error,
+        heals=row.last_error_heals,
+        installation=row.last_error_is_installation,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- the lease
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to work on one repository until it expires. Taken and returned by conditional UPDATEs."""
+
+    row: Repository  # as it was when the lease was taken
+    epoch: int
+    taken: float
+
+    @classmethod
+    def claim(cls, row: Repository) -> Lease | None:
+        """Take the lease, or None while somebody holds it. Time is the database's, so hosts need not agree."""
+        taken = _clock()
+        owner = uuid.uuid4().hex
+        won = Repository.objects.filter(Q(lease_until__isnull=True) | Q(lease_until__lt=Now()), id=row.pk).update(
+            lease_owner=owner, lease_until=Now() + LEASE, lease_epoch=F("lease_epoch") + 1
+        )
+        if not won:
+            return None
+        mine = Repository.objects.annotate(db_now=Now()).filter(id=row.pk, lease_owner=owner).first()
+        return None if mine is None else cls(row=mine, epoch=mine.lease_epoch, taken=taken)
+
+    def require_time(self) -> None:
+        """Raise RegistryError when it is too late in the lease for another call to AWS."""
+        if _clock() - self.taken > LEASE.total_seconds() * CALLS_END:
+            raise RegistryError(
+                operation="lease",
+                code="OutOfTime",
+                sentence=f"Setting up {self.row.name} took too long and was given up. Try again.",
+                heals=True,
+            )
+
+    def finish(self, values: dict[str, Any], events: list[RepositoryEvent]) -> bool:
+        """Write the result and return the lease; False (and nothing written) when somebody took it over."""
+        with transaction.atomic():
+            kept = Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch).update(
+                **values, lease_owner="", lease_until=None
+            )
+            if kept:
+                RepositoryEvent.objects.bulk_create(events)
+        return bool(kept)
+
+    def give_up(self) -> None:
+        Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch).update(lease_owner="", lease_until=None)
+
+
+# ---------------------------------------------------------------------------------------------------- convergence
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """What one convergence found and did, until it is written to the row in one go."""
+
+    row: Repository
+    cause: str
+    enforce: bool
+    missing: bool = False
+    values: dict[str, Any] = field(default_factory=dict)
+    events: list[RepositoryEvent] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)  # that are left at the end
+    errors: list[RegistryError] = field(default_factory=list)
+
+    def happened(self, kind: EventKind, message: str, *, policy_before: str = "") -> None:
+        self.events.append(self.event(kind, message, policy_before=policy_before))
+
+    def event(self, kind: EventKind, message: str, *, policy_before: str = "") -> RepositoryEvent:
+        return RepositoryEvent(
+            repository_id=self.row.pk, kind=kind, message=message, cause=self.cause, policy_before=policy_before
+        )
+
+
+def converge(
+    *,
+    lease: Lease,
+    ecr: Ecr,
+    registry: RegistryConfig,
+    digest: str,
+    cause: str,
+    enforce: bool,
+    create: bool,
+    details: bool = False,
+    look: Look | None = None,
+) -> tuple[Repository, RegistryError | None]:
+    """Look at one repository, mend what differs, record it, and return the lease. The one function that does so.
+
+    `enforce` False only observes what exists already. `create` says whether a missing repository is made (a deploy
+    does, a sweep does not). `details` looks at everything, due or not. `look` is one that the caller has made since
+    the row was last written.
+
+    Returns the row as it is now and what went wrong, if anything did; the row holds the same sentence.
+    """
+    row = lease.row
+    now: datetime = row.db_now  # type: ignore[attr-defined]
+    run = _Run(row=row, cause=cause, enforce=enforce, values={"host": registry.host, "attempted_at": now})
+    try:
+        try:
+            if look is None:
+                look = _look(run, ecr=ecr, registry=registry, digest=digest, now=now, create=create, details=details)
+            if look is not None:
+                _mend(run, look, ecr=ecr, registry=registry, now=now)
+        except RegistryError as refused:
+            run.errors.append(refused)
+        # A policy that cannot be applied is what breaks pulls, so it is what the row complains about first.
+        run.errors.sort(key=lambda each: (not each.installation, "RepositoryPolicy" not in each.operation))
+        error = run.errors[0] if run.errors else None
+        _record(run, error=error, digest=digest, now=now)
+        lease.finish(run.values, run.events)
+    except BaseException:
+        lease.give_up()
+        raise
+    for name, value in run.values.items():
+        setattr(row, name, value)
+    return row, error
+
+
+def details_due(row: Repository, *, digest: str, now: datetime) -> bool:
+    """Whether lifecycle policy, AWS tags and mutability are to be looked at too: by age, or because of news."""
+    return (
+        row.details_checked_at is None
+        or row.details_checked_at < now - DETAILS_AGE
+        or row.checked_digest != digest
+        or bool(row.last_error)
+    )
+
+
+def _look(
+    run: _Run, *, ecr: Ecr, registry: RegistryConfig, digest: str, now: datetime, create: bool, details: bool
+) -> Look | None:
+    """What AWS shows of the repository; None when it was created just now, or is gone and stays so."""
+    row = run.row
+    never_seen = row.last_checked_at is None and not row.origin
+    if never_seen and create:
+        if _create(run, ecr=ecr, registry=registry, now=now):
+            return None
+        return _wait_until_visible(ecr, row.name)
+    look = ecr.look(row.name, details=details or details_due(row, digest=digest, now=now))
+    if look.exists:
+        return look
+    if create:
+        run.happened(EventKind.MISSING, "The repository is gone from the registry; this deploy makes it again.")
+        if _create(run, ecr=ecr, registry=registry, now=now):
+            return None
+        return _wait_until_visible(ecr, row.name)
+    run.missing = True
+    return None
+
+
+def _create(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime) -> bool:
+    """Create the repository and set it up; False when it exists already, and a look has to tell how it is."""
+    row = run.row
+    tags = dict(registry.tags)
+    created = ecr.create(
+        row.name,
+        mutability=desired.MUTABILITY,
+        exclusions=desired.EXCLUSIONS,
+        tags=tags,
+        kms_key=registry.kms_key,
+    )
+    if not created:
+        return False
+    run.happened(EventKind.CREATED, "Created with its encryption, tag mutability and AWS tags.")
+    run.values |= {
+        "origin": "created",
+        "policy_text": "",
+        "policy_applied_at": None,
+        "last_in_sync_at": None,
+        "lifecycle_text": "",
+        "lifecycle_is_ours": True,
+        "tags": tags,
+        "mutability": {"mode": desired.MUTABILITY, "exclusions": list(desired.EXCLUSIONS)},
+        "encryption": {"type": "KMS" if registry.kms_key else "AES256", "kms_key": registry.kms_key},
+        "details_checked_at": now,
+    }
+    row.origin, row.last_in_sync_at, row.policy_applied_at = "created", None, None
+    differences = [Difference(part=Part.LIFECYCLE, words="The repository has no lifecycle policy.", ours=True)]
+    differences += desired.policy_differences(
+        registry.default_repository_policy, None, partition=ecr.registry.partition
+    )
+    _write(run, differences, ecr=ecr, registry=registry, now=now, policy_before="", just_created=True)
+    return True
+
+
+def _wait_until_visible(ecr: Ecr, name: str) -> Look:
+    look = _retry_while_not_found(lambda: _existing(ecr, name))
+    if isinstance(look, RegistryError):
+        raise look
+    return look
+
+
+def _existing(ecr: Ecr, name: str) -> Look | RegistryError:
+    look = ecr.look(name, details=True)
+    if look.exists:
+        return look
+    return RegistryError(
+        operation="DescribeRepositories",
+        code="RepositoryNotFoundException",
+        sentence=f"ECR says that {name} exists and that it does not. Try again in a moment.",
+        heals=True,
+    )
+
+
+def _retry_while_not_found(call: Callable[[], T | RegistryError]) -> T | RegistryError:
+    """Call until ECR finds the repository: after CreateRepository answered, it may not for some seconds."""
+    pause, until = 0.1, _clock() + VISIBLE_SECONDS
+    while True:
+        result = call()
+        gone = isinstance(result, RegistryError) and result.code == "RepositoryNotFoundException"
+        if not gone or _clock() + pause > until:
+            return result
+        time.sleep(pause)
+        pause = min(pause * 2, 2.0)
+
+
+def _adopt(run: _Run, look: Look, registry: RegistryConfig) -> None:
+    """Decide whether a repository that was there already is ours after all: its CreateRepository answer was lost."""
+    details = look.details
+    if not isinstance(details, desired.Details):
+        return  # could not be seen; the next look decides
+    ours = (
+        details.created_at >= run.row.created_at
+        and (details.mutability, details.exclusions) == (desired.MUTABILITY, desired.EXCLUSIONS)
+        and all(details.tags.get(key) == value for key, value in registry.tags)
+    )
+    run.values["origin"] = run.row.origin = "created" if ours else "adopted"
+    if ours:
+        run.happened(EventKind.CREATED, "Created; AWS's answer had been lost, so it was found by a look.")
+    else:
+        run.happened(EventKind.ADOPTED, f"Adopted: it was made by somebody else on {details.created_at:%Y-%m-%d}.")
+
+
+def _mend(run: _Run, look: Look, *, ecr: Ecr, registry: RegistryConfig, now: datetime) -> None:
+    """Compare what was seen with the configuration and write what differs and is ours to write."""
+    row = run.row
+    if not row.origin:
+        _adopt(run, look, registry)
+    differences: list[Difference] = []
+    policy_before = row.policy_text
+    if isinstance(look.policy, RegistryError):
+        run.errors.append(look.policy)
+    else:
+        policy_before = look.policy or ""
+        run.values["policy_text"] = policy_before
+        policy = desired.policy_differences(
+            registry.default_repository_policy, look.policy, partition=ecr.registry.partition
+        )
+        if not policy and registry.default_repository_policy is not None:
+            run.values["policy_applied_at"] = now
+        differences += policy
+    if isinstance(look.details, RegistryError):
+        run.errors.append(look.details)
+    elif look.details is None:
+        # Not due. What was only reported stays reported; what was ours to mend was mended at that look.
+        run.differences += [
+            Difference(part=Part(part["what"]), words=part["words"], ours=part["writable"])
+            for part in row.differences
+            if part["what"] != Part.POLICY
+        ]
+    else:
+        details = look.details
+        run.values |= {
+            "lifecycle_text": details.lifecycle or "",
+            "tags": dict(details.tags),
+            "mutability": {"mode": details.mutability, "exclusions": list(details.exclusions)},
+            "encryption": {"type": details.encryption, "kms_key": details.kms_key},
+            "details_checked_at": now,
+        }
+        differences += desired.detail_differences(
+            registry, details, adopted=row.origin == "adopted", lifecycle_is_ours=row.lifecycle_is_ours
+        )
+    _write(run, differences, ecr=ecr, registry=registry, now=now, policy_before=policy_before)
+
+
+def _write(
+    run: _Run,
+    differences: list[Difference],
+    *,
+    ecr: Ecr,
+    registry: RegistryConfig,
+    now: datetime,
+    policy_before: str,
+    just_created: bool = False,
+) -> None:
+    """Write, side by side, every difference that is ours. What is left over goes to `run.differences`."""
+    name = run.row.name
+    policy_text, tags = registry.default_repository_policy, dict(registry.tags)
+    writers: dict[Part, Callable[[], None]] = {
+        Part.POLICY: lambda: ecr.set_policy(name, policy_text or ""),
+        Part.LIFECYCLE: lambda: ecr.put_lifecycle(name, registry.lifecycle_policy),
+        Part.TAGS: lambda: ecr.put_tags(name, tags),
+        Part.MUTABILITY: lambda: ecr.put_mutability(name, desired.MUTABILITY, desired.EXCLUSIONS),
+    }
+    # A creation sets everything, also one whose first attempt did not come to its end.
+    setting_up = run.row.origin == "created" and run.row.last_in_sync_at is None
+    may_write = run.enforce or setting_up
+    mine = [difference for difference in differences if difference.ours and may_write]
+    run.differences += [difference for difference in differences if difference not in mine]
+    if not mine:
+        return
+    words = next((difference.words for difference in mine if difference.part is Part.POLICY), "")
+    known = run.row.status == RepositoryStatus.FAILED and run.row.policy_text == policy_before
+    if words and policy_before and not known:
+        # Before the write, so that a crash between the two loses nobody's policy.
+        run.event(EventKind.DRIFT_FOUND, words, policy_before=policy_before).save()
+
+    def patiently(writer: Callable[[], None]) -> Callable[[], None]:
+        if not just_created:
+            return writer
+
+        def write() -> None:
+            result = _retry_while_not_found(lambda: _outcome(writer))
+            if isinstance(result, RegistryError):
+                raise result
+
+        return write
+
+    results = ecr.side_by_side([patiently(writers[difference.part]) for difference in mine])
+    for difference, result in zip(mine, results, strict=True):
+        if isinstance(result, RegistryError):
+            run.errors.append(result)
+            run.differences.append(difference)
+            continue
+        _written(run, difference, registry=registry, now=now, policy_before=policy_before)
+
+
+def _outcome(writer: Callable[[], None]) -> RegistryError | None:
+    try:
+        writer()
+    except RegistryError as error:
+        return error
+    return None
+
+
+def _written(run: _Run, difference: Difference, *, registry: RegistryConfig, now: datetime, policy_before: str) -> None:
+    match difference.part:
+        case Part.POLICY:
+            healed = run.row.policy_applied_at is not None
+            run.happened(
+                EventKind.HEALED if healed else EventKind.POLICY_APPLIED,
+                f"The default repository policy was written again. {difference.words}"
+                if healed
+                else "The default repository policy was written.",
+                policy_before=policy_before,
+            )
+            run.values |= {"policy_text": registry.default_repository_policy, "policy_applied_at": now}
+        case Part.LIFECYCLE:
+            run.happened(EventKind.CHANGED, "The lifecycle policy was written.")
+            run.values |= {"lifecycle_text": registry.lifecycle_policy, "lifecycle_is_ours": True}
+        case Part.TAGS:
+            run.happened(EventKind.CHANGED, difference.words + " They were written.")
+            run.values["tags"] = {**run.values["tags"], **dict(registry.tags)}
+        case Part.MUTABILITY:
+            run.happened(EventKind.CHANGED, difference.words + " It was changed.")
+            run.values["mutability"] = {"mode": desired.MUTABILITY, "exclusions": list(desired.EXCLUSIONS)}
+
+
+def _record(run: _Run, *, error: RegistryError | None, digest: str, now: datetime) -> None:
+    """The row's verdict."""
+    row, values = run.row, run.values
+    if error is not None:
+        values |= {
+            "status": RepositoryStatus.FAILED,
+            "differences": [difference.as_row() for difference in run.differences],
+            "last_error": str(error),
+            "last_error_code": error.code,
+            "last_error_heals": error.heals,
+            "last_error_is_installation": error.installation,
+            # The end of the attempt, so that those who waited for it know that it is theirs too.
+            "last_error_at": Now(),
+        }
+        if row.last_error != str(error):
+            run.happened(EventKind.ERROR, str(error))
+        return
+    values |= {
+        "last_error": "",
+        "last_error_code": "",
+        "last_error_heals": False,
+        "last_error_is_installation": False,
+        "last_error_at": None,
+        "last_checked_at": now,
+        "checked_digest": digest,
+    }
+    if run.missing:
+        values |= {"status": RepositoryStatus.MISSING, "differences": []}
+        if row.status != RepositoryStatus.MISSING:
+            run.happened(EventKind.MISSING, "The repository is gone from the registry. The next deploy makes it again.")
+        return
+    open_ones = [each for each in run.differences if each.ours or each.part is Part.POLICY]
+    values["differences"] = [difference.as_row() for difference in run.differences]
+    if not open_ones:
+        values |= {"status": RepositoryStatus.IN_SYNC, "last_in_sync_at": now, "drifted_since": None}
+        return
+    values |= {"status": RepositoryStatus.DRIFTED, "drifted_since": row.drifted_since or now}
+    if row.status != RepositoryStatus.DRIFTED or row.differences != values["differences"]:
+        words = " ".join(each.words for each in open_ones)
+        run.happened(EventKind.DRIFT_FOUND, words, policy_before=values.get("policy_text", row.policy_text))

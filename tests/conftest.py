@@ -1,0 +1,81 @@
+"""What every test may use: a sandbox ECR on a real socket, rows, and a configuration made from variables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.db import connections
+
+from deployments import config, ecr
+from deployments.models import Environment, EnvironmentType, Project
+from sandbox.control import Sandbox
+from tests import databases
+
+OWNER, CLUSTER = "111111111111", "222222222222"
+HOST = f"{OWNER}.dkr.ecr.us-east-1.amazonaws.com"
+PULL = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+#: The policy of a cluster's account, as an operator writes it.
+POLICY = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Principal": {"AWS": CLUSTER}, "Action": PULL}],
+    }
+)
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings() -> None:
+    """SQLite in a file, so that the threads of a live server have connections of their own."""
+    if not databases.POSTGRESQL:
+        connections["default"].settings_dict["TEST"]["NAME"] = str(databases.DIRECTORY / "test.sqlite3")
+
+
+@pytest.fixture(scope="session")
+def sandbox_process() -> Iterator[Sandbox]:
+    sandbox = Sandbox.start()
+    yield sandbox
+    sandbox.stop()
+
+
+@pytest.fixture
+def sandbox(sandbox_process: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """A sandbox as new, and this process's ambient AWS credentials are its owner account's."""
+    sandbox_process.reset()
+    for name, value in sandbox_process.environment("owner").items():
+        monkeypatch.setenv(name, value)
+    ecr.forget_clients()
+    return sandbox_process
+
+
+@pytest.fixture
+def configure(settings: Any) -> Callable[..., config.Configuration]:
+    """Make this process's configuration from variables: `configure(DEPLOY_REGISTRY_HOST=…)`."""
+
+    def make(**environment: str) -> config.Configuration:
+        settings.CONFIGURATION = config.load(environment).require()
+        return django_settings.CONFIGURATION
+
+    return make
+
+
+@pytest.fixture
+def ecr_configuration(configure: Callable[..., config.Configuration], sandbox: Sandbox) -> config.Configuration:
+    """The usual installation: the owner's registry, the cluster account's pull policy."""
+    return configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY)
+
+
+@pytest.fixture
+def project(transactional_db: None) -> Project:
+    """A project with its production environment, outside any transaction: AWS is never asked inside one."""
+    project = Project.objects.create(name="Billing")
+    Environment.objects.create(project=project, slug="prod", type=EnvironmentType.PRODUCTION)
+    return project
+
+
+@pytest.fixture
+def environment(project: Project) -> Environment:
+    return Environment.objects.select_related("project").get(project=project, slug="prod")

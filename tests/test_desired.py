@@ -1,0 +1,96 @@
+"""In which ways a repository differs from the configuration, and which of them are ours to mend."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from deployments import config, desired
+from deployments.desired import Details, Part
+
+REGISTRY = config.load({"DEPLOY_REGISTRY_ECR_TAGS": "team=platform"}).v4
+RIGHT = Details(
+    created_at=datetime(2026, 11, 24, tzinfo=UTC),
+    mutability="IMMUTABLE_WITH_EXCLUSION",
+    exclusions=("cache",),
+    encryption="AES256",
+    kms_key=None,
+    lifecycle=REGISTRY.lifecycle_policy,
+    tags={"team": "platform", "made-by": "somebody"},
+)
+
+
+def found(details: Details, *, adopted: bool = False, lifecycle_is_ours: bool = False) -> dict[Part, bool]:
+    differences = desired.detail_differences(REGISTRY, details, adopted=adopted, lifecycle_is_ours=lifecycle_is_ours)
+    return {difference.part: difference.ours for difference in differences}
+
+
+def policy(account: str) -> str:
+    actions = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+    statement = {"Effect": "Allow", "Principal": {"AWS": account}, "Action": actions}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def test_a_repository_that_is_right_differs_in_nothing_and_tags_of_others_stay() -> None:
+    assert found(RIGHT) == {}
+
+
+def test_a_missing_lifecycle_policy_is_ours_to_put_even_on_an_adopted_repository() -> None:
+    assert found(replace(RIGHT, lifecycle=None), adopted=True) == {Part.LIFECYCLE: True}
+
+
+def test_somebody_elses_lifecycle_policy_is_only_reported_and_an_older_one_of_ours_is_mended() -> None:
+    other = replace(RIGHT, lifecycle=REGISTRY.lifecycle_policy.replace("3", "9"))
+
+    assert found(other, adopted=True) == {Part.LIFECYCLE: False}
+    assert found(other, adopted=True, lifecycle_is_ours=True) == {Part.LIFECYCLE: True}
+    assert found(other) == {Part.LIFECYCLE: True}
+
+
+def test_a_lifecycle_policy_that_came_back_reformatted_is_the_same() -> None:
+    document = json.loads(REGISTRY.lifecycle_policy)
+    document["rules"][0].pop("description")
+
+    assert found(replace(RIGHT, lifecycle=json.dumps(document, indent=2, sort_keys=True))) == {}
+
+
+def test_mutable_tags_on_an_adopted_repository_are_reported_and_plain_immutable_is_changed() -> None:
+    assert found(replace(RIGHT, mutability="MUTABLE", exclusions=()), adopted=True) == {Part.MUTABILITY: False}
+    assert found(replace(RIGHT, mutability="IMMUTABLE", exclusions=()), adopted=True) == {Part.MUTABILITY: True}
+    assert found(replace(RIGHT, mutability="MUTABLE", exclusions=())) == {Part.MUTABILITY: True}
+
+
+def test_another_encryption_is_shown_but_never_ours_because_aws_fixes_it_at_creation() -> None:
+    assert found(replace(RIGHT, encryption="KMS", kms_key="arn:aws:kms:…")) == {Part.ENCRYPTION: False}
+
+
+def test_a_missing_aws_tag_is_ours() -> None:
+    assert found(replace(RIGHT, tags={}), adopted=True) == {Part.TAGS: True}
+
+
+def test_no_policy_setting_has_no_opinion_about_a_policy() -> None:
+    assert desired.policy_differences(None, policy("222222222222"), partition="aws") == []
+
+
+def test_a_policy_that_came_back_rewritten_is_the_same() -> None:
+    stored = policy("arn:aws:iam::222222222222:root")
+
+    assert desired.policy_differences(policy("222222222222"), stored, partition="aws") == []
+
+
+def test_a_difference_in_access_says_who_lost_and_who_gained_what() -> None:
+    [difference] = desired.policy_differences(policy("222222222222"), policy("999999999999"), partition="aws")
+
+    assert difference.ours
+    assert "account 222222222222 loses pull" in difference.words
+    assert "account 999999999999 gains pull" in difference.words
+
+
+def test_a_policy_that_is_not_understood_is_left_alone() -> None:
+    unknown = policy("222222222222").replace('"Effect"', '"Novelty": 1, "Effect"')
+
+    [difference] = desired.policy_differences(policy("222222222222"), unknown, partition="aws")
+
+    assert not difference.ours
+    assert "left alone" in difference.words
