@@ -1,5 +1,162 @@
 """Pages that are not the API: health, the addresses that the CLI prints, and what errors look like.
 
-Thin on purpose. Below `/api/` every error is JSON with one sentence, because the CLI shows that sentence verbatim
-and loses an HTML page.
+Thin on purpose. Below `/api/` every error is JSON with one sentence (`deployments.api.middleware`), because the CLI
+shows that sentence verbatim and loses an HTML page; everywhere else it is a page with the request's id on it.
 """
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib.auth.views import redirect_to_login
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_safe
+
+from deployments.models import SLUG_ALIASES, Deployment, Environment, Project
+
+
+def is_api(request: HttpRequest) -> bool:
+    return request.path_info == "/api" or request.path_info.startswith("/api/")
+
+
+# ---- Health: for probes, which act on the status alone.
+
+
+def healthz(request: HttpRequest) -> HttpResponse:
+    """The process answers. Asks nobody, so that a database that is down never gets the web process killed."""
+    return JsonResponse({"ok": True}, headers={"Cache-Control": "no-store"})
+
+
+def readyz(request: HttpRequest) -> HttpResponse:
+    """The database answers and has this version's tables. The reason stays short: anyone may ask."""
+    reason = _not_ready()
+    body = {"ready": reason is None} | ({"reason": reason} if reason else {})
+    return JsonResponse(body, status=503 if reason else 200, headers={"Cache-Control": "no-store"})
+
+
+_migrated = False  # a plan that was empty once stays so for this process: the code does not change under it
+
+
+def _not_ready() -> str | None:
+    global _migrated
+    try:
+        if not _migrated:
+            executor = MigrationExecutor(connection)
+            if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+                return "Migrations are missing."
+            _migrated = True
+        else:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+    except DatabaseError:
+        connection.close()
+        return "The database does not answer."
+    return None
+
+
+# ---- The addresses that the CLI prints. Who is not signed in is asked to, whether the thing exists or not.
+
+
+def _sign_in(request: HttpRequest) -> HttpResponse | None:
+    user = request.user
+    if user.is_active and user.is_staff:
+        return None
+    return redirect_to_login(request.get_full_path(), reverse("admin:login"))
+
+
+@require_safe
+def home(request: HttpRequest) -> HttpResponse:
+    return HttpResponseRedirect(reverse("admin:index"))
+
+
+@require_safe
+def tokens(request: HttpRequest) -> HttpResponse:
+    """`{apiUrl}/account/tokens`: what the CLI prints in CI when it has no token."""
+    return _sign_in(request) or HttpResponseRedirect(reverse("admin:deployments_accesskey_changelist"))
+
+
+@require_safe
+def project(request: HttpRequest, ref: str) -> HttpResponse:
+    if answer := _sign_in(request):
+        return answer
+    return HttpResponseRedirect(reverse("admin:deployments_project_change", args=[_project(ref).pk]))
+
+
+@require_safe
+def deployment(request: HttpRequest, ref: str, short_code: str) -> HttpResponse:
+    """`{dashboardUrl}/projects/v3/{ref}/deployments/{shortCode}`: printed at the end of every deploy."""
+    if answer := _sign_in(request):
+        return answer
+    pk = Deployment.objects.filter(project__ref=ref, short_code=short_code).values_list("pk", flat=True).first()
+    if pk is None:
+        raise Http404
+    return HttpResponseRedirect(reverse("admin:deployments_deployment_change", args=[pk]))
+
+
+@require_safe
+def deployments(request: HttpRequest, ref: str) -> HttpResponse:
+    """`{dashboardUrl}/projects/v3/{ref}/test?environment=prod|stg|preview[&branch=]`: the deployments there."""
+    if answer := _sign_in(request):
+        return answer
+    found = _project(ref)
+    wanted = {"project__id__exact": found.pk}
+    slug = request.GET.get("environment", "")
+    environment = Environment.objects.filter(
+        project=found, slug=SLUG_ALIASES.get(slug, slug), branch=request.GET.get("branch", "")
+    ).first()
+    if environment is not None:
+        wanted["environment__id__exact"] = environment.pk
+    return HttpResponseRedirect(f"{reverse('admin:deployments_deployment_changelist')}?{urlencode(wanted)}")
+
+
+def _project(ref: str) -> Project:
+    found = Project.objects.filter(ref=ref).first()
+    if found is None:
+        raise Http404
+    return found
+
+
+# ---- Errors and the API's own pages.
+
+
+@csrf_exempt
+def nothing_here(request: HttpRequest) -> HttpResponse:
+    """Every address below `/api/` that no route has, so that none of them is redirected to one with a slash."""
+    return JsonResponse({"error": "There is nothing at this address."}, status=404)
+
+
+@require_safe
+def api_docs(request: HttpRequest) -> HttpResponse:
+    return render(request, "api/docs.html")
+
+
+def _page(request: HttpRequest, status: int) -> HttpResponse:
+    context = {"request_id": request.META.get("REQUEST_ID", "")}
+    try:
+        return render(request, f"{status}.html", context, status=status)
+    except Exception:  # the page of an error must not need what may be broken (a session, the database)
+        return HttpResponse(
+            f"Error {status}. Request {context['request_id']}", status=status, content_type="text/plain"
+        )
+
+
+def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return _page(request, 400)
+
+
+def permission_denied(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return _page(request, 403)
+
+
+def page_not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return _page(request, 404)
+
+
+def server_error(request: HttpRequest, *args: Any) -> HttpResponse:
+    return _page(request, 500)

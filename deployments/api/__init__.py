@@ -1,5 +1,26 @@
-"""The web API: the only importer of ninja."""
+"""The web API: what the `trigger.dev` CLI speaks, and the only importer of ninja.
+
+Wiring only. Routes hand over to use cases and know no rules of their own; what they take and give stands in
+`schemas`, who may ask in `auth`, what an error looks like in `errors`, what holds for every answer in `middleware`.
+"""
 
 from ninja import NinjaAPI
 
-api = NinjaAPI(title="Registry Admin", version="1", docs_url=None)
+from deployments.api import deployments, errors, projects
+from deployments.api.bodies import StrictParser
+
+api = NinjaAPI(
+    title="Registry Admin",
+    version="1",
+    description=(
+        'The server side of `trigger.dev deploy`. Every error is `{"error": sentence}`; a definitive one carries the '
+        "header `x-should-retry: false`, and trying again helps with a 503. Every answer carries `X-Request-ID`. "
+        "Fields that are not known are ignored; fields that are empty are left out."
+    ),
+    docs_url=None,  # ours is deployments.views.api_docs
+    parser=StrictParser(),
+    urls_namespace="api",
+)
+errors.register(api)
+api.add_router("", projects.router)
+api.add_router("", deployments.router)

@@ -1,11 +1,110 @@
-from collections.abc import Callable
+"""What holds for every answer, whichever view gives it.
 
-from django.http import HttpRequest, HttpResponse
+A request id on each; below `/api/` a JSON error with one sentence in place of every HTML page (the CLI shows the
+sentence verbatim, and shows nothing of HTML); bodies that are too large refused before they are read; the health
+endpoints answered to any host name, because probes come by address.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Callable
+from urllib.parse import quote
+
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+
+from deployments import views
+from deployments.api.bodies import KIB, MIB, rule
+from deployments.api.errors import internal_error
+
+logger = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SENTENCES = {
+    400: "The request was not understood.",
+    403: "This is not allowed.",
+    404: "There is nothing at this address.",
+}
 
 
 class ApiMiddleware:
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
-    def __call__(self, request: HttpRequest) -> HttpResponse:
-        return self.get_response(request)
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        given = request.headers.get("X-Request-ID", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request.META["REQUEST_ID"] = request_id
+        response = self._answer(request)
+        response["X-Request-ID"] = request_id
+        return response
+
+    def _answer(self, request: HttpRequest) -> HttpResponseBase:
+        # Before the look at the Host header, which a probe cannot know.
+        if request.path_info == "/healthz":
+            return views.healthz(request)
+        if request.path_info == "/readyz":
+            return views.readyz(request)
+        if "\0" in request.path_info or "%00" in request.META.get("QUERY_STRING", ""):
+            request.path_info = request.path_info.replace("\0", "")  # what comes after us cannot store one either
+            return _refusal(request, 400, "The address holds a NUL character.")
+        if not views.is_api(request):
+            return self.get_response(request)
+        refusal = _too_large(request)
+        response = refusal or self.get_response(request)
+        if response.status_code >= 400 and "json" not in response.get("Content-Type", ""):
+            response = _as_json(request, response)
+        if not response.has_header("Cache-Control"):
+            response["Cache-Control"] = "no-store"  # several answers hold keys
+        return response
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        """An error that nobody expected: the log has the traceback, the answer has the id to find it by."""
+        if not views.is_api(request) or isinstance(exception, Http404 | PermissionDenied | SuspiciousOperation):
+            return None
+        request_id = request.META["REQUEST_ID"]
+        logger.error(
+            "api.failed request_id=%s %s %s", request_id, request.method, quote(request.path), exc_info=exception
+        )
+        return JsonResponse({"error": internal_error(request_id)}, status=500)
+
+
+def _too_large(request: HttpRequest) -> HttpResponse | None:
+    if request.headers.get("Transfer-Encoding"):
+        return _refusal(request, 411, "Send the body with a Content-Length.")
+    try:
+        length = int(request.META.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        return _refusal(request, 400, "The Content-Length is not a number.")
+    limit = rule(request.path_info).limit
+    if length <= limit:
+        return None
+    size = f"{limit // MIB} MiB" if limit >= MIB else f"{limit // KIB} KiB"
+    return _refusal(request, 413, f"The body is larger than {size}, the most that this address takes.")
+
+
+def _as_json(request: HttpRequest, response: HttpResponseBase) -> HttpResponse:
+    status = response.status_code
+    if status == 405:
+        sentence = f"{request.method} is not possible here; possible: {response.get('Allow', 'nothing')}."
+    elif status >= 500:
+        sentence = internal_error(request.META["REQUEST_ID"])
+    else:
+        sentence = _SENTENCES.get(status, "The request was refused.")
+    answer = _refusal(request, status, sentence)
+    for name in ("Allow", "Retry-After"):
+        if response.has_header(name):
+            answer[name] = response[name]
+    response.close()
+    return answer
+
+
+def _refusal(request: HttpRequest, status: int, sentence: str) -> HttpResponse:
+    answer = JsonResponse({"error": sentence}, status=status)
+    if status < 500:
+        answer["x-should-retry"] = "false"
+    return answer

@@ -1,0 +1,107 @@
+"""Who is asking: bearer tokens, and what each kind of key may reach.
+
+Personal access tokens (`tr_pat_…`) belong to a user and reach every project: an installation is one organization.
+Environment keys reach their own environment only. Unknown, expired and withdrawn keys get the same 401.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.conf import settings
+from django.http import HttpRequest
+from ninja.security import HttpBearer
+
+from deployments import keys
+from deployments.api import branches
+from deployments.api.errors import Refused
+from deployments.models import AccessKey, Environment, EnvironmentType, KeyKind
+
+BRANCH_HEADER = "x-trigger-branch"
+
+
+class UserRequest(HttpRequest):
+    """A request of a user token, or of any key: see the route's `auth`."""
+
+    auth: AccessKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """A key, and the environment that it acts on: its own, or the preview branch below it that a header names."""
+
+    key: AccessKey
+    environment: Environment
+
+    @property
+    def name(self) -> str:
+        """For “triggered by”: the user that a deploy key was made for, else the key's visible beginning."""
+        user = self.key.user
+        return (user.email or user.get_username()) if user else str(self.key)
+
+
+class EnvironmentRequest(HttpRequest):
+    auth: Caller
+
+
+class _Bearer(HttpBearer):
+    def __call__(self, request: HttpRequest) -> AccessKey | Caller:
+        scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not text.strip():
+            raise Refused(401, f"Send an access key: Authorization: Bearer tr_…. {_where_keys_come_from()}")
+        key = keys.authenticate(text.strip())
+        if key is None:
+            raise Refused(401, f"This access key is unknown, expired or revoked. {_where_keys_come_from()}")
+        keys.record_use(key, _client(request), request.META.get("REMOTE_ADDR", ""))
+        return self.admit(request, key)
+
+    def authenticate(self, request: HttpRequest, token: str) -> None:
+        """Ninja's hook, which knows only yes and no; `admit` says why not."""
+
+    def admit(self, request: HttpRequest, key: AccessKey) -> AccessKey | Caller:
+        return key
+
+
+class AnyKey(_Bearer):
+    openapi_description = "A personal access token (`tr_pat_…`) or an environment's key (`tr_prod_…`, `tr_stg_…`, …)."
+
+
+class UserToken(_Bearer):
+    openapi_description = "A personal access token: `tr_pat_…`."
+
+    def admit(self, request: HttpRequest, key: AccessKey) -> AccessKey:
+        if key.kind != KeyKind.USER:
+            raise Refused(403, "This takes a personal access token (tr_pat_…), not the key of an environment.")
+        return key
+
+
+class EnvironmentKey(_Bearer):
+    openapi_description = (
+        "An environment's key, as `GET /api/v1/projects/{ref}/{env}` answers it. With the key of `preview`, the "
+        f"header `{BRANCH_HEADER}` names the branch."
+    )
+
+    def admit(self, request: HttpRequest, key: AccessKey) -> Caller:
+        if key.environment is None:
+            raise Refused(
+                403, "This takes the key of an environment, which GET /api/v1/projects/{ref}/{env} answers with."
+            )
+        if key.environment.type != EnvironmentType.PREVIEW:
+            return Caller(key=key, environment=key.environment)
+        name = request.headers.get(BRANCH_HEADER, "")
+        if not name:
+            raise Refused(401, f"Preview deployments belong to a branch: name it in the header {BRANCH_HEADER}.")
+        return Caller(key=key, environment=branches.find(key.environment, name))
+
+
+user_token, any_key, environment_key = UserToken(), AnyKey(), EnvironmentKey()
+
+
+def _where_keys_come_from() -> str:
+    return f"Keys are made in the admin ({settings.CONFIGURATION.app_origin}/account/tokens)."
+
+
+def _client(request: HttpRequest) -> str:
+    version = request.headers.get("x-trigger-cli-version", "")
+    client = f"trigger.dev {version}" if version else request.headers.get("User-Agent", "")
+    return "".join(character for character in client if character.isprintable())[:100]

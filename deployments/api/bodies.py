@@ -1,0 +1,165 @@
+"""Request bodies: how large one may be, and one strict JSON parser for all of them.
+
+Whatever a database or a JSON encoder would choke on later (NUL, lone surrogates, NaN, infinities, bottomless
+nesting, duplicate keys) is refused here with a sentence, so that no input becomes a 500.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import HttpRequest, UnreadablePostError
+from ninja.parser import Parser
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What one address takes. `repairs`: text for people is mended instead of refused."""
+
+    limit: int = 256 * KIB
+    depth: int = 32
+    repairs: bool = False
+
+
+_DEFAULT = Rule()
+_RULES = (
+    # Every source file of a project, and the JSON schemas of its tasks' payloads.
+    (re.compile(r"/api/v1/deployments/[^/]+/background-workers"), Rule(limit=64 * MIB, depth=128)),
+    # A build's log. It is the only trace of why a build failed, so a stray NUL in it must not lose it.
+    (re.compile(r"/api/v1/deployments/[^/]+/fail"), Rule(limit=4 * MIB, repairs=True)),
+    (re.compile(r"/api/v1/projects/[^/]+/envvars/[^/]+/import"), Rule(limit=MIB)),
+)
+
+
+def rule(path: str) -> Rule:
+    return next((found for pattern, found in _RULES if pattern.fullmatch(path)), _DEFAULT)
+
+
+class BodyError(Exception):
+    """A body that is not taken: the answer's status, and one sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+class StrictParser(Parser):
+    """Bodies are JSON objects; the client says so in its Content-Type and does not compress them."""
+
+    def parse_body(self, request: HttpRequest) -> dict[str, Any]:
+        if request.content_type != "application/json":
+            raise BodyError(415, "Send the body as JSON, with Content-Type: application/json.")
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise BodyError(415, "Send the body as it is; compressed bodies are not read.")
+        try:
+            body = request.body
+        except UnreadablePostError:
+            raise BodyError(400, "The body broke off.") from None
+        return parse(body, rule(request.path_info))
+
+
+def parse(body: bytes, allowed: Rule = _DEFAULT) -> dict[str, Any]:
+    """The JSON object in a body. Raises BodyError: 400 for what is not JSON, 422 for JSON that is not taken."""
+    try:
+        text = body.decode("utf-8")
+        document = json.loads(
+            text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_without_duplicates
+        )
+    except UnicodeDecodeError:
+        raise BodyError(400, "The body is not UTF-8.") from None
+    except json.JSONDecodeError as error:
+        raise BodyError(
+            400, f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        ) from None
+    except RecursionError:
+        raise BodyError(400, "The body is nested too deeply.") from None
+    except ValueError:  # Python's own limit on the digits of a whole number
+        raise BodyError(400, "The body holds a number that is too long.") from None
+    if not isinstance(document, dict):
+        raise BodyError(422, "The body must be a JSON object.")
+    if _depth_exceeds(document, allowed.depth):
+        raise BodyError(422, f"The body is nested more than {allowed.depth} levels deep.")
+    if _SUSPECT.search(text):  # almost never: the walk is saved for bodies that could need it
+        if allowed.repairs:
+            return {_mended(name): _repaired(value) for name, value in document.items()}
+        if not all(_is_clean(string) for string in _strings(document)):
+            raise BodyError(422, "The body holds characters that cannot be stored: NUL, or half of a surrogate pair.")
+    found: dict[str, Any] = document
+    return found
+
+
+# Raw ones are no JSON and no UTF-8; what is left is their escapes.
+_SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F][0-9a-fA-F]{2})")
+_UNCLEAN = re.compile("[\0\ud800-\udfff]")
+
+
+def _is_clean(text: str) -> bool:
+    return _UNCLEAN.search(text) is None
+
+
+def _no_constant(name: str) -> float:
+    raise BodyError(400, f"The body is not JSON: {name} is no JSON number.")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise BodyError(400, "The body holds a number that is too large.")
+    return number
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise BodyError(400, "The body names a key twice in one object.")
+    return document
+
+
+def _containers(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _depth_exceeds(document: Any, most: int) -> bool:
+    level = [document]
+    for _ in range(most):
+        level = [inner for outer in level for inner in _containers(outer) if isinstance(inner, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _strings(document: Any) -> Iterable[str]:
+    stack = [document]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            yield from value
+            stack.extend(value.values())
+        elif isinstance(value, list):
+            stack.extend(value)
+
+
+def _mended(text: str) -> str:
+    return _UNCLEAN.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _repaired(value: Any) -> Any:
+    """Recursion is bounded: the depth was looked at before."""
+    if isinstance(value, str):
+        return _mended(value)
+    if isinstance(value, dict):
+        return {_mended(name): _repaired(inner) for name, inner in value.items()}
+    return [_repaired(inner) for inner in value] if isinstance(value, list) else value

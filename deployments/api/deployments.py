@@ -1,0 +1,300 @@
+"""A deploy, request by request, as the CLI makes them; each route hands over to one use case of `lifecycle`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import pydantic
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from ninja import Router
+from ninja.responses import Status
+
+from deployments import images, lifecycle, models
+from deployments.api import schemas, stream
+from deployments.api.auth import EnvironmentRequest, environment_key
+from deployments.api.errors import Refused, refusing_with
+from deployments.api.schemas import refusals
+from deployments.models import EnvironmentType
+
+router = Router(auth=environment_key, tags=["deployments"])
+
+IDEMPOTENCY_HEADER = "x-trigger-request-idempotency-key"
+_BODY = refusals(400, 401, 403, 404, 413, 415, 422)
+
+
+@router.post(
+    "/v1/deployments",
+    response={200: schemas.CreatedDeployment, **_BODY, 409: schemas.Error},
+    exclude_none=True,
+    summary="Begin a deployment: a version, and an image ref whose repository is ready for the push",
+)
+def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str, Any]:
+    """Send the header `x-trigger-request-idempotency-key` with a value of your own: a request that is repeated with
+    it answers with the deployment of the first one. 409: an external id that is being deployed already."""
+    configuration = settings.CONFIGURATION
+    environment = request.auth.environment
+    if body.type is None and configuration.refuse_v3:
+        raise Refused(400, "This CLI is too old for this server: upgrade it (npx trigger.dev@latest deploy).")
+    if environment.type == EnvironmentType.DEVELOPMENT:
+        raise Refused(400, "The development environment takes no deployments.")
+    with (
+        refusing_with(409, codes=frozenset({"external_id_in_progress"})),
+        refusing_with(400, codes=frozenset({"force_without_external_id", "external_id_too_long"})),
+    ):
+        creation = lifecycle.create_deployment(
+            environment=environment,
+            configuration=configuration,
+            content_hash=body.contentHash,
+            type=body.type,
+            runtime=body.runtime or "",
+            git=body.gitMeta.model_dump(exclude_none=True) if body.gitMeta else {},
+            triggered_via=body.triggeredVia or "",
+            triggered_by=request.auth.name[:200],
+            external_id=body.externalId or "",
+            force=body.force,
+            idempotency_key=_idempotency_key(request),
+            request_digest=hashlib.sha256(request.body).hexdigest(),
+        )
+    deployment = creation.deployment
+    answer: dict[str, Any] = {
+        "id": deployment.id,
+        "contentHash": deployment.content_hash,
+        "shortCode": deployment.short_code,
+        "version": str(deployment.version),
+        "imageTag": deployment.image_ref,
+        "imagePlatform": deployment.image_platform,
+        "externalId": deployment.external_id or None,
+        "outcome": creation.outcome,
+        "canceledDeployments": [
+            {"version": str(each.version), "shortCode": each.short_code} for each in creation.canceled
+        ]
+        or None,
+    }
+    if creation.outcome == "existing":
+        answer["imageTag"] = deployment.image_reference
+        answer["isPromoted"] = deployment.promotions.filter(environment=environment, label="current").exists()
+    if body.type is None:
+        # A 3.x CLI joins the two itself, and without a host it pushes to its maker's own registry.
+        answer["registryHost"], _, answer["imageTag"] = answer["imageTag"].partition("/")
+    return answer
+
+
+def _idempotency_key(request: HttpRequest) -> str | None:
+    key = request.headers.get(IDEMPOTENCY_HEADER, "").strip()
+    if len(key) > 200 or not key.isprintable():
+        raise Refused(400, f"The header {IDEMPOTENCY_HEADER} takes up to 200 printable characters.")
+    return key or None
+
+
+@router.get(
+    "/v1/deployments/{deployment_id}",
+    response={200: schemas.Deployment, **refusals(401, 403, 404)},
+    exclude_none=True,
+    summary="How far a deployment came",
+)
+def show(request: EnvironmentRequest, deployment_id: str) -> dict[str, Any]:
+    deployment = _find(request, deployment_id)
+    worker = getattr(deployment, "worker", None)
+    return {
+        "id": deployment.id,
+        "status": deployment.status,
+        "contentHash": deployment.content_hash,
+        "shortCode": deployment.short_code,
+        "version": str(deployment.version),
+        "imageReference": deployment.image_reference,
+        "imagePlatform": deployment.image_platform,
+        "commitSHA": deployment.git.get("commitSha"),
+        "canceledReason": deployment.canceled_reason or None,
+        "errorData": deployment.error,
+        "externalId": deployment.external_id or None,
+        "worker": worker and {"id": worker.id, "version": str(deployment.version), "tasks": worker.tasks},
+    }
+
+
+@router.post(
+    "/v1/deployments/{deployment_id}/generate-registry-credentials",
+    response={200: schemas.RegistryCredentials, **refusals(401, 403, 404, 422)},
+    exclude_none=True,
+    summary="A log-in to push this deployment's image with",
+)
+def registry_credentials(request: EnvironmentRequest, deployment_id: str, response: HttpResponse) -> dict[str, Any]:
+    response["Cache-Control"] = "no-store"
+    credentials = lifecycle.registry_credentials(
+        deployment=_find(request, deployment_id), configuration=settings.CONFIGURATION
+    )
+    return {
+        "username": credentials.username,
+        "password": credentials.password,
+        "expiresAt": credentials.expires_at,
+        "repositoryUri": credentials.repository_uri,
+        "proxyEndpoint": credentials.endpoint,
+    }
+
+
+@router.post(
+    "/v1/deployments/{deployment_id}/background-workers",
+    response={200: schemas.CreatedWorker, **_BODY, 409: schemas.Error},
+    summary="What the indexer found in the image: BUILDING becomes DEPLOYING",
+)
+def background_workers(
+    request: EnvironmentRequest, deployment_id: str, body: schemas.NewWorkerUnread
+) -> dict[str, Any]:
+    """Bodies up to 64 MiB; what is not known here is ignored. Repeating it answers with the same worker."""
+    deployment = _find(request, deployment_id)
+    worker = _worker(deployment, body.root)
+    metadata = worker.metadata
+    with refusing_with(400), refusing_with(409, codes=frozenset({"content_mismatch"})):
+        stored = lifecycle.index(
+            deployment=deployment,
+            content_hash=metadata.contentHash,
+            engine=worker.engine or "",
+            sdk_version=metadata.packageVersion,
+            cli_version=metadata.cliPackageVersion or "",
+            runtime=metadata.runtime or "",
+            runtime_version=metadata.runtimeVersion or "",
+            tasks=[
+                {"id": images.new_id("task"), "slug": task.id, "filePath": task.filePath}
+                | ({"exportName": task.exportName} if task.exportName is not None else {})
+                for task in metadata.tasks
+            ],
+            metadata={
+                "queues": metadata.queues or [],
+                "buildPlatform": worker.buildPlatform or "",
+                "targetPlatform": worker.targetPlatform or "",
+            },
+            target_platform=worker.targetPlatform or "",
+            timeout=settings.CONFIGURATION.deploy_timeout,
+        )
+    return {"id": stored.id, "version": str(deployment.version), "contentHash": stored.content_hash}
+
+
+def _worker(deployment: models.Deployment, body: dict[str, Any]) -> schemas.NewWorker:
+    """The indexer ends well whatever we answer, and the CLI shows only what is stored: so the reason is stored."""
+    try:
+        return schemas.NewWorker.model_validate(body)
+    except pydantic.ValidationError as error:
+        sentence = "The indexer's report cannot be read: " + "; ".join(
+            f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors(include_input=False)[:3]
+        )
+        lifecycle.fail(
+            environment=deployment.environment,
+            deployment_id=deployment.id,
+            error={"name": "TaskMetadataParseError", "message": f"{sentence}."},
+        )
+        raise Refused(422, f"{sentence}.", code="report_unreadable") from None
+
+
+@router.post(
+    "/v1/deployments/{deployment_id}/fail",
+    response={200: schemas.Id, **refusals(400, 401, 403, 413, 415, 422)},
+    summary="End a deployment as failed, with the error",
+)
+def fail(request: EnvironmentRequest, deployment_id: str, body: schemas.Failure) -> dict[str, Any]:
+    """Unknown deployments and ones that have ended are left as they are; the answer is the same."""
+    lifecycle.fail(
+        environment=request.auth.environment,
+        deployment_id=deployment_id,
+        error=body.error.model_dump(exclude_none=True),
+    )
+    return {"id": deployment_id}
+
+
+@router.post(
+    "/v3/deployments/{deployment_id}/finalize",
+    response=refusals(400, 401, 403, 413, 415, 422),
+    summary="Finish a deployment, as a stream of events",
+    openapi_extra={
+        "responses": {
+            200: {
+                "description": "Events: `log` {message}, `ping` {}, and at the end `complete` {id} or `error` {error}.",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            }
+        }
+    },
+)
+def finalize(request: EnvironmentRequest, deployment_id: str, body: schemas.Finalize) -> HttpResponseBase:
+    """Every refusal, that of an unknown deployment too, is an `error` event: of any other status the CLI loses the
+    text. Asking again for a deployed one completes."""
+    return stream.response(
+        lambda: _finalize(request, deployment_id, body),
+        complete={"id": deployment_id},
+        request_id=request.META["REQUEST_ID"],
+    )
+
+
+def _finalize(request: EnvironmentRequest, deployment_id: str, body: schemas.Finalize) -> Iterator[str]:
+    digest = body.imageDigest if isinstance(body.imageDigest, str) else None
+    yield from lifecycle.finalize(
+        deployment=_find(request, deployment_id),
+        digest=digest if images.is_digest(digest) else None,
+        skip_promotion=body.skipPromotion or False,
+        configuration=settings.CONFIGURATION,
+    )
+
+
+@router.post(
+    "/v2/deployments/{deployment_id}/finalize",
+    response={200: schemas.Id, **_BODY},
+    summary="Finish a deployment, as plain JSON",
+)
+def finalize_v2(request: EnvironmentRequest, deployment_id: str, body: schemas.Finalize) -> dict[str, Any]:
+    with refusing_with(400):
+        for _ in _finalize(request, deployment_id, body):
+            pass
+    return {"id": deployment_id}
+
+
+@router.post(
+    "/v1/deployments/{deployment_id}/finalize",
+    response={200: schemas.Id, **_BODY},
+    summary="The same, for the oldest CLIs",
+)
+def finalize_v1(request: EnvironmentRequest, deployment_id: str, body: schemas.Finalize) -> dict[str, Any]:
+    return finalize_v2(request, deployment_id, body)
+
+
+@router.post(
+    "/v1/deployments/{version}/promote",
+    response={200: schemas.Promoted, **refusals(400, 401, 403, 404, 422)},
+    summary="Make a deployed version the current one",
+)
+def promote(request: EnvironmentRequest, version: str, allowRollbacks: bool = False) -> dict[str, Any]:
+    """An older version than the current one is refused unless `allowRollbacks` is true."""
+    with refusing_with(400):
+        deployment = lifecycle.promote(
+            environment=request.auth.environment,
+            version=version,
+            allow_rollbacks=allowRollbacks,
+            by=request.auth.name[:200],
+        )
+    return {"id": deployment.id, "version": str(deployment.version), "shortCode": deployment.short_code}
+
+
+@router.post(
+    "/v1/deployments/{deployment_id}/cancel",
+    response={204: None, **_BODY, 409: schemas.Error},
+    summary="Cancel a deployment that has not ended",
+)
+def cancel(request: EnvironmentRequest, deployment_id: str, body: schemas.Cancel | None = None) -> Status[None]:
+    with refusing_with(409):
+        lifecycle.cancel(deployment=_find(request, deployment_id), reason=(body and body.reason) or "")
+    return Status(204, None)
+
+
+@router.post(
+    "/v1/deployments/{deployment_id}/progress",
+    response={204: None, **refusals(401, 403, 404, 409)},
+    summary="One step on: PENDING, INSTALLING, BUILDING",
+)
+def progress(request: EnvironmentRequest, deployment_id: str) -> Status[None]:
+    with refusing_with(409):
+        lifecycle.progress(deployment=_find(request, deployment_id), timeout=settings.CONFIGURATION.deploy_timeout)
+    return Status(204, None)
+
+
+def _find(request: EnvironmentRequest, deployment_id: str) -> models.Deployment:
+    return lifecycle.find_deployment(environment=request.auth.environment, deployment_id=deployment_id)

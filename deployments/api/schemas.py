@@ -1,0 +1,352 @@
+"""The shapes of requests and answers, in the contract's own words (hence camelCase).
+
+Requests ignore what they do not know: every new CLI adds fields. Answers leave out what is empty, because to the CLI
+null is not the same as absent; the few places where null is right say so.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AfterValidator, BaseModel, Field, GetJsonSchemaHandler, RootModel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+
+def _cut(length: int) -> AfterValidator:
+    return AfterValidator(lambda text: text[:length])
+
+
+def _last(length: int) -> AfterValidator:
+    return AfterValidator(lambda text: text[-length:])
+
+
+Short = Annotated[str, _cut(64)]  # what a CLI says of itself: never worth a refusal
+Text = Annotated[str, _cut(10_000)]
+ContentHash = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def without_credentials(url: str) -> str | None:
+    """A git remote without its user and password, its query and its fragment; None where they cannot be told apart.
+
+    The CLI sends the raw origin URL, and CI systems put tokens there.
+    """
+    if "://" not in url:  # git@host:path: a user, never a password; anything more is not worth the risk
+        return url if url.partition("@")[0].isalnum() and "?" not in url else None
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        port = f":{parts.port}" if parts.port else ""  # raises for user:pa/ss@host, which splits in the wrong place
+    except ValueError:
+        return None
+    if not host or "@" in parts.path.partition("/")[0]:
+        return None
+    name = f"[{host}]" if ":" in host else host
+    return urlunsplit((parts.scheme, name + port, parts.path, "", ""))
+
+
+class Error(BaseModel):
+    error: str = Field(description="One sentence for people: what is wrong and what to do. The CLI shows it.")
+    code: str | None = Field(None, description="A stable word for programs.")
+
+
+# ---- Requests
+
+
+class GitMeta(BaseModel):
+    provider: Text | None = None
+    source: Text | None = None
+    ghUsername: Text | None = None
+    ghUserAvatarUrl: Text | None = None
+    commitAuthorName: Text | None = None
+    commitMessage: Text | None = None
+    commitRef: Text | None = None
+    commitSha: Text | None = None
+    dirty: bool | None = None
+    remoteUrl: Annotated[str, AfterValidator(without_credentials)] | None = None
+    pullRequestNumber: int | None = Field(None, ge=0, lt=2**53)
+    pullRequestTitle: Text | None = None
+    pullRequestState: Text | None = None
+
+
+class NewDeployment(BaseModel):
+    contentHash: ContentHash
+    type: Literal["MANAGED", "UNMANAGED", "V1"] | None = Field(None, description="Absent: a 3.x CLI.")
+    runtime: Short | None = None
+    gitMeta: GitMeta | None = None
+    triggeredVia: Short | None = None
+    externalId: str | None = Field(None, description="At most 128 characters.")
+    force: bool = False
+
+
+class IndexedTask(BaseModel):
+    id: str
+    filePath: str
+    exportName: str | None = None
+
+
+class WorkerMetadata(BaseModel):
+    contentHash: ContentHash
+    packageVersion: Short
+    cliPackageVersion: Short | None = None
+    runtime: Short | None = None
+    runtimeVersion: Short | None = None
+    tasks: list[IndexedTask]
+    queues: list[dict[str, Any]] | None = None
+
+
+class NewWorker(BaseModel):
+    engine: Annotated[str, _cut(8)] | None = None
+    buildPlatform: Short | None = None
+    targetPlatform: Short | None = None
+    metadata: WorkerMetadata
+
+
+class NewWorkerUnread(RootModel[dict[str, Any]]):
+    """A NewWorker that the route itself reads, because it must store why it could not."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(NewWorker.__pydantic_core_schema__)
+
+
+class DeploymentError(BaseModel):
+    name: Annotated[str, _cut(200)] = "DeploymentError"
+    message: Text = "The deployment failed."
+    stack: Annotated[str, _cut(200_000)] | None = None
+    stderr: Annotated[str, _last(200_000)] | None = None  # the end of a build's log says why
+
+
+class Failure(BaseModel):
+    error: DeploymentError
+
+
+class Finalize(BaseModel):
+    imageDigest: Any = Field(None, description="`sha256:…`; anything else is ignored.")
+    skipPromotion: bool | None = None
+
+
+class Cancel(BaseModel):
+    reason: str | None = Field(None, max_length=200)
+
+
+class NewBranch(BaseModel):
+    branch: str
+    env: Literal["preview", "development"] = "preview"
+    git: GitMeta | None = None
+
+
+class ArchivedBranch(BaseModel):
+    branch: str
+    env: Literal["preview"] = "preview"
+
+
+# ---- Answers
+
+
+class WhoamiProject(BaseModel):
+    name: str
+    url: str
+    orgTitle: str
+
+
+class Whoami(BaseModel):
+    userId: str
+    email: str = Field(description="Always a full address: every CLI rejects another.")
+    dashboardUrl: str
+    project: WhoamiProject | None = Field(None, description="If `projectRef` names one.")
+
+
+class ProjectEnvironment(BaseModel):
+    apiKey: str = Field(description="Works for this environment's deploys; expires after hours when newly made.")
+    name: str
+    apiUrl: str
+    projectId: str
+
+
+class DeploySettings(BaseModel):
+    build_path: Literal["depot"] = "depot"
+
+
+class Variables(BaseModel):
+    variables: dict[str, str]
+
+
+class Organization(BaseModel):
+    id: str
+    title: str
+    slug: str
+    createdAt: datetime
+
+
+class Project(BaseModel):
+    id: str
+    externalRef: str
+    name: str
+    slug: str
+    createdAt: datetime
+    organization: Organization
+
+
+class RuntimeOrganization(BaseModel):
+    title: str
+    slug: str
+
+
+class RuntimeProject(BaseModel):
+    name: str
+    slug: str
+    externalRef: str
+
+
+class RuntimeEnvironment(BaseModel):
+    slug: str
+
+
+class RuntimeDeployment(BaseModel):
+    runtime: str | None
+    runtimeVersion: str | None
+    nodeMajor: int | None
+    deployedAt: datetime | None
+    shortCode: str
+
+
+class Runtime(BaseModel):
+    organization: RuntimeOrganization
+    project: RuntimeProject
+    environment: RuntimeEnvironment
+    deployment: RuntimeDeployment | None
+
+
+class CanceledDeployment(BaseModel):
+    version: str
+    shortCode: str
+
+
+class CreatedDeployment(BaseModel):
+    id: str
+    contentHash: str
+    shortCode: str
+    version: str
+    imageTag: str = Field(description="The full image ref; for a 3.x CLI without the registry host.")
+    imagePlatform: str
+    registryHost: str | None = Field(None, description="For a 3.x CLI only.")
+    externalId: str | None = None
+    outcome: Literal["created", "existing"]
+    isPromoted: bool | None = Field(None, description="Of an existing one.")
+    canceledDeployments: list[CanceledDeployment] | None = None
+
+
+class Task(BaseModel):
+    id: str
+    slug: str
+    filePath: str
+    exportName: str | None = None
+
+
+class Worker(BaseModel):
+    id: str
+    version: str
+    tasks: list[Task]
+
+
+class ErrorData(BaseModel):
+    name: str
+    message: str
+    stack: str | None = None
+    stderr: str | None = None
+
+
+class Deployment(BaseModel):
+    id: str
+    status: str
+    contentHash: str
+    shortCode: str
+    version: str
+    imageReference: str
+    imagePlatform: str
+    commitSHA: str | None = None
+    canceledReason: str | None = None
+    errorData: ErrorData | None = None
+    externalId: str | None = None
+    worker: Worker | None = Field(None, description="Absent until the image was indexed.")
+
+
+class CreatedWorker(BaseModel):
+    id: str
+    version: str
+    contentHash: str
+
+
+class Id(BaseModel):
+    id: str
+
+
+class Promoted(BaseModel):
+    id: str
+    version: str
+    shortCode: str
+
+
+class RegistryCredentials(BaseModel):
+    username: str
+    password: str
+    expiresAt: datetime
+    repositoryUri: str
+    proxyEndpoint: str | None = Field(None, description="Where the registry is really served, if that is known.")
+
+
+class Branch(BaseModel):
+    id: str
+    name: str
+    createdAt: datetime
+    updatedAt: datetime
+    git: dict[str, Any] | None = None
+    isPaused: bool = False
+
+
+class Branches(BaseModel):
+    branches: list[Branch]
+
+
+class ArchivedBranchAnswer(BaseModel):
+    branch: Id
+
+
+class ProviderStatus(BaseModel):
+    status: Literal["operational", "degraded", "unknown"]
+    message: str
+
+
+class Notification(BaseModel):
+    notification: None
+
+
+class ListedDeployment(BaseModel):
+    id: str
+    createdAt: datetime
+    shortCode: str
+    version: str
+    runtime: str | None
+    runtimeVersion: str | None
+    status: str
+    deployedAt: datetime | None = None
+    git: dict[str, Any] | None = None
+    error: ErrorData | None = None
+    externalId: str | None = None
+
+
+class Pagination(BaseModel):
+    next: str | None = None
+
+
+class Deployments(BaseModel):
+    data: list[ListedDeployment]
+    pagination: Pagination
+
+
+def refusals(*statuses: int) -> dict[int, type[BaseModel]]:
+    """The error answers of a route. Every one may also answer 413, 500 and 503; 401 comes with every key."""
+    return dict.fromkeys((*statuses, 500, 503), Error)

@@ -1,0 +1,70 @@
+"""Finalize's answer: server-sent events that start at once and never fall silent.
+
+The CLI takes every refusal from an `error` event only; any other status loses our sentence. A proxy or the CLI drops
+a connection on which nothing comes, so the work runs in a thread of its own and the stream pings while it waits.
+A CLI that goes away does not stop the work: what was begun is finished, and asking again finds it done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+from django.db import connections
+from django.http import StreamingHttpResponse
+
+from deployments.api.errors import internal_error
+from deployments.lifecycle import Refusal
+
+logger = logging.getLogger(__name__)
+
+PING_SECONDS = 10.0  # as upstream; proxies commonly give up after 60
+
+
+def event(name: str, data: Mapping[str, object]) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def response(
+    work: Callable[[], Iterator[str]], *, complete: Mapping[str, object], request_id: str
+) -> StreamingHttpResponse:
+    """An event stream: the sentences that `work` yields as `log`, then `complete`, or `error` if it refuses."""
+    answer = StreamingHttpResponse(_events(work, complete, request_id), content_type="text/event-stream")
+    answer["Cache-Control"] = "no-cache"
+    answer["X-Accel-Buffering"] = "no"
+    return answer
+
+
+def _events(work: Callable[[], Iterator[str]], complete: Mapping[str, object], request_id: str) -> Iterator[bytes]:
+    events: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            for sentence in work():
+                events.put(event("log", {"message": sentence}))
+            last = event("complete", complete)
+        except Refusal as refusal:
+            last = event("error", {"error": refusal.sentence})
+        except Exception:
+            logger.exception("api.finalize_failed request_id=%s", request_id)
+            last = event("error", {"error": internal_error(request_id)})
+        finally:
+            connections.close_all()  # this thread's own; nobody else would close it
+        events.put(last)
+        events.put(None)
+
+    # Not a daemon: a web process that is told to stop lets a promotion that was begun come to its end.
+    threading.Thread(target=run, name="finalize").start()
+    yield event("ping", {})  # the first bytes, so that every proxy sees that an answer has begun
+    while True:
+        try:
+            found = events.get(timeout=PING_SECONDS)
+        except queue.Empty:
+            yield event("ping", {})
+            continue
+        if found is None:
+            return
+        yield found

@@ -1,0 +1,183 @@
+"""`manage.py bootstrap`: an operator, a project with its environments, and the keys to deploy with.
+
+Running it again finds what is there and makes only what is missing, so it can stand in an installation's start
+script. Secrets are printed once, when they are made.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AbstractBaseUser
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.validators import validate_email
+from django.db import transaction
+from django.utils import timezone
+
+from deployments import images, keys, projects
+from deployments.models import AccessKey, KeyKind, Project
+
+#: The name of the keys that this command makes: it counts and rotates these, and no others.
+KEY_NAME = "bootstrap"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Result:
+    """What there is now. Secrets are None where they existed already."""
+
+    project: Project
+    is_new_project: bool
+    password: str | None = field(repr=False)
+    token: str | None = field(repr=False)
+    keys: dict[str, str | None] = field(repr=False)
+
+
+class Command(BaseCommand):
+    help = "Create an operator, a project with its environments, and the keys to deploy with. Safe to run again."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--email", required=True, help="The operator's address, which is also the login name.")
+        parser.add_argument("--project", required=True, help="The project's name.")
+        parser.add_argument("--ref", help="The project's ref, if trigger.config names one already: proj_….")
+        parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
+        parser.add_argument("--rotate", action="store_true", help="Revoke this command's keys and make new ones.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        email, name, ref = _email(options["email"]), _name(options["project"]), _ref(options["ref"])
+        with transaction.atomic():
+            # Two of these at once (two containers starting) queue here: the operator's row is unique and locked.
+            operator, password = _operator(email)
+            project, is_new_project = _project(name, ref)
+            result = _Result(
+                project=project,
+                is_new_project=is_new_project,
+                password=password,
+                token=_token(operator, rotate=options["rotate"]),
+                keys=_environment_keys(project, rotate=options["rotate"]),
+            )
+        if result.password is not None:
+            self.stderr.write(f"Password of {email}, shown this once: {result.password}")
+        if options["json"]:
+            self.stdout.write(
+                json.dumps({"project_ref": project.ref, "token": result.token, "keys": result.keys}, ensure_ascii=False)
+            )
+        else:
+            self._tell(email, result)
+
+    def _tell(self, email: str, result: _Result) -> None:
+        configuration = settings.CONFIGURATION
+        project = result.project
+        kept = "made earlier, not shown again; --rotate makes a new one"
+        self.stdout.write(f"Operator  {email}" + ("" if result.password else " (was there)"))
+        self.stdout.write(
+            f"Project   {project.name}, {project.ref}" + ("" if result.is_new_project else " (was there)")
+        )
+        self.stdout.write(f"Token     {result.token or kept}")
+        for slug, text in result.keys.items():
+            self.stdout.write(f"Key       {slug:<8} {text or kept}")
+        self.stdout.write(
+            f"\nAdmin:    {configuration.app_origin}/admin/\n"
+            f"Next, with project: “{project.ref}” in trigger.config.ts:\n\n"
+            f"  TRIGGER_API_URL={configuration.api_origin} TRIGGER_ACCESS_TOKEN={result.token or 'tr_pat_…'} "
+            "npx trigger.dev@latest deploy"
+        )
+
+
+def _email(text: str) -> str:
+    email = text.strip()
+    try:
+        validate_email(email)
+    except ValidationError:
+        raise CommandError(
+            "--email: this is not an e-mail address. For example --email you@example.com.", returncode=2
+        ) from None
+    if len(email) > 150:  # of a login name
+        raise CommandError("--email: the address is longer than 150 characters.", returncode=2)
+    return email
+
+
+def _name(text: str) -> str:
+    name = text.strip()
+    if not name or len(name) > 200 or not name.isprintable():
+        raise CommandError("--project: give the project a name of 1 to 200 printable characters.", returncode=2)
+    return name
+
+
+def _ref(text: str | None) -> str | None:
+    ref = text.strip() if text is not None else None
+    if ref is not None and not images.is_project_ref(ref):
+        raise CommandError(
+            "--ref: this is not a project ref: it reads proj_ and lower case letters and digits, at most 64 "
+            "characters, because it ends the repository's name. Leave --ref out to have one made.",
+            returncode=2,
+        )
+    return ref
+
+
+def _operator(email: str) -> tuple[AbstractBaseUser, str | None]:
+    """The user with this login name, and the password if it is new. What an existing one may do stays as it is."""
+    users = get_user_model()._default_manager
+    password = secrets.token_urlsafe(15)
+    user, created = users.get_or_create(
+        username=email, defaults={"email": email, "is_staff": True, "is_superuser": True}
+    )
+    if created:
+        user.set_password(password)
+        user.save(update_fields=["password"])
+        return user, password
+    user = users.select_for_update().get(pk=user.pk)
+    if not user.is_active:
+        raise CommandError(f"The user {email} is not active, so a token of theirs would not work.", returncode=2)
+    return user, None
+
+
+def _project(name: str, ref: str | None) -> tuple[Project, bool]:
+    """The project with this ref, or else with this name; made if there is none. The second value: whether it is new."""
+    if ref is not None and (found := Project.objects.filter(ref=ref).first()):
+        projects.ensure_environments(found)
+        return found, False
+    named = list(Project.objects.filter(name=name)[:2])
+    if ref is None and len(named) == 1:
+        projects.ensure_environments(named[0])
+        return named[0], False
+    if ref is None and named:
+        raise CommandError(f"Several projects are named “{name}”: say which with --ref.", returncode=2)
+    if named:
+        raise CommandError(
+            f"There is a project named “{name}” with another ref, {named[0].ref}. Leave --ref out to use that one, or "
+            "give the new project another name.",
+            returncode=2,
+        )
+    return projects.create_project(name=name, ref=ref), True
+
+
+def _token(operator: AbstractBaseUser, *, rotate: bool) -> str | None:
+    live = _live().filter(kind=KeyKind.USER, user_id=operator.pk)
+    return None if _keep(live, rotate) else keys.make_user_token(operator, KEY_NAME)[1]
+
+
+def _environment_keys(project: Project, *, rotate: bool) -> dict[str, str | None]:
+    made: dict[str, str | None] = {}
+    for environment in projects.ensure_environments(project):
+        live = _live().filter(kind=KeyKind.ENVIRONMENT, environment=environment)
+        kept = _keep(live, rotate)
+        made[environment.slug] = None if kept else keys.make_environment_key(environment, KEY_NAME)[1]
+    return made
+
+
+def _live() -> Any:
+    return AccessKey.objects.filter(name=KEY_NAME, revoked_at=None)
+
+
+def _keep(live: Any, rotate: bool) -> bool:
+    """Whether what is there is kept; with `rotate` it is revoked instead."""
+    if rotate:
+        live.update(revoked_at=timezone.now())
+        return False
+    return bool(live.exists())
