@@ -116,7 +116,7 @@ CSRF_TRUSTED_ORIGINS = [CONFIGURATION.app_origin]
 
 INSTALLED_APPS = [
     "deployments",
-    "django.contrib.admin",
+    "registry_admin.apps.RegistryAdminConfig",  # instead of django.contrib.admin: see there
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -148,7 +148,8 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-            ]
+            ],
+            "libraries": {"console": "deployments.admin.display"},
         },
     }
 ]

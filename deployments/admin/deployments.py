@@ -1,0 +1,203 @@
+"""Deployments: the list one lives in, and a page that says how far one came, how long it took, why it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models.fields.json import KT
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from deployments import images
+from deployments.admin.console import ReadOnly, menu
+from deployments.admin.display import ago, badge, took, two_lines
+from deployments.models import Deployment, DeploymentStatus, Promotion
+
+
+def listed() -> QuerySet[Deployment]:
+    """Deployments with everything that a list shows of them, and without the stack traces."""
+    return (
+        Deployment.objects.select_related("project", "environment", "repository")
+        .annotate(
+            is_current=Exists(Promotion.objects.filter(deployment=OuterRef("pk"), label="current")),
+            reason=KT("error__message"),
+        )
+        .defer("error")
+    )
+
+
+CURRENT = SafeString(' <span class="tag">current</span>')
+_WENT_WRONG = (DeploymentStatus.FAILED, DeploymentStatus.TIMED_OUT)
+
+
+class IsCurrent(admin.SimpleListFilter):
+    title = "Mark"
+    parameter_name = "current"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("1", "Current in its environment")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Deployment]) -> QuerySet[Deployment]:
+        # By the rows of Promotion, of which there is one for each environment, and not by asking every deployment.
+        return queryset.filter(promotions__label="current") if self.value() == "1" else queryset
+
+
+@admin.register(Deployment)
+class DeploymentAdmin(ReadOnly):
+    page_template = "registry_admin/deployment.html"
+    nothing_yet = "No deployments yet. In a project with a trigger.config file: npx trigger.dev@4.8.3 deploy"
+    list_display = ("version_cell", "status_cell", "where", "commit", "by", "created", "duration_cell")
+    list_filter = (
+        menu("Status", "status", words=dict(DeploymentStatus.choices)),
+        menu("Environment", "environment__slug"),
+        menu("Project", "project__ref", label="project__name"),
+        IsCurrent,
+        ("created_at", admin.DateFieldListFilter),
+    )
+    search_fields = ("^short_code", "^version_day", "^git__commitSha", "git__commitMessage", "^external_id")
+    search_help_text = "Version, short code, commit, message or digest"
+    sortable_by = ("version_cell", "created")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Deployment]:
+        return listed()
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Deployment], search_term: str
+    ) -> tuple[QuerySet[Deployment], bool]:
+        """A version, a digest and an id are recognised by their form: they are asked for exactly, by an index."""
+        term = search_term.strip()
+        if term.startswith("sha256:"):
+            return queryset.filter(image_digest__startswith=term), False
+        if term.startswith("deployment_"):
+            return queryset.filter(pk=term), False
+        try:
+            version = images.Version.parse(term)
+        except ValueError:
+            return super().get_search_results(request, queryset, term)
+        return queryset.filter(version_day=version.day, version_number=version.number), False
+
+    @admin.display(description="Version", ordering="version_day")
+    def version_cell(self, row: Deployment) -> str:
+        current = CURRENT if row.is_current else ""  # type: ignore[attr-defined]
+        return format_html('<b>{}</b>{}<code class="under">{}</code>', row.version, current, row.short_code)
+
+    @admin.display(description="Status")
+    def status_cell(self, row: Deployment) -> str:
+        reason = row.reason or row.canceled_reason  # type: ignore[attr-defined]
+        return two_lines(badge(row), reason) if reason else badge(row)
+
+    @admin.display(description="Project")
+    def where(self, row: Deployment) -> str:
+        return two_lines(row.project, row.environment)
+
+    @admin.display(description="Commit")
+    def commit(self, row: Deployment) -> str:
+        return commit_cell(row.git) if row.git else "–"
+
+    @admin.display(description="By")
+    def by(self, row: Deployment) -> str:
+        return two_lines(row.triggered_by or "–", row.triggered_via)
+
+    @admin.display(description="Created", ordering="created_at")
+    def created(self, row: Deployment) -> str:
+        return ago(row.created_at)
+
+    @admin.display(description="Took")
+    def duration_cell(self, row: Deployment) -> str:
+        return took(row.duration)
+
+    def page(self, request: HttpRequest, row: Deployment) -> dict[str, Any]:
+        return {
+            "steps": list(steps(row)),
+            "bar": list(bar(row)),
+            "commit_sha": str(row.git.get("commitSha") or ""),
+            "worker": getattr(row, "worker", None),
+            "last_good": last_good(row) if row.status in _WENT_WRONG else None,
+        }
+
+
+def commit_cell(git: dict[str, Any]) -> SafeString:
+    """Message over branch and commit. The values are a CLI's, so each is text and nothing else."""
+    dirty = SafeString(' <span class="tag">dirty</span>') if git.get("dirty") is True else ""
+    return format_html(
+        '<span class="line">{}</span>{}<code class="under">{} · {}</code>',
+        str(git.get("commitMessage") or "–").partition("\n")[0],
+        dirty,
+        git.get("commitRef") or "–",
+        str(git.get("commitSha") or "–")[:7],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A moment of a deployment's life, and how long it took to get there."""
+
+    word: str
+    at: datetime
+    took: timedelta | None = None
+    tone: str = "ok"
+
+
+_ENDS = {
+    DeploymentStatus.FAILED: ("Failed", "bad"),
+    DeploymentStatus.CANCELED: ("Canceled", "idle"),
+    DeploymentStatus.TIMED_OUT: ("Timed out", "bad"),
+}
+
+
+def steps(row: Deployment) -> Iterator[Step]:
+    """The steps that were reached, in order. A step that the CLI skipped (nothing to install) is left out."""
+    word, tone = _ENDS.get(DeploymentStatus(row.status), ("Ended", "idle"))
+    before = None
+    for each, at, its_tone in (
+        ("Created", row.created_at, "ok"),
+        ("Started", row.started_at, "ok"),
+        ("Installed", row.installed_at, "ok"),
+        ("Built", row.built_at, "ok"),
+        ("Deployed", row.deployed_at, "ok"),
+        (word, row.failed_at or row.canceled_at, tone),
+    ):
+        if at is not None:
+            yield Step(word=each, at=at, took=at - before if before else None, tone=its_tone)
+            before = at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A step's share of the whole, in per cent, for a bar that is drawn without a style attribute."""
+
+    word: str
+    took: timedelta
+    tone: str
+    start: str
+    width: str
+
+
+def bar(row: Deployment) -> Iterator[Segment]:
+    reached = list(steps(row))
+    whole = (reached[-1].at - reached[0].at).total_seconds()
+    if whole <= 0:
+        return
+    start = 0.0
+    for step in reached[1:]:
+        width = max(0.0, (step.took or timedelta()).total_seconds() / whole * 100)
+        yield Segment(
+            word=step.word, took=step.took or timedelta(), tone=step.tone, start=f"{start:.2f}", width=f"{width:.2f}"
+        )
+        start += width
+
+
+def last_good(row: Deployment) -> Deployment | None:
+    """The newest deployment before this one, in the same environment, that went well."""
+    older = Q(version_day__lt=row.version_day) | Q(version_day=row.version_day, version_number__lt=row.version_number)
+    return (
+        Deployment.objects.filter(older, environment=row.environment_id, status=DeploymentStatus.DEPLOYED)
+        .order_by(F("version_day").desc(), F("version_number").desc())
+        .first()
+    )

@@ -1,0 +1,155 @@
+"""How values look: badges with a word and a shape, times, durations, JSON. A template library too (`console`).
+
+One place, so that a status has the same colour and shape in every list, page and counter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from django import template
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.timesince import timesince
+
+from deployments.models import (
+    AccessKey,
+    Deployment,
+    DeploymentStatus,
+    EventKind,
+    Repository,
+    RepositoryEvent,
+    RepositoryStatus,
+)
+
+register = template.Library()
+
+#: Status → tone. The style sheet gives each tone a colour and a shape of its own: ok a disc, run a half disc,
+#: warn a diamond, bad a square, idle a ring.
+TONES: Mapping[str, str] = {
+    DeploymentStatus.PENDING: "idle",
+    DeploymentStatus.INSTALLING: "run",
+    DeploymentStatus.BUILDING: "run",
+    DeploymentStatus.DEPLOYING: "run",
+    DeploymentStatus.DEPLOYED: "ok",
+    DeploymentStatus.FAILED: "bad",
+    DeploymentStatus.CANCELED: "idle",
+    DeploymentStatus.TIMED_OUT: "bad",
+    RepositoryStatus.PENDING: "idle",
+    RepositoryStatus.IN_SYNC: "ok",
+    RepositoryStatus.DRIFTED: "warn",
+    RepositoryStatus.FAILED: "bad",
+    RepositoryStatus.MISSING: "bad",
+    RepositoryStatus.UNMANAGED: "idle",
+    EventKind.CREATED: "ok",
+    EventKind.ADOPTED: "idle",
+    EventKind.POLICY_APPLIED: "ok",
+    EventKind.DRIFT_FOUND: "warn",
+    EventKind.HEALED: "ok",
+    EventKind.CHANGED: "run",
+    EventKind.ERROR: "bad",
+}
+
+
+def mark(tone: str, word: str) -> SafeString:
+    return format_html('<span class="badge {}">{}</span>', tone, word)
+
+
+@register.filter
+def badge(row: Deployment | Repository | RepositoryEvent | AccessKey) -> SafeString:
+    """The status of a row (the kind, of an event) as a word with a shape."""
+    if isinstance(row, AccessKey):
+        if row.revoked_at:
+            return mark("bad", "Revoked")
+        return mark("ok", "Live") if row.is_live else mark("idle", "Expired")
+    if isinstance(row, RepositoryEvent):
+        return mark(TONES[row.kind], row.get_kind_display())
+    return mark(TONES[row.status], row.get_status_display())
+
+
+@register.filter
+def tone(status: str) -> str:
+    return TONES[status]
+
+
+@register.filter
+def ago(moment: datetime | None, otherwise: str = "–") -> str:
+    """“3 hours ago”, with the exact time in UTC on hover; the date alone once it is a month old."""
+    if moment is None:
+        return otherwise
+    age = timezone.now() - moment
+    if age < timedelta(minutes=1):
+        words = "just now"  # a clock that is a little ahead is no news either
+    elif age < timedelta(days=30):
+        words = f"{timesince(moment, depth=1)} ago"
+    else:
+        words = f"{moment.day} {moment:%b %Y}"
+    return _time(moment, words)
+
+
+@register.filter
+def until(moment: datetime | None, otherwise: str = "–") -> str:
+    """“in 3 hours”, for times that lie ahead; like `ago` for those that do not."""
+    if moment is None or moment <= timezone.now():
+        return ago(moment, otherwise)
+    return _time(moment, f"in {timesince(timezone.now(), moment, depth=1)}")
+
+
+@register.filter
+def clock(moment: datetime | None) -> str:
+    """The time of day in UTC, for moments that stand side by side."""
+    return _time(moment, f"{moment:%H:%M:%S}") if moment else "–"
+
+
+def _time(moment: datetime, words: str) -> SafeString:
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>', moment.isoformat(), f"{moment:%d %b %Y, %H:%M:%S} UTC", words
+    )
+
+
+@register.filter
+def took(duration: timedelta | None) -> str:
+    if duration is None:
+        return "–"
+    seconds = max(0, round(duration.total_seconds()))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m {seconds % 60:02}s"
+    return f"{seconds // 3600}h {seconds % 3600 // 60:02}m"
+
+
+@register.filter
+def pretty(value: Any) -> str:
+    """JSON, given as a value or as a text, one member a line. A text that is not JSON stays as it is."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return str(value)
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+@register.filter
+def code(text: str) -> str:
+    """Something that people copy, in one piece: without a script a click selects it whole."""
+    return format_html('<code class="copy">{}</code>', text) if text else "–"
+
+
+@register.filter
+def web_address(text: Any) -> str:
+    """A link's target from data that a CLI sent: https or nothing, so that no `javascript:` gets near an href."""
+    try:
+        return str(text) if urlsplit(str(text)).scheme == "https" else ""
+    except ValueError:
+        return ""
+
+
+def two_lines(first: object, second: object) -> SafeString:
+    """A cell with a quiet second line."""
+    return format_html('{}<span class="under">{}</span>', first, second)

@@ -1,0 +1,165 @@
+"""The dashboard: what is right, what is not and why, what runs where. A fixed number of queries, whatever the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.contrib.admin import AdminSite
+from django.db.models import Case, Count, IntegerField, Q, Value, When
+from django.http import HttpRequest
+from django.utils import timezone
+
+from deployments.admin.display import TONES
+from deployments.models import (
+    FINAL_STATUSES,
+    Deployment,
+    DeploymentStatus,
+    Environment,
+    Project,
+    Promotion,
+    Repository,
+    RepositoryStatus,
+)
+
+#: What somebody should look at, the worst first.
+NEEDS_ATTENTION = (RepositoryStatus.FAILED, RepositoryStatus.MISSING, RepositoryStatus.DRIFTED)
+UNDER_WAY = tuple(status for status in DeploymentStatus if status not in FINAL_STATUSES)
+COLUMNS = ("prod", "staging", "preview", "dev")
+PROJECTS_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counter:
+    """A number beside an entry of the navigation, and what it counts."""
+
+    number: int
+    words: str
+    tone: str
+
+
+def counters() -> dict[str, Counter]:
+    """Model name → counter, only where there is something to count."""
+    under_way = Deployment.objects.filter(status__in=UNDER_WAY).count()
+    attention = Repository.objects.filter(status__in=NEEDS_ATTENTION).count()
+    found = {
+        "Deployment": Counter(number=under_way, words="in progress", tone="run"),
+        "Repository": Counter(number=attention, words="need attention", tone="bad"),
+    }
+    return {name: counter for name, counter in found.items() if counter.number}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """How many repositories rest in a status, and where their part of the bar lies (in per cent)."""
+
+    status: str
+    word: str
+    tone: str
+    number: int
+    start: str
+    width: str
+
+
+def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
+    """What the page shows, of the kinds that this person may see."""
+    sees_deployments = site.get_model_admin(Deployment).has_view_permission(request)
+    sees_repositories = site.get_model_admin(Repository).has_view_permission(request)
+    context: dict[str, Any] = {"sees_deployments": sees_deployments, "sees_repositories": sees_repositories}
+    if sees_repositories:
+        shares = list(_shares())
+        context |= {
+            "shares": shares,
+            "repositories": sum(share.number for share in shares),
+            "attention": _attention(),
+            "attention_number": sum(share.number for share in shares if share.status in NEEDS_ATTENTION),
+        }
+    if sees_deployments:
+        context |= {"week": _week(), "columns": COLUMNS, "grid": list(_grid()), "recent": _recent()}
+    return context
+
+
+def _shares() -> Iterator[Share]:
+    counts = dict(Repository.objects.order_by().values_list("status").annotate(Count("pk")))
+    whole = sum(counts.values()) or 1
+    start = 0.0
+    for status in (
+        RepositoryStatus.IN_SYNC,
+        RepositoryStatus.DRIFTED,
+        RepositoryStatus.FAILED,
+        RepositoryStatus.MISSING,
+        RepositoryStatus.PENDING,
+        RepositoryStatus.UNMANAGED,
+    ):
+        width = counts.get(status, 0) / whole * 100
+        yield Share(
+            status=status,
+            word=str(status.label),
+            tone=TONES[status],
+            number=counts.get(status, 0),
+            start=f"{start:.2f}",
+            width=f"{width:.2f}",
+        )
+        start += width
+
+
+def _attention() -> list[tuple[Repository, str]]:
+    from deployments.admin.repositories import reason  # it shows deployments, whose pages stand on this site
+
+    worst_first = Case(
+        *(When(status=status, then=Value(rank)) for rank, status in enumerate(NEEDS_ATTENTION)),
+        output_field=IntegerField(),
+    )
+    rows = Repository.objects.filter(status__in=NEEDS_ATTENTION).select_related("project")
+    return [(row, reason(row)) for row in rows.order_by(worst_first, "-last_checked_at", "name")[:8]]
+
+
+def _week() -> dict[str, Any]:
+    lately = Deployment.objects.filter(created_at__gte=timezone.now() - timedelta(days=7))
+    counts = lately.aggregate(
+        all=Count("pk"),
+        under_way=Count("pk", filter=Q(status__in=UNDER_WAY)),
+        good=Count("pk", filter=Q(status=DeploymentStatus.DEPLOYED)),
+        bad=Count("pk", filter=Q(status__in=(DeploymentStatus.FAILED, DeploymentStatus.TIMED_OUT))),
+    )
+    ended = counts["good"] + counts["bad"]  # a canceled one says nothing about how well deploys go
+    return {**counts, "success": f"{counts['good'] / ended * 100:.1f} %" if ended else "–"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A project's line of the grid: what is current in each of its root environments."""
+
+    project: Project
+    cells: list[Promotion | None]
+    branches: int
+
+
+def _grid() -> Iterator[Row]:
+    projects = list(
+        Project.objects.annotate(
+            branches=Count("environments", filter=Q(environments__parent__isnull=False, environments__archived_at=None))
+        )[:PROJECTS_SHOWN]
+    )
+    current = {
+        (promotion.environment.project_id, promotion.environment.slug): promotion
+        for promotion in Promotion.objects.filter(
+            label="current",
+            environment__in=Environment.objects.filter(
+                project__in=[project.pk for project in projects], parent__isnull=True
+            ),
+        )
+        .select_related("environment", "deployment")
+        .defer("deployment__error", "deployment__git", "environment__git")
+    }
+    for project in projects:
+        cells = [current.get((project.pk, slug)) for slug in COLUMNS]
+        yield Row(project=project, cells=cells, branches=project.branches)
+
+
+def _recent() -> Any:
+    from deployments.admin.deployments import listed
+
+    return listed()[:10]

@@ -1,0 +1,184 @@
+"""Projects and their environments. People name a project; all else about it is made or counted by the program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
+from django.db.models import Prefetch, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from deployments import images
+from deployments.admin.console import Console, Nouns, ReadOnly, menu
+from deployments.admin.deployments import listed
+from deployments.admin.display import ago, code, mark, two_lines
+from deployments.models import AccessKey, Environment, EnvironmentType, Project, Promotion
+from deployments.projects import ensure_environments
+
+
+def with_current() -> Prefetch[Any]:
+    """An environment's current deployment, as `row.current` (a list of one or none): one query for all rows."""
+    promotions = Promotion.objects.filter(label="current").select_related("deployment")
+    return Prefetch("promotions", promotions.defer("deployment__error", "deployment__git"), to_attr="current")
+
+
+class WithRoots(Nouns):
+    """The list of projects, each with its root environments and what is current there, as `row.roots`."""
+
+    def get_queryset(self, *args: Any, **kwargs: Any) -> QuerySet[Any]:
+        roots = Environment.objects.filter(parent__isnull=True).prefetch_related(with_current())
+        return super().get_queryset(*args, **kwargs).prefetch_related(Prefetch("environments", roots, to_attr="roots"))
+
+
+class NewProjectForm(forms.ModelForm):  # type: ignore[type-arg]
+    ref = forms.CharField(
+        required=False,
+        max_length=64,
+        help_text="The project's ref in trigger.config, if it has one already. Empty: a new one is made.",
+    )
+
+    class Meta:
+        model = Project
+        fields = ("name",)
+
+    def clean_ref(self) -> str:
+        ref = str(self.cleaned_data["ref"]).strip()
+        if ref and not images.is_project_ref(ref):
+            raise forms.ValidationError("A ref reads proj_ and small letters or digits, for example proj_billing.")
+        if ref and Project.objects.filter(ref=ref).exists():
+            raise forms.ValidationError("There is a project with this ref.")
+        return ref
+
+
+def with_roots(project: Any) -> QuerySet[Environment]:
+    """A project's root environments with what is current in them."""
+    return Environment.objects.filter(project__pk=project, parent__isnull=True).prefetch_related(with_current())
+
+
+@admin.register(Project)
+class ProjectAdmin(Console):
+    change_form_template = "registry_admin/project.html"
+    nothing_yet = "No projects yet. Add one here, or: python manage.py bootstrap --email you@example.com --project NAME"
+    list_display = ("name_cell", "production", "staging", "preview", "created")
+    search_fields = ("name", "^ref")
+    search_help_text = "Name or ref"
+    sortable_by = ("name_cell", "created")
+    fields = ("name", "ref", "created_at")
+    readonly_fields = ("ref", "created_at")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
+        return Project.objects.all()
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return WithRoots
+
+    # A project that goes takes its whole history with it, so none goes by a click here.
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return self.readonly_fields if obj else ()
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return self.fields if obj else ("name", "ref")
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        if not change:
+            kwargs["form"] = NewProjectForm
+        return super().get_form(request, obj, change=change, **kwargs)
+
+    def save_model(self, request: HttpRequest, obj: Project, form: Any, change: bool) -> None:
+        if not change and form.cleaned_data["ref"]:
+            obj.ref = form.cleaned_data["ref"]
+        super().save_model(request, obj, form, change)
+        ensure_environments(obj)  # as `create_project` does, in the transaction that Django's view has open
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        context = {
+            "environments": lambda: with_roots(object_id),  # asked for only by a page that is shown
+            "latest": lambda: listed().filter(project__pk=object_id)[:10],
+        }
+        return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
+
+    @admin.display(description="Project", ordering="name")
+    def name_cell(self, row: Project) -> str:
+        return format_html('<b>{}</b><code class="under">{}</code>', row.name, row.ref)
+
+    @admin.display(description="Production")
+    def production(self, row: Project) -> str:
+        return self._current(row, "prod")
+
+    @admin.display(description="Staging")
+    def staging(self, row: Project) -> str:
+        return self._current(row, "staging")
+
+    @admin.display(description="Preview")
+    def preview(self, row: Project) -> str:
+        return self._current(row, "preview")
+
+    @admin.display(description="Created", ordering="created_at")
+    def created(self, row: Project) -> str:
+        return ago(row.created_at)
+
+    def _current(self, row: Any, slug: str) -> str:
+        return next((current_cell(environment) for environment in row.roots if environment.slug == slug), "–")
+
+
+def current_cell(environment: Any) -> str:
+    """What is current in an environment that came `with_current`, and since when."""
+    return next((two_lines(each.deployment.version, ago(each.promoted_at)) for each in environment.current), "–")
+
+
+@admin.register(Environment)
+class EnvironmentAdmin(ReadOnly):
+    page_template = "registry_admin/environment.html"
+    nothing_yet = "No environments yet. Every project starts with prod, staging and preview: add a project."
+    list_display = ("name_cell", "kind", "current", "created", "state")
+    list_select_related = ("project", "parent")
+    list_filter = (
+        menu("Type", "type", words=dict(EnvironmentType.choices)),
+        menu("Project", "project__ref", label="project__name"),
+        ("archived_at", admin.EmptyFieldListFilter),
+    )
+    search_fields = ("project__name", "branch", "^slug")
+    search_help_text = "Project or branch"
+    sortable_by = ("name_cell", "created")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Environment]:
+        return Environment.objects.select_related("project", "parent").prefetch_related(with_current())
+
+    @admin.display(description="Environment", ordering="project__name")
+    def name_cell(self, row: Environment) -> str:
+        return two_lines(format_html("<b>{}</b>", row), row.project)
+
+    @admin.display(description="Type")
+    def kind(self, row: Environment) -> str:
+        return row.get_type_display() + (" branch" if row.parent_id else "")
+
+    @admin.display(description="Current")
+    def current(self, row: Environment) -> str:
+        return current_cell(row)
+
+    @admin.display(description="Created", ordering="created_at")
+    def created(self, row: Environment) -> str:
+        return ago(row.created_at)
+
+    @admin.display(description="State")
+    def state(self, row: Environment) -> SafeString:
+        return mark("idle", "Archived") if row.archived_at else mark("ok", "Active")
+
+    def page(self, request: HttpRequest, row: Environment) -> dict[str, Any]:
+        keys = self.admin_site.get_model_admin(AccessKey)
+        return {
+            "title": f"{row.project} / {row}",
+            "latest": listed().filter(environment=row)[:10],
+            "keys": row.access_keys.all()[:20] if keys.has_view_permission(request) else (),
+            "may_make_keys": keys.has_add_permission(request),
+            "ref": code(row.project.ref),
+        }

@@ -1,0 +1,59 @@
+"""Two JSON texts next to each other, line by line, the different ones marked. Pure.
+
+Only a way to look: whether two policies *mean* the same is for `deployments.policy` to say. To keep the eye on what
+matters, both are laid out alike first: members by name, lists of plain texts sorted, a list of one as that one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line of each side; None where the other side has more lines."""
+
+    left: str | None
+    right: str | None
+    left_number: int | None
+    right_number: int | None
+    differs: bool
+
+
+def side_by_side(left: str, right: str) -> list[Line]:
+    return list(_lines(laid_out(left).splitlines(), laid_out(right).splitlines()))
+
+
+def laid_out(text: str) -> str:
+    """Raises nothing: a text that is not JSON is shown as it is."""
+    try:
+        return json.dumps(_sorted(json.loads(text)), indent=2, ensure_ascii=False, sort_keys=True)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sorted(each) for key, each in value.items()}
+    if isinstance(value, list):
+        if value and all(isinstance(each, str) for each in value):
+            return sorted(value) if len(value) > 1 else value[0]
+        return [_sorted(each) for each in value]
+    return value
+
+
+def _lines(left: list[str], right: list[str]) -> Iterator[Line]:
+    for tag, a, a_end, b, b_end in difflib.SequenceMatcher(a=left, b=right, autojunk=False).get_opcodes():
+        for offset in range(max(a_end - a, b_end - b)):
+            at, bt = a + offset, b + offset
+            yield Line(
+                left=left[at] if at < a_end else None,
+                right=right[bt] if bt < b_end else None,
+                left_number=at + 1 if at < a_end else None,
+                right_number=bt + 1 if bt < b_end else None,
+                differs=tag != "equal",
+            )

@@ -1,0 +1,27 @@
+// Small comforts. Every page works without this file: menus close by their own summary, and code can be selected.
+'use strict';
+{
+    const menus = () => document.querySelectorAll('details.filter[open]');
+    document.addEventListener('click', event => {
+        for (const menu of menus()) if (!menu.contains(event.target)) menu.open = false;
+    });
+    document.addEventListener('keydown', event => {
+        if (event.key !== 'Escape') return;
+        for (const menu of menus()) {
+            menu.open = false;
+            menu.querySelector('summary').focus();
+        }
+    });
+    if (navigator.clipboard) for (const code of document.querySelectorAll('code.copy')) {
+        const button = document.createElement('button');
+        button.type = 'button';
+        button.className = 'copy-button';
+        button.textContent = 'Copy';
+        button.addEventListener('click', async () => {
+            await navigator.clipboard.writeText(code.textContent);
+            button.textContent = 'Copied';
+            setTimeout(() => { button.textContent = 'Copy'; }, 1500);
+        });
+        code.after(button);
+    }
+}

@@ -1,0 +1,376 @@
+"""An installation that could be somebody's: for the admin's tests, which need many rows, and for the pictures of it.
+
+The same rows every time (one seeded generator); only their times are counted back from now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.utils import timezone
+
+from deployments import images, keys
+from deployments.models import (
+    BackgroundWorker,
+    Deployment,
+    DeploymentStatus,
+    Environment,
+    EnvironmentType,
+    EventKind,
+    Project,
+    Promotion,
+    Repository,
+    RepositoryEvent,
+    RepositoryStatus,
+)
+from deployments.projects import create_project
+
+OWNER, CLUSTER, STAGING, SECOND = "111111111111", "222222222222", "333333333333", "444444444444"
+HOST = f"{OWNER}.dkr.ecr.us-east-1.amazonaws.com"
+PULL = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+NAMES = (
+    "Billing worker", "Support agent", "Media pipeline", "Search indexer", "Data exports", "Onboarding mails",
+    "Fraud checks", "Invoice OCR", "Price feeds", "Webhook relay",
+)  # fmt: skip
+PEOPLE = ("mira@example.com", "jonas@example.com", "aiko@example.com", "sam@example.com")
+COMMITS = (
+    "Retry webhooks with jitter", "Fix N+1 in invoice export", "Bump ffmpeg to 7.1", "Drop the legacy importer",
+    "Tune queue concurrency", "Handle an empty transcript", "Rotate SMTP credentials", "Cache exchange rates",
+    "Move thumbnails to webp", "Send receipts in the customer's language", "Index attachments over 20 MB",
+)  # fmt: skip
+BRANCHES = ("main", "main", "main", "chore/deps", "feat/receipts", "fix/timeouts")
+FAILURES = (
+    ("IndexingFailed", "TypeError: Cannot read properties of undefined (reading 'queue') in src/trigger/nightly.ts"),
+    ("BuildFailed", "npm ci: package-lock.json is out of step with package.json (missing: zod@3.25.1)"),
+    ("ImageNotFound", "The image was not found in the registry. Did the push end with an error?"),
+    ("BuildFailed", "ERROR: failed to solve: process \"/bin/sh -c npm run build\" did not complete: exit code 1"),
+)  # fmt: skip
+
+
+def policy(*accounts: str, actions: list[str] | None = None, roots: bool = False, **more: Any) -> str:
+    principals = [f"arn:aws:iam::{account}:root" if roots else account for account in accounts]
+    statement = {"Sid": "NodesPull", "Effect": "Allow", "Principal": {"AWS": principals}, "Action": actions or PULL}
+    return json.dumps({"Version": "2012-10-17", "Statement": [{**statement, **more}]})
+
+
+DESIRED = policy(CLUSTER, STAGING)
+LIVE = policy(STAGING, CLUSTER, roots=True)
+LIFECYCLE = json.dumps(
+    {
+        "rules": [
+            {
+                "rulePriority": 1,
+                "description": "Untagged images expire 3 days after they were pushed",
+                "selection": {
+                    "tagStatus": "untagged", "countType": "sinceImagePushed", "countUnit": "days", "countNumber": 3,
+                },
+                "action": {"type": "expire"},
+            }
+        ]
+    }
+)  # fmt: skip
+ENVIRONMENT = {
+    "DEPLOY_REGISTRY_HOST": HOST,
+    "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": DESIRED,
+    "DEPLOY_REGISTRY_ECR_TAGS": "team=platform,managed-by=registry-admin",
+}
+
+
+def _difference(what: str, words: str, *, writable: bool) -> dict[str, Any]:
+    return {"what": what, "words": words, "writable": writable}
+
+
+#: status → what a row in it looks like, in turn.
+TROUBLES: dict[str, list[dict[str, Any]]] = {
+    RepositoryStatus.FAILED: [
+        {
+            "last_error_code": "AccessDeniedException",
+            "last_error": "AWS refused SetRepositoryPolicy on {name}: AccessDeniedException: User: "
+            f"arn:aws:sts::{OWNER}:assumed-role/registry-admin/web is not authorized to perform: "
+            "ecr:SetRepositoryPolicy. Allow ecr:SetRepositoryPolicy on this repository to the identity that "
+            "Registry Admin runs as.",
+        },
+        {
+            "last_error_code": "InvalidParameterException",
+            "last_error_heals": True,
+            "last_error": "AWS refused SetRepositoryPolicy on {name}: InvalidParameterException: Principal not found. "
+            "A role or user that the policy names does not exist (yet). AWS needs some minutes after a role is made; "
+            "the next deploy tries again. If it stays: correct the ARN in the policy setting.",
+        },
+        {
+            "last_error_code": "ThrottlingException",
+            "last_error_heals": True,
+            "last_error": "AWS refused GetRepositoryPolicy on {name}: ThrottlingException: Rate exceeded. AWS is "
+            "limiting the rate of calls; trying again in a moment is enough.",
+        },
+    ],
+    RepositoryStatus.DRIFTED: [
+        {
+            "policy_text": policy(CLUSTER, roots=True, actions=["ecr:*"]),
+            "differences": [
+                _difference("policy", f"Missing: account {STAGING} may pull.", writable=True),
+                _difference("policy", f"Not wanted: account {CLUSTER} may do everything (ecr:*).", writable=True),
+            ],
+        },
+        {
+            "origin": "adopted",
+            "mutability": {"mode": "MUTABLE", "exclusions": []},
+            "differences": [
+                _difference(
+                    "mutability",
+                    "Tag mutability is MUTABLE instead of IMMUTABLE_WITH_EXCLUSION (except cache).",
+                    writable=False,
+                ),
+                _difference("lifecycle", "The lifecycle policy is another one, made by somebody else.", writable=False),
+            ],
+        },
+        {
+            "policy_text": "",
+            "differences": [_difference("policy", "The repository has no policy.", writable=True)],
+        },
+    ],
+    RepositoryStatus.MISSING: [{"policy_text": ""}],
+    RepositoryStatus.PENDING: [{"policy_text": "", "last_checked_at": None, "details_checked_at": None}],
+    RepositoryStatus.UNMANAGED: [{"policy_text": policy(SECOND, roots=True), "origin": ""}],
+}
+STATUSES = (
+    *[RepositoryStatus.IN_SYNC] * 7,
+    RepositoryStatus.DRIFTED,
+    RepositoryStatus.IN_SYNC,
+    RepositoryStatus.FAILED,
+    *[RepositoryStatus.IN_SYNC] * 6,
+    RepositoryStatus.DRIFTED,
+    RepositoryStatus.MISSING,
+    *[RepositoryStatus.IN_SYNC] * 3,
+    RepositoryStatus.FAILED,
+    *[RepositoryStatus.IN_SYNC] * 4,
+    RepositoryStatus.PENDING,
+    RepositoryStatus.DRIFTED,
+    *[RepositoryStatus.IN_SYNC] * 5,
+    RepositoryStatus.UNMANAGED,
+    RepositoryStatus.FAILED,
+    *[RepositoryStatus.IN_SYNC] * 4,
+)
+
+
+class Installation:
+    """Builds the rows. Sizes are what the caller wants to look at, or to multiply."""
+
+    def __init__(self, *, projects: int = 5, repositories: int = 40, deployments: int = 300, seed: int = 7) -> None:
+        self.random = random.Random(seed)  # noqa: S311  # scenery
+        self.now = timezone.now()
+        self.projects = [self._project(number) for number in range(projects)]
+        self.repositories = Repository.objects.bulk_create(self._repositories(repositories))
+        RepositoryEvent.objects.bulk_create(self._events())
+        self.deployments = Deployment.objects.bulk_create(self._deployments(deployments))
+        BackgroundWorker.objects.bulk_create(self._workers())
+        Promotion.objects.bulk_create(self._promotions())
+        self._keys()
+
+    def _ago(self, **span: float) -> datetime:
+        return self.now - timedelta(**span)
+
+    def _project(self, number: int) -> Project:
+        name = NAMES[number % len(NAMES)] + (f" {number // len(NAMES) + 1}" if number >= len(NAMES) else "")
+        ref = "proj_" + "".join(self.random.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(20))
+        project = create_project(name=name, ref=ref)
+        Project.objects.filter(pk=project.pk).update(created_at=self._ago(days=200 - number))
+        preview = project.environments.get(slug="preview")
+        for branch in ("feat/receipts", "fix/timeouts")[: number % 3]:
+            Environment.objects.create(
+                project=project, type=EnvironmentType.PREVIEW, slug="preview", parent=preview, branch=branch
+            )
+        return project
+
+    def _repositories(self, count: int) -> Iterator[Repository]:
+        seen: dict[str, int] = {}
+        for number in range(count):
+            status = STATUSES[number % len(STATUSES)]
+            project = self.projects[number] if number < len(self.projects) else None
+            account, region = ((OWNER, "us-east-1"), (OWNER, "eu-central-1"), (SECOND, "us-east-1"))[
+                0 if project else number % 3
+            ]
+            last = (
+                project.ref if project else "proj_" + "".join(self.random.choices("abcdefghijklmnopqrstuvwxyz", k=20))
+            )
+            looked = self._ago(minutes=self.random.randint(2, 55))
+            values: dict[str, Any] = {
+                "account": account,
+                "region": region,
+                "host": f"{account}.dkr.ecr.{region}.amazonaws.com",
+                "name": f"trigger/{last}",
+                "project": project,
+                "status": status,
+                "origin": "created",
+                "created_at": self._ago(days=self.random.randint(5, 190)),
+                "last_checked_at": looked,
+                "details_checked_at": looked,
+                "policy_text": LIVE,
+                "lifecycle_text": LIFECYCLE,
+                "lifecycle_is_ours": True,
+                "tags": {"team": "platform", "managed-by": "registry-admin"},
+                "mutability": {"mode": "IMMUTABLE_WITH_EXCLUSION", "exclusions": ["cache"]},
+                "encryption": {"type": "AES256"},
+                "policy_applied_at": self._ago(days=self.random.randint(3, 60)),
+                "last_in_sync_at": looked,
+            }
+            if status != RepositoryStatus.IN_SYNC:
+                turn = seen[status] = seen.get(status, -1) + 1
+                trouble = TROUBLES[status][turn % len(TROUBLES[status])]
+                values |= {"last_in_sync_at": self._ago(hours=self.random.randint(2, 90)), **trouble}
+                if "last_error" in trouble:
+                    values |= {"last_error": trouble["last_error"].format(name=values["name"]), "last_error_at": looked}
+                if status == RepositoryStatus.DRIFTED:
+                    values["drifted_since"] = self._ago(hours=self.random.randint(1, 70))
+            yield Repository(**values)
+
+    def _events(self) -> Iterator[RepositoryEvent]:
+        for row in self.repositories:
+            yield RepositoryEvent(
+                repository=row, kind=EventKind.CREATED, at=row.created_at, cause="deploy",
+                message="Created with the default repository policy, tags and a lifecycle policy.",
+            )  # fmt: skip
+            yield RepositoryEvent(
+                repository=row, kind=EventKind.POLICY_APPLIED, at=row.policy_applied_at or self.now, cause="deploy",
+                message=f"The default repository policy was written: account {STAGING} may pull.",
+                policy_before=policy(CLUSTER, roots=True),
+            )  # fmt: skip
+            if row.status == RepositoryStatus.DRIFTED and row.drifted_since:
+                words = "; ".join(each["words"] for each in row.differences)
+                yield RepositoryEvent(
+                    repository=row, kind=EventKind.DRIFT_FOUND, at=row.drifted_since, cause="sweep", message=words
+                )
+            if row.last_error and row.last_error_at:
+                yield RepositoryEvent(
+                    repository=row, kind=EventKind.ERROR, at=row.last_error_at, cause="sweep", message=row.last_error
+                )
+
+    def _deployments(self, count: int) -> Iterator[Deployment]:
+        environments = [
+            environment
+            for project in self.projects
+            for environment in Environment.objects.filter(project=project).select_related("project")
+        ]
+        weights = [5 if each.slug == "preview" else 3 if each.slug == "prod" else 2 for each in environments]
+        by_project = {row.project_id: row for row in self.repositories if row.project_id}
+        # Denser towards now, and in the order of time, so that versions count up by day.
+        moments = sorted(self._ago(minutes=9 + self.random.random() ** 1.6 * 60 * 24 * 45) for _ in range(count))
+        numbers: dict[tuple[int, str], int] = {}
+        for index, created in enumerate(moments):
+            environment = self.random.choices(environments, weights)[0]
+            day = images.version_day(created.date())
+            number = numbers[environment.pk, day] = numbers.get((environment.pk, day), 0) + 1
+            yield self._deployment(environment, by_project.get(environment.project_id), created, number, count - index)
+
+    def _deployment(
+        self, environment: Environment, repository: Repository | None, created: datetime, number: int, from_end: int
+    ) -> Deployment:
+        status = self.random.choices(
+            ["DEPLOYED", "FAILED", "CANCELED", "TIMED_OUT"], [84, 11, 3, 2]
+        )[0] if from_end > 4 else ("DEPLOYING", "BUILDING", "PENDING", "DEPLOYED")[from_end - 1]  # fmt: skip
+        sha = hashlib.sha1(f"{environment.pk}{created}{number}".encode()).hexdigest()  # noqa: S324
+        day = images.version_day(created.date())
+        short_code = images.new_short_code()
+        version = images.Version(day, number)
+        tag = images.tag(version=str(version), environment_type=environment.type, short_code=short_code)
+        started = created + timedelta(seconds=self.random.randint(1, 6))
+        installed = started + timedelta(seconds=self.random.randint(9, 40))
+        built = installed + timedelta(seconds=self.random.randint(25, 130))
+        ended = built + timedelta(seconds=self.random.randint(4, 25))
+        row = Deployment(
+            project_id=environment.project_id,
+            environment=environment,
+            repository=repository,
+            short_code=short_code,
+            version_day=day,
+            version_number=number,
+            status=status,
+            type="MANAGED",
+            content_hash=sha,
+            image_ref=f"{HOST}/trigger/{environment.project.ref}:{tag}",
+            image_platform="linux/amd64",
+            runtime="node",
+            runtime_version="22.16.0",
+            git={
+                "commitSha": sha,
+                "commitMessage": self.random.choice(COMMITS),
+                "commitRef": environment.branch or self.random.choice(BRANCHES),
+                "commitAuthorName": self.random.choice(PEOPLE).partition("@")[0].title(),
+                "remoteUrl": "https://github.com/example/jobs.git",
+                "dirty": self.random.random() < 0.06,
+            },
+            triggered_by=self.random.choice(PEOPLE),
+            triggered_via=self.random.choice(("cli:manual", "cli:github_actions", "cli:github_actions")),
+            created_at=created,
+            started_at=started,
+        )
+        if status == DeploymentStatus.PENDING:
+            row.started_at = None
+            row.deadline = self.now + timedelta(minutes=11)
+        elif status in (DeploymentStatus.BUILDING, DeploymentStatus.DEPLOYING):
+            row.installed_at = installed
+            row.deadline = self.now + timedelta(minutes=4)
+        if status in (DeploymentStatus.DEPLOYED, DeploymentStatus.DEPLOYING):
+            row.installed_at, row.built_at = installed, built
+        if status == DeploymentStatus.DEPLOYED:
+            row.deployed_at = ended
+            row.image_digest = "sha256:" + hashlib.sha256(sha.encode()).hexdigest()
+        elif status == DeploymentStatus.FAILED:
+            name, message = self.random.choice(FAILURES)
+            row.installed_at, row.failed_at = installed, built
+            row.error = {"name": name, "message": message, "stack": f"{name}: {message}\n    at build (index.js:12:7)"}
+        elif status == DeploymentStatus.CANCELED:
+            row.canceled_at, row.canceled_reason = started + timedelta(seconds=30), "Superseded by a newer one"
+        elif status == DeploymentStatus.TIMED_OUT:
+            row.failed_at = started + timedelta(minutes=8)
+        return row
+
+    def _workers(self) -> Iterator[BackgroundWorker]:
+        for row in self.deployments:
+            if row.built_at:
+                yield BackgroundWorker(
+                    deployment=row,
+                    content_hash=row.content_hash,
+                    sdk_version="4.8.3",
+                    cli_version="4.8.3",
+                    tasks=[
+                        {"id": slug, "slug": slug, "filePath": f"src/trigger/{slug}.ts", "exportName": name}
+                        for slug, name in (
+                            ("send-receipt", "sendReceipt"), ("nightly-export", "nightlyExport"), ("resize", "resize"),
+                        )
+                    ],
+                )  # fmt: skip
+
+    def _promotions(self) -> Iterator[Promotion]:
+        newest: dict[int, Deployment] = {}
+        for row in self.deployments:
+            if row.status == DeploymentStatus.DEPLOYED:
+                newest[row.environment_id] = row
+        for row in newest.values():
+            yield Promotion(
+                environment_id=row.environment_id,
+                deployment=row,
+                promoted_at=row.deployed_at or self.now,
+                promoted_by=row.triggered_by,
+            )
+
+    def _keys(self) -> None:
+        for number, address in enumerate(PEOPLE):
+            user, _ = User.objects.get_or_create(username=address.partition("@")[0], defaults={"email": address})
+            key, _ = keys.make_user_token(user, "laptop")
+            key.created_at = self._ago(days=90 - number)
+            key.last_used_at = self._ago(minutes=7 + number * 200) if number < 3 else None
+            key.last_used_by = "trigger.dev 4.8.3 at 10.4.0.17" if number < 3 else ""
+            key.revoked_at = self._ago(days=2) if number == 3 else None
+            key.save()
+        for project in self.projects:
+            for environment in project.environments.filter(parent__isnull=True).exclude(slug="preview"):
+                key, _ = keys.make_environment_key(environment, "CI")
+                key.created_at = self._ago(days=60)
+                key.save()
