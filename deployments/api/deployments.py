@@ -10,17 +10,16 @@ import pydantic
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from ninja import Router
 from ninja.responses import Status
 
 from deployments import images, lifecycle, models
-from deployments.api import schemas, stream
-from deployments.api.auth import EnvironmentRequest, environment_key
+from deployments.api import listing, schemas, stream
+from deployments.api.auth import EnvironmentRequest
 from deployments.api.errors import Refused, refusing_with
 from deployments.api.schemas import refusals
 from deployments.models import EnvironmentType
 
-router = Router(auth=environment_key, tags=["deployments"])
+router = listing.router  # one for both: an address that takes GET and POST belongs to one router
 
 IDEMPOTENCY_HEADER = "x-trigger-request-idempotency-key"
 _BODY = refusals(400, 401, 403, 404, 413, 415, 422)

@@ -41,6 +41,9 @@ class ApiMiddleware:
         request.META["REQUEST_ID"] = request_id
         response = self._answer(request)
         response["X-Request-ID"] = request_id
+        if isinstance(response, HttpResponse) and not response.has_header("Content-Length"):
+            # Django's own middleware does this too, but comes after us; without it a connection cannot be kept.
+            response["Content-Length"] = str(len(response.content))
         return response
 
     def _answer(self, request: HttpRequest) -> HttpResponseBase:

@@ -143,6 +143,15 @@ class ArchivedBranch(BaseModel):
     env: Literal["preview"] = "preview"
 
 
+class DeploymentFilters(BaseModel):
+    status: str | None = Field(None, description="One status, or several with commas between.")
+    period: str | None = Field(None, description="Created within this time: `12h`, `7d`, `4w`.")
+    since: str | None = Field(None, alias="from", description="Created at this time or later.")
+    until: str | None = Field(None, alias="to", description="Created at this time or earlier.")
+    size: int = Field(20, alias="page[size]", ge=5, le=100)
+    after: str | None = Field(None, alias="page[after]", description="The id that the page before ended with.")
+
+
 # ---- Answers
 
 
@@ -336,6 +345,11 @@ class ListedDeployment(BaseModel):
     git: dict[str, Any] | None = None
     error: ErrorData | None = None
     externalId: str | None = None
+
+
+class CurrentDeployment(ListedDeployment):
+    imageReference: str = Field(description="The image to run, by its digest.")
+    imagePlatform: str
 
 
 class Pagination(BaseModel):

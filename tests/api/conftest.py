@@ -65,7 +65,7 @@ class Cli:
             name.replace("_", "-"): value for name, value in headers.items()
         }
         response = self.client.generic(method, path, body or "", content_type="application/json", headers=sent)
-        content = b"".join(response.streaming_content) if response.streaming else response.content
+        content = response.getvalue()
         is_json = response.headers.get("Content-Type", "").startswith("application/json") and content
         return Answer(response.status_code, json.loads(content) if is_json else content.decode(), response.headers)
 

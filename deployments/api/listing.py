@@ -1,0 +1,146 @@
+"""Deployments for other readers than the CLI: a list, the newest one, and the one that is current.
+
+`current` is what a cluster polls for the image to run, so it carries the image reference with its digest, and an
+ETag by which an unchanged answer costs one query and no body.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.cache import get_conditional_response
+from ninja import Query, Router
+from ninja.responses import Status
+
+from deployments import lifecycle, models
+from deployments.api import schemas
+from deployments.api.auth import EnvironmentRequest, environment_key
+from deployments.api.errors import Refused
+from deployments.api.schemas import refusals
+from deployments.models import DeploymentStatus
+
+# `deployments.api.deployments` adds its routes after these: Django takes the first address that fits, and
+# {deployment_id} fits `current` and `latest` too.
+router = Router(auth=environment_key, tags=["deployments"])
+
+_PERIOD = re.compile(r"(\d{1,4})\s*([smhdw])", re.ASCII)
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@router.get(
+    "/v1/deployments",
+    response={200: schemas.Deployments, **refusals(400, 401, 403, 404, 422)},
+    exclude_unset=True,  # runtime may be null, the others may only be absent
+    summary="The environment's deployments, newest first",
+)
+def listed(request: EnvironmentRequest, filters: Query[schemas.DeploymentFilters]) -> dict[str, Any]:
+    """`pagination.next` of one page is `page[after]` of the following one, and absent on the last."""
+    found = models.Deployment.objects.filter(environment=request.auth.environment).order_by("-created_at", "-id")
+    if filters.status:
+        statuses = [word.strip().upper() for word in filters.status.split(",")]
+        if unknown := sorted(set(statuses) - set(DeploymentStatus.values)):
+            raise Refused(400, f"There is no status {unknown[0][:20]}; there are {', '.join(DeploymentStatus.values)}.")
+        found = found.filter(status__in=statuses)
+    if filters.period:
+        found = found.filter(created_at__gte=timezone.now() - _period(filters.period))
+    if filters.since:
+        found = found.filter(created_at__gte=_moment(filters.since, "from"))
+    if filters.until:
+        found = found.filter(created_at__lte=_moment(filters.until, "to"))
+    if filters.after:
+        last = lifecycle.find_deployment(environment=request.auth.environment, deployment_id=filters.after)
+        found = found.filter(created_at__lte=last.created_at).exclude(created_at=last.created_at, id__gte=last.id)
+    page = list(found[: filters.size + 1])
+    rest = page[filters.size :]
+    page = page[: filters.size]
+    return {
+        "data": [_item(deployment) for deployment in page],
+        "pagination": {"next": page[-1].id} if rest else {},
+    }
+
+
+@router.get(
+    "/v1/deployments/latest",
+    response={200: schemas.CurrentDeployment, **refusals(401, 403, 404)},
+    exclude_unset=True,  # runtime may be null, the others may only be absent
+    summary="The newest deployment, however far it came",
+)
+def latest(request: EnvironmentRequest) -> schemas.CurrentDeployment:
+    found = models.Deployment.objects.filter(environment=request.auth.environment).order_by("-created_at", "-id")
+    deployment = found.first()
+    if deployment is None:
+        raise Refused(404, "Nothing was deployed to this environment yet.")
+    return _current(deployment)
+
+
+@router.get(
+    "/v1/deployments/current",
+    response={200: schemas.CurrentDeployment, 304: None, **refusals(401, 403, 404)},
+    exclude_unset=True,  # runtime may be null, the others may only be absent
+    summary="The deployment that is current: the image to run",
+)
+def current(request: EnvironmentRequest, response: HttpResponse) -> schemas.CurrentDeployment | Status[None]:
+    """Poll it with `If-None-Match`: 304 without a body as long as nothing was promoted."""
+    promotion = lifecycle.current_promotion(environment=request.auth.environment)
+    if promotion is None:
+        raise Refused(404, "Nothing is promoted in this environment yet.")
+    etag = f'"{hashlib.sha256(f"{promotion.pk} {promotion.promoted_at.isoformat()}".encode()).hexdigest()[:32]}"'
+    response["ETag"] = etag
+    response["Cache-Control"] = "private, no-cache"
+    if _has(request, etag):
+        return Status(304, None)
+    return _current(promotion.deployment)
+
+
+def _has(request: HttpRequest, etag: str) -> bool:
+    answer = get_conditional_response(request, etag=etag)
+    return answer is not None and answer.status_code == 304
+
+
+def _item(deployment: models.Deployment) -> dict[str, Any]:
+    return {
+        "id": deployment.id,
+        "createdAt": deployment.created_at,
+        "shortCode": deployment.short_code,
+        "version": str(deployment.version),
+        "runtime": deployment.runtime or None,
+        "runtimeVersion": deployment.runtime_version or None,
+        "status": deployment.status,
+    } | {
+        name: value
+        for name, value in {
+            "deployedAt": deployment.deployed_at,
+            "git": deployment.git,
+            "error": deployment.error,
+            "externalId": deployment.external_id,
+        }.items()
+        if value
+    }
+
+
+def _current(deployment: models.Deployment) -> schemas.CurrentDeployment:
+    return schemas.CurrentDeployment(
+        **_item(deployment), imageReference=deployment.image_reference, imagePlatform=deployment.image_platform
+    )
+
+
+def _period(text: str) -> timedelta:
+    match = _PERIOD.fullmatch(text)
+    if match is None:
+        raise Refused(400, "period: write a number and a unit, for example 12h, 7d or 4w.")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _moment(text: str, name: str) -> datetime:
+    try:
+        if text.isascii() and text.isdecimal():  # milliseconds, as JavaScript counts
+            return datetime.fromtimestamp(int(text[:16]) / 1000, UTC)
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        raise Refused(400, f"{name}: write a time as 2026-08-01T12:00:00Z, or in milliseconds since 1970.") from None
