@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from deployments.policy.actions import KNOWN, expand, expand_all, spelling
+from deployments.policy.actions import KNOWN, expand_all, spelling
 from deployments.policy.conditions import Condition, condition_of, literal
 from deployments.policy.document import Policy, Statement, WrittenPrincipal
 from deployments.policy.wildcard import covers, has_wildcard
@@ -124,51 +124,58 @@ def subjects(statement: Statement, policy: Policy, *, partition: str) -> frozens
     return frozenset()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Part:
+    """What one statement says of each of its principals: these actions, under this condition."""
+
+    actions: frozenset[Action]
+    patterns: frozenset[str]
+    condition: Condition
+
+    def implies(self, action: Action) -> bool:
+        """Whether a wildcard of this statement takes in an action that is not in our table (rule 5)."""
+        if not isinstance(action, str) or action in KNOWN:
+            return False
+        return any(pattern != action and covers(pattern, action) for pattern in self.patterns)
+
+    def says(self, action: Action) -> bool:
+        return action in self.actions or self.implies(action)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Atoms:
-    """All atoms of one policy, by effect and principal, then by action."""
+    """All atoms of one policy by effect and principal. The parts are shared, so that 300 accounts cost one."""
 
-    table: dict[tuple[str, Subject], dict[Action, list[Condition]]] = field(default_factory=dict)
-    patterns: dict[tuple[str, Subject], list[tuple[str, Condition]]] = field(default_factory=dict)
+    table: dict[tuple[str, Subject], tuple[Part, ...]] = field(default_factory=dict)
 
-    def conditions(self, effect: str, subject: Subject, action: Action) -> list[Condition]:
-        """Under which conditions this policy says so, in this principal's name."""
-        return self.table.get((effect, subject), {}).get(action, []) + self.implied(effect, subject, action)
-
-    def implied(self, effect: str, subject: Subject, action: Action) -> list[Condition]:
-        """The conditions under which a wildcard beside an action that we do not know says it already (rule 5)."""
-        if not isinstance(action, str) or action in KNOWN:
-            return []
-        patterns = self.patterns.get((effect, subject), [])
-        return [condition for pattern, condition in patterns if pattern != action and covers(pattern, action)]
+    def parts(self, effect: str, subject: Subject) -> tuple[Part, ...]:
+        return self.table.get((effect, subject), ())
 
 
 def atoms_of(policy: Policy, *, partition: str) -> Atoms:
     """Take a policy apart. Sid, Id and order are gone afterwards (rules 2 and 7)."""
-    atoms = Atoms()
+    found: dict[tuple[str, Subject], list[Part]] = {}
     for statement in policy.statements:
         if statement.effect is None:
             continue
-        condition = condition_of(statement.conditions, policy.version)
-        actions: set[Action] = set()
-        patterns: set[str] = set()
-        for action in statement.actions or ():
-            one = spelling(action)
-            actions.update(expand(one))
-            if has_wildcard(one):
-                patterns.add(one)
-        if statement.actions is None and statement.not_actions is not None:
-            named = expand_all(statement.not_actions)
-            actions.add(AllActionsExcept(actions=named))
+        part = Part(
+            actions=actions_of(statement),
+            patterns=frozenset(filter(has_wildcard, map(spelling, statement.actions or ()))),
+            condition=condition_of(statement.conditions, policy.version),
+        )
+        if not part.actions:
+            continue  # no Action: it grants nothing (rule 9)
         for subject in subjects(statement, policy, partition=partition):
-            place = (statement.effect, subject)
-            by_action = atoms.table.setdefault(place, {})
-            for name in actions:
-                conditions = by_action.setdefault(name, [])
-                if condition not in conditions:
-                    conditions.append(condition)
-            atoms.patterns.setdefault(place, []).extend((pattern, condition) for pattern in patterns)
-    return atoms
+            found.setdefault((statement.effect, subject), []).append(part)
+    return Atoms(table={place: tuple(parts) for place, parts in found.items()})
+
+
+def actions_of(statement: Statement) -> frozenset[Action]:
+    if statement.actions is not None:
+        return frozenset(expand_all(statement.actions))
+    if statement.not_actions is not None:
+        return frozenset({AllActionsExcept(actions=expand_all(statement.not_actions))})
+    return frozenset()
 
 
 def is_of_aws(subject: Subject) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from deployments.policy import words
-from deployments.policy.atoms import EVERYONE, Action, Atoms, Subject, atoms_of, is_of_aws
+from deployments.policy.atoms import EVERYONE, Action, Atoms, Part, Subject, atoms_of, is_of_aws
 from deployments.policy.conditions import Condition, remainder
 from deployments.policy.document import Kind, Policy, PolicyError, parse
 
@@ -98,20 +98,18 @@ def _read(text: str, partition: str) -> tuple[Policy, Atoms]:
 def _beyond(side: Atoms, other: Atoms, *, more: str, gained: bool, partition: str) -> list[Grant]:
     """What the one side says under this effect that the other does not."""
     found: dict[tuple[Subject, Condition], list[Action]] = {}
-    known: dict[tuple[tuple[Condition, ...], tuple[Condition, ...]], tuple[Condition, ...]] = {}
-    for (effect, subject), by_action in side.table.items():
+    known: dict[tuple[tuple[Part, ...], ...], list[tuple[Condition, Action]]] = {}
+    for (effect, subject), parts in side.table.items():
         if effect != more:
             continue
-        for action, conditions in by_action.items():
-            covered = other.conditions(effect, subject, action) + side.implied(effect, subject, action)
-            if is_of_aws(subject) and subject != EVERYONE:
-                # `*` takes in every other AWS principal, wherever it stands (rule 3), on either side.
-                covered += other.conditions(effect, EVERYONE, action) + side.conditions(effect, EVERYONE, action)
-            question = (tuple(conditions), tuple(covered))
-            if question not in known:
-                known[question] = remainder(*question)
-            for condition in known[question]:
-                found.setdefault((subject, condition), []).append(action)
+        covering = other.parts(effect, subject)
+        if is_of_aws(subject) and subject != EVERYONE:
+            # `*` takes in every other AWS principal, wherever it stands (rule 3), on either side.
+            covering += other.parts(effect, EVERYONE) + side.parts(effect, EVERYONE)
+        if (parts, covering) not in known:
+            known[parts, covering] = _difference(parts, covering)
+        for condition, action in known[parts, covering]:
+            found.setdefault((subject, condition), []).append(action)
     grants = []
     for (subject, condition), actions in found.items():
         actions.sort(key=words.name_of_action)
@@ -131,6 +129,21 @@ def _beyond(side: Atoms, other: Atoms, *, more: str, gained: bool, partition: st
             )
         )
     return grants
+
+
+def _difference(parts: tuple[Part, ...], covering: tuple[Part, ...]) -> list[tuple[Condition, Action]]:
+    """The atoms of `parts` that `covering` does not have, for one principal."""
+    left = []
+    known: dict[tuple[frozenset[Condition], frozenset[Condition]], tuple[Condition, ...]] = {}
+    for action in frozenset[Action]().union(*(part.actions for part in parts)):
+        wide = frozenset(part.condition for part in parts if action in part.actions)
+        covered = frozenset(part.condition for part in covering if part.says(action)) | frozenset(
+            part.condition for part in parts if part.implies(action)
+        )
+        if (wide, covered) not in known:
+            known[wide, covered] = remainder(wide, covered)
+        left += [(condition, action) for condition in known[wide, covered]]
+    return left
 
 
 def _sorted(grants: list[Grant]) -> tuple[Grant, ...]:

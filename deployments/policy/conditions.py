@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -42,6 +42,7 @@ NEGATED = {
 }
 _VARIABLE = re.compile(r"\$\{.*?\}", re.DOTALL)
 _NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
+_MASK = re.compile(r"/.*\.|%")  # forms that Python takes for a network and IAM does not
 MAX_PARTS = 2_000  # of one difference; beyond it we stop proving and report what is left as a difference
 
 
@@ -82,6 +83,9 @@ class Test:
     values: frozenset[str]
 
 
+NO_TEST = Test(operator="", key="", values=frozenset())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
     """A conjunction of tests: `choices` may be narrowed value by value, `fixed` are taken whole."""
@@ -114,8 +118,6 @@ class Condition:
             block[key] = sorted(test.values)
         return document or None
 
-
-UNCONDITIONAL = Condition()
 
 _WRITTEN_KEYS = """
     aws:CalledVia aws:CalledViaFirst aws:CalledViaLast aws:CurrentTime aws:EpochTime aws:FederatedProvider
@@ -180,19 +182,19 @@ def _canonical(value: str, base: str) -> str:
         return format(number.normalize() if number else Decimal(0), "f")
     if base == "IpAddress":
         try:
-            return str(ipaddress.ip_network(value))
+            return value if _MASK.search(value) else str(ipaddress.ip_network(value))
         except ValueError:
             return value
     return value
 
 
-def remainder(wide: Iterable[Condition], covered: Iterable[Condition]) -> tuple[Condition, ...]:
-    """What of `wide` is not provably inside `covered`, as conditions; empty where all of it is."""
-    covers = tuple(covered)
+def remainder(wide: Collection[Condition], covered: Collection[Condition]) -> tuple[Condition, ...]:
+    """What of `wide` is not provably inside `covered`, as conditions that do not overlap; empty where all of it is."""
+    same = set(covered)
     rest: list[Condition] = []
-    for condition in sorted(wide, key=lambda one: len(one.choices) + len(one.fixed)):
+    for condition in sorted((one for one in wide if one not in same), key=_widest_first):
         parts = [condition]
-        for other in (*covers, *rest):
+        for other in (*covered, *rest):
             parts = [piece for part in parts for piece in _minus(part, other)]
             if not parts or len(parts) > MAX_PARTS:
                 break
@@ -200,25 +202,24 @@ def remainder(wide: Iterable[Condition], covered: Iterable[Condition]) -> tuple[
     return tuple(rest)
 
 
+def _widest_first(condition: Condition) -> tuple[int, list[tuple[str, str, list[str]]]]:
+    tests = [(test.operator, test.key, sorted(test.values)) for test in condition.tests]
+    return len(condition.choices) + len(condition.fixed), tests
+
+
 def _minus(part: Condition, other: Condition) -> list[Condition]:
     """The pieces of `part` outside of `other`. Where `other` tests more than `part`, nothing is proved: all of it."""
     if not other.fixed <= part.fixed:
         return [part]
     mine = {(test.operator, test.key): test for test in part.choices}
+    if any(mine.get((test.operator, test.key), NO_TEST).values.isdisjoint(test.values) for test in other.choices):
+        return [part]
     pieces = []
-    for test in other.choices:
+    for test in sorted(other.choices, key=lambda one: (one.operator, one.key)):
         place = (test.operator, test.key)
-        own = mine.get(place)
-        if own is None or not own.values & test.values:
-            return [part]
-        if outside := own.values - test.values:
+        values = mine[place].values
+        if outside := values - test.values:
             piece = mine | {place: Test(operator=test.operator, key=test.key, values=outside)}
             pieces.append(Condition(choices=frozenset(piece.values()), fixed=part.fixed))
-        inside = Test(operator=test.operator, key=test.key, values=own.values & test.values)
-        mine = mine | {place: inside}
+        mine[place] = Test(operator=test.operator, key=test.key, values=values & test.values)
     return pieces
-
-
-def null_tests(condition: Condition) -> Mapping[str, frozenset[str]]:
-    """Key → values of `Null`, where the condition has such a test."""
-    return {test.key: test.values for test in condition.choices if test.operator == "Null"}

@@ -221,7 +221,7 @@ def _principals(value: Any, name: str, puzzle: Any) -> tuple[WrittenPrincipal, .
 
 def _actions(value: Any, name: str, puzzle: Any) -> tuple[str, ...]:
     found = []
-    for text in _listed(value) if not isinstance(value, dict) or value else ():
+    for text in _listed(value):
         if isinstance(text, str) and not isinstance(text, Number):
             found.append(text)
         else:
@@ -256,8 +256,8 @@ def _conditions(value: Any, puzzle: Any) -> tuple[WrittenCondition, ...]:
 
 
 def _listed(value: Any) -> list[Any]:
-    """A scalar is a one-element list (rule 2); null is an empty one (rule 9)."""
-    if value is None:
+    """A scalar is a one-element list (rule 2); null and an empty map are an empty one (rule 9)."""
+    if value is None or value == {}:
         return []
     return value if isinstance(value, list) else [value]
 

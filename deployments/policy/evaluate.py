@@ -10,6 +10,7 @@ still say no, and the principals of the registry's own account need no repositor
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -65,21 +66,21 @@ def can_pull(policy: Policy, account: str, *, partition: str) -> Answer:
 
 
 def holders(policy: Policy, actions: Iterable[str] = PULL, *, partition: str) -> tuple[Holder, ...]:
-    """Whoever an Allow names for any of these actions, and whether they may do all of them."""
+    """Whoever an Allow names for any of these actions, and whether they may do all of them; who may comes first."""
     asked = expand_all(actions)
     named: set[Subject] = set()
-    for statement in policy.statements:
-        if statement.effect == "Allow" and any(_speaks_of(statement, action) for action in asked):
-            named |= subjects(statement, policy, partition=partition)
-    found = []
-    for subject in named:
-        # Who is meant by “everyone except …” is anybody, so a condition or a Deny in their way makes it depend.
-        answer = _all_of(policy, subject, asked, None, partition)
-        name = words.of_subject(subject, partition=partition)
-        found.append(Holder(principal=words.name_of_subject(subject), name=name, answer=answer))
-    return tuple(
-        sorted(found, key=lambda one: (one.answer.verdict != "yes", one.answer.verdict != "depends", one.name))
-    )
+    for clause in _clauses(policy, partition):
+        if not clause.denies and any(clause.speaks_of(action) for action in asked):
+            named |= clause.subjects
+    found = [
+        Holder(
+            principal=words.name_of_subject(subject),
+            name=words.of_subject(subject, partition=partition),
+            answer=_all_of(policy, subject, asked, None, partition),
+        )
+        for subject in named
+    ]
+    return tuple(sorted(found, key=lambda one: (("yes", "depends", "no").index(one.answer.verdict), one.name)))
 
 
 def caller_of(text: str, *, partition: str) -> Principal:
@@ -91,96 +92,105 @@ def caller_of(text: str, *, partition: str) -> Principal:
 
 
 def _all_of(policy: Policy, caller: Subject, actions: Iterable[str], context: Context | None, partition: str) -> Answer:
-    """One answer for several actions: yes if all are, no if one is."""
+    """One answer for several actions: yes if all are, no if one is. The first that is not a yes decides."""
     known = _facts(caller) | _given(context or {})
     asked = sorted(actions)
-    answers = [_one(policy, caller, action, known, partition) for action in asked]
-    for verdict in ("no", "depends"):
-        for answer in answers:
-            if answer.verdict == verdict:
-                return answer
-    return answers[0] if len(answers) == 1 else _with_actions(answers[0], caller, asked, partition)
-
-
-def _with_actions(answer: Answer, caller: Subject, actions: list[str], partition: str) -> Answer:
+    goal = words.of_actions(asked)
     who = words.of_subject(caller, partition=partition)
-    text = f"{who} may {_verb(actions)}: {words.shown(answer.statement or '')} allows it."
-    return Answer(verdict=answer.verdict, statement=answer.statement, words=text)
+    what = goal if goal in ("pull", "push") else f"use {goal}"
+    answers = [_one(policy, caller, action, known, partition, who, what) for action in asked]
+    return min(answers, key=lambda answer: ("no", "depends", "yes").index(answer.verdict))
 
 
-def _verb(actions: Iterable[str]) -> str:
-    what = words.of_actions(sorted(actions))
-    return what if what in ("pull", "push") else f"do {what}"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clause:
+    """A statement, understood in a partition."""
+
+    statement: Statement
+    patterns: tuple[str, ...]
+    subjects: frozenset[Subject]
+    tests: tuple[Test, ...]
+    whom: str
+    condition: str
+
+    @property
+    def label(self) -> str:
+        return words.shown(self.statement.label)
+
+    @property
+    def denies(self) -> bool:
+        return self.statement.effect == "Deny"
+
+    def speaks_of(self, action: str) -> bool:
+        named = any(covers(pattern, action) for pattern in self.patterns)
+        if self.statement.actions is None and self.statement.not_actions is None:
+            return False
+        return named if self.statement.actions is not None else not named
 
 
-def _one(policy: Policy, caller: Subject, action: str, known: _Known, partition: str) -> Answer:
-    who = words.of_subject(caller, partition=partition)
-    what = _verb([action])
-    allowed: Statement | None = None
-    perhaps_allowed: list[tuple[Statement, str]] = []
-    perhaps_denied: list[tuple[Statement, str]] = []
-    odd = [puzzle.words for puzzle in policy.puzzles]
+@functools.lru_cache(maxsize=64)
+def _clauses(policy: Policy, partition: str) -> tuple[_Clause, ...]:
+    """Kept, because a page asks for many principals of one policy."""
+    clauses = []
     for statement in policy.statements:
-        if statement.puzzles:
-            odd.append(statement.puzzles[0].words)
+        if statement.effect is None:
             continue
-        applies, reason = _applies(statement, policy, caller, action, known, partition)
-        if applies and statement.effect == "Deny":
-            text = f"{who} may not {what}: {words.shown(statement.label)} denies it."
-            return Answer(verdict="no", statement=statement.label, words=text)
-        if applies:
-            allowed = allowed or statement
-        elif applies is None:
-            (perhaps_denied if statement.effect == "Deny" else perhaps_allowed).append((statement, reason))
-    if odd:
-        text = f"It cannot be said whether {who} may {what}: the policy holds something not understood: {odd[0]}."
+        condition = condition_of(statement.conditions, policy.version)
+        meant = subjects(statement, policy, partition=partition)
+        written = statement.not_actions or () if statement.actions is None else statement.actions
+        clauses.append(
+            _Clause(
+                statement=statement,
+                patterns=tuple(map(spelling, written)),
+                subjects=meant,
+                tests=condition.tests,
+                whom=words.listed(sorted(words.of_subject(one, partition=partition) for one in meant)),
+                condition=words.of_condition(condition).strip(),
+            )
+        )
+    return tuple(clauses)
+
+
+def _one(policy: Policy, caller: Subject, action: str, known: _Known, partition: str, who: str, what: str) -> Answer:
+    if policy.all_puzzles:
+        # Whatever it is, it could be an Allow or a Deny of this; AWS would not even take such a policy.
+        text = f"It cannot be said whether {who} may {what}: {policy.all_puzzles[0].words}."
         return Answer(verdict="depends", statement=None, words=text)
+    allowed: _Clause | None = None
+    perhaps_allowed: list[tuple[_Clause, str]] = []
+    perhaps_denied: list[tuple[_Clause, str]] = []
+    for clause in _clauses(policy, partition):
+        applies, reason = _applies(clause, caller, action, known)
+        if applies and clause.denies:
+            text = f"{who} may not {what}: {clause.label} denies it."
+            return Answer(verdict="no", statement=clause.statement.label, words=text)
+        if applies:
+            allowed = allowed or clause
+        elif applies is None:
+            (perhaps_denied if clause.denies else perhaps_allowed).append((clause, reason))
     if not allowed and not perhaps_allowed:
-        return Answer(verdict="no", statement=None, words=f"{who} may not {what}: no statement allows it.")
-    if perhaps_denied:
-        statement, reason = perhaps_denied[0]
-        text = f"It depends whether {who} may {what}: {words.shown(statement.label)} denies it {reason}."
-        return Answer(verdict="depends", statement=statement.label, words=text)
-    if not allowed:
-        statement, reason = perhaps_allowed[0]
-        text = f"It depends whether {who} may {what}: {words.shown(statement.label)} allows it {reason}."
-        return Answer(verdict="depends", statement=statement.label, words=text)
-    text = f"{who} may {what}: {words.shown(allowed.label)} allows it."
-    return Answer(verdict="yes", statement=allowed.label, words=text)
+        text = f"{who} may not {what}: no statement allows {words.name_of_action(action)}."
+        return Answer(verdict="no", statement=None, words=text)
+    if perhaps_denied or not allowed:
+        clause, reason = (perhaps_denied or perhaps_allowed)[0]
+        verb = "denies" if clause.denies else "allows"
+        text = f"It depends whether {who} may {what}: {clause.label} {verb} it {reason}."
+        return Answer(verdict="depends", statement=clause.statement.label, words=text)
+    text = f"{who} may {what}: {allowed.label} allows it."
+    return Answer(verdict="yes", statement=allowed.statement.label, words=text)
 
 
-def _applies(
-    statement: Statement, policy: Policy, caller: Subject, action: str, known: _Known, partition: str
-) -> tuple[bool | None, str]:
+def _applies(clause: _Clause, caller: Subject, action: str, known: _Known) -> tuple[bool | None, str]:
     """Whether a statement is about this request; None with the reason where that cannot be known."""
-    if not _speaks_of(statement, action):
+    if not clause.speaks_of(action):
         return False, ""
-    meant = _anyone(
-        _names(subject, caller, deny=statement.effect == "Deny")
-        for subject in subjects(statement, policy, partition=partition)
-    )
-    if meant is False:
-        return False, ""
-    condition = condition_of(statement.conditions, policy.version)
-    held = _all(holds(test, known, lenient=statement.effect == "Allow") for test in condition.tests)
-    if held is False:
+    meant = caller in clause.subjects or _anyone(_names(one, caller, deny=clause.denies) for one in clause.subjects)
+    held = _all(holds(test, known, lenient=not clause.denies) for test in clause.tests)
+    if meant is False or held is False:
         return False, ""
     if held is None:
-        return None, words.of_condition(condition).strip()
-    if meant is None:
-        whom = sorted(
-            words.of_subject(one, partition=partition) for one in subjects(statement, policy, partition=partition)
-        )
-        return None, f"but speaks of {words.listed(whom)} alone"
-    return True, ""
-
-
-def _speaks_of(statement: Statement, action: str) -> bool:
-    if statement.actions is not None:
-        return any(covers(spelling(pattern), action) for pattern in statement.actions)
-    if statement.not_actions is not None:
-        return not any(covers(spelling(pattern), action) for pattern in statement.not_actions)
-    return False
+        return None, clause.condition
+    return meant, "" if meant else f"but speaks of {clause.whom} alone"
 
 
 # ------------------------------------------------------------------------------------------------------- principals

@@ -98,6 +98,9 @@ def of_actions(actions: Sequence[Action]) -> str:
     if plain >= KNOWN:
         parts.append("every ECR action")
         plain -= KNOWN
+    elif len(KNOWN - plain) <= MOST_LISTED:
+        parts.append(f"every ECR action except {of_actions(sorted(KNOWN - plain))}")
+        plain -= KNOWN
     for purpose, needed in ((Purpose.PULL, PULL), (Purpose.PUSH, PUSH)):
         if plain >= needed:
             parts.append(purpose.value)
