@@ -40,7 +40,7 @@ def upsert(preview: Environment, name: str, git: dict[str, Any]) -> Environment:
             "This cannot be the name of a branch: no spaces, none of ~^:?*[\\, no “..”, “//” or “@{”, no slash at "
             f"either end, not ending in .lock, at most {MOST_CHARACTERS} characters.",
         )
-    values = {"git": git, "archived_at": None}
+    values = {"archived_at": None} | ({"git": git} if git else {})  # outside a work tree the CLI knows nothing of git
     environment, _ = Environment.objects.update_or_create(
         parent=preview,
         branch=branch,

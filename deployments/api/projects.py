@@ -16,7 +16,7 @@ from deployments.api import branches, schemas
 from deployments.api.auth import EnvironmentRequest, UserRequest, any_key, environment_key, user_token
 from deployments.api.errors import Refused
 from deployments.api.schemas import refusals
-from deployments.models import SLUG_ALIASES, AccessKey, Environment, Promotion
+from deployments.models import SLUG_ALIASES, AccessKey, Environment, EnvironmentType, Promotion
 
 router = Router(tags=["projects"])
 
@@ -61,14 +61,17 @@ def whoami(request: UserRequest, projectRef: str = "") -> dict[str, Any]:
     "/v1/projects/runtimes",
     auth=user_token,
     response={200: list[schemas.Runtime], **refusals(401, 403)},
-    summary="What runs where: every environment with its current deployment, or null",
+    summary="What runs in production: every project with its current deployment, or null",
 )
 def runtimes(request: UserRequest) -> list[dict[str, Any]]:
     current = {
         promotion.environment_id: promotion.deployment
-        for promotion in Promotion.objects.filter(label="current").select_related("deployment")
+        for promotion in Promotion.objects.select_related("deployment").filter(
+            label="current", environment__type=EnvironmentType.PRODUCTION
+        )
     }
-    environments = Environment.objects.select_related("project").filter(parent=None, archived_at=None)
+    # The CLI prints these under “Production” and has no column for another environment.
+    environments = Environment.objects.select_related("project").filter(type=EnvironmentType.PRODUCTION)
     return [
         {
             "organization": {"title": ORGANIZATION, "slug": slugify(ORGANIZATION)},

@@ -10,7 +10,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from deployments import keys
+from deployments import keys, projects
 from deployments.models import AccessKey, Deployment, Environment, KeyKind, Project, Promotion
 from tests.api.conftest import Cli
 
@@ -164,18 +164,23 @@ def test_runtimes_say_null_where_nothing_is_deployed(user_cli: Cli, production: 
     )
     Promotion.objects.create(environment=production, deployment=deployment)
 
-    rows = {row["environment"]["slug"]: row for row in user_cli.get("/api/v1/projects/runtimes").body}
+    empty = projects.create_project(name="Empty")
 
-    assert set(rows) == {"prod", "staging", "preview"}
-    assert rows["staging"]["deployment"] is None
-    assert rows["prod"]["deployment"] == {
-        "runtime": "node-22",
-        "runtimeVersion": None,
-        "nodeMajor": 22,
-        "deployedAt": rows["prod"]["deployment"]["deployedAt"],
-        "shortCode": deployment.short_code,
+    billing, nothing = user_cli.get("/api/v1/projects/runtimes").body
+
+    assert billing == {
+        "organization": {"title": "Registry Admin", "slug": "registry-admin"},
+        "project": {"name": "Billing", "slug": "billing", "externalRef": production.project.ref},
+        "environment": {"slug": "prod"},
+        "deployment": {
+            "runtime": "node-22",
+            "runtimeVersion": None,
+            "nodeMajor": 22,
+            "deployedAt": billing["deployment"]["deployedAt"],
+            "shortCode": deployment.short_code,
+        },
     }
-    assert rows["prod"]["project"]["externalRef"] == production.project.ref
+    assert (nothing["project"]["externalRef"], nothing["deployment"]) == (empty.ref, None)
 
 
 def test_the_cli_s_housekeeping_is_answered(user_cli: Cli) -> None:

@@ -7,6 +7,7 @@ script. Secrets are printed once, when they are made.
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +18,13 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.validators import validate_email
-from django.db import transaction
+from django.db import OperationalError, ProgrammingError, transaction
 from django.utils import timezone
 
 from deployments import images, keys, projects
 from deployments.models import AccessKey, KeyKind, Project
+
+logger = logging.getLogger(__name__)
 
 #: The name of the keys that this command makes: it counts and rotates these, and no others.
 KEY_NAME = "bootstrap"
@@ -50,25 +53,33 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         email, name, ref = _email(options["email"]), _name(options["project"]), _ref(options["ref"])
+        try:
+            result = self._make(email, name, ref, rotate=options["rotate"])
+        except (OperationalError, ProgrammingError) as error:
+            logger.debug("bootstrap.database", exc_info=error)
+            raise CommandError(
+                "The database does not answer, or has no tables yet: run python manage.py migrate first."
+            ) from None
+        if result.password is not None:
+            self.stderr.write(f"Password of {email}, shown this once: {result.password}")
+        if options["json"]:
+            made = {"project_ref": result.project.ref, "token": result.token, "keys": result.keys}
+            self.stdout.write(json.dumps(made))
+        else:
+            self._tell(email, result)
+
+    def _make(self, email: str, name: str, ref: str | None, *, rotate: bool) -> _Result:
         with transaction.atomic():
             # Two of these at once (two containers starting) queue here: the operator's row is unique and locked.
             operator, password = _operator(email)
             project, is_new_project = _project(name, ref)
-            result = _Result(
+            return _Result(
                 project=project,
                 is_new_project=is_new_project,
                 password=password,
-                token=_token(operator, rotate=options["rotate"]),
-                keys=_environment_keys(project, rotate=options["rotate"]),
+                token=_token(operator, rotate=rotate),
+                keys=_environment_keys(project, rotate=rotate),
             )
-        if result.password is not None:
-            self.stderr.write(f"Password of {email}, shown this once: {result.password}")
-        if options["json"]:
-            self.stdout.write(
-                json.dumps({"project_ref": project.ref, "token": result.token, "keys": result.keys}, ensure_ascii=False)
-            )
-        else:
-            self._tell(email, result)
 
     def _tell(self, email: str, result: _Result) -> None:
         configuration = settings.CONFIGURATION

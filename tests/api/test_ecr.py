@@ -1,0 +1,101 @@
+"""The API in front of ECR: what the CLI hears when AWS says no, and what it is given when AWS says yes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.test import Client
+
+from deployments import config
+from deployments.models import Deployment
+from sandbox.control import Sandbox
+from tests.api.conftest import Cli
+from tests.conftest import HOST
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ecr_configuration")]
+
+
+def test_credentials_of_ecr_are_its_token_with_the_endpoint_to_connect_to(cli: Cli, sandbox: Sandbox) -> None:
+    deployment = cli.deploy().body
+
+    answer = cli.post(f"/api/v1/deployments/{deployment['id']}/generate-registry-credentials", {})
+
+    assert answer.status == 200
+    assert set(answer.body) == {"username", "password", "expiresAt", "repositoryUri", "proxyEndpoint"}
+    assert answer.body["username"] == "AWS"
+    assert answer.body["repositoryUri"] == deployment["imageTag"].rpartition(":")[0]
+    assert answer.body["repositoryUri"].startswith(f"{HOST}/trigger/proj_")
+    assert answer.body["proxyEndpoint"].startswith("http")
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("AccessDeniedException", 422), ("ThrottlingException", 503), ("ServerException", 503)]
+)
+def test_what_aws_refuses_is_one_sentence_and_no_deployment(cli: Cli, sandbox: Sandbox, code: str, status: int) -> None:
+    sandbox.fault("error", "ecr:CreateRepository", code=code)
+
+    answer = cli.deploy()
+
+    assert answer.status == status
+    assert answer.body["code"] == code
+    assert ("x-should-retry" in answer.headers) == (status == 422)
+    assert not Deployment.objects.exists()
+    sandbox.clear_faults()
+    assert cli.deploy().status == 200
+
+
+def test_a_policy_that_ecr_refuses_is_told_with_its_code(
+    cli: Cli, sandbox: Sandbox, configure: Callable[..., config.Configuration]
+) -> None:
+    policy = (
+        '{"Version":"2012-10-17","Statement":[{"Effect":"Allow",'
+        '"Principal":{"AWS":"222222222222"},"Action":"ecr:BatchGetImage","Resource":"*"}]}'
+    )
+    configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=policy)
+
+    answer = cli.deploy()
+
+    assert (answer.status, answer.body["code"]) == (422, "InvalidParameterException")
+    assert not Deployment.objects.exists()
+
+
+def test_an_image_that_was_never_pushed_is_refused_in_an_event(cli: Cli, sandbox: Sandbox) -> None:
+    deployment_id = cli.deploying()
+
+    found = cli.finalize(deployment_id)
+
+    assert found[-1][0] == "error"
+    assert "not in the registry" in found[-1][1]["error"]
+    assert Deployment.objects.get().status == "DEPLOYING"
+
+
+def test_a_warm_deploy_asks_the_database_little_and_aws_nothing(
+    cli: Cli, sandbox: Sandbox, django_assert_max_num_queries: Any
+) -> None:
+    cli.deploy()
+    sandbox.reset_calls()
+
+    with django_assert_max_num_queries(6):
+        assert cli.deploy().status == 200
+
+    assert sandbox.calls() == {}
+
+
+def test_sixteen_first_deploys_at_once_get_sixteen_versions(cli: Cli, sandbox: Sandbox) -> None:
+    def deploy(_: int) -> tuple[int, Any]:
+        try:
+            answer = Cli(Client(), cli.key).deploy()
+            return answer.status, answer.body
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(deploy, range(16)))
+
+    assert {status for status, _ in answers} == {200}, answers
+    numbers = sorted(int(body["version"].partition(".")[2]) for _, body in answers)
+    assert numbers == list(range(1, 17))
