@@ -48,7 +48,7 @@ def serve_and_shoot(names: list[str]) -> int:
 
         from deployments import config
         from deployments.models import Deployment, Repository
-        from tests.admin.installation import ENVIRONMENT, Installation
+        from tests.admin.installation import ENVIRONMENT, HOST, Installation
 
         logging.getLogger("django.request").setLevel(logging.ERROR)
         settings.CONFIGURATION = config.load(ENVIRONMENT).require()
@@ -66,7 +66,7 @@ def serve_and_shoot(names: list[str]) -> int:
 
         server: WSGIServer = make_server("127.0.0.1", 0, get_wsgi_application(), handler_class=Quiet)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        drifted = Repository.objects.filter(status="drifted").exclude(policy_text="").order_by("pk")[0]
+        drifted = Repository.objects.filter(status="drifted", host=HOST).exclude(policy_text="").order_by("pk")[0]
         failed = Deployment.objects.filter(status="FAILED").order_by("-created_at")[0]
         good = Deployment.objects.filter(status="DEPLOYED").order_by("-created_at")[0]
         desk, phone = {"width": 1360, "height": 940}, {"width": 390, "height": 844}
@@ -121,7 +121,10 @@ def browser() -> int:
         )  # fmt: skip
         worst = 0
         for name, path, scheme, size, menu in order["pages"]:
-            context = chromium.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")
+            sharp = 2 if name.startswith("phone") else 1
+            context = chromium.new_context(
+                viewport=size, color_scheme=scheme, reduced_motion="reduce", device_scale_factor=sharp
+            )
             page = context.new_page()
             page.on("console", lambda message, name=name: _say(f"{name}: {message.type}: {message.text}"))
             page.goto(f"{order['origin']}/admin/login/")
@@ -135,7 +138,7 @@ def browser() -> int:
             file = SCREENS / f"{name}.png"
             height = page.evaluate("document.documentElement.scrollHeight")
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            tall = not name.endswith("-light") or name.startswith("repository-")
+            tall = name.startswith(("phone-", "repository-", "deployment-"))
             clip = {"x": 0, "y": 0, "width": size["width"], "height": min(height, 2400) if tall else size["height"]}
             page.screenshot(path=file, clip=clip, full_page=True)
             _say(

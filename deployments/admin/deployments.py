@@ -32,8 +32,14 @@ def listed() -> QuerySet[Deployment]:
     )
 
 
-CURRENT = SafeString(' <span class="tag">current</span>')
+CURRENT = SafeString(' <span class="tag current">current</span>')
 _WENT_WRONG = (DeploymentStatus.FAILED, DeploymentStatus.TIMED_OUT)
+
+
+class Created(admin.DateFieldListFilter):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.title = "Created"
 
 
 class IsCurrent(admin.SimpleListFilter):
@@ -52,13 +58,13 @@ class IsCurrent(admin.SimpleListFilter):
 class DeploymentAdmin(ReadOnly):
     page_template = "registry_admin/deployment.html"
     nothing_yet = "No deployments yet. In a project with a trigger.config file: npx trigger.dev@4.8.3 deploy"
-    list_display = ("version_cell", "status_cell", "where", "commit", "by", "created", "duration_cell")
+    list_display = ("version_cell", "status_cell", "where", "commit", "by", "created")
     list_filter = (
         menu("Status", "status", words=dict(DeploymentStatus.choices)),
         menu("Environment", "environment__slug"),
         menu("Project", "project__ref", label="project__name"),
         IsCurrent,
-        ("created_at", admin.DateFieldListFilter),
+        ("created_at", Created),
     )
     search_fields = ("^short_code", "^version_day", "^git__commitSha", "git__commitMessage", "^external_id")
     search_help_text = "Version, short code, commit, message or digest"
@@ -106,11 +112,7 @@ class DeploymentAdmin(ReadOnly):
 
     @admin.display(description="Created", ordering="created_at")
     def created(self, row: Deployment) -> str:
-        return ago(row.created_at)
-
-    @admin.display(description="Took")
-    def duration_cell(self, row: Deployment) -> str:
-        return took(row.duration)
+        return two_lines(ago(row.created_at), f"took {took(row.duration)}" if row.duration else "")
 
     def page(self, request: HttpRequest, row: Deployment) -> dict[str, Any]:
         return {

@@ -12,10 +12,11 @@ from django import forms
 from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Case, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import path, reverse
+from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 from django.utils.html import format_html
 
@@ -23,6 +24,8 @@ from deployments import keys
 from deployments.admin.console import ReadOnly, menu
 from deployments.admin.display import ago, badge, two_lines, until
 from deployments.models import AccessKey, Environment, KeyKind
+
+STATES = {"live": "Live", "expired": "Expired", "revoked": "Revoked"}
 
 
 class Environments(forms.ModelChoiceField):  # type: ignore[type-arg]
@@ -81,14 +84,19 @@ class NewKeyForm(forms.Form):
 class AccessKeyAdmin(ReadOnly):
     page_template = "registry_admin/key.html"
     nothing_yet = "No keys yet. Make one here; trigger.dev login makes a personal access token."
-    list_display = ("prefix_cell", "state", "kind_cell", "owner", "last_used", "expires", "created")
-    list_filter = (menu("Kind", "kind", words=dict(KeyKind.choices)), ("revoked_at", admin.EmptyFieldListFilter))
+    list_display = ("prefix_cell", "state_cell", "kind_cell", "owner", "last_used", "expires", "created")
+    list_filter = (menu("State", "state", words=STATES), menu("Kind", "kind", words=dict(KeyKind.choices)))
     search_fields = ("^prefix", "name", "user__username", "user__email", "environment__project__name", "last_used_by")
     search_help_text = "Prefix, name, owner or client"
     sortable_by = ("created", "last_used", "expires")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AccessKey]:
-        return AccessKey.objects.select_related("user", "environment__project").defer("digest")
+        state = Case(
+            When(revoked_at__isnull=False, then=Value("revoked")),
+            When(expires_at__lte=timezone.now(), then=Value("expired")),
+            default=Value("live"),
+        )
+        return AccessKey.objects.select_related("user", "environment__project").annotate(state=state).defer("digest")
 
     def get_urls(self) -> list[Any]:
         revoke = self.admin_site.admin_view(self.revoke_view)
@@ -146,7 +154,7 @@ class AccessKeyAdmin(ReadOnly):
         return format_html('<code><b>{}</b></code><span class="under">{}</span>', row, row.name)
 
     @admin.display(description="State")
-    def state(self, row: AccessKey) -> str:
+    def state_cell(self, row: AccessKey) -> str:
         return badge(row)
 
     @admin.display(description="Kind")

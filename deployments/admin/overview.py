@@ -23,11 +23,11 @@ from deployments.models import (
     Repository,
     RepositoryStatus,
 )
+from deployments.projects import ROOT_SLUGS
 
 #: What somebody should look at, the worst first.
 NEEDS_ATTENTION = (RepositoryStatus.FAILED, RepositoryStatus.MISSING, RepositoryStatus.DRIFTED)
 UNDER_WAY = tuple(status for status in DeploymentStatus if status not in FINAL_STATUSES)
-COLUMNS = ("prod", "staging", "preview", "dev")
 PROJECTS_SHOWN = 20
 
 
@@ -77,7 +77,7 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
             "attention_number": sum(share.number for share in shares if share.status in NEEDS_ATTENTION),
         }
     if sees_deployments:
-        context |= {"week": _week(), "columns": COLUMNS, "grid": list(_grid()), "recent": _recent()}
+        context |= {"week": _week(), **_grid(), "recent": _recent()}
     return context
 
 
@@ -137,7 +137,8 @@ class Row:
     branches: int
 
 
-def _grid() -> Iterator[Row]:
+def _grid() -> dict[str, Any]:
+    """Projects down, root environments across; a column that only some have (dev) is there if one has something."""
     projects = list(
         Project.objects.annotate(
             branches=Count("environments", filter=Q(environments__parent__isnull=False, environments__archived_at=None))
@@ -154,9 +155,12 @@ def _grid() -> Iterator[Row]:
         .select_related("environment", "deployment")
         .defer("deployment__error", "deployment__git", "environment__git")
     }
-    for project in projects:
-        cells = [current.get((project.pk, slug)) for slug in COLUMNS]
-        yield Row(project=project, cells=cells, branches=project.branches)
+    columns = [*ROOT_SLUGS, *sorted({slug for _, slug in current if slug not in ROOT_SLUGS})]
+    rows = [
+        Row(project=each, cells=[current.get((each.pk, slug)) for slug in columns], branches=each.branches)
+        for each in projects
+    ]
+    return {"columns": columns, "grid": rows}
 
 
 def _recent() -> Any:

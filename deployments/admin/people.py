@@ -27,6 +27,7 @@ admin.site.unregister((User, Group))
 @admin.register(User)
 class PeopleAdmin(_Nouns, UserAdmin):  # type: ignore[type-arg]
     search_help_text = "Name or e-mail address"
+    readonly_fields = ("last_login", "date_joined")  # what happened is not for editing
 
 
 @admin.register(Group)

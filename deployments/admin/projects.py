@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Case, Prefetch, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -56,7 +56,11 @@ class NewProjectForm(forms.ModelForm):  # type: ignore[type-arg]
 
 def with_roots(project: Any) -> QuerySet[Environment]:
     """A project's root environments with what is current in them."""
-    return Environment.objects.filter(project__pk=project, parent__isnull=True).prefetch_related(with_current())
+    return (
+        Environment.objects.filter(project__pk=project, parent__isnull=True)
+        .order_by("pk")
+        .prefetch_related(with_current())
+    )
 
 
 @admin.register(Project)
@@ -88,7 +92,8 @@ class ProjectAdmin(Console):
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         if not change:
-            kwargs["form"] = NewProjectForm
+            # The model's own ref is nobody's to edit; the form has a field of that name for the first and only time.
+            kwargs |= {"form": NewProjectForm, "fields": ("name",)}
         return super().get_form(request, obj, change=change, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: Project, form: Any, change: bool) -> None:
@@ -139,19 +144,21 @@ def current_cell(environment: Any) -> str:
 class EnvironmentAdmin(ReadOnly):
     page_template = "registry_admin/environment.html"
     nothing_yet = "No environments yet. Every project starts with prod, staging and preview: add a project."
-    list_display = ("name_cell", "kind", "current", "created", "state")
+    list_display = ("name_cell", "kind", "current", "created", "state_cell")
     list_select_related = ("project", "parent")
     list_filter = (
         menu("Type", "type", words=dict(EnvironmentType.choices)),
         menu("Project", "project__ref", label="project__name"),
-        ("archived_at", admin.EmptyFieldListFilter),
+        menu("State", "state", words={"active": "Active", "archived": "Archived"}),
     )
     search_fields = ("project__name", "branch", "^slug")
     search_help_text = "Project or branch"
     sortable_by = ("name_cell", "created")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Environment]:
-        return Environment.objects.select_related("project", "parent").prefetch_related(with_current())
+        state = Case(When(archived_at__isnull=True, then=Value("active")), default=Value("archived"))
+        rows = Environment.objects.select_related("project", "parent").annotate(state=state)
+        return rows.prefetch_related(with_current())
 
     @admin.display(description="Environment", ordering="project__name")
     def name_cell(self, row: Environment) -> str:
@@ -170,7 +177,7 @@ class EnvironmentAdmin(ReadOnly):
         return ago(row.created_at)
 
     @admin.display(description="State")
-    def state(self, row: Environment) -> SafeString:
+    def state_cell(self, row: Environment) -> SafeString:
         return mark("idle", "Archived") if row.archived_at else mark("ok", "Active")
 
     def page(self, request: HttpRequest, row: Environment) -> dict[str, Any]:

@@ -17,18 +17,19 @@ from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.config import RegistryConfig
 from deployments.models import Repository, RepositoryStatus
 
-#: A partition's console, by what its registry hosts end in.
-_CONSOLES = (
-    (".amazonaws.com.cn", "console.amazonaws.cn"),
-    ("-gov-", "console.amazonaws-us-gov.com"),
-    (".amazonaws.com", "console.aws.amazon.com"),
+#: What a registry's host has in it → the partition, and the partition's console. The first that fits counts.
+_PARTITIONS = (
+    (".amazonaws.com.cn", "aws-cn", "console.amazonaws.cn"),
+    (".us-gov-", "aws-us-gov", "console.amazonaws-us-gov.com"),
+    (".amazonaws.com", "aws", "console.aws.amazon.com"),
+    (".on.aws", "aws", "console.aws.amazon.com"),
 )
 
 
 def reason(row: Repository) -> str:
     """Why a repository needs somebody, in words: the last error, or else what differs."""
     if row.last_error:
-        return row.last_error
+        return row.last_error.replace(f" on {row.name}", "", 1)  # its name stands beside it
     if row.status == RepositoryStatus.MISSING:
         return "Gone from the registry. The next deploy makes it again."
     return " ".join(str(difference.get("words", "")) for difference in row.differences)
@@ -79,13 +80,16 @@ class RepositoryAdmin(ReadOnly):
     def page(self, request: HttpRequest, row: Repository) -> dict[str, Any]:
         registry = registry_of(row)
         desired = registry.default_repository_policy if registry else None
+        lines = []
+        if desired and row.policy_text:
+            lines = side_by_side(row.policy_text, desired, partition=partition_of(row))
         return {
             "reason": reason(row),
             "aws_console": aws_console(row),
             "uri": f"{row.host}/{row.name}",
             "registry": registry,
             "desired": desired,
-            "lines": side_by_side(row.policy_text, desired) if desired and row.policy_text else [],
+            "lines": lines,
             "one_policy": laid_out(row.policy_text or desired or ""),
             "policy_differs": any(each.get("what") == "policy" for each in row.differences),
             "events": row.events.all()[:50],
@@ -104,8 +108,12 @@ def registry_of(row: Repository) -> RegistryConfig | None:
 
 def aws_console(row: Repository) -> str:
     """Where AWS shows this repository; empty for a registry that is none of theirs."""
-    for ending, console in _CONSOLES:
-        if ending in row.host:
+    for part, _, console in _PARTITIONS:
+        if part in row.host:
             path = f"ecr/repositories/private/{row.account}/{row.name}?region={row.region}"
             return f"https://{row.region}.{console}/{path}"
     return ""
+
+
+def partition_of(row: Repository) -> str:
+    return next((partition for part, partition, _ in _PARTITIONS if part in row.host), "aws")

@@ -1,7 +1,8 @@
 """Two JSON texts next to each other, line by line, the different ones marked. Pure.
 
 Only a way to look: whether two policies *mean* the same is for `deployments.policy` to say. To keep the eye on what
-matters, both are laid out alike first: members by name, lists of plain texts sorted, a list of one as that one.
+matters, both are laid out alike first: members by name, lists of plain texts sorted, a list of one as that one, and
+principals as ECR keeps them.
 """
 
 from __future__ import annotations
@@ -24,25 +25,28 @@ class Line:
     differs: bool
 
 
-def side_by_side(left: str, right: str) -> list[Line]:
-    return list(_lines(laid_out(left).splitlines(), laid_out(right).splitlines()))
+def side_by_side(left: str, right: str, *, partition: str = "aws") -> list[Line]:
+    return list(_lines(laid_out(left, partition).splitlines(), laid_out(right, partition).splitlines()))
 
 
-def laid_out(text: str) -> str:
+def laid_out(text: str, partition: str = "aws") -> str:
     """Raises nothing: a text that is not JSON is shown as it is."""
     try:
-        return json.dumps(_sorted(json.loads(text)), indent=2, ensure_ascii=False, sort_keys=True)
+        return json.dumps(_alike(json.loads(text), partition), indent=2, ensure_ascii=False, sort_keys=True)
     except (ValueError, RecursionError):
         return text
 
 
-def _sorted(value: Any) -> Any:
+def _alike(value: Any, partition: str, name: str = "") -> Any:
     if isinstance(value, dict):
-        return {key: _sorted(each) for key, each in value.items()}
+        return {key: _alike(each, partition, key) for key, each in value.items()}
     if isinstance(value, list):
-        if value and all(isinstance(each, str) for each in value):
-            return sorted(value) if len(value) > 1 else value[0]
-        return [_sorted(each) for each in value]
+        values = [_alike(each, partition, name) for each in value]
+        if values and all(isinstance(each, str) for each in values):
+            return sorted(values) if len(values) > 1 else values[0]
+        return values
+    if name == "AWS" and isinstance(value, str) and len(value) == 12 and value.isdecimal():
+        return f"arn:{partition}:iam::{value}:root"  # what ECR makes of an account id
     return value
 
 

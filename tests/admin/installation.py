@@ -75,6 +75,12 @@ LIFECYCLE = json.dumps(
         ]
     }
 )  # fmt: skip
+#: The one that the settings name, and the ones that they named before.
+REGISTRIES = [
+    (account, region)
+    for region in ("us-east-1", "eu-central-1", "eu-west-1", "us-west-2", "ap-southeast-2")
+    for account in (OWNER, SECOND)
+]
 ENVIRONMENT = {
     "DEPLOY_REGISTRY_HOST": HOST,
     "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": DESIRED,
@@ -140,7 +146,7 @@ TROUBLES: dict[str, list[dict[str, Any]]] = {
     RepositoryStatus.UNMANAGED: [{"policy_text": policy(SECOND, roots=True), "origin": ""}],
 }
 STATUSES = (
-    *[RepositoryStatus.IN_SYNC] * 7,
+    *[RepositoryStatus.IN_SYNC] * 2,
     RepositoryStatus.DRIFTED,
     RepositoryStatus.IN_SYNC,
     RepositoryStatus.FAILED,
@@ -152,7 +158,7 @@ STATUSES = (
     *[RepositoryStatus.IN_SYNC] * 4,
     RepositoryStatus.PENDING,
     RepositoryStatus.DRIFTED,
-    *[RepositoryStatus.IN_SYNC] * 5,
+    *[RepositoryStatus.IN_SYNC] * 10,
     RepositoryStatus.UNMANAGED,
     RepositoryStatus.FAILED,
     *[RepositoryStatus.IN_SYNC] * 4,
@@ -162,7 +168,7 @@ STATUSES = (
 class Installation:
     """Builds the rows. Sizes are what the caller wants to look at, or to multiply."""
 
-    def __init__(self, *, projects: int = 5, repositories: int = 40, deployments: int = 300, seed: int = 7) -> None:
+    def __init__(self, *, projects: int = 10, repositories: int = 40, deployments: int = 300, seed: int = 7) -> None:
         self.random = random.Random(seed)  # noqa: S311  # scenery
         self.now = timezone.now()
         self.projects = [self._project(number) for number in range(projects)]
@@ -192,19 +198,14 @@ class Installation:
         seen: dict[str, int] = {}
         for number in range(count):
             status = STATUSES[number % len(STATUSES)]
-            project = self.projects[number] if number < len(self.projects) else None
-            account, region = ((OWNER, "us-east-1"), (OWNER, "eu-central-1"), (SECOND, "us-east-1"))[
-                0 if project else number % 3
-            ]
-            last = (
-                project.ref if project else "proj_" + "".join(self.random.choices("abcdefghijklmnopqrstuvwxyz", k=20))
-            )
+            project = self.projects[number % len(self.projects)]
+            account, region = REGISTRIES[number // len(self.projects)]
             looked = self._ago(minutes=self.random.randint(2, 55))
             values: dict[str, Any] = {
                 "account": account,
                 "region": region,
                 "host": f"{account}.dkr.ecr.{region}.amazonaws.com",
-                "name": f"trigger/{last}",
+                "name": f"trigger/{project.ref}",
                 "project": project,
                 "status": status,
                 "origin": "created",
@@ -258,7 +259,7 @@ class Installation:
             for environment in Environment.objects.filter(project=project).select_related("project")
         ]
         weights = [5 if each.slug == "preview" else 3 if each.slug == "prod" else 2 for each in environments]
-        by_project = {row.project_id: row for row in self.repositories if row.project_id}
+        by_project = {row.project_id: row for row in self.repositories if row.host == HOST}
         # Denser towards now, and in the order of time, so that versions count up by day.
         moments = sorted(self._ago(minutes=9 + self.random.random() ** 1.6 * 60 * 24 * 45) for _ in range(count))
         numbers: dict[tuple[int, str], int] = {}

@@ -1,0 +1,111 @@
+"""How values look. Pure, but for the rows."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.utils import timezone
+
+from deployments.admin import display
+from deployments.admin.deployments import bar, steps
+from deployments.admin.repositories import aws_console
+from deployments.admin.sidebyside import side_by_side
+from deployments.models import Deployment, DeploymentStatus, EventKind, Repository, RepositoryStatus
+
+
+def test_every_status_has_a_tone() -> None:
+    for choices in (DeploymentStatus, RepositoryStatus, EventKind):
+        assert [each for each in choices if each not in display.TONES] == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0s"), (59.4, "59s"), (60, "1m 00s"), (238, "3m 58s"), (3900, "1h 05m"), (-3, "0s")]
+)
+def test_a_duration_reads(seconds: float, words: str) -> None:
+    assert display.took(timedelta(seconds=seconds)) == words
+
+
+@pytest.mark.parametrize(
+    ("age", "words"),
+    [
+        (timedelta(seconds=-20), "just now"),
+        (timedelta(minutes=5), "5\xa0minutes ago"),
+        (timedelta(days=3), "3\xa0days ago"),
+    ],
+)
+def test_a_time_reads_and_says_exactly_when_on_hover(age: timedelta, words: str) -> None:
+    html = display.ago(timezone.now() - age)
+
+    assert f">{words}</time>" in html
+    assert " UTC" in html
+
+
+def test_an_old_time_reads_as_a_date() -> None:
+    assert ">8 Aug 2020<" in display.ago(datetime(2020, 8, 8, 4, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("target", ["javascript:alert(1)", "http://x", "//x", 5, None, "https://[", ["https://x"]])
+def test_only_https_becomes_a_link(target: object) -> None:
+    assert display.web_address(target) == ""
+    assert display.web_address("https://github.com/a/b") == "https://github.com/a/b"
+
+
+def test_policies_that_mean_the_same_look_the_same_side_by_side() -> None:
+    live = {"Statement": [{"Action": ["b", "a"], "Principal": {"AWS": ["arn:aws-cn:iam::111111111111:root"]}}]}
+    desired = {"Statement": [{"Principal": {"AWS": "111111111111"}, "Action": ["a", "b"]}]}
+
+    lines = side_by_side(json.dumps(live), json.dumps(desired), partition="aws-cn")
+
+    assert [line for line in lines if line.differs] == []
+
+
+def test_a_longer_side_leaves_the_other_one_empty_and_lines_keep_their_numbers() -> None:
+    lines = side_by_side('{"a": "x", "c": 1}', '{"a": ["x", "y"], "c": 1}')
+
+    assert [(line.left_number, line.right_number) for line in lines if line.differs] == [
+        (2, 2), (None, 3), (None, 4), (None, 5),
+    ]  # fmt: skip
+    assert (lines[-2].left, lines[-2].right) == ('  "c": 1', '  "c": 1')
+
+
+def test_a_text_that_is_no_json_is_shown_as_it_is() -> None:
+    assert side_by_side("not json", "{}")[0].left == "not json"
+    assert display.pretty("not json") == "not json"
+
+
+def deployment(status: str, **moments: int) -> Deployment:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    at = {name: start + timedelta(seconds=seconds) for name, seconds in moments.items()}
+    return Deployment(status=status, created_at=start, **at)
+
+
+def test_a_timeline_leaves_out_what_was_skipped_and_says_how_long_each_step_took() -> None:
+    row = deployment("FAILED", started_at=2, built_at=42, failed_at=50)
+
+    assert [(step.word, step.took and step.took.seconds, step.tone) for step in steps(row)] == [
+        ("Created", None, "ok"), ("Started", 2, "ok"), ("Built", 40, "ok"), ("Failed", 8, "bad"),
+    ]  # fmt: skip
+    assert [(part.start, part.width) for part in bar(row)] == [("0.00", "4.00"), ("4.00", "80.00"), ("84.00", "16.00")]
+
+
+def test_a_deployment_that_has_just_begun_has_no_bar_yet() -> None:
+    assert list(bar(deployment("PENDING"))) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "start"),
+    [
+        ("111111111111.dkr.ecr.us-east-1.amazonaws.com", "https://us-east-1.console.aws.amazon.com/"),
+        ("111111111111.dkr.ecr.cn-north-1.amazonaws.com.cn", "https://cn-north-1.console.amazonaws.cn/"),
+        ("111111111111.dkr.ecr.us-gov-west-1.amazonaws.com", "https://us-gov-west-1.console.amazonaws-us-gov.com/"),
+        ("localhost:5000", ""),
+    ],
+)
+def test_the_link_to_aws_leads_to_the_partition_of_the_registry(host: str, start: str) -> None:
+    region = host.split(".")[3] if "." in host else ""
+    address = aws_console(Repository(host=host, account="111111111111", region=region, name="trigger/proj_x"))
+
+    assert address.startswith(start)
+    assert bool(address) == bool(start)
