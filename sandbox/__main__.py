@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ipaddress
+import os
 import signal
 import sys
 
@@ -23,6 +24,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--allow-any-bind", action="store_true", help="listen beyond loopback: anybody may then come in"
     )
+    parser.add_argument("--stop-with-stdin", action="store_true", help="end when standard input ends")
     return parser.parse_args()
 
 
@@ -33,17 +35,25 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def _serve(host: str, port: int) -> None:
+async def _serve(host: str, port: int, stop_with_stdin: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if stop_with_stdin:  # whoever holds the other end is gone, however it went: we leave no process behind
+        loop.add_reader(sys.stdin.fileno(), _stop_at_end, stop)
     server = Server(Gateway().handle)
     port = await server.start(host, port)
     name = f"[{host}]" if ":" in host else host
     print(f"sandbox ready at http://{name}:{port}", flush=True)
     await stop.wait()
     await server.close()
+
+
+def _stop_at_end(stop: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        stop.set()
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
 
 
 def main() -> int:
@@ -55,7 +65,7 @@ def main() -> int:
         )
         return 2
     try:
-        asyncio.run(_serve(arguments.host, arguments.port))
+        asyncio.run(_serve(arguments.host, arguments.port, arguments.stop_with_stdin))
     except OSError as error:
         print(f"sandbox: cannot listen on {arguments.host}:{arguments.port}: {error}", file=sys.stderr)
         return 1

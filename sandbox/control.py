@@ -6,6 +6,8 @@ boto3 is imported only when a client is asked for. It stops nothing but the proc
 
 from __future__ import annotations
 
+import base64
+import functools
 import http.client
 import json
 import os
@@ -32,6 +34,23 @@ class SandboxError(RuntimeError):
     """The sandbox did not start, or refused a control call."""
 
 
+_LOCK = threading.Lock()
+
+
+@functools.cache
+def _session() -> Any:
+    """One session for all clients: each session reads the service models anew."""
+    import boto3
+
+    return boto3.session.Session()
+
+
+def _close(process: subprocess.Popen[str]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
 class Sandbox:
     """A running sandbox."""
 
@@ -47,9 +66,9 @@ class Sandbox:
         root = Path(__file__).resolve().parent.parent
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
         process = subprocess.Popen(
-            [sys.executable, "-m", "sandbox", "--port", str(port)],
+            [sys.executable, "-m", "sandbox", "--port", str(port), "--stop-with-stdin"],
+            stdin=subprocess.PIPE,  # ends when we do, even by SIGKILL, and so the sandbox ends too
             stdout=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
             text=True,
             env=environment,
             # A terminal's Ctrl-C goes to its whole process group; who started us decides when we stop.
@@ -67,7 +86,7 @@ class Sandbox:
         if "ready at " not in line:
             process.kill()
             process.wait(timeout=5)
-            said.close()
+            _close(process)
             raise SandboxError(f"the sandbox did not start: {line or 'it said nothing'}")
         return cls(line.rpartition("ready at ")[2], process)
 
@@ -82,8 +101,7 @@ class Sandbox:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(timeout)
-        if process.stdout is not None:
-            process.stdout.close()
+        _close(process)
 
     def __enter__(self) -> Self:
         return self
@@ -97,23 +115,25 @@ class Sandbox:
 
     def client(self, service: str, account: Account = "owner", region: str = "us-east-1", **config: Any) -> Any:
         """A boto3 client for this sandbox. ``config`` goes to botocore's Config; without it calls are tried once."""
-        import boto3
         from botocore.config import Config
 
         key, secret, *token = KEYS[account] if isinstance(account, str) else account
-        session = boto3.session.Session(
-            aws_access_key_id=key,
-            aws_secret_access_key=secret,
-            aws_session_token=token[0] if token else None,
-            region_name=region,
-        )
         settings: dict[str, Any] = {
             "connect_timeout": 5,
             "read_timeout": 30,
             "retries": {"total_max_attempts": 1, "mode": "standard"},
             **config,
         }
-        return session.client(service, endpoint_url=self.url, config=Config(**settings))  # type: ignore[call-overload]
+        with _LOCK:  # making a client is not thread-safe, using one is
+            return _session().client(
+                service,
+                region_name=region,
+                endpoint_url=self.url,
+                aws_access_key_id=key,
+                aws_secret_access_key=secret,
+                aws_session_token=token[0] if token else None,
+                config=Config(**settings),
+            )
 
     def environment(self, account: Account = "owner", region: str = "us-east-1") -> dict[str, str]:
         """The variables that turn a subprocess's AWS clients to this sandbox; merge them into ``os.environ``."""
@@ -133,8 +153,6 @@ class Sandbox:
 
     def login(self, account: Account = "owner", region: str = "us-east-1") -> tuple[str, str]:
         """User name and password for the registry, from GetAuthorizationToken."""
-        import base64
-
         data = self.client("ecr", account, region).get_authorization_token()["authorizationData"][0]
         user, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")
         return user, password

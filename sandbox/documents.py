@@ -241,9 +241,6 @@ def lifecycle_policy(text: str) -> str:
         catch_all = [rule["rulePriority"] for rule in rules if rule["selection"]["tagStatus"] == "any"]
         if len(catch_all) > 1 or (catch_all and catch_all[0] != max(priorities)):
             raise _Bad("only one rule may select any, and it must have the highest rulePriority")
-        untagged = [rule for rule in rules if rule["selection"]["tagStatus"] == "untagged"]
-        if len(untagged) > 1:
-            raise _Bad("only one rule may select untagged images")
     except _Bad as error:
         message = f"Lifecycle policy validation failure: {error}"
         raise AWSError(
@@ -265,12 +262,15 @@ def _rule(rule: Any) -> None:
         raise _Bad("rulePriority must be an integer of at least 1")
     if not isinstance(rule.get("description", ""), str):
         raise _Bad("description must be a string")
-    if rule.get("action") != {"type": "expire"}:
-        raise _Bad("action type must be expire")
+    if rule.get("action") not in ({"type": "expire"}, {"type": "transition", "targetStorageClass": "archive"}):
+        raise _Bad("action must be to expire, or to transition to the targetStorageClass archive")
     selection = rule.get("selection")
     if not isinstance(selection, dict):
         raise _Bad("selection is required")
-    _only(selection, {"tagStatus", "tagPrefixList", "tagPatternList", "countType", "countUnit", "countNumber"})
+    tags = {"tagStatus", "tagPrefixList", "tagPatternList"}
+    _only(selection, tags | {"storageClass", "countType", "countUnit", "countNumber"})
+    if selection.get("storageClass", "standard") not in ("standard", "archive"):
+        raise _Bad("storageClass must be standard or archive")
     lists = [name for name in ("tagPrefixList", "tagPatternList") if name in selection]
     if selection.get("tagStatus") not in ("tagged", "untagged", "any"):
         raise _Bad("tagStatus must be tagged, untagged or any")
@@ -283,7 +283,9 @@ def _rule(rule: Any) -> None:
     if not _positive(selection.get("countNumber")):
         raise _Bad("countNumber must be an integer of at least 1")
     match selection.get("countType"), selection.get("countUnit"):
-        case ("imageCountMoreThan", None) | ("sinceImagePushed", "days"):
+        case ("imageCountMoreThan", None):
+            pass
+        case (("sinceImagePushed" | "sinceImagePulled" | "sinceImageTransitioned"), "days"):
             pass
         case _:
-            raise _Bad("countType must be imageCountMoreThan without, or sinceImagePushed with countUnit days")
+            raise _Bad("countType must be imageCountMoreThan without, or a sinceImage… with countUnit days")

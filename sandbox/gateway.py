@@ -215,7 +215,10 @@ class Gateway:
 # -- running ---------------------------------------------------------------------------------------------------------
 
 
-def _run(world: World, call: Call, run: Callable[[], Answer], refuse: Callable[[AWSError], Response]) -> Answer:
+def _run(
+    world: World, call: Call, run: Callable[[], Answer], refuse: Callable[[AWSError], Response], told: str = "ok"
+) -> Answer:
+    """``told``: what the journal calls a success."""
     try:
         answer = run()
     except AWSError as error:
@@ -223,7 +226,7 @@ def _run(world: World, call: Call, run: Callable[[], Answer], refuse: Callable[[
         return refuse(error)
     if inspect.isawaitable(answer):
         return _run_later(world, call, answer, refuse)
-    world.journal.ended(call, "ok")
+    world.journal.ended(call, told)
     if call.change is not None:
         world.events.emit(call, call.change)
     return answer
@@ -265,10 +268,11 @@ async def _perform_under(
                 case "reset":
                     world.journal.ended(call, "reset")
                     raise Dropped
-        answer = _run(world, call, run, refuse)
+        lost = any(fault.kind == "lost" for fault in faults)
+        answer = _run(world, call, run, refuse, "lost" if lost else "ok")
         response = answer if isinstance(answer, Response) else await answer
         await asyncio.sleep(wait / 2)
-        if any(fault.kind == "lost" for fault in faults):
+        if lost:
             raise Dropped
         return response
     except Dropped:

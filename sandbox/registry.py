@@ -41,6 +41,7 @@ ROUTES: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
     ),
     (re.compile(rf"/v2/{NAME}/tags/list"), {"GET": "ListTags"}),
 )
+VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 # Any one of these permissions opens the verb.
 ACTIONS: dict[str, tuple[str, ...]] = {
     "GetManifest": ("ecr:BatchGetImage",),
@@ -123,7 +124,7 @@ class RegistryV2:
 
     def answer(self, call: Call, target: Target) -> Response:
         if call.operation == "Ping":
-            return Response(200, b"{}", {"Content-Type": "application/json"})
+            return Response(200, b"{}", {"Content-Type": "application/json", **VERSION})
         if not call.operation:
             raise AWSError("UNSUPPORTED", "The sandbox's registry does not do this", 404)
         account, region = target.registry or self._of_upload(target) or (call.by.account, call.region)
@@ -223,7 +224,7 @@ def refusal(error: AWSError, call: Call) -> Response:
     status, code = WORDS.get(error.code, (error.status, error.code))
     if code.endswith("Exception"):
         code = "DENIED" if status < 500 else "UNKNOWN"
-    headers = {"Content-Type": "application/json; charset=utf-8"}
+    headers = {"Content-Type": "application/json; charset=utf-8", **VERSION}
     if status == 401:
         host = call.request.headers.get("host", "")
         headers["WWW-Authenticate"] = f'Basic realm="http://{host}/",service="ecr.amazonaws.com"'

@@ -1,0 +1,218 @@
+"""Change events: ECR's calls as CloudTrail tells them, through EventBridge, in an SQS queue."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from sandbox import images
+from sandbox.control import Sandbox
+from tests.sandbox.asking import CLUSTER, OWNER, keys, policy, refused, statement
+
+
+def receive(sqs: Any, url: str, *, count: int = 1, wait: int = 5) -> list[dict[str, Any]]:
+    """The next messages' bodies, deleted from the queue."""
+    bodies: list[dict[str, Any]] = []
+    while len(bodies) < count:
+        messages = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=wait, MaxNumberOfMessages=10).get("Messages", [])
+        if not messages:
+            break
+        for message in messages:
+            bodies.append(json.loads(message["Body"]))
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+    return bodies
+
+
+def test_a_policy_deleted_behind_our_back_is_told(sandbox: Sandbox, ecr: Any, role: str, repository: str) -> None:
+    ecr.set_repository_policy(repositoryName=repository, policyText=policy())
+    url = sandbox.events_to("ecr-changes")
+    session = keys(sandbox.client("sts").assume_role(RoleArn=role, RoleSessionName="somebody"))
+
+    sandbox.client("ecr", session).delete_repository_policy(repositoryName=repository)
+
+    (event,) = receive(sandbox.client("sqs"), url)
+    detail = event["detail"]
+    assert (event["source"], event["detail-type"]) == ("aws.ecr", "AWS API Call via CloudTrail")
+    assert (event["account"], event["region"]) == (OWNER, "us-east-1")
+    assert (detail["eventSource"], detail["eventName"]) == ("ecr.amazonaws.com", "DeleteRepositoryPolicy")
+    assert detail["requestParameters"] == {"repositoryName": repository, "registryId": OWNER}
+    assert detail["userIdentity"]["type"] == "AssumedRole"
+    assert detail["userIdentity"]["arn"] == f"arn:aws:sts::{OWNER}:assumed-role/deployer/somebody"
+    assert detail["userIdentity"]["sessionContext"]["sessionIssuer"]["arn"] == role
+    assert detail["readOnly"] is False
+
+
+def test_each_change_is_told_once_and_nothing_else_is(sandbox: Sandbox, ecr: Any) -> None:
+    url = sandbox.events_to("ecr-changes")
+    arn = ecr.create_repository(repositoryName="shop")["repository"]["repositoryArn"]
+    ecr.set_repository_policy(repositoryName="shop", policyText=policy())
+    ecr.get_repository_policy(repositoryName="shop")
+    ecr.describe_repositories()
+    with refused("RepositoryAlreadyExistsException"):
+        ecr.create_repository(repositoryName="shop")
+    ecr.tag_resource(resourceArn=arn, tags=[{"Key": "a", "Value": "b"}])
+    images.push(images.build(), sandbox.url, *sandbox.login(), "shop", "v1")
+    ecr.delete_repository(repositoryName="shop", force=True)
+
+    told = receive(sandbox.client("sqs"), url, count=5)
+
+    assert [each["detail"]["eventName"] for each in told] == [
+        "CreateRepository",
+        "SetRepositoryPolicy",
+        "TagResource",
+        "PutImage",
+        "DeleteRepository",
+    ]
+    # As in CloudTrail, tags are about an ARN; the repository is among the resources.
+    assert told[2]["detail"]["requestParameters"]["resourceArn"] == arn
+    assert {each["detail"]["resources"][0]["ARN"] for each in told} == {arn}
+    assert receive(sandbox.client("sqs"), url, wait=0) == []
+
+
+def test_a_rule_of_eventbridge_chooses_what_its_queue_gets(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    sqs, events = sandbox.client("sqs"), sandbox.client("events")
+    url = sqs.create_queue(QueueName="policies")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    pattern = {
+        "source": ["aws.ecr"],
+        "detail-type": ["AWS API Call via CloudTrail"],
+        "detail": {
+            "eventSource": ["ecr.amazonaws.com"],
+            "eventName": ["SetRepositoryPolicy", "DeleteRepositoryPolicy"],
+            "requestParameters": {"repositoryName": [{"prefix": "trigger/"}]},
+        },
+    }
+    events.put_rule(Name="ecr-policies", EventPattern=json.dumps(pattern))
+    events.put_targets(Rule="ecr-policies", Targets=[{"Id": "queue", "Arn": arn}])
+    ecr.create_repository(repositoryName="other/shop")
+
+    ecr.set_repository_policy(repositoryName="other/shop", policyText=policy())
+    ecr.set_repository_policy(repositoryName=repository, policyText=policy())
+    ecr.put_image_scanning_configuration(repositoryName=repository, imageScanningConfiguration={"scanOnPush": True})
+
+    (event,) = receive(sqs, url)
+    assert event["detail"]["requestParameters"]["repositoryName"] == repository
+    assert receive(sqs, url, wait=0) == []
+
+
+def test_an_event_belongs_to_the_registrys_account(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    url = sandbox.events_to("ecr-changes")
+    ecr.set_repository_policy(
+        repositoryName=repository, policyText=policy(statement(CLUSTER, "ecr:PutImageTagMutability"))
+    )
+    sandbox.client("ecr", "cluster").put_image_tag_mutability(
+        registryId=OWNER, repositoryName=repository, imageTagMutability="IMMUTABLE"
+    )
+    sandbox.client("ecr", "cluster").create_repository(repositoryName="theirs")
+
+    told = receive(sandbox.client("sqs"), url, count=2)
+
+    assert [each["detail"]["eventName"] for each in told] == ["SetRepositoryPolicy", "PutImageTagMutability"]
+    assert told[1]["detail"]["userIdentity"]["accountId"] == CLUSTER
+
+
+def test_events_can_come_twice(sandbox: Sandbox, ecr: Any) -> None:
+    url = sandbox.events_to("ecr-changes", copies=2)
+    ecr.create_repository(repositoryName="shop")
+
+    first, second = receive(sandbox.client("sqs"), url, count=2)
+
+    assert first["detail"]["eventID"] == second["detail"]["eventID"]
+
+
+def test_a_waiting_receiver_wakes_at_once_and_holds_up_nobody(sandbox: Sandbox, ecr: Any) -> None:
+    url = sandbox.events_to("ecr-changes")
+    sqs = sandbox.client("sqs")
+    got: list[tuple[float, str]] = []
+
+    def wait() -> None:
+        for body in receive(sqs, url, wait=20):
+            got.append((time.monotonic(), body["detail"]["eventName"]))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    while sandbox.calls().get("sqs:ReceiveMessage", 0) == 0:
+        time.sleep(0.01)
+    ecr.describe_repositories()
+    made = time.monotonic()
+    ecr.create_repository(repositoryName="shop")
+    waiting.join(10)
+
+    assert [name for _, name in got] == ["CreateRepository"]
+    assert got[0][0] - made < 10  # not the 20 seconds of the poll
+
+
+# -- the queue -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sqs(sandbox: Sandbox) -> Any:
+    return sandbox.client("sqs")
+
+
+def test_a_message_is_hidden_while_somebody_works_on_it(sqs: Any) -> None:
+    url = sqs.create_queue(QueueName="work", Attributes={"VisibilityTimeout": "30"})["QueueUrl"]
+    assert sqs.get_queue_url(QueueName="work")["QueueUrl"] == url
+    sqs.send_message(QueueUrl=url, MessageBody="hello")
+
+    (first,) = sqs.receive_message(QueueUrl=url, AttributeNames=["All"])["Messages"]
+    assert "Messages" not in sqs.receive_message(QueueUrl=url)
+    counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    assert counts["ApproximateNumberOfMessagesNotVisible"] == "1"
+
+    sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=first["ReceiptHandle"], VisibilityTimeout=0)
+    (again,) = sqs.receive_message(QueueUrl=url, AttributeNames=["All"])["Messages"]
+    assert (first["Attributes"]["ApproximateReceiveCount"], again["Attributes"]["ApproximateReceiveCount"]) == (
+        "1",
+        "2",
+    )
+
+    # The receipt of the first time deletes nothing any more.
+    sqs.delete_message(QueueUrl=url, ReceiptHandle=first["ReceiptHandle"])
+    counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    assert counts["ApproximateNumberOfMessagesNotVisible"] == "1"
+    answer = sqs.delete_message_batch(
+        QueueUrl=url,
+        Entries=[{"Id": "a", "ReceiptHandle": again["ReceiptHandle"]}, {"Id": "b", "ReceiptHandle": "nonsense"}],
+    )
+    assert [each["Id"] for each in answer["Successful"]] == ["a"]
+    assert [each["Code"] for each in answer["Failed"]] == ["ReceiptHandleIsInvalid"]
+
+
+def test_a_message_comes_back_when_its_time_is_over_even_to_one_who_waits(sqs: Any) -> None:
+    url = sqs.create_queue(QueueName="work")["QueueUrl"]
+    sqs.send_message(QueueUrl=url, MessageBody="hello")
+    sqs.receive_message(QueueUrl=url, VisibilityTimeout=1)
+
+    (message,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=10)["Messages"]
+
+    assert message["Body"] == "hello"
+
+
+def test_a_poison_message_ends_in_the_dead_letter_queue(sqs: Any) -> None:
+    dead = sqs.create_queue(QueueName="dead")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    redrive = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 2})
+    url = sqs.create_queue(QueueName="work", Attributes={"RedrivePolicy": redrive})["QueueUrl"]
+    sqs.send_message(QueueUrl=url, MessageBody="poison")
+
+    for _ in range(2):
+        assert sqs.receive_message(QueueUrl=url, VisibilityTimeout=0)["Messages"]
+
+    assert "Messages" not in sqs.receive_message(QueueUrl=url)
+    assert sqs.receive_message(QueueUrl=dead)["Messages"][0]["Body"] == "poison"
+
+
+def test_a_queue_that_is_not_there_has_the_name_that_clients_know(sandbox: Sandbox, sqs: Any) -> None:
+    with refused("AWS.SimpleQueueService.NonExistentQueue"):
+        sqs.get_queue_url(QueueName="nowhere")
+    url = sqs.create_queue(QueueName="mine")["QueueUrl"]
+    with pytest.raises(sqs.exceptions.QueueDoesNotExist):
+        sqs.receive_message(QueueUrl=url + "-not")
+    with refused("AccessDenied"):
+        sandbox.client("sqs", "cluster").receive_message(QueueUrl=url)
+    sqs.purge_queue(QueueUrl=url)

@@ -1,0 +1,309 @@
+"""The data plane: real pushes and pulls, decided by the same policies as the control plane."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import oras.client
+import pytest
+
+from sandbox import images
+from sandbox.control import Sandbox
+from tests.sandbox.asking import CLUSTER, HOST, OWNER, PULL, policy, refused, statement
+
+
+def denied(status: int, act: Any) -> images.RegistryError:
+    with pytest.raises(images.RegistryError) as caught:
+        act()
+    assert caught.value.status == status, str(caught.value)
+    return caught.value
+
+
+def test_an_image_that_was_pushed_is_the_image_that_ecr_shows(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    image = images.build()
+    digest = images.push(image, sandbox.url, *sandbox.login(), repository, "v1")
+
+    (shown,) = ecr.describe_images(repositoryName=repository)["imageDetails"]
+    (got,) = ecr.batch_get_image(repositoryName=repository, imageIds=[{"imageTag": "v1"}])["images"]
+
+    assert shown["imageDigest"] == digest == image.digest
+    assert shown["imageTags"] == ["v1"]
+    assert shown["imageManifestMediaType"] == images.MANIFEST
+    assert shown["imageSizeInBytes"] == sum(len(blob.content) for blob in image.blobs)
+    assert got["imageManifest"].encode() == image.manifest.content
+    assert images.pull(sandbox.url, *sandbox.login(), repository, "v1") == image
+
+
+def test_the_cluster_account_is_refused_before_the_policy_and_served_after(
+    sandbox: Sandbox, ecr: Any, repository: str
+) -> None:
+    image = images.build()
+    images.push(image, sandbox.url, *sandbox.login(), repository, "v1")
+    login = sandbox.login("cluster")
+
+    def pull() -> images.Image:
+        return images.pull(sandbox.url, *login, repository, "v1", registry=HOST)
+
+    denied(403, pull)
+    ecr.set_repository_policy(repositoryName=repository, policyText=policy())
+    assert pull() == image
+    ecr.delete_repository_policy(repositoryName=repository)
+    denied(403, pull)
+
+
+def test_a_manifest_without_its_layers_is_half_a_grant(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    images.push(images.build(), sandbox.url, *sandbox.login(), repository, "v1")
+    ecr.set_repository_policy(repositoryName=repository, policyText=policy(statement(action=PULL[0])))
+
+    refusal = denied(403, lambda: images.pull(sandbox.url, *sandbox.login("cluster"), repository, "v1", registry=HOST))
+
+    assert refusal.code == "DENIED"
+    assert "ecr:GetDownloadUrlForLayer" in refusal.message
+
+
+def test_a_grant_to_pull_is_no_grant_to_push(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    ecr.set_repository_policy(repositoryName=repository, policyText=policy())
+
+    refusal = denied(
+        403,
+        lambda: images.push(images.build(), sandbox.url, *sandbox.login("cluster"), repository, "v1", registry=HOST),
+    )
+
+    assert "ecr:InitiateLayerUpload" in refusal.message
+
+
+@pytest.mark.parametrize("way", ["path", "ns", "header", "host"])
+def test_a_client_can_name_the_registry_it_means(sandbox: Sandbox, ecr: Any, repository: str, way: str) -> None:
+    images.push(images.build(), sandbox.url, *sandbox.login(), repository, "v1")
+    ecr.set_repository_policy(repositoryName=repository, policyText=policy())
+    path, headers = f"/v2/{repository}/manifests/v1", {}
+    match way:
+        case "path":
+            path = f"/v2/{HOST}/{repository}/manifests/v1"
+        case "ns":
+            path += f"?ns={HOST}"
+        case "header":
+            headers = {"X-Sandbox-Registry": HOST}
+        case "host":
+            headers = {"Host": HOST}
+
+    with images.RegistryClient(sandbox.url, *sandbox.login("cluster")) as client:
+        assert client.request("GET", path, headers=headers)[0] == 200
+        # Without a name it is the caller's own registry, and there is no such repository.
+        denied(404, lambda: client.request("GET", f"/v2/{repository}/manifests/v1"))
+
+
+def test_a_client_without_a_token_is_asked_for_one(sandbox: Sandbox) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", sandbox.port, timeout=5)
+    connection.request("GET", "/v2/")
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+
+    assert response.status == 401
+    assert (response.getheader("WWW-Authenticate") or "").startswith("Basic realm=")
+    denied(401, lambda: images.pull(sandbox.url, "AWS", "made up", "trigger/shop", "v1"))
+
+
+def test_a_token_is_over_after_twelve_hours(sandbox: Sandbox, repository: str) -> None:
+    login = sandbox.login()
+    images.push(images.build(), sandbox.url, *login, repository, "v1")
+
+    sandbox.advance(12 * 3600 + 1)
+
+    refusal = denied(403, lambda: images.push(images.build(), sandbox.url, *login, repository, "v2"))
+    assert "expired" in refusal.message or refusal.message == "Forbidden"
+
+
+def test_nothing_is_pushed_to_a_repository_that_is_not_there(sandbox: Sandbox) -> None:
+    with images.RegistryClient(sandbox.url, *sandbox.login()) as client:
+        refusal = denied(404, lambda: client.request("POST", "/v2/trigger/nowhere/blobs/uploads/"))
+
+    assert refusal.code == "NAME_UNKNOWN"
+    assert OWNER in refusal.message
+
+
+def test_an_immutable_tag_stays_and_an_excluded_one_moves(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    ecr.put_image_tag_mutability(
+        repositoryName=repository,
+        imageTagMutability="IMMUTABLE_WITH_EXCLUSION",
+        imageTagMutabilityExclusionFilters=[{"filterType": "WILDCARD", "filter": "cache*"}],
+    )
+    login = sandbox.login()
+    first, second = images.build("one"), images.build("two")
+    for tag in ("v1", "cache-1"):
+        images.push(first, sandbox.url, *login, repository, tag)
+
+    images.push(first, sandbox.url, *login, repository, "v1")  # the same again is no change
+    images.push(second, sandbox.url, *login, repository, "cache-1")
+    refusal = denied(400, lambda: images.push(second, sandbox.url, *login, repository, "v1"))
+
+    assert refusal.code == "TAG_INVALID"
+    assert refusal.message == (
+        f"The image tag 'v1' already exists in the '{repository}' repository and cannot be overwritten because the "
+        "tag is immutable."
+    )
+    assert images.pull(sandbox.url, *login, repository, "v1").digest == first.digest
+    assert images.pull(sandbox.url, *login, repository, "cache-1").digest == second.digest
+
+
+@pytest.mark.parametrize(
+    ("mode", "moves"), [("MUTABLE", True), ("IMMUTABLE", False), ("MUTABLE_WITH_EXCLUSION", False)]
+)
+def test_the_other_modes_of_mutability(sandbox: Sandbox, ecr: Any, repository: str, mode: str, moves: bool) -> None:
+    filters = [{"filterType": "WILDCARD", "filter": "v*"}] if mode.endswith("EXCLUSION") else []
+    more = {"imageTagMutabilityExclusionFilters": filters} if filters else {}
+    ecr.put_image_tag_mutability(repositoryName=repository, imageTagMutability=mode, **more)
+    login = sandbox.login()
+    images.push(images.build("one"), sandbox.url, *login, repository, "v1")
+
+    def move() -> None:
+        images.push(images.build("two"), sandbox.url, *login, repository, "v1")
+
+    if moves:
+        move()
+    else:
+        denied(400, move)
+
+
+def test_content_that_is_not_its_digest_is_refused(sandbox: Sandbox, repository: str) -> None:
+    with images.RegistryClient(sandbox.url, *sandbox.login()) as client:
+        where = client.request("POST", f"/v2/{repository}/blobs/uploads/")[1]["location"]
+        wrong = "sha256:" + "0" * 64
+        assert denied(400, lambda: client.request("PUT", f"{where}?digest={wrong}", b"x")).code == "DIGEST_INVALID"
+        manifest = images.build().manifest
+        path = f"/v2/{repository}/manifests/"
+        refusal = denied(404, lambda: client.request("PUT", path + "v1", manifest.content))
+        assert refusal.code == "MANIFEST_BLOB_UNKNOWN"
+        denied(400, lambda: client.request("PUT", path + "v1", b"not json"))
+
+
+def test_a_layer_can_come_in_chunks(sandbox: Sandbox, repository: str) -> None:
+    blob = images.Blob(media_type=images.GZIP_LAYER, content=bytes(range(256)) * 100)
+    with images.RegistryClient(sandbox.url, *sandbox.login()) as client:
+        where = client.request("POST", f"/v2/{repository}/blobs/uploads/?mount={blob.digest}&from=other")[1]["location"]
+        half = len(blob.content) // 2
+        client.request("PATCH", where, blob.content[:half], {"Content-Range": f"0-{half - 1}"})
+        denied(416, lambda: client.request("PATCH", where, b"late", {"Content-Range": "5-8"}))
+        answer = client.request("PATCH", where, blob.content[half:])
+        assert answer[1]["range"] == f"0-{len(blob.content) - 1}"
+        client.request("PUT", f"{where}?digest={blob.digest}")
+        assert client.request("GET", f"/v2/{repository}/blobs/{blob.digest}")[2] == blob.content
+
+
+def test_an_index_comes_back_with_its_platforms(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    index = images.build_index()
+    login = sandbox.login()
+    with images.RegistryClient(sandbox.url, *login) as client:
+        denied(
+            404,
+            lambda: client.request(
+                "PUT", f"/v2/{repository}/manifests/v1", index.manifest.content, {"Content-Type": images.INDEX}
+            ),
+        )
+    images.push(index, sandbox.url, *login, repository, "v1")
+
+    assert images.pull(sandbox.url, *login, repository, "v1") == index
+    listed = ecr.list_images(repositoryName=repository, filter={"tagStatus": "UNTAGGED"})["imageIds"]
+    assert sorted(each["imageDigest"] for each in listed) == sorted(image.digest for image in index.images)
+    failures = ecr.batch_delete_image(repositoryName=repository, imageIds=[{"imageDigest": index.images[0].digest}])[
+        "failures"
+    ]
+    assert failures[0]["failureCode"] == "ImageReferencedByManifestList"
+
+
+def test_ecrs_own_way_to_a_layer_leads_to_the_same_bytes(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    image = images.build()
+    config, layer = image.blobs
+    images.push(image, sandbox.url, *sandbox.login(), repository, "v1")
+
+    found = ecr.batch_check_layer_availability(
+        repositoryName=repository, layerDigests=[layer.digest, "sha256:" + "0" * 64]
+    )["layers"]
+    url = ecr.get_download_url_for_layer(repositoryName=repository, layerDigest=config.digest)["downloadUrl"]
+
+    assert [each["layerAvailability"] for each in found] == ["AVAILABLE", "UNAVAILABLE"]
+    with urllib.request.urlopen(url, timeout=5) as response:
+        assert response.read() == config.content
+
+
+def test_an_image_can_be_put_through_the_control_plane(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    image = images.build()
+    for blob in image.blobs:
+        upload = ecr.initiate_layer_upload(repositoryName=repository)["uploadId"]
+        ecr.upload_layer_part(
+            repositoryName=repository,
+            uploadId=upload,
+            partFirstByte=0,
+            partLastByte=len(blob.content) - 1,
+            layerPartBlob=blob.content,
+        )
+        ecr.complete_layer_upload(repositoryName=repository, uploadId=upload, layerDigests=[blob.digest])
+    text = image.manifest.content.decode()
+    ecr.put_image(repositoryName=repository, imageManifest=text, imageTag="v1")
+
+    assert images.pull(sandbox.url, *sandbox.login(), repository, "v1") == image
+    with refused("ImageAlreadyExistsException"):
+        ecr.put_image(repositoryName=repository, imageManifest=text, imageTag="v1")
+
+
+def test_an_image_that_is_gone_is_gone_everywhere(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    images.push(images.build(), sandbox.url, *sandbox.login(), repository, "v1")
+    ecr.batch_delete_image(repositoryName=repository, imageIds=[{"imageTag": "v1"}])
+
+    denied(404, lambda: images.pull(sandbox.url, *sandbox.login(), repository, "v1"))
+    with refused("ImageNotFoundException"):
+        ecr.describe_images(repositoryName=repository, imageIds=[{"imageTag": "v1"}])
+    answer = ecr.batch_get_image(repositoryName=repository, imageIds=[{"imageTag": "v1"}, {}])
+    assert [each["failureCode"] for each in answer["failures"]] == ["ImageNotFound", "MissingDigestAndTag"]
+
+
+def test_a_docker_zstd_layer_keeps_its_type(sandbox: Sandbox, repository: str) -> None:
+    image = images.build_docker_zstd()
+    images.push(image, sandbox.url, *sandbox.login(), repository, "v1")
+
+    manifest = json.loads(images.pull(sandbox.url, *sandbox.login(), repository, "v1").manifest.content)
+
+    assert manifest["layers"][0]["mediaType"] == images.DOCKER_ZSTD_LAYER
+
+
+def test_oras_pushes_and_pulls(
+    sandbox: Sandbox, ecr: Any, repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that we did not write: it probes, chunks and names things its own way."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.chdir(tmp_path)
+    Path("hello.txt").write_text("hello")
+    host = f"127.0.0.1:{sandbox.port}"
+
+    def client(account: Any) -> oras.client.OrasClient:
+        found = oras.client.OrasClient(insecure=True, hostname=host, auth_backend="basic")
+        found.auth.set_basic_auth(*sandbox.login(account))
+        return found
+
+    client("owner").push(target=f"{host}/{repository}:v1", files=["hello.txt"])
+    (shown,) = ecr.describe_images(repositoryName=repository)["imageDetails"]
+    assert shown["imageTags"] == ["v1"]
+
+    foreign = f"{host}/{HOST}/{repository}:v1"
+    with pytest.raises(ValueError, match="Forbidden"):
+        client("cluster").pull(target=foreign, outdir=str(tmp_path / "out"))
+    ecr.set_repository_policy(repositoryName=repository, policyText=policy(statement(CLUSTER)))
+    (pulled,) = client("cluster").pull(target=foreign, outdir=str(tmp_path / "out"))
+    assert Path(pulled).read_text() == "hello"
+
+
+def test_a_password_is_not_a_credential_of_anyone_else(sandbox: Sandbox) -> None:
+    data = sandbox.client("ecr").get_authorization_token()["authorizationData"][0]
+    user, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")
+    assert user == "AWS"
+
+    with images.RegistryClient(sandbox.url, "root", password) as client:
+        denied(401, lambda: client.request("GET", "/v2/"))
+    with images.RegistryClient(sandbox.url, "AWS", password[:-8] + "AAAAAAAA") as client:
+        denied(401, lambda: client.request("GET", "/v2/"))
