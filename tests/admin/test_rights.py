@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 from django.urls import reverse
 
@@ -198,6 +198,23 @@ def test_only_a_key_that_does_not_work_any_more_can_be_deleted(installation: Ins
     assert operator.post(f"/admin/deployments/accesskey/{dead.pk}/delete/", {"post": "yes"}).status_code == 302
     assert AccessKey.objects.filter(pk=live.pk).exists()
     assert not AccessKey.objects.filter(pk=dead.pk).exists()
+
+
+def test_rights_are_offered_only_where_they_do_something(operator: Client) -> None:
+    page = operator.get("/admin/auth/group/add/").content.decode()
+
+    assert "Can view deployment" in page
+    assert "Can add access key" in page
+    assert "Can change deployment" not in page  # nobody changes one here
+    assert "session" not in page
+
+
+def test_a_group_is_made_with_the_rights_that_were_ticked(operator: Client) -> None:
+    right = Permission.objects.get(codename="view_repository")
+
+    operator.post("/admin/auth/group/add/", {"name": "viewers", "permissions": [right.pk]})
+
+    assert list(Group.objects.get(name="viewers").permissions.all()) == [right]
 
 
 def test_a_page_that_changes_something_refuses_a_post_without_a_token(installation: Installation) -> None:
