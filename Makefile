@@ -55,4 +55,5 @@ screens: $(VENV)/.dev ## Take the screenshots in docs/screens (needs Debian's ch
 	$(PY) docs/screens.py $(ARGS)
 
 clean: ## Remove the virtual environment, caches and the demo's files; never your database
-	rm -rf $(VENV) .cache .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis staticfiles
+	rm -rf $(VENV) .cache .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find staticfiles -mindepth 1 ! -name .gitignore -delete

@@ -14,3 +14,4 @@ preload_app = True
 timeout = 120
 graceful_timeout = 30
 keepalive = 5
+control_socket_disable = True  # nobody here uses it, and it would lie in the user's home

@@ -1,21 +1,128 @@
-"""System checks: what stops the start (E) and what is merely unwise (W), each with an id and a hint."""
+"""System checks: what stops the start (E) and what is merely unwise (W), each with an id and a hint.
+
+E0xx and W0xx are of the installation; E1xx and W1xx are findings about a repository policy (`deployments.policy`).
+Nothing here touches the network or the database; `manage.py worker` looks at the clock when it starts.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
-from deployments import config
+from deployments import policy
+from deployments.config import Configuration, RegistryConfig
+from deployments.ecr import registry_of
 
 
 @register("configuration")
 def configuration_is_readable(**kwargs: Any) -> Iterable[CheckMessage]:
     """E001: a variable is malformed. W001: one was read, but not all of it."""
-    configuration: config.Configuration = settings.CONFIGURATION
+    configuration: Configuration = settings.CONFIGURATION
     for problem in configuration.problems:
         yield Error(f"{problem.variable}: {problem.message}", hint=problem.hint, id="deployments.E001")
     for warning in configuration.warnings:
         yield Warning(f"{warning.variable}: {warning.message}", hint=warning.hint, id="deployments.W001")
+
+
+@register("configuration")
+def registry_hosts_are_what_they_look_like(**kwargs: Any) -> Iterable[CheckMessage]:
+    """E002: a host that looks like ECR and is none would be served as a plain registry: no repository, no policy.
+
+    W002: ECR settings for a registry that is not ECR do nothing.
+    """
+    for variable, registry in _registries():
+        if registry_of(registry.host) is not None:
+            continue
+        if re.search(r"\bdkr[.-]ecr\b|\.ecr\.", registry.host):
+            yield Error(
+                f"{variable}DEPLOY_REGISTRY_HOST: “{registry.host}” looks like an ECR registry and is not one: its "
+                "account (12 digits), region or ending is wrong.",
+                hint="For example 111111111111.dkr.ecr.us-east-1.amazonaws.com.",
+                id="deployments.E002",
+            )
+        elif registry.default_repository_policy or registry.assume_role_arn or registry.tags or registry.kms_key:
+            yield Warning(
+                f"{variable}DEPLOY_REGISTRY_ECR_…: set, but {registry.host} is not ECR, so they do nothing.",
+                hint="Set DEPLOY_REGISTRY_HOST to the ECR registry's host, or remove them.",
+                id="deployments.W002",
+            )
+
+
+@register("policy", "security")
+def policies_are_sound(**kwargs: Any) -> Iterable[CheckMessage]:
+    """E1xx, W1xx: what `manage.py policy lint` finds in the configured repository policies."""
+    configuration: Configuration = settings.CONFIGURATION
+    told: set[str] = set()
+    if any(problem.variable.endswith("_DEFAULT_REPOSITORY_POLICY") for problem in configuration.problems):
+        return  # E001 says where it is not JSON
+    for variable, registry in _registries():
+        text = registry.default_repository_policy
+        if not text or text in told:
+            continue
+        told.add(text)
+        found = registry_of(registry.host)
+        for finding in policy.lint(
+            text,
+            partition=found.partition if found else None,
+            allow_public=configuration.allow_public_policy,
+            consumer_accounts=configuration.consumer_accounts,
+        ):
+            make = Error if finding.level == "error" else Warning
+            message = f"{variable}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: {finding.message}"
+            hint = finding.hint
+            if finding.id == "deployments.E110":
+                hint += " (DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY=1)"
+            yield make(message, hint=hint, id=finding.id)
+
+
+def _registries() -> list[tuple[str, RegistryConfig]]:
+    """(prefix of its variables, registry), the same one once."""
+    configuration: Configuration = settings.CONFIGURATION
+    if configuration.plain == configuration.v4:
+        return [("", configuration.plain)]
+    return [("", configuration.plain), ("V4_", configuration.v4)]
+
+
+@register("queue")
+def queue_settings_are_safe(**kwargs: Any) -> Iterable[CheckMessage]:
+    """E010–E014: settings of django-q2 that run tasks twice or never end a hung one (measured; its own check is mild).
+
+    `retry` counts from the moment a message is fetched, so all that waits in memory before it has to fit in.
+    """
+    queue: dict[str, Any] = settings.Q_CLUSTER
+    workers, timeout = queue.get("workers", 1), queue.get("timeout")
+    if not timeout:
+        yield Error("Q_CLUSTER: no timeout; a hung task would never end.", hint="60", id="deployments.E010")
+        return
+    prefetched = queue.get("queue_limit", workers**2) + queue.get("bulk", 1)
+    least = timeout * (1 + math.ceil(prefetched / workers)) + 30
+    if queue.get("retry", 60) < least:
+        yield Error(
+            f"Q_CLUSTER: retry must be at least {least} with these workers, queue_limit, bulk and timeout; tasks that "
+            "wait in a worker's memory would be run twice.",
+            hint=f'"retry": {least}',
+            id="deployments.E011",
+        )
+    if queue.get("guard_cycle", 0.5) not in (0.5, 1):
+        yield Error(
+            "Q_CLUSTER: guard_cycle must be 0.5 or 1; with any other value a hung task is never ended.",
+            hint='"guard_cycle": 0.5',
+            id="deployments.E012",
+        )
+    if not queue.get("ack_failures") or queue.get("max_attempts") != 1:
+        yield Error(
+            "Q_CLUSTER: a failed task would be tried again by the queue; our own tables decide about that.",
+            hint='"ack_failures": True, "max_attempts": 1',
+            id="deployments.E013",
+        )
+    if settings.DATABASES["default"].get("ATOMIC_REQUESTS"):
+        yield Error(
+            "DATABASES: ATOMIC_REQUESTS would keep a transaction open while AWS is asked.",
+            hint="Leave it off.",
+            id="deployments.E014",
+        )

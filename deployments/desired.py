@@ -44,6 +44,18 @@ class Details:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """What a page of DescribeRepositories says of one repository."""
+
+    name: str
+    created_at: datetime
+    mutability: str
+    exclusions: tuple[str, ...]
+    encryption: str
+    kms_key: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """One way in which a repository is not as configured. `ours` says whether it is ours to mend."""
 

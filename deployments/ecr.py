@@ -14,11 +14,11 @@ import base64
 import functools
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import boto3
 from botocore import exceptions as aws
@@ -26,11 +26,8 @@ from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 from django.db import connection
 
-from deployments.desired import Details
+from deployments.desired import Details, Listed
 from deployments.images import EcrRegistry, Partition, parse_ecr_host
-
-if TYPE_CHECKING:
-    from mypy_boto3_ecr import ECRClient
 
 T = TypeVar("T")
 
@@ -39,6 +36,8 @@ READ_SECONDS = 10
 ATTEMPTS = 3
 SIDE_BY_SIDE = 32  # calls in flight from one process; also the size of each client's connection pool
 ROLE_SESSION_SECONDS = 3600
+USER_AGENT = "registry-admin"  # in our calls' user agent, so that CloudTrail's events tell which ones are ours
+RECEIVE_SECONDS = 10  # of SQS's long polling, at most 20; a stop waits for it
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +50,11 @@ class RegistryError(Exception):
     heals: bool  # by itself: trying again is enough
     installation: bool = False  # nothing of this registry can work until it is mended (credentials, role)
     request_id: str = ""
+
+    @property
+    def throttled(self) -> bool:
+        """AWS limits the rate: not a fault of this repository, and worth a place further back in the line."""
+        return is_throttling(self.code)
 
     def __str__(self) -> str:
         return self.sentence
@@ -120,7 +124,7 @@ def registry_of(host: str) -> EcrRegistry | None:
 # ------------------------------------------------------------------------------------------- sessions and clients
 
 _lock = threading.Lock()
-_clients: dict[tuple[int, str, Access, int], ECRClient] = {}
+_clients: dict[tuple[int, str, str, Access, int], Any] = {}
 _executors: dict[int, ThreadPoolExecutor] = {}
 
 
@@ -130,24 +134,23 @@ def _config(attempts: int) -> Config:
         read_timeout=READ_SECONDS,
         max_pool_connections=SIDE_BY_SIDE,
         retries={"total_max_attempts": attempts, "mode": "standard"},
-        user_agent_extra="registry-admin",
+        user_agent_extra=USER_AGENT,
     )
 
 
-def _client(region: str, access: Access, attempts: int) -> ECRClient:
-    """One client per region, access and process: a new one costs a connection, a TLS handshake and 20 ms of CPU.
+def _client(service: str, region: str, access: Access, attempts: int) -> Any:
+    """One client per service, region, access and process: a new one costs a connection, a handshake and 20 ms of CPU.
 
     Keyed by the process id, because a client's connections must not be shared with a forked worker.
     """
-    key = (os.getpid(), region, access, attempts)
+    key = (os.getpid(), service, region, access, attempts)
     client = _clients.get(key)
     if client is None:
         with _lock:
             client = _clients.get(key)
             if client is None:
-                client = _clients[key] = _session(region, access).client(
-                    "ecr", region_name=region, config=_config(attempts)
-                )
+                session: Any = _session(region, access)  # its overloads name every service of AWS
+                client = _clients[key] = session.client(service, region_name=region, config=_config(attempts))
     return client
 
 
@@ -178,7 +181,7 @@ def _session(region: str, access: Access) -> boto3.session.Session:
 def forget_clients(access: Access | None = None) -> None:
     """Drop the cached clients (of one access), so that the next call finds its credentials anew."""
     with _lock:
-        for key in [key for key in _clients if access is None or key[2] == access]:
+        for key in [key for key in _clients if access is None or key[3] == access]:
             del _clients[key]
 
 
@@ -200,13 +203,15 @@ def _executor() -> ThreadPoolExecutor:
 class Ecr:
     """One ECR registry, reached in one way. Cheap to make; the clients behind it are shared by the process.
 
-    `before_call` runs before every call and may refuse it (the lease's clock). `attempts` is botocore's own number
-    of tries; nothing here tries again on top of it, except once after expired credentials.
+    `before_call` runs before every call and may refuse it (the lease's clock) or delay it (the sweep's pace);
+    `answered` hears of each answer: the operation, and the error's code or nothing. `attempts` is botocore's own
+    number of tries; nothing here tries again on top of it, except once after expired credentials.
     """
 
     registry: EcrRegistry
     access: Access
     before_call: Callable[[], None] = lambda: None
+    answered: Callable[[str, str], None] = lambda operation, code: None
     attempts: int = ATTEMPTS
 
     def look(self, name: str, *, details: bool) -> Look:
@@ -234,22 +239,30 @@ class Ecr:
             if isinstance(part, RegistryError):
                 return Look(exists=True, policy=policy, details=part)
         description, lifecycle, tags = cast("list[Any]", rest)
-        encryption = description.get("encryptionConfiguration", {})
+        listed: Listed = description
         return Look(
             exists=True,
             policy=policy,
             details=Details(
-                created_at=description["createdAt"],
-                mutability=description.get("imageTagMutability", "MUTABLE"),
-                exclusions=tuple(
-                    sorted(entry["filter"] for entry in description.get("imageTagMutabilityExclusionFilters", ()))
-                ),
-                encryption=encryption.get("encryptionType", "AES256"),
-                kms_key=encryption.get("kmsKey"),
+                created_at=listed.created_at,
+                mutability=listed.mutability,
+                exclusions=listed.exclusions,
+                encryption=listed.encryption,
+                kms_key=listed.kms_key,
                 lifecycle=lifecycle,
                 tags=tags,
             ),
         )
+
+    def pages(self) -> Iterator[list[Listed]]:
+        """All repositories of the registry, 1,000 to a page. Permission: ecr:DescribeRepositories."""
+        request: dict[str, Any] = {"registryId": self.registry.account, "maxResults": 1000}
+        while True:
+            answer = self._call("DescribeRepositories", self.registry.account, request)
+            yield [_listed(entry) for entry in answer["repositories"]]
+            if not answer.get("nextToken"):
+                return
+            request["nextToken"] = answer["nextToken"]
 
     def create(
         self, name: str, *, mutability: str, exclusions: tuple[str, ...], tags: Mapping[str, str], kms_key: str | None
@@ -344,7 +357,7 @@ class Ecr:
     def _describe(self, name: str) -> Any:
         request = {"registryId": self.registry.account, "repositoryNames": [name]}
         answer = self._call("DescribeRepositories", name, request, {"RepositoryNotFoundException": _MISSING})
-        return answer if isinstance(answer, _Missing) else answer["repositories"][0]
+        return answer if isinstance(answer, _Missing) else _listed(answer["repositories"][0])
 
     def _lifecycle(self, name: str) -> Any:
         answer = self._call(
@@ -374,10 +387,13 @@ class Ecr:
         for last_try in (False, True):
             try:
                 self.before_call()
-                client = _client(self.registry.region, self.access, self.attempts)
-                return client._make_api_call(operation, request)  # type: ignore[attr-defined]
+                client = _client("ecr", self.registry.region, self.access, self.attempts)
+                answer = client._make_api_call(operation, request)
+                self.answered(operation, "")
+                return answer
             except aws.ClientError as error:
                 code = error.response.get("Error", {}).get("Code", "")
+                self.answered(error.operation_name, code)
                 if expected is not None and code in expected:
                     return expected[code]
                 if code in _EXPIRED and not last_try:
@@ -387,6 +403,79 @@ class Ecr:
             except (aws.BotoCoreError, OSError) as error:
                 raise _translated(error, operation, name, self.access) from None
         raise AssertionError("unreachable")
+
+
+def _listed(entry: Mapping[str, Any]) -> Listed:
+    encryption = entry.get("encryptionConfiguration", {})
+    filters = entry.get("imageTagMutabilityExclusionFilters", ())
+    return Listed(
+        name=entry["repositoryName"],
+        created_at=entry["createdAt"],
+        mutability=entry.get("imageTagMutability", "MUTABLE"),
+        exclusions=tuple(sorted(each["filter"] for each in filters)),
+        encryption=encryption.get("encryptionType", "AES256"),
+        kms_key=encryption.get("kmsKey"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A message of the event queue. `receives` counts how often it was handed out."""
+
+    id: str
+    body: str
+    receipt: str
+    receives: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventQueue:
+    """An SQS queue. The region is in its URL, or is the registry's."""
+
+    url: str
+    region: str
+    access: Access
+    seconds: int = RECEIVE_SECONDS
+
+    def receive(self) -> list[Message]:
+        """Up to ten messages, at once when there are some, else none after `seconds`.
+
+        Permission: sqs:ReceiveMessage. Raises RegistryError.
+        """
+        answer = self._call(
+            "ReceiveMessage",
+            {
+                "QueueUrl": self.url,
+                "MaxNumberOfMessages": 10,
+                "WaitTimeSeconds": self.seconds,
+                "VisibilityTimeout": 60,
+                "MessageSystemAttributeNames": ["ApproximateReceiveCount"],
+            },
+        )
+        return [
+            Message(
+                id=entry["MessageId"],
+                body=entry["Body"],
+                receipt=entry["ReceiptHandle"],
+                receives=int(entry.get("Attributes", {}).get("ApproximateReceiveCount", "1")),
+            )
+            for entry in answer.get("Messages", ())
+        ]
+
+    def delete(self, messages: Iterable[Message]) -> None:
+        """Take messages off the queue. Permission: sqs:DeleteMessage. Raises RegistryError."""
+        entries = [{"Id": str(place), "ReceiptHandle": each.receipt} for place, each in enumerate(messages)]
+        for start in range(0, len(entries), 10):
+            self._call("DeleteMessageBatch", {"QueueUrl": self.url, "Entries": entries[start : start + 10]})
+
+    def _call(self, operation: str, request: dict[str, Any]) -> Any:
+        _no_open_transaction()
+        name = self.url.rpartition("/")[2]
+        try:
+            client = _client("sqs", self.region, self.access, ATTEMPTS)
+            return client._make_api_call(operation, request)
+        except (aws.ClientError, aws.BotoCoreError, OSError) as error:
+            raise _translated(error, operation, name, self.access) from None
 
 
 class _Missing:
@@ -429,6 +518,13 @@ _THROTTLED = frozenset(
         "RequestThrottled",
     }
 )
+
+
+def is_throttling(code: str) -> bool:
+    """Whether an error code of AWS says that calls come too fast."""
+    return code in _THROTTLED
+
+
 _NOT_SIGNED_IN = frozenset(
     {
         "UnrecognizedClientException",
@@ -462,7 +558,7 @@ def _one_line(message: str) -> str:
 
 
 def _error(operation: str, name: str, code: str, message: str, request_id: str = "", status: int = 0) -> RegistryError:
-    permission = f"ecr:{operation}"
+    permission = f"sqs:{operation.removesuffix('Batch')}" if "Message" in operation else f"ecr:{operation}"
     principal_missing = code == "InvalidParameterException" and "principal not found" in message.lower()
     throttled = code in _THROTTLED
     server = status >= 500 or code in ("ServerException", "InternalFailure", "ServiceUnavailable")

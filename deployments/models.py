@@ -160,6 +160,7 @@ class Repository(models.Model):
     last_error_at = models.DateTimeField(null=True, blank=True)
     attempted_at = models.DateTimeField(null=True, blank=True)  # stamped before the work: a sweep goes stalest first
     last_checked_at = models.DateTimeField(null=True, blank=True)  # when the last look began that AWS answered
+    written_at = models.DateTimeField(null=True, blank=True)  # when we last wrote to AWS
     last_in_sync_at = models.DateTimeField(null=True, blank=True)
     drifted_since = models.DateTimeField(null=True, blank=True)
     checked_digest = models.CharField(max_length=64, blank=True)  # the desired state that the last look compared with

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ from django.db.models.functions import Now
 
 from deployments import desired
 from deployments.config import RegistryConfig
-from deployments.desired import Difference, Part
+from deployments.desired import Details, Difference, Part
 from deployments.ecr import Access, Ecr, Look, RegistryError
 from deployments.images import EcrRegistry
 from deployments.models import (
@@ -127,10 +127,8 @@ def ensure_repository(
         row = _row(ecr_registry, name)
     access = Access(role_arn=registry.assume_role_arn, external_id=registry.assume_role_external_id)
     ecr = Ecr(registry=ecr_registry, access=access, before_call=lease.require_time)
-    row, error = converge(
-        lease=lease, ecr=ecr, registry=registry, digest=digest, cause=cause, enforce=enforce, create=True
-    )
-    return _usable(row, registry, error, enforce)
+    result = converge(lease=lease, ecr=ecr, registry=registry, digest=digest, cause=cause, enforce=enforce, create=True)
+    return _usable(result.repository, registry, result.error, enforce)
 
 
 def _row(registry: EcrRegistry, name: str) -> Any:
@@ -258,6 +256,7 @@ class _Run:
     events: list[RepositoryEvent] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)  # that are left at the end
     errors: list[RegistryError] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
 
     def happened(self, kind: EventKind, message: str, *, policy_before: str = "") -> None:
         self.events.append(self.event(kind, message, policy_before=policy_before))
@@ -266,6 +265,53 @@ class _Run:
         return RepositoryEvent(
             repository_id=self.row.pk, kind=kind, message=message, cause=self.cause, policy_before=policy_before
         )
+
+
+def reconcile(
+    *,
+    row: Repository,
+    ecr: Ecr,
+    registry: RegistryConfig,
+    digest: str,
+    cause: str,
+    enforce: bool,
+    details: bool = False,
+    look: Look | None = None,
+) -> Converged | None:
+    """Converge a repository that is there, for a sweep or a change event. None while somebody else holds its lease.
+
+    `look` is what the caller saw after it had read `row`; it counts only if nobody has worked on the row since.
+    """
+    lease = Lease.claim(row)
+    if lease is None:
+        return None
+    paced = ecr.before_call
+
+    def before_call() -> None:
+        lease.require_time()
+        paced()
+
+    return converge(
+        lease=lease,
+        ecr=replace(ecr, before_call=before_call),
+        registry=registry,
+        digest=digest,
+        cause=cause,
+        enforce=enforce,
+        create=False,
+        details=details,
+        look=look if lease.epoch == row.lease_epoch + 1 else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converged:
+    """What came of it: the row as it is now, what went wrong (the row says the same), and what was mended."""
+
+    repository: Repository
+    error: RegistryError | None
+    written: tuple[str, ...]
+    before: str  # the status that it had
 
 
 def converge(
@@ -279,16 +325,15 @@ def converge(
     create: bool,
     details: bool = False,
     look: Look | None = None,
-) -> tuple[Repository, RegistryError | None]:
+) -> Converged:
     """Look at one repository, mend what differs, record it, and return the lease. The one function that does so.
 
     `enforce` False only observes what exists already. `create` says whether a missing repository is made (a deploy
     does, a sweep does not). `details` looks at everything, due or not. `look` is one that the caller has made since
     the row was last written.
 
-    Returns the row as it is now and what went wrong, if anything did; the row holds the same sentence.
     """
-    row = lease.row
+    row, before = lease.row, lease.row.status
     now: datetime = row.db_now  # type: ignore[attr-defined]
     run = _Run(row=row, cause=cause, enforce=enforce, values={"host": registry.host, "attempted_at": now})
     try:
@@ -308,8 +353,22 @@ def converge(
         lease.give_up()
         raise
     for name, value in run.values.items():
-        setattr(row, name, value)
-    return row, error
+        if not isinstance(value, Now):  # the database knows what time that was
+            setattr(row, name, value)
+    return Converged(repository=row, error=error, written=tuple(run.written), before=before)
+
+
+def remembered(row: Repository) -> Details:
+    """What AWS last showed of a repository whose details are not due: the row's own, the listing's included."""
+    return Details(
+        created_at=row.created_at,
+        mutability=row.mutability.get("mode", ""),
+        exclusions=tuple(row.mutability.get("exclusions", ())),
+        encryption=row.encryption.get("type", ""),
+        kms_key=row.encryption.get("kms_key"),
+        lifecycle=row.lifecycle_text or None,
+        tags=row.tags,
+    )
 
 
 def details_due(row: Repository, *, digest: str, now: datetime) -> bool:
@@ -359,6 +418,7 @@ def _create(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime) -> 
         return False
     run.happened(EventKind.CREATED, "Created with its encryption, tag mutability and AWS tags.")
     run.values |= {
+        "written_at": Now(),
         "origin": "created",
         "policy_text": "",
         "policy_applied_at": None,
@@ -413,7 +473,7 @@ def _retry_while_not_found(call: Callable[[], T | RegistryError]) -> T | Registr
 def _adopt(run: _Run, look: Look, registry: RegistryConfig) -> None:
     """Decide whether a repository that was there already is ours after all: its CreateRepository answer was lost."""
     details = look.details
-    if not isinstance(details, desired.Details):
+    if not isinstance(details, Details):
         return  # could not be seen; the next look decides
     ours = (
         details.created_at >= run.row.created_at
@@ -447,22 +507,16 @@ def _mend(run: _Run, look: Look, *, ecr: Ecr, registry: RegistryConfig, now: dat
         differences += policy
     if isinstance(look.details, RegistryError):
         run.errors.append(look.details)
-    elif look.details is None:
-        # Not due. What was only reported stays reported; what was ours to mend was mended at that look.
-        run.differences += [
-            Difference(part=Part(part["what"]), words=part["words"], ours=part["writable"])
-            for part in row.differences
-            if part["what"] != Part.POLICY
-        ]
     else:
-        details = look.details
-        run.values |= {
-            "lifecycle_text": details.lifecycle or "",
-            "tags": dict(details.tags),
-            "mutability": {"mode": details.mutability, "exclusions": list(details.exclusions)},
-            "encryption": {"type": details.encryption, "kms_key": details.kms_key},
-            "details_checked_at": now,
-        }
+        details = look.details or remembered(row)
+        if look.details is not None:
+            run.values |= {
+                "lifecycle_text": details.lifecycle or "",
+                "tags": dict(details.tags),
+                "mutability": {"mode": details.mutability, "exclusions": list(details.exclusions)},
+                "encryption": {"type": details.encryption, "kms_key": details.kms_key},
+                "details_checked_at": now,
+            }
         differences += desired.detail_differences(
             registry, details, adopted=row.origin == "adopted", lifecycle_is_ours=row.lifecycle_is_ours
         )
@@ -518,6 +572,8 @@ def _write(
             run.errors.append(result)
             run.differences.append(difference)
             continue
+        run.written.append(difference.words)
+        run.values["written_at"] = Now()
         _written(run, difference, registry=registry, now=now, policy_before=policy_before)
 
 
@@ -546,7 +602,7 @@ def _written(run: _Run, difference: Difference, *, registry: RegistryConfig, now
             run.values |= {"lifecycle_text": registry.lifecycle_policy, "lifecycle_is_ours": True}
         case Part.TAGS:
             run.happened(EventKind.CHANGED, difference.words + " They were written.")
-            run.values["tags"] = {**run.values["tags"], **dict(registry.tags)}
+            run.values["tags"] = {**run.values.get("tags", run.row.tags), **dict(registry.tags)}
         case Part.MUTABILITY:
             run.happened(EventKind.CHANGED, difference.words + " It was changed.")
             run.values["mutability"] = {"mode": desired.MUTABILITY, "exclusions": list(desired.EXCLUSIONS)}

@@ -9,6 +9,7 @@ system checks (`deployments.checks`) with its name and an example. Only what Dja
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import environ
@@ -30,9 +31,9 @@ def _text(name: str) -> str:
     try:
         return (ENVIRONMENT.get(name) or "").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ImproperlyConfigured(f"{name}_FILE: the file cannot be read as text. Give a path that is readable.") from (
-            error if isinstance(error, OSError) else None
-        )
+        raise ImproperlyConfigured(
+            f"{name}_FILE: the file cannot be read as text. Give a path that is readable."
+        ) from (error if isinstance(error, OSError) else None)
 
 
 def _switch(name: str) -> bool:
@@ -72,6 +73,7 @@ def _database() -> dict[str, object]:
 
 # ATOMIC_REQUESTS stays off: no transaction may be open while AWS is asked.
 DATABASES = {"default": _database()}
+
 
 def _secret_key() -> str:
     given = _text("SECRET_KEY")
@@ -187,7 +189,7 @@ SESSION_SAVE_EVERY_REQUEST = False
 # timeout × (1 + ceil((queue_limit + bulk) / workers)) + 30. guard_cycle is compared with exactly 0 after float32
 # subtraction; 0.5 and 1 are the only values that ever kill a hung task.
 _WORKERS, _TIMEOUT = 2, 60
-Q_CLUSTER = {
+Q_CLUSTER: dict[str, Any] = {
     "name": "registry_admin",
     "orm": "default",
     "workers": _WORKERS,
@@ -201,10 +203,14 @@ Q_CLUSTER = {
     "catch_up": False,
     "save_limit": -1,
     "poll": 1,
-    "recycle": 500,
-    "max_rss": 300_000,
+    # A process that ends is one that died (deployments.worker): so none is recycled. Their memory is flat.
+    "recycle": 1_000_000_000,
     "time_zone": "UTC",
 }
+
+# Set by the supervisor for the cluster that it runs, and touched whenever a task begins or ends.
+WORKER_PULSE_FILE = os.environ.get("WORKER_PULSE_FILE", "")
+CHILD_ENVIRONMENT = dict(os.environ)  # what the supervisor gives to its cluster
 
 LOGGING = {
     "version": 1,

@@ -1,0 +1,164 @@
+"""`manage.py reconcile`: a sweep of one's own, worked off by this process and watched. The same code as the schedule's.
+
+Exit status: 0 everything is in sync or was healed, 3 drift was found and left (dry run, observe mode), 1 errors.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+import threading
+import time
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
+
+from deployments import sweeps
+from deployments.models import Repository, RepositoryStatus, Sweep, SweepFinding, SweepStatus, SweepTrigger
+
+
+class Command(BaseCommand):
+    help = "Look at repositories now and bring them to the configured policy. Names, or --all."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("names", nargs="*", metavar="NAME", help="repository names, such as trigger/proj_…")
+        parser.add_argument("--all", action="store_true", help="every repository under the namespace")
+        parser.add_argument("--dry-run", action="store_true", help="say what would change; write nothing")
+        parser.add_argument("--adopt", action="store_true", help="adopt discovered repositories too (with --all)")
+        parser.add_argument("--json", action="store_true", help="print one object instead of a table")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        names: list[str] = options["names"]
+        if bool(names) == options["all"]:
+            raise CommandError("Give repository names, or --all.", returncode=2)
+        if options["adopt"] and not options["all"]:
+            raise CommandError("--adopt goes with --all: discovering takes the registry's whole list.", returncode=2)
+        if not sweeps.targets(settings.CONFIGURATION):
+            raise CommandError("No configured registry is ECR (DEPLOY_REGISTRY_HOST), so there is nothing to do.")
+        self._require_known(names)
+        sweep = sweeps.start(
+            trigger=SweepTrigger.COMMAND,
+            requested_by=f"command ({_who()})",
+            names=names,
+            dry_run=options["dry_run"],
+            adopt=options["adopt"],
+        )
+        if sweep is None:
+            raise CommandError("The sweep could not be started.")
+        try:
+            self._work(sweep)
+        except KeyboardInterrupt:
+            sweeps.stop(sweep=sweep)
+            raise CommandError("Stopped. What was done is done; the next run goes on from there.") from None
+        sweep.refresh_from_db()
+        self._tell(sweep, as_json=options["json"])
+
+    def _require_known(self, names: list[str]) -> None:
+        managed = Repository.objects.exclude(status=RepositoryStatus.UNMANAGED).exclude(origin="")
+        known = set(managed.filter(name__in=names).values_list("name", flat=True))
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise CommandError(
+                f"Not managed here: {', '.join(unknown)}. See the list in the admin, or run reconcile --all --adopt.",
+                returncode=2,
+            )
+
+    def _work(self, sweep: Sweep) -> None:
+        """Work in a thread, so that this one can show how far it is; worker processes may take chunks too."""
+        failure: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                while sweeps.work(configuration=settings.CONFIGURATION, seconds=30, sweep_id=sweep.pk):
+                    pass
+            except BaseException as error:
+                failure.append(error)
+            finally:
+                connections.close_all()
+
+        bar = _Bar(self.stderr)
+        while True:
+            thread = threading.Thread(target=run, name="reconcile", daemon=True)
+            thread.start()
+            while thread.is_alive():
+                thread.join(0.25)
+                bar.show(sweeps.progress(sweep))
+            if failure:
+                raise failure[0]
+            sweep.refresh_from_db()
+            if sweep.status != SweepStatus.RUNNING:
+                break
+            time.sleep(1)  # others hold the last pieces, or the registry's list has to be asked for again
+        bar.end(sweeps.progress(sweep))
+
+    def _tell(self, sweep: Sweep, *, as_json: bool) -> None:
+        result = sweeps.progress(sweep)
+        findings = [
+            {"name": found.repository.name, "outcome": found.outcome, "words": found.words}
+            for found in SweepFinding.objects.filter(sweep=sweep).select_related("repository")
+        ]
+        if as_json:
+            counts = {
+                "status": sweep.status,
+                "total": result.total,
+                "in_sync": result.in_sync,
+                "healed": result.healed,
+                "drifted": result.drifted,
+                "failed": result.failed,
+                "missing": result.missing,
+                "discovered": result.discovered,
+                "calls": result.calls,
+                "error": sweep.error,
+                "dry_run": sweep.dry_run,
+            }
+            self.stdout.write(json.dumps({**counts, "findings": findings}))
+        else:
+            for found in findings:
+                self.stdout.write(f"{found['outcome']:<11}{found['name']}  {found['words']}")
+            self.stdout.write(
+                f"{result.total} looked at: {result.in_sync} in sync, {result.healed} healed, "
+                f"{result.drifted} drifted, {result.failed} failed; {result.missing} missing, "
+                f"{result.discovered} discovered."
+            )
+        if sweep.status != SweepStatus.DONE or result.failed:
+            raise CommandError(sweep.error or f"{result.failed} repositories failed.", returncode=1)
+        if result.drifted:
+            sys.exit(3)
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown user"
+
+
+class _Bar:
+    """Progress on standard error: redrawn on a terminal, a line for each quarter in a log."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._redraws = bool(stream.isatty())
+        self._shown = -1
+
+    def show(self, progress: sweeps.Progress) -> None:
+        if not progress.total:
+            return
+        done = progress.done / progress.total
+        text = f"{progress.done}/{progress.total}  {progress.healed} healed  {progress.failed} failed"
+        if self._redraws:
+            filled = round(done * 30)
+            self._stream.write(f"\r[{'#' * filled}{'.' * (30 - filled)}] {text}", ending="")
+            self._stream.flush()
+        elif int(done * 4) > self._shown:
+            self._shown = int(done * 4)
+            self._stream.write(text)
+
+    def end(self, progress: sweeps.Progress) -> None:
+        self.show(progress)
+        if self._redraws and progress.total:
+            self._stream.write("")

@@ -1,0 +1,708 @@
+"""One pass over all repositories: list the registry, split the work into chunks, look, heal, count.
+
+The queue is only a doorbell: everything that a sweep still has to do stands in the `Sweep` and `SweepChunk` rows, and
+whoever calls `work` (a queued task, the reconcile command) takes the next piece of it under a lease. A worker that is
+killed in the middle leaves a lease that runs out; the next one goes on where the row says. Two sweeps at once do no
+harm, because a repository is written to only under its own lease.
+
+Reading takes no lease of a repository: at rest a chunk of 250 costs four UPDATEs, whatever is in it. Calls are paced
+by a rate that all workers share; in a sweep botocore tries once, and a throttled repository goes back in line.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import IntegrityError, connections, transaction
+from django.db.models import F, Max, Min, Q, QuerySet, Sum
+from django.db.models.functions import Now
+
+from deployments import desired, provisioning
+from deployments.config import Configuration, RegistryConfig
+from deployments.desired import Listed
+from deployments.ecr import Access, Ecr, Look, RegistryError, is_throttling, registry_of
+from deployments.images import EcrRegistry
+from deployments.models import (
+    CallBudget,
+    DesiredState,
+    EventKind,
+    Project,
+    Repository,
+    RepositoryEvent,
+    RepositoryStatus,
+    Sweep,
+    SweepChunk,
+    SweepFinding,
+    SweepStatus,
+    SweepTrigger,
+)
+from deployments.pace import Pace
+
+CHUNK = 250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest
+THREADS = 16
+LEASE = timedelta(seconds=90)
+RENEW_SECONDS = 20
+DEATHS = 5  # workers that may die over one chunk before it is halved
+Outcome = SweepFinding.Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a sweep is, in repositories."""
+
+    total: int
+    done: int
+    in_sync: int
+    healed: int
+    drifted: int
+    failed: int
+    missing: int
+    discovered: int
+    calls: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A configured registry that is ECR."""
+
+    config: RegistryConfig
+    registry: EcrRegistry
+
+    def holds(self, name: str) -> bool:
+        return name.startswith(f"{self.config.namespace}/")
+
+
+def targets(configuration: Configuration) -> list[Target]:
+    """The ECR registries of the configuration, each host and namespace once."""
+    found: dict[tuple[str, str], Target] = {}
+    for config in configuration.require().registries:
+        registry = registry_of(config.host)
+        if registry is not None:
+            found.setdefault((config.host, config.namespace), Target(config=config, registry=registry))
+    return list(found.values())
+
+
+# ---------------------------------------------------------------------------------------------- start, stop, progress
+
+
+def start(
+    *,
+    trigger: SweepTrigger,
+    requested_by: str = "",
+    names: Iterable[str] = (),
+    dry_run: bool = False,
+    adopt: bool = False,
+) -> Sweep | None:
+    """Write down that a sweep is wanted. None when the schedule's last one is still going on."""
+    try:
+        with transaction.atomic():
+            return Sweep.objects.create(
+                trigger=trigger, requested_by=requested_by, names=list(names), dry_run=dry_run, adopt=adopt
+            )
+    except IntegrityError:
+        return None
+
+
+def stop(*, sweep: Sweep) -> bool:
+    """Ask a sweep to end. Workers notice within a second and finish what is on the wire; False when it has ended."""
+    return _end(sweep.pk, SweepStatus.STOPPED)
+
+
+def _end(sweep_id: int, status: SweepStatus, error: str = "") -> bool:
+    ended = Sweep.objects.filter(pk=sweep_id, status=SweepStatus.RUNNING).update(
+        status=status, error=error, finished_at=Now()
+    )
+    return bool(ended)
+
+
+def progress(sweep: Sweep) -> Progress:
+    """The sums over the sweep's chunks; any number of readers may ask at any time."""
+    names = ("size", "in_sync", "healed", "drifted", "failed")
+    sums = sweep.chunks.aggregate(**{name: Sum(name, default=0) for name in names})
+    calls = Counter(sweep.calls)
+    for counted in sweep.chunks.values_list("calls", flat=True):
+        calls.update(counted)
+    done = sums["in_sync"] + sums["healed"] + sums["drifted"] + sums["failed"]
+    return Progress(
+        total=sums.pop("size"),
+        done=done,
+        missing=sweep.missing,
+        discovered=sweep.discovered,
+        calls=dict(sorted(calls.items())),
+        **sums,
+    )
+
+
+def open_work(sweep_id: int | None = None) -> int:
+    """How many pieces of work (listings and chunks) nobody holds: what a doorbell may be rung for."""
+    running = Sweep.objects.filter(status=SweepStatus.RUNNING, **({"pk": sweep_id} if sweep_id else {}))
+    listings = running.filter(_free(), listed_at__isnull=True).count()
+    return listings + SweepChunk.objects.filter(_free(), sweep__in=running, finished_at__isnull=True).count()
+
+
+def _free() -> Q:
+    return Q(lease_until__isnull=True) | Q(lease_until__lt=Now())
+
+
+# --------------------------------------------------------------------------------------------------------------- work
+
+
+def work(*, configuration: Configuration, seconds: float, sweep_id: int | None = None) -> bool:
+    """Take pieces of running sweeps until the time is over or nothing is left. True when something may be left."""
+    until = time.monotonic() + seconds
+    newest = DesiredState.objects.order_by("-id").values_list("digest", flat=True).first()
+    if newest is not None and newest != configuration.desired_digest and sweep_id is None:
+        return False  # an outdated process leaves the work to those that were started after it
+    while time.monotonic() < until:
+        running = Sweep.objects.filter(status=SweepStatus.RUNNING, **({"pk": sweep_id} if sweep_id else {}))
+        listing = running.filter(_free(), listed_at__isnull=True).order_by("pk").first()
+        if listing is not None:
+            claimed = _claim(Sweep.objects.filter(pk=listing.pk))
+            if claimed is not None:
+                _list(listing, claimed, configuration)
+            continue
+        chunk = (
+            SweepChunk.objects.filter(_free(), sweep__in=running, finished_at__isnull=True)
+            .select_related("sweep")
+            .order_by("sweep_id", "position")
+            .first()
+        )
+        if chunk is None:
+            _close_finished(running)
+            return False
+        epoch = _claim(SweepChunk.objects.filter(pk=chunk.pk, finished_at__isnull=True), attempts=F("attempts") + 1)
+        if epoch is not None:
+            chunk.refresh_from_db()
+            if chunk.attempts >= DEATHS:
+                _isolate(chunk, epoch)
+                continue
+            _Worker(chunk=chunk, epoch=epoch, configuration=configuration, until=until).run()
+    return True
+
+
+def _claim(rows: QuerySet[Any], **values: Any) -> int | None:
+    """Take the lease of one row by a conditional UPDATE; its epoch, or None when somebody was faster."""
+    owner = uuid.uuid4().hex
+    won = rows.filter(_free()).update(
+        lease_owner=owner, lease_until=Now() + LEASE, lease_epoch=F("lease_epoch") + 1, **values
+    )
+    if not won:
+        return None
+    found = rows.filter(lease_owner=owner).values_list("lease_epoch", flat=True).first()
+    return None if found is None else int(found)
+
+
+def _isolate(chunk: SweepChunk, epoch: int) -> None:
+    """Halve a chunk whose workers keep dying, until the repository that does it stands alone and is named."""
+    half = len(chunk.remaining) // 2
+    with transaction.atomic():
+        mine = SweepChunk.objects.filter(pk=chunk.pk, lease_epoch=epoch)
+        if half:
+            released = mine.update(
+                remaining=chunk.remaining[:half],
+                size=F("size") - (len(chunk.remaining) - half),
+                attempts=0,
+                lease_owner="",
+                lease_until=None,
+            )
+            if released:
+                last = SweepChunk.objects.filter(sweep=chunk.sweep).aggregate(at=Max("position"))["at"]
+                rest = chunk.remaining[half:]
+                SweepChunk.objects.create(
+                    sweep=chunk.sweep, position=last + 1, host=chunk.host, size=len(rest), remaining=rest
+                )
+            return
+        mine.update(remaining=[], finished_at=Now(), failed=F("failed") + len(chunk.remaining), lease_until=None)
+        words = f"{DEATHS} workers in a row died while they looked at this repository. See the workers' logs."
+        _found(chunk.sweep, Repository.objects.filter(pk__in=chunk.remaining), Outcome.FAILED, words)
+
+
+def _close_finished(running: QuerySet[Sweep]) -> None:
+    """End every sweep that has no open chunk, with one conditional UPDATE, so that each is closed once."""
+    for sweep in running.filter(listed_at__isnull=False):
+        if not sweep.chunks.filter(finished_at__isnull=True).exists():
+            _end(sweep.pk, SweepStatus.DONE)
+
+
+def close_finished() -> None:
+    """End the sweeps whose last chunk was finished by a worker that did not live to say so."""
+    _close_finished(Sweep.objects.filter(status=SweepStatus.RUNNING))
+
+
+# ------------------------------------------------------------------------------------------------------------ listing
+
+
+def _list(sweep: Sweep, epoch: int, configuration: Configuration) -> None:
+    """Compare the registry's list with our rows, and cut the work into chunks, stalest first."""
+    listed: dict[str, Any] = {"calls": Counter(), "missing": 0, "discovered": 0}
+    found_targets = targets(configuration)
+    try:
+        if not sweep.names:
+            for target in found_targets:
+                _compare_list(sweep, target, listed)
+    except RegistryError as error:
+        if error.heals and not error.installation:
+            # Back in line: the lease runs out soon, and the next worker lists again. Nothing is left half done.
+            Sweep.objects.filter(pk=sweep.pk, lease_epoch=epoch).update(
+                error=str(error), lease_until=Now() + timedelta(seconds=5)
+            )
+        else:
+            _end(sweep.pk, SweepStatus.FAILED, str(error))
+        return
+    with transaction.atomic():
+        current = Sweep.objects.filter(pk=sweep.pk, lease_epoch=epoch, listed_at__isnull=True)
+        if not current.update(
+            listed_at=Now(),
+            lease_owner="",
+            lease_until=None,
+            error="",
+            calls=dict(listed["calls"]),
+            missing=listed["missing"],
+            discovered=listed["discovered"],
+        ):
+            return  # somebody else listed it meanwhile
+        position = 0
+        for target in found_targets:
+            rows = _rows(sweep, target).order_by(F("attempted_at").asc(nulls_first=True), "pk")
+            ids: list[int] = []
+            for pk in rows.values_list("pk", flat=True).iterator(chunk_size=5000):
+                ids.append(pk)
+                if len(ids) == CHUNK:
+                    position = _cut(sweep, target, position, ids)
+                    ids = []
+            if ids:
+                position = _cut(sweep, target, position, ids)
+
+
+def _rows(sweep: Sweep, target: Target) -> QuerySet[Repository]:
+    rows = Repository.objects.filter(
+        account=target.registry.account,
+        region=target.registry.region,
+        name__startswith=f"{target.config.namespace}/",
+    ).exclude(status__in=[RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING])
+    # A row whose repository was never seen is a deploy's that has not come to its end; only a deploy creates.
+    rows = rows.exclude(origin="")
+    return rows.filter(name__in=sweep.names) if sweep.names else rows
+
+
+def _cut(sweep: Sweep, target: Target, position: int, ids: list[int]) -> int:
+    SweepChunk.objects.create(
+        sweep=sweep, position=position, host=target.config.host, size=len(ids), remaining=list(ids)
+    )
+    return position + 1
+
+
+def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any]) -> None:
+    """Page through the registry: note what changed, what is new under our namespace, and what is gone."""
+    ecr = reach(target, answered=lambda operation, code: listed["calls"].update([operation]))
+    seen: set[int] = set()
+    rows = Repository.objects.filter(account=target.registry.account, region=target.registry.region)
+    for page in ecr.pages():
+        ours = {entry.name: entry for entry in page if target.holds(entry.name)}
+        known = _by_name(rows, ours)
+        seen.update(row.pk for row in known.values())
+        fresh = [entry for name, entry in ours.items() if name not in known]
+        listed["discovered"] += len(fresh)
+        if sweep.dry_run:
+            continue
+        _note_changes(known, ours)
+        created = _discover(sweep, target, fresh)
+        seen.update(row.pk for row in created)
+        if sweep.adopt:
+            unmanaged = [row for row in known.values() if row.status == RepositoryStatus.UNMANAGED]
+            _adopt(sweep, [*created, *unmanaged])
+    # Gone: what we had seen before and the registry does not list. Never what a deploy is making right now.
+    expected = (
+        rows.filter(name__startswith=f"{target.config.namespace}/")
+        .filter(Q(last_checked_at__lt=sweep.started_at) | Q(status=RepositoryStatus.UNMANAGED))
+        .exclude(status=RepositoryStatus.MISSING)
+        .filter(_free())
+    )
+    gone = [pk for pk in expected.values_list("pk", flat=True).iterator(chunk_size=5000) if pk not in seen]
+    listed["missing"] += len(gone)
+    if not sweep.dry_run:
+        _note_missing(sweep, gone)
+
+
+def _by_name(rows: QuerySet[Repository], names: Iterable[str]) -> dict[str, Repository]:
+    return {row.name: row for row in rows.filter(name__in=list(names))}
+
+
+def _note_changes(known: dict[str, Repository], listed: dict[str, Listed]) -> None:
+    """Mutability, encryption and existence as the list shows them; written only where a row says otherwise."""
+    changed = []
+    for name, row in known.items():
+        entry = listed[name]
+        mutability = {"mode": entry.mutability, "exclusions": list(entry.exclusions)}
+        encryption = {"type": entry.encryption, "kms_key": entry.kms_key}
+        reappeared = row.status == RepositoryStatus.MISSING
+        if reappeared:
+            row.status, row.details_checked_at = RepositoryStatus.PENDING, None
+        if reappeared or (row.origin and (row.mutability != mutability or row.encryption != encryption)):
+            row.mutability, row.encryption = mutability, encryption
+            changed.append(row)
+    if changed:
+        Repository.objects.bulk_update(changed, ["status", "details_checked_at", "mutability", "encryption"])
+
+
+def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repository]:
+    """Rows for repositories under our namespace that we did not know; they wait for an operator to adopt them."""
+    if not entries:
+        return []
+    prefix = len(target.config.namespace) + 1
+    projects = {
+        project.ref: project for project in Project.objects.filter(ref__in=[entry.name[prefix:] for entry in entries])
+    }
+    Repository.objects.bulk_create(
+        [
+            Repository(
+                account=target.registry.account,
+                region=target.registry.region,
+                name=entry.name,
+                host=target.config.host,
+                project=projects.get(entry.name[prefix:]),
+                status=RepositoryStatus.UNMANAGED,
+                mutability={"mode": entry.mutability, "exclusions": list(entry.exclusions)},
+                encryption={"type": entry.encryption, "kms_key": entry.kms_key},
+            )
+            for entry in entries
+        ],
+        ignore_conflicts=True,  # a deploy may be making the same row right now
+    )
+    rows = Repository.objects.filter(
+        account=target.registry.account,
+        region=target.registry.region,
+        name__in=[entry.name for entry in entries],
+        status=RepositoryStatus.UNMANAGED,
+    )
+    created = list(rows)
+    _found(sweep, created, Outcome.DISCOVERED, "Under the namespace, and made by somebody else.")
+    return created
+
+
+def _adopt(sweep: Sweep, rows: list[Repository]) -> None:
+    adopt(repositories=rows, cause=sweep.requested_by or sweep.trigger)
+    _found(sweep, rows, Outcome.ADOPTED, "Adopted: from now on it is kept as configured.")
+
+
+def adopt(*, repositories: Iterable[Repository], cause: str) -> int:
+    """Take discovered repositories under management. Their next look brings them what they lack. Returns how many."""
+    count = 0
+    for row in repositories:
+        with transaction.atomic():
+            adopted = Repository.objects.filter(pk=row.pk, status=RepositoryStatus.UNMANAGED).update(
+                status=RepositoryStatus.PENDING, origin="adopted", details_checked_at=None
+            )
+            if adopted:
+                RepositoryEvent.objects.create(
+                    repository_id=row.pk, kind=EventKind.ADOPTED, message="Adopted by an operator.", cause=cause
+                )
+        count += adopted
+    return count
+
+
+def _note_missing(sweep: Sweep, gone: list[int]) -> None:
+    message = "The repository is gone from the registry. The next deploy makes it again."
+    for start_at in range(0, len(gone), 500):
+        ids = gone[start_at : start_at + 500]
+        with transaction.atomic():
+            unmanaged = Repository.objects.filter(pk__in=ids, status=RepositoryStatus.UNMANAGED)
+            unmanaged.delete()
+            rows = list(Repository.objects.filter(pk__in=ids).filter(_free()))
+            Repository.objects.filter(pk__in=[row.pk for row in rows]).update(
+                status=RepositoryStatus.MISSING, differences=[]
+            )
+            RepositoryEvent.objects.bulk_create(
+                RepositoryEvent(
+                    repository=row,
+                    kind=EventKind.MISSING,
+                    message=message,
+                    cause=sweep.requested_by or sweep.trigger,
+                    policy_before=row.policy_text,
+                )
+                for row in rows
+            )
+        _found(sweep, rows, Outcome.MISSING, message)
+
+
+def _found(sweep: Sweep, rows: Iterable[Repository], outcome: Outcome, words: str) -> None:
+    SweepFinding.objects.bulk_create(
+        [SweepFinding(sweep=sweep, repository=row, outcome=outcome, words=words) for row in rows],
+        update_conflicts=True,
+        unique_fields=["sweep", "repository"],
+        update_fields=["outcome", "words", "at"],
+    )
+
+
+def reach(target: Target, **hooks: Any) -> Ecr:
+    """The door to a target's registry."""
+    access = Access(role_arn=target.config.assume_role_arn, external_id=target.config.assume_role_external_id)
+    return Ecr(registry=target.registry, access=access, **hooks)
+
+
+# ------------------------------------------------------------------------------------------------------------ a chunk
+
+
+@dataclass(slots=True, kw_only=True)
+class _Worker:
+    """Works through one chunk under its lease."""
+
+    chunk: SweepChunk
+    epoch: int
+    configuration: Configuration
+    until: float  # monotonic
+    pending: deque[Repository] = field(default_factory=deque)
+    quiet: list[int] = field(default_factory=list)  # ids that were in sync and still are
+    counts: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+    fatal: RegistryError | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self) -> None:
+        sweep, digest = self.chunk.sweep, self.configuration.desired_digest
+        target = next((each for each in targets(self.configuration) if each.config.host == self.chunk.host), None)
+        rows = list(Repository.objects.filter(pk__in=self.chunk.remaining).annotate(db_now=Now()))
+        if target is None or not rows:
+            self._save(target, [])  # the registry was configured away, or the rows were deleted
+            return
+        order = {pk: place for place, pk in enumerate(self.chunk.remaining)}
+        self.pending.extend(sorted(rows, key=lambda row: order[row.pk]))
+        looked_at: datetime = rows[0].db_now
+        if not sweep.dry_run:
+            # Before the work: a repository that kills its worker goes to the back of the next sweep's line.
+            Repository.objects.filter(pk__in=list(order)).update(attempted_at=Now())
+        budget = _Budget(target.registry, self.configuration.calls_per_second)
+
+        def answered(operation: str, code: str) -> None:
+            with self._lock:
+                self.calls[operation] += 1
+            if is_throttling(code):
+                budget.pace.refused()
+            else:
+                budget.pace.accepted()
+
+        ecr = reach(target, before_call=budget.pace.wait, answered=answered, attempts=1)
+        with ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="sweep") as pool:
+            going: dict[Future[bool], Repository] = {}
+            next_check = time.monotonic() + 1
+            next_renewal = time.monotonic() + RENEW_SECONDS
+            while self.pending or going:
+                while self.pending and len(going) < THREADS and not self._over():
+                    row = self.pending.popleft()
+                    going[pool.submit(self._one, ecr, target, row, digest)] = row
+                if not going:
+                    break
+                done, _ = wait(going, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in done:
+                    row = going.pop(future)
+                    if not future.result():
+                        self.pending.append(row)
+                now = time.monotonic()
+                if now >= next_check:
+                    next_check = now + 1
+                    budget.share()
+                    if not Sweep.objects.filter(pk=sweep.pk, status=SweepStatus.RUNNING).exists():
+                        self.until = 0
+                if now >= next_renewal:
+                    next_renewal = now + RENEW_SECONDS
+                    if not self._chunk().update(lease_until=Now() + LEASE):
+                        self.until = 0  # somebody thought us dead; what we found is dropped below
+            _close_connections(pool)
+        budget.share()
+        if self.quiet and not sweep.dry_run:
+            # Only rows that nobody has looked at since we did: a newer result is never overwritten.
+            Repository.objects.filter(pk__in=self.quiet, last_checked_at__lt=looked_at).update(
+                last_checked_at=looked_at, last_in_sync_at=looked_at
+            )
+        self._save(target, [row.pk for row in self.pending])
+        if self.fatal is not None:
+            _end(sweep.pk, SweepStatus.FAILED, str(self.fatal))
+
+    def _over(self) -> bool:
+        return self.fatal is not None or time.monotonic() >= self.until
+
+    def _chunk(self) -> QuerySet[SweepChunk]:
+        return SweepChunk.objects.filter(pk=self.chunk.pk, lease_epoch=self.epoch)
+
+    def _save(self, target: Target | None, remaining: list[int]) -> None:
+        """Write progress and return the lease, both or neither, and only under our own epoch."""
+        total = Counter(self.chunk.calls) + self.calls
+        self._chunk().update(
+            remaining=remaining,
+            finished_at=None if remaining else Now(),
+            attempts=0,  # counts deaths in a row, and this worker lives
+            calls=dict(total),
+            lease_owner="",
+            lease_until=None,
+            **{name: F(name) + self.counts[name] for name in ("in_sync", "healed", "drifted", "failed")},
+        )
+
+    def _one(self, ecr: Ecr, target: Target, row: Repository, digest: str) -> bool:
+        """Look at one repository and mend it. False when AWS throttled the look: it goes back in line."""
+        due = provisioning.details_due(row, digest=digest, now=row.db_now)  # type: ignore[attr-defined]
+        try:
+            look = ecr.look(row.name, details=due)
+        except RegistryError as error:
+            if error.throttled:
+                return False
+            self.fatal = error
+            return True
+        for part in (look.policy, look.details):
+            if isinstance(part, RegistryError) and part.throttled:
+                return False
+        if self._is_quiet(target, row, look, digest):
+            with self._lock:
+                self.quiet.append(row.pk)
+                self.counts["in_sync"] += 1
+            return True
+        if self.chunk.sweep.dry_run:
+            self._report(target, row, look)
+        else:
+            self._settle(ecr, target, row, look, digest)
+        return True
+
+    def _is_quiet(self, target: Target, row: Repository, look: Look, digest: str) -> bool:
+        """In sync before and still so, with nothing new to write down."""
+        return (
+            look.exists
+            and look.details is None
+            and row.status == RepositoryStatus.IN_SYNC
+            and row.checked_digest == digest
+            and (look.policy or "") == row.policy_text
+            and not self._writable(target, row)
+        )
+
+    def _writable(self, target: Target, row: Repository) -> bool:
+        """Whether the list showed a mutability that is ours to mend."""
+        differences = desired.detail_differences(
+            target.config,
+            provisioning.remembered(row),
+            adopted=row.origin == "adopted",
+            lifecycle_is_ours=row.lifecycle_is_ours,
+        )
+        return any(difference.ours for difference in differences)
+
+    def _report(self, target: Target, row: Repository, look: Look) -> None:
+        """What a sweep that may write would do; nothing is changed, not even our own row."""
+        words, kind = [], "in_sync"
+        if not look.exists:
+            words, kind = ["The repository is gone from the registry."], "drifted"
+        elif isinstance(look.policy, RegistryError):
+            words, kind = [str(look.policy)], "failed"
+        else:
+            details = provisioning.remembered(row) if look.details is None else look.details
+            differences = desired.policy_differences(
+                target.config.default_repository_policy, look.policy, partition=target.registry.partition
+            )
+            if isinstance(details, RegistryError):
+                words, kind = [str(details)], "failed"
+            else:
+                differences += desired.detail_differences(
+                    target.config,
+                    details,
+                    adopted=row.origin == "adopted",
+                    lifecycle_is_ours=row.lifecycle_is_ours,
+                )
+            words += [each.words for each in differences if each.ours or each.part is desired.Part.POLICY]
+            if words and kind != "failed":
+                kind = "drifted"
+        self._tell(row, kind, " ".join(words))
+
+    def _settle(self, ecr: Ecr, target: Target, row: Repository, look: Look, digest: str) -> None:
+        """Converge one repository under its own lease. One that a deploy holds is left to the deploy."""
+        result = provisioning.reconcile(
+            row=row,
+            ecr=replace(ecr, attempts=3),  # writes are few and matter, so botocore may try them again
+            registry=target.config,
+            digest=digest,
+            cause=self.chunk.sweep.requested_by or self.chunk.sweep.trigger,
+            enforce=self.configuration.enforce,
+            look=look,
+        )
+        if result is None:
+            self._tell(row, "in_sync", "")
+            return
+        settled = result.repository
+        if result.error is not None:
+            if result.error.installation:
+                self.fatal = result.error
+            self._tell(row, "failed", str(result.error))
+        elif settled.status == RepositoryStatus.MISSING:
+            self._tell(row, "drifted", "The repository is gone from the registry.", Outcome.MISSING)
+        elif settled.status == RepositoryStatus.DRIFTED:
+            self._tell(row, "drifted", " ".join(part["words"] for part in settled.differences))
+        elif result.written or result.before not in (RepositoryStatus.IN_SYNC, RepositoryStatus.PENDING):
+            self._tell(row, "healed", " ".join(result.written))
+        else:
+            self._tell(row, "in_sync", "")
+
+    def _tell(self, row: Repository, kind: str, words: str, outcome: Outcome | None = None) -> None:
+        with self._lock:
+            self.counts[kind] += 1
+        if kind != "in_sync":
+            _found(self.chunk.sweep, [row], outcome or Outcome(kind), words)
+
+
+def _close_connections(pool: ThreadPoolExecutor) -> None:
+    """Close the database connection of every thread of the pool; a barrier gives each thread exactly one turn."""
+    threads = len(pool._threads)
+    barrier = threading.Barrier(threads) if threads else None
+
+    def close() -> None:
+        if barrier is not None:
+            barrier.wait(10)
+        connections.close_all()
+
+    for future in [pool.submit(close) for _ in range(threads)]:
+        future.result()
+
+
+# ------------------------------------------------------------------------------------------------------------- budget
+
+
+class _Budget:
+    """The registry's calls per second, shared with the other workers through one row and remembered between sweeps."""
+
+    def __init__(self, registry: EcrRegistry, ceiling: int) -> None:
+        self._key: dict[str, Any] = {"account": registry.account, "region": registry.region}
+        self._ceiling = float(ceiling)
+        self._known = self._ceiling
+        self._holders = 1
+        self.pace = Pace(self._ceiling, ceiling=self._ceiling)
+        self.share()
+
+    def share(self) -> None:
+        """Take this worker's part of the registry's rate: an equal one for everybody who holds a chunk now."""
+        learned = self.pace.rate * self._holders
+        if abs(learned - self._known) > 0.05 * self._known:
+            self._known = min(learned, self._ceiling)
+            CallBudget.objects.update_or_create(**self._key, defaults={"rate": self._known, "changed_at": Now()})
+        else:
+            rate = CallBudget.objects.filter(**self._key).values_list("rate", flat=True).first()
+            self._known = min(rate, self._ceiling) if rate is not None else self._ceiling
+        held = SweepChunk.objects.filter(lease_until__gt=Now(), finished_at__isnull=True).count()
+        self._holders = max(1, held)
+        self.pace.share(self._known / self._holders, self._ceiling / self._holders)
+
+
+def overdue(*, configuration: Configuration, now: datetime) -> bool:
+    """Whether the schedule owes a sweep: none was started within the interval."""
+    if not configuration.reconcile_interval:
+        return False
+    newest = Sweep.objects.filter(trigger=SweepTrigger.SCHEDULE).aggregate(at=Max("started_at"))["at"]
+    return newest is None or newest < now - configuration.reconcile_interval
+
+
+def oldest_check() -> datetime | None:
+    """When the stalest managed repository was last checked."""
+    rows = Repository.objects.exclude(status__in=[RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING])
+    stalest: datetime | None = rows.aggregate(at=Min("last_checked_at"))["at"]
+    return stalest

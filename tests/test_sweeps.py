@@ -1,0 +1,510 @@
+"""A sweep finds what differs on every repository, heals just that, and leaves nothing stuck. Calls are counted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connections
+from django.db.models import F
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from deployments import sweeps
+from deployments.config import Configuration
+from deployments.models import (
+    CallBudget,
+    EventKind,
+    Repository,
+    RepositoryEvent,
+    RepositoryStatus,
+    Sweep,
+    SweepChunk,
+    SweepFinding,
+    SweepStatus,
+    SweepTrigger,
+)
+from sandbox.control import Sandbox
+from tests.conftest import CLUSTER, HOST, OWNER, POLICY
+
+pytestmark = pytest.mark.django_db(transaction=True)
+Configure = Callable[..., Configuration]
+
+
+@pytest.fixture
+def fast(configure: Configure, sandbox: Sandbox) -> Configuration:
+    """The usual installation, with a pace that no test has to wait for."""
+    return configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        RECONCILE_CALLS_PER_SECOND="5000",
+    )
+
+
+def fill(sandbox: Sandbox, configuration: Configuration, count: int) -> list[str]:
+    """Repositories in the registry and in our table, in sync, as if a deploy had made each."""
+    client = sandbox.client("ecr")
+    names = [f"trigger/proj_{number:06d}" for number in range(count)]
+
+    def make(name: str) -> None:
+        client.create_repository(
+            repositoryName=name,
+            imageTagMutability="IMMUTABLE_WITH_EXCLUSION",
+            imageTagMutabilityExclusionFilters=[{"filterType": "WILDCARD", "filter": "cache"}],
+        )
+        client.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=configuration.v4.lifecycle_policy)
+        client.set_repository_policy(repositoryName=name, policyText=POLICY)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(make, names))
+    stored = client.get_repository_policy(repositoryName=names[0])["policyText"]
+    past = timezone.now() - timedelta(minutes=5)
+    Repository.objects.bulk_create(
+        Repository(
+            account=OWNER,
+            region="us-east-1",
+            host=HOST,
+            name=name,
+            status=RepositoryStatus.IN_SYNC,
+            origin="created",
+            policy_text=stored,
+            policy_applied_at=past,
+            lifecycle_text=configuration.v4.lifecycle_policy,
+            lifecycle_is_ours=True,
+            mutability={"mode": "IMMUTABLE_WITH_EXCLUSION", "exclusions": ["cache"]},
+            encryption={"type": "AES256", "kms_key": None},
+            details_checked_at=past,
+            last_checked_at=past,
+            last_in_sync_at=past,
+            checked_digest=configuration.desired_digest,
+        )
+        for name in names
+    )
+    sandbox.reset_calls()
+    return names
+
+
+def drift(sandbox: Sandbox, names: Iterable[str]) -> None:
+    """Behind our back: half of them lose their policy, the others get somebody else's."""
+    client = sandbox.client("ecr")
+    for place, name in enumerate(names):
+        if place % 2:
+            client.delete_repository_policy(repositoryName=name)
+        else:
+            client.set_repository_policy(repositoryName=name, policyText=POLICY.replace(CLUSTER, "999999999999"))
+    sandbox.reset_calls()
+
+
+def sweep_all(configuration: Configuration, **options: Any) -> Sweep:
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON, requested_by="tester", **options)
+    assert sweep is not None
+    work_off(configuration, sweep)
+    return sweep
+
+
+def work_off(configuration: Configuration, sweep: Sweep, *, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while sweep.status == SweepStatus.RUNNING and time.monotonic() < until:
+        if not sweeps.work(configuration=configuration, seconds=10, sweep_id=sweep.pk):
+            time.sleep(0.05)
+        sweep.refresh_from_db()
+
+
+def calls(sandbox: Sandbox) -> dict[str, int]:
+    return {name.removeprefix("ecr:"): count for name, count in sandbox.calls().items() if name.startswith("ecr:")}
+
+
+def policies(sandbox: Sandbox, names: Iterable[str]) -> int:
+    """How many of these carry the cluster account's policy, as ECR shows it."""
+    client = sandbox.client("ecr")
+
+    def carries(name: str) -> bool:
+        try:
+            return CLUSTER in client.get_repository_policy(repositoryName=name)["policyText"]
+        except client.exceptions.RepositoryPolicyNotFoundException:
+            return False
+
+    return sum(carries(name) for name in names)
+
+
+# --------------------------------------------------------------------------------------------------- the main promise
+
+
+def test_a_sweep_heals_exactly_what_differs_and_the_next_one_writes_nothing(
+    fast: Configuration, sandbox: Sandbox
+) -> None:
+    names = fill(sandbox, fast, 1000)
+    drifted = names[::20]
+    drift(sandbox, drifted)
+
+    sweep = sweep_all(fast)
+
+    assert calls(sandbox) == {"DescribeRepositories": 1, "GetRepositoryPolicy": 1000, "SetRepositoryPolicy": 50}
+    result = sweeps.progress(sweep)
+    assert (sweep.status, result.total, result.healed, result.in_sync) == (SweepStatus.DONE, 1000, 50, 950)
+    assert result.calls == calls(sandbox)
+    found = SweepFinding.objects.filter(sweep=sweep).select_related("repository")
+    assert {finding.repository.name for finding in found} == set(drifted)
+    assert policies(sandbox, drifted) == 50
+
+    sandbox.reset_calls()
+    sweep = sweep_all(fast)
+    # What was written comes back rewritten by ECR; that is noted in our row, and never written again.
+    assert calls(sandbox) == {"DescribeRepositories": 1, "GetRepositoryPolicy": 1000}
+    assert sweeps.progress(sweep).in_sync == 1000
+
+
+def test_a_sweep_at_rest_writes_at_most_twice_to_the_database_for_a_hundred_repositories(
+    fast: Configuration, sandbox: Sandbox, django_assert_max_num_queries: Any
+) -> None:
+    fill(sandbox, fast, 500)
+
+    with django_assert_max_num_queries(200) as captured:
+        sweep_all(fast)
+
+    writes = [query["sql"] for query in captured.captured_queries if query["sql"].startswith(("UPDATE", "INSERT"))]
+    of_the_sweep = [sql for sql in writes if '"deployments_sweep"' in sql]  # a fixed number, whatever the repositories
+    assert len(of_the_sweep) <= 4
+    assert len(writes) - len(of_the_sweep) <= 10
+
+
+def test_more_than_a_thousand_repositories_are_listed_in_pages_of_a_thousand(
+    fast: Configuration, sandbox: Sandbox
+) -> None:
+    client = sandbox.client("ecr")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: client.create_repository(repositoryName=f"other/{n}"), range(1500)))
+    fill(sandbox, fast, 3)
+
+    sweep_all(fast)
+
+    assert calls(sandbox)["DescribeRepositories"] == 2
+
+
+def test_the_sweep_sees_a_changed_mutability_in_the_list_and_mends_it(fast: Configuration, sandbox: Sandbox) -> None:
+    [name, _] = fill(sandbox, fast, 2)
+    sandbox.client("ecr").put_image_tag_mutability(repositoryName=name, imageTagMutability="MUTABLE")
+    sandbox.reset_calls()
+
+    sweep_all(fast)
+
+    assert calls(sandbox) == {"DescribeRepositories": 1, "GetRepositoryPolicy": 2, "PutImageTagMutability": 1}
+
+
+def test_a_sweep_goes_stalest_first(fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "CHUNK", 2)
+    names = fill(sandbox, fast, 5)
+    Repository.objects.update(attempted_at=Now())
+    Repository.objects.filter(name=names[3]).update(attempted_at=Now() - timedelta(hours=1))
+    Repository.objects.filter(name=names[4]).update(attempted_at=None)
+
+    sweep_all(fast)
+
+    # The first one is the test's own.
+    looked_at = [entry["repository"] for entry in sandbox.journal() if entry["operation"] == "GetRepositoryPolicy"]
+    assert set(looked_at[1:3]) == {names[3], names[4]}
+
+
+def test_a_repository_is_stamped_before_it_is_worked_on(fast: Configuration, sandbox: Sandbox) -> None:
+    fill(sandbox, fast, 3)
+    sandbox.fault("error", "ecr:GetRepositoryPolicy", code="AccessDeniedException")
+
+    sweep = sweep_all(fast)
+
+    assert sweeps.progress(sweep).failed == 3
+    assert not Repository.objects.filter(attempted_at__isnull=True).exists()
+    row = Repository.objects.first()
+    assert row is not None
+    assert (row.status, row.last_error_code) == (RepositoryStatus.FAILED, "AccessDeniedException")
+
+
+# ------------------------------------------------------------------------------------------------ faults and crashes
+
+
+def test_a_throttled_sweep_leaves_nothing_undone(configure: Configure, fast: Configuration, sandbox: Sandbox) -> None:
+    names = fill(sandbox, fast, 120)
+    drift(sandbox, names[:6])
+    sandbox.fault("throttle", "ecr:GetRepositoryPolicy", rate=40, burst=40)
+
+    sweep = sweep_all(fast)
+
+    sandbox.clear_faults()
+    result = sweeps.progress(sweep)
+    assert (sweep.status, result.done, result.failed, result.healed) == (SweepStatus.DONE, 120, 0, 6)
+    assert policies(sandbox, names[:6]) == 6
+    learned = CallBudget.objects.get()
+    assert learned.rate < 200  # and remembered for the next sweep
+
+
+def test_a_worker_that_died_in_the_middle_loses_nothing(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "CHUNK", 20)
+    names = fill(sandbox, fast, 60)
+    drift(sandbox, names[::6])
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+    # The first worker dies with the listing done and two chunks taken: their leases stand, nothing else was written.
+    sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, fast)
+    taken = list(SweepChunk.objects.filter(sweep=sweep)[:2])
+    for chunk in taken:
+        assert sweeps._claim(SweepChunk.objects.filter(pk=chunk.pk), attempts=F("attempts") + 1)
+
+    assert not sweeps.work(configuration=fast, seconds=20, sweep_id=sweep.pk)  # the third chunk, then nothing is free
+    assert sweeps.progress(sweep).done == 20
+    SweepChunk.objects.filter(pk__in=[chunk.pk for chunk in taken]).update(lease_until=Now() - timedelta(seconds=1))
+    sweep.refresh_from_db()
+    work_off(fast, sweep)
+
+    result = sweeps.progress(sweep)
+    assert (sweep.status, result.done, result.healed) == (SweepStatus.DONE, 60, 10)
+    assert not SweepChunk.objects.filter(lease_until__isnull=False).exists()
+
+
+def test_a_worker_whose_lease_was_taken_over_drops_what_it_counted(fast: Configuration, sandbox: Sandbox) -> None:
+    fill(sandbox, fast, 10)
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+    sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, fast)
+    chunk = SweepChunk.objects.select_related("sweep").get()
+    epoch = sweeps._claim(SweepChunk.objects.filter(pk=chunk.pk))
+    assert epoch is not None
+    SweepChunk.objects.update(lease_epoch=epoch + 1)  # somebody else holds it now
+
+    sweeps._Worker(chunk=chunk, epoch=epoch, configuration=fast, until=time.monotonic() + 5).run()
+
+    chunk.refresh_from_db()
+    assert (chunk.in_sync, len(chunk.remaining), chunk.finished_at) == (0, 10, None)
+
+
+def test_a_repository_that_kills_every_worker_is_isolated_and_named_and_the_others_are_done(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = fill(sandbox, fast, 8)
+    poison = Repository.objects.get(name=names[5])
+    look = sweeps._Worker._one
+
+    def one(worker: Any, ecr: Any, target: Any, row: Repository, digest: str) -> bool:
+        if row.pk == poison.pk:
+            raise MemoryError("this worker dies")
+        return look(worker, ecr, target, row, digest)
+
+    monkeypatch.setattr(sweeps._Worker, "_one", one)
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+    for _ in range(40):
+        with contextlib.suppress(MemoryError):
+            sweeps.work(configuration=fast, seconds=10, sweep_id=sweep.pk)
+        SweepChunk.objects.update(lease_until=None)  # the dead worker's lease has run out
+        sweep.refresh_from_db()
+        if sweep.status != SweepStatus.RUNNING:
+            break
+
+    assert sweep.status == SweepStatus.DONE
+    [finding] = SweepFinding.objects.filter(sweep=sweep)
+    assert finding.repository == poison
+    assert "workers in a row died" in finding.words
+    assert sweeps.progress(sweep).in_sync == 7
+
+
+def test_two_sweeps_and_several_workers_at_once_do_no_harm(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "CHUNK", 15)
+    names = fill(sandbox, fast, 60)
+    drift(sandbox, names[::4])
+    both = [sweeps.start(trigger=SweepTrigger.PERSON), sweeps.start(trigger=SweepTrigger.COMMAND)]
+
+    def run() -> None:
+        try:
+            for _ in range(40):
+                if not sweeps.work(configuration=fast, seconds=10) and not sweeps.open_work():
+                    break
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    sweeps.close_finished()
+
+    for sweep in both:
+        assert sweep is not None
+        sweep.refresh_from_db()
+        assert (sweep.status, sweeps.progress(sweep).done) == (SweepStatus.DONE, 60)
+    assert policies(sandbox, names) == 60
+    assert calls(sandbox)["SetRepositoryPolicy"] == 15
+
+
+@pytest.mark.parametrize("code", ["UnrecognizedClientException", "ExpiredTokenException"])
+def test_credentials_that_are_refused_stop_the_sweep_at_once_with_one_error(
+    code: str, fast: Configuration, sandbox: Sandbox
+) -> None:
+    fill(sandbox, fast, 40)
+    sandbox.fault("error", "ecr:GetRepositoryPolicy", code=code)
+
+    sweep = sweep_all(fast)
+
+    assert sweep.status == SweepStatus.FAILED
+    assert "credentials" in sweep.error
+    assert calls(sandbox)["GetRepositoryPolicy"] <= 2 * sweeps.THREADS
+    assert not RepositoryEvent.objects.filter(kind=EventKind.ERROR).exists()
+
+
+def test_a_sweep_that_is_stopped_ends_and_says_how_far_it_came(
+    configure: Configure, fast: Configuration, sandbox: Sandbox
+) -> None:
+    fill(sandbox, fast, 100)
+    sandbox.fault("latency", "ecr:GetRepositoryPolicy", seconds=1.0)
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+    worker = threading.Thread(target=lambda: (work_off(fast, sweep), connections.close_all()))
+    worker.start()
+    time.sleep(1.5)
+
+    assert sweeps.stop(sweep=sweep)
+    worker.join(20)
+
+    sweep.refresh_from_db()
+    assert sweep.status == SweepStatus.STOPPED
+    assert sweeps.progress(sweep).done < 100
+    assert not SweepChunk.objects.filter(lease_until__isnull=False).exists()
+
+
+def test_only_one_scheduled_sweep_goes_on_at_a_time(fast: Configuration) -> None:
+    assert sweeps.start(trigger=SweepTrigger.SCHEDULE) is not None
+    assert sweeps.start(trigger=SweepTrigger.SCHEDULE) is None
+    assert sweeps.start(trigger=SweepTrigger.PERSON) is not None
+
+
+# --------------------------------------------------------------------------------------- discovered, missing, dry run
+
+
+def test_what_is_found_under_the_namespace_waits_for_an_operator_and_other_names_are_none_of_ours(
+    fast: Configuration, sandbox: Sandbox
+) -> None:
+    client = sandbox.client("ecr")
+    client.create_repository(repositoryName="trigger/proj_stranger")
+    client.create_repository(repositoryName="somebody/elses")
+    sandbox.reset_calls()
+
+    sweep = sweep_all(fast)
+
+    row = Repository.objects.get()
+    assert (row.name, row.status, sweep.discovered) == ("trigger/proj_stranger", RepositoryStatus.UNMANAGED, 1)
+    assert calls(sandbox) == {"DescribeRepositories": 1}
+
+    adopting = sweep_all(fast, adopt=True)
+
+    row.refresh_from_db()
+    assert (row.status, row.origin) == (RepositoryStatus.IN_SYNC, "adopted")
+    assert policies(sandbox, [row.name]) == 1
+    assert adopting.discovered == 0
+
+
+def test_a_repository_that_vanished_is_missing_and_a_sweep_does_not_make_it_again(
+    fast: Configuration, sandbox: Sandbox
+) -> None:
+    names = fill(sandbox, fast, 3)
+    sandbox.client("ecr").delete_repository(repositoryName=names[1], force=True)
+    sandbox.reset_calls()
+
+    sweep = sweep_all(fast)
+
+    row = Repository.objects.get(name=names[1])
+    assert (row.status, sweep.missing) == (RepositoryStatus.MISSING, 1)
+    event = RepositoryEvent.objects.get(repository=row)
+    assert (event.kind, CLUSTER in event.policy_before) == (EventKind.MISSING, True)
+    assert "CreateRepository" not in calls(sandbox)
+    assert sweep_all(fast).missing == 0
+
+
+def test_a_dry_run_says_what_would_change_and_changes_nothing(fast: Configuration, sandbox: Sandbox) -> None:
+    names = fill(sandbox, fast, 10)
+    drift(sandbox, names[:2])
+    before = list(Repository.objects.order_by("pk").values())
+
+    sweep = sweep_all(fast, dry_run=True)
+
+    assert set(calls(sandbox)) == {"DescribeRepositories", "GetRepositoryPolicy"}
+    assert list(Repository.objects.order_by("pk").values()) == before
+    words = list(SweepFinding.objects.filter(sweep=sweep).values_list("words", flat=True))
+    assert len(words) == 2
+    assert any(f"account {CLUSTER} loses pull" in each for each in words)
+
+
+def test_in_observe_mode_a_sweep_reports_and_writes_nothing(configure: Configure, sandbox: Sandbox) -> None:
+    observing = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_POLICY_MODE="observe",
+        RECONCILE_CALLS_PER_SECOND="5000",
+    )
+    names = fill(sandbox, observing, 4)
+    drift(sandbox, names[:2])
+
+    sweep = sweep_all(observing)
+
+    assert sweeps.progress(sweep).drifted == 2
+    assert "SetRepositoryPolicy" not in calls(sandbox)
+    row = Repository.objects.get(name=names[0])
+    assert (row.status, row.drifted_since is not None) == (RepositoryStatus.DRIFTED, True)
+
+
+# -------------------------------------------------------------------------------------------------------- the command
+
+
+def reconcile(*arguments: str) -> tuple[str, int]:
+    out = StringIO()
+    try:
+        call_command("reconcile", *arguments, stdout=out, stderr=StringIO())
+    except CommandError as error:
+        return out.getvalue(), error.returncode
+    except SystemExit as left:
+        return out.getvalue(), int(left.code or 0)
+    return out.getvalue(), 0
+
+
+def test_the_command_heals_and_prints_one_object(fast: Configuration, sandbox: Sandbox) -> None:
+    names = fill(sandbox, fast, 6)
+    drift(sandbox, names[:1])
+
+    text, status = reconcile("--all", "--json")
+
+    result = json.loads(text)
+    assert (status, result["healed"], result["in_sync"]) == (0, 1, 5)
+    assert result["findings"][0]["name"] == names[0]
+
+
+def test_the_command_with_a_name_looks_at_that_one_only(fast: Configuration, sandbox: Sandbox) -> None:
+    names = fill(sandbox, fast, 3)
+
+    assert reconcile(names[2])[1] == 0
+    assert calls(sandbox) == {"GetRepositoryPolicy": 1}
+
+
+def test_a_dry_run_of_the_command_ends_with_three_where_something_would_change(
+    fast: Configuration, sandbox: Sandbox
+) -> None:
+    names = fill(sandbox, fast, 2)
+    drift(sandbox, names[:1])
+
+    assert reconcile("--all", "--dry-run")[1] == 3
+    assert reconcile("--all")[1] == 0
+    assert reconcile("--all", "--dry-run")[1] == 0
+
+
+@pytest.mark.parametrize("arguments", [(), ("--all", "trigger/x"), ("trigger/unknown",), ("trigger/x", "--adopt")])
+def test_a_wrong_call_of_the_command_ends_with_two(arguments: tuple[str, ...], fast: Configuration) -> None:
+    assert reconcile(*arguments)[1] == 2
