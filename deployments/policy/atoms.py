@@ -163,8 +163,6 @@ def atoms_of(policy: Policy, *, partition: str) -> Atoms:
             patterns=frozenset(filter(has_wildcard, map(spelling, statement.actions or ()))),
             condition=condition_of(statement.conditions, policy.version),
         )
-        if not part.actions:
-            continue  # no Action: it grants nothing (rule 9)
         for subject in subjects(statement, policy, partition=partition):
             found.setdefault((statement.effect, subject), []).append(part)
     return Atoms(table={place: tuple(parts) for place, parts in found.items()})

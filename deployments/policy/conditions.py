@@ -173,8 +173,6 @@ def condition_of(written: Sequence[WrittenCondition], version: str) -> Condition
 
 def _canonical(value: str, base: str) -> str:
     """One spelling for values that the operator itself cannot tell apart. Nothing else: values are case-sensitive."""
-    if "${" in value:
-        return value
     if base == "StringEqualsIgnoreCase":
         return ascii_lower(value)
     if base.startswith("Numeric") and _NUMBER.fullmatch(value):

@@ -19,8 +19,9 @@ from deployments.policy import words
 from deployments.policy.actions import AS_OF, KNOWN, PREFIX, PULL, PURPOSES, Purpose, expand_all, spelling, written
 from deployments.policy.atoms import EVERYONE, AllExcept, Principal, Subject, Who, subjects
 from deployments.policy.conditions import Condition, Test, condition_of, has_variable, operator_of, spelt
+from deployments.policy.context import is_nearly_everywhere, restricts_no_address
 from deployments.policy.document import Kind, Policy, PolicyError, Statement, parse, quoted
-from deployments.policy.evaluate import can_pull, is_nearly_everywhere, restricts_no_address
+from deployments.policy.evaluate import can_pull
 from deployments.policy.wildcard import has_wildcard
 
 MAX_CHARACTERS = 10_240  # ECR API: SetRepositoryPolicy, policyText
@@ -50,7 +51,7 @@ IDS = {
     "deployments.W109": "open to the whole world, as the setting allows",
     "deployments.W110": "a consumer account can pull only under a condition",
     "deployments.W111": "a condition that restricts nobody",
-    "deployments.W112": "a service without a condition on whom it acts for",
+    "deployments.W112": "a service or identity provider without a condition on whom it acts for",
     "deployments.W113": "a policy variable under a version that knows none",
     "deployments.W114": "Allow with NotAction",
     "deployments.W115": "two statements with one Sid",
@@ -258,7 +259,7 @@ def _of_openness(policy: Policy, partition: str, allow_public: bool) -> Iterator
             if actions or not _allowed(statement):
                 yield _open_finding(statement, everybody[0], sorted(actions), condition, allow_public)
         for subject in subjects(statement, policy, partition=partition):
-            if isinstance(subject, Principal) and subject.kind is Who.SERVICE and not _names_a_source(condition):
+            if isinstance(subject, Principal) and subject.kind in _FOR_OTHERS and not _names_a_source(condition):
                 who = words.of_subject(subject, partition=partition)
                 message = f"{_label(statement)} lets {who} in, whomever it acts for."
                 yield _finding("W112", message, "Add a condition on aws:SourceArn or aws:SourceAccount.")
@@ -388,6 +389,10 @@ def _denied_to_the_world(policy: Policy, partition: str) -> frozenset[str]:
 
 def _is_for_people(test: Test) -> bool:
     return test == Test(operator="BoolIfExists", key="aws:principalisawsservice", values=frozenset({"false"}))
+
+
+# Whoever these let in, they do it for any customer who asks (the confused deputy), unless a condition says for whom.
+_FOR_OTHERS = (Who.SERVICE, Who.FEDERATED)
 
 
 def _names_a_source(condition: Condition) -> bool:

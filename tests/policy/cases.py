@@ -623,4 +623,61 @@ CASES: list[tuple[str, str, str, str, str]] = [
     case("half a surrogate pair", when("StringEquals", "\ud800", "k"), PLAIN, UNKNOWN),
     case("NUL", when("StringEquals", "\0", "k"), PLAIN, UNKNOWN),
     case("not JSON", "{", PLAIN, UNKNOWN),
+    # --- found by breaking the code
+    case(
+        "implied new action beside a wildcard against the whole list",
+        policy(stmt(action=["ecr:*", "ecr:BrandNew"])),
+        policy(stmt(action="@all")),
+        SAME,
+    ),
+    case("empty negated list is not no condition", when("StringNotEquals", []), PLAIN, DIFFERENT),
+    case(
+        "empty negated list against a full one", when("StringNotEquals", []), when("StringNotEquals", "o-1"), DIFFERENT
+    ),
+    case(
+        "a netmask is no prefix length",
+        when("IpAddress", "10.0.0.0/255.0.0.0", "aws:SourceIp"),
+        when("IpAddress", "10.0.0.0/8", "aws:SourceIp"),
+        DIFFERENT,
+    ),
+    case(
+        "host bits are not ours to drop",
+        when("IpAddress", "10.1.2.3/8", "aws:SourceIp"),
+        when("IpAddress", "10.0.0.0/8", "aws:SourceIp"),
+        DIFFERENT,
+    ),
+    case(
+        "one key in two cases is narrower than its first list",
+        policy(stmt(Condition={"StringEquals": {KEY: ["o-1", "o-2"], KEY.lower(): ["o-2", "o-3"]}})),
+        when("StringEquals", ["o-1", "o-2"]),
+        DIFFERENT,
+    ),
+    case(
+        "one key in two cases is narrower than its second list",
+        policy(stmt(Condition={"StringEquals": {KEY: ["o-1", "o-2"], KEY.lower(): ["o-2", "o-3"]}})),
+        when("StringEquals", ["o-2", "o-3"]),
+        DIFFERENT,
+    ),
+    case(
+        "one key in two cases, the other way round",
+        policy(stmt(Condition={"StringEquals": {KEY: ["o-1", "o-2"], KEY.lower(): "o-3"}})),
+        policy(stmt(Condition={"StringEquals": {KEY: "o-3", KEY.lower(): ["o-2", "o-1"]}})),
+        SAME,
+    ),
+    case("nested too deeply to be a policy", policy(stmt(), Id=json.loads("[" * 40 + "]" * 40)), PLAIN, UNKNOWN),
+    case("no Deny is no matter to an empty policy", policy(stmt("*", effect="Deny")), policy(), DIFFERENT),
+    case("an empty statement list beside a Version", json.dumps({"Version": "2012-10-17"}), policy(), SAME),
+    case(
+        "null Version is none",
+        policy(stmt(**cond("StringEquals", KEY, "${a}")), Version=None, version=None),
+        when("StringEquals", "${a}", version=None),
+        SAME,
+    ),
+    case("the same Resource in both", policy(stmt(Resource="*")), policy(stmt(Resource="*"), Id="x"), UNKNOWN),
+    case(
+        "a percent sign is only a character",
+        policy(stmt("arn:aws:iam::111111111111:role/%s")),
+        policy(stmt("arn:aws:iam::111111111111:role/%d")),
+        DIFFERENT,
+    ),
 ]

@@ -23,7 +23,7 @@ def test_the_table_holds_every_operation_that_botocore_knows_and_nothing_else() 
 
 def test_a_pull_takes_the_two_actions_that_it_takes() -> None:
     assert {written(action) for action in PULL} == {"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"}
-    assert Purpose.PULL == "pull"
+    assert Purpose.PULL.value == "pull"
 
 
 def test_wildcards_are_ours_and_not_those_of_a_shell_or_a_regular_expression() -> None:

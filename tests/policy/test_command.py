@@ -267,7 +267,7 @@ def test_a_terminal_without_the_characters_gets_codes_and_no_traceback(
     monkeypatch.setattr("sys.stdout", screen)
     run("lint", "a", a=policy(stmt(ONE, "ecr:Ümlaut", Sid="Sünde\x1b[31m")))
     screen.flush()
-    shown = screen.buffer.getvalue()  # type: ignore[attr-defined]
+    shown = screen.buffer.getvalue()
 
     assert b"S\\xfcnde\\x1b[31m" in shown
     assert b"\x1b" not in shown

@@ -106,6 +106,15 @@ def test_an_account_of_another_partition_says_so() -> None:
     )
 
 
+def test_only_what_is_new_is_reported() -> None:
+    everyone = ["everyone gains pull"]
+
+    assert words(None, policy(stmt("*"), stmt(ONE))) == (everyone, [])
+    assert words(policy(stmt(ONE)), policy(stmt("*"))) == (everyone, [])
+    assert words(policy(stmt(ONE)), policy(stmt("*"), stmt(ROLE))) == (everyone, [])
+    assert words(None, policy(stmt(), stmt(Condition=ORG))) == ([f"account {ONE} gains pull"], [])
+
+
 def test_only_the_missing_values_of_a_condition_are_reported() -> None:
     a = policy(stmt("*", **cond("StringEquals", "aws:PrincipalOrgID", ["o-1", "o-2"])))
     b = policy(stmt("*", **cond("StringEquals", "aws:PrincipalOrgID", ["o-2", "o-3"])))
@@ -157,7 +166,7 @@ def test_what_is_not_understood_is_named_without_quoting_the_policy(a: str, why:
 
 
 def test_hostile_texts_get_an_answer_in_time() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     many: list[Any] = [
         stmt(ONE, **cond("StringEquals", f"aws:PrincipalTag/k{n % 7}", [f"v{n}", f"v{n + 1}"])) for n in range(600)
     ]
@@ -190,4 +199,4 @@ def test_hostile_texts_get_an_answer_in_time() -> None:
     compare(texts[3], texts[4], partition="aws")
     compare(texts[5], texts[6], partition="aws")
 
-    assert time.monotonic() - started < 15
+    assert time.process_time() - started < 15

@@ -250,6 +250,22 @@ def test_variables_are_filled_in_only_where_they_are_known() -> None:
     assert (verdict(old, k="${v}"), verdict(old, k="x", v="x")) == ("yes", "no")
 
 
+def test_a_variable_that_could_be_taken_for_a_wildcard_makes_it_depend() -> None:
+    text = policy(stmt(**cond("StringLike", "k", "${aws:PrincipalTag/t}")))
+
+    assert verdict(text, k="x", aws__PrincipalTag_t="x") == "yes"
+    assert verdict(text, k="x", aws__PrincipalTag_t="*") == "depends"
+    assert verdict(text, k="x", aws__PrincipalTag_t=["x", "y"]) == "depends"
+    assert verdict(text, k="x", aws__PrincipalTag_t=None) == "depends"
+
+
+def test_no_repository_policy_allows_what_is_no_action_of_ecr() -> None:
+    answer = may(parse(policy(stmt("*", "*"))), ONE, "s3:GetObject", partition="aws")
+
+    assert (answer.verdict, answer.statement) == ("no", None)
+    assert "no action of ECR" in answer.words
+
+
 def test_conditions_that_restrict_nobody_do_not_hide_a_yes() -> None:
     for operator, values in [
         ("IpAddress", "0.0.0.0/0"),

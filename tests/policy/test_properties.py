@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from deployments.policy import PolicyError, compare, lint, may, parse
 from deployments.policy.actions import NAMES
 
-quick = settings(deadline=None, max_examples=150)
+quick = settings(deadline=None, max_examples=100)
 
 # ------------------------------------------------------------------------------------------------------ a small world
 
@@ -83,7 +83,7 @@ def played(document: Document) -> dict[str, set[tuple[str, str, int]]]:
     return found
 
 
-@settings(quick, max_examples=400)
+@settings(quick, max_examples=250)
 @given(documents(positive), documents(positive))
 def test_cosmetic_is_said_exactly_when_no_request_can_tell_the_two_apart(a: Document, b: Document) -> None:
     level = compare(json.dumps(a), json.dumps(b), partition="aws").level
@@ -214,7 +214,7 @@ def _respelt(statement: Document, chance: random.Random) -> Document:
     return dict(items)
 
 
-@settings(quick, max_examples=300)
+@settings(quick, max_examples=200)
 @given(documents(mixed), st.randoms(use_true_random=False))
 def test_a_policy_in_other_words_is_never_drift(document: Document, chance: random.Random) -> None:
     found = compare(json.dumps(document), rewritten(document, chance), partition="aws")
@@ -296,7 +296,7 @@ texts = st.one_of(
 )
 
 
-@settings(quick, max_examples=400)
+@settings(quick, max_examples=250)
 @given(texts, texts)
 def test_no_text_makes_the_engine_raise(a: str, b: str) -> None:
     compare(a, b, partition="aws")
