@@ -506,3 +506,18 @@ class _Reader:
 def _parts(value: str | None) -> Iterator[str]:
     """Comma-separated parts; the ones that are blank altogether (a trailing comma) are nobody's mistake."""
     return (part for part in (value or "").split(",") if part.strip())
+
+
+def env_example() -> str:
+    """The text of `.env.example`: every setting, commented out, with its default or an example."""
+    lines = [
+        "# Every setting of Registry Admin. Copy this to .env and take the # off what you need; the environment wins.",
+        "# NAME_FILE=/path beside any NAME reads the value from a file: for secrets, and for JSON over several lines.",
+        "# What stands behind a = belongs to the value: no comments there.",
+    ]
+    for setting in SETTINGS:
+        lines += ["", f"# {setting.says}"]
+        if setting.mirrored:
+            lines.append(f"# V4_{setting.name} is the same for deploys by 4.x CLIs; without it this one counts.")
+        lines.append(f"#{setting.name}={setting.example or setting.default}")
+    return "\n".join(lines) + "\n"

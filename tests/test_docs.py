@@ -1,0 +1,70 @@
+"""What is written is true: every setting documented, the operator's IAM policy is what the code calls."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from io import StringIO
+from pathlib import Path
+
+from django.core.management import call_command, get_commands
+
+from deployments import ecr
+from deployments.config import SETTINGS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+#: Calls that a push makes with the log-in that we issue; an ECR token acts with the rights of whoever fetched it.
+PUSH = {
+    "ecr:BatchCheckLayerAvailability",
+    "ecr:CompleteLayerUpload",
+    "ecr:GetDownloadUrlForLayer",
+    "ecr:InitiateLayerUpload",
+    "ecr:PutImage",
+    "ecr:UploadLayerPart",
+}
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    assert [setting.name for setting in SETTINGS if f"`{setting.name}`" not in README] == []
+
+
+def test_the_env_example_is_made_from_the_settings() -> None:
+    out = StringIO()
+    call_command("env_example", stdout=out)
+
+    assert (ROOT / ".env.example").read_text() == out.getvalue()
+
+
+def test_every_command_of_ours_is_in_the_readme() -> None:
+    ours = [name for name, app in get_commands().items() if app == "deployments"]
+
+    assert [name for name in ours if name != "env_example" and f"manage.py {name}" not in README] == []
+
+
+def test_the_operators_iam_policy_is_the_sum_of_what_the_door_says_it_needs() -> None:
+    source = inspect.getsource(ecr)
+    named = set()
+    for sentence in re.findall(r"Permissions?:([^\"]*?)\.(?:\s|\")", source):
+        named |= set(re.findall(r"\b(?:ecr|sqs):\w+", sentence))
+    policy = json.loads((ROOT / "docs/iam-policy.json").read_text())
+    allowed = [action for statement in policy["Statement"] for action in statement["Action"]]
+
+    assert len(allowed) == len(set(allowed))
+    assert set(allowed) - PUSH == named
+
+
+def test_every_call_of_the_door_names_its_permission() -> None:
+    source = inspect.getsource(ecr)
+    called = set(re.findall(r"_call\(\s*\"(\w+)\"", source))
+    named = set(re.findall(r"\b(?:ecr|sqs):(\w+)", source))
+
+    assert {name.removesuffix("Batch") for name in called} <= named
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+
+    assert links
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
