@@ -96,9 +96,8 @@ def _all_of(policy: Policy, caller: Subject, actions: Iterable[str], context: Co
     """One answer for several actions: yes if all are, no if one is. The first that is not a yes decides."""
     known = _facts(caller) | known_of(context or {})
     asked = sorted(actions)
-    goal = words.of_actions(asked)
     who = words.of_subject(caller, partition=partition)
-    what = goal if goal in ("pull", "push") else f"use {goal}"
+    what = words.of_use(asked)
     answers = [_one(policy, caller, action, known, partition, who, what) for action in asked]
     return min(answers, key=lambda answer: ("no", "depends", "yes").index(answer.verdict))
 

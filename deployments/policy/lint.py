@@ -110,7 +110,9 @@ def _puzzles(policy: Policy) -> Iterator[Finding]:
         if puzzle.kind is Kind.RESOURCE:
             yield _finding("E104", f"{_capital(puzzle.words)}.", "Take it out: the policy belongs to one repository.")
         else:
-            yield _finding("E103", f"{_capital(puzzle.words)}.", "Element names and Effect are case-sensitive.")
+            shape = puzzle.kind is Kind.SHAPE
+            hint = "Mend it: AWS would refuse it." if shape else "Element names and Effect are case-sensitive."
+            yield _finding("E103", f"{_capital(puzzle.words)}.", hint)
 
 
 def _partition_of(policy: Policy) -> str:
@@ -268,7 +270,7 @@ def _of_openness(policy: Policy, partition: str, allow_public: bool) -> Iterator
 def _open_finding(
     statement: Statement, who: str, actions: list[str], condition: Condition, allow_public: bool
 ) -> Finding:
-    what = words.of_actions(actions) if actions else "do what it names"
+    what = words.of_use(actions) if actions else "do what it names"
     in_spite = " (its condition restricts nobody)" if condition.tests else ""
     message = f"{_label(statement)} is open to the whole world: {who} may {what}{in_spite}."
     if allow_public:

@@ -115,6 +115,12 @@ def of_actions(actions: Sequence[Action]) -> str:
     return listed(parts)
 
 
+def of_use(actions: Sequence[Action]) -> str:
+    """What follows “may”: `pull`, `use ecr:PutImage (push)`."""
+    what = of_actions(actions)
+    return what if what in (Purpose.PULL.value, Purpose.PUSH.value) else f"use {what}"
+
+
 def of_condition(condition: Condition) -> str:
     """` only when aws:PrincipalOrgID is o-1 and …`; empty where there is no condition."""
     tests = [of_test(test) for test in condition.tests]
