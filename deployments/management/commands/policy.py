@@ -8,6 +8,7 @@ finding, yes; 1 access, incomparable, a finding, no, depends; 2 unreadable, or n
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -48,7 +49,13 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         answer = {"compare": self.compare, "lint": self.lint, "who": self.who}[options["verb"]]
-        if not answer(options):
+        try:
+            right = answer(options)
+            self.stdout.flush()
+        except BrokenPipeError:  # whoever read has seen enough, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+            sys.exit(1)
+        if not right:
             sys.exit(1)
 
     def compare(self, options: dict[str, Any]) -> bool:
