@@ -46,6 +46,7 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, Django's own checks, missing migratio
 
 run: $(VENV)/.sandbox ## The web server, on port 8000
 	$(PY) manage.py migrate --verbosity 0
+	$(PY) manage.py collectstatic --noinput --verbosity 0
 	$(VENV)/bin/gunicorn registry_admin.wsgi $(ARGS)
 
 worker: $(VENV)/.sandbox ## The worker

@@ -185,6 +185,7 @@ SETTINGS: tuple[Setting, ...] = (
         name="ALLOWED_HOSTS",
         says="Host names that this server answers to, comma-separated. The origins' hosts are always among them.",
     ),
+    Setting(name="STATIC_ROOT", says="Where collectstatic puts the pages' files. Default: staticfiles beside manage.py."),
     Setting(name="LOG_LEVEL", says="Level of the program's own log.", default="INFO"),
 )
 

@@ -8,6 +8,7 @@ system checks (`deployments.checks`) with its name and an example. Only what Dja
 
 import os
 import secrets
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -129,6 +130,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "registry_admin.security.content_security_policy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "deployments.api.middleware.ApiMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -167,10 +169,21 @@ USE_I18N = False
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
+STATIC_ROOT = Path(_text("STATIC_ROOT") or BASE_DIR / "staticfiles")
 STATICFILES_DIRS = [BASE_DIR / "static"]
-# Without a collectstatic run the pages still find their files; with one, WhiteNoise serves the collected ones.
-WHITENOISE_USE_FINDERS = True
+# After collectstatic WhiteNoise serves what was collected, compressed and with names that may be cached for ever;
+# without it (a fresh clone) the pages find their files where they lie.
+_COLLECTED = (STATIC_ROOT / "staticfiles.json").exists()
+WHITENOISE_USE_FINDERS = not _COLLECTED
+_STATIC_STORAGE = (
+    "whitenoise.storage.CompressedManifestStaticFilesStorage"
+    if _COLLECTED or "collectstatic" in sys.argv
+    else "django.contrib.staticfiles.storage.StaticFilesStorage"
+)
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": _STATIC_STORAGE},
+}
 
 # background-workers carries every source file of a project. The API's middleware holds every other route to less.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024 * 1024

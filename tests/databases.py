@@ -27,6 +27,9 @@ def _isolate() -> None:
             del os.environ[name]
     os.environ["ENV_FILE"] = os.devnull
     os.environ["SECRET_KEY"] = "only-for-the-tests-0123456789-0123456789-0123456789"
+    # Not the developer's collected files, which may be old; and WhiteNoise warns of a folder that is not there.
+    (DIRECTORY / "static").mkdir(exist_ok=True)
+    os.environ["STATIC_ROOT"] = str(DIRECTORY / "static")
     # No test may find credentials that are not the sandbox's.
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
     os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull

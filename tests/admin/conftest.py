@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +11,6 @@ from django.test import Client
 
 from deployments import config
 from tests.admin.installation import ENVIRONMENT, Installation
-
-
-@pytest.fixture(autouse=True)
-def collected_files(settings: Any, tmp_path: Path) -> None:
-    """A fresh clone has no folder of collected static files, of which WhiteNoise warns with every new client."""
-    settings.STATIC_ROOT = tmp_path
 
 
 @pytest.fixture
