@@ -131,6 +131,12 @@ def registry_of(host: str) -> tuple[str, str] | None:
 Check = Callable[[Any, str], None]
 
 
+@functools.cache
+def model(service: str) -> Model:
+    """A service's model, read when it is first needed."""
+    return Model(service)
+
+
 class Model:
     """A service's operations and the constraints of their input, as botocore's service model has them."""
 
@@ -154,6 +160,8 @@ class Model:
                 return self._structure(shape)
             case "list":
                 return _list(self._compile(shape["member"]["shape"]), shape)
+            case "map":
+                return _map(self._compile(shape["value"]["shape"]))
             case "string":
                 return _string(shape)
             case "integer" | "long":
@@ -225,9 +233,23 @@ def _list(member: Check, shape: Mapping[str, Any]) -> Check:
     return check
 
 
+def _map(member: Check) -> Check:
+    typed = _typed(dict)
+
+    def check(value: Any, path: str) -> None:
+        typed(value, path)
+        for key, item in value.items():
+            member(item, _join(path, key))
+
+    return check
+
+
 def _string(shape: Mapping[str, Any]) -> Check:
     typed, bounds = _typed(str), _bounds(shape, "length")
-    pattern = re.compile(shape["pattern"], re.ASCII) if "pattern" in shape else None
+    try:
+        pattern = re.compile(shape["pattern"], re.ASCII) if "pattern" in shape else None
+    except re.error:  # the models are written in Java's dialect, and a few use what Python does not have
+        pattern = None
     enum = shape.get("enum")
 
     def check(value: Any, path: str) -> None:

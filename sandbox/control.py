@@ -64,13 +64,13 @@ class Sandbox:
     def start(cls, port: int = 0, *, timeout: float = 20.0) -> Self:
         """Starts a sandbox process and returns when it is ready; SandboxError after ``timeout`` seconds."""
         root = Path(__file__).resolve().parent.parent
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+        path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
             [sys.executable, "-m", "sandbox", "--port", str(port), "--stop-with-stdin"],
             stdin=subprocess.PIPE,  # ends when we do, even by SIGKILL, and so the sandbox ends too
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env={**os.environ, "PYTHONPATH": path},
             # A terminal's Ctrl-C goes to its whole process group; who started us decides when we stop.
             start_new_session=True,
         )

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sandbox import documents
-from sandbox.aws import AWSError, Call, Change, Model, invalid, partition_of, snake
+from sandbox.aws import AWSError, Call, Change, invalid, model, partition_of, snake
 from sandbox.ecr_images import Images
 from sandbox.ecr_tokens import Token, Tokens
 from sandbox.faults import Faults
-from sandbox.iam import IAM, Caller
+from sandbox.iam import IAM
 from sandbox.policy import Ask, Policy, decide
 from sandbox.store import Registry, Repository, Store, arn_of, not_found
 
@@ -47,7 +47,7 @@ class ECR:
         self._store, self._iam, self._faults = store, iam, faults
         self.tokens = Tokens()
         self.images = Images(store, self.tokens, self.repository)
-        self._model = MODEL
+        self._model = model("ecr")
 
     def answer(self, call: Call) -> dict[str, Any]:
         """Runs one operation and returns its response as JSON; raises AWSError."""
@@ -202,21 +202,21 @@ class ECR:
         )
         registry_policy = self.registry(call).policy
         policies = [stored.policy, *([registry_policy.policy] if registry_policy else [])]
-        if not call.params.get("force") and not self._keeps_control(call.by, repository, policies):
+        if not call.params.get("force") and not self._keeps_control(call, repository, policies):
             # AWS's exact words are not verified.
             raise invalid("PolicyText", "The policy would prevent its own update; use the force flag to set it anyway")
         repository.policy = stored
         return {**_named(repository), "policyText": stored.text(self._iam)}
 
-    def _keeps_control(self, caller: Caller, repository: Repository, policies: list[Policy]) -> bool:
+    def _keeps_control(self, call: Call, repository: Repository, policies: list[Policy]) -> bool:
         ask = Ask(
-            principal=caller.principal,
+            principal=call.by.principal,
             action="ecr:SetRepositoryPolicy",
             resource=repository.arn,
             owner=repository.account,
-            context=caller.context,
+            context=self._iam.context(call),
         )
-        return decide(ask, identity=caller.identity, resource=policies, session=caller.credential.session).allowed
+        return decide(ask, identity=call.by.identity, resource=policies, session=call.by.credential.session).allowed
 
     def do_delete_repository_policy(self, call: Call) -> dict[str, Any]:
         repository = self.repository(call)
@@ -322,9 +322,6 @@ class ECR:
     def do_list_tags_for_resource(self, call: Call) -> dict[str, Any]:
         repository = self._tagged(call, {})
         return {"tags": [{"Key": key, "Value": value} for key, value in repository.tags.items()]}
-
-
-MODEL = Model("ecr")
 
 
 def _named(repository: Repository) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox.aws import AWSError, Call, Change, snake, timestamp
+from sandbox.aws import AWSError, Call, Change, model, snake, timestamp
 from sandbox.iam import IAM
 from sandbox.server import Request
 from sandbox.sqs import SQS, Queue
@@ -85,6 +85,7 @@ class Events:
         operation = getattr(self, f"do_{snake(call.operation)}", None)
         if operation is None:
             raise AWSError("UnknownOperationException", f"The sandbox does not do events:{call.operation}")
+        model("events").check(call.operation, call.params)
         name = call.params.get("Name") or call.params.get("Rule") or "*"
         self._iam.require(call, f"events:{call.operation}", _rule_arn(call, str(name)))
         if call.params.get("EventBusName", "default") != "default":

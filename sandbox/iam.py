@@ -232,13 +232,23 @@ class IAM:
             action=action,
             resource=resource,
             owner=owner or caller.account,
-            context={**caller.context, "aws:requestedregion": (call.region,), **(context or {})},
+            context={**self.context(call), **(context or {})},
         )
         verdict = policy.decide(
             ask, identity=caller.identity, resource=resource_policies, session=caller.credential.session
         )
         if not verdict.allowed:
             raise denied(call, verdict.sentence(ask))
+
+    def context(self, call: Call) -> dict[str, tuple[str, ...]]:
+        """What conditions can ask about a call, besides what it is about."""
+        now = self._now()
+        return {
+            **call.by.context,
+            "aws:requestedregion": (call.region,),
+            "aws:currenttime": (timestamp(now),),
+            "aws:epochtime": (str(int(now)),),
+        }
 
     # -- IAM's API --
 

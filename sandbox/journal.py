@@ -19,23 +19,17 @@ LONGEST = 500  # characters of one parameter that are shown
 class Journal:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self._entries: deque[tuple[float, Call, str]] = deque(maxlen=LENGTH)
+        self._entries: deque[dict[str, Any]] = deque(maxlen=LENGTH)
 
     def arrived(self, call: Call) -> None:
         self.counts[f"{call.service}:{call.operation}"] += 1
 
     def ended(self, call: Call, outcome: str) -> None:
         """``outcome`` is ``ok``, AWS's error code, or the name of the fault that took the answer away."""
-        self._entries.append((time.time(), call, outcome))
-
-    def reset_counts(self) -> None:
-        self.counts.clear()
-
-    def shown(self) -> list[dict[str, Any]]:
-        """Oldest first."""
-        return [
+        # What is kept is small: a call holds its request's whole body.
+        self._entries.append(
             {
-                "time": moment,
+                "time": time.time(),
                 "service": call.service,
                 "operation": call.operation,
                 "caller": call.caller.arn if call.caller else None,
@@ -45,8 +39,14 @@ class Journal:
                 "outcome": outcome,
                 "request_id": call.request_id,
             }
-            for moment, call, outcome in self._entries
-        ]
+        )
+
+    def reset_counts(self) -> None:
+        self.counts.clear()
+
+    def shown(self) -> list[dict[str, Any]]:
+        """Oldest first."""
+        return list(self._entries)
 
 
 def _short(value: Any) -> Any:

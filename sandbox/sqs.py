@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox.aws import AWSError, Call, partition_of, snake
+from sandbox.aws import AWSError, Call, model, partition_of, snake
 from sandbox.iam import IAM
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -86,6 +86,7 @@ class SQS:
         )
         if operation is None:
             raise AWSError("UnknownOperationException", f"The sandbox does not do sqs:{call.operation}")
+        model("sqs").check(call.operation, call.params)
         name = str(call.params.get("QueueName") or str(call.params.get("QueueUrl", "")).rpartition("/")[2])
         resource = f"arn:{call.by.partition}:sqs:{call.region}:{call.by.account}:{name}"
         self._iam.require(call, f"sqs:{call.operation.removesuffix('Batch')}", resource)

@@ -163,8 +163,10 @@ class Repository:
     def _check_references(self, image: Image, where: str) -> None:
         lists = [image.content.get(name, []) for name in ("layers", "manifests")]
         entries = [entry for each in lists if isinstance(each, list) for entry in each]
-        if not all(isinstance(each, list) for each in lists) or not all(isinstance(each, dict) for each in entries):
+        if not all(isinstance(each, list) for each in lists) or not all(_is_descriptor(each) for each in entries):
             raise _bad_manifest("layers and manifests are lists of descriptors")
+        if "config" in image.content and not _is_descriptor(image.content["config"]):
+            raise _bad_manifest("config is a descriptor")
         if (image.media_type in INDEXES) != ("manifests" in image.content):
             raise _bad_manifest(f"not a {image.media_type}")
         missing = [str(each.get("digest")) for each in image.layers() if each.get("digest") not in self.layers]
@@ -179,6 +181,10 @@ class Repository:
                 "ReferencedImagesNotFoundException",
                 f"Images with digests '{absent}' required for pushing image {where} do not exist",
             )
+
+
+def _is_descriptor(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("digest"), str) and isinstance(value.get("size"), int)
 
 
 def _bad_manifest(why: str) -> AWSError:

@@ -61,7 +61,7 @@ class STS:
             resource=arn,
             owner=role.account,
             context={
-                **call.by.context,
+                **self._iam.context(call),
                 "sts:rolesessionname": (name,),
                 **({"sts:externalid": (str(external_id),)} if external_id else {}),
             },

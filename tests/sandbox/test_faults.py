@@ -109,6 +109,15 @@ def test_a_bucket_lets_its_burst_pass_and_throttles_the_rest(sandbox: Sandbox, e
     assert names(ecr) == ["shop"]
 
 
+def test_a_slow_call_has_not_made_its_change_at_once(sandbox: Sandbox, ecr: Any) -> None:
+    sandbox.fault("latency", "ecr:CreateRepository", seconds=20)
+
+    with pytest.raises(ReadTimeoutError):
+        sandbox.client("ecr", read_timeout=0.2).create_repository(repositoryName="shop")
+
+    assert names(ecr) == []
+
+
 def test_a_slow_call_makes_its_change_in_the_middle(sandbox: Sandbox, ecr: Any) -> None:
     """Half before, half after: two slow creations at once meet, as they do at AWS."""
     sandbox.fault("latency", "ecr:CreateRepository", seconds=0.3)

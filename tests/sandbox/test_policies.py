@@ -232,6 +232,8 @@ def test_a_registry_policy_can_open_every_repository(sandbox: Sandbox, ecr: Any,
         ({"StringEqualsIfExists": {"aws:PrincipalOrgID": "o-1234567890"}}, True),
         ({"StringLike": {"aws:PrincipalArn": f"arn:aws:iam::{CLUSTER}:user/*"}}, True),
         ({"StringEquals": {"aws:ResourceTag/team": "shop"}}, False),
+        ({"DateGreaterThan": {"aws:CurrentTime": "2020-01-01T00:00:00Z"}}, True),
+        ({"StringEquals": {"aws:RequestedRegion": "us-east-1"}}, True),
     ],
 )
 def test_a_condition_is_asked(

@@ -272,6 +272,20 @@ def test_a_docker_zstd_layer_keeps_its_type(sandbox: Sandbox, repository: str) -
     assert manifest["layers"][0]["mediaType"] == images.DOCKER_ZSTD_LAYER
 
 
+def test_our_own_client_looks_at_what_it_gets(sandbox: Sandbox, repository: str) -> None:
+    """The demo says "pulled, digests verified": so they are."""
+    image = images.build()
+    images.push(image, sandbox.url, *sandbox.login(), repository, "v1")
+
+    class Tampered(images.RegistryClient):
+        def request(self, method: str, path: str, *rest: Any, **more: Any) -> Any:
+            status, headers, content = super().request(method, path, *rest, **more)
+            return status, headers, content[:-1] + b"!" if "/blobs/" in path else content
+
+    with Tampered(sandbox.url, *sandbox.login()) as client, pytest.raises(ValueError, match="digest"):
+        client.pull(repository, "v1")
+
+
 def test_oras_pushes_and_pulls(
     sandbox: Sandbox, ecr: Any, repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

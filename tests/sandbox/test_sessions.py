@@ -62,6 +62,15 @@ def test_a_role_that_does_not_trust_the_caller_and_one_that_is_not_there_read_th
         assert refusal.message.endswith(f"is not authorized to perform: sts:AssumeRole on resource: {arn}")
 
 
+def test_a_roles_own_account_needs_its_trust_too(sandbox: Sandbox) -> None:
+    trust = policy(statement(CLUSTER, "sts:AssumeRole"))
+    arn = sandbox.client("iam").create_role(RoleName="theirs", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+
+    with refused("AccessDenied"):
+        sandbox.client("sts").assume_role(RoleArn=arn, RoleSessionName="probe")
+    assert sandbox.client("sts", "cluster").assume_role(RoleArn=arn, RoleSessionName="probe")["Credentials"]
+
+
 def test_a_role_arn_that_was_never_set_is_a_validation_error(sandbox: Sandbox) -> None:
     with pytest.raises(ParamValidationError):
         sandbox.client("sts").assume_role(RoleArn=None, RoleSessionName="probe")
