@@ -1,0 +1,412 @@
+"""``python -m sandbox.demo``: an installation on this machine, and deploys shown on it, step by step.
+
+It starts what an installation consists of (the local ECR in AWS's place, the web server, the worker), then deploys as
+the trigger.dev CLI does, over HTTP, and pulls the image as the account of a cluster would: refused from a repository
+that nobody gave a policy, served from ours. Then it stays up to be looked at; ``--once`` ends after the deploys.
+
+Everything lies in ``.demo``: database, logs, and ``env``, with which each command of manage.py works on this
+installation. Every run starts anew, because the local ECR forgets its repositories when it ends, and a database that
+remembers them would only be wrong. The project's ref stays the same, so that a ``trigger.config.ts`` keeps working.
+
+It is an outsider: it knows the program's commands and its API, and imports nothing of it. No process outlives it,
+however it ends. It will not build or run real code (the command line that it prints does).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import re
+import secrets
+import shlex
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+
+from sandbox import images
+from sandbox.control import CLUSTER_ACCOUNT, OWNER_ACCOUNT, Sandbox
+from sandbox.keeper import ROOT, START_SECONDS, Failure, Interrupted, Processes
+
+HOST = f"{OWNER_ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
+OPERATOR, PROJECT, REF = "demo@example.com", "Demo", "proj_demo"
+#: What a cluster in another account needs, as an operator writes it into the settings.
+POLICY = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Sid": "ClusterPulls",
+            "Effect": "Allow",
+            "Principal": {"AWS": f"arn:aws:iam::{CLUSTER_ACCOUNT}:root"},
+            "Action": ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+        }
+    ],
+}
+#: Of the user's own environment: a profile, a proxy or a setting for another installation must not reach this one.
+KEPT = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TERM", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+LEFTOVERS = ("db.sqlite3*", "*.log", "env")  # of an earlier run; nothing else in the folder is touched
+
+BOLD, DIM, RED, GREEN = 1, 2, 31, 32
+
+Note = Callable[[str], None]
+
+
+# --- The screen -----------------------------------------------------------------------------------------------------
+
+
+class Screen:
+    """Numbered steps, each with a dot for every second that it takes: nobody looks at a terminal that stands still."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def paint(self, text: str, colour: int) -> str:
+        return f"\x1b[{colour}m{text}\x1b[0m" if self._colours else text
+
+    @contextlib.contextmanager
+    def step(self, title: str) -> Iterator[Note]:
+        """What the body notes is printed below the title when the step is over."""
+        self._number += 1
+        print(f"\n{self._number:>2}. {self.paint(title, BOLD)} ", end="", flush=True)
+        notes: list[str] = []
+        started, done = time.monotonic(), threading.Event()
+        ticker = threading.Thread(target=self._tick, args=(done,), daemon=True)
+        ticker.start()
+        try:
+            yield notes.append
+        finally:
+            done.set()
+            ticker.join()
+            print(self.paint(f"({time.monotonic() - started:.1f} s)", DIM))
+            print("".join(f"    {note}\n" for note in notes), end="", flush=True)
+
+    def _tick(self, done: threading.Event) -> None:
+        while not done.wait(1.0):
+            with contextlib.suppress(OSError):
+                print(".", end="", flush=True)
+
+
+# --- The installation -----------------------------------------------------------------------------------------------
+
+
+def clear(directory: Path) -> IO[str]:
+    """Make the folder as new. The lock that comes back holds it; Failure if another demo does."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = (directory / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Failure("A demo is running here already: end that one first, with Ctrl-C.") from None
+    for pattern in LEFTOVERS:
+        for path in directory.glob(pattern):
+            path.unlink()
+    return lock
+
+
+def configure(directory: Path, sandbox: Sandbox, origin: str) -> None:
+    """Write the installation's settings to `env`, which every process that is started from now on reads."""
+    aws = sandbox.environment("owner")
+    settings = {
+        "DATABASE_URL": f"sqlite:///{quote(str(directory / 'db.sqlite3'))}",
+        "SECRET_KEY": secrets.token_urlsafe(50),
+        "APP_ORIGIN": origin,
+        "API_ORIGIN": origin,
+        "DEPLOY_REGISTRY_HOST": HOST,
+        "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": json.dumps(POLICY),
+        # Usually a deploy does not ask again about a repository that was seen to be right within the last minute.
+        "RECONCILE_FRESHNESS_SECONDS": "0",
+        **aws,
+    }
+    with open(directory / "env", "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as env:
+        env.writelines(f"{name}='{value}'\n" for name, value in settings.items())
+    mine = {name: os.environ[name] for name in KEPT if name in os.environ}
+    os.environ.clear()
+    os.environ.update(mine, ENV_FILE=str(directory / "env"), **aws)
+
+
+def manage(*command: str) -> tuple[str, str]:
+    """`manage.py COMMAND`, and what it said on both streams; into no file, because it may be a secret."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", *command], cwd=ROOT, start_new_session=True, timeout=START_SECONDS,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise Failure(f"manage.py {command[0]} ended with status {done.returncode}: {done.stderr.strip()[-2000:]}")
+    return done.stdout, done.stderr
+
+
+def bootstrap() -> tuple[str, str]:
+    """The operator's password and personal access token; the project, its environments and keys are made."""
+    said, beside = manage("bootstrap", "--email", OPERATOR, "--project", PROJECT, "--ref", REF, "--json")
+    password = re.search(r"^Password of .*: (\S+)$", beside, re.MULTILINE)
+    if password is None:
+        raise Failure("manage.py bootstrap did not tell the operator's password.")
+    return password[1], json.loads(said)["token"]
+
+
+# --- The deploy, as the CLI does it ---------------------------------------------------------------------------------
+
+
+class Api:
+    """The program's API, asked as the CLI asks it."""
+
+    def __init__(self, port: int, log: Path) -> None:
+        self.origin, self._port, self._log = f"http://localhost:{port}", port, log
+
+    def is_ready(self) -> bool:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return self._ask("GET", "/readyz", timeout=2)[0] == 200
+        return False
+
+    def call(self, method: str, path: str, key: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The answer's JSON, or Failure with the server's own sentence."""
+        status, content = self._ask(method, path, key, body)
+        if status != 200:
+            raise Failure(f"{method} {path} was answered with {status}: {content[:500]}", self._log)
+        return json.loads(content)
+
+    def events(self, path: str, key: str, body: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        """The server-sent events that a POST is answered with: name and data of each."""
+        status, content = self._ask("POST", path, key, body)
+        if status != 200:
+            raise Failure(f"POST {path} was answered with {status}: {content[:500]}", self._log)
+        found = re.findall(r"^event: (.*)\ndata: (.*)$", content, re.MULTILINE)
+        return [(name, json.loads(data)) for name, data in found]
+
+    def _ask(
+        self, method: str, path: str, key: str = "", body: Mapping[str, Any] | None = None, timeout: int = 60
+    ) -> tuple[int, str]:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        with contextlib.closing(http.client.HTTPConnection("localhost", self._port, timeout=timeout)) as connection:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+
+
+class Deploy:
+    """A deploy to the production environment; the methods are its steps, in their order."""
+
+    def __init__(self, api: Api, sandbox: Sandbox, token: str, text: str) -> None:
+        self._api, self._sandbox = api, sandbox
+        self._image, self._hash = images.build(text), hashlib.sha256(text.encode()).hexdigest()
+        self._key: str = api.call("GET", f"/api/v1/projects/{REF}/prod", token)["apiKey"]
+        self._path = self.repository = self.tag = ""
+
+    def ask_for_ref(self, note: Note) -> None:
+        self._sandbox.reset_calls()
+        wish = {"contentHash": self._hash, "type": "MANAGED", "runtime": "node-22", "triggeredVia": "cli:manual"}
+        answer = self._api.call("POST", "/api/v1/deployments", self._key, wish)
+        calls = sorted(self._sandbox.calls().items())
+        self._path = f"deployments/{answer['id']}"
+        self.repository, _, self.tag = answer["imageTag"].removeprefix(f"{HOST}/").rpartition(":")
+        note(f"Version {answer['version']}, {answer['imageTag']}")
+        note("AWS calls: " + (", ".join(f"{name.removeprefix('ecr:')} {count}" for name, count in calls) or "none"))
+
+    def push(self, note: Note) -> None:
+        given = self._api.call("POST", f"/api/v1/{self._path}/generate-registry-credentials", self._key, {})
+        where = (given["proxyEndpoint"], given["username"], given["password"], self.repository, self.tag)
+        digest = images.push(self._image, *where, registry=HOST)
+        note(f"Pushed as {given['username']}, until {given['expiresAt']}: {digest}")
+
+    def report_tasks(self, note: Note) -> None:
+        task = {"id": "hello-world", "filePath": "src/trigger/hello.ts", "exportName": "helloWorld"}
+        metadata = {"contentHash": self._hash, "packageVersion": "4.8.3", "runtime": "node-22", "tasks": [task]}
+        report = {"localOnly": True, "engine": "V2", "metadata": metadata}
+        self._api.call("POST", f"/api/v1/{self._path}/background-workers", self._key, report)
+        note(f"Tasks: {task['id']}")
+
+    def finalize(self, note: Note) -> None:
+        events = self._api.events(f"/api/v3/{self._path}/finalize", self._key, {"imageDigest": self._image.digest})
+        for name, data in events:
+            note(f"{name:<8} {data.get('message') or data.get('error') or ''}".rstrip())
+        if [name for name, _ in events][-1:] != ["complete"]:
+            raise Failure(f"The deploy was not finalized: {events[-1:]}")
+
+    def all_steps(self, note: Note) -> None:
+        self.ask_for_ref(note)
+        for each in (self.push, self.report_tasks, self.finalize):
+            each(lambda _: None)
+        note("Pushed and finalized as before")
+
+
+def show_pull(screen: Screen, note: Note, sandbox: Sandbox, repository: str, tag: str, *, refused: bool) -> None:
+    """Pull as the cluster's account; Failure if what comes of it is not what was to be shown."""
+    with images.RegistryClient(sandbox.url, *sandbox.login("cluster"), registry=HOST) as client:
+        try:
+            # Alone first: the pull begins with a HEAD, whose refusal has no words.
+            client.request("GET", f"/v2/{HOST}/{repository}/manifests/{tag}", headers={"Accept": images.ACCEPT})
+            image = client.pull(repository, tag)
+        except images.RegistryError as error:
+            if not refused or error.status != 403:
+                raise
+            note(f"{CLUSTER_ACCOUNT} pulls: {screen.paint('REFUSED', RED)}, {error.status} {error.code}")
+            for line in textwrap.wrap(error.message, 110, break_long_words=False, break_on_hyphens=False):
+                note(f"  {line}")
+            return
+    if refused:
+        raise Failure(f"{CLUSTER_ACCOUNT} was served {repository}:{tag}, which should have been refused.")
+    size = sum(len(blob.content) for blob in image.blobs)
+    note(f"{CLUSTER_ACCOUNT} pulls: {screen.paint('ACCEPTED', GREEN)}, 200, {size} bytes with every digest right")
+
+
+# --- The story ------------------------------------------------------------------------------------------------------
+
+
+def install(screen: Screen, processes: Processes, directory: Path) -> tuple[Sandbox, Api, str, str]:
+    """All that runs in an installation; also the operator's password and token."""
+    listener = socket.create_server(("127.0.0.1", 0))  # handed over to gunicorn: nobody can take the port meanwhile
+    api = Api(listener.getsockname()[1], processes.log("web"))
+    with screen.step("A local ECR, in the place of AWS") as note:
+        processes.start("sandbox", "-m", "sandbox", "--port", "0")
+        said = processes.log("sandbox").read_text
+        sandbox = Sandbox(processes.wait_for("sandbox", lambda: re.search(r"ready at (\S+)\n", said()))[1])
+        note(f"{sandbox.url}: {OWNER_ACCOUNT} owns the registry, {CLUSTER_ACCOUNT} runs the cluster that pulls")
+    with screen.step("A database: manage.py migrate") as note:
+        configure(directory, sandbox, api.origin)
+        manage("migrate", "--no-input")
+        note(shown(directory / "db.sqlite3"))
+    with screen.step("An operator, a project, its environments and keys: manage.py bootstrap") as note:
+        password, token = bootstrap()
+        note(f"{OPERATOR}, “{PROJECT}” ({REF})")
+    with screen.step("The worker and the web server: manage.py worker, gunicorn") as note, listener:
+        fd = listener.fileno()
+        processes.start("worker", "manage.py", "worker")
+        gunicorn = ("-m", "gunicorn", "registry_admin.wsgi", "--workers=2", "--no-control-socket")
+        processes.start("web", *gunicorn, f"--bind=fd://{fd}", pass_fds=(fd,))
+        listener.close()  # ours, so that gunicorn's end is seen as one
+        processes.wait_for("web", api.is_ready)
+        processes.wait_for("worker", lambda: "worker.cluster_started" in processes.log("worker").read_text())
+        note(api.origin)
+    return sandbox, api, password, token
+
+
+def show_the_problem(screen: Screen, sandbox: Sandbox) -> None:
+    repository = "trigger/proj_by_hand"
+    with screen.step("Without Registry Admin: a repository that nobody gave a policy") as note:
+        sandbox.client("ecr").create_repository(repositoryName=repository)
+        images.push(images.build("by hand\n"), sandbox.url, *sandbox.login("owner"), repository, "1", registry=HOST)
+        note(f"{OWNER_ACCOUNT} creates {repository} and pushes an image")
+        show_pull(screen, note, sandbox, repository, "1", refused=True)
+
+
+def show_a_deploy(screen: Screen, api: Api, sandbox: Sandbox, token: str) -> None:
+    with screen.step("With Registry Admin: a deploy asks for an image ref, and its repository is made ready") as note:
+        deploy = Deploy(api, sandbox, token, "first\n")
+        deploy.ask_for_ref(note)
+    with screen.step("The image is pushed with short-lived credentials that the API gave out") as note:
+        deploy.push(note)
+    with screen.step("The deploy reports its tasks and is finalized") as note:
+        deploy.report_tasks(note)
+        deploy.finalize(note)
+    with screen.step("The cluster, in another account, pulls at the first try") as note:
+        show_pull(screen, note, sandbox, deploy.repository, deploy.tag, refused=False)
+    with screen.step("The next deploy finds everything right: it looks, and writes nothing") as note:
+        Deploy(api, sandbox, token, "second\n").all_steps(note)
+    with screen.step("Somebody deletes the policy, and the deploy after that puts it back") as note:
+        sandbox.client("ecr").delete_repository_policy(repositoryName=deploy.repository)
+        show_pull(screen, note, sandbox, deploy.repository, deploy.tag, refused=True)
+        Deploy(api, sandbox, token, "third\n").all_steps(note)
+        show_pull(screen, note, sandbox, deploy.repository, deploy.tag, refused=False)
+
+
+def tell_what_is_there(screen: Screen, directory: Path, api: Api, sandbox: Sandbox, password: str, token: str) -> None:
+    def quoted(path: Path) -> str:
+        return shlex.quote(str(path))
+
+    print(f"""
+{screen.paint("To look at", BOLD)}
+    Admin      {api.origin}/admin/   log in as {OPERATOR} with {password}
+    API        {api.origin}/api/docs   token {token}
+    Commands   ENV_FILE={shown(directory / "env")} {shown(Path(sys.executable))} manage.py …
+    Logs       {shown(directory)}/*.log
+
+{screen.paint("To try: a deploy by the real CLI, in a project of trigger.dev", BOLD)}
+    PATH={quoted(ROOT / "sandbox" / "bin")}:$PATH DOCKER_CONFIG={quoted(directory / "docker")} \\
+    SANDBOX_URL={sandbox.url} TRIGGER_API_URL={api.origin} \\
+    TRIGGER_ACCESS_TOKEN={token} \\
+    npx trigger.dev@4.8.3 deploy --local-build --project-ref {REF}
+
+    The first folder on PATH has a stand-in for docker, which pushes to the local ECR instead of to AWS.
+    No project at hand?  cp -r {quoted(ROOT / "tests" / "e2e" / "project")} hello && cd hello && npm install
+""")
+
+
+def shown(path: Path) -> str:
+    """The path as one types it in the repository's folder."""
+    return shlex.quote(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
+
+
+def play(screen: Screen, processes: Processes, directory: Path, *, once: bool) -> None:
+    sandbox, api, password, token = install(screen, processes, directory)
+    show_the_problem(screen, sandbox)
+    show_a_deploy(screen, api, sandbox, token)
+    processes.look_after()
+    tell_what_is_there(screen, directory, api, sandbox, password, token)
+    print("Now it ends; without --once it stays up." if once else "It stays up until Ctrl-C.", flush=True)
+    with contextlib.suppress(Interrupted):
+        while not once:
+            time.sleep(0.5)
+            processes.look_after()
+
+
+def perform(screen: Screen, directory: Path, *, once: bool) -> None:
+    with clear(directory), Processes(directory) as processes:
+        try:
+            play(screen, processes, directory, once=once)
+        finally:
+            with screen.step("Everything that was started ends"):
+                processes.end()
+
+
+def last_words(*lines: str) -> None:
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError:  # the terminal is gone, or the pipe's reader; Python's own farewell must not stumble over it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def explain(screen: Screen, directory: Path, failure: Failure) -> None:
+    lines = [f"\n{screen.paint('The demo failed.', RED)} {failure}"]
+    if failure.log and failure.log.exists():
+        lines += [f"    | {line}" for line in failure.log.read_text().splitlines()[-8:]]
+    last_words(*lines, f"More in {shown(failure.log or directory)}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m sandbox.demo", description="Deploys, shown on this machine.")
+    parser.add_argument("--once", action="store_true", help="end after the deploys")
+    parser.add_argument("--directory", type=Path, default=ROOT / ".demo", help="for its files (default: .demo)")
+    arguments = parser.parse_args()
+    screen, directory = Screen(), arguments.directory.resolve()
+    print("Registry Admin: deploys here, pulls from another account. Nothing leaves this machine.", flush=True)
+    try:
+        perform(screen, directory, once=arguments.once)
+    except Interrupted:
+        last_words("\nInterrupted.")
+        return 130
+    except Failure as failure:
+        explain(screen, directory, failure)
+        return 1
+    except Exception as error:
+        log = directory / "demo.log"
+        log.write_text(traceback.format_exc())
+        explain(screen, directory, Failure(f"{type(error).__name__}: {error}", log))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
