@@ -284,8 +284,8 @@ def install(screen: Screen, processes: Processes, directory: Path) -> tuple[Sand
     with screen.step("The worker and the web server: manage.py worker, gunicorn") as note, listener:
         fd = listener.fileno()
         processes.start("worker", "manage.py", "worker")
-        gunicorn = ("-m", "gunicorn", "registry_admin.wsgi", "--workers=2", "--no-control-socket")
-        processes.start("web", *gunicorn, f"--bind=fd://{fd}", pass_fds=(fd,))
+        gunicorn = ("-m", "gunicorn", "registry_admin.wsgi", "--workers=2", f"--bind=fd://{fd}")
+        processes.start("web", *gunicorn, pass_fds=(fd,))
         listener.close()  # ours, so that gunicorn's end is seen as one
         processes.wait_for("web", api.is_ready)
         processes.wait_for("worker", lambda: "worker.cluster_started" in processes.log("worker").read_text())
