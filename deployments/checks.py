@@ -70,7 +70,7 @@ def policies_are_sound(**kwargs: Any) -> Iterable[CheckMessage]:
             text,
             partition=found.partition if found else None,
             allow_public=configuration.allow_public_policy,
-            consumer_accounts=configuration.consumer_accounts,
+            consumer_accounts=registry.consumer_accounts,
         ):
             make = Error if finding.level == "error" else Warning
             message = f"{variable}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: {finding.message}"

@@ -185,7 +185,9 @@ SETTINGS: tuple[Setting, ...] = (
         name="ALLOWED_HOSTS",
         says="Host names that this server answers to, comma-separated. The origins' hosts are always among them.",
     ),
-    Setting(name="STATIC_ROOT", says="Where collectstatic puts the pages' files. Default: staticfiles beside manage.py."),
+    Setting(
+        name="STATIC_ROOT", says="Where collectstatic puts the pages' files.", example="/var/lib/registry-admin/static"
+    ),
     Setting(name="LOG_LEVEL", says="Level of the program's own log.", default="INFO"),
 )
 
@@ -216,6 +218,7 @@ class RegistryConfig:
     assume_role_external_id: str | None = field(default=None, repr=False)
     lifecycle_policy: str = DEFAULT_LIFECYCLE_POLICY
     kms_key: str | None = None
+    consumer_accounts: tuple[str, ...] = ()  # the same for all registries
 
     @property
     def desired(self) -> dict[str, Any]:
@@ -227,6 +230,7 @@ class RegistryConfig:
             "lifecycle": self.lifecycle_policy,
             "tags": dict(self.tags),
             "kms": self.kms_key,
+            "consumers": self.consumer_accounts,
         }
 
 
@@ -245,7 +249,6 @@ class Configuration:
     refuse_v3: bool
     freshness: timedelta
     enforce: bool  # False: observe
-    consumer_accounts: tuple[str, ...]
     allow_public_policy: bool
     reconcile_interval: timedelta
     calls_per_second: int
@@ -305,7 +308,6 @@ def load(environment: Mapping[str, str]) -> Configuration:
         refuse_v3=reader.switch("DEPRECATE_V3_CLI_DEPLOYS_ENABLED", False),
         freshness=timedelta(seconds=reader.whole("RECONCILE_FRESHNESS_SECONDS", 60, least=0)),
         enforce=reader.one_of("DEPLOY_REGISTRY_ECR_POLICY_MODE", "enforce", "observe") == "enforce",
-        consumer_accounts=reader.accounts("DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS"),
         allow_public_policy=reader.switch("DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY", False),
         reconcile_interval=timedelta(minutes=reader.whole("RECONCILE_INTERVAL_MINUTES", 10, least=0)),
         calls_per_second=reader.whole("RECONCILE_CALLS_PER_SECOND", 20, least=1),
@@ -459,6 +461,7 @@ class _Reader:
             assume_role_external_id=self.first(*names("DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID"))[1],
             lifecycle_policy=lifecycle or DEFAULT_LIFECYCLE_POLICY,
             kms_key=self.first(*names("DEPLOY_REGISTRY_ECR_KMS_KEY"))[1],
+            consumer_accounts=self.accounts("DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS"),
         )
 
     def _json_object(self, name: str, value: str | None, *, example: str) -> None:

@@ -7,7 +7,7 @@ difference, and which differences are ours to mend, is decided here and nowhere 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -85,6 +85,16 @@ def policy_differences(desired: str | None, actual: str | None, *, partition: st
         return []
     words = "; ".join(grant.words for grant in (*comparison.lost, *comparison.gained))
     return [Difference(part=Part.POLICY, words=f"Against the default policy, {words}.", ours=True)]
+
+
+def pullers(text: str, accounts: Iterable[str], *, partition: str) -> dict[str, dict[str, str]]:
+    """Whether each of these accounts may pull by this policy: {account: {"pull": yes|no|depends, "words"}}."""
+    try:
+        parsed = policy.parse(text or "{}")
+    except policy.PolicyError:
+        return {account: {"pull": "depends", "words": "The policy cannot be read."} for account in accounts}
+    answers = {account: policy.can_pull(parsed, account, partition=partition) for account in accounts}
+    return {account: {"pull": answer.verdict, "words": answer.words} for account, answer in answers.items()}
 
 
 def detail_differences(

@@ -49,6 +49,7 @@ class RegistryError(Exception):
     sentence: str
     heals: bool  # by itself: trying again is enough
     installation: bool = False  # nothing of this registry can work until it is mended (credentials, role)
+    bounded: bool = False  # heals only for a while: a role that was just made becomes known within minutes
     request_id: str = ""
 
     @property
@@ -588,6 +589,7 @@ def _error(operation: str, name: str, code: str, message: str, request_id: str =
         sentence=sentence,
         heals=principal_missing or throttled or server or code == "RepositoryNotFoundException",
         installation=signed_out,
+        bounded=principal_missing,
         request_id=request_id,
     )
 

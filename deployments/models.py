@@ -102,6 +102,10 @@ class AccessKey(models.Model):
         Environment, null=True, blank=True, on_delete=models.CASCADE, related_name="access_keys"
     )
     name = models.CharField(max_length=200, blank=True)
+    scopes = models.JSONField(default=list, blank=True)  # "deploy", "read", "credentials"; empty: all
+    replaces = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="replaced_by", editable=False
+    )
     prefix = models.CharField(max_length=24, editable=False)  # enough to tell keys apart, not to use one
     digest = models.CharField(max_length=64, unique=True, editable=False)  # hex SHA-256 of a random 120+ bit text
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -158,6 +162,7 @@ class Repository(models.Model):
     last_error_heals = models.BooleanField(default=False)  # by itself: trying again is enough
     last_error_is_installation = models.BooleanField(default=False)  # every repository suffers from it
     last_error_at = models.DateTimeField(null=True, blank=True)
+    error_since = models.DateTimeField(null=True, blank=True)  # this error, without a success in between
     attempted_at = models.DateTimeField(null=True, blank=True)  # stamped before the work: a sweep goes stalest first
     last_checked_at = models.DateTimeField(null=True, blank=True)  # when the last look began that AWS answered
     written_at = models.DateTimeField(null=True, blank=True)  # when we last wrote to AWS
@@ -177,6 +182,14 @@ class Repository(models.Model):
     mutability = models.JSONField(default=dict, blank=True)  # {"mode", "exclusions"}
     encryption = models.JSONField(default=dict, blank=True)  # {"type", "kms_key"}
     details_checked_at = models.DateTimeField(null=True, blank=True)  # describe, lifecycle and tags
+    # Whether each configured consumer account may pull, by the policy that was seen: {account: {"pull", "words"}}.
+    consumers = models.JSONField(default=dict, blank=True)
+
+    # An exception that an operator made for this repository; it ends by itself.
+    mode = models.CharField(max_length=8, blank=True, choices=[("enforce", "Enforce"), ("observe", "Observe")])
+    mode_until = models.DateTimeField(null=True, blank=True)
+    mode_reason = models.CharField(max_length=300, blank=True)
+    mode_by = models.CharField(max_length=200, blank=True)
 
     # The lease: one worker at a time, taken and returned by a conditional UPDATE, never by a row lock.
     lease_owner = models.CharField(max_length=64, blank=True)
@@ -188,6 +201,10 @@ class Repository(models.Model):
         ordering = ["name"]
         constraints = [
             models.UniqueConstraint(fields=["account", "region", "name"], name="repository_unique"),
+            models.CheckConstraint(
+                condition=Q(mode="") | (Q(mode_until__isnull=False) & ~Q(mode_reason="")),
+                name="repository_mode_has_reason_and_end",
+            ),
         ]
         indexes = [models.Index(fields=["status"], name="repository_status")]
 
@@ -287,6 +304,17 @@ class Deployment(models.Model):
 
     error = models.JSONField(null=True, blank=True)  # {"name", "message", "stack"?, "stderr"?}
     credentials_error = models.TextField(blank=True)  # why no registry credentials were issued; the CLI hides it
+    credentials_kind = models.CharField(
+        max_length=12,
+        blank=True,
+        choices=[
+            ("session", "STS session for this repository"),
+            ("token", "ECR token of the whole registry"),
+            ("password", "Configured user name and password"),
+        ],
+    )
+    # What was proved of the image before it was promoted: {"digest", "platforms", "pullers", "policy", "at", …}.
+    receipt = models.JSONField(null=True, blank=True)
     canceled_reason = models.CharField(max_length=200, blank=True)
 
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -319,6 +347,9 @@ class Deployment(models.Model):
             models.Index(fields=["environment", "-version_day", "-version_number"], name="deployment_newest"),
             models.Index(fields=["-created_at"], name="deployment_recent"),
             models.Index(fields=["environment", "external_id"], name="deployment_external_id"),
+            models.Index(fields=["status", "-created_at"], name="deployment_status"),
+            models.Index(fields=["environment", "status"], name="deployment_environment_status"),
+            models.Index(fields=["project", "status"], name="deployment_project_status"),
             models.Index(fields=["deadline"], condition=Q(deadline__isnull=False), name="deployment_deadline"),
         ]
 
@@ -373,6 +404,10 @@ class Promotion(models.Model):
     deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="promotions")
     promoted_at = models.DateTimeField(default=timezone.now)
     promoted_by = models.CharField(max_length=200, blank=True)
+    # The newer deployment that this one took the place of: it was rolled back to, and is not the latest.
+    rolled_back_from = models.ForeignKey(
+        Deployment, null=True, blank=True, on_delete=models.SET_NULL, related_name="rolled_back_by"
+    )
 
     class Meta:
         constraints = [
@@ -381,6 +416,133 @@ class Promotion(models.Model):
 
     def __str__(self) -> str:
         return f"{self.environment}: {self.deployment}"
+
+
+class EnvironmentVariable(models.Model):
+    """A variable of an environment: tasks see it while they are indexed. Stored encrypted."""
+
+    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="variables")
+    name = models.CharField(max_length=255)
+    value = models.TextField()  # encrypted (deployments.vault)
+    is_secret = models.BooleanField(default=False)  # never shown again
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(default=timezone.now)
+    updated_by = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["environment", "name"], name="environment_variable_unique")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class LoginRequest(models.Model):
+    """`trigger.dev login`: a code that the CLI polls with until somebody has approved it in the browser."""
+
+    code_digest = models.CharField(max_length=64, unique=True)
+    challenge = models.CharField(max_length=128, blank=True)  # PKCE, S256
+    approval_digest = models.CharField(max_length=64, blank=True)  # of the code that the user carries back
+    callback_port = models.PositiveIntegerField(null=True, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField()
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.CASCADE)
+    approved_at = models.DateTimeField(null=True, blank=True)
+    collected_at = models.DateTimeField(null=True, blank=True)  # the token was handed out, once
+
+    def __str__(self) -> str:
+        return f"Login {self.pk}"
+
+
+class ActorKind(models.TextChoices):
+    PERSON = "person", "Person"
+    KEY = "key", "Access key"
+    SCHEDULE = "schedule", "Schedule"
+    COMMAND = "command", "Command"
+    SYSTEM = "system", "System"
+
+
+class AuditEntry(models.Model):
+    """Who did what. Append-only: it has no way to be changed, and outlives what it tells of."""
+
+    at = models.DateTimeField(default=timezone.now, db_index=True)
+    actor_kind = models.CharField(max_length=12, choices=ActorKind.choices)
+    actor = models.CharField(max_length=200)  # an e-mail address, a key's prefix, a command: text, kept as it was
+    action = models.CharField(max_length=60)  # verb.noun: promote.deployment
+    object_type = models.CharField(max_length=40, blank=True)
+    object_id = models.CharField(max_length=64, blank=True)
+    object_label = models.CharField(max_length=300, blank=True)
+    before = models.JSONField(null=True, blank=True)
+    after = models.JSONField(null=True, blank=True)
+    outcome = models.CharField(max_length=300, default="done")
+    request_id = models.CharField(max_length=64, blank=True)
+    address = models.CharField(max_length=64, blank=True)
+
+    class Meta:
+        verbose_name_plural = "audit entries"
+        ordering = ["-at", "-id"]
+        indexes = [models.Index(fields=["object_type", "object_id"], name="audit_entry_object")]
+
+    def __str__(self) -> str:
+        return f"{self.actor} {self.action} {self.object_label}"
+
+
+class ChannelKind(models.TextChoices):
+    WEBHOOK = "webhook", "Webhook (signed)"
+    SLACK = "slack", "Slack"
+    MAIL = "mail", "Mail"
+
+
+class NotificationChannel(models.Model):
+    """Where to tell people that something needs them."""
+
+    name = models.CharField(max_length=100, unique=True)
+    kind = models.CharField(max_length=8, choices=ChannelKind.choices)
+    address = models.CharField(max_length=500)  # URL, or mail addresses; a Slack URL is a secret and shown shortened
+    secret = models.TextField(blank=True)  # of the signature; encrypted (deployments.vault)
+    events = models.JSONField(default=list, blank=True)  # empty: all
+    projects = models.ManyToManyField(Project, blank=True)  # none: all
+    enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    last_sent_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_error = models.TextField(blank=True, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class DeliveryStatus(models.TextChoices):
+    WAITING = "waiting", "Waiting"
+    SENT = "sent", "Sent"
+    FAILED = "failed", "Failed"  # given up
+
+
+class NotificationDelivery(models.Model):
+    """One message to one channel: what it says, how often it was tried, what came back."""
+
+    channel = models.ForeignKey(NotificationChannel, on_delete=models.CASCADE, related_name="deliveries")
+    event = models.CharField(max_length=60)
+    subject = models.CharField(max_length=300)
+    body = models.JSONField(default=dict)
+    key = models.CharField(max_length=200)  # one message per channel and state change
+    status = models.CharField(max_length=8, choices=DeliveryStatus.choices, default=DeliveryStatus.WAITING)
+    attempts = models.PositiveIntegerField(default=0)
+    next_try_at = models.DateTimeField(default=timezone.now)
+    answer = models.CharField(max_length=300, blank=True)  # status code or error, never the answer's text
+    created_at = models.DateTimeField(default=timezone.now)
+    sent_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "notification deliveries"
+        ordering = ["-created_at", "-id"]
+        constraints = [models.UniqueConstraint(fields=["channel", "key"], name="notification_once")]
+        indexes = [models.Index(fields=["next_try_at"], condition=Q(status="waiting"), name="notification_waiting")]
+
+    def __str__(self) -> str:
+        return f"{self.event} → {self.channel}"
 
 
 class SweepTrigger(models.TextChoices):

@@ -45,6 +45,7 @@ LEASE = timedelta(seconds=120)
 CALLS_END = 0.7  # of the lease: no call starts after it, and one takes 39 s at most
 WAIT_SECONDS = 60  # for somebody else's lease
 DETAILS_AGE = timedelta(hours=24)
+BOUND = timedelta(minutes=5)  # for errors that heal only for a while
 VISIBLE_SECONDS = 20  # ECR may not find a repository for a while after CreateRepository answered
 
 # A suspended machine's clock goes on, so that a lease is never thought younger than it is. Linux only.
@@ -251,6 +252,7 @@ class _Run:
     row: Repository
     cause: str
     enforce: bool
+    partition: str
     missing: bool = False
     values: dict[str, Any] = field(default_factory=dict)
     events: list[RepositoryEvent] = field(default_factory=list)
@@ -335,7 +337,15 @@ def converge(
     """
     row, before = lease.row, lease.row.status
     now: datetime = row.db_now  # type: ignore[attr-defined]
-    run = _Run(row=row, cause=cause, enforce=enforce, values={"host": registry.host, "attempted_at": now})
+    if row.mode and row.mode_until is not None and row.mode_until > now:
+        enforce = row.mode == "enforce"  # an operator's exception for this repository
+    run = _Run(
+        row=row,
+        cause=cause,
+        enforce=enforce,
+        partition=ecr.registry.partition,
+        values={"host": registry.host, "attempted_at": now},
+    )
     try:
         try:
             if look is None:
@@ -347,6 +357,8 @@ def converge(
         # A policy that cannot be applied is what breaks pulls, so it is what the row complains about first.
         run.errors.sort(key=lambda each: (not each.installation, "RepositoryPolicy" not in each.operation))
         error = run.errors[0] if run.errors else None
+        if error is not None and error.bounded and row.error_since is not None and row.error_since < now - BOUND:
+            error = replace(error, heals=False)  # it had its time; now somebody has to look
         _record(run, error=error, digest=digest, now=now)
         lease.finish(run.values, run.events)
     except BaseException:
@@ -504,6 +516,9 @@ def _mend(run: _Run, look: Look, *, ecr: Ecr, registry: RegistryConfig, now: dat
         )
         if not policy and registry.default_repository_policy is not None:
             run.values["policy_applied_at"] = now
+        run.values["consumers"] = desired.pullers(
+            policy_before, registry.consumer_accounts, partition=ecr.registry.partition
+        )
         differences += policy
     if isinstance(look.details, RegistryError):
         run.errors.append(look.details)
@@ -596,7 +611,13 @@ def _written(run: _Run, difference: Difference, *, registry: RegistryConfig, now
                 else "The default repository policy was written.",
                 policy_before=policy_before,
             )
-            run.values |= {"policy_text": registry.default_repository_policy, "policy_applied_at": now}
+            run.values |= {
+                "policy_text": registry.default_repository_policy,
+                "policy_applied_at": now,
+                "consumers": desired.pullers(
+                    registry.default_repository_policy or "", registry.consumer_accounts, partition=run.partition
+                ),
+            }
         case Part.LIFECYCLE:
             run.happened(EventKind.CHANGED, "The lifecycle policy was written.")
             run.values |= {"lifecycle_text": registry.lifecycle_policy, "lifecycle_is_ours": True}
@@ -621,6 +642,7 @@ def _record(run: _Run, *, error: RegistryError | None, digest: str, now: datetim
             "last_error_is_installation": error.installation,
             # The end of the attempt, so that those who waited for it know that it is theirs too.
             "last_error_at": Now(),
+            "error_since": (row.error_since if row.last_error_code == error.code else None) or now,
         }
         if row.last_error != str(error):
             run.happened(EventKind.ERROR, str(error))
@@ -631,6 +653,7 @@ def _record(run: _Run, *, error: RegistryError | None, digest: str, now: datetim
         "last_error_heals": False,
         "last_error_is_installation": False,
         "last_error_at": None,
+        "error_since": None,
         "last_checked_at": now,
         "checked_digest": digest,
     }

