@@ -4,6 +4,9 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 ARGS   ?=
 
+# Run a command and show a dot for each second of it: nobody looks at a silent terminal.
+ticking = { while sleep 1; do printf .; done & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status; }
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test fast lint run worker screens clean
 
@@ -13,17 +16,18 @@ help: ## Print this list
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12 …"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "Making a virtual environment in $(VENV) …"
+	@$(call ticking,$(PYTHON) -m venv $(VENV))
 	@touch $@
 
 $(VENV)/.sandbox: $(VENV)/.python requirements.txt requirements-sandbox.txt
 	@echo "Installing what the program and its sandbox need …"
-	$(PY) -m pip install --disable-pip-version-check -r requirements-sandbox.txt
+	@$(call ticking,$(PY) -m pip install --disable-pip-version-check -r requirements-sandbox.txt)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python requirements.txt requirements-sandbox.txt requirements-dev.txt
 	@echo "Installing what the tests need …"
-	$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@$(call ticking,$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt)
 	@touch $@ $(VENV)/.sandbox
 
 demo: $(VENV)/.sandbox ## The main job, for real: a local ECR, a deploy, a pull from another account (ARGS=--once ends after it)

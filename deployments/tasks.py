@@ -7,6 +7,10 @@ late or run twice without harm. Schedules are declared here and brought into the
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import sys
+import threading
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +20,7 @@ from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
 from django.utils import timezone
+from django_q.cluster import Cluster
 from django_q.models import Failure, OrmQ, Schedule
 from django_q.signals import post_execute_in_worker, pre_execute
 from django_q.tasks import async_task
@@ -131,6 +136,24 @@ def ensure_schedules() -> None:
                 Schedule.objects.filter(pk=row.pk).update(**values, next_run=min(row.next_run, soonest))
             keep.append(row.pk)
         Schedule.objects.filter(name__startswith="registry-admin: ").exclude(pk__in=keep).delete()
+
+
+# ------------------------------------------------------------------------------------------------------------ cluster
+
+
+def run_cluster() -> None:
+    """Be a cluster, until SIGTERM or until the supervisor at the other end of standard input is gone."""
+    cluster = Cluster()
+
+    def follow() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    cluster.start()  # forks; a thread may only begin after it
+    threading.Thread(target=follow, name="supervisor", daemon=True).start()
+    if cluster.sentinel is not None:
+        cluster.sentinel.join()
 
 
 # -------------------------------------------------------------------------------------------------------------- pulse

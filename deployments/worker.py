@@ -91,7 +91,7 @@ class Supervisor:
         self._start()
         try:
             while not self.stopping:
-                time.sleep(self.beat_seconds if self.members else 0.5)
+                self._pause(self.beat_seconds if self.members else 0.5)
                 if self.stopping:
                     break
                 try:
@@ -103,6 +103,12 @@ class Supervisor:
         finally:
             self._end(grace=GRACE_SECONDS)
             self._sign_off()
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep, but not through a stop: a sleep goes on after a signal was handled."""
+        until = time.monotonic() + seconds
+        while not self.stopping and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.2))
 
     def _stop(self, number: int, frame: object) -> None:
         self.stopping = True
@@ -126,8 +132,9 @@ class Supervisor:
         self.members = set()
         self.started = time.monotonic()
         self.cluster = subprocess.Popen(
-            [sys.executable, str(settings.BASE_DIR / "manage.py"), "qcluster"],
+            [sys.executable, str(settings.BASE_DIR / "manage.py"), "worker", "--cluster"],
             env={**settings.CHILD_ENVIRONMENT, "WORKER_PULSE_FILE": str(self.pulse)},
+            stdin=subprocess.PIPE,  # it ends when the pipe does, so it does not outlive us however we die
             start_new_session=True,
         )
         log.info("worker.cluster_started pid=%d", self.cluster.pid)
@@ -167,12 +174,16 @@ class Supervisor:
         if self.cluster is None:
             return
         session = self.cluster.pid
-        if self.cluster.poll() is None:
-            self.cluster.terminate()
-            try:
-                self.cluster.wait(grace)
-            except subprocess.TimeoutExpired:
+        until = time.monotonic() + grace
+        while self.cluster.poll() is None:
+            if time.monotonic() > until:
                 log.warning("worker.cluster_killed after_seconds=%.0f", grace)
+                break
+            self.cluster.terminate()  # again and again: one that comes while it is starting may be lost
+            try:
+                self.cluster.wait(1)
+            except subprocess.TimeoutExpired:
+                pass
         # The main process may be gone while its children are not (they ignore that it died).
         for _ in range(20):
             try:
@@ -183,6 +194,8 @@ class Supervisor:
                 break
             time.sleep(0.1)
         self.cluster.wait()
+        if self.cluster.stdin is not None:
+            self.cluster.stdin.close()
         self.cluster = None
 
     def _beat(self) -> None:

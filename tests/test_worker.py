@@ -236,3 +236,12 @@ def test_sigterm_ends_the_worker_and_everything_it_started(running: subprocess.P
     assert running.wait(40) == 0
     assert worker.session_members(cluster) == set()
     assert not WorkerHeartbeat.objects.exists()
+
+
+@pytest.mark.slow
+def test_a_supervisor_that_was_killed_takes_its_cluster_with_it(running: subprocess.Popen[bytes]) -> None:
+    cluster = wait_for(lambda: cluster_of(running))
+
+    running.kill()
+
+    wait_for(lambda: worker.session_members(cluster) == set(), seconds=90)

@@ -1,17 +1,24 @@
 """`manage.py worker`: the background worker, supervised. Ends cleanly on SIGTERM and Ctrl-C."""
 
+from argparse import SUPPRESS, ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from deployments import provisioning
+from deployments import provisioning, tasks
 from deployments.worker import Supervisor, WorkerRefused
 
 
 class Command(BaseCommand):
     help = "Run the background worker: schedules, sweeps, timeouts. Supervises django-q2's cluster."
 
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--cluster", action="store_true", help=SUPPRESS)  # what the supervisor starts
+
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["cluster"]:
+            tasks.run_cluster()
+            return
         provisioning.register_desired_state()
         try:
             Supervisor().run()
