@@ -1,6 +1,7 @@
-"""The app's entry in Django's registry: it loads the system checks and does nothing else."""
+"""The app's entry in Django's registry: it loads the system checks, and has groups made after `migrate`."""
 
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class DeploymentsConfig(AppConfig):
@@ -8,4 +9,7 @@ class DeploymentsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from deployments import checks  # noqa: F401  (registers itself)
+        from deployments import checks, people  # noqa: F401  (the checks register themselves)
+
+        # Of the one sender, so that it runs once for each migrate.
+        post_migrate.connect(people.ensure_groups, sender=self, dispatch_uid="registry-admin-people")

@@ -22,7 +22,7 @@ LISTS = {
     "deployments/project": 8,
     "deployments/environment": 10,
     "deployments/accesskey": 8,
-    "auth/user": 14,
+    "auth/user": 16,
     "auth/group": 7,
 }
 
