@@ -1,0 +1,109 @@
+"""The audit log: who did what, when and from where. To be read, searched and taken out; nobody changes it here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect, StreamingHttpResponse
+from django.urls import NoReverseMatch, path, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from deployments import audit
+from deployments.admin.console import ReadOnly, menu
+from deployments.admin.display import ago, mark, two_lines
+from deployments.models import ActorKind, AuditEntry
+
+#: Ending of the file → (its type, who writes it).
+EXPORTS = {
+    "csv": ("text/csv; charset=utf-8", audit.as_csv),
+    "jsonl": ("application/x-ndjson; charset=utf-8", audit.as_json_lines),
+}
+
+
+class When(admin.DateFieldListFilter):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.title = "When"
+
+
+@admin.register(AuditEntry)
+class AuditAdmin(ReadOnly):
+    page_template = "registry_admin/audit.html"
+    change_list_template = "registry_admin/audit_list.html"
+    nothing_yet = "Nothing yet. What people, keys, schedules and commands change is written down here."
+    list_display = ("action_cell", "object_cell", "who", "outcome_cell", "when")
+    list_filter = (
+        menu("Who", "actor_kind", words=dict(ActorKind.choices)),
+        menu("Action", "action"),
+        menu("Object", "object_type"),
+        ("at", When),
+    )
+    search_fields = ("actor", "object_label", "=object_id", "=request_id", "=address")
+    search_help_text = "Person, key, object or request"
+    sortable_by = ("when",)
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view(self.export_view)
+        return [path("export.<str:ending>", view, name="deployments_auditentry_export"), *super().get_urls()]
+
+    def export_view(self, request: HttpRequest, ending: str) -> HttpResponseBase:
+        """Every entry that the list's own filters and search leave, as one file that is written while it is read."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        back = HttpResponseRedirect(reverse("admin:deployments_auditentry_changelist"))
+        if ending not in EXPORTS:
+            return back
+        try:
+            entries = self.get_changelist_instance(request).get_queryset(request)
+        except IncorrectLookupParameters:
+            return back
+        kind, write = EXPORTS[ending]
+        response = StreamingHttpResponse(write(entries), content_type=kind)
+        response["Content-Disposition"] = f'attachment; filename="audit-{timezone.now():%Y%m%d-%H%M%S}.{ending}"'
+        return response
+
+    def page(self, request: HttpRequest, row: AuditEntry) -> dict[str, Any]:
+        return {
+            "title": f"{row.action} by {row.actor}",
+            "address_of_object": address_of(row),
+            "request_entries": AuditEntry.objects.filter(request_id=row.request_id).exclude(pk=row.pk)[:20]
+            if row.request_id
+            else [],
+        }
+
+    @admin.display(description="Action", ordering="action")
+    def action_cell(self, row: AuditEntry) -> str:
+        return format_html("<b>{}</b>", row.action)
+
+    @admin.display(description="Object")
+    def object_cell(self, row: AuditEntry) -> str:
+        return two_lines(row.object_label or "–", row.object_type)
+
+    @admin.display(description="Who")
+    def who(self, row: AuditEntry) -> str:
+        return two_lines(row.actor, row.get_actor_kind_display())
+
+    @admin.display(description="Outcome")
+    def outcome_cell(self, row: AuditEntry) -> SafeString:
+        return mark("ok", "Done") if row.outcome == audit.DONE else two_lines(mark("bad", "Not done"), row.outcome)
+
+    @admin.display(description="When", ordering="at")
+    def when(self, row: AuditEntry) -> str:
+        return two_lines(ago(row.at), row.address)
+
+
+def address_of(row: AuditEntry) -> str:
+    """Of the page of the object, if its kind has one; the object itself may be gone."""
+    if not row.object_type or not row.object_id:
+        return ""
+    for app in ("deployments", "auth"):
+        try:
+            return reverse(f"admin:{app}_{row.object_type}_change", args=[row.object_id])
+        except NoReverseMatch:
+            continue
+    return ""
