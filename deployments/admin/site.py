@@ -19,6 +19,7 @@ from deployments.admin import overview
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Registry", ("Deployment", "Repository", "Project", "Environment")),
     ("Access", ("AccessKey", "User", "Group")),
+    ("Installation", ("AuditEntry", "NotificationChannel", "NotificationDelivery")),
 )
 
 

@@ -12,7 +12,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from deployments.models import AccessKey, Deployment, Environment, Project, Repository
+from deployments.models import AccessKey, AuditEntry, Deployment, Environment, Project, Repository
 from tests.admin.installation import Installation
 from tests.admin.markup import Page, read
 
@@ -145,7 +145,7 @@ def test_the_queue_has_no_pages_not_even_for_a_superuser(model: str, operator: C
 
 
 def test_only_models_that_we_chose_have_pages() -> None:
-    chosen = {Deployment, Repository, Project, Environment, AccessKey}
+    chosen = {Deployment, Repository, Project, Environment, AccessKey, AuditEntry}
 
     assert {model for model in admin.site._registry if model._meta.app_label == "deployments"} == chosen
     assert {model._meta.label for model in admin.site._registry} - {model._meta.label for model in chosen} == {
