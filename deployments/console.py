@@ -1,0 +1,172 @@
+"""What people do in the console, as use cases: looks at repositories, exceptions, promotions, a key's successor.
+
+Thin wrappers that add what only a person brings: what they saw before they agreed, their reason, their name. None of
+them asks AWS anything: a look is a sweep that is written down here and done by a worker. They know no HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from deployments import lifecycle, sweeps
+from deployments.config import Configuration
+from deployments.lifecycle import Refusal
+from deployments.models import (
+    Deployment,
+    EventKind,
+    Promotion,
+    Repository,
+    RepositoryEvent,
+    RepositoryStatus,
+    Sweep,
+    SweepTrigger,
+)
+
+#: Names that one sweep is asked for at most. More than this is a sweep of everything.
+NAMES = 5_000
+
+
+# ------------------------------------------------------------------------------------------------------------- looks
+
+
+def within_reach(rows: QuerySet[Repository], configuration: Configuration) -> QuerySet[Repository]:
+    """Those that the settings name a registry for: what a sweep can look at at all."""
+    reach = Q(pk__in=[])
+    for target in sweeps.targets(configuration):
+        reach |= Q(
+            account=target.registry.account,
+            region=target.registry.region,
+            name__startswith=f"{target.config.namespace}/",
+        )
+    return rows.filter(reach)
+
+
+def look_at(
+    *, rows: QuerySet[Repository], configuration: Configuration, by: str, dry_run: bool = False, thorough: bool = False
+) -> Sweep:
+    """Start a sweep over these repositories. `thorough` has lifecycle policy, AWS tags and mutability read too, and
+    looks for the missing ones. Raises Refusal when there is nothing to look at, or too much to name.
+    """
+    managed = within_reach(rows, configuration).exclude(status=RepositoryStatus.UNMANAGED).exclude(origin="")
+    if not thorough:
+        managed = managed.exclude(status=RepositoryStatus.MISSING)
+    names = sorted(set(managed.values_list("name", flat=True)[: NAMES + 1]))
+    if not names:
+        raise Refusal(
+            "A sweep finds nothing to look at among them: they are unmanaged or missing, no deploy has come to its end "
+            "there, or the settings name another registry.",
+            code="nothing_to_look_at",
+        )
+    if len(names) > NAMES:
+        raise Refusal(f"More than {NAMES:,} repositories: start a sweep over all of them instead.", code="too_many")
+    if thorough and not dry_run:
+        # Notes for the next look, whoever makes it: a crash before the sweep's row leaves nothing half done.
+        managed.filter(status=RepositoryStatus.MISSING).update(status=RepositoryStatus.PENDING)
+        managed.update(details_checked_at=None)
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names, dry_run=dry_run)
+    assert sweep is not None  # only the schedule's sweeps exclude each other  # noqa: S101
+    return sweep
+
+
+def adopt(*, rows: QuerySet[Repository], configuration: Configuration, by: str) -> tuple[int, Sweep | None]:
+    """Take discovered repositories under management and have them looked at at once. Returns how many there were."""
+    wanted = list(within_reach(rows, configuration).filter(status=RepositoryStatus.UNMANAGED)[:NAMES])
+    count = sweeps.adopt(repositories=wanted, cause=by)
+    if not count:
+        return 0, None
+    names = sorted({row.name for row in wanted})
+    return count, sweeps.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names)
+
+
+# -------------------------------------------------------------------------------------------------------- exceptions
+
+
+def make_exception(*, rows: Iterable[Repository], mode: str, until: datetime, reason: str, by: str) -> int:
+    """Have these repositories enforced or only observed until a time, whatever the setting says. Returns how many.
+
+    Raises Refusal for an end that is not ahead, or without a reason.
+    """
+    if until <= timezone.now():
+        raise Refusal("An exception ends some time ahead.", code="exception_has_ended")
+    if not reason.strip():
+        raise Refusal("An exception needs a reason: whoever finds it will ask.", code="exception_without_reason")
+    words = f"Exception: {mode} until {until:%d %b %Y, %H:%M} UTC. {reason.strip()}"
+    values = {"mode": mode, "mode_until": until, "mode_reason": reason.strip()[:300], "mode_by": by[:200]}
+    return _note(rows, values, words, by)
+
+
+def end_exception(*, rows: Iterable[Repository], by: str) -> int:
+    """Have these repositories follow the setting again. Returns how many had an exception."""
+    values = {"mode": "", "mode_until": None, "mode_reason": "", "mode_by": ""}
+    return _note((row for row in rows if row.mode), values, "The exception was ended.", by)
+
+
+def _note(rows: Iterable[Repository], values: Mapping[str, object], words: str, by: str) -> int:
+    ids, count = [row.pk for row in rows], 0
+    for start in range(0, len(ids), 500):
+        some = ids[start : start + 500]
+        with transaction.atomic():
+            count += Repository.objects.filter(pk__in=some).update(**values)
+            RepositoryEvent.objects.bulk_create(
+                RepositoryEvent(repository_id=pk, kind=EventKind.CHANGED, message=words, cause=by[:100]) for pk in some
+            )
+    return count
+
+
+# -------------------------------------------------------------------------------------------------------- promotions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What making a deployment current would change, as it stands now."""
+
+    deployment: Deployment
+    current: Promotion | None
+
+    @property
+    def rolls_back(self) -> bool:
+        return self.current is not None and self.deployment.version < self.current.deployment.version
+
+    @property
+    def token(self) -> str:
+        """Names what is current now; what somebody has agreed to replace."""
+        return self.current.deployment_id if self.current else ""
+
+
+def change_to(deployment: Deployment) -> Change:
+    return Change(deployment=deployment, current=lifecycle.current_promotion(environment=deployment.environment))
+
+
+def make_current(*, deployment: Deployment, instead_of: str, by: str) -> Change:
+    """Promote, or roll back to, a deployment in the place of the one that the person saw (`Change.token`).
+
+    A roll-back is marked as such on the promotion. Raises Refusal, also when another one has become current since.
+    """
+    change = change_to(deployment)
+    if change.token != instead_of:
+        now = change.current.deployment.version if change.current else "nothing"
+        raise Refusal(f"Meanwhile {now} became current. Look again at what will change.", code="current_has_changed")
+    lifecycle.promote(
+        environment=deployment.environment,
+        version=str(deployment.version),
+        allow_rollbacks=change.rolls_back,
+        by=by,
+    )
+    replaced = change.current.deployment if change.current and change.rolls_back else None
+    # Only on the promotion that we made: a deploy that was promoted since keeps its own.
+    Promotion.objects.filter(
+        environment=deployment.environment_id, label="current", deployment=deployment, promoted_by=by
+    ).update(rolled_back_from=replaced)
+    return change
+
+
+def rolled_back(promotion: Promotion) -> Deployment | None:
+    """The newer deployment that this promotion took the place of, if what is current is still older than that."""
+    replaced = promotion.rolled_back_from
+    return replaced if replaced is not None and replaced.version > promotion.deployment.version else None

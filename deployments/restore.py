@@ -1,0 +1,114 @@
+"""Put back a repository policy that was there before: by a person, who has seen what it changes.
+
+The same rules as everywhere: one worker at a time by the repository's lease, the text that is there is read and kept
+in the history before it is overwritten, no transaction is open while AWS is asked, and the row says what came of it.
+In enforce mode the next look would heal it again, so an exception comes first, and stays when the write is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models.functions import Now
+
+from deployments import console, desired, policy, sweeps
+from deployments.config import Configuration
+from deployments.ecr import Ecr, RegistryError
+from deployments.lifecycle import Refusal
+from deployments.models import EventKind, RepositoryEvent, RepositoryStatus
+from deployments.provisioning import Lease
+
+ATTEMPTS = 1  # somebody waits for the answer, and can press the button again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exemption:
+    """Observe this repository until a time, so that what was put back stays."""
+
+    until: datetime
+    reason: str
+
+
+def put_back(
+    *, event: RepositoryEvent, configuration: Configuration, by: str, exemption: Exemption | None = None
+) -> str:
+    """Write the policy text that an event kept. Returns the text that was there.
+
+    Asks AWS twice: a read and a write. Raises Refusal when there is nothing to put back, when ECR would refuse the
+    text, when somebody is working on the repository, and with AWS's own reason.
+    """
+    row = event.repository
+    text = event.policy_before
+    target = next(
+        (
+            each
+            for each in sweeps.targets(configuration)
+            if (each.registry.account, each.registry.region) == (row.account, row.region) and each.holds(row.name)
+        ),
+        None,
+    )
+    if not text or target is None:
+        what = "The event keeps no policy" if not text else "The settings name another registry than this repository's"
+        raise Refusal(f"{what}, so there is nothing to put back.", code="nothing_to_put_back")
+    errors = [
+        finding
+        for finding in policy.lint(
+            text, partition=target.registry.partition, allow_public=configuration.allow_public_policy
+        )
+        if finding.level == "error"
+    ]
+    if errors:
+        raise Refusal(f"This policy is not put back: {errors[0].message} {errors[0].hint}", code=errors[0].id)
+    if exemption is not None:
+        console.make_exception(rows=[row], mode="observe", until=exemption.until, reason=exemption.reason, by=by)
+    lease = Lease.claim(row)
+    if lease is None:
+        raise Refusal(f"Somebody is working on {row.name} just now. Try again in a moment.", code="busy", heals=True)
+    try:
+        ecr = sweeps.reach(target, before_call=lease.require_time, attempts=ATTEMPTS)
+        before = _write(ecr, row.name, text, event=event, by=by)
+    except RegistryError as error:
+        lease.give_up()
+        raise Refusal(str(error), code=error.code, heals=error.heals) from error
+    except BaseException:
+        lease.give_up()
+        raise
+    differences = desired.policy_differences(
+        target.config.default_repository_policy, text, partition=target.registry.partition
+    )
+    left = [each for each in row.differences if each.get("what") != desired.Part.POLICY]
+    values: dict[str, Any] = {
+        "policy_text": text,
+        "written_at": Now(),
+        "checked_digest": "",  # the next look looks at everything
+        "consumers": desired.pullers(text, target.config.consumer_accounts, partition=target.registry.partition),
+        "differences": [*[each.as_row() for each in differences], *left],
+    }
+    now = lease.row.db_now  # type: ignore[attr-defined]
+    if differences:
+        values |= {"status": RepositoryStatus.DRIFTED, "drifted_since": row.drifted_since or now}
+    elif row.status == RepositoryStatus.DRIFTED and not any(each.get("writable") for each in left):
+        values |= {"status": RepositoryStatus.IN_SYNC, "drifted_since": None, "last_in_sync_at": now}
+    lease.finish(values, [])
+    return before
+
+
+def _write(ecr: Ecr, name: str, text: str, *, event: RepositoryEvent, by: str) -> str:
+    look = ecr.look(name, details=False)
+    if isinstance(look.policy, RegistryError):
+        raise look.policy
+    if not look.exists:
+        raise Refusal(f"{name} is gone from the registry. The next deploy makes it again.", code="missing")
+    before = look.policy or ""
+    # Before the write, so that a crash between the two loses nobody's policy.
+    RepositoryEvent.objects.create(
+        repository_id=event.repository_id,
+        kind=EventKind.POLICY_APPLIED,
+        message=f"The policy of {event.at:%d %b %Y, %H:%M} UTC was put back.",
+        cause=by[:100],
+        policy_before=before,
+    )
+    ecr.set_policy(name, text)
+    return before

@@ -1,0 +1,139 @@
+"""What would another default repository policy do? Answered from what was last seen: nothing is asked, nothing written.
+
+Repositories are compared by groups of equal texts, one comparison for each, and only the summary of a group is kept:
+ten thousand repositories take the memory of the groups that are shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from deployments import policy
+from deployments.models import Repository, RepositoryStatus
+from deployments.policy import Finding
+from deployments.sweeps import Target
+
+GROUPS_SHOWN = 50
+NAMES_SHOWN = 5
+WORDS_SHOWN = 8  # of a group, and kept
+WHO_SHOWN = 100
+
+Verdict = Literal["unchanged", "changed", "unreadable"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Group:
+    """Repositories that carry the same policy text."""
+
+    verdict: Verdict
+    gained: tuple[str, ...] = ()  # what the new policy would give, in words
+    lost: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()  # what is there beyond the present setting, and would go
+    why: str = ""
+    has_none: bool = False
+    number: int = 0
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Rehearsal:
+    """The answer. Counts are repositories."""
+
+    findings: tuple[Finding, ...]
+    total: int = 0
+    unchanged: int = 0
+    changed: int = 0
+    unreadable: int = 0
+    foreign: int = 0
+    unseen: int = 0  # never looked at, so nothing is known of them
+    texts: int = 0  # different ones
+    groups: list[Group] = field(default_factory=list)  # the largest that would change
+    gains: list[tuple[str, int]] = field(default_factory=list)  # who gains what, in how many repositories
+    losses: list[tuple[str, int]] = field(default_factory=list)
+    pulls: list[tuple[str, str, str]] = field(default_factory=list)  # consumer account, verdict, words
+
+    @property
+    def would_be_refused(self) -> bool:
+        return any(finding.level == "error" for finding in self.findings)
+
+
+def rehearse(*, text: str, target: Target, allow_public: bool = False) -> Rehearsal:
+    """Compare this text with the policy that was last seen on each repository of a registry."""
+    partition = target.registry.partition
+    consumers = target.config.consumer_accounts
+    answer = Rehearsal(
+        findings=policy.lint(text, partition=partition, allow_public=allow_public, consumer_accounts=consumers)
+    )
+    try:
+        parsed = policy.parse(text)
+    except policy.PolicyError:
+        return answer  # its finding says so
+    for account in consumers:
+        may = policy.can_pull(parsed, account, partition=partition)
+        answer.pulls.append((account, may.verdict, may.words))
+    present = target.config.default_repository_policy
+    groups: dict[bytes, Group] = {}
+    for name, live, seen in _rows(target):
+        answer.total += 1
+        if not seen:
+            answer.unseen += 1
+            continue
+        key = hashlib.sha256(live.encode("utf-8", "surrogatepass")).digest()
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = _group(live, text, present, partition)
+        group.number += 1
+        if len(group.names) < NAMES_SHOWN:
+            group.names.append(name)
+    counts, gains, losses = Counter[str](), Counter[str](), Counter[str]()
+    for group in groups.values():
+        gains.update(dict.fromkeys(group.gained, group.number))
+        losses.update(dict.fromkeys(group.lost, group.number))
+    answer.gains, answer.losses = gains.most_common(WHO_SHOWN), losses.most_common(WHO_SHOWN)
+    for group in groups.values():
+        counts[group.verdict] += group.number
+        answer.foreign += group.number if group.foreign else 0
+    answer.unchanged, answer.changed = counts["unchanged"], counts["changed"]
+    answer.unreadable, answer.texts = counts["unreadable"], len(groups)
+    shown = [group for group in groups.values() if group.verdict != "unchanged" or group.foreign]
+    answer.groups = sorted(shown, key=lambda group: (-group.number, group.names))[:GROUPS_SHOWN]
+    return answer
+
+
+def _rows(target: Target) -> Iterator[tuple[str, str, bool]]:
+    rows = (
+        Repository.objects.filter(
+            account=target.registry.account,
+            region=target.registry.region,
+            name__startswith=f"{target.config.namespace}/",
+        )
+        .exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
+        .order_by("pk")
+        .values_list("name", "policy_text", "last_checked_at")
+        .iterator(chunk_size=500)
+    )
+    for name, text, seen in rows:
+        yield name, text, bool(seen)
+
+
+def _group(live: str, text: str, present: str | None, partition: str) -> Group:
+    comparison = policy.compare(live or None, text, partition=partition)
+    if comparison.level == "incomparable":
+        return Group(verdict="unreadable", why=comparison.why)
+    foreign: tuple[str, ...] = ()
+    if live and present is not None:
+        beyond = policy.compare(present, live, partition=partition).gained
+        foreign = tuple(grant.words.replace(" gains ", " has ", 1) for grant in beyond[:WORDS_SHOWN])
+    if comparison.level != "access":
+        return Group(verdict="unchanged", foreign=foreign)
+    return Group(
+        verdict="changed",
+        gained=tuple(grant.words for grant in comparison.gained[:WORDS_SHOWN]),
+        lost=tuple(grant.words for grant in comparison.lost[:WORDS_SHOWN]),
+        foreign=foreign,
+        has_none=not live,
+    )
