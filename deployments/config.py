@@ -180,10 +180,19 @@ SETTINGS: tuple[Setting, ...] = (
         name="SECRET_KEY",
         says="Django's signing key. With the SQLite default it is made on first start, in a 0600 file beside it.",
     ),
+    Setting(
+        name="ENCRYPTION_KEY",
+        says="Encrypts stored variables; 32 characters or more. Older keys may follow, comma-separated. Default: SECRET_KEY.",
+    ),
     Setting(name="DEBUG", says="Django's debug pages. Never in production.", default="0"),
     Setting(
         name="ALLOWED_HOSTS",
         says="Host names that this server answers to, comma-separated. The origins' hosts are always among them.",
+    ),
+    Setting(
+        name="TRUSTED_PROXIES",
+        says="Proxies in front that add to X-Forwarded-For, where a client's address then comes from.",
+        default="0",
     ),
     Setting(
         name="STATIC_ROOT", says="Where collectstatic puts the pages' files.", example="/var/lib/registry-admin/static"
@@ -230,7 +239,6 @@ class RegistryConfig:
             "lifecycle": self.lifecycle_policy,
             "tags": dict(self.tags),
             "kms": self.kms_key,
-            "consumers": self.consumer_accounts,
         }
 
 
@@ -255,6 +263,8 @@ class Configuration:
     events_queue_url: str | None
     app_origin: str
     api_origin: str
+    trusted_proxies: int = 0
+    encryption_keys: tuple[str, ...] = field(default=(), repr=False)  # the first encrypts; empty: SECRET_KEY does
 
     def registry(self, deployment_type: str | None) -> RegistryConfig:
         """The registry of a deploy request: the V4 set for MANAGED, else the plain one (a 3.x CLI sends no type).
@@ -276,7 +286,9 @@ class Configuration:
     @property
     def desired_digest(self) -> str:
         """Names the desired state of all repositories; two processes agree on it or one of them is outdated."""
-        desired = [self.plain.desired, self.v4.desired, self.enforce]
+        # Without what is not set: a release that knows one more setting must not make the running ones outdated.
+        said = [{name: value for name, value in each.desired.items() if value} for each in (self.plain, self.v4)]
+        desired = [*said, self.enforce]
         return hashlib.sha256(json.dumps(desired, sort_keys=True).encode()).hexdigest()
 
 
@@ -314,6 +326,8 @@ def load(environment: Mapping[str, str]) -> Configuration:
         events_queue_url=reader.queue_url("RECONCILE_EVENTS_QUEUE_URL"),
         app_origin=app_origin,
         api_origin=reader.origin("API_ORIGIN", app_origin),
+        trusted_proxies=reader.whole("TRUSTED_PROXIES", 0, least=0),
+        encryption_keys=reader.keys("ENCRYPTION_KEY"),
         problems=tuple(reader.problems),
         warnings=tuple(reader.warnings),
     )
@@ -385,6 +399,16 @@ class _Reader:
             return value
         self.problem(name, f"The value is neither {default} nor {' nor '.join(others)}.", f"Write {name}={default}.")
         return default
+
+    def keys(self, name: str) -> tuple[str, ...]:
+        keys = tuple(dict.fromkeys(part.strip() for part in _parts(self.text(name))))
+        if any(len(key) < 32 for key in keys):
+            self.problem(
+                name,
+                "A key is shorter than 32 characters.",
+                "Make one: python -c 'import secrets; print(secrets.token_hex(32))'.",
+            )
+        return keys
 
     def accounts(self, name: str) -> tuple[str, ...]:
         accounts = [part.strip() for part in _parts(self.text(name))]

@@ -48,8 +48,9 @@ from deployments.pace import Pace
 
 CHUNK = 250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest
 THREADS = 16
-LEASE = timedelta(seconds=90)
-RENEW_SECONDS = 20
+LEASE = timedelta(seconds=45)  # of a chunk or a listing: how long a dead worker's work waits
+RENEW_SECONDS = 10
+HELD_PAUSE = timedelta(seconds=5)
 DEATHS = 5  # workers that may die over one chunk before it is halved
 Outcome = SweepFinding.Outcome
 
@@ -461,6 +462,7 @@ class _Worker:
     until: float  # monotonic
     pending: deque[Repository] = field(default_factory=deque)
     quiet: list[int] = field(default_factory=list)  # ids that were in sync and still are
+    held: list[int] = field(default_factory=list)  # ids whose lease somebody else has: a deploy, or a worker that died
     counts: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
     fatal: RegistryError | None = None
@@ -471,7 +473,7 @@ class _Worker:
         target = next((each for each in targets(self.configuration) if each.config.host == self.chunk.host), None)
         rows = list(Repository.objects.filter(pk__in=self.chunk.remaining).annotate(db_now=Now()))
         if target is None or not rows:
-            self._save(target, [])  # the registry was configured away, or the rows were deleted
+            self._save(target, [], [])  # the registry was configured away, or the rows were deleted
             return
         order = {pk: place for place, pk in enumerate(self.chunk.remaining)}
         self.pending.extend(sorted(rows, key=lambda row: order[row.pk]))
@@ -522,7 +524,7 @@ class _Worker:
             Repository.objects.filter(pk__in=self.quiet, last_checked_at__lt=looked_at).update(
                 last_checked_at=looked_at, last_in_sync_at=looked_at
             )
-        self._save(target, [row.pk for row in self.pending])
+        self._save(target, [row.pk for row in self.pending], self.held)
         if self.fatal is not None:
             _end(sweep.pk, SweepStatus.FAILED, str(self.fatal))
 
@@ -532,16 +534,20 @@ class _Worker:
     def _chunk(self) -> QuerySet[SweepChunk]:
         return SweepChunk.objects.filter(pk=self.chunk.pk, lease_epoch=self.epoch)
 
-    def _save(self, target: Target | None, remaining: list[int]) -> None:
-        """Write progress and return the lease, both or neither, and only under our own epoch."""
+    def _save(self, target: Target | None, remaining: list[int], held: list[int]) -> None:
+        """Write progress and return the lease, both or neither, and only under our own epoch.
+
+        A chunk of which only held repositories are left rests for a moment, then somebody takes it up again.
+        """
         total = Counter(self.chunk.calls) + self.calls
+        rests = bool(held) and not remaining
         self._chunk().update(
-            remaining=remaining,
-            finished_at=None if remaining else Now(),
+            remaining=[*remaining, *held],
+            finished_at=None if remaining or held else Now(),
             attempts=0,  # counts deaths in a row, and this worker lives
             calls=dict(total),
             lease_owner="",
-            lease_until=None,
+            lease_until=Now() + HELD_PAUSE if rests else None,
             **{name: F(name) + self.counts[name] for name in ("in_sync", "healed", "drifted", "failed")},
         )
 
@@ -617,7 +623,7 @@ class _Worker:
         self._tell(row, kind, " ".join(words))
 
     def _settle(self, ecr: Ecr, target: Target, row: Repository, look: Look, digest: str) -> None:
-        """Converge one repository under its own lease. One that a deploy holds is left to the deploy."""
+        """Converge one repository under its own lease. One that somebody else holds is looked at again later."""
         result = provisioning.reconcile(
             row=row,
             ecr=replace(ecr, attempts=3),  # writes are few and matter, so botocore may try them again
@@ -628,7 +634,8 @@ class _Worker:
             look=look,
         )
         if result is None:
-            self._tell(row, "in_sync", "")
+            with self._lock:
+                self.held.append(row.pk)
             return
         settled = result.repository
         if result.error is not None:

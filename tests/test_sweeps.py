@@ -347,6 +347,22 @@ def test_two_sweeps_and_several_workers_at_once_do_no_harm(
     assert calls(sandbox)["SetRepositoryPolicy"] == 15
 
 
+def test_a_repository_that_somebody_else_holds_is_looked_at_again_until_it_is_free(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "HELD_PAUSE", timedelta(seconds=0.2))
+    names = fill(sandbox, fast, 3)
+    drift(sandbox, names[:1])
+    # A worker that was killed while it healed: its lease stands for a while yet.
+    Repository.objects.filter(name=names[0]).update(lease_owner="dead", lease_until=Now() + timedelta(seconds=2))
+
+    sweep = sweep_all(fast)
+
+    result = sweeps.progress(sweep)
+    assert (sweep.status, result.done, result.healed) == (SweepStatus.DONE, 3, 1)
+    assert policies(sandbox, names) == 3
+
+
 @pytest.mark.parametrize("code", ["UnrecognizedClientException", "ExpiredTokenException"])
 def test_credentials_that_are_refused_stop_the_sweep_at_once_with_one_error(
     code: str, fast: Configuration, sandbox: Sandbox

@@ -23,6 +23,7 @@ from deployments import tasks, worker
 from deployments.checks import queue_settings_are_safe
 from deployments.config import Configuration
 from deployments.models import Sweep, SweepStatus, SweepTrigger, WorkerHeartbeat
+from tests import databases
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Configure = Callable[..., Configuration]
@@ -157,12 +158,7 @@ def test_a_second_worker_host_on_sqlite_does_not_start(configure: Configure) -> 
 def running(tmp_path: Path, configure: Configure) -> Iterator[subprocess.Popen[bytes]]:
     """`manage.py worker` in a process of its own, on the test's database."""
     configure()
-    name = str(connection.settings_dict["NAME"])
-    if connection.vendor == "sqlite":
-        url = f"sqlite:///{name}"
-    else:
-        base, _, query = os.environ["DATABASE_URL"].partition("?")
-        url = f"{base.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
+    url = databases.url_of(str(connection.settings_dict["NAME"]))
     log = tmp_path / "worker.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
