@@ -88,6 +88,20 @@ def _registries() -> list[tuple[str, RegistryConfig]]:
     return [("", configuration.plain), ("V4_", configuration.v4)]
 
 
+@register("security", deploy=True)
+def variables_have_a_key_of_their_own(**kwargs: Any) -> Iterable[CheckMessage]:
+    """W003: whoever changes SECRET_KEY, as one does after a leak, could no longer decrypt what is stored."""
+    configuration: Configuration = settings.CONFIGURATION
+    if not configuration.encryption_keys:
+        yield Warning(
+            "ENCRYPTION_KEY: not set, so the stored environment variables are encrypted with a key derived from "
+            "SECRET_KEY, and are lost when that is changed.",
+            hint="Set ENCRYPTION_KEY (python -c 'import secrets; print(secrets.token_hex(32))'), then run "
+            "manage.py reencrypt.",
+            id="deployments.W003",
+        )
+
+
 @register("queue")
 def queue_settings_are_safe(**kwargs: Any) -> Iterable[CheckMessage]:
     """E010–E014: settings of django-q2 that run tasks twice or never end a hung one (measured; its own check is mild).

@@ -101,6 +101,13 @@ SETTINGS: tuple[Setting, ...] = (
         mirrored=True,
     ),
     Setting(
+        name="DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN",
+        says="Role that a deploy's registry credentials come from, each time limited to its one repository. Default: the "
+        "role above, or a federated session of the IAM user that this server runs as.",
+        example="arn:aws:iam::111111111111:role/registry-admin-push",
+        mirrored=True,
+    ),
+    Setting(
         name="DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY",
         says="Lifecycle policy (ECR's JSON). Default: untagged images expire 3 days after their push.",
         mirrored=True,
@@ -121,6 +128,11 @@ SETTINGS: tuple[Setting, ...] = (
         example="222222222222,333333333333",
     ),
     Setting(
+        name="DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS",
+        says="Roles in the consumer accounts, comma-separated; each tries a pull before an image is promoted.",
+        example="arn:aws:iam::222222222222:role/registry-admin-probe",
+    ),
+    Setting(
         name="DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY",
         says="Accept a policy that opens the repositories to the whole world. Almost never right.",
         default="0",
@@ -134,7 +146,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="DEPLOY_QUEUE_TIMEOUT_MS", says="The same for a pending one.", default="900000"),
     Setting(
         name="DEPLOY_IMAGE_VERIFICATION_ENABLED",
-        says="Finalize asks the registry for the image and refuses the deployment when it is not there.",
+        says="Prove before a promotion that the image is in the registry and can be pulled; refuse it otherwise.",
         default="1",
     ),
     Setting(
@@ -182,7 +194,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="ENCRYPTION_KEY",
-        says="Encrypts stored variables; 32 characters or more. Older keys may follow, comma-separated. Default: SECRET_KEY.",
+        says="Encrypts stored variables; 32 characters or more. Older ones may follow, comma-separated. Default: "
+        "SECRET_KEY.",
     ),
     Setting(name="DEBUG", says="Django's debug pages. Never in production.", default="0"),
     Setting(
@@ -228,6 +241,8 @@ class RegistryConfig:
     lifecycle_policy: str = DEFAULT_LIFECYCLE_POLICY
     kms_key: str | None = None
     consumer_accounts: tuple[str, ...] = ()  # the same for all registries
+    push_role_arn: str | None = None
+    probe_role_arns: tuple[str, ...] = ()  # the same for all registries
 
     @property
     def desired(self) -> dict[str, Any]:
@@ -456,14 +471,8 @@ class _Reader:
                 f"For example {namespace_name}=trigger.",
             )
             namespace = None
-        role_name, role = self.first(*names("DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN"))
-        if role is not None and not re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,576}", role):
-            self.problem(
-                role_name,
-                "The value is not the ARN of a role.",
-                f"For example {role_name}=arn:aws:iam::111111111111:role/registry-admin.",
-            )
-            role = None
+        role = self._role(*self.first(*names("DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN")))
+        push_role = self._role(*self.first(*names("DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN")))
         policy_name, policy = self.first(*names("DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY"))
         lifecycle_name, lifecycle = self.first(*names("DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY"))
         self._json_object(policy_name, policy, example=POLICY_EXAMPLE)
@@ -486,7 +495,23 @@ class _Reader:
             lifecycle_policy=lifecycle or DEFAULT_LIFECYCLE_POLICY,
             kms_key=self.first(*names("DEPLOY_REGISTRY_ECR_KMS_KEY"))[1],
             consumer_accounts=self.accounts("DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS"),
+            push_role_arn=push_role,
+            probe_role_arns=self._roles("DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS"),
         )
+
+    def _role(self, name: str, role: str | None) -> str | None:
+        if role is None or re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,576}", role, re.ASCII):
+            return role
+        self.problem(
+            name,
+            "The value is not the ARN of a role.",
+            f"For example {name}=arn:aws:iam::111111111111:role/registry-admin.",
+        )
+        return None
+
+    def _roles(self, name: str) -> tuple[str, ...]:
+        roles = (self._role(name, part.strip()) for part in _parts(self.text(name)))
+        return tuple(dict.fromkeys(role for role in roles if role))
 
     def _json_object(self, name: str, value: str | None, *, example: str) -> None:
         """Complain about a text that is no JSON object; the place is told, the text is not (it may be secret)."""

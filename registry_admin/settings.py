@@ -107,6 +107,9 @@ def _secret_key() -> str:
 
 
 SECRET_KEY = _secret_key()
+# What `deployments.vault` derives its keys from: the first encrypts. SECRET_KEY, which does until there is a key for
+# it, still decrypts what it encrypted; but a key of its own outlives a change of SECRET_KEY.
+ENCRYPTION_KEYS: tuple[str, ...] = (*CONFIGURATION.encryption_keys, SECRET_KEY)
 
 _ORIGIN_HOSTS = [urlsplit(origin).hostname for origin in (CONFIGURATION.app_origin, CONFIGURATION.api_origin)]
 ALLOWED_HOSTS = sorted(

@@ -17,6 +17,7 @@ DOORS = {
     "botocore": {"deployments/ecr.py"},
     "django_q": {"deployments/tasks.py"},
     "ninja": {"deployments/api/"},
+    "cryptography": {"deployments/vault.py"},
     "environ": {"registry_admin/settings.py"},
 }
 #: What each room may not reach for. The pure ones import nothing that has a state.
@@ -24,6 +25,7 @@ FORBIDDEN = {
     "deployments/images.py": {"deployments", "django"},
     "deployments/config.py": {"deployments.models", "deployments.ecr", "django"},
     "deployments/desired.py": {"deployments.models", "deployments.ecr", "django"},
+    "deployments/vault.py": {"deployments", "django"},
     "deployments/policy/": {"deployments.models", "deployments.ecr", "deployments.config", "django"},
     "deployments/models.py": {"deployments.ecr", "deployments.provisioning", "deployments.lifecycle"},
     "deployments/ecr.py": {"deployments.models", "deployments.provisioning", "deployments.lifecycle"},
