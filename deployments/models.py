@@ -174,6 +174,8 @@ class Repository(models.Model):
     origin = models.CharField(  # "adopted" ones keep what somebody else chose: lifecycle policy, mutability
         max_length=8, blank=True, choices=[("created", "Created by us"), ("adopted", "Adopted")]
     )
+    # An operator's click on an adopted one: lifecycle policy and mutability are ours from then on too.
+    taken_over_at = models.DateTimeField(null=True, blank=True)
     policy_text = models.TextField(blank=True)
     policy_applied_at = models.DateTimeField(null=True, blank=True)  # it had our policy at this time; null: never
     lifecycle_text = models.TextField(blank=True)
@@ -210,6 +212,11 @@ class Repository(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def keeps_theirs(self) -> bool:
+        """Whether a lifecycle policy or tag mutability that somebody else chose is left as it is."""
+        return self.origin == "adopted" and self.taken_over_at is None
 
 
 class EventKind(models.TextChoices):

@@ -306,6 +306,22 @@ def reconcile(
     )
 
 
+def take_over(*, row: Repository, by: str) -> bool:
+    """An operator's click: from now on an adopted repository is brought in line altogether. The next look does it."""
+    with transaction.atomic():
+        taken = Repository.objects.filter(pk=row.pk, origin="adopted", taken_over_at__isnull=True).update(
+            taken_over_at=Now(), details_checked_at=None
+        )
+        if taken:
+            RepositoryEvent.objects.create(
+                repository_id=row.pk,
+                kind=EventKind.ADOPTED,
+                message="Taken over: its lifecycle policy and tag mutability are brought in line too.",
+                cause=by,
+            )
+    return bool(taken)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converged:
     """What came of it: the row as it is now, what went wrong (the row says the same), and what was mended."""
@@ -533,7 +549,7 @@ def _mend(run: _Run, look: Look, *, ecr: Ecr, registry: RegistryConfig, now: dat
                 "details_checked_at": now,
             }
         differences += desired.detail_differences(
-            registry, details, adopted=row.origin == "adopted", lifecycle_is_ours=row.lifecycle_is_ours
+            registry, details, adopted=row.keeps_theirs, lifecycle_is_ours=row.lifecycle_is_ours
         )
     _write(run, differences, ecr=ecr, registry=registry, now=now, policy_before=policy_before)
 

@@ -591,7 +591,7 @@ class _Worker:
         differences = desired.detail_differences(
             target.config,
             provisioning.remembered(row),
-            adopted=row.origin == "adopted",
+            adopted=row.keeps_theirs,
             lifecycle_is_ours=row.lifecycle_is_ours,
         )
         return any(difference.ours for difference in differences)
@@ -614,7 +614,7 @@ class _Worker:
                 differences += desired.detail_differences(
                     target.config,
                     details,
-                    adopted=row.origin == "adopted",
+                    adopted=row.keeps_theirs,
                     lifecycle_is_ours=row.lifecycle_is_ours,
                 )
             words += [each.words for each in differences if each.ours or each.part is desired.Part.POLICY]

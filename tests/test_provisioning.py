@@ -256,6 +256,20 @@ def test_what_somebody_else_chose_on_an_adopted_repository_is_reported_and_left(
     }
 
 
+def test_an_operators_click_brings_an_adopted_repository_in_line_altogether(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    made_by_hand(sandbox, f"trigger/{project.ref}", imageTagMutability="MUTABLE")
+    repository = ensure(project, ecr_configuration)
+
+    assert provisioning.take_over(row=repository, by="ada@example.com")
+    assert not provisioning.take_over(row=repository, by="ada@example.com")
+    repository = ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert repository.mutability["mode"] == "IMMUTABLE_WITH_EXCLUSION"
+    assert repository.differences == []
+
+
 def test_a_repository_that_was_deleted_is_made_again_by_the_next_deploy(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
