@@ -688,7 +688,7 @@ class Probes:
         _no_open_transaction()
         access = self.ecr.access
         try:
-            answer = _client("sts", self.ecr.registry.region, access, 1)._make_api_call("GetCallerIdentity", {})
+            answer = _client("sts", self.ecr.registry.region, access, 1).get_caller_identity()
         except (aws.ClientError, aws.BotoCoreError, OSError) as error:
             raise _translated(error, "GetCallerIdentity", "AWS", access) from None
         said = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
