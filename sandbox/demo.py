@@ -126,6 +126,7 @@ def configure(directory: Path, sandbox: Sandbox, origin: str) -> None:
         "API_ORIGIN": origin,
         "DEPLOY_REGISTRY_HOST": HOST,
         "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": json.dumps(POLICY),
+        "RECONCILE_EVENTS_QUEUE_URL": sandbox.events_to("registry-admin"),
         # Usually a deploy does not ask again about a repository that was seen to be right within the last minute.
         "RECONCILE_FRESHNESS_SECONDS": "0",
         **aws,
@@ -302,7 +303,7 @@ def show_the_problem(screen: Screen, sandbox: Sandbox) -> None:
         show_pull(screen, note, sandbox, repository, "1", refused=True)
 
 
-def show_a_deploy(screen: Screen, api: Api, sandbox: Sandbox, token: str) -> None:
+def show_a_deploy(screen: Screen, api: Api, sandbox: Sandbox, token: str) -> Deploy:
     with screen.step("With Registry Admin: a deploy asks for an image ref, and its repository is made ready") as note:
         deploy = Deploy(api, sandbox, token, "first\n")
         deploy.ask_for_ref(note)
@@ -320,6 +321,30 @@ def show_a_deploy(screen: Screen, api: Api, sandbox: Sandbox, token: str) -> Non
         show_pull(screen, note, sandbox, deploy.repository, deploy.tag, refused=True)
         Deploy(api, sandbox, token, "third\n").all_steps(note)
         show_pull(screen, note, sandbox, deploy.repository, deploy.tag, refused=False)
+    return deploy
+
+
+def show_the_watch(screen: Screen, processes: Processes, sandbox: Sandbox, deploy: Deploy) -> None:
+    def carries_policy() -> bool:
+        return "policyText" in client.get_repository_policy(repositoryName=deploy.repository)
+
+    client = sandbox.client("ecr")
+    with screen.step("It is deleted again, with manage.py events listening: no deploy is needed") as note:
+        processes.start("events", "manage.py", "events")
+        processes.wait_for("events", lambda: "Listening" in processes.log("events").read_text())
+        client.delete_repository_policy(repositoryName=deploy.repository)
+        started = time.monotonic()
+        missing = client.exceptions.RepositoryPolicyNotFoundException
+        processes.wait_for("events", lambda: _is(carries_policy, unless=missing))
+        note(f"Put back {time.monotonic() - started:.1f} seconds after the change")
+        show_pull(screen, note, sandbox, deploy.repository, deploy.tag, refused=False)
+
+
+def _is(condition: Callable[[], bool], *, unless: type[Exception]) -> bool:
+    try:
+        return condition()
+    except unless:
+        return False
 
 
 def tell_what_is_there(screen: Screen, directory: Path, api: Api, sandbox: Sandbox, password: str, token: str) -> None:
@@ -352,7 +377,8 @@ def shown(path: Path) -> str:
 def play(screen: Screen, processes: Processes, directory: Path, *, once: bool) -> None:
     sandbox, api, password, token = install(screen, processes, directory)
     show_the_problem(screen, sandbox)
-    show_a_deploy(screen, api, sandbox, token)
+    deploy = show_a_deploy(screen, api, sandbox, token)
+    show_the_watch(screen, processes, sandbox, deploy)
     processes.look_after()
     tell_what_is_there(screen, directory, api, sandbox, password, token)
     print("Now it ends; without --once it stays up." if once else "It stays up until Ctrl-C.", flush=True)
