@@ -140,3 +140,14 @@ def queue_settings_are_safe(**kwargs: Any) -> Iterable[CheckMessage]:
             hint="Leave it off.",
             id="deployments.E014",
         )
+
+
+@register("configuration")
+def mail_can_be_sent(**kwargs: Any) -> Iterable[CheckMessage]:
+    """E015: EMAIL_URL is malformed; notifications by mail would go nowhere."""
+    if settings.MAIL_IS_MALFORMED:
+        yield Error(
+            "EMAIL_URL: not a mail server's address that can be used.",
+            hint="For example EMAIL_URL=smtp+tls://user:password@mail.example.com:587.",
+            id="deployments.E015",
+        )

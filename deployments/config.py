@@ -197,6 +197,23 @@ SETTINGS: tuple[Setting, ...] = (
         says="Encrypts stored variables; 32 characters or more. Older ones may follow, comma-separated. Default: "
         "SECRET_KEY.",
     ),
+    Setting(
+        name="EMAIL_URL",
+        says="Mail server for notifications: smtp+tls:// (STARTTLS), smtp+ssl:// or smtp://. Default: no mail.",
+        example="smtp+tls://user:password@mail.example.com:587",
+    ),
+    Setting(
+        name="EMAIL_FROM",
+        says="Sender of notifications by mail.",
+        default="registry-admin@localhost",
+        example="Registry Admin <registry-admin@example.com>",
+    ),
+    Setting(
+        name="NOTIFY_ALLOW_PRIVATE",
+        says="Let notifications go to private and loopback addresses, any port and plain http too. Link-local and "
+        "metadata addresses stay closed.",
+        default="0",
+    ),
     Setting(name="DEBUG", says="Django's debug pages. Never in production.", default="0"),
     Setting(
         name="ALLOWED_HOSTS",

@@ -165,6 +165,34 @@ AUTH_PASSWORD_VALIDATORS = [
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
 
+
+_NO_MAIL: dict[str, Any] = {"EMAIL_BACKEND": "django.core.mail.backends.dummy.EmailBackend"}
+
+
+def _mail() -> dict[str, Any]:
+    """EMAIL_URL as Django's settings. One that cannot be used means no mail, and deployments.E015 says so."""
+    try:
+        # smtps is TLS from the first byte; environ takes it for STARTTLS.
+        found = environ.Env.email_url_config(_text("EMAIL_URL").replace("smtps://", "smtp+ssl://", 1))
+    except Exception:
+        return _NO_MAIL  # neither the URL nor the parser's words are shown: they hold a password
+    return dict(found) if found.get("EMAIL_HOST") and found["EMAIL_BACKEND"].endswith("smtp.EmailBackend") else _NO_MAIL
+
+
+_MAIL = _mail() if _text("EMAIL_URL") else _NO_MAIL
+MAIL_IS_CONFIGURED = _MAIL is not _NO_MAIL
+MAIL_IS_MALFORMED = bool(_text("EMAIL_URL")) and not MAIL_IS_CONFIGURED
+EMAIL_BACKEND = _MAIL["EMAIL_BACKEND"]
+EMAIL_HOST = _MAIL.get("EMAIL_HOST") or ""
+EMAIL_USE_TLS, EMAIL_USE_SSL = bool(_MAIL.get("EMAIL_USE_TLS")), bool(_MAIL.get("EMAIL_USE_SSL"))
+EMAIL_PORT = _MAIL.get("EMAIL_PORT") or (465 if EMAIL_USE_SSL else 587 if EMAIL_USE_TLS else 25)
+EMAIL_HOST_USER = _MAIL.get("EMAIL_HOST_USER") or ""
+EMAIL_HOST_PASSWORD = _MAIL.get("EMAIL_HOST_PASSWORD") or ""
+EMAIL_TIMEOUT = 5
+DEFAULT_FROM_EMAIL = _text("EMAIL_FROM") or "registry-admin@localhost"
+# Webhooks and Slack: see deployments.outbound.
+NOTIFY_ALLOW_PRIVATE = _switch("NOTIFY_ALLOW_PRIVATE")
+
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
