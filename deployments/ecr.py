@@ -2,7 +2,7 @@
 
 It speaks ECR and STS, turns expected answers (“already exists”, “no policy”) into ordinary values and every other
 one into a single exception, `RegistryError`, that answers what a caller needs to know: will trying again help, or
-must a human act, and is it this repository or the whole installation?
+must a human act, and is it this repository or the whole installation? Its words are the catalogue's.
 
 It holds no rows and knows no desired state. Each method of `Ecr` names the IAM permissions that it needs; the
 operator policy in the README is their sum.
@@ -14,7 +14,7 @@ import base64
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +27,10 @@ from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 from django.db import connection
 
+from deployments.catalogue import UNKNOWN, aws_error, registry_error
+from deployments.catalogue import RegistryError as RegistryError  # this door's one exception: named here to be caught
+from deployments.catalogue import is_throttling as is_throttling
+from deployments.config import RegistryConfig
 from deployments.desired import Details, Listed
 from deployments.images import EcrRegistry, Partition, parse_ecr_host
 
@@ -39,27 +43,6 @@ SIDE_BY_SIDE = 32  # calls in flight from one process; also the size of each cli
 ROLE_SESSION_SECONDS = 3600
 USER_AGENT = "registry-admin"  # in our calls' user agent, so that CloudTrail's events tell which ones are ours
 RECEIVE_SECONDS = 10  # of SQS's long polling, at most 20; a stop waits for it
-
-
-@dataclass(slots=True, kw_only=True)
-class RegistryError(Exception):
-    """AWS did not do what was asked. `str()` is the sentence for the operator and the CLI; it holds no secret."""
-
-    operation: str
-    code: str  # AWS's own error code, or NoCredentials, Unreachable, OutOfTime
-    sentence: str
-    heals: bool  # by itself: trying again is enough
-    installation: bool = False  # nothing of this registry can work until it is mended (credentials, role)
-    bounded: bool = False  # heals only for a while: a role that was just made becomes known within minutes
-    request_id: str = ""
-
-    @property
-    def throttled(self) -> bool:
-        """AWS limits the rate: not a fault of this repository, and worth a place further back in the line."""
-        return is_throttling(self.code)
-
-    def __str__(self) -> str:
-        return self.sentence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +65,33 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Temporary credentials that may do less than who made them."""
+
+    access_key: str
+    secret: str = field(repr=False)
+    token: str = field(repr=False)
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ambient:
+    """Whose credentials this process has. `long_lived`: an IAM user's own keys, not a session's."""
+
+    access_key: str
+    long_lived: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How to reach a registry's AWS account: with the ambient credentials, or by assuming a role."""
+    """How to reach a registry's AWS account: with the ambient credentials, or by assuming a role with them.
+
+    Permission: sts:AssumeRole on each role that is configured, for whoever the ambient credentials belong to.
+    """
 
     role_arn: str | None = None
     external_id: str | None = field(default=None, repr=False)
+    setting: str = "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN"  # where the role stands, for who has to correct it
 
 
 # ---------------------------------------------------------------------------------------------------- partitions
@@ -158,6 +163,9 @@ def _client(service: str, region: str, access: Access, attempts: int) -> Any:
 
 def _session(region: str, access: Access) -> boto3.session.Session:
     session = boto3.session.Session(region_name=region)
+    core: Any = session._session
+    # STS in the registry's own region: the global one cannot be reached from everywhere, and knows one partition.
+    core.set_config_variable("sts_regional_endpoints", "regional")
     if access.role_arn is None:
         return session
     # botocore's own assume-role credentials: fetched at first use, refreshed well before they expire by one thread
@@ -169,7 +177,6 @@ def _session(region: str, access: Access) -> boto3.session.Session:
     extra: dict[str, Any] = {"RoleSessionName": "registry-admin", "DurationSeconds": ROLE_SESSION_SECONDS}
     if access.external_id:
         extra["ExternalId"] = access.external_id
-    core: Any = session._session
     fetcher = AssumeRoleCredentialFetcher(
         client_creator=functools.partial(core.create_client, region_name=region, config=_config(ATTEMPTS)),
         source_credentials=source,
@@ -178,6 +185,25 @@ def _session(region: str, access: Access) -> boto3.session.Session:
     )
     core._credentials = DeferredRefreshableCredentials(method="assume-role", refresh_using=fetcher.fetch_credentials)
     return session
+
+
+def _session_client(region: str, session: Session) -> Any:
+    """A client for one call with a session's own credentials. Not kept: each session is used once."""
+    with _lock:
+        parent: Any = _one_off_session()  # it has read the service's model already
+        return parent.client(
+            "ecr",
+            region_name=region,
+            config=_config(ATTEMPTS),
+            aws_access_key_id=session.access_key,
+            aws_secret_access_key=session.secret,
+            aws_session_token=session.token,
+        )
+
+
+@functools.cache
+def _one_off_session() -> boto3.session.Session:
+    return boto3.session.Session()
 
 
 def forget_clients(access: Access | None = None) -> None:
@@ -309,33 +335,93 @@ class Ecr:
         request = {"resourceArn": self.registry.repository_arn(name), "tags": _tag_list(tags)}
         self._call("TagResource", name, request)
 
-    def image_manifest(self, name: str, *, digest: str | None = None, tag: str | None = None) -> tuple[str, str] | None:
-        """(digest, manifest text) of an image, or None when it or its repository is not there.
+    def manifests(self, name: str, *, digests: Sequence[str] = (), tag: str | None = None) -> dict[str, str]:
+        """{digest: manifest text} of those images that are there: up to 100 digests, or one tag.
 
         Permission: ecr:BatchGetImage.
         """
-        identifier = {"imageDigest": digest} if digest else {"imageTag": tag}
+        wanted = [{"imageTag": tag}] if tag else [{"imageDigest": digest} for digest in digests]
         answer = self._call(
             "BatchGetImage",
             name,
-            {**self._on(name), "imageIds": [identifier]},
+            {**self._on(name), "imageIds": wanted},
             {"RepositoryNotFoundException": {"images": []}},
         )
-        for image in answer["images"]:
-            return image["imageId"]["imageDigest"], image["imageManifest"]
         for failure in answer.get("failures", ()):
-            if failure.get("failureCode") not in ("ImageNotFound", "InvalidImageDigest", "InvalidImageTag"):
-                raise _error("BatchGetImage", name, str(failure.get("failureCode")), str(failure.get("failureReason")))
-        return None
+            code = str(failure.get("failureCode"))
+            if code not in ("ImageNotFound", "InvalidImageDigest", "InvalidImageTag"):
+                reason = str(failure.get("failureReason", ""))
+                raise aws_error("BatchGetImage", name, code, reason, permission=_permission("BatchGetImage"))
+        return {image["imageId"]["imageDigest"]: image["imageManifest"] for image in answer["images"]}
 
-    def authorization(self) -> Credentials:
-        """A log-in for this registry, valid for 12 hours. Permission: ecr:GetAuthorizationToken."""
-        answer = self._call("GetAuthorizationToken", self.registry.account, {"registryIds": [self.registry.account]})
+    def image_manifest(self, name: str, *, digest: str | None = None, tag: str | None = None) -> tuple[str, str] | None:
+        found = self.manifests(name, digests=[digest] if digest else [], tag=tag)
+        return next(iter(found.items()), None)
+
+    def download_url(self, name: str, digest: str) -> str | None:
+        """Where a layer, or an image's configuration, can be fetched for some minutes; None when it is not there.
+
+        The address needs no log-in: it is a secret. Permission: ecr:GetDownloadUrlForLayer.
+        """
+        answer = self._call(
+            "GetDownloadUrlForLayer",
+            name,
+            {**self._on(name), "layerDigest": digest},
+            {"LayersNotFoundException": {"downloadUrl": None}, "RepositoryNotFoundException": {"downloadUrl": None}},
+        )
+        return cast("str | None", answer["downloadUrl"])
+
+    def authorization(self, session: Session | None = None) -> Credentials:
+        """A log-in for this registry, with the rights of this access or of a session, for the shorter of both lives.
+
+        ECR says 12 hours. Permission: ecr:GetAuthorizationToken.
+        """
+        client = session and _session_client(self.registry.region, session)
+        request = {"registryIds": [self.registry.account]}
+        answer = self._call("GetAuthorizationToken", self.registry.account, request, client=client)
         data = answer["authorizationData"][0]
         username, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")
+        expires_at: datetime = data["expiresAt"]
         return Credentials(
-            username=username, password=password, expires_at=data["expiresAt"], endpoint=data["proxyEndpoint"]
+            username=username,
+            password=password,
+            expires_at=min(expires_at, session.expires_at) if session else expires_at,
+            endpoint=data["proxyEndpoint"],
         )
+
+    def ambient(self) -> Ambient:
+        """Whose credentials this process has; asks AWS nothing. Raises RegistryError when it has none."""
+        try:
+            credentials = _client("sts", self.registry.region, Access(), self.attempts)._get_credentials()
+            if credentials is None:
+                raise aws.NoCredentialsError()
+            found = credentials.get_frozen_credentials()
+        except (aws.ClientError, aws.BotoCoreError, OSError) as error:
+            raise _translated(error, "GetAuthorizationToken", self.registry.account, Access()) from None
+        return Ambient(access_key=found.access_key, long_lived=not found.token)
+
+    def assume(self, access: Access, *, label: str, policy: str, seconds: int) -> Session:
+        """A session of a role that may do no more than `policy` allows, under a name that CloudTrail shows.
+
+        Permission: sts:AssumeRole. It is the ambient credentials that need it.
+        """
+        request = {
+            "RoleArn": access.role_arn,
+            "RoleSessionName": label[:64],
+            "Policy": policy,
+            "DurationSeconds": seconds,
+        }
+        if access.external_id:
+            request["ExternalId"] = access.external_id
+        return _new_session(self._ambient_call("AssumeRole", access.role_arn or "", request, access))
+
+    def federate(self, *, label: str, policy: str, seconds: int) -> Session:
+        """A session of the IAM user whose keys this process has, that may do no more than `policy` allows.
+
+        Permission: sts:GetFederationToken. It is the ambient credentials that need it.
+        """
+        request = {"Name": label[:32], "Policy": policy, "DurationSeconds": seconds}
+        return _new_session(self._ambient_call("GetFederationToken", label[:32], request, Access()))
 
     def side_by_side(self, calls: list[Callable[[], T]]) -> list[T | RegistryError]:
         """Run calls of this door at once; a refused one's place holds its RegistryError."""
@@ -382,15 +468,21 @@ class Ecr:
         return {"registryId": self.registry.account, "repositoryName": name}
 
     def _call(
-        self, operation: str, name: str, request: dict[str, Any], expected: Mapping[str, Any] | None = None
+        self,
+        operation: str,
+        name: str,
+        request: dict[str, Any],
+        expected: Mapping[str, Any] | None = None,
+        *,
+        client: Any = None,
     ) -> Any:
         """One call. An error code in `expected` is answered with its value; every other one raises RegistryError."""
         _no_open_transaction()
-        for last_try in (False, True):
+        for last_try in (client is not None, True):
             try:
                 self.before_call()
-                client = _client("ecr", self.registry.region, self.access, self.attempts)
-                answer = client._make_api_call(operation, request)
+                through = client or _client("ecr", self.registry.region, self.access, self.attempts)
+                answer = through._make_api_call(operation, request)
                 self.answered(operation, "")
                 return answer
             except aws.ClientError as error:
@@ -405,6 +497,36 @@ class Ecr:
             except (aws.BotoCoreError, OSError) as error:
                 raise _translated(error, operation, name, self.access) from None
         raise AssertionError("unreachable")
+
+    def _ambient_call(self, operation: str, name: str, request: dict[str, Any], access: Access) -> Any:
+        """One call of STS with the credentials that this process was started with."""
+        _no_open_transaction()
+        for last_try in (False, True):
+            try:
+                client = _client("sts", self.registry.region, Access(), self.attempts)
+                return client._make_api_call(operation, request)["Credentials"]
+            except (aws.ClientError, aws.BotoCoreError, OSError) as error:
+                refused = _translated(error, operation, name, access)
+                if refused.code not in _EXPIRED or last_try:
+                    raise refused from None
+                forget_clients(Access())
+        raise AssertionError("unreachable")
+
+
+def _new_session(answer: Mapping[str, Any]) -> Session:
+    return Session(
+        access_key=answer["AccessKeyId"],
+        secret=answer["SecretAccessKey"],
+        token=answer["SessionToken"],
+        expires_at=answer["Expiration"],
+    )
+
+
+def ecr_of(registry: RegistryConfig, host: str) -> Ecr | None:
+    """The door to the ECR registry behind a host, with a registry's configured access; None for another registry."""
+    found = registry_of(host)
+    access = Access(role_arn=registry.assume_role_arn, external_id=registry.assume_role_external_id)
+    return None if found is None else Ecr(registry=found, access=access)
 
 
 def _listed(entry: Mapping[str, Any]) -> Listed:
@@ -507,158 +629,52 @@ def _tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
 
 
-# ------------------------------------------------------------------------------------------------- error catalogue
+# ---------------------------------------------------------------------------------------------------------- errors
 
 _EXPIRED = frozenset({"ExpiredTokenException", "ExpiredToken", "RequestExpired"})
-_THROTTLED = frozenset(
-    {
-        "ThrottlingException",
-        "ThrottleException",  # an ECR name that botocore does not know with status 400
-        "Throttling",
-        "RequestLimitExceeded",
-        "TooManyRequestsException",
-        "RequestThrottled",
-    }
+_NO_CREDENTIALS = (
+    aws.NoCredentialsError,
+    aws.PartialCredentialsError,
+    aws.CredentialRetrievalError,
+    aws.TokenRetrievalError,
+    aws.ProfileNotFound,
+    aws.InvalidConfigError,
+    aws.SSOError,
+    aws.UnauthorizedSSOTokenError,
 )
-
-
-def is_throttling(code: str) -> bool:
-    """Whether an error code of AWS says that calls come too fast."""
-    return code in _THROTTLED
-
-
-_NOT_SIGNED_IN = frozenset(
-    {
-        "UnrecognizedClientException",
-        "InvalidClientTokenId",
-        "InvalidSignatureException",
-        "SignatureDoesNotMatch",
-        "IncompleteSignature",
-        "MissingAuthenticationToken",
-        "AuthFailure",
-        "NoCredentials",
-    }
-    | _EXPIRED
-)
-
-#: code → what to do. The first half of each sentence (what was refused) is made by `_error`.
-_ADVICE = {
-    "AccessDeniedException": "Allow {permission} on this repository to the identity that Registry Admin runs as.",
-    "AccessDenied": "Allow {permission} on this repository to the identity that Registry Admin runs as.",
-    "InvalidParameterException": (
-        "Correct the setting that this text comes from, then restart; the next deploy tries again."
-    ),
-    "LimitExceededException": "Ask AWS for a higher quota, or delete what is not needed.",
-    "KmsException": "Check that the KMS key exists, is enabled, and that this identity may use it.",
-    "RepositoryNotFoundException": "ECR did not find the repository right after it was made; the next try will.",
-    "RepositoryNotEmptyException": "Delete its images first.",
-}
-
-
-def _one_line(message: str) -> str:
-    return " ".join(message.split())[:600].rstrip(".")
-
-
-def _error(operation: str, name: str, code: str, message: str, request_id: str = "", status: int = 0) -> RegistryError:
-    permission = f"sqs:{operation.removesuffix('Batch')}" if "Message" in operation else f"ecr:{operation}"
-    principal_missing = code == "InvalidParameterException" and "principal not found" in message.lower()
-    throttled = code in _THROTTLED
-    server = status >= 500 or code in ("ServerException", "InternalFailure", "ServiceUnavailable")
-    signed_out = code in _NOT_SIGNED_IN
-    if principal_missing:
-        advice = (
-            "A role or user that the policy names does not exist (yet). AWS needs some minutes after a role is made; "
-            "the next deploy tries again. If it stays: correct the ARN in the policy setting."
-        )
-    elif throttled:
-        advice = "AWS is limiting the rate of calls; trying again in a moment is enough."
-    elif server:
-        advice = "This is a fault on AWS's side; trying again in a moment is enough."
-    elif signed_out:
-        advice = (
-            "The AWS credentials of this server are not valid. Check AWS_ACCESS_KEY_ID and its companions, "
-            "the profile, or the role of the machine."
-        )
-    else:
-        advice = _ADVICE.get(code, "See AWS's documentation of this error.").format(permission=permission)
-    subject = f"{operation} on {name}"
-    detail = _one_line(message)
-    sentence = f"AWS refused {subject}: {code}" + (f": {detail}. " if detail else ". ") + advice
-    return RegistryError(
-        operation=operation,
-        code=code,
-        sentence=sentence,
-        heals=principal_missing or throttled or server or code == "RepositoryNotFoundException",
-        installation=signed_out,
-        bounded=principal_missing,
-        request_id=request_id,
-    )
 
 
 def _translated(error: Exception, operation: str, name: str, access: Access) -> RegistryError:
-    """Say once, in words, what boto3 raised. Only here is an AWS error looked at."""
+    """Say once, in words, what boto3 raised. Only here is an AWS error looked at; the words are the catalogue's."""
     if isinstance(error, aws.ClientError):
         body = error.response.get("Error", {})
         meta = error.response.get("ResponseMetadata", {})
-        code, message = body.get("Code", "Unknown"), body.get("Message", "")
-        if error.operation_name == "AssumeRole":
-            heals = code in _THROTTLED or meta.get("HTTPStatusCode", 0) >= 500
-            return RegistryError(
-                operation="AssumeRole",
-                code=code,
-                sentence=(
-                    f"AWS refused AssumeRole on {access.role_arn}: {code}: {_one_line(message)}. "
-                    + (
-                        "Trying again in a moment is enough."
-                        if heals
-                        else "Check DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN, the role's trust policy, and that "
-                        "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID is the external id that it asks for."
-                    )
-                ),
-                heals=heals,
-                installation=True,
-                request_id=meta.get("RequestId", ""),
-            )
-        return _error(operation, name, code, message, meta.get("RequestId", ""), meta.get("HTTPStatusCode", 0))
-    if isinstance(
-        error,
-        aws.NoCredentialsError
-        | aws.PartialCredentialsError
-        | aws.CredentialRetrievalError
-        | aws.TokenRetrievalError
-        | aws.ProfileNotFound
-        | aws.InvalidConfigError
-        | aws.SSOError
-        | aws.UnauthorizedSSOTokenError,
-    ):
-        return RegistryError(
-            operation=operation,
-            code="NoCredentials",
-            sentence=(
-                f"{operation} on {name} was not sent: this server has no AWS credentials that can be used. Give it a "
-                "role (instance, pod or task), AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-            ),
-            heals=False,
-            installation=True,
+        if error.operation_name == "AssumeRole":  # botocore's own, on the way to what was asked
+            operation, name = "AssumeRole", access.role_arn or name
+        return aws_error(
+            operation,
+            name,
+            body.get("Code", UNKNOWN),
+            body.get("Message", ""),
+            permission=_permission(operation),
+            setting=access.setting,
+            request_id=meta.get("RequestId", ""),
+            status=meta.get("HTTPStatusCode", 0),
         )
-    if isinstance(error, aws.ParamValidationError):
-        return RegistryError(
-            operation=operation,
-            code="ParamValidation",
-            sentence=f"{operation} on {name} was not sent: a value has a form that AWS does not take. "
-            "Check the DEPLOY_REGISTRY_ECR settings.",
-            heals=False,
-        )
-    kind = "did not answer in time" if isinstance(error, aws.ReadTimeoutError) else "cannot be reached"
-    return RegistryError(
-        operation=operation,
-        code="Timeout" if isinstance(error, aws.ReadTimeoutError) else "Unreachable",
-        sentence=(
-            f"{operation} on {name}: ECR {kind} ({type(error).__name__}). Trying again in a moment may be enough; "
-            "if not, check this server's network, DNS and AWS_ENDPOINT_URL."
-        ),
-        heals=True,
-    )
+    if isinstance(error, _NO_CREDENTIALS):
+        code = "NoCredentials"
+    elif isinstance(error, aws.ParamValidationError):
+        code = "ParamValidation"
+    else:
+        code = "Timeout" if isinstance(error, aws.ReadTimeoutError) else "Unreachable"
+    return registry_error(code, operation=operation, name=name)
+
+
+def _permission(operation: str) -> str:
+    """The IAM action behind an operation. SQS's batch operations need the permission of the single one."""
+    if operation in ("AssumeRole", "GetFederationToken", "GetCallerIdentity"):
+        return f"sts:{operation}"
+    return f"sqs:{operation.removesuffix('Batch')}" if "Message" in operation else f"ecr:{operation}"
 
 
 # --------------------------------------------------------------------------------------------- probes for the doctor
@@ -706,7 +722,7 @@ class Probes:
         """
         ecr = self.ecr
         return {
-            "ecr:BatchGetImage": lambda: ecr.image_manifest(name, tag="none"),
+            "ecr:BatchGetImage": lambda: ecr.manifests(name, tag="none"),
             "ecr:DescribeRepositories": lambda: ecr._describe(name),
             "ecr:GetAuthorizationToken": ecr.authorization,
             "ecr:GetLifecyclePolicy": lambda: ecr._lifecycle(name),

@@ -21,6 +21,8 @@ from django.db.models import Q
 from django.utils import timezone
 
 from deployments import images, provisioning
+from deployments.catalogue import NotFound as NotFound  # what a use case raises: named here to be caught
+from deployments.catalogue import Refusal as Refusal
 from deployments.config import Configuration, RegistryConfig
 from deployments.ecr import Access, Ecr, RegistryError, registry_of
 from deployments.models import (
@@ -40,23 +42,6 @@ FAILED, CANCELED, TIMED_OUT = DeploymentStatus.FAILED, DeploymentStatus.CANCELED
 MANIFEST_DEPTH = 3  # index → index → image
 #: Docker's own media type for zstd layers: buildx writes it when OCI types are off, and runtimes cannot pull it.
 UNPULLABLE_LAYERS = ("application/vnd.docker.image.rootfs.diff.tar.zstd",)
-
-
-class Refusal(Exception):
-    """A “no”, in one sentence for the CLI, the row and the page. `heals`: trying again is enough."""
-
-    def __init__(self, sentence: str, *, code: str, heals: bool = False) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
-        self.code = code
-        self.heals = heals
-
-
-class NotFound(Refusal):
-    """What was named is not there, or belongs to somebody else; the two look the same from outside."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence, code="not_found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,6 @@ README = (ROOT / "README.md").read_text()
 PUSH = {
     "ecr:BatchCheckLayerAvailability",
     "ecr:CompleteLayerUpload",
-    "ecr:GetDownloadUrlForLayer",
     "ecr:InitiateLayerUpload",
     "ecr:PutImage",
     "ecr:UploadLayerPart",
@@ -47,7 +46,7 @@ def test_the_operators_iam_policy_is_the_sum_of_what_the_door_says_it_needs() ->
     source = inspect.getsource(ecr)
     named = set()
     for sentence in re.findall(r"Permissions?:([^\"]*?)\.(?:\s|\")", source):
-        named |= set(re.findall(r"\b(?:ecr|sqs):\w+", sentence))
+        named |= set(re.findall(r"\b(?:ecr|sqs|sts):\w+", sentence))
     policy = json.loads((ROOT / "docs/iam-policy.json").read_text())
     allowed = [action for statement in policy["Statement"] for action in statement["Action"]]
 
@@ -58,7 +57,7 @@ def test_the_operators_iam_policy_is_the_sum_of_what_the_door_says_it_needs() ->
 def test_every_call_of_the_door_names_its_permission() -> None:
     source = inspect.getsource(ecr)
     called = set(re.findall(r"_call\(\s*\"(\w+)\"", source))
-    named = set(re.findall(r"\b(?:ecr|sqs):(\w+)", source))
+    named = set(re.findall(r"\b(?:ecr|sqs|sts):(\w+)", source))
 
     assert {name.removesuffix("Batch") for name in called} <= named
 

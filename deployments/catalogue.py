@@ -1,0 +1,740 @@
+"""The catalogue of errors: each one's code, its sentence, its cause, who can mend it, and whether it heals by itself.
+
+One place for the words, so that the CLI, the row, the admin and `docs/errors.md` (`manage.py errors`) say the same.
+A sentence tells what happened and what to do; it holds no traceback, no secret and no name of our own code. Errors are
+one of two kinds: AWS (or another registry) did not do what was asked, `RegistryError`; or we say no, `Refusal`.
+
+Pure: it looks up and fills in. What boto3 raised is read in `deployments.ecr`, once.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from string import Formatter
+
+
+class Mender(StrEnum):
+    NOBODY = "nobody has to"
+    DEPLOYER = "whoever deploys"
+    OPERATOR = "whoever runs Registry Admin"
+    CONSUMER = "whoever runs the consumer account"
+    MAKERS = "the makers of Registry Admin"
+
+
+class Heals(StrEnum):
+    YES = "yes, trying again is enough"
+    BOUNDED = "for some minutes; if it stays, it does not"
+    NO = "no"
+    DEPENDS = "if its reason does"
+
+
+@dataclass(slots=True, kw_only=True)
+class RegistryError(Exception):
+    """AWS did not do what was asked. `str()` is the sentence for the operator and the CLI; it holds no secret."""
+
+    operation: str
+    code: str  # AWS's own error code, or one of ours: NoCredentials, Unreachable, OutOfTime
+    sentence: str
+    heals: bool  # by itself: trying again is enough
+    installation: bool = False  # nothing of this registry can work until it is mended (credentials, role)
+    bounded: bool = False  # heals only for a while: a role that was just made becomes known within minutes
+    request_id: str = ""
+
+    @property
+    def throttled(self) -> bool:
+        """AWS limits the rate: not a fault of this repository, and worth a place further back in the line."""
+        return is_throttling(self.code)
+
+    @property
+    def denied(self) -> bool:
+        """AWS's definitive “you may not”, as opposed to all that may pass."""
+        return self.code in _DENIED
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+class Refusal(Exception):
+    """A “no”, in one sentence for the CLI, the row and the page. `heals`: trying again is enough."""
+
+    def __init__(self, sentence: str, *, code: str, heals: bool = False) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.code = code
+        self.heals = heals
+
+
+class NotFound(Refusal):
+    """What was named is not there, or belongs to somebody else; the two look the same from outside."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, code="not_found")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One kind of error. `says` and `todo` make its sentence; both may hold {names} that are filled in."""
+
+    codes: tuple[str, ...]  # as they stand on rows and in answers of the API
+    says: str
+    todo: str = ""
+    cause: str
+    mender: Mender
+    heals: Heals = Heals.NO
+    on: tuple[str, ...] = ()  # only of these operations of AWS
+    detail: str = ""  # only where AWS's message contains this
+    installation: bool = False  # nothing of the registry can work until it is mended
+    shows_detail: bool = True
+
+    @property
+    def template(self) -> str:
+        return f"{self.says} {self.todo}".strip()
+
+    @property
+    def placeholders(self) -> set[str]:
+        return {name for _, name, _, _ in Formatter().parse(self.template) if name}
+
+
+def is_throttling(code: str) -> bool:
+    """Whether an error code of AWS says that calls come too fast."""
+    return code in _THROTTLED
+
+
+def find(code: str, *, operation: str = "", detail: str = "") -> Entry | None:
+    """The entry of a code, the one for this operation or message of AWS first."""
+    known = [entry for entry in ENTRIES if code in entry.codes]
+    narrow = [entry for entry in known if entry.detail and entry.detail in detail.lower()]
+    narrow += [entry for entry in known if operation in entry.on]
+    return next(iter([*narrow, *(entry for entry in known if not entry.on and not entry.detail)]), None)
+
+
+def sentence(code: str, **values: object) -> str:
+    """The sentence of an error of ours. Raises KeyError for a code or a value that is missing: a fault of ours."""
+    entry = find(code)
+    if entry is None:
+        raise KeyError(code)
+    return entry.template.format(**values).strip()
+
+
+def refusal(code: str, *, heals: bool | None = None, **values: object) -> Refusal:
+    """A refusal of ours with its sentence. `heals` only where the entry says that it depends."""
+    entry = find(code)
+    by_itself = entry is not None and entry.heals is Heals.YES
+    return Refusal(sentence(code, **values), code=code, heals=by_itself if heals is None else heals)
+
+
+def registry_error(code: str, *, operation: str, **values: object) -> RegistryError:
+    """An error on the way to a registry that is not AWS's own word."""
+    entry = find(code)
+    return RegistryError(
+        operation=operation,
+        code=code,
+        sentence=sentence(code, operation=operation, **values),
+        heals=entry is not None and entry.heals is not Heals.NO,
+        installation=entry is not None and entry.installation,
+    )
+
+
+def aws_error(
+    operation: str,
+    name: str,
+    code: str,
+    message: str,
+    *,
+    permission: str = "",
+    setting: str = "",
+    request_id: str = "",
+    status: int = 0,
+) -> RegistryError:
+    """What AWS answered, in one sentence that ends with what to do. `setting` is where an assumed role comes from."""
+    entry = find(code, operation=operation, detail=message)
+    if status >= 500 and (entry is None or entry.heals is Heals.NO):
+        entry = find(SERVER)
+    entry = entry or find(UNKNOWN)
+    if entry is None:
+        raise KeyError(UNKNOWN)
+    detail = _one_line(message) if entry.shows_detail else ""
+    return RegistryError(
+        operation=operation,
+        code=code,
+        sentence=entry.template.format(
+            operation=operation,
+            name=name,
+            reason=f"{code}: {detail}" if detail else code,
+            permission=permission,
+            setting=setting,
+        ),
+        heals=entry.heals in (Heals.YES, Heals.BOUNDED),
+        # A role that cannot be assumed leaves nothing that works, whatever the reason.
+        installation=entry.installation or operation == "AssumeRole",
+        bounded=entry.heals is Heals.BOUNDED,
+        request_id=request_id,
+    )
+
+
+def _one_line(message: str) -> str:
+    # The encoded message is for the account's own people, long, and says nothing to anybody else.
+    message = message.partition("Encoded authorization failure message:")[0]
+    return re.sub(r"\s+", " ", message).strip()[:600].rstrip(". ")
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+
+
+def page() -> str:
+    """The text of `docs/errors.md`."""
+    text = (
+        "# Errors\n\n"
+        "Made by `manage.py errors > docs/errors.md` from the program's own catalogue: the CLI, the admin and this\n"
+        "page say the same sentence. Words in CAPITALS are filled in. A code stands in the API's answers and on the\n"
+        "rows, and stays when its sentence is improved. `manage.py errors CODE` prints one.\n"
+    )
+    for title, entries in SECTIONS.items():
+        text += f"\n## {title}\n" + "".join(f"\n{explained(entry)}" for entry in entries)
+    return text
+
+
+def explained(entry: Entry) -> str:
+    """An entry's part of the page."""
+    heading = ", ".join(f"`{code}`" for code in entry.codes)
+    if entry.on:
+        heading += f" of {', '.join(entry.on)}"
+    if entry.detail:
+        heading += f", “{entry.detail}”"
+    shown = entry.template.format(**{name: name.upper().replace("_", " ") for name in entry.placeholders})
+    lines = [f"### {heading}", "", f"> {shown}", "", entry.cause, ""]
+    lines += [f"- Who can mend it: {entry.mender}.", f"- Heals by itself: {entry.heals}."]
+    if entry.installation:
+        lines.append("- Every repository of the registry suffers from it.")
+    return "\n".join(lines) + "\n"
+
+
+# --------------------------------------------------------------------------------------------------------- the table
+
+_DENIED = ("AccessDeniedException", "AccessDenied")
+_THROTTLED = (
+    "ThrottlingException",
+    "ThrottleException",  # an ECR name that botocore does not know with status 400
+    "Throttling",
+    "RequestLimitExceeded",
+    "TooManyRequestsException",
+    "RequestThrottled",
+    "KmsThrottled",
+    "OverLimit",
+    "UpstreamTooManyRequests",
+)
+_AWS_SAID = "AWS refused {operation} on {name}: {reason}."
+_FAULT_OF_OURS = "This is a fault of Registry Admin: report it with this text."
+#: Known with any status from 500 on, whatever the code.
+SERVER = "ServerException"
+UNKNOWN = "Unknown"
+
+AWS: tuple[Entry, ...] = (
+    Entry(
+        codes=_DENIED,
+        says=_AWS_SAID,
+        todo="Allow {permission} on this repository to the identity that Registry Admin runs as.",
+        cause="The identity's own policy, the repository policy or one of the organisation does not allow the call.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=("AccessDenied", "AccessDeniedException", "ValidationError"),
+        on=("AssumeRole",),
+        says=_AWS_SAID,
+        todo="Check {setting}, that the role's trust policy names the identity of this server, and that "
+        "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID is the external id that it asks for.",
+        cause="The role does not exist, does not trust this server, or asks for another external id; AWS does not say "
+        "which of the three.",
+        mender=Mender.OPERATOR,
+        installation=True,
+    ),
+    Entry(
+        codes=("AccessDenied", "AccessDeniedException"),
+        on=("GetFederationToken",),
+        says=_AWS_SAID,
+        todo="Allow sts:GetFederationToken to the IAM user that Registry Admin runs as, or set "
+        "DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN.",
+        cause="Without a push role, credentials for one repository are a federated session of the server's own IAM "
+        "user, and the user may not make one.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=("InvalidParameterException",),
+        detail="principal not found",
+        says=_AWS_SAID,
+        todo="A role or user that the policy names does not exist (yet). AWS needs some minutes after a role is made; "
+        "the next deploy tries again. If it stays: correct the ARN in the policy setting.",
+        cause="A repository policy names a role or user that IAM does not know, perhaps because it was made just now.",
+        mender=Mender.OPERATOR,
+        heals=Heals.BOUNDED,
+    ),
+    Entry(
+        codes=(
+            "InvalidParameterException",
+            "InvalidTagParameterException",
+            "TooManyTagsException",
+            "ValidationException",
+        ),
+        says=_AWS_SAID,
+        todo="Correct the setting that this text comes from, then restart; the next deploy tries again.",
+        cause="A policy, lifecycle policy, tag or name has a form that ECR does not take.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=("LimitExceededException",),
+        says=_AWS_SAID,
+        todo="Ask AWS for a higher quota, or delete what is not needed.",
+        cause="A quota of the AWS account is used up.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=(
+            "KmsException",
+            "KmsError",
+            "KmsAccessDenied",
+            "KmsDisabled",
+            "KmsInvalidKeyUsage",
+            "KmsInvalidState",
+            "KmsNotFound",
+            "KmsOptInRequired",
+        ),
+        says=_AWS_SAID,
+        todo="Check that the KMS key exists, is enabled, and that this identity may use it.",
+        cause="The key that the repository or the queue is encrypted with cannot be used.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=_THROTTLED,
+        says=_AWS_SAID,
+        todo="AWS is limiting the rate of calls; trying again in a moment is enough.",
+        cause="More calls were made in this account and region than AWS accepts at once.",
+        mender=Mender.NOBODY,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=(SERVER, "InternalFailure", "InternalError", "ServiceUnavailable", "UpstreamUnavailable"),
+        says=_AWS_SAID,
+        todo="This is a fault on AWS's side; trying again in a moment is enough.",
+        cause="AWS answered with a fault of its own.",
+        mender=Mender.NOBODY,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=(
+            "UnrecognizedClientException",
+            "InvalidClientTokenId",
+            "InvalidSignatureException",
+            "SignatureDoesNotMatch",
+            "IncompleteSignature",
+            "MissingAuthenticationToken",
+            "MissingAuthenticationTokenException",
+            "AuthFailure",
+            "InvalidSecurity",
+            "ExpiredTokenException",
+            "ExpiredToken",
+            "RequestExpired",
+        ),
+        says=_AWS_SAID,
+        todo="The AWS credentials of this server are not valid. Check AWS_ACCESS_KEY_ID and its companions, the "
+        "profile, or the role of the machine.",
+        cause="The keys are wrong, were deleted or have expired, or the clock of this server is wrong.",
+        mender=Mender.OPERATOR,
+        installation=True,
+        shows_detail=False,  # AWS repeats what was signed, and a session's token is part of it
+    ),
+    Entry(
+        codes=("RepositoryNotFoundException",),
+        says=_AWS_SAID,
+        todo="ECR did not find the repository right after it was made; the next try will.",
+        cause="ECR shows a new repository some seconds late, or it was deleted meanwhile.",
+        mender=Mender.NOBODY,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=("RepositoryNotEmptyException",),
+        says=_AWS_SAID,
+        todo="Delete its images first.",
+        cause="A repository that holds images is not deleted.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=("LayerInaccessibleException", "ImageInaccessible"),
+        says=_AWS_SAID,
+        todo="Deploy again, which pushes it anew.",
+        cause="The image or the layer is archived or about to be cleaned up, and cannot be downloaded.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("UnableToGetUpstreamImageException", "UnableToGetUpstreamLayerException", "UpstreamAccessDenied"),
+        says=_AWS_SAID,
+        todo="Take the repository's name out of the pull-through cache rule, or set DEPLOY_REGISTRY_NAMESPACE to one "
+        "that no rule covers.",
+        cause="A pull-through cache rule covers the repository, and its upstream does not have the image.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=("RegionDisabledException",),
+        says=_AWS_SAID,
+        todo="Activate STS for this region in the account settings of IAM.",
+        cause="Sessions are made in the registry's own region, where STS is switched off.",
+        mender=Mender.OPERATOR,
+        installation=True,
+    ),
+    Entry(
+        codes=("PackedPolicyTooLarge",),
+        says=_AWS_SAID,
+        todo="Set DEPLOY_REGISTRY_NAMESPACE to a shorter name.",
+        cause="The policy that limits a session to one repository is too large for AWS, because the name is long.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=(
+            "QueueDoesNotExist",
+            "AWS.SimpleQueueService.NonExistentQueue",
+            "InvalidAddress",
+            "UnsupportedOperation",
+        ),
+        says=_AWS_SAID,
+        todo="Check RECONCILE_EVENTS_QUEUE_URL.",
+        cause="There is no such queue, or it cannot be read this way.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=(
+            "MalformedPolicyDocument",
+            "ImageTagDoesNotMatchDigest",
+            "MissingDigestAndTag",
+            "TooManyEntriesInBatchRequest",
+            "EmptyBatchRequest",
+            "BatchEntryIdsNotDistinct",
+            "InvalidBatchEntryId",
+        ),
+        says=_AWS_SAID,
+        todo=_FAULT_OF_OURS,
+        cause="Registry Admin asked in a way that it never should.",
+        mender=Mender.MAKERS,
+    ),
+    Entry(
+        codes=(UNKNOWN,),
+        says=_AWS_SAID,
+        todo="See AWS's documentation of this error.",
+        cause="An error of AWS that is not in this catalogue; its own code stands in the sentence.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=("NoCredentials",),
+        says="{operation} on {name} was not sent: this server has no AWS credentials that can be used.",
+        todo="Give it a role (instance, pod or task), AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+        cause="Nothing in the environment, the profile or the machine's metadata gives credentials.",
+        mender=Mender.OPERATOR,
+        installation=True,
+    ),
+    Entry(
+        codes=("ParamValidation",),
+        says="{operation} on {name} was not sent: a value has a form that AWS does not take.",
+        todo="Check the DEPLOY_REGISTRY_ECR settings.",
+        cause="A setting has a value that no repository can have.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=("Timeout",),
+        says="{operation} on {name}: AWS did not answer in time.",
+        todo="Trying again in a moment may be enough; if not, check this server's network, DNS and AWS_ENDPOINT_URL.",
+        cause="The connection stood, but no answer came.",
+        mender=Mender.OPERATOR,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=("Unreachable",),
+        says="{operation} on {name}: AWS cannot be reached.",
+        todo="Trying again in a moment may be enough; if not, check this server's network, DNS and AWS_ENDPOINT_URL.",
+        cause="No connection could be made, or it was cut.",
+        mender=Mender.OPERATOR,
+        heals=Heals.YES,
+    ),
+)
+
+REPOSITORIES: tuple[Entry, ...] = (
+    Entry(
+        codes=("PolicyNotApplied",),
+        says="{name} does not carry the default repository policy.",
+        todo="{words}",
+        cause="The repository was set up without its policy, so no other account could pull from it.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=("Busy",),
+        says="Another deploy has been setting up {name} for over {seconds} seconds.",
+        todo="Try again.",
+        cause="One at a time works on a repository, and this one waited long enough.",
+        mender=Mender.NOBODY,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=("Removed",),
+        says="The entry of {name} was removed while this deploy was waiting for it.",
+        todo="Try again.",
+        cause="Somebody deleted the repository's row in the admin.",
+        mender=Mender.NOBODY,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=("OutOfTime",),
+        says="Setting up {name} took too long and was given up.",
+        todo="Try again.",
+        cause="AWS answered so slowly that the time for one repository was over.",
+        mender=Mender.NOBODY,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=("OutdatedConfiguration",),
+        says="This process runs an older configuration than the one that was started last, so it does not set up "
+        "{name}.",
+        todo="Try again to reach a newer process; if it stays, restart every web and worker process.",
+        cause="Processes with different settings run at once, as during an upgrade; only the newest ones write.",
+        mender=Mender.OPERATOR,
+        heals=Heals.YES,
+    ),
+)
+
+DEPLOYMENTS: tuple[Entry, ...] = (
+    Entry(
+        codes=("not_found",),
+        says="Deployment not found",
+        cause="There is no such thing in this environment, or the key belongs to another one.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("force_without_external_id",),
+        says="force needs an external id.",
+        cause="--force means: although this external id is deployed or being deployed.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("external_id_too_long",),
+        says="An external id has at most 128 characters.",
+        cause="The CLI checks the same.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("external_id_in_progress",),
+        says="External id {external_id} is being deployed already, as version {version}.",
+        todo="Wait for it, or use --force to cancel it and deploy again.",
+        cause="Two deploys of one external id at once.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("idempotency_key_reused",),
+        says="This idempotency key was used for a request with another body.",
+        todo="Send a new key with a new request.",
+        cause="A key stands for one request and its repetitions.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("version_conflict",),
+        says="No free version could be allocated.",
+        todo="Try again.",
+        cause="Deploys came in faster than versions could be given out.",
+        mender=Mender.NOBODY,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=("wrong_status",),
+        says="The deployment is {status}, {wanted}.",
+        cause="The step does not follow the deployment's present status: it has ended, or has not come so far.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("already_final",),
+        says="The deployment is {status} already.",
+        cause="What has ended can neither be pushed for nor canceled.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("other_platform",),
+        says="Only {first} is indexed; {target} needs no worker.",
+        cause="A build for several platforms runs the indexer once for each; the first counts.",
+        mender=Mender.NOBODY,
+    ),
+    Entry(
+        codes=("content_mismatch",),
+        says="The image that was indexed is not the one that was announced (its content hash differs).",
+        todo="Deploy again.",
+        cause="The sources changed while the deploy was running, or two deploys share a folder.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("not_deployed",),
+        says="Version {version} is {status}, not DEPLOYED.",
+        cause="Only what was deployed can be made current.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("already_current",),
+        says="Version {version} is current already.",
+        cause="There is nothing to promote.",
+        mender=Mender.NOBODY,
+    ),
+    Entry(
+        codes=("older_than_current",),
+        says="Version {version} is older than the current one.",
+        todo="Rolling back is done on its page in the admin, or with ?allowRollbacks=true.",
+        cause="Promoting goes forward, so that a slow deploy does not replace a newer one.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("busy",),
+        says="Other promotions of this environment kept coming in between.",
+        todo="Try again.",
+        cause="Many promotions at once.",
+        mender=Mender.NOBODY,
+        heals=Heals.YES,
+    ),
+)
+
+CREDENTIALS: tuple[Entry, ...] = (
+    Entry(
+        codes=("no_credentials",),
+        says="There are no credentials for {host}: it is not ECR, and DEPLOY_REGISTRY_USERNAME and "
+        "DEPLOY_REGISTRY_PASSWORD are not set.",
+        todo="Set them, or run docker login before the deploy.",
+        cause="Only ECR gives out credentials of its own.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=("push_role_refused",),
+        says="No registry credentials were issued, because the push role cannot be used. {reason}",
+        todo="Nothing wider is given out instead while DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN is set.",
+        cause="The push role is not to be assumed, or may not fetch a log-in (ecr:GetAuthorizationToken).",
+        mender=Mender.OPERATOR,
+        heals=Heals.DEPENDS,
+    ),
+    Entry(
+        codes=("credentials_wider",),
+        says="The registry credentials of this deploy opened the whole registry instead of one repository. {reason}",
+        cause="The server runs with a role's own session, which cannot be narrowed, or AWS does not allow it to make a "
+        "narrower one.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=("credentials_not_narrowable",),
+        says="This server runs with the session of a role, and such a session cannot be narrowed.",
+        todo="Set DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN.",
+        cause="AWS makes narrower sessions of a role that is assumed and of an IAM user, not of a session.",
+        mender=Mender.OPERATOR,
+    ),
+)
+
+IMAGES: tuple[Entry, ...] = (
+    Entry(
+        codes=("image_not_found",),
+        says="The image is not in the registry: {where} has no {what}.",
+        todo="Was it pushed? Images whose name starts with localhost are not, unless --push is given.",
+        cause="It was never pushed, was pushed elsewhere, or was deleted or expired meanwhile.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("image_incomplete",),
+        says="The image is not whole: its index names {digest}, which is not in the registry.",
+        todo="Deploy again.",
+        cause="A part of the image was deleted, or expired because it has no tag of its own.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("manifest_unreadable",),
+        says="The image's manifest in the registry cannot be read: {reason}.",
+        todo="Deploy again.",
+        cause="What was pushed is no image, or is nested too deeply or too large to be one of a deploy.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("layer_unpullable",),
+        says="The image has a layer of the type {media_type}, which container runtimes cannot pull.",
+        todo="Build it with OCI media types (buildx: oci-mediatypes=true), or with gzip layers.",
+        cause="buildx compresses with zstd, and with Docker's media types that makes a type that nothing understands.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("platform_mismatch",),
+        says="The image is for {found}, and this server deploys for {wanted}.",
+        todo="Build it for {wanted} (docker buildx build --platform), or correct DEPLOY_IMAGE_PLATFORM.",
+        cause="The image was built for another kind of machine than the tasks run on.",
+        mender=Mender.DEPLOYER,
+    ),
+    Entry(
+        codes=("consumer_cannot_pull",),
+        says="Account {account} cannot pull the image from {name}: {words}",
+        todo="Allow {permissions} to it in the repository policy (DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY), then "
+        "deploy again.",
+        cause="The repository policy, as AWS has it now, does not let a consumer account pull.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=("consumer_undecided",),
+        says="Whether account {account} can pull the image from {name} cannot be told from the policy alone: {words}",
+        todo="Name a role of that account in DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS to have a pull tried, or take the "
+        "account off DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS.",
+        cause="A condition of the policy, for example on the organisation, decides it, and only AWS knows the answer.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=("trial_pull_refused",),
+        says="Account {account} cannot pull the image: {role} tried, and {reason}",
+        todo="Allow {permission} on {arn} to that role in its own account; if it is allowed there, look for a Deny in "
+        "the registry policy or the organisation's policies.",
+        cause="Both sides have to allow a pull: the repository policy, and the policy of whoever pulls.",
+        mender=Mender.CONSUMER,
+    ),
+    Entry(
+        codes=("image_undecided",),
+        says="Whether the image can be deployed could not be found out. {reason}",
+        todo="(DEPLOY_IMAGE_VERIFICATION_ENABLED=0 switches this check off.)",
+        cause="The registry, or a role that is to try a pull, could not be asked.",
+        mender=Mender.OPERATOR,
+        heals=Heals.DEPENDS,
+    ),
+)
+
+REGISTRIES: tuple[Entry, ...] = (
+    Entry(
+        codes=("RegistryLogin",),
+        says="The registry {host} refused the configured log-in ({reason}).",
+        todo="Check DEPLOY_REGISTRY_USERNAME and DEPLOY_REGISTRY_PASSWORD, and that they may read {name}.",
+        cause="A registry that is not ECR does not accept the user name and password, or they may only push.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
+        codes=("RegistryFault",),
+        says="The registry {host} could not say whether it has {name} ({reason}).",
+        todo="Trying again in a moment may be enough; if not, look at the registry's own log.",
+        cause="A registry that is not ECR answered with a fault, a limit, or nonsense.",
+        mender=Mender.OPERATOR,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=("RegistrySilent",),
+        says="Nothing was proved of the image: {host} does not answer as a registry does ({reason}).",
+        cause="This server does not reach the registry, perhaps a developer's own. The deployment goes on.",
+        mender=Mender.NOBODY,
+    ),
+    Entry(
+        codes=("RegistryClosed",),
+        says="Nothing was proved of the image: {host} asks for a log-in, and DEPLOY_REGISTRY_USERNAME and "
+        "DEPLOY_REGISTRY_PASSWORD are not set.",
+        cause="The registry is private, and only the developer has its password. The deployment goes on.",
+        mender=Mender.OPERATOR,
+    ),
+)
+
+#: Title → entries, as `docs/errors.md` shows them.
+SECTIONS: dict[str, tuple[Entry, ...]] = {
+    "What AWS answers": AWS,
+    "Setting up a repository": REPOSITORIES,
+    "Deployments": DEPLOYMENTS,
+    "Registry credentials": CREDENTIALS,
+    "Images": IMAGES,
+    "Registries that are not ECR": REGISTRIES,
+}
+ENTRIES = tuple(entry for entries in SECTIONS.values() for entry in entries)
