@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 ARGS   ?=
+# Each process of the tests has a database and a sandbox of its own.
+ABREAST := -n auto --maxprocesses 4
 
 # Run a command and show a dot for each second of it: nobody looks at a silent terminal.
 ticking = { while sleep 1; do printf .; done & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status; }
@@ -34,12 +36,12 @@ demo: $(VENV)/.sandbox ## The main job, for real: a local ECR, a deploy, a pull 
 	@$(PY) -m sandbox.demo $(ARGS)
 
 test: $(VENV)/.dev ## Every test: on SQLite, on a real PostgreSQL, and with the real CLI
-	$(PY) -m pytest -m "not slow" $(ARGS)
-	TEST_DATABASE=postgresql $(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest -m "not slow" $(ABREAST) $(ARGS)
+	TEST_DATABASE=postgresql $(PY) -m pytest -m "not slow" $(ABREAST) $(ARGS)
 	$(PY) -m pytest -m slow $(ARGS)
 
 fast: $(VENV)/.dev ## The fast tests on SQLite only
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest -m "not slow" $(ABREAST) $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, Django's own checks, missing migrations
 	$(VENV)/bin/ruff check .

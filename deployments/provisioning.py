@@ -108,14 +108,21 @@ def ensure_repository(
         first_seen = first_seen or row.db_now
         if row.newest_digest not in (None, digest):
             return _outdated(row)
-        if _is_fresh(row, digest, since=min(first_seen, row.db_now - freshness) if freshness else first_seen):
-            return _usable(row, registry, None, enforce)
-        if row.last_error_at is not None and row.last_error_at >= first_seen:
-            return _usable(
-                row, registry, _error_of(row), enforce
-            )  # somebody tried while we waited: share what came of it
+        since = min(first_seen, row.db_now - freshness) if freshness else first_seen
+        if _is_settled(row, digest, since=since, tried_since=first_seen):
+            break
         lease = Lease.claim(row)
+        if lease is not None and not _is_settled(lease.row, digest, since=since, tried_since=first_seen):
+            access = Access(role_arn=registry.assume_role_arn, external_id=registry.assume_role_external_id)
+            ecr = Ecr(registry=ecr_registry, access=access, before_call=lease.require_time)
+            result = converge(
+                lease=lease, ecr=ecr, registry=registry, digest=digest, cause=cause, enforce=enforce, create=True
+            )
+            return _usable(result.repository, registry, result.error, enforce)
         if lease is not None:
+            # Somebody settled it between our reading the row and our taking the lease.
+            lease.give_up()
+            row = lease.row
             break
         if _clock() - arrived > WAIT_SECONDS:
             raise RegistryError(
@@ -126,10 +133,7 @@ def ensure_repository(
             )
         time.sleep(0.05)
         row = _row(ecr_registry, name)
-    access = Access(role_arn=registry.assume_role_arn, external_id=registry.assume_role_external_id)
-    ecr = Ecr(registry=ecr_registry, access=access, before_call=lease.require_time)
-    result = converge(lease=lease, ecr=ecr, registry=registry, digest=digest, cause=cause, enforce=enforce, create=True)
-    return _usable(result.repository, registry, result.error, enforce)
+    return _usable(row, registry, _error_of(row) if row.last_error else None, enforce)
 
 
 def _row(registry: EcrRegistry, name: str) -> Any:
@@ -142,7 +146,10 @@ def _row(registry: EcrRegistry, name: str) -> Any:
     )
 
 
-def _is_fresh(row: Repository, digest: str, *, since: datetime) -> bool:
+def _is_settled(row: Repository, digest: str, *, since: datetime, tried_since: datetime) -> bool:
+    """Whether the row was verified since then, or somebody has tried and failed since we came: that is shared too."""
+    if row.last_error_at is not None:
+        return row.last_error_at >= tried_since
     return (
         row.status in (RepositoryStatus.IN_SYNC, RepositoryStatus.DRIFTED)
         and row.checked_digest == digest
