@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 KEY = "only-for-the-tests-0123456789-0123456789-0123456789"
 
 
-def manage(*arguments: str, folder: Path = ROOT, **environment: str) -> tuple[int, str]:
+def manage(
+    *arguments: str, folder: Path = ROOT, variables: Mapping[str, str] | None = None, **more: str
+) -> tuple[int, str]:
     """Exit status and everything that was said by `manage.py`, run with these variables only."""
-    given = {"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, **environment}
+    given = {"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, **(variables or {}), **more}
     done = subprocess.run(
         [sys.executable, "manage.py", *arguments], cwd=folder, env=given, capture_output=True, text=True, timeout=60
     )
@@ -103,11 +106,11 @@ def test_a_setting_can_come_from_a_file_and_a_file_that_cannot_be_read_is_named(
     }
     (tmp_path / "key").write_text(KEY + "\n")
 
-    status, said = manage("check", **variables)
+    status, said = manage("check", variables=variables)
     assert (status != 0, "deployments.E110" in said) == (True, True)  # open to the whole world
 
     policy.unlink()
-    status, said = manage("check", **variables)
+    status, said = manage("check", variables=variables)
     assert "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY_FILE: The file cannot be read" in said
 
 
