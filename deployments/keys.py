@@ -10,14 +10,25 @@ Knows no HTTP: `deployments.api.auth` turns headers into calls of these function
 from __future__ import annotations
 
 import hashlib
-from datetime import timedelta
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 from django.contrib.auth.models import AbstractBaseUser
+from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
 from deployments import images
+from deployments.lifecycle import Refusal
 from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, KeyKind
+
+#: What a key of an environment may be limited to. `deploy` includes `read`: a deploy looks at what it did.
+DEPLOY, READ, CREDENTIALS = "deploy", "read", "credentials"
+SCOPES = {
+    DEPLOY: "Deploy, promote, cancel, and set environment variables",
+    READ: "Look at deployments and at environment variables that are not secret",
+    CREDENTIALS: "Get a log-in for the registry",
+}
 
 #: How long a key that one deploy was given works. A build takes tens of minutes; the key stands on docker's command
 #: line as a build argument, so it should not outlive the day.
@@ -32,31 +43,59 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def make_user_token(user: AbstractBaseUser, name: str = "") -> tuple[AccessKey, str]:
+def make_user_token(
+    user: AbstractBaseUser, name: str = "", *, expires_at: datetime | None = None
+) -> tuple[AccessKey, str]:
     """A personal access token of this user. The second value is the only copy of its text."""
-    return _make(images.new_user_token(), kind=KeyKind.USER, user_id=user.pk, name=name)
+    return _make(images.new_user_token(), kind=KeyKind.USER, user_id=user.pk, name=name, expires_at=expires_at)
 
 
-def make_environment_key(environment: Environment, name: str = "") -> tuple[AccessKey, str]:
-    """A long-lived key of one environment. The second value is the only copy of its text."""
-    return _make(_environment_text(environment), kind=KeyKind.ENVIRONMENT, environment_id=environment.pk, name=name)
+def make_environment_key(
+    environment: Environment, name: str = "", *, scopes: Iterable[str] = (), expires_at: datetime | None = None
+) -> tuple[AccessKey, str]:
+    """A long-lived key of one environment, limited to some of SCOPES or (none given) good for all of them.
 
-
-def make_deploy_key(environment: Environment, user: AbstractBaseUser | None = None) -> tuple[AccessKey, str]:
-    """A key for the deploys of one environment that expires after DEPLOY_KEY_LIFETIME, and dies with its user.
-
-    Every deploy asks for one, so the expired ones of the environment are cleared away here.
+    The second value is the only copy of its text. Raises ValueError for an unknown scope.
     """
-    now = timezone.now()
-    AccessKey.objects.filter(environment=environment, kind=KeyKind.DEPLOY, expires_at__lte=now).delete()
+    limits = sorted(set(scopes))
+    if unknown := set(limits) - SCOPES.keys():
+        raise ValueError(f"There is no scope {sorted(unknown)[0]}; there are {', '.join(SCOPES)}.")
     return _make(
         _environment_text(environment),
-        kind=KeyKind.DEPLOY,
+        kind=KeyKind.ENVIRONMENT,
         environment_id=environment.pk,
-        user_id=user.pk if user else None,
-        name=f"deploys of {user.get_username()}"[:200] if user else "",
-        expires_at=now + DEPLOY_KEY_LIFETIME,
+        name=name,
+        scopes=limits,
+        expires_at=expires_at,
     )
+
+
+def make_deploy_key(environment: Environment, token: AccessKey | None = None) -> tuple[AccessKey, str]:
+    """A key for the deploys of one environment that expires after DEPLOY_KEY_LIFETIME, and not after the personal
+    token that it was asked for with; it dies with that token's user, and when a token of theirs is revoked.
+
+    Every deploy asks for one, so the expired ones of the environment are cleared away here. Raises Refusal when the
+    token has been revoked in this moment.
+    """
+    now = timezone.now()
+    end = now + DEPLOY_KEY_LIFETIME
+    AccessKey.objects.filter(environment=environment, kind=KeyKind.DEPLOY, expires_at__lte=now).delete()
+    user = token.user if token is not None else None
+    with transaction.atomic():
+        if token is not None:
+            # `revoke` writes this row first, so it comes before us, and we see it, or after us, and sees our key.
+            token = AccessKey.objects.select_for_update().get(pk=token.pk)
+            if not token.is_live:
+                raise Refusal("This access key has just been revoked.", code="key_revoked")
+            end = min(end, token.expires_at or end)
+        return _make(
+            _environment_text(environment),
+            kind=KeyKind.DEPLOY,
+            environment_id=environment.pk,
+            user_id=user.pk if user else None,
+            name=f"deploys of {user.get_username()}"[:200] if user else "",
+            expires_at=end,
+        )
 
 
 def authenticate(text: str) -> AccessKey | None:
@@ -84,19 +123,57 @@ def record_use(key: AccessKey, client: str, address: str) -> None:
     )
 
 
+def allows(key: AccessKey, scope: str) -> bool:
+    """Whether the key may do this. One without scopes may do everything that its kind may."""
+    return not key.scopes or scope in key.scopes or (scope == READ and DEPLOY in key.scopes)
+
+
 def revoke(key: AccessKey) -> bool:
-    """Withdraw the key, from the next request on. False if it was withdrawn already."""
-    changed = AccessKey.objects.filter(pk=key.pk, revoked_at__isnull=True).update(revoked_at=timezone.now())
+    """Withdraw the key, from the next request on. False if it was withdrawn already.
+
+    With a personal token go the deploy keys of its user: one of them may have been made with it, and which one is
+    not recorded. A deploy that is under way with another token of theirs has to be started again.
+    """
+    now = timezone.now()
+    with transaction.atomic():
+        changed = AccessKey.objects.filter(pk=key.pk, revoked_at__isnull=True).update(revoked_at=now)
+        if changed and key.kind == KeyKind.USER:
+            deploys = AccessKey.objects.filter(kind=KeyKind.DEPLOY, user=key.user, revoked_at__isnull=True)
+            deploys.update(revoked_at=now)
     return changed > 0
 
 
-def rotate(key: AccessKey) -> tuple[AccessKey, str]:
-    """Withdraw the key and make one with the same owner and name. For an overlap, make one first and revoke later."""
-    revoke(key)
-    if key.user is not None and key.kind == KeyKind.USER:
-        return make_user_token(key.user, key.name)
-    assert key.environment is not None  # the row's own constraint  # noqa: S101
-    return make_environment_key(key.environment, key.name)
+def rotate(key: AccessKey, grace: timedelta = timedelta(0)) -> tuple[AccessKey, str]:
+    """A key in this one's place: same owner, name, scopes and length of life. The old one works for `grace` more.
+
+    Both or neither; of two who rotate one key at once, the second is refused. Raises Refusal for a key that no longer
+    works or has been rotated already, and for a deploy key.
+    """
+    if key.kind == KeyKind.DEPLOY:
+        raise Refusal("A deploy key expires by itself; it is not rotated.", code="key_not_rotatable")
+    now = timezone.now()
+    with transaction.atomic():
+        # Locks the row, where the database has locks, until the new key is there.
+        old = AccessKey.objects.select_for_update(of=("self",)).get(pk=key.pk)
+        if not old.is_live or old.replaced_by.exists():
+            raise Refusal(f"{old} has been rotated already, or no longer works.", code="key_not_rotatable")
+        life = old.expires_at - old.created_at if old.expires_at is not None else None
+        text = images.new_user_token() if old.environment is None else _environment_text(old.environment)
+        new, text = _make(
+            text,
+            kind=old.kind,
+            user_id=old.user_id,
+            environment_id=old.environment_id,
+            name=old.name,
+            scopes=old.scopes,
+            expires_at=now + life if life is not None else None,
+            replaces=old,
+        )
+        if grace > timedelta(0):
+            AccessKey.objects.filter(pk=old.pk).update(expires_at=min(now + grace, old.expires_at or now + grace))
+        else:
+            revoke(old)
+    return new, text
 
 
 def _environment_text(environment: Environment) -> str:

@@ -9,15 +9,20 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlencode
 
+from django.contrib import admin
+from django.contrib.auth.models import AbstractBaseUser
 from django.contrib.auth.views import redirect_to_login
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render
 from django.urls import reverse
+from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
+from deployments import audit, login
+from deployments.lifecycle import NotFound
 from deployments.models import SLUG_ALIASES, Deployment, Environment, Project
 
 
@@ -113,6 +118,60 @@ def deployments(request: HttpRequest, ref: str) -> HttpResponse:
     if environment is not None:
         wanted["environment__id__exact"] = environment.pk
     return HttpResponseRedirect(f"{reverse('admin:deployments_deployment_changelist')}?{urlencode(wanted)}")
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+def login_approve(request: HttpRequest, handle: str) -> HttpResponse:
+    """Where `trigger.dev login` sends people: GET says what is asking, POST lets it act for them, or not.
+
+    The token is as good as one made in the admin, so it takes the same right.
+    """
+    if answer := _sign_in(request):
+        return answer
+    found = login.find(handle=handle)
+    context: dict[str, Any] = {"title": "Log a CLI in", "asking": found}
+    if found is None or not found.is_waiting:
+        context["gone"] = True
+    elif not request.user.has_perm("deployments.add_accesskey"):
+        context["not_allowed"] = True
+    elif request.method == "POST":
+        return _decide(request, found, context)
+    else:
+        context["elsewhere"] = found.address != request.META.get("REMOTE_ADDR", "")
+    status = 403 if context.get("not_allowed") else 404 if context.get("gone") else 200
+    return _login_page(request, context, status=status)
+
+
+def _decide(request: HttpRequest, asking: login.Asking, context: dict[str, Any]) -> HttpResponse:
+    user = request.user
+    assert isinstance(user, AbstractBaseUser)  # who is not signed in does not come here  # noqa: S101
+    if "approve" not in request.POST:
+        if login.decline(login=asking.login):
+            _record_login(request, asking, "decline.login")
+        return _login_page(request, context | {"declined": True})
+    try:
+        with transaction.atomic():
+            code = login.approve(login=asking.login, user=user)
+            _record_login(request, asking, "approve.login")
+    except NotFound:
+        return _login_page(request, context | {"gone": True}, status=404)
+    port = asking.login.callback_port
+    back = f"http://127.0.0.1:{port}/callback?{urlencode({'approval_code': code})}" if code and port else ""
+    response = _login_page(request, context | {"approved": True, "code": "" if back else code, "back": back})
+    if back:
+        response["Refresh"] = f"0;url={back}"
+    return response
+
+
+def _record_login(request: HttpRequest, asking: login.Asking, action: str) -> None:
+    seen = {"client": asking.client, "from": asking.address}
+    audit.record(actor=audit.Actor.of_request(request), action=action, target=asking.login, after=seen, request=request)
+
+
+def _login_page(request: HttpRequest, context: dict[str, Any], *, status: int = 200) -> HttpResponse:
+    page = {**admin.site.each_context(request), **context}
+    return render(request, "registry_admin/login_approve.html", page, status=status)
 
 
 def _project(ref: str) -> Project:

@@ -22,5 +22,6 @@ urlpatterns = [
     path("projects/v3/<str:ref>/deployments/<str:short_code>", views.deployment, name="deployment"),
     path("projects/v3/<str:ref>/test", views.deployments, name="deployments"),
     path("account/tokens", views.tokens, name="tokens"),
+    path("account/login/<str:handle>", views.login_approve, name="login-approve"),
     path("", views.home, name="home"),
 ]

@@ -6,7 +6,7 @@ Wiring only. Routes hand over to use cases and know no rules of their own; what 
 
 from ninja import NinjaAPI
 
-from deployments.api import deployments, errors, projects
+from deployments.api import deployments, errors, login, projects
 from deployments.api.bodies import StrictParser
 
 api = NinjaAPI(
@@ -24,3 +24,4 @@ api = NinjaAPI(
 errors.register(api)
 api.add_router("", projects.router)
 api.add_router("", deployments.router)
+api.add_router("", login.router)

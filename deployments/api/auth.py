@@ -1,11 +1,14 @@
 """Who is asking: bearer tokens, and what each kind of key may reach.
 
 Personal access tokens (`tr_pat_…`) belong to a user and reach every project: an installation is one organization.
-Environment keys reach their own environment only. Unknown, expired and withdrawn keys get the same 401.
+Environment keys reach their own environment only, and may be limited to some scopes. Unknown, expired and withdrawn
+keys get the same 401, and too many of them from one address a 429; a key that works is never held up by that.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass
 
 from django.conf import settings
@@ -13,9 +16,11 @@ from django.http import HttpRequest
 from ninja.security import HttpBearer
 
 from deployments import keys
-from deployments.api import branches
+from deployments.api import branches, limits
 from deployments.api.errors import Refused
 from deployments.models import AccessKey, Environment, EnvironmentType, KeyKind
+
+logger = logging.getLogger(__name__)
 
 BRANCH_HEADER = "x-trigger-branch"
 
@@ -51,8 +56,8 @@ class _Bearer(HttpBearer):
             raise Refused(401, f"Send an access key: Authorization: Bearer tr_…. {_where_keys_come_from()}")
         key = keys.authenticate(text.strip())
         if key is None:
-            raise Refused(401, f"This access key is unknown, expired or revoked. {_where_keys_come_from()}")
-        keys.record_use(key, _client(request), request.META.get("REMOTE_ADDR", ""))
+            raise _unknown(request)
+        keys.record_use(key, client_of(request), request.META.get("REMOTE_ADDR", ""))
         return self.admit(request, key)
 
     def authenticate(self, request: HttpRequest, token: str) -> None:
@@ -78,14 +83,19 @@ class UserToken(_Bearer):
 class EnvironmentKey(_Bearer):
     openapi_description = (
         "An environment's key, as `GET /api/v1/projects/{ref}/{env}` answers it. With the key of `preview`, the "
-        f"header `{BRANCH_HEADER}` names the branch."
+        f"header `{BRANCH_HEADER}` names the branch. A key that is limited to other scopes gets a 403."
     )
+
+    def __init__(self, scope: str) -> None:
+        super().__init__()
+        self.scope = scope
 
     def admit(self, request: HttpRequest, key: AccessKey) -> Caller:
         if key.environment is None:
             raise Refused(
                 403, "This takes the key of an environment, which GET /api/v1/projects/{ref}/{env} answers with."
             )
+        require_scope(key, self.scope)
         if key.environment.type != EnvironmentType.PREVIEW:
             return Caller(key=key, environment=key.environment)
         name = request.headers.get(BRANCH_HEADER, "")
@@ -94,14 +104,39 @@ class EnvironmentKey(_Bearer):
         return Caller(key=key, environment=branches.find(key.environment, name))
 
 
-user_token, any_key, environment_key = UserToken(), AnyKey(), EnvironmentKey()
+user_token, any_key = UserToken(), AnyKey()
+may_read, may_deploy, may_fetch_credentials = map(EnvironmentKey, (keys.READ, keys.DEPLOY, keys.CREDENTIALS))
+
+
+def require_scope(key: AccessKey, scope: str) -> None:
+    """Refuse a key that is limited to other scopes."""
+    if not keys.allows(key, scope):
+        raise Refused(
+            403, f"This access key is limited to {', '.join(key.scopes)}; this takes {scope}.", code="scope_missing"
+        )
+
+
+def _unknown(request: HttpRequest) -> Refused:
+    address = request.META.get("REMOTE_ADDR", "")
+    wait = limits.unknown_keys.count(address)
+    if not wait:
+        return Refused(401, f"This access key is unknown, expired or revoked. {_where_keys_come_from()}")
+    logger.warning("api.too_many_unknown_keys address=%s", address)
+    return too_many("This access key is unknown, expired or revoked, as many before it from this address.", wait)
+
+
+def too_many(sentence: str, wait: float) -> Refused:
+    """A 429 that says when to come back. The CLI shows it at once instead of trying again."""
+    seconds = math.ceil(wait)
+    return Refused(429, f"{sentence} Try again in {seconds} seconds.", code="too_many_requests", retry_after=seconds)
 
 
 def _where_keys_come_from() -> str:
     return f"Keys are made in the admin ({settings.CONFIGURATION.app_origin}/account/tokens)."
 
 
-def _client(request: HttpRequest) -> str:
+def client_of(request: HttpRequest) -> str:
+    """What the client says that it is; printable, and never to be relied on."""
     version = request.headers.get("x-trigger-cli-version", "")
     client = f"trigger.dev {version}" if version else request.headers.get("User-Agent", "")
     return "".join(character for character in client if character.isprintable())[:100]

@@ -22,20 +22,32 @@ MIB = 1024 * KIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What one address takes. `repairs`: text for people is mended instead of refused."""
+    """What one address takes.
+
+    `repairs`: text for people is mended instead of refused. `drops`: members of any object that nobody here reads,
+    which are let go of while the rest is still being parsed. `any_type`: whatever the Content-Type says, it is JSON.
+    """
 
     limit: int = 256 * KIB
     depth: int = 32
     repairs: bool = False
+    drops: frozenset[str] = frozenset()
+    any_type: bool = False
 
 
 _DEFAULT = Rule()
 _RULES = (
-    # Every source file of a project, and the JSON schemas of its tasks' payloads.
-    (re.compile(r"/api/v1/deployments/[^/]+/background-workers"), Rule(limit=64 * MIB, depth=128)),
+    # Every source file of a project (`contents`: nearly all of the body), and the JSON schemas of its tasks' payloads.
+    (
+        re.compile(r"/api/v1/deployments/[^/]+/background-workers"),
+        Rule(limit=64 * MIB, depth=128, drops=frozenset({"contents"})),
+    ),
     # A build's log. It is the only trace of why a build failed, so a stray NUL in it must not lose it.
     (re.compile(r"/api/v1/deployments/[^/]+/fail"), Rule(limit=4 * MIB, repairs=True)),
     (re.compile(r"/api/v1/projects/[^/]+/envvars/[^/]+/import"), Rule(limit=MIB)),
+    # Every CLI sends this one as text/plain.
+    (re.compile(r"/api/v1/token"), Rule(limit=4 * KIB, any_type=True)),
+    (re.compile(r"/api/v1/authorization-code"), Rule(limit=4 * KIB)),
 )
 
 
@@ -56,7 +68,8 @@ class StrictParser(Parser):
     """Bodies are JSON objects; the client says so in its Content-Type and does not compress them."""
 
     def parse_body(self, request: HttpRequest) -> dict[str, Any]:
-        if request.content_type != "application/json":
+        allowed = rule(request.path_info)
+        if request.content_type != "application/json" and not allowed.any_type:
             raise BodyError(415, "Send the body as JSON, with Content-Type: application/json.")
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise BodyError(415, "Send the body as it is; compressed bodies are not read.")
@@ -64,7 +77,7 @@ class StrictParser(Parser):
             body = request.body
         except UnreadablePostError:
             raise BodyError(400, "The body broke off.") from None
-        return parse(body, rule(request.path_info))
+        return parse(body, allowed)
 
 
 def parse(body: bytes, allowed: Rule = _DEFAULT) -> dict[str, Any]:
@@ -72,7 +85,10 @@ def parse(body: bytes, allowed: Rule = _DEFAULT) -> dict[str, Any]:
     try:
         text = body.decode("utf-8")
         document = json.loads(
-            text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_without_duplicates
+            text,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            object_pairs_hook=lambda pairs: _without_duplicates(pairs, allowed.drops),
         )
     except UnicodeDecodeError:
         raise BodyError(400, "The body is not UTF-8.") from None
@@ -117,10 +133,12 @@ def _finite(text: str) -> float:
     return number
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]], dropped: frozenset[str]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
         raise BodyError(400, "The body names a key twice in one object.")
+    for name in dropped:
+        document.pop(name, None)
     return document
 
 

@@ -14,7 +14,7 @@ from ninja.responses import Status
 
 from deployments import images, lifecycle, models
 from deployments.api import listing, schemas, stream
-from deployments.api.auth import EnvironmentRequest
+from deployments.api.auth import EnvironmentRequest, may_deploy, may_fetch_credentials
 from deployments.api.errors import Refused, refusing_with
 from deployments.api.schemas import refusals
 from deployments.models import EnvironmentType
@@ -27,6 +27,7 @@ _BODY = refusals(400, 401, 403, 404, 413, 415, 422)
 
 @router.post(
     "/v1/deployments",
+    auth=may_deploy,
     response={200: schemas.CreatedDeployment, **_BODY, 409: schemas.Error},
     exclude_none=True,
     summary="Begin a deployment: a version, and an image ref whose repository is ready for the push",
@@ -116,6 +117,7 @@ def show(request: EnvironmentRequest, deployment_id: str) -> dict[str, Any]:
 
 @router.post(
     "/v1/deployments/{deployment_id}/generate-registry-credentials",
+    auth=may_fetch_credentials,
     response={200: schemas.RegistryCredentials, **refusals(401, 403, 404, 422)},
     exclude_none=True,
     summary="A log-in to push this deployment's image with",
@@ -136,6 +138,7 @@ def registry_credentials(request: EnvironmentRequest, deployment_id: str, respon
 
 @router.post(
     "/v1/deployments/{deployment_id}/background-workers",
+    auth=may_deploy,
     response={200: schemas.CreatedWorker, **_BODY, 409: schemas.Error},
     summary="What the indexer found in the image: BUILDING becomes DEPLOYING",
 )
@@ -189,6 +192,7 @@ def _worker(deployment: models.Deployment, body: dict[str, Any]) -> schemas.NewW
 
 @router.post(
     "/v1/deployments/{deployment_id}/fail",
+    auth=may_deploy,
     response={200: schemas.Id, **refusals(400, 401, 403, 413, 415, 422)},
     summary="End a deployment as failed, with the error",
 )
@@ -204,6 +208,7 @@ def fail(request: EnvironmentRequest, deployment_id: str, body: schemas.Failure)
 
 @router.post(
     "/v3/deployments/{deployment_id}/finalize",
+    auth=may_deploy,
     response=refusals(400, 401, 403, 413, 415, 422),
     summary="Finish a deployment, as a stream of events",
     openapi_extra={
@@ -237,6 +242,7 @@ def _finalize(request: EnvironmentRequest, deployment_id: str, body: schemas.Fin
 
 @router.post(
     "/v2/deployments/{deployment_id}/finalize",
+    auth=may_deploy,
     response={200: schemas.Id, **_BODY},
     summary="Finish a deployment, as plain JSON",
 )
@@ -249,6 +255,7 @@ def finalize_v2(request: EnvironmentRequest, deployment_id: str, body: schemas.F
 
 @router.post(
     "/v1/deployments/{deployment_id}/finalize",
+    auth=may_deploy,
     response={200: schemas.Id, **_BODY},
     summary="The same, for the oldest CLIs",
 )
@@ -258,6 +265,7 @@ def finalize_v1(request: EnvironmentRequest, deployment_id: str, body: schemas.F
 
 @router.post(
     "/v1/deployments/{version}/promote",
+    auth=may_deploy,
     response={200: schemas.Promoted, **refusals(400, 401, 403, 404, 422)},
     summary="Make a deployed version the current one",
 )
@@ -275,6 +283,7 @@ def promote(request: EnvironmentRequest, version: str, allowRollbacks: bool = Fa
 
 @router.post(
     "/v1/deployments/{deployment_id}/cancel",
+    auth=may_deploy,
     response={204: None, **_BODY, 409: schemas.Error},
     summary="Cancel a deployment that has not ended",
 )
@@ -286,6 +295,7 @@ def cancel(request: EnvironmentRequest, deployment_id: str, body: schemas.Cancel
 
 @router.post(
     "/v1/deployments/{deployment_id}/progress",
+    auth=may_deploy,
     response={204: None, **refusals(401, 403, 404, 409)},
     summary="One step on: PENDING, INSTALLING, BUILDING",
 )

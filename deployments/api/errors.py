@@ -7,7 +7,7 @@ carries `x-should-retry: false`. So a definitive “no” always carries it, and
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,11 +26,24 @@ RETRY_AFTER_SECONDS = 5
 
 
 class Refused(HttpError):
-    """A refusal with the status that the contract has for it at this address. `code` is stable, for programs."""
+    """A refusal with the status that the contract has for it at this address. `code` is stable, for programs.
 
-    def __init__(self, status: int, sentence: str, *, code: str = "") -> None:
+    `more` goes into the answer beside the sentence; `retry_after` is in seconds.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        sentence: str,
+        *,
+        code: str = "",
+        more: Mapping[str, Any] | None = None,
+        retry_after: int | None = None,
+    ) -> None:
         super().__init__(status, sentence)
         self.code = code
+        self.more = dict(more or {})
+        self.retry_after = retry_after
 
 
 def internal_error(request_id: str) -> str:
@@ -49,8 +62,10 @@ def refusing_with(status: int, *, codes: frozenset[str] | None = None) -> Iterat
 
 
 def register(api: NinjaAPI) -> None:
-    def answer(request: HttpRequest, status: int, sentence: str, *, code: str = "") -> HttpResponse:
-        body = {"error": sentence} | ({"code": code} if code else {})
+    def answer(
+        request: HttpRequest, status: int, sentence: str, *, code: str = "", more: Mapping[str, Any] | None = None
+    ) -> HttpResponse:
+        body = {"error": sentence} | ({"code": code} if code else {}) | dict(more or {})
         response = api.create_response(request, body, status=status)
         if status == 401:
             response["WWW-Authenticate"] = "Bearer"
@@ -68,7 +83,12 @@ def register(api: NinjaAPI) -> None:
         cause = error.__cause__
         if isinstance(cause, BodyError):  # ninja replaces a parser's error by its own; the cause has the sentence
             return answer(request, cause.status, cause.sentence)
-        return answer(request, error.status_code, error.message, code=getattr(error, "code", ""))
+        if not isinstance(error, Refused):
+            return answer(request, error.status_code, error.message)
+        response = answer(request, error.status_code, error.message, code=error.code, more=error.more)
+        if error.retry_after is not None:
+            response["Retry-After"] = str(error.retry_after)
+        return response
 
     def invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
         return answer(request, 422, sentence_of(error))

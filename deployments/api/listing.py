@@ -19,14 +19,14 @@ from ninja.responses import Status
 
 from deployments import lifecycle, models
 from deployments.api import schemas
-from deployments.api.auth import EnvironmentRequest, environment_key
+from deployments.api.auth import EnvironmentRequest, may_read
 from deployments.api.errors import Refused
 from deployments.api.schemas import refusals
 from deployments.models import DeploymentStatus
 
 # `deployments.api.deployments` adds its routes after these: Django takes the first address that fits, and
 # {deployment_id} fits `current` and `latest` too.
-router = Router(auth=environment_key, tags=["deployments"])
+router = Router(auth=may_read, tags=["deployments"])
 
 _PERIOD = re.compile(r"(\d{1,4})\s*([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

@@ -2,24 +2,29 @@
 
 A request id on each; below `/api/` a JSON error with one sentence in place of every HTML page (the CLI shows the
 sentence verbatim, and shows nothing of HTML); bodies that are too large refused before they are read; the health
-endpoints answered to any host name, because probes come by address.
+endpoints answered to any host name, because probes come by address. And on every request the address of its client
+in REMOTE_ADDR, where proxies that are trusted stand between.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import re
 import uuid
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote
 
+from django.conf import settings
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.core.handlers.wsgi import WSGIRequest
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 
 from deployments import views
 from deployments.api.bodies import KIB, MIB, rule
-from deployments.api.errors import internal_error
+from deployments.api.errors import Refused, internal_error
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +44,8 @@ class ApiMiddleware:
         given = request.headers.get("X-Request-ID", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         request.META["REQUEST_ID"] = request_id
+        if address := _forwarded_address(request):
+            request.META["REMOTE_ADDR"] = address
         response = self._answer(request)
         response["X-Request-ID"] = request_id
         if isinstance(response, HttpResponse) and not response.has_header("Content-Length"):
@@ -57,6 +64,7 @@ class ApiMiddleware:
             return _refusal(request, 400, "The address holds a NUL character.")
         if not views.is_api(request):
             return self.get_response(request)
+        request = _with_length(request)
         refusal = _too_large(request)
         response = refusal or self.get_response(request)
         if response.status_code >= 400 and "json" not in response.get("Content-Type", ""):
@@ -76,6 +84,55 @@ class ApiMiddleware:
         return JsonResponse({"error": internal_error(request_id)}, status=500)
 
 
+def _forwarded_address(request: HttpRequest) -> str:
+    """The address that the outermost of the trusted proxies saw; empty if the request did not come through them all.
+
+    Each one adds what it saw at the end; whatever stands further to the front was sent by the client, and may be a lie.
+    """
+    hops: int = settings.CONFIGURATION.trusted_proxies
+    seen = request.headers.get("X-Forwarded-For", "").split(",")
+    if not hops or len(seen) < hops:
+        return ""
+    try:
+        return str(ipaddress.ip_address(seen[-hops].strip()))
+    except ValueError:
+        return ""
+
+
+class _Unmeasured:
+    """A chunked body, read to its end, which only the server knows, and not beyond what the address takes."""
+
+    def __init__(self, stream: Any, limit: int) -> None:
+        self._stream = stream
+        self._left = limit
+        self._limit = limit
+
+    def read(self, size: int) -> bytes:
+        try:
+            data: bytes = self._stream.read(size)
+            self._left -= len(data)
+            more = self._left <= 0 and self._stream.read(1)
+        except Exception:  # each server has its own for a chunk that is none
+            raise Refused(400, "The body broke off.") from None
+        if more:
+            raise Refused(413, _sentence_of_limit(self._limit))
+        return data
+
+
+def _with_length(request: HttpRequest) -> HttpRequest:
+    """The request; if its body comes in chunks, from a server that knows their end, one that Django can read."""
+    chunked = request.headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
+    if not chunked or not request.META.get("wsgi.input_terminated"):
+        return request
+    limit = rule(request.path_info).limit
+    environ = request.META | {
+        "CONTENT_LENGTH": str(limit),
+        "wsgi.input": _Unmeasured(request.META["wsgi.input"], limit),
+    }
+    del environ["HTTP_TRANSFER_ENCODING"]
+    return WSGIRequest(environ)
+
+
 def _too_large(request: HttpRequest) -> HttpResponse | None:
     if request.headers.get("Transfer-Encoding"):
         return _refusal(request, 411, "Send the body with a Content-Length.")
@@ -86,8 +143,12 @@ def _too_large(request: HttpRequest) -> HttpResponse | None:
     limit = rule(request.path_info).limit
     if length <= limit:
         return None
+    return _refusal(request, 413, _sentence_of_limit(limit))
+
+
+def _sentence_of_limit(limit: int) -> str:
     size = f"{limit // MIB} MiB" if limit >= MIB else f"{limit // KIB} KiB"
-    return _refusal(request, 413, f"The body is larger than {size}, the most that this address takes.")
+    return f"The body is larger than {size}, the most that this address takes."
 
 
 def _as_json(request: HttpRequest, response: HttpResponseBase) -> HttpResponse:

@@ -7,16 +7,26 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
+from django.db import transaction
 from django.http import HttpRequest
 from django.utils.text import slugify
 from ninja import Router
 
-from deployments import keys, models
+from deployments import audit, keys, models, variables
 from deployments.api import branches, schemas
-from deployments.api.auth import EnvironmentRequest, UserRequest, any_key, environment_key, user_token
+from deployments.api.auth import (
+    EnvironmentRequest,
+    UserRequest,
+    any_key,
+    may_deploy,
+    may_read,
+    require_scope,
+    user_token,
+)
 from deployments.api.errors import Refused
 from deployments.api.schemas import refusals
 from deployments.models import SLUG_ALIASES, AccessKey, Environment, EnvironmentType, Promotion
+from deployments.vault import Vault
 
 router = Router(tags=["projects"])
 
@@ -161,31 +171,60 @@ def _find_project(ref: str) -> models.Project:
 
 @router.get(
     "/v1/projects/{ref}/envvars",
-    auth=environment_key,
-    response={200: schemas.Variables, **refusals(400, 401, 403, 404)},
+    auth=may_read,
+    response={200: schemas.Variables, **refusals(400, 401, 403, 404, 422)},
     summary="The environment's variables, for the build and the indexer",
 )
-def variables(request: EnvironmentRequest, ref: str) -> dict[str, Any]:
-    """None are stored yet; an empty answer is what the indexer needs to go on."""
-    _require_own(request.auth.key, ref)
-    return {"variables": {}}
+def list_variables(request: EnvironmentRequest, ref: str) -> dict[str, Any]:
+    """Those of a preview branch are its parent's, and its own on top. Secret ones are there too, because the code that
+    is indexed may read them; a key that is limited to `read` does not get them."""
+    caller = request.auth
+    _require_own(caller.key, ref)
+    found = variables.values(
+        environment=caller.environment,
+        vault=Vault(settings.ENCRYPTION_KEYS),
+        secrets=keys.allows(caller.key, keys.DEPLOY),
+    )
+    return {"variables": found, "allowEmptyEnvironmentVariableValues": True}
 
 
 @router.post(
     "/v1/projects/{ref}/envvars/{env}/import",
-    auth=environment_key,
-    response={**refusals(400, 401, 403, 404, 413, 422)},
-    summary="Store variables that a project syncs at deploy (not supported yet)",
+    auth=may_deploy,
+    response={200: schemas.Success, 400: schemas.VariablesError, **refusals(401, 403, 404, 415, 422)},
+    summary="Store the variables that a project syncs at deploy, all of them or none",
 )
-def import_variables(request: EnvironmentRequest, ref: str, env: str) -> None:
-    _require_own(request.auth.key, ref, env)
-    # Answering “success” and forgetting the values would break the tasks that need them, much later.
-    raise Refused(
-        422,
-        "This server does not store environment variables yet: take syncEnvVars out of trigger.config, and give the "
-        "variables to the containers that run the image.",
-        code="variables_not_stored",
-    )
+def import_variables(
+    request: EnvironmentRequest, ref: str, env: str, body: schemas.ImportedVariables
+) -> dict[str, Any]:
+    """Without `override` one that is set already is refused. `isSecret`: left out, a known one stays what it is.
+    `parentVariables` are for the parent of a preview branch, and ignored elsewhere. What the CLI sets for the indexer
+    itself (TRIGGER_SECRET_KEY, TRIGGER_API_URL) is left out."""
+    caller = request.auth
+    _require_own(caller.key, ref, env)
+    try:
+        with transaction.atomic():
+            changes = variables.sync(
+                environment=caller.environment,
+                variables=body.variables,
+                parent_variables=body.parentVariables or {},
+                vault=Vault(settings.ENCRYPTION_KEYS),
+                is_secret=body.isSecret,
+                override=body.override or False,
+                by=caller.name,
+            )
+            for environment, change in changes.items():
+                audit.record(
+                    actor=audit.Actor.of_request(request),
+                    action="set.variables",
+                    target=environment,
+                    after={"added": change.added, "changed": change.changed, "secret_ones": body.isSecret},
+                    request=request,
+                )
+    except variables.Rejected as rejected:
+        problems = [{"key": name, "error": problem} for name, problem in rejected.problems.items()]
+        raise Refused(400, rejected.sentence, code=rejected.code, more={"variableErrors": problems}) from None
+    return {"success": True}
 
 
 # ---- Preview branches.
@@ -200,6 +239,7 @@ def import_variables(request: EnvironmentRequest, ref: str, env: str) -> None:
 def upsert_branch(request: UserRequest, ref: str, body: schemas.NewBranch) -> dict[str, Any]:
     if body.env != "preview":
         raise Refused(400, "Only preview environments have branches here.")
+    require_scope(request.auth, keys.DEPLOY)
     git = body.git.model_dump(exclude_none=True) if body.git else {}
     return {"id": str(branches.upsert(_preview(request.auth, ref), body.branch, git).pk)}
 
@@ -233,6 +273,7 @@ def list_branches(request: UserRequest, ref: str) -> dict[str, Any]:
     summary="Put a preview branch away",
 )
 def archive_branch(request: UserRequest, ref: str, body: schemas.ArchivedBranch) -> dict[str, Any]:
+    require_scope(request.auth, keys.DEPLOY)
     return {"branch": {"id": str(branches.archive(_preview(request.auth, ref), body.branch).pk)}}
 
 
@@ -279,7 +320,7 @@ def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
         root = project.environments.select_related("project").filter(slug=slug, parent=None).first()
         if root is None:
             raise Refused(404, "Environment not found")
-        found, (_, text) = root, keys.make_deploy_key(root, key.user)
+        found, (_, text) = root, keys.make_deploy_key(root, key)
     return {
         "apiKey": text,
         "name": found.project.name,
@@ -301,7 +342,7 @@ def _require_own(key: AccessKey, ref: str, env: str | None = None) -> None:
 @router.get(
     "/v1/remote-build-provider-status",
     auth=None,
-    response={200: schemas.ProviderStatus},
+    response={200: schemas.ProviderStatus, **refusals()},
     summary="The state of the remote builder: there is none",
 )
 def remote_build_provider_status(request: HttpRequest) -> dict[str, Any]:

@@ -132,6 +132,27 @@ class Cancel(BaseModel):
     reason: str | None = Field(None, max_length=200)
 
 
+class ImportedVariables(BaseModel):
+    variables: dict[str, str]
+    parentVariables: dict[str, str] | None = None
+    override: bool | None = None
+    isSecret: bool | None = None
+
+
+class NewLogin(BaseModel):
+    codeChallenge: str = Field(
+        description="PKCE: the SHA-256 of a verifier, in base64url.", min_length=43, max_length=43
+    )
+    codeChallengeMethod: Literal["S256"]
+    callbackPort: int | None = Field(None, ge=1024, le=65535, description="Where the CLI listens, on 127.0.0.1.")
+
+
+class LoginProof(BaseModel):
+    authorizationCode: Annotated[str, Field(max_length=200)]
+    codeVerifier: Annotated[str, Field(max_length=200)] | None = None
+    approvalCode: Annotated[str, Field(max_length=200)] | None = None
+
+
 class NewBranch(BaseModel):
     branch: str
     env: Literal["preview", "development"] = "preview"
@@ -168,6 +189,21 @@ class Whoami(BaseModel):
     project: WhoamiProject | None = Field(None, description="If `projectRef` names one.")
 
 
+class AuthorizationCode(BaseModel):
+    authorizationCode: str
+    url: str
+    approval: Literal["callback", "paste"] | None = None
+
+
+class GivenToken(BaseModel):
+    token: str
+    obfuscatedToken: str
+
+
+class LoginToken(BaseModel):
+    token: GivenToken | None
+
+
 class ProjectEnvironment(BaseModel):
     apiKey: str = Field(description="Works for this environment's deploys; expires after hours when newly made.")
     name: str
@@ -181,6 +217,20 @@ class DeploySettings(BaseModel):
 
 class Variables(BaseModel):
     variables: dict[str, str]
+    allowEmptyEnvironmentVariableValues: bool = True
+
+
+class Success(BaseModel):
+    success: Literal[True] = True
+
+
+class VariableError(BaseModel):
+    key: str
+    error: str = Field(description="What is wrong with this one. Never its value.")
+
+
+class VariablesError(Error):
+    variableErrors: list[VariableError] | None = None
 
 
 class Organization(BaseModel):
@@ -362,5 +412,6 @@ class Deployments(BaseModel):
 
 
 def refusals(*statuses: int) -> dict[int, type[BaseModel]]:
-    """The error answers of a route. Every one may also answer 413, 500 and 503; 401 comes with every key."""
-    return dict.fromkeys((*statuses, 500, 503), Error)
+    """The error answers of a route, beside those that any may give: a NUL in the address or a strange header (400), a
+    body that is too large (413), keys that nobody knows (429), and what is the server's own fault (500, 503)."""
+    return dict.fromkeys(sorted({*statuses, 400, 413, 429, 500, 503}), Error)

@@ -12,6 +12,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from deployments import config, keys, projects
+from deployments.api import limits
 from deployments.models import Environment, Project
 
 HASH = "4f2b" * 16
@@ -97,6 +98,12 @@ def events(text: str) -> list[tuple[str, Any]]:
 @pytest.fixture(autouse=True)
 def configuration(configure: Callable[..., config.Configuration]) -> config.Configuration:
     return configure()
+
+
+@pytest.fixture(autouse=True)
+def _no_limit_is_reached_yet() -> None:
+    for limiter in (limits.begun_logins, limits.failed_logins, limits.unknown_keys):
+        limiter.clear()
 
 
 @pytest.fixture

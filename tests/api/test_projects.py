@@ -129,17 +129,6 @@ def test_deploy_settings_send_the_build_to_the_cli_itself(cli: Cli, project: Pro
     assert cli.get(f"/api/v1/projects/{project.ref}/prod/deploy-settings").body == {"build_path": "depot"}
 
 
-def test_variables_are_an_empty_object(cli: Cli, project: Project) -> None:
-    assert cli.get(f"/api/v1/projects/{project.ref}/envvars").body == {"variables": {}}
-
-
-def test_variables_are_not_taken_and_forgotten(cli: Cli, project: Project) -> None:
-    answer = cli.post(f"/api/v1/projects/{project.ref}/envvars/prod/import", {"variables": {"A": "1"}})
-
-    assert answer.status == 422
-    assert "syncEnvVars" in answer.error
-
-
 def test_projects_and_the_organization(user_cli: Cli, project: Project) -> None:
     [listed] = user_cli.get("/api/v1/projects").body
     [organization] = user_cli.get("/api/v1/orgs").body

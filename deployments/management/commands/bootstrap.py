@@ -19,7 +19,6 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.validators import validate_email
 from django.db import OperationalError, ProgrammingError, transaction
-from django.utils import timezone
 
 from deployments import images, keys, projects
 from deployments.models import AccessKey, KeyKind, Project
@@ -189,6 +188,7 @@ def _live() -> Any:
 def _keep(live: Any, rotate: bool) -> bool:
     """Whether what is there is kept; with `rotate` it is revoked instead."""
     if rotate:
-        live.update(revoked_at=timezone.now())
+        for key in live:
+            keys.revoke(key)
         return False
     return bool(live.exists())

@@ -1,0 +1,31 @@
+"""`manage.py reencrypt`: seal everything that is stored encrypted with the first ENCRYPTION_KEY.
+
+To replace a key: put the new one in front of the old one, restart every process, run this, take the old one out.
+Running it again, or while people work, does no harm.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from deployments import variables
+from deployments.vault import Vault
+
+
+class Command(BaseCommand):
+    help = "Encrypt with the first ENCRYPTION_KEY what was encrypted with another one. Safe to run again."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        done, unreadable = variables.reencrypt(vault=Vault(settings.ENCRYPTION_KEYS))
+        self.stdout.write(f"Variables encrypted anew: {done}.")
+        for row in unreadable:
+            self.stderr.write(f"{row.environment.project.ref} {row.environment} {row.name}: no key opens it.")
+        if unreadable:
+            raise CommandError(
+                f"Values that no key opens: {len(unreadable)}. Put the key that they were stored with behind the first "
+                "one in ENCRYPTION_KEY, or set them again.",
+                returncode=3,
+            )

@@ -1,0 +1,195 @@
+"""Environment variables: what a project's code finds in its environment while it is indexed.
+
+A preview branch has those of its parent, and its own on top of them. Values are sealed (`deployments.vault`) to the
+row that they belong to: no value is ever in a log line, an exception, an audit entry or a `repr`. One that is secret
+is never shown to people again; the build and the indexer get it, because they run the code that reads it.
+
+Use cases: they are told everything they need, know no HTTP, and store all of a set or nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from django.db import transaction
+from django.utils import timezone
+
+from deployments.lifecycle import Refusal
+from deployments.models import Environment, EnvironmentVariable
+from deployments.vault import Unreadable, Vault
+
+#: In an environment, and of one name and value (bytes). Linux hands no string over 128 KiB to a program.
+MOST = 1_000
+LONGEST_NAME = 255
+LONGEST_VALUE = 64 * 1024
+#: The CLI sets these itself for the indexer; as trigger.dev's server, we leave out what would overwrite them.
+RESERVED = frozenset({"TRIGGER_SECRET_KEY", "TRIGGER_API_URL"})
+
+# Anything printable that a shell and a .env file keep together; `npm_config_@scope:registry` is a name, too.
+_NAME = re.compile(r"[!-<>-~]+")
+
+
+class Rejected(Refusal):
+    """A set that was not stored, with a sentence for each name that is to blame. No sentence holds a value."""
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        self.problems = dict(problems)
+        names = ", ".join(f"“{name[:60]}”" for name in list(self.problems)[:3])
+        more = f" and {len(self.problems) - 3} more" if len(self.problems) > 3 else ""
+        first = next(iter(self.problems.values()))
+        super().__init__(f"Nothing was stored, because of {names}{more}: {first}", code="variables_rejected")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What storing a set came to: which names are new and which have another value now. Never a value."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.changed)
+
+
+def store(
+    *,
+    environment: Environment,
+    variables: Mapping[str, str],
+    vault: Vault,
+    is_secret: bool | None = None,
+    override: bool = False,
+    by: str = "",
+) -> Change:
+    """Set variables, all of them or none.
+
+    `is_secret`: None leaves a known one as it is, and makes a new one plain. Without `override` one that is set already
+    is rejected. Raises Rejected.
+    """
+    wanted = {name.strip(): value for name, value in variables.items() if name.strip() not in RESERVED}
+    problems = {name: problem for name, value in wanted.items() if (problem := problem_of(name, value))}
+    if problems:
+        raise Rejected(problems)
+    with transaction.atomic():
+        # Two that store at once wait here for each other, so that neither finds a name taken that it means to add.
+        Environment.objects.select_for_update().get(pk=environment.pk)
+        known = {row.name: row for row in environment.variables.all()}
+        if not override and (taken := sorted(wanted.keys() & known.keys())):
+            raise Rejected(dict.fromkeys(taken, "it is set already, and override was not asked for."))
+        if len(known.keys() | wanted.keys()) > MOST:
+            raise Rejected({name: f"an environment has at most {MOST:,} variables." for name in wanted})
+        added, changed = [], []
+        for name, value in wanted.items():
+            row = known.get(name)
+            if row is None:
+                row = EnvironmentVariable(environment=environment, name=name)
+                added.append(name)
+            elif _is(row, value, vault) and is_secret in (None, row.is_secret):
+                continue
+            else:
+                changed.append(name)
+            row.value = vault.seal(value, context=_place(environment.pk, name))
+            row.is_secret = row.is_secret if is_secret is None else is_secret
+            row.updated_at = timezone.now()
+            row.updated_by = by[:200]
+            row.save()
+    return Change(added=tuple(added), changed=tuple(changed))
+
+
+def sync(
+    *,
+    environment: Environment,
+    variables: Mapping[str, str],
+    parent_variables: Mapping[str, str],
+    vault: Vault,
+    is_secret: bool | None = None,
+    override: bool = False,
+    by: str = "",
+) -> dict[Environment, Change]:
+    """`store` for an environment and, if it is a preview branch, for its parent: both or neither. Raises Rejected.
+
+    Returns what changed where; an environment in which nothing did is not among it.
+    """
+    wanted = {environment: variables}
+    if environment.parent is not None:  # of another environment they are nobody's
+        wanted[environment.parent] = parent_variables
+    with transaction.atomic():
+        changes = {
+            each: store(environment=each, variables=some, vault=vault, is_secret=is_secret, override=override, by=by)
+            for each, some in wanted.items()
+        }
+    return {each: change for each, change in changes.items() if change}
+
+
+def remove(*, environment: Environment, name: str) -> bool:
+    """Delete a variable; False when there was none. On a preview branch its parent's shows through again."""
+    return bool(environment.variables.filter(name=name).delete()[0])
+
+
+def values(*, environment: Environment, vault: Vault, secrets: bool = True) -> dict[str, str]:
+    """Every variable that the environment's code finds, by name. Without `secrets` the secret ones are left out.
+
+    Raises Refusal when one cannot be decrypted: without it the code would run into an error that says nothing.
+    """
+    owners = [environment.pk] if environment.parent_id is None else [environment.parent_id, environment.pk]
+    rows = sorted(
+        EnvironmentVariable.objects.filter(environment_id__in=owners), key=lambda row: owners.index(row.environment_id)
+    )
+    effective = {row.name: row for row in rows}  # the branch's own come last, and stay
+    return {name: reveal(row, vault) for name, row in sorted(effective.items()) if secrets or not row.is_secret}
+
+
+def reveal(row: EnvironmentVariable, vault: Vault) -> str:
+    """The value of one row. Raises Refusal when it cannot be decrypted."""
+    try:
+        return vault.open(row.value, context=_place(row.environment_id, row.name))
+    except Unreadable as error:
+        raise Refusal(
+            f"The variable {row.name} cannot be decrypted. {error} Put the key that it was stored with behind the "
+            "first one in ENCRYPTION_KEY, or set the variable again.",
+            code="variable_unreadable",
+        ) from None
+
+
+def reencrypt(*, vault: Vault) -> tuple[int, list[EnvironmentVariable]]:
+    """Seal everything with the vault's first key. Returns how many were sealed anew, and the rows that do not open.
+
+    A value that somebody sets meanwhile is left alone: it is sealed with the first key anyway.
+    """
+    done, unreadable = 0, []
+    for row in EnvironmentVariable.objects.select_related("environment__project").iterator(chunk_size=500):
+        if vault.is_current(row.value):
+            continue
+        place = _place(row.environment_id, row.name)
+        try:
+            sealed = vault.seal(vault.open(row.value, context=place), context=place)
+        except Unreadable:
+            unreadable.append(row)
+            continue
+        done += EnvironmentVariable.objects.filter(pk=row.pk, value=row.value).update(value=sealed)
+    return done, unreadable
+
+
+def problem_of(name: str, value: str) -> str | None:
+    """Why this cannot be an environment variable, in words that hold no value."""
+    if not _NAME.fullmatch(name):
+        return "a name is printable ASCII without spaces and without =." if name else "a name is empty."
+    if len(name) > LONGEST_NAME:
+        return f"a name has at most {LONGEST_NAME} characters."
+    if "\0" in value:
+        return "a value holds a NUL character."
+    if len(value.encode("utf-8", "surrogatepass")) > LONGEST_VALUE:
+        return f"a value has at most {LONGEST_VALUE // 1024} KiB."
+    return None
+
+
+def _is(row: EnvironmentVariable, value: str, vault: Vault) -> bool:
+    try:
+        return vault.open(row.value, context=_place(row.environment_id, row.name)) == value
+    except Unreadable:
+        return False
+
+
+def _place(environment_id: int, name: str) -> str:
+    return f"environment {environment_id} variable {name}"
