@@ -11,13 +11,13 @@ from django.conf import settings
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import path, reverse
 
 from deployments.admin import overview
 
 #: Section → the models below it, in this order.
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Registry", ("Deployment", "Repository", "Project", "Environment")),
+    ("Registry", ("Deployment", "Repository", "Sweep", "Project", "Environment")),
     ("Access", ("AccessKey", "User", "Group")),
     ("Installation", ("AuditEntry", "NotificationChannel", "NotificationDelivery")),
 )
@@ -35,6 +35,9 @@ class RegistryAdmin(admin.AdminSite):
         apps = self._build_app_dict(request, app_label).values()
         models = {model["object_name"]: model for app in apps for model in app["models"]}
         sections = [(name, [models.pop(each) for each in names if each in models]) for name, names in SECTIONS]
+        if app_label is None and request.user.has_perm("deployments.view_setup"):
+            place = {"name": "Set-up", "object_name": "Setup", "admin_url": reverse("admin:setup"), "perms": {}}
+            sections[-1][1].append(place)  # a page like a list's, of no rows
         sections.append(("More", list(models.values())))  # a model that nobody gave a place is still reachable
         return [
             {"name": name, "app_label": name.lower(), "app_url": reverse("admin:index"), "models": rows}
@@ -51,6 +54,11 @@ class RegistryAdmin(admin.AdminSite):
                 for model in section["models"]:
                     model["counter"] = counters.get(model["object_name"])
         return context
+
+    def get_urls(self) -> list[Any]:
+        from deployments.admin.setup import setup  # it renders with this site
+
+        return [path("setup/", self.admin_view(setup), name="setup"), *super().get_urls()]
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         return super().index(request, {**overview.dashboard(self, request), **(extra_context or {})})
