@@ -12,14 +12,55 @@ from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Model, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, QueryDict
+from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.text import capfirst
+
+from deployments import audit
+from deployments.models import AuditEntry
 
 if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[Any]
 else:
     _Admin = admin.ModelAdmin
+
+
+MOST_CHOICES = 100  # of a menu; the search finds the rest
+NAMED_BY_KEY = 500
+
+
+def may(request: HttpRequest, codename: str) -> bool:
+    return bool(request.user.has_perm(f"deployments.{codename}"))
+
+
+def require(request: HttpRequest, codename: str) -> None:
+    """Each action has a right of its own (`deployments.people`). Raises PermissionDenied."""
+    if not may(request, codename):
+        raise PermissionDenied
+
+
+def who(request: HttpRequest) -> str:
+    """The person, as rows and histories name people."""
+    return str(getattr(request.user, "email", "") or request.user.get_username())
+
+
+def note(request: HttpRequest, action: str, target: Model | None = None, **values: Any) -> None:
+    """Write a line of the audit log about what this person did or tried."""
+    audit.record(actor=audit.Actor.of_request(request), action=action, target=target, request=request, **values)
+
+
+def audit_of(request: HttpRequest, target: Model) -> list[AuditEntry]:
+    """The newest lines of the audit log about this object, for whoever may see them."""
+    return list(audit.history(target)[:10]) if may(request, "view_auditentry") else []
+
+
+def back_to(request: HttpRequest, otherwise: str) -> str:
+    """Where a form says that it came from (`next`), if that is one of our own pages: a list keeps its filters."""
+    target = request.POST.get("next", "")
+    safe = url_has_allowed_host_and_scheme(target, allowed_hosts={request.get_host()}, require_https=False)
+    return target if safe and target.startswith("/") else otherwise
 
 
 class Nouns(ChangeList):
@@ -34,12 +75,24 @@ class Console(_Admin):
     """The look of a list. `nothing_yet` is what an empty one says: the next command."""
 
     nothing_yet: ClassVar[str] = ""
+    tools: ClassVar[bool] = False  # whether the list has links beside its title
+    nothing_found: ClassVar[str] = ""  # what a search that finds nothing adds
     list_per_page = 50
     show_full_result_count = False  # counting everything beside the result is a second scan for a small remark
     show_facets = admin.ShowFacets.NEVER
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return Nouns
+
+    def all_that_match(self, request: HttpRequest, *without: str) -> QuerySet[Any]:
+        """The rows of all pages that the filters and the search in this address leave. `without`: names of it that
+        are no filters. Raises IncorrectLookupParameters, as the list itself does.
+        """
+        query: QueryDict = request.GET.copy()
+        for name in without:
+            query.pop(name, None)
+        request.GET = query  # type: ignore[assignment]  # a list reads them from the request
+        return self.get_changelist_instance(request).get_queryset(request)
 
 
 class ReadOnly(Console):
@@ -59,6 +112,12 @@ class ReadOnly(Console):
     def page(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         """What the page shows beside the row."""
         return {}
+
+    def one(self, request: HttpRequest, pk: Any) -> Any:
+        """The row of an action's address, for whoever may see it. Raises PermissionDenied and Http404."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return get_object_or_404(self.get_queryset(request), pk=pk)
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
@@ -88,6 +147,7 @@ class Menu(admin.SimpleListFilter):
 
     Django's own filters ask for the values and count each by an expression of its own, which grows with the number
     of values. Subclasses name the `field` and, if people know a value by another name, the `label` field or `words`.
+    A field of another row (`project__ref`) is counted by its key, which an index alone answers, and named afterwards.
     """
 
     parameter_name: str
@@ -107,24 +167,40 @@ class Menu(admin.SimpleListFilter):
 
     def choices(self, changelist: ChangeList) -> Any:
         rows = changelist.get_queryset(self.request, exclude_parameters=self.expected_parameters())
-        fields = [self.field, *([self.label] if self.label else [])]
-        counts = list(rows.order_by(*reversed(fields)).values_list(*fields).annotate(count=Count("pk")))
-        if self.words:
-            order = list(self.words)
-            counts.sort(key=lambda row: order.index(row[0]) if row[0] in order else len(order))
+        counts = self._counts(rows.order_by())
+        shown = sorted(counts, key=lambda row: -row[2])[:MOST_CHOICES]
+        order = {value: place for place, value in enumerate(self.words)}
+        shown.sort(key=lambda row: (order.get(str(row[0]), len(order)), row[1].casefold()))
         yield {
             "selected": self.value() is None,
             "query_string": changelist.get_query_string(remove=[self.parameter_name]),
             "display": "All",
-            "count": sum(row[-1] for row in counts),
+            "count": sum(count for *_, count in counts),
         }
-        for value, *name, count in counts:
+        for value, word, count in shown:
             yield {
                 "selected": self.value() == str(value),
                 "query_string": changelist.get_query_string({self.parameter_name: value}),
-                "display": self.words.get(value) or (name[0] if name else value) or "–",
+                "display": word,
                 "count": count,
             }
+
+    def _counts(self, rows: QuerySet[Any]) -> list[tuple[Any, str, int]]:
+        """(value, word, how many rows) of every value that there is."""
+        relation, _, field = self.field.partition("__")
+        if not field:
+            counted = rows.values_list(self.field).annotate(count=Count("*"))
+            return [(value, self.words.get(value) or str(value or "–"), count) for value, count in counted]
+        numbers = dict(rows.values_list(f"{relation}_id").annotate(count=Count("*")))
+        known = rows.model._meta.get_field(relation).related_model._base_manager.order_by()
+        if len(numbers) <= NAMED_BY_KEY:
+            known = known.filter(pk__in=[key for key in numbers if key is not None])
+        label = self.label.partition("__")[2] or field
+        found: dict[Any, tuple[str, int]] = {}
+        for key, value, word in known.values_list("pk", field, label):
+            if key in numbers:
+                found[value] = (str(word or "–"), found.get(value, ("", 0))[1] + numbers[key])
+        return [(value, word, count) for value, (word, count) in found.items()]
 
 
 def menu(title: str, field: str, *, label: str = "", words: dict[str, str] | None = None) -> type[Menu]:

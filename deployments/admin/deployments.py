@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
@@ -14,10 +14,22 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from deployments import images
-from deployments.admin.console import ReadOnly, menu
+from deployments.admin.between import between
+from deployments.admin.console import audit_of, menu
 from deployments.admin.display import ago, badge, took, two_lines
-from deployments.models import Deployment, DeploymentStatus, Promotion
+from deployments.admin.exports import Exports
+from deployments.admin.finding import SEARCHED, find
+from deployments.admin.promotions import Promotions, offers
+from deployments.models import FINAL_STATUSES, Deployment, DeploymentStatus, Promotion
+
+
+def _rolled_back_from() -> QuerySet[Any, Any]:
+    """The deployments that an older one has taken the place of, and holds it still."""
+    newer = Q(rolled_back_from__version_day__gt=F("deployment__version_day")) | Q(
+        rolled_back_from__version_day=F("deployment__version_day"),
+        rolled_back_from__version_number__gt=F("deployment__version_number"),
+    )
+    return Promotion.objects.filter(newer, label="current").values("rolled_back_from")
 
 
 def listed() -> QuerySet[Deployment]:
@@ -26,49 +38,80 @@ def listed() -> QuerySet[Deployment]:
         Deployment.objects.select_related("project", "environment", "repository")
         .annotate(
             is_current=Exists(Promotion.objects.filter(deployment=OuterRef("pk"), label="current")),
+            is_rolled_back=Exists(_rolled_back_from().filter(rolled_back_from=OuterRef("pk"))),
             reason=KT("error__message"),
         )
-        .defer("error")
+        .defer("error", "receipt")
     )
 
 
 CURRENT = SafeString(' <span class="tag current">current</span>')
+ROLLED_BACK = SafeString(' <span class="tag back">rolled back</span>')
 _WENT_WRONG = (DeploymentStatus.FAILED, DeploymentStatus.TIMED_OUT)
 
 
-class Created(admin.DateFieldListFilter):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.title = "Created"
+UNDER_WAY = tuple(status for status in DeploymentStatus if status not in FINAL_STATUSES)
 
 
-class IsCurrent(admin.SimpleListFilter):
+class Mark(admin.SimpleListFilter):
     title = "Mark"
-    parameter_name = "current"
+    parameter_name = "mark"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("1", "Current in its environment")]
+        return [
+            ("current", "Current in its environment"),
+            ("rolled_back", "Rolled back from"),
+            ("under_way", "In progress"),
+        ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Deployment]) -> QuerySet[Deployment]:
         # By the rows of Promotion, of which there is one for each environment, and not by asking every deployment.
-        return queryset.filter(promotions__label="current") if self.value() == "1" else queryset
+        match self.value():
+            case "current":
+                return queryset.filter(promotions__label="current")
+            case "rolled_back":
+                return queryset.filter(pk__in=_rolled_back_from())
+            case "under_way":
+                return queryset.filter(status__in=UNDER_WAY)
+        return queryset
 
 
 @admin.register(Deployment)
-class DeploymentAdmin(ReadOnly):
+class DeploymentAdmin(Promotions, Exports):
     page_template = "registry_admin/deployment.html"
     nothing_yet = "No deployments yet. In a project with a trigger.config file: npx trigger.dev@4.8.3 deploy"
+    nothing_found = f"Words are looked for in the newest {SEARCHED:,} deployments that the filters leave."
     list_display = ("version_cell", "status_cell", "where", "commit", "by", "created")
     list_filter = (
         menu("Status", "status", words=dict(DeploymentStatus.choices)),
         menu("Environment", "environment__slug"),
         menu("Project", "project__ref", label="project__name"),
-        IsCurrent,
-        ("created_at", Created),
+        Mark,
+        between("Created", "created_at"),
     )
-    search_fields = ("^short_code", "^version_day", "^git__commitSha", "git__commitMessage", "^external_id")
-    search_help_text = "Version, short code, commit, message or digest"
+    search_fields = ("short_code",)  # that there is a search; what it does stands in deployments.admin.finding
+    search_help_text = "Version, short code, digest, commit or message"
     sortable_by = ("version_cell", "created")
+    columns: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "version": lambda row: str(row.version),
+        "short_code": lambda row: row.short_code,
+        "status": lambda row: row.status,
+        "project": lambda row: row.project.ref,
+        "environment": lambda row: str(row.environment),
+        "is_current": lambda row: row.is_current,
+        "image_ref": lambda row: row.image_ref,
+        "image_digest": lambda row: row.image_digest,
+        "commit": lambda row: row.git.get("commitSha"),
+        "branch": lambda row: row.git.get("commitRef"),
+        "message": lambda row: row.git.get("commitMessage"),
+        "triggered_by": lambda row: row.triggered_by,
+        "triggered_via": lambda row: row.triggered_via,
+        "created_at": lambda row: row.created_at,
+        "deployed_at": lambda row: row.deployed_at,
+        "seconds": lambda row: row.duration.total_seconds() if row.duration else None,
+        "reason": lambda row: row.reason or row.canceled_reason,
+        "id": lambda row: row.pk,
+    }
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Deployment]:
         return listed()
@@ -76,22 +119,11 @@ class DeploymentAdmin(ReadOnly):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Deployment], search_term: str
     ) -> tuple[QuerySet[Deployment], bool]:
-        """A version, a digest and an id are recognised by their form: they are asked for exactly, by an index."""
-        term = search_term.strip()
-        if term.startswith("sha256:"):
-            return queryset.filter(image_digest__startswith=term), False
-        if term.startswith("deployment_"):
-            return queryset.filter(pk=term), False
-        try:
-            version = images.Version.parse(term)
-        except ValueError:
-            return super().get_search_results(request, queryset, term)
-        return queryset.filter(version_day=version.day, version_number=version.number), False
+        return find(queryset, search_term) if search_term.strip() else queryset, False
 
     @admin.display(description="Version", ordering="version_day")
     def version_cell(self, row: Deployment) -> str:
-        current = CURRENT if row.is_current else ""  # type: ignore[attr-defined]
-        return format_html('<b>{}</b>{}<code class="under">{}</code>', row.version, current, row.short_code)
+        return format_html('<b>{}</b>{}<code class="under">{}</code>', row.version, tags(row), row.short_code)
 
     @admin.display(description="Status")
     def status_cell(self, row: Deployment) -> str:
@@ -115,13 +147,21 @@ class DeploymentAdmin(ReadOnly):
         return two_lines(ago(row.created_at), f"took {took(row.duration)}" if row.duration else "")
 
     def page(self, request: HttpRequest, row: Deployment) -> dict[str, Any]:
+        good = last_good(row)
         return {
             "steps": list(steps(row)),
             "bar": list(bar(row)),
             "commit_sha": str(row.git.get("commitSha") or ""),
             "worker": getattr(row, "worker", None),
-            "last_good": last_good(row) if row.status in _WENT_WRONG else None,
+            "last_good": good if row.status in _WENT_WRONG else None,
+            "audit": audit_of(request, row),
+            **offers(request, row, good),
         }
+
+
+def tags(row: Any) -> SafeString:
+    """The marks of a row that was `listed`: current, or rolled back from."""
+    return CURRENT if row.is_current else ROLLED_BACK if row.is_rolled_back else SafeString("")
 
 
 def commit_cell(git: dict[str, Any]) -> SafeString:

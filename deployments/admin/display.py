@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +26,9 @@ from deployments.models import (
     Repository,
     RepositoryEvent,
     RepositoryStatus,
+    Sweep,
+    SweepFinding,
+    SweepStatus,
 )
 
 register = template.Library()
@@ -53,6 +57,10 @@ TONES: Mapping[str, str] = {
     EventKind.HEALED: "ok",
     EventKind.CHANGED: "run",
     EventKind.ERROR: "bad",
+    SweepStatus.RUNNING: "run",
+    SweepStatus.DONE: "ok",
+    SweepStatus.STOPPED: "idle",
+    SweepFinding.Outcome.DISCOVERED: "idle",
 }
 
 
@@ -61,14 +69,16 @@ def mark(tone: str, word: str) -> SafeString:
 
 
 @register.filter
-def badge(row: Deployment | Repository | RepositoryEvent | AccessKey) -> SafeString:
-    """The status of a row (the kind, of an event) as a word with a shape."""
+def badge(row: Deployment | Repository | RepositoryEvent | AccessKey | Sweep | SweepFinding) -> SafeString:
+    """The status of a row (the kind of an event, the outcome of a finding) as a word with a shape."""
     if isinstance(row, AccessKey):
         if row.revoked_at:
             return mark("bad", "Revoked")
         return mark("ok", "Live") if row.is_live else mark("idle", "Expired")
     if isinstance(row, RepositoryEvent):
         return mark(TONES[row.kind], row.get_kind_display())
+    if isinstance(row, SweepFinding):
+        return mark(TONES[row.outcome], row.get_outcome_display())
     return mark(TONES[row.status], row.get_status_display())
 
 
@@ -133,6 +143,31 @@ def pretty(value: Any) -> str:
         except (ValueError, RecursionError):
             return str(value)
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A value of a small JSON object, as it stands on a page."""
+
+    text: str
+    long: bool = False
+    block: bool = False
+
+
+@register.filter
+def members(value: Any) -> list[tuple[str, Member]]:
+    """The members of a JSON object for a list of facts: texts as they are, lists in a row, deeper ones as JSON."""
+    found = []
+    for key, each in value.items() if isinstance(value, dict) else [("", value)]:
+        name = str(key).replace("_", " ").capitalize()
+        if isinstance(each, list) and all(isinstance(part, str | int) for part in each):
+            each = ", ".join(map(str, each))
+        if isinstance(each, dict | list):
+            found.append((name, Member(text=pretty(each), long=True, block=True)))
+        else:
+            text = "–" if each is None else ("yes" if each else "no") if isinstance(each, bool) else str(each)
+            found.append((name, Member(text=text, long=len(text) > 40)))
+    return found
 
 
 @register.filter

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
-from deployments.admin.console import ReadOnly, menu
+from deployments.admin.console import audit_of, may, menu
 from deployments.admin.deployments import listed
 from deployments.admin.display import ago, badge, two_lines
+from deployments.admin.exports import Exports
+from deployments.admin.looks import LOOKS, Looks
+from deployments.admin.policies import Policies, aws_console, partition_of, pullers, risks, state_of
 from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.config import RegistryConfig
 from deployments.models import Repository, RepositoryStatus
 
-#: What a registry's host has in it → the partition, and the partition's console. The first that fits counts.
-_PARTITIONS = (
-    (".amazonaws.com.cn", "aws-cn", "console.amazonaws.cn"),
-    (".us-gov-", "aws-us-gov", "console.amazonaws-us-gov.com"),
-    (".amazonaws.com", "aws", "console.aws.amazon.com"),
-    (".on.aws", "aws", "console.aws.amazon.com"),
-)
+PARTS = ("policy", "lifecycle", "tags", "mutability", "encryption")
+
+
+class Excepted(admin.SimpleListFilter):
+    title = "Exception"
+    parameter_name = "mode"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("observe", "Observed for a while"), ("enforce", "Enforced for a while")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Repository]) -> QuerySet[Repository]:
+        if self.value() not in ("observe", "enforce"):
+            return queryset
+        return queryset.filter(mode=self.value(), mode_until__gt=timezone.now())
 
 
 def reason(row: Repository) -> str:
@@ -36,23 +50,50 @@ def reason(row: Repository) -> str:
 
 
 @admin.register(Repository)
-class RepositoryAdmin(ReadOnly):
+class RepositoryAdmin(Looks, Policies, Exports):
     page_template = "registry_admin/repository.html"
+    change_list_template = "registry_admin/repository_list.html"
     nothing_yet = "No repositories yet. The first deploy of a project makes its repository."
-    list_display = ("name_cell", "status_cell", "place", "project", "checked", "in_sync")
+    list_display = ("name_cell", "status_cell", "place", "project", "checked", "in_sync", "act")
     list_select_related = ("project",)
     list_filter = (
         menu("Status", "status", words=dict(RepositoryStatus.choices)),
         menu("Account", "account"),
         menu("Region", "region"),
         menu("Project", "project__ref", label="project__name"),
+        Excepted,
     )
     search_fields = ("name", "^account", "project__name", "last_error")
     search_help_text = "Name, account, project or error"
     sortable_by = ("name_cell", "checked", "in_sync")
 
+    columns: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "name": lambda row: row.name,
+        "account": lambda row: row.account,
+        "region": lambda row: row.region,
+        "status": lambda row: row.status,
+        "reason": lambda row: reason(row),
+        "project": lambda row: row.project.ref if row.project else None,
+        "origin": lambda row: row.origin,
+        "last_checked_at": lambda row: row.last_checked_at,
+        "last_in_sync_at": lambda row: row.last_in_sync_at,
+        "drifted_since": lambda row: row.drifted_since,
+        "exception": lambda row: row.mode,
+        "exception_until": lambda row: row.mode_until,
+        "exception_reason": lambda row: row.mode_reason,
+        "consumers": lambda row: {account: answer.get("pull") for account, answer in row.consumers.items()},
+    }
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Repository]:
         return Repository.objects.select_related("project")
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        may_act = any(may(request, look.right) for look in LOOKS.values())
+        return super().changelist_view(request, {"may_act": may_act, **(extra_context or {})})
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        shown = list(self.list_display)
+        return shown if may(request, "reconcile_repository") else shown[:-1]
 
     @admin.display(description="Repository", ordering="name")
     def name_cell(self, row: Repository) -> str:
@@ -63,7 +104,7 @@ class RepositoryAdmin(ReadOnly):
 
     @admin.display(description="Policy")
     def status_cell(self, row: Repository) -> str:
-        return badge(row)
+        return two_lines(badge(row), f"{row.mode} {until_word(row)}") if row.mode and in_force(row) else badge(row)
 
     @admin.display(description="Account")
     def place(self, row: Repository) -> str:
@@ -77,12 +118,27 @@ class RepositoryAdmin(ReadOnly):
     def in_sync(self, row: Repository) -> str:
         return ago(row.last_in_sync_at, "never")
 
+    @admin.display(description=SafeString('<span class="visually-hidden">Action</span>'))
+    def act(self, row: Repository) -> str:
+        """A button of the one empty form above the list: a real POST, without a form inside the list's own."""
+        if row.status in (RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING):
+            return ""
+        target = reverse("admin:deployments_repository_look", args=[row.pk, "reconcile"])
+        return format_html(
+            '<button type="submit" form="rowact" formaction="{}" class="quiet-button" aria-label="Reconcile {} now">'
+            "Reconcile</button>",
+            target,
+            row.name,
+        )
+
     def page(self, request: HttpRequest, row: Repository) -> dict[str, Any]:
         registry = registry_of(row)
         desired = registry.default_repository_policy if registry else None
         lines = []
         if desired and row.policy_text:
             lines = side_by_side(row.policy_text, desired, partition=partition_of(row))
+        events = list(row.events.all()[:50])
+        covered = registry is not None
         return {
             "reason": reason(row),
             "aws_console": aws_console(row),
@@ -92,9 +148,26 @@ class RepositoryAdmin(ReadOnly):
             "lines": lines,
             "one_policy": laid_out(row.policy_text or desired or ""),
             "policy_differs": any(each.get("what") == "policy" for each in row.differences),
-            "events": row.events.all()[:50],
+            "events": events,
             "latest": listed().filter(repository=row)[:10],
+            "risks": risks(row),
+            "pullers": pullers(row),
+            "states": {part: state_of(row, part, covered=covered) for part in PARTS},
+            "excepted": bool(row.mode) and in_force(row),
+            "may": {name: may(request, look.right) for name, look in LOOKS.items()},
+            "may_restore": may(request, "restore_policy_repository") and covered,
+            "managed": row.status not in (RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING),
+            "audit": audit_of(request, row),
         }
+
+
+def in_force(row: Repository) -> bool:
+    """An exception ends by itself; the row keeps it until somebody makes another one."""
+    return row.mode_until is not None and row.mode_until > timezone.now()
+
+
+def until_word(row: Repository) -> str:
+    return f"until {row.mode_until:%d %b, %H:%M}" if row.mode_until else ""
 
 
 def registry_of(row: Repository) -> RegistryConfig | None:
@@ -104,16 +177,3 @@ def registry_of(row: Repository) -> RegistryConfig | None:
         if registry.host == row.host and row.name.startswith(f"{registry.namespace}/"):
             return registry
     return None
-
-
-def aws_console(row: Repository) -> str:
-    """Where AWS shows this repository; empty for a registry that is none of theirs."""
-    for part, _, console in _PARTITIONS:
-        if part in row.host:
-            path = f"ecr/repositories/private/{row.account}/{row.name}?region={row.region}"
-            return f"https://{row.region}.{console}/{path}"
-    return ""
-
-
-def partition_of(row: Repository) -> str:
-    return next((partition for part, partition, _ in _PARTITIONS if part in row.host), "aws")

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from deployments.admin import display
 from deployments.admin.deployments import bar, steps
-from deployments.admin.repositories import aws_console
+from deployments.admin.policies import aws_console
 from deployments.admin.sidebyside import side_by_side
 from deployments.models import Deployment, DeploymentStatus, EventKind, Repository, RepositoryStatus
 

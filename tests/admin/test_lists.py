@@ -75,7 +75,7 @@ def test_an_address_that_makes_no_sense_is_no_server_error(
 def test_the_current_deployments_are_marked_and_can_be_filtered(installation: Installation, operator: Client) -> None:
     current = set(Deployment.objects.filter(promotions__label="current").values_list("pk", flat=True))
 
-    assert set(found(operator, DEPLOYMENTS, current="1")) == current
+    assert set(found(operator, DEPLOYMENTS, mark="current")) == current
     page = operator.get(DEPLOYMENTS).content.decode()
     assert page.count('<span class="tag current">current</span>') == len(current)
 

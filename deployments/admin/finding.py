@@ -1,0 +1,58 @@
+"""Which deployments a search term means.
+
+A version, a digest, a short code and an id are recognised by their form and asked for by an index, so they are found
+however old they are. Words (of a commit, its message, a branch) can only be looked for row by row, so they are looked
+for among the newest rows that the filters leave; a filter by time reaches the older ones.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from django.db.models import Q, QuerySet
+
+from deployments import images
+from deployments.models import Deployment, Environment, Project
+
+SEARCHED = 5_000  # rows that are searched for words
+FOUND = 500  # of them, at most
+
+_DIGEST = re.compile(r"(sha256:)?([0-9a-f]{64})")
+_DAY = re.compile(r"[0-9]{8}")
+_SHORT_CODE = re.compile(r"[0-9a-z]{8}")
+
+
+def find(rows: QuerySet[Deployment], text: str) -> QuerySet[Deployment]:
+    term = text.strip()
+    if digest := _DIGEST.fullmatch(term):
+        return rows.filter(image_digest=f"sha256:{digest[2]}")
+    if term.startswith("sha256:"):
+        return rows.filter(image_digest__startswith=term)
+    if term.startswith("deployment_"):
+        return rows.filter(pk=term)
+    # Named one by one, so that the database uses the index that begins with the environment (or the project).
+    everywhere = Environment.objects.order_by().values("pk")
+    try:
+        version = images.Version.parse(term)
+    except ValueError:
+        pass
+    else:
+        return rows.filter(environment__in=everywhere, version_day=version.day, version_number=version.number)
+    if _DAY.fullmatch(term):
+        return rows.filter(environment__in=everywhere, version_day=term)
+    found = set(_keys(rows.filter(environment__in=everywhere, external_id=term)))
+    if _SHORT_CODE.fullmatch(term.lower()):
+        projects = Project.objects.order_by().values("pk")
+        found |= set(_keys(rows.filter(project__in=projects, short_code=term.lower())))
+    newest = rows.order_by("-created_at", "-version_number").values("pk")[:SEARCHED]
+    for word in term.split()[:5] or [""]:
+        said = Q(git__commitMessage__icontains=word) | Q(git__commitRef__icontains=word)
+        said |= Q(git__commitSha__startswith=word.lower()) | Q(short_code__startswith=word.lower())
+        said |= Q(external_id__startswith=word)
+        newest = Deployment.objects.filter(said, pk__in=newest).order_by("-created_at").values("pk")
+    return rows.filter(pk__in=found | set(_keys(newest)))
+
+
+def _keys(rows: QuerySet[Any]) -> list[str]:
+    return list(rows.values_list("pk", flat=True)[:FOUND])

@@ -1,0 +1,262 @@
+"""What people have done to repositories: looked at, adopted, excepted; one, some, or all that a filter leaves.
+
+Nothing here asks AWS: a look is a sweep that is written down and done by a worker. What will happen, and to which, is
+shown first by a GET; its address holds the selection, so it can be looked at again and shared. Only the buttons for
+one repository, which do what their names say, come without a page in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import path, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.views.decorators.http import require_POST
+
+from deployments import console, tasks
+from deployments.admin.console import ReadOnly, back_to, may, note, require, who
+from deployments.lifecycle import Refusal
+from deployments.models import Repository, RepositoryStatus, Sweep
+
+LISTED = 20  # of the selection, on the page that asks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """Something that can be done to repositories: its button, the right that it takes, and what it will do."""
+
+    name: str
+    word: str
+    right: str
+    says: str
+
+
+LOOKS = {
+    look.name: look
+    for look in (
+        Look(
+            name="reconcile",
+            word="Reconcile now",
+            right="reconcile_repository",
+            says="A worker looks at each and puts right what differs from the settings. Where an exception or the "
+            "setting says observe, it only looks.",
+        ),
+        Look(
+            name="preview",
+            word="Dry run",
+            right="reconcile_repository",
+            says="A worker looks at each and reports what it would write. Nothing changes, in AWS or here.",
+        ),
+        Look(
+            name="recheck",
+            word="Check everything again",
+            right="reconcile_repository",
+            says="As reconcile, and lifecycle policy, AWS tags and tag mutability are read too, however lately they "
+            "were. A missing repository is looked for again.",
+        ),
+        Look(
+            name="adopt",
+            word="Adopt",
+            right="adopt_repository",
+            says="Discovered repositories are kept as the settings say from now on. A lifecycle policy and tags that "
+            "somebody else chose stay.",
+        ),
+        Look(
+            name="except",
+            word="Make an exception",
+            right="except_repository",
+            says="Until a time of your choice the policy is only observed, or is enforced, whatever the setting says. "
+            "The exception ends by itself.",
+        ),
+        Look(
+            name="end",
+            word="End the exception",
+            right="except_repository",
+            says="They follow the setting again, from the next look on.",
+        ),
+    )
+}
+AT_ONCE = ("reconcile", "preview", "recheck", "end")  # for one repository, without a page that asks
+
+
+class ExceptionForm(forms.Form):
+    """An exception has a reason and an end, so that nobody finds one years later and wonders."""
+
+    mode = forms.ChoiceField(
+        label="Mode",
+        choices=[
+            ("observe", "Observe: report what differs, write nothing"),
+            ("enforce", "Enforce: put right what differs"),
+        ],
+        initial="observe",
+        widget=forms.RadioSelect,
+    )
+    hours = forms.TypedChoiceField(
+        label="Until",
+        coerce=int,
+        initial=24,
+        choices=[(1, "in 1 hour"), (4, "in 4 hours"), (24, "in 1 day"), (72, "in 3 days"), (168, "in 7 days"),
+                 (720, "in 30 days")],
+    )  # fmt: skip
+    reason = forms.CharField(label="Reason", max_length=300, help_text="Shown with the repository, and in its history.")
+
+    def values(self) -> dict[str, Any]:
+        data = self.cleaned_data
+        until = timezone.now() + timedelta(hours=data["hours"])
+        return {"mode": data["mode"], "until": until, "reason": data["reason"]}
+
+
+def _ask(name: str) -> Any:
+    """The entry of a list's menu of actions: it leads to the page that asks."""
+
+    def action(self: Looks, request: HttpRequest, queryset: QuerySet[Repository]) -> HttpResponse:
+        if request.POST.get("select_across") == "1":
+            chosen = request.GET.urlencode()
+        else:
+            chosen = urlencode([("pk", pk) for pk in request.POST.getlist(ACTION_CHECKBOX_NAME)])
+        return HttpResponseRedirect(f"{reverse('admin:deployments_repository_ask')}?look={name}&{chosen}")
+
+    action.__name__ = f"ask_{name}"
+    return admin.action(description=LOOKS[name].word, permissions=[LOOKS[name].right.split("_")[0]])(action)
+
+
+class Looks(ReadOnly):
+    """The actions of repositories."""
+
+    actions = [_ask(name) for name in LOOKS]
+
+    def get_urls(self) -> list[Any]:
+        wrap = self.admin_site.admin_view
+        return [
+            path("ask/", wrap(self.ask_view), name="deployments_repository_ask"),
+            path("<int:pk>/look/<str:name>/", wrap(require_POST(self.look_view)), name="deployments_repository_look"),
+            *super().get_urls(),
+        ]
+
+    def has_reconcile_permission(self, request: HttpRequest) -> bool:
+        return may(request, "reconcile_repository")
+
+    def has_adopt_permission(self, request: HttpRequest) -> bool:
+        return may(request, "adopt_repository")
+
+    def has_except_permission(self, request: HttpRequest) -> bool:
+        return may(request, "except_repository")
+
+    def look_view(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
+        """The buttons for one repository."""
+        if name not in AT_ONCE:
+            raise Http404
+        look = LOOKS[name]
+        require(request, look.right)
+        row = self.one(request, pk)
+        self._do(request, look, Repository.objects.filter(pk=row.pk), target=row)
+        return HttpResponseRedirect(back_to(request, reverse("admin:deployments_repository_change", args=[row.pk])))
+
+    def ask_view(self, request: HttpRequest) -> HttpResponse:
+        """GET: which repositories, and what will happen to them; POST does it."""
+        if not self.has_view_permission(request):
+            return HttpResponseRedirect(reverse("admin:index"))
+        look, chosen = LOOKS.get(request.GET.get("look", "")), request.GET.getlist("pk")
+        keep = request.GET.copy()
+        try:
+            everything = self.all_that_match(request, "look", "pk", "p")
+        except IncorrectLookupParameters:
+            return HttpResponseRedirect(reverse("admin:deployments_repository_changelist"))
+        filtered = request.GET.urlencode()
+        rows = everything.filter(pk__in=[pk for pk in chosen if pk.isdecimal()][:1000]) if chosen else everything
+        if look is not None:
+            require(request, look.right)
+            rows = _meant(look, rows)
+        form = ExceptionForm(request.POST or None) if look is not None and look.name == "except" else None
+        if request.method == "POST" and look is not None and (form is None or form.is_valid()):
+            exception = form.values() if form is not None else {}
+            address = self._do(request, look, rows, **exception)
+            return HttpResponseRedirect(address or f"{reverse('admin:deployments_repository_changelist')}?{filtered}")
+        keep.pop("look", None)
+        return self.render_page(
+            request,
+            "registry_admin/looks.html",
+            None,
+            {
+                "title": look.word if look else "All that match",
+                "look": look,
+                "looks": [each for each in LOOKS.values() if may(request, each.right)],
+                "selection": keep.urlencode(),
+                "number": rows.count(),
+                "rows": rows.order_by("name", "pk")[:LISTED],
+                "filtered": filtered,
+                "by_filter": not chosen,
+                "form": form,
+            },
+        )
+
+    def _do(
+        self,
+        request: HttpRequest,
+        look: Look,
+        rows: QuerySet[Repository],
+        *,
+        target: Repository | None = None,
+        **exception: Any,
+    ) -> str:
+        """Do it, say so, and return where what comes of it can be seen: a sweep's page, or nowhere."""
+        action, configuration, by = f"{look.name}.repository", settings.CONFIGURATION, who(request)
+        rows = rows.select_related(None)
+        sweep: Sweep | None = None
+        after: dict[str, Any] = {}
+        try:
+            match look.name:
+                case "except":
+                    count = console.make_exception(rows=rows.only("pk"), by=by, **exception)
+                    words, after = f"{count:,} excepted.", {**exception, "until": exception["until"].isoformat()}
+                case "end":
+                    count = console.end_exception(rows=rows.only("pk", "mode"), by=by)
+                    words = "The exception was ended." if count == 1 else f"{count:,} exceptions were ended."
+                case "adopt":
+                    count, sweep = console.adopt(rows=rows, configuration=configuration, by=by)
+                    words = f"{count:,} adopted."
+                case _:
+                    sweep = console.look_at(
+                        rows=rows,
+                        configuration=configuration,
+                        by=by,
+                        dry_run=look.name == "preview",
+                        thorough=look.name == "recheck",
+                    )
+                    count = len(sweep.names)
+                    words = f"{look.word}: a worker looks at {'it' if count == 1 else f'{count:,} repositories'} now."
+        except Refusal as refusal:
+            note(request, action, target, outcome=refusal.sentence)
+            self.message_user(request, refusal.sentence, messages.ERROR)
+            return ""
+        names = sweep.names if sweep else []
+        note(request, action, target, after={"repositories": count, **({"names": names} if names else {}), **after})
+        if sweep is None:
+            self.message_user(request, words, messages.SUCCESS if count else messages.WARNING)
+            return ""
+        tasks.ring()
+        address = reverse("admin:deployments_sweep_change", args=[sweep.pk])
+        self.message_user(request, format_html('{} <a href="{}">Watch {}</a>', words, address, sweep), messages.SUCCESS)
+        return address
+
+
+def _meant(look: Look, rows: QuerySet[Repository]) -> QuerySet[Repository]:
+    """Of a selection, those that the action says something about."""
+    if look.name == "adopt":
+        return rows.filter(status=RepositoryStatus.UNMANAGED)
+    if look.name == "end":
+        return rows.exclude(mode="")
+    if look.name in ("reconcile", "preview"):
+        return rows.exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
+    return rows.exclude(status=RepositoryStatus.UNMANAGED)

@@ -1,0 +1,226 @@
+"""A repository's policy on the page: what is risky about it, who may pull by it, an earlier one put back; and what
+another default policy would do to all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.urls import path, reverse
+from django.utils import timezone
+
+from deployments import policy, restore, sweeps, whatif
+from deployments.admin.console import ReadOnly, note, require, who
+from deployments.admin.sidebyside import side_by_side
+from deployments.lifecycle import Refusal
+from deployments.models import Repository, RepositoryEvent, RepositoryStatus
+
+#: What a registry's host has in it → the partition, and the partition's console. The first that fits counts.
+_PARTITIONS = (
+    (".amazonaws.com.cn", "aws-cn", "console.amazonaws.cn"),
+    (".us-gov-", "aws-us-gov", "console.amazonaws-us-gov.com"),
+    (".amazonaws.com", "aws", "console.aws.amazon.com"),
+    (".on.aws", "aws", "console.aws.amazon.com"),
+)
+
+
+def partition_of(row: Repository) -> str:
+    return next((partition for part, partition, _ in _PARTITIONS if part in row.host), "aws")
+
+
+def aws_console(row: Repository) -> str:
+    """Where AWS shows this repository; empty for a registry that is none of theirs."""
+    for part, _, console in _PARTITIONS:
+        if part in row.host:
+            address = f"ecr/repositories/private/{row.account}/{row.name}?region={row.region}"
+            return f"https://{row.region}.{console}/{address}"
+    return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Puller:
+    """Somebody who may pull or may not: by the settings' list of consumers, or because the policy names them."""
+
+    name: str
+    verdict: str  # yes, no, depends
+    words: str
+    consumer: bool
+
+    @property
+    def tone(self) -> str:
+        if self.verdict == "yes":
+            return "ok"
+        return "warn" if self.verdict == "depends" else "bad" if self.consumer else "idle"
+
+
+def risks(row: Repository) -> tuple[policy.Finding, ...]:
+    """What is unwise about the policy that was last seen, in the order of its weight."""
+    if not row.policy_text:
+        return ()
+    return policy.lint(
+        row.policy_text, partition=partition_of(row), allow_public=settings.CONFIGURATION.allow_public_policy
+    )
+
+
+def pullers(row: Repository) -> list[Puller]:
+    """The consumer accounts, as the last look found them, and whoever else the policy names."""
+    found = [
+        Puller(name=f"account {account}", verdict=answer["pull"], words=answer["words"], consumer=True)
+        for account, answer in sorted(row.consumers.items())
+    ]
+    try:
+        parsed = policy.parse(row.policy_text or "{}")
+    except policy.PolicyError:
+        return found
+    known = {puller.name for puller in found}
+    for holder in policy.holders(parsed, partition=partition_of(row)):
+        if holder.name not in known:
+            found.append(
+                Puller(name=holder.name, verdict=holder.answer.verdict, words=holder.answer.words, consumer=False)
+            )
+    return found
+
+
+class RestoreForm(forms.Form):
+    """Without an exception the next look writes the default policy again, so one is offered with it."""
+
+    keep = forms.BooleanField(required=False, initial=True, label="Make an exception, so that it stays")
+    hours = forms.TypedChoiceField(
+        label="Until",
+        coerce=int,
+        initial=24,
+        choices=[(1, "in 1 hour"), (4, "in 4 hours"), (24, "in 1 day"), (72, "in 3 days"), (168, "in 7 days")],
+    )
+    reason = forms.CharField(required=False, max_length=300, help_text="Of the exception. Shown with the repository.")
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if data.get("keep") and not str(data.get("reason", "")).strip():
+            self.add_error("reason", "Say why, or leave out the exception.")
+        return data
+
+    def exemption(self) -> restore.Exemption | None:
+        data = self.cleaned_data
+        if not data["keep"]:
+            return None
+        return restore.Exemption(until=timezone.now() + timedelta(hours=data["hours"]), reason=data["reason"])
+
+
+class WhatIfForm(forms.Form):
+    text = forms.CharField(
+        label="Default repository policy",
+        widget=forms.Textarea(attrs={"rows": 16, "spellcheck": "false", "autocomplete": "off"}),
+        max_length=4 * policy.MAX_CHARACTERS,
+        help_text="IAM JSON, as DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY would hold it.",
+    )
+    registry = forms.TypedChoiceField(coerce=int, label="Registry")
+
+
+class Policies(ReadOnly):
+    """The pages about policies that repositories have beside their own."""
+
+    def get_urls(self) -> list[Any]:
+        wrap = self.admin_site.admin_view
+        return [
+            path("what-if/", wrap(self.what_if_view), name="deployments_repository_what_if"),
+            path("<int:pk>/restore/<int:event>/", wrap(self.restore_view), name="deployments_repository_restore"),
+            *super().get_urls(),
+        ]
+
+    def restore_view(self, request: HttpRequest, pk: int, event: int) -> HttpResponse:
+        """GET compares the kept policy with the present one, in words; POST puts it back."""
+        require(request, "restore_policy_repository")
+        row: Repository = self.one(request, pk)
+        kept = get_object_or_404(RepositoryEvent.objects.exclude(policy_before=""), pk=event, repository=row)
+        kept.repository = row
+        form = RestoreForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            try:
+                before = restore.put_back(
+                    event=kept, configuration=settings.CONFIGURATION, by=who(request), exemption=form.exemption()
+                )
+            except Refusal as refusal:
+                note(request, "restore.repository", row, outcome=refusal.sentence)
+                self.message_user(request, refusal.sentence, messages.ERROR)
+            else:
+                note(
+                    request, "restore.repository", row, before={"policy": before}, after={"policy": kept.policy_before}
+                )
+                self.message_user(request, f"The policy of {kept.at:%d %b %Y, %H:%M} UTC is back.", messages.SUCCESS)
+                return HttpResponseRedirect(reverse("admin:deployments_repository_change", args=[row.pk]))
+        partition = partition_of(row)
+        return self.render_page(
+            request,
+            "registry_admin/restore.html",
+            row,
+            {
+                "title": "Put this policy back?",
+                "event": kept,
+                "form": form,
+                "comparison": policy.compare(row.policy_text or None, kept.policy_before, partition=partition),
+                "findings": policy.lint(kept.policy_before, partition=partition),
+                "lines": side_by_side(row.policy_text, kept.policy_before, partition=partition),
+                "enforce": settings.CONFIGURATION.enforce,
+            },
+        )
+
+    def what_if_view(self, request: HttpRequest) -> HttpResponse:
+        """What another default policy would do. A POST, because a policy is too long for an address; writes nothing."""
+        if not self.has_view_permission(request):
+            return HttpResponseRedirect(reverse("admin:index"))
+        targets = sweeps.targets(settings.CONFIGURATION)
+        present = targets[0].config.default_repository_policy if targets else ""
+        form = WhatIfForm(request.POST or None, initial={"text": present or "", "registry": 0})
+        form.fields["registry"].choices = [  # type: ignore[attr-defined]
+            (place, f"{target.config.host}/{target.config.namespace}") for place, target in enumerate(targets)
+        ]
+        answer = None
+        if request.method == "POST" and form.is_valid():
+            answer = whatif.rehearse(
+                text=form.cleaned_data["text"],
+                target=targets[form.cleaned_data["registry"]],
+                allow_public=settings.CONFIGURATION.allow_public_policy,
+            )
+        context = {
+            "title": "What would another default policy do?",
+            "form": form,
+            "answer": answer,
+            "targets": targets,
+            "enforce": settings.CONFIGURATION.enforce,
+            "most": policy.MAX_CHARACTERS,
+        }
+        return self.render_page(request, "registry_admin/what_if.html", None, context)
+
+
+#: Part of a repository → what its state is called on the page.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """How one part of a repository stands against the settings."""
+
+    tone: str
+    word: str
+    words: str = ""
+
+
+def state_of(row: Repository, part: str, *, covered: bool) -> State:
+    """`covered`: the settings name this repository's registry, so they have a word in it."""
+    found = [each for each in row.differences if each.get("what") == part]
+    if found:
+        words = " ".join(str(each.get("words", "")) for each in found)
+        writable = any(each.get("writable") for each in found)
+        return State(tone="warn" if writable else "idle", word="Differs" if writable else "Reported", words=words)
+    looked = row.last_checked_at if part == "policy" else row.details_checked_at
+    if looked is None or row.status in (RepositoryStatus.MISSING, RepositoryStatus.UNMANAGED):
+        return State(tone="idle", word="Not looked at")
+    if not covered:
+        return State(tone="idle", word="Not covered", words="The settings name another registry now.")
+    if row.status == RepositoryStatus.PENDING:
+        return State(tone="idle", word="Pending")
+    return State(tone="ok", word="As configured")

@@ -1,0 +1,133 @@
+"""Promote, roll back and cancel: a GET shows what will change, a POST does it, each behind a right of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import path, reverse
+
+from deployments import console, lifecycle
+from deployments.admin.console import ReadOnly, may, note, require, who
+from deployments.models import Deployment, DeploymentStatus, Promotion
+
+
+class Promotions(ReadOnly):
+    """The actions of a deployment's page."""
+
+    def get_urls(self) -> list[Any]:
+        wrap = self.admin_site.admin_view
+        return [
+            path("<path:pk>/promote/", wrap(self.promote_view), name="deployments_deployment_promote"),
+            path("<path:pk>/cancel/", wrap(self.cancel_view), name="deployments_deployment_cancel"),
+            *super().get_urls(),
+        ]
+
+    def promote_view(self, request: HttpRequest, pk: str) -> HttpResponse:
+        deployment: Deployment = self.one(request, pk)
+        change = console.change_to(deployment)
+        require(request, "rollback_deployment" if change.rolls_back else "promote_deployment")
+        if request.method == "POST":
+            action = f"{'rollback' if change.rolls_back else 'promote'}.deployment"
+            before = {"current": str(change.current.deployment.version) if change.current else None}
+            try:
+                console.make_current(
+                    deployment=deployment, instead_of=request.POST.get("instead_of", ""), by=who(request)
+                )
+            except lifecycle.Refusal as refusal:
+                note(request, action, deployment, before=before, outcome=refusal.sentence)
+                self.message_user(request, refusal.sentence, messages.ERROR)
+                again = refusal.code == "current_has_changed"
+                return HttpResponseRedirect(request.get_full_path() if again else _page(deployment))
+            note(request, action, deployment, before=before, after={"current": str(deployment.version)})
+            self.message_user(request, f"{deployment.version} is current in {_where(deployment)}.", messages.SUCCESS)
+            return HttpResponseRedirect(_page(deployment))
+        word = "Roll back" if change.rolls_back else "Promote"
+        return self.render_page(
+            request,
+            "registry_admin/promote.html",
+            deployment,
+            {
+                "title": f"{word} to {deployment.version}?" if change.rolls_back else f"Promote {deployment.version}?",
+                "word": word,
+                "change": change,
+                "sides": _sides(change),
+                "obstacle": obstacle(deployment, change),
+            },
+        )
+
+    def cancel_view(self, request: HttpRequest, pk: str) -> HttpResponse:
+        require(request, "cancel_deployment")
+        deployment: Deployment = self.one(request, pk)
+        if request.method == "POST":
+            reason = request.POST.get("reason", "").strip()[:120]
+            words = f"By {who(request)}{': ' + reason if reason else '.'}"
+            before = {"status": deployment.status}
+            try:
+                lifecycle.cancel(deployment=deployment, reason=words)
+            except lifecycle.Refusal as refusal:
+                note(request, "cancel.deployment", deployment, before=before, outcome=refusal.sentence)
+                self.message_user(request, refusal.sentence, messages.ERROR)
+            else:
+                note(request, "cancel.deployment", deployment, before=before, after={"status": "CANCELED"})
+                self.message_user(request, f"{deployment.version} was canceled.", messages.SUCCESS)
+            return HttpResponseRedirect(_page(deployment))
+        return self.render_page(
+            request, "registry_admin/cancel.html", deployment, {"title": f"Cancel {deployment.version}?"}
+        )
+
+
+def offers(request: HttpRequest, deployment: Deployment, previous: Deployment | None) -> dict[str, Any]:
+    """What a deployment's page offers to this person, and what became of it."""
+    promotion = (
+        Promotion.objects.select_related("deployment", "rolled_back_from")
+        .defer("deployment__error", "deployment__git", "rolled_back_from__error", "rolled_back_from__git")
+        .filter(environment=deployment.environment_id, label="current")
+        .first()
+    )
+    change = console.Change(deployment=deployment, current=promotion)
+    is_current = promotion is not None and promotion.deployment_id == deployment.pk
+    possible = deployment.status == DeploymentStatus.DEPLOYED and not is_current
+    right = "rollback_deployment" if change.rolls_back else "promote_deployment"
+    return {
+        "promotion": promotion,
+        "replaced": console.rolled_back(promotion) if promotion else None,
+        "may_promote": possible and may(request, right),
+        "rolls_back": change.rolls_back,
+        "previous": previous if is_current and may(request, "rollback_deployment") else None,
+        "may_cancel": not deployment.is_final and may(request, "cancel_deployment"),
+    }
+
+
+def obstacle(deployment: Deployment, change: console.Change) -> str:
+    """Why this deployment cannot become current; empty if it can. Asking anyway gets the same answer."""
+    if change.current is not None and change.current.deployment_id == deployment.pk:
+        return f"{deployment.version} is current already."
+    if deployment.status != DeploymentStatus.DEPLOYED:
+        return f"{deployment.version} is {deployment.get_status_display().lower()}, not deployed."
+    return "" if hasattr(deployment, "worker") else f"{deployment.version} was never indexed, so it has no tasks."
+
+
+def _sides(change: console.Change) -> list[tuple[str, object, object]]:
+    """What will change, line by line: (what, as it is, as it will be)."""
+    now, then = change.current.deployment if change.current else None, change.deployment
+
+    def line(what: str, value: Any) -> tuple[str, object, object]:
+        return what, value(now) or "–" if now else "–", value(then) or "–"
+
+    return [
+        line("Version", lambda row: row.version),
+        line("Image digest", lambda row: row.image_digest),
+        line("Image ref", lambda row: row.image_ref),
+        line("Commit", lambda row: str(row.git.get("commitMessage") or "").partition("\n")[0]),
+        line("Revision", lambda row: str(row.git.get("commitSha") or "")[:12]),
+    ]
+
+
+def _page(deployment: Deployment) -> str:
+    return reverse("admin:deployments_deployment_change", args=[deployment.pk])
+
+
+def _where(deployment: Deployment) -> str:
+    return f"{deployment.project} / {deployment.environment}"

@@ -1,0 +1,258 @@
+"""Sweeps: who had all repositories looked at, why, what came of it; one that runs can be watched and stopped.
+
+Starting one writes a row and rings the workers' doorbell. A page that is open while one runs asks for a kilobyte of
+numbers each second (`static/admin_theme/progress.js`); without a script a reload shows the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
+from django.core.paginator import Page, Paginator
+from django.db.models import Count, QuerySet, Sum
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.urls import path, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.views.decorators.http import require_POST
+
+from deployments import sweeps, tasks
+from deployments.admin.console import Nouns, ReadOnly, may, menu, note, require, who
+from deployments.admin.display import ago, badge, took, two_lines
+from deployments.models import (
+    Repository,
+    RepositoryStatus,
+    Sweep,
+    SweepChunk,
+    SweepFinding,
+    SweepStatus,
+    SweepTrigger,
+)
+
+FINDINGS_SHOWN = 100
+#: What a chunk counts → the word and the tone for it, in the order in which people want to know.
+RESULTS = (
+    ("in_sync", "In sync", "ok"),
+    ("healed", "Healed", "run"),
+    ("drifted", "Drifted", "warn"),
+    ("failed", "Failed", "bad"),
+)
+
+
+class WithSums(Nouns):
+    """The list of sweeps; what came of those that are shown is added up in one query."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        add_sums(self.result_list)
+
+
+def add_sums(rows: Any) -> None:
+    """Give each sweep its `sums`: the counts of its chunks."""
+    names = ("size", *(name for name, *_ in RESULTS))
+    chunks = SweepChunk.objects.order_by().filter(sweep__in=[row.pk for row in rows])
+    counted = chunks.values_list("sweep").annotate(*(Sum(name) for name in names))
+    found = {sweep: dict(zip(names, sums, strict=True)) for sweep, *sums in counted}
+    for row in rows:
+        row.sums = found.get(row.pk) or dict.fromkeys(names, 0)
+
+
+@admin.register(Sweep)
+class SweepAdmin(ReadOnly):
+    page_template = "registry_admin/sweep.html"
+    change_list_template = "registry_admin/sweep_list.html"
+    tools = True
+    nothing_yet = "No sweeps yet. A worker starts one on the schedule: python manage.py worker. Or start one here."
+    list_display = ("started", "status_cell", "scope", "result", "by", "lasted")
+    list_filter = (
+        menu("Status", "status", words=dict(SweepStatus.choices)),
+        menu("Trigger", "trigger", words=dict(SweepTrigger.choices)),
+    )
+    search_fields = ("requested_by", "error")
+    search_help_text = "Person or error"
+    sortable_by = ("started",)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return WithSums
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Sweep]:
+        return Sweep.objects.all()
+
+    def get_urls(self) -> list[Any]:
+        wrap = self.admin_site.admin_view
+        return [
+            path("start/", wrap(self.start_view), name="deployments_sweep_start"),
+            path("<int:pk>/stop/", wrap(require_POST(self.stop_view)), name="deployments_sweep_stop"),
+            path("<int:pk>/progress/", wrap(self.progress_view), name="deployments_sweep_progress"),
+            *super().get_urls(),
+        ]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(request, {"may_start": may(request, "start_sweep"), **(extra_context or {})})
+
+    def start_view(self, request: HttpRequest) -> HttpResponse:
+        """GET says what a sweep would look at, POST starts one: over everything that the settings name."""
+        require(request, "start_sweep")
+        if request.method == "POST":
+            dry_run, adopt = "dry_run" in request.POST, "adopt" in request.POST
+            if adopt:
+                require(request, "adopt_repository")
+            sweep = sweeps.start(trigger=SweepTrigger.PERSON, requested_by=who(request), dry_run=dry_run, adopt=adopt)
+            assert sweep is not None  # only the schedule's sweeps exclude each other  # noqa: S101
+            note(request, "start.sweep", sweep, after={"dry_run": dry_run, "adopt": adopt, "over": "all"})
+            tasks.ring()
+            return HttpResponseRedirect(reverse("admin:deployments_sweep_change", args=[sweep.pk]))
+        managed = Repository.objects.exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
+        return self.render_page(
+            request,
+            "registry_admin/sweep_start.html",
+            None,
+            {
+                "title": "Start a sweep",
+                "number": managed.count(),
+                "unmanaged": Repository.objects.filter(status=RepositoryStatus.UNMANAGED).count(),
+                "targets": sweeps.targets(settings.CONFIGURATION),
+                "enforce": settings.CONFIGURATION.enforce,
+                "rate": settings.CONFIGURATION.calls_per_second,
+                "running": Sweep.objects.filter(status=SweepStatus.RUNNING).first(),
+                "may_adopt": may(request, "adopt_repository"),
+            },
+        )
+
+    def stop_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        require(request, "stop_sweep")
+        sweep: Sweep = self.one(request, pk)
+        if sweeps.stop(sweep=sweep):
+            note(request, "stop.sweep", sweep)
+            self.message_user(request, f"{sweep} stops: workers finish what is on the wire.", messages.SUCCESS)
+        else:
+            self.message_user(request, f"{sweep} had ended already.", messages.WARNING)
+        return HttpResponseRedirect(reverse("admin:deployments_sweep_change", args=[sweep.pk]))
+
+    def progress_view(self, request: HttpRequest, pk: int) -> JsonResponse:
+        """What the page's script polls: numbers and finished pieces of text, about a kilobyte."""
+        sweep: Sweep = self.one(request, pk)
+        look = how_far(sweep)
+        return JsonResponse(
+            {
+                "running": sweep.status == SweepStatus.RUNNING,
+                "done": look.progress.done,
+                "total": look.progress.total,
+                "words": look.words,
+                "parts": [{"name": part.name, "number": part.number, "x": part.start, "width": part.width}
+                          for part in look.parts],
+                "calls": sum(look.progress.calls.values()),
+            },
+            headers={"Cache-Control": "no-store"},
+        )  # fmt: skip
+
+    def page(self, request: HttpRequest, row: Sweep) -> dict[str, Any]:
+        look = how_far(row)
+        outcome = request.GET.get("outcome", "")
+        counts = Counter(dict(row.findings.order_by().values_list("outcome").annotate(Count("*"))))
+        return {
+            "title": f"Sweep {row.pk}",
+            "look": look,
+            "may_stop": row.status == SweepStatus.RUNNING and may(request, "stop_sweep"),
+            "outcome": outcome,
+            "outcomes": [(value, word, counts[value]) for value, word in SweepFinding.Outcome.choices if counts[value]],
+            "findings": findings_of(row, outcome, request.GET.get("p", "1")),
+            "names_shown": row.names[:20],
+            "took": (row.finished_at or timezone.now()) - row.started_at,
+        }
+
+    @admin.display(description="Started", ordering="started_at")
+    def started(self, row: Sweep) -> str:
+        tag = SafeString(' <span class="tag">dry run</span>') if row.dry_run else ""
+        return format_html('<b>{}</b>{}<span class="under">{}</span>', row, tag, ago(row.started_at))
+
+    @admin.display(description="Status")
+    def status_cell(self, row: Sweep) -> str:
+        return two_lines(badge(row), row.error) if row.error else badge(row)
+
+    @admin.display(description="Over")
+    def scope(self, row: Sweep) -> str:
+        return over(row)
+
+    @admin.display(description="Result")
+    def result(self, row: Any) -> str:
+        return two_lines(outcome_words(row.sums), f"of {row.sums['size']:,} repositories" if row.sums["size"] else "")
+
+    @admin.display(description="By")
+    def by(self, row: Sweep) -> str:
+        return two_lines(row.requested_by or row.get_trigger_display(), row.get_trigger_display())
+
+    @admin.display(description="Took")
+    def lasted(self, row: Sweep) -> str:
+        return took(row.finished_at - row.started_at) if row.finished_at else "–"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A result's share of the bar, in per cent of all that is to be looked at."""
+
+    name: str
+    word: str
+    tone: str
+    number: int
+    start: str
+    width: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HowFar:
+    progress: sweeps.Progress
+    parts: list[Part]
+    words: str
+
+
+def how_far(sweep: Sweep) -> HowFar:
+    progress = sweeps.progress(sweep)
+    if sweep.status != SweepStatus.RUNNING:
+        words = f"{progress.done:,} of {progress.total:,} repositories looked at"
+    elif sweep.listed_at is None:
+        words = "Waiting for a worker to list the registry"
+    else:
+        words = f"{progress.done:,} of {progress.total:,} repositories looked at so far"
+    return HowFar(progress=progress, parts=list(_parts(progress)), words=words)
+
+
+def _parts(progress: sweeps.Progress) -> Iterator[Part]:
+    start = 0.0
+    for name, word, tone in RESULTS:
+        number = getattr(progress, name)
+        width = number / (progress.total or 1) * 100
+        yield Part(name=name, word=word, tone=tone, number=number, start=f"{start:.2f}", width=f"{width:.2f}")
+        start += width
+
+
+def findings_of(sweep: Sweep, outcome: str, number: str) -> Page[SweepFinding]:
+    rows = sweep.findings.select_related("repository").defer(
+        "repository__policy_text", "repository__lifecycle_text", "repository__differences"
+    )
+    if outcome in SweepFinding.Outcome.values:
+        rows = rows.filter(outcome=outcome)
+    return Paginator(rows, FINDINGS_SHOWN).get_page(number)
+
+
+def over(sweep: Sweep) -> str:
+    if not sweep.names:
+        return "All repositories"
+    if len(sweep.names) == 1:
+        return format_html("<code>{}</code>", sweep.names[0])
+    return f"{len(sweep.names):,} named repositories"
+
+
+def outcome_words(sums: dict[str, int]) -> str:
+    """“2 healed, 1 failed”, or that everything was as it should be."""
+    found = [f"{sums[name]:,} {word.lower()}" for name, word, _ in RESULTS if name != "in_sync" and sums[name]]
+    if found:
+        return ", ".join(found)
+    return "All in sync" if sums["in_sync"] else "–"
