@@ -19,7 +19,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from deployments import images
-from deployments.lifecycle import Refusal
+from deployments.catalogue import Refusal
 from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, KeyKind
 
 #: What a key of an environment may be limited to. `deploy` includes `read`: a deploy looks at what it did.

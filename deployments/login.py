@@ -30,7 +30,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from deployments import keys
-from deployments.lifecycle import NotFound, Refusal
+from deployments.catalogue import NotFound, Refusal
 from deployments.models import AccessKey, LoginRequest
 
 #: Old CLIs ask for one to five minutes, new ones keep a login for ten.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from django.db import transaction
 from django.utils import timezone
 
-from deployments.lifecycle import Refusal
+from deployments.catalogue import Refusal
 from deployments.models import Environment, EnvironmentVariable
 from deployments.vault import Unreadable, Vault
 

@@ -22,7 +22,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_safe
 
 from deployments import audit, login
-from deployments.lifecycle import NotFound
+from deployments.catalogue import NotFound
 from deployments.models import SLUG_ALIASES, Deployment, Environment, Project
 
 

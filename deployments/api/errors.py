@@ -17,8 +17,8 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 
 from deployments.api.bodies import BodyError
+from deployments.catalogue import NotFound, Refusal
 from deployments.config import ConfigurationError
-from deployments.lifecycle import NotFound, Refusal
 
 logger = logging.getLogger(__name__)
 

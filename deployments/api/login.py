@@ -14,7 +14,7 @@ from deployments.api import limits, schemas
 from deployments.api.auth import client_of, too_many
 from deployments.api.errors import refusing_with
 from deployments.api.schemas import refusals
-from deployments.lifecycle import Refusal
+from deployments.catalogue import Refusal
 
 router = Router(tags=["login"], auth=None)
 

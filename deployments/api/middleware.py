@@ -107,9 +107,15 @@ class _Unmeasured:
         self._left = limit
         self._limit = limit
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1) -> bytes:
+        return self._counted(self._stream.read, size)
+
+    def readline(self, size: int = -1) -> bytes:
+        return self._counted(self._stream.readline, size)
+
+    def _counted(self, read: Callable[[int], bytes], size: int) -> bytes:
         try:
-            data: bytes = self._stream.read(size)
+            data = read(size)
             self._left -= len(data)
             more = self._left <= 0 and self._stream.read(1)
         except Exception:  # each server has its own for a chunk that is none

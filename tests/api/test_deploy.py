@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from django.test.utils import CaptureQueriesContext
 
 from deployments import keys
+from deployments.api.bodies import MIB, parse, rule
 from deployments.models import BackgroundWorker, Deployment, Environment, Project
 from tests.api.conftest import DIGEST, HASH, WORKER, Cli
 
@@ -123,6 +126,23 @@ def test_a_report_of_many_megabytes_is_taken(cli: Cli) -> None:
     report = WORKER | {"metadata": WORKER["metadata"] | {"sourceFiles": sources}}  # type: ignore[operator]
 
     assert cli.post(f"/api/v1/deployments/{deployment_id}/background-workers", report).status == 200
+
+
+def test_source_files_are_let_go_of_while_the_report_is_read() -> None:
+    size = 8 * MIB
+    sources = [{"filePath": f"{number}.ts", "contents": "e" * (size // 64), "taskIds": []} for number in range(64)]
+    body = json.dumps(WORKER | {"metadata": WORKER["metadata"] | {"sourceFiles": sources}}).encode()  # type: ignore[operator]
+    path = "/api/v1/deployments/deployment_x/background-workers"
+    tracemalloc.start()
+    try:
+        found = parse(body, rule(path))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 1.3 * size  # the text, beside the body
+    assert "contents" not in str(found)
+    assert found["metadata"]["tasks"][0]["machine"] == {"cpu": 1}
 
 
 def test_a_failure_is_stored_and_shown(cli: Cli) -> None:

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.test import Client
 from django.utils import timezone
 
 from deployments import keys
 from deployments.api.schemas import without_credentials
-from deployments.models import AccessKey, Environment, Project
+from deployments.catalogue import Refusal
+from deployments.models import AccessKey, Environment, KeyKind, Project
+from tests.api.conftest import Cli
 
 pytestmark = pytest.mark.django_db
 
@@ -49,12 +52,149 @@ def test_a_key_is_found_with_its_owner_in_one_query(production: Environment, dja
 
 
 def test_a_rotated_key_has_the_same_owner_and_the_old_one_is_dead(operator: User, production: Environment) -> None:
-    for key, text in (keys.make_user_token(operator, "laptop"), keys.make_environment_key(production, "ci")):
+    limited = keys.make_environment_key(production, "cluster", scopes=[keys.READ])
+    for key, text in (keys.make_user_token(operator, "laptop"), keys.make_environment_key(production, "ci"), limited):
         new, new_text = keys.rotate(key)
 
         assert keys.authenticate(text) is None
         assert keys.authenticate(new_text) == new
         assert (new.user, new.environment, new.name, new.kind) == (key.user, key.environment, key.name, key.kind)
+        assert (new.scopes, new.replaces, new.expires_at) == (key.scopes, key, None)
+
+
+def test_a_rotated_key_works_on_for_as_long_as_was_asked_for(production: Environment) -> None:
+    key, text = keys.make_environment_key(production)
+
+    new, new_text = keys.rotate(key, timedelta(days=1))
+
+    assert keys.authenticate(text) == key
+    assert keys.authenticate(new_text) == new
+    AccessKey.objects.filter(pk=key.pk).update(expires_at=timezone.now())
+    assert keys.authenticate(text) is None
+    assert keys.authenticate(new_text) == new
+
+
+def test_a_key_with_an_end_lives_as_long_again_and_its_end_is_never_put_off(production: Environment) -> None:
+    key, _ = keys.make_environment_key(production, expires_at=timezone.now() + timedelta(hours=1))
+
+    new, _ = keys.rotate(key, timedelta(days=1))
+
+    assert new.expires_at is not None
+    assert abs(new.expires_at - timezone.now() - timedelta(hours=1)) < timedelta(seconds=5)
+    assert AccessKey.objects.get(pk=key.pk).expires_at == key.expires_at
+
+
+def test_a_key_is_rotated_once_and_only_while_it_works(production: Environment) -> None:
+    rotated, _ = keys.make_environment_key(production)
+    keys.rotate(rotated, timedelta(days=1))
+    revoked, _ = keys.make_environment_key(production)
+    keys.revoke(revoked)
+    deploy, _ = keys.make_deploy_key(production)
+
+    for key in (rotated, revoked, deploy):
+        before = AccessKey.objects.count()
+        with pytest.raises(Refusal):
+            keys.rotate(key)
+        assert AccessKey.objects.count() == before
+
+
+def test_an_unknown_scope_is_a_fault(production: Environment) -> None:
+    with pytest.raises(ValueError, match="no scope push"):
+        keys.make_environment_key(production, scopes=["deploy", "push"])
+
+
+# ---- Scopes
+
+#: What each scope opens, beside what every key may do. A route without a place here fails the test below.
+ROUTES = {
+    keys.READ: [
+        ("GET", "/api/v1/deployments"),
+        ("GET", "/api/v1/deployments/latest"),
+        ("GET", "/api/v1/deployments/current"),
+        ("GET", "/api/v1/deployments/{deployment_id}"),
+        ("GET", "/api/v1/projects/{ref}/envvars"),
+    ],
+    keys.DEPLOY: [
+        ("POST", "/api/v1/deployments"),
+        ("POST", "/api/v1/deployments/{deployment_id}/background-workers"),
+        ("POST", "/api/v1/deployments/{deployment_id}/fail"),
+        ("POST", "/api/v1/deployments/{deployment_id}/cancel"),
+        ("POST", "/api/v1/deployments/{deployment_id}/progress"),
+        ("POST", "/api/v1/deployments/{deployment_id}/finalize"),
+        ("POST", "/api/v2/deployments/{deployment_id}/finalize"),
+        ("POST", "/api/v3/deployments/{deployment_id}/finalize"),
+        ("POST", "/api/v1/deployments/{version}/promote"),
+        ("POST", "/api/v1/projects/{ref}/envvars/{env}/import"),
+    ],
+    keys.CREDENTIALS: [("POST", "/api/v1/deployments/{deployment_id}/generate-registry-credentials")],
+}
+
+
+@pytest.mark.parametrize("scope", keys.SCOPES)
+def test_a_key_opens_what_its_scope_names_and_nothing_else(client: Client, production: Environment, scope: str) -> None:
+    cli = Cli(client, keys.make_environment_key(production, scopes=[scope])[1])
+    opens = {scope} | ({keys.READ} if scope == keys.DEPLOY else set())
+
+    for needed, routes in ROUTES.items():
+        for method, path in routes:
+            named = {"deployment_id": "deployment_x", "version": "20260101.1", "env": "prod"}
+            answer = cli.send(method, path.format(ref=production.project.ref, **named), "{}", headers={})
+            refused = answer.status == 403 and answer.body["code"] == "scope_missing"
+            assert refused == (needed not in opens), (method, path, answer.body)
+
+
+def test_every_route_of_an_environment_key_has_a_scope(client: Client) -> None:
+    schema = client.get("/api/openapi.json").json()
+    found = {
+        (method.upper(), path)
+        for path, operations in schema["paths"].items()
+        for method, operation in operations.items()
+        if {"EnvironmentKey": []} in operation.get("security", [])
+    }
+
+    assert found == {route for routes in ROUTES.values() for route in routes}
+
+
+def test_a_limited_preview_key_makes_and_archives_no_branches(client: Client, project: Project) -> None:
+    reader = keys.make_environment_key(project.environments.get(slug="preview"), scopes=[keys.READ])[1]
+    path = f"/api/v1/projects/{project.ref}/branches"
+
+    assert Cli(client, reader).get(path).status == 200
+    assert Cli(client, reader).post(path, {"branch": "x"}).status == 403
+    assert Cli(client, reader).post(f"{path}/archive", {"branch": "x"}).status == 403
+
+
+# ---- Deploy keys
+
+
+def test_a_deploy_key_dies_with_the_token_that_it_was_made_with(
+    client: Client, user_cli: Cli, operator: User, production: Environment
+) -> None:
+    deploy = Cli(client, user_cli.get(f"/api/v1/projects/{production.project.ref}/prod").body["apiKey"])
+    other, _ = keys.make_user_token(User.objects.create_user("eve@example.com"))
+    theirs = keys.make_deploy_key(production, other)[1]
+    assert deploy.get("/api/v1/deployments").status == 200
+
+    keys.revoke(AccessKey.objects.get(kind=KeyKind.USER, user=operator))
+
+    assert deploy.get("/api/v1/deployments").status == 401
+    assert Cli(client, theirs).get("/api/v1/deployments").status == 200
+
+
+def test_a_deploy_key_does_not_outlive_a_token_that_expires(operator: User, production: Environment) -> None:
+    soon = timezone.now() + timedelta(minutes=5)
+    token, _ = keys.make_user_token(operator, expires_at=soon)
+
+    assert keys.make_deploy_key(production, token)[0].expires_at == soon
+
+
+def test_a_token_that_was_revoked_meanwhile_makes_no_deploy_key(operator: User, production: Environment) -> None:
+    token, _ = keys.make_user_token(operator)
+    keys.revoke(token)
+
+    with pytest.raises(Refusal):
+        keys.make_deploy_key(production, token)
+    assert not AccessKey.objects.filter(kind=KeyKind.DEPLOY).exists()
 
 
 def test_a_key_is_revoked_once(operator: User) -> None:

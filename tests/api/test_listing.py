@@ -105,3 +105,32 @@ def test_the_current_deployment_names_the_image_and_is_cheap_to_poll(cli: Cli, s
     cli.finalize(cli.deploying())
     assert cli.get("/api/v1/deployments/current", if_none_match=answer.headers["ETag"]).status == 200
     assert stranger.get("/api/v1/deployments/current").status == 404
+
+
+@pytest.mark.django_db(transaction=True)
+def test_polling_costs_a_look_at_the_key_and_one_at_the_promotion(cli: Cli, django_assert_num_queries: Any) -> None:
+    cli.finalize(cli.deploying())
+    etag = cli.get("/api/v1/deployments/current").headers["ETag"]
+
+    with django_assert_num_queries(2):
+        assert cli.get("/api/v1/deployments/current", if_none_match=etag).status == 304
+    with django_assert_num_queries(2):
+        assert cli.get("/api/v1/deployments/current", if_none_match='W/"old", "older"').status == 200
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_polled_for_is_what_was_rolled_back_to(cli: Cli) -> None:
+    older, newer = (cli.deploying(externalId=name) for name in ("one", "two"))
+    versions = [str(Deployment.objects.get(id=each).version) for each in (older, newer)]
+    for each in (older, newer):
+        cli.finalize(each)
+    etag = cli.get("/api/v1/deployments/current").headers["ETag"]
+
+    refused = cli.post(f"/api/v1/deployments/{versions[0]}/promote")
+    done = cli.post(f"/api/v1/deployments/{versions[0]}/promote?allowRollbacks=true")
+
+    assert refused.status == 400
+    assert (done.status, done.body["version"]) == (200, versions[0])
+    current = cli.get("/api/v1/deployments/current", if_none_match=etag)
+    assert (current.status, current.body["id"]) == (200, older)
+    assert cli.get("/api/v1/deployments/latest").body["id"] == newer

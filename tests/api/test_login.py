@@ -15,7 +15,7 @@ from django.test import Client
 from django.utils import timezone
 
 from deployments import keys, login
-from deployments.lifecycle import NotFound
+from deployments.catalogue import NotFound
 from deployments.models import AccessKey, AuditEntry, LoginRequest
 from tests.api.conftest import Answer, Cli
 

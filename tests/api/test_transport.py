@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import re
 from collections.abc import Callable
@@ -16,8 +17,9 @@ from django.utils import timezone
 
 from deployments import keys, lifecycle
 from deployments.api.bodies import KIB, MIB, BodyError, Rule, parse
+from deployments.api.limits import Limiter
 from deployments.models import AccessKey, Deployment, Environment
-from tests.api.conftest import HASH, WORKER, Cli
+from tests.api.conftest import HASH, WORKER, Answer, Cli
 
 pytestmark = pytest.mark.django_db
 
@@ -219,6 +221,70 @@ def test_a_body_of_64_mib_is_refused_before_it_is_read(live_server: Any) -> None
     connection.close()
 
 
+class Chunked:
+    """A body as gunicorn gives one that came in chunks: only its end is known."""
+
+    def __init__(self, *chunks: bytes, broken: bool = False) -> None:
+        self.body = io.BytesIO(b"".join(chunks))
+        self.broken = broken
+
+    def read(self, size: int = -1) -> bytes:
+        found = self.body.read(size)
+        if self.broken and not found:
+            raise ValueError("what a server says of a chunk that is none")
+        return found
+
+    def readline(self, size: int = -1) -> bytes:
+        return self.body.readline(size)
+
+
+def chunked(cli: Cli, path: str, body: Chunked, *, terminated: bool = True, key: str | None = None) -> Answer:
+    response = cli.client.request(
+        **{
+            "REQUEST_METHOD": "POST",
+            "PATH_INFO": path,
+            "CONTENT_TYPE": "application/json",
+            "HTTP_AUTHORIZATION": f"Bearer {key or cli.key}",
+            "HTTP_TRANSFER_ENCODING": "chunked",
+            "wsgi.input": body,
+            "wsgi.input_terminated": terminated,
+        }
+    )
+    return Answer(response.status_code, response.json(), response.headers)
+
+
+def test_a_body_in_chunks_is_read_to_its_end(cli: Cli) -> None:
+    parts = json.dumps({"contentHash": HASH, "type": "MANAGED"}).encode().partition(b":")
+
+    answer = chunked(cli, "/api/v1/deployments", Chunked(*parts))
+
+    assert answer.status == 200
+    assert Deployment.objects.get().content_hash == HASH
+
+
+def test_a_body_in_chunks_is_held_to_the_same_size(cli: Cli) -> None:
+    assert chunked(cli, "/api/v1/deployments", Chunked(b" " * 256 * KIB)).status == 400  # no JSON, but not too large
+    answer = chunked(cli, "/api/v1/deployments", Chunked(b" " * 256 * KIB, b" "))
+
+    assert answer.status == 413
+    assert "256 KiB" in answer.error
+
+
+def test_a_body_in_chunks_is_not_read_for_a_stranger(cli: Cli) -> None:
+    body = Chunked(b" " * MIB)
+
+    assert chunked(cli, "/api/v1/deployments", body, key="tr_prod_x").status == 401
+    assert body.body.tell() == 0
+
+
+def test_a_chunk_that_is_none_is_a_400(cli: Cli) -> None:
+    assert chunked(cli, "/api/v1/deployments", Chunked(b"{", broken=True)).status == 400
+
+
+def test_a_server_that_does_not_know_the_end_of_a_body_asks_for_its_length(cli: Cli) -> None:
+    assert chunked(cli, "/api/v1/deployments", Chunked(b"{}"), terminated=False).status == 411
+
+
 @pytest.mark.parametrize(("content_type", "encoding"), [("text/plain", "identity"), ("application/json", "gzip")])
 def test_a_body_that_is_not_plain_json_is_a_415(cli: Cli, content_type: str, encoding: str) -> None:
     headers = {"Authorization": f"Bearer {cli.key}", "Content-Encoding": encoding}
@@ -258,6 +324,45 @@ def test_without_a_key_the_answer_says_where_keys_come_from(cli: Cli) -> None:
         assert response.status_code == 401
         assert response["WWW-Authenticate"] == "Bearer"
         assert "/account/tokens" in response.json()["error"]
+
+
+def test_too_many_unknown_keys_from_one_address_are_told_to_slow_down_and_others_are_not(
+    cli: Cli, user_cli: Cli
+) -> None:
+    unknown = Cli(cli.client, "tr_pat_" + "x" * 40)
+    assert {unknown.get("/api/v2/whoami").status for _ in range(30)} == {401}
+
+    answer = unknown.get("/api/v2/whoami")
+
+    assert (answer.status, answer.body["code"]) == (429, "too_many_requests")
+    assert 0 < int(answer.headers["Retry-After"]) <= 60
+    assert answer.headers["x-should-retry"] == "false"
+    assert user_cli.get("/api/v2/whoami").status == 200  # who has a key that works is never held up
+    response = cli.client.get("/api/v2/whoami", headers={"Authorization": "Bearer tr_pat_x"}, REMOTE_ADDR="203.0.113.7")
+    assert response.status_code == 401
+
+
+def test_a_limiter_forgets_after_its_window_and_remembers_a_bounded_number_of_addresses() -> None:
+    now = [0.0]
+    limiter = Limiter(most=2, seconds=60, addresses=3, clock=lambda: now[0])
+
+    assert [limiter.count("192.0.2.1") for _ in range(3)] == [0, 0, 60]
+    now[0] = 30
+    assert limiter.count("192.0.2.1") == 30
+    now[0] = 60
+    assert limiter.count("192.0.2.1") == 0
+    for number in range(2, 10):
+        limiter.count(f"192.0.2.{number}")
+    assert len(limiter) == 3
+
+
+def test_who_has_one_ipv6_address_has_them_all() -> None:
+    limiter = Limiter(most=1, seconds=60)
+
+    assert limiter.count("2001:db8:1:2::1") == 0
+    assert limiter.count("2001:db8:1:2:ffff::9") > 0
+    assert limiter.count("2001:db8:1:3::1") == 0
+    assert limiter.count("not an address") == 0
 
 
 def _revoked(key: AccessKey) -> None:
@@ -309,6 +414,29 @@ def test_the_use_of_a_key_is_noted_at_most_once_a_minute(cli: Cli) -> None:
     AccessKey.objects.update(last_used_at=timezone.now() - timedelta(minutes=2))
     cli.get("/api/v1/deployments/x", user_agent="curl/8")
     assert AccessKey.objects.get().last_used_by == "curl/8 at 127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "address"),
+    [
+        ("0", "203.0.113.7", "127.0.0.1"),
+        ("1", "203.0.113.7", "203.0.113.7"),
+        ("1", "198.51.100.1, 203.0.113.7", "203.0.113.7"),  # the first is the client's own invention
+        ("2", "198.51.100.1, 203.0.113.7, 10.0.0.1", "203.0.113.7"),
+        ("2", "203.0.113.7", "127.0.0.1"),  # did not come through both
+        ("1", "2001:db8::1", "2001:db8::1"),
+        ("1", "<script>", "127.0.0.1"),
+        ("1", "", "127.0.0.1"),
+    ],
+)
+def test_a_client_s_address_is_what_the_trusted_proxies_saw(
+    cli: Cli, configure: Callable[..., Any], proxies: str, forwarded: str, address: str
+) -> None:
+    configure(TRUSTED_PROXIES=proxies)
+
+    cli.get("/api/v1/deployments/x", user_agent="curl/8", x_forwarded_for=forwarded)
+
+    assert AccessKey.objects.get().last_used_by == f"curl/8 at {address}"
 
 
 def test_a_key_of_preview_needs_a_branch(preview_cli: Cli) -> None:
