@@ -41,6 +41,7 @@ class RegistryError(Exception):
     installation: bool = False  # nothing of this registry can work until it is mended (credentials, role)
     bounded: bool = False  # heals only for a while: a role that was just made becomes known within minutes
     request_id: str = ""
+    said: str = ""  # AWS's own code and words
 
     @property
     def throttled(self) -> bool:
@@ -156,13 +157,14 @@ def aws_error(
     if entry is None:
         raise KeyError(UNKNOWN)
     detail = _one_line(message) if entry.shows_detail else ""
+    said = f"{code}: {detail}" if detail else code
     return RegistryError(
         operation=operation,
         code=code,
         sentence=entry.template.format(
             operation=operation,
             name=name,
-            reason=f"{code}: {detail}" if detail else code,
+            reason=said,
             permission=permission,
             setting=setting,
         ),
@@ -171,6 +173,7 @@ def aws_error(
         installation=entry.installation or operation == "AssumeRole",
         bounded=entry.heals is Heals.BOUNDED,
         request_id=request_id,
+        said=said,
     )
 
 
@@ -447,6 +450,14 @@ AWS: tuple[Entry, ...] = (
         heals=Heals.YES,
     ),
     Entry(
+        codes=("StorageUnreachable",),
+        says="The image's configuration in {name} could not be read from S3, where ECR keeps it.",
+        todo="Trying again in a moment may be enough; if not, let this server reach S3 in the registry's region.",
+        cause="ECR gives out addresses of S3 for all but manifests, and the configuration says the platform.",
+        mender=Mender.OPERATOR,
+        heals=Heals.YES,
+    ),
+    Entry(
         codes=("Unreachable",),
         says="{operation} on {name}: AWS cannot be reached.",
         todo="Trying again in a moment may be enough; if not, check this server's network, DNS and AWS_ENDPOINT_URL.",
@@ -681,7 +692,7 @@ IMAGES: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("trial_pull_refused",),
-        says="Account {account} cannot pull the image: {role} tried, and {reason}",
+        says="Account {account} cannot pull the image: {role} tried, and AWS refused it ({reason}).",
         todo="Allow {permission} on {arn} to that role in its own account; if it is allowed there, look for a Deny in "
         "the registry policy or the organisation's policies.",
         cause="Both sides have to allow a pull: the repository policy, and the policy of whoever pulls.",

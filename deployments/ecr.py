@@ -354,10 +354,6 @@ class Ecr:
                 raise aws_error("BatchGetImage", name, code, reason, permission=_permission("BatchGetImage"))
         return {image["imageId"]["imageDigest"]: image["imageManifest"] for image in answer["images"]}
 
-    def image_manifest(self, name: str, *, digest: str | None = None, tag: str | None = None) -> tuple[str, str] | None:
-        found = self.manifests(name, digests=[digest] if digest else [], tag=tag)
-        return next(iter(found.items()), None)
-
     def download_url(self, name: str, digest: str) -> str | None:
         """Where a layer, or an image's configuration, can be fetched for some minutes; None when it is not there.
 

@@ -10,9 +10,10 @@ deploy overtaken by a newer one ends well and is not promoted, and a retried req
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,11 +21,13 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from deployments import images, provisioning
+from deployments import catalogue, credentials, images, proof, provisioning
 from deployments.catalogue import NotFound as NotFound  # what a use case raises: named here to be caught
 from deployments.catalogue import Refusal as Refusal
+from deployments.catalogue import refusal
 from deployments.config import Configuration, RegistryConfig
-from deployments.ecr import Access, Ecr, RegistryError, registry_of
+from deployments.credentials import Credentials
+from deployments.ecr import RegistryError, registry_of
 from deployments.models import (
     FINAL_STATUSES,
     BackgroundWorker,
@@ -35,13 +38,11 @@ from deployments.models import (
     Repository,
 )
 
+logger = logging.getLogger(__name__)
+
 PENDING, BUILDING = DeploymentStatus.PENDING, DeploymentStatus.BUILDING
 DEPLOYING, DEPLOYED = DeploymentStatus.DEPLOYING, DeploymentStatus.DEPLOYED
 FAILED, CANCELED, TIMED_OUT = DeploymentStatus.FAILED, DeploymentStatus.CANCELED, DeploymentStatus.TIMED_OUT
-
-MANIFEST_DEPTH = 3  # index → index → image
-#: Docker's own media type for zstd layers: buildx writes it when OCI types are off, and runtimes cannot pull it.
-UNPULLABLE_LAYERS = ("application/vnd.docker.image.rootfs.diff.tar.zstd",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +52,6 @@ class Creation:
     deployment: Deployment
     outcome: str  # "created" or "existing"
     canceled: tuple[Deployment, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
-    """A log-in that the CLI pushes with."""
-
-    username: str
-    password: str = field(repr=False)
-    expires_at: datetime
-    repository_uri: str
-    endpoint: str | None  # where the registry is really served, if that is known
 
 
 # ----------------------------------------------------------------------------------------------------------- create
@@ -90,9 +80,9 @@ def create_deployment(
     """
     external_id = external_id.strip()
     if force and not external_id:
-        raise Refusal("force needs an external id.", code="force_without_external_id")
+        raise refusal("force_without_external_id")
     if len(external_id) > 128:
-        raise Refusal("An external id has at most 128 characters.", code="external_id_too_long")
+        raise refusal("external_id_too_long")
     if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest)):
         return Creation(deployment=earlier, outcome="created")
     canceled: tuple[Deployment, ...] = ()
@@ -130,16 +120,13 @@ def create_deployment(
                 return Creation(deployment=earlier, outcome="created")
         else:
             return Creation(deployment=deployment, outcome="created", canceled=canceled)
-    raise Refusal("No free version could be allocated. Try again.", code="version_conflict", heals=True)
+    raise refusal("version_conflict")
 
 
 def _repeated(environment: Environment, key: str, request_digest: str) -> Deployment | None:
     earlier = Deployment.objects.filter(environment=environment, idempotency_key=key).first()
     if earlier is not None and earlier.request_digest != request_digest:
-        raise Refusal(
-            "This idempotency key was used for a request with another body. Send a new key with a new request.",
-            code="idempotency_key_reused",
-        )
+        raise refusal("idempotency_key_reused")
     return earlier
 
 
@@ -152,11 +139,7 @@ def _existing(environment: Environment, external_id: str, *, force: bool) -> Dep
     )
     running = [deployment for deployment in known if not deployment.is_final]
     if running:
-        raise Refusal(
-            f"External id {external_id} is being deployed already, as version {running[0].version}. "
-            "Wait for it, or use --force to cancel it and deploy again.",
-            code="external_id_in_progress",
-        )
+        raise refusal("external_id_in_progress", external_id=external_id, version=running[0].version)
     deployed = [deployment for deployment in known if deployment.status == DEPLOYED]
     return max(deployed, key=lambda deployment: deployment.version, default=None)
 
@@ -170,7 +153,12 @@ def _cancel_running(environment: Environment, external_id: str) -> tuple[Deploym
 
 
 def _repository(
-    environment: Environment, configuration: Configuration, registry: RegistryConfig, name: str
+    environment: Environment,
+    configuration: Configuration,
+    registry: RegistryConfig,
+    name: str,
+    *,
+    freshness: timedelta | None = None,
 ) -> Repository | None:
     """The repository, made right; None for a registry that is not ECR, where a push creates what it needs."""
     ecr_registry = registry_of(registry.host)
@@ -183,7 +171,7 @@ def _repository(
             name=name,
             project=environment.project,
             digest=configuration.desired_digest,
-            freshness=configuration.freshness,
+            freshness=configuration.freshness if freshness is None else freshness,
             enforce=configuration.enforce,
         )
     except RegistryError as error:
@@ -258,7 +246,7 @@ def progress(*, deployment: Deployment, timeout: timedelta) -> None:
     }
     step = steps.get(DeploymentStatus(deployment.status))
     if step is None or not _move(deployment, **step, deadline=now + timeout):
-        raise Refusal(f"The deployment is {deployment.status}, not waiting to be built.", code="wrong_status")
+        raise refusal("wrong_status", status=deployment.status, wanted="not waiting to be built")
 
 
 def index(
@@ -282,7 +270,7 @@ def index(
     """
     first_platform = deployment.image_platform.partition(",")[0]
     if target_platform and "," in deployment.image_platform and target_platform != first_platform:
-        raise Refusal(f"Only {first_platform} is indexed; {target_platform} needs no worker.", code="other_platform")
+        raise refusal("other_platform", first=first_platform, target=target_platform)
     worker: BackgroundWorker | None = getattr(deployment, "worker", None)
     if worker is None and not deployment.is_final:
         worker = _link_worker(
@@ -298,11 +286,11 @@ def index(
             deadline=timezone.now() + timeout,
         )
     if worker is None:
-        raise Refusal(f"The deployment is {deployment.status}, not BUILDING.", code="wrong_status")
+        raise refusal("wrong_status", status=deployment.status, wanted="not BUILDING")
     if worker.content_hash != content_hash:
-        sentence = "The image that was indexed is not the one that was announced (its content hash differs)."
-        _end(deployment, FAILED, error={"name": "ContentMismatch", "message": sentence})
-        raise Refusal(sentence, code="content_mismatch")
+        refused = refusal("content_mismatch")
+        _end(deployment, FAILED, error={"name": "ContentMismatch", "message": refused.sentence})
+        raise refused
     return worker
 
 
@@ -339,7 +327,7 @@ def fail(*, environment: Environment, deployment_id: str, error: dict[str, Any])
 def cancel(*, deployment: Deployment, reason: str = "") -> None:
     """End a deployment as CANCELED. Raises Refusal when it has ended already."""
     if not _cancel(deployment, reason):
-        raise Refusal(f"The deployment is {deployment.status} already.", code="already_final")
+        raise refusal("already_final", status=deployment.status)
 
 
 def _cancel(deployment: Deployment, reason: str) -> bool:
@@ -387,10 +375,11 @@ def time_out_overdue() -> int:
 def finalize(
     *, deployment: Deployment, digest: str | None, skip_promotion: bool, configuration: Configuration
 ) -> Iterator[str]:
-    """DEPLOYING → DEPLOYED once the image is proved to be there, then promote. Yields sentences on the way.
+    """DEPLOYING → DEPLOYED once the image is proved (`deployments.proof`), then promote. Yields sentences on the way.
 
-    Raises Refusal when the image is not in the registry or cannot be pulled by anybody, and for a wrong status.
-    Repeating it on a DEPLOYED one is a success. A deploy overtaken by a newer one ends well, without promotion.
+    Raises Refusal when the proof fails, and for a wrong status; the deployment stays as it is then, and its receipt
+    has the reason, also where the caller goes away. Repeating it on a DEPLOYED one is a success. A deploy overtaken by
+    a newer one ends well, without promotion.
     """
     if deployment.status == DEPLOYED:
         yield f"Version {deployment.version} is deployed already."
@@ -399,10 +388,7 @@ def finalize(
         raise Refusal(_not_deploying(deployment), code="wrong_status")
     if not images.is_digest(digest):
         digest = None  # it is whatever stood in buildx's metadata file
-    registry = configuration.registry(deployment.type or None)
-    if configuration.image_verification and deployment.repository is not None:
-        yield "Looking for the image in the registry."
-        digest = _prove(deployment, registry, digest)
+    receipt = yield from _prove(deployment, digest, configuration)
     if deployment.repository is not None and deployment.repository.last_error:
         # The deploy went on because the repository was right before; this is where the CLI's user hears of it.
         yield f"Note: {deployment.repository.last_error}"
@@ -410,7 +396,8 @@ def finalize(
         deployment,
         status=DEPLOYED,
         deployed_at=timezone.now(),
-        image_digest=digest or "",
+        image_digest=receipt["digest"] or digest or "",
+        receipt=receipt,
         deadline=None,
     )
     deployment.refresh_from_db()
@@ -424,73 +411,56 @@ def finalize(
         yield f"Version {deployment.version} is deployed. A newer version is current, so it was not promoted."
 
 
+def _prove(deployment: Deployment, digest: str | None, configuration: Configuration) -> proof.Steps:
+    """Prove the deployment's image; the receipt, also of a refusal, is on the row afterwards or returned."""
+    if not configuration.image_verification:
+        return proof.unproved("Proving is switched off (DEPLOY_IMAGE_VERIFICATION_ENABLED).")
+    registry = configuration.registry(deployment.type or None)
+
+    def mend() -> None:
+        # Somebody changed the policy since this deployment began. What cannot be mended is told by the second look.
+        with suppress(Refusal):
+            name = proof.Place.of(deployment.image_ref).name
+            _repository(deployment.environment, configuration, registry, name, freshness=timedelta(0))
+
+    try:
+        return (
+            yield from proof.prove(
+                image_ref=deployment.image_ref,
+                digest=digest,
+                platforms=deployment.image_platform.split(","),
+                registry=registry,
+                mend=mend,
+            )
+        )
+    except Refusal as refused:
+        refused_receipt = proof.unproved(refused.sentence) | {"code": refused.code, "digest": digest or ""}
+        Deployment.objects.filter(id=deployment.id).exclude(status=DEPLOYED).update(receipt=refused_receipt)
+        raise
+
+
 def _not_deploying(deployment: Deployment) -> str:
     if deployment.status == CANCELED and deployment.canceled_reason:
         return f"The deployment was canceled: {deployment.canceled_reason}"
     if deployment.status == BUILDING:
         return "The deployment has no worker: the image was not indexed, so it cannot be finalized."
-    return f"The deployment is {deployment.status}, not DEPLOYING, so it cannot be finalized."
+    return catalogue.sentence("wrong_status", status=deployment.status, wanted="not DEPLOYING; it cannot be finalized")
 
 
-def _ecr(registry: RegistryConfig) -> Ecr | None:
-    found = registry_of(registry.host)
-    access = Access(role_arn=registry.assume_role_arn, external_id=registry.assume_role_external_id)
-    return None if found is None else Ecr(registry=found, access=access)
+def promote(
+    *,
+    environment: Environment,
+    version: str,
+    allow_rollbacks: bool = False,
+    by: str = "",
+    configuration: Configuration | None = None,
+) -> Deployment:
+    """Make a deployed version the current one. Raises NotFound, or Refusal with the reason.
 
-
-def _prove(deployment: Deployment, registry: RegistryConfig, digest: str | None) -> str | None:
-    """The digest of the image in ECR, its whole manifest tree read. Raises Refusal when it cannot be deployed."""
-    ecr = _ecr(registry)
-    repository = deployment.repository
-    if ecr is None or repository is None:
-        return digest
-    tag = deployment.image_ref.rpartition(":")[2]
-    try:
-        found = ecr.image_manifest(repository.name, digest=digest, tag=None if digest else tag)
-        if found is None:
-            what = f"digest {digest}" if digest else f"tag {tag}"
-            raise Refusal(
-                f"The image is not in the registry: {repository.host}/{repository.name} has no {what}. "
-                "Was it pushed? Images whose name starts with localhost are not, unless --push is given.",
-                code="image_not_found",
-            )
-        _read_tree(ecr, repository.name, found[1], depth=MANIFEST_DEPTH)
-    except RegistryError as error:
-        raise Refusal(
-            f"Whether the image is in the registry could not be found out. {error} "
-            "(DEPLOY_IMAGE_VERIFICATION_ENABLED=0 switches this check off.)",
-            code=error.code,
-            heals=error.heals,
-        ) from error
-    return found[0]
-
-
-def _read_tree(ecr: Ecr, name: str, text: str, *, depth: int) -> None:
-    """Read an image's manifests down to the layers; raise Refusal for one that is missing or cannot be pulled."""
-    try:
-        manifest = json.loads(text)
-        children = [child["digest"] for child in manifest.get("manifests", ())]
-        layers = [layer.get("mediaType", "") for layer in manifest.get("layers", ())]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise Refusal("The image's manifest in the registry cannot be read.", code="manifest_unreadable") from None
-    for media_type in layers:
-        if media_type.startswith(UNPULLABLE_LAYERS):
-            raise Refusal(
-                f"The image has a layer of the type {media_type}, which container runtimes cannot pull. Build it with "
-                "OCI media types (buildx: oci-mediatypes=true), or with gzip layers.",
-                code="layer_unpullable",
-            )
-    if depth == 0 and children:
-        raise Refusal("The image's index is nested too deeply.", code="manifest_unreadable")
-    for child in children:
-        found = ecr.image_manifest(name, digest=child)
-        if found is None:
-            raise Refusal(f"The image's index names {child}, which is not in the registry.", code="image_not_found")
-        _read_tree(ecr, name, found[1], depth=depth - 1)
-
-
-def promote(*, environment: Environment, version: str, allow_rollbacks: bool = False, by: str = "") -> Deployment:
-    """Make a deployed version the current one. Raises NotFound, or Refusal with the reason."""
+    With a configuration the image is proved again: since its deploy it may have expired, or a policy may have changed.
+    What cannot be found out does not stop it, if the image was proved before: going back to what worked is needed
+    most on a day when AWS does not answer.
+    """
     try:
         wanted = images.Version.parse(version)
     except ValueError:
@@ -503,17 +473,32 @@ def promote(*, environment: Environment, version: str, allow_rollbacks: bool = F
     if deployment is None:
         raise NotFound(f"There is no version {wanted} in this environment.")
     if deployment.status != DEPLOYED or not hasattr(deployment, "worker"):
-        raise Refusal(f"Version {wanted} is {deployment.status}, not DEPLOYED.", code="not_deployed")
+        raise refusal("not_deployed", version=wanted, status=deployment.status)
     current = current_promotion(environment=environment)
     if current is not None and current.deployment_id == deployment.id:
-        raise Refusal(f"Version {wanted} is current already.", code="already_current")
+        raise refusal("already_current", version=wanted)
+    if current is not None and not allow_rollbacks and current.deployment.version > wanted:
+        raise refusal("older_than_current", version=wanted)
+    if configuration is not None:
+        _prove_again(deployment, configuration)
     if not _make_current(deployment, by=by, newer_only=not allow_rollbacks):
-        raise Refusal(
-            f"Version {wanted} is older than the current one. Rolling back is done on its page in the admin, or with "
-            "?allowRollbacks=true.",
-            code="older_than_current",
-        )
+        raise refusal("older_than_current", version=wanted)
     return deployment
+
+
+def _prove_again(deployment: Deployment, configuration: Configuration) -> None:
+    proved = deployment.receipt is not None and "unproved" not in deployment.receipt
+    steps = _prove(deployment, deployment.image_digest or None, configuration)
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        if "unproved" not in end.value:
+            Deployment.objects.filter(id=deployment.id).update(receipt=end.value)
+    except Refusal as refused:
+        if refused.code != "image_undecided" or not proved:
+            raise
+        logger.warning("promotion.not_proved_again deployment=%s reason=%s", deployment.id, refused.sentence)
 
 
 def current_promotion(*, environment: Environment) -> Promotion | None:
@@ -545,56 +530,29 @@ def _make_current(deployment: Deployment, *, by: str, newer_only: bool) -> bool:
             return False
         if Promotion.objects.filter(Q(id=current.id) & Q(deployment_id=current.deployment_id)).update(**values):
             return True
-    raise Refusal("Other promotions of this environment kept coming in between. Try again.", code="busy", heals=True)
+    raise refusal("busy")
 
 
 # ------------------------------------------------------------------------------------------------------ credentials
 
 
 def registry_credentials(*, deployment: Deployment, configuration: Configuration) -> Credentials:
-    """A log-in that the CLI can push this deployment's image with.
+    """A log-in that the CLI can push this deployment's image with, narrowed to its repository where that is possible.
 
-    Raises Refusal; the reason is also stored on the deployment, because the CLI does not show it.
+    Raises Refusal. Its reason, or why the credentials open more than one repository, is also stored on the
+    deployment, because the CLI does not show it; `credentials_kind` tells which of the two it is.
     """
+    row = Deployment.objects.filter(id=deployment.id)
     try:
-        credentials = _registry_credentials(deployment, configuration)
-    except Refusal as refusal:
-        Deployment.objects.filter(id=deployment.id).update(credentials_error=refusal.sentence)
+        if deployment.is_final:
+            raise refusal("already_final", status=deployment.status)
+        issued = credentials.issue(
+            image_ref=deployment.image_ref,
+            label=deployment.id,
+            registry=configuration.registry(deployment.type or None),
+        )
+    except Refusal as refused:
+        row.update(credentials_error=refused.sentence, credentials_kind="")
         raise
-    if deployment.credentials_error:
-        Deployment.objects.filter(id=deployment.id).update(credentials_error="")
-    return credentials
-
-
-def _registry_credentials(deployment: Deployment, configuration: Configuration) -> Credentials:
-    if deployment.is_final:
-        raise Refusal(f"The deployment is {deployment.status}; there is nothing to push.", code="already_final")
-    registry = configuration.registry(deployment.type or None)
-    uri = deployment.image_ref.rpartition(":")[0]
-    ecr = _ecr(registry)
-    if ecr is not None:
-        try:
-            login = ecr.authorization()
-        except RegistryError as error:
-            raise Refusal(str(error), code=error.code, heals=error.heals) from error
-        return Credentials(
-            username=login.username,
-            password=login.password,
-            expires_at=login.expires_at or timezone.now() + timedelta(hours=12),
-            repository_uri=uri,
-            endpoint=login.endpoint,
-        )
-    if registry.username and registry.password:
-        return Credentials(
-            username=registry.username,
-            password=registry.password,
-            # A password does not expire; the CLI wants a time, and asks again at its next deploy.
-            expires_at=timezone.now() + timedelta(hours=12),
-            repository_uri=uri,
-            endpoint=None,
-        )
-    raise Refusal(
-        f"There are no credentials for {registry.host}: it is not ECR, and DEPLOY_REGISTRY_USERNAME and "
-        "DEPLOY_REGISTRY_PASSWORD are not set. Set them, or run docker login before the deploy.",
-        code="no_credentials",
-    )
+    row.update(credentials_error=issued.wider, credentials_kind=issued.kind)
+    return issued

@@ -1,0 +1,204 @@
+"""The door to registries that are not ECR: the registry v2 API (OCI distribution), read only, standard library only.
+
+It reads manifests and small blobs, logs in as docker does (Basic, or a bearer token from where the registry sends
+us), and turns every other answer into one `RegistryError`. What is read is bounded in time and size, and the log-in
+goes to no other host than the registry's and the one that it names for tokens. It knows no images and no rows.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from deployments.catalogue import RegistryError, registry_error
+
+ANSWER_SECONDS = 5  # until the connection stands, and between two reads
+TOTAL_SECONDS = 15  # of one answer
+MAX_BYTES = 4 * 1024 * 1024  # what the OCI specification lets a manifest have; configurations are smaller
+REDIRECTS = 3
+SERVED_BY = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
+ACCEPT = ", ".join(
+    (
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+)
+
+
+class _Unanswered(Exception):
+    """No answer, or none that makes sense; the text says which, without an address."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """urllib would carry the log-in along; `_get` follows by itself, without it."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+_opener = build_opener(_NoRedirect)
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def download(url: str) -> bytes | None:
+    """What lies behind an address that needs no log-in; None for whatever is no plain answer. For ECR's layers."""
+    try:
+        answer = _get(url, {}, plain=url.startswith("http:"))
+    except _Unanswered:
+        return None
+    return answer.body if answer.status == 200 else None
+
+
+@dataclass(slots=True, kw_only=True)
+class Registry:
+    """One registry, for as long as one image is looked at."""
+
+    host: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    _authorization: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def manifest(self, name: str, reference: str) -> bytes | None:
+        """An image's manifest by tag or digest; None when it is not there. Raises RegistryError.
+
+        The error's code tells a registry that does not answer at all (RegistrySilent), one that asks for a log-in we
+        do not have (RegistryClosed), a refused log-in (RegistryLogin), and a fault (RegistryFault).
+        """
+        self._require_registry(name)
+        return self._read(name, f"manifests/{reference}", {"Accept": ACCEPT})
+
+    def blob(self, name: str, digest: str) -> bytes | None:
+        """A small blob; None when it is not there. Raises RegistryError."""
+        return self._read(name, f"blobs/{digest}", {})
+
+    @property
+    def _base(self) -> str:
+        return f"{'http' if self._plain else 'https'}://{SERVED_BY.get(self.host, self.host)}/v2/"
+
+    @property
+    def _plain(self) -> bool:
+        """Whether HTTP without TLS will do: as for docker, only on this very machine."""
+        return re.fullmatch(r"(localhost|127(\.\d+){3})(:\d+)?", self.host) is not None
+
+    def _require_registry(self, name: str) -> None:
+        """Other programs listen on registries' usual ports too, and their 404 says nothing of an image."""
+        try:
+            answer = _get(self._base, self._authorization, plain=self._plain)
+        except _Unanswered as silence:
+            raise self._error("RegistrySilent", name, str(silence)) from None
+        page = answer.headers.get("content-type", "").startswith("text/html")
+        if answer.status not in (200, 401) or page:
+            raise self._error("RegistrySilent", name, "a web page" if page else f"status {answer.status}")
+
+    def _read(self, name: str, path: str, headers: Mapping[str, str]) -> bytes | None:
+        url = f"{self._base}{name}/{path}"
+        try:
+            answer = _get(url, {**headers, **self._authorization}, plain=self._plain)
+            if answer.status == 401 and not self._authorization:
+                self._log_in(name, answer.headers.get("www-authenticate", ""))
+                answer = _get(url, {**headers, **self._authorization}, plain=self._plain)
+        except _Unanswered as silence:
+            raise self._error("RegistryFault", name, str(silence)) from None
+        if answer.status in (401, 403):
+            code = "RegistryLogin" if self.username else "RegistryClosed"
+            raise self._error(code, name, f"status {answer.status}")
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise self._error("RegistryFault", name, f"status {answer.status}")
+        return answer.body
+
+    def _log_in(self, name: str, challenge: str) -> None:
+        """Do as the registry's challenge says: the password as it is, or a token that it gets us somewhere."""
+        basic = {}
+        if self.username and self.password:
+            pair = base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+            basic = {"Authorization": f"Basic {pair}"}
+        scheme, _, rest = challenge.partition(" ")
+        if scheme.lower() != "bearer":
+            self._authorization = basic
+            return
+        asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        realm = urljoin(self._base, asked.get("realm", ""))
+        query = {"scope": f"repository:{name}:pull"} | ({"service": asked["service"]} if "service" in asked else {})
+        answer = _get(f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}", basic, plain=self._plain)
+        if answer.status != 200:
+            return  # the registry's own 401 stands
+        try:
+            said = json.loads(answer.body)
+            token = str(said.get("token") or said.get("access_token") or "")
+        except (ValueError, RecursionError, AttributeError):
+            raise _Unanswered("its token cannot be read") from None
+        if not re.fullmatch(r"[\x21-\x7e]+", token):
+            raise _Unanswered("its token cannot be read")
+        self._authorization = {"Authorization": f"Bearer {token}"}
+
+    def _error(self, code: str, name: str, reason: str) -> RegistryError:
+        return registry_error(code, operation="GET", name=name, host=self.host, reason=reason)
+
+
+def _get(url: str, headers: Mapping[str, str], *, plain: bool) -> _Answer:
+    """One GET, redirects followed; a log-in goes along only where the host stays. Raises _Unanswered."""
+    until = time.monotonic() + TOTAL_SECONDS
+    origin, sent = urlsplit(url).netloc, dict(headers)
+    for _ in range(REDIRECTS + 1):
+        try:
+            where = urlsplit(url)
+        except ValueError:
+            raise _Unanswered("it leads to an address that is none") from None
+        if where.scheme != "https" and not (plain and where.scheme == "http"):
+            raise _Unanswered("it leads to an address without TLS")
+        if where.netloc != origin:
+            sent.pop("Authorization", None)
+        answer = _once(url, sent, until)
+        if answer.status not in (301, 302, 303, 307, 308):
+            return answer
+        url = urljoin(url, answer.headers.get("location", ""))
+    raise _Unanswered("it redirects without end")
+
+
+def _once(url: str, headers: Mapping[str, str], until: float) -> _Answer:
+    try:
+        try:
+            response = _opener.open(Request(url, headers=dict(headers)), timeout=ANSWER_SECONDS)  # noqa: S310
+        except HTTPError as refused:  # an answer all the same
+            response = refused
+        with response:
+            said = {name.lower(): value for name, value in response.headers.items()}
+            body = bytearray()
+            while chunk := response.read1(64 * 1024):
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    raise _Unanswered("its answer is too large")
+                if time.monotonic() > until:
+                    raise _Unanswered("its answer takes too long")
+            return _Answer(status=response.status, headers=said, body=bytes(body))
+    except TimeoutError:
+        raise _Unanswered("no answer in time") from None
+    except URLError as error:
+        slow = isinstance(error.reason, TimeoutError)
+        raise _Unanswered("no answer in time" if slow else "no connection") from None
+    except (OSError, http.client.HTTPException, ValueError):
+        raise _Unanswered("no connection, or not HTTP") from None

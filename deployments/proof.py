@@ -1,0 +1,449 @@
+"""Proof before promotion: the image is there, whole, for the right platform, and the consumer accounts may pull it.
+
+What is proved is written into a receipt that stays on the deployment; what is not proved refuses the promotion, in a
+sentence that names the account, the permission and the way out. “Not found out” refuses too, except for a registry
+that this server cannot reach at all and that is not ECR: of that the receipt says that nothing was proved.
+
+A consumer account's pull is proved twice: by evaluating the repository policy that AWS has at this moment, and, with a
+probe role in that account, by the two calls that a pull consists of, made as that role. The probe role stands for the
+nodes' own: what their policy lacks and the probe role's has is not seen here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from django.utils import timezone
+
+from deployments import distribution, policy
+from deployments.catalogue import Refusal, RegistryError, refusal, registry_error
+from deployments.config import RegistryConfig
+from deployments.ecr import Access, Ecr, ecr_of
+
+Steps = Generator[str, None, dict[str, Any]]
+
+MAX_DEPTH = 3  # index → index → image
+MAX_MANIFESTS = 100
+PULL = ("ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
+AT_ONCE = 25  # manifests in one call of ECR, which takes 100 and answers with their whole text
+#: A registry may show an image some seconds after its push was answered. AWS's own faults are botocore's to repeat.
+PAUSES = (0.5, 1.5)
+#: Docker's own media type for zstd layers: buildx writes it when OCI types are off, and runtimes cannot pull it.
+UNPULLABLE_LAYERS = ("application/vnd.docker.image.rootfs.diff.tar.zstd",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an image should be, read from its ref: the ref is what was pushed, whatever the settings are by now."""
+
+    host: str
+    name: str
+    tag: str
+
+    @classmethod
+    def of(cls, image_ref: str) -> Place:
+        host, _, rest = image_ref.partition("/")
+        name, _, tag = rest.rpartition(":")
+        return cls(host=host, name=name, tag=tag)
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.name}"
+
+
+class Source(Protocol):
+    """A repository that images are read from. All raise RegistryError."""
+
+    def tagged(self, tag: str) -> tuple[str, str] | None: ...
+
+    def manifests(self, digests: Sequence[str]) -> dict[str, str]: ...
+
+    def configuration(self, digest: str) -> bytes | None: ...
+
+
+@dataclass(slots=True)
+class Tree:
+    """An image, read down to its layers."""
+
+    digest: str
+    manifests: int = 0
+    layers: int = 0
+    platforms: list[str] = field(default_factory=list)
+    #: A manifest and a blob of it that a runtime of a wanted platform fetches: what a trial pull asks for.
+    sample: tuple[str, str] | None = None
+
+
+def prove(
+    *,
+    image_ref: str,
+    digest: str | None,
+    platforms: Sequence[str],
+    registry: RegistryConfig,
+    mend: Callable[[], None] = lambda: None,
+) -> Steps:
+    """Yield sentences on the way, return the receipt. Raises Refusal.
+
+    `mend` is called once when the repository policy does not let a consumer account pull, before it is read again:
+    somebody may have changed it since the deployment began.
+    """
+    place = Place.of(image_ref)
+    ecr = ecr_of(registry, place.host)
+    yield "Looking for the image in the registry."
+    try:
+        if ecr is None:
+            return (yield from _prove_elsewhere(place, digest, platforms, registry))
+        tree = _read(_InEcr(ecr, place.name), place, digest, platforms)
+        yield _found(tree)
+        receipt = _receipt(place, tree)
+        yield from _prove_pulls(ecr, place, tree, registry, mend, receipt)
+        return receipt
+    except RegistryError as error:
+        raise refusal("image_undecided", reason=error.sentence, heals=error.heals) from error
+
+
+def unproved(reason: str) -> dict[str, Any]:
+    """The receipt of an image that nothing is known of."""
+    return {"at": timezone.now().isoformat(), "digest": "", "platforms": [], "pullers": {}, "unproved": reason}
+
+
+def _receipt(place: Place, tree: Tree) -> dict[str, Any]:
+    return {
+        "at": timezone.now().isoformat(),
+        "repository": str(place),
+        "digest": tree.digest,
+        "platforms": tree.platforms,
+        "manifests": tree.manifests,
+        "layers": tree.layers,
+        "policy": "",  # the digest of the text that the pulls were evaluated against
+        "pullers": {},
+    }
+
+
+def _found(tree: Tree) -> str:
+    return f"Found {tree.digest} for {', '.join(tree.platforms)}: {tree.manifests} manifests, {tree.layers} layers."
+
+
+# ----------------------------------------------------------------------------------------------------------- the image
+
+
+def _read(source: Source, place: Place, digest: str | None, platforms: Sequence[str]) -> Tree:
+    """The whole image. Raises Refusal for one that is not there, not whole, or not to be pulled by a runtime."""
+    root = _patiently(lambda: _root(source, place, digest))
+    if root is None:
+        what = f"digest {digest}" if digest else f"tag {place.tag}"
+        raise refusal("image_not_found", where=place, what=what)
+    tree = Tree(digest=root[0])
+    wanted = [_platform(each) for each in platforms]
+    found: list[tuple[str, str]] = []  # platform, and the digest of the image for it
+    level: dict[str, tuple[str, str]] = {root[0]: (root[1], "")}  # digest → its text, and the platform its index says
+    for _ in range(MAX_DEPTH):
+        children: dict[str, str] = {}
+        for each, (text, said) in level.items():
+            manifest = _Manifest.parse(text)
+            tree.manifests += 1
+            tree.layers += len(manifest.layers)
+            children |= manifest.children
+            if manifest.children or said == _ATTESTATION:
+                continue
+            platform = said or _configured(source, manifest)
+            found.append((platform, each))
+            if tree.sample is None and any(_fits(want, platform) for want in wanted):
+                tree.sample = (each, next(iter([*manifest.layers, manifest.configuration])))
+        if not children:
+            break
+        if tree.manifests + len(children) > MAX_MANIFESTS:
+            raise refusal("manifest_unreadable", reason="it has too many parts")
+        texts = source.manifests(list(children))
+        missing = next((each for each in children if each not in texts), None)
+        if missing is not None:
+            raise refusal("image_incomplete", digest=missing)
+        level = {each: (texts[each], said) for each, said in children.items()}
+    else:
+        raise refusal("manifest_unreadable", reason="it is nested too deeply")
+    tree.platforms = sorted({platform for platform, _ in found})
+    if tree.sample is None:
+        raise refusal(
+            "platform_mismatch",
+            found=", ".join(tree.platforms) or "no platform",
+            wanted=" or ".join(platforms),
+        )
+    return tree
+
+
+def _root(source: Source, place: Place, digest: str | None) -> tuple[str, str] | None:
+    if digest is None:
+        return source.tagged(place.tag)
+    text = source.manifests([digest]).get(digest)
+    return None if text is None else (digest, text)
+
+
+def _patiently(look: Callable[[], tuple[str, str] | None]) -> tuple[str, str] | None:
+    for pause in PAUSES:
+        found = look()
+        if found is not None:
+            return found
+        time.sleep(pause)
+    return look()
+
+
+_ATTESTATION = "unknown/unknown"  # buildx's provenance and the like: in the index, and pulled by nobody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Manifest:
+    """What counts in a manifest: an index has children, an image has a configuration and layers."""
+
+    children: dict[str, str]  # digest → platform, or nothing where the index does not say
+    layers: tuple[str, ...]  # digests
+    configuration: str
+
+    @classmethod
+    def parse(cls, text: str) -> _Manifest:
+        """Raises Refusal for what is neither an index nor an image, and for layers that cannot be pulled."""
+        try:
+            manifest = json.loads(text)
+            children = {str(each["digest"]): _said(each) for each in manifest.get("manifests", ())}
+            layers = [(str(each["digest"]), str(each.get("mediaType", ""))) for each in manifest.get("layers", ())]
+            configuration = "" if children else str(manifest["config"]["digest"])
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise refusal("manifest_unreadable", reason="it is neither an image nor an index") from None
+        for _, media_type in layers:
+            if media_type.startswith(UNPULLABLE_LAYERS):
+                raise refusal("layer_unpullable", media_type=media_type[:100])
+        return cls(children=children, layers=tuple(digest for digest, _ in layers), configuration=configuration)
+
+
+def _said(entry: Any) -> str:
+    platform = entry.get("platform")
+    return "" if platform is None else _named(platform)
+
+
+def _named(description: Any) -> str:
+    """linux/arm64/v8 from the three fields of an index's entry or an image's configuration."""
+    parts = [str(description.get(part) or "")[:40] for part in ("os", "architecture", "variant")]
+    return "/".join(part for part in parts if part)
+
+
+def _configured(source: Source, manifest: _Manifest) -> str:
+    """The platform that an image's configuration says: where there is no index, it stands nowhere else."""
+    content = source.configuration(manifest.configuration)
+    if content is None:
+        raise refusal("image_incomplete", digest=manifest.configuration)
+    try:
+        return _named(json.loads(content)) or "no platform"
+    except (ValueError, AttributeError, RecursionError):
+        raise refusal("manifest_unreadable", reason="its configuration is none of an image") from None
+
+
+def _platform(text: str) -> tuple[str, str, str]:
+    """As containerd normalises them, so that linux/arm64 and linux/arm64/v8 are one."""
+    system, architecture, variant, *_ = [*text.lower().split("/"), "", "", ""]
+    architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(architecture, architecture)
+    if (architecture, variant) in (("arm64", "v8"), ("amd64", "v1")):
+        variant = ""
+    if architecture == "arm" and not variant:
+        variant = "v7"
+    return system, architecture, variant
+
+
+def _fits(wanted: tuple[str, str, str], platform: str) -> bool:
+    return wanted == _platform(platform)
+
+
+# --------------------------------------------------------------------------------------------------------- the sources
+
+
+@dataclass(frozen=True, slots=True)
+class _InEcr:
+    """A repository of ECR."""
+
+    ecr: Ecr
+    name: str
+
+    def tagged(self, tag: str) -> tuple[str, str] | None:
+        return next(iter(self.ecr.manifests(self.name, tag=tag).items()), None)
+
+    def manifests(self, digests: Sequence[str]) -> dict[str, str]:
+        parts = [digests[start : start + AT_ONCE] for start in range(0, len(digests), AT_ONCE)]
+        answers = self.ecr.side_by_side([_asking(self.ecr, self.name, part) for part in parts])
+        texts: dict[str, str] = {}
+        for answer in answers:
+            if isinstance(answer, RegistryError):
+                raise answer
+            texts |= answer
+        return texts
+
+    def configuration(self, digest: str) -> bytes | None:
+        url = self.ecr.download_url(self.name, digest)
+        if url is None:
+            return None
+        content = distribution.download(url)
+        if content is None or distribution.digest_of(content) != digest:
+            raise registry_error("StorageUnreachable", operation="GetDownloadUrlForLayer", name=self.name)
+        return content
+
+
+def _asking(ecr: Ecr, name: str, digests: Sequence[str]) -> Callable[[], dict[str, str]]:
+    return lambda: ecr.manifests(name, digests=digests)
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """A repository of another registry."""
+
+    registry: distribution.Registry
+    name: str
+
+    def tagged(self, tag: str) -> tuple[str, str] | None:
+        content = self.registry.manifest(self.name, tag)
+        return None if content is None else (distribution.digest_of(content), self._text(content))
+
+    def manifests(self, digests: Sequence[str]) -> dict[str, str]:
+        found = ((digest, self.registry.manifest(self.name, digest)) for digest in digests)
+        return {
+            digest: self._text(content)
+            for digest, content in found
+            if content is not None and distribution.digest_of(content) == digest
+        }
+
+    def configuration(self, digest: str) -> bytes | None:
+        content = self.registry.blob(self.name, digest)
+        return content if content is not None and distribution.digest_of(content) == digest else None
+
+    @staticmethod
+    def _text(content: bytes) -> str:
+        return content.decode(errors="replace")
+
+
+def _prove_elsewhere(place: Place, digest: str | None, platforms: Sequence[str], registry: RegistryConfig) -> Steps:
+    door = distribution.Registry(host=place.host, username=registry.username, password=registry.password)
+    try:
+        tree = _read(_Elsewhere(door, place.name), place, digest, platforms)
+    except RegistryError as error:
+        if error.code not in ("RegistrySilent", "RegistryClosed"):
+            raise
+        yield error.sentence
+        return unproved(error.sentence) | {"digest": digest or ""}
+    yield _found(tree)
+    return _receipt(place, tree)
+
+
+# ----------------------------------------------------------------------------------------------------------- the pulls
+
+
+def _prove_pulls(
+    ecr: Ecr,
+    place: Place,
+    tree: Tree,
+    registry: RegistryConfig,
+    mend: Callable[[], None],
+    receipt: dict[str, Any],
+) -> Generator[str, None, None]:
+    """Every consumer account may pull; raises Refusal for the first that may not. Adds to the receipt."""
+    probes: dict[str, list[str]] = {account: [] for account in registry.consumer_accounts}
+    for role in registry.probe_role_arns:
+        probes.setdefault(role.split(":")[4], []).append(role)
+    if not probes:
+        return
+    text = _policy_of(ecr, place)
+    if any(isinstance(_judged(text, account, ecr, place, bool(roles)), Refusal) for account, roles in probes.items()):
+        mend()
+        text = _policy_of(ecr, place)
+    receipt["policy"] = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if text else ""
+    for account, roles in probes.items():
+        words = _judged(text, account, ecr, place, bool(roles))
+        if isinstance(words, Refusal):
+            raise words
+        for role in roles:
+            _pull(ecr, place, tree, account, role, registry)
+        how = "trial" if roles else "policy"
+        receipt["pullers"][account] = {"pull": "yes", "how": how, "words": words, "roles": roles}
+        tried = f" {' and '.join(roles)} tried." if roles else ""
+        yield f"Account {account} can pull it.{tried}"
+
+
+def _policy_of(ecr: Ecr, place: Place) -> str:
+    look = ecr.look(place.name, details=False)
+    if isinstance(look.policy, RegistryError):
+        raise look.policy
+    return look.policy or ""
+
+
+def _judged(text: str, account: str, ecr: Ecr, place: Place, tried: bool) -> str | Refusal:
+    """Why the policy lets this account pull, in words, or the refusal. What depends is left to a trial, if any."""
+    if account == ecr.registry.account:
+        return "The registry is its own."
+    try:
+        parsed = policy.parse(text or "{}")
+    except policy.PolicyError:
+        parsed = None
+    if parsed is None:
+        verdict, words = "depends", "The policy cannot be read."
+    else:
+        answer = policy.can_pull(parsed, account, partition=ecr.registry.partition)
+        verdict, words = answer.verdict, _sentence(answer.words)
+        if verdict == "depends":
+            words_of_one = _one_of_them(parsed, account, ecr.registry.partition)
+            verdict, words = ("yes", words_of_one) if words_of_one else (verdict, words)
+    if verdict == "yes" or (verdict == "depends" and tried):
+        return words
+    if verdict == "depends":
+        return refusal("consumer_undecided", account=account, name=place.name, words=words)
+    lacking: tuple[str, ...] = PULL
+    if parsed is not None:
+        partition = ecr.registry.partition
+        lacking = tuple(one for one in PULL if policy.may(parsed, account, one, partition=partition).verdict != "yes")
+    return refusal(
+        "consumer_cannot_pull", account=account, name=place.name, words=words, permissions=" and ".join(lacking)
+    )
+
+
+def _one_of_them(parsed: policy.Policy, account: str, partition: str) -> str:
+    """In words, a role or user of the account that may pull by its own name; nothing if there is none."""
+    return next(
+        (
+            _sentence(holder.answer.words)
+            for holder in policy.holders(parsed, partition=partition)
+            if holder.answer.verdict == "yes" and f":{account}:" in holder.principal
+        ),
+        "",
+    )
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _pull(ecr: Ecr, place: Place, tree: Tree, account: str, role: str, registry: RegistryConfig) -> None:
+    """The two calls of a pull, made as a role of the consumer account. Raises Refusal, or RegistryError."""
+    access = Access(
+        role_arn=role,
+        external_id=registry.assume_role_external_id,
+        setting="DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS",
+    )
+    there = Ecr(registry=ecr.registry, access=access)
+    manifest, blob = tree.sample or (tree.digest, "")
+    calls: Iterable[tuple[str, Callable[[], object]]] = (
+        ("ecr:BatchGetImage", lambda: there.manifests(place.name, digests=sorted({tree.digest, manifest}))),
+        ("ecr:GetDownloadUrlForLayer", lambda: there.download_url(place.name, blob)),
+    )
+    for permission, call in calls:
+        try:
+            found = call()
+        except RegistryError as error:
+            if not error.denied or error.operation == "AssumeRole":
+                raise
+            raise refusal(
+                "trial_pull_refused",
+                account=account,
+                role=role,
+                reason=error.said,
+                permission=permission,
+                arn=ecr.registry.repository_arn(place.name),
+            ) from error
+        if not found:
+            raise refusal("image_not_found", where=place, what=f"digest {manifest}")
