@@ -47,7 +47,7 @@ def serve_and_shoot(names: list[str]) -> int:
         from django.core.wsgi import get_wsgi_application
 
         from deployments import config
-        from deployments.models import Deployment, Repository
+        from deployments.models import Deployment, Promotion, Repository, Sweep
         from tests.admin.installation import ENVIRONMENT, HOST, Installation
 
         logging.getLogger("django.request").setLevel(logging.ERROR)
@@ -69,6 +69,11 @@ def serve_and_shoot(names: list[str]) -> int:
         drifted = Repository.objects.filter(status="drifted", host=HOST).exclude(policy_text="").order_by("pk")[0]
         failed = Deployment.objects.filter(status="FAILED").order_by("-created_at")[0]
         good = Deployment.objects.filter(status="DEPLOYED").order_by("-created_at")[0]
+        back = Promotion.objects.exclude(rolled_back_from=None)[0]
+        older = Deployment.objects.filter(status="DEPLOYED", environment=good.environment_id).order_by("created_at")[0]
+        going = Deployment.objects.filter(status="BUILDING")[0]
+        running = Sweep.objects.filter(status="running")[0]
+        kept = drifted.events.exclude(policy_before="")[0]
         desk, phone = {"width": 1360, "height": 940}, {"width": 390, "height": 844}
         pages = [
             ["dashboard-light", "/admin/", "light", desk, ""],
@@ -80,6 +85,18 @@ def serve_and_shoot(names: list[str]) -> int:
             ["dashboard-dark", "/admin/", "dark", desk, ""],
             ["deployment-failed", f"/admin/deployments/deployment/{failed.pk}/change/", "light", desk, ""],
             ["deployment-good", f"/admin/deployments/deployment/{good.pk}/change/", "dark", desk, ""],
+            ["sweeps", "/admin/deployments/sweep/", "light", desk, ""],
+            ["sweep-running", f"/admin/deployments/sweep/{running.pk}/change/", "light", desk, ""],
+            ["sweep-done", f"/admin/deployments/sweep/{running.pk - 1}/change/", "dark", desk, ""],
+            ["sweep-start", "/admin/deployments/sweep/start/", "light", desk, ""],
+            ["promote", f"/admin/deployments/deployment/{older.pk}/promote/", "light", desk, ""],
+            ["cancel", f"/admin/deployments/deployment/{going.pk}/cancel/", "light", desk, ""],
+            ["except", f"/admin/deployments/repository/ask/?look=except&pk={drifted.pk}", "light", desk, ""],
+            ["adopt", "/admin/deployments/repository/ask/?look=reconcile&status=drifted", "dark", desk, ""],
+            ["restore", f"/admin/deployments/repository/{drifted.pk}/restore/{kept.pk}/", "light", desk, ""],
+            ["what-if", "/admin/deployments/repository/what-if/", "light", desk, "#what-if"],
+            ["created-menu", "/admin/deployments/deployment/", "light", desk, "Created"],
+            ["deployment-back", f"/admin/deployments/deployment/{back.deployment_id}/change/", "light", desk, ""],
             ["keys", "/admin/deployments/accesskey/", "light", desk, ""],
             ["key-new", "/admin/deployments/accesskey/add/", "light", desk, ""],
             ["key", "/admin/deployments/accesskey/1/change/", "light", desk, ""],
@@ -133,12 +150,15 @@ def browser() -> int:
                 page.fill("#id_password", PASSWORD)
                 page.click("[type=submit]")
                 page.goto(order["origin"] + path)
-            if menu:
+            if menu == "#what-if":
+                page.fill("textarea", page.input_value("textarea").replace("333333333333", "444444444444"))
+                page.get_by_role("button", name="Work it out").click()
+            elif menu:
                 page.locator("summary", has_text=re.compile(f"^{menu}")).click()
             file = SCREENS / f"{name}.png"
             height = page.evaluate("document.documentElement.scrollHeight")
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            tall = name.startswith(("phone-", "repository-", "deployment-"))
+            tall = not name.startswith(("dashboard-light", "phone.", "deployments", "repositories"))
             clip = {"x": 0, "y": 0, "width": size["width"], "height": min(height, 2400) if tall else size["height"]}
             page.screenshot(path=file, clip=clip, full_page=True)
             _say(

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.contrib.admin import AdminSite
 from django.db.models import Case, Count, IntegerField, Q, Value, When
 from django.http import HttpRequest
 from django.utils import timezone
 
+from deployments import worker
+from deployments.admin.chart import per_day
+from deployments.admin.console import may
 from deployments.admin.display import TONES
+from deployments.console import rolled_back
 from deployments.models import (
     FINAL_STATUSES,
     Deployment,
@@ -22,6 +27,9 @@ from deployments.models import (
     Promotion,
     Repository,
     RepositoryStatus,
+    Sweep,
+    SweepStatus,
+    WorkerHeartbeat,
 )
 from deployments.projects import ROOT_SLUGS
 
@@ -47,6 +55,7 @@ def counters() -> dict[str, Counter]:
     found = {
         "Deployment": Counter(number=under_way, words="in progress", tone="run"),
         "Repository": Counter(number=attention, words="need attention", tone="bad"),
+        "Sweep": Counter(number=Sweep.objects.filter(status=SweepStatus.RUNNING).count(), words="running", tone="run"),
     }
     return {name: counter for name, counter in found.items() if counter.number}
 
@@ -67,7 +76,12 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
     """What the page shows, of the kinds that this person may see."""
     sees_deployments = site.get_model_admin(Deployment).has_view_permission(request)
     sees_repositories = site.get_model_admin(Repository).has_view_permission(request)
-    context: dict[str, Any] = {"sees_deployments": sees_deployments, "sees_repositories": sees_repositories}
+    sees_sweeps = site.get_model_admin(Sweep).has_view_permission(request)
+    context: dict[str, Any] = {
+        "sees_deployments": sees_deployments,
+        "sees_repositories": sees_repositories,
+        "sees_sweeps": sees_sweeps,
+    }
     if sees_repositories:
         shares = list(_shares())
         context |= {
@@ -77,7 +91,11 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
             "attention_number": sum(share.number for share in shares if share.status in NEEDS_ATTENTION),
         }
     if sees_deployments:
-        context |= {"week": _week(), **_grid(), "recent": _recent()}
+        chart = per_day()
+        context |= {"chart": chart, "week": chart.last(7), **_grid(), "recent": _recent()}
+    if sees_sweeps:
+        context["health"] = _health()
+        context["may_start"] = may(request, "start_sweep")
     return context
 
 
@@ -116,16 +134,48 @@ def _attention() -> list[tuple[Repository, str]]:
     return [(row, reason(row)) for row in rows.order_by(worst_first, "-last_checked_at", "name")[:8]]
 
 
-def _week() -> dict[str, Any]:
-    lately = Deployment.objects.filter(created_at__gte=timezone.now() - timedelta(days=7))
-    counts = lately.aggregate(
-        all=Count("pk"),
-        under_way=Count("pk", filter=Q(status__in=UNDER_WAY)),
-        good=Count("pk", filter=Q(status=DeploymentStatus.DEPLOYED)),
-        bad=Count("pk", filter=Q(status__in=(DeploymentStatus.FAILED, DeploymentStatus.TIMED_OUT))),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Whether somebody does the work, and when all repositories were last looked at."""
+
+    workers: list[WorkerHeartbeat]
+    alive: int
+    running: Sweep | None
+    last: Any  # the last sweep over all repositories that has ended, with its sums
+    result: str
+    interval: timedelta
+    overdue: bool
+
+
+def _health() -> Health:
+    from deployments.admin.sweeps import add_sums, outcome_words  # its page stands on this site
+
+    now = timezone.now()
+    workers = list(WorkerHeartbeat.objects.order_by("-beat_at")[:5])
+    whole = list(Sweep.objects.filter(names=[], dry_run=False).order_by("-started_at")[:10])
+    last = next((sweep for sweep in whole if sweep.status != SweepStatus.RUNNING), None)
+    if last is not None:
+        add_sums([last])
+    interval = settings.CONFIGURATION.reconcile_interval
+    newest = whole[0].started_at if whole else None
+    return Health(
+        workers=workers,
+        alive=sum(row.beat_at > now - worker.SILENT for row in workers),
+        running=Sweep.objects.filter(status=SweepStatus.RUNNING).first(),
+        last=last,
+        result=outcome_words(last.sums) if last is not None else "",  # type: ignore[attr-defined]
+        interval=interval,
+        # Twice the interval: one sweep that starts a little late is no news.
+        overdue=bool(interval) and (newest is None or newest < now - 2 * interval),
     )
-    ended = counts["good"] + counts["bad"]  # a canceled one says nothing about how well deploys go
-    return {**counts, "success": f"{counts['good'] / ended * 100:.1f} %" if ended else "–"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """What is current in an environment; `replaced` is the newer one that it was rolled back from."""
+
+    promotion: Promotion
+    replaced: Deployment | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +183,7 @@ class Row:
     """A project's line of the grid: what is current in each of its root environments."""
 
     project: Project
-    cells: list[Promotion | None]
+    cells: list[Cell | None]
     branches: int
 
 
@@ -145,15 +195,23 @@ def _grid() -> dict[str, Any]:
         )[:PROJECTS_SHOWN]
     )
     current = {
-        (promotion.environment.project_id, promotion.environment.slug): promotion
+        (promotion.environment.project_id, promotion.environment.slug): Cell(
+            promotion=promotion, replaced=rolled_back(promotion)
+        )
         for promotion in Promotion.objects.filter(
             label="current",
             environment__in=Environment.objects.filter(
                 project__in=[project.pk for project in projects], parent__isnull=True
             ),
         )
-        .select_related("environment", "deployment")
-        .defer("deployment__error", "deployment__git", "environment__git")
+        .select_related("environment", "deployment", "rolled_back_from")
+        .defer(
+            "deployment__error",
+            "deployment__git",
+            "environment__git",
+            "rolled_back_from__error",
+            "rolled_back_from__git",
+        )
     }
     columns = [*ROOT_SLUGS, *sorted({slug for _, slug in current if slug not in ROOT_SLUGS})]
     rows = [

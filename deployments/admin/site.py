@@ -14,6 +14,7 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
 from deployments.admin import overview
+from deployments.models import Deployment
 
 #: Section → the models below it, in this order.
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -50,6 +51,9 @@ class RegistryAdmin(admin.AdminSite):
         context |= {"registry_host": settings.CONFIGURATION.v4.host, "dashboard_path": reverse("admin:index")}
         if context["has_permission"]:
             counters = overview.counters()
+            sees = self.get_model_admin(Deployment).has_view_permission(request)
+            running = counters.get("Deployment")
+            context["running_deployments"] = running.number if running and sees else 0
             for section in context["available_apps"]:
                 for model in section["models"]:
                     model["counter"] = counters.get(model["object_name"])

@@ -156,7 +156,7 @@ class SweepAdmin(ReadOnly):
     def page(self, request: HttpRequest, row: Sweep) -> dict[str, Any]:
         look = how_far(row)
         outcome = request.GET.get("outcome", "")
-        counts = Counter(dict(row.findings.order_by().values_list("outcome").annotate(Count("*"))))
+        counts = Counter(dict(row.findings.order_by().values_list("outcome").annotate(number=Count("*"))))
         return {
             "title": f"Sweep {row.pk}",
             "look": look,

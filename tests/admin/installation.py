@@ -28,6 +28,12 @@ from deployments.models import (
     Repository,
     RepositoryEvent,
     RepositoryStatus,
+    Sweep,
+    SweepChunk,
+    SweepFinding,
+    SweepStatus,
+    SweepTrigger,
+    WorkerHeartbeat,
 )
 from deployments.projects import create_project
 
@@ -85,6 +91,7 @@ ENVIRONMENT = {
     "DEPLOY_REGISTRY_HOST": HOST,
     "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": DESIRED,
     "DEPLOY_REGISTRY_ECR_TAGS": "team=platform,managed-by=registry-admin",
+    "DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS": f"{CLUSTER},{STAGING}",
 }
 
 
@@ -119,9 +126,17 @@ TROUBLES: dict[str, list[dict[str, Any]]] = {
     RepositoryStatus.DRIFTED: [
         {
             "policy_text": policy(CLUSTER, roots=True, actions=["ecr:*"]),
+            "consumers": {
+                CLUSTER: {"pull": "yes", "words": f"account {CLUSTER} may pull"},
+                STAGING: {"pull": "no", "words": f"No statement lets account {STAGING} pull."},
+            },
             "differences": [
-                _difference("policy", f"Missing: account {STAGING} may pull.", writable=True),
-                _difference("policy", f"Not wanted: account {CLUSTER} may do everything (ecr:*).", writable=True),
+                _difference(
+                    "policy",
+                    f"Against the default policy, account {STAGING} loses pull; account {CLUSTER} gains every ECR "
+                    "action except pull.",
+                    writable=True,
+                ),
             ],
         },
         {
@@ -178,6 +193,8 @@ class Installation:
         BackgroundWorker.objects.bulk_create(self._workers())
         Promotion.objects.bulk_create(self._promotions())
         self._keys()
+        self._sweeps()
+        self._workers_of_the_queue()
 
     def _ago(self, **span: float) -> datetime:
         return self.now - timedelta(**span)
@@ -220,7 +237,16 @@ class Installation:
                 "encryption": {"type": "AES256"},
                 "policy_applied_at": self._ago(days=self.random.randint(3, 60)),
                 "last_in_sync_at": looked,
+                "consumers": {
+                    CLUSTER: {"pull": "yes", "words": f"account {CLUSTER} may pull"},
+                    STAGING: {"pull": "yes", "words": f"account {STAGING} may pull"},
+                },
             }
+            if number == 3:
+                values |= {
+                    "mode": "observe", "mode_until": self.now + timedelta(days=2), "mode_by": PEOPLE[1],
+                    "mode_reason": "The data team tries another account until Thursday (OPS-311).",
+                }  # fmt: skip
             if status != RepositoryStatus.IN_SYNC:
                 turn = seen[status] = seen.get(status, -1) + 1
                 trouble = TROUBLES[status][turn % len(TROUBLES[status])]
@@ -307,6 +333,7 @@ class Installation:
                 "dirty": self.random.random() < 0.06,
             },
             triggered_by=self.random.choice(PEOPLE),
+            credentials_kind="session",
             triggered_via=self.random.choice(("cli:manual", "cli:github_actions", "cli:github_actions")),
             created_at=created,
             started_at=started,
@@ -322,6 +349,10 @@ class Installation:
         if status == DeploymentStatus.DEPLOYED:
             row.deployed_at = ended
             row.image_digest = "sha256:" + hashlib.sha256(sha.encode()).hexdigest()
+            row.receipt = {
+                "digest": row.image_digest, "platforms": ["linux/amd64"], "manifests": 3, "layers": 11,
+                "pullers": {CLUSTER: "yes", STAGING: "yes"}, "policy": "as configured", "at": ended.isoformat(),
+            }  # fmt: skip
         elif status == DeploymentStatus.FAILED:
             name, message = self.random.choice(FAILURES)
             row.installed_at, row.failed_at = installed, built
@@ -349,17 +380,87 @@ class Installation:
                 )  # fmt: skip
 
     def _promotions(self) -> Iterator[Promotion]:
-        newest: dict[int, Deployment] = {}
+        deployed: dict[int, list[Deployment]] = {}
         for row in self.deployments:
             if row.status == DeploymentStatus.DEPLOYED:
-                newest[row.environment_id] = row
-        for row in newest.values():
+                deployed.setdefault(row.environment_id, []).append(row)
+        for number, rows in enumerate(deployed.values()):
+            # One environment was rolled back this morning.
+            back = number == 2 and len(rows) > 1
+            row = rows[-2] if back else rows[-1]
             yield Promotion(
                 environment_id=row.environment_id,
                 deployment=row,
-                promoted_at=row.deployed_at or self.now,
-                promoted_by=row.triggered_by,
+                promoted_at=self._ago(minutes=47) if back else row.deployed_at or self.now,
+                promoted_by=PEOPLE[0] if back else row.triggered_by,
+                rolled_back_from=rows[-1] if back else None,
             )
+
+    def _sweeps(self) -> None:
+        """A day of scheduled sweeps, one that a person asked for, a dry run, and one that is going on."""
+        repositories = [row for row in self.repositories if row.status != RepositoryStatus.UNMANAGED]
+        by_status = {status: [row for row in repositories if row.status == status] for status in RepositoryStatus}
+        for number in range(12, -1, -1):
+            started = self._ago(minutes=10 * number + 4)
+            values: dict[str, Any] = {"trigger": SweepTrigger.SCHEDULE}
+            if number == 0:
+                values = {"trigger": SweepTrigger.PERSON, "requested_by": PEOPLE[2]}
+            if number == 5:
+                values = {"trigger": SweepTrigger.PERSON, "requested_by": PEOPLE[1], "dry_run": True}
+            elif number == 3:
+                values = {"trigger": SweepTrigger.PERSON, "requested_by": PEOPLE[0], "names": [repositories[0].name]}
+            running = number == 0
+            sweep = Sweep.objects.create(
+                **values,
+                status=SweepStatus.RUNNING if running else SweepStatus.DONE,
+                started_at=started,
+                listed_at=started + timedelta(seconds=2),
+                finished_at=None if running else started + timedelta(seconds=self.random.randint(9, 40)),
+                missing=len(by_status[RepositoryStatus.MISSING]),
+                discovered=1 if number == 7 else 0,
+                calls={"DescribeRepositories": 1},
+            )
+            one = bool(values.get("names"))
+            size = 1 if one else len(repositories)
+            troubles = [] if one else by_status[RepositoryStatus.DRIFTED] + by_status[RepositoryStatus.FAILED]
+            healed = [] if one or running else by_status[RepositoryStatus.IN_SYNC][number % 5 : number % 5 + number % 3]
+            done = size * 6 // 10 if running else size
+            found = troubles[: len(troubles) // 2] if running else troubles
+            drifted = sum(row.status == RepositoryStatus.DRIFTED for row in found)
+            SweepChunk.objects.create(
+                sweep=sweep, position=0, host=HOST, size=size,
+                remaining=[row.pk for row in repositories[done:]],
+                in_sync=max(0, done - len(found) - len(healed)), healed=len(healed),
+                drifted=drifted, failed=len(found) - drifted,
+                calls={"GetRepositoryPolicy": done, "SetRepositoryPolicy": len(healed)},
+                finished_at=None if running else sweep.finished_at,
+            )  # fmt: skip
+            SweepFinding.objects.bulk_create(
+                SweepFinding(
+                    sweep=sweep, repository=row, outcome="drifted" if row.status == "drifted" else "failed",
+                    words=row.last_error or " ".join(part["words"] for part in row.differences),
+                )
+                for row in found
+            )  # fmt: skip
+            SweepFinding.objects.bulk_create(
+                SweepFinding(
+                    sweep=sweep, repository=row, outcome="healed",
+                    words=f"Against the default policy, account {STAGING} loses pull.",
+                )
+                for row in healed
+            )  # fmt: skip
+
+    def _workers_of_the_queue(self) -> None:
+        for number, host in enumerate(("deploy-1", "deploy-2")):
+            WorkerHeartbeat.objects.get_or_create(
+                host=host,
+                pid=4100 + number,
+                defaults={
+                    "started_at": self._ago(days=3), "beat_at": self._ago(seconds=3 + number),
+                    "last_task_at": self._ago(minutes=1), "restarts": number,
+                    "trouble": "A process of the cluster ended: signal 9." if number else "",
+                },
+            )  # fmt: skip
 
     def _keys(self) -> None:
         for number, address in enumerate(PEOPLE):

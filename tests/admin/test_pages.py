@@ -17,13 +17,14 @@ from tests.admin.installation import Installation
 from tests.admin.markup import Page, read
 
 LISTS = {
-    "deployments/deployment": 11,
-    "deployments/repository": 11,
-    "deployments/project": 8,
-    "deployments/environment": 11,
-    "deployments/accesskey": 8,
-    "auth/user": 16,
-    "auth/group": 7,
+    "deployments/deployment": 12,
+    "deployments/repository": 12,
+    "deployments/sweep": 10,
+    "deployments/project": 9,
+    "deployments/environment": 12,
+    "deployments/accesskey": 9,
+    "auth/user": 17,
+    "auth/group": 8,
 }
 
 
