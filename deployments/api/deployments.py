@@ -206,6 +206,16 @@ def fail(request: EnvironmentRequest, deployment_id: str, body: schemas.Failure)
     return {"id": deployment_id}
 
 
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["log", "ping", "complete", "error"]},
+        "data": {"type": "string", "description": "JSON"},
+    },
+}
+
+
 @router.post(
     "/v3/deployments/{deployment_id}/finalize",
     auth=may_deploy,
@@ -215,7 +225,7 @@ def fail(request: EnvironmentRequest, deployment_id: str, body: schemas.Failure)
         "responses": {
             200: {
                 "description": "Events: `log` {message}, `ping` {}, and at the end `complete` {id} or `error` {error}.",
-                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                "content": {"text/event-stream": {"schema": _EVENT}},
             }
         }
     },
