@@ -1,0 +1,379 @@
+"""Registry credentials open one repository: proved by real pushes against a sandbox that enforces session policies."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from deployments import credentials, ecr, lifecycle, projects
+from deployments.catalogue import Refusal
+from deployments.config import Configuration
+from deployments.images import EcrRegistry
+from deployments.models import Deployment, Environment
+from sandbox import images
+from sandbox.control import Sandbox
+from tests.conftest import CLUSTER, HOST, OWNER, POLICY
+
+Configure = Callable[..., Configuration]
+
+PUSH_ROLE = f"arn:aws:iam::{OWNER}:role/push"
+ECR_ROLE = f"arn:aws:iam::{OWNER}:role/registry-admin"
+IAM_POLICY = Path(__file__).resolve().parent.parent / "docs/iam-policy.json"
+EVERYTHING = "AdministratorAccess"
+#: How one repository's credentials can come about → the settings, and roles that have to be there.
+WAYS: dict[str, dict[str, str]] = {
+    "the IAM user's federated session": {},
+    "the configured ECR role": {"DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN": ECR_ROLE},
+    "a push role": {"DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN": PUSH_ROLE},
+    "a push role beside the ECR role": {
+        "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN": ECR_ROLE,
+        "DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN": PUSH_ROLE,
+    },
+}
+
+
+def trust(principal: str = OWNER, **condition: Any) -> str:
+    statement = {"Effect": "Allow", "Principal": {"AWS": principal}, "Action": "sts:AssumeRole", **condition}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def role(sandbox: Sandbox, arn: str, **condition: Any) -> None:
+    iam = sandbox.client("iam", "owner")
+    name = arn.rpartition("/")[2]
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust(**condition))
+    iam.attach_role_policy(RoleName=name, PolicyArn=f"arn:aws:iam::aws:policy/{EVERYTHING}")
+
+
+@pytest.fixture
+def roles(sandbox: Sandbox) -> None:
+    for arn in (PUSH_ROLE, ECR_ROLE):
+        role(sandbox, arn)
+
+
+@pytest.fixture
+def become(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run as an IAM user with this policy instead of the owner's admin, or as a session of the push role."""
+
+    def change(policy: str | None = None, *, session: bool = False) -> None:
+        if session:
+            made = sandbox.client("sts").assume_role(RoleArn=PUSH_ROLE, RoleSessionName="instance")["Credentials"]
+            monkeypatch.setenv("AWS_SESSION_TOKEN", made["SessionToken"])
+        else:
+            iam = sandbox.client("iam")
+            iam.create_user(UserName="server")
+            iam.put_user_policy(UserName="server", PolicyName="all", PolicyDocument=policy)
+            made = iam.create_access_key(UserName="server")["AccessKey"]
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", made["AccessKeyId"])
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", made["SecretAccessKey"])
+        ecr.forget_clients()
+
+    return change
+
+
+def deployed(environment: Environment, configuration: Configuration) -> Deployment:
+    return lifecycle.create_deployment(
+        environment=environment, configuration=configuration, content_hash="abc", type="MANAGED"
+    ).deployment
+
+
+def issue(deployment: Deployment, configuration: Configuration) -> credentials.Credentials:
+    issued = lifecycle.registry_credentials(deployment=deployment, configuration=configuration)
+    deployment.refresh_from_db()
+    return issued
+
+
+def refused(deployment: Deployment, configuration: Configuration) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        lifecycle.registry_credentials(deployment=deployment, configuration=configuration)
+    deployment.refresh_from_db()
+    return caught.value
+
+
+def repository(deployment: Deployment) -> str:
+    return deployment.image_ref.rpartition(":")[0].partition("/")[2]
+
+
+def push(sandbox: Sandbox, issued: credentials.Credentials, name: str, host: str = HOST) -> str:
+    assert issued.endpoint == sandbox.url
+    return images.push(images.build(), sandbox.url, issued.username, issued.password, name, "v1", registry=host)
+
+
+def of_sts(sandbox: Sandbox) -> dict[str, int]:
+    return {name: count for name, count in sandbox.calls().items() if name.startswith("sts:")}
+
+
+# ------------------------------------------------------------------------------------------------- one repository
+
+
+@pytest.mark.usefixtures("roles")
+@pytest.mark.parametrize("way", WAYS)
+def test_the_credentials_of_one_deployment_push_to_its_repository_and_to_no_other(
+    environment: Environment, configure: Configure, sandbox: Sandbox, way: str
+) -> None:
+    configuration = configure(DEPLOY_REGISTRY_HOST=HOST, **WAYS[way])
+    ours = deployed(environment, configuration)
+    project = projects.create_project(name="Another")
+    theirs = deployed(Environment.objects.get(project=project, slug="prod"), configuration)
+
+    issued = issue(ours, configuration)
+
+    digest = push(sandbox, issued, repository(ours))
+    pulled = images.pull(sandbox.url, issued.username, issued.password, repository(ours), "v1", registry=HOST)
+    assert pulled.digest == digest
+    with pytest.raises(images.RegistryError) as pushed:
+        push(sandbox, issued, repository(theirs))
+    assert pushed.value.status == 403
+    assert not sandbox.client("ecr").list_images(repositoryName=repository(theirs))["imageIds"]
+    assert (ours.credentials_kind, ours.credentials_error) == ("session", "")
+
+
+@pytest.mark.usefixtures("roles")
+@pytest.mark.parametrize("federated", [True, False])
+def test_the_session_behind_the_credentials_deletes_nothing_and_changes_nothing(
+    environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox, federated: bool
+) -> None:
+    name = repository(deployed(environment, ecr_configuration))
+    door = ecr.ecr_of(ecr_configuration.registry("MANAGED"), HOST)
+    assert door is not None
+    limits: Any = {"label": "deploy", "policy": credentials.session_policy(door.registry, name), "seconds": 900}
+    session = door.federate(**limits) if federated else door.assume(ecr.Access(role_arn=PUSH_ROLE), **limits)
+    client = sandbox.client("ecr", (session.access_key, session.secret, session.token))
+
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: client.batch_delete_image(repositoryName=name, imageIds=[{"imageTag": "v1"}]),
+        lambda: client.set_repository_policy(repositoryName=name, policyText=POLICY),
+        lambda: client.delete_repository(repositoryName=name, force=True),
+        lambda: client.create_repository(repositoryName="trigger/other"),
+        lambda: client.describe_repositories(),
+    )
+    for call in calls:
+        with pytest.raises(client.exceptions.ClientError, match="no session policy allows"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "host", ["111111111111.dkr.ecr.cn-north-1.amazonaws.com.cn", "111111111111.dkr-ecr.us-gov-west-1.on.aws"]
+)
+def test_any_region_and_any_partition_will_do(
+    environment: Environment, configure: Configure, sandbox: Sandbox, host: str
+) -> None:
+    configuration = configure(DEPLOY_REGISTRY_HOST=host)
+    deployment = deployed(environment, configuration)
+    registry = ecr.registry_of(host)
+    assert registry is not None
+
+    issued = issue(deployment, configuration)
+
+    plain = f"{OWNER}.dkr.ecr.{registry.region}.amazonaws.com" + (".cn" if registry.partition == "aws-cn" else "")
+    assert push(sandbox, issued, repository(deployment), plain)
+    assert deployment.credentials_kind == "session"
+
+
+def test_the_session_policy_fits_into_what_sts_takes_whatever_the_name() -> None:
+    registry = EcrRegistry(account=OWNER, region="ap-southeast-5", partition="aws-iso-b")
+
+    text = credentials.session_policy(registry, "a" * 256)
+
+    assert len(text) <= 2048
+    assert [statement["Resource"] for statement in json.loads(text)["Statement"]] == [
+        f"arn:aws-iso-b:ecr:ap-southeast-5:{OWNER}:repository/{'a' * 256}",
+        "*",
+    ]
+
+
+def test_the_expiry_is_the_sessions_and_not_the_tokens(
+    environment: Environment, ecr_configuration: Configuration
+) -> None:
+    issued = issue(deployed(environment, ecr_configuration), ecr_configuration)
+
+    assert timedelta(minutes=58) < issued.expires_at - timezone.now() <= timedelta(hours=1)
+
+
+def test_cloudtrail_can_tell_which_deployment_a_session_was_made_for(
+    environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    deployment = deployed(environment, ecr_configuration)
+
+    issue(deployment, ecr_configuration)
+
+    [token] = [entry for entry in sandbox.journal() if entry["operation"] == "GetAuthorizationToken"]
+    assert token["caller"].endswith(f"federated-user/{deployment.id}")
+
+
+def test_no_secret_is_shown_by_anything_that_holds_one(
+    environment: Environment, ecr_configuration: Configuration, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment = deployed(environment, ecr_configuration)
+
+    issued = issue(deployment, ecr_configuration)
+
+    assert issued.password not in repr(issued)
+    assert issued.password not in caplog.text
+    row = Deployment.objects.filter(id=deployment.id).values().get()
+    assert issued.password not in str(row)
+    session = ecr.Session(access_key="ASIA", secret="canary-1", token="canary-2", expires_at=timezone.now())
+    assert "canary" not in repr(session)
+
+
+# ------------------------------------------------------------------------------------------------ when it is wider
+
+
+@pytest.mark.usefixtures("roles")
+def test_a_servers_own_session_cannot_be_narrowed_and_nobody_is_asked_in_vain(
+    environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox, become: Callable[..., None]
+) -> None:
+    become(session=True)
+    deployment = deployed(environment, ecr_configuration)
+    sandbox.reset_calls()
+
+    issued = issue(deployment, ecr_configuration)
+
+    assert sandbox.calls() == {"ecr:GetAuthorizationToken": 1}
+    assert push(sandbox, issued, repository(deployment))
+    assert deployment.credentials_kind == "token"
+    assert "the whole registry" in deployment.credentials_error
+    assert "DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN" in deployment.credentials_error
+    assert issued.expires_at - timezone.now() > timedelta(hours=11)
+
+
+def test_where_aws_does_not_allow_a_session_the_log_in_is_wider_and_aws_is_not_asked_at_every_deploy(
+    environment: Environment,
+    ecr_configuration: Configuration,
+    sandbox: Sandbox,
+    become: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    become(json.dumps({"Statement": [{"Effect": "Allow", "Action": "ecr:*", "Resource": "*"}]}))
+    first, second = deployed(environment, ecr_configuration), deployed(environment, ecr_configuration)
+
+    issue(first, ecr_configuration)
+    issue(second, ecr_configuration)
+
+    assert of_sts(sandbox) == {"sts:GetFederationToken": 1}
+    for deployment in (first, second):
+        assert deployment.credentials_kind == "token"
+        assert "Allow sts:GetFederationToken to the IAM user" in deployment.credentials_error
+    later = time.monotonic() + credentials.REMEMBER_SECONDS + 1
+    monkeypatch.setattr("deployments.credentials.time.monotonic", lambda: later)
+    issue(second, ecr_configuration)
+    assert of_sts(sandbox) == {"sts:GetFederationToken": 2}
+
+
+def test_a_fault_that_may_pass_is_no_reason_to_hand_out_more(
+    environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    deployment = deployed(environment, ecr_configuration)
+    sandbox.fault("error", "sts:GetFederationToken", code="Throttling", status=400)
+
+    refusal = refused(deployment, ecr_configuration)
+
+    assert refusal.heals
+    assert "ecr:GetAuthorizationToken" not in sandbox.calls()
+    assert (deployment.credentials_kind, deployment.credentials_error) == ("", refusal.sentence)
+    sandbox.clear_faults()
+    issue(deployment, ecr_configuration)
+    assert (deployment.credentials_kind, deployment.credentials_error) == ("session", "")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_push_role_that_cannot_be_used_is_refused_because_it_was_asked_for(
+    environment: Environment, configure: Configure, sandbox: Sandbox, there: bool
+) -> None:
+    configuration = configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN=PUSH_ROLE)
+    if there:  # may be assumed, and may do nothing
+        sandbox.client("iam").create_role(RoleName="push", AssumeRolePolicyDocument=trust())
+    deployment = deployed(environment, configuration)
+
+    refusal = refused(deployment, configuration)
+
+    assert (refusal.code, refusal.heals) == ("push_role_refused", False)
+    assert ("GetAuthorizationToken" if there else "AssumeRole") in refusal.sentence
+    assert "DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN" in refusal.sentence
+    assert deployment.credentials_error == refusal.sentence
+
+
+def test_a_push_role_is_given_the_external_id_that_it_asks_for(
+    environment: Environment, configure: Configure, sandbox: Sandbox
+) -> None:
+    role(sandbox, PUSH_ROLE, Condition={"StringEquals": {"sts:ExternalId": "right"}})
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN=PUSH_ROLE,
+        DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID="right",
+    )
+    deployment = deployed(environment, configuration)
+
+    issue(deployment, configuration)
+
+    assert deployment.credentials_kind == "session"
+
+
+# ------------------------------------------------------------------------------------------- other registries, ends
+
+
+def test_another_registrys_log_in_is_the_configured_one(environment: Environment, configure: Configure) -> None:
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST="registry.example.com",
+        DEPLOY_REGISTRY_USERNAME="robot",
+        DEPLOY_REGISTRY_PASSWORD="canary",
+    )
+    deployment = deployed(environment, configuration)
+
+    issued = issue(deployment, configuration)
+
+    assert (issued.username, issued.password) == ("robot", "canary")
+    assert issued.repository_uri == deployment.image_ref.rpartition(":")[0]
+    assert deployment.credentials_kind == "password"
+
+
+def test_without_a_password_the_reason_is_stored(environment: Environment, configure: Configure) -> None:
+    configuration = configure(DEPLOY_REGISTRY_HOST="registry.example.com")
+    deployment = deployed(environment, configuration)
+
+    refusal = refused(deployment, configuration)
+
+    assert refusal.code == "no_credentials"
+    assert deployment.credentials_error == refusal.sentence
+
+
+def test_what_has_ended_gets_no_credentials(environment: Environment, ecr_configuration: Configuration) -> None:
+    deployment = deployed(environment, ecr_configuration)
+    lifecycle.cancel(deployment=deployment)
+
+    assert refused(deployment, ecr_configuration).code == "already_final"
+
+
+def test_the_documented_iam_policy_is_enough_from_the_first_deploy_to_the_promotion(
+    environment: Environment, configure: Configure, sandbox: Sandbox, become: Callable[..., None]
+) -> None:
+    become(IAM_POLICY.read_text())
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
+        DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS=f"arn:aws:iam::{CLUSTER}:role/registry-admin-probe",
+    )
+    iam = sandbox.client("iam", "cluster")
+    iam.create_role(RoleName="registry-admin-probe", AssumeRolePolicyDocument=trust())
+    iam.attach_role_policy(
+        RoleName="registry-admin-probe", PolicyArn="arn:aws:iam::aws:policy/AmazonEC2ContainerRegistryPullOnly"
+    )
+    deployment = deployed(environment, configuration)
+    lifecycle.index(
+        deployment=deployment, content_hash="abc", tasks=[], metadata={}, timeout=configuration.deploy_timeout
+    )
+
+    issued = issue(deployment, configuration)
+    digest = push(sandbox, issued, repository(deployment))
+    list(lifecycle.finalize(deployment=deployment, digest=digest, skip_promotion=False, configuration=configuration))
+
+    assert deployment.credentials_kind == "session"
+    assert deployment.receipt
+    assert deployment.receipt["pullers"][CLUSTER]["how"] == "trial"
