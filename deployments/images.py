@@ -128,8 +128,11 @@ def is_project_ref(text: str) -> bool:
 
 
 def new_id(kind: str) -> str:
-    """`deployment_…`, `worker_…`, `task_…`: 21 characters that are never mistaken for one another."""
-    return f"{kind}_{_random(_BASE58ISH, 21)}"
+    """`deployment_…`, `worker_…`, `task_…`: 21 characters that are never mistaken for one another.
+
+    A letter comes first: Django's admin reads “_22” in an address as an escaped character.
+    """
+    return f"{kind}_{_random(_LETTERS.replace('l', ''), 1)}{_random(_BASE58ISH, 20)}"
 
 
 def new_short_code() -> str:

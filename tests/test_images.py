@@ -1,6 +1,7 @@
 """Names: hosts, versions, refs, ids."""
 
 import pytest
+from django.contrib.admin.utils import unquote
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,6 +90,13 @@ def test_ids_and_keys_have_the_forms_that_the_cli_recognises() -> None:
     assert len(images.new_user_token()) == 47
     assert not set("0l") & set(images.new_user_token().removeprefix("tr_pat_"))
     assert images.new_environment_key("stg").startswith("tr_stg_")
+
+
+def test_no_id_is_misread_in_an_address_of_the_admin() -> None:
+    ids = [images.new_id("deployment") for _ in range(3000)]
+
+    assert [each for each in ids if unquote(each) != each] == []
+    assert {len(each) for each in ids} == {len("deployment_") + 21}
 
 
 @pytest.mark.parametrize("ref", ["", "proj_", "proj_A", "abc", "proj_a/b", "proj_-a", "proj_a..b", "proj_" + "a" * 90])
