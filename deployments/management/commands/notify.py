@@ -1,0 +1,72 @@
+"""`manage.py notify`: send a test message, or do now what the worker does each minute.
+
+`send` needs no worker: run by a timer of the host's own, it also tells that the worker itself is silent.
+Exit status: 0 sent, 1 not sent, 2 no such channel.
+"""
+
+from __future__ import annotations
+
+import getpass
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from deployments import audit, notify
+from deployments.audit import Actor
+from deployments.models import DeliveryStatus, NotificationChannel
+from deployments.notify import Means
+
+
+class Command(BaseCommand):
+    help = "Notifications: list the channels, send a test message, or look for news and send what is due."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        commands = parser.add_subparsers(dest="what", required=True)
+        commands.add_parser("list", help="the channels, when they last took a message, and their last error")
+        test = commands.add_parser("test", help="send one test message to a channel")
+        test.add_argument("name", metavar="NAME", help="the channel's name")
+        commands.add_parser("send", help="look for news and send what is due, as the worker does each minute")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        match options["what"]:
+            case "list":
+                self._list()
+            case "test":
+                self._test(options["name"])
+            case _:
+                notify.collect(configuration=settings.CONFIGURATION)
+                self.stdout.write(f"Sent: {notify.deliver(means=Means.of(settings))}.")
+
+    def _list(self) -> None:
+        for channel in NotificationChannel.objects.all():
+            state = "on " if channel.enabled else "off"
+            last = f"{channel.last_sent_at:%Y-%m-%d %H:%M} UTC" if channel.last_sent_at else "never"
+            error = f"; last error: {channel.last_error}" if channel.last_error else ""
+            self.stdout.write(f"{state} {channel.kind:<8} {channel.name}  last sent: {last}{error}")
+
+    def _test(self, name: str) -> None:
+        channel = NotificationChannel.objects.filter(name=name).first()
+        if channel is None:
+            known = ", ".join(NotificationChannel.objects.values_list("name", flat=True)) or "none yet"
+            raise CommandError(f"There is no channel “{name}”; there are: {known}.", returncode=2)
+        row = notify.send_test(
+            channel=channel,
+            means=Means.of(settings),
+            origin=settings.CONFIGURATION.app_origin,
+            by=f"a command ({_who()})",
+        )
+        sent = row.status == DeliveryStatus.SENT
+        outcome = audit.DONE if sent else row.answer
+        audit.record(actor=Actor.command(f"notify ({_who()})"), action="test.channel", target=channel, outcome=outcome)
+        if not sent:
+            raise CommandError(f"Not sent: {row.answer}")
+        self.stdout.write(f"Sent: {row.answer}.")
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown user"

@@ -1,0 +1,648 @@
+"""Telling people: what happened is found in the rows, written down once for each channel, and sent until it arrives.
+
+Nothing that deploys or sweeps knows of this. `collect` looks, each minute, at what the last day left in the tables
+and writes a delivery for each change of state that a channel wants and has not heard of; the delivery's unique key
+makes looking again harmless, so there is no cursor that could be lost. `deliver` sends what is due, outside any
+transaction. A delivery is claimed by a compare-and-set that also says when to try again: a worker that dies while it
+sends costs a delay, and two workers never send one twice.
+
+Many at once become one message: who wakes up to a thousand mails reads none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import secrets
+import smtplib
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.core.exceptions import ValidationError
+from django.core.mail import EmailMessage
+from django.core.validators import validate_email
+from django.db import connection, transaction
+from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
+from django.urls import reverse
+from django.utils import timezone
+
+from deployments import outbound
+from deployments.config import Configuration
+from deployments.models import (
+    AccessKey,
+    ChannelKind,
+    DeliveryStatus,
+    Deployment,
+    DeploymentStatus,
+    EventKind,
+    KeyKind,
+    NotificationChannel,
+    NotificationDelivery,
+    Promotion,
+    Repository,
+    RepositoryEvent,
+    RepositoryStatus,
+    Sweep,
+    SweepStatus,
+    WorkerHeartbeat,
+)
+from deployments.outbound import Undeliverable
+from deployments.vault import Unreadable, Vault
+
+log = logging.getLogger(__name__)
+
+#: Event → what happened, as the boxes of a channel's form say it.
+EVENTS = {
+    "deployment.failed": "A deployment failed",
+    "deployment.timed_out": "A deployment was not heard of in time",
+    "deployment.promoted": "A deployment became current",
+    "deployment.rolled_back": "An environment was rolled back",
+    "repository.drifted": "A repository differs and is not put right",
+    "repository.healed": "A repository's policy was changed and put right",
+    "repository.failed": "A repository failed twice in a row",
+    "repository.missing": "A repository is gone from the registry",
+    "sweep.failed": "Sweeps began to fail",
+    "worker.silent": "A worker is not heard of any more",
+    "key.expiring": "An access key expires within a week",
+}
+TEST = "test"
+
+LOOK_BACK = timedelta(hours=24)  # what is older when it is first seen is no news any more
+RETRIES = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=30))
+ATTEMPTS = len(RETRIES) + 1
+MANY = 5  # messages of one event, in one look, that are sent one by one
+DIGEST_EVERY = timedelta(minutes=10)
+MOST = 5000  # rows of a kind that one look takes in
+SECOND_FAILURE = timedelta(minutes=1)  # an attempt takes less; so an error that is older was met again
+SETTLED = timedelta(seconds=5)
+WORKER_SILENT = timedelta(minutes=2)
+KEY_WARNING = timedelta(days=7)
+KEPT = timedelta(days=30)
+IN_DIGEST = "in the message for many"
+
+SIGNATURE_HEADER, TIMESTAMP_HEADER = "X-Registry-Admin-Signature", "X-Registry-Admin-Timestamp"
+SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What sending needs of the installation."""
+
+    vault: Vault = field(repr=False)
+    allow_private: bool = False
+    mail: bool = False  # a mail server is configured
+
+    @classmethod
+    def of(cls, settings: Any) -> Means:
+        """Those of Django's settings."""
+        return cls(
+            vault=Vault(settings.ENCRYPTION_KEYS),
+            allow_private=settings.NOTIFY_ALLOW_PRIVATE,
+            mail=settings.MAIL_IS_CONFIGURED,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """A change of state. `key` names it for ever; `project` is the pk of the one that it is about."""
+
+    event: str
+    key: str
+    at: datetime
+    subject: str
+    text: str
+    path: str
+    project: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+# ----------------------------------------------------------------------------------------------------------- channels
+
+
+def place(channel: NotificationChannel) -> str:
+    """What a channel's secret is sealed to."""
+    return f"notification channel {channel.pk}"
+
+
+def new_secret() -> str:
+    """A secret for the signature of a webhook."""
+    return f"whsec_{secrets.token_urlsafe(32)}"
+
+
+def shown(address: str) -> str:
+    """A secret address, short enough that nobody can use it."""
+    target = urlsplit(address)
+    return f"{target.scheme}://{target.hostname}/…{target.path[-4:]}"
+
+
+def set_address(channel: NotificationChannel, address: str, *, vault: Vault) -> None:
+    """Set where a saved channel sends to. Slack's is a secret: it is sealed, and shown short."""
+    if channel.kind == ChannelKind.SLACK:
+        channel.secret = vault.seal(address, context=place(channel))
+        address = shown(address)
+    channel.address = address
+
+
+def set_secret(channel: NotificationChannel, secret: str, *, vault: Vault) -> None:
+    """Set the secret that a saved webhook's messages are signed with."""
+    channel.secret = vault.seal(secret, context=place(channel))
+
+
+def problem_of(kind: str, address: str, *, allow_private: bool) -> str:
+    """What is wrong with a new address, in a sentence; empty when nothing is. The host is not looked up."""
+    if kind == ChannelKind.MAIL:
+        addresses = _mail_addresses(address)
+        try:
+            for each in addresses:
+                validate_email(each)
+        except ValidationError:
+            return "Write one or more mail addresses with commas between."
+        return "" if addresses else "Write one or more mail addresses with commas between."
+    try:
+        target = outbound.parse(address, allow_private=allow_private)
+    except Undeliverable as error:
+        return str(error)
+    if kind == ChannelKind.SLACK and target.host not in SLACK_HOSTS and not allow_private:
+        return "Slack's incoming webhooks begin with https://hooks.slack.com/services/."
+    return ""
+
+
+def _mail_addresses(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def reencrypt(*, vault: Vault) -> tuple[int, list[NotificationChannel]]:
+    """Seal every channel's secret with the vault's first key. Returns how many, and those that no key opens."""
+    done, unreadable = 0, []
+    for channel in NotificationChannel.objects.exclude(secret=""):
+        if vault.is_current(channel.secret):
+            continue
+        try:
+            secret = vault.open(channel.secret, context=place(channel))
+        except Unreadable:
+            unreadable.append(channel)
+            continue
+        done += NotificationChannel.objects.filter(pk=channel.pk, secret=channel.secret).update(
+            secret=vault.seal(secret, context=place(channel))
+        )
+    return done, unreadable
+
+
+# ------------------------------------------------------------------------------------------------------------ collect
+
+
+def collect(*, configuration: Configuration, now: datetime | None = None) -> int:
+    """Write down what channels have not heard of yet. Returns how many deliveries are due, whoever wrote them.
+
+    Only rows are read and written. A channel hears of what happened after it was made.
+    """
+    now = now or timezone.now()
+    channels = list(NotificationChannel.objects.filter(enabled=True).prefetch_related("projects"))
+    if channels:
+        news = list(_news(now))
+        for channel in channels:
+            _collect_for(channel, news, origin=configuration.app_origin, now=now)
+    if now.minute == 0:
+        old = Q(created_at__lt=now - KEPT) & ~Q(status=DeliveryStatus.WAITING)
+        NotificationDelivery.objects.filter(old).delete()
+    return _due(now).count()
+
+
+def _collect_for(channel: NotificationChannel, news: list[News], *, origin: str, now: datetime) -> None:
+    projects = {project.pk for project in channel.projects.all()}
+    wanted: dict[str, list[News]] = defaultdict(list)
+    for each in news:
+        heard = not channel.events or each.event in channel.events
+        concerned = not projects or each.project in projects
+        if heard and concerned and (each.at >= channel.created_at or each.at > now):
+            wanted[each.event].append(each)
+    for event, items in wanted.items():
+        fresh = _unheard(channel, items)
+        if not fresh:
+            continue
+        digest = NotificationDelivery.objects.filter(
+            channel=channel, event=event, key__startswith="digest:", created_at__gt=now - DIGEST_EVERY
+        )
+        if len(fresh) <= MANY and not digest.exists():
+            rows = [_delivery(channel, each, origin=origin, now=now) for each in fresh]
+        elif digest.exists():
+            continue  # they are in the next one
+        else:
+            rows = [_digest(channel, event, fresh, origin=origin, now=now)]
+            rows += [
+                NotificationDelivery(
+                    channel=channel, event=event, subject=each.subject[:300], key=each.key, answer=IN_DIGEST,
+                    status=DeliveryStatus.SENT, created_at=now, sent_at=now,
+                )
+                for each in fresh
+            ]  # fmt: skip
+        # Both or neither: a digest whose items were not marked would be written again.
+        with transaction.atomic():
+            NotificationDelivery.objects.bulk_create(rows, ignore_conflicts=True, batch_size=500)
+
+
+def _unheard(channel: NotificationChannel, items: list[News]) -> list[News]:
+    known: set[str] = set()
+    keys = [each.key for each in items]
+    for start in range(0, len(keys), 500):
+        rows = NotificationDelivery.objects.filter(channel=channel, key__in=keys[start : start + 500])
+        known |= set(rows.values_list("key", flat=True))
+    return sorted((each for each in items if each.key not in known), key=lambda each: (each.at, each.key))
+
+
+def _delivery(channel: NotificationChannel, news: News, *, origin: str, now: datetime) -> NotificationDelivery:
+    body = {
+        "event": news.event,
+        "at": news.at.isoformat(timespec="seconds"),
+        "subject": news.subject,
+        "text": news.text,
+        "link": origin + news.path,
+        "data": news.data,
+    }
+    return NotificationDelivery(
+        channel=channel, event=news.event, subject=_line(news.subject), body=body, key=news.key, created_at=now,
+        next_try_at=now,
+    )  # fmt: skip
+
+
+def _digest(
+    channel: NotificationChannel, event: str, items: list[News], *, origin: str, now: datetime
+) -> NotificationDelivery:
+    number = f"{len(items):,}" + (" or more" if len(items) >= MOST else "")
+    first = "\n".join(f"- {each.subject}" for each in items[:20])
+    rest = f"\n… and {len(items) - 20:,} more." if len(items) > 20 else ""
+    kind = event.partition(".")[0]
+    news = News(
+        event=event,
+        # The same for two workers that look at once, so that only one of them gets to write it.
+        key=f"digest:{items[0].key}"[:200],
+        at=items[-1].at,
+        subject=f"{EVENTS[event]}: {number} times",
+        text=first + rest,
+        path=reverse(f"admin:deployments_{_LISTS.get(kind, 'deployment')}_changelist"),
+        data={"count": len(items), "subjects": [each.subject for each in items[:100]]},
+    )
+    return _delivery(channel, news, origin=origin, now=now)
+
+
+_LISTS = {"deployment": "deployment", "repository": "repository", "key": "accesskey"}
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:300]
+
+
+# ---------------------------------------------------------------------------------------------------------- the news
+
+
+def _news(now: datetime) -> Iterator[News]:
+    since = now - LOOK_BACK
+    yield from _deployments(since)
+    yield from _promotions(since, now)
+    yield from _repositories(since)
+    yield from _sweeps(since)
+    yield from _workers(since, now)
+    yield from _keys(now)
+
+
+def _deployments(since: datetime) -> Iterator[News]:
+    ended = (
+        # By the index on status and creation: one that ended lately was not begun long ago.
+        Deployment.objects.filter(
+            status__in=(DeploymentStatus.FAILED, DeploymentStatus.TIMED_OUT),
+            created_at__gte=since - LOOK_BACK,
+            failed_at__gte=since,
+        )
+        .select_related("project", "environment")
+        .order_by("-created_at")[:MOST]
+    )
+    for row in ended:
+        failed = row.status == DeploymentStatus.FAILED
+        event = "deployment.failed" if failed else "deployment.timed_out"
+        error = row.error or {}
+        yield News(
+            event=event,
+            key=f"{event}:{row.pk}",
+            at=row.failed_at or row.created_at,
+            subject=f"{row.project} {row.version} {'failed' if failed else 'timed out'} in {row.environment}",
+            text=str(error.get("message") or "No reason was given.")[:1000] + _by(row.triggered_by),
+            path=reverse("admin:deployments_deployment_change", args=[row.pk]),
+            project=row.project_id,
+            data=_of_deployment(row),
+        )
+
+
+def _promotions(since: datetime, now: datetime) -> Iterator[News]:
+    # That it was a roll-back is marked right after the promotion: so not in the moment between.
+    settled = Promotion.objects.filter(label="current", promoted_at__gte=since, promoted_at__lte=now - SETTLED)
+    rows = settled.select_related("deployment__project", "environment", "rolled_back_from")
+    for promotion in rows.order_by("-promoted_at")[:MOST]:
+        row, back = promotion.deployment, promotion.rolled_back_from
+        if back is not None and back.version <= row.version:
+            back = None  # what was rolled back has been overtaken since
+        event = "deployment.promoted" if back is None else "deployment.rolled_back"
+        subject = f"{row.project} {row.version} is current in {promotion.environment}"
+        if back is not None:
+            subject = f"{row.project} was rolled back to {row.version} in {promotion.environment}"
+        yield News(
+            event=event,
+            key=f"{event}:{row.pk}:{promotion.promoted_at.timestamp():.3f}",
+            at=promotion.promoted_at,
+            subject=subject,
+            text=(f"It takes the place of {back.version}." if back is not None else "It was promoted.")
+            + _by(promotion.promoted_by),
+            path=reverse("admin:deployments_deployment_change", args=[row.pk]),
+            project=row.project_id,
+            data=_of_deployment(row) | {"replaces": str(back.version) if back is not None else None},
+        )
+
+
+def _of_deployment(row: Deployment) -> dict[str, Any]:
+    return {
+        "project": row.project.ref,
+        "environment": str(row.environment),
+        "deployment": row.pk,
+        "version": str(row.version),
+        "status": row.status,
+        "image": row.image_reference,
+        "triggered_by": row.triggered_by,
+    }
+
+
+def _by(name: str) -> str:
+    return f" By {name}." if name else ""
+
+
+def _repositories(since: datetime) -> Iterator[News]:
+    fields = ("name", "account", "region", "project_id", "status", "drifted_since", "differences", "last_error",
+              "error_since", "last_error_at")  # fmt: skip
+    rows = Repository.objects.only(*fields)
+    for row in rows.filter(status=RepositoryStatus.DRIFTED, drifted_since__gte=since).order_by("-drifted_since")[:MOST]:
+        at = row.drifted_since or since
+        words = " ".join(str(each.get("words", "")) for each in row.differences) or "It differs from the settings."
+        yield _of_repository("repository.drifted", row, at, f"{at.timestamp():.3f}", "differs from the settings", words)
+    failing = rows.filter(
+        status=RepositoryStatus.FAILED,
+        last_error_is_installation=False,  # that is one fault, and the sweep's message says it once
+        error_since__gte=since,
+        last_error_at__gt=F("error_since") + SECOND_FAILURE,
+    )
+    for row in failing.order_by("-error_since")[:MOST]:
+        at = row.error_since or since
+        key = f"{at.timestamp():.3f}"
+        yield _of_repository("repository.failed", row, at, key, "failed twice in a row", row.last_error)
+    # The newest rows by their ids: there is no index on the time alone, and the table is a history that only grows.
+    newest = RepositoryEvent.objects.aggregate(id=Max("id"))["id"] or 0
+    happened = RepositoryEvent.objects.filter(
+        id__gt=newest - 4 * MOST, at__gte=since, kind__in=(EventKind.HEALED, EventKind.MISSING)
+    )
+    for event in happened.select_related("repository").order_by("-id")[:MOST]:
+        name, words = "repository.missing", "is gone from the registry"
+        if event.kind == EventKind.HEALED:
+            name, words = "repository.healed", "was changed, and was put right"
+        yield _of_repository(name, event.repository, event.at, str(event.pk), words, event.message)
+
+
+def _of_repository(event: str, row: Repository, at: datetime, key: str, words: str, text: str) -> News:
+    return News(
+        event=event,
+        key=f"{event}:{row.pk}:{key}",
+        at=at,
+        subject=f"{row.name} {words}",
+        text=text[:1000],
+        path=reverse("admin:deployments_repository_change", args=[row.pk]),
+        project=row.project_id,
+        data={"repository": row.name, "account": row.account, "region": row.region, "status": row.status},
+    )
+
+
+def _sweeps(since: datetime) -> Iterator[News]:
+    """The first failed one of a row of failed ones: the same fault every ten minutes is no news."""
+    ended = Sweep.objects.exclude(status=SweepStatus.RUNNING).filter(dry_run=False)
+    before = ""
+    for row in reversed(ended.order_by("-started_at", "-pk")[:200]):
+        if row.status == SweepStatus.FAILED and before != SweepStatus.FAILED and (row.finished_at or since) >= since:
+            yield News(
+                event="sweep.failed",
+                key=f"sweep.failed:{row.pk}",
+                at=row.finished_at or row.started_at,
+                subject="Sweeps fail: repositories are not looked at",
+                text=row.error[:1000] or "No reason was given.",
+                path=reverse("admin:index"),
+                data={"sweep": row.pk, "trigger": row.trigger},
+            )
+        before = row.status
+
+
+def _workers(since: datetime, now: datetime) -> Iterator[News]:
+    """A worker that ended well takes its heartbeat with it; one that is left behind died, or cannot reach us."""
+    rows = WorkerHeartbeat.objects.filter(beat_at__gte=since, beat_at__lt=now - WORKER_SILENT)
+    for row in rows:
+        yield News(
+            event="worker.silent",
+            key=f"worker.silent:{row.pk}:{row.beat_at.timestamp():.0f}",
+            at=row.beat_at + WORKER_SILENT,
+            subject=f"The worker on {row.host} is not heard of any more",
+            text=f"Its last sign of life was at {row.beat_at:%Y-%m-%d %H:%M:%S} UTC (process {row.pid})."
+            + (f" Before that: {row.trouble}" if row.trouble else ""),
+            path=reverse("admin:index"),
+            data={"host": row.host, "pid": row.pid, "last_beat": row.beat_at.isoformat(timespec="seconds")},
+        )
+
+
+def _keys(now: datetime) -> Iterator[News]:
+    rows = (
+        AccessKey.objects.filter(revoked_at=None, expires_at__gt=now, expires_at__lte=now + KEY_WARNING)
+        .exclude(kind=KeyKind.DEPLOY)
+        .filter(~Exists(AccessKey.objects.filter(replaces=OuterRef("pk"), revoked_at=None)))
+        .select_related("environment__project", "user")
+        .defer("digest")
+    )
+    for row in rows[:MOST]:
+        owner = f"{row.environment.project} / {row.environment}" if row.environment else str(row.user)
+        yield News(
+            event="key.expiring",
+            key=f"key.expiring:{row.pk}:{row.expires_at:%Y%m%d}",
+            at=row.expires_at or now,  # ahead of us: it is news however old the channel is
+            subject=f"The key {row} of {owner} expires on {row.expires_at:%Y-%m-%d}",
+            text=f"Last used: {row.last_used_by or 'never'}. Rotate it before then.",
+            path=reverse("admin:deployments_accesskey_change", args=[row.pk]),
+            project=row.environment.project_id if row.environment else None,
+            data={"key": str(row), "expires_at": row.expires_at.isoformat() if row.expires_at else None},
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------ deliver
+
+
+def _due(now: datetime) -> QuerySet[NotificationDelivery]:
+    return NotificationDelivery.objects.filter(
+        status=DeliveryStatus.WAITING, next_try_at__lte=now, channel__enabled=True
+    )
+
+
+def deliver(*, means: Means, seconds: float = 30.0, now: datetime | None = None) -> int:
+    """Send what is due until the time is over; returns how many arrived. Must not be called in a transaction.
+
+    A channel that fails is left alone for the rest of this call, so that one that hangs does not hold up the others.
+    """
+    until = time.monotonic() + seconds
+    failing: set[int] = set()
+    sent = 0
+    while time.monotonic() < until:
+        row = _due(now or timezone.now()).exclude(channel__in=failing).select_related("channel").order_by(
+            "next_try_at", "pk"
+        ).first()  # fmt: skip
+        if row is None:
+            break
+        if not _claim(row, now or timezone.now()):
+            continue
+        if _try(row, means):
+            sent += 1
+        else:
+            failing.add(row.channel_id)
+    return sent
+
+
+def _claim(row: NotificationDelivery, now: datetime) -> bool:
+    """Take a delivery, and say in the same write when to try again should we not come back from this one."""
+    mine = NotificationDelivery.objects.filter(
+        pk=row.pk, status=DeliveryStatus.WAITING, attempts=row.attempts, next_try_at=row.next_try_at
+    )
+    if row.attempts >= ATTEMPTS:  # whoever made the last attempt died in it
+        mine.update(status=DeliveryStatus.FAILED, answer="Nobody came back from the last attempt.")
+        return False
+    delay = RETRIES[min(row.attempts, len(RETRIES) - 1)]
+    taken = mine.update(attempts=row.attempts + 1, next_try_at=now + delay)
+    row.attempts += 1
+    return bool(taken)
+
+
+def _try(row: NotificationDelivery, means: Means, *, retry: bool = True) -> bool:
+    """One attempt at a claimed delivery, and what came of it on the row and on its channel."""
+    channel = row.channel
+    failure: Undeliverable | None = None
+    answer = ""
+    try:
+        answer = _send(row, means)
+    except Undeliverable as error:
+        failure = error
+    now = timezone.now()
+    mine = NotificationDelivery.objects.filter(pk=row.pk, attempts=row.attempts, status=DeliveryStatus.WAITING)
+    if failure is None:
+        row.status, row.answer, row.sent_at = DeliveryStatus.SENT, answer, now
+        mine.update(status=row.status, answer=answer, sent_at=now)
+        NotificationChannel.objects.filter(pk=channel.pk).update(last_sent_at=now, last_error="")
+        return True
+    over = failure.permanent or not retry or row.attempts >= ATTEMPTS
+    row.status, row.answer = DeliveryStatus.FAILED if over else DeliveryStatus.WAITING, str(failure)[:300]
+    mine.update(status=row.status, answer=row.answer)
+    NotificationChannel.objects.filter(pk=channel.pk).update(last_error=str(failure))
+    log.warning("notify.failed channel=%d delivery=%d attempt=%d reason=%s", channel.pk, row.pk, row.attempts, failure)
+    return False
+
+
+def send_test(*, channel: NotificationChannel, means: Means, origin: str, by: str) -> NotificationDelivery:
+    """Send one message now, to an enabled channel or not, once. What came of it is on the delivery."""
+    now = timezone.now()
+    news = News(
+        event=TEST,
+        key=f"{TEST}:{secrets.token_hex(8)}",
+        at=now,
+        subject="A test message of Registry Admin",
+        text=f"It was asked for by {by}. Nothing happened.",
+        path=reverse("admin:index"),
+    )
+    row = _delivery(channel, news, origin=origin, now=now)
+    row.attempts = ATTEMPTS  # nobody else tries it
+    row.next_try_at = now + timedelta(days=1)
+    row.save()
+    _try(row, means, retry=False)
+    return row
+
+
+# --------------------------------------------------------------------------------------------------------- the senders
+
+
+def _send(row: NotificationDelivery, means: Means) -> str:
+    """Send to the channel and return the answer in a word. Raises Undeliverable."""
+    if connection.in_atomic_block:
+        raise RuntimeError("Nothing is sent while a database transaction is open")
+    match row.channel.kind:
+        case ChannelKind.MAIL:
+            return _send_mail(row, means)
+        case ChannelKind.SLACK:
+            return _send_slack(row, means)
+        case _:
+            return _send_webhook(row, means)
+
+
+def sign(secret: str, timestamp: str, body: bytes) -> str:
+    """What the receiver of a webhook computes too: HMAC-SHA256 over the timestamp, a dot and the body."""
+    mac = hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256)
+    return f"v1={mac.hexdigest()}"
+
+
+def _send_webhook(row: NotificationDelivery, means: Means) -> str:
+    body = json.dumps({"id": f"delivery_{row.pk}", **row.body}, ensure_ascii=False, separators=(",", ":")).encode()
+    timestamp = str(int(time.time()))
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": "registry-admin",
+        "X-Registry-Admin-Event": row.event,
+        "X-Registry-Admin-Delivery": f"delivery_{row.pk}",
+        TIMESTAMP_HEADER: timestamp,
+        SIGNATURE_HEADER: sign(_open(row.channel, means), timestamp, body),
+    }
+    return _answered(outbound.post(row.channel.address, body, headers, allow_private=means.allow_private))
+
+
+def _send_slack(row: NotificationDelivery, means: Means) -> str:
+    said = row.body
+    text = f"*{_slack(row.subject)}*\n{_slack(said.get('text', ''))}\n<{said.get('link', '')}|Open in Registry Admin>"
+    body = json.dumps({"text": text[:3000], "unfurl_links": False}).encode()
+    headers = {"Content-Type": "application/json", "User-Agent": "registry-admin"}
+    address = _open(row.channel, means)
+    return _answered(outbound.post(address, body, headers, allow_private=means.allow_private))
+
+
+def _slack(text: object) -> str:
+    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _answered(status: int) -> str:
+    if 200 <= status < 300:
+        return str(status)
+    if 300 <= status < 400:
+        raise Undeliverable(reason=f"Answered {status}, a redirect, which is not followed.", permanent=True)
+    raise Undeliverable(reason=f"Answered {status}.", permanent=status == 410)
+
+
+def _send_mail(row: NotificationDelivery, means: Means) -> str:
+    if not means.mail:
+        raise Undeliverable(reason="No mail server is configured (EMAIL_URL).", permanent=True)
+    text = f"{row.body.get('text', '')}\n\n{row.body.get('link', '')}\n"
+    message = EmailMessage(f"[Registry Admin] {row.subject}", text, to=_mail_addresses(row.channel.address))
+    try:
+        message.send()
+    except (smtplib.SMTPException, OSError) as error:
+        # Their words may hold what we logged in with.
+        raise Undeliverable(reason=f"The mail server did not take it ({type(error).__name__}).") from None
+    return "taken by the mail server"
+
+
+def _open(channel: NotificationChannel, means: Means) -> str:
+    try:
+        return means.vault.open(channel.secret, context=place(channel))
+    except Unreadable:
+        raise Undeliverable(
+            reason="The channel's secret cannot be decrypted: set it again, or bring back its ENCRYPTION_KEY.",
+            permanent=True,
+        ) from None

@@ -1,0 +1,251 @@
+"""The way out to addresses that people typed in: one POST over TLS to a public address, and nothing else.
+
+Whoever may set a webhook's address could make this server talk to what only it can reach: a cloud's metadata service,
+a database, another tenant. So the host is resolved once, every address that it has must be a public one (also when it
+hides in a mapped, 6to4, Teredo or NAT64 address), and the connection goes to the very address that was checked. No
+redirect is followed, no proxy is used, and of the answer only the status is read. With `allow_private` (a setting)
+hosts of one's own network can be reached, over plain http too; link-local and metadata addresses never.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TooLate
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+SECONDS = 5.0  # for everything together: the name, the connection, the answer
+ANSWER = 64 * 1024  # bytes of an answer that are read at most
+PORTS = (443, 8443)
+LONGEST = 500  # characters of an address; the column's own limit
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+#: Written out, because `is_global` differs between Python's versions (NAT64, 6to4 and multicast are “global” to some).
+_NEVER = _networks(
+    "0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4",
+    "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32",  # metadata of Alibaba, Azure, Oracle
+    "::/128", "fe80::/10", "ff00::/8",
+    "fd00:ec2::/32", "fd20:ce::254/128",  # metadata of AWS, Google
+    "64:ff9b:1::/48",  # a NAT64 of one's own, with any IPv4 address inside
+)  # fmt: skip
+_PRIVATE = _networks(
+    "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24",
+    "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+    "2001::/23", "2001:db8::/32", "3fff::/20",
+)  # fmt: skip
+_UNICAST = ipaddress.IPv6Network("2000::/3")  # of IPv6 everything else is private, reserved or worse
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+@dataclass(slots=True, kw_only=True)
+class Undeliverable(Exception):
+    """It was not delivered; `str()` says why in a few words, without the address and without any answer's text.
+
+    `permanent`: trying again is no use until somebody changes the address or the setting.
+    """
+
+    reason: str
+    permanent: bool = False
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """An address that was read and may be tried."""
+
+    https: bool
+    host: str  # as TLS and the Host header name it
+    port: int
+    path: str
+
+
+def parse(url: str, *, allow_private: bool = False) -> Target:
+    """Read an address. Raises Undeliverable (permanent) for one that is not allowed whatever its host resolves to."""
+    if len(url) > LONGEST or not re.fullmatch(r"[!-~]+", url) or "\\" in url:
+        raise _no("The address has characters that none has, or is too long.")
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").lower(), parts.port
+    except ValueError:
+        raise _no("The address cannot be read.") from None
+    if parts.scheme not in (("https", "http") if allow_private else ("https",)):
+        raise _no("The address does not begin with https://.")
+    if "@" in parts.netloc:
+        raise _no("The address has a user name or a password in it.")
+    if "%" in host or not (re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", host) or ":" in host):
+        raise _no("The address names no host that can be looked up; one with other letters is written as xn--….")
+    if port is None:
+        port = 443 if parts.scheme == "https" else 80
+    if port == 0 or (port not in PORTS and not allow_private):
+        raise _no("The address names a port other than 443 and 8443.")
+    literal = _literal(host)
+    if literal is not None and (reason := forbidden(literal, allow_private=allow_private)):
+        raise _no(reason)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Target(https=parts.scheme == "https", host=host.rstrip("."), port=port, path=path)
+
+
+def forbidden(address: Address, *, allow_private: bool = False) -> str:
+    """Why this address must not be connected to; empty when it may be."""
+    for inner in _unwrapped(address):
+        if any(inner in network for network in _NEVER):
+            return "The address leads to a link-local, multicast, reserved or metadata address."
+        closed = any(inner in network for network in _PRIVATE) or (inner.version == 6 and inner not in _UNICAST)
+        if closed and not allow_private:
+            return "The address leads into a private network or to this host (NOTIFY_ALLOW_PRIVATE=1 allows that)."
+    return ""
+
+
+def _unwrapped(address: Address) -> list[Address]:
+    """The address, or those that it stands for: routers and hosts may unwrap them on the way."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return [address]
+    bits = int(address)
+    low = ipaddress.IPv4Address(bits & 0xFFFFFFFF)
+    if address.ipv4_mapped or address in _NAT64 or (bits >> 32 == 0 and bits > 1):  # the last: “IPv4-compatible”
+        return [low]
+    if address.sixtofour:
+        return [address.sixtofour]
+    if address.teredo:
+        return [*address.teredo]
+    plain = ipaddress.IPv6Address(bits)  # without a scope
+    isatap = (bits >> 32) & 0xFFFFFFFF in (0x00005EFE, 0x02005EFE)
+    return [plain, low] if isatap else [plain]
+
+
+def _literal(host: str) -> Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _no(reason: str) -> Undeliverable:
+    return Undeliverable(reason=reason, permanent=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ sending
+
+
+def post(
+    url: str, body: bytes, headers: Mapping[str, str], *, allow_private: bool = False, seconds: float = SECONDS
+) -> int:
+    """POST the body and return the answer's status, whatever it is. Raises Undeliverable when there was no answer."""
+    target = parse(url, allow_private=allow_private)
+    until = time.monotonic() + seconds
+    addresses = _resolve(target, until)
+    for address in addresses:
+        if reason := forbidden(address, allow_private=allow_private):
+            raise _no(reason)
+    last: Undeliverable | None = None
+    for address in addresses[:3]:
+        try:
+            connection = socket.create_connection((str(address), target.port), timeout=_left(until))
+        except OSError as error:
+            last = Undeliverable(reason=f"No connection ({type(error).__name__}).")
+            continue
+        return _exchange(connection, target, body, headers, until)
+    raise last or Undeliverable(reason="The host has no address.")
+
+
+def _resolve(target: Target, until: float) -> list[Address]:
+    """Every address of the host, asked for once: what is checked is what is connected to."""
+    literal = _literal(target.host)
+    if literal is not None:
+        return [literal]
+    # The look-up has no timeout of its own. A thread that is left behind ends with the resolver's.
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="resolve")
+    try:
+        found = pool.submit(socket.getaddrinfo, target.host, target.port, type=socket.SOCK_STREAM).result(_left(until))
+    except (OSError, UnicodeError):
+        raise Undeliverable(reason="The host's name is not known.") from None
+    except TooLate:
+        raise Undeliverable(reason="The host's name was not resolved in time.") from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in found))
+
+
+def _left(until: float) -> float:
+    return max(0.01, until - time.monotonic())
+
+
+def _exchange(connection: socket.socket, target: Target, body: bytes, headers: Mapping[str, str], until: float) -> int:
+    if target.https:
+        context = ssl.create_default_context()
+        connection = context.wrap_socket(connection, server_hostname=target.host, do_handshake_on_connect=False)
+    # One clock for the whole exchange: a peer that sends a byte now and then would outlast any timeout of a read.
+    alarm = threading.Timer(_left(until), _hang_up, (connection,))
+    alarm.daemon = True
+    alarm.start()
+    try:
+        if isinstance(connection, ssl.SSLSocket):
+            connection.do_handshake()
+        connection.sendall(_request(target, body, headers))
+        return _status(connection)
+    except ssl.SSLCertVerificationError:
+        raise Undeliverable(reason="The host's certificate is not one that this server trusts.") from None
+    except (OSError, ValueError) as error:
+        late = time.monotonic() >= until - 0.05
+        raise Undeliverable(
+            reason="No answer in time." if late else f"The connection broke ({type(error).__name__})."
+        ) from None
+    finally:
+        alarm.cancel()
+        connection.close()
+
+
+def _hang_up(connection: socket.socket) -> None:
+    try:
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # and not TLS's, which unwraps first
+    except OSError:
+        pass  # it has ended
+
+
+def _request(target: Target, body: bytes, headers: Mapping[str, str]) -> bytes:
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    usual = 443 if target.https else 80
+    lines = [
+        f"POST {target.path} HTTP/1.1",
+        f"Host: {host}" if target.port == usual else f"Host: {host}:{target.port}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+    ]
+    if any(not re.fullmatch(r"[ -~]+", line) for line in lines):
+        raise ValueError("A header has a character that none may have.")
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + body
+
+
+def _status(connection: socket.socket) -> int:
+    """The status of the answer; those below 200 only announce it. The rest of the answer is left where it is."""
+    seen, total = b"", 0
+    while total < ANSWER:
+        while b"\r\n\r\n" in seen:
+            head, _, seen = seen.partition(b"\r\n\r\n")
+            match = re.match(rb"HTTP/1\.[01] (\d{3})\b", head)
+            if match is None:
+                raise ValueError("not HTTP")
+            if int(match[1]) >= 200:
+                return int(match[1])
+        received = connection.recv(4096)
+        if not received:
+            raise ValueError("no answer")
+        total += len(received)
+        seen += received
+    raise ValueError("an endless head")
