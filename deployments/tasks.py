@@ -25,13 +25,14 @@ from django_q.models import Failure, OrmQ, Schedule
 from django_q.signals import post_execute_in_worker, pre_execute
 from django_q.tasks import async_task
 
-from deployments import lifecycle, sweeps
+from deployments import lifecycle, notify, sweeps
 from deployments.models import SweepTrigger
 
 log = logging.getLogger(__name__)
 
 TASK_SECONDS = 45  # of the queue's 60: a task ends by itself before it is ended
 DRAINS = 8  # doorbells at most in one ring; a task that finds nothing to do is over at once
+TELL_SECONDS = 30  # the last message may take long: a mail server has a timeout for each of its steps
 FAILURES_KEPT = timedelta(days=14)
 
 
@@ -46,6 +47,14 @@ def tick() -> None:
     sweeps.close_finished()
     Failure.objects.filter(stopped__lt=timezone.now() - FAILURES_KEPT).delete()
     ring()
+    # Last, so that nothing above waits for it; and the sending is a task of its own, because it waits for others.
+    if notify.collect(configuration=settings.CONFIGURATION) and not waiting_tasks("tell"):
+        async_task("deployments.tasks.tell")
+
+
+def tell() -> None:
+    """Send the notifications that are due."""
+    notify.deliver(means=notify.Means.of(settings), seconds=TELL_SECONDS)
 
 
 def sweep() -> None:

@@ -28,7 +28,7 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from deployments import keys, notify, outbound
+from deployments import keys, notify, outbound, tasks
 from deployments.config import Configuration
 from deployments.models import (
     AccessKey,
@@ -1031,3 +1031,22 @@ def test_send_does_without_a_worker_what_one_does(
     assert run("send") == "Sent: 0.\n"
     assert "ops" in run("list")
     assert SECRET not in run("list")
+
+
+def test_the_tick_looks_and_asks_for_the_sending_once(
+    through_the_settings: NotificationChannel,
+    receiver: Receiver,
+    environment: Environment,
+    configuration: Configuration,
+) -> None:
+    tasks.tick()
+    assert tasks.waiting_tasks("tell") == 0
+
+    ended(environment)
+    tasks.tick()
+    tasks.tick()
+    assert tasks.waiting_tasks("tell") == 1
+    assert receiver.received == []
+
+    tasks.tell()
+    assert len(receiver.received) == 1
