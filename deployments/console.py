@@ -15,8 +15,8 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from deployments import lifecycle, sweeps
+from deployments.catalogue import Refusal
 from deployments.config import Configuration
-from deployments.lifecycle import Refusal
 from deployments.models import (
     Deployment,
     EventKind,

@@ -14,9 +14,9 @@ from typing import Any
 from django.db.models.functions import Now
 
 from deployments import console, desired, policy, sweeps
+from deployments.catalogue import Refusal
 from deployments.config import Configuration
 from deployments.ecr import Ecr, RegistryError
-from deployments.lifecycle import Refusal
 from deployments.models import EventKind, RepositoryEvent, RepositoryStatus
 from deployments.provisioning import Lease
 

@@ -47,7 +47,7 @@ def serve_and_shoot(names: list[str]) -> int:
         from django.core.wsgi import get_wsgi_application
 
         from deployments import config
-        from deployments.models import Deployment, Promotion, Repository, Sweep
+        from deployments.models import AccessKey, Deployment, Environment, Promotion, Repository, Sweep
         from tests.admin.installation import ENVIRONMENT, HOST, Installation
 
         logging.getLogger("django.request").setLevel(logging.ERROR)
@@ -69,6 +69,8 @@ def serve_and_shoot(names: list[str]) -> int:
         drifted = Repository.objects.filter(status="drifted", host=HOST).exclude(policy_text="").order_by("pk")[0]
         failed = Deployment.objects.filter(status="FAILED").order_by("-created_at")[0]
         good = Deployment.objects.filter(status="DEPLOYED").order_by("-created_at")[0]
+        old = AccessKey.objects.filter(replaced_by__isnull=False)[0]
+        varied = Environment.objects.filter(variables__isnull=False)[0]
         back = Promotion.objects.exclude(rolled_back_from=None)[0]
         older = Deployment.objects.filter(status="DEPLOYED", environment=good.environment_id).order_by("created_at")[0]
         going = Deployment.objects.filter(status="BUILDING")[0]
@@ -99,7 +101,10 @@ def serve_and_shoot(names: list[str]) -> int:
             ["deployment-back", f"/admin/deployments/deployment/{back.deployment_id}/change/", "light", desk, ""],
             ["keys", "/admin/deployments/accesskey/", "light", desk, ""],
             ["key-new", "/admin/deployments/accesskey/add/", "light", desk, ""],
-            ["key", "/admin/deployments/accesskey/1/change/", "light", desk, ""],
+            ["key", f"/admin/deployments/accesskey/{old.pk}/change/", "light", desk, ""],
+            ["key-rotate", "/admin/deployments/accesskey/1/rotate/", "light", desk, ""],
+            ["environment-variables", f"/admin/deployments/environment/{varied.pk}/change/", "light", desk, ""],
+            ["variable", f"/admin/deployments/environment/{varied.pk}/variable/", "light", desk, ""],
             ["key-revoke", "/admin/deployments/accesskey/1/revoke/", "dark", desk, ""],
             ["projects", "/admin/deployments/project/", "light", desk, ""],
             ["project", "/admin/deployments/project/1/change/", "light", desk, ""],
@@ -138,7 +143,7 @@ def browser() -> int:
         )  # fmt: skip
         worst = 0
         for name, path, scheme, size, menu in order["pages"]:
-            sharp = 2 if name.startswith("phone") else 1
+            sharp = 1.5 if name.startswith("phone") else 1
             context = chromium.new_context(
                 viewport=size, color_scheme=scheme, reduced_motion="reduce", device_scale_factor=sharp
             )
@@ -158,8 +163,8 @@ def browser() -> int:
             file = SCREENS / f"{name}.png"
             height = page.evaluate("document.documentElement.scrollHeight")
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            tall = not name.startswith(("dashboard-light", "phone.", "deployments", "repositories"))
-            clip = {"x": 0, "y": 0, "width": size["width"], "height": min(height, 2400) if tall else size["height"]}
+            tall = not name.startswith(("dashboard", "deployments", "repositories", "created")) and name != "phone"
+            clip = {"x": 0, "y": 0, "width": size["width"], "height": min(height, 1500) if tall else size["height"]}
             page.screenshot(path=file, clip=clip, full_page=True)
             _say(
                 f"{file.relative_to(ROOT)}: {file.stat().st_size // 1024} KiB" + (f", {wide} px too wide" * bool(wide))

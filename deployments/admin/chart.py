@@ -28,6 +28,7 @@ class Day:
     other: int  # canceled, or still under way
     x: float
     bars: tuple[tuple[str, str, str], ...]  # tone, y, height
+    labelled: bool
 
     @property
     def all(self) -> int:
@@ -53,11 +54,6 @@ class Chart:
     @property
     def half(self) -> str:
         return f"{self.top / 2:g}"
-
-    @property
-    def labels(self) -> list[date]:
-        """Some of the days, at equal distances, the last one among them."""
-        return [day.day for day in self.days[len(self.days) % 6 - 1 :: 6]] if self.days else []
 
     @property
     def number(self) -> int:
@@ -106,15 +102,25 @@ def draw(today: date, counts: Mapping[tuple[str, str], int]) -> Chart:
                 height = number / top * HEIGHT
                 y -= height
                 bars.append((tone, f"{y:.2f}", f"{height:.2f}"))
-        days.append(Day(day=day, good=good, bad=bad, other=other, x=place * 10 + 1.5, bars=tuple(bars)))
+        days.append(
+            Day(
+                day=day,
+                good=good,
+                bad=bad,
+                other=other,
+                x=place * 10 + 1.5,
+                bars=tuple(bars),
+                labelled=(len(numbers) - 1 - place) % 6 == 0,
+            )
+        )
     return Chart(days=days, top=top)
 
 
 def _round(most: int) -> int:
-    """The next number that reads well on an axis and can be halved."""
-    step = 2
+    """The next number that reads well on an axis and whose half does, too."""
+    ten = 1
     while True:
-        for factor in (1, 2, 5):
-            if most <= step * factor:
-                return step * factor
-        step *= 10
+        for factor in (2, 3, 4, 5, 6, 8, 10):
+            if most <= factor * ten and factor * ten % 2 == 0:
+                return factor * ten
+        ten *= 10

@@ -155,10 +155,15 @@ class Member:
 
 
 @register.filter
-def members(value: Any) -> list[tuple[str, Member]]:
-    """The members of a JSON object for a list of facts: texts as they are, lists in a row, deeper ones as JSON."""
+def members(value: Any, without: str = "") -> list[tuple[str, Member]]:
+    """The members of a JSON object for a list of facts: texts as they are, lists in a row, deeper ones as JSON.
+
+    `without`: names to leave out, because they stand elsewhere.
+    """
     found = []
     for key, each in value.items() if isinstance(value, dict) else [("", value)]:
+        if key in without.split() or each in ("", [], {}):
+            continue
         name = str(key).replace("_", " ").capitalize()
         if isinstance(each, list) and all(isinstance(part, str | int) for part in each):
             each = ", ".join(map(str, each))

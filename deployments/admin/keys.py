@@ -6,10 +6,11 @@ session and not in a cache, so it is rendered where it is made instead of being 
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.db.models import Case, QuerySet, Value, When
@@ -21,8 +22,9 @@ from django.utils.cache import add_never_cache_headers
 from django.utils.html import format_html
 
 from deployments import keys
-from deployments.admin.console import ReadOnly, menu
+from deployments.admin.console import ReadOnly, audit_of, may, menu, note, require
 from deployments.admin.display import ago, badge, two_lines, until
+from deployments.catalogue import Refusal
 from deployments.models import AccessKey, Environment, KeyKind
 
 STATES = {"live": "Live", "expired": "Expired", "revoked": "Revoked"}
@@ -54,6 +56,19 @@ class NewKeyForm(forms.Form):
         queryset=get_user_model()._default_manager.none(), required=False, help_text="Of a personal access token."
     )
     name = forms.CharField(required=False, max_length=200, help_text="Where it will be used, to tell it from others.")
+    scopes = forms.MultipleChoiceField(
+        required=False,
+        choices=list(keys.SCOPES.items()),
+        widget=forms.CheckboxSelectMultiple,
+        help_text="Of an environment key. None ticked: everything that its kind may.",
+    )
+    days = forms.TypedChoiceField(
+        label="Expires",
+        required=False,
+        coerce=int,
+        empty_value=None,
+        choices=[("", "never"), (7, "in 7 days"), (30, "in 30 days"), (90, "in 90 days"), (365, "in a year")],
+    )
 
     def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -75,9 +90,20 @@ class NewKeyForm(forms.Form):
 
     def make(self) -> tuple[AccessKey, str]:
         data = self.cleaned_data
+        end = timezone.now() + timedelta(days=data["days"]) if data["days"] else None
         if data["kind"] == KeyKind.USER:
-            return keys.make_user_token(data["user"], data["name"])
-        return keys.make_environment_key(data["environment"], data["name"])
+            return keys.make_user_token(data["user"], data["name"], expires_at=end)
+        return keys.make_environment_key(data["environment"], data["name"], scopes=data["scopes"], expires_at=end)
+
+
+class RotateForm(forms.Form):
+    hours = forms.TypedChoiceField(
+        label="The old key works",
+        coerce=int,
+        initial=24,
+        choices=[(0, "not any more: revoke it at once"), (1, "for 1 hour more"), (24, "for 1 day more"),
+                 (168, "for 7 days more")],
+    )  # fmt: skip
 
 
 @admin.register(AccessKey)
@@ -96,21 +122,24 @@ class AccessKeyAdmin(ReadOnly):
             When(expires_at__lte=timezone.now(), then=Value("expired")),
             default=Value("live"),
         )
-        return AccessKey.objects.select_related("user", "environment__project").annotate(state=state).defer("digest")
+        rows = AccessKey.objects.select_related("user", "environment__project", "replaces")
+        return rows.annotate(state=state).defer("digest", "replaces__digest")
 
     def get_urls(self) -> list[Any]:
-        revoke = self.admin_site.admin_view(self.revoke_view)
-        return [path("<int:pk>/revoke/", revoke, name="deployments_accesskey_revoke"), *super().get_urls()]
+        wrap = self.admin_site.admin_view
+        return [
+            path("<int:pk>/revoke/", wrap(self.revoke_view), name="deployments_accesskey_revoke"),
+            path("<int:pk>/rotate/", wrap(self.rotate_view), name="deployments_accesskey_rotate"),
+            *super().get_urls(),
+        ]
 
     # Making one is not adding a row, and revoking one not changing it: each is an action, behind Django's permission.
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return bool(request.user.has_perm("deployments.add_accesskey"))
 
-    def may_revoke(self, request: HttpRequest) -> bool:
-        return bool(request.user.has_perm("deployments.change_accesskey"))
-
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return super().has_view_permission(request, obj) or self.may_revoke(request)
+        acts = may(request, "revoke_accesskey") or may(request, "rotate_accesskey")
+        return super().has_view_permission(request, obj) or acts
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Only a key that no longer works, so that whoever deletes it cannot cut anybody off by it."""
@@ -126,28 +155,58 @@ class AccessKeyAdmin(ReadOnly):
         form = NewKeyForm(request.POST or None, request=request, initial=initial)
         if request.method == "POST" and form.is_valid():
             key, text = form.make()
-            self.log_addition(request, key, f"Made {key} ({key.get_kind_display()}).")
-            response = self.render_page(
-                request, "registry_admin/key_made.html", key, {"title": "A new key", "text": text}
-            )
-            add_never_cache_headers(response)
-            return response
+            note(request, "make.key", key, after={"kind": key.kind, "owner": owner_of(key), "scopes": key.scopes})
+            return self._shown_once(request, key, text)
         return self.render_page(request, "registry_admin/key_new.html", None, {"title": "New key", "form": form})
 
     def revoke_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """GET says what will stop working, POST withdraws the key."""
-        if not self.may_revoke(request):
-            raise PermissionDenied
+        require(request, "revoke_accesskey")
         key = get_object_or_404(self.get_queryset(request), pk=pk)
         if request.method == "POST":
             if keys.revoke(key):
-                self.log_change(request, key, "Revoked.")
+                note(request, "revoke.key", key, before={"owner": owner_of(key), "last_used_by": key.last_used_by})
             self.message_user(request, f"{key} no longer works.")
             return HttpResponseRedirect(reverse("admin:deployments_accesskey_change", args=[key.pk]))
         return self.render_page(request, "registry_admin/key_revoke.html", key, {"title": f"Revoke {key}?"})
 
+    def rotate_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """GET asks how long the old key works on, POST makes its successor and shows it, this once.
+
+        A personal token acts as its user, so only they and a superuser get to see a new one.
+        """
+        require(request, "rotate_accesskey")
+        key = get_object_or_404(self.get_queryset(request), pk=pk)
+        if key.kind == KeyKind.USER and key.user_id != request.user.pk and not request.user.is_superuser:
+            raise PermissionDenied
+        form = RotateForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            hours = form.cleaned_data["hours"]
+            try:
+                new, text = keys.rotate(key, grace=timedelta(hours=hours))
+            except Refusal as refusal:
+                note(request, "rotate.key", key, outcome=refusal.sentence)
+                self.message_user(request, refusal.sentence, messages.ERROR)
+                return HttpResponseRedirect(reverse("admin:deployments_accesskey_change", args=[key.pk]))
+            note(request, "rotate.key", key, after={"successor": str(new), "hours": hours})
+            return self._shown_once(request, new, text)
+        context = {"title": f"Rotate {key}?", "form": form, "obstacle": "" if rotates(key) else OBSTACLE}
+        return self.render_page(request, "registry_admin/key_rotate.html", key, context)
+
+    def _shown_once(self, request: HttpRequest, key: AccessKey, text: str) -> HttpResponse:
+        response = self.render_page(request, "registry_admin/key_made.html", key, {"title": "A new key", "text": text})
+        add_never_cache_headers(response)
+        return response
+
     def page(self, request: HttpRequest, row: AccessKey) -> dict[str, Any]:
-        return {"may_revoke": row.is_live and self.may_revoke(request)}
+        own = row.kind != KeyKind.USER or row.user_id == request.user.pk or request.user.is_superuser
+        return {
+            "may_revoke": row.is_live and may(request, "revoke_accesskey"),
+            "may_rotate": own and rotates(row) and may(request, "rotate_accesskey"),
+            "successor": row.replaced_by.defer("digest").first(),
+            "predecessor": row.replaces,
+            "audit": audit_of(request, row),
+        }
 
     @admin.display(description="Key", ordering="prefix")
     def prefix_cell(self, row: AccessKey) -> str:
@@ -159,7 +218,7 @@ class AccessKeyAdmin(ReadOnly):
 
     @admin.display(description="Kind")
     def kind_cell(self, row: AccessKey) -> str:
-        return row.get_kind_display()
+        return two_lines(row.get_kind_display(), ", ".join(row.scopes)) if row.scopes else row.get_kind_display()
 
     @admin.display(description="Owner")
     def owner(self, row: AccessKey) -> str:
@@ -178,3 +237,14 @@ class AccessKeyAdmin(ReadOnly):
     @admin.display(description="Created", ordering="created_at")
     def created(self, row: AccessKey) -> str:
         return ago(row.created_at)
+
+
+OBSTACLE = "A deploy key expires by itself, and one that no longer works or has a successor already is not rotated."
+
+
+def rotates(key: AccessKey) -> bool:
+    return key.is_live and key.kind != KeyKind.DEPLOY and not key.replaced_by.exists()
+
+
+def owner_of(key: AccessKey) -> str:
+    return f"{key.environment.project} / {key.environment}" if key.environment else str(key.user)

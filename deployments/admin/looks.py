@@ -26,7 +26,7 @@ from django.views.decorators.http import require_POST
 
 from deployments import console, tasks
 from deployments.admin.console import ReadOnly, back_to, may, note, require, who
-from deployments.lifecycle import Refusal
+from deployments.catalogue import Refusal
 from deployments.models import Repository, RepositoryStatus, Sweep
 
 LISTED = 20  # of the selection, on the page that asks

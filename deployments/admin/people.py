@@ -34,6 +34,9 @@ def rights() -> QuerySet[Permission]:
             written_by_us = page is None or type(page).has_add_permission is ReadOnly.has_add_permission
             actions = ("add", "change", "delete", *(("view",) if page is None else ()))
             idle |= {f"{action}_{model._meta.model_name}" for action in actions if written_by_us}
+    # Variables have no list of their own, but stand on their environment's page; a key is revoked, not changed.
+    idle -= {f"{action}_environmentvariable" for action in ("view", "change", "delete")}
+    idle.add("change_accesskey")
     offered = Permission.objects.filter(content_type__app_label__in=("auth", "deployments"))
     return offered.exclude(codename__in=idle).select_related("content_type")
 

@@ -4,6 +4,7 @@ another default policy would do to all of them.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from django.utils import timezone
 from deployments import policy, restore, sweeps, whatif
 from deployments.admin.console import ReadOnly, note, require, who
 from deployments.admin.sidebyside import side_by_side
-from deployments.lifecycle import Refusal
+from deployments.catalogue import Refusal
 from deployments.models import Repository, RepositoryEvent, RepositoryStatus
 
 #: What a registry's host has in it → the partition, and the partition's console. The first that fits counts.
@@ -116,9 +117,10 @@ class RestoreForm(forms.Form):
 class WhatIfForm(forms.Form):
     text = forms.CharField(
         label="Default repository policy",
-        widget=forms.Textarea(attrs={"rows": 16, "spellcheck": "false", "autocomplete": "off"}),
+        widget=forms.Textarea(attrs={"rows": 12, "spellcheck": "false", "autocomplete": "off"}),
         max_length=4 * policy.MAX_CHARACTERS,
-        help_text="IAM JSON, as DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY would hold it.",
+        help_text="IAM JSON, as DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY would hold it; ECR takes "
+        f"{policy.MAX_CHARACTERS:,} characters.",
     )
     registry = forms.TypedChoiceField(coerce=int, label="Registry")
 
@@ -177,7 +179,7 @@ class Policies(ReadOnly):
             return HttpResponseRedirect(reverse("admin:index"))
         targets = sweeps.targets(settings.CONFIGURATION)
         present = targets[0].config.default_repository_policy if targets else ""
-        form = WhatIfForm(request.POST or None, initial={"text": present or "", "registry": 0})
+        form = WhatIfForm(request.POST or None, initial={"text": _to_edit(present or ""), "registry": 0})
         form.fields["registry"].choices = [  # type: ignore[attr-defined]
             (place, f"{target.config.host}/{target.config.namespace}") for place, target in enumerate(targets)
         ]
@@ -194,12 +196,19 @@ class Policies(ReadOnly):
             "answer": answer,
             "targets": targets,
             "enforce": settings.CONFIGURATION.enforce,
-            "most": policy.MAX_CHARACTERS,
         }
         return self.render_page(request, "registry_admin/what_if.html", None, context)
 
 
-#: Part of a repository → what its state is called on the page.
+def _to_edit(text: str) -> str:
+    """A policy laid out for people, unless that alone made it too long."""
+    try:
+        spread = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
+    return spread if len(spread) <= policy.MAX_CHARACTERS else text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """How one part of a repository stands against the settings."""

@@ -13,9 +13,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from deployments import images
-from deployments.admin.console import Console, Nouns, ReadOnly, menu
+from deployments.admin.console import Console, Nouns, audit_of, menu
 from deployments.admin.deployments import listed
 from deployments.admin.display import ago, code, mark, two_lines
+from deployments.admin.variables import Variables
 from deployments.models import AccessKey, Environment, EnvironmentType, Project, Promotion
 from deployments.projects import ensure_environments
 
@@ -141,7 +142,7 @@ def current_cell(environment: Any) -> str:
 
 
 @admin.register(Environment)
-class EnvironmentAdmin(ReadOnly):
+class EnvironmentAdmin(Variables):
     page_template = "registry_admin/environment.html"
     nothing_yet = "No environments yet. Every project starts with prod, staging and preview: add a project."
     list_display = ("name_cell", "kind", "current", "created", "state_cell")
@@ -188,4 +189,6 @@ class EnvironmentAdmin(ReadOnly):
             "keys": row.access_keys.all()[:20] if keys.has_view_permission(request) else (),
             "may_make_keys": keys.has_add_permission(request),
             "ref": code(row.project.ref),
+            "audit": audit_of(request, row),
+            **self.variables_of(request, row),
         }

@@ -54,7 +54,7 @@ class RepositoryAdmin(Looks, Policies, Exports):
     page_template = "registry_admin/repository.html"
     change_list_template = "registry_admin/repository_list.html"
     nothing_yet = "No repositories yet. The first deploy of a project makes its repository."
-    list_display = ("name_cell", "status_cell", "place", "project", "checked", "in_sync", "act")
+    list_display = ("name_cell", "status_cell", "place", "project", "checked", "act")
     list_select_related = ("project",)
     list_filter = (
         menu("Status", "status", words=dict(RepositoryStatus.choices)),
@@ -65,7 +65,7 @@ class RepositoryAdmin(Looks, Policies, Exports):
     )
     search_fields = ("name", "^account", "project__name", "last_error")
     search_help_text = "Name, account, project or error"
-    sortable_by = ("name_cell", "checked", "in_sync")
+    sortable_by = ("name_cell", "checked")
 
     columns: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         "name": lambda row: row.name,
@@ -112,11 +112,10 @@ class RepositoryAdmin(Looks, Policies, Exports):
 
     @admin.display(description="Checked", ordering="last_checked_at")
     def checked(self, row: Repository) -> str:
-        return ago(row.last_checked_at, "never")
-
-    @admin.display(description="Last in sync", ordering="last_in_sync_at")
-    def in_sync(self, row: Repository) -> str:
-        return ago(row.last_in_sync_at, "never")
+        in_sync = row.last_in_sync_at
+        if in_sync is None or in_sync == row.last_checked_at:
+            return ago(row.last_checked_at, "never")
+        return two_lines(ago(row.last_checked_at, "never"), format_html("in sync {}", ago(in_sync)))
 
     @admin.display(description=SafeString('<span class="visually-hidden">Action</span>'))
     def act(self, row: Repository) -> str:

@@ -183,11 +183,12 @@ class SweepAdmin(ReadOnly):
 
     @admin.display(description="Result")
     def result(self, row: Any) -> str:
-        return two_lines(outcome_words(row.sums), f"of {row.sums['size']:,} repositories" if row.sums["size"] else "")
+        size = row.sums["size"]
+        return two_lines(outcome_words(row.sums), f"of {size:,} repositor{'y' if size == 1 else 'ies'}" if size else "")
 
     @admin.display(description="By")
     def by(self, row: Sweep) -> str:
-        return two_lines(row.requested_by or row.get_trigger_display(), row.get_trigger_display())
+        return two_lines(row.requested_by, row.get_trigger_display()) if row.requested_by else row.get_trigger_display()
 
     @admin.display(description="Took")
     def lasted(self, row: Sweep) -> str:

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from deployments import images, keys
+from deployments import images, keys, variables
 from deployments.models import (
+    AccessKey,
     BackgroundWorker,
     Deployment,
     DeploymentStatus,
@@ -36,6 +38,7 @@ from deployments.models import (
     WorkerHeartbeat,
 )
 from deployments.projects import create_project
+from deployments.vault import Vault
 
 OWNER, CLUSTER, STAGING, SECOND = "111111111111", "222222222222", "333333333333", "444444444444"
 HOST = f"{OWNER}.dkr.ecr.us-east-1.amazonaws.com"
@@ -350,8 +353,18 @@ class Installation:
             row.deployed_at = ended
             row.image_digest = "sha256:" + hashlib.sha256(sha.encode()).hexdigest()
             row.receipt = {
-                "digest": row.image_digest, "platforms": ["linux/amd64"], "manifests": 3, "layers": 11,
-                "pullers": {CLUSTER: "yes", STAGING: "yes"}, "policy": "as configured", "at": ended.isoformat(),
+                "at": ended.isoformat(), "digest": row.image_digest, "platforms": ["linux/amd64"], "manifests": 3,
+                "layers": 11, "policy": "sha256:" + hashlib.sha256(LIVE.encode()).hexdigest(),
+                "pullers": {
+                    CLUSTER: {
+                        "pull": "yes", "how": "trial", "words": f"Account {CLUSTER} may pull: NodesPull allows it.",
+                        "roles": [f"arn:aws:iam::{CLUSTER}:role/nodes"],
+                    },
+                    STAGING: {
+                        "pull": "yes", "how": "policy", "words": f"Account {STAGING} may pull: NodesPull allows it.",
+                        "roles": [],
+                    },
+                },
             }  # fmt: skip
         elif status == DeploymentStatus.FAILED:
             name, message = self.random.choice(FAILURES)
@@ -473,6 +486,26 @@ class Installation:
             key.save()
         for project in self.projects:
             for environment in project.environments.filter(parent__isnull=True).exclude(slug="preview"):
-                key, _ = keys.make_environment_key(environment, "CI")
+                key, _ = keys.make_environment_key(environment, "CI", scopes=["deploy"])
                 key.created_at = self._ago(days=60)
                 key.save()
+        key.last_used_at, key.last_used_by = self._ago(minutes=12), "trigger.dev 4.6.0 at 10.4.2.9"
+        key.save()
+        keys.rotate(key, grace=timedelta(hours=20))
+        AccessKey.objects.filter(pk=key.pk).update(last_used_at=self._ago(seconds=-1))
+        variables.store(
+            environment=environment,
+            variables={"LOG_LEVEL": "info", "BILLING_URL": "https://billing.example.com"},
+            vault=Vault(settings.ENCRYPTION_KEYS),
+            is_secret=False,
+            by=PEOPLE[2],
+            override=True,
+        )
+        variables.store(
+            environment=environment,
+            variables={"STRIPE_KEY": "only scenery"},
+            vault=Vault(settings.ENCRYPTION_KEYS),
+            is_secret=True,
+            by=PEOPLE[2],
+            override=True,
+        )

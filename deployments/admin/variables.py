@@ -1,0 +1,148 @@
+"""The environment variables of an environment's page: set one, delete one. A secret value is never shown again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import path, reverse
+
+from deployments import variables
+from deployments.admin.console import ReadOnly, may, note, require, who
+from deployments.catalogue import Refusal
+from deployments.models import Environment, EnvironmentVariable
+from deployments.vault import Vault
+
+SHOWN = 200
+
+
+class VariableForm(forms.Form):
+    name = forms.CharField(max_length=variables.LONGEST_NAME)
+    value = forms.CharField(
+        required=False,
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 4, "spellcheck": "false", "autocomplete": "off"}),
+    )
+    is_secret = forms.BooleanField(
+        required=False,
+        label="Secret: never shown again",
+        help_text="The build and the indexer get it; people do not.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A variable as a person may see it."""
+
+    row: EnvironmentVariable
+    value: str
+    inherited: bool
+
+
+def shown(environment: Environment) -> list[Shown]:
+    """What the environment's code finds, by name: its own, and what a preview branch has from its parent."""
+    rows = {}
+    owners = [environment.parent_id, environment.pk] if environment.parent_id else [environment.pk]
+    for row in EnvironmentVariable.objects.filter(environment__in=owners).order_by("name"):
+        if row.name not in rows or row.environment_id == environment.pk:
+            rows[row.name] = row
+    vault = Vault(settings.ENCRYPTION_KEYS)
+    return [
+        Shown(row=row, value=_value(row, vault), inherited=row.environment_id != environment.pk)
+        for _, row in sorted(rows.items())[:SHOWN]
+    ]
+
+
+def _value(row: EnvironmentVariable, vault: Vault) -> str:
+    if row.is_secret:
+        return ""
+    try:
+        return variables.reveal(row, vault)
+    except Refusal as refusal:
+        return refusal.sentence
+
+
+class Variables(ReadOnly):
+    """The actions of an environment's page that are about its variables."""
+
+    def get_urls(self) -> list[Any]:
+        wrap = self.admin_site.admin_view
+        return [
+            path("<int:pk>/variable/", wrap(self.variable_view), name="deployments_environment_variable"),
+            path(
+                "<int:pk>/variable/delete/",
+                wrap(self.delete_variable_view),
+                name="deployments_environment_variable_delete",
+            ),
+            *super().get_urls(),
+        ]
+
+    def variables_of(self, request: HttpRequest, environment: Environment) -> dict[str, Any]:
+        sees = may(request, "view_environmentvariable")
+        return {
+            "sees_variables": sees,
+            "variables": shown(environment) if sees else [],
+            "may_set": may(request, "change_environmentvariable") and environment.archived_at is None,
+            "may_delete": may(request, "delete_environmentvariable"),
+        }
+
+    def variable_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """A form for one variable; which one, if it is there already, stands in the address."""
+        require(request, "change_environmentvariable")
+        environment: Environment = self.one(request, pk)
+        known = environment.variables.filter(name=request.GET.get("name", "")).first()
+        initial = {"name": known.name, "is_secret": known.is_secret} if known else {}
+        if known is not None and not known.is_secret:
+            initial["value"] = _value(known, Vault(settings.ENCRYPTION_KEYS))
+        form = VariableForm(request.POST or None, initial=initial)
+        if request.method == "POST" and form.is_valid():
+            name, secret = form.cleaned_data["name"], form.cleaned_data["is_secret"]
+            # A form sends lines with CR LF; nobody means the CR.
+            value = form.cleaned_data["value"].replace("\r\n", "\n")
+            try:
+                change = variables.store(
+                    environment=environment,
+                    variables={name: value},
+                    vault=Vault(settings.ENCRYPTION_KEYS),
+                    is_secret=secret,
+                    override=True,
+                    by=who(request),
+                )
+            except Refusal as refusal:
+                note(request, "set.variable", environment, after={"name": name}, outcome=refusal.sentence)
+                form.add_error(None, refusal.sentence)
+            else:
+                note(request, "set.variable", environment, after={"name": name, "is_secret": secret})
+                words = "is as it was" if not change else "was set"
+                self.message_user(request, f"{name} {words}.", messages.SUCCESS)
+                return HttpResponseRedirect(_page(environment))
+        title = f"{known.name}" if known else "New variable"
+        return self.render_page(
+            request, "registry_admin/variable.html", environment, {"title": title, "form": form, "known": known}
+        )
+
+    def delete_variable_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        require(request, "delete_environmentvariable")
+        environment: Environment = self.one(request, pk)
+        row = environment.variables.filter(name=request.GET.get("name", "")).first()
+        if row is None:
+            raise Http404
+        if request.method == "POST":
+            variables.remove(environment=environment, name=row.name)
+            note(request, "delete.variable", environment, before={"name": row.name, "is_secret": row.is_secret})
+            self.message_user(request, f"{row.name} was deleted.", messages.SUCCESS)
+            return HttpResponseRedirect(_page(environment))
+        return self.render_page(
+            request,
+            "registry_admin/variable_delete.html",
+            environment,
+            {"title": f"Delete {row.name}?", "row": row},
+        )
+
+
+def _page(environment: Environment) -> str:
+    return reverse("admin:deployments_environment_change", args=[environment.pk])
