@@ -1,0 +1,190 @@
+"""`manage.py keys`: list, make, rotate and revoke access keys, for a host without a browser.
+
+A new key's text is printed once, alone on standard output; everything that is said about it goes to standard error,
+so that `KEY=$(manage.py keys create …)` works. Each change is in the audit log, under the name of the shell's user.
+
+Exit status: 0 done, 1 refused, 2 the key, user or environment that was named is not there.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+from argparse import ArgumentParser, ArgumentTypeError
+from datetime import timedelta
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from deployments import audit, keys
+from deployments.audit import Actor
+from deployments.catalogue import Refusal
+from deployments.models import SLUG_ALIASES, AccessKey, Environment, KeyKind
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def span(text: str) -> timedelta:
+    """“24h”, “90d”, “30m”, “0”."""
+    if text == "0":
+        return timedelta(0)
+    match = re.fullmatch(r"(\d{1,5})([mhd])", text, re.ASCII)
+    if match is None:
+        raise ArgumentTypeError("write a number and m, h or d, as in 24h")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+class Command(BaseCommand):
+    help = "List, create, rotate and revoke access keys. A new key is printed once, on standard output."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        commands = parser.add_subparsers(dest="what", required=True)
+        shown = commands.add_parser("list", help="the keys that work; with --all those that no longer do, too")
+        shown.add_argument("--project", metavar="REF", help="only those of this project")
+        shown.add_argument("--all", action="store_true")
+        shown.add_argument("--json", action="store_true", help="print one JSON array")
+        make = commands.add_parser("create", help="a key of an environment, or a personal token of a user")
+        make.add_argument("--user", metavar="NAME", help="login name or mail address of the token's owner")
+        make.add_argument("--project", metavar="REF", help="with --env: the environment of the key")
+        make.add_argument("--env", metavar="SLUG", help="prod, staging, preview or dev")
+        make.add_argument("--name", default="", help="where it will be used, to tell it from others")
+        make.add_argument(
+            "--scope", action="append", choices=sorted(keys.SCOPES), help="limit an environment's key; may be repeated"
+        )
+        make.add_argument("--expires", type=span, metavar="SPAN", help="after which it no longer works, as 90d")
+        rotate = commands.add_parser("rotate", help="a new key in the place of an old one")
+        rotate.add_argument("key", metavar="KEY", help="its beginning, as the list shows it")
+        rotate.add_argument(
+            "--grace", type=span, default=timedelta(hours=24), metavar="SPAN", help="the old one works on (24h; 0: not)"
+        )
+        revoke = commands.add_parser("revoke", help="withdraw a key, from the next request on")
+        revoke.add_argument("key", metavar="KEY", help="its beginning, as the list shows it")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            getattr(self, f"_{options['what']}")(options)
+        except Refusal as refusal:
+            raise CommandError(str(refusal)) from None
+
+    def _list(self, options: dict[str, Any]) -> None:
+        rows = _rows().order_by("kind", "-created_at")
+        if options["project"]:
+            rows = rows.filter(environment__project__ref=options["project"])
+        shown = [row for row in rows if options["all"] or row.is_live]
+        if options["json"]:
+            self.stdout.write(json.dumps([_as_json(row) for row in shown]))
+            return
+        for row in shown:
+            state = "" if row.is_live else "  REVOKED" if row.revoked_at else "  EXPIRED"
+            used = f"{row.last_used_at:%Y-%m-%d} by {row.last_used_by}" if row.last_used_at else "never used"
+            ends = f", expires {row.expires_at:%Y-%m-%d %H:%M} UTC" if row.expires_at and row.is_live else ""
+            self.stdout.write(f"{row.prefix:<18} {_owner(row)}  {row.name or '–'}  {used}{ends}{state}")
+        if not shown:
+            self.stderr.write("No keys. Make one: manage.py keys create --project REF --env prod")
+
+    def _create(self, options: dict[str, Any]) -> None:
+        expires = timezone.now() + options["expires"] if options["expires"] else None
+        if bool(options["user"]) == bool(options["project"] or options["env"]):
+            raise CommandError("Give --user, or --project and --env.", returncode=2)
+        if options["user"] and options["scope"]:
+            raise CommandError("A personal token may do what its user may: --scope is for keys of environments.")
+        with transaction.atomic():
+            if options["user"]:
+                key, text = keys.make_user_token(_user(options["user"]), options["name"], expires_at=expires)
+            else:
+                where = _environment(options["project"], options["env"])
+                scopes = options["scope"] or ()
+                key, text = keys.make_environment_key(where, options["name"], scopes=scopes, expires_at=expires)
+            self._note("create.accesskey", key, {"kind": key.kind, "name": key.name, "scopes": key.scopes})
+        self._hand_out(key, text)
+
+    def _rotate(self, options: dict[str, Any]) -> None:
+        old = _find(options["key"])
+        with transaction.atomic():
+            key, text = keys.rotate(old, options["grace"])
+            self._note("rotate.accesskey", old, {"replaced_by": str(key), "grace": str(options["grace"])})
+        left = f"works for {options['grace']} more" if options["grace"] else "no longer works"
+        self.stderr.write(f"{old} {left}.")
+        self._hand_out(key, text)
+
+    def _revoke(self, options: dict[str, Any]) -> None:
+        key = _find(options["key"])
+        with transaction.atomic():
+            if not keys.revoke(key):
+                raise CommandError(f"{key} was revoked before.")
+            self._note("revoke.accesskey", key, None)
+        self.stderr.write(f"{key} no longer works.")
+
+    def _note(self, action: str, key: AccessKey, after: dict[str, Any] | None) -> None:
+        audit.record(actor=Actor.command(f"keys ({_who()})"), action=action, target=key, after=after)
+
+    def _hand_out(self, key: AccessKey, text: str) -> None:
+        self.stderr.write(f"{key.get_kind_display()} of {_owner(key)}, shown this once:")
+        self.stdout.write(text)
+
+
+def _rows() -> QuerySet[AccessKey]:
+    return AccessKey.objects.select_related("environment__project", "user").defer("digest")
+
+
+def _find(beginning: str) -> AccessKey:
+    """The key with this beginning. A whole key is recognised too, though it does not belong on a command line."""
+    found = list(_rows().filter(Q(prefix=beginning.rstrip("…")) | Q(digest=keys.digest(beginning)))[:2])
+    if not found:
+        raise CommandError(f"There is no key that begins with {beginning[:18]}; see manage.py keys list.", returncode=2)
+    if len(found) > 1:
+        raise CommandError(f"Several keys begin with {beginning[:18]}: use the admin.", returncode=2)
+    return found[0]
+
+
+def _user(name: str) -> Any:
+    users = get_user_model()._default_manager.filter(Q(username=name) | Q(email__iexact=name), is_active=True)[:2]
+    if len(users) != 1:
+        raise CommandError(f"There is no one active user {name}.", returncode=2)
+    return users[0]
+
+
+def _environment(ref: str | None, slug: str | None) -> Environment:
+    if not ref or not slug:
+        raise CommandError("Give both --project and --env.", returncode=2)
+    found = Environment.objects.select_related("project").filter(
+        project__ref=ref, slug=SLUG_ALIASES.get(slug, slug), parent=None
+    )
+    environment = found.first()
+    if environment is None:
+        raise CommandError(f"There is no environment {slug} of a project {ref}.", returncode=2)
+    return environment
+
+
+def _owner(key: AccessKey) -> str:
+    if key.environment is not None and key.kind != KeyKind.USER:
+        return f"{key.environment.project.ref} {key.environment}"
+    return str(key.user)
+
+
+def _as_json(key: AccessKey) -> dict[str, Any]:
+    return {
+        "key": key.prefix,
+        "kind": key.kind,
+        "owner": _owner(key),
+        "name": key.name,
+        "scopes": key.scopes,
+        "live": key.is_live,
+        "created_at": key.created_at.isoformat(),
+        "expires_at": key.expires_at.isoformat() if key.expires_at else None,
+        "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
+        "last_used_at": key.last_used_at.isoformat() if key.last_used_at else None,
+        "last_used_by": key.last_used_by,
+    }
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown user"
