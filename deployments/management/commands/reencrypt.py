@@ -11,7 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from deployments import variables
+from deployments import notify, variables
 from deployments.vault import Vault
 
 
@@ -23,9 +23,14 @@ class Command(BaseCommand):
         self.stdout.write(f"Variables encrypted anew: {done}.")
         for row in unreadable:
             self.stderr.write(f"{row.environment.project.ref} {row.environment} {row.name}: no key opens it.")
-        if unreadable:
+        channels, closed = notify.reencrypt(vault=Vault(settings.ENCRYPTION_KEYS))
+        if channels:
+            self.stdout.write(f"Secrets of notification channels encrypted anew: {channels}.")
+        for channel in closed:
+            self.stderr.write(f"Notification channel {channel}: no key opens its secret; set it again.")
+        if unreadable or closed:
             raise CommandError(
-                f"Values that no key opens: {len(unreadable)}. Put the key that they were stored with behind the first "
-                "one in ENCRYPTION_KEY, or set them again.",
+                f"Values that no key opens: {len(unreadable) + len(closed)}. Put the key that they were stored with behind "
+                "the first one in ENCRYPTION_KEY, or set them again.",
                 returncode=3,
             )
