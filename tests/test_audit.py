@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
+from django.core.management import call_command
 from django.db import connection, transaction
 from django.http import HttpRequest, StreamingHttpResponse
 from django.test import Client, RequestFactory
@@ -17,6 +18,7 @@ from django.test.utils import CaptureQueriesContext
 
 from deployments import audit, keys
 from deployments.audit import Actor
+from deployments.config import Configuration
 from deployments.models import ActorKind, AuditEntry, Project
 from tests.admin.markup import read
 
@@ -300,3 +302,27 @@ def test_the_history_of_an_object_is_its_own(three_lines: None, billing: Project
 
     assert [line.action for line in audit.history(billing)] == ["start.sweep", "create.accesskey"]
     assert not audit.history(other)
+
+
+# ------------------------------------------------------------------------------------------------------- the commands
+
+
+def test_bootstrap_is_in_the_log_when_it_made_something_and_without_what_it_made(db: None) -> None:
+    out = io.StringIO()
+    for _ in range(2):
+        call_command(
+            "bootstrap", email="mira@example.com", project="Billing", json=True, stdout=out, stderr=io.StringIO()
+        )
+
+    line = only()
+    assert (line.actor, line.action, line.object_label) == ("bootstrap", "bootstrap.project", "Billing")
+    assert (line.after or {})["keys of"] == ["prod", "staging", "preview"]
+    made = json.loads(out.getvalue().splitlines()[0])
+    assert not [text for text in (made["token"], *made["keys"].values()) if text in json.dumps(line.after)]
+
+
+def test_a_sweep_that_a_command_starts_is_in_the_log(ecr_configuration: Configuration, transactional_db: None) -> None:
+    call_command("reconcile", all=True, dry_run=True, stdout=io.StringIO(), stderr=io.StringIO())
+
+    assert only().actor.startswith("reconcile (")
+    assert (only().action, (only().after or {})["dry_run"]) == ("start.sweep", True)

@@ -20,7 +20,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.validators import validate_email
 from django.db import OperationalError, ProgrammingError, transaction
 
-from deployments import images, keys, projects
+from deployments import audit, images, keys, projects
+from deployments.audit import Actor
 from deployments.models import AccessKey, KeyKind, Project
 
 logger = logging.getLogger(__name__)
@@ -72,13 +73,22 @@ class Command(BaseCommand):
             # Two of these at once (two containers starting) queue here: the operator's row is unique and locked.
             operator, password = _operator(email)
             project, is_new_project = _project(name, ref)
-            return _Result(
+            result = _Result(
                 project=project,
                 is_new_project=is_new_project,
                 password=password,
                 token=_token(operator, rotate=rotate),
                 keys=_environment_keys(project, rotate=rotate),
             )
+            made = {
+                "operator": email if password else None,
+                "project": project.ref if is_new_project else None,
+                "personal key": bool(result.token),
+                "keys of": [slug for slug, text in result.keys.items() if text],
+            }
+            if any(made.values()):
+                audit.record(actor=Actor.command("bootstrap"), action="bootstrap.project", target=project, after=made)
+            return result
 
     def _tell(self, email: str, result: _Result) -> None:
         configuration = settings.CONFIGURATION

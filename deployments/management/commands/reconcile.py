@@ -17,7 +17,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
-from deployments import sweeps
+from deployments import audit, sweeps
+from deployments.audit import Actor
 from deployments.models import Repository, RepositoryStatus, Sweep, SweepFinding, SweepStatus, SweepTrigger
 
 
@@ -49,6 +50,8 @@ class Command(BaseCommand):
         )
         if sweep is None:
             raise CommandError("The sweep could not be started.")
+        asked = {"names": names, "dry_run": sweep.dry_run, "adopt": sweep.adopt}
+        audit.record(actor=Actor.command(f"reconcile ({_who()})"), action="start.sweep", target=sweep, after=asked)
         try:
             self._work(sweep)
         except KeyboardInterrupt:
