@@ -35,7 +35,7 @@ def test_a_new_key_is_alone_on_standard_output_and_works(prod: Environment) -> N
     assert (key.environment, key.name, key.scopes) == (prod, "CI", ["read"])
     assert text not in said
     entry = AuditEntry.objects.get()
-    assert (entry.actor_kind, entry.action, entry.object_label) == ("command", "create.accesskey", str(key))
+    assert (entry.actor_kind, entry.action, entry.object_label) == ("command", "make.key", str(key))
     assert text not in json.dumps(entry.after)
 
 
@@ -63,7 +63,7 @@ def test_rotating_leaves_the_old_key_a_day_or_as_long_as_one_says(prod: Environm
     third, _ = run("rotate", f"{replaced.prefix}…", "--grace", "0")
     assert keys.authenticate(second) is None
     assert keys.authenticate(third) is not None
-    assert set(AuditEntry.objects.values_list("action", flat=True)) == {"rotate.accesskey"}
+    assert set(AuditEntry.objects.values_list("action", flat=True)) == {"rotate.key"}
 
 
 def test_a_key_is_rotated_once(prod: Environment) -> None:
@@ -82,7 +82,7 @@ def test_revoking_is_at_once_and_once(prod: Environment) -> None:
     assert keys.authenticate(text) is None
     with pytest.raises(CommandError, match="before"):
         run("revoke", key.prefix)
-    assert [entry.action for entry in AuditEntry.objects.all()] == ["revoke.accesskey"]
+    assert [entry.action for entry in AuditEntry.objects.all()] == ["revoke.key"]
 
 
 def test_the_list_shows_who_uses_what_and_no_key(prod: Environment) -> None:

@@ -100,14 +100,14 @@ class Command(BaseCommand):
                 where = _environment(options["project"], options["env"])
                 scopes = options["scope"] or ()
                 key, text = keys.make_environment_key(where, options["name"], scopes=scopes, expires_at=expires)
-            self._note("create.accesskey", key, {"kind": key.kind, "name": key.name, "scopes": key.scopes})
+            self._note("make.key", key, {"kind": key.kind, "name": key.name, "scopes": key.scopes})
         self._hand_out(key, text)
 
     def _rotate(self, options: dict[str, Any]) -> None:
         old = _find(options["key"])
         with transaction.atomic():
             key, text = keys.rotate(old, options["grace"])
-            self._note("rotate.accesskey", old, {"replaced_by": str(key), "grace": str(options["grace"])})
+            self._note("rotate.key", old, {"replaced_by": str(key), "grace": str(options["grace"])})
         left = f"works for {options['grace']} more" if options["grace"] else "no longer works"
         self.stderr.write(f"{old} {left}.")
         self._hand_out(key, text)
@@ -117,7 +117,7 @@ class Command(BaseCommand):
         with transaction.atomic():
             if not keys.revoke(key):
                 raise CommandError(f"{key} was revoked before.")
-            self._note("revoke.accesskey", key, None)
+            self._note("revoke.key", key, None)
         self.stderr.write(f"{key} no longer works.")
 
     def _note(self, action: str, key: AccessKey, after: dict[str, Any] | None) -> None:

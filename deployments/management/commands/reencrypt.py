@@ -30,7 +30,7 @@ class Command(BaseCommand):
             self.stderr.write(f"Notification channel {channel}: no key opens its secret; set it again.")
         if unreadable or closed:
             raise CommandError(
-                f"Values that no key opens: {len(unreadable) + len(closed)}. Put the key that they were stored with behind "
-                "the first one in ENCRYPTION_KEY, or set them again.",
+                f"Values that no key opens: {len(unreadable) + len(closed)}. Put the key that they were stored with "
+                "behind the first one in ENCRYPTION_KEY, or set them again.",
                 returncode=3,
             )
