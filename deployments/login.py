@@ -143,7 +143,7 @@ def collect(*, code: str, verifier: str = "", approval_code: str = "") -> tuple[
     if login.user is None or not login.user.is_active:
         raise NotFound(_GONE)
     if login.challenge and not hmac.compare_digest(_approval_digest(approval_code), login.approval_digest):
-        raise Refusal("The approval code is another one.", code="approval_code_wrong")
+        raise Refusal("The approval code is another one", code="approval_code_wrong")  # the CLI goes on with “.”
     with transaction.atomic():
         if not LoginRequest.objects.filter(pk=login.pk, collected_at=None).update(collected_at=now):
             raise NotFound(_GONE)
