@@ -72,7 +72,7 @@ def token(request: HttpRequest, body: schemas.LoginProof) -> dict[str, Any]:
     key, text = found
     audit.record(
         actor=audit.Actor.key(key),
-        action="make.accesskey",
+        action="make.key",
         target=key,
         after={"kind": key.kind, "name": key.name},
         request=request,

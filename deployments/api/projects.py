@@ -12,7 +12,7 @@ from django.http import HttpRequest
 from django.utils.text import slugify
 from ninja import Router
 
-from deployments import audit, keys, models, variables
+from deployments import keys, models, variables
 from deployments.api import branches, schemas
 from deployments.api.auth import (
     EnvironmentRequest,
@@ -20,6 +20,7 @@ from deployments.api.auth import (
     any_key,
     may_deploy,
     may_read,
+    note,
     require_scope,
     user_token,
 )
@@ -214,13 +215,8 @@ def import_variables(
                 by=caller.name,
             )
             for environment, change in changes.items():
-                audit.record(
-                    actor=audit.Actor.of_request(request),
-                    action="set.variables",
-                    target=environment,
-                    after={"added": change.added, "changed": change.changed, "secret_ones": body.isSecret},
-                    request=request,
-                )
+                after = {"added": change.added, "changed": change.changed, "secret_ones": body.isSecret}
+                note(request, "set.variable", environment, after=after)
     except variables.Rejected as rejected:
         problems = [{"key": name, "error": problem} for name, problem in rejected.problems.items()]
         raise Refused(400, rejected.sentence, code=rejected.code, more={"variableErrors": problems}) from None
@@ -274,7 +270,9 @@ def list_branches(request: UserRequest, ref: str) -> dict[str, Any]:
 )
 def archive_branch(request: UserRequest, ref: str, body: schemas.ArchivedBranch) -> dict[str, Any]:
     require_scope(request.auth, keys.DEPLOY)
-    return {"branch": {"id": str(branches.archive(_preview(request.auth, ref), body.branch).pk)}}
+    archived = branches.archive(_preview(request.auth, ref), body.branch)
+    note(request, "archive.environment", archived)
+    return {"branch": {"id": str(archived.pk)}}
 
 
 def _preview(key: AccessKey, ref: str) -> Environment:

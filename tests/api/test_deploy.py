@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 
 from deployments import keys
 from deployments.api.bodies import MIB, parse, rule
-from deployments.models import BackgroundWorker, Deployment, Environment, Project
+from deployments.models import AuditEntry, BackgroundWorker, Deployment, Environment, Project
 from tests.api.conftest import DIGEST, HASH, WORKER, Cli
 
 pytestmark = pytest.mark.django_db
@@ -249,6 +249,30 @@ def test_a_forced_external_id_cancels_what_is_running(cli: Cli) -> None:
     assert "release-1" in shown["canceledReason"]
 
 
+def test_a_repeated_force_says_again_what_it_canceled_and_cancels_nothing_more(cli: Cli) -> None:
+    body = {"contentHash": HASH, "type": "MANAGED", "externalId": "release-1", "force": True}
+    cli.deploy(externalId="release-2")
+    older = cli.deploy(externalId="release-1").body
+    cli.post("/api/v1/deployments", body)  # cancels the older one, which the next one must not claim
+    first = cli.post("/api/v1/deployments", body, x_trigger_request_idempotency_key="one")
+
+    again = cli.post("/api/v1/deployments", body, x_trigger_request_idempotency_key="one")
+
+    assert [each["version"] for each in first.body["canceledDeployments"]] != [older["version"]]
+    assert len(first.body["canceledDeployments"]) == 1
+    assert again.body == first.body
+    assert sorted(Deployment.objects.values_list("status", flat=True)) == [
+        "BUILDING",
+        "BUILDING",
+        "CANCELED",
+        "CANCELED",
+    ]
+
+
+def test_the_first_force_of_an_id_claims_nothing(cli: Cli) -> None:
+    assert "canceledDeployments" not in cli.deploy(externalId="release-1", force=True).body
+
+
 @pytest.mark.parametrize("fields", [{"force": True}, {"externalId": "x" * 129}])
 def test_what_is_wrong_with_an_external_id_is_a_400(cli: Cli, fields: dict[str, Any]) -> None:
     assert cli.deploy(**fields).status == 400
@@ -272,6 +296,8 @@ def test_a_deployment_can_be_canceled_once(cli: Cli) -> None:
 
     assert (answer.status, answer.body) == (204, "")
     assert cli.get(f"/api/v1/deployments/{deployment_id}").body["canceledReason"] == "wrong branch"
+    [told] = AuditEntry.objects.all()
+    assert (told.action, told.object_id, told.after) == ("cancel.deployment", deployment_id, {"status": "CANCELED"})
     again = cli.post(f"/api/v1/deployments/{deployment_id}/cancel")
     assert (again.status, again.headers["x-should-retry"]) == (409, "false")
     assert cli.post("/api/v1/deployments/nothing/cancel").status == 404

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from deployments.models import Deployment, Environment
+from deployments.models import AuditEntry, Deployment, Environment
 from tests.api.conftest import DIGEST, Cli
 
 pytestmark = pytest.mark.django_db
@@ -134,3 +134,10 @@ def test_what_is_polled_for_is_what_was_rolled_back_to(cli: Cli) -> None:
     current = cli.get("/api/v1/deployments/current", if_none_match=etag)
     assert (current.status, current.body["id"]) == (200, older)
     assert cli.get("/api/v1/deployments/latest").body["id"] == newer
+    [told] = AuditEntry.objects.all()
+    assert (told.action, told.before, told.after) == (
+        "rollback.deployment",
+        {"current": versions[1]},
+        {"current": versions[0]},
+    )
+    assert told.actor.rstrip("…") in cli.key

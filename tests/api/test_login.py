@@ -288,7 +288,7 @@ def test_who_approved_stands_in_the_audit_log_without_a_code(anyone: Cli, browse
     token = ask(anyone, begun, codeVerifier=VERIFIER, approvalCode=code).body["token"]["token"]
 
     told = list(AuditEntry.objects.order_by("id").values())
-    assert [entry["action"] for entry in told] == ["approve.login", "make.accesskey"]
+    assert [entry["action"] for entry in told] == ["approve.login", "make.key"]
     assert told[0]["actor"] == "ada@example.com"
     assert not [secret for secret in (code, token, begun["authorizationCode"]) if secret in str(told)]
 

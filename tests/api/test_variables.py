@@ -147,7 +147,7 @@ def test_storing_is_told_in_the_audit_log_by_name_and_only_when_something_change
     send(cli, project, {"A": "1", "B": "3"}, override=True)
 
     told = list(AuditEntry.objects.order_by("id"))
-    assert [(entry.action, entry.object_id) for entry in told] == [("set.variables", str(production.pk))] * 2
+    assert [(entry.action, entry.object_id) for entry in told] == [("set.variable", str(production.pk))] * 2
     assert [(entry.after or {}) | {"secret_ones": None} for entry in told] == [
         {"added": ["A", "B"], "changed": [], "secret_ones": None},
         {"added": [], "changed": ["B"], "secret_ones": None},
