@@ -5,6 +5,6 @@ and the pages of rows that only the program writes. The look is in `static/admin
 `templates/admin/` (Django's pages, changed) and `templates/registry_admin/` (ours).
 """
 
-from deployments.admin import audit, deployments, keys, people, projects, repositories, sweeps
+from deployments.admin import audit, deployments, keys, notifications, people, projects, repositories, sweeps
 
-__all__ = ["audit", "deployments", "keys", "people", "projects", "repositories", "sweeps"]
+__all__ = ["audit", "deployments", "keys", "notifications", "people", "projects", "repositories", "sweeps"]

@@ -1,0 +1,306 @@
+"""Notifications: the channels that hear of what happens, and the log of what was sent.
+
+A webhook's secret is shown by the answer that made it, and a Slack address never: both are stored encrypted. The test
+button sends one message while its reader waits, some 5 seconds at most; everything else is sent by the worker.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.urls import path, reverse
+from django.utils.cache import add_never_cache_headers
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from deployments import notify
+from deployments.admin.console import ReadOnly, may, menu, note, require, who
+from deployments.admin.display import ago, mark, two_lines, until
+from deployments.models import ChannelKind, DeliveryStatus, NotificationChannel, NotificationDelivery, Project
+from deployments.notify import Means
+from deployments.vault import Vault
+
+LIST = "admin:deployments_notificationchannel_changelist"
+PAGE = "admin:deployments_notificationchannel_change"
+TONES = {DeliveryStatus.WAITING: "run", DeliveryStatus.SENT: "ok", DeliveryStatus.FAILED: "bad"}
+
+
+class ChannelForm(forms.Form):
+    """A channel as a person describes it. What is secret is never filled in: empty keeps what is there."""
+
+    name = forms.CharField(max_length=100)
+    kind = forms.ChoiceField(choices=ChannelKind.choices, initial=ChannelKind.WEBHOOK)
+    address = forms.CharField(
+        max_length=500,
+        required=False,
+        help_text="An https address for a webhook or Slack; mail addresses, with commas between, for mail.",
+    )
+    events = forms.MultipleChoiceField(
+        choices=[(name, words) for name, words in notify.EVENTS.items()],
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="None ticked: all of them, and those that are yet to come.",
+    )
+    projects = forms.ModelMultipleChoiceField(
+        queryset=Project.objects.none(),
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="None ticked: all of them, and what belongs to none (sweeps, workers).",
+    )
+    enabled = forms.BooleanField(required=False, initial=True)
+    new_secret = forms.BooleanField(
+        required=False, label="Make a new secret", help_text="What checks our signatures needs it at once."
+    )
+
+    def __init__(self, *args: Any, channel: NotificationChannel | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.channel = channel
+        self.fields["projects"].queryset = Project.objects.all()  # type: ignore[attr-defined]
+        if channel is None:
+            del self.fields["new_secret"]
+            return
+        del self.fields["kind"]  # another kind is another channel
+        if channel.kind != ChannelKind.WEBHOOK:
+            del self.fields["new_secret"]
+        if channel.kind == ChannelKind.SLACK:
+            self.fields["address"].help_text = f"Now {channel.address}. Empty keeps it."
+        self.initial = {
+            "name": channel.name,
+            "address": "" if channel.kind == ChannelKind.SLACK else channel.address,
+            "events": channel.events,
+            "projects": channel.projects.all(),
+            "enabled": channel.enabled,
+            **self.initial,
+        }
+
+    def clean_name(self) -> str:
+        name = " ".join(str(self.cleaned_data["name"]).split())
+        others = NotificationChannel.objects.filter(name=name)
+        if (others.exclude(pk=self.channel.pk) if self.channel else others).exists():
+            raise forms.ValidationError("There is a channel with this name.")
+        return name
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        kind = self.channel.kind if self.channel else data.get("kind")
+        address = str(data.get("address") or "").strip()
+        data["address"] = address
+        keeps = self.channel is not None and kind == ChannelKind.SLACK and not address
+        if kind and "address" not in self.errors and not keeps:
+            problem = notify.problem_of(kind, address, allow_private=settings.NOTIFY_ALLOW_PRIVATE)
+            if problem:
+                self.add_error("address", problem)
+        return data
+
+    def save(self) -> tuple[NotificationChannel, str]:
+        """The channel as a row, and the secret that was made for it, if one was: its only copy."""
+        data, vault = self.cleaned_data, Vault(settings.ENCRYPTION_KEYS)
+        channel = self.channel or NotificationChannel(kind=data["kind"])
+        channel.name, channel.events, channel.enabled = data["name"], data["events"], data["enabled"]
+        channel.save()  # what is secret is sealed to the row, so there has to be one
+        if data["address"]:
+            notify.set_address(channel, data["address"], vault=vault)
+        secret = ""
+        if channel.kind == ChannelKind.WEBHOOK and (self.channel is None or data["new_secret"]):
+            secret = notify.new_secret()
+            notify.set_secret(channel, secret, vault=vault)
+        channel.save()
+        channel.projects.set(data["projects"])
+        return channel, secret
+
+
+def described(channel: NotificationChannel) -> dict[str, Any]:
+    """What the audit log keeps of a channel. A webhook's address may have a token in it, so only its host is kept."""
+    where = channel.address if channel.kind == ChannelKind.MAIL else notify.shown(channel.address)
+    return {
+        "kind": channel.kind,
+        "to": where,
+        "events": channel.events or "all",
+        "projects": [project.ref for project in channel.projects.all()] or "all",
+        "enabled": channel.enabled,
+    }
+
+
+@admin.register(NotificationChannel)
+class ChannelAdmin(ReadOnly):
+    page_template = "registry_admin/notification.html"
+    nothing_yet = "No channels yet. Add one, and nobody has to look here to hear that a deployment failed."
+    list_display = ("name_cell", "state_cell", "hears", "last_sent")
+    list_filter = (menu("Kind", "kind", words=dict(ChannelKind.choices)),)
+    search_fields = ("name",)
+    search_help_text = "Name"
+    sortable_by = ("name_cell", "last_sent")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[NotificationChannel]:
+        return NotificationChannel.objects.prefetch_related("projects")
+
+    def get_urls(self) -> list[Any]:
+        wrap = self.admin_site.admin_view
+        return [
+            path("<int:pk>/edit/", wrap(self.edit_view), name="deployments_notificationchannel_edit"),
+            path("<int:pk>/test/", wrap(self.test_view), name="deployments_notificationchannel_test"),
+            *super().get_urls(),
+        ]
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request, "add_notificationchannel")
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        acts = ("change_notificationchannel", "test_notificationchannel")
+        return super().has_view_permission(request, obj) or any(may(request, each) for each in acts)
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        require(request, "add_notificationchannel")
+        return self._form(request, None)
+
+    def edit_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        require(request, "change_notificationchannel")
+        return self._form(request, self.one(request, pk))
+
+    def _form(self, request: HttpRequest, channel: NotificationChannel | None) -> HttpResponse:
+        form = ChannelForm(request.POST or None, channel=channel)
+        if request.method == "POST" and form.is_valid():
+            before = described(channel) if channel is not None else None
+            with transaction.atomic():
+                saved, secret = form.save()
+                action = "change.channel" if channel is not None else "add.channel"
+                after = described(saved) | ({"new_signature": True} if secret else {})
+                note(request, action, saved, before=before, after=after)
+            if secret:
+                context = {"title": f"The secret of {saved}", "text": secret}
+                response = self.render_page(request, "registry_admin/notification_made.html", saved, context)
+                add_never_cache_headers(response)
+                return response
+            self.message_user(request, f"{saved} is saved. Send a test message to see that it arrives.")
+            return HttpResponseRedirect(reverse(PAGE, args=[saved.pk]))
+        title = f"Change {channel}" if channel is not None else "New notification channel"
+        return self.render_page(
+            request, "registry_admin/notification_form.html", channel, {"title": title, "form": form}
+        )
+
+    def delete_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """GET says what goes with it, POST deletes. Django's own page would list every delivery."""
+        require(request, "delete_notificationchannel")
+        if not object_id.isdecimal():
+            raise PermissionDenied
+        channel = self.one(request, int(object_id))
+        if request.method == "POST":
+            with transaction.atomic():
+                note(request, "delete.channel", channel, before=described(channel))
+                channel.delete()
+            self.message_user(request, f"{channel} is deleted.")
+            return HttpResponseRedirect(reverse(LIST))
+        context = {"title": f"Delete {channel}?", "deliveries": channel.deliveries.count()}
+        return self.render_page(request, "registry_admin/notification_delete.html", channel, context)
+
+    def test_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        require(request, "test_notificationchannel")
+        if request.method != "POST":
+            return HttpResponseNotAllowed(("POST",))
+        channel = self.one(request, pk)
+        row = notify.send_test(
+            channel=channel, means=Means.of(settings), origin=settings.CONFIGURATION.app_origin, by=who(request)
+        )
+        if row.status == DeliveryStatus.SENT:
+            note(request, "test.channel", channel)
+            self.message_user(request, f"The test message was sent. Answer: {row.answer}.")
+        else:
+            note(request, "test.channel", channel, outcome=row.answer)
+            self.message_user(request, f"The test message was not delivered. {row.answer}", messages.ERROR)
+        return HttpResponseRedirect(reverse(PAGE, args=[channel.pk]))
+
+    def page(self, request: HttpRequest, row: NotificationChannel) -> dict[str, Any]:
+        return {
+            "address": address_of(row),
+            "events": [notify.EVENTS.get(event, event) for event in row.events],
+            "latest": [(each, state(each)) for each in row.deliveries.defer("body")[:20]],
+            "may_test": may(request, "test_notificationchannel"),
+            "may_change": may(request, "change_notificationchannel"),
+            "may_delete": may(request, "delete_notificationchannel"),
+        }
+
+    @admin.display(description="Channel", ordering="name")
+    def name_cell(self, row: NotificationChannel) -> str:
+        return format_html('<b>{}</b><span class="under">{} · {}</span>', row, row.get_kind_display(), address_of(row))
+
+    @admin.display(description="State")
+    def state_cell(self, row: NotificationChannel) -> str:
+        if not row.enabled:
+            return mark("idle", "Off")
+        return two_lines(mark("bad", "Failing"), row.last_error) if row.last_error else mark("ok", "On")
+
+    @admin.display(description="Hears of")
+    def hears(self, row: NotificationChannel) -> str:
+        events = f"{len(row.events)} kinds of events" if row.events else "all events"
+        projects = ", ".join(str(project) for project in row.projects.all()) or "of all projects"
+        return two_lines(events, projects)
+
+    @admin.display(description="Last sent", ordering="last_sent_at")
+    def last_sent(self, row: NotificationChannel) -> str:
+        return ago(row.last_sent_at, "never")
+
+
+def address_of(channel: NotificationChannel) -> str:
+    """Where a channel sends to, without what may be a token: the query of a webhook's address. Slack's is cut."""
+    if channel.kind != ChannelKind.WEBHOOK:
+        return channel.address
+    start, question, _ = channel.address.partition("?")
+    return f"{start}?…" if question else start
+
+
+def state(row: NotificationDelivery) -> SafeString:
+    return mark(TONES[DeliveryStatus(row.status)], row.get_status_display())
+
+
+@admin.register(NotificationDelivery)
+class DeliveryAdmin(ReadOnly):
+    page_template = "registry_admin/notification_delivery.html"
+    nothing_yet = "Nothing was sent yet. The worker looks for news each minute."
+    list_display = ("subject_cell", "state_cell", "channel_cell", "attempts_cell", "created")
+    list_filter = (
+        menu("Status", "status", words=dict(DeliveryStatus.choices)),
+        menu("Event", "event"),
+        menu("Channel", "channel__name"),
+    )
+    search_fields = ("subject",)
+    search_help_text = "Subject"
+    sortable_by = ("created",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[NotificationDelivery]:
+        return NotificationDelivery.objects.select_related("channel").defer("channel__secret")
+
+    def page(self, request: HttpRequest, row: NotificationDelivery) -> dict[str, Any]:
+        return {"title": row.subject, "state": state(row), "waits": row.status == DeliveryStatus.WAITING}
+
+    @admin.display(description="Message")
+    def subject_cell(self, row: NotificationDelivery) -> str:
+        return two_lines(row.subject, row.event)
+
+    @admin.display(description="Status")
+    def state_cell(self, row: NotificationDelivery) -> str:
+        return two_lines(state(row), row.answer) if row.answer else state(row)
+
+    @admin.display(description="Channel")
+    def channel_cell(self, row: NotificationDelivery) -> str:
+        return str(row.channel)
+
+    @admin.display(description="Attempts")
+    def attempts_cell(self, row: NotificationDelivery) -> str:
+        if row.status != DeliveryStatus.WAITING:
+            return str(row.attempts)
+        return two_lines(row.attempts, format_html("next {}", until(row.next_try_at)))
+
+    @admin.display(description="Created", ordering="created_at")
+    def created(self, row: NotificationDelivery) -> str:
+        return ago(row.created_at)

@@ -1,0 +1,248 @@
+"""Notification channels in the admin: secrets shown once or never, a right for each button, a log of what was sent."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.contrib.auth.models import Group, User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from deployments import notify
+from deployments.models import AuditEntry, NotificationChannel, NotificationDelivery, Project
+from deployments.vault import Vault
+from tests.admin.markup import read
+
+CHANNELS, DELIVERIES = "/admin/deployments/notificationchannel/", "/admin/deployments/notificationdelivery/"
+SLACK = "https://hooks.slack.com/services/T000/B000/verysecret"
+
+
+@pytest.fixture
+def admin(transactional_db: None) -> Client:
+    """Somebody of the group admin, outside any transaction: what is sent is sent from none."""
+    return browser_of("admin")
+
+
+def browser_of(group: str) -> Client:
+    user = User.objects.create(username=group, email=f"{group}@example.com", is_staff=True)
+    user.groups.add(Group.objects.get(name=group))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def form(**values: Any) -> dict[str, Any]:
+    return {"name": "ops", "kind": "webhook", "address": "https://hooks.example.com/x", "enabled": "on", **values}
+
+
+def page_of(channel: NotificationChannel, *more: str) -> str:
+    return "/".join([f"{CHANNELS}{channel.pk}", *(more or ("change",)), ""])
+
+
+def test_a_new_webhooks_secret_is_shown_once_and_signs(admin: Client) -> None:
+    made = admin.post(f"{CHANNELS}add/", form(address="https://hooks.example.com/x?token=hunter2"))
+
+    channel = NotificationChannel.objects.get()
+    secret = Vault(django_settings.ENCRYPTION_KEYS).open(channel.secret, context=notify.place(channel))
+    assert secret in made.content.decode()
+    assert "no-store" in made["Cache-Control"]
+    for address in (CHANNELS, page_of(channel), page_of(channel, "edit"), "/admin/deployments/auditentry/"):
+        html = admin.get(address).content.decode()
+        assert secret not in html
+        assert channel.secret not in html
+    assert "hunter2" not in admin.get(CHANNELS).content.decode() + admin.get(page_of(channel)).content.decode()
+    entry = AuditEntry.objects.get()
+    assert (entry.action, entry.actor) == ("add.channel", "admin@example.com")
+    assert "hunter2" not in json.dumps(entry.after)
+
+
+def test_a_slack_address_is_never_shown_again_and_kept_when_the_field_is_left_empty(admin: Client) -> None:
+    admin.post(f"{CHANNELS}add/", form(kind="slack", address=SLACK))
+    channel = NotificationChannel.objects.get()
+    sealed = channel.secret
+
+    admin.post(page_of(channel, "edit"), {"name": "chat", "address": "", "enabled": "on"})
+
+    channel.refresh_from_db()
+    assert (channel.name, channel.secret) == ("chat", sealed)
+    assert Vault(django_settings.ENCRYPTION_KEYS).open(sealed, context=notify.place(channel)) == SLACK
+    for address in (CHANNELS, page_of(channel), page_of(channel, "edit")):
+        assert "verysecret" not in admin.get(address).content.decode()
+    assert not [entry for entry in AuditEntry.objects.all() if "verysecret" in json.dumps([entry.before, entry.after])]
+
+
+def test_a_new_secret_is_made_when_it_is_asked_for_and_only_then(admin: Client) -> None:
+    admin.post(f"{CHANNELS}add/", form())
+    channel = NotificationChannel.objects.get()
+    first = channel.secret
+
+    admin.post(page_of(channel, "edit"), form(enabled=""))
+    channel.refresh_from_db()
+    assert (channel.secret, channel.enabled) == (first, False)
+
+    shown = admin.post(page_of(channel, "edit"), form(new_secret="on"))
+    channel.refresh_from_db()
+    assert channel.secret != first
+    assert "whsec_" in shown.content.decode()
+
+
+def test_events_and_projects_are_ticked(admin: Client) -> None:
+    project = Project.objects.create(name="Billing")
+    Project.objects.create(name="Other")
+
+    admin.post(f"{CHANNELS}add/", form(events=["deployment.failed", "worker.silent"], projects=[project.pk]))
+
+    channel = NotificationChannel.objects.get()
+    assert channel.events == ["deployment.failed", "worker.silent"]
+    assert list(channel.projects.all()) == [project]
+    html = admin.get(page_of(channel)).content.decode()
+    assert "A deployment failed, A worker is not heard of any more" in html
+    assert admin.get(page_of(channel, "edit")).content.decode().count(" checked") == 4  # two, a project, enabled
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"address": "https://169.254.169.254/"}, "link-local"),
+        ({"address": "https://10.0.0.1/"}, "private network"),
+        ({"address": "http://hooks.example.com/"}, "https://"),
+        ({"address": ""}, "cannot be read|characters"),
+        ({"kind": "slack", "address": "https://hooks.example.com/"}, "hooks.slack.com"),
+        ({"kind": "mail", "address": "nobody"}, "mail addresses"),
+        ({"kind": "pigeon"}, "valid choice"),
+        ({"events": ["nothing.happened"]}, "valid choice"),
+        ({"name": "taken"}, "There is a channel with this name"),
+    ],
+)
+def test_what_cannot_work_is_refused_where_it_is_typed(values: dict[str, Any], words: str, admin: Client) -> None:
+    NotificationChannel.objects.create(name="taken", kind="mail", address="mira@example.com")
+
+    response = admin.post(f"{CHANNELS}add/", form(**values))
+
+    assert response.status_code == 200
+    assert any(part in response.content.decode() for part in words.split("|"))
+    assert NotificationChannel.objects.count() == 1
+
+
+def test_the_test_button_sends_one_message_and_says_what_came_of_it(
+    admin: Client, mailoutbox: list[Any], settings: Any
+) -> None:
+    settings.MAIL_IS_CONFIGURED = True
+    channel = NotificationChannel.objects.create(name="people", kind="mail", address="mira@example.com")
+
+    page = admin.post(page_of(channel, "test"), follow=True).content.decode()
+
+    assert "taken by the mail server" in page
+    assert len(mailoutbox) == 1
+    assert "admin@example.com" in mailoutbox[0].body
+    settings.MAIL_IS_CONFIGURED = False
+    assert "EMAIL_URL" in admin.post(page_of(channel, "test"), follow=True).content.decode()
+    outcomes = AuditEntry.objects.filter(action="test.channel").order_by("pk").values_list("outcome", flat=True)
+    assert [outcome[:4] for outcome in outcomes] == ["done", "No m"]
+    assert admin.get(page_of(channel, "test")).status_code == 405
+
+
+def test_deleting_takes_the_log_with_it_and_asks_first(admin: Client) -> None:
+    channel = NotificationChannel.objects.create(name="people", kind="mail", address="mira@example.com")
+    NotificationDelivery.objects.create(channel=channel, event="test", key="1")
+
+    assert "the log of 1 message" in admin.get(page_of(channel, "delete")).content.decode()
+    assert NotificationChannel.objects.exists()
+    admin.post(page_of(channel, "delete"))
+
+    assert not NotificationDelivery.objects.exists()
+    assert AuditEntry.objects.get().action == "delete.channel"
+    assert admin.post(f"{CHANNELS}nonsense/delete/").status_code == 403
+
+
+@pytest.mark.parametrize("group", ["viewer", "operator"])
+def test_who_is_no_admin_sees_channels_and_changes_none(group: str, transactional_db: None) -> None:
+    channel = NotificationChannel.objects.create(name="people", kind="mail", address="mira@example.com")
+    client = browser_of(group)
+
+    assert client.get(CHANNELS).status_code == 200
+    html = client.get(page_of(channel)).content.decode()
+    assert "Send test" not in html
+    assert "/edit/" not in html
+    for address in (f"{CHANNELS}add/", page_of(channel, "edit"), page_of(channel, "delete"), page_of(channel, "test")):
+        assert client.post(address, form()).status_code == 403
+    assert NotificationChannel.objects.count() == 1
+
+
+def test_a_button_needs_a_token(admin: Client) -> None:
+    channel = NotificationChannel.objects.create(name="people", kind="mail", address="mira@example.com")
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(User.objects.get(username="admin"))
+
+    for action in ("test", "edit", "delete"):
+        assert strict.post(page_of(channel, action), form()).status_code == 403
+
+
+def test_the_delivery_log_shows_each_message_and_its_answer(admin: Client) -> None:
+    channel = NotificationChannel.objects.create(name="ops", kind="webhook", address="https://hooks.example.com/")
+    NotificationDelivery.objects.create(
+        channel=channel, event="deployment.failed", key="1", subject="Billing failed", status="waiting", attempts=2,
+        answer="Answered 503.", body={"text": "npm ci failed"},
+    )  # fmt: skip
+
+    listed = admin.get(DELIVERIES).content.decode()
+    one = NotificationDelivery.objects.get()
+    page = admin.get(f"{DELIVERIES}{one.pk}/change/").content.decode()
+
+    assert "Billing failed" in listed
+    assert "Answered 503." in listed
+    assert "npm ci failed" in page
+    assert admin.get(f"{DELIVERIES}?channel__name=nobody").context["cl"].result_count == 0
+    assert admin.post(f"{DELIVERIES}{one.pk}/delete/").status_code == 403
+
+
+def test_the_pages_hold_to_the_consoles_rules(admin: Client) -> None:
+    channel = NotificationChannel.objects.create(name="ops", kind="webhook", address="https://hooks.example.com/")
+    delivery = NotificationDelivery.objects.create(channel=channel, event="test", key="1", subject="A test")
+    for address in (
+        CHANNELS,
+        f"{CHANNELS}add/",
+        page_of(channel),
+        page_of(channel, "edit"),
+        page_of(channel, "delete"),
+        DELIVERIES,
+        f"{DELIVERIES}{delivery.pk}/change/",
+        "/admin/setup/",
+        "/admin/deployments/auditentry/",
+    ):
+        seen = read(admin.get(address).content.decode())
+        content = seen.headings[seen.headings.index(1) :]
+        assert (address, seen.inline, seen.headings.count(1)) == (address, [], 1)
+        assert all(after - before <= 1 for before, after in pairwise(content)), address
+        assert len(seen.ids) == len(set(seen.ids)), address
+        assert seen.tokens == len([each for each in seen.forms if each.get("method") == "post"]), address
+        assert [
+            each
+            for each in seen.controls
+            if not (each["inside"] or each.get("aria-label") or each.get("id") in seen.labels or each.get("title"))
+        ] == [], address
+
+
+@pytest.mark.parametrize("address", [CHANNELS, DELIVERIES])
+def test_a_list_takes_no_more_queries_with_more_rows(address: str, admin: Client) -> None:
+    def rows(start: int, count: int) -> None:
+        for number in range(start, start + count):
+            channel = NotificationChannel.objects.create(name=f"c{number}", kind="mail", address="mira@example.com")
+            channel.projects.add(Project.objects.create(name=f"p{number}"))
+            NotificationDelivery.objects.create(channel=channel, event="test", key="1", subject="A test")
+
+    def queries() -> int:
+        admin.get(address)
+        with CaptureQueriesContext(connection) as captured:
+            admin.get(address)
+        return len(captured)
+
+    rows(0, 2)
+    few = queries()
+    rows(2, 20)
+    assert queries() == few <= 16
