@@ -218,7 +218,7 @@ def _worker() -> Iterator[Line]:
                 part="Worker",
                 what=f"Trouble on {row.host}",
                 level=Level.WARN,
-                says=f"Started again {row.restarts} times; the last reason: {row.trouble}",
+                says=f"Its cluster was started again ({row.restarts} ×). The last reason: {row.trouble}",
                 then="If it goes on, the worker's log says what died.",
             )
     waiting = tasks.oldest_waiting()
@@ -248,7 +248,7 @@ def _registries(configuration: Configuration, *, offline: bool) -> Iterator[Line
     for target in found:
         yield from _consumers(target)
     if offline:
-        yield _skipped("AWS", "AWS", "Not asked (offline).")
+        yield _skipped("AWS", "AWS", "Not asked this time.")
         return
     yield from _ask(configuration, found)
 
@@ -262,7 +262,7 @@ def _consumers(target: Target) -> Iterator[Line]:
             part="AWS",
             what=f"Account {account} pulls from {target.registry.account}",
             level={"yes": Level.OK, "no": Level.FAIL}.get(answer["pull"], Level.WARN),
-            says=answer["words"],
+            says=answer["words"][:1].upper() + answer["words"][1:],
             then=""
             if answer["pull"] == "yes"
             else "Correct DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY; manage.py policy who shows what it gives.",
@@ -439,7 +439,7 @@ def _mail(*, offline: bool) -> Iterator[Line]:
         return
     where = f"{settings.EMAIL_HOST}:{settings.EMAIL_PORT}"
     if offline:
-        yield _skipped("Mail", "Mail server", f"{where} was not asked (offline).")
+        yield _skipped("Mail", "Mail server", f"{where} was not asked this time.")
         return
 
     def log_in() -> str:

@@ -16,6 +16,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import path, reverse
+from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -299,7 +300,8 @@ class DeliveryAdmin(ReadOnly):
     def attempts_cell(self, row: NotificationDelivery) -> str:
         if row.status != DeliveryStatus.WAITING:
             return str(row.attempts)
-        return two_lines(row.attempts, format_html("next {}", until(row.next_try_at)))
+        due = row.next_try_at <= timezone.now()
+        return two_lines(row.attempts, "due" if due else format_html("next {}", until(row.next_try_at)))
 
     @admin.display(description="Created", ordering="created_at")
     def created(self, row: NotificationDelivery) -> str:
