@@ -1,7 +1,4 @@
-"""`trigger.dev login` with the real CLI in a terminal of its own, and a browser without the browser around it.
-
-And what a person who logged in does next: deploy a project that brings environment variables along.
-"""
+"""`trigger.dev login` with the real CLI in a terminal of its own, and a browser without the browser around it."""
 
 from __future__ import annotations
 
@@ -21,16 +18,15 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from http.cookiejar import CookieJar
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.e2e import cli
-from tests.e2e.conftest import OPERATOR, Installation, Target, request
+from tests.e2e.conftest import OPERATOR, Target, request
 from tests.e2e.test_cli import BEFORE, FIRST, LOCAL_BUILD, NEWEST, OLD, only, trigger
 
 pytestmark = [
@@ -239,96 +235,3 @@ def test_a_declined_login_ends_at_once(target: Target, browser: Browser) -> None
 
         terminal.read_until("Failed to get access token")  # it keeps our sentence to itself
         terminal.status(seconds=10)
-
-
-# --- environment variables ------------------------------------------------------------------------------------------
-
-SYNCING = """\
-import { defineConfig } from "@trigger.dev/sdk/v3";
-
-const variables = {
-  name: "variables",
-  onBuildComplete: (context) => context.addLayer({
-    id: "variables",
-    deploy: {
-      override: true,
-      env: { GREETING: "hello from the build", OWN: "own" },
-      parentEnv: { SHARED: "all branches" },
-      secretEnv: { DATABASE_URL: "postgres://ada:hunter2-hunter2@db/app" },
-    },
-  }),
-};
-
-export default defineConfig({
-  project: process.env.TRIGGER_PROJECT_REF,
-  dirs: ["./src/trigger"],
-  maxDuration: 60,
-  build: { extensions: [variables] },
-});
-"""
-READING = """\
-import { task } from "@trigger.dev/sdk/v3";
-
-for (const name of NAMES) if (!process.env[name]) throw new Error(`${name} is not set`);
-
-export const hello = task({ id: "hello", run: async () => 1 });
-"""
-
-
-@pytest.mark.parametrize(
-    ("version", "names", "arguments"),
-    [
-        pytest.param(NEWEST, ["GREETING", "DATABASE_URL"], (), id="newest"),
-        pytest.param(
-            NEWEST, ["OWN", "SHARED", "DATABASE_URL"], ("--env", "preview", "--branch", "vars"), id="a-branch"
-        ),
-        pytest.param(BEFORE, ["GREETING"], (), id="4.4-which-knows-no-secret-ones"),
-    ],
-)
-def test_a_task_finds_at_its_import_what_the_project_brought_along(
-    target: Target, version: str, names: list[str], arguments: tuple[str, ...]
-) -> None:
-    files = {"trigger.config.ts": SYNCING, "src/trigger/hello.ts": READING.replace("NAMES", json.dumps(names))}
-
-    done = trigger(target, *LOCAL_BUILD, *arguments, version=version, files=files)
-
-    assert done.status == 0, done.output
-    assert only(target.rows()).status == "DEPLOYED"
-    assert "hunter2" not in done.output
-    files_of_the_database = target.installation.folder.glob("db.sqlite3*")
-    stored = b"".join(path.read_bytes() for path in files_of_the_database)
-    assert b"hunter2-hunter2" not in stored
-    assert b"GREETING" in stored
-    assert "hunter2" not in target.installation.log.read_text()
-
-
-def test_variables_are_set_and_listed_with_the_cli(target: Target) -> None:
-    options = ("--project-ref", target.ref, "--env", "prod")
-    set_one = trigger(target, "env", "set", "COLOUR", "green", *options)
-    assert set_one.status == 0, set_one.output
-
-    listed = trigger(target, "env", "list", "--show-values", *options)
-
-    assert listed.status == 0, listed.output
-    assert re.search(r"COLOUR +green", listed.output), listed.output
-
-
-# --- transport ------------------------------------------------------------------------------------------------------
-
-
-def test_a_body_in_chunks_is_taken_by_the_real_server(installation: Installation, target: Target) -> None:
-    address = urlsplit(installation.origin)
-
-    def post(*chunks: bytes) -> tuple[int, dict[str, object]]:
-        with closing(http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)) as connection:
-            headers = {"Authorization": f"Bearer {target.keys['prod']}", "Content-Type": "application/json"}
-            connection.request("POST", "/api/v1/deployments", iter(chunks), headers, encode_chunked=True)
-            response = connection.getresponse()
-            return response.status, json.loads(response.read())
-
-    status, answer = post(b'{"contentHash": "ab', b'cd", "type": "MANAGED"}')
-    too_large, refusal = post(b" " * (256 * 1024), b" ")
-
-    assert (status, answer["contentHash"]) == (200, "abcd")
-    assert too_large == 413
-    assert "256 KiB" in str(refusal["error"])
