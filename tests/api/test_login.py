@@ -17,6 +17,7 @@ from django.utils import timezone
 from deployments import keys, login
 from deployments.catalogue import NotFound
 from deployments.models import AccessKey, AuditEntry, LoginRequest
+from tests.admin import markup
 from tests.api.conftest import Answer, Cli
 
 pytestmark = pytest.mark.django_db
@@ -196,6 +197,19 @@ def test_the_page_says_what_asks_and_from_where_and_warns_of_another_address(any
     assert "not the address that you are at" in elsewhere
     assert "whoever began the login gets your token" in page
     assert "whoever began the login" not in browser.get(path_of(begin(anyone, BOUND))).content.decode()
+
+
+def test_no_state_of_the_page_needs_a_script_or_a_style_of_its_own(anyone: Cli, browser: Client) -> None:
+    begun, listening = begin(anyone, BOUND), begin(anyone, BOUND | {"callbackPort": 43210})
+    pages = [browser.get(path_of(begun)), browser.get("/account/login/nothing")]
+    pages += [browser.post(path_of(each), {"approve": "1"}) for each in (begun, listening, begin(anyone))]
+    pages += [browser.post(path_of(begin(anyone)), {"decline": "1"})]
+
+    for page in (markup.read(response.content.decode()) for response in pages):
+        assert page.inline == []
+        assert page.headings.count(1) == 1
+        assert len(page.ids) == len(set(page.ids))
+        assert len([form for form in page.forms if form.get("method") == "post"]) == page.tokens
 
 
 def test_looking_at_the_page_approves_nothing(anyone: Cli, browser: Client) -> None:
