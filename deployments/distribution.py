@@ -51,8 +51,10 @@ class _Answer:
 class _NoRedirect(HTTPRedirectHandler):
     """urllib would carry the log-in along; `_get` follows by itself, without it."""
 
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
+    def http_error_302(self, *args: Any) -> None:
+        return None  # an answer like any other
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 _opener = build_opener(_NoRedirect)

@@ -372,9 +372,13 @@ class Ecr:
 
         ECR says 12 hours. Permission: ecr:GetAuthorizationToken.
         """
-        client = session and _session_client(self.registry.region, session)
         request = {"registryIds": [self.registry.account]}
-        answer = self._call("GetAuthorizationToken", self.registry.account, request, client=client)
+        client = session and _session_client(self.registry.region, session)
+        try:
+            answer = self._call("GetAuthorizationToken", self.registry.account, request, client=client)
+        finally:
+            if client is not None:
+                client.close()
         data = answer["authorizationData"][0]
         username, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")
         expires_at: datetime = data["expiresAt"]
