@@ -214,6 +214,10 @@ SETTINGS: tuple[Setting, ...] = (
         "metadata addresses stay closed.",
         default="0",
     ),
+    Setting(
+        name="METRICS_KEY",
+        says="Opens /metrics (Prometheus) and /status.json to who sends it: Authorization: Bearer …. Default: closed.",
+    ),
     Setting(name="DEBUG", says="Django's debug pages. Never in production.", default="0"),
     Setting(
         name="ALLOWED_HOSTS",

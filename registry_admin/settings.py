@@ -192,6 +192,7 @@ EMAIL_TIMEOUT = 5
 DEFAULT_FROM_EMAIL = _text("EMAIL_FROM") or "registry-admin@localhost"
 # Webhooks and Slack: see deployments.outbound.
 NOTIFY_ALLOW_PRIVATE = _switch("NOTIFY_ALLOW_PRIVATE")
+METRICS_KEY = _text("METRICS_KEY")
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"

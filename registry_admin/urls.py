@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.urls import path, re_path
 
-from deployments import views
+from deployments import metrics, views
 from deployments.api import api
 
 handler400 = "deployments.views.bad_request"
@@ -14,6 +14,8 @@ handler500 = "deployments.views.server_error"
 urlpatterns = [
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),
+    path("metrics", metrics.metrics, name="metrics"),
+    path("status.json", metrics.status, name="status"),
     path("api/docs", views.api_docs, name="api-docs"),
     path("api/", api.urls),
     re_path(r"^api(?:/.*)?$", views.nothing_here),

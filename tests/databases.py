@@ -18,7 +18,7 @@ from typing import Any
 POSTGRESQL = os.environ.get("TEST_DATABASE") == "postgresql"
 DIRECTORY = Path(tempfile.mkdtemp(prefix="registry-admin-tests-"))
 
-_FOREIGN = ("AWS_", "DEPLOY_", "V4_DEPLOY_", "DEPRECATE_", "RECONCILE_", "BOTO_", "EMAIL_", "NOTIFY_")
+_FOREIGN = ("AWS_", "DEPLOY_", "V4_DEPLOY_", "DEPRECATE_", "RECONCILE_", "BOTO_", "EMAIL_", "NOTIFY_", "METRICS_")
 _NAMES = {"APP_ORIGIN", "API_ORIGIN", "SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "DATABASE_URL", "LOG_LEVEL"}
 
 

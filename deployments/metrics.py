@@ -1,0 +1,139 @@
+"""Numbers for machines: `/metrics` for Prometheus, `/status.json` for whatever else watches.
+
+Off until METRICS_KEY is set, and then only for who sends it. Every number is read from the database when it is asked
+for, so all processes say the same and none forgets at a restart; a scrape is some ten short queries.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.conf import settings
+from django.db.models import Count, Max, Min
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from deployments import sweeps, tasks, worker
+from deployments.models import (
+    FINAL_STATUSES,
+    DeliveryStatus,
+    Deployment,
+    DeploymentStatus,
+    NotificationDelivery,
+    Repository,
+    RepositoryStatus,
+    Sweep,
+    SweepStatus,
+    WorkerHeartbeat,
+)
+
+PREFIX = "registry_admin_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A number, what it is of, and what it means."""
+
+    name: str
+    help: str
+    value: float
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def samples(now: datetime | None = None) -> Iterator[Sample]:
+    """All numbers, those of one name together. One that nothing is known of (no worker yet) is left out."""
+    now = now or timezone.now()
+    by_status = dict(Deployment.objects.order_by().values_list("status").annotate(Count("pk")))
+    for status in DeploymentStatus:
+        yield Sample(name="deployments", help="Deployments by status.", value=by_status.get(status, 0),
+                     labels={"status": status.value})  # fmt: skip
+    going = sum(count for status, count in by_status.items() if status not in FINAL_STATUSES)
+    yield Sample(name="deployments_in_progress", help="Deployments that have not ended.", value=going)
+    rows = Repository.objects.order_by().values_list("account", "region", "status").annotate(Count("pk"))
+    for account, region, status, count in rows:
+        yield Sample(name="repositories", help="Repositories by status.", value=count,
+                     labels={"account": account, "region": region, "status": status})  # fmt: skip
+    drifted = Repository.objects.filter(status=RepositoryStatus.DRIFTED).aggregate(at=Min("drifted_since"))["at"]
+    yield Sample(name="drift_seconds", help="Age of the oldest drift that was not put right; 0: none.",
+                 value=_age(now, drifted) if drifted else 0)  # fmt: skip
+    checked = sweeps.oldest_check()
+    if checked is not None:
+        yield Sample(name="oldest_check_seconds", help="Since the stalest repository was looked at.",
+                     value=_age(now, checked))  # fmt: skip
+    done = Sweep.objects.filter(status=SweepStatus.DONE).aggregate(at=Max("finished_at"))["at"]
+    if done is not None:
+        yield Sample(name="last_sweep_seconds", help="Since a sweep came to its end.", value=_age(now, done))
+    beats = list(WorkerHeartbeat.objects.order_by("-beat_at").values_list("beat_at", flat=True)[:100])
+    alive = sum(beat > now - worker.SILENT for beat in beats)
+    yield Sample(name="workers", help="Workers that were heard of lately.", value=alive)
+    if beats:
+        yield Sample(name="worker_heartbeat_seconds", help="Since any worker was heard of.", value=_age(now, beats[0]))
+    waiting = tasks.oldest_waiting()
+    yield Sample(name="queue_wait_seconds", help="Of the oldest message of the queue.", value=max(0.0, waiting or 0.0))
+    sent = dict(NotificationDelivery.objects.order_by().values_list("status").annotate(Count("pk")))
+    for each in DeliveryStatus:
+        yield Sample(name="notifications", help="Notifications of the last 30 days by status.",
+                     value=sent.get(each, 0), labels={"status": each.value})  # fmt: skip
+
+
+def _age(now: datetime, moment: datetime) -> float:
+    return max(0.0, (now - moment).total_seconds())
+
+
+def as_text(found: Iterator[Sample]) -> str:
+    """Prometheus' text format (version 0.0.4)."""
+    lines: list[str] = []
+    told: set[str] = set()
+    for sample in found:
+        name = PREFIX + sample.name
+        if name not in told:
+            told.add(name)
+            lines += [f"# HELP {name} {sample.help}", f"# TYPE {name} gauge"]
+        labels = ",".join(f'{key}="{_escaped(value)}"' for key, value in sample.labels.items())
+        number = f"{sample.value:.3f}".rstrip("0").rstrip(".")
+        lines.append(f"{name}{{{labels}}} {number}" if labels else f"{name} {number}")
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+# -------------------------------------------------------------------------------------------------------------- views
+
+
+def _admit(request: HttpRequest) -> HttpResponse | None:
+    """Without a key in the settings there is nothing here; with one, who does not send it is told so."""
+    key: str = settings.METRICS_KEY
+    if not key:
+        raise Http404
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode()):
+        return None
+    return HttpResponse(status=401, headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"})
+
+
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    if refusal := _admit(request):
+        return refusal
+    text = as_text(samples())
+    return HttpResponse(text, content_type="text/plain; version=0.0.4; charset=utf-8", headers=NO_STORE)
+
+
+@require_safe
+def status(request: HttpRequest) -> HttpResponse:
+    """The numbers without labels, for a watchdog that speaks JSON. `ok`: a worker lives and the queue moves."""
+    if refusal := _admit(request):
+        return refusal
+    found = {sample.name: round(sample.value, 1) for sample in samples() if not sample.labels}
+    ok = found["workers"] > 0 and found["queue_wait_seconds"] < QUEUE_STUCK
+    return JsonResponse({"ok": ok, **found}, headers=NO_STORE)
+
+
+NO_STORE = {"Cache-Control": "no-store"}
+QUEUE_STUCK = 120.0  # seconds
