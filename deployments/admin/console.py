@@ -143,7 +143,7 @@ class ReadOnly(Console):
 
 
 class Menu(admin.SimpleListFilter):
-    """A filter as a menu: the values that there are, each with its count, from one GROUP BY.
+    """A filter as a menu: the values that there are, each with its count, from one GROUP BY for all menus of a list.
 
     Django's own filters ask for the values and count each by an expression of its own, which grows with the number
     of values. Subclasses name the `field` and, if people know a value by another name, the `label` field or `words`.
@@ -161,13 +161,23 @@ class Menu(admin.SimpleListFilter):
     def has_output(self) -> bool:
         return True
 
+    @property
+    def column(self) -> str:
+        """What the rows themselves hold: the value, or the key of the row that has it."""
+        relation, _, field = self.field.partition("__")
+        return f"{relation}_id" if field else relation
+
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         value = self.value()
-        return queryset if value is None else queryset.filter(**{self.field: value})
+        if value is None:
+            return queryset
+        relation, _, field = self.field.partition("__")
+        if not field:
+            return queryset.filter(**{relation: value})
+        return queryset.filter(**{f"{relation}__in": self._related(queryset).filter(**{field: value}).values("pk")})
 
     def choices(self, changelist: ChangeList) -> Any:
-        rows = changelist.get_queryset(self.request, exclude_parameters=self.expected_parameters())
-        counts = self._counts(rows.order_by())
+        counts = self._named(self._counted(changelist), changelist.root_queryset)
         shown = sorted(counts, key=lambda row: -row[2])[:MOST_CHOICES]
         order = {value: place for place, value in enumerate(self.words)}
         shown.sort(key=lambda row: (order.get(str(row[0]), len(order)), row[1].casefold()))
@@ -185,28 +195,45 @@ class Menu(admin.SimpleListFilter):
                 "count": count,
             }
 
-    def _counts(self, rows: QuerySet[Any]) -> list[tuple[Any, str, int]]:
+    def _counted(self, changelist: ChangeList) -> dict[Any, int]:
+        """Value of the column → rows that all other filters leave. Menus that nobody has used share one query."""
+        columns = list(dict.fromkeys(spec.column for spec in changelist.filter_specs if isinstance(spec, Menu)))
+        known: dict[str, list[Any]] = changelist.__dict__.setdefault("counted_for_menus", {})
+        used = self.parameter_name if self.value() is not None else ""
+        if used not in known:
+            rows = changelist.get_queryset(self.request, exclude_parameters=self.expected_parameters()).order_by()
+            known[used] = list(rows.values_list(*columns).annotate(count=Count("*")))
+        place = columns.index(self.column)
+        counts: dict[Any, int] = {}
+        for row in known[used]:
+            counts[row[place]] = counts.get(row[place], 0) + row[-1]
+        return counts
+
+    def _named(self, counts: dict[Any, int], rows: QuerySet[Any]) -> list[tuple[Any, str, int]]:
         """(value, word, how many rows) of every value that there is."""
-        relation, _, field = self.field.partition("__")
+        field = self.field.partition("__")[2]
         if not field:
-            counted = rows.values_list(self.field).annotate(count=Count("*"))
-            return [(value, self.words.get(value) or str(value or "–"), count) for value, count in counted]
-        numbers = dict(rows.values_list(f"{relation}_id").annotate(count=Count("*")))
-        known = rows.model._meta.get_field(relation).related_model._base_manager.order_by()
-        if len(numbers) <= NAMED_BY_KEY:
-            known = known.filter(pk__in=[key for key in numbers if key is not None])
+            return [(value, self.words.get(value) or str(value or "–"), count) for value, count in counts.items()]
+        known = self._related(rows)
+        if len(counts) <= NAMED_BY_KEY:
+            known = known.filter(pk__in=[key for key in counts if key is not None])
         label = self.label.partition("__")[2] or field
         found: dict[Any, tuple[str, int]] = {}
         for key, value, word in known.values_list("pk", field, label):
-            if key in numbers:
-                found[value] = (str(word or "–"), found.get(value, ("", 0))[1] + numbers[key])
+            if key in counts:
+                found[value] = (str(word or "–"), found.get(value, ("", 0))[1] + counts[key])
         return [(value, word, count) for value, (word, count) in found.items()]
 
+    def _related(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+        relation: Any = rows.model._meta.get_field(self.field.partition("__")[0])
+        related: QuerySet[Any] = relation.related_model._base_manager.order_by()
+        return related
 
-def menu(title: str, field: str, *, label: str = "", words: dict[str, str] | None = None) -> type[Menu]:
-    """A `Menu` over a field; its name in the address is the field's own."""
+
+def menu(title: str, field: str, *, label: str = "", words: dict[str, str] | None = None, name: str = "") -> type[Menu]:
+    """A `Menu` over a field; its name in the address is the field's own, unless another is given."""
     return type(
         f"{title}Menu",
         (Menu,),
-        {"title": title, "parameter_name": field, "field": field, "label": label, "words": words or {}},
+        {"title": title, "parameter_name": name or field, "field": field, "label": label, "words": words or {}},
     )

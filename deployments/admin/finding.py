@@ -25,10 +25,12 @@ _SHORT_CODE = re.compile(r"[0-9a-z]{8}")
 
 def find(rows: QuerySet[Deployment], text: str) -> QuerySet[Deployment]:
     term = text.strip()
-    if digest := _DIGEST.fullmatch(term):
-        return rows.filter(image_digest=f"sha256:{digest[2]}")
-    if term.startswith("sha256:"):
-        return rows.filter(image_digest__startswith=term)
+    newest = rows.order_by("-created_at", "-version_number").values("pk")[:SEARCHED]
+    if (digest := _DIGEST.fullmatch(term)) or term.startswith("sha256:"):
+        said = Q(image_digest=f"sha256:{digest[2]}") if digest else Q(image_digest__startswith=term)
+        # No index has digests: every row is looked at once, and only if the newest ones do not have it.
+        keys = _keys(Deployment.objects.filter(said, pk__in=newest)) or _keys(rows.order_by().filter(said))
+        return rows.filter(pk__in=keys)
     if term.startswith("deployment_"):
         return rows.filter(pk=term)
     # Named one by one, so that the database uses the index that begins with the environment (or the project).
@@ -45,7 +47,6 @@ def find(rows: QuerySet[Deployment], text: str) -> QuerySet[Deployment]:
     if _SHORT_CODE.fullmatch(term.lower()):
         projects = Project.objects.order_by().values("pk")
         found |= set(_keys(rows.filter(project__in=projects, short_code=term.lower())))
-    newest = rows.order_by("-created_at", "-version_number").values("pk")[:SEARCHED]
     for word in term.split()[:5] or [""]:
         said = Q(git__commitMessage__icontains=word) | Q(git__commitRef__icontains=word)
         said |= Q(git__commitSha__startswith=word.lower()) | Q(short_code__startswith=word.lower())

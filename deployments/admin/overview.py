@@ -222,6 +222,6 @@ def _grid() -> dict[str, Any]:
 
 
 def _recent() -> Any:
-    from deployments.admin.deployments import listed
+    from deployments.admin.deployments import latest
 
-    return listed()[:10]
+    return latest(Deployment.objects.all())

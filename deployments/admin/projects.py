@@ -14,10 +14,10 @@ from django.utils.safestring import SafeString
 
 from deployments import images
 from deployments.admin.console import Console, Nouns, audit_of, menu
-from deployments.admin.deployments import listed
+from deployments.admin.deployments import latest
 from deployments.admin.display import ago, code, mark, two_lines
 from deployments.admin.variables import Variables
-from deployments.models import AccessKey, Environment, EnvironmentType, Project, Promotion
+from deployments.models import AccessKey, Deployment, Environment, EnvironmentType, Project, Promotion
 from deployments.projects import ensure_environments
 
 
@@ -108,7 +108,7 @@ class ProjectAdmin(Console):
     ) -> HttpResponse:
         context = {
             "environments": lambda: with_roots(object_id),  # asked for only by a page that is shown
-            "latest": lambda: listed().filter(project__pk=object_id)[:10],
+            "latest": lambda: latest(Deployment.objects.filter(project__pk=object_id)),
         }
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
 
@@ -185,7 +185,7 @@ class EnvironmentAdmin(Variables):
         keys = self.admin_site.get_model_admin(AccessKey)
         return {
             "title": f"{row.project} / {row}",
-            "latest": listed().filter(environment=row)[:10],
+            "latest": latest(Deployment.objects.filter(environment=row)),
             "keys": row.access_keys.all()[:20] if keys.has_view_permission(request) else (),
             "may_make_keys": keys.has_add_permission(request),
             "ref": code(row.project.ref),

@@ -15,14 +15,14 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from deployments.admin.console import audit_of, may, menu
-from deployments.admin.deployments import listed
+from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
 from deployments.admin.looks import LOOKS, Looks
 from deployments.admin.policies import Policies, aws_console, partition_of, pullers, risks, state_of
 from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.config import RegistryConfig
-from deployments.models import Repository, RepositoryStatus
+from deployments.models import Deployment, Repository, RepositoryStatus
 
 PARTS = ("policy", "lifecycle", "tags", "mutability", "encryption")
 
@@ -148,7 +148,7 @@ class RepositoryAdmin(Looks, Policies, Exports):
             "one_policy": laid_out(row.policy_text or desired or ""),
             "policy_differs": any(each.get("what") == "policy" for each in row.differences),
             "events": events,
-            "latest": listed().filter(repository=row)[:10],
+            "latest": latest(Deployment.objects.filter(repository=row)),
             "risks": risks(row),
             "pullers": pullers(row),
             "states": {part: state_of(row, part, covered=covered) for part in PARTS},

@@ -149,8 +149,7 @@ class SweepAdmin(ReadOnly):
                 "parts": [{"name": part.name, "number": part.number, "x": part.start, "width": part.width}
                           for part in look.parts],
                 "calls": sum(look.progress.calls.values()),
-            },
-            headers={"Cache-Control": "no-store"},
+            }
         )  # fmt: skip
 
     def page(self, request: HttpRequest, row: Sweep) -> dict[str, Any]:

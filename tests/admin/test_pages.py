@@ -17,12 +17,12 @@ from tests.admin.installation import Installation
 from tests.admin.markup import Page, read
 
 LISTS = {
-    "deployments/deployment": 12,
-    "deployments/repository": 12,
-    "deployments/sweep": 10,
+    "deployments/deployment": 11,
+    "deployments/repository": 9,
+    "deployments/sweep": 9,
     "deployments/project": 9,
-    "deployments/environment": 12,
-    "deployments/accesskey": 9,
+    "deployments/environment": 10,
+    "deployments/accesskey": 8,
     "auth/user": 17,
     "auth/group": 8,
 }

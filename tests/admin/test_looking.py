@@ -1,0 +1,226 @@
+"""Lists as files, filters by time, the chart, and what another policy would do."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from datetime import date, timedelta
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from deployments.admin import chart
+from deployments.models import Deployment, Repository
+from tests.admin.installation import CLUSTER, DESIRED, HOST, SECOND, STAGING, Installation, policy
+
+DEPLOYMENTS, REPOSITORIES = "/admin/deployments/deployment/", "/admin/deployments/repository/"
+WHAT_IF = f"{REPOSITORIES}what-if/"
+
+
+def text_of(response: object) -> str:
+    return b"".join(response.streaming_content).decode()  # type: ignore[attr-defined]
+
+
+def test_a_list_is_taken_out_as_csv_with_the_filters_of_the_page(installation: Installation, operator: Client) -> None:
+    response = operator.get(f"{DEPLOYMENTS}export.csv?status=DEPLOYED")
+    rows = list(csv.DictReader(io.StringIO(text_of(response))))
+
+    assert len(rows) == Deployment.objects.filter(status="DEPLOYED").count()
+    assert {row["status"] for row in rows} == {"DEPLOYED"}
+    assert "attachment" in response["Content-Disposition"]
+    assert rows[0]["image_digest"].startswith("sha256:")
+
+
+def test_and_as_json_lines(installation: Installation, operator: Client) -> None:
+    rows = [json.loads(line) for line in text_of(operator.get(f"{REPOSITORIES}export.jsonl")).splitlines()]
+
+    assert len(rows) == Repository.objects.count()
+    assert {row["status"] for row in rows} >= {"in_sync", "drifted"}
+
+
+def test_a_file_takes_no_more_queries_with_more_rows(installation: Installation, operator: Client) -> None:
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            text_of(operator.get(f"{DEPLOYMENTS}export.jsonl"))
+        return len(captured)
+
+    queries()
+    few = queries()
+    Installation(projects=3, repositories=3, deployments=200, seed=5)
+
+    assert queries() == few
+
+
+def test_a_cell_is_never_a_formula(installation: Installation, operator: Client) -> None:
+    row = Deployment.objects.all()[0]
+    row.git = {"commitMessage": '=HYPERLINK("https://evil.example")', "commitRef": "+1", "commitSha": "@x"}
+    row.save()
+
+    cells = text_of(operator.get(f"{DEPLOYMENTS}export.csv"))
+
+    assert "'=HYPERLINK" in cells
+    assert ",=HYPERLINK" not in cells
+    assert ",'+1," in cells
+
+
+def test_a_file_needs_the_right_to_look_and_knows_two_kinds(
+    installation: Installation, operator: Client, person: Callable[..., Client]
+) -> None:
+    assert person("view_group").get(f"{DEPLOYMENTS}export.csv").status_code == 403
+    assert operator.get(f"{DEPLOYMENTS}export.xlsx").status_code == 404
+
+
+@pytest.mark.parametrize("span", ["1h", "24h", "7d", "30d"])
+def test_a_time_range_shows_what_was_created_in_it(span: str, installation: Installation, operator: Client) -> None:
+    hours = {"1h": 1, "24h": 24, "7d": 168, "30d": 720}[span]
+    since = timezone.now() - timedelta(hours=hours)
+
+    page = operator.get(DEPLOYMENTS, {"created_at": span})
+
+    assert page.context["cl"].result_count == Deployment.objects.filter(created_at__gte=since).count()
+
+
+def test_two_days_are_both_included_and_other_filters_stay(installation: Installation, operator: Client) -> None:
+    newest = Deployment.objects.order_by("-created_at")[0].created_at.date()
+    query = {"created_at_from": newest.isoformat(), "created_at_to": newest.isoformat(), "status": "DEPLOYED"}
+
+    page = operator.get(DEPLOYMENTS, query)
+
+    wanted = Deployment.objects.filter(created_at__date=newest, status="DEPLOYED").count()
+    assert page.context["cl"].result_count == wanted
+    assert '<input type="hidden" name="status" value="DEPLOYED">' in page.content.decode()
+
+
+@pytest.mark.parametrize("query", ["created_at=99y", "created_at_from=yesterday", "created_at_to=9999-12-31", "p=2"])
+def test_a_time_that_makes_no_sense_filters_nothing(query: str, installation: Installation, operator: Client) -> None:
+    assert operator.get(f"{DEPLOYMENTS}?{query}", follow=True).context["cl"].result_count == 40
+
+
+def test_a_word_is_looked_for_in_messages_branches_and_revisions(installation: Installation, operator: Client) -> None:
+    row = Deployment.objects.all()[3]
+    row.git = {"commitMessage": "Sing a Song of Sixpence", "commitRef": "feat/rye", "commitSha": "abcdef1234" * 4}
+    row.save()
+
+    for term in ("sixpence", "song sixpence", "feat/rye", "abcdef1234a", "rye song"):
+        listed = operator.get(DEPLOYMENTS, {"q": term}).context["cl"].result_list
+        assert [each.pk for each in listed] == [row.pk], term
+    assert operator.get(DEPLOYMENTS, {"q": "sixpence barley"}).context["cl"].result_count == 0
+
+
+def test_the_chart_stacks_a_day_and_says_it_in_words() -> None:
+    today = date(2026, 11, 24)
+
+    drawn = chart.draw(
+        today, {("2026-11-24", "DEPLOYED"): 6, ("2026-11-24", "FAILED"): 2, ("2026-11-20", "BUILDING"): 1}
+    )
+
+    last = drawn.days[-1]
+    assert (last.good, last.bad, last.other) == (6, 2, 0)
+    assert last.bars == (("ok", "25.00", "75.00"), ("bad", "0.00", "25.00"))
+    assert last.words == "24 Nov: 6 deployed, 2 failed or timed out"
+    assert (len(drawn.days), drawn.top, drawn.number) == (30, 8, 9)
+    assert drawn.last(7)["success"] == "75.0 %"
+
+
+def test_an_empty_chart_has_no_bars_and_no_rate() -> None:
+    drawn = chart.draw(date(2026, 1, 1), {})
+
+    assert [day.bars for day in drawn.days] == [()] * 30
+    assert drawn.last(7)["success"] == "–"
+
+
+def test_the_dashboard_counts_by_the_days_of_utc(installation: Installation, operator: Client) -> None:
+    drawn = operator.get("/admin/").context["chart"]
+    first = timezone.now().date() - timedelta(days=29)
+
+    assert drawn.number == Deployment.objects.filter(created_at__date__gte=first).count()
+
+
+def test_a_silent_worker_is_said_on_the_dashboard_with_the_next_command(
+    installation: Installation, operator: Client
+) -> None:
+    from deployments.models import WorkerHeartbeat
+
+    assert "No worker is running" not in operator.get("/admin/").content.decode()
+    WorkerHeartbeat.objects.update(beat_at=timezone.now() - timedelta(minutes=20))
+
+    page = operator.get("/admin/").content.decode()
+
+    assert "No worker is running" in page
+    assert "manage.py worker" in page
+
+
+# ----------------------------------------------------------------------------------------------------------- what if
+
+
+def test_a_changed_policy_is_answered_with_who_loses_and_gains_and_nothing_is_written(
+    installation: Installation, operator: Client
+) -> None:
+    before = list(Repository.objects.order_by("pk").values())
+
+    page = operator.post(WHAT_IF, {"text": policy(CLUSTER, SECOND), "registry": 0})
+
+    answer = page.context["answer"]
+    assert (f"account {STAGING} loses pull") in dict(answer.losses)
+    assert (f"account {SECOND} gains pull") in dict(answer.gains)
+    assert answer.changed + answer.unchanged + answer.unreadable + answer.unseen == answer.total
+    assert list(Repository.objects.order_by("pk").values()) == before
+
+
+def test_the_present_policy_changes_only_what_has_drifted_and_names_what_is_not_ours(
+    installation: Installation, operator: Client
+) -> None:
+    ours, foreign = Repository.objects.filter(host=HOST)[:2]
+    Repository.objects.filter(pk=foreign.pk).update(policy_text=policy(CLUSTER, roots=True, actions=["ecr:*"]))
+
+    answer = operator.post(WHAT_IF, {"text": DESIRED, "registry": 0}).context["answer"]
+
+    assert (answer.changed, answer.unchanged, answer.foreign) == (1, 1, 1)
+    assert [group.names for group in answer.groups] == [[foreign.name]]
+    assert ours.name not in str(answer.groups)
+    assert any("every ECR action except pull" in words for group in answer.groups for words in group.foreign)
+
+
+@pytest.mark.parametrize(
+    ("text", "id"), [("{", "E101"), (policy(*[f"{n:012}" for n in range(700)]), "E102"), (policy("*"), "E110")]
+)
+def test_a_text_that_would_be_refused_says_so(text: str, id: str, installation: Installation, operator: Client) -> None:
+    page = operator.post(WHAT_IF, {"text": text, "registry": 0})
+
+    assert page.context["answer"].would_be_refused
+    assert f"deployments.{id}" in page.content.decode()
+
+
+def test_ten_thousand_repositories_take_no_more_queries_and_little_time(
+    installation: Installation, operator: Client
+) -> None:
+    template = Repository.objects.filter(host=HOST, status="in_sync")[0]
+    texts = [policy(CLUSTER, STAGING, Sid=f"S{number % 200}") for number in range(200)]
+    Repository.objects.bulk_create(
+        Repository(
+            account=template.account, region=template.region, host=HOST, name=f"trigger/proj_{number:05}",
+            status="in_sync", origin="created", policy_text=texts[number % 200], last_checked_at=timezone.now(),
+        )
+        for number in range(10_000)
+    )  # fmt: skip
+    operator.get("/admin/")
+
+    with CaptureQueriesContext(connection) as captured:
+        page = operator.post(WHAT_IF, {"text": policy(CLUSTER), "registry": 0})
+
+    answer = page.context["answer"]
+    assert answer.total > 10_000
+    assert dict(answer.losses)[f"account {STAGING} loses pull"] >= 10_000
+    assert len(answer.groups) == 50
+    assert len(page.content) < 100_000
+    assert len(captured) < 12
+
+
+def test_the_page_needs_only_the_right_to_look(installation: Installation, person: Callable[..., Client]) -> None:
+    assert person("view_repository").get(WHAT_IF).status_code == 200
+    assert person("view_group").post(WHAT_IF, {"text": "{}"}).status_code == 302

@@ -1,0 +1,182 @@
+"""Putting an earlier policy back: what is there is kept first, an exception makes it stay, a refusal writes nothing."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from django.utils import timezone
+
+from deployments import provisioning, restore, sweeps
+from deployments.catalogue import Refusal
+from deployments.config import Configuration
+from deployments.models import (
+    EventKind,
+    Project,
+    Repository,
+    RepositoryEvent,
+    RepositoryStatus,
+    SweepTrigger,
+)
+from sandbox.control import Sandbox
+from tests.conftest import HOST, POLICY
+
+PULL = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+
+
+def allowing(principal: object, *actions: str) -> str:
+    statement = {"Effect": "Allow", "Principal": principal, "Action": actions}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+OTHER = allowing({"AWS": "333333333333"}, *PULL)
+
+
+@pytest.fixture
+def kept(project: Project, ecr_configuration: Configuration, sandbox: Sandbox) -> RepositoryEvent:
+    """A repository in sync, with an event that kept another policy."""
+    registry = ecr_configuration.plain
+    ecr_registry = sweeps.targets(ecr_configuration)[0].registry
+    row = provisioning.ensure_repository(
+        registry=registry,
+        ecr_registry=ecr_registry,
+        name=f"trigger/{project.ref}",
+        project=project,
+        digest=ecr_configuration.desired_digest,
+        freshness=timedelta(0),
+    )
+    sandbox.reset_calls()
+    return RepositoryEvent.objects.create(repository=row, kind=EventKind.HEALED, message="Healed.", policy_before=OTHER)
+
+
+def live(sandbox: Sandbox, name: str) -> str:
+    return str(sandbox.client("ecr").get_repository_policy(repositoryName=name)["policyText"])
+
+
+def sweep(configuration: Configuration) -> None:
+    started = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert started is not None
+    while sweeps.work(configuration=configuration, seconds=10, sweep_id=started.pk):
+        pass
+
+
+def test_the_policy_is_written_by_a_read_and_a_write_and_what_was_there_is_kept(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    before = restore.put_back(event=kept, configuration=ecr_configuration, by="ada@example.com")
+
+    assert "222222222222" in before
+    assert sandbox.calls() == {"ecr:GetRepositoryPolicy": 1, "ecr:SetRepositoryPolicy": 1}
+    assert "333333333333" in live(sandbox, kept.repository.name)
+    row = Repository.objects.get(pk=kept.repository_id)
+    assert (row.status, row.policy_text) == (RepositoryStatus.DRIFTED, OTHER)
+    assert "account 222222222222 loses pull" in row.differences[0]["words"]
+    assert row.lease_until is None
+    event = row.events.latest("pk")
+    assert (event.cause, event.policy_before) == ("ada@example.com", before)
+
+
+def test_without_an_exception_the_next_look_heals_it_again_and_with_one_it_stays(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    name = kept.repository.name
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+    sweep(ecr_configuration)
+    assert "222222222222" in live(sandbox, name)
+
+    exemption = restore.Exemption(until=timezone.now() + timedelta(hours=1), reason="OPS-9")
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x", exemption=exemption)
+    sweep(ecr_configuration)
+
+    assert "333333333333" in live(sandbox, name)
+    row = Repository.objects.get(pk=kept.repository_id)
+    assert (row.status, row.mode, row.mode_reason) == (RepositoryStatus.DRIFTED, "observe", "OPS-9")
+
+
+def test_a_policy_that_means_the_same_leaves_the_repository_in_sync(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    kept.policy_before = POLICY
+    Repository.objects.filter(pk=kept.repository_id).update(status=RepositoryStatus.DRIFTED)
+    kept.repository.refresh_from_db()
+
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+
+    row = Repository.objects.get(pk=kept.repository_id)
+    assert (row.status, row.differences) == (RepositoryStatus.IN_SYNC, [])
+
+
+def test_while_somebody_works_on_the_repository_nothing_is_written(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    assert provisioning.Lease.claim(kept.repository) is not None
+
+    with pytest.raises(Refusal, match="working on") as refused:
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+
+    assert refused.value.heals
+    assert sandbox.calls() == {}
+
+
+def test_what_aws_refuses_is_said_and_the_lease_is_given_back(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sandbox.fault("error", "ecr:SetRepositoryPolicy", code="AccessDeniedException")
+
+    with pytest.raises(Refusal, match="SetRepositoryPolicy"):
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+
+    row = Repository.objects.get(pk=kept.repository_id)
+    assert row.lease_until is None
+    assert row.policy_text != OTHER
+    # What was there is in the history, because the write might have arrived.
+    assert "222222222222" in row.events.latest("pk").policy_before
+
+
+@pytest.mark.parametrize("text", ["{", allowing("*", "ecr:*")])
+def test_a_policy_that_is_wrong_or_opens_the_repository_to_the_world_is_not_put_back(
+    text: str, kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    kept.policy_before = text
+
+    with pytest.raises(Refusal, match="not put back"):
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+
+    assert sandbox.calls() == {}
+
+
+def test_a_repository_that_is_gone_is_not_made_again(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sandbox.client("ecr").delete_repository(repositoryName=kept.repository.name)
+    sandbox.reset_calls()
+
+    with pytest.raises(Refusal, match="gone from the registry"):
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+
+    assert sandbox.calls() == {"ecr:GetRepositoryPolicy": 1}
+
+
+def test_the_page_compares_in_words_first_and_then_puts_it_back(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox, settings: Any
+) -> None:
+    client = Client()
+    client.force_login(User.objects.create(username="ada", is_staff=True, is_superuser=True))
+    page = f"/admin/deployments/repository/{kept.repository_id}/restore/{kept.pk}/"
+
+    question = client.get(page).content.decode()
+    assert "account 222222222222 loses pull" in question
+    assert "account 333333333333 gains pull" in question
+    assert client.post(page, {"keep": "on", "hours": "4"}).status_code == 200  # an exception has a reason
+    assert sandbox.calls() == {}
+
+    client.post(page, {"keep": "on", "hours": "4", "reason": "OPS-1"})
+
+    assert "333333333333" in live(sandbox, kept.repository.name)
+    row = Repository.objects.get(pk=kept.repository_id)
+    assert (row.mode, row.mode_by) == ("observe", "ada")
+    assert row.host == HOST
