@@ -15,10 +15,9 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import URLError
 from urllib.parse import urlencode, urljoin, urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
 
 from deployments.catalogue import RegistryError, registry_error
 
@@ -48,16 +47,16 @@ class _Answer:
     body: bytes = field(repr=False)
 
 
-class _NoRedirect(HTTPRedirectHandler):
-    """urllib would carry the log-in along; `_get` follows by itself, without it."""
+def _opener() -> OpenerDirector:
+    """Proxies as everywhere in Python, and nothing else of urllib's: every status is an answer, no redirect is followed
+    (it would carry the log-in along), no file is opened."""
+    opener = OpenerDirector()
+    for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler()):
+        opener.add_handler(handler)
+    return opener
 
-    def http_error_302(self, *args: Any) -> None:
-        return None  # an answer like any other
 
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
-
-
-_opener = build_opener(_NoRedirect)
+_OPENER = _opener()
 
 
 def digest_of(content: bytes) -> str:
@@ -143,7 +142,7 @@ class Registry:
             self._authorization = basic
             return
         asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-        realm = urljoin(self._base, asked.get("realm", ""))
+        realm = _joined(self._base, asked.get("realm", ""))
         query = {"scope": f"repository:{name}:pull"} | ({"service": asked["service"]} if "service" in asked else {})
         answer = _get(f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}", basic, plain=self._plain)
         if answer.status != 200:
@@ -166,10 +165,7 @@ def _get(url: str, headers: Mapping[str, str], *, plain: bool) -> _Answer:
     until = time.monotonic() + TOTAL_SECONDS
     origin, sent = urlsplit(url).netloc, dict(headers)
     for _ in range(REDIRECTS + 1):
-        try:
-            where = urlsplit(url)
-        except ValueError:
-            raise _Unanswered("it leads to an address that is none") from None
+        where = urlsplit(url)
         if where.scheme != "https" and not (plain and where.scheme == "http"):
             raise _Unanswered("it leads to an address without TLS")
         if where.netloc != origin:
@@ -177,17 +173,22 @@ def _get(url: str, headers: Mapping[str, str], *, plain: bool) -> _Answer:
         answer = _once(url, sent, until)
         if answer.status not in (301, 302, 303, 307, 308):
             return answer
-        url = urljoin(url, answer.headers.get("location", ""))
+        url = _joined(url, answer.headers.get("location", ""))
     raise _Unanswered("it redirects without end")
+
+
+def _joined(url: str, there: str) -> str:
+    try:
+        joined = urljoin(url, there)
+        urlsplit(joined)
+    except ValueError:
+        raise _Unanswered("it leads to an address that is none") from None
+    return joined
 
 
 def _once(url: str, headers: Mapping[str, str], until: float) -> _Answer:
     try:
-        try:
-            response = _opener.open(Request(url, headers=dict(headers)), timeout=ANSWER_SECONDS)  # noqa: S310
-        except HTTPError as refused:  # an answer all the same
-            response = refused
-        with response:
+        with _OPENER.open(Request(url, headers=dict(headers)), timeout=ANSWER_SECONDS) as response:  # noqa: S310
             said = {name.lower(): value for name, value in response.headers.items()}
             body = bytearray()
             while chunk := response.read1(64 * 1024):
