@@ -79,13 +79,6 @@ def ensure_groups(sender: Any = None, apps: Any = installed, using: str = "defau
         ignore_conflicts=True,  # two hosts may migrate at once
     )
     everything = list(rights.filter(content_type__app_label__in=("auth", "deployments")))
-    ours = {kind.pk for kind in about.values()}
     for name in (VIEWER, OPERATOR, ADMIN):
         group, _ = group_model.objects.using(using).get_or_create(name=name)
-        group.permissions.add(
-            *(
-                right
-                for right in everything
-                if name == ADMIN or (right.content_type_id in ours and right.codename in GROUPS[name])
-            )
-        )
+        group.permissions.add(*(right for right in everything if name == ADMIN or right.codename in GROUPS[name]))

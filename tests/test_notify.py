@@ -140,7 +140,20 @@ def test_a_name_that_resolves_to_this_host_is_refused_before_it_is_connected_to(
 
 
 @pytest.mark.parametrize(
-    "address", ["169.254.169.254", "fd00:ec2::254", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "224.0.0.1", "::"]
+    "address",
+    [
+        "169.254.169.254",
+        "fd00:ec2::254",
+        "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+        "64:ff9b:1::1",
+        "fe80::5efe:a9fe:a9fe",
+        "fd00::5efe:a9fe:a9fe",
+        "224.0.0.1",
+        "::",
+    ],
 )
 def test_metadata_link_local_and_multicast_stay_closed_where_private_addresses_are_allowed(address: str) -> None:
     host = f"[{address}]" if ":" in address else address
