@@ -373,7 +373,7 @@ class Ecr:
         ECR says 12 hours. Permission: ecr:GetAuthorizationToken.
         """
         request = {"registryIds": [self.registry.account]}
-        client = session and _session_client(self.registry.region, session)
+        client: Any = session and _session_client(self.registry.region, session)
         try:
             answer = self._call("GetAuthorizationToken", self.registry.account, request, client=client)
         finally:
