@@ -1,0 +1,247 @@
+"""A deployment's life against the clock, a second caller, and a newer deploy: every step is a compare-and-set."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+from deployments import lifecycle, proof
+from deployments.catalogue import Refusal
+from deployments.config import Configuration
+from deployments.models import BackgroundWorker, Deployment, Environment, Promotion
+from sandbox.control import Sandbox
+from tests.test_proof import deploying, finalize, push
+
+Configure = Callable[..., Configuration]
+
+
+@pytest.fixture
+def anywhere(configure: Configure) -> Configuration:
+    """A registry that is not ECR and does not answer: nothing but our own rows is in play."""
+    return configure(DEPLOY_REGISTRY_HOST="127.0.0.1:1")
+
+
+def status(deployment: Deployment) -> str:
+    deployment.refresh_from_db()
+    return deployment.status
+
+
+def current(environment: Environment) -> str:
+    promotion = lifecycle.current_promotion(environment=environment)
+    return str(promotion.deployment.version) if promotion else ""
+
+
+# ------------------------------------------------------------------------------------------------------- finalize
+
+
+def test_finalizing_again_is_a_success_and_proves_nothing_again(
+    environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    deployment = deploying(environment, ecr_configuration)
+    push(sandbox, deployment)
+    finalize(deployment, ecr_configuration)
+    sandbox.reset_calls()
+
+    said = finalize(deployment, ecr_configuration)
+
+    assert said == [f"Version {deployment.version} is deployed already."]
+    assert sandbox.calls() == {}
+
+
+def test_what_is_canceled_while_it_is_being_proved_is_not_promoted(
+    environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    deployment = deploying(environment, ecr_configuration)
+    push(sandbox, deployment)
+    steps = lifecycle.finalize(
+        deployment=deployment, digest=None, skip_promotion=False, configuration=ecr_configuration
+    )
+    next(steps)
+    lifecycle.cancel(deployment=Deployment.objects.get(id=deployment.id), reason="Wrong branch")
+
+    with pytest.raises(Refusal, match="canceled: Wrong branch"):
+        list(steps)
+
+    assert status(deployment) == "CANCELED"
+    assert not Promotion.objects.exists()
+
+
+def test_a_refused_proof_leaves_the_deployment_to_be_finalized_once_the_image_is_there(
+    environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "PAUSES", ())
+    deployment = deploying(environment, ecr_configuration)
+    with pytest.raises(Refusal):
+        finalize(deployment, ecr_configuration)
+    push(sandbox, deployment)
+
+    finalize(deployment, ecr_configuration)
+
+    assert status(deployment) == "DEPLOYED"
+    assert deployment.receipt
+    assert "unproved" not in deployment.receipt
+
+
+def test_a_deploy_overtaken_by_a_newer_one_ends_well_and_is_not_promoted(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    slow, fast = deploying(environment, anywhere), deploying(environment, anywhere)
+    finalize(fast, anywhere)
+
+    said = finalize(slow, anywhere)
+
+    assert "A newer version is current" in said[-1]
+    assert status(slow) == "DEPLOYED"
+    assert current(environment) == str(fast.version)
+
+
+def test_of_many_promotions_at_once_the_newest_is_current_in_the_end(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    all_of_them = [deploying(environment, anywhere) for _ in range(6)]
+    failures: list[BaseException] = []
+
+    def run(deployment: Deployment) -> None:
+        try:
+            finalize(deployment, anywhere)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run, args=(each,)) for each in all_of_them]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
+    assert current(environment) == str(all_of_them[-1].version)
+    assert Promotion.objects.count() == 1
+
+
+# ------------------------------------------------------------------------------------------------------- promote
+
+
+def test_rolling_back_is_asked_for_by_name(environment: Environment, anywhere: Configuration) -> None:
+    old, new = deploying(environment, anywhere), deploying(environment, anywhere)
+    finalize(old, anywhere)
+    finalize(new, anywhere)
+
+    with pytest.raises(Refusal) as caught:
+        lifecycle.promote(environment=environment, version=str(old.version))
+    assert caught.value.code == "older_than_current"
+    lifecycle.promote(environment=environment, version=str(old.version), allow_rollbacks=True)
+
+    assert current(environment) == str(old.version)
+
+
+@pytest.mark.parametrize("version", ["20200101.1", "nonsense", "", "20200101.0", "２０２００１０１.1"])
+def test_a_version_that_is_not_there_cannot_be_promoted(environment: Environment, version: str) -> None:
+    with pytest.raises(lifecycle.NotFound):
+        lifecycle.promote(environment=environment, version=version)
+
+
+def test_what_was_never_deployed_cannot_be_promoted(environment: Environment, anywhere: Configuration) -> None:
+    deployment = deploying(environment, anywhere)
+
+    with pytest.raises(Refusal) as caught:
+        lifecycle.promote(environment=environment, version=str(deployment.version))
+
+    assert caught.value.code == "not_deployed"
+
+
+# ------------------------------------------------------------------------------------------------- index, and ends
+
+
+def index(deployment: Deployment, configuration: Configuration, **values: Any) -> BackgroundWorker:
+    settings = {"content_hash": "abc", "tasks": [], "metadata": {}, "timeout": configuration.deploy_timeout}
+    return lifecycle.index(deployment=deployment, **{**settings, **values})
+
+
+def test_an_index_that_is_sent_again_answers_with_the_same_worker(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    deployment = deploying(environment, anywhere)
+    [worker] = BackgroundWorker.objects.all()
+    stale = Deployment.objects.get(id=deployment.id)
+    stale.status = "BUILDING"  # as it was read before the first one came in
+
+    assert index(deployment, anywhere) == worker
+    assert index(stale, anywhere) == worker
+
+
+def test_other_content_than_was_announced_fails_the_deployment_with_the_reason(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    deployment = deploying(environment, anywhere)
+
+    with pytest.raises(Refusal) as caught:
+        index(deployment, anywhere, content_hash="another")
+
+    assert status(deployment) == "FAILED"
+    assert deployment.error == {"name": "ContentMismatch", "message": caught.value.sentence}
+
+
+def test_a_deployment_that_says_nothing_is_timed_out_once(environment: Environment, anywhere: Configuration) -> None:
+    silent, alive = deploying(environment, anywhere), deploying(environment, anywhere)
+    Deployment.objects.filter(id=silent.id).update(deadline=timezone.now() - timedelta(seconds=1))
+
+    assert lifecycle.time_out_overdue() == 1
+    assert lifecycle.time_out_overdue() == 0
+
+    assert (status(silent), status(alive)) == ("TIMED_OUT", "DEPLOYING")
+    assert silent.error
+    assert "it was DEPLOYING" in silent.error["message"]
+
+
+def test_what_has_ended_stays_as_it_ended(environment: Environment, anywhere: Configuration) -> None:
+    deployment = deploying(environment, anywhere)
+    finalize(deployment, anywhere)
+
+    lifecycle.fail(environment=environment, deployment_id=deployment.id, error={"name": "Late"})
+    with pytest.raises(Refusal) as caught:
+        lifecycle.cancel(deployment=deployment)
+
+    assert caught.value.code == "already_final"
+    assert (status(deployment), deployment.error) == ("DEPLOYED", None)
+
+
+# ------------------------------------------------------------------------------------------------------ external ids
+
+
+def create(environment: Environment, configuration: Configuration, **values: Any) -> lifecycle.Creation:
+    return lifecycle.create_deployment(
+        environment=environment, configuration=configuration, content_hash="abc", type="MANAGED", **values
+    )
+
+
+def test_an_external_id_is_deployed_once_and_force_cancels_what_runs(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    first = create(environment, anywhere, external_id="pr-1").deployment
+
+    with pytest.raises(Refusal) as caught:
+        create(environment, anywhere, external_id="pr-1")
+    forced = create(environment, anywhere, external_id="pr-1", force=True)
+
+    assert str(first.version) in caught.value.sentence
+    assert forced.canceled == (first,)
+    assert status(first) == "CANCELED"
+
+
+def test_an_idempotency_key_stands_for_one_request(environment: Environment, anywhere: Configuration) -> None:
+    first = create(environment, anywhere, idempotency_key="k", request_digest="a")
+    again = create(environment, anywhere, idempotency_key="k", request_digest="a")
+
+    assert first.deployment == again.deployment
+    with pytest.raises(Refusal) as caught:
+        create(environment, anywhere, idempotency_key="k", request_digest="b")
+    assert caught.value.code == "idempotency_key_reused"
+    assert Deployment.objects.count() == 1
