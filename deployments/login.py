@@ -134,7 +134,7 @@ def collect(*, code: str, verifier: str = "", approval_code: str = "") -> tuple[
     """
     now = timezone.now()
     login = LoginRequest.objects.select_related("user").filter(code_digest=keys.digest(code)).first()
-    if login is None or login.expires_at <= now or login.collected_at is not None:
+    if login is None or login.expires_at <= now:
         raise NotFound(_GONE)
     if login.challenge and not hmac.compare_digest(_challenge(verifier), login.challenge):
         raise Refusal("This login was begun by another CLI.", code="verifier_wrong")
@@ -146,7 +146,7 @@ def collect(*, code: str, verifier: str = "", approval_code: str = "") -> tuple[
         raise Refusal("The approval code is another one", code="approval_code_wrong")  # the CLI goes on with “.”
     with transaction.atomic():
         if not LoginRequest.objects.filter(pk=login.pk, collected_at=None).update(collected_at=now):
-            raise NotFound(_GONE)
+            raise NotFound(_GONE)  # somebody was given it already
         return keys.make_user_token(login.user, KEY_NAME)
 
 

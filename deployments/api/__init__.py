@@ -14,8 +14,9 @@ api = NinjaAPI(
     version="1",
     description=(
         'The server side of `trigger.dev deploy`. Every error is `{"error": sentence}`; a definitive one carries the '
-        "header `x-should-retry: false`, and trying again helps with a 503. Every answer carries `X-Request-ID`. "
-        "Fields that are not known are ignored; fields that are empty are left out."
+        "header `x-should-retry: false`. Trying again helps with a 503, and with a 429 after the seconds in its "
+        "`Retry-After`. Every answer carries `X-Request-ID`. Fields that are not known are ignored; those that are "
+        "empty are left out."
     ),
     docs_url=None,  # ours is deployments.views.api_docs
     parser=StrictParser(),

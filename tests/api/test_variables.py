@@ -185,6 +185,18 @@ def test_a_branch_and_its_parent_are_stored_together_or_not_at_all(preview_cli: 
     assert not EnvironmentVariable.objects.exists()
 
 
+@pytest.mark.django_db(transaction=True)
+def test_the_use_case_itself_stores_both_or_neither(production: Environment) -> None:
+    branch = Environment.objects.create(
+        project=production.project, slug="preview", type="PREVIEW", parent=production, branch="one"
+    )
+
+    with pytest.raises(variables.Rejected):
+        variables.sync(environment=branch, variables={"A": "1"}, parent_variables={"": "2"}, vault=vault())
+
+    assert not EnvironmentVariable.objects.exists()
+
+
 def test_parent_variables_of_an_environment_without_a_parent_are_nobodys(cli: Cli, project: Project) -> None:
     assert send(cli, project, {"A": "1"}, parentVariables={"B": "2"}).status == 200
     assert read(cli, project) == {"A": "1"}
