@@ -102,8 +102,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN",
-        says="Role that a deploy's registry credentials come from, each time limited to its one repository. Default: the "
-        "role above, or a federated session of the IAM user that this server runs as.",
+        says="Role that a deploy's registry credentials come from, each time limited to its one repository. Default: "
+        "the role above, or a federated session of the IAM user that this server runs as.",
         example="arn:aws:iam::111111111111:role/registry-admin-push",
         mirrored=True,
     ),
