@@ -11,6 +11,7 @@ nodes' own: what their policy lacks and the probe role's has is not seen here.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -124,7 +125,12 @@ def _receipt(place: Place, tree: Tree) -> dict[str, Any]:
 
 
 def _found(tree: Tree) -> str:
-    return f"Found {tree.digest} for {', '.join(tree.platforms)}: {tree.manifests} manifests, {tree.layers} layers."
+    size = f"{_counted(tree.manifests, 'manifest')}, {_counted(tree.layers, 'layer')}"
+    return f"Found {tree.digest} for {', '.join(tree.platforms)}: {size}."
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 # ----------------------------------------------------------------------------------------------------------- the image
@@ -354,14 +360,23 @@ def _prove_pulls(
         mend()
         text = _policy_of(ecr, place)
     receipt["policy"] = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if text else ""
+    words: dict[str, str] = {}
     for account, roles in probes.items():
-        words = _judged(text, account, ecr, place, bool(roles))
-        if isinstance(words, Refusal):
-            raise words
-        for role in roles:
-            _pull(ecr, place, tree, account, role, registry)
+        judged = _judged(text, account, ecr, place, bool(roles))
+        if isinstance(judged, Refusal):
+            raise judged
+        words[account] = judged
+    trials: list[Callable[[], None]] = [
+        functools.partial(_pull, ecr, place, tree, account, role, registry)
+        for account, roles in probes.items()
+        for role in roles
+    ]
+    for result in ecr.side_by_side(trials) if trials else []:
+        if isinstance(result, RegistryError):
+            raise result
+    for account, roles in probes.items():
         how = "trial" if roles else "policy"
-        receipt["pullers"][account] = {"pull": "yes", "how": how, "words": words, "roles": roles}
+        receipt["pullers"][account] = {"pull": "yes", "how": how, "words": words[account], "roles": roles}
         tried = f" {' and '.join(roles)} tried." if roles else ""
         yield f"Account {account} can pull it.{tried}"
 
