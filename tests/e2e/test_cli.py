@@ -303,7 +303,7 @@ def test_an_image_that_cannot_be_proved_is_not_deployed_and_the_cli_says_why(tar
     done = trigger(target, *LOCAL_BUILD)
 
     assert done.status == 1
-    assert "Whether the image is in the registry could not be found out." in done.output
+    assert "Whether the image can be deployed could not be found out." in done.output
     assert "AccessDeniedException: not for you" in done.output
     row = only(target.rows())
     assert (row.status, row.tasks, row.is_current) == ("FAILED", ("hello",), False)
