@@ -21,7 +21,26 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SCREENS = ROOT / "docs" / "screens"
 LARGEST = 300 * 1024
-USER, PASSWORD = "mira", "screens"
+DESK, PHONE = {"width": 1360, "height": 940}, {"width": 390, "height": 844}
+TALLEST = 1500  # pixels of a picture of a whole page
+#: Page of tests/browser/pages.py, what its picture's name ends with, scheme, window, and what is opened or done on it.
+SHOTS = (
+    ("dashboard", "-light", "light", DESK, ""),
+    ("dashboard", "-dark", "dark", DESK, ""),
+    ("dashboard", "-phone", "light", PHONE, ""),
+    ("deployments", "-light", "light", DESK, "Status"),
+    ("deployments", "-time", "light", DESK, "Created"),
+    ("deployments", "-phone", "dark", PHONE, ""),
+    ("repositories", "-dark", "dark", DESK, ""),
+    ("repository", "-light", "light", DESK, ""),
+    ("repository", "-phone", "light", PHONE, ""),
+    ("what-if", "-answer", "light", DESK, "#what-if"),
+    ("sweep-running", "-dark", "dark", DESK, ""),
+)
+LEFT_OUT = {"dashboard", "deployments", "repositories", "repository", "what-if", "sweep-running", "not-found",
+            "deployments-nothing", "password"}  # fmt: skip
+#: Shown as far as the window goes; the others from top to end.
+AS_SEEN = ("dashboard", "deployments", "repositories")
 
 
 def serve_and_shoot(names: list[str]) -> int:
@@ -42,23 +61,17 @@ def serve_and_shoot(names: list[str]) -> int:
         from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
         from django.conf import settings
-        from django.contrib.auth.models import User
         from django.core.management import call_command
         from django.core.wsgi import get_wsgi_application
 
         from deployments import config
-        from deployments.models import AccessKey, Deployment, Environment, Promotion, Repository, Sweep
-        from tests.admin.installation import ENVIRONMENT, HOST, Installation
+        from tests.admin.installation import ENVIRONMENT
+        from tests.browser import pages
 
         logging.getLogger("django.request").setLevel(logging.ERROR)
         settings.CONFIGURATION = config.load(ENVIRONMENT).require()
         call_command("migrate", verbosity=0)
-        Installation()
-        user = User.objects.get(username=USER)
-        user.is_staff = user.is_superuser = True
-        user.first_name = "Mira"
-        user.set_password(PASSWORD)
-        user.save()
+        pages.make()
 
         class Quiet(WSGIRequestHandler):
             def log_message(self, format: str, *args: object) -> None:
@@ -66,63 +79,20 @@ def serve_and_shoot(names: list[str]) -> int:
 
         server: WSGIServer = make_server("127.0.0.1", 0, get_wsgi_application(), handler_class=Quiet)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        drifted = Repository.objects.filter(status="drifted", host=HOST).exclude(policy_text="").order_by("pk")[0]
-        failed = Deployment.objects.filter(status="FAILED").order_by("-created_at")[0]
-        good = Deployment.objects.filter(status="DEPLOYED").order_by("-created_at")[0]
-        old = AccessKey.objects.filter(replaced_by__isnull=False)[0]
-        varied = Environment.objects.filter(variables__isnull=False)[0]
-        back = Promotion.objects.exclude(rolled_back_from=None)[0]
-        older = Deployment.objects.filter(status="DEPLOYED", environment=good.environment_id).order_by("created_at")[0]
-        going = Deployment.objects.filter(status="BUILDING")[0]
-        running = Sweep.objects.filter(status="running")[0]
-        kept = drifted.events.exclude(policy_before="")[0]
-        desk, phone = {"width": 1360, "height": 940}, {"width": 390, "height": 844}
-        pages = [
-            ["dashboard-light", "/admin/", "light", desk, ""],
-            ["deployments-light", "/admin/deployments/deployment/", "light", desk, "Status"],
-            ["repository-light", f"/admin/deployments/repository/{drifted.pk}/change/", "light", desk, ""],
-            ["repositories-dark", "/admin/deployments/repository/", "dark", desk, ""],
-            ["phone", "/admin/", "light", phone, ""],
-            # The rest is made on request, to look at while working on the pages.
-            ["dashboard-dark", "/admin/", "dark", desk, ""],
-            ["deployment-failed", f"/admin/deployments/deployment/{failed.pk}/change/", "light", desk, ""],
-            ["deployment-good", f"/admin/deployments/deployment/{good.pk}/change/", "dark", desk, ""],
-            ["sweeps", "/admin/deployments/sweep/", "light", desk, ""],
-            ["sweep-running", f"/admin/deployments/sweep/{running.pk}/change/", "light", desk, ""],
-            ["sweep-done", f"/admin/deployments/sweep/{running.pk - 1}/change/", "dark", desk, ""],
-            ["sweep-start", "/admin/deployments/sweep/start/", "light", desk, ""],
-            ["promote", f"/admin/deployments/deployment/{older.pk}/promote/", "light", desk, ""],
-            ["cancel", f"/admin/deployments/deployment/{going.pk}/cancel/", "light", desk, ""],
-            ["except", f"/admin/deployments/repository/ask/?look=except&pk={drifted.pk}", "light", desk, ""],
-            ["adopt", "/admin/deployments/repository/ask/?look=reconcile&status=drifted", "dark", desk, ""],
-            ["restore", f"/admin/deployments/repository/{drifted.pk}/restore/{kept.pk}/", "light", desk, ""],
-            ["what-if", "/admin/deployments/repository/what-if/", "light", desk, "#what-if"],
-            ["created-menu", "/admin/deployments/deployment/", "light", desk, "Created"],
-            ["deployment-back", f"/admin/deployments/deployment/{back.deployment_id}/change/", "light", desk, ""],
-            ["keys", "/admin/deployments/accesskey/", "light", desk, ""],
-            ["key-new", "/admin/deployments/accesskey/add/", "light", desk, ""],
-            ["key", f"/admin/deployments/accesskey/{old.pk}/change/", "light", desk, ""],
-            ["key-rotate", "/admin/deployments/accesskey/1/rotate/", "light", desk, ""],
-            ["environment-variables", f"/admin/deployments/environment/{varied.pk}/change/", "light", desk, ""],
-            ["variable", f"/admin/deployments/environment/{varied.pk}/variable/", "light", desk, ""],
-            ["key-revoke", "/admin/deployments/accesskey/1/revoke/", "dark", desk, ""],
-            ["projects", "/admin/deployments/project/", "light", desk, ""],
-            ["project", "/admin/deployments/project/1/change/", "light", desk, ""],
-            ["environments", "/admin/deployments/environment/", "light", desk, ""],
-            ["environment", "/admin/deployments/environment/1/change/", "light", desk, ""],
-            ["users", "/admin/auth/user/", "light", desk, ""],
-            ["user", "/admin/auth/user/1/change/", "light", desk, ""],
-            ["user-dark", "/admin/auth/user/1/change/", "dark", desk, ""],
-            ["group-new", "/admin/auth/group/add/", "light", desk, ""],
-            ["phone-deployments", "/admin/deployments/deployment/", "dark", phone, ""],
-            ["phone-repository", f"/admin/deployments/repository/{drifted.pk}/change/", "light", phone, ""],
-            ["phone-deployment", f"/admin/deployments/deployment/{failed.pk}/change/", "light", phone, ""],
-            ["phone-menu", "/admin/", "light", phone, "Menu"],
-            ["login", "/admin/logout/", "light", desk, ""],
-        ]
-        wanted = [page for page in pages if page[0] in names] if names else pages[:5]
+        known = pages.addresses()
+        shots = [[f"{name}{suffix}", known[name], scheme, size, does] for name, suffix, scheme, size, does in SHOTS]
+        # Each page once, and those of SHOTS in the ways that are named there.
+        shots += [[name, address, "light", DESK, ""] for name, address in known.items() if name not in LEFT_OUT]
+        wanted = [shot for shot in shots if shot[0] in names] if names else shots
         SCREENS.mkdir(parents=True, exist_ok=True)
-        order = json.dumps({"origin": f"http://127.0.0.1:{server.server_port}", "pages": wanted})
+        order = json.dumps(
+            {
+                "origin": f"http://127.0.0.1:{server.server_port}",
+                "pages": wanted,
+                "user": pages.USER,
+                "password": pages.PASSWORD,
+            }
+        )
         python = os.environ.get("PLAYWRIGHT_PYTHON") or sys.executable
         status = subprocess.run([python, __file__, "--browser"], input=order, text=True, check=False).returncode
         server.shutdown()
@@ -143,7 +113,7 @@ def browser() -> int:
         )  # fmt: skip
         worst = 0
         for name, path, scheme, size, menu in order["pages"]:
-            sharp = 1.5 if name.startswith("phone") else 1
+            sharp = 1.5 if size == PHONE else 1
             context = chromium.new_context(
                 viewport=size, color_scheme=scheme, reduced_motion="reduce", device_scale_factor=sharp
             )
@@ -151,8 +121,8 @@ def browser() -> int:
             page.on("console", lambda message, name=name: _say(f"{name}: {message.type}: {message.text}"))
             page.goto(f"{order['origin']}/admin/login/")
             if name != "login":
-                page.fill("#id_username", USER)
-                page.fill("#id_password", PASSWORD)
+                page.fill("#id_username", order["user"])
+                page.fill("#id_password", order["password"])
                 page.click("[type=submit]")
                 page.goto(order["origin"] + path)
             if menu == "#what-if":
@@ -163,8 +133,8 @@ def browser() -> int:
             file = SCREENS / f"{name}.png"
             height = page.evaluate("document.documentElement.scrollHeight")
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            tall = not name.startswith(("dashboard", "deployments", "repositories", "created")) and name != "phone"
-            clip = {"x": 0, "y": 0, "width": size["width"], "height": min(height, 1500) if tall else size["height"]}
+            tall = not name.startswith(AS_SEEN)
+            clip = {"x": 0, "y": 0, "width": size["width"], "height": min(height, TALLEST) if tall else size["height"]}
             page.screenshot(path=file, clip=clip, full_page=True)
             _say(
                 f"{file.relative_to(ROOT)}: {file.stat().st_size // 1024} KiB" + (f", {wide} px too wide" * bool(wide))

@@ -40,7 +40,7 @@ FINDINGS_SHOWN = 100
 #: What a chunk counts → the word and the tone for it, in the order in which people want to know.
 RESULTS = (
     ("in_sync", "In sync", "ok"),
-    ("healed", "Healed", "run"),
+    ("healed", "Healed", "ok"),
     ("drifted", "Drifted", "warn"),
     ("failed", "Failed", "bad"),
 )

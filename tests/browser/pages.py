@@ -1,0 +1,98 @@
+"""Every page of the console with an address of its own, in an installation that `tests.admin.installation` made up.
+
+For the browser's tests and for the pictures in docs/screens, so that a new page cannot be in one and not in the other.
+"""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.contrib.auth.models import User
+from django.urls import reverse
+
+from deployments.models import (
+    AccessKey,
+    Deployment,
+    Environment,
+    Promotion,
+    Repository,
+    RepositoryStatus,
+    Sweep,
+    SweepStatus,
+)
+from tests.admin.installation import HOST, Installation
+
+USER, PASSWORD = "mira", "a-password-of-nobody"
+DRIFTED = Repository.objects.filter(host=HOST, status=RepositoryStatus.DRIFTED).exclude(policy_text="").order_by("pk")
+
+
+def make() -> None:
+    """The rows, and somebody who may do everything."""
+    Installation()
+    user = User.objects.get(username=USER)
+    user.is_staff = user.is_superuser = True
+    user.first_name = "Mira"
+    user.set_password(PASSWORD)
+    user.save()
+
+
+def addresses() -> dict[str, str]:
+    """Name → address, in the order in which people meet them."""
+    drifted = DRIFTED[0]
+    deployed = Deployment.objects.filter(status="DEPLOYED").order_by("-created_at")
+    good, back = deployed[0], Promotion.objects.exclude(rolled_back_from=None)[0]
+    older = deployed.filter(environment=good.environment_id).order_by("created_at")[0]
+    sweeps = Sweep.objects.order_by("-pk")
+    running, done = sweeps.filter(status=SweepStatus.RUNNING)[0], sweeps.filter(status=SweepStatus.DONE)[0]
+    key = AccessKey.objects.filter(replaced_by__isnull=False)[0]
+    varied = Environment.objects.filter(variables__isnull=False)[0]
+    deployment, repository = "/admin/deployments/deployment/", "/admin/deployments/repository/"
+    found = {
+        "dashboard": "/admin/",
+        "deployments": deployment,
+        "deployments-nothing": f"{deployment}?q=zzzzzzzzzz",
+        "deployment": f"{deployment}{good.pk}/change/",
+        "deployment-failed": f"{deployment}{Deployment.objects.filter(status='FAILED')[0].pk}/change/",
+        "deployment-rolled-back": f"{deployment}{back.deployment_id}/change/",
+        "deployment-running": f"{deployment}{Deployment.objects.filter(status='BUILDING')[0].pk}/change/",
+        "promote": f"{deployment}{older.pk}/promote/",
+        "cancel": f"{deployment}{Deployment.objects.filter(status='BUILDING')[0].pk}/cancel/",
+        "repositories": repository,
+        "repository": f"{repository}{drifted.pk}/change/",
+        "repository-failed": f"{repository}{Repository.objects.filter(status='failed')[0].pk}/change/",
+        "repository-excepted": f"{repository}{Repository.objects.exclude(mode='')[0].pk}/change/",
+        "repository-unmanaged": f"{repository}{Repository.objects.filter(status='unmanaged')[0].pk}/change/",
+        "exception": f"{repository}ask/?look=except&pk={drifted.pk}",
+        "all-that-match": f"{repository}ask/?look=reconcile&status=drifted",
+        "put-back": f"{repository}{drifted.pk}/restore/{drifted.events.exclude(policy_before='')[0].pk}/",
+        "what-if": f"{repository}what-if/",
+        "sweeps": "/admin/deployments/sweep/",
+        "sweep-running": f"/admin/deployments/sweep/{running.pk}/change/",
+        "sweep": f"/admin/deployments/sweep/{done.pk}/change/",
+        "sweep-start": "/admin/deployments/sweep/start/",
+        "projects": "/admin/deployments/project/",
+        "project": f"/admin/deployments/project/{good.project_id}/change/",
+        "project-new": "/admin/deployments/project/add/",
+        "environments": "/admin/deployments/environment/",
+        "environment": f"/admin/deployments/environment/{varied.pk}/change/",
+        "variable": f"/admin/deployments/environment/{varied.pk}/variable/?name=LOG_LEVEL",
+        "variable-delete": f"/admin/deployments/environment/{varied.pk}/variable/delete/?name=LOG_LEVEL",
+        "keys": "/admin/deployments/accesskey/",
+        "key": f"/admin/deployments/accesskey/{key.pk}/change/",
+        "key-new": "/admin/deployments/accesskey/add/",
+        "key-rotate": "/admin/deployments/accesskey/1/rotate/",
+        "key-revoke": "/admin/deployments/accesskey/1/revoke/",
+        "users": "/admin/auth/user/",
+        "user": f"/admin/auth/user/{User.objects.get(username=USER).pk}/change/",
+        "groups": "/admin/auth/group/",
+        "group": "/admin/auth/group/add/",
+        "password": "/admin/password_change/",
+        "not-found": "/admin/deployments/sweep/0/progress/",
+    }
+    # Lists that somebody adds are looked at too, without being named here.
+    known = {address.partition("?")[0] for address in found.values()}
+    for model in admin.site._registry:
+        address = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+        if address not in known:
+            found[f"{model._meta.model_name}-list"] = address
+    found["setup"] = reverse("admin:setup")
+    return found

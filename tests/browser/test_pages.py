@@ -1,0 +1,137 @@
+"""Every page, in light and dark, on a desk and on a phone: what a strict policy, axe and a narrow window say of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.browser.conftest import PHONE, Served, new_context
+
+FIRST_VISIT = 130 * 1024  # bytes over the wire, of the deployments list with all that it needs
+TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+#: What a keyboard must be able to reach, and what looks as if it could be clicked without being one of these.
+UNREACHABLE = """
+() => [...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, textarea, summary')]
+    .filter(each => each.tabIndex < 0 && !each.disabled && each.offsetParent !== null)
+    .concat([...document.querySelectorAll('[onclick], [role=button]:not(button):not(a)')])
+    .map(each => each.outerHTML.slice(0, 120))
+"""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", NAMES)
+
+
+def _names() -> list[str]:
+    """The names of the pages, read from their list without a database: tests are collected before there is one."""
+    import ast
+    from pathlib import Path
+
+    tree = ast.parse((Path(__file__).parent / "pages.py").read_text())
+    return [
+        key.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict)
+        for key in node.keys
+        if isinstance(key, ast.Constant) and isinstance(key.value, str)
+    ]
+
+
+NAMES = _names()
+
+
+def nodes(page: Page, axe: str) -> list[str]:
+    """What axe finds, one line for each node. Evaluated from outside the page, so its policy is no obstacle."""
+    page.evaluate(axe)
+    found: Any = page.evaluate("tags => axe.run(document, { runOnly: tags, resultTypes: ['violations'] })", TAGS)
+    return [
+        f"{violation['id']}: {node['html'][:160]} {json.dumps(node['any'][:1])[:200]}"
+        for violation in found["violations"]
+        for node in violation["nodes"]
+    ]
+
+
+def test_a_page_keeps_the_policy_pleases_axe_in_both_schemes_fits_a_phone_and_is_reached_by_keyboard(
+    name: str, page: Page, served: Served, axe: str
+) -> None:
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+
+    answer = page.goto(served.pages[name])
+
+    assert answer is not None
+    assert answer.status == (404 if name == "not-found" else 200)
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    page.emulate_media(color_scheme="dark")
+    # Before axe: what it puts into a page to measure it is its own, and is stopped as well.
+    assert page.evaluate("window.violations") == []
+    assert said == ([] if name != "not-found" else said)
+    assert nodes(page, axe) == []
+    page.emulate_media(color_scheme="light")
+    assert nodes(page, axe) == []
+    assert page.evaluate(UNREACHABLE) == []
+    page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(wide) == 0
+
+
+def test_lists_that_are_not_named_are_looked_at_too(page: Page, served: Served, axe: str) -> None:
+    for name, address in served.pages.items():
+        if name in NAMES:
+            continue
+        page.emulate_media(color_scheme="light")
+        page.goto(address)
+        assert (name, page.evaluate("window.violations")) == (name, [])
+        assert (name, nodes(page, axe)) == (name, [])
+        page.emulate_media(color_scheme="dark")
+        assert (name, nodes(page, axe)) == (name, [])
+
+
+@pytest.mark.parametrize("menu", ["Status", "Created"])
+def test_an_open_menu_pleases_axe_and_fits_a_phone(menu: str, page: Page, axe: str) -> None:
+    page.goto("/admin/deployments/deployment/")
+    page.locator("summary", has_text=menu).click()
+    assert nodes(page, axe) == []
+    page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+
+
+def test_the_answer_to_a_changed_policy_pleases_axe(page: Page, axe: str) -> None:
+    page.goto("/admin/deployments/repository/what-if/")
+    page.fill("textarea", page.input_value("textarea").replace("333333333333", "444444444444"))
+    page.get_by_role("button", name="Work it out").click()
+    assert page.locator("#answer-title").is_visible()
+    assert nodes(page, axe) == []
+    page.emulate_media(color_scheme="dark")
+    assert nodes(page, axe) == []
+
+
+def test_a_stranger_sees_a_log_in_page_that_pleases_axe(browser: Browser, served: Served, axe: str) -> None:
+    context = new_context(browser, served)
+    page = context.new_page()
+    page.goto("/admin/deployments/deployment/")
+    assert nodes(page, axe) == []
+    context.close()
+
+
+def test_the_first_visit_of_the_deployments_list_is_light(browser: Browser, served: Served, session: Any) -> None:
+    context = new_context(browser, served, storage_state=session)
+    page = context.new_page()
+    network = context.new_cdp_session(page)
+    sizes: dict[str, int] = {}
+    names: dict[str, str] = {}
+    network.on("Network.responseReceived", lambda event: names.update({event["requestId"]: event["response"]["url"]}))
+    network.on("Network.loadingFinished", lambda event: sizes.update({event["requestId"]: event["encodedDataLength"]}))
+    network.send("Network.enable")
+
+    page.goto("/admin/deployments/deployment/", wait_until="networkidle")
+
+    table = {names.get(key, key): size for key, size in sizes.items()}
+    assert sum(sizes.values()) <= FIRST_VISIT, table
+    print(f"first visit of the deployments list: {sum(sizes.values()) / 1024:.0f} KiB in {len(sizes)} answers")
+    context.close()
