@@ -647,6 +647,19 @@ def test_what_was_proved_once_can_be_promoted_on_a_day_when_aws_does_not_answer(
     assert receipt(deployment) == before
 
 
+def test_what_was_never_proved_is_not_promoted_on_such_a_day(
+    environment: Environment, configure: Configure, consumers: Configuration, sandbox: Sandbox
+) -> None:
+    unproved = promoted_later(environment, consuming(configure, DEPLOY_IMAGE_VERIFICATION_ENABLED="0"), sandbox)
+    sandbox.fault("error", "ecr:*", code="AccessDeniedException")
+
+    with pytest.raises(Refusal) as caught:
+        promote(unproved, consumers)
+
+    assert caught.value.code == "image_undecided"
+    assert not Promotion.objects.exists()
+
+
 # ------------------------------------------------------------------------------------------------ other registries
 
 
