@@ -38,7 +38,7 @@ def registry_hosts_are_what_they_look_like(**kwargs: Any) -> Iterable[CheckMessa
     for variable, registry in _registries():
         if registry_of(registry.host) is not None:
             continue
-        if re.search(r"\bdkr[.-]ecr\b|\.ecr\.", registry.host):
+        if re.search(r"\bdkr[.-]ecr\b|\.ecr\.", registry.host, re.IGNORECASE):
             yield Error(
                 f"{variable}DEPLOY_REGISTRY_HOST: “{registry.host}” looks like an ECR registry and is not one: its "
                 "account (12 digits), region or ending is wrong.",
@@ -51,6 +51,27 @@ def registry_hosts_are_what_they_look_like(**kwargs: Any) -> Iterable[CheckMessa
                 hint="Set DEPLOY_REGISTRY_HOST to the ECR registry's host, or remove them.",
                 id="deployments.W002",
             )
+
+
+@register("configuration")
+def registries_do_not_overlap(**kwargs: Any) -> Iterable[CheckMessage]:
+    """E003: two names of one registry (FIPS, dual-stack), or one namespace inside the other, with different settings.
+
+    A repository that both sets claim would be written back and forth for ever.
+    """
+    configuration: Configuration = settings.CONFIGURATION
+    plain, v4 = configuration.plain, configuration.v4
+    first, second = registry_of(plain.host), registry_of(v4.host)
+    if first is None or first != second or (plain.host, plain.namespace) == (v4.host, v4.namespace):
+        return
+    spaces = (f"{plain.namespace}/", f"{v4.namespace}/")
+    if spaces[0].startswith(spaces[1]) or spaces[1].startswith(spaces[0]):
+        yield Error(
+            f"The plain and the V4 settings both claim repositories under {max(spaces, key=len)} of account "
+            f"{first.account} in {first.region}.",
+            hint="Write the host the same way in both, or give them namespaces that do not contain each other.",
+            id="deployments.E003",
+        )
 
 
 @register("policy", "security")

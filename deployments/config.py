@@ -18,7 +18,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from deployments import images
 
@@ -297,6 +299,9 @@ class Configuration:
     reconcile_interval: timedelta
     calls_per_second: int
     events_queue_url: str | None
+    debug: bool
+    notify_allow_private: bool
+    log_level: str
     app_origin: str
     api_origin: str
     trusted_proxies: int = 0
@@ -328,13 +333,45 @@ class Configuration:
         return hashlib.sha256(json.dumps(desired, sort_keys=True).encode()).hexdigest()
 
 
+_KMS_KEY = re.compile(
+    r"(arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:)?(key/)?(mrk-)?[0-9a-f-]{32,36}|(arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:)?alias/.+"
+)
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
 
-def load(environment: Mapping[str, str]) -> Configuration:
-    """Read every variable of `SETTINGS` that is about deploys. Empty is the same as unset."""
+def env_file_problems(path: Path, *, named: bool) -> tuple[Problem, ...]:
+    """What keeps a `.env` from being read whole: lines that are no settings, told by their number alone.
+
+    The only function here that reads a file. A file that nobody named need not be there.
+    """
+    hint = "Lines read NAME=value or # comment; a text over several lines goes into a file of its own: NAME_FILE=/path."
+    if not path.exists() and not named:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        return (Problem(variable="ENV_FILE", message=f"{path} cannot be read: {reason}.", hint="Correct the path."),)
+    wrong = [
+        number
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not line.startswith("#") and not re.match(r"(export )?[A-Za-z_][A-Za-z0-9_]*=", line)
+    ]
+    if not wrong:
+        return ()
+    told = ", ".join(str(number) for number in wrong[:5]) + (" and more" if len(wrong) > 5 else "")
+    message = f"Line {told} of {path} is no setting, so nothing of the file was read."
+    return (Problem(variable="ENV_FILE", message=message, hint=hint),)
+
+
+def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> Configuration:
+    """Read every variable of `SETTINGS` that is about deploys. Empty is the same as unset.
+
+    `found` are problems that were met on the way to the environment.
+    """
     reader = _Reader(environment)
+    reader.problems.extend(found)
     plain = reader.registry("")
     v4 = reader.registry("V4_")
     if (plain.host, plain.namespace) == (v4.host, v4.namespace) and plain.desired != v4.desired:
@@ -350,19 +387,26 @@ def load(environment: Mapping[str, str]) -> Configuration:
         plain=plain,
         v4=v4,
         image_platform=reader.platforms(),
-        deploy_timeout=timedelta(milliseconds=reader.whole("DEPLOY_TIMEOUT_MS", 480_000, least=1_000)),
-        queue_timeout=timedelta(milliseconds=reader.whole("DEPLOY_QUEUE_TIMEOUT_MS", 900_000, least=1_000)),
+        deploy_timeout=timedelta(
+            milliseconds=reader.whole("DEPLOY_TIMEOUT_MS", 480_000, least=1_000, most=7 * 86_400_000)
+        ),
+        queue_timeout=timedelta(
+            milliseconds=reader.whole("DEPLOY_QUEUE_TIMEOUT_MS", 900_000, least=1_000, most=7 * 86_400_000)
+        ),
         image_verification=reader.switch("DEPLOY_IMAGE_VERIFICATION_ENABLED", True),
         refuse_v3=reader.switch("DEPRECATE_V3_CLI_DEPLOYS_ENABLED", False),
-        freshness=timedelta(seconds=reader.whole("RECONCILE_FRESHNESS_SECONDS", 60, least=0)),
+        freshness=timedelta(seconds=reader.whole("RECONCILE_FRESHNESS_SECONDS", 60, least=0, most=86_400)),
         enforce=reader.one_of("DEPLOY_REGISTRY_ECR_POLICY_MODE", "enforce", "observe") == "enforce",
         allow_public_policy=reader.switch("DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY", False),
-        reconcile_interval=timedelta(minutes=reader.whole("RECONCILE_INTERVAL_MINUTES", 10, least=0)),
-        calls_per_second=reader.whole("RECONCILE_CALLS_PER_SECOND", 20, least=1),
+        reconcile_interval=timedelta(minutes=reader.whole("RECONCILE_INTERVAL_MINUTES", 10, least=0, most=7 * 1_440)),
+        calls_per_second=reader.whole("RECONCILE_CALLS_PER_SECOND", 20, least=1, most=10_000),
         events_queue_url=reader.queue_url("RECONCILE_EVENTS_QUEUE_URL"),
+        debug=reader.switch("DEBUG", False),
+        notify_allow_private=reader.switch("NOTIFY_ALLOW_PRIVATE", False),
+        log_level=reader.one_of("LOG_LEVEL", "info", "debug", "warning", "error").upper(),
         app_origin=app_origin,
         api_origin=reader.origin("API_ORIGIN", app_origin),
-        trusted_proxies=reader.whole("TRUSTED_PROXIES", 0, least=0),
+        trusted_proxies=reader.whole("TRUSTED_PROXIES", 0, least=0, most=20),
         encryption_keys=reader.keys("ENCRYPTION_KEY"),
         problems=tuple(reader.problems),
         warnings=tuple(reader.warnings),
@@ -408,19 +452,20 @@ class _Reader:
         self.problem(name, "The value is neither on nor off.", f"Write {name}=1 or {name}=0.")
         return default
 
-    def whole(self, name: str, default: int, *, least: int) -> int:
+    def whole(self, name: str, default: int, *, least: int, most: int) -> int:
         value = self.text(name)
         if value is None:
             return default
         # isdecimal alone lets other scripts' digits through, and int() takes them.
-        if value.isascii() and value.isdecimal() and len(value) <= 12 and int(value) >= least:
+        if value.isascii() and value.isdecimal() and len(value) <= 12 and least <= int(value) <= most:
             return int(value)
-        self.problem(name, f"The value is not a whole number of at least {least}.", f"For example {name}={default}.")
+        words = f"The value is not a whole number from {least:,} to {most:,}."
+        self.problem(name, words, f"For example {name}={default}.")
         return default
 
     def origin(self, name: str, default: str) -> str:
         value = (self.text(name) or default).rstrip("/")
-        if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", value):
+        if not _is_origin(value):
             self.problem(
                 name,
                 "The value is not an origin (scheme and host, no path: the CLI resolves some calls at the root).",
@@ -477,6 +522,7 @@ class _Reader:
             return (prefix + name, name) if prefix else (name,)
 
         host_name, host = self.first(*names("DEPLOY_REGISTRY_HOST"))
+        host = host.lower() if host is not None else None  # a host name's case means nothing, but we compare
         if host is not None and not images.is_registry_host(host):
             self.problem(
                 host_name,
@@ -494,6 +540,13 @@ class _Reader:
             namespace = None
         role = self._role(*self.first(*names("DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN")))
         push_role = self._role(*self.first(*names("DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN")))
+        kms_name, kms = self.first(*names("DEPLOY_REGISTRY_ECR_KMS_KEY"))
+        if kms is not None and not _KMS_KEY.fullmatch(kms):
+            self.problem(
+                kms_name,
+                "The value is neither the ARN nor the id nor an alias of a KMS key.",
+                f"For example {kms_name}=arn:aws:kms:us-east-1:111111111111:key/11111111-2222-3333-4444-555555555555.",
+            )
         policy_name, policy = self.first(*names("DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY"))
         lifecycle_name, lifecycle = self.first(*names("DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY"))
         self._json_object(policy_name, policy, example=POLICY_EXAMPLE)
@@ -503,6 +556,10 @@ class _Reader:
                 lifecycle_name,
                 f"ECR takes lifecycle policies of 100 to 30,720 characters; this one has {len(lifecycle):,}.",
                 "Compact JSON is shorter; a description makes a short one longer.",
+            )
+        elif lifecycle is not None and "rules" not in _keys(lifecycle):
+            self.problem(
+                lifecycle_name, "The policy has no rules.", f"For example {lifecycle_name}='{{\"rules\":[…]}}'."
             )
         return RegistryConfig(
             host=host or "localhost:5000",
@@ -514,7 +571,7 @@ class _Reader:
             assume_role_arn=role,
             assume_role_external_id=self.first(*names("DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID"))[1],
             lifecycle_policy=lifecycle or DEFAULT_LIFECYCLE_POLICY,
-            kms_key=self.first(*names("DEPLOY_REGISTRY_ECR_KMS_KEY"))[1],
+            kms_key=kms,
             consumer_accounts=self.accounts("DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS"),
             push_role_arn=push_role,
             probe_role_arns=self._roles("DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS"),
@@ -575,6 +632,24 @@ class _Reader:
         found = Problem(variable=variable, message=message, hint=hint)
         if found not in self.warnings:
             self.warnings.append(found)
+
+
+def _keys(text: str) -> set[str]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return {"rules"}  # that it is not JSON was said already
+    return set(document) if isinstance(document, dict) else {"rules"}
+
+
+def _is_origin(text: str) -> bool:
+    """Scheme, host and perhaps a port, and nothing else."""
+    try:
+        parts = urlsplit(text)
+        named = bool(parts.hostname) and parts.port != 0  # a port that is none raises
+    except ValueError:
+        return False
+    return named and re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?", text) is not None
 
 
 def _parts(value: str | None) -> Iterator[str]:

@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from enum import Enum
 from typing import Any, TypeVar, cast
 
 import boto3
@@ -43,6 +44,14 @@ SIDE_BY_SIDE = 32  # calls in flight from one process; also the size of each cli
 ROLE_SESSION_SECONDS = 3600
 USER_AGENT = "registry-admin"  # in our calls' user agent, so that CloudTrail's events tell which ones are ours
 RECEIVE_SECONDS = 10  # of SQS's long polling, at most 20; a stop waits for it
+
+
+class Creation(Enum):
+    """What CreateRepository came to."""
+
+    CREATED = "created"
+    EXISTED = "existed"  # AWS said so at the first try: somebody else's
+    UNSURE = "unsure"  # AWS said so at a retry: perhaps our own first try made it, and its answer was lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,11 +303,11 @@ class Ecr:
 
     def create(
         self, name: str, *, mutability: str, exclusions: tuple[str, ...], tags: Mapping[str, str], kms_key: str | None
-    ) -> bool:
-        """Create the repository; False when it exists already. Permissions: ecr:CreateRepository, ecr:TagResource.
+    ) -> Creation:
+        """Create the repository, unless it exists already. Permissions: ecr:CreateRepository, ecr:TagResource.
 
         CreateRepository takes no client token: when its answer was lost, botocore's own retry turns our success into
-        “already exists”. So False never means that somebody else made it.
+        “already exists”. So after a retry nobody knows (yet) who made it.
         """
         request: dict[str, Any] = {
             "registryId": self.registry.account,
@@ -311,7 +320,8 @@ class Ecr:
         }
         if tags:
             request["tags"] = _tag_list(tags)
-        return self._call("CreateRepository", name, request, {"RepositoryAlreadyExistsException": None}) is not None
+        answer = self._call("CreateRepository", name, request, {"RepositoryAlreadyExistsException": _existed})
+        return answer if isinstance(answer, Creation) else Creation.CREATED
 
     def set_policy(self, name: str, text: str) -> None:
         """Replace the repository policy by this text, verbatim. Permission: ecr:SetRepositoryPolicy."""
@@ -476,7 +486,9 @@ class Ecr:
         *,
         client: Any = None,
     ) -> Any:
-        """One call. An error code in `expected` is answered with its value; every other one raises RegistryError."""
+        """One call. An error code in `expected` is answered with its value, or with what that makes of the error; every
+        other one raises RegistryError.
+        """
         _no_open_transaction()
         for last_try in (client is not None, True):
             try:
@@ -489,7 +501,8 @@ class Ecr:
                 code = error.response.get("Error", {}).get("Code", "")
                 self.answered(error.operation_name, code)
                 if expected is not None and code in expected:
-                    return expected[code]
+                    answer = expected[code]
+                    return answer(error) if callable(answer) else answer
                 if code in _EXPIRED and not last_try:
                     forget_clients(self.access)
                     continue
@@ -600,6 +613,11 @@ class EventQueue:
             return client._make_api_call(operation, request)
         except (aws.ClientError, aws.BotoCoreError, OSError) as error:
             raise _translated(error, operation, name, self.access) from None
+
+
+def _existed(error: aws.ClientError) -> Creation:
+    retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts")
+    return Creation.UNSURE if retried else Creation.EXISTED
 
 
 class _Missing:

@@ -189,4 +189,5 @@ def _is_known(change: Change, row: Repository) -> bool:
     """Whether the row knows of this change: it is our own write, or we have looked well after it."""
     if change.ours and row.written_at is not None and change.at <= row.written_at + OWN_WRITE:
         return True
-    return row.last_checked_at is not None and change.at < row.last_checked_at - OWN_WRITE
+    looked_at = row.details_checked_at if change.details else row.last_checked_at
+    return looked_at is not None and change.at < looked_at - OWN_WRITE

@@ -176,6 +176,7 @@ class Repository(models.Model):
     )
     # An operator's click on an adopted one: lifecycle policy and mutability are ours from then on too.
     taken_over_at = models.DateTimeField(null=True, blank=True)
+    creating_since = models.DateTimeField(null=True, blank=True)  # CreateRepository was sent, and not answered yet
     policy_text = models.TextField(blank=True)
     policy_applied_at = models.DateTimeField(null=True, blank=True)  # it had our policy at this time; null: never
     lifecycle_text = models.TextField(blank=True)
@@ -237,7 +238,7 @@ class RepositoryEvent(models.Model):
     kind = models.CharField(max_length=16, choices=EventKind.choices)
     at = models.DateTimeField(default=timezone.now)
     message = models.TextField()
-    cause = models.CharField(max_length=100, blank=True)  # deploy, sweep, event, command, a person
+    cause = models.CharField(max_length=200, blank=True)  # deploy, sweep, event, command, a person
     policy_before = models.TextField(blank=True)
 
     class Meta:
@@ -604,7 +605,8 @@ class SweepChunk(models.Model):
 
     sweep = models.ForeignKey(Sweep, on_delete=models.CASCADE, related_name="chunks")
     position = models.PositiveIntegerField()
-    host = models.CharField(max_length=253)  # which of the configured registries
+    host = models.CharField(max_length=253)  # with the namespace: which of the configured registries
+    namespace = models.CharField(max_length=230)
     size = models.PositiveIntegerField()
     remaining = models.JSONField(default=list)  # ids of repositories that are still to be looked at
     in_sync = models.PositiveIntegerField(default=0)

@@ -18,7 +18,8 @@ from collections.abc import Callable
 WINDOW = 2.0  # seconds over which the accepted rate is measured
 SETTLE = 1.0  # seconds after a change in which further refusals teach nothing new
 CALM = 10.0  # seconds without a refusal before the rate grows
-GROWTH = 1.02  # per second of calm
+GROWTH = 1.03  # per second of calm
+SLICE = 0.25  # seconds of sleep after which a stop is noticed
 
 
 class Pace:
@@ -38,7 +39,9 @@ class Pace:
         self._rate = min(rate, ceiling)
         self._next = 0.0
         self._accepted: deque[float] = deque()
-        self._changed = self._refused = float("-inf")
+        self._changed = float("-inf")
+        # A rate below the ceiling was learned from refusals, so it is not tried to grow at once.
+        self._refused = clock() if rate < ceiling else float("-inf")
         self._grown = clock()
 
     @property
@@ -54,15 +57,26 @@ class Pace:
             self._ceiling = ceiling
             self._rate = min(rate, ceiling)
 
-    def wait(self) -> None:
-        """Sleep until this thread's turn to make a call."""
+    def wait(self, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Sleep until this thread's turn to make a call; False when it was stopped before that."""
+        turn = self._take()
+        while (left := turn - self._clock()) > 0:
+            if stopped():
+                return False
+            self._sleep(min(left, SLICE))
+        return True
+
+    def spend(self) -> None:
+        """Take a turn without waiting for it: for calls that must not be late. The others wait the longer."""
+        self._take()
+
+    def _take(self) -> float:
         with self._lock:
             now = self._clock()
             self._grow(now)
             turn = max(self._next, now)
             self._next = turn + 1 / self._rate
-        if turn > now:
-            self._sleep(turn - now)
+            return turn
 
     def accepted(self) -> None:
         """AWS took a call."""

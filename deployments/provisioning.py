@@ -24,11 +24,12 @@ from django.conf import settings
 from django.db import connections, transaction
 from django.db.models import F, Q, Subquery
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from deployments import desired
-from deployments.config import RegistryConfig
+from deployments.config import Configuration, RegistryConfig
 from deployments.desired import Details, Difference, Part
-from deployments.ecr import Access, Ecr, Look, RegistryError
+from deployments.ecr import Access, Creation, Ecr, Look, RegistryError
 from deployments.images import EcrRegistry
 from deployments.models import (
     DesiredState,
@@ -41,11 +42,26 @@ from deployments.models import (
 
 T = TypeVar("T")
 
-LEASE = timedelta(seconds=120)
-CALLS_END = 0.7  # of the lease: no call starts after it, and one takes 39 s at most
+#: What a row says of a repository that is gone: nothing of what was true of the old one is true of the next.
+GONE: dict[str, Any] = {
+    "differences": [],
+    "origin": "",
+    "taken_over_at": None,
+    "last_checked_at": None,
+    "last_in_sync_at": None,
+    "policy_applied_at": None,
+    "policy_text": "",
+    "lifecycle_is_ours": False,
+    "details_checked_at": None,
+    "consumers": {},
+}
+
+LEASE = timedelta(seconds=90)
+CALLS_END = 0.5  # of the lease: no call starts after it, and one takes 39 s and its pauses at most
 WAIT_SECONDS = 60  # for somebody else's lease
 DETAILS_AGE = timedelta(hours=24)
 BOUND = timedelta(minutes=5)  # for errors that heal only for a while
+SKEW = timedelta(seconds=60)  # of our clock against AWS's, where a lost answer is looked for
 VISIBLE_SECONDS = 20  # ECR may not find a repository for a while after CreateRepository answered
 
 # A suspended machine's clock goes on, so that a lease is never thought younger than it is. Linux only.
@@ -67,6 +83,12 @@ def register_desired_state() -> None:
     if newest != digest:
         DesiredState.objects.create(digest=digest)
     connections.close_all()
+
+
+def is_outdated(configuration: Configuration) -> bool:
+    """Whether a process with another configuration was started last."""
+    newest = DesiredState.objects.order_by("-id").values_list("digest", flat=True).first()
+    return newest not in (None, configuration.desired_digest)
 
 
 def ensure_repository(
@@ -96,6 +118,8 @@ def ensure_repository(
             defaults={"host": registry.host, "project": project},
         )
         row = _row(ecr_registry, name)
+    elif row.project_id is None:  # a sweep has discovered it before there was a project of that ref
+        Repository.objects.filter(pk=row.pk, project__isnull=True).update(project=project)
     first_seen: datetime | None = None
     while True:
         if row is None:
@@ -138,12 +162,12 @@ def ensure_repository(
 
 def _row(registry: EcrRegistry, name: str) -> Any:
     """The row with the database's clock and the newest configuration's digest, in one query."""
-    newest = DesiredState.objects.order_by("-id").values("digest")[:1]
-    return (
-        Repository.objects.filter(account=registry.account, region=registry.region, name=name)
-        .annotate(db_now=Now(), newest_digest=Subquery(newest))
-        .first()
-    )
+    rows = Repository.objects.filter(account=registry.account, region=registry.region, name=name)
+    return rows.annotate(db_now=Now(), newest_digest=Subquery(_newest())).first()
+
+
+def _newest() -> Any:
+    return DesiredState.objects.order_by("-id").values("digest")[:1]
 
 
 def _is_settled(row: Repository, digest: str, *, since: datetime, tried_since: datetime) -> bool:
@@ -161,6 +185,7 @@ def _is_settled(row: Repository, digest: str, *, since: datetime, tried_since: d
 def _usable(row: Repository, registry: RegistryConfig, error: RegistryError | None, enforce: bool) -> Repository:
     """The row, if a deploy may go on with it. Otherwise raises what stands in the way."""
     never_right = row.last_in_sync_at is None
+    enforce = effective_enforce(row, enforce, timezone.now())
     wants_policy = registry.default_repository_policy is not None and (enforce or row.origin == "created")
     never_had_policy = wants_policy and row.policy_applied_at is None
     if error is not None and (error.installation or never_right or never_had_policy):
@@ -176,9 +201,16 @@ def _usable(row: Repository, registry: RegistryConfig, error: RegistryError | No
     return row
 
 
+def effective_enforce(row: Repository, enforce: bool, now: datetime) -> bool:
+    """Whether this repository may be changed: what the setting says, or an operator's exception while it lasts."""
+    if row.mode and row.mode_until is not None and row.mode_until > now:
+        return row.mode == "enforce"
+    return enforce
+
+
 def _outdated(row: Repository) -> Repository:
     """This process's configuration is not the newest: it neither looks nor writes, and relies on what others did."""
-    if row.last_in_sync_at is not None and row.checked_digest:
+    if row.last_in_sync_at is not None and row.checked_digest and row.status != RepositoryStatus.MISSING:
         return row
     raise RegistryError(
         operation="start",
@@ -217,13 +249,23 @@ class Lease:
         """Take the lease, or None while somebody holds it. Time is the database's, so hosts need not agree."""
         taken = _clock()
         owner = uuid.uuid4().hex
-        won = Repository.objects.filter(Q(lease_until__isnull=True) | Q(lease_until__lt=Now()), id=row.pk).update(
+        free = Q(lease_until__isnull=True) | Q(lease_until__lt=Now())
+        won = Repository.objects.filter(free, id=row.pk).update(
             lease_owner=owner, lease_until=Now() + LEASE, lease_epoch=F("lease_epoch") + 1
         )
         if not won:
             return None
-        mine = Repository.objects.annotate(db_now=Now()).filter(id=row.pk, lease_owner=owner).first()
-        return None if mine is None else cls(row=mine, epoch=mine.lease_epoch, taken=taken)
+        mine = Repository.objects.filter(id=row.pk, lease_owner=owner)
+        try:
+            found: Any = mine.annotate(db_now=Now(), newest_digest=Subquery(_newest())).first()
+        except BaseException:
+            mine.update(lease_owner="", lease_until=None)
+            raise
+        return None if found is None else cls(row=found, epoch=found.lease_epoch, taken=taken)
+
+    def is_outdated(self, digest: str) -> bool:
+        """Whether a process with another configuration was started after the caller's."""
+        return self.row.newest_digest not in (None, digest)  # type: ignore[attr-defined]
 
     def require_time(self) -> None:
         """Raise RegistryError when it is too late in the lease for another call to AWS."""
@@ -234,6 +276,20 @@ class Lease:
                 sentence=f"Setting up {self.row.name} took too long and was given up. Try again.",
                 heals=True,
             )
+
+    def note(self, values: dict[str, Any], *events: RepositoryEvent) -> None:
+        """Write something down before AWS hears of the next step, and keep the lease. Raises when it was lost."""
+        with transaction.atomic():
+            if not Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch).update(**values):
+                raise RegistryError(
+                    operation="lease",
+                    code="OutOfTime",
+                    sentence=f"Somebody else has taken over setting up {self.row.name}. Try again.",
+                    heals=True,
+                )
+            RepositoryEvent.objects.bulk_create(events)
+        for name, value in values.items():
+            setattr(self.row, name, value)
 
     def finish(self, values: dict[str, Any], events: list[RepositoryEvent]) -> bool:
         """Write the result and return the lease; False (and nothing written) when somebody took it over."""
@@ -256,16 +312,21 @@ class Lease:
 class _Run:
     """What one convergence found and did, until it is written to the row in one go."""
 
-    row: Repository
+    lease: Lease
     cause: str
     enforce: bool
     partition: str
     missing: bool = False
+    unanswered: bool = False  # a CreateRepository of ours may have succeeded without our hearing of it
     values: dict[str, Any] = field(default_factory=dict)
     events: list[RepositoryEvent] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)  # that are left at the end
     errors: list[RegistryError] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
+
+    @property
+    def row(self) -> Repository:
+        return self.lease.row
 
     def happened(self, kind: EventKind, message: str, *, policy_before: str = "") -> None:
         self.events.append(self.event(kind, message, policy_before=policy_before))
@@ -284,21 +345,27 @@ def reconcile(
     digest: str,
     cause: str,
     enforce: bool,
+    registered: bool = True,
     details: bool = False,
     look: Look | None = None,
 ) -> Converged | None:
-    """Converge a repository that is there, for a sweep or a change event. None while somebody else holds its lease.
+    """Converge a repository that is there, for a sweep or a change event.
 
-    `look` is what the caller saw after it had read `row`; it counts only if nobody has worked on the row since.
+    None while somebody else holds its lease, and when the caller's configuration is not the newest (a process that
+    has not `registered` its own, a command, uses what it was given). `look` is what the caller saw after it had read
+    `row`; it counts only if nobody has worked on the row since.
     """
     lease = Lease.claim(row)
     if lease is None:
         return None
+    if registered and lease.is_outdated(digest):
+        lease.give_up()
+        return None
     paced = ecr.before_call
 
     def before_call() -> None:
+        paced()  # may sleep for long, so the lease's clock is asked after it
         lease.require_time()
-        paced()
 
     return converge(
         lease=lease,
@@ -356,16 +423,13 @@ def converge(
     `enforce` False only observes what exists already. `create` says whether a missing repository is made (a deploy
     does, a sweep does not). `details` looks at everything, due or not. `look` is one that the caller has made since
     the row was last written.
-
     """
     row, before = lease.row, lease.row.status
     now: datetime = row.db_now  # type: ignore[attr-defined]
-    if row.mode and row.mode_until is not None and row.mode_until > now:
-        enforce = row.mode == "enforce"  # an operator's exception for this repository
     run = _Run(
-        row=row,
+        lease=lease,
         cause=cause,
-        enforce=enforce,
+        enforce=effective_enforce(row, enforce, now),
         partition=ecr.registry.partition,
         values={"host": registry.host, "attempted_at": now},
     )
@@ -383,13 +447,16 @@ def converge(
         if error is not None and error.bounded and row.error_since is not None and row.error_since < now - BOUND:
             error = replace(error, heals=False)  # it had its time; now somebody has to look
         _record(run, error=error, digest=digest, now=now)
-        lease.finish(run.values, run.events)
+        kept = lease.finish(run.values, run.events)
     except BaseException:
         lease.give_up()
         raise
-    for name, value in run.values.items():
-        if not isinstance(value, Now):  # the database knows what time that was
-            setattr(row, name, value)
+    if kept:
+        for name, value in run.values.items():
+            if not isinstance(value, Now):  # the database knows what time that was
+                setattr(row, name, value)
+    else:
+        row.refresh_from_db()  # somebody was faster, and it is their result that counts
     return Converged(repository=row, error=error, written=tuple(run.written), before=before)
 
 
@@ -430,7 +497,13 @@ def _look(
     if look.exists:
         return look
     if create:
-        run.happened(EventKind.MISSING, "The repository is gone from the registry; this deploy makes it again.")
+        # Written down before the next step: a run that dies in between must not be taken for one that was right.
+        gone = run.event(
+            EventKind.MISSING,
+            "The repository is gone from the registry; this deploy makes it again.",
+            policy_before=row.policy_text,
+        )
+        run.lease.note({"status": RepositoryStatus.MISSING, **GONE}, gone)
         if _create(run, ecr=ecr, registry=registry, now=now):
             return None
         return _wait_until_visible(ecr, row.name)
@@ -442,18 +515,28 @@ def _create(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime) -> 
     """Create the repository and set it up; False when it exists already, and a look has to tell how it is."""
     row = run.row
     tags = dict(registry.tags)
-    created = ecr.create(
-        row.name,
-        mutability=desired.MUTABILITY,
-        exclusions=desired.EXCLUSIONS,
-        tags=tags,
-        kms_key=registry.kms_key,
-    )
-    if not created:
+    run.unanswered = row.creating_since is not None  # an earlier attempt, of which we never heard
+    if not run.unanswered:
+        run.lease.note({"creating_since": now})
+    try:
+        created = ecr.create(
+            row.name,
+            mutability=desired.MUTABILITY,
+            exclusions=desired.EXCLUSIONS,
+            tags=tags,
+            kms_key=registry.kms_key,
+        )
+    except RegistryError as error:
+        if not error.heals:  # a clear refusal: nothing was made
+            run.values["creating_since"] = None
+        raise
+    if created is not Creation.CREATED:
+        run.unanswered = run.unanswered or created is Creation.UNSURE
         return False
     run.happened(EventKind.CREATED, "Created with its encryption, tag mutability and AWS tags.")
     run.values |= {
         "written_at": Now(),
+        "creating_since": None,
         "origin": "created",
         "policy_text": "",
         "policy_applied_at": None,
@@ -510,11 +593,15 @@ def _adopt(run: _Run, look: Look, registry: RegistryConfig) -> None:
     details = look.details
     if not isinstance(details, Details):
         return  # could not be seen; the next look decides
+    since = run.row.creating_since
     ours = (
-        details.created_at >= run.row.created_at
+        since is not None
+        and run.unanswered
+        and details.created_at >= since - SKEW
         and (details.mutability, details.exclusions) == (desired.MUTABILITY, desired.EXCLUSIONS)
         and all(details.tags.get(key) == value for key, value in registry.tags)
     )
+    run.values["creating_since"] = None
     run.values["origin"] = run.row.origin = "created" if ours else "adopted"
     if ours:
         run.happened(EventKind.CREATED, "Created; AWS's answer had been lost, so it was found by a look.")
@@ -588,10 +675,11 @@ def _write(
     if not mine:
         return
     words = next((difference.words for difference in mine if difference.part is Part.POLICY), "")
-    known = run.row.status == RepositoryStatus.FAILED and run.row.policy_text == policy_before
-    if words and policy_before and not known:
-        # Before the write, so that a crash between the two loses nobody's policy.
-        run.event(EventKind.DRIFT_FOUND, words, policy_before=policy_before).save()
+    if words and policy_before:
+        # Before the write, so that a crash between the two loses nobody's policy. Once, where every try fails.
+        earlier = RepositoryEvent.objects.filter(repository_id=run.row.pk, policy_before=policy_before)
+        if run.row.status != RepositoryStatus.FAILED or not earlier.exists():
+            run.event(EventKind.DRIFT_FOUND, words, policy_before=policy_before).save()
 
     def patiently(writer: Callable[[], None]) -> Callable[[], None]:
         if not just_created:
@@ -681,9 +769,10 @@ def _record(run: _Run, *, error: RegistryError | None, digest: str, now: datetim
         "checked_digest": digest,
     }
     if run.missing:
-        values |= {"status": RepositoryStatus.MISSING, "differences": []}
+        values |= {"status": RepositoryStatus.MISSING, **GONE}
         if row.status != RepositoryStatus.MISSING:
-            run.happened(EventKind.MISSING, "The repository is gone from the registry. The next deploy makes it again.")
+            message = "The repository is gone from the registry. The next deploy makes it again."
+            run.happened(EventKind.MISSING, message, policy_before=row.policy_text)
         return
     open_ones = [each for each in run.differences if each.ours or each.part is Part.POLICY]
     values["differences"] = [difference.as_row() for difference in run.differences]

@@ -11,11 +11,12 @@ by a rate that all workers share; in a sweep botocore tries once, and a throttle
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -32,7 +33,6 @@ from deployments.ecr import Access, Ecr, Look, RegistryError, is_throttling, reg
 from deployments.images import EcrRegistry
 from deployments.models import (
     CallBudget,
-    DesiredState,
     EventKind,
     Project,
     Repository,
@@ -50,9 +50,14 @@ CHUNK = 250  # repositories: half a minute at 20 calls a second on two workers, 
 THREADS = 16
 LEASE = timedelta(seconds=45)  # of a chunk or a listing: how long a dead worker's work waits
 RENEW_SECONDS = 10
+OUTDATED = (
+    "The workers run an older configuration than the process that was started last, so they take no work. Restart "
+    "every web and worker process with the same configuration."
+)
 HELD_PAUSE = timedelta(seconds=5)
 DEATHS = 5  # workers that may die over one chunk before it is halved
 Outcome = SweepFinding.Outcome
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,13 +161,18 @@ def _free() -> Q:
 # --------------------------------------------------------------------------------------------------------------- work
 
 
-def work(*, configuration: Configuration, seconds: float, sweep_id: int | None = None) -> bool:
-    """Take pieces of running sweeps until the time is over or nothing is left. True when something may be left."""
+def work(*, configuration: Configuration, seconds: float, sweep_id: int | None = None, registered: bool = True) -> bool:
+    """Take pieces of running sweeps until the time is over or nothing is left. True when something may be left.
+
+    `registered` is False for a command, which uses the configuration that it was given. A process that registered
+    one at its start leaves the work to those that were started after it with another one, and says so.
+    """
     until = time.monotonic() + seconds
-    newest = DesiredState.objects.order_by("-id").values_list("digest", flat=True).first()
-    if newest is not None and newest != configuration.desired_digest and sweep_id is None:
-        return False  # an outdated process leaves the work to those that were started after it
     while time.monotonic() < until:
+        if registered and provisioning.is_outdated(configuration):
+            log.warning("sweeps.outdated: this process runs an older configuration, so it takes no work")
+            Sweep.objects.filter(status=SweepStatus.RUNNING).exclude(error=OUTDATED).update(error=OUTDATED)
+            return False
         running = Sweep.objects.filter(status=SweepStatus.RUNNING, **({"pk": sweep_id} if sweep_id else {}))
         listing = running.filter(_free(), listed_at__isnull=True).order_by("pk").first()
         if listing is not None:
@@ -185,7 +195,7 @@ def work(*, configuration: Configuration, seconds: float, sweep_id: int | None =
             if chunk.attempts >= DEATHS:
                 _isolate(chunk, epoch)
                 continue
-            _Worker(chunk=chunk, epoch=epoch, configuration=configuration, until=until).run()
+            _Worker(chunk=chunk, epoch=epoch, configuration=configuration, until=until, registered=registered).run()
     return True
 
 
@@ -218,7 +228,12 @@ def _isolate(chunk: SweepChunk, epoch: int) -> None:
                 last = SweepChunk.objects.filter(sweep=chunk.sweep).aggregate(at=Max("position"))["at"]
                 rest = chunk.remaining[half:]
                 SweepChunk.objects.create(
-                    sweep=chunk.sweep, position=last + 1, host=chunk.host, size=len(rest), remaining=rest
+                    sweep=chunk.sweep,
+                    position=last + 1,
+                    host=chunk.host,
+                    namespace=chunk.namespace,
+                    size=len(rest),
+                    remaining=rest,
                 )
             return
         mine.update(remaining=[], finished_at=Now(), failed=F("failed") + len(chunk.remaining), lease_until=None)
@@ -245,12 +260,20 @@ def _list(sweep: Sweep, epoch: int, configuration: Configuration) -> None:
     """Compare the registry's list with our rows, and cut the work into chunks, stalest first."""
     listed: dict[str, Any] = {"calls": Counter(), "missing": 0, "discovered": 0}
     found_targets = targets(configuration)
+
+    def still_ours() -> bool:
+        """Renew the lease: a registry of many pages takes longer than one."""
+        running = Sweep.objects.filter(pk=sweep.pk, lease_epoch=epoch, status=SweepStatus.RUNNING)
+        return bool(running.update(lease_until=Now() + LEASE))
+
     try:
         if not sweep.names:
             for target in found_targets:
-                _compare_list(sweep, target, listed)
+                if not _compare_list(sweep, target, listed, still_ours):
+                    return
     except RegistryError as error:
-        if error.heals and not error.installation:
+        # A person at a terminal is told; the schedule tries again.
+        if error.heals and not error.installation and sweep.trigger != SweepTrigger.COMMAND:
             # Back in line: the lease runs out soon, and the next worker lists again. Nothing is left half done.
             Sweep.objects.filter(pk=sweep.pk, lease_epoch=epoch).update(
                 error=str(error), lease_until=Now() + timedelta(seconds=5)
@@ -288,25 +311,36 @@ def _rows(sweep: Sweep, target: Target) -> QuerySet[Repository]:
         account=target.registry.account,
         region=target.registry.region,
         name__startswith=f"{target.config.namespace}/",
-    ).exclude(status__in=[RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING])
+    ).exclude(status=RepositoryStatus.UNMANAGED)
+    if sweep.names:
+        return rows.filter(Q(status=RepositoryStatus.MISSING) | ~Q(origin=""), name__in=sweep.names)
     # A row whose repository was never seen is a deploy's that has not come to its end; only a deploy creates.
-    rows = rows.exclude(origin="")
-    return rows.filter(name__in=sweep.names) if sweep.names else rows
+    return rows.exclude(status=RepositoryStatus.MISSING).exclude(origin="")
 
 
 def _cut(sweep: Sweep, target: Target, position: int, ids: list[int]) -> int:
     SweepChunk.objects.create(
-        sweep=sweep, position=position, host=target.config.host, size=len(ids), remaining=list(ids)
+        sweep=sweep,
+        position=position,
+        host=target.config.host,
+        namespace=target.config.namespace,
+        size=len(ids),
+        remaining=list(ids),
     )
     return position + 1
 
 
-def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any]) -> None:
-    """Page through the registry: note what changed, what is new under our namespace, and what is gone."""
+def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ours: Callable[[], bool]) -> bool:
+    """Page through the registry: note what changed, what is new under our namespace, and what is gone.
+
+    False when somebody else has taken the listing over, or the sweep was stopped.
+    """
     ecr = reach(target, answered=lambda operation, code: listed["calls"].update([operation]))
     seen: set[int] = set()
     rows = Repository.objects.filter(account=target.registry.account, region=target.registry.region)
     for page in ecr.pages():
+        if not still_ours():
+            return False
         ours = {entry.name: entry for entry in page if target.holds(entry.name)}
         known = _by_name(rows, ours)
         seen.update(row.pk for row in known.values())
@@ -331,6 +365,7 @@ def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any]) -> None:
     listed["missing"] += len(gone)
     if not sweep.dry_run:
         _note_missing(sweep, gone)
+    return True
 
 
 def _by_name(rows: QuerySet[Repository], names: Iterable[str]) -> dict[str, Repository]:
@@ -338,20 +373,21 @@ def _by_name(rows: QuerySet[Repository], names: Iterable[str]) -> dict[str, Repo
 
 
 def _note_changes(known: dict[str, Repository], listed: dict[str, Listed]) -> None:
-    """Mutability, encryption and existence as the list shows them; written only where a row says otherwise."""
-    changed = []
+    """Mutability, encryption and existence as the list shows them; written only where a row says otherwise.
+
+    Each by a compare-and-set on the epoch that was read: a deploy's result of the meantime is newer than the list.
+    """
     for name, row in known.items():
         entry = listed[name]
-        mutability = {"mode": entry.mutability, "exclusions": list(entry.exclusions)}
-        encryption = {"type": entry.encryption, "kms_key": entry.kms_key}
-        reappeared = row.status == RepositoryStatus.MISSING
-        if reappeared:
-            row.status, row.details_checked_at = RepositoryStatus.PENDING, None
-        if reappeared or (row.origin and (row.mutability != mutability or row.encryption != encryption)):
-            row.mutability, row.encryption = mutability, encryption
-            changed.append(row)
-    if changed:
-        Repository.objects.bulk_update(changed, ["status", "details_checked_at", "mutability", "encryption"])
+        seen: dict[str, Any] = {
+            "mutability": {"mode": entry.mutability, "exclusions": list(entry.exclusions)},
+            "encryption": {"type": entry.encryption, "kms_key": entry.kms_key},
+        }
+        if row.status == RepositoryStatus.MISSING:  # it is back, and not by us: only a deploy creates
+            seen |= {"status": RepositoryStatus.PENDING, "origin": "adopted", "details_checked_at": None}
+        elif not row.origin or (row.mutability, row.encryption) == (seen["mutability"], seen["encryption"]):
+            continue
+        Repository.objects.filter(_free(), pk=row.pk, lease_epoch=row.lease_epoch).update(**seen)
 
 
 def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repository]:
@@ -414,13 +450,16 @@ def _note_missing(sweep: Sweep, gone: list[int]) -> None:
     message = "The repository is gone from the registry. The next deploy makes it again."
     for start_at in range(0, len(gone), 500):
         ids = gone[start_at : start_at + 500]
+        rows = []
         with transaction.atomic():
-            unmanaged = Repository.objects.filter(pk__in=ids, status=RepositoryStatus.UNMANAGED)
-            unmanaged.delete()
-            rows = list(Repository.objects.filter(pk__in=ids).filter(_free()))
-            Repository.objects.filter(pk__in=[row.pk for row in rows]).update(
-                status=RepositoryStatus.MISSING, differences=[]
-            )
+            Repository.objects.filter(pk__in=ids, status=RepositoryStatus.UNMANAGED).delete()
+            for row in Repository.objects.filter(pk__in=ids):
+                # Only while it is as it was before the list: a deploy may have made it again meanwhile.
+                unchanged = Repository.objects.filter(
+                    _free(), pk=row.pk, lease_epoch=row.lease_epoch, last_checked_at__lt=sweep.started_at
+                )
+                if unchanged.update(status=RepositoryStatus.MISSING, **provisioning.GONE):
+                    rows.append(row)
             RepositoryEvent.objects.bulk_create(
                 RepositoryEvent(
                     repository=row,
@@ -460,6 +499,7 @@ class _Worker:
     epoch: int
     configuration: Configuration
     until: float  # monotonic
+    registered: bool
     pending: deque[Repository] = field(default_factory=deque)
     quiet: list[int] = field(default_factory=list)  # ids that were in sync and still are
     held: list[int] = field(default_factory=list)  # ids whose lease somebody else has: a deploy, or a worker that died
@@ -470,10 +510,12 @@ class _Worker:
 
     def run(self) -> None:
         sweep, digest = self.chunk.sweep, self.configuration.desired_digest
-        target = next((each for each in targets(self.configuration) if each.config.host == self.chunk.host), None)
+        wanted = (self.chunk.host, self.chunk.namespace)
+        found = {(each.config.host, each.config.namespace): each for each in targets(self.configuration)}
+        target = found.get(wanted)
         rows = list(Repository.objects.filter(pk__in=self.chunk.remaining).annotate(db_now=Now()))
         if target is None or not rows:
-            self._save(target, [], [])  # the registry was configured away, or the rows were deleted
+            self._save([], release=True)  # the registry was configured away, or the rows were deleted
             return
         order = {pk: place for place, pk in enumerate(self.chunk.remaining)}
         self.pending.extend(sorted(rows, key=lambda row: order[row.pk]))
@@ -481,7 +523,11 @@ class _Worker:
         if not sweep.dry_run:
             # Before the work: a repository that kills its worker goes to the back of the next sweep's line.
             Repository.objects.filter(pk__in=list(order)).update(attempted_at=Now())
-        budget = _Budget(target.registry, self.configuration.calls_per_second)
+        budget = _Budget(target, self.configuration.calls_per_second)
+
+        def turn() -> None:
+            if not budget.pace.wait(self._over):
+                raise _OutOfTime
 
         def answered(operation: str, code: str) -> None:
             with self._lock:
@@ -491,7 +537,9 @@ class _Worker:
             else:
                 budget.pace.accepted()
 
-        ecr = reach(target, before_call=budget.pace.wait, answered=answered, attempts=1)
+        ecr = reach(target, before_call=turn, answered=answered, attempts=1)
+        # Under a repository's lease nobody waits for a turn. Writes are few and matter, so botocore may try again.
+        writing = replace(ecr, before_call=budget.pace.spend, attempts=3)
         with ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="sweep") as pool:
             going: dict[Future[bool], Repository] = {}
             next_check = time.monotonic() + 1
@@ -499,7 +547,7 @@ class _Worker:
             while self.pending or going:
                 while self.pending and len(going) < THREADS and not self._over():
                     row = self.pending.popleft()
-                    going[pool.submit(self._one, ecr, target, row, digest)] = row
+                    going[pool.submit(self._one, ecr, writing, target, row, digest)] = row
                 if not going:
                     break
                 done, _ = wait(going, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -513,20 +561,29 @@ class _Worker:
                     budget.share()
                     if not Sweep.objects.filter(pk=sweep.pk, status=SweepStatus.RUNNING).exists():
                         self.until = 0
+                    if self.registered and provisioning.is_outdated(self.configuration):
+                        self.until = 0  # a process with a newer configuration was started; the rest is its
                 if now >= next_renewal:
                     next_renewal = now + RENEW_SECONDS
-                    if not self._chunk().update(lease_until=Now() + LEASE):
-                        self.until = 0  # somebody thought us dead; what we found is dropped below
+                    self._settle_quiet(looked_at)
+                    if not self._save([*self.pending, *going.values()], release=False):
+                        self.until = 0  # somebody thought us dead; what we find from now on is dropped
             _close_connections(pool)
         budget.share()
-        if self.quiet and not sweep.dry_run:
-            # Only rows that nobody has looked at since we did: a newer result is never overwritten.
-            Repository.objects.filter(pk__in=self.quiet, last_checked_at__lt=looked_at).update(
-                last_checked_at=looked_at, last_in_sync_at=looked_at
-            )
-        self._save(target, [row.pk for row in self.pending], self.held)
+        self._settle_quiet(looked_at)
+        self._save(list(self.pending), release=True)
         if self.fatal is not None:
             _end(sweep.pk, SweepStatus.FAILED, str(self.fatal))
+
+    def _settle_quiet(self, looked_at: datetime) -> None:
+        """Stamp those that were and are in sync, in one statement."""
+        with self._lock:
+            ids, self.quiet = self.quiet, []
+        if ids and not self.chunk.sweep.dry_run:
+            # Only rows that nobody has looked at since we did: a newer result is never overwritten.
+            Repository.objects.filter(pk__in=ids, last_checked_at__lt=looked_at).update(
+                last_checked_at=looked_at, last_in_sync_at=looked_at
+            )
 
     def _over(self) -> bool:
         return self.fatal is not None or time.monotonic() >= self.until
@@ -534,25 +591,51 @@ class _Worker:
     def _chunk(self) -> QuerySet[SweepChunk]:
         return SweepChunk.objects.filter(pk=self.chunk.pk, lease_epoch=self.epoch)
 
-    def _save(self, target: Target | None, remaining: list[int], held: list[int]) -> None:
-        """Write progress and return the lease, both or neither, and only under our own epoch.
+    def _save(self, rows: list[Repository], *, release: bool) -> bool:
+        """Write how far this chunk is, under our own epoch only; False when it is somebody else's by now.
 
         A chunk of which only held repositories are left rests for a moment, then somebody takes it up again.
         """
-        total = Counter(self.chunk.calls) + self.calls
-        rests = bool(held) and not remaining
-        self._chunk().update(
-            remaining=[*remaining, *held],
-            finished_at=None if remaining or held else Now(),
-            attempts=0,  # counts deaths in a row, and this worker lives
-            calls=dict(total),
-            lease_owner="",
-            lease_until=Now() + HELD_PAUSE if rests else None,
-            **{name: F(name) + self.counts[name] for name in ("in_sync", "healed", "drifted", "failed")},
-        )
+        with self._lock:
+            counts, self.counts = self.counts, Counter()
+            calls, self.calls = self.calls, Counter()
+            held = list(self.held)
+        remaining = [*(row.pk for row in rows), *held]
+        values: dict[str, Any] = {
+            "remaining": remaining,
+            "attempts": 0,  # counts deaths in a row, and this worker lives
+            "calls": dict(Counter(self.chunk.calls) + calls),
+            **{name: F(name) + counts[name] for name in ("in_sync", "healed", "drifted", "failed")},
+        }
+        self.chunk.calls = values["calls"]
+        if release:
+            rests = bool(held) and not rows
+            values |= {
+                "finished_at": None if remaining else Now(),
+                "lease_owner": "",
+                "lease_until": Now() + HELD_PAUSE if rests else None,
+            }
+        else:
+            values["lease_until"] = Now() + LEASE
+        return bool(self._chunk().update(**values))
 
-    def _one(self, ecr: Ecr, target: Target, row: Repository, digest: str) -> bool:
-        """Look at one repository and mend it. False when AWS throttled the look: it goes back in line."""
+    def _one(self, ecr: Ecr, writing: Ecr, target: Target, row: Repository, digest: str) -> bool:
+        """Look at one repository and mend it. False when it goes back in line: throttled, or the time is over."""
+        try:
+            return self._look_at(ecr, writing, target, row, digest)
+        except _OutOfTime:
+            return False
+        except Exception as error:
+            # One repository that trips us up must not keep the others of its chunk from being looked at.
+            log.exception("sweeps.failed repository=%s", row.name)
+            words = f"Looking at this repository failed unexpectedly ({type(error).__name__}); see the worker's log."
+            Repository.objects.filter(_free(), pk=row.pk).update(
+                status=RepositoryStatus.FAILED, last_error=words, last_error_code="Unexpected", last_error_at=Now()
+            )
+            self._tell(row, "failed", words)
+            return True
+
+    def _look_at(self, ecr: Ecr, writing: Ecr, target: Target, row: Repository, digest: str) -> bool:
         due = provisioning.details_due(row, digest=digest, now=row.db_now)  # type: ignore[attr-defined]
         try:
             look = ecr.look(row.name, details=due)
@@ -571,9 +654,8 @@ class _Worker:
             return True
         if self.chunk.sweep.dry_run:
             self._report(target, row, look)
-        else:
-            self._settle(ecr, target, row, look, digest)
-        return True
+            return True
+        return self._settle(writing, target, row, look, digest)
 
     def _is_quiet(self, target: Target, row: Repository, look: Look, digest: str) -> bool:
         """In sync before and still so, with nothing new to write down."""
@@ -583,6 +665,7 @@ class _Worker:
             and row.status == RepositoryStatus.IN_SYNC
             and row.checked_digest == digest
             and (look.policy or "") == row.policy_text
+            and set(row.consumers) == set(target.config.consumer_accounts)
             and not self._writable(target, row)
         )
 
@@ -622,23 +705,29 @@ class _Worker:
                 kind = "drifted"
         self._tell(row, kind, " ".join(words))
 
-    def _settle(self, ecr: Ecr, target: Target, row: Repository, look: Look, digest: str) -> None:
-        """Converge one repository under its own lease. One that somebody else holds is looked at again later."""
+    def _settle(self, ecr: Ecr, target: Target, row: Repository, look: Look, digest: str) -> bool:
+        """Converge one repository under its own lease; False when AWS throttled that.
+
+        One that somebody else holds is looked at again later.
+        """
         result = provisioning.reconcile(
             row=row,
-            ecr=replace(ecr, attempts=3),  # writes are few and matter, so botocore may try them again
+            ecr=ecr,
             registry=target.config,
             digest=digest,
             cause=self.chunk.sweep.requested_by or self.chunk.sweep.trigger,
             enforce=self.configuration.enforce,
+            registered=self.registered,
             look=look,
         )
         if result is None:
             with self._lock:
                 self.held.append(row.pk)
-            return
+            return True
         settled = result.repository
         if result.error is not None:
+            if result.error.throttled:
+                return False
             if result.error.installation:
                 self.fatal = result.error
             self._tell(row, "failed", str(result.error))
@@ -650,12 +739,17 @@ class _Worker:
             self._tell(row, "healed", " ".join(result.written))
         else:
             self._tell(row, "in_sync", "")
+        return True
 
     def _tell(self, row: Repository, kind: str, words: str, outcome: Outcome | None = None) -> None:
         with self._lock:
             self.counts[kind] += 1
         if kind != "in_sync":
             _found(self.chunk.sweep, [row], outcome or Outcome(kind), words)
+
+
+class _OutOfTime(Exception):
+    """The chunk's time is over, or the sweep was stopped, while a call was waiting for its turn."""
 
 
 def _close_connections(pool: ThreadPoolExecutor) -> None:
@@ -678,34 +772,37 @@ def _close_connections(pool: ThreadPoolExecutor) -> None:
 class _Budget:
     """The registry's calls per second, shared with the other workers through one row and remembered between sweeps."""
 
-    def __init__(self, registry: EcrRegistry, ceiling: int) -> None:
-        self._key: dict[str, Any] = {"account": registry.account, "region": registry.region}
+    def __init__(self, target: Target, ceiling: int) -> None:
+        self._key: dict[str, Any] = {"account": target.registry.account, "region": target.registry.region}
+        self._host = target.config.host
         self._ceiling = float(ceiling)
-        self._known = self._ceiling
         self._holders = 1
-        self.pace = Pace(self._ceiling, ceiling=self._ceiling)
+        self._stored = self._load()
+        self.pace = Pace(self._stored, ceiling=self._ceiling)
         self.share()
 
     def share(self) -> None:
-        """Take this worker's part of the registry's rate: an equal one for everybody who holds a chunk now."""
-        learned = self.pace.rate * self._holders
-        if abs(learned - self._known) > 0.05 * self._known:
-            self._known = min(learned, self._ceiling)
-            CallBudget.objects.update_or_create(**self._key, defaults={"rate": self._known, "changed_at": Now()})
-        else:
-            rate = CallBudget.objects.filter(**self._key).values_list("rate", flat=True).first()
-            self._known = min(rate, self._ceiling) if rate is not None else self._ceiling
-        held = SweepChunk.objects.filter(lease_until__gt=Now(), finished_at__isnull=True).count()
-        self._holders = max(1, held)
-        self.pace.share(self._known / self._holders, self._ceiling / self._holders)
+        """Take this worker's part of the registry's rate: an equal one for everybody who holds a chunk of it now.
 
+        What another worker has learned since counts; else what this one has, and it is written when it is news.
+        """
+        mine, stored = min(self.pace.rate * self._holders, self._ceiling), self._load()
+        if stored != self._stored:
+            self._stored = mine = stored
+        elif abs(mine - stored) > 0.05 * stored:
+            CallBudget.objects.update_or_create(**self._key, defaults={"rate": mine, "changed_at": Now()})
+            self._stored = self._load()
+        chunks = SweepChunk.objects.filter(host=self._host, lease_until__gt=Now(), finished_at__isnull=True)
+        self._holders = max(1, chunks.count())
+        self.pace.share(mine / self._holders, self._ceiling / self._holders)
 
-def overdue(*, configuration: Configuration, now: datetime) -> bool:
-    """Whether the schedule owes a sweep: none was started within the interval."""
-    if not configuration.reconcile_interval:
-        return False
-    newest = Sweep.objects.filter(trigger=SweepTrigger.SCHEDULE).aggregate(at=Max("started_at"))["at"]
-    return newest is None or newest < now - configuration.reconcile_interval
+    def _load(self) -> float:
+        """The rate that was learned last. It is forgotten by and by: doubled for each quarter of an hour of its age."""
+        row: Any = CallBudget.objects.filter(**self._key).annotate(db_now=Now()).first()
+        if row is None:
+            return self._ceiling
+        quarters = int((row.db_now - row.changed_at).total_seconds() // 900)
+        return min(float(row.rate * 2 ** min(quarters, 20)), self._ceiling)
 
 
 def oldest_check() -> datetime | None:

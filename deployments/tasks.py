@@ -25,7 +25,7 @@ from django_q.models import Failure, OrmQ, Schedule
 from django_q.signals import post_execute_in_worker, pre_execute
 from django_q.tasks import async_task
 
-from deployments import lifecycle, notify, sweeps
+from deployments import lifecycle, notify, provisioning, sweeps
 from deployments.models import SweepTrigger
 
 log = logging.getLogger(__name__)
@@ -152,6 +152,7 @@ def ensure_schedules() -> None:
 
 def run_cluster() -> None:
     """Be a cluster, until SIGTERM or until the supervisor at the other end of standard input is gone."""
+    provisioning.register_desired_state()  # a restart is a start: a setting's file may have changed meanwhile
     cluster = Cluster()
 
     def follow() -> None:

@@ -22,10 +22,13 @@ from deployments import config
 BASE_DIR = Path(__file__).resolve().parent.parent
 # .env is optional and never wins over the environment. NAME_FILE beside NAME is read by the mapping, without the
 # look-up of $NAME in values that environ's own casts do (it prints parts of secrets that begin with a dollar sign).
-environ.Env.read_env(str(os.environ.get("ENV_FILE") or BASE_DIR / ".env"))
+ENV_FILE = Path(os.environ.get("ENV_FILE") or BASE_DIR / ".env")
+_ENV_PROBLEMS = config.env_file_problems(ENV_FILE, named=bool(os.environ.get("ENV_FILE")))
+if not _ENV_PROBLEMS:  # environ's reader skips a line that it cannot read, and prints it, secret or not
+    environ.Env.read_env(str(ENV_FILE))
 ENVIRONMENT = FileAwareMapping(env=os.environ)
 
-CONFIGURATION = config.load(ENVIRONMENT)
+CONFIGURATION = config.load(ENVIRONMENT, found=_ENV_PROBLEMS)
 
 
 def _text(name: str) -> str:
@@ -37,11 +40,7 @@ def _text(name: str) -> str:
         ) from (error if isinstance(error, OSError) else None)
 
 
-def _switch(name: str) -> bool:
-    return _text(name).lower() in {"1", "true", "yes", "on"}
-
-
-DEBUG = _switch("DEBUG")
+DEBUG = CONFIGURATION.debug
 
 
 def _database() -> dict[str, object]:
@@ -191,7 +190,7 @@ EMAIL_HOST_PASSWORD = _MAIL.get("EMAIL_HOST_PASSWORD") or ""
 EMAIL_TIMEOUT = 5
 DEFAULT_FROM_EMAIL = _text("EMAIL_FROM") or "registry-admin@localhost"
 # Webhooks and Slack: see deployments.outbound.
-NOTIFY_ALLOW_PRIVATE = _switch("NOTIFY_ALLOW_PRIVATE")
+NOTIFY_ALLOW_PRIVATE = CONFIGURATION.notify_allow_private
 METRICS_KEY = _text("METRICS_KEY")
 
 LANGUAGE_CODE = "en-us"
@@ -264,7 +263,7 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
-        "deployments": {"level": _text("LOG_LEVEL").upper() or "INFO"},
+        "deployments": {"level": CONFIGURATION.log_level},
         # At DEBUG these write tokens and signatures into the log.
         "boto3": {"level": "INFO"},
         "botocore": {"level": "INFO"},

@@ -173,7 +173,7 @@ def test_a_sweep_at_rest_writes_at_most_twice_to_the_database_for_a_hundred_repo
 
     writes = [query["sql"] for query in captured.captured_queries if query["sql"].startswith(("UPDATE", "INSERT"))]
     of_the_sweep = [sql for sql in writes if '"deployments_sweep"' in sql]  # a fixed number, whatever the repositories
-    assert len(of_the_sweep) <= 4
+    assert len(of_the_sweep) <= 5
     assert len(writes) - len(of_the_sweep) <= 10
 
 
@@ -280,7 +280,8 @@ def test_a_worker_whose_lease_was_taken_over_drops_what_it_counted(fast: Configu
     assert epoch is not None
     SweepChunk.objects.update(lease_epoch=epoch + 1)  # somebody else holds it now
 
-    sweeps._Worker(chunk=chunk, epoch=epoch, configuration=fast, until=time.monotonic() + 5).run()
+    until = time.monotonic() + 5
+    sweeps._Worker(chunk=chunk, epoch=epoch, configuration=fast, until=until, registered=True).run()
 
     chunk.refresh_from_db()
     assert (chunk.in_sync, len(chunk.remaining), chunk.finished_at) == (0, 10, None)
@@ -293,16 +294,16 @@ def test_a_repository_that_kills_every_worker_is_isolated_and_named_and_the_othe
     poison = Repository.objects.get(name=names[5])
     look = sweeps._Worker._one
 
-    def one(worker: Any, ecr: Any, target: Any, row: Repository, digest: str) -> bool:
+    def one(worker: Any, ecr: Any, writing: Any, target: Any, row: Repository, digest: str) -> bool:
         if row.pk == poison.pk:
-            raise MemoryError("this worker dies")
-        return look(worker, ecr, target, row, digest)
+            raise KeyboardInterrupt  # what ends a process, not what a repository's own exception is
+        return look(worker, ecr, writing, target, row, digest)
 
     monkeypatch.setattr(sweeps._Worker, "_one", one)
     sweep = sweeps.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     for _ in range(40):
-        with contextlib.suppress(MemoryError):
+        with contextlib.suppress(KeyboardInterrupt):
             sweeps.work(configuration=fast, seconds=10, sweep_id=sweep.pk)
         SweepChunk.objects.update(lease_until=None)  # the dead worker's lease has run out
         sweep.refresh_from_db()

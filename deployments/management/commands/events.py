@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from deployments import events, sweeps
+from deployments import events, provisioning, sweeps
 from deployments.ecr import Access, EventQueue
 
 
@@ -32,5 +32,6 @@ class Command(BaseCommand):
             region=region[1] if region else found[0].registry.region,
             access=Access(role_arn=config.assume_role_arn, external_id=config.assume_role_external_id),
         )
+        provisioning.register_desired_state()
         self.stderr.write("Listening for changes. Ctrl-C ends it.")
         events.consume(configuration=configuration, queue=queue, stopping=lambda: bool(stop))

@@ -76,7 +76,9 @@ class Command(BaseCommand):
 
         def run() -> None:
             try:
-                while sweeps.work(configuration=settings.CONFIGURATION, seconds=30, sweep_id=sweep.pk):
+                while sweeps.work(
+                    configuration=settings.CONFIGURATION, seconds=30, sweep_id=sweep.pk, registered=False
+                ):
                     pass
             except BaseException as error:
                 failure.append(error)
