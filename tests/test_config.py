@@ -1,6 +1,7 @@
 """The environment becomes one frozen configuration, or a complaint that helps."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +109,15 @@ def test_a_policy_that_is_not_json_is_named_with_the_place_and_an_example_but_no
         ("DEPLOY_IMAGE_PLATFORM", "linux amd64"),
         ("APP_ORIGIN", "deploy.example.com"),
         ("APP_ORIGIN", "https://deploy.example.com/prefix"),
+        ("APP_ORIGIN", "http://[abc"),
+        ("APP_ORIGIN", "http://host:notaport"),
+        ("APP_ORIGIN", "http://host:99999"),
+        ("RECONCILE_INTERVAL_MINUTES", "40000"),
+        ("RECONCILE_FRESHNESS_SECONDS", "999999999999"),
+        ("LOG_LEVEL", "banana"),
+        ("DEBUG", "maybe"),
+        ("DEPLOY_REGISTRY_ECR_KMS_KEY", "not a key!"),
+        ("DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY", '{"x": "' + "a" * 100 + '"}'),
     ],
 )
 def test_a_malformed_value_is_named_with_an_example_and_nothing_runs_on_it(name: str, value: str) -> None:
@@ -144,3 +154,35 @@ def test_the_desired_digest_follows_what_decides_how_a_repository_should_be_and_
     assert digest_of() != digest_of(DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY)
     assert digest_of() != digest_of(DEPLOY_REGISTRY_ECR_TAGS="a=b")
     assert digest_of(DEPLOY_REGISTRY_ECR_TAGS="a=b,c=d") == digest_of(DEPLOY_REGISTRY_ECR_TAGS="c=d,a=b")
+
+
+def test_a_host_is_the_same_in_any_case() -> None:
+    assert config.load({"DEPLOY_REGISTRY_HOST": HOST.upper()}).v4.host == HOST
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DEPLOY REGISTRY_PASSWORD=canary",
+        "EXTERNAL_ID: canary",
+        'POLICY={"canary":\n  1}',
+        " NAME=canary",
+        "\ufeffNAME=canary",
+    ],
+)
+def test_a_line_of_the_env_file_that_cannot_be_read_is_told_by_its_number_alone(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    file.write_text(f"# fine\nGOOD=1\n{text}\n")
+    if text.startswith("\ufeff"):
+        file.write_text(text)
+
+    [problem] = config.env_file_problems(file, named=False)
+
+    assert "no setting" in problem.message
+    assert "canary" not in str(problem)
+
+
+def test_an_env_file_that_was_named_has_to_be_there(tmp_path: Path) -> None:
+    assert config.env_file_problems(tmp_path / "none", named=False) == ()
+    assert "cannot be read" in str(config.env_file_problems(tmp_path / "none", named=True))
+    assert config.env_file_problems(Path("/dev/null"), named=True) == ()

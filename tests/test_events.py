@@ -6,10 +6,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connections
+from django.db.models.functions import Now
+from django.utils import timezone
 
 from deployments import ecr, events, provisioning
 from deployments.config import Configuration
@@ -208,3 +211,17 @@ def test_the_consumer_outlives_a_queue_that_cannot_be_reached(
     sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
 
     wait_for(lambda: CLUSTER in policy(sandbox, repository.name), seconds=30)
+
+
+def test_an_event_about_details_that_comes_late_is_not_taken_for_known_by_a_look_at_the_policy(
+    repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    client = sandbox.client("ecr")
+    client.delete_lifecycle_policy(repositoryName=repository.name)
+    late = (timezone.now() - timedelta(seconds=30)).isoformat()
+    Repository.objects.update(details_checked_at=Now() - timedelta(minutes=5), written_at=None)
+
+    body = event("DeleteLifecyclePolicy", repository.name, eventTime=late)
+    events.handle(configuration=ecr_configuration, messages=[message(body)])
+
+    assert client.get_lifecycle_policy(repositoryName=repository.name)

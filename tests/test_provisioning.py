@@ -670,3 +670,146 @@ def test_a_principal_that_is_not_found_heals_by_itself_for_some_minutes_and_then
     assert (first.value.heals, second.value.heals) == (True, False)
     sandbox.clear_faults()
     assert ensure(project, ecr_configuration).error_since is None
+
+
+# -------------------------------------------------------------------------------------------- repositories that vanish
+
+
+def delete(sandbox: Sandbox, name: str) -> None:
+    sandbox.client("ecr").delete_repository(repositoryName=name, force=True)
+
+
+@pytest.mark.parametrize("code", ["LimitExceededException", "ThrottlingException"])
+def test_a_repository_that_vanished_and_cannot_be_made_again_fails_the_deploy(
+    code: str, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, ecr_configuration)
+    delete(sandbox, repository.name)
+    sandbox.fault("error", "ecr:CreateRepository", code=code)
+
+    with pytest.raises(RegistryError, match=code):
+        ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    row = Repository.objects.get()
+    assert (row.last_in_sync_at, row.policy_applied_at) == (None, None)
+    sandbox.clear_faults()
+    assert ensure(project, ecr_configuration).status == RepositoryStatus.IN_SYNC
+
+
+def test_the_policy_of_a_repository_that_vanished_is_kept_in_its_history(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, ecr_configuration)
+    theirs = POLICY.replace(CLUSTER, "999999999999")
+    sandbox.client("ecr").set_repository_policy(repositoryName=repository.name, policyText=theirs)
+    Repository.objects.update(policy_text=theirs)
+    delete(sandbox, repository.name)
+
+    ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    gone = RepositoryEvent.objects.get(kind=EventKind.MISSING)
+    assert "999999999999" in gone.policy_before
+
+
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+def test_a_making_again_that_was_killed_in_the_middle_is_finished_by_the_next_deploy(
+    mode: str, project: Project, configure: Configure, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_POLICY_MODE=mode,
+    )
+    repository = ensure(project, configuration)
+    delete(sandbox, repository.name)
+
+    def die(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(provisioning, "_write", die)  # right after CreateRepository was answered
+        killed.setattr(provisioning.Lease, "give_up", lambda lease: None)
+        with pytest.raises(KeyboardInterrupt):
+            ensure(project, configuration, freshness=timedelta(0))
+    Repository.objects.update(lease_until=Now() - timedelta(seconds=1))  # the dead process's lease has run out
+
+    repository = ensure(project, configuration, freshness=timedelta(0))
+
+    assert (repository.status, repository.origin) == (RepositoryStatus.IN_SYNC, "created")
+    assert CLUSTER in sandbox.client("ecr").get_repository_policy(repositoryName=repository.name)["policyText"]
+
+
+def test_in_observe_mode_a_repository_made_by_hand_after_our_create_was_refused_is_not_taken_for_ours(
+    project: Project, configure: Configure, sandbox: Sandbox
+) -> None:
+    observing = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_POLICY_MODE="observe",
+    )
+    sandbox.fault("error", "ecr:CreateRepository", code="AccessDeniedException", times=1)
+    with pytest.raises(RegistryError):
+        ensure(project, observing)
+    made_by_hand(
+        sandbox,
+        f"trigger/{project.ref}",
+        imageTagMutability="IMMUTABLE_WITH_EXCLUSION",
+        imageTagMutabilityExclusionFilters=[{"filterType": "WILDCARD", "filter": "cache"}],
+    )
+
+    repository = ensure(project, observing)
+
+    assert repository.origin == "adopted"
+    assert not {"SetRepositoryPolicy", "PutLifecyclePolicy"} & set(calls(sandbox))
+
+
+def test_a_policy_text_is_kept_even_where_the_row_had_failed_for_another_reason(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, ecr_configuration)
+    theirs = POLICY.replace(CLUSTER, "999999999999")
+    sandbox.client("ecr").set_repository_policy(repositoryName=repository.name, policyText=theirs)
+    stored = sandbox.client("ecr").get_repository_policy(repositoryName=repository.name)["policyText"]
+    Repository.objects.update(status=RepositoryStatus.FAILED, policy_text=stored, last_error="another reason")
+
+    ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    found = RepositoryEvent.objects.get(kind=EventKind.DRIFT_FOUND)
+    assert "999999999999" in found.policy_before
+
+
+def test_a_discovered_repository_belongs_to_its_project_from_the_first_deploy_on(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    made_by_hand(sandbox, f"trigger/{project.ref}")
+    Repository.objects.create(
+        account=OWNER, region="us-east-1", name=f"trigger/{project.ref}", host=HOST, status=RepositoryStatus.UNMANAGED
+    )
+
+    ensure(project, ecr_configuration)
+
+    assert Repository.objects.get().project == project
+
+
+def test_a_process_that_is_outdated_does_not_reconcile_either(
+    project: Project, ecr_configuration: Configuration, configure: Configure, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, ecr_configuration)
+    sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
+    configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_TAGS="newer=1")
+    provisioning.register_desired_state()
+    sandbox.reset_calls()
+    registry = ecr.registry_of(HOST)
+    assert registry is not None
+
+    result = provisioning.reconcile(
+        row=repository,
+        ecr=ecr.Ecr(registry=registry, access=ecr.Access()),
+        registry=ecr_configuration.v4,
+        digest=ecr_configuration.desired_digest,
+        cause="event",
+        enforce=True,
+    )
+
+    assert (result, calls(sandbox)) == (None, {})
+    assert Repository.objects.get().lease_until is None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.checks import registry_hosts_are_what_they_look_like
+from deployments.checks import registries_do_not_overlap, registry_hosts_are_what_they_look_like
 from deployments.config import Configuration
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -172,3 +172,22 @@ def test_a_host_that_looks_like_ecr_and_is_none_stops_the_start(host: str, ident
     assert isinstance(configuration, Configuration)
 
     assert [message.id for message in registry_hosts_are_what_they_look_like()] == [identifier]
+
+
+@pytest.mark.parametrize(
+    ("host", "namespace"),
+    [("111111111111.dkr.ecr-fips.us-east-1.amazonaws.com", "trigger"), (None, "trigger/v4")],
+)
+def test_two_settings_that_claim_the_same_repositories_stop_the_start(
+    host: str | None, namespace: str, configure: object
+) -> None:
+    assert callable(configure)
+    plain = "111111111111.dkr.ecr.us-east-1.amazonaws.com"
+    configure(
+        DEPLOY_REGISTRY_HOST=plain,
+        V4_DEPLOY_REGISTRY_HOST=host or plain,
+        V4_DEPLOY_REGISTRY_NAMESPACE=namespace,
+        V4_DEPLOY_REGISTRY_ECR_TAGS="a=b",
+    )
+
+    assert [message.id for message in registries_do_not_overlap()] == ["deployments.E003"]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -19,7 +20,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from deployments import sweeps
+from deployments import ecr, provisioning, sweeps
 from deployments.config import Configuration
 from deployments.models import (
     CallBudget,
@@ -532,3 +533,161 @@ def test_a_dry_run_of_the_command_ends_with_three_where_something_would_change(
 @pytest.mark.parametrize("arguments", [(), ("--all", "trigger/x"), ("trigger/unknown",), ("trigger/x", "--adopt")])
 def test_a_wrong_call_of_the_command_ends_with_two(arguments: tuple[str, ...], fast: Configuration) -> None:
     assert reconcile(*arguments)[1] == 2
+
+
+# ------------------------------------------------------------------------------- what an independent reader once broke
+
+
+def test_two_namespaces_on_one_host_keep_their_own_policies(configure: Configure, sandbox: Sandbox) -> None:
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_NAMESPACE="trigger",
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        V4_DEPLOY_REGISTRY_NAMESPACE="four",
+        V4_DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY.replace(CLUSTER, "333333333333"),
+        RECONCILE_CALLS_PER_SECOND="5000",
+    )
+    fill(sandbox, configuration, 3)
+
+    sweep_all(configuration)
+
+    assert "SetRepositoryPolicy" not in calls(sandbox)
+
+
+def test_a_rate_that_was_learned_grows_back_and_is_forgotten_by_and_by(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [target] = sweeps.targets(fast)
+    CallBudget.objects.create(account=OWNER, region="us-east-1", rate=10)
+    budget = sweeps._Budget(target, 100)
+    assert budget.pace.rate == pytest.approx(10)
+    now = time.monotonic()
+    monkeypatch.setattr(budget.pace, "_clock", lambda: now + 40)
+    budget.share()
+    assert CallBudget.objects.get().rate > 12
+
+    CallBudget.objects.update(rate=10, changed_at=Now() - timedelta(hours=1))
+    assert sweeps._Budget(target, 100).pace.rate == pytest.approx(100)
+
+
+def test_at_a_low_rate_a_worker_stops_when_its_time_is_over_and_keeps_what_it_has_done(
+    configure: Configure, fast: Configuration, sandbox: Sandbox
+) -> None:
+    fill(sandbox, fast, 40)
+    slow = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        RECONCILE_CALLS_PER_SECOND="2",
+    )
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+    started = time.monotonic()
+
+    sweeps.work(configuration=slow, seconds=3, sweep_id=sweep.pk)
+
+    assert time.monotonic() - started < 6
+    done = sweeps.progress(sweep).done
+    assert 3 <= done <= 12
+    assert len(SweepChunk.objects.get(sweep=sweep).remaining) == 40 - done
+
+
+def test_an_outdated_worker_takes_no_work_and_says_so_on_the_sweep(
+    fast: Configuration, configure: Configure, sandbox: Sandbox
+) -> None:
+    fill(sandbox, fast, 3)
+    configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_TAGS="newer=1")
+    provisioning.register_desired_state()
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+
+    assert not sweeps.work(configuration=fast, seconds=5)
+
+    sweep.refresh_from_db()
+    assert (sweep.status, calls(sandbox)) == (SweepStatus.RUNNING, {})
+    assert "older configuration" in sweep.error
+
+
+def test_a_write_that_was_throttled_goes_back_in_line(fast: Configuration, sandbox: Sandbox) -> None:
+    names = fill(sandbox, fast, 4)
+    drift(sandbox, names[:1])
+    sandbox.fault("error", "ecr:SetRepositoryPolicy", code="ThrottlingException", times=3)
+
+    result = sweeps.progress(sweep_all(fast))
+
+    assert (result.healed, result.failed) == (1, 0)
+
+
+def test_a_repository_that_trips_us_up_does_not_keep_the_others_from_being_looked_at(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = fill(sandbox, fast, 5)
+    look = sweeps._Worker._look_at
+
+    def stumble(worker: Any, ecr: Any, writing: Any, target: Any, row: Repository, digest: str) -> bool:
+        if row.name == names[2]:
+            raise ValueError("a mistake of ours")
+        return look(worker, ecr, writing, target, row, digest)
+
+    monkeypatch.setattr(sweeps._Worker, "_look_at", stumble)
+
+    result = sweeps.progress(sweep_all(fast))
+
+    assert (result.in_sync, result.failed) == (4, 1)
+    assert Repository.objects.get(name=names[2]).status == RepositoryStatus.FAILED
+
+
+def test_a_named_repository_that_is_missing_is_looked_for(fast: Configuration, sandbox: Sandbox) -> None:
+    names = fill(sandbox, fast, 2)
+    sandbox.client("ecr").delete_repository(repositoryName=names[0], force=True)
+    sweep_all(fast)
+    assert Repository.objects.get(name=names[0]).status == RepositoryStatus.MISSING
+    sandbox.client("ecr").create_repository(repositoryName=names[0])
+
+    sweep_all(fast, names=[names[0]])
+
+    row = Repository.objects.get(name=names[0])
+    assert (row.status, row.origin) == (RepositoryStatus.IN_SYNC, "adopted")
+    assert policies(sandbox, [names[0]]) == 1
+
+
+def test_a_changed_list_of_consumers_is_on_every_row_after_a_sweep(
+    configure: Configure, fast: Configuration, sandbox: Sandbox
+) -> None:
+    names = fill(sandbox, fast, 2)
+    asking = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
+        RECONCILE_CALLS_PER_SECOND="5000",
+    )
+
+    sweep_all(asking)
+
+    assert [Repository.objects.get(name=name).consumers[CLUSTER]["pull"] for name in names] == ["yes", "yes"]
+
+
+def test_a_result_that_is_newer_than_the_list_is_not_overwritten_by_it(fast: Configuration, sandbox: Sandbox) -> None:
+    [name] = fill(sandbox, fast, 1)
+    [target] = sweeps.targets(fast)
+    [page] = sweeps.reach(target).pages()
+    known = sweeps._by_name(Repository.objects.all(), [name])
+    Repository.objects.update(lease_epoch=F("lease_epoch") + 1)  # a deploy has worked on it meanwhile
+    known[name].mutability = {"mode": "MUTABLE", "exclusions": []}
+
+    sweeps._note_changes(known, {entry.name: replace(entry, mutability="MUTABLE") for entry in page})
+
+    assert Repository.objects.get().mutability["mode"] == "IMMUTABLE_WITH_EXCLUSION"
+
+
+def test_the_command_says_when_aws_cannot_be_reached_instead_of_waiting_for_ever(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sandbox, fast, 1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    ecr.forget_clients()
+
+    text, status = reconcile("--all", "--json")
+
+    assert status == 1
+    assert "cannot be reached" in json.loads(text)["error"]
+    ecr.forget_clients()
