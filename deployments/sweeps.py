@@ -55,6 +55,9 @@ OUTDATED = (
     "every web and worker process with the same configuration."
 )
 HELD_PAUSE = timedelta(seconds=5)
+UNANSWERED = ("Unreachable", "Timeout")
+SILENCE = 3 * THREADS  # looks in a row without an answer after which AWS counts as away
+KEPT, KEPT_UNEVENTFUL = timedelta(days=30), timedelta(days=2)  # an ended sweep, and a scheduled one that found nothing
 DEATHS = 5  # workers that may die over one chunk before it is halved
 Outcome = SweepFinding.Outcome
 log = logging.getLogger(__name__)
@@ -505,6 +508,8 @@ class _Worker:
     held: list[int] = field(default_factory=list)  # ids whose lease somebody else has: a deploy, or a worker that died
     counts: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
+    tries: Counter[int] = field(default_factory=Counter)  # of looks that AWS did not answer, by repository
+    silence: int = 0  # such looks in a row
     fatal: RegistryError | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -645,8 +650,9 @@ class _Worker:
             self.fatal = error
             return True
         for part in (look.policy, look.details):
-            if isinstance(part, RegistryError) and part.throttled:
+            if isinstance(part, RegistryError) and (part.throttled or self._unanswered(row, part)):
                 return False
+        self.silence = 0
         if self._is_quiet(target, row, look, digest):
             with self._lock:
                 self.quiet.append(row.pk)
@@ -656,6 +662,24 @@ class _Worker:
             self._report(target, row, look)
             return True
         return self._settle(writing, target, row, look, digest)
+
+    def _unanswered(self, row: Repository, error: RegistryError) -> bool:
+        """Whether a look that AWS did not answer is worth another try; an AWS that answers nobody ends the work.
+
+        Otherwise a minute without network would mark every repository as failed.
+        """
+        if error.code not in UNANSWERED:
+            return False
+        with self._lock:
+            self.silence += 1
+            self.tries[row.pk] += 1
+            if self.silence >= SILENCE:
+                self.until = 0
+                if self.chunk.sweep.trigger == SweepTrigger.COMMAND:
+                    self.fatal = error  # a person at a terminal is told
+                else:
+                    Sweep.objects.filter(pk=self.chunk.sweep_id, status=SweepStatus.RUNNING).update(error=str(error))
+            return self.silence >= SILENCE or self.tries[row.pk] < 3
 
     def _is_quiet(self, target: Target, row: Repository, look: Look, digest: str) -> bool:
         """In sync before and still so, with nothing new to write down."""
@@ -803,6 +827,13 @@ class _Budget:
             return self._ceiling
         quarters = int((row.db_now - row.changed_at).total_seconds() // 900)
         return min(float(row.rate * 2 ** min(quarters, 20)), self._ceiling)
+
+
+def forget_old() -> None:
+    """Delete what ended long ago: scheduled sweeps that found nothing after two days, the others after a month."""
+    Sweep.objects.filter(finished_at__lt=Now() - KEPT).delete()
+    uneventful = Sweep.objects.filter(trigger=SweepTrigger.SCHEDULE, error="", findings__isnull=True)
+    uneventful.filter(finished_at__lt=Now() - KEPT_UNEVENTFUL).delete()
 
 
 def oldest_check() -> datetime | None:

@@ -45,6 +45,7 @@ def tick() -> None:
     if timed_out:
         log.info("deployments.timed_out count=%d", timed_out)
     sweeps.close_finished()
+    sweeps.forget_old()
     Failure.objects.filter(stopped__lt=timezone.now() - FAILURES_KEPT).delete()
     ring()
     # Last, so that nothing above waits for it; and the sending is a task of its own, because it waits for others.

@@ -23,10 +23,9 @@ from pathlib import Path
 
 from django.conf import settings
 from django.db import DatabaseError, connection, connections
-from django.db.models import F
 from django.utils import timezone
 
-from deployments import tasks
+from deployments import provisioning, tasks
 from deployments.models import WorkerHeartbeat
 
 log = logging.getLogger(__name__)
@@ -35,6 +34,7 @@ BEAT_SECONDS = 5.0
 STALL_SECONDS = 30.0  # a message can be taken for so long, and this cluster has not touched a task for so long
 GRACE_SECONDS = 70.0  # longer than a task may take, so that a stop lets it end
 SKEW_WARN, SKEW_REFUSE = 2.0, 5.0  # seconds between this host's clock and the database's
+TROUBLE_SECONDS = 3600.0  # for so long the heartbeat tells why the cluster was started again
 SILENT = timedelta(minutes=2)  # a heartbeat older than this is of a worker that is gone
 FORGET = timedelta(days=1)
 
@@ -203,6 +203,10 @@ class Supervisor:
         if abs(offset) > SKEW_WARN:
             self.trouble = f"This host's clock is {offset:+.1f} seconds from the database's."
             log.warning("worker.clock_skew seconds=%.1f", offset)
+        elif provisioning.is_outdated(settings.CONFIGURATION):
+            self.trouble = "It runs an older configuration than the process that was started last. Restart it."
+        elif time.monotonic() - self.started > TROUBLE_SECONDS:
+            self.trouble = ""
         now = timezone.now()
         WorkerHeartbeat.objects.update_or_create(
             host=self.host,
@@ -241,8 +245,3 @@ def session_members(session: int) -> set[int] | None:
         if int(fields[3]) == session and fields[0] not in "ZX":
             members.add(int(entry.name))
     return members
-
-
-def silent_workers() -> list[WorkerHeartbeat]:
-    """Workers that have not been heard of for a while and did not sign off."""
-    return list(WorkerHeartbeat.objects.filter(beat_at__lt=timezone.now() - SILENT).order_by(F("beat_at").desc()))

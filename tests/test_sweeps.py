@@ -691,3 +691,39 @@ def test_the_command_says_when_aws_cannot_be_reached_instead_of_waiting_for_ever
     assert status == 1
     assert "cannot be reached" in json.loads(text)["error"]
     ecr.forget_clients()
+
+
+def test_an_aws_that_answers_nobody_ends_the_work_without_marking_every_repository(
+    fast: Configuration, sandbox: Sandbox
+) -> None:
+    fill(sandbox, fast, 100)
+    sandbox.fault("reset", "ecr:GetRepositoryPolicy")
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+
+    sweeps.work(configuration=fast, seconds=2, sweep_id=sweep.pk)
+
+    sweep.refresh_from_db()
+    assert (sweep.status, Repository.objects.filter(status=RepositoryStatus.FAILED).count()) == (SweepStatus.RUNNING, 0)
+    assert "cannot be reached" in sweep.error
+    sandbox.clear_faults()
+    work_off(fast, sweep)
+    assert (sweep.status, sweeps.progress(sweep).in_sync) == (SweepStatus.DONE, 100)
+
+
+def test_old_sweeps_are_forgotten_and_those_that_found_something_are_kept_longer(
+    fast: Configuration, sandbox: Sandbox
+) -> None:
+    names = fill(sandbox, fast, 2)
+    quiet = sweep_all(fast)
+    drift(sandbox, names[:1])
+    eventful = sweep_all(fast)
+    Sweep.objects.update(trigger=SweepTrigger.SCHEDULE, finished_at=Now() - timedelta(days=3))
+
+    sweeps.forget_old()
+
+    assert set(Sweep.objects.values_list("pk", flat=True)) == {eventful.pk}
+    assert quiet.pk != eventful.pk
+    Sweep.objects.update(finished_at=Now() - timedelta(days=31))
+    sweeps.forget_old()
+    assert not Sweep.objects.exists()
