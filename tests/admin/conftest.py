@@ -31,7 +31,7 @@ def person(db: None) -> Callable[..., Client]:
     """A browser of somebody with exactly these rights: `person("view_deployment", …)`."""
 
     def make(*codenames: str) -> Client:
-        user = User.objects.create(username="-".join(codenames) or "nobody", is_staff=True)
+        user = User.objects.create(username=("-".join(codenames) or "nobody")[:150], is_staff=True)
         user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
         assert user.user_permissions.count() == len(codenames)
         client = Client()
