@@ -500,6 +500,22 @@ REPOSITORIES: tuple[Entry, ...] = (
         heals=Heals.YES,
     ),
     Entry(
+        codes=("TakenOver",),
+        says="Somebody else has taken over setting up {name}.",
+        todo="Try again.",
+        cause="This process was asleep or slow for longer than its right to work on the repository lasted.",
+        mender=Mender.NOBODY,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=("NotVisibleYet",),
+        says="ECR says that {name} exists and that it does not.",
+        todo="Try again in a moment.",
+        cause="For some seconds after a repository was made ECR may not find it.",
+        mender=Mender.NOBODY,
+        heals=Heals.YES,
+    ),
+    Entry(
         codes=("OutdatedConfiguration",),
         says="This process runs an older configuration than the one that was started last, so it does not set up "
         "{name}.",

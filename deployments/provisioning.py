@@ -27,6 +27,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from deployments import desired
+from deployments.catalogue import registry_error
 from deployments.config import Configuration, RegistryConfig
 from deployments.desired import Details, Difference, Part
 from deployments.ecr import Access, Creation, Ecr, Look, RegistryError
@@ -123,12 +124,7 @@ def ensure_repository(
     first_seen: datetime | None = None
     while True:
         if row is None:
-            raise RegistryError(
-                operation="wait",
-                code="Removed",
-                sentence=f"The entry of {name} was removed while this deploy was waiting for it. Try again.",
-                heals=True,
-            )
+            raise registry_error("Removed", operation="wait", name=name)
         first_seen = first_seen or row.db_now
         if row.newest_digest not in (None, digest):
             return _outdated(row)
@@ -149,12 +145,7 @@ def ensure_repository(
             row = lease.row
             break
         if _clock() - arrived > WAIT_SECONDS:
-            raise RegistryError(
-                operation="wait",
-                code="Busy",
-                sentence=f"Another deploy has been setting up {name} for over {WAIT_SECONDS} seconds. Try again.",
-                heals=True,
-            )
+            raise registry_error("Busy", operation="wait", name=name, seconds=WAIT_SECONDS)
         time.sleep(0.05)
         row = _row(ecr_registry, name)
     return _usable(row, registry, _error_of(row) if row.last_error else None, enforce)
@@ -192,12 +183,7 @@ def _usable(row: Repository, registry: RegistryConfig, error: RegistryError | No
         raise error
     if never_had_policy:
         words = " ".join(part["words"] for part in row.differences if part["what"] == Part.POLICY)
-        raise RegistryError(
-            operation="SetRepositoryPolicy",
-            code="PolicyNotApplied",
-            sentence=f"{row.name} does not carry the default repository policy. {words}",
-            heals=False,
-        )
+        raise registry_error("PolicyNotApplied", operation="SetRepositoryPolicy", name=row.name, words=words)
     return row
 
 
@@ -212,15 +198,7 @@ def _outdated(row: Repository) -> Repository:
     """This process's configuration is not the newest: it neither looks nor writes, and relies on what others did."""
     if row.last_in_sync_at is not None and row.checked_digest and row.status != RepositoryStatus.MISSING:
         return row
-    raise RegistryError(
-        operation="start",
-        code="OutdatedConfiguration",
-        sentence=(
-            "This process runs an older configuration than the one that was started last, so it does not set up "
-            f"{row.name}. Try again to reach a newer process; if it stays, restart every web and worker process."
-        ),
-        heals=True,
-    )
+    raise registry_error("OutdatedConfiguration", operation="start", name=row.name)
 
 
 def _error_of(row: Repository) -> RegistryError:
@@ -270,23 +248,13 @@ class Lease:
     def require_time(self) -> None:
         """Raise RegistryError when it is too late in the lease for another call to AWS."""
         if _clock() - self.taken > LEASE.total_seconds() * CALLS_END:
-            raise RegistryError(
-                operation="lease",
-                code="OutOfTime",
-                sentence=f"Setting up {self.row.name} took too long and was given up. Try again.",
-                heals=True,
-            )
+            raise registry_error("OutOfTime", operation="lease", name=self.row.name)
 
     def note(self, values: dict[str, Any], *events: RepositoryEvent) -> None:
         """Write something down before AWS hears of the next step, and keep the lease. Raises when it was lost."""
         with transaction.atomic():
             if not Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch).update(**values):
-                raise RegistryError(
-                    operation="lease",
-                    code="OutOfTime",
-                    sentence=f"Somebody else has taken over setting up {self.row.name}. Try again.",
-                    heals=True,
-                )
+                raise registry_error("TakenOver", operation="lease", name=self.row.name)
             RepositoryEvent.objects.bulk_create(events)
         for name, value in values.items():
             setattr(self.row, name, value)
@@ -568,12 +536,7 @@ def _existing(ecr: Ecr, name: str) -> Look | RegistryError:
     look = ecr.look(name, details=True)
     if look.exists:
         return look
-    return RegistryError(
-        operation="DescribeRepositories",
-        code="RepositoryNotFoundException",
-        sentence=f"ECR says that {name} exists and that it does not. Try again in a moment.",
-        heals=True,
-    )
+    return registry_error("NotVisibleYet", operation="DescribeRepositories", name=name)
 
 
 def _retry_while_not_found(call: Callable[[], T | RegistryError]) -> T | RegistryError:
@@ -581,7 +544,7 @@ def _retry_while_not_found(call: Callable[[], T | RegistryError]) -> T | Registr
     pause, until = 0.1, _clock() + VISIBLE_SECONDS
     while True:
         result = call()
-        gone = isinstance(result, RegistryError) and result.code == "RepositoryNotFoundException"
+        gone = isinstance(result, RegistryError) and result.code in ("RepositoryNotFoundException", "NotVisibleYet")
         if not gone or _clock() + pause > until:
             return result
         time.sleep(pause)
