@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -124,6 +124,24 @@ def test_of_many_promotions_at_once_the_newest_is_current_in_the_end(
     assert failures == []
     assert current(environment) == str(all_of_them[-1].version)
     assert Promotion.objects.count() == 1
+
+
+def test_a_promotion_that_lost_a_race_looks_again(
+    environment: Environment, anywhere: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, slow, fast = (deploying(environment, anywhere) for _ in range(3))
+    finalize(first, anywhere)
+
+    def promoted_in_between() -> datetime:  # asked for the time after it was seen what is current, before the change
+        Promotion.objects.update(deployment=fast)
+        return datetime.now(UTC)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deployments.lifecycle.timezone.now", promoted_in_between)
+        made = lifecycle._make_current(slow, by="", newer_only=True)
+
+    assert not made
+    assert current(environment) == str(fast.version)
 
 
 # ------------------------------------------------------------------------------------------------------- promote

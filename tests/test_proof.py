@@ -431,6 +431,20 @@ def test_a_grant_to_one_role_of_the_account_is_a_pull(
     assert "probe" in puller["words"]
 
 
+def test_a_grant_to_another_accounts_role_is_no_pull_of_this_account(
+    environment: Environment, configure: Configure, sandbox: Sandbox
+) -> None:
+    iam = sandbox.client("iam", "owner")
+    iam.create_role(RoleName="node", AssumeRolePolicyDocument=trust())
+    both = json.loads(policy(principal=f"arn:aws:iam::{OWNER}:role/node"))
+    both["Statement"] += json.loads(policy(Condition=ORGANISATION))["Statement"]
+    configuration = consuming(configure, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=json.dumps(both))
+    deployment = deploying(environment, configuration)
+    push(sandbox, deployment)
+
+    assert refused(deployment, configuration).code == "consumer_undecided"
+
+
 def test_what_a_condition_decides_is_refused_until_a_probe_role_can_try_it(
     environment: Environment, configure: Configure, sandbox: Sandbox
 ) -> None:
