@@ -1,7 +1,8 @@
 """What people do in the console, as use cases: looks at repositories, exceptions, promotions, a key's successor.
 
 Thin wrappers that add what only a person brings: what they saw before they agreed, their reason, their name. None of
-them asks AWS anything: a look is a sweep that is written down here and done by a worker. They know no HTTP.
+them asks AWS anything but a promotion, which proves its image: a look is a sweep that is written down here and done by
+a worker. They know no HTTP.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ def look_at(
     """Start a sweep over these repositories. `thorough` has lifecycle policy, AWS tags and mutability read too, and
     looks for the missing ones. Raises Refusal when there is nothing to look at, or too much to name.
     """
-    managed = within_reach(rows, configuration).exclude(status=RepositoryStatus.UNMANAGED).exclude(origin="")
-    if not thorough:
-        managed = managed.exclude(status=RepositoryStatus.MISSING)
+    managed = within_reach(rows, configuration).exclude(status=RepositoryStatus.UNMANAGED)
+    seen = ~Q(origin="") & ~Q(status=RepositoryStatus.MISSING)
+    managed = managed.filter(seen | Q(status=RepositoryStatus.MISSING) if thorough else seen)
     names = sorted(set(managed.values_list("name", flat=True)[: NAMES + 1]))
     if not names:
         raise Refusal(
@@ -66,8 +67,7 @@ def look_at(
     if len(names) > NAMES:
         raise Refusal(f"More than {NAMES:,} repositories: start a sweep over all of them instead.", code="too_many")
     if thorough and not dry_run:
-        # Notes for the next look, whoever makes it: a crash before the sweep's row leaves nothing half done.
-        managed.filter(status=RepositoryStatus.MISSING).update(status=RepositoryStatus.PENDING)
+        # A note for the next look, whoever makes it: a crash before the sweep's row leaves nothing half done.
         managed.update(details_checked_at=None)
     sweep = sweeps.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names, dry_run=dry_run)
     assert sweep is not None  # only the schedule's sweeps exclude each other  # noqa: S101
@@ -143,10 +143,11 @@ def change_to(deployment: Deployment) -> Change:
     return Change(deployment=deployment, current=lifecycle.current_promotion(environment=deployment.environment))
 
 
-def make_current(*, deployment: Deployment, instead_of: str, by: str) -> Change:
+def make_current(*, deployment: Deployment, instead_of: str, by: str, configuration: Configuration) -> Change:
     """Promote, or roll back to, a deployment in the place of the one that the person saw (`Change.token`).
 
-    A roll-back is marked as such on the promotion. Raises Refusal, also when another one has become current since.
+    Its image is proved again first, which asks the registry while the person waits: an image that expired since must
+    not become what the cluster runs. Raises Refusal, also when another one has become current since.
     """
     change = change_to(deployment)
     if change.token != instead_of:
@@ -157,12 +158,8 @@ def make_current(*, deployment: Deployment, instead_of: str, by: str) -> Change:
         version=str(deployment.version),
         allow_rollbacks=change.rolls_back,
         by=by,
+        configuration=configuration,
     )
-    replaced = change.current.deployment if change.current and change.rolls_back else None
-    # Only on the promotion that we made: a deploy that was promoted since keeps its own.
-    Promotion.objects.filter(
-        environment=deployment.environment_id, label="current", deployment=deployment, promoted_by=by
-    ).update(rolled_back_from=replaced)
     return change
 
 

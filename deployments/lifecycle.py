@@ -516,7 +516,13 @@ def _make_current(deployment: Deployment, *, by: str, newer_only: bool) -> bool:
             .filter(environment_id=deployment.environment_id, label="current")
             .first()
         )
-        values = {"deployment": deployment, "promoted_at": timezone.now(), "promoted_by": by}
+        older = current is not None and current.deployment.version > deployment.version
+        values = {
+            "deployment": deployment,
+            "promoted_at": timezone.now(),
+            "promoted_by": by,
+            "rolled_back_from": current.deployment if current is not None and older else None,
+        }
         if current is None:
             try:
                 with transaction.atomic():

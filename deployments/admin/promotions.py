@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
@@ -33,7 +34,10 @@ class Promotions(ReadOnly):
             before = {"current": str(change.current.deployment.version) if change.current else None}
             try:
                 console.make_current(
-                    deployment=deployment, instead_of=request.POST.get("instead_of", ""), by=who(request)
+                    deployment=deployment,
+                    instead_of=request.POST.get("instead_of", ""),
+                    by=who(request),
+                    configuration=settings.CONFIGURATION,
                 )
             except lifecycle.Refusal as refusal:
                 note(request, action, deployment, before=before, outcome=refusal.sentence)

@@ -297,7 +297,11 @@ def promote(request: EnvironmentRequest, version: str, allowRollbacks: bool = Fa
     before = lifecycle.current_promotion(environment=environment)
     with refusing_with(400):
         deployment = lifecycle.promote(
-            environment=environment, version=version, allow_rollbacks=allowRollbacks, by=request.auth.name[:200]
+            environment=environment,
+            version=version,
+            allow_rollbacks=allowRollbacks,
+            by=request.auth.name[:200],
+            configuration=settings.CONFIGURATION,
         )
     older = before is not None and before.deployment.version > deployment.version
     note(

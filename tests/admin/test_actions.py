@@ -15,6 +15,7 @@ from django_q.models import OrmQ
 
 from deployments import console, keys
 from deployments.catalogue import Refusal
+from deployments.config import Configuration
 from deployments.models import (
     AccessKey,
     AuditEntry,
@@ -29,10 +30,12 @@ from deployments.models import (
     Sweep,
     SweepStatus,
 )
-from tests.admin.installation import CLUSTER, HOST, Installation, policy
+from tests.admin.installation import CLUSTER, ENVIRONMENT, HOST, Installation, policy
 
 REPOSITORIES, DEPLOYMENTS = "/admin/deployments/repository/", "/admin/deployments/deployment/"
 ASK = f"{REPOSITORIES}ask/"
+#: A promotion proves its image, which asks AWS; tests/test_lifecycle.py is about that.
+UNPROVED = {"DEPLOY_IMAGE_VERIFICATION_ENABLED": "0"}
 
 
 def drifted() -> Repository:
@@ -58,8 +61,9 @@ def rolled() -> tuple[Deployment, Promotion]:
 
 
 def test_a_roll_back_says_what_will_change_then_does_it_and_is_marked_as_one(
-    installation: Installation, operator: Client
+    installation: Installation, operator: Client, configure: Callable[..., Configuration]
 ) -> None:
+    configure(**ENVIRONMENT, **UNPROVED)
     older, promotion = rolled()
     page = f"{DEPLOYMENTS}{older.pk}/promote/"
 
@@ -83,11 +87,12 @@ def test_a_roll_back_says_what_will_change_then_does_it_and_is_marked_as_one(
 
 
 def test_going_forward_again_is_a_promotion_and_takes_the_mark_away(
-    installation: Installation, operator: Client
+    installation: Installation, operator: Client, configure: Callable[..., Configuration]
 ) -> None:
+    configuration = configure(**ENVIRONMENT, **UNPROVED)
     older, promotion = rolled()
     newest = promotion.deployment
-    console.make_current(deployment=older, instead_of=newest.pk, by="x")
+    console.make_current(deployment=older, instead_of=newest.pk, by="x", configuration=configuration)
 
     operator.post(f"{DEPLOYMENTS}{newest.pk}/promote/", {"instead_of": older.pk})
 
@@ -312,7 +317,7 @@ def test_checking_everything_again_has_details_read_and_missing_ones_looked_for(
     operator.post(f"{REPOSITORIES}{row.pk}/look/recheck/")
 
     row.refresh_from_db()
-    assert (row.status, row.details_checked_at) == (RepositoryStatus.PENDING, None)
+    assert (row.status, row.details_checked_at) == (RepositoryStatus.MISSING, None)
     assert Sweep.objects.latest("pk").names == [row.name]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
+from django.db.models import Q
 
 from deployments import audit, sweeps
 from deployments.audit import Actor
@@ -61,7 +62,8 @@ class Command(BaseCommand):
         self._tell(sweep, as_json=options["json"])
 
     def _require_known(self, names: list[str]) -> None:
-        managed = Repository.objects.exclude(status=RepositoryStatus.UNMANAGED).exclude(origin="")
+        managed = Repository.objects.exclude(status=RepositoryStatus.UNMANAGED)
+        managed = managed.filter(Q(status=RepositoryStatus.MISSING) | ~Q(origin=""))
         known = set(managed.filter(name__in=names).values_list("name", flat=True))
         unknown = [name for name in names if name not in known]
         if unknown:
