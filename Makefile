@@ -10,7 +10,7 @@ ABREAST := -n auto --maxprocesses 4
 ticking = { while sleep 1; do printf .; done & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint run worker screens clean
+.PHONY: help demo test fast lint run worker bench screens clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ run: $(VENV)/.sandbox ## The web server, on port 8000
 
 worker: $(VENV)/.sandbox ## The worker
 	$(PY) manage.py worker $(ARGS)
+
+bench: $(VENV)/.dev ## How the console's pages grow with what is in them (ratios, not seconds)
+	$(PY) bench/console.py $(ARGS)
 
 screens: $(VENV)/.dev ## Take the screenshots in docs/screens (needs Debian's chromium)
 	$(PY) docs/screens.py $(ARGS)

@@ -31,7 +31,7 @@ def measure(deployments: int, repositories: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="registry-admin-bench-") as folder:
         sys.path.insert(0, str(ROOT))
         os.environ |= {
-            "ENV_FILE": f"{folder}/none",
+            "ENV_FILE": os.devnull,
             "DATABASE_URL": f"sqlite:///{folder}/bench.sqlite3",
             "SECRET_KEY": "only for a measurement, of rows that nobody owns",
             "DJANGO_SETTINGS_MODULE": "registry_admin.settings",

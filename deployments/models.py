@@ -356,7 +356,8 @@ class Deployment(models.Model):
             models.Index(fields=["-created_at"], name="deployment_recent"),
             models.Index(fields=["environment", "external_id"], name="deployment_external_id"),
             models.Index(fields=["status", "-created_at"], name="deployment_status"),
-            models.Index(fields=["environment", "status"], name="deployment_environment_status"),
+            models.Index(fields=["environment", "status", "-created_at"], name="deployment_environment_status"),
+            models.Index(fields=["image_digest"], name="deployment_digest"),
             models.Index(fields=["project", "status"], name="deployment_project_status"),
             models.Index(fields=["deadline"], condition=Q(deadline__isnull=False), name="deployment_deadline"),
         ]

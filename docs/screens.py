@@ -48,7 +48,7 @@ def serve_and_shoot(names: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="registry-admin-screens-") as folder:
         sys.path.insert(0, str(ROOT))
         os.environ |= {
-            "ENV_FILE": f"{folder}/none",
+            "ENV_FILE": os.devnull,
             "DATABASE_URL": f"sqlite:///{folder}/screens.sqlite3",
             "SECRET_KEY": "only for pictures, of rows that nobody owns",
             "DJANGO_SETTINGS_MODULE": "registry_admin.settings",

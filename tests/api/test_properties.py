@@ -29,7 +29,7 @@ from deployments.api import api, limits
 from deployments.models import Environment, Project
 from tests.api.conftest import Cli
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]  # some twenty seconds of random requests
 
 CHECKS = [
     not_a_server_error,
