@@ -14,6 +14,7 @@ import pytest
 from deployments.checks import registries_do_not_overlap, registry_hosts_are_what_they_look_like
 from deployments.config import Configuration
 
+pytestmark = pytest.mark.slow  # each is a process or more
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "only-for-the-tests-0123456789-0123456789-0123456789"
 

@@ -12,6 +12,7 @@ import json
 import random
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from deployments.policy import PolicyError, compare, lint, may, parse
 from deployments.policy.actions import NAMES
 
 quick = settings(deadline=None, max_examples=100)
+pytestmark = pytest.mark.slow  # thousands of made-up policies
 
 # ------------------------------------------------------------------------------------------------------ a small world
 
@@ -48,6 +50,8 @@ positive = tests.map(lambda block: {"StringEquals": block} if block else {})
 mixed = st.tuples(tests, tests).map(
     lambda blocks: {op: block for op, block in zip(["StringEquals", "StringNotEquals"], blocks, strict=True) if block}
 )
+
+pytestmark = pytest.mark.slow  # thousands of made-up policies
 
 
 def documents(conditions: st.SearchStrategy[Any]) -> st.SearchStrategy[Document]:

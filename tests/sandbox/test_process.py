@@ -58,6 +58,11 @@ def test_it_ends_cleanly_even_while_somebody_waits(number: signal.Signals) -> No
     connection = http.client.HTTPConnection("127.0.0.1", sandbox.port, timeout=5)
     connection.request("GET", "/v2/", headers={"Authorization": f"Basic {authorization}"})
 
+    until = time.monotonic() + 5
+    while not sandbox.faults()[0]["struck"]:  # it waits for certain, and is not still on its way
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
     os.kill(process.pid, number)
     out, errors = process.communicate(timeout=5)
     connection.close()
