@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from deployments import lifecycle, sweeps
+from deployments import lifecycle, provisioning, sweeps
 from deployments.catalogue import Refusal
 from deployments.config import Configuration
 from deployments.models import (
@@ -82,6 +82,16 @@ def adopt(*, rows: QuerySet[Repository], configuration: Configuration, by: str) 
         return 0, None
     names = sorted({row.name for row in wanted})
     return count, sweeps.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names)
+
+
+def take_over(*, rows: QuerySet[Repository], configuration: Configuration, by: str) -> tuple[int, Sweep | None]:
+    """Bring adopted repositories in line altogether, at once: what somebody else chose there goes. Returns how many."""
+    adopted = within_reach(rows, configuration).filter(origin="adopted", taken_over_at__isnull=True)
+    taken = [row for row in adopted[:NAMES] if provisioning.take_over(row=row, by=by)]
+    if not taken:
+        return 0, None
+    names = sorted({row.name for row in taken})
+    return len(taken), sweeps.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names)
 
 
 # -------------------------------------------------------------------------------------------------------- exceptions

@@ -73,6 +73,13 @@ LOOKS = {
             "somebody else chose stay.",
         ),
         Look(
+            name="take",
+            word="Take over",
+            right="adopt_repository",
+            says="Adopted repositories are brought in line altogether: a lifecycle policy that somebody else wrote, "
+            "and tags that may be overwritten, become what the settings say.",
+        ),
+        Look(
             name="except",
             word="Make an exception",
             right="except_repository",
@@ -226,6 +233,9 @@ class Looks(ReadOnly):
                 case "adopt":
                     count, sweep = console.adopt(rows=rows, configuration=configuration, by=by)
                     words = f"{count:,} adopted."
+                case "take":
+                    count, sweep = console.take_over(rows=rows, configuration=configuration, by=by)
+                    words = f"{count:,} taken over."
                 case _:
                     sweep = console.look_at(
                         rows=rows,
@@ -255,6 +265,8 @@ def _meant(look: Look, rows: QuerySet[Repository]) -> QuerySet[Repository]:
     """Of a selection, those that the action says something about."""
     if look.name == "adopt":
         return rows.filter(status=RepositoryStatus.UNMANAGED)
+    if look.name == "take":
+        return rows.filter(origin="adopted", taken_over_at__isnull=True)
     if look.name == "end":
         return rows.exclude(mode="")
     if look.name in ("reconcile", "preview"):

@@ -308,6 +308,22 @@ def test_select_across_all_pages_asks_about_the_filter_and_not_about_the_page(
     assert response["Location"].endswith("?look=except&status=in_sync")
 
 
+def test_an_adopted_repository_is_taken_over_behind_a_page_that_says_what_that_means(
+    installation: Installation, operator: Client
+) -> None:
+    row = Repository.objects.filter(host=HOST, status="in_sync")[0]
+    Repository.objects.filter(pk=row.pk).update(origin="adopted", taken_over_at=None)
+    assert "Take over…" in operator.get(f"{REPOSITORIES}{row.pk}/change/").content.decode()
+
+    page = f"{ASK}?look=take&pk={row.pk}"
+    assert "somebody else wrote" in operator.get(page).content.decode()
+    operator.post(page)
+
+    row.refresh_from_db()
+    assert (row.keeps_theirs, Sweep.objects.latest("pk").names) == (False, [row.name])
+    assert "Take over…" not in operator.get(f"{REPOSITORIES}{row.pk}/change/").content.decode()
+
+
 def test_checking_everything_again_has_details_read_and_missing_ones_looked_for(
     installation: Installation, operator: Client
 ) -> None:
