@@ -16,7 +16,7 @@ from django.core.checks import CheckMessage, Error, Warning, register
 
 from deployments import policy
 from deployments.config import Configuration, RegistryConfig
-from deployments.ecr import registry_of
+from deployments.ecr import partitions, registry_of
 
 
 @register("configuration")
@@ -50,6 +50,31 @@ def registry_hosts_are_what_they_look_like(**kwargs: Any) -> Iterable[CheckMessa
                 f"{variable}DEPLOY_REGISTRY_ECR_…: set, but {registry.host} is not ECR, so they do nothing.",
                 hint="Set DEPLOY_REGISTRY_HOST to the ECR registry's host, or remove them.",
                 id="deployments.W002",
+            )
+
+
+@register("configuration")
+def other_accounts_get_a_policy(**kwargs: Any) -> Iterable[CheckMessage]:
+    """W004: an ECR registry without a default policy: other accounts are refused, which is what this program is for.
+
+    W005: a region that botocore does not know may be new, or misspelt.
+    """
+    for variable, registry in _registries():
+        found = registry_of(registry.host)
+        if found is None:
+            continue
+        if registry.default_repository_policy is None:
+            yield Warning(
+                f"{variable}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: not set, so no account but {found.account} "
+                "can pull from the repositories that deploys make.",
+                hint="Set it to the policy that your cluster's accounts need; .env.example has one.",
+                id="deployments.W004",
+            )
+        if not any(found.region in partition.regions for partition in partitions()):
+            yield Warning(
+                f"{variable}DEPLOY_REGISTRY_HOST: {found.region} is no region that this release knows.",
+                hint="Correct it if it is misspelt; a new region works as it is.",
+                id="deployments.W005",
             )
 
 

@@ -12,6 +12,7 @@ The names of the `DEPLOY_…` variables and the `V4_` mirror with its variable-b
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -382,6 +383,7 @@ def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> 
             "Two configurations of one repository would overwrite each other for ever. Make them agree, or give "
             "V4_DEPLOY_REGISTRY_NAMESPACE another value.",
         )
+    reader.look_for_misspelt()
     app_origin = reader.origin("APP_ORIGIN", "http://localhost:8000")
     return Configuration(
         plain=plain,
@@ -425,6 +427,15 @@ class _Reader:
         found = Problem(variable=variable, message=message, hint=hint)
         if found not in self.problems:  # a plain variable is read again for the V4 set
             self.problems.append(found)
+
+    def look_for_misspelt(self) -> None:
+        """Warn of variables that look like ours and are none: the setting that somebody meant is not set."""
+        known = {setting.name for setting in SETTINGS} | {f"V4_{each.name}" for each in SETTINGS if each.mirrored}
+        for name in sorted(self._environment):
+            meant = name.removesuffix("_FILE")
+            if meant.startswith(("DEPLOY_", "V4_DEPLOY_", "RECONCILE_")) and meant not in known:
+                [nearest] = difflib.get_close_matches(meant, known, n=1, cutoff=0.0)
+                self._warn(name, "There is no such setting, so it does nothing.", f"Was {nearest} meant?")
 
     def text(self, name: str) -> str | None:
         try:

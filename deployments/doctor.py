@@ -315,7 +315,7 @@ def _ask(configuration: Configuration, found: list[Target]) -> Iterator[Line]:
         "AWS",
         "Permissions to write",
         "ecr:CreateRepository, ecr:SetRepositoryPolicy and the other writes cannot be tried without writing.",
-        "The policy below has them; the first deploy tells.",
+        "The smallest IAM policy (doctor --iam-policy) has them; the first deploy tells.",
     )
 
 

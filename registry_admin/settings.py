@@ -264,9 +264,9 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         "deployments": {"level": CONFIGURATION.log_level},
-        # At DEBUG these write tokens and signatures into the log.
-        "boto3": {"level": "INFO"},
-        "botocore": {"level": "INFO"},
+        # At DEBUG these write tokens and signatures into the log, at INFO where they found their credentials.
+        "boto3": {"level": "WARNING"},
+        "botocore": {"level": "WARNING"},
         "urllib3": {"level": "INFO"},
         "s3transfer": {"level": "INFO"},
     },

@@ -186,3 +186,13 @@ def test_an_env_file_that_was_named_has_to_be_there(tmp_path: Path) -> None:
     assert config.env_file_problems(tmp_path / "none", named=False) == ()
     assert "cannot be read" in str(config.env_file_problems(tmp_path / "none", named=True))
     assert config.env_file_problems(Path("/dev/null"), named=True) == ()
+
+
+def test_a_variable_that_looks_like_ours_and_is_none_is_told_with_the_one_that_was_meant() -> None:
+    configuration = config.load(
+        {"DEPLOY_REGISTRY_ECR_DEFAULT_REPO_POLICY": "{}", "DEPLOY_REGISTRY_PASSWORD_FILE": "/x"}
+    )
+
+    [warning] = configuration.warnings
+    assert warning.variable == "DEPLOY_REGISTRY_ECR_DEFAULT_REPO_POLICY"
+    assert "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY" in warning.hint

@@ -59,12 +59,26 @@ def test_a_fresh_clone_starts_with_an_empty_environment_and_makes_its_key_once(c
     assert [path.name for path in clone.glob("secret_key*")] == ["secret_key"]
 
 
+def test_an_ecr_registry_without_a_default_policy_and_a_region_that_nobody_knows_are_warned_of(tmp_path: Path) -> None:
+    status, said = manage(
+        "check",
+        DATABASE_URL=f"sqlite:///{tmp_path}/x.sqlite3",
+        SECRET_KEY=KEY,
+        DEPLOY_REGISTRY_HOST="111111111111.dkr.ecr.us-esat-1.amazonaws.com",
+    )
+
+    assert status == 0
+    assert "deployments.W004" in said
+    assert "deployments.W005" in said
+
+
 def test_a_database_without_a_secret_key_stops_the_start_and_says_how_to_make_one() -> None:
     status, said = manage("check", DATABASE_URL="postgres://user:canary@127.0.0.1/x")
 
     assert status != 0
     assert "SECRET_KEY" in said
     assert "token_urlsafe" in said
+    assert "Traceback" not in said
     assert "canary" not in said
 
 

@@ -7,6 +7,7 @@ one repository, which do what their names say, come without a page in between.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -230,6 +231,8 @@ class Looks(ReadOnly):
                 case "end":
                     count = console.end_exception(rows=rows.only("pk", "mode"), by=by)
                     words = "The exception was ended." if count == 1 else f"{count:,} exceptions were ended."
+                    with contextlib.suppress(Refusal):  # nothing that a sweep can look at is no fault here
+                        sweep = console.look_at(rows=rows, configuration=configuration, by=by) if count else None
                 case "adopt":
                     count, sweep = console.adopt(rows=rows, configuration=configuration, by=by)
                     words = f"{count:,} adopted."

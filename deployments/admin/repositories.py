@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from deployments import provisioning
 from deployments.admin.console import audit_of, may, menu
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
@@ -153,6 +154,7 @@ class RepositoryAdmin(Looks, Policies, Exports):
             "pullers": pullers(row),
             "states": {part: state_of(row, part, covered=covered) for part in PARTS},
             "excepted": bool(row.mode) and in_force(row),
+            "observed": not provisioning.effective_enforce(row, settings.CONFIGURATION.enforce, timezone.now()),
             "may": {name: may(request, look.right) for name, look in LOOKS.items()},
             "may_restore": may(request, "restore_policy_repository") and covered,
             "managed": row.status not in (RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING),

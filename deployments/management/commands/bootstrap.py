@@ -105,7 +105,7 @@ class Command(BaseCommand):
             f"\nAdmin:    {configuration.app_origin}/admin/\n"
             f"Next, with project: “{project.ref}” in trigger.config.ts:\n\n"
             f"  TRIGGER_API_URL={configuration.api_origin} TRIGGER_ACCESS_TOKEN={result.token or 'tr_pat_…'} "
-            "npx trigger.dev@latest deploy"
+            "npx trigger.dev@latest deploy --local-build"
         )
 
 
