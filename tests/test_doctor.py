@@ -323,6 +323,7 @@ def test_the_events_queue_is_asked_without_taking_a_message(
     assert left["Messages"][0]["Attributes"]["ApproximateReceiveCount"] == "1"
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_an_aws_that_does_not_answer(
     ecr_configuration: Configuration, beating: WorkerHeartbeat, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,6 +178,7 @@ def test_a_sweep_at_rest_writes_at_most_twice_to_the_database_for_a_hundred_repo
     assert len(writes) - len(of_the_sweep) <= 10
 
 
+@pytest.mark.slow
 def test_more_than_a_thousand_repositories_are_listed_in_pages_of_a_thousand(
     fast: Configuration, sandbox: Sandbox
 ) -> None:
@@ -231,6 +232,7 @@ def test_a_repository_is_stamped_before_it_is_worked_on(fast: Configuration, san
 # ------------------------------------------------------------------------------------------------ faults and crashes
 
 
+@pytest.mark.slow
 def test_a_throttled_sweep_leaves_nothing_undone(configure: Configure, fast: Configuration, sandbox: Sandbox) -> None:
     names = fill(sandbox, fast, 120)
     drift(sandbox, names[:6])
@@ -382,6 +384,7 @@ def test_credentials_that_are_refused_stop_the_sweep_at_once_with_one_error(
     assert not RepositoryEvent.objects.filter(kind=EventKind.ERROR).exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_stopped_ends_and_says_how_far_it_came(
     configure: Configure, fast: Configuration, sandbox: Sandbox
 ) -> None:
@@ -570,6 +573,7 @@ def test_a_rate_that_was_learned_grows_back_and_is_forgotten_by_and_by(
     assert sweeps._Budget(target, 100).pace.rate == pytest.approx(100)
 
 
+@pytest.mark.slow
 def test_at_a_low_rate_a_worker_stops_when_its_time_is_over_and_keeps_what_it_has_done(
     configure: Configure, fast: Configuration, sandbox: Sandbox
 ) -> None:
@@ -693,6 +697,7 @@ def test_the_command_says_when_aws_cannot_be_reached_instead_of_waiting_for_ever
     ecr.forget_clients()
 
 
+@pytest.mark.slow
 def test_an_aws_that_answers_nobody_ends_the_work_without_marking_every_repository(
     fast: Configuration, sandbox: Sandbox
 ) -> None:

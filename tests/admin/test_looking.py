@@ -196,6 +196,7 @@ def test_a_text_that_would_be_refused_says_so(text: str, id: str, installation: 
     assert f"deployments.{id}" in page.content.decode()
 
 
+@pytest.mark.slow
 def test_ten_thousand_repositories_take_no_more_queries_and_little_time(
     installation: Installation, operator: Client
 ) -> None:

@@ -37,6 +37,8 @@ class Demo:
             [sys.executable, "-m", "sandbox.demo", "--directory", str(self.directory), *arguments],
             cwd=ROOT, env={**os.environ, "TMPDIR": str(self._temporary), "TERM": "xterm"}, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            # Under nohup a hang-up is ignored, and the demo respects that; here it is meant.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )  # fmt: skip
 
     def read(self, until: str = "\0") -> None:

@@ -273,6 +273,7 @@ def test_a_terminal_without_the_characters_gets_codes_and_no_traceback(
     assert b"\x1b" not in shown
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_early_gets_no_traceback() -> None:
     ran = subprocess.run(
         ["sh", "-c", f"{sys.executable} manage.py policy who - --region us-east-1 | head -1"],
@@ -285,6 +286,7 @@ def test_a_reader_that_stops_early_gets_no_traceback() -> None:
     assert (ran.stdout, ran.stderr) == ("yes\n", "")
 
 
+@pytest.mark.slow
 def test_it_works_with_broken_settings_of_ours_and_without_a_database() -> None:
     environment = {
         **os.environ,

@@ -165,6 +165,7 @@ def test_what_is_not_understood_is_named_without_quoting_the_policy(a: str, why:
     assert "secret" not in found.why
 
 
+@pytest.mark.slow
 def test_hostile_texts_get_an_answer_in_time() -> None:
     started = time.process_time()
     many: list[Any] = [
