@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 ARGS   ?=
-# Each process of the tests has a database and a sandbox of its own; four, because they wait more than they compute.
-ABREAST := -n 4
+# Each process of the tests has a database and a sandbox of its own.
+ABREAST := -n auto --maxprocesses 4
 
 # Run a command and show a dot for each second of it: nobody looks at a silent terminal.
 ticking = { while sleep 1; do printf .; done & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status; }

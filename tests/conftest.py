@@ -10,6 +10,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.db import connection, connections, transaction
 from django.test import TransactionTestCase
+from django.test.utils import override_settings
 
 from deployments import config, ecr
 from deployments.models import Environment, EnvironmentType, Project
@@ -33,6 +34,13 @@ def django_db_modify_db_settings() -> None:
     """SQLite in a file, so that the threads of a live server have connections of their own."""
     if not databases.POSTGRESQL:
         connections["default"].settings_dict["TEST"]["NAME"] = str(databases.DIRECTORY / "test.sqlite3")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_passwords() -> Iterator[None]:
+    """A password's digest is slow on purpose, which proves nothing here."""
+    with override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"]):
+        yield
 
 
 #: Made once by migrate and changed by no test that is not rolled back; emptying them would have them all made anew.

@@ -266,6 +266,7 @@ def test_where_aws_does_not_allow_a_session_the_log_in_is_wider_and_aws_is_not_a
     assert of_sts(sandbox) == {"sts:GetFederationToken": 2}
 
 
+@pytest.mark.slow
 def test_a_fault_that_may_pass_is_no_reason_to_hand_out_more(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

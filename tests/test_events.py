@@ -192,6 +192,7 @@ def test_an_event_that_is_none_of_our_business_asks_aws_nothing(
     assert sandbox.calls() == {}
 
 
+@pytest.mark.slow
 def test_a_message_stays_on_the_queue_while_aws_fails_and_is_given_up_after_some_tries(
     repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

@@ -117,6 +117,7 @@ def test_workers_killed_in_the_middle_of_a_sweep_lose_no_repository_and_leave_no
     assert not Repository.objects.filter(lease_until__gt=Now()).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_answers_lost_and_connections_cut_in_a_sweep_leave_every_repository_right(
     installation: Configuration, sandbox: Sandbox

@@ -679,6 +679,7 @@ def delete(sandbox: Sandbox, name: str) -> None:
     sandbox.client("ecr").delete_repository(repositoryName=name, force=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["LimitExceededException", "ThrottlingException"])
 def test_a_repository_that_vanished_and_cannot_be_made_again_fails_the_deploy(
     code: str, project: Project, ecr_configuration: Configuration, sandbox: Sandbox

@@ -140,6 +140,7 @@ def policies(sandbox: Sandbox, names: Iterable[str]) -> int:
 # --------------------------------------------------------------------------------------------------- the main promise
 
 
+@pytest.mark.slow
 def test_a_sweep_heals_exactly_what_differs_and_the_next_one_writes_nothing(
     fast: Configuration, sandbox: Sandbox
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_sweep_heals_exactly_what_differs_and_the_next_one_writes_nothing(
     assert sweeps.progress(sweep).in_sync == 1000
 
 
+@pytest.mark.slow
 def test_a_sweep_at_rest_writes_at_most_twice_to_the_database_for_a_hundred_repositories(
     fast: Configuration, sandbox: Sandbox, django_assert_max_num_queries: Any
 ) -> None:
@@ -353,6 +355,7 @@ def test_two_sweeps_and_several_workers_at_once_do_no_harm(
     assert calls(sandbox)["SetRepositoryPolicy"] == 15
 
 
+@pytest.mark.slow
 def test_a_repository_that_somebody_else_holds_is_looked_at_again_until_it_is_free(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -611,6 +614,7 @@ def test_an_outdated_worker_takes_no_work_and_says_so_on_the_sweep(
     assert "older configuration" in sweep.error
 
 
+@pytest.mark.slow
 def test_a_write_that_was_throttled_goes_back_in_line(fast: Configuration, sandbox: Sandbox) -> None:
     names = fill(sandbox, fast, 4)
     drift(sandbox, names[:1])

@@ -63,6 +63,7 @@ def test_a_policy_that_ecr_refuses_is_told_with_its_code(
     assert not Deployment.objects.exists()
 
 
+@pytest.mark.slow
 def test_an_image_that_was_never_pushed_is_refused_in_an_event(cli: Cli, sandbox: Sandbox) -> None:
     deployment_id = cli.deploying()
 
