@@ -11,6 +11,7 @@ by a rate that all workers share; in a sweep botocore tries once, and a throttle
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -546,34 +547,36 @@ class _Worker:
         # Under a repository's lease nobody waits for a turn. Writes are few and matter, so botocore may try again.
         writing = replace(ecr, before_call=budget.pace.spend, attempts=3)
         with ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="sweep") as pool:
-            going: dict[Future[bool], Repository] = {}
-            next_check = time.monotonic() + 1
-            next_renewal = time.monotonic() + RENEW_SECONDS
-            while self.pending or going:
-                while self.pending and len(going) < THREADS and not self._over():
-                    row = self.pending.popleft()
-                    going[pool.submit(self._one, ecr, writing, target, row, digest)] = row
-                if not going:
-                    break
-                done, _ = wait(going, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in done:
-                    row = going.pop(future)
-                    if not future.result():
-                        self.pending.append(row)
-                now = time.monotonic()
-                if now >= next_check:
-                    next_check = now + 1
-                    budget.share()
-                    if not Sweep.objects.filter(pk=sweep.pk, status=SweepStatus.RUNNING).exists():
-                        self.until = 0
-                    if self.registered and provisioning.is_outdated(self.configuration):
-                        self.until = 0  # a process with a newer configuration was started; the rest is its
-                if now >= next_renewal:
-                    next_renewal = now + RENEW_SECONDS
-                    self._settle_quiet(looked_at)
-                    if not self._save([*self.pending, *going.values()], release=False):
-                        self.until = 0  # somebody thought us dead; what we find from now on is dropped
-            _close_connections(pool)
+            try:
+                going: dict[Future[bool], Repository] = {}
+                next_check = time.monotonic() + 1
+                next_renewal = time.monotonic() + RENEW_SECONDS
+                while self.pending or going:
+                    while self.pending and len(going) < THREADS and not self._over():
+                        row = self.pending.popleft()
+                        going[pool.submit(self._one, ecr, writing, target, row, digest)] = row
+                    if not going:
+                        break
+                    done, _ = wait(going, timeout=0.5, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        row = going.pop(future)
+                        if not future.result():
+                            self.pending.append(row)
+                    now = time.monotonic()
+                    if now >= next_check:
+                        next_check = now + 1
+                        budget.share()
+                        if not Sweep.objects.filter(pk=sweep.pk, status=SweepStatus.RUNNING).exists():
+                            self.until = 0
+                        if self.registered and provisioning.is_outdated(self.configuration):
+                            self.until = 0  # a process with a newer configuration was started; the rest is its
+                    if now >= next_renewal:
+                        next_renewal = now + RENEW_SECONDS
+                        self._settle_quiet(looked_at)
+                        if not self._save([*self.pending, *going.values()], release=False):
+                            self.until = 0  # somebody thought us dead; what we find from now on is dropped
+            finally:
+                _close_connections(pool)
         budget.share()
         self._settle_quiet(looked_at)
         self._save(list(self.pending), release=True)
@@ -782,8 +785,9 @@ def _close_connections(pool: ThreadPoolExecutor) -> None:
     barrier = threading.Barrier(threads) if threads else None
 
     def close() -> None:
-        if barrier is not None:
-            barrier.wait(10)
+        with contextlib.suppress(threading.BrokenBarrierError):  # a thread that hangs keeps its own
+            if barrier is not None:
+                barrier.wait(10)
         connections.close_all()
 
     for future in [pool.submit(close) for _ in range(threads)]:
