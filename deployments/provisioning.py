@@ -441,6 +441,13 @@ def remembered(row: Repository) -> Details:
     )
 
 
+def detail_differences(row: Repository, registry: RegistryConfig, details: Details) -> list[Difference]:
+    """How the details differ, by what the row says of whose choices they are."""
+    return desired.detail_differences(
+        registry, details, adopted=row.keeps_theirs, lifecycle_is_ours=row.lifecycle_is_ours
+    )
+
+
 def details_due(row: Repository, *, digest: str, now: datetime) -> bool:
     """Whether lifecycle policy, AWS tags and mutability are to be looked at too: by age, or because of news."""
     return (
@@ -605,9 +612,7 @@ def _mend(run: _Run, look: Look, *, ecr: Ecr, registry: RegistryConfig, now: dat
                 "encryption": {"type": details.encryption, "kms_key": details.kms_key},
                 "details_checked_at": now,
             }
-        differences += desired.detail_differences(
-            registry, details, adopted=row.keeps_theirs, lifecycle_is_ours=row.lifecycle_is_ours
-        )
+        differences += detail_differences(row, registry, details)
     _write(run, differences, ecr=ecr, registry=registry, now=now, policy_before=policy_before)
 
 

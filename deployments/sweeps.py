@@ -698,12 +698,7 @@ class _Worker:
 
     def _writable(self, target: Target, row: Repository) -> bool:
         """Whether the list showed a mutability that is ours to mend."""
-        differences = desired.detail_differences(
-            target.config,
-            provisioning.remembered(row),
-            adopted=row.keeps_theirs,
-            lifecycle_is_ours=row.lifecycle_is_ours,
-        )
+        differences = provisioning.detail_differences(row, target.config, provisioning.remembered(row))
         return any(difference.ours for difference in differences)
 
     def _report(self, target: Target, row: Repository, look: Look) -> None:
@@ -721,12 +716,7 @@ class _Worker:
             if isinstance(details, RegistryError):
                 words, kind = [str(details)], "failed"
             else:
-                differences += desired.detail_differences(
-                    target.config,
-                    details,
-                    adopted=row.keeps_theirs,
-                    lifecycle_is_ours=row.lifecycle_is_ours,
-                )
+                differences += provisioning.detail_differences(row, target.config, details)
             words += [each.words for each in differences if each.ours or each.part is desired.Part.POLICY]
             if words and kind != "failed":
                 kind = "drifted"
