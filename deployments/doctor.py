@@ -31,7 +31,8 @@ from django.utils import timezone
 from deployments import desired, sweeps, tasks, worker
 from deployments.config import Configuration
 from deployments.ecr import Identity, Probes, RegistryError
-from deployments.models import NotificationChannel, WorkerHeartbeat
+from deployments.models import NotificationChannel, Process, ProcessRole
+from deployments.reconcile import processes
 from deployments.sweeps import Target
 
 log = logging.getLogger(__name__)
@@ -177,7 +178,7 @@ def _database() -> Iterator[Line]:
         )
     else:
         yield Line(part="Database", what="Migrations", level=Level.OK, says="All applied.")
-    offset = worker.clock_offset()
+    offset = processes.clock_offset()
     bad = abs(offset) > worker.SKEW_WARN
     yield Line(
         part="Database",
@@ -195,7 +196,7 @@ def _database() -> Iterator[Line]:
 
 def _worker() -> Iterator[Line]:
     now = timezone.now()
-    rows = list(WorkerHeartbeat.objects.order_by("-beat_at")[:20])
+    rows = list(Process.objects.filter(role=ProcessRole.WORKER, ended_at=None).order_by("-beat_at")[:20])
     alive = [row for row in rows if row.beat_at > now - worker.SILENT]
     if alive:
         hosts = ", ".join(sorted({row.host for row in alive}))

@@ -24,11 +24,12 @@ from deployments.models import (
     Deployment,
     DeploymentStatus,
     NotificationDelivery,
+    Process,
+    ProcessRole,
     Repository,
     RepositoryStatus,
     Sweep,
     SweepStatus,
-    WorkerHeartbeat,
 )
 
 PREFIX = "registry_admin_"
@@ -67,7 +68,11 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
     done = Sweep.objects.filter(status=SweepStatus.DONE).aggregate(at=Max("finished_at"))["at"]
     if done is not None:
         yield Sample(name="last_sweep_seconds", help="Since a sweep came to its end.", value=_age(now, done))
-    beats = list(WorkerHeartbeat.objects.order_by("-beat_at").values_list("beat_at", flat=True)[:100])
+    beats = list(
+        Process.objects.filter(role=ProcessRole.WORKER, ended_at=None)
+        .order_by("-beat_at")
+        .values_list("beat_at", flat=True)[:100]
+    )
     alive = sum(beat > now - worker.SILENT for beat in beats)
     yield Sample(name="workers", help="Workers that were heard of lately.", value=alive)
     if beats:

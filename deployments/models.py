@@ -16,6 +16,7 @@ from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from deployments import images
@@ -197,6 +198,7 @@ class Repository(models.Model):
     # The lease: one worker at a time, taken and returned by a conditional UPDATE, never by a row lock.
     lease_owner = models.CharField(max_length=64, blank=True)
     lease_until = models.DateTimeField(null=True, blank=True)
+    lease_process = models.BigIntegerField(null=True, blank=True)  # the Process that holds it, where one is registered
     lease_epoch = models.PositiveBigIntegerField(default=0)  # fencing: a result of an older epoch is dropped
 
     class Meta:
@@ -250,13 +252,139 @@ class RepositoryEvent(models.Model):
 
 
 class DesiredState(models.Model):
-    """A configuration that a web or worker process started with. Only the newest one may write to AWS."""
+    """What version 0.1.0 asks before it writes to AWS: the digest of the configuration that counts, newest last.
+
+    Written with each `ConfigurationActivation`, so that processes of 0.1.0 that still run during an upgrade stop
+    writing an older policy. Nothing of this version reads it.
+    """
 
     digest = models.CharField(max_length=64)
     registered_at = models.DateTimeField(default=timezone.now)
 
     def __str__(self) -> str:
         return self.digest[:12]
+
+
+class PolicyText(models.Model):
+    """A default repository policy as an operator wrote it, stored once."""
+
+    digest = models.CharField(max_length=64, unique=True)  # hex SHA-256 of the text
+    text = models.TextField()
+    first_seen_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return self.digest[:12]
+
+
+class ConfigurationGeneration(models.Model):
+    """A desired configuration that a process was started with, without secrets (`deployments.reconcile.generation`).
+
+    Which one counts is the newest `ConfigurationActivation`, never the order of these rows.
+    """
+
+    digest = models.CharField(max_length=64)  # of the content and the policy texts
+    generation = models.BigIntegerField(null=True, blank=True)  # CONFIGURATION_GENERATION of that process
+    content = models.JSONField(default=dict)  # everything but the policy texts; a version only adds fields
+    plain_policy = models.ForeignKey(PolicyText, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    v4_policy = models.ForeignKey(PolicyText, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    version = models.CharField(max_length=32)  # of the program that wrote the row, and so of one that can read it
+    first_seen_at = models.DateTimeField(db_default=Now())
+    first_seen_by = models.CharField(max_length=300, blank=True)  # role and host
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["digest", "generation"], name="configuration_unique"),
+            models.UniqueConstraint(
+                fields=["digest"], condition=Q(generation__isnull=True), name="configuration_unnumbered_unique"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        number = "" if self.generation is None else f" (generation {self.generation})"
+        return f"{self.digest[:12]}{number}"
+
+
+class ConfigurationActivation(models.Model):
+    """That a configuration counts from now on, and why. The newest one is the one that counts.
+
+    `follows` is unique, so of two that are written at once after the same one, one is refused and decides again.
+    """
+
+    configuration = models.ForeignKey(ConfigurationGeneration, on_delete=models.PROTECT, related_name="activations")
+    follows = models.BigIntegerField(unique=True)  # id of the activation before it; 0: it is the first
+    at = models.DateTimeField(db_default=Now())
+    by = models.CharField(max_length=300)
+    reason = models.CharField(max_length=300)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.configuration}: {self.reason}"
+
+
+class WritesPause(models.Model):
+    """The emergency stop: while one is not lifted, nothing is written to AWS."""
+
+    paused_at = models.DateTimeField(db_default=Now())
+    paused_by = models.CharField(max_length=200)
+    reason = models.CharField(max_length=300)
+    lifted_at = models.DateTimeField(null=True, blank=True)
+    lifted_by = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            # While one is open nobody has lifted it, so `lifted_by` is the same in all open ones: there is one.
+            models.UniqueConstraint(
+                fields=["lifted_by"], condition=Q(lifted_at__isnull=True), name="writes_pause_one_open"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class ProcessRole(models.TextChoices):
+    WEB = "web", "Web"
+    WORKER = "worker", "Worker"  # the supervisor: one for each `manage.py worker`
+    TASK = "task", "Task process"  # one process of a worker's cluster, which runs the queue's tasks
+    EVENTS = "events", "Events"
+    COMMAND = "command", "Command"
+
+
+class Process(models.Model):
+    """A running process of this program: what it is, which configuration it was given, when it was last heard from.
+
+    All times are the database's. A row of a process that ended stays for a day, and as long as it tells which
+    processes held the configuration that counts.
+    """
+
+    role = models.CharField(max_length=8, choices=ProcessRole.choices)
+    host = models.CharField(max_length=253)
+    pid = models.PositiveIntegerField()
+    version = models.CharField(max_length=32, blank=True)
+    configuration = models.ForeignKey(  # what it was started with, counting or not
+        ConfigurationGeneration, null=True, blank=True, on_delete=models.SET_NULL, related_name="processes"
+    )
+    started_at = models.DateTimeField(db_default=Now())
+    beat_at = models.DateTimeField(db_default=Now())
+    ended_at = models.DateTimeField(
+        null=True, blank=True
+    )  # it said so itself, after SIGTERM; null: runs, or was killed
+    clock_offset = models.FloatField(default=0, db_default=0.0)  # seconds that this host is ahead of the database
+    last_task_at = models.DateTimeField(null=True, blank=True)  # a worker's: when a task last began or ended
+    restarts = models.PositiveIntegerField(default=0, db_default=0)  # a worker's: of its cluster
+    trouble = models.TextField(blank=True, default="", db_default="")  # what is wrong with it, in words
+
+    class Meta:
+        verbose_name_plural = "processes"
+        ordering = ["role", "host", "pid"]
+        indexes = [models.Index(fields=["role", "-beat_at"], name="process_alive")]
+
+    def __str__(self) -> str:
+        return f"{self.get_role_display()} on {self.host} ({self.pid})"
 
 
 class DeploymentStatus(models.TextChoices):
@@ -323,6 +451,8 @@ class Deployment(models.Model):
     )
     # What was proved of the image before it was promoted: {"digest", "platforms", "pullers", "policy", "at", …}.
     receipt = models.JSONField(null=True, blank=True)
+    # Whether the finalize asked for the promotion, so that a repeated one finishes what the first began; null: not yet.
+    promotion_wanted = models.BooleanField(null=True, blank=True)
     canceled_reason = models.CharField(max_length=200, blank=True)
 
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -422,6 +552,23 @@ class Promotion(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["environment", "label"], name="promotion_one_per_environment"),
         ]
+
+    def __str__(self) -> str:
+        return f"{self.environment}: {self.deployment}"
+
+
+class PromotionEvent(models.Model):
+    """That a deployment became the current one: written in the transaction of the promotion, never changed."""
+
+    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="promotion_events")
+    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="promotion_events")
+    at = models.DateTimeField(db_default=Now())
+    by = models.CharField(max_length=200, blank=True)
+    rolled_back_from = models.ForeignKey(Deployment, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["-at"], name="promotion_event_recent")]
 
     def __str__(self) -> str:
         return f"{self.environment}: {self.deployment}"
@@ -585,6 +732,7 @@ class Sweep(models.Model):
     calls = models.JSONField(default=dict, blank=True)  # of the listing: {"DescribeRepositories": 1}
     lease_owner = models.CharField(max_length=64, blank=True)  # of the listing
     lease_until = models.DateTimeField(null=True, blank=True)
+    lease_process = models.BigIntegerField(null=True, blank=True)  # the Process that holds it, where one is registered
     lease_epoch = models.PositiveBigIntegerField(default=0)
 
     class Meta:
@@ -615,10 +763,12 @@ class SweepChunk(models.Model):
     drifted = models.PositiveIntegerField(default=0)
     failed = models.PositiveIntegerField(default=0)
     calls = models.JSONField(default=dict, blank=True)
+    throttled = models.JSONField(null=True, blank=True)  # {id: how often AWS throttled its look in this sweep}
     attempts = models.PositiveIntegerField(default=0)
     finished_at = models.DateTimeField(null=True, blank=True)
     lease_owner = models.CharField(max_length=64, blank=True)
     lease_until = models.DateTimeField(null=True, blank=True)
+    lease_process = models.BigIntegerField(null=True, blank=True)  # the Process that holds it, where one is registered
     lease_epoch = models.PositiveBigIntegerField(default=0)
 
     class Meta:
@@ -670,22 +820,3 @@ class CallBudget(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account} {self.region}: {self.rate:.1f}/s"
-
-
-class WorkerHeartbeat(models.Model):
-    """A worker process and when it was last heard of."""
-
-    host = models.CharField(max_length=253)
-    pid = models.PositiveIntegerField()
-    started_at = models.DateTimeField(default=timezone.now)
-    beat_at = models.DateTimeField(default=timezone.now)
-    last_task_at = models.DateTimeField(null=True, blank=True)
-    clock_offset = models.FloatField(default=0)  # seconds that this host is ahead of the database
-    restarts = models.PositiveIntegerField(default=0)  # of its cluster
-    trouble = models.TextField(blank=True)  # why the last one
-
-    class Meta:
-        constraints = [models.UniqueConstraint(fields=["host", "pid"], name="worker_heartbeat_unique")]
-
-    def __str__(self) -> str:
-        return f"{self.host} ({self.pid})"

@@ -45,13 +45,14 @@ from deployments.models import (
     KeyKind,
     NotificationChannel,
     NotificationDelivery,
+    Process,
+    ProcessRole,
     Promotion,
     Repository,
     RepositoryEvent,
     RepositoryStatus,
     Sweep,
     SweepStatus,
-    WorkerHeartbeat,
 )
 from deployments.outbound import Undeliverable
 from deployments.vault import Unreadable, Vault
@@ -442,8 +443,10 @@ def _sweeps(since: datetime) -> Iterator[News]:
 
 
 def _workers(since: datetime, now: datetime) -> Iterator[News]:
-    """A worker that ended well takes its heartbeat with it; one that is left behind died, or cannot reach us."""
-    rows = WorkerHeartbeat.objects.filter(beat_at__gte=since, beat_at__lt=now - WORKER_SILENT)
+    """A worker that ends on SIGTERM says so on its row; one that goes silent was killed, or cannot reach us."""
+    rows = Process.objects.filter(
+        role=ProcessRole.WORKER, ended_at=None, beat_at__gte=since, beat_at__lt=now - WORKER_SILENT
+    )
     for row in rows:
         yield News(
             event="worker.silent",

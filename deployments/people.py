@@ -33,7 +33,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("accesskey", "rotate_accesskey"): "Can rotate an access key",
     ("accesskey", "revoke_accesskey"): "Can revoke an access key",
     ("notificationchannel", "test_notificationchannel"): "Can send a test message to a notification channel",
-    ("workerheartbeat", "view_setup"): "Can see and run the checks of the installation",
+    ("process", "view_setup"): "Can see and run the checks of the installation",
 }
 
 _LOOKS = {
@@ -41,7 +41,7 @@ _LOOKS = {
     for model in (
         "accesskey", "backgroundworker", "deployment", "environment", "notificationchannel", "notificationdelivery",
         "project", "promotion", "repository", "repositoryevent", "sweep", "sweepchunk", "sweepfinding",
-        "workerheartbeat",
+        "process",
     )
 }  # fmt: skip
 #: Not for a viewer: the audit log has people's addresses, and variables have values.

@@ -18,15 +18,17 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from django.conf import settings
 from django.db import DatabaseError, connection, connections
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from deployments import provisioning, tasks
-from deployments.models import WorkerHeartbeat
+from deployments.models import Process, ProcessRole
+from deployments.reconcile import processes
+from deployments.reconcile.processes import clock_offset
 
 log = logging.getLogger(__name__)
 
@@ -36,26 +38,10 @@ GRACE_SECONDS = 70.0  # longer than a task may take, so that a stop lets it end
 SKEW_WARN, SKEW_REFUSE = 2.0, 5.0  # seconds between this host's clock and the database's
 TROUBLE_SECONDS = 3600.0  # for so long the heartbeat tells why the cluster was started again
 SILENT = timedelta(minutes=2)  # a heartbeat older than this is of a worker that is gone
-FORGET = timedelta(days=1)
 
 
 class WorkerRefused(Exception):
     """The worker must not start: its clock is wrong, or SQLite has a worker on another host already."""
-
-
-def clock_offset() -> float:
-    """By how many seconds this host's clock is ahead of the database's.
-
-    The queue compares times of the worker's clock with times that other hosts wrote; one that is a minute ahead runs
-    everything twice.
-    """
-    before = time.time()
-    with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            cursor.execute("SELECT extract(epoch FROM clock_timestamp())")
-            row = cursor.fetchone()
-            return (before + time.time()) / 2 - float(row[0]) if row else 0.0
-    return 0.0  # SQLite's clock is this host's
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,7 +106,8 @@ class Supervisor:
                 f"This host's clock is {offset:+.1f} seconds from the database's. The queue would run tasks twice. "
                 "Set the clock (NTP), then start the worker again."
             )
-        others = WorkerHeartbeat.objects.filter(beat_at__gt=timezone.now() - SILENT).exclude(host=self.host)
+        running = Process.objects.filter(role=ProcessRole.WORKER, ended_at=None, beat_at__gt=Now() - SILENT)
+        others = running.exclude(host=self.host)
         if connection.vendor == "sqlite" and (other := others.first()) is not None:
             raise WorkerRefused(
                 f"A worker on the host {other.host} uses this SQLite database already, and SQLite is for one host. "
@@ -207,25 +194,21 @@ class Supervisor:
             self.trouble = "It runs an older configuration than the process that was started last. Restart it."
         elif time.monotonic() - self.started > TROUBLE_SECONDS:
             self.trouble = ""
-        now = timezone.now()
-        WorkerHeartbeat.objects.update_or_create(
-            host=self.host,
-            pid=os.getpid(),
-            defaults={
-                "beat_at": now,
-                "last_task_at": datetime.fromtimestamp(self.pulse.stat().st_mtime, tz=now.tzinfo),
-                "clock_offset": offset,
-                "restarts": self.restarts,
-                "trouble": self.trouble,
-            },
-        )
-        WorkerHeartbeat.objects.filter(beat_at__lt=now - FORGET).delete()
+        values = {
+            "last_task_at": datetime.fromtimestamp(self.pulse.stat().st_mtime, tz=UTC),
+            "restarts": self.restarts,
+            "trouble": self.trouble,
+        }
+        if not processes.beat(**values):  # the first beat, or a database that was restored meanwhile
+            processes.start(ProcessRole.WORKER)
+            processes.beat(**values)
+        Process.objects.filter(beat_at__lt=Now() - processes.KEPT).delete()
 
     def _sign_off(self) -> None:
         try:
-            WorkerHeartbeat.objects.filter(host=self.host, pid=os.getpid()).delete()
+            processes.end()
         except DatabaseError:
-            pass  # it will be forgotten by its age
+            pass  # it will be told from a killed one by nobody, and forgotten by its age
 
 
 def session_members(session: int) -> set[int] | None:

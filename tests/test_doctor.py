@@ -21,7 +21,7 @@ from deployments import config, doctor, sweeps
 from deployments.config import Configuration
 from deployments.doctor import Level, Line, Report
 from deployments.ecr import Identity
-from deployments.models import AuditEntry, NotificationChannel, WorkerHeartbeat
+from deployments.models import AuditEntry, NotificationChannel, Process, ProcessRole
 from sandbox.control import Sandbox
 from tests.admin.markup import read
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY
@@ -40,9 +40,9 @@ def failures(report: Report) -> list[str]:
 
 
 @pytest.fixture
-def beating(transactional_db: None) -> WorkerHeartbeat:
+def beating(transactional_db: None) -> Process:
     """A worker that is well."""
-    return WorkerHeartbeat.objects.create(host="worker-1", pid=1)
+    return Process.objects.create(role=ProcessRole.WORKER, host="worker-1", pid=1)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def plain(configure: Callable[..., Configuration]) -> Configuration:
 # ---------------------------------------------------------------------------------------------------- on this machine
 
 
-def test_a_sound_installation_has_nothing_to_complain_of(plain: Configuration, beating: WorkerHeartbeat) -> None:
+def test_a_sound_installation_has_nothing_to_complain_of(plain: Configuration, beating: Process) -> None:
     report = doctor.examine(configuration=plain)
 
     assert (failures(report), report.worst) == ([], Level.OK)
@@ -71,16 +71,14 @@ def test_without_a_worker_it_says_what_does_not_happen_and_which_command_helps(
     assert found.then == "python manage.py worker"
 
 
-def test_a_worker_that_is_silent_is_no_worker(plain: Configuration, beating: WorkerHeartbeat) -> None:
-    WorkerHeartbeat.objects.update(beat_at=timezone.now() - timedelta(minutes=10))
+def test_a_worker_that_is_silent_is_no_worker(plain: Configuration, beating: Process) -> None:
+    Process.objects.update(beat_at=timezone.now() - timedelta(minutes=10))
 
     assert failures(doctor.examine(configuration=plain)) == ["Heartbeat"]
 
 
-def test_a_worker_that_was_started_again_is_a_warning_with_the_reason(
-    plain: Configuration, beating: WorkerHeartbeat
-) -> None:
-    WorkerHeartbeat.objects.update(restarts=3, trouble="2 of the cluster's processes died")
+def test_a_worker_that_was_started_again_is_a_warning_with_the_reason(plain: Configuration, beating: Process) -> None:
+    Process.objects.update(restarts=3, trouble="2 of the cluster's processes died")
 
     report = doctor.examine(configuration=plain)
 
@@ -90,7 +88,7 @@ def test_a_worker_that_was_started_again_is_a_warning_with_the_reason(
 
 
 def test_a_message_that_waits_too_long_is_a_warning(
-    plain: Configuration, beating: WorkerHeartbeat, monkeypatch: pytest.MonkeyPatch
+    plain: Configuration, beating: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deployments.tasks.oldest_waiting", lambda: 600.0)
 
@@ -129,15 +127,15 @@ def test_a_database_that_does_not_answer_is_one_line_and_no_traceback(
 
 
 def test_a_clock_that_differs_from_the_databases_is_seen(
-    plain: Configuration, beating: WorkerHeartbeat, monkeypatch: pytest.MonkeyPatch
+    plain: Configuration, beating: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for offset, level in ((0.5, Level.OK), (3.0, Level.WARN), (-60.0, Level.FAIL)):
-        monkeypatch.setattr("deployments.worker.clock_offset", lambda offset=offset: offset)
+        monkeypatch.setattr("deployments.reconcile.processes.clock_offset", lambda offset=offset: offset)
         found = [each for each in doctor.examine(configuration=plain).lines if each.what == "Clock"]
         assert [each.level for each in found] == [level]
 
 
-def test_a_broken_policy_setting_is_a_line_with_its_example(beating: WorkerHeartbeat, settings: Any) -> None:
+def test_a_broken_policy_setting_is_a_line_with_its_example(beating: Process, settings: Any) -> None:
     settings.CONFIGURATION = config.load(
         {"DEPLOY_REGISTRY_HOST": HOST, "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": "{"}
     )
@@ -153,7 +151,7 @@ def test_a_broken_policy_setting_is_a_line_with_its_example(beating: WorkerHeart
 def test_the_static_files_are_judged_by_who_comes(
     plain: Configuration,
     configure: Callable[..., Configuration],
-    beating: WorkerHeartbeat,
+    beating: Process,
     settings: Any,
     tmp_path: Path,
 ) -> None:
@@ -168,7 +166,7 @@ def test_the_static_files_are_judged_by_who_comes(
 
 
 def test_a_part_that_breaks_is_a_line_of_its_own(
-    plain: Configuration, beating: WorkerHeartbeat, monkeypatch: pytest.MonkeyPatch
+    plain: Configuration, beating: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> float:
         raise RuntimeError("tr_pat_secret")
@@ -185,7 +183,7 @@ def test_a_part_that_breaks_is_a_line_of_its_own(
 
 
 def test_with_all_rights_every_read_is_allowed_and_nothing_is_written(
-    ecr_configuration: Configuration, beating: WorkerHeartbeat, sandbox: Sandbox
+    ecr_configuration: Configuration, beating: Process, sandbox: Sandbox
 ) -> None:
     report = doctor.examine(configuration=ecr_configuration)
 
@@ -205,7 +203,7 @@ def test_a_clock_that_differs_from_awss_is_seen(ecr_configuration: Configuration
         assert [each.level for each in doctor._identity(target, "Identity", identity)] == [Level.OK, level]
 
 
-def test_offline_asks_nobody(ecr_configuration: Configuration, beating: WorkerHeartbeat, sandbox: Sandbox) -> None:
+def test_offline_asks_nobody(ecr_configuration: Configuration, beating: Process, sandbox: Sandbox) -> None:
     sandbox.reset_calls()
 
     report = doctor.examine(configuration=ecr_configuration, offline=True)
@@ -225,7 +223,7 @@ def limited(sandbox: Sandbox, *actions: str) -> dict[str, str]:
 
 
 def test_each_right_that_is_missing_is_named_by_its_own_line(
-    ecr_configuration: Configuration, beating: WorkerHeartbeat, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ecr_configuration: Configuration, beating: Process, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in limited(sandbox, "ecr:DescribeRepositories", "ecr:GetAuthorizationToken").items():
         monkeypatch.setenv(name, value)
@@ -245,7 +243,7 @@ def test_each_right_that_is_missing_is_named_by_its_own_line(
 
 
 def test_credentials_that_aws_does_not_know_are_one_failure_and_not_ten(
-    ecr_configuration: Configuration, beating: WorkerHeartbeat, monkeypatch: pytest.MonkeyPatch
+    ecr_configuration: Configuration, beating: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN0EXAMPLE0")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2-secret-key")
@@ -257,7 +255,7 @@ def test_credentials_that_aws_does_not_know_are_one_failure_and_not_ten(
 
 
 def test_an_account_that_is_not_the_registrys_is_a_warning(
-    ecr_configuration: Configuration, beating: WorkerHeartbeat, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ecr_configuration: Configuration, beating: Process, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in sandbox.environment("cluster").items():
         monkeypatch.setenv(name, value)
@@ -269,7 +267,7 @@ def test_an_account_that_is_not_the_registrys_is_a_warning(
 
 
 def test_a_deny_for_the_whole_registry_is_a_warning(
-    ecr_configuration: Configuration, beating: WorkerHeartbeat, sandbox: Sandbox
+    ecr_configuration: Configuration, beating: Process, sandbox: Sandbox
 ) -> None:
     statement = {"Sid": "No", "Effect": "Deny", "Principal": {"AWS": f"arn:aws:iam::{CLUSTER}:root"}}
     sandbox.client("ecr").put_registry_policy(
@@ -294,7 +292,7 @@ def test_a_deny_for_the_whole_registry_is_a_warning(
 
 
 def test_consumers_are_held_against_the_policy_without_asking_aws(
-    configure: Callable[..., Configuration], beating: WorkerHeartbeat
+    configure: Callable[..., Configuration], beating: Process
 ) -> None:
     configuration = configure(
         DEPLOY_REGISTRY_HOST=HOST,
@@ -310,7 +308,7 @@ def test_consumers_are_held_against_the_policy_without_asking_aws(
 
 
 def test_the_events_queue_is_asked_without_taking_a_message(
-    configure: Callable[..., Configuration], beating: WorkerHeartbeat, sandbox: Sandbox
+    configure: Callable[..., Configuration], beating: Process, sandbox: Sandbox
 ) -> None:
     url = sandbox.client("sqs").create_queue(QueueName="registry-admin")["QueueUrl"]
     sandbox.client("sqs").send_message(QueueUrl=url, MessageBody="{}")
@@ -325,7 +323,7 @@ def test_the_events_queue_is_asked_without_taking_a_message(
 
 @pytest.mark.slow
 def test_nobody_waits_for_an_aws_that_does_not_answer(
-    ecr_configuration: Configuration, beating: WorkerHeartbeat, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ecr_configuration: Configuration, beating: Process, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     doctor.examine(configuration=ecr_configuration)  # the clients are made now, which takes a busy machine long
     monkeypatch.setattr(doctor, "AWS_SECONDS", 1.5)
@@ -342,7 +340,7 @@ def test_nobody_waits_for_an_aws_that_does_not_answer(
 # ------------------------------------------------------------------------------------------------------------ and mail
 
 
-def test_mail_is_asked_for_only_where_a_channel_needs_it(plain: Configuration, beating: WorkerHeartbeat) -> None:
+def test_mail_is_asked_for_only_where_a_channel_needs_it(plain: Configuration, beating: Process) -> None:
     assert line(doctor.examine(configuration=plain), "Mail server").level is Level.OK
 
     NotificationChannel.objects.create(name="people", kind="mail", address="mira@example.com")
@@ -350,9 +348,7 @@ def test_mail_is_asked_for_only_where_a_channel_needs_it(plain: Configuration, b
     assert "EMAIL_URL" in line(doctor.examine(configuration=plain), "Mail server").then
 
 
-def test_a_mail_server_that_is_not_there_is_a_failure(
-    plain: Configuration, beating: WorkerHeartbeat, settings: Any
-) -> None:
+def test_a_mail_server_that_is_not_there_is_a_failure(plain: Configuration, beating: Process, settings: Any) -> None:
     settings.MAIL_IS_CONFIGURED = True
     settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
     settings.EMAIL_HOST, settings.EMAIL_PORT, settings.EMAIL_HOST_PASSWORD = "127.0.0.1", 1, "hunter2"
@@ -426,21 +422,21 @@ def run(*arguments: str) -> tuple[str, int]:
     return out.getvalue(), 0
 
 
-def test_the_command_ends_with_0_1_or_2(plain: Configuration, beating: WorkerHeartbeat) -> None:
+def test_the_command_ends_with_0_1_or_2(plain: Configuration, beating: Process) -> None:
     text, status = run("--offline")
     assert (status, "  ok    Heartbeat: Running on worker-1" in text) == (0, True)
 
-    WorkerHeartbeat.objects.update(trouble="it died", restarts=1)
+    Process.objects.update(trouble="it died", restarts=1)
     assert run("--offline")[1] == 0
     assert run("--offline", "--strict")[1] == 1
 
-    WorkerHeartbeat.objects.all().delete()
+    Process.objects.all().delete()
     text, status = run("--offline")
     assert status == 2
     assert "→ python manage.py worker" in text
 
 
-def test_the_command_speaks_json(plain: Configuration, beating: WorkerHeartbeat) -> None:
+def test_the_command_speaks_json(plain: Configuration, beating: Process) -> None:
     told = json.loads(run("--offline", "--json")[0])
 
     assert told["fail"] == 0
@@ -461,7 +457,7 @@ def test_without_ecr_there_is_no_policy_to_print(plain: Configuration) -> None:
 
 
 @pytest.fixture
-def browser(beating: WorkerHeartbeat) -> Client:
+def browser(beating: Process) -> Client:
     user = User.objects.create(username="mira", email="mira@example.com", is_staff=True)
     user.user_permissions.add(Permission.objects.get(codename="view_setup"))
     client = Client()

@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from deployments.metrics import Sample, as_text, samples
-from deployments.models import Repository, WorkerHeartbeat
+from deployments.models import Process, ProcessRole, Repository
 from tests.admin.installation import Installation
 
 KEY = "a-key-of-the-tests"
@@ -42,9 +42,9 @@ def test_who_does_not_send_the_key_is_told_nothing(path: str, given: str, watche
 
 def test_the_numbers_are_those_of_the_rows_and_readable(watched: Client) -> None:
     Installation(projects=2, repositories=12, deployments=40)
-    WorkerHeartbeat.objects.all().delete()
-    WorkerHeartbeat.objects.create(host="one", pid=1)
-    WorkerHeartbeat.objects.create(host="gone", pid=2, beat_at=timezone.now() - timedelta(hours=1))
+    Process.objects.all().delete()
+    Process.objects.create(role=ProcessRole.WORKER, host="one", pid=1)
+    Process.objects.create(role=ProcessRole.WORKER, host="gone", pid=2, beat_at=timezone.now() - timedelta(hours=1))
     response = watched.get("/metrics")
     text = response.content.decode()
 
@@ -70,7 +70,7 @@ def test_an_empty_installation_has_numbers_too(watched: Client) -> None:
 def test_the_status_is_good_while_a_worker_lives_and_the_queue_moves(
     watched: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    WorkerHeartbeat.objects.create(host="one", pid=1)
+    Process.objects.create(role=ProcessRole.WORKER, host="one", pid=1)
     assert watched.get("/status.json").json()["ok"] is True
 
     monkeypatch.setattr("deployments.tasks.oldest_waiting", lambda: 600.0)

@@ -38,12 +38,13 @@ from deployments.models import (
     EventKind,
     NotificationChannel,
     NotificationDelivery,
+    Process,
+    ProcessRole,
     Project,
     Promotion,
     Repository,
     RepositoryEvent,
     Sweep,
-    WorkerHeartbeat,
 )
 from deployments.notify import Means
 from deployments.outbound import Undeliverable
@@ -578,8 +579,8 @@ def test_a_heal_and_a_disappearance_are_told_each_time(
 def test_a_worker_that_left_its_heartbeat_behind_is_told_of(
     channel: NotificationChannel, configuration: Configuration
 ) -> None:
-    WorkerHeartbeat.objects.create(host="alive", pid=1)
-    WorkerHeartbeat.objects.create(host="gone", pid=2, beat_at=timezone.now() - timedelta(minutes=5))
+    Process.objects.create(role=ProcessRole.WORKER, host="alive", pid=1)
+    Process.objects.create(role=ProcessRole.WORKER, host="gone", pid=2, beat_at=timezone.now() - timedelta(minutes=5))
 
     assert collected(configuration) == ["worker.silent"]
     assert collected(configuration) == []
@@ -616,7 +617,7 @@ def test_a_channel_hears_only_what_it_wants_of_the_projects_that_it_is_about(
     elsewhere = Environment.objects.create(project=other, slug="prod", type="PRODUCTION")
     ended(environment)
     ended(elsewhere)
-    WorkerHeartbeat.objects.create(host="gone", pid=2, beat_at=timezone.now() - timedelta(minutes=5))
+    Process.objects.create(role=ProcessRole.WORKER, host="gone", pid=2, beat_at=timezone.now() - timedelta(minutes=5))
 
     collected(configuration)
 

@@ -22,7 +22,7 @@ from django_q.models import OrmQ, Schedule
 from deployments import tasks, worker
 from deployments.checks import queue_settings_are_safe
 from deployments.config import Configuration
-from deployments.models import Sweep, SweepStatus, SweepTrigger, WorkerHeartbeat
+from deployments.models import Process, ProcessRole, Sweep, SweepStatus, SweepTrigger
 from tests import databases
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -143,7 +143,7 @@ def test_a_worker_whose_clock_is_off_does_not_start(configure: Configure, monkey
 
 def test_a_second_worker_host_on_sqlite_does_not_start(configure: Configure) -> None:
     configure()
-    WorkerHeartbeat.objects.create(host="another-host", pid=1)
+    Process.objects.create(role=ProcessRole.WORKER, host="another-host", pid=1)
     if connection.vendor != "sqlite":
         return
 
@@ -203,7 +203,7 @@ def test_a_cluster_that_lost_an_idle_process_is_started_again_and_works(running:
 
     wait_for(lambda: Sweep.objects.filter(status=SweepStatus.DONE).exists())
     assert worker.session_members(first) == set()
-    beat = wait_for(lambda: WorkerHeartbeat.objects.filter(restarts=1).first())
+    beat = wait_for(lambda: Process.objects.filter(restarts=1).first())
     assert "died" in beat.trouble
     assert second != first
 
@@ -225,13 +225,13 @@ def test_a_cluster_whose_main_or_sentinel_was_killed_leaves_no_orphan(
 @pytest.mark.slow
 def test_sigterm_ends_the_worker_and_everything_it_started(running: subprocess.Popen[bytes]) -> None:
     cluster = wait_for(lambda: cluster_of(running))
-    wait_for(lambda: WorkerHeartbeat.objects.exists())
+    wait_for(lambda: Process.objects.exists())
 
     running.send_signal(signal.SIGTERM)
 
     assert running.wait(40) == 0
     assert worker.session_members(cluster) == set()
-    assert not WorkerHeartbeat.objects.exists()
+    assert not Process.objects.filter(ended_at=None).exists()
 
 
 @pytest.mark.slow

@@ -23,13 +23,14 @@ from deployments.models import (
     Deployment,
     DeploymentStatus,
     Environment,
+    Process,
+    ProcessRole,
     Project,
     Promotion,
     Repository,
     RepositoryStatus,
     Sweep,
     SweepStatus,
-    WorkerHeartbeat,
 )
 from deployments.projects import ROOT_SLUGS
 
@@ -138,7 +139,7 @@ def _attention() -> list[tuple[Repository, str]]:
 class Health:
     """Whether somebody does the work, and when all repositories were last looked at."""
 
-    workers: list[WorkerHeartbeat]
+    workers: list[Process]
     alive: int
     running: Sweep | None
     last: Any  # the last sweep over all repositories that has ended, with its sums
@@ -151,7 +152,7 @@ def _health() -> Health:
     from deployments.admin.sweeps import add_sums, outcome_words  # its page stands on this site
 
     now = timezone.now()
-    workers = list(WorkerHeartbeat.objects.order_by("-beat_at")[:5])
+    workers = list(Process.objects.filter(role=ProcessRole.WORKER, ended_at=None).order_by("-beat_at")[:5])
     whole = list(Sweep.objects.filter(names=[], dry_run=False).order_by("-started_at")[:10])
     last = next((sweep for sweep in whole if sweep.status != SweepStatus.RUNNING), None)
     if last is not None:

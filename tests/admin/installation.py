@@ -25,6 +25,8 @@ from deployments.models import (
     Environment,
     EnvironmentType,
     EventKind,
+    Process,
+    ProcessRole,
     Project,
     Promotion,
     Repository,
@@ -35,7 +37,6 @@ from deployments.models import (
     SweepFinding,
     SweepStatus,
     SweepTrigger,
-    WorkerHeartbeat,
 )
 from deployments.projects import create_project
 from deployments.vault import Vault
@@ -465,7 +466,8 @@ class Installation:
 
     def _workers_of_the_queue(self) -> None:
         for number, host in enumerate(("deploy-1", "deploy-2")):
-            WorkerHeartbeat.objects.get_or_create(
+            Process.objects.get_or_create(
+                role=ProcessRole.WORKER,
                 host=host,
                 pid=4100 + number,
                 defaults={

@@ -144,10 +144,10 @@ def test_the_dashboard_counts_by_the_days_of_utc(installation: Installation, ope
 def test_a_silent_worker_is_said_on_the_dashboard_with_the_next_command(
     installation: Installation, operator: Client
 ) -> None:
-    from deployments.models import WorkerHeartbeat
+    from deployments.models import Process
 
     assert "No worker is running" not in operator.get("/admin/").content.decode()
-    WorkerHeartbeat.objects.update(beat_at=timezone.now() - timedelta(minutes=20))
+    Process.objects.update(beat_at=timezone.now() - timedelta(minutes=20))
 
     page = operator.get("/admin/").content.decode()
 

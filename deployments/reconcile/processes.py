@@ -1,0 +1,103 @@
+"""The rows of the running processes: what each one is, which configuration it holds, when it was last heard from.
+
+A process registers itself with `start`, is heard from every five seconds (`beat`, or `beat_in_background`), and says
+with `end` that it ended on purpose. One that is killed says nothing: its row goes silent, and its leases end then
+(`silent`). All times are the database's clock, so hosts need not agree on the time.
+
+A process that never called `start` (most commands, the tests) has no row, and its leases end by their own time only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+from django.db import DatabaseError, connection, connections
+from django.db.models import Exists, OuterRef, Q
+from django.db.models.functions import Now
+
+from deployments.models import Process, ProcessRole
+from registry_admin import VERSION
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 5.0
+SILENT_SECONDS = 15.0  # a process not heard from for so long holds no lease any more
+KEPT = timedelta(days=1)  # rows of processes that ended or went silent
+
+_mine: tuple[int, int] | None = None  # (pid, primary key): a forked child is not its parent
+
+
+def start(role: ProcessRole, *, configuration: int | None = None) -> Process:
+    """Write this process's row. `configuration` is the key of the ConfigurationGeneration that it was started with."""
+    global _mine
+    row = Process.objects.create(
+        role=role,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        version=VERSION,
+        configuration_id=configuration,
+        clock_offset=clock_offset(),
+    )
+    _mine = (os.getpid(), row.pk)
+    return row
+
+
+def current_id() -> int | None:
+    """The key of this process's row; None where it never registered, or is a fork of one that did."""
+    return _mine[1] if _mine is not None and _mine[0] == os.getpid() else None
+
+
+def beat(**values: Any) -> bool:
+    """Say that this process lives, with these columns beside. False when it has no row (any more)."""
+    pk = current_id()
+    if pk is None:
+        return False
+    offset = clock_offset()
+    return bool(Process.objects.filter(pk=pk).update(beat_at=Now(), clock_offset=offset, **values))
+
+
+def end() -> None:
+    """Say that this process ends on purpose: after SIGTERM, or because its work is done."""
+    pk = current_id()
+    if pk is not None:
+        Process.objects.filter(pk=pk).update(beat_at=Now(), ended_at=Now())
+
+
+def beat_in_background() -> None:
+    """Have a thread beat until the process ends. A database that is away is asked again at the next beat."""
+
+    def run() -> None:
+        while current_id() is not None:
+            time.sleep(BEAT_SECONDS)
+            try:
+                beat()
+            except DatabaseError as error:
+                log.warning("process.not_beating error=%s", type(error).__name__)
+                connections.close_all()
+
+    threading.Thread(target=run, name="heartbeat", daemon=True).start()
+
+
+def silent() -> Q:
+    """Rows with a `lease_process` whose process ended, or has not been heard from for SILENT_SECONDS."""
+    gone = Process.objects.filter(pk=OuterRef("lease_process")).filter(
+        Q(beat_at__lt=Now() - timedelta(seconds=SILENT_SECONDS)) | Q(ended_at__isnull=False)
+    )
+    return Q(Q(lease_process__isnull=False) & Exists(gone))
+
+
+def clock_offset() -> float:
+    """By how many seconds this host's clock is ahead of the database's. SQLite's clock is this host's."""
+    if connection.vendor != "postgresql":
+        return 0.0
+    before = time.time()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT extract(epoch FROM clock_timestamp())")
+        row = cursor.fetchone()
+    return (before + time.time()) / 2 - float(row[0]) if row else 0.0
