@@ -178,6 +178,12 @@ SETTINGS: tuple[Setting, ...] = (
         example="https://sqs.us-east-1.amazonaws.com/111111111111/registry-admin",
     ),
     Setting(
+        name="CONFIGURATION_GENERATION",
+        says="Number of this set of settings, higher for each newer one (a chart's revision). The highest that was "
+        "started counts for every process. Unset: the set that was first seen last.",
+        example="7",
+    ),
+    Setting(
         name="APP_ORIGIN",
         says="Where people reach this server; the links that the CLI prints lead below it.",
         default="http://localhost:8000",
@@ -307,6 +313,8 @@ class Configuration:
     api_origin: str
     trusted_proxies: int = 0
     encryption_keys: tuple[str, ...] = field(default=(), repr=False)  # the first encrypts; empty: SECRET_KEY does
+    generation: int | None = None  # CONFIGURATION_GENERATION
+    activation: int = 0  # the ConfigurationActivation that this was made from; 0: this process's own settings
 
     def registry(self, deployment_type: str | None) -> RegistryConfig:
         """The registry of a deploy request: the V4 set for MANAGED, else the plain one (a 3.x CLI sends no type).
@@ -327,11 +335,14 @@ class Configuration:
 
     @property
     def desired_digest(self) -> str:
-        """Names the desired state of all repositories; two processes agree on it or one of them is outdated."""
-        # Without what is not set: a release that knows one more setting must not make the running ones outdated.
-        said = [{name: value for name, value in each.desired.items() if value} for each in (self.plain, self.v4)]
-        desired = [*said, self.enforce]
-        return hashlib.sha256(json.dumps(desired, sort_keys=True).encode()).hexdigest()
+        """Names the desired state of all repositories: what a row was last compared with."""
+        return desired_digest(self.plain, self.v4, self.enforce)
+
+
+def desired_digest(plain: RegistryConfig, v4: RegistryConfig, enforce: bool) -> str:
+    """Hex SHA-256 of how repositories should be. What is not set is left out, so that a new field changes nothing."""
+    said = [{name: value for name, value in each.desired.items() if value} for each in (plain, v4)]
+    return hashlib.sha256(json.dumps([*said, enforce], sort_keys=True).encode()).hexdigest()
 
 
 _KMS_KEY = re.compile(
@@ -410,6 +421,7 @@ def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> 
         api_origin=reader.origin("API_ORIGIN", app_origin),
         trusted_proxies=reader.whole("TRUSTED_PROXIES", 0, least=0, most=20),
         encryption_keys=reader.keys("ENCRYPTION_KEY"),
+        generation=reader.optional_whole("CONFIGURATION_GENERATION", least=0, most=2**53),
         problems=tuple(reader.problems),
         warnings=tuple(reader.warnings),
     )
@@ -468,11 +480,14 @@ class _Reader:
         if value is None:
             return default
         # isdecimal alone lets other scripts' digits through, and int() takes them.
-        if value.isascii() and value.isdecimal() and len(value) <= 12 and least <= int(value) <= most:
+        if value.isascii() and value.isdecimal() and len(value) <= 16 and least <= int(value) <= most:
             return int(value)
         words = f"The value is not a whole number from {least:,} to {most:,}."
         self.problem(name, words, f"For example {name}={default}.")
         return default
+
+    def optional_whole(self, name: str, *, least: int, most: int) -> int | None:
+        return None if self.text(name) is None else self.whole(name, least, least=least, most=most)
 
     def origin(self, name: str, default: str) -> str:
         value = (self.text(name) or default).rstrip("/")

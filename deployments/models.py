@@ -305,6 +305,12 @@ class ConfigurationGeneration(models.Model):
         return f"{self.digest[:12]}{number}"
 
 
+class ActivationCause(models.TextChoices):
+    STARTED = "started", "A process was started with it"
+    ACTIVATED = "activated", "Activated by a person"
+    WENT_BACK = "went_back", "Every process went back to it"
+
+
 class ConfigurationActivation(models.Model):
     """That a configuration counts from now on, and why. The newest one is the one that counts.
 
@@ -314,14 +320,15 @@ class ConfigurationActivation(models.Model):
     configuration = models.ForeignKey(ConfigurationGeneration, on_delete=models.PROTECT, related_name="activations")
     follows = models.BigIntegerField(unique=True)  # id of the activation before it; 0: it is the first
     at = models.DateTimeField(db_default=Now())
+    cause = models.CharField(max_length=12, choices=ActivationCause.choices)
     by = models.CharField(max_length=300)
-    reason = models.CharField(max_length=300)
+    reason = models.CharField(max_length=300, blank=True)
 
     class Meta:
         ordering = ["-id"]
 
     def __str__(self) -> str:
-        return f"{self.configuration}: {self.reason}"
+        return f"{self.configuration}: {self.get_cause_display()}"
 
 
 class WritesPause(models.Model):

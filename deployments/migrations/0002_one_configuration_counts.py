@@ -18,8 +18,9 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('follows', models.BigIntegerField(unique=True)),
                 ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('cause', models.CharField(choices=[('started', 'A process was started with it'), ('activated', 'Activated by a person'), ('went_back', 'Every process went back to it')], max_length=12)),
                 ('by', models.CharField(max_length=300)),
-                ('reason', models.CharField(max_length=300)),
+                ('reason', models.CharField(blank=True, max_length=300)),
             ],
             options={
                 'ordering': ['-id'],
