@@ -1,10 +1,11 @@
 """How gunicorn runs the web process: threads, because requests wait for AWS and for the database, not for the CPU.
 
-The application is loaded once, before the workers are forked: a worker that is replaced later must not register
-its configuration as the newest one again (`deployments.provisioning.register_desired_state`).
+The application is loaded once, before the workers are forked; each worker then keeps a row of its own that says that it
+lives (`deployments.reconcile.processes`).
 """
 
 import multiprocessing
+from typing import Any
 
 bind = "127.0.0.1:8000"
 workers = multiprocessing.cpu_count()
@@ -15,3 +16,22 @@ timeout = 120
 graceful_timeout = 30
 keepalive = 5
 control_socket_disable = True  # nobody here uses it, and it would lie in the user's home
+
+
+def post_worker_init(worker: Any) -> None:
+    from deployments.models import ProcessRole
+    from deployments.reconcile import generation, processes
+
+    processes.keep_alive(ProcessRole.WEB, configuration=generation.held, each=generation.settle)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Also after SIGTERM, when the requests have ended. A worker that is killed says nothing."""
+    from django.db import DatabaseError
+
+    from deployments.reconcile import processes
+
+    try:
+        processes.end()
+    except DatabaseError:
+        pass  # its row goes silent

@@ -517,12 +517,28 @@ REPOSITORIES: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("OutdatedConfiguration",),
-        says="This process runs an older configuration than the one that was started last, so it does not set up "
-        "{name}.",
-        todo="Try again to reach a newer process; if it stays, restart every web and worker process.",
-        cause="Processes with different settings run at once, as during an upgrade; only the newest ones write.",
+        says="This process cannot use the configuration that counts. {reason}",
+        todo="Try again to reach another process.",
+        cause="All processes act on one configuration, and this process's own version or settings do not allow it. The "
+        "set-up page and the doctor name the process.",
         mender=Mender.OPERATOR,
+        heals=Heals.DEPENDS,
+    ),
+    Entry(
+        codes=("ConfigurationChanged",),
+        says="The configuration that counts changed while it was being used.",
+        todo="Try again.",
+        cause="A process with newer settings was started, or a person activated another configuration.",
+        mender=Mender.NOBODY,
         heals=Heals.YES,
+    ),
+    Entry(
+        codes=("WritesPaused",),
+        says="Writes to AWS are paused {words}. So {name} was not set up.",
+        todo="Try again when they are allowed again.",
+        cause="An operator stopped every write to AWS. Deploys to repositories that are right go on.",
+        mender=Mender.OPERATOR,
+        heals=Heals.DEPENDS,
     ),
 )
 

@@ -21,6 +21,7 @@ from deployments import provisioning, sweeps
 from deployments.config import Configuration
 from deployments.ecr import USER_AGENT, Ecr, EventQueue, Message, RegistryError
 from deployments.models import Repository, RepositoryStatus
+from deployments.reconcile import generation
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,11 @@ def handle(*, configuration: Configuration, messages: list[Message]) -> list[Mes
 
 
 def _look(configuration: Configuration, account: str, region: str, name: str, changes: list[Change]) -> bool:
-    """Look at one repository because of these changes; False when it has to be tried again."""
+    """Look at one repository because of these changes; False when it has to be tried again.
+
+    Raises RegistryError where this process cannot use the configuration that counts.
+    """
+    configuration = generation.in_force(configuration)
     target = next(
         (
             each
@@ -174,6 +179,7 @@ def _look(configuration: Configuration, account: str, region: str, name: str, ch
             digest=configuration.desired_digest,
             cause="event",
             enforce=configuration.enforce,
+            activation=configuration.activation,
             details=details,
         )
         if result is not None:

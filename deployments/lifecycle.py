@@ -37,6 +37,7 @@ from deployments.models import (
     Promotion,
     Repository,
 )
+from deployments.reconcile import generation
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +93,7 @@ def create_deployment(
             return Creation(deployment=existing, outcome="existing")
         if force:
             canceled = _cancel_running(environment, external_id)
-    registry = configuration.registry(type)
-    name = images.repository_name(namespace=registry.namespace, project_ref=environment.project.ref)
-    repository = _repository(environment, configuration, registry, name)
+    configuration, registry, name, repository = _allocated(environment, configuration, type)
     for _ in range(3):
         try:
             deployment = _insert(
@@ -121,6 +120,29 @@ def create_deployment(
         else:
             return Creation(deployment=deployment, outcome="created", canceled=canceled)
     raise refusal("version_conflict")
+
+
+def _allocated(
+    environment: Environment, own: Configuration, type: str | None
+) -> tuple[Configuration, RegistryConfig, str, Repository | None]:
+    """The repository of a new deployment by the configuration that counts, and that configuration."""
+    for last_try in (False, False, True):
+        configuration = _in_force(own)
+        registry = configuration.registry(type)
+        name = images.repository_name(namespace=registry.namespace, project_ref=environment.project.ref)
+        try:
+            return configuration, registry, name, _repository(environment, configuration, registry, name)
+        except Refusal as refused:
+            if refused.code != "ConfigurationChanged" or last_try:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _in_force(own: Configuration) -> Configuration:
+    try:
+        return generation.in_force(own)
+    except RegistryError as error:
+        raise Refusal(str(error), code=error.code, heals=error.heals) from error
 
 
 def _repeated(environment: Environment, key: str, request_digest: str) -> Deployment | None:
@@ -173,6 +195,7 @@ def _repository(
             digest=configuration.desired_digest,
             freshness=configuration.freshness if freshness is None else freshness,
             enforce=configuration.enforce,
+            activation=configuration.activation,
         )
     except RegistryError as error:
         raise Refusal(str(error), code=error.code, heals=error.heals) from error
@@ -415,6 +438,7 @@ def _prove(deployment: Deployment, digest: str | None, configuration: Configurat
     """Prove the deployment's image; the receipt, also of a refusal, is on the row afterwards or returned."""
     if not configuration.image_verification:
         return proof.unproved("Proving is switched off (DEPLOY_IMAGE_VERIFICATION_ENABLED).")
+    configuration = _in_force(configuration)
     registry = configuration.registry(deployment.type or None)
 
     def mend() -> None:

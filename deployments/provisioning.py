@@ -20,25 +20,25 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from django.conf import settings
-from django.db import connections, transaction
-from django.db.models import F, Q, Subquery
+from django.db import transaction
+from django.db.models import Exists, F, Q, Subquery
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from deployments import desired
 from deployments.catalogue import registry_error
-from deployments.config import Configuration, RegistryConfig
+from deployments.config import RegistryConfig
 from deployments.desired import Details, Difference, Part
 from deployments.ecr import Access, Creation, Ecr, Look, RegistryError
 from deployments.images import EcrRegistry
 from deployments.models import (
-    DesiredState,
+    ConfigurationActivation,
     EventKind,
     Project,
     Repository,
     RepositoryEvent,
     RepositoryStatus,
+    WritesPause,
 )
 
 T = TypeVar("T")
@@ -73,25 +73,6 @@ def _clock() -> float:
     return time.clock_gettime(_CLOCK)
 
 
-def register_desired_state() -> None:
-    """Say that a process with this configuration has started: from now on only processes that agree may write.
-
-    Called once at the start of a web or worker process, never by a command. Does nothing when the newest start had
-    the same configuration. Closes its connection: the caller may be about to fork.
-    """
-    digest = settings.CONFIGURATION.require().desired_digest
-    newest = DesiredState.objects.order_by("-id").values_list("digest", flat=True).first()
-    if newest != digest:
-        DesiredState.objects.create(digest=digest)
-    connections.close_all()
-
-
-def is_outdated(configuration: Configuration) -> bool:
-    """Whether a process with another configuration was started last."""
-    newest = DesiredState.objects.order_by("-id").values_list("digest", flat=True).first()
-    return newest not in (None, configuration.desired_digest)
-
-
 def ensure_repository(
     *,
     registry: RegistryConfig,
@@ -101,9 +82,13 @@ def ensure_repository(
     digest: str,
     freshness: timedelta,
     enforce: bool = True,
+    activation: int = 0,
     cause: str = "deploy",
 ) -> Repository:
     """The repository behind a deploy, existing, set up and carrying the policy: the row that says so.
+
+    `activation` says which configuration the other values are from (`generation.in_force`); where another one counts
+    by now, RegistryError (ConfigurationChanged) is raised before anything is asked or written.
 
     Asks AWS nothing when the row was verified within `freshness`. A failing look or write on a repository that was
     right before is recorded on the row, and the row is returned: the deploy goes on. Raises RegistryError when the
@@ -126,12 +111,15 @@ def ensure_repository(
         if row is None:
             raise registry_error("Removed", operation="wait", name=name)
         first_seen = first_seen or row.db_now
-        if row.newest_digest not in (None, digest):
-            return _outdated(row)
+        if (row.activation or 0) != activation:
+            raise registry_error("ConfigurationChanged", operation="wait", name=name)
         since = min(first_seen, row.db_now - freshness) if freshness else first_seen
         if _is_settled(row, digest, since=since, tried_since=first_seen):
             break
         lease = Lease.claim(row)
+        if lease is not None and lease.activation != activation:
+            lease.give_up()
+            raise registry_error("ConfigurationChanged", operation="lease", name=name)
         if lease is not None and not _is_settled(lease.row, digest, since=since, tried_since=first_seen):
             access = Access(role_arn=registry.assume_role_arn, external_id=registry.assume_role_external_id)
             ecr = Ecr(registry=ecr_registry, access=access, before_call=lease.require_time)
@@ -152,13 +140,13 @@ def ensure_repository(
 
 
 def _row(registry: EcrRegistry, name: str) -> Any:
-    """The row with the database's clock and the newest configuration's digest, in one query."""
+    """The row with the database's clock and the activation of the configuration that counts, in one query."""
     rows = Repository.objects.filter(account=registry.account, region=registry.region, name=name)
-    return rows.annotate(db_now=Now(), newest_digest=Subquery(_newest())).first()
+    return rows.annotate(db_now=Now(), activation=Subquery(_newest())).first()
 
 
 def _newest() -> Any:
-    return DesiredState.objects.order_by("-id").values("digest")[:1]
+    return ConfigurationActivation.objects.order_by("-id").values("id")[:1]
 
 
 def _is_settled(row: Repository, digest: str, *, since: datetime, tried_since: datetime) -> bool:
@@ -194,13 +182,6 @@ def effective_enforce(row: Repository, enforce: bool, now: datetime) -> bool:
     return enforce
 
 
-def _outdated(row: Repository) -> Repository:
-    """This process's configuration is not the newest: it neither looks nor writes, and relies on what others did."""
-    if row.last_in_sync_at is not None and row.checked_digest and row.status != RepositoryStatus.MISSING:
-        return row
-    raise registry_error("OutdatedConfiguration", operation="start", name=row.name)
-
-
 def _error_of(row: Repository) -> RegistryError:
     return RegistryError(
         operation="",
@@ -221,6 +202,7 @@ class Lease:
     row: Repository  # as it was when the lease was taken
     epoch: int
     taken: float
+    activation: int  # of the configuration that counted then; 0: none was registered
 
     @classmethod
     def claim(cls, row: Repository) -> Lease | None:
@@ -235,20 +217,35 @@ class Lease:
             return None
         mine = Repository.objects.filter(id=row.pk, lease_owner=owner)
         try:
-            found: Any = mine.annotate(db_now=Now(), newest_digest=Subquery(_newest())).first()
+            found: Any = mine.annotate(db_now=Now(), activation=Subquery(_newest())).first()
         except BaseException:
             mine.update(lease_owner="", lease_until=None)
             raise
-        return None if found is None else cls(row=found, epoch=found.lease_epoch, taken=taken)
-
-    def is_outdated(self, digest: str) -> bool:
-        """Whether a process with another configuration was started after the caller's."""
-        return self.row.newest_digest not in (None, digest)  # type: ignore[attr-defined]
+        if found is None:
+            return None
+        return cls(row=found, epoch=found.lease_epoch, taken=taken, activation=found.activation or 0)
 
     def require_time(self) -> None:
         """Raise RegistryError when it is too late in the lease for another call to AWS."""
         if _clock() - self.taken > LEASE.total_seconds() * CALLS_END:
             raise registry_error("OutOfTime", operation="lease", name=self.row.name)
+
+    def require_writable(self) -> None:
+        """Raise RegistryError where nothing may be written to AWS (any more): asked right before each write.
+
+        The lease was lost, another configuration counts by now, or an operator has paused all writes.
+        """
+        mine: Any = Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch)
+        paused = WritesPause.objects.filter(lifted_at=None)
+        found = mine.annotate(activation=Subquery(_newest()), paused=Exists(paused)).first()
+        if found is None:
+            raise registry_error("TakenOver", operation="lease", name=self.row.name)
+        if (found.activation or 0) != self.activation:
+            raise registry_error("ConfigurationChanged", operation="lease", name=self.row.name)
+        if found.paused:
+            pause = paused.first()
+            words = "for a moment" if pause is None else f"by {pause.paused_by}: {pause.reason}"
+            raise registry_error("WritesPaused", operation="lease", name=self.row.name, words=words)
 
     def note(self, values: dict[str, Any], *events: RepositoryEvent) -> None:
         """Write something down before AWS hears of the next step, and keep the lease. Raises when it was lost."""
@@ -313,20 +310,20 @@ def reconcile(
     digest: str,
     cause: str,
     enforce: bool,
-    registered: bool = True,
+    activation: int = 0,
     details: bool = False,
     look: Look | None = None,
 ) -> Converged | None:
     """Converge a repository that is there, for a sweep or a change event.
 
-    None while somebody else holds its lease, and when the caller's configuration is not the newest (a process that
-    has not `registered` its own, a command, uses what it was given). `look` is what the caller saw after it had read
-    `row`; it counts only if nobody has worked on the row since.
+    None while somebody else holds its lease, and when another configuration counts by now than the caller's
+    (`activation`). `look` is what the caller saw after it had read `row`; it counts only if nobody has worked on the
+    row since.
     """
     lease = Lease.claim(row)
     if lease is None:
         return None
-    if registered and lease.is_outdated(digest):
+    if lease.activation != activation:
         lease.give_up()
         return None
     paced = ecr.before_call
@@ -491,6 +488,7 @@ def _create(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime) -> 
     row = run.row
     tags = dict(registry.tags)
     run.unanswered = row.creating_since is not None  # an earlier attempt, of which we never heard
+    run.lease.require_writable()
     if not run.unanswered:
         run.lease.note({"creating_since": now})
     try:
@@ -641,6 +639,14 @@ def _write(
     mine = [difference for difference in differences if difference.ours and may_write]
     run.differences += [difference for difference in differences if difference not in mine]
     if not mine:
+        return
+    try:
+        run.lease.require_writable()
+    except RegistryError as refused:
+        # While writes are paused a repository that was right is drifted, as in observe mode; a new one has failed.
+        if refused.code != "WritesPaused" or setting_up or run.row.last_in_sync_at is None:
+            run.errors.append(refused)
+        run.differences += mine
         return
     words = next((difference.words for difference in mine if difference.part is Part.POLICY), "")
     if words and policy_before:

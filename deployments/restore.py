@@ -19,6 +19,7 @@ from deployments.config import Configuration
 from deployments.ecr import Ecr, RegistryError
 from deployments.models import EventKind, RepositoryEvent, RepositoryStatus
 from deployments.provisioning import Lease
+from deployments.reconcile import generation
 
 ATTEMPTS = 1  # somebody waits for the answer, and can press the button again
 
@@ -39,6 +40,10 @@ def put_back(
     Asks AWS twice: a read and a write. Raises Refusal when there is nothing to put back, when ECR would refuse the
     text, when somebody is working on the repository, and with AWS's own reason.
     """
+    try:
+        configuration = generation.in_force(configuration)
+    except RegistryError as error:
+        raise Refusal(str(error), code=error.code, heals=error.heals) from error
     row = event.repository
     text = event.policy_before
     target = next(
@@ -68,7 +73,7 @@ def put_back(
         raise Refusal(f"Somebody is working on {row.name} just now. Try again in a moment.", code="busy", heals=True)
     try:
         ecr = sweeps.reach(target, before_call=lease.require_time, attempts=ATTEMPTS)
-        before = _write(ecr, row.name, text, event=event, by=by)
+        before = _write(ecr, row.name, text, event=event, by=by, lease=lease)
     except RegistryError as error:
         lease.give_up()
         raise Refusal(str(error), code=error.code, heals=error.heals) from error
@@ -95,13 +100,14 @@ def put_back(
     return before
 
 
-def _write(ecr: Ecr, name: str, text: str, *, event: RepositoryEvent, by: str) -> str:
+def _write(ecr: Ecr, name: str, text: str, *, event: RepositoryEvent, by: str, lease: Lease) -> str:
     look = ecr.look(name, details=False)
     if isinstance(look.policy, RegistryError):
         raise look.policy
     if not look.exists:
         raise Refusal(f"{name} is gone from the registry. The next deploy makes it again.", code="missing")
     before = look.policy or ""
+    lease.require_writable()
     # Before the write, so that a crash between the two loses nobody's policy.
     RepositoryEvent.objects.create(
         repository_id=event.repository_id,

@@ -46,15 +46,12 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.pace import Pace
+from deployments.reconcile import generation
 
 CHUNK = 250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest
 THREADS = 16
 LEASE = timedelta(seconds=45)  # of a chunk or a listing: how long a dead worker's work waits
 RENEW_SECONDS = 10
-OUTDATED = (
-    "The workers run an older configuration than the process that was started last, so they take no work. Restart "
-    "every web and worker process with the same configuration."
-)
 HELD_PAUSE = timedelta(seconds=5)
 UNANSWERED = ("Unreachable", "Timeout")
 SILENCE = 3 * THREADS  # looks in a row without an answer after which AWS counts as away
@@ -165,17 +162,18 @@ def _free() -> Q:
 # --------------------------------------------------------------------------------------------------------------- work
 
 
-def work(*, configuration: Configuration, seconds: float, sweep_id: int | None = None, registered: bool = True) -> bool:
+def work(*, configuration: Configuration, seconds: float, sweep_id: int | None = None) -> bool:
     """Take pieces of running sweeps until the time is over or nothing is left. True when something may be left.
 
-    `registered` is False for a command, which uses the configuration that it was given. A process that registered
-    one at its start leaves the work to those that were started after it with another one, and says so.
+    `configuration` is the process's own; what is acted on is the one that counts. A process that cannot use that one
+    takes no work, and the running sweeps say why.
     """
-    until = time.monotonic() + seconds
+    until, own = time.monotonic() + seconds, configuration
     while time.monotonic() < until:
-        if registered and provisioning.is_outdated(configuration):
-            log.warning("sweeps.outdated: this process runs an older configuration, so it takes no work")
-            Sweep.objects.filter(status=SweepStatus.RUNNING).exclude(error=OUTDATED).update(error=OUTDATED)
+        try:
+            configuration = generation.in_force(own)
+        except RegistryError as refused:
+            Sweep.objects.filter(status=SweepStatus.RUNNING).exclude(error=str(refused)).update(error=str(refused))
             return False
         running = Sweep.objects.filter(status=SweepStatus.RUNNING, **({"pk": sweep_id} if sweep_id else {}))
         listing = running.filter(_free(), listed_at__isnull=True).order_by("pk").first()
@@ -199,7 +197,7 @@ def work(*, configuration: Configuration, seconds: float, sweep_id: int | None =
             if chunk.attempts >= DEATHS:
                 _isolate(chunk, epoch)
                 continue
-            _Worker(chunk=chunk, epoch=epoch, configuration=configuration, until=until, registered=registered).run()
+            _Worker(chunk=chunk, epoch=epoch, configuration=configuration, until=until).run()
     return True
 
 
@@ -503,7 +501,6 @@ class _Worker:
     epoch: int
     configuration: Configuration
     until: float  # monotonic
-    registered: bool
     pending: deque[Repository] = field(default_factory=deque)
     quiet: list[int] = field(default_factory=list)  # ids that were in sync and still are
     held: list[int] = field(default_factory=list)  # ids whose lease somebody else has: a deploy, or a worker that died
@@ -568,8 +565,8 @@ class _Worker:
                         budget.share()
                         if not Sweep.objects.filter(pk=sweep.pk, status=SweepStatus.RUNNING).exists():
                             self.until = 0
-                        if self.registered and provisioning.is_outdated(self.configuration):
-                            self.until = 0  # a process with a newer configuration was started; the rest is its
+                        if (generation.newest() or 0) != self.configuration.activation:
+                            self.until = 0  # another configuration counts by now: begin again with that one
                     if now >= next_renewal:
                         next_renewal = now + RENEW_SECONDS
                         self._settle_quiet(looked_at)
@@ -734,7 +731,7 @@ class _Worker:
             digest=digest,
             cause=self.chunk.sweep.requested_by or self.chunk.sweep.trigger,
             enforce=self.configuration.enforce,
-            registered=self.registered,
+            activation=self.configuration.activation,
             look=look,
         )
         if result is None:

@@ -18,15 +18,16 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
-from django.db import transaction
+from django.db import connections, transaction
 from django.utils import timezone
 from django_q.cluster import Cluster
 from django_q.models import Failure, OrmQ, Schedule
 from django_q.signals import post_execute_in_worker, pre_execute
 from django_q.tasks import async_task
 
-from deployments import lifecycle, notify, provisioning, sweeps
-from deployments.models import SweepTrigger
+from deployments import lifecycle, notify, sweeps
+from deployments.models import ProcessRole, SweepTrigger
+from deployments.reconcile import generation
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def tick() -> None:
     timed_out = lifecycle.time_out_overdue()
     if timed_out:
         log.info("deployments.timed_out count=%d", timed_out)
+    generation.settle()
     sweeps.close_finished()
     sweeps.forget_old()
     Failure.objects.filter(stopped__lt=timezone.now() - FAILURES_KEPT).delete()
@@ -153,7 +155,9 @@ def ensure_schedules() -> None:
 
 def run_cluster() -> None:
     """Be a cluster, until SIGTERM or until the supervisor at the other end of standard input is gone."""
-    provisioning.register_desired_state()  # a restart is a start: a setting's file may have changed meanwhile
+    # Known settings register nothing. New ones (a setting's file has changed) do, as at every start.
+    generation.register(settings.CONFIGURATION, role=ProcessRole.WORKER)
+    connections.close_all()  # what follows forks
     cluster = Cluster()
 
     def follow() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlencode
 
+from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.models import AbstractBaseUser
 from django.contrib.auth.views import redirect_to_login
@@ -22,8 +23,9 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_safe
 
 from deployments import audit, login
-from deployments.catalogue import NotFound
+from deployments.catalogue import NotFound, RegistryError
 from deployments.models import SLUG_ALIASES, Deployment, Environment, Project
+from deployments.reconcile import generation
 
 
 def is_api(request: HttpRequest) -> bool:
@@ -39,9 +41,22 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 
 def readyz(request: HttpRequest) -> HttpResponse:
-    """The database answers and has this version's tables. The reason stays short: anyone may ask."""
-    reason = _not_ready()
-    body = {"ready": reason is None} | ({"reason": reason} if reason else {})
+    """The database answers, has this version's tables, and this process can use the configuration that counts.
+
+    The body says what this process holds and what counts, by the beginnings of their digests: a process that holds
+    another one is ready as long as it can act on the one that counts. The reason stays short: anyone may ask.
+    """
+    reason, held = _not_ready(), {}
+    if reason is None:
+        try:
+            held = generation.held_and_counting()
+            generation.in_force(settings.CONFIGURATION)
+        except RegistryError as error:
+            reason = str(error)
+        except DatabaseError:
+            connection.close()
+            reason = "The database does not answer."
+    body = {"ready": reason is None} | ({"reason": reason} if reason else {}) | held
     return JsonResponse(body, status=503 if reason else 200, headers={"Cache-Control": "no-store"})
 
 

@@ -25,9 +25,9 @@ from django.conf import settings
 from django.db import DatabaseError, connection, connections
 from django.db.models.functions import Now
 
-from deployments import provisioning, tasks
+from deployments import tasks
 from deployments.models import Process, ProcessRole
-from deployments.reconcile import processes
+from deployments.reconcile import generation, processes
 from deployments.reconcile.processes import clock_offset
 
 log = logging.getLogger(__name__)
@@ -190,8 +190,6 @@ class Supervisor:
         if abs(offset) > SKEW_WARN:
             self.trouble = f"This host's clock is {offset:+.1f} seconds from the database's."
             log.warning("worker.clock_skew seconds=%.1f", offset)
-        elif provisioning.is_outdated(settings.CONFIGURATION):
-            self.trouble = "It runs an older configuration than the process that was started last. Restart it."
         elif time.monotonic() - self.started > TROUBLE_SECONDS:
             self.trouble = ""
         values = {
@@ -200,9 +198,9 @@ class Supervisor:
             "trouble": self.trouble,
         }
         if not processes.beat(**values):  # the first beat, or a database that was restored meanwhile
-            processes.start(ProcessRole.WORKER)
+            processes.start(ProcessRole.WORKER, configuration=generation.held)
             processes.beat(**values)
-        Process.objects.filter(beat_at__lt=Now() - processes.KEPT).delete()
+        generation.forget_old(kept=processes.KEPT)
 
     def _sign_off(self) -> None:
         try:

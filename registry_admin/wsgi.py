@@ -11,11 +11,16 @@ from django.db import DatabaseError
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "registry_admin.settings")
 application = get_wsgi_application()
 
-from deployments.provisioning import register_desired_state  # noqa: E402  (needs the loaded apps)
+from django.conf import settings  # noqa: E402
+from django.db import connections  # noqa: E402
+
+from deployments.models import ProcessRole  # noqa: E402  (needs the loaded apps)
+from deployments.reconcile import generation  # noqa: E402
 
 try:
     call_command("check")
-    register_desired_state()
+    generation.register(settings.CONFIGURATION, role=ProcessRole.WEB)
+    connections.close_all()  # the server may be about to fork
 except SystemCheckError as error:
     sys.exit(str(error))
 except DatabaseError as error:

@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from deployments import ecr, provisioning
 from deployments.config import Configuration
 from deployments.ecr import RegistryError
-from deployments.models import DesiredState, EventKind, Project, Repository, RepositoryEvent, RepositoryStatus
+from deployments.models import EventKind, Project, Repository, RepositoryEvent, RepositoryStatus
 from sandbox.control import Sandbox
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY
 
@@ -539,47 +539,6 @@ def test_aws_is_never_asked_while_a_transaction_is_open(
     assert calls(sandbox) == {}
 
 
-# ------------------------------------------------------------------------------------------------ rolling upgrades
-
-
-def test_a_process_whose_configuration_is_not_the_newest_neither_looks_nor_writes(
-    project: Project, ecr_configuration: Configuration, configure: Configure, sandbox: Sandbox
-) -> None:
-    provisioning.register_desired_state()
-    ensure(project, ecr_configuration)
-    newer = configure(
-        DEPLOY_REGISTRY_HOST=HOST,
-        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY.replace(CLUSTER, "333333333333"),
-    )
-    provisioning.register_desired_state()
-    ensure(project, newer)
-    sandbox.reset_calls()
-
-    ensure(project, ecr_configuration, freshness=timedelta(0))
-
-    assert calls(sandbox) == {}
-    another = Project.objects.create(name="Never seen")
-    with pytest.raises(RegistryError, match="older configuration") as raised:
-        ensure(another, ecr_configuration)
-    assert raised.value.heals
-    assert calls(sandbox) == {}
-
-
-def test_going_back_to_an_older_configuration_by_a_restart_makes_it_the_newest(
-    transactional_db: None, configure: Configure
-) -> None:
-    first = configure(DEPLOY_REGISTRY_ECR_TAGS="a=1").desired_digest
-    provisioning.register_desired_state()
-    configure(DEPLOY_REGISTRY_ECR_TAGS="a=2")
-    provisioning.register_desired_state()
-    configure(DEPLOY_REGISTRY_ECR_TAGS="a=1")
-    provisioning.register_desired_state()
-    provisioning.register_desired_state()
-
-    assert DesiredState.objects.count() == 3
-    assert DesiredState.objects.order_by("id").last().digest == first  # type: ignore[union-attr]
-
-
 # ------------------------------------------------------------------------------------------------------ observing
 
 
@@ -790,27 +749,3 @@ def test_a_discovered_repository_belongs_to_its_project_from_the_first_deploy_on
     ensure(project, ecr_configuration)
 
     assert Repository.objects.get().project == project
-
-
-def test_a_process_that_is_outdated_does_not_reconcile_either(
-    project: Project, ecr_configuration: Configuration, configure: Configure, sandbox: Sandbox
-) -> None:
-    repository = ensure(project, ecr_configuration)
-    sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
-    configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_TAGS="newer=1")
-    provisioning.register_desired_state()
-    sandbox.reset_calls()
-    registry = ecr.registry_of(HOST)
-    assert registry is not None
-
-    result = provisioning.reconcile(
-        row=repository,
-        ecr=ecr.Ecr(registry=registry, access=ecr.Access()),
-        registry=ecr_configuration.v4,
-        digest=ecr_configuration.desired_digest,
-        cause="event",
-        enforce=True,
-    )
-
-    assert (result, calls(sandbox)) == (None, {})
-    assert Repository.objects.get().lease_until is None

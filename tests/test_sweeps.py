@@ -20,7 +20,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from deployments import ecr, provisioning, sweeps
+from deployments import ecr, sweeps
 from deployments.config import Configuration
 from deployments.models import (
     CallBudget,
@@ -286,7 +286,7 @@ def test_a_worker_whose_lease_was_taken_over_drops_what_it_counted(fast: Configu
     SweepChunk.objects.update(lease_epoch=epoch + 1)  # somebody else holds it now
 
     until = time.monotonic() + 5
-    sweeps._Worker(chunk=chunk, epoch=epoch, configuration=fast, until=until, registered=True).run()
+    sweeps._Worker(chunk=chunk, epoch=epoch, configuration=fast, until=until).run()
 
     chunk.refresh_from_db()
     assert (chunk.in_sync, len(chunk.remaining), chunk.finished_at) == (0, 10, None)
@@ -596,22 +596,6 @@ def test_at_a_low_rate_a_worker_stops_when_its_time_is_over_and_keeps_what_it_ha
     done = sweeps.progress(sweep).done
     assert 3 <= done <= 12
     assert len(SweepChunk.objects.get(sweep=sweep).remaining) == 40 - done
-
-
-def test_an_outdated_worker_takes_no_work_and_says_so_on_the_sweep(
-    fast: Configuration, configure: Configure, sandbox: Sandbox
-) -> None:
-    fill(sandbox, fast, 3)
-    configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_TAGS="newer=1")
-    provisioning.register_desired_state()
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
-    assert sweep is not None
-
-    assert not sweeps.work(configuration=fast, seconds=5)
-
-    sweep.refresh_from_db()
-    assert (sweep.status, calls(sandbox)) == (SweepStatus.RUNNING, {})
-    assert "older configuration" in sweep.error
 
 
 @pytest.mark.slow

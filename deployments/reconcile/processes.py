@@ -1,6 +1,6 @@
 """The rows of the running processes: what each one is, which configuration it holds, when it was last heard from.
 
-A process registers itself with `start`, is heard from every five seconds (`beat`, or `beat_in_background`), and says
+A process registers itself with `start`, is heard from every five seconds (`beat`, or `keep_alive` for both), and says
 with `end` that it ended on purpose. One that is killed says nothing: its row goes silent, and its leases end then
 (`silent`). All times are the database's clock, so hosts need not agree on the time.
 
@@ -14,6 +14,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -31,6 +32,7 @@ SILENT_SECONDS = 15.0  # a process not heard from for so long holds no lease any
 KEPT = timedelta(days=1)  # rows of processes that ended or went silent
 
 _mine: tuple[int, int] | None = None  # (pid, primary key): a forked child is not its parent
+_ended = False
 
 
 def start(role: ProcessRole, *, configuration: int | None = None) -> Process:
@@ -64,22 +66,39 @@ def beat(**values: Any) -> bool:
 
 def end() -> None:
     """Say that this process ends on purpose: after SIGTERM, or because its work is done."""
+    global _ended
+    _ended = True
     pk = current_id()
     if pk is not None:
         Process.objects.filter(pk=pk).update(beat_at=Now(), ended_at=Now())
 
 
-def beat_in_background() -> None:
-    """Have a thread beat until the process ends. A database that is away is asked again at the next beat."""
+def keep_alive(
+    role: ProcessRole, *, configuration: int | None = None, each: Callable[[], object] | None = None
+) -> None:
+    """Register this process and have a thread beat until it ends; `each` is called after every beat.
+
+    Returns at once and needs no database: the thread registers the process as soon as there is one, and again where
+    its row is gone (a restored backup).
+    """
 
     def run() -> None:
-        while current_id() is not None:
-            time.sleep(BEAT_SECONDS)
+        trouble = ""
+        while not _ended:
             try:
-                beat()
+                if not beat():
+                    start(role, configuration=configuration)
+                if each is not None:
+                    each()
+                if trouble:
+                    log.info("process.beats_again")
+                trouble = ""
             except DatabaseError as error:
-                log.warning("process.not_beating error=%s", type(error).__name__)
+                if not trouble:  # once for an outage
+                    trouble = type(error).__name__
+                    log.warning("process.cannot_beat error=%s", trouble)
                 connections.close_all()
+            time.sleep(BEAT_SECONDS)
 
     threading.Thread(target=run, name="heartbeat", daemon=True).start()
 

@@ -7,8 +7,10 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from deployments import events, provisioning, sweeps
+from deployments import events, sweeps
 from deployments.ecr import Access, EventQueue
+from deployments.models import ProcessRole
+from deployments.reconcile import generation
 
 
 class Command(BaseCommand):
@@ -32,6 +34,6 @@ class Command(BaseCommand):
             region=region[1] if region else found[0].registry.region,
             access=Access(role_arn=config.assume_role_arn, external_id=config.assume_role_external_id),
         )
-        provisioning.register_desired_state()
+        generation.register(configuration, role=ProcessRole.EVENTS)
         self.stderr.write("Listening for changes. Ctrl-C ends it.")
         events.consume(configuration=configuration, queue=queue, stopping=lambda: bool(stop))

@@ -20,7 +20,10 @@ from django.db.models import Q
 
 from deployments import audit, sweeps
 from deployments.audit import Actor
+from deployments.catalogue import RegistryError
+from deployments.config import Configuration
 from deployments.models import Repository, RepositoryStatus, Sweep, SweepFinding, SweepStatus, SweepTrigger
+from deployments.reconcile import generation
 
 
 class Command(BaseCommand):
@@ -39,7 +42,8 @@ class Command(BaseCommand):
             raise CommandError("Give repository names, or --all.", returncode=2)
         if options["adopt"] and not options["all"]:
             raise CommandError("--adopt goes with --all: discovering takes the registry's whole list.", returncode=2)
-        if not sweeps.targets(settings.CONFIGURATION):
+        configuration = self._configuration()
+        if not sweeps.targets(configuration):
             raise CommandError("No configured registry is ECR (DEPLOY_REGISTRY_HOST), so there is nothing to do.")
         self._require_known(names)
         sweep = sweeps.start(
@@ -61,6 +65,20 @@ class Command(BaseCommand):
         sweep.refresh_from_db()
         self._tell(sweep, as_json=options["json"])
 
+    def _configuration(self) -> Configuration:
+        """The configuration that counts; a shell with other settings is told so."""
+        own: Configuration = settings.CONFIGURATION.require()
+        try:
+            configuration = generation.in_force(own)
+        except RegistryError as error:
+            raise CommandError(str(error)) from None
+        if configuration.desired_digest != own.desired_digest:
+            self.stderr.write(
+                "This shell's settings are not those that count for the running processes; those that count are used. "
+                "manage.py configuration list shows them."
+            )
+        return configuration
+
     def _require_known(self, names: list[str]) -> None:
         managed = Repository.objects.exclude(status=RepositoryStatus.UNMANAGED)
         managed = managed.filter(Q(status=RepositoryStatus.MISSING) | ~Q(origin=""))
@@ -78,9 +96,7 @@ class Command(BaseCommand):
 
         def run() -> None:
             try:
-                while sweeps.work(
-                    configuration=settings.CONFIGURATION, seconds=30, sweep_id=sweep.pk, registered=False
-                ):
+                while sweeps.work(configuration=settings.CONFIGURATION, seconds=30, sweep_id=sweep.pk):
                     pass
             except BaseException as error:
                 failure.append(error)

@@ -3,9 +3,12 @@
 from argparse import SUPPRESS, ArgumentParser
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from deployments import provisioning, tasks
+from deployments import tasks
+from deployments.models import ProcessRole
+from deployments.reconcile import generation
 from deployments.worker import Supervisor, WorkerRefused
 
 
@@ -19,7 +22,7 @@ class Command(BaseCommand):
         if options["cluster"]:
             tasks.run_cluster()
             return
-        provisioning.register_desired_state()
+        generation.register(settings.CONFIGURATION, role=ProcessRole.WORKER)
         try:
             Supervisor().run()
         except WorkerRefused as refused:

@@ -1,0 +1,80 @@
+"""`manage.py configuration`: which configuration counts, who holds which, and how to have another one count."""
+
+from __future__ import annotations
+
+import getpass
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
+
+from deployments import audit
+from deployments.audit import Actor
+from deployments.models import ConfigurationGeneration
+from deployments.reconcile import generation
+
+
+class Command(BaseCommand):
+    help = "Which configuration counts (list), and have another one count (activate DIGEST --reason …)."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        what = parser.add_subparsers(dest="what", required=True)
+        what.add_parser("list", help="every configuration that a process was started with, the newest first")
+        activate = what.add_parser("activate", help="have this one count from now on, for every process")
+        activate.add_argument("digest", help="the digest's beginning, as list prints it")
+        activate.add_argument("--reason", default="", help="why, for the audit log")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["what"] == "list":
+            self._list()
+        else:
+            self._activate(options["digest"], options["reason"])
+
+    def _list(self) -> None:
+        current = generation.counting()
+        if current is None:
+            self.stdout.write("No process has been started yet, so each one would act on its own settings.")
+            return
+        holders: dict[int | None, list[str]] = {}
+        for process in generation.running():
+            holders.setdefault(process.configuration_id, []).append(f"{process.role} on {process.host}")
+        rows = ConfigurationGeneration.objects.select_related("plain_policy", "v4_policy").order_by("-id")
+        for row in rows[:50]:
+            counts = row.pk == current.configuration_id
+            number = "" if row.generation is None else f"generation {row.generation}, "
+            self.stdout.write(
+                f"{row.digest[:12]}  {'COUNTS' if counts else '      '}  {number}first seen "
+                f"{row.first_seen_at:%Y-%m-%d %H:%M:%S} UTC, {row.first_seen_by}; held by "
+                f"{', '.join(dict.fromkeys(holders.get(row.pk, []))) or 'no running process'}"
+            )
+            if counts:
+                reason = f": {current.reason}" if current.reason else ""
+                self.stdout.write(
+                    f"    since {current.at:%Y-%m-%d %H:%M:%S} UTC, {current.by}. {current.get_cause_display()}{reason}"
+                )
+            else:
+                for sentence in generation.differences(current.configuration, row):
+                    self.stdout.write(f"    {sentence}")
+        for alarm in generation.alarms():
+            self.stdout.write(f"{alarm.words} {alarm.then}")
+
+    def _activate(self, digest: str, reason: str) -> None:
+        try:
+            row = generation.find(digest)
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        current = generation.counting()
+        actor = Actor.command(f"configuration ({getpass.getuser()})")
+        with transaction.atomic():
+            if not generation.activate(row=row, by=actor.name, reason=reason):
+                self.stdout.write(f"{row} counts already.")
+                return
+            audit.record(
+                actor=actor,
+                action="activate.configuration",
+                target=row,
+                before={"digest": current.configuration.digest[:12]} if current is not None else None,
+                after={"digest": row.digest[:12], "reason": reason},
+            )
+        self.stdout.write(f"{row} counts from now on, for every process.")

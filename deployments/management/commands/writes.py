@@ -1,0 +1,41 @@
+"""`manage.py writes`: the emergency stop of every write to AWS."""
+
+from __future__ import annotations
+
+import getpass
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from deployments.audit import Actor
+from deployments.reconcile import writes_pause
+
+
+class Command(BaseCommand):
+    help = "Stop every write to AWS (pause --reason …), allow them again (resume), or tell which it is (status)."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        what = parser.add_subparsers(dest="what", required=True)
+        pause = what.add_parser("pause", help="stop every write to AWS until resume; deploys that need none go on")
+        pause.add_argument("--reason", required=True, help="why: it is shown wherever a write was refused")
+        what.add_parser("resume", help="allow writes again")
+        what.add_parser("status", help="whether writes are allowed; status 1 while they are paused")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        actor = Actor.command(f"writes ({getpass.getuser()})")
+        if options["what"] == "pause":
+            done = writes_pause.pause(actor=actor, reason=options["reason"])
+            self.stdout.write("Writes to AWS are paused." if done else "Writes to AWS were paused already.")
+        elif options["what"] == "resume":
+            done = writes_pause.resume(actor=actor)
+            self.stdout.write("Writes to AWS are allowed again." if done else "Writes to AWS were not paused.")
+        else:
+            row = writes_pause.current()
+            if row is None:
+                self.stdout.write("Writes to AWS are allowed.")
+                return
+            self.stdout.write(
+                f"Writes to AWS are paused since {row.paused_at:%Y-%m-%d %H:%M:%S} UTC by {row.paused_by}: {row.reason}"
+            )
+            raise SystemExit(1)

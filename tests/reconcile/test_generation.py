@@ -1,0 +1,596 @@
+"""Which configuration counts, decided in rows: registering, ranking, activating, going back, and acting on the row."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import IntegrityError, connection
+from django.test import Client
+from django.utils import timezone
+
+from deployments import ecr, events, lifecycle, provisioning, restore, sweeps
+from deployments.catalogue import Refusal, RegistryError
+from deployments.config import Configuration
+from deployments.models import (
+    ActivationCause,
+    AuditEntry,
+    ConfigurationActivation,
+    ConfigurationGeneration,
+    DesiredState,
+    Environment,
+    PolicyText,
+    Process,
+    ProcessRole,
+    Repository,
+    RepositoryEvent,
+    RepositoryStatus,
+    SweepStatus,
+    SweepTrigger,
+)
+from deployments.reconcile import generation
+from sandbox.control import Sandbox
+from tests.conftest import CLUSTER, HOST, POLICY
+
+Configure = Callable[..., Configuration]
+OTHER = "333333333333"
+BOTH = POLICY.replace(f'"{CLUSTER}"', f'["{CLUSTER}", "{OTHER}"]')
+
+
+@pytest.fixture(autouse=True)
+def fresh(transactional_db: None) -> Iterator[None]:
+    generation.held = None
+    yield
+    generation.held = None
+
+
+def given(configure: Configure, policy: str = POLICY, **variables: str) -> Configuration:
+    return configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=policy, **variables)
+
+
+def register(configuration: Configuration, role: ProcessRole = ProcessRole.WEB) -> ConfigurationGeneration:
+    return generation.register(configuration, role=role)
+
+
+def counts() -> ConfigurationGeneration:
+    current = generation.counting()
+    assert current is not None
+    return current.configuration
+
+
+def process(row: ConfigurationGeneration, host: str, **values: Any) -> Process:
+    return Process.objects.create(role=ProcessRole.WEB, host=host, pid=1, configuration=row, **values)
+
+
+def end(*processes: Process) -> None:
+    Process.objects.filter(pk__in=[each.pk for each in processes]).update(ended_at=timezone.now())
+
+
+# ---------------------------------------------------------------------------------------------------------- ranking
+
+
+def test_what_was_first_seen_last_counts_and_a_restart_with_the_older_one_changes_nothing(
+    configure: Configure,
+) -> None:
+    older, newer = given(configure), given(configure, BOTH)
+    register(older)
+    row = register(newer)
+    for _ in range(3):
+        register(older)
+        register(older, ProcessRole.WORKER)
+
+    assert counts() == row
+    assert ConfigurationActivation.objects.count() == 2
+    assert ConfigurationGeneration.objects.count() == 2
+
+
+def test_a_higher_generation_counts_whenever_it_is_started_and_a_lower_one_never_does(configure: Configure) -> None:
+    register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=0"))  # without a generation
+    fifth = register(given(configure, CONFIGURATION_GENERATION="5"))
+    assert counts() == fifth
+    register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=4", CONFIGURATION_GENERATION="4"))
+    register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=none"))
+    assert counts() == fifth
+
+    back = register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=0", CONFIGURATION_GENERATION="6"))
+
+    assert counts() == back
+
+
+def test_of_two_different_ones_with_one_generation_the_first_seen_counts_and_an_alarm_names_what_differs(
+    configure: Configure,
+) -> None:
+    first = register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="team=a", CONFIGURATION_GENERATION="5"))
+    second = register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="team=b", CONFIGURATION_GENERATION="5"))
+    process(first, "one")
+    process(second, "two")
+
+    assert counts() == first
+    [alarm] = generation.alarms()
+    assert alarm.code == "conflict"
+    assert "generation 5" in alarm.words
+    assert "web on two" in alarm.words
+    assert "DEPLOY_REGISTRY_ECR_TAGS: team=b instead of team=a." in alarm.words
+
+
+def test_two_that_register_at_once_are_ranked_one_after_the_other(configure: Configure) -> None:
+    first = register(given(configure, CONFIGURATION_GENERATION="1"))
+    taken = ConfigurationActivation.objects.get()
+
+    with pytest.raises(IntegrityError):
+        ConfigurationActivation.objects.create(
+            configuration=first, follows=taken.follows, cause=ActivationCause.STARTED, by="x"
+        )
+
+
+def test_a_registration_that_loses_the_race_decides_again(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=1", CONFIGURATION_GENERATION="1"))
+    activate = generation._activate
+    lost: list[ConfigurationGeneration] = []
+
+    def late(row: ConfigurationGeneration, **values: Any) -> None:
+        if not lost:
+            lost.append(row)
+            raise IntegrityError("somebody was faster")
+        activate(row, **values)
+
+    monkeypatch.setattr(generation, "_activate", late)
+    row = register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=2", CONFIGURATION_GENERATION="2"))
+
+    assert counts() == row
+    assert ConfigurationGeneration.objects.count() == 2
+
+
+def test_the_row_holds_no_secret_and_the_policy_text_is_stored_once(configure: Configure) -> None:
+    secret = {
+        "DEPLOY_REGISTRY_PASSWORD": "hunter2-hunter2",
+        "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID": "external-secret",
+        "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN": "arn:aws:iam::111111111111:role/registry-admin",
+    }
+    register(given(configure, **secret))
+    register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=1", **secret))
+
+    assert PolicyText.objects.get().text == POLICY
+    stored = json.dumps(list(ConfigurationGeneration.objects.values_list("content", "first_seen_by")))
+    assert all(value not in stored for value in secret.values())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"DEPLOY_REGISTRY_ECR_POLICY_MODE": "observe"},
+        {"DEPLOY_REGISTRY_ECR_TAGS": "a=1"},
+        {"DEPLOY_REGISTRY_ECR_KMS_KEY": "alias/other"},
+        {"DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS": CLUSTER},
+        {"DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY": "1"},
+        {"DEPLOY_REGISTRY_NAMESPACE": "other"},
+        {"V4_DEPLOY_REGISTRY_NAMESPACE": "other"},
+        {"V4_DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": BOTH, "V4_DEPLOY_REGISTRY_NAMESPACE": "v4"},
+        {"DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY": json.dumps({"rules": [{"rulePriority": 1, "x": "y" * 100}]})},
+    ],
+    ids=lambda changed: "+".join(changed),
+)
+def test_every_setting_of_the_desired_state_is_part_of_the_configuration(
+    configure: Configure, changed: dict[str, str]
+) -> None:
+    base = register(given(configure))
+    other = given(configure, **changed)
+    row = register(other)
+    given(configure)
+
+    assert row.digest != base.digest
+    used = generation.in_force(given(configure, **{k: v for k, v in changed.items() if "PUBLIC" in k}))
+    assert used.desired_digest == other.desired_digest
+    assert used.plain.consumer_accounts == other.plain.consumer_accounts
+    assert used.allow_public_policy == other.allow_public_policy
+    assert generation.differences(base, row)
+
+
+def test_credentials_roles_and_time_limits_are_the_processs_own(configure: Configure) -> None:
+    register(given(configure, BOTH, DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN="arn:aws:iam::111111111111:role/theirs"))
+    own = given(
+        configure, DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN="arn:aws:iam::111111111111:role/mine", DEPLOY_TIMEOUT_MS="1000"
+    )
+
+    used = generation.in_force(own)
+
+    assert used.v4.default_repository_policy == BOTH
+    assert used.v4.assume_role_arn == "arn:aws:iam::111111111111:role/mine"
+    assert used.deploy_timeout == timedelta(seconds=1)
+
+
+def test_each_activation_tells_version_0_1_0_too(configure: Configure) -> None:
+    older, newer = given(configure), given(configure, BOTH)
+    register(older)
+    register(newer)
+    generation.activate(row=generation.find(_digest_of(older)), by="me", reason="")
+
+    told = list(DesiredState.objects.order_by("id").values_list("digest", flat=True))
+    assert told == [older.desired_digest, newer.desired_digest, older.desired_digest]
+
+
+def _digest_of(configuration: Configuration) -> str:
+    content = generation._content(configuration)
+    texts = [configuration.plain.default_repository_policy, configuration.v4.default_repository_policy]
+    return generation._digest(content, texts)
+
+
+# ------------------------------------------------------------------------------------------------- what is acted on
+
+
+def test_a_process_with_older_settings_makes_a_new_repository_by_the_configuration_that_counts(
+    environment: Environment, configure: Configure, sandbox: Sandbox
+) -> None:
+    register(given(configure))
+    register(given(configure, BOTH, DEPLOY_REGISTRY_ECR_TAGS="team=new"))
+    older = given(configure)
+
+    lifecycle.create_deployment(environment=environment, configuration=older, content_hash="h", type="MANAGED")
+
+    row = Repository.objects.get()
+    assert _pullers(sandbox, row) == {CLUSTER, OTHER}
+    assert (row.status, row.tags) == (RepositoryStatus.IN_SYNC, {"team": "new"})
+
+
+def test_a_worker_with_older_settings_heals_to_the_configuration_that_counts_and_writes_once(
+    environment: Environment, configure: Configure, sandbox: Sandbox
+) -> None:
+    older = given(configure)
+    register(older)
+    lifecycle.create_deployment(environment=environment, configuration=older, content_hash="h", type="MANAGED")
+    register(given(configure, BOTH))
+    sandbox.reset_calls()
+
+    for _ in range(2):
+        sweeps.start(trigger=SweepTrigger.PERSON)
+        while sweeps.work(configuration=older, seconds=10):
+            pass
+
+    assert _pullers(sandbox, Repository.objects.get()) == {CLUSTER, OTHER}
+    assert _calls(sandbox)["SetRepositoryPolicy"] == 1
+
+
+def test_a_configuration_that_changes_while_a_deploy_waits_for_the_lease_is_used_by_it(
+    environment: Environment, configure: Configure, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = given(configure)
+    register(older)
+    claim = provisioning.Lease.claim.__func__  # type: ignore[attr-defined]
+    changed: list[ConfigurationGeneration] = []
+
+    def late(cls: type, row: Repository) -> Any:
+        if not changed:
+            changed.append(register(given(configure, BOTH)))
+        return claim(cls, row)
+
+    monkeypatch.setattr(provisioning.Lease, "claim", classmethod(late))
+    lifecycle.create_deployment(environment=environment, configuration=older, content_hash="h", type="MANAGED")
+
+    assert _pullers(sandbox, Repository.objects.get()) == {CLUSTER, OTHER}
+    assert _calls(sandbox)["SetRepositoryPolicy"] == 1
+    assert Repository.objects.get().lease_until is None
+
+
+def test_a_configuration_that_changes_between_look_and_write_stops_the_write(
+    environment: Environment, configure: Configure, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = given(configure)
+    register(older)
+    lifecycle.create_deployment(environment=environment, configuration=older, content_hash="h", type="MANAGED")
+    row = Repository.objects.get()
+    sandbox.client("ecr").delete_repository_policy(repositoryName=row.name)
+    look = ecr.Ecr.look
+
+    def late(self: ecr.Ecr, name: str, *, details: bool) -> Any:
+        seen = look(self, name, details=details)
+        register(given(configure, BOTH))
+        return seen
+
+    monkeypatch.setattr(ecr.Ecr, "look", late)
+    sandbox.reset_calls()
+    result = _reconcile(row, older, activation=generation.newest() or 0)
+
+    assert result is not None
+    assert result.error is not None
+    assert result.error.code == "ConfigurationChanged"
+    assert "SetRepositoryPolicy" not in _calls(sandbox)
+
+
+def test_a_change_event_is_acted_on_by_the_configuration_that_counts(
+    environment: Environment, configure: Configure, sandbox: Sandbox
+) -> None:
+    older = given(configure)
+    register(older)
+    lifecycle.create_deployment(environment=environment, configuration=older, content_hash="h", type="MANAGED")
+    row = Repository.objects.get()
+    register(given(configure, BOTH))
+    change = events.Change(
+        operation="SetRepositoryPolicy", account=row.account, region=row.region, name=row.name,
+        at=timezone.now() + timedelta(minutes=1), ours=False,
+    )  # fmt: skip
+
+    assert events._look(older, row.account, row.region, row.name, [change])
+
+    assert _pullers(sandbox, row) == {CLUSTER, OTHER}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"surprise": 1}, "Version 9.9.9 wrote it, and this is version .*, which does not know surprise"),
+        ({"v4": {"host": HOST, "namespace": "trigger", "scan": True}}, "does not know v4.scan"),
+        (
+            {"plain": {"host": "999999999999.dkr.ecr.us-east-1.amazonaws.com", "namespace": "trigger"}},
+            "for the registry 999999999999.* do not name",
+        ),
+    ],
+)
+def test_a_process_that_cannot_use_what_counts_neither_looks_nor_writes_and_is_not_ready(
+    environment: Environment,
+    configure: Configure,
+    sandbox: Sandbox,
+    client: Client,
+    content: dict[str, Any],
+    words: str,
+) -> None:
+    own = given(configure)
+    lifecycle.create_deployment(environment=environment, configuration=own, content_hash="h", type="MANAGED")
+    row = Repository.objects.get()
+    stored = register(own)
+    ConfigurationGeneration.objects.filter(pk=stored.pk).update(
+        content={**stored.content, **content}, version="9.9.9", digest="f" * 64
+    )
+    sandbox.reset_calls()
+
+    with pytest.raises(Refusal, match=words) as refused:
+        lifecycle.create_deployment(environment=environment, configuration=own, content_hash="h", type="MANAGED")
+    assert (refused.value.code, refused.value.heals) == ("OutdatedConfiguration", True)
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+    assert not sweeps.work(configuration=own, seconds=5)
+    with pytest.raises(RegistryError, match=words):
+        events._look(own, row.account, row.region, row.name, [])
+    with pytest.raises(Refusal, match=words):
+        restore.put_back(event=RepositoryEvent(repository=row, policy_before=POLICY), configuration=own, by="me")
+    with pytest.raises(CommandError, match=words):
+        call_command("reconcile", "--all")
+    sweep.refresh_from_db()
+    assert sweep.status == SweepStatus.RUNNING
+    answer = client.get("/readyz")
+
+    assert _calls(sandbox) == {}
+    assert answer.status_code == 503
+    assert answer.json()["ready"] is False
+    for text in (sweep.error, answer.json()["reason"]):
+        assert text.startswith("This process cannot use the configuration that counts.")
+
+
+def test_a_row_that_this_processs_own_settings_refuse_is_not_acted_on(configure: Configure) -> None:
+    public = POLICY.replace(CLUSTER, "*")
+    register(given(configure, public, DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY="1"))
+
+    with pytest.raises(RegistryError, match=r"settings refuse its policy \(deployments\.E110\)"):
+        generation.in_force(given(configure))
+
+    allowing = given(configure, DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY="1")
+    assert generation.in_force(allowing).v4.default_repository_policy == public
+
+
+def test_a_process_that_holds_an_older_one_is_ready_and_says_what_it_holds_and_what_counts(
+    configure: Configure, client: Client
+) -> None:
+    newer = register(given(configure, BOTH))
+    older = register(given(configure))
+    generation.activate(row=newer, by="me", reason="")
+
+    answer = client.get("/readyz")
+
+    assert answer.status_code == 200
+    assert answer.json() == {"ready": True, "held": older.digest[:12], "counts": newer.digest[:12]}
+
+
+def test_what_is_in_force_costs_one_query_a_call(configure: Configure) -> None:
+    own = given(configure)
+    register(own)
+    generation.in_force(own)
+    from django.test.utils import CaptureQueriesContext
+
+    with CaptureQueriesContext(
+        connection,
+    ) as queries:
+        generation.in_force(own)
+
+    assert len(queries) == 1
+
+
+# ------------------------------------------------------------------------------------------------------ going back
+
+
+def test_it_goes_back_by_itself_when_every_holder_ended_or_was_started_again_with_the_older_one(
+    configure: Configure,
+) -> None:
+    older, newer = register(given(configure)), register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=2"))
+    killed = timezone.now() - timedelta(minutes=1)
+    ended, again = process(newer, "one"), process(newer, "two", started_at=killed, beat_at=killed)
+    end(ended)
+    process(older, "two")
+
+    assert generation.settle()
+
+    assert counts() == older
+    assert ConfigurationActivation.objects.first().cause == ActivationCause.WENT_BACK  # type: ignore[union-attr]
+    assert not generation.settle()
+    assert again.pk
+
+
+@pytest.mark.parametrize(
+    "still",
+    ["a holder was killed", "a holder runs", "another host was started", "another role was started", "earlier start"],
+)
+def test_it_does_not_go_back_by_itself_otherwise(configure: Configure, still: str) -> None:
+    older, newer = register(given(configure)), register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=2"))
+    old = timezone.now() - timedelta(hours=1)
+    match still:
+        case "a holder was killed":
+            process(newer, "one", beat_at=old)
+            process(older, "two")
+        case "a holder runs":
+            process(newer, "one")
+            process(older, "two")
+        case "another host was started":
+            process(newer, "one", beat_at=old)
+            process(older, "two", started_at=timezone.now())
+        case "another role was started":
+            process(newer, "one", beat_at=old, started_at=old)
+            Process.objects.create(role=ProcessRole.WORKER, host="one", pid=1, configuration=older)
+        case "earlier start":
+            process(newer, "one", beat_at=old)
+            process(older, "one", started_at=old)
+
+    assert not generation.settle()
+    assert counts() == newer
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ({"policy": BOTH}, {}, f"account {OTHER} loses pull"),
+        ({"DEPLOY_REGISTRY_ECR_POLICY_MODE": "observe"}, {}, "enforces the policy where the newer one only observes"),
+        ({"DEPLOY_REGISTRY_NAMESPACE": "new"}, {}, "trigger instead of"),
+    ],
+)
+def test_it_never_goes_back_by_itself_where_that_could_take_access_away_and_the_alarm_names_the_command(
+    configure: Configure, before: dict[str, str], after: dict[str, str], words: str
+) -> None:
+    older, newer = register(given(configure, **after)), register(given(configure, **before))
+    end(process(newer, "one"))
+    process(older, "one")
+
+    assert not generation.settle()
+
+    assert counts() == newer
+    [alarm] = generation.alarms()
+    assert alarm.code == "unheld"
+    assert words in alarm.words
+    assert alarm.then.endswith(f"manage.py configuration activate {older.digest[:12]}")
+
+
+def test_what_a_person_activated_is_never_taken_back_by_itself(configure: Configure) -> None:
+    older, newer = register(given(configure)), register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=2"))
+    end(process(older, "one"))
+    process(newer, "one")
+    generation.activate(row=older, by="me", reason="the new tags were wrong")
+
+    assert not generation.settle()
+    assert counts() == older
+    third = register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=3"))
+    assert counts() == third
+
+
+def test_a_process_that_was_given_other_settings_is_named_with_what_differs(configure: Configure) -> None:
+    older, newer = register(given(configure)), register(given(configure, BOTH))
+    process(newer, "one")
+    process(older, "forgotten")
+
+    [alarm] = generation.alarms()
+
+    assert alarm.code == "other"
+    assert "web on forgotten" in alarm.words
+    assert f"account {OTHER} loses pull" in alarm.words
+
+
+def test_rows_of_processes_that_held_what_counts_are_not_forgotten(configure: Configure) -> None:
+    older, newer = register(given(configure)), register(given(configure, BOTH))
+    old = timezone.now() - timedelta(days=3)
+    kept = process(newer, "killed", beat_at=old)
+    process(older, "old", beat_at=old)
+    Process.objects.create(role=ProcessRole.TASK, host="x", pid=2, beat_at=old)
+
+    generation.forget_old(kept=timedelta(days=1))
+
+    assert list(Process.objects.all()) == [kept]
+
+
+# ------------------------------------------------------------------------------------------------------- commands
+
+
+def test_activate_takes_the_beginning_of_a_digest_and_leaves_an_audit_line(
+    configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older, newer = register(given(configure)), register(given(configure, BOTH))
+    call_command("configuration", "list")
+    listed = capsys.readouterr().out
+    assert f"{newer.digest[:12]}  COUNTS" in listed
+    assert f"account {OTHER} loses pull" in listed
+
+    call_command("configuration", "activate", older.digest[:8], "--reason", "wrong account")
+
+    assert counts() == older
+    entry = AuditEntry.objects.get(action="activate.configuration")
+    assert entry.after == {"digest": older.digest[:12], "reason": "wrong account"}
+    with pytest.raises(CommandError, match="There is no configuration"):
+        call_command("configuration", "activate", "zzzz")
+
+
+def test_an_activation_whose_audit_line_fails_does_not_happen(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newer = register(given(configure)), register(given(configure, BOTH))
+
+    def broken(**values: Any) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("deployments.audit.record", broken)
+    with pytest.raises(RuntimeError):
+        call_command("configuration", "activate", older.digest[:8])
+
+    assert counts() == newer
+
+
+def test_a_command_in_a_shell_with_other_settings_uses_what_counts_and_says_so(
+    environment: Environment, configure: Configure, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = given(configure)
+    lifecycle.create_deployment(environment=environment, configuration=older, content_hash="h", type="MANAGED")
+    register(given(configure, BOTH))
+    given(configure)
+
+    call_command("reconcile", "--all")
+
+    assert "are not those that count" in capsys.readouterr().err
+    assert _pullers(sandbox, Repository.objects.get()) == {CLUSTER, OTHER}
+
+
+# ------------------------------------------------------------------------------------------------------------ tools
+
+
+def _pullers(sandbox: Sandbox, row: Repository) -> set[str]:
+    """The accounts that the live policy names."""
+    text = sandbox.client("ecr").get_repository_policy(repositoryName=row.name)["policyText"]
+    return set(re.findall(r"\d{12}", text))
+
+
+def _calls(sandbox: Sandbox) -> dict[str, int]:
+    return {name.removeprefix("ecr:"): count for name, count in sandbox.calls().items() if name.startswith("ecr:")}
+
+
+def _reconcile(row: Repository, configuration: Configuration, *, activation: int) -> provisioning.Converged | None:
+    registry = ecr.registry_of(HOST)
+    assert registry is not None
+    row.refresh_from_db()
+    return provisioning.reconcile(
+        row=row,
+        ecr=ecr.Ecr(registry=registry, access=ecr.Access()),
+        registry=configuration.v4,
+        digest=configuration.desired_digest,
+        cause="event",
+        enforce=True,
+        activation=activation,
+    )
