@@ -1,8 +1,8 @@
 """Faults on purpose: errors, throttling, waiting, hanging, resets, lost answers, and AWS's eventual consistency.
 
 A fault matches calls by a glob on ``service:Operation`` (``ecr:Set*``, ``v2:*``) and by a glob on the repository's
-name; it lets ``skip`` matching calls pass, then strikes ``times`` times, then is over. It does not decide when a
-change is made: ``gateway`` asks which faults strike a call and acts on them before or after it.
+name; it lets ``skip`` matching calls pass, then strikes ``times`` times (each ``every``-th call), then is over. It does
+not decide when a change is made: ``gateway`` asks which faults strike a call and acts on them before or after it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from sandbox.aws import AWSError, Call
 
-DURING = frozenset({"error", "throttle", "latency", "hang", "reset", "lost"})
+DURING = frozenset({"error", "throttle", "latency", "hang", "reset", "lost", "unanswered"})
 # Told by the state of a repository rather than by a call: these are asked for from inside ECR.
 INSIDE = frozenset({"not_found_after_create", "principal_not_found"})
 
@@ -30,6 +30,7 @@ class Fault:
     repository: str = "*"
     times: int | None = None
     skip: int = 0
+    every: int = 1
     code: str = ""
     message: str = ""
     status: int = 0
@@ -47,7 +48,7 @@ class Fault:
         if self.times is not None and self.struck >= self.times:
             return False
         self.seen += 1
-        if self.seen <= self.skip:
+        if self.seen <= self.skip or (self.seen - self.skip - 1) % self.every:
             return False
         if self.kind == "throttle" and self._takes_token():
             return False
@@ -88,7 +89,7 @@ class Faults:
             raise ValueError(f"kind is one of {', '.join(sorted(DURING | INSIDE))}")
         settable: dict[str, tuple[type, ...]] = {
             **dict.fromkeys(("kind", "match", "repository", "code", "message"), (str,)),
-            **dict.fromkeys(("times", "skip", "status"), (int,)),
+            **dict.fromkeys(("times", "skip", "every", "status"), (int,)),
             **dict.fromkeys(("seconds", "rate", "burst"), (int, float)),
         }
         for name, value in raw.items():
@@ -99,6 +100,8 @@ class Faults:
         fault = Fault(**raw, id=next(self._ids))
         if kind == "throttle" and (fault.rate < 0 or fault.burst < 0):
             raise ValueError("rate and burst are not negative")
+        if fault.every < 1:
+            raise ValueError("every is at least 1")
         self._faults.append(fault)
         self._born[fault.id] = time.monotonic()
         return self.shown()[-1]

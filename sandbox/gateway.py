@@ -268,11 +268,13 @@ async def _perform_under(
                 case "reset":
                     world.journal.ended(call, "reset")
                     raise Dropped
-        lost = any(fault.kind == "lost" for fault in faults)
-        answer = _run(world, call, run, refuse, "lost" if lost else "ok")
+        told = next((fault.kind for fault in faults if fault.kind in ("lost", "unanswered")), "ok")
+        answer = _run(world, call, run, refuse, told)
         response = answer if isinstance(answer, Response) else await answer
         await asyncio.sleep(wait / 2)
-        if lost:
+        if told == "unanswered":
+            await call.request.gone.wait()
+        if told != "ok":
             raise Dropped
         return response
     except Dropped:

@@ -86,6 +86,30 @@ def test_a_fault_lets_some_calls_pass_and_is_over_after_some(sandbox: Sandbox, e
     assert (sandbox.faults()[0]["seen"], sandbox.faults()[0]["struck"]) == (3, 2)
 
 
+def test_a_fault_can_strike_every_third_call(sandbox: Sandbox, ecr: Any) -> None:
+    sandbox.fault("error", "ecr:DescribeRepositories", every=3)
+
+    outcomes = []
+    for _ in range(6):
+        try:
+            ecr.describe_repositories()
+            outcomes.append("ok")
+        except ecr.exceptions.ServerException:
+            outcomes.append("error")
+
+    assert outcomes == ["error", "ok", "ok", "error", "ok", "ok"]
+
+
+def test_a_call_that_is_never_answered_has_made_its_change(sandbox: Sandbox, ecr: Any) -> None:
+    sandbox.fault("unanswered", "ecr:CreateRepository", times=1)
+
+    with pytest.raises(ReadTimeoutError):
+        sandbox.client("ecr", read_timeout=0.3).create_repository(repositoryName="shop")
+
+    assert names(ecr) == ["shop"]
+    assert [each["outcome"] for each in sandbox.journal()][0] == "unanswered"
+
+
 def test_a_fault_can_be_for_some_repositories_only(sandbox: Sandbox, ecr: Any) -> None:
     sandbox.fault("error", "*", repository="trigger/bad*")
 
