@@ -10,7 +10,7 @@ ABREAST := -n auto --maxprocesses 4
 ticking = { while sleep 1; do printf .; done & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint run worker bench screens clean
+.PHONY: help demo test fast mutants lint run worker bench screens clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test: $(VENV)/.dev ## Every test: on SQLite, on a real PostgreSQL, and with the 
 
 fast: $(VENV)/.dev ## The fast tests on SQLite only
 	$(PY) -m pytest -m "not slow" $(ABREAST) $(ARGS)
+
+mutants: $(VENV)/.dev ## Do the tests notice broken guards? Each listed change to a copy of the code must fail one (ARGS=deployments/keys.py)
+	@$(PY) -m tests.mutants $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, Django's own checks, missing migrations
 	$(VENV)/bin/ruff check .

@@ -326,3 +326,9 @@ def test_a_sweep_that_a_command_starts_is_in_the_log(ecr_configuration: Configur
 
     assert only().actor.startswith("reconcile (")
     assert (only().action, (only().after or {})["dry_run"]) == ("start.sweep", True)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@sum", "\t=1", "\r=1"])
+def test_a_cell_that_a_spreadsheet_would_take_for_a_formula_begins_with_an_apostrophe(text: str) -> None:
+    assert audit._cell(text) == f"'{text}"
+    assert audit._cell(f"x{text}") == f"x{text}"

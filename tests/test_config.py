@@ -1,6 +1,7 @@
 """The environment becomes one frozen configuration, or a complaint that helps."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,44 @@ def test_a_variable_that_looks_like_ours_and_is_none_is_told_with_the_one_that_w
     [warning] = configuration.warnings
     assert warning.variable == "DEPLOY_REGISTRY_ECR_DEFAULT_REPO_POLICY"
     assert "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY" in warning.hint
+
+
+def test_observing_and_enforcing_are_two_desired_states() -> None:
+    # Else a worker that was started to enforce goes on enforcing after the operator switched to observe.
+    assert digest_of() == digest_of(DEPLOY_REGISTRY_ECR_POLICY_MODE="enforce")
+    assert digest_of() != digest_of(DEPLOY_REGISTRY_ECR_POLICY_MODE="observe")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DEPLOY_REGISTRY_HOST", HOST),
+        ("DEPLOY_REGISTRY_NAMESPACE", "other"),
+        ("DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY", json.dumps({"rules": [], "x": "y" * 100})),
+        ("DEPLOY_REGISTRY_ECR_KMS_KEY", "alias/registry"),
+    ],
+)
+def test_every_part_of_the_desired_state_is_in_its_digest(name: str, value: str) -> None:
+    assert digest_of(**{name: value}) != digest_of()
+    assert digest_of(**{f"V4_{name}": value}) not in (digest_of(), digest_of(**{name: value}))
+
+
+def test_the_defaults_that_the_settings_are_documented_with_are_the_ones_that_count() -> None:
+    documented = {setting.name: setting.default for setting in config.SETTINGS if setting.default}
+
+    assert config.load(documented) == config.load({})
+
+
+def test_the_defaults_are_these() -> None:
+    configuration = config.load({})
+
+    assert configuration.deploy_timeout == timedelta(minutes=8)
+    assert configuration.queue_timeout == timedelta(minutes=15)
+    assert configuration.reconcile_interval == timedelta(minutes=10)
+    assert configuration.calls_per_second == 20
+    assert configuration.enforce
+    assert not configuration.allow_public_policy
+    assert not configuration.notify_allow_private
+    assert not configuration.debug
+    assert configuration.trusted_proxies == 0
+    assert configuration.encryption_keys == ()

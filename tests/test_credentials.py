@@ -51,6 +51,11 @@ def role(sandbox: Sandbox, arn: str, **condition: Any) -> None:
     iam.attach_role_policy(RoleName=name, PolicyArn=f"arn:aws:iam::aws:policy/{EVERYTHING}")
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_remembered_of_another_test() -> None:
+    credentials._not_allowed.clear()
+
+
 @pytest.fixture
 def roles(sandbox: Sandbox) -> None:
     for arn in (PUSH_ROLE, ECR_ROLE):
@@ -260,10 +265,29 @@ def test_where_aws_does_not_allow_a_session_the_log_in_is_wider_and_aws_is_not_a
     for deployment in (first, second):
         assert deployment.credentials_kind == "token"
         assert "Allow sts:GetFederationToken to the IAM user" in deployment.credentials_error
-    later = time.monotonic() + credentials.REMEMBER_SECONDS + 1
-    monkeypatch.setattr("deployments.credentials.time.monotonic", lambda: later)
-    issue(second, ecr_configuration)
-    assert of_sts(sandbox) == {"sts:GetFederationToken": 2}
+    started = time.monotonic()
+    for minutes, asked in ((9, 1), (11, 2)):
+        later = started + minutes * 60
+        monkeypatch.setattr("deployments.credentials.time.monotonic", lambda later=later: later)
+        issue(second, ecr_configuration)
+        assert of_sts(sandbox) == {"sts:GetFederationToken": asked}
+
+
+def test_a_refusal_for_one_role_is_not_held_against_another(
+    environment: Environment, configure: Configure, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Their trust policies let the server in for ECR, and refuse it a session that is named after a deployment.
+    name = {"StringEquals": {"sts:RoleSessionName": "registry-admin"}}
+    role(sandbox, ECR_ROLE, Condition=name)
+    role(sandbox, PUSH_ROLE, Condition=name)
+
+    for arn, refusals in ((ECR_ROLE, 1), (ECR_ROLE, 1), (PUSH_ROLE, 2)):
+        configuration = configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN=arn)
+        deployment = deployed(environment, configuration)
+        issue(deployment, configuration)
+        assert caplog.text.count("credentials.not_narrowed") == refusals
+        assert deployment.credentials_kind == "token"
+        assert arn in deployment.credentials_error
 
 
 @pytest.mark.slow

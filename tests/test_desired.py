@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import pytest
+
 from deployments import config, desired
 from deployments.desired import Details, Part
 
@@ -94,3 +96,44 @@ def test_a_policy_that_is_not_understood_is_left_alone() -> None:
 
     assert not difference.ours
     assert "nothing was written" in difference.words
+
+
+@pytest.mark.parametrize("text", ["not json", "[]", '{"Statement": '])
+def test_a_policy_that_cannot_be_read_is_never_shown_as_one_that_lets_somebody_pull(text: str) -> None:
+    assert desired.pullers(text, ["222222222222"], partition="aws")["222222222222"]["pull"] == "depends"
+
+
+def test_without_a_policy_nobody_can_pull() -> None:
+    assert desired.pullers("", ["222222222222"], partition="aws")["222222222222"]["pull"] == "no"
+
+
+KEY_ID = "11111111-2222-3333-4444-555555555555"
+KEY_ARN = f"arn:aws:kms:us-east-1:111111111111:key/{KEY_ID}"
+
+
+@pytest.mark.parametrize("wanted", [KEY_ARN, KEY_ID, "alias/registry", "arn:aws:kms:us-east-1:111111111111:alias/x"])
+def test_a_kms_key_is_recognised_by_its_arn_its_id_or_its_alias(wanted: str) -> None:
+    encrypted = replace(RIGHT, encryption="KMS", kms_key=KEY_ARN)
+    registry = replace(REGISTRY, kms_key=wanted)
+
+    assert not desired.detail_differences(registry, encrypted, adopted=False, lifecycle_is_ours=False)
+
+
+@pytest.mark.parametrize("wanted", [KEY_ARN.replace("5555", "6666"), KEY_ID.replace("5555", "6666"), KEY_ID[1:]])
+def test_another_kms_key_is_a_difference(wanted: str) -> None:
+    assert not desired.same_key(wanted, KEY_ARN)
+    assert not desired.same_key(KEY_ID, None)
+
+
+def test_an_aws_tag_with_another_value_is_a_difference_and_ours() -> None:
+    assert found(replace(RIGHT, tags={"team": "other"}), adopted=True) == {Part.TAGS: True}
+
+
+def lifecycle(*prefixes: str) -> str:
+    selection = {"tagStatus": "tagged", "tagPrefixList": prefixes, "countType": "imageCountMoreThan", "countNumber": 5}
+    return json.dumps({"rules": [{"rulePriority": 1, "selection": selection, "action": {"type": "expire"}}]})
+
+
+def test_the_order_of_a_rules_list_is_no_difference_and_another_list_is_one() -> None:
+    assert desired.same_lifecycle(lifecycle("a", "b"), lifecycle("b", "a"))
+    assert not desired.same_lifecycle(lifecycle("a", "b"), lifecycle("a", "c"))

@@ -23,7 +23,7 @@ from botocore.exceptions import (
 from django.core.management import CommandError, call_command
 from django.db import transaction
 
-from deployments import catalogue, ecr
+from deployments import catalogue, ecr, provisioning
 from deployments.catalogue import Heals, RegistryError
 from deployments.config import Configuration
 from sandbox.control import Sandbox
@@ -312,4 +312,62 @@ def test_sts_too_is_never_asked_inside_a_transaction(configure: Callable[..., Co
 
     with transaction.atomic(), pytest.raises(RuntimeError, match="transaction"):
         ours.federate(label="deploy", policy="{}", seconds=900)
+    assert sandbox.calls() == {}
+
+
+def test_expired_credentials_are_renewed_once_and_the_call_is_repeated(
+    configure: Callable[..., Configuration], sandbox: Sandbox
+) -> None:
+    ours = door(configure)
+    sandbox.client("ecr").create_repository(repositoryName="shop")
+    sandbox.reset_calls()
+    sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ExpiredTokenException", times=1)
+
+    assert ours.look("shop", details=False).exists
+    assert sandbox.calls()["ecr:GetRepositoryPolicy"] == 2
+
+
+def test_credentials_that_stay_expired_are_an_error_after_one_repetition(
+    configure: Callable[..., Configuration], sandbox: Sandbox
+) -> None:
+    ours = door(configure)
+    sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ExpiredTokenException")
+
+    with pytest.raises(RegistryError, match="ExpiredToken"):
+        ours.look("shop", details=False)
+    assert sandbox.calls()["ecr:GetRepositoryPolicy"] == 2
+
+
+def test_clients_and_threads_are_not_shared_with_a_forked_process(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, executor = ecr._client("ecr", "us-east-1", ecr.Access(), 1), ecr._executor()
+    assert ecr._client("ecr", "us-east-1", ecr.Access(), 1) is client
+    assert ecr._executor() is executor
+
+    with monkeypatch.context() as forked:
+        forked.setattr("deployments.ecr.os.getpid", lambda: 1)
+        assert ecr._client("ecr", "us-east-1", ecr.Access(), 1) is not client
+        other = ecr._executors.pop(1, None) or ecr._executor()
+        assert other is not executor
+        ecr._executors.pop(1, None)
+    other.shutdown()
+
+
+def test_a_call_that_may_still_be_started_ends_within_its_lease() -> None:
+    settings: Any = ecr._config(ecr.ATTEMPTS)
+
+    assert (settings.connect_timeout, settings.read_timeout) == (3, 10)
+    assert settings.retries == {"total_max_attempts": 3, "mode": "standard"}
+    longest = ecr.ATTEMPTS * (ecr.CONNECT_SECONDS + ecr.READ_SECONDS)
+    assert longest < provisioning.LEASE.total_seconds() * (1 - provisioning.CALLS_END)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_event_queue_is_never_asked_inside_a_transaction(sandbox: Sandbox) -> None:
+    queue = ecr.EventQueue(url=sandbox.events_to("q"), region="us-east-1", access=ecr.Access(), seconds=1)
+    sandbox.reset_calls()
+
+    with transaction.atomic(), pytest.raises(RuntimeError, match="transaction"):
+        queue.receive()
     assert sandbox.calls() == {}

@@ -1064,3 +1064,7 @@ def test_the_tick_looks_and_asks_for_the_sending_once(
 
     tasks.tell()
     assert len(receiver.received) == 1
+
+
+def test_a_webhook_costs_the_worker_five_seconds_at_most() -> None:
+    assert outbound.SECONDS == 5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+import pytest
+
 from deployments.pace import Pace
 
 
@@ -84,3 +86,53 @@ def test_the_rate_grows_back_to_the_ceiling_when_aws_has_calmed_down() -> None:
     sweep(world, pace, 20_000)
 
     assert pace.rate == 100
+
+
+def test_calls_that_do_not_wait_for_their_turn_make_the_others_wait_the_longer() -> None:
+    world = World(1000)
+    pace = Pace(10, ceiling=10, clock=world.time, sleep=world.sleep)
+    pace.wait()
+    started = world.now
+
+    for _ in range(10):
+        pace.spend()
+    pace.wait()
+
+    assert world.now - started == pytest.approx(11 / 10)
+
+
+def test_a_stop_is_noticed_while_a_call_waits_for_its_turn() -> None:
+    world = World(1000)
+    pace = Pace(1 / 60, ceiling=1, clock=world.time, sleep=world.sleep)
+    pace.wait()
+
+    assert not pace.wait(lambda: world.now > 105)
+    assert world.now < 106
+
+
+def test_a_rate_that_was_learned_is_kept_for_ten_seconds_without_a_refusal() -> None:
+    world = World(1000)
+    pace = Pace(100, ceiling=100, clock=world.time, sleep=world.sleep)
+    for _ in range(20):
+        pace.accepted()
+    pace.refused()
+    learned = pace.rate
+
+    world.now += 9
+    assert pace.rate == learned
+    world.now += 3
+    assert learned < pace.rate < learned * 1.1
+
+
+def test_a_burst_of_refusals_teaches_one_lesson() -> None:
+    world = World(1000)
+    pace = Pace(100, ceiling=100, clock=world.time, sleep=world.sleep)
+    for _ in range(50):
+        pace.accepted()
+    pace.refused()
+    learned = pace.rate
+
+    world.now += 0.5
+    pace.refused()
+
+    assert pace.rate == learned == 50

@@ -877,3 +877,56 @@ def test_an_answer_that_drips_is_given_up(registry: Registry, monkeypatch: pytes
 
     with pytest.raises(Refusal, match="takes too long"):
         prove(registry.host)
+
+
+# ---- The guards
+
+
+def test_what_the_storage_hands_out_is_believed_only_with_the_right_digest(
+    environment: Environment, consumers: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = deploying(environment, consumers)
+    push(sandbox, deployment)
+    other = json.dumps({"os": "linux", "architecture": "amd64", "made by": "somebody else"}).encode()
+    monkeypatch.setattr("deployments.proof.distribution.download", lambda url: other)
+
+    refusal = refused(deployment, consumers)
+
+    assert (refusal.code, refusal.heals) == ("image_undecided", True)
+    assert "The image's configuration" in refusal.sentence
+
+
+@pytest.mark.parametrize("lost", ["manifest", "layer"])
+def test_a_trial_pull_that_gets_nothing_is_no_pull(
+    environment: Environment, configure: Configure, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    probe(sandbox)
+    configuration = consuming(configure, DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS=PROBE)
+    deployment = deploying(environment, configuration)
+    push(sandbox, deployment)
+    answers: dict[str, object] = {"manifests": {}} if lost == "manifest" else {"download_url": None}
+    judged = proof._judged
+
+    def meanwhile(*arguments: Any) -> Any:  # it was read as a whole, and is gone before the trial
+        for name, answer in answers.items():
+            monkeypatch.setattr(ecr.Ecr, name, lambda *_, answer=answer, **__: answer)
+        return judged(*arguments)
+
+    monkeypatch.setattr(proof, "_judged", meanwhile)
+
+    assert refused(deployment, configuration).code == "image_not_found"
+
+
+def test_an_image_has_a_hundred_manifests_in_all_and_not_on_each_level() -> None:
+    leaves = [image(mediaType=str(number)) for number in range(99)]
+    inner = [index(leaf, mediaType="x") for leaf in leaves[:49]]
+
+    assert read(index(*inner), *inner, *leaves[:49]).manifests == 99
+    with pytest.raises(Refusal) as wide:
+        read(index(*leaves, image()), *leaves, image())
+    deep = [index(leaf) for leaf in leaves[:60]]
+    with pytest.raises(Refusal) as both:
+        read(index(*deep), *deep, *leaves[:60])
+
+    assert (wide.value.code, both.value.code) == ("manifest_unreadable", "manifest_unreadable")
+    assert "too many parts" in both.value.sentence

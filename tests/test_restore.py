@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from deployments import provisioning, restore, sweeps
+from deployments import ecr, events, provisioning, restore, sweeps
 from deployments.catalogue import Refusal
 from deployments.config import Configuration
 from deployments.models import (
@@ -24,6 +24,7 @@ from deployments.models import (
 )
 from sandbox.control import Sandbox
 from tests.conftest import HOST, POLICY
+from tests.test_events import event, message
 
 PULL = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
 
@@ -180,3 +181,73 @@ def test_the_page_compares_in_words_first_and_then_puts_it_back(
     row = Repository.objects.get(pk=kept.repository_id)
     assert (row.mode, row.mode_by) == ("observe", "ada")
     assert row.host == HOST
+
+
+def test_after_a_policy_was_put_back_the_next_look_looks_at_everything(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    kept.policy_before = POLICY
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+    sandbox.reset_calls()
+
+    sweep(ecr_configuration)
+
+    assert sandbox.calls()["ecr:ListTagsForResource"] == sandbox.calls()["ecr:GetLifecyclePolicy"] == 1
+
+
+def test_our_own_write_comes_back_as_an_event_and_causes_no_look(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    Repository.objects.update(written_at=None)
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+    sandbox.reset_calls()
+    detail = {"eventTime": timezone.now().isoformat(), "userAgent": f"Boto3 {ecr.USER_AGENT}"}
+
+    body = event("SetRepositoryPolicy", kept.repository.name, **detail)
+    events.handle(configuration=ecr_configuration, messages=[message(body)])
+
+    assert sandbox.calls() == {}
+
+
+def test_nothing_is_written_late_in_the_lease(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = provisioning._clock()
+    ticks = iter([start, start + 44])  # the claim, the read; then the machine slept
+    monkeypatch.setattr(provisioning, "_clock", lambda: next(ticks, start + 46))
+
+    with pytest.raises(Refusal) as refused:
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+
+    assert (refused.value.code, refused.value.heals) == ("OutOfTime", True)
+    assert sandbox.calls() == {"ecr:GetRepositoryPolicy": 1}
+    assert Repository.objects.get(pk=kept.repository_id).lease_until is None
+
+
+def test_whatever_happens_the_lease_is_given_back(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deployments.ecr.Ecr.set_policy", die)
+
+    with pytest.raises(KeyboardInterrupt):
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+
+    row = Repository.objects.get(pk=kept.repository_id)
+    assert row.lease_until is None
+    # What was there is in the history before the write: whoever dies in it loses nobody's policy.
+    assert "222222222222" in row.events.latest("pk").policy_before
+
+
+def test_the_drift_that_a_restore_leaves_is_as_old_as_it_was(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    long_ago = timezone.now() - timedelta(days=3)
+    Repository.objects.update(status=RepositoryStatus.DRIFTED, drifted_since=long_ago)
+    kept.repository.refresh_from_db()
+
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+
+    assert Repository.objects.get(pk=kept.repository_id).drifted_since == long_ago

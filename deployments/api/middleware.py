@@ -166,9 +166,8 @@ def _as_json(request: HttpRequest, response: HttpResponseBase) -> HttpResponse:
     else:
         sentence = _SENTENCES.get(status, "The request was refused.")
     answer = _refusal(request, status, sentence)
-    for name in ("Allow", "Retry-After"):
-        if response.has_header(name):
-            answer[name] = response[name]
+    if response.has_header("Allow"):
+        answer["Allow"] = response["Allow"]
     response.close()
     return answer
 

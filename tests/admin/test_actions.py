@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from deployments import console, keys
+from deployments import console, keys, provisioning
 from deployments.catalogue import Refusal
 from deployments.config import Configuration
 from deployments.models import (
@@ -538,3 +538,134 @@ def test_who_may_not_see_variables_does_not(installation: Installation, person: 
 
     assert "Environment variables" not in page
     assert "LOG_LEVEL" not in page
+
+
+# -------------------------------------------------------------------------------------------------------- audit lines
+
+
+def told(action: str) -> list[tuple[str, str, str]]:
+    """(who, the object's id, the outcome) of each line about this action, the first one first."""
+    lines = AuditEntry.objects.filter(action=action).order_by("pk")
+    assert not lines.exclude(actor_kind="person").exists()
+    return list(lines.values_list("actor", "object_id", "outcome"))
+
+
+def test_revoking_a_key_leaves_one_line_with_its_owner(installation: Installation, operator: Client) -> None:
+    key = AccessKey.objects.filter(kind=KeyKind.ENVIRONMENT, revoked_at=None)[0]
+
+    operator.post(f"/admin/deployments/accesskey/{key.pk}/revoke/")
+    operator.post(f"/admin/deployments/accesskey/{key.pk}/revoke/")
+
+    assert told("revoke.key") == [("operator", str(key.pk), "done")]
+    assert key.environment is not None
+    assert AuditEntry.objects.get(action="revoke.key").before == {
+        "owner": f"{key.environment.project} / {key.environment}",
+        "last_used_by": key.last_used_by,
+    }
+
+
+def test_rotating_a_key_leaves_a_line_and_a_refused_rotation_one_with_the_reason(
+    installation: Installation, operator: Client
+) -> None:
+    key = AccessKey.objects.filter(kind=KeyKind.ENVIRONMENT, revoked_at=None, replaced_by=None)[0]
+
+    for _ in range(2):
+        operator.post(f"/admin/deployments/accesskey/{key.pk}/rotate/", {"hours": 24})
+
+    [done, refused] = told("rotate.key")
+    assert done == ("operator", str(key.pk), "done")
+    assert refused[:2] == ("operator", str(key.pk))
+    assert "has been rotated already" in refused[2]
+
+
+def test_making_a_key_leaves_a_line(installation: Installation, operator: Client) -> None:
+    environment = Environment.objects.filter(slug="prod")[0]
+
+    operator.post("/admin/deployments/accesskey/add/", {"kind": "environment", "environment": environment.pk})
+
+    assert told("make.key") == [("operator", str(AccessKey.objects.latest("pk").pk), "done")]
+
+
+def test_setting_and_deleting_a_variable_leave_lines_with_its_name_and_a_refused_one_the_reason(
+    installation: Installation, operator: Client
+) -> None:
+    environment = Environment.objects.filter(slug="prod")[0]
+    page = f"/admin/deployments/environment/{environment.pk}/variable/"
+
+    operator.post(page, {"name": "TOKEN", "value": "hush", "is_secret": "on"})
+    operator.post(page, {"name": "A=B", "value": "x"})
+    operator.post(f"{page}delete/?name=TOKEN")
+
+    [done, refused] = told("set.variable")
+    assert done == ("operator", str(environment.pk), "done")
+    assert "without =" in refused[2]
+    assert told("delete.variable") == [("operator", str(environment.pk), "done")]
+    assert AuditEntry.objects.get(action="delete.variable").before == {"name": "TOKEN", "is_secret": True}
+
+
+def test_a_refused_restore_leaves_a_line_with_the_reason(installation: Installation, operator: Client) -> None:
+    row = Repository.objects.filter(host=HOST, status="in_sync")[0]
+    kept = row.events.exclude(policy_before="")[0]
+    assert provisioning.Lease.claim(row) is not None
+
+    operator.post(f"{REPOSITORIES}{row.pk}/restore/{kept.pk}/", {"hours": "4"})
+
+    [(who, what, outcome)] = told("restore.repository")
+    assert (who, what) == ("operator", str(row.pk))
+    assert "Somebody is working on" in outcome
+
+
+def test_canceling_leaves_a_line_and_a_refused_cancel_one_with_the_reason(
+    installation: Installation, operator: Client
+) -> None:
+    going = Deployment.objects.filter(status="BUILDING")[0]
+
+    for _ in range(2):
+        operator.post(f"{DEPLOYMENTS}{going.pk}/cancel/", {"reason": "wrong branch"})
+
+    [done, refused] = told("cancel.deployment")
+    assert done == ("operator", going.pk, "done")
+    assert "CANCELED already" in refused[2]
+    first = AuditEntry.objects.filter(action="cancel.deployment").earliest("pk")
+    assert (first.before, first.after) == ({"status": "BUILDING"}, {"status": "CANCELED"})
+
+
+def test_starting_and_stopping_a_sweep_leave_a_line_each_and_stopping_an_ended_one_does_not(
+    installation: Installation, operator: Client
+) -> None:
+    operator.post("/admin/deployments/sweep/start/", {"dry_run": "1"})
+    sweep = Sweep.objects.latest("pk")
+    for _ in range(2):
+        operator.post(f"/admin/deployments/sweep/{sweep.pk}/stop/")
+
+    assert told("start.sweep") == told("stop.sweep") == [("operator", str(sweep.pk), "done")]
+    assert AuditEntry.objects.get(action="start.sweep").after == {"dry_run": True, "adopt": False, "over": "all"}
+
+
+@pytest.mark.parametrize(
+    ("look", "action", "changes"),
+    [
+        ("reconcile", "reconcile.repository", {}),
+        ("preview", "preview.repository", {}),
+        ("recheck", "recheck.repository", {}),
+        ("adopt", "adopt.repository", {"status": "unmanaged", "origin": ""}),
+        ("take", "take.repository", {"origin": "adopted", "taken_over_at": None}),
+        ("except", "except.repository", {}),
+    ],
+)
+def test_each_look_leaves_a_line_with_how_many_it_was_about_and_a_refused_one_with_the_reason(
+    look: str, action: str, changes: dict[str, object], installation: Installation, operator: Client
+) -> None:
+    row = Repository.objects.filter(host=HOST, status="in_sync", mode="")[0]
+    Repository.objects.filter(pk=row.pk).update(**changes)
+    exception = {"mode": "observe", "hours": 4, "reason": "OPS-1"} if look == "except" else {}
+
+    operator.post(f"{ASK}?look={look}&pk={row.pk}", exception)
+
+    [line] = AuditEntry.objects.order_by("pk")
+    assert (line.action, line.actor, line.outcome) == (action, "operator", "done")
+    assert (line.after or {})["repositories"] == 1
+    if look in ("reconcile", "preview", "recheck"):
+        elsewhere = Repository.objects.exclude(host=HOST).exclude(status__in=("unmanaged", "missing"))[0]
+        operator.post(f"{ASK}?look={look}&pk={elsewhere.pk}")
+        assert "finds nothing to look at" in AuditEntry.objects.latest("pk").outcome

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
@@ -240,3 +243,107 @@ def test_only_expired_deploy_keys_of_the_same_environment_are_cleared_away(
 )
 def test_a_git_remote_is_stored_without_credentials_or_not_at_all(url: str, stored: str | None) -> None:
     assert without_credentials(url) == stored
+
+
+# ---- Two at once
+
+
+def test_rotating_a_token_at_once_ends_the_deploy_keys_that_it_may_have_made_and_a_grace_leaves_them(
+    operator: User, production: Environment
+) -> None:
+    token, _ = keys.make_user_token(operator)
+    _, deploy = keys.make_deploy_key(production, token)
+
+    second, _ = keys.rotate(token, timedelta(days=1))
+    assert keys.authenticate(deploy) is not None
+    keys.rotate(second)
+
+    assert keys.authenticate(deploy) is None
+
+
+def test_of_two_processes_that_saw_the_same_use_one_writes_it(operator: User) -> None:
+    key, _ = keys.make_user_token(operator)
+    first, second = AccessKey.objects.get(pk=key.pk), AccessKey.objects.get(pk=key.pk)
+
+    keys.record_use(first, "one", "10.0.0.1")
+    keys.record_use(second, "two", "10.0.0.2")
+
+    assert AccessKey.objects.get(pk=key.pk).last_used_by == "one at 10.0.0.1"
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(50, "one at 10.0.0.1"), (70, "two at 10.0.0.2")])
+def test_a_use_is_written_down_once_a_minute(operator: User, seconds: int, told: str) -> None:
+    key, _ = keys.make_user_token(operator)
+    keys.record_use(key, "one", "10.0.0.1")
+    AccessKey.objects.update(last_used_at=timezone.now() - timedelta(seconds=seconds))
+
+    keys.record_use(AccessKey.objects.get(pk=key.pk), "two", "10.0.0.2")
+
+    assert AccessKey.objects.get(pk=key.pk).last_used_by == told
+
+
+def test_a_deploy_key_works_for_four_hours(production: Environment) -> None:
+    key, _ = keys.make_deploy_key(production)
+
+    assert key.expires_at is not None
+    assert abs(key.expires_at - timezone.now() - timedelta(hours=4)) < timedelta(seconds=5)
+
+
+def beside(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    """Start it in a thread, and give it half a second: enough unless a lock keeps it."""
+    results: list[object] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:
+            results.append(error)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(0.5)
+    return thread, results
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_token_that_is_revoked_while_it_makes_a_deploy_key_takes_that_key_with_it(
+    operator: User, production: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, _ = keys.make_user_token(operator)
+    text = keys._environment_text
+    going: list[Any] = []
+
+    def meanwhile(environment: Environment) -> str:
+        going.append(beside(lambda: keys.revoke(token)))
+        return text(environment)
+
+    monkeypatch.setattr(keys, "_environment_text", meanwhile)
+    _, deploy = keys.make_deploy_key(production, token)
+    going[0][0].join(30)
+
+    assert going[0][1] == [True]
+    assert keys.authenticate(deploy) is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_who_rotate_a_key_at_once_one_makes_its_successor(
+    production: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, _ = keys.make_environment_key(production)
+    make = keys._make
+    going: list[Any] = []
+
+    def meanwhile(text: str, **fields: Any) -> Any:
+        if not going:
+            going.append(None)
+            going[0] = beside(lambda: keys.rotate(key, timedelta(days=1)))
+        return make(text, **fields)
+
+    monkeypatch.setattr(keys, "_make", meanwhile)
+    keys.rotate(key, timedelta(days=1))
+    going[0][0].join(30)
+
+    assert isinstance(going[0][1][0], Refusal)
+    assert AccessKey.objects.filter(replaces=key).count() == 1

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -372,3 +373,85 @@ def test_one_address_fails_so_often_and_no_more(anyone: Cli) -> None:
 @pytest.mark.parametrize("code", ["", "ü", "x" * 201, "\\u0000", "' OR 1=1 --"])
 def test_no_code_is_strange_enough_for_a_500(anyone: Cli, code: str) -> None:
     assert ask(anyone, {"authorizationCode": code}).status in {404, 422}
+
+
+# ---- The guards of the use case itself: the page has some of them too
+
+
+def begun(**more: Any) -> LoginRequest:
+    login.begin(**more)
+    return LoginRequest.objects.latest("pk")
+
+
+def test_a_login_that_was_declined_in_another_tab_cannot_be_approved(operator: User) -> None:
+    waiting = begun()
+    assert login.decline(login=waiting)
+
+    with pytest.raises(NotFound):
+        login.approve(login=waiting, user=operator)
+    assert LoginRequest.objects.get().approved_at is None
+
+
+def test_a_login_that_has_expired_cannot_be_approved(operator: User) -> None:
+    waiting = begun()
+    LoginRequest.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
+
+    with pytest.raises(NotFound):
+        login.approve(login=waiting, user=operator)
+    assert not login.decline(login=waiting)
+
+
+def test_an_approved_login_cannot_be_declined_from_another_tab(operator: User) -> None:
+    waiting = begun()
+    login.approve(login=waiting, user=operator)
+
+    assert not login.decline(login=waiting)
+    assert LoginRequest.objects.get().expires_at == waiting.expires_at
+
+
+@pytest.mark.parametrize(("minutes", "works"), [(9, True), (11, False)])
+def test_a_link_works_for_ten_minutes(
+    operator: User, monkeypatch: pytest.MonkeyPatch, minutes: int, works: bool
+) -> None:
+    with monkeypatch.context() as earlier:
+        then = time.time() - minutes * 60
+        earlier.setattr("django.core.signing.time.time", lambda: then)
+        handle = login.begin().handle
+    LoginRequest.objects.update(expires_at=timezone.now() + timedelta(hours=1))
+
+    assert (login.find(handle=handle) is not None) is works
+
+
+def test_a_login_is_approvable_for_ten_minutes(operator: User) -> None:
+    assert abs(begun().expires_at - timezone.now() - timedelta(minutes=10)) < timedelta(seconds=5)
+
+
+def test_a_login_that_is_not_bound_has_no_port_that_a_code_is_sent_to(operator: User) -> None:
+    assert begun(callback_port=43210).callback_port is None
+    assert begun(callback_port=43210, challenge=CHALLENGE).callback_port == 43210
+
+
+def test_ended_and_approved_logins_do_not_keep_new_ones_from_beginning(
+    operator: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login, "MOST_WAITING", 1)
+    login.approve(login=begun(), user=operator)
+    login.decline(login=begun())
+
+    assert begun().approved_at is None
+
+
+def test_of_two_who_collect_at_once_one_gets_the_token(operator: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = login.begin().code
+    login.approve(login=LoginRequest.objects.get(), user=operator)
+    make = keys.make_user_token
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        with pytest.raises(NotFound):  # the other one, which read the row before ours was stamped
+            login.collect(code=code)
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(keys, "make_user_token", slowly)
+
+    assert login.collect(code=code)
+    assert AccessKey.objects.count() == 1

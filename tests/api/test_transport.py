@@ -96,7 +96,10 @@ def test_an_unexpected_error_is_a_json_500_with_the_id_in_the_log_and_no_traceba
     assert answer.status == 500
     assert answer.headers["X-Request-ID"] in answer.error
     assert "internal-name" not in answer.error
-    assert answer.headers["X-Request-ID"] in caplog.text
+    [record] = [each for each in caplog.records if answer.headers["X-Request-ID"] in each.getMessage()]
+    assert record.exc_info is not None  # the answer sends the operator there: the traceback has to be in it
+    assert record.exc_info[0] is KeyError
+    assert "in broken" in caplog.text
     assert cli.key not in caplog.text
 
 

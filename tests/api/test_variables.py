@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from io import StringIO
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
+from django.db import connections
 
 from deployments import config, keys, variables
 from deployments.models import AuditEntry, Environment, EnvironmentVariable, Project
@@ -308,3 +311,59 @@ def test_keys_are_read_from_the_newest_to_the_oldest_and_are_never_short_or_show
     [problem] = config.load({"ENCRYPTION_KEY": f"{'a' * 32},short"}).problems
     assert problem.variable == "ENCRYPTION_KEY"
     assert "short," not in str(problem)
+
+
+# ---- Two at once
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_who_store_the_same_new_names_at_once_wait_for_each_other(
+    production: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, seal = threading.Barrier(2), Vault.seal
+    results: list[object] = []
+
+    def slowly(self: Vault, text: str, *, context: str) -> str:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.5)  # both come here only if neither waits for the other
+        return seal(self, text, context=context)
+
+    def run(value: str) -> None:
+        try:
+            results.append(
+                variables.store(environment=production, variables={"A": value}, vault=vault(), override=True)
+            )
+        except Exception as error:
+            results.append(error)
+        finally:
+            connections.close_all()
+
+    monkeypatch.setattr(Vault, "seal", slowly)
+    threads = [threading.Thread(target=run, args=(value,)) for value in ("1", "2")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert sorted(map(repr, results)) == [
+        repr(variables.Change(added=("A",))),
+        repr(variables.Change(changed=("A",))),
+    ]
+
+
+def test_a_value_that_was_set_while_it_was_encrypted_anew_is_the_one_that_stays(
+    production: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = "an-older-key-0123456789-0123456789", "a-newer-key-0123456789-0123456789"
+    variables.store(environment=production, variables={"A": "1"}, vault=Vault([old]))
+    both, seal = Vault([new, old]), Vault.seal
+
+    def meanwhile(self: Vault, text: str, *, context: str) -> str:
+        monkeypatch.undo()
+        variables.store(environment=production, variables={"A": "2"}, vault=both, override=True)
+        return seal(self, text, context=context)
+
+    monkeypatch.setattr(Vault, "seal", meanwhile)
+
+    assert variables.reencrypt(vault=both) == (0, [])
+    assert variables.values(environment=production, vault=both) == {"A": "2"}

@@ -287,3 +287,24 @@ def test_nothing_of_a_broken_text_is_quoted() -> None:
 def test_a_table_of_ids_is_complete() -> None:
     assert len({*IDS}) == len(IDS)
     assert all(name.startswith(("deployments.E1", "deployments.W1")) for name in IDS)
+
+
+def test_a_policy_of_exactly_the_characters_that_ecr_takes_is_not_too_long() -> None:
+    text = policy(stmt(ONE))
+
+    assert "E102" not in ids(text + " " * (10_240 - len(text)))
+    assert "E102" in ids(text + " " * (10_241 - len(text)))
+
+
+def test_a_deny_that_is_not_understood_closes_nothing() -> None:
+    deny = stmt("*", effect="Deny", **cond("StringNotEquals", KEY, "o-1"))
+
+    assert "E110" not in ids(policy(stmt("*"), deny))
+    assert "E110" in ids(policy(stmt("*"), deny | {"Novelty": 1}))
+
+
+@pytest.mark.parametrize(("value", "is_open"), [("o-abc/*", False), ("o-abc/r-x/ou-y/*", False), ("o-abc", True)])
+def test_a_path_of_an_organisation_restricts_only_with_a_slash_behind_its_id(value: str, is_open: bool) -> None:
+    text = policy(stmt("*", **cond("ForAnyValue:StringLike", "aws:PrincipalOrgPaths", value)))
+
+    assert ("E110" in ids(text)) is is_open
