@@ -242,6 +242,8 @@ class RepositoryEvent(models.Model):
     message = models.TextField()
     cause = models.CharField(max_length=200, blank=True)  # deploy, sweep, event, command, a person
     policy_before = models.TextField(blank=True)
+    # Since when the repository is drifted, or fails, where this event is what people are told of; null: it is not.
+    state_since = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["-at", "-id"]
@@ -380,6 +382,7 @@ class Process(models.Model):
     ended_at = models.DateTimeField(
         null=True, blank=True
     )  # it said so itself, after SIGTERM; null: runs, or was killed
+    silent_from = models.DateTimeField(null=True, blank=True)  # the last heartbeat before its latest long silence
     clock_offset = models.FloatField(default=0, db_default=0.0)  # seconds that this host is ahead of the database
     last_task_at = models.DateTimeField(null=True, blank=True)  # a worker's: when a task last began or ended
     restarts = models.PositiveIntegerField(default=0, db_default=0)  # a worker's: of its cluster

@@ -18,7 +18,7 @@ import logging
 import secrets
 import smtplib
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -33,7 +33,7 @@ from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone
 
-from deployments import outbound
+from deployments import outbound, provisioning
 from deployments.config import Configuration
 from deployments.models import (
     AccessKey,
@@ -48,6 +48,7 @@ from deployments.models import (
     Process,
     ProcessRole,
     Promotion,
+    PromotionEvent,
     Repository,
     RepositoryEvent,
     RepositoryStatus,
@@ -55,6 +56,7 @@ from deployments.models import (
     SweepStatus,
 )
 from deployments.outbound import Undeliverable
+from deployments.reconcile.processes import LONG_SILENCE
 from deployments.vault import Unreadable, Vault
 
 log = logging.getLogger(__name__)
@@ -76,14 +78,14 @@ EVENTS = {
 TEST = "test"
 
 LOOK_BACK = timedelta(hours=24)  # what is older when it is first seen is no news any more
+REFUSALS = 20  # in a row: then the receiver refuses everything, and its channel's turn ends
+REFUSAL_SECONDS = 5.0  # spent on refused messages of one channel in one turn
 RETRIES = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=30))
 ATTEMPTS = len(RETRIES) + 1
 MANY = 5  # messages of one event, in one look, that are sent one by one
 DIGEST_EVERY = timedelta(minutes=10)
 MOST = 5000  # rows of a kind that one look takes in
-SECOND_FAILURE = timedelta(minutes=1)  # an attempt takes less; so an error that is older was met again
-SETTLED = timedelta(seconds=5)
-WORKER_SILENT = timedelta(minutes=2)
+LONGEST_DEPLOY = timedelta(days=30)  # from its creation to its end: a time-out may be 7 days, and come late
 KEY_WARNING = timedelta(days=7)
 KEPT = timedelta(days=30)
 IN_DIGEST = "in the message for many"
@@ -207,7 +209,7 @@ def collect(*, configuration: Configuration, now: datetime | None = None) -> int
     now = now or timezone.now()
     channels = list(NotificationChannel.objects.filter(enabled=True).prefetch_related("projects"))
     if channels:
-        news = list(_news(now))
+        news = _news(now)
         for channel in channels:
             _collect_for(channel, news, origin=configuration.app_origin, now=now)
     if now.minute == 0:
@@ -303,22 +305,32 @@ def _line(text: str) -> str:
 # ---------------------------------------------------------------------------------------------------------- the news
 
 
-def _news(now: datetime) -> Iterator[News]:
+def _news(now: datetime) -> list[News]:
+    """What happened in the last day, each change once.
+
+    Rows that only say what is true now miss what was overtaken between two looks, so each kind is found in rows that
+    stay: the end of a deployment, `PromotionEvent`, `RepositoryEvent`, an ended sweep, a worker's latest silence.
+    """
     since = now - LOOK_BACK
-    yield from _deployments(since)
-    yield from _promotions(since, now)
-    yield from _repositories(since)
-    yield from _sweeps(since)
-    yield from _workers(since, now)
-    yield from _keys(now)
+    found = (
+        _deployments(since),
+        _promotions(since),
+        _repositories(since),
+        _repository_events(since),
+        _sweeps(since),
+        _workers(since, now),
+        _keys(since, now),
+    )
+    # By its key, because what still lasts is found twice: in the present state and in the history.
+    return list({each.key: each for kind in found for each in kind}.values())
 
 
 def _deployments(since: datetime) -> Iterator[News]:
     ended = (
-        # By the index on status and creation: one that ended lately was not begun long ago.
+        # By the index on status and creation.
         Deployment.objects.filter(
             status__in=(DeploymentStatus.FAILED, DeploymentStatus.TIMED_OUT),
-            created_at__gte=since - LOOK_BACK,
+            created_at__gte=since - LONGEST_DEPLOY,
             failed_at__gte=since,
         )
         .select_related("project", "environment")
@@ -340,29 +352,42 @@ def _deployments(since: datetime) -> Iterator[News]:
         )
 
 
-def _promotions(since: datetime, now: datetime) -> Iterator[News]:
-    # That it was a roll-back is marked right after the promotion: so not in the moment between.
-    settled = Promotion.objects.filter(label="current", promoted_at__gte=since, promoted_at__lte=now - SETTLED)
-    rows = settled.select_related("deployment__project", "environment", "rolled_back_from")
-    for promotion in rows.order_by("-promoted_at")[:MOST]:
-        row, back = promotion.deployment, promotion.rolled_back_from
+def _promotions(since: datetime) -> Iterator[News]:
+    related = ("deployment__project", "environment", "rolled_back_from")
+    events = PromotionEvent.objects.filter(at__gte=since).select_related(*related).order_by("-at")
+    for event in events[:MOST]:
+        yield _promotion(event, event.at, event.by, event.rolled_back_from, key=f"promotion:{event.pk}")
+    # Version 0.1.0 writes no events, and may still promote while an upgrade runs.
+    written = PromotionEvent.objects.filter(
+        environment=OuterRef("environment"), deployment=OuterRef("deployment"), at__gte=since - LOOK_BACK
+    )
+    promotions = Promotion.objects.filter(~Exists(written), label="current", promoted_at__gte=since)
+    for promotion in promotions.select_related(*related).order_by("-promoted_at")[:MOST]:
+        row, back, at = promotion.deployment, promotion.rolled_back_from, promotion.promoted_at
         if back is not None and back.version <= row.version:
             back = None  # what was rolled back has been overtaken since
-        event = "deployment.promoted" if back is None else "deployment.rolled_back"
-        subject = f"{row.project} {row.version} is current in {promotion.environment}"
-        if back is not None:
-            subject = f"{row.project} was rolled back to {row.version} in {promotion.environment}"
-        yield News(
-            event=event,
-            key=f"{event}:{row.pk}:{promotion.promoted_at.timestamp():.3f}",
-            at=promotion.promoted_at,
-            subject=subject,
-            text=(f"It takes the place of {back.version}." if back is not None else "It was promoted.")
-            + _by(promotion.promoted_by),
-            path=reverse("admin:deployments_deployment_change", args=[row.pk]),
-            project=row.project_id,
-            data=_of_deployment(row) | {"replaces": str(back.version) if back is not None else None},
-        )
+        name = "deployment.promoted" if back is None else "deployment.rolled_back"
+        key = f"{name}:{row.pk}:{at.timestamp():.3f}"
+        yield _promotion(promotion, at, promotion.promoted_by, back, key=key)
+
+
+def _promotion(
+    promotion: Promotion | PromotionEvent, at: datetime, by: str, back: Deployment | None, *, key: str
+) -> News:
+    row = promotion.deployment
+    subject = f"{row.project} {row.version} is current in {promotion.environment}"
+    if back is not None:
+        subject = f"{row.project} was rolled back to {row.version} in {promotion.environment}"
+    return News(
+        event="deployment.promoted" if back is None else "deployment.rolled_back",
+        key=key,
+        at=at,
+        subject=subject,
+        text=(f"It takes the place of {back.version}." if back is not None else "It was promoted.") + _by(by),
+        path=reverse("admin:deployments_deployment_change", args=[row.pk]),
+        project=row.project_id,
+        data=_of_deployment(row) | {"replaces": str(back.version) if back is not None else None},
+    )
 
 
 def _of_deployment(row: Deployment) -> dict[str, Any]:
@@ -382,36 +407,54 @@ def _by(name: str) -> str:
 
 
 def _repositories(since: datetime) -> Iterator[News]:
+    """The repositories that are drifted or failed now: version 0.1.0 writes no `state_since` into the history."""
     fields = ("name", "account", "region", "project_id", "status", "drifted_since", "differences", "last_error",
               "error_since", "last_error_at")  # fmt: skip
     rows = Repository.objects.only(*fields)
     for row in rows.filter(status=RepositoryStatus.DRIFTED, drifted_since__gte=since).order_by("-drifted_since")[:MOST]:
-        at = row.drifted_since or since
-        words = " ".join(str(each.get("words", "")) for each in row.differences) or "It differs from the settings."
-        yield _of_repository("repository.drifted", row, at, f"{at.timestamp():.3f}", "differs from the settings", words)
+        words = " ".join(str(each.get("words", "")) for each in row.differences)
+        yield _state(row, RepositoryStatus.DRIFTED, row.drifted_since or since, row.drifted_since or since, words)
     failing = rows.filter(
         status=RepositoryStatus.FAILED,
         last_error_is_installation=False,  # that is one fault, and the sweep's message says it once
         error_since__gte=since,
-        last_error_at__gt=F("error_since") + SECOND_FAILURE,
+        last_error_at__gt=F("error_since") + provisioning.AGAIN,
     )
     for row in failing.order_by("-error_since")[:MOST]:
-        at = row.error_since or since
-        key = f"{at.timestamp():.3f}"
-        yield _of_repository("repository.failed", row, at, key, "failed twice in a row", row.last_error)
+        yield _state(row, RepositoryStatus.FAILED, row.error_since or since, row.error_since or since, row.last_error)
+
+
+def _repository_events(since: datetime) -> Iterator[News]:
     # The newest rows by their ids: there is no index on the time alone, and the table is a history that only grows.
     newest = RepositoryEvent.objects.aggregate(id=Max("id"))["id"] or 0
     happened = RepositoryEvent.objects.filter(
-        id__gt=newest - 4 * MOST, at__gte=since, kind__in=(EventKind.HEALED, EventKind.MISSING)
+        Q(kind__in=(EventKind.HEALED, EventKind.MISSING)) | Q(state_since__isnull=False),
+        id__gt=newest - 4 * MOST,
+        at__gte=since,
     )
     for event in happened.select_related("repository").order_by("-id")[:MOST]:
-        name, words = "repository.missing", "is gone from the registry"
-        if event.kind == EventKind.HEALED:
-            name, words = "repository.healed", "was changed, and was put right"
-        yield _of_repository(name, event.repository, event.at, str(event.pk), words, event.message)
+        row, key = event.repository, str(event.pk)
+        match event.kind:
+            case EventKind.HEALED:
+                words = "was changed, and was put right"
+                yield _of_repository("repository.healed", row, row.status, event.at, key, words, event.message)
+            case EventKind.MISSING:
+                words, status = "is gone from the registry", RepositoryStatus.MISSING
+                yield _of_repository("repository.missing", row, status, event.at, key, words, event.message)
+            case EventKind.ERROR:
+                yield _state(row, RepositoryStatus.FAILED, event.state_since or event.at, event.at, event.message)
+            case _:
+                yield _state(row, RepositoryStatus.DRIFTED, event.state_since or event.at, event.at, event.message)
 
 
-def _of_repository(event: str, row: Repository, at: datetime, key: str, words: str, text: str) -> News:
+def _state(row: Repository, status: RepositoryStatus, since: datetime, at: datetime, text: str) -> News:
+    """That a repository is drifted or failed since then; the same key, whichever row tells of it."""
+    words = "failed twice in a row" if status == RepositoryStatus.FAILED else "differs from the settings"
+    text = text or "It differs from the settings."
+    return _of_repository(f"repository.{status}", row, status, at, f"{since.timestamp():.3f}", words, text)
+
+
+def _of_repository(event: str, row: Repository, status: str, at: datetime, key: str, words: str, text: str) -> News:
     return News(
         event=event,
         key=f"{event}:{row.pk}:{key}",
@@ -420,16 +463,17 @@ def _of_repository(event: str, row: Repository, at: datetime, key: str, words: s
         text=text[:1000],
         path=reverse("admin:deployments_repository_change", args=[row.pk]),
         project=row.project_id,
-        data={"repository": row.name, "account": row.account, "region": row.region, "status": row.status},
+        data={"repository": row.name, "account": row.account, "region": row.region, "status": status},
     )
 
 
 def _sweeps(since: datetime) -> Iterator[News]:
-    """The first failed one of a row of failed ones: the same fault every ten minutes is no news."""
-    ended = Sweep.objects.exclude(status=SweepStatus.RUNNING).filter(dry_run=False)
-    before = ""
-    for row in reversed(ended.order_by("-started_at", "-pk")[:200]):
-        if row.status == SweepStatus.FAILED and before != SweepStatus.FAILED and (row.finished_at or since) >= since:
+    """The first failed one of a row of failed ones, in the order of their ends: the same fault again is no news."""
+    ended = Sweep.objects.filter(dry_run=False, finished_at__isnull=False).order_by("-finished_at", "-pk")
+    earlier = ended.filter(finished_at__lt=since).first()
+    before = earlier.status if earlier is not None else ""
+    for row in reversed(ended.filter(finished_at__gte=since)[:MOST]):
+        if row.status == SweepStatus.FAILED and before != SweepStatus.FAILED:
             yield News(
                 event="sweep.failed",
                 key=f"sweep.failed:{row.pk}",
@@ -444,25 +488,30 @@ def _sweeps(since: datetime) -> Iterator[News]:
 
 def _workers(since: datetime, now: datetime) -> Iterator[News]:
     """A worker that ends on SIGTERM says so on its row; one that goes silent was killed, or cannot reach us."""
-    rows = Process.objects.filter(
-        role=ProcessRole.WORKER, ended_at=None, beat_at__gte=since, beat_at__lt=now - WORKER_SILENT
+    silent_now = Q(ended_at=None, beat_at__gte=since, beat_at__lt=now - LONG_SILENCE)
+    for row in Process.objects.filter(Q(silent_from__gte=since) | silent_now, role=ProcessRole.WORKER):
+        if row.silent_from is not None and row.silent_from >= since:
+            yield _silence(row, row.silent_from, " It sends heartbeats again.")
+        if row.ended_at is None and row.beat_at < now - LONG_SILENCE:
+            yield _silence(row, row.beat_at, f" Before that: {row.trouble}" if row.trouble else "")
+
+
+def _silence(row: Process, last: datetime, more: str) -> News:
+    return News(
+        event="worker.silent",
+        key=f"worker.silent:{row.pk}:{last.timestamp():.0f}",
+        at=last + LONG_SILENCE,
+        subject=f"The worker on {row.host} sends no heartbeat",
+        text=f"Its last heartbeat was at {last:%Y-%m-%d %H:%M:%S} UTC (process {row.pid}).{more}",
+        path=reverse("admin:index"),
+        data={"host": row.host, "pid": row.pid, "last_beat": last.isoformat(timespec="seconds")},
     )
-    for row in rows:
-        yield News(
-            event="worker.silent",
-            key=f"worker.silent:{row.pk}:{row.beat_at.timestamp():.0f}",
-            at=row.beat_at + WORKER_SILENT,
-            subject=f"The worker on {row.host} is not heard of any more",
-            text=f"Its last sign of life was at {row.beat_at:%Y-%m-%d %H:%M:%S} UTC (process {row.pid})."
-            + (f" Before that: {row.trouble}" if row.trouble else ""),
-            path=reverse("admin:index"),
-            data={"host": row.host, "pid": row.pid, "last_beat": row.beat_at.isoformat(timespec="seconds")},
-        )
 
 
-def _keys(now: datetime) -> Iterator[News]:
+def _keys(since: datetime, now: datetime) -> Iterator[News]:
     rows = (
-        AccessKey.objects.filter(revoked_at=None, expires_at__gt=now, expires_at__lte=now + KEY_WARNING)
+        # Also those that expired since: one whose life was short, or that no worker was there to tell of.
+        AccessKey.objects.filter(revoked_at=None, expires_at__gt=since, expires_at__lte=now + KEY_WARNING)
         .exclude(kind=KeyKind.DEPLOY)
         .filter(~Exists(AccessKey.objects.filter(replaces=OuterRef("pk"), revoked_at=None)))
         .select_related("environment__project", "user")
@@ -470,12 +519,13 @@ def _keys(now: datetime) -> Iterator[News]:
     )
     for row in rows[:MOST]:
         owner = f"{row.environment.project} / {row.environment}" if row.environment else str(row.user)
+        ahead = row.expires_at is not None and row.expires_at > now
         yield News(
             event="key.expiring",
             key=f"key.expiring:{row.pk}:{row.expires_at:%Y%m%d}",
             at=row.expires_at or now,  # ahead of us: it is news however old the channel is
-            subject=f"The key {row} of {owner} expires on {row.expires_at:%Y-%m-%d}",
-            text=f"Last used: {row.last_used_by or 'never'}. Rotate it before then.",
+            subject=f"The key {row} of {owner} expire{'s' if ahead else 'd'} on {row.expires_at:%Y-%m-%d}",
+            text=f"Last used: {row.last_used_by or 'never'}." + (" Rotate it before then." if ahead else ""),
             path=reverse("admin:deployments_accesskey_change", args=[row.pk]),
             project=row.environment.project_id if row.environment else None,
             data={"key": str(row), "expires_at": row.expires_at.isoformat() if row.expires_at else None},
@@ -494,23 +544,33 @@ def _due(now: datetime) -> QuerySet[NotificationDelivery]:
 def deliver(*, means: Means, seconds: float = 30.0, now: datetime | None = None) -> int:
     """Send what is due until the time is over; returns how many arrived. Must not be called in a transaction.
 
-    A channel that fails is left alone for the rest of this call, so that one that hangs does not hold up the others.
+    First attempts come before repeated ones. A message that its receiver refuses waits for its next attempt, and the
+    channel's others go on. A channel is left alone for the rest of this call when nobody answers there, so that one
+    that hangs does not hold up the others, and after REFUSALS refusals in a row or REFUSAL_SECONDS of them.
     """
     until = time.monotonic() + seconds
     failing: set[int] = set()
+    refused: Counter[int] = Counter()  # in a row, by channel
+    spent: defaultdict[int, float] = defaultdict(float)  # seconds on refused messages, by channel
     sent = 0
-    while time.monotonic() < until:
+    while (began := time.monotonic()) < until:
         row = _due(now or timezone.now()).exclude(channel__in=failing).select_related("channel").order_by(
-            "next_try_at", "pk"
+            "attempts", "next_try_at", "pk"
         ).first()  # fmt: skip
         if row is None:
             break
         if not _claim(row, now or timezone.now()):
             continue
-        if _try(row, means):
+        channel = row.channel_id
+        failure = _try(row, means)
+        if failure is None:
             sent += 1
-        else:
-            failing.add(row.channel_id)
+            refused[channel] = 0
+            continue
+        refused[channel] += 1
+        spent[channel] += time.monotonic() - began
+        if not failure.answered or refused[channel] >= REFUSALS or spent[channel] >= REFUSAL_SECONDS:
+            failing.add(channel)
     return sent
 
 
@@ -528,8 +588,8 @@ def _claim(row: NotificationDelivery, now: datetime) -> bool:
     return bool(taken)
 
 
-def _try(row: NotificationDelivery, means: Means, *, retry: bool = True) -> bool:
-    """One attempt at a claimed delivery, and what came of it on the row and on its channel."""
+def _try(row: NotificationDelivery, means: Means, *, retry: bool = True) -> Undeliverable | None:
+    """One attempt at a claimed delivery, and its outcome on the row and on its channel. None when it arrived."""
     channel = row.channel
     failure: Undeliverable | None = None
     answer = ""
@@ -543,13 +603,13 @@ def _try(row: NotificationDelivery, means: Means, *, retry: bool = True) -> bool
         row.status, row.answer, row.sent_at = DeliveryStatus.SENT, answer, now
         mine.update(status=row.status, answer=answer, sent_at=now)
         NotificationChannel.objects.filter(pk=channel.pk).update(last_sent_at=now, last_error="")
-        return True
+        return None
     over = failure.permanent or not retry or row.attempts >= ATTEMPTS
     row.status, row.answer = DeliveryStatus.FAILED if over else DeliveryStatus.WAITING, str(failure)[:300]
     mine.update(status=row.status, answer=row.answer)
     NotificationChannel.objects.filter(pk=channel.pk).update(last_error=str(failure))
     log.warning("notify.failed channel=%d delivery=%d attempt=%d reason=%s", channel.pk, row.pk, row.attempts, failure)
-    return False
+    return failure
 
 
 def send_test(*, channel: NotificationChannel, means: Means, origin: str, by: str) -> NotificationDelivery:
@@ -624,8 +684,14 @@ def _answered(status: int) -> str:
     if 200 <= status < 300:
         return str(status)
     if 300 <= status < 400:
-        raise Undeliverable(reason=f"Answered {status}, a redirect, which is not followed.", permanent=True)
-    raise Undeliverable(reason=f"Answered {status}.", permanent=status == 410)
+        raise Undeliverable(
+            reason=f"Answered {status}, a redirect, which is not followed.", permanent=True, answered=True
+        )
+    raise Undeliverable(reason=f"Answered {status}.", permanent=status == 410, answered=True)
+
+
+#: The mail server's “no” to one message, as opposed to one that is away, hangs up or refuses the log-in.
+_REFUSED = (smtplib.SMTPRecipientsRefused, smtplib.SMTPSenderRefused, smtplib.SMTPDataError)
 
 
 def _send_mail(row: NotificationDelivery, means: Means) -> str:
@@ -637,7 +703,9 @@ def _send_mail(row: NotificationDelivery, means: Means) -> str:
         message.send()
     except (smtplib.SMTPException, OSError) as error:
         # Their words may hold what we logged in with.
-        raise Undeliverable(reason=f"The mail server did not take it ({type(error).__name__}).") from None
+        raise Undeliverable(
+            reason=f"The mail server did not take it ({type(error).__name__}).", answered=isinstance(error, _REFUSED)
+        ) from None
     return "taken by the mail server"
 
 

@@ -54,11 +54,13 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 class Undeliverable(Exception):
     """It was not delivered; `str()` says why in a few words, without the address and without any answer's text.
 
-    `permanent`: trying again is no use until somebody changes the address or the setting.
+    `permanent`: trying again is no use until somebody changes the address or the setting. `answered`: the receiver
+    answered and refused this message, so it may take others.
     """
 
     reason: str
     permanent: bool = False
+    answered: bool = False
 
     def __str__(self) -> str:
         return self.reason

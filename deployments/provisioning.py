@@ -55,6 +55,7 @@ GONE: dict[str, Any] = {
     "lifecycle_is_ours": False,
     "details_checked_at": None,
     "consumers": {},
+    "drifted_since": None,
 }
 
 LEASE = timedelta(seconds=90)
@@ -62,6 +63,7 @@ CALLS_END = 0.5  # of the lease: no call starts after it, and one takes 39 s and
 WAIT_SECONDS = 60  # for somebody else's lease
 DETAILS_AGE = timedelta(hours=24)
 BOUND = timedelta(minutes=5)  # for errors that heal only for a while
+AGAIN = timedelta(minutes=1)  # an attempt takes less, so an error that is older than this was met a second time
 SKEW = timedelta(seconds=60)  # of our clock against AWS's, where a lost answer is looked for
 VISIBLE_SECONDS = 20  # ECR may not find a repository for a while after CreateRepository answered
 
@@ -296,9 +298,14 @@ class _Run:
     def happened(self, kind: EventKind, message: str, *, policy_before: str = "") -> None:
         self.events.append(self.event(kind, message, policy_before=policy_before))
 
-    def event(self, kind: EventKind, message: str, *, policy_before: str = "") -> RepositoryEvent:
+    def event(self, kind: EventKind, message: str, *, policy_before: str = "", **values: Any) -> RepositoryEvent:
         return RepositoryEvent(
-            repository_id=self.row.pk, kind=kind, message=message, cause=self.cause, policy_before=policy_before
+            repository_id=self.row.pk,
+            kind=kind,
+            message=message,
+            cause=self.cause,
+            policy_before=policy_before,
+            **values,
         )
 
 
@@ -718,19 +725,9 @@ def _record(run: _Run, *, error: RegistryError | None, digest: str, now: datetim
     """The row's verdict."""
     row, values = run.row, run.values
     if error is not None:
-        values |= {
-            "status": RepositoryStatus.FAILED,
-            "differences": [difference.as_row() for difference in run.differences],
-            "last_error": str(error),
-            "last_error_code": error.code,
-            "last_error_heals": error.heals,
-            "last_error_is_installation": error.installation,
-            # The end of the attempt, so that those who waited for it know that it is theirs too.
-            "last_error_at": Now(),
-            "error_since": (row.error_since if row.last_error_code == error.code else None) or now,
-        }
-        if row.last_error != str(error):
-            run.happened(EventKind.ERROR, str(error))
+        failure, events = _failure(row, error, cause=run.cause, now=now)
+        values |= failure | {"differences": [difference.as_row() for difference in run.differences]}
+        run.events += events
         return
     values |= {
         "last_error": "",
@@ -756,4 +753,47 @@ def _record(run: _Run, *, error: RegistryError | None, digest: str, now: datetim
     values |= {"status": RepositoryStatus.DRIFTED, "drifted_since": row.drifted_since or now}
     if row.status != RepositoryStatus.DRIFTED or row.differences != values["differences"]:
         words = " ".join(each.words for each in open_ones)
-        run.happened(EventKind.DRIFT_FOUND, words, policy_before=values.get("policy_text", row.policy_text))
+        policy_before = values.get("policy_text", row.policy_text)
+        since = now if row.drifted_since is None else None
+        run.events.append(run.event(EventKind.DRIFT_FOUND, words, policy_before=policy_before, state_since=since))
+
+
+def _failure(
+    row: Repository, error: RegistryError, *, cause: str, now: datetime
+) -> tuple[dict[str, Any], list[RepositoryEvent]]:
+    """What an attempt that ended in this error leaves on the row, and in its history when there is something new."""
+    since = (row.error_since if row.last_error_code == error.code else None) or now
+    values = {
+        "status": RepositoryStatus.FAILED,
+        "last_error": str(error),
+        "last_error_code": error.code,
+        "last_error_heals": error.heals,
+        "last_error_is_installation": error.installation,
+        # The end of the attempt, so that those who waited for it know that it is theirs too.
+        "last_error_at": Now(),
+        "error_since": since,
+    }
+    event = RepositoryEvent(repository_id=row.pk, kind=EventKind.ERROR, message=str(error), cause=cause)
+    again = RepositoryEvent.objects.filter(repository_id=row.pk, kind=EventKind.ERROR, state_since=since)
+    if not error.installation and now > since + AGAIN and not again.exists():
+        event.message, event.state_since = f"The same error a second time: {error}", since
+    return values, [event] if event.state_since or row.last_error != str(error) else []
+
+
+def record_failure(*, row: Repository, error: RegistryError, cause: str) -> bool:
+    """Write on a row and in its history that the caller could not look at the repository. Asks AWS nothing.
+
+    False, and nothing is written, while somebody holds the lease or when somebody has looked since `row` was read.
+    """
+    lease = Lease.claim(row)
+    if lease is None:
+        return False
+    if lease.row.last_checked_at != row.last_checked_at:
+        lease.give_up()
+        return False
+    try:
+        now: datetime = lease.row.db_now  # type: ignore[attr-defined]
+        return lease.finish(*_failure(lease.row, error, cause=cause, now=now))
+    except BaseException:
+        lease.give_up()
+        raise

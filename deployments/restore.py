@@ -92,11 +92,23 @@ def put_back(
         "differences": [*[each.as_row() for each in differences], *left],
     }
     now = lease.row.db_now  # type: ignore[attr-defined]
+    events = []
     if differences:
         values |= {"status": RepositoryStatus.DRIFTED, "drifted_since": row.drifted_since or now}
+        if row.drifted_since is None:
+            words = " ".join(each.words for each in differences)
+            events.append(
+                RepositoryEvent(
+                    repository_id=row.pk,
+                    kind=EventKind.DRIFT_FOUND,
+                    message=words,
+                    cause=by[:100],
+                    state_since=now,
+                )
+            )
     elif row.status == RepositoryStatus.DRIFTED and not any(each.get("writable") for each in left):
         values |= {"status": RepositoryStatus.IN_SYNC, "drifted_since": None, "last_in_sync_at": now}
-    lease.finish(values, [])
+    lease.finish(values, events)
     return before
 
 

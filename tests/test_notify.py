@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import smtplib
 import socket
 import ssl
 import threading
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from django.conf import settings as django_settings
 from django.core import mail
+from django.core.mail import EmailMessage
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
@@ -42,13 +44,18 @@ from deployments.models import (
     ProcessRole,
     Project,
     Promotion,
+    PromotionEvent,
     Repository,
     RepositoryEvent,
     Sweep,
 )
 from deployments.notify import Means
 from deployments.outbound import Undeliverable
+from deployments.reconcile import processes
 from deployments.vault import Vault
+from sandbox.control import Sandbox
+from tests.conftest import HOST, POLICY
+from tests.test_sweeps import fill, sweep_all
 
 VAULT = Vault(["only-for-the-tests-0123456789"])
 MEANS = Means(vault=VAULT, allow_private=True, mail=True)
@@ -228,6 +235,7 @@ class Receiver:
     status: int = 204
     location: str = ""
     text: bytes = b"an answer that nobody may see"
+    refuses: Callable[[Received], bool] = lambda got: False  # with 500
     received: list[Received] = field(default_factory=list)
 
     @property
@@ -242,8 +250,9 @@ def receiver() -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            told.received.append(Received(self.path, dict(self.headers), body))
-            self.send_response(told.status)
+            got = Received(self.path, dict(self.headers), body)
+            told.received.append(got)
+            self.send_response(500 if told.refuses(got) else told.status)
             if told.location:
                 self.send_header("Location", told.location)
             self.end_headers()
@@ -415,6 +424,17 @@ def configuration(configure: Callable[..., Configuration]) -> Configuration:
 
 
 @pytest.fixture
+def observing(configure: Callable[..., Configuration]) -> Configuration:
+    """An installation that reports drift and writes nothing."""
+    return configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_POLICY_MODE="observe",
+        RECONCILE_CALLS_PER_SECOND="5000",
+    )
+
+
+@pytest.fixture
 def channel(transactional_db: None, receiver: Receiver) -> NotificationChannel:
     """A webhook that wants everything."""
     return webhook("ops", receiver.url)
@@ -501,13 +521,38 @@ def test_a_promotion_and_a_rollback_are_told_apart(
     assert collected(configuration) == []
 
 
-def test_a_promotion_of_this_second_waits_for_its_mark(
+def test_each_promotion_is_told_also_when_the_next_one_came_before_the_look(
     channel: NotificationChannel, environment: Environment, configuration: Configuration
 ) -> None:
-    Promotion.objects.create(environment=environment, deployment=ended(environment, "DEPLOYED"))
+    old, new = ended(environment, "DEPLOYED"), ended(environment, "DEPLOYED")
+    for row, back in ((old, None), (new, None), (old, new), (new, None)):
+        PromotionEvent.objects.create(environment=environment, deployment=row, by="mira", rolled_back_from=back)
+    Promotion.objects.create(environment=environment, deployment=new)
 
+    assert sorted(collected(configuration)) == [*["deployment.promoted"] * 3, "deployment.rolled_back"]
     assert collected(configuration) == []
-    assert collected(configuration, now=timezone.now() + timedelta(seconds=10)) == ["deployment.promoted"]
+    told = NotificationDelivery.objects.get(event="deployment.rolled_back")
+    assert (told.body["data"]["version"], told.body["data"]["replaces"]) == ("20261124.1", "20261124.2")
+    assert told.body["text"] == "It takes the place of 20261124.2. By mira."
+
+
+def test_a_promotion_that_version_0_1_0_made_during_an_upgrade_is_told_beside_those_of_this_version(
+    channel: NotificationChannel, environment: Environment, configuration: Configuration
+) -> None:
+    first, second = ended(environment, "DEPLOYED"), ended(environment, "DEPLOYED")
+    PromotionEvent.objects.create(environment=environment, deployment=first)
+    Promotion.objects.create(environment=environment, deployment=second)
+
+    assert collected(configuration) == ["deployment.promoted", "deployment.promoted"]
+    assert collected(configuration) == []
+
+
+def test_a_deployment_that_had_a_week_is_told_when_it_timed_out(
+    channel: NotificationChannel, environment: Environment, configuration: Configuration
+) -> None:
+    ended(environment, "TIMED_OUT", created_at=timezone.now() - timedelta(days=9))
+
+    assert collected(configuration) == ["deployment.timed_out"]
 
 
 def test_a_repository_is_told_of_once_for_each_time_that_it_drifts(
@@ -562,6 +607,75 @@ def test_a_fault_of_the_whole_installation_is_not_told_of_every_repository(
     assert collected(configuration) == ["sweep.failed"]
 
 
+def test_a_drift_that_was_over_before_the_look_is_told_and_so_is_the_next_one(
+    observing: Configuration, channel: NotificationChannel, sandbox: Sandbox
+) -> None:
+    [name] = fill(sandbox, observing, 1)
+    client = sandbox.client("ecr")
+    for _ in range(2):
+        client.delete_repository_policy(repositoryName=name)
+        sweep_all(observing)
+        client.set_repository_policy(repositoryName=name, policyText=POLICY)
+        sweep_all(observing)
+        assert Repository.objects.get().status == "in_sync"
+
+    assert collected(observing) == ["repository.drifted", "repository.drifted"]
+    assert collected(observing) == []
+    told = NotificationDelivery.objects.all()[0]
+    assert told.body["data"]["status"] == "drifted"
+    assert "policy" in told.body["text"]
+
+
+def test_a_drift_that_lasts_is_told_once_whichever_row_says_it(
+    observing: Configuration, channel: NotificationChannel, sandbox: Sandbox
+) -> None:
+    [name] = fill(sandbox, observing, 1)
+    client = sandbox.client("ecr")
+    client.delete_repository_policy(repositoryName=name)
+    sweep_all(observing)
+    assert collected(observing) == ["repository.drifted"]
+    assert NotificationDelivery.objects.get().subject == f"{name} differs from the settings"
+
+    client.set_repository_policy(repositoryName=name, policyText=POLICY.replace("222222222222", "999999999999"))
+    sweep_all(observing)  # it differs in another way, and is drifted since then all the same
+    assert collected(observing) == []
+
+
+def test_a_repository_that_failed_twice_and_was_right_before_the_look_is_told(
+    observing: Configuration, channel: NotificationChannel, sandbox: Sandbox
+) -> None:
+    fill(sandbox, observing, 1)
+    sandbox.fault("error", "ecr:GetRepositoryPolicy", code="AccessDeniedException")
+    sweep_all(observing)
+    sweep_all(observing)  # at once: that is still the same failure
+    assert collected(observing) == []
+    Repository.objects.update(error_since=timezone.now() - timedelta(minutes=10))
+
+    sweep_all(observing)
+    sweep_all(observing)
+    sandbox.clear_faults()
+    sweep_all(observing)
+
+    assert Repository.objects.get().status == "in_sync"
+    assert collected(observing) == ["repository.failed"]
+    assert collected(observing) == []
+    assert "AccessDenied" in NotificationDelivery.objects.get().body["text"]
+    assert RepositoryEvent.objects.filter(kind=EventKind.ERROR).count() == 2  # the first failure, and that it stays
+
+
+def test_sweeps_that_overlap_and_both_fail_are_told_once(
+    channel: NotificationChannel, configuration: Configuration
+) -> None:
+    now = timezone.now()
+    long = Sweep.objects.create(trigger="person", started_at=now - timedelta(minutes=9))
+    short = {"started_at": now - timedelta(minutes=5), "finished_at": now - timedelta(minutes=4)}
+    Sweep.objects.create(trigger="person", status="failed", error="No credentials.", **short)
+    assert collected(configuration) == ["sweep.failed"]
+
+    Sweep.objects.filter(pk=long.pk).update(status="failed", error="No credentials.", finished_at=now)
+    assert collected(configuration) == []
+
+
 def test_a_heal_and_a_disappearance_are_told_each_time(
     channel: NotificationChannel, project: Project, configuration: Configuration
 ) -> None:
@@ -585,6 +699,51 @@ def test_a_worker_that_left_its_heartbeat_behind_is_told_of(
     assert collected(configuration) == ["worker.silent"]
     assert collected(configuration) == []
     assert "gone" in NotificationDelivery.objects.get().subject
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["it runs on", "it ends on SIGTERM"])
+def test_a_silence_that_was_over_before_the_look_is_told(
+    ends: bool, channel: NotificationChannel, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_mine", None)
+    row = processes.start(ProcessRole.WORKER)
+    processes.beat()
+    assert collected(configuration) == []
+    Process.objects.update(beat_at=timezone.now() - timedelta(minutes=3))  # a host that was suspended
+
+    if ends:
+        processes.end()
+    else:
+        assert processes.beat()
+        assert processes.beat()  # what was silent stays on the row
+
+    assert collected(configuration) == ["worker.silent"]
+    assert collected(configuration) == []
+    assert row.host in NotificationDelivery.objects.get().subject
+
+
+def test_a_silence_that_was_told_is_not_told_again_when_the_worker_comes_back(
+    channel: NotificationChannel, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_mine", None)
+    processes.start(ProcessRole.WORKER)
+    Process.objects.update(beat_at=timezone.now() - timedelta(minutes=3))
+    assert collected(configuration) == ["worker.silent"]
+
+    assert processes.beat()
+    assert processes.beat()
+
+    assert collected(configuration) == []
+
+
+def test_a_key_that_expired_while_nobody_looked_is_told_of(
+    channel: NotificationChannel, environment: Environment, configuration: Configuration
+) -> None:
+    key, _ = keys.make_environment_key(environment, "CI")
+    AccessKey.objects.update(expires_at=timezone.now() - timedelta(seconds=20))
+
+    assert collected(configuration) == ["key.expiring"]
+    assert f"{key.prefix}… of {environment.project} / prod expired on" in NotificationDelivery.objects.get().subject
 
 
 def test_a_key_that_expires_soon_is_told_of_unless_it_has_a_successor(
@@ -872,6 +1031,80 @@ def test_one_channel_that_fails_does_not_hold_up_the_others(
     assert notify.deliver(means=MEANS) == 4
     broken = NotificationDelivery.objects.filter(channel__name="ops")
     assert sorted(broken.values_list("attempts", flat=True)) == [0, 0, 0, 1]
+
+
+def many(channel: NotificationChannel, count: int, **values: Any) -> None:
+    """Deliveries that are due, in this order."""
+    NotificationDelivery.objects.bulk_create(
+        NotificationDelivery(channel=channel, event="x", subject=str(n), body={}, key=f"{n}{values}", **values)
+        for n in range(count)
+    )
+
+
+def test_a_receiver_that_refuses_some_messages_gets_the_others_in_the_same_turn(
+    channel: NotificationChannel, receiver: Receiver
+) -> None:
+    many(channel, 3 * notify.REFUSALS + 3)
+    refused = {row.pk for row in NotificationDelivery.objects.order_by("pk")[::3]}
+    receiver.refuses = lambda got: int(got.json["id"].removeprefix("delivery_")) in refused
+
+    assert notify.deliver(means=MEANS) == 2 * notify.REFUSALS + 2
+
+    waiting = NotificationDelivery.objects.filter(status="waiting")
+    assert {row.pk for row in waiting} == refused
+    assert set(waiting.values_list("attempts", flat=True)) == {1}
+
+
+def test_a_receiver_that_refuses_everything_is_left_alone_until_the_next_turn_and_first_attempts_come_first(
+    channel: NotificationChannel, receiver: Receiver
+) -> None:
+    many(channel, notify.REFUSALS + 2)
+    receiver.refuses = lambda got: True
+    assert notify.deliver(means=MEANS) == 0
+    assert len(receiver.received) == notify.REFUSALS
+
+    # The next turn: the repeated attempts are due by now, and messages that came later do not wait for them.
+    later = timezone.now() + timedelta(minutes=5)
+    many(channel, 3, next_try_at=later)
+    untried = {f"delivery_{row.pk}" for row in NotificationDelivery.objects.filter(attempts=0)}
+    receiver.received.clear()
+    notify.deliver(means=MEANS, now=later)
+    assert {got.json["id"] for got in receiver.received[:5]} == untried
+    assert len(receiver.received) == notify.REFUSALS
+
+
+def test_a_receiver_that_takes_its_time_to_refuse_ends_its_channels_turn(
+    channel: NotificationChannel, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "REFUSAL_SECONDS", 0.2)
+    many(channel, 10)
+
+    def refuse_slowly(got: Received) -> bool:
+        time.sleep(0.15)
+        return True
+
+    receiver.refuses = refuse_slowly
+
+    assert notify.deliver(means=MEANS) == 0
+
+    assert len(receiver.received) == 2
+
+
+def test_a_mail_server_that_refuses_one_message_gets_the_next_one(
+    channel: NotificationChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    NotificationChannel.objects.update(kind="mail", address="mira@example.com")
+    many(channel, 3)
+    sending = EmailMessage.send
+
+    def send(message: EmailMessage, *args: Any) -> int:
+        if message.subject.endswith("0"):
+            raise smtplib.SMTPDataError(554, b"looks like spam")
+        return sending(message, *args)
+
+    monkeypatch.setattr(EmailMessage, "send", send)
+
+    assert notify.deliver(means=MEANS) == 2
 
 
 def test_nothing_is_sent_inside_a_transaction(waiting: NotificationDelivery, receiver: Receiver) -> None:

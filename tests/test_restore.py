@@ -77,7 +77,7 @@ def test_the_policy_is_written_by_a_read_and_a_write_and_what_was_there_is_kept(
     assert (row.status, row.policy_text) == (RepositoryStatus.DRIFTED, OTHER)
     assert "account 222222222222 loses pull" in row.differences[0]["words"]
     assert row.lease_until is None
-    event = row.events.latest("pk")
+    event = row.events.filter(kind=EventKind.POLICY_APPLIED).latest("pk")
     assert (event.cause, event.policy_before) == ("ada@example.com", before)
 
 

@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import DatabaseError, connection, connections
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Case, Exists, F, OuterRef, Q, When
 from django.db.models.functions import Now
 
 from deployments.models import Process, ProcessRole
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 15.0  # a process not heard from for so long holds no lease any more
+LONG_SILENCE = timedelta(minutes=2)  # without a heartbeat: people are told, also when it beats again afterwards
 KEPT = timedelta(days=1)  # rows of processes that ended or went silent
 
 _mine: tuple[int, int] | None = None  # (pid, primary key): a forked child is not its parent
@@ -61,7 +62,7 @@ def beat(**values: Any) -> bool:
     if pk is None:
         return False
     offset = clock_offset()
-    return bool(Process.objects.filter(pk=pk).update(beat_at=Now(), clock_offset=offset, **values))
+    return bool(Process.objects.filter(pk=pk).update(**_beat(), clock_offset=offset, **values))
 
 
 def end() -> None:
@@ -70,7 +71,13 @@ def end() -> None:
     _ended = True
     pk = current_id()
     if pk is not None:
-        Process.objects.filter(pk=pk).update(beat_at=Now(), ended_at=Now())
+        Process.objects.filter(pk=pk).update(**_beat(), ended_at=Now())
+
+
+def _beat() -> dict[str, Any]:
+    """The columns of a heartbeat. A long silence that it ends stays on the row, so that nobody has to see it happen."""
+    silence = When(beat_at__lt=Now() - LONG_SILENCE, then=F("beat_at"))
+    return {"beat_at": Now(), "silent_from": Case(silence, default=F("silent_from"))}
 
 
 def keep_alive(
