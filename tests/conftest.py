@@ -13,6 +13,7 @@ from django.test import TransactionTestCase
 from django.test.utils import override_settings
 
 from deployments import config, ecr
+from deployments.audit import Actor, Trail
 from deployments.models import Environment, EnvironmentType, Project
 from sandbox.control import Sandbox
 from tests import databases
@@ -20,6 +21,8 @@ from tests import databases
 OWNER, CLUSTER = "111111111111", "222222222222"
 HOST = f"{OWNER}.dkr.ecr.us-east-1.amazonaws.com"
 PULL = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+#: Who acts in a test that is not about who acts.
+TRAIL = Trail(actor=Actor.command("test"))
 #: The policy of a cluster's account, as an operator writes it.
 POLICY = json.dumps(
     {

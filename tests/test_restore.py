@@ -23,7 +23,7 @@ from deployments.models import (
     SweepTrigger,
 )
 from sandbox.control import Sandbox
-from tests.conftest import HOST, POLICY
+from tests.conftest import HOST, POLICY, TRAIL
 
 PULL = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
 
@@ -67,7 +67,7 @@ def sweep(configuration: Configuration) -> None:
 def test_the_policy_is_written_by_a_read_and_a_write_and_what_was_there_is_kept(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
-    before = restore.put_back(event=kept, configuration=ecr_configuration, by="ada@example.com")
+    before = restore.put_back(event=kept, configuration=ecr_configuration, by="ada@example.com", trail=TRAIL)
 
     assert "222222222222" in before
     assert sandbox.calls() == {"ecr:GetRepositoryPolicy": 1, "ecr:SetRepositoryPolicy": 1}
@@ -84,12 +84,12 @@ def test_without_an_exception_the_next_look_heals_it_again_and_with_one_it_stays
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     name = kept.repository.name
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
     sweep(ecr_configuration)
     assert "222222222222" in live(sandbox, name)
 
     exemption = restore.Exemption(until=timezone.now() + timedelta(hours=1), reason="OPS-9")
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x", exemption=exemption)
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL, exemption=exemption)
     sweep(ecr_configuration)
 
     assert "333333333333" in live(sandbox, name)
@@ -104,7 +104,7 @@ def test_a_policy_that_means_the_same_leaves_the_repository_in_sync(
     Repository.objects.filter(pk=kept.repository_id).update(status=RepositoryStatus.DRIFTED)
     kept.repository.refresh_from_db()
 
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     row = Repository.objects.get(pk=kept.repository_id)
     assert (row.status, row.differences) == (RepositoryStatus.IN_SYNC, [])
@@ -116,7 +116,7 @@ def test_while_somebody_works_on_the_repository_nothing_is_written(
     assert provisioning.Lease.claim(kept.repository) is not None
 
     with pytest.raises(Refusal, match="working on") as refused:
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert refused.value.heals
     assert sandbox.calls() == {}
@@ -128,7 +128,7 @@ def test_what_aws_refuses_is_said_and_the_lease_is_given_back(
     sandbox.fault("error", "ecr:SetRepositoryPolicy", code="AccessDeniedException")
 
     with pytest.raises(Refusal, match="SetRepositoryPolicy"):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     row = Repository.objects.get(pk=kept.repository_id)
     assert row.lease_until is None
@@ -144,7 +144,7 @@ def test_a_policy_that_is_wrong_or_opens_the_repository_to_the_world_is_not_put_
     kept.policy_before = text
 
     with pytest.raises(Refusal, match="not put back"):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert sandbox.calls() == {}
 
@@ -156,7 +156,7 @@ def test_a_repository_that_is_gone_is_not_made_again(
     sandbox.reset_calls()
 
     with pytest.raises(Refusal, match="gone from the registry"):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert sandbox.calls() == {"ecr:GetRepositoryPolicy": 1}
 
