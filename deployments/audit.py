@@ -1,8 +1,19 @@
-"""Who did what: one function that writes a line, one that finds them again, one that takes them out.
+"""Who did what: the lines of the audit log, how they are written, found again and exported.
 
 Append-only. This is the only module that writes `AuditEntry`, and all that it can do is add one; the admin offers
-neither change nor delete, and a test holds the door shut. A line is written in the transaction of the change that it
-tells of, where there is one, so that neither exists without the other.
+neither change nor delete, and a test holds the door shut.
+
+A change and its line are one transaction, so neither exists without the other, whenever the process dies. `Trail` says
+who acts; `Trail.change` is the transaction of a change that asks nobody else. What calls AWS on its way, where no
+transaction may be open, uses `Trail.attempt` and commits at its end. In both a refusal leaves a line with its reason:
+
+    with trail.change("revoke.key", key):
+        keys.revoke(key)
+
+    with trail.attempt("promote.deployment", deployment) as attempt:
+        ...                       # asks AWS
+        with attempt.commit():    # the change, and the line
+            ...
 
 What is written is small and holds no secret: values are cut, and those whose name or form says that they are one are
 left out, whatever the caller passed.
@@ -11,19 +22,24 @@ left out, whatever the caller passed.
 from __future__ import annotations
 
 import csv
+import getpass
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+from django.db import connection, transaction
 from django.db.models import Model, QuerySet
+from django.db.models.functions import Now
 from django.http import HttpRequest
-from django.utils import timezone
 
+from deployments.catalogue import NotFound, Refusal
 from deployments.models import AccessKey, ActorKind, AuditEntry
 
 DONE = "done"
+BEGUN = "begun"  # sent to somebody else's system; another line has the result, if this process lived to see it
 HIDDEN = "(not kept)"
 MANY = 20  # entries of a list or members of an object that are kept
 LONG = 300  # characters of a text that are kept
@@ -92,12 +108,18 @@ def record(
     """Write one line. `action` is “verb.noun” (promote.deployment); `outcome` is “done” or the reason why not.
 
     `before` and `after` hold the few values that the action was about. With a request its id and address are kept.
+    Only inside the transaction of the change that the line is about: raises RuntimeError outside of one.
     """
+    if not connection.in_atomic_block:
+        raise RuntimeError(
+            f"The line of {action} would be a commit of its own, and could be lost without its change: write both "
+            "inside Trail.change or Attempt.commit"
+        )
     if not _ACTION.fullmatch(action):
         raise ValueError(f"An action is called verb.noun, as in promote.deployment; not {action!r}.")
     meta = request.META if request is not None else {}
     AuditEntry.objects.create(
-        at=timezone.now(),
+        at=Now(),
         actor_kind=actor.kind,
         actor=_text(actor.name, 200),
         action=action[:60],
@@ -110,6 +132,127 @@ def record(
         request_id=_text(meta.get("REQUEST_ID", ""), 64),
         address=_text(meta.get("REMOTE_ADDR", ""), 64),
     )
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """Something that somebody does. Its fields may be set until its line is written."""
+
+    trail: Trail
+    action: str
+    target: Model | None
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    _is_told: bool = field(default=False, repr=False)
+
+    @contextmanager
+    def commit(self) -> Iterator[None]:
+        """The transaction of the change; the line is its last statement, unless `nothing_changed` was called."""
+        with transaction.atomic():
+            yield
+            if not self._is_told:
+                self._write(DONE)
+
+    def begin(self) -> None:
+        """Write a line of its own that says that it begins: before a call that changes something at another system,
+        which no transaction of ours covers. The result is another line.
+        """
+        with transaction.atomic():
+            self.trail.record(self.action, self.target, before=self.before, after=self.after, outcome=BEGUN)
+
+    def refuse(self, reason: str) -> None:
+        """Write the line with the reason why it was not done, in a transaction of its own."""
+        with transaction.atomic():
+            self._write(reason)
+
+    def nothing_changed(self) -> None:
+        """There was nothing to do, so there is no line to write."""
+        self._is_told = True
+
+    def _write(self, outcome: str) -> None:
+        self.trail.record(self.action, self.target, before=self.before, after=self.after, outcome=outcome)
+        self._is_told = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trail:
+    """Who acts, and in which request: what a use case is given to write its lines with."""
+
+    actor: Actor
+    request: HttpRequest | None = None
+
+    @classmethod
+    def of(cls, request: HttpRequest) -> Trail:
+        return cls(actor=Actor.of_request(request), request=request)
+
+    @classmethod
+    def of_command(cls, name: str) -> Trail:
+        """A command, with the name of the shell's user."""
+        return cls(actor=Actor.command(f"{name} ({shell_user()})"))
+
+    @contextmanager
+    def change(
+        self,
+        action: str,
+        target: Model | None = None,
+        *,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+    ) -> Iterator[Attempt]:
+        """A change and its line in one transaction; after a Refusal the line with the reason, and no change."""
+        with self.attempt(action, target, before=before, after=after) as attempt, attempt.commit():
+            yield attempt
+
+    @contextmanager
+    def attempt(
+        self,
+        action: str,
+        target: Model | None = None,
+        *,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+    ) -> Iterator[Attempt]:
+        """What asks another system before it commits. After a Refusal there is a line with the reason; NotFound, which
+        is about nothing that is here, leaves none. Raises RuntimeError when it ends without a commit or a refusal.
+        """
+        attempt = Attempt(trail=self, action=action, target=target, before=before, after=after)
+        try:
+            yield attempt
+        except NotFound:
+            raise
+        except Refusal as refusal:
+            attempt.refuse(refusal.sentence)
+            raise
+        if not attempt._is_told:
+            raise RuntimeError(f"{action} was neither committed nor refused, so it would leave no line")
+
+    def record(
+        self,
+        action: str,
+        target: Model | None = None,
+        *,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+        outcome: str = DONE,
+    ) -> None:
+        """A further line inside a transaction that is open already (`record`)."""
+        record(
+            actor=self.actor,
+            action=action,
+            target=target,
+            before=before,
+            after=after,
+            outcome=outcome,
+            request=self.request,
+        )
+
+
+def shell_user() -> str:
+    """The user of the shell that a command runs in."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown user"
 
 
 def history(target: Model) -> QuerySet[AuditEntry]:

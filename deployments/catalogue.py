@@ -628,6 +628,13 @@ DEPLOYMENTS: tuple[Entry, ...] = (
         mender=Mender.DEPLOYER,
     ),
     Entry(
+        codes=("current_has_changed",),
+        says="Meanwhile {version} became current.",
+        todo="Look again at what will change.",
+        cause="Somebody promoted another deployment after the page was shown.",
+        mender=Mender.OPERATOR,
+    ),
+    Entry(
         codes=("busy",),
         says="Other promotions of this environment kept coming in between.",
         todo="Try again.",

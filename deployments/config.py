@@ -146,7 +146,11 @@ SETTINGS: tuple[Setting, ...] = (
         says="A deployment that is building or deploying this long is timed out.",
         default="480000",
     ),
-    Setting(name="DEPLOY_QUEUE_TIMEOUT_MS", says="The same for a pending one.", default="900000"),
+    Setting(
+        name="DEPLOY_QUEUE_TIMEOUT_MS",
+        says="Accepted and not used: images are built where the CLI runs, so no deployment waits in a queue.",
+        example="900000",
+    ),
     Setting(
         name="DEPLOY_IMAGE_VERIFICATION_ENABLED",
         says="Prove before a promotion that the image is in the registry and can be pulled; refuse it otherwise.",
@@ -297,7 +301,6 @@ class Configuration:
     v4: RegistryConfig
     image_platform: str
     deploy_timeout: timedelta
-    queue_timeout: timedelta
     image_verification: bool
     refuse_v3: bool
     freshness: timedelta
@@ -395,6 +398,7 @@ def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> 
             "V4_DEPLOY_REGISTRY_NAMESPACE another value.",
         )
     reader.look_for_misspelt()
+    reader.look_for_unused()
     app_origin = reader.origin("APP_ORIGIN", "http://localhost:8000")
     return Configuration(
         plain=plain,
@@ -402,9 +406,6 @@ def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> 
         image_platform=reader.platforms(),
         deploy_timeout=timedelta(
             milliseconds=reader.whole("DEPLOY_TIMEOUT_MS", 480_000, least=1_000, most=7 * 86_400_000)
-        ),
-        queue_timeout=timedelta(
-            milliseconds=reader.whole("DEPLOY_QUEUE_TIMEOUT_MS", 900_000, least=1_000, most=7 * 86_400_000)
         ),
         image_verification=reader.switch("DEPLOY_IMAGE_VERIFICATION_ENABLED", True),
         refuse_v3=reader.switch("DEPRECATE_V3_CLI_DEPLOYS_ENABLED", False),
@@ -448,6 +449,15 @@ class _Reader:
             if meant.startswith(("DEPLOY_", "V4_DEPLOY_", "RECONCILE_")) and meant not in known:
                 [nearest] = difflib.get_close_matches(meant, known, n=1, cutoff=0.0)
                 self._warn(name, "There is no such setting, so it does nothing.", f"Was {nearest} meant?")
+
+    def look_for_unused(self) -> None:
+        """Warn of a setting of trigger.dev's server that is accepted and has nothing to do here."""
+        if self.text("DEPLOY_QUEUE_TIMEOUT_MS") is not None:
+            self._warn(
+                "DEPLOY_QUEUE_TIMEOUT_MS",
+                "It is not used: images are built where the CLI runs, so no deployment waits in a queue.",
+                "Remove it; DEPLOY_TIMEOUT_MS is for a deployment that is building or deploying.",
+            )
 
     def text(self, name: str) -> str | None:
         try:

@@ -13,9 +13,9 @@ from datetime import datetime
 
 from django.db import transaction
 from django.db.models import Q, QuerySet
-from django.utils import timezone
 
-from deployments import lifecycle, provisioning, sweeps
+from deployments import clock, lifecycle, provisioning, sweeps
+from deployments.audit import Trail
 from deployments.catalogue import Refusal
 from deployments.config import Configuration
 from deployments.models import (
@@ -99,10 +99,11 @@ def take_over(*, rows: QuerySet[Repository], configuration: Configuration, by: s
 
 def make_exception(*, rows: Iterable[Repository], mode: str, until: datetime, reason: str, by: str) -> int:
     """Have these repositories enforced or only observed until a time, whatever the setting says. Returns how many.
+    `until` comes from the database's clock (`clock.now`), by which it ends.
 
     Raises Refusal for an end that is not ahead, or without a reason.
     """
-    if until <= timezone.now():
+    if until <= clock.now():
         raise Refusal("An exception ends some time ahead.", code="exception_has_ended")
     if not reason.strip():
         raise Refusal("An exception needs a reason: whoever finds it will ask.", code="exception_without_reason")
@@ -118,7 +119,7 @@ def end_exception(*, rows: Iterable[Repository], by: str) -> int:
 
 
 def _note(rows: Iterable[Repository], values: Mapping[str, object], words: str, by: str) -> int:
-    ids, count = [row.pk for row in rows], 0
+    ids, count = sorted(row.pk for row in rows), 0
     for start in range(0, len(ids), 500):
         some = ids[start : start + 500]
         with transaction.atomic():
@@ -153,24 +154,23 @@ def change_to(deployment: Deployment) -> Change:
     return Change(deployment=deployment, current=lifecycle.current_promotion(environment=deployment.environment))
 
 
-def make_current(*, deployment: Deployment, instead_of: str, by: str, configuration: Configuration) -> Change:
+def make_current(
+    *, deployment: Deployment, instead_of: str, by: str, configuration: Configuration, trail: Trail
+) -> None:
     """Promote, or roll back to, a deployment in the place of the one that the person saw (`Change.token`).
 
     Its image is proved again first, which asks the registry while the person waits: an image that expired since must
     not become what the cluster runs. Raises Refusal, also when another one has become current since.
     """
-    change = change_to(deployment)
-    if change.token != instead_of:
-        now = change.current.deployment.version if change.current else "nothing"
-        raise Refusal(f"Meanwhile {now} became current. Look again at what will change.", code="current_has_changed")
     lifecycle.promote(
         environment=deployment.environment,
         version=str(deployment.version),
-        allow_rollbacks=change.rolls_back,
+        allow_rollbacks=change_to(deployment).rolls_back,
+        instead_of=instead_of,
         by=by,
         configuration=configuration,
+        trail=trail,
     )
-    return change
 
 
 def rolled_back(promotion: Promotion) -> Deployment | None:

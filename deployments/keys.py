@@ -4,7 +4,8 @@ A key is random text of more than 120 bits, so a plain SHA-256 is enough to stor
 nothing to guess, and stretching would cost every request some 190 ms. The text itself exists only in the answer of
 the function that made it; nothing here writes it to a row, a log line or an exception.
 
-Knows no HTTP: `deployments.api.auth` turns headers into calls of these functions.
+Knows no HTTP: `deployments.api.auth` turns headers into calls of these functions. Whether a key has expired is decided
+by the database's clock.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from datetime import datetime, timedelta
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import Q
-from django.utils import timezone
+from django.db.models.functions import Now
 
-from deployments import images
+from deployments import clock, images
 from deployments.catalogue import Refusal
 from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, KeyKind
 
@@ -37,6 +38,11 @@ DEPLOY_KEY_LIFETIME = timedelta(hours=4)
 USE_IS_RECORDED_EVERY = timedelta(minutes=1)
 
 _SHOWN = 6  # characters of a key after its kind: enough to tell keys apart, not to use one
+
+
+def live() -> Q:
+    """Keys that work: neither revoked nor expired, by the database's clock."""
+    return Q(revoked_at__isnull=True) & (Q(expires_at__isnull=True) | Q(expires_at__gt=Now()))
 
 
 def digest(text: str) -> str:
@@ -77,15 +83,15 @@ def make_deploy_key(environment: Environment, token: AccessKey | None = None) ->
     Every deploy asks for one, so the expired ones of the environment are cleared away here. Raises Refusal when the
     token has been revoked in this moment.
     """
-    now = timezone.now()
+    now = clock.now()
     end = now + DEPLOY_KEY_LIFETIME
-    AccessKey.objects.filter(environment=environment, kind=KeyKind.DEPLOY, expires_at__lte=now).delete()
+    AccessKey.objects.filter(environment=environment, kind=KeyKind.DEPLOY, expires_at__lte=Now()).delete()
     user = token.user if token is not None else None
     with transaction.atomic():
         if token is not None:
             # `revoke` writes this row first, so it comes before us, and we see it, or after us, and sees our key.
-            token = AccessKey.objects.select_for_update().get(pk=token.pk)
-            if not token.is_live:
+            token = AccessKey.objects.select_for_update().filter(live(), pk=token.pk).first()
+            if token is None:
                 raise Refusal("This access key has just been revoked.", code="key_revoked")
             end = min(end, token.expires_at or end)
         return _make(
@@ -94,6 +100,7 @@ def make_deploy_key(environment: Environment, token: AccessKey | None = None) ->
             environment_id=environment.pk,
             user_id=user.pk if user else None,
             name=f"deploys of {user.get_username()}"[:200] if user else "",
+            created_at=now,
             expires_at=end,
         )
 
@@ -103,23 +110,19 @@ def authenticate(text: str) -> AccessKey | None:
 
     The same work for every text: which of the reasons it was must not be told apart by an answer's time.
     """
-    try:
-        key = AccessKey.objects.select_related("user", "environment__project").get(digest=digest(text))
-    except AccessKey.DoesNotExist:
-        return None
-    if not key.is_live or (key.user is not None and not key.user.is_active):
-        return None
-    return key
+    known = AccessKey.objects.select_related("user", "environment__project").annotate(db_now=Now())
+    key = known.filter(live(), digest=digest(text)).first()
+    return key if key is not None and (key.user is None or key.user.is_active) else None
 
 
 def record_use(key: AccessKey, client: str, address: str) -> None:
     """Note who used the key and from where, at most once a minute (the condition holds between processes too)."""
-    now = timezone.now()
-    due = now - USE_IS_RECORDED_EVERY
-    if key.last_used_at is not None and key.last_used_at > due:
+    read_at: datetime | None = getattr(key, "db_now", None)  # of a key from `authenticate`
+    if read_at is not None and key.last_used_at is not None and key.last_used_at > read_at - USE_IS_RECORDED_EVERY:
         return
-    AccessKey.objects.filter(Q(last_used_at__isnull=True) | Q(last_used_at__lte=due), pk=key.pk).update(
-        last_used_at=now, last_used_by=f"{client or 'unknown client'} at {address or 'unknown address'}"[:200]
+    due = Q(last_used_at__isnull=True) | Q(last_used_at__lte=Now() - USE_IS_RECORDED_EVERY)
+    AccessKey.objects.filter(due, pk=key.pk).update(
+        last_used_at=Now(), last_used_by=f"{client or 'unknown client'} at {address or 'unknown address'}"[:200]
     )
 
 
@@ -134,12 +137,11 @@ def revoke(key: AccessKey) -> bool:
     With a personal token go the deploy keys of its user: one of them may have been made with it, and which one is
     not recorded. A deploy that is under way with another token of theirs has to be started again.
     """
-    now = timezone.now()
     with transaction.atomic():
-        changed = AccessKey.objects.filter(pk=key.pk, revoked_at__isnull=True).update(revoked_at=now)
+        changed = AccessKey.objects.filter(pk=key.pk, revoked_at__isnull=True).update(revoked_at=Now())
         if changed and key.kind == KeyKind.USER:
             deploys = AccessKey.objects.filter(kind=KeyKind.DEPLOY, user=key.user, revoked_at__isnull=True)
-            deploys.update(revoked_at=now)
+            deploys.update(revoked_at=Now())
     return changed > 0
 
 
@@ -151,12 +153,12 @@ def rotate(key: AccessKey, grace: timedelta = timedelta(0)) -> tuple[AccessKey, 
     """
     if key.kind == KeyKind.DEPLOY:
         raise Refusal("A deploy key expires by itself; it is not rotated.", code="key_not_rotatable")
-    now = timezone.now()
     with transaction.atomic():
         # Locks the row, where the database has locks, until the new key is there.
-        old = AccessKey.objects.select_for_update(of=("self",)).get(pk=key.pk)
-        if not old.is_live or old.replaced_by.exists():
-            raise Refusal(f"{old} has been rotated already, or no longer works.", code="key_not_rotatable")
+        old = AccessKey.objects.select_for_update(of=("self",)).filter(live(), pk=key.pk).first()
+        if old is None or old.replaced_by.exists():
+            raise Refusal(f"{key} has been rotated already, or no longer works.", code="key_not_rotatable")
+        now = clock.now()
         life = old.expires_at - old.created_at if old.expires_at is not None else None
         text = images.new_user_token() if old.environment is None else _environment_text(old.environment)
         new, text = _make(
@@ -166,6 +168,7 @@ def rotate(key: AccessKey, grace: timedelta = timedelta(0)) -> tuple[AccessKey, 
             environment_id=old.environment_id,
             name=old.name,
             scopes=old.scopes,
+            created_at=now,
             expires_at=now + life if life is not None else None,
             replaces=old,
         )
@@ -183,4 +186,5 @@ def _environment_text(environment: Environment) -> str:
 
 def _make(text: str, **fields: object) -> tuple[AccessKey, str]:
     shown = text[: text.rindex("_") + 1 + _SHOWN]
+    fields.setdefault("created_at", clock.now())
     return AccessKey.objects.create(prefix=shown, digest=digest(text), **fields), text

@@ -2,7 +2,9 @@
 
 Use cases: keyword-only functions that are told everything they need. They know no HTTP and no settings. Every change
 of status is a compare-and-set against the status it was decided on, so of two callers one is faster and the other
-one finds nothing to do. AWS is asked before the database's transaction, never inside it.
+one finds nothing to do. AWS is asked before the database's transaction, never inside it. Facts that belong together
+are one transaction: a status and the promotion that belongs to it, a forced deploy and the cancel that it asks for, a
+change and its line of the audit log. All times are the database's clock.
 
 The statuses and what leads from one to the next are the seed's (trigger.dev), with its known traps left out: a
 deploy overtaken by a newer one ends well and is not promoted, and a retried request makes no second deployment.
@@ -19,9 +21,10 @@ from typing import Any
 
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Q
-from django.utils import timezone
+from django.db.models.functions import Now
 
-from deployments import catalogue, credentials, images, proof, provisioning
+from deployments import catalogue, clock, credentials, images, proof, provisioning
+from deployments.audit import Trail
 from deployments.catalogue import NotFound as NotFound  # what a use case raises: named here to be caught
 from deployments.catalogue import Refusal as Refusal
 from deployments.catalogue import refusal
@@ -35,14 +38,14 @@ from deployments.models import (
     DeploymentStatus,
     Environment,
     Promotion,
+    PromotionEvent,
     Repository,
 )
 from deployments.reconcile import generation
 
 logger = logging.getLogger(__name__)
 
-PENDING, BUILDING = DeploymentStatus.PENDING, DeploymentStatus.BUILDING
-DEPLOYING, DEPLOYED = DeploymentStatus.DEPLOYING, DeploymentStatus.DEPLOYED
+BUILDING, DEPLOYING, DEPLOYED = DeploymentStatus.BUILDING, DeploymentStatus.DEPLOYING, DeploymentStatus.DEPLOYED
 FAILED, CANCELED, TIMED_OUT = DeploymentStatus.FAILED, DeploymentStatus.CANCELED, DeploymentStatus.TIMED_OUT
 
 
@@ -52,7 +55,11 @@ class Creation:
 
     deployment: Deployment
     outcome: str  # "created" or "existing"
-    canceled: tuple[Deployment, ...] = ()
+
+    @property
+    def canceled(self) -> tuple[Deployment, ...]:
+        """The deployments that were canceled so that this one could be forced. One query."""
+        return tuple(self.deployment.replaced.order_by("version_day", "version_number"))
 
 
 # ----------------------------------------------------------------------------------------------------------- create
@@ -62,6 +69,7 @@ def create_deployment(
     *,
     environment: Environment,
     configuration: Configuration,
+    trail: Trail,
     content_hash: str,
     type: str | None = None,
     runtime: str = "",
@@ -75,7 +83,8 @@ def create_deployment(
 ) -> Creation:
     """Allocate a version and an image ref, behind which the repository exists and is set up.
 
-    A repeated idempotency key answers with the deployment of the first request. Raises Refusal when the repository
+    `force` cancels the running deployments of the same external id, together with the insert of the new one or not at
+    all. A repeated idempotency key answers with the deployment of the first request. Raises Refusal when the repository
     cannot be made right (nothing is written then but the repository's row), when the key was used for another
     request, or when an external id is being deployed already.
     """
@@ -86,18 +95,16 @@ def create_deployment(
         raise refusal("external_id_too_long")
     if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest)):
         return Creation(deployment=earlier, outcome="created")
-    canceled: tuple[Deployment, ...] = ()
-    if external_id:
-        existing = _existing(environment, external_id, force=force)
-        if existing is not None:
-            return Creation(deployment=existing, outcome="existing")
-        if force:
-            canceled = _cancel_running(environment, external_id)
+    if external_id and not force and (existing := _existing(environment, external_id)):
+        return Creation(deployment=existing, outcome="existing")
     configuration, registry, name, repository = _allocated(environment, configuration, type)
     for _ in range(3):
         try:
-            deployment = _insert(
+            return _insert(
                 environment=environment,
+                trail=trail,
+                force=force,
+                timeout=configuration.deploy_timeout,
                 repository=repository,
                 registry=registry,
                 name=name,
@@ -111,14 +118,11 @@ def create_deployment(
                 external_id=external_id,
                 idempotency_key=idempotency_key or "",
                 request_digest=request_digest,
-                deadline=timezone.now() + configuration.deploy_timeout,
             )
         except IntegrityError:
             # Our own retry arrived while the first try was still going on, or (once in 10¹²) the short code is taken.
             if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest)):
                 return Creation(deployment=earlier, outcome="created")
-        else:
-            return Creation(deployment=deployment, outcome="created", canceled=canceled)
     raise refusal("version_conflict")
 
 
@@ -152,10 +156,8 @@ def _repeated(environment: Environment, key: str, request_digest: str) -> Deploy
     return earlier
 
 
-def _existing(environment: Environment, external_id: str, *, force: bool) -> Deployment | None:
+def _existing(environment: Environment, external_id: str) -> Deployment | None:
     """The deployment that an external id stands for already (upstream's rules; `--force` builds anyway)."""
-    if force:
-        return None
     known = list(
         Deployment.objects.filter(environment=environment, external_id=external_id).order_by("-created_at")[:20]
     )
@@ -164,14 +166,6 @@ def _existing(environment: Environment, external_id: str, *, force: bool) -> Dep
         raise refusal("external_id_in_progress", external_id=external_id, version=running[0].version)
     deployed = [deployment for deployment in known if deployment.status == DEPLOYED]
     return max(deployed, key=lambda deployment: deployment.version, default=None)
-
-
-def _cancel_running(environment: Environment, external_id: str) -> tuple[Deployment, ...]:
-    running = Deployment.objects.filter(environment=environment, external_id=external_id).exclude(
-        status__in=FINAL_STATUSES
-    )
-    reason = f"Another deploy of external id {external_id} was forced."
-    return tuple(deployment for deployment in running if _cancel(deployment, reason))
 
 
 def _repository(
@@ -202,15 +196,29 @@ def _repository(
 
 
 def _insert(
-    *, environment: Environment, registry: RegistryConfig, name: str, deadline: datetime, **values: Any
-) -> Deployment:
-    """Take the environment's next version and insert the deployment, both or neither: no gaps, no clashes."""
+    *,
+    environment: Environment,
+    trail: Trail,
+    force: bool,
+    timeout: timedelta,
+    registry: RegistryConfig,
+    name: str,
+    external_id: str,
+    **values: Any,
+) -> Creation:
+    """Take the environment's next version, insert the deployment and cancel those that it replaces: all or nothing,
+    so there are no gaps, no clashes and no deployment that was canceled for one that never came.
+    """
     with transaction.atomic():
-        version = _next_version(environment)
+        if external_id and not force:
+            # Of two with one external id that both found nothing before they asked AWS, the second one finds the first.
+            Environment.objects.select_for_update(no_key=True).get(pk=environment.pk)
+            if existing := _existing(environment, external_id):
+                return Creation(deployment=existing, outcome="existing")
+        version, now = _next_version(environment)
         short_code = images.new_short_code()
         tag = images.tag(version=str(version), environment_type=environment.type, short_code=short_code)
-        now = timezone.now()
-        return Deployment.objects.create(
+        deployment = Deployment.objects.create(
             project_id=environment.project_id,
             environment=environment,
             short_code=short_code,
@@ -218,31 +226,47 @@ def _insert(
             version_number=version.number,
             status=BUILDING,
             image_ref=images.image_ref(host=registry.host, repository=name, tag=tag),
+            external_id=external_id,
             created_at=now,
             started_at=now,
-            deadline=deadline,
+            deadline=now + timeout,
             **values,
         )
+        if force:
+            _replace(deployment, trail)
+    return Creation(deployment=deployment, outcome="created")
 
 
-def _next_version(environment: Environment) -> images.Version:
-    """One UPDATE … RETURNING on the environment's counter, which also queues concurrent deploys behind each other.
+def _replace(deployment: Deployment, trail: Trail) -> None:
+    """Cancel the other running deployments of its external id. Inside the transaction that inserts it."""
+    running = Deployment.objects.filter(environment_id=deployment.environment_id, external_id=deployment.external_id)
+    reason = f"Another deploy of external id {deployment.external_id} was forced."[:200]
+    for each in running.exclude(status__in=FINAL_STATUSES).exclude(id=deployment.id).select_for_update(no_key=True):
+        before = {"status": each.status}
+        if _end(each, CANCELED, canceled_reason=reason, replaced_by=deployment):
+            after = {"status": CANCELED, "replaced_by": str(deployment.version)}
+            trail.record("cancel.deployment", each, before=before, after=after)
 
-    The day is UTC's, and never goes back, even where one host's clock does.
+
+def _next_version(environment: Environment) -> tuple[images.Version, datetime]:
+    """One UPDATE … RETURNING on the environment's counter, which also queues concurrent deploys behind each other; and
+    the time at which it was our turn.
+
+    The day is UTC's by the database's clock, and never goes back, even where that clock does.
     """
-    today = images.version_day(timezone.now().date())
+    day, now = clock.DAY[connection.vendor], clock.NOW[connection.vendor]
     with connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE {Environment._meta.db_table} SET "  # noqa: S608  (a table name of ours, no input)
-            "version_number = CASE WHEN version_day >= %s THEN version_number + 1 ELSE 1 END, "
-            "version_day = CASE WHEN version_day >= %s THEN version_day ELSE %s END "
-            "WHERE id = %s RETURNING version_day, version_number",
-            [today, today, today, environment.pk],
+            f"UPDATE {Environment._meta.db_table} SET "  # noqa: S608  (names and texts of ours, no input)
+            f"version_number = CASE WHEN version_day >= {day} THEN version_number + 1 ELSE 1 END, "
+            f"version_day = CASE WHEN version_day >= {day} THEN version_day ELSE {day} END "
+            f"WHERE id = %s RETURNING version_day, version_number, {now}",
+            [environment.pk],
         )
         row = cursor.fetchone()
     if row is None:
         raise NotFound("Environment not found")
-    return images.Version(*row)
+    return images.Version(*row[:2]), clock.read(row[2])
 
 
 # ----------------------------------------------------------------------------------------------------- build, index
@@ -258,18 +282,6 @@ def find_deployment(*, environment: Environment, deployment_id: str) -> Deployme
     if deployment is None:
         raise NotFound("Deployment not found")
     return deployment
-
-
-def progress(*, deployment: Deployment, timeout: timedelta) -> None:
-    """PENDING → INSTALLING → BUILDING, one step a call. Raises Refusal from any other status."""
-    now = timezone.now()
-    steps = {
-        DeploymentStatus.PENDING: {"status": DeploymentStatus.INSTALLING, "started_at": now},
-        DeploymentStatus.INSTALLING: {"status": BUILDING, "installed_at": now},
-    }
-    step = steps.get(DeploymentStatus(deployment.status))
-    if step is None or not _move(deployment, **step, deadline=now + timeout):
-        raise refusal("wrong_status", status=deployment.status, wanted="not waiting to be built")
 
 
 def index(
@@ -306,7 +318,7 @@ def index(
             cli_version=cli_version,
             runtime=runtime,
             runtime_version=runtime_version,
-            deadline=timezone.now() + timeout,
+            timeout=timeout,
         )
     if worker is None:
         raise refusal("wrong_status", status=deployment.status, wanted="not BUILDING")
@@ -318,15 +330,15 @@ def index(
 
 
 def _link_worker(
-    deployment: Deployment, *, runtime: str, runtime_version: str, deadline: datetime, **values: Any
+    deployment: Deployment, *, runtime: str, runtime_version: str, timeout: timedelta, **values: Any
 ) -> BackgroundWorker | None:
     with transaction.atomic():
         moved = Deployment.objects.filter(id=deployment.id, status=BUILDING).update(
             status=DEPLOYING,
-            built_at=timezone.now(),
+            built_at=Now(),
             runtime=runtime or deployment.runtime,
             runtime_version=runtime_version,
-            deadline=deadline,
+            deadline=Now() + timeout,
         )
         if moved:
             worker = BackgroundWorker.objects.create(deployment=deployment, **values)
@@ -347,20 +359,19 @@ def fail(*, environment: Environment, deployment_id: str, error: dict[str, Any])
         _end(deployment, FAILED, error=error)
 
 
-def cancel(*, deployment: Deployment, reason: str = "") -> None:
+def cancel(*, deployment: Deployment, trail: Trail, reason: str = "") -> None:
     """End a deployment as CANCELED. Raises Refusal when it has ended already."""
-    if not _cancel(deployment, reason):
-        raise refusal("already_final", status=deployment.status)
-
-
-def _cancel(deployment: Deployment, reason: str) -> bool:
-    return _end(deployment, CANCELED, canceled_reason=reason[:200])
+    with trail.change("cancel.deployment", deployment) as line:
+        row = Deployment.objects.select_for_update(no_key=True).only("status").get(id=deployment.id)
+        line.before, line.after = {"status": row.status}, {"status": CANCELED}
+        if not _end(deployment, CANCELED, canceled_reason=reason[:200]):
+            line.after = None
+            raise refusal("already_final", status=deployment.status)
 
 
 def _end(deployment: Deployment, status: DeploymentStatus, **values: Any) -> bool:
     """Move any deployment that has not ended to an end other than DEPLOYED; False when it has ended already."""
-    now = timezone.now()
-    times = {"canceled_at": now} if status == CANCELED else {"failed_at": now}
+    times = {"canceled_at": Now()} if status == CANCELED else {"failed_at": Now()}
     changed = (
         Deployment.objects.filter(id=deployment.id)
         .exclude(status__in=FINAL_STATUSES)
@@ -377,17 +388,16 @@ def _move(deployment: Deployment, **values: Any) -> bool:
 
 def time_out_overdue() -> int:
     """TIMED_OUT for every deployment whose deadline has passed in an unchanged status. Returns how many."""
-    now = timezone.now()
+    overdue = Deployment.objects.filter(deadline__lt=Now()).exclude(status__in=FINAL_STATUSES)
     count = 0
-    for deployment in Deployment.objects.filter(deadline__lt=now).exclude(status__in=FINAL_STATUSES)[:500]:
-        message = f"Nothing was heard of this deployment in time; it was {deployment.status}."
-        count += bool(
-            Deployment.objects.filter(id=deployment.id, status=deployment.status, deadline=deployment.deadline).update(
-                status=TIMED_OUT,
-                failed_at=now,
-                deadline=None,
-                error={"name": "TimeoutError", "message": message},
-            )
+    for status in overdue.order_by().values_list("status", flat=True).distinct():
+        message = f"Nothing was heard of this deployment in time; it was {status}."
+        # One statement looks at status and deadline and changes them: what moves on meanwhile is not overdue any more.
+        count += overdue.filter(status=status).update(
+            status=TIMED_OUT,
+            failed_at=Now(),
+            deadline=None,
+            error={"name": "TimeoutError", "message": message},
         )
     return count
 
@@ -398,14 +408,16 @@ def time_out_overdue() -> int:
 def finalize(
     *, deployment: Deployment, digest: str | None, skip_promotion: bool, configuration: Configuration
 ) -> Iterator[str]:
-    """DEPLOYING → DEPLOYED once the image is proved (`deployments.proof`), then promote. Yields sentences on the way.
+    """DEPLOYING → DEPLOYED once the image is proved (`deployments.proof`), and the promotion with it, both or neither.
+    Yields sentences on the way.
 
     Raises Refusal when the proof fails, and for a wrong status; the deployment stays as it is then, and its receipt
-    has the reason, also where the caller goes away. Repeating it on a DEPLOYED one is a success. A deploy overtaken by
-    a newer one ends well, without promotion.
+    has the reason, also where the caller goes away. The finalize that makes it DEPLOYED stores whether a promotion was
+    wanted (`promotion_wanted`); repeating it on a DEPLOYED one is a success, whose sentence says what holds now. A
+    deploy overtaken by a newer one ends well, without promotion.
     """
     if deployment.status == DEPLOYED:
-        yield f"Version {deployment.version} is deployed already."
+        yield _finalized_before(deployment, skip_promotion=skip_promotion)
         return
     if deployment.status != DEPLOYING:
         raise Refusal(_not_deploying(deployment), code="wrong_status")
@@ -415,23 +427,66 @@ def finalize(
     if deployment.repository is not None and deployment.repository.last_error:
         # The deploy went on because the repository was right before; this is where the CLI's user hears of it.
         yield f"Note: {deployment.repository.last_error}"
-    moved = _move(
-        deployment,
-        status=DEPLOYED,
-        deployed_at=timezone.now(),
-        image_digest=receipt["digest"] or digest or "",
-        receipt=receipt,
-        deadline=None,
-    )
+    promoted: _Promoted | None = None
+    with transaction.atomic():
+        moved = _move(
+            deployment,
+            status=DEPLOYED,
+            deployed_at=Now(),
+            image_digest=receipt["digest"] or digest or "",
+            receipt=receipt,
+            promotion_wanted=not skip_promotion,
+            deadline=None,
+        )
+        if moved and not skip_promotion:
+            promoted = _make_current(deployment, by=deployment.triggered_by, newer_only=True)
     deployment.refresh_from_db()
     if not moved and deployment.status != DEPLOYED:
         raise Refusal(_not_deploying(deployment), code="wrong_status")
-    if skip_promotion:
+    if not moved:
+        yield _finalized_before(deployment, skip_promotion=skip_promotion)
+    elif promoted is None:
         yield f"Version {deployment.version} is deployed and, as asked, not promoted."
-    elif _make_current(deployment, by=deployment.triggered_by, newer_only=True):
+    elif promoted.is_current:
         yield f"Version {deployment.version} is deployed and current."
     else:
         yield f"Version {deployment.version} is deployed. A newer version is current, so it was not promoted."
+
+
+def _finalized_before(deployment: Deployment, *, skip_promotion: bool) -> str:
+    """Bring to its end what an earlier finalize wanted, and say what holds now."""
+    wanted, version = deployment.promotion_wanted, deployment.version
+    finished = False
+    with transaction.atomic():
+        if wanted and not _is_overtaken(deployment):
+            finished = _make_current(deployment, by=deployment.triggered_by, newer_only=True).made
+    if finished:
+        return f"Version {version} was deployed already, but not promoted; it is current now."
+    current = current_promotion(environment=deployment.environment)
+    if current is not None and current.deployment_id == deployment.id:
+        said = f"Version {version} is deployed already and current."
+    elif wanted is False:
+        said = f"Version {version} is deployed already and, as it was asked for then, not promoted."
+    else:
+        there = f"version {current.deployment.version}" if current is not None else "no version"
+        said = f"Version {version} is deployed already and not current; {there} is."
+    if wanted is not None and wanted is skip_promotion:
+        first = "to promote it" if wanted else "not to promote it"
+        said += f" The finalize that deployed it asked {first}, and that stands; to change it, promote a version."
+    return said
+
+
+def _is_overtaken(deployment: Deployment) -> bool:
+    """Whether this deployment or a newer one has been current: after a roll-back neither comes back by itself."""
+    newer = Q(deployment__version_day__gt=deployment.version_day) | Q(
+        deployment__version_day=deployment.version_day, deployment__version_number__gte=deployment.version_number
+    )
+    if PromotionEvent.objects.filter(newer, environment=deployment.environment_id).exists():
+        return True
+    # Promotions of version 0.1.0 left no event; the current one names what it was rolled back from.
+    current = current_promotion(environment=deployment.environment)
+    replaced = current.rolled_back_from if current is not None else None
+    return replaced is not None and replaced.version >= deployment.version
 
 
 def _prove(deployment: Deployment, digest: str | None, configuration: Configuration) -> proof.Steps:
@@ -475,15 +530,18 @@ def promote(
     *,
     environment: Environment,
     version: str,
+    by: str,
+    configuration: Configuration,
+    trail: Trail,
     allow_rollbacks: bool = False,
-    by: str = "",
-    configuration: Configuration | None = None,
+    instead_of: str | None = None,
 ) -> Deployment:
     """Make a deployed version the current one. Raises NotFound, or Refusal with the reason.
 
-    With a configuration the image is proved again: since its deploy it may have expired, or a policy may have changed.
-    What cannot be found out does not stop it, if the image was proved before: going back to what worked is needed
-    most on a day when AWS does not answer.
+    `instead_of` is the id of the deployment that somebody agreed to replace ("": none is current); another one that
+    became current since is a Refusal. The image is proved again: since its deploy it may have expired, or a policy may
+    have changed. What cannot be found out does not stop it, if the image was proved before: going back to what worked
+    is needed most on a day when AWS does not answer. Only DEPLOY_IMAGE_VERIFICATION_ENABLED=0 leaves the proof out.
     """
     try:
         wanted = images.Version.parse(version)
@@ -496,18 +554,40 @@ def promote(
     )
     if deployment is None:
         raise NotFound(f"There is no version {wanted} in this environment.")
-    if deployment.status != DEPLOYED or not hasattr(deployment, "worker"):
-        raise refusal("not_deployed", version=wanted, status=deployment.status)
     current = current_promotion(environment=environment)
-    if current is not None and current.deployment_id == deployment.id:
-        raise refusal("already_current", version=wanted)
-    if current is not None and not allow_rollbacks and current.deployment.version > wanted:
-        raise refusal("older_than_current", version=wanted)
-    if configuration is not None:
+    before = current.deployment if current is not None else None
+    with trail.attempt(_action(deployment, before), deployment, before=_named(before)) as attempt:
+        if deployment.status != DEPLOYED or not hasattr(deployment, "worker"):
+            raise refusal("not_deployed", version=wanted, status=deployment.status)
+        _agreed(before, instead_of)
+        if before is not None and before.id == deployment.id:
+            raise refusal("already_current", version=wanted)
+        if before is not None and not allow_rollbacks and before.version > wanted:
+            raise refusal("older_than_current", version=wanted)
         _prove_again(deployment, configuration)
-    if not _make_current(deployment, by=by, newer_only=not allow_rollbacks):
-        raise refusal("older_than_current", version=wanted)
+        with attempt.commit():
+            promoted = _make_current(deployment, by=by, newer_only=not allow_rollbacks, instead_of=instead_of)
+            attempt.action, attempt.before = _action(deployment, promoted.before), _named(promoted.before)
+            if not promoted.made:
+                code = "already_current" if promoted.is_current else "older_than_current"
+                raise refusal(code, version=wanted)
+            attempt.after = _named(deployment)
     return deployment
+
+
+def _action(deployment: Deployment, before: Deployment | None) -> str:
+    rolls_back = before is not None and before.version > deployment.version
+    return "rollback.deployment" if rolls_back else "promote.deployment"
+
+
+def _named(current: Deployment | None) -> dict[str, str | None]:
+    return {"current": str(current.version) if current is not None else None}
+
+
+def _agreed(before: Deployment | None, instead_of: str | None) -> None:
+    """Raise Refusal where another deployment is current than the one that somebody agreed to replace."""
+    if instead_of is not None and (before.id if before is not None else "") != instead_of:
+        raise refusal("current_has_changed", version=before.version if before is not None else "nothing")
 
 
 def _prove_again(deployment: Deployment, configuration: Configuration) -> None:
@@ -526,40 +606,53 @@ def _prove_again(deployment: Deployment, configuration: Configuration) -> None:
 
 
 def current_promotion(*, environment: Environment) -> Promotion | None:
-    return Promotion.objects.select_related("deployment").filter(environment=environment, label="current").first()
+    promotions = Promotion.objects.select_related("deployment", "rolled_back_from")
+    return promotions.filter(environment=environment, label="current").first()
 
 
-def _make_current(deployment: Deployment, *, by: str, newer_only: bool) -> bool:
-    """Point the environment at this deployment; False when what is current is newer and that matters.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Promoted:
+    """What was current before; whether the deployment was made current now; whether it is (somebody else may have)."""
 
-    A compare-and-set on what was current: of two at once, the one that loses looks again.
+    before: Deployment | None
+    made: bool
+    is_current: bool
+
+
+def _make_current(deployment: Deployment, *, by: str, newer_only: bool, instead_of: str | None = None) -> _Promoted:
+    """Point the environment at this deployment, and add the promotion's event. Not made when what is current is newer
+    and that matters, or is this one. Raises Refusal for `instead_of` as `promote`, and when others kept coming between.
+
+    Inside a transaction, with what belongs to the promotion. A compare-and-set on what was current: of two at once, the
+    one that loses looks again.
     """
     for _ in range(20):
-        current = (
-            Promotion.objects.select_related("deployment")
-            .filter(environment_id=deployment.environment_id, label="current")
-            .first()
-        )
-        older = current is not None and current.deployment.version > deployment.version
-        values = {
-            "deployment": deployment,
-            "promoted_at": timezone.now(),
-            "promoted_by": by,
-            "rolled_back_from": current.deployment if current is not None and older else None,
-        }
+        current = current_promotion(environment=deployment.environment)
+        before = current.deployment if current is not None else None
+        _agreed(before, instead_of)
+        if before is not None and before.id == deployment.id:
+            return _Promoted(before=before, made=False, is_current=True)
+        older = before is not None and before.version > deployment.version
+        if newer_only and older:
+            return _Promoted(before=before, made=False, is_current=False)
+        rolled_back_from = before if older else None
+        values = {"deployment": deployment, "promoted_by": by, "rolled_back_from": rolled_back_from}
         if current is None:
             try:
                 with transaction.atomic():
-                    Promotion.objects.create(environment_id=deployment.environment_id, label="current", **values)
+                    Promotion.objects.create(
+                        environment_id=deployment.environment_id, label="current", promoted_at=Now(), **values
+                    )
             except IntegrityError:
                 continue
-            return True
-        if current.deployment_id == deployment.id:
-            return True
-        if newer_only and current.deployment.version > deployment.version:
-            return False
-        if Promotion.objects.filter(Q(id=current.id) & Q(deployment_id=current.deployment_id)).update(**values):
-            return True
+        elif not Promotion.objects.filter(id=current.id, deployment_id=current.deployment_id).update(
+            promoted_at=Now(), **values
+        ):
+            continue
+        PromotionEvent.objects.create(
+            environment_id=deployment.environment_id, deployment=deployment, by=by, rolled_back_from=rolled_back_from
+        )
+        return _Promoted(before=before, made=True, is_current=True)
     raise refusal("busy")
 
 

@@ -10,7 +10,8 @@ that approved is given, that the two belong together. The code comes back by its
 (“callback”), or is carried over by the person (“paste”). Older CLIs just ask until it is approved; for these the page
 that approves says what is asking, and from where, and that is all the protection there is.
 
-The table is bounded: a login lives ten minutes, dead ones are cleared away when the next one begins.
+The table is bounded: a login lives ten minutes by the database's clock, dead ones are cleared away when the next one
+begins.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from typing import Any
 from django.contrib.auth.models import AbstractBaseUser
 from django.core import signing
 from django.db import transaction
-from django.utils import timezone
+from django.db.models.functions import Now
 
-from deployments import keys
+from deployments import clock, keys
 from deployments.catalogue import NotFound, Refusal
 from deployments.models import AccessKey, LoginRequest
 
@@ -68,7 +69,7 @@ class Asking:
 
     @property
     def is_waiting(self) -> bool:
-        return self.login.approved_at is None and self.login.expires_at > timezone.now()
+        return self.login.approved_at is None  # one that has expired is not found
 
 
 def begin(*, challenge: str = "", callback_port: int | None = None, client: str = "", address: str = "") -> Begun:
@@ -78,7 +79,7 @@ def begin(*, challenge: str = "", callback_port: int | None = None, client: str 
     """
     if challenge and not _CHALLENGE.fullmatch(challenge):
         raise Refusal("codeChallenge: not a SHA-256 in base64url.", code="challenge_malformed")
-    now = timezone.now()
+    now = clock.now()
     LoginRequest.objects.filter(expires_at__lt=now - LIFETIME).delete()
     if LoginRequest.objects.filter(expires_at__gt=now, approved_at=None).count() >= MOST_WAITING:
         raise Refusal("Too many logins are waiting. Try again in some minutes.", code="too_many_logins", heals=True)
@@ -97,12 +98,13 @@ def begin(*, challenge: str = "", callback_port: int | None = None, client: str 
 
 
 def find(*, handle: str) -> Asking | None:
-    """The login of a link; None for a link that is none, or is too old."""
+    """The login of a link; None for a link that is none, or whose login has expired or was declined."""
     try:
-        said: dict[str, Any] = signing.loads(handle, salt=_SALT, max_age=LIFETIME)
+        # Its own age would be told by the clocks of two hosts.
+        said: dict[str, Any] = signing.loads(handle, salt=_SALT)
     except signing.BadSignature:
         return None
-    login = LoginRequest.objects.select_related("user").filter(pk=said["login"]).first()
+    login = LoginRequest.objects.select_related("user").filter(pk=said["login"], expires_at__gt=Now()).first()
     return Asking(login=login, client=said["client"], address=said["address"]) if login is not None else None
 
 
@@ -112,8 +114,8 @@ def approve(*, login: LoginRequest, user: AbstractBaseUser) -> str:
     Raises NotFound when it has expired, or was decided on already.
     """
     code = _approval_code() if login.challenge else ""
-    decided = LoginRequest.objects.filter(pk=login.pk, approved_at=None, expires_at__gt=timezone.now()).update(
-        user_id=user.pk, approved_at=timezone.now(), approval_digest=_approval_digest(code) if code else ""
+    decided = LoginRequest.objects.filter(pk=login.pk, approved_at=None, expires_at__gt=Now()).update(
+        user_id=user.pk, approved_at=Now(), approval_digest=_approval_digest(code) if code else ""
     )
     if not decided:
         raise NotFound(_GONE)
@@ -122,8 +124,8 @@ def approve(*, login: LoginRequest, user: AbstractBaseUser) -> str:
 
 def decline(*, login: LoginRequest) -> bool:
     """End a login that waits; False when there was nothing to end."""
-    now = timezone.now()
-    return bool(LoginRequest.objects.filter(pk=login.pk, approved_at=None, expires_at__gt=now).update(expires_at=now))
+    waiting = LoginRequest.objects.filter(pk=login.pk, approved_at=None, expires_at__gt=Now())
+    return bool(waiting.update(expires_at=Now()))
 
 
 def collect(*, code: str, verifier: str = "", approval_code: str = "") -> tuple[AccessKey, str] | None:
@@ -132,9 +134,9 @@ def collect(*, code: str, verifier: str = "", approval_code: str = "") -> tuple[
     Raises NotFound when there is nothing to wait for, and Refusal with the code `approval_code_wrong`, after which
     another try may be right, or `verifier_wrong`.
     """
-    now = timezone.now()
-    login = LoginRequest.objects.select_related("user").filter(code_digest=keys.digest(code)).first()
-    if login is None or login.expires_at <= now:
+    logins = LoginRequest.objects.select_related("user")
+    login = logins.filter(code_digest=keys.digest(code), expires_at__gt=Now()).first()
+    if login is None:
         raise NotFound(_GONE)
     if login.challenge and not hmac.compare_digest(_challenge(verifier), login.challenge):
         raise Refusal("This login was begun by another CLI.", code="verifier_wrong")
@@ -145,7 +147,7 @@ def collect(*, code: str, verifier: str = "", approval_code: str = "") -> tuple[
     if login.challenge and not hmac.compare_digest(_approval_digest(approval_code), login.approval_digest):
         raise Refusal("The approval code is another one", code="approval_code_wrong")  # the CLI goes on with “.”
     with transaction.atomic():
-        if not LoginRequest.objects.filter(pk=login.pk, collected_at=None).update(collected_at=now):
+        if not LoginRequest.objects.filter(pk=login.pk, collected_at=None).update(collected_at=Now()):
             raise NotFound(_GONE)  # somebody was given it already
         return keys.make_user_token(login.user, KEY_NAME)
 

@@ -398,8 +398,6 @@ class Process(models.Model):
 
 
 class DeploymentStatus(models.TextChoices):
-    PENDING = "PENDING", "Pending"
-    INSTALLING = "INSTALLING", "Installing"
     BUILDING = "BUILDING", "Building"
     DEPLOYING = "DEPLOYING", "Deploying"
     DEPLOYED = "DEPLOYED", "Deployed"
@@ -464,10 +462,14 @@ class Deployment(models.Model):
     # Whether the finalize asked for the promotion, so that a repeated one finishes what the first began; null: not yet.
     promotion_wanted = models.BooleanField(null=True, blank=True)
     canceled_reason = models.CharField(max_length=200, blank=True)
+    # The forced deployment of the same external id that it was canceled for.
+    replaced_by = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="replaced", editable=False
+    )
 
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     started_at = models.DateTimeField(null=True, blank=True)
-    installed_at = models.DateTimeField(null=True, blank=True)
+    installed_at = models.DateTimeField(null=True, blank=True)  # never written; version 0.1.0 still selects it
     built_at = models.DateTimeField(null=True, blank=True)
     deployed_at = models.DateTimeField(null=True, blank=True)
     failed_at = models.DateTimeField(null=True, blank=True)

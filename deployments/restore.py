@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.db import transaction
 from django.db.models.functions import Now
 
 from deployments import console, desired, policy, sweeps
+from deployments.audit import Attempt, Trail
 from deployments.catalogue import Refusal
 from deployments.config import Configuration
 from deployments.ecr import Ecr, RegistryError
@@ -33,13 +35,26 @@ class Exemption:
 
 
 def put_back(
-    *, event: RepositoryEvent, configuration: Configuration, by: str, exemption: Exemption | None = None
+    *,
+    event: RepositoryEvent,
+    configuration: Configuration,
+    by: str,
+    trail: Trail,
+    exemption: Exemption | None = None,
 ) -> str:
     """Write the policy text that an event kept. Returns the text that was there.
 
     Asks AWS twice: a read and a write. Raises Refusal when there is nothing to put back, when ECR would refuse the
-    text, when somebody is working on the repository, and with AWS's own reason.
+    text, when somebody is working on the repository, and with AWS's own reason. The audit log has a line that it
+    begins, committed before the write, and one with the result.
     """
+    with trail.attempt("restore.repository", event.repository, after={"policy": event.policy_before}) as attempt:
+        return _put_back(event, configuration, by, attempt, exemption)
+
+
+def _put_back(
+    event: RepositoryEvent, configuration: Configuration, by: str, attempt: Attempt, exemption: Exemption | None
+) -> str:
     try:
         configuration = generation.in_force(configuration)
     except RegistryError as error:
@@ -67,13 +82,15 @@ def put_back(
     if errors:
         raise Refusal(f"This policy is not put back: {errors[0].message} {errors[0].hint}", code=errors[0].id)
     if exemption is not None:
-        console.make_exception(rows=[row], mode="observe", until=exemption.until, reason=exemption.reason, by=by)
+        after = {"mode": "observe", "until": exemption.until.isoformat(), "reason": exemption.reason, "repositories": 1}
+        with attempt.trail.change("except.repository", row, after=after):
+            console.make_exception(rows=[row], mode="observe", until=exemption.until, reason=exemption.reason, by=by)
     lease = Lease.claim(row)
     if lease is None:
         raise Refusal(f"Somebody is working on {row.name} just now. Try again in a moment.", code="busy", heals=True)
     try:
         ecr = sweeps.reach(target, before_call=lease.require_time, attempts=ATTEMPTS)
-        before = _write(ecr, row.name, text, event=event, by=by, lease=lease)
+        before = _write(ecr, row.name, text, event=event, by=by, attempt=attempt, lease=lease)
     except RegistryError as error:
         lease.give_up()
         raise Refusal(str(error), code=error.code, heals=error.heals) from error
@@ -108,11 +125,12 @@ def put_back(
             )
     elif row.status == RepositoryStatus.DRIFTED and not any(each.get("writable") for each in left):
         values |= {"status": RepositoryStatus.IN_SYNC, "drifted_since": None, "last_in_sync_at": now}
-    lease.finish(values, events)
+    with attempt.commit():
+        lease.finish(values, events)
     return before
 
 
-def _write(ecr: Ecr, name: str, text: str, *, event: RepositoryEvent, by: str, lease: Lease) -> str:
+def _write(ecr: Ecr, name: str, text: str, *, event: RepositoryEvent, by: str, attempt: Attempt, lease: Lease) -> str:
     look = ecr.look(name, details=False)
     if isinstance(look.policy, RegistryError):
         raise look.policy
@@ -120,13 +138,16 @@ def _write(ecr: Ecr, name: str, text: str, *, event: RepositoryEvent, by: str, l
         raise Refusal(f"{name} is gone from the registry. The next deploy makes it again.", code="missing")
     before = look.policy or ""
     lease.require_writable()
-    # Before the write, so that a crash between the two loses nobody's policy.
-    RepositoryEvent.objects.create(
-        repository_id=event.repository_id,
-        kind=EventKind.POLICY_APPLIED,
-        message=f"The policy of {event.at:%d %b %Y, %H:%M} UTC was put back.",
-        cause=by[:100],
-        policy_before=before,
-    )
+    attempt.before = {"policy": before}
+    # Before the write, so that a crash between the two loses nobody's policy, and not who wrote.
+    with transaction.atomic():
+        RepositoryEvent.objects.create(
+            repository_id=event.repository_id,
+            kind=EventKind.POLICY_APPLIED,
+            message=f"The policy of {event.at:%d %b %Y, %H:%M} UTC was put back.",
+            cause=by[:100],
+            policy_before=before,
+        )
+        attempt.begin()
     ecr.set_policy(name, text)
     return before

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.models import AbstractBaseUser
 from django.contrib.auth.views import redirect_to_login
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render
@@ -22,7 +22,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_safe
 
-from deployments import audit, login
+from deployments import login
+from deployments.audit import Trail
 from deployments.catalogue import NotFound, RegistryError
 from deployments.models import SLUG_ALIASES, Deployment, Environment, Project
 from deployments.reconcile import generation
@@ -161,14 +162,15 @@ def login_approve(request: HttpRequest, handle: str) -> HttpResponse:
 def _decide(request: HttpRequest, asking: login.Asking, context: dict[str, Any]) -> HttpResponse:
     user = request.user
     assert isinstance(user, AbstractBaseUser)  # who is not signed in does not come here  # noqa: S101
+    trail, seen = Trail.of(request), {"client": asking.client, "from": asking.address}
     if "approve" not in request.POST:
-        if login.decline(login=asking.login):
-            _record_login(request, asking, "decline.login")
+        with trail.change("decline.login", asking.login, after=seen) as line:
+            if not login.decline(login=asking.login):
+                line.nothing_changed()
         return _login_page(request, context | {"declined": True})
     try:
-        with transaction.atomic():
+        with trail.change("approve.login", asking.login, after=seen):
             code = login.approve(login=asking.login, user=user)
-            _record_login(request, asking, "approve.login")
     except NotFound:
         return _login_page(request, context | {"gone": True}, status=404)
     port = asking.login.callback_port
@@ -177,11 +179,6 @@ def _decide(request: HttpRequest, asking: login.Asking, context: dict[str, Any])
     if back:
         response["Refresh"] = f"0;url={back}"
     return response
-
-
-def _record_login(request: HttpRequest, asking: login.Asking, action: str) -> None:
-    seen = {"client": asking.client, "from": asking.address}
-    audit.record(actor=audit.Actor.of_request(request), action=action, target=asking.login, after=seen, request=request)
 
 
 def _login_page(request: HttpRequest, context: dict[str, Any], *, status: int = 200) -> HttpResponse:

@@ -15,6 +15,7 @@ from django.test import TransactionTestCase
 from django.test.utils import override_settings
 
 from deployments import config, ecr
+from deployments.audit import Actor, Trail
 from deployments.models import Environment, EnvironmentType, Project
 from sandbox.control import Sandbox
 from tests import databases, postgresql
@@ -22,6 +23,8 @@ from tests import databases, postgresql
 OWNER, CLUSTER = "111111111111", "222222222222"
 HOST = f"{OWNER}.dkr.ecr.us-east-1.amazonaws.com"
 PULL = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+#: Who acts in a test that is not about who acts.
+TRAIL = Trail(actor=Actor.command("test"))
 #: The policy of a cluster's account, as an operator writes it.
 POLICY = json.dumps(
     {
@@ -33,7 +36,7 @@ POLICY = json.dumps(
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
-    """A database for each test process; SQLite's in a file, so that a live server's threads have their own connections."""
+    """A database for each test process; SQLite's in a file, so that threads have their own connections."""
     if not databases.POSTGRESQL:
         connections["default"].settings_dict["TEST"]["NAME"] = str(databases.DIRECTORY / "test.sqlite3")
 

@@ -229,7 +229,6 @@ def test_the_defaults_are_these() -> None:
     configuration = config.load({})
 
     assert configuration.deploy_timeout == timedelta(minutes=8)
-    assert configuration.queue_timeout == timedelta(minutes=15)
     assert configuration.reconcile_interval == timedelta(minutes=10)
     assert configuration.calls_per_second == 20
     assert configuration.enforce

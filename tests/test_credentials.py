@@ -19,7 +19,7 @@ from deployments.images import EcrRegistry
 from deployments.models import Deployment, Environment
 from sandbox import images
 from sandbox.control import Sandbox
-from tests.conftest import CLUSTER, HOST, OWNER, POLICY
+from tests.conftest import CLUSTER, HOST, OWNER, POLICY, TRAIL
 
 Configure = Callable[..., Configuration]
 
@@ -84,7 +84,7 @@ def become(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
 
 def deployed(environment: Environment, configuration: Configuration) -> Deployment:
     return lifecycle.create_deployment(
-        environment=environment, configuration=configuration, content_hash="abc", type="MANAGED"
+        environment=environment, configuration=configuration, trail=TRAIL, content_hash="abc", type="MANAGED"
     ).deployment
 
 
@@ -370,7 +370,7 @@ def test_without_a_password_the_reason_is_stored(environment: Environment, confi
 
 def test_what_has_ended_gets_no_credentials(environment: Environment, ecr_configuration: Configuration) -> None:
     deployment = deployed(environment, ecr_configuration)
-    lifecycle.cancel(deployment=deployment)
+    lifecycle.cancel(deployment=deployment, trail=TRAIL)
 
     assert refused(deployment, ecr_configuration).code == "already_final"
 

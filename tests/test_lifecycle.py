@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 from django.utils import timezone
 
 from deployments import lifecycle, proof
 from deployments.catalogue import Refusal
 from deployments.config import Configuration
-from deployments.models import BackgroundWorker, Deployment, Environment, Promotion
+from deployments.models import BackgroundWorker, Deployment, Environment, Promotion, PromotionEvent
 from sandbox.control import Sandbox
+from tests.conftest import TRAIL
 from tests.test_proof import deploying, finalize, push
 
 Configure = Callable[..., Configuration]
@@ -50,7 +51,7 @@ def test_finalizing_again_is_a_success_and_proves_nothing_again(
 
     said = finalize(deployment, ecr_configuration)
 
-    assert said == [f"Version {deployment.version} is deployed already."]
+    assert said == [f"Version {deployment.version} is deployed already and current."]
     assert sandbox.calls() == {}
 
 
@@ -63,7 +64,7 @@ def test_what_is_canceled_while_it_is_being_proved_is_not_promoted(
         deployment=deployment, digest=None, skip_promotion=False, configuration=ecr_configuration
     )
     next(steps)
-    lifecycle.cancel(deployment=Deployment.objects.get(id=deployment.id), reason="Wrong branch")
+    lifecycle.cancel(deployment=Deployment.objects.get(id=deployment.id), trail=TRAIL, reason="Wrong branch")
 
     with pytest.raises(Refusal, match="canceled: Wrong branch"):
         list(steps)
@@ -131,20 +132,36 @@ def test_a_promotion_that_lost_a_race_looks_again(
 ) -> None:
     first, slow, fast = (deploying(environment, anywhere) for _ in range(3))
     finalize(first, anywhere)
+    seen = lifecycle.current_promotion
 
-    def promoted_in_between() -> datetime:  # asked for the time after it was seen what is current, before the change
+    def promoted_in_between(*, environment: Environment) -> Promotion | None:
+        """What is current, as it was seen before somebody else's promotion."""
+        found = seen(environment=environment)
         Promotion.objects.update(deployment=fast)
-        return datetime.now(UTC)
+        return found
 
-    with monkeypatch.context() as patch:
-        patch.setattr("deployments.lifecycle.timezone.now", promoted_in_between)
-        made = lifecycle._make_current(slow, by="", newer_only=True)
+    monkeypatch.setattr(lifecycle, "current_promotion", promoted_in_between)
+    with transaction.atomic():
+        promoted = lifecycle._make_current(slow, by="", newer_only=True)
 
-    assert not made
+    assert (promoted.made, promoted.is_current, promoted.before) == (False, False, fast)
+    monkeypatch.undo()
     assert current(environment) == str(fast.version)
+    assert PromotionEvent.objects.count() == 1
 
 
 # ------------------------------------------------------------------------------------------------------- promote
+
+
+def promote(deployment: Deployment, configuration: Configuration, **values: Any) -> Deployment:
+    return lifecycle.promote(
+        environment=deployment.environment,
+        version=str(deployment.version),
+        by="ada@example.com",
+        configuration=configuration,
+        trail=TRAIL,
+        **values,
+    )
 
 
 def test_rolling_back_is_asked_for_by_name(environment: Environment, anywhere: Configuration) -> None:
@@ -153,24 +170,26 @@ def test_rolling_back_is_asked_for_by_name(environment: Environment, anywhere: C
     finalize(new, anywhere)
 
     with pytest.raises(Refusal) as caught:
-        lifecycle.promote(environment=environment, version=str(old.version))
+        promote(old, anywhere)
     assert caught.value.code == "older_than_current"
-    lifecycle.promote(environment=environment, version=str(old.version), allow_rollbacks=True)
+    promote(old, anywhere, allow_rollbacks=True)
 
     assert current(environment) == str(old.version)
 
 
 @pytest.mark.parametrize("version", ["20200101.1", "nonsense", "", "20200101.0", "２０２００１０１.1"])
-def test_a_version_that_is_not_there_cannot_be_promoted(environment: Environment, version: str) -> None:
+def test_a_version_that_is_not_there_cannot_be_promoted(
+    environment: Environment, anywhere: Configuration, version: str
+) -> None:
     with pytest.raises(lifecycle.NotFound):
-        lifecycle.promote(environment=environment, version=version)
+        lifecycle.promote(environment=environment, version=version, by="", configuration=anywhere, trail=TRAIL)
 
 
 def test_what_was_never_deployed_cannot_be_promoted(environment: Environment, anywhere: Configuration) -> None:
     deployment = deploying(environment, anywhere)
 
     with pytest.raises(Refusal) as caught:
-        lifecycle.promote(environment=environment, version=str(deployment.version))
+        promote(deployment, anywhere)
 
     assert caught.value.code == "not_deployed"
 
@@ -225,7 +244,7 @@ def test_what_has_ended_stays_as_it_ended(environment: Environment, anywhere: Co
 
     lifecycle.fail(environment=environment, deployment_id=deployment.id, error={"name": "Late"})
     with pytest.raises(Refusal) as caught:
-        lifecycle.cancel(deployment=deployment)
+        lifecycle.cancel(deployment=deployment, trail=TRAIL)
 
     assert caught.value.code == "already_final"
     assert (status(deployment), deployment.error) == ("DEPLOYED", None)
@@ -236,7 +255,12 @@ def test_what_has_ended_stays_as_it_ended(environment: Environment, anywhere: Co
 
 def create(environment: Environment, configuration: Configuration, **values: Any) -> lifecycle.Creation:
     return lifecycle.create_deployment(
-        environment=environment, configuration=configuration, content_hash="abc", type="MANAGED", **values
+        environment=environment,
+        configuration=configuration,
+        trail=TRAIL,
+        content_hash="abc",
+        type="MANAGED",
+        **values,
     )
 
 

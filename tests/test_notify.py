@@ -1249,8 +1249,8 @@ def test_a_test_message_is_sent_once_and_stands_in_the_audit_log(
 
     (got,) = receiver.received
     assert got.json["event"] == "test"
-    entry = AuditEntry.objects.get()
-    assert (entry.action, entry.object_label, entry.outcome) == ("test.channel", "ops", "done")
+    entry, begun = AuditEntry.objects.all()
+    assert (entry.action, entry.object_label, entry.outcome, begun.outcome) == ("test.channel", "ops", "done", "begun")
 
     receiver.status = 500
     with pytest.raises(CommandError, match="Answered 500"):

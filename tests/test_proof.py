@@ -19,7 +19,7 @@ from deployments.config import Configuration, RegistryConfig
 from deployments.models import Deployment, Environment, Promotion, Repository
 from sandbox import images
 from sandbox.control import Sandbox
-from tests.conftest import CLUSTER, HOST, OWNER, POLICY, PULL
+from tests.conftest import CLUSTER, HOST, OWNER, POLICY, PULL, TRAIL
 from tests.test_credentials import trust
 
 Configure = Callable[..., Configuration]
@@ -64,7 +64,7 @@ def probe(sandbox: Sandbox, *, may: str | None = "AmazonEC2ContainerRegistryPull
 
 def deploying(environment: Environment, configuration: Configuration) -> Deployment:
     deployment = lifecycle.create_deployment(
-        environment=environment, configuration=configuration, content_hash="abc", type="MANAGED"
+        environment=environment, configuration=configuration, trail=TRAIL, content_hash="abc", type="MANAGED"
     ).deployment
     lifecycle.index(
         deployment=deployment, content_hash="abc", tasks=[], metadata={}, timeout=configuration.deploy_timeout
@@ -619,7 +619,11 @@ def promoted_later(environment: Environment, configuration: Configuration, sandb
 
 def promote(deployment: Deployment, configuration: Configuration) -> Deployment:
     return lifecycle.promote(
-        environment=deployment.environment, version=str(deployment.version), configuration=configuration
+        environment=deployment.environment,
+        version=str(deployment.version),
+        by="",
+        configuration=configuration,
+        trail=TRAIL,
     )
 
 

@@ -23,7 +23,7 @@ from deployments.models import (
     SweepTrigger,
 )
 from sandbox.control import Sandbox
-from tests.conftest import HOST, POLICY
+from tests.conftest import HOST, POLICY, TRAIL
 from tests.test_events import event, message
 
 PULL = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
@@ -68,7 +68,7 @@ def sweep(configuration: Configuration) -> None:
 def test_the_policy_is_written_by_a_read_and_a_write_and_what_was_there_is_kept(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
-    before = restore.put_back(event=kept, configuration=ecr_configuration, by="ada@example.com")
+    before = restore.put_back(event=kept, configuration=ecr_configuration, by="ada@example.com", trail=TRAIL)
 
     assert "222222222222" in before
     assert sandbox.calls() == {"ecr:GetRepositoryPolicy": 1, "ecr:SetRepositoryPolicy": 1}
@@ -85,12 +85,12 @@ def test_without_an_exception_the_next_look_heals_it_again_and_with_one_it_stays
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     name = kept.repository.name
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
     sweep(ecr_configuration)
     assert "222222222222" in live(sandbox, name)
 
     exemption = restore.Exemption(until=timezone.now() + timedelta(hours=1), reason="OPS-9")
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x", exemption=exemption)
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL, exemption=exemption)
     sweep(ecr_configuration)
 
     assert "333333333333" in live(sandbox, name)
@@ -105,7 +105,7 @@ def test_a_policy_that_means_the_same_leaves_the_repository_in_sync(
     Repository.objects.filter(pk=kept.repository_id).update(status=RepositoryStatus.DRIFTED)
     kept.repository.refresh_from_db()
 
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     row = Repository.objects.get(pk=kept.repository_id)
     assert (row.status, row.differences) == (RepositoryStatus.IN_SYNC, [])
@@ -117,7 +117,7 @@ def test_while_somebody_works_on_the_repository_nothing_is_written(
     assert provisioning.Lease.claim(kept.repository) is not None
 
     with pytest.raises(Refusal, match="working on") as refused:
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert refused.value.heals
     assert sandbox.calls() == {}
@@ -129,7 +129,7 @@ def test_what_aws_refuses_is_said_and_the_lease_is_given_back(
     sandbox.fault("error", "ecr:SetRepositoryPolicy", code="AccessDeniedException")
 
     with pytest.raises(Refusal, match="SetRepositoryPolicy"):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     row = Repository.objects.get(pk=kept.repository_id)
     assert row.lease_until is None
@@ -145,7 +145,7 @@ def test_a_policy_that_is_wrong_or_opens_the_repository_to_the_world_is_not_put_
     kept.policy_before = text
 
     with pytest.raises(Refusal, match="not put back"):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert sandbox.calls() == {}
 
@@ -157,7 +157,7 @@ def test_a_repository_that_is_gone_is_not_made_again(
     sandbox.reset_calls()
 
     with pytest.raises(Refusal, match="gone from the registry"):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert sandbox.calls() == {"ecr:GetRepositoryPolicy": 1}
 
@@ -187,7 +187,7 @@ def test_after_a_policy_was_put_back_the_next_look_looks_at_everything(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     kept.policy_before = POLICY
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
     sandbox.reset_calls()
 
     sweep(ecr_configuration)
@@ -199,7 +199,7 @@ def test_our_own_write_comes_back_as_an_event_and_causes_no_look(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     Repository.objects.update(written_at=None)
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
     sandbox.reset_calls()
     detail = {"eventTime": timezone.now().isoformat(), "userAgent": f"Boto3 {ecr.USER_AGENT}"}
 
@@ -217,7 +217,7 @@ def test_nothing_is_written_late_in_the_lease(
     monkeypatch.setattr(provisioning, "_clock", lambda: next(ticks, start + 46))
 
     with pytest.raises(Refusal) as refused:
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert (refused.value.code, refused.value.heals) == ("OutOfTime", True)
     assert sandbox.calls() == {"ecr:GetRepositoryPolicy": 1}
@@ -233,7 +233,7 @@ def test_whatever_happens_the_lease_is_given_back(
     monkeypatch.setattr("deployments.ecr.Ecr.set_policy", die)
 
     with pytest.raises(KeyboardInterrupt):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     row = Repository.objects.get(pk=kept.repository_id)
     assert row.lease_until is None
@@ -248,6 +248,6 @@ def test_the_drift_that_a_restore_leaves_is_as_old_as_it_was(
     Repository.objects.update(status=RepositoryStatus.DRIFTED, drifted_since=long_ago)
     kept.repository.refresh_from_db()
 
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x")
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert Repository.objects.get(pk=kept.repository_id).drifted_since == long_ago

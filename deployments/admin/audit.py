@@ -90,6 +90,8 @@ class AuditAdmin(ReadOnly):
 
     @admin.display(description="Outcome")
     def outcome_cell(self, row: AuditEntry) -> SafeString:
+        if row.outcome == audit.BEGUN:
+            return mark("idle", "Begun")
         return mark("ok", "Done") if row.outcome == audit.DONE else two_lines(mark("bad", "Not done"), row.outcome)
 
     @admin.display(description="When", ordering="at")

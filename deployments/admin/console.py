@@ -11,6 +11,7 @@ from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import Count, Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, QueryDict
 from django.shortcuts import get_object_or_404
@@ -19,6 +20,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.text import capfirst
 
 from deployments import audit
+from deployments.audit import Trail
 from deployments.models import AuditEntry
 
 if TYPE_CHECKING:
@@ -44,11 +46,6 @@ def require(request: HttpRequest, codename: str) -> None:
 def who(request: HttpRequest) -> str:
     """The person, as rows and histories name people."""
     return str(getattr(request.user, "email", "") or request.user.get_username())
-
-
-def note(request: HttpRequest, action: str, target: Model | None = None, **values: Any) -> None:
-    """Write a line of the audit log about what this person did or tried."""
-    audit.record(actor=audit.Actor.of_request(request), action=action, target=target, request=request, **values)
 
 
 def audit_of(request: HttpRequest, target: Model) -> list[AuditEntry]:
@@ -140,6 +137,43 @@ class ReadOnly(Console):
             template,
             {**self.admin_site.each_context(request), "opts": self.opts, "original": row, "title": str(row), **context},
         )
+
+
+class Audited(_Admin):
+    """Django's own forms, each change with its line of the audit log in the transaction that Django has open for it."""
+
+    #: What the object is called in the log.
+    noun: ClassVar[str] = ""
+
+    def described(self, row: Any) -> dict[str, Any]:
+        """The few values of a row that the log keeps, before and after a change."""
+        return {}
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        before = self.model._base_manager.filter(pk=obj.pk).first() if change else None
+        request.before_the_change = self.described(before) if before is not None else None  # type: ignore[attr-defined]
+        super().save_model(request, obj, form, change)
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        Trail.of(request).record(f"add.{self.noun}", obj, after=self.described(obj))
+        return super().log_addition(request, obj, message)
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        fields = [field for part in message for field in part.get("changed", {}).get("fields", [])]
+        before = getattr(request, "before_the_change", None)
+        Trail.of(request).record(
+            f"change.{self.noun}", obj, before=before, after={**self.described(obj), "changed": fields}
+        )
+        return super().log_change(request, obj, message)
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+        for row in queryset:
+            Trail.of(request).record(f"delete.{self.noun}", row, before=self.described(row))
+        return super().log_deletions(request, queryset)
+
+    def response_action(self, *args: Any, **kwargs: Any) -> Any:
+        with transaction.atomic():  # Django has none open here, and deletes several
+            return super().response_action(*args, **kwargs)
 
 
 class Menu(admin.SimpleListFilter):

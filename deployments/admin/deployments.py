@@ -227,7 +227,6 @@ def steps(row: Deployment) -> Iterator[Step]:
     for each, at, its_tone in (
         ("Created", row.created_at, "ok"),
         ("Started", row.started_at, "ok"),
-        ("Installed", row.installed_at, "ok"),
         ("Built", row.built_at, "ok"),
         ("Deployed", row.deployed_at, "ok"),
         (word, row.failed_at or row.canceled_at, tone),

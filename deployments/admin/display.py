@@ -36,8 +36,6 @@ register = template.Library()
 #: Status → tone. The style sheet gives each tone a colour and a shape of its own: ok a disc, run a half disc,
 #: warn a diamond, bad a square, idle a ring.
 TONES: Mapping[str, str] = {
-    DeploymentStatus.PENDING: "idle",
-    DeploymentStatus.INSTALLING: "run",
     DeploymentStatus.BUILDING: "run",
     DeploymentStatus.DEPLOYING: "run",
     DeploymentStatus.DEPLOYED: "ok",

@@ -14,15 +14,16 @@ from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.db.models import Case, QuerySet, Value, When
+from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import path, reverse
-from django.utils import timezone
 from django.utils.html import format_html
 
-from deployments import keys
-from deployments.admin.console import ReadOnly, audit_of, may, menu, note, require
+from deployments import clock, keys
+from deployments.admin.console import Audited, ReadOnly, audit_of, may, menu, require
 from deployments.admin.display import ago, badge, two_lines, until
+from deployments.audit import Trail
 from deployments.catalogue import Refusal
 from deployments.models import AccessKey, Environment, KeyKind
 
@@ -89,7 +90,7 @@ class NewKeyForm(forms.Form):
 
     def make(self) -> tuple[AccessKey, str]:
         data = self.cleaned_data
-        end = timezone.now() + timedelta(days=data["days"]) if data["days"] else None
+        end = clock.now() + timedelta(days=data["days"]) if data["days"] else None
         if data["kind"] == KeyKind.USER:
             return keys.make_user_token(data["user"], data["name"], expires_at=end)
         return keys.make_environment_key(data["environment"], data["name"], scopes=data["scopes"], expires_at=end)
@@ -106,7 +107,8 @@ class RotateForm(forms.Form):
 
 
 @admin.register(AccessKey)
-class AccessKeyAdmin(ReadOnly):
+class AccessKeyAdmin(Audited, ReadOnly):
+    noun = "key"
     page_template = "registry_admin/key.html"
     nothing_yet = "No keys yet. Make one here; trigger.dev login makes a personal access token."
     list_display = ("prefix_cell", "state_cell", "kind_cell", "owner", "last_used", "expires", "created")
@@ -118,7 +120,7 @@ class AccessKeyAdmin(ReadOnly):
     def get_queryset(self, request: HttpRequest) -> QuerySet[AccessKey]:
         state = Case(
             When(revoked_at__isnull=False, then=Value("revoked")),
-            When(expires_at__lte=timezone.now(), then=Value("expired")),
+            When(expires_at__lte=Now(), then=Value("expired")),
             default=Value("live"),
         )
         rows = AccessKey.objects.select_related("user", "environment__project", "replaces")
@@ -142,8 +144,11 @@ class AccessKeyAdmin(ReadOnly):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Only a key that no longer works, so that whoever deletes it cannot cut anybody off by it."""
-        dead = obj is not None and not obj.is_live
+        dead = obj is not None and not AccessKey.objects.filter(keys.live(), pk=obj.pk).exists()
         return dead and bool(request.user.has_perm("deployments.delete_accesskey"))
+
+    def described(self, row: AccessKey) -> dict[str, Any]:
+        return {"kind": row.kind, "owner": owner_of(row)}
 
     def add_view(
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
@@ -153,8 +158,10 @@ class AccessKeyAdmin(ReadOnly):
         initial = {"environment": request.GET.get("environment")}
         form = NewKeyForm(request.POST or None, request=request, initial=initial)
         if request.method == "POST" and form.is_valid():
-            key, text = form.make()
-            note(request, "make.key", key, after={"kind": key.kind, "owner": owner_of(key), "scopes": key.scopes})
+            with Trail.of(request).change("make.key") as line:
+                key, text = form.make()
+                line.target = key
+                line.after = {"kind": key.kind, "owner": owner_of(key), "scopes": key.scopes}
             return self._shown_once(request, key, text)
         return self.render_page(request, "registry_admin/key_new.html", None, {"title": "New key", "form": form})
 
@@ -163,8 +170,10 @@ class AccessKeyAdmin(ReadOnly):
         require(request, "revoke_accesskey")
         key = get_object_or_404(self.get_queryset(request), pk=pk)
         if request.method == "POST":
-            if keys.revoke(key):
-                note(request, "revoke.key", key, before={"owner": owner_of(key), "last_used_by": key.last_used_by})
+            before = {"owner": owner_of(key), "last_used_by": key.last_used_by}
+            with Trail.of(request).change("revoke.key", key, before=before) as line:
+                if not keys.revoke(key):
+                    line.nothing_changed()
             self.message_user(request, f"{key} no longer works.")
             return HttpResponseRedirect(reverse("admin:deployments_accesskey_change", args=[key.pk]))
         return self.render_page(request, "registry_admin/key_revoke.html", key, {"title": f"Revoke {key}?"})
@@ -182,12 +191,12 @@ class AccessKeyAdmin(ReadOnly):
         if request.method == "POST" and form.is_valid():
             hours = form.cleaned_data["hours"]
             try:
-                new, text = keys.rotate(key, grace=timedelta(hours=hours))
+                with Trail.of(request).change("rotate.key", key) as line:
+                    new, text = keys.rotate(key, grace=timedelta(hours=hours))
+                    line.after = {"successor": str(new), "hours": hours}
             except Refusal as refusal:
-                note(request, "rotate.key", key, outcome=refusal.sentence)
                 self.message_user(request, refusal.sentence, messages.ERROR)
                 return HttpResponseRedirect(reverse("admin:deployments_accesskey_change", args=[key.pk]))
-            note(request, "rotate.key", key, after={"successor": str(new), "hours": hours})
             return self._shown_once(request, new, text)
         context = {"title": f"Rotate {key}?", "form": form, "obstacle": "" if rotates(key) else OBSTACLE}
         return self.render_page(request, "registry_admin/key_rotate.html", key, context)

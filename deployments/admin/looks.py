@@ -21,12 +21,12 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
-from django.utils import timezone
 from django.utils.html import format_html
 from django.views.decorators.http import require_POST
 
-from deployments import console, tasks
-from deployments.admin.console import ReadOnly, back_to, may, note, require, who
+from deployments import clock, console, tasks
+from deployments.admin.console import ReadOnly, back_to, may, require, who
+from deployments.audit import Trail
 from deployments.catalogue import Refusal
 from deployments.models import Repository, RepositoryStatus, Sweep
 
@@ -121,7 +121,7 @@ class ExceptionForm(forms.Form):
 
     def values(self) -> dict[str, Any]:
         data = self.cleaned_data
-        until = timezone.now() + timedelta(hours=data["hours"])
+        until = clock.now() + timedelta(hours=data["hours"])
         return {"mode": data["mode"], "until": until, "reason": data["reason"]}
 
 
@@ -224,37 +224,38 @@ class Looks(ReadOnly):
         sweep: Sweep | None = None
         after: dict[str, Any] = {}
         try:
-            match look.name:
-                case "except":
-                    count = console.make_exception(rows=rows.only("pk"), by=by, **exception)
-                    words, after = f"{count:,} excepted.", {**exception, "until": exception["until"].isoformat()}
-                case "end":
-                    count = console.end_exception(rows=rows.only("pk", "mode"), by=by)
-                    words = "The exception was ended." if count == 1 else f"{count:,} exceptions were ended."
-                    with contextlib.suppress(Refusal):  # nothing that a sweep can look at is no fault here
-                        sweep = console.look_at(rows=rows, configuration=configuration, by=by) if count else None
-                case "adopt":
-                    count, sweep = console.adopt(rows=rows, configuration=configuration, by=by)
-                    words = f"{count:,} adopted."
-                case "take":
-                    count, sweep = console.take_over(rows=rows, configuration=configuration, by=by)
-                    words = f"{count:,} taken over."
-                case _:
-                    sweep = console.look_at(
-                        rows=rows,
-                        configuration=configuration,
-                        by=by,
-                        dry_run=look.name == "preview",
-                        thorough=look.name == "recheck",
-                    )
-                    count = len(sweep.names)
-                    words = f"{look.word}: a worker looks at {'it' if count == 1 else f'{count:,} repositories'} now."
+            with Trail.of(request).change(action, target) as line:
+                match look.name:
+                    case "except":
+                        count = console.make_exception(rows=rows.only("pk"), by=by, **exception)
+                        words, after = f"{count:,} excepted.", {**exception, "until": exception["until"].isoformat()}
+                    case "end":
+                        count = console.end_exception(rows=rows.only("pk", "mode"), by=by)
+                        words = "The exception was ended." if count == 1 else f"{count:,} exceptions were ended."
+                        with contextlib.suppress(Refusal):  # nothing that a sweep can look at is no fault here
+                            sweep = console.look_at(rows=rows, configuration=configuration, by=by) if count else None
+                    case "adopt":
+                        count, sweep = console.adopt(rows=rows, configuration=configuration, by=by)
+                        words = f"{count:,} adopted."
+                    case "take":
+                        count, sweep = console.take_over(rows=rows, configuration=configuration, by=by)
+                        words = f"{count:,} taken over."
+                    case _:
+                        sweep = console.look_at(
+                            rows=rows,
+                            configuration=configuration,
+                            by=by,
+                            dry_run=look.name == "preview",
+                            thorough=look.name == "recheck",
+                        )
+                        count = len(sweep.names)
+                        it = "it" if count == 1 else f"{count:,} repositories"
+                        words = f"{look.word}: a worker looks at {it} now."
+                names = sweep.names if sweep else []
+                line.after = {"repositories": count, **({"names": names} if names else {}), **after}
         except Refusal as refusal:
-            note(request, action, target, outcome=refusal.sentence)
             self.message_user(request, refusal.sentence, messages.ERROR)
             return ""
-        names = sweep.names if sweep else []
-        note(request, action, target, after={"repositories": count, **({"names": names} if names else {}), **after})
         if sweep is None:
             self.message_user(request, words, messages.SUCCESS if count else messages.WARNING)
             return ""

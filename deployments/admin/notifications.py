@@ -12,7 +12,6 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import path, reverse
@@ -22,8 +21,9 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from deployments import notify
-from deployments.admin.console import ReadOnly, may, menu, note, require, who
+from deployments.admin.console import ReadOnly, may, menu, require, who
 from deployments.admin.display import ago, mark, two_lines, until
+from deployments.audit import Trail
 from deployments.models import ChannelKind, DeliveryStatus, NotificationChannel, NotificationDelivery, Project
 from deployments.notify import Means
 from deployments.vault import Vault
@@ -171,11 +171,10 @@ class ChannelAdmin(ReadOnly):
         form = ChannelForm(request.POST or None, channel=channel)
         if request.method == "POST" and form.is_valid():
             before = described(channel) if channel is not None else None
-            with transaction.atomic():
+            action = "change.channel" if channel is not None else "add.channel"
+            with Trail.of(request).change(action, before=before) as line:
                 saved, secret = form.save()
-                action = "change.channel" if channel is not None else "add.channel"
-                after = described(saved) | ({"new_signature": True} if secret else {})
-                note(request, action, saved, before=before, after=after)
+                line.target, line.after = saved, described(saved) | ({"new_signature": True} if secret else {})
             if secret:
                 context = {"title": f"The secret of {saved}", "text": secret}
                 response = self.render_page(request, "registry_admin/notification_made.html", saved, context)
@@ -197,9 +196,9 @@ class ChannelAdmin(ReadOnly):
             raise PermissionDenied
         channel = self.one(request, int(object_id))
         if request.method == "POST":
-            with transaction.atomic():
-                note(request, "delete.channel", channel, before=described(channel))
+            with Trail.of(request).change("delete.channel", channel, before=described(channel)):
                 channel.delete()
+                channel.pk = int(object_id)  # Django takes it away, and the line needs it
             self.message_user(request, f"{channel} is deleted.")
             return HttpResponseRedirect(reverse(LIST))
         context = {"title": f"Delete {channel}?", "deliveries": channel.deliveries.count()}
@@ -210,15 +209,17 @@ class ChannelAdmin(ReadOnly):
         if request.method != "POST":
             return HttpResponseNotAllowed(("POST",))
         channel = self.one(request, pk)
-        row = notify.send_test(
-            channel=channel, means=Means.of(settings), origin=settings.CONFIGURATION.app_origin, by=who(request)
-        )
-        if row.status == DeliveryStatus.SENT:
-            note(request, "test.channel", channel)
-            self.message_user(request, f"The test message was sent. Answer: {row.answer}.")
-        else:
-            note(request, "test.channel", channel, outcome=row.answer)
-            self.message_user(request, f"The test message was not delivered. {row.answer}", messages.ERROR)
+        with Trail.of(request).attempt("test.channel", channel) as attempt:
+            attempt.begin()
+            row = notify.send_test(
+                channel=channel, means=Means.of(settings), origin=settings.CONFIGURATION.app_origin, by=who(request)
+            )
+            if row.status == DeliveryStatus.SENT:
+                with attempt.commit():
+                    self.message_user(request, f"The test message was sent. Answer: {row.answer}.")
+            else:
+                attempt.refuse(row.answer)
+                self.message_user(request, f"The test message was not delivered. {row.answer}", messages.ERROR)
         return HttpResponseRedirect(reverse(PAGE, args=[channel.pk]))
 
     def page(self, request: HttpRequest, row: NotificationChannel) -> dict[str, Any]:

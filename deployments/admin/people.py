@@ -14,10 +14,11 @@ from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, Permission, User
+from django.db import transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
-from deployments.admin.console import Nouns, ReadOnly
+from deployments.admin.console import Audited, Nouns, ReadOnly
 
 
 class Rights(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
@@ -41,7 +42,7 @@ def rights() -> QuerySet[Permission]:
     return offered.exclude(codename__in=idle).select_related("content_type")
 
 
-class _People:
+class _People(Audited):
     show_facets = admin.ShowFacets.ALWAYS
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
@@ -61,12 +62,32 @@ admin.site.unregister((User, Group))
 
 @admin.register(User)
 class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
+    noun = "user"
     filter_horizontal = ()
     search_help_text = "Name or e-mail address"
     readonly_fields = ("last_login", "date_joined")  # what happened is not for editing
 
+    def described(self, row: User) -> dict[str, Any]:
+        return {
+            "username": row.username,
+            "active": row.is_active,
+            "staff": row.is_staff,
+            "superuser": row.is_superuser,
+            "groups": sorted(row.groups.values_list("name", flat=True)) if row.pk else [],
+            "rights": sorted(row.user_permissions.values_list("codename", flat=True)) if row.pk else [],
+        }
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        with transaction.atomic():  # Django has none open here
+            return super().user_change_password(request, id, form_url)
+
 
 @admin.register(Group)
 class GroupsAdmin(_People, GroupAdmin):
+    noun = "group"
     filter_horizontal = ()
     search_help_text = "Name"
+
+    def described(self, row: Group) -> dict[str, Any]:
+        rights = row.permissions.values_list("codename", flat=True) if row.pk else []
+        return {"name": row.name, "rights": sorted(rights)}

@@ -15,11 +15,11 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import path, reverse
-from django.utils import timezone
 
-from deployments import policy, restore, sweeps, whatif
-from deployments.admin.console import ReadOnly, note, require, who
+from deployments import clock, policy, restore, sweeps, whatif
+from deployments.admin.console import ReadOnly, require, who
 from deployments.admin.sidebyside import side_by_side
+from deployments.audit import Trail
 from deployments.catalogue import Refusal
 from deployments.models import Repository, RepositoryEvent, RepositoryStatus
 
@@ -111,7 +111,7 @@ class RestoreForm(forms.Form):
         data = self.cleaned_data
         if not data["keep"]:
             return None
-        return restore.Exemption(until=timezone.now() + timedelta(hours=data["hours"]), reason=data["reason"])
+        return restore.Exemption(until=clock.now() + timedelta(hours=data["hours"]), reason=data["reason"])
 
 
 class WhatIfForm(forms.Form):
@@ -145,16 +145,16 @@ class Policies(ReadOnly):
         form = RestoreForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             try:
-                before = restore.put_back(
-                    event=kept, configuration=settings.CONFIGURATION, by=who(request), exemption=form.exemption()
+                restore.put_back(
+                    event=kept,
+                    configuration=settings.CONFIGURATION,
+                    by=who(request),
+                    trail=Trail.of(request),
+                    exemption=form.exemption(),
                 )
             except Refusal as refusal:
-                note(request, "restore.repository", row, outcome=refusal.sentence)
                 self.message_user(request, refusal.sentence, messages.ERROR)
             else:
-                note(
-                    request, "restore.repository", row, before={"policy": before}, after={"policy": kept.policy_before}
-                )
                 self.message_user(request, f"The policy of {kept.at:%d %b %Y, %H:%M} UTC is back.", messages.SUCCESS)
                 return HttpResponseRedirect(reverse("admin:deployments_repository_change", args=[row.pk]))
         partition = partition_of(row)

@@ -13,7 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from deployments import images
-from deployments.admin.console import Console, Nouns, audit_of, menu
+from deployments.admin.console import Audited, Console, Nouns, audit_of, menu
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, code, mark, two_lines
 from deployments.admin.variables import Variables
@@ -65,7 +65,8 @@ def with_roots(project: Any) -> QuerySet[Environment]:
 
 
 @admin.register(Project)
-class ProjectAdmin(Console):
+class ProjectAdmin(Audited, Console):
+    noun = "project"
     change_form_template = "registry_admin/project.html"
     nothing_yet = "No projects yet. Add one here, or: python manage.py bootstrap --email you@example.com --project NAME"
     list_display = ("name_cell", "production", "staging", "preview", "created")
@@ -102,6 +103,9 @@ class ProjectAdmin(Console):
             obj.ref = form.cleaned_data["ref"]
         super().save_model(request, obj, form, change)
         ensure_environments(obj)  # as `create_project` does, in the transaction that Django's view has open
+
+    def described(self, row: Project) -> dict[str, Any]:
+        return {"name": row.name, "ref": row.ref}
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None

@@ -10,7 +10,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
 
 from deployments import console, lifecycle
-from deployments.admin.console import ReadOnly, may, note, require, who
+from deployments.admin.console import ReadOnly, may, require, who
+from deployments.audit import Trail
 from deployments.models import Deployment, DeploymentStatus, Promotion
 
 
@@ -30,21 +31,18 @@ class Promotions(ReadOnly):
         change = console.change_to(deployment)
         require(request, "rollback_deployment" if change.rolls_back else "promote_deployment")
         if request.method == "POST":
-            action = f"{'rollback' if change.rolls_back else 'promote'}.deployment"
-            before = {"current": str(change.current.deployment.version) if change.current else None}
             try:
                 console.make_current(
                     deployment=deployment,
                     instead_of=request.POST.get("instead_of", ""),
                     by=who(request),
                     configuration=settings.CONFIGURATION,
+                    trail=Trail.of(request),
                 )
             except lifecycle.Refusal as refusal:
-                note(request, action, deployment, before=before, outcome=refusal.sentence)
                 self.message_user(request, refusal.sentence, messages.ERROR)
                 again = refusal.code == "current_has_changed"
                 return HttpResponseRedirect(request.get_full_path() if again else _page(deployment))
-            note(request, action, deployment, before=before, after={"current": str(deployment.version)})
             self.message_user(request, f"{deployment.version} is current in {_where(deployment)}.", messages.SUCCESS)
             return HttpResponseRedirect(_page(deployment))
         word = "Roll back" if change.rolls_back else "Promote"
@@ -67,14 +65,11 @@ class Promotions(ReadOnly):
         if request.method == "POST":
             reason = request.POST.get("reason", "").strip()[:120]
             words = f"By {who(request)}{': ' + reason if reason else '.'}"
-            before = {"status": deployment.status}
             try:
-                lifecycle.cancel(deployment=deployment, reason=words)
+                lifecycle.cancel(deployment=deployment, trail=Trail.of(request), reason=words)
             except lifecycle.Refusal as refusal:
-                note(request, "cancel.deployment", deployment, before=before, outcome=refusal.sentence)
                 self.message_user(request, refusal.sentence, messages.ERROR)
             else:
-                note(request, "cancel.deployment", deployment, before=before, after={"status": "CANCELED"})
                 self.message_user(request, f"{deployment.version} was canceled.", messages.SUCCESS)
             return HttpResponseRedirect(_page(deployment))
         return self.render_page(

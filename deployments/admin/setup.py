@@ -16,9 +16,9 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.template.response import TemplateResponse
 
-from deployments import audit, doctor
+from deployments import doctor
 from deployments.admin.display import mark
-from deployments.audit import Actor
+from deployments.audit import Trail
 from deployments.doctor import Level, Report
 from deployments.models import AuditEntry
 
@@ -44,7 +44,8 @@ def setup(request: HttpRequest) -> HttpResponse:
     asked = request.method == "POST"
     report = doctor.examine(configuration=settings.CONFIGURATION, offline=not asked)
     if asked:
-        audit.record(actor=Actor.of_request(request), action=ACTION, after=report.summary, request=request)
+        with Trail.of(request).change(ACTION, after=report.summary):
+            pass  # it changed nothing; who asked AWS, and what was found, is kept
     request.current_app = admin.site.name
     return TemplateResponse(
         request,

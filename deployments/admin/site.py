@@ -5,6 +5,7 @@ Nothing is registered here that we did not choose: see `registry_admin.apps`.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
@@ -14,6 +15,7 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
 from deployments.admin import overview
+from deployments.audit import Trail
 from deployments.models import Deployment
 
 #: Section → the models below it, in this order.
@@ -66,6 +68,14 @@ class RegistryAdmin(admin.AdminSite):
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         return super().index(request, {**overview.dashboard(self, request), **(extra_context or {})})
+
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        user: Any = request.user
+        with Trail.of(request).change("change.user", user, after={"changed": ["password"]}) as line:
+            response = super().password_change(request, extra_context)
+            if request.method != "POST" or response.status_code != HTTPStatus.FOUND:
+                line.nothing_changed()
+        return response
 
     def app_index(  # type: ignore[override]
         self, request: HttpRequest, app_label: str, extra_context: dict[str, Any] | None = None

@@ -24,8 +24,9 @@ from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
 from deployments import sweeps, tasks
-from deployments.admin.console import Nouns, ReadOnly, may, menu, note, require, who
+from deployments.admin.console import Nouns, ReadOnly, may, menu, require, who
 from deployments.admin.display import ago, badge, took, two_lines
+from deployments.audit import Trail
 from deployments.models import (
     Repository,
     RepositoryStatus,
@@ -104,9 +105,12 @@ class SweepAdmin(ReadOnly):
             dry_run, adopt = "dry_run" in request.POST, "adopt" in request.POST
             if adopt:
                 require(request, "adopt_repository")
-            sweep = sweeps.start(trigger=SweepTrigger.PERSON, requested_by=who(request), dry_run=dry_run, adopt=adopt)
-            assert sweep is not None  # only the schedule's sweeps exclude each other  # noqa: S101
-            note(request, "start.sweep", sweep, after={"dry_run": dry_run, "adopt": adopt, "over": "all"})
+            after = {"dry_run": dry_run, "adopt": adopt, "over": "all"}
+            with Trail.of(request).change("start.sweep", after=after) as line:
+                sweep = line.target = sweeps.start(
+                    trigger=SweepTrigger.PERSON, requested_by=who(request), dry_run=dry_run, adopt=adopt
+                )
+                assert sweep is not None  # only the schedule's sweeps exclude each other  # noqa: S101
             tasks.ring()
             return HttpResponseRedirect(reverse("admin:deployments_sweep_change", args=[sweep.pk]))
         managed = Repository.objects.exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
@@ -129,8 +133,10 @@ class SweepAdmin(ReadOnly):
     def stop_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         require(request, "stop_sweep")
         sweep: Sweep = self.one(request, pk)
-        if sweeps.stop(sweep=sweep):
-            note(request, "stop.sweep", sweep)
+        with Trail.of(request).change("stop.sweep", sweep) as line:
+            if not (stopped := sweeps.stop(sweep=sweep)):
+                line.nothing_changed()
+        if stopped:
             self.message_user(request, f"{sweep} stops: workers finish what is on the wire.", messages.SUCCESS)
         else:
             self.message_user(request, f"{sweep} had ended already.", messages.WARNING)

@@ -12,7 +12,8 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
 
 from deployments import variables
-from deployments.admin.console import ReadOnly, may, note, require, who
+from deployments.admin.console import ReadOnly, may, require, who
+from deployments.audit import Trail
 from deployments.catalogue import Refusal
 from deployments.models import Environment, EnvironmentVariable
 from deployments.vault import Vault
@@ -104,19 +105,19 @@ class Variables(ReadOnly):
             # A form sends lines with CR LF; nobody means the CR.
             value = form.cleaned_data["value"].replace("\r\n", "\n")
             try:
-                change = variables.store(
-                    environment=environment,
-                    variables={name: value},
-                    vault=Vault(settings.ENCRYPTION_KEYS),
-                    is_secret=secret,
-                    override=True,
-                    by=who(request),
-                )
+                with Trail.of(request).change("set.variable", environment, after={"name": name}) as line:
+                    change = variables.store(
+                        environment=environment,
+                        variables={name: value},
+                        vault=Vault(settings.ENCRYPTION_KEYS),
+                        is_secret=secret,
+                        override=True,
+                        by=who(request),
+                    )
+                    line.after = {"name": name, "is_secret": secret}
             except Refusal as refusal:
-                note(request, "set.variable", environment, after={"name": name}, outcome=refusal.sentence)
                 form.add_error(None, refusal.sentence)
             else:
-                note(request, "set.variable", environment, after={"name": name, "is_secret": secret})
                 words = "is as it was" if not change else "was set"
                 self.message_user(request, f"{name} {words}.", messages.SUCCESS)
                 return HttpResponseRedirect(_page(environment))
@@ -132,8 +133,10 @@ class Variables(ReadOnly):
         if row is None:
             raise Http404
         if request.method == "POST":
-            variables.remove(environment=environment, name=row.name)
-            note(request, "delete.variable", environment, before={"name": row.name, "is_secret": row.is_secret})
+            before = {"name": row.name, "is_secret": row.is_secret}
+            with Trail.of(request).change("delete.variable", environment, before=before) as line:
+                if not variables.remove(environment=environment, name=row.name):
+                    line.nothing_changed()
             self.message_user(request, f"{row.name} was deleted.", messages.SUCCESS)
             return HttpResponseRedirect(_page(environment))
         return self.render_page(

@@ -10,14 +10,12 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from django.conf import settings
-from django.db.models import Model
 from django.http import HttpRequest
 from ninja.security import HttpBearer
 
-from deployments import audit, keys
+from deployments import keys
 from deployments.api import branches, limits
 from deployments.api.errors import Refused
 from deployments.models import AccessKey, Environment, EnvironmentType, KeyKind
@@ -116,11 +114,6 @@ def require_scope(key: AccessKey, scope: str) -> None:
         raise Refused(
             403, f"This access key is limited to {', '.join(key.scopes)}; this takes {scope}.", code="scope_missing"
         )
-
-
-def note(request: HttpRequest, action: str, target: Model, **values: Any) -> None:
-    """Write a line of the audit log about what this key did."""
-    audit.record(actor=audit.Actor.of_request(request), action=action, target=target, request=request, **values)
 
 
 def _unknown(request: HttpRequest) -> Refused:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from deployments.api.errors import Refused
 from deployments.models import Environment
@@ -31,8 +31,10 @@ def find(preview: Environment, name: str) -> Environment:
     return found
 
 
-def upsert(preview: Environment, name: str, git: dict[str, Any]) -> Environment:
-    """The branch's environment, made or brought back from the archive. Raises Refused: 400 for an impossible name."""
+def upsert(preview: Environment, name: str, git: dict[str, Any]) -> tuple[Environment, bool]:
+    """The branch's environment, and whether it was made or brought back from the archive now. Raises Refused: 400 for
+    an impossible name.
+    """
     branch = clean(name)
     if branch is None:
         raise Refused(
@@ -41,13 +43,14 @@ def upsert(preview: Environment, name: str, git: dict[str, Any]) -> Environment:
             f"either end, not ending in .lock, at most {MOST_CHARACTERS} characters.",
         )
     values = {"archived_at": None} | ({"git": git} if git else {})  # outside a work tree the CLI knows nothing of git
-    environment, _ = Environment.objects.update_or_create(
+    back = bool(preview.branches.filter(branch=branch, archived_at__isnull=False).update(archived_at=None))
+    environment, is_new = Environment.objects.update_or_create(
         parent=preview,
         branch=branch,
         defaults=values,
         create_defaults=values | {"project_id": preview.project_id, "type": preview.type, "slug": preview.slug},
     )
-    return environment
+    return environment, is_new or back
 
 
 def archive(preview: Environment, name: str) -> Environment:
@@ -56,6 +59,6 @@ def archive(preview: Environment, name: str) -> Environment:
     found = preview.branches.filter(branch=branch).first() if branch else None
     if found is None:
         raise Refused(404, "Branch not found")
-    if not preview.branches.filter(pk=found.pk, archived_at__isnull=True).update(archived_at=timezone.now()):
+    if not preview.branches.filter(pk=found.pk, archived_at__isnull=True).update(archived_at=Now()):
         raise Refused(400, "The branch is archived already.")
     return found

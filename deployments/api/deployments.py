@@ -14,10 +14,11 @@ from ninja.responses import Status
 
 from deployments import images, lifecycle, models
 from deployments.api import listing, schemas, stream
-from deployments.api.auth import EnvironmentRequest, may_deploy, may_fetch_credentials, note
+from deployments.api.auth import EnvironmentRequest, may_deploy, may_fetch_credentials
 from deployments.api.errors import Refused, refusing_with
 from deployments.api.schemas import refusals
-from deployments.models import DeploymentStatus, EnvironmentType
+from deployments.audit import Trail
+from deployments.models import EnvironmentType
 
 router = listing.router  # one for both: an address that takes GET and POST belongs to one router
 
@@ -48,6 +49,7 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
         creation = lifecycle.create_deployment(
             environment=environment,
             configuration=configuration,
+            trail=Trail.of(request),
             content_hash=body.contentHash,
             type=body.type,
             runtime=body.runtime or "",
@@ -60,7 +62,7 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
             request_digest=hashlib.sha256(request.body).hexdigest(),
         )
     deployment = creation.deployment
-    canceled = creation.canceled or (_canceled_for(deployment) if body.force else ())
+    canceled = creation.canceled if body.force else ()
     answer: dict[str, Any] = {
         "id": deployment.id,
         "contentHash": deployment.content_hash,
@@ -80,19 +82,6 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
         # A 3.x CLI joins the two itself, and without a host it pushes to its maker's own registry.
         answer["registryHost"], _, answer["imageTag"] = answer["imageTag"].partition("/")
     return answer
-
-
-def _canceled_for(deployment: models.Deployment) -> list[models.Deployment]:
-    """What was canceled so that this one could be forced, found again for a repeated request: those of its external
-    id that were canceled (in the words that name the id) after the last one before it was made."""
-    same = models.Deployment.objects.filter(
-        environment_id=deployment.environment_id, external_id=deployment.external_id
-    ).order_by("created_at")
-    last = same.filter(created_at__lt=deployment.created_at).last()
-    if last is None:
-        return []
-    canceled = same.filter(status=DeploymentStatus.CANCELED, canceled_reason__contains=deployment.external_id)
-    return list(canceled.filter(canceled_at__gte=last.created_at, canceled_at__lte=deployment.created_at))
 
 
 def _idempotency_key(request: HttpRequest) -> str | None:
@@ -293,24 +282,15 @@ def finalize_v1(request: EnvironmentRequest, deployment_id: str, body: schemas.F
 )
 def promote(request: EnvironmentRequest, version: str, allowRollbacks: bool = False) -> dict[str, Any]:
     """An older version than the current one is refused unless `allowRollbacks` is true."""
-    environment = request.auth.environment
-    before = lifecycle.current_promotion(environment=environment)
     with refusing_with(400):
         deployment = lifecycle.promote(
-            environment=environment,
+            environment=request.auth.environment,
             version=version,
             allow_rollbacks=allowRollbacks,
             by=request.auth.name[:200],
             configuration=settings.CONFIGURATION,
+            trail=Trail.of(request),
         )
-    older = before is not None and before.deployment.version > deployment.version
-    note(
-        request,
-        "rollback.deployment" if older else "promote.deployment",
-        deployment,
-        before={"current": str(before.deployment.version) if before else None},
-        after={"current": str(deployment.version)},
-    )
     return {"id": deployment.id, "version": str(deployment.version), "shortCode": deployment.short_code}
 
 
@@ -322,22 +302,8 @@ def promote(request: EnvironmentRequest, version: str, allowRollbacks: bool = Fa
 )
 def cancel(request: EnvironmentRequest, deployment_id: str, body: schemas.Cancel | None = None) -> Status[None]:
     deployment = _find(request, deployment_id)
-    before = {"status": deployment.status}
     with refusing_with(409):
-        lifecycle.cancel(deployment=deployment, reason=(body and body.reason) or "")
-    note(request, "cancel.deployment", deployment, before=before, after={"status": deployment.status})
-    return Status(204, None)
-
-
-@router.post(
-    "/v1/deployments/{deployment_id}/progress",
-    auth=may_deploy,
-    response={204: None, **refusals(401, 403, 404, 409)},
-    summary="One step on: PENDING, INSTALLING, BUILDING",
-)
-def progress(request: EnvironmentRequest, deployment_id: str) -> Status[None]:
-    with refusing_with(409):
-        lifecycle.progress(deployment=_find(request, deployment_id), timeout=settings.CONFIGURATION.deploy_timeout)
+        lifecycle.cancel(deployment=deployment, trail=Trail.of(request), reason=(body and body.reason) or "")
     return Status(204, None)
 
 

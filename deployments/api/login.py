@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
+from django.db import transaction
 from django.http import HttpRequest
 from django.urls import reverse
 from ninja import Router
 
-from deployments import audit, login
+from deployments import login
 from deployments.api import limits, schemas
 from deployments.api.auth import client_of, too_many
 from deployments.api.errors import refusing_with
 from deployments.api.schemas import refusals
+from deployments.audit import Actor, Trail
 from deployments.catalogue import Refusal
 
 router = Router(tags=["login"], auth=None)
@@ -58,23 +60,20 @@ def token(request: HttpRequest, body: schemas.LoginProof) -> dict[str, Any]:
         refusing_with(403, codes=frozenset({"verifier_wrong"})),
     ):
         try:
-            found = login.collect(
-                code=body.authorizationCode,
-                verifier=body.codeVerifier or "",
-                approval_code=body.approvalCode or "",
-            )
+            with transaction.atomic():
+                found = login.collect(
+                    code=body.authorizationCode,
+                    verifier=body.codeVerifier or "",
+                    approval_code=body.approvalCode or "",
+                )
+                if found is not None:
+                    key, text = found
+                    trail = Trail(actor=Actor.key(key), request=request)
+                    trail.record("make.key", key, after={"kind": key.kind, "name": key.name})
         except Refusal:
             if wait := limits.failed_logins.count(request.META.get("REMOTE_ADDR", "")):
                 raise too_many("Many logins from this address failed.", wait) from None
             raise
     if found is None:
         return {"token": None}
-    key, text = found
-    audit.record(
-        actor=audit.Actor.key(key),
-        action="make.key",
-        target=key,
-        after={"kind": key.kind, "name": key.name},
-        request=request,
-    )
     return {"token": {"token": text, "obfuscatedToken": str(key)}}

@@ -7,7 +7,6 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
-from django.db import transaction
 from django.http import HttpRequest
 from django.utils.text import slugify
 from ninja import Router
@@ -20,12 +19,12 @@ from deployments.api.auth import (
     any_key,
     may_deploy,
     may_read,
-    note,
     require_scope,
     user_token,
 )
 from deployments.api.errors import Refused
 from deployments.api.schemas import refusals
+from deployments.audit import Trail
 from deployments.models import SLUG_ALIASES, AccessKey, Environment, EnvironmentType, Promotion
 from deployments.vault import Vault
 
@@ -204,7 +203,7 @@ def import_variables(
     caller = request.auth
     _require_own(caller.key, ref, env)
     try:
-        with transaction.atomic():
+        with Trail.of(request).change("set.variable", caller.environment) as line:
             changes = variables.sync(
                 environment=caller.environment,
                 variables=body.variables,
@@ -214,9 +213,10 @@ def import_variables(
                 override=body.override or False,
                 by=caller.name,
             )
+            line.nothing_changed()  # in each environment where something did, a line of its own
             for environment, change in changes.items():
                 after = {"added": change.added, "changed": change.changed, "secret_ones": body.isSecret}
-                note(request, "set.variable", environment, after=after)
+                line.trail.record("set.variable", environment, after=after)
     except variables.Rejected as rejected:
         problems = [{"key": name, "error": problem} for name, problem in rejected.problems.items()]
         raise Refused(400, rejected.sentence, code=rejected.code, more={"variableErrors": problems}) from None
@@ -237,7 +237,12 @@ def upsert_branch(request: UserRequest, ref: str, body: schemas.NewBranch) -> di
         raise Refused(400, "Only preview environments have branches here.")
     require_scope(request.auth, keys.DEPLOY)
     git = body.git.model_dump(exclude_none=True) if body.git else {}
-    return {"id": str(branches.upsert(_preview(request.auth, ref), body.branch, git).pk)}
+    preview = _preview(request.auth, ref)
+    with Trail.of(request).change("add.environment") as line:
+        line.target, is_new = branches.upsert(preview, body.branch, git)
+        if not is_new:
+            line.nothing_changed()
+    return {"id": str(line.target.pk)}
 
 
 @router.get(
@@ -270,8 +275,9 @@ def list_branches(request: UserRequest, ref: str) -> dict[str, Any]:
 )
 def archive_branch(request: UserRequest, ref: str, body: schemas.ArchivedBranch) -> dict[str, Any]:
     require_scope(request.auth, keys.DEPLOY)
-    archived = branches.archive(_preview(request.auth, ref), body.branch)
-    note(request, "archive.environment", archived)
+    preview = _preview(request.auth, ref)
+    with Trail.of(request).change("archive.environment") as line:
+        archived = line.target = branches.archive(preview, body.branch)
     return {"branch": {"id": str(archived.pk)}}
 
 

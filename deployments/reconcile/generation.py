@@ -28,6 +28,7 @@ from django.db.models import Max, QuerySet
 from django.db.models.functions import Now
 
 from deployments import policy
+from deployments.audit import Trail
 from deployments.catalogue import RegistryError, registry_error
 from deployments.config import Configuration, RegistryConfig, desired_digest
 from deployments.ecr import registry_of
@@ -154,21 +155,24 @@ def _activate(row: ConfigurationGeneration, *, cause: ActivationCause, by: str, 
     DesiredState.objects.create(digest=desired_digest(plain, v4, bool(row.content.get("enforce"))))
 
 
-def activate(*, row: ConfigurationGeneration, by: str, reason: str) -> bool:
+def activate(*, row: ConfigurationGeneration, trail: Trail, reason: str) -> bool:
     """Have this configuration count from now on, as a person asks; False when it counts already.
 
     A process that is started later with new settings of a higher rank takes over as always.
     """
     for _ in range(TRIES):
         try:
-            with transaction.atomic():
+            with trail.change("activate.configuration", row) as line:
                 current = counting()
                 if current is not None and current.configuration_id == row.pk:
+                    line.nothing_changed()
                     return False
-                _activate(row, cause=ActivationCause.ACTIVATED, by=by, reason=reason)
+                line.before = None if current is None else {"digest": current.configuration.digest[:12]}
+                line.after = {"digest": row.digest[:12], "reason": reason}
+                _activate(row, cause=ActivationCause.ACTIVATED, by=trail.actor.name, reason=reason)
         except IntegrityError:
             continue
-        log.warning("configuration.activated digest=%s by=%s", row.digest[:12], by)
+        log.warning("configuration.activated digest=%s by=%s", row.digest[:12], trail.actor.name)
         return True
     raise registry_error("ConfigurationChanged", operation="start", name="")
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django.db.models.functions import Now
 
-from deployments import audit
+from deployments.audit import Trail
 from deployments.models import WritesPause
 
 log = logging.getLogger(__name__)
@@ -21,27 +21,26 @@ def current() -> WritesPause | None:
     return WritesPause.objects.filter(lifted_at=None).first()
 
 
-def pause(*, actor: audit.Actor, reason: str) -> bool:
+def pause(*, trail: Trail, reason: str) -> bool:
     """Stop every write to AWS until `resume`. False when they were stopped already."""
     try:
-        with transaction.atomic():
-            row = WritesPause.objects.create(paused_by=actor.name[:200], reason=reason[:300])
-            audit.record(actor=actor, action="pause.writes", target=row, after={"reason": reason})
+        with trail.change("pause.writes", after={"reason": reason}) as line:
+            line.target = WritesPause.objects.create(paused_by=trail.actor.name[:200], reason=reason[:300])
     except IntegrityError:
         return False
-    log.warning("writes.paused by=%s reason=%s", actor.name, reason)
+    log.warning("writes.paused by=%s reason=%s", trail.actor.name, reason)
     return True
 
 
-def resume(*, actor: audit.Actor) -> bool:
+def resume(*, trail: Trail) -> bool:
     """Allow writes again. False when they were not stopped."""
-    with transaction.atomic():
-        row = current()
-        lifted = row is not None and WritesPause.objects.filter(pk=row.pk, lifted_at=None).update(
-            lifted_at=Now(), lifted_by=actor.name[:200]
+    with trail.change("resume.writes") as line:
+        line.target = current()
+        lifted = line.target is not None and WritesPause.objects.filter(pk=line.target.pk, lifted_at=None).update(
+            lifted_at=Now(), lifted_by=trail.actor.name[:200]
         )
-        if lifted:
-            audit.record(actor=actor, action="resume.writes", target=row)
+        if not lifted:
+            line.nothing_changed()
     if lifted:
-        log.warning("writes.resumed by=%s", actor.name)
+        log.warning("writes.resumed by=%s", trail.actor.name)
     return bool(lifted)

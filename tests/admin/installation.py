@@ -304,7 +304,7 @@ class Installation:
     ) -> Deployment:
         status = self.random.choices(
             ["DEPLOYED", "FAILED", "CANCELED", "TIMED_OUT"], [84, 11, 3, 2]
-        )[0] if from_end > 4 else ("DEPLOYING", "BUILDING", "PENDING", "DEPLOYED")[from_end - 1]  # fmt: skip
+        )[0] if from_end > 4 else ("DEPLOYING", "BUILDING", "BUILDING", "DEPLOYED")[from_end - 1]  # fmt: skip
         sha = hashlib.sha1(f"{environment.pk}{created}{number}".encode()).hexdigest()  # noqa: S324
         day = images.version_day(created.date())
         short_code = images.new_short_code()
@@ -342,14 +342,10 @@ class Installation:
             created_at=created,
             started_at=started,
         )
-        if status == DeploymentStatus.PENDING:
-            row.started_at = None
-            row.deadline = self.now + timedelta(minutes=11)
-        elif status in (DeploymentStatus.BUILDING, DeploymentStatus.DEPLOYING):
-            row.installed_at = installed
+        if status in (DeploymentStatus.BUILDING, DeploymentStatus.DEPLOYING):
             row.deadline = self.now + timedelta(minutes=4)
         if status in (DeploymentStatus.DEPLOYED, DeploymentStatus.DEPLOYING):
-            row.installed_at, row.built_at = installed, built
+            row.built_at = built
         if status == DeploymentStatus.DEPLOYED:
             row.deployed_at = ended
             row.image_digest = "sha256:" + hashlib.sha256(sha.encode()).hexdigest()
@@ -369,7 +365,7 @@ class Installation:
             }  # fmt: skip
         elif status == DeploymentStatus.FAILED:
             name, message = self.random.choice(FAILURES)
-            row.installed_at, row.failed_at = installed, built
+            row.failed_at = built
             row.error = {"name": name, "message": message, "stack": f"{name}: {message}\n    at build (index.js:12:7)"}
         elif status == DeploymentStatus.CANCELED:
             row.canceled_at, row.canceled_reason = started + timedelta(seconds=30), "Superseded by a newer one"

@@ -31,6 +31,7 @@ from deployments.models import (
     SweepStatus,
 )
 from tests.admin.installation import CLUSTER, ENVIRONMENT, HOST, Installation, policy
+from tests.conftest import TRAIL
 
 REPOSITORIES, DEPLOYMENTS = "/admin/deployments/repository/", "/admin/deployments/deployment/"
 ASK = f"{REPOSITORIES}ask/"
@@ -92,7 +93,7 @@ def test_going_forward_again_is_a_promotion_and_takes_the_mark_away(
     configuration = configure(**ENVIRONMENT, **UNPROVED)
     older, promotion = rolled()
     newest = promotion.deployment
-    console.make_current(deployment=older, instead_of=newest.pk, by="x", configuration=configuration)
+    console.make_current(deployment=older, instead_of=newest.pk, by="x", configuration=configuration, trail=TRAIL)
 
     operator.post(f"{DEPLOYMENTS}{newest.pk}/promote/", {"instead_of": older.pk})
 

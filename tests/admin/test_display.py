@@ -91,7 +91,7 @@ def test_a_timeline_leaves_out_what_was_skipped_and_says_how_long_each_step_took
 
 
 def test_a_deployment_that_has_just_begun_has_no_bar_yet() -> None:
-    assert list(bar(deployment("PENDING"))) == []
+    assert list(bar(deployment("BUILDING"))) == []
 
 
 @pytest.mark.parametrize(

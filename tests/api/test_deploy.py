@@ -304,15 +304,6 @@ def test_a_deployment_can_be_canceled_once(cli: Cli) -> None:
     assert cli.post(f"/api/v1/deployments/{deployment_id}/cancel", {"reason": "x" * 201}).status == 422
 
 
-def test_a_building_deployment_makes_no_progress_by_itself(cli: Cli) -> None:
-    deployment_id = cli.deploy().body["id"]
-
-    assert cli.post(f"/api/v1/deployments/{deployment_id}/progress", {}).status == 409
-    Deployment.objects.update(status="PENDING")
-    assert cli.post(f"/api/v1/deployments/{deployment_id}/progress", {}).status == 204
-    assert Deployment.objects.get().status == "INSTALLING"
-
-
 def test_credentials_of_another_registry_are_the_configured_ones(cli: Cli, configure: Callable[..., Any]) -> None:
     configure(DEPLOY_REGISTRY_USERNAME="ci", DEPLOY_REGISTRY_PASSWORD="hunter2")
     deployment = cli.deploy().body
@@ -342,7 +333,6 @@ FOREIGN = [
     ("POST", "/api/v1/deployments/{id}/background-workers"),
     ("POST", "/api/v1/deployments/{id}/generate-registry-credentials"),
     ("POST", "/api/v1/deployments/{id}/cancel"),
-    ("POST", "/api/v1/deployments/{id}/progress"),
     ("POST", "/api/v2/deployments/{id}/finalize"),
     ("POST", "/api/v1/deployments/{version}/promote"),
 ]

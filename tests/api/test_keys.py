@@ -122,7 +122,6 @@ ROUTES = {
         ("POST", "/api/v1/deployments/{deployment_id}/background-workers"),
         ("POST", "/api/v1/deployments/{deployment_id}/fail"),
         ("POST", "/api/v1/deployments/{deployment_id}/cancel"),
-        ("POST", "/api/v1/deployments/{deployment_id}/progress"),
         ("POST", "/api/v1/deployments/{deployment_id}/finalize"),
         ("POST", "/api/v2/deployments/{deployment_id}/finalize"),
         ("POST", "/api/v3/deployments/{deployment_id}/finalize"),

@@ -134,7 +134,8 @@ def test_what_is_polled_for_is_what_was_rolled_back_to(cli: Cli) -> None:
     current = cli.get("/api/v1/deployments/current", if_none_match=etag)
     assert (current.status, current.body["id"]) == (200, older)
     assert cli.get("/api/v1/deployments/latest").body["id"] == newer
-    [told] = AuditEntry.objects.all()
+    told, tried = AuditEntry.objects.all()
+    assert (tried.action, tried.outcome) == ("rollback.deployment", refused.error)
     assert (told.action, told.before, told.after) == (
         "rollback.deployment",
         {"current": versions[1]},

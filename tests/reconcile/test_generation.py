@@ -35,7 +35,7 @@ from deployments.models import (
 )
 from deployments.reconcile import generation
 from sandbox.control import Sandbox
-from tests.conftest import CLUSTER, HOST, POLICY
+from tests.conftest import CLUSTER, HOST, POLICY, TRAIL
 
 Configure = Callable[..., Configuration]
 OTHER = "333333333333"
@@ -210,7 +210,7 @@ def test_each_activation_tells_version_0_1_0_too(configure: Configure) -> None:
     older, newer = given(configure), given(configure, BOTH)
     register(older)
     register(newer)
-    generation.activate(row=generation.find(_digest_of(older)), by="me", reason="")
+    generation.activate(row=generation.find(_digest_of(older)), trail=TRAIL, reason="")
 
     told = list(DesiredState.objects.order_by("id").values_list("digest", flat=True))
     assert told == [older.desired_digest, newer.desired_digest, older.desired_digest]
@@ -232,7 +232,9 @@ def test_a_process_with_older_settings_makes_a_new_repository_by_the_configurati
     register(given(configure, BOTH, DEPLOY_REGISTRY_ECR_TAGS="team=new"))
     older = given(configure)
 
-    lifecycle.create_deployment(environment=environment, configuration=older, content_hash="h", type="MANAGED")
+    lifecycle.create_deployment(
+        environment=environment, configuration=older, content_hash="h", type="MANAGED", trail=TRAIL
+    )
 
     row = Repository.objects.get()
     assert _pullers(sandbox, row) == {CLUSTER, OTHER}
@@ -244,7 +246,9 @@ def test_a_worker_with_older_settings_heals_to_the_configuration_that_counts_and
 ) -> None:
     older = given(configure)
     register(older)
-    lifecycle.create_deployment(environment=environment, configuration=older, content_hash="h", type="MANAGED")
+    lifecycle.create_deployment(
+        environment=environment, configuration=older, content_hash="h", type="MANAGED", trail=TRAIL
+    )
     register(given(configure, BOTH))
     sandbox.reset_calls()
 
@@ -271,7 +275,9 @@ def test_a_configuration_that_changes_while_a_deploy_waits_for_the_lease_is_used
         return claim(cls, row)
 
     monkeypatch.setattr(provisioning.Lease, "claim", classmethod(late))
-    lifecycle.create_deployment(environment=environment, configuration=older, content_hash="h", type="MANAGED")
+    lifecycle.create_deployment(
+        environment=environment, configuration=older, content_hash="h", type="MANAGED", trail=TRAIL
+    )
 
     assert _pullers(sandbox, Repository.objects.get()) == {CLUSTER, OTHER}
     assert _calls(sandbox)["SetRepositoryPolicy"] == 1
@@ -283,7 +289,9 @@ def test_a_configuration_that_changes_between_look_and_write_stops_the_write(
 ) -> None:
     older = given(configure)
     register(older)
-    lifecycle.create_deployment(environment=environment, configuration=older, content_hash="h", type="MANAGED")
+    lifecycle.create_deployment(
+        environment=environment, configuration=older, content_hash="h", type="MANAGED", trail=TRAIL
+    )
     row = Repository.objects.get()
     sandbox.client("ecr").delete_repository_policy(repositoryName=row.name)
     look = ecr.Ecr.look
@@ -308,7 +316,9 @@ def test_a_change_event_is_acted_on_by_the_configuration_that_counts(
 ) -> None:
     older = given(configure)
     register(older)
-    lifecycle.create_deployment(environment=environment, configuration=older, content_hash="h", type="MANAGED")
+    lifecycle.create_deployment(
+        environment=environment, configuration=older, content_hash="h", type="MANAGED", trail=TRAIL
+    )
     row = Repository.objects.get()
     register(given(configure, BOTH))
     change = events.Change(
@@ -341,7 +351,9 @@ def test_a_process_that_cannot_use_what_counts_neither_looks_nor_writes_and_is_n
     words: str,
 ) -> None:
     own = given(configure)
-    lifecycle.create_deployment(environment=environment, configuration=own, content_hash="h", type="MANAGED")
+    lifecycle.create_deployment(
+        environment=environment, configuration=own, content_hash="h", type="MANAGED", trail=TRAIL
+    )
     row = Repository.objects.get()
     stored = register(own)
     ConfigurationGeneration.objects.filter(pk=stored.pk).update(
@@ -350,7 +362,9 @@ def test_a_process_that_cannot_use_what_counts_neither_looks_nor_writes_and_is_n
     sandbox.reset_calls()
 
     with pytest.raises(Refusal, match=words) as refused:
-        lifecycle.create_deployment(environment=environment, configuration=own, content_hash="h", type="MANAGED")
+        lifecycle.create_deployment(
+            environment=environment, configuration=own, content_hash="h", type="MANAGED", trail=TRAIL
+        )
     assert (refused.value.code, refused.value.heals) == ("OutdatedConfiguration", True)
     sweep = sweeps.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
@@ -358,7 +372,9 @@ def test_a_process_that_cannot_use_what_counts_neither_looks_nor_writes_and_is_n
     with pytest.raises(RegistryError, match=words):
         events._look(own, row.account, row.region, row.name, [])
     with pytest.raises(Refusal, match=words):
-        restore.put_back(event=RepositoryEvent(repository=row, policy_before=POLICY), configuration=own, by="me")
+        restore.put_back(
+            event=RepositoryEvent(repository=row, policy_before=POLICY), configuration=own, by="me", trail=TRAIL
+        )
     with pytest.raises(CommandError, match=words):
         call_command("reconcile", "--all")
     sweep.refresh_from_db()
@@ -388,7 +404,7 @@ def test_a_process_that_holds_an_older_one_is_ready_and_says_what_it_holds_and_w
 ) -> None:
     newer = register(given(configure, BOTH))
     older = register(given(configure))
-    generation.activate(row=newer, by="me", reason="")
+    generation.activate(row=newer, trail=TRAIL, reason="")
 
     answer = client.get("/readyz")
 
@@ -486,7 +502,7 @@ def test_what_a_person_activated_is_never_taken_back_by_itself(configure: Config
     older, newer = register(given(configure)), register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=2"))
     end(process(older, "one"))
     process(newer, "one")
-    generation.activate(row=older, by="me", reason="the new tags were wrong")
+    generation.activate(row=older, trail=TRAIL, reason="the new tags were wrong")
 
     assert not generation.settle()
     assert counts() == older
@@ -558,7 +574,9 @@ def test_a_command_in_a_shell_with_other_settings_uses_what_counts_and_says_so(
     environment: Environment, configure: Configure, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
     older = given(configure)
-    lifecycle.create_deployment(environment=environment, configuration=older, content_hash="h", type="MANAGED")
+    lifecycle.create_deployment(
+        environment=environment, configuration=older, content_hash="h", type="MANAGED", trail=TRAIL
+    )
     register(given(configure, BOTH))
     given(configure)
 

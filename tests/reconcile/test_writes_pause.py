@@ -22,7 +22,7 @@ from deployments.models import (
     WritesPause,
 )
 from sandbox.control import Sandbox
-from tests.conftest import POLICY
+from tests.conftest import POLICY, TRAIL
 
 WRITES = {
     "CreateRepository", "DeleteRepository", "SetRepositoryPolicy", "DeleteRepositoryPolicy", "PutLifecyclePolicy",
@@ -31,7 +31,9 @@ WRITES = {
 
 
 def deploy(environment: Environment, configuration: Configuration) -> None:
-    lifecycle.create_deployment(environment=environment, configuration=configuration, content_hash="h", type="MANAGED")
+    lifecycle.create_deployment(
+        environment=environment, configuration=configuration, content_hash="h", type="MANAGED", trail=TRAIL
+    )
 
 
 def writes(sandbox: Sandbox) -> dict[str, int]:
@@ -111,7 +113,7 @@ def test_an_earlier_policy_is_not_put_back(
     kept = RepositoryEvent.objects.create(repository=paused, kind="healed", message="x", policy_before=POLICY)
 
     with pytest.raises(Refusal, match="paused"):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="me")
+        restore.put_back(event=kept, configuration=ecr_configuration, by="me", trail=TRAIL)
 
     assert writes(sandbox) == {}
     paused.refresh_from_db()

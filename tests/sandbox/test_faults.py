@@ -107,7 +107,7 @@ def test_a_call_that_is_never_answered_has_made_its_change(sandbox: Sandbox, ecr
         sandbox.client("ecr", read_timeout=0.3).create_repository(repositoryName="shop")
 
     assert names(ecr) == ["shop"]
-    assert [each["outcome"] for each in sandbox.journal()][0] == "unanswered"
+    assert next(each["outcome"] for each in sandbox.journal()) == "unanswered"
 
 
 def test_a_fault_can_be_for_some_repositories_only(sandbox: Sandbox, ecr: Any) -> None:

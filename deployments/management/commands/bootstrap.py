@@ -20,8 +20,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.validators import validate_email
 from django.db import OperationalError, ProgrammingError, transaction
 
-from deployments import audit, images, keys, projects
-from deployments.audit import Actor
+from deployments import images, keys, projects
+from deployments.audit import Actor, Trail
 from deployments.models import AccessKey, KeyKind, Project
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Command(BaseCommand):
                 "keys of": [slug for slug, text in result.keys.items() if text],
             }
             if any(made.values()):
-                audit.record(actor=Actor.command("bootstrap"), action="bootstrap.project", target=project, after=made)
+                Trail(actor=Actor.command("bootstrap")).record("bootstrap.project", project, after=made)
             return result
 
     def _tell(self, email: str, result: _Result) -> None:

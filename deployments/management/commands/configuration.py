@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import transaction
 
-from deployments import audit
-from deployments.audit import Actor
+from deployments.audit import Trail
 from deployments.models import ConfigurationGeneration
 from deployments.reconcile import generation
 
@@ -64,17 +61,7 @@ class Command(BaseCommand):
             row = generation.find(digest)
         except ValueError as error:
             raise CommandError(str(error)) from None
-        current = generation.counting()
-        actor = Actor.command(f"configuration ({getpass.getuser()})")
-        with transaction.atomic():
-            if not generation.activate(row=row, by=actor.name, reason=reason):
-                self.stdout.write(f"{row} counts already.")
-                return
-            audit.record(
-                actor=actor,
-                action="activate.configuration",
-                target=row,
-                before={"digest": current.configuration.digest[:12]} if current is not None else None,
-                after={"digest": row.digest[:12], "reason": reason},
-            )
+        if not generation.activate(row=row, trail=Trail.of_command("configuration"), reason=reason):
+            self.stdout.write(f"{row} counts already.")
+            return
         self.stdout.write(f"{row} counts from now on, for every process.")

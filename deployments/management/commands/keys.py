@@ -8,7 +8,6 @@ Exit status: 0 done, 1 refused, 2 the key, user or environment that was named is
 
 from __future__ import annotations
 
-import getpass
 import json
 import re
 from argparse import ArgumentParser, ArgumentTypeError
@@ -17,12 +16,10 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
-from django.db import transaction
 from django.db.models import Q, QuerySet
-from django.utils import timezone
 
-from deployments import audit, keys
-from deployments.audit import Actor
+from deployments import clock, keys
+from deployments.audit import Trail
 from deployments.catalogue import Refusal
 from deployments.models import SLUG_ALIASES, AccessKey, Environment, KeyKind
 
@@ -88,40 +85,36 @@ class Command(BaseCommand):
             self.stderr.write("No keys. Make one: manage.py keys create --project REF --env prod")
 
     def _create(self, options: dict[str, Any]) -> None:
-        expires = timezone.now() + options["expires"] if options["expires"] else None
         if bool(options["user"]) == bool(options["project"] or options["env"]):
             raise CommandError("Give --user, or --project and --env.", returncode=2)
         if options["user"] and options["scope"]:
             raise CommandError("A personal token may do what its user may: --scope is for keys of environments.")
-        with transaction.atomic():
+        expires = clock.now() + options["expires"] if options["expires"] else None
+        with Trail.of_command("keys").change("make.key") as line:
             if options["user"]:
                 key, text = keys.make_user_token(_user(options["user"]), options["name"], expires_at=expires)
             else:
                 where = _environment(options["project"], options["env"])
                 scopes = options["scope"] or ()
                 key, text = keys.make_environment_key(where, options["name"], scopes=scopes, expires_at=expires)
-            self._note("make.key", key, {"kind": key.kind, "name": key.name, "scopes": key.scopes})
+            line.target, line.after = key, {"kind": key.kind, "name": key.name, "scopes": key.scopes}
         self._hand_out(key, text)
 
     def _rotate(self, options: dict[str, Any]) -> None:
         old = _find(options["key"])
-        with transaction.atomic():
+        with Trail.of_command("keys").change("rotate.key", old) as line:
             key, text = keys.rotate(old, options["grace"])
-            self._note("rotate.key", old, {"replaced_by": str(key), "grace": str(options["grace"])})
+            line.after = {"replaced_by": str(key), "grace": str(options["grace"])}
         left = f"works for {options['grace']} more" if options["grace"] else "no longer works"
         self.stderr.write(f"{old} {left}.")
         self._hand_out(key, text)
 
     def _revoke(self, options: dict[str, Any]) -> None:
         key = _find(options["key"])
-        with transaction.atomic():
+        with Trail.of_command("keys").change("revoke.key", key):
             if not keys.revoke(key):
-                raise CommandError(f"{key} was revoked before.")
-            self._note("revoke.key", key, None)
+                raise Refusal(f"{key} was revoked before.", code="key_revoked")
         self.stderr.write(f"{key} no longer works.")
-
-    def _note(self, action: str, key: AccessKey, after: dict[str, Any] | None) -> None:
-        audit.record(actor=Actor.command(f"keys ({_who()})"), action=action, target=key, after=after)
 
     def _hand_out(self, key: AccessKey, text: str) -> None:
         self.stderr.write(f"{key.get_kind_display()} of {_owner(key)}, shown this once:")
@@ -181,10 +174,3 @@ def _as_json(key: AccessKey) -> dict[str, Any]:
         "last_used_at": key.last_used_at.isoformat() if key.last_used_at else None,
         "last_used_by": key.last_used_by,
     }
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown user"

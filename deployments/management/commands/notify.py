@@ -6,15 +6,14 @@ Exit status: 0 sent, 1 not sent, 2 no such channel.
 
 from __future__ import annotations
 
-import getpass
 from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from deployments import audit, notify
-from deployments.audit import Actor
+from deployments import notify
+from deployments.audit import Trail, shell_user
 from deployments.models import DeliveryStatus, NotificationChannel
 from deployments.notify import Means
 
@@ -51,22 +50,17 @@ class Command(BaseCommand):
         if channel is None:
             known = ", ".join(NotificationChannel.objects.values_list("name", flat=True)) or "none yet"
             raise CommandError(f"There is no channel “{name}”; there are: {known}.", returncode=2)
-        row = notify.send_test(
-            channel=channel,
-            means=Means.of(settings),
-            origin=settings.CONFIGURATION.app_origin,
-            by=f"a command ({_who()})",
-        )
-        sent = row.status == DeliveryStatus.SENT
-        outcome = audit.DONE if sent else row.answer
-        audit.record(actor=Actor.command(f"notify ({_who()})"), action="test.channel", target=channel, outcome=outcome)
-        if not sent:
-            raise CommandError(f"Not sent: {row.answer}")
+        with Trail.of_command("notify").attempt("test.channel", channel) as attempt:
+            attempt.begin()
+            row = notify.send_test(
+                channel=channel,
+                means=Means.of(settings),
+                origin=settings.CONFIGURATION.app_origin,
+                by=f"a command ({shell_user()})",
+            )
+            if row.status != DeliveryStatus.SENT:
+                attempt.refuse(row.answer)
+                raise CommandError(f"Not sent: {row.answer}")
+            with attempt.commit():
+                pass  # the delivery has the result already
         self.stdout.write(f"Sent: {row.answer}.")
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown user"

@@ -5,7 +5,6 @@ Exit status: 0 everything is in sync or was healed, 3 drift was found and left (
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
 import threading
@@ -18,8 +17,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 from django.db.models import Q
 
-from deployments import audit, sweeps
-from deployments.audit import Actor
+from deployments import sweeps
+from deployments.audit import Trail, shell_user
 from deployments.catalogue import RegistryError
 from deployments.config import Configuration
 from deployments.models import Repository, RepositoryStatus, Sweep, SweepFinding, SweepStatus, SweepTrigger
@@ -46,21 +45,18 @@ class Command(BaseCommand):
         if not sweeps.targets(configuration):
             raise CommandError("No configured registry is ECR (DEPLOY_REGISTRY_HOST), so there is nothing to do.")
         self._require_known(names)
-        sweep = sweeps.start(
-            trigger=SweepTrigger.COMMAND,
-            requested_by=f"command ({_who()})",
-            names=names,
-            dry_run=options["dry_run"],
-            adopt=options["adopt"],
-        )
-        if sweep is None:
-            raise CommandError("The sweep could not be started.")
-        asked = {"names": names, "dry_run": sweep.dry_run, "adopt": sweep.adopt}
-        audit.record(actor=Actor.command(f"reconcile ({_who()})"), action="start.sweep", target=sweep, after=asked)
+        trail, asked = Trail.of_command("reconcile"), {"dry_run": options["dry_run"], "adopt": options["adopt"]}
+        with trail.change("start.sweep", after={"names": names, **asked}) as line:
+            sweep = line.target = sweeps.start(
+                trigger=SweepTrigger.COMMAND, requested_by=f"command ({shell_user()})", names=names, **asked
+            )
+            assert sweep is not None  # only the schedule's sweeps exclude each other  # noqa: S101
         try:
             self._work(sweep)
         except KeyboardInterrupt:
-            sweeps.stop(sweep=sweep)
+            with trail.change("stop.sweep", sweep) as line:
+                if not sweeps.stop(sweep=sweep):
+                    line.nothing_changed()
             raise CommandError("Stopped. What was done is done; the next run goes on from there.") from None
         sweep.refresh_from_db()
         self._tell(sweep, as_json=options["json"])
@@ -151,13 +147,6 @@ class Command(BaseCommand):
             raise CommandError(sweep.error or f"{result.failed} repositories failed.", returncode=1)
         if result.drifted:
             sys.exit(3)
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown user"
 
 
 class _Bar:

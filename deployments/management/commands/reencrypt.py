@@ -12,6 +12,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from deployments import notify, variables
+from deployments.audit import Trail
 from deployments.vault import Vault
 
 
@@ -19,11 +20,16 @@ class Command(BaseCommand):
     help = "Encrypt with the first ENCRYPTION_KEY what was encrypted with another one. Safe to run again."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        done, unreadable = variables.reencrypt(vault=Vault(settings.ENCRYPTION_KEYS))
+        vault = Vault(settings.ENCRYPTION_KEYS)
+        with Trail.of_command("reencrypt").change("reencrypt.secrets") as line:
+            done, unreadable = variables.reencrypt(vault=vault)
+            channels, closed = notify.reencrypt(vault=vault)
+            line.after = {"variables": done, "channels": channels, "unreadable": len(unreadable) + len(closed)}
+            if not done and not channels:
+                line.nothing_changed()
         self.stdout.write(f"Variables encrypted anew: {done}.")
         for row in unreadable:
             self.stderr.write(f"{row.environment.project.ref} {row.environment} {row.name}: no key opens it.")
-        channels, closed = notify.reencrypt(vault=Vault(settings.ENCRYPTION_KEYS))
         if channels:
             self.stdout.write(f"Secrets of notification channels encrypted anew: {channels}.")
         for channel in closed:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from deployments.audit import Actor
+from deployments.audit import Trail
 from deployments.reconcile import writes_pause
 
 
@@ -23,12 +22,12 @@ class Command(BaseCommand):
         what.add_parser("status", help="whether writes are allowed; status 1 while they are paused")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        actor = Actor.command(f"writes ({getpass.getuser()})")
+        trail = Trail.of_command("writes")
         if options["what"] == "pause":
-            done = writes_pause.pause(actor=actor, reason=options["reason"])
+            done = writes_pause.pause(trail=trail, reason=options["reason"])
             self.stdout.write("Writes to AWS are paused." if done else "Writes to AWS were paused already.")
         elif options["what"] == "resume":
-            done = writes_pause.resume(actor=actor)
+            done = writes_pause.resume(trail=trail)
             self.stdout.write("Writes to AWS are allowed again." if done else "Writes to AWS were not paused.")
         else:
             row = writes_pause.current()

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('deployments', '0002_one_configuration_counts'),
+        ('deployments', '0003_forced_deployments'),
     ]
 
     operations = [
