@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -166,8 +167,18 @@ def _client(service: str, region: str, access: Access, attempts: int) -> Any:
             client = _clients.get(key)
             if client is None:
                 session: Any = _session(region, access)  # its overloads name every service of AWS
-                client = _clients[key] = session.client(service, region_name=region, config=_config(attempts))
+                client = session.client(service, region_name=region, config=_config(attempts))
+                client.meta.events.register("before-send", _before_send)
+                _clients[key] = client
     return client
+
+
+#: What is asked before each HTTP request of the call that this thread is making.
+_before_attempt: ContextVar[Callable[[], None]] = ContextVar("before_attempt", default=lambda: None)
+
+
+def _before_send(**_: Any) -> None:
+    _before_attempt.get()()
 
 
 def _session(region: str, access: Access) -> boto3.session.Session:
@@ -240,7 +251,8 @@ def _executor() -> ThreadPoolExecutor:
 class Ecr:
     """One ECR registry, reached in one way. Cheap to make; the clients behind it are shared by the process.
 
-    `before_call` runs before every call and may refuse it (the lease's clock) or delay it (the sweep's pace);
+    `before_call` runs before every call and may delay it (the sweep's pace). `before_attempt` runs before each of its
+    HTTP requests, botocore's own retries included, and may refuse it by a RegistryError (the lease's clock).
     `answered` hears of each answer: the operation, and the error's code or nothing. `attempts` is botocore's own
     number of tries; nothing here tries again on top of it, except once after expired credentials.
     """
@@ -248,6 +260,7 @@ class Ecr:
     registry: EcrRegistry
     access: Access
     before_call: Callable[[], None] = lambda: None
+    before_attempt: Callable[[], None] = lambda: None
     answered: Callable[[str, str], None] = lambda operation, code: None
     attempts: int = ATTEMPTS
 
@@ -491,8 +504,9 @@ class Ecr:
         """
         _no_open_transaction()
         for last_try in (client is not None, True):
+            self.before_call()
+            asked = _before_attempt.set(self.before_attempt)
             try:
-                self.before_call()
                 through = client or _client("ecr", self.registry.region, self.access, self.attempts)
                 answer = through._make_api_call(operation, request)
                 self.answered(operation, "")
@@ -509,6 +523,8 @@ class Ecr:
                 raise _translated(error, operation, name, self.access) from None
             except (aws.BotoCoreError, OSError) as error:
                 raise _translated(error, operation, name, self.access) from None
+            finally:
+                _before_attempt.reset(asked)
         raise AssertionError("unreachable")
 
     def _ambient_call(self, operation: str, name: str, request: dict[str, Any], access: Access) -> Any:

@@ -7,21 +7,21 @@ The protocol (each point has a test that breaks when the point is left out):
   database's clock. No transaction is open during a call to AWS; whoever finds the lease taken waits for its holder.
 * Level-triggered: look, compare by meaning, write only what differs. No step relies on an earlier one of this run, so
   a run that dies on any line is finished by the next.
-* A result is written only under the epoch that it was found with, and no call starts late in the lease, so a worker
-  that was asleep can neither overwrite a newer result nor a newer policy.
+* A result is written only under the epoch that it was found with, and no request to AWS is sent late in the lease or
+  when its process may count as dead, so a worker that was asleep can overwrite neither a newer result nor a newer
+  policy.
 """
 
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from django.db import transaction
-from django.db.models import Exists, F, Q, Subquery
+from django.db.models import Exists, Subquery
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -40,6 +40,8 @@ from deployments.models import (
     RepositoryStatus,
     WritesPause,
 )
+from deployments.reconcile import lease as leases
+from deployments.reconcile import processes
 
 T = TypeVar("T")
 
@@ -59,20 +61,13 @@ GONE: dict[str, Any] = {
 }
 
 LEASE = timedelta(seconds=90)
-CALLS_END = 0.5  # of the lease: no call starts after it, and one takes 39 s and its pauses at most
+CALLS_END = 0.5  # of the lease: no request is sent to AWS after it
 WAIT_SECONDS = 60  # for somebody else's lease
 DETAILS_AGE = timedelta(hours=24)
 BOUND = timedelta(minutes=5)  # for errors that heal only for a while
 AGAIN = timedelta(minutes=1)  # an attempt takes less, so an error that is older than this was met a second time
 SKEW = timedelta(seconds=60)  # of our clock against AWS's, where a lost answer is looked for
 VISIBLE_SECONDS = 20  # ECR may not find a repository for a while after CreateRepository answered
-
-# A suspended machine's clock goes on, so that a lease is never thought younger than it is. Linux only.
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def _clock() -> float:
-    return time.clock_gettime(_CLOCK)
 
 
 def ensure_repository(
@@ -96,7 +91,7 @@ def ensure_repository(
     right before is recorded on the row, and the row is returned: the deploy goes on. Raises RegistryError when the
     repository never was right (it may not be pullable), and for faults of the whole installation.
     """
-    arrived = _clock()
+    arrived = processes.clock()
     row = _row(ecr_registry, name)
     if row is None:
         Repository.objects.get_or_create(
@@ -124,7 +119,7 @@ def ensure_repository(
             raise registry_error("ConfigurationChanged", operation="lease", name=name)
         if lease is not None and not _is_settled(lease.row, digest, since=since, tried_since=first_seen):
             access = Access(role_arn=registry.assume_role_arn, external_id=registry.assume_role_external_id)
-            ecr = Ecr(registry=ecr_registry, access=access, before_call=lease.require_time)
+            ecr = Ecr(registry=ecr_registry, access=access, before_attempt=lease.require_time)
             result = converge(
                 lease=lease, ecr=ecr, registry=registry, digest=digest, cause=cause, enforce=enforce, create=True
             )
@@ -134,7 +129,7 @@ def ensure_repository(
             lease.give_up()
             row = lease.row
             break
-        if _clock() - arrived > WAIT_SECONDS:
+        if processes.clock() - arrived > WAIT_SECONDS:
             raise registry_error("Busy", operation="wait", name=name, seconds=WAIT_SECONDS)
         time.sleep(0.05)
         row = _row(ecr_registry, name)
@@ -209,27 +204,22 @@ class Lease:
     @classmethod
     def claim(cls, row: Repository) -> Lease | None:
         """Take the lease, or None while somebody holds it. Time is the database's, so hosts need not agree."""
-        taken = _clock()
-        owner = uuid.uuid4().hex
-        free = Q(lease_until__isnull=True) | Q(lease_until__lt=Now())
-        won = Repository.objects.filter(free, id=row.pk).update(
-            lease_owner=owner, lease_until=Now() + LEASE, lease_epoch=F("lease_epoch") + 1
-        )
-        if not won:
+        taken = processes.clock()
+        mine = leases.claim(Repository.objects.filter(id=row.pk), LEASE)
+        if mine is None:
             return None
-        mine = Repository.objects.filter(id=row.pk, lease_owner=owner)
         try:
             found: Any = mine.annotate(db_now=Now(), activation=Subquery(_newest())).first()
         except BaseException:
-            mine.update(lease_owner="", lease_until=None)
+            mine.update(**leases.RETURNED)
             raise
         if found is None:
             return None
         return cls(row=found, epoch=found.lease_epoch, taken=taken, activation=found.activation or 0)
 
     def require_time(self) -> None:
-        """Raise RegistryError when it is too late in the lease for another call to AWS."""
-        if _clock() - self.taken > LEASE.total_seconds() * CALLS_END:
+        """Raise RegistryError when the lease may end, or may have ended, before another request to AWS is answered."""
+        if processes.clock() - self.taken > LEASE.total_seconds() * CALLS_END or not processes.may_write():
             raise registry_error("OutOfTime", operation="lease", name=self.row.name)
 
     def require_writable(self) -> None:
@@ -261,15 +251,13 @@ class Lease:
     def finish(self, values: dict[str, Any], events: list[RepositoryEvent]) -> bool:
         """Write the result and return the lease; False (and nothing written) when somebody took it over."""
         with transaction.atomic():
-            kept = Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch).update(
-                **values, lease_owner="", lease_until=None
-            )
+            kept = Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch).update(**values, **leases.RETURNED)
             if kept:
                 RepositoryEvent.objects.bulk_create(events)
         return bool(kept)
 
     def give_up(self) -> None:
-        Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch).update(lease_owner="", lease_until=None)
+        Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch).update(**leases.RETURNED)
 
 
 # ---------------------------------------------------------------------------------------------------- convergence
@@ -333,15 +321,9 @@ def reconcile(
     if lease.activation != activation:
         lease.give_up()
         return None
-    paced = ecr.before_call
-
-    def before_call() -> None:
-        paced()  # may sleep for long, so the lease's clock is asked after it
-        lease.require_time()
-
     return converge(
         lease=lease,
-        ecr=replace(ecr, before_call=before_call),
+        ecr=replace(ecr, before_attempt=lease.require_time),
         registry=registry,
         digest=digest,
         cause=cause,
@@ -553,11 +535,11 @@ def _existing(ecr: Ecr, name: str) -> Look | RegistryError:
 
 def _retry_while_not_found(call: Callable[[], T | RegistryError]) -> T | RegistryError:
     """Call until ECR finds the repository: after CreateRepository answered, it may not for some seconds."""
-    pause, until = 0.1, _clock() + VISIBLE_SECONDS
+    pause, until = 0.1, processes.clock() + VISIBLE_SECONDS
     while True:
         result = call()
         gone = isinstance(result, RegistryError) and result.code in ("RepositoryNotFoundException", "NotVisibleYet")
-        if not gone or _clock() + pause > until:
+        if not gone or processes.clock() + pause > until:
             return result
         time.sleep(pause)
         pause = min(pause * 2, 2.0)

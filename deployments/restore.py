@@ -89,7 +89,7 @@ def _put_back(
     if lease is None:
         raise Refusal(f"Somebody is working on {row.name} just now. Try again in a moment.", code="busy", heals=True)
     try:
-        ecr = sweeps.reach(target, before_call=lease.require_time, attempts=ATTEMPTS)
+        ecr = sweeps.reach(target, before_attempt=lease.require_time, attempts=ATTEMPTS)
         before = _write(ecr, row.name, text, event=event, by=by, attempt=attempt, lease=lease)
     except RegistryError as error:
         lease.give_up()

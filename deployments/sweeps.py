@@ -15,7 +15,6 @@ import contextlib
 import logging
 import threading
 import time
-import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -46,7 +45,7 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.pace import Pace
-from deployments.reconcile import generation
+from deployments.reconcile import generation, lease
 
 CHUNK = 250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest
 THREADS = 16
@@ -151,12 +150,8 @@ def progress(sweep: Sweep) -> Progress:
 def open_work(sweep_id: int | None = None) -> int:
     """How many pieces of work (listings and chunks) nobody holds: what a doorbell may be rung for."""
     running = Sweep.objects.filter(status=SweepStatus.RUNNING, **({"pk": sweep_id} if sweep_id else {}))
-    listings = running.filter(_free(), listed_at__isnull=True).count()
-    return listings + SweepChunk.objects.filter(_free(), sweep__in=running, finished_at__isnull=True).count()
-
-
-def _free() -> Q:
-    return Q(lease_until__isnull=True) | Q(lease_until__lt=Now())
+    listings = running.filter(lease.free(), listed_at__isnull=True).count()
+    return listings + SweepChunk.objects.filter(lease.free(), sweep__in=running, finished_at__isnull=True).count()
 
 
 # --------------------------------------------------------------------------------------------------------------- work
@@ -176,14 +171,14 @@ def work(*, configuration: Configuration, seconds: float, sweep_id: int | None =
             Sweep.objects.filter(status=SweepStatus.RUNNING).exclude(error=str(refused)).update(error=str(refused))
             return False
         running = Sweep.objects.filter(status=SweepStatus.RUNNING, **({"pk": sweep_id} if sweep_id else {}))
-        listing = running.filter(_free(), listed_at__isnull=True).order_by("pk").first()
+        listing = running.filter(lease.free(), listed_at__isnull=True).order_by("pk").first()
         if listing is not None:
             claimed = _claim(Sweep.objects.filter(pk=listing.pk))
             if claimed is not None:
                 _list(listing, claimed, configuration)
             continue
         chunk = (
-            SweepChunk.objects.filter(_free(), sweep__in=running, finished_at__isnull=True)
+            SweepChunk.objects.filter(lease.free(), sweep__in=running, finished_at__isnull=True)
             .select_related("sweep")
             .order_by("sweep_id", "position")
             .first()
@@ -203,14 +198,9 @@ def work(*, configuration: Configuration, seconds: float, sweep_id: int | None =
 
 def _claim(rows: QuerySet[Any], **values: Any) -> int | None:
     """Take the lease of one row by a conditional UPDATE; its epoch, or None when somebody was faster."""
-    owner = uuid.uuid4().hex
-    won = rows.filter(_free()).update(
-        lease_owner=owner, lease_until=Now() + LEASE, lease_epoch=F("lease_epoch") + 1, **values
-    )
-    if not won:
-        return None
-    found = rows.filter(lease_owner=owner).values_list("lease_epoch", flat=True).first()
-    return None if found is None else int(found)
+    mine = lease.claim(rows, LEASE, **values)
+    epoch = None if mine is None else mine.values_list("lease_epoch", flat=True).first()
+    return None if epoch is None else int(epoch)
 
 
 def _isolate(chunk: SweepChunk, epoch: int) -> None:
@@ -223,8 +213,7 @@ def _isolate(chunk: SweepChunk, epoch: int) -> None:
                 remaining=chunk.remaining[:half],
                 size=F("size") - (len(chunk.remaining) - half),
                 attempts=0,
-                lease_owner="",
-                lease_until=None,
+                **lease.RETURNED,
             )
             if released:
                 last = SweepChunk.objects.filter(sweep=chunk.sweep).aggregate(at=Max("position"))["at"]
@@ -238,7 +227,7 @@ def _isolate(chunk: SweepChunk, epoch: int) -> None:
                     remaining=rest,
                 )
             return
-        mine.update(remaining=[], finished_at=Now(), failed=F("failed") + len(chunk.remaining), lease_until=None)
+        mine.update(remaining=[], finished_at=Now(), failed=F("failed") + len(chunk.remaining), **lease.RETURNED)
         words = f"{DEATHS} workers in a row died while they looked at this repository. See the workers' logs."
         _found(chunk.sweep, Repository.objects.filter(pk__in=chunk.remaining), Outcome.FAILED, words)
 
@@ -277,9 +266,8 @@ def _list(sweep: Sweep, epoch: int, configuration: Configuration) -> None:
         # A person at a terminal is told; the schedule tries again.
         if error.heals and not error.installation and sweep.trigger != SweepTrigger.COMMAND:
             # Back in line: the lease runs out soon, and the next worker lists again. Nothing is left half done.
-            Sweep.objects.filter(pk=sweep.pk, lease_epoch=epoch).update(
-                error=str(error), lease_until=Now() + timedelta(seconds=5)
-            )
+            rests = {**lease.RETURNED, "lease_until": Now() + timedelta(seconds=5)}
+            Sweep.objects.filter(pk=sweep.pk, lease_epoch=epoch).update(error=str(error), **rests)
         else:
             _end(sweep.pk, SweepStatus.FAILED, str(error))
         return
@@ -287,12 +275,11 @@ def _list(sweep: Sweep, epoch: int, configuration: Configuration) -> None:
         current = Sweep.objects.filter(pk=sweep.pk, lease_epoch=epoch, listed_at__isnull=True)
         if not current.update(
             listed_at=Now(),
-            lease_owner="",
-            lease_until=None,
             error="",
             calls=dict(listed["calls"]),
             missing=listed["missing"],
             discovered=listed["discovered"],
+            **lease.RETURNED,
         ):
             return  # somebody else listed it meanwhile
         position = 0
@@ -361,7 +348,7 @@ def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ou
         rows.filter(name__startswith=f"{target.config.namespace}/")
         .filter(Q(last_checked_at__lt=sweep.started_at) | Q(status=RepositoryStatus.UNMANAGED))
         .exclude(status=RepositoryStatus.MISSING)
-        .filter(_free())
+        .filter(lease.free())
     )
     gone = [pk for pk in expected.values_list("pk", flat=True).iterator(chunk_size=5000) if pk not in seen]
     listed["missing"] += len(gone)
@@ -389,7 +376,7 @@ def _note_changes(known: dict[str, Repository], listed: dict[str, Listed]) -> No
             seen |= {"status": RepositoryStatus.PENDING, "origin": "adopted", "details_checked_at": None}
         elif not row.origin or (row.mutability, row.encryption) == (seen["mutability"], seen["encryption"]):
             continue
-        Repository.objects.filter(_free(), pk=row.pk, lease_epoch=row.lease_epoch).update(**seen)
+        Repository.objects.filter(lease.free(), pk=row.pk, lease_epoch=row.lease_epoch).update(**seen)
 
 
 def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repository]:
@@ -458,7 +445,7 @@ def _note_missing(sweep: Sweep, gone: list[int]) -> None:
             for row in Repository.objects.filter(pk__in=ids):
                 # Only while it is as it was before the list: a deploy may have made it again meanwhile.
                 unchanged = Repository.objects.filter(
-                    _free(), pk=row.pk, lease_epoch=row.lease_epoch, last_checked_at__lt=sweep.started_at
+                    lease.free(), pk=row.pk, lease_epoch=row.lease_epoch, last_checked_at__lt=sweep.started_at
                 )
                 if unchanged.update(status=RepositoryStatus.MISSING, **provisioning.GONE):
                     rows.append(row)
@@ -615,11 +602,9 @@ class _Worker:
         self.chunk.calls = values["calls"]
         if release:
             rests = bool(held) and not rows
-            values |= {
-                "finished_at": None if remaining else Now(),
-                "lease_owner": "",
-                "lease_until": Now() + HELD_PAUSE if rests else None,
-            }
+            values |= lease.RETURNED | {"finished_at": None if remaining else Now()}
+            if rests:
+                values["lease_until"] = Now() + HELD_PAUSE
         else:
             values["lease_until"] = Now() + LEASE
         return bool(self._chunk().update(**values))
@@ -634,7 +619,7 @@ class _Worker:
             # One repository that trips us up must not keep the others of its chunk from being looked at.
             log.exception("sweeps.failed repository=%s", row.name)
             words = f"Looking at this repository failed unexpectedly ({type(error).__name__}); see the worker's log."
-            Repository.objects.filter(_free(), pk=row.pk).update(
+            Repository.objects.filter(lease.free(), pk=row.pk).update(
                 status=RepositoryStatus.FAILED, last_error=words, last_error_code="Unexpected", last_error_at=Now()
             )
             self._tell(row, "failed", words)

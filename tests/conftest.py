@@ -17,6 +17,7 @@ from django.test.utils import override_settings
 from deployments import config, ecr
 from deployments.audit import Actor, Trail
 from deployments.models import Environment, EnvironmentType, Project
+from deployments.reconcile import processes
 from sandbox.control import Sandbox
 from tests import databases, postgresql
 
@@ -96,6 +97,13 @@ def crash_database(transactional_db: None) -> Iterator[Callable[[], None]]:
         connections.close_all()
         ours.update(kept)
         server.stop()
+
+
+@pytest.fixture(autouse=True)
+def unregistered() -> Iterator[None]:
+    """The row that one test writes for this process is not there in the next one."""
+    yield
+    processes._mine = None
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from deployments import ecr, provisioning
 from deployments.config import Configuration
 from deployments.ecr import RegistryError
 from deployments.models import EventKind, Project, Repository, RepositoryEvent, RepositoryStatus
+from deployments.reconcile import processes
 from sandbox.control import Sandbox
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY
 
@@ -517,9 +518,9 @@ def test_no_call_is_made_late_in_the_lease(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ensure(project, ecr_configuration)
-    start = provisioning._clock()
+    start = processes.clock()
     ticks = iter([start, start, start + 200])  # arrival, claim, first call: the machine was asleep
-    monkeypatch.setattr(provisioning, "_clock", lambda: next(ticks, start + 200))
+    monkeypatch.setattr(processes, "clock", lambda: next(ticks, start + 200))
     sandbox.reset_calls()
 
     repository = ensure(project, ecr_configuration, freshness=timedelta(0))

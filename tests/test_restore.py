@@ -22,6 +22,7 @@ from deployments.models import (
     RepositoryStatus,
     SweepTrigger,
 )
+from deployments.reconcile import processes
 from sandbox.control import Sandbox
 from tests.conftest import HOST, POLICY, TRAIL
 from tests.test_events import event, message
@@ -212,9 +213,9 @@ def test_our_own_write_comes_back_as_an_event_and_causes_no_look(
 def test_nothing_is_written_late_in_the_lease(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = provisioning._clock()
+    start = processes.clock()
     ticks = iter([start, start + 44])  # the claim, the read; then the machine slept
-    monkeypatch.setattr(provisioning, "_clock", lambda: next(ticks, start + 46))
+    monkeypatch.setattr(processes, "clock", lambda: next(ticks, start + 46))
 
     with pytest.raises(Refusal) as refused:
         restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)

@@ -29,16 +29,27 @@ log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 15.0  # a process not heard from for so long holds no lease any more
+WRITE_SECONDS = 10.0  # and one that knows of no beat for so long sends nothing to AWS: 5 s before its leases end
 LONG_SILENCE = timedelta(minutes=2)  # without a heartbeat: people are told, also when it beats again afterwards
 KEPT = timedelta(days=1)  # rows of processes that ended or went silent
 
 _mine: tuple[int, int] | None = None  # (pid, primary key): a forked child is not its parent
+_heard_at = 0.0  # by `clock`: before the last beat was sent that the database confirmed
 _ended = False
+
+# It goes on while a machine is suspended, so that a beat or a lease is never thought younger than it is. Linux only.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def clock() -> float:
+    """Seconds, for durations within this process only."""
+    return time.clock_gettime(_CLOCK)
 
 
 def start(role: ProcessRole, *, configuration: int | None = None) -> Process:
     """Write this process's row. `configuration` is the key of the ConfigurationGeneration that it was started with."""
-    global _mine
+    global _mine, _heard_at
+    sent_at = clock()
     row = Process.objects.create(
         role=role,
         host=socket.gethostname(),
@@ -47,7 +58,7 @@ def start(role: ProcessRole, *, configuration: int | None = None) -> Process:
         configuration_id=configuration,
         clock_offset=clock_offset(),
     )
-    _mine = (os.getpid(), row.pk)
+    _mine, _heard_at = (os.getpid(), row.pk), sent_at
     return row
 
 
@@ -57,16 +68,38 @@ def current_id() -> int | None:
 
 
 def beat(**values: Any) -> bool:
-    """Say that this process lives, with these columns beside. False when it has no row (any more)."""
+    """Say that this process lives, with these columns beside. False when it has no row (any more), or ended."""
+    global _heard_at
     pk = current_id()
     if pk is None:
         return False
+    sent_at = clock()
     offset = clock_offset()
-    return bool(Process.objects.filter(pk=pk).update(**_beat(), clock_offset=offset, **values))
+    heard = bool(Process.objects.filter(pk=pk, ended_at__isnull=True).update(**_beat(), clock_offset=offset, **values))
+    if heard:
+        _heard_at = max(_heard_at, sent_at)
+    return heard
+
+
+def may_write() -> bool:
+    """Whether this process's leases still stand as far as it knows: it was heard from lately, or has no row.
+
+    Asks nobody. Before each request to AWS under a lease.
+    """
+    return current_id() is None or (not _ended and clock() - _heard_at <= WRITE_SECONDS)
+
+
+def beat_if_late() -> None:
+    """Before a lease is taken: after a suspension, or when the database was away, the next beat may be a while off."""
+    if not may_write():
+        beat()
 
 
 def end() -> None:
-    """Say that this process ends on purpose: after SIGTERM, or because its work is done."""
+    """Say that this process ends on purpose: after SIGTERM, or because its work is done.
+
+    Its leases end with that, so it sends nothing to AWS under one any more.
+    """
     global _ended
     _ended = True
     pk = current_id()

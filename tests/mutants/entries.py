@@ -414,7 +414,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "put_back",
-            "before_call=lease.require_time, ",
+            "before_attempt=lease.require_time, ",
             "",
             "test_restore.py::test_nothing_is_written_late_in_the_lease",
         ),

@@ -1,0 +1,46 @@
+"""Leases: one process at a time works on a repository, on a sweep's listing or on a chunk of one.
+
+A lease is taken and returned by a conditional UPDATE on the database's clock, never by a row lock, so no transaction
+is open while its holder waits for AWS. It ends when it is returned, when its time is over, or when its holder's
+process has not been heard from for 15 seconds (`processes.silent`).
+
+Nothing here stops a holder that went on too long: it writes its result only where `lease_epoch` still is the one that
+it took, and asks `processes.may_write` before each call to AWS.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Now
+
+from deployments.reconcile import processes
+
+#: The columns of a lease that nobody holds.
+RETURNED: dict[str, Any] = {"lease_owner": "", "lease_until": None, "lease_process": None}
+
+
+def free() -> Q:
+    """Rows that nobody holds. Of Repository, Sweep and SweepChunk."""
+    return Q(lease_until__isnull=True) | Q(lease_until__lt=Now()) | processes.silent()
+
+
+def claim(rows: QuerySet[Any], duration: timedelta, **values: Any) -> QuerySet[Any] | None:
+    """Take the lease of one row, and set these columns beside; None while somebody holds it.
+
+    `rows` selects the row; what is returned selects it too, while the lease is ours. The lease's epoch is one higher
+    than the last one's.
+    """
+    processes.beat_if_late()  # else the lease would be another process's to take at once
+    owner = uuid.uuid4().hex
+    won = rows.filter(free()).update(
+        lease_owner=owner,
+        lease_until=Now() + duration,
+        lease_process=processes.current_id(),
+        lease_epoch=F("lease_epoch") + 1,
+        **values,
+    )
+    return rows.filter(lease_owner=owner) if won else None

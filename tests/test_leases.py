@@ -1,0 +1,243 @@
+"""A lease ends with the process that holds it: 15 seconds after the process was last heard from, or when it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.models.functions import Now
+
+from deployments import provisioning, sweeps
+from deployments.catalogue import RegistryError
+from deployments.config import Configuration
+from deployments.models import (
+    Process,
+    ProcessRole,
+    Project,
+    Repository,
+    RepositoryStatus,
+    Sweep,
+    SweepChunk,
+    SweepStatus,
+    SweepTrigger,
+)
+from deployments.reconcile import lease, processes
+from sandbox.control import Sandbox
+from tests import databases
+from tests.conftest import HOST, POLICY
+from tests.test_provisioning import calls, ensure
+from tests.test_worker import wait_for
+
+pytestmark = pytest.mark.django_db(transaction=True)
+ROOT = Path(__file__).resolve().parent.parent
+SILENT = timedelta(seconds=processes.SILENT_SECONDS + 1)
+
+
+def other_process(**values: Any) -> int:
+    """The row of a process on another host, heard from just now unless `values` say otherwise."""
+    row = Process.objects.create(role=ProcessRole.WEB, host="elsewhere", pid=1)
+    Process.objects.filter(pk=row.pk).update(**values)
+    return row.pk
+
+
+def held_by(process: int | None) -> dict[str, Any]:
+    return {"lease_owner": "other", "lease_until": Now() + timedelta(seconds=80), "lease_process": process}
+
+
+def rows() -> list[Any]:
+    """A row of each model that has a lease, selected alone."""
+    Repository.objects.create(account="1", region="r", name="n", host="h")
+    sweep = Sweep.objects.create(trigger=SweepTrigger.PERSON)
+    SweepChunk.objects.create(sweep=sweep, position=0, host="h", namespace="n", size=1)
+    return [Repository.objects.all(), Sweep.objects.all(), SweepChunk.objects.all()]
+
+
+def test_a_lease_names_its_process_and_a_lease_that_was_returned_names_nothing() -> None:
+    mine = processes.start(ProcessRole.WEB)
+
+    for each in rows():
+        assert lease.claim(each, timedelta(seconds=60)) is not None
+        assert each.get().lease_process == mine.pk
+        each.update(**lease.RETURNED)
+        row = each.get()
+        assert (row.lease_owner, row.lease_until, row.lease_process) == ("", None, None)
+
+
+def test_a_lease_of_a_process_that_is_heard_from_is_taken_by_nobody() -> None:
+    alive = other_process(beat_at=Now() - timedelta(seconds=processes.SILENT_SECONDS - 5))
+    for each in rows():
+        for process in (alive, None, 10**9):  # None: a command; a row that is not there (any more) says nothing
+            each.update(**held_by(process))
+            assert lease.claim(each, timedelta(seconds=60)) is None
+
+
+@pytest.mark.parametrize("change", [{"beat_at": Now() - SILENT}, {"ended_at": Now()}], ids=["silent", "ended"])
+def test_a_lease_of_a_process_that_is_silent_or_has_ended_is_taken_at_once(change: dict[str, Any]) -> None:
+    dead = other_process(**change)
+    for each in rows():
+        each.update(**held_by(dead))
+        assert lease.claim(each, timedelta(seconds=60)) is not None
+
+
+def test_the_next_deploy_goes_on_where_a_dead_process_was(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    ensure(project, ecr_configuration)
+    Repository.objects.update(lease_epoch=41, **held_by(other_process(beat_at=Now() - SILENT)))
+
+    repository = ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert (repository.lease_epoch, repository.status) == (42, RepositoryStatus.IN_SYNC)
+    assert Repository.objects.get().lease_process is None
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["the listing", "a chunk"])
+def test_a_sweep_goes_on_where_a_dead_process_was(
+    listed: bool, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    ensure(project, ecr_configuration)
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+    dead = held_by(other_process(beat_at=Now() - SILENT))
+    if listed:
+        sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, ecr_configuration)
+        SweepChunk.objects.update(**dead)
+    else:
+        Sweep.objects.update(**dead)
+    assert sweeps.open_work() == 1
+
+    sweeps.work(configuration=ecr_configuration, seconds=5)
+
+    sweep.refresh_from_db()
+    assert (sweep.status, sweeps.progress(sweep).in_sync) == (SweepStatus.DONE, 1)
+
+
+def test_a_holder_that_knows_of_no_beat_for_ten_seconds_starts_no_call(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = ensure(project, ecr_configuration)
+    processes.start(ProcessRole.WEB)
+    held = provisioning.Lease.claim(repository)
+    assert held is not None
+    held.require_time()
+
+    monkeypatch.setattr(processes, "_heard_at", processes.clock() - processes.WRITE_SECONDS - 0.1)
+    with pytest.raises(RegistryError) as refused:
+        held.require_time()
+
+    assert (refused.value.code, refused.value.heals) == ("OutOfTime", True)
+    assert processes.BEAT_SECONDS < processes.WRITE_SECONDS < processes.SILENT_SECONDS
+
+
+def test_a_holder_whose_lease_may_have_ended_does_not_even_repeat_a_request_that_failed(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure(project, ecr_configuration)
+    processes.start(ProcessRole.WEB)
+    sandbox.client("ecr").delete_repository_policy(repositoryName=f"trigger/{project.ref}")
+    sandbox.fault("error", "ecr:SetRepositoryPolicy", code="ThrottlingException", times=1)
+    sandbox.reset_calls()
+    asked: list[int] = []
+
+    def may_write() -> bool:
+        asked.append(1)
+        return len(asked) <= 2  # the look and the first request of the write
+
+    monkeypatch.setattr(processes, "may_write", may_write)
+    monkeypatch.setattr(processes, "beat_if_late", lambda: None)
+
+    repository = ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert calls(sandbox) == {"GetRepositoryPolicy": 1, "SetRepositoryPolicy": 1}
+    assert repository.last_error_code == "OutOfTime"
+
+
+def test_a_process_that_was_suspended_beats_before_it_takes_a_lease(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = processes.start(ProcessRole.WEB)
+    Process.objects.filter(pk=mine.pk).update(beat_at=Now() - SILENT)
+    monkeypatch.setattr(processes, "_heard_at", processes.clock() - 60)
+
+    repository = ensure(project, ecr_configuration)
+
+    assert (repository.status, repository.last_error) == (RepositoryStatus.IN_SYNC, "")
+    assert not Repository.objects.filter(pk=repository.pk, lease_process=mine.pk).exists()
+
+
+def test_a_beat_that_the_database_did_not_confirm_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = processes.start(ProcessRole.WEB)
+    monkeypatch.setattr(processes, "_heard_at", processes.clock() - 60)
+    Process.objects.filter(pk=mine.pk).update(ended_at=Now())
+
+    assert not processes.beat()
+    assert not processes.may_write()
+
+
+def test_a_process_that_has_ended_starts_no_call_under_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_ended", False)
+    processes.start(ProcessRole.WEB)
+    processes.end()
+
+    assert not processes.may_write()
+    assert not processes.beat()
+    assert Process.objects.get().ended_at is not None
+
+
+HOLDER = """
+import django
+django.setup()
+from datetime import timedelta
+from django.conf import settings
+from deployments import ecr, provisioning
+from deployments.models import ProcessRole, Project
+from deployments.reconcile import processes
+processes.start(ProcessRole.WEB)
+processes.keep_alive(ProcessRole.WEB)
+configuration, project = settings.CONFIGURATION.require(), Project.objects.get()
+registry = configuration.registry("MANAGED")
+provisioning.ensure_repository(
+    registry=registry, ecr_registry=ecr.registry_of(registry.host), name=f"trigger/{project.ref}", project=project,
+    digest=configuration.desired_digest, freshness=timedelta(0),
+)
+"""
+
+
+@pytest.mark.slow
+def test_a_first_deploy_after_its_holder_was_killed_waits_fifteen_seconds_not_ninety(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sandbox.fault("hang", "ecr:CreateRepository")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "registry_admin.settings",
+            "DEPLOY_REGISTRY_HOST": HOST,
+            "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": POLICY,
+            "DATABASE_URL": databases.url_of(str(connection.settings_dict["NAME"])),
+        },
+    )
+    try:
+        wait_for(lambda: Repository.objects.filter(creating_since__isnull=False, lease_process__isnull=False).exists())
+        holder.send_signal(signal.SIGKILL)
+    finally:
+        holder.kill()
+        holder.wait(10)
+    sandbox.clear_faults()
+    killed_at = time.monotonic()
+
+    repository = ensure(project, ecr_configuration)
+
+    assert repository.status == RepositoryStatus.IN_SYNC
+    assert 5 < time.monotonic() - killed_at < processes.SILENT_SECONDS + 5
+    assert calls(sandbox)["SetRepositoryPolicy"] == 1
