@@ -32,7 +32,7 @@ from deployments import desired, sweeps, tasks, worker
 from deployments.config import Configuration
 from deployments.ecr import Identity, Probes, RegistryError
 from deployments.models import NotificationChannel, Process, ProcessRole
-from deployments.reconcile import processes
+from deployments.reconcile import generation, processes, writes_pause
 from deployments.sweeps import Target
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,9 @@ def examine(*, configuration: Configuration, offline: bool = False) -> Report:
     began, at = time.monotonic(), timezone.now()
     lines = [*_guarded("Settings", _settings), *_guarded("Database", _database)]
     if not any(line.part == "Database" and line.level is Level.FAIL for line in lines):
+        lines += _guarded("Configuration", lambda: _which_counts(configuration))
         lines += [*_guarded("Worker", _worker), *_guarded("Mail", lambda: _mail(offline=offline))]
+        configuration = generation.shown(configuration)
     lines += _guarded("AWS", lambda: _registries(configuration, offline=offline))
     return Report(lines=tuple(lines), at=at, seconds=time.monotonic() - began)
 
@@ -189,6 +191,43 @@ def _database() -> Iterator[Line]:
         else "SQLite's clock is this host's.",
         then="Set the clock (NTP); a worker whose clock is 5 seconds off does not start." if bad else "",
     )
+
+
+# ------------------------------------------------------------------------------------------------------ configuration
+
+
+def _which_counts(own: Configuration) -> Iterator[Line]:
+    """Which configuration counts, who holds another one, and whether writes are paused."""
+    part = "Configuration"
+    current = generation.counting()
+    if current is None:
+        says = "No process has been started yet, so none counts. Commands use the settings of their shell."
+        yield Line(part=part, what="Which counts", level=Level.OK, says=says)
+    else:
+        says = f"{current.configuration} since {current.at:%Y-%m-%d %H:%M} UTC: "
+        says += f"{current.get_cause_display().lower()} ({current.by})."
+        yield Line(part=part, what="Which counts", level=Level.OK, says=says)
+        try:
+            used = generation.in_force(own)
+        except RegistryError as error:
+            yield Line(part=part, what="This process", level=Level.FAIL, says=str(error))
+        else:
+            if used.desired_digest != own.desired_digest:
+                says = "The settings here are not those that count. What is done from here is done by those that count."
+                then = "manage.py configuration list shows what differs."
+                yield Line(part=part, what="This process", level=Level.WARN, says=says, then=then)
+    for alarm in generation.alarms():
+        level = Level.WARN if alarm.code == "other" else Level.FAIL
+        yield Line(part=part, what=alarm.title, level=level, says=alarm.words, then=alarm.then)
+    pause = writes_pause.current()
+    if pause is not None:
+        says = f"Paused since {pause.paused_at:%Y-%m-%d %H:%M} UTC by {pause.paused_by}: {pause.reason}"
+        yield Line(part=part, what="Writes to AWS", level=Level.WARN, says=says, then="manage.py writes resume")
+    for row in generation.running():
+        says = f"Version {row.version}, started {row.started_at:%Y-%m-%d %H:%M} UTC"
+        says += f", holds {row.configuration or 'no configuration'}; its clock is {row.clock_offset:+.1f} s from the "
+        says += "database's."
+        yield Line(part="Processes", what=f"{row.host}, {row.role} {row.pid}", level=Level.OK, says=says)
 
 
 # ------------------------------------------------------------------------------------------------------------- worker

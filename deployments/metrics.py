@@ -7,6 +7,7 @@ for, so all processes say the same and none forgets at a restart; a scrape is so
 from __future__ import annotations
 
 import hmac
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +32,7 @@ from deployments.models import (
     Sweep,
     SweepStatus,
 )
+from deployments.reconcile import generation, writes_pause
 
 PREFIX = "registry_admin_"
 
@@ -77,6 +79,17 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
     yield Sample(name="workers", help="Workers that were heard of lately.", value=alive)
     if beats:
         yield Sample(name="worker_heartbeat_seconds", help="Since any worker was heard of.", value=_age(now, beats[0]))
+    roles = Counter(generation.running().values_list("role", flat=True))
+    for role in generation.HOLDING:
+        yield Sample(name="processes", help="Processes that were heard from within 15 seconds, by role.",
+                     value=roles[role], labels={"role": role.value})  # fmt: skip
+    alarms = Counter(alarm.code for alarm in generation.alarms())
+    for code in ("conflict", "other", "unheld"):
+        yield Sample(name="configuration_alarms", help="Configurations that running processes were started with "
+                     "beside the one that counts; docs/configuration.md.", value=alarms[code],
+                     labels={"code": code})  # fmt: skip
+    yield Sample(name="writes_paused", help="1 while an operator has paused all writes to AWS.",
+                 value=writes_pause.current() is not None)  # fmt: skip
     waiting = tasks.oldest_waiting()
     yield Sample(name="queue_wait_seconds", help="Of the oldest message of the queue.", value=max(0.0, waiting or 0.0))
     sent = dict(NotificationDelivery.objects.order_by().values_list("status").annotate(Count("pk")))

@@ -38,6 +38,7 @@ from deployments.config import Configuration
 from deployments.models import (
     AccessKey,
     ChannelKind,
+    ConfigurationActivation,
     DeliveryStatus,
     Deployment,
     DeploymentStatus,
@@ -54,8 +55,10 @@ from deployments.models import (
     RepositoryStatus,
     Sweep,
     SweepStatus,
+    WritesPause,
 )
 from deployments.outbound import Undeliverable
+from deployments.reconcile import generation
 from deployments.reconcile.processes import LONG_SILENCE
 from deployments.vault import Unreadable, Vault
 
@@ -73,6 +76,9 @@ EVENTS = {
     "repository.missing": "A repository is gone from the registry",
     "sweep.failed": "Sweeps began to fail",
     "worker.silent": "A worker is not heard of any more",
+    "configuration.changed": "Another configuration counts",
+    "configuration.disputed": "Processes disagree about the configuration, and a person has to decide",
+    "writes.paused": "Writes to AWS were paused",
     "key.expiring": "An access key expires within a week",
 }
 TEST = "test"
@@ -319,6 +325,8 @@ def _news(now: datetime) -> list[News]:
         _repository_events(since),
         _sweeps(since),
         _workers(since, now),
+        _configurations(since, now),
+        _pauses(since),
         _keys(since, now),
     )
     # By its key, because what still lasts is found twice: in the present state and in the history.
@@ -506,6 +514,44 @@ def _silence(row: Process, last: datetime, more: str) -> News:
         path=reverse("admin:index"),
         data={"host": row.host, "pid": row.pid, "last_beat": last.isoformat(timespec="seconds")},
     )
+
+
+def _configurations(since: datetime, now: datetime) -> Iterator[News]:
+    rows = ConfigurationActivation.objects.select_related("configuration").filter(at__gte=since, follows__gt=0)
+    for row in rows[:MOST]:
+        yield News(
+            event="configuration.changed",
+            key=f"configuration.changed:{row.pk}",
+            at=row.at,
+            subject=f"Another configuration counts: {row.configuration}",
+            text=f"{row.get_cause_display()}: {row.by}." + (f" {row.reason}" if row.reason else ""),
+            path=reverse("admin:setup"),
+            data={"digest": row.configuration.digest, "generation": row.configuration.generation, "cause": row.cause},
+        )
+    for alarm in generation.alarms():
+        if alarm.code != "other":  # a process that acts on what counts does no harm; the pages name it
+            yield News(
+                event="configuration.disputed",
+                key=f"configuration.disputed:{alarm.code}:{alarm.key}",
+                at=now,
+                subject="Processes were started with different settings, and a person has to decide",
+                text=f"{alarm.words} {alarm.then}",
+                path=reverse("admin:setup"),
+                data={"code": alarm.code},
+            )
+
+
+def _pauses(since: datetime) -> Iterator[News]:
+    for row in WritesPause.objects.filter(paused_at__gte=since)[:MOST]:
+        yield News(
+            event="writes.paused",
+            key=f"writes.paused:{row.pk}",
+            at=row.paused_at,
+            subject=f"Writes to AWS were paused by {row.paused_by}",
+            text=f"{row.reason} manage.py writes resume allows them again.",
+            path=reverse("admin:setup"),
+            data={"by": row.paused_by},
+        )
 
 
 def _keys(since: datetime, now: datetime) -> Iterator[News]:

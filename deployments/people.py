@@ -33,6 +33,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("accesskey", "rotate_accesskey"): "Can rotate an access key",
     ("accesskey", "revoke_accesskey"): "Can revoke an access key",
     ("notificationchannel", "test_notificationchannel"): "Can send a test message to a notification channel",
+    ("writespause", "pause_writes"): "Can stop every write to AWS, and allow them again",
     ("process", "view_setup"): "Can see and run the checks of the installation",
 }
 
@@ -49,6 +50,7 @@ _OPERATES = {
     "view_auditentry", "view_environmentvariable", "view_setup",
     "promote_deployment", "rollback_deployment", "cancel_deployment",
     "reconcile_repository", "adopt_repository", "except_repository", "start_sweep", "stop_sweep",
+    "pause_writes",
 }  # fmt: skip
 
 #: Group → codenames of the app's rights. The admin group has all of them, and all over users and groups.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
@@ -21,7 +22,9 @@ from django.utils.text import capfirst
 
 from deployments import audit
 from deployments.audit import Trail
+from deployments.config import Configuration
 from deployments.models import AuditEntry
+from deployments.reconcile import generation
 
 if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[Any]
@@ -41,6 +44,11 @@ def require(request: HttpRequest, codename: str) -> None:
     """Each action has a right of its own (`deployments.people`). Raises PermissionDenied."""
     if not may(request, codename):
         raise PermissionDenied
+
+
+def shown_configuration() -> Configuration:
+    """The configuration that counts, as pages show it; this process's own where it cannot use that one."""
+    return generation.shown(settings.CONFIGURATION)
 
 
 def who(request: HttpRequest) -> str:

@@ -33,6 +33,7 @@ from deployments.models import (
     SweepStatus,
 )
 from deployments.projects import ROOT_SLUGS
+from deployments.reconcile import generation, writes_pause
 
 #: What somebody should look at, the worst first.
 NEEDS_ATTENTION = (RepositoryStatus.FAILED, RepositoryStatus.MISSING, RepositoryStatus.DRIFTED)
@@ -146,6 +147,7 @@ class Health:
     result: str
     interval: timedelta
     overdue: bool
+    alarms: list[dict[str, str]]  # title, words, then, tone
 
 
 def _health() -> Health:
@@ -168,7 +170,27 @@ def _health() -> Health:
         interval=interval,
         # Twice the interval: one sweep that starts a little late is no news.
         overdue=bool(interval) and (newest is None or newest < now - 2 * interval),
+        alarms=_alarms(),
     )
+
+
+def _alarms() -> list[dict[str, str]]:
+    """What concerns every repository: writes that are paused, processes with other settings."""
+    found = [
+        {
+            "title": alarm.title,
+            "words": alarm.words,
+            "then": alarm.then,
+            "tone": "warn" if alarm.code == "other" else "bad",
+        }
+        for alarm in generation.alarms()
+    ]
+    pause = writes_pause.current()
+    if pause is not None:
+        words = f"By {pause.paused_by}: {pause.reason}"
+        then = "The set-up page, or manage.py writes resume, allows them again."
+        found.insert(0, {"title": "Writes to AWS are paused", "words": words, "then": then, "tone": "warn"})
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from django.shortcuts import get_object_or_404
 from django.urls import path, reverse
 
 from deployments import clock, policy, restore, sweeps, whatif
-from deployments.admin.console import ReadOnly, require, who
+from deployments.admin.console import ReadOnly, require, shown_configuration, who
 from deployments.admin.sidebyside import side_by_side
 from deployments.audit import Trail
 from deployments.catalogue import Refusal
@@ -66,7 +66,7 @@ def risks(row: Repository) -> tuple[policy.Finding, ...]:
     if not row.policy_text:
         return ()
     return policy.lint(
-        row.policy_text, partition=partition_of(row), allow_public=settings.CONFIGURATION.allow_public_policy
+        row.policy_text, partition=partition_of(row), allow_public=shown_configuration().allow_public_policy
     )
 
 
@@ -169,7 +169,7 @@ class Policies(ReadOnly):
                 "comparison": policy.compare(row.policy_text or None, kept.policy_before, partition=partition),
                 "findings": policy.lint(kept.policy_before, partition=partition),
                 "lines": side_by_side(row.policy_text, kept.policy_before, partition=partition),
-                "enforce": settings.CONFIGURATION.enforce,
+                "enforce": shown_configuration().enforce,
             },
         )
 
@@ -177,7 +177,7 @@ class Policies(ReadOnly):
         """What another default policy would do. A POST, because a policy is too long for an address; writes nothing."""
         if not self.has_view_permission(request):
             return HttpResponseRedirect(reverse("admin:index"))
-        targets = sweeps.targets(settings.CONFIGURATION)
+        targets = sweeps.targets(shown_configuration())
         present = targets[0].config.default_repository_policy if targets else ""
         form = WhatIfForm(request.POST or None, initial={"text": _to_edit(present or ""), "registry": 0})
         form.fields["registry"].choices = [  # type: ignore[attr-defined]
@@ -188,14 +188,14 @@ class Policies(ReadOnly):
             answer = whatif.rehearse(
                 text=form.cleaned_data["text"],
                 target=targets[form.cleaned_data["registry"]],
-                allow_public=settings.CONFIGURATION.allow_public_policy,
+                allow_public=shown_configuration().allow_public_policy,
             )
         context = {
             "title": "What would another default policy do?",
             "form": form,
             "answer": answer,
             "targets": targets,
-            "enforce": settings.CONFIGURATION.enforce,
+            "enforce": shown_configuration().enforce,
         }
         return self.render_page(request, "registry_admin/what_if.html", None, context)
 

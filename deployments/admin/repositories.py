@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from django.conf import settings
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -15,7 +14,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from deployments import provisioning
-from deployments.admin.console import audit_of, may, menu
+from deployments.admin.console import audit_of, may, menu, shown_configuration
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
@@ -154,7 +153,7 @@ class RepositoryAdmin(Looks, Policies, Exports):
             "pullers": pullers(row),
             "states": {part: state_of(row, part, covered=covered) for part in PARTS},
             "excepted": bool(row.mode) and in_force(row),
-            "observed": not provisioning.effective_enforce(row, settings.CONFIGURATION.enforce, timezone.now()),
+            "observed": not provisioning.effective_enforce(row, shown_configuration().enforce, timezone.now()),
             "may": {name: may(request, look.right) for name, look in LOOKS.items()},
             "may_restore": may(request, "restore_policy_repository") and covered,
             "managed": row.status not in (RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING),
@@ -173,7 +172,7 @@ def until_word(row: Repository) -> str:
 
 def registry_of(row: Repository) -> RegistryConfig | None:
     """The part of the configuration that a repository belongs to; None when the settings name another registry now."""
-    configuration = settings.CONFIGURATION
+    configuration = shown_configuration()
     for registry in (configuration.v4, configuration.plain):
         if registry.host == row.host and row.name.startswith(f"{registry.namespace}/"):
             return registry

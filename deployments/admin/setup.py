@@ -11,16 +11,19 @@ from itertools import groupby
 from typing import Any
 
 from django.conf import settings
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
+from django.urls import reverse
 
 from deployments import doctor
+from deployments.admin.console import may, require
 from deployments.admin.display import mark
 from deployments.audit import Trail
 from deployments.doctor import Level, Report
 from deployments.models import AuditEntry
+from deployments.reconcile import writes_pause
 
 PERMISSION = "deployments.view_setup"
 ACTION = "check.setup"
@@ -58,7 +61,36 @@ def setup(request: HttpRequest) -> HttpResponse:
             "parts": _parts(report),
             "last": None if asked else AuditEntry.objects.filter(action=ACTION).first(),
             "policy": doctor.operator_policy(settings.CONFIGURATION),
+            "pause": writes_pause.current(),
+            "may_pause": may(request, "pause_writes"),
             "alarm": {Level.FAIL: "bad", Level.WARN: "warn"}.get(report.worst, "ok"),
+        },
+    )
+
+
+def writes(request: HttpRequest) -> HttpResponse:
+    """GET says what the emergency stop does, POST stops every write to AWS, or allows them again."""
+    require(request, "pause_writes")
+    if request.method not in ("GET", "HEAD", "POST"):
+        return HttpResponseNotAllowed(("GET", "HEAD", "POST"))
+    pause, reason = writes_pause.current(), request.POST.get("reason", "").strip()
+    if request.method == "POST" and "resume" in request.POST:
+        done = writes_pause.resume(trail=Trail.of(request))
+        messages.success(request, "Writes to AWS are allowed again." if done else "Writes to AWS were not paused.")
+        return HttpResponseRedirect(reverse("admin:setup"))
+    if request.method == "POST" and reason:
+        done = writes_pause.pause(trail=Trail.of(request), reason=reason)
+        messages.warning(request, "Writes to AWS are paused." if done else "Writes to AWS were paused already.")
+        return HttpResponseRedirect(reverse("admin:setup"))
+    request.current_app = admin.site.name
+    return TemplateResponse(
+        request,
+        "registry_admin/writes.html",
+        {
+            **admin.site.each_context(request),
+            "title": "Allow writes to AWS again" if pause else "Stop every write to AWS",
+            "pause": pause,
+            "missing": request.method == "POST",
         },
     )
 

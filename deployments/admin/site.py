@@ -62,9 +62,13 @@ class RegistryAdmin(admin.AdminSite):
         return context
 
     def get_urls(self) -> list[Any]:
-        from deployments.admin.setup import setup  # it renders with this site
+        from deployments.admin.setup import setup, writes  # they render with this site
 
-        return [path("setup/", self.admin_view(setup), name="setup"), *super().get_urls()]
+        return [
+            path("setup/", self.admin_view(setup), name="setup"),
+            path("setup/writes/", self.admin_view(writes), name="writes"),
+            *super().get_urls(),
+        ]
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         return super().index(request, {**overview.dashboard(self, request), **(extra_context or {})})

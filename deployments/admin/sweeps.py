@@ -24,7 +24,7 @@ from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
 from deployments import sweeps, tasks
-from deployments.admin.console import Nouns, ReadOnly, may, menu, require, who
+from deployments.admin.console import Nouns, ReadOnly, may, menu, require, shown_configuration, who
 from deployments.admin.display import ago, badge, took, two_lines
 from deployments.audit import Trail
 from deployments.models import (
@@ -122,8 +122,8 @@ class SweepAdmin(ReadOnly):
                 "title": "Start a sweep",
                 "number": managed.count(),
                 "unmanaged": Repository.objects.filter(status=RepositoryStatus.UNMANAGED).count(),
-                "targets": sweeps.targets(settings.CONFIGURATION),
-                "enforce": settings.CONFIGURATION.enforce,
+                "targets": sweeps.targets(shown_configuration()),
+                "enforce": shown_configuration().enforce,
                 "rate": settings.CONFIGURATION.calls_per_second,
                 "running": Sweep.objects.filter(status=SweepStatus.RUNNING).first(),
                 "may_adopt": may(request, "adopt_repository"),

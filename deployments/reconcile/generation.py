@@ -389,7 +389,9 @@ def _lost(before: str, after: str, host: str) -> list[str]:
 class Alarm:
     """Something about the configurations that a person should know: what it is and the next step."""
 
-    code: str  # conflict, other, unheld
+    code: str  # conflict: one generation, two contents; other: acts on what counts; unheld: nobody holds what counts
+    title: str
+    key: str  # the same for as long as it is the same alarm
     words: str
     then: str
 
@@ -424,24 +426,34 @@ def alarms() -> list[Alarm]:
         what = " ".join(differences(counts, theirs))
         if theirs.generation is not None and theirs.generation == counts.generation:
             words = f"Two different sets of settings have the generation {counts.generation}: {names} differs. {what}"
+            then = "Give the right settings a higher CONFIGURATION_GENERATION."
             found.append(
-                Alarm(code="conflict", words=words, then="Give the right settings a higher CONFIGURATION_GENERATION.")
+                Alarm(
+                    code="conflict",
+                    title="Two configurations with one generation",
+                    key=f"{current.pk}:{theirs.pk}",
+                    words=words,
+                    then=then,
+                )
             )
         elif held_by_any:
             found.append(
                 Alarm(
                     code="other",
+                    title="Started with other settings",
+                    key=f"{current.pk}:{theirs.pk}",
                     words=f"Started with other settings than those that count: {names}. It acts on those that count. "
                     f"{what}",
                     then="Start it again with the settings of the others.",
                 )
             )
         else:
-            found.append(_unheld(counts, theirs, names, what))
+            found.append(_unheld(current, theirs, names, what))
     return found
 
 
-def _unheld(counts: ConfigurationGeneration, theirs: ConfigurationGeneration, names: str, what: str) -> Alarm:
+def _unheld(current: ConfigurationActivation, theirs: ConfigurationGeneration, names: str, what: str) -> Alarm:
+    counts = current.configuration
     losses = taken_away(counts, theirs)
     because = (
         f"Going back would take access away: {' '.join(losses)}"
@@ -450,6 +462,8 @@ def _unheld(counts: ConfigurationGeneration, theirs: ConfigurationGeneration, na
     )
     return Alarm(
         code="unheld",
+        title="No process holds the configuration that counts",
+        key=f"{current.pk}:{theirs.pk}",
         words=f"No running process holds the configuration that counts ({counts}); {names} holds {theirs}. {what} "
         f"Nothing changes by itself. {because}",
         then=f"If the older settings are meant: manage.py configuration activate {theirs.digest[:12]}",
