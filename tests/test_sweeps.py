@@ -595,6 +595,27 @@ def test_an_account_that_aws_throttles_altogether_fails_the_sweep_and_no_reposit
     assert CallBudget.objects.get().rate < 100  # that concerns the account
 
 
+def test_an_aws_that_answers_nobody_costs_no_repository_a_try(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "SILENCE", 4)
+    fill(sandbox, fast, 4)
+    sandbox.fault("reset", "ecr:GetRepositoryPolicy")
+    sweep = sweeps.start(trigger=SweepTrigger.SCHEDULE)
+    assert sweep is not None
+
+    for _ in range(4):
+        sweeps.work(configuration=fast, seconds=5)  # ends at once
+    sweep.refresh_from_db()
+    assert (sweep.status, sweeps.progress(sweep).done) == (SweepStatus.RUNNING, 0)
+    assert "cannot be reached" in sweep.error
+    assert sweeps.throttled_repositories(sweep) == []
+
+    sandbox.clear_faults()
+    work_off(fast, sweep)
+    assert sweeps.progress(sweep).in_sync == 4
+
+
 def test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
