@@ -516,6 +516,34 @@ REPOSITORIES: tuple[Entry, ...] = (
         heals=Heals.YES,
     ),
     Entry(
+        codes=("Throttled",),
+        says="AWS throttled {operation} on {name} each time that a sweep tried it, {tries} times, so the sweep ended "
+        "without it.",
+        todo="The next sweep or deploy tries again. If it stays, look for what else calls ECR in this account and "
+        "region.",
+        cause="Each repository has a bounded number of tries in a sweep, so that one that AWS throttles for ever does "
+        "not keep the sweep open.",
+        mender=Mender.NOBODY,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=("SweepThrottled",),
+        says="AWS throttled {operation} for each repository that the sweep tried, {tries} times in a row, so the sweep "
+        "ended.",
+        todo="The next sweep tries again. If it stays, look for what else calls ECR in this account and region, or set "
+        "RECONCILE_CALLS_PER_SECOND lower.",
+        cause="The account's limit is used up, by somebody else's calls or by ours; that is no fault of a repository.",
+        mender=Mender.OPERATOR,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=("Unexpected",),
+        says="Looking at {name} failed unexpectedly ({reason}); see the worker's log.",
+        todo=_FAULT_OF_OURS,
+        cause="The program met something that it does not know. The other repositories are looked at all the same.",
+        mender=Mender.MAKERS,
+    ),
+    Entry(
         codes=("OutdatedConfiguration",),
         says="This process cannot use the configuration that counts. {reason}",
         todo="Try again to reach another process.",

@@ -6,12 +6,17 @@ killed in the middle leaves a lease that runs out; the next one goes on where th
 harm, because a repository is written to only under its own lease.
 
 Reading takes no lease of a repository: at rest a chunk of 250 costs four UPDATEs, whatever is in it. Calls are paced
-by a rate that all workers share; in a sweep botocore tries once, and a throttled repository goes back in line.
+by a rate that all workers share; in a sweep botocore tries once, and a throttled repository goes back in line. It
+has TRIES of them in one sweep, with pauses that grow; then it has failed, and the sweep ends without it.
+
+Small sweeps go first: a worker leaves a chunk of a larger one within a second, and also one of which all repositories
+rest, when another piece waits.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -23,10 +28,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, connections, transaction
-from django.db.models import F, Max, Min, Q, QuerySet, Sum
+from django.db.models import Case, F, Max, Min, OuterRef, Q, QuerySet, Subquery, Sum, When
 from django.db.models.functions import Now
 
 from deployments import desired, provisioning
+from deployments.catalogue import registry_error
 from deployments.config import Configuration, RegistryConfig
 from deployments.desired import Listed
 from deployments.ecr import Access, Ecr, Look, RegistryError, is_throttling, registry_of
@@ -54,6 +60,10 @@ RENEW_SECONDS = 10
 HELD_PAUSE = timedelta(seconds=5)
 UNANSWERED = ("Unreachable", "Timeout")
 SILENCE = 3 * THREADS  # looks in a row without an answer after which AWS counts as away
+TRIES = 8  # looks at one repository in one sweep, over all workers, that AWS throttles; then it has failed
+UNANSWERED_TRIES = 3  # what a look without an answer counts: it holds a thread for 13 seconds
+LONGEST_REST = 16.0  # seconds
+CALM_SECONDS = 10.0  # a refusal of another repository that is older says nothing about the account's rate
 KEPT, KEPT_UNEVENTFUL = timedelta(days=30), timedelta(days=2)  # an ended sweep, and a scheduled one that found nothing
 DEATHS = 5  # workers that may die over one chunk before it is halved
 Outcome = SweepFinding.Outcome
@@ -147,6 +157,16 @@ def progress(sweep: Sweep) -> Progress:
     )
 
 
+def throttled_repositories(sweep: Sweep) -> list[tuple[str, int]]:
+    """Those that are left because AWS throttles them or does not answer: their names, and how many tries they had."""
+    tries: dict[int, int] = {}
+    for chunk in sweep.chunks.filter(finished_at__isnull=True, throttled__isnull=False):
+        counted = chunk.throttled or {}
+        tries |= {pk: counted[str(pk)] for pk in chunk.remaining if str(pk) in counted}
+    names = Repository.objects.filter(pk__in=tries).values_list("pk", "name").order_by("name")
+    return [(name, tries[pk]) for pk, name in names]
+
+
 def open_work(sweep_id: int | None = None) -> int:
     """How many pieces of work (listings and chunks) nobody holds: what a doorbell may be rung for."""
     running = Sweep.objects.filter(status=SweepStatus.RUNNING, **({"pk": sweep_id} if sweep_id else {}))
@@ -171,20 +191,14 @@ def work(*, configuration: Configuration, seconds: float, sweep_id: int | None =
             Sweep.objects.filter(status=SweepStatus.RUNNING).exclude(error=str(refused)).update(error=str(refused))
             return False
         running = Sweep.objects.filter(status=SweepStatus.RUNNING, **({"pk": sweep_id} if sweep_id else {}))
-        listing = running.filter(lease.free(), listed_at__isnull=True).order_by("pk").first()
-        if listing is not None:
-            claimed = _claim(Sweep.objects.filter(pk=listing.pk))
+        _close_finished(running)  # before the next piece: it may be another sweep's, and take long
+        chunk = _next_piece(running)
+        if isinstance(chunk, Sweep):
+            claimed = _claim(Sweep.objects.filter(pk=chunk.pk))
             if claimed is not None:
-                _list(listing, claimed, configuration)
+                _list(chunk, claimed, configuration)
             continue
-        chunk = (
-            SweepChunk.objects.filter(lease.free(), sweep__in=running, finished_at__isnull=True)
-            .select_related("sweep")
-            .order_by("sweep_id", "position")
-            .first()
-        )
         if chunk is None:
-            _close_finished(running)
             return False
         epoch = _claim(SweepChunk.objects.filter(pk=chunk.pk, finished_at__isnull=True), attempts=F("attempts") + 1)
         if epoch is not None:
@@ -192,8 +206,29 @@ def work(*, configuration: Configuration, seconds: float, sweep_id: int | None =
             if chunk.attempts >= DEATHS:
                 _isolate(chunk, epoch)
                 continue
-            _Worker(chunk=chunk, epoch=epoch, configuration=configuration, until=until).run()
+            _Worker(chunk=chunk, epoch=epoch, configuration=configuration, until=until, running=running).run()
     return True
+
+
+def _next_piece(running: QuerySet[Sweep]) -> Sweep | SweepChunk | None:
+    """The piece to take next: a sweep that has to be listed, or a chunk. The smallest sweep's first.
+
+    So a repository that somebody asked for waits for no sweep over all of them. A listing of named repositories asks
+    AWS nothing; one of the whole registry may take long, so chunks of named repositories go before it.
+    """
+    everything = Case(When(names=[], then=1), default=0)
+    listing = running.filter(lease.free(), listed_at__isnull=True).order_by(everything, "pk").first()
+    if listing is not None and listing.names:
+        return listing
+    total = SweepChunk.objects.filter(sweep=OuterRef("sweep")).order_by().values("sweep").annotate(of=Sum("size"))
+    chunk = (
+        SweepChunk.objects.filter(lease.free(), sweep__in=running, finished_at__isnull=True)
+        .annotate(total=Subquery(total.values("of")))
+        .select_related("sweep")
+        .order_by("total", "sweep_id", "position")
+        .first()
+    )
+    return listing if listing is not None and (chunk is None or not chunk.sweep.names) else chunk
 
 
 def _claim(rows: QuerySet[Any], **values: Any) -> int | None:
@@ -225,6 +260,7 @@ def _isolate(chunk: SweepChunk, epoch: int) -> None:
                     namespace=chunk.namespace,
                     size=len(rest),
                     remaining=rest,
+                    throttled=chunk.throttled,
                 )
             return
         mine.update(remaining=[], finished_at=Now(), failed=F("failed") + len(chunk.remaining), **lease.RETURNED)
@@ -488,13 +524,19 @@ class _Worker:
     epoch: int
     configuration: Configuration
     until: float  # monotonic
+    running: QuerySet[Sweep] = field(default_factory=lambda: Sweep.objects.filter(status=SweepStatus.RUNNING))
     pending: deque[Repository] = field(default_factory=deque)
     quiet: list[int] = field(default_factory=list)  # ids that were in sync and still are
     held: list[int] = field(default_factory=list)  # ids whose lease somebody else has: a deploy, or a worker that died
     counts: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
-    tries: Counter[int] = field(default_factory=Counter)  # of looks that AWS did not answer, by repository
-    silence: int = 0  # such looks in a row
+    tries: Counter[int] = field(default_factory=Counter)  # looks that AWS throttled or did not answer, by repository
+    unsaved: bool = False  # whether `tries` has grown since it was written down
+    resting: dict[int, float] = field(default_factory=dict)  # repository → when it may be looked at again; monotonic
+    refused_at: dict[int, float] = field(default_factory=dict)  # repository → when AWS throttled it last; monotonic
+    refusals: int = 0  # looks that AWS throttled
+    progressed: bool = False  # whether a look at any repository of this chunk came to its end
+    silence: int = 0  # looks in a row that AWS did not answer
     fatal: RegistryError | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -507,6 +549,8 @@ class _Worker:
         if target is None or not rows:
             self._save([], release=True)  # the registry was configured away, or the rows were deleted
             return
+        self.tries = self._stored_tries()
+        self.progressed = self.chunk.size > len(self.chunk.remaining)
         order = {pk: place for place, pk in enumerate(self.chunk.remaining)}
         self.pending.extend(sorted(rows, key=lambda row: order[row.pk]))
         looked_at: datetime = rows[0].db_now
@@ -519,15 +563,15 @@ class _Worker:
             if not budget.pace.wait(self._over):
                 raise _OutOfTime
 
-        def answered(operation: str, code: str) -> None:
+        def answered(pk: int, operation: str, code: str) -> None:
             with self._lock:
                 self.calls[operation] += 1
-            if is_throttling(code):
-                budget.pace.refused()
-            else:
+            if not is_throttling(code):
                 budget.pace.accepted()
+            elif self._concerns_the_account(pk):
+                budget.pace.refused()
 
-        ecr = reach(target, before_call=turn, answered=answered, attempts=1)
+        ecr = reach(target, before_call=turn, attempts=1)
         # Under a repository's lease nobody waits for a turn. Writes are few and matter, so botocore may try again.
         writing = replace(ecr, before_call=budget.pace.spend, attempts=3)
         with ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="sweep") as pool:
@@ -536,12 +580,17 @@ class _Worker:
                 next_check = time.monotonic() + 1
                 next_renewal = time.monotonic() + RENEW_SECONDS
                 while self.pending or going:
-                    while self.pending and len(going) < THREADS and not self._over():
-                        row = self.pending.popleft()
-                        going[pool.submit(self._one, ecr, writing, target, row, digest)] = row
-                    if not going:
+                    while len(going) < THREADS and not self._over() and (row := self._next()) is not None:
+                        hear = functools.partial(answered, row.pk)
+                        doors = replace(ecr, answered=hear), replace(writing, answered=hear)
+                        going[pool.submit(self._one, *doors, target, row, digest)] = row
+                    if not going and self._over():
                         break
-                    done, _ = wait(going, timeout=0.5, return_when=FIRST_COMPLETED)
+                    done: set[Future[bool]] = set()
+                    if going:
+                        done, _ = wait(going, timeout=0.5, return_when=FIRST_COMPLETED)
+                    else:
+                        time.sleep(0.1)  # all that is left rests
                     for future in done:
                         row = going.pop(future)
                         if not future.result():
@@ -550,6 +599,10 @@ class _Worker:
                     if now >= next_check:
                         next_check = now + 1
                         budget.share()
+                        if self._gives_way(resting=not going and self._rest([*self.pending], []) is not None):
+                            self.until = 0
+                        if self.unsaved:
+                            next_renewal = now  # what is left, and why, is shown while the sweep runs
                         if not Sweep.objects.filter(pk=sweep.pk, status=SweepStatus.RUNNING).exists():
                             self.until = 0
                         if (generation.newest() or 0) != self.configuration.activation:
@@ -586,28 +639,68 @@ class _Worker:
     def _save(self, rows: list[Repository], *, release: bool) -> bool:
         """Write how far this chunk is, under our own epoch only; False when it is somebody else's by now.
 
-        A chunk of which only held repositories are left rests for a moment, then somebody takes it up again.
+        A chunk of which only held and throttled repositories are left rests, then a worker takes it up again.
         """
         with self._lock:
             counts, self.counts = self.counts, Counter()
             calls, self.calls = self.calls, Counter()
             held = list(self.held)
+            tries, self.unsaved = dict(self.tries), False
         remaining = [*(row.pk for row in rows), *held]
         values: dict[str, Any] = {
             "remaining": remaining,
             "attempts": 0,  # counts deaths in a row, and this worker lives
             "calls": dict(Counter(self.chunk.calls) + calls),
+            "throttled": {str(pk): tries[pk] for pk in remaining if tries.get(pk)} or None,
             **{name: F(name) + counts[name] for name in ("in_sync", "healed", "drifted", "failed")},
         }
         self.chunk.calls = values["calls"]
         if release:
-            rests = bool(held) and not rows
             values |= lease.RETURNED | {"finished_at": None if remaining else Now()}
-            if rests:
-                values["lease_until"] = Now() + HELD_PAUSE
+            if (rest := self._rest(rows, held)) is not None:
+                values["lease_until"] = Now() + rest
         else:
             values["lease_until"] = Now() + LEASE
         return bool(self._chunk().update(**values))
+
+    def _stored_tries(self) -> Counter[int]:
+        return Counter({int(pk): tries for pk, tries in (self.chunk.throttled or {}).items()})
+
+    def _rest(self, rows: list[Repository], held: list[int]) -> timedelta | None:
+        """How long this chunk rests; None when a repository of it can be looked at now."""
+        now = time.monotonic()
+        rests = [self.resting.get(row.pk, now) - now for row in rows] + [HELD_PAUSE.total_seconds()] * bool(held)
+        return timedelta(seconds=min(rests)) if rests and min(rests) > 0 else None
+
+    def _next(self) -> Repository | None:
+        """Take the first repository in line that does not rest."""
+        now = time.monotonic()
+        for row in self.pending:
+            if self.resting.get(row.pk, now) <= now:
+                self.pending.remove(row)
+                return row
+        return None
+
+    def _gives_way(self, *, resting: bool) -> bool:
+        """Whether another piece goes before this chunk: a smaller sweep's, or any one while all of ours rests."""
+        piece = _next_piece(self.running)
+        if piece is None or resting:
+            return piece is not None
+        if isinstance(piece, Sweep) and not piece.names:
+            return False
+        size = len(piece.names) if isinstance(piece, Sweep) else _size(piece.sweep)
+        return size < _size(self.chunk.sweep)
+
+    def _concerns_the_account(self, pk: int) -> bool:
+        """Whether a throttled call tells of the account's rate. One repository that AWS throttles each time does not.
+
+        So it counts only when AWS throttled another repository too, and only the first time.
+        """
+        now = time.monotonic()
+        with self._lock:
+            self.refused_at[pk] = now
+            others = any(each != pk and at > now - CALM_SECONDS for each, at in self.refused_at.items())
+            return others and not self.tries[pk]
 
     def _one(self, ecr: Ecr, writing: Ecr, target: Target, row: Repository, digest: str) -> bool:
         """Look at one repository and mend it. False when it goes back in line: throttled, or the time is over."""
@@ -618,11 +711,7 @@ class _Worker:
         except Exception as error:
             # One repository that trips us up must not keep the others of its chunk from being looked at.
             log.exception("sweeps.failed repository=%s", row.name)
-            words = f"Looking at this repository failed unexpectedly ({type(error).__name__}); see the worker's log."
-            Repository.objects.filter(lease.free(), pk=row.pk).update(
-                status=RepositoryStatus.FAILED, last_error=words, last_error_code="Unexpected", last_error_at=Now()
-            )
-            self._tell(row, "failed", words)
+            self._fail(row, registry_error("Unexpected", operation="", name=row.name, reason=type(error).__name__))
             return True
 
     def _look_at(self, ecr: Ecr, writing: Ecr, target: Target, row: Repository, digest: str) -> bool:
@@ -631,13 +720,15 @@ class _Worker:
             look = ecr.look(row.name, details=due)
         except RegistryError as error:
             if error.throttled:
-                return False
+                return self._throttled(row, error)
             self.fatal = error
             return True
         for part in (look.policy, look.details):
-            if isinstance(part, RegistryError) and (part.throttled or self._unanswered(row, part)):
+            if isinstance(part, RegistryError) and part.throttled:
+                return self._throttled(row, part)
+            if isinstance(part, RegistryError) and part.code in UNANSWERED and self._unanswered(row, part):
                 return False
-        self.silence = 0
+        self.silence, self.progressed = 0, True
         if self._is_quiet(target, row, look, digest):
             with self._lock:
                 self.quiet.append(row.pk)
@@ -648,23 +739,51 @@ class _Worker:
             return True
         return self._settle(writing, target, row, look, digest)
 
+    def _throttled(self, row: Repository, error: RegistryError) -> bool:
+        """Put a throttled repository back in line (False), or after its last try record that it failed (True).
+
+        When AWS throttles all that this chunk has tried, that is no repository's fault, and the sweep ends.
+        """
+        with self._lock:
+            self.refusals += 1
+            again = self._count(row, 1)
+            if self.refusals >= SILENCE and not self.progressed:
+                self.fatal = registry_error("SweepThrottled", operation=error.operation, tries=SILENCE)
+        if again or self.fatal is not None:
+            return False
+        self._fail(row, registry_error("Throttled", operation=error.operation, name=row.name, tries=TRIES))
+        return True
+
+    def _count(self, row: Repository, tries: int) -> bool:
+        """Count tries of a repository, and have it rest; whether it may be tried again. Needs the lock."""
+        count = self.tries[row.pk] = self.tries[row.pk] + tries
+        self.resting[row.pk] = time.monotonic() + rest_seconds(count)
+        self.unsaved = True
+        return count < TRIES
+
+    def _fail(self, row: Repository, error: RegistryError) -> None:
+        """Say on the row, unless this is a dry run, and as a finding that the repository was not looked at."""
+        sweep = self.chunk.sweep
+        if not sweep.dry_run:
+            provisioning.record_failure(row=row, error=error, cause=sweep.requested_by or sweep.trigger)
+        self._tell(row, "failed", str(error))
+
     def _unanswered(self, row: Repository, error: RegistryError) -> bool:
         """Whether a look that AWS did not answer is worth another try; an AWS that answers nobody ends the work.
 
-        Otherwise a minute without network would mark every repository as failed.
+        Otherwise a minute without network would mark every repository as failed. So such tries are not kept.
         """
-        if error.code not in UNANSWERED:
-            return False
         with self._lock:
             self.silence += 1
-            self.tries[row.pk] += 1
+            again = self._count(row, UNANSWERED_TRIES)
             if self.silence >= SILENCE:
                 self.until = 0
+                self.tries = self._stored_tries()
                 if self.chunk.sweep.trigger == SweepTrigger.COMMAND:
                     self.fatal = error  # a person at a terminal is told
                 else:
                     Sweep.objects.filter(pk=self.chunk.sweep_id, status=SweepStatus.RUNNING).update(error=str(error))
-            return self.silence >= SILENCE or self.tries[row.pk] < 3
+            return self.silence >= SILENCE or again
 
     def _is_quiet(self, target: Target, row: Repository, look: Look, digest: str) -> bool:
         """In sync before and still so, with nothing new to write down."""
@@ -726,7 +845,7 @@ class _Worker:
         settled = result.repository
         if result.error is not None:
             if result.error.throttled:
-                return False
+                return self._throttled(row, result.error)
             if result.error.installation:
                 self.fatal = result.error
             self._tell(row, "failed", str(result.error))
@@ -745,6 +864,16 @@ class _Worker:
             self.counts[kind] += 1
         if kind != "in_sync":
             _found(self.chunk.sweep, [row], outcome or Outcome(kind), words)
+
+
+def rest_seconds(tries: int) -> float:
+    """How long a repository rests after so many tries: not after the first one, then longer each time."""
+    return min(2.0 ** (tries - 3), LONGEST_REST) if tries > 1 else 0.0
+
+
+def _size(sweep: Sweep) -> int:
+    """How many repositories a sweep is about, those that are done included."""
+    return int(sweep.chunks.aggregate(of=Sum("size", default=0))["of"])
 
 
 class _OutOfTime(Exception):
@@ -793,7 +922,7 @@ class _Budget:
             CallBudget.objects.update_or_create(**self._key, defaults={"rate": mine, "changed_at": Now()})
             self._stored = self._load()
         chunks = SweepChunk.objects.filter(host=self._host, lease_until__gt=Now(), finished_at__isnull=True)
-        self._holders = max(1, chunks.count())
+        self._holders = max(1, chunks.exclude(lease_owner="").count())  # one without an owner rests
         self.pace.share(mine / self._holders, self._ceiling / self._holders)
 
     def _load(self) -> float:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -20,7 +20,8 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from deployments import ecr, sweeps
+from deployments import ecr, provisioning, sweeps
+from deployments.catalogue import registry_error
 from deployments.config import Configuration
 from deployments.models import (
     CallBudget,
@@ -419,6 +420,302 @@ def test_only_one_scheduled_sweep_goes_on_at_a_time(fast: Configuration) -> None
     assert sweeps.start(trigger=SweepTrigger.PERSON) is not None
 
 
+# ---------------------------------------------------------------------------------------- throttled again and again
+
+
+def throttle(sandbox: Sandbox, names: Iterable[str], operation: str = "GetRepositoryPolicy") -> None:
+    """From now on AWS throttles each of these calls about these repositories."""
+    for name in names:
+        sandbox.fault("error", f"ecr:{operation}", repository=name, code="ThrottlingException")
+
+
+def looks_at(sandbox: Sandbox, name: str) -> int:
+    entries = [entry for entry in sandbox.journal() if entry["operation"] == "GetRepositoryPolicy"]
+    return sum(entry["repository"] == name for entry in entries)
+
+
+def in_short_shifts(configuration: Configuration, sweep: Sweep, shifts: int = 40) -> None:
+    """Workers that come one after the other, each for a moment, and none waits for a chunk that rests."""
+    for _ in range(shifts):
+        sweeps.work(configuration=configuration, seconds=0.3, sweep_id=sweep.pk)
+        SweepChunk.objects.update(lease_until=None)
+        sweep.refresh_from_db()
+        if sweep.status != SweepStatus.RUNNING:
+            return
+
+
+@contextlib.contextmanager
+def worker_of(configuration: Configuration) -> Iterator[None]:
+    """One worker, which takes whatever there is to do until the block ends."""
+    over = threading.Event()
+
+    def run() -> None:
+        try:
+            while not over.is_set():
+                if not sweeps.work(configuration=configuration, seconds=10):
+                    over.wait(0.05)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        Sweep.objects.filter(status=SweepStatus.RUNNING).update(status=SweepStatus.STOPPED)
+        thread.join(20)
+
+
+def ended_within(sweep: Sweep, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sweep.refresh_from_db()
+        if sweep.status != SweepStatus.RUNNING:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_holds_up_nobody(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "rest_seconds", lambda tries: 0.5)
+    names = fill(sandbox, fast, 37)
+    stuck, other = names[5], names[6]
+    throttle(sandbox, [stuck])
+    large = sweeps.start(trigger=SweepTrigger.SCHEDULE)
+    assert large is not None
+
+    with worker_of(fast):
+        until = time.monotonic() + 10
+        while sweeps.progress(large).done < 36 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert [name for name, _ in sweeps.throttled_repositories(large)] == [stuck]
+        small = sweeps.start(trigger=SweepTrigger.PERSON, names=[other])
+        assert small is not None
+        assert ended_within(small, 2.5)
+        large.refresh_from_db()
+        assert large.status == SweepStatus.RUNNING  # so the small one did not wait for it
+        assert ended_within(large, 15)
+
+    result = sweeps.progress(large)
+    assert (large.status, result.in_sync, result.failed) == (SweepStatus.DONE, 36, 1)
+    assert looks_at(sandbox, stuck) == sweeps.TRIES
+    row = Repository.objects.get(name=stuck)
+    finding = SweepFinding.objects.get(sweep=large)
+    assert (row.status, row.last_error_code, row.last_error_heals) == (RepositoryStatus.FAILED, "Throttled", True)
+    assert finding.repository == row
+    assert finding.words == row.last_error == row.events.get().message
+    assert f"AWS throttled GetRepositoryPolicy on {stuck}" in finding.words
+    assert not CallBudget.objects.exists()  # one repository tells nothing of the account's rate
+
+    sandbox.clear_faults()
+    assert sweeps.progress(sweep_all(fast)).in_sync == 36  # and the throttled one is healed
+    row.refresh_from_db()
+    assert (row.status, row.last_error) == (RepositoryStatus.IN_SYNC, "")
+
+
+@pytest.mark.parametrize(("kind", "tries", "code"), [("error", 8, "Throttled"), ("reset", 3, "Unreachable")])
+def test_the_tries_of_a_repository_are_counted_over_all_workers_of_a_sweep(
+    kind: str,
+    tries: int,
+    code: str,
+    fast: Configuration,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sweeps, "rest_seconds", lambda tries: 30.0)
+    names = fill(sandbox, fast, 3)
+    settings = {"code": "ThrottlingException"} if kind == "error" else {}
+    sandbox.fault(kind, "ecr:GetRepositoryPolicy", repository=names[1], **settings)
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+
+    in_short_shifts(fast, sweep)
+
+    assert (sweep.status, sweeps.progress(sweep).failed) == (SweepStatus.DONE, 1)
+    assert looks_at(sandbox, names[1]) == tries
+    assert Repository.objects.get(name=names[1]).last_error_code == code
+
+
+def test_a_chunk_of_which_all_that_is_left_rests_is_free_again_when_its_first_rest_is_over(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "rest_seconds", lambda tries: 30.0)
+    names = fill(sandbox, fast, 2)
+    throttle(sandbox, names[:1])
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+
+    sweeps.work(configuration=fast, seconds=3, sweep_id=sweep.pk)
+
+    chunk = SweepChunk.objects.annotate(db_now=Now()).get()
+    assert chunk.lease_until is not None
+    assert 20 < (chunk.lease_until - chunk.db_now).total_seconds() <= 30
+    assert chunk.throttled == {str(chunk.remaining[0]): 1}
+    [target] = sweeps.targets(fast)
+    SweepChunk.objects.create(sweep=sweep, position=1, host=HOST, namespace="trigger", size=1, lease_owner="somebody",
+                              lease_until=timezone.now() + timedelta(minutes=1))  # fmt: skip
+    assert sweeps._Budget(target, 100)._holders == 1  # what rests takes no part of the rate
+
+
+def test_rests_grow_and_are_bounded() -> None:
+    assert [sweeps.rest_seconds(tries) for tries in range(1, 10)] == [0, 0.5, 1, 2, 4, 8, 16, 16, 16]
+
+
+def test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "rest_seconds", lambda tries: 0.0)
+    monkeypatch.setattr(sweeps, "SILENCE", 5)
+    monkeypatch.setattr(sweeps, "TRIES", 4)
+    names = fill(sandbox, fast, 8)
+    throttle(sandbox, names[:3])
+
+    result = sweeps.progress(sweep := sweep_all(fast))
+
+    assert (sweep.status, result.in_sync, result.failed) == (SweepStatus.DONE, 5, 3)
+    assert calls(sandbox)["GetRepositoryPolicy"] == 5 + 3 * sweeps.TRIES
+
+
+def test_an_account_that_aws_throttles_altogether_fails_the_sweep_and_no_repository(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "SILENCE", sweeps.THREADS + 2)
+    fill(sandbox, fast, 60)
+    sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ThrottlingException")
+
+    sweep = sweep_all(fast)
+
+    assert sweep.status == SweepStatus.FAILED
+    assert "AWS throttled GetRepositoryPolicy for each repository that the sweep tried" in sweep.error
+    assert calls(sandbox)["GetRepositoryPolicy"] <= 3 * sweeps.THREADS
+    assert not Repository.objects.exclude(status=RepositoryStatus.IN_SYNC).exists()
+    assert CallBudget.objects.get().rate < 100  # that concerns the account
+
+
+def test_an_aws_that_answers_nobody_costs_no_repository_a_try(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "SILENCE", 4)
+    fill(sandbox, fast, 4)
+    sandbox.fault("reset", "ecr:GetRepositoryPolicy")
+    sweep = sweeps.start(trigger=SweepTrigger.SCHEDULE)
+    assert sweep is not None
+
+    for _ in range(4):
+        sweeps.work(configuration=fast, seconds=5)  # ends at once
+    sweep.refresh_from_db()
+    assert (sweep.status, sweeps.progress(sweep).done) == (SweepStatus.RUNNING, 0)
+    assert "cannot be reached" in sweep.error
+    assert sweeps.throttled_repositories(sweep) == []
+
+    sandbox.clear_faults()
+    work_off(fast, sweep)
+    assert sweeps.progress(sweep).in_sync == 4
+
+
+def test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "rest_seconds", lambda tries: 0.0)
+    names = fill(sandbox, fast, 2)
+    throttle(sandbox, names[:1])
+    before = list(Repository.objects.order_by("pk").values())
+
+    sweep = sweep_all(fast, dry_run=True)
+
+    assert (sweep.status, "throttled" in SweepFinding.objects.get(sweep=sweep).words) == (SweepStatus.DONE, True)
+    assert list(Repository.objects.order_by("pk").values()) == before
+
+
+@pytest.mark.slow
+def test_a_write_that_is_throttled_for_ever_ends_as_failed_too(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "TRIES", 2)
+    names = fill(sandbox, fast, 2)
+    drift(sandbox, names[:1])
+    throttle(sandbox, names[:1], "SetRepositoryPolicy")
+
+    sweep = sweep_all(fast)
+
+    assert (sweep.status, sweeps.progress(sweep).failed) == (SweepStatus.DONE, 1)
+    assert Repository.objects.get(name=names[0]).last_error_code == "Throttled"
+
+
+def test_what_a_deploy_saw_meanwhile_counts_more_than_a_sweep_that_was_throttled(
+    fast: Configuration, sandbox: Sandbox
+) -> None:
+    fill(sandbox, fast, 1)
+    seen = Repository.objects.get()
+    error = registry_error("Throttled", operation="GetRepositoryPolicy", name=seen.name, tries=8)
+    Repository.objects.update(last_checked_at=Now(), lease_epoch=F("lease_epoch") + 1)  # a deploy, and all is well
+
+    assert not provisioning.record_failure(row=seen, error=error, cause="sweep")
+
+    row = Repository.objects.get()
+    assert (row.status, row.lease_until) == (RepositoryStatus.IN_SYNC, None)
+    assert provisioning.record_failure(row=row, error=error, cause="sweep")
+    Repository.objects.update(lease_until=Now() + timedelta(minutes=1))
+    assert not provisioning.record_failure(row=row, error=error, cause="sweep")  # somebody works on it
+
+
+# --------------------------------------------------------------------------------------------- small ones come first
+
+
+def test_a_worker_leaves_a_large_sweep_for_one_repository_that_somebody_asked_for(
+    configure: Configure, fast: Configuration, sandbox: Sandbox
+) -> None:
+    names = fill(sandbox, fast, 60)
+    slow = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        RECONCILE_CALLS_PER_SECOND="5",
+    )
+    large = sweeps.start(trigger=SweepTrigger.SCHEDULE)
+    assert large is not None
+
+    with worker_of(slow):
+        until = time.monotonic() + 10
+        while not sweeps.progress(large).total and time.monotonic() < until:
+            time.sleep(0.05)
+        small = sweeps.start(trigger=SweepTrigger.PERSON, names=[names[-1]])
+        assert small is not None
+        assert ended_within(small, 4)
+        large.refresh_from_db()
+        assert large.status == SweepStatus.RUNNING
+        assert sweeps.progress(large).done < 40
+
+
+def test_the_smallest_sweep_is_taken_first_and_a_named_one_before_the_registry_is_listed(db: None) -> None:
+    running = Sweep.objects.filter(status=SweepStatus.RUNNING)
+
+    def listed(*sizes: int, names: Iterable[str] = ()) -> list[SweepChunk]:
+        sweep = Sweep.objects.create(trigger="person", names=list(names), listed_at=timezone.now())
+        return [
+            SweepChunk.objects.create(sweep=sweep, position=place, host=HOST, namespace="trigger", size=size)
+            for place, size in enumerate(sizes)
+        ]
+
+    unlisted = Sweep.objects.create(trigger="schedule")
+    large = listed(250, 250, 1)
+    assert sweeps._next_piece(running) == unlisted
+    [small] = listed(40, names=["trigger/x"])
+    assert sweeps._next_piece(running) == small
+    named = Sweep.objects.create(trigger="person", names=["trigger/y"])
+    assert sweeps._next_piece(running) == named
+
+    Sweep.objects.filter(pk__in=[unlisted.pk, named.pk]).update(listed_at=timezone.now())
+    [middle] = listed(300, names=["trigger/z"])
+    order = []
+    while isinstance(piece := sweeps._next_piece(running), SweepChunk):
+        order.append(piece)
+        SweepChunk.objects.filter(pk=piece.pk).update(finished_at=timezone.now())
+    assert order == [small, middle, *large]
+
+
 # --------------------------------------------------------------------------------------- discovered, missing, dry run
 
 
@@ -625,7 +922,10 @@ def test_a_repository_that_trips_us_up_does_not_keep_the_others_from_being_looke
     result = sweeps.progress(sweep_all(fast))
 
     assert (result.in_sync, result.failed) == (4, 1)
-    assert Repository.objects.get(name=names[2]).status == RepositoryStatus.FAILED
+    row = Repository.objects.get(name=names[2])
+    assert (row.status, row.last_error_code) == (RepositoryStatus.FAILED, "Unexpected")
+    assert row.error_since is not None
+    assert "(ValueError)" in row.events.get().message
 
 
 def test_a_named_repository_that_is_missing_is_looked_for(fast: Configuration, sandbox: Sandbox) -> None:

@@ -38,6 +38,7 @@ from deployments.models import (
 )
 
 FINDINGS_SHOWN = 100
+THROTTLED_SHOWN = 10
 #: What a chunk counts → the word and the tone for it, in the order in which people want to know.
 RESULTS = (
     ("in_sync", "In sync", "ok"),
@@ -152,6 +153,7 @@ class SweepAdmin(ReadOnly):
                 "done": look.progress.done,
                 "total": look.progress.total,
                 "words": look.words,
+                "waiting": look.waiting,
                 "parts": [{"name": part.name, "number": part.number, "x": part.start, "width": part.width}
                           for part in look.parts],
                 "calls": sum(look.progress.calls.values()),
@@ -217,6 +219,7 @@ class HowFar:
     progress: sweeps.Progress
     parts: list[Part]
     words: str
+    waiting: str = ""  # what a running sweep still waits for, and why
 
 
 def how_far(sweep: Sweep) -> HowFar:
@@ -227,7 +230,20 @@ def how_far(sweep: Sweep) -> HowFar:
         words = "Waiting for a worker to list the registry"
     else:
         words = f"{progress.done:,} of {progress.total:,} repositories looked at so far"
-    return HowFar(progress=progress, parts=list(_parts(progress)), words=words)
+    return HowFar(progress=progress, parts=list(_parts(progress)), words=words, waiting=_waiting(sweep))
+
+
+def _waiting(sweep: Sweep) -> str:
+    """Which repositories a running sweep still has to look at because AWS throttles them, and how that ends."""
+    rows = sweeps.throttled_repositories(sweep) if sweep.status == SweepStatus.RUNNING else []
+    if not rows:
+        return ""
+    named = ", ".join(f"{name} ({tries} of {sweeps.TRIES} tries)" for name, tries in rows[:THROTTLED_SHOWN])
+    more = f" and {len(rows) - THROTTLED_SHOWN:,} more" if len(rows) > THROTTLED_SHOWN else ""
+    return (
+        f"AWS throttles calls about {named}{more}, or does not answer them. Each is tried again after a pause that "
+        "grows; after its last try it is marked as failed, and the sweep ends without it."
+    )
 
 
 def _parts(progress: sweeps.Progress) -> Iterator[Part]:

@@ -15,6 +15,8 @@
             if (!sweep.running) return location.reload();
             pause = 1000;
             shown('[data-words]', sweep.words);
+            shown('[data-waiting]', sweep.waiting);
+            panel.querySelector('[data-waiting]').hidden = !sweep.waiting;
             for (const part of sweep.parts) {
                 shown(`[data-number="${part.name}"]`, String(part.number));
                 const bar = panel.querySelector(`[data-part="${part.name}"]`);

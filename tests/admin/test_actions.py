@@ -439,6 +439,26 @@ def test_the_progress_is_about_a_kilobyte_and_says_when_to_stop_asking(
     assert not json.loads(operator.get(f"/admin/deployments/sweep/{running.pk}/progress/").content)["running"]
 
 
+def test_a_running_sweep_says_which_repositories_are_left_because_aws_throttles_them(
+    installation: Installation, operator: Client
+) -> None:
+    running = Sweep.objects.filter(status="running")[0]
+    url = f"/admin/deployments/sweep/{running.pk}"
+    assert "data-waiting hidden" in operator.get(f"{url}/change/").content.decode()
+    row = Repository.objects.filter(status="in_sync")[0]
+    running.chunks.create(
+        position=99, host="h", namespace="n", size=1, remaining=[row.pk], throttled={str(row.pk): 5, "0": 1}
+    )
+
+    page = operator.get(f"{url}/change/").content.decode()
+
+    words = f"AWS throttles calls about {row.name} (5 of 8 tries), or does not answer them."
+    assert f"data-waiting>{words}" in page
+    assert json.loads(operator.get(f"{url}/progress/").content)["waiting"].startswith(words)
+    Sweep.objects.filter(pk=running.pk).update(status="done")
+    assert words not in operator.get(f"{url}/change/").content.decode()
+
+
 def test_the_findings_of_a_sweep_can_be_read_by_outcome(installation: Installation, operator: Client) -> None:
     sweep = Sweep.objects.filter(status="done", findings__outcome="failed")[0]
 
