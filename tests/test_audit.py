@@ -109,10 +109,13 @@ def test_a_line_of_its_own_outside_of_any_transaction_is_a_mistake_of_ours() -> 
 
 @pytest.mark.django_db(transaction=True)
 def test_what_was_refused_is_undone_and_its_line_has_the_reason() -> None:
-    trail = Trail(actor=Actor.command("keys"))
-    with pytest.raises(Refusal), trail.change("add.project", after={"name": "Billing"}):
-        Project.objects.create(name="Billing")
-        raise Refusal("There are too many.", code="too_many")
+    def change() -> None:
+        with Trail(actor=Actor.command("keys")).change("add.project", after={"name": "Billing"}):
+            Project.objects.create(name="Billing")
+            raise Refusal("There are too many.", code="too_many")
+
+    with pytest.raises(Refusal):
+        change()
 
     assert not Project.objects.exists()
     assert (only().action, only().outcome, only().after) == ("add.project", "There are too many.", {"name": "Billing"})

@@ -243,7 +243,9 @@ def test_a_late_finalize_does_not_undo_a_roll_back(environment: Environment, any
     for each in (overtaken, new):
         said = finalize_with(each, anywhere, skip=False)
         assert said == f"Version {each.version} is deployed already and not current; version {old.version} is."
-    assert current(environment) == str(old.version)
+    promote(overtaken, anywhere)  # forward again, so that what is current was not rolled back to
+    finalize_with(new, anywhere, skip=False)
+    assert current(environment) == str(overtaken.version)
 
 
 def test_what_version_0_1_0_deployed_is_not_promoted_by_a_repeat_because_its_wish_is_unknown(
@@ -363,6 +365,16 @@ def test_what_was_never_deployed_cannot_be_promoted(environment: Environment, an
 def index(deployment: Deployment, configuration: Configuration, **values: Any) -> BackgroundWorker:
     settings = {"content_hash": "abc", "tasks": [], "metadata": {}, "timeout": configuration.deploy_timeout}
     return lifecycle.index(deployment=deployment, **{**settings, **values})
+
+
+def test_indexing_gives_the_push_a_time_of_its_own(environment: Environment, anywhere: Configuration) -> None:
+    deployment = create(environment, anywhere).deployment
+
+    index(deployment, anywhere, timeout=timedelta(hours=1))
+
+    deployment.refresh_from_db()
+    assert deployment.deadline is not None
+    assert deployment.deadline > clock.now() + timedelta(minutes=50)
 
 
 def test_an_index_that_is_sent_again_answers_with_the_same_worker(
