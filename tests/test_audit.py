@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.management import call_command
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.http import HttpRequest, StreamingHttpResponse
 from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 
 from deployments import audit, keys
-from deployments.audit import Actor
+from deployments.audit import Actor, Trail
+from deployments.catalogue import NotFound, Refusal
 from deployments.config import Configuration
-from deployments.models import ActorKind, AuditEntry, Project
+from deployments.models import ActorKind, AuditEntry, Project, Sweep
 from tests.admin.markup import read
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,6 +99,46 @@ def test_what_was_tried_and_refused_is_kept_with_the_reason(billing: Project) ->
     audit.record(actor=Actor.command(), action="promote.deployment", target=billing, outcome="It is FAILED.")
 
     assert only().outcome == "It is FAILED."
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_line_of_its_own_outside_of_any_transaction_is_a_mistake_of_ours() -> None:
+    with pytest.raises(RuntimeError, match=r"Trail\.change"):
+        audit.record(actor=Actor.command(), action="revoke.key")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_was_refused_is_undone_and_its_line_has_the_reason() -> None:
+    def change() -> None:
+        with Trail(actor=Actor.command("keys")).change("add.project", after={"name": "Billing"}):
+            Project.objects.create(name="Billing")
+            raise Refusal("There are too many.", code="too_many")
+
+    with pytest.raises(Refusal):
+        change()
+
+    assert not Project.objects.exists()
+    assert (only().action, only().outcome, only().after) == ("add.project", "There are too many.", {"name": "Billing"})
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_was_not_there_and_what_changed_nothing_leave_no_line() -> None:
+    trail = Trail(actor=Actor.command("keys"))
+    with pytest.raises(NotFound), trail.change("revoke.key"):
+        raise NotFound("There is no such key.")
+    with trail.change("stop.sweep") as line:
+        line.nothing_changed()
+
+    assert not AuditEntry.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_attempt_that_forgets_its_commit_is_a_mistake_of_ours() -> None:
+    with (
+        pytest.raises(RuntimeError, match="neither committed nor refused"),
+        Trail(actor=Actor.command()).attempt("a.b"),
+    ):
+        pass
 
 
 def test_a_change_that_is_rolled_back_leaves_no_line(billing: Project) -> None:
@@ -324,6 +365,7 @@ def test_bootstrap_is_in_the_log_when_it_made_something_and_without_what_it_made
 def test_a_sweep_that_a_command_starts_is_in_the_log(ecr_configuration: Configuration, transactional_db: None) -> None:
     call_command("reconcile", all=True, dry_run=True, stdout=io.StringIO(), stderr=io.StringIO())
 
+    assert not Sweep.objects.exclude(pk=int(only().object_id)).exists()
     assert only().actor.startswith("reconcile (")
     assert (only().action, (only().after or {})["dry_run"]) == ("start.sweep", True)
 
@@ -332,3 +374,17 @@ def test_a_sweep_that_a_command_starts_is_in_the_log(ecr_configuration: Configur
 def test_a_cell_that_a_spreadsheet_would_take_for_a_formula_begins_with_an_apostrophe(text: str) -> None:
     assert audit._cell(text) == f"'{text}"
     assert audit._cell(f"x{text}") == f"x{text}"
+
+
+def test_a_sweep_that_cannot_be_written_down_is_not_started(
+    ecr_configuration: Configuration, transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(AuditEntry, "save", die)
+
+    with pytest.raises(OperationalError):
+        call_command("reconcile", all=True, stdout=io.StringIO(), stderr=io.StringIO())
+
+    assert not Sweep.objects.exists()

@@ -17,6 +17,16 @@ def problems(**environment: str) -> str:
     return "\n".join(str(problem) for problem in config.load(environment).problems)
 
 
+def test_the_queue_timeout_of_trigger_devs_server_is_accepted_and_says_that_it_does_nothing() -> None:
+    loaded = config.load({"DEPLOY_QUEUE_TIMEOUT_MS": "900000"})
+
+    assert loaded.problems == ()
+    [warning] = loaded.warnings
+    assert warning.variable == "DEPLOY_QUEUE_TIMEOUT_MS"
+    assert "not used" in warning.message
+    assert config.load({}).warnings == ()
+
+
 def test_an_empty_environment_is_a_whole_configuration() -> None:
     configuration = config.load({})
 

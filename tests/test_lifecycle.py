@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
+from django.db.models import QuerySet
+from django.db.models.functions import Now
 from django.utils import timezone
 
-from deployments import lifecycle, proof
-from deployments.catalogue import Refusal
+from deployments import clock, images, lifecycle, proof, provisioning
+from deployments.catalogue import Refusal, RegistryError
 from deployments.config import Configuration
-from deployments.models import BackgroundWorker, Deployment, Environment, Promotion, PromotionEvent
+from deployments.models import AuditEntry, BackgroundWorker, Deployment, Environment, Promotion, PromotionEvent
 from sandbox.control import Sandbox
 from tests.conftest import TRAIL
 from tests.test_proof import deploying, finalize, push
@@ -150,6 +153,147 @@ def test_a_promotion_that_lost_a_race_looks_again(
     assert PromotionEvent.objects.count() == 1
 
 
+# -------------------------------------------------------------------------------------- finalize: one commit, one wish
+
+
+def finalize_with(deployment: Deployment, configuration: Configuration, *, skip: bool) -> str:
+    row = Deployment.objects.get(id=deployment.id)
+    *_, last = lifecycle.finalize(deployment=row, digest=None, skip_promotion=skip, configuration=configuration)
+    return last
+
+
+#: The second and the third write of a finalize.
+SECOND_WRITES = ["deployments.models.Promotion.objects.create", "deployments.models.PromotionEvent.objects.create"]
+
+
+def gone(*_: object, **__: object) -> None:
+    raise OperationalError("server closed the connection unexpectedly")
+
+
+@pytest.mark.parametrize("write", SECOND_WRITES)
+def test_a_finalize_that_dies_between_its_writes_has_done_nothing_and_the_next_one_does_it_all(
+    environment: Environment, anywhere: Configuration, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    deployment = deploying(environment, anywhere)
+    with monkeypatch.context() as patch:
+        patch.setattr(write, gone)
+        with pytest.raises(OperationalError):
+            finalize(deployment, anywhere)
+    assert (status(deployment), deployment.promotion_wanted) == ("DEPLOYING", None)
+    assert not Promotion.objects.exists()
+
+    assert finalize_with(deployment, anywhere, skip=False) == f"Version {deployment.version} is deployed and current."
+
+    assert status(deployment) == "DEPLOYED"
+    assert current(environment) == str(deployment.version)
+
+
+def test_every_promotion_is_an_event_once(environment: Environment, anywhere: Configuration) -> None:
+    old, new = deploying(environment, anywhere), deploying(environment, anywhere)
+    for _ in range(2):
+        finalize_with(old, anywhere, skip=False)
+        finalize_with(new, anywhere, skip=False)
+    promote(old, anywhere, allow_rollbacks=True)
+    with pytest.raises(Refusal):
+        promote(old, anywhere)
+
+    events = PromotionEvent.objects.order_by("id").values_list("deployment", "rolled_back_from", "by")
+    assert list(events) == [(old.id, None, ""), (new.id, None, ""), (old.id, new.id, "ada@example.com")]
+
+
+def test_a_repeated_finalize_brings_to_its_end_what_the_first_one_wanted(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    before, deployment = deploying(environment, anywhere), deploying(environment, anywhere)
+    finalize(before, anywhere)
+    Deployment.objects.filter(id=deployment.id).update(status="DEPLOYED", deployed_at=Now(), promotion_wanted=True)
+
+    said = finalize_with(deployment, anywhere, skip=False)
+
+    assert said == f"Version {deployment.version} was deployed already, but not promoted; it is current now."
+    assert current(environment) == str(deployment.version)
+    again = f"Version {deployment.version} is deployed already and current."
+    assert finalize_with(deployment, anywhere, skip=False) == again
+    assert PromotionEvent.objects.filter(deployment=deployment).count() == 1
+
+
+@pytest.mark.parametrize("first_skips", [True, False])
+def test_another_wish_changes_nothing_and_is_answered_with_what_holds(
+    environment: Environment, anywhere: Configuration, first_skips: bool
+) -> None:
+    deployment = deploying(environment, anywhere)
+    finalize_with(deployment, anywhere, skip=first_skips)
+    was = current(environment)
+
+    said = finalize_with(deployment, anywhere, skip=not first_skips)
+
+    assert current(environment) == was == ("" if first_skips else str(deployment.version))
+    assert ("not promoted" if first_skips else "deployed already and current") in said
+    assert ("asked not to promote it" if first_skips else "asked to promote it") in said
+    assert Deployment.objects.get().promotion_wanted is (not first_skips)
+
+
+def test_a_late_finalize_does_not_undo_a_roll_back(environment: Environment, anywhere: Configuration) -> None:
+    old, overtaken, new = (deploying(environment, anywhere) for _ in range(3))
+    finalize(old, anywhere)
+    finalize(new, anywhere)
+    finalize(overtaken, anywhere)
+    promote(old, anywhere, allow_rollbacks=True)
+
+    for each in (overtaken, new):
+        said = finalize_with(each, anywhere, skip=False)
+        assert said == f"Version {each.version} is deployed already and not current; version {old.version} is."
+    promote(overtaken, anywhere)  # forward again, so that what is current was not rolled back to
+    finalize_with(new, anywhere, skip=False)
+    assert current(environment) == str(overtaken.version)
+
+
+def test_what_version_0_1_0_deployed_is_not_promoted_by_a_repeat_because_its_wish_is_unknown(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    deployment = deploying(environment, anywhere)
+    Deployment.objects.update(status="DEPLOYED", deployed_at=Now())
+
+    said = finalize_with(deployment, anywhere, skip=False)
+
+    assert said == f"Version {deployment.version} is deployed already and not current; no version is."
+    assert not Promotion.objects.exists()
+
+
+def test_a_roll_back_of_version_0_1_0_which_left_no_event_is_not_undone_either(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    old, new = deploying(environment, anywhere), deploying(environment, anywhere)
+    finalize(old, anywhere)
+    finalize(new, anywhere)
+    promote(old, anywhere, allow_rollbacks=True)
+    PromotionEvent.objects.all().delete()
+
+    finalize_with(new, anywhere, skip=False)
+
+    assert current(environment) == str(old.version)
+
+
+def test_of_two_finalizes_at_once_with_other_wishes_one_decides_and_both_say_what_holds(
+    environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    deployment = deploying(environment, ecr_configuration)
+    push(sandbox, deployment)
+    slow = lifecycle.finalize(
+        deployment=Deployment.objects.get(id=deployment.id),
+        digest=None,
+        skip_promotion=True,
+        configuration=ecr_configuration,
+    )
+    next(slow)  # it is being proved
+    finalize(deployment, ecr_configuration)
+
+    *_, said = slow
+
+    assert "is deployed already and current. The finalize that deployed it asked to promote it" in said
+    assert current(environment) == str(deployment.version)
+
+
 # ------------------------------------------------------------------------------------------------------- promote
 
 
@@ -185,6 +329,27 @@ def test_a_version_that_is_not_there_cannot_be_promoted(
         lifecycle.promote(environment=environment, version=version, by="", configuration=anywhere, trail=TRAIL)
 
 
+def test_another_that_became_current_while_the_image_was_proved_is_not_replaced(
+    environment: Environment, anywhere: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, agreed, meanwhile = (deploying(environment, anywhere) for _ in range(3))
+    finalize(old, anywhere)
+    finalize(agreed, anywhere)
+    monkeypatch.setattr(lifecycle, "_prove_again", lambda *_: finalize(meanwhile, anywhere))
+
+    with pytest.raises(Refusal) as caught:
+        promote(old, anywhere, allow_rollbacks=True, instead_of=agreed.id)
+
+    assert caught.value.code == "current_has_changed"
+    assert current(environment) == str(meanwhile.version)
+    told = AuditEntry.objects.get(action="rollback.deployment")
+    assert (told.outcome, told.after) == (caught.value.sentence, None)
+
+
+def test_no_argument_left_out_promotes_an_image_that_is_not_proved() -> None:
+    assert inspect.signature(lifecycle.promote).parameters["configuration"].default is inspect.Parameter.empty
+
+
 def test_what_was_never_deployed_cannot_be_promoted(environment: Environment, anywhere: Configuration) -> None:
     deployment = deploying(environment, anywhere)
 
@@ -200,6 +365,16 @@ def test_what_was_never_deployed_cannot_be_promoted(environment: Environment, an
 def index(deployment: Deployment, configuration: Configuration, **values: Any) -> BackgroundWorker:
     settings = {"content_hash": "abc", "tasks": [], "metadata": {}, "timeout": configuration.deploy_timeout}
     return lifecycle.index(deployment=deployment, **{**settings, **values})
+
+
+def test_indexing_gives_the_push_a_time_of_its_own(environment: Environment, anywhere: Configuration) -> None:
+    deployment = create(environment, anywhere).deployment
+
+    index(deployment, anywhere, timeout=timedelta(hours=1))
+
+    deployment.refresh_from_db()
+    assert deployment.deadline is not None
+    assert deployment.deadline > clock.now() + timedelta(minutes=50)
 
 
 def test_an_index_that_is_sent_again_answers_with_the_same_worker(
@@ -236,6 +411,83 @@ def test_a_deployment_that_says_nothing_is_timed_out_once(environment: Environme
     assert (status(silent), status(alive)) == ("TIMED_OUT", "DEPLOYING")
     assert silent.error
     assert "it was DEPLOYING" in silent.error["message"]
+
+
+@pytest.fixture(params=[timedelta(minutes=-10), timedelta(minutes=10)], ids=["behind", "ahead"])
+def wrong_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process's clock, not the database's, is ten minutes off."""
+    now = timezone.now
+    monkeypatch.setattr("django.utils.timezone.now", lambda: now() + request.param)
+
+
+def test_a_host_whose_clock_is_wrong_gives_every_step_its_time_and_times_out_what_is_overdue_alone(
+    environment: Environment, anywhere: Configuration, wrong_clock: None
+) -> None:
+    created = create(environment, anywhere).deployment
+    started, began = deploying(environment, anywhere), deploying(environment, anywhere)
+    now = clock.now()
+    for each in (created, started, began):
+        each.refresh_from_db()
+        assert each.deadline is not None
+        assert abs(each.deadline - now - anywhere.deploy_timeout) < timedelta(seconds=20)
+        assert abs(each.created_at - now) < timedelta(seconds=20)
+    assert lifecycle.time_out_overdue() == 0
+    Deployment.objects.filter(id=began.id).update(deadline=Now() - timedelta(seconds=1))
+
+    assert lifecycle.time_out_overdue() == 1
+
+    assert [status(each) for each in (created, started, began)] == ["BUILDING", "DEPLOYING", "TIMED_OUT"]
+    assert began.failed_at is not None
+    assert abs(began.failed_at - now) < timedelta(seconds=20)
+
+
+def test_a_host_whose_clock_is_wrong_writes_no_wrong_time_at_all(
+    environment: Environment, anywhere: Configuration, wrong_clock: None
+) -> None:
+    one, two, three = (deploying(environment, anywhere) for _ in range(3))
+    finalize(one, anywhere)
+    lifecycle.cancel(deployment=two, trail=TRAIL)
+    lifecycle.fail(environment=environment, deployment_id=three.id, error={"name": "Late"})
+
+    now = clock.now()
+    names = ("created_at", "started_at", "built_at", "deployed_at", "canceled_at", "failed_at")
+    rows: list[dict[str, Any]] = list(Deployment.objects.values(*names))
+    moments = [moment for row in rows for moment in row.values() if moment is not None]
+    moments += [
+        *Promotion.objects.values_list("promoted_at", flat=True),
+        *AuditEntry.objects.values_list("at", flat=True),
+    ]
+    assert len(moments) == 9 + 3 + 1 + 1
+    assert [moment for moment in moments if abs(moment - now) > timedelta(seconds=20)] == []
+
+
+def test_a_host_of_tomorrow_makes_versions_of_today(
+    environment: Environment, anywhere: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = timezone.now
+    monkeypatch.setattr("django.utils.timezone.now", lambda: now() + timedelta(days=2))
+
+    deployment = create(environment, anywhere).deployment
+
+    assert deployment.version_day == images.version_day(clock.now().date())
+
+
+def test_what_moves_on_between_the_look_and_the_change_is_not_timed_out(
+    environment: Environment, anywhere: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = deploying(environment, anywhere)
+    Deployment.objects.update(deadline=Now() - timedelta(seconds=1))
+    update = QuerySet.update
+
+    def late(rows: Any, **values: Any) -> int:
+        if values.get("status") == "TIMED_OUT":
+            update(Deployment.objects.filter(id=deployment.id), deadline=Now() + timedelta(minutes=8))
+        return update(rows, **values)
+
+    monkeypatch.setattr(QuerySet, "update", late)
+
+    assert lifecycle.time_out_overdue() == 0
+    assert status(deployment) == "DEPLOYING"
 
 
 def test_what_has_ended_stays_as_it_ended(environment: Environment, anywhere: Configuration) -> None:
@@ -287,3 +539,79 @@ def test_an_idempotency_key_stands_for_one_request(environment: Environment, any
         create(environment, anywhere, idempotency_key="k", request_digest="b")
     assert caught.value.code == "idempotency_key_reused"
     assert Deployment.objects.count() == 1
+
+
+def test_a_force_whose_repository_cannot_be_made_right_cancels_nothing(
+    environment: Environment, ecr_configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = create(environment, ecr_configuration, external_id="pr-1").deployment
+
+    def unreachable(**_: object) -> None:
+        raise RegistryError(operation="", code="Unreachable", sentence="AWS does not answer.", heals=True)
+
+    monkeypatch.setattr(provisioning, "ensure_repository", unreachable)
+
+    with pytest.raises(Refusal):
+        create(environment, ecr_configuration, external_id="pr-1", force=True)
+
+    assert status(first) == "BUILDING"
+    assert not AuditEntry.objects.exists()
+
+
+def test_a_force_that_dies_between_its_writes_has_done_none_of_them(
+    environment: Environment, anywhere: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = create(environment, anywhere, external_id="pr-1").deployment
+    with monkeypatch.context() as patch:
+        patch.setattr(lifecycle, "_end", gone)
+        with pytest.raises(OperationalError):
+            create(environment, anywhere, external_id="pr-1", force=True)
+    assert Deployment.objects.count() == 1
+
+    forced = create(environment, anywhere, external_id="pr-1", force=True).deployment
+
+    assert (status(first), first.replaced_by_id) == ("CANCELED", forced.id)
+    assert forced.version.number == first.version.number + 1  # what was rolled back took no version
+    told = AuditEntry.objects.get()
+    assert (told.action, told.object_id) == ("cancel.deployment", first.id)
+    assert told.after == {"status": "CANCELED", "replaced_by": str(forced.version)}
+
+
+def test_what_a_force_canceled_is_known_by_what_is_stored_and_not_by_the_words(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    first = create(environment, anywhere, external_id="pr-1").deployment
+    by_hand = create(environment, anywhere, external_id="pr-1", force=True).deployment
+    lifecycle.cancel(deployment=by_hand, trail=TRAIL, reason="Another deploy of external id pr-1 was forced.")
+    wanted = {"external_id": "pr-1", "force": True, "idempotency_key": "k"}
+    create(environment, anywhere, external_id="pr-1")
+    made = create(environment, anywhere, **wanted)
+    Deployment.objects.filter(status="CANCELED").update(canceled_reason="reworded")
+
+    again = create(environment, anywhere, **wanted)
+
+    assert again.deployment == made.deployment
+    assert again.canceled == made.canceled
+    assert [each.version.number for each in again.canceled] == [3]
+    assert first not in again.canceled
+
+
+def test_of_two_deploys_of_one_external_id_at_once_only_one_is_made(
+    environment: Environment, ecr_configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = []
+    ensure = provisioning.ensure_repository
+
+    def meanwhile(**values: Any) -> Any:
+        """AWS is asked, and another deploy of the id comes to its end."""
+        monkeypatch.setattr(provisioning, "ensure_repository", ensure)
+        inner.append(create(environment, ecr_configuration, external_id="pr-1").deployment)
+        return ensure(**values)
+
+    monkeypatch.setattr(provisioning, "ensure_repository", meanwhile)
+
+    with pytest.raises(Refusal) as caught:
+        create(environment, ecr_configuration, external_id="pr-1")
+
+    assert caught.value.code == "external_id_in_progress"
+    assert list(Deployment.objects.all()) == inner

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 
@@ -15,6 +16,7 @@ from deployments import ecr, events, provisioning, restore, sweeps
 from deployments.catalogue import Refusal
 from deployments.config import Configuration
 from deployments.models import (
+    AuditEntry,
     EventKind,
     Project,
     Repository,
@@ -57,6 +59,58 @@ def kept(project: Project, ecr_configuration: Configuration, sandbox: Sandbox) -
 
 def live(sandbox: Sandbox, name: str) -> str:
     return str(sandbox.client("ecr").get_repository_policy(repositoryName=name)["policyText"])
+
+
+def test_a_restore_whose_process_dies_before_its_result_is_in_the_log_as_begun(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(provisioning.Lease, "finish", die)
+
+    with pytest.raises(KeyboardInterrupt):
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+
+    assert "333333333333" in live(sandbox, kept.repository.name)
+    told = AuditEntry.objects.get()
+    assert (told.action, told.object_id, told.outcome) == ("restore.repository", str(kept.repository_id), "begun")
+
+
+def test_a_restore_that_cannot_be_written_down_is_not_begun(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(AuditEntry, "save", die)
+
+    with pytest.raises(OperationalError):
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+
+    assert "SetRepositoryPolicy" not in sandbox.calls()
+    assert RepositoryEvent.objects.get(pk=kept.pk) == RepositoryEvent.objects.latest("pk")
+
+
+def test_the_log_has_what_was_there_before_and_a_refusal_has_its_reason(
+    kept: RepositoryEvent, ecr_configuration: Configuration
+) -> None:
+    exemption = restore.Exemption(until=timezone.now() + timedelta(hours=1), reason="a trial")
+    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL, exemption=exemption)
+    provisioning.Lease.claim(kept.repository)
+    with pytest.raises(Refusal) as caught:
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+
+    told = AuditEntry.objects.order_by("id").values_list("action", "outcome")
+    assert list(told) == [
+        ("except.repository", "done"),
+        ("restore.repository", "begun"),
+        ("restore.repository", "done"),
+        ("restore.repository", caught.value.sentence),
+    ]
+    done = AuditEntry.objects.get(action="restore.repository", outcome="done")
+    assert "222222222222" in str(done.before)
+    assert "333333333333" in str(done.after)
 
 
 def sweep(configuration: Configuration) -> None:

@@ -14,7 +14,7 @@ from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
-from deployments import keys
+from deployments import clock, keys
 from deployments.api.schemas import without_credentials
 from deployments.catalogue import Refusal
 from deployments.models import AccessKey, Environment, KeyKind, Project
@@ -346,3 +346,65 @@ def test_of_two_who_rotate_a_key_at_once_one_makes_its_successor(
 
     assert isinstance(going[0][1][0], Refusal)
     assert AccessKey.objects.filter(replaces=key).count() == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- the clock
+
+
+@pytest.fixture(params=[-10, 10], ids=["behind", "ahead"])
+def wrong_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process's clock, not the database's, is ten minutes off."""
+    now = timezone.now
+    monkeypatch.setattr("django.utils.timezone.now", lambda: now() + timedelta(minutes=request.param))
+
+
+def test_a_host_whose_clock_is_wrong_honours_no_expired_key_and_refuses_no_live_one(
+    production: Environment, wrong_clock: None
+) -> None:
+    _, live = keys.make_environment_key(production, expires_at=clock.now() + timedelta(minutes=1))
+    _, dead = keys.make_environment_key(production, expires_at=clock.now() - timedelta(minutes=1))
+    rotating, old = keys.make_environment_key(production)
+    keys.rotate(rotating, timedelta(minutes=5))
+
+    assert keys.authenticate(live) is not None
+    assert keys.authenticate(dead) is None
+    assert keys.authenticate(old) is not None
+    AccessKey.objects.filter(pk=rotating.pk).update(expires_at=clock.now() - timedelta(seconds=1))
+    assert keys.authenticate(old) is None
+    with pytest.raises(Refusal):
+        keys.rotate(AccessKey.objects.get(digest=keys.digest(dead)))
+
+
+def test_a_host_whose_clock_is_wrong_gives_a_deploy_key_its_hours_and_ends_no_other(
+    production: Environment, operator: User, wrong_clock: None
+) -> None:
+    token, _ = keys.make_user_token(operator, expires_at=clock.now() + timedelta(minutes=5))
+    short, _ = keys.make_deploy_key(production, token)
+    long, text = keys.make_deploy_key(production)
+    for _ in range(2):
+        keys.make_deploy_key(production)
+
+    assert short.expires_at == token.expires_at
+    assert long.expires_at is not None
+    assert abs(long.expires_at - clock.now() - keys.DEPLOY_KEY_LIFETIME) < timedelta(seconds=20)
+    assert keys.authenticate(text) is not None
+    assert AccessKey.objects.filter(pk=short.pk).exists()
+
+
+def test_a_host_whose_clock_is_wrong_notes_the_use_of_a_key_once_a_minute_at_the_right_time(
+    production: Environment, wrong_clock: None
+) -> None:
+    _, text = keys.make_environment_key(production)
+
+    def use(client: str) -> AccessKey:
+        key = keys.authenticate(text)
+        assert key is not None
+        keys.record_use(key, client, "10.0.0.1")
+        return AccessKey.objects.get()
+
+    first = use("one")
+    assert use("two").last_used_by == first.last_used_by
+    assert first.last_used_at is not None
+    assert abs(first.last_used_at - clock.now()) < timedelta(seconds=20)
+    AccessKey.objects.update(last_used_at=clock.now() - timedelta(seconds=61))
+    assert use("three").last_used_by == "three at 10.0.0.1"

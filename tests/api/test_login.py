@@ -6,12 +6,14 @@ import base64
 import hashlib
 import json
 import re
+import time
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.db.models import F
+from django.db.models.functions import Now
 from django.test import Client
 from django.utils import timezone
 
@@ -450,3 +452,33 @@ def test_of_two_who_collect_at_once_one_gets_the_token(operator: User, monkeypat
 
     assert login.collect(code=code)
     assert AccessKey.objects.count() == 1
+
+
+@pytest.mark.parametrize("minutes", [-30, 30], ids=["behind", "ahead"])
+def test_a_host_whose_clock_is_wrong_ends_no_login_early_and_lets_none_go_on(
+    anyone: Cli, browser: Client, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    waiting, late = begin(anyone), begin(anyone)
+    now, seconds = timezone.now, time.time
+    monkeypatch.setattr("django.utils.timezone.now", lambda: now() + timedelta(minutes=minutes))
+    monkeypatch.setattr("django.core.signing.time.time", lambda: seconds() + minutes * 60)
+    begin(anyone)  # clears away what is dead, and nothing else
+
+    assert browser.post(path_of(waiting), {"approve": "1"}).status_code == 200
+    assert ask(anyone, waiting).body["token"] is not None
+    LoginRequest.objects.filter(approved_at=None).update(expires_at=Now() - timedelta(seconds=1))
+    assert browser.post(path_of(late), {"approve": "1"}).status_code == 404
+    assert ask(anyone, late).status == 404
+
+
+def test_a_login_that_was_declined_or_has_expired_meanwhile_is_not_approved(operator: User) -> None:
+    declined, expired = (login.find(handle=login.begin().handle) for _ in range(2))
+    assert declined is not None
+    assert expired is not None
+    login.decline(login=declined.login)
+    LoginRequest.objects.filter(pk=expired.login.pk).update(expires_at=Now() - timedelta(seconds=1))
+
+    for found in (declined, expired):
+        with pytest.raises(NotFound):
+            login.approve(login=found.login, user=operator)
+    assert not LoginRequest.objects.exclude(approved_at=None).exists()

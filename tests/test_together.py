@@ -1,0 +1,415 @@
+"""A change and its line of the audit log are one transaction, in every route, button and command that changes a row.
+
+The process dies (here: the database goes away) in the second of the two writes. Then neither is there, and asking again
+does both. Which ways in there are is read from the program, so a new one is missed by the tables below.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib.auth.models import Group, User
+from django.core.management import call_command, get_commands
+from django.core.management.base import CommandError
+from django.db import OperationalError
+from django.db.models.functions import Now
+from django.test import Client
+from django.urls import get_resolver
+
+from deployments import audit, keys, lifecycle, login, projects, sweeps, variables
+from deployments.api import api
+from deployments.config import Configuration
+from deployments.models import (
+    AccessKey,
+    AuditEntry,
+    BackgroundWorker,
+    Deployment,
+    Environment,
+    EnvironmentVariable,
+    NotificationChannel,
+    Project,
+    Repository,
+    Sweep,
+    SweepTrigger,
+)
+from deployments.vault import Vault
+from tests.api.conftest import HASH
+from tests.conftest import HOST, OWNER, POLICY, TRAIL
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+#: What is written beside a change, by whoever asks: sessions, the use of a key, the queue's wake-up tasks.
+ASIDE = {"auditentry", "session", "logentry", "ormq", "task", "success", "failure", "schedule"}
+ROLES = {"viewer", "operator", "admin"}
+PASSWORD = "a-long-enough-1"
+
+
+@dataclass(kw_only=True)
+class World:
+    """One of everything that can be acted on."""
+
+    configuration: Configuration
+    project: Project
+    environment: Environment
+    preview: Environment
+    old: Deployment
+    new: Deployment
+    building: Deployment
+    key: AccessKey
+    text: str
+    user_text: str
+    browser: Client
+    person: User
+    group: Group
+
+    def api(self, path: str, body: object = None, *, key: str = "") -> Any:
+        headers = {"Authorization": f"Bearer {key or self.text}"}
+        return self.browser.generic(
+            "POST", f"/api/{path}", json.dumps(body or {}), content_type="application/json", headers=headers
+        )
+
+    def post(self, path: str, data: dict[str, Any] | None = None) -> Any:
+        return self.browser.post(f"/admin/{path}", data or {})
+
+    def ask(self, name: str, **data: Any) -> Any:
+        return self.post(f"deployments/repository/ask/?look={name}", data)
+
+    def look(self, name: str) -> Any:
+        row = Repository.objects.get(name=f"trigger/{self.project.ref}")
+        return self.post(f"deployments/repository/{row.pk}/look/{name}/")
+
+
+def _deployment(environment: Environment, number: int, status: str, **values: Any) -> Deployment:
+    row = Deployment.objects.create(
+        project_id=environment.project_id,
+        environment=environment,
+        version_day="20260101",
+        version_number=number,
+        status=status,
+        content_hash=HASH,
+        image_ref=f"{HOST}/trigger/x:{number}",
+        image_platform="linux/amd64",
+        deployed_at=Now() if status == "DEPLOYED" else None,
+        **values,
+    )
+    if status != "BUILDING":
+        BackgroundWorker.objects.create(deployment=row, content_hash=HASH)
+    row.refresh_from_db()
+    return row
+
+
+@pytest.fixture
+def world(transactional_db: None, configure: Callable[..., Configuration], settings: Any) -> Iterator[World]:
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_IMAGE_VERIFICATION_ENABLED="0",
+        V4_DEPLOY_REGISTRY_HOST="127.0.0.1:1",  # a deploy asks nobody for a repository
+    )
+    settings.MAIL_IS_CONFIGURED = False
+    project = projects.create_project(name="Billing")
+    environment = Environment.objects.select_related("project").get(project=project, slug="prod")
+    old, new = _deployment(environment, 1, "DEPLOYED"), _deployment(environment, 2, "DEPLOYED")
+    lifecycle.promote(
+        environment=environment, version=str(new.version), by="", configuration=configuration, trail=TRAIL
+    )
+    building = _deployment(environment, 3, "BUILDING", external_id="pr-1")
+    for name, status, origin in (
+        (project.ref, "in_sync", "created"),
+        ("b", "in_sync", "adopted"),
+        ("c", "unmanaged", ""),
+    ):
+        Repository.objects.create(
+            account=OWNER, region="us-east-1", host=HOST, name=f"trigger/{name}", status=status, origin=origin,
+            mode="observe" if origin == "created" else "", mode_reason="x", mode_until=Now() + timedelta(hours=1),
+        )  # fmt: skip
+    vault = Vault(settings.ENCRYPTION_KEYS)
+    variables.store(environment=environment, variables={"TOKEN": "1"}, vault=vault)
+    EnvironmentVariable.objects.create(
+        environment=environment,
+        name="SEALED_BEFORE",
+        value=Vault(["an older key " * 3]).seal("x", context=f"environment {environment.pk} variable SEALED_BEFORE"),
+    )
+    operator = User.objects.create_superuser("ada@example.com", "ada@example.com", PASSWORD)
+    browser = Client(raise_request_exception=False)
+    browser.force_login(operator)
+    key, text = keys.make_environment_key(environment)
+    _, user_text = keys.make_user_token(operator)
+    NotificationChannel.objects.create(name="people", kind="mail", address="mira@example.com")
+    Environment.objects.create(
+        project=project, type="PREVIEW", slug="preview", branch="old", parent=project.environments.get(slug="preview")
+    )
+    person = User.objects.create(username="mira")
+    group = Group.objects.create(name="Builders")
+    AuditEntry.objects.all().delete()
+    yield World(
+        configuration=configuration, project=project, environment=environment, old=old, new=new, building=building,
+        preview=project.environments.get(slug="preview", parent=None), key=key, text=text, user_text=user_text,
+        browser=browser, person=person, group=group,
+    )  # fmt: skip
+    Group.objects.exclude(name__in=ROLES).delete()  # groups outlast a test
+
+
+def _variable(world: World, path: str, **data: str) -> Any:
+    return world.post(f"deployments/environment/{world.environment.pk}/variable/{path}", data)
+
+
+def _dead_key(world: World) -> Any:
+    dead = AccessKey.objects.filter(name="dead").first()
+    if dead is None:
+        dead, _ = keys.make_environment_key(world.environment, "dead", expires_at=world.key.created_at)
+    return world.post(f"deployments/accesskey/{dead.pk}/delete/", {"post": "yes"})
+
+
+def _token(world: World) -> Any:
+    begun = login.begin()
+    found = login.find(handle=begun.handle)
+    assert found is not None
+    login.approve(login=found.login, user=User.objects.get(username="ada@example.com"))
+    return world.api("v1/token", {"authorizationCode": begun.code})
+
+
+def _decide(world: World, **data: str) -> Any:
+    return world.browser.post(f"/account/login/{login.begin().handle}", data)
+
+
+def _sweep(trigger: SweepTrigger = SweepTrigger.PERSON) -> Sweep:
+    running = Sweep.objects.filter(status="running").first() or sweeps.start(trigger=trigger)
+    assert running is not None
+    return running
+
+
+def _command(name: str, *arguments: str) -> None:
+    with suppress(CommandError, SystemExit):  # that a test message was not sent is an exit status, too
+        call_command(name, *arguments, stdout=io.StringIO(), stderr=io.StringIO())
+
+
+CHANNEL = {"name": "ops", "kind": "mail", "address": "ops@example.com", "enabled": "on"}
+MODE = {"mode": "enforce", "hours": "1", "reason": "because"}
+Act = Callable[[World], Any]
+#: Way in → the action that its line has, and how it is done. A way in is a route of the API, the name of an address of
+#: the console (and what is pressed there), or a command.
+ACTS: dict[str, tuple[str, Act]] = {
+    "POST /api/v1/deployments/{version}/promote": (
+        "rollback.deployment", lambda w: w.api(f"v1/deployments/{w.old.version}/promote?allowRollbacks=true")),
+    "POST /api/v1/deployments/{deployment_id}/cancel": (
+        "cancel.deployment", lambda w: w.api(f"v1/deployments/{w.building.id}/cancel")),
+    "POST /api/v1/deployments": (
+        "cancel.deployment",
+        lambda w: w.api(
+            "v1/deployments", {"contentHash": HASH, "type": "MANAGED", "externalId": "pr-1", "force": True})),
+    "POST /api/v1/projects/{ref}/envvars/{env}/import": (
+        "set.variable",
+        lambda w: w.api(f"v1/projects/{w.project.ref}/envvars/prod/import", {"variables": {"NEW": "1"}})),
+    "POST /api/v1/projects/{ref}/branches": (
+        "add.environment",
+        lambda w: w.api(f"v1/projects/{w.project.ref}/branches", {"env": "preview", "branch": "new"}, key=w.user_text)),
+    "POST /api/v1/projects/{ref}/branches/archive": (
+        "archive.environment",
+        lambda w: w.api(f"v1/projects/{w.project.ref}/branches/archive", {"branch": "old"}, key=w.user_text)),
+    "POST /api/v1/token": ("make.key", _token),
+    "login-approve": ("approve.login", lambda w: _decide(w, approve="1")),
+    "login-approve decline": ("decline.login", lambda w: _decide(w)),
+    "setup": ("check.setup", lambda w: w.post("setup/")),
+    "password_change": (
+        "change.user",
+        lambda w: w.post(
+            "password_change/", {"old_password": PASSWORD, "new_password1": "another-" + PASSWORD,
+                                 "new_password2": "another-" + PASSWORD})),
+    "deployments_deployment_promote": (
+        "rollback.deployment",
+        lambda w: w.post(f"deployments/deployment/{w.old.pk}/promote/", {"instead_of": w.new.pk})),
+    "deployments_deployment_cancel": (
+        "cancel.deployment", lambda w: w.post(f"deployments/deployment/{w.building.pk}/cancel/")),
+    "deployments_accesskey_add": (
+        "make.key",
+        lambda w: w.post("deployments/accesskey/add/", {"kind": "environment", "environment": w.environment.pk})),
+    "deployments_accesskey_revoke": ("revoke.key", lambda w: w.post(f"deployments/accesskey/{w.key.pk}/revoke/")),
+    "deployments_accesskey_rotate": (
+        "rotate.key", lambda w: w.post(f"deployments/accesskey/{w.key.pk}/rotate/", {"hours": "0"})),
+    "deployments_accesskey_delete": ("delete.key", _dead_key),
+    "deployments_environment_variable": ("set.variable", lambda w: _variable(w, "", name="NEW", value="1")),
+    "deployments_environment_variable_delete": ("delete.variable", lambda w: _variable(w, "delete/?name=TOKEN")),
+    "deployments_repository_look reconcile": ("reconcile.repository", lambda w: w.look("reconcile")),
+    "deployments_repository_look preview": ("preview.repository", lambda w: w.look("preview")),
+    "deployments_repository_look recheck": ("recheck.repository", lambda w: w.look("recheck")),
+    "deployments_repository_look end": ("end.repository", lambda w: w.look("end")),
+    "deployments_repository_ask": ("except.repository", lambda w: w.ask("except", **MODE)),
+    "deployments_repository_ask adopt": ("adopt.repository", lambda w: w.ask("adopt")),
+    "deployments_repository_ask take": ("take.repository", lambda w: w.ask("take")),
+    "deployments_sweep_start": ("start.sweep", lambda w: w.post("deployments/sweep/start/")),
+    "deployments_sweep_stop": ("stop.sweep", lambda w: w.post(f"deployments/sweep/{_sweep().pk}/stop/")),
+    "deployments_project_add": ("add.project", lambda w: w.post("deployments/project/add/", {"name": "Second"})),
+    "deployments_project_change": (
+        "change.project", lambda w: w.post(f"deployments/project/{w.project.pk}/change/", {"name": "Renamed"})),
+    "deployments_notificationchannel_add": (
+        "add.channel", lambda w: w.post("deployments/notificationchannel/add/", CHANNEL)),
+    "deployments_notificationchannel_edit": (
+        "change.channel",
+        lambda w: w.post(
+            f"deployments/notificationchannel/{NotificationChannel.objects.get().pk}/edit/", {**CHANNEL, "name": "n"})),
+    "deployments_notificationchannel_delete": (
+        "delete.channel",
+        lambda w: w.post(f"deployments/notificationchannel/{NotificationChannel.objects.get().pk}/delete/")),
+    "deployments_notificationchannel_test": (
+        "test.channel",
+        lambda w: w.post(f"deployments/notificationchannel/{NotificationChannel.objects.get().pk}/test/")),
+    "auth_user_add": (
+        "add.user",
+        lambda w: w.post("auth/user/add/", {
+            "username": "kim", "usable_password": "true", "password1": PASSWORD, "password2": PASSWORD})),
+    "auth_user_change": (
+        "change.user",
+        lambda w: w.post(f"auth/user/{w.person.pk}/change/", {"username": "mira", "is_superuser": "on"})),
+    "auth_user_password_change": (
+        "change.user",
+        lambda w: w.post(f"auth/user/{w.person.pk}/password/", {
+            "usable_password": "true", "password1": PASSWORD, "password2": PASSWORD, "set-password": "1"})),
+    "auth_user_delete": ("delete.user", lambda w: w.post(f"auth/user/{w.person.pk}/delete/", {"post": "yes"})),
+    "auth_user_changelist": (
+        "delete.user",
+        lambda w: w.post("auth/user/", {
+            "action": "delete_selected", "_selected_action": str(w.person.pk), "post": "yes"})),
+    "auth_group_add": ("add.group", lambda w: w.post("auth/group/add/", {"name": "Others"})),
+    "auth_group_change": (
+        "change.group", lambda w: w.post(f"auth/group/{w.group.pk}/change/", {"name": "Renamed"})),
+    "auth_group_delete": ("delete.group", lambda w: w.post(f"auth/group/{w.group.pk}/delete/", {"post": "yes"})),
+    "auth_group_changelist": (
+        "delete.group",
+        lambda w: w.post("auth/group/", {
+            "action": "delete_selected", "_selected_action": str(w.group.pk), "post": "yes"})),
+    "keys create": ("make.key", lambda w: _command("keys", "create", "--project", w.project.ref, "--env", "prod")),
+    "keys rotate": ("rotate.key", lambda w: _command("keys", "rotate", w.key.prefix)),
+    "keys revoke": ("revoke.key", lambda w: _command("keys", "revoke", w.key.prefix)),
+    "bootstrap": (
+        "bootstrap.project", lambda w: _command("bootstrap", "--email", "kim@example.com", "--project", "Third")),
+    "notify": ("test.channel", lambda w: _command("notify", "test", "people")),
+    "reencrypt": ("reencrypt.secrets", lambda w: _command("reencrypt")),
+}  # fmt: skip
+#: Ways in that have no line, and why.
+WITHOUT = {
+    "POST /api/v1/deployments/{deployment_id}/generate-registry-credentials": "its kind and time are on the deployment",
+    "POST /api/v1/deployments/{deployment_id}/background-workers": "a deployment's own step",
+    "POST /api/v1/deployments/{deployment_id}/fail": "a deployment's own step",
+    "POST /api/v3/deployments/{deployment_id}/finalize": "a deployment's own step; a promotion has its PromotionEvent",
+    "POST /api/v2/deployments/{deployment_id}/finalize": "the same",
+    "POST /api/v1/deployments/{deployment_id}/finalize": "the same",
+    "POST /api/v1/authorization-code": "nothing is allowed yet",
+    "deployments_repository_restore": "asks AWS: tests/test_restore.py",
+    "deployments_repository_what_if": "writes nothing",
+    "reconcile": "asks AWS: tests/test_audit.py",
+    "worker": "works off what others asked for",
+    "events": "repositories have their own history",
+}
+#: Addresses that only read, or that Django has and ours refuse (tests/admin/test_rights.py).
+READ = {
+    "healthz", "readyz", "metrics", "status", "api-docs", "openapi-json", "api-root", "index", "login", "logout",
+    "password_change_done", "autocomplete", "jsi18n", "view_on_site", "app_list", "home", "tokens", "project",
+    "deployment", "deployments", "deployments_sweep_progress",
+}  # fmt: skip
+READING_COMMANDS = {"doctor", "env_example", "errors", "policy"}
+_REFUSED = {"add", "delete", "change"}  # of rows that only the program writes
+_READING = {"history", "changelist", "export"}
+
+
+def _ways_in() -> Iterator[str]:
+    for path, operations in api.get_openapi_schema()["paths"].items():
+        yield from (f"{method.upper()} {path}" for method in operations if method != "get")
+
+    def names(patterns: Any) -> Iterator[str]:
+        for each in patterns:
+            if hasattr(each, "url_patterns"):
+                if str(each.pattern) != "api/":
+                    yield from names(each.url_patterns)
+            elif each.name:
+                yield each.name
+
+    yield from names(get_resolver().url_patterns)
+    yield from (name for name, app in get_commands().items() if app == "deployments")
+
+
+def test_every_way_in_is_known_to_change_something_or_not() -> None:
+    known = {name.partition(" ")[0] if not name.startswith("POST") else name for name in ACTS} | WITHOUT.keys() | READ
+    known |= READING_COMMANDS
+
+    def is_known(name: str) -> bool:
+        model, _, what = name.rpartition("_")
+        if name in known or what in _READING:
+            return True
+        # Rows that only the program writes: Django's addresses are there, and answer 403.
+        program = {"auditentry", "deployment", "notificationdelivery", "environment", "repository", "sweep"}
+        only_reads = model.rpartition("_")[2] in program and what in _REFUSED
+        return only_reads or name in {
+            "deployments_accesskey_change", "deployments_notificationchannel_change", "deployments_project_delete",
+        }  # fmt: skip
+
+    assert sorted({name for name in _ways_in() if not is_known(name)}) == []
+
+
+def _everything() -> dict[str, list[dict[str, Any]]]:
+    """All rows but those that are written aside."""
+    found = {}
+    for model in apps.get_models(include_auto_created=True):
+        if model._meta.model_name in ASIDE or model._meta.app_label == "contenttypes":
+            continue
+        rows = list(model._base_manager.order_by("pk").values())
+        for row in rows:
+            for aside in ("last_used_at", "last_used_by", "last_login"):
+                row.pop(aside, None)
+        found[model._meta.label] = rows
+    return found
+
+
+@contextmanager
+def dying() -> Iterator[None]:
+    """The process loses its database in the statement that writes a line of the audit log."""
+
+    def die(*_: object, **__: object) -> None:
+        raise OperationalError("server closed the connection unexpectedly")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AuditEntry, "save", die)
+        yield
+
+
+@pytest.mark.parametrize("way", ACTS)
+def test_a_change_without_its_line_is_no_change_and_asking_again_does_both(
+    way: str, world: World, settings: Any
+) -> None:
+    if way == "reencrypt":
+        settings.ENCRYPTION_KEYS = [*settings.ENCRYPTION_KEYS, "an older key " * 3]
+    action, act = ACTS[way]
+    if action == "stop.sweep":
+        _sweep()
+    elif action == "delete.key":
+        keys.make_environment_key(world.environment, "dead", expires_at=world.key.created_at)
+    logins = action in ("approve.login", "decline.login") or way == "POST /api/v1/token"
+    before = _everything()
+
+    with dying(), suppress(OperationalError):
+        act(world)
+
+    after = _everything()
+    if logins:  # that it was begun, and for the token approved, came before
+        [row] = after.pop("deployments.LoginRequest")
+        before.pop("deployments.LoginRequest")
+        assert (row["approved_at"] is None) is (way != "POST /api/v1/token")
+        assert row["collected_at"] is None
+    assert after == before
+    assert not AuditEntry.objects.exists()
+
+    act(world)
+
+    told = AuditEntry.objects.filter(action=action).first()
+    assert told is not None, [entry.action for entry in AuditEntry.objects.all()]
+    assert told.outcome == audit.DONE or action == "test.channel"  # no mail server: it was not sent, and says so
+    if action != "check.setup":
+        assert _everything() != before
