@@ -69,11 +69,8 @@ def writes(installation: Installation, since: float) -> list[dict[str, Any]]:
     """The calls of the product that change ECR, as the sandbox wrote them down."""
     return [
         each
-        for each in installation.sandbox.journal()
-        if each["time"] >= since
-        and each["caller"] == installation.caller
-        and each["service"] == "ecr"
-        and WRITES.match(each["operation"])
+        for each in installation.journal(since)
+        if each["caller"] == installation.caller and each["service"] == "ecr" and WRITES.match(each["operation"])
     ]
 
 
@@ -130,9 +127,9 @@ def _deployments(installation: Installation) -> Iterable[str]:
     current = {row["deployment_id"] for row in database.query("SELECT deployment_id FROM deployments_promotion")}
     for asked in installation.asked:
         answer = asked.answer
-        if answer.status == 200 and asked.method == "POST" and asked.path == "/api/v1/deployments":
-            if answer.body["id"] not in rows:
-                yield f"I1: the accepted deployment {answer.body['id']} is not there"
+        begun = answer.status == 200 and (asked.method, asked.path) == ("POST", "/api/v1/deployments")
+        if begun and answer.body["id"] not in rows:
+            yield f"I1: the accepted deployment {answer.body['id']} is not there"
         if asked.path.endswith("/finalize") and completed(answer):
             row = rows.get(asked.path.split("/")[-2])
             if row is None or row["status"] != "DEPLOYED":
@@ -174,8 +171,8 @@ def _rows(installation: Installation) -> list[dict[str, Any]]:
 def _in_sync_is_true(installation: Installation, since: float) -> Iterable[str]:
     """I3, before anybody looks again: only a change after the row's look may differ."""
     changed: dict[str, float] = {}
-    for each in installation.sandbox.journal():
-        if each["time"] >= since and each["caller"] != installation.caller and WRITES.match(each["operation"]):
+    for each in installation.journal(since):
+        if each["caller"] != installation.caller and WRITES.match(each["operation"]):
             name = each["repository"] or str(each["params"].get("resourceArn", "")).partition(":repository/")[2]
             changed[name] = each["time"]
     for row in _rows(installation):
@@ -215,7 +212,9 @@ def _wrong(installation: Installation, row: Mapping[str, Any]) -> Iterable[str]:
     details = ecr.describe_repositories(repositoryNames=[name])["repositories"][0]
     if row["origin"] == "created" and details["imageTagMutability"] != MUTABILITY:
         yield f"has the mutability {details['imageTagMutability']}"
-    tags = {each["Key"]: each["Value"] for each in ecr.list_tags_for_resource(resourceArn=details["repositoryArn"])["tags"]}
+    tags = {
+        each["Key"]: each["Value"] for each in ecr.list_tags_for_resource(resourceArn=details["repositoryArn"])["tags"]
+    }
     if tags.get("team") != "platform":
         yield f"has the tags {tags}"
     try:

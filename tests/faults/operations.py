@@ -73,6 +73,10 @@ class Work:
         """Once; whether it was answered as done."""
         raise NotImplementedError
 
+    def until_done(self) -> bool:
+        """As `perform`, and wait for the process that does it later."""
+        return self.perform()
+
     def again(self) -> bool:
         """Once more, after it was broken off; whether it is right now."""
         return self.perform()
@@ -94,7 +98,7 @@ class Work:
         assert answer.status == 200, answer
 
     def carries_policy(self) -> bool:
-        return meaning(self.installation.live_policy(self.repository)) == meaning(self.installation.policy)
+        return bool(meaning(self.installation.live_policy(self.repository)) == meaning(self.installation.policy))
 
     def remove_policy(self) -> None:
         self.installation.ecr.delete_repository_policy(repositoryName=self.repository)
@@ -107,7 +111,12 @@ class Work:
         )
 
 
-DEPLOY_TABLES = ("deployments_environment", "deployments_deployment", "deployments_repository", "deployments_repositoryevent")
+DEPLOY_TABLES = (
+    "deployments_environment",
+    "deployments_deployment",
+    "deployments_repository",
+    "deployments_repositoryevent",
+)
 
 
 class FirstDeploy(Work):
@@ -337,9 +346,7 @@ class Credentials(Work):
         installation, deployment = self.installation, self.deployment
         image = installation.push(self.project, deployment, self.given)
         assert installation.index(self.project, deployment["id"]).status == 200
-        wait_for(
-            lambda: completed(installation.finalize(self.project, deployment["id"], image.digest)), 60, "finalize"
-        )
+        wait_for(lambda: completed(installation.finalize(self.project, deployment["id"], image.digest)), 60, "finalize")
 
 
 class Keys(Work):
@@ -394,14 +401,15 @@ class ScheduleFires(Work):
     id, name = "O10", "schedule fires"
     tables = ("deployments_deployment",)
     by = "worker"
-    wait_seconds = 5.0
 
     def prepare(self) -> None:
         answers = [self.installation.deploy(self.project, key=new_key()) for _ in range(2)]
         self.overdue, self.live = (answer.body["id"] for answer in answers)
 
     def status(self, deployment: str) -> str:
-        return str(self.installation.database.value("SELECT status FROM deployments_deployment WHERE id = ?", deployment))
+        return str(
+            self.installation.database.value("SELECT status FROM deployments_deployment WHERE id = ?", deployment)
+        )
 
     def perform(self) -> bool:
         database = self.installation.database
@@ -413,9 +421,13 @@ class ScheduleFires(Work):
         database.query(f"UPDATE django_q_schedule SET next_run = {past}")
         return self._happened()
 
-    def _happened(self) -> bool:
+    def until_done(self) -> bool:
+        self.perform()
+        return self._happened(45.0)  # a cluster looks at its schedules each half minute
+
+    def _happened(self, seconds: float = 5.0) -> bool:
         try:
-            wait_for(lambda: self.status(self.overdue) == "TIMED_OUT", self.wait_seconds, "the time-out")
+            wait_for(lambda: self.status(self.overdue) == "TIMED_OUT", seconds, "the time-out")
         except Stuck:
             return False
         return True

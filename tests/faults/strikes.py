@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.faults.audit import LEASE_SECONDS, writes
-from tests.faults.installation import Installation, Postgresql, Sqlite, Stuck, children, send, wait_for
+from tests.faults.installation import Installation, Postgresql, Service, Sqlite, Stuck, children, send, wait_for
 from tests.faults.operations import FINISH_SECONDS, Work, together
 
 Kind = type[Work]
@@ -82,6 +82,12 @@ def kill(installation: Installation, work: Work) -> None:
 def whole(installation: Installation, work: Work) -> None:
     """What the case needs is up again, whoever was killed."""
     installation.ensure(web=1, worker=1 if work.by == "worker" else 0)
+    for service in installation.running("worker"):
+        wait_for(functools.partial(_complete, service), 60, "the cluster's restart")
+
+
+def _complete(service: Service) -> bool:
+    return len(service.cluster()) >= 6
 
 
 # ------------------------------------------------------------------------------------------------------------ F1, F4
@@ -118,7 +124,7 @@ def crash_at_writes(installation: Installation, kind: Kind) -> list[Work]:
                 work = kind(installation)
                 works.append(work)
                 hold.arm(number)
-                request = Background(work.perform)
+                request = Background(work.until_done)
                 if not hold.met(request):
                     hold.release()
                     request.join()
@@ -153,7 +159,7 @@ class _Hold:
 
     def met(self, request: Background) -> bool:
         """Whether a write is held; False once the request has ended without."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             if self.holder():
                 return True
@@ -185,7 +191,7 @@ def _holding(database: Postgresql, tables: tuple[str, ...]) -> Iterator[_Hold]:
         INSERT INTO faults.armed VALUES (0);
         CREATE OR REPLACE FUNCTION faults.hold() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
-            IF (SELECT number FROM faults.armed) > 0 THEN
+            IF current_setting('application_name') <> 'faults' AND (SELECT number FROM faults.armed) > 0 THEN
                 IF nextval('faults.write') = (SELECT number FROM faults.armed) THEN
                     PERFORM pg_advisory_xact_lock_shared(4711);
                 END IF;
@@ -238,7 +244,6 @@ def kill_processes(installation: Installation, kind: Kind) -> list[Work]:
         request.join()
         installation.sandbox.clear_faults()
         whole(installation, work)
-        wait_for(lambda: len(installation.running("worker")[0].cluster()) >= 6, 60, "the cluster's restart")
         work.finish()
     return works
 
@@ -263,7 +268,7 @@ def _kill_web(installation: Installation, kind: Kind) -> list[Work]:
 
 
 def _each(installation: Installation, kind: Kind, faults: list[dict[str, Any]], *, times: int = 1) -> list[Work]:
-    """One work for each of the kind's calls and each of these faults: at once where a fault can be for one repository."""
+    """One work for each call of the operation and each of these faults; at once where a fault is for one repository."""
     works = [(kind(installation), call, fault) for call in kind.calls for fault in faults]
 
     def one(work: Work, call: str, fault: dict[str, Any]) -> None:
@@ -362,10 +367,7 @@ def _leased(installation: Installation, work: Work) -> bool:
 def broken_database(installation: Installation, kind: Kind) -> list[Work]:
     """F6: PostgreSQL crashes and is away for 5 s, cuts every connection, takes no write for 4 s; SQLite is locked for
     25 s (longer than anybody waits for it), and its disk is full for 4 s."""
-    if isinstance(installation.database, Postgresql):
-        breaks = [_crashed, _cut, _read_only]
-    else:
-        breaks = [_locked, _full]
+    breaks = [_crashed, _cut, _read_only] if isinstance(installation.database, Postgresql) else [_locked, _full]
     works = []
     for broken in breaks:
         work = kind(installation)
@@ -446,7 +448,7 @@ def wrong_clock(installation: Installation, kind: Kind) -> list[Work]:
     """F7: one host's wall clock is 60 s off, ahead and behind, beside one that is right."""
     works = []
     name = kind.by
-    start = installation.start_web if name == "web" else installation.start_worker
+    start: Callable[..., Service] = installation.start_web if name == "web" else installation.start_worker
     for seconds in (60.0, -60.0):
         shifted = installation.shift_clock(0.0)
         service = start(**shifted)  # a worker that starts with a wrong clock is refused; one whose clock jumps is not
@@ -521,10 +523,10 @@ def unreliable_queue(installation: Installation, kind: Kind) -> list[Work]:
 def late_news(installation: Installation, kind: Kind) -> list[Work]:
     """F9: a repository is not found for 10 s after its creation; a policy's principal is not found for a while."""
     works = []
-    for fault in ({"kind": "not_found_after_create", "seconds": 10}, {"kind": "principal_not_found", "seconds": 12}):
+    for kind_of_fault, seconds in (("not_found_after_create", 10), ("principal_not_found", 12)):
         work = kind(installation)
         works.append(work)
-        installation.sandbox.fault(repository=work.repository, **fault)
+        installation.sandbox.fault(kind_of_fault, repository=work.repository, seconds=seconds)
         work.perform()
         work.finish()
         installation.sandbox.clear_faults()

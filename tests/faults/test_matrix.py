@@ -121,7 +121,7 @@ def clean(installation: Installation) -> None:
         ecr.delete_repository(repositoryName=name, force=True)
     for name in set(NOT_OURS) - live:
         ecr.create_repository(repositoryName=name)
-    installation.asked.clear()
+    installation.forget()
 
 
 def cases(cells: list[Cell]) -> list[Any]:
@@ -146,6 +146,7 @@ def test_whatever_breaks_every_invariant_holds(
     installation.ensure(web=1, worker=1 if kind.by == "worker" else 0)
     began, since = time.monotonic(), time.time()
     installation.sandbox.reset_calls()
+    installation.mark_logs()
     try:
         works = strike(installation, kind)
         shown["cases"] = len(works)
@@ -156,6 +157,7 @@ def test_whatever_breaks_every_invariant_holds(
         shown["seconds"] = time.monotonic() - began
         shown["calls"] = sum(installation.sandbox.calls().values())
         restore(installation)
+        print(installation.logged())  # shown with a case that fails
     assert not found, "\n".join(found)
 
 
