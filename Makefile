@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 ARGS   ?=
+SECONDS ?= 120
 # Each process of the tests has a database and a sandbox of its own; all of a run share one PostgreSQL server.
 ABREAST := -n auto --maxprocesses 4
 
@@ -10,7 +11,7 @@ ABREAST := -n auto --maxprocesses 4
 ticking = { while sleep 1; do printf .; done & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast mutants lint run worker bench screens clean
+.PHONY: help demo test fast mutants lint run worker faults soak bench screens clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,12 @@ run: $(VENV)/.sandbox ## The web server, on port 8000
 
 worker: $(VENV)/.sandbox ## The worker
 	$(PY) manage.py worker $(ARGS)
+
+faults: $(VENV)/.dev ## Every fault × every operation, at most half an hour (ARGS='-k F6-O1' runs a part)
+	$(PY) -m pytest tests/faults -m faults $(ARGS)
+
+soak: $(VENV)/.dev ## Everything at once on PostgreSQL with faults sprinkled in, then an audit (SECONDS=120 SEED=…)
+	$(PY) -m tests.faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.dev ## How the console's pages grow with what is in them (ratios, not seconds)
 	$(PY) bench/console.py $(ARGS)
