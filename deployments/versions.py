@@ -25,7 +25,7 @@ from deployments.audit import Trail
 from deployments.config import Configuration
 from deployments.ecr import Ecr, RegistryError, is_throttling
 from deployments.images import Version
-from deployments.models import Environment, Repository, RepositoryStatus
+from deployments.models import Environment, Project, Repository, RepositoryStatus
 from deployments.pace import Pace
 from deployments.sweeps import Target
 
@@ -48,14 +48,15 @@ def learn(*, configuration: Configuration, trail: Trail) -> Learned:
     """
     raised: list[str] = []
     refused: list[str] = []
+    projects = dict(Project.objects.values_list("ref", "pk"))
     for target in sweeps.targets(configuration):
+        prefix = f"{target.config.namespace}/"
         rows = Repository.objects.filter(
-            account=target.registry.account,
-            region=target.registry.region,
-            name__startswith=f"{target.config.namespace}/",
-            project__isnull=False,
+            account=target.registry.account, region=target.registry.region, name__startswith=prefix
         ).exclude(status=RepositoryStatus.MISSING)
-        found = list(rows.values_list("name", "project_id").order_by("name"))
+        names = rows.values_list("name", flat=True).order_by("name")
+        # By the ref in its name: a repository may have been discovered before its project was made again.
+        found = [(name, projects[ref]) for name in names if (ref := name.removeprefix(prefix)) in projects]
         ecr = _paced(target, configuration.calls_per_second)
         with ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="versions") as pool:
             # The threads only ask AWS; every row is read and written in this one.

@@ -65,7 +65,7 @@ def test_the_counter_is_raised_above_the_highest_tag_and_the_next_version_follow
     learned = learn(ecr_configuration)
 
     assert version_of(environment) == f"{TODAY}.10"
-    assert str(lifecycle._next_version(environment)) == f"{TODAY}.11"
+    assert str(lifecycle._next_version(environment)[0]) == f"{TODAY}.11"
     assert len(learned.raised) == 1
     assert f"{TODAY}.10" in learned.raised[0]
     entry = AuditEntry.objects.get(action="raise.version")
@@ -116,7 +116,7 @@ def test_all_preview_branches_are_raised_and_one_that_was_lost_goes_on_above_too
 
     preview.refresh_from_db()
     lost = branches.upsert(preview, "lost", {})[0]
-    assert [str(lifecycle._next_version(each)) for each in (known, lost)] == [f"{TODAY}.6"] * 2
+    assert [str(lifecycle._next_version(each)[0]) for each in (known, lost)] == [f"{TODAY}.6"] * 2
     assert version_of(environment) == ".0"
 
 
@@ -137,6 +137,18 @@ def test_a_tag_of_ours_is_read_as_it_was_written(day: Any, number: int, kind: st
     tag = images.tag(version=str(version), environment_type=kind, short_code=code.hex[:8])
 
     assert images.parse_tag(tag) == images.Tag(version, kind, code.hex[:8])
+
+
+def test_a_repository_that_was_discovered_before_its_project_was_made_again_is_looked_at_too(
+    ecr_configuration: Configuration, sandbox: Sandbox, environment: Environment
+) -> None:
+    fill(sandbox, environment.project, f"{TODAY}.7.production.abcdefgh")
+    row_of(environment.project)
+    Repository.objects.update(project=None)
+
+    learn(ecr_configuration)
+
+    assert version_of(environment) == f"{TODAY}.7"
 
 
 def test_every_page_of_tags_is_read(
