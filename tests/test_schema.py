@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from django.db import connection, models
+from django.db import DatabaseError, OperationalError, connection, models, transaction
 from django.test import Client
 
 from deployments import doctor, schema, views
@@ -111,3 +114,90 @@ def test_the_documented_way_to_add_a_missing_column_adds_it() -> None:
         exec(re.sub(r"(?m)^    ", "", code[1]), {})  # noqa: S102  (our own documentation)
 
         assert schema.missing() == []
+
+
+TABLES = ("deployments_environment", "deployments_deployment")
+
+
+def lock() -> None:
+    """As a migration of its own does, in its transaction."""
+    operation: Any = schema.lock_tables(*TABLES)
+    with connection.schema_editor() as editor:
+        operation.code(None, editor)
+
+
+def test_a_migration_never_waits_for_a_table_while_it_holds_another_one() -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite has one writer at a time")
+    tried, ended = threading.Event(), threading.Event()
+    failures: list[str] = []
+
+    def deploy() -> None:
+        """Has the first table, and wants the second one when the migration has tried to get both."""
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("LOCK TABLE deployments_environment IN ROW EXCLUSIVE MODE")
+                tried.wait(10)
+                cursor.execute("SET LOCAL lock_timeout = '2s'")
+                cursor.execute("LOCK TABLE deployments_deployment IN ROW EXCLUSIVE MODE")
+        except DatabaseError as error:
+            failures.append(str(error))
+        finally:
+            ended.set()
+            connection.close()
+
+    other = threading.Thread(target=deploy)
+    other.start()
+    waits: list[float] = []
+    until = time.monotonic() + 10
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        tried.set()
+        ended.wait(10)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "sleep", sleep)
+        while connection_count("deployments_environment") == 0:
+            assert time.monotonic() < until, "the deploy has not begun"
+        lock()
+    other.join(10)
+
+    assert failures == []
+    assert waits
+
+
+def connection_count(table: str) -> int:
+    """How many transactions of others hold a lock on it."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_locks WHERE relation = %s::regclass AND granted AND pid <> pg_backend_pid()",
+            [table],
+        )
+        return int(cursor.fetchone()[0])
+
+
+def test_a_table_that_is_in_use_for_long_ends_the_migration_with_the_next_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite has one writer at a time")
+    monkeypatch.setattr(schema, "LOCK_SECONDS", 0.2)
+    held, over = threading.Event(), threading.Event()
+
+    def backup() -> None:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE deployments_deployment IN ACCESS SHARE MODE")
+            held.set()
+            over.wait(10)
+        connection.close()
+
+    other = threading.Thread(target=backup)
+    other.start()
+    held.wait(10)
+    try:
+        with pytest.raises(OperationalError, match="Run migrate again"):
+            lock()
+    finally:
+        over.set()
+        other.join(10)

@@ -269,24 +269,26 @@ class During:
 
 @contextmanager
 def deploying(project: Project, origin: str) -> Iterator[During]:
-    """Begin one deploy after the other, until the end of the `with`."""
+    """Begin deploys, three at a time, until the end of the `with`."""
     during, over = During(), threading.Event()
 
     def run() -> None:
-        while not over.wait(0.05):
+        while not over.wait(0.02):
             try:
                 project.begin(origin)
             except (AssertionError, OSError) as error:
                 during.errors.append(str(error))
             during.count += 1
 
-    thread = threading.Thread(target=run)
-    thread.start()
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
     try:
         yield during
     finally:
         over.set()
-        thread.join(COMMAND_SECONDS)
+        for thread in threads:
+            thread.join(COMMAND_SECONDS)
 
 
 def test_a_restored_backup_gives_no_version_twice(installation: Installation) -> None:
