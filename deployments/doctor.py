@@ -28,7 +28,7 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
-from deployments import desired, sweeps, tasks, worker
+from deployments import desired, schema, sweeps, tasks, worker
 from deployments.config import Configuration
 from deployments.ecr import Identity, Probes, RegistryError
 from deployments.models import NotificationChannel, Process, ProcessRole
@@ -180,6 +180,17 @@ def _database() -> Iterator[Line]:
         )
     else:
         yield Line(part="Database", what="Migrations", level=Level.OK, says="All applied.")
+        complaint = schema.complaint()
+        yield Line(
+            part="Database",
+            what="Tables",
+            level=Level.FAIL if complaint else Level.OK,
+            says=f"{complaint} The migrations say that it is there: one was edited after it had run here, or a table "
+            "was changed by hand."
+            if complaint
+            else "All that this version needs.",
+            then=schema.NEXT_STEP if complaint else "",
+        )
     offset = processes.clock_offset()
     bad = abs(offset) > worker.SKEW_WARN
     yield Line(

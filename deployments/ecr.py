@@ -377,6 +377,16 @@ class Ecr:
                 raise aws_error("BatchGetImage", name, code, reason, permission=_permission("BatchGetImage"))
         return {image["imageId"]["imageDigest"]: image["imageManifest"] for image in answer["images"]}
 
+    def image_tags(self, name: str) -> Iterator[str]:
+        """Every tag in the repository, 1,000 to a call; none when it is not there. Permission: ecr:ListImages."""
+        request: dict[str, Any] = {**self._on(name), "filter": {"tagStatus": "TAGGED"}, "maxResults": 1000}
+        while True:
+            answer = self._call("ListImages", name, request, {"RepositoryNotFoundException": {"imageIds": []}})
+            yield from (image["imageTag"] for image in answer["imageIds"] if "imageTag" in image)
+            if not answer.get("nextToken"):
+                return
+            request["nextToken"] = answer["nextToken"]
+
     def download_url(self, name: str, digest: str) -> str | None:
         """Where a layer, or an image's configuration, can be fetched for some minutes; None when it is not there.
 
@@ -752,7 +762,7 @@ class Probes:
         """Permission → a question that shows whether we have it; it raises RegistryError if not. `name` must not exist.
 
         Permissions: ecr:GetRepositoryPolicy, ecr:GetLifecyclePolicy, ecr:ListTagsForResource,
-        ecr:DescribeRepositories, ecr:BatchGetImage, ecr:GetAuthorizationToken.
+        ecr:DescribeRepositories, ecr:BatchGetImage, ecr:ListImages, ecr:GetAuthorizationToken.
         """
         ecr = self.ecr
         return {
@@ -761,6 +771,7 @@ class Probes:
             "ecr:GetAuthorizationToken": ecr.authorization,
             "ecr:GetLifecyclePolicy": lambda: ecr._lifecycle(name),
             "ecr:GetRepositoryPolicy": lambda: ecr._policy(name),
+            "ecr:ListImages": lambda: list(ecr.image_tags(name)),
             "ecr:ListTagsForResource": lambda: ecr._tags(name),
         }
 

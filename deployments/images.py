@@ -85,6 +85,21 @@ def tag(*, version: str, environment_type: str, short_code: str) -> str:
     return f"{version}.{environment_type.lower()}.{short_code}"
 
 
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """What a tag of ours says."""
+
+    version: Version
+    environment_type: str  # as `EnvironmentType` writes it: PRODUCTION
+    short_code: str
+
+
+def parse_tag(text: str) -> Tag | None:
+    """The inverse of `tag`; None for a tag of another form."""
+    match = re.fullmatch(r"(\d{8}\.[1-9]\d{0,8})\.([a-z]+)\.([0-9a-z]{8})", text, re.ASCII)
+    return Tag(Version.parse(match[1]), match[2].upper(), match[3]) if match else None
+
+
 def image_ref(*, host: str, repository: str, tag: str, digest: str | None = None) -> str:
     ref = f"{host}/{repository}:{tag}"
     return f"{ref}@{digest}" if digest else ref

@@ -22,7 +22,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_safe
 
-from deployments import login
+from deployments import login, schema
 from deployments.audit import Trail
 from deployments.catalogue import NotFound, RegistryError
 from deployments.models import SLUG_ALIASES, Deployment, Environment, Project
@@ -61,7 +61,7 @@ def readyz(request: HttpRequest) -> HttpResponse:
     return JsonResponse(body, status=503 if reason else 200, headers={"Cache-Control": "no-store"})
 
 
-_migrated = False  # a plan that was empty once stays so for this process: the code does not change under it
+_migrated = False  # migrated, and nothing missing, stays so for this process: the code does not change under it
 
 
 def _not_ready() -> str | None:
@@ -71,6 +71,8 @@ def _not_ready() -> str | None:
             executor = MigrationExecutor(connection)
             if executor.migration_plan(executor.loader.graph.leaf_nodes()):
                 return "Migrations are missing."
+            if complaint := schema.complaint():
+                return f"{complaint} {schema.NEXT_STEP}"
             _migrated = True
         else:
             with connection.cursor() as cursor:

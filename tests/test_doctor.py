@@ -234,6 +234,7 @@ def test_each_right_that_is_missing_is_named_by_its_own_line(
         "ecr:BatchGetImage",
         "ecr:GetLifecyclePolicy",
         "ecr:GetRepositoryPolicy",
+        "ecr:ListImages",
         "ecr:ListTagsForResource",
     ]
     assert "user/limited" in line(report, "Identity").says

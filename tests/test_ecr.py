@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Operations that the door calls, and answers of theirs that it takes for values.
 CALLS = {
     "ecr": """BatchGetImage CreateRepository DescribeRepositories GetAuthorizationToken GetDownloadUrlForLayer
-        GetLifecyclePolicy GetRepositoryPolicy ListTagsForResource PutImageTagMutability PutLifecyclePolicy
+        GetLifecyclePolicy GetRepositoryPolicy ListImages ListTagsForResource PutImageTagMutability PutLifecyclePolicy
         SetRepositoryPolicy TagResource""",
     "sts": "AssumeRole GetFederationToken",
     "sqs": "ReceiveMessage DeleteMessageBatch",

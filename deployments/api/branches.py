@@ -48,7 +48,15 @@ def upsert(preview: Environment, name: str, git: dict[str, Any]) -> tuple[Enviro
         parent=preview,
         branch=branch,
         defaults=values,
-        create_defaults=values | {"project_id": preview.project_id, "type": preview.type, "slug": preview.slug},
+        create_defaults=values
+        | {
+            "project_id": preview.project_id,
+            "type": preview.type,
+            "slug": preview.slug,
+            # Set by `deployments.versions` in a restored database: a branch that was lost goes on above its tags.
+            "version_day": preview.version_day,
+            "version_number": preview.version_number,
+        },
     )
     return environment, is_new or back
 

@@ -4,6 +4,8 @@ import django.db.models.deletion
 import django.db.models.functions.datetime
 from django.db import migrations, models
 
+from deployments.schema import lock_tables
+
 
 class Migration(migrations.Migration):
 
@@ -12,6 +14,13 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        lock_tables(
+            'deployments_environment',
+            'deployments_deployment',
+            'deployments_repository',
+            'deployments_sweep',
+            'deployments_sweepchunk',
+        ),
         migrations.CreateModel(
             name='ConfigurationActivation',
             fields=[

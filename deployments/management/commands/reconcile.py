@@ -1,5 +1,8 @@
 """`manage.py reconcile`: a sweep of one's own, worked off by this process and watched. The same code as the schedule's.
 
+With --all it lists each repository's tags too, and raises version numbers that are behind them: so is a database that
+was restored from a backup (`deployments.versions`).
+
 Exit status: 0 everything is in sync or was healed, 3 drift was found and left (dry run, observe mode), 1 errors.
 """
 
@@ -17,12 +20,13 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 from django.db.models import Q
 
-from deployments import sweeps
+from deployments import sweeps, versions
 from deployments.audit import Trail, shell_user
 from deployments.catalogue import RegistryError
 from deployments.config import Configuration
 from deployments.models import Repository, RepositoryStatus, Sweep, SweepFinding, SweepStatus, SweepTrigger
 from deployments.reconcile import generation
+from deployments.versions import Learned
 
 
 class Command(BaseCommand):
@@ -59,7 +63,10 @@ class Command(BaseCommand):
                     line.nothing_changed()
             raise CommandError("Stopped. What was done is done; the next run goes on from there.") from None
         sweep.refresh_from_db()
-        self._tell(sweep, as_json=options["json"])
+        learned = Learned(raised=(), refused=())
+        if options["all"] and not sweep.dry_run and sweep.status == SweepStatus.DONE:
+            learned = versions.learn(configuration=configuration, trail=trail)
+        self._tell(sweep, learned, as_json=options["json"])
 
     def _configuration(self) -> Configuration:
         """The configuration that counts; a shell with other settings is told so."""
@@ -114,7 +121,7 @@ class Command(BaseCommand):
             time.sleep(1)  # others hold the last pieces, or the registry's list has to be asked for again
         bar.end(sweeps.progress(sweep))
 
-    def _tell(self, sweep: Sweep, *, as_json: bool) -> None:
+    def _tell(self, sweep: Sweep, learned: Learned, *, as_json: bool) -> None:
         result = sweeps.progress(sweep)
         findings = [
             {"name": found.repository.name, "outcome": found.outcome, "words": found.words}
@@ -133,6 +140,8 @@ class Command(BaseCommand):
                 "calls": result.calls,
                 "error": sweep.error,
                 "dry_run": sweep.dry_run,
+                "versions_raised": learned.raised,
+                "versions_unknown": learned.refused,
             }
             self.stdout.write(json.dumps({**counts, "findings": findings}))
         else:
@@ -143,8 +152,16 @@ class Command(BaseCommand):
                 f"{result.drifted} drifted, {result.failed} failed; {result.missing} missing, "
                 f"{result.discovered} discovered."
             )
+            for sentence in learned.raised:
+                self.stdout.write(f"version    {sentence}")
         if sweep.status != SweepStatus.DONE or result.failed:
             raise CommandError(sweep.error or f"{result.failed} repositories failed.", returncode=1)
+        if learned.refused:
+            raise CommandError(
+                f"The tags of {len(learned.refused)} repositories could not be listed, so it is not known whether the "
+                f"version numbers of their projects are behind. The first: {learned.refused[0]}",
+                returncode=1,
+            )
         if result.drifted:
             sys.exit(3)
 

@@ -1,0 +1,41 @@
+"""Migrations that have landed do not change: an installation that has run one never runs it again."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent / "deployments" / "migrations"
+#: SHA-256 of each migration file as it landed. 0001 is version 0.1.0's (commit c3e5c70).
+LANDED = {
+    "0001_initial": "cc070ee6be1417daad2ec0d02bf3fb5b882e4d1e1808ba6bebec8b6f841e80e4",
+    "0002_one_configuration_counts": "e099a969396c5708bce61a71f682019ce834dc706d249d13abf7de6a491e9e36",
+    "0003_forced_deployments": "a8335aa9e2d255465411042b7c55bc89b8ac7513e3661fd1c89d4b07a468dfe0",
+    "0004_what_was_overtaken": "97016875459c97284a9301d1b2308df166636c49fd60f1574aeee33f87648eba",
+}
+
+
+def present() -> dict[str, str]:
+    return {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in FOLDER.glob("[0-9]*.py")}
+
+
+@pytest.mark.parametrize("name", LANDED)
+def test_a_migration_that_landed_is_the_same_for_ever(name: str) -> None:
+    assert present().get(name) == LANDED[name], (
+        f"deployments/migrations/{name}.py was changed or removed. Installations that have run it never run it again, "
+        f"so they would lack the change: restore the file (git checkout origin/main -- {FOLDER.name}/{name}.py from "
+        "deployments/), and make the change as a new migration (manage.py makemigrations)."
+    )
+
+
+def test_a_new_migration_is_listed_when_it_lands() -> None:
+    new = {name: digest for name, digest in present().items() if name not in LANDED}
+
+    assert not new, (
+        "New migrations. While they run, the version before goes on serving: only add (nullable, or with db_default), "
+        "remove from the state first and from the database a release later. One that changes more than one "
+        "table that is in use begins with `schema.lock_tables`. Then freeze them: add to LANDED in "
+        f"tests/test_migrations.py {', '.join(f'{name!r}: {digest!r}' for name, digest in sorted(new.items()))}."
+    )
