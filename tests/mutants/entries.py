@@ -16,6 +16,8 @@ def _in(module: str, *entries: tuple[str, ...], postgresql: bool = False) -> lis
     ]
 
 
+LEASES = "test_leases.py::test_"
+BULKHEAD = "reconcile/test_bulkhead.py::test_"
 VAULT = "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one"
 TRANSPORT, ACTIONS = "api/test_transport.py::test_", "admin/test_actions.py::test_"
 
@@ -656,6 +658,104 @@ MUTANTS: tuple[Mutant, ...] = (
             'note(request, action, target, after={"repositories": count, **({"names": names} if names else {}), **after})',
             "pass",
             ACTIONS + "each_look_leaves_a_line_with_how_many_it_was_about_and_a_refused_one_with_the_reason",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/lease.py",
+        (
+            "free",
+            " | processes.silent()",
+            "",
+            LEASES + "a_lease_of_a_process_that_is_silent_or_has_ended_is_taken_at_once",
+        ),
+        (
+            "claim",
+            "lease_process=processes.current_id(),",
+            "",
+            LEASES + "a_lease_names_its_process_and_a_lease_that_was_returned_names_nothing",
+        ),
+        (
+            "claim",
+            "processes.beat_if_late()",
+            "pass",
+            LEASES + "a_process_that_was_suspended_beats_before_it_takes_a_lease",
+        ),
+        (
+            "claim",
+            "rows.filter(free())",
+            "rows",
+            LEASES + "a_lease_of_a_process_that_is_heard_from_is_taken_by_nobody",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/processes.py",
+        (
+            "may_write",
+            "clock() - _heard_at <= WRITE_SECONDS",
+            "True",
+            LEASES + "a_holder_that_knows_of_no_beat_for_ten_seconds_starts_no_call",
+        ),
+        ("may_write", "not _ended and ", "", LEASES + "a_process_that_has_ended_starts_no_call_under_a_lease"),
+        ("beat", ", ended_at__isnull=True", "", LEASES + "a_beat_that_the_database_did_not_confirm_does_not_count"),
+    ),
+    *_in(
+        "deployments/reconcile/bulkhead.py",
+        ("_enter", "threads // 2", "threads", BULKHEAD + "half_of_the_threads_may_wait_for_aws"),
+        ("_leave", "_held -= 1", "pass", BULKHEAD + "half_of_the_threads_may_wait_for_aws"),
+        ("_leave", "_free.notify()", "pass", BULKHEAD + "who_waits_in_line_gets_the_next_place"),
+        (
+            "_enter",
+            "threads // 4",
+            "threads",
+            BULKHEAD + "the_line_is_a_quarter_of_the_threads_and_is_not_waited_in_for_ever",
+        ),
+        (
+            "waiting",
+            "_waiting >= max(1, _threads // 4)",
+            "False",
+            BULKHEAD + "two_of_eight_threads_wait_for_another_deploy_and_the_third_is_refused_at_once",
+        ),
+    ),
+    *_in(
+        "deployments/provisioning.py",
+        (
+            "ensure_repository",
+            "place.enter_context(bulkhead.place())",
+            "pass",
+            BULKHEAD + "a_deploy_that_must_ask_aws_is_refused_and_one_that_need_not_goes_on",
+        ),
+        (
+            "",
+            "CALL_SECONDS = 3.0",
+            "CALL_SECONDS = 30.0",
+            BULKHEAD + "nobody_waits_longer_than_three_seconds_for_a_holder_that_waits_for_one_call",
+        ),
+        (
+            "",
+            "HELD_SECONDS = 9.0",
+            "HELD_SECONDS = 90.0",
+            BULKHEAD + "a_holder_in_another_process_is_waited_for_nine_seconds_at_most",
+        ),
+    ),
+    *_in(
+        "deployments/lifecycle.py",
+        (
+            "registry_credentials",
+            "with bulkhead.place():",
+            "if True:",
+            BULKHEAD + "a_log_in_for_the_push_needs_a_place",
+        ),
+        (
+            "_prove",
+            "with bulkhead.place(in_line=in_line):",
+            "if True:",
+            BULKHEAD + "a_finalize_waits_in_line_and_leaves_no_receipt_when_it_gets_no_place",
+        ),
+        (
+            "_prove_again",
+            '("image_undecided", "server_waits_for_aws")',
+            '("image_undecided",)',
+            BULKHEAD + "a_roll_back_to_an_image_that_was_proved_does_not_wait_for_a_place",
         ),
     ),
 )
