@@ -1,4 +1,5 @@
-"""How gunicorn runs the web process: threads, because requests wait for AWS and for the database, not for the CPU.
+"""How gunicorn runs the web process: threads, because requests wait for AWS and for the database, not for the CPU. At
+most half of a process's threads wait for AWS (`deployments.reconcile.bulkhead`).
 
 The application is loaded once, before the workers are forked; each worker then keeps a row of its own that says that it
 lives (`deployments.reconcile.processes`).
@@ -20,8 +21,9 @@ control_socket_disable = True  # nobody here uses it, and it would lie in the us
 
 def post_worker_init(worker: Any) -> None:
     from deployments.models import ProcessRole
-    from deployments.reconcile import generation, processes
+    from deployments.reconcile import bulkhead, generation, processes
 
+    bulkhead.limit(worker.cfg.threads)
     processes.keep_alive(ProcessRole.WEB, configuration=generation.held, each=generation.settle)
 
 

@@ -484,6 +484,24 @@ REPOSITORIES: tuple[Entry, ...] = (
         heals=Heals.YES,
     ),
     Entry(
+        codes=("HolderWaits",),
+        says="The deploy that is setting up {name} waits for AWS, and this one does not wait for it.",
+        todo="Try again.",
+        cause="AWS has not answered that deploy for 3 seconds (in another web process: it holds the repository's lease "
+        "for 9 seconds), and each request that waits holds a thread of the server.",
+        mender=Mender.NOBODY,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=("server_waits_for_aws",),
+        says="As many requests wait for AWS as this server lets wait at once.",
+        todo="Try again.",
+        cause="Half of a web process's threads, and no more, wait for AWS; so the others always answer. It passes when "
+        "AWS answers; with more deploys at once than that, start more web processes or threads.",
+        mender=Mender.NOBODY,
+        heals=Heals.YES,
+    ),
+    Entry(
         codes=("Removed",),
         says="The entry of {name} was removed while this deploy was waiting for it.",
         todo="Try again.",

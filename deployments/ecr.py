@@ -14,6 +14,7 @@ import base64
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
@@ -171,6 +172,16 @@ def _client(service: str, region: str, access: Access, attempts: int) -> Any:
                 client.meta.events.register("before-send", _before_send)
                 _clients[key] = client
     return client
+
+
+#: The calls that this process waits for: (registry, what it is about, since when, monotonic).
+_in_flight: dict[object, tuple[EcrRegistry, str, float]] = {}
+
+
+def longest_call(registry: EcrRegistry, name: str) -> float:
+    """For how many seconds this process has been waiting for one call about a repository; 0 where it does not."""
+    calls = [since for where, what, since in list(_in_flight.values()) if (where, what) == (registry, name)]
+    return time.monotonic() - min(calls) if calls else 0.0
 
 
 #: What is asked before each HTTP request of the call that this thread is making.
@@ -516,6 +527,7 @@ class Ecr:
         for last_try in (client is not None, True):
             self.before_call()
             asked = _before_attempt.set(self.before_attempt)
+            _in_flight[call := object()] = (self.registry, name, time.monotonic())
             try:
                 through = client or _client("ecr", self.registry.region, self.access, self.attempts)
                 answer = through._make_api_call(operation, request)
@@ -534,6 +546,7 @@ class Ecr:
             except (aws.BotoCoreError, OSError) as error:
                 raise _translated(error, operation, name, self.access) from None
             finally:
+                del _in_flight[call]
                 _before_attempt.reset(asked)
         raise AssertionError("unreachable")
 

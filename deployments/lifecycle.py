@@ -41,7 +41,7 @@ from deployments.models import (
     PromotionEvent,
     Repository,
 )
-from deployments.reconcile import generation
+from deployments.reconcile import bulkhead, generation
 
 logger = logging.getLogger(__name__)
 
@@ -423,7 +423,7 @@ def finalize(
         raise Refusal(_not_deploying(deployment), code="wrong_status")
     if not images.is_digest(digest):
         digest = None  # it is whatever stood in buildx's metadata file
-    receipt = yield from _prove(deployment, digest, configuration)
+    receipt = yield from _prove(deployment, digest, configuration, in_line=True)
     if deployment.repository is not None and deployment.repository.last_error:
         # The deploy went on because the repository was right before; this is where the CLI's user hears of it.
         yield f"Note: {deployment.repository.last_error}"
@@ -489,13 +489,25 @@ def _is_overtaken(deployment: Deployment) -> bool:
     return replaced is not None and replaced.version >= deployment.version
 
 
-def _prove(deployment: Deployment, digest: str | None, configuration: Configuration) -> proof.Steps:
-    """Prove the deployment's image; the receipt, also of a refusal, is on the row afterwards or returned."""
+def _prove(
+    deployment: Deployment, digest: str | None, configuration: Configuration, *, in_line: bool = False
+) -> proof.Steps:
+    """Prove the deployment's image; the receipt, also of a refusal, is on the row afterwards or returned.
+
+    Where as many requests wait for AWS as may, it is a Refusal at once, `in_line` after some time, and nothing is
+    written down.
+    """
     if not configuration.image_verification:
         return proof.unproved("Proving is switched off (DEPLOY_IMAGE_VERIFICATION_ENABLED).")
     configuration = _in_force(configuration)
     registry = configuration.registry(deployment.type or None)
+    with bulkhead.place(in_line=in_line):
+        return (yield from _prove_now(deployment, digest, configuration, registry))
 
+
+def _prove_now(
+    deployment: Deployment, digest: str | None, configuration: Configuration, registry: RegistryConfig
+) -> proof.Steps:
     def mend() -> None:
         # Somebody changed the policy since this deployment began. What cannot be mended is told by the second look.
         with suppress(Refusal):
@@ -600,7 +612,7 @@ def _prove_again(deployment: Deployment, configuration: Configuration) -> None:
         if "unproved" not in end.value:
             Deployment.objects.filter(id=deployment.id).update(receipt=end.value)
     except Refusal as refused:
-        if refused.code != "image_undecided" or not proved:
+        if refused.code not in ("image_undecided", "server_waits_for_aws") or not proved:
             raise
         logger.warning("promotion.not_proved_again deployment=%s reason=%s", deployment.id, refused.sentence)
 
@@ -669,11 +681,12 @@ def registry_credentials(*, deployment: Deployment, configuration: Configuration
     try:
         if deployment.is_final:
             raise refusal("already_final", status=deployment.status)
-        issued = credentials.issue(
-            image_ref=deployment.image_ref,
-            label=deployment.id,
-            registry=configuration.registry(deployment.type or None),
-        )
+        with bulkhead.place():
+            issued = credentials.issue(
+                image_ref=deployment.image_ref,
+                label=deployment.id,
+                registry=configuration.registry(deployment.type or None),
+            )
     except Refusal as refused:
         row.update(credentials_error=refused.sentence, credentials_kind="")
         raise

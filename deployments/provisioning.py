@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ from deployments import desired
 from deployments.catalogue import registry_error
 from deployments.config import RegistryConfig
 from deployments.desired import Details, Difference, Part
-from deployments.ecr import Access, Creation, Ecr, Look, RegistryError
+from deployments.ecr import Access, Creation, Ecr, Look, RegistryError, longest_call
 from deployments.images import EcrRegistry
 from deployments.models import (
     ConfigurationActivation,
@@ -40,8 +41,8 @@ from deployments.models import (
     RepositoryStatus,
     WritesPause,
 )
+from deployments.reconcile import bulkhead, processes
 from deployments.reconcile import lease as leases
-from deployments.reconcile import processes
 
 T = TypeVar("T")
 
@@ -63,6 +64,8 @@ GONE: dict[str, Any] = {
 LEASE = timedelta(seconds=90)
 CALLS_END = 0.5  # of the lease: no request is sent to AWS after it
 WAIT_SECONDS = 60  # for somebody else's lease
+CALL_SECONDS = 3.0  # nobody waits for a holder that waits for one call of AWS for longer
+HELD_SECONDS = 9.0  # nor for one in another process that has had its lease for longer: setting up is three calls' time
 DETAILS_AGE = timedelta(hours=24)
 BOUND = timedelta(minutes=5)  # for errors that heal only for a while
 AGAIN = timedelta(minutes=1)  # an attempt takes less, so an error that is older than this was met a second time
@@ -89,7 +92,8 @@ def ensure_repository(
 
     Asks AWS nothing when the row was verified within `freshness`. A failing look or write on a repository that was
     right before is recorded on the row, and the row is returned: the deploy goes on. Raises RegistryError when the
-    repository never was right (it may not be pullable), and for faults of the whole installation.
+    repository never was right (it may not be pullable), and for faults of the whole installation; Refusal (retryable)
+    where as many requests wait for AWS as may (`bulkhead`).
     """
     arrived = processes.clock()
     row = _row(ecr_registry, name)
@@ -104,36 +108,58 @@ def ensure_repository(
     elif row.project_id is None:  # a sweep has discovered it before there was a project of that ref
         Repository.objects.filter(pk=row.pk, project__isnull=True).update(project=project)
     first_seen: datetime | None = None
-    while True:
-        if row is None:
-            raise registry_error("Removed", operation="wait", name=name)
-        first_seen = first_seen or row.db_now
-        if (row.activation or 0) != activation:
-            raise registry_error("ConfigurationChanged", operation="wait", name=name)
-        since = min(first_seen, row.db_now - freshness) if freshness else first_seen
-        if _is_settled(row, digest, since=since, tried_since=first_seen):
-            break
-        lease = Lease.claim(row)
-        if lease is not None and lease.activation != activation:
-            lease.give_up()
-            raise registry_error("ConfigurationChanged", operation="lease", name=name)
-        if lease is not None and not _is_settled(lease.row, digest, since=since, tried_since=first_seen):
+    with ExitStack() as place, ExitStack() as waiting:
+        while True:
+            if row is None:
+                raise registry_error("Removed", operation="wait", name=name)
+            if (row.activation or 0) != activation:
+                raise registry_error("ConfigurationChanged", operation="wait", name=name)
+            entered, first_seen = first_seen is not None, first_seen or row.db_now
+            since = min(first_seen, row.db_now - freshness) if freshness else first_seen
+            if _is_settled(row, digest, since=since, tried_since=first_seen):
+                break
+            if not entered:
+                place.enter_context(bulkhead.place())
+            lease = Lease.claim(row)
+            if lease is None:
+                _require_patience(row, ecr_registry, seconds=processes.clock() - arrived)
+                if not entered:
+                    waiting.enter_context(bulkhead.waiting())
+                time.sleep(0.05)
+                row = _row(ecr_registry, name)
+                continue
+            waiting.close()
+            if lease.activation != activation:
+                lease.give_up()
+                raise registry_error("ConfigurationChanged", operation="lease", name=name)
+            if _is_settled(lease.row, digest, since=since, tried_since=first_seen):
+                # Somebody settled it between our reading the row and our taking the lease.
+                lease.give_up()
+                row = lease.row
+                break
             access = Access(role_arn=registry.assume_role_arn, external_id=registry.assume_role_external_id)
             ecr = Ecr(registry=ecr_registry, access=access, before_attempt=lease.require_time)
             result = converge(
                 lease=lease, ecr=ecr, registry=registry, digest=digest, cause=cause, enforce=enforce, create=True
             )
             return _usable(result.repository, registry, result.error, enforce)
-        if lease is not None:
-            # Somebody settled it between our reading the row and our taking the lease.
-            lease.give_up()
-            row = lease.row
-            break
-        if processes.clock() - arrived > WAIT_SECONDS:
-            raise registry_error("Busy", operation="wait", name=name, seconds=WAIT_SECONDS)
-        time.sleep(0.05)
-        row = _row(ecr_registry, name)
     return _usable(row, registry, _error_of(row) if row.last_error else None, enforce)
+
+
+def _require_patience(row: Any, registry: EcrRegistry, *, seconds: float) -> None:
+    """Raise RegistryError (retryable) where another one's lease is not worth the thread that waits for it.
+
+    Of a holder in this process it is known how long it has been waiting for AWS; of one in another process only how
+    long it has had its lease.
+    """
+    if row.lease_process is not None and row.lease_process == processes.current_id():
+        stuck = longest_call(registry, row.name) > CALL_SECONDS
+    else:
+        stuck = row.lease_until is not None and row.db_now - (row.lease_until - LEASE) > timedelta(seconds=HELD_SECONDS)
+    if stuck:
+        raise registry_error("HolderWaits", operation="wait", name=row.name)
+    if seconds > WAIT_SECONDS:
+        raise registry_error("Busy", operation="wait", name=row.name, seconds=WAIT_SECONDS)
 
 
 def _row(registry: EcrRegistry, name: str) -> Any:

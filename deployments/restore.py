@@ -21,7 +21,7 @@ from deployments.config import Configuration
 from deployments.ecr import Ecr, RegistryError
 from deployments.models import EventKind, RepositoryEvent, RepositoryStatus
 from deployments.provisioning import Lease
-from deployments.reconcile import generation
+from deployments.reconcile import bulkhead, generation
 
 ATTEMPTS = 1  # somebody waits for the answer, and can press the button again
 
@@ -48,7 +48,8 @@ def put_back(
     text, when somebody is working on the repository, and with AWS's own reason. The audit log has a line that it
     begins, committed before the write, and one with the result.
     """
-    with trail.attempt("restore.repository", event.repository, after={"policy": event.policy_before}) as attempt:
+    after = {"policy": event.policy_before}
+    with trail.attempt("restore.repository", event.repository, after=after) as attempt, bulkhead.place():
         return _put_back(event, configuration, by, attempt, exemption)
 
 

@@ -236,7 +236,15 @@ def test_a_first_deploy_after_its_holder_was_killed_waits_fifteen_seconds_not_ni
     sandbox.clear_faults()
     killed_at = time.monotonic()
 
-    repository = ensure(project, ecr_configuration)
+    def deploy() -> Repository | None:  # a request of the CLI, which repeats it when it is refused
+        try:
+            return ensure(project, ecr_configuration)
+        except RegistryError as refused:
+            if refused.code != "HolderWaits":
+                raise
+            return None
+
+    repository = wait_for(deploy)
 
     assert repository.status == RepositoryStatus.IN_SYNC
     assert 5 < time.monotonic() - killed_at < processes.SILENT_SECONDS + 5

@@ -7,6 +7,7 @@ was pressed, and what came of it, stands in the audit log.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -21,9 +22,10 @@ from deployments import doctor
 from deployments.admin.console import may, require
 from deployments.admin.display import mark
 from deployments.audit import Trail
+from deployments.catalogue import Refusal
 from deployments.doctor import Level, Report
 from deployments.models import AuditEntry
-from deployments.reconcile import writes_pause
+from deployments.reconcile import bulkhead, writes_pause
 
 PERMISSION = "deployments.view_setup"
 ACTION = "check.setup"
@@ -45,7 +47,12 @@ def setup(request: HttpRequest) -> HttpResponse:
     if request.method not in ("GET", "HEAD", "POST"):
         return HttpResponseNotAllowed(("GET", "HEAD", "POST"))
     asked = request.method == "POST"
-    report = doctor.examine(configuration=settings.CONFIGURATION, offline=not asked)
+    try:
+        with bulkhead.place() if asked else nullcontext():
+            report = doctor.examine(configuration=settings.CONFIGURATION, offline=not asked)
+    except Refusal as refusal:
+        messages.error(request, refusal.sentence)
+        return HttpResponseRedirect(request.path)
     if asked:
         with Trail.of(request).change(ACTION, after=report.summary):
             pass  # it changed nothing; who asked AWS, and what was found, is kept

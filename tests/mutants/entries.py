@@ -16,6 +16,9 @@ def _in(module: str, *entries: tuple[str, ...], postgresql: bool = False) -> lis
     ]
 
 
+LEASES = "test_leases.py::test_"
+BULKHEAD = "reconcile/test_bulkhead.py::test_"
+
 MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/admin/keys.py",
@@ -1220,6 +1223,66 @@ MUTANTS: tuple[Mutant, ...] = (
             "dict(reversed(keys))",
             "dict(keys[:1])",
             "test_vault.py::test_a_key_that_was_replaced_still_opens_and_no_longer_seals",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/bulkhead.py",
+        ("_enter", "threads // 2", "threads", BULKHEAD + "half_of_the_threads_may_wait_for_aws"),
+        ("_leave", "_held -= 1", "pass", BULKHEAD + "half_of_the_threads_may_wait_for_aws"),
+        ("_leave", "_free.notify()", "pass", BULKHEAD + "who_waits_in_line_gets_the_next_place"),
+        (
+            "_enter",
+            "threads // 4",
+            "threads",
+            BULKHEAD + "the_line_is_a_quarter_of_the_threads_and_is_not_waited_in_for_ever",
+        ),
+        (
+            "waiting",
+            "_waiting >= max(1, _threads // 4)",
+            "False",
+            BULKHEAD + "two_of_eight_threads_wait_for_another_deploy_and_the_third_is_refused_at_once",
+        ),
+    ),
+    *_in(
+        "deployments/provisioning.py",
+        (
+            "ensure_repository",
+            "place.enter_context(bulkhead.place())",
+            "pass",
+            BULKHEAD + "a_deploy_that_must_ask_aws_is_refused_and_one_that_need_not_goes_on",
+        ),
+        (
+            "",
+            "CALL_SECONDS = 3.0",
+            "CALL_SECONDS = 30.0",
+            BULKHEAD + "nobody_waits_longer_than_three_seconds_for_a_holder_that_waits_for_one_call",
+        ),
+        (
+            "",
+            "HELD_SECONDS = 9.0",
+            "HELD_SECONDS = 90.0",
+            BULKHEAD + "a_holder_in_another_process_is_waited_for_nine_seconds_at_most",
+        ),
+    ),
+    *_in(
+        "deployments/lifecycle.py",
+        (
+            "registry_credentials",
+            "with bulkhead.place():",
+            "if True:",
+            BULKHEAD + "a_log_in_for_the_push_needs_a_place",
+        ),
+        (
+            "_prove",
+            "with bulkhead.place(in_line=in_line):",
+            "if True:",
+            BULKHEAD + "a_finalize_waits_in_line_and_leaves_no_receipt_when_it_gets_no_place",
+        ),
+        (
+            "_prove_again",
+            '("image_undecided", "server_waits_for_aws")',
+            '("image_undecided",)',
+            BULKHEAD + "a_roll_back_to_an_image_that_was_proved_does_not_wait_for_a_place",
         ),
     ),
 )
