@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +21,7 @@ from django.apps import apps
 from django.contrib.auth.models import Group, User
 from django.core.management import call_command, get_commands
 from django.core.management.base import CommandError
-from django.db import OperationalError
+from django.db import OperationalError, connection, connections
 from django.db.models.functions import Now
 from django.test import Client
 from django.urls import get_resolver
@@ -31,17 +33,21 @@ from deployments.models import (
     AccessKey,
     AuditEntry,
     BackgroundWorker,
+    ConfigurationGeneration,
     Deployment,
     Environment,
     EnvironmentVariable,
     NotificationChannel,
     Project,
+    Promotion,
+    PromotionEvent,
     Repository,
     Sweep,
     SweepTrigger,
 )
+from deployments.reconcile import writes_pause
 from deployments.vault import Vault
-from tests.api.conftest import HASH
+from tests.api.conftest import DIGEST, HASH
 from tests.conftest import HOST, OWNER, POLICY, TRAIL
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -162,11 +168,12 @@ def _variable(world: World, path: str, **data: str) -> Any:
     return world.post(f"deployments/environment/{world.environment.pk}/variable/{path}", data)
 
 
-def _dead_key(world: World) -> Any:
-    dead = AccessKey.objects.filter(name="dead").first()
-    if dead is None:
-        dead, _ = keys.make_environment_key(world.environment, "dead", expires_at=world.key.created_at)
-    return world.post(f"deployments/accesskey/{dead.pk}/delete/", {"post": "yes"})
+def _expired_key(world: World) -> None:
+    keys.make_environment_key(world.environment, "dead", expires_at=world.key.created_at)
+
+
+def _delete_key(world: World) -> Any:
+    return world.post(f"deployments/accesskey/{AccessKey.objects.get(name='dead').pk}/delete/", {"post": "yes"})
 
 
 def _token(world: World) -> Any:
@@ -179,12 +186,6 @@ def _token(world: World) -> Any:
 
 def _decide(world: World, **data: str) -> Any:
     return world.browser.post(f"/account/login/{login.begin().handle}", data)
-
-
-def _sweep(trigger: SweepTrigger = SweepTrigger.PERSON) -> Sweep:
-    running = Sweep.objects.filter(status="running").first() or sweeps.start(trigger=trigger)
-    assert running is not None
-    return running
 
 
 def _command(name: str, *arguments: str) -> None:
@@ -235,7 +236,7 @@ ACTS: dict[str, tuple[str, Act]] = {
     "deployments_accesskey_revoke": ("revoke.key", lambda w: w.post(f"deployments/accesskey/{w.key.pk}/revoke/")),
     "deployments_accesskey_rotate": (
         "rotate.key", lambda w: w.post(f"deployments/accesskey/{w.key.pk}/rotate/", {"hours": "0"})),
-    "deployments_accesskey_delete": ("delete.key", _dead_key),
+    "deployments_accesskey_delete": ("delete.key", _delete_key),
     "deployments_environment_variable": ("set.variable", lambda w: _variable(w, "", name="NEW", value="1")),
     "deployments_environment_variable_delete": ("delete.variable", lambda w: _variable(w, "delete/?name=TOKEN")),
     "deployments_repository_look reconcile": ("reconcile.repository", lambda w: w.look("reconcile")),
@@ -246,7 +247,7 @@ ACTS: dict[str, tuple[str, Act]] = {
     "deployments_repository_ask adopt": ("adopt.repository", lambda w: w.ask("adopt")),
     "deployments_repository_ask take": ("take.repository", lambda w: w.ask("take")),
     "deployments_sweep_start": ("start.sweep", lambda w: w.post("deployments/sweep/start/")),
-    "deployments_sweep_stop": ("stop.sweep", lambda w: w.post(f"deployments/sweep/{_sweep().pk}/stop/")),
+    "deployments_sweep_stop": ("stop.sweep", lambda w: w.post(f"deployments/sweep/{Sweep.objects.get().pk}/stop/")),
     "deployments_project_add": ("add.project", lambda w: w.post("deployments/project/add/", {"name": "Second"})),
     "deployments_project_change": (
         "change.project", lambda w: w.post(f"deployments/project/{w.project.pk}/change/", {"name": "Renamed"})),
@@ -293,7 +294,17 @@ ACTS: dict[str, tuple[str, Act]] = {
         "bootstrap.project", lambda w: _command("bootstrap", "--email", "kim@example.com", "--project", "Third")),
     "notify": ("test.channel", lambda w: _command("notify", "test", "people")),
     "reencrypt": ("reencrypt.secrets", lambda w: _command("reencrypt")),
+    "writes": ("pause.writes", lambda w: _command("writes", "pause", "--reason", "a look at it")),
+    "writes resume": ("resume.writes", lambda w: _command("writes", "resume")),
+    "configuration": ("activate.configuration", lambda w: _command("configuration", "activate", "ab" * 6)),
 }  # fmt: skip
+#: What has to be there before.
+FIRST: dict[str, Act] = {
+    "deployments_accesskey_delete": _expired_key,
+    "deployments_sweep_stop": lambda _: sweeps.start(trigger=SweepTrigger.PERSON),
+    "writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),
+    "configuration": lambda _: ConfigurationGeneration.objects.create(digest="ab" * 32, version="0.1.1"),
+}
 #: Ways in that have no line, and why.
 WITHOUT = {
     "POST /api/v1/deployments/{deployment_id}/generate-registry-credentials": "its kind and time are on the deployment",
@@ -387,10 +398,9 @@ def test_a_change_without_its_line_is_no_change_and_asking_again_does_both(
     if way == "reencrypt":
         settings.ENCRYPTION_KEYS = [*settings.ENCRYPTION_KEYS, "an older key " * 3]
     action, act = ACTS[way]
-    if action == "stop.sweep":
-        _sweep()
-    elif action == "delete.key":
-        keys.make_environment_key(world.environment, "dead", expires_at=world.key.created_at)
+    if way in FIRST:
+        FIRST[way](world)
+    AuditEntry.objects.all().delete()
     logins = action in ("approve.login", "decline.login") or way == "POST /api/v1/token"
     before = _everything()
 
@@ -413,3 +423,75 @@ def test_a_change_without_its_line_is_no_change_and_asking_again_does_both(
     assert told.outcome == audit.DONE or action == "test.channel"  # no mail server: it was not sent, and says so
     if action != "check.setup":
         assert _everything() != before
+
+
+# ----------------------------------------------------------------------------- the same with a connection that is cut
+
+
+@contextmanager
+def held(table: str) -> Iterator[Callable[[], None]]:
+    """Somebody else locks a table. Yields what cuts the connection of whoever waits for it."""
+    other = connection.copy()
+    with other.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+
+    def cut() -> None:
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
+                if cursor.fetchall():
+                    return
+            time.sleep(0.02)
+        raise AssertionError("nobody waits for the table")
+
+    try:
+        yield cut
+    finally:
+        other.close()
+
+
+def elsewhere(ask: Callable[[], Any]) -> Any:
+    """In a thread, with the connections that are its own."""
+    try:
+        return ask()
+    finally:
+        connections.close_all()
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no connection that could be cut")
+@pytest.mark.parametrize("table", ["deployments_promotion", "deployments_promotionevent"])
+def test_a_finalize_whose_connection_is_cut_between_its_writes_has_done_nothing(table: str, world: World) -> None:
+    deployment = _deployment(world.environment, 4, "DEPLOYING")
+
+    def finalize() -> str:
+        answer = world.api(f"v3/deployments/{deployment.id}/finalize", {"imageDigest": DIGEST})
+        return str(answer.getvalue().decode())
+
+    with held(table) as cut, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(elsewhere, finalize)
+        cut()
+        assert "event: error" in answer.result(20)
+
+    deployment.refresh_from_db()
+    assert (deployment.status, deployment.promotion_wanted) == ("DEPLOYING", None)
+    assert "is deployed and current" in finalize()
+    assert Promotion.objects.get().deployment_id == deployment.id
+    assert PromotionEvent.objects.filter(deployment=deployment).count() == 1
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no connection that could be cut")
+@pytest.mark.parametrize("way", ["promote", "cancel"])
+def test_a_change_whose_connection_is_cut_before_its_line_is_no_change(way: str, world: World) -> None:
+    act = next(act for name, (_, act) in ACTS.items() if name.startswith("POST") and name.endswith(way))
+    before = _everything()
+
+    with held("deployments_auditentry") as cut, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(elsewhere, lambda: act(world))
+        cut()
+        assert answer.result(20).status_code == 503
+
+    assert _everything() == before
+    assert act(world).status_code in (200, 204)
+    assert AuditEntry.objects.get().outcome == audit.DONE
