@@ -9,7 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
+from django.db.models import F
 from django.db.models.functions import Now
 
 from deployments import ecr, provisioning
@@ -341,16 +342,24 @@ def test_a_first_deploy_that_aws_refuses_ends_in_words_on_the_row_and_the_next_o
 
 
 @pytest.mark.parametrize(
-    "policy",
+    ("policy", "left"),
     [
-        POLICY.replace(f'"{CLUSTER}"', f'"arn:aws:iam::{CLUSTER}:role/not-there"'),
-        POLICY.replace('"Effect"', '"Resource": "*", "Effect"'),
-        POLICY.replace(f'"{CLUSTER}"', json.dumps([f"arn:aws:iam::{333333333000 + n}:root" for n in range(320)])),
+        (POLICY.replace(f'"{CLUSTER}"', f'"arn:aws:iam::{CLUSTER}:role/not-there"'), RepositoryStatus.FAILED),
+        (POLICY.replace('"Effect"', '"Resource": "*", "Effect"'), RepositoryStatus.DRIFTED),
+        (
+            POLICY.replace(f'"{CLUSTER}"', json.dumps([f"arn:aws:iam::{333333333000 + n}:root" for n in range(320)])),
+            RepositoryStatus.FAILED,
+        ),
     ],
     ids=["unknown role", "Resource", "too long"],
 )
 def test_a_policy_that_ecr_refuses_fails_the_first_deploy_and_later_only_marks_the_row(
-    policy: str, project: Project, ecr_configuration: Configuration, configure: Configure, sandbox: Sandbox
+    policy: str,
+    left: str,
+    project: Project,
+    ecr_configuration: Configuration,
+    configure: Configure,
+    sandbox: Sandbox,
 ) -> None:
     refused = configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=policy)
 
@@ -361,8 +370,12 @@ def test_a_policy_that_ecr_refuses_fails_the_first_deploy_and_later_only_marks_t
     ensure(project, ecr_configuration)
     repository = ensure(project, refused)  # it had a policy of ours before, so the deploy goes on
 
-    assert repository.status in (RepositoryStatus.FAILED, RepositoryStatus.DRIFTED)
-    assert "InvalidParameterException" in repository.last_error or "not understood" in str(repository.differences)
+    assert repository.status == left
+    if left == RepositoryStatus.FAILED:
+        assert "InvalidParameterException" in repository.last_error
+    else:  # a default policy that is not understood is never written over one that works
+        assert repository.last_error == ""
+        assert "not understood" in repository.differences[0]["words"]
     assert CLUSTER in sandbox.client("ecr").get_repository_policy(repositoryName=repository.name)["policyText"]
 
 
@@ -750,3 +763,427 @@ def test_a_discovered_repository_belongs_to_its_project_from_the_first_deploy_on
     ensure(project, ecr_configuration)
 
     assert Repository.objects.get().project == project
+
+
+# ------------------------------------------------------------------------------------------------- the lease's guards
+
+
+def row_of(project: Project, **values: Any) -> Repository:
+    fields = {"account": OWNER, "region": "us-east-1", "name": f"trigger/{project.ref}", "host": HOST}
+    row = Repository.objects.create(**fields, project=project)
+    Repository.objects.filter(pk=row.pk).update(**values)
+    row.refresh_from_db()
+    return row
+
+
+def test_a_lease_is_held_by_one_for_ninety_seconds(project: Project) -> None:
+    row = row_of(project)
+
+    assert provisioning.Lease.claim(row) is not None
+    assert provisioning.Lease.claim(row) is None
+    left = Repository.objects.annotate(left=F("lease_until") - Now()).values_list("left", flat=True).get()
+    assert timedelta(seconds=85) < left <= timedelta(seconds=90)
+
+
+def test_a_lease_whose_row_could_not_be_read_is_given_back(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = row_of(project)
+
+    def broken(*arguments: Any, **options: Any) -> Any:
+        raise OperationalError("the database went away")
+
+    with monkeypatch.context() as away:
+        away.setattr("django.db.models.query.QuerySet.annotate", broken)
+        with pytest.raises(OperationalError):
+            provisioning.Lease.claim(row)
+
+    assert Repository.objects.get().lease_until is None
+    assert provisioning.Lease.claim(row) is not None
+
+
+def test_who_lost_a_lease_neither_gives_it_back_nor_notes_anything_under_it(project: Project) -> None:
+    row = row_of(project)
+    lease = provisioning.Lease.claim(row)
+    assert lease is not None
+    Repository.objects.update(lease_epoch=lease.epoch + 1)  # somebody else's now
+    held = Repository.objects.get().lease_until
+
+    lease.give_up()
+    with pytest.raises(RegistryError) as raised:
+        lease.note({"creating_since": Now()}, RepositoryEvent(repository=row, kind=EventKind.MISSING, message="x"))
+
+    assert raised.value.code == "TakenOver"
+    after = Repository.objects.get()
+    assert (after.lease_until, after.creating_since) == (held, None)
+    assert not RepositoryEvent.objects.exists()
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(44, False), (46, True)])
+def test_no_call_starts_in_the_second_half_of_a_lease(
+    project: Project, monkeypatch: pytest.MonkeyPatch, seconds: int, late: bool
+) -> None:
+    lease = provisioning.Lease.claim(row_of(project))
+    assert lease is not None
+    monkeypatch.setattr(provisioning, "_clock", lambda: lease.taken + seconds)
+
+    if late:
+        with pytest.raises(RegistryError) as raised:
+            lease.require_time()
+        assert (raised.value.code, raised.value.heals) == ("OutOfTime", True)
+    else:
+        lease.require_time()
+
+
+def test_the_leases_time_is_looked_at_after_a_sweeps_call_has_waited_for_its_turn(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ensure(project, ecr_configuration)
+    sandbox.reset_calls()
+    start = provisioning._clock()
+
+    def turn() -> None:
+        monkeypatch.setattr(provisioning, "_clock", lambda: start + 50)
+
+    result = provisioning.reconcile(row=row, **looking(ecr_configuration, before_call=turn))
+
+    assert result is not None
+    assert result.error is not None
+    assert (result.error.code, calls(sandbox)) == ("OutOfTime", {})
+
+
+def looking(configuration: Configuration, **hooks: Any) -> dict[str, Any]:
+    """What reconcile is told for a sweep or an event, but for the row."""
+    registry = ecr.registry_of(HOST)
+    assert registry is not None
+    return {
+        "ecr": ecr.Ecr(registry=registry, access=ecr.Access(), **hooks),
+        "registry": configuration.v4,
+        "digest": configuration.desired_digest,
+        "cause": "sweep",
+        "enforce": configuration.enforce,
+    }
+
+
+def test_whatever_happens_in_a_look_the_lease_is_given_back(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure(project, ecr_configuration)
+
+    def die(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ecr.Ecr, "look", die)
+    with pytest.raises(KeyboardInterrupt):
+        ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert Repository.objects.get().lease_until is None
+
+
+@pytest.mark.parametrize("worked_on", [False, True])
+def test_a_look_counts_only_while_nobody_has_worked_on_the_row_since(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, worked_on: bool
+) -> None:
+    row = ensure(project, ecr_configuration)
+    told = looking(ecr_configuration)
+    sandbox.client("ecr").delete_repository_policy(repositoryName=row.name)
+    look = told["ecr"].look(row.name, details=False)
+    if worked_on:  # a deploy heals it between the sweep's look and the sweep's lease
+        ensure(project, ecr_configuration, freshness=timedelta(0))
+    sandbox.reset_calls()
+
+    result = provisioning.reconcile(row=row, look=look, **told)
+
+    assert result is not None
+    assert result.error is None
+    assert calls(sandbox) == ({"GetRepositoryPolicy": 1} if worked_on else {"SetRepositoryPolicy": 1})
+
+
+def test_a_result_that_came_too_late_is_answered_with_the_newer_one(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    row = ensure(project, ecr_configuration)
+
+    def somebody_takes_over() -> None:
+        Repository.objects.update(lease_epoch=F("lease_epoch") + 1, mode_reason="newer")
+
+    result = provisioning.reconcile(row=row, **looking(ecr_configuration, before_call=somebody_takes_over))
+
+    assert result is not None
+    assert result.repository.mode_reason == "newer"
+    assert Repository.objects.get().last_checked_at == row.last_checked_at
+
+
+# ------------------------------------------------------------------------------------------- what the row must not lose
+
+
+def test_a_foreign_policy_is_in_the_history_before_it_is_overwritten(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ensure(project, ecr_configuration)
+    theirs = POLICY.replace(CLUSTER, "999999999999")
+    sandbox.client("ecr").set_repository_policy(repositoryName=row.name, policyText=theirs)
+
+    def die(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ecr.Ecr, "set_policy", die)
+    with pytest.raises(KeyboardInterrupt):
+        ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert "999999999999" in RepositoryEvent.objects.latest("pk").policy_before
+
+
+@pytest.mark.parametrize("operation", ["GetRepositoryPolicy", "SetRepositoryPolicy"])
+def test_a_fault_of_the_whole_installation_stops_the_deploy_also_where_the_repository_was_right(
+    operation: str, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    row = ensure(project, ecr_configuration)
+    sandbox.client("ecr").delete_repository_policy(repositoryName=row.name)
+    sandbox.fault("error", f"ecr:{operation}", code="UnrecognizedClientException")
+
+    with pytest.raises(RegistryError) as raised:
+        ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert raised.value.installation
+
+
+ADOPTABLE = {
+    "imageTagMutability": "IMMUTABLE_WITH_EXCLUSION",
+    "imageTagMutabilityExclusionFilters": [{"filterType": "WILDCARD", "filter": "cache"}],
+}
+TAGS = [{"Key": "team", "Value": "platform"}]
+
+
+@pytest.mark.parametrize(
+    ("choices", "began", "origin"),
+    [
+        ({"tags": TAGS}, 0, "created"),
+        ({"tags": TAGS}, 50, "created"),  # AWS's clock may be a minute behind ours
+        ({"tags": TAGS}, 70, "adopted"),  # it was there before our CreateRepository began
+        ({}, 0, "adopted"),  # we would have tagged it
+        ({"tags": [{"Key": "team", "Value": "other"}]}, 0, "adopted"),
+        ({"tags": TAGS, "imageTagMutability": "IMMUTABLE"}, 0, "adopted"),
+    ],
+)
+def test_a_repository_is_taken_for_ours_after_a_lost_answer_only_if_it_is_as_we_would_have_made_it_then(
+    choices: dict[str, Any], began: int, origin: str, project: Project, configure: Configure, sandbox: Sandbox
+) -> None:
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_TAGS="team=platform",
+    )
+    made = {**ADOPTABLE, **choices}
+    if made["imageTagMutability"] == "IMMUTABLE":
+        made.pop("imageTagMutabilityExclusionFilters")
+    made_by_hand(sandbox, f"trigger/{project.ref}", **made)
+    row_of(project, creating_since=Now() + timedelta(seconds=began))
+
+    row = ensure(project, configuration)
+
+    assert (row.origin, row.creating_since) == (origin, None)
+
+
+def test_what_is_there_though_no_answer_of_ours_was_lost_is_somebody_elses(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    made_by_hand(sandbox, f"trigger/{project.ref}", **ADOPTABLE)
+
+    assert ensure(project, ecr_configuration).origin == "adopted"
+
+
+#: What a row says of the repository itself: nothing of it is true of another one of the same name.
+OF_THE_OLD_ONE = (
+    "origin", "taken_over_at", "last_checked_at", "last_in_sync_at", "policy_applied_at", "policy_text",
+    "lifecycle_is_ours", "details_checked_at", "consumers", "differences",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seen_by", ["a look", "a deploy that cannot make it again"])
+def test_nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row(
+    seen_by: str, project: Project, configure: Configure, sandbox: Sandbox
+) -> None:
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
+    )
+    row = ensure(project, configuration)
+    Repository.objects.update(origin="adopted", taken_over_at=Now(), differences=[{"what": "tags", "words": "x"}])
+    sandbox.client("ecr").delete_repository(repositoryName=row.name, force=True)
+    row.refresh_from_db()
+    assert all(getattr(row, name) for name in OF_THE_OLD_ONE)
+
+    if seen_by == "a look":
+        provisioning.reconcile(row=row, **looking(configuration))
+    else:
+        sandbox.fault("error", "ecr:CreateRepository", code="LimitExceededException")
+        with pytest.raises(RegistryError):
+            ensure(project, configuration, freshness=timedelta(0))
+
+    after = Repository.objects.get()
+    kept = {name for name in OF_THE_OLD_ONE if getattr(after, name)}
+    assert kept <= {"last_checked_at"}  # a look knows when it saw that it is gone
+    assert after.status in (RepositoryStatus.MISSING, RepositoryStatus.FAILED)
+
+
+# --------------------------------------------------------------------------------------------------------- said once
+
+
+def test_a_heal_that_fails_again_and_again_adds_one_line_of_history_and_one_error(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    row = ensure(project, ecr_configuration)
+    theirs = POLICY.replace(CLUSTER, "999999999999")
+    sandbox.client("ecr").set_repository_policy(repositoryName=row.name, policyText=theirs)
+    sandbox.fault("error", "ecr:SetRepositoryPolicy", code="AccessDeniedException")
+    RepositoryEvent.objects.all().delete()
+
+    for _ in range(3):
+        ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert kinds(row) == [EventKind.DRIFT_FOUND, EventKind.ERROR]
+
+
+def test_the_same_error_at_each_look_is_one_line_and_its_beginning_stays(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    row = ensure(project, ecr_configuration)
+    sandbox.fault("error", "ecr:GetRepositoryPolicy", code="AccessDeniedException")
+    RepositoryEvent.objects.all().delete()
+    began = set()
+
+    for _ in range(3):
+        began.add(ensure(project, ecr_configuration, freshness=timedelta(0)).error_since)
+
+    assert kinds(row) == [EventKind.ERROR]
+    assert len(began) == 1
+    sandbox.clear_faults()
+    sandbox.fault("error", "ecr:GetRepositoryPolicy", code="InvalidParameterException")
+    assert ensure(project, ecr_configuration, freshness=timedelta(0)).error_since not in began
+
+
+def test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is(
+    project: Project, configure: Configure, sandbox: Sandbox
+) -> None:
+    observing = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_POLICY_MODE="observe",
+    )
+    row = ensure(project, observing)
+    client = sandbox.client("ecr")
+    client.delete_repository_policy(repositoryName=row.name)
+    RepositoryEvent.objects.all().delete()
+
+    since = {ensure(project, observing, freshness=timedelta(0)).drifted_since for _ in range(3)}
+
+    assert kinds(row) == [EventKind.DRIFT_FOUND]
+    assert len(since) == 1
+    client.set_repository_policy(repositoryName=row.name, policyText=POLICY.replace(CLUSTER, "999999999999"))
+    assert ensure(project, observing, freshness=timedelta(0)).drifted_since in since
+    assert kinds(row) == [EventKind.DRIFT_FOUND] * 2  # another drift is news
+
+
+# ------------------------------------------------------------------------------------------------------------ limits
+
+
+@pytest.mark.parametrize(("minutes", "heals"), [(4, True), (6, False)])
+def test_an_error_that_heals_for_a_while_has_five_minutes(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, minutes: int, heals: bool
+) -> None:
+    sandbox.fault("principal_not_found", times=2)
+    with pytest.raises(RegistryError):
+        ensure(project, ecr_configuration)
+    Repository.objects.update(error_since=Now() - timedelta(minutes=minutes))
+
+    with pytest.raises(RegistryError) as raised:
+        ensure(project, ecr_configuration)
+
+    assert raised.value.heals is heals
+
+
+@pytest.mark.parametrize(("hours", "looked_at"), [(23, False), (25, True)])
+def test_details_are_looked_at_once_a_day(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, hours: int, looked_at: bool
+) -> None:
+    ensure(project, ecr_configuration)
+    Repository.objects.update(details_checked_at=Now() - timedelta(hours=hours))
+    sandbox.reset_calls()
+
+    ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert ("DescribeRepositories" in calls(sandbox)) is looked_at
+
+
+@pytest.mark.parametrize(("seconds", "found"), [(19, True), (60, False)])
+def test_a_new_repository_has_twenty_seconds_to_be_seen(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, found: bool
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(provisioning, "_clock", lambda: now[0])
+    monkeypatch.setattr("deployments.provisioning.time.sleep", lambda pause: now.__setitem__(0, now[0] + pause))
+
+    def call() -> str | RegistryError:
+        if now[0] - 1000 >= seconds:
+            return "seen"
+        return provisioning.registry_error("NotVisibleYet", operation="DescribeRepositories", name="x")
+
+    assert (provisioning._retry_while_not_found(call) == "seen") is found
+    assert now[0] - 1000 <= 20
+
+
+def test_a_drift_that_comes_back_is_in_the_history_again(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    row = ensure(project, ecr_configuration)
+    theirs = POLICY.replace(CLUSTER, "999999999999")
+    RepositoryEvent.objects.all().delete()
+
+    for _ in range(2):
+        sandbox.client("ecr").set_repository_policy(repositoryName=row.name, policyText=theirs)
+        ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert kinds(row) == [EventKind.DRIFT_FOUND, EventKind.HEALED] * 2
+
+
+def test_that_a_repository_is_gone_is_one_line_however_often_it_is_looked_for(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    row = ensure(project, ecr_configuration)
+    delete(sandbox, row.name)
+    RepositoryEvent.objects.all().delete()
+
+    for _ in range(3):
+        row.refresh_from_db()
+        provisioning.reconcile(row=row, **looking(ecr_configuration))
+
+    assert kinds(row) == [EventKind.MISSING]
+
+
+def test_a_create_that_was_killed_before_its_answer_is_found_to_be_ours(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = ecr.Ecr.create
+
+    def die(*arguments: Any, **options: Any) -> None:
+        create(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(ecr.Ecr, "create", die)
+        with pytest.raises(KeyboardInterrupt):
+            ensure(project, ecr_configuration)
+
+    assert ensure(project, ecr_configuration).origin == "created"
+
+
+@pytest.mark.parametrize(("code", "remembered"), [("ServerException", True), ("LimitExceededException", False)])
+def test_a_create_whose_error_may_have_hidden_a_success_is_remembered(
+    code: str, remembered: bool, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sandbox.fault("error", "ecr:CreateRepository", code=code, status=500 if remembered else 400)
+
+    with pytest.raises(RegistryError):
+        ensure(project, ecr_configuration)
+
+    assert (Repository.objects.get().creating_since is not None) is remembered

@@ -17,6 +17,8 @@ def _in(module: str, *entries: tuple[str, ...], postgresql: bool = False) -> lis
 
 
 VAULT = "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one"
+PROVISIONING = "test_provisioning.py::test_"
+ADOPTING = "a_repository_is_taken_for_ours_after_a_lost_answer_only_if_it_is_as_we_would_have_made_it_then"
 TRANSPORT, ACTIONS = "api/test_transport.py::test_", "admin/test_actions.py::test_"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -111,8 +113,8 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/config.py",
         (
-            "Configuration.desired_digest",
-            "[*said, self.enforce]",
+            "desired_digest",
+            "[*said, enforce]",
             "said",
             "test_config.py::test_observing_and_enforcing_are_two_desired_states",
         ),
@@ -656,6 +658,245 @@ MUTANTS: tuple[Mutant, ...] = (
             'note(request, action, target, after={"repositories": count, **({"names": names} if names else {}), **after})',
             "pass",
             ACTIONS + "each_look_leaves_a_line_with_how_many_it_was_about_and_a_refused_one_with_the_reason",
+        ),
+    ),
+    *_in(
+        "deployments/provisioning.py",
+        (
+            "",
+            '"taken_over_at": None,',
+            "",
+            PROVISIONING + "nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row",
+        ),
+        (
+            "",
+            '"lifecycle_is_ours": False,',
+            "",
+            PROVISIONING + "nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row",
+        ),
+        (
+            "",
+            '"policy_text": "",\n    "lifecycle_is_ours": False',
+            '"lifecycle_is_ours": False',
+            PROVISIONING + "nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row",
+        ),
+        (
+            "",
+            '"consumers": {},',
+            "",
+            PROVISIONING + "nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row",
+        ),
+        ("", '"origin": "",', "", PROVISIONING + "nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row"),
+        (
+            "",
+            '"policy_applied_at": None,\n    "policy_text"',
+            '"policy_text"',
+            PROVISIONING + "nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row",
+        ),
+        (
+            "",
+            "LEASE = timedelta(seconds=90)",
+            "LEASE = timedelta(seconds=900)",
+            PROVISIONING + "a_lease_is_held_by_one_for_ninety_seconds",
+        ),
+        ("", "CALLS_END = 0.5", "CALLS_END = 0.95", PROVISIONING + "no_call_starts_in_the_second_half_of_a_lease"),
+        ("", "CALLS_END = 0.5", "CALLS_END = 0.05", PROVISIONING + "no_call_starts_in_the_second_half_of_a_lease"),
+        (
+            "",
+            "DETAILS_AGE = timedelta(hours=24)",
+            "DETAILS_AGE = timedelta(hours=2.4)",
+            PROVISIONING + "details_are_looked_at_once_a_day",
+        ),
+        (
+            "",
+            "BOUND = timedelta(minutes=5)",
+            "BOUND = timedelta(minutes=50)",
+            PROVISIONING + "an_error_that_heals_for_a_while_has_five_minutes",
+        ),
+        (
+            "",
+            "BOUND = timedelta(minutes=5)",
+            "BOUND = timedelta(minutes=0.5)",
+            PROVISIONING + "an_error_that_heals_for_a_while_has_five_minutes",
+        ),
+        ("", "SKEW = timedelta(seconds=60)", "SKEW = timedelta(seconds=600)", PROVISIONING + ADOPTING),
+        ("", "SKEW = timedelta(seconds=60)", "SKEW = timedelta(seconds=6)", PROVISIONING + ADOPTING),
+        (
+            "",
+            "VISIBLE_SECONDS = 20",
+            "VISIBLE_SECONDS = 2",
+            PROVISIONING + "a_new_repository_has_twenty_seconds_to_be_seen",
+        ),
+        (
+            "",
+            "VISIBLE_SECONDS = 20",
+            "VISIBLE_SECONDS = 200",
+            PROVISIONING + "a_new_repository_has_twenty_seconds_to_be_seen",
+        ),
+        ("_adopt", "and details.created_at >= since - SKEW", "", PROVISIONING + ADOPTING),
+        (
+            "_adopt",
+            "and all(details.tags.get(key) == value for key, value in registry.tags)",
+            "",
+            PROVISIONING + ADOPTING,
+        ),
+        (
+            "_adopt",
+            "and (details.mutability, details.exclusions) == (desired.MUTABILITY, desired.EXCLUSIONS)",
+            "",
+            PROVISIONING + ADOPTING,
+        ),
+        (
+            "_adopt",
+            "and run.unanswered",
+            "",
+            PROVISIONING
+            + "in_observe_mode_a_repository_made_by_hand_after_our_create_was_refused_is_not_taken_for_ours",
+            PROVISIONING + "what_is_there_though_no_answer_of_ours_was_lost_is_somebody_elses",
+        ),
+        (
+            "Lease.claim",
+            "Repository.objects.filter(free, id=row.pk)",
+            "Repository.objects.filter(id=row.pk)",
+            PROVISIONING + "a_lease_is_held_by_one_for_ninety_seconds",
+        ),
+        (
+            "Lease.claim",
+            'mine.update(lease_owner="", lease_until=None)',
+            "pass",
+            PROVISIONING + "a_lease_whose_row_could_not_be_read_is_given_back",
+        ),
+        (
+            "Lease.give_up",
+            ", lease_epoch=self.epoch",
+            "",
+            PROVISIONING + "who_lost_a_lease_neither_gives_it_back_nor_notes_anything_under_it",
+        ),
+        (
+            "Lease.note",
+            ", lease_epoch=self.epoch",
+            "",
+            PROVISIONING + "who_lost_a_lease_neither_gives_it_back_nor_notes_anything_under_it",
+        ),
+        (
+            "Lease.finish",
+            ", lease_epoch=self.epoch",
+            "",
+            PROVISIONING + "a_result_found_under_a_lease_that_was_taken_over_is_dropped",
+        ),
+        (
+            "reconcile",
+            "lease.require_time()",
+            "",
+            PROVISIONING + "the_leases_time_is_looked_at_after_a_sweeps_call_has_waited_for_its_turn",
+        ),
+        (
+            "reconcile",
+            "look if lease.epoch == row.lease_epoch + 1 else None",
+            "look",
+            PROVISIONING + "a_look_counts_only_while_nobody_has_worked_on_the_row_since",
+        ),
+        (
+            "reconcile",
+            "look if lease.epoch == row.lease_epoch + 1 else None",
+            "None",
+            PROVISIONING + "a_look_counts_only_while_nobody_has_worked_on_the_row_since",
+        ),
+        (
+            "converge",
+            "except BaseException:\n        lease.give_up()",
+            "except BaseException:\n        pass",
+            PROVISIONING + "whatever_happens_in_a_look_the_lease_is_given_back",
+        ),
+        (
+            "converge",
+            "row.refresh_from_db()",
+            "pass",
+            PROVISIONING + "a_result_that_came_too_late_is_answered_with_the_newer_one",
+        ),
+        (
+            "_usable",
+            "error.installation or ",
+            "",
+            PROVISIONING + "a_fault_of_the_whole_installation_stops_the_deploy_also_where_the_repository_was_right",
+        ),
+        (
+            "_write",
+            "run.event(EventKind.DRIFT_FOUND, words, policy_before=policy_before).save()",
+            "run.happened(EventKind.DRIFT_FOUND, words, policy_before=policy_before)",
+            PROVISIONING + "a_foreign_policy_is_in_the_history_before_it_is_overwritten",
+        ),
+        (
+            "_write",
+            "if run.row.status != RepositoryStatus.FAILED or not earlier.exists():",
+            "if True:",
+            PROVISIONING + "a_heal_that_fails_again_and_again_adds_one_line_of_history_and_one_error",
+        ),
+        (
+            "_write",
+            "run.row.status != RepositoryStatus.FAILED or ",
+            "",
+            PROVISIONING + "a_drift_that_comes_back_is_in_the_history_again",
+        ),
+        (
+            "_record",
+            "(row.error_since if row.last_error_code == error.code else None) or now",
+            "now",
+            PROVISIONING + "the_same_error_at_each_look_is_one_line_and_its_beginning_stays",
+        ),
+        (
+            "_record",
+            "(row.error_since if row.last_error_code == error.code else None) or now",
+            "row.error_since or now",
+            PROVISIONING + "the_same_error_at_each_look_is_one_line_and_its_beginning_stays",
+        ),
+        (
+            "_record",
+            "if row.last_error != str(error):",
+            "if True:",
+            PROVISIONING + "the_same_error_at_each_look_is_one_line_and_its_beginning_stays",
+        ),
+        (
+            "_record",
+            'if row.status != RepositoryStatus.DRIFTED or row.differences != values["differences"]:',
+            "if True:",
+            PROVISIONING + "drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
+        ),
+        (
+            "_record",
+            ' or row.differences != values["differences"]',
+            "",
+            PROVISIONING + "drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
+        ),
+        (
+            "_record",
+            "row.drifted_since or now",
+            "now",
+            PROVISIONING + "drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
+        ),
+        (
+            "_record",
+            "if row.status != RepositoryStatus.MISSING:",
+            "if True:",
+            PROVISIONING + "that_a_repository_is_gone_is_one_line_however_often_it_is_looked_for",
+        ),
+        (
+            "take_over",
+            'origin="adopted", taken_over_at__isnull=True',
+            'origin="adopted"',
+            PROVISIONING + "an_operators_click_brings_an_adopted_repository_in_line_altogether",
+        ),
+        (
+            "_create",
+            'run.lease.note({"creating_since": now})',
+            "pass",
+            PROVISIONING + "a_create_that_was_killed_before_its_answer_is_found_to_be_ours",
+        ),
+        (
+            "_create",
+            "if not error.heals:",
+            "if True:",
+            PROVISIONING + "a_create_whose_error_may_have_hidden_a_success_is_remembered",
         ),
     ),
 )
