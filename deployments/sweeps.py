@@ -263,7 +263,9 @@ def _isolate(chunk: SweepChunk, epoch: int) -> None:
                     throttled=chunk.throttled,
                 )
             return
-        mine.update(remaining=[], finished_at=Now(), failed=F("failed") + len(chunk.remaining), **lease.RETURNED)
+        failed = F("failed") + len(chunk.remaining)
+        if not mine.update(remaining=[], finished_at=Now(), failed=failed, **lease.RETURNED):
+            return
         words = f"{DEATHS} workers in a row died while they looked at this repository. See the workers' logs."
         _found(chunk.sweep, Repository.objects.filter(pk__in=chunk.remaining), Outcome.FAILED, words)
 

@@ -5,19 +5,28 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connections, transaction
-from django.db.models import QuerySet
+from django.db import IntegrityError, OperationalError, connection, connections, transaction
+from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from deployments import clock, images, lifecycle, proof, provisioning
 from deployments.catalogue import Refusal, RegistryError
 from deployments.config import Configuration
-from deployments.models import AuditEntry, BackgroundWorker, Deployment, Environment, Promotion, PromotionEvent
+from deployments.models import (
+    AuditEntry,
+    BackgroundWorker,
+    Deployment,
+    Environment,
+    Promotion,
+    PromotionEvent,
+    Repository,
+)
 from sandbox.control import Sandbox
 from tests.conftest import TRAIL
 from tests.test_proof import deploying, finalize, push
@@ -615,3 +624,199 @@ def test_of_two_deploys_of_one_external_id_at_once_only_one_is_made(
 
     assert caught.value.code == "external_id_in_progress"
     assert list(Deployment.objects.all()) == inner
+
+
+# ---------------------------------------------------------------------------------------------- what comes in between
+
+
+def before_the_first(word: str, happens: Callable[[], object]) -> Any:
+    """For `connection.execute_wrapper`: right before the first statement with this word something else happens."""
+    done: list[str] = []
+
+    def wrapper(execute: Any, sql: str, parameters: Any, many: bool, context: Any) -> Any:
+        if word in sql and not done:
+            done.append(sql)
+            happens()
+        return execute(sql, parameters, many, context)
+
+    return wrapper
+
+
+def test_a_deployment_that_moved_on_while_the_overdue_ones_were_looked_for_is_not_timed_out(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    deployment = deploying(environment, anywhere)
+    Deployment.objects.update(deadline=Now() - timedelta(seconds=1))
+
+    def finalized() -> None:
+        Deployment.objects.filter(id=deployment.id).update(status="DEPLOYED", deployed_at=Now(), deadline=None)
+
+    with connection.execute_wrapper(before_the_first("UPDATE", finalized)):
+        assert lifecycle.time_out_overdue() == 0
+
+    assert status(deployment) == "DEPLOYED"
+
+
+def test_a_deployment_that_was_heard_of_while_the_overdue_ones_were_looked_for_is_not_timed_out(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    deployment = deploying(environment, anywhere)
+    Deployment.objects.update(deadline=Now() - timedelta(seconds=1))
+
+    def put_off() -> None:
+        Deployment.objects.update(deadline=Now() + timedelta(minutes=8))
+
+    with connection.execute_wrapper(before_the_first("UPDATE", put_off)):
+        assert lifecycle.time_out_overdue() == 0
+
+    assert status(deployment) == "DEPLOYING"
+
+
+def test_indexing_puts_the_deadline_off_so_that_a_large_push_has_its_whole_time(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    deployment = create(environment, anywhere).deployment
+    Deployment.objects.update(deadline=Now() + timedelta(seconds=1))
+
+    index(deployment, anywhere, timeout=timedelta(hours=1))
+
+    left = Deployment.objects.annotate(left=F("deadline") - Now()).values_list("left", flat=True).get()
+    assert timedelta(minutes=59) < left <= timedelta(hours=1)
+
+
+def test_a_deployment_has_its_time_from_the_moment_at_which_it_is_made(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    create(environment, anywhere)
+
+    left = Deployment.objects.annotate(left=F("deadline") - Now()).values_list("left", flat=True).get()
+    assert timedelta(minutes=7.9) < left <= timedelta(minutes=8)
+
+
+def test_the_end_of_a_deployment_ends_its_deadline(environment: Environment, anywhere: Configuration) -> None:
+    deployment = deploying(environment, anywhere)
+
+    finalize(deployment, anywhere)
+
+    assert Deployment.objects.get().deadline is None
+
+
+def test_a_deployment_that_was_canceled_in_the_meantime_is_not_indexed(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    deployment = create(environment, anywhere).deployment
+    Deployment.objects.update(status="CANCELED")  # after it was read
+
+    with pytest.raises(Refusal) as caught:
+        index(deployment, anywhere)
+
+    assert caught.value.code == "wrong_status"
+    assert (status(deployment), BackgroundWorker.objects.exists()) == ("CANCELED", False)
+
+
+def test_a_deployment_that_ended_in_the_meantime_stays_as_it_ended(
+    environment: Environment, anywhere: Configuration
+) -> None:
+    deployment = deploying(environment, anywhere)
+    Deployment.objects.update(status="DEPLOYED", deployed_at=Now(), deadline=None)  # after it was read
+
+    with pytest.raises(Refusal):
+        lifecycle.cancel(deployment=deployment, trail=TRAIL)
+
+    assert (status(deployment), deployment.canceled_at) == ("DEPLOYED", None)
+
+
+def test_a_proof_that_fails_late_does_not_take_away_the_receipt_of_one_that_went_well(
+    environment: Environment, ecr_configuration: Configuration, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    monkeypatch.setattr(proof, "PAUSES", ())
+    deployment = deploying(environment, ecr_configuration)
+    good = {"digest": "sha256:1", "pullers": {}}
+
+    def finalized_by_another_request(seconds: float = 0) -> None:
+        Deployment.objects.update(status="DEPLOYED", deployed_at=Now(), receipt=good)
+
+    steps = lifecycle.finalize(deployment=deployment, digest=None, skip_promotion=True, configuration=ecr_configuration)
+    next(steps)
+    finalized_by_another_request()
+    with pytest.raises(Refusal):
+        list(steps)
+
+    assert Deployment.objects.get().receipt == good
+
+
+def test_the_cli_hears_of_a_repository_that_has_an_error_though_the_deploy_goes_on(
+    environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    deployment = deploying(environment, ecr_configuration)
+    push(sandbox, deployment)
+    Repository.objects.update(last_error="AWS refused SetRepositoryPolicy. Allow it.")
+
+    said = finalize(Deployment.objects.get(), ecr_configuration)
+
+    assert "Note: AWS refused SetRepositoryPolicy. Allow it." in said
+
+
+def test_a_version_and_its_deployment_are_taken_together_or_not_at_all(
+    environment: Environment, anywhere: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert = Deployment.objects.create
+    failed: list[int] = []
+
+    def once(**values: Any) -> Deployment:
+        if not failed:
+            failed.append(values["version_number"])
+            raise IntegrityError("the short code is taken")
+        return insert(**values)
+
+    monkeypatch.setattr(Deployment.objects, "create", once)
+
+    assert create(environment, anywhere).deployment.version.number == 1
+    assert failed == [1]
+
+
+def test_a_retry_that_overtakes_its_first_request_gets_the_same_deployment(
+    environment: Environment, anywhere: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, insert = threading.Barrier(2), lifecycle._insert
+    results: list[Any] = []
+
+    def at_once(**values: Any) -> Any:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(10)  # neither has found a deployment of this key
+        return insert(**values)
+
+    def run() -> None:
+        try:
+            results.append(create(environment, anywhere, idempotency_key="k", request_digest="a").deployment.id)
+        except Exception as error:
+            results.append(error)
+        finally:
+            connections.close_all()
+
+    monkeypatch.setattr(lifecycle, "_insert", at_once)
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    [row] = Deployment.objects.all()
+    assert results == [row.id, row.id]
+
+
+def test_a_deployment_whose_worker_could_not_be_stored_is_not_indexed(
+    environment: Environment, anywhere: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = create(environment, anywhere).deployment
+
+    def away(**values: Any) -> BackgroundWorker:
+        raise OperationalError("the database went away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BackgroundWorker.objects, "create", away)
+        with pytest.raises(OperationalError):
+            index(deployment, anywhere)
+
+    assert status(deployment) == "BUILDING"
+    assert index(deployment, anywhere).deployment_id == deployment.id

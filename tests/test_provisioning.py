@@ -14,6 +14,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from deployments import ecr, provisioning
+from deployments.catalogue import registry_error
 from deployments.config import Configuration
 from deployments.ecr import RegistryError
 from deployments.models import EventKind, Project, Repository, RepositoryEvent, RepositoryStatus
@@ -823,7 +824,7 @@ def test_no_call_starts_in_the_second_half_of_a_lease(
 ) -> None:
     lease = provisioning.Lease.claim(row_of(project))
     assert lease is not None
-    monkeypatch.setattr(provisioning, "_clock", lambda: lease.taken + seconds)
+    monkeypatch.setattr(processes, "clock", lambda: lease.taken + seconds)
 
     if late:
         with pytest.raises(RegistryError) as raised:
@@ -838,10 +839,10 @@ def test_the_leases_time_is_looked_at_after_a_sweeps_call_has_waited_for_its_tur
 ) -> None:
     row = ensure(project, ecr_configuration)
     sandbox.reset_calls()
-    start = provisioning._clock()
+    start = processes.clock()
 
     def turn() -> None:
-        monkeypatch.setattr(provisioning, "_clock", lambda: start + 50)
+        monkeypatch.setattr(processes, "clock", lambda: start + 50)
 
     result = provisioning.reconcile(row=row, **looking(ecr_configuration, before_call=turn))
 
@@ -1120,13 +1121,13 @@ def test_a_new_repository_has_twenty_seconds_to_be_seen(
     monkeypatch: pytest.MonkeyPatch, seconds: float, found: bool
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(provisioning, "_clock", lambda: now[0])
+    monkeypatch.setattr(processes, "clock", lambda: now[0])
     monkeypatch.setattr("deployments.provisioning.time.sleep", lambda pause: now.__setitem__(0, now[0] + pause))
 
     def call() -> str | RegistryError:
         if now[0] - 1000 >= seconds:
             return "seen"
-        return provisioning.registry_error("NotVisibleYet", operation="DescribeRepositories", name="x")
+        return registry_error("NotVisibleYet", operation="DescribeRepositories", name="x")
 
     assert (provisioning._retry_while_not_found(call) == "seen") is found
     assert now[0] - 1000 <= 20

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connections
+from django.db import connection, connections
 from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -35,8 +35,10 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
+from deployments.reconcile import generation
 from sandbox.control import Sandbox
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY
+from tests.test_lifecycle import before_the_first
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Configure = Callable[..., Configuration]
@@ -1020,3 +1022,347 @@ def test_old_sweeps_are_forgotten_and_those_that_found_something_are_kept_longer
     Sweep.objects.update(finished_at=Now() - timedelta(days=31))
     sweeps.forget_old()
     assert not Sweep.objects.exists()
+
+
+# ------------------------------------------------------------------------------- guards: who holds what, and until when
+
+
+def listed(configuration: Configuration, **options: Any) -> tuple[Sweep, SweepChunk, int]:
+    """A sweep that was listed, its first chunk, and the epoch under which we hold it."""
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON, **options)
+    assert sweep is not None
+    sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, configuration)
+    chunk = SweepChunk.objects.select_related("sweep").filter(sweep=sweep)[0]
+    epoch = sweeps._claim(SweepChunk.objects.filter(pk=chunk.pk))
+    assert epoch is not None
+    chunk.refresh_from_db()
+    return sweep, chunk, epoch
+
+
+def worker(configuration: Configuration, chunk: SweepChunk, epoch: int, *, seconds: float = 10) -> sweeps._Worker:
+    until = time.monotonic() + seconds
+    configuration = generation.in_force(configuration)
+    return sweeps._Worker(chunk=chunk, epoch=epoch, configuration=configuration, until=until)
+
+
+def rows_of(model: Any) -> list[dict[str, Any]]:
+    return list(model.objects.order_by("pk").values())
+
+
+def test_a_chunk_or_a_listing_is_held_by_one_for_forty_five_seconds(fast: Configuration, sandbox: Sandbox) -> None:
+    fill(sandbox, fast, 1)
+    _, chunk, _ = listed(fast)
+
+    assert sweeps._claim(SweepChunk.objects.filter(pk=chunk.pk)) is None
+    left = SweepChunk.objects.annotate(left=F("lease_until") - Now()).values_list("left", flat=True).get()
+    assert timedelta(seconds=40) < left <= timedelta(seconds=45)
+    assert left.total_seconds() > sweeps.RENEW_SECONDS * 3  # it is renewed, also where a renewal or two fail
+
+
+def test_who_lost_a_listing_cuts_no_chunks(fast: Configuration, sandbox: Sandbox) -> None:
+    names = fill(sandbox, fast, 2)
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON, names=names)
+    assert sweep is not None
+    first = sweeps._claim(Sweep.objects.filter(pk=sweep.pk))
+    Sweep.objects.update(lease_until=None)
+    second = sweeps._claim(Sweep.objects.filter(pk=sweep.pk))
+    assert first
+    assert second
+
+    sweeps._list(sweep, first, fast)
+    assert not SweepChunk.objects.exists()
+    sweeps._list(sweep, second, fast)
+    sweeps._list(sweep, second, fast)
+
+    assert [chunk.size for chunk in SweepChunk.objects.all()] == [2]
+
+
+def test_a_sweep_that_was_stopped_while_the_registry_was_listed_cuts_no_chunks(
+    fast: Configuration, sandbox: Sandbox
+) -> None:
+    fill(sandbox, fast, 1)
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+    epoch = sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0
+    assert sweeps.stop(sweep=sweep)
+
+    sweeps._list(sweep, epoch, fast)
+
+    assert not SweepChunk.objects.exists()
+
+
+@pytest.mark.parametrize("repositories", [1, 4])
+def test_a_chunk_is_isolated_only_by_who_holds_it(fast: Configuration, sandbox: Sandbox, repositories: int) -> None:
+    fill(sandbox, fast, repositories)
+    _, chunk, epoch = listed(fast)
+    SweepChunk.objects.update(lease_epoch=epoch + 1)  # somebody else's now
+    before = rows_of(SweepChunk)
+
+    sweeps._isolate(chunk, epoch)
+
+    assert rows_of(SweepChunk) == before
+    assert not SweepFinding.objects.exists()
+
+
+@pytest.mark.parametrize(("deaths", "chunks"), [(3, 1), (4, 2)])
+def test_a_chunk_is_halved_when_five_workers_in_a_row_took_it(
+    fast: Configuration, sandbox: Sandbox, deaths: int, chunks: int
+) -> None:
+    fill(sandbox, fast, 4)
+    sweep, _, _ = listed(fast)
+    SweepChunk.objects.update(attempts=deaths, lease_until=None)
+
+    work_off(fast, sweep)
+
+    assert SweepChunk.objects.count() == chunks
+    assert sweeps.progress(sweep).in_sync == 4
+
+
+def test_a_worker_that_lives_ends_the_row_of_deaths(fast: Configuration, sandbox: Sandbox) -> None:
+    fill(sandbox, fast, 2)
+    _, chunk, epoch = listed(fast)
+    SweepChunk.objects.update(attempts=3)
+
+    worker(fast, chunk, epoch, seconds=0).run()
+
+    chunk.refresh_from_db()
+    assert (chunk.attempts, len(chunk.remaining)) == (0, 2)
+
+
+def test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds(
+    fast: Configuration, sandbox: Sandbox
+) -> None:
+    names = fill(sandbox, fast, 2)
+    drift(sandbox, names[:1])
+    Repository.objects.filter(name=names[0]).update(lease_owner="x", lease_until=Now() + timedelta(minutes=1))
+    _, chunk, epoch = listed(fast)
+
+    worker(fast, chunk, epoch).run()
+
+    chunk.refresh_from_db()
+    assert (len(chunk.remaining), chunk.lease_owner) == (1, "")
+    left = SweepChunk.objects.annotate(left=F("lease_until") - Now()).values_list("left", flat=True).get()
+    assert timedelta(seconds=3) < left <= timedelta(seconds=5)
+
+
+def test_a_worker_stops_in_the_middle_of_its_chunk_when_another_configuration_counts(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = fill(sandbox, fast, 12)
+    drift(sandbox, names[-1:])
+    _, chunk, epoch = listed(fast)
+    ours = worker(fast, chunk, epoch)
+    sandbox.fault("latency", "ecr:GetRepositoryPolicy", seconds=0.3)
+    monkeypatch.setattr(sweeps, "THREADS", 1)
+    newest = generation.newest() or 0
+    monkeypatch.setattr(generation, "newest", lambda: newest + 1)
+
+    ours.run()
+
+    chunk.refresh_from_db()
+    assert len(chunk.remaining) > 2
+    assert chunk.lease_until is None
+    assert "SetRepositoryPolicy" not in calls(sandbox)
+
+
+def test_an_ended_sweep_stays_as_it_ended(fast: Configuration, sandbox: Sandbox) -> None:
+    fill(sandbox, fast, 1)
+    sweep = sweep_all(fast)
+    ended = sweep.finished_at
+
+    assert not sweeps.stop(sweep=sweep)
+
+    sweep.refresh_from_db()
+    assert (sweep.status, sweep.finished_at) == (SweepStatus.DONE, ended)
+
+
+def test_a_sweep_that_nobody_has_listed_yet_is_not_over(fast: Configuration) -> None:
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+
+    sweeps.close_finished()
+
+    sweep.refresh_from_db()
+    assert sweep.status == SweepStatus.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("trigger", "status"),
+    [(SweepTrigger.SCHEDULE, SweepStatus.RUNNING), (SweepTrigger.COMMAND, SweepStatus.FAILED)],
+)
+def test_a_throttled_listing_puts_a_scheduled_sweep_back_in_line_and_is_told_to_who_waits_at_a_terminal(
+    trigger: SweepTrigger, status: str, fast: Configuration, sandbox: Sandbox
+) -> None:
+    fill(sandbox, fast, 1)
+    sandbox.fault("error", "ecr:DescribeRepositories", code="ThrottlingException", times=3)
+    sweep = sweeps.start(trigger=trigger)
+    assert sweep is not None
+
+    sweeps.work(configuration=fast, seconds=0.5, sweep_id=sweep.pk)
+
+    sweep.refresh_from_db()
+    assert (sweep.status, "ThrottlingException" in sweep.error) == (status, True)
+    if status == SweepStatus.RUNNING:
+        left = Sweep.objects.annotate(left=F("lease_until") - Now()).values_list("left", flat=True).get()
+        assert left <= timedelta(seconds=5)
+        Sweep.objects.update(lease_until=None)
+        work_off(fast, sweep)
+        assert (sweep.status, sweep.error) == (SweepStatus.DONE, "")
+
+
+# ---------------------------------------------------------------------- guards: what is newer than what we have seen
+
+
+def held_elsewhere(row: Repository) -> None:
+    Repository.objects.filter(pk=row.pk).update(lease_owner="x", lease_until=Now() + timedelta(minutes=1))
+
+
+def worked_on(row: Repository) -> None:
+    Repository.objects.filter(pk=row.pk).update(lease_epoch=F("lease_epoch") + 1)
+
+
+def looked_at(row: Repository) -> None:
+    Repository.objects.filter(pk=row.pk).update(last_checked_at=Now())
+
+
+@pytest.mark.parametrize("meanwhile", [held_elsewhere, worked_on])
+def test_the_list_changes_no_row_that_somebody_works_on_or_has_worked_on(
+    meanwhile: Callable[[Repository], None], fast: Configuration, sandbox: Sandbox
+) -> None:
+    [name] = fill(sandbox, fast, 1)
+    [page] = sweeps.reach(sweeps.targets(fast)[0]).pages()
+    known = sweeps._by_name(Repository.objects.all(), [name])
+    meanwhile(known[name])
+
+    sweeps._note_changes(known, {entry.name: replace(entry, mutability="MUTABLE") for entry in page})
+
+    assert Repository.objects.get().mutability["mode"] == "IMMUTABLE_WITH_EXCLUSION"
+
+
+@pytest.mark.parametrize("meanwhile", [held_elsewhere, worked_on, looked_at])
+def test_a_repository_that_a_deploy_has_made_again_since_the_list_is_not_missing(
+    meanwhile: Callable[[Repository], None],
+    fast: Configuration,
+    sandbox: Sandbox,
+) -> None:
+    fill(sandbox, fast, 1)
+    row = Repository.objects.get()
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+
+    with connection.execute_wrapper(before_the_first("UPDATE", lambda: meanwhile(row))):
+        sweeps._note_missing(sweep, [row.pk])
+
+    assert Repository.objects.get().status == RepositoryStatus.IN_SYNC
+    assert not RepositoryEvent.objects.exists()
+    assert not SweepFinding.objects.exists()
+
+
+def test_what_a_deploy_is_making_right_now_is_not_expected_in_the_list(fast: Configuration, sandbox: Sandbox) -> None:
+    names = fill(sandbox, fast, 1)
+    sandbox.client("ecr").delete_repository(repositoryName=names[0], force=True)
+    held_elsewhere(Repository.objects.get())
+
+    assert sweep_all(fast).missing == 0
+
+
+def test_a_quiet_result_is_not_written_over_a_newer_one(fast: Configuration, sandbox: Sandbox) -> None:
+    fill(sandbox, fast, 1)
+    _, chunk, epoch = listed(fast)
+    ours = worker(fast, chunk, epoch)
+    seen = timezone.now()
+    Repository.objects.update(last_checked_at=Now() + timedelta(seconds=5))  # a deploy has looked since
+    newer = Repository.objects.get().last_checked_at
+    ours.quiet = [Repository.objects.get().pk]
+
+    ours._settle_quiet(seen)
+
+    assert Repository.objects.get().last_checked_at == newer
+
+
+def test_a_mistake_of_ours_is_not_written_on_a_row_that_somebody_works_on(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sandbox, fast, 1)
+    held_elsewhere(Repository.objects.get())
+    _, chunk, epoch = listed(fast)
+
+    def stumble(*arguments: Any) -> bool:
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(sweeps._Worker, "_look_at", stumble)
+    worker(fast, chunk, epoch).run()
+
+    assert Repository.objects.get().status == RepositoryStatus.IN_SYNC
+
+
+def test_a_repository_is_adopted_once(fast: Configuration, sandbox: Sandbox) -> None:
+    fill(sandbox, fast, 1)
+    Repository.objects.update(status=RepositoryStatus.UNMANAGED, origin="")
+    row = Repository.objects.get()
+
+    assert sweeps.adopt(repositories=[row], cause="x") == 1
+    assert sweeps.adopt(repositories=[row], cause="x") == 0
+    assert RepositoryEvent.objects.filter(kind=EventKind.ADOPTED).count() == 1
+
+
+# ------------------------------------------------------------------- names that go and come back, and how long is kept
+
+
+@pytest.mark.parametrize("was", ["taken over", "created by us"])
+def test_a_repository_that_somebody_else_makes_under_the_name_of_one_that_is_gone_is_theirs(
+    was: str, fast: Configuration, sandbox: Sandbox
+) -> None:
+    [name] = fill(sandbox, fast, 1)
+    client = sandbox.client("ecr")
+    if was == "taken over":
+        Repository.objects.update(origin="adopted")
+        assert provisioning.take_over(row=Repository.objects.get(), by="x")
+        sweep_all(fast)
+    client.delete_repository(repositoryName=name, force=True)
+    assert sweep_all(fast).missing == 1
+    theirs = fast.v4.lifecycle_policy.replace('"countNumber": 3', '"countNumber": 30')
+    client.create_repository(repositoryName=name, imageTagMutability="MUTABLE")
+    client.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=theirs)
+
+    sweep_all(fast, names=[name])
+
+    [made] = client.describe_repositories(repositoryNames=[name])["repositories"]
+    assert made["imageTagMutability"] == "MUTABLE"
+    assert "30" in client.get_lifecycle_policy(repositoryName=name)["lifecyclePolicyText"]
+    row = Repository.objects.get()
+    assert (row.origin, row.taken_over_at, row.lifecycle_is_ours) == ("adopted", None, False)
+    assert {each["what"] for each in row.differences} == {"mutability", "lifecycle"}
+
+
+@pytest.mark.parametrize(
+    ("days", "eventful", "kept"),
+    [(1.9, False, True), (2.1, False, False), (2.1, True, True), (29, True, True), (31, True, False)],
+)
+def test_sweeps_are_kept_for_a_month_and_uneventful_scheduled_ones_for_two_days(
+    fast: Configuration, sandbox: Sandbox, days: float, eventful: bool, kept: bool
+) -> None:
+    names = fill(sandbox, fast, 1)
+    if eventful:
+        drift(sandbox, names)
+    sweep_all(fast)
+    Sweep.objects.update(trigger=SweepTrigger.SCHEDULE, finished_at=Now() - timedelta(days=days))
+
+    sweeps.forget_old()
+
+    assert Sweep.objects.exists() is kept
+
+
+def test_workers_that_hold_chunks_of_one_registry_share_its_rate(fast: Configuration, sandbox: Sandbox) -> None:
+    fill(sandbox, fast, 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps, "CHUNK", 2)
+        sweep, _, _ = listed(fast)
+    [target] = sweeps.targets(fast)
+    budget = sweeps._Budget(target, 100)
+    assert budget.pace.rate == pytest.approx(100)
+
+    assert sweeps._claim(SweepChunk.objects.filter(sweep=sweep, position=1))
+    budget.share()
+
+    assert budget.pace.rate == pytest.approx(50)
