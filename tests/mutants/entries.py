@@ -764,18 +764,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_provisioning.py::test_what_is_there_though_no_answer_of_ours_was_lost_is_somebody_elses",
         ),
         (
-            "Lease.claim",
-            "Repository.objects.filter(free, id=row.pk)",
-            "Repository.objects.filter(id=row.pk)",
-            "test_provisioning.py::test_a_lease_is_held_by_one_for_ninety_seconds",
-        ),
-        (
-            "Lease.claim",
-            'mine.update(lease_owner="", lease_until=None)',
-            "pass",
-            "test_provisioning.py::test_a_lease_whose_row_could_not_be_read_is_given_back",
-        ),
-        (
             "Lease.give_up",
             ", lease_epoch=self.epoch",
             "",
@@ -792,12 +780,6 @@ MUTANTS: tuple[Mutant, ...] = (
             ", lease_epoch=self.epoch",
             "",
             "test_provisioning.py::test_a_result_found_under_a_lease_that_was_taken_over_is_dropped",
-        ),
-        (
-            "reconcile",
-            "lease.require_time()",
-            "",
-            "test_provisioning.py::test_the_leases_time_is_looked_at_after_a_sweeps_call_has_waited_for_its_turn",
         ),
         (
             "reconcile",
@@ -907,6 +889,40 @@ MUTANTS: tuple[Mutant, ...] = (
             "",
             "test_provisioning.py::test_the_same_error_at_each_look_is_one_line_and_its_beginning_stays",
         ),
+        (
+            "Lease.claim",
+            "mine.update(**leases.RETURNED)",
+            "pass",
+            "test_provisioning.py::test_a_lease_whose_row_could_not_be_read_is_given_back",
+        ),
+        (
+            "reconcile",
+            "replace(ecr, before_attempt=lease.require_time)",
+            "ecr",
+            "test_provisioning.py::test_the_leases_time_is_looked_at_after_a_sweeps_call_has_waited_for_its_turn",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/lease.py",
+        (
+            "claim",
+            "rows.filter(free())",
+            "rows",
+            "test_provisioning.py::test_a_lease_is_held_by_one_for_ninety_seconds",
+            "test_sweeps.py::test_a_chunk_or_a_listing_is_held_by_one_for_forty_five_seconds",
+        ),
+        (
+            "claim",
+            'lease_epoch=F("lease_epoch") + 1,',
+            "",
+            "test_provisioning.py::test_a_lease_left_by_a_dead_process_is_taken_over_when_it_has_run_out",
+        ),
+        (
+            "free",
+            " | Q(lease_until__lt=Now())",
+            "",
+            "test_provisioning.py::test_a_lease_left_by_a_dead_process_is_taken_over_when_it_has_run_out",
+        ),
     ),
     *_in(
         "deployments/restore.py",
@@ -927,12 +943,6 @@ MUTANTS: tuple[Mutant, ...] = (
             '"written_at": Now(),',
             "",
             "test_restore.py::test_our_own_write_comes_back_as_an_event_and_causes_no_look",
-        ),
-        (
-            "_put_back",
-            "before_call=lease.require_time, ",
-            "",
-            "test_restore.py::test_nothing_is_written_late_in_the_lease",
         ),
         (
             "_put_back",
@@ -963,6 +973,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "if errors:",
             "if False:",
             "test_restore.py::test_a_policy_that_is_wrong_or_opens_the_repository_to_the_world_is_not_put_back",
+        ),
+        (
+            "_put_back",
+            "before_attempt=lease.require_time, ",
+            "",
+            "test_restore.py::test_nothing_is_written_late_in_the_lease",
         ),
     ),
     *_in(
@@ -1018,12 +1034,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_sweeps.py::test_an_ended_sweep_stays_as_it_ended",
         ),
         (
-            "_claim",
-            "rows.filter(_free())",
-            "rows",
-            "test_sweeps.py::test_a_chunk_or_a_listing_is_held_by_one_for_forty_five_seconds",
-        ),
-        (
             "_isolate",
             "filter(pk=chunk.pk, lease_epoch=epoch)",
             "filter(pk=chunk.pk)",
@@ -1073,30 +1083,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_sweeps.py::test_a_throttled_listing_puts_a_scheduled_sweep_back_in_line_and_is_told_to_who_waits_at_a_terminal",
         ),
         (
-            "_compare_list",
-            "        .filter(_free())\n",
-            "",
-            "test_sweeps.py::test_what_a_deploy_is_making_right_now_is_not_expected_in_the_list",
-        ),
-        (
-            "_note_changes",
-            "filter(_free(), pk=row.pk, lease_epoch=row.lease_epoch)",
-            "filter(pk=row.pk, lease_epoch=row.lease_epoch)",
-            "test_sweeps.py::test_the_list_changes_no_row_that_somebody_works_on_or_has_worked_on",
-        ),
-        (
-            "_note_changes",
-            "filter(_free(), pk=row.pk, lease_epoch=row.lease_epoch)",
-            "filter(_free(), pk=row.pk)",
-            "test_sweeps.py::test_the_list_changes_no_row_that_somebody_works_on_or_has_worked_on",
-        ),
-        (
-            "_note_missing",
-            "_free(), pk=row.pk, lease_epoch",
-            "pk=row.pk, lease_epoch",
-            "test_sweeps.py::test_a_repository_that_a_deploy_has_made_again_since_the_list_is_not_missing",
-        ),
-        (
             "_note_missing",
             "lease_epoch=row.lease_epoch, ",
             "",
@@ -1128,18 +1114,6 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         ("_Worker._save", '"attempts": 0,', "", "test_sweeps.py::test_a_worker_that_lives_ends_the_row_of_deaths"),
         (
-            "_Worker._save",
-            "Now() + HELD_PAUSE if rests else None",
-            "None",
-            "test_sweeps.py::test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds",
-        ),
-        (
-            "_Worker._one",
-            "filter(_free(), pk=row.pk)",
-            "filter(pk=row.pk)",
-            "test_sweeps.py::test_a_mistake_of_ours_is_not_written_on_a_row_that_somebody_works_on",
-        ),
-        (
             "_Worker.run",
             "self.until = 0  # another configuration counts",
             "pass  # another configuration counts",
@@ -1150,6 +1124,42 @@ MUTANTS: tuple[Mutant, ...] = (
             "max(1, chunks.count())",
             "1",
             "test_sweeps.py::test_workers_that_hold_chunks_of_one_registry_share_its_rate",
+        ),
+        (
+            "_compare_list",
+            "        .filter(lease.free())\n",
+            "",
+            "test_sweeps.py::test_what_a_deploy_is_making_right_now_is_not_expected_in_the_list",
+        ),
+        (
+            "_note_changes",
+            "lease.free(), pk=row.pk, lease_epoch=row.lease_epoch",
+            "pk=row.pk, lease_epoch=row.lease_epoch",
+            "test_sweeps.py::test_the_list_changes_no_row_that_somebody_works_on_or_has_worked_on",
+        ),
+        (
+            "_note_changes",
+            "lease.free(), pk=row.pk, lease_epoch=row.lease_epoch",
+            "lease.free(), pk=row.pk",
+            "test_sweeps.py::test_the_list_changes_no_row_that_somebody_works_on_or_has_worked_on",
+        ),
+        (
+            "_note_missing",
+            "lease.free(), pk=row.pk, lease_epoch",
+            "pk=row.pk, lease_epoch",
+            "test_sweeps.py::test_a_repository_that_a_deploy_has_made_again_since_the_list_is_not_missing",
+        ),
+        (
+            "_Worker._save",
+            "            if rests:\n",
+            "            if False:\n",
+            "test_sweeps.py::test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds",
+        ),
+        (
+            "_Worker._one",
+            "filter(lease.free(), pk=row.pk)",
+            "filter(pk=row.pk)",
+            "test_sweeps.py::test_a_mistake_of_ours_is_not_written_on_a_row_that_somebody_works_on",
         ),
     ),
     *_in(
