@@ -87,6 +87,24 @@ def test_a_lease_of_a_process_that_is_silent_or_has_ended_is_taken_at_once(chang
         assert lease.claim(each, timedelta(seconds=60)) is not None
 
 
+@pytest.mark.parametrize(("seconds", "free"), [(13, False), (17, True)])
+def test_a_lease_outlives_the_last_heartbeat_of_its_process_by_fifteen_seconds(seconds: int, free: bool) -> None:
+    holder = other_process(beat_at=Now() - timedelta(seconds=seconds))
+    for each in rows():
+        each.update(**held_by(holder))
+        assert (lease.claim(each, timedelta(seconds=60)) is not None) is free
+
+
+@pytest.mark.parametrize(("seconds", "may"), [(9, True), (11, False)])
+def test_a_process_sends_nothing_to_aws_ten_seconds_after_its_last_confirmed_heartbeat(
+    seconds: int, may: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes.start(ProcessRole.WEB)
+    monkeypatch.setattr(processes, "_heard_at", processes.clock() - seconds)
+
+    assert processes.may_write() is may
+
+
 def test_the_next_deploy_goes_on_where_a_dead_process_was(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

@@ -26,7 +26,7 @@ from django.conf import settings as django_settings
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.management import CommandError, call_command
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -1301,3 +1301,136 @@ def test_the_tick_looks_and_asks_for_the_sending_once(
 
 def test_a_webhook_costs_the_worker_five_seconds_at_most() -> None:
     assert outbound.SECONDS == 5
+
+
+# -------------------------------------------------------------------------------------------------------------- guards
+
+
+def drifted_at_once(project: Project, count: int, *, first: int = 0) -> None:
+    Repository.objects.bulk_create(
+        Repository(
+            account="1" * 12, region="us-east-1", host="h", name=f"trigger/p{number}", project=project,
+            status="drifted", drifted_since=timezone.now(),
+        )
+        for number in range(first, first + count)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("minutes", "told"), [(9, []), (11, ["repository.drifted"])])
+def test_there_is_one_message_for_many_in_ten_minutes_and_the_rest_waits_for_the_next_one(
+    channel: NotificationChannel, project: Project, configuration: Configuration, minutes: int, told: list[str]
+) -> None:
+    now = timezone.now().replace(minute=20)
+    drifted_at_once(project, 6)
+    collected(configuration, now=now)
+
+    drifted_at_once(project, 1, first=6)
+    NotificationDelivery.objects.update(created_at=now)
+
+    assert collected(configuration, now=now + timedelta(minutes=minutes)) == told
+
+
+@pytest.mark.parametrize(("count", "messages"), [(5, 5), (6, 1)])
+def test_up_to_five_at_once_are_told_one_by_one(
+    channel: NotificationChannel, project: Project, configuration: Configuration, count: int, messages: int
+) -> None:
+    drifted_at_once(project, count)
+
+    collected(configuration)
+
+    assert NotificationDelivery.objects.filter(status="waiting").count() == messages
+
+
+def test_a_message_for_many_is_written_with_the_marks_of_its_items_or_not_at_all(
+    channel: NotificationChannel, project: Project, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drifted_at_once(project, 6)
+
+    def away(rows: list[NotificationDelivery], **options: Any) -> None:
+        rows[0].save()
+        raise OperationalError("the database went away before the second batch")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NotificationDelivery.objects, "bulk_create", away)
+        with pytest.raises(OperationalError):
+            notify.collect(configuration=configuration)
+
+    assert not NotificationDelivery.objects.exists()
+    collected(configuration)
+    assert NotificationDelivery.objects.filter(status="waiting").count() == 1
+
+
+@pytest.mark.parametrize(("dry_run", "told"), [(False, ["sweep.failed"]), (True, [])])
+def test_a_dry_run_that_fails_is_no_news(
+    channel: NotificationChannel, configuration: Configuration, dry_run: bool, told: list[str]
+) -> None:
+    Sweep.objects.create(trigger="person", status="failed", error="x", dry_run=dry_run, finished_at=timezone.now())
+
+    assert collected(configuration) == told
+
+
+@pytest.mark.parametrize(("days", "kept"), [(29, True), (31, False)])
+def test_deliveries_are_kept_for_thirty_days(
+    channel: NotificationChannel, configuration: Configuration, days: int, kept: bool
+) -> None:
+    old = timezone.now() - timedelta(days=days)
+    NotificationDelivery.objects.create(channel=channel, event="x", key="x", status="sent", created_at=old)
+
+    notify.collect(configuration=configuration, now=timezone.now().replace(minute=0))
+
+    assert NotificationDelivery.objects.exists() is kept
+
+
+@pytest.mark.parametrize(("days", "told"), [(6, ["key.expiring"]), (8, [])])
+def test_a_key_is_told_of_a_week_before_it_expires(
+    channel: NotificationChannel, environment: Environment, configuration: Configuration, days: int, told: list[str]
+) -> None:
+    keys.make_environment_key(environment, expires_at=timezone.now() + timedelta(days=days))
+
+    assert collected(configuration) == told
+
+
+@pytest.mark.parametrize(("hours", "told"), [(23, ["deployment.failed"]), (25, [])])
+def test_what_happened_a_day_ago_is_no_news(
+    channel: NotificationChannel, environment: Environment, configuration: Configuration, hours: int, told: list[str]
+) -> None:
+    NotificationChannel.objects.update(created_at=timezone.now() - timedelta(days=9))
+    deployment = ended(environment)
+    then = timezone.now() - timedelta(hours=hours)
+    Deployment.objects.filter(pk=deployment.pk).update(created_at=then, started_at=then, failed_at=then)
+
+    assert collected(configuration) == told
+
+
+def test_an_attempt_that_came_back_late_does_not_change_what_the_next_one_came_to(
+    waiting: NotificationDelivery, receiver: Receiver
+) -> None:
+    late = NotificationDelivery.objects.select_related("channel").get()
+    assert notify._claim(late, timezone.now())
+    NotificationDelivery.objects.update(attempts=2, status="waiting")  # it was thought dead, and the next one has begun
+    receiver.status = 410
+
+    notify._try(late, MEANS)
+
+    waiting.refresh_from_db()
+    assert (waiting.status, waiting.attempts) == ("waiting", 2)
+
+
+def test_a_secret_that_was_set_while_it_was_encrypted_anew_is_the_one_that_stays(
+    channel: NotificationChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = Vault(["a-newer-key-0123456789-0123456789", "only-for-the-tests-0123456789"])
+    seal = Vault.seal
+
+    def meanwhile(self: Vault, text: str, *, context: str) -> str:
+        monkeypatch.undo()
+        other = NotificationChannel.objects.get()
+        notify.set_secret(other, "another", vault=both)
+        other.save()
+        return seal(self, text, context=context)
+
+    monkeypatch.setattr(Vault, "seal", meanwhile)
+
+    assert notify.reencrypt(vault=both) == (0, [])
+    stored = NotificationChannel.objects.get()
+    assert both.open(stored.secret, context=notify.place(stored)) == "another"

@@ -16,9 +16,12 @@ def _in(module: str, *entries: tuple[str, ...], postgresql: bool = False) -> lis
     ]
 
 
+<<<<<<< ours
 LEASES = "test_leases.py::test_"
 BULKHEAD = "reconcile/test_bulkhead.py::test_"
 
+=======
+>>>>>>> theirs
 MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/admin/keys.py",
@@ -555,6 +558,121 @@ MUTANTS: tuple[Mutant, ...] = (
             "channel",
             "test_vault.py::test_the_places_that_secrets_are_sealed_to_keep_their_names",
         ),
+<<<<<<< ours
+=======
+        (
+            "",
+            "DIGEST_EVERY = timedelta(minutes=10)",
+            "DIGEST_EVERY = timedelta(minutes=1)",
+            "test_notify.py::test_there_is_one_message_for_many_in_ten_minutes_and_the_rest_waits_for_the_next_one",
+        ),
+        (
+            "",
+            "DIGEST_EVERY = timedelta(minutes=10)",
+            "DIGEST_EVERY = timedelta(minutes=100)",
+            "test_notify.py::test_there_is_one_message_for_many_in_ten_minutes_and_the_rest_waits_for_the_next_one",
+        ),
+        ("", "MANY = 5", "MANY = 50", "test_notify.py::test_up_to_five_at_once_are_told_one_by_one"),
+        ("", "MANY = 5", "MANY = 4", "test_notify.py::test_up_to_five_at_once_are_told_one_by_one"),
+        (
+            "",
+            "KEY_WARNING = timedelta(days=7)",
+            "KEY_WARNING = timedelta(days=70)",
+            "test_notify.py::test_a_key_is_told_of_a_week_before_it_expires",
+        ),
+        (
+            "",
+            "KEY_WARNING = timedelta(days=7)",
+            "KEY_WARNING = timedelta(days=0.7)",
+            "test_notify.py::test_a_key_is_told_of_a_week_before_it_expires",
+        ),
+        (
+            "",
+            "KEPT = timedelta(days=30)",
+            "KEPT = timedelta(days=3)",
+            "test_notify.py::test_deliveries_are_kept_for_thirty_days",
+        ),
+        (
+            "",
+            "KEPT = timedelta(days=30)",
+            "KEPT = timedelta(days=300)",
+            "test_notify.py::test_deliveries_are_kept_for_thirty_days",
+        ),
+        (
+            "",
+            "LOOK_BACK = timedelta(hours=24)",
+            "LOOK_BACK = timedelta(hours=240)",
+            "test_notify.py::test_what_happened_a_day_ago_is_no_news",
+        ),
+        (
+            "",
+            "LOOK_BACK = timedelta(hours=24)",
+            "LOOK_BACK = timedelta(hours=2.4)",
+            "test_notify.py::test_what_happened_a_day_ago_is_no_news",
+        ),
+        (
+            "",
+            "timedelta(minutes=5), timedelta(minutes=30)",
+            "timedelta(minutes=50), timedelta(minutes=30)",
+            "test_notify.py::test_what_fails_is_tried_again_after_1_5_and_30_minutes_and_then_given_up",
+        ),
+        (
+            "_collect_for",
+            "with transaction.atomic():",
+            "if True:",
+            "test_notify.py::test_a_message_for_many_is_written_with_the_marks_of_its_items_or_not_at_all",
+        ),
+        (
+            "_collect_for",
+            "each.at >= channel.created_at or each.at > now",
+            "True",
+            "test_notify.py::test_what_went_well_was_canceled_or_is_old_is_not_told",
+        ),
+        ("_sweeps", "dry_run=False, ", "", "test_notify.py::test_a_dry_run_that_fails_is_no_news"),
+        (
+            "collect",
+            " & ~Q(status=DeliveryStatus.WAITING)",
+            "",
+            "test_notify.py::test_old_deliveries_are_cleared_away_and_waiting_ones_stay",
+        ),
+        (
+            "reencrypt",
+            "filter(pk=channel.pk, secret=channel.secret)",
+            "filter(pk=channel.pk)",
+            "test_notify.py::test_a_secret_that_was_set_while_it_was_encrypted_anew_is_the_one_that_stays",
+        ),
+        (
+            "_claim",
+            ", attempts=row.attempts, next_try_at=row.next_try_at",
+            "",
+            "test_notify.py::test_a_claim_is_lost_to_whoever_was_faster",
+        ),
+        (
+            "_claim",
+            "attempts=row.attempts + 1, next_try_at=now + delay",
+            "attempts=row.attempts + 1",
+            "test_notify.py::test_a_worker_that_dies_while_it_sends_costs_a_delay_and_no_message",
+        ),
+        (
+            "_claim",
+            "if row.attempts >= ATTEMPTS:",
+            "if False:",
+            "test_notify.py::test_a_last_attempt_that_nobody_came_back_from_is_given_up",
+        ),
+        (
+            "_try",
+            "attempts=row.attempts, status=DeliveryStatus.WAITING",
+            "status=DeliveryStatus.WAITING",
+            "test_notify.py::test_an_attempt_that_came_back_late_does_not_change_what_the_next_one_came_to",
+        ),
+        (
+            "_send",
+            "if connection.in_atomic_block:",
+            "if False:",
+            "test_notify.py::test_nothing_is_sent_inside_a_transaction",
+        ),
+        ("_due", ", channel__enabled=True", "", "test_notify.py::test_a_channel_that_was_switched_off_is_sent_nothing"),
+>>>>>>> theirs
     ),
     *_in(
         "deployments/outbound.py",
@@ -808,6 +926,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "pass",
             "test_provisioning.py::test_a_result_that_came_too_late_is_answered_with_the_newer_one",
         ),
+<<<<<<< ours
         (
             "_usable",
             "error.installation or ",
@@ -821,6 +940,21 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_provisioning.py::test_a_foreign_policy_is_in_the_history_before_it_is_overwritten",
         ),
         (
+=======
+        (
+            "_usable",
+            "error.installation or ",
+            "",
+            "test_provisioning.py::test_a_fault_of_the_whole_installation_stops_the_deploy_also_where_the_repository_was_right",
+        ),
+        (
+            "_write",
+            "run.event(EventKind.DRIFT_FOUND, words, policy_before=policy_before).save()",
+            "run.happened(EventKind.DRIFT_FOUND, words, policy_before=policy_before)",
+            "test_provisioning.py::test_a_foreign_policy_is_in_the_history_before_it_is_overwritten",
+        ),
+        (
+>>>>>>> theirs
             "_write",
             "if run.row.status != RepositoryStatus.FAILED or not earlier.exists():",
             "if True:",
@@ -831,6 +965,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "run.row.status != RepositoryStatus.FAILED or ",
             "",
             "test_provisioning.py::test_a_drift_that_comes_back_is_in_the_history_again",
+<<<<<<< ours
         ),
         (
             "_record",
@@ -840,6 +975,17 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_record",
+=======
+        ),
+        (
+            "_record",
+            'if row.status != RepositoryStatus.DRIFTED or row.differences != values["differences"]:',
+            "if True:",
+            "test_provisioning.py::test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
+        ),
+        (
+            "_record",
+>>>>>>> theirs
             ' or row.differences != values["differences"]',
             "",
             "test_provisioning.py::test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
@@ -873,6 +1019,20 @@ MUTANTS: tuple[Mutant, ...] = (
             "if not error.heals:",
             "if True:",
             "test_provisioning.py::test_a_create_whose_error_may_have_hidden_a_success_is_remembered",
+<<<<<<< ours
+        ),
+        (
+            "_failure",
+            "(row.error_since if row.last_error_code == error.code else None) or now",
+            "now",
+            "test_provisioning.py::test_the_same_error_at_each_look_is_one_line_and_its_beginning_stays",
+        ),
+        (
+            "_failure",
+            "(row.error_since if row.last_error_code == error.code else None) or now",
+            "row.error_since or now",
+            "test_provisioning.py::test_the_same_error_at_each_look_is_one_line_and_its_beginning_stays",
+=======
         ),
         (
             "_failure",
@@ -887,6 +1047,29 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_provisioning.py::test_the_same_error_at_each_look_is_one_line_and_its_beginning_stays",
         ),
         (
+            "_failure",
+            "if event.state_since or row.last_error != str(error) else []",
+            "",
+            "test_provisioning.py::test_the_same_error_at_each_look_is_one_line_and_its_beginning_stays",
+        ),
+        (
+            "Lease.claim",
+            "mine.update(**leases.RETURNED)",
+            "pass",
+            "test_provisioning.py::test_a_lease_whose_row_could_not_be_read_is_given_back",
+        ),
+        (
+            "reconcile",
+            "replace(ecr, before_attempt=lease.require_time)",
+            "ecr",
+            "test_provisioning.py::test_the_leases_time_is_looked_at_after_a_sweeps_call_has_waited_for_its_turn",
+>>>>>>> theirs
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/lease.py",
+        (
+<<<<<<< ours
             "_failure",
             "if event.state_since or row.last_error != str(error) else []",
             "",
@@ -925,6 +1108,76 @@ MUTANTS: tuple[Mutant, ...] = (
             " | Q(lease_until__lt=Now())",
             "",
             "test_provisioning.py::test_a_lease_left_by_a_dead_process_is_taken_over_when_it_has_run_out",
+=======
+            "claim",
+            "rows.filter(free())",
+            "rows",
+            "test_provisioning.py::test_a_lease_is_held_by_one_for_ninety_seconds",
+            "test_sweeps.py::test_a_chunk_or_a_listing_is_held_by_one_for_forty_five_seconds",
+        ),
+        (
+            "claim",
+            'lease_epoch=F("lease_epoch") + 1,',
+            "",
+            "test_provisioning.py::test_a_lease_left_by_a_dead_process_is_taken_over_when_it_has_run_out",
+        ),
+        (
+            "free",
+            " | Q(lease_until__lt=Now())",
+            "",
+            "test_provisioning.py::test_a_lease_left_by_a_dead_process_is_taken_over_when_it_has_run_out",
+        ),
+        (
+            "free",
+            " | processes.silent()",
+            "",
+            "test_leases.py::test_a_lease_of_a_process_that_is_silent_or_has_ended_is_taken_at_once",
+        ),
+        (
+            "claim",
+            "processes.beat_if_late()",
+            "pass",
+            "test_leases.py::test_a_process_that_was_suspended_beats_before_it_takes_a_lease",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/processes.py",
+        (
+            "may_write",
+            "not _ended and ",
+            "",
+            "test_leases.py::test_a_process_that_has_ended_starts_no_call_under_a_lease",
+        ),
+        (
+            "",
+            "WRITE_SECONDS = 10.0",
+            "WRITE_SECONDS = 100.0",
+            "test_leases.py::test_a_process_sends_nothing_to_aws_ten_seconds_after_its_last_confirmed_heartbeat",
+        ),
+        (
+            "",
+            "SILENT_SECONDS = 15.0",
+            "SILENT_SECONDS = 150.0",
+            "test_leases.py::test_a_lease_outlives_the_last_heartbeat_of_its_process_by_fifteen_seconds",
+        ),
+        (
+            "",
+            "SILENT_SECONDS = 15.0",
+            "SILENT_SECONDS = 1.5",
+            "test_leases.py::test_a_lease_outlives_the_last_heartbeat_of_its_process_by_fifteen_seconds",
+        ),
+        (
+            "silent",
+            " | Q(ended_at__isnull=False)",
+            "",
+            "test_leases.py::test_a_lease_of_a_process_that_is_silent_or_has_ended_is_taken_at_once",
+        ),
+        (
+            "beat",
+            "if heard:",
+            "if True:",
+            "test_leases.py::test_a_beat_that_the_database_did_not_confirm_does_not_count",
+>>>>>>> theirs
         ),
     ),
     *_in(
@@ -1127,6 +1380,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "max(1, chunks.count())",
             "1",
             "test_sweeps.py::test_workers_that_hold_chunks_of_one_registry_share_its_rate",
+<<<<<<< ours
         ),
         (
             "_compare_list",
@@ -1193,10 +1447,49 @@ MUTANTS: tuple[Mutant, ...] = (
             "Environment.objects.select_for_update()",
             "Environment.objects",
             "api/test_variables.py::test_two_who_store_the_same_new_names_at_once_wait_for_each_other",
+=======
+        ),
+        (
+            "_compare_list",
+            "        .filter(lease.free())\n",
+            "",
+            "test_sweeps.py::test_what_a_deploy_is_making_right_now_is_not_expected_in_the_list",
+        ),
+        (
+            "_note_changes",
+            "lease.free(), pk=row.pk, lease_epoch=row.lease_epoch",
+            "pk=row.pk, lease_epoch=row.lease_epoch",
+            "test_sweeps.py::test_the_list_changes_no_row_that_somebody_works_on_or_has_worked_on",
+        ),
+        (
+            "_note_changes",
+            "lease.free(), pk=row.pk, lease_epoch=row.lease_epoch",
+            "lease.free(), pk=row.pk",
+            "test_sweeps.py::test_the_list_changes_no_row_that_somebody_works_on_or_has_worked_on",
+        ),
+        (
+            "_note_missing",
+            "lease.free(), pk=row.pk, lease_epoch",
+            "pk=row.pk, lease_epoch",
+            "test_sweeps.py::test_a_repository_that_a_deploy_has_made_again_since_the_list_is_not_missing",
+        ),
+        (
+            "_Worker._save",
+            "            if rests:\n",
+            "            if False:\n",
+            "test_sweeps.py::test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds",
+        ),
+        (
+            "_Worker._one",
+            "filter(lease.free(), pk=row.pk)",
+            "filter(pk=row.pk)",
+            "test_sweeps.py::test_a_mistake_of_ours_is_not_written_on_a_row_that_somebody_works_on",
+>>>>>>> theirs
         ),
         postgresql=True,
     ),
     *_in(
+<<<<<<< ours
         "deployments/vault.py",
         ("_derive", "vault v1", "vault v2", "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one"),
         (
@@ -1223,9 +1516,40 @@ MUTANTS: tuple[Mutant, ...] = (
             "dict(reversed(keys))",
             "dict(keys[:1])",
             "test_vault.py::test_a_key_that_was_replaced_still_opens_and_no_longer_seals",
+=======
+        "deployments/variables.py",
+        (
+            "_place",
+            "environment {environment_id} variable",
+            "environment {environment_id} name",
+            "test_vault.py::test_the_places_that_secrets_are_sealed_to_keep_their_names",
+        ),
+        (
+            "reencrypt",
+            "filter(pk=row.pk, value=row.value)",
+            "filter(pk=row.pk)",
+            "api/test_variables.py::test_a_value_that_was_set_while_it_was_encrypted_anew_is_the_one_that_stays",
+        ),
+        (
+            "sync",
+            "with transaction.atomic():",
+            "if True:",
+            "api/test_variables.py::test_the_use_case_itself_stores_both_or_neither",
         ),
     ),
     *_in(
+        "deployments/variables.py",
+        (
+            "store",
+            "Environment.objects.select_for_update()",
+            "Environment.objects",
+            "api/test_variables.py::test_two_who_store_the_same_new_names_at_once_wait_for_each_other",
+>>>>>>> theirs
+        ),
+        postgresql=True,
+    ),
+    *_in(
+<<<<<<< ours
         "deployments/reconcile/bulkhead.py",
         ("_enter", "threads // 2", "threads", BULKHEAD + "half_of_the_threads_may_wait_for_aws"),
         ("_leave", "_held -= 1", "pass", BULKHEAD + "half_of_the_threads_may_wait_for_aws"),
@@ -1250,8 +1574,31 @@ MUTANTS: tuple[Mutant, ...] = (
             "place.enter_context(bulkhead.place())",
             "pass",
             BULKHEAD + "a_deploy_that_must_ask_aws_is_refused_and_one_that_need_not_goes_on",
+=======
+        "deployments/vault.py",
+        ("_derive", "vault v1", "vault v2", "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one"),
+        (
+            "_derive",
+            "length=38",
+            "length=40",
+            "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one",
         ),
         (
+            "_derive",
+            "material[32:]",
+            "material[:6]",
+            "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one",
+        ),
+        (
+            "",
+            '_VERSION = "v1"',
+            '_VERSION = "v2"',
+            "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one",
+>>>>>>> theirs
+        ),
+        ("", "_NONCE = 12", "_NONCE = 16", "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one"),
+        (
+<<<<<<< ours
             "",
             "CALL_SECONDS = 3.0",
             "CALL_SECONDS = 30.0",
@@ -1283,6 +1630,12 @@ MUTANTS: tuple[Mutant, ...] = (
             '("image_undecided", "server_waits_for_aws")',
             '("image_undecided",)',
             BULKHEAD + "a_roll_back_to_an_image_that_was_proved_does_not_wait_for_a_place",
+=======
+            "Vault.__init__",
+            "dict(reversed(keys))",
+            "dict(keys[:1])",
+            "test_vault.py::test_a_key_that_was_replaced_still_opens_and_no_longer_seals",
+>>>>>>> theirs
         ),
     ),
 )
