@@ -495,13 +495,17 @@ def _sweeps(since: datetime) -> Iterator[News]:
 
 
 def _workers(since: datetime, now: datetime) -> Iterator[News]:
-    """A worker that ends on SIGTERM says so on its row; one that goes silent was killed, or cannot reach us."""
+    """One that ends on SIGTERM says so on its row; one that goes silent was killed, or cannot reach the database."""
     silent_now = Q(ended_at=None, beat_at__gte=since, beat_at__lt=now - LONG_SILENCE)
-    for row in Process.objects.filter(Q(silent_from__gte=since) | silent_now, role=ProcessRole.WORKER):
+    for row in Process.objects.filter(Q(silent_from__gte=since) | silent_now, role__in=WATCHED):
         if row.silent_from is not None and row.silent_from >= since:
             yield _silence(row, row.silent_from, " It sends heartbeats again.")
         if row.ended_at is None and row.beat_at < now - LONG_SILENCE:
             yield _silence(row, row.beat_at, f" Before that: {row.trouble}" if row.trouble else "")
+
+
+#: The roles whose silence is news, and what it is said of.
+WATCHED = {ProcessRole.WORKER: "The worker", ProcessRole.EVENTS: "The consumer of change events"}
 
 
 def _silence(row: Process, last: datetime, more: str) -> News:
@@ -509,10 +513,10 @@ def _silence(row: Process, last: datetime, more: str) -> News:
         event="worker.silent",
         key=f"worker.silent:{row.pk}:{last.timestamp():.0f}",
         at=last + LONG_SILENCE,
-        subject=f"The worker on {row.host} sends no heartbeat",
+        subject=f"{WATCHED[ProcessRole(row.role)]} on {row.host} sends no heartbeat",
         text=f"Its last heartbeat was at {last:%Y-%m-%d %H:%M:%S} UTC (process {row.pid}).{more}",
         path=reverse("admin:index"),
-        data={"host": row.host, "pid": row.pid, "last_beat": last.isoformat(timespec="seconds")},
+        data={"role": row.role, "host": row.host, "pid": row.pid, "last_beat": last.isoformat(timespec="seconds")},
     )
 
 
