@@ -19,7 +19,7 @@ import secrets
 import smtplib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -591,8 +591,14 @@ def _due(now: datetime) -> QuerySet[NotificationDelivery]:
     )
 
 
-def deliver(*, means: Means, seconds: float = 30.0, now: datetime | None = None) -> int:
-    """Send what is due until the time is over; returns how many arrived. Must not be called in a transaction.
+def deliver(
+    *,
+    means: Means,
+    seconds: float = 30.0,
+    now: datetime | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> int:
+    """Send what is due until the time is over, or `stopping`; returns how many arrived. Not within a transaction.
 
     First attempts come before repeated ones. A message that its receiver refuses waits for its next attempt, and the
     channel's others go on. A channel is left alone for the rest of this call when nobody answers there, so that one
@@ -603,7 +609,7 @@ def deliver(*, means: Means, seconds: float = 30.0, now: datetime | None = None)
     refused: Counter[int] = Counter()  # in a row, by channel
     spent: defaultdict[int, float] = defaultdict(float)  # seconds on refused messages, by channel
     sent = 0
-    while (began := time.monotonic()) < until:
+    while (began := time.monotonic()) < until and not stopping():
         row = _due(now or timezone.now()).exclude(channel__in=failing).select_related("channel").order_by(
             "attempts", "next_try_at", "pk"
         ).first()  # fmt: skip

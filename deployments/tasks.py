@@ -121,7 +121,7 @@ def _collect() -> None:
 @_task
 def tell() -> None:
     """Send the notifications that are due."""
-    notify.deliver(means=notify.Means.of(settings), seconds=TELL_SECONDS)
+    notify.deliver(means=notify.Means.of(settings), seconds=TELL_SECONDS, stopping=stopping)
 
 
 @_task
@@ -299,8 +299,11 @@ def stopping() -> bool:
 
 class _Cluster(Cluster):  # type: ignore[misc]  # it is not typed
     def stop(self) -> Any:
-        _stop[0] = 1
-        return super().stop()
+        """Called by django-q2 on SIGTERM, which the supervisor sends again and again."""
+        asked, _stop[0] = _stop[0], 1
+        if self.sentinel is None:
+            sys.exit(0)  # nothing was started yet
+        return True if asked else super().stop()
 
 
 def run_cluster() -> None:

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 STALL_SECONDS = 30.0  # a message can be taken for so long, and this cluster has not touched a task for so long
-GRACE_SECONDS = 6.0  # for tasks to stop at a safe point; then they are killed, and their leases end with them
+GRACE_SECONDS = 5.0  # for tasks to stop at a safe point; then they are killed, and their leases end with them
 SCHEDULES_SECONDS = 60.0  # between two looks at the schedule table
 OVERDUE_SECONDS = 90.0  # a schedule that is due for longer is told; a cluster looks twice a minute
 OVERDUE_RESTART_SECONDS = 300.0  # … and seen to be for so long, its cluster is started again
@@ -97,14 +97,17 @@ class Supervisor:
 
     def _stop(self, number: int, frame: object) -> None:
         if not self.stopping:  # within STOP_SECONDS, also while the database does not answer us
-            processes.exit_after(processes.STOP_SECONDS - 0.8, self._leave)
+            processes.exit_after(processes.STOP_SECONDS - 1.5, self._leave)
         self.stopping = True
 
     def _leave(self) -> None:
+        members = self.members
         if self.cluster is not None:
+            members = members | (session_members(self.cluster.pid) or set())
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.cluster.pid, signal.SIGKILL)
         processes.end()
+        processes.end_others(members, ProcessRole.TASK)
 
     def _require_one_host(self) -> None:
         others = processes.seen(ProcessRole.WORKER).alive
@@ -226,8 +229,7 @@ class Supervisor:
             self.cluster.stdin.close()
         os.close(self.pulse)
         self.cluster, self.members = None, set()
-        with contextlib.suppress(Error):
-            processes.end_others(members, ProcessRole.TASK)  # their leases end now, not when they are silent
+        processes.end_others(members, ProcessRole.TASK)  # their leases end now, not when they are silent
 
     def _beat(self, overdue: str, *, right: bool) -> None:
         said = []

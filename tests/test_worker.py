@@ -288,8 +288,13 @@ def test_sigterm_ends_the_worker_within_8_seconds_while_its_sweep_waits_for_aws_
 
 
 @pytest.mark.slow
-def test_a_supervisor_that_was_killed_takes_its_cluster_with_it(running: subprocess.Popen[bytes]) -> None:
+@pytest.mark.parametrize("hanging", [False, True])
+def test_a_supervisor_that_was_killed_takes_its_cluster_with_it_also_one_that_hangs(
+    hanging: bool, running: subprocess.Popen[bytes]
+) -> None:
     cluster = wait_for(lambda: cluster_of(running))
+    if hanging:
+        os.kill(sorted(worker.session_members(cluster) or set())[1], signal.SIGSTOP)  # the sentinel
 
     running.kill()
 

@@ -175,10 +175,13 @@ def keep_alive(
 
 
 def end_others(pids: Iterable[int], role: ProcessRole) -> None:
-    """Say of processes of this host, which the caller has seen end, that they did: their leases end with that."""
-    Process.objects.filter(role=role, host=socket.gethostname(), pid__in=list(pids), ended_at=None).update(
-        ended_at=Now()
-    )
+    """Say of processes of this host, which the caller has seen end, that they did: their leases end with that.
+
+    While the database is away nothing is said, and their rows go silent.
+    """
+    rows = Process.objects.filter(role=role, host=socket.gethostname(), pid__in=list(pids), ended_at=None)
+    with contextlib.suppress(Error):
+        rows.update(ended_at=Now())
 
 
 def exit_after(seconds: float, last: Callable[[], None]) -> None:
