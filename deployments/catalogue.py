@@ -556,7 +556,7 @@ REPOSITORIES: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("Unexpected",),
-        says="Looking at {name} failed unexpectedly ({reason}); see the worker's log.",
+        says="Looking at {name} failed unexpectedly ({reason}); see the log of the worker or of the events.",
         todo=_FAULT_OF_OURS,
         cause="The program met something that it does not know. The other repositories are looked at all the same.",
         mender=Mender.MAKERS,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -31,7 +31,7 @@ from django.utils import timezone
 from deployments import desired, schema, sweeps, tasks, worker
 from deployments.config import Configuration
 from deployments.ecr import Identity, Probes, RegistryError
-from deployments.models import NotificationChannel, Process, ProcessRole
+from deployments.models import NotificationChannel, ProcessRole
 from deployments.reconcile import generation, processes, writes_pause
 from deployments.sweeps import Target
 
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 AWS_SECONDS = 12.0  # for all questions to AWS and the mail server together; a person waits for them
 WAITS_LONG = 120.0  # seconds that a message of the queue may wait before somebody should look
 CLOCK_WARN, CLOCK_FAIL = 30.0, 240.0  # seconds from AWS's clock; at 300 it begins to refuse signatures
+SILENT_TOLD = timedelta(hours=1)  # for so long a process that went silent is told although others of its role live
 NOT_THERE = "registry-admin-doctor"  # a repository below the namespace that nobody makes
 
 
@@ -83,9 +84,10 @@ def examine(*, configuration: Configuration, offline: bool = False) -> Report:
     """Look at everything; with `offline` at nothing beyond the database. Takes some 15 seconds at the worst."""
     began, at = time.monotonic(), timezone.now()
     lines = [*_guarded("Settings", _settings), *_guarded("Database", _database)]
-    if not any(line.part == "Database" and line.level is Level.FAIL for line in lines):
+    if not any(line.part == "Database" and line.what != "Clock" and line.level is Level.FAIL for line in lines):
         lines += _guarded("Configuration", lambda: _which_counts(configuration))
-        lines += [*_guarded("Worker", _worker), *_guarded("Mail", lambda: _mail(offline=offline))]
+        lines += _guarded("Worker", lambda: _processes(configuration))
+        lines += _guarded("Mail", lambda: _mail(offline=offline))
         configuration = generation.shown(configuration)
     lines += _guarded("AWS", lambda: _registries(configuration, offline=offline))
     return Report(lines=tuple(lines), at=at, seconds=time.monotonic() - began)
@@ -192,16 +194,27 @@ def _database() -> Iterator[Line]:
             then=schema.NEXT_STEP if complaint else "",
         )
     offset = processes.clock_offset()
-    bad = abs(offset) > worker.SKEW_WARN
+    words = processes.clock_words(offset)
     yield Line(
         part="Database",
         what="Clock",
-        level=Level.FAIL if abs(offset) > worker.SKEW_REFUSE else Level.WARN if bad else Level.OK,
-        says=f"This host's clock is {offset:+.1f} seconds from the database's."
+        level=_clock_level(offset),
+        says=(words or f"This host's clock is {offset:+.1f} seconds from the database's.")
         if connection.vendor == "postgresql"
         else "SQLite's clock is this host's.",
-        then="Set the clock (NTP); a worker whose clock is 5 seconds off does not start." if bad else "",
+        then=CLOCK_NEXT if words else "",
     )
+
+
+CLOCK_NEXT = (
+    f"Set the clock (NTP). A worker that is {processes.CLOCK_STOP_SECONDS:.0f} seconds off takes no work until then."
+)
+
+
+def _clock_level(offset: float) -> Level:
+    if abs(offset) >= processes.CLOCK_STOP_SECONDS:
+        return Level.FAIL
+    return Level.WARN if processes.clock_words(offset) else Level.OK
 
 
 # ------------------------------------------------------------------------------------------------------ configuration
@@ -244,18 +257,18 @@ def _which_counts(own: Configuration) -> Iterator[Line]:
 # ------------------------------------------------------------------------------------------------------------- worker
 
 
-def _worker() -> Iterator[Line]:
-    now = timezone.now()
-    rows = list(Process.objects.filter(role=ProcessRole.WORKER, ended_at=None).order_by("-beat_at")[:20])
-    alive = [row for row in rows if row.beat_at > now - worker.SILENT]
-    if alive:
-        hosts = ", ".join(sorted({row.host for row in alive}))
-        beat = (now - alive[0].beat_at).total_seconds()
-        yield Line(
-            part="Worker", what="Heartbeat", level=Level.OK, says=f"Running on {hosts}; heard {max(beat, 0):.0f} s ago."
-        )
+def _processes(configuration: Configuration) -> Iterable[Line]:
+    """Who runs, who went silent, and what each one says of itself."""
+    parts = ["Worker", "Events", "Web"]
+    return sorted(_each_process(configuration), key=lambda line: parts.index(line.part))
+
+
+def _each_process(configuration: Configuration) -> Iterator[Line]:
+    workers, consumers = processes.seen(ProcessRole.WORKER), processes.seen(ProcessRole.EVENTS)
+    if workers.alive:
+        yield _running("Worker", "Heartbeat", workers)
     else:
-        last = f" The last one was heard of at {rows[0].beat_at:%Y-%m-%d %H:%M} UTC." if rows else ""
+        last = _last_heard(workers)
         yield Line(
             part="Worker",
             what="Heartbeat",
@@ -263,15 +276,60 @@ def _worker() -> Iterator[Line]:
             says=f"No worker is running: no sweep, no timeout and no notification happens.{last}",
             then="python manage.py worker",
         )
-    for row in alive:
+    if consumers.alive:
+        yield _running("Events", "Consumer", consumers)
+    elif consumers.silent or configuration.events_queue_url:
+        last = _last_heard(consumers)
+        yield Line(
+            part="Events",
+            what="Consumer",
+            level=Level.FAIL if consumers.silent else Level.WARN,
+            says=f"Nobody consumes the change events: drift is seen by the next sweep only.{last}",
+            then="python manage.py events",
+        )
+    for row in processes.seen(*ProcessRole).alive:
         if row.trouble:
             yield Line(
-                part="Worker",
+                part={ProcessRole.EVENTS: "Events", ProcessRole.WEB: "Web"}.get(ProcessRole(row.role), "Worker"),
                 what=f"Trouble on {row.host}",
-                level=Level.WARN,
-                says=f"Its cluster was started again ({row.restarts} ×). The last reason: {row.trouble}",
-                then="If it goes on, the worker's log says what died.",
+                level=Level.FAIL if _clock_level(row.clock_offset) is Level.FAIL else Level.WARN,
+                says=row.trouble + f" Its cluster was started again {row.restarts} ×." * bool(row.restarts),
+                then="If it goes on, that process's log says more.",
             )
+    yield from _queue()
+
+
+def _last_heard(seen: processes.Seen) -> str:
+    if not seen.silent:
+        return ""
+    return f" The last one was heard of at {seen.silent[0].beat_at:%Y-%m-%d %H:%M} UTC and had not said that it ends."
+
+
+def _running(part: str, what: str, seen: processes.Seen) -> Line:
+    hosts = ", ".join(sorted({row.host for row in seen.alive}))
+    now: datetime = seen.alive[0].db_now  # type: ignore[attr-defined]
+    beat = (now - seen.alive[0].beat_at).total_seconds()
+    recent = [row.host for row in seen.silent if row.beat_at > now - SILENT_TOLD]
+    gone = f" Silent since less than an hour, and not ended: {', '.join(sorted(set(recent)))}." if recent else ""
+    return Line(
+        part=part,
+        what=what,
+        level=Level.WARN if recent else Level.OK,
+        says=f"Running on {hosts}; heard {max(beat, 0):.0f} s ago.{gone}",
+        then="Were they replaced? Else start them again." if recent else "",
+    )
+
+
+def _queue() -> Iterator[Line]:
+    late = tasks.latest_schedule()
+    overdue = worker.overdue_schedule()
+    yield Line(
+        part="Worker",
+        what="Schedules",
+        level=Level.FAIL if overdue else Level.OK,
+        says=overdue or ("None is overdue." if late else "There are none yet: a worker writes them."),
+        then="Is a worker running, and does its log say why the schedules are not started?" if overdue else "",
+    )
     waiting = tasks.oldest_waiting()
     slow = waiting is not None and waiting > WAITS_LONG
     yield Line(

@@ -45,7 +45,7 @@ ATTEMPTS = 3
 SIDE_BY_SIDE = 32  # calls in flight from one process; also the size of each client's connection pool
 ROLE_SESSION_SECONDS = 3600
 USER_AGENT = "registry-admin"  # in our calls' user agent, so that CloudTrail's events tell which ones are ours
-RECEIVE_SECONDS = 10  # of SQS's long polling, at most 20; a stop waits for it
+RECEIVE_SECONDS = 5  # of SQS's long polling, at most 20; a stop waits for it
 
 
 class Creation(Enum):
@@ -142,33 +142,35 @@ def registry_of(host: str) -> EcrRegistry | None:
 # ------------------------------------------------------------------------------------------- sessions and clients
 
 _lock = threading.Lock()
-_clients: dict[tuple[int, str, str, Access, int], Any] = {}
+_clients: dict[tuple[int, str, str, Access, int, int], Any] = {}
 _executors: dict[int, ThreadPoolExecutor] = {}
 
 
-def _config(attempts: int) -> Config:
+def _config(attempts: int, waits: int = 0) -> Config:
+    """`waits`: for how many seconds a call may ask AWS to wait before it answers, on top of which an answer takes its
+    time. AWS asks for a read timeout that is longer than that (SQS, ReceiveMessage: WaitTimeSeconds)."""
     return Config(
         connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
+        read_timeout=waits + READ_SECONDS,
         max_pool_connections=SIDE_BY_SIDE,
         retries={"total_max_attempts": attempts, "mode": "standard"},
         user_agent_extra=USER_AGENT,
     )
 
 
-def _client(service: str, region: str, access: Access, attempts: int) -> Any:
+def _client(service: str, region: str, access: Access, attempts: int, waits: int = 0) -> Any:
     """One client per service, region, access and process: a new one costs a connection, a handshake and 20 ms of CPU.
 
     Keyed by the process id, because a client's connections must not be shared with a forked worker.
     """
-    key = (os.getpid(), service, region, access, attempts)
+    key = (os.getpid(), service, region, access, attempts, waits)
     client = _clients.get(key)
     if client is None:
         with _lock:
             client = _clients.get(key)
             if client is None:
                 session: Any = _session(region, access)  # its overloads name every service of AWS
-                client = session.client(service, region_name=region, config=_config(attempts))
+                client = session.client(service, region_name=region, config=_config(attempts, waits))
                 client.meta.events.register("before-send", _before_send)
                 _clients[key] = client
     return client
@@ -606,7 +608,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventQueue:
-    """An SQS queue. The region is in its URL, or is the registry's."""
+    """An SQS queue. The region is in its URL, or is the registry's. `seconds`: how long SQS waits for a message."""
 
     url: str
     region: str
@@ -648,7 +650,7 @@ class EventQueue:
         _no_open_transaction()
         name = self.url.rpartition("/")[2]
         try:
-            client = _client("sqs", self.region, self.access, ATTEMPTS)
+            client = _client("sqs", self.region, self.access, ATTEMPTS, waits=self.seconds)
             return client._make_api_call(operation, request)
         except (aws.ClientError, aws.BotoCoreError, OSError) as error:
             raise _translated(error, operation, name, self.access) from None

@@ -3,6 +3,9 @@
 An event only names a repository; what it says happened is never believed, because events come at least once, out of
 order and late. The named repository is looked at, by the same function as everywhere. Our own writes come back as
 events too and are recognised, so that a heal does not cause another look. The sweep stays as the safety net.
+
+A message is deleted when its look was done or when it is malformed, and for no other reason: while the database or AWS
+is away it stays, and SQS hands it out again after a minute, until the queue's own retention or redrive policy ends it.
 """
 
 from __future__ import annotations
@@ -15,13 +18,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.db import Error, InterfaceError, OperationalError, connection, connections
 from django.db.models.functions import Now
 
 from deployments import provisioning, sweeps
+from deployments.catalogue import registry_error
 from deployments.config import Configuration
 from deployments.ecr import USER_AGENT, Ecr, EventQueue, Message, RegistryError
-from deployments.models import Repository, RepositoryStatus
-from deployments.reconcile import generation
+from deployments.models import ProcessRole, Repository, RepositoryStatus
+from deployments.reconcile import generation, processes
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +44,13 @@ CHANGES = {
 }
 OWN_WRITE = timedelta(seconds=5)  # CloudTrail's clock against ours, around a write of our own
 HELD_SECONDS = 20  # a deploy may hold the repository; the change may be newer than what it has read
-TRIES = 5  # receives of one message after which it is given up
-PAUSE_SECONDS = 5.0  # after SQS could not be asked
+PAUSE_SECONDS = 5.0  # after SQS or the database could not be asked
+STUCK_SECONDS = 300.0  # without a step for so long this process stops to say that it lives; one step takes a minute
+TOLD_SECONDS = 90.0  # a look that failed is told on the heartbeat for so long: SQS hands its message out each minute
+RETRIES_PER_LINE = 10  # a message that fails again and again is one log line in so many tries
+NOT_DONE = "Changes could not be looked at: the rows of their repositories and the log have the reasons."
+
+_stepped = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,25 +101,72 @@ def parse(body: str) -> Change | None:
 
 
 def consume(*, configuration: Configuration, queue: EventQueue, stopping: Callable[[], bool]) -> None:
-    """Receive and act until told to stop. A fault of SQS or AWS never ends it; what was not done comes again."""
+    """Receive and act until told to stop. A fault of SQS, AWS or the database never ends it.
+
+    What is wrong with SQS or the database is one log line when it begins and one when it is over, and stands on this
+    process's heartbeat meanwhile.
+    """
     trouble = ""
     while not stopping():
+        _step()
+        words = ""
         try:
+            _renew_connection()  # nothing is received while the database cannot be asked about it
             messages = queue.receive()
-            if trouble:
-                log.info("events.recovered")
-                trouble = ""
+            if messages:
+                _renew_connection()
+                done = handle(configuration=configuration, messages=messages, stopping=stopping)
+                _delete(queue, done)
+                if len(done) < len(messages):
+                    processes.say(NOT_DONE, seconds=TOLD_SECONDS)
         except RegistryError as error:
-            if str(error) != trouble:  # once, not every five seconds
-                trouble = str(error)
+            words = f"The events queue cannot be read: {error}"
+            if words != trouble:
                 log.error("events.queue_unreachable error=%s", error)
+        except Error as error:
+            connections.close_all()
+            words = "The database did not answer."
+            if words != trouble:
+                log.error("events.database_unreachable error=%s", " ".join(str(error).split()))
+        if words != trouble:
+            processes.say(words)
+            if not words:
+                log.info("events.recovered")
+            trouble = words
+        if words:
             _pause(PAUSE_SECONDS, stopping)
-            continue
-        done = handle(configuration=configuration, messages=messages)
-        try:
-            queue.delete(done)
-        except RegistryError as error:
-            log.warning("events.not_deleted count=%d error=%s", len(done), error)  # they come again, and do no harm
+
+
+def _step() -> None:
+    global _stepped
+    _stepped = time.monotonic()
+
+
+def is_moving() -> bool:
+    """Whether `consume` made a step lately: a process that hangs must not say that it lives."""
+    return time.monotonic() - _stepped < STUCK_SECONDS
+
+
+def unready() -> str:
+    """Why this host has no consumer that works, for a probe; empty when it has one."""
+    return processes.unready(ProcessRole.EVENTS)
+
+
+def _renew_connection() -> None:
+    """Close a connection that the server has ended, and open one. Raises OperationalError when there is none to have.
+
+    A web process does this at each request; here there are no requests.
+    """
+    if connection.connection is not None and not connection.is_usable():
+        connection.close()
+    connection.ensure_connection()
+
+
+def _delete(queue: EventQueue, done: list[Message]) -> None:
+    try:
+        queue.delete(done)
+    except RegistryError as error:
+        log.warning("events.not_deleted count=%d error=%s", len(done), error)  # they come again, and do no harm
 
 
 def _pause(seconds: float, stopping: Callable[[], bool]) -> None:
@@ -118,8 +175,13 @@ def _pause(seconds: float, stopping: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def handle(*, configuration: Configuration, messages: list[Message]) -> list[Message]:
-    """Look at the repositories that these messages name, each once. Returns the messages that are done with."""
+def handle(
+    *, configuration: Configuration, messages: list[Message], stopping: Callable[[], bool] = lambda: False
+) -> list[Message]:
+    """Look at the repositories that these messages name, each once. Returns the messages that are done with.
+
+    Raises OperationalError or InterfaceError while the database does not answer; then none of them is.
+    """
     done: list[Message] = []
     wanted: dict[tuple[str, str, str], list[tuple[Message, Change]]] = {}
     for message in messages:
@@ -134,21 +196,39 @@ def handle(*, configuration: Configuration, messages: list[Message]) -> list[Mes
         else:
             wanted.setdefault((change.account, change.region, change.name), []).append((message, change))
     for (account, region, name), pairs in wanted.items():
-        settled = False
+        if stopping():
+            break
+        _step()
+        problem: str | None
         try:
-            settled = _look(configuration, account, region, name, [change for _, change in pairs])
-        except Exception:
-            # One poisonous repository must not keep the others from being looked at; it is seen in the log, and
-            # the sweep will come to it.
+            problem = _look(configuration, account, region, name, [change for _, change in pairs], stopping)
+        except (OperationalError, InterfaceError):
+            raise
+        except RegistryError as error:
+            problem = str(error)  # this process may not act, whichever repository it is
+        except Exception as error:
+            # One repository that trips us up must not keep the others from being looked at.
             log.exception("events.failed repository=%s", name)
-        for message, _ in pairs:
-            if settled or message.receives >= TRIES:
-                done.append(message)
+            unexpected = registry_error("Unexpected", operation="", name=name, reason=type(error).__name__)
+            for row in Repository.objects.filter(account=account, region=region, name=name):
+                provisioning.record_failure(row=row, error=unexpected, cause="event")
+            problem = str(unexpected)
+        if problem is None:
+            done += [message for message, _ in pairs]
+        elif any(message.receives % RETRIES_PER_LINE == 1 for message, _ in pairs):
+            log.warning("events.not_done repository=%s receives=%d error=%s", name, pairs[0][0].receives, problem)
     return done
 
 
-def _look(configuration: Configuration, account: str, region: str, name: str, changes: list[Change]) -> bool:
-    """Look at one repository because of these changes; False when it has to be tried again.
+def _look(
+    configuration: Configuration,
+    account: str,
+    region: str,
+    name: str,
+    changes: list[Change],
+    stopping: Callable[[], bool] = lambda: False,
+) -> str | None:
+    """Look at one repository because of these changes. None when that was done, else why it has to be tried again.
 
     Raises RegistryError where this process cannot use the configuration that counts.
     """
@@ -162,15 +242,15 @@ def _look(configuration: Configuration, account: str, region: str, name: str, ch
         None,
     )
     if target is None:
-        return True
+        return None
     until = time.monotonic() + HELD_SECONDS
     details = any(change.details for change in changes)
     while True:
         row: Any = Repository.objects.filter(account=account, region=region, name=name).annotate(db_now=Now()).first()
         if row is None or row.status == RepositoryStatus.UNMANAGED or not row.origin:
-            return True  # not ours yet: discovering is the sweep's, creating the deploy's
+            return None  # not ours yet: discovering is the sweep's, creating the deploy's
         if all(_is_known(change, row) for change in changes):
-            return True
+            return None
         ecr: Ecr = sweeps.reach(target)
         result = provisioning.reconcile(
             row=row,
@@ -185,9 +265,12 @@ def _look(configuration: Configuration, account: str, region: str, name: str, ch
         if result is not None:
             if result.written:
                 log.info("events.healed repository=%s", name)
-            return result.error is None or not result.error.heals
-        if time.monotonic() > until:
-            return False
+            # A refusal of this repository alone is on its row and was looked at; what concerns AWS or the whole
+            # installation says nothing about this repository.
+            error = result.error
+            return str(error) if error is not None and (error.heals or error.installation) else None
+        if time.monotonic() > until or stopping():
+            return "somebody else holds the repository"
         time.sleep(0.1)
 
 

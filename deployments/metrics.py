@@ -25,14 +25,13 @@ from deployments.models import (
     Deployment,
     DeploymentStatus,
     NotificationDelivery,
-    Process,
     ProcessRole,
     Repository,
     RepositoryStatus,
     Sweep,
     SweepStatus,
 )
-from deployments.reconcile import generation, writes_pause
+from deployments.reconcile import generation, processes, writes_pause
 
 PREFIX = "registry_admin_"
 
@@ -70,13 +69,10 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
     done = Sweep.objects.filter(status=SweepStatus.DONE).aggregate(at=Max("finished_at"))["at"]
     if done is not None:
         yield Sample(name="last_sweep_seconds", help="Since a sweep came to its end.", value=_age(now, done))
-    beats = list(
-        Process.objects.filter(role=ProcessRole.WORKER, ended_at=None)
-        .order_by("-beat_at")
-        .values_list("beat_at", flat=True)[:100]
-    )
-    alive = sum(beat > now - worker.SILENT for beat in beats)
-    yield Sample(name="workers", help="Workers that were heard of lately.", value=alive)
+    seen = processes.seen(*ProcessRole)
+    workers = [row for row in seen.alive if row.role == ProcessRole.WORKER]
+    beats = [row.beat_at for row in [*seen.alive, *seen.silent] if row.role == ProcessRole.WORKER]
+    yield Sample(name="workers", help="Workers that were heard of lately.", value=len(workers))
     if beats:
         yield Sample(name="worker_heartbeat_seconds", help="Since any worker was heard of.", value=_age(now, beats[0]))
     roles = Counter(generation.running().values_list("role", flat=True))
@@ -90,6 +86,20 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
                      labels={"code": code})  # fmt: skip
     yield Sample(name="writes_paused", help="1 while an operator has paused all writes to AWS.",
                  value=writes_pause.current() is not None)  # fmt: skip
+    consumers = sum(row.role == ProcessRole.EVENTS for row in seen.alive)
+    lost = any(row.role == ProcessRole.EVENTS for row in seen.silent) and not consumers
+    yield Sample(name="events_processes", help="Processes that consume change events.", value=consumers)
+    yield Sample(name="events_silent", help="1: one ran, was not ended, is silent, and none replaced it.", value=lost)
+    yield Sample(name="processes_in_trouble", help="Living processes with trouble on their rows.",
+                 value=sum(bool(row.trouble) for row in seen.alive))  # fmt: skip
+    for row in seen.alive:
+        labels = {"role": row.role, "host": row.host, "pid": str(row.pid)}
+        yield Sample(name="clock_offset_seconds", help="Of the host's clock, ahead of the database's.",
+                     value=row.clock_offset, labels=labels)  # fmt: skip
+    late = tasks.latest_schedule()
+    if late is not None:
+        yield Sample(name="schedule_overdue_seconds", help="Of the schedule that should have been started first.",
+                     value=max(0.0, late[1]))  # fmt: skip
     waiting = tasks.oldest_waiting()
     yield Sample(name="queue_wait_seconds", help="Of the oldest message of the queue.", value=max(0.0, waiting or 0.0))
     sent = dict(NotificationDelivery.objects.order_by().values_list("status").annotate(Count("pk")))
@@ -112,7 +122,7 @@ def as_text(found: Iterator[Sample]) -> str:
             told.add(name)
             lines += [f"# HELP {name} {sample.help}", f"# TYPE {name} gauge"]
         labels = ",".join(f'{key}="{_escaped(value)}"' for key, value in sample.labels.items())
-        number = f"{sample.value:.3f}".rstrip("0").rstrip(".")
+        number = f"{float(sample.value):.3f}".rstrip("0").rstrip(".")
         lines.append(f"{name}{{{labels}}} {number}" if labels else f"{name} {number}")
     return "\n".join(lines) + "\n"
 
@@ -145,11 +155,19 @@ def metrics(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def status(request: HttpRequest) -> HttpResponse:
-    """The numbers without labels, for a watchdog that speaks JSON. `ok`: a worker lives and the queue moves."""
+    """The numbers without labels, for a watchdog that speaks JSON.
+
+    `ok`: a worker lives, queue and schedules move, and no consumer of events was lost.
+    """
     if refusal := _admit(request):
         return refusal
     found = {sample.name: round(sample.value, 1) for sample in samples() if not sample.labels}
-    ok = found["workers"] > 0 and found["queue_wait_seconds"] < QUEUE_STUCK
+    ok = (
+        found["workers"] > 0
+        and found["queue_wait_seconds"] < QUEUE_STUCK
+        and found.get("schedule_overdue_seconds", 0) <= worker.OVERDUE_SECONDS
+        and not found["events_silent"]
+    )
     return JsonResponse({"ok": ok, **found}, headers=NO_STORE)
 
 

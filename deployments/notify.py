@@ -19,7 +19,7 @@ import secrets
 import smtplib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -495,13 +495,17 @@ def _sweeps(since: datetime) -> Iterator[News]:
 
 
 def _workers(since: datetime, now: datetime) -> Iterator[News]:
-    """A worker that ends on SIGTERM says so on its row; one that goes silent was killed, or cannot reach us."""
+    """One that ends on SIGTERM says so on its row; one that goes silent was killed, or cannot reach the database."""
     silent_now = Q(ended_at=None, beat_at__gte=since, beat_at__lt=now - LONG_SILENCE)
-    for row in Process.objects.filter(Q(silent_from__gte=since) | silent_now, role=ProcessRole.WORKER):
+    for row in Process.objects.filter(Q(silent_from__gte=since) | silent_now, role__in=WATCHED):
         if row.silent_from is not None and row.silent_from >= since:
             yield _silence(row, row.silent_from, " It sends heartbeats again.")
         if row.ended_at is None and row.beat_at < now - LONG_SILENCE:
             yield _silence(row, row.beat_at, f" Before that: {row.trouble}" if row.trouble else "")
+
+
+#: The roles whose silence is news, and what it is said of.
+WATCHED = {ProcessRole.WORKER: "The worker", ProcessRole.EVENTS: "The consumer of change events"}
 
 
 def _silence(row: Process, last: datetime, more: str) -> News:
@@ -509,10 +513,10 @@ def _silence(row: Process, last: datetime, more: str) -> News:
         event="worker.silent",
         key=f"worker.silent:{row.pk}:{last.timestamp():.0f}",
         at=last + LONG_SILENCE,
-        subject=f"The worker on {row.host} sends no heartbeat",
+        subject=f"{WATCHED[ProcessRole(row.role)]} on {row.host} sends no heartbeat",
         text=f"Its last heartbeat was at {last:%Y-%m-%d %H:%M:%S} UTC (process {row.pid}).{more}",
         path=reverse("admin:index"),
-        data={"host": row.host, "pid": row.pid, "last_beat": last.isoformat(timespec="seconds")},
+        data={"role": row.role, "host": row.host, "pid": row.pid, "last_beat": last.isoformat(timespec="seconds")},
     )
 
 
@@ -587,8 +591,14 @@ def _due(now: datetime) -> QuerySet[NotificationDelivery]:
     )
 
 
-def deliver(*, means: Means, seconds: float = 30.0, now: datetime | None = None) -> int:
-    """Send what is due until the time is over; returns how many arrived. Must not be called in a transaction.
+def deliver(
+    *,
+    means: Means,
+    seconds: float = 30.0,
+    now: datetime | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> int:
+    """Send what is due until the time is over, or `stopping`; returns how many arrived. Not within a transaction.
 
     First attempts come before repeated ones. A message that its receiver refuses waits for its next attempt, and the
     channel's others go on. A channel is left alone for the rest of this call when nobody answers there, so that one
@@ -599,7 +609,7 @@ def deliver(*, means: Means, seconds: float = 30.0, now: datetime | None = None)
     refused: Counter[int] = Counter()  # in a row, by channel
     spent: defaultdict[int, float] = defaultdict(float)  # seconds on refused messages, by channel
     sent = 0
-    while (began := time.monotonic()) < until:
+    while (began := time.monotonic()) < until and not stopping():
         row = _due(now or timezone.now()).exclude(channel__in=failing).select_related("channel").order_by(
             "attempts", "next_try_at", "pk"
         ).first()  # fmt: skip

@@ -177,14 +177,22 @@ def open_work(sweep_id: int | None = None) -> int:
 # --------------------------------------------------------------------------------------------------------------- work
 
 
-def work(*, configuration: Configuration, seconds: float, sweep_id: int | None = None) -> bool:
+def work(
+    *,
+    configuration: Configuration,
+    seconds: float,
+    sweep_id: int | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> bool:
     """Take pieces of running sweeps until the time is over or nothing is left. True when something may be left.
+
+    Ends soon once `stopping`: what AWS was asked is waited for, and the rest is given back.
 
     `configuration` is the process's own; what is acted on is the one that counts. A process that cannot use that one
     takes no work, and the running sweeps say why.
     """
     until, own = time.monotonic() + seconds, configuration
-    while time.monotonic() < until:
+    while time.monotonic() < until and not stopping():
         try:
             configuration = generation.in_force(own)
         except RegistryError as refused:
@@ -196,7 +204,7 @@ def work(*, configuration: Configuration, seconds: float, sweep_id: int | None =
         if isinstance(chunk, Sweep):
             claimed = _claim(Sweep.objects.filter(pk=chunk.pk))
             if claimed is not None:
-                _list(chunk, claimed, configuration)
+                _list(chunk, claimed, configuration, stopping)
             continue
         if chunk is None:
             return False
@@ -206,7 +214,9 @@ def work(*, configuration: Configuration, seconds: float, sweep_id: int | None =
             if chunk.attempts >= DEATHS:
                 _isolate(chunk, epoch)
                 continue
-            _Worker(chunk=chunk, epoch=epoch, configuration=configuration, until=until, running=running).run()
+            _Worker(
+                chunk=chunk, epoch=epoch, configuration=configuration, until=until, running=running, stopping=stopping
+            ).run()
     return True
 
 
@@ -285,7 +295,7 @@ def close_finished() -> None:
 # ------------------------------------------------------------------------------------------------------------ listing
 
 
-def _list(sweep: Sweep, epoch: int, configuration: Configuration) -> None:
+def _list(sweep: Sweep, epoch: int, configuration: Configuration, stopping: Callable[[], bool] = lambda: False) -> None:
     """Compare the registry's list with our rows, and cut the work into chunks, stalest first."""
     listed: dict[str, Any] = {"calls": Counter(), "missing": 0, "discovered": 0}
     found_targets = targets(configuration)
@@ -293,6 +303,9 @@ def _list(sweep: Sweep, epoch: int, configuration: Configuration) -> None:
     def still_ours() -> bool:
         """Renew the lease: a registry of many pages takes longer than one."""
         running = Sweep.objects.filter(pk=sweep.pk, lease_epoch=epoch, status=SweepStatus.RUNNING)
+        if stopping():
+            running.update(lease_owner="", lease_until=None)
+            return False
         return bool(running.update(lease_until=Now() + LEASE))
 
     try:
@@ -527,6 +540,7 @@ class _Worker:
     configuration: Configuration
     until: float  # monotonic
     running: QuerySet[Sweep] = field(default_factory=lambda: Sweep.objects.filter(status=SweepStatus.RUNNING))
+    stopping: Callable[[], bool] = lambda: False
     pending: deque[Repository] = field(default_factory=deque)
     quiet: list[int] = field(default_factory=list)  # ids that were in sync and still are
     held: list[int] = field(default_factory=list)  # ids whose lease somebody else has: a deploy, or a worker that died
@@ -581,6 +595,7 @@ class _Worker:
                 going: dict[Future[bool], Repository] = {}
                 next_check = time.monotonic() + 1
                 next_renewal = time.monotonic() + RENEW_SECONDS
+                given_back = False
                 while self.pending or going:
                     while len(going) < THREADS and not self._over() and (row := self._next()) is not None:
                         hear = functools.partial(answered, row.pk)
@@ -609,7 +624,12 @@ class _Worker:
                             self.until = 0
                         if (generation.newest() or 0) != self.configuration.activation:
                             self.until = 0  # another configuration counts by now: begin again with that one
-                    if now >= next_renewal:
+                    if self.stopping() and not given_back:
+                        # Now, because we may be ended before AWS has answered what is on the wire.
+                        given_back = True
+                        self._settle_quiet(looked_at)
+                        self._save([*self.pending, *going.values()], release=True)
+                    if now >= next_renewal and not given_back:
                         next_renewal = now + RENEW_SECONDS
                         self._settle_quiet(looked_at)
                         if not self._save([*self.pending, *going.values()], release=False):
@@ -633,7 +653,7 @@ class _Worker:
             )
 
     def _over(self) -> bool:
-        return self.fatal is not None or time.monotonic() >= self.until
+        return self.fatal is not None or time.monotonic() >= self.until or self.stopping()
 
     def _chunk(self) -> QuerySet[SweepChunk]:
         return SweepChunk.objects.filter(pk=self.chunk.pk, lease_epoch=self.epoch)

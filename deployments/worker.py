@@ -9,44 +9,50 @@ to be done stands in our tables.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, connection, connections
+from django.db import Error, connection, connections
 from django.db.models.functions import Now
 
 from deployments import tasks
-from deployments.models import Process, ProcessRole
+from deployments.models import ProcessRole
 from deployments.reconcile import generation, processes
-from deployments.reconcile.processes import clock_offset
+from deployments.reconcile.processes import CLOCK_STOP_SECONDS
 
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 STALL_SECONDS = 30.0  # a message can be taken for so long, and this cluster has not touched a task for so long
-GRACE_SECONDS = 70.0  # longer than a task may take, so that a stop lets it end
-SKEW_WARN, SKEW_REFUSE = 2.0, 5.0  # seconds between this host's clock and the database's
+GRACE_SECONDS = 5.0  # for tasks to stop at a safe point; then they are killed, and their leases end with them
+SCHEDULES_SECONDS = 60.0  # between two looks at the schedule table
+OVERDUE_SECONDS = 90.0  # a schedule that is due for longer is told; a cluster looks twice a minute
+OVERDUE_RESTART_SECONDS = 300.0  # … and seen to be for so long, its cluster is started again
 TROUBLE_SECONDS = 3600.0  # for so long the heartbeat tells why the cluster was started again
-SILENT = timedelta(minutes=2)  # a heartbeat older than this is of a worker that is gone
 
 
 class WorkerRefused(Exception):
-    """The worker must not start: its clock is wrong, or SQLite has a worker on another host already."""
+    """The worker must not start: SQLite has a worker on another host already."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Supervisor:
-    """Keeps one cluster alive until it is told to stop."""
+    """Keeps one cluster alive until it is told to stop, and none while this host's clock is wrong.
+
+    A host whose clock is off would take messages that another host has taken already and fire schedules early, because
+    the queue compares its rows with the host's time. It waits, and works again as soon as the clock is right.
+    """
 
     stall_seconds: float = STALL_SECONDS
     beat_seconds: float = BEAT_SECONDS
@@ -55,8 +61,11 @@ class Supervisor:
     stopping: bool = False
     started: float = 0.0
     restarts: int = 0
-    trouble: str = ""
-    pulse: Path = Path()  # touched by the cluster whenever a task begins or ends
+    restarted: str = ""  # why, the last time
+    pulse: int = -1  # the pipe into which the cluster writes a byte whenever a task begins or ends
+    touched: float | None = None  # when the last one came (monotonic)
+    scheduled: float | None = None  # when the schedule table was last looked at (monotonic)
+    overdue_since: float | None = None  # when a schedule was first seen to be overdue (monotonic)
     host: str = field(default_factory=socket.gethostname)
 
     def run(self) -> None:
@@ -64,31 +73,21 @@ class Supervisor:
 
         Raises WorkerRefused when this host must not work.
         """
-        self._require_fitness()
+        self._require_one_host()
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._stop)
-        tasks.ensure_schedules()
-        tasks.tick_soon()
-        with tempfile.TemporaryDirectory(prefix="registry-admin-") as directory:
-            self.pulse = Path(directory) / "pulse"
-            self._supervise()
-
-    def _supervise(self) -> None:
-        self._start()
         try:
             while not self.stopping:
-                self._pause(self.beat_seconds if self.members else 0.5)
-                if self.stopping:
-                    break
                 try:
                     self._watch()
-                except DatabaseError as error:
+                except Error as error:
                     # The database is away. The cluster copes with that by itself; we look again in a moment.
-                    log.warning("worker.database_unreachable error=%s", type(error).__name__)
+                    log.warning("worker.database_unreachable error=%s", type(error).__name__, exc_info=error)
                     connections.close_all()
+                self._pause(self.beat_seconds if self.members else 0.5)
         finally:
             self._end(grace=GRACE_SECONDS)
-            self._sign_off()
+            processes.end()
 
     def _pause(self, seconds: float) -> None:
         """Sleep, but not through a stop: a sleep goes on after a signal was handled."""
@@ -97,44 +96,81 @@ class Supervisor:
             time.sleep(min(left, 0.2))
 
     def _stop(self, number: int, frame: object) -> None:
+        if not self.stopping:  # within STOP_SECONDS, also while the database does not answer us
+            processes.exit_after(processes.STOP_SECONDS - 1.5, self._leave)
         self.stopping = True
 
-    def _require_fitness(self) -> None:
-        offset = clock_offset()
-        if abs(offset) > SKEW_REFUSE:
-            raise WorkerRefused(
-                f"This host's clock is {offset:+.1f} seconds from the database's. The queue would run tasks twice. "
-                "Set the clock (NTP), then start the worker again."
-            )
-        running = Process.objects.filter(role=ProcessRole.WORKER, ended_at=None, beat_at__gt=Now() - SILENT)
-        others = running.exclude(host=self.host)
-        if connection.vendor == "sqlite" and (other := others.first()) is not None:
+    def _leave(self) -> None:
+        members = self.members
+        if self.cluster is not None:
+            members = members | (session_members(self.cluster.pid) or set())
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.cluster.pid, signal.SIGKILL)
+        processes.end()
+        processes.end_others(members, ProcessRole.TASK)
+
+    def _require_one_host(self) -> None:
+        others = processes.seen(ProcessRole.WORKER).alive
+        other = next((row for row in others if row.host != self.host), None)
+        if connection.vendor == "sqlite" and other is not None:
             raise WorkerRefused(
                 f"A worker on the host {other.host} uses this SQLite database already, and SQLite is for one host. "
                 "Stop that one, or move to PostgreSQL (DATABASE_URL)."
             )
 
     def _start(self) -> None:
-        self.pulse.touch()
         self.members = set()
         self.started = time.monotonic()
+        self.touched = self.overdue_since = None
+        self.pulse, written = os.pipe()
+        for end in (self.pulse, written):
+            os.set_blocking(end, False)  # a task never waits for us, nor we for a task
         self.cluster = subprocess.Popen(
             [sys.executable, str(settings.BASE_DIR / "manage.py"), "worker", "--cluster"],
-            env={**settings.CHILD_ENVIRONMENT, "WORKER_PULSE_FILE": str(self.pulse)},
+            env={**settings.CHILD_ENVIRONMENT, "WORKER_PULSE_PIPE": str(written)},
+            pass_fds=[written],
             stdin=subprocess.PIPE,  # it ends when the pipe does, so it does not outlive us however we die
             start_new_session=True,
         )
+        os.close(written)
         log.info("worker.cluster_started pid=%d", self.cluster.pid)
 
     def _watch(self) -> None:
-        trouble = self._trouble()
-        if trouble and not self.stopping:
+        offset = processes.clock_offset()  # first: while the database is away nothing is started and nothing ended
+        right = abs(offset) < CLOCK_STOP_SECONDS
+        if right:
+            self._keep_schedules()
+        overdue = self._overdue()
+        if not right:
+            if self.cluster is not None:
+                log.error("worker.clock_wrong seconds=%.1f: it takes no work until the clock is right", offset)
+                self._end(grace=GRACE_SECONDS)
+        elif self.cluster is None:
+            if not self.restarts:
+                tasks.tick_soon()
+            self._start()
+        elif (trouble := self._trouble()) and not self.stopping:
             log.error("worker.cluster_restarted reason=%s", trouble)
             self.restarts += 1
-            self.trouble = trouble
+            self.restarted = trouble
             self._end(grace=5.0)
             self._start()
-        self._beat()
+        self._beat(overdue, right=right)
+
+    def _keep_schedules(self) -> None:
+        now = time.monotonic()
+        if self.scheduled is None or now - self.scheduled >= SCHEDULES_SECONDS:
+            tasks.ensure_schedules()
+            self.scheduled = now
+
+    def _overdue(self) -> str:
+        """Which schedule is overdue, in words; empty when none is."""
+        words = overdue_schedule()
+        if not words:
+            self.overdue_since = None
+        elif self.overdue_since is None:
+            self.overdue_since = time.monotonic()
+        return words
 
     def _trouble(self) -> str:
         """What is wrong with the cluster, in words; empty when nothing is."""
@@ -150,27 +186,35 @@ class Supervisor:
                 return f"{len(self.members - alive)} of the cluster's processes died"
             if not self.members and time.monotonic() - self.started > 60:
                 return "the cluster did not come up within a minute"
-        idle = time.time() - self.pulse.stat().st_mtime
+        idle = self._idle()
         waiting = tasks.oldest_waiting()
         if waiting is not None and min(waiting, idle) > max(self.stall_seconds, settings.Q_CLUSTER["timeout"] + 10):
             return f"tasks have been waiting for {waiting:.0f} seconds and none was started"
+        if self.overdue_since is not None and time.monotonic() - self.overdue_since > OVERDUE_RESTART_SECONDS:
+            return f"no schedule was started for {OVERDUE_RESTART_SECONDS / 60:.0f} minutes"
         return ""
+
+    def _idle(self) -> float:
+        """For how many seconds this cluster has begun and ended no task, its start counted as one."""
+        with contextlib.suppress(BlockingIOError):
+            if os.read(self.pulse, 65536):
+                self.touched = time.monotonic()
+        return time.monotonic() - (self.touched or self.started)
 
     def _end(self, *, grace: float) -> None:
         """End the cluster's whole session: first asked, then killed. Only ever processes that we started."""
         if self.cluster is None:
             return
         session = self.cluster.pid
+        members = self.members | (session_members(session) or set())
         until = time.monotonic() + grace
         while self.cluster.poll() is None:
             if time.monotonic() > until:
-                log.warning("worker.cluster_killed after_seconds=%.0f", grace)
+                log.warning("worker.cluster_killed after_seconds=%.0f: what it was doing is taken up again", grace)
                 break
             self.cluster.terminate()  # again and again: one that comes while it is starting may be lost
-            try:
-                self.cluster.wait(1)
-            except subprocess.TimeoutExpired:
-                pass
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.cluster.wait(0.5)
         # The main process may be gone while its children are not (they ignore that it died).
         for _ in range(20):
             try:
@@ -183,30 +227,40 @@ class Supervisor:
         self.cluster.wait()
         if self.cluster.stdin is not None:
             self.cluster.stdin.close()
-        self.cluster = None
+        os.close(self.pulse)
+        self.cluster, self.members = None, set()
+        processes.end_others(members, ProcessRole.TASK)  # their leases end now, not when they are silent
 
-    def _beat(self) -> None:
-        offset = clock_offset()
-        if abs(offset) > SKEW_WARN:
-            self.trouble = f"This host's clock is {offset:+.1f} seconds from the database's."
-            log.warning("worker.clock_skew seconds=%.1f", offset)
-        elif time.monotonic() - self.started > TROUBLE_SECONDS:
-            self.trouble = ""
-        values = {
-            "last_task_at": datetime.fromtimestamp(self.pulse.stat().st_mtime, tz=UTC),
-            "restarts": self.restarts,
-            "trouble": self.trouble,
-        }
+    def _beat(self, overdue: str, *, right: bool) -> None:
+        said = []
+        if not right:
+            said.append("This worker takes no work until the clock is right.")
+        if overdue:
+            said.append(overdue)
+        if self.restarted and time.monotonic() - self.started < TROUBLE_SECONDS:
+            said.append(f"The cluster was started again, because {self.restarted}.")
+        processes.say(" ".join(said))
+        values: dict[str, Any] = {"restarts": self.restarts}
+        if self.touched is not None:
+            values["last_task_at"] = Now() - timedelta(seconds=time.monotonic() - self.touched)
         if not processes.beat(**values):  # the first beat, or a database that was restored meanwhile
             processes.start(ProcessRole.WORKER, configuration=generation.held)
             processes.beat(**values)
         generation.forget_old(kept=processes.KEPT)
 
-    def _sign_off(self) -> None:
-        try:
-            processes.end()
-        except DatabaseError:
-            pass  # it will be told from a killed one by nobody, and forgotten by its age
+
+def overdue_schedule() -> str:
+    """Which schedule should have been started more than OVERDUE_SECONDS ago, in words; empty when none is."""
+    late = tasks.latest_schedule()
+    if late is None or late[1] <= OVERDUE_SECONDS:
+        return ""
+    name, seconds = late
+    return f"The schedule “{name}” is overdue by {seconds:.0f} seconds: nothing that time alone brings about happens."
+
+
+def unready() -> str:
+    """Why this host has no worker that works, for a probe; empty when it has one."""
+    return processes.unready(ProcessRole.WORKER) or overdue_schedule()
 
 
 def session_members(session: int) -> set[int] | None:

@@ -236,6 +236,7 @@ _WORKERS, _TIMEOUT = 2, 60
 Q_CLUSTER: dict[str, Any] = {
     "name": "registry_admin",
     "orm": "default",
+    "broker_class": "deployments.tasks.Queue",
     "workers": _WORKERS,
     "queue_limit": _WORKERS,
     "bulk": 1,
@@ -252,15 +253,15 @@ Q_CLUSTER: dict[str, Any] = {
     "time_zone": "UTC",
 }
 
-# Set by the supervisor for the cluster that it runs, and touched whenever a task begins or ends.
-WORKER_PULSE_FILE = os.environ.get("WORKER_PULSE_FILE", "")
+# Set by the supervisor for the cluster that it runs: a pipe that gets a byte whenever a task begins or ends.
+WORKER_PULSE_PIPE = os.environ.get("WORKER_PULSE_PIPE", "")
 CHILD_ENVIRONMENT = dict(os.environ)  # what the supervisor gives to its cluster
 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "handlers": {"stderr": {"class": "deployments.outage.OneLineHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         "deployments": {"level": CONFIGURATION.log_level},

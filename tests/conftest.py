@@ -80,7 +80,7 @@ def quick_cleaning() -> Iterator[None]:
 
 
 @pytest.fixture
-def crash_database(transactional_db: None) -> Iterator[Callable[[], None]]:
+def own_server(transactional_db: None) -> Iterator[postgresql.Server]:
     """Have this test on a PostgreSQL server of its own, which it may crash: the other tests' server lives on."""
     if not databases.POSTGRESQL:
         pytest.skip("SQLite lives in the process of the test, and ends only with it")
@@ -92,11 +92,16 @@ def crash_database(transactional_db: None) -> Iterator[Callable[[], None]]:
         connections.close_all()
         ours.update({name: other[name] for name in kept})
         call_command("migrate", verbosity=0)
-        yield server.crash
+        yield server
     finally:
         connections.close_all()
         ours.update(kept)
         server.stop()
+
+
+@pytest.fixture
+def crash_database(own_server: postgresql.Server) -> Callable[[], None]:
+    return own_server.crash
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,9 +54,10 @@ class Server:
             raise RuntimeError(f"PostgreSQL did not start (status {keeper.returncode}); what it said is above.")
         return cls(keeper, line.strip())
 
-    def crash(self) -> None:
-        """End the server as a crash does, and start it again: every connection is lost, no committed row is."""
-        self._ask("crash")
+    def crash(self, away: float = 0.0) -> None:
+        """End the server as a crash does, and start it again after so many seconds: every connection is lost, no
+        committed row is."""
+        self._ask(f"crash {away}")
 
     def stop(self) -> None:
         """Returns when the server has ended and its folder is gone. It may be called again."""
@@ -86,9 +88,10 @@ def keep() -> None:
         server = _started(folder)
         try:
             print(server.get_uri(), flush=True)
-            for _crash in sys.stdin:
+            for crash in sys.stdin:
                 os.kill(server.get_pid(), signal.SIGQUIT)
                 server.get_postmaster_info().process.wait(STOP_SECONDS)
+                time.sleep(float(crash.split()[1]))
                 server.ensure_postgres_running()
                 print("done", flush=True)
         finally:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.core.management import CommandError, call_command
+from django.db import OperationalError, connection, connections
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from deployments import ecr, events, provisioning
+from deployments import ecr, events, provisioning, sweeps
+from deployments.catalogue import registry_error
 from deployments.config import Configuration
 from deployments.ecr import Access, EventQueue, Message
-from deployments.models import Project, Repository, RepositoryStatus
+from deployments.models import Process, ProcessRole, Project, Repository, RepositoryStatus
+from deployments.reconcile import generation, processes
 from sandbox.control import Sandbox
-from tests.conftest import CLUSTER, HOST, OWNER
+from tests import databases, postgresql
+from tests.conftest import CLUSTER, HOST, OWNER, POLICY
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -192,15 +205,144 @@ def test_an_event_that_is_none_of_our_business_asks_aws_nothing(
     assert sandbox.calls() == {}
 
 
-@pytest.mark.slow
-def test_a_message_stays_on_the_queue_while_aws_fails_and_is_given_up_after_some_tries(
-    repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox
+@pytest.mark.parametrize("receives", [1, 5, 1000])
+def test_a_message_stays_on_the_queue_for_as_long_as_aws_fails(
+    receives: int, repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
-    sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ThrottlingException")
+    sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ExpiredTokenException", status=403)
     body = event("SetRepositoryPolicy", repository.name)
 
-    assert events.handle(configuration=ecr_configuration, messages=[message(body)]) == []
-    assert len(events.handle(configuration=ecr_configuration, messages=[message(body, receives=5)])) == 1
+    assert events.handle(configuration=ecr_configuration, messages=[message(body, receives)]) == []
+
+    sandbox.clear_faults()
+    assert len(events.handle(configuration=ecr_configuration, messages=[message(body, receives)])) == 1
+
+
+def test_a_look_that_aws_refused_for_this_repository_is_done_and_the_reason_is_on_the_row(
+    repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
+    sandbox.fault("error", "ecr:SetRepositoryPolicy", code="InvalidParameterException", status=400)
+
+    done = events.handle(
+        configuration=ecr_configuration, messages=[message(event("DeleteRepositoryPolicy", repository.name))]
+    )
+
+    assert len(done) == 1
+    assert Repository.objects.get(pk=repository.pk).last_error
+
+
+def test_a_look_that_fails_for_no_known_reason_is_on_the_row_and_its_message_stays_and_the_others_are_done(
+    repository: Repository, ecr_configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(provisioning, "reconcile", broken)
+    other = event("SetRepositoryPolicy", "trigger/never-heard-of")
+    messages = [message(event("SetRepositoryPolicy", repository.name), 1000), message(other)]
+
+    assert events.handle(configuration=ecr_configuration, messages=messages) == messages[1:]
+    assert "failed unexpectedly (ZeroDivisionError)" in Repository.objects.get(pk=repository.pk).last_error
+
+
+def test_a_process_that_may_not_act_leaves_the_message_and_blames_no_repository(
+    repository: Repository, ecr_configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(own: Configuration) -> Configuration:
+        raise registry_error("OutdatedConfiguration", operation="act", name="", reason="x")
+
+    monkeypatch.setattr(generation, "in_force", refused)
+    messages = [message(event("SetRepositoryPolicy", repository.name))]
+
+    assert events.handle(configuration=ecr_configuration, messages=messages) == []
+    assert Repository.objects.get(pk=repository.pk).last_error == ""
+
+
+# ------------------------------------------------------------------------------------------------------ SQS far away
+
+
+class Far:
+    """A TCP proxy that adds time each way, as a region does that is not this room."""
+
+    def __init__(self, port: int, seconds: float) -> None:
+        self._port, self._seconds = port, seconds
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._server.accept()
+            except OSError:
+                return
+            self.connections += 1
+            far = socket.create_connection(("127.0.0.1", self._port))
+            for source, target in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                time.sleep(self._seconds)
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def close(self) -> None:
+        self._server.close()
+
+
+def test_a_long_poll_of_a_queue_40_ms_away_that_stays_empty_is_no_error_and_no_new_connection(
+    ecr_configuration: Configuration,
+    queue: EventQueue,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    far = Far(sandbox.port, 0.04)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{far.port}")
+    # What the tests have no time for is as long as in real life: an answer may come just after the wait.
+    monkeypatch.setattr(ecr, "READ_SECONDS", 2)
+    polls = 3
+    away = replace(queue, seconds=2)
+    sandbox.reset_calls()
+    started = time.monotonic()
+    try:
+        events.consume(
+            configuration=ecr_configuration,
+            queue=away,
+            stopping=lambda: sandbox.calls().get("sqs:ReceiveMessage", 0) >= polls,
+        )
+        assert time.monotonic() - started > polls * 2
+        assert (sandbox.calls()["sqs:ReceiveMessage"], far.connections) == (polls, 1)
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    finally:
+        far.close()
+
+
+def test_every_read_timeout_is_longer_than_the_longest_wait_that_its_calls_ask_for(
+    ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    real = EventQueue(url=sandbox.events_to("registry-admin"), region="us-east-1", access=Access())
+    waits = {"sqs": real.seconds}  # WaitTimeSeconds; no other call of ours asks AWS to wait
+    ecr.forget_clients()
+    real.delete([Message(id="m", body="", receipt="r", receives=1)])
+    sweeps.reach(sweeps.targets(ecr_configuration)[0]).look("x", details=False)
+
+    seen = {client.meta.service_model.service_name: client.meta.config for client in ecr._clients.values()}
+
+    assert {"sqs", "ecr"} <= set(seen)
+    for service, config in seen.items():
+        assert config.read_timeout >= waits.get(service, 0) + 5, service
+        assert config.connect_timeout <= 5
+
+
+# ---------------------------------------------------------------------------------------------- SQS or database away
 
 
 def test_the_consumer_outlives_a_queue_that_cannot_be_reached(
@@ -226,3 +368,183 @@ def test_an_event_about_details_that_comes_late_is_not_taken_for_known_by_a_look
     events.handle(configuration=ecr_configuration, messages=[message(body)])
 
     assert client.get_lifecycle_policy(repositoryName=repository.name)
+
+
+def test_a_queue_that_cannot_be_reached_is_one_log_line_and_trouble_on_the_heartbeat_until_it_can(
+    repository: Repository,
+    ecr_configuration: Configuration,
+    queue: EventQueue,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(events, "PAUSE_SECONDS", 0.01)
+    row = processes.start(ProcessRole.EVENTS)
+    caplog.set_level(logging.INFO, logger="deployments.events")
+    told: list[str] = []
+    sandbox.reset_calls()
+    sandbox.fault("error", "sqs:ReceiveMessage", code="AccessDenied", status=403, times=4)
+
+    def stopping() -> bool:
+        processes.beat()
+        row.refresh_from_db()
+        told.append(row.trouble)
+        return sandbox.calls().get("sqs:ReceiveMessage", 0) > 5
+
+    events.consume(configuration=ecr_configuration, queue=queue, stopping=stopping)
+
+    assert [record.levelname for record in caplog.records if record.name == "deployments.events"] == ["ERROR", "INFO"]
+    assert any("The events queue cannot be read" in each for each in told)
+    assert told[-1] == ""
+
+
+def test_nothing_is_received_while_the_database_does_not_answer(
+    ecr_configuration: Configuration, queue: EventQueue, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "PAUSE_SECONDS", 0.01)
+    tries: list[str] = []
+
+    def away() -> None:
+        tries.append("one")
+        raise OperationalError("the connection is closed")
+
+    monkeypatch.setattr(events, "_renew_connection", away)
+    events.consume(configuration=ecr_configuration, queue=queue, stopping=lambda: len(tries) > 6)
+
+    assert "sqs:ReceiveMessage" not in sandbox.calls()
+
+
+def test_a_database_that_fails_in_the_middle_of_a_look_leaves_every_message_on_the_queue(
+    repository: Repository, ecr_configuration: Configuration, queue: EventQueue, sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(events, "PAUSE_SECONDS", 0.01)
+    caplog.set_level(logging.INFO, logger="deployments.events")
+    looks: list[str] = []
+
+    def away(*args: Any) -> str | None:
+        looks.append("one")
+        raise OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(events, "_look", away)
+    sandbox.reset_calls()
+
+    events.consume(configuration=ecr_configuration, queue=queue, stopping=lambda: bool(looks))
+
+    assert "sqs:DeleteMessageBatch" not in sandbox.calls()
+    assert [record.getMessage() for record in caplog.records] == [
+        "events.database_unreachable error=server closed the connection unexpectedly"
+    ]
+
+
+@pytest.mark.timeout(90)
+def test_the_consumer_recovers_from_a_restart_of_the_database(
+    own_server: postgresql.Server, repository: Repository, consumer: None, sandbox: Sandbox
+) -> None:
+    client = sandbox.client("ecr")
+    client.delete_repository_policy(repositoryName=repository.name)
+    wait_for(lambda: CLUSTER in policy(sandbox, repository.name))
+    own_server.crash()
+    connections.close_all()
+
+    client.delete_repository_policy(repositoryName=repository.name)
+
+    wait_for(lambda: CLUSTER in policy(sandbox, repository.name), seconds=30)
+
+
+# ----------------------------------------------------------------------------------------------------- its heartbeat
+
+
+def test_a_consumer_that_hangs_stops_to_say_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    events._step()
+    assert events.is_moving()
+
+    monkeypatch.setattr(events, "_stepped", time.monotonic() - events.STUCK_SECONDS - 1)
+    assert not events.is_moving()
+
+
+def test_a_host_whose_consumer_is_silent_is_not_ready(
+    ecr_configuration: Configuration, transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "here")
+    Process.objects.create(role=ProcessRole.WORKER, host="here", pid=1)
+    with pytest.raises(CommandError, match="No events on this host"):
+        call_command("events", "--check")
+
+    Process.objects.create(role=ProcessRole.EVENTS, host="here", pid=2)
+    call_command("events", "--check")
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def running(
+    repository: Repository, queue: EventQueue, sandbox: Sandbox, tmp_path: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`manage.py events` in a process of its own, on the test's database and sandbox."""
+    registry = {"DEPLOY_REGISTRY_HOST": HOST, "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": POLICY}
+    url = databases.url_of(str(connection.settings_dict["NAME"]))
+    log = tmp_path / "events.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", "events"],
+            cwd=ROOT,
+            env={**os.environ, **registry, "RECONCILE_EVENTS_QUEUE_URL": queue.url, "DATABASE_URL": url},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    yield process
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    print(log.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("busy", [False, True])
+def test_sigterm_ends_the_consumer_within_8_seconds_also_while_aws_does_not_answer(
+    busy: bool, running: subprocess.Popen[bytes], repository: Repository, sandbox: Sandbox
+) -> None:
+    wait_for(lambda: Process.objects.filter(role=ProcessRole.EVENTS).exists(), seconds=40)
+    if busy:
+        sandbox.fault("hang", "ecr:*", seconds=60)
+        _send(sandbox, repository.name)
+        wait_for(lambda: any(fault["struck"] for fault in sandbox.faults()), seconds=30)
+    else:
+        time.sleep(1)
+
+    running.send_signal(signal.SIGTERM)
+
+    assert running.wait(8) == 0
+    assert Process.objects.get(role=ProcessRole.EVENTS).ended_at is not None
+
+
+def _send(sandbox: Sandbox, name: str) -> None:
+    client = sandbox.client("sqs")
+    url = client.get_queue_url(QueueName="registry-admin")["QueueUrl"]
+    client.send_message(QueueUrl=url, MessageBody=event("SetRepositoryPolicy", name))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(90)
+def test_a_consumer_that_was_killed_is_silent_and_one_that_was_stopped_is_not(
+    running: subprocess.Popen[bytes],
+) -> None:
+    row = None
+
+    def beating() -> bool:
+        nonlocal row
+        row = Process.objects.filter(role=ProcessRole.EVENTS).first()
+        return row is not None and row.beat_at > row.started_at
+
+    wait_for(beating, seconds=40)
+    assert row is not None
+    assert row.trouble == ""
+    running.kill()
+    running.wait()
+    Process.objects.update(beat_at=Now() - timedelta(seconds=121))
+
+    assert [each.pk for each in processes.seen(ProcessRole.EVENTS).silent] == [row.pk]

@@ -54,7 +54,7 @@ def test_the_numbers_are_those_of_the_rows_and_readable(watched: Client) -> None
     assert "registry_admin_workers 1\n" in text
     assert re.search(r"registry_admin_drift_seconds [1-9]", text)
     for line in text.splitlines():
-        assert re.fullmatch(r"# (HELP|TYPE) \w+ .+|\w+(\{(\w+=\"[^\"]*\",?)+\})? [0-9.]+", line), line
+        assert re.fullmatch(r"# (HELP|TYPE) \w+ .+|\w+(\{(\w+=\"[^\"]*\",?)+\})? -?[0-9.]+", line), line
     typed = re.findall(r"# TYPE (\w+)", text)
     assert len(typed) == len(set(typed))
 

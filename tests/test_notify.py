@@ -900,6 +900,13 @@ def test_the_receivers_check_in_the_docs_accepts_ours_and_refuses_others(
     assert not genuine(SECRET, old, got.body)
 
 
+def test_a_worker_that_is_to_stop_begins_no_message(waiting: NotificationDelivery, receiver: Receiver) -> None:
+    assert notify.deliver(means=MEANS, stopping=lambda: True) == 0
+    assert receiver.received == []
+
+    assert notify.deliver(means=MEANS) == 1
+
+
 def test_what_fails_is_tried_again_after_1_5_and_30_minutes_and_then_given_up(
     waiting: NotificationDelivery, receiver: Receiver
 ) -> None:

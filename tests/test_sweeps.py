@@ -876,6 +876,58 @@ def test_a_rate_that_was_learned_grows_back_and_is_forgotten_by_and_by(
 
 
 @pytest.mark.slow
+def test_a_worker_that_is_to_stop_gives_its_chunk_back_while_aws_has_not_answered_yet(
+    fast: Configuration, sandbox: Sandbox
+) -> None:
+    fill(sandbox, fast, 40)
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+    sandbox.fault("latency", "ecr:GetRepositoryPolicy", seconds=5)
+    stop = threading.Event()
+
+    def run() -> None:
+        try:
+            sweeps.work(configuration=fast, seconds=40, stopping=stop.is_set)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        until = time.monotonic() + 10
+        while not any(fault["struck"] for fault in sandbox.faults()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert sweeps.open_work(sweep.pk) == 0
+        stop.set()
+        time.sleep(1.5)
+        assert thread.is_alive()
+        assert sweeps.open_work(sweep.pk) == 1
+    finally:
+        thread.join(20)
+    assert not thread.is_alive()
+    sandbox.clear_faults()
+    while sweeps.work(configuration=fast, seconds=20):
+        pass
+
+    sweep.refresh_from_db()
+    assert (sweep.status, sweeps.progress(sweep).done) == (SweepStatus.DONE, 40)
+
+
+def test_a_worker_that_is_to_stop_takes_no_work_and_gives_a_listing_back(fast: Configuration, sandbox: Sandbox) -> None:
+    fill(sandbox, fast, 3)
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+    sandbox.reset_calls()
+
+    sweeps.work(configuration=fast, seconds=5, stopping=lambda: True)
+    assert sandbox.calls() == {}
+
+    sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, fast, lambda: True)
+    assert sweeps.open_work(sweep.pk) == 1
+    assert Sweep.objects.get(pk=sweep.pk).listed_at is None
+
+
 def test_at_a_low_rate_a_worker_stops_when_its_time_is_over_and_keeps_what_it_has_done(
     configure: Configure, fast: Configuration, sandbox: Sandbox
 ) -> None:

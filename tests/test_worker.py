@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
+from django.db.backends.signals import connection_created
+from django.db.models.functions import Now
+from django.test import Client
 from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 
-from deployments import tasks, worker
+from deployments import doctor, notify, outage, sweeps, tasks, worker
 from deployments.checks import queue_settings_are_safe
 from deployments.config import Configuration
-from deployments.models import Process, ProcessRole, Sweep, SweepStatus, SweepTrigger
-from tests import databases
+from deployments.doctor import Level
+from deployments.models import Process, ProcessRole, Sweep, SweepChunk, SweepStatus, SweepTrigger
+from deployments.reconcile import processes
+from sandbox.control import Sandbox
+from tests import databases, postgresql
+from tests.conftest import HOST, POLICY
+from tests.test_sweeps import fill
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Configure = Callable[..., Configuration]
@@ -69,7 +81,7 @@ def test_a_changed_interval_changes_the_row_and_zero_removes_it_and_other_schedu
 ) -> None:
     configure(RECONCILE_INTERVAL_MINUTES="10")
     tasks.ensure_schedules()
-    Schedule.objects.create(name="somebody's own", func="math.sqrt")
+    Schedule.objects.create(name="somebody's own", func="math.sqrt", cluster="another")
     configure(RECONCILE_INTERVAL_MINUTES="3")
     tasks.ensure_schedules()
     assert Schedule.objects.get(name="registry-admin: sweep").minutes == 3
@@ -83,7 +95,7 @@ def test_a_changed_interval_changes_the_row_and_zero_removes_it_and_other_schedu
 def test_declaring_again_leaves_the_next_run_where_it_is(configure: Configure) -> None:
     configure()
     tasks.ensure_schedules()
-    moment = timezone.now() + timedelta(minutes=5)
+    moment = timezone.now() + timedelta(seconds=50)
     Schedule.objects.update(next_run=moment)
 
     tasks.ensure_schedules()
@@ -133,14 +145,6 @@ def test_queue_settings_that_run_tasks_twice_or_never_end_them_stop_the_start(
     assert [message.id for message in queue_settings_are_safe()] == [identifier]
 
 
-def test_a_worker_whose_clock_is_off_does_not_start(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    configure()
-    monkeypatch.setattr(worker, "clock_offset", lambda: 61.0)
-
-    with pytest.raises(CommandError, match=r"clock is \+61"):
-        call_command("worker")
-
-
 def test_a_second_worker_host_on_sqlite_does_not_start(configure: Configure) -> None:
     configure()
     Process.objects.create(role=ProcessRole.WORKER, host="another-host", pid=1)
@@ -154,30 +158,53 @@ def test_a_second_worker_host_on_sqlite_does_not_start(configure: Configure) -> 
 # ---------------------------------------------------------------------------------------------------------- supervisor
 
 
-@pytest.fixture
-def running(tmp_path: Path, configure: Configure) -> Iterator[subprocess.Popen[bytes]]:
+@dataclass(kw_only=True)
+class Running:
     """`manage.py worker` in a process of its own, on the test's database."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def lines(self, *words: str) -> list[str]:
+        return [line for line in self.log.read_text().splitlines() if any(word in line for word in words)]
+
+
+@pytest.fixture
+def start(tmp_path: Path, configure: Configure) -> Iterator[Callable[..., Running]]:
+    """Start a worker with these variables beside; all that were started are ended with the test."""
     configure()
-    url = databases.url_of(str(connection.settings_dict["NAME"]))
-    log = tmp_path / "worker.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "manage.py", "worker"],
-            cwd=ROOT,
-            env={**os.environ, "DATABASE_URL": url},
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
-    yield process
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    print(log.read_text())
+    started: list[Running] = []
+
+    def run(**variables: str) -> Running:
+        url = databases.url_of(str(connection.settings_dict["NAME"]))
+        log = tmp_path / f"worker-{len(started)}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "manage.py", "worker"],
+                cwd=ROOT,
+                env={**os.environ, "DATABASE_URL": url, **variables},
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        started.append(Running(process=process, log=log))
+        return started[-1]
+
+    yield run
+    for each in started:
+        if each.process.poll() is None:
+            each.process.send_signal(signal.SIGTERM)
+            try:
+                each.process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(each.process.pid, signal.SIGKILL)
+                each.process.wait()
+        print(each.log.read_text()[-6000:])
+
+
+@pytest.fixture
+def running(start: Callable[..., Running]) -> subprocess.Popen[bytes]:
+    return start().process
 
 
 def cluster_of(process: subprocess.Popen[bytes]) -> int | None:
@@ -223,21 +250,296 @@ def test_a_cluster_whose_main_or_sentinel_was_killed_leaves_no_orphan(
 
 
 @pytest.mark.slow
-def test_sigterm_ends_the_worker_and_everything_it_started(running: subprocess.Popen[bytes]) -> None:
+def test_sigterm_ends_the_worker_and_everything_it_started_within_8_seconds(running: subprocess.Popen[bytes]) -> None:
     cluster = wait_for(lambda: cluster_of(running))
-    wait_for(lambda: Process.objects.exists())
+    wait_for(lambda: Process.objects.filter(role=ProcessRole.TASK).exists())  # the first tick was begun
 
     running.send_signal(signal.SIGTERM)
 
-    assert running.wait(40) == 0
+    assert running.wait(8) == 0
     assert worker.session_members(cluster) == set()
     assert not Process.objects.filter(ended_at=None).exists()
 
 
 @pytest.mark.slow
-def test_a_supervisor_that_was_killed_takes_its_cluster_with_it(running: subprocess.Popen[bytes]) -> None:
+def test_sigterm_ends_the_worker_within_8_seconds_while_its_sweep_waits_for_aws_and_its_leases_end_with_it(
+    start: Callable[..., Running], configure: Configure, sandbox: Sandbox
+) -> None:
+    variables = {
+        "DEPLOY_REGISTRY_HOST": HOST,
+        "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": POLICY,
+        "RECONCILE_INTERVAL_MINUTES": "0",
+    }
+    fill(sandbox, configure(**variables), 40)
+    sandbox.fault("hang", "ecr:GetRepositoryPolicy", seconds=60)
+    running = start(**variables).process
+    wait_for(lambda: cluster_of(running))
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    tasks.ring()
+    wait_for(lambda: any(fault["struck"] for fault in sandbox.faults()))
+    assert SweepChunk.objects.filter(lease_until__gt=Now()).exists()
+
+    running.send_signal(signal.SIGTERM)
+
+    assert running.wait(8) == 0
+    assert sweep is not None
+    assert sweeps.open_work(sweep.pk) == 1
+    assert not Process.objects.filter(ended_at=None).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hanging", [False, True])
+def test_a_supervisor_that_was_killed_takes_its_cluster_with_it_also_one_that_hangs(
+    hanging: bool, running: subprocess.Popen[bytes]
+) -> None:
     cluster = wait_for(lambda: cluster_of(running))
+    if hanging:
+        os.kill(sorted(worker.session_members(cluster) or set())[1], signal.SIGSTOP)  # the sentinel
 
     running.kill()
 
-    wait_for(lambda: worker.session_members(cluster) == set(), seconds=90)
+    wait_for(lambda: worker.session_members(cluster) == set(), seconds=12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_sentinel", [False, True])
+def test_a_supervisor_killed_together_with_the_clusters_main_process_leaves_nothing_running(
+    with_sentinel: bool, running: subprocess.Popen[bytes]
+) -> None:
+    cluster = wait_for(lambda: cluster_of(running))
+    members = sorted(worker.session_members(cluster) or set())
+
+    for pid in [running.pid, *members[: 2 if with_sentinel else 1]]:
+        os.kill(pid, signal.SIGKILL)
+
+    wait_for(lambda: worker.session_members(cluster) == set(), seconds=5)
+
+
+@pytest.mark.slow
+def test_a_temporary_folder_that_is_cleaned_leaves_the_worker_running(
+    start: Callable[..., Running], tmp_path: Path
+) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    running = start(TMPDIR=str(folder))
+    cluster = wait_for(lambda: cluster_of(running.process))
+    shutil.rmtree(folder)
+
+    time.sleep(2 * worker.BEAT_SECONDS)
+    Sweep.objects.create(trigger=SweepTrigger.PERSON)
+    tasks.ring()
+
+    wait_for(lambda: Sweep.objects.filter(status=SweepStatus.DONE).exists())
+    wait_for(lambda: Process.objects.filter(role=ProcessRole.WORKER, last_task_at__isnull=False).exists())
+    assert cluster_of(running.process) == cluster
+    assert not running.lines("Traceback")
+
+
+@pytest.mark.slow
+def test_the_processes_that_run_tasks_have_rows_that_beat_and_end_with_their_cluster(
+    running: subprocess.Popen[bytes],
+) -> None:
+    cluster = wait_for(lambda: cluster_of(running))
+    time.sleep(worker.BEAT_SECONDS + 1)  # the supervisor has seen it whole
+    row = wait_for(lambda: Process.objects.filter(role=ProcessRole.TASK).first())
+    assert row.pid in (worker.session_members(cluster) or set())
+    wait_for(lambda: Process.objects.filter(pk=row.pk, beat_at__gt=row.beat_at).exists())
+
+    os.kill(row.pid, signal.SIGKILL)
+
+    wait_for(lambda: Process.objects.filter(pk=row.pk, ended_at__isnull=False).exists(), seconds=20)
+
+
+# -------------------------------------------------------------------------------------------------------------- clocks
+
+WRONG_CLOCK = """
+import time
+from pathlib import Path
+_real = time.time
+time.time = lambda: _real() + float(Path({path!r}).read_text())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_worker_whose_clock_is_wrong_takes_no_work_at_its_start_and_while_it_runs_and_says_so(
+    start: Callable[..., Running], tmp_path: Path
+) -> None:
+    if connection.vendor != "postgresql":
+        return  # SQLite's clock is the host's
+    clock = tmp_path / "clock"
+    clock.write_text("600")
+    (tmp_path / "sitecustomize.py").write_text(WRONG_CLOCK.format(path=str(clock)))
+    running = start(PYTHONPATH=str(tmp_path))
+    beat = wait_for(lambda: Process.objects.filter(trouble__contains="takes no work").first())
+    assert "clock is +600" in beat.trouble
+    Sweep.objects.create(trigger=SweepTrigger.PERSON)
+    tasks.ring()
+    time.sleep(worker.BEAT_SECONDS)
+    assert cluster_of(running.process) is None
+    assert OrmQ.objects.filter(lock__lt=Now()).count() == 1
+    assert not Schedule.objects.exists()
+
+    clock.write_text("-7")  # wrong, and not wrong enough to harm
+    wait_for(lambda: Sweep.objects.filter(status=SweepStatus.DONE).exists())
+    row = wait_for(lambda: Process.objects.filter(role=ProcessRole.WORKER, clock_offset__lt=-6).first())
+    assert "clock is -7.0" in row.trouble
+    assert "takes no work" not in row.trouble
+
+    clock.write_text("-61")
+    wait_for(lambda: not Process.objects.filter(role=ProcessRole.TASK, ended_at=None).exists())
+    wait_for(lambda: Process.objects.filter(role=ProcessRole.WORKER, trouble__contains="takes no work").exists())
+    assert running.process.poll() is None
+    assert len(running.lines("worker.clock_wrong")) == 1
+
+
+def test_every_process_whose_clock_is_off_is_named_by_the_doctor_and_the_metrics(
+    configure: Configure, settings: Any
+) -> None:
+    configure()
+    settings.METRICS_KEY = "a-key"
+    for role, offset in ((ProcessRole.WEB, 6.0), (ProcessRole.EVENTS, -75.0), (ProcessRole.WORKER, 4.9)):
+        Process.objects.create(
+            role=role, host=f"{role}-host", pid=1, clock_offset=offset, trouble=processes.clock_words(offset)
+        )
+
+    report = doctor.examine(configuration=settings.CONFIGURATION, offline=True)
+    levels = {line.what: line.level for line in report.lines if line.what.startswith("Trouble")}
+    assert levels == {"Trouble on web-host": Level.WARN, "Trouble on events-host": Level.FAIL}
+    text = Client(headers={"Authorization": "Bearer a-key"}).get("/metrics").content.decode()
+    assert 'clock_offset_seconds{role="events",host="events-host",pid="1"} -75\n' in text
+    assert "registry_admin_processes_in_trouble 2\n" in text
+
+
+@pytest.mark.parametrize(("offset", "said"), [(5.0, ""), (5.1, "+5.1 seconds"), (-5.1, "-5.1 seconds")])
+def test_a_beat_says_that_the_clock_is_off_from_5_seconds_on(
+    offset: float, said: str, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure()
+    row = processes.start(ProcessRole.WEB)
+    monkeypatch.setattr(processes, "clock_offset", lambda: offset)
+
+    processes.beat()
+
+    row.refresh_from_db()
+    assert (said in row.trouble, bool(row.trouble)) == (True, bool(said))
+    assert row.clock_offset == offset
+
+
+# -------------------------------------------------------------------------------------------------------------- events
+
+
+def test_a_consumer_of_events_that_went_silent_is_told_everywhere(
+    configure: Configure, settings: Any, admin_client: Client
+) -> None:
+    configure()
+    settings.METRICS_KEY = "a-key"
+    scrape = Client(headers={"Authorization": "Bearer a-key"})
+    Process.objects.create(role=ProcessRole.WORKER, host="one", pid=1)
+    row = Process.objects.create(role=ProcessRole.EVENTS, host="gone", pid=2)
+
+    def told() -> tuple[Any, ...]:
+        report = doctor.examine(configuration=settings.CONFIGURATION, offline=True)
+        return (
+            next((line.level for line in report.lines if line.what == "Consumer"), None),
+            scrape.get("/status.json").json()["ok"],
+            "Nobody consumes the change events" in admin_client.get("/admin/").content.decode(),
+        )
+
+    assert told() == (Level.OK, True, False)
+
+    Process.objects.filter(pk=row.pk).update(beat_at=Now() - timedelta(seconds=125))
+    assert told() == (Level.FAIL, False, True)
+    found = [news.subject for news in notify._workers(row.started_at - timedelta(hours=1), timezone.now())]
+    assert found == ["The consumer of change events on gone sends no heartbeat"]
+
+    Process.objects.create(role=ProcessRole.EVENTS, host="another", pid=2)  # it was replaced
+    assert told() == (Level.WARN, True, False)
+
+    Process.objects.filter(role=ProcessRole.EVENTS).update(ended_at=Now())  # and all were stopped on purpose
+    assert told() == (None, True, False)
+
+
+# -------------------------------------------------------------------------------------------------- outages, log lines
+
+
+@pytest.fixture
+def handler() -> Iterator[tuple[outage.OneLineHandler, StringIO]]:
+    made, stream = outage.OneLineHandler(), StringIO()
+    made.setStream(stream)
+    made.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    yield made, stream
+    made.close()
+
+
+class _Driver(Exception):
+    def __init__(self, words: str, sqlstate: str | None) -> None:
+        super().__init__(words)
+        self.sqlstate = sqlstate
+
+
+def record(cause: Exception, error: type[Exception] = OperationalError) -> logging.LogRecord:
+    try:
+        raise error(str(cause)) from cause
+    except error:
+        return logging.LogRecord("django-q", logging.ERROR, "x.py", 1, "Failed to pull", (), sys.exc_info())
+
+
+@pytest.mark.parametrize("state", [None, "08006", "57P01", "57P02", "57P03", "53300"])
+def test_an_outage_is_one_line_and_one_when_it_is_over_that_says_how_many_were_left_out(
+    state: str | None, handler: tuple[outage.OneLineHandler, StringIO], caplog: pytest.LogCaptureFixture
+) -> None:
+    made, stream = handler
+    for _ in range(174):
+        made.handle(record(_Driver("the connection\nis closed", state)))
+
+    assert stream.getvalue().splitlines() == [
+        "ERROR database.unreachable: the connection is closed Further lines about it are left out until it answers. "
+        "While: Failed to pull"
+    ]
+    connection_created.send(sender=None, connection=connection)
+    connection_created.send(sender=None, connection=connection)
+    over = [each.getMessage() for each in caplog.records if each.name == "deployments.outage"]
+    assert len(over) == 1
+    assert "lines_left_out=173" in over[0]
+
+    made.handle(record(_Driver("again", state)))
+    assert len(stream.getvalue().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "cause", [_Driver("canceling statement due to statement timeout", "57014"), ValueError("database is locked")]
+)
+def test_what_is_no_outage_keeps_its_traceback(
+    cause: Exception, handler: tuple[outage.OneLineHandler, StringIO]
+) -> None:
+    made, stream = handler
+
+    made.handle(record(cause))
+    made.handle(record(cause))
+
+    assert stream.getvalue().count("Traceback") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_database_that_is_away_for_8_seconds_is_one_log_line_in_each_process_and_the_cluster_goes_on(
+    own_server: postgresql.Server, start: Callable[..., Running]
+) -> None:
+    running = start(DATABASE_URL=own_server.url)
+    cluster = wait_for(lambda: cluster_of(running.process))
+    wait_for(lambda: Process.objects.filter(role=ProcessRole.TASK).exists())
+    connections.close_all()
+    own_server.crash(away=8)
+
+    Sweep.objects.create(trigger=SweepTrigger.PERSON)
+    tasks.ring()
+    wait_for(lambda: Sweep.objects.filter(status=SweepStatus.DONE).exists(), seconds=60)
+    wait_for(lambda: Process.objects.filter(role=ProcessRole.WORKER, beat_at__gt=Now() - timedelta(seconds=5)).exists())
+
+    assert cluster_of(running.process) == cluster
+    assert not running.lines("Traceback")
+    began = running.lines("database.unreachable")
+    assert 1 <= len(began) <= 7  # the supervisor and each process of the cluster that asked meanwhile
+    assert len(running.lines("OperationalError", "connection", "database")) <= 2 * len(began)
+    assert running.lines("database.answers_again")

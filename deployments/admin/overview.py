@@ -33,7 +33,7 @@ from deployments.models import (
     SweepStatus,
 )
 from deployments.projects import ROOT_SLUGS
-from deployments.reconcile import generation, writes_pause
+from deployments.reconcile import generation, processes, writes_pause
 
 #: What somebody should look at, the worst first.
 NEEDS_ATTENTION = (RepositoryStatus.FAILED, RepositoryStatus.MISSING, RepositoryStatus.DRIFTED)
@@ -142,6 +142,9 @@ class Health:
 
     workers: list[Process]
     alive: int
+    others: list[Process]  # living processes of the other roles that are in trouble
+    lost: Process | None  # the consumer of change events that went silent, when none lives
+    schedule: str  # which schedule is overdue, in words
     running: Sweep | None
     last: Any  # the last sweep over all repositories that has ended, with its sums
     result: str
@@ -154,7 +157,9 @@ def _health() -> Health:
     from deployments.admin.sweeps import add_sums, outcome_words  # its page stands on this site
 
     now = timezone.now()
-    workers = list(Process.objects.filter(role=ProcessRole.WORKER, ended_at=None).order_by("-beat_at")[:5])
+    seen = processes.seen(*ProcessRole)
+    workers = [row for row in [*seen.alive, *seen.silent] if row.role == ProcessRole.WORKER]
+    events = [row for row in seen.silent if row.role == ProcessRole.EVENTS]
     whole = list(Sweep.objects.filter(names=[], dry_run=False).order_by("-started_at")[:10])
     last = next((sweep for sweep in whole if sweep.status != SweepStatus.RUNNING), None)
     if last is not None:
@@ -162,8 +167,11 @@ def _health() -> Health:
     interval = settings.CONFIGURATION.reconcile_interval
     newest = whole[0].started_at if whole else None
     return Health(
-        workers=workers,
-        alive=sum(row.beat_at > now - worker.SILENT for row in workers),
+        workers=workers[:5],
+        alive=sum(row.role == ProcessRole.WORKER for row in seen.alive),
+        others=[row for row in seen.alive if row.trouble and row.role != ProcessRole.WORKER][:5],
+        lost=events[0] if events and not any(row.role == ProcessRole.EVENTS for row in seen.alive) else None,
+        schedule=worker.overdue_schedule(),
         running=Sweep.objects.filter(status=SweepStatus.RUNNING).first(),
         last=last,
         result=outcome_words(last.sums) if last is not None else "",  # type: ignore[attr-defined]

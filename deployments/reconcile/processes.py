@@ -5,20 +5,25 @@ with `end` that it ended on purpose. One that is killed says nothing: its row go
 (`silent`). All times are the database's clock, so hosts need not agree on the time.
 
 A process that never called `start` (most commands, the tests) has no row, and its leases end by their own time only.
+
+What is wrong with a process, in words, is told with `say`; each beat writes it to the row, behind what is wrong with
+the host's clock. `seen` is who lives and who went silent, for the pages; `unready` is the same for one host's probe.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.db import DatabaseError, connection, connections
+from django.db import Error, connection, connections
 from django.db.models import Case, Exists, F, OuterRef, Q, When
 from django.db.models.functions import Now
 
@@ -32,10 +37,15 @@ SILENT_SECONDS = 15.0  # a process not heard from for so long holds no lease any
 WRITE_SECONDS = 10.0  # and one that knows of no beat for so long sends nothing to AWS: 5 s before its leases end
 LONG_SILENCE = timedelta(minutes=2)  # without a heartbeat: people are told, also when it beats again afterwards
 KEPT = timedelta(days=1)  # rows of processes that ended or went silent
+PROBE_SECONDS = 30.0  # a process not heard from for so long is not ready for a probe
+CLOCK_WARN_SECONDS = 5.0  # a host that is off by more says so on its row, and the pages show it
+CLOCK_STOP_SECONDS = 60.0  # a worker that is off by so much or more takes no work
+STOP_SECONDS = 8.0  # from SIGTERM to the end of `worker` and `events`
 
 _mine: tuple[int, int] | None = None  # (pid, primary key): a forked child is not its parent
 _heard_at = 0.0  # by `clock`: before the last beat was sent that the database confirmed
 _ended = False
+_said: tuple[str, float | None] = ("", None)  # what is wrong with this process, and until when (monotonic) that counts
 
 # It goes on while a machine is suspended, so that a beat or a lease is never thought younger than it is. Linux only.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -48,7 +58,9 @@ def clock() -> float:
 
 def start(role: ProcessRole, *, configuration: int | None = None) -> Process:
     """Write this process's row. `configuration` is the key of the ConfigurationGeneration that it was started with."""
-    global _mine, _heard_at
+    global _mine, _heard_at, _said
+    if _mine is not None and _mine[0] != os.getpid():
+        _said = ("", None)  # a fork has a copy of its parent's
     sent_at = clock()
     row = Process.objects.create(
         role=role,
@@ -67,6 +79,12 @@ def current_id() -> int | None:
     return _mine[1] if _mine is not None and _mine[0] == os.getpid() else None
 
 
+def say(trouble: str, *, seconds: float | None = None) -> None:
+    """What is wrong with this process, in whole sentences: each beat writes it, for so long or until said otherwise."""
+    global _said
+    _said = (trouble, None if seconds is None else time.monotonic() + seconds)
+
+
 def beat(**values: Any) -> bool:
     """Say that this process lives, with these columns beside. False when it has no row (any more), or ended."""
     global _heard_at
@@ -75,7 +93,10 @@ def beat(**values: Any) -> bool:
         return False
     sent_at = clock()
     offset = clock_offset()
-    heard = bool(Process.objects.filter(pk=pk, ended_at__isnull=True).update(**_beat(), clock_offset=offset, **values))
+    said, until = _said
+    trouble = [clock_words(offset), said if until is None or time.monotonic() < until else ""]
+    values = {"clock_offset": offset, "trouble": " ".join(filter(None, trouble)), **values}
+    heard = bool(Process.objects.filter(pk=pk, ended_at__isnull=True).update(**_beat(), **values))
     if heard:
         _heard_at = max(_heard_at, sent_at)
     return heard
@@ -98,13 +119,15 @@ def beat_if_late() -> None:
 def end() -> None:
     """Say that this process ends on purpose: after SIGTERM, or because its work is done.
 
-    Its leases end with that, so it sends nothing to AWS under one any more.
+    Its leases end with that, so it sends nothing to AWS under one any more. While the database is away nothing is said,
+    and the row goes silent.
     """
     global _ended
     _ended = True
     pk = current_id()
     if pk is not None:
-        Process.objects.filter(pk=pk).update(**_beat(), ended_at=Now())
+        with contextlib.suppress(Error):
+            Process.objects.filter(pk=pk).update(**_beat(), ended_at=Now())
 
 
 def _beat() -> dict[str, Any]:
@@ -114,9 +137,15 @@ def _beat() -> dict[str, Any]:
 
 
 def keep_alive(
-    role: ProcessRole, *, configuration: int | None = None, each: Callable[[], object] | None = None
+    role: ProcessRole,
+    *,
+    configuration: int | None = None,
+    each: Callable[[], object] | None = None,
+    lives: Callable[[], bool] = lambda: True,
 ) -> None:
     """Register this process and have a thread beat until it ends; `each` is called after every beat.
+
+    No beat is made while `lives` is false, so that a process whose main thread hangs goes silent.
 
     Returns at once and needs no database: the thread registers the process as soon as there is one, and again where
     its row is gone (a restored backup).
@@ -126,21 +155,53 @@ def keep_alive(
         trouble = ""
         while not _ended:
             try:
-                if not beat():
+                if not lives():
+                    pass
+                elif not beat():
                     start(role, configuration=configuration)
                 if each is not None:
                     each()
                 if trouble:
                     log.info("process.beats_again")
                 trouble = ""
-            except DatabaseError as error:
+            except Error as error:
                 if not trouble:  # once for an outage
                     trouble = type(error).__name__
-                    log.warning("process.cannot_beat error=%s", trouble)
+                    log.warning("process.cannot_beat error=%s", trouble, exc_info=error)
                 connections.close_all()
             time.sleep(BEAT_SECONDS)
 
     threading.Thread(target=run, name="heartbeat", daemon=True).start()
+
+
+def end_others(pids: Iterable[int], role: ProcessRole) -> None:
+    """Say of processes of this host, which the caller has seen end, that they did: their leases end with that.
+
+    While the database is away nothing is said, and their rows go silent.
+    """
+    rows = Process.objects.filter(role=role, host=socket.gethostname(), pid__in=list(pids), ended_at=None)
+    with contextlib.suppress(Error):
+        rows.update(ended_at=Now())
+
+
+def exit_after(seconds: float, last: Callable[[], None]) -> None:
+    """End this process with status 0 after so many seconds, whatever its threads wait for; `last` runs before.
+
+    For SIGTERM: an answer of AWS or of the database may take longer than whoever stops us waits. `last` has half a
+    second.
+    """
+
+    def leave() -> None:
+        time.sleep(seconds)
+        log.warning(
+            "process.ended_while_waiting: a call was not answered in time; it is made again by the next process"
+        )
+        final = threading.Thread(target=last, daemon=True)
+        final.start()
+        final.join(0.5)
+        os._exit(0)
+
+    threading.Thread(target=leave, name="exit", daemon=True).start()
 
 
 def silent() -> Q:
@@ -149,6 +210,41 @@ def silent() -> Q:
         Q(beat_at__lt=Now() - timedelta(seconds=SILENT_SECONDS)) | Q(ended_at__isnull=False)
     )
     return Q(Q(lease_process__isnull=False) & Exists(gone))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """The processes of a role that have not said that they ended, those heard from last first."""
+
+    alive: list[Process]
+    silent: list[Process]  # not heard from for LONG_SILENCE: killed, or without a way to the database
+
+
+def seen(*roles: ProcessRole, limit: int = 100) -> Seen:
+    """Who of these roles lives, and who went silent. One query; ages are by the database's clock."""
+    rows: list[Any] = list(
+        Process.objects.filter(role__in=roles, ended_at=None).annotate(db_now=Now()).order_by("-beat_at")[:limit]
+    )
+    return Seen(
+        alive=[row for row in rows if row.beat_at > row.db_now - LONG_SILENCE],
+        silent=[row for row in rows if row.beat_at <= row.db_now - LONG_SILENCE],
+    )
+
+
+def unready(role: ProcessRole) -> str:
+    """Why this host has no process of the role that is ready to work, in words; empty when it has one."""
+    rows = Process.objects.filter(role=role, host=socket.gethostname(), ended_at=None)
+    row = rows.filter(beat_at__gt=Now() - timedelta(seconds=PROBE_SECONDS)).order_by("-beat_at").first()
+    if row is None:
+        return f"No {role.label.lower()} on this host was heard from in the last {PROBE_SECONDS:.0f} seconds."
+    return clock_words(row.clock_offset) if abs(row.clock_offset) >= CLOCK_STOP_SECONDS else ""
+
+
+def clock_words(offset: float) -> str:
+    """What is wrong with a clock that is so many seconds ahead of the database's; empty when nothing is."""
+    if abs(offset) <= CLOCK_WARN_SECONDS:
+        return ""
+    return f"This host's clock is {offset:+.1f} seconds from the database's: set it (NTP)."
 
 
 def clock_offset() -> float:

@@ -326,7 +326,7 @@ def test_a_change_event_is_acted_on_by_the_configuration_that_counts(
         at=timezone.now() + timedelta(minutes=1), ours=False,
     )  # fmt: skip
 
-    assert events._look(older, row.account, row.region, row.name, [change])
+    assert events._look(older, row.account, row.region, row.name, [change]) is None
 
     assert _pullers(sandbox, row) == {CLUSTER, OTHER}
 

@@ -2,6 +2,7 @@
 
 import re
 import signal
+from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
@@ -10,13 +11,22 @@ from django.core.management.base import BaseCommand, CommandError
 from deployments import events, sweeps
 from deployments.ecr import Access, EventQueue
 from deployments.models import ProcessRole
-from deployments.reconcile import generation
+from deployments.reconcile import generation, processes
 
 
 class Command(BaseCommand):
     help = "Consume ECR change events from RECONCILE_EVENTS_QUEUE_URL and heal drift within seconds."
 
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--check", action="store_true", help="For a probe: 1, with the reason, unless this host has one that works."
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["check"]:
+            if reason := events.unready():
+                raise CommandError(reason)
+            return
         configuration = settings.CONFIGURATION.require()
         found = sweeps.targets(configuration)
         if not configuration.events_queue_url:
@@ -24,8 +34,14 @@ class Command(BaseCommand):
         if not found:
             raise CommandError("No configured registry is ECR (DEPLOY_REGISTRY_HOST), so there are no events.")
         stop: list[int] = []
+
+        def stopped(number: int, frame: object) -> None:
+            if not stop:  # within STOP_SECONDS, also while AWS or the database does not answer
+                processes.exit_after(processes.STOP_SECONDS - 1.5, processes.end)
+            stop.append(number)
+
         for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda number, frame: stop.append(number))
+            signal.signal(name, stopped)
         config = found[0].config
         # https://sqs.REGION.…/ACCOUNT/NAME; a queue elsewhere (a sandbox, an endpoint in a VPC) is the registry's.
         region = re.match(r"https?://sqs\.([a-z0-9-]+)\.", configuration.events_queue_url)
@@ -35,5 +51,7 @@ class Command(BaseCommand):
             access=Access(role_arn=config.assume_role_arn, external_id=config.assume_role_external_id),
         )
         generation.register(configuration, role=ProcessRole.EVENTS)
+        processes.keep_alive(ProcessRole.EVENTS, configuration=generation.held, lives=events.is_moving)
         self.stderr.write("Listening for changes. Ctrl-C ends it.")
         events.consume(configuration=configuration, queue=queue, stopping=lambda: bool(stop))
+        processes.end()

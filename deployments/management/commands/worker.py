@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from deployments import tasks
 from deployments.models import ProcessRole
 from deployments.reconcile import generation
-from deployments.worker import Supervisor, WorkerRefused
+from deployments.worker import Supervisor, WorkerRefused, unready
 
 
 class Command(BaseCommand):
@@ -17,8 +17,15 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--cluster", action="store_true", help=SUPPRESS)  # what the supervisor starts
+        parser.add_argument(
+            "--check", action="store_true", help="For a probe: 1, with the reason, unless this host has one that works."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["check"]:
+            if reason := unready():
+                raise CommandError(reason)
+            return
         if options["cluster"]:
             tasks.run_cluster()
             return
