@@ -16,12 +16,8 @@ def _in(module: str, *entries: tuple[str, ...], postgresql: bool = False) -> lis
     ]
 
 
-<<<<<<< ours
-LEASES = "test_leases.py::test_"
 BULKHEAD = "reconcile/test_bulkhead.py::test_"
 
-=======
->>>>>>> theirs
 MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/admin/keys.py",
@@ -558,8 +554,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "channel",
             "test_vault.py::test_the_places_that_secrets_are_sealed_to_keep_their_names",
         ),
-<<<<<<< ours
-=======
         (
             "",
             "DIGEST_EVERY = timedelta(minutes=10)",
@@ -672,7 +666,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_notify.py::test_nothing_is_sent_inside_a_transaction",
         ),
         ("_due", ", channel__enabled=True", "", "test_notify.py::test_a_channel_that_was_switched_off_is_sent_nothing"),
->>>>>>> theirs
     ),
     *_in(
         "deployments/outbound.py",
@@ -926,7 +919,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "pass",
             "test_provisioning.py::test_a_result_that_came_too_late_is_answered_with_the_newer_one",
         ),
-<<<<<<< ours
         (
             "_usable",
             "error.installation or ",
@@ -940,21 +932,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_provisioning.py::test_a_foreign_policy_is_in_the_history_before_it_is_overwritten",
         ),
         (
-=======
-        (
-            "_usable",
-            "error.installation or ",
-            "",
-            "test_provisioning.py::test_a_fault_of_the_whole_installation_stops_the_deploy_also_where_the_repository_was_right",
-        ),
-        (
-            "_write",
-            "run.event(EventKind.DRIFT_FOUND, words, policy_before=policy_before).save()",
-            "run.happened(EventKind.DRIFT_FOUND, words, policy_before=policy_before)",
-            "test_provisioning.py::test_a_foreign_policy_is_in_the_history_before_it_is_overwritten",
-        ),
-        (
->>>>>>> theirs
             "_write",
             "if run.row.status != RepositoryStatus.FAILED or not earlier.exists():",
             "if True:",
@@ -965,7 +942,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "run.row.status != RepositoryStatus.FAILED or ",
             "",
             "test_provisioning.py::test_a_drift_that_comes_back_is_in_the_history_again",
-<<<<<<< ours
         ),
         (
             "_record",
@@ -975,17 +951,6 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_record",
-=======
-        ),
-        (
-            "_record",
-            'if row.status != RepositoryStatus.DRIFTED or row.differences != values["differences"]:',
-            "if True:",
-            "test_provisioning.py::test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
-        ),
-        (
-            "_record",
->>>>>>> theirs
             ' or row.differences != values["differences"]',
             "",
             "test_provisioning.py::test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
@@ -1019,20 +984,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "if not error.heals:",
             "if True:",
             "test_provisioning.py::test_a_create_whose_error_may_have_hidden_a_success_is_remembered",
-<<<<<<< ours
-        ),
-        (
-            "_failure",
-            "(row.error_since if row.last_error_code == error.code else None) or now",
-            "now",
-            "test_provisioning.py::test_the_same_error_at_each_look_is_one_line_and_its_beginning_stays",
-        ),
-        (
-            "_failure",
-            "(row.error_since if row.last_error_code == error.code else None) or now",
-            "row.error_since or now",
-            "test_provisioning.py::test_the_same_error_at_each_look_is_one_line_and_its_beginning_stays",
-=======
         ),
         (
             "_failure",
@@ -1063,52 +1014,23 @@ MUTANTS: tuple[Mutant, ...] = (
             "replace(ecr, before_attempt=lease.require_time)",
             "ecr",
             "test_provisioning.py::test_the_leases_time_is_looked_at_after_a_sweeps_call_has_waited_for_its_turn",
->>>>>>> theirs
+        ),
+        (
+            "record_failure",
+            "if lease is None:\n        return False",
+            "if lease is None:\n        return Repository.objects.filter(pk=row.pk).update(status=RepositoryStatus.FAILED) > 0",
+            "test_sweeps.py::test_a_mistake_of_ours_is_not_written_on_a_row_that_somebody_works_on",
+        ),
+        (
+            "record_failure",
+            "lease.row.last_checked_at != row.last_checked_at",
+            "False",
+            "test_sweeps.py::test_what_a_deploy_saw_meanwhile_counts_more_than_a_sweep_that_was_throttled",
         ),
     ),
     *_in(
         "deployments/reconcile/lease.py",
         (
-<<<<<<< ours
-            "_failure",
-            "if event.state_since or row.last_error != str(error) else []",
-            "",
-            "test_provisioning.py::test_the_same_error_at_each_look_is_one_line_and_its_beginning_stays",
-        ),
-        (
-            "Lease.claim",
-            "mine.update(**leases.RETURNED)",
-            "pass",
-            "test_provisioning.py::test_a_lease_whose_row_could_not_be_read_is_given_back",
-        ),
-        (
-            "reconcile",
-            "replace(ecr, before_attempt=lease.require_time)",
-            "ecr",
-            "test_provisioning.py::test_the_leases_time_is_looked_at_after_a_sweeps_call_has_waited_for_its_turn",
-        ),
-    ),
-    *_in(
-        "deployments/reconcile/lease.py",
-        (
-            "claim",
-            "rows.filter(free())",
-            "rows",
-            "test_provisioning.py::test_a_lease_is_held_by_one_for_ninety_seconds",
-            "test_sweeps.py::test_a_chunk_or_a_listing_is_held_by_one_for_forty_five_seconds",
-        ),
-        (
-            "claim",
-            'lease_epoch=F("lease_epoch") + 1,',
-            "",
-            "test_provisioning.py::test_a_lease_left_by_a_dead_process_is_taken_over_when_it_has_run_out",
-        ),
-        (
-            "free",
-            " | Q(lease_until__lt=Now())",
-            "",
-            "test_provisioning.py::test_a_lease_left_by_a_dead_process_is_taken_over_when_it_has_run_out",
-=======
             "claim",
             "rows.filter(free())",
             "rows",
@@ -1177,7 +1099,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "if heard:",
             "if True:",
             "test_leases.py::test_a_beat_that_the_database_did_not_confirm_does_not_count",
->>>>>>> theirs
         ),
     ),
     *_in(
@@ -1376,13 +1297,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_sweeps.py::test_a_worker_stops_in_the_middle_of_its_chunk_when_another_configuration_counts",
         ),
         (
-            "_Budget.share",
-            "max(1, chunks.count())",
-            "1",
-            "test_sweeps.py::test_workers_that_hold_chunks_of_one_registry_share_its_rate",
-<<<<<<< ours
-        ),
-        (
             "_compare_list",
             "        .filter(lease.free())\n",
             "",
@@ -1408,15 +1322,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_Worker._save",
-            "            if rests:\n",
-            "            if False:\n",
+            'values["lease_until"] = Now() + rest',
+            "pass",
             "test_sweeps.py::test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds",
         ),
         (
-            "_Worker._one",
-            "filter(lease.free(), pk=row.pk)",
-            "filter(pk=row.pk)",
-            "test_sweeps.py::test_a_mistake_of_ours_is_not_written_on_a_row_that_somebody_works_on",
+            "_Budget.share",
+            'max(1, chunks.exclude(lease_owner="").count())',
+            "1",
+            "test_sweeps.py::test_workers_that_hold_chunks_of_one_registry_share_its_rate",
         ),
     ),
     *_in(
@@ -1447,49 +1361,10 @@ MUTANTS: tuple[Mutant, ...] = (
             "Environment.objects.select_for_update()",
             "Environment.objects",
             "api/test_variables.py::test_two_who_store_the_same_new_names_at_once_wait_for_each_other",
-=======
-        ),
-        (
-            "_compare_list",
-            "        .filter(lease.free())\n",
-            "",
-            "test_sweeps.py::test_what_a_deploy_is_making_right_now_is_not_expected_in_the_list",
-        ),
-        (
-            "_note_changes",
-            "lease.free(), pk=row.pk, lease_epoch=row.lease_epoch",
-            "pk=row.pk, lease_epoch=row.lease_epoch",
-            "test_sweeps.py::test_the_list_changes_no_row_that_somebody_works_on_or_has_worked_on",
-        ),
-        (
-            "_note_changes",
-            "lease.free(), pk=row.pk, lease_epoch=row.lease_epoch",
-            "lease.free(), pk=row.pk",
-            "test_sweeps.py::test_the_list_changes_no_row_that_somebody_works_on_or_has_worked_on",
-        ),
-        (
-            "_note_missing",
-            "lease.free(), pk=row.pk, lease_epoch",
-            "pk=row.pk, lease_epoch",
-            "test_sweeps.py::test_a_repository_that_a_deploy_has_made_again_since_the_list_is_not_missing",
-        ),
-        (
-            "_Worker._save",
-            "            if rests:\n",
-            "            if False:\n",
-            "test_sweeps.py::test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds",
-        ),
-        (
-            "_Worker._one",
-            "filter(lease.free(), pk=row.pk)",
-            "filter(pk=row.pk)",
-            "test_sweeps.py::test_a_mistake_of_ours_is_not_written_on_a_row_that_somebody_works_on",
->>>>>>> theirs
         ),
         postgresql=True,
     ),
     *_in(
-<<<<<<< ours
         "deployments/vault.py",
         ("_derive", "vault v1", "vault v2", "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one"),
         (
@@ -1516,40 +1391,9 @@ MUTANTS: tuple[Mutant, ...] = (
             "dict(reversed(keys))",
             "dict(keys[:1])",
             "test_vault.py::test_a_key_that_was_replaced_still_opens_and_no_longer_seals",
-=======
-        "deployments/variables.py",
-        (
-            "_place",
-            "environment {environment_id} variable",
-            "environment {environment_id} name",
-            "test_vault.py::test_the_places_that_secrets_are_sealed_to_keep_their_names",
-        ),
-        (
-            "reencrypt",
-            "filter(pk=row.pk, value=row.value)",
-            "filter(pk=row.pk)",
-            "api/test_variables.py::test_a_value_that_was_set_while_it_was_encrypted_anew_is_the_one_that_stays",
-        ),
-        (
-            "sync",
-            "with transaction.atomic():",
-            "if True:",
-            "api/test_variables.py::test_the_use_case_itself_stores_both_or_neither",
         ),
     ),
     *_in(
-        "deployments/variables.py",
-        (
-            "store",
-            "Environment.objects.select_for_update()",
-            "Environment.objects",
-            "api/test_variables.py::test_two_who_store_the_same_new_names_at_once_wait_for_each_other",
->>>>>>> theirs
-        ),
-        postgresql=True,
-    ),
-    *_in(
-<<<<<<< ours
         "deployments/reconcile/bulkhead.py",
         ("_enter", "threads // 2", "threads", BULKHEAD + "half_of_the_threads_may_wait_for_aws"),
         ("_leave", "_held -= 1", "pass", BULKHEAD + "half_of_the_threads_may_wait_for_aws"),
@@ -1574,31 +1418,8 @@ MUTANTS: tuple[Mutant, ...] = (
             "place.enter_context(bulkhead.place())",
             "pass",
             BULKHEAD + "a_deploy_that_must_ask_aws_is_refused_and_one_that_need_not_goes_on",
-=======
-        "deployments/vault.py",
-        ("_derive", "vault v1", "vault v2", "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one"),
-        (
-            "_derive",
-            "length=38",
-            "length=40",
-            "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one",
         ),
         (
-            "_derive",
-            "material[32:]",
-            "material[:6]",
-            "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one",
-        ),
-        (
-            "",
-            '_VERSION = "v1"',
-            '_VERSION = "v2"',
-            "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one",
->>>>>>> theirs
-        ),
-        ("", "_NONCE = 12", "_NONCE = 16", "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one"),
-        (
-<<<<<<< ours
             "",
             "CALL_SECONDS = 3.0",
             "CALL_SECONDS = 30.0",
@@ -1630,12 +1451,6 @@ MUTANTS: tuple[Mutant, ...] = (
             '("image_undecided", "server_waits_for_aws")',
             '("image_undecided",)',
             BULKHEAD + "a_roll_back_to_an_image_that_was_proved_does_not_wait_for_a_place",
-=======
-            "Vault.__init__",
-            "dict(reversed(keys))",
-            "dict(keys[:1])",
-            "test_vault.py::test_a_key_that_was_replaced_still_opens_and_no_longer_seals",
->>>>>>> theirs
         ),
     ),
 )
