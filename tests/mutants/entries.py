@@ -472,7 +472,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_lifecycle.py::test_the_cli_hears_of_a_repository_that_has_an_error_though_the_deploy_goes_on",
         ),
         (
-            "_prove",
+            "_prove_now",
             ".exclude(status=DEPLOYED)",
             "",
             "test_lifecycle.py::test_a_proof_that_fails_late_does_not_take_away_the_receipt_of_one_that_went_well",
