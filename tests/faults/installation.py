@@ -232,7 +232,7 @@ class PostgresqlServer:
                 self._server.ensure_postgres_running()
                 self._tell(self._server.get_pid())
                 return
-            except subprocess.SubprocessError:  # its recovery took longer than the package waits
+            except (subprocess.SubprocessError, AssertionError):  # its recovery takes longer than the package waits
                 if attempt == 2:
                     raise
 
