@@ -1453,4 +1453,119 @@ MUTANTS: tuple[Mutant, ...] = (
             BULKHEAD + "a_roll_back_to_an_image_that_was_proved_does_not_wait_for_a_place",
         ),
     ),
+    *_in(
+        "deployments/notify.py",
+        (
+            "deliver",
+            '"attempts", "next_try_at"',
+            '"next_try_at"',
+            "test_notify.py::test_a_receiver_that_refuses_everything_is_left_alone_until_the_next_turn_"
+            "and_first_attempts_come_first",
+        ),
+        (
+            "deliver",
+            "not failure.answered or",
+            "True or",
+            "test_notify.py::test_a_receiver_that_refuses_some_messages_gets_the_others_in_the_same_turn",
+        ),
+        (
+            "deliver",
+            " or spent[channel] >= REFUSAL_SECONDS",
+            "",
+            "test_notify.py::test_a_receiver_that_takes_its_time_to_refuse_ends_its_channels_turn",
+        ),
+        (
+            "_news",
+            "        _repository_events(since),\n",
+            "",
+            "test_notify.py::test_a_drift_that_was_over_before_the_look_is_told_and_so_is_the_next_one",
+        ),
+        (
+            "_promotions",
+            "~Exists(written), ",
+            "",
+            "test_notify.py::test_each_promotion_is_told_also_when_the_next_one_came_before_the_look",
+        ),
+        (
+            "_sweeps",
+            'order_by("-finished_at", "-pk")',
+            'order_by("-started_at", "-pk")',
+            "test_notify.py::test_sweeps_that_overlap_and_both_fail_are_told_once",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/processes.py",
+        (
+            "_beat",
+            ', default=F("silent_from")',
+            "",
+            "test_notify.py::test_a_silence_that_was_over_before_the_look_is_told",
+        ),
+    ),
+    *_in(
+        "deployments/sweeps.py",
+        (
+            "_Worker._count",
+            "return count < TRIES",
+            "return True",
+            "test_sweeps.py::test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row",
+        ),
+        (
+            "_Worker.run",
+            "self.tries = self._stored_tries()",
+            "pass",
+            "test_sweeps.py::test_the_tries_of_a_repository_are_counted_over_all_workers_of_a_sweep",
+        ),
+        (
+            "_Worker._gives_way",
+            "return size < _size(self.chunk.sweep)",
+            "return False",
+            "test_sweeps.py::test_a_worker_leaves_a_large_sweep_for_one_repository_that_somebody_asked_for",
+        ),
+        (
+            "_Worker._gives_way",
+            "return piece is not None",
+            "return False",
+            "test_sweeps.py::test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_holds_up_nobody",
+        ),
+        (
+            "_Worker._concerns_the_account",
+            "return others and not self.tries[pk]",
+            "return True",
+            "test_sweeps.py::test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_holds_up_nobody",
+        ),
+        (
+            "_Worker._unanswered",
+            "self.tries = self._stored_tries()",
+            "pass",
+            "test_sweeps.py::test_an_aws_that_answers_nobody_costs_no_repository_a_try",
+        ),
+        (
+            "_Worker._throttled",
+            "self.refusals >= SILENCE and not self.progressed",
+            "self.refusals >= SILENCE",
+            "test_sweeps.py::test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others",
+        ),
+        (
+            "_Worker._fail",
+            "if not sweep.dry_run:",
+            "if True:",
+            "test_sweeps.py::test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row",
+        ),
+    ),
+    *_in(
+        "deployments/provisioning.py",
+        (
+            "record_failure",
+            "if lease.row.last_checked_at != row.last_checked_at:",
+            "if False:",
+            "test_sweeps.py::test_what_a_deploy_saw_meanwhile_counts_more_than_a_sweep_that_was_throttled",
+        ),
+        (
+            "_failure",
+            " and not again.exists()",
+            "",
+            "test_notify.py::test_a_repository_that_failed_twice_and_was_right_before_the_look_is_told",
+        ),
+    ),
 )
