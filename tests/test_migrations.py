@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.db import connection
+from django.db.migrations.loader import MigrationLoader
 
 FOLDER = Path(__file__).resolve().parent.parent / "deployments" / "migrations"
+RELEASED = "0001_initial"  # the last migration of the version that may serve while the later ones run
 #: SHA-256 of each migration file as it landed. 0001 is version 0.1.0's (commit c3e5c70).
 LANDED = {
     "0001_initial": "cc070ee6be1417daad2ec0d02bf3fb5b882e4d1e1808ba6bebec8b6f841e80e4",
@@ -25,8 +29,8 @@ def present() -> dict[str, str]:
 def test_a_migration_that_landed_is_the_same_for_ever(name: str) -> None:
     assert present().get(name) == LANDED[name], (
         f"deployments/migrations/{name}.py was changed or removed. Installations that have run it never run it again, "
-        f"so they would lack the change: restore the file (git checkout origin/main -- {FOLDER.name}/{name}.py from "
-        "deployments/), and make the change as a new migration (manage.py makemigrations)."
+        f"so they would lack the change. Restore it (git checkout origin/main -- deployments/migrations/{name}.py), "
+        "and make the change as a new migration (manage.py makemigrations)."
     )
 
 
@@ -39,3 +43,25 @@ def test_a_new_migration_is_listed_when_it_lands() -> None:
         "table that is in use begins with `schema.lock_tables`. Then freeze them: add to LANDED in "
         f"tests/test_migrations.py {', '.join(f'{name!r}: {digest!r}' for name, digest in sorted(new.items()))}."
     )
+
+
+@pytest.mark.django_db
+def test_a_migration_that_changes_several_tables_of_the_released_version_locks_them_first() -> None:
+    """That version's processes use them meanwhile, in an order of their own (`schema.lock_tables`)."""
+    loader = MigrationLoader(connection)
+    released = {name for _, name in loader.project_state(("deployments", RELEASED)).models if name}
+    for (app, name), migration in loader.disk_migrations.items():
+        if app != "deployments" or name <= RELEASED:
+            continue
+        changed = set().union(*(tables(operation) for operation in migration.operations)) & released
+        first = getattr(migration.operations[0], "code", None)
+        locks = getattr(first, "__qualname__", "").startswith("lock_tables.")
+
+        assert len(changed) < 2 or locks, f"{name} changes {sorted(changed)}: begin with schema.lock_tables"
+
+
+def tables(operation: Any) -> set[str]:
+    """Models, in lower case, whose tables an operation locks: its own, and those that its new foreign keys name."""
+    fields = [field for _, field in getattr(operation, "fields", [])] + [getattr(operation, "field", None)]
+    targets = [field.remote_field.model for field in fields if getattr(field, "remote_field", None)]
+    return {str(getattr(operation, "model_name", ""))} | {str(each).rpartition(".")[2].lower() for each in targets}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -317,3 +318,18 @@ def test_a_restored_backup_gives_no_version_twice(installation: Installation) ->
     with installation.serving(NEW) as origin:
         assert number(known.deploy(origin)) == 4
         assert number(Project(sandbox=installation.sandbox, ref=lost.ref, key=key).deploy(origin)) == 3
+
+
+def test_the_notes_name_each_setting_and_each_action_of_aws_that_0_1_0_did_not_have(old: Code) -> None:
+    notes = (ROOT / "docs" / "upgrading.md").read_text()
+
+    def settings(code: Code) -> set[str]:
+        return set(re.findall(r"(?m)^#? ?([A-Z][A-Z0-9_]+)=", (code.folder / ".env.example").read_text()))
+
+    def actions(code: Code) -> set[str]:
+        policy = json.loads((code.folder / "docs" / "iam-policy.json").read_text())
+        return {action for statement in policy["Statement"] for action in statement["Action"]}
+
+    new = (settings(NEW) - settings(old)) | (actions(NEW) - actions(old))
+    assert {"CONFIGURATION_GENERATION", "ecr:ListImages"} <= new
+    assert sorted(name for name in new if f"`{name}`" not in notes) == []

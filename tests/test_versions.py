@@ -86,6 +86,18 @@ def test_a_counter_that_is_above_stays_and_nothing_is_recorded(
     assert not AuditEntry.objects.exists()
 
 
+def test_a_counter_that_is_behind_by_some_deploys_of_the_same_day_is_raised(
+    ecr_configuration: Configuration, sandbox: Sandbox, environment: Environment
+) -> None:
+    fill(sandbox, environment.project, f"{TODAY}.3.production.abcdefgh")
+    row_of(environment.project)
+    Environment.objects.filter(pk=environment.pk).update(version_day=TODAY, version_number=1)
+
+    learn(ecr_configuration)
+
+    assert version_of(environment) == f"{TODAY}.3"
+
+
 def test_a_deploy_that_counted_meanwhile_is_not_put_back(
     ecr_configuration: Configuration, sandbox: Sandbox, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
