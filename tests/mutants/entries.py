@@ -115,6 +115,12 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/audit.py",
         (
+            "record",
+            "if not connection.in_atomic_block:",
+            "if False:",
+            "test_audit.py::test_a_line_of_its_own_outside_of_any_transaction_is_a_mistake_of_ours",
+        ),
+        (
             "_cell",
             '"@", "\\t", "\\r"',
             '"@"',
@@ -130,7 +136,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "Attempt.commit",
             "with transaction.atomic():",
             "if True:",
-            "admin/test_actions.py::test_revoking_a_key_leaves_one_line_with_its_owner",
+            "test_audit.py::test_what_was_refused_is_undone_and_its_line_has_the_reason",
         ),
     ),
     *_in(
@@ -385,6 +391,43 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/lifecycle.py",
+        (
+            "finalize",
+            "with transaction.atomic():",
+            "if True:",
+            "test_lifecycle.py::"
+            "test_a_finalize_that_dies_between_its_writes_has_done_nothing_and_the_next_one_does_it_all",
+        ),
+        (
+            "_finalized_before",
+            "if wanted and not _is_overtaken(deployment):",
+            "if False:",
+            "test_lifecycle.py::test_a_repeated_finalize_brings_to_its_end_what_the_first_one_wanted",
+        ),
+        (
+            "_is_overtaken",
+            "return True",
+            "pass",
+            "test_lifecycle.py::test_a_late_finalize_does_not_undo_a_roll_back",
+        ),
+        (
+            "promote",
+            "not allow_rollbacks, instead_of=instead_of)",
+            "not allow_rollbacks)",
+            "test_lifecycle.py::test_another_that_became_current_while_the_image_was_proved_is_not_replaced",
+        ),
+        (
+            "_replace",
+            "replaced_by=deployment",
+            "replaced_by=None",
+            "test_lifecycle.py::test_what_a_force_canceled_is_known_by_what_is_stored_and_not_by_the_words",
+        ),
+        (
+            "_insert",
+            "if existing := _existing(environment, external_id):",
+            "if existing := None:",
+            "test_lifecycle.py::test_of_two_deploys_of_one_external_id_at_once_only_one_is_made",
+        ),
         (
             "cancel",
             'with trail.change("cancel.deployment", deployment) as line:',
