@@ -350,8 +350,8 @@ AWS: tuple[Entry, ...] = (
     Entry(
         codes=("RepositoryNotFoundException",),
         says=_AWS_SAID,
-        todo="ECR did not find the repository right after it was made; the next try will.",
-        cause="ECR shows a new repository some seconds late, or it was deleted meanwhile.",
+        todo="The repository was deleted, or ECR does not show it yet. Try again; a deploy makes one that is gone.",
+        cause="ECR shows a new repository some seconds late, or somebody deleted it since it was last looked at.",
         mender=Mender.NOBODY,
         heals=Heals.YES,
     ),
