@@ -588,6 +588,24 @@ REPOSITORIES: tuple[Entry, ...] = (
     ),
 )
 
+DATABASE: tuple[Entry, ...] = (
+    Entry(
+        codes=("database_unreachable",),
+        says="The server's database does not answer.",
+        todo="Try again.",
+        cause="PostgreSQL is down or cannot be reached, or SQLite's file was locked for too long.",
+        mender=Mender.OPERATOR,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=("database_not_migrated",),
+        says="The server's database lacks tables or columns of this version.",
+        todo="Run python manage.py migrate.",
+        cause="Migrations of this version were not run, or DATABASE_URL names another database.",
+        mender=Mender.OPERATOR,
+    ),
+)
+
 DEPLOYMENTS: tuple[Entry, ...] = (
     Entry(
         codes=("not_found",),
@@ -828,6 +846,7 @@ REGISTRIES: tuple[Entry, ...] = (
 SECTIONS: dict[str, tuple[Entry, ...]] = {
     "What AWS answers": AWS,
     "Setting up a repository": REPOSITORIES,
+    "The server's database": DATABASE,
     "Deployments": DEPLOYMENTS,
     "Registry credentials": CREDENTIALS,
     "Images": IMAGES,
