@@ -350,8 +350,8 @@ AWS: tuple[Entry, ...] = (
     Entry(
         codes=("RepositoryNotFoundException",),
         says=_AWS_SAID,
-        todo="ECR did not find the repository right after it was made; the next try will.",
-        cause="ECR shows a new repository some seconds late, or it was deleted meanwhile.",
+        todo="The repository was deleted, or ECR does not show it yet. Try again; a deploy makes one that is gone.",
+        cause="ECR shows a new repository some seconds late, or somebody deleted it since it was last looked at.",
         mender=Mender.NOBODY,
         heals=Heals.YES,
     ),
@@ -585,6 +585,24 @@ REPOSITORIES: tuple[Entry, ...] = (
         cause="An operator stopped every write to AWS. Deploys to repositories that are right go on.",
         mender=Mender.OPERATOR,
         heals=Heals.DEPENDS,
+    ),
+)
+
+DATABASE: tuple[Entry, ...] = (
+    Entry(
+        codes=("database_unreachable",),
+        says="The server's database does not answer.",
+        todo="Try again.",
+        cause="PostgreSQL is down or cannot be reached, or SQLite's file was locked for too long.",
+        mender=Mender.OPERATOR,
+        heals=Heals.YES,
+    ),
+    Entry(
+        codes=("database_not_migrated",),
+        says="The server's database lacks tables or columns of this version.",
+        todo="Run python manage.py migrate.",
+        cause="Migrations of this version were not run, or DATABASE_URL names another database.",
+        mender=Mender.OPERATOR,
     ),
 )
 
@@ -828,6 +846,7 @@ REGISTRIES: tuple[Entry, ...] = (
 SECTIONS: dict[str, tuple[Entry, ...]] = {
     "What AWS answers": AWS,
     "Setting up a repository": REPOSITORIES,
+    "The server's database": DATABASE,
     "Deployments": DEPLOYMENTS,
     "Registry credentials": CREDENTIALS,
     "Images": IMAGES,

@@ -46,12 +46,12 @@ from deployments.reconcile import lease as leases
 
 T = TypeVar("T")
 
-#: What a row says of a repository that is gone: nothing of what was true of the old one is true of the next.
+#: What a row says of a repository that is gone: nothing of what was true of the old one is true of the next. What was
+#: true of the old one stays in the event that tells of it (`gone_event`).
 GONE: dict[str, Any] = {
     "differences": [],
     "origin": "",
     "taken_over_at": None,
-    "last_checked_at": None,
     "last_in_sync_at": None,
     "policy_applied_at": None,
     "policy_text": "",
@@ -70,6 +70,7 @@ DETAILS_AGE = timedelta(hours=24)
 BOUND = timedelta(minutes=5)  # for errors that heal only for a while
 AGAIN = timedelta(minutes=1)  # an attempt takes less, so an error that is older than this was met a second time
 SKEW = timedelta(seconds=60)  # of our clock against AWS's, where a lost answer is looked for
+NOT_FOUND = "RepositoryNotFoundException"
 VISIBLE_SECONDS = 20  # ECR may not find a repository for a while after CreateRepository answered
 
 
@@ -419,6 +420,8 @@ def converge(
                 look = _look(run, ecr=ecr, registry=registry, digest=digest, now=now, create=create, details=details)
             if look is not None:
                 _mend(run, look, ecr=ecr, registry=registry, now=now)
+            if look is not None and any(error.code == NOT_FOUND for error in run.errors):
+                _deleted_meanwhile(run, ecr=ecr, registry=registry, now=now, create=create)
         except RegistryError as refused:
             run.errors.append(refused)
         # A policy that cannot be applied is what breaks pulls, so it is what the row complains about first.
@@ -475,8 +478,8 @@ def _look(
 ) -> Look | None:
     """What AWS shows of the repository; None when it was created just now, or is gone and stays so."""
     row = run.row
-    never_seen = row.last_checked_at is None and not row.origin
-    if never_seen and create:
+    not_there = not row.origin and (row.last_checked_at is None or row.status == RepositoryStatus.MISSING)
+    if not_there and create:
         if _create(run, ecr=ecr, registry=registry, now=now):
             return None
         return _wait_until_visible(ecr, row.name)
@@ -484,18 +487,47 @@ def _look(
     if look.exists:
         return look
     if create:
-        # Written down before the next step: a run that dies in between must not be taken for one that was right.
-        gone = run.event(
-            EventKind.MISSING,
-            "The repository is gone from the registry; this deploy makes it again.",
-            policy_before=row.policy_text,
-        )
-        run.lease.note({"status": RepositoryStatus.MISSING, **GONE}, gone)
-        if _create(run, ecr=ecr, registry=registry, now=now):
-            return None
-        return _wait_until_visible(ecr, row.name)
+        return _make_again(run, ecr=ecr, registry=registry, now=now)
     run.missing = True
     return None
+
+
+def _make_again(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime) -> Look | None:
+    """Create a repository that is gone; None, or a look at it where somebody else made it meanwhile."""
+    # Written down before the next step: a run that dies in between must not be taken for one that was right.
+    gone = gone_event(run.row, "This deploy makes it again.", cause=run.cause)
+    run.lease.note({"status": RepositoryStatus.MISSING, **GONE}, gone)
+    if _create(run, ecr=ecr, registry=registry, now=now):
+        return None
+    return _wait_until_visible(ecr, run.row.name)
+
+
+def _deleted_meanwhile(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime, create: bool) -> None:
+    """The look found the repository, a write did not: nothing of what the look found is true any more."""
+    run.row.policy_text = run.values.get("policy_text", run.row.policy_text)  # newer; the event keeps it
+    run.values = {name: run.values[name] for name in ("host", "attempted_at")}
+    run.differences, run.errors, run.written = [], [], []
+    if not create:
+        run.missing = True
+        return
+    look = _make_again(run, ecr=ecr, registry=registry, now=now)
+    if look is not None:
+        _mend(run, look, ecr=ecr, registry=registry, now=now)
+
+
+def gone_event(row: Repository, then: str, *, cause: str) -> RepositoryEvent:
+    """That a repository is gone, with what its row forgets (`GONE`): whose it was, and when it was last right."""
+    origin = {"created": "made by Registry Admin", "adopted": "adopted"}.get(row.origin, "never seen to the end")
+    facts = [f"It was {origin}"]
+    for words, at in (("last in sync", row.last_in_sync_at), ("its policy last seen right", row.policy_applied_at)):
+        facts.append(f"{words} {at:%d %b %Y, %H:%M} UTC" if at is not None else f"{words} never")
+    return RepositoryEvent(
+        repository_id=row.pk,
+        kind=EventKind.MISSING,
+        message=f"The repository is gone from the registry. {then} {', '.join(facts)}.",
+        cause=cause,
+        policy_before=row.policy_text,
+    )
 
 
 def _create(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime) -> bool:
@@ -564,7 +596,7 @@ def _retry_while_not_found(call: Callable[[], T | RegistryError]) -> T | Registr
     pause, until = 0.1, processes.clock() + VISIBLE_SECONDS
     while True:
         result = call()
-        gone = isinstance(result, RegistryError) and result.code in ("RepositoryNotFoundException", "NotVisibleYet")
+        gone = isinstance(result, RegistryError) and result.code in (NOT_FOUND, "NotVisibleYet")
         if not gone or processes.clock() + pause > until:
             return result
         time.sleep(pause)
@@ -750,8 +782,7 @@ def _record(run: _Run, *, error: RegistryError | None, digest: str, now: datetim
     if run.missing:
         values |= {"status": RepositoryStatus.MISSING, **GONE}
         if row.status != RepositoryStatus.MISSING:
-            message = "The repository is gone from the registry. The next deploy makes it again."
-            run.happened(EventKind.MISSING, message, policy_before=row.policy_text)
+            run.events.append(gone_event(row, "The next deploy makes it again.", cause=run.cause))
         return
     open_ones = [each for each in run.differences if each.ours or each.part is Part.POLICY]
     values["differences"] = [difference.as_row() for difference in run.differences]

@@ -498,15 +498,11 @@ def _note_missing(sweep: Sweep, gone: list[int]) -> None:
                 unchanged = Repository.objects.filter(
                     lease.free(), pk=row.pk, lease_epoch=row.lease_epoch, last_checked_at__lt=sweep.started_at
                 )
-                if unchanged.update(status=RepositoryStatus.MISSING, **provisioning.GONE):
+                if unchanged.update(status=RepositoryStatus.MISSING, last_checked_at=Now(), **provisioning.GONE):
                     rows.append(row)
             RepositoryEvent.objects.bulk_create(
-                RepositoryEvent(
-                    repository=row,
-                    kind=EventKind.MISSING,
-                    message=message,
-                    cause=sweep.requested_by or sweep.trigger,
-                    policy_before=row.policy_text,
+                provisioning.gone_event(
+                    row, "The next deploy makes it again.", cause=sweep.requested_by or sweep.trigger
                 )
                 for row in rows
             )

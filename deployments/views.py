@@ -6,6 +6,7 @@ shows that sentence verbatim and loses an HTML page; everywhere else it is a pag
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 from urllib.parse import urlencode
 
@@ -22,9 +23,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_safe
 
-from deployments import login, schema
+from deployments import database, login, schema
 from deployments.audit import Trail
-from deployments.catalogue import NotFound, RegistryError
+from deployments.catalogue import NotFound, Refusal, RegistryError
 from deployments.models import SLUG_ALIASES, Deployment, Environment, Project
 from deployments.reconcile import generation
 
@@ -209,8 +210,8 @@ def api_docs(request: HttpRequest) -> HttpResponse:
     return render(request, "api/docs.html")
 
 
-def _page(request: HttpRequest, status: int) -> HttpResponse:
-    context = {"request_id": request.META.get("REQUEST_ID", "")}
+def _page(request: HttpRequest, status: int, **more: str) -> HttpResponse:
+    context = {"request_id": request.META.get("REQUEST_ID", ""), **more}
     try:
         return render(request, f"{status}.html", context, status=status)
     except Exception:  # the page of an error must not need what may be broken (a session, the database)
@@ -232,4 +233,12 @@ def page_not_found(request: HttpRequest, exception: Exception | None = None) -> 
 
 
 def server_error(request: HttpRequest, *args: Any) -> HttpResponse:
-    return _page(request, 500)
+    error = sys.exc_info()[1]  # Django calls this while it handles the error
+    outage = database.outage(error) if error is not None else None
+    return database_away(request, outage) if outage is not None else _page(request, 500)
+
+
+def database_away(request: HttpRequest, outage: Refusal) -> HttpResponse:
+    response = _page(request, 503, sentence=outage.sentence)
+    response["Retry-After"] = "5"
+    return response

@@ -13,11 +13,11 @@ from django.db import OperationalError, connections
 from django.db.models import F
 from django.db.models.functions import Now
 
-from deployments import ecr, provisioning
+from deployments import ecr, provisioning, sweeps
 from deployments.catalogue import registry_error
 from deployments.config import Configuration
 from deployments.ecr import RegistryError
-from deployments.models import EventKind, Project, Repository, RepositoryEvent, RepositoryStatus
+from deployments.models import EventKind, Project, Repository, RepositoryEvent, RepositoryStatus, SweepTrigger
 from deployments.reconcile import processes
 from sandbox.control import Sandbox
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY
@@ -1188,3 +1188,104 @@ def test_a_create_whose_error_may_have_hidden_a_success_is_remembered(
         ensure(project, ecr_configuration)
 
     assert (Repository.objects.get().creating_since is not None) is remembered
+
+
+# ------------------------------------------------------------------------------------- deleted between look and write
+
+
+@pytest.fixture
+def deleted_before_the_write(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> Repository:
+    """In sync; then somebody changes its policy, and deletes it when our look has seen that and our write has not come.
+
+    The first write only: what is made again stays.
+    """
+    row = ensure(project, ecr_configuration)
+    client, set_policy = sandbox.client("ecr"), ecr.Ecr.set_policy
+    theirs = POLICY.replace(CLUSTER, "999999999999")
+    client.set_repository_policy(repositoryName=row.name, policyText=theirs)
+    deleted: list[str] = []
+
+    def write(door: ecr.Ecr, name: str, text: str) -> None:
+        if not deleted:
+            client.delete_repository(repositoryName=name, force=True)
+            deleted.append(name)
+        set_policy(door, name, text)
+
+    monkeypatch.setattr(ecr.Ecr, "set_policy", write)
+    sandbox.reset_calls()
+    return row
+
+
+def test_a_deploy_makes_a_repository_again_that_was_deleted_before_its_write(
+    deleted_before_the_write: Repository, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    repository = ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert (repository.status, repository.origin, repository.last_error) == (RepositoryStatus.IN_SYNC, "created", "")
+    client = sandbox.client("ecr")
+    assert CLUSTER in client.get_repository_policy(repositoryName=repository.name)["policyText"]
+    assert calls(sandbox)["CreateRepository"] == 1
+    assert set(kinds(repository)[-5:]) == {"drift_found", "missing", "created", "changed", "policy_applied"}
+    gone = RepositoryEvent.objects.get(kind=EventKind.MISSING)
+    assert "999999999999" in gone.policy_before
+
+
+def test_a_deploy_whose_repository_is_gone_and_cannot_be_made_again_is_refused(
+    deleted_before_the_write: Repository, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sandbox.fault("error", "ecr:CreateRepository", code="AccessDeniedException")
+
+    with pytest.raises(RegistryError, match="CreateRepository"):
+        ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert Repository.objects.get().last_in_sync_at is None
+
+
+def test_what_a_sweep_writes_to_a_repository_that_was_just_deleted_makes_it_missing_not_failed(
+    deleted_before_the_write: Repository, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON, names=[deleted_before_the_write.name])
+    assert sweep is not None
+
+    sweeps.work(configuration=ecr_configuration, seconds=10, sweep_id=sweep.pk)
+
+    repository = Repository.objects.get()
+    assert (repository.status, repository.last_error) == (RepositoryStatus.MISSING, "")
+    finding = sweep.findings.get()
+    assert (finding.outcome, finding.words) == ("missing", "The repository is gone from the registry.")
+    assert "CreateRepository" not in calls(sandbox)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_repository_that_is_gone_keeps_the_history_that_the_next_one_does_not_inherit(
+    by_name: bool, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    before = ensure(project, ecr_configuration)
+    Repository.objects.update(last_checked_at=Now() - timedelta(hours=1))
+    sandbox.client("ecr").delete_repository(repositoryName=before.name)
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON, names=[before.name] if by_name else [])
+    assert sweep is not None
+
+    sweeps.work(configuration=ecr_configuration, seconds=10, sweep_id=sweep.pk)
+
+    row = Repository.objects.get()
+    assert (row.status, row.origin, row.last_in_sync_at, row.policy_applied_at, row.lifecycle_is_ours) == (
+        RepositoryStatus.MISSING,
+        "",
+        None,
+        None,
+        False,
+    )
+    assert row.last_checked_at is not None
+    assert before.last_checked_at is not None
+    assert row.last_checked_at >= before.last_checked_at  # it was looked for, and not found
+    said = RepositoryEvent.objects.get(kind=EventKind.MISSING).message
+    assert "made by Registry Admin" in said
+    assert f"last in sync {before.last_in_sync_at:%d %b %Y, %H:%M} UTC" in said
+    assert f"policy last seen right {before.policy_applied_at:%d %b %Y, %H:%M} UTC" in said
+
+    sandbox.reset_calls()
+    assert ensure(project, ecr_configuration).status == RepositoryStatus.IN_SYNC
+    assert calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1, "SetRepositoryPolicy": 1}

@@ -22,7 +22,7 @@ from deployments.admin.looks import LOOKS, Looks
 from deployments.admin.policies import Policies, aws_console, partition_of, pullers, risks, state_of
 from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.config import RegistryConfig
-from deployments.models import Deployment, Repository, RepositoryStatus
+from deployments.models import Deployment, EventKind, Repository, RepositoryStatus
 
 PARTS = ("policy", "lifecycle", "tags", "mutability", "encryption")
 
@@ -148,6 +148,7 @@ class RepositoryAdmin(Looks, Policies, Exports):
             "one_policy": laid_out(row.policy_text or desired or ""),
             "policy_differs": any(each.get("what") == "policy" for each in row.differences),
             "events": events,
+            "gone_words": next((event.message for event in events if event.kind == EventKind.MISSING), ""),
             "latest": latest(Deployment.objects.filter(repository=row)),
             "risks": risks(row),
             "pullers": pullers(row),

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
@@ -97,12 +96,8 @@ def register(api: NinjaAPI) -> None:
         logger.error("api.configuration %s", error)
         return answer(request, 503, "The server's configuration has problems, which its log names.")
 
-    def database(request: HttpRequest, error: Exception) -> HttpResponse:
-        logger.error("api.database request_id=%s", request.META["REQUEST_ID"], exc_info=error)
-        return answer(request, 503, "The server's database does not answer. Try again.")
-
     def unexpected(request: HttpRequest, error: Exception) -> HttpResponse:
-        raise error  # to the middleware, which logs it; ninja's own handler shows the traceback while DEBUG is on
+        raise error  # to the middleware, which answers, also for the database's; ninja's own handler shows the traceback while DEBUG is on
 
     # Any: ninja types a handler's error as “an error or its class”, and hands over errors only.
     handlers: dict[type[Exception], Any] = {
@@ -110,8 +105,6 @@ def register(api: NinjaAPI) -> None:
         HttpError: http_error,
         ValidationError: invalid,
         ConfigurationError: configuration,
-        OperationalError: database,
-        InterfaceError: database,
         Exception: unexpected,
     }
     for kind, handler in handlers.items():

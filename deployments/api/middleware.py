@@ -22,9 +22,9 @@ from django.core.handlers.wsgi import WSGIRequest
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 
-from deployments import views
+from deployments import database, views
 from deployments.api.bodies import KIB, MIB, rule
-from deployments.api.errors import Refused, internal_error
+from deployments.api.errors import RETRY_AFTER_SECONDS, Refused, internal_error
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,15 @@ class ApiMiddleware:
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """An error that nobody expected: the log has the traceback, the answer has the id to find it by."""
+        """A database that does not answer is said on every page; an error that nobody expected: the log has the
+        traceback, the answer has the id to find it by.
+        """
+        if (outage := database.outage(exception)) is not None:
+            database.log_outage(exception, where=request.path, request_id=request.META["REQUEST_ID"])
+            if not views.is_api(request):
+                return views.database_away(request, outage)
+            answer = {"error": outage.sentence, "code": outage.code}
+            return JsonResponse(answer, status=503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
         if not views.is_api(request) or isinstance(exception, Http404 | PermissionDenied | SuspiciousOperation):
             return None
         request_id = request.META["REQUEST_ID"]

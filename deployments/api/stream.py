@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from django.db import connections
 from django.http import StreamingHttpResponse
 
+from deployments import database
 from deployments.api.errors import internal_error
 from deployments.lifecycle import Refusal
 
@@ -48,9 +49,13 @@ def _events(work: Callable[[], Iterator[str]], complete: Mapping[str, object], r
             last = event("complete", complete)
         except Refusal as refusal:
             last = event("error", {"error": refusal.sentence})
-        except Exception:
-            logger.exception("api.finalize_failed request_id=%s", request_id)
-            last = event("error", {"error": internal_error(request_id)})
+        except Exception as error:
+            outage = database.outage(error)
+            if outage is not None:
+                database.log_outage(error, where="finalize", request_id=request_id)
+            else:
+                logger.exception("api.finalize_failed request_id=%s", request_id)
+            last = event("error", {"error": outage.sentence if outage is not None else internal_error(request_id)})
         finally:
             connections.close_all()  # this thread's own; nobody else would close it
         events.put(last)

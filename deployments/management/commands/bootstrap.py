@@ -18,9 +18,9 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.validators import validate_email
-from django.db import OperationalError, ProgrammingError, transaction
+from django.db import DatabaseError, transaction
 
-from deployments import images, keys, projects
+from deployments import database, images, keys, projects
 from deployments.audit import Actor, Trail
 from deployments.models import AccessKey, KeyKind, Project
 
@@ -55,11 +55,11 @@ class Command(BaseCommand):
         email, name, ref = _email(options["email"]), _name(options["project"]), _ref(options["ref"])
         try:
             result = self._make(email, name, ref, rotate=options["rotate"])
-        except (OperationalError, ProgrammingError) as error:
-            logger.debug("bootstrap.database", exc_info=error)
-            raise CommandError(
-                "The database does not answer, or has no tables yet: run python manage.py migrate first."
-            ) from None
+        except DatabaseError as error:
+            outage = database.outage(error)
+            if outage is None:
+                raise
+            raise CommandError(outage.sentence) from error
         if result.password is not None:
             self.stderr.write(f"Password of {email}, shown this once: {result.password}")
         if options["json"]:

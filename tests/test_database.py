@@ -1,0 +1,186 @@
+"""A database that does not answer is said in the same sentence everywhere: API, event stream, pages, commands."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, ProgrammingError, connection
+from django.db.backends.utils import CursorWrapper
+from django.test import Client
+
+from deployments import database, keys, lifecycle
+from deployments.models import Environment
+from tests.api.conftest import Cli, events
+
+ROOT = Path(__file__).resolve().parent.parent
+SENTENCE = "The server's database does not answer. Try again."
+NOT_MIGRATED = "The server's database lacks tables or columns of this version. Run python manage.py migrate."
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OperationalError("database is locked"), SENTENCE),
+        (OperationalError("connection to server at 127.0.0.1 failed: Connection refused"), SENTENCE),
+        (InterfaceError("connection already closed"), SENTENCE),
+        (OperationalError("no such table: deployments_accesskey"), NOT_MIGRATED),
+        (OperationalError("no such column: lease_process"), NOT_MIGRATED),
+        (ProgrammingError("syntax error"), None),
+        (IntegrityError("duplicate key"), None),
+        (RuntimeError("something else"), None),
+    ],
+    ids=str,
+)
+def test_only_an_outage_is_called_one(error: Exception, sentence: str | None) -> None:
+    found = database.outage(error)
+
+    assert (found and found.sentence) == sentence
+
+
+@pytest.mark.django_db
+def test_a_table_that_is_not_there_is_told_from_a_database_that_does_not_answer() -> None:
+    with pytest.raises(DatabaseError) as raised, connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM nothing_of_ours")
+
+    found = database.outage(raised.value)
+
+    assert found is not None
+    assert found.sentence == NOT_MIGRATED
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every statement of every thread fails, as with a locked SQLite or a PostgreSQL that is gone."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(CursorWrapper, "execute", fail)
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "deployments.database"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/v2/whoami"),
+        ("POST", "/api/v1/deployments"),
+        ("POST", "/api/v3/deployments/deployment_x/finalize"),
+        ("POST", "/api/v2/deployments/deployment_x/finalize"),
+        ("POST", "/api/v1/deployments/20261126.1/promote"),
+    ],
+)
+@pytest.mark.django_db(transaction=True)
+def test_every_answer_of_the_api_says_it_with_a_status_that_the_cli_repeats(
+    method: str, path: str, configure: Any, away: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure()
+    answer = Cli(client=Client(raise_request_exception=False), key="tr_prod_" + "a" * 24).send(
+        method, path, "{}", headers={}
+    )
+
+    assert (answer.status, answer.error) == (503, SENTENCE)
+    assert answer.headers["Retry-After"] == "5"
+    assert "x-should-retry" not in answer.headers
+    [line] = lines(caplog)
+    assert line.exc_info is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_finalize_whose_stream_has_begun_says_it_in_an_event(
+    environment: Environment,
+    configure: Any,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    configure()
+    cli = Cli(client, keys.make_environment_key(environment)[1])
+    deployment_id = cli.deploying()
+
+    def locked(**_: Any) -> Any:
+        raise OperationalError("database is locked")
+        yield
+
+    monkeypatch.setattr(lifecycle, "finalize", locked)
+    answer = cli.post(f"/api/v3/deployments/{deployment_id}/finalize", {})
+
+    assert answer.status == 200
+    assert events(answer.body)[-1] == ("error", {"error": SENTENCE})
+    assert len(lines(caplog)) == 1
+
+
+@pytest.mark.parametrize("path", ["/admin/", "/admin/deployments/repository/", "/admin/setup/", "/admin/login/"])
+@pytest.mark.django_db(transaction=True)
+def test_every_page_says_it(
+    path: str, configure: Any, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure()
+    client = Client(raise_request_exception=False)
+    client.force_login(User.objects.create_superuser("ada"))
+    request.getfixturevalue("away")
+
+    page = client.get(path)
+
+    if path == "/admin/login/" and page.status_code == 200:
+        return  # it needed no database
+    assert page.status_code == 503
+    assert "The server&#x27;s database does not answer. Try again." in page.content.decode()
+    assert page["Retry-After"] == "5"
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+def manage(*arguments: str, database_url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bootstrap", "--email", "a@example.com", "--project", "x"],
+        ["configuration", "list"],
+        ["keys", "list"],
+        ["notify", "list"],
+        ["reconcile", "--all"],
+        ["reencrypt"],
+        ["writes", "status"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_ends_in_the_sentence_instead_of_a_traceback(arguments: list[str], tmp_path: Path) -> None:
+    gone = manage(*arguments, database_url="postgres://nobody@127.0.0.1:1/none")
+    empty = manage(*arguments, database_url=f"sqlite:///{tmp_path / 'empty.sqlite3'}")
+
+    assert (gone.returncode, empty.returncode) == (1, 1)
+    assert gone.stderr.strip().removeprefix("CommandError: ") == SENTENCE
+    assert empty.stderr.strip().removeprefix("CommandError: ") == NOT_MIGRATED
+
+
+@pytest.mark.slow
+def test_a_list_whose_reader_has_gone_is_no_error() -> None:
+    with subprocess.Popen(
+        [sys.executable, "manage.py", "errors"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # as `| head` does when it has enough
+        complaints = process.stderr.read()
+
+    assert complaints == ""
