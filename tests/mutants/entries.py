@@ -16,8 +16,6 @@ def _in(module: str, *entries: tuple[str, ...], postgresql: bool = False) -> lis
     ]
 
 
-BULKHEAD = "reconcile/test_bulkhead.py::test_"
-
 MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/admin/keys.py",
@@ -488,6 +486,24 @@ MUTANTS: tuple[Mutant, ...] = (
             "if newer_only and older:",
             "if False:",
             "test_lifecycle.py::test_a_deploy_overtaken_by_a_newer_one_ends_well_and_is_not_promoted",
+        ),
+        (
+            "registry_credentials",
+            "with bulkhead.place():",
+            "if True:",
+            "reconcile/test_bulkhead.py::test_a_log_in_for_the_push_needs_a_place",
+        ),
+        (
+            "_prove",
+            "with bulkhead.place(in_line=in_line):",
+            "if True:",
+            "reconcile/test_bulkhead.py::test_a_finalize_waits_in_line_and_leaves_no_receipt_when_it_gets_no_place",
+        ),
+        (
+            "_prove_again",
+            '("image_undecided", "server_waits_for_aws")',
+            '("image_undecided",)',
+            "reconcile/test_bulkhead.py::test_a_roll_back_to_an_image_that_was_proved_does_not_wait_for_a_place",
         ),
     ),
     *_in(
@@ -1027,6 +1043,42 @@ MUTANTS: tuple[Mutant, ...] = (
             "False",
             "test_sweeps.py::test_what_a_deploy_saw_meanwhile_counts_more_than_a_sweep_that_was_throttled",
         ),
+        (
+            "ensure_repository",
+            "place.enter_context(bulkhead.place())",
+            "pass",
+            "reconcile/test_bulkhead.py::test_a_deploy_that_must_ask_aws_is_refused_and_one_that_need_not_goes_on",
+        ),
+        (
+            "",
+            "CALL_SECONDS = 3.0",
+            "CALL_SECONDS = 30.0",
+            "reconcile/test_bulkhead.py::test_nobody_waits_longer_than_three_seconds_for_a_holder_that_waits_for_one_call",
+        ),
+        (
+            "",
+            "HELD_SECONDS = 9.0",
+            "HELD_SECONDS = 90.0",
+            "reconcile/test_bulkhead.py::test_a_holder_in_another_process_is_waited_for_nine_seconds_at_most",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/bulkhead.py",
+        ("_enter", "threads // 2", "threads", "reconcile/test_bulkhead.py::test_half_of_the_threads_may_wait_for_aws"),
+        ("_leave", "_held -= 1", "pass", "reconcile/test_bulkhead.py::test_half_of_the_threads_may_wait_for_aws"),
+        ("_leave", "_free.notify()", "pass", "reconcile/test_bulkhead.py::test_who_waits_in_line_gets_the_next_place"),
+        (
+            "_enter",
+            "threads // 4",
+            "threads",
+            "reconcile/test_bulkhead.py::test_the_line_is_a_quarter_of_the_threads_and_is_not_waited_in_for_ever",
+        ),
+        (
+            "waiting",
+            "_waiting >= max(1, _threads // 4)",
+            "False",
+            "reconcile/test_bulkhead.py::test_two_of_eight_threads_wait_for_another_deploy_and_the_third_is_refused_at_once",
+        ),
     ),
     *_in(
         "deployments/reconcile/lease.py",
@@ -1060,6 +1112,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "processes.beat_if_late()",
             "pass",
             "test_leases.py::test_a_process_that_was_suspended_beats_before_it_takes_a_lease",
+        ),
+        (
+            "claim",
+            "lease_process=processes.current_id(),",
+            "",
+            "test_leases.py::test_a_lease_names_its_process_and_a_lease_that_was_returned_names_nothing",
         ),
     ),
     *_in(
@@ -1098,6 +1156,18 @@ MUTANTS: tuple[Mutant, ...] = (
             "beat",
             "if heard:",
             "if True:",
+            "test_leases.py::test_a_beat_that_the_database_did_not_confirm_does_not_count",
+        ),
+        (
+            "may_write",
+            "clock() - _heard_at <= WRITE_SECONDS",
+            "True",
+            "test_leases.py::test_a_holder_that_knows_of_no_beat_for_ten_seconds_starts_no_call",
+        ),
+        (
+            "beat",
+            ", ended_at__isnull=True",
+            "",
             "test_leases.py::test_a_beat_that_the_database_did_not_confirm_does_not_count",
         ),
     ),
@@ -1391,66 +1461,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "dict(reversed(keys))",
             "dict(keys[:1])",
             "test_vault.py::test_a_key_that_was_replaced_still_opens_and_no_longer_seals",
-        ),
-    ),
-    *_in(
-        "deployments/reconcile/bulkhead.py",
-        ("_enter", "threads // 2", "threads", BULKHEAD + "half_of_the_threads_may_wait_for_aws"),
-        ("_leave", "_held -= 1", "pass", BULKHEAD + "half_of_the_threads_may_wait_for_aws"),
-        ("_leave", "_free.notify()", "pass", BULKHEAD + "who_waits_in_line_gets_the_next_place"),
-        (
-            "_enter",
-            "threads // 4",
-            "threads",
-            BULKHEAD + "the_line_is_a_quarter_of_the_threads_and_is_not_waited_in_for_ever",
-        ),
-        (
-            "waiting",
-            "_waiting >= max(1, _threads // 4)",
-            "False",
-            BULKHEAD + "two_of_eight_threads_wait_for_another_deploy_and_the_third_is_refused_at_once",
-        ),
-    ),
-    *_in(
-        "deployments/provisioning.py",
-        (
-            "ensure_repository",
-            "place.enter_context(bulkhead.place())",
-            "pass",
-            BULKHEAD + "a_deploy_that_must_ask_aws_is_refused_and_one_that_need_not_goes_on",
-        ),
-        (
-            "",
-            "CALL_SECONDS = 3.0",
-            "CALL_SECONDS = 30.0",
-            BULKHEAD + "nobody_waits_longer_than_three_seconds_for_a_holder_that_waits_for_one_call",
-        ),
-        (
-            "",
-            "HELD_SECONDS = 9.0",
-            "HELD_SECONDS = 90.0",
-            BULKHEAD + "a_holder_in_another_process_is_waited_for_nine_seconds_at_most",
-        ),
-    ),
-    *_in(
-        "deployments/lifecycle.py",
-        (
-            "registry_credentials",
-            "with bulkhead.place():",
-            "if True:",
-            BULKHEAD + "a_log_in_for_the_push_needs_a_place",
-        ),
-        (
-            "_prove",
-            "with bulkhead.place(in_line=in_line):",
-            "if True:",
-            BULKHEAD + "a_finalize_waits_in_line_and_leaves_no_receipt_when_it_gets_no_place",
-        ),
-        (
-            "_prove_again",
-            '("image_undecided", "server_waits_for_aws")',
-            '("image_undecided",)',
-            BULKHEAD + "a_roll_back_to_an_image_that_was_proved_does_not_wait_for_a_place",
         ),
     ),
 )
