@@ -290,6 +290,63 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/events.py",
+        (
+            "parse",
+            ' or detail.get("errorCode")',
+            "",
+            "test_events.py::test_a_call_that_aws_refused_changed_nothing_and_causes_no_look",
+        ),
+        (
+            "handle",
+            "except Exception as error:",
+            "except ArithmeticError if False else () as error:",
+            "test_events.py::test_one_repository_that_trips_us_up_does_not_keep_another_one_from_being_looked_at",
+        ),
+        (
+            "handle",
+            'provisioning.record_failure(row=row, error=unexpected, cause="event")',
+            "pass",
+            "test_events.py::test_a_look_that_fails_for_no_known_reason_is_on_the_row_and_its_message_stays_and_the_others_are_done",
+        ),
+        (
+            "_delete",
+            'log.warning("events.not_deleted count=%d error=%s", len(done), error)',
+            "raise ValueError",
+            "test_events.py::test_messages_that_cannot_be_taken_off_the_queue_do_not_end_the_consumer",
+        ),
+        (
+            "_is_known",
+            "change.ours and ",
+            "",
+            "test_events.py::test_a_change_is_known_to_a_row_that_wrote_it_or_was_looked_at_well_after_it",
+        ),
+        (
+            "",
+            "OWN_WRITE = timedelta(seconds=5)",
+            "OWN_WRITE = timedelta(seconds=50)",
+            "test_events.py::test_a_change_is_known_to_a_row_that_wrote_it_or_was_looked_at_well_after_it",
+        ),
+        (
+            "",
+            "OWN_WRITE = timedelta(seconds=5)",
+            "OWN_WRITE = timedelta(seconds=0.5)",
+            "test_events.py::test_a_change_is_known_to_a_row_that_wrote_it_or_was_looked_at_well_after_it",
+        ),
+        (
+            "_look",
+            "(error.heals or error.installation)",
+            "error.installation",
+            "test_events.py::test_a_message_stays_on_the_queue_for_as_long_as_aws_fails",
+        ),
+        (
+            "_look",
+            "if row is None or row.status == RepositoryStatus.UNMANAGED or not row.origin:",
+            "if row is None:",
+            "test_events.py::test_an_event_of_a_repository_that_is_not_ours_yet_causes_no_look",
+        ),
+    ),
+    *_in(
         "deployments/keys.py",
         (
             "",
@@ -632,12 +689,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "if True:",
             "test_notify.py::test_a_message_for_many_is_written_with_the_marks_of_its_items_or_not_at_all",
         ),
-        (
-            "_collect_for",
-            "each.at >= channel.created_at or each.at > now",
-            "True",
-            "test_notify.py::test_what_went_well_was_canceled_or_is_old_is_not_told",
-        ),
         ("_sweeps", "dry_run=False, ", "", "test_notify.py::test_a_dry_run_that_fails_is_no_news"),
         (
             "collect",
@@ -682,6 +733,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_notify.py::test_nothing_is_sent_inside_a_transaction",
         ),
         ("_due", ", channel__enabled=True", "", "test_notify.py::test_a_channel_that_was_switched_off_is_sent_nothing"),
+        (
+            "_collect_for",
+            "each.at >= channel.created_at or each.at > now",
+            "True",
+            "test_notify.py::test_a_channel_hears_only_of_what_happened_after_it_was_made",
+        ),
     ),
     *_in(
         "deployments/outbound.py",
@@ -1170,6 +1227,18 @@ MUTANTS: tuple[Mutant, ...] = (
             "",
             "test_leases.py::test_a_beat_that_the_database_did_not_confirm_does_not_count",
         ),
+        (
+            "",
+            "KEPT = timedelta(days=1)",
+            "KEPT = timedelta(days=10)",
+            "test_worker.py::test_the_row_of_a_process_that_is_gone_is_kept_for_a_day",
+        ),
+        (
+            "",
+            "KEPT = timedelta(days=1)",
+            "KEPT = timedelta(hours=2)",
+            "test_worker.py::test_the_row_of_a_process_that_is_gone_is_kept_for_a_day",
+        ),
     ),
     *_in(
         "deployments/restore.py",
@@ -1461,6 +1530,51 @@ MUTANTS: tuple[Mutant, ...] = (
             "dict(reversed(keys))",
             "dict(keys[:1])",
             "test_vault.py::test_a_key_that_was_replaced_still_opens_and_no_longer_seals",
+        ),
+    ),
+    *_in(
+        "deployments/worker.py",
+        (
+            "Supervisor._trouble",
+            "min(waiting, idle) > max",
+            "max(waiting, idle) < max",
+            "test_worker.py::test_a_cluster_in_which_messages_wait_and_nothing_starts_is_in_trouble",
+        ),
+        (
+            "Supervisor._trouble",
+            "min(waiting, idle)",
+            "waiting",
+            "test_worker.py::test_a_cluster_in_which_messages_wait_and_nothing_starts_is_in_trouble",
+        ),
+        (
+            "Supervisor._trouble",
+            "min(waiting, idle)",
+            "idle",
+            "test_worker.py::test_a_cluster_in_which_messages_wait_and_nothing_starts_is_in_trouble",
+        ),
+        (
+            "Supervisor._trouble",
+            'settings.Q_CLUSTER["timeout"] + 10',
+            '10 * settings.Q_CLUSTER["timeout"]',
+            "test_worker.py::test_a_cluster_in_which_messages_wait_and_nothing_starts_is_in_trouble",
+        ),
+        (
+            "Supervisor._idle",
+            "self.touched = time.monotonic()",
+            "pass",
+            "test_worker.py::test_a_cluster_that_touched_a_task_is_not_idle",
+        ),
+        (
+            "",
+            "TROUBLE_SECONDS = 3600.0",
+            "TROUBLE_SECONDS = 36000.0",
+            "test_worker.py::test_the_heartbeat_says_for_an_hour_why_the_cluster_was_started_again",
+        ),
+        (
+            "",
+            "TROUBLE_SECONDS = 3600.0",
+            "TROUBLE_SECONDS = 360.0",
+            "test_worker.py::test_the_heartbeat_says_for_an_hour_why_the_cluster_was_started_again",
         ),
     ),
 )
