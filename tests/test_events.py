@@ -548,3 +548,84 @@ def test_a_consumer_that_was_killed_is_silent_and_one_that_was_stopped_is_not(
     Process.objects.update(beat_at=Now() - timedelta(seconds=121))
 
     assert [each.pk for each in processes.seen(ProcessRole.EVENTS).silent] == [row.pk]
+
+
+# -------------------------------------------------------------------------------------------------------------- guards
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "RepositoryPolicyNotFoundException"])
+def test_a_call_that_aws_refused_changed_nothing_and_causes_no_look(
+    code: str, repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sandbox.reset_calls()
+    body = event("SetRepositoryPolicy", repository.name, errorCode=code)
+
+    assert len(events.handle(configuration=ecr_configuration, messages=[message(body)])) == 1
+    assert sandbox.calls() == {}
+
+
+def test_one_repository_that_trips_us_up_does_not_keep_another_one_from_being_looked_at(
+    repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reconcile = provisioning.reconcile
+    poison = Repository.objects.create(
+        account=OWNER, region="us-east-1", host=HOST, name="trigger/proj_poison", origin="created"
+    )
+
+    def stumble(*, row: Repository, **options: Any) -> Any:
+        if row.pk == poison.pk:
+            raise ZeroDivisionError
+        return reconcile(row=row, **options)
+
+    monkeypatch.setattr(provisioning, "reconcile", stumble)
+    sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
+    bodies = [event("DeleteRepositoryPolicy", name) for name in (poison.name, repository.name)]
+    messages = [message(body) for body in bodies]
+
+    assert events.handle(configuration=ecr_configuration, messages=messages) == messages[1:]
+    assert CLUSTER in policy(sandbox, repository.name)
+
+
+def test_messages_that_cannot_be_taken_off_the_queue_do_not_end_the_consumer(
+    repository: Repository, consumer: None, sandbox: Sandbox
+) -> None:
+    sandbox.fault("error", "sqs:DeleteMessageBatch", code="AccessDenied", status=403, times=1)
+    client = sandbox.client("ecr")
+
+    for _ in range(2):
+        client.delete_repository_policy(repositoryName=repository.name)
+        wait_for(lambda: CLUSTER in policy(sandbox, repository.name), seconds=30)
+
+
+@pytest.mark.parametrize(
+    ("ours", "written", "seconds", "known"),
+    [
+        (True, True, 4, True),  # our own write, by CloudTrail's clock
+        (True, True, 6, False),  # after it: somebody else who calls himself as we do
+        (False, True, 4, False),
+        (True, False, -4, False),  # CloudTrail's clock may be some seconds from ours
+        (True, False, -6, True),  # we have looked well after it
+    ],
+)
+def test_a_change_is_known_to_a_row_that_wrote_it_or_was_looked_at_well_after_it(
+    ours: bool, written: bool, seconds: int, known: bool
+) -> None:
+    then = timezone.now()
+    row = Repository(written_at=then if written else None, last_checked_at=None if written else then)
+    change = events.Change(
+        operation="SetRepositoryPolicy", account="", region="", name="", at=then + timedelta(seconds=seconds), ours=ours
+    )
+
+    assert events._is_known(change, row) is known
+
+
+@pytest.mark.parametrize("change", [{"status": RepositoryStatus.UNMANAGED}, {"origin": ""}])
+def test_an_event_of_a_repository_that_is_not_ours_yet_causes_no_look(
+    change: dict[str, str], repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    Repository.objects.update(**change)
+    sandbox.reset_calls()
+    body = event("SetRepositoryPolicy", repository.name)
+
+    assert len(events.handle(configuration=ecr_configuration, messages=[message(body)])) == 1
+    assert sandbox.calls() == {}

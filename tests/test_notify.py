@@ -1441,3 +1441,14 @@ def test_a_secret_that_was_set_while_it_was_encrypted_anew_is_the_one_that_stays
     assert notify.reencrypt(vault=both) == (0, [])
     stored = NotificationChannel.objects.get()
     assert both.open(stored.secret, context=notify.place(stored)) == "another"
+
+
+def test_a_channel_hears_only_of_what_happened_after_it_was_made(
+    channel: NotificationChannel, environment: Environment, configuration: Configuration
+) -> None:
+    ended(environment, failed_at=timezone.now() - timedelta(minutes=2))
+    NotificationChannel.objects.update(created_at=timezone.now() - timedelta(minutes=1))
+
+    assert collected(configuration) == []
+    ended(environment)
+    assert collected(configuration) == ["deployment.failed"]

@@ -405,7 +405,9 @@ def test_a_sweep_that_is_stopped_ends_and_says_how_far_it_came(
 
     worker = threading.Thread(target=run)
     worker.start()
-    time.sleep(1.5)
+    until = time.monotonic() + 20
+    while not calls(sandbox).get("GetRepositoryPolicy") and time.monotonic() < until:
+        time.sleep(0.05)
 
     assert sweeps.stop(sweep=sweep)
     worker.join(20)

@@ -31,7 +31,7 @@ from deployments.checks import queue_settings_are_safe
 from deployments.config import Configuration
 from deployments.doctor import Level
 from deployments.models import Process, ProcessRole, Sweep, SweepChunk, SweepStatus, SweepTrigger
-from deployments.reconcile import processes
+from deployments.reconcile import generation, processes
 from sandbox.control import Sandbox
 from tests import databases, postgresql
 from tests.conftest import HOST, POLICY
@@ -145,17 +145,87 @@ def test_queue_settings_that_run_tasks_twice_or_never_end_them_stop_the_start(
     assert [message.id for message in queue_settings_are_safe()] == [identifier]
 
 
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL is for many hosts")
 def test_a_second_worker_host_on_sqlite_does_not_start(configure: Configure) -> None:
     configure()
     Process.objects.create(role=ProcessRole.WORKER, host="another-host", pid=1)
-    if connection.vendor != "sqlite":
-        return
 
     with pytest.raises(CommandError, match="another-host"):
         call_command("worker")
 
 
 # ---------------------------------------------------------------------------------------------------------- supervisor
+
+
+@pytest.fixture
+def supervisor() -> Iterator[worker.Supervisor]:
+    """A supervisor whose cluster is a process that does nothing, and was complete a while ago."""
+    pulse, written = os.pipe()
+    os.set_blocking(pulse, False)
+    cluster = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    made = worker.Supervisor(cluster=cluster, members={cluster.pid}, pulse=pulse, started=time.monotonic() - 600)
+    yield made
+    cluster.communicate(b"\n", timeout=20)
+    os.close(pulse)
+    os.close(written)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "idle", "stalled"),
+    [
+        (100.0, 100.0, True),
+        (100.0, 1.0, False),  # it is at work on others
+        (1.0, 100.0, False),  # there was nothing to do until now
+        (None, 100.0, False),
+        (75.0, 75.0, True),
+        (65.0, 65.0, False),  # one task may take a minute
+    ],
+)
+def test_a_cluster_in_which_messages_wait_and_nothing_starts_is_in_trouble(
+    waiting: float | None, idle: float, stalled: bool, supervisor: worker.Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "oldest_waiting", lambda: waiting)
+    supervisor.touched = time.monotonic() - idle
+
+    assert ("none was started" in supervisor._trouble()) is stalled
+
+
+def test_a_cluster_that_touched_a_task_is_not_idle(supervisor: worker.Supervisor) -> None:
+    supervisor.touched = time.monotonic() - 100
+    assert supervisor._idle() > 99
+
+    pulse, written = os.pipe()
+    os.write(written, b".")
+    supervisor.pulse, before = pulse, supervisor.pulse
+    assert supervisor._idle() < 5
+    supervisor.pulse = before
+    os.close(pulse)
+    os.close(written)
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(3590, True), (3610, False)])
+def test_the_heartbeat_says_for_an_hour_why_the_cluster_was_started_again(
+    seconds: float, told: bool, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure()
+    said: list[str] = []
+    monkeypatch.setattr(processes, "say", said.append)
+    monkeypatch.setattr(processes, "beat", lambda **values: True)
+    supervisor = worker.Supervisor(restarted="a process died", started=time.monotonic() - seconds)
+
+    supervisor._beat("", right=True)
+
+    assert ("a process died" in said[0]) is told
+
+
+@pytest.mark.parametrize(("hours", "kept"), [(23, True), (25, False)])
+def test_the_row_of_a_process_that_is_gone_is_kept_for_a_day(hours: int, kept: bool, configure: Configure) -> None:
+    configure()
+    Process.objects.create(role=ProcessRole.WORKER, host="gone", pid=1, beat_at=Now() - timedelta(hours=hours))
+
+    generation.forget_old(kept=processes.KEPT)
+
+    assert Process.objects.exists() is kept
 
 
 @dataclass(kw_only=True)
@@ -366,7 +436,7 @@ def test_a_worker_whose_clock_is_wrong_takes_no_work_at_its_start_and_while_it_r
     start: Callable[..., Running], tmp_path: Path
 ) -> None:
     if connection.vendor != "postgresql":
-        return  # SQLite's clock is the host's
+        pytest.skip("SQLite's clock is the host's")
     clock = tmp_path / "clock"
     clock.write_text("600")
     (tmp_path / "sitecustomize.py").write_text(WRONG_CLOCK.format(path=str(clock)))

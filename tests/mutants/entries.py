@@ -16,8 +16,6 @@ def _in(module: str, *entries: tuple[str, ...], postgresql: bool = False) -> lis
     ]
 
 
-BULKHEAD = "reconcile/test_bulkhead.py::test_"
-
 MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/admin/keys.py",
@@ -298,6 +296,63 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/events.py",
+        (
+            "parse",
+            ' or detail.get("errorCode")',
+            "",
+            "test_events.py::test_a_call_that_aws_refused_changed_nothing_and_causes_no_look",
+        ),
+        (
+            "handle",
+            "except Exception as error:",
+            "except ArithmeticError if False else () as error:",
+            "test_events.py::test_one_repository_that_trips_us_up_does_not_keep_another_one_from_being_looked_at",
+        ),
+        (
+            "handle",
+            'provisioning.record_failure(row=row, error=unexpected, cause="event")',
+            "pass",
+            "test_events.py::test_a_look_that_fails_for_no_known_reason_is_on_the_row_and_its_message_stays_and_the_others_are_done",
+        ),
+        (
+            "_delete",
+            'log.warning("events.not_deleted count=%d error=%s", len(done), error)',
+            "raise ValueError",
+            "test_events.py::test_messages_that_cannot_be_taken_off_the_queue_do_not_end_the_consumer",
+        ),
+        (
+            "_is_known",
+            "change.ours and ",
+            "",
+            "test_events.py::test_a_change_is_known_to_a_row_that_wrote_it_or_was_looked_at_well_after_it",
+        ),
+        (
+            "",
+            "OWN_WRITE = timedelta(seconds=5)",
+            "OWN_WRITE = timedelta(seconds=50)",
+            "test_events.py::test_a_change_is_known_to_a_row_that_wrote_it_or_was_looked_at_well_after_it",
+        ),
+        (
+            "",
+            "OWN_WRITE = timedelta(seconds=5)",
+            "OWN_WRITE = timedelta(seconds=0.5)",
+            "test_events.py::test_a_change_is_known_to_a_row_that_wrote_it_or_was_looked_at_well_after_it",
+        ),
+        (
+            "_look",
+            "(error.heals or error.installation)",
+            "error.installation",
+            "test_events.py::test_a_message_stays_on_the_queue_for_as_long_as_aws_fails",
+        ),
+        (
+            "_look",
+            "if row is None or row.status == RepositoryStatus.UNMANAGED or not row.origin:",
+            "if row is None:",
+            "test_events.py::test_an_event_of_a_repository_that_is_not_ours_yet_causes_no_look",
+        ),
+    ),
+    *_in(
         "deployments/keys.py",
         (
             "",
@@ -532,6 +587,24 @@ MUTANTS: tuple[Mutant, ...] = (
             "if False:",
             "test_lifecycle.py::test_a_deploy_overtaken_by_a_newer_one_ends_well_and_is_not_promoted",
         ),
+        (
+            "registry_credentials",
+            "with bulkhead.place():",
+            "if True:",
+            "reconcile/test_bulkhead.py::test_a_log_in_for_the_push_needs_a_place",
+        ),
+        (
+            "_prove",
+            "with bulkhead.place(in_line=in_line):",
+            "if True:",
+            "reconcile/test_bulkhead.py::test_a_finalize_waits_in_line_and_leaves_no_receipt_when_it_gets_no_place",
+        ),
+        (
+            "_prove_again",
+            '("image_undecided", "server_waits_for_aws")',
+            '("image_undecided",)',
+            "reconcile/test_bulkhead.py::test_a_roll_back_to_an_image_that_was_proved_does_not_wait_for_a_place",
+        ),
     ),
     *_in(
         "deployments/login.py",
@@ -659,12 +732,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "if True:",
             "test_notify.py::test_a_message_for_many_is_written_with_the_marks_of_its_items_or_not_at_all",
         ),
-        (
-            "_collect_for",
-            "each.at >= channel.created_at or each.at > now",
-            "True",
-            "test_notify.py::test_what_went_well_was_canceled_or_is_old_is_not_told",
-        ),
         ("_sweeps", "dry_run=False, ", "", "test_notify.py::test_a_dry_run_that_fails_is_no_news"),
         (
             "collect",
@@ -709,6 +776,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_notify.py::test_nothing_is_sent_inside_a_transaction",
         ),
         ("_due", ", channel__enabled=True", "", "test_notify.py::test_a_channel_that_was_switched_off_is_sent_nothing"),
+        (
+            "_collect_for",
+            "each.at >= channel.created_at or each.at > now",
+            "True",
+            "test_notify.py::test_a_channel_hears_only_of_what_happened_after_it_was_made",
+        ),
     ),
     *_in(
         "deployments/outbound.py",
@@ -1070,6 +1143,42 @@ MUTANTS: tuple[Mutant, ...] = (
             "False",
             "test_sweeps.py::test_what_a_deploy_saw_meanwhile_counts_more_than_a_sweep_that_was_throttled",
         ),
+        (
+            "ensure_repository",
+            "place.enter_context(bulkhead.place())",
+            "pass",
+            "reconcile/test_bulkhead.py::test_a_deploy_that_must_ask_aws_is_refused_and_one_that_need_not_goes_on",
+        ),
+        (
+            "",
+            "CALL_SECONDS = 3.0",
+            "CALL_SECONDS = 30.0",
+            "reconcile/test_bulkhead.py::test_nobody_waits_longer_than_three_seconds_for_a_holder_that_waits_for_one_call",
+        ),
+        (
+            "",
+            "HELD_SECONDS = 9.0",
+            "HELD_SECONDS = 90.0",
+            "reconcile/test_bulkhead.py::test_a_holder_in_another_process_is_waited_for_nine_seconds_at_most",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/bulkhead.py",
+        ("_enter", "threads // 2", "threads", "reconcile/test_bulkhead.py::test_half_of_the_threads_may_wait_for_aws"),
+        ("_leave", "_held -= 1", "pass", "reconcile/test_bulkhead.py::test_half_of_the_threads_may_wait_for_aws"),
+        ("_leave", "_free.notify()", "pass", "reconcile/test_bulkhead.py::test_who_waits_in_line_gets_the_next_place"),
+        (
+            "_enter",
+            "threads // 4",
+            "threads",
+            "reconcile/test_bulkhead.py::test_the_line_is_a_quarter_of_the_threads_and_is_not_waited_in_for_ever",
+        ),
+        (
+            "waiting",
+            "_waiting >= max(1, _threads // 4)",
+            "False",
+            "reconcile/test_bulkhead.py::test_two_of_eight_threads_wait_for_another_deploy_and_the_third_is_refused_at_once",
+        ),
     ),
     *_in(
         "deployments/reconcile/lease.py",
@@ -1103,6 +1212,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "processes.beat_if_late()",
             "pass",
             "test_leases.py::test_a_process_that_was_suspended_beats_before_it_takes_a_lease",
+        ),
+        (
+            "claim",
+            "lease_process=processes.current_id(),",
+            "",
+            "test_leases.py::test_a_lease_names_its_process_and_a_lease_that_was_returned_names_nothing",
         ),
     ),
     *_in(
@@ -1142,6 +1257,30 @@ MUTANTS: tuple[Mutant, ...] = (
             "if heard:",
             "if True:",
             "test_leases.py::test_a_beat_that_the_database_did_not_confirm_does_not_count",
+        ),
+        (
+            "may_write",
+            "clock() - _heard_at <= WRITE_SECONDS",
+            "True",
+            "test_leases.py::test_a_holder_that_knows_of_no_beat_for_ten_seconds_starts_no_call",
+        ),
+        (
+            "beat",
+            ", ended_at__isnull=True",
+            "",
+            "test_leases.py::test_a_beat_that_the_database_did_not_confirm_does_not_count",
+        ),
+        (
+            "",
+            "KEPT = timedelta(days=1)",
+            "KEPT = timedelta(days=10)",
+            "test_worker.py::test_the_row_of_a_process_that_is_gone_is_kept_for_a_day",
+        ),
+        (
+            "",
+            "KEPT = timedelta(days=1)",
+            "KEPT = timedelta(hours=2)",
+            "test_worker.py::test_the_row_of_a_process_that_is_gone_is_kept_for_a_day",
         ),
     ),
     *_in(
@@ -1437,63 +1576,48 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/reconcile/bulkhead.py",
-        ("_enter", "threads // 2", "threads", BULKHEAD + "half_of_the_threads_may_wait_for_aws"),
-        ("_leave", "_held -= 1", "pass", BULKHEAD + "half_of_the_threads_may_wait_for_aws"),
-        ("_leave", "_free.notify()", "pass", BULKHEAD + "who_waits_in_line_gets_the_next_place"),
+        "deployments/worker.py",
         (
-            "_enter",
-            "threads // 4",
-            "threads",
-            BULKHEAD + "the_line_is_a_quarter_of_the_threads_and_is_not_waited_in_for_ever",
+            "Supervisor._trouble",
+            "min(waiting, idle) > max",
+            "max(waiting, idle) < max",
+            "test_worker.py::test_a_cluster_in_which_messages_wait_and_nothing_starts_is_in_trouble",
         ),
         (
+            "Supervisor._trouble",
+            "min(waiting, idle)",
             "waiting",
-            "_waiting >= max(1, _threads // 4)",
-            "False",
-            BULKHEAD + "two_of_eight_threads_wait_for_another_deploy_and_the_third_is_refused_at_once",
+            "test_worker.py::test_a_cluster_in_which_messages_wait_and_nothing_starts_is_in_trouble",
         ),
-    ),
-    *_in(
-        "deployments/provisioning.py",
         (
-            "ensure_repository",
-            "place.enter_context(bulkhead.place())",
+            "Supervisor._trouble",
+            "min(waiting, idle)",
+            "idle",
+            "test_worker.py::test_a_cluster_in_which_messages_wait_and_nothing_starts_is_in_trouble",
+        ),
+        (
+            "Supervisor._trouble",
+            'settings.Q_CLUSTER["timeout"] + 10',
+            '10 * settings.Q_CLUSTER["timeout"]',
+            "test_worker.py::test_a_cluster_in_which_messages_wait_and_nothing_starts_is_in_trouble",
+        ),
+        (
+            "Supervisor._idle",
+            "self.touched = time.monotonic()",
             "pass",
-            BULKHEAD + "a_deploy_that_must_ask_aws_is_refused_and_one_that_need_not_goes_on",
+            "test_worker.py::test_a_cluster_that_touched_a_task_is_not_idle",
         ),
         (
             "",
-            "CALL_SECONDS = 3.0",
-            "CALL_SECONDS = 30.0",
-            BULKHEAD + "nobody_waits_longer_than_three_seconds_for_a_holder_that_waits_for_one_call",
+            "TROUBLE_SECONDS = 3600.0",
+            "TROUBLE_SECONDS = 36000.0",
+            "test_worker.py::test_the_heartbeat_says_for_an_hour_why_the_cluster_was_started_again",
         ),
         (
             "",
-            "HELD_SECONDS = 9.0",
-            "HELD_SECONDS = 90.0",
-            BULKHEAD + "a_holder_in_another_process_is_waited_for_nine_seconds_at_most",
-        ),
-    ),
-    *_in(
-        "deployments/lifecycle.py",
-        (
-            "registry_credentials",
-            "with bulkhead.place():",
-            "if True:",
-            BULKHEAD + "a_log_in_for_the_push_needs_a_place",
-        ),
-        (
-            "_prove",
-            "with bulkhead.place(in_line=in_line):",
-            "if True:",
-            BULKHEAD + "a_finalize_waits_in_line_and_leaves_no_receipt_when_it_gets_no_place",
-        ),
-        (
-            "_prove_again",
-            '("image_undecided", "server_waits_for_aws")',
-            '("image_undecided",)',
-            BULKHEAD + "a_roll_back_to_an_image_that_was_proved_does_not_wait_for_a_place",
+            "TROUBLE_SECONDS = 3600.0",
+            "TROUBLE_SECONDS = 360.0",
+            "test_worker.py::test_the_heartbeat_says_for_an_hour_why_the_cluster_was_started_again",
         ),
     ),
     *_in(
