@@ -97,7 +97,7 @@ def register(api: NinjaAPI) -> None:
         return answer(request, 503, "The server's configuration has problems, which its log names.")
 
     def unexpected(request: HttpRequest, error: Exception) -> HttpResponse:
-        raise error  # to the middleware, which answers, also for the database's; ninja's own handler shows the traceback while DEBUG is on
+        raise error  # to the middleware, for the database's errors too; ninja's own shows a traceback while DEBUG is on
 
     # Any: ninja types a handler's error as “an error or its class”, and hands over errors only.
     handlers: dict[type[Exception], Any] = {
