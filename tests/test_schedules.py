@@ -94,7 +94,8 @@ def test_a_schedule_of_ours_that_was_spoiled_is_made_good(broken: dict[str, Any]
 
     row = Schedule.objects.get(name=TICK)
     assert timedelta(seconds=-5) < row.next_run - timezone.now() < timedelta(seconds=61)
-    assert OrmQ.objects.exists()
+    started = [message.task for message in OrmQ.objects.all() if message.func() == "deployments.tasks.tick"]
+    assert [(task["args"], task["kwargs"]) for task in started] == [((), {})]
 
 
 def test_a_schedule_that_was_declared_by_a_wrong_clock_comes_at_its_time(declared: None) -> None:
