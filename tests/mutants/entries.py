@@ -90,6 +90,36 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/api/branches.py",
+        (
+            "archive",
+            ", archived_at__isnull=True",
+            "",
+            "api/test_projects.py::test_a_branch_is_made_once_listed_and_archived",
+        ),
+    ),
+    *_in(
+        "deployments/api/limits.py",
+        (
+            "",
+            "unknown_keys = Limiter(most=30",
+            "unknown_keys = Limiter(most=300",
+            "api/test_transport.py::test_too_many_unknown_keys_from_one_address_are_told_to_slow_down_and_others_are_not",
+        ),
+        (
+            "",
+            "begun_logins = Limiter(most=20",
+            "begun_logins = Limiter(most=200",
+            "api/test_login.py::test_one_address_begins_so_many_logins_and_no_more",
+        ),
+        (
+            "",
+            "failed_logins = Limiter(most=60",
+            "failed_logins = Limiter(most=600",
+            "api/test_login.py::test_one_address_fails_so_often_and_no_more",
+        ),
+    ),
+    *_in(
         "deployments/api/middleware.py",
         (
             "ApiMiddleware.process_exception",
@@ -1161,6 +1191,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "HELD_SECONDS = 90.0",
             "reconcile/test_bulkhead.py::test_a_holder_in_another_process_is_waited_for_nine_seconds_at_most",
         ),
+        (
+            "reconcile",
+            "if lease.activation != activation:",
+            "if False:",
+            "reconcile/test_generation.py::test_a_configuration_that_changes_between_look_and_write_stops_the_write",
+        ),
     ),
     *_in(
         "deployments/reconcile/bulkhead.py",
@@ -1178,6 +1214,33 @@ MUTANTS: tuple[Mutant, ...] = (
             "_waiting >= max(1, _threads // 4)",
             "False",
             "reconcile/test_bulkhead.py::test_two_of_eight_threads_wait_for_another_deploy_and_the_third_is_refused_at_once",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/generation.py",
+        (
+            "register",
+            "if is_new and _outranks(row):",
+            "if _outranks(row):",
+            "reconcile/test_generation.py::test_what_was_first_seen_last_counts_and_a_restart_with_the_older_one_changes_nothing",
+        ),
+        (
+            "_outranks",
+            "if row.generation is None:\n        return highest is None",
+            "if row.generation is None:\n        return True",
+            "reconcile/test_generation.py::test_a_higher_generation_counts_whenever_it_is_started_and_a_lower_one_never_does",
+        ),
+        (
+            "_outranks",
+            "row.generation > highest",
+            "row.generation >= highest",
+            "reconcile/test_generation.py::test_of_two_different_ones_with_one_generation_the_first_seen_counts_and_an_alarm_names_what_differs",
+        ),
+        (
+            "forget_old",
+            "old = old.exclude(configuration=current.configuration_id)",
+            "pass",
+            "reconcile/test_generation.py::test_rows_of_processes_that_held_what_counts_are_not_forgotten",
         ),
     ),
     *_in(
@@ -1573,6 +1636,15 @@ MUTANTS: tuple[Mutant, ...] = (
             "dict(reversed(keys))",
             "dict(keys[:1])",
             "test_vault.py::test_a_key_that_was_replaced_still_opens_and_no_longer_seals",
+        ),
+    ),
+    *_in(
+        "deployments/versions.py",
+        (
+            "_raise",
+            "changed = Environment.objects.filter(behind, pk=row.pk)",
+            "changed = Environment.objects.filter(pk=row.pk)",
+            "test_versions.py::test_a_deploy_that_counted_meanwhile_is_not_put_back",
         ),
     ),
     *_in(
