@@ -25,7 +25,6 @@ from urllib.parse import urlsplit
 
 from deployments import images
 
-POLICY_CHARACTERS = 10_240  # ECR's own limit on a repository policy's text
 DEFAULT_LIFECYCLE_POLICY = json.dumps(
     {
         "rules": [

@@ -25,7 +25,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from deployments import ecr, events, provisioning, sweeps
-from deployments.catalogue import registry_error
+from deployments.catalogue import RegistryError, registry_error
 from deployments.config import Configuration
 from deployments.ecr import Access, EventQueue, Message
 from deployments.models import Process, ProcessRole, Project, Repository, RepositoryStatus
@@ -629,3 +629,23 @@ def test_an_event_of_a_repository_that_is_not_ours_yet_causes_no_look(
 
     assert len(events.handle(configuration=ecr_configuration, messages=[message(body)])) == 1
     assert sandbox.calls() == {}
+
+
+@pytest.mark.parametrize(
+    ("heals", "installation", "done"),
+    [(True, False, False), (False, True, False), (True, True, False), (False, False, True)],
+)
+def test_a_message_is_done_with_unless_its_look_may_go_well_another_time(
+    heals: bool,
+    installation: bool,
+    done: bool,
+    repository: Repository,
+    ecr_configuration: Configuration,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = RegistryError(operation="", code="x", sentence="x", heals=heals, installation=installation)
+    looked = provisioning.Converged(repository=repository, error=error, written=(), before="in_sync")
+    monkeypatch.setattr(provisioning, "reconcile", lambda **options: looked)
+    messages = [message(event("SetRepositoryPolicy", repository.name))]
+
+    assert events.handle(configuration=ecr_configuration, messages=messages) == (messages if done else [])

@@ -90,6 +90,36 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/api/branches.py",
+        (
+            "archive",
+            ", archived_at__isnull=True",
+            "",
+            "api/test_projects.py::test_a_branch_is_made_once_listed_and_archived",
+        ),
+    ),
+    *_in(
+        "deployments/api/limits.py",
+        (
+            "",
+            "unknown_keys = Limiter(most=30",
+            "unknown_keys = Limiter(most=300",
+            "api/test_transport.py::test_too_many_unknown_keys_from_one_address_are_told_to_slow_down_and_others_are_not",
+        ),
+        (
+            "",
+            "begun_logins = Limiter(most=20",
+            "begun_logins = Limiter(most=200",
+            "api/test_login.py::test_one_address_begins_so_many_logins_and_no_more",
+        ),
+        (
+            "",
+            "failed_logins = Limiter(most=60",
+            "failed_logins = Limiter(most=600",
+            "api/test_login.py::test_one_address_fails_so_often_and_no_more",
+        ),
+    ),
+    *_in(
         "deployments/api/middleware.py",
         (
             "ApiMiddleware.process_exception",
@@ -341,15 +371,21 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_look",
-            "(error.heals or error.installation)",
-            "error.installation",
-            "test_events.py::test_a_message_stays_on_the_queue_for_as_long_as_aws_fails",
-        ),
-        (
-            "_look",
             "if row is None or row.status == RepositoryStatus.UNMANAGED or not row.origin:",
             "if row is None:",
             "test_events.py::test_an_event_of_a_repository_that_is_not_ours_yet_causes_no_look",
+        ),
+        (
+            "_look",
+            "(error.heals or error.installation)",
+            "error.installation",
+            "test_events.py::test_a_message_is_done_with_unless_its_look_may_go_well_another_time",
+        ),
+        (
+            "_look",
+            "(error.heals or error.installation)",
+            "error.heals",
+            "test_events.py::test_a_message_is_done_with_unless_its_look_may_go_well_another_time",
         ),
     ),
     *_in(
@@ -450,8 +486,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "finalize",
             "with transaction.atomic():",
             "if True:",
-            "test_lifecycle.py::"
-            "test_a_finalize_that_dies_between_its_writes_has_done_nothing_and_the_next_one_does_it_all",
+            "test_lifecycle.py::test_a_finalize_that_dies_between_its_writes_has_done_nothing_and_the_next_one_does_it_all",
         ),
         (
             "_finalized_before",
@@ -459,12 +494,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "if False:",
             "test_lifecycle.py::test_a_repeated_finalize_brings_to_its_end_what_the_first_one_wanted",
         ),
-        (
-            "_is_overtaken",
-            "return True",
-            "pass",
-            "test_lifecycle.py::test_a_late_finalize_does_not_undo_a_roll_back",
-        ),
+        ("_is_overtaken", "return True", "pass", "test_lifecycle.py::test_a_late_finalize_does_not_undo_a_roll_back"),
         (
             "promote",
             "not allow_rollbacks, instead_of=instead_of)",
@@ -781,6 +811,42 @@ MUTANTS: tuple[Mutant, ...] = (
             "each.at >= channel.created_at or each.at > now",
             "True",
             "test_notify.py::test_a_channel_hears_only_of_what_happened_after_it_was_made",
+        ),
+        (
+            "deliver",
+            '"attempts", "next_try_at"',
+            '"next_try_at"',
+            "test_notify.py::test_a_receiver_that_refuses_everything_is_left_alone_until_the_next_turn_and_first_attempts_come_first",
+        ),
+        (
+            "deliver",
+            "not failure.answered or",
+            "True or",
+            "test_notify.py::test_a_receiver_that_refuses_some_messages_gets_the_others_in_the_same_turn",
+        ),
+        (
+            "deliver",
+            " or spent[channel] >= REFUSAL_SECONDS",
+            "",
+            "test_notify.py::test_a_receiver_that_takes_its_time_to_refuse_ends_its_channels_turn",
+        ),
+        (
+            "_news",
+            "        _repository_events(since),\n",
+            "",
+            "test_notify.py::test_a_drift_that_was_over_before_the_look_is_told_and_so_is_the_next_one",
+        ),
+        (
+            "_promotions",
+            "~Exists(written), ",
+            "",
+            "test_notify.py::test_each_promotion_is_told_also_when_the_next_one_came_before_the_look",
+        ),
+        (
+            "_sweeps",
+            'order_by("-finished_at", "-pk")',
+            'order_by("-started_at", "-pk")',
+            "test_notify.py::test_sweeps_that_overlap_and_both_fail_are_told_once",
         ),
     ),
     *_in(
@@ -1161,6 +1227,24 @@ MUTANTS: tuple[Mutant, ...] = (
             "HELD_SECONDS = 90.0",
             "reconcile/test_bulkhead.py::test_a_holder_in_another_process_is_waited_for_nine_seconds_at_most",
         ),
+        (
+            "record_failure",
+            "if lease.row.last_checked_at != row.last_checked_at:",
+            "if False:",
+            "test_sweeps.py::test_what_a_deploy_saw_meanwhile_counts_more_than_a_sweep_that_was_throttled",
+        ),
+        (
+            "_failure",
+            " and not again.exists()",
+            "",
+            "test_notify.py::test_a_repository_that_failed_twice_and_was_right_before_the_look_is_told",
+        ),
+        (
+            "reconcile",
+            "if lease.activation != activation:",
+            "if False:",
+            "reconcile/test_generation.py::test_a_configuration_that_changes_between_look_and_write_stops_the_write",
+        ),
     ),
     *_in(
         "deployments/reconcile/bulkhead.py",
@@ -1178,6 +1262,33 @@ MUTANTS: tuple[Mutant, ...] = (
             "_waiting >= max(1, _threads // 4)",
             "False",
             "reconcile/test_bulkhead.py::test_two_of_eight_threads_wait_for_another_deploy_and_the_third_is_refused_at_once",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/generation.py",
+        (
+            "register",
+            "if is_new and _outranks(row):",
+            "if _outranks(row):",
+            "reconcile/test_generation.py::test_what_was_first_seen_last_counts_and_a_restart_with_the_older_one_changes_nothing",
+        ),
+        (
+            "_outranks",
+            "if row.generation is None:\n        return highest is None",
+            "if row.generation is None:\n        return True",
+            "reconcile/test_generation.py::test_a_higher_generation_counts_whenever_it_is_started_and_a_lower_one_never_does",
+        ),
+        (
+            "_outranks",
+            "row.generation > highest",
+            "row.generation >= highest",
+            "reconcile/test_generation.py::test_of_two_different_ones_with_one_generation_the_first_seen_counts_and_an_alarm_names_what_differs",
+        ),
+        (
+            "forget_old",
+            "old = old.exclude(configuration=current.configuration_id)",
+            "pass",
+            "reconcile/test_generation.py::test_rows_of_processes_that_held_what_counts_are_not_forgotten",
         ),
     ),
     *_in(
@@ -1281,6 +1392,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "KEPT = timedelta(days=1)",
             "KEPT = timedelta(hours=2)",
             "test_worker.py::test_the_row_of_a_process_that_is_gone_is_kept_for_a_day",
+        ),
+        (
+            "_beat",
+            ', default=F("silent_from")',
+            "",
+            "test_notify.py::test_a_silence_that_was_over_before_the_look_is_told",
         ),
     ),
     *_in(
@@ -1514,6 +1631,54 @@ MUTANTS: tuple[Mutant, ...] = (
             "1",
             "test_sweeps.py::test_workers_that_hold_chunks_of_one_registry_share_its_rate",
         ),
+        (
+            "_Worker._count",
+            "return count < TRIES",
+            "return True",
+            "test_sweeps.py::test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row",
+        ),
+        (
+            "_Worker.run",
+            "self.tries = self._stored_tries()",
+            "pass",
+            "test_sweeps.py::test_the_tries_of_a_repository_are_counted_over_all_workers_of_a_sweep",
+        ),
+        (
+            "_Worker._gives_way",
+            "return size < _size(self.chunk.sweep)",
+            "return False",
+            "test_sweeps.py::test_a_worker_leaves_a_large_sweep_for_one_repository_that_somebody_asked_for",
+        ),
+        (
+            "_Worker._gives_way",
+            "return piece is not None",
+            "return False",
+            "test_sweeps.py::test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_holds_up_nobody",
+        ),
+        (
+            "_Worker._concerns_the_account",
+            "return others and not self.tries[pk]",
+            "return True",
+            "test_sweeps.py::test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_holds_up_nobody",
+        ),
+        (
+            "_Worker._unanswered",
+            "self.tries = self._stored_tries()",
+            "pass",
+            "test_sweeps.py::test_an_aws_that_answers_nobody_costs_no_repository_a_try",
+        ),
+        (
+            "_Worker._throttled",
+            "self.refusals >= SILENCE and not self.progressed",
+            "self.refusals >= SILENCE",
+            "test_sweeps.py::test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others",
+        ),
+        (
+            "_Worker._fail",
+            "if not sweep.dry_run:",
+            "if True:",
+            "test_sweeps.py::test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row",
+        ),
     ),
     *_in(
         "deployments/variables.py",
@@ -1576,6 +1741,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/versions.py",
+        (
+            "_raise",
+            "changed = Environment.objects.filter(behind, pk=row.pk)",
+            "changed = Environment.objects.filter(pk=row.pk)",
+            "test_versions.py::test_a_deploy_that_counted_meanwhile_is_not_put_back",
+        ),
+    ),
+    *_in(
         "deployments/worker.py",
         (
             "Supervisor._trouble",
@@ -1618,121 +1792,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "TROUBLE_SECONDS = 3600.0",
             "TROUBLE_SECONDS = 360.0",
             "test_worker.py::test_the_heartbeat_says_for_an_hour_why_the_cluster_was_started_again",
-        ),
-    ),
-    *_in(
-        "deployments/notify.py",
-        (
-            "deliver",
-            '"attempts", "next_try_at"',
-            '"next_try_at"',
-            "test_notify.py::test_a_receiver_that_refuses_everything_is_left_alone_until_the_next_turn_"
-            "and_first_attempts_come_first",
-        ),
-        (
-            "deliver",
-            "not failure.answered or",
-            "True or",
-            "test_notify.py::test_a_receiver_that_refuses_some_messages_gets_the_others_in_the_same_turn",
-        ),
-        (
-            "deliver",
-            " or spent[channel] >= REFUSAL_SECONDS",
-            "",
-            "test_notify.py::test_a_receiver_that_takes_its_time_to_refuse_ends_its_channels_turn",
-        ),
-        (
-            "_news",
-            "        _repository_events(since),\n",
-            "",
-            "test_notify.py::test_a_drift_that_was_over_before_the_look_is_told_and_so_is_the_next_one",
-        ),
-        (
-            "_promotions",
-            "~Exists(written), ",
-            "",
-            "test_notify.py::test_each_promotion_is_told_also_when_the_next_one_came_before_the_look",
-        ),
-        (
-            "_sweeps",
-            'order_by("-finished_at", "-pk")',
-            'order_by("-started_at", "-pk")',
-            "test_notify.py::test_sweeps_that_overlap_and_both_fail_are_told_once",
-        ),
-    ),
-    *_in(
-        "deployments/reconcile/processes.py",
-        (
-            "_beat",
-            ', default=F("silent_from")',
-            "",
-            "test_notify.py::test_a_silence_that_was_over_before_the_look_is_told",
-        ),
-    ),
-    *_in(
-        "deployments/sweeps.py",
-        (
-            "_Worker._count",
-            "return count < TRIES",
-            "return True",
-            "test_sweeps.py::test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row",
-        ),
-        (
-            "_Worker.run",
-            "self.tries = self._stored_tries()",
-            "pass",
-            "test_sweeps.py::test_the_tries_of_a_repository_are_counted_over_all_workers_of_a_sweep",
-        ),
-        (
-            "_Worker._gives_way",
-            "return size < _size(self.chunk.sweep)",
-            "return False",
-            "test_sweeps.py::test_a_worker_leaves_a_large_sweep_for_one_repository_that_somebody_asked_for",
-        ),
-        (
-            "_Worker._gives_way",
-            "return piece is not None",
-            "return False",
-            "test_sweeps.py::test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_holds_up_nobody",
-        ),
-        (
-            "_Worker._concerns_the_account",
-            "return others and not self.tries[pk]",
-            "return True",
-            "test_sweeps.py::test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_holds_up_nobody",
-        ),
-        (
-            "_Worker._unanswered",
-            "self.tries = self._stored_tries()",
-            "pass",
-            "test_sweeps.py::test_an_aws_that_answers_nobody_costs_no_repository_a_try",
-        ),
-        (
-            "_Worker._throttled",
-            "self.refusals >= SILENCE and not self.progressed",
-            "self.refusals >= SILENCE",
-            "test_sweeps.py::test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others",
-        ),
-        (
-            "_Worker._fail",
-            "if not sweep.dry_run:",
-            "if True:",
-            "test_sweeps.py::test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row",
-        ),
-    ),
-    *_in(
-        "deployments/provisioning.py",
-        (
-            "record_failure",
-            "if lease.row.last_checked_at != row.last_checked_at:",
-            "if False:",
-            "test_sweeps.py::test_what_a_deploy_saw_meanwhile_counts_more_than_a_sweep_that_was_throttled",
-        ),
-        (
-            "_failure",
-            " and not again.exists()",
-            "",
-            "test_notify.py::test_a_repository_that_failed_twice_and_was_right_before_the_look_is_told",
         ),
     ),
 )
