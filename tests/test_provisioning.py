@@ -1289,3 +1289,15 @@ def test_a_repository_that_is_gone_keeps_the_history_that_the_next_one_does_not_
     sandbox.reset_calls()
     assert ensure(project, ecr_configuration).status == RepositoryStatus.IN_SYNC
     assert calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1, "SetRepositoryPolicy": 1}
+
+
+def test_a_look_by_a_configuration_that_does_not_count_any_more_is_not_begun(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    row = ensure(project, ecr_configuration)
+    sandbox.reset_calls()
+
+    assert provisioning.reconcile(row=row, **{**looking(ecr_configuration), "activation": 99}) is None
+
+    assert calls(sandbox) == {}
+    assert Repository.objects.get().lease_until is None

@@ -1243,7 +1243,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile",
             "if lease.activation != activation:",
             "if False:",
-            "reconcile/test_generation.py::test_a_configuration_that_changes_between_look_and_write_stops_the_write",
+            "test_provisioning.py::test_a_look_by_a_configuration_that_does_not_count_any_more_is_not_begun",
         ),
     ),
     *_in(
