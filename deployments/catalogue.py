@@ -600,7 +600,7 @@ DATABASE: tuple[Entry, ...] = (
     Entry(
         codes=("database_not_migrated",),
         says="The server's database lacks tables or columns of this version.",
-        todo="Run python manage.py migrate.",
+        todo="Run the migrate command.",
         cause="Migrations of this version were not run, or DATABASE_URL names another database.",
         mender=Mender.OPERATOR,
     ),

@@ -21,7 +21,7 @@ from tests.api.conftest import Cli, events
 
 ROOT = Path(__file__).resolve().parent.parent
 SENTENCE = "The server's database does not answer. Try again."
-NOT_MIGRATED = "The server's database lacks tables or columns of this version. Run python manage.py migrate."
+NOT_MIGRATED = "The server's database lacks tables or columns of this version. Run the migrate command."
 
 
 @pytest.mark.parametrize(
