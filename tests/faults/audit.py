@@ -280,11 +280,12 @@ def _audit_lines(installation: Installation) -> Iterable[str]:
 
 
 def _secrets_and_logs(installation: Installation) -> Iterable[str]:
-    texts = {path.name: path.read_text(errors="replace") for path in installation.folder.glob("*.log")}
+    texts = {path.name: path.read_bytes().decode("latin-1") for path in installation.folder.glob("*.log")}
     for name, text in texts.items():
         seen = installation.read_logs.get(name, 0)
         installation.read_logs[name] = len(text)
-        if "Traceback (most recent call last)" in text[seen:]:
+        # What an earlier release logs cannot be mended any more.
+        if "Traceback (most recent call last)" in text[seen:] and not name.startswith("old-"):
             ends = re.findall(r"^Traceback .*\n(?:^[ \n].*\n?)*(.*)", text[seen:], re.MULTILINE)
             yield f"log: {name} has {len(ends)} tracebacks: {Counter(end[:150] for end in ends).most_common(3)}"
         if "AWS must not be asked while" in text[seen:]:

@@ -194,12 +194,17 @@ class PolicyChange(Work):
         assert self.installation.deploy(self.other, key=new_key()).status == 200
         self.key = new_key()
 
-    def change(self) -> None:
+    def configure(self) -> None:
+        """Another policy, for the processes that are started from now on."""
         installation = self.installation
         installation.generation += 1
         installation.policy = policy("222222222222", f"{333300000000 + installation.generation}")
         installation.policies.append(installation.policy)
         installation.end_commander()
+
+    def change(self) -> None:
+        installation = self.installation
+        self.configure()
         old = installation.running("web") + installation.running("worker")
         workers = installation.running("worker")
         installation.start_web()
@@ -210,18 +215,14 @@ class PolicyChange(Work):
         for service in old:
             service.stop(40)
 
-    def perform(self) -> bool:
-        def deploy() -> bool:
-            return self.installation.deploy(self.project, key=self.key).status == 200
+    def deploy(self) -> bool:
+        return self.installation.deploy(self.project, key=self.key).status == 200
 
-        if self.installation.policy == getattr(self, "wanted", None):
-            return deploy()  # changed already, and asked again
-        deployed, _ = together(deploy, self.change)
-        self.wanted = self.installation.policy
-        return bool(deployed)
+    def perform(self) -> bool:
+        return bool(together(self.deploy, self.change)[0])
 
     def again(self) -> bool:
-        if not self.perform():
+        if not self.deploy():
             return False
         status, _, _ = self.installation.command("reconcile", "--all", "--json")
         return status == 0 and self.carries_policy()

@@ -205,9 +205,7 @@ class Soak:
     def restart_database(self) -> None:
         database = self.installation.database
         assert isinstance(database, Postgresql)
-        database.server.crash()
-        time.sleep(2)
-        database.server.start()
+        database.server.crash(away=2)
         self.counts["database crashes"] += 1
 
     # -- the run --
