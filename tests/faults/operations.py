@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from sandbox.images import Image
 from tests.faults.audit import meaning
 from tests.faults.installation import Answer, Installation, Project, Stuck, completed, policy, wait_for
 
@@ -327,27 +328,36 @@ class Retire(Work):
 
 
 class Credentials(Work):
-    """A log-in for a deployment, and the push that it is for."""
+    """The rest of a deploy: its log-in, the push that it is for, the report of its tasks, and finalize."""
 
-    id, name = "O8", "credentials"
-    calls = ("sts:GetFederationToken", "ecr:GetAuthorizationToken")
-    tables = ("deployments_deployment",)
+    id, name = "O8", "credentials, push, finalize"
+    calls = ("sts:GetFederationToken", "ecr:GetAuthorizationToken", "ecr:BatchGetImage")
+    tables = (
+        "deployments_deployment",
+        "deployments_backgroundworker",
+        "deployments_promotion",
+        "deployments_promotionevent",
+    )
     targeted = False
 
     def prepare(self) -> None:
         self.deployment = self.installation.deploy(self.project, key=new_key()).body
-        self.given: Any = None
+        self.image: Image | None = None
 
     def perform(self) -> bool:
-        answer = self.installation.credentials(self.project, self.deployment["id"])
-        self.given = answer.body if answer.status == 200 else None
-        return answer.status == 200
+        installation, project, deployment = self.installation, self.project, self.deployment["id"]
+        if self.image is None:
+            answer = installation.credentials(project, deployment)
+            if answer.status != 200:
+                return False
+            self.image = installation.push(project, self.deployment, answer.body)
+        if installation.index(project, deployment).status != 200:
+            return False
+        return completed(installation.finalize(project, deployment, self.image.digest))
 
     def verify(self) -> None:
-        installation, deployment = self.installation, self.deployment
-        image = installation.push(self.project, deployment, self.given)
-        assert installation.index(self.project, deployment["id"]).status == 200
-        wait_for(lambda: completed(installation.finalize(self.project, deployment["id"], image.digest)), 60, "finalize")
+        current = self.installation.get("/api/v1/deployments/current", key=self.project.keys["prod"])
+        assert self.deployment["version"] in current.text, current
 
 
 class Keys(Work):

@@ -136,7 +136,12 @@ def clean_registry(installation: Installation) -> None:
 
 def cases(cells: list[Cell]) -> list[Any]:
     return [
-        pytest.param(cell, id=str(cell), marks=[pytest.mark.slow] if str(cell) in ALWAYS else [])
+        pytest.param(
+            cell,
+            id=str(cell),
+            # Of two test processes each has one of the two installations.
+            marks=[pytest.mark.xdist_group(cell.vendor), *([pytest.mark.slow] if str(cell) in ALWAYS else [])],
+        )
         for cell in cells
         if not cell.reason
     ]
