@@ -129,7 +129,7 @@ def crash_at_calls(installation: Installation, kind: Kind) -> list[Work]:
         for moment in ("hang", "unanswered"):
             work = kind(installation)
             works.append(work)
-            fault = installation.sandbox.fault(moment, call, times=1, **of(work))
+            fault = installation.fault(moment, call, times=1, **of(work))
             victim = Victim(installation, work)
             assert struck(installation, fault), f"{call} was never made"
             time.sleep(0.1)  # its effect is there
@@ -257,7 +257,7 @@ def kill_processes(installation: Installation, kind: Kind) -> list[Work]:
         work = kind(installation)
         works.append(work)
         service = installation.running("worker")[0]
-        fault = installation.sandbox.fault("latency", "ecr:*", seconds=1.0, repository=work.repository)
+        fault = installation.fault("latency", "ecr:*", seconds=1.0, repository=work.repository)
         request = Background(work.perform)
         if kind.calls:
             struck(installation, fault)
@@ -278,7 +278,7 @@ def _kill_web(installation: Installation, kind: Kind) -> list[Work]:
     for seconds in (0.02, 0.3, 0.7):
         work = kind(installation)
         works.append(work)
-        installation.sandbox.fault("latency", "*", seconds=0.5, **of(work))
+        installation.fault("latency", "*", seconds=0.5, **of(work))
         request = Background(work.perform)
         time.sleep(seconds)
         for service in installation.running("web"):
@@ -297,7 +297,7 @@ def _each(installation: Installation, kind: Kind, faults: list[dict[str, Any]], 
     works = [(kind(installation), call, fault) for call in kind.calls for fault in faults]
 
     def one(work: Work, call: str, fault: dict[str, Any]) -> None:
-        installation.sandbox.fault(match=call, **of(work), **fault)
+        installation.fault(match=call, **of(work), **fault)
         for _ in range(times):
             if work.perform():
                 break
@@ -351,7 +351,7 @@ def stopped_process(installation: Installation, kind: Kind) -> list[Work]:
     first = installation.running(kind.by)[0]
     # The first call, so that after it the process has something to write.
     match = "ecr:CreateRepository" if isinstance(work, PolicyChange) else kind.calls[0] if kind.calls else "*"
-    fault = installation.sandbox.fault("latency", match, seconds=2.0, times=1, **of(work))
+    fault = installation.fault("latency", match, seconds=2.0, times=1, **of(work))
     request = Background(work.deploy if isinstance(work, PolicyChange) else work.perform)
     if kind.calls:
         assert struck(installation, fault)
@@ -397,7 +397,7 @@ def broken_database(installation: Installation, kind: Kind) -> list[Work]:
     for broken in breaks:
         work = kind(installation)
         works.append(work)
-        installation.sandbox.fault("latency", "*", seconds=0.4, **of(work))
+        installation.fault("latency", "*", seconds=0.4, **of(work))
         request = Background(work.perform)
         time.sleep(0.15)
         with broken(installation):
@@ -549,7 +549,7 @@ def late_news(installation: Installation, kind: Kind) -> list[Work]:
     for kind_of_fault, seconds in (("not_found_after_create", 10), ("principal_not_found", 12)):
         work = kind(installation)
         works.append(work)
-        installation.sandbox.fault(kind_of_fault, repository=work.repository, seconds=seconds)
+        installation.fault(kind_of_fault, repository=work.repository, seconds=seconds)
         work.perform()
         work.finish()
         installation.sandbox.clear_faults()
@@ -591,7 +591,7 @@ def changed_outside(installation: Installation, kind: Kind) -> list[Work]:
     works: list[Work] = []
 
     def one(work: Work, call: str, change: Callable[[Work], None]) -> None:
-        fault = installation.sandbox.fault("latency", call, repository=work.repository, seconds=3.0, times=1)
+        fault = installation.fault("latency", call, repository=work.repository, seconds=3.0, times=1)
         request = Background(work.perform)
         if struck(installation, fault, 20):
             with contextlib.suppress(installation.ecr.exceptions.RepositoryNotFoundException):
@@ -666,7 +666,7 @@ def poison(installation: Installation, kind: Kind) -> list[Work]:
     works: list[Work] = []
     sick = kind(installation)
     if kind.calls:
-        installation.sandbox.fault("error", "ecr:*", repository=sick.repository, code="WeirdException", status=418)
+        installation.fault("error", "ecr:*", repository=sick.repository, code="WeirdException", status=418)
         sick.start()  # type: ignore[attr-defined]
     try:
         work = kind(installation)
