@@ -228,9 +228,8 @@ def _wrong(installation: Installation, row: Mapping[str, Any]) -> Iterable[str]:
 
 def _repositories(installation: Installation) -> Iterable[str]:
     rows = {row["name"]: row for row in _rows(installation)}
-    known = {row["name"] for row in installation.database.query("SELECT name FROM deployments_repository")}
     live = {name for name in installation.live_names() if name.startswith(NAMESPACE)} - set(NOT_OURS)
-    yield from (f"I2: {name} is live and has no row" for name in sorted(live - known))
+    yield from (f"I2: {name} is live and has no row, or is managed by nobody" for name in sorted(live - set(rows)))
     for name, row in rows.items():
         if name not in live and row["status"] not in ("missing", "pending", "failed"):
             yield f"I2: {name} is {row['status']}, and there is no such repository"

@@ -324,7 +324,7 @@ class Installation:
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = int(self._listener.getsockname()[1])
-        self._identity = self._make_identity()
+        self.identity = self._make_identity()
         self._commander: subprocess.Popen[str] | None = None
         self._cookies: dict[str, str] = {}
         self._marks: dict[Path, int] = {}
@@ -364,7 +364,7 @@ class Installation:
             "RECONCILE_INTERVAL_MINUTES": "0",
             "RECONCILE_FRESHNESS_SECONDS": "0",
             "CONFIGURATION_GENERATION": str(self.generation),
-            **self.sandbox.environment(self._identity),
+            **self.sandbox.environment(self.identity),
             **self.settings,
             **more,
         }
