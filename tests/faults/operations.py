@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from sandbox.images import Image
 from tests.faults.audit import meaning
-from tests.faults.installation import Answer, Installation, Project, Stuck, completed, policy, wait_for
+from tests.faults.installation import Answer, Installation, Project, Service, Stuck, completed, policy, wait_for
 
 FINISH_SECONDS = 200.0  # a lease, two ticks, and what the machine needs
 _keys = itertools.count(1)
@@ -194,6 +194,8 @@ class PolicyChange(Work):
         self.other = self.installation.bootstrap()
         assert self.installation.deploy(self.other, key=new_key()).status == 200
         self.key = new_key()
+        self.old: list[Service] = []
+        self.new: list[Service] = []
 
     def configure(self) -> None:
         """Another policy, for the processes that are started from now on."""
@@ -204,17 +206,22 @@ class PolicyChange(Work):
         installation.end_commander()
 
     def change(self) -> None:
-        installation = self.installation
+        self.old = self.installation.running("web") + self.installation.running("worker")
         self.configure()
-        old = installation.running("web") + installation.running("worker")
-        workers = installation.running("worker")
-        installation.start_web()
-        for service in old:
+        self.replace()
+
+    def replace(self) -> None:
+        """Start what has the new policy, then end what has the old one. Again, where that was broken off."""
+        workers = [service for service in self.old if service.name == "worker"]
+        if not self.new:
+            self.new.append(self.installation.start_web())
+        for service in self.old:
             service.terminate()
-        if workers:
-            installation.start_worker()
-        for service in old:
+        if workers and len(self.new) == 1:
+            self.new.append(self.installation.start_worker())
+        for service in self.old:
             service.stop(40)
+        self.old = []
 
     def deploy(self) -> bool:
         return self.installation.deploy(self.project, key=self.key).status == 200
@@ -223,6 +230,8 @@ class PolicyChange(Work):
         return bool(together(self.deploy, self.change)[0])
 
     def again(self) -> bool:
+        if self.old:
+            self.replace()
         if not self.deploy():
             return False
         status, _, _ = self.installation.command("reconcile", "--all", "--json")
