@@ -598,6 +598,14 @@ DATABASE: tuple[Entry, ...] = (
         heals=Heals.YES,
     ),
     Entry(
+        codes=("database_read_only",),
+        says="The server's database takes no changes at the moment.",
+        todo="Try again.",
+        cause="PostgreSQL answers, but as a standby or read-only: as a rule another server is taking its place.",
+        mender=Mender.OPERATOR,
+        heals=Heals.YES,
+    ),
+    Entry(
         codes=("database_not_migrated",),
         says="The server's database lacks tables or columns of this version.",
         todo="Run the migrate command.",

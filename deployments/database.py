@@ -18,8 +18,11 @@ _MISSING = ("no such table", "no such column", "has no column named")  # SQLite'
 def outage(error: BaseException) -> Refusal | None:
     """The sentence for an error of the database that is not the program's own; None for any other error.
 
-    A lock that was not free in time (SQLite), a server that is gone (PostgreSQL), and tables that are not there yet.
+    A lock that was not free in time (SQLite), a server that is gone or takes no writes (PostgreSQL, while another one
+    takes its place), and tables that are not there yet.
     """
+    if type(error.__cause__).__name__ == "ReadOnlySqlTransaction":  # Django's InternalError
+        return refusal("database_read_only")
     if not isinstance(error, OperationalError | InterfaceError | ProgrammingError):
         return None
     undefined = type(error.__cause__).__name__ in ("UndefinedTable", "UndefinedColumn")

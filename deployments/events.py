@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db import Error, InterfaceError, OperationalError, connection, connections
+from django.db import Error, InterfaceError, InternalError, OperationalError, connection, connections
 from django.db.models.functions import Now
 
 from deployments import provisioning, sweeps
@@ -180,7 +180,8 @@ def handle(
 ) -> list[Message]:
     """Look at the repositories that these messages name, each once. Returns the messages that are done with.
 
-    Raises OperationalError or InterfaceError while the database does not answer; then none of them is.
+    Raises OperationalError, InterfaceError or InternalError while the database does not answer or takes no writes; then
+    none of them is.
     """
     done: list[Message] = []
     wanted: dict[tuple[str, str, str], list[tuple[Message, Change]]] = {}
@@ -202,7 +203,7 @@ def handle(
         problem: str | None
         try:
             problem = _look(configuration, account, region, name, [change for _, change in pairs], stopping)
-        except (OperationalError, InterfaceError):
+        except (OperationalError, InterfaceError, InternalError):
             raise
         except RegistryError as error:
             problem = str(error)  # this process may not act, whichever repository it is

@@ -1,8 +1,9 @@
 """An outage of the database: what counts as one, and its one log line in each process.
 
 While the database is away every loop of every process fails at each try, with a traceback each. The handler here
-(LOGGING in the settings) writes the first of those records as one line without its traceback, leaves the others out
-until this process has a connection again, and then writes how long it took and how many it left out.
+(LOGGING in the settings) writes the first of those records as one line without its traceback, and one more each ten
+minutes (a database that takes no writes cuts no connection, so its end is not always seen). It leaves the others out
+until this process makes a connection again, and then writes how long it took and how many it left out.
 """
 
 from __future__ import annotations
@@ -12,15 +13,20 @@ import logging
 import time
 from typing import Any
 
-from django.db import Error, InterfaceError, OperationalError
+from django.db import Error, InterfaceError, InternalError, OperationalError
 from django.db.backends.signals import connection_created
 
 #: SQLSTATE of PostgreSQL: connection exceptions, a server that shuts down, crashes or starts, too many connections.
 _AWAY = ("08", "57P", "53300")
+_AGAIN_SECONDS = 600.0
+_READ_ONLY = "25006"  # a standby, or a primary that has become one
 
 
 def is_outage(error: BaseException | None) -> bool:
-    """Whether this is PostgreSQL being away. Not: a lock or a statement that took too long, or anything of SQLite's."""
+    """Whether this is PostgreSQL being away, or taking no writes. Not: a lock or a statement that took too long, or
+    anything of SQLite's."""
+    if isinstance(error, InternalError):
+        return getattr(error.__cause__, "sqlstate", None) == _READ_ONLY
     if not isinstance(error, InterfaceError | OperationalError):
         return False
     cause = error.__cause__
@@ -41,6 +47,7 @@ class OneLineHandler(logging.StreamHandler[Any]):
     def __init__(self) -> None:
         super().__init__()
         self._since: float | None = None  # monotonic; none: the database is not known to be away
+        self._told = 0.0  # when the last line about it was written
         self._left_out = 0
         connection_created.connect(self._over, dispatch_uid=f"outage-{id(self)}")
 
@@ -49,8 +56,10 @@ class OneLineHandler(logging.StreamHandler[Any]):
         error = record.exc_info[1] if record.exc_info else None
         if not isinstance(error, Error) or not is_outage(error):
             super().emit(record)
-        elif self._since is None:
-            self._since, self._left_out = time.monotonic(), 0
+        elif self._since is None or time.monotonic() - self._told > _AGAIN_SECONDS:
+            self._told = time.monotonic()
+            if self._since is None:
+                self._since, self._left_out = self._told, 0
             line = copy.copy(record)
             line.msg = "database.unreachable: %s Further lines about it are left out until it answers. While: %s"
             line.args = (words(error), record.getMessage().splitlines()[0])

@@ -1,8 +1,9 @@
 """Faults on purpose: errors, throttling, waiting, hanging, resets, lost answers, and AWS's eventual consistency.
 
 A fault matches calls by a glob on ``service:Operation`` (``ecr:Set*``, ``v2:*``) and by a glob on the repository's
-name; it lets ``skip`` matching calls pass, then strikes ``times`` times (each ``every``-th call), then is over. It does
-not decide when a change is made: ``gateway`` asks which faults strike a call and acts on them before or after it.
+name, whoever makes them but the callers that ``spare`` (a glob on their ARN) leaves alone; it lets ``skip`` matching
+calls pass, then strikes ``times`` times (each ``every``-th call), then is over. It does not decide when a change is
+made: ``gateway`` asks which faults strike a call and acts on them before or after it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Fault:
     kind: str
     match: str = "*"
     repository: str = "*"
+    spare: str = ""
     times: int | None = None
     skip: int = 0
     every: int = 1
@@ -88,7 +90,7 @@ class Faults:
         if kind not in DURING | INSIDE:
             raise ValueError(f"kind is one of {', '.join(sorted(DURING | INSIDE))}")
         settable: dict[str, tuple[type, ...]] = {
-            **dict.fromkeys(("kind", "match", "repository", "code", "message"), (str,)),
+            **dict.fromkeys(("kind", "match", "repository", "spare", "code", "message"), (str,)),
             **dict.fromkeys(("times", "skip", "every", "status"), (int,)),
             **dict.fromkeys(("seconds", "rate", "burst"), (int, float)),
         }
@@ -119,9 +121,7 @@ class Faults:
             return []
         name = f"{call.service}:{call.operation}"
         return [
-            fault
-            for fault in self._faults
-            if fault.kind in DURING and _matches(fault, name, call.repository) and fault.strikes()
+            fault for fault in self._faults if fault.kind in DURING and _matches(fault, name, call) and fault.strikes()
         ]
 
     def hides(self, repository: str, age: float) -> bool:
@@ -145,7 +145,9 @@ class Faults:
         )
 
 
-def _matches(fault: Fault, name: str, repository: str) -> bool:
-    return fnmatch.fnmatchcase(name, fault.match) and (
-        fault.repository == "*" or fnmatch.fnmatchcase(repository, fault.repository)
+def _matches(fault: Fault, name: str, call: Call) -> bool:
+    return (
+        fnmatch.fnmatchcase(name, fault.match)
+        and (fault.repository == "*" or fnmatch.fnmatchcase(call.repository, fault.repository))
+        and not (fault.spare and call.caller is not None and fnmatch.fnmatchcase(call.caller.arn, fault.spare))
     )

@@ -15,7 +15,7 @@ from django.db import DatabaseError, IntegrityError, InterfaceError, Operational
 from django.db.backends.utils import CursorWrapper
 from django.test import Client
 
-from deployments import database, keys, lifecycle
+from deployments import database, keys, lifecycle, outage
 from deployments.models import Environment
 from tests.api.conftest import Cli, events
 
@@ -53,6 +53,29 @@ def test_a_table_that_is_not_there_is_told_from_a_database_that_does_not_answer(
 
     assert found is not None
     assert found.sentence == NOT_MIGRATED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_postgresql_that_takes_no_writes_for_a_moment_is_an_outage_and_no_failure_of_the_server(
+    environment: Environment, configure: Any
+) -> None:
+    """As after a failover, while the old primary still answers."""
+    configure()
+    cli = Cli(client=Client(raise_request_exception=False), key=keys.make_environment_key(environment)[1])
+    if connection.vendor != "postgresql":
+        return  # SQLite says it with an OperationalError
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = on")
+        try:
+            answer = cli.deploy()
+            with pytest.raises(DatabaseError) as raised:
+                cursor.execute("DELETE FROM deployments_deployment")
+        finally:
+            cursor.execute("SET default_transaction_read_only = off")
+
+    assert (answer.status, answer.error) == (503, "The server's database takes no changes at the moment. Try again.")
+    assert answer.headers["Retry-After"]
+    assert outage.is_outage(raised.value)
 
 
 @pytest.fixture

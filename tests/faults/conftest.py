@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def installation_of() -> Iterator[Callable[[str], Installation]]:
+def installation_of() -> Iterator[Callable[..., Installation]]:
     """The installation on SQLite or PostgreSQL, made when it is first asked for."""
     # A short path: PostgreSQL's socket lies in it.
     with installations(Path(tempfile.mkdtemp(prefix="ra-faults-"))) as of:

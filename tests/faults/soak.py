@@ -173,16 +173,16 @@ class Soak:
 
     def throttle(self) -> None:
         code = {"code": "ThrottlingException", "status": 400}
-        self.installation.sandbox.fault("error", "ecr:*", every=3, times=60, **code)
+        self.installation.fault("error", "ecr:*", every=3, times=60, **code)
         self.counts["throttled"] += 1
 
     def lose(self) -> None:
         kind = self.dice.choice(["lost", "lost", "reset", "unanswered"])
-        self.installation.sandbox.fault(kind, self.dice.choice(["ecr:Set*", "ecr:Create*", "ecr:*", "sts:*"]), times=3)
+        self.installation.fault(kind, self.dice.choice(["ecr:Set*", "ecr:Create*", "ecr:*", "sts:*"]), times=3)
         self.counts["answers lost"] += 1
 
     def slow(self) -> None:
-        self.installation.sandbox.fault("latency", "ecr:*", seconds=1.0, times=20)
+        self.installation.fault("latency", "ecr:*", seconds=1.0, times=20)
         self.counts["slowed down"] += 1
 
     def outside(self) -> None:
@@ -205,9 +205,7 @@ class Soak:
     def restart_database(self) -> None:
         database = self.installation.database
         assert isinstance(database, Postgresql)
-        database.server.crash()
-        time.sleep(2)
-        database.server.start()
+        database.server.crash(away=2)
         self.counts["database crashes"] += 1
 
     # -- the run --

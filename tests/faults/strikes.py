@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.faults.audit import LEASE_SECONDS, writes
 from tests.faults.installation import Installation, Postgresql, Service, Sqlite, Stuck, children, send, wait_for
-from tests.faults.operations import FINISH_SECONDS, Work, together
+from tests.faults.operations import FINISH_SECONDS, PolicyChange, Work, together
 
 Kind = type[Work]
 Strike = Callable[[Installation, Kind], list[Work]]
@@ -36,6 +36,10 @@ class Background:
 
         self._thread = threading.Thread(target=run)
         self._thread.start()
+
+    @property
+    def is_going_on(self) -> bool:
+        return self._thread.is_alive()
 
     def join(self, seconds: float = FINISH_SECONDS) -> Any:
         self._thread.join(seconds)
@@ -75,15 +79,40 @@ def kill_clusters(installation: Installation) -> None:
     send(signal.SIGKILL, *(pid for service in installation.running("worker") for pid in service.cluster()))
 
 
-def kill(installation: Installation, work: Work) -> None:
-    (kill_web_workers if work.by == "web" else kill_clusters)(installation)
-
-
 def whole(installation: Installation, work: Work) -> None:
     """What the case needs is up again, whoever was killed."""
     installation.ensure(web=1, worker=1 if work.by == "worker" else 0)
     for service in installation.running("worker"):
         wait_for(functools.partial(_complete, service), 60, "the cluster's restart")
+
+
+class Victim:
+    """Whoever does the work, to be killed in the middle of it: the web processes; for a sweep the command that does the
+    same in a process of its own, because a killed worker takes ten seconds to come back; else the workers' clusters."""
+
+    def __init__(self, installation: Installation, work: Work) -> None:
+        self._installation, self._work = installation, work
+        self._command = installation.begin_command("reconcile", work.repository) if work.id == "O5" else None
+        self._request = Background(work.until_done) if self._command is None else None
+
+    @property
+    def is_at_work(self) -> bool:
+        return self._command.is_running if self._command else self._request is not None and self._request.is_going_on
+
+    def kill(self) -> None:
+        if self._command is not None:
+            self._command.kill()
+        else:
+            (kill_web_workers if self._work.by == "web" else kill_clusters)(self._installation)
+
+    def end(self) -> None:
+        """Wait until it is over, and what was killed is up again."""
+        if self._command is not None:
+            self._command.process.wait(FINISH_SECONDS)
+        elif self._request is not None:
+            if self._work.by == "web":
+                self._request.join()
+            whole(self._installation, self._work)
 
 
 def _complete(service: Service) -> bool:
@@ -100,15 +129,13 @@ def crash_at_calls(installation: Installation, kind: Kind) -> list[Work]:
         for moment in ("hang", "unanswered"):
             work = kind(installation)
             works.append(work)
-            fault = installation.sandbox.fault(moment, call, times=1, **of(work))
-            request = Background(work.perform)
+            fault = installation.fault(moment, call, times=1, **of(work))
+            victim = Victim(installation, work)
             assert struck(installation, fault), f"{call} was never made"
             time.sleep(0.1)  # its effect is there
-            kill(installation, work)
+            victim.kill()
             installation.sandbox.clear_faults()
-            if work.by == "web":
-                request.join()
-            whole(installation, work)
+            victim.end()
     return finish(works)
 
 
@@ -124,18 +151,16 @@ def crash_at_writes(installation: Installation, kind: Kind) -> list[Work]:
                 work = kind(installation)
                 works.append(work)
                 hold.arm(number)
-                request = Background(work.until_done)
-                if not hold.met(request):
+                victim = Victim(installation, work)
+                if not hold.met(victim):
                     hold.release()
-                    request.join()
+                    victim.end()
                     break
-                kill(installation, work)
+                victim.kill()
                 if undone:
                     hold.end_holder()
                 hold.release()
-                if work.by == "web":
-                    request.join()
-                whole(installation, work)
+                victim.end()
             else:
                 raise Stuck("it makes more than 40 writes")
     return finish(works)
@@ -157,13 +182,13 @@ class _Hold:
             "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
         )
 
-    def met(self, request: Background) -> bool:
-        """Whether a write is held; False once the request has ended without."""
+    def met(self, victim: Victim) -> bool:
+        """Whether a write is held; False once the victim has ended without."""
         until = time.monotonic() + 60
         while time.monotonic() < until:
             if self.holder():
                 return True
-            if not request._thread.is_alive():
+            if not victim.is_at_work:
                 return False
             time.sleep(0.02)
         return False
@@ -232,7 +257,7 @@ def kill_processes(installation: Installation, kind: Kind) -> list[Work]:
         work = kind(installation)
         works.append(work)
         service = installation.running("worker")[0]
-        fault = installation.sandbox.fault("latency", "ecr:*", seconds=1.0, repository=work.repository)
+        fault = installation.fault("latency", "ecr:*", seconds=1.0, repository=work.repository)
         request = Background(work.perform)
         if kind.calls:
             struck(installation, fault)
@@ -253,7 +278,7 @@ def _kill_web(installation: Installation, kind: Kind) -> list[Work]:
     for seconds in (0.02, 0.3, 0.7):
         work = kind(installation)
         works.append(work)
-        installation.sandbox.fault("latency", "*", seconds=0.5, **of(work))
+        installation.fault("latency", "*", seconds=0.5, **of(work))
         request = Background(work.perform)
         time.sleep(seconds)
         for service in installation.running("web"):
@@ -272,7 +297,7 @@ def _each(installation: Installation, kind: Kind, faults: list[dict[str, Any]], 
     works = [(kind(installation), call, fault) for call in kind.calls for fault in faults]
 
     def one(work: Work, call: str, fault: dict[str, Any]) -> None:
-        installation.sandbox.fault(match=call, **of(work), **fault)
+        installation.fault(match=call, **of(work), **fault)
         for _ in range(times):
             if work.perform():
                 break
@@ -323,19 +348,19 @@ def refused_calls(installation: Installation, kind: Kind) -> list[Work]:
 def stopped_process(installation: Installation, kind: Kind) -> list[Work]:
     """F5: SIGSTOP for longer than the lease, while another process does the work; then SIGCONT: no late write."""
     work = kind(installation)
-    if kind.by == "web":
-        first = installation.running("web")[0]
-        match = kind.calls[0]
-    else:
-        first, match = installation.running("worker")[0], kind.calls[0] if kind.calls else "*"
-    fault = installation.sandbox.fault("latency", match, seconds=2.0, times=1, **of(work))
-    request = Background(work.perform)
+    first = installation.running(kind.by)[0]
+    # The first call, so that after it the process has something to write.
+    match = "ecr:CreateRepository" if isinstance(work, PolicyChange) else kind.calls[0] if kind.calls else "*"
+    fault = installation.fault("latency", match, seconds=2.0, times=1, **of(work))
+    request = Background(work.deploy if isinstance(work, PolicyChange) else work.perform)
     if kind.calls:
         assert struck(installation, fault)
         time.sleep(1.4)  # its effect is there, its answer is under way
     stopped = [first.pid, *first.all_members(), *children(first.pid)]
     send(signal.SIGSTOP, *stopped)
     try:
+        if isinstance(work, PolicyChange):
+            work.configure()  # what stands still holds the older policy
         (installation.start_web if kind.by == "web" else installation.start_worker)()
         installation.sandbox.clear_faults()
         finish([work])
@@ -372,7 +397,7 @@ def broken_database(installation: Installation, kind: Kind) -> list[Work]:
     for broken in breaks:
         work = kind(installation)
         works.append(work)
-        installation.sandbox.fault("latency", "*", seconds=0.4, **of(work))
+        installation.fault("latency", "*", seconds=0.4, **of(work))
         request = Background(work.perform)
         time.sleep(0.15)
         with broken(installation):
@@ -387,9 +412,7 @@ def broken_database(installation: Installation, kind: Kind) -> list[Work]:
 def _crashed(installation: Installation) -> Iterator[None]:
     database = installation.database
     assert isinstance(database, Postgresql)
-    database.server.crash()
-    time.sleep(5)
-    database.server.start()
+    database.server.crash(away=5)
     yield
 
 
@@ -526,7 +549,7 @@ def late_news(installation: Installation, kind: Kind) -> list[Work]:
     for kind_of_fault, seconds in (("not_found_after_create", 10), ("principal_not_found", 12)):
         work = kind(installation)
         works.append(work)
-        installation.sandbox.fault(kind_of_fault, repository=work.repository, seconds=seconds)
+        installation.fault(kind_of_fault, repository=work.repository, seconds=seconds)
         work.perform()
         work.finish()
         installation.sandbox.clear_faults()
@@ -568,7 +591,7 @@ def changed_outside(installation: Installation, kind: Kind) -> list[Work]:
     works: list[Work] = []
 
     def one(work: Work, call: str, change: Callable[[Work], None]) -> None:
-        fault = installation.sandbox.fault("latency", call, repository=work.repository, seconds=3.0, times=1)
+        fault = installation.fault("latency", call, repository=work.repository, seconds=3.0, times=1)
         request = Background(work.perform)
         if struck(installation, fault, 20):
             with contextlib.suppress(installation.ecr.exceptions.RepositoryNotFoundException):
@@ -643,7 +666,7 @@ def poison(installation: Installation, kind: Kind) -> list[Work]:
     works: list[Work] = []
     sick = kind(installation)
     if kind.calls:
-        installation.sandbox.fault("error", "ecr:*", repository=sick.repository, code="WeirdException", status=418)
+        installation.fault("error", "ecr:*", repository=sick.repository, code="WeirdException", status=418)
         sick.start()  # type: ignore[attr-defined]
     try:
         work = kind(installation)

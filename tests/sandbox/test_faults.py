@@ -119,6 +119,20 @@ def test_a_fault_can_be_for_some_repositories_only(sandbox: Sandbox, ecr: Any) -
     assert refusal.status == 500
 
 
+def test_a_fault_can_spare_a_caller(sandbox: Sandbox, ecr: Any) -> None:
+    sandbox.fault("error", "ecr:*", spare="*:user/admin")
+    other = sandbox.client("iam")
+    other.create_user(UserName="server")
+    other.attach_user_policy(
+        UserName="server", PolicyArn="arn:aws:iam::aws:policy/AmazonEC2ContainerRegistryFullAccess"
+    )
+    key = other.create_access_key(UserName="server")["AccessKey"]
+
+    ecr.create_repository(repositoryName="shop")
+    with refused("ServerException"):
+        sandbox.client("ecr", (key["AccessKeyId"], key["SecretAccessKey"])).describe_repositories()
+
+
 def test_a_bucket_lets_its_burst_pass_and_throttles_the_rest(sandbox: Sandbox, ecr: Any) -> None:
     sandbox.fault("throttle", "ecr:Describe*", rate=0, burst=3)
 
