@@ -1794,4 +1794,80 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_worker.py::test_the_heartbeat_says_for_an_hour_why_the_cluster_was_started_again",
         ),
     ),
+    *_in(
+        "deployments/reconcile/generation.py",
+        (
+            "register",
+            "if is_new and _outranks(row):",
+            "if is_new:",
+            "reconcile/test_generation.py::test_a_higher_generation_counts_whenever_it_is_started_and_a_lower_one_never_does",
+        ),
+        (
+            "_outranks",
+            "return highest is None\n",
+            "return True\n",
+            "reconcile/test_generation.py::test_a_higher_generation_counts_whenever_it_is_started_and_a_lower_one_never_does",
+        ),
+        (
+            "_overlay",
+            "if unknown:",
+            "if False:",
+            "reconcile/test_generation.py::test_a_process_that_cannot_use_what_counts_neither_looks_nor_writes_and_is_not_ready",
+        ),
+        (
+            "_overlay",
+            "if given is None:",
+            "if False:",
+            "reconcile/test_generation.py::test_a_process_that_cannot_use_what_counts_neither_looks_nor_writes_and_is_not_ready",
+        ),
+        (
+            "_overlay",
+            "if refused := _refused(registry, allow_public=own.allow_public_policy):",
+            'if refused := "":',
+            "reconcile/test_generation.py::test_a_row_that_this_processs_own_settings_refuse_is_not_acted_on",
+        ),
+        (
+            "taken_away",
+            'if older.content.get("enforce") and not newer.content.get("enforce"):',
+            "if False:",
+            "reconcile/test_generation.py::test_"
+            + "it_never_goes_back_by_itself_where_that_could_take_access_away_and_the_alarm_names_the_command",
+        ),
+    ),
+    *_in(
+        "deployments/provisioning.py",
+        (
+            "Lease.require_writable",
+            "if (found.activation or 0) != self.activation:",
+            "if False:",
+            "reconcile/test_generation.py::test_a_configuration_that_changes_between_look_and_write_stops_the_write",
+        ),
+        (
+            "Lease.require_writable",
+            "if found.paused:",
+            "if False:",
+            "reconcile/test_writes_pause.py::test_a_deploy_of_a_new_project_is_refused_with_the_reason_and_creates_nothing",
+        ),
+        (
+            "_create",
+            "run.lease.require_writable()",
+            "pass",
+            "reconcile/test_writes_pause.py::test_a_deploy_of_a_new_project_is_refused_with_the_reason_and_creates_nothing",
+        ),
+        (
+            "ensure_repository",
+            "if lease.activation != activation:",
+            "if False:",
+            "reconcile/test_generation.py::test_a_configuration_that_changes_while_a_deploy_waits_for_the_lease_is_used_by_it",
+        ),
+    ),
+    *_in(
+        "deployments/restore.py",
+        (
+            "_write",
+            "lease.require_writable()",
+            "pass",
+            "reconcile/test_writes_pause.py::test_an_earlier_policy_is_not_put_back",
+        ),
+    ),
 )
