@@ -147,9 +147,7 @@ def _outranks(row: ConfigurationGeneration) -> bool:
     return highest is None or row.generation > highest
 
 
-def _activate(
-    row: ConfigurationGeneration, *, follows: int, cause: ActivationCause, by: str, reason: str = ""
-) -> None:
+def _activate(row: ConfigurationGeneration, *, follows: int, cause: ActivationCause, by: str, reason: str = "") -> None:
     """`follows` is the activation that counted when the caller decided; 0: none did.
 
     Raises IntegrityError where another one was written since.
