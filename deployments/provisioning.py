@@ -24,7 +24,6 @@ from typing import Any, TypeVar
 from django.db import transaction
 from django.db.models import Exists, Subquery
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from deployments import desired
 from deployments.catalogue import registry_error
@@ -185,10 +184,10 @@ def _is_settled(row: Repository, digest: str, *, since: datetime, tried_since: d
     )
 
 
-def _usable(row: Repository, registry: RegistryConfig, error: RegistryError | None, enforce: bool) -> Repository:
-    """The row, if a deploy may go on with it. Otherwise raises what stands in the way."""
+def _usable(row: Any, registry: RegistryConfig, error: RegistryError | None, enforce: bool) -> Repository:
+    """The row (with `db_now`), if a deploy may go on with it. Otherwise raises what stands in the way."""
     never_right = row.last_in_sync_at is None
-    enforce = effective_enforce(row, enforce, timezone.now())
+    enforce = effective_enforce(row, enforce, row.db_now)
     wants_policy = registry.default_repository_policy is not None and (enforce or row.origin == "created")
     never_had_policy = wants_policy and row.policy_applied_at is None
     if error is not None and (error.installation or never_right or never_had_policy):
@@ -196,7 +195,8 @@ def _usable(row: Repository, registry: RegistryConfig, error: RegistryError | No
     if never_had_policy:
         words = " ".join(part["words"] for part in row.differences if part["what"] == Part.POLICY)
         raise registry_error("PolicyNotApplied", operation="SetRepositoryPolicy", name=row.name, words=words)
-    return row
+    usable: Repository = row
+    return usable
 
 
 def effective_enforce(row: Repository, enforce: bool, now: datetime) -> bool:

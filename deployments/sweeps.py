@@ -31,7 +31,7 @@ from django.db import IntegrityError, connections, transaction
 from django.db.models import Case, F, Max, Min, OuterRef, Q, QuerySet, Subquery, Sum, When
 from django.db.models.functions import Now
 
-from deployments import desired, provisioning
+from deployments import clock, desired, provisioning
 from deployments.catalogue import registry_error
 from deployments.config import Configuration, RegistryConfig
 from deployments.desired import Listed
@@ -121,7 +121,12 @@ def start(
     try:
         with transaction.atomic():
             return Sweep.objects.create(
-                trigger=trigger, requested_by=requested_by, names=list(names), dry_run=dry_run, adopt=adopt
+                trigger=trigger,
+                requested_by=requested_by,
+                names=list(names),
+                dry_run=dry_run,
+                adopt=adopt,
+                started_at=clock.now(),  # decides which repositories the registry's list should have
             )
     except IntegrityError:
         return None

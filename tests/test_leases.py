@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from django.db.models.functions import Now
 
 from deployments import provisioning, sweeps
@@ -207,6 +209,58 @@ def test_a_process_that_has_ended_starts_no_call_under_a_lease(monkeypatch: pyte
 
     assert not processes.may_write()
     assert not processes.beat()
+    assert Process.objects.get().ended_at is not None
+
+
+def beating(monkeypatch: pytest.MonkeyPatch, *, until: Callable[[], bool], **options: Any) -> None:
+    """`keep_alive`, a hundred times as fast, until something is true, and then the end of its thread."""
+    monkeypatch.setattr(processes, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(processes, "_ended", False)
+    monkeypatch.setattr(processes, "_mine", None)
+    before = set(threading.enumerate())
+    processes.keep_alive(ProcessRole.WEB, **options)
+    [thread] = set(threading.enumerate()) - before
+    try:
+        wait_for(until, 10)
+    finally:
+        processes._ended = True
+        thread.join(10)
+
+
+def test_a_heartbeat_goes_on_when_what_is_done_at_each_beat_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[int] = []
+
+    def fail() -> None:
+        failures.append(1)
+        connections.close_all()  # the thread's own
+        raise ValueError
+
+    beating(monkeypatch, each=fail, until=lambda: len(failures) >= 3)
+
+    assert Process.objects.count() == 1
+
+
+def test_a_process_beats_again_in_a_restored_database_that_does_not_know_its_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    beating(monkeypatch, configuration=4711, each=connections.close_all, until=Process.objects.exists)
+
+    assert Process.objects.get().configuration is None
+
+
+def test_a_process_that_ends_while_its_heartbeat_makes_a_new_row_ends_that_row_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = processes.start
+
+    def start(*arguments: Any, **options: Any) -> Process:
+        processes.end()  # as the main thread does after SIGTERM
+        return begun(*arguments, **options)
+
+    monkeypatch.setattr(processes, "start", start)
+
+    beating(monkeypatch, each=connections.close_all, until=Process.objects.exists)
+
     assert Process.objects.get().ended_at is not None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -628,6 +628,19 @@ def test_an_exception_for_one_repository_counts_until_it_ends(
 
     Repository.objects.update(mode_until=Now() - timedelta(seconds=1))
     assert ensure(project, ecr_configuration, freshness=timedelta(0)).status == RepositoryStatus.IN_SYNC
+
+
+def test_an_exception_counts_by_the_databases_clock_also_where_a_deploy_decides_whether_it_goes_on(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = ensure(project, ecr_configuration)
+    sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
+    exception = {"mode": "observe", "mode_until": Now() + timedelta(hours=1), "mode_reason": "being looked into"}
+    Repository.objects.update(origin="adopted", policy_applied_at=None, **exception)
+    ahead = datetime.now(UTC) + timedelta(hours=2)
+    monkeypatch.setattr("django.utils.timezone.now", lambda: ahead)
+
+    assert ensure(project, ecr_configuration, freshness=timedelta(0)).status == RepositoryStatus.DRIFTED
 
 
 def test_a_principal_that_is_not_found_heals_by_itself_for_some_minutes_and_then_needs_somebody(

@@ -1312,6 +1312,24 @@ def test_a_repository_that_a_deploy_has_made_again_since_the_list_is_not_missing
     assert not SweepFinding.objects.exists()
 
 
+def test_what_a_deploy_has_made_since_a_sweep_began_is_not_missing_whatever_the_clock_of_the_host_that_began_it(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [name] = fill(sandbox, fast, 1)
+    ahead = timezone.now() + timedelta(minutes=10)
+    monkeypatch.setattr(Sweep._meta.get_field("started_at"), "_get_default", lambda: ahead)
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+    # The registry's list was read before this deploy had made the repository.
+    sandbox.client("ecr").delete_repository(repositoryName=name, force=True)
+    Repository.objects.update(last_checked_at=Now())
+
+    sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, fast)
+
+    sweep.refresh_from_db()
+    assert sweep.missing == 0
+
+
 def test_what_a_deploy_is_making_right_now_is_not_expected_in_the_list(fast: Configuration, sandbox: Sandbox) -> None:
     names = fill(sandbox, fast, 1)
     sandbox.client("ecr").delete_repository(repositoryName=names[0], force=True)

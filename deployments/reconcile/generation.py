@@ -82,9 +82,10 @@ def register(configuration: Configuration, *, role: ProcessRole) -> Configuratio
     for _ in range(TRIES):
         try:
             with transaction.atomic():
+                follows = newest() or 0  # before the ranking: what others activate after this line refuses ours
                 row, is_new = _row(configuration, by=by)
                 if is_new and _outranks(row):
-                    _activate(row, cause=ActivationCause.STARTED, by=by)
+                    _activate(row, follows=follows, cause=ActivationCause.STARTED, by=by)
                     log.info("configuration.counts digest=%s generation=%s by=%s", row.digest[:12], row.generation, by)
         except IntegrityError:
             continue  # another process activated one at the same moment: decide again
@@ -146,10 +147,13 @@ def _outranks(row: ConfigurationGeneration) -> bool:
     return highest is None or row.generation > highest
 
 
-def _activate(row: ConfigurationGeneration, *, cause: ActivationCause, by: str, reason: str = "") -> None:
-    """Raises IntegrityError where another activation was written since the newest one was read."""
+def _activate(row: ConfigurationGeneration, *, follows: int, cause: ActivationCause, by: str, reason: str = "") -> None:
+    """`follows` is the activation that counted when the caller decided; 0: none did.
+
+    Raises IntegrityError where another one was written since.
+    """
     ConfigurationActivation.objects.create(
-        configuration=row, follows=newest() or 0, cause=cause, by=by[:300], reason=reason[:300]
+        configuration=row, follows=follows, cause=cause, by=by[:300], reason=reason[:300]
     )
     plain, v4 = (_registry_of(row, slot) for slot in ("plain", "v4"))
     DesiredState.objects.create(digest=desired_digest(plain, v4, bool(row.content.get("enforce"))))
@@ -169,7 +173,8 @@ def activate(*, row: ConfigurationGeneration, trail: Trail, reason: str) -> bool
                     return False
                 line.before = None if current is None else {"digest": current.configuration.digest[:12]}
                 line.after = {"digest": row.digest[:12], "reason": reason}
-                _activate(row, cause=ActivationCause.ACTIVATED, by=trail.actor.name, reason=reason)
+                follows = 0 if current is None else current.pk
+                _activate(row, follows=follows, cause=ActivationCause.ACTIVATED, by=trail.actor.name, reason=reason)
         except IntegrityError:
             continue
         log.warning("configuration.activated digest=%s by=%s", row.digest[:12], trail.actor.name)
@@ -332,6 +337,7 @@ def settle() -> bool:
         with transaction.atomic():
             _activate(
                 wanted,
+                follows=current.pk,
                 cause=ActivationCause.WENT_BACK,
                 by="Registry Admin",
                 reason="Every process that held the newer one ended or was started again with this one.",
@@ -347,7 +353,10 @@ def _all_went_back_to(current: ConfigurationActivation) -> ConfigurationGenerati
     if len(holding) != 1 or current.configuration_id in holding:
         return None
     [wanted] = holding
-    for row in Process.objects.filter(configuration=current.configuration_id, ended_at=None):
+    holders = Process.objects.filter(configuration=current.configuration_id)
+    if not holders.exists():
+        return None  # who registered it is starting and has no row yet, or was killed before it had one
+    for row in holders.filter(ended_at=None):
         again = Process.objects.filter(
             host=row.host, role=row.role, configuration=wanted, started_at__gt=row.started_at
         )
@@ -458,7 +467,7 @@ def _unheld(current: ConfigurationActivation, theirs: ConfigurationGeneration, n
     because = (
         f"Going back would take access away: {' '.join(losses)}"
         if losses
-        else ("A process that held it did not end on SIGTERM.")
+        else ("A process that held it did not end on SIGTERM, or sent no heartbeat yet.")
     )
     return Alarm(
         code="unheld",

@@ -27,7 +27,7 @@ from django.db import Error, connection, connections
 from django.db.models import Case, Exists, F, OuterRef, Q, When
 from django.db.models.functions import Now
 
-from deployments.models import Process, ProcessRole
+from deployments.models import ConfigurationGeneration, Process, ProcessRole
 from registry_admin import VERSION
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ def clock() -> float:
 
 
 def start(role: ProcessRole, *, configuration: int | None = None) -> Process:
-    """Write this process's row. `configuration` is the key of the ConfigurationGeneration that it was started with."""
+    """Write this process's row. `configuration` is the key of the ConfigurationGeneration that it was started with; a
+    database that was restored from a backup may not have that one, and the row names none then.
+    """
     global _mine, _heard_at, _said
     if _mine is not None and _mine[0] != os.getpid():
         _said = ("", None)  # a fork has a copy of its parent's
@@ -67,7 +69,7 @@ def start(role: ProcessRole, *, configuration: int | None = None) -> Process:
         host=socket.gethostname(),
         pid=os.getpid(),
         version=VERSION,
-        configuration_id=configuration,
+        configuration=ConfigurationGeneration.objects.filter(pk=configuration or 0).first(),
         clock_offset=clock_offset(),
     )
     _mine, _heard_at = (os.getpid(), row.pk), sent_at
@@ -159,6 +161,8 @@ def keep_alive(
                     pass
                 elif not beat():
                     start(role, configuration=configuration)
+                    if _ended:  # meanwhile, so that `end` has seen the old row only
+                        end()
                 if each is not None:
                     each()
                 if trouble:
@@ -169,6 +173,11 @@ def keep_alive(
                     trouble = type(error).__name__
                     log.warning("process.cannot_beat error=%s", trouble, exc_info=error)
                 connections.close_all()
+            except Exception as error:
+                # The thread goes on: a process without a beat would never write to AWS again.
+                if not trouble:
+                    trouble = type(error).__name__
+                    log.exception("process.heartbeat_failed")
             time.sleep(BEAT_SECONDS)
 
     threading.Thread(target=run, name="heartbeat", daemon=True).start()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import IntegrityError, connection
+from django.db import IntegrityError, connection, connections
 from django.test import Client
 from django.utils import timezone
 
@@ -444,6 +445,56 @@ def test_it_goes_back_by_itself_when_every_holder_ended_or_was_started_again_wit
     assert ConfigurationActivation.objects.first().cause == ActivationCause.WENT_BACK  # type: ignore[union-attr]
     assert not generation.settle()
     assert again.pk
+
+
+def test_it_does_not_go_back_before_the_first_process_that_was_started_with_the_newer_one_has_its_row(
+    configure: Configure,
+) -> None:
+    older, newer = register(given(configure)), register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=2"))
+    process(older, "one")  # a rolling update: the first new process has registered, and sends no heartbeat yet
+
+    assert not generation.settle()
+    assert counts() == newer
+
+
+def test_going_back_never_replaces_what_another_process_activated_meanwhile(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newer = register(given(configure)), register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=2"))
+    end(process(newer, "one"))
+    process(older, "two")
+
+    def meanwhile(*rows: ConfigurationGeneration) -> list[str]:
+        register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=3", CONFIGURATION_GENERATION="1"))
+        return []
+
+    monkeypatch.setattr(generation, "taken_away", meanwhile)
+
+    assert not generation.settle()
+    assert counts().generation == 1
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time: nobody comes between")
+def test_of_two_that_register_at_once_the_higher_generation_counts(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(given(configure))
+    ranked = generation._outranks
+
+    def slowly(row: ConfigurationGeneration) -> bool:
+        answer = ranked(row)
+        if row.generation == 5:
+            monkeypatch.setattr(generation, "_outranks", ranked)
+            seventh = given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=7", CONFIGURATION_GENERATION="7")
+            with ThreadPoolExecutor(max_workers=1) as pool:
+                pool.submit(register, seventh).result(20)
+                pool.submit(connections.close_all).result(20)
+        return answer
+
+    monkeypatch.setattr(generation, "_outranks", slowly)
+    register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=5", CONFIGURATION_GENERATION="5"))
+
+    assert counts().generation == 7
 
 
 @pytest.mark.parametrize(
