@@ -61,6 +61,7 @@ VARIABLES = {
     "kms": "DEPLOY_REGISTRY_ECR_KMS_KEY",
     "policy": "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY",
 }
+RESTART = timedelta(seconds=30)  # from a process's end, or its registering, to the first heartbeat after that
 TRIES = 20  # at registering, while other processes register at the same moment
 HOLDING = (ProcessRole.WEB, ProcessRole.WORKER, ProcessRole.EVENTS)  # the processes that are started with settings
 
@@ -350,7 +351,7 @@ def settle() -> bool:
 
 def _all_went_back_to(current: ConfigurationActivation) -> ConfigurationGeneration | None:
     holding = {row.configuration_id for row in running() if row.configuration_id is not None}
-    if len(holding) != 1 or current.configuration_id in holding:
+    if len(holding) != 1 or current.configuration_id in holding or _is_starting(current):
         return None
     [wanted] = holding
     holders = Process.objects.filter(configuration=current.configuration_id)
@@ -364,6 +365,14 @@ def _all_went_back_to(current: ConfigurationActivation) -> ConfigurationGenerati
             return None
     related = ("plain_policy", "v4_policy")
     return ConfigurationGeneration.objects.select_related(*related).filter(pk=wanted).first()
+
+
+def _is_starting(current: ConfigurationActivation) -> bool:
+    """Whether a process that holds what counts may be starting just now: one registered it, or ended, a moment ago."""
+    since = Now() - RESTART
+    started = ConfigurationActivation.objects.filter(pk=current.pk, cause=ActivationCause.STARTED, at__gt=since)
+    ended = Process.objects.filter(configuration=current.configuration_id, role__in=HOLDING, ended_at__gt=since)
+    return started.exists() or ended.exists()
 
 
 def taken_away(newer: ConfigurationGeneration, older: ConfigurationGeneration) -> list[str]:
@@ -427,6 +436,7 @@ def alarms() -> list[Alarm]:
             held_by_any = True
         else:
             others.setdefault(row.configuration.pk, []).append(row)
+    held_by_any = held_by_any or (bool(others) and _is_starting(current))
     found = []
     for rows in others.values():
         theirs = rows[0].configuration

@@ -44,7 +44,8 @@ BOTH = POLICY.replace(f'"{CLUSTER}"', f'["{CLUSTER}", "{OTHER}"]')
 
 
 @pytest.fixture(autouse=True)
-def fresh(transactional_db: None) -> Iterator[None]:
+def fresh(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(generation, "RESTART", timedelta(0))  # as if all had ended, and started, long ago
     generation.held = None
     yield
     generation.held = None
@@ -455,6 +456,28 @@ def test_it_does_not_go_back_before_the_first_process_that_was_started_with_the_
 
     assert not generation.settle()
     assert counts() == newer
+
+
+@pytest.mark.parametrize("restart", ["ended", "registered"])
+def test_a_restart_of_the_only_process_that_holds_the_newer_one_moves_nothing_beside_a_forgotten_old_one(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, restart: str
+) -> None:
+    older, newer = register(given(configure)), register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=2"))
+    process(older, "forgotten")
+    ended = process(newer, "one", ended_at=timezone.now())
+    monkeypatch.setattr(generation, "RESTART", timedelta(seconds=30))
+    long_ago = timezone.now() - timedelta(minutes=1)
+    if restart == "ended":
+        ConfigurationActivation.objects.update(at=long_ago)
+    else:
+        Process.objects.filter(pk=ended.pk).update(ended_at=long_ago)
+
+    assert not generation.settle()
+    assert [alarm.code for alarm in generation.alarms()] == ["other"]
+
+    ConfigurationActivation.objects.update(at=long_ago)
+    Process.objects.filter(pk=ended.pk).update(ended_at=long_ago)
+    assert generation.settle()
 
 
 def test_going_back_never_replaces_what_another_process_activated_meanwhile(
