@@ -31,9 +31,8 @@ from django.core.validators import validate_email
 from django.db import connection, transaction
 from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
 from django.urls import reverse
-from django.utils import timezone
 
-from deployments import outbound, provisioning
+from deployments import clock, outbound, provisioning
 from deployments.config import Configuration
 from deployments.models import (
     AccessKey,
@@ -212,7 +211,7 @@ def collect(*, configuration: Configuration, now: datetime | None = None) -> int
 
     Only rows are read and written. A channel hears of what happened after it was made.
     """
-    now = now or timezone.now()
+    now = now or clock.now()
     channels = list(NotificationChannel.objects.filter(enabled=True).prefetch_related("projects"))
     if channels:
         news = _news(now)
@@ -610,12 +609,12 @@ def deliver(
     spent: defaultdict[int, float] = defaultdict(float)  # seconds on refused messages, by channel
     sent = 0
     while (began := time.monotonic()) < until and not stopping():
-        row = _due(now or timezone.now()).exclude(channel__in=failing).select_related("channel").order_by(
+        row = _due(now or clock.now()).exclude(channel__in=failing).select_related("channel").order_by(
             "attempts", "next_try_at", "pk"
         ).first()  # fmt: skip
         if row is None:
             break
-        if not _claim(row, now or timezone.now()):
+        if not _claim(row, now or clock.now()):
             continue
         channel = row.channel_id
         failure = _try(row, means)
@@ -653,7 +652,7 @@ def _try(row: NotificationDelivery, means: Means, *, retry: bool = True) -> Unde
         answer = _send(row, means)
     except Undeliverable as error:
         failure = error
-    now = timezone.now()
+    now = clock.now()
     mine = NotificationDelivery.objects.filter(pk=row.pk, attempts=row.attempts, status=DeliveryStatus.WAITING)
     if failure is None:
         row.status, row.answer, row.sent_at = DeliveryStatus.SENT, answer, now
@@ -670,7 +669,7 @@ def _try(row: NotificationDelivery, means: Means, *, retry: bool = True) -> Unde
 
 def send_test(*, channel: NotificationChannel, means: Means, origin: str, by: str) -> NotificationDelivery:
     """Send one message now, to an enabled channel or not, once. What came of it is on the delivery."""
-    now = timezone.now()
+    now = clock.now()
     news = News(
         event=TEST,
         key=f"{TEST}:{secrets.token_hex(8)}",

@@ -907,6 +907,23 @@ def test_a_worker_that_is_to_stop_begins_no_message(waiting: NotificationDeliver
     assert notify.deliver(means=MEANS) == 1
 
 
+def test_a_host_whose_clock_is_wrong_tells_nothing_early_and_tries_nothing_early(
+    waiting: NotificationDelivery, receiver: Receiver, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver.status = 503
+    Process.objects.create(role=ProcessRole.WORKER, host="one", pid=1)
+    ahead = timezone.now() + timedelta(minutes=4)
+    monkeypatch.setattr("django.utils.timezone.now", lambda: ahead)
+    notify.deliver(means=MEANS)
+    notify.deliver(means=MEANS)
+    notify.collect(configuration=configuration)
+
+    waiting.refresh_from_db()
+    assert waiting.attempts == 1
+    assert waiting.next_try_at < ahead
+    assert not NotificationDelivery.objects.filter(event="worker.silent").exists()
+
+
 def test_what_fails_is_tried_again_after_1_5_and_30_minutes_and_then_given_up(
     waiting: NotificationDelivery, receiver: Receiver
 ) -> None:

@@ -20,7 +20,7 @@ from django.utils.cache import add_never_cache_headers
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from deployments import notify
+from deployments import clock, notify
 from deployments.admin.console import ReadOnly, may, menu, require, who
 from deployments.admin.display import ago, mark, two_lines, until
 from deployments.audit import Trail
@@ -103,7 +103,7 @@ class ChannelForm(forms.Form):
     def save(self) -> tuple[NotificationChannel, str]:
         """The channel as a row, and the secret that was made for it, if one was: its only copy."""
         data, vault = self.cleaned_data, Vault(settings.ENCRYPTION_KEYS)
-        channel = self.channel or NotificationChannel(kind=data["kind"])
+        channel = self.channel or NotificationChannel(kind=data["kind"], created_at=clock.now())
         channel.name, channel.events, channel.enabled = data["name"], data["events"], data["enabled"]
         channel.save()  # what is secret is sealed to the row, so there has to be one
         if data["address"]:
