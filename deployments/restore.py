@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 
 from deployments import console, desired, policy, sweeps
 from deployments.audit import Attempt, Trail
-from deployments.catalogue import Refusal
+from deployments.catalogue import Refusal, registry_error
 from deployments.config import Configuration
 from deployments.ecr import Ecr, RegistryError
 from deployments.models import EventKind, RepositoryEvent, RepositoryStatus
@@ -90,6 +90,8 @@ def _put_back(
     if lease is None:
         raise Refusal(f"Somebody is working on {row.name} just now. Try again in a moment.", code="busy", heals=True)
     try:
+        if lease.activation != configuration.activation:  # checked and compared by another one than counts by now
+            raise registry_error("ConfigurationChanged", operation="lease", name=row.name)
         ecr = sweeps.reach(target, before_attempt=lease.require_time, attempts=ATTEMPTS)
         before = _write(ecr, row.name, text, event=event, by=by, attempt=attempt, lease=lease)
     except RegistryError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -164,6 +165,20 @@ def test_a_policy_that_means_the_same_leaves_the_repository_in_sync(
 
     row = Repository.objects.get(pk=kept.repository_id)
     assert (row.status, row.differences) == (RepositoryStatus.IN_SYNC, [])
+
+
+def test_nothing_is_put_back_that_was_checked_by_a_configuration_that_does_not_count_any_more(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overtaken = replace(ecr_configuration, activation=7)
+    monkeypatch.setattr("deployments.reconcile.generation.in_force", lambda own: overtaken)
+
+    with pytest.raises(Refusal) as refused:
+        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+
+    assert (refused.value.code, refused.value.heals) == ("ConfigurationChanged", True)
+    assert not sandbox.calls()
+    assert Repository.objects.get().lease_until is None
 
 
 def test_while_somebody_works_on_the_repository_nothing_is_written(
