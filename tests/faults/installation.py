@@ -658,11 +658,12 @@ def completed(answer: Answer) -> bool:
 
 def keep() -> None:
     """A process of its own: ends what it was told of (process id and its start) when whoever tells it is gone, however
-    it went. Each is the leader of its session; an id that meanwhile belongs to another process is left alone."""
+    it went, and removes the folder. Each leads its session; an id that meanwhile is another process's is left alone."""
     for line in [*sys.stdin]:
         pid, started = line.split()
         if started_at(int(pid)) == started:
             send(signal.SIGKILL, *members(int(pid)))
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
 
 
 def started_at(pid: int) -> str:
@@ -673,10 +674,10 @@ def started_at(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def keeper() -> Iterator[Callable[[int], None]]:
-    """Gives a function that has a process ended together with this one."""
+def keeper(folder: Path) -> Iterator[Callable[[int], None]]:
+    """Gives a function that has a process ended together with this one, and the folder removed."""
     with subprocess.Popen(
-        [sys.executable, "-c", "from tests.faults.installation import keep; keep()"], cwd=ROOT,
+        [sys.executable, "-c", "from tests.faults.installation import keep; keep()", str(folder)], cwd=ROOT,
         stdin=subprocess.PIPE, start_new_session=True, text=True,
     ) as process:  # fmt: skip
         pipe = process.stdin
@@ -695,8 +696,7 @@ def installations(folder: Path) -> Iterator[Callable[..., Installation]]:
     and those on PostgreSQL a server. `empty`: without tables. Ends everything."""
     made: dict[str, Installation] = {}
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        tell = stack.enter_context(keeper())
+        tell = stack.enter_context(keeper(folder))
         sandbox = stack.enter_context(Sandbox.start())
 
         servers: list[Server] = []

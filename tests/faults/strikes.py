@@ -612,8 +612,9 @@ def changed_outside(installation: Installation, kind: Kind) -> list[Work]:
             works.append(work)
             calls.append(functools.partial(one, work, call, change))
     installation.ensure(web=1, worker=1)
-    for start in range(0, len(calls), 10):
-        together(*calls[start : start + 10])
+    at_once = 1 if kind.alone else 10
+    for start in range(0, len(calls), at_once):
+        together(*calls[start : start + at_once])
     installation.sandbox.clear_faults()
     return finish(works)
 
