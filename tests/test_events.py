@@ -468,7 +468,7 @@ def test_a_host_whose_consumer_is_silent_is_not_ready(
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "here")
     Process.objects.create(role=ProcessRole.WORKER, host="here", pid=1)
-    with pytest.raises(CommandError, match="No events on this host"):
+    with pytest.raises(CommandError, match="No events process on this host"):
         call_command("events", "--check")
 
     Process.objects.create(role=ProcessRole.EVENTS, host="here", pid=2)

@@ -481,7 +481,7 @@ def ended_within(sweep: Sweep, seconds: float) -> bool:
     return False
 
 
-def test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_holds_up_nobody(
+def test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_delays_no_other(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeps, "rest_seconds", lambda tries: 0.5)
@@ -1230,7 +1230,7 @@ def test_an_ended_sweep_stays_as_it_ended(fast: Configuration, sandbox: Sandbox)
     assert (sweep.status, sweep.finished_at) == (SweepStatus.DONE, ended)
 
 
-def test_a_sweep_that_nobody_has_listed_yet_is_not_over(fast: Configuration) -> None:
+def test_a_sweep_that_is_not_listed_yet_is_not_over(fast: Configuration) -> None:
     sweep = sweeps.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
 
@@ -1244,7 +1244,7 @@ def test_a_sweep_that_nobody_has_listed_yet_is_not_over(fast: Configuration) -> 
     ("trigger", "status"),
     [(SweepTrigger.SCHEDULE, SweepStatus.RUNNING), (SweepTrigger.COMMAND, SweepStatus.FAILED)],
 )
-def test_a_throttled_listing_puts_a_scheduled_sweep_back_in_line_and_is_told_to_who_waits_at_a_terminal(
+def test_a_throttled_listing_puts_a_scheduled_sweep_back_in_line_and_is_reported_to_a_command_that_waits(
     trigger: SweepTrigger, status: str, fast: Configuration, sandbox: Sandbox
 ) -> None:
     fill(sandbox, fast, 1)

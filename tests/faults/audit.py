@@ -1,4 +1,4 @@
-"""What must be true whatever broke: the invariants I1 to I13, looked for in the rows, in ECR, and in the logs.
+"""What must be true after every fault: the invariants I1 to I13, checked in the rows, in ECR, and in the logs.
 
     I1  every accepted intent is there and ends right or in words; no 500, no refusal without a sentence
     I2  one row per live managed repository, one live repository per row
@@ -14,7 +14,7 @@
     I12 nothing stands still for more than a minute
     I13 converging twice makes no write the second time
 
-It asks the database by SQL and AWS as somebody else, so it shares no code with what it judges.
+It reads the database by SQL and AWS with other credentials, so it shares no code with what it checks.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def writes(installation: Installation, since: float) -> list[dict[str, Any]]:
 
 
 def rest(installation: Installation, seconds: float = REST_SECONDS) -> None:
-    """Wait until nobody holds a lease, no sweep runs and the queue is empty. Raises Stuck."""
+    """Wait until no lease is held, no sweep runs and the queue is empty. Raises Stuck."""
     database = installation.database
 
     def held() -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _rows(installation: Installation) -> list[dict[str, Any]]:
 
 
 def _in_sync_is_true(installation: Installation, since: float) -> Iterable[str]:
-    """I3, before anybody looks again: only a change after the row's look may differ."""
+    """I3, before the next look: only a change after the row's last look may differ."""
     changed: dict[str, float] = {}
     for each in installation.journal(since):
         if each["caller"] != installation.caller and WRITES.match(each["operation"]):
@@ -206,7 +206,7 @@ def _wrong(installation: Installation, row: Mapping[str, Any]) -> Iterable[str]:
             yield "is called missing and is there"
         return
     if not row["origin"] and row["status"] == "pending":
-        return  # its deploy was given up before AWS heard of it
+        return  # its deploy ended before it made a call to AWS
     if meaning(live := installation.live_policy(name)) != meaning(installation.policy):
         yield f"({row['status']}) has the policy {live}"
         return

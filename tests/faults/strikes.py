@@ -80,7 +80,7 @@ def kill_clusters(installation: Installation) -> None:
 
 
 def whole(installation: Installation, work: Work) -> None:
-    """What the case needs is up again, whoever was killed."""
+    """Every process that the case needs runs again."""
     installation.ensure(web=1, worker=1 if work.by == "worker" else 0)
     for service in installation.running("worker"):
         wait_for(functools.partial(_complete, service), 60, "the cluster's restart")
@@ -601,7 +601,7 @@ def changed_outside(installation: Installation, kind: Kind) -> list[Work]:
         if deleted or work.by == "worker":
             answer = installation.deploy(work.project, key=f"again-{work.repository}")
             assert answer.status == 200, answer
-        # What a deploy does not look at again within a day, an operator has looked at.
+        # A deploy does not compare this again within a day, so an operator starts a look.
         row = installation.database.value("SELECT id FROM deployments_repository WHERE name = ?", work.repository)
         installation.console("POST", f"/admin/deployments/repository/{row}/look/recheck/", {})
 

@@ -1,4 +1,4 @@
-"""Every fault × every operation, on both databases where it applies; after each case every invariant is looked for.
+"""Every fault × every operation, on both databases where it applies; after each case every invariant is checked.
 
     make faults                      all of it (half an hour at most)
     make faults ARGS='-k O1-'        one operation

@@ -207,7 +207,7 @@ def test_credentials_roles_and_time_limits_are_the_processs_own(configure: Confi
     assert used.deploy_timeout == timedelta(seconds=1)
 
 
-def test_each_activation_tells_version_0_1_0_too(configure: Configure) -> None:
+def test_each_activation_is_written_for_version_0_1_0_too(configure: Configure) -> None:
     older, newer = given(configure), given(configure, BOTH)
     register(older)
     register(newer)
