@@ -658,7 +658,7 @@ def completed(answer: Answer) -> bool:
 
 def keep() -> None:
     """A process of its own: ends the processes that it was given (id and start) when the process that gave them ends,
-    also by SIGKILL. Each is the leader of its session; an id that meanwhile belongs to another process is left alone."""
+    also by SIGKILL. Each leads its session; an id that meanwhile belongs to another process is left alone."""
     for line in [*sys.stdin]:
         pid, started = line.split()
         if started_at(int(pid)) == started:
