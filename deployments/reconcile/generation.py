@@ -464,18 +464,19 @@ def alarms() -> list[Alarm]:
 def _unheld(current: ConfigurationActivation, theirs: ConfigurationGeneration, names: str, what: str) -> Alarm:
     counts = current.configuration
     losses = taken_away(counts, theirs)
-    because = (
-        f"Going back would take access away: {' '.join(losses)}"
-        if losses
-        else ("A process that held it did not end on SIGTERM, or sent no heartbeat yet.")
-    )
+    if current.cause == ActivationCause.ACTIVATED:
+        because = "A person activated it."
+    elif losses:
+        because = f"Going back would take access away: {' '.join(losses)}"
+    else:
+        because = "A process that held it did not end on SIGTERM, or sent no heartbeat yet."
     return Alarm(
         code="unheld",
         title="No process holds the configuration that counts",
         key=f"{current.pk}:{theirs.pk}",
         words=f"No running process holds the configuration that counts ({counts}); {names} holds {theirs}. {what} "
         f"Nothing changes by itself. {because}",
-        then=f"If the older settings are meant: manage.py configuration activate {theirs.digest[:12]}",
+        then=f"If the settings of these processes are meant: manage.py configuration activate {theirs.digest[:12]}",
     )
 
 

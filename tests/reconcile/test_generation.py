@@ -114,7 +114,7 @@ def test_of_two_different_ones_with_one_generation_the_first_seen_counts_and_an_
     assert counts() == first
     [alarm] = generation.alarms()
     assert alarm.code == "conflict"
-    assert "generation 5" in alarm.words
+    assert "Generation 5" in alarm.words
     assert "web on two" in alarm.words
     assert "DEPLOY_REGISTRY_ECR_TAGS: team=b instead of team=a." in alarm.words
 
@@ -557,6 +557,9 @@ def test_what_a_person_activated_is_never_taken_back_by_itself(configure: Config
 
     assert not generation.settle()
     assert counts() == older
+    [alarm] = generation.alarms()
+    assert "Nothing changes by itself. A person activated it." in alarm.words
+    assert "older" not in alarm.then
     third = register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=3"))
     assert counts() == third
 
