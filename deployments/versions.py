@@ -92,7 +92,7 @@ def _paced(target: Target, calls_per_second: int) -> Ecr:
 
 
 def _highest(ecr: Ecr, name: str) -> dict[str, Version] | RegistryError:
-    # Tomorrow: another host's clock may be a little ahead, and a deploy at midnight must count all the same.
+    # Tomorrow: another host's clock may be a little ahead, and a deploy at midnight has to count.
     today = images.version_day(timezone.now().date() + timedelta(days=1))
     try:
         return highest(ecr.image_tags(name), today=today)

@@ -1,4 +1,4 @@
-"""A lease ends with the process that holds it: 15 seconds after the process was last heard from, or when it ends."""
+"""A lease ends with the process that holds it: 15 seconds after the process's last heartbeat, or when it ends."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SILENT = timedelta(seconds=processes.SILENT_SECONDS + 1)
 
 
 def other_process(**values: Any) -> int:
-    """The row of a process on another host, heard from just now unless `values` say otherwise."""
+    """The row of a process on another host, with a heartbeat just now unless `values` say otherwise."""
     row = Process.objects.create(role=ProcessRole.WEB, host="elsewhere", pid=1)
     Process.objects.filter(pk=row.pk).update(**values)
     return row.pk

@@ -147,7 +147,7 @@ def test_a_promotion_that_lost_a_race_looks_again(
     seen = lifecycle.current_promotion
 
     def promoted_in_between(*, environment: Environment) -> Promotion | None:
-        """What is current, as it was seen before somebody else's promotion."""
+        """What is current, as it was seen before another promotion."""
         found = seen(environment=environment)
         Promotion.objects.update(deployment=fast)
         return found

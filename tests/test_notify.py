@@ -637,7 +637,7 @@ def test_a_drift_that_lasts_is_notified_once_whichever_row_reports_it(
     assert NotificationDelivery.objects.get().subject == f"{name} differs from the settings"
 
     client.set_repository_policy(repositoryName=name, policyText=POLICY.replace("222222222222", "999999999999"))
-    sweep_all(observing)  # it differs in another way, and is drifted since then all the same
+    sweep_all(observing)  # it differs in another way, and is drifted since the same time
     assert collected(observing) == []
 
 

@@ -1,4 +1,4 @@
-"""Schedules and the minute's tick: a bad row stops nothing, a late one is told everywhere, each step runs by itself."""
+"""Schedules and the minute's tick: a bad row stops nothing, a late one is reported, each step runs by itself."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_supervisor_writes_the_schedules_anew_each_minute(declared: None) ->
 
 @pytest.fixture
 def overdue(declared: None) -> Process:
-    """A worker lives, and yet nobody starts the tick."""
+    """A worker runs, and still the tick is not started."""
     Schedule.objects.filter(name=TICK).update(next_run=timezone.now() - timedelta(seconds=100))
     return Process.objects.create(role=ProcessRole.WORKER, host="worker-1", pid=1)
 

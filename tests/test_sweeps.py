@@ -286,7 +286,7 @@ def test_a_worker_whose_lease_was_taken_over_drops_what_it_counted(fast: Configu
     chunk = SweepChunk.objects.select_related("sweep").get()
     epoch = sweeps._claim(SweepChunk.objects.filter(pk=chunk.pk))
     assert epoch is not None
-    SweepChunk.objects.update(lease_epoch=epoch + 1)  # somebody else holds it now
+    SweepChunk.objects.update(lease_epoch=epoch + 1)  # another process holds it now
 
     until = time.monotonic() + 5
     sweeps._Worker(chunk=chunk, epoch=epoch, configuration=fast, until=until).run()
@@ -512,7 +512,7 @@ def test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_delays_no_o
     assert finding.repository == row
     assert finding.words == row.last_error == row.events.get().message
     assert f"AWS throttled GetRepositoryPolicy on {stuck}" in finding.words
-    assert not CallBudget.objects.exists()  # one repository tells nothing of the account's rate
+    assert not CallBudget.objects.exists()  # one repository says nothing about the account's rate
 
     sandbox.clear_faults()
     assert sweeps.progress(sweep_all(fast)).in_sync == 36  # and the throttled one is healed
@@ -1149,7 +1149,7 @@ def test_a_sweep_that_was_stopped_while_the_registry_was_listed_cuts_no_chunks(
 def test_a_chunk_is_isolated_only_by_who_holds_it(fast: Configuration, sandbox: Sandbox, repositories: int) -> None:
     fill(sandbox, fast, repositories)
     _, chunk, epoch = listed(fast)
-    SweepChunk.objects.update(lease_epoch=epoch + 1)  # somebody else's now
+    SweepChunk.objects.update(lease_epoch=epoch + 1)  # another process holds it now
     before = rows_of(SweepChunk)
 
     sweeps._isolate(chunk, epoch)

@@ -19,12 +19,12 @@ from django.db.models.functions import Now
 
 from deployments.reconcile import processes
 
-#: The columns of a lease that nobody holds.
+#: The columns of a lease that is not held.
 RETURNED: dict[str, Any] = {"lease_owner": "", "lease_until": None, "lease_process": None}
 
 
 def free() -> Q:
-    """Rows that nobody holds. Of Repository, Sweep and SweepChunk."""
+    """Rows whose lease is free. Of Repository, Sweep and SweepChunk."""
     return Q(lease_until__isnull=True) | Q(lease_until__lt=Now()) | processes.silent()
 
 

@@ -30,7 +30,7 @@ from typing import Any
 from tests.faults.installation import Installation, Stuck, completed, wait_for
 
 NAMESPACE = "trigger/"
-NOT_OURS = ("other/private", "trigger/somebody-elses")  # the second is seen by sweeps, and managed by nobody
+NOT_OURS = ("other/private", "trigger/somebody-elses")  # sweeps see the second, which is not managed
 WRITES = re.compile(r"(Create|Set|Put|Tag|Untag|Delete|BatchDelete)")
 LEASE_SECONDS, TICK_SECONDS = 90.0, 60.0
 RECOVERY_SECONDS = LEASE_SECONDS + 2 * TICK_SECONDS
@@ -229,7 +229,7 @@ def _wrong(installation: Installation, row: Mapping[str, Any]) -> Iterable[str]:
 def _repositories(installation: Installation) -> Iterable[str]:
     rows = {row["name"]: row for row in _rows(installation)}
     live = {name for name in installation.live_names() if name.startswith(NAMESPACE)} - set(NOT_OURS)
-    yield from (f"I2: {name} is live and has no row, or is managed by nobody" for name in sorted(live - set(rows)))
+    yield from (f"I2: {name} is live and has no row, or is not managed" for name in sorted(live - set(rows)))
     for name, row in rows.items():
         if name not in live and row["status"] not in ("missing", "pending", "failed"):
             yield f"I2: {name} is {row['status']}, and there is no such repository"

@@ -87,7 +87,7 @@ def whole(installation: Installation, work: Work) -> None:
 
 
 class Victim:
-    """Whoever does the work, to be killed in the middle of it: the web processes; for a sweep the command that does the
+    """The processes that do the work, to be killed in the middle of it: the web processes; for a sweep the command that does the
     same in a process of its own, because a killed worker takes ten seconds to come back; else the workers' clusters."""
 
     def __init__(self, installation: Installation, work: Work) -> None:
@@ -533,7 +533,7 @@ def unreliable_queue(installation: Installation, kind: Kind) -> list[Work]:
     if kind.id == "O5":
         queue = installation.sandbox.events_to(f"changes-{installation.port}", copies=2)
         events = installation.start_events(queue)
-        work = kind(installation)  # a policy is deleted, and nobody asks for a repair
+        work = kind(installation)  # a policy is deleted, and no repair is asked for
         wait_for(work.carries_policy, 60, "the repair because of an event that came twice")
         works.append(work)
         events.stop(10)
@@ -695,5 +695,5 @@ STRIKES: dict[str, tuple[str, Strike]] = {
     "F9": ("not found after create, principal not found", late_news),
     "F10": ("changed or deleted outside", changed_outside),
     "F11": ("SIGTERM, rolling restart", rolling_restart),
-    "F12": ("broken schedule, poison message, poison repository", poison),
+    "F12": ("unreadable schedule, unreadable message, failing look", poison),
 }

@@ -122,7 +122,7 @@ def clean(installation: Installation) -> None:
     ]
     statements = [f"DELETE FROM {name}" for name in emptied]
     statements.append("DELETE FROM deployments_accesskey WHERE environment_id IS NOT NULL")
-    if isinstance(database, Sqlite):  # which looks after foreign keys only when it is told to
+    if isinstance(database, Sqlite):  # which checks foreign keys only when it is asked to
         with contextlib.closing(database.connect()) as connection:
             connection.execute("BEGIN IMMEDIATE")
             for statement in statements:

@@ -474,7 +474,7 @@ def test_going_back_never_replaces_what_another_process_activated_meanwhile(
     assert counts().generation == 1
 
 
-@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time: nobody comes between")
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
 def test_of_two_that_register_at_once_the_higher_generation_counts(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
