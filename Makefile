@@ -65,7 +65,7 @@ worker: $(VENV)/.sandbox ## The worker
 faults: $(VENV)/.dev ## Every fault × every operation, at most half an hour (ARGS='-k F6-O1' runs a part)
 	$(PY) -m pytest tests/faults -m faults -n 2 --dist loadgroup $(ARGS)
 
-soak: $(VENV)/.dev ## Everything at once on PostgreSQL with faults sprinkled in, then an audit (SECONDS=120 SEED=…)
+soak: $(VENV)/.dev ## All operations at once on PostgreSQL with random faults, then an audit (SECONDS=120 SEED=…)
 	$(PY) -m tests.faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.dev ## How the console's pages grow with what is in them (ratios, not seconds)

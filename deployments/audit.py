@@ -39,7 +39,7 @@ from deployments.catalogue import NotFound, Refusal
 from deployments.models import AccessKey, ActorKind, AuditEntry
 
 DONE = "done"
-BEGUN = "begun"  # sent to somebody else's system; another line has the result, if this process lived to see it
+BEGUN = "begun"  # a call to another system was made; another line has its result, unless this process was killed first
 HIDDEN = "(not kept)"
 MANY = 20  # entries of a list or members of an object that are kept
 LONG = 300  # characters of a text that are kept
@@ -136,7 +136,7 @@ def record(
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """Something that somebody does. Its fields may be set until its line is written."""
+    """One action of an actor. Its fields may be set until its line is written."""
 
     trail: Trail
     action: str
@@ -166,7 +166,7 @@ class Attempt:
             self._write(reason)
 
     def nothing_changed(self) -> None:
-        """There was nothing to do, so there is no line to write."""
+        """Nothing was changed, so no line is written."""
         self._is_told = True
 
     def _write(self, outcome: str) -> None:
@@ -176,7 +176,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trail:
-    """Who acts, and in which request: what a use case is given to write its lines with."""
+    """The actor and the request: a use case writes its lines with it."""
 
     actor: Actor
     request: HttpRequest | None = None

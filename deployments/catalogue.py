@@ -487,17 +487,17 @@ REPOSITORIES: tuple[Entry, ...] = (
         codes=("HolderWaits",),
         says="The deploy that is setting up {name} waits for AWS, and this one does not wait for it.",
         todo="Try again.",
-        cause="AWS has not answered that deploy for 3 seconds (in another web process: it holds the repository's lease "
-        "for 9 seconds), and each request that waits holds a thread of the server.",
+        cause="AWS has not answered that deploy for 3 seconds (in another web process: it has held the repository's "
+        "lease for 9 seconds). Each request that waits holds a thread of the server.",
         mender=Mender.NOBODY,
         heals=Heals.YES,
     ),
     Entry(
         codes=("server_waits_for_aws",),
-        says="As many requests wait for AWS as this server lets wait at once.",
+        says="The limit of requests that wait for AWS at once is reached.",
         todo="Try again.",
-        cause="Half of a web process's threads, and no more, wait for AWS; so the others always answer. It passes when "
-        "AWS answers; with more deploys at once than that, start more web processes or threads.",
+        cause="At most half of a web process's threads wait for AWS, so that the others can answer. It ends when AWS "
+        "answers. For more deploys at once, start more web processes or threads.",
         mender=Mender.NOBODY,
         heals=Heals.YES,
     ),
@@ -539,8 +539,8 @@ REPOSITORIES: tuple[Entry, ...] = (
         "without it.",
         todo="The next sweep or deploy tries again. If it stays, look for what else calls ECR in this account and "
         "region.",
-        cause="Each repository has a bounded number of tries in a sweep, so that one that AWS throttles for ever does "
-        "not keep the sweep open.",
+        cause="A sweep tries each repository a limited number of times, so that one that AWS always throttles does not "
+        "keep the sweep open.",
         mender=Mender.NOBODY,
         heals=Heals.YES,
     ),
@@ -550,15 +550,15 @@ REPOSITORIES: tuple[Entry, ...] = (
         "ended.",
         todo="The next sweep tries again. If it stays, look for what else calls ECR in this account and region, or set "
         "RECONCILE_CALLS_PER_SECOND lower.",
-        cause="The account's limit is used up, by somebody else's calls or by ours; that is no fault of a repository.",
+        cause="Other programs' calls or ours use up the account's limit. No repository is at fault.",
         mender=Mender.OPERATOR,
         heals=Heals.YES,
     ),
     Entry(
         codes=("Unexpected",),
-        says="Looking at {name} failed unexpectedly ({reason}); see the log of the worker or of the events.",
+        says="Looking at {name} failed unexpectedly ({reason}); see the log of the worker or of the events process.",
         todo=_FAULT_OF_OURS,
-        cause="The program met something that it does not know. The other repositories are looked at all the same.",
+        cause="The program has a fault. The other repositories are still compared.",
         mender=Mender.MAKERS,
     ),
     Entry(
@@ -581,7 +581,7 @@ REPOSITORIES: tuple[Entry, ...] = (
     Entry(
         codes=("WritesPaused",),
         says="Writes to AWS are paused {words}. So {name} was not set up.",
-        todo="Try again when they are allowed again.",
+        todo="Try again after writes are allowed again.",
         cause="An operator stopped every write to AWS. Deploys to repositories that are right go on.",
         mender=Mender.OPERATOR,
         heals=Heals.DEPENDS,
@@ -702,7 +702,7 @@ DEPLOYMENTS: tuple[Entry, ...] = (
     Entry(
         codes=("current_has_changed",),
         says="Meanwhile {version} became current.",
-        todo="Look again at what will change.",
+        todo="Check again what will change.",
         cause="Somebody promoted another deployment after the page was shown.",
         mender=Mender.OPERATOR,
     ),

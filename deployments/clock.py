@@ -1,4 +1,4 @@
-"""The database's clock. What a row's deadline, expiry or day decides is written and compared with this one alone, so
+"""The database's clock. A row's deadline, expiry and day are written by, and compared with, this clock only, so
 that a host whose own clock is wrong decides nothing.
 
 In a query, use Django's `Now()` (and `Now() + timedelta`). This module is for where Python needs the time itself.

@@ -450,7 +450,7 @@ class _Reader:
                 self._warn(name, "There is no such setting, so it does nothing.", f"Was {nearest} meant?")
 
     def look_for_unused(self) -> None:
-        """Warn of a setting of trigger.dev's server that is accepted and has nothing to do here."""
+        """Warn of a setting of trigger.dev's server that is accepted and not used here."""
         if self.text("DEPLOY_QUEUE_TIMEOUT_MS") is not None:
             self._warn(
                 "DEPLOY_QUEUE_TIMEOUT_MS",

@@ -1,4 +1,4 @@
-"""What is said where the database does not answer or lacks our tables: the same in the API, its event stream, the
+"""The sentences for a database that does not answer or lacks our tables: the same in the API, its event stream, the
 console and every command.
 """
 
@@ -32,6 +32,6 @@ def outage(error: BaseException) -> Refusal | None:
 
 
 def log_outage(error: BaseException, *, where: str, request_id: str = "") -> None:
-    """One line: of an outage every request has one, and a traceback of each tells nothing more."""
+    """One line without a traceback: each request during an outage logs one."""
     first_line = str(error).partition("\n")[0]
     logger.error("database.outage where=%s request_id=%s %s: %s", where, request_id, type(error).__name__, first_line)

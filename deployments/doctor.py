@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 AWS_SECONDS = 12.0  # for all questions to AWS and the mail server together; a person waits for them
 WAITS_LONG = 120.0  # seconds that a message of the queue may wait before somebody should look
 CLOCK_WARN, CLOCK_FAIL = 30.0, 240.0  # seconds from AWS's clock; at 300 it begins to refuse signatures
-SILENT_TOLD = timedelta(hours=1)  # for so long a process that went silent is told although others of its role live
+SILENT_TOLD = timedelta(hours=1)  # for so long a silent process is reported although others of its role run
 NOT_THERE = "registry-admin-doctor"  # a repository below the namespace that nobody makes
 
 
@@ -229,7 +229,7 @@ def _which_counts(own: Configuration) -> Iterator[Line]:
         yield Line(part=part, what="Which counts", level=Level.OK, says=says)
     else:
         says = f"{current.configuration} since {current.at:%Y-%m-%d %H:%M} UTC: "
-        says += f"{current.get_cause_display().lower()} ({current.by})."
+        says += f"{current.get_cause_display().lower()}, by {current.by}."
         yield Line(part=part, what="Which counts", level=Level.OK, says=says)
         try:
             used = generation.in_force(own)
@@ -237,7 +237,7 @@ def _which_counts(own: Configuration) -> Iterator[Line]:
             yield Line(part=part, what="This process", level=Level.FAIL, says=str(error))
         else:
             if used.desired_digest != own.desired_digest:
-                says = "The settings here are not those that count. What is done from here is done by those that count."
+                says = "This process was started with settings that do not count. It acts on those that count."
                 then = "manage.py configuration list shows what differs."
                 yield Line(part=part, what="This process", level=Level.WARN, says=says, then=then)
     for alarm in generation.alarms():
@@ -258,7 +258,7 @@ def _which_counts(own: Configuration) -> Iterator[Line]:
 
 
 def _processes(configuration: Configuration) -> Iterable[Line]:
-    """Who runs, who went silent, and what each one says of itself."""
+    """Which processes run, which ones stopped sending heartbeats, and what is wrong with each one."""
     parts = ["Worker", "Events", "Web"]
     return sorted(_each_process(configuration), key=lambda line: parts.index(line.part))
 
@@ -284,7 +284,7 @@ def _each_process(configuration: Configuration) -> Iterator[Line]:
             part="Events",
             what="Consumer",
             level=Level.FAIL if consumers.silent else Level.WARN,
-            says=f"Nobody consumes the change events: drift is seen by the next sweep only.{last}",
+            says=f"No process consumes the change events: only the next sweep finds drift.{last}",
             then="python manage.py events",
         )
     for row in processes.seen(*ProcessRole).alive:
@@ -294,7 +294,7 @@ def _each_process(configuration: Configuration) -> Iterator[Line]:
                 what=f"Trouble on {row.host}",
                 level=Level.FAIL if _clock_level(row.clock_offset) is Level.FAIL else Level.WARN,
                 says=row.trouble + f" Its cluster was started again {row.restarts} ×." * bool(row.restarts),
-                then="If it goes on, that process's log says more.",
+                then="If it stays, read that process's log.",
             )
     yield from _queue()
 
@@ -302,7 +302,7 @@ def _each_process(configuration: Configuration) -> Iterator[Line]:
 def _last_heard(seen: processes.Seen) -> str:
     if not seen.silent:
         return ""
-    return f" The last one was heard of at {seen.silent[0].beat_at:%Y-%m-%d %H:%M} UTC and had not said that it ends."
+    return f" The last heartbeat was at {seen.silent[0].beat_at:%Y-%m-%d %H:%M} UTC, from a process that was not ended."
 
 
 def _running(part: str, what: str, seen: processes.Seen) -> Line:
@@ -310,13 +310,13 @@ def _running(part: str, what: str, seen: processes.Seen) -> Line:
     now: datetime = seen.alive[0].db_now  # type: ignore[attr-defined]
     beat = (now - seen.alive[0].beat_at).total_seconds()
     recent = [row.host for row in seen.silent if row.beat_at > now - SILENT_TOLD]
-    gone = f" Silent since less than an hour, and not ended: {', '.join(sorted(set(recent)))}." if recent else ""
+    gone = f" Silent for less than an hour, and not ended: {', '.join(sorted(set(recent)))}." if recent else ""
     return Line(
         part=part,
         what=what,
         level=Level.WARN if recent else Level.OK,
-        says=f"Running on {hosts}; heard {max(beat, 0):.0f} s ago.{gone}",
-        then="Were they replaced? Else start them again." if recent else "",
+        says=f"Running on {hosts}; the last heartbeat was {max(beat, 0):.0f} s ago.{gone}",
+        then="Start them again, unless others replaced them." if recent else "",
     )
 
 
@@ -327,7 +327,7 @@ def _queue() -> Iterator[Line]:
         part="Worker",
         what="Schedules",
         level=Level.FAIL if overdue else Level.OK,
-        says=overdue or ("None is overdue." if late else "There are none yet: a worker writes them."),
+        says=overdue or ("None is overdue." if late else "There are none yet: a worker makes them."),
         then="Is a worker running, and does its log say why the schedules are not started?" if overdue else "",
     )
     waiting = tasks.oldest_waiting()

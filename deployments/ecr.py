@@ -147,8 +147,8 @@ _executors: dict[int, ThreadPoolExecutor] = {}
 
 
 def _config(attempts: int, waits: int = 0) -> Config:
-    """`waits`: for how many seconds a call may ask AWS to wait before it answers, on top of which an answer takes its
-    time. AWS asks for a read timeout that is longer than that (SQS, ReceiveMessage: WaitTimeSeconds)."""
+    """`waits`: for how many seconds a call may ask AWS to wait before it answers. The read timeout is longer by that,
+    as AWS asks for (SQS, ReceiveMessage: WaitTimeSeconds)."""
     return Config(
         connect_timeout=CONNECT_SECONDS,
         read_timeout=waits + READ_SECONDS,

@@ -45,10 +45,10 @@ CHANGES = {
 OWN_WRITE = timedelta(seconds=5)  # CloudTrail's clock against ours, around a write of our own
 HELD_SECONDS = 20  # a deploy may hold the repository; the change may be newer than what it has read
 PAUSE_SECONDS = 5.0  # after SQS or the database could not be asked
-STUCK_SECONDS = 300.0  # without a step for so long this process stops to say that it lives; one step takes a minute
-TOLD_SECONDS = 90.0  # a look that failed is told on the heartbeat for so long: SQS hands its message out each minute
+STUCK_SECONDS = 300.0  # without a step for so long, this process sends no heartbeat; one step takes a minute
+TOLD_SECONDS = 90.0  # a look that failed is reported on the heartbeat for so long: SQS delivers its message each minute
 RETRIES_PER_LINE = 10  # a message that fails again and again is one log line in so many tries
-NOT_DONE = "Changes could not be looked at: the rows of their repositories and the log have the reasons."
+NOT_DONE = "Some changed repositories could not be compared: their rows and the log have the reasons."
 
 _stepped = time.monotonic()
 
@@ -101,7 +101,7 @@ def parse(body: str) -> Change | None:
 
 
 def consume(*, configuration: Configuration, queue: EventQueue, stopping: Callable[[], bool]) -> None:
-    """Receive and act until told to stop. A fault of SQS, AWS or the database never ends it.
+    """Receive and act until stopped. A fault of SQS, AWS or the database never ends it.
 
     What is wrong with SQS or the database is one log line when it begins and one when it is over, and stands on this
     process's heartbeat meanwhile.
@@ -143,7 +143,7 @@ def _step() -> None:
 
 
 def is_moving() -> bool:
-    """Whether `consume` made a step lately: a process that hangs must not say that it lives."""
+    """Whether `consume` made a step lately: a process that hangs must not send a heartbeat."""
     return time.monotonic() - _stepped < STUCK_SECONDS
 
 
@@ -153,7 +153,7 @@ def unready() -> str:
 
 
 def _renew_connection() -> None:
-    """Close a connection that the server has ended, and open one. Raises OperationalError when there is none to have.
+    """Close a connection that the server has ended, and open another. Raises OperationalError when that fails.
 
     A web process does this at each request; here there are no requests.
     """
@@ -166,7 +166,7 @@ def _delete(queue: EventQueue, done: list[Message]) -> None:
     try:
         queue.delete(done)
     except RegistryError as error:
-        log.warning("events.not_deleted count=%d error=%s", len(done), error)  # they come again, and do no harm
+        log.warning("events.not_deleted count=%d error=%s", len(done), error)  # delivered again, without harm
 
 
 def _pause(seconds: float, stopping: Callable[[], bool]) -> None:
@@ -208,7 +208,7 @@ def handle(
         except RegistryError as error:
             problem = str(error)  # this process may not act, whichever repository it is
         except Exception as error:
-            # One repository that trips us up must not keep the others from being looked at.
+            # An error of one repository must not stop the others.
             log.exception("events.failed repository=%s", name)
             unexpected = registry_error("Unexpected", operation="", name=name, reason=type(error).__name__)
             for row in Repository.objects.filter(account=account, region=region, name=name):
@@ -249,7 +249,7 @@ def _look(
     while True:
         row: Any = Repository.objects.filter(account=account, region=region, name=name).annotate(db_now=Now()).first()
         if row is None or row.status == RepositoryStatus.UNMANAGED or not row.origin:
-            return None  # not ours yet: discovering is the sweep's, creating the deploy's
+            return None  # not known yet: sweeps discover, deploys create
         if all(_is_known(change, row) for change in changes):
             return None
         ecr: Ecr = sweeps.reach(target)
@@ -271,7 +271,7 @@ def _look(
             error = result.error
             return str(error) if error is not None and (error.heals or error.installation) else None
         if time.monotonic() > until or stopping():
-            return "somebody else holds the repository"
+            return "another process holds the repository's lease"
         time.sleep(0.1)
 
 

@@ -206,7 +206,7 @@ def _insert(
     external_id: str,
     **values: Any,
 ) -> Creation:
-    """Take the environment's next version, insert the deployment and cancel those that it replaces: all or nothing,
+    """Take the environment's next version, insert the deployment and cancel those that it replaces: in one transaction,
     so there are no gaps, no clashes and no deployment that was canceled for one that never came.
     """
     with transaction.atomic():
@@ -391,8 +391,8 @@ def time_out_overdue() -> int:
     overdue = Deployment.objects.filter(deadline__lt=Now()).exclude(status__in=FINAL_STATUSES)
     count = 0
     for status in overdue.order_by().values_list("status", flat=True).distinct():
-        message = f"Nothing was heard of this deployment in time; it was {status}."
-        # One statement looks at status and deadline and changes them: what moves on meanwhile is not overdue any more.
+        message = f"The CLI sent nothing for this deployment in time; it was {status}."
+        # One statement compares status and deadline and changes them, so a deployment that moves on is not timed out.
         count += overdue.filter(status=status).update(
             status=TIMED_OUT,
             failed_at=Now(),
@@ -454,7 +454,7 @@ def finalize(
 
 
 def _finalized_before(deployment: Deployment, *, skip_promotion: bool) -> str:
-    """Bring to its end what an earlier finalize wanted, and say what holds now."""
+    """Complete what an earlier finalize asked for, and report the present state."""
     wanted, version = deployment.promotion_wanted, deployment.version
     finished = False
     with transaction.atomic():
@@ -624,7 +624,7 @@ def current_promotion(*, environment: Environment) -> Promotion | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Promoted:
-    """What was current before; whether the deployment was made current now; whether it is (somebody else may have)."""
+    """What was current before; whether the deployment was made current now; whether it is (another call may have)."""
 
     before: Deployment | None
     made: bool

@@ -98,9 +98,9 @@ def begin(*, challenge: str = "", callback_port: int | None = None, client: str 
 
 
 def find(*, handle: str) -> Asking | None:
-    """The login of a link; None for a link that is none, or whose login has expired or was declined."""
+    """The login of a link; None for an invalid link, or when its login has expired or was declined."""
     try:
-        # Its own age would be told by the clocks of two hosts.
+        # Its own age would compare the clocks of two hosts.
         said: dict[str, Any] = signing.loads(handle, salt=_SALT)
     except signing.BadSignature:
         return None

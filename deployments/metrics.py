@@ -72,12 +72,12 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
     seen = processes.seen(*ProcessRole)
     workers = [row for row in seen.alive if row.role == ProcessRole.WORKER]
     beats = [row.beat_at for row in [*seen.alive, *seen.silent] if row.role == ProcessRole.WORKER]
-    yield Sample(name="workers", help="Workers that were heard of lately.", value=len(workers))
+    yield Sample(name="workers", help="Workers with a recent heartbeat.", value=len(workers))
     if beats:
         yield Sample(name="worker_heartbeat_seconds", help="Since any worker was heard of.", value=_age(now, beats[0]))
     roles = Counter(generation.running().values_list("role", flat=True))
     for role in generation.HOLDING:
-        yield Sample(name="processes", help="Processes that were heard from within 15 seconds, by role.",
+        yield Sample(name="processes", help="Processes with a heartbeat within 15 seconds, by role.",
                      value=roles[role], labels={"role": role.value})  # fmt: skip
     alarms = Counter(alarm.code for alarm in generation.alarms())
     for code in ("conflict", "other", "unheld"):
@@ -89,16 +89,16 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
     consumers = sum(row.role == ProcessRole.EVENTS for row in seen.alive)
     lost = any(row.role == ProcessRole.EVENTS for row in seen.silent) and not consumers
     yield Sample(name="events_processes", help="Processes that consume change events.", value=consumers)
-    yield Sample(name="events_silent", help="1: one ran, was not ended, is silent, and none replaced it.", value=lost)
-    yield Sample(name="processes_in_trouble", help="Living processes with trouble on their rows.",
+    yield Sample(name="events_silent", help="1: a consumer's heartbeat stopped without SIGTERM; none runs.", value=lost)
+    yield Sample(name="processes_in_trouble", help="Running processes that report trouble.",
                  value=sum(bool(row.trouble) for row in seen.alive))  # fmt: skip
     for row in seen.alive:
         labels = {"role": row.role, "host": row.host, "pid": str(row.pid)}
-        yield Sample(name="clock_offset_seconds", help="Of the host's clock, ahead of the database's.",
+        yield Sample(name="clock_offset_seconds", help="By how much the host's clock is ahead of the database's.",
                      value=row.clock_offset, labels=labels)  # fmt: skip
     late = tasks.latest_schedule()
     if late is not None:
-        yield Sample(name="schedule_overdue_seconds", help="Of the schedule that should have been started first.",
+        yield Sample(name="schedule_overdue_seconds", help="How late the schedule is that is overdue for longest.",
                      value=max(0.0, late[1]))  # fmt: skip
     waiting = tasks.oldest_waiting()
     yield Sample(name="queue_wait_seconds", help="Of the oldest message of the queue.", value=max(0.0, waiting or 0.0))

@@ -242,7 +242,7 @@ class RepositoryEvent(models.Model):
     message = models.TextField()
     cause = models.CharField(max_length=200, blank=True)  # deploy, sweep, event, command, a person
     policy_before = models.TextField(blank=True)
-    # Since when the repository is drifted, or fails, where this event is what people are told of; null: it is not.
+    # Since when the repository is drifted, or fails, where this event is to be notified; null: it is not.
     state_since = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -345,7 +345,7 @@ class WritesPause(models.Model):
     class Meta:
         ordering = ["-id"]
         constraints = [
-            # While one is open nobody has lifted it, so `lifted_by` is the same in all open ones: there is one.
+            # `lifted_by` is empty in every open pause, so at most one is open.
             models.UniqueConstraint(
                 fields=["lifted_by"], condition=Q(lifted_at__isnull=True), name="writes_pause_one_open"
             ),
@@ -364,9 +364,9 @@ class ProcessRole(models.TextChoices):
 
 
 class Process(models.Model):
-    """A running process of this program: what it is, which configuration it was given, when it was last heard from.
+    """A running process of this program: its role, its configuration, its last heartbeat.
 
-    All times are the database's. A row of a process that ended stays for a day, and as long as it tells which
+    All times are the database's. A row of a process that ended stays for a day, and as long as it shows which
     processes held the configuration that counts.
     """
 
@@ -381,7 +381,7 @@ class Process(models.Model):
     beat_at = models.DateTimeField(db_default=Now())
     ended_at = models.DateTimeField(
         null=True, blank=True
-    )  # it said so itself, after SIGTERM; null: runs, or was killed
+    )  # written by the process itself after SIGTERM; null: it runs, or was killed
     silent_from = models.DateTimeField(null=True, blank=True)  # the last heartbeat before its latest long silence
     clock_offset = models.FloatField(default=0, db_default=0.0)  # seconds that this host is ahead of the database
     last_task_at = models.DateTimeField(null=True, blank=True)  # a worker's: when a task last began or ended

@@ -443,7 +443,7 @@ def _repository_events(since: datetime) -> Iterator[News]:
         row, key = event.repository, str(event.pk)
         match event.kind:
             case EventKind.HEALED:
-                words = "was changed, and was put right"
+                words = "was changed, and was repaired"
                 yield _of_repository("repository.healed", row, row.status, event.at, key, words, event.message)
             case EventKind.MISSING:
                 words, status = "is gone from the registry", RepositoryStatus.MISSING
@@ -455,7 +455,7 @@ def _repository_events(since: datetime) -> Iterator[News]:
 
 
 def _state(row: Repository, status: RepositoryStatus, since: datetime, at: datetime, text: str) -> News:
-    """That a repository is drifted or failed since then; the same key, whichever row tells of it."""
+    """That a repository is drifted or failed since then; the same key, whichever row reports it."""
     words = "failed twice in a row" if status == RepositoryStatus.FAILED else "differs from the settings"
     text = text or "It differs from the settings."
     return _of_repository(f"repository.{status}", row, status, at, f"{since.timestamp():.3f}", words, text)
@@ -475,7 +475,7 @@ def _of_repository(event: str, row: Repository, status: str, at: datetime, key: 
 
 
 def _sweeps(since: datetime) -> Iterator[News]:
-    """The first failed one of a row of failed ones, in the order of their ends: the same fault again is no news."""
+    """The first failed sweep of several failed ones, in the order of their ends: the later ones are not notified."""
     ended = Sweep.objects.filter(dry_run=False, finished_at__isnull=False).order_by("-finished_at", "-pk")
     earlier = ended.filter(finished_at__lt=since).first()
     before = earlier.status if earlier is not None else ""
@@ -494,7 +494,7 @@ def _sweeps(since: datetime) -> Iterator[News]:
 
 
 def _workers(since: datetime, now: datetime) -> Iterator[News]:
-    """One that ends on SIGTERM says so on its row; one that goes silent was killed, or cannot reach the database."""
+    """A process that ends on SIGTERM records that; one without heartbeats was killed, or cannot reach the database."""
     silent_now = Q(ended_at=None, beat_at__gte=since, beat_at__lt=now - LONG_SILENCE)
     for row in Process.objects.filter(Q(silent_from__gte=since) | silent_now, role__in=WATCHED):
         if row.silent_from is not None and row.silent_from >= since:
@@ -503,7 +503,7 @@ def _workers(since: datetime, now: datetime) -> Iterator[News]:
             yield _silence(row, row.beat_at, f" Before that: {row.trouble}" if row.trouble else "")
 
 
-#: The roles whose silence is news, and what it is said of.
+#: The roles whose missing heartbeat is notified, and what they are called.
 WATCHED = {ProcessRole.WORKER: "The worker", ProcessRole.EVENTS: "The consumer of change events"}
 
 
@@ -532,7 +532,7 @@ def _configurations(since: datetime, now: datetime) -> Iterator[News]:
             data={"digest": row.configuration.digest, "generation": row.configuration.generation, "cause": row.cause},
         )
     for alarm in generation.alarms():
-        if alarm.code != "other":  # a process that acts on what counts does no harm; the pages name it
+        if alarm.code != "other":  # such a process does no harm, because it acts on what counts; the pages name it
             yield News(
                 event="configuration.disputed",
                 key=f"configuration.disputed:{alarm.code}:{alarm.key}",
@@ -559,7 +559,7 @@ def _pauses(since: datetime) -> Iterator[News]:
 
 def _keys(since: datetime, now: datetime) -> Iterator[News]:
     rows = (
-        # Also those that expired since: one whose life was short, or that no worker was there to tell of.
+        # Also those that expired since: a short-lived key, or one that expired while no worker ran.
         AccessKey.objects.filter(revoked_at=None, expires_at__gt=since, expires_at__lte=now + KEY_WARNING)
         .exclude(kind=KeyKind.DEPLOY)
         .filter(~Exists(AccessKey.objects.filter(replaces=OuterRef("pk"), revoked_at=None)))
@@ -745,7 +745,7 @@ def _answered(status: int) -> str:
     raise Undeliverable(reason=f"Answered {status}.", permanent=status == 410, answered=True)
 
 
-#: The mail server's “no” to one message, as opposed to one that is away, hangs up or refuses the log-in.
+#: The mail server refused one message; it was reachable and accepted the log-in.
 _REFUSED = (smtplib.SMTPRecipientsRefused, smtplib.SMTPSenderRefused, smtplib.SMTPDataError)
 
 

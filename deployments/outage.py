@@ -1,4 +1,4 @@
-"""An outage of the database: what counts as one, and its one log line in each process.
+"""An outage of the database: what is one, and its single log line in each process.
 
 While the database is away every loop of every process fails at each try, with a traceback each. The handler here
 (LOGGING in the settings) writes the first of those records as one line without its traceback, and one more each ten

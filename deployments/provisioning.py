@@ -45,8 +45,8 @@ from deployments.reconcile import lease as leases
 
 T = TypeVar("T")
 
-#: What a row says of a repository that is gone: nothing of what was true of the old one is true of the next. What was
-#: true of the old one stays in the event that tells of it (`gone_event`).
+#: The columns of a row whose repository is gone: nothing of the old repository is true of the next one. The event
+#: that records the loss (`gone_event`) keeps what was true of the old one.
 GONE: dict[str, Any] = {
     "differences": [],
     "origin": "",
@@ -63,8 +63,8 @@ GONE: dict[str, Any] = {
 LEASE = timedelta(seconds=90)
 CALLS_END = 0.5  # of the lease: no request is sent to AWS after it
 WAIT_SECONDS = 60  # for somebody else's lease
-CALL_SECONDS = 3.0  # nobody waits for a holder that waits for one call of AWS for longer
-HELD_SECONDS = 9.0  # nor for one in another process that has had its lease for longer: setting up is three calls' time
+CALL_SECONDS = 3.0  # no request waits for a holder that waits for one call to AWS for longer
+HELD_SECONDS = 9.0  # nor for one in another process that has held its lease for longer: setting up takes three calls
 DETAILS_AGE = timedelta(hours=24)
 BOUND = timedelta(minutes=5)  # for errors that heal only for a while
 AGAIN = timedelta(minutes=1)  # an attempt takes less, so an error that is older than this was met a second time
@@ -133,7 +133,7 @@ def ensure_repository(
                 lease.give_up()
                 raise registry_error("ConfigurationChanged", operation="lease", name=name)
             if _is_settled(lease.row, digest, since=since, tried_since=first_seen):
-                # Somebody settled it between our reading the row and our taking the lease.
+                # Another process finished it between our reading the row and our taking the lease.
                 lease.give_up()
                 row = lease.row
                 break
@@ -147,7 +147,7 @@ def ensure_repository(
 
 
 def _require_patience(row: Any, registry: EcrRegistry, *, seconds: float) -> None:
-    """Raise RegistryError (retryable) where another one's lease is not worth the thread that waits for it.
+    """Raise RegistryError (retryable) where waiting for another holder's lease would block a thread for too long.
 
     Of a holder in this process it is known how long it has been waiting for AWS; of one in another process only how
     long it has had its lease.
@@ -250,7 +250,7 @@ class Lease:
             raise registry_error("OutOfTime", operation="lease", name=self.row.name)
 
     def require_writable(self) -> None:
-        """Raise RegistryError where nothing may be written to AWS (any more): asked right before each write.
+        """Raise RegistryError where nothing may be written to AWS (any more). Called right before each write.
 
         The lease was lost, another configuration counts by now, or an operator has paused all writes.
         """
@@ -338,7 +338,7 @@ def reconcile(
 ) -> Converged | None:
     """Converge a repository that is there, for a sweep or a change event.
 
-    None while somebody else holds its lease, and when another configuration counts by now than the caller's
+    None while another process holds its lease, and when another configuration than the caller's counts now
     (`activation`). `look` is what the caller saw after it had read `row`; it counts only if nobody has worked on the
     row since.
     """
@@ -493,8 +493,8 @@ def _look(
 
 
 def _make_again(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime) -> Look | None:
-    """Create a repository that is gone; None, or a look at it where somebody else made it meanwhile."""
-    # Written down before the next step: a run that dies in between must not be taken for one that was right.
+    """Create a repository that is gone; None, or what was seen of it where another client made it meanwhile."""
+    # Written before the next step: a run that is killed in between must not count as one that was right.
     gone = gone_event(run.row, "This deploy makes it again.", cause=run.cause)
     run.lease.note({"status": RepositoryStatus.MISSING, **GONE}, gone)
     if _create(run, ecr=ecr, registry=registry, now=now):
@@ -503,7 +503,7 @@ def _make_again(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime)
 
 
 def _deleted_meanwhile(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime, create: bool) -> None:
-    """The look found the repository, a write did not: nothing of what the look found is true any more."""
+    """A read found the repository and a write did not: nothing that was read is true any more."""
     run.row.policy_text = run.values.get("policy_text", run.row.policy_text)  # newer; the event keeps it
     run.values = {name: run.values[name] for name in ("host", "attempted_at")}
     run.differences, run.errors, run.written = [], [], []
@@ -516,8 +516,8 @@ def _deleted_meanwhile(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: da
 
 
 def gone_event(row: Repository, then: str, *, cause: str) -> RepositoryEvent:
-    """That a repository is gone, with what its row forgets (`GONE`): whose it was, and when it was last right."""
-    origin = {"created": "made by Registry Admin", "adopted": "adopted"}.get(row.origin, "never seen to the end")
+    """The event of a repository that is gone, with what its row loses (`GONE`): its origin, when it was last right."""
+    origin = {"created": "made by Registry Admin", "adopted": "adopted"}.get(row.origin, "never set up completely")
     facts = [f"It was {origin}"]
     for words, at in (("last in sync", row.last_in_sync_at), ("its policy last seen right", row.policy_applied_at)):
         facts.append(f"{words} {at:%d %b %Y, %H:%M} UTC" if at is not None else f"{words} never")
@@ -808,7 +808,7 @@ def _failure(
         "last_error_code": error.code,
         "last_error_heals": error.heals,
         "last_error_is_installation": error.installation,
-        # The end of the attempt, so that those who waited for it know that it is theirs too.
+        # The end of the attempt, so that requests that waited for it know that its result is theirs too.
         "last_error_at": Now(),
         "error_since": since,
     }
@@ -820,7 +820,7 @@ def _failure(
 
 
 def record_failure(*, row: Repository, error: RegistryError, cause: str) -> bool:
-    """Write on a row and in its history that the caller could not look at the repository. Asks AWS nothing.
+    """Record on a row and in its history that the caller could not look at the repository. Makes no call to AWS.
 
     False, and nothing is written, while somebody holds the lease or when somebody has looked since `row` was read.
     """

@@ -142,7 +142,7 @@ def _write(ecr: Ecr, name: str, text: str, *, event: RepositoryEvent, by: str, a
     before = look.policy or ""
     lease.require_writable()
     attempt.before = {"policy": before}
-    # Before the write, so that a crash between the two loses nobody's policy, and not who wrote.
+    # Before the write, so that a crash between the two loses neither the earlier policy nor who replaced it.
     with transaction.atomic():
         RepositoryEvent.objects.create(
             repository_id=event.repository_id,

@@ -1,4 +1,4 @@
-"""The schema itself: whether it has what this version's models use, and how a migration changes tables in use.
+"""The database's schema: whether it has what this version's models use, and how a migration changes tables in use.
 
 `migrate` believes its own list of what was applied. A database whose tables differ from that list (a migration file
 that was edited after it had run, a table that somebody changed by hand) fails in each request that needs the column.

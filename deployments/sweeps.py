@@ -163,7 +163,7 @@ def progress(sweep: Sweep) -> Progress:
 
 
 def throttled_repositories(sweep: Sweep) -> list[tuple[str, int]]:
-    """Those that are left because AWS throttles them or does not answer: their names, and how many tries they had."""
+    """Repositories that are left because AWS throttles them or does not answer: their names and numbers of tries."""
     tries: dict[int, int] = {}
     for chunk in sweep.chunks.filter(finished_at__isnull=True, throttled__isnull=False):
         counted = chunk.throttled or {}
@@ -608,7 +608,7 @@ class _Worker:
                     if going:
                         done, _ = wait(going, timeout=0.5, return_when=FIRST_COMPLETED)
                     else:
-                        time.sleep(0.1)  # all that is left rests
+                        time.sleep(0.1)  # every repository that is left rests
                     for future in done:
                         row = going.pop(future)
                         if not future.result():
@@ -620,13 +620,13 @@ class _Worker:
                         if self._gives_way(resting=not going and self._rest([*self.pending], []) is not None):
                             self.until = 0
                         if self.unsaved:
-                            next_renewal = now  # what is left, and why, is shown while the sweep runs
+                            next_renewal = now  # the sweep's page shows what is left, and why
                         if not Sweep.objects.filter(pk=sweep.pk, status=SweepStatus.RUNNING).exists():
                             self.until = 0
                         if (generation.newest() or 0) != self.configuration.activation:
                             self.until = 0  # another configuration counts by now: begin again with that one
                     if self.stopping() and not given_back:
-                        # Now, because we may be ended before AWS has answered what is on the wire.
+                        # Now, because this process may be killed before AWS has answered the calls that are under way.
                         given_back = True
                         self._settle_quiet(looked_at)
                         self._save([*self.pending, *going.values()], release=True)
@@ -715,7 +715,7 @@ class _Worker:
         return size < _size(self.chunk.sweep)
 
     def _concerns_the_account(self, pk: int) -> bool:
-        """Whether a throttled call tells of the account's rate. One repository that AWS throttles each time does not.
+        """Whether a throttled call is due to the account's rate. One of a repository that AWS always throttles is not.
 
         So it counts only when AWS throttled another repository too, and only the first time.
         """
@@ -785,7 +785,7 @@ class _Worker:
         return count < TRIES
 
     def _fail(self, row: Repository, error: RegistryError) -> None:
-        """Say on the row, unless this is a dry run, and as a finding that the repository was not looked at."""
+        """Record that the repository was not looked at: as a finding and, unless this is a dry run, on its row."""
         sweep = self.chunk.sweep
         if not sweep.dry_run:
             provisioning.record_failure(row=row, error=error, cause=sweep.requested_by or sweep.trigger)

@@ -45,7 +45,7 @@ TASK_SECONDS = 45  # of the queue's 60: a task ends by itself before it is ended
 DRAINS = 8  # doorbells at most in one ring; a task that finds nothing to do is over at once
 TELL_SECONDS = 30  # the last message may take long: a mail server has a timeout for each of its steps
 FAILURES_KEPT = timedelta(days=14)
-TICK_TOLD_SECONDS = 150.0  # a failed step is told until two more ticks went by
+TICK_TOLD_SECONDS = 150.0  # a failed step is reported until two more ticks have run
 PREFIX = "registry-admin: "  # of the schedules' names
 CLOCKS_APART = 60.0  # seconds that two workers' clocks may differ without one correcting the other's next run
 ORPHAN_SECONDS = 8.0  # from the supervisor's end to that of its cluster
@@ -56,7 +56,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def _task(function: Callable[[], None]) -> Callable[[], None]:
-    """A task does nothing on a host whose clock is wrong, and an outage of the database is not the task's failure.
+    """A task does nothing on a host whose clock is wrong, and does not fail in an outage of the database.
 
     Nothing is lost by either: the next tick asks for whatever was left undone.
     """
@@ -78,9 +78,9 @@ def _task(function: Callable[[], None]) -> Callable[[], None]:
 
 @_task
 def tick() -> None:
-    """Every minute: what time alone brings about, and whatever a lost doorbell or a dead worker left undone.
+    """Every minute: what is due by time alone, and what a lost task or a killed worker left undone.
 
-    Each step runs whatever became of the others; what failed is one log line each and on this process's heartbeat.
+    Each step runs, also after another one failed; what failed is one log line each and on this process's heartbeat.
     """
     failed = [name for name, step in STEPS.items() if not _ran(name, step)]
     processes.say(f"Steps of the minute's tick failed: {', '.join(failed)}. The log has the reasons." * bool(failed),
@@ -113,7 +113,7 @@ def _forget_sessions() -> None:
 
 
 def _collect() -> None:
-    """The sending is a task of its own, because it waits for others."""
+    """The sending is a task of its own, because it waits for mail servers and webhooks."""
     if notify.collect(configuration=settings.CONFIGURATION) and not waiting_tasks("tell"):
         async_task("deployments.tasks.tell")
 
@@ -145,7 +145,7 @@ def ring() -> None:
         async_task("deployments.tasks.drain")
 
 
-#: What a tick does, in this order. The last one waits for nobody.
+#: What a tick does, in this order. The last one makes no network call.
 STEPS: dict[str, Callable[[], Any]] = {
     "time-outs": _time_out,
     "settling the configuration": lambda: generation.settle(),
@@ -215,7 +215,7 @@ def ensure_schedules() -> None:
 
     Under a lock on a row that every installation has (two `get_or_create` from several hosts make duplicates), and
     on SQLite under the write lock that BEGIN IMMEDIATE takes. A schedule of ours that is not declared is deleted. One
-    of somebody else's is set aside (`repeats` 0: the queue passes it over) with a log line: the queue reads all rows
+    of another program is set aside (`repeats` 0: the queue skips it) with a log line: the queue reads all rows
     in one go, so that a single one that it cannot read stops every other.
     """
     anchor = ContentType.objects.get_for_model(Schedule)
@@ -241,7 +241,7 @@ def ensure_schedules() -> None:
             if row is None:
                 row = Schedule.objects.create(name=wanted.name, next_run=now, **values)
             elif row.next_run is None or row.next_run > soonest + timedelta(seconds=CLOCKS_APART):
-                # Never, or by a clock that was wrong.
+                # Has no next run, or one that a wrong clock wrote.
                 Schedule.objects.filter(pk=row.pk).update(**values, next_run=soonest)
             elif any(getattr(row, name) != value for name, value in values.items()):
                 Schedule.objects.filter(pk=row.pk).update(**values, next_run=min(row.next_run, soonest))
@@ -263,7 +263,7 @@ def _ours_to_run() -> Q:
 
 
 class Queue(ORM):  # type: ignore[misc]  # it is not typed
-    """The queue's door to the database, for all processes of a cluster: it waits while the database is away.
+    """The queue's access to the database, for all processes of a cluster: it waits during an outage.
 
     django-q2's own ends its process at the first error, which ends the cluster.
     """
@@ -279,7 +279,7 @@ class Queue(ORM):  # type: ignore[misc]  # it is not typed
             return None
 
     def acknowledge(self, task_id: Any) -> Any:
-        """A message that is not taken away comes again, which does no harm."""
+        """A message that is not deleted is delivered again, which does no harm."""
         try:
             return super().acknowledge(task_id)
         except Error as error:
@@ -289,11 +289,11 @@ class Queue(ORM):  # type: ignore[misc]  # it is not typed
             return None
 
 
-_stop = mmap.mmap(-1, 1)  # shared with the processes that are forked; without a lock that one of them could die with
+_stop = mmap.mmap(-1, 1)  # shared with the processes that are forked; without a lock, which a killed process would keep
 
 
 def stopping() -> bool:
-    """Whether this cluster is to end: a task that goes on for long stops at its next safe point."""
+    """Whether this cluster has to end: a long task stops at its next safe point."""
     return _stop[0] != 0
 
 

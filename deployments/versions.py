@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """What `learn` came to: a sentence for each environment that was raised, and for each repository that refused."""
+    """The result of `learn`: a sentence for each environment that was raised, and for each repository that refused."""
 
     raised: tuple[str, ...]
     refused: tuple[str, ...]
@@ -44,7 +44,7 @@ class Learned:
 def learn(*, configuration: Configuration, trail: Trail) -> Learned:
     """List the tags of every project's repository and raise the counters that are behind: one call for 1,000 tags.
 
-    A repository whose tags AWS does not show is told, and stops no other one.
+    A repository whose tags AWS does not list is reported, and does not stop the others.
     """
     raised: list[str] = []
     refused: list[str] = []
@@ -92,7 +92,7 @@ def _paced(target: Target, calls_per_second: int) -> Ecr:
 
 
 def _highest(ecr: Ecr, name: str) -> dict[str, Version] | RegistryError:
-    # Tomorrow: another host's clock may be a little ahead, and a deploy at midnight is not forgotten for it.
+    # Tomorrow: another host's clock may be a little ahead, and a deploy at midnight has to count.
     today = images.version_day(timezone.now().date() + timedelta(days=1))
     try:
         return highest(ecr.image_tags(name), today=today)
@@ -113,7 +113,7 @@ def _raise(project: int, versions: dict[str, Version], *, name: str, trail: Trai
                 if not changed:
                     line.nothing_changed()
             if not changed:
-                continue  # a deploy was faster, and is above it
+                continue  # a deploy has raised it further meanwhile
             log.info("versions.raised environment=%s repository=%s version=%s", row, name, version)
             told.append(f"{row.project.name}, {row}: an image of {version} is in {name}, so the next version is above.")
     return told

@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 STALL_SECONDS = 30.0  # a message can be taken for so long, and this cluster has not touched a task for so long
-GRACE_SECONDS = 5.0  # for tasks to stop at a safe point; then they are killed, and their leases end with them
+GRACE_SECONDS = 5.0  # for tasks to stop at a safe point; then they are killed, and their leases end
 SCHEDULES_SECONDS = 60.0  # between two looks at the schedule table
-OVERDUE_SECONDS = 90.0  # a schedule that is due for longer is told; a cluster looks twice a minute
-OVERDUE_RESTART_SECONDS = 300.0  # … and seen to be for so long, its cluster is started again
+OVERDUE_SECONDS = 90.0  # a schedule that is due for longer is reported; a cluster reads them twice a minute
+OVERDUE_RESTART_SECONDS = 300.0  # … and one that stays overdue for so long has its cluster started again
 TROUBLE_SECONDS = 3600.0  # for so long the heartbeat tells why the cluster was started again
 
 
@@ -48,7 +48,7 @@ class WorkerRefused(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Supervisor:
-    """Keeps one cluster alive until it is told to stop, and none while this host's clock is wrong.
+    """Keeps one cluster running until it is stopped, and none while this host's clock is wrong.
 
     A host whose clock is off would take messages that another host has taken already and fire schedules early, because
     the queue compares its rows with the host's time. It waits, and works again as soon as the clock is right.
@@ -124,7 +124,7 @@ class Supervisor:
         self.touched = self.overdue_since = None
         self.pulse, written = os.pipe()
         for end in (self.pulse, written):
-            os.set_blocking(end, False)  # a task never waits for us, nor we for a task
+            os.set_blocking(end, False)  # neither a task nor this process ever waits at the pipe
         self.cluster = subprocess.Popen(
             [sys.executable, str(settings.BASE_DIR / "manage.py"), "worker", "--cluster"],
             env={**settings.CHILD_ENVIRONMENT, "WORKER_PULSE_PIPE": str(written)},
@@ -136,7 +136,7 @@ class Supervisor:
         log.info("worker.cluster_started pid=%d", self.cluster.pid)
 
     def _watch(self) -> None:
-        offset = processes.clock_offset()  # first: while the database is away nothing is started and nothing ended
+        offset = processes.clock_offset()  # first, because it raises in an outage, when nothing may be started or ended
         right = abs(offset) < CLOCK_STOP_SECONDS
         if right:
             self._keep_schedules()
@@ -210,7 +210,7 @@ class Supervisor:
         until = time.monotonic() + grace
         while self.cluster.poll() is None:
             if time.monotonic() > until:
-                log.warning("worker.cluster_killed after_seconds=%.0f: what it was doing is taken up again", grace)
+                log.warning("worker.cluster_killed after_seconds=%.0f: other processes continue its work", grace)
                 break
             self.cluster.terminate()  # again and again: one that comes while it is starting may be lost
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -229,7 +229,7 @@ class Supervisor:
             self.cluster.stdin.close()
         os.close(self.pulse)
         self.cluster, self.members = None, set()
-        processes.end_others(members, ProcessRole.TASK)  # their leases end now, not when they are silent
+        processes.end_others(members, ProcessRole.TASK)  # their leases end now, not after 15 s without a heartbeat
 
     def _beat(self, overdue: str, *, right: bool) -> None:
         said = []
@@ -255,7 +255,7 @@ def overdue_schedule() -> str:
     if late is None or late[1] <= OVERDUE_SECONDS:
         return ""
     name, seconds = late
-    return f"The schedule “{name}” is overdue by {seconds:.0f} seconds: nothing that time alone brings about happens."
+    return f"The schedule “{name}” is overdue by {seconds:.0f} seconds, and what it starts does not happen."
 
 
 def unready() -> str:

@@ -1,3 +1,3 @@
-"""The wiring: settings, urls, wsgi. `VERSION` is the program's own, told on pages, in answers and in process rows."""
+"""The wiring: settings, urls, wsgi. `VERSION` is the program's own; pages, answers and process rows show it."""
 
 VERSION = "0.2.0"

@@ -20,7 +20,7 @@ from deployments.reconcile import generation  # noqa: E402
 try:
     call_command("check")
     generation.register(settings.CONFIGURATION, role=ProcessRole.WEB)
-    connections.close_all()  # the server may be about to fork
+    connections.close_all()  # the server may fork next
 except SystemCheckError as error:
     sys.exit(str(error))
 except DatabaseError as error:

@@ -81,7 +81,7 @@ def quick_cleaning() -> Iterator[None]:
 
 @pytest.fixture
 def own_server(transactional_db: None) -> Iterator[postgresql.Server]:
-    """Have this test on a PostgreSQL server of its own, which it may crash: the other tests' server lives on."""
+    """Have this test on a PostgreSQL server of its own, which it may crash: the other tests' server keeps running."""
     if not databases.POSTGRESQL:
         pytest.skip("SQLite lives in the process of the test, and ends only with it")
     server = postgresql.Server.start()

@@ -1,8 +1,8 @@
 """Which database the suite runs on. Loaded by pytest before Django's settings are (`-p tests.databases`).
 
 SQLite in a file by default: threads of a live server need their own connections. With TEST_DATABASE=postgresql a real
-PostgreSQL: the one at TEST_POSTGRES_URL, else one from PyPI, started once for the whole run by the process that hands
-the tests out, and ended with it. Each test process has a database of its own there, named after the process.
+PostgreSQL: the one at TEST_POSTGRES_URL, else one from PyPI, started once for the whole run by the process that
+distributes the tests, and ended with it. Each test process has a database of its own there, named after the process.
 
 Nothing of the developer's own environment may reach the tests, so every variable that the program reads is removed.
 """

@@ -1,4 +1,4 @@
-"""PostgreSQL servers for tests: the one from PyPI, in a process of its own that ends it whatever happens to us.
+"""PostgreSQL servers for tests: the one from PyPI, in a process of its own that ends it also when the tests are killed.
 
 `Server.start()` runs this module as a keeper. It starts a server on an empty folder, says where, and waits until its
 standard input closes: when we wish so, and also when we are killed. Then it stops the server and removes the folder.

@@ -1,4 +1,4 @@
-"""A database that does not answer is said in the same sentence everywhere: API, event stream, pages, commands."""
+"""A database that does not answer is reported in the same sentence everywhere: API, event stream, pages, commands."""
 
 from __future__ import annotations
 

@@ -468,7 +468,7 @@ def test_a_host_whose_consumer_is_silent_is_not_ready(
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "here")
     Process.objects.create(role=ProcessRole.WORKER, host="here", pid=1)
-    with pytest.raises(CommandError, match="No events on this host"):
+    with pytest.raises(CommandError, match="No events process on this host"):
         call_command("events", "--check")
 
     Process.objects.create(role=ProcessRole.EVENTS, host="here", pid=2)
@@ -601,7 +601,7 @@ def test_messages_that_cannot_be_taken_off_the_queue_do_not_end_the_consumer(
     ("ours", "written", "seconds", "known"),
     [
         (True, True, 4, True),  # our own write, by CloudTrail's clock
-        (True, True, 6, False),  # after it: somebody else who calls himself as we do
+        (True, True, 6, False),  # after it: another client with the same user agent
         (False, True, 4, False),
         (True, False, -4, False),  # CloudTrail's clock may be some seconds from ours
         (True, False, -6, True),  # we have looked well after it

@@ -1,4 +1,4 @@
-"""A lease ends with the process that holds it: 15 seconds after the process was last heard from, or when it ends."""
+"""A lease ends with the process that holds it: 15 seconds after the process's last heartbeat, or when it ends."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SILENT = timedelta(seconds=processes.SILENT_SECONDS + 1)
 
 
 def other_process(**values: Any) -> int:
-    """The row of a process on another host, heard from just now unless `values` say otherwise."""
+    """The row of a process on another host, with a heartbeat just now unless `values` say otherwise."""
     row = Process.objects.create(role=ProcessRole.WEB, host="elsewhere", pid=1)
     Process.objects.filter(pk=row.pk).update(**values)
     return row.pk
@@ -73,7 +73,7 @@ def test_a_lease_names_its_process_and_a_lease_that_was_returned_names_nothing()
         assert (row.lease_owner, row.lease_until, row.lease_process) == ("", None, None)
 
 
-def test_a_lease_of_a_process_that_is_heard_from_is_taken_by_nobody() -> None:
+def test_a_lease_of_a_process_that_sends_heartbeats_is_not_taken() -> None:
     alive = other_process(beat_at=Now() - timedelta(seconds=processes.SILENT_SECONDS - 5))
     for each in rows():
         for process in (alive, None, 10**9):  # None: a command; a row that is not there (any more) says nothing

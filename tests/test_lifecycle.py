@@ -147,7 +147,7 @@ def test_a_promotion_that_lost_a_race_looks_again(
     seen = lifecycle.current_promotion
 
     def promoted_in_between(*, environment: Environment) -> Promotion | None:
-        """What is current, as it was seen before somebody else's promotion."""
+        """What is current, as it was seen before another promotion."""
         found = seen(environment=environment)
         Promotion.objects.update(deployment=fast)
         return found
@@ -657,7 +657,7 @@ def test_a_deployment_that_moved_on_while_the_overdue_ones_were_looked_for_is_no
     assert status(deployment) == "DEPLOYED"
 
 
-def test_a_deployment_that_was_heard_of_while_the_overdue_ones_were_looked_for_is_not_timed_out(
+def test_a_deployment_whose_cli_calls_while_the_overdue_ones_are_looked_for_is_not_timed_out(
     environment: Environment, anywhere: Configuration
 ) -> None:
     deployment = deploying(environment, anywhere)
@@ -726,7 +726,7 @@ def test_a_deployment_that_ended_in_the_meantime_stays_as_it_ended(
     assert (status(deployment), deployment.canceled_at) == ("DEPLOYED", None)
 
 
-def test_a_proof_that_fails_late_does_not_take_away_the_receipt_of_one_that_went_well(
+def test_a_proof_that_fails_late_does_not_replace_the_receipt_of_one_that_succeeded(
     environment: Environment, ecr_configuration: Configuration, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
 ) -> None:
     monkeypatch.setattr(proof, "PAUSES", ())

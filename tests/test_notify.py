@@ -521,7 +521,7 @@ def test_a_promotion_and_a_rollback_are_told_apart(
     assert collected(configuration) == []
 
 
-def test_each_promotion_is_told_also_when_the_next_one_came_before_the_look(
+def test_each_promotion_is_notified_also_when_the_next_one_came_before_the_look(
     channel: NotificationChannel, environment: Environment, configuration: Configuration
 ) -> None:
     old, new = ended(environment, "DEPLOYED"), ended(environment, "DEPLOYED")
@@ -536,7 +536,7 @@ def test_each_promotion_is_told_also_when_the_next_one_came_before_the_look(
     assert told.body["text"] == "It takes the place of 20261124.2. By mira."
 
 
-def test_a_promotion_that_version_0_1_0_made_during_an_upgrade_is_told_beside_those_of_this_version(
+def test_a_promotion_that_version_0_1_0_made_during_an_upgrade_is_notified_beside_those_of_this_version(
     channel: NotificationChannel, environment: Environment, configuration: Configuration
 ) -> None:
     first, second = ended(environment, "DEPLOYED"), ended(environment, "DEPLOYED")
@@ -547,7 +547,7 @@ def test_a_promotion_that_version_0_1_0_made_during_an_upgrade_is_told_beside_th
     assert collected(configuration) == []
 
 
-def test_a_deployment_that_had_a_week_is_told_when_it_timed_out(
+def test_a_deployment_that_had_a_week_is_notified_when_it_timed_out(
     channel: NotificationChannel, environment: Environment, configuration: Configuration
 ) -> None:
     ended(environment, "TIMED_OUT", created_at=timezone.now() - timedelta(days=9))
@@ -607,7 +607,7 @@ def test_a_fault_of_the_whole_installation_is_not_told_of_every_repository(
     assert collected(configuration) == ["sweep.failed"]
 
 
-def test_a_drift_that_was_over_before_the_look_is_told_and_so_is_the_next_one(
+def test_a_drift_that_was_over_before_the_look_is_notified_and_so_is_the_next_one(
     observing: Configuration, channel: NotificationChannel, sandbox: Sandbox
 ) -> None:
     [name] = fill(sandbox, observing, 1)
@@ -626,7 +626,7 @@ def test_a_drift_that_was_over_before_the_look_is_told_and_so_is_the_next_one(
     assert "policy" in told.body["text"]
 
 
-def test_a_drift_that_lasts_is_told_once_whichever_row_says_it(
+def test_a_drift_that_lasts_is_notified_once_whichever_row_reports_it(
     observing: Configuration, channel: NotificationChannel, sandbox: Sandbox
 ) -> None:
     [name] = fill(sandbox, observing, 1)
@@ -637,11 +637,11 @@ def test_a_drift_that_lasts_is_told_once_whichever_row_says_it(
     assert NotificationDelivery.objects.get().subject == f"{name} differs from the settings"
 
     client.set_repository_policy(repositoryName=name, policyText=POLICY.replace("222222222222", "999999999999"))
-    sweep_all(observing)  # it differs in another way, and is drifted since then all the same
+    sweep_all(observing)  # it differs in another way, and is drifted since the same time
     assert collected(observing) == []
 
 
-def test_a_repository_that_failed_twice_and_was_right_before_the_look_is_told(
+def test_a_repository_that_failed_twice_and_was_right_before_the_look_is_notified(
     observing: Configuration, channel: NotificationChannel, sandbox: Sandbox
 ) -> None:
     fill(sandbox, observing, 1)
@@ -663,7 +663,7 @@ def test_a_repository_that_failed_twice_and_was_right_before_the_look_is_told(
     assert RepositoryEvent.objects.filter(kind=EventKind.ERROR).count() == 2  # the first failure, and that it stays
 
 
-def test_sweeps_that_overlap_and_both_fail_are_told_once(
+def test_sweeps_that_overlap_and_both_fail_are_notified_once(
     channel: NotificationChannel, configuration: Configuration
 ) -> None:
     now = timezone.now()
@@ -702,7 +702,7 @@ def test_a_worker_that_left_its_heartbeat_behind_is_told_of(
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["it runs on", "it ends on SIGTERM"])
-def test_a_silence_that_was_over_before_the_look_is_told(
+def test_a_silence_that_was_over_before_the_look_is_notified(
     ends: bool, channel: NotificationChannel, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "_mine", None)
@@ -722,7 +722,7 @@ def test_a_silence_that_was_over_before_the_look_is_told(
     assert row.host in NotificationDelivery.objects.get().subject
 
 
-def test_a_silence_that_was_told_is_not_told_again_when_the_worker_comes_back(
+def test_a_silence_is_not_notified_again_when_the_worker_comes_back(
     channel: NotificationChannel, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "_mine", None)
@@ -736,7 +736,7 @@ def test_a_silence_that_was_told_is_not_told_again_when_the_worker_comes_back(
     assert collected(configuration) == []
 
 
-def test_a_key_that_expired_while_nobody_looked_is_told_of(
+def test_a_key_that_expired_while_no_worker_ran_is_notified(
     channel: NotificationChannel, environment: Environment, configuration: Configuration
 ) -> None:
     key, _ = keys.make_environment_key(environment, "CI")

@@ -522,7 +522,7 @@ def test_a_result_found_under_a_lease_that_was_taken_over_is_dropped(
     repository = ensure(project, ecr_configuration)
     lease = provisioning.Lease.claim(repository)
     assert lease is not None
-    Repository.objects.update(lease_epoch=lease.epoch + 1)  # somebody else's now
+    Repository.objects.update(lease_epoch=lease.epoch + 1)  # another process holds it now
 
     assert not lease.finish({"status": RepositoryStatus.MISSING}, [])
     assert Repository.objects.get().status == RepositoryStatus.IN_SYNC
@@ -818,7 +818,7 @@ def test_who_lost_a_lease_neither_gives_it_back_nor_notes_anything_under_it(proj
     row = row_of(project)
     lease = provisioning.Lease.claim(row)
     assert lease is not None
-    Repository.objects.update(lease_epoch=lease.epoch + 1)  # somebody else's now
+    Repository.objects.update(lease_epoch=lease.epoch + 1)  # another process holds it now
     held = Repository.objects.get().lease_until
 
     lease.give_up()
@@ -865,7 +865,7 @@ def test_the_leases_time_is_looked_at_after_a_sweeps_call_has_waited_for_its_tur
 
 
 def looking(configuration: Configuration, **hooks: Any) -> dict[str, Any]:
-    """What reconcile is told for a sweep or an event, but for the row."""
+    """The arguments of reconcile for a sweep or an event, without the row."""
     registry = ecr.registry_of(HOST)
     assert registry is not None
     return {

@@ -307,7 +307,7 @@ def test_whatever_happens_the_lease_is_given_back(
 
     row = Repository.objects.get(pk=kept.repository_id)
     assert row.lease_until is None
-    # What was there is in the history before the write: whoever dies in it loses nobody's policy.
+    # The earlier policy is in the history before the write: a process that is killed in between loses none.
     assert "222222222222" in row.events.latest("pk").policy_before
 
 

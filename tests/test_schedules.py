@@ -1,4 +1,4 @@
-"""Schedules and the minute's tick: a bad row stops nothing, a late one is told everywhere, each step runs by itself."""
+"""Schedules and the minute's tick: a bad row stops nothing, a late one is reported, each step runs by itself."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_schedule_that_is_not_ours_is_set_aside_with_a_log_line_and_does_not_b
         {"next_run": timezone.now() + timedelta(days=400)},
     ],
 )
-def test_a_schedule_of_ours_that_was_spoiled_is_made_good(broken: dict[str, Any], declared: None) -> None:
+def test_a_schedule_of_ours_that_was_changed_is_repaired(broken: dict[str, Any], declared: None) -> None:
     Schedule.objects.filter(name=TICK).update(**broken)
 
     tasks.ensure_schedules()
@@ -124,7 +124,7 @@ def test_the_supervisor_writes_the_schedules_anew_each_minute(declared: None) ->
 
 @pytest.fixture
 def overdue(declared: None) -> Process:
-    """A worker lives, and yet nobody starts the tick."""
+    """A worker runs, and still the tick is not started."""
     Schedule.objects.filter(name=TICK).update(next_run=timezone.now() - timedelta(seconds=100))
     return Process.objects.create(role=ProcessRole.WORKER, host="worker-1", pid=1)
 
@@ -152,7 +152,7 @@ def test_an_overdue_schedule_is_trouble_on_the_heartbeat(overdue: Process) -> No
     assert row.trouble == ""
 
 
-def test_an_overdue_schedule_is_told_by_the_probe_the_doctor_the_metrics_and_the_dashboard(
+def test_an_overdue_schedule_is_reported_by_the_probe_the_doctor_the_metrics_and_the_dashboard(
     overdue: Process, settings: Any, admin_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "worker-1")
@@ -207,11 +207,11 @@ def test_a_host_without_a_worker_is_not_ready_and_one_whose_worker_is_silent_nei
     call_command("worker", "--check")
 
     Process.objects.filter(pk=row.pk).update(beat_at=Now() - timedelta(seconds=31))
-    with pytest.raises(CommandError, match="No worker on this host"):
+    with pytest.raises(CommandError, match="No worker process on this host"):
         call_command("worker", "--check")
 
     Process.objects.filter(pk=row.pk).update(beat_at=Now(), ended_at=Now())
-    with pytest.raises(CommandError, match="No worker on this host"):
+    with pytest.raises(CommandError, match="No worker process on this host"):
         call_command("worker", "--check")
 
     Process.objects.filter(pk=row.pk).update(ended_at=None, clock_offset=61)

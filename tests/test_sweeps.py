@@ -286,7 +286,7 @@ def test_a_worker_whose_lease_was_taken_over_drops_what_it_counted(fast: Configu
     chunk = SweepChunk.objects.select_related("sweep").get()
     epoch = sweeps._claim(SweepChunk.objects.filter(pk=chunk.pk))
     assert epoch is not None
-    SweepChunk.objects.update(lease_epoch=epoch + 1)  # somebody else holds it now
+    SweepChunk.objects.update(lease_epoch=epoch + 1)  # another process holds it now
 
     until = time.monotonic() + 5
     sweeps._Worker(chunk=chunk, epoch=epoch, configuration=fast, until=until).run()
@@ -481,7 +481,7 @@ def ended_within(sweep: Sweep, seconds: float) -> bool:
     return False
 
 
-def test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_holds_up_nobody(
+def test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_delays_no_other(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeps, "rest_seconds", lambda tries: 0.5)
@@ -512,7 +512,7 @@ def test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_holds_up_no
     assert finding.repository == row
     assert finding.words == row.last_error == row.events.get().message
     assert f"AWS throttled GetRepositoryPolicy on {stuck}" in finding.words
-    assert not CallBudget.objects.exists()  # one repository tells nothing of the account's rate
+    assert not CallBudget.objects.exists()  # one repository says nothing about the account's rate
 
     sandbox.clear_faults()
     assert sweeps.progress(sweep_all(fast)).in_sync == 36  # and the throttled one is healed
@@ -1149,7 +1149,7 @@ def test_a_sweep_that_was_stopped_while_the_registry_was_listed_cuts_no_chunks(
 def test_a_chunk_is_isolated_only_by_who_holds_it(fast: Configuration, sandbox: Sandbox, repositories: int) -> None:
     fill(sandbox, fast, repositories)
     _, chunk, epoch = listed(fast)
-    SweepChunk.objects.update(lease_epoch=epoch + 1)  # somebody else's now
+    SweepChunk.objects.update(lease_epoch=epoch + 1)  # another process holds it now
     before = rows_of(SweepChunk)
 
     sweeps._isolate(chunk, epoch)
@@ -1230,7 +1230,7 @@ def test_an_ended_sweep_stays_as_it_ended(fast: Configuration, sandbox: Sandbox)
     assert (sweep.status, sweep.finished_at) == (SweepStatus.DONE, ended)
 
 
-def test_a_sweep_that_nobody_has_listed_yet_is_not_over(fast: Configuration) -> None:
+def test_a_sweep_that_is_not_listed_yet_is_not_over(fast: Configuration) -> None:
     sweep = sweeps.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
 
@@ -1244,7 +1244,7 @@ def test_a_sweep_that_nobody_has_listed_yet_is_not_over(fast: Configuration) -> 
     ("trigger", "status"),
     [(SweepTrigger.SCHEDULE, SweepStatus.RUNNING), (SweepTrigger.COMMAND, SweepStatus.FAILED)],
 )
-def test_a_throttled_listing_puts_a_scheduled_sweep_back_in_line_and_is_told_to_who_waits_at_a_terminal(
+def test_a_throttled_listing_puts_a_scheduled_sweep_back_in_line_and_is_reported_to_a_command_that_waits(
     trigger: SweepTrigger, status: str, fast: Configuration, sandbox: Sandbox
 ) -> None:
     fill(sandbox, fast, 1)

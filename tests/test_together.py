@@ -52,7 +52,7 @@ from tests.conftest import HOST, OWNER, POLICY, TRAIL
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-#: What is written beside a change, by whoever asks: sessions, the use of a key, the queue's wake-up tasks.
+#: What is written beside a change, by any request: sessions, the use of a key, the queue's wake-up tasks.
 ASIDE = {"auditentry", "session", "logentry", "ormq", "task", "success", "failure", "schedule"}
 ROLES = {"viewer", "operator", "admin"}
 PASSWORD = "a-long-enough-1"
@@ -435,7 +435,7 @@ def test_a_change_without_its_line_is_no_change_and_asking_again_does_both(
 
 @contextmanager
 def held(table: str) -> Iterator[Callable[[], None]]:
-    """Somebody else locks a table. Yields what cuts the connection of whoever waits for it."""
+    """Another connection locks a table. Yields what cuts the connection that waits for it."""
     other = connection.copy()
     with other.cursor() as cursor:
         cursor.execute("BEGIN")

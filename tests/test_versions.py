@@ -221,7 +221,7 @@ def test_a_dry_run_and_a_small_reconcile_list_no_tags(
     assert version_of(environment) == ".0"
 
 
-def test_tags_that_may_not_be_listed_are_told_with_the_permission_and_stop_no_other_repository(
+def test_tags_that_may_not_be_listed_are_reported_with_the_permission_and_stop_no_other_repository(
     ecr_configuration: Configuration, sandbox: Sandbox, environment: Environment
 ) -> None:
     other = Project.objects.create(name="Other")

@@ -499,7 +499,7 @@ def test_a_beat_says_that_the_clock_is_off_from_5_seconds_on(
 # -------------------------------------------------------------------------------------------------------------- events
 
 
-def test_a_consumer_of_events_that_went_silent_is_told_everywhere(
+def test_a_consumer_of_events_that_went_silent_is_reported_everywhere(
     configure: Configure, settings: Any, admin_client: Client
 ) -> None:
     configure()
@@ -513,7 +513,7 @@ def test_a_consumer_of_events_that_went_silent_is_told_everywhere(
         return (
             next((line.level for line in report.lines if line.what == "Consumer"), None),
             scrape.get("/status.json").json()["ok"],
-            "Nobody consumes the change events" in admin_client.get("/admin/").content.decode(),
+            "No process consumes the change events" in admin_client.get("/admin/").content.decode(),
         )
 
     assert told() == (Level.OK, True, False)

@@ -148,7 +148,7 @@ class ReadOnly(Console):
 
 
 class Audited(_Admin):
-    """Django's own forms, each change with its line of the audit log in the transaction that Django has open for it."""
+    """Django's own forms, each change in one transaction with its line of the audit log."""
 
     #: What the object is called in the log.
     noun: ClassVar[str] = ""

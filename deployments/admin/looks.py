@@ -232,7 +232,7 @@ class Looks(ReadOnly):
                     case "end":
                         count = console.end_exception(rows=rows.only("pk", "mode"), by=by)
                         words = "The exception was ended." if count == 1 else f"{count:,} exceptions were ended."
-                        with contextlib.suppress(Refusal):  # nothing that a sweep can look at is no fault here
+                        with contextlib.suppress(Refusal):  # no repository is left for a sweep: not an error here
                             sweep = console.look_at(rows=rows, configuration=configuration, by=by) if count else None
                     case "adopt":
                         count, sweep = console.adopt(rows=rows, configuration=configuration, by=by)

@@ -198,7 +198,7 @@ class ChannelAdmin(ReadOnly):
         if request.method == "POST":
             with Trail.of(request).change("delete.channel", channel, before=described(channel)):
                 channel.delete()
-                channel.pk = int(object_id)  # Django takes it away, and the line needs it
+                channel.pk = int(object_id)  # Django clears it, and the line needs it
             self.message_user(request, f"{channel} is deleted.")
             return HttpResponseRedirect(reverse(LIST))
         context = {"title": f"Delete {channel}?", "deliveries": channel.deliveries.count()}

@@ -142,8 +142,8 @@ class Health:
 
     workers: list[Process]
     alive: int
-    others: list[Process]  # living processes of the other roles that are in trouble
-    lost: Process | None  # the consumer of change events that went silent, when none lives
+    others: list[Process]  # running processes of the other roles that report trouble
+    lost: Process | None  # the consumer of change events whose heartbeat stopped, when none runs
     schedule: str  # which schedule is overdue, in words
     running: Sweep | None
     last: Any  # the last sweep over all repositories that has ended, with its sums
@@ -183,7 +183,7 @@ def _health() -> Health:
 
 
 def _alarms() -> list[dict[str, str]]:
-    """What concerns every repository: writes that are paused, processes with other settings."""
+    """Alarms about every repository: writes that are paused, processes with other settings."""
     found = [
         {
             "title": alarm.title,
@@ -195,8 +195,8 @@ def _alarms() -> list[dict[str, str]]:
     ]
     pause = writes_pause.current()
     if pause is not None:
-        words = f"By {pause.paused_by}: {pause.reason}"
-        then = "The set-up page, or manage.py writes resume, allows them again."
+        words = f"{pause.paused_by} paused them: {pause.reason}"
+        then = "Allow them again on the set-up page, or with manage.py writes resume."
         found.insert(0, {"title": "Writes to AWS are paused", "words": words, "then": then, "tone": "warn"})
     return found
 

@@ -96,6 +96,7 @@ def writes(request: HttpRequest) -> HttpResponse:
         {
             **admin.site.each_context(request),
             "title": "Allow writes to AWS again" if pause else "Stop every write to AWS",
+            "above": (reverse("admin:setup"), "Set-up"),
             "pause": pause,
             "missing": request.method == "POST",
         },

@@ -53,7 +53,7 @@ def upsert(preview: Environment, name: str, git: dict[str, Any]) -> tuple[Enviro
             "project_id": preview.project_id,
             "type": preview.type,
             "slug": preview.slug,
-            # Set by `deployments.versions` in a restored database: a branch that was lost goes on above its tags.
+            # Set by `deployments.versions` in a restored database: a branch that is made again starts above its tags.
             "version_day": preview.version_day,
             "version_number": preview.version_number,
         },

@@ -74,8 +74,8 @@ class ApiMiddleware:
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """A database that does not answer is said on every page; an error that nobody expected: the log has the
-        traceback, the answer has the id to find it by.
+        """Every page reports a database that does not answer. For an unexpected error the log has the traceback, and
+        the answer has the id that finds it.
         """
         if (outage := database.outage(exception)) is not None:
             database.log_outage(exception, where=request.path, request_id=request.META["REQUEST_ID"])

@@ -1,7 +1,7 @@
 """How many of a web process's threads may wait for AWS at once: half of them, so that the others always answer.
 
-Whatever waits for AWS, or for another request that does, holds a place. Where all are taken, a request is refused at
-once (503 with Retry-After, which the CLI repeats) instead of holding one more thread. Of the places at most half are
+A request that waits for AWS, or for another request that does, holds a place. When all are taken, a request is refused
+at once (503 with Retry-After, which the CLI repeats) instead of holding one more thread. Of the places at most half are
 held by requests that wait for another one's lease, so that one repository that hangs cannot take them all.
 
 Only `finalize` may wait for a place, in a line of a quarter of the threads: no CLI repeats it. Processes that serve no
@@ -32,7 +32,7 @@ def limit(threads: int) -> None:
 
 @contextmanager
 def place(*, in_line: bool = False) -> Iterator[None]:
-    """Hold one of the places while AWS, or somebody who asks AWS, is waited for.
+    """Hold one of the places while the caller waits for AWS, or for another request that waits for AWS.
 
     Raises Refusal (server_waits_for_aws, retryable) when all are taken; `in_line` waits LINE_SECONDS for one before.
     """

@@ -1,7 +1,7 @@
 """Which configuration counts: one row, the same for every process, whatever each of them was started with.
 
-A web, worker or events process registers at its start what it was given, if nobody was given it before. A new row
-counts at once if it ranks above all others: by CONFIGURATION_GENERATION where one is set, else by when it was first
+A web, worker or events process registers its settings at its start, if no process was started with them before. A new
+row counts at once if it ranks above all others: by CONFIGURATION_GENERATION where one is set, else by when it was first
 seen; a row with a generation ranks above one without. Of two rows with one generation the first seen counts. A restart
 registers nothing new, so it changes nothing. From then on each process acts on the row that counts (`in_force`): the
 policies, tags and so on are the row's; credentials, roles and time limits are the process's own.
@@ -72,7 +72,7 @@ held: int | None = None  # key of the row that this process, or the one that it 
 
 
 def register(configuration: Configuration, *, role: ProcessRole) -> ConfigurationGeneration:
-    """Write down what this process was started with, and let it count if it is new and ranks above all others.
+    """Register the settings of this process, and let them count if they are new and rank above all others.
 
     Called once at the start of a web, worker or events process, never by a command. Raises ConfigurationError for
     settings with problems.
@@ -161,7 +161,7 @@ def _activate(row: ConfigurationGeneration, *, follows: int, cause: ActivationCa
 
 
 def activate(*, row: ConfigurationGeneration, trail: Trail, reason: str) -> bool:
-    """Have this configuration count from now on, as a person asks; False when it counts already.
+    """Let this configuration count from now on, because a person asks for it; False when it counts already.
 
     A process that is started later with new settings of a higher rank takes over as always.
     """
@@ -232,7 +232,7 @@ def in_force(own: Configuration) -> Configuration:
 
 
 def shown(own: Configuration) -> Configuration:
-    """The configuration that pages tell of: the one in force, and this process's own where it cannot use that."""
+    """The configuration that pages show: the one in force, or this process's own where it cannot use that."""
     try:
         return in_force(own)
     except RegistryError:
@@ -259,7 +259,7 @@ def _overlay(own: Configuration, current: ConfigurationActivation) -> Configurat
         if given is None:
             return (
                 f"It is for the registry {theirs.host}, which this process's settings do not name. Start the process "
-                "again with the settings of the others."
+                "again with the settings that count."
             )
         registries.append(
             replace(
@@ -405,9 +405,9 @@ def _lost(before: str, after: str, host: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
-    """Something about the configurations that a person should know: what it is and the next step."""
+    """An alarm about the configurations: what is wrong, and the next step."""
 
-    code: str  # conflict: one generation, two contents; other: acts on what counts; unheld: nobody holds what counts
+    code: str  # conflict: one generation, two contents; other: acts on what counts; unheld: none holds what counts
     title: str
     key: str  # the same for as long as it is the same alarm
     words: str
@@ -415,7 +415,7 @@ class Alarm:
 
 
 def running() -> QuerySet[Process]:
-    """The processes that were started with settings and were heard from within the last 15 seconds."""
+    """The processes that were started with settings and sent a heartbeat within the last 15 seconds."""
     since = Now() - timedelta(seconds=SILENT_SECONDS)
     rows = Process.objects.filter(role__in=HOLDING, ended_at=None, beat_at__gt=since)
     return rows.select_related("configuration__plain_policy", "configuration__v4_policy")
@@ -444,7 +444,7 @@ def alarms() -> list[Alarm]:
         names = ", ".join(dict.fromkeys(f"{row.get_role_display().lower()} on {row.host}" for row in rows))
         what = " ".join(differences(counts, theirs))
         if theirs.generation is not None and theirs.generation == counts.generation:
-            words = f"Two different sets of settings have the generation {counts.generation}: {names} differs. {what}"
+            words = f"Generation {counts.generation} has two different sets of settings; {names} has the other. {what}"
             then = "Give the right settings a higher CONFIGURATION_GENERATION."
             found.append(
                 Alarm(
@@ -459,11 +459,11 @@ def alarms() -> list[Alarm]:
             found.append(
                 Alarm(
                     code="other",
-                    title="Started with other settings",
+                    title="Processes with other settings",
                     key=f"{current.pk}:{theirs.pk}",
                     words=f"Started with other settings than those that count: {names}. It acts on those that count. "
                     f"{what}",
-                    then="Start it again with the settings of the others.",
+                    then="Start it again with the settings that count.",
                 )
             )
         else:
@@ -474,18 +474,19 @@ def alarms() -> list[Alarm]:
 def _unheld(current: ConfigurationActivation, theirs: ConfigurationGeneration, names: str, what: str) -> Alarm:
     counts = current.configuration
     losses = taken_away(counts, theirs)
-    because = (
-        f"Going back would take access away: {' '.join(losses)}"
-        if losses
-        else ("A process that held it did not end on SIGTERM, or sent no heartbeat yet.")
-    )
+    if current.cause == ActivationCause.ACTIVATED:
+        because = "A person activated it."
+    elif losses:
+        because = f"Going back would take access away: {' '.join(losses)}"
+    else:
+        because = "A process that held it did not end on SIGTERM, or sent no heartbeat yet."
     return Alarm(
         code="unheld",
         title="No process holds the configuration that counts",
         key=f"{current.pk}:{theirs.pk}",
         words=f"No running process holds the configuration that counts ({counts}); {names} holds {theirs}. {what} "
         f"Nothing changes by itself. {because}",
-        then=f"If the older settings are meant: manage.py configuration activate {theirs.digest[:12]}",
+        then=f"If the settings of these processes are meant: manage.py configuration activate {theirs.digest[:12]}",
     )
 
 

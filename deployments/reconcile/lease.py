@@ -2,7 +2,7 @@
 
 A lease is taken and returned by a conditional UPDATE on the database's clock, never by a row lock, so no transaction
 is open while its holder waits for AWS. It ends when it is returned, when its time is over, or when its holder's
-process has not been heard from for 15 seconds (`processes.silent`).
+process has sent no heartbeat for 15 seconds (`processes.silent`).
 
 Nothing here stops a holder that went on too long: it writes its result only where `lease_epoch` still is the one that
 it took, and asks `processes.may_write` before each call to AWS.
@@ -19,22 +19,22 @@ from django.db.models.functions import Now
 
 from deployments.reconcile import processes
 
-#: The columns of a lease that nobody holds.
+#: The columns of a lease that is not held.
 RETURNED: dict[str, Any] = {"lease_owner": "", "lease_until": None, "lease_process": None}
 
 
 def free() -> Q:
-    """Rows that nobody holds. Of Repository, Sweep and SweepChunk."""
+    """Rows whose lease is free. Of Repository, Sweep and SweepChunk."""
     return Q(lease_until__isnull=True) | Q(lease_until__lt=Now()) | processes.silent()
 
 
 def claim(rows: QuerySet[Any], duration: timedelta, **values: Any) -> QuerySet[Any] | None:
-    """Take the lease of one row, and set these columns beside; None while somebody holds it.
+    """Take the lease of one row, and set these columns beside; None while another holder has it.
 
     `rows` selects the row; what is returned selects it too, while the lease is ours. The lease's epoch is one higher
     than the last one's.
     """
-    processes.beat_if_late()  # else the lease would be another process's to take at once
+    processes.beat_if_late()  # else another process could take the lease at once
     owner = uuid.uuid4().hex
     won = rows.filter(free()).update(
         lease_owner=owner,

@@ -1,13 +1,13 @@
-"""The rows of the running processes: what each one is, which configuration it holds, when it was last heard from.
+"""The rows of the running processes: what each one is, which configuration it holds, its last heartbeat.
 
-A process registers itself with `start`, is heard from every five seconds (`beat`, or `keep_alive` for both), and says
-with `end` that it ended on purpose. One that is killed says nothing: its row goes silent, and its leases end then
-(`silent`). All times are the database's clock, so hosts need not agree on the time.
+A process registers itself with `start`, sends a heartbeat every five seconds (`beat`; `keep_alive` does both), and
+records with `end` that it ended on purpose. The heartbeats of a process that is killed stop, and its leases end after
+15 seconds (`silent`). All times are the database's clock, so hosts need not agree on the time.
 
 A process that never called `start` (most commands, the tests) has no row, and its leases end by their own time only.
 
-What is wrong with a process, in words, is told with `say`; each beat writes it to the row, behind what is wrong with
-the host's clock. `seen` is who lives and who went silent, for the pages; `unready` is the same for one host's probe.
+`say` sets what is wrong with a process, in words; each heartbeat writes it to the row, after what is wrong with the
+host's clock. `seen` has the running and the silent processes, for the pages; `unready` is for one host's probe.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from registry_admin import VERSION
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
-SILENT_SECONDS = 15.0  # a process not heard from for so long holds no lease any more
-WRITE_SECONDS = 10.0  # and one that knows of no beat for so long sends nothing to AWS: 5 s before its leases end
-LONG_SILENCE = timedelta(minutes=2)  # without a heartbeat: people are told, also when it beats again afterwards
-KEPT = timedelta(days=1)  # rows of processes that ended or went silent
-PROBE_SECONDS = 30.0  # a process not heard from for so long is not ready for a probe
-CLOCK_WARN_SECONDS = 5.0  # a host that is off by more says so on its row, and the pages show it
+SILENT_SECONDS = 15.0  # without a heartbeat for so long a process holds no lease any more
+WRITE_SECONDS = 10.0  # without a confirmed heartbeat for so long it sends nothing to AWS: 5 s before its leases end
+LONG_SILENCE = timedelta(minutes=2)  # without a heartbeat: notified, also when the heartbeats return
+KEPT = timedelta(days=1)  # rows of processes that ended, or whose heartbeats stopped
+PROBE_SECONDS = 30.0  # without a heartbeat for so long a process is not ready for a probe
+CLOCK_WARN_SECONDS = 5.0  # from here on the process's row and the pages show the difference
 CLOCK_STOP_SECONDS = 60.0  # a worker that is off by so much or more takes no work
 STOP_SECONDS = 8.0  # from SIGTERM to the end of `worker` and `events`
 
@@ -47,7 +47,7 @@ _heard_at = 0.0  # by `clock`: before the last beat was sent that the database c
 _ended = False
 _said: tuple[str, float | None] = ("", None)  # what is wrong with this process, and until when (monotonic) that counts
 
-# It goes on while a machine is suspended, so that a beat or a lease is never thought younger than it is. Linux only.
+# It goes on while a machine is suspended, so that no heartbeat or lease seems younger than it is. Linux only.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -82,13 +82,13 @@ def current_id() -> int | None:
 
 
 def say(trouble: str, *, seconds: float | None = None) -> None:
-    """What is wrong with this process, in whole sentences: each beat writes it, for so long or until said otherwise."""
+    """Set what is wrong with this process, in sentences. Heartbeats write it, for `seconds` or until the next call."""
     global _said
     _said = (trouble, None if seconds is None else time.monotonic() + seconds)
 
 
 def beat(**values: Any) -> bool:
-    """Say that this process lives, with these columns beside. False when it has no row (any more), or ended."""
+    """Send a heartbeat that also sets these columns. False when this process has no row (any more), or ended."""
     global _heard_at
     pk = current_id()
     if pk is None:
@@ -105,7 +105,7 @@ def beat(**values: Any) -> bool:
 
 
 def may_write() -> bool:
-    """Whether this process's leases still stand as far as it knows: it was heard from lately, or has no row.
+    """Whether this process's leases still stand as far as it knows: its last heartbeat is recent, or it has no row.
 
     Asks nobody. Before each request to AWS under a lease.
     """
@@ -113,13 +113,13 @@ def may_write() -> bool:
 
 
 def beat_if_late() -> None:
-    """Before a lease is taken: after a suspension, or when the database was away, the next beat may be a while off."""
+    """Before a lease is taken: after a suspension or an outage the next heartbeat may be seconds away."""
     if not may_write():
         beat()
 
 
 def end() -> None:
-    """Say that this process ends on purpose: after SIGTERM, or because its work is done.
+    """Record that this process ends on purpose: after SIGTERM, or because its work is done.
 
     Its leases end with that, so it sends nothing to AWS under one any more. While the database is away nothing is said,
     and the row goes silent.
@@ -133,7 +133,7 @@ def end() -> None:
 
 
 def _beat() -> dict[str, Any]:
-    """The columns of a heartbeat. A long silence that it ends stays on the row, so that nobody has to see it happen."""
+    """The columns of a heartbeat. A long silence before it stays on the row, so that it is found later."""
     silence = When(beat_at__lt=Now() - LONG_SILENCE, then=F("beat_at"))
     return {"beat_at": Now(), "silent_from": Case(silence, default=F("silent_from"))}
 
@@ -184,7 +184,7 @@ def keep_alive(
 
 
 def end_others(pids: Iterable[int], role: ProcessRole) -> None:
-    """Say of processes of this host, which the caller has seen end, that they did: their leases end with that.
+    """Record the end of processes of this host that the caller has seen end: their leases end with them.
 
     While the database is away nothing is said, and their rows go silent.
     """
@@ -196,7 +196,7 @@ def end_others(pids: Iterable[int], role: ProcessRole) -> None:
 def exit_after(seconds: float, last: Callable[[], None]) -> None:
     """End this process with status 0 after so many seconds, whatever its threads wait for; `last` runs before.
 
-    For SIGTERM: an answer of AWS or of the database may take longer than whoever stops us waits. `last` has half a
+    For SIGTERM: an answer of AWS or of the database may take longer than the service manager waits. `last` has half a
     second.
     """
 
@@ -214,7 +214,7 @@ def exit_after(seconds: float, last: Callable[[], None]) -> None:
 
 
 def silent() -> Q:
-    """Rows with a `lease_process` whose process ended, or has not been heard from for SILENT_SECONDS."""
+    """Rows with a `lease_process` whose process ended, or sent no heartbeat for SILENT_SECONDS."""
     gone = Process.objects.filter(pk=OuterRef("lease_process")).filter(
         Q(beat_at__lt=Now() - timedelta(seconds=SILENT_SECONDS)) | Q(ended_at__isnull=False)
     )
@@ -223,14 +223,14 @@ def silent() -> Q:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """The processes of a role that have not said that they ended, those heard from last first."""
+    """The processes of a role that did not end on purpose, the latest heartbeat first."""
 
     alive: list[Process]
-    silent: list[Process]  # not heard from for LONG_SILENCE: killed, or without a way to the database
+    silent: list[Process]  # no heartbeat for LONG_SILENCE: killed, or cannot reach the database
 
 
 def seen(*roles: ProcessRole, limit: int = 100) -> Seen:
-    """Who of these roles lives, and who went silent. One query; ages are by the database's clock."""
+    """The running and the silent processes of these roles. One query; ages are by the database's clock."""
     rows: list[Any] = list(
         Process.objects.filter(role__in=roles, ended_at=None).annotate(db_now=Now()).order_by("-beat_at")[:limit]
     )
@@ -245,7 +245,7 @@ def unready(role: ProcessRole) -> str:
     rows = Process.objects.filter(role=role, host=socket.gethostname(), ended_at=None)
     row = rows.filter(beat_at__gt=Now() - timedelta(seconds=PROBE_SECONDS)).order_by("-beat_at").first()
     if row is None:
-        return f"No {role.label.lower()} on this host was heard from in the last {PROBE_SECONDS:.0f} seconds."
+        return f"No {role.label.lower()} process on this host sent a heartbeat in the last {PROBE_SECONDS:.0f} seconds."
     return clock_words(row.clock_offset) if abs(row.clock_offset) >= CLOCK_STOP_SECONDS else ""
 
 

@@ -110,7 +110,7 @@ def test_a_promotion_that_somebody_else_overtook_is_asked_about_again(
     response = operator.post(f"{DEPLOYMENTS}{older.pk}/promote/", {"instead_of": "deployment_gone"}, follow=True)
 
     assert Promotion.objects.get(pk=promotion.pk).deployment_id == promotion.deployment_id
-    assert "Look again at what will change" in response.content.decode()
+    assert "Check again what will change" in response.content.decode()
     assert AuditEntry.objects.get(action="rollback.deployment").outcome != "done"
 
 

@@ -226,3 +226,12 @@ def test_ten_thousand_repositories_take_no_more_queries_and_little_time(
 def test_the_page_needs_only_the_right_to_look(installation: Installation, person: Callable[..., Client]) -> None:
     assert person("view_repository").get(WHAT_IF).status_code == 200
     assert person("view_group").post(WHAT_IF, {"text": "{}"}).status_code == 302
+
+
+def test_the_emergency_stop_is_a_page_below_the_set_up_page(installation: Installation, operator: Client) -> None:
+    page = operator.get("/admin/setup/writes/").content.decode()
+
+    path = page.split('<nav class="path"')[1].split("</nav>")[0]
+    assert '<a href="/admin/setup/">Set-up</a>' in path
+    assert 'href="/admin/setup/" aria-current="true"' in page
+    assert 'href="/admin/setup/" aria-current="page"' in operator.get("/admin/setup/").content.decode()

@@ -289,7 +289,7 @@ def test_a_deploy_key_works_for_four_hours(production: Environment) -> None:
 
 
 def beside(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
-    """Start it in a thread, and give it half a second: enough unless a lock keeps it."""
+    """Start it in a thread, and wait half a second: enough unless it waits for a lock."""
     results: list[object] = []
 
     def run() -> None:

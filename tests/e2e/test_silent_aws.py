@@ -1,4 +1,4 @@
-"""gunicorn as it is shipped, while AWS does not answer: what does not need AWS is answered at once."""
+"""gunicorn as it is shipped, while AWS does not answer: requests that need no AWS are answered at once."""
 
 from __future__ import annotations
 

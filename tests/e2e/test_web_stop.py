@@ -1,4 +1,4 @@
-"""gunicorn as it is shipped, told to stop while a deploy waits for AWS."""
+"""gunicorn as it is shipped, stopped by SIGTERM while a deploy waits for AWS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be true whatever broke: the invariants I1 to I13, looked for in the rows, in ECR, and in the logs.
+"""What must be true after every fault: the invariants I1 to I13, checked in the rows, in ECR, and in the logs.
 
     I1  every accepted intent is there and ends right or in words; no 500, no refusal without a sentence
     I2  one row per live managed repository, one live repository per row
@@ -14,7 +14,7 @@
     I12 nothing stands still for more than a minute
     I13 converging twice makes no write the second time
 
-It asks the database by SQL and AWS as somebody else, so it shares no code with what it judges.
+It reads the database by SQL and AWS with other credentials, so it shares no code with what it checks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 from tests.faults.installation import Installation, Stuck, completed, wait_for
 
 NAMESPACE = "trigger/"
-NOT_OURS = ("other/private", "trigger/somebody-elses")  # the second is seen by sweeps, and managed by nobody
+NOT_OURS = ("other/private", "trigger/somebody-elses")  # sweeps see the second, which is not managed
 WRITES = re.compile(r"(Create|Set|Put|Tag|Untag|Delete|BatchDelete)")
 LEASE_SECONDS, TICK_SECONDS = 90.0, 60.0
 RECOVERY_SECONDS = LEASE_SECONDS + 2 * TICK_SECONDS
@@ -75,7 +75,7 @@ def writes(installation: Installation, since: float) -> list[dict[str, Any]]:
 
 
 def rest(installation: Installation, seconds: float = REST_SECONDS) -> None:
-    """Wait until nobody holds a lease, no sweep runs and the queue is empty. Raises Stuck."""
+    """Wait until no lease is held, no sweep runs and the queue is empty. Raises Stuck."""
     database = installation.database
 
     def held() -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _rows(installation: Installation) -> list[dict[str, Any]]:
 
 
 def _in_sync_is_true(installation: Installation, since: float) -> Iterable[str]:
-    """I3, before anybody looks again: only a change after the row's look may differ."""
+    """I3, before the next look: only a change after the row's last look may differ."""
     changed: dict[str, float] = {}
     for each in installation.journal(since):
         if each["caller"] != installation.caller and WRITES.match(each["operation"]):
@@ -206,7 +206,7 @@ def _wrong(installation: Installation, row: Mapping[str, Any]) -> Iterable[str]:
             yield "is called missing and is there"
         return
     if not row["origin"] and row["status"] == "pending":
-        return  # its deploy was given up before AWS heard of it
+        return  # its deploy ended before it made a call to AWS
     if meaning(live := installation.live_policy(name)) != meaning(installation.policy):
         yield f"({row['status']}) has the policy {live}"
         return
@@ -229,7 +229,7 @@ def _wrong(installation: Installation, row: Mapping[str, Any]) -> Iterable[str]:
 def _repositories(installation: Installation) -> Iterable[str]:
     rows = {row["name"]: row for row in _rows(installation)}
     live = {name for name in installation.live_names() if name.startswith(NAMESPACE)} - set(NOT_OURS)
-    yield from (f"I2: {name} is live and has no row, or is managed by nobody" for name in sorted(live - set(rows)))
+    yield from (f"I2: {name} is live and has no row, or is not managed" for name in sorted(live - set(rows)))
     for name, row in rows.items():
         if name not in live and row["status"] not in ("missing", "pending", "failed"):
             yield f"I2: {name} is {row['status']}, and there is no such repository"

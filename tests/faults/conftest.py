@@ -1,6 +1,6 @@
 """The matrix runs when it is asked for (`make faults`); of it only the cells that are marked slow run with the others.
 
-At the end it prints the table of fault × operation with what came of each cell.
+At the end it prints the table of fault × operation with each cell's result.
 """
 
 from __future__ import annotations

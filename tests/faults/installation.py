@@ -50,7 +50,7 @@ CANARIES = {
 
 
 class Stuck(AssertionError):
-    """Something did not come about in its time."""
+    """A condition did not become true in its time."""
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -114,7 +114,7 @@ def send(number: signal.Signals, *pids: int) -> None:
 
 
 class DatabaseAway(Exception):
-    """The database cannot be asked now."""
+    """The database does not answer now."""
 
 
 class Database:
@@ -236,7 +236,7 @@ class Service:
             self.process.terminate()
 
     def kill(self) -> None:
-        """All of it at once, as when its host goes away."""
+        """Kill all of it at once, as when its host loses power."""
         send(signal.SIGKILL, *self.all_members())
         self.process.wait(STOP_SECONDS)
 
@@ -263,7 +263,7 @@ def _leads(pid: int) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a request came to. Status 0: no answer, the connection was cut or its time was over."""
+    """The result of a request. Status 0: no answer, the connection was cut or its time was over."""
 
     status: int
     text: str = ""
@@ -330,10 +330,10 @@ class Installation:
         self._marks: dict[Path, int] = {}
         self._journal: dict[str, dict[str, Any]] = {}
         self._password = ""
-        self.ecr = sandbox.client("ecr")  # somebody else in the owner's account
+        self.ecr = sandbox.client("ecr")  # another user in the owner's account
 
     def _make_identity(self) -> tuple[str, str]:
-        """The product's own user, so that the sandbox's journal tells its calls from an outsider's."""
+        """The product's own user, so that the sandbox's journal shows which calls are its own."""
         iam = self.sandbox.client("iam")
         name = f"server-{self.database.vendor}-{self.port}"
         iam.create_user(UserName=name)
@@ -652,13 +652,13 @@ class Installation:
 
 
 def completed(answer: Answer) -> bool:
-    """Whether a finalize's stream ended well."""
+    """Whether a finalize's stream ended with success."""
     return answer.status == 200 and "event: complete" in answer.text
 
 
 def keep() -> None:
-    """A process of its own: ends what it was told of (process id and its start) when whoever tells it is gone, however
-    it went, and removes the folder. Each leads its session; an id that meanwhile is another process's is left alone."""
+    """A process of its own: ends the processes that it was given (id and start) when the process that gave them ends,
+    also by SIGKILL, and removes the folder. Each leads its session; an id that is another process's by now is left."""
     for line in [*sys.stdin]:
         pid, started = line.split()
         if started_at(int(pid)) == started:

@@ -1,4 +1,4 @@
-"""The operations O1 to O11 of the matrix, each as something that can be begun, broken off, and brought to its end.
+"""The operations O1 to O11 of the matrix, each as something that can be begun, interrupted, and completed.
 
 `perform` does it once, as whoever wants it does (a CLI, an operator, the schedule), and may fail. `finish` is what they
 do next: ask again until it is right, for a bounded time; it raises Stuck or AssertionError when that does not help.
@@ -94,7 +94,7 @@ class Work:
     # -- of use to several --
 
     def deployed(self) -> None:
-        """A first deploy that went well."""
+        """A first deploy that succeeded."""
         answer = self.installation.deploy(self.project, key=new_key())
         assert answer.status == 200, answer
 
@@ -272,7 +272,7 @@ class SweepRepairs(Work):
         return True
 
     def again(self) -> bool:
-        """What was begun comes to its end by itself; only what ended without the repair is asked for again."""
+        """A begun sweep ends by itself; only one that ended without the repair is started again."""
         if self.carries_policy():
             return True
         running = self.installation.database.value("SELECT count(*) FROM deployments_sweep WHERE status = 'running'")
@@ -283,7 +283,7 @@ class SweepRepairs(Work):
 
 
 class Import(Work):
-    """A first deploy to a repository that somebody else has made before, with a policy of theirs."""
+    """A first deploy to a repository that another user has made before, with a policy of their own."""
 
     id, name = "O6", "import"
     calls = ("ecr:DescribeRepositories", "ecr:GetRepositoryPolicy", "ecr:SetRepositoryPolicy")

@@ -80,15 +80,15 @@ def kill_clusters(installation: Installation) -> None:
 
 
 def whole(installation: Installation, work: Work) -> None:
-    """What the case needs is up again, whoever was killed."""
+    """Every process that the case needs runs again."""
     installation.ensure(web=1, worker=1 if work.by == "worker" else 0)
     for service in installation.running("worker"):
         wait_for(functools.partial(_complete, service), 60, "the cluster's restart")
 
 
 class Victim:
-    """Whoever does the work, to be killed in the middle of it: the web processes; for a sweep the command that does the
-    same in a process of its own, because a killed worker takes ten seconds to come back; else the workers' clusters."""
+    """The processes that do the work, to be killed in the middle of it: the web processes; for a sweep the command
+    that does the same in a process of its own, because a killed worker takes ten seconds to come back; else the workers' clusters."""
 
     def __init__(self, installation: Installation, work: Work) -> None:
         self._installation, self._work = installation, work
@@ -533,7 +533,7 @@ def unreliable_queue(installation: Installation, kind: Kind) -> list[Work]:
     if kind.id == "O5":
         queue = installation.sandbox.events_to(f"changes-{installation.port}", copies=2)
         events = installation.start_events(queue)
-        work = kind(installation)  # a policy is deleted, and nobody asks for a repair
+        work = kind(installation)  # a policy is deleted, and no repair is asked for
         wait_for(work.carries_policy, 60, "the repair because of an event that came twice")
         works.append(work)
         events.stop(10)
@@ -601,7 +601,7 @@ def changed_outside(installation: Installation, kind: Kind) -> list[Work]:
         if deleted or work.by == "worker":
             answer = installation.deploy(work.project, key=f"again-{work.repository}")
             assert answer.status == 200, answer
-        # What a deploy does not look at again within a day, an operator has looked at.
+        # A deploy does not compare this again within a day, so an operator starts a look.
         row = installation.database.value("SELECT id FROM deployments_repository WHERE name = ?", work.repository)
         installation.console("POST", f"/admin/deployments/repository/{row}/look/recheck/", {})
 
@@ -696,5 +696,5 @@ STRIKES: dict[str, tuple[str, Strike]] = {
     "F9": ("not found after create, principal not found", late_news),
     "F10": ("changed or deleted outside", changed_outside),
     "F11": ("SIGTERM, rolling restart", rolling_restart),
-    "F12": ("broken schedule, poison message, poison repository", poison),
+    "F12": ("unreadable schedule, unreadable message, failing look", poison),
 }

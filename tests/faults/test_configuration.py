@@ -219,7 +219,7 @@ def test_an_old_process_that_is_the_first_to_answer_after_the_database_was_away_
     assert counts(installation) == policy(OLD, OTHER)
 
 
-def test_of_two_hosts_that_differ_by_one_tag_one_counts_and_the_difference_is_told(
+def test_of_two_hosts_that_differ_by_one_tag_one_counts_and_the_difference_is_reported(
     started: Callable[[str], Installation],
 ) -> None:
     installation = started("sqlite")

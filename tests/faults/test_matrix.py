@@ -1,4 +1,4 @@
-"""Every fault × every operation, on both databases where it applies; after each case every invariant is looked for.
+"""Every fault × every operation, on both databases where it applies; after each case every invariant is checked.
 
     make faults                      all of it (half an hour at most)
     make faults ARGS='-k O1-'        one operation
@@ -125,7 +125,7 @@ def clean(installation: Installation) -> None:
     ]
     statements = [f"DELETE FROM {name}" for name in emptied]
     statements.append("DELETE FROM deployments_accesskey WHERE environment_id IS NOT NULL")
-    if isinstance(database, Sqlite):  # which looks after foreign keys only when it is told to
+    if isinstance(database, Sqlite):  # which checks foreign keys only when it is asked to
         with contextlib.closing(database.connect()) as connection:
             connection.execute("BEGIN IMMEDIATE")
             for statement in statements:

@@ -524,7 +524,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "count += overdue.filter(status=status)",
             "count += Deployment.objects.filter(pk__in=[each.pk for each in list(overdue)])",
             "test_lifecycle.py::test_a_deployment_that_moved_on_while_the_overdue_ones_were_looked_for_is_not_timed_out",
-            "test_lifecycle.py::test_a_deployment_that_was_heard_of_while_the_overdue_ones_were_looked_for_is_not_timed_out",
+            "test_lifecycle.py::test_a_deployment_whose_cli_calls_while_the_overdue_ones_are_looked_for_is_not_timed_out",
         ),
         (
             "time_out_overdue",
@@ -603,7 +603,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "_prove_now",
             ".exclude(status=DEPLOYED)",
             "",
-            "test_lifecycle.py::test_a_proof_that_fails_late_does_not_take_away_the_receipt_of_one_that_went_well",
+            "test_lifecycle.py::test_a_proof_that_fails_late_does_not_replace_the_receipt_of_one_that_succeeded",
         ),
         (
             "_make_current",
@@ -834,19 +834,19 @@ MUTANTS: tuple[Mutant, ...] = (
             "_news",
             "        _repository_events(since),\n",
             "",
-            "test_notify.py::test_a_drift_that_was_over_before_the_look_is_told_and_so_is_the_next_one",
+            "test_notify.py::test_a_drift_that_was_over_before_the_look_is_notified_and_so_is_the_next_one",
         ),
         (
             "_promotions",
             "~Exists(written), ",
             "",
-            "test_notify.py::test_each_promotion_is_told_also_when_the_next_one_came_before_the_look",
+            "test_notify.py::test_each_promotion_is_notified_also_when_the_next_one_came_before_the_look",
         ),
         (
             "_sweeps",
             'order_by("-finished_at", "-pk")',
             'order_by("-started_at", "-pk")',
-            "test_notify.py::test_sweeps_that_overlap_and_both_fail_are_told_once",
+            "test_notify.py::test_sweeps_that_overlap_and_both_fail_are_notified_once",
         ),
     ),
     *_in(
@@ -1237,7 +1237,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "_failure",
             " and not again.exists()",
             "",
-            "test_notify.py::test_a_repository_that_failed_twice_and_was_right_before_the_look_is_told",
+            "test_notify.py::test_a_repository_that_failed_twice_and_was_right_before_the_look_is_notified",
         ),
         (
             "reconcile",
@@ -1397,7 +1397,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "_beat",
             ', default=F("silent_from")',
             "",
-            "test_notify.py::test_a_silence_that_was_over_before_the_look_is_told",
+            "test_notify.py::test_a_silence_that_was_over_before_the_look_is_notified",
         ),
     ),
     *_in(
@@ -1526,7 +1526,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "_close_finished",
             "running.filter(listed_at__isnull=False)",
             "running.all()",
-            "test_sweeps.py::test_a_sweep_that_nobody_has_listed_yet_is_not_over",
+            "test_sweeps.py::test_a_sweep_that_is_not_listed_yet_is_not_over",
         ),
         (
             "_list",
@@ -1550,13 +1550,13 @@ MUTANTS: tuple[Mutant, ...] = (
             "_list",
             "if error.heals and not error.installation and sweep.trigger != SweepTrigger.COMMAND:",
             "if False:",
-            "test_sweeps.py::test_a_throttled_listing_puts_a_scheduled_sweep_back_in_line_and_is_told_to_who_waits_at_a_terminal",
+            "test_sweeps.py::test_a_throttled_listing_puts_a_scheduled_sweep_back_in_line_and_is_reported_to_a_command_that_waits",
         ),
         (
             "_list",
             " and sweep.trigger != SweepTrigger.COMMAND",
             "",
-            "test_sweeps.py::test_a_throttled_listing_puts_a_scheduled_sweep_back_in_line_and_is_told_to_who_waits_at_a_terminal",
+            "test_sweeps.py::test_a_throttled_listing_puts_a_scheduled_sweep_back_in_line_and_is_reported_to_a_command_that_waits",
         ),
         (
             "_note_missing",
@@ -1653,13 +1653,13 @@ MUTANTS: tuple[Mutant, ...] = (
             "_Worker._gives_way",
             "return piece is not None",
             "return False",
-            "test_sweeps.py::test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_holds_up_nobody",
+            "test_sweeps.py::test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_delays_no_other",
         ),
         (
             "_Worker._concerns_the_account",
             "return others and not self.tries[pk]",
             "return True",
-            "test_sweeps.py::test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_holds_up_nobody",
+            "test_sweeps.py::test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_delays_no_other",
         ),
         (
             "_Worker._unanswered",

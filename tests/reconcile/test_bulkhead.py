@@ -230,7 +230,7 @@ def test_the_set_up_page_asks_aws_only_with_a_place_and_says_so(
 
     page = client.post("/admin/setup/", follow=True)
 
-    assert "As many requests wait for AWS as this server lets wait at once." in page.content.decode()
+    assert "The limit of requests that wait for AWS at once is reached." in page.content.decode()
     assert calls(sandbox) == {}
 
 

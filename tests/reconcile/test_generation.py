@@ -115,7 +115,7 @@ def test_of_two_different_ones_with_one_generation_the_first_seen_counts_and_an_
     assert counts() == first
     [alarm] = generation.alarms()
     assert alarm.code == "conflict"
-    assert "generation 5" in alarm.words
+    assert "Generation 5" in alarm.words
     assert "web on two" in alarm.words
     assert "DEPLOY_REGISTRY_ECR_TAGS: team=b instead of team=a." in alarm.words
 
@@ -208,7 +208,7 @@ def test_credentials_roles_and_time_limits_are_the_processs_own(configure: Confi
     assert used.deploy_timeout == timedelta(seconds=1)
 
 
-def test_each_activation_tells_version_0_1_0_too(configure: Configure) -> None:
+def test_each_activation_is_written_for_version_0_1_0_too(configure: Configure) -> None:
     older, newer = given(configure), given(configure, BOTH)
     register(older)
     register(newer)
@@ -497,7 +497,7 @@ def test_going_back_never_replaces_what_another_process_activated_meanwhile(
     assert counts().generation == 1
 
 
-@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time: nobody comes between")
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
 def test_of_two_that_register_at_once_the_higher_generation_counts(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -580,6 +580,9 @@ def test_what_a_person_activated_is_never_taken_back_by_itself(configure: Config
 
     assert not generation.settle()
     assert counts() == older
+    [alarm] = generation.alarms()
+    assert "Nothing changes by itself. A person activated it." in alarm.words
+    assert "older" not in alarm.then
     third = register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=3"))
     assert counts() == third
 

@@ -1,4 +1,4 @@
-"""The emergency stop: no write reaches AWS by any way while it is on, and what needs no write goes on."""
+"""The emergency stop: while it is on no write reaches AWS, and everything that needs no write works."""
 
 from __future__ import annotations
 

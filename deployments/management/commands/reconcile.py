@@ -69,7 +69,7 @@ class Command(BaseCommand):
         self._tell(sweep, learned, as_json=options["json"])
 
     def _configuration(self) -> Configuration:
-        """The configuration that counts; a shell with other settings is told so."""
+        """The configuration that counts; with a warning when the shell has other settings."""
         own: Configuration = settings.CONFIGURATION.require()
         try:
             configuration = generation.in_force(own)

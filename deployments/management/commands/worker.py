@@ -18,7 +18,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--cluster", action="store_true", help=SUPPRESS)  # what the supervisor starts
         parser.add_argument(
-            "--check", action="store_true", help="For a probe: 1, with the reason, unless this host has one that works."
+            "--check", action="store_true", help="for a probe: status 1 unless such a process works on this host"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

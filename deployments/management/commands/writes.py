@@ -12,7 +12,7 @@ from deployments.reconcile import writes_pause
 
 
 class Command(BaseCommand):
-    help = "Stop every write to AWS (pause --reason …), allow them again (resume), or tell which it is (status)."
+    help = "Stop every write to AWS (pause --reason …), allow them again (resume), or report which it is (status)."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         what = parser.add_subparsers(dest="what", required=True)
