@@ -88,7 +88,8 @@ def whole(installation: Installation, work: Work) -> None:
 
 class Victim:
     """The processes that do the work, to be killed in the middle of it: the web processes; for a sweep the command
-    that does the same in a process of its own, because a killed worker takes ten seconds to come back; else the workers' clusters."""
+    that does the same in a process of its own, because a killed worker takes ten seconds to come back;
+    else the workers' clusters."""
 
     def __init__(self, installation: Installation, work: Work) -> None:
         self._installation, self._work = installation, work
