@@ -29,11 +29,11 @@ def post_worker_init(worker: Any) -> None:
 
 def worker_exit(server: Any, worker: Any) -> None:
     """Also after SIGTERM, when the requests have ended. A worker that is killed says nothing."""
-    from django.db import DatabaseError
+    from django.db import Error
 
     from deployments.reconcile import processes
 
     try:
         processes.end()
-    except DatabaseError:
+    except Error:
         pass  # its row goes silent

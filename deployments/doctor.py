@@ -24,7 +24,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core import checks, mail
-from django.db import DatabaseError, connection
+from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
@@ -157,7 +157,7 @@ def _database() -> Iterator[Line]:
         connection.ensure_connection()
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-    except DatabaseError as error:
+    except Error as error:
         connection.close()
         yield Line(
             part="Database",

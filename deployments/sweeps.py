@@ -28,7 +28,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, connections, transaction
-from django.db.models import Case, F, Max, Min, OuterRef, Q, QuerySet, Subquery, Sum, When
+from django.db.models import Case, Exists, F, Max, Min, OuterRef, Q, QuerySet, Subquery, Sum, When
 from django.db.models.functions import Now
 
 from deployments import clock, desired, provisioning
@@ -201,7 +201,10 @@ def work(
         try:
             configuration = generation.in_force(own)
         except RegistryError as refused:
-            Sweep.objects.filter(status=SweepStatus.RUNNING).exclude(error=str(refused)).update(error=str(refused))
+            # Only sweeps that no other process works on: one that does has a use for the configuration.
+            working = SweepChunk.objects.filter(sweep=OuterRef("pk"), lease_until__gt=Now())
+            resting = Sweep.objects.filter(~Exists(working), status=SweepStatus.RUNNING).exclude(error=str(refused))
+            resting.update(error=str(refused))
             return False
         running = Sweep.objects.filter(status=SweepStatus.RUNNING, **({"pk": sweep_id} if sweep_id else {}))
         _close_finished(running)  # before the next piece: it may be another sweep's, and take long

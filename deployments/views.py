@@ -14,7 +14,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.models import AbstractBaseUser
 from django.contrib.auth.views import redirect_to_login
-from django.db import DatabaseError, connection
+from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render
@@ -55,7 +55,7 @@ def readyz(request: HttpRequest) -> HttpResponse:
             generation.in_force(settings.CONFIGURATION)
         except RegistryError as error:
             reason = str(error)
-        except DatabaseError:
+        except Error:
             connection.close()
             reason = "The database does not answer."
     body = {"ready": reason is None} | ({"reason": reason} if reason else {}) | held
@@ -78,7 +78,7 @@ def _not_ready() -> str | None:
         else:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1")
-    except DatabaseError:
+    except Error:
         connection.close()
         return "The database does not answer."
     return None

@@ -6,7 +6,7 @@ import sys
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.core.wsgi import get_wsgi_application
-from django.db import DatabaseError
+from django.db import Error
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "registry_admin.settings")
 application = get_wsgi_application()
@@ -23,5 +23,5 @@ try:
     connections.close_all()  # the server may fork next
 except SystemCheckError as error:
     sys.exit(str(error))
-except DatabaseError as error:
+except Error as error:
     sys.exit(f"The database is not ready ({type(error).__name__}). Is it up, and was python manage.py migrate run?")

@@ -547,9 +547,15 @@ def find(digest: str) -> ConfigurationGeneration:
 
 
 def forget_old(*, kept: timedelta) -> None:
-    """Delete rows of processes that ended or went silent long ago; those that held the counting one stay."""
+    """Delete rows of processes that ended or sent no heartbeat for so long.
+
+    Of those that held the counting configuration, the ones that did not say that they ended stay, and the newest one:
+    they decide whether the installation may go back by itself.
+    """
     current = counting()
     old = Process.objects.filter(beat_at__lt=Now() - kept)
     if current is not None:
-        old = old.exclude(configuration=current.configuration_id)
+        holders = Process.objects.filter(configuration=current.configuration_id)
+        newest_holder = holders.order_by("-pk").values_list("pk", flat=True)[:1]
+        old = old.exclude(configuration=current.configuration_id, ended_at=None).exclude(pk__in=list(newest_holder))
     old.delete()

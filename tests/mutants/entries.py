@@ -1286,8 +1286,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "forget_old",
-            "old = old.exclude(configuration=current.configuration_id)",
-            "pass",
+            ".exclude(configuration=current.configuration_id, ended_at=None)",
+            "",
             "reconcile/test_generation.py::test_rows_of_processes_that_held_what_counts_are_not_forgotten",
         ),
     ),

@@ -606,9 +606,13 @@ def test_rows_of_processes_that_held_what_counts_are_not_forgotten(configure: Co
     process(older, "old", beat_at=old)
     Process.objects.create(role=ProcessRole.TASK, host="x", pid=2, beat_at=old)
 
+    end(process(newer, "ended long ago", beat_at=old))
+    last = process(newer, "the last to end", beat_at=old)
+    end(last)
+
     generation.forget_old(kept=timedelta(days=1))
 
-    assert list(Process.objects.all()) == [kept]
+    assert list(Process.objects.order_by("pk")) == [kept, last]
 
 
 # ------------------------------------------------------------------------------------------------------- commands
