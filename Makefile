@@ -39,7 +39,7 @@ demo: $(VENV)/.sandbox ## The main job, for real: a local ECR, a deploy, a pull 
 test: $(VENV)/.dev ## Every test: on SQLite, on a real PostgreSQL, and with the real CLI
 	$(PY) -m pytest -m "not slow" $(ABREAST) $(ARGS)
 	TEST_DATABASE=postgresql $(PY) -m pytest -m "not slow" --ignore tests/policy --ignore tests/sandbox $(ABREAST) $(ARGS)
-	$(PY) -m pytest -m slow $(ARGS)
+	$(PY) -m pytest -m slow -n 2 --dist loadfile $(ARGS)
 
 fast: $(VENV)/.dev ## The fast tests on SQLite only
 	$(PY) -m pytest -m "not slow" $(ABREAST) $(ARGS)

@@ -47,7 +47,7 @@ def test_a_postgresql_ends_with_the_process_that_started_it_however_that_ends(en
 @pytest.mark.slow
 def test_servers_that_are_started_at_once_on_a_machine_that_never_had_one_all_start() -> None:
     """As root the PyPI package makes an operating-system user at its first use. Here in a private copy of /etc."""
-    begin = "mount --bind $COPY /etc && (userdel pgserver || true) 2>/dev/null && ! id pgserver 2>/dev/null"
+    begin = "mount --bind $COPY /etc && (userdel -f pgserver || true) 2>/dev/null && ! id pgserver 2>/dev/null"
     script = (
         f'{begin} && for n in 1 2 3; do {sys.executable} -m tests.postgresql </dev/null & all="$all $!"; done; '
         "for one in $all; do wait $one || exit 1; done"

@@ -147,7 +147,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         process.wait(10)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, Django takes this thread for one that runs asynchronous code
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(
@@ -176,7 +176,7 @@ def log_in(page: Page, served: Served) -> None:
     page.wait_for_url("**/admin/")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def session(browser: Browser, served: Served) -> Any:
     """The cookies of somebody who is logged in."""
     context = new_context(browser, served)

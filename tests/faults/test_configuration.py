@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.installation import CANARIES, Installation, Service, policy, send, wait_for
+from tests.faults.installation import CANARIES, Installation, Postgresql, Service, policy, send, wait_for
 from tests.faults.operations import new_key
 from tests.faults.test_matrix import clean
 
@@ -61,6 +61,12 @@ def web(installation: Installation, settings: dict[str, str], **more: str) -> Se
 def worker_of(installation: Installation, settings: dict[str, str]) -> Service:
     variables: Any = settings
     return installation.start_worker(**variables)
+
+
+def fail_over(installation: Installation) -> None:
+    """The database crashes, and is back after three seconds."""
+    assert isinstance(installation.database, Postgresql)
+    installation.database.server.crash(3.0)
 
 
 def end(installation: Installation) -> None:
@@ -158,10 +164,7 @@ def test_a_forgotten_worker_does_right_and_is_named(started: Callable[[str], Ins
     before = worker.cluster()
 
     if trigger == "the database fails over":
-        server = installation.database.server  # type: ignore[attr-defined]
-        server.crash()
-        time.sleep(2)
-        server.start()
+        fail_over(installation)
         wait_for(lambda: installation.get("/readyz").status == 200, 60, "readiness")
     send(signal.SIGKILL, before[-1])
     wait_for(lambda: not set(before) & set(worker.cluster()) and len(worker.cluster()) >= 6, 90, "another cluster")
@@ -207,11 +210,8 @@ def test_an_old_process_that_is_the_first_to_answer_after_the_database_was_away_
     installation = started("postgresql")
     web(installation, NARROW)
     newer = web(installation, WIDE)
-    server = installation.database.server  # type: ignore[attr-defined]
-    server.crash()
     newer.kill()
-    time.sleep(3)
-    server.start()
+    fail_over(installation)
 
     wait_for(lambda: installation.get("/readyz").status == 200, 60, "readiness")
 
