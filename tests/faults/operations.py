@@ -59,6 +59,7 @@ class Work:
 
     def __init__(self, installation: Installation) -> None:
         self.installation = installation
+        self.disturbed = False  # somebody else has changed the repository meanwhile
         self.project: Project = installation.bootstrap()
         self.recovered = 0.0
         self.prepare()
@@ -301,6 +302,8 @@ class Import(Work):
 
     def verify(self) -> None:
         assert self.carries_policy()
+        if self.disturbed:
+            return  # perhaps it was deleted, and is ours now
         database = self.installation.database
         assert database.value("SELECT origin FROM deployments_repository WHERE name = ?", self.repository) == "adopted"
         kept = database.query(

@@ -596,6 +596,7 @@ def changed_outside(installation: Installation, kind: Kind) -> list[Work]:
         fault = installation.fault("latency", call, repository=work.repository, seconds=3.0, times=1)
         request = Background(work.perform)
         if struck(installation, fault, 20):
+            work.disturbed = True
             with contextlib.suppress(installation.ecr.exceptions.RepositoryNotFoundException):
                 change(work)
         request.join()
