@@ -238,7 +238,7 @@ class Lease:
         try:
             found: Any = mine.annotate(db_now=Now(), activation=Subquery(_newest())).first()
         except BaseException:
-            mine.update(**leases.RETURNED)
+            leases.give_back(mine)
             raise
         if found is None:
             return None
@@ -284,7 +284,8 @@ class Lease:
         return bool(kept)
 
     def give_up(self) -> None:
-        Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch).update(**leases.RETURNED)
+        """Return the lease without a result. Raises no error of the database: see `leases.give_back`."""
+        leases.give_back(Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch))
 
 
 # ---------------------------------------------------------------------------------------------------- convergence

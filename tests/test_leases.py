@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
+from django.db.backends.utils import CursorWrapper
 from django.db.models.functions import Now
 
 from deployments import provisioning, sweeps
@@ -321,3 +322,60 @@ def test_a_first_deploy_after_its_holder_was_killed_waits_fifteen_seconds_not_ni
     assert repository.status == RepositoryStatus.IN_SYNC
     assert 5 < time.monotonic() - killed_at < processes.SILENT_SECONDS + 5
     assert calls(sandbox)["SetRepositoryPolicy"] == 1
+
+
+# ------------------------------------------------------------------------------ the database went away meanwhile
+
+
+def test_a_holder_whose_connection_was_cut_returns_its_lease_over_a_new_one(transactional_db: None) -> None:
+    if connection.vendor != "postgresql":
+        return  # SQLite cuts no connection
+    row = rows()[0].get()
+    held = provisioning.Lease.claim(row)
+    assert held is not None
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (backend,) = cursor.fetchone()
+
+    def cut() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", [backend])
+        connections.close_all()
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    thread.join(20)
+
+    held.give_up()
+
+    assert provisioning.Lease.claim(row) is not None
+
+
+def test_a_lease_that_could_not_be_returned_is_returned_with_the_next_heartbeat(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Repository.objects.create(account="1", region="r", name=name, host="h") for name in "ab")
+    held, taken_over = provisioning.Lease.claim(first), provisioning.Lease.claim(second)
+    assert held is not None
+    assert taken_over is not None
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OperationalError("the database system is shutting down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CursorWrapper, "execute", fail)
+        held.give_up()
+        taken_over.give_up()
+        with pytest.raises(OperationalError):
+            lease.give_back_owed()  # a heartbeat while it is still away
+    Repository.objects.filter(pk=second.pk).update(lease_until=Now() - timedelta(seconds=1))
+    assert provisioning.Lease.claim(first) is None
+    later = provisioning.Lease.claim(second)
+    assert later is not None
+
+    for call in processes.after_beat:
+        call()
+
+    assert provisioning.Lease.claim(first) is not None
+    second.refresh_from_db()
+    assert (second.lease_epoch, second.lease_owner != "") == (later.epoch, True), "a later holder's lease was ended"

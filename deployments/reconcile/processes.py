@@ -56,6 +56,10 @@ def clock() -> float:
     return time.clock_gettime(_CLOCK)
 
 
+#: What every process does after each heartbeat, besides its own.
+after_beat: list[Callable[[], object]] = []
+
+
 def start(role: ProcessRole, *, configuration: int | None = None) -> Process:
     """Write this process's row. `configuration` is the key of the ConfigurationGeneration that it was started with; a
     database that was restored from a backup may not have that one, and the row names none then.
@@ -163,8 +167,8 @@ def keep_alive(
                     start(role, configuration=configuration)
                     if _ended:  # meanwhile, so that `end` has seen the old row only
                         end()
-                if each is not None:
-                    each()
+                for call in (*after_beat, *([each] if each is not None else [])):
+                    call()
                 if trouble:
                     log.info("process.beats_again")
                 trouble = ""
