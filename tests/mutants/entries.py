@@ -1187,7 +1187,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "Lease.claim",
-            "mine.update(**leases.RETURNED)",
+            "leases.give_back(mine)",
             "pass",
             "test_provisioning.py::test_a_lease_whose_row_could_not_be_read_is_given_back",
         ),
