@@ -69,7 +69,8 @@ TRACEBACKS = {
     ): "OperationalError: (database is locked|disk I/O error|database or disk is full)|OSError: .*File too large",
 }
 #: fault → seconds until it is right again, where that is less than a lease and two ticks: a process that was killed
-#: holds its leases for 15 seconds, and one whose database was away until its next heartbeat. Twice that, on a busy machine.
+#: holds its leases for 15 seconds, and one whose database was away until its next heartbeat. Twice that, on a busy
+#: machine.
 WITHIN = {fault: 60.0 for fault in ("F1", "F4", "F6")}
 #: The part that runs with `make test`: what guards most in three minutes.
 ALWAYS = {"F1-O1-postgresql", "F2-O1-sqlite", "F4-O1-sqlite", "F6-O8-postgresql", "F7-O10-postgresql"}
