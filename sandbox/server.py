@@ -135,7 +135,7 @@ class Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         sock = self._transport.get_extra_info("socket")
-        if sock is not None:  # linger 0: the client sees a reset, not an orderly end
+        if sock is not None and not self._lost:  # linger 0: the client sees a reset, not an orderly end
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 

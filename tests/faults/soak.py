@@ -69,6 +69,7 @@ class Soak:
         self.projects: list[Project] = []
         self.stop = threading.Event()
         self.counts: Counter[str] = Counter()
+        self.memory: dict[str, float] = {}  # after the first seconds, when every process has done something
         self.problems: list[str] = []
         self._lock = threading.Lock()
 
@@ -222,6 +223,7 @@ class Soak:
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, 10))
             self.installation.collect_journal()
+            self.memory = self.memory or memory(self.installation)
             done = ", ".join(f"{number} {what}" for what, number in sorted(self.counts.items()) if "given" not in what)
             print(f"  {max(0, until - time.monotonic()):4.0f} s left: {done}", flush=True)
         self.stop.set()
@@ -317,7 +319,6 @@ def main() -> int:
         installation.start_events(queue)
         soak = Soak(installation, seconds=arguments.seconds, seed=seed)
         since = time.time()
-        began = memory(installation)
         soak.run()
         print("Faults end; it comes to rest …", flush=True)
         soak.settle()
@@ -328,8 +329,8 @@ def main() -> int:
             problems.append(f"I12: processes ended by themselves; left are {alive}")
         print("\n".join(["", *figures(installation), "", "what happened:"]))
         print("\n".join(f"  {number:>5}  {what}" for what, number in sorted(soak.counts.items())))
-        print("\nMB, all processes of each, at the begin and the end:")
-        print("\n".join(f"  {name:<10}{began.get(name, 0):>7.0f}{ended[name]:>7.0f}" for name in sorted(ended)))
+        print("\nMB, all processes of each, after ten seconds and at the end:")
+        print("\n".join(f"  {name:<10}{soak.memory.get(name, 0):>7.0f}{ended[name]:>7.0f}" for name in sorted(ended)))
         print(f"\nAWS calls: {sum(installation.sandbox.calls().values()):,}")
         if problems:
             print(f"\n{len(problems)} VIOLATIONS (seed {seed}):", *(f"  {each}" for each in problems), sep="\n")
