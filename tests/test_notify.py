@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from cryptography import x509
@@ -1059,8 +1060,9 @@ def test_one_channel_that_fails_does_not_hold_up_the_others(
 
 def many(channel: NotificationChannel, count: int, **values: Any) -> None:
     """Deliveries that are due, in this order."""
+    values = {"next_try_at": timezone.now() - timedelta(seconds=1), **values}  # SQLite's clock counts milliseconds
     NotificationDelivery.objects.bulk_create(
-        NotificationDelivery(channel=channel, event="x", subject=str(n), body={}, key=f"{n}{values}", **values)
+        NotificationDelivery(channel=channel, event="x", subject=str(n), body={}, key=f"{n} {uuid4()}", **values)
         for n in range(count)
     )
 
