@@ -106,9 +106,10 @@ def crash_database(own_server: postgresql.Server) -> Callable[[], None]:
 
 @pytest.fixture(autouse=True)
 def unregistered() -> Iterator[None]:
-    """The row that one test writes for this process is not there in the next one."""
+    """The row that one test writes for this process, and its end, are not there in the next one."""
+    processes._mine, processes._ended = None, False
     yield
-    processes._mine = None
+    processes._mine, processes._ended = None, False
 
 
 @pytest.fixture(scope="session")
