@@ -570,6 +570,7 @@ class _Worker:
             self._save([], release=True)  # the registry was configured away, or the rows were deleted
             return
         self.tries = self._stored_tries()
+        self.refusals = self.tries.total()  # of the workers before: at the lowest rate one alone sees too few of them
         self.progressed = self.chunk.size > len(self.chunk.remaining)
         order = {pk: place for place, pk in enumerate(self.chunk.remaining)}
         self.pending.extend(sorted(rows, key=lambda row: order[row.pk]))

@@ -599,6 +599,37 @@ def test_an_account_that_aws_throttles_altogether_fails_the_sweep_and_no_reposit
     assert CallBudget.objects.get().rate < 100  # that concerns the account
 
 
+@pytest.mark.slow
+def test_refusals_are_counted_over_all_workers_of_a_chunk_because_one_alone_sees_few_at_the_lowest_rate(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "SILENCE", 2 * sweeps.THREADS)
+    fill(sandbox, fast, 60)
+    sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ThrottlingException")
+    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    assert sweep is not None
+    monkeypatch.setattr(sweeps._Worker, "_throttled", _one_round(sweeps._Worker._throttled))
+
+    for _ in range(4):
+        sweeps.work(configuration=fast, seconds=10, sweep_id=sweep.pk)
+        sweep.refresh_from_db()
+
+    assert sweep.status == SweepStatus.FAILED
+    assert not Repository.objects.exclude(status=RepositoryStatus.IN_SYNC).exists()
+
+
+def _one_round(throttled: Any) -> Any:
+    """A worker's time is over when AWS has throttled as many looks as it has threads."""
+
+    def counting(worker: Any, row: Repository, error: Any) -> bool:
+        result: bool = throttled(worker, row, error)
+        if sum(worker.refused_at.get(pk, 0) > 0 for pk in worker.tries) >= sweeps.THREADS:
+            worker.until = 0
+        return result
+
+    return counting
+
+
 def test_an_aws_that_answers_nobody_costs_no_repository_a_try(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
