@@ -15,7 +15,14 @@ import pytest
 from tests import databases
 
 ROOT = Path(__file__).resolve().parent.parent
-HOLDER = "from tests.postgresql import Server; import time; print(Server.start().url, flush=True); time.sleep(60)"
+#: Ctrl-C is ignored by what a shell has put into the background, and so by this process, if the tests were.
+HOLDER = """
+import signal, time
+from tests.postgresql import Server
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print(Server.start().url, flush=True)
+time.sleep(60)
+"""
 
 
 def socket_of(url: str) -> Path:
