@@ -63,7 +63,7 @@ worker: $(VENV)/.sandbox ## The worker
 	$(PY) manage.py worker $(ARGS)
 
 faults: $(VENV)/.dev ## Every fault × every operation, at most half an hour (ARGS='-k F6-O1' runs a part)
-	$(PY) -m pytest tests/faults -m faults -n 2 --dist loadgroup $(ARGS)
+	$(PY) -m pytest tests/faults -m faults -n 4 --dist worksteal -p no:randomly $(ARGS)
 
 soak: $(VENV)/.dev ## All operations at once on PostgreSQL with random faults, then an audit (SECONDS=120 SEED=…)
 	$(PY) -m tests.faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))

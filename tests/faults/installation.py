@@ -33,7 +33,10 @@ from sandbox.images import Image, build, push
 from tests.postgresql import Server
 
 ROOT = Path(__file__).resolve().parents[2]
-HOST = f"{OWNER_ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
+#: Each installation has a registry of its own in the sandbox that they share.
+REGIONS = itertools.cycle(
+    ["us-east-1", "us-east-2", "us-west-1", "us-west-2", "eu-west-1", "eu-west-2", "eu-central-1"]
+)
 OPERATOR = "ada@example.com"
 IDEMPOTENCY = "x-trigger-request-idempotency-key"
 HASH = "4f2b" * 16
@@ -330,7 +333,9 @@ class Installation:
         self._marks: dict[Path, int] = {}
         self._journal: dict[str, dict[str, Any]] = {}
         self._password = ""
-        self.ecr = sandbox.client("ecr")  # another user in the owner's account
+        self.region = next(REGIONS)
+        self.host = f"{OWNER_ACCOUNT}.dkr.ecr.{self.region}.amazonaws.com"
+        self.ecr = sandbox.client("ecr", region=self.region)  # another user in the owner's account
 
     def _make_identity(self) -> tuple[str, str]:
         """The product's own user, so that the sandbox's journal shows which calls are its own."""
@@ -357,14 +362,14 @@ class Installation:
             **CANARIES,
             "APP_ORIGIN": f"http://localhost:{self.port}",
             "API_ORIGIN": f"http://localhost:{self.port}",
-            "DEPLOY_REGISTRY_HOST": HOST,
+            "DEPLOY_REGISTRY_HOST": self.host,
             "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": self.policy,
             "DEPLOY_REGISTRY_ECR_TAGS": TAGS,
             "RECONCILE_CALLS_PER_SECOND": "100",
             "RECONCILE_INTERVAL_MINUTES": "0",
             "RECONCILE_FRESHNESS_SECONDS": "0",
             "CONFIGURATION_GENERATION": str(self.generation),
-            **self.sandbox.environment(self.identity),
+            **self.sandbox.environment(self.identity, self.region),
             **self.settings,
             **more,
         }
@@ -603,7 +608,7 @@ class Installation:
         image = build(f"{deployment['id']}\n")
         tag = str(deployment["imageTag"]).rpartition(":")[2]
         login = (given["proxyEndpoint"], given["username"], given["password"])
-        push(image, *login, project.repository, tag, registry=HOST)
+        push(image, *login, project.repository, tag, registry=self.host)
         return image
 
     def index(self, project: Project, deployment: str) -> Answer:

@@ -248,7 +248,7 @@ class SweepRepairs(Work):
 
     id, name = "O5", "sweep repairs"
     calls = ("ecr:GetRepositoryPolicy", "ecr:SetRepositoryPolicy")
-    tables = ("deployments_sweepchunk", "deployments_repository", "deployments_repositoryevent")
+    tables = ("deployments_repository", "deployments_repositoryevent")
     by = "worker"
     wait_seconds = 40.0
 

@@ -303,7 +303,7 @@ def main() -> int:
     )
     with installations(Path(tempfile.mkdtemp(prefix="ra-faults-"))) as of:
         installation = of("postgresql")
-        queue = installation.sandbox.events_to("soak")
+        queue = installation.sandbox.events_to("soak", region=installation.region)
         installation.settings |= {
             "RECONCILE_EVENTS_QUEUE_URL": queue,
             "RECONCILE_INTERVAL_MINUTES": "1",

@@ -255,7 +255,10 @@ def kill_processes(installation: Installation, kind: Kind) -> list[Work]:
         return _kill_web(installation, kind)
     works = []
     # In a cluster's order: main, sentinel, then workers, monitor and pusher; all of them; and the supervisor as well.
-    for victim in (0, 1, 2, -1, -2, "cluster", "host"):
+    victims: tuple[int | str, ...] = (0, 1, 2, -1, -2, "cluster", "host")
+    if not kind.calls or isinstance(installation.database, Postgresql):
+        victims = (0, 1, "host")  # how a cluster comes back does not depend on what it does, nor on the database
+    for victim in victims:
         work = kind(installation)
         works.append(work)
         service = installation.running("worker")[0]
@@ -533,7 +536,7 @@ def unreliable_queue(installation: Installation, kind: Kind) -> list[Work]:
             work.perform()
         work.finish()
     if kind.id == "O5":
-        queue = installation.sandbox.events_to(f"changes-{installation.port}", copies=2)
+        queue = installation.sandbox.events_to(f"changes-{installation.port}", copies=2, region=installation.region)
         events = installation.start_events(queue)
         work = kind(installation)  # a policy is deleted, and no repair is asked for
         wait_for(work.carries_policy, 60, "the repair because of an event that came twice")

@@ -59,7 +59,7 @@ def stay_wrong(installation: Installation, project: Project, deployment: str) ->
 
 
 def write_elsewhere(installation: Installation, project: Project, deployment: str) -> None:
-    installation.sandbox.client("ecr", installation.identity).put_lifecycle_policy(
+    installation.sandbox.client("ecr", installation.identity, installation.region).put_lifecycle_policy(
         repositoryName="other/private",
         lifecyclePolicyText=json.dumps(
             {
@@ -96,7 +96,7 @@ def leave_sweep(installation: Installation, project: Project, deployment: str) -
 
 
 def write_unknown_policy(installation: Installation, project: Project, deployment: str) -> None:
-    installation.sandbox.client("ecr", installation.identity).set_repository_policy(
+    installation.sandbox.client("ecr", installation.identity, installation.region).set_repository_policy(
         repositoryName=project.repository, policyText=policy("666666666666")
     )
 

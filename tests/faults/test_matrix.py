@@ -161,8 +161,7 @@ def cases(cells: list[Cell]) -> list[Any]:
         pytest.param(
             cell,
             id=str(cell),
-            # Of two test processes each has one of the two installations.
-            marks=[pytest.mark.xdist_group(cell.vendor), *([pytest.mark.slow] if str(cell) in ALWAYS else [])],
+            marks=[pytest.mark.slow] if str(cell) in ALWAYS else [],
         )
         for cell in cells
         if not cell.reason
