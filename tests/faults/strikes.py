@@ -20,6 +20,9 @@ from tests.faults.audit import LEASE_SECONDS, writes
 from tests.faults.installation import Installation, Postgresql, Service, Sqlite, Stuck, children, send, wait_for
 from tests.faults.operations import FINISH_SECONDS, PolicyChange, Work, together
 
+FULL_BYTES = 64 * 1024  # more than a log of these processes has, less than their database
+SLOW_SECONDS = 30.0  # of an answer, in whose middle the call has its effect, also where nobody waits any more
+
 Kind = type[Work]
 Strike = Callable[[Installation, Kind], list[Work]]
 
@@ -317,7 +320,13 @@ def _each(installation: Installation, kind: Kind, faults: list[dict[str, Any]], 
     else:
         for call in calls:
             call()
-    return finish([work for work, _, _ in works])
+    ended = time.monotonic()
+    finish([work for work, _, _ in works])
+    if any(fault["kind"] == "latency" for fault in faults):
+        time.sleep(
+            max(0.0, ended + SLOW_SECONDS / 2 - time.monotonic())
+        )  # a call that was given up still has its effect
+    return [work for work, _, _ in works]
 
 
 def lost_answers(installation: Installation, kind: Kind) -> list[Work]:
@@ -342,7 +351,7 @@ def refused_calls(installation: Installation, kind: Kind) -> list[Work]:
         error("ServerException", 500),
         error("AccessDeniedException", 400),
         error("ExpiredTokenException", 400),
-        {"kind": "latency", "seconds": 30.0, "times": 2},
+        {"kind": "latency", "seconds": SLOW_SECONDS, "times": 2},
     ]
     return _each(installation, kind, faults)
 
@@ -461,7 +470,7 @@ def _full(installation: Installation) -> Iterator[None]:
     pids = [pid for service in installation.services if service.is_running for pid in service.all_members()]
     limits = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in pids}
     for pid in pids:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, limits[pid][1]))
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (FULL_BYTES, limits[pid][1]))
     time.sleep(4)
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
@@ -500,24 +509,19 @@ def wrong_clock(installation: Installation, kind: Kind) -> list[Work]:
 def _queue_trigger(installation: Installation, what: str) -> Iterator[None]:
     """Every message that is put into the queue is there twice, or not at all."""
     database = installation.database
+    body = {
+        "twice": "INSERT INTO django_q_ormq (key, payload, lock) VALUES (NEW.key, NEW.payload, NEW.lock)",
+        "lost": "DELETE FROM django_q_ormq WHERE id = NEW.id",
+    }[what]
     if isinstance(database, Postgresql):
-        body = {
-            "twice": "IF pg_trigger_depth() = 1 THEN INSERT INTO django_q_ormq (key, payload, lock) "
-            "VALUES (NEW.key, NEW.payload, NEW.lock); END IF; RETURN NEW;",
-            "lost": "RETURN NULL;",
-        }[what]
         database.query(
-            f"CREATE OR REPLACE FUNCTION faults_queue() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$"
+            "CREATE OR REPLACE FUNCTION faults_queue() RETURNS trigger LANGUAGE plpgsql AS $$ "
+            f"BEGIN IF pg_trigger_depth() = 1 THEN {body}; END IF; RETURN NULL; END $$"
         )
-        moment = "AFTER" if what == "twice" else "BEFORE"
         database.query(
-            f"CREATE TRIGGER faults_queue {moment} INSERT ON django_q_ormq FOR EACH ROW EXECUTE FUNCTION faults_queue()"
+            "CREATE TRIGGER faults_queue AFTER INSERT ON django_q_ormq FOR EACH ROW EXECUTE FUNCTION faults_queue()"
         )
     else:
-        body = {
-            "twice": "INSERT INTO django_q_ormq (key, payload, lock) VALUES (NEW.key, NEW.payload, NEW.lock)",
-            "lost": "DELETE FROM django_q_ormq WHERE id = NEW.id",
-        }[what]
         database.query(f"CREATE TRIGGER faults_queue AFTER INSERT ON django_q_ormq BEGIN {body}; END")
     try:
         yield
