@@ -56,6 +56,10 @@ class RegistryError(Exception):
     def __str__(self) -> str:
         return self.sentence
 
+    def as_refusal(self) -> Refusal:
+        """The same sentence and code as a “no” of ours, for a caller that knows no AWS."""
+        return Refusal(self.sentence, code=self.code, heals=self.heals)
+
 
 class Refusal(Exception):
     """A “no”, in one sentence for the CLI, the row and the page. `heals`: trying again is enough."""

@@ -94,7 +94,7 @@ def _of_ecr(ecr: Ecr, registry: RegistryConfig, *, name: str, label: str, uri: s
     except RegistryError as error:
         if registry.push_role_arn:
             raise refusal("push_role_refused", reason=error.sentence, heals=error.heals) from error
-        raise catalogue.Refusal(error.sentence, code=error.code, heals=error.heals) from error
+        raise error.as_refusal() from error
     return Credentials(
         username=login.username,
         password=login.password,

@@ -146,7 +146,7 @@ def _in_force(own: Configuration) -> Configuration:
     try:
         return generation.in_force(own)
     except RegistryError as error:
-        raise Refusal(str(error), code=error.code, heals=error.heals) from error
+        raise error.as_refusal() from error
 
 
 def _repeated(environment: Environment, key: str, request_digest: str) -> Deployment | None:
@@ -192,7 +192,7 @@ def _repository(
             activation=configuration.activation,
         )
     except RegistryError as error:
-        raise Refusal(str(error), code=error.code, heals=error.heals) from error
+        raise error.as_refusal() from error
 
 
 def _insert(

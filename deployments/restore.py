@@ -59,7 +59,7 @@ def _put_back(
     try:
         configuration = generation.in_force(configuration)
     except RegistryError as error:
-        raise Refusal(str(error), code=error.code, heals=error.heals) from error
+        raise error.as_refusal() from error
     row = event.repository
     text = event.policy_before
     target = next(
@@ -96,7 +96,7 @@ def _put_back(
         before = _write(ecr, row.name, text, event=event, by=by, attempt=attempt, lease=lease)
     except RegistryError as error:
         lease.give_up()
-        raise Refusal(str(error), code=error.code, heals=error.heals) from error
+        raise error.as_refusal() from error
     except BaseException:
         lease.give_up()
         raise
