@@ -9,6 +9,7 @@ import logging
 from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from deployments.catalogue import Refusal, refusal
+from deployments.outage import is_read_only
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ def outage(error: BaseException) -> Refusal | None:
     A lock that was not free in time (SQLite), a server that is gone or takes no writes (PostgreSQL, while another one
     takes its place), and tables that are not there yet.
     """
-    if type(error.__cause__).__name__ == "ReadOnlySqlTransaction":  # Django's InternalError
+    if is_read_only(error):
         return refusal("database_read_only")
     if not isinstance(error, OperationalError | InterfaceError | ProgrammingError):
         return None

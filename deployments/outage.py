@@ -25,8 +25,8 @@ _READ_ONLY = "25006"  # a standby, or a primary that has become one
 def is_outage(error: BaseException | None) -> bool:
     """Whether this is PostgreSQL being away, or taking no writes. Not: a lock or a statement that took too long, or
     anything of SQLite's."""
-    if isinstance(error, InternalError):
-        return getattr(error.__cause__, "sqlstate", None) == _READ_ONLY
+    if is_read_only(error):
+        return True
     if not isinstance(error, InterfaceError | OperationalError):
         return False
     cause = error.__cause__
@@ -34,6 +34,11 @@ def is_outage(error: BaseException | None) -> bool:
         return False
     state = cause.sqlstate  # none: the connection could not be made, or broke
     return state is None or str(state).startswith(_AWAY)
+
+
+def is_read_only(error: BaseException | None) -> bool:
+    """Whether PostgreSQL takes no writes for now."""
+    return isinstance(error, InternalError) and getattr(error.__cause__, "sqlstate", None) == _READ_ONLY
 
 
 def words(error: Error) -> str:
