@@ -177,7 +177,8 @@ class Policies(ReadOnly):
         """What another default policy would do. A POST, because a policy is too long for an address; writes nothing."""
         if not self.has_view_permission(request):
             return HttpResponseRedirect(reverse("admin:index"))
-        targets = sweeps.targets(shown_configuration())
+        configuration = shown_configuration()
+        targets = sweeps.targets(configuration)
         present = targets[0].config.default_repository_policy if targets else ""
         form = WhatIfForm(request.POST or None, initial={"text": _to_edit(present or ""), "registry": 0})
         form.fields["registry"].choices = [  # type: ignore[attr-defined]
@@ -188,14 +189,14 @@ class Policies(ReadOnly):
             answer = whatif.rehearse(
                 text=form.cleaned_data["text"],
                 target=targets[form.cleaned_data["registry"]],
-                allow_public=shown_configuration().allow_public_policy,
+                allow_public=configuration.allow_public_policy,
             )
         context = {
             "title": "What would another default policy do?",
             "form": form,
             "answer": answer,
             "targets": targets,
-            "enforce": shown_configuration().enforce,
+            "enforce": configuration.enforce,
         }
         return self.render_page(request, "registry_admin/what_if.html", None, context)
 

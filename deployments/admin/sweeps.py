@@ -115,6 +115,7 @@ class SweepAdmin(ReadOnly):
             tasks.ring()
             return HttpResponseRedirect(reverse("admin:deployments_sweep_change", args=[sweep.pk]))
         managed = Repository.objects.exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
+        configuration = shown_configuration()
         return self.render_page(
             request,
             "registry_admin/sweep_start.html",
@@ -123,8 +124,8 @@ class SweepAdmin(ReadOnly):
                 "title": "Start a sweep",
                 "number": managed.count(),
                 "unmanaged": Repository.objects.filter(status=RepositoryStatus.UNMANAGED).count(),
-                "targets": sweeps.targets(shown_configuration()),
-                "enforce": shown_configuration().enforce,
+                "targets": sweeps.targets(configuration),
+                "enforce": configuration.enforce,
                 "rate": settings.CONFIGURATION.calls_per_second,
                 "running": Sweep.objects.filter(status=SweepStatus.RUNNING).first(),
                 "may_adopt": may(request, "adopt_repository"),

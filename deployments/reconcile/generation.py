@@ -350,7 +350,8 @@ def settle() -> bool:
 
 
 def _all_went_back_to(current: ConfigurationActivation) -> ConfigurationGeneration | None:
-    holding = {row.configuration_id for row in running() if row.configuration_id is not None}
+    # At each heartbeat, so keys alone are read: a policy text may have 10,240 characters.
+    holding = set(running().exclude(configuration=None).order_by().values_list("configuration_id", flat=True))
     if len(holding) != 1 or current.configuration_id in holding or _is_starting(current):
         return None
     [wanted] = holding
@@ -442,7 +443,7 @@ def alarms() -> list[Alarm]:
         theirs = rows[0].configuration
         assert theirs is not None  # noqa: S101  (only such rows were collected)
         names = ", ".join(dict.fromkeys(f"{row.get_role_display().lower()} on {row.host}" for row in rows))
-        what = " ".join(differences(counts, theirs))
+        what, key = " ".join(differences(counts, theirs)), f"{current.pk}:{theirs.pk}"
         if theirs.generation is not None and theirs.generation == counts.generation:
             words = f"Generation {counts.generation} has two different sets of settings; {names} has the other. {what}"
             then = "Give the right settings a higher CONFIGURATION_GENERATION."
@@ -450,7 +451,7 @@ def alarms() -> list[Alarm]:
                 Alarm(
                     code="conflict",
                     title="Two configurations with one generation",
-                    key=f"{current.pk}:{theirs.pk}",
+                    key=key,
                     words=words,
                     then=then,
                 )
@@ -460,18 +461,20 @@ def alarms() -> list[Alarm]:
                 Alarm(
                     code="other",
                     title="Processes with other settings",
-                    key=f"{current.pk}:{theirs.pk}",
+                    key=key,
                     words=f"Started with other settings than those that count: {names}. It acts on those that count. "
                     f"{what}",
                     then="Start it again with the settings that count.",
                 )
             )
         else:
-            found.append(_unheld(current, theirs, names, what))
+            found.append(_unheld(current, theirs, key, names, what))
     return found
 
 
-def _unheld(current: ConfigurationActivation, theirs: ConfigurationGeneration, names: str, what: str) -> Alarm:
+def _unheld(
+    current: ConfigurationActivation, theirs: ConfigurationGeneration, key: str, names: str, what: str
+) -> Alarm:
     counts = current.configuration
     losses = taken_away(counts, theirs)
     if current.cause == ActivationCause.ACTIVATED:
@@ -483,7 +486,7 @@ def _unheld(current: ConfigurationActivation, theirs: ConfigurationGeneration, n
     return Alarm(
         code="unheld",
         title="No process holds the configuration that counts",
-        key=f"{current.pk}:{theirs.pk}",
+        key=key,
         words=f"No running process holds the configuration that counts ({counts}); {names} holds {theirs}. {what} "
         f"Nothing changes by itself. {because}",
         then=f"If the settings of these processes are meant: manage.py configuration activate {theirs.digest[:12]}",
