@@ -531,9 +531,9 @@ REPOSITORIES: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("NotVisibleYet",),
-        says="ECR says that {name} exists and that it does not.",
+        says="ECR does not show {name} yet.",
         todo="Try again in a moment.",
-        cause="For some seconds after a repository was made ECR may not find it.",
+        cause="For some seconds after a repository was made ECR may not find it, although it exists.",
         mender=Mender.NOBODY,
         heals=Heals.YES,
     ),

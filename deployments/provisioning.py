@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from django.db import transaction
-from django.db.models import Exists, Subquery
+from django.db.models import Exists, Q, Subquery
 from django.db.models.functions import Now
 
 from deployments import desired
@@ -70,6 +70,7 @@ BOUND = timedelta(minutes=5)  # for errors that heal only for a while
 AGAIN = timedelta(minutes=1)  # an attempt takes less, so an error that is older than this was met a second time
 SKEW = timedelta(seconds=60)  # of our clock against AWS's, where a lost answer is looked for
 NOT_FOUND = "RepositoryNotFoundException"
+NOT_VISIBLE = "NotVisibleYet"
 VISIBLE_SECONDS = 20  # ECR may not find a repository for a while after CreateRepository answered
 
 
@@ -341,7 +342,8 @@ def reconcile(
 
     None while another process holds its lease, and when another configuration than the caller's counts now
     (`activation`). `look` is what the caller saw after it had read `row`; it counts only if nobody has worked on the
-    row since.
+    row since. The error NotVisibleYet is on no row: ECR does not find a repository that is too new to be called
+    missing (`may_be_invisible`), so the caller tries again.
     """
     lease = Lease.claim(row)
     if lease is None:
@@ -419,12 +421,17 @@ def converge(
         try:
             if look is None:
                 look = _look(run, ecr=ecr, registry=registry, digest=digest, now=now, create=create, details=details)
+            elif not look.exists:
+                look = _not_found(run, ecr=ecr, registry=registry, now=now, create=create)
             if look is not None:
                 _mend(run, look, ecr=ecr, registry=registry, now=now)
             if look is not None and any(error.code == NOT_FOUND for error in run.errors):
                 _deleted_meanwhile(run, ecr=ecr, registry=registry, now=now, create=create)
         except RegistryError as refused:
             run.errors.append(refused)
+            if refused.code == NOT_VISIBLE and not create:  # nothing was observed, so nothing is recorded
+                lease.give_up()
+                return Converged(repository=row, error=refused, written=(), before=before)
         # A policy that cannot be applied is what breaks pulls, so it is what the row complains about first.
         run.errors.sort(key=lambda each: (not each.installation, "RepositoryPolicy" not in each.operation))
         error = run.errors[0] if run.errors else None
@@ -477,7 +484,10 @@ def details_due(row: Repository, *, digest: str, now: datetime) -> bool:
 def _look(
     run: _Run, *, ecr: Ecr, registry: RegistryConfig, digest: str, now: datetime, create: bool, details: bool
 ) -> Look | None:
-    """What AWS shows of the repository; None when it was created just now, or is gone and stays so."""
+    """What AWS shows of the repository; None when it was created just now, or is gone and stays so.
+
+    Raises RegistryError, also where ECR may not show it yet.
+    """
     row = run.row
     not_there = not row.origin and (row.last_checked_at is None or row.status == RepositoryStatus.MISSING)
     if not_there and create:
@@ -485,8 +495,27 @@ def _look(
             return None
         return _wait_until_visible(ecr, row.name)
     look = ecr.look(row.name, details=details or details_due(row, digest=digest, now=now))
-    if look.exists:
-        return look
+    return look if look.exists else _not_found(run, ecr=ecr, registry=registry, now=now, create=create)
+
+
+def may_be_invisible(at: Any = None) -> Q:
+    """Rows of repositories of ours that ECR may not find, although they are there, at this time of the database.
+
+    They were made, or written to, at most `VISIBLE_SECONDS` earlier. So nobody knows whether such a one is missing.
+    """
+    return Q(origin="created", written_at__gt=(at or Now()) - timedelta(seconds=VISIBLE_SECONDS))
+
+
+def _not_found(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime, create: bool) -> Look | None:
+    """What follows when ECR does not find the repository: as for `_look`."""
+    if Repository.objects.filter(may_be_invisible(), pk=run.row.pk).exists():
+        if not create:
+            raise registry_error(NOT_VISIBLE, operation="DescribeRepositories", name=run.row.name)
+        found = _retry_while_not_found(lambda: _existing(ecr, run.row.name))
+        if isinstance(found, Look):
+            return found
+        if found.code != NOT_VISIBLE:
+            raise found
     if create:
         return _make_again(run, ecr=ecr, registry=registry, now=now)
     run.missing = True
@@ -504,14 +533,11 @@ def _make_again(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime)
 
 
 def _deleted_meanwhile(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime, create: bool) -> None:
-    """A read found the repository and a write did not: nothing that was read is true any more."""
+    """A read found the repository and a write did not: nothing that was read is known to be true any more."""
     run.row.policy_text = run.values.get("policy_text", run.row.policy_text)  # newer; the event keeps it
     run.values = {name: run.values[name] for name in ("host", "attempted_at")}
     run.differences, run.errors, run.written = [], [], []
-    if not create:
-        run.missing = True
-        return
-    look = _make_again(run, ecr=ecr, registry=registry, now=now)
+    look = _not_found(run, ecr=ecr, registry=registry, now=now, create=create)
     if look is not None:
         _mend(run, look, ecr=ecr, registry=registry, now=now)
 
@@ -589,7 +615,7 @@ def _existing(ecr: Ecr, name: str) -> Look | RegistryError:
     look = ecr.look(name, details=True)
     if look.exists:
         return look
-    return registry_error("NotVisibleYet", operation="DescribeRepositories", name=name)
+    return registry_error(NOT_VISIBLE, operation="DescribeRepositories", name=name)
 
 
 def _retry_while_not_found(call: Callable[[], T | RegistryError]) -> T | RegistryError:
@@ -597,7 +623,7 @@ def _retry_while_not_found(call: Callable[[], T | RegistryError]) -> T | Registr
     pause, until = 0.1, processes.clock() + VISIBLE_SECONDS
     while True:
         result = call()
-        gone = isinstance(result, RegistryError) and result.code in (NOT_FOUND, "NotVisibleYet")
+        gone = isinstance(result, RegistryError) and result.code in (NOT_FOUND, NOT_VISIBLE)
         if not gone or processes.clock() + pause > until:
             return result
         time.sleep(pause)

@@ -58,6 +58,7 @@ THREADS = 16
 LEASE = timedelta(seconds=45)  # of a chunk or a listing: how long a dead worker's work waits
 RENEW_SECONDS = 10
 HELD_PAUSE = timedelta(seconds=5)
+VISIBLE_PAUSE_SECONDS = 2.0  # before ECR is asked again for a repository that it may not show yet
 UNANSWERED = ("Unreachable", "Timeout")
 SILENCE = 3 * THREADS  # looks in a row without an answer after which AWS counts as away
 TRIES = 8  # looks at one repository in one sweep, over all workers, that AWS throttles; then it has failed
@@ -407,6 +408,7 @@ def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ou
         rows.filter(name__startswith=f"{target.config.namespace}/")
         .filter(Q(last_checked_at__lt=sweep.started_at) | Q(status=RepositoryStatus.UNMANAGED))
         .exclude(status=RepositoryStatus.MISSING)
+        .exclude(provisioning.may_be_invisible(sweep.started_at))
         .filter(lease.free())
     )
     gone = [pk for pk in expected.values_list("pk", flat=True).iterator(chunk_size=5000) if pk not in seen]
@@ -730,7 +732,7 @@ class _Worker:
             return others and not self.tries[pk]
 
     def _one(self, ecr: Ecr, writing: Ecr, target: Target, row: Repository, digest: str) -> bool:
-        """Look at one repository and mend it. False when it goes back in line: throttled, or the time is over."""
+        """Look at one repository and mend it. False when it goes back in line: throttled, not visible yet, no time."""
         try:
             return self._look_at(ecr, writing, target, row, digest)
         except _OutOfTime:
@@ -761,10 +763,18 @@ class _Worker:
                 self.quiet.append(row.pk)
                 self.counts["in_sync"] += 1
             return True
+        if not look.exists and Repository.objects.filter(provisioning.may_be_invisible(), pk=row.pk).exists():
+            return self._wait_until_visible(row)
         if self.chunk.sweep.dry_run:
             self._report(target, row, look)
             return True
         return self._settle(writing, target, row, look, digest)
+
+    def _wait_until_visible(self, row: Repository) -> bool:
+        """Put a repository that ECR may not show yet back in line. It counts as no try: this ends with its newness."""
+        with self._lock:
+            self.resting[row.pk] = time.monotonic() + VISIBLE_PAUSE_SECONDS
+        return False
 
     def _throttled(self, row: Repository, error: RegistryError) -> bool:
         """Put a throttled repository back in line (False), or after its last try record that it failed (True).
@@ -851,7 +861,7 @@ class _Worker:
         self._tell(row, kind, " ".join(words))
 
     def _settle(self, ecr: Ecr, target: Target, row: Repository, look: Look, digest: str) -> bool:
-        """Converge one repository under its own lease; False when AWS throttled that.
+        """Converge one repository under its own lease; False when AWS throttled that, or does not show it yet.
 
         One that somebody else holds is looked at again later.
         """
@@ -873,6 +883,8 @@ class _Worker:
         if result.error is not None:
             if result.error.throttled:
                 return self._throttled(row, result.error)
+            if result.error.code == provisioning.NOT_VISIBLE:
+                return self._wait_until_visible(row)
             if result.error.installation:
                 self.fatal = result.error
             self._tell(row, "failed", str(result.error))

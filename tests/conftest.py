@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import environ
@@ -11,12 +12,13 @@ import pytest
 from django.conf import settings as django_settings
 from django.core.management import call_command
 from django.db import connection, connections, transaction
+from django.db.models.functions import Now
 from django.test import TransactionTestCase
 from django.test.utils import override_settings
 
 from deployments import config, ecr
 from deployments.audit import Actor, Trail
-from deployments.models import Environment, EnvironmentType, Project
+from deployments.models import Environment, EnvironmentType, Project, Repository
 from deployments.reconcile import processes
 from sandbox.control import Sandbox
 from tests import databases, postgresql
@@ -157,3 +159,9 @@ def project(transactional_db: None) -> Project:
 @pytest.fixture
 def environment(project: Project) -> Environment:
     return Environment.objects.select_related("project").get(project=project, slug="prod")
+
+
+def delete_repository(sandbox: Sandbox, name: str) -> None:
+    """Somebody deletes a repository of ours, so long after our last write to it that ECR would show it by now."""
+    sandbox.client("ecr").delete_repository(repositoryName=name, force=True)
+    Repository.objects.filter(name=name).update(written_at=Now() - timedelta(minutes=1))

@@ -32,7 +32,7 @@ from deployments.models import Process, ProcessRole, Project, Repository, Reposi
 from deployments.reconcile import generation, processes
 from sandbox.control import Sandbox
 from tests import databases, postgresql
-from tests.conftest import CLUSTER, HOST, OWNER, POLICY
+from tests.conftest import CLUSTER, HOST, OWNER, POLICY, delete_repository
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -166,11 +166,26 @@ def test_the_same_repository_named_ten_times_is_looked_at_once(
 def test_a_deleted_repository_is_missing(
     repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
-    sandbox.client("ecr").delete_repository(repositoryName=repository.name, force=True)
+    delete_repository(sandbox, repository.name)
 
     events.handle(configuration=ecr_configuration, messages=[message(event("DeleteRepository", repository.name))])
 
     assert Repository.objects.get(pk=repository.pk).status == RepositoryStatus.MISSING
+
+
+def test_a_change_of_a_new_repository_that_ecr_does_not_show_yet_stays_on_the_queue_until_it_is_seen(
+    repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
+    changed = message(event("DeleteRepositoryPolicy", repository.name))
+    sandbox.fault("not_found_after_create", seconds=60)
+
+    assert events.handle(configuration=ecr_configuration, messages=[changed]) == []
+    sandbox.clear_faults()
+    assert events.handle(configuration=ecr_configuration, messages=[changed]) == [changed]
+
+    row = Repository.objects.get(pk=repository.pk)
+    assert (row.status, row.origin, row.policy_text) == (RepositoryStatus.IN_SYNC, "created", POLICY)
 
 
 @pytest.mark.parametrize(

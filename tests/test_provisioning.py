@@ -20,7 +20,7 @@ from deployments.ecr import RegistryError
 from deployments.models import EventKind, Project, Repository, RepositoryEvent, RepositoryStatus, SweepTrigger
 from deployments.reconcile import processes
 from sandbox.control import Sandbox
-from tests.conftest import CLUSTER, HOST, OWNER, POLICY
+from tests.conftest import CLUSTER, HOST, OWNER, POLICY, delete_repository
 
 Configure = Callable[..., Configuration]
 
@@ -277,7 +277,7 @@ def test_a_repository_that_was_deleted_is_made_again_by_the_next_deploy(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     repository = ensure(project, ecr_configuration)
-    sandbox.client("ecr").delete_repository(repositoryName=repository.name, force=True)
+    delete_repository(sandbox, repository.name)
 
     repository = ensure(project, ecr_configuration, freshness=timedelta(0))
 
@@ -662,17 +662,13 @@ def test_a_principal_that_is_not_found_heals_by_itself_for_some_minutes_and_then
 # -------------------------------------------------------------------------------------------- repositories that vanish
 
 
-def delete(sandbox: Sandbox, name: str) -> None:
-    sandbox.client("ecr").delete_repository(repositoryName=name, force=True)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("code", ["LimitExceededException", "ThrottlingException"])
 def test_a_repository_that_vanished_and_cannot_be_made_again_fails_the_deploy(
     code: str, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     repository = ensure(project, ecr_configuration)
-    delete(sandbox, repository.name)
+    delete_repository(sandbox, repository.name)
     sandbox.fault("error", "ecr:CreateRepository", code=code)
 
     with pytest.raises(RegistryError, match=code):
@@ -691,7 +687,7 @@ def test_the_policy_of_a_repository_that_vanished_is_kept_in_its_history(
     theirs = POLICY.replace(CLUSTER, "999999999999")
     sandbox.client("ecr").set_repository_policy(repositoryName=repository.name, policyText=theirs)
     Repository.objects.update(policy_text=theirs)
-    delete(sandbox, repository.name)
+    delete_repository(sandbox, repository.name)
 
     ensure(project, ecr_configuration, freshness=timedelta(0))
 
@@ -709,7 +705,7 @@ def test_a_making_again_that_was_killed_in_the_middle_is_finished_by_the_next_de
         DEPLOY_REGISTRY_ECR_POLICY_MODE=mode,
     )
     repository = ensure(project, configuration)
-    delete(sandbox, repository.name)
+    delete_repository(sandbox, repository.name)
 
     def die(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
@@ -1023,7 +1019,7 @@ def test_nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row(
     )
     row = ensure(project, configuration)
     Repository.objects.update(origin="adopted", taken_over_at=Now(), differences=[{"what": "tags", "words": "x"}])
-    sandbox.client("ecr").delete_repository(repositoryName=row.name, force=True)
+    delete_repository(sandbox, row.name)
     row.refresh_from_db()
     assert all(getattr(row, name) for name in OF_THE_OLD_ONE)
 
@@ -1164,7 +1160,7 @@ def test_that_a_repository_is_gone_is_one_line_however_often_it_is_looked_for(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     row = ensure(project, ecr_configuration)
-    delete(sandbox, row.name)
+    delete_repository(sandbox, row.name)
     RepositoryEvent.objects.all().delete()
 
     for _ in range(3):
@@ -1203,6 +1199,95 @@ def test_a_create_whose_error_may_have_hidden_a_success_is_remembered(
     assert (Repository.objects.get().creating_since is not None) is remembered
 
 
+# --------------------------------------------------------------------------------- not visible yet, so not missing
+
+
+def stored(row: Repository) -> dict[str, Any]:
+    """The row without its lease, which every look takes and returns."""
+    found = Repository.objects.get(pk=row.pk)
+    return {each.attname: getattr(found, each.attname) for each in found._meta.fields if "lease_" not in each.attname}
+
+
+def test_a_look_at_a_new_repository_that_ecr_does_not_show_yet_observes_nothing_and_records_nothing(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    row = ensure(project, ecr_configuration)
+    before, history = stored(row), kinds(row)
+    sandbox.fault("not_found_after_create", seconds=60)
+
+    result = provisioning.reconcile(row=row, **looking(ecr_configuration))
+
+    assert result is not None
+    assert result.error is not None
+    assert (result.error.code, result.error.heals) == ("NotVisibleYet", True)
+    assert (stored(row), kinds(row)) == (before, history)
+    assert Repository.objects.get().lease_until is None
+
+
+@pytest.mark.parametrize(("age", "status"), [(15, RepositoryStatus.IN_SYNC), (25, RepositoryStatus.MISSING)])
+def test_a_repository_that_ecr_does_not_find_counts_as_missing_when_our_last_write_is_twenty_seconds_old(
+    age: int, status: RepositoryStatus, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    row = ensure(project, ecr_configuration)
+    delete_repository(sandbox, row.name)
+    Repository.objects.update(written_at=Now() - timedelta(seconds=age))
+    row.refresh_from_db()
+
+    provisioning.reconcile(row=row, **looking(ecr_configuration))
+
+    assert Repository.objects.get().status == status
+
+
+def test_a_repository_of_somebody_else_that_is_deleted_right_after_our_write_is_missing_at_once(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    client = made_by_hand(sandbox, f"trigger/{project.ref}")
+    row = ensure(project, ecr_configuration)
+    row.refresh_from_db()
+    assert (row.origin, row.written_at is not None) == ("adopted", True)
+    client.delete_repository(repositoryName=row.name, force=True)
+    row.refresh_from_db()
+
+    provisioning.reconcile(row=row, **looking(ecr_configuration))
+
+    assert Repository.objects.get().status == RepositoryStatus.MISSING
+
+
+def test_a_second_deploy_waits_until_ecr_shows_the_new_repository_and_does_not_adopt_it_as_somebody_elses(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    row = ensure(project, ecr_configuration)
+    history = kinds(row)
+    sandbox.fault("not_found_after_create", seconds=3600, times=3)
+    sandbox.reset_calls()
+
+    again = ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert (again.status, again.origin, kinds(again)) == (RepositoryStatus.IN_SYNC, "created", history)
+    assert not {"CreateRepository", "SetRepositoryPolicy"} & calls(sandbox).keys()
+
+
+def test_a_deploy_that_reads_a_new_repository_and_cannot_write_to_it_yet_writes_when_it_can(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ensure(project, ecr_configuration)
+    sandbox.client("ecr").delete_repository_policy(repositoryName=row.name)
+    set_policy, hidden = ecr.Ecr.set_policy, iter([True])
+
+    def write(door: ecr.Ecr, name: str, text: str) -> None:
+        if next(hidden, False):
+            sandbox.fault("not_found_after_create", seconds=3600, times=1)
+        set_policy(door, name, text)
+
+    monkeypatch.setattr(ecr.Ecr, "set_policy", write)
+
+    again = ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert (again.status, again.origin) == (RepositoryStatus.IN_SYNC, "created")
+    assert CLUSTER in sandbox.client("ecr").get_repository_policy(repositoryName=row.name)["policyText"]
+    assert EventKind.MISSING not in kinds(row)
+
+
 # ------------------------------------------------------------------------------------- deleted between look and write
 
 
@@ -1222,7 +1307,7 @@ def deleted_before_the_write(
 
     def write(door: ecr.Ecr, name: str, text: str) -> None:
         if not deleted:
-            client.delete_repository(repositoryName=name, force=True)
+            delete_repository(sandbox, name)
             deleted.append(name)
         set_policy(door, name, text)
 
@@ -1277,7 +1362,7 @@ def test_a_repository_that_is_gone_keeps_the_history_that_the_next_one_does_not_
 ) -> None:
     before = ensure(project, ecr_configuration)
     Repository.objects.update(last_checked_at=Now() - timedelta(hours=1))
-    sandbox.client("ecr").delete_repository(repositoryName=before.name)
+    delete_repository(sandbox, before.name)
     sweep = sweeps.start(trigger=SweepTrigger.PERSON, names=[before.name] if by_name else [])
     assert sweep is not None
 

@@ -793,6 +793,40 @@ def test_a_repository_that_vanished_is_missing_and_a_sweep_does_not_make_it_agai
     assert sweep_all(fast).missing == 0
 
 
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_new_repository_that_ecr_does_not_show_yet_waits_in_line_and_is_healed_when_it_is_seen(
+    by_name: bool, fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "VISIBLE_PAUSE_SECONDS", 0.1)
+    names = fill(sandbox, fast, 3)
+    Repository.objects.filter(name=names[1]).update(written_at=Now())
+    drift(sandbox, [names[1]])
+    # Neither the list shows it nor the first looks do.
+    sandbox.fault("not_found_after_create", repository=names[1], seconds=3600, times=2 if by_name else 3)
+
+    sweep = sweep_all(fast, names=[names[1]] if by_name else [])
+
+    row = Repository.objects.get(name=names[1])
+    assert (row.status, row.origin, sweep.missing) == (RepositoryStatus.IN_SYNC, "created", 0)
+    assert (sweeps.progress(sweep).healed, sweeps.progress(sweep).failed) == (1, 0)
+    assert policies(sandbox, [row.name]) == 1
+    assert EventKind.MISSING not in row.events.values_list("kind", flat=True)
+
+
+def test_a_dry_run_does_not_say_of_a_new_repository_that_ecr_does_not_show_yet_that_it_is_gone(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "VISIBLE_PAUSE_SECONDS", 0.1)
+    [name] = fill(sandbox, fast, 1)
+    Repository.objects.update(written_at=Now())
+    sandbox.fault("not_found_after_create", seconds=3600, times=3)
+
+    sweep = sweep_all(fast, dry_run=True)
+
+    assert (sweep.missing, sweeps.progress(sweep).drifted, sweeps.progress(sweep).in_sync) == (0, 0, 1)
+    assert not sweep.findings.filter(repository__name=name).exists()
+
+
 def test_a_dry_run_says_what_would_change_and_changes_nothing(fast: Configuration, sandbox: Sandbox) -> None:
     names = fill(sandbox, fast, 10)
     drift(sandbox, names[:2])

@@ -320,6 +320,7 @@ def test_a_login_ends_after_ten_minutes(anyone: Cli, browser: Client) -> None:
 
     assert ask(anyone, begun).status == 404
     assert ask(anyone, approved).status == 404
+    assert browser.get(path_of(begun)).status_code == 404  # nobody is asked for what cannot be approved
     assert browser.post(path_of(begun), {"approve": "1"}).status_code == 404
     assert not AccessKey.objects.exists()
 

@@ -1035,6 +1035,36 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_provisioning.py::test_a_new_repository_has_twenty_seconds_to_be_seen",
         ),
         (
+            "may_be_invisible",
+            'origin="created", ',
+            "",
+            "test_provisioning.py::test_a_repository_of_somebody_else_that_is_deleted_right_after_our_write_is_missing_at_once",
+        ),
+        (
+            "may_be_invisible",
+            "(at or Now()) - timedelta(seconds=VISIBLE_SECONDS)",
+            "(at or Now()) - timedelta(seconds=3 * VISIBLE_SECONDS)",
+            "test_provisioning.py::test_a_repository_that_ecr_does_not_find_counts_as_missing_when_our_last_write_is_twenty_seconds_old",
+        ),
+        (
+            "_not_found",
+            "if Repository.objects.filter(may_be_invisible(), pk=run.row.pk).exists():",
+            "if False:",
+            "test_provisioning.py::test_a_second_deploy_waits_until_ecr_shows_the_new_repository_and_does_not_adopt_it_as_somebody_elses",
+        ),
+        (
+            "_deleted_meanwhile",
+            "look = _not_found(run,",
+            "look = _make_again(run,",
+            "test_provisioning.py::test_a_deploy_that_reads_a_new_repository_and_cannot_write_to_it_yet_writes_when_it_can",
+        ),
+        (
+            "converge",
+            "if refused.code == NOT_VISIBLE and not create:",
+            "if False:",
+            "test_provisioning.py::test_a_look_at_a_new_repository_that_ecr_does_not_show_yet_observes_nothing_and_records_nothing",
+        ),
+        (
             "_adopt",
             "and details.created_at >= since - SKEW",
             "",
@@ -1459,6 +1489,18 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/sweeps.py",
+        (
+            "_compare_list",
+            ".exclude(provisioning.may_be_invisible(sweep.started_at))",
+            "",
+            "test_sweeps.py::test_a_new_repository_that_ecr_does_not_show_yet_waits_in_line_and_is_healed_when_it_is_seen",
+        ),
+        (
+            "_look_at",
+            "if not look.exists and Repository.objects.filter(provisioning.may_be_invisible(), pk=row.pk).exists():",
+            "if False:",
+            "test_sweeps.py::test_a_dry_run_does_not_say_of_a_new_repository_that_ecr_does_not_show_yet_that_it_is_gone",
+        ),
         (
             "",
             "LEASE = timedelta(seconds=45)",
