@@ -44,7 +44,7 @@ test: $(VENV)/.dev ## Every test: on SQLite, on a real PostgreSQL, and with the 
 fast: $(VENV)/.dev ## The fast tests on SQLite only
 	$(PY) -m pytest -m "not slow" $(ABREAST) $(ARGS)
 
-mutants: $(VENV)/.dev ## Do the tests notice broken guards? Each listed change to a copy of the code must fail one (ARGS=deployments/keys.py)
+mutants: $(VENV)/.dev ## Do the tests notice broken guards? Each listed change to a copy of the code must fail one (ARGS=deployments/access/keys.py)
 	@$(PY) -m tests.mutants $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, Django's own checks, missing migrations

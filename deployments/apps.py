@@ -9,7 +9,7 @@ class DeploymentsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from deployments import checks, people  # noqa: F401  (the checks register themselves)
+        from deployments.access import groups
 
         # Of the one sender, so that it runs once for each migrate.
-        post_migrate.connect(people.ensure_groups, sender=self, dispatch_uid="registry-admin-people")
+        post_migrate.connect(groups.ensure_groups, sender=self, dispatch_uid="registry-admin-people")

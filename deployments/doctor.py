@@ -28,12 +28,12 @@ from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
-from deployments import desired, schema, sweeps, tasks, worker
+from deployments import schema, tasks, worker
+from deployments.aws.ecr import Identity, Probes, RegistryError
 from deployments.config import Configuration
-from deployments.ecr import Identity, Probes, RegistryError
 from deployments.models import NotificationChannel, ProcessRole
-from deployments.reconcile import generation, processes, writes_pause
-from deployments.sweeps import Target
+from deployments.reconcile import desired, generation, processes, sweeps, writes_pause
+from deployments.reconcile.sweeps import Target
 
 log = logging.getLogger(__name__)
 

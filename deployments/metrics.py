@@ -18,7 +18,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from deployments import sweeps, tasks, worker
+from deployments import tasks, worker
 from deployments.models import (
     FINAL_STATUSES,
     DeliveryStatus,
@@ -31,7 +31,7 @@ from deployments.models import (
     Sweep,
     SweepStatus,
 )
-from deployments.reconcile import generation, processes, writes_pause
+from deployments.reconcile import generation, processes, sweeps, writes_pause
 
 PREFIX = "registry_admin_"
 

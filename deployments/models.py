@@ -591,7 +591,7 @@ class EnvironmentVariable(models.Model):
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="variables")
     name = models.CharField(max_length=255)
-    value = models.TextField()  # encrypted (deployments.vault)
+    value = models.TextField()  # encrypted (deployments.access.vault)
     is_secret = models.BooleanField(default=False)  # never shown again
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(default=timezone.now)
@@ -667,7 +667,7 @@ class NotificationChannel(models.Model):
     name = models.CharField(max_length=100, unique=True)
     kind = models.CharField(max_length=8, choices=ChannelKind.choices)
     address = models.CharField(max_length=500)  # URL, or mail addresses; a Slack URL is a secret and shown shortened
-    secret = models.TextField(blank=True)  # of the signature; encrypted (deployments.vault)
+    secret = models.TextField(blank=True)  # of the signature; encrypted (deployments.access.vault)
     events = models.JSONField(default=list, blank=True)  # empty: all
     projects = models.ManyToManyField(Project, blank=True)  # none: all
     enabled = models.BooleanField(default=True)

@@ -35,9 +35,11 @@ from django_q.models import Failure, OrmQ, Schedule
 from django_q.signals import post_execute_in_worker, pre_execute
 from django_q.tasks import async_task
 
-from deployments import lifecycle, notify, outage, sweeps
+from deployments import outage
+from deployments.deploys import lifecycle
 from deployments.models import ProcessRole, SweepTrigger
-from deployments.reconcile import generation, processes
+from deployments.notify import deliveries
+from deployments.reconcile import generation, processes, sweeps
 
 log = logging.getLogger(__name__)
 
@@ -114,14 +116,14 @@ def _forget_sessions() -> None:
 
 def _collect() -> None:
     """The sending is a task of its own, because it waits for mail servers and webhooks."""
-    if notify.collect(configuration=settings.CONFIGURATION) and not waiting_tasks("tell"):
+    if deliveries.collect(configuration=settings.CONFIGURATION) and not waiting_tasks("tell"):
         async_task("deployments.tasks.tell")
 
 
 @_task
 def tell() -> None:
     """Send the notifications that are due."""
-    notify.deliver(means=notify.Means.of(settings), seconds=TELL_SECONDS, stopping=stopping)
+    deliveries.deliver(means=deliveries.Means.of(settings), seconds=TELL_SECONDS, stopping=stopping)
 
 
 @_task

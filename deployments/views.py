@@ -23,8 +23,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_safe
 
-from deployments import database, login, schema
-from deployments.audit import Trail
+from deployments import database, schema
+from deployments.access import cli_login
+from deployments.access.audit import Trail
 from deployments.catalogue import NotFound, Refusal, RegistryError
 from deployments.models import SLUG_ALIASES, Deployment, Environment, Project
 from deployments.reconcile import generation
@@ -148,7 +149,7 @@ def login_approve(request: HttpRequest, handle: str) -> HttpResponse:
     """
     if answer := _sign_in(request):
         return answer
-    found = login.find(handle=handle)
+    found = cli_login.find(handle=handle)
     context: dict[str, Any] = {"title": "Log a CLI in", "asking": found}
     if found is None or not found.is_waiting:
         context["gone"] = True
@@ -162,18 +163,18 @@ def login_approve(request: HttpRequest, handle: str) -> HttpResponse:
     return _login_page(request, context, status=status)
 
 
-def _decide(request: HttpRequest, asking: login.Asking, context: dict[str, Any]) -> HttpResponse:
+def _decide(request: HttpRequest, asking: cli_login.Asking, context: dict[str, Any]) -> HttpResponse:
     user = request.user
     assert isinstance(user, AbstractBaseUser)  # who is not signed in does not come here  # noqa: S101
     trail, seen = Trail.of(request), {"client": asking.client, "from": asking.address}
     if "approve" not in request.POST:
         with trail.change("decline.login", asking.login, after=seen) as line:
-            if not login.decline(login=asking.login):
+            if not cli_login.decline(login=asking.login):
                 line.nothing_changed()
         return _login_page(request, context | {"declined": True})
     try:
         with trail.change("approve.login", asking.login, after=seen):
-            code = login.approve(login=asking.login, user=user)
+            code = cli_login.approve(login=asking.login, user=user)
     except NotFound:
         return _login_page(request, context | {"gone": True}, status=404)
     port = asking.login.callback_port

@@ -189,7 +189,7 @@ EMAIL_HOST_USER = _MAIL.get("EMAIL_HOST_USER") or ""
 EMAIL_HOST_PASSWORD = _MAIL.get("EMAIL_HOST_PASSWORD") or ""
 EMAIL_TIMEOUT = 5
 DEFAULT_FROM_EMAIL = _text("EMAIL_FROM") or "registry-admin@localhost"
-# Webhooks and Slack: see deployments.outbound.
+# Webhooks and Slack: see deployments.notify.outbound_http.
 NOTIFY_ALLOW_PRIVATE = CONFIGURATION.notify_allow_private
 METRICS_KEY = _text("METRICS_KEY")
 

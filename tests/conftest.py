@@ -16,8 +16,9 @@ from django.db.models.functions import Now
 from django.test import TransactionTestCase
 from django.test.utils import override_settings
 
-from deployments import config, ecr
-from deployments.audit import Actor, Trail
+from deployments import config
+from deployments.access.audit import Actor, Trail
+from deployments.aws import ecr
 from deployments.models import Environment, EnvironmentType, Project, Repository
 from deployments.reconcile import processes
 from sandbox.control import Sandbox

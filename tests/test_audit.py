@@ -16,8 +16,8 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 
-from deployments import audit, keys
-from deployments.audit import Actor, Trail
+from deployments.access import audit, keys
+from deployments.access.audit import Actor, Trail
 from deployments.catalogue import NotFound, Refusal
 from deployments.config import Configuration
 from deployments.models import ActorKind, AuditEntry, Project, Sweep

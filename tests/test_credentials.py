@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from deployments import credentials, ecr, lifecycle, projects
+from deployments.aws import ecr
 from deployments.catalogue import Refusal
 from deployments.config import Configuration
+from deployments.deploys import lifecycle, projects, push_credentials
 from deployments.images import EcrRegistry
 from deployments.models import Deployment, Environment
 from sandbox import images
@@ -53,7 +54,7 @@ def role(sandbox: Sandbox, arn: str, **condition: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered_of_another_test() -> None:
-    credentials._not_allowed.clear()
+    push_credentials._not_allowed.clear()
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def deployed(environment: Environment, configuration: Configuration) -> Deployme
     ).deployment
 
 
-def issue(deployment: Deployment, configuration: Configuration) -> credentials.Credentials:
+def issue(deployment: Deployment, configuration: Configuration) -> push_credentials.Credentials:
     issued = lifecycle.registry_credentials(deployment=deployment, configuration=configuration)
     deployment.refresh_from_db()
     return issued
@@ -105,7 +106,7 @@ def repository(deployment: Deployment) -> str:
     return deployment.image_ref.rpartition(":")[0].partition("/")[2]
 
 
-def push(sandbox: Sandbox, issued: credentials.Credentials, name: str, host: str = HOST) -> str:
+def push(sandbox: Sandbox, issued: push_credentials.Credentials, name: str, host: str = HOST) -> str:
     assert issued.endpoint == sandbox.url
     return images.push(images.build(), sandbox.url, issued.username, issued.password, name, "v1", registry=host)
 
@@ -147,7 +148,7 @@ def test_the_session_behind_the_credentials_deletes_nothing_and_changes_nothing(
     name = repository(deployed(environment, ecr_configuration))
     door = ecr.ecr_of(ecr_configuration.registry("MANAGED"), HOST)
     assert door is not None
-    limits: Any = {"label": "deploy", "policy": credentials.session_policy(door.registry, name), "seconds": 900}
+    limits: Any = {"label": "deploy", "policy": push_credentials.session_policy(door.registry, name), "seconds": 900}
     session = door.federate(**limits) if federated else door.assume(ecr.Access(role_arn=PUSH_ROLE), **limits)
     client = sandbox.client("ecr", (session.access_key, session.secret, session.token))
 
@@ -184,7 +185,7 @@ def test_any_region_and_any_partition_will_do(
 def test_the_session_policy_fits_into_what_sts_takes_whatever_the_name() -> None:
     registry = EcrRegistry(account=OWNER, region="ap-southeast-5", partition="aws-iso-b")
 
-    text = credentials.session_policy(registry, "a" * 256)
+    text = push_credentials.session_policy(registry, "a" * 256)
 
     assert len(text) <= 2048
     assert [statement["Resource"] for statement in json.loads(text)["Statement"]] == [
@@ -268,7 +269,7 @@ def test_where_aws_does_not_allow_a_session_the_log_in_is_wider_and_aws_is_not_a
     started = time.monotonic()
     for minutes, asked in ((9, 1), (11, 2)):
         later = started + minutes * 60
-        monkeypatch.setattr("deployments.credentials.time.monotonic", lambda later=later: later)
+        monkeypatch.setattr("deployments.deploys.push_credentials.time.monotonic", lambda later=later: later)
         issue(second, ecr_configuration)
         assert of_sts(sandbox) == {"sts:GetFederationToken": asked}
 

@@ -15,7 +15,9 @@ from django.db import DatabaseError, IntegrityError, InterfaceError, Operational
 from django.db.backends.utils import CursorWrapper
 from django.test import Client
 
-from deployments import database, keys, lifecycle, outage
+from deployments import database, outage
+from deployments.access import keys
+from deployments.deploys import lifecycle
 from deployments.models import Environment
 from tests.api.conftest import Cli, events
 

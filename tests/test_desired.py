@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from deployments import config, desired
-from deployments.desired import Details, Part
+from deployments import config
+from deployments.reconcile import desired
+from deployments.reconcile.desired import Details, Part
 
 REGISTRY = config.load({"DEPLOY_REGISTRY_ECR_TAGS": "team=platform"}).v4
 RIGHT = Details(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from django.core.management import call_command, get_commands
 
-from deployments import ecr
+from deployments.aws import ecr
 from deployments.config import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,11 +17,12 @@ from django.db import DatabaseError, connection
 from django.test import Client
 from django.utils import timezone
 
-from deployments import config, doctor, sweeps
+from deployments import config, doctor
+from deployments.aws.ecr import Identity
 from deployments.config import Configuration
 from deployments.doctor import Level, Line, Report
-from deployments.ecr import Identity
 from deployments.models import AuditEntry, NotificationChannel, Process, ProcessRole
+from deployments.reconcile import sweeps
 from sandbox.control import Sandbox
 from tests.admin.markup import read
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY

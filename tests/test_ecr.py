@@ -23,9 +23,11 @@ from botocore.exceptions import (
 from django.core.management import CommandError, call_command
 from django.db import transaction
 
-from deployments import catalogue, ecr, provisioning
+from deployments import catalogue
+from deployments.aws import ecr
 from deployments.catalogue import Heals, RegistryError
 from deployments.config import Configuration
+from deployments.reconcile import repositories
 from sandbox.control import Sandbox
 from tests.conftest import HOST, OWNER
 
@@ -116,7 +118,7 @@ def _template(node: ast.expr) -> str:
 
 
 def test_what_other_rooms_say_is_what_the_catalogue_says() -> None:
-    found = list(raised_in("deployments/provisioning.py", "deployments/lifecycle.py"))
+    found = list(raised_in("deployments/reconcile/repositories.py", "deployments/deploys/lifecycle.py"))
 
     assert found
     for code, said in found:
@@ -346,7 +348,7 @@ def test_clients_and_threads_are_not_shared_with_a_forked_process(
     assert ecr._executor() is executor
 
     with monkeypatch.context() as forked:
-        forked.setattr("deployments.ecr.os.getpid", lambda: 1)
+        forked.setattr("deployments.aws.ecr.os.getpid", lambda: 1)
         assert ecr._client("ecr", "us-east-1", ecr.Access(), 1) is not client
         other = ecr._executors.pop(1, None) or ecr._executor()
         assert other is not executor
@@ -360,7 +362,7 @@ def test_a_call_that_may_still_be_started_ends_within_its_lease() -> None:
     assert (settings.connect_timeout, settings.read_timeout) == (3, 10)
     assert settings.retries == {"total_max_attempts": 3, "mode": "standard"}
     longest = ecr.ATTEMPTS * (ecr.CONNECT_SECONDS + ecr.READ_SECONDS)
-    assert longest < provisioning.LEASE.total_seconds() * (1 - provisioning.CALLS_END)
+    assert longest < repositories.LEASE.total_seconds() * (1 - repositories.CALLS_END)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -24,12 +24,12 @@ from django.db import OperationalError, connection, connections
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from deployments import ecr, events, provisioning, sweeps
+from deployments.aws import ecr
+from deployments.aws.ecr import Access, EventQueue, Message
 from deployments.catalogue import RegistryError, registry_error
 from deployments.config import Configuration
-from deployments.ecr import Access, EventQueue, Message
 from deployments.models import Process, ProcessRole, Project, Repository, RepositoryStatus
-from deployments.reconcile import generation, processes
+from deployments.reconcile import change_events, generation, processes, repositories, sweeps
 from sandbox.control import Sandbox
 from tests import databases, postgresql
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY, delete_repository
@@ -48,7 +48,7 @@ def repository(project: Project, ecr_configuration: Configuration, queue: EventQ
     """A repository that a deploy has made; the events of that are on the queue already."""
     registry = ecr.registry_of(HOST)
     assert registry is not None
-    return provisioning.ensure_repository(
+    return repositories.ensure_repository(
         registry=ecr_configuration.v4,
         ecr_registry=registry,
         name=f"trigger/{project.ref}",
@@ -65,7 +65,7 @@ def consumer(ecr_configuration: Configuration, queue: EventQueue, repository: Re
 
     def run() -> None:
         try:
-            events.consume(configuration=ecr_configuration, queue=queue, stopping=stop.is_set)
+            change_events.consume(configuration=ecr_configuration, queue=queue, stopping=stop.is_set)
         finally:
             connections.close_all()
 
@@ -135,7 +135,7 @@ def test_our_own_writes_come_back_as_events_and_cause_no_look(
         received += queue.receive()
     sandbox.reset_calls()
 
-    done = events.handle(configuration=ecr_configuration, messages=received)
+    done = change_events.handle(configuration=ecr_configuration, messages=received)
 
     assert done == received
     assert not [name for name in sandbox.calls() if name.startswith("ecr:")]
@@ -147,7 +147,9 @@ def test_a_lifecycle_policy_deleted_behind_our_back_is_looked_at_though_it_is_no
     client = sandbox.client("ecr")
     client.delete_lifecycle_policy(repositoryName=repository.name)
 
-    events.handle(configuration=ecr_configuration, messages=[message(event("DeleteLifecyclePolicy", repository.name))])
+    change_events.handle(
+        configuration=ecr_configuration, messages=[message(event("DeleteLifecyclePolicy", repository.name))]
+    )
 
     assert client.get_lifecycle_policy(repositoryName=repository.name)
 
@@ -158,7 +160,7 @@ def test_the_same_repository_named_ten_times_is_looked_at_once(
     sandbox.reset_calls()
 
     messages = [message(event("SetRepositoryPolicy", repository.name)) for _ in range(10)]
-    assert events.handle(configuration=ecr_configuration, messages=messages) == messages
+    assert change_events.handle(configuration=ecr_configuration, messages=messages) == messages
 
     assert sandbox.calls()["ecr:GetRepositoryPolicy"] == 1
 
@@ -168,7 +170,9 @@ def test_a_deleted_repository_is_missing(
 ) -> None:
     delete_repository(sandbox, repository.name)
 
-    events.handle(configuration=ecr_configuration, messages=[message(event("DeleteRepository", repository.name))])
+    change_events.handle(
+        configuration=ecr_configuration, messages=[message(event("DeleteRepository", repository.name))]
+    )
 
     assert Repository.objects.get(pk=repository.pk).status == RepositoryStatus.MISSING
 
@@ -180,9 +184,9 @@ def test_a_change_of_a_new_repository_that_ecr_does_not_show_yet_stays_on_the_qu
     changed = message(event("DeleteRepositoryPolicy", repository.name))
     sandbox.fault("not_found_after_create", seconds=60)
 
-    assert events.handle(configuration=ecr_configuration, messages=[changed]) == []
+    assert change_events.handle(configuration=ecr_configuration, messages=[changed]) == []
     sandbox.clear_faults()
-    assert events.handle(configuration=ecr_configuration, messages=[changed]) == [changed]
+    assert change_events.handle(configuration=ecr_configuration, messages=[changed]) == [changed]
 
     row = Repository.objects.get(pk=repository.pk)
     assert (row.status, row.origin, row.policy_text) == (RepositoryStatus.IN_SYNC, "created", POLICY)
@@ -198,7 +202,7 @@ def test_a_message_that_cannot_be_read_is_taken_off_the_queue_and_the_others_are
     sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
     messages = [message(body), message(event("DeleteRepositoryPolicy", repository.name))]
 
-    assert len(events.handle(configuration=ecr_configuration, messages=messages)) == 2
+    assert len(change_events.handle(configuration=ecr_configuration, messages=messages)) == 2
     assert CLUSTER in policy(sandbox, repository.name)
 
 
@@ -216,7 +220,7 @@ def test_a_message_that_cannot_be_read_is_taken_off_the_queue_and_the_others_are
 def test_an_event_that_is_none_of_our_business_asks_aws_nothing(
     body: str, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
-    assert len(events.handle(configuration=ecr_configuration, messages=[message(body)])) == 1
+    assert len(change_events.handle(configuration=ecr_configuration, messages=[message(body)])) == 1
     assert sandbox.calls() == {}
 
 
@@ -227,10 +231,10 @@ def test_a_message_stays_on_the_queue_for_as_long_as_aws_fails(
     sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ExpiredTokenException", status=403)
     body = event("SetRepositoryPolicy", repository.name)
 
-    assert events.handle(configuration=ecr_configuration, messages=[message(body, receives)]) == []
+    assert change_events.handle(configuration=ecr_configuration, messages=[message(body, receives)]) == []
 
     sandbox.clear_faults()
-    assert len(events.handle(configuration=ecr_configuration, messages=[message(body, receives)])) == 1
+    assert len(change_events.handle(configuration=ecr_configuration, messages=[message(body, receives)])) == 1
 
 
 def test_a_look_that_aws_refused_for_this_repository_is_done_and_the_reason_is_on_the_row(
@@ -239,7 +243,7 @@ def test_a_look_that_aws_refused_for_this_repository_is_done_and_the_reason_is_o
     sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
     sandbox.fault("error", "ecr:SetRepositoryPolicy", code="InvalidParameterException", status=400)
 
-    done = events.handle(
+    done = change_events.handle(
         configuration=ecr_configuration, messages=[message(event("DeleteRepositoryPolicy", repository.name))]
     )
 
@@ -253,11 +257,11 @@ def test_a_look_that_fails_for_no_known_reason_is_on_the_row_and_its_message_sta
     def broken(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(provisioning, "reconcile", broken)
+    monkeypatch.setattr(repositories, "reconcile", broken)
     other = event("SetRepositoryPolicy", "trigger/never-heard-of")
     messages = [message(event("SetRepositoryPolicy", repository.name), 1000), message(other)]
 
-    assert events.handle(configuration=ecr_configuration, messages=messages) == messages[1:]
+    assert change_events.handle(configuration=ecr_configuration, messages=messages) == messages[1:]
     assert "failed unexpectedly (ZeroDivisionError)" in Repository.objects.get(pk=repository.pk).last_error
 
 
@@ -270,7 +274,7 @@ def test_a_process_that_may_not_act_leaves_the_message_and_blames_no_repository(
     monkeypatch.setattr(generation, "in_force", refused)
     messages = [message(event("SetRepositoryPolicy", repository.name))]
 
-    assert events.handle(configuration=ecr_configuration, messages=messages) == []
+    assert change_events.handle(configuration=ecr_configuration, messages=messages) == []
     assert Repository.objects.get(pk=repository.pk).last_error == ""
 
 
@@ -328,7 +332,7 @@ def test_a_long_poll_of_a_queue_40_ms_away_that_stays_empty_is_no_error_and_no_n
     sandbox.reset_calls()
     started = time.monotonic()
     try:
-        events.consume(
+        change_events.consume(
             configuration=ecr_configuration,
             queue=away,
             stopping=lambda: sandbox.calls().get("sqs:ReceiveMessage", 0) >= polls,
@@ -363,7 +367,7 @@ def test_every_read_timeout_is_longer_than_the_longest_wait_that_its_calls_ask_f
 def test_the_consumer_outlives_a_queue_that_cannot_be_reached(
     repository: Repository, consumer: None, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(change_events, "PAUSE_SECONDS", 0.1)
     sandbox.fault("error", "sqs:ReceiveMessage", code="AccessDenied", status=403, times=6)
 
     sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
@@ -380,7 +384,7 @@ def test_an_event_about_details_that_comes_late_is_not_taken_for_known_by_a_look
     Repository.objects.update(details_checked_at=Now() - timedelta(minutes=5), written_at=None)
 
     body = event("DeleteLifecyclePolicy", repository.name, eventTime=late)
-    events.handle(configuration=ecr_configuration, messages=[message(body)])
+    change_events.handle(configuration=ecr_configuration, messages=[message(body)])
 
     assert client.get_lifecycle_policy(repositoryName=repository.name)
 
@@ -393,9 +397,9 @@ def test_a_queue_that_cannot_be_reached_is_one_log_line_and_trouble_on_the_heart
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(events, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(change_events, "PAUSE_SECONDS", 0.01)
     row = processes.start(ProcessRole.EVENTS)
-    caplog.set_level(logging.INFO, logger="deployments.events")
+    caplog.set_level(logging.INFO, logger="deployments.reconcile.change_events")
     told: list[str] = []
     sandbox.reset_calls()
     sandbox.fault("error", "sqs:ReceiveMessage", code="AccessDenied", status=403, times=4)
@@ -406,9 +410,12 @@ def test_a_queue_that_cannot_be_reached_is_one_log_line_and_trouble_on_the_heart
         told.append(row.trouble)
         return sandbox.calls().get("sqs:ReceiveMessage", 0) > 5
 
-    events.consume(configuration=ecr_configuration, queue=queue, stopping=stopping)
+    change_events.consume(configuration=ecr_configuration, queue=queue, stopping=stopping)
 
-    assert [record.levelname for record in caplog.records if record.name == "deployments.events"] == ["ERROR", "INFO"]
+    assert [record.levelname for record in caplog.records if record.name == "deployments.reconcile.change_events"] == [
+        "ERROR",
+        "INFO",
+    ]
     assert any("The events queue cannot be read" in each for each in told)
     assert told[-1] == ""
 
@@ -416,15 +423,15 @@ def test_a_queue_that_cannot_be_reached_is_one_log_line_and_trouble_on_the_heart
 def test_nothing_is_received_while_the_database_does_not_answer(
     ecr_configuration: Configuration, queue: EventQueue, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(change_events, "PAUSE_SECONDS", 0.01)
     tries: list[str] = []
 
     def away() -> None:
         tries.append("one")
         raise OperationalError("the connection is closed")
 
-    monkeypatch.setattr(events, "_renew_connection", away)
-    events.consume(configuration=ecr_configuration, queue=queue, stopping=lambda: len(tries) > 6)
+    monkeypatch.setattr(change_events, "_renew_connection", away)
+    change_events.consume(configuration=ecr_configuration, queue=queue, stopping=lambda: len(tries) > 6)
 
     assert "sqs:ReceiveMessage" not in sandbox.calls()
 
@@ -433,18 +440,18 @@ def test_a_database_that_fails_in_the_middle_of_a_look_leaves_every_message_on_t
     repository: Repository, ecr_configuration: Configuration, queue: EventQueue, sandbox: Sandbox,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(events, "PAUSE_SECONDS", 0.01)
-    caplog.set_level(logging.INFO, logger="deployments.events")
+    monkeypatch.setattr(change_events, "PAUSE_SECONDS", 0.01)
+    caplog.set_level(logging.INFO, logger="deployments.reconcile.change_events")
     looks: list[str] = []
 
     def away(*args: Any) -> str | None:
         looks.append("one")
         raise OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(events, "_look", away)
+    monkeypatch.setattr(change_events, "_look", away)
     sandbox.reset_calls()
 
-    events.consume(configuration=ecr_configuration, queue=queue, stopping=lambda: bool(looks))
+    change_events.consume(configuration=ecr_configuration, queue=queue, stopping=lambda: bool(looks))
 
     assert "sqs:DeleteMessageBatch" not in sandbox.calls()
     assert [record.getMessage() for record in caplog.records] == [
@@ -471,11 +478,11 @@ def test_the_consumer_recovers_from_a_restart_of_the_database(
 
 
 def test_a_consumer_that_hangs_stops_to_say_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    events._step()
-    assert events.is_moving()
+    change_events._step()
+    assert change_events.is_moving()
 
-    monkeypatch.setattr(events, "_stepped", time.monotonic() - events.STUCK_SECONDS - 1)
-    assert not events.is_moving()
+    monkeypatch.setattr(change_events, "_stepped", time.monotonic() - change_events.STUCK_SECONDS - 1)
+    assert not change_events.is_moving()
 
 
 def test_a_host_whose_consumer_is_silent_is_not_ready(
@@ -575,14 +582,14 @@ def test_a_call_that_aws_refused_changed_nothing_and_causes_no_look(
     sandbox.reset_calls()
     body = event("SetRepositoryPolicy", repository.name, errorCode=code)
 
-    assert len(events.handle(configuration=ecr_configuration, messages=[message(body)])) == 1
+    assert len(change_events.handle(configuration=ecr_configuration, messages=[message(body)])) == 1
     assert sandbox.calls() == {}
 
 
 def test_one_repository_that_trips_us_up_does_not_keep_another_one_from_being_looked_at(
     repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reconcile = provisioning.reconcile
+    reconcile = repositories.reconcile
     poison = Repository.objects.create(
         account=OWNER, region="us-east-1", host=HOST, name="trigger/proj_poison", origin="created"
     )
@@ -592,12 +599,12 @@ def test_one_repository_that_trips_us_up_does_not_keep_another_one_from_being_lo
             raise ZeroDivisionError
         return reconcile(row=row, **options)
 
-    monkeypatch.setattr(provisioning, "reconcile", stumble)
+    monkeypatch.setattr(repositories, "reconcile", stumble)
     sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
     bodies = [event("DeleteRepositoryPolicy", name) for name in (poison.name, repository.name)]
     messages = [message(body) for body in bodies]
 
-    assert events.handle(configuration=ecr_configuration, messages=messages) == messages[1:]
+    assert change_events.handle(configuration=ecr_configuration, messages=messages) == messages[1:]
     assert CLUSTER in policy(sandbox, repository.name)
 
 
@@ -627,11 +634,11 @@ def test_a_change_is_known_to_a_row_that_wrote_it_or_was_looked_at_well_after_it
 ) -> None:
     then = timezone.now()
     row = Repository(written_at=then if written else None, last_checked_at=None if written else then)
-    change = events.Change(
+    change = change_events.Change(
         operation="SetRepositoryPolicy", account="", region="", name="", at=then + timedelta(seconds=seconds), ours=ours
     )
 
-    assert events._is_known(change, row) is known
+    assert change_events._is_known(change, row) is known
 
 
 @pytest.mark.parametrize("change", [{"status": RepositoryStatus.UNMANAGED}, {"origin": ""}])
@@ -642,7 +649,7 @@ def test_an_event_of_a_repository_that_is_not_ours_yet_causes_no_look(
     sandbox.reset_calls()
     body = event("SetRepositoryPolicy", repository.name)
 
-    assert len(events.handle(configuration=ecr_configuration, messages=[message(body)])) == 1
+    assert len(change_events.handle(configuration=ecr_configuration, messages=[message(body)])) == 1
     assert sandbox.calls() == {}
 
 
@@ -659,8 +666,8 @@ def test_a_message_is_done_with_unless_its_look_may_go_well_another_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     error = RegistryError(operation="", code="x", sentence="x", heals=heals, installation=installation)
-    looked = provisioning.Converged(repository=repository, error=error, written=(), before="in_sync")
-    monkeypatch.setattr(provisioning, "reconcile", lambda **options: looked)
+    looked = repositories.Converged(repository=repository, error=error, written=(), before="in_sync")
+    monkeypatch.setattr(repositories, "reconcile", lambda **options: looked)
     messages = [message(event("SetRepositoryPolicy", repository.name))]
 
-    assert events.handle(configuration=ecr_configuration, messages=messages) == (messages if done else [])
+    assert change_events.handle(configuration=ecr_configuration, messages=messages) == (messages if done else [])

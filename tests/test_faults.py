@@ -15,9 +15,10 @@ import pytest
 from django.db import DatabaseError, connection, connections
 from django.db.models.functions import Now
 
-from deployments import sweeps, tasks, worker
+from deployments import tasks, worker
 from deployments.config import Configuration
 from deployments.models import Repository, RepositoryStatus, Sweep, SweepChunk, SweepStatus, SweepTrigger
+from deployments.reconcile import sweeps
 from sandbox.control import Sandbox
 from tests import databases
 from tests.conftest import HOST, POLICY

@@ -5,7 +5,8 @@ from django.contrib.admin.utils import unquote
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments import ecr, images
+from deployments import images
+from deployments.aws import ecr
 
 
 @pytest.mark.parametrize(

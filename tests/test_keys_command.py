@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from deployments import keys
+from deployments.access import keys
 from deployments.models import AccessKey, AuditEntry, Environment, Project
 
 

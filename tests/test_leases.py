@@ -18,7 +18,6 @@ from django.db import OperationalError, connection, connections
 from django.db.backends.utils import CursorWrapper
 from django.db.models.functions import Now
 
-from deployments import provisioning, sweeps
 from deployments.catalogue import RegistryError
 from deployments.config import Configuration
 from deployments.models import (
@@ -32,7 +31,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import lease, processes
+from deployments.reconcile import lease, processes, repositories, sweeps
 from sandbox.control import Sandbox
 from tests import databases
 from tests.conftest import HOST, POLICY
@@ -146,7 +145,7 @@ def test_a_holder_that_knows_of_no_beat_for_ten_seconds_starts_no_call(
 ) -> None:
     repository = ensure(project, ecr_configuration)
     processes.start(ProcessRole.WEB)
-    held = provisioning.Lease.claim(repository)
+    held = repositories.Lease.claim(repository)
     assert held is not None
     held.require_time()
 
@@ -331,7 +330,7 @@ def test_a_holder_whose_connection_was_cut_returns_its_lease_over_a_new_one(tran
     if connection.vendor != "postgresql":
         return  # SQLite cuts no connection
     row = rows()[0].get()
-    held = provisioning.Lease.claim(row)
+    held = repositories.Lease.claim(row)
     assert held is not None
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
@@ -348,14 +347,14 @@ def test_a_holder_whose_connection_was_cut_returns_its_lease_over_a_new_one(tran
 
     held.give_up()
 
-    assert provisioning.Lease.claim(row) is not None
+    assert repositories.Lease.claim(row) is not None
 
 
 def test_a_lease_that_could_not_be_returned_is_returned_with_the_next_heartbeat(
     transactional_db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = (Repository.objects.create(account="1", region="r", name=name, host="h") for name in "ab")
-    held, taken_over = provisioning.Lease.claim(first), provisioning.Lease.claim(second)
+    held, taken_over = repositories.Lease.claim(first), repositories.Lease.claim(second)
     assert held is not None
     assert taken_over is not None
 
@@ -369,13 +368,13 @@ def test_a_lease_that_could_not_be_returned_is_returned_with_the_next_heartbeat(
         with pytest.raises(OperationalError):
             lease.give_back_owed()  # a heartbeat while it is still away
     Repository.objects.filter(pk=second.pk).update(lease_until=Now() - timedelta(seconds=1))
-    assert provisioning.Lease.claim(first) is None
-    later = provisioning.Lease.claim(second)
+    assert repositories.Lease.claim(first) is None
+    later = repositories.Lease.claim(second)
     assert later is not None
 
     for call in processes.after_beat:
         call()
 
-    assert provisioning.Lease.claim(first) is not None
+    assert repositories.Lease.claim(first) is not None
     second.refresh_from_db()
     assert (second.lease_epoch, second.lease_owner != "") == (later.epoch, True), "a later holder's lease was ended"

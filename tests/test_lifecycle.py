@@ -15,9 +15,10 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from deployments import clock, images, lifecycle, proof, provisioning
+from deployments import clock, images
 from deployments.catalogue import Refusal, RegistryError
 from deployments.config import Configuration
+from deployments.deploys import image_proof, lifecycle
 from deployments.models import (
     AuditEntry,
     BackgroundWorker,
@@ -27,6 +28,7 @@ from deployments.models import (
     PromotionEvent,
     Repository,
 )
+from deployments.reconcile import repositories
 from sandbox.control import Sandbox
 from tests.conftest import TRAIL
 from tests.test_proof import deploying, finalize, push
@@ -88,7 +90,7 @@ def test_what_is_canceled_while_it_is_being_proved_is_not_promoted(
 def test_a_refused_proof_leaves_the_deployment_to_be_finalized_once_the_image_is_there(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proof, "PAUSES", ())
+    monkeypatch.setattr(image_proof, "PAUSES", ())
     deployment = deploying(environment, ecr_configuration)
     with pytest.raises(Refusal):
         finalize(deployment, ecr_configuration)
@@ -558,7 +560,7 @@ def test_a_force_whose_repository_cannot_be_made_right_cancels_nothing(
     def unreachable(**_: object) -> None:
         raise RegistryError(operation="", code="Unreachable", sentence="AWS does not answer.", heals=True)
 
-    monkeypatch.setattr(provisioning, "ensure_repository", unreachable)
+    monkeypatch.setattr(repositories, "ensure_repository", unreachable)
 
     with pytest.raises(Refusal):
         create(environment, ecr_configuration, external_id="pr-1", force=True)
@@ -609,15 +611,15 @@ def test_of_two_deploys_of_one_external_id_at_once_only_one_is_made(
     environment: Environment, ecr_configuration: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inner = []
-    ensure = provisioning.ensure_repository
+    ensure = repositories.ensure_repository
 
     def meanwhile(**values: Any) -> Any:
         """AWS is asked, and another deploy of the id comes to its end."""
-        monkeypatch.setattr(provisioning, "ensure_repository", ensure)
+        monkeypatch.setattr(repositories, "ensure_repository", ensure)
         inner.append(create(environment, ecr_configuration, external_id="pr-1").deployment)
         return ensure(**values)
 
-    monkeypatch.setattr(provisioning, "ensure_repository", meanwhile)
+    monkeypatch.setattr(repositories, "ensure_repository", meanwhile)
 
     with pytest.raises(Refusal) as caught:
         create(environment, ecr_configuration, external_id="pr-1")
@@ -729,7 +731,7 @@ def test_a_deployment_that_ended_in_the_meantime_stays_as_it_ended(
 def test_a_proof_that_fails_late_does_not_replace_the_receipt_of_one_that_succeeded(
     environment: Environment, ecr_configuration: Configuration, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
 ) -> None:
-    monkeypatch.setattr(proof, "PAUSES", ())
+    monkeypatch.setattr(image_proof, "PAUSES", ())
     deployment = deploying(environment, ecr_configuration)
     good = {"digest": "sha256:1", "pullers": {}}
 

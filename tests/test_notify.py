@@ -31,7 +31,9 @@ from django.db import OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from deployments import keys, notify, outbound, tasks
+from deployments import tasks
+from deployments.access import keys
+from deployments.access.vault import Vault
 from deployments.config import Configuration
 from deployments.models import (
     AccessKey,
@@ -50,10 +52,10 @@ from deployments.models import (
     RepositoryEvent,
     Sweep,
 )
-from deployments.notify import Means
-from deployments.outbound import Undeliverable
+from deployments.notify import deliveries, outbound_http
+from deployments.notify.deliveries import Means
+from deployments.notify.outbound_http import Undeliverable
 from deployments.reconcile import processes
-from deployments.vault import Vault
 from sandbox.control import Sandbox
 from tests.conftest import HOST, POLICY
 from tests.test_sweeps import fill, sweep_all
@@ -130,7 +132,7 @@ def test_a_hostile_address_is_refused_before_anything_is_looked_up(url: str, mon
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: pytest.fail("looked up"))
 
     with pytest.raises(Undeliverable) as refused:
-        outbound.post(url, b"{}", {})
+        outbound_http.post(url, b"{}", {})
 
     assert refused.value.permanent
     assert "password" not in str(refused.value).replace("a user name or a password", "")
@@ -143,7 +145,7 @@ def test_a_name_that_resolves_to_this_host_is_refused_before_it_is_connected_to(
     monkeypatch.setattr(socket, "create_connection", lambda *a, **k: pytest.fail("connected"))
 
     with pytest.raises(Undeliverable, match=r"private|link-local") as refused:
-        outbound.post(f"https://{host}/", b"{}", {})
+        outbound_http.post(f"https://{host}/", b"{}", {})
 
     assert refused.value.permanent
 
@@ -168,14 +170,14 @@ def test_metadata_link_local_and_multicast_stay_closed_where_private_addresses_a
     host = f"[{address}]" if ":" in address else address
 
     with pytest.raises(Undeliverable, match="link-local"):
-        outbound.post(f"http://{host}/", b"{}", {}, allow_private=True)
+        outbound_http.post(f"http://{host}/", b"{}", {}, allow_private=True)
 
 
 @pytest.mark.parametrize(
     "url", ["https://8.8.8.8/", "https://[2606:4700::1111]:8443/x?y=z", "https://hooks.example.com/a"]
 )
 def test_public_addresses_are_read(url: str) -> None:
-    assert outbound.parse(url).https
+    assert outbound_http.parse(url).https
 
 
 def test_one_private_address_among_several_closes_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +188,7 @@ def test_one_private_address_among_several_closes_the_host(monkeypatch: pytest.M
     monkeypatch.setattr(socket, "create_connection", lambda *a, **k: pytest.fail("connected"))
 
     with pytest.raises(Undeliverable, match="private"):
-        outbound.post("https://rebind.example.com/", b"{}", {})
+        outbound_http.post("https://rebind.example.com/", b"{}", {})
 
 
 def test_the_name_is_resolved_once_and_the_checked_address_is_the_one_connected_to(
@@ -208,7 +210,7 @@ def test_the_name_is_resolved_once_and_the_checked_address_is_the_one_connected_
     monkeypatch.setattr(socket, "getaddrinfo", resolving)
     monkeypatch.setattr(socket, "create_connection", connecting)
 
-    assert outbound.post(f"http://hook.example.com:{receiver.port}/x", b"{}", {}, allow_private=True) == 204
+    assert outbound_http.post(f"http://hook.example.com:{receiver.port}/x", b"{}", {}, allow_private=True) == 204
     assert names.count("hook.example.com") == 1
     assert connected == ["127.0.0.1"]
     assert receiver.received[0].headers["Host"] == f"hook.example.com:{receiver.port}"
@@ -275,7 +277,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def test_a_post_arrives_as_it_was_meant(receiver: Receiver) -> None:
-    status = outbound.post(receiver.url, b'{"a":1}', {"Content-Type": "application/json"}, allow_private=True)
+    status = outbound_http.post(receiver.url, b'{"a":1}', {"Content-Type": "application/json"}, allow_private=True)
 
     assert status == 204
     (got,) = receiver.received
@@ -285,13 +287,13 @@ def test_a_post_arrives_as_it_was_meant(receiver: Receiver) -> None:
 def test_a_redirect_is_an_answer_and_is_not_followed(receiver: Receiver) -> None:
     receiver.status, receiver.location = 307, receiver.url
 
-    assert outbound.post(receiver.url, b"{}", {}, allow_private=True) == 307
+    assert outbound_http.post(receiver.url, b"{}", {}, allow_private=True) == 307
     assert len(receiver.received) == 1
 
 
 def test_a_header_with_a_line_break_is_never_sent(receiver: Receiver) -> None:
     with pytest.raises(Undeliverable):
-        outbound.post(receiver.url, b"{}", {"X-Name": "a\r\nX-Evil: 1"}, allow_private=True)
+        outbound_http.post(receiver.url, b"{}", {"X-Name": "a\r\nX-Evil: 1"}, allow_private=True)
 
     assert receiver.received == []
 
@@ -343,7 +345,7 @@ def test_a_peer_that_does_not_answer_properly_costs_little_time_and_memory(
     listener, url = raw_server(behave)
     began = time.monotonic()
     with listener, pytest.raises(Undeliverable, match=reason) as failed:
-        outbound.post(url, b"{}", {}, allow_private=True, seconds=0.6)
+        outbound_http.post(url, b"{}", {}, allow_private=True, seconds=0.6)
 
     assert time.monotonic() - began < 1.5
     assert not failed.value.permanent
@@ -353,14 +355,14 @@ def test_an_answer_that_is_announced_first_is_waited_for() -> None:
     answer = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 202 Accepted\r\n\r\n"
     listener, url = raw_server(lambda connection: connection.sendall(answer))
     with listener:
-        assert outbound.post(url, b"{}", {}, allow_private=True) == 202
+        assert outbound_http.post(url, b"{}", {}, allow_private=True) == 202
 
 
 def test_nobody_there_and_unknown_names_are_said_in_a_few_words() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         free = listener.getsockname()[1]
     with pytest.raises(Undeliverable, match="No connection"):
-        outbound.post(f"http://127.0.0.1:{free}/", b"{}", {}, allow_private=True)
+        outbound_http.post(f"http://127.0.0.1:{free}/", b"{}", {}, allow_private=True)
 
 
 def certificate(directory: Path, name: str) -> tuple[Path, Path]:
@@ -409,10 +411,10 @@ def test_tls_names_the_host_to_the_checked_address_and_believes_only_its_certifi
     address = url.replace("http://127.0.0.1", "https://localhost")
     with listener:
         if trusted:
-            assert outbound.post(address, b"{}", {}, allow_private=True) == 200
+            assert outbound_http.post(address, b"{}", {}, allow_private=True) == 200
         else:
             with pytest.raises(Undeliverable, match="certificate"):
-                outbound.post(address, b"{}", {}, allow_private=True)
+                outbound_http.post(address, b"{}", {}, allow_private=True)
     assert named == ["localhost"]
 
 
@@ -444,7 +446,7 @@ def channel(transactional_db: None, receiver: Receiver) -> NotificationChannel:
 def webhook(name: str, url: str, **values: Any) -> NotificationChannel:
     values = {"created_at": timezone.now() - timedelta(days=2)} | values
     row = NotificationChannel.objects.create(name=name, kind="webhook", address=url, **values)
-    notify.set_secret(row, SECRET, vault=VAULT)
+    deliveries.set_secret(row, SECRET, vault=VAULT)
     row.save()
     return row
 
@@ -470,7 +472,7 @@ def repository(project: Project | None = None, number: int = 0, **values: Any) -
 def collected(configuration: Configuration, **values: Any) -> list[str]:
     """Look once, and name the events that were written down by it."""
     known = set(NotificationDelivery.objects.values_list("pk", flat=True))
-    notify.collect(configuration=configuration, **values)
+    deliveries.collect(configuration=configuration, **values)
     return list(NotificationDelivery.objects.exclude(pk__in=known).order_by("pk").values_list("event", flat=True))
 
 
@@ -789,7 +791,7 @@ def test_a_channel_hears_only_what_it_wants_of_the_projects_that_it_is_about(
 def test_without_a_channel_nothing_is_looked_at(transactional_db: None, configuration: Configuration) -> None:
     now = timezone.now().replace(minute=30)
     with CaptureQueriesContext(connection) as captured:
-        notify.collect(configuration=configuration, now=now)
+        deliveries.collect(configuration=configuration, now=now)
 
     assert len(captured) <= 2
 
@@ -812,7 +814,7 @@ def test_many_at_once_become_one_message_and_the_next_ones_wait_their_turn(
     waiting = NotificationDelivery.objects.filter(status="waiting")
     assert [row.subject for row in waiting] == ["A repository differs and is not put right: 120 times"]
     assert waiting[0].body["text"].endswith("… and 100 more.")
-    assert notify.deliver(means=MEANS) == 1
+    assert deliveries.deliver(means=MEANS) == 1
     assert len(receiver.received) == 1
 
     repository(project, 500, status="drifted", drifted_since=timezone.now())
@@ -828,16 +830,16 @@ def test_looking_at_the_same_time_writes_nothing_twice(
 ) -> None:
     ended(environment)
     # The other worker looked just before us: what we believe to be new is there already.
-    real = notify._unheard
+    real = deliveries._unheard
 
-    def late(channel: NotificationChannel, items: list[notify.News]) -> list[notify.News]:
+    def late(channel: NotificationChannel, items: list[deliveries.News]) -> list[deliveries.News]:
         found = real(channel, items)
-        monkeypatch.setattr(notify, "_unheard", real)
-        notify.collect(configuration=configuration)
+        monkeypatch.setattr(deliveries, "_unheard", real)
+        deliveries.collect(configuration=configuration)
         return found
 
-    monkeypatch.setattr(notify, "_unheard", late)
-    notify.collect(configuration=configuration)
+    monkeypatch.setattr(deliveries, "_unheard", late)
+    deliveries.collect(configuration=configuration)
 
     assert NotificationDelivery.objects.count() == 1
 
@@ -849,7 +851,7 @@ def test_old_deliveries_are_cleared_away_and_waiting_ones_stay(
     for status in ("sent", "failed", "waiting"):
         NotificationDelivery.objects.create(channel=channel, event="x", key=status, status=status, created_at=old)
 
-    notify.collect(configuration=configuration, now=timezone.now().replace(minute=0))
+    deliveries.collect(configuration=configuration, now=timezone.now().replace(minute=0))
 
     assert [row.status for row in NotificationDelivery.objects.all()] == ["waiting"]
 
@@ -862,18 +864,18 @@ def waiting(
     channel: NotificationChannel, environment: Environment, configuration: Configuration
 ) -> NotificationDelivery:
     ended(environment)
-    notify.collect(configuration=configuration)
+    deliveries.collect(configuration=configuration)
     return NotificationDelivery.objects.get()
 
 
 def test_a_webhook_is_signed_so_that_its_receiver_can_check_it(
     waiting: NotificationDelivery, receiver: Receiver
 ) -> None:
-    assert notify.deliver(means=MEANS) == 1
+    assert deliveries.deliver(means=MEANS) == 1
 
     (got,) = receiver.received
     stamp = got.headers["X-Registry-Admin-Timestamp"]
-    assert got.headers["X-Registry-Admin-Signature"] == notify.sign(SECRET, stamp, got.body)
+    assert got.headers["X-Registry-Admin-Signature"] == deliveries.sign(SECRET, stamp, got.body)
     assert abs(int(stamp) - time.time()) < 5
     assert got.headers["X-Registry-Admin-Event"] == "deployment.failed" == got.json["event"]
     assert got.json["id"] == f"delivery_{waiting.pk}" == got.headers["X-Registry-Admin-Delivery"]
@@ -890,7 +892,7 @@ def test_the_receivers_check_in_the_docs_accepts_ours_and_refuses_others(
     assert snippet is not None
     names: dict[str, Any] = {}
     exec(snippet[1], names)  # noqa: S102  (it is our own documentation)
-    notify.deliver(means=MEANS)
+    deliveries.deliver(means=MEANS)
     (got,) = receiver.received
 
     genuine = names["is_genuine"]
@@ -902,10 +904,10 @@ def test_the_receivers_check_in_the_docs_accepts_ours_and_refuses_others(
 
 
 def test_a_worker_that_is_to_stop_begins_no_message(waiting: NotificationDelivery, receiver: Receiver) -> None:
-    assert notify.deliver(means=MEANS, stopping=lambda: True) == 0
+    assert deliveries.deliver(means=MEANS, stopping=lambda: True) == 0
     assert receiver.received == []
 
-    assert notify.deliver(means=MEANS) == 1
+    assert deliveries.deliver(means=MEANS) == 1
 
 
 def test_a_host_whose_clock_is_wrong_tells_nothing_early_and_tries_nothing_early(
@@ -915,9 +917,9 @@ def test_a_host_whose_clock_is_wrong_tells_nothing_early_and_tries_nothing_early
     Process.objects.create(role=ProcessRole.WORKER, host="one", pid=1)
     ahead = timezone.now() + timedelta(minutes=4)
     monkeypatch.setattr("django.utils.timezone.now", lambda: ahead)
-    notify.deliver(means=MEANS)
-    notify.deliver(means=MEANS)
-    notify.collect(configuration=configuration)
+    deliveries.deliver(means=MEANS)
+    deliveries.deliver(means=MEANS)
+    deliveries.collect(configuration=configuration)
 
     waiting.refresh_from_db()
     assert waiting.attempts == 1
@@ -933,8 +935,8 @@ def test_what_fails_is_tried_again_after_1_5_and_30_minutes_and_then_given_up(
 
     waits = []
     for _ in range(4):
-        assert notify.deliver(means=MEANS, now=now) == 0
-        assert notify.deliver(means=MEANS, now=now + timedelta(seconds=50)) == 0  # not yet
+        assert deliveries.deliver(means=MEANS, now=now) == 0
+        assert deliveries.deliver(means=MEANS, now=now + timedelta(seconds=50)) == 0  # not yet
         waiting.refresh_from_db()
         if waiting.status == "waiting":
             waits.append(round((waiting.next_try_at - now).total_seconds() / 60))
@@ -953,7 +955,7 @@ def test_the_text_of_an_answer_is_nowhere(
 ) -> None:
     receiver.status = 500
 
-    notify.deliver(means=MEANS)
+    deliveries.deliver(means=MEANS)
 
     waiting.refresh_from_db()
     waiting.channel.refresh_from_db()
@@ -966,7 +968,7 @@ def test_a_redirect_and_gone_are_final(
 ) -> None:
     receiver.status, receiver.location = status, location
 
-    notify.deliver(means=MEANS)
+    deliveries.deliver(means=MEANS)
 
     waiting.refresh_from_db()
     assert (waiting.status, len(receiver.received)) == ("failed", 1)
@@ -975,7 +977,7 @@ def test_a_redirect_and_gone_are_final(
 def test_a_private_address_is_not_sent_to_unless_that_is_allowed(
     waiting: NotificationDelivery, receiver: Receiver
 ) -> None:
-    notify.deliver(means=Means(vault=VAULT))
+    deliveries.deliver(means=Means(vault=VAULT))
 
     waiting.refresh_from_db()
     assert (waiting.status, receiver.received) == ("failed", [])
@@ -992,12 +994,12 @@ def test_a_worker_that_dies_while_it_sends_costs_a_delay_and_no_message(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(notify, "_send", die)
+        patch.setattr(deliveries, "_send", die)
         with pytest.raises(Killed):
-            notify.deliver(means=MEANS)
+            deliveries.deliver(means=MEANS)
 
-    assert notify.deliver(means=MEANS) == 0
-    assert notify.deliver(means=MEANS, now=timezone.now() + timedelta(minutes=2)) == 1
+    assert deliveries.deliver(means=MEANS) == 0
+    assert deliveries.deliver(means=MEANS, now=timezone.now() + timedelta(minutes=2)) == 1
 
 
 def test_a_last_attempt_that_nobody_came_back_from_is_given_up(
@@ -1005,7 +1007,7 @@ def test_a_last_attempt_that_nobody_came_back_from_is_given_up(
 ) -> None:
     NotificationDelivery.objects.update(attempts=4)
 
-    notify.deliver(means=MEANS)
+    deliveries.deliver(means=MEANS)
 
     waiting.refresh_from_db()
     assert (waiting.status, receiver.received) == ("failed", [])
@@ -1017,11 +1019,11 @@ def test_two_workers_never_send_one_delivery_twice(
 ) -> None:
     for number in range(5):
         ended(environment, external_id=str(number))
-    notify.collect(configuration=configuration)
+    deliveries.collect(configuration=configuration)
 
     def work() -> None:
         try:
-            notify.deliver(means=MEANS)
+            deliveries.deliver(means=MEANS)
         finally:
             connection.close()
 
@@ -1040,8 +1042,8 @@ def test_two_workers_never_send_one_delivery_twice(
 def test_a_claim_is_lost_to_whoever_was_faster(waiting: NotificationDelivery) -> None:
     other = NotificationDelivery.objects.get()
 
-    assert notify._claim(other, timezone.now())
-    assert not notify._claim(waiting, timezone.now())
+    assert deliveries._claim(other, timezone.now())
+    assert not deliveries._claim(waiting, timezone.now())
 
 
 def test_one_channel_that_fails_does_not_hold_up_the_others(
@@ -1051,9 +1053,9 @@ def test_one_channel_that_fails_does_not_hold_up_the_others(
     webhook("works", receiver.url)
     for number in range(3):
         ended(environment, external_id=str(number))
-    notify.collect(configuration=configuration)
+    deliveries.collect(configuration=configuration)
 
-    assert notify.deliver(means=MEANS) == 4
+    assert deliveries.deliver(means=MEANS) == 4
     broken = NotificationDelivery.objects.filter(channel__name="ops")
     assert sorted(broken.values_list("attempts", flat=True)) == [0, 0, 0, 1]
 
@@ -1070,11 +1072,11 @@ def many(channel: NotificationChannel, count: int, **values: Any) -> None:
 def test_a_receiver_that_refuses_some_messages_gets_the_others_in_the_same_turn(
     channel: NotificationChannel, receiver: Receiver
 ) -> None:
-    many(channel, 3 * notify.REFUSALS + 3)
+    many(channel, 3 * deliveries.REFUSALS + 3)
     refused = {row.pk for row in NotificationDelivery.objects.order_by("pk")[::3]}
     receiver.refuses = lambda got: int(got.json["id"].removeprefix("delivery_")) in refused
 
-    assert notify.deliver(means=MEANS) == 2 * notify.REFUSALS + 2
+    assert deliveries.deliver(means=MEANS) == 2 * deliveries.REFUSALS + 2
 
     waiting = NotificationDelivery.objects.filter(status="waiting")
     assert {row.pk for row in waiting} == refused
@@ -1084,25 +1086,25 @@ def test_a_receiver_that_refuses_some_messages_gets_the_others_in_the_same_turn(
 def test_a_receiver_that_refuses_everything_is_left_alone_until_the_next_turn_and_first_attempts_come_first(
     channel: NotificationChannel, receiver: Receiver
 ) -> None:
-    many(channel, notify.REFUSALS + 2)
+    many(channel, deliveries.REFUSALS + 2)
     receiver.refuses = lambda got: True
-    assert notify.deliver(means=MEANS) == 0
-    assert len(receiver.received) == notify.REFUSALS
+    assert deliveries.deliver(means=MEANS) == 0
+    assert len(receiver.received) == deliveries.REFUSALS
 
     # The next turn: the repeated attempts are due by now, and messages that came later do not wait for them.
     later = timezone.now() + timedelta(minutes=5)
     many(channel, 3, next_try_at=later)
     untried = {f"delivery_{row.pk}" for row in NotificationDelivery.objects.filter(attempts=0)}
     receiver.received.clear()
-    notify.deliver(means=MEANS, now=later)
+    deliveries.deliver(means=MEANS, now=later)
     assert {got.json["id"] for got in receiver.received[:5]} == untried
-    assert len(receiver.received) == notify.REFUSALS
+    assert len(receiver.received) == deliveries.REFUSALS
 
 
 def test_a_receiver_that_takes_its_time_to_refuse_ends_its_channels_turn(
     channel: NotificationChannel, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "REFUSAL_SECONDS", 0.2)
+    monkeypatch.setattr(deliveries, "REFUSAL_SECONDS", 0.2)
     many(channel, 10)
 
     def refuse_slowly(got: Received) -> bool:
@@ -1111,7 +1113,7 @@ def test_a_receiver_that_takes_its_time_to_refuse_ends_its_channels_turn(
 
     receiver.refuses = refuse_slowly
 
-    assert notify.deliver(means=MEANS) == 0
+    assert deliveries.deliver(means=MEANS) == 0
 
     assert len(receiver.received) == 2
 
@@ -1130,12 +1132,12 @@ def test_a_mail_server_that_refuses_one_message_gets_the_next_one(
 
     monkeypatch.setattr(EmailMessage, "send", send)
 
-    assert notify.deliver(means=MEANS) == 2
+    assert deliveries.deliver(means=MEANS) == 2
 
 
 def test_nothing_is_sent_inside_a_transaction(waiting: NotificationDelivery, receiver: Receiver) -> None:
     with pytest.raises(RuntimeError, match="transaction"), transaction.atomic():
-        notify.deliver(means=MEANS)
+        deliveries.deliver(means=MEANS)
 
     assert receiver.received == []
 
@@ -1143,7 +1145,7 @@ def test_nothing_is_sent_inside_a_transaction(waiting: NotificationDelivery, rec
 def test_a_channel_that_was_switched_off_is_sent_nothing(waiting: NotificationDelivery, receiver: Receiver) -> None:
     NotificationChannel.objects.update(enabled=False)
 
-    assert notify.deliver(means=MEANS) == 0
+    assert deliveries.deliver(means=MEANS) == 0
     assert receiver.received == []
 
 
@@ -1155,11 +1157,11 @@ def test_slack_gets_a_text_without_markup_of_others_and_its_address_is_nowhere_i
 ) -> None:
     row = NotificationChannel.objects.create(name="chat", kind="slack", created_at=timezone.now() - timedelta(days=1))
     address = f"http://127.0.0.1:{receiver.port}/services/T000/B000/XXXXsecret"
-    notify.set_address(row, address, vault=VAULT)
+    deliveries.set_address(row, address, vault=VAULT)
     row.save()
     NotificationDelivery.objects.filter(pk=waiting.pk).update(channel=row, subject="<!channel> & <b>")
 
-    assert notify.deliver(means=MEANS) == 1
+    assert deliveries.deliver(means=MEANS) == 1
 
     (got,) = receiver.received
     assert got.path == "/services/T000/B000/XXXXsecret"
@@ -1174,7 +1176,7 @@ def test_mail_goes_to_each_address_with_one_line_as_its_subject(waiting: Notific
     NotificationChannel.objects.update(kind="mail", address="mira@example.com, jonas@example.com")
     NotificationDelivery.objects.update(subject="Billing failed")
 
-    assert notify.deliver(means=MEANS) == 1
+    assert deliveries.deliver(means=MEANS) == 1
 
     (message,) = mail.outbox
     assert message.to == ["mira@example.com", "jonas@example.com"]
@@ -1186,7 +1188,7 @@ def test_mail_goes_to_each_address_with_one_line_as_its_subject(waiting: Notific
 def test_without_a_mail_server_the_delivery_says_which_setting_is_missing(waiting: NotificationDelivery) -> None:
     NotificationChannel.objects.update(kind="mail", address="mira@example.com")
 
-    notify.deliver(means=Means(vault=VAULT))
+    deliveries.deliver(means=Means(vault=VAULT))
 
     waiting.refresh_from_db()
     assert (waiting.status, "EMAIL_URL" in waiting.answer) == ("failed", True)
@@ -1197,7 +1199,7 @@ def test_a_mail_server_that_is_away_is_asked_again_later(waiting: NotificationDe
     settings.EMAIL_HOST, settings.EMAIL_PORT, settings.EMAIL_HOST_PASSWORD = "127.0.0.1", 1, "hunter2"
     NotificationChannel.objects.update(kind="mail", address="mira@example.com")
 
-    notify.deliver(means=MEANS)
+    deliveries.deliver(means=MEANS)
 
     waiting.refresh_from_db()
     assert (waiting.status, waiting.answer) == ("waiting", "The mail server did not take it (ConnectionRefusedError).")
@@ -1217,7 +1219,7 @@ def test_a_mail_server_that_is_away_is_asked_again_later(waiting: NotificationDe
     ],
 )
 def test_an_address_that_cannot_work_is_refused_when_it_is_typed(kind: str, address: str, words: str) -> None:
-    problem = notify.problem_of(kind, address, allow_private=False)
+    problem = deliveries.problem_of(kind, address, allow_private=False)
 
     assert words in problem
     assert bool(problem) == bool(words)
@@ -1232,19 +1234,19 @@ def test_secrets_are_sealed_to_their_channel_and_sealed_anew_with_another_key(ch
     before = channel.secret
 
     assert SECRET not in before
-    assert notify.reencrypt(vault=newer) == (2, [])
-    assert notify.reencrypt(vault=newer) == (0, [])
+    assert deliveries.reencrypt(vault=newer) == (2, [])
+    assert deliveries.reencrypt(vault=newer) == (0, [])
     channel.refresh_from_db()
     assert channel.secret != before
-    assert newer.open(channel.secret, context=notify.place(channel)) == SECRET
-    assert notify.reencrypt(vault=Vault(["a key that opens nothing"])) == (0, [channel, other])
+    assert newer.open(channel.secret, context=deliveries.place(channel)) == SECRET
+    assert deliveries.reencrypt(vault=Vault(["a key that opens nothing"])) == (0, [channel, other])
 
 
 def test_a_secret_of_another_channel_is_no_use(waiting: NotificationDelivery, receiver: Receiver) -> None:
     other = webhook("other", receiver.url, events=["key.expiring"])
     NotificationChannel.objects.filter(name="ops").update(secret=other.secret)
 
-    notify.deliver(means=MEANS)
+    deliveries.deliver(means=MEANS)
 
     waiting.refresh_from_db()
     assert (waiting.status, receiver.received) == ("failed", [])
@@ -1263,7 +1265,7 @@ def run(*arguments: str) -> str:
 @pytest.fixture
 def through_the_settings(settings: Any, channel: NotificationChannel) -> NotificationChannel:
     settings.NOTIFY_ALLOW_PRIVATE = True
-    notify.set_secret(channel, SECRET, vault=Vault(settings.ENCRYPTION_KEYS))
+    deliveries.set_secret(channel, SECRET, vault=Vault(settings.ENCRYPTION_KEYS))
     channel.save()
     return channel
 
@@ -1281,7 +1283,7 @@ def test_a_test_message_is_sent_once_and_stands_in_the_audit_log(
     receiver.status = 500
     with pytest.raises(CommandError, match="Answered 500"):
         run("test", "ops")
-    assert notify.deliver(means=MEANS, now=timezone.now() + timedelta(days=2)) == 0
+    assert deliveries.deliver(means=MEANS, now=timezone.now() + timedelta(days=2)) == 0
     assert len(receiver.received) == 2
 
 
@@ -1326,7 +1328,7 @@ def test_the_tick_looks_and_asks_for_the_sending_once(
 
 
 def test_a_webhook_costs_the_worker_five_seconds_at_most() -> None:
-    assert outbound.SECONDS == 5
+    assert outbound_http.SECONDS == 5
 
 
 # -------------------------------------------------------------------------------------------------------------- guards
@@ -1379,7 +1381,7 @@ def test_a_message_for_many_is_written_with_the_marks_of_its_items_or_not_at_all
     with monkeypatch.context() as patch:
         patch.setattr(NotificationDelivery.objects, "bulk_create", away)
         with pytest.raises(OperationalError):
-            notify.collect(configuration=configuration)
+            deliveries.collect(configuration=configuration)
 
     assert not NotificationDelivery.objects.exists()
     collected(configuration)
@@ -1402,7 +1404,7 @@ def test_deliveries_are_kept_for_thirty_days(
     old = timezone.now() - timedelta(days=days)
     NotificationDelivery.objects.create(channel=channel, event="x", key="x", status="sent", created_at=old)
 
-    notify.collect(configuration=configuration, now=timezone.now().replace(minute=0))
+    deliveries.collect(configuration=configuration, now=timezone.now().replace(minute=0))
 
     assert NotificationDelivery.objects.exists() is kept
 
@@ -1432,11 +1434,11 @@ def test_an_attempt_that_came_back_late_does_not_change_what_the_next_one_came_t
     waiting: NotificationDelivery, receiver: Receiver
 ) -> None:
     late = NotificationDelivery.objects.select_related("channel").get()
-    assert notify._claim(late, timezone.now())
+    assert deliveries._claim(late, timezone.now())
     NotificationDelivery.objects.update(attempts=2, status="waiting")  # it was thought dead, and the next one has begun
     receiver.status = 410
 
-    notify._try(late, MEANS)
+    deliveries._try(late, MEANS)
 
     waiting.refresh_from_db()
     assert (waiting.status, waiting.attempts) == ("waiting", 2)
@@ -1451,15 +1453,15 @@ def test_a_secret_that_was_set_while_it_was_encrypted_anew_is_the_one_that_stays
     def meanwhile(self: Vault, text: str, *, context: str) -> str:
         monkeypatch.undo()
         other = NotificationChannel.objects.get()
-        notify.set_secret(other, "another", vault=both)
+        deliveries.set_secret(other, "another", vault=both)
         other.save()
         return seal(self, text, context=context)
 
     monkeypatch.setattr(Vault, "seal", meanwhile)
 
-    assert notify.reencrypt(vault=both) == (0, [])
+    assert deliveries.reencrypt(vault=both) == (0, [])
     stored = NotificationChannel.objects.get()
-    assert both.open(stored.secret, context=notify.place(stored)) == "another"
+    assert both.open(stored.secret, context=deliveries.place(stored)) == "another"
 
 
 def test_a_channel_hears_only_of_what_happened_after_it_was_made(

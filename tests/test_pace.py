@@ -6,7 +6,7 @@ from collections import deque
 
 import pytest
 
-from deployments.pace import Pace
+from deployments.reconcile.pace import Pace
 
 
 class World:

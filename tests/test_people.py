@@ -13,8 +13,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from deployments import people
-from deployments.people import ACTIONS, ADMIN, OPERATOR, VIEWER
+from deployments.access import groups
+from deployments.access.groups import ACTIONS, ADMIN, OPERATOR, VIEWER
 
 #: Group → the lists that it sees. A new page without a place here fails the tests.
 LOOKS = {
@@ -83,7 +83,7 @@ def test_migrating_again_changes_nothing_and_takes_a_moment() -> None:
     rights = set(Permission.objects.values_list("pk", flat=True))
 
     with CaptureQueriesContext(connection) as captured:
-        people.ensure_groups()
+        groups.ensure_groups()
 
     assert {name: (Group.objects.get(name=name).pk, codenames(name)) for name in before} == before
     assert set(Permission.objects.values_list("pk", flat=True)) == rights
@@ -99,7 +99,7 @@ def test_what_people_gave_and_made_stays_and_what_is_missing_comes_back() -> Non
     viewer.permissions.remove(Permission.objects.get(codename="view_repository"))
     Group.objects.get(name=OPERATOR).delete()
 
-    people.ensure_groups()
+    groups.ensure_groups()
 
     assert codenames("release managers") == {"promote_deployment"}
     assert {"start_sweep", "view_repository"} <= codenames(VIEWER)
@@ -111,7 +111,7 @@ def test_a_right_of_another_apps_model_with_the_same_name_is_not_given_away() ->
     foreign = ContentType.objects.create(app_label="elsewhere", model="deployment")
     Permission.objects.create(content_type=foreign, codename="view_deployment", name="Can view theirs")
 
-    people.ensure_groups()
+    groups.ensure_groups()
 
     assert not Permission.objects.filter(group__name=VIEWER, content_type=foreign).exists()
 
@@ -121,7 +121,7 @@ def test_before_the_tables_are_there_nothing_is_done() -> None:
         def get_model(self, app: str, name: str) -> None:
             raise LookupError
 
-    people.ensure_groups(apps=Old())
+    groups.ensure_groups(apps=Old())
 
 
 @pytest.mark.django_db

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from deployments import distribution, ecr, lifecycle, proof
+from deployments.aws import ecr
 from deployments.catalogue import Refusal
 from deployments.config import Configuration, RegistryConfig
+from deployments.deploys import image_proof, lifecycle, oci_registry
 from deployments.models import Deployment, Environment, Promotion, Repository
 from sandbox import images
 from sandbox.control import Sandbox
@@ -30,7 +31,7 @@ ORGANISATION = {"StringEquals": {"aws:PrincipalOrgID": "o-1234567890"}}
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proof, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(image_proof, "PAUSES", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def deploying(environment: Environment, configuration: Configuration) -> Deploym
 def push(
     sandbox: Sandbox, deployment: Deployment, image: images.Image | None = None, *, repository: str | None = None
 ) -> str:
-    place = proof.Place.of(deployment.image_ref)
+    place = image_proof.Place.of(deployment.image_ref)
     image = image or images.build()
     return images.push(image, sandbox.url, *sandbox.login(), repository or place.name, place.tag, registry=HOST)
 
@@ -118,7 +119,7 @@ def test_what_was_proved_stays_on_the_deployment(
     said = finalize(deployment, consumers, digest)
 
     found = receipt(deployment)
-    live = sandbox.client("ecr").get_repository_policy(repositoryName=proof.Place.of(deployment.image_ref).name)
+    live = sandbox.client("ecr").get_repository_policy(repositoryName=image_proof.Place.of(deployment.image_ref).name)
     assert found["digest"] == deployment.image_digest == digest
     assert (found["platforms"], found["manifests"], found["layers"]) == (["linux/amd64"], 1, 1)
     assert found["policy"] == "sha256:" + hashlib.sha256(live["policyText"].encode()).hexdigest()
@@ -164,7 +165,7 @@ def test_an_image_that_was_deleted_meanwhile_is_not_promoted(
 ) -> None:
     deployment = deploying(environment, ecr_configuration)
     digest = push(sandbox, deployment)
-    name = proof.Place.of(deployment.image_ref).name
+    name = image_proof.Place.of(deployment.image_ref).name
     sandbox.client("ecr").batch_delete_image(repositoryName=name, imageIds=[{"imageDigest": digest}])
 
     assert refused(deployment, ecr_configuration, digest).code == "image_not_found"
@@ -181,7 +182,7 @@ def test_an_image_that_ecr_shows_late_is_waited_for(
         if len(pauses) == 2:
             push(sandbox, deployment)
 
-    monkeypatch.setattr("deployments.proof.time.sleep", sleep)
+    monkeypatch.setattr("deployments.deploys.image_proof.time.sleep", sleep)
 
     finalize(deployment, ecr_configuration)
 
@@ -256,7 +257,7 @@ def test_an_image_for_another_machine_is_refused(
     ],
 )
 def test_platforms_are_compared_as_runtimes_do(wanted: str, found: str, fits: bool) -> None:
-    assert proof._fits(proof._platform(wanted), found) is fits
+    assert image_proof._fits(image_proof._platform(wanted), found) is fits
 
 
 # ---- Trees that ECR itself does not take, from a source of our own.
@@ -267,7 +268,7 @@ class Shelf:
 
     def __init__(self, *contents: dict[str, Any] | str) -> None:
         texts = [each if isinstance(each, str) else json.dumps(each) for each in contents]
-        self.held = {distribution.digest_of(text.encode()): text for text in texts}
+        self.held = {oci_registry.digest_of(text.encode()): text for text in texts}
         self.reads = 0
 
     def tagged(self, tag: str) -> tuple[str, str] | None:
@@ -285,7 +286,7 @@ CONFIGURATION = {"os": "linux", "architecture": "amd64"}
 
 
 def digest(content: dict[str, Any]) -> str:
-    return distribution.digest_of(json.dumps(content).encode())
+    return oci_registry.digest_of(json.dumps(content).encode())
 
 
 def image(**more: Any) -> dict[str, Any]:
@@ -296,9 +297,9 @@ def index(*children: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"manifests": [{"digest": digest(child), **more} for child in children]}
 
 
-def read(*contents: dict[str, Any] | str) -> proof.Tree:
-    place = proof.Place(host="registry", name="a", tag="t")
-    return proof._read(Shelf(*contents, CONFIGURATION), place, None, ["linux/amd64"])
+def read(*contents: dict[str, Any] | str) -> image_proof.Tree:
+    place = image_proof.Place(host="registry", name="a", tag="t")
+    return image_proof._read(Shelf(*contents, CONFIGURATION), place, None, ["linux/amd64"])
 
 
 def test_a_tree_is_read_to_its_depth_and_what_is_shared_is_read_once() -> None:
@@ -343,7 +344,7 @@ def deep(levels: int) -> list[dict[str, Any]]:
         ([{}], "manifest_unreadable"),
         ([{"layers": []}], "manifest_unreadable"),
         ([{"config": {"digest": digest({"a": 1})}}, {"a": 1}], "platform_mismatch"),
-        ([{"config": {"digest": distribution.digest_of(b"[]")}}, "[]"], "manifest_unreadable"),
+        ([{"config": {"digest": oci_registry.digest_of(b"[]")}}, "[]"], "manifest_unreadable"),
     ],
 )
 def test_what_is_no_whole_image_is_refused(contents: list[dict[str, Any] | str], code: str) -> None:
@@ -396,7 +397,7 @@ def test_a_policy_that_was_changed_since_the_deploy_began_is_mended_first(
 ) -> None:
     deployment = deploying(environment, consumers)
     push(sandbox, deployment)
-    name = proof.Place.of(deployment.image_ref).name
+    name = image_proof.Place.of(deployment.image_ref).name
     sandbox.client("ecr").set_repository_policy(repositoryName=name, policyText=policy(principal=OWNER))
 
     finalize(deployment, consumers)
@@ -410,7 +411,7 @@ def test_a_policy_that_is_only_observed_is_left_and_the_image_is_refused(
     configuration = consuming(configure, DEPLOY_REGISTRY_ECR_POLICY_MODE="observe")
     deployment = deploying(environment, configuration)
     push(sandbox, deployment)
-    name = proof.Place.of(deployment.image_ref).name
+    name = image_proof.Place.of(deployment.image_ref).name
     sandbox.client("ecr").delete_repository_policy(repositoryName=name)
 
     assert refused(deployment, configuration).code == "consumer_cannot_pull"
@@ -470,7 +471,7 @@ def test_what_a_condition_decides_is_refused_until_a_probe_role_can_try_it(
     trying = consuming(
         configure, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=met, DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS=PROBE
     )
-    name = proof.Place.of(deployment.image_ref).name
+    name = image_proof.Place.of(deployment.image_ref).name
     sandbox.client("ecr").set_repository_policy(repositoryName=name, policyText=met)
     finalize(deployment, trying)
     assert receipt(deployment)["pullers"][CLUSTER]["how"] == "trial"
@@ -511,7 +512,7 @@ def test_a_role_that_its_own_account_does_not_let_pull_is_named_with_the_permiss
     refusal = refused(deployment, configuration)
 
     assert refusal.code == "trial_pull_refused"
-    name = proof.Place.of(deployment.image_ref).name
+    name = image_proof.Place.of(deployment.image_ref).name
     for part in (CLUSTER, PROBE, f"Allow {lacking} on arn:aws:ecr:us-east-1:{OWNER}:repository/{name}"):
         assert part in refusal.sentence
 
@@ -581,7 +582,7 @@ def test_what_aws_does_not_tell_is_refused_with_the_reason_and_the_switch(
     once = ecr.ecr_of(consumers.registry("MANAGED"), HOST)  # botocore's patience is not what this is about
     assert once is not None
     door = replace(once, attempts=1)
-    monkeypatch.setattr(proof, "ecr_of", lambda registry, host: door)
+    monkeypatch.setattr(image_proof, "ecr_of", lambda registry, host: door)
     deployment = deploying(environment, consumers)
     push(sandbox, deployment)
     sandbox.fault("error", operation, code=code)
@@ -631,7 +632,7 @@ def test_a_version_whose_image_has_gone_since_is_not_promoted(
     environment: Environment, consumers: Configuration, sandbox: Sandbox
 ) -> None:
     deployment = promoted_later(environment, consumers, sandbox)
-    name = proof.Place.of(deployment.image_ref).name
+    name = image_proof.Place.of(deployment.image_ref).name
     sandbox.client("ecr").batch_delete_image(repositoryName=name, imageIds=[{"imageDigest": deployment.image_digest}])
 
     with pytest.raises(Refusal) as caught:
@@ -747,7 +748,9 @@ def registry() -> Iterator[Registry]:
 
 def prove(host: str, *, digest: str | None = None, password: str | None = "right") -> dict[str, Any]:  # noqa: S107
     config = RegistryConfig(host=host, namespace="trigger", username=password and "robot", password=password)
-    steps = proof.prove(image_ref=f"{host}/trigger/shop:v1", digest=digest, platforms=["linux/amd64"], registry=config)
+    steps = image_proof.prove(
+        image_ref=f"{host}/trigger/shop:v1", digest=digest, platforms=["linux/amd64"], registry=config
+    )
     while True:
         try:
             next(steps)
@@ -787,7 +790,7 @@ def test_another_registry_is_logged_in_to_as_it_asks(registry: Registry, login: 
         ("manifests", (429, {}, b""), "image_undecided", True),
         ("manifests", (403, {}, b""), "image_undecided", False),
         ("manifests", (200, {}, b"<html>"), "manifest_unreadable", False),
-        ("manifests", (200, {}, b" " * (distribution.MAX_BYTES + 1)), "image_undecided", True),
+        ("manifests", (200, {}, b" " * (oci_registry.MAX_BYTES + 1)), "image_undecided", True),
         ("manifests", (302, {"Location": "https://["}, b""), "image_undecided", True),
         ("manifests", (302, {"Location": "file:///etc/passwd"}, b""), "image_undecided", True),
         ("manifests", (302, {"Location": "/v2/trigger/shop/manifests/v1"}, b""), "image_undecided", True),
@@ -867,17 +870,17 @@ def test_a_redirect_to_another_host_is_followed_without_the_log_in(registry: Reg
 
 
 def test_a_log_in_is_never_sent_without_tls_beyond_this_machine() -> None:
-    assert distribution.Registry(host="registry.example.com")._base == "https://registry.example.com/v2/"
-    assert distribution.Registry(host="127.0.0.1.example.com")._base == "https://127.0.0.1.example.com/v2/"
-    assert distribution.Registry(host="localhost:5000")._base == "http://localhost:5000/v2/"
-    with pytest.raises(distribution._Unanswered, match="without TLS"):
-        distribution._get("http://registry.example.com/v2/", {}, plain=False)
+    assert oci_registry.Registry(host="registry.example.com")._base == "https://registry.example.com/v2/"
+    assert oci_registry.Registry(host="127.0.0.1.example.com")._base == "https://127.0.0.1.example.com/v2/"
+    assert oci_registry.Registry(host="localhost:5000")._base == "http://localhost:5000/v2/"
+    with pytest.raises(oci_registry._Unanswered, match="without TLS"):
+        oci_registry._get("http://registry.example.com/v2/", {}, plain=False)
 
 
 def test_an_answer_that_drips_is_given_up(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     registry.answers["manifests"] = (200, {}, b"{}")
     registry.answers["/v2/"] = (401, {}, b"")  # nothing to read there, so it is the manifest that drips
-    monkeypatch.setattr(distribution, "TOTAL_SECONDS", -1)
+    monkeypatch.setattr(oci_registry, "TOTAL_SECONDS", -1)
 
     with pytest.raises(Refusal, match="takes too long"):
         prove(registry.host)
@@ -892,7 +895,7 @@ def test_what_the_storage_hands_out_is_believed_only_with_the_right_digest(
     deployment = deploying(environment, consumers)
     push(sandbox, deployment)
     other = json.dumps({"os": "linux", "architecture": "amd64", "made by": "somebody else"}).encode()
-    monkeypatch.setattr("deployments.proof.distribution.download", lambda url: other)
+    monkeypatch.setattr("deployments.deploys.image_proof.distribution.download", lambda url: other)
 
     refusal = refused(deployment, consumers)
 
@@ -909,14 +912,14 @@ def test_a_trial_pull_that_gets_nothing_is_no_pull(
     deployment = deploying(environment, configuration)
     push(sandbox, deployment)
     answers: dict[str, object] = {"manifests": {}} if lost == "manifest" else {"download_url": None}
-    judged = proof._judged
+    judged = image_proof._judged
 
     def meanwhile(*arguments: Any) -> Any:  # it was read as a whole, and is gone before the trial
         for name, answer in answers.items():
             monkeypatch.setattr(ecr.Ecr, name, lambda *_, answer=answer, **__: answer)
         return judged(*arguments)
 
-    monkeypatch.setattr(proof, "_judged", meanwhile)
+    monkeypatch.setattr(image_proof, "_judged", meanwhile)
 
     assert refused(deployment, configuration).code == "image_not_found"
 

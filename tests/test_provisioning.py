@@ -13,12 +13,12 @@ from django.db import OperationalError, connections
 from django.db.models import F
 from django.db.models.functions import Now
 
-from deployments import ecr, provisioning, sweeps
+from deployments.aws import ecr
+from deployments.aws.ecr import RegistryError
 from deployments.catalogue import registry_error
 from deployments.config import Configuration
-from deployments.ecr import RegistryError
 from deployments.models import EventKind, Project, Repository, RepositoryEvent, RepositoryStatus, SweepTrigger
-from deployments.reconcile import processes
+from deployments.reconcile import processes, repositories, sweeps
 from sandbox.control import Sandbox
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY, delete_repository
 
@@ -38,7 +38,7 @@ def ensure(project: Project, configuration: Configuration, **changes: Any) -> Re
         "freshness": configuration.freshness,
         "enforce": configuration.enforce,
     }
-    return provisioning.ensure_repository(**{**arguments, **changes})
+    return repositories.ensure_repository(**{**arguments, **changes})
 
 
 def calls(sandbox: Sandbox) -> dict[str, int]:
@@ -265,8 +265,8 @@ def test_an_operators_click_brings_an_adopted_repository_in_line_altogether(
     made_by_hand(sandbox, f"trigger/{project.ref}", imageTagMutability="MUTABLE")
     repository = ensure(project, ecr_configuration)
 
-    assert provisioning.take_over(row=repository, by="ada@example.com")
-    assert not provisioning.take_over(row=repository, by="ada@example.com")
+    assert repositories.take_over(row=repository, by="ada@example.com")
+    assert not repositories.take_over(row=repository, by="ada@example.com")
     repository = ensure(project, ecr_configuration, freshness=timedelta(0))
 
     assert repository.mutability["mode"] == "IMMUTABLE_WITH_EXCLUSION"
@@ -520,7 +520,7 @@ def test_a_result_found_under_a_lease_that_was_taken_over_is_dropped(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     repository = ensure(project, ecr_configuration)
-    lease = provisioning.Lease.claim(repository)
+    lease = repositories.Lease.claim(repository)
     assert lease is not None
     Repository.objects.update(lease_epoch=lease.epoch + 1)  # another process holds it now
 
@@ -711,8 +711,8 @@ def test_a_making_again_that_was_killed_in_the_middle_is_finished_by_the_next_de
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr(provisioning, "_write", die)  # right after CreateRepository was answered
-        killed.setattr(provisioning.Lease, "give_up", lambda lease: None)
+        killed.setattr(repositories, "_write", die)  # right after CreateRepository was answered
+        killed.setattr(repositories.Lease, "give_up", lambda lease: None)
         with pytest.raises(KeyboardInterrupt):
             ensure(project, configuration, freshness=timedelta(0))
     Repository.objects.update(lease_until=Now() - timedelta(seconds=1))  # the dead process's lease has run out
@@ -789,8 +789,8 @@ def row_of(project: Project, **values: Any) -> Repository:
 def test_a_lease_is_held_by_one_for_ninety_seconds(project: Project) -> None:
     row = row_of(project)
 
-    assert provisioning.Lease.claim(row) is not None
-    assert provisioning.Lease.claim(row) is None
+    assert repositories.Lease.claim(row) is not None
+    assert repositories.Lease.claim(row) is None
     left = Repository.objects.annotate(left=F("lease_until") - Now()).values_list("left", flat=True).get()
     assert timedelta(seconds=85) < left <= timedelta(seconds=90)
 
@@ -804,15 +804,15 @@ def test_a_lease_whose_row_could_not_be_read_is_given_back(project: Project, mon
     with monkeypatch.context() as away:
         away.setattr("django.db.models.query.QuerySet.annotate", broken)
         with pytest.raises(OperationalError):
-            provisioning.Lease.claim(row)
+            repositories.Lease.claim(row)
 
     assert Repository.objects.get().lease_until is None
-    assert provisioning.Lease.claim(row) is not None
+    assert repositories.Lease.claim(row) is not None
 
 
 def test_who_lost_a_lease_neither_gives_it_back_nor_notes_anything_under_it(project: Project) -> None:
     row = row_of(project)
-    lease = provisioning.Lease.claim(row)
+    lease = repositories.Lease.claim(row)
     assert lease is not None
     Repository.objects.update(lease_epoch=lease.epoch + 1)  # another process holds it now
     held = Repository.objects.get().lease_until
@@ -831,7 +831,7 @@ def test_who_lost_a_lease_neither_gives_it_back_nor_notes_anything_under_it(proj
 def test_no_call_starts_in_the_second_half_of_a_lease(
     project: Project, monkeypatch: pytest.MonkeyPatch, seconds: int, late: bool
 ) -> None:
-    lease = provisioning.Lease.claim(row_of(project))
+    lease = repositories.Lease.claim(row_of(project))
     assert lease is not None
     monkeypatch.setattr(processes, "clock", lambda: lease.taken + seconds)
 
@@ -853,7 +853,7 @@ def test_the_leases_time_is_looked_at_after_a_sweeps_call_has_waited_for_its_tur
     def turn() -> None:
         monkeypatch.setattr(processes, "clock", lambda: start + 50)
 
-    result = provisioning.reconcile(row=row, **looking(ecr_configuration, before_call=turn))
+    result = repositories.reconcile(row=row, **looking(ecr_configuration, before_call=turn))
 
     assert result is not None
     assert result.error is not None
@@ -900,7 +900,7 @@ def test_a_look_counts_only_while_nobody_has_worked_on_the_row_since(
         ensure(project, ecr_configuration, freshness=timedelta(0))
     sandbox.reset_calls()
 
-    result = provisioning.reconcile(row=row, look=look, **told)
+    result = repositories.reconcile(row=row, look=look, **told)
 
     assert result is not None
     assert result.error is None
@@ -915,7 +915,7 @@ def test_a_result_that_came_too_late_is_answered_with_the_newer_one(
     def somebody_takes_over() -> None:
         Repository.objects.update(lease_epoch=F("lease_epoch") + 1, mode_reason="newer")
 
-    result = provisioning.reconcile(row=row, **looking(ecr_configuration, before_call=somebody_takes_over))
+    result = repositories.reconcile(row=row, **looking(ecr_configuration, before_call=somebody_takes_over))
 
     assert result is not None
     assert result.repository.mode_reason == "newer"
@@ -1024,7 +1024,7 @@ def test_nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row(
     assert all(getattr(row, name) for name in OF_THE_OLD_ONE)
 
     if seen_by == "a look":
-        provisioning.reconcile(row=row, **looking(configuration))
+        repositories.reconcile(row=row, **looking(configuration))
     else:
         sandbox.fault("error", "ecr:CreateRepository", code="LimitExceededException")
         with pytest.raises(RegistryError):
@@ -1131,14 +1131,16 @@ def test_a_new_repository_has_twenty_seconds_to_be_seen(
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr(processes, "clock", lambda: now[0])
-    monkeypatch.setattr("deployments.provisioning.time.sleep", lambda pause: now.__setitem__(0, now[0] + pause))
+    monkeypatch.setattr(
+        "deployments.reconcile.repositories.time.sleep", lambda pause: now.__setitem__(0, now[0] + pause)
+    )
 
     def call() -> str | RegistryError:
         if now[0] - 1000 >= seconds:
             return "seen"
         return registry_error("NotVisibleYet", operation="DescribeRepositories", name="x")
 
-    assert (provisioning._retry_while_not_found(call) == "seen") is found
+    assert (repositories._retry_while_not_found(call) == "seen") is found
     assert now[0] - 1000 <= 20
 
 
@@ -1165,7 +1167,7 @@ def test_that_a_repository_is_gone_is_one_line_however_often_it_is_looked_for(
 
     for _ in range(3):
         row.refresh_from_db()
-        provisioning.reconcile(row=row, **looking(ecr_configuration))
+        repositories.reconcile(row=row, **looking(ecr_configuration))
 
     assert kinds(row) == [EventKind.MISSING]
 
@@ -1215,7 +1217,7 @@ def test_a_look_at_a_new_repository_that_ecr_does_not_show_yet_observes_nothing_
     before, history = stored(row), kinds(row)
     sandbox.fault("not_found_after_create", seconds=60)
 
-    result = provisioning.reconcile(row=row, **looking(ecr_configuration))
+    result = repositories.reconcile(row=row, **looking(ecr_configuration))
 
     assert result is not None
     assert result.error is not None
@@ -1233,7 +1235,7 @@ def test_a_repository_that_ecr_does_not_find_counts_as_missing_when_our_last_wri
     Repository.objects.update(written_at=Now() - timedelta(seconds=age))
     row.refresh_from_db()
 
-    provisioning.reconcile(row=row, **looking(ecr_configuration))
+    repositories.reconcile(row=row, **looking(ecr_configuration))
 
     assert Repository.objects.get().status == status
 
@@ -1248,7 +1250,7 @@ def test_a_repository_of_somebody_else_that_is_deleted_right_after_our_write_is_
     client.delete_repository(repositoryName=row.name, force=True)
     row.refresh_from_db()
 
-    provisioning.reconcile(row=row, **looking(ecr_configuration))
+    repositories.reconcile(row=row, **looking(ecr_configuration))
 
     assert Repository.objects.get().status == RepositoryStatus.MISSING
 
@@ -1395,7 +1397,7 @@ def test_a_look_by_a_configuration_that_does_not_count_any_more_is_not_begun(
     row = ensure(project, ecr_configuration)
     sandbox.reset_calls()
 
-    assert provisioning.reconcile(row=row, **{**looking(ecr_configuration), "activation": 99}) is None
+    assert repositories.reconcile(row=row, **{**looking(ecr_configuration), "activation": 99}) is None
 
     assert calls(sandbox) == {}
     assert Repository.objects.get().lease_until is None

@@ -13,7 +13,7 @@ from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 
-from deployments import ecr, events, provisioning, restore, sweeps
+from deployments.aws import ecr
 from deployments.catalogue import Refusal
 from deployments.config import Configuration
 from deployments.models import (
@@ -25,7 +25,7 @@ from deployments.models import (
     RepositoryStatus,
     SweepTrigger,
 )
-from deployments.reconcile import processes
+from deployments.reconcile import change_events, processes, put_back, repositories, sweeps
 from sandbox.control import Sandbox
 from tests.conftest import HOST, POLICY, TRAIL
 from tests.test_events import event, message
@@ -46,7 +46,7 @@ def kept(project: Project, ecr_configuration: Configuration, sandbox: Sandbox) -
     """A repository in sync, with an event that kept another policy."""
     registry = ecr_configuration.plain
     ecr_registry = sweeps.targets(ecr_configuration)[0].registry
-    row = provisioning.ensure_repository(
+    row = repositories.ensure_repository(
         registry=registry,
         ecr_registry=ecr_registry,
         name=f"trigger/{project.ref}",
@@ -68,10 +68,10 @@ def test_a_restore_whose_process_dies_before_its_result_is_in_the_log_as_begun(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(provisioning.Lease, "finish", die)
+    monkeypatch.setattr(repositories.Lease, "finish", die)
 
     with pytest.raises(KeyboardInterrupt):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+        put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert "333333333333" in live(sandbox, kept.repository.name)
     told = AuditEntry.objects.get()
@@ -87,7 +87,7 @@ def test_a_restore_that_cannot_be_written_down_is_not_begun(
     monkeypatch.setattr(AuditEntry, "save", die)
 
     with pytest.raises(OperationalError):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+        put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert "SetRepositoryPolicy" not in sandbox.calls()
     assert RepositoryEvent.objects.get(pk=kept.pk) == RepositoryEvent.objects.latest("pk")
@@ -96,11 +96,11 @@ def test_a_restore_that_cannot_be_written_down_is_not_begun(
 def test_the_log_has_what_was_there_before_and_a_refusal_has_its_reason(
     kept: RepositoryEvent, ecr_configuration: Configuration
 ) -> None:
-    exemption = restore.Exemption(until=timezone.now() + timedelta(hours=1), reason="a trial")
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL, exemption=exemption)
-    provisioning.Lease.claim(kept.repository)
+    exemption = put_back.Exemption(until=timezone.now() + timedelta(hours=1), reason="a trial")
+    put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL, exemption=exemption)
+    repositories.Lease.claim(kept.repository)
     with pytest.raises(Refusal) as caught:
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+        put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     told = AuditEntry.objects.order_by("id").values_list("action", "outcome")
     assert list(told) == [
@@ -124,7 +124,7 @@ def sweep(configuration: Configuration) -> None:
 def test_the_policy_is_written_by_a_read_and_a_write_and_what_was_there_is_kept(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
-    before = restore.put_back(event=kept, configuration=ecr_configuration, by="ada@example.com", trail=TRAIL)
+    before = put_back.put_back(event=kept, configuration=ecr_configuration, by="ada@example.com", trail=TRAIL)
 
     assert "222222222222" in before
     assert sandbox.calls() == {"ecr:GetRepositoryPolicy": 1, "ecr:SetRepositoryPolicy": 1}
@@ -141,12 +141,12 @@ def test_without_an_exception_the_next_look_heals_it_again_and_with_one_it_stays
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     name = kept.repository.name
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+    put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
     sweep(ecr_configuration)
     assert "222222222222" in live(sandbox, name)
 
-    exemption = restore.Exemption(until=timezone.now() + timedelta(hours=1), reason="OPS-9")
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL, exemption=exemption)
+    exemption = put_back.Exemption(until=timezone.now() + timedelta(hours=1), reason="OPS-9")
+    put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL, exemption=exemption)
     sweep(ecr_configuration)
 
     assert "333333333333" in live(sandbox, name)
@@ -161,7 +161,7 @@ def test_a_policy_that_means_the_same_leaves_the_repository_in_sync(
     Repository.objects.filter(pk=kept.repository_id).update(status=RepositoryStatus.DRIFTED)
     kept.repository.refresh_from_db()
 
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+    put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     row = Repository.objects.get(pk=kept.repository_id)
     assert (row.status, row.differences) == (RepositoryStatus.IN_SYNC, [])
@@ -174,7 +174,7 @@ def test_nothing_is_put_back_that_was_checked_by_a_configuration_that_does_not_c
     monkeypatch.setattr("deployments.reconcile.generation.in_force", lambda own: overtaken)
 
     with pytest.raises(Refusal) as refused:
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+        put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert (refused.value.code, refused.value.heals) == ("ConfigurationChanged", True)
     assert not sandbox.calls()
@@ -184,10 +184,10 @@ def test_nothing_is_put_back_that_was_checked_by_a_configuration_that_does_not_c
 def test_while_somebody_works_on_the_repository_nothing_is_written(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
-    assert provisioning.Lease.claim(kept.repository) is not None
+    assert repositories.Lease.claim(kept.repository) is not None
 
     with pytest.raises(Refusal, match="working on") as refused:
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+        put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert refused.value.heals
     assert sandbox.calls() == {}
@@ -199,7 +199,7 @@ def test_what_aws_refuses_is_said_and_the_lease_is_given_back(
     sandbox.fault("error", "ecr:SetRepositoryPolicy", code="AccessDeniedException")
 
     with pytest.raises(Refusal, match="SetRepositoryPolicy"):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+        put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     row = Repository.objects.get(pk=kept.repository_id)
     assert row.lease_until is None
@@ -215,7 +215,7 @@ def test_a_policy_that_is_wrong_or_opens_the_repository_to_the_world_is_not_put_
     kept.policy_before = text
 
     with pytest.raises(Refusal, match="not put back"):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+        put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert sandbox.calls() == {}
 
@@ -227,7 +227,7 @@ def test_a_repository_that_is_gone_is_not_made_again(
     sandbox.reset_calls()
 
     with pytest.raises(Refusal, match="gone from the registry"):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+        put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert sandbox.calls() == {"ecr:GetRepositoryPolicy": 1}
 
@@ -257,7 +257,7 @@ def test_after_a_policy_was_put_back_the_next_look_looks_at_everything(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     kept.policy_before = POLICY
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+    put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
     sandbox.reset_calls()
 
     sweep(ecr_configuration)
@@ -269,12 +269,12 @@ def test_our_own_write_comes_back_as_an_event_and_causes_no_look(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     Repository.objects.update(written_at=None)
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+    put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
     sandbox.reset_calls()
     detail = {"eventTime": timezone.now().isoformat(), "userAgent": f"Boto3 {ecr.USER_AGENT}"}
 
     body = event("SetRepositoryPolicy", kept.repository.name, **detail)
-    events.handle(configuration=ecr_configuration, messages=[message(body)])
+    change_events.handle(configuration=ecr_configuration, messages=[message(body)])
 
     assert sandbox.calls() == {}
 
@@ -287,7 +287,7 @@ def test_nothing_is_written_late_in_the_lease(
     monkeypatch.setattr(processes, "clock", lambda: next(ticks, start + 46))
 
     with pytest.raises(Refusal) as refused:
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+        put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert (refused.value.code, refused.value.heals) == ("OutOfTime", True)
     assert sandbox.calls() == {"ecr:GetRepositoryPolicy": 1}
@@ -300,10 +300,10 @@ def test_whatever_happens_the_lease_is_given_back(
     def die(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deployments.ecr.Ecr.set_policy", die)
+    monkeypatch.setattr("deployments.aws.ecr.Ecr.set_policy", die)
 
     with pytest.raises(KeyboardInterrupt):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+        put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     row = Repository.objects.get(pk=kept.repository_id)
     assert row.lease_until is None
@@ -318,6 +318,6 @@ def test_the_drift_that_a_restore_leaves_is_as_old_as_it_was(
     Repository.objects.update(status=RepositoryStatus.DRIFTED, drifted_since=long_ago)
     kept.repository.refresh_from_db()
 
-    restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+    put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert Repository.objects.get(pk=kept.repository_id).drifted_since == long_ago

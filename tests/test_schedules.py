@@ -18,11 +18,13 @@ from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 from django_q.scheduler import scheduler
 
-from deployments import doctor, lifecycle, notify, sweeps, tasks, worker
+from deployments import doctor, tasks, worker
 from deployments.config import Configuration
+from deployments.deploys import lifecycle
 from deployments.doctor import Level
 from deployments.models import Process, ProcessRole
-from deployments.reconcile import processes
+from deployments.notify import deliveries
+from deployments.reconcile import processes, sweeps
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Configure = Callable[..., Configuration]
@@ -266,7 +268,7 @@ def test_the_tick_times_out_closes_forgets_rings_and_tells(declared: None, monke
         (sweeps, "close_finished"),
         (sweeps, "forget_old"),
         (sweeps, "open_work"),
-        (notify, "collect"),
+        (deliveries, "collect"),
     ]:
         monkeypatch.setattr(module, name, functools.partial(note, name))
     Session.objects.create(session_key="old", session_data="x", expire_date=timezone.now() - timedelta(seconds=1))
@@ -289,7 +291,7 @@ def test_a_task_on_a_host_whose_clock_is_wrong_does_nothing(
     monkeypatch.setattr(tasks, "STEPS", {"all": never})
     monkeypatch.setattr(sweeps, "start", never)
     monkeypatch.setattr(sweeps, "work", never)
-    monkeypatch.setattr(notify, "deliver", never)
+    monkeypatch.setattr(deliveries, "deliver", never)
     monkeypatch.setattr(processes, "clock_offset", lambda: offset)
 
     getattr(tasks, task)()

@@ -20,7 +20,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from deployments import ecr, provisioning, sweeps
+from deployments.aws import ecr
 from deployments.catalogue import registry_error
 from deployments.config import Configuration
 from deployments.models import (
@@ -35,7 +35,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import generation
+from deployments.reconcile import generation, repositories, sweeps
 from sandbox.control import Sandbox
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY
 from tests.test_lifecycle import before_the_first
@@ -688,13 +688,13 @@ def test_what_a_deploy_saw_meanwhile_counts_more_than_a_sweep_that_was_throttled
     error = registry_error("Throttled", operation="GetRepositoryPolicy", name=seen.name, tries=8)
     Repository.objects.update(last_checked_at=Now(), lease_epoch=F("lease_epoch") + 1)  # a deploy, and all is well
 
-    assert not provisioning.record_failure(row=seen, error=error, cause="sweep")
+    assert not repositories.record_failure(row=seen, error=error, cause="sweep")
 
     row = Repository.objects.get()
     assert (row.status, row.lease_until) == (RepositoryStatus.IN_SYNC, None)
-    assert provisioning.record_failure(row=row, error=error, cause="sweep")
+    assert repositories.record_failure(row=row, error=error, cause="sweep")
     Repository.objects.update(lease_until=Now() + timedelta(minutes=1))
-    assert not provisioning.record_failure(row=row, error=error, cause="sweep")  # somebody works on it
+    assert not repositories.record_failure(row=row, error=error, cause="sweep")  # somebody works on it
 
 
 # --------------------------------------------------------------------------------------------- small ones come first
@@ -1210,9 +1210,9 @@ def test_a_sweep_that_was_stopped_while_the_registry_was_listed_cuts_no_chunks(
     assert not SweepChunk.objects.exists()
 
 
-@pytest.mark.parametrize("repositories", [1, 4])
-def test_a_chunk_is_isolated_only_by_who_holds_it(fast: Configuration, sandbox: Sandbox, repositories: int) -> None:
-    fill(sandbox, fast, repositories)
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_chunk_is_isolated_only_by_who_holds_it(fast: Configuration, sandbox: Sandbox, size: int) -> None:
+    fill(sandbox, fast, size)
     _, chunk, epoch = listed(fast)
     SweepChunk.objects.update(lease_epoch=epoch + 1)  # another process holds it now
     before = rows_of(SweepChunk)
@@ -1441,8 +1441,8 @@ def test_a_repository_is_adopted_once(fast: Configuration, sandbox: Sandbox) -> 
     Repository.objects.update(status=RepositoryStatus.UNMANAGED, origin="")
     row = Repository.objects.get()
 
-    assert sweeps.adopt(repositories=[row], cause="x") == 1
-    assert sweeps.adopt(repositories=[row], cause="x") == 0
+    assert sweeps.adopt(rows=[row], cause="x") == 1
+    assert sweeps.adopt(rows=[row], cause="x") == 0
     assert RepositoryEvent.objects.filter(kind=EventKind.ADOPTED).count() == 1
 
 
@@ -1457,7 +1457,7 @@ def test_a_repository_that_somebody_else_makes_under_the_name_of_one_that_is_gon
     client = sandbox.client("ecr")
     if was == "taken over":
         Repository.objects.update(origin="adopted")
-        assert provisioning.take_over(row=Repository.objects.get(), by="x")
+        assert repositories.take_over(row=Repository.objects.get(), by="x")
         sweep_all(fast)
     client.delete_repository(repositoryName=name, force=True)
     assert sweep_all(fast).missing == 1

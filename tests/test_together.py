@@ -26,9 +26,11 @@ from django.db.models.functions import Now
 from django.test import Client
 from django.urls import get_resolver
 
-from deployments import audit, keys, lifecycle, login, projects, sweeps, variables
+from deployments.access import audit, cli_login, keys
+from deployments.access.vault import Vault
 from deployments.api import api
 from deployments.config import Configuration
+from deployments.deploys import environment_variables, lifecycle, projects
 from deployments.models import (
     AccessKey,
     AuditEntry,
@@ -45,8 +47,7 @@ from deployments.models import (
     Sweep,
     SweepTrigger,
 )
-from deployments.reconcile import writes_pause
-from deployments.vault import Vault
+from deployments.reconcile import sweeps, writes_pause
 from tests.api.conftest import DIGEST, HASH
 from tests.conftest import HOST, OWNER, POLICY, TRAIL
 
@@ -138,7 +139,7 @@ def world(transactional_db: None, configure: Callable[..., Configuration], setti
             mode="observe" if origin == "created" else "", mode_reason="x", mode_until=Now() + timedelta(hours=1),
         )  # fmt: skip
     vault = Vault(settings.ENCRYPTION_KEYS)
-    variables.store(environment=environment, variables={"TOKEN": "1"}, vault=vault)
+    environment_variables.store(environment=environment, variables={"TOKEN": "1"}, vault=vault)
     EnvironmentVariable.objects.create(
         environment=environment,
         name="SEALED_BEFORE",
@@ -177,15 +178,15 @@ def _delete_key(world: World) -> Any:
 
 
 def _token(world: World) -> Any:
-    begun = login.begin()
-    found = login.find(handle=begun.handle)
+    begun = cli_login.begin()
+    found = cli_login.find(handle=begun.handle)
     assert found is not None
-    login.approve(login=found.login, user=User.objects.get(username="ada@example.com"))
+    cli_login.approve(login=found.login, user=User.objects.get(username="ada@example.com"))
     return world.api("v1/token", {"authorizationCode": begun.code})
 
 
 def _decide(world: World, **data: str) -> Any:
-    return world.browser.post(f"/account/login/{login.begin().handle}", data)
+    return world.browser.post(f"/account/login/{cli_login.begin().handle}", data)
 
 
 def _command(name: str, *arguments: str) -> None:

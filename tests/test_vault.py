@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from deployments import notify, variables
+from deployments.access.vault import Unreadable, Vault
+from deployments.deploys import environment_variables
 from deployments.models import NotificationChannel
-from deployments.vault import Unreadable, Vault
+from deployments.notify import deliveries
 
 OLD, NEW = "the-old-key-0123456789-0123456789", "the-new-key-0123456789-0123456789"
 
@@ -88,8 +89,8 @@ def test_what_an_earlier_release_sealed_is_opened_by_this_one(context: str) -> N
 
 def test_the_places_that_secrets_are_sealed_to_keep_their_names() -> None:
     # A stored secret opens under exactly this text; another name of the place makes all of them unreadable.
-    assert variables._place(7, "DATABASE_URL") == "environment 7 variable DATABASE_URL"
-    assert notify.place(NotificationChannel(pk=1)) == "notification channel 1"
+    assert environment_variables._place(7, "DATABASE_URL") == "environment 7 variable DATABASE_URL"
+    assert deliveries.place(NotificationChannel(pk=1)) == "notification channel 1"
 
 
 def test_of_two_keys_with_the_same_text_one_seals_and_both_are_current() -> None:

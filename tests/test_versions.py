@@ -13,11 +13,12 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments import images, lifecycle, versions
+from deployments import images
+from deployments.access.audit import Trail
 from deployments.api import branches
-from deployments.audit import Trail
+from deployments.aws.ecr import Ecr
 from deployments.config import Configuration
-from deployments.ecr import Ecr
+from deployments.deploys import lifecycle, versions
 from deployments.images import Version
 from deployments.models import AuditEntry, Environment, EnvironmentType, Project, Repository, RepositoryStatus
 from sandbox import images as made

@@ -26,12 +26,13 @@ from django.test import Client
 from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 
-from deployments import doctor, notify, outage, sweeps, tasks, worker
+from deployments import doctor, outage, tasks, worker
 from deployments.checks import queue_settings_are_safe
 from deployments.config import Configuration
 from deployments.doctor import Level
 from deployments.models import Process, ProcessRole, Sweep, SweepChunk, SweepStatus, SweepTrigger
-from deployments.reconcile import generation, processes
+from deployments.notify import deliveries
+from deployments.reconcile import generation, processes, sweeps
 from sandbox.control import Sandbox
 from tests import databases, postgresql
 from tests.conftest import HOST, POLICY
@@ -520,7 +521,7 @@ def test_a_consumer_of_events_that_went_silent_is_reported_everywhere(
 
     Process.objects.filter(pk=row.pk).update(beat_at=Now() - timedelta(seconds=125))
     assert told() == (Level.FAIL, False, True)
-    found = [news.subject for news in notify._workers(row.started_at - timedelta(hours=1), timezone.now())]
+    found = [news.subject for news in deliveries._workers(row.started_at - timedelta(hours=1), timezone.now())]
     assert found == ["The consumer of change events on gone sends no heartbeat"]
 
     Process.objects.create(role=ProcessRole.EVENTS, host="another", pid=2)  # it was replaced

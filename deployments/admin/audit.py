@@ -13,9 +13,9 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from deployments import audit
-from deployments.admin.console import ReadOnly, menu
+from deployments.access import audit
 from deployments.admin.display import ago, mark, two_lines
+from deployments.admin.pages import ReadOnly, menu
 from deployments.models import ActorKind, AuditEntry
 
 #: Ending of the file → (its type, who writes it).

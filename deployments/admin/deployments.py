@@ -15,12 +15,12 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from deployments.admin.between import between
-from deployments.admin.console import Nouns, audit_of, menu
 from deployments.admin.display import ago, badge, took, two_lines
 from deployments.admin.exports import Exports
-from deployments.admin.finding import SEARCHED, find
+from deployments.admin.pages import Nouns, audit_of, menu
 from deployments.admin.promotions import Promotions, offers
+from deployments.admin.search import SEARCHED, find
+from deployments.admin.time_filter import between
 from deployments.models import FINAL_STATUSES, Deployment, DeploymentStatus, Promotion
 
 
@@ -113,7 +113,7 @@ class DeploymentAdmin(Promotions, Exports):
         Mark,
         between("Created", "created_at"),
     )
-    search_fields = ("short_code",)  # that there is a search; what it does stands in deployments.admin.finding
+    search_fields = ("short_code",)  # that there is a search; what it does stands in deployments.admin.search
     search_help_text = "Version, short code, digest, commit or message"
     sortable_by = ("version_cell", "created")
     columns: ClassVar[Mapping[str, Callable[[Any], Any]]] = {

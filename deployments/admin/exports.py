@@ -14,7 +14,7 @@ from django.http import Http404, HttpRequest, HttpResponseBase, HttpResponseRedi
 from django.urls import path, reverse
 from django.utils import timezone
 
-from deployments.admin.console import Console
+from deployments.admin.pages import Console
 
 KINDS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson; charset=utf-8"}
 

@@ -20,10 +20,11 @@ from django.shortcuts import get_object_or_404
 from django.urls import path, reverse
 from django.utils.html import format_html
 
-from deployments import clock, keys
-from deployments.admin.console import Audited, ReadOnly, audit_of, may, menu, require
+from deployments import clock
+from deployments.access import keys
+from deployments.access.audit import Trail
 from deployments.admin.display import ago, badge, two_lines, until
-from deployments.audit import Trail
+from deployments.admin.pages import Audited, ReadOnly, audit_of, may, menu, require
 from deployments.catalogue import Refusal
 from deployments.models import AccessKey, Environment, KeyKind
 

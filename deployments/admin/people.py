@@ -18,7 +18,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 
-from deployments.admin.console import Audited, Nouns, ReadOnly
+from deployments.admin.pages import Audited, Nouns, ReadOnly
 
 
 class Rights(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]

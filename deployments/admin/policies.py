@@ -16,12 +16,13 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import path, reverse
 
-from deployments import clock, policy, restore, sweeps, whatif
-from deployments.admin.console import ReadOnly, require, shown_configuration, who
+from deployments import clock, policy
+from deployments.access.audit import Trail
+from deployments.admin.pages import ReadOnly, require, shown_configuration, who
 from deployments.admin.sidebyside import side_by_side
-from deployments.audit import Trail
 from deployments.catalogue import Refusal
 from deployments.models import Repository, RepositoryEvent, RepositoryStatus
+from deployments.reconcile import put_back, sweeps, what_if
 
 #: What a registry's host has in it → the partition, and the partition's console. The first that fits counts.
 _PARTITIONS = (
@@ -107,11 +108,11 @@ class RestoreForm(forms.Form):
             self.add_error("reason", "Say why, or leave out the exception.")
         return data
 
-    def exemption(self) -> restore.Exemption | None:
+    def exemption(self) -> put_back.Exemption | None:
         data = self.cleaned_data
         if not data["keep"]:
             return None
-        return restore.Exemption(until=clock.now() + timedelta(hours=data["hours"]), reason=data["reason"])
+        return put_back.Exemption(until=clock.now() + timedelta(hours=data["hours"]), reason=data["reason"])
 
 
 class WhatIfForm(forms.Form):
@@ -145,7 +146,7 @@ class Policies(ReadOnly):
         form = RestoreForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             try:
-                restore.put_back(
+                put_back.put_back(
                     event=kept,
                     configuration=settings.CONFIGURATION,
                     by=who(request),
@@ -186,7 +187,7 @@ class Policies(ReadOnly):
         ]
         answer = None
         if request.method == "POST" and form.is_valid():
-            answer = whatif.rehearse(
+            answer = what_if.rehearse(
                 text=form.cleaned_data["text"],
                 target=targets[form.cleaned_data["registry"]],
                 allow_public=configuration.allow_public_policy,

@@ -13,12 +13,12 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from deployments import images
-from deployments.admin.console import Audited, Console, Nouns, audit_of, menu
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, code, mark, two_lines
+from deployments.admin.pages import Audited, Console, Nouns, audit_of, menu
 from deployments.admin.variables import Variables
+from deployments.deploys.projects import ensure_environments
 from deployments.models import AccessKey, Deployment, Environment, EnvironmentType, Project, Promotion
-from deployments.projects import ensure_environments
 
 
 def with_current() -> Prefetch[Any]:

@@ -13,16 +13,16 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from deployments import provisioning
-from deployments.admin.console import audit_of, may, menu, shown_configuration
+from deployments.admin.bulk_actions import LOOKS, Looks
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
-from deployments.admin.looks import LOOKS, Looks
+from deployments.admin.pages import audit_of, may, menu, shown_configuration
 from deployments.admin.policies import Policies, aws_console, partition_of, pullers, risks, state_of
 from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.config import RegistryConfig
 from deployments.models import Deployment, EventKind, Repository, RepositoryStatus
+from deployments.reconcile import repositories
 
 PARTS = ("policy", "lifecycle", "tags", "mutability", "encryption")
 
@@ -154,7 +154,7 @@ class RepositoryAdmin(Looks, Policies, Exports):
             "pullers": pullers(row),
             "states": {part: state_of(row, part, covered=covered) for part in PARTS},
             "excepted": bool(row.mode) and in_force(row),
-            "observed": not provisioning.effective_enforce(row, shown_configuration().enforce, timezone.now()),
+            "observed": not repositories.effective_enforce(row, shown_configuration().enforce, timezone.now()),
             "may": {name: may(request, look.right) for name, look in LOOKS.items()},
             "may_restore": may(request, "restore_policy_repository") and covered,
             "managed": row.status not in (RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING),

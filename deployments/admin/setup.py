@@ -19,9 +19,9 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 
 from deployments import doctor
-from deployments.admin.console import may, require
+from deployments.access.audit import Trail
 from deployments.admin.display import mark
-from deployments.audit import Trail
+from deployments.admin.pages import may, require
 from deployments.catalogue import Refusal
 from deployments.doctor import Level, Report
 from deployments.models import AuditEntry

@@ -14,8 +14,8 @@ from django.http import HttpRequest, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
-from deployments.admin import overview
-from deployments.audit import Trail
+from deployments.access.audit import Trail
+from deployments.admin import dashboard
 from deployments.models import Deployment
 
 #: Section → the models below it, in this order.
@@ -52,7 +52,7 @@ class RegistryAdmin(admin.AdminSite):
         context = super().each_context(request)
         context |= {"registry_host": settings.CONFIGURATION.v4.host, "dashboard_path": reverse("admin:index")}
         if context["has_permission"]:
-            counters = overview.counters()
+            counters = dashboard.counters()
             sees = self.get_model_admin(Deployment).has_view_permission(request)
             running = counters.get("Deployment")
             context["running_deployments"] = running.number if running and sees else 0
@@ -71,7 +71,7 @@ class RegistryAdmin(admin.AdminSite):
         ]
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
-        return super().index(request, {**overview.dashboard(self, request), **(extra_context or {})})
+        return super().index(request, {**dashboard.dashboard(self, request), **(extra_context or {})})
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         user: Any = request.user

@@ -23,10 +23,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
-from deployments import sweeps, tasks
-from deployments.admin.console import Nouns, ReadOnly, may, menu, require, shown_configuration, who
+from deployments import tasks
+from deployments.access.audit import Trail
 from deployments.admin.display import ago, badge, took, two_lines
-from deployments.audit import Trail
+from deployments.admin.pages import Nouns, ReadOnly, may, menu, require, shown_configuration, who
 from deployments.models import (
     Repository,
     RepositoryStatus,
@@ -36,6 +36,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
+from deployments.reconcile import sweeps
 
 FINDINGS_SHOWN = 100
 THROTTLED_SHOWN = 10

@@ -11,18 +11,18 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
 
-from deployments import variables
-from deployments.admin.console import ReadOnly, may, require, who
-from deployments.audit import Trail
+from deployments.access.audit import Trail
+from deployments.access.vault import Vault
+from deployments.admin.pages import ReadOnly, may, require, who
 from deployments.catalogue import Refusal
+from deployments.deploys import environment_variables
 from deployments.models import Environment, EnvironmentVariable
-from deployments.vault import Vault
 
 SHOWN = 200
 
 
 class VariableForm(forms.Form):
-    name = forms.CharField(max_length=variables.LONGEST_NAME)
+    name = forms.CharField(max_length=environment_variables.LONGEST_NAME)
     value = forms.CharField(
         required=False,
         strip=False,
@@ -62,7 +62,7 @@ def _value(row: EnvironmentVariable, vault: Vault) -> str:
     if row.is_secret:
         return ""
     try:
-        return variables.reveal(row, vault)
+        return environment_variables.reveal(row, vault)
     except Refusal as refusal:
         return refusal.sentence
 
@@ -106,7 +106,7 @@ class Variables(ReadOnly):
             value = form.cleaned_data["value"].replace("\r\n", "\n")
             try:
                 with Trail.of(request).change("set.variable", environment, after={"name": name}) as line:
-                    change = variables.store(
+                    change = environment_variables.store(
                         environment=environment,
                         variables={name: value},
                         vault=Vault(settings.ENCRYPTION_KEYS),
@@ -135,7 +135,7 @@ class Variables(ReadOnly):
         if request.method == "POST":
             before = {"name": row.name, "is_secret": row.is_secret}
             with Trail.of(request).change("delete.variable", environment, before=before) as line:
-                if not variables.remove(environment=environment, name=row.name):
+                if not environment_variables.remove(environment=environment, name=row.name):
                     line.nothing_changed()
             self.message_user(request, f"{row.name} was deleted.", messages.SUCCESS)
             return HttpResponseRedirect(_page(environment))

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.http import HttpRequest
 from ninja.security import HttpBearer
 
-from deployments import keys
+from deployments.access import keys
 from deployments.api import branches, limits
 from deployments.api.errors import Refused
 from deployments.models import AccessKey, Environment, EnvironmentType, KeyKind

@@ -12,12 +12,13 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from ninja.responses import Status
 
-from deployments import images, lifecycle, models
+from deployments import images, models
+from deployments.access.audit import Trail
 from deployments.api import listing, schemas, stream
 from deployments.api.auth import EnvironmentRequest, may_deploy, may_fetch_credentials
 from deployments.api.errors import Refused, refusing_with
 from deployments.api.schemas import refusals
-from deployments.audit import Trail
+from deployments.deploys import lifecycle
 from deployments.models import EnvironmentType
 
 router = listing.router  # one for both: an address that takes GET and POST belongs to one router

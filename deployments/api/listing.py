@@ -17,11 +17,12 @@ from django.utils.cache import get_conditional_response
 from ninja import Query, Router
 from ninja.responses import Status
 
-from deployments import lifecycle, models
+from deployments import models
 from deployments.api import schemas
 from deployments.api.auth import EnvironmentRequest, may_read
 from deployments.api.errors import Refused
 from deployments.api.schemas import refusals
+from deployments.deploys import lifecycle
 from deployments.models import DeploymentStatus
 
 # `deployments.api.deployments` adds its routes after these: Django takes the first address that fits, and

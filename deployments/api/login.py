@@ -10,12 +10,12 @@ from django.http import HttpRequest
 from django.urls import reverse
 from ninja import Router
 
-from deployments import login
+from deployments.access import cli_login
+from deployments.access.audit import Actor, Trail
 from deployments.api import limits, schemas
 from deployments.api.auth import client_of, too_many
 from deployments.api.errors import refusing_with
 from deployments.api.schemas import refusals
-from deployments.audit import Actor, Trail
 from deployments.catalogue import Refusal
 
 router = Router(tags=["login"], auth=None)
@@ -33,7 +33,7 @@ def authorization_code(request: HttpRequest, body: schemas.NewLogin | None = Non
     address = request.META.get("REMOTE_ADDR", "")
     if wait := limits.begun_logins.count(address):
         raise too_many("Many logins were begun from this address.", wait)
-    begun = login.begin(
+    begun = cli_login.begin(
         challenge=body.codeChallenge if body else "",
         callback_port=body.callbackPort if body else None,
         client=client_of(request),
@@ -61,7 +61,7 @@ def token(request: HttpRequest, body: schemas.LoginProof) -> dict[str, Any]:
     ):
         try:
             with transaction.atomic():
-                found = login.collect(
+                found = cli_login.collect(
                     code=body.authorizationCode,
                     verifier=body.codeVerifier or "",
                     approval_code=body.approvalCode or "",

@@ -11,7 +11,10 @@ from django.http import HttpRequest
 from django.utils.text import slugify
 from ninja import Router
 
-from deployments import keys, models, variables
+from deployments import models
+from deployments.access import keys
+from deployments.access.audit import Trail
+from deployments.access.vault import Vault
 from deployments.api import branches, schemas
 from deployments.api.auth import (
     EnvironmentRequest,
@@ -24,9 +27,8 @@ from deployments.api.auth import (
 )
 from deployments.api.errors import Refused
 from deployments.api.schemas import refusals
-from deployments.audit import Trail
+from deployments.deploys import environment_variables
 from deployments.models import SLUG_ALIASES, AccessKey, Environment, EnvironmentType, Promotion
-from deployments.vault import Vault
 
 router = Router(tags=["projects"])
 
@@ -180,7 +182,7 @@ def list_variables(request: EnvironmentRequest, ref: str) -> dict[str, Any]:
     is indexed may read them; a key that is limited to `read` does not get them."""
     caller = request.auth
     _require_own(caller.key, ref)
-    found = variables.values(
+    found = environment_variables.values(
         environment=caller.environment,
         vault=Vault(settings.ENCRYPTION_KEYS),
         secrets=keys.allows(caller.key, keys.DEPLOY),
@@ -204,7 +206,7 @@ def import_variables(
     _require_own(caller.key, ref, env)
     try:
         with Trail.of(request).change("set.variable", caller.environment) as line:
-            changes = variables.sync(
+            changes = environment_variables.sync(
                 environment=caller.environment,
                 variables=body.variables,
                 parent_variables=body.parentVariables or {},
@@ -217,7 +219,7 @@ def import_variables(
             for environment, change in changes.items():
                 after = {"added": change.added, "changed": change.changed, "secret_ones": body.isSecret}
                 line.trail.record("set.variable", environment, after=after)
-    except variables.Rejected as rejected:
+    except environment_variables.Rejected as rejected:
         problems = [{"key": name, "error": problem} for name, problem in rejected.problems.items()]
         raise Refused(400, rejected.sentence, code=rejected.code, more={"variableErrors": problems}) from None
     return {"success": True}

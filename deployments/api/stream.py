@@ -18,7 +18,7 @@ from django.http import StreamingHttpResponse
 
 from deployments import database
 from deployments.api.errors import internal_error
-from deployments.lifecycle import Refusal
+from deployments.deploys.lifecycle import Refusal
 
 logger = logging.getLogger(__name__)
 

@@ -28,10 +28,10 @@ from django.db.models import Max, QuerySet
 from django.db.models.functions import Now
 
 from deployments import policy
-from deployments.audit import Trail
+from deployments.access.audit import Trail
+from deployments.aws.ecr import registry_of
 from deployments.catalogue import RegistryError, registry_error
 from deployments.config import Configuration, RegistryConfig, desired_digest
-from deployments.ecr import registry_of
 from deployments.models import (
     ActivationCause,
     ConfigurationActivation,

@@ -10,7 +10,7 @@ import logging
 from django.db import IntegrityError
 from django.db.models.functions import Now
 
-from deployments.audit import Trail
+from deployments.access.audit import Trail
 from deployments.models import WritesPause
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,11 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from deployments import images, keys, variables
+from deployments import images
+from deployments.access import keys
+from deployments.access.vault import Vault
+from deployments.deploys import environment_variables
+from deployments.deploys.projects import create_project
 from deployments.models import (
     AccessKey,
     BackgroundWorker,
@@ -38,8 +42,6 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.projects import create_project
-from deployments.vault import Vault
 
 OWNER, CLUSTER, STAGING, SECOND = "111111111111", "222222222222", "333333333333", "444444444444"
 HOST = f"{OWNER}.dkr.ecr.us-east-1.amazonaws.com"
@@ -491,7 +493,7 @@ class Installation:
         key.save()
         keys.rotate(key, grace=timedelta(hours=20))
         AccessKey.objects.filter(pk=key.pk).update(last_used_at=self._ago(seconds=-1))
-        variables.store(
+        environment_variables.store(
             environment=environment,
             variables={"LOG_LEVEL": "info", "BILLING_URL": "https://billing.example.com"},
             vault=Vault(settings.ENCRYPTION_KEYS),
@@ -499,7 +501,7 @@ class Installation:
             by=PEOPLE[2],
             override=True,
         )
-        variables.store(
+        environment_variables.store(
             environment=environment,
             variables={"STRIPE_KEY": "only scenery"},
             vault=Vault(settings.ENCRYPTION_KEYS),

@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from deployments import console, keys, provisioning
+from deployments.access import keys
 from deployments.catalogue import Refusal
 from deployments.config import Configuration
 from deployments.models import (
@@ -30,6 +30,7 @@ from deployments.models import (
     Sweep,
     SweepStatus,
 )
+from deployments.reconcile import repositories, requests
 from tests.admin.installation import CLUSTER, ENVIRONMENT, HOST, Installation, policy
 from tests.conftest import TRAIL
 
@@ -93,7 +94,7 @@ def test_going_forward_again_is_a_promotion_and_takes_the_mark_away(
     configuration = configure(**ENVIRONMENT, **UNPROVED)
     older, promotion = rolled()
     newest = promotion.deployment
-    console.make_current(deployment=older, instead_of=newest.pk, by="x", configuration=configuration, trail=TRAIL)
+    requests.make_current(deployment=older, instead_of=newest.pk, by="x", configuration=configuration, trail=TRAIL)
 
     operator.post(f"{DEPLOYMENTS}{newest.pk}/promote/", {"instead_of": older.pk})
 
@@ -119,15 +120,15 @@ def test_a_deploy_that_is_promoted_in_the_meantime_is_not_marked_as_rolled_back(
     promotion.rolled_back_from = promotion.deployment  # as a roll-back long ago left it
     promotion.save()
 
-    assert console.rolled_back(promotion) is None
+    assert requests.rolled_back(promotion) is None
     promotion.deployment = older
-    assert console.rolled_back(promotion) == promotion.rolled_back_from
+    assert requests.rolled_back(promotion) == promotion.rolled_back_from
 
 
 def test_what_never_went_well_cannot_become_current(installation: Installation, operator: Client) -> None:
     failed = Deployment.objects.filter(status="FAILED")[0]
     page = f"{DEPLOYMENTS}{failed.pk}/promote/"
-    token = console.change_to(failed).token
+    token = requests.change_to(failed).token
 
     assert "It cannot become current" in operator.get(page).content.decode()
     operator.post(page, {"instead_of": token})
@@ -390,9 +391,9 @@ def test_an_exception_in_the_past_or_without_a_reason_is_refused(installation: I
     now = timezone.now()
 
     with pytest.raises(Refusal, match="ahead"):
-        console.make_exception(rows=rows, mode="observe", until=now - timedelta(seconds=1), reason="x", by="x")
+        requests.make_exception(rows=rows, mode="observe", until=now - timedelta(seconds=1), reason="x", by="x")
     with pytest.raises(Refusal, match="reason"):
-        console.make_exception(rows=rows, mode="observe", until=now + timedelta(hours=1), reason=" ", by="x")
+        requests.make_exception(rows=rows, mode="observe", until=now + timedelta(hours=1), reason=" ", by="x")
 
 
 # ------------------------------------------------------------------------------------------------------------ sweeps
@@ -627,7 +628,7 @@ def test_setting_and_deleting_a_variable_leave_lines_with_its_name_and_a_refused
 def test_a_refused_restore_leaves_a_line_with_the_reason(installation: Installation, operator: Client) -> None:
     row = Repository.objects.filter(host=HOST, status="in_sync")[0]
     kept = row.events.exclude(policy_before="")[0]
-    assert provisioning.Lease.claim(row) is not None
+    assert repositories.Lease.claim(row) is not None
 
     operator.post(f"{REPOSITORIES}{row.pk}/restore/{kept.pk}/", {"hours": "4"})
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from django.db import IntegrityError
 
+from deployments.deploys.projects import create_project, ensure_environments
 from deployments.models import Environment, EnvironmentType
-from deployments.projects import create_project, ensure_environments
 
 
 @pytest.mark.django_db

@@ -10,7 +10,7 @@ from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 from django.urls import reverse
 
-from deployments import keys
+from deployments.access import keys
 from deployments.models import AccessKey, AuditEntry, Environment, Project
 from tests.admin.installation import Installation
 from tests.admin.test_pages import address

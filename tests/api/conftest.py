@@ -11,8 +11,10 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from deployments import config, keys, projects
+from deployments import config
+from deployments.access import keys
 from deployments.api import limits
+from deployments.deploys import projects
 from deployments.models import Environment, Project
 
 HASH = "4f2b" * 16

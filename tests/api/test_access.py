@@ -13,8 +13,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from deployments import keys, projects
+from deployments.access import keys
 from deployments.api import api
+from deployments.deploys import projects
 from deployments.models import AccessKey, Environment, Project
 from tests.api.conftest import Cli
 

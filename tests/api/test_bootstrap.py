@@ -11,7 +11,8 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
 
-from deployments import keys, projects
+from deployments.access import keys
+from deployments.deploys import projects
 from deployments.models import AccessKey, Environment, KeyKind, Project
 
 pytestmark = pytest.mark.django_db

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.test.utils import CaptureQueriesContext
 
-from deployments import keys
+from deployments.access import keys
 from deployments.api.bodies import MIB, parse, rule
 from deployments.models import AuditEntry, BackgroundWorker, Deployment, Environment, Project
 from tests.api.conftest import DIGEST, HASH, WORKER, Cli

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from deployments import lifecycle
 from deployments.api import stream
+from deployments.deploys import lifecycle
 from deployments.models import Deployment, Promotion
 from tests.api.conftest import DIGEST, Cli
 

@@ -14,7 +14,8 @@ from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
-from deployments import clock, keys
+from deployments import clock
+from deployments.access import keys
 from deployments.api.schemas import without_credentials
 from deployments.catalogue import Refusal
 from deployments.models import AccessKey, Environment, KeyKind, Project

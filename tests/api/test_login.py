@@ -17,7 +17,7 @@ from django.db.models.functions import Now
 from django.test import Client
 from django.utils import timezone
 
-from deployments import keys, login
+from deployments.access import cli_login, keys
 from deployments.catalogue import NotFound
 from deployments.models import AccessKey, AuditEntry, LoginRequest
 from tests.admin import markup
@@ -277,12 +277,12 @@ def test_a_login_is_approved_once(anyone: Cli, browser: Client) -> None:
 
 def test_of_two_who_approve_at_once_one_does(anyone: Cli, operator: User) -> None:
     begun = begin(anyone, BOUND)
-    found = login.find(handle=path_of(begun).rpartition("/")[2])
+    found = cli_login.find(handle=path_of(begun).rpartition("/")[2])
     assert found is not None
-    assert login.approve(login=found.login, user=operator)
+    assert cli_login.approve(login=found.login, user=operator)
 
     with pytest.raises(NotFound):
-        login.approve(login=found.login, user=operator)
+        cli_login.approve(login=found.login, user=operator)
 
 
 def test_the_page_with_the_code_is_not_kept(anyone: Cli, browser: Client) -> None:
@@ -358,7 +358,7 @@ def test_one_address_begins_so_many_logins_and_no_more(anyone: Cli) -> None:
 
 
 def test_so_many_logins_wait_at_one_time_and_no_more(anyone: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(login, "MOST_WAITING", 2)
+    monkeypatch.setattr(cli_login, "MOST_WAITING", 2)
     begin(anyone)
     begin(anyone)
 
@@ -382,16 +382,16 @@ def test_no_code_is_strange_enough_for_a_500(anyone: Cli, code: str) -> None:
 
 
 def begun(**more: Any) -> LoginRequest:
-    login.begin(**more)
+    cli_login.begin(**more)
     return LoginRequest.objects.latest("pk")
 
 
 def test_a_login_that_was_declined_in_another_tab_cannot_be_approved(operator: User) -> None:
     waiting = begun()
-    assert login.decline(login=waiting)
+    assert cli_login.decline(login=waiting)
 
     with pytest.raises(NotFound):
-        login.approve(login=waiting, user=operator)
+        cli_login.approve(login=waiting, user=operator)
     assert LoginRequest.objects.get().approved_at is None
 
 
@@ -400,24 +400,24 @@ def test_a_login_that_has_expired_cannot_be_approved(operator: User) -> None:
     LoginRequest.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
 
     with pytest.raises(NotFound):
-        login.approve(login=waiting, user=operator)
-    assert not login.decline(login=waiting)
+        cli_login.approve(login=waiting, user=operator)
+    assert not cli_login.decline(login=waiting)
 
 
 def test_an_approved_login_cannot_be_declined_from_another_tab(operator: User) -> None:
     waiting = begun()
-    login.approve(login=waiting, user=operator)
+    cli_login.approve(login=waiting, user=operator)
 
-    assert not login.decline(login=waiting)
+    assert not cli_login.decline(login=waiting)
     assert LoginRequest.objects.get().expires_at == waiting.expires_at
 
 
 @pytest.mark.parametrize(("minutes", "works"), [(9, True), (11, False)])
 def test_a_link_works_for_ten_minutes(operator: User, minutes: int, works: bool) -> None:
-    handle = login.begin().handle
+    handle = cli_login.begin().handle
     LoginRequest.objects.update(expires_at=F("expires_at") - timedelta(minutes=minutes))
 
-    assert (login.find(handle=handle) is not None) is works
+    assert (cli_login.find(handle=handle) is not None) is works
 
 
 def test_a_login_is_approvable_for_ten_minutes(operator: User) -> None:
@@ -432,26 +432,26 @@ def test_a_login_that_is_not_bound_has_no_port_that_a_code_is_sent_to(operator: 
 def test_ended_and_approved_logins_do_not_keep_new_ones_from_beginning(
     operator: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(login, "MOST_WAITING", 1)
-    login.approve(login=begun(), user=operator)
-    login.decline(login=begun())
+    monkeypatch.setattr(cli_login, "MOST_WAITING", 1)
+    cli_login.approve(login=begun(), user=operator)
+    cli_login.decline(login=begun())
 
     assert begun().approved_at is None
 
 
 def test_of_two_who_collect_at_once_one_gets_the_token(operator: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = login.begin().code
-    login.approve(login=LoginRequest.objects.get(), user=operator)
+    code = cli_login.begin().code
+    cli_login.approve(login=LoginRequest.objects.get(), user=operator)
     make = keys.make_user_token
 
     def slowly(*arguments: Any, **options: Any) -> Any:
         with pytest.raises(NotFound):  # the other one, which read the row before ours was stamped
-            login.collect(code=code)
+            cli_login.collect(code=code)
         return make(*arguments, **options)
 
     monkeypatch.setattr(keys, "make_user_token", slowly)
 
-    assert login.collect(code=code)
+    assert cli_login.collect(code=code)
     assert AccessKey.objects.count() == 1
 
 
@@ -473,13 +473,13 @@ def test_a_host_whose_clock_is_wrong_ends_no_login_early_and_lets_none_go_on(
 
 
 def test_a_login_that_was_declined_or_has_expired_meanwhile_is_not_approved(operator: User) -> None:
-    declined, expired = (login.find(handle=login.begin().handle) for _ in range(2))
+    declined, expired = (cli_login.find(handle=cli_login.begin().handle) for _ in range(2))
     assert declined is not None
     assert expired is not None
-    login.decline(login=declined.login)
+    cli_login.decline(login=declined.login)
     LoginRequest.objects.filter(pk=expired.login.pk).update(expires_at=Now() - timedelta(seconds=1))
 
     for found in (declined, expired):
         with pytest.raises(NotFound):
-            login.approve(login=found.login, user=operator)
+            cli_login.approve(login=found.login, user=operator)
     assert not LoginRequest.objects.exclude(approved_at=None).exists()

@@ -10,7 +10,8 @@ import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from deployments import keys, projects
+from deployments.access import keys
+from deployments.deploys import projects
 from deployments.models import AccessKey, Deployment, Environment, KeyKind, Project, Promotion
 from tests.api.conftest import Cli
 

@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from deployments import keys
+from deployments.access import keys
 from deployments.api import api, limits
 from deployments.models import Environment, Project
 from tests.api.conftest import Cli

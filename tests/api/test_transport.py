@@ -15,9 +15,10 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from deployments import keys, lifecycle
+from deployments.access import keys
 from deployments.api.bodies import KIB, MIB, BodyError, Rule, parse
 from deployments.api.limits import Limiter
+from deployments.deploys import lifecycle
 from deployments.models import AccessKey, Deployment, Environment
 from tests.api.conftest import HASH, WORKER, Answer, Cli
 

@@ -13,9 +13,11 @@ from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from django.db import connections
 
-from deployments import config, keys, variables
+from deployments import config
+from deployments.access import keys
+from deployments.access.vault import Vault
+from deployments.deploys import environment_variables
 from deployments.models import AuditEntry, Environment, EnvironmentVariable, Project
-from deployments.vault import Vault
 from tests.api.conftest import Answer, Cli
 
 pytestmark = pytest.mark.django_db
@@ -194,8 +196,8 @@ def test_the_use_case_itself_stores_both_or_neither(production: Environment) -> 
         project=production.project, slug="preview", type="PREVIEW", parent=production, branch="one"
     )
 
-    with pytest.raises(variables.Rejected):
-        variables.sync(environment=branch, variables={"A": "1"}, parent_variables={"": "2"}, vault=vault())
+    with pytest.raises(environment_variables.Rejected):
+        environment_variables.sync(environment=branch, variables={"A": "1"}, parent_variables={"": "2"}, vault=vault())
 
     assert not EnvironmentVariable.objects.exists()
 
@@ -246,13 +248,13 @@ def test_a_removed_one_lets_the_parents_show_through(production: Environment) ->
     branch = Environment.objects.create(
         project=production.project, slug="preview", type="PREVIEW", parent=production, branch="one"
     )
-    variables.store(environment=production, variables={"A": "all"}, vault=vault())
-    variables.store(environment=branch, variables={"A": "own"}, vault=vault())
+    environment_variables.store(environment=production, variables={"A": "all"}, vault=vault())
+    environment_variables.store(environment=branch, variables={"A": "own"}, vault=vault())
 
-    assert variables.values(environment=branch, vault=vault()) == {"A": "own"}
-    assert variables.remove(environment=branch, name="A")
-    assert not variables.remove(environment=branch, name="A")
-    assert variables.values(environment=branch, vault=vault()) == {"A": "all"}
+    assert environment_variables.values(environment=branch, vault=vault()) == {"A": "own"}
+    assert environment_variables.remove(environment=branch, name="A")
+    assert not environment_variables.remove(environment=branch, name="A")
+    assert environment_variables.values(environment=branch, vault=vault()) == {"A": "all"}
 
 
 # ---- Keys
@@ -331,7 +333,9 @@ def test_two_who_store_the_same_new_names_at_once_wait_for_each_other(
     def run(value: str) -> None:
         try:
             results.append(
-                variables.store(environment=production, variables={"A": value}, vault=vault(), override=True)
+                environment_variables.store(
+                    environment=production, variables={"A": value}, vault=vault(), override=True
+                )
             )
         except Exception as error:
             results.append(error)
@@ -346,8 +350,8 @@ def test_two_who_store_the_same_new_names_at_once_wait_for_each_other(
         thread.join(30)
 
     assert sorted(map(repr, results)) == [
-        repr(variables.Change(added=("A",))),
-        repr(variables.Change(changed=("A",))),
+        repr(environment_variables.Change(added=("A",))),
+        repr(environment_variables.Change(changed=("A",))),
     ]
 
 
@@ -355,15 +359,15 @@ def test_a_value_that_was_set_while_it_was_encrypted_anew_is_the_one_that_stays(
     production: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = "an-older-key-0123456789-0123456789", "a-newer-key-0123456789-0123456789"
-    variables.store(environment=production, variables={"A": "1"}, vault=Vault([old]))
+    environment_variables.store(environment=production, variables={"A": "1"}, vault=Vault([old]))
     both, seal = Vault([new, old]), Vault.seal
 
     def meanwhile(self: Vault, text: str, *, context: str) -> str:
         monkeypatch.undo()
-        variables.store(environment=production, variables={"A": "2"}, vault=both, override=True)
+        environment_variables.store(environment=production, variables={"A": "2"}, vault=both, override=True)
         return seal(self, text, context=context)
 
     monkeypatch.setattr(Vault, "seal", meanwhile)
 
-    assert variables.reencrypt(vault=both) == (0, [])
-    assert variables.values(environment=production, vault=both) == {"A": "2"}
+    assert environment_variables.reencrypt(vault=both) == (0, [])
+    assert environment_variables.values(environment=production, vault=both) == {"A": "2"}

@@ -45,7 +45,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/admin/looks.py",
+        "deployments/admin/bulk_actions.py",
         (
             "",
             "with Trail.of(request).change(action, target) as line:",
@@ -141,7 +141,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/audit.py",
+        "deployments/access/audit.py",
         (
             "record",
             "if not connection.in_atomic_block:",
@@ -208,7 +208,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/credentials.py",
+        "deployments/deploys/push_credentials.py",
         (
             "",
             "REMEMBER_SECONDS = 600",
@@ -229,7 +229,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/desired.py",
+        "deployments/reconcile/desired.py",
         (
             "pullers",
             '{"pull": "depends", "words": "The policy cannot be read."}',
@@ -263,7 +263,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/ecr.py",
+        "deployments/aws/ecr.py",
         (
             "Ecr._call",
             "(client is not None, True)",
@@ -326,7 +326,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/events.py",
+        "deployments/reconcile/change_events.py",
         (
             "parse",
             ' or detail.get("errorCode")',
@@ -389,7 +389,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/keys.py",
+        "deployments/access/keys.py",
         (
             "",
             "USE_IS_RECORDED_EVERY = timedelta(minutes=1)",
@@ -465,7 +465,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/keys.py",
+        "deployments/access/keys.py",
         (
             "make_deploy_key",
             "AccessKey.objects.select_for_update()",
@@ -481,7 +481,7 @@ MUTANTS: tuple[Mutant, ...] = (
         postgresql=True,
     ),
     *_in(
-        "deployments/lifecycle.py",
+        "deployments/deploys/lifecycle.py",
         (
             "finalize",
             "with transaction.atomic():",
@@ -637,7 +637,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/login.py",
+        "deployments/access/cli_login.py",
         ("approve", "approved_at=None, ", "", "api/test_login.py::test_of_two_who_approve_at_once_one_does"),
         (
             "decline",
@@ -693,7 +693,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("collect", ", expires_at__gt=Now()", "", "api/test_login.py::test_a_login_ends_after_ten_minutes"),
     ),
     *_in(
-        "deployments/notify.py",
+        "deployments/notify/deliveries.py",
         (
             "place",
             "notification channel",
@@ -850,11 +850,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/outbound.py",
+        "deployments/notify/outbound_http.py",
         ("", "SECONDS = 5.0", "SECONDS = 50.0", "test_notify.py::test_a_webhook_costs_the_worker_five_seconds_at_most"),
     ),
     *_in(
-        "deployments/pace.py",
+        "deployments/reconcile/pace.py",
         (
             "Pace.spend",
             "self._take()",
@@ -909,7 +909,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/proof.py",
+        "deployments/deploys/image_proof.py",
         (
             "_InEcr.configuration",
             "content is None or distribution.digest_of(content) != digest",
@@ -937,7 +937,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/provisioning.py",
+        "deployments/reconcile/repositories.py",
         (
             "",
             '"taken_over_at": None,',
@@ -1431,7 +1431,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/restore.py",
+        "deployments/reconcile/put_back.py",
         (
             "_write",
             "if not look.exists:",
@@ -1488,7 +1488,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/sweeps.py",
+        "deployments/reconcile/sweeps.py",
         (
             "_compare_list",
             ".exclude(provisioning.may_be_invisible(sweep.started_at))",
@@ -1723,7 +1723,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/variables.py",
+        "deployments/deploys/environment_variables.py",
         (
             "_place",
             "environment {environment_id} variable",
@@ -1744,7 +1744,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/variables.py",
+        "deployments/deploys/environment_variables.py",
         (
             "store",
             "Environment.objects.select_for_update()",
@@ -1754,7 +1754,7 @@ MUTANTS: tuple[Mutant, ...] = (
         postgresql=True,
     ),
     *_in(
-        "deployments/vault.py",
+        "deployments/access/vault.py",
         ("_derive", "vault v1", "vault v2", "test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one"),
         (
             "_derive",
@@ -1783,7 +1783,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/versions.py",
+        "deployments/deploys/versions.py",
         (
             "_raise",
             "changed = Environment.objects.filter(behind, pk=row.pk)",
@@ -1877,7 +1877,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/provisioning.py",
+        "deployments/reconcile/repositories.py",
         (
             "Lease.require_writable",
             "if (found.activation or 0) != self.activation:",
@@ -1904,7 +1904,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/restore.py",
+        "deployments/reconcile/put_back.py",
         (
             "_write",
             "lease.require_writable()",

@@ -16,9 +16,9 @@ from django.db import connections
 from django.db.models.functions import Now
 from django.test import Client
 
-from deployments import lifecycle, provisioning, restore
 from deployments.catalogue import Refusal, RegistryError
 from deployments.config import Configuration
+from deployments.deploys import lifecycle
 from deployments.models import (
     BackgroundWorker,
     Deployment,
@@ -31,7 +31,7 @@ from deployments.models import (
     RepositoryEvent,
     RepositoryStatus,
 )
-from deployments.reconcile import bulkhead, processes
+from deployments.reconcile import bulkhead, processes, put_back, repositories
 from sandbox.control import Sandbox
 from tests.conftest import POLICY, TRAIL
 from tests.test_provisioning import calls, ensure
@@ -217,7 +217,7 @@ def test_putting_a_policy_back_needs_a_place(
     kept = RepositoryEvent.objects.create(repository=row, kind=EventKind.HEALED, policy_before=POLICY)
 
     with others(4), pytest.raises(Refusal) as refused:
-        restore.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+        put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert refused.value.code == "server_waits_for_aws"
 
@@ -318,8 +318,8 @@ def test_a_holder_in_another_process_is_waited_for_nine_seconds_at_most(
 ) -> None:
     ensure(project, ecr_configuration)
     taken = Now() - timedelta(seconds=age)
-    Repository.objects.update(lease_owner="other", lease_until=taken + provisioning.LEASE)
-    monkeypatch.setattr(provisioning, "WAIT_SECONDS", 0.5)
+    Repository.objects.update(lease_owner="other", lease_until=taken + repositories.LEASE)
+    monkeypatch.setattr(repositories, "WAIT_SECONDS", 0.5)
 
     with pytest.raises(RegistryError) as refused:
         ensure(project, ecr_configuration, freshness=timedelta(0))

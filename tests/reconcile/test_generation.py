@@ -15,9 +15,10 @@ from django.db import IntegrityError, connection, connections
 from django.test import Client
 from django.utils import timezone
 
-from deployments import ecr, events, lifecycle, provisioning, restore, sweeps
+from deployments.aws import ecr
 from deployments.catalogue import Refusal, RegistryError
 from deployments.config import Configuration
+from deployments.deploys import lifecycle
 from deployments.models import (
     ActivationCause,
     AuditEntry,
@@ -34,7 +35,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import generation
+from deployments.reconcile import change_events, generation, put_back, repositories, sweeps
 from sandbox.control import Sandbox
 from tests.conftest import CLUSTER, HOST, POLICY, TRAIL
 
@@ -268,7 +269,7 @@ def test_a_configuration_that_changes_while_a_deploy_waits_for_the_lease_is_used
 ) -> None:
     older = given(configure)
     register(older)
-    claim = provisioning.Lease.claim.__func__  # type: ignore[attr-defined]
+    claim = repositories.Lease.claim.__func__  # type: ignore[attr-defined]
     changed: list[ConfigurationGeneration] = []
 
     def late(cls: type, row: Repository) -> Any:
@@ -276,7 +277,7 @@ def test_a_configuration_that_changes_while_a_deploy_waits_for_the_lease_is_used
             changed.append(register(given(configure, BOTH)))
         return claim(cls, row)
 
-    monkeypatch.setattr(provisioning.Lease, "claim", classmethod(late))
+    monkeypatch.setattr(repositories.Lease, "claim", classmethod(late))
     lifecycle.create_deployment(
         environment=environment, configuration=older, content_hash="h", type="MANAGED", trail=TRAIL
     )
@@ -323,12 +324,12 @@ def test_a_change_event_is_acted_on_by_the_configuration_that_counts(
     )
     row = Repository.objects.get()
     register(given(configure, BOTH))
-    change = events.Change(
+    change = change_events.Change(
         operation="SetRepositoryPolicy", account=row.account, region=row.region, name=row.name,
         at=timezone.now() + timedelta(minutes=1), ours=False,
     )  # fmt: skip
 
-    assert events._look(older, row.account, row.region, row.name, [change]) is None
+    assert change_events._look(older, row.account, row.region, row.name, [change]) is None
 
     assert _pullers(sandbox, row) == {CLUSTER, OTHER}
 
@@ -372,9 +373,9 @@ def test_a_process_that_cannot_use_what_counts_neither_looks_nor_writes_and_is_n
     assert sweep is not None
     assert not sweeps.work(configuration=own, seconds=5)
     with pytest.raises(RegistryError, match=words):
-        events._look(own, row.account, row.region, row.name, [])
+        change_events._look(own, row.account, row.region, row.name, [])
     with pytest.raises(Refusal, match=words):
-        restore.put_back(
+        put_back.put_back(
             event=RepositoryEvent(repository=row, policy_before=POLICY), configuration=own, by="me", trail=TRAIL
         )
     with pytest.raises(CommandError, match=words):
@@ -644,7 +645,7 @@ def test_an_activation_whose_audit_line_fails_does_not_happen(
     def broken(**values: Any) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("deployments.audit.record", broken)
+    monkeypatch.setattr("deployments.access.audit.record", broken)
     with pytest.raises(RuntimeError):
         call_command("configuration", "activate", older.digest[:8])
 
@@ -680,11 +681,11 @@ def _calls(sandbox: Sandbox) -> dict[str, int]:
     return {name.removeprefix("ecr:"): count for name, count in sandbox.calls().items() if name.startswith("ecr:")}
 
 
-def _reconcile(row: Repository, configuration: Configuration, *, activation: int) -> provisioning.Converged | None:
+def _reconcile(row: Repository, configuration: Configuration, *, activation: int) -> repositories.Converged | None:
     registry = ecr.registry_of(HOST)
     assert registry is not None
     row.refresh_from_db()
-    return provisioning.reconcile(
+    return repositories.reconcile(
         row=row,
         ecr=ecr.Ecr(registry=registry, access=ecr.Access()),
         registry=configuration.v4,

@@ -8,9 +8,9 @@ import pytest
 from django.core.management import call_command
 from django.utils import timezone
 
-from deployments import events, lifecycle, restore, sweeps
 from deployments.catalogue import Refusal
 from deployments.config import Configuration
+from deployments.deploys import lifecycle
 from deployments.models import (
     AuditEntry,
     Environment,
@@ -21,6 +21,7 @@ from deployments.models import (
     SweepTrigger,
     WritesPause,
 )
+from deployments.reconcile import change_events, put_back, sweeps
 from sandbox.control import Sandbox
 from tests.conftest import POLICY, TRAIL
 
@@ -90,11 +91,11 @@ def test_sweeps_and_change_events_look_and_do_not_write(
     sweeps.start(trigger=SweepTrigger.PERSON)
     while sweeps.work(configuration=ecr_configuration, seconds=10):
         pass
-    change = events.Change(
+    change = change_events.Change(
         operation="DeleteRepositoryPolicy", account=paused.account, region=paused.region, name=paused.name,
         at=timezone.now() + timedelta(minutes=1), ours=False,
     )  # fmt: skip
-    events._look(ecr_configuration, paused.account, paused.region, paused.name, [change])
+    change_events._look(ecr_configuration, paused.account, paused.region, paused.name, [change])
 
     paused.refresh_from_db()
     assert writes(sandbox) == {}
@@ -113,7 +114,7 @@ def test_an_earlier_policy_is_not_put_back(
     kept = RepositoryEvent.objects.create(repository=paused, kind="healed", message="x", policy_before=POLICY)
 
     with pytest.raises(Refusal, match="paused"):
-        restore.put_back(event=kept, configuration=ecr_configuration, by="me", trail=TRAIL)
+        put_back.put_back(event=kept, configuration=ecr_configuration, by="me", trail=TRAIL)
 
     assert writes(sandbox) == {}
     paused.refresh_from_db()

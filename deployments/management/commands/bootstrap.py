@@ -20,8 +20,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.validators import validate_email
 from django.db import DatabaseError, transaction
 
-from deployments import database, images, keys, projects
-from deployments.audit import Actor, Trail
+from deployments import database, images
+from deployments.access import keys
+from deployments.access.audit import Actor, Trail
+from deployments.deploys import projects
 from deployments.models import AccessKey, KeyKind, Project
 
 logger = logging.getLogger(__name__)

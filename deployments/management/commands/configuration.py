@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from deployments.audit import Trail
+from deployments.access.audit import Trail
 from deployments.models import ConfigurationGeneration
 from deployments.reconcile import generation
 

@@ -8,10 +8,9 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from deployments import events, sweeps
-from deployments.ecr import Access, EventQueue
+from deployments.aws.ecr import Access, EventQueue
 from deployments.models import ProcessRole
-from deployments.reconcile import generation, processes
+from deployments.reconcile import change_events, generation, processes, sweeps
 
 
 class Command(BaseCommand):
@@ -24,7 +23,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["check"]:
-            if reason := events.unready():
+            if reason := change_events.unready():
                 raise CommandError(reason)
             return
         configuration = settings.CONFIGURATION.require()
@@ -51,7 +50,7 @@ class Command(BaseCommand):
             access=Access(role_arn=config.assume_role_arn, external_id=config.assume_role_external_id),
         )
         generation.register(configuration, role=ProcessRole.EVENTS)
-        processes.keep_alive(ProcessRole.EVENTS, configuration=generation.held, lives=events.is_moving)
+        processes.keep_alive(ProcessRole.EVENTS, configuration=generation.held, lives=change_events.is_moving)
         self.stderr.write("Listening for changes. Ctrl-C ends it.")
-        events.consume(configuration=configuration, queue=queue, stopping=lambda: bool(stop))
+        change_events.consume(configuration=configuration, queue=queue, stopping=lambda: bool(stop))
         processes.end()

@@ -18,8 +18,9 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 from django.db.models import Q, QuerySet
 
-from deployments import clock, keys
-from deployments.audit import Trail
+from deployments import clock
+from deployments.access import keys
+from deployments.access.audit import Trail
 from deployments.catalogue import Refusal
 from deployments.models import SLUG_ALIASES, AccessKey, Environment, KeyKind
 

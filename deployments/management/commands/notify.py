@@ -12,10 +12,10 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from deployments import notify
-from deployments.audit import Trail, shell_user
+from deployments.access.audit import Trail, shell_user
 from deployments.models import DeliveryStatus, NotificationChannel
-from deployments.notify import Means
+from deployments.notify import deliveries
+from deployments.notify.deliveries import Means
 
 
 class Command(BaseCommand):
@@ -35,8 +35,8 @@ class Command(BaseCommand):
             case "test":
                 self._test(options["name"])
             case _:
-                notify.collect(configuration=settings.CONFIGURATION)
-                self.stdout.write(f"Sent: {notify.deliver(means=Means.of(settings))}.")
+                deliveries.collect(configuration=settings.CONFIGURATION)
+                self.stdout.write(f"Sent: {deliveries.deliver(means=Means.of(settings))}.")
 
     def _list(self) -> None:
         for channel in NotificationChannel.objects.all():
@@ -52,7 +52,7 @@ class Command(BaseCommand):
             raise CommandError(f"There is no channel “{name}”; there are: {known}.", returncode=2)
         with Trail.of_command("notify").attempt("test.channel", channel) as attempt:
             attempt.begin()
-            row = notify.send_test(
+            row = deliveries.send_test(
                 channel=channel,
                 means=Means.of(settings),
                 origin=settings.CONFIGURATION.app_origin,

@@ -20,13 +20,13 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 from django.db.models import Q
 
-from deployments import sweeps, versions
-from deployments.audit import Trail, shell_user
+from deployments.access.audit import Trail, shell_user
 from deployments.catalogue import RegistryError
 from deployments.config import Configuration
+from deployments.deploys import versions
+from deployments.deploys.versions import Learned
 from deployments.models import Repository, RepositoryStatus, Sweep, SweepFinding, SweepStatus, SweepTrigger
-from deployments.reconcile import generation
-from deployments.versions import Learned
+from deployments.reconcile import generation, sweeps
 
 
 class Command(BaseCommand):

@@ -11,9 +11,10 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from deployments import notify, variables
-from deployments.audit import Trail
-from deployments.vault import Vault
+from deployments.access.audit import Trail
+from deployments.access.vault import Vault
+from deployments.deploys import environment_variables
+from deployments.notify import deliveries
 
 
 class Command(BaseCommand):
@@ -22,8 +23,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         vault = Vault(settings.ENCRYPTION_KEYS)
         with Trail.of_command("reencrypt").change("reencrypt.secrets") as line:
-            done, unreadable = variables.reencrypt(vault=vault)
-            channels, closed = notify.reencrypt(vault=vault)
+            done, unreadable = environment_variables.reencrypt(vault=vault)
+            channels, closed = deliveries.reencrypt(vault=vault)
             line.after = {"variables": done, "channels": channels, "unreadable": len(unreadable) + len(closed)}
             if not done and not channels:
                 line.nothing_changed()

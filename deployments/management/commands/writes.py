@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from deployments.audit import Trail
+from deployments.access.audit import Trail
 from deployments.reconcile import writes_pause
 
 

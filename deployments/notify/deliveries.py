@@ -32,7 +32,8 @@ from django.db import connection, transaction
 from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
 from django.urls import reverse
 
-from deployments import clock, outbound, provisioning
+from deployments import clock
+from deployments.access.vault import Unreadable, Vault
 from deployments.config import Configuration
 from deployments.models import (
     AccessKey,
@@ -56,10 +57,10 @@ from deployments.models import (
     SweepStatus,
     WritesPause,
 )
-from deployments.outbound import Undeliverable
-from deployments.reconcile import generation
+from deployments.notify import outbound_http
+from deployments.notify.outbound_http import Undeliverable
+from deployments.reconcile import generation, repositories
 from deployments.reconcile.processes import LONG_SILENCE
-from deployments.vault import Unreadable, Vault
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ def problem_of(kind: str, address: str, *, allow_private: bool) -> str:
             return "Write one or more mail addresses with commas between."
         return "" if addresses else "Write one or more mail addresses with commas between."
     try:
-        target = outbound.parse(address, allow_private=allow_private)
+        target = outbound_http.parse(address, allow_private=allow_private)
     except Undeliverable as error:
         return str(error)
     if kind == ChannelKind.SLACK and target.host not in SLACK_HOSTS and not allow_private:
@@ -425,7 +426,7 @@ def _repositories(since: datetime) -> Iterator[News]:
         status=RepositoryStatus.FAILED,
         last_error_is_installation=False,  # that is one fault, and the sweep's message says it once
         error_since__gte=since,
-        last_error_at__gt=F("error_since") + provisioning.AGAIN,
+        last_error_at__gt=F("error_since") + repositories.AGAIN,
     )
     for row in failing.order_by("-error_since")[:MOST]:
         yield _state(row, RepositoryStatus.FAILED, row.error_since or since, row.error_since or since, row.last_error)
@@ -719,7 +720,7 @@ def _send_webhook(row: NotificationDelivery, means: Means) -> str:
         TIMESTAMP_HEADER: timestamp,
         SIGNATURE_HEADER: sign(_open(row.channel, means), timestamp, body),
     }
-    return _answered(outbound.post(row.channel.address, body, headers, allow_private=means.allow_private))
+    return _answered(outbound_http.post(row.channel.address, body, headers, allow_private=means.allow_private))
 
 
 def _send_slack(row: NotificationDelivery, means: Means) -> str:
@@ -728,7 +729,7 @@ def _send_slack(row: NotificationDelivery, means: Means) -> str:
     body = json.dumps({"text": text[:3000], "unfurl_links": False}).encode()
     headers = {"Content-Type": "application/json", "User-Agent": "registry-admin"}
     address = _open(row.channel, means)
-    return _answered(outbound.post(address, body, headers, allow_private=means.allow_private))
+    return _answered(outbound_http.post(address, body, headers, allow_private=means.allow_private))
 
 
 def _slack(text: object) -> str:

@@ -30,7 +30,8 @@ from django.core import signing
 from django.db import transaction
 from django.db.models.functions import Now
 
-from deployments import clock, keys
+from deployments import clock
+from deployments.access import keys
 from deployments.catalogue import NotFound, Refusal
 from deployments.models import AccessKey, LoginRequest
 
@@ -40,7 +41,7 @@ LIFETIME = timedelta(minutes=10)
 MOST_WAITING = 1_000
 KEY_NAME = "trigger.dev login"
 
-_SALT = "deployments.login"
+_SALT = "deployments.access.cli_login"
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")  # base64url of a SHA-256
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # none that is taken for another; 12 of 32 are 60 bits for ten minutes
 _GONE = "This login is unknown, has expired or was declined. Run trigger.dev login again."

@@ -25,11 +25,9 @@ from django.db import transaction
 from django.db.models import Exists, Q, Subquery
 from django.db.models.functions import Now
 
-from deployments import desired
+from deployments.aws.ecr import Access, Creation, Ecr, Look, RegistryError, longest_call
 from deployments.catalogue import registry_error
 from deployments.config import RegistryConfig
-from deployments.desired import Details, Difference, Part
-from deployments.ecr import Access, Creation, Ecr, Look, RegistryError, longest_call
 from deployments.images import EcrRegistry
 from deployments.models import (
     ConfigurationActivation,
@@ -40,8 +38,9 @@ from deployments.models import (
     RepositoryStatus,
     WritesPause,
 )
-from deployments.reconcile import bulkhead, processes
+from deployments.reconcile import bulkhead, desired, processes
 from deployments.reconcile import lease as leases
+from deployments.reconcile.desired import Details, Difference, Part
 
 T = TypeVar("T")
 

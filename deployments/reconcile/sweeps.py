@@ -31,11 +31,10 @@ from django.db import IntegrityError, connections, transaction
 from django.db.models import Case, Exists, F, Max, Min, OuterRef, Q, QuerySet, Subquery, Sum, When
 from django.db.models.functions import Now
 
-from deployments import clock, desired, provisioning
+from deployments import clock
+from deployments.aws.ecr import Access, Ecr, Look, RegistryError, is_throttling, registry_of
 from deployments.catalogue import registry_error
 from deployments.config import Configuration, RegistryConfig
-from deployments.desired import Listed
-from deployments.ecr import Access, Ecr, Look, RegistryError, is_throttling, registry_of
 from deployments.images import EcrRegistry
 from deployments.models import (
     CallBudget,
@@ -50,8 +49,9 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.pace import Pace
-from deployments.reconcile import generation, lease
+from deployments.reconcile import desired, generation, lease, repositories
+from deployments.reconcile.desired import Listed
+from deployments.reconcile.pace import Pace
 
 CHUNK = 250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest
 THREADS = 16
@@ -408,7 +408,7 @@ def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ou
         rows.filter(name__startswith=f"{target.config.namespace}/")
         .filter(Q(last_checked_at__lt=sweep.started_at) | Q(status=RepositoryStatus.UNMANAGED))
         .exclude(status=RepositoryStatus.MISSING)
-        .exclude(provisioning.may_be_invisible(sweep.started_at))
+        .exclude(repositories.may_be_invisible(sweep.started_at))
         .filter(lease.free())
     )
     gone = [pk for pk in expected.values_list("pk", flat=True).iterator(chunk_size=5000) if pk not in seen]
@@ -476,14 +476,14 @@ def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repos
 
 
 def _adopt(sweep: Sweep, rows: list[Repository]) -> None:
-    adopt(repositories=rows, cause=sweep.requested_by or sweep.trigger)
+    adopt(rows=rows, cause=sweep.requested_by or sweep.trigger)
     _found(sweep, rows, Outcome.ADOPTED, "Adopted: from now on it is kept as configured.")
 
 
-def adopt(*, repositories: Iterable[Repository], cause: str) -> int:
+def adopt(*, rows: Iterable[Repository], cause: str) -> int:
     """Take discovered repositories under management. Their next look brings them what they lack. Returns how many."""
     count = 0
-    for row in repositories:
+    for row in rows:
         with transaction.atomic():
             adopted = Repository.objects.filter(pk=row.pk, status=RepositoryStatus.UNMANAGED).update(
                 status=RepositoryStatus.PENDING, origin="adopted", details_checked_at=None
@@ -508,10 +508,10 @@ def _note_missing(sweep: Sweep, gone: list[int]) -> None:
                 unchanged = Repository.objects.filter(
                     lease.free(), pk=row.pk, lease_epoch=row.lease_epoch, last_checked_at__lt=sweep.started_at
                 )
-                if unchanged.update(status=RepositoryStatus.MISSING, last_checked_at=Now(), **provisioning.GONE):
+                if unchanged.update(status=RepositoryStatus.MISSING, last_checked_at=Now(), **repositories.GONE):
                     rows.append(row)
             RepositoryEvent.objects.bulk_create(
-                provisioning.gone_event(
+                repositories.gone_event(
                     row, "The next deploy makes it again.", cause=sweep.requested_by or sweep.trigger
                 )
                 for row in rows
@@ -744,7 +744,7 @@ class _Worker:
             return True
 
     def _look_at(self, ecr: Ecr, writing: Ecr, target: Target, row: Repository, digest: str) -> bool:
-        due = provisioning.details_due(row, digest=digest, now=row.db_now)  # type: ignore[attr-defined]
+        due = repositories.details_due(row, digest=digest, now=row.db_now)  # type: ignore[attr-defined]
         try:
             look = ecr.look(row.name, details=due)
         except RegistryError as error:
@@ -763,7 +763,7 @@ class _Worker:
                 self.quiet.append(row.pk)
                 self.counts["in_sync"] += 1
             return True
-        if not look.exists and Repository.objects.filter(provisioning.may_be_invisible(), pk=row.pk).exists():
+        if not look.exists and Repository.objects.filter(repositories.may_be_invisible(), pk=row.pk).exists():
             return self._wait_until_visible(row)
         if self.chunk.sweep.dry_run:
             self._report(target, row, look)
@@ -802,7 +802,7 @@ class _Worker:
         """Record that the repository was not looked at: as a finding and, unless this is a dry run, on its row."""
         sweep = self.chunk.sweep
         if not sweep.dry_run:
-            provisioning.record_failure(row=row, error=error, cause=sweep.requested_by or sweep.trigger)
+            repositories.record_failure(row=row, error=error, cause=sweep.requested_by or sweep.trigger)
         self._tell(row, "failed", str(error))
 
     def _unanswered(self, row: Repository, error: RegistryError) -> bool:
@@ -836,7 +836,7 @@ class _Worker:
 
     def _writable(self, target: Target, row: Repository) -> bool:
         """Whether the list showed a mutability that is ours to mend."""
-        differences = provisioning.detail_differences(row, target.config, provisioning.remembered(row))
+        differences = repositories.detail_differences(row, target.config, repositories.remembered(row))
         return any(difference.ours for difference in differences)
 
     def _report(self, target: Target, row: Repository, look: Look) -> None:
@@ -847,14 +847,14 @@ class _Worker:
         elif isinstance(look.policy, RegistryError):
             words, kind = [str(look.policy)], "failed"
         else:
-            details = provisioning.remembered(row) if look.details is None else look.details
+            details = repositories.remembered(row) if look.details is None else look.details
             differences = desired.policy_differences(
                 target.config.default_repository_policy, look.policy, partition=target.registry.partition
             )
             if isinstance(details, RegistryError):
                 words, kind = [str(details)], "failed"
             else:
-                differences += provisioning.detail_differences(row, target.config, details)
+                differences += repositories.detail_differences(row, target.config, details)
             words += [each.words for each in differences if each.ours or each.part is desired.Part.POLICY]
             if words and kind != "failed":
                 kind = "drifted"
@@ -865,7 +865,7 @@ class _Worker:
 
         One that somebody else holds is looked at again later.
         """
-        result = provisioning.reconcile(
+        result = repositories.reconcile(
             row=row,
             ecr=ecr,
             registry=target.config,
@@ -883,7 +883,7 @@ class _Worker:
         if result.error is not None:
             if result.error.throttled:
                 return self._throttled(row, result.error)
-            if result.error.code == provisioning.NOT_VISIBLE:
+            if result.error.code == repositories.NOT_VISIBLE:
                 return self._wait_until_visible(row)
             if result.error.installation:
                 self.fatal = result.error

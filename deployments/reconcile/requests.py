@@ -14,10 +14,11 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from deployments import clock, lifecycle, provisioning, sweeps
-from deployments.audit import Trail
+from deployments import clock
+from deployments.access.audit import Trail
 from deployments.catalogue import Refusal
 from deployments.config import Configuration
+from deployments.deploys import lifecycle
 from deployments.models import (
     Deployment,
     EventKind,
@@ -28,6 +29,7 @@ from deployments.models import (
     Sweep,
     SweepTrigger,
 )
+from deployments.reconcile import repositories, sweeps
 
 #: Names that one sweep is asked for at most. More than this is a sweep of everything.
 NAMES = 5_000
@@ -77,7 +79,7 @@ def look_at(
 def adopt(*, rows: QuerySet[Repository], configuration: Configuration, by: str) -> tuple[int, Sweep | None]:
     """Take discovered repositories under management and have them looked at at once. Returns how many there were."""
     wanted = list(within_reach(rows, configuration).filter(status=RepositoryStatus.UNMANAGED)[:NAMES])
-    count = sweeps.adopt(repositories=wanted, cause=by)
+    count = sweeps.adopt(rows=wanted, cause=by)
     if not count:
         return 0, None
     names = sorted({row.name for row in wanted})
@@ -87,7 +89,7 @@ def adopt(*, rows: QuerySet[Repository], configuration: Configuration, by: str) 
 def take_over(*, rows: QuerySet[Repository], configuration: Configuration, by: str) -> tuple[int, Sweep | None]:
     """Bring adopted repositories in line altogether, at once: what somebody else chose there goes. Returns how many."""
     adopted = within_reach(rows, configuration).filter(origin="adopted", taken_over_at__isnull=True)
-    taken = [row for row in adopted[:NAMES] if provisioning.take_over(row=row, by=by)]
+    taken = [row for row in adopted[:NAMES] if repositories.take_over(row=row, by=by)]
     if not taken:
         return 0, None
     names = sorted({row.name for row in taken})

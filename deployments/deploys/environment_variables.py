@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from django.db import transaction
 from django.utils import timezone
 
+from deployments.access.vault import Unreadable, Vault
 from deployments.catalogue import Refusal
 from deployments.models import Environment, EnvironmentVariable
-from deployments.vault import Unreadable, Vault
 
 #: In an environment, and of one name and value (bytes). Linux hands no string over 128 KiB to a program.
 MOST = 1_000

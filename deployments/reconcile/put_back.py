@@ -14,14 +14,14 @@ from typing import Any
 from django.db import transaction
 from django.db.models.functions import Now
 
-from deployments import console, desired, policy, sweeps
-from deployments.audit import Attempt, Trail
+from deployments import policy
+from deployments.access.audit import Attempt, Trail
+from deployments.aws.ecr import Ecr, RegistryError
 from deployments.catalogue import Refusal, registry_error
 from deployments.config import Configuration
-from deployments.ecr import Ecr, RegistryError
 from deployments.models import EventKind, RepositoryEvent, RepositoryStatus
-from deployments.provisioning import Lease
-from deployments.reconcile import bulkhead, generation
+from deployments.reconcile import bulkhead, desired, generation, requests, sweeps
+from deployments.reconcile.repositories import Lease
 
 ATTEMPTS = 1  # somebody waits for the answer, and can press the button again
 
@@ -85,7 +85,7 @@ def _put_back(
     if exemption is not None:
         after = {"mode": "observe", "until": exemption.until.isoformat(), "reason": exemption.reason, "repositories": 1}
         with attempt.trail.change("except.repository", row, after=after):
-            console.make_exception(rows=[row], mode="observe", until=exemption.until, reason=exemption.reason, by=by)
+            requests.make_exception(rows=[row], mode="observe", until=exemption.until, reason=exemption.reason, by=by)
     lease = Lease.claim(row)
     if lease is None:
         raise Refusal(f"Somebody is working on {row.name} just now. Try again in a moment.", code="busy", heals=True)

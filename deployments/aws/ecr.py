@@ -34,8 +34,8 @@ from deployments.catalogue import UNKNOWN, aws_error, registry_error
 from deployments.catalogue import RegistryError as RegistryError  # this door's one exception: named here to be caught
 from deployments.catalogue import is_throttling as is_throttling
 from deployments.config import RegistryConfig
-from deployments.desired import Details, Listed
 from deployments.images import EcrRegistry, Partition, parse_ecr_host
+from deployments.reconcile.desired import Details, Listed
 
 T = TypeVar("T")
 

@@ -24,11 +24,12 @@ from django.urls import path, reverse
 from django.utils.html import format_html
 from django.views.decorators.http import require_POST
 
-from deployments import clock, console, tasks
-from deployments.admin.console import ReadOnly, back_to, may, require, who
-from deployments.audit import Trail
+from deployments import clock, tasks
+from deployments.access.audit import Trail
+from deployments.admin.pages import ReadOnly, back_to, may, require, who
 from deployments.catalogue import Refusal
 from deployments.models import Repository, RepositoryStatus, Sweep
+from deployments.reconcile import requests
 
 LISTED = 20  # of the selection, on the page that asks
 
@@ -227,21 +228,21 @@ class Looks(ReadOnly):
             with Trail.of(request).change(action, target) as line:
                 match look.name:
                     case "except":
-                        count = console.make_exception(rows=rows.only("pk"), by=by, **exception)
+                        count = requests.make_exception(rows=rows.only("pk"), by=by, **exception)
                         words, after = f"{count:,} excepted.", {**exception, "until": exception["until"].isoformat()}
                     case "end":
-                        count = console.end_exception(rows=rows.only("pk", "mode"), by=by)
+                        count = requests.end_exception(rows=rows.only("pk", "mode"), by=by)
                         words = "The exception was ended." if count == 1 else f"{count:,} exceptions were ended."
                         with contextlib.suppress(Refusal):  # no repository is left for a sweep: not an error here
-                            sweep = console.look_at(rows=rows, configuration=configuration, by=by) if count else None
+                            sweep = requests.look_at(rows=rows, configuration=configuration, by=by) if count else None
                     case "adopt":
-                        count, sweep = console.adopt(rows=rows, configuration=configuration, by=by)
+                        count, sweep = requests.adopt(rows=rows, configuration=configuration, by=by)
                         words = f"{count:,} adopted."
                     case "take":
-                        count, sweep = console.take_over(rows=rows, configuration=configuration, by=by)
+                        count, sweep = requests.take_over(rows=rows, configuration=configuration, by=by)
                         words = f"{count:,} taken over."
                     case _:
-                        sweep = console.look_at(
+                        sweep = requests.look_at(
                             rows=rows,
                             configuration=configuration,
                             by=by,

@@ -21,12 +21,11 @@ from typing import Any
 from django.db import Error, InterfaceError, InternalError, OperationalError, connection, connections
 from django.db.models.functions import Now
 
-from deployments import provisioning, sweeps
+from deployments.aws.ecr import USER_AGENT, Ecr, EventQueue, Message, RegistryError
 from deployments.catalogue import registry_error
 from deployments.config import Configuration
-from deployments.ecr import USER_AGENT, Ecr, EventQueue, Message, RegistryError
 from deployments.models import ProcessRole, Repository, RepositoryStatus
-from deployments.reconcile import generation, processes
+from deployments.reconcile import generation, processes, repositories, sweeps
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +211,7 @@ def handle(
             log.exception("events.failed repository=%s", name)
             unexpected = registry_error("Unexpected", operation="", name=name, reason=type(error).__name__)
             for row in Repository.objects.filter(account=account, region=region, name=name):
-                provisioning.record_failure(row=row, error=unexpected, cause="event")
+                repositories.record_failure(row=row, error=unexpected, cause="event")
             problem = str(unexpected)
         if problem is None:
             done += [message for message, _ in pairs]
@@ -253,7 +252,7 @@ def _look(
         if all(_is_known(change, row) for change in changes):
             return None
         ecr: Ecr = sweeps.reach(target)
-        result = provisioning.reconcile(
+        result = repositories.reconcile(
             row=row,
             ecr=ecr,
             registry=target.config,

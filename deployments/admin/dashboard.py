@@ -15,9 +15,9 @@ from django.utils import timezone
 
 from deployments import worker
 from deployments.admin.chart import per_day
-from deployments.admin.console import may
 from deployments.admin.display import TONES
-from deployments.console import rolled_back
+from deployments.admin.pages import may
+from deployments.deploys.projects import ROOT_SLUGS
 from deployments.models import (
     FINAL_STATUSES,
     Deployment,
@@ -32,8 +32,8 @@ from deployments.models import (
     Sweep,
     SweepStatus,
 )
-from deployments.projects import ROOT_SLUGS
 from deployments.reconcile import generation, processes, writes_pause
+from deployments.reconcile.requests import rolled_back
 
 #: What somebody should look at, the worst first.
 NEEDS_ATTENTION = (RepositoryStatus.FAILED, RepositoryStatus.MISSING, RepositoryStatus.DRIFTED)

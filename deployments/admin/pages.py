@@ -20,8 +20,8 @@ from django.template.response import TemplateResponse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.text import capfirst
 
-from deployments import audit
-from deployments.audit import Trail
+from deployments.access import audit
+from deployments.access.audit import Trail
 from deployments.config import Configuration
 from deployments.models import AuditEntry
 from deployments.reconcile import generation

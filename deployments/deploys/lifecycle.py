@@ -23,14 +23,15 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from deployments import catalogue, clock, credentials, images, proof, provisioning
-from deployments.audit import Trail
+from deployments import catalogue, clock, images
+from deployments.access.audit import Trail
+from deployments.aws.ecr import RegistryError, registry_of
 from deployments.catalogue import NotFound as NotFound  # what a use case raises: named here to be caught
 from deployments.catalogue import Refusal as Refusal
 from deployments.catalogue import refusal
 from deployments.config import Configuration, RegistryConfig
-from deployments.credentials import Credentials
-from deployments.ecr import RegistryError, registry_of
+from deployments.deploys import image_proof, push_credentials
+from deployments.deploys.push_credentials import Credentials
 from deployments.models import (
     FINAL_STATUSES,
     BackgroundWorker,
@@ -41,7 +42,7 @@ from deployments.models import (
     PromotionEvent,
     Repository,
 )
-from deployments.reconcile import bulkhead, generation
+from deployments.reconcile import bulkhead, generation, repositories
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ def _repository(
     if ecr_registry is None:
         return None
     try:
-        return provisioning.ensure_repository(
+        return repositories.ensure_repository(
             registry=registry,
             ecr_registry=ecr_registry,
             name=name,
@@ -491,14 +492,14 @@ def _is_overtaken(deployment: Deployment) -> bool:
 
 def _prove(
     deployment: Deployment, digest: str | None, configuration: Configuration, *, in_line: bool = False
-) -> proof.Steps:
+) -> image_proof.Steps:
     """Prove the deployment's image; the receipt, also of a refusal, is on the row afterwards or returned.
 
     Where as many requests wait for AWS as may, it is a Refusal at once, `in_line` after some time, and nothing is
     written down.
     """
     if not configuration.image_verification:
-        return proof.unproved("Proving is switched off (DEPLOY_IMAGE_VERIFICATION_ENABLED).")
+        return image_proof.unproved("Proving is switched off (DEPLOY_IMAGE_VERIFICATION_ENABLED).")
     configuration = _in_force(configuration)
     registry = configuration.registry(deployment.type or None)
     with bulkhead.place(in_line=in_line):
@@ -507,16 +508,16 @@ def _prove(
 
 def _prove_now(
     deployment: Deployment, digest: str | None, configuration: Configuration, registry: RegistryConfig
-) -> proof.Steps:
+) -> image_proof.Steps:
     def mend() -> None:
         # Somebody changed the policy since this deployment began. What cannot be mended is told by the second look.
         with suppress(Refusal):
-            name = proof.Place.of(deployment.image_ref).name
+            name = image_proof.Place.of(deployment.image_ref).name
             _repository(deployment.environment, configuration, registry, name, freshness=timedelta(0))
 
     try:
         return (
-            yield from proof.prove(
+            yield from image_proof.prove(
                 image_ref=deployment.image_ref,
                 digest=digest,
                 platforms=deployment.image_platform.split(","),
@@ -525,7 +526,7 @@ def _prove_now(
             )
         )
     except Refusal as refused:
-        refused_receipt = proof.unproved(refused.sentence) | {"code": refused.code, "digest": digest or ""}
+        refused_receipt = image_proof.unproved(refused.sentence) | {"code": refused.code, "digest": digest or ""}
         Deployment.objects.filter(id=deployment.id).exclude(status=DEPLOYED).update(receipt=refused_receipt)
         raise
 
@@ -682,7 +683,7 @@ def registry_credentials(*, deployment: Deployment, configuration: Configuration
         if deployment.is_final:
             raise refusal("already_final", status=deployment.status)
         with bulkhead.place():
-            issued = credentials.issue(
+            issued = push_credentials.issue(
                 image_ref=deployment.image_ref,
                 label=deployment.id,
                 registry=configuration.registry(deployment.type or None),

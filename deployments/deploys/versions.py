@@ -20,14 +20,15 @@ from datetime import timedelta
 from django.db.models import Q
 from django.utils import timezone
 
-from deployments import images, sweeps
-from deployments.audit import Trail
+from deployments import images
+from deployments.access.audit import Trail
+from deployments.aws.ecr import Ecr, RegistryError, is_throttling
 from deployments.config import Configuration
-from deployments.ecr import Ecr, RegistryError, is_throttling
 from deployments.images import Version
 from deployments.models import Environment, Project, Repository, RepositoryStatus
-from deployments.pace import Pace
-from deployments.sweeps import Target
+from deployments.reconcile import sweeps
+from deployments.reconcile.pace import Pace
+from deployments.reconcile.sweeps import Target
 
 THREADS = 8
 log = logging.getLogger(__name__)

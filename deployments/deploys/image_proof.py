@@ -21,10 +21,11 @@ from typing import Any, Protocol
 
 from django.utils import timezone
 
-from deployments import distribution, policy
+from deployments import policy
+from deployments.aws.ecr import Access, Ecr, ecr_of
 from deployments.catalogue import Refusal, RegistryError, refusal, registry_error
 from deployments.config import RegistryConfig
-from deployments.ecr import Access, Ecr, ecr_of
+from deployments.deploys import oci_registry
 
 Steps = Generator[str, None, dict[str, Any]]
 
@@ -287,8 +288,8 @@ class _InEcr:
         url = self.ecr.download_url(self.name, digest)
         if url is None:
             return None
-        content = distribution.download(url)
-        if content is None or distribution.digest_of(content) != digest:
+        content = oci_registry.download(url)
+        if content is None or oci_registry.digest_of(content) != digest:
             raise registry_error("StorageUnreachable", operation="GetDownloadUrlForLayer", name=self.name)
         return content
 
@@ -301,24 +302,24 @@ def _asking(ecr: Ecr, name: str, digests: Sequence[str]) -> Callable[[], dict[st
 class _Elsewhere:
     """A repository of another registry."""
 
-    registry: distribution.Registry
+    registry: oci_registry.Registry
     name: str
 
     def tagged(self, tag: str) -> tuple[str, str] | None:
         content = self.registry.manifest(self.name, tag)
-        return None if content is None else (distribution.digest_of(content), self._text(content))
+        return None if content is None else (oci_registry.digest_of(content), self._text(content))
 
     def manifests(self, digests: Sequence[str]) -> dict[str, str]:
         found = ((digest, self.registry.manifest(self.name, digest)) for digest in digests)
         return {
             digest: self._text(content)
             for digest, content in found
-            if content is not None and distribution.digest_of(content) == digest
+            if content is not None and oci_registry.digest_of(content) == digest
         }
 
     def configuration(self, digest: str) -> bytes | None:
         content = self.registry.blob(self.name, digest)
-        return content if content is not None and distribution.digest_of(content) == digest else None
+        return content if content is not None and oci_registry.digest_of(content) == digest else None
 
     @staticmethod
     def _text(content: bytes) -> str:
@@ -326,7 +327,7 @@ class _Elsewhere:
 
 
 def _prove_elsewhere(place: Place, digest: str | None, platforms: Sequence[str], registry: RegistryConfig) -> Steps:
-    door = distribution.Registry(host=place.host, username=registry.username, password=registry.password)
+    door = oci_registry.Registry(host=place.host, username=registry.username, password=registry.password)
     try:
         tree = _read(_Elsewhere(door, place.name), place, digest, platforms)
     except RegistryError as error:

@@ -1,0 +1,1 @@
+"""A deployment from its request to its promotion: image refs, proof of the image, push credentials, projects."""
