@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from deployments import policy
-from deployments.aws.ecr import partitions, registry_of
+from deployments.aws.partitions import partitions, registry_of
 from deployments.config import Configuration, RegistryConfig
 
 

@@ -8,7 +8,7 @@ import logging
 
 from django.db import InterfaceError, OperationalError, ProgrammingError
 
-from deployments.catalogue import Refusal, refusal
+from deployments.errors import Refusal, refusal
 from deployments.outage import is_read_only
 
 logger = logging.getLogger(__name__)

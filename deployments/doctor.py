@@ -29,8 +29,10 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
 from deployments import schema, tasks, worker
-from deployments.aws.ecr import Identity, Probes, RegistryError
+from deployments.aws.probes import Probes
+from deployments.aws.values import Identity
 from deployments.config import Configuration
+from deployments.errors import RegistryError
 from deployments.models import NotificationChannel, ProcessRole
 from deployments.reconcile import desired, generation, processes, sweeps, writes_pause
 from deployments.reconcile.sweeps import Target

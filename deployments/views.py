@@ -26,7 +26,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from deployments import database, schema
 from deployments.access import cli_login
 from deployments.access.audit import Trail
-from deployments.catalogue import NotFound, Refusal, RegistryError
+from deployments.errors import NotFound, Refusal, RegistryError
 from deployments.models import SLUG_ALIASES, Deployment, Environment, Project
 from deployments.reconcile import generation
 

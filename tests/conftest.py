@@ -18,7 +18,7 @@ from django.test.utils import override_settings
 
 from deployments import config
 from deployments.access.audit import Actor, Trail
-from deployments.aws import ecr
+from deployments.aws import clients
 from deployments.models import Environment, EnvironmentType, Project, Repository
 from deployments.reconcile import processes
 from sandbox.control import Sandbox
@@ -128,7 +128,7 @@ def sandbox(sandbox_process: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbo
     sandbox_process.reset()
     for name, value in sandbox_process.environment("owner").items():
         monkeypatch.setenv(name, value)
-    ecr.forget_clients()
+    clients.forget_clients()
     return sandbox_process
 
 

@@ -18,8 +18,8 @@ from django.test.utils import CaptureQueriesContext
 
 from deployments.access import audit, keys
 from deployments.access.audit import Actor, Trail
-from deployments.catalogue import NotFound, Refusal
 from deployments.config import Configuration
+from deployments.errors import NotFound, Refusal
 from deployments.models import ActorKind, AuditEntry, Project, Sweep
 from tests.admin.markup import read
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from deployments.aws import ecr
-from deployments.catalogue import Refusal
+from deployments.aws import clients, ecr, partitions, values
 from deployments.config import Configuration
 from deployments.deploys import lifecycle, projects, push_credentials
+from deployments.errors import Refusal
 from deployments.images import EcrRegistry
 from deployments.models import Deployment, Environment
 from sandbox import images
@@ -78,7 +78,7 @@ def become(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
             made = iam.create_access_key(UserName="server")["AccessKey"]
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", made["AccessKeyId"])
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", made["SecretAccessKey"])
-        ecr.forget_clients()
+        clients.forget_clients()
 
     return change
 
@@ -149,7 +149,7 @@ def test_the_session_behind_the_credentials_deletes_nothing_and_changes_nothing(
     door = ecr.ecr_of(ecr_configuration.registry("MANAGED"), HOST)
     assert door is not None
     limits: Any = {"label": "deploy", "policy": push_credentials.session_policy(door.registry, name), "seconds": 900}
-    session = door.federate(**limits) if federated else door.assume(ecr.Access(role_arn=PUSH_ROLE), **limits)
+    session = door.federate(**limits) if federated else door.assume(values.Access(role_arn=PUSH_ROLE), **limits)
     client = sandbox.client("ecr", (session.access_key, session.secret, session.token))
 
     calls: tuple[Callable[[], object], ...] = (
@@ -172,7 +172,7 @@ def test_any_region_and_any_partition_will_do(
 ) -> None:
     configuration = configure(DEPLOY_REGISTRY_HOST=host)
     deployment = deployed(environment, configuration)
-    registry = ecr.registry_of(host)
+    registry = partitions.registry_of(host)
     assert registry is not None
 
     issued = issue(deployment, configuration)
@@ -224,7 +224,7 @@ def test_no_secret_is_shown_by_anything_that_holds_one(
     assert issued.password not in caplog.text
     row = Deployment.objects.filter(id=deployment.id).values().get()
     assert issued.password not in str(row)
-    session = ecr.Session(access_key="ASIA", secret="canary-1", token="canary-2", expires_at=timezone.now())
+    session = values.Session(access_key="ASIA", secret="canary-1", token="canary-2", expires_at=timezone.now())
     assert "canary" not in repr(session)
 
 

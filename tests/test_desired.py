@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 import pytest
 
 from deployments import config
+from deployments.aws.values import Details
 from deployments.reconcile import desired
-from deployments.reconcile.desired import Details, Part
+from deployments.reconcile.desired import Part
 
 REGISTRY = config.load({"DEPLOY_REGISTRY_ECR_TAGS": "team=platform"}).v4
 RIGHT = Details(

@@ -18,7 +18,7 @@ from django.test import Client
 from django.utils import timezone
 
 from deployments import config, doctor
-from deployments.aws.ecr import Identity
+from deployments.aws.values import Identity
 from deployments.config import Configuration
 from deployments.doctor import Level, Line, Report
 from deployments.models import AuditEntry, NotificationChannel, Process, ProcessRole

@@ -24,9 +24,10 @@ from django.core.management import CommandError, call_command
 from django.db import transaction
 
 from deployments import catalogue
-from deployments.aws import ecr
-from deployments.catalogue import Heals, RegistryError
+from deployments.aws import clients, ecr, sqs, values
+from deployments.catalogue import Heals
 from deployments.config import Configuration
+from deployments.errors import RegistryError
 from deployments.reconcile import repositories
 from sandbox.control import Sandbox
 from tests.conftest import HOST, OWNER
@@ -78,8 +79,10 @@ def client_error(operation: str, code: str, message: str = "said", status: int =
     )
 
 
-def told(error: Exception, operation: str = "SetRepositoryPolicy", access: ecr.Access | None = None) -> RegistryError:
-    return ecr._translated(error, operation, "trigger/shop", access or ecr.Access())
+def told(
+    error: Exception, operation: str = "SetRepositoryPolicy", access: values.Access | None = None
+) -> RegistryError:
+    return clients.translated(error, operation, "trigger/shop", access or values.Access())
 
 
 # ------------------------------------------------------------------------------------------------------- the table
@@ -176,7 +179,7 @@ def test_a_refused_call_names_the_permission() -> None:
 
 @pytest.mark.parametrize("setting", ["DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN", "DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS"])
 def test_a_refused_role_names_the_setting_that_it_comes_from(setting: str) -> None:
-    access = ecr.Access(role_arn=f"arn:aws:iam::{OWNER}:role/r", external_id="canary", setting=setting)
+    access = values.Access(role_arn=f"arn:aws:iam::{OWNER}:role/r", external_id="canary", setting=setting)
 
     error = told(client_error("AssumeRole", "AccessDenied"), "BatchGetImage", access)
 
@@ -255,12 +258,12 @@ def test_sts_is_asked_in_the_registrys_own_region(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAOWNER1111EXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    ecr.forget_clients()
+    clients.forget_clients()
 
-    client = ecr._client("sts", region, ecr.Access(), 1)
+    client = clients.client_of("sts", region, values.Access(), 1)
 
     assert client.meta.endpoint_url == f"https://{host}"
-    ecr.forget_clients()
+    clients.forget_clients()
 
 
 def door(configure: Callable[..., Configuration], **settings: str) -> ecr.Ecr:
@@ -296,13 +299,13 @@ def test_whose_credentials_these_are_is_known_without_asking_aws(
 ) -> None:
     ours = door(configure)
 
-    assert ours.ambient() == ecr.Ambient(access_key="AKIAOWNER1111EXAMPLE", long_lived=True)
+    assert ours.ambient() == values.Ambient(access_key="AKIAOWNER1111EXAMPLE", long_lived=True)
     monkeypatch.setenv("AWS_SESSION_TOKEN", "x")
-    ecr.forget_clients()
+    clients.forget_clients()
     assert not ours.ambient().long_lived
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
-    ecr.forget_clients()
+    clients.forget_clients()
     with pytest.raises(RegistryError, match="no AWS credentials"):
         ours.ambient()
     assert sandbox.calls() == {}
@@ -343,31 +346,31 @@ def test_credentials_that_stay_expired_are_an_error_after_one_repetition(
 def test_clients_and_threads_are_not_shared_with_a_forked_process(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, executor = ecr._client("ecr", "us-east-1", ecr.Access(), 1), ecr._executor()
-    assert ecr._client("ecr", "us-east-1", ecr.Access(), 1) is client
-    assert ecr._executor() is executor
+    client, executor = clients.client_of("ecr", "us-east-1", values.Access(), 1), clients.executor()
+    assert clients.client_of("ecr", "us-east-1", values.Access(), 1) is client
+    assert clients.executor() is executor
 
     with monkeypatch.context() as forked:
         forked.setattr("deployments.aws.ecr.os.getpid", lambda: 1)
-        assert ecr._client("ecr", "us-east-1", ecr.Access(), 1) is not client
-        other = ecr._executors.pop(1, None) or ecr._executor()
+        assert clients.client_of("ecr", "us-east-1", values.Access(), 1) is not client
+        other = clients._executors.pop(1, None) or clients.executor()
         assert other is not executor
-        ecr._executors.pop(1, None)
+        clients._executors.pop(1, None)
     other.shutdown()
 
 
 def test_a_call_that_may_still_be_started_ends_within_its_lease() -> None:
-    settings: Any = ecr._config(ecr.ATTEMPTS)
+    settings: Any = clients._config(clients.ATTEMPTS)
 
     assert (settings.connect_timeout, settings.read_timeout) == (3, 10)
     assert settings.retries == {"total_max_attempts": 3, "mode": "standard"}
-    longest = ecr.ATTEMPTS * (ecr.CONNECT_SECONDS + ecr.READ_SECONDS)
+    longest = clients.ATTEMPTS * (clients.CONNECT_SECONDS + clients.READ_SECONDS)
     assert longest < repositories.LEASE.total_seconds() * (1 - repositories.CALLS_END)
 
 
 @pytest.mark.django_db(transaction=True)
 def test_the_event_queue_is_never_asked_inside_a_transaction(sandbox: Sandbox) -> None:
-    queue = ecr.EventQueue(url=sandbox.events_to("q"), region="us-east-1", access=ecr.Access(), seconds=1)
+    queue = sqs.EventQueue(url=sandbox.events_to("q"), region="us-east-1", access=values.Access(), seconds=1)
     sandbox.reset_calls()
 
     with transaction.atomic(), pytest.raises(RuntimeError, match="transaction"):

@@ -24,10 +24,11 @@ from django.db import OperationalError, connection, connections
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from deployments.aws import ecr
-from deployments.aws.ecr import Access, EventQueue, Message
-from deployments.catalogue import RegistryError, registry_error
+from deployments.aws import clients, ecr, partitions
+from deployments.aws.sqs import EventQueue
+from deployments.aws.values import Access, Message
 from deployments.config import Configuration
+from deployments.errors import RegistryError, registry_error
 from deployments.models import Process, ProcessRole, Project, Repository, RepositoryStatus
 from deployments.reconcile import change_events, generation, processes, repositories, sweeps
 from sandbox.control import Sandbox
@@ -46,7 +47,7 @@ def queue(sandbox: Sandbox) -> EventQueue:
 @pytest.fixture
 def repository(project: Project, ecr_configuration: Configuration, queue: EventQueue) -> Repository:
     """A repository that a deploy has made; the events of that are on the queue already."""
-    registry = ecr.registry_of(HOST)
+    registry = partitions.registry_of(HOST)
     assert registry is not None
     return repositories.ensure_repository(
         registry=ecr_configuration.v4,
@@ -349,11 +350,11 @@ def test_every_read_timeout_is_longer_than_the_longest_wait_that_its_calls_ask_f
 ) -> None:
     real = EventQueue(url=sandbox.events_to("registry-admin"), region="us-east-1", access=Access())
     waits = {"sqs": real.seconds}  # WaitTimeSeconds; no other call of ours asks AWS to wait
-    ecr.forget_clients()
+    clients.forget_clients()
     real.delete([Message(id="m", body="", receipt="r", receives=1)])
     sweeps.reach(sweeps.targets(ecr_configuration)[0]).look("x", details=False)
 
-    seen = {client.meta.service_model.service_name: client.meta.config for client in ecr._clients.values()}
+    seen = {client.meta.service_model.service_name: client.meta.config for client in clients._clients.values()}
 
     assert {"sqs", "ecr"} <= set(seen)
     for service, config in seen.items():

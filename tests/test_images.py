@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments import images
-from deployments.aws import ecr
+from deployments.aws import partitions
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from deployments.aws import ecr
     ],
 )
 def test_an_ecr_host_of_every_partition_is_recognised(host: str, account: str, region: str, partition: str) -> None:
-    registry = ecr.registry_of(host)
+    registry = partitions.registry_of(host)
 
     assert registry is not None
     assert (registry.account, registry.region, registry.partition) == (account, region, partition)
@@ -47,18 +47,18 @@ def test_an_ecr_host_of_every_partition_is_recognised(host: str, account: str, r
     ],
 )
 def test_any_other_host_is_a_plain_registry(host: str) -> None:
-    assert ecr.registry_of(host) is None
+    assert partitions.registry_of(host) is None
 
 
 def test_a_region_that_is_newer_than_the_table_is_found_by_its_partitions_pattern() -> None:
-    assert ecr.partition_of("eu-north-7") == "aws"
-    assert ecr.partition_of("cn-south-9") == "aws-cn"
+    assert partitions.partition_of("eu-north-7") == "aws"
+    assert partitions.partition_of("cn-south-9") == "aws-cn"
 
 
 @pytest.mark.parametrize("region", ["", "nowhere", "aws-global", "us-east-1.evil", "US-EAST-1"])
 def test_a_region_of_no_partition_is_refused(region: str) -> None:
     with pytest.raises(ValueError, match="not an AWS region"):
-        ecr.partition_of(region)
+        partitions.partition_of(region)
 
 
 def test_an_image_ref_reads_host_namespace_project_version_type_and_short_code() -> None:

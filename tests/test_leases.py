@@ -18,8 +18,8 @@ from django.db import OperationalError, connection, connections
 from django.db.backends.utils import CursorWrapper
 from django.db.models.functions import Now
 
-from deployments.catalogue import RegistryError
 from deployments.config import Configuration
+from deployments.errors import RegistryError
 from deployments.models import (
     Process,
     ProcessRole,

@@ -16,9 +16,9 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from deployments import clock, images
-from deployments.catalogue import Refusal, RegistryError
 from deployments.config import Configuration
 from deployments.deploys import image_proof, lifecycle
+from deployments.errors import Refusal, RegistryError
 from deployments.models import (
     AuditEntry,
     BackgroundWorker,

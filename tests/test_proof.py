@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from deployments.aws import ecr
-from deployments.catalogue import Refusal
 from deployments.config import Configuration, RegistryConfig
 from deployments.deploys import image_proof, lifecycle, oci_registry
+from deployments.errors import Refusal
 from deployments.models import Deployment, Environment, Promotion, Repository
 from sandbox import images
 from sandbox.control import Sandbox

@@ -13,10 +13,9 @@ from django.db import OperationalError, connections
 from django.db.models import F
 from django.db.models.functions import Now
 
-from deployments.aws import ecr
-from deployments.aws.ecr import RegistryError
-from deployments.catalogue import registry_error
+from deployments.aws import clients, ecr, partitions, values
 from deployments.config import Configuration
+from deployments.errors import RegistryError, registry_error
 from deployments.models import EventKind, Project, Repository, RepositoryEvent, RepositoryStatus, SweepTrigger
 from deployments.reconcile import processes, repositories, sweeps
 from sandbox.control import Sandbox
@@ -27,7 +26,7 @@ Configure = Callable[..., Configuration]
 
 def ensure(project: Project, configuration: Configuration, **changes: Any) -> Repository:
     registry = configuration.registry("MANAGED")
-    ecr_registry = ecr.registry_of(registry.host)
+    ecr_registry = partitions.registry_of(registry.host)
     assert ecr_registry is not None
     arguments: dict[str, Any] = {
         "registry": registry,
@@ -435,7 +434,7 @@ def test_no_credentials_are_a_fault_of_the_installation(
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    ecr.forget_clients()
+    clients.forget_clients()
 
     with pytest.raises(RegistryError, match="no AWS credentials") as raised:
         ensure(project, ecr_configuration)
@@ -448,13 +447,13 @@ def test_an_ecr_that_cannot_be_reached_is_said_and_heals(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    ecr.forget_clients()
+    clients.forget_clients()
 
     with pytest.raises(RegistryError, match="cannot be reached") as raised:
         ensure(project, ecr_configuration)
 
     assert raised.value.heals
-    ecr.forget_clients()
+    clients.forget_clients()
 
 
 # ---------------------------------------------------------------------------------------------------- concurrency
@@ -862,10 +861,10 @@ def test_the_leases_time_is_looked_at_after_a_sweeps_call_has_waited_for_its_tur
 
 def looking(configuration: Configuration, **hooks: Any) -> dict[str, Any]:
     """The arguments of reconcile for a sweep or an event, without the row."""
-    registry = ecr.registry_of(HOST)
+    registry = partitions.registry_of(HOST)
     assert registry is not None
     return {
-        "ecr": ecr.Ecr(registry=registry, access=ecr.Access(), **hooks),
+        "ecr": ecr.Ecr(registry=registry, access=values.Access(), **hooks),
         "registry": configuration.v4,
         "digest": configuration.desired_digest,
         "cause": "sweep",

@@ -13,9 +13,9 @@ from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 
-from deployments.aws import ecr
-from deployments.catalogue import Refusal
+from deployments.aws import clients
 from deployments.config import Configuration
+from deployments.errors import Refusal
 from deployments.models import (
     AuditEntry,
     EventKind,
@@ -271,7 +271,7 @@ def test_our_own_write_comes_back_as_an_event_and_causes_no_look(
     Repository.objects.update(written_at=None)
     put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
     sandbox.reset_calls()
-    detail = {"eventTime": timezone.now().isoformat(), "userAgent": f"Boto3 {ecr.USER_AGENT}"}
+    detail = {"eventTime": timezone.now().isoformat(), "userAgent": f"Boto3 {clients.USER_AGENT}"}
 
     body = event("SetRepositoryPolicy", kept.repository.name, **detail)
     change_events.handle(configuration=ecr_configuration, messages=[message(body)])

@@ -20,9 +20,9 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from deployments.aws import ecr
-from deployments.catalogue import registry_error
+from deployments.aws import clients
 from deployments.config import Configuration
+from deployments.errors import registry_error
 from deployments.models import (
     CallBudget,
     EventKind,
@@ -1097,13 +1097,13 @@ def test_the_command_says_when_aws_cannot_be_reached_instead_of_waiting_for_ever
 ) -> None:
     fill(sandbox, fast, 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    ecr.forget_clients()
+    clients.forget_clients()
 
     text, status = reconcile("--all", "--json")
 
     assert status == 1
     assert "cannot be reached" in json.loads(text)["error"]
-    ecr.forget_clients()
+    clients.forget_clients()
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ from django.db.models import Model, QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest
 
-from deployments.catalogue import NotFound, Refusal
+from deployments.errors import NotFound, Refusal
 from deployments.models import AccessKey, ActorKind, AuditEntry
 
 DONE = "done"

@@ -32,7 +32,7 @@ from django.db.models.functions import Now
 
 from deployments import clock
 from deployments.access import keys
-from deployments.catalogue import NotFound, Refusal
+from deployments.errors import NotFound, Refusal
 from deployments.models import AccessKey, LoginRequest
 
 #: Old CLIs ask for one to five minutes, new ones keep a login for ten.

@@ -20,7 +20,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from deployments import clock, images
-from deployments.catalogue import Refusal
+from deployments.errors import Refusal
 from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, KeyKind
 
 #: What a key of an environment may be limited to. `deploy` includes `read`: a deploy looks at what it did.

@@ -27,7 +27,7 @@ from django.views.decorators.http import require_POST
 from deployments import clock, tasks
 from deployments.access.audit import Trail
 from deployments.admin.pages import ReadOnly, back_to, may, require, who
-from deployments.catalogue import Refusal
+from deployments.errors import Refusal
 from deployments.models import Repository, RepositoryStatus, Sweep
 from deployments.reconcile import requests
 

@@ -25,7 +25,7 @@ from deployments.access import keys
 from deployments.access.audit import Trail
 from deployments.admin.display import ago, badge, two_lines, until
 from deployments.admin.pages import Audited, ReadOnly, audit_of, may, menu, require
-from deployments.catalogue import Refusal
+from deployments.errors import Refusal
 from deployments.models import AccessKey, Environment, KeyKind
 
 STATES = {"live": "Live", "expired": "Expired", "revoked": "Revoked"}

@@ -20,7 +20,7 @@ from deployments import clock, policy
 from deployments.access.audit import Trail
 from deployments.admin.pages import ReadOnly, require, shown_configuration, who
 from deployments.admin.sidebyside import side_by_side
-from deployments.catalogue import Refusal
+from deployments.errors import Refusal
 from deployments.models import Repository, RepositoryEvent, RepositoryStatus
 from deployments.reconcile import put_back, sweeps, what_if
 

@@ -22,8 +22,8 @@ from deployments import doctor
 from deployments.access.audit import Trail
 from deployments.admin.display import mark
 from deployments.admin.pages import may, require
-from deployments.catalogue import Refusal
 from deployments.doctor import Level, Report
+from deployments.errors import Refusal
 from deployments.models import AuditEntry
 from deployments.reconcile import bulkhead, writes_pause
 

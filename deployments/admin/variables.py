@@ -14,8 +14,8 @@ from django.urls import path, reverse
 from deployments.access.audit import Trail
 from deployments.access.vault import Vault
 from deployments.admin.pages import ReadOnly, may, require, who
-from deployments.catalogue import Refusal
 from deployments.deploys import environment_variables
+from deployments.errors import Refusal
 from deployments.models import Environment, EnvironmentVariable
 
 SHOWN = 200

@@ -16,8 +16,8 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 
 from deployments.api.bodies import BodyError
-from deployments.catalogue import NotFound, Refusal
 from deployments.config import ConfigurationError
+from deployments.errors import NotFound, Refusal
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from deployments.api import limits, schemas
 from deployments.api.auth import client_of, too_many
 from deployments.api.errors import refusing_with
 from deployments.api.schemas import refusals
-from deployments.catalogue import Refusal
+from deployments.errors import Refusal
 
 router = Router(tags=["login"], auth=None)
 

@@ -17,7 +17,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from deployments.access.vault import Unreadable, Vault
-from deployments.catalogue import Refusal
+from deployments.errors import Refusal
 from deployments.models import Environment, EnvironmentVariable
 
 #: In an environment, and of one name and value (bytes). Linux hands no string over 128 KiB to a program.

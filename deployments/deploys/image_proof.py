@@ -22,10 +22,11 @@ from typing import Any, Protocol
 from django.utils import timezone
 
 from deployments import policy
-from deployments.aws.ecr import Access, Ecr, ecr_of
-from deployments.catalogue import Refusal, RegistryError, refusal, registry_error
+from deployments.aws.ecr import Ecr, ecr_of
+from deployments.aws.values import Access
 from deployments.config import RegistryConfig
 from deployments.deploys import oci_registry
+from deployments.errors import Refusal, RegistryError, refusal, registry_error
 
 Steps = Generator[str, None, dict[str, Any]]
 

@@ -25,13 +25,13 @@ from django.db.models.functions import Now
 
 from deployments import catalogue, clock, images
 from deployments.access.audit import Trail
-from deployments.aws.ecr import RegistryError, registry_of
-from deployments.catalogue import NotFound as NotFound  # what a use case raises: named here to be caught
-from deployments.catalogue import Refusal as Refusal
-from deployments.catalogue import refusal
+from deployments.aws.partitions import registry_of
 from deployments.config import Configuration, RegistryConfig
 from deployments.deploys import image_proof, push_credentials
 from deployments.deploys.push_credentials import Credentials
+from deployments.errors import NotFound as NotFound  # what a use case raises: named here to be caught
+from deployments.errors import Refusal as Refusal
+from deployments.errors import RegistryError, refusal
 from deployments.models import (
     FINAL_STATUSES,
     BackgroundWorker,

@@ -19,7 +19,7 @@ from urllib.error import URLError
 from urllib.parse import urlencode, urljoin, urlsplit
 from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
 
-from deployments.catalogue import RegistryError, registry_error
+from deployments.errors import RegistryError, registry_error
 
 ANSWER_SECONDS = 5  # until the connection stands, and between two reads
 TOTAL_SECONDS = 15  # of one answer

@@ -20,9 +20,10 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 
 from deployments import catalogue
-from deployments.aws.ecr import Access, Ecr, Session, ecr_of
-from deployments.catalogue import RegistryError, refusal
+from deployments.aws.ecr import Ecr, ecr_of
+from deployments.aws.values import Access, Session
 from deployments.config import RegistryConfig
+from deployments.errors import RegistryError, refusal
 from deployments.images import EcrRegistry
 
 logger = logging.getLogger(__name__)

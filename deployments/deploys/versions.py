@@ -22,8 +22,9 @@ from django.utils import timezone
 
 from deployments import images
 from deployments.access.audit import Trail
-from deployments.aws.ecr import Ecr, RegistryError, is_throttling
+from deployments.aws.ecr import Ecr
 from deployments.config import Configuration
+from deployments.errors import RegistryError, is_throttling
 from deployments.images import Version
 from deployments.models import Environment, Project, Repository, RepositoryStatus
 from deployments.reconcile import sweeps

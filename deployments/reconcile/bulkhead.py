@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deployments.catalogue import refusal
+from deployments.errors import refusal
 
 LINE_SECONDS = 20.0  # for a place
 

@@ -21,9 +21,12 @@ from typing import Any
 from django.db import Error, InterfaceError, InternalError, OperationalError, connection, connections
 from django.db.models.functions import Now
 
-from deployments.aws.ecr import USER_AGENT, Ecr, EventQueue, Message, RegistryError
-from deployments.catalogue import registry_error
+from deployments.aws.clients import USER_AGENT
+from deployments.aws.ecr import Ecr
+from deployments.aws.sqs import EventQueue
+from deployments.aws.values import Message
 from deployments.config import Configuration
+from deployments.errors import RegistryError, registry_error
 from deployments.models import ProcessRole, Repository, RepositoryStatus
 from deployments.reconcile import generation, processes, repositories, sweeps
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from deployments import policy
+from deployments.aws.values import Details
 from deployments.config import RegistryConfig
 
 MUTABILITY = "IMMUTABLE_WITH_EXCLUSION"  # a deployed tag never changes under a running node …
@@ -28,31 +28,6 @@ class Part(StrEnum):
     TAGS = "tags"
     MUTABILITY = "mutability"
     ENCRYPTION = "encryption"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Details:
-    """What DescribeRepositories, GetLifecyclePolicy and ListTagsForResource say of one repository."""
-
-    created_at: datetime
-    mutability: str
-    exclusions: tuple[str, ...]
-    encryption: str
-    kms_key: str | None
-    lifecycle: str | None  # None: has none
-    tags: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
-    """What a page of DescribeRepositories says of one repository."""
-
-    name: str
-    created_at: datetime
-    mutability: str
-    exclusions: tuple[str, ...]
-    encryption: str
-    kms_key: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,9 +29,9 @@ from django.db.models.functions import Now
 
 from deployments import policy
 from deployments.access.audit import Trail
-from deployments.aws.ecr import registry_of
-from deployments.catalogue import RegistryError, registry_error
+from deployments.aws.partitions import registry_of
 from deployments.config import Configuration, RegistryConfig, desired_digest
+from deployments.errors import RegistryError, registry_error
 from deployments.models import (
     ActivationCause,
     ConfigurationActivation,

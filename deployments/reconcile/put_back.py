@@ -16,9 +16,9 @@ from django.db.models.functions import Now
 
 from deployments import policy
 from deployments.access.audit import Attempt, Trail
-from deployments.aws.ecr import Ecr, RegistryError
-from deployments.catalogue import Refusal, registry_error
+from deployments.aws.ecr import Ecr
 from deployments.config import Configuration
+from deployments.errors import Refusal, RegistryError, registry_error
 from deployments.models import EventKind, RepositoryEvent, RepositoryStatus
 from deployments.reconcile import bulkhead, desired, generation, requests, sweeps
 from deployments.reconcile.repositories import Lease

@@ -25,9 +25,10 @@ from django.db import transaction
 from django.db.models import Exists, Q, Subquery
 from django.db.models.functions import Now
 
-from deployments.aws.ecr import Access, Creation, Ecr, Look, RegistryError, longest_call
-from deployments.catalogue import registry_error
+from deployments.aws.ecr import Ecr, longest_call
+from deployments.aws.values import Access, Creation, Details, Look
 from deployments.config import RegistryConfig
+from deployments.errors import RegistryError, registry_error
 from deployments.images import EcrRegistry
 from deployments.models import (
     ConfigurationActivation,
@@ -40,7 +41,7 @@ from deployments.models import (
 )
 from deployments.reconcile import bulkhead, desired, processes
 from deployments.reconcile import lease as leases
-from deployments.reconcile.desired import Details, Difference, Part
+from deployments.reconcile.desired import Difference, Part
 
 T = TypeVar("T")
 

@@ -16,9 +16,9 @@ from django.db.models import Q, QuerySet
 
 from deployments import clock
 from deployments.access.audit import Trail
-from deployments.catalogue import Refusal
 from deployments.config import Configuration
 from deployments.deploys import lifecycle
+from deployments.errors import Refusal
 from deployments.models import (
     Deployment,
     EventKind,

@@ -32,9 +32,11 @@ from django.db.models import Case, Exists, F, Max, Min, OuterRef, Q, QuerySet, S
 from django.db.models.functions import Now
 
 from deployments import clock
-from deployments.aws.ecr import Access, Ecr, Look, RegistryError, is_throttling, registry_of
-from deployments.catalogue import registry_error
+from deployments.aws.ecr import Ecr
+from deployments.aws.partitions import registry_of
+from deployments.aws.values import Access, Listed, Look
 from deployments.config import Configuration, RegistryConfig
+from deployments.errors import RegistryError, is_throttling, registry_error
 from deployments.images import EcrRegistry
 from deployments.models import (
     CallBudget,
@@ -50,7 +52,6 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.reconcile import desired, generation, lease, repositories
-from deployments.reconcile.desired import Listed
 from deployments.reconcile.pace import Pace
 
 CHUNK = 250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest

@@ -14,8 +14,8 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from deployments.access import keys
-from deployments.catalogue import Refusal
 from deployments.config import Configuration
+from deployments.errors import Refusal
 from deployments.models import (
     AccessKey,
     AuditEntry,

@@ -17,7 +17,7 @@ from django.utils import timezone
 from deployments import clock
 from deployments.access import keys
 from deployments.api.schemas import without_credentials
-from deployments.catalogue import Refusal
+from deployments.errors import Refusal
 from deployments.models import AccessKey, Environment, KeyKind, Project
 from tests.api.conftest import Cli
 

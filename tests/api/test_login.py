@@ -18,7 +18,7 @@ from django.test import Client
 from django.utils import timezone
 
 from deployments.access import cli_login, keys
-from deployments.catalogue import NotFound
+from deployments.errors import NotFound
 from deployments.models import AccessKey, AuditEntry, LoginRequest
 from tests.admin import markup
 from tests.api.conftest import Answer, Cli

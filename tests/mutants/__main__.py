@@ -1,4 +1,4 @@
-"""Apply each mutant to a copy of the project and run its tests: `make mutants`, some by ARGS=deployments/access/vault.py.
+"""Apply each mutant to a copy of the project and run its tests: `make mutants`, some: ARGS=deployments/access/vault.py.
 
 Fails when a mutant survives (its tests pass), does not fit the code any more, breaks more than its tests (they cannot
 be collected), exceeds its time, or was not tried within the total time. The working tree is only read.

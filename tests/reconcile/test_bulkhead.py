@@ -16,9 +16,9 @@ from django.db import connections
 from django.db.models.functions import Now
 from django.test import Client
 
-from deployments.catalogue import Refusal, RegistryError
 from deployments.config import Configuration
 from deployments.deploys import lifecycle
+from deployments.errors import Refusal, RegistryError
 from deployments.models import (
     BackgroundWorker,
     Deployment,

@@ -15,10 +15,10 @@ from django.db import IntegrityError, connection, connections
 from django.test import Client
 from django.utils import timezone
 
-from deployments.aws import ecr
-from deployments.catalogue import Refusal, RegistryError
+from deployments.aws import ecr, partitions, values
 from deployments.config import Configuration
 from deployments.deploys import lifecycle
+from deployments.errors import Refusal, RegistryError
 from deployments.models import (
     ActivationCause,
     AuditEntry,
@@ -682,12 +682,12 @@ def _calls(sandbox: Sandbox) -> dict[str, int]:
 
 
 def _reconcile(row: Repository, configuration: Configuration, *, activation: int) -> repositories.Converged | None:
-    registry = ecr.registry_of(HOST)
+    registry = partitions.registry_of(HOST)
     assert registry is not None
     row.refresh_from_db()
     return repositories.reconcile(
         row=row,
-        ecr=ecr.Ecr(registry=registry, access=ecr.Access()),
+        ecr=ecr.Ecr(registry=registry, access=values.Access()),
         registry=configuration.v4,
         digest=configuration.desired_digest,
         cause="event",

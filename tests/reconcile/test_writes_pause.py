@@ -8,9 +8,9 @@ import pytest
 from django.core.management import call_command
 from django.utils import timezone
 
-from deployments.catalogue import Refusal
 from deployments.config import Configuration
 from deployments.deploys import lifecycle
+from deployments.errors import Refusal
 from deployments.models import (
     AuditEntry,
     Environment,

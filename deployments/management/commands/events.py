@@ -8,7 +8,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from deployments.aws.ecr import Access, EventQueue
+from deployments.aws.sqs import EventQueue
+from deployments.aws.values import Access
 from deployments.models import ProcessRole
 from deployments.reconcile import change_events, generation, processes, sweeps
 

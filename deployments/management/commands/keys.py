@@ -21,7 +21,7 @@ from django.db.models import Q, QuerySet
 from deployments import clock
 from deployments.access import keys
 from deployments.access.audit import Trail
-from deployments.catalogue import Refusal
+from deployments.errors import Refusal
 from deployments.models import SLUG_ALIASES, AccessKey, Environment, KeyKind
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}

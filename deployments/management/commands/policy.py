@@ -152,7 +152,7 @@ def _best(value: policy.Policy, holders: tuple[policy.Holder, ...]) -> policy.Ve
 
 
 def _partition(region: str) -> str:
-    from deployments.aws.ecr import partition_of  # boto3's data is slow to load, and lint can do without
+    from deployments.aws.partitions import partition_of  # boto3's data is slow to load, and lint can do without
 
     try:
         return partition_of(region)

@@ -21,10 +21,10 @@ from django.db import connections
 from django.db.models import Q
 
 from deployments.access.audit import Trail, shell_user
-from deployments.catalogue import RegistryError
 from deployments.config import Configuration
 from deployments.deploys import versions
 from deployments.deploys.versions import Learned
+from deployments.errors import RegistryError
 from deployments.models import Repository, RepositoryStatus, Sweep, SweepFinding, SweepStatus, SweepTrigger
 from deployments.reconcile import generation, sweeps
 
