@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from deployments.catalogue import _DENIED, _THROTTLED, SERVER, UNKNOWN, Heals, sentence
+from deployments.catalogue import _DENIED, _THROTTLED, SERVER, UNKNOWN, Heals, find, sentence
 
 
 @dataclass(slots=True, kw_only=True)

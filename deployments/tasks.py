@@ -38,7 +38,7 @@ from django_q.tasks import async_task
 from deployments import outage
 from deployments.deploys import lifecycle
 from deployments.models import ProcessRole, SweepTrigger
-from deployments.notify import deliveries
+from deployments.notify import deliveries, senders
 from deployments.reconcile import generation, processes, sweeps
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def _collect() -> None:
 @_task
 def tell() -> None:
     """Send the notifications that are due."""
-    deliveries.deliver(means=deliveries.Means.of(settings), seconds=TELL_SECONDS, stopping=stopping)
+    deliveries.deliver(means=senders.Means.of(settings), seconds=TELL_SECONDS, stopping=stopping)
 
 
 @_task

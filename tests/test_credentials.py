@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from deployments.aws import clients, ecr, partitions, values
 from deployments.config import Configuration
-from deployments.deploys import lifecycle, projects, push_credentials
+from deployments.deploys import lifecycle, projects, promotions, push_credentials
 from deployments.errors import Refusal
 from deployments.images import EcrRegistry
 from deployments.models import Deployment, Environment
@@ -398,7 +398,7 @@ def test_the_documented_iam_policy_is_enough_from_the_first_deploy_to_the_promot
 
     issued = issue(deployment, configuration)
     digest = push(sandbox, issued, repository(deployment))
-    list(lifecycle.finalize(deployment=deployment, digest=digest, skip_promotion=False, configuration=configuration))
+    list(promotions.finalize(deployment=deployment, digest=digest, skip_promotion=False, configuration=configuration))
 
     assert deployment.credentials_kind == "session"
     assert deployment.receipt

@@ -17,7 +17,7 @@ from django.test import Client
 
 from deployments import database, outage
 from deployments.access import keys
-from deployments.deploys import lifecycle
+from deployments.deploys import promotions
 from deployments.models import Environment
 from tests.api.conftest import Cli, events
 
@@ -136,7 +136,7 @@ def test_a_finalize_whose_stream_has_begun_says_it_in_an_event(
         raise OperationalError("database is locked")
         yield
 
-    monkeypatch.setattr(lifecycle, "finalize", locked)
+    monkeypatch.setattr(promotions, "finalize", locked)
     answer = cli.post(f"/api/v3/deployments/{deployment_id}/finalize", {})
 
     assert answer.status == 200

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from deployments import clock, images
 from deployments.config import Configuration
-from deployments.deploys import image_proof, lifecycle
+from deployments.deploys import image_proof, lifecycle, promotions
 from deployments.errors import Refusal, RegistryError
 from deployments.models import (
     AuditEntry,
@@ -48,7 +48,7 @@ def status(deployment: Deployment) -> str:
 
 
 def current(environment: Environment) -> str:
-    promotion = lifecycle.current_promotion(environment=environment)
+    promotion = promotions.current_promotion(environment=environment)
     return str(promotion.deployment.version) if promotion else ""
 
 
@@ -74,7 +74,7 @@ def test_what_is_canceled_while_it_is_being_proved_is_not_promoted(
 ) -> None:
     deployment = deploying(environment, ecr_configuration)
     push(sandbox, deployment)
-    steps = lifecycle.finalize(
+    steps = promotions.finalize(
         deployment=deployment, digest=None, skip_promotion=False, configuration=ecr_configuration
     )
     next(steps)
@@ -146,7 +146,7 @@ def test_a_promotion_that_lost_a_race_looks_again(
 ) -> None:
     first, slow, fast = (deploying(environment, anywhere) for _ in range(3))
     finalize(first, anywhere)
-    seen = lifecycle.current_promotion
+    seen = promotions.current_promotion
 
     def promoted_in_between(*, environment: Environment) -> Promotion | None:
         """What is current, as it was seen before another promotion."""
@@ -154,9 +154,9 @@ def test_a_promotion_that_lost_a_race_looks_again(
         Promotion.objects.update(deployment=fast)
         return found
 
-    monkeypatch.setattr(lifecycle, "current_promotion", promoted_in_between)
+    monkeypatch.setattr(promotions, "current_promotion", promoted_in_between)
     with transaction.atomic():
-        promoted = lifecycle._make_current(slow, by="", newer_only=True)
+        promoted = promotions._make_current(slow, by="", newer_only=True)
 
     assert (promoted.made, promoted.is_current, promoted.before) == (False, False, fast)
     monkeypatch.undo()
@@ -169,7 +169,7 @@ def test_a_promotion_that_lost_a_race_looks_again(
 
 def finalize_with(deployment: Deployment, configuration: Configuration, *, skip: bool) -> str:
     row = Deployment.objects.get(id=deployment.id)
-    *_, last = lifecycle.finalize(deployment=row, digest=None, skip_promotion=skip, configuration=configuration)
+    *_, last = promotions.finalize(deployment=row, digest=None, skip_promotion=skip, configuration=configuration)
     return last
 
 
@@ -290,7 +290,7 @@ def test_of_two_finalizes_at_once_with_other_wishes_one_decides_and_both_say_wha
 ) -> None:
     deployment = deploying(environment, ecr_configuration)
     push(sandbox, deployment)
-    slow = lifecycle.finalize(
+    slow = promotions.finalize(
         deployment=Deployment.objects.get(id=deployment.id),
         digest=None,
         skip_promotion=True,
@@ -309,7 +309,7 @@ def test_of_two_finalizes_at_once_with_other_wishes_one_decides_and_both_say_wha
 
 
 def promote(deployment: Deployment, configuration: Configuration, **values: Any) -> Deployment:
-    return lifecycle.promote(
+    return promotions.promote(
         environment=deployment.environment,
         version=str(deployment.version),
         by="ada@example.com",
@@ -337,7 +337,7 @@ def test_a_version_that_is_not_there_cannot_be_promoted(
     environment: Environment, anywhere: Configuration, version: str
 ) -> None:
     with pytest.raises(lifecycle.NotFound):
-        lifecycle.promote(environment=environment, version=version, by="", configuration=anywhere, trail=TRAIL)
+        promotions.promote(environment=environment, version=version, by="", configuration=anywhere, trail=TRAIL)
 
 
 def test_another_that_became_current_while_the_image_was_proved_is_not_replaced(
@@ -346,7 +346,7 @@ def test_another_that_became_current_while_the_image_was_proved_is_not_replaced(
     old, agreed, meanwhile = (deploying(environment, anywhere) for _ in range(3))
     finalize(old, anywhere)
     finalize(agreed, anywhere)
-    monkeypatch.setattr(lifecycle, "_prove_again", lambda *_: finalize(meanwhile, anywhere))
+    monkeypatch.setattr(promotions, "_prove_again", lambda *_: finalize(meanwhile, anywhere))
 
     with pytest.raises(Refusal) as caught:
         promote(old, anywhere, allow_rollbacks=True, instead_of=agreed.id)
@@ -358,7 +358,7 @@ def test_another_that_became_current_while_the_image_was_proved_is_not_replaced(
 
 
 def test_no_argument_left_out_promotes_an_image_that_is_not_proved() -> None:
-    assert inspect.signature(lifecycle.promote).parameters["configuration"].default is inspect.Parameter.empty
+    assert inspect.signature(promotions.promote).parameters["configuration"].default is inspect.Parameter.empty
 
 
 def test_what_was_never_deployed_cannot_be_promoted(environment: Environment, anywhere: Configuration) -> None:
@@ -738,7 +738,9 @@ def test_a_proof_that_fails_late_does_not_replace_the_receipt_of_one_that_succee
     def finalized_by_another_request(seconds: float = 0) -> None:
         Deployment.objects.update(status="DEPLOYED", deployed_at=Now(), receipt=good)
 
-    steps = lifecycle.finalize(deployment=deployment, digest=None, skip_promotion=True, configuration=ecr_configuration)
+    steps = promotions.finalize(
+        deployment=deployment, digest=None, skip_promotion=True, configuration=ecr_configuration
+    )
     next(steps)
     finalized_by_another_request()
     with pytest.raises(Refusal):

@@ -52,9 +52,9 @@ from deployments.models import (
     RepositoryEvent,
     Sweep,
 )
-from deployments.notify import deliveries, outbound_http
-from deployments.notify.deliveries import Means
+from deployments.notify import channels, deliveries, news, outbound_http, senders
 from deployments.notify.outbound_http import Undeliverable
+from deployments.notify.senders import Means
 from deployments.reconcile import processes
 from sandbox.control import Sandbox
 from tests.conftest import HOST, POLICY
@@ -446,7 +446,7 @@ def channel(transactional_db: None, receiver: Receiver) -> NotificationChannel:
 def webhook(name: str, url: str, **values: Any) -> NotificationChannel:
     values = {"created_at": timezone.now() - timedelta(days=2)} | values
     row = NotificationChannel.objects.create(name=name, kind="webhook", address=url, **values)
-    deliveries.set_secret(row, SECRET, vault=VAULT)
+    channels.set_secret(row, SECRET, vault=VAULT)
     row.save()
     return row
 
@@ -832,7 +832,7 @@ def test_looking_at_the_same_time_writes_nothing_twice(
     # The other worker looked just before us: what we believe to be new is there already.
     real = deliveries._unheard
 
-    def late(channel: NotificationChannel, items: list[deliveries.News]) -> list[deliveries.News]:
+    def late(channel: NotificationChannel, items: list[news.News]) -> list[news.News]:
         found = real(channel, items)
         monkeypatch.setattr(deliveries, "_unheard", real)
         deliveries.collect(configuration=configuration)
@@ -875,7 +875,7 @@ def test_a_webhook_is_signed_so_that_its_receiver_can_check_it(
 
     (got,) = receiver.received
     stamp = got.headers["X-Registry-Admin-Timestamp"]
-    assert got.headers["X-Registry-Admin-Signature"] == deliveries.sign(SECRET, stamp, got.body)
+    assert got.headers["X-Registry-Admin-Signature"] == senders.sign(SECRET, stamp, got.body)
     assert abs(int(stamp) - time.time()) < 5
     assert got.headers["X-Registry-Admin-Event"] == "deployment.failed" == got.json["event"]
     assert got.json["id"] == f"delivery_{waiting.pk}" == got.headers["X-Registry-Admin-Delivery"]
@@ -994,7 +994,7 @@ def test_a_worker_that_dies_while_it_sends_costs_a_delay_and_no_message(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(deliveries, "_send", die)
+        patch.setattr(deliveries, "send", die)
         with pytest.raises(Killed):
             deliveries.deliver(means=MEANS)
 
@@ -1157,7 +1157,7 @@ def test_slack_gets_a_text_without_markup_of_others_and_its_address_is_nowhere_i
 ) -> None:
     row = NotificationChannel.objects.create(name="chat", kind="slack", created_at=timezone.now() - timedelta(days=1))
     address = f"http://127.0.0.1:{receiver.port}/services/T000/B000/XXXXsecret"
-    deliveries.set_address(row, address, vault=VAULT)
+    channels.set_address(row, address, vault=VAULT)
     row.save()
     NotificationDelivery.objects.filter(pk=waiting.pk).update(channel=row, subject="<!channel> & <b>")
 
@@ -1219,7 +1219,7 @@ def test_a_mail_server_that_is_away_is_asked_again_later(waiting: NotificationDe
     ],
 )
 def test_an_address_that_cannot_work_is_refused_when_it_is_typed(kind: str, address: str, words: str) -> None:
-    problem = deliveries.problem_of(kind, address, allow_private=False)
+    problem = channels.problem_of(kind, address, allow_private=False)
 
     assert words in problem
     assert bool(problem) == bool(words)
@@ -1234,12 +1234,12 @@ def test_secrets_are_sealed_to_their_channel_and_sealed_anew_with_another_key(ch
     before = channel.secret
 
     assert SECRET not in before
-    assert deliveries.reencrypt(vault=newer) == (2, [])
-    assert deliveries.reencrypt(vault=newer) == (0, [])
+    assert channels.reencrypt(vault=newer) == (2, [])
+    assert channels.reencrypt(vault=newer) == (0, [])
     channel.refresh_from_db()
     assert channel.secret != before
-    assert newer.open(channel.secret, context=deliveries.place(channel)) == SECRET
-    assert deliveries.reencrypt(vault=Vault(["a key that opens nothing"])) == (0, [channel, other])
+    assert newer.open(channel.secret, context=channels.place(channel)) == SECRET
+    assert channels.reencrypt(vault=Vault(["a key that opens nothing"])) == (0, [channel, other])
 
 
 def test_a_secret_of_another_channel_is_no_use(waiting: NotificationDelivery, receiver: Receiver) -> None:
@@ -1265,7 +1265,7 @@ def run(*arguments: str) -> str:
 @pytest.fixture
 def through_the_settings(settings: Any, channel: NotificationChannel) -> NotificationChannel:
     settings.NOTIFY_ALLOW_PRIVATE = True
-    deliveries.set_secret(channel, SECRET, vault=Vault(settings.ENCRYPTION_KEYS))
+    channels.set_secret(channel, SECRET, vault=Vault(settings.ENCRYPTION_KEYS))
     channel.save()
     return channel
 
@@ -1453,15 +1453,15 @@ def test_a_secret_that_was_set_while_it_was_encrypted_anew_is_the_one_that_stays
     def meanwhile(self: Vault, text: str, *, context: str) -> str:
         monkeypatch.undo()
         other = NotificationChannel.objects.get()
-        deliveries.set_secret(other, "another", vault=both)
+        channels.set_secret(other, "another", vault=both)
         other.save()
         return seal(self, text, context=context)
 
     monkeypatch.setattr(Vault, "seal", meanwhile)
 
-    assert deliveries.reencrypt(vault=both) == (0, [])
+    assert channels.reencrypt(vault=both) == (0, [])
     stored = NotificationChannel.objects.get()
-    assert both.open(stored.secret, context=deliveries.place(stored)) == "another"
+    assert both.open(stored.secret, context=channels.place(stored)) == "another"
 
 
 def test_a_channel_hears_only_of_what_happened_after_it_was_made(

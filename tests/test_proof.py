@@ -15,7 +15,7 @@ import pytest
 
 from deployments.aws import ecr
 from deployments.config import Configuration, RegistryConfig
-from deployments.deploys import image_proof, lifecycle, oci_registry
+from deployments.deploys import image_proof, lifecycle, oci_registry, promotions
 from deployments.errors import Refusal
 from deployments.models import Deployment, Environment, Promotion, Repository
 from sandbox import images
@@ -83,7 +83,7 @@ def push(
 
 def finalize(deployment: Deployment, configuration: Configuration, digest: str | None = None) -> list[str]:
     return list(
-        lifecycle.finalize(deployment=deployment, digest=digest, skip_promotion=False, configuration=configuration)
+        promotions.finalize(deployment=deployment, digest=digest, skip_promotion=False, configuration=configuration)
     )
 
 
@@ -614,12 +614,12 @@ def promoted_later(environment: Environment, configuration: Configuration, sandb
     """A proved deployment that is not current yet."""
     deployment = deploying(environment, configuration)
     push(sandbox, deployment)
-    list(lifecycle.finalize(deployment=deployment, digest=None, skip_promotion=True, configuration=configuration))
+    list(promotions.finalize(deployment=deployment, digest=None, skip_promotion=True, configuration=configuration))
     return deployment
 
 
 def promote(deployment: Deployment, configuration: Configuration) -> Deployment:
-    return lifecycle.promote(
+    return promotions.promote(
         environment=deployment.environment,
         version=str(deployment.version),
         by="",

@@ -30,7 +30,7 @@ from deployments.access import audit, cli_login, keys
 from deployments.access.vault import Vault
 from deployments.api import api
 from deployments.config import Configuration
-from deployments.deploys import environment_variables, lifecycle, projects
+from deployments.deploys import environment_variables, projects, promotions
 from deployments.models import (
     AccessKey,
     AuditEntry,
@@ -125,7 +125,7 @@ def world(transactional_db: None, configure: Callable[..., Configuration], setti
     project = projects.create_project(name="Billing")
     environment = Environment.objects.select_related("project").get(project=project, slug="prod")
     old, new = _deployment(environment, 1, "DEPLOYED"), _deployment(environment, 2, "DEPLOYED")
-    lifecycle.promote(
+    promotions.promote(
         environment=environment, version=str(new.version), by="", configuration=configuration, trail=TRAIL
     )
     building = _deployment(environment, 3, "BUILDING", external_id="pr-1")

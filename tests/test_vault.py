@@ -7,7 +7,7 @@ import pytest
 from deployments.access.vault import Unreadable, Vault
 from deployments.deploys import environment_variables
 from deployments.models import NotificationChannel
-from deployments.notify import deliveries
+from deployments.notify import channels
 
 OLD, NEW = "the-old-key-0123456789-0123456789", "the-new-key-0123456789-0123456789"
 
@@ -90,7 +90,7 @@ def test_what_an_earlier_release_sealed_is_opened_by_this_one(context: str) -> N
 def test_the_places_that_secrets_are_sealed_to_keep_their_names() -> None:
     # A stored secret opens under exactly this text; another name of the place makes all of them unreadable.
     assert environment_variables._place(7, "DATABASE_URL") == "environment 7 variable DATABASE_URL"
-    assert deliveries.place(NotificationChannel(pk=1)) == "notification channel 1"
+    assert channels.place(NotificationChannel(pk=1)) == "notification channel 1"
 
 
 def test_of_two_keys_with_the_same_text_one_seals_and_both_are_current() -> None:

@@ -31,7 +31,7 @@ from deployments.checks import queue_settings_are_safe
 from deployments.config import Configuration
 from deployments.doctor import Level
 from deployments.models import Process, ProcessRole, Sweep, SweepChunk, SweepStatus, SweepTrigger
-from deployments.notify import deliveries
+from deployments.notify import news
 from deployments.reconcile import generation, processes, sweeps
 from sandbox.control import Sandbox
 from tests import databases, postgresql
@@ -521,7 +521,7 @@ def test_a_consumer_of_events_that_went_silent_is_reported_everywhere(
 
     Process.objects.filter(pk=row.pk).update(beat_at=Now() - timedelta(seconds=125))
     assert told() == (Level.FAIL, False, True)
-    found = [news.subject for news in deliveries._workers(row.started_at - timedelta(hours=1), timezone.now())]
+    found = [news.subject for news in news._workers(row.started_at - timedelta(hours=1), timezone.now())]
     assert found == ["The consumer of change events on gone sends no heartbeat"]
 
     Process.objects.create(role=ProcessRole.EVENTS, host="another", pid=2)  # it was replaced

@@ -18,6 +18,7 @@ from deployments.admin.chart import per_day
 from deployments.admin.display import TONES
 from deployments.admin.pages import may
 from deployments.deploys.projects import ROOT_SLUGS
+from deployments.deploys.promotions import rolled_back
 from deployments.models import (
     FINAL_STATUSES,
     Deployment,
@@ -33,7 +34,6 @@ from deployments.models import (
     SweepStatus,
 )
 from deployments.reconcile import generation, processes, writes_pause
-from deployments.reconcile.requests import rolled_back
 
 #: What somebody should look at, the worst first.
 NEEDS_ATTENTION = (RepositoryStatus.FAILED, RepositoryStatus.MISSING, RepositoryStatus.DRIFTED)

@@ -26,8 +26,8 @@ from deployments.access.vault import Vault
 from deployments.admin.display import ago, mark, two_lines, until
 from deployments.admin.pages import ReadOnly, may, menu, require, who
 from deployments.models import ChannelKind, DeliveryStatus, NotificationChannel, NotificationDelivery, Project
-from deployments.notify import deliveries
-from deployments.notify.deliveries import Means
+from deployments.notify import channels, deliveries, news
+from deployments.notify.senders import Means
 
 LIST = "admin:deployments_notificationchannel_changelist"
 PAGE = "admin:deployments_notificationchannel_change"
@@ -45,7 +45,7 @@ class ChannelForm(forms.Form):
         help_text="An https address for a webhook or Slack; mail addresses, with commas between, for mail.",
     )
     events = forms.MultipleChoiceField(
-        choices=[(name, words) for name, words in deliveries.EVENTS.items()],
+        choices=[(name, words) for name, words in news.EVENTS.items()],
         required=False,
         widget=forms.CheckboxSelectMultiple,
         help_text="None ticked: all of them, and those that are yet to come.",
@@ -96,7 +96,7 @@ class ChannelForm(forms.Form):
         data["address"] = address
         keeps = self.channel is not None and kind == ChannelKind.SLACK and not address
         if kind and "address" not in self.errors and not keeps:
-            problem = deliveries.problem_of(kind, address, allow_private=settings.NOTIFY_ALLOW_PRIVATE)
+            problem = channels.problem_of(kind, address, allow_private=settings.NOTIFY_ALLOW_PRIVATE)
             if problem:
                 self.add_error("address", problem)
         return data
@@ -108,11 +108,11 @@ class ChannelForm(forms.Form):
         channel.name, channel.events, channel.enabled = data["name"], data["events"], data["enabled"]
         channel.save()  # what is secret is sealed to the row, so there has to be one
         if data["address"]:
-            deliveries.set_address(channel, data["address"], vault=vault)
+            channels.set_address(channel, data["address"], vault=vault)
         secret = ""
         if channel.kind == ChannelKind.WEBHOOK and (self.channel is None or data["new_secret"]):
-            secret = deliveries.new_secret()
-            deliveries.set_secret(channel, secret, vault=vault)
+            secret = channels.new_secret()
+            channels.set_secret(channel, secret, vault=vault)
         channel.save()
         channel.projects.set(data["projects"])
         return channel, secret
@@ -120,7 +120,7 @@ class ChannelForm(forms.Form):
 
 def described(channel: NotificationChannel) -> dict[str, Any]:
     """What the audit log keeps of a channel. A webhook's address may have a token in it, so only its host is kept."""
-    where = channel.address if channel.kind == ChannelKind.MAIL else deliveries.shown(channel.address)
+    where = channel.address if channel.kind == ChannelKind.MAIL else channels.shown(channel.address)
     return {
         "kind": channel.kind,
         "to": where,
@@ -226,7 +226,7 @@ class ChannelAdmin(ReadOnly):
     def page(self, request: HttpRequest, row: NotificationChannel) -> dict[str, Any]:
         return {
             "address": address_of(row),
-            "events": [deliveries.EVENTS.get(event, event) for event in row.events],
+            "events": [news.EVENTS.get(event, event) for event in row.events],
             "latest": [(each, state(each)) for each in row.deliveries.defer("body")[:20]],
             "may_test": may(request, "test_notificationchannel"),
             "may_change": may(request, "change_notificationchannel"),

@@ -11,9 +11,8 @@ from django.urls import path, reverse
 
 from deployments.access.audit import Trail
 from deployments.admin.pages import ReadOnly, may, require, who
-from deployments.deploys import lifecycle
+from deployments.deploys import lifecycle, promotions
 from deployments.models import Deployment, DeploymentStatus, Promotion
-from deployments.reconcile import requests
 
 
 class Promotions(ReadOnly):
@@ -29,11 +28,11 @@ class Promotions(ReadOnly):
 
     def promote_view(self, request: HttpRequest, pk: str) -> HttpResponse:
         deployment: Deployment = self.one(request, pk)
-        change = requests.change_to(deployment)
+        change = promotions.change_to(deployment)
         require(request, "rollback_deployment" if change.rolls_back else "promote_deployment")
         if request.method == "POST":
             try:
-                requests.make_current(
+                promotions.make_current(
                     deployment=deployment,
                     instead_of=request.POST.get("instead_of", ""),
                     by=who(request),
@@ -86,13 +85,13 @@ def offers(request: HttpRequest, deployment: Deployment, previous: Deployment | 
         .filter(environment=deployment.environment_id, label="current")
         .first()
     )
-    change = requests.Change(deployment=deployment, current=promotion)
+    change = promotions.Change(deployment=deployment, current=promotion)
     is_current = promotion is not None and promotion.deployment_id == deployment.pk
     possible = deployment.status == DeploymentStatus.DEPLOYED and not is_current
     right = "rollback_deployment" if change.rolls_back else "promote_deployment"
     return {
         "promotion": promotion,
-        "replaced": requests.rolled_back(promotion) if promotion else None,
+        "replaced": promotions.rolled_back(promotion) if promotion else None,
         "may_promote": possible and may(request, right),
         "rolls_back": change.rolls_back,
         "previous": previous if is_current and may(request, "rollback_deployment") else None,
@@ -100,7 +99,7 @@ def offers(request: HttpRequest, deployment: Deployment, previous: Deployment | 
     }
 
 
-def obstacle(deployment: Deployment, change: requests.Change) -> str:
+def obstacle(deployment: Deployment, change: promotions.Change) -> str:
     """Why this deployment cannot become current; empty if it can. Asking anyway gets the same answer."""
     if change.current is not None and change.current.deployment_id == deployment.pk:
         return f"{deployment.version} is current already."
@@ -109,7 +108,7 @@ def obstacle(deployment: Deployment, change: requests.Change) -> str:
     return "" if hasattr(deployment, "worker") else f"{deployment.version} was never indexed, so it has no tasks."
 
 
-def _sides(change: requests.Change) -> list[tuple[str, object, object]]:
+def _sides(change: promotions.Change) -> list[tuple[str, object, object]]:
     """What will change, line by line: (what, as it is, as it will be)."""
     now, then = change.current.deployment if change.current else None, change.deployment
 

@@ -18,7 +18,7 @@ from deployments.api import listing, schemas, stream
 from deployments.api.auth import EnvironmentRequest, may_deploy, may_fetch_credentials
 from deployments.api.errors import Refused, refusing_with
 from deployments.api.schemas import refusals
-from deployments.deploys import lifecycle
+from deployments.deploys import lifecycle, promotions
 from deployments.models import EnvironmentType
 
 router = listing.router  # one for both: an address that takes GET and POST belongs to one router
@@ -244,7 +244,7 @@ def finalize(request: EnvironmentRequest, deployment_id: str, body: schemas.Fina
 
 def _finalize(request: EnvironmentRequest, deployment_id: str, body: schemas.Finalize) -> Iterator[str]:
     digest = body.imageDigest if isinstance(body.imageDigest, str) else None
-    yield from lifecycle.finalize(
+    yield from promotions.finalize(
         deployment=_find(request, deployment_id),
         digest=digest if images.is_digest(digest) else None,
         skip_promotion=body.skipPromotion or False,
@@ -284,7 +284,7 @@ def finalize_v1(request: EnvironmentRequest, deployment_id: str, body: schemas.F
 def promote(request: EnvironmentRequest, version: str, allowRollbacks: bool = False) -> dict[str, Any]:
     """An older version than the current one is refused unless `allowRollbacks` is true."""
     with refusing_with(400):
-        deployment = lifecycle.promote(
+        deployment = promotions.promote(
             environment=request.auth.environment,
             version=version,
             allow_rollbacks=allowRollbacks,

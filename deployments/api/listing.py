@@ -22,7 +22,7 @@ from deployments.api import schemas
 from deployments.api.auth import EnvironmentRequest, may_read
 from deployments.api.errors import Refused
 from deployments.api.schemas import refusals
-from deployments.deploys import lifecycle
+from deployments.deploys import lifecycle, promotions
 from deployments.models import DeploymentStatus
 
 # `deployments.api.deployments` adds its routes after these: Django takes the first address that fits, and
@@ -89,7 +89,7 @@ def latest(request: EnvironmentRequest) -> schemas.CurrentDeployment:
 )
 def current(request: EnvironmentRequest, response: HttpResponse) -> schemas.CurrentDeployment | Status[None]:
     """Poll it with `If-None-Match`: 304 without a body as long as nothing was promoted."""
-    promotion = lifecycle.current_promotion(environment=request.auth.environment)
+    promotion = promotions.current_promotion(environment=request.auth.environment)
     if promotion is None:
         raise Refused(404, "Nothing is promoted in this environment yet.")
     etag = f'"{hashlib.sha256(f"{promotion.pk} {promotion.promoted_at.isoformat()}".encode()).hexdigest()[:32]}"'

@@ -8,21 +8,16 @@ a worker. They know no HTTP.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
 from deployments import clock
-from deployments.access.audit import Trail
 from deployments.config import Configuration
-from deployments.deploys import lifecycle
 from deployments.errors import Refusal
 from deployments.models import (
-    Deployment,
     EventKind,
-    Promotion,
     Repository,
     RepositoryEvent,
     RepositoryStatus,
@@ -133,49 +128,3 @@ def _note(rows: Iterable[Repository], values: Mapping[str, object], words: str, 
 
 
 # -------------------------------------------------------------------------------------------------------- promotions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """What making a deployment current would change, as it stands now."""
-
-    deployment: Deployment
-    current: Promotion | None
-
-    @property
-    def rolls_back(self) -> bool:
-        return self.current is not None and self.deployment.version < self.current.deployment.version
-
-    @property
-    def token(self) -> str:
-        """Names what is current now; what somebody has agreed to replace."""
-        return self.current.deployment_id if self.current else ""
-
-
-def change_to(deployment: Deployment) -> Change:
-    return Change(deployment=deployment, current=lifecycle.current_promotion(environment=deployment.environment))
-
-
-def make_current(
-    *, deployment: Deployment, instead_of: str, by: str, configuration: Configuration, trail: Trail
-) -> None:
-    """Promote, or roll back to, a deployment in the place of the one that the person saw (`Change.token`).
-
-    Its image is proved again first, which asks the registry while the person waits: an image that expired since must
-    not become what the cluster runs. Raises Refusal, also when another one has become current since.
-    """
-    lifecycle.promote(
-        environment=deployment.environment,
-        version=str(deployment.version),
-        allow_rollbacks=change_to(deployment).rolls_back,
-        instead_of=instead_of,
-        by=by,
-        configuration=configuration,
-        trail=trail,
-    )
-
-
-def rolled_back(promotion: Promotion) -> Deployment | None:
-    """The newer deployment that this promotion took the place of, if what is current is still older than that."""
-    replaced = promotion.rolled_back_from
-    return replaced if replaced is not None and replaced.version > promotion.deployment.version else None

@@ -15,6 +15,7 @@ from django_q.models import OrmQ
 
 from deployments.access import keys
 from deployments.config import Configuration
+from deployments.deploys import promotions
 from deployments.errors import Refusal
 from deployments.models import (
     AccessKey,
@@ -59,7 +60,7 @@ def rolled() -> tuple[Deployment, Promotion]:
     raise AssertionError("the installation has no environment with two deployed versions")
 
 
-# -------------------------------------------------------------------------------------------------------- promotions
+# -------------------------------------------------------------------------------------------------------- promotion
 
 
 def test_a_roll_back_says_what_will_change_then_does_it_and_is_marked_as_one(
@@ -94,7 +95,7 @@ def test_going_forward_again_is_a_promotion_and_takes_the_mark_away(
     configuration = configure(**ENVIRONMENT, **UNPROVED)
     older, promotion = rolled()
     newest = promotion.deployment
-    requests.make_current(deployment=older, instead_of=newest.pk, by="x", configuration=configuration, trail=TRAIL)
+    promotions.make_current(deployment=older, instead_of=newest.pk, by="x", configuration=configuration, trail=TRAIL)
 
     operator.post(f"{DEPLOYMENTS}{newest.pk}/promote/", {"instead_of": older.pk})
 
@@ -120,15 +121,15 @@ def test_a_deploy_that_is_promoted_in_the_meantime_is_not_marked_as_rolled_back(
     promotion.rolled_back_from = promotion.deployment  # as a roll-back long ago left it
     promotion.save()
 
-    assert requests.rolled_back(promotion) is None
+    assert promotions.rolled_back(promotion) is None
     promotion.deployment = older
-    assert requests.rolled_back(promotion) == promotion.rolled_back_from
+    assert promotions.rolled_back(promotion) == promotion.rolled_back_from
 
 
 def test_what_never_went_well_cannot_become_current(installation: Installation, operator: Client) -> None:
     failed = Deployment.objects.filter(status="FAILED")[0]
     page = f"{DEPLOYMENTS}{failed.pk}/promote/"
-    token = requests.change_to(failed).token
+    token = promotions.change_to(failed).token
 
     assert "It cannot become current" in operator.get(page).content.decode()
     operator.post(page, {"instead_of": token})

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from deployments.api import stream
-from deployments.deploys import lifecycle
+from deployments.deploys import promotions
 from deployments.models import Deployment, Promotion
 from tests.api.conftest import DIGEST, Cli
 
@@ -79,7 +79,7 @@ def test_an_unexpected_error_is_an_event_with_an_id_and_without_a_traceback(
         yield "so far"
         raise KeyError("secret-name")
 
-    monkeypatch.setattr(lifecycle, "finalize", broken)
+    monkeypatch.setattr(promotions, "finalize", broken)
     deployment_id = cli.deploying()
 
     answer = cli.post(f"/api/v3/deployments/{deployment_id}/finalize", {}, x_request_id="trace-1")
@@ -96,7 +96,7 @@ def test_the_stream_starts_at_once_pings_and_is_not_buffered(
         time.sleep(0.6)
         yield "done"
 
-    monkeypatch.setattr(lifecycle, "finalize", slow)
+    monkeypatch.setattr(promotions, "finalize", slow)
     monkeypatch.setattr(stream, "PING_SECONDS", 0.1)
     deployment_id = cli.deploying()
     address = urlsplit(live_server.url)

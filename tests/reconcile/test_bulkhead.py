@@ -17,7 +17,7 @@ from django.db.models.functions import Now
 from django.test import Client
 
 from deployments.config import Configuration
-from deployments.deploys import lifecycle
+from deployments.deploys import lifecycle, promotions
 from deployments.errors import Refusal, RegistryError
 from deployments.models import (
     BackgroundWorker,
@@ -174,7 +174,7 @@ def test_a_finalize_waits_in_line_and_leaves_no_receipt_when_it_gets_no_place(
 
     with pytest.raises(Refusal) as refused:
         list(
-            lifecycle.finalize(
+            promotions.finalize(
                 deployment=deployment, digest=None, skip_promotion=False, configuration=ecr_configuration
             )
         )
@@ -194,7 +194,7 @@ def test_a_roll_back_to_an_image_that_was_proved_does_not_wait_for_a_place(
     )
 
     def promote() -> Deployment:
-        return lifecycle.promote(
+        return promotions.promote(
             environment=deployment.environment,
             version=str(deployment.version),
             by="x",

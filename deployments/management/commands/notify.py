@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 from deployments.access.audit import Trail, shell_user
 from deployments.models import DeliveryStatus, NotificationChannel
 from deployments.notify import deliveries
-from deployments.notify.deliveries import Means
+from deployments.notify.senders import Means
 
 
 class Command(BaseCommand):

@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from deployments.access.audit import Trail
 from deployments.access.vault import Vault
 from deployments.deploys import environment_variables
-from deployments.notify import deliveries
+from deployments.notify import channels
 
 
 class Command(BaseCommand):
@@ -24,15 +24,15 @@ class Command(BaseCommand):
         vault = Vault(settings.ENCRYPTION_KEYS)
         with Trail.of_command("reencrypt").change("reencrypt.secrets") as line:
             done, unreadable = environment_variables.reencrypt(vault=vault)
-            channels, closed = deliveries.reencrypt(vault=vault)
-            line.after = {"variables": done, "channels": channels, "unreadable": len(unreadable) + len(closed)}
-            if not done and not channels:
+            reencrypted, closed = channels.reencrypt(vault=vault)
+            line.after = {"variables": done, "channels": reencrypted, "unreadable": len(unreadable) + len(closed)}
+            if not done and not reencrypted:
                 line.nothing_changed()
         self.stdout.write(f"Variables encrypted anew: {done}.")
         for row in unreadable:
             self.stderr.write(f"{row.environment.project.ref} {row.environment} {row.name}: no key opens it.")
-        if channels:
-            self.stdout.write(f"Secrets of notification channels encrypted anew: {channels}.")
+        if reencrypted:
+            self.stdout.write(f"Secrets of notification channels encrypted anew: {reencrypted}.")
         for channel in closed:
             self.stderr.write(f"Notification channel {channel}: no key opens its secret; set it again.")
         if unreadable or closed:
