@@ -31,7 +31,7 @@ from deployments.models import (
     Sweep,
     SweepStatus,
 )
-from deployments.reconcile import generation, processes, sweeps, writes_pause
+from deployments.reconcile import generation, processes, sweep_record, writes_pause
 
 PREFIX = "registry_admin_"
 
@@ -62,7 +62,7 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
     drifted = Repository.objects.filter(status=RepositoryStatus.DRIFTED).aggregate(at=Min("drifted_since"))["at"]
     yield Sample(name="drift_seconds", help="Age of the oldest drift that was not put right; 0: none.",
                  value=_age(now, drifted) if drifted else 0)  # fmt: skip
-    checked = sweeps.oldest_check()
+    checked = sweep_record.oldest_check()
     if checked is not None:
         yield Sample(name="oldest_check_seconds", help="Since the stalest repository was looked at.",
                      value=_age(now, checked))  # fmt: skip

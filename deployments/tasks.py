@@ -39,7 +39,7 @@ from deployments import outage
 from deployments.deploys import lifecycle
 from deployments.models import ProcessRole, SweepTrigger
 from deployments.notify import deliveries, senders
-from deployments.reconcile import generation, processes, sweeps
+from deployments.reconcile import generation, processes, sweep_record, sweeps
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def tell() -> None:
 @_task
 def sweep() -> None:
     """Every RECONCILE_INTERVAL_MINUTES: a sweep over all repositories, unless one is still going on."""
-    sweeps.start(trigger=SweepTrigger.SCHEDULE)
+    sweep_record.start(trigger=SweepTrigger.SCHEDULE)
     ring()
 
 
@@ -142,7 +142,7 @@ def drain() -> None:
 
 def ring() -> None:
     """Ask the workers to drain: one task for each piece that nobody holds, unless as many are waiting already."""
-    wanted = min(sweeps.open_work(), DRAINS) - waiting_tasks("drain")
+    wanted = min(sweep_record.open_work(), DRAINS) - waiting_tasks("drain")
     for _ in range(wanted):
         async_task("deployments.tasks.drain")
 
@@ -152,7 +152,7 @@ STEPS: dict[str, Callable[[], Any]] = {
     "time-outs": _time_out,
     "settling the configuration": lambda: generation.settle(),
     "ending sweeps": lambda: sweeps.close_finished(),
-    "forgetting sweeps": lambda: sweeps.forget_old(),
+    "forgetting sweeps": lambda: sweep_record.forget_old(),
     "forgetting failed tasks": _forget_failures,
     "forgetting sessions": _forget_sessions,
     "asking for sweeps' work": ring,

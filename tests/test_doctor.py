@@ -22,7 +22,7 @@ from deployments.aws.values import Identity
 from deployments.config import Configuration
 from deployments.doctor import Level, Line, Report
 from deployments.models import AuditEntry, NotificationChannel, Process, ProcessRole
-from deployments.reconcile import sweeps
+from deployments.reconcile import targets
 from sandbox.control import Sandbox
 from tests.admin.markup import read
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY
@@ -198,7 +198,7 @@ def test_with_all_rights_every_read_is_allowed_and_nothing_is_written(
 
 
 def test_a_clock_that_differs_from_awss_is_seen(ecr_configuration: Configuration) -> None:
-    target = sweeps.targets(ecr_configuration)[0]
+    target = targets.targets(ecr_configuration)[0]
     for seconds, level in ((1, Level.OK), (60, Level.WARN), (-290, Level.FAIL)):
         identity = Identity(account=OWNER, arn="arn", at=timezone.now() - timedelta(seconds=seconds))
         assert [each.level for each in doctor._identity(target, "Identity", identity)] == [Level.OK, level]

@@ -18,7 +18,7 @@ from django.db.models.functions import Now
 from deployments import tasks, worker
 from deployments.config import Configuration
 from deployments.models import Repository, RepositoryStatus, Sweep, SweepChunk, SweepStatus, SweepTrigger
-from deployments.reconcile import sweeps
+from deployments.reconcile import chunks, sweep_record, sweeps
 from sandbox.control import Sandbox
 from tests import databases
 from tests.conftest import HOST, POLICY
@@ -94,7 +94,7 @@ def test_workers_killed_in_the_middle_of_a_sweep_lose_no_repository_and_leave_no
     drift(sandbox, drifted)
     first, second = start_worker(), start_worker()
     wait_for(lambda: len(cluster_members(first)) >= 6 and len(cluster_members(second)) >= 6, 40)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON, requested_by="tester")
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON, requested_by="tester")
     assert sweep is not None
     tasks.ring()
     wait_for(lambda: SweepChunk.objects.filter(attempts=1).exists(), 40)
@@ -110,10 +110,10 @@ def test_workers_killed_in_the_middle_of_a_sweep_lose_no_repository_and_leave_no
 
     wait_for(lambda: Sweep.objects.get(pk=sweep.pk).status != SweepStatus.RUNNING, 200)
     sweep.refresh_from_db()
-    result = sweeps.progress(sweep)
+    result = sweep_record.progress(sweep)
     assert (sweep.status, result.done, result.failed) == (SweepStatus.DONE, 600, 0)
     assert policies(sandbox, names) == 600
-    assert calls(sandbox)["SetRepositoryPolicy"] <= len(drifted) + 2 * sweeps.THREADS
+    assert calls(sandbox)["SetRepositoryPolicy"] <= len(drifted) + 2 * chunks.THREADS
     assert not SweepChunk.objects.filter(lease_until__gt=Now()).exists()
     assert not Repository.objects.filter(lease_until__gt=Now()).exists()
 
@@ -129,7 +129,7 @@ def test_answers_lost_and_connections_cut_in_a_sweep_leave_every_repository_righ
     sandbox.fault("reset", "ecr:GetRepositoryPolicy", times=5)
 
     for _ in range(2):  # what failed in one sweep is right in the next
-        sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+        sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
         assert sweep is not None
         while sweeps.work(configuration=installation, seconds=30, sweep_id=sweep.pk):
             pass
@@ -150,7 +150,7 @@ def test_a_database_that_crashes_in_the_middle_of_a_sweep_loses_nothing(
     names = fill(sandbox, installation, 200)
     drift(sandbox, names[::10])
     sandbox.fault("latency", "ecr:*", seconds=0.05)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     failures: list[BaseException] = []
 
@@ -178,5 +178,5 @@ def test_a_database_that_crashes_in_the_middle_of_a_sweep_loses_nothing(
         pass
 
     sweep.refresh_from_db()
-    assert (sweep.status, sweeps.progress(sweep).done) == (SweepStatus.DONE, 200)
+    assert (sweep.status, sweep_record.progress(sweep).done) == (SweepStatus.DONE, 200)
     assert policies(sandbox, names) == 200

@@ -31,7 +31,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import lease, processes, repositories, sweeps
+from deployments.reconcile import lease, processes, repositories, sweep_record, sweeps
 from sandbox.control import Sandbox
 from tests import databases
 from tests.conftest import HOST, POLICY
@@ -124,7 +124,7 @@ def test_a_sweep_goes_on_where_a_dead_process_was(
     listed: bool, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     ensure(project, ecr_configuration)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     dead = held_by(other_process(beat_at=Now() - SILENT))
     if listed:
@@ -132,12 +132,12 @@ def test_a_sweep_goes_on_where_a_dead_process_was(
         SweepChunk.objects.update(**dead)
     else:
         Sweep.objects.update(**dead)
-    assert sweeps.open_work() == 1
+    assert sweep_record.open_work() == 1
 
     sweeps.work(configuration=ecr_configuration, seconds=5)
 
     sweep.refresh_from_db()
-    assert (sweep.status, sweeps.progress(sweep).in_sync) == (SweepStatus.DONE, 1)
+    assert (sweep.status, sweep_record.progress(sweep).in_sync) == (SweepStatus.DONE, 1)
 
 
 def test_a_holder_that_knows_of_no_beat_for_ten_seconds_starts_no_call(

@@ -17,7 +17,7 @@ from deployments.aws import clients, ecr, partitions, values
 from deployments.config import Configuration
 from deployments.errors import RegistryError, registry_error
 from deployments.models import EventKind, Project, Repository, RepositoryEvent, RepositoryStatus, SweepTrigger
-from deployments.reconcile import processes, repositories, sweeps
+from deployments.reconcile import processes, repositories, sweep_record, sweeps
 from sandbox.control import Sandbox
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY, delete_repository
 
@@ -1345,7 +1345,7 @@ def test_a_deploy_whose_repository_is_gone_and_cannot_be_made_again_is_refused(
 def test_what_a_sweep_writes_to_a_repository_that_was_just_deleted_makes_it_missing_not_failed(
     deleted_before_the_write: Repository, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON, names=[deleted_before_the_write.name])
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON, names=[deleted_before_the_write.name])
     assert sweep is not None
 
     sweeps.work(configuration=ecr_configuration, seconds=10, sweep_id=sweep.pk)
@@ -1364,7 +1364,7 @@ def test_a_repository_that_is_gone_keeps_the_history_that_the_next_one_does_not_
     before = ensure(project, ecr_configuration)
     Repository.objects.update(last_checked_at=Now() - timedelta(hours=1))
     delete_repository(sandbox, before.name)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON, names=[before.name] if by_name else [])
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON, names=[before.name] if by_name else [])
     assert sweep is not None
 
     sweeps.work(configuration=ecr_configuration, seconds=10, sweep_id=sweep.pk)

@@ -25,7 +25,7 @@ from deployments.models import (
     RepositoryStatus,
     SweepTrigger,
 )
-from deployments.reconcile import change_events, processes, put_back, repositories, sweeps
+from deployments.reconcile import change_events, processes, put_back, repositories, sweep_record, sweeps, targets
 from sandbox.control import Sandbox
 from tests.conftest import HOST, POLICY, TRAIL
 from tests.test_events import event, message
@@ -45,7 +45,7 @@ OTHER = allowing({"AWS": "333333333333"}, *PULL)
 def kept(project: Project, ecr_configuration: Configuration, sandbox: Sandbox) -> RepositoryEvent:
     """A repository in sync, with an event that kept another policy."""
     registry = ecr_configuration.plain
-    ecr_registry = sweeps.targets(ecr_configuration)[0].registry
+    ecr_registry = targets.targets(ecr_configuration)[0].registry
     row = repositories.ensure_repository(
         registry=registry,
         ecr_registry=ecr_registry,
@@ -115,7 +115,7 @@ def test_the_log_has_what_was_there_before_and_a_refusal_has_its_reason(
 
 
 def sweep(configuration: Configuration) -> None:
-    started = sweeps.start(trigger=SweepTrigger.PERSON)
+    started = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert started is not None
     while sweeps.work(configuration=configuration, seconds=10, sweep_id=started.pk):
         pass

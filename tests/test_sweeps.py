@@ -35,7 +35,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import generation, repositories, sweeps
+from deployments.reconcile import chunks, generation, repositories, sweep_record, sweeps, targets
 from sandbox.control import Sandbox
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY
 from tests.test_lifecycle import before_the_first
@@ -109,7 +109,7 @@ def drift(sandbox: Sandbox, names: Iterable[str]) -> None:
 
 
 def sweep_all(configuration: Configuration, **options: Any) -> Sweep:
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON, requested_by="tester", **options)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON, requested_by="tester", **options)
     assert sweep is not None
     work_off(configuration, sweep)
     return sweep
@@ -154,7 +154,7 @@ def test_a_sweep_heals_exactly_what_differs_and_the_next_one_writes_nothing(
     sweep = sweep_all(fast)
 
     assert calls(sandbox) == {"DescribeRepositories": 1, "GetRepositoryPolicy": 1000, "SetRepositoryPolicy": 50}
-    result = sweeps.progress(sweep)
+    result = sweep_record.progress(sweep)
     assert (sweep.status, result.total, result.healed, result.in_sync) == (SweepStatus.DONE, 1000, 50, 950)
     assert result.calls == calls(sandbox)
     found = SweepFinding.objects.filter(sweep=sweep).select_related("repository")
@@ -165,7 +165,7 @@ def test_a_sweep_heals_exactly_what_differs_and_the_next_one_writes_nothing(
     sweep = sweep_all(fast)
     # What was written comes back rewritten by ECR; that is noted in our row, and never written again.
     assert calls(sandbox) == {"DescribeRepositories": 1, "GetRepositoryPolicy": 1000}
-    assert sweeps.progress(sweep).in_sync == 1000
+    assert sweep_record.progress(sweep).in_sync == 1000
 
 
 @pytest.mark.slow
@@ -227,7 +227,7 @@ def test_a_repository_is_stamped_before_it_is_worked_on(fast: Configuration, san
 
     sweep = sweep_all(fast)
 
-    assert sweeps.progress(sweep).failed == 3
+    assert sweep_record.progress(sweep).failed == 3
     assert not Repository.objects.filter(attempted_at__isnull=True).exists()
     row = Repository.objects.first()
     assert row is not None
@@ -246,7 +246,7 @@ def test_a_throttled_sweep_leaves_nothing_undone(configure: Configure, fast: Con
     sweep = sweep_all(fast)
 
     sandbox.clear_faults()
-    result = sweeps.progress(sweep)
+    result = sweep_record.progress(sweep)
     assert (sweep.status, result.done, result.failed, result.healed) == (SweepStatus.DONE, 120, 0, 6)
     assert policies(sandbox, names[:6]) == 6
     learned = CallBudget.objects.get()
@@ -259,7 +259,7 @@ def test_a_worker_that_died_in_the_middle_loses_nothing(
     monkeypatch.setattr(sweeps, "CHUNK", 20)
     names = fill(sandbox, fast, 60)
     drift(sandbox, names[::6])
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     # The first worker dies with the listing done and two chunks taken: their leases stand, nothing else was written.
     sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, fast)
@@ -268,19 +268,19 @@ def test_a_worker_that_died_in_the_middle_loses_nothing(
         assert sweeps._claim(SweepChunk.objects.filter(pk=chunk.pk), attempts=F("attempts") + 1)
 
     assert not sweeps.work(configuration=fast, seconds=20, sweep_id=sweep.pk)  # the third chunk, then nothing is free
-    assert sweeps.progress(sweep).done == 20
+    assert sweep_record.progress(sweep).done == 20
     SweepChunk.objects.filter(pk__in=[chunk.pk for chunk in taken]).update(lease_until=Now() - timedelta(seconds=1))
     sweep.refresh_from_db()
     work_off(fast, sweep)
 
-    result = sweeps.progress(sweep)
+    result = sweep_record.progress(sweep)
     assert (sweep.status, result.done, result.healed) == (SweepStatus.DONE, 60, 10)
     assert not SweepChunk.objects.filter(lease_until__isnull=False).exists()
 
 
 def test_a_worker_whose_lease_was_taken_over_drops_what_it_counted(fast: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, fast, 10)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, fast)
     chunk = SweepChunk.objects.select_related("sweep").get()
@@ -289,7 +289,7 @@ def test_a_worker_whose_lease_was_taken_over_drops_what_it_counted(fast: Configu
     SweepChunk.objects.update(lease_epoch=epoch + 1)  # another process holds it now
 
     until = time.monotonic() + 5
-    sweeps._Worker(chunk=chunk, epoch=epoch, configuration=fast, until=until).run()
+    chunks._Worker(chunk=chunk, epoch=epoch, configuration=fast, until=until).run()
 
     chunk.refresh_from_db()
     assert (chunk.in_sync, len(chunk.remaining), chunk.finished_at) == (0, 10, None)
@@ -300,15 +300,15 @@ def test_a_repository_that_kills_every_worker_is_isolated_and_named_and_the_othe
 ) -> None:
     names = fill(sandbox, fast, 8)
     poison = Repository.objects.get(name=names[5])
-    look = sweeps._Worker._one
+    look = chunks._Worker._one
 
     def one(worker: Any, ecr: Any, writing: Any, target: Any, row: Repository, digest: str) -> bool:
         if row.pk == poison.pk:
             raise KeyboardInterrupt  # what ends a process, not what a repository's own exception is
         return look(worker, ecr, writing, target, row, digest)
 
-    monkeypatch.setattr(sweeps._Worker, "_one", one)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    monkeypatch.setattr(chunks._Worker, "_one", one)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     for _ in range(40):
         with contextlib.suppress(KeyboardInterrupt):
@@ -322,7 +322,7 @@ def test_a_repository_that_kills_every_worker_is_isolated_and_named_and_the_othe
     [finding] = SweepFinding.objects.filter(sweep=sweep)
     assert finding.repository == poison
     assert "workers in a row died" in finding.words
-    assert sweeps.progress(sweep).in_sync == 7
+    assert sweep_record.progress(sweep).in_sync == 7
 
 
 def test_two_sweeps_and_several_workers_at_once_do_no_harm(
@@ -332,7 +332,7 @@ def test_two_sweeps_and_several_workers_at_once_do_no_harm(
     monkeypatch.setattr(sweeps, "HELD_PAUSE", timedelta(seconds=0.1))
     names = fill(sandbox, fast, 60)
     drift(sandbox, names[::4])
-    both = [sweeps.start(trigger=SweepTrigger.PERSON), sweeps.start(trigger=SweepTrigger.COMMAND)]
+    both = [sweep_record.start(trigger=SweepTrigger.PERSON), sweep_record.start(trigger=SweepTrigger.COMMAND)]
 
     def run() -> None:
         try:
@@ -353,7 +353,7 @@ def test_two_sweeps_and_several_workers_at_once_do_no_harm(
     for sweep in both:
         assert sweep is not None
         sweep.refresh_from_db()
-        assert (sweep.status, sweeps.progress(sweep).done) == (SweepStatus.DONE, 60)
+        assert (sweep.status, sweep_record.progress(sweep).done) == (SweepStatus.DONE, 60)
     assert policies(sandbox, names) == 60
     assert calls(sandbox)["SetRepositoryPolicy"] == 15
 
@@ -370,7 +370,7 @@ def test_a_repository_that_somebody_else_holds_is_looked_at_again_until_it_is_fr
 
     sweep = sweep_all(fast)
 
-    result = sweeps.progress(sweep)
+    result = sweep_record.progress(sweep)
     assert (sweep.status, result.done, result.healed) == (SweepStatus.DONE, 3, 1)
     assert policies(sandbox, names) == 3
 
@@ -386,7 +386,7 @@ def test_credentials_that_are_refused_stop_the_sweep_at_once_with_one_error(
 
     assert sweep.status == SweepStatus.FAILED
     assert "credentials" in sweep.error
-    assert calls(sandbox)["GetRepositoryPolicy"] <= 2 * sweeps.THREADS
+    assert calls(sandbox)["GetRepositoryPolicy"] <= 2 * chunks.THREADS
     assert not RepositoryEvent.objects.filter(kind=EventKind.ERROR).exists()
 
 
@@ -396,7 +396,7 @@ def test_a_sweep_that_is_stopped_ends_and_says_how_far_it_came(
 ) -> None:
     fill(sandbox, fast, 100)
     sandbox.fault("latency", "ecr:GetRepositoryPolicy", seconds=1.0)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
 
     def run() -> None:
@@ -409,19 +409,19 @@ def test_a_sweep_that_is_stopped_ends_and_says_how_far_it_came(
     while not calls(sandbox).get("GetRepositoryPolicy") and time.monotonic() < until:
         time.sleep(0.05)
 
-    assert sweeps.stop(sweep=sweep)
+    assert sweep_record.stop(sweep=sweep)
     worker.join(20)
 
     sweep.refresh_from_db()
     assert sweep.status == SweepStatus.STOPPED
-    assert sweeps.progress(sweep).done < 100
+    assert sweep_record.progress(sweep).done < 100
     assert not SweepChunk.objects.filter(lease_until__isnull=False).exists()
 
 
 def test_only_one_scheduled_sweep_goes_on_at_a_time(fast: Configuration) -> None:
-    assert sweeps.start(trigger=SweepTrigger.SCHEDULE) is not None
-    assert sweeps.start(trigger=SweepTrigger.SCHEDULE) is None
-    assert sweeps.start(trigger=SweepTrigger.PERSON) is not None
+    assert sweep_record.start(trigger=SweepTrigger.SCHEDULE) is not None
+    assert sweep_record.start(trigger=SweepTrigger.SCHEDULE) is None
+    assert sweep_record.start(trigger=SweepTrigger.PERSON) is not None
 
 
 # ---------------------------------------------------------------------------------------- throttled again and again
@@ -488,24 +488,24 @@ def test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_delays_no_o
     names = fill(sandbox, fast, 37)
     stuck, other = names[5], names[6]
     throttle(sandbox, [stuck])
-    large = sweeps.start(trigger=SweepTrigger.SCHEDULE)
+    large = sweep_record.start(trigger=SweepTrigger.SCHEDULE)
     assert large is not None
 
     with worker_of(fast):
         until = time.monotonic() + 10
-        while sweeps.progress(large).done < 36 and time.monotonic() < until:
+        while sweep_record.progress(large).done < 36 and time.monotonic() < until:
             time.sleep(0.05)
-        assert [name for name, _ in sweeps.throttled_repositories(large)] == [stuck]
-        small = sweeps.start(trigger=SweepTrigger.PERSON, names=[other])
+        assert [name for name, _ in sweep_record.throttled_repositories(large)] == [stuck]
+        small = sweep_record.start(trigger=SweepTrigger.PERSON, names=[other])
         assert small is not None
         assert ended_within(small, 2.5)
         large.refresh_from_db()
         assert large.status == SweepStatus.RUNNING  # so the small one did not wait for it
         assert ended_within(large, 15)
 
-    result = sweeps.progress(large)
+    result = sweep_record.progress(large)
     assert (large.status, result.in_sync, result.failed) == (SweepStatus.DONE, 36, 1)
-    assert looks_at(sandbox, stuck) == sweeps.TRIES
+    assert looks_at(sandbox, stuck) == chunks.TRIES
     row = Repository.objects.get(name=stuck)
     finding = SweepFinding.objects.get(sweep=large)
     assert (row.status, row.last_error_code, row.last_error_heals) == (RepositoryStatus.FAILED, "Throttled", True)
@@ -515,7 +515,7 @@ def test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_delays_no_o
     assert not CallBudget.objects.exists()  # one repository says nothing about the account's rate
 
     sandbox.clear_faults()
-    assert sweeps.progress(sweep_all(fast)).in_sync == 36  # and the throttled one is healed
+    assert sweep_record.progress(sweep_all(fast)).in_sync == 36  # and the throttled one is healed
     row.refresh_from_db()
     assert (row.status, row.last_error) == (RepositoryStatus.IN_SYNC, "")
 
@@ -533,12 +533,12 @@ def test_the_tries_of_a_repository_are_counted_over_all_workers_of_a_sweep(
     names = fill(sandbox, fast, 3)
     settings = {"code": "ThrottlingException"} if kind == "error" else {}
     sandbox.fault(kind, "ecr:GetRepositoryPolicy", repository=names[1], **settings)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
 
     in_short_shifts(fast, sweep)
 
-    assert (sweep.status, sweeps.progress(sweep).failed) == (SweepStatus.DONE, 1)
+    assert (sweep.status, sweep_record.progress(sweep).failed) == (SweepStatus.DONE, 1)
     assert looks_at(sandbox, names[1]) == tries
     assert Repository.objects.get(name=names[1]).last_error_code == code
 
@@ -549,7 +549,7 @@ def test_a_chunk_of_which_all_that_is_left_rests_is_free_again_when_its_first_re
     monkeypatch.setattr(sweeps, "rest_seconds", lambda tries: 30.0)
     names = fill(sandbox, fast, 2)
     throttle(sandbox, names[:1])
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
 
     sweeps.work(configuration=fast, seconds=3, sweep_id=sweep.pk)
@@ -558,14 +558,14 @@ def test_a_chunk_of_which_all_that_is_left_rests_is_free_again_when_its_first_re
     assert chunk.lease_until is not None
     assert 20 < (chunk.lease_until - chunk.db_now).total_seconds() <= 30
     assert chunk.throttled == {str(chunk.remaining[0]): 1}
-    [target] = sweeps.targets(fast)
+    [target] = targets.targets(fast)
     SweepChunk.objects.create(sweep=sweep, position=1, host=HOST, namespace="trigger", size=1, lease_owner="somebody",
                               lease_until=timezone.now() + timedelta(minutes=1))  # fmt: skip
-    assert sweeps._Budget(target, 100)._holders == 1  # what rests takes no part of the rate
+    assert chunks._Budget(target, 100)._holders == 1  # what rests takes no part of the rate
 
 
 def test_rests_grow_and_are_bounded() -> None:
-    assert [sweeps.rest_seconds(tries) for tries in range(1, 10)] == [0, 0.5, 1, 2, 4, 8, 16, 16, 16]
+    assert [chunks.rest_seconds(tries) for tries in range(1, 10)] == [0, 0.5, 1, 2, 4, 8, 16, 16, 16]
 
 
 def test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others(
@@ -577,16 +577,16 @@ def test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others(
     names = fill(sandbox, fast, 8)
     throttle(sandbox, names[:3])
 
-    result = sweeps.progress(sweep := sweep_all(fast))
+    result = sweep_record.progress(sweep := sweep_all(fast))
 
     assert (sweep.status, result.in_sync, result.failed) == (SweepStatus.DONE, 5, 3)
-    assert calls(sandbox)["GetRepositoryPolicy"] == 5 + 3 * sweeps.TRIES
+    assert calls(sandbox)["GetRepositoryPolicy"] == 5 + 3 * chunks.TRIES
 
 
 def test_an_account_that_aws_throttles_altogether_fails_the_sweep_and_no_repository(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "SILENCE", sweeps.THREADS + 2)
+    monkeypatch.setattr(sweeps, "SILENCE", chunks.THREADS + 2)
     fill(sandbox, fast, 60)
     sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ThrottlingException")
 
@@ -594,7 +594,7 @@ def test_an_account_that_aws_throttles_altogether_fails_the_sweep_and_no_reposit
 
     assert sweep.status == SweepStatus.FAILED
     assert "AWS throttled GetRepositoryPolicy for each repository that the sweep tried" in sweep.error
-    assert calls(sandbox)["GetRepositoryPolicy"] <= 3 * sweeps.THREADS
+    assert calls(sandbox)["GetRepositoryPolicy"] <= 3 * chunks.THREADS
     assert not Repository.objects.exclude(status=RepositoryStatus.IN_SYNC).exists()
     assert CallBudget.objects.get().rate < 100  # that concerns the account
 
@@ -603,12 +603,12 @@ def test_an_account_that_aws_throttles_altogether_fails_the_sweep_and_no_reposit
 def test_refusals_are_counted_over_all_workers_of_a_chunk_because_one_alone_sees_few_at_the_lowest_rate(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "SILENCE", 2 * sweeps.THREADS)
+    monkeypatch.setattr(sweeps, "SILENCE", 2 * chunks.THREADS)
     fill(sandbox, fast, 60)
     sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ThrottlingException")
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
-    monkeypatch.setattr(sweeps._Worker, "_throttled", _one_round(sweeps._Worker._throttled))
+    monkeypatch.setattr(chunks._Worker, "_throttled", _one_round(chunks._Worker._throttled))
 
     for _ in range(4):
         sweeps.work(configuration=fast, seconds=10, sweep_id=sweep.pk)
@@ -623,7 +623,7 @@ def _one_round(throttled: Any) -> Any:
 
     def counting(worker: Any, row: Repository, error: Any) -> bool:
         result: bool = throttled(worker, row, error)
-        if sum(worker.refused_at.get(pk, 0) > 0 for pk in worker.tries) >= sweeps.THREADS:
+        if sum(worker.refused_at.get(pk, 0) > 0 for pk in worker.tries) >= chunks.THREADS:
             worker.until = 0
         return result
 
@@ -636,19 +636,19 @@ def test_an_aws_that_answers_nobody_costs_no_repository_a_try(
     monkeypatch.setattr(sweeps, "SILENCE", 4)
     fill(sandbox, fast, 4)
     sandbox.fault("reset", "ecr:GetRepositoryPolicy")
-    sweep = sweeps.start(trigger=SweepTrigger.SCHEDULE)
+    sweep = sweep_record.start(trigger=SweepTrigger.SCHEDULE)
     assert sweep is not None
 
     for _ in range(4):
         sweeps.work(configuration=fast, seconds=5)  # ends at once
     sweep.refresh_from_db()
-    assert (sweep.status, sweeps.progress(sweep).done) == (SweepStatus.RUNNING, 0)
+    assert (sweep.status, sweep_record.progress(sweep).done) == (SweepStatus.RUNNING, 0)
     assert "cannot be reached" in sweep.error
-    assert sweeps.throttled_repositories(sweep) == []
+    assert sweep_record.throttled_repositories(sweep) == []
 
     sandbox.clear_faults()
     work_off(fast, sweep)
-    assert sweeps.progress(sweep).in_sync == 4
+    assert sweep_record.progress(sweep).in_sync == 4
 
 
 def test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row(
@@ -676,7 +676,7 @@ def test_a_write_that_is_throttled_for_ever_ends_as_failed_too(
 
     sweep = sweep_all(fast)
 
-    assert (sweep.status, sweeps.progress(sweep).failed) == (SweepStatus.DONE, 1)
+    assert (sweep.status, sweep_record.progress(sweep).failed) == (SweepStatus.DONE, 1)
     assert Repository.objects.get(name=names[0]).last_error_code == "Throttled"
 
 
@@ -709,19 +709,19 @@ def test_a_worker_leaves_a_large_sweep_for_one_repository_that_somebody_asked_fo
         DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
         RECONCILE_CALLS_PER_SECOND="5",
     )
-    large = sweeps.start(trigger=SweepTrigger.SCHEDULE)
+    large = sweep_record.start(trigger=SweepTrigger.SCHEDULE)
     assert large is not None
 
     with worker_of(slow):
         until = time.monotonic() + 10
-        while not sweeps.progress(large).total and time.monotonic() < until:
+        while not sweep_record.progress(large).total and time.monotonic() < until:
             time.sleep(0.05)
-        small = sweeps.start(trigger=SweepTrigger.PERSON, names=[names[-1]])
+        small = sweep_record.start(trigger=SweepTrigger.PERSON, names=[names[-1]])
         assert small is not None
         assert ended_within(small, 4)
         large.refresh_from_db()
         assert large.status == SweepStatus.RUNNING
-        assert sweeps.progress(large).done < 40
+        assert sweep_record.progress(large).done < 40
 
 
 def test_the_smallest_sweep_is_taken_first_and_a_named_one_before_the_registry_is_listed(db: None) -> None:
@@ -736,16 +736,16 @@ def test_the_smallest_sweep_is_taken_first_and_a_named_one_before_the_registry_i
 
     unlisted = Sweep.objects.create(trigger="schedule")
     large = listed(250, 250, 1)
-    assert sweeps._next_piece(running) == unlisted
+    assert sweep_record._next_piece(running) == unlisted
     [small] = listed(40, names=["trigger/x"])
-    assert sweeps._next_piece(running) == small
+    assert sweep_record._next_piece(running) == small
     named = Sweep.objects.create(trigger="person", names=["trigger/y"])
-    assert sweeps._next_piece(running) == named
+    assert sweep_record._next_piece(running) == named
 
     Sweep.objects.filter(pk__in=[unlisted.pk, named.pk]).update(listed_at=timezone.now())
     [middle] = listed(300, names=["trigger/z"])
     order = []
-    while isinstance(piece := sweeps._next_piece(running), SweepChunk):
+    while isinstance(piece := sweep_record._next_piece(running), SweepChunk):
         order.append(piece)
         SweepChunk.objects.filter(pk=piece.pk).update(finished_at=timezone.now())
     assert order == [small, middle, *large]
@@ -808,7 +808,7 @@ def test_a_new_repository_that_ecr_does_not_show_yet_waits_in_line_and_is_healed
 
     row = Repository.objects.get(name=names[1])
     assert (row.status, row.origin, sweep.missing) == (RepositoryStatus.IN_SYNC, "created", 0)
-    assert (sweeps.progress(sweep).healed, sweeps.progress(sweep).failed) == (1, 0)
+    assert (sweep_record.progress(sweep).healed, sweep_record.progress(sweep).failed) == (1, 0)
     assert policies(sandbox, [row.name]) == 1
     assert EventKind.MISSING not in row.events.values_list("kind", flat=True)
 
@@ -823,7 +823,7 @@ def test_a_dry_run_does_not_say_of_a_new_repository_that_ecr_does_not_show_yet_t
 
     sweep = sweep_all(fast, dry_run=True)
 
-    assert (sweep.missing, sweeps.progress(sweep).drifted, sweeps.progress(sweep).in_sync) == (0, 0, 1)
+    assert (sweep.missing, sweep_record.progress(sweep).drifted, sweep_record.progress(sweep).in_sync) == (0, 0, 1)
     assert not sweep.findings.filter(repository__name=name).exists()
 
 
@@ -853,7 +853,7 @@ def test_in_observe_mode_a_sweep_reports_and_writes_nothing(configure: Configure
 
     sweep = sweep_all(observing)
 
-    assert sweeps.progress(sweep).drifted == 2
+    assert sweep_record.progress(sweep).drifted == 2
     assert "SetRepositoryPolicy" not in calls(sandbox)
     row = Repository.objects.get(name=names[0])
     assert (row.status, row.drifted_since is not None) == (RepositoryStatus.DRIFTED, True)
@@ -929,9 +929,9 @@ def test_two_namespaces_on_one_host_keep_their_own_policies(configure: Configure
 def test_a_rate_that_was_learned_grows_back_and_is_forgotten_by_and_by(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [target] = sweeps.targets(fast)
+    [target] = targets.targets(fast)
     CallBudget.objects.create(account=OWNER, region="us-east-1", rate=10)
-    budget = sweeps._Budget(target, 100)
+    budget = chunks._Budget(target, 100)
     assert budget.pace.rate == pytest.approx(10)
     now = time.monotonic()
     monkeypatch.setattr(budget.pace, "_clock", lambda: now + 40)
@@ -939,7 +939,7 @@ def test_a_rate_that_was_learned_grows_back_and_is_forgotten_by_and_by(
     assert CallBudget.objects.get().rate > 12
 
     CallBudget.objects.update(rate=10, changed_at=Now() - timedelta(hours=1))
-    assert sweeps._Budget(target, 100).pace.rate == pytest.approx(100)
+    assert chunks._Budget(target, 100).pace.rate == pytest.approx(100)
 
 
 @pytest.mark.slow
@@ -947,7 +947,7 @@ def test_a_worker_that_is_to_stop_gives_its_chunk_back_while_aws_has_not_answere
     fast: Configuration, sandbox: Sandbox
 ) -> None:
     fill(sandbox, fast, 40)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     sandbox.fault("latency", "ecr:GetRepositoryPolicy", seconds=5)
     stop = threading.Event()
@@ -965,11 +965,11 @@ def test_a_worker_that_is_to_stop_gives_its_chunk_back_while_aws_has_not_answere
         while not any(fault["struck"] for fault in sandbox.faults()):
             assert time.monotonic() < until
             time.sleep(0.05)
-        assert sweeps.open_work(sweep.pk) == 0
+        assert sweep_record.open_work(sweep.pk) == 0
         stop.set()
         time.sleep(1.5)
         assert thread.is_alive()
-        assert sweeps.open_work(sweep.pk) == 1
+        assert sweep_record.open_work(sweep.pk) == 1
     finally:
         thread.join(20)
     assert not thread.is_alive()
@@ -978,12 +978,12 @@ def test_a_worker_that_is_to_stop_gives_its_chunk_back_while_aws_has_not_answere
         pass
 
     sweep.refresh_from_db()
-    assert (sweep.status, sweeps.progress(sweep).done) == (SweepStatus.DONE, 40)
+    assert (sweep.status, sweep_record.progress(sweep).done) == (SweepStatus.DONE, 40)
 
 
 def test_a_worker_that_is_to_stop_takes_no_work_and_gives_a_listing_back(fast: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, fast, 3)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     sandbox.reset_calls()
 
@@ -991,7 +991,7 @@ def test_a_worker_that_is_to_stop_takes_no_work_and_gives_a_listing_back(fast: C
     assert sandbox.calls() == {}
 
     sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, fast, lambda: True)
-    assert sweeps.open_work(sweep.pk) == 1
+    assert sweep_record.open_work(sweep.pk) == 1
     assert Sweep.objects.get(pk=sweep.pk).listed_at is None
 
 
@@ -1004,14 +1004,14 @@ def test_at_a_low_rate_a_worker_stops_when_its_time_is_over_and_keeps_what_it_ha
         DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
         RECONCILE_CALLS_PER_SECOND="2",
     )
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     started = time.monotonic()
 
     sweeps.work(configuration=slow, seconds=3, sweep_id=sweep.pk)
 
     assert time.monotonic() - started < 6
-    done = sweeps.progress(sweep).done
+    done = sweep_record.progress(sweep).done
     assert 3 <= done <= 12
     assert len(SweepChunk.objects.get(sweep=sweep).remaining) == 40 - done
 
@@ -1022,7 +1022,7 @@ def test_a_write_that_was_throttled_goes_back_in_line(fast: Configuration, sandb
     drift(sandbox, names[:1])
     sandbox.fault("error", "ecr:SetRepositoryPolicy", code="ThrottlingException", times=3)
 
-    result = sweeps.progress(sweep_all(fast))
+    result = sweep_record.progress(sweep_all(fast))
 
     assert (result.healed, result.failed) == (1, 0)
 
@@ -1031,16 +1031,16 @@ def test_a_repository_that_trips_us_up_does_not_keep_the_others_from_being_looke
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = fill(sandbox, fast, 5)
-    look = sweeps._Worker._look_at
+    look = chunks._Worker._look_at
 
     def stumble(worker: Any, ecr: Any, writing: Any, target: Any, row: Repository, digest: str) -> bool:
         if row.name == names[2]:
             raise ValueError("a mistake of ours")
         return look(worker, ecr, writing, target, row, digest)
 
-    monkeypatch.setattr(sweeps._Worker, "_look_at", stumble)
+    monkeypatch.setattr(chunks._Worker, "_look_at", stumble)
 
-    result = sweeps.progress(sweep_all(fast))
+    result = sweep_record.progress(sweep_all(fast))
 
     assert (result.in_sync, result.failed) == (4, 1)
     row = Repository.objects.get(name=names[2])
@@ -1081,8 +1081,8 @@ def test_a_changed_list_of_consumers_is_on_every_row_after_a_sweep(
 
 def test_a_result_that_is_newer_than_the_list_is_not_overwritten_by_it(fast: Configuration, sandbox: Sandbox) -> None:
     [name] = fill(sandbox, fast, 1)
-    [target] = sweeps.targets(fast)
-    [page] = sweeps.reach(target).pages()
+    [target] = targets.targets(fast)
+    [page] = targets.reach(target).pages()
     known = sweeps._by_name(Repository.objects.all(), [name])
     Repository.objects.update(lease_epoch=F("lease_epoch") + 1)  # a deploy has worked on it meanwhile
     known[name].mutability = {"mode": "MUTABLE", "exclusions": []}
@@ -1112,7 +1112,7 @@ def test_an_aws_that_answers_nobody_ends_the_work_without_marking_every_reposito
 ) -> None:
     fill(sandbox, fast, 100)
     sandbox.fault("reset", "ecr:GetRepositoryPolicy")
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
 
     sweeps.work(configuration=fast, seconds=2, sweep_id=sweep.pk)
@@ -1122,7 +1122,7 @@ def test_an_aws_that_answers_nobody_ends_the_work_without_marking_every_reposito
     assert "cannot be reached" in sweep.error
     sandbox.clear_faults()
     work_off(fast, sweep)
-    assert (sweep.status, sweeps.progress(sweep).in_sync) == (SweepStatus.DONE, 100)
+    assert (sweep.status, sweep_record.progress(sweep).in_sync) == (SweepStatus.DONE, 100)
 
 
 def test_old_sweeps_are_forgotten_and_those_that_found_something_are_kept_longer(
@@ -1134,12 +1134,12 @@ def test_old_sweeps_are_forgotten_and_those_that_found_something_are_kept_longer
     eventful = sweep_all(fast)
     Sweep.objects.update(trigger=SweepTrigger.SCHEDULE, finished_at=Now() - timedelta(days=3))
 
-    sweeps.forget_old()
+    sweep_record.forget_old()
 
     assert set(Sweep.objects.values_list("pk", flat=True)) == {eventful.pk}
     assert quiet.pk != eventful.pk
     Sweep.objects.update(finished_at=Now() - timedelta(days=31))
-    sweeps.forget_old()
+    sweep_record.forget_old()
     assert not Sweep.objects.exists()
 
 
@@ -1148,7 +1148,7 @@ def test_old_sweeps_are_forgotten_and_those_that_found_something_are_kept_longer
 
 def listed(configuration: Configuration, **options: Any) -> tuple[Sweep, SweepChunk, int]:
     """A sweep that was listed, its first chunk, and the epoch under which we hold it."""
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON, **options)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON, **options)
     assert sweep is not None
     sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, configuration)
     chunk = SweepChunk.objects.select_related("sweep").filter(sweep=sweep)[0]
@@ -1158,10 +1158,10 @@ def listed(configuration: Configuration, **options: Any) -> tuple[Sweep, SweepCh
     return sweep, chunk, epoch
 
 
-def worker(configuration: Configuration, chunk: SweepChunk, epoch: int, *, seconds: float = 10) -> sweeps._Worker:
+def worker(configuration: Configuration, chunk: SweepChunk, epoch: int, *, seconds: float = 10) -> chunks._Worker:
     until = time.monotonic() + seconds
     configuration = generation.in_force(configuration)
-    return sweeps._Worker(chunk=chunk, epoch=epoch, configuration=configuration, until=until)
+    return chunks._Worker(chunk=chunk, epoch=epoch, configuration=configuration, until=until)
 
 
 def rows_of(model: Any) -> list[dict[str, Any]]:
@@ -1175,12 +1175,12 @@ def test_a_chunk_or_a_listing_is_held_by_one_for_forty_five_seconds(fast: Config
     assert sweeps._claim(SweepChunk.objects.filter(pk=chunk.pk)) is None
     left = SweepChunk.objects.annotate(left=F("lease_until") - Now()).values_list("left", flat=True).get()
     assert timedelta(seconds=40) < left <= timedelta(seconds=45)
-    assert left.total_seconds() > sweeps.RENEW_SECONDS * 3  # it is renewed, also where a renewal or two fail
+    assert left.total_seconds() > chunks.RENEW_SECONDS * 3  # it is renewed, also where a renewal or two fail
 
 
 def test_who_lost_a_listing_cuts_no_chunks(fast: Configuration, sandbox: Sandbox) -> None:
     names = fill(sandbox, fast, 2)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON, names=names)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON, names=names)
     assert sweep is not None
     first = sweeps._claim(Sweep.objects.filter(pk=sweep.pk))
     Sweep.objects.update(lease_until=None)
@@ -1200,10 +1200,10 @@ def test_a_sweep_that_was_stopped_while_the_registry_was_listed_cuts_no_chunks(
     fast: Configuration, sandbox: Sandbox
 ) -> None:
     fill(sandbox, fast, 1)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     epoch = sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0
-    assert sweeps.stop(sweep=sweep)
+    assert sweep_record.stop(sweep=sweep)
 
     sweeps._list(sweep, epoch, fast)
 
@@ -1234,7 +1234,7 @@ def test_a_chunk_is_halved_when_five_workers_in_a_row_took_it(
     work_off(fast, sweep)
 
     assert SweepChunk.objects.count() == chunks
-    assert sweeps.progress(sweep).in_sync == 4
+    assert sweep_record.progress(sweep).in_sync == 4
 
 
 def test_a_worker_that_lives_ends_the_row_of_deaths(fast: Configuration, sandbox: Sandbox) -> None:
@@ -1289,14 +1289,14 @@ def test_an_ended_sweep_stays_as_it_ended(fast: Configuration, sandbox: Sandbox)
     sweep = sweep_all(fast)
     ended = sweep.finished_at
 
-    assert not sweeps.stop(sweep=sweep)
+    assert not sweep_record.stop(sweep=sweep)
 
     sweep.refresh_from_db()
     assert (sweep.status, sweep.finished_at) == (SweepStatus.DONE, ended)
 
 
 def test_a_sweep_that_is_not_listed_yet_is_not_over(fast: Configuration) -> None:
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
 
     sweeps.close_finished()
@@ -1314,7 +1314,7 @@ def test_a_throttled_listing_puts_a_scheduled_sweep_back_in_line_and_is_reported
 ) -> None:
     fill(sandbox, fast, 1)
     sandbox.fault("error", "ecr:DescribeRepositories", code="ThrottlingException", times=3)
-    sweep = sweeps.start(trigger=trigger)
+    sweep = sweep_record.start(trigger=trigger)
     assert sweep is not None
 
     sweeps.work(configuration=fast, seconds=0.5, sweep_id=sweep.pk)
@@ -1349,7 +1349,7 @@ def test_the_list_changes_no_row_that_somebody_works_on_or_has_worked_on(
     meanwhile: Callable[[Repository], None], fast: Configuration, sandbox: Sandbox
 ) -> None:
     [name] = fill(sandbox, fast, 1)
-    [page] = sweeps.reach(sweeps.targets(fast)[0]).pages()
+    [page] = targets.reach(targets.targets(fast)[0]).pages()
     known = sweeps._by_name(Repository.objects.all(), [name])
     meanwhile(known[name])
 
@@ -1366,7 +1366,7 @@ def test_a_repository_that_a_deploy_has_made_again_since_the_list_is_not_missing
 ) -> None:
     fill(sandbox, fast, 1)
     row = Repository.objects.get()
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
 
     with connection.execute_wrapper(before_the_first("UPDATE", lambda: meanwhile(row))):
@@ -1383,7 +1383,7 @@ def test_what_a_deploy_has_made_since_a_sweep_began_is_not_missing_whatever_the_
     [name] = fill(sandbox, fast, 1)
     ahead = timezone.now() + timedelta(minutes=10)
     monkeypatch.setattr(Sweep._meta.get_field("started_at"), "_get_default", lambda: ahead)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     # The registry's list was read before this deploy had made the repository.
     sandbox.client("ecr").delete_repository(repositoryName=name, force=True)
@@ -1430,7 +1430,7 @@ def test_a_mistake_of_ours_is_not_written_on_a_row_that_somebody_works_on(
     def stumble(*arguments: Any) -> bool:
         raise ValueError("a mistake of ours")
 
-    monkeypatch.setattr(sweeps._Worker, "_look_at", stumble)
+    monkeypatch.setattr(chunks._Worker, "_look_at", stumble)
     worker(fast, chunk, epoch).run()
 
     assert Repository.objects.get().status == RepositoryStatus.IN_SYNC
@@ -1488,7 +1488,7 @@ def test_sweeps_are_kept_for_a_month_and_uneventful_scheduled_ones_for_two_days(
     sweep_all(fast)
     Sweep.objects.update(trigger=SweepTrigger.SCHEDULE, finished_at=Now() - timedelta(days=days))
 
-    sweeps.forget_old()
+    sweep_record.forget_old()
 
     assert Sweep.objects.exists() is kept
 
@@ -1498,8 +1498,8 @@ def test_workers_that_hold_chunks_of_one_registry_share_its_rate(fast: Configura
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "CHUNK", 2)
         sweep, _, _ = listed(fast)
-    [target] = sweeps.targets(fast)
-    budget = sweeps._Budget(target, 100)
+    [target] = targets.targets(fast)
+    budget = chunks._Budget(target, 100)
     assert budget.pace.rate == pytest.approx(100)
 
     assert sweeps._claim(SweepChunk.objects.filter(sweep=sweep, position=1))

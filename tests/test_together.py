@@ -47,7 +47,7 @@ from deployments.models import (
     Sweep,
     SweepTrigger,
 )
-from deployments.reconcile import sweeps, writes_pause
+from deployments.reconcile import sweep_record, writes_pause
 from tests.api.conftest import DIGEST, HASH
 from tests.conftest import HOST, OWNER, POLICY, TRAIL
 
@@ -305,7 +305,7 @@ ACTS: dict[str, tuple[str, Act]] = {
 #: What has to be there before.
 FIRST: dict[str, Act] = {
     "deployments_accesskey_delete": _expired_key,
-    "deployments_sweep_stop": lambda _: sweeps.start(trigger=SweepTrigger.PERSON),
+    "deployments_sweep_stop": lambda _: sweep_record.start(trigger=SweepTrigger.PERSON),
     "writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),
     "manage.py writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),
     "manage.py configuration": lambda _: ConfigurationGeneration.objects.create(digest="ab" * 32, version="0.1.1"),

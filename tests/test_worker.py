@@ -32,7 +32,7 @@ from deployments.config import Configuration
 from deployments.doctor import Level
 from deployments.models import Process, ProcessRole, Sweep, SweepChunk, SweepStatus, SweepTrigger
 from deployments.notify import news
-from deployments.reconcile import generation, processes, sweeps
+from deployments.reconcile import generation, processes, sweep_record
 from sandbox.control import Sandbox
 from tests import databases, postgresql
 from tests.conftest import HOST, POLICY
@@ -345,7 +345,7 @@ def test_sigterm_ends_the_worker_within_8_seconds_while_its_sweep_waits_for_aws_
     sandbox.fault("hang", "ecr:GetRepositoryPolicy", seconds=60)
     running = start(**variables).process
     wait_for(lambda: cluster_of(running))
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     tasks.ring()
     wait_for(lambda: any(fault["struck"] for fault in sandbox.faults()))
     assert SweepChunk.objects.filter(lease_until__gt=Now()).exists()
@@ -354,7 +354,7 @@ def test_sigterm_ends_the_worker_within_8_seconds_while_its_sweep_waits_for_aws_
 
     assert running.wait(8) == 0
     assert sweep is not None
-    assert sweeps.open_work(sweep.pk) == 1
+    assert sweep_record.open_work(sweep.pk) == 1
     assert not Process.objects.filter(ended_at=None).exists()
 
 

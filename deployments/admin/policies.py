@@ -22,7 +22,7 @@ from deployments.admin.pages import ReadOnly, require, shown_configuration, who
 from deployments.admin.sidebyside import side_by_side
 from deployments.errors import Refusal
 from deployments.models import Repository, RepositoryEvent, RepositoryStatus
-from deployments.reconcile import put_back, sweeps, what_if
+from deployments.reconcile import put_back, targets, what_if
 
 #: What a registry's host has in it → the partition, and the partition's console. The first that fits counts.
 _PARTITIONS = (
@@ -179,7 +179,7 @@ class Policies(ReadOnly):
         if not self.has_view_permission(request):
             return HttpResponseRedirect(reverse("admin:index"))
         configuration = shown_configuration()
-        targets = sweeps.targets(configuration)
+        targets = targets.targets(configuration)
         present = targets[0].config.default_repository_policy if targets else ""
         form = WhatIfForm(request.POST or None, initial={"text": _to_edit(present or ""), "registry": 0})
         form.fields["registry"].choices = [  # type: ignore[attr-defined]

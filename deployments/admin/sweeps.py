@@ -36,7 +36,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import sweeps
+from deployments.reconcile import chunks, sweep_record, targets
 
 FINDINGS_SHOWN = 100
 THROTTLED_SHOWN = 10
@@ -109,7 +109,7 @@ class SweepAdmin(ReadOnly):
                 require(request, "adopt_repository")
             after = {"dry_run": dry_run, "adopt": adopt, "over": "all"}
             with Trail.of(request).change("start.sweep", after=after) as line:
-                sweep = line.target = sweeps.start(
+                sweep = line.target = sweep_record.start(
                     trigger=SweepTrigger.PERSON, requested_by=who(request), dry_run=dry_run, adopt=adopt
                 )
                 assert sweep is not None  # only the schedule's sweeps exclude each other  # noqa: S101
@@ -125,7 +125,7 @@ class SweepAdmin(ReadOnly):
                 "title": "Start a sweep",
                 "number": managed.count(),
                 "unmanaged": Repository.objects.filter(status=RepositoryStatus.UNMANAGED).count(),
-                "targets": sweeps.targets(configuration),
+                "targets": targets.targets(configuration),
                 "enforce": configuration.enforce,
                 "rate": settings.CONFIGURATION.calls_per_second,
                 "running": Sweep.objects.filter(status=SweepStatus.RUNNING).first(),
@@ -137,7 +137,7 @@ class SweepAdmin(ReadOnly):
         require(request, "stop_sweep")
         sweep: Sweep = self.one(request, pk)
         with Trail.of(request).change("stop.sweep", sweep) as line:
-            if not (stopped := sweeps.stop(sweep=sweep)):
+            if not (stopped := sweep_record.stop(sweep=sweep)):
                 line.nothing_changed()
         if stopped:
             self.message_user(request, f"{sweep} stops: workers finish what is on the wire.", messages.SUCCESS)
@@ -218,14 +218,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HowFar:
-    progress: sweeps.Progress
+    progress: sweep_record.Progress
     parts: list[Part]
     words: str
     waiting: str = ""  # what a running sweep still waits for, and why
 
 
 def how_far(sweep: Sweep) -> HowFar:
-    progress = sweeps.progress(sweep)
+    progress = sweep_record.progress(sweep)
     if sweep.status != SweepStatus.RUNNING:
         words = f"{progress.done:,} of {progress.total:,} repositories looked at"
     elif sweep.listed_at is None:
@@ -237,10 +237,10 @@ def how_far(sweep: Sweep) -> HowFar:
 
 def _waiting(sweep: Sweep) -> str:
     """Which repositories a running sweep still has to look at because AWS throttles them, and how that ends."""
-    rows = sweeps.throttled_repositories(sweep) if sweep.status == SweepStatus.RUNNING else []
+    rows = sweep_record.throttled_repositories(sweep) if sweep.status == SweepStatus.RUNNING else []
     if not rows:
         return ""
-    named = ", ".join(f"{name} ({tries} of {sweeps.TRIES} tries)" for name, tries in rows[:THROTTLED_SHOWN])
+    named = ", ".join(f"{name} ({tries} of {chunks.TRIES} tries)" for name, tries in rows[:THROTTLED_SHOWN])
     more = f" and {len(rows) - THROTTLED_SHOWN:,} more" if len(rows) > THROTTLED_SHOWN else ""
     return (
         f"AWS throttles calls about {named}{more}, or does not answer them. Each is tried again after a pause that "
@@ -248,7 +248,7 @@ def _waiting(sweep: Sweep) -> str:
     )
 
 
-def _parts(progress: sweeps.Progress) -> Iterator[Part]:
+def _parts(progress: sweep_record.Progress) -> Iterator[Part]:
     start = 0.0
     for name, word, tone in RESULTS:
         number = getattr(progress, name)

@@ -27,9 +27,9 @@ from deployments.config import Configuration
 from deployments.errors import RegistryError, is_throttling
 from deployments.images import Version
 from deployments.models import Environment, Project, Repository, RepositoryStatus
-from deployments.reconcile import sweeps
+from deployments.reconcile import targets
 from deployments.reconcile.pace import Pace
-from deployments.reconcile.sweeps import Target
+from deployments.reconcile.targets import Target
 
 THREADS = 8
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def learn(*, configuration: Configuration, trail: Trail) -> Learned:
     raised: list[str] = []
     refused: list[str] = []
     projects = dict(Project.objects.values_list("ref", "pk"))
-    for target in sweeps.targets(configuration):
+    for target in targets.targets(configuration):
         prefix = f"{target.config.namespace}/"
         rows = Repository.objects.filter(
             account=target.registry.account, region=target.registry.region, name__startswith=prefix
@@ -90,7 +90,7 @@ def _paced(target: Target, calls_per_second: int) -> Ecr:
     def turn() -> None:
         pace.wait()
 
-    return sweeps.reach(target, before_call=turn, answered=answered)
+    return targets.reach(target, before_call=turn, answered=answered)
 
 
 def _highest(ecr: Ecr, name: str) -> dict[str, Version] | RegistryError:

@@ -28,7 +28,7 @@ from deployments.aws.values import Message
 from deployments.config import Configuration
 from deployments.errors import RegistryError, registry_error
 from deployments.models import ProcessRole, Repository, RepositoryStatus
-from deployments.reconcile import generation, processes, repositories, sweeps
+from deployments.reconcile import generation, processes, repositories, targets
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +239,7 @@ def _look(
     target = next(
         (
             each
-            for each in sweeps.targets(configuration)
+            for each in targets.targets(configuration)
             if (each.registry.account, each.registry.region) == (account, region) and each.holds(name)
         ),
         None,
@@ -254,7 +254,7 @@ def _look(
             return None  # not known yet: sweeps discover, deploys create
         if all(_is_known(change, row) for change in changes):
             return None
-        ecr: Ecr = sweeps.reach(target)
+        ecr: Ecr = targets.reach(target)
         result = repositories.reconcile(
             row=row,
             ecr=ecr,

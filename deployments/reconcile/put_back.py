@@ -20,7 +20,7 @@ from deployments.aws.ecr import Ecr
 from deployments.config import Configuration
 from deployments.errors import Refusal, RegistryError, registry_error
 from deployments.models import EventKind, RepositoryEvent, RepositoryStatus
-from deployments.reconcile import bulkhead, desired, generation, requests, sweeps
+from deployments.reconcile import bulkhead, desired, generation, requests, targets
 from deployments.reconcile.repositories import Lease
 
 ATTEMPTS = 1  # somebody waits for the answer, and can press the button again
@@ -65,7 +65,7 @@ def _put_back(
     target = next(
         (
             each
-            for each in sweeps.targets(configuration)
+            for each in targets.targets(configuration)
             if (each.registry.account, each.registry.region) == (row.account, row.region) and each.holds(row.name)
         ),
         None,
@@ -92,7 +92,7 @@ def _put_back(
     try:
         if lease.activation != configuration.activation:  # checked and compared by another one than counts by now
             raise registry_error("ConfigurationChanged", operation="lease", name=row.name)
-        ecr = sweeps.reach(target, before_attempt=lease.require_time, attempts=ATTEMPTS)
+        ecr = targets.reach(target, before_attempt=lease.require_time, attempts=ATTEMPTS)
         before = _write(ecr, row.name, text, event=event, by=by, attempt=attempt, lease=lease)
     except RegistryError as error:
         lease.give_up()

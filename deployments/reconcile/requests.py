@@ -24,7 +24,7 @@ from deployments.models import (
     Sweep,
     SweepTrigger,
 )
-from deployments.reconcile import repositories, sweeps
+from deployments.reconcile import repositories, sweep_record, sweeps, targets
 
 #: Names that one sweep is asked for at most. More than this is a sweep of everything.
 NAMES = 5_000
@@ -36,7 +36,7 @@ NAMES = 5_000
 def within_reach(rows: QuerySet[Repository], configuration: Configuration) -> QuerySet[Repository]:
     """Those that the settings name a registry for: what a sweep can look at at all."""
     reach = Q(pk__in=[])
-    for target in sweeps.targets(configuration):
+    for target in targets.targets(configuration):
         reach |= Q(
             account=target.registry.account,
             region=target.registry.region,
@@ -66,7 +66,7 @@ def look_at(
     if thorough and not dry_run:
         # A note for the next look, whoever makes it: a crash before the sweep's row leaves nothing half done.
         managed.update(details_checked_at=None)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names, dry_run=dry_run)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names, dry_run=dry_run)
     assert sweep is not None  # only the schedule's sweeps exclude each other  # noqa: S101
     return sweep
 
@@ -78,7 +78,7 @@ def adopt(*, rows: QuerySet[Repository], configuration: Configuration, by: str) 
     if not count:
         return 0, None
     names = sorted({row.name for row in wanted})
-    return count, sweeps.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names)
+    return count, sweep_record.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names)
 
 
 def take_over(*, rows: QuerySet[Repository], configuration: Configuration, by: str) -> tuple[int, Sweep | None]:
@@ -88,7 +88,7 @@ def take_over(*, rows: QuerySet[Repository], configuration: Configuration, by: s
     if not taken:
         return 0, None
     names = sorted({row.name for row in taken})
-    return len(taken), sweeps.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names)
+    return len(taken), sweep_record.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names)
 
 
 # -------------------------------------------------------------------------------------------------------- exceptions

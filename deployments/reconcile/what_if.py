@@ -15,7 +15,7 @@ from typing import Literal
 from deployments import policy
 from deployments.models import Repository, RepositoryStatus
 from deployments.policy import Finding
-from deployments.reconcile.sweeps import Target
+from deployments.reconcile.targets import Target
 
 GROUPS_SHOWN = 50
 NAMES_SHOWN = 5

@@ -35,7 +35,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import change_events, generation, put_back, repositories, sweeps
+from deployments.reconcile import change_events, generation, put_back, repositories, sweep_record, sweeps
 from sandbox.control import Sandbox
 from tests.conftest import CLUSTER, HOST, POLICY, TRAIL
 
@@ -256,7 +256,7 @@ def test_a_worker_with_older_settings_heals_to_the_configuration_that_counts_and
     sandbox.reset_calls()
 
     for _ in range(2):
-        sweeps.start(trigger=SweepTrigger.PERSON)
+        sweep_record.start(trigger=SweepTrigger.PERSON)
         while sweeps.work(configuration=older, seconds=10):
             pass
 
@@ -369,7 +369,7 @@ def test_a_process_that_cannot_use_what_counts_neither_looks_nor_writes_and_is_n
             environment=environment, configuration=own, content_hash="h", type="MANAGED", trail=TRAIL
         )
     assert (refused.value.code, refused.value.heals) == ("OutdatedConfiguration", True)
-    sweep = sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     assert not sweeps.work(configuration=own, seconds=5)
     with pytest.raises(RegistryError, match=words):

@@ -21,7 +21,7 @@ from deployments.models import (
     SweepTrigger,
     WritesPause,
 )
-from deployments.reconcile import change_events, put_back, sweeps
+from deployments.reconcile import change_events, put_back, sweep_record, sweeps
 from sandbox.control import Sandbox
 from tests.conftest import POLICY, TRAIL
 
@@ -88,7 +88,7 @@ def test_deploys_to_a_repository_that_was_right_go_on_and_its_drift_is_shown_not
 def test_sweeps_and_change_events_look_and_do_not_write(
     ecr_configuration: Configuration, sandbox: Sandbox, paused: Repository
 ) -> None:
-    sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep_record.start(trigger=SweepTrigger.PERSON)
     while sweeps.work(configuration=ecr_configuration, seconds=10):
         pass
     change = change_events.Change(
@@ -101,7 +101,7 @@ def test_sweeps_and_change_events_look_and_do_not_write(
     assert writes(sandbox) == {}
     assert paused.status == RepositoryStatus.DRIFTED
     call_command("writes", "resume")
-    sweeps.start(trigger=SweepTrigger.PERSON)
+    sweep_record.start(trigger=SweepTrigger.PERSON)
     while sweeps.work(configuration=ecr_configuration, seconds=10):
         pass
     paused.refresh_from_db()

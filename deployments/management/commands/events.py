@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 from deployments.aws.sqs import EventQueue
 from deployments.aws.values import Access
 from deployments.models import ProcessRole
-from deployments.reconcile import change_events, generation, processes, sweeps
+from deployments.reconcile import change_events, generation, processes, targets
 
 
 class Command(BaseCommand):
@@ -28,7 +28,7 @@ class Command(BaseCommand):
                 raise CommandError(reason)
             return
         configuration = settings.CONFIGURATION.require()
-        found = sweeps.targets(configuration)
+        found = targets.targets(configuration)
         if not configuration.events_queue_url:
             raise CommandError("RECONCILE_EVENTS_QUEUE_URL is not set; the README shows how to make the queue.")
         if not found:

@@ -26,7 +26,7 @@ from deployments.deploys import versions
 from deployments.deploys.versions import Learned
 from deployments.errors import RegistryError
 from deployments.models import Repository, RepositoryStatus, Sweep, SweepFinding, SweepStatus, SweepTrigger
-from deployments.reconcile import generation, sweeps
+from deployments.reconcile import generation, sweep_record, sweeps, targets
 
 
 class Command(BaseCommand):
@@ -46,12 +46,12 @@ class Command(BaseCommand):
         if options["adopt"] and not options["all"]:
             raise CommandError("--adopt goes with --all: discovering takes the registry's whole list.", returncode=2)
         configuration = self._configuration()
-        if not sweeps.targets(configuration):
+        if not targets.targets(configuration):
             raise CommandError("No configured registry is ECR (DEPLOY_REGISTRY_HOST), so there is nothing to do.")
         self._require_known(names)
         trail, asked = Trail.of_command("reconcile"), {"dry_run": options["dry_run"], "adopt": options["adopt"]}
         with trail.change("start.sweep", after={"names": names, **asked}) as line:
-            sweep = line.target = sweeps.start(
+            sweep = line.target = sweep_record.start(
                 trigger=SweepTrigger.COMMAND, requested_by=f"command ({shell_user()})", names=names, **asked
             )
             assert sweep is not None  # only the schedule's sweeps exclude each other  # noqa: S101
@@ -59,7 +59,7 @@ class Command(BaseCommand):
             self._work(sweep)
         except KeyboardInterrupt:
             with trail.change("stop.sweep", sweep) as line:
-                if not sweeps.stop(sweep=sweep):
+                if not sweep_record.stop(sweep=sweep):
                     line.nothing_changed()
             raise CommandError("Stopped. What was done is done; the next run goes on from there.") from None
         sweep.refresh_from_db()
@@ -112,17 +112,17 @@ class Command(BaseCommand):
             thread.start()
             while thread.is_alive():
                 thread.join(0.25)
-                bar.show(sweeps.progress(sweep))
+                bar.show(sweep_record.progress(sweep))
             if failure:
                 raise failure[0]
             sweep.refresh_from_db()
             if sweep.status != SweepStatus.RUNNING:
                 break
             time.sleep(1)  # others hold the last pieces, or the registry's list has to be asked for again
-        bar.end(sweeps.progress(sweep))
+        bar.end(sweep_record.progress(sweep))
 
     def _tell(self, sweep: Sweep, learned: Learned, *, as_json: bool) -> None:
-        result = sweeps.progress(sweep)
+        result = sweep_record.progress(sweep)
         findings = [
             {"name": found.repository.name, "outcome": found.outcome, "words": found.words}
             for found in SweepFinding.objects.filter(sweep=sweep).select_related("repository")
@@ -174,7 +174,7 @@ class _Bar:
         self._redraws = bool(stream.isatty())
         self._shown = -1
 
-    def show(self, progress: sweeps.Progress) -> None:
+    def show(self, progress: sweep_record.Progress) -> None:
         if not progress.total:
             return
         done = progress.done / progress.total
@@ -187,7 +187,7 @@ class _Bar:
             self._shown = int(done * 4)
             self._stream.write(text)
 
-    def end(self, progress: sweeps.Progress) -> None:
+    def end(self, progress: sweep_record.Progress) -> None:
         self.show(progress)
         if self._redraws and progress.total:
             self._stream.write("")
