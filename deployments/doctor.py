@@ -350,7 +350,7 @@ def _registries(configuration: Configuration, *, offline: bool) -> Iterator[Line
     if configuration.problems:
         yield _skipped("AWS", "Registry", "The settings have errors, so no registry is used.", "Mend them first.")
         return
-    found = targets.targets(configuration)
+    found = targets.configured(configuration)
     if not found:
         host = configuration.v4.host
         says = f"{host} is not ECR: images get their names, and AWS is not needed."
@@ -431,7 +431,7 @@ def _ask(configuration: Configuration, found: list[Target]) -> Iterator[Line]:
 
 
 def _probes(target: Target) -> Probes:
-    return Probes(ecr=targets.reach(target, attempts=1))
+    return Probes(ecr=target.ecr(attempts=1))
 
 
 def _questions(target: Target) -> Iterator[_Question]:
@@ -585,7 +585,7 @@ def operator_policy(configuration: Configuration) -> str:
     """
     if configuration.problems:
         return ""
-    found = targets.targets(configuration)
+    found = targets.configured(configuration)
     try:
         document = json.loads((settings.BASE_DIR / "docs" / "iam-policy.json").read_text())
     except (OSError, ValueError):

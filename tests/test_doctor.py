@@ -198,7 +198,7 @@ def test_with_all_rights_every_read_is_allowed_and_nothing_is_written(
 
 
 def test_a_clock_that_differs_from_awss_is_seen(ecr_configuration: Configuration) -> None:
-    target = targets.targets(ecr_configuration)[0]
+    target = targets.configured(ecr_configuration)[0]
     for seconds, level in ((1, Level.OK), (60, Level.WARN), (-290, Level.FAIL)):
         identity = Identity(account=OWNER, arn="arn", at=timezone.now() - timedelta(seconds=seconds))
         assert [each.level for each in doctor._identity(target, "Identity", identity)] == [Level.OK, level]

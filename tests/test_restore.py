@@ -45,7 +45,7 @@ OTHER = allowing({"AWS": "333333333333"}, *PULL)
 def kept(project: Project, ecr_configuration: Configuration, sandbox: Sandbox) -> RepositoryEvent:
     """A repository in sync, with an event that kept another policy."""
     registry = ecr_configuration.plain
-    ecr_registry = targets.targets(ecr_configuration)[0].registry
+    ecr_registry = targets.configured(ecr_configuration)[0].registry
     row = repositories.ensure_repository(
         registry=registry,
         ecr_registry=ecr_registry,

@@ -289,7 +289,7 @@ def test_a_worker_whose_lease_was_taken_over_drops_what_it_counted(fast: Configu
     SweepChunk.objects.update(lease_epoch=epoch + 1)  # another process holds it now
 
     until = time.monotonic() + 5
-    chunks._Worker(chunk=chunk, epoch=epoch, configuration=fast, until=until).run()
+    chunks.ChunkRun(chunk=chunk, epoch=epoch, configuration=fast, until=until).run()
 
     chunk.refresh_from_db()
     assert (chunk.in_sync, len(chunk.remaining), chunk.finished_at) == (0, 10, None)
@@ -300,14 +300,14 @@ def test_a_repository_that_kills_every_worker_is_isolated_and_named_and_the_othe
 ) -> None:
     names = fill(sandbox, fast, 8)
     poison = Repository.objects.get(name=names[5])
-    look = chunks._Worker._one
+    look = chunks.ChunkRun._one
 
     def one(worker: Any, ecr: Any, writing: Any, target: Any, row: Repository, digest: str) -> bool:
         if row.pk == poison.pk:
             raise KeyboardInterrupt  # what ends a process, not what a repository's own exception is
         return look(worker, ecr, writing, target, row, digest)
 
-    monkeypatch.setattr(chunks._Worker, "_one", one)
+    monkeypatch.setattr(chunks.ChunkRun, "_one", one)
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     for _ in range(40):
@@ -329,7 +329,7 @@ def test_two_sweeps_and_several_workers_at_once_do_no_harm(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeps, "CHUNK", 15)
-    monkeypatch.setattr(sweeps, "HELD_PAUSE", timedelta(seconds=0.1))
+    monkeypatch.setattr(chunks, "HELD_PAUSE", timedelta(seconds=0.1))
     names = fill(sandbox, fast, 60)
     drift(sandbox, names[::4])
     both = [sweep_record.start(trigger=SweepTrigger.PERSON), sweep_record.start(trigger=SweepTrigger.COMMAND)]
@@ -362,7 +362,7 @@ def test_two_sweeps_and_several_workers_at_once_do_no_harm(
 def test_a_repository_that_somebody_else_holds_is_looked_at_again_until_it_is_free(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "HELD_PAUSE", timedelta(seconds=0.2))
+    monkeypatch.setattr(chunks, "HELD_PAUSE", timedelta(seconds=0.2))
     names = fill(sandbox, fast, 3)
     drift(sandbox, names[:1])
     # A worker that was killed while it healed: its lease stands for a while yet.
@@ -484,7 +484,7 @@ def ended_within(sweep: Sweep, seconds: float) -> bool:
 def test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_delays_no_other(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "rest_seconds", lambda tries: 0.5)
+    monkeypatch.setattr(chunks, "rest_seconds", lambda tries: 0.5)
     names = fill(sandbox, fast, 37)
     stuck, other = names[5], names[6]
     throttle(sandbox, [stuck])
@@ -529,7 +529,7 @@ def test_the_tries_of_a_repository_are_counted_over_all_workers_of_a_sweep(
     sandbox: Sandbox,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sweeps, "rest_seconds", lambda tries: 30.0)
+    monkeypatch.setattr(chunks, "rest_seconds", lambda tries: 30.0)
     names = fill(sandbox, fast, 3)
     settings = {"code": "ThrottlingException"} if kind == "error" else {}
     sandbox.fault(kind, "ecr:GetRepositoryPolicy", repository=names[1], **settings)
@@ -546,7 +546,7 @@ def test_the_tries_of_a_repository_are_counted_over_all_workers_of_a_sweep(
 def test_a_chunk_of_which_all_that_is_left_rests_is_free_again_when_its_first_rest_is_over(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "rest_seconds", lambda tries: 30.0)
+    monkeypatch.setattr(chunks, "rest_seconds", lambda tries: 30.0)
     names = fill(sandbox, fast, 2)
     throttle(sandbox, names[:1])
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
@@ -558,7 +558,7 @@ def test_a_chunk_of_which_all_that_is_left_rests_is_free_again_when_its_first_re
     assert chunk.lease_until is not None
     assert 20 < (chunk.lease_until - chunk.db_now).total_seconds() <= 30
     assert chunk.throttled == {str(chunk.remaining[0]): 1}
-    [target] = targets.targets(fast)
+    [target] = targets.configured(fast)
     SweepChunk.objects.create(sweep=sweep, position=1, host=HOST, namespace="trigger", size=1, lease_owner="somebody",
                               lease_until=timezone.now() + timedelta(minutes=1))  # fmt: skip
     assert chunks._Budget(target, 100)._holders == 1  # what rests takes no part of the rate
@@ -571,9 +571,9 @@ def test_rests_grow_and_are_bounded() -> None:
 def test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "rest_seconds", lambda tries: 0.0)
-    monkeypatch.setattr(sweeps, "SILENCE", 5)
-    monkeypatch.setattr(sweeps, "TRIES", 4)
+    monkeypatch.setattr(chunks, "rest_seconds", lambda tries: 0.0)
+    monkeypatch.setattr(chunks, "SILENCE", 5)
+    monkeypatch.setattr(chunks, "TRIES", 4)
     names = fill(sandbox, fast, 8)
     throttle(sandbox, names[:3])
 
@@ -586,7 +586,7 @@ def test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others(
 def test_an_account_that_aws_throttles_altogether_fails_the_sweep_and_no_repository(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "SILENCE", chunks.THREADS + 2)
+    monkeypatch.setattr(chunks, "SILENCE", chunks.THREADS + 2)
     fill(sandbox, fast, 60)
     sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ThrottlingException")
 
@@ -603,12 +603,12 @@ def test_an_account_that_aws_throttles_altogether_fails_the_sweep_and_no_reposit
 def test_refusals_are_counted_over_all_workers_of_a_chunk_because_one_alone_sees_few_at_the_lowest_rate(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "SILENCE", 2 * chunks.THREADS)
+    monkeypatch.setattr(chunks, "SILENCE", 2 * chunks.THREADS)
     fill(sandbox, fast, 60)
     sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ThrottlingException")
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
-    monkeypatch.setattr(chunks._Worker, "_throttled", _one_round(chunks._Worker._throttled))
+    monkeypatch.setattr(chunks.ChunkRun, "_throttled", _one_round(chunks.ChunkRun._throttled))
 
     for _ in range(4):
         sweeps.work(configuration=fast, seconds=10, sweep_id=sweep.pk)
@@ -633,7 +633,7 @@ def _one_round(throttled: Any) -> Any:
 def test_an_aws_that_answers_nobody_costs_no_repository_a_try(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "SILENCE", 4)
+    monkeypatch.setattr(chunks, "SILENCE", 4)
     fill(sandbox, fast, 4)
     sandbox.fault("reset", "ecr:GetRepositoryPolicy")
     sweep = sweep_record.start(trigger=SweepTrigger.SCHEDULE)
@@ -654,7 +654,7 @@ def test_an_aws_that_answers_nobody_costs_no_repository_a_try(
 def test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "rest_seconds", lambda tries: 0.0)
+    monkeypatch.setattr(chunks, "rest_seconds", lambda tries: 0.0)
     names = fill(sandbox, fast, 2)
     throttle(sandbox, names[:1])
     before = list(Repository.objects.order_by("pk").values())
@@ -669,7 +669,7 @@ def test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row(
 def test_a_write_that_is_throttled_for_ever_ends_as_failed_too(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "TRIES", 2)
+    monkeypatch.setattr(chunks, "TRIES", 2)
     names = fill(sandbox, fast, 2)
     drift(sandbox, names[:1])
     throttle(sandbox, names[:1], "SetRepositoryPolicy")
@@ -797,7 +797,7 @@ def test_a_repository_that_vanished_is_missing_and_a_sweep_does_not_make_it_agai
 def test_a_new_repository_that_ecr_does_not_show_yet_waits_in_line_and_is_healed_when_it_is_seen(
     by_name: bool, fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "VISIBLE_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(chunks, "VISIBLE_PAUSE_SECONDS", 0.1)
     names = fill(sandbox, fast, 3)
     Repository.objects.filter(name=names[1]).update(written_at=Now())
     drift(sandbox, [names[1]])
@@ -816,7 +816,7 @@ def test_a_new_repository_that_ecr_does_not_show_yet_waits_in_line_and_is_healed
 def test_a_dry_run_does_not_say_of_a_new_repository_that_ecr_does_not_show_yet_that_it_is_gone(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "VISIBLE_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(chunks, "VISIBLE_PAUSE_SECONDS", 0.1)
     [name] = fill(sandbox, fast, 1)
     Repository.objects.update(written_at=Now())
     sandbox.fault("not_found_after_create", seconds=3600, times=3)
@@ -929,7 +929,7 @@ def test_two_namespaces_on_one_host_keep_their_own_policies(configure: Configure
 def test_a_rate_that_was_learned_grows_back_and_is_forgotten_by_and_by(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [target] = targets.targets(fast)
+    [target] = targets.configured(fast)
     CallBudget.objects.create(account=OWNER, region="us-east-1", rate=10)
     budget = chunks._Budget(target, 100)
     assert budget.pace.rate == pytest.approx(10)
@@ -1031,14 +1031,14 @@ def test_a_repository_that_trips_us_up_does_not_keep_the_others_from_being_looke
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = fill(sandbox, fast, 5)
-    look = chunks._Worker._look_at
+    look = chunks.ChunkRun._look_at
 
     def stumble(worker: Any, ecr: Any, writing: Any, target: Any, row: Repository, digest: str) -> bool:
         if row.name == names[2]:
             raise ValueError("a mistake of ours")
         return look(worker, ecr, writing, target, row, digest)
 
-    monkeypatch.setattr(chunks._Worker, "_look_at", stumble)
+    monkeypatch.setattr(chunks.ChunkRun, "_look_at", stumble)
 
     result = sweep_record.progress(sweep_all(fast))
 
@@ -1081,7 +1081,7 @@ def test_a_changed_list_of_consumers_is_on_every_row_after_a_sweep(
 
 def test_a_result_that_is_newer_than_the_list_is_not_overwritten_by_it(fast: Configuration, sandbox: Sandbox) -> None:
     [name] = fill(sandbox, fast, 1)
-    [target] = targets.targets(fast)
+    [target] = targets.configured(fast)
     [page] = targets.reach(target).pages()
     known = sweeps._by_name(Repository.objects.all(), [name])
     Repository.objects.update(lease_epoch=F("lease_epoch") + 1)  # a deploy has worked on it meanwhile
@@ -1158,10 +1158,10 @@ def listed(configuration: Configuration, **options: Any) -> tuple[Sweep, SweepCh
     return sweep, chunk, epoch
 
 
-def worker(configuration: Configuration, chunk: SweepChunk, epoch: int, *, seconds: float = 10) -> chunks._Worker:
+def worker(configuration: Configuration, chunk: SweepChunk, epoch: int, *, seconds: float = 10) -> chunks.ChunkRun:
     until = time.monotonic() + seconds
     configuration = generation.in_force(configuration)
-    return chunks._Worker(chunk=chunk, epoch=epoch, configuration=configuration, until=until)
+    return chunks.ChunkRun(chunk=chunk, epoch=epoch, configuration=configuration, until=until)
 
 
 def rows_of(model: Any) -> list[dict[str, Any]]:
@@ -1272,7 +1272,7 @@ def test_a_worker_stops_in_the_middle_of_its_chunk_when_another_configuration_co
     _, chunk, epoch = listed(fast)
     ours = worker(fast, chunk, epoch)
     sandbox.fault("latency", "ecr:GetRepositoryPolicy", seconds=0.3)
-    monkeypatch.setattr(sweeps, "THREADS", 1)
+    monkeypatch.setattr(chunks, "THREADS", 1)
     newest = generation.newest() or 0
     monkeypatch.setattr(generation, "newest", lambda: newest + 1)
 
@@ -1349,7 +1349,7 @@ def test_the_list_changes_no_row_that_somebody_works_on_or_has_worked_on(
     meanwhile: Callable[[Repository], None], fast: Configuration, sandbox: Sandbox
 ) -> None:
     [name] = fill(sandbox, fast, 1)
-    [page] = targets.reach(targets.targets(fast)[0]).pages()
+    [page] = targets.reach(targets.configured(fast)[0]).pages()
     known = sweeps._by_name(Repository.objects.all(), [name])
     meanwhile(known[name])
 
@@ -1430,7 +1430,7 @@ def test_a_mistake_of_ours_is_not_written_on_a_row_that_somebody_works_on(
     def stumble(*arguments: Any) -> bool:
         raise ValueError("a mistake of ours")
 
-    monkeypatch.setattr(chunks._Worker, "_look_at", stumble)
+    monkeypatch.setattr(chunks.ChunkRun, "_look_at", stumble)
     worker(fast, chunk, epoch).run()
 
     assert Repository.objects.get().status == RepositoryStatus.IN_SYNC
@@ -1498,7 +1498,7 @@ def test_workers_that_hold_chunks_of_one_registry_share_its_rate(fast: Configura
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "CHUNK", 2)
         sweep, _, _ = listed(fast)
-    [target] = targets.targets(fast)
+    [target] = targets.configured(fast)
     budget = chunks._Budget(target, 100)
     assert budget.pace.rate == pytest.approx(100)
 

@@ -179,24 +179,24 @@ class Policies(ReadOnly):
         if not self.has_view_permission(request):
             return HttpResponseRedirect(reverse("admin:index"))
         configuration = shown_configuration()
-        targets = targets.targets(configuration)
-        present = targets[0].config.default_repository_policy if targets else ""
+        choices = targets.configured(configuration)
+        present = choices[0].config.default_repository_policy if choices else ""
         form = WhatIfForm(request.POST or None, initial={"text": _to_edit(present or ""), "registry": 0})
         form.fields["registry"].choices = [  # type: ignore[attr-defined]
-            (place, f"{target.config.host}/{target.config.namespace}") for place, target in enumerate(targets)
+            (place, f"{target.config.host}/{target.config.namespace}") for place, target in enumerate(choices)
         ]
         answer = None
         if request.method == "POST" and form.is_valid():
             answer = what_if.rehearse(
                 text=form.cleaned_data["text"],
-                target=targets[form.cleaned_data["registry"]],
+                target=choices[form.cleaned_data["registry"]],
                 allow_public=configuration.allow_public_policy,
             )
         context = {
             "title": "What would another default policy do?",
             "form": form,
             "answer": answer,
-            "targets": targets,
+            "targets": choices,
             "enforce": configuration.enforce,
         }
         return self.render_page(request, "registry_admin/what_if.html", None, context)

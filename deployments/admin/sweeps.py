@@ -125,7 +125,7 @@ class SweepAdmin(ReadOnly):
                 "title": "Start a sweep",
                 "number": managed.count(),
                 "unmanaged": Repository.objects.filter(status=RepositoryStatus.UNMANAGED).count(),
-                "targets": targets.targets(configuration),
+                "targets": targets.configured(configuration),
                 "enforce": configuration.enforce,
                 "rate": settings.CONFIGURATION.calls_per_second,
                 "running": Sweep.objects.filter(status=SweepStatus.RUNNING).first(),

@@ -386,8 +386,7 @@ def _new_session(answer: Mapping[str, Any]) -> Session:
 def ecr_of(registry: RegistryConfig, host: str) -> Ecr | None:
     """The door to the ECR registry behind a host, with a registry's configured access; None for another registry."""
     found = registry_of(host)
-    access = Access(role_arn=registry.assume_role_arn, external_id=registry.assume_role_external_id)
-    return None if found is None else Ecr(registry=found, access=access)
+    return None if found is None else Ecr(registry=found, access=Access.of(registry))
 
 
 def _listed(entry: Mapping[str, Any]) -> Listed:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
+from deployments.config import RegistryConfig
 from deployments.errors import RegistryError
 
 
@@ -90,6 +91,11 @@ class Access:
     role_arn: str | None = None
     external_id: str | None = field(default=None, repr=False)
     setting: str = "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN"  # where the role stands, for who has to correct it
+
+    @classmethod
+    def of(cls, config: RegistryConfig) -> Access:
+        """As a registry's settings say."""
+        return cls(role_arn=config.assume_role_arn, external_id=config.assume_role_external_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

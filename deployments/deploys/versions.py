@@ -51,11 +51,9 @@ def learn(*, configuration: Configuration, trail: Trail) -> Learned:
     raised: list[str] = []
     refused: list[str] = []
     projects = dict(Project.objects.values_list("ref", "pk"))
-    for target in targets.targets(configuration):
+    for target in targets.configured(configuration):
         prefix = f"{target.config.namespace}/"
-        rows = Repository.objects.filter(
-            account=target.registry.account, region=target.registry.region, name__startswith=prefix
-        ).exclude(status=RepositoryStatus.MISSING)
+        rows = Repository.objects.filter(target.rows).exclude(status=RepositoryStatus.MISSING)
         names = rows.values_list("name", flat=True).order_by("name")
         # By the ref in its name: a repository may have been discovered before its project was made again.
         found = [(name, projects[ref]) for name in names if (ref := name.removeprefix(prefix)) in projects]
@@ -90,7 +88,7 @@ def _paced(target: Target, calls_per_second: int) -> Ecr:
     def turn() -> None:
         pace.wait()
 
-    return targets.reach(target, before_call=turn, answered=answered)
+    return target.ecr(before_call=turn, answered=answered)
 
 
 def _highest(ecr: Ecr, name: str) -> dict[str, Version] | RegistryError:

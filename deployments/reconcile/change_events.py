@@ -22,7 +22,6 @@ from django.db import Error, InterfaceError, InternalError, OperationalError, co
 from django.db.models.functions import Now
 
 from deployments.aws.clients import USER_AGENT
-from deployments.aws.ecr import Ecr
 from deployments.aws.sqs import EventQueue
 from deployments.aws.values import Message
 from deployments.config import Configuration
@@ -236,14 +235,7 @@ def _look(
     Raises RegistryError where this process cannot use the configuration that counts.
     """
     configuration = generation.in_force(configuration)
-    target = next(
-        (
-            each
-            for each in targets.targets(configuration)
-            if (each.registry.account, each.registry.region) == (account, region) and each.holds(name)
-        ),
-        None,
-    )
+    target = targets.find(configuration, account=account, region=region, name=name)
     if target is None:
         return None
     until = time.monotonic() + HELD_SECONDS
@@ -254,7 +246,7 @@ def _look(
             return None  # not known yet: sweeps discover, deploys create
         if all(_is_known(change, row) for change in changes):
             return None
-        ecr: Ecr = targets.reach(target)
+        ecr = target.ecr()
         result = repositories.reconcile(
             row=row,
             ecr=ecr,

@@ -1,9 +1,13 @@
-"""TODO"""
+"""One run over a chunk of a sweep: observe its repositories in many threads, correct what differs, save how far it is.
+
+A chunk is worked on under a lease. Its repositories are paced by the registry's shared budget of calls (`_Budget`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import threading
 import time
 from collections import Counter, deque
@@ -33,36 +37,10 @@ from deployments.models import (
 from deployments.reconcile import desired, generation, lease, repositories
 from deployments.reconcile.pace import Pace
 from deployments.reconcile.sweep_record import Outcome, _end, _found, _next_piece, _size
-from deployments.reconcile.sweeps import HELD_PAUSE
-from deployments.reconcile.targets import Target, reach, targets
-import logging
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable
-from datetime import timedelta
-from typing import Any
-from django.db import transaction
-from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
-from django.db.models.functions import Now
-from deployments.aws.values import Listed
-from deployments.config import Configuration
-from deployments.errors import RegistryError
-from deployments.models import (
-    EventKind,
-    Project,
-    Repository,
-    RepositoryEvent,
-    RepositoryStatus,
-    Sweep,
-    SweepChunk,
-    SweepStatus,
-    SweepTrigger,
-)
-from deployments.reconcile import generation, lease, repositories
-from deployments.reconcile.chunks import _Worker
-from deployments.reconcile.sweep_record import DEATHS, Outcome, _end, _found, _next_piece
-from deployments.reconcile.targets import Target, reach, targets
+from deployments.reconcile.targets import Target, targets
 
+LEASE = timedelta(seconds=45)  # of a chunk or a listing: how long a dead worker's work waits
+HELD_PAUSE = timedelta(seconds=5)
 THREADS = 16
 
 RENEW_SECONDS = 10
@@ -81,9 +59,11 @@ LONGEST_REST = 16.0  # seconds
 
 CALM_SECONDS = 10.0  # a refusal of another repository that is older says nothing about the account's rate
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True, kw_only=True)
-class _Worker:
+class ChunkRun:
     """Works through one chunk under its lease."""
 
     chunk: SweepChunk
@@ -139,7 +119,7 @@ class _Worker:
             elif self._concerns_the_account(pk):
                 budget.pace.refused()
 
-        ecr = reach(target, before_call=turn, attempts=1)
+        ecr = target.ecr(before_call=turn, attempts=1)
         # Under a repository's lease nobody waits for a turn. Writes are few and matter, so botocore may try again.
         writing = replace(ecr, before_call=budget.pace.spend, attempts=3)
         with ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="sweep") as pool:
@@ -508,8 +488,3 @@ class _Budget:
             return self._ceiling
         quarters = int((row.db_now - row.changed_at).total_seconds() // 900)
         return min(float(row.rate * 2 ** min(quarters, 20)), self._ceiling)
-
-
-LEASE = timedelta(seconds=45)  # of a chunk or a listing: how long a dead worker's work waits
-
-HELD_PAUSE = timedelta(seconds=5)

@@ -62,14 +62,7 @@ def _put_back(
         raise error.as_refusal() from error
     row = event.repository
     text = event.policy_before
-    target = next(
-        (
-            each
-            for each in targets.targets(configuration)
-            if (each.registry.account, each.registry.region) == (row.account, row.region) and each.holds(row.name)
-        ),
-        None,
-    )
+    target = targets.of(row, configuration)
     if not text or target is None:
         what = "The event keeps no policy" if not text else "The settings name another registry than this repository's"
         raise Refusal(f"{what}, so there is nothing to put back.", code="nothing_to_put_back")
@@ -92,7 +85,7 @@ def _put_back(
     try:
         if lease.activation != configuration.activation:  # checked and compared by another one than counts by now
             raise registry_error("ConfigurationChanged", operation="lease", name=row.name)
-        ecr = targets.reach(target, before_attempt=lease.require_time, attempts=ATTEMPTS)
+        ecr = target.ecr(before_attempt=lease.require_time, attempts=ATTEMPTS)
         before = _write(ecr, row.name, text, event=event, by=by, attempt=attempt, lease=lease)
     except RegistryError as error:
         lease.give_up()

@@ -138,8 +138,7 @@ def ensure_repository(
                 lease.give_up()
                 row = lease.row
                 break
-            access = Access(role_arn=registry.assume_role_arn, external_id=registry.assume_role_external_id)
-            ecr = Ecr(registry=ecr_registry, access=access, before_attempt=lease.require_time)
+            ecr = Ecr(registry=ecr_registry, access=Access.of(registry), before_attempt=lease.require_time)
             result = converge(
                 lease=lease, ecr=ecr, registry=registry, digest=digest, cause=cause, enforce=enforce, create=True
             )

@@ -33,25 +33,13 @@ NAMES = 5_000
 # ------------------------------------------------------------------------------------------------------------- looks
 
 
-def within_reach(rows: QuerySet[Repository], configuration: Configuration) -> QuerySet[Repository]:
-    """Those that the settings name a registry for: what a sweep can look at at all."""
-    reach = Q(pk__in=[])
-    for target in targets.targets(configuration):
-        reach |= Q(
-            account=target.registry.account,
-            region=target.registry.region,
-            name__startswith=f"{target.config.namespace}/",
-        )
-    return rows.filter(reach)
-
-
 def look_at(
     *, rows: QuerySet[Repository], configuration: Configuration, by: str, dry_run: bool = False, thorough: bool = False
 ) -> Sweep:
     """Start a sweep over these repositories. `thorough` has lifecycle policy, AWS tags and mutability read too, and
     looks for the missing ones. Raises Refusal when there is nothing to look at, or too much to name.
     """
-    managed = within_reach(rows, configuration).exclude(status=RepositoryStatus.UNMANAGED)
+    managed = rows.filter(targets.rows(configuration)).exclude(status=RepositoryStatus.UNMANAGED)
     seen = ~Q(origin="") & ~Q(status=RepositoryStatus.MISSING)
     managed = managed.filter(seen | Q(status=RepositoryStatus.MISSING) if thorough else seen)
     names = sorted(set(managed.values_list("name", flat=True)[: NAMES + 1]))
@@ -73,7 +61,7 @@ def look_at(
 
 def adopt(*, rows: QuerySet[Repository], configuration: Configuration, by: str) -> tuple[int, Sweep | None]:
     """Take discovered repositories under management and have them looked at at once. Returns how many there were."""
-    wanted = list(within_reach(rows, configuration).filter(status=RepositoryStatus.UNMANAGED)[:NAMES])
+    wanted = list(rows.filter(targets.rows(configuration)).filter(status=RepositoryStatus.UNMANAGED)[:NAMES])
     count = sweeps.adopt(rows=wanted, cause=by)
     if not count:
         return 0, None
@@ -83,7 +71,7 @@ def adopt(*, rows: QuerySet[Repository], configuration: Configuration, by: str) 
 
 def take_over(*, rows: QuerySet[Repository], configuration: Configuration, by: str) -> tuple[int, Sweep | None]:
     """Bring adopted repositories in line altogether, at once: what somebody else chose there goes. Returns how many."""
-    adopted = within_reach(rows, configuration).filter(origin="adopted", taken_over_at__isnull=True)
+    adopted = rows.filter(targets.rows(configuration)).filter(origin="adopted", taken_over_at__isnull=True)
     taken = [row for row in adopted[:NAMES] if repositories.take_over(row=row, by=by)]
     if not taken:
         return 0, None

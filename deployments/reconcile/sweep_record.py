@@ -1,11 +1,11 @@
-"""TODO"""
+"""The rows of sweeps: start, stop, progress, findings, which piece of work is next, and what is deleted when it is old."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db import IntegrityError, transaction
 from django.db.models import Case, Min, OuterRef, QuerySet, Subquery, Sum, When
@@ -23,6 +23,7 @@ from deployments.models import (
 )
 from deployments.reconcile import lease
 
+KEPT, KEPT_UNEVENTFUL = timedelta(days=30), timedelta(days=2)  # an ended sweep, and a scheduled one that found nothing
 DEATHS = 5  # workers that may die over one chunk before it is halved
 
 Outcome = SweepFinding.Outcome

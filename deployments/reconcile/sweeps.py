@@ -41,10 +41,9 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.reconcile import generation, lease, repositories
-from deployments.reconcile.chunks import _Worker
+from deployments.reconcile.chunks import LEASE, ChunkRun
 from deployments.reconcile.sweep_record import DEATHS, Outcome, _end, _found, _next_piece
-from deployments.reconcile.targets import Target, reach, targets
-from deployments.reconcile.chunks import LEASE
+from deployments.reconcile.targets import Target, targets
 
 CHUNK = 250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest
 log = logging.getLogger(__name__)
@@ -96,7 +95,7 @@ def work(
             if chunk.attempts >= DEATHS:
                 _isolate(chunk, epoch)
                 continue
-            _Worker(
+            ChunkRun(
                 chunk=chunk, epoch=epoch, configuration=configuration, until=until, running=running, stopping=stopping
             ).run()
     return True
@@ -208,11 +207,7 @@ def _list(sweep: Sweep, epoch: int, configuration: Configuration, stopping: Call
 
 
 def _rows(sweep: Sweep, target: Target) -> QuerySet[Repository]:
-    rows = Repository.objects.filter(
-        account=target.registry.account,
-        region=target.registry.region,
-        name__startswith=f"{target.config.namespace}/",
-    ).exclude(status=RepositoryStatus.UNMANAGED)
+    rows = Repository.objects.filter(target.rows).exclude(status=RepositoryStatus.UNMANAGED)
     if sweep.names:
         return rows.filter(Q(status=RepositoryStatus.MISSING) | ~Q(origin=""), name__in=sweep.names)
     # A row whose repository was never seen is a deploy's that has not come to its end; only a deploy creates.
@@ -236,13 +231,13 @@ def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ou
 
     False when somebody else has taken the listing over, or the sweep was stopped.
     """
-    ecr = reach(target, answered=lambda operation, code: listed["calls"].update([operation]))
+    ecr = target.ecr(answered=lambda operation, code: listed["calls"].update([operation]))
     seen: set[int] = set()
-    rows = Repository.objects.filter(account=target.registry.account, region=target.registry.region)
+    rows = Repository.objects.filter(target.rows)
     for page in ecr.pages():
         if not still_ours():
             return False
-        ours = {entry.name: entry for entry in page if target.holds(entry.name)}
+        ours = {entry.name: entry for entry in page if target.names(entry.name)}
         known = _by_name(rows, ours)
         seen.update(row.pk for row in known.values())
         fresh = [entry for name, entry in ours.items() if name not in known]
@@ -257,8 +252,7 @@ def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ou
             _adopt(sweep, [*created, *unmanaged])
     # Gone: what we had seen before and the registry does not list. Never what a deploy is making right now.
     expected = (
-        rows.filter(name__startswith=f"{target.config.namespace}/")
-        .filter(Q(last_checked_at__lt=sweep.started_at) | Q(status=RepositoryStatus.UNMANAGED))
+        rows.filter(Q(last_checked_at__lt=sweep.started_at) | Q(status=RepositoryStatus.UNMANAGED))
         .exclude(status=RepositoryStatus.MISSING)
         .exclude(repositories.may_be_invisible(sweep.started_at))
         .filter(lease.free())

@@ -1,15 +1,22 @@
-"""TODO"""
+"""Targets: the ECR registries of the configuration, and which of them a repository belongs to.
+
+A repository belongs to a target by account, region and namespace. The host does not decide: one registry has several
+(FIPS, dual stack).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from django.db.models import Q
+
 from deployments.aws.ecr import Ecr
 from deployments.aws.partitions import registry_of
 from deployments.aws.values import Access
 from deployments.config import Configuration, RegistryConfig
 from deployments.images import EcrRegistry
+from deployments.models import Repository
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +26,23 @@ class Target:
     config: RegistryConfig
     registry: EcrRegistry
 
-    def holds(self, name: str) -> bool:
-        return name.startswith(f"{self.config.namespace}/")
+    @property
+    def rows(self) -> Q:
+        """The rows of its repositories: those in its account and region, under its namespace."""
+        registry = self.registry
+        return Q(account=registry.account, region=registry.region, name__startswith=f"{self.config.namespace}/")
+
+    def names(self, repository: str) -> bool:
+        """Whether a repository of its registry is under its namespace, so that it belongs to the target."""
+        return repository.startswith(f"{self.config.namespace}/")
+
+    def ecr(self, **hooks: Any) -> Ecr:
+        """The calls to its registry. `hooks`: further fields of `Ecr`."""
+        return Ecr(registry=self.registry, access=Access.of(self.config), **hooks)
 
 
-def targets(configuration: Configuration) -> list[Target]:
-    """The ECR registries of the configuration, each host and namespace once."""
+def configured(configuration: Configuration) -> list[Target]:
+    """The targets of the configuration, each host and namespace once."""
     found: dict[tuple[str, str], Target] = {}
     for config in configuration.require().registries:
         registry = registry_of(config.host)
@@ -33,7 +51,22 @@ def targets(configuration: Configuration) -> list[Target]:
     return list(found.values())
 
 
-def reach(target: Target, **hooks: Any) -> Ecr:
-    """The door to a target's registry."""
-    access = Access(role_arn=target.config.assume_role_arn, external_id=target.config.assume_role_external_id)
-    return Ecr(registry=target.registry, access=access, **hooks)
+def find(configuration: Configuration, *, account: str, region: str, name: str) -> Target | None:
+    """The target that a repository belongs to; None where the configuration names another registry or namespace."""
+    for target in configured(configuration):
+        if (target.registry.account, target.registry.region) == (account, region) and target.names(name):
+            return target
+    return None
+
+
+def of(row: Repository, configuration: Configuration) -> Target | None:
+    """The target that a row's repository belongs to, as `find`."""
+    return find(configuration, account=row.account, region=row.region, name=row.name)
+
+
+def rows(configuration: Configuration) -> Q:
+    """The rows that belong to a target: what a sweep can observe at all."""
+    every = Q(pk__in=[])
+    for target in configured(configuration):
+        every |= target.rows
+    return every

@@ -106,11 +106,7 @@ def rehearse(*, text: str, target: Target, allow_public: bool = False) -> Rehear
 
 def _rows(target: Target) -> Iterator[tuple[str, str, bool]]:
     rows = (
-        Repository.objects.filter(
-            account=target.registry.account,
-            region=target.registry.region,
-            name__startswith=f"{target.config.namespace}/",
-        )
+        Repository.objects.filter(target.rows)
         .exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
         .order_by("pk")
         .values_list("name", "policy_text", "last_checked_at")

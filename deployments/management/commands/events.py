@@ -28,7 +28,7 @@ class Command(BaseCommand):
                 raise CommandError(reason)
             return
         configuration = settings.CONFIGURATION.require()
-        found = targets.targets(configuration)
+        found = targets.configured(configuration)
         if not configuration.events_queue_url:
             raise CommandError("RECONCILE_EVENTS_QUEUE_URL is not set; the README shows how to make the queue.")
         if not found:
@@ -42,13 +42,12 @@ class Command(BaseCommand):
 
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, stopped)
-        config = found[0].config
         # https://sqs.REGION.…/ACCOUNT/NAME; a queue elsewhere (a sandbox, an endpoint in a VPC) is the registry's.
         region = re.match(r"https?://sqs\.([a-z0-9-]+)\.", configuration.events_queue_url)
         queue = EventQueue(
             url=configuration.events_queue_url,
             region=region[1] if region else found[0].registry.region,
-            access=Access(role_arn=config.assume_role_arn, external_id=config.assume_role_external_id),
+            access=Access.of(found[0].config),
         )
         generation.register(configuration, role=ProcessRole.EVENTS)
         processes.keep_alive(ProcessRole.EVENTS, configuration=generation.held, lives=change_events.is_moving)

@@ -46,7 +46,7 @@ class Command(BaseCommand):
         if options["adopt"] and not options["all"]:
             raise CommandError("--adopt goes with --all: discovering takes the registry's whole list.", returncode=2)
         configuration = self._configuration()
-        if not targets.targets(configuration):
+        if not targets.configured(configuration):
             raise CommandError("No configured registry is ECR (DEPLOY_REGISTRY_HOST), so there is nothing to do.")
         self._require_known(names)
         trail, asked = Trail.of_command("reconcile"), {"dry_run": options["dry_run"], "adopt": options["adopt"]}
