@@ -352,7 +352,7 @@ def test_every_read_timeout_is_longer_than_the_longest_wait_that_its_calls_ask_f
     waits = {"sqs": real.seconds}  # WaitTimeSeconds; no other call of ours asks AWS to wait
     clients.forget_clients()
     real.delete([Message(id="m", body="", receipt="r", receives=1)])
-    targets.reach(targets.configured(ecr_configuration)[0]).look("x", details=False)
+    targets.configured(ecr_configuration)[0].ecr().look("x", details=False)
 
     seen = {client.meta.service_model.service_name: client.meta.config for client in clients._clients.values()}
 

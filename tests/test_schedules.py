@@ -24,7 +24,7 @@ from deployments.deploys import lifecycle
 from deployments.doctor import Level
 from deployments.models import Process, ProcessRole
 from deployments.notify import deliveries
-from deployments.reconcile import processes, sweeps
+from deployments.reconcile import processes, sweep_record, sweeps
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Configure = Callable[..., Configuration]
@@ -289,7 +289,7 @@ def test_a_task_on_a_host_whose_clock_is_wrong_does_nothing(
         raise AssertionError("it worked")
 
     monkeypatch.setattr(tasks, "STEPS", {"all": never})
-    monkeypatch.setattr(sweeps, "start", never)
+    monkeypatch.setattr(sweep_record, "start", never)
     monkeypatch.setattr(sweeps, "work", never)
     monkeypatch.setattr(deliveries, "deliver", never)
     monkeypatch.setattr(processes, "clock_offset", lambda: offset)

@@ -1082,7 +1082,7 @@ def test_a_changed_list_of_consumers_is_on_every_row_after_a_sweep(
 def test_a_result_that_is_newer_than_the_list_is_not_overwritten_by_it(fast: Configuration, sandbox: Sandbox) -> None:
     [name] = fill(sandbox, fast, 1)
     [target] = targets.configured(fast)
-    [page] = targets.reach(target).pages()
+    [page] = target.ecr().pages()
     known = sweeps._by_name(Repository.objects.all(), [name])
     Repository.objects.update(lease_epoch=F("lease_epoch") + 1)  # a deploy has worked on it meanwhile
     known[name].mutability = {"mode": "MUTABLE", "exclusions": []}
@@ -1349,7 +1349,7 @@ def test_the_list_changes_no_row_that_somebody_works_on_or_has_worked_on(
     meanwhile: Callable[[Repository], None], fast: Configuration, sandbox: Sandbox
 ) -> None:
     [name] = fill(sandbox, fast, 1)
-    [page] = targets.reach(targets.configured(fast)[0]).pages()
+    [page] = targets.configured(fast)[0].ecr().pages()
     known = sweeps._by_name(Repository.objects.all(), [name])
     meanwhile(known[name])
 

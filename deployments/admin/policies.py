@@ -20,30 +20,24 @@ from deployments import clock, policy
 from deployments.access.audit import Trail
 from deployments.admin.pages import ReadOnly, require, shown_configuration, who
 from deployments.admin.sidebyside import side_by_side
+from deployments.aws.partitions import partition_of
 from deployments.errors import Refusal
 from deployments.models import Repository, RepositoryEvent, RepositoryStatus
 from deployments.reconcile import put_back, targets, what_if
 
-#: What a registry's host has in it → the partition, and the partition's console. The first that fits counts.
-_PARTITIONS = (
-    (".amazonaws.com.cn", "aws-cn", "console.amazonaws.cn"),
-    (".us-gov-", "aws-us-gov", "console.amazonaws-us-gov.com"),
-    (".amazonaws.com", "aws", "console.aws.amazon.com"),
-    (".on.aws", "aws", "console.aws.amazon.com"),
-)
-
-
-def partition_of(row: Repository) -> str:
-    return next((partition for part, partition, _ in _PARTITIONS if part in row.host), "aws")
+#: AWS's consoles that we know, by partition.
+_CONSOLES = {
+    "aws": "console.aws.amazon.com",
+    "aws-cn": "console.amazonaws.cn",
+    "aws-us-gov": "console.amazonaws-us-gov.com",
+}
 
 
 def aws_console(row: Repository) -> str:
-    """Where AWS shows this repository; empty for a registry that is none of theirs."""
-    for part, _, console in _PARTITIONS:
-        if part in row.host:
-            address = f"ecr/repositories/private/{row.account}/{row.name}?region={row.region}"
-            return f"https://{row.region}.{console}/{address}"
-    return ""
+    """Where AWS shows this repository; empty for a partition whose console we do not know."""
+    console = _CONSOLES.get(partition_of(row.region), "")
+    path = f"ecr/repositories/private/{row.account}/{row.name}?region={row.region}"
+    return f"https://{row.region}.{console}/{path}" if console else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +61,7 @@ def risks(row: Repository) -> tuple[policy.Finding, ...]:
     if not row.policy_text:
         return ()
     return policy.lint(
-        row.policy_text, partition=partition_of(row), allow_public=shown_configuration().allow_public_policy
+        row.policy_text, partition=partition_of(row.region), allow_public=shown_configuration().allow_public_policy
     )
 
 
@@ -82,7 +76,7 @@ def pullers(row: Repository) -> list[Puller]:
     except policy.PolicyError:
         return found
     known = {puller.name for puller in found}
-    for holder in policy.holders(parsed, partition=partition_of(row)):
+    for holder in policy.holders(parsed, partition=partition_of(row.region)):
         if holder.name not in known:
             found.append(
                 Puller(name=holder.name, verdict=holder.answer.verdict, words=holder.answer.words, consumer=False)
@@ -158,7 +152,7 @@ class Policies(ReadOnly):
             else:
                 self.message_user(request, f"The policy of {kept.at:%d %b %Y, %H:%M} UTC is back.", messages.SUCCESS)
                 return HttpResponseRedirect(reverse("admin:deployments_repository_change", args=[row.pk]))
-        partition = partition_of(row)
+        partition = partition_of(row.region)
         return self.render_page(
             request,
             "registry_admin/restore.html",

@@ -18,11 +18,12 @@ from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
 from deployments.admin.pages import audit_of, may, menu, shown_configuration
-from deployments.admin.policies import Policies, aws_console, partition_of, pullers, risks, state_of
+from deployments.admin.policies import Policies, aws_console, pullers, risks, state_of
 from deployments.admin.sidebyside import laid_out, side_by_side
+from deployments.aws.partitions import partition_of
 from deployments.config import RegistryConfig
 from deployments.models import Deployment, EventKind, Repository, RepositoryStatus
-from deployments.reconcile import repositories
+from deployments.reconcile import repositories, targets
 
 PARTS = ("policy", "lifecycle", "tags", "mutability", "encryption")
 
@@ -131,11 +132,11 @@ class RepositoryAdmin(Looks, Policies, Exports):
         )
 
     def page(self, request: HttpRequest, row: Repository) -> dict[str, Any]:
-        registry = registry_of(row)
+        registry = settings_of(row)
         desired = registry.default_repository_policy if registry else None
         lines = []
         if desired and row.policy_text:
-            lines = side_by_side(row.policy_text, desired, partition=partition_of(row))
+            lines = side_by_side(row.policy_text, desired, partition=partition_of(row.region))
         events = list(row.events.all()[:50])
         covered = registry is not None
         return {
@@ -171,10 +172,8 @@ def until_word(row: Repository) -> str:
     return f"until {row.mode_until:%d %b, %H:%M}" if row.mode_until else ""
 
 
-def registry_of(row: Repository) -> RegistryConfig | None:
-    """The part of the configuration that a repository belongs to; None when the settings name another registry now."""
+def settings_of(row: Repository) -> RegistryConfig | None:
+    """The settings that a repository is kept by; None when they name another registry now, or have errors."""
     configuration = shown_configuration()
-    for registry in (configuration.v4, configuration.plain):
-        if registry.host == row.host and row.name.startswith(f"{registry.namespace}/"):
-            return registry
-    return None
+    target = None if configuration.problems else targets.of(row, configuration)
+    return target.config if target else None

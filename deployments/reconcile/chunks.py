@@ -34,10 +34,10 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import desired, generation, lease, repositories
+from deployments.reconcile import desired, generation, lease, repositories, targets
 from deployments.reconcile.pace import Pace
 from deployments.reconcile.sweep_record import Outcome, _end, _found, _next_piece, _size
-from deployments.reconcile.targets import Target, targets
+from deployments.reconcile.targets import Target
 
 LEASE = timedelta(seconds=45)  # of a chunk or a listing: how long a dead worker's work waits
 HELD_PAUSE = timedelta(seconds=5)
@@ -90,7 +90,7 @@ class ChunkRun:
     def run(self) -> None:
         sweep, digest = self.chunk.sweep, self.configuration.desired_digest
         wanted = (self.chunk.host, self.chunk.namespace)
-        found = {(each.config.host, each.config.namespace): each for each in targets(self.configuration)}
+        found = {(each.config.host, each.config.namespace): each for each in targets.configured(self.configuration)}
         target = found.get(wanted)
         rows = list(Repository.objects.filter(pk__in=self.chunk.remaining).annotate(db_now=Now()))
         if target is None or not rows:

@@ -1,4 +1,4 @@
-"""The rows of sweeps: start, stop, progress, findings, which piece of work is next, and what is deleted when it is old."""
+"""The rows of sweeps: start, stop, progress, findings, the next piece of work, and the deletion of old rows."""
 
 from __future__ import annotations
 

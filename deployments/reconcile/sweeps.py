@@ -40,10 +40,10 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import generation, lease, repositories
+from deployments.reconcile import generation, lease, repositories, targets
 from deployments.reconcile.chunks import LEASE, ChunkRun
 from deployments.reconcile.sweep_record import DEATHS, Outcome, _end, _found, _next_piece
-from deployments.reconcile.targets import Target, targets
+from deployments.reconcile.targets import Target
 
 CHUNK = 250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ def close_finished() -> None:
 def _list(sweep: Sweep, epoch: int, configuration: Configuration, stopping: Callable[[], bool] = lambda: False) -> None:
     """Compare the registry's list with our rows, and cut the work into chunks, stalest first."""
     listed: dict[str, Any] = {"calls": Counter(), "missing": 0, "discovered": 0}
-    found_targets = targets(configuration)
+    found_targets = targets.configured(configuration)
 
     def still_ours() -> bool:
         """Renew the lease: a registry of many pages takes longer than one."""

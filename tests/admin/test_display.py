@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,8 +12,12 @@ from django.utils import timezone
 from deployments.admin import display
 from deployments.admin.deployments import bar, steps
 from deployments.admin.policies import aws_console
+from deployments.admin.repositories import settings_of
 from deployments.admin.sidebyside import side_by_side
+from deployments.aws.partitions import registry_of
+from deployments.config import Configuration
 from deployments.models import Deployment, DeploymentStatus, EventKind, Repository, RepositoryStatus
+from tests.conftest import HOST, OWNER
 
 
 def test_every_status_has_a_tone() -> None:
@@ -100,12 +105,23 @@ def test_a_deployment_that_has_just_begun_has_no_bar_yet() -> None:
         ("111111111111.dkr.ecr.us-east-1.amazonaws.com", "https://us-east-1.console.aws.amazon.com/"),
         ("111111111111.dkr.ecr.cn-north-1.amazonaws.com.cn", "https://cn-north-1.console.amazonaws.cn/"),
         ("111111111111.dkr.ecr.us-gov-west-1.amazonaws.com", "https://us-gov-west-1.console.amazonaws-us-gov.com/"),
-        ("localhost:5000", ""),
+        ("111111111111.dkr-ecr-fips.us-gov-east-1.on.aws", "https://us-gov-east-1.console.amazonaws-us-gov.com/"),
     ],
 )
 def test_the_link_to_aws_leads_to_the_partition_of_the_registry(host: str, start: str) -> None:
-    region = host.split(".")[3] if "." in host else ""
-    address = aws_console(Repository(host=host, account="111111111111", region=region, name="trigger/proj_x"))
+    registry = registry_of(host)
+    assert registry is not None
+    row = Repository(host=host, account=registry.account, region=registry.region, name="trigger/proj_x")
 
-    assert address.startswith(start)
-    assert bool(address) == bool(start)
+    assert aws_console(row).startswith(start)
+
+
+def test_a_repository_is_kept_by_the_settings_of_its_account_and_region_whichever_of_the_hosts_they_name(
+    configure: Callable[..., Configuration], transactional_db: None
+) -> None:
+    row = Repository(host=HOST, account=OWNER, region="us-east-1", name="trigger/proj_x")
+
+    configuration = configure(DEPLOY_REGISTRY_HOST=f"{OWNER}.dkr-ecr.us-east-1.on.aws")
+    assert settings_of(row) == configuration.v4
+    configure(DEPLOY_REGISTRY_HOST=f"{OWNER}.dkr-ecr.eu-west-1.on.aws")
+    assert settings_of(row) is None
