@@ -22,7 +22,7 @@ from deployments.reconcile import chunks, sweep_record, sweeps
 from sandbox.control import Sandbox
 from tests import databases
 from tests.conftest import HOST, POLICY
-from tests.test_sweeps import calls, drift, fill, policies
+from tests.reconcile.test_sweeps import calls, drift, fill, policies
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ROOT = Path(__file__).resolve().parent.parent

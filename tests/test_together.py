@@ -319,9 +319,9 @@ WITHOUT = {
     "POST /api/v2/deployments/{deployment_id}/finalize": "the same",
     "POST /api/v1/deployments/{deployment_id}/finalize": "the same",
     "POST /api/v1/authorization-code": "nothing is allowed yet",
-    "deployments_repository_restore": "asks AWS: tests/test_restore.py",
+    "deployments_repository_restore": "asks AWS: tests/reconcile/test_put_back.py",
     "deployments_repository_what_if": "writes nothing",
-    "manage.py reconcile": "asks AWS: tests/test_audit.py",
+    "manage.py reconcile": "asks AWS: tests/access/test_audit.py",
     "manage.py worker": "works off what others asked for",
     "manage.py events": "repositories have their own history",
 }

@@ -36,7 +36,7 @@ from deployments.reconcile import generation, processes, sweep_record
 from sandbox.control import Sandbox
 from tests import databases, postgresql
 from tests.conftest import HOST, POLICY
-from tests.test_sweeps import fill
+from tests.reconcile.test_sweeps import fill
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Configure = Callable[..., Configuration]

@@ -37,7 +37,7 @@ from tests.conftest import TRAIL
 
 REPOSITORIES, DEPLOYMENTS = "/admin/deployments/repository/", "/admin/deployments/deployment/"
 ASK = f"{REPOSITORIES}ask/"
-#: A promotion proves its image, which asks AWS; tests/test_lifecycle.py is about that.
+#: A promotion proves its image, which asks AWS; tests/deploys/test_lifecycle.py is about that.
 UNPROVED = {"DEPLOY_IMAGE_VERIFICATION_ENABLED": "0"}
 
 

@@ -34,7 +34,7 @@ from deployments.models import (
 from deployments.reconcile import bulkhead, processes, put_back, repositories
 from sandbox.control import Sandbox
 from tests.conftest import POLICY, TRAIL
-from tests.test_provisioning import calls, ensure
+from tests.reconcile.test_repositories import calls, ensure
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

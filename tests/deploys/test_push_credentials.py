@@ -26,7 +26,7 @@ Configure = Callable[..., Configuration]
 
 PUSH_ROLE = f"arn:aws:iam::{OWNER}:role/push"
 ECR_ROLE = f"arn:aws:iam::{OWNER}:role/registry-admin"
-IAM_POLICY = Path(__file__).resolve().parent.parent / "docs/iam-policy.json"
+IAM_POLICY = Path(__file__).resolve().parent.parent.parent / "docs/iam-policy.json"
 EVERYTHING = "AdministratorAccess"
 #: How one repository's credentials can come about → the settings, and roles that have to be there.
 WAYS: dict[str, dict[str, str]] = {

@@ -38,7 +38,7 @@ from deployments.models import (
 from deployments.reconcile import chunks, generation, repositories, sweep_record, sweeps, targets
 from sandbox.control import Sandbox
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY
-from tests.test_lifecycle import before_the_first
+from tests.deploys.test_lifecycle import before_the_first
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Configure = Callable[..., Configuration]

@@ -58,7 +58,7 @@ from deployments.notify.senders import Means
 from deployments.reconcile import processes
 from sandbox.control import Sandbox
 from tests.conftest import HOST, POLICY
-from tests.test_sweeps import fill, sweep_all
+from tests.reconcile.test_sweeps import fill, sweep_all
 
 VAULT = Vault(["only-for-the-tests-0123456789"])
 MEANS = Means(vault=VAULT, allow_private=True, mail=True)
@@ -887,7 +887,7 @@ def test_a_webhook_is_signed_so_that_its_receiver_can_check_it(
 def test_the_receivers_check_in_the_docs_accepts_ours_and_refuses_others(
     waiting: NotificationDelivery, receiver: Receiver
 ) -> None:
-    text = (Path(__file__).resolve().parent.parent / "docs" / "notifications.md").read_text()
+    text = (Path(__file__).resolve().parent.parent.parent / "docs" / "notifications.md").read_text()
     snippet = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert snippet is not None
     names: dict[str, Any] = {}

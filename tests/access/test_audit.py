@@ -23,7 +23,7 @@ from deployments.errors import NotFound, Refusal
 from deployments.models import ActorKind, AuditEntry, Project, Sweep
 from tests.admin.markup import read
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 LIST = "/admin/deployments/auditentry/"
 
 

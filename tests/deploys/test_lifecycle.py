@@ -31,7 +31,7 @@ from deployments.models import (
 from deployments.reconcile import repositories
 from sandbox.control import Sandbox
 from tests.conftest import TRAIL
-from tests.test_proof import deploying, finalize, push
+from tests.deploys.test_image_proof import deploying, finalize, push
 
 Configure = Callable[..., Configuration]
 

@@ -35,11 +35,11 @@ from deployments.reconcile import lease, processes, repositories, sweep_record, 
 from sandbox.control import Sandbox
 from tests import databases
 from tests.conftest import HOST, POLICY
-from tests.test_provisioning import calls, ensure
+from tests.reconcile.test_repositories import calls, ensure
 from tests.test_worker import wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 SILENT = timedelta(seconds=processes.SILENT_SECONDS + 1)
 
 

@@ -21,7 +21,7 @@ from deployments.models import Deployment, Environment, Promotion, Repository
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY, PULL, TRAIL
-from tests.test_credentials import trust
+from tests.deploys.test_push_credentials import trust
 
 Configure = Callable[..., Configuration]
 

@@ -28,7 +28,7 @@ from deployments.models import (
 from deployments.reconcile import change_events, processes, put_back, repositories, sweep_record, sweeps, targets
 from sandbox.control import Sandbox
 from tests.conftest import HOST, POLICY, TRAIL
-from tests.test_events import event, message
+from tests.reconcile.test_change_events import event, message
 
 PULL = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
 

@@ -32,7 +32,7 @@ from deployments.reconcile import repositories
 from sandbox.control import Sandbox
 from tests.conftest import HOST, OWNER
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 #: Operations that the door calls, and answers of theirs that it takes for values.
 CALLS = {
     "ecr": """BatchGetImage CreateRepository DescribeRepositories GetAuthorizationToken GetDownloadUrlForLayer

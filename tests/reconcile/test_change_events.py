@@ -498,7 +498,7 @@ def test_a_host_whose_consumer_is_silent_is_not_ready(
     call_command("events", "--check")
 
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
