@@ -82,7 +82,7 @@ EVENTS = {
 }
 TEST = "test"
 
-LOOK_BACK = timedelta(hours=24)  # what is older when it is first seen is no news any more
+LOOK_BACK = timedelta(hours=24)  # what is older when it is first seen is no news any more (D-no-cursor)
 REFUSALS = 20  # in a row: then the receiver refuses everything, and its channel's turn ends
 REFUSAL_SECONDS = 5.0  # spent on refused messages of one channel in one turn
 RETRIES = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=30))

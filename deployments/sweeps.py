@@ -61,7 +61,7 @@ HELD_PAUSE = timedelta(seconds=5)
 VISIBLE_PAUSE_SECONDS = 2.0  # before ECR is asked again for a repository that it may not show yet
 UNANSWERED = ("Unreachable", "Timeout")
 SILENCE = 3 * THREADS  # looks in a row without an answer after which AWS counts as away
-TRIES = 8  # looks at one repository in one sweep, over all workers, that AWS throttles; then it has failed
+TRIES = 8  # throttled looks at one repository in one sweep, over all workers; then it has failed (D-sweep-tries)
 UNANSWERED_TRIES = 3  # what a look without an answer counts: it holds a thread for 13 seconds
 LONGEST_REST = 16.0  # seconds
 CALM_SECONDS = 10.0  # a refusal of another repository that is older says nothing about the account's rate

@@ -15,6 +15,7 @@ from deployments.config import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+DECISIONS = (ROOT / "DECISIONS.md").read_text()
 #: Calls that a push makes with the log-in that we issue; an ECR token acts with the rights of whoever fetched it.
 PUSH = {
     "ecr:BatchCheckLayerAvailability",
@@ -60,6 +61,36 @@ def test_every_call_of_the_door_names_its_permission() -> None:
     named = set(re.findall(r"\b(?:ecr|sqs|sts):(\w+)", source))
 
     assert {name.removesuffix("Batch") for name in called} <= named
+
+
+def test_every_decision_that_the_code_cites_stands_in_decisions_once() -> None:
+    stands = re.findall(r"^### (D-[a-z0-9-]+): ", DECISIONS, re.MULTILINE)
+    cited = {
+        name: str(path.relative_to(ROOT))
+        for folder in ("deployments", "registry_admin", "sandbox", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+        for name in re.findall(r"\bD-[a-z][a-z0-9-]*[a-z0-9]", path.read_text())
+    }
+    inside = re.findall(r"`(D-[a-z0-9-]+)`", DECISIONS.partition("\n## ")[2])
+
+    assert cited
+    assert [name for name in stands if stands.count(name) > 1] == []
+    assert {name: path for name, path in cited.items() if name not in stands} == {}
+    assert set(inside) - set(stands) == set()
+
+
+def test_every_dependency_has_its_reason_in_decisions() -> None:
+    """The direct ones: what stands before the first “needs” comment of each requirements file."""
+    lines = [
+        line
+        for path in sorted(ROOT.glob("requirements*.txt"))
+        for line in re.split(r"^# What .* needs?\b", path.read_text(), maxsplit=1, flags=re.MULTILINE)[0].splitlines()
+    ]
+    direct = {match[1] for line in lines if (match := re.match(r"([\w.-]+)(?:\[\S+\])?==", line))}
+    table = DECISIONS.partition("### D-dependencies: ")[2]
+
+    assert {"Django", "oras", "schemathesis"} <= direct
+    assert {name for name in direct if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", table)} == set()
 
 
 def test_every_link_of_the_readme_leads_somewhere() -> None:
