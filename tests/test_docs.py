@@ -93,6 +93,15 @@ def test_every_dependency_has_its_reason_in_decisions() -> None:
     assert {name for name in direct if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", table)} == set()
 
 
+def test_the_changelog_has_versions_with_dates_and_the_six_kinds_of_change_only() -> None:
+    headings = re.findall(r"^##+ .*", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    version = r"## \[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d"
+    change = r"### (Added|Changed|Deprecated|Removed|Fixed|Security)"
+
+    assert headings[0] == "## [Unreleased]"
+    assert [heading for heading in headings[1:] if not re.fullmatch(f"{version}|{change}", heading)] == []
+
+
 def test_every_link_of_the_readme_leads_somewhere() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
 
