@@ -47,10 +47,11 @@ fast: $(VENV)/.dev ## The fast tests on SQLite only
 mutants: $(VENV)/.dev ## Do the tests notice broken guards? Each listed change to a copy of the code must fail one (ARGS=deployments/access/keys.py)
 	@$(PY) -m tests.mutants $(ARGS)
 
-lint: $(VENV)/.dev ## ruff, mypy --strict, Django's own checks, missing migrations
+lint: $(VENV)/.dev ## ruff, mypy --strict, the layers of imports, Django's own checks, missing migrations
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy deployments registry_admin sandbox tests
+	PYTHONPATH=. $(VENV)/bin/lint-imports --no-cache
 	$(PY) manage.py check --fail-level WARNING
 	$(PY) manage.py makemigrations --check --dry-run
 

@@ -39,7 +39,7 @@ from deployments.reconcile.targets import Target
 
 log = logging.getLogger(__name__)
 
-AWS_SECONDS = 12.0  # for all questions to AWS and the mail server together; a person waits for them
+AWS_SECONDS = 12.0  # for all questions to AWS and the mail server together; a person waits for them (D-setup-page)
 WAITS_LONG = 120.0  # seconds that a message of the queue may wait before somebody should look
 CLOCK_WARN, CLOCK_FAIL = 30.0, 240.0  # seconds from AWS's clock; at 300 it begins to refuse signatures
 SILENT_TOLD = timedelta(hours=1)  # for so long a silent process is reported although others of its role run

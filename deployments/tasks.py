@@ -51,7 +51,7 @@ TICK_TOLD_SECONDS = 150.0  # a failed step is reported until two more ticks have
 PREFIX = "registry-admin: "  # of the schedules' names
 CLOCKS_APART = 60.0  # seconds that two workers' clocks may differ without one correcting the other's next run
 ORPHAN_SECONDS = 8.0  # from the supervisor's end to that of its cluster
-PR_SET_PDEATHSIG = 1  # prctl(2)
+PR_SET_PDEATHSIG = 1  # prctl(2); D-parent-death
 
 
 # ---------------------------------------------------------------------------------------------------------- the tasks
@@ -249,6 +249,7 @@ def ensure_schedules() -> None:
                 Schedule.objects.filter(pk=row.pk).update(**values, next_run=min(row.next_run, soonest))
             keep.append(row.pk)
         Schedule.objects.filter(name__startswith=PREFIX).exclude(pk__in=keep).delete()
+        # Disabled, not deleted: D-foreign-schedules.
         foreign = list(Schedule.objects.exclude(pk__in=keep).exclude(repeats=0).filter(_ours_to_run())[:100])
         Schedule.objects.filter(pk__in=[row.pk for row in foreign]).update(repeats=0)
     for row in foreign:

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 STALL_SECONDS = 30.0  # a message can be taken for so long, and this cluster has not touched a task for so long
-GRACE_SECONDS = 5.0  # for tasks to stop at a safe point; then they are killed, and their leases end
+GRACE_SECONDS = 5.0  # for tasks to stop at a safe point; then they are killed, and their leases end (D-worker-stop)
 SCHEDULES_SECONDS = 60.0  # between two looks at the schedule table
 OVERDUE_SECONDS = 90.0  # a schedule that is due for longer is reported; a cluster reads them twice a minute
 OVERDUE_RESTART_SECONDS = 300.0  # … and one that stays overdue for so long has its cluster started again

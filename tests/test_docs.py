@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from io import StringIO
@@ -10,11 +9,12 @@ from pathlib import Path
 
 from django.core.management import call_command, get_commands
 
-from deployments.aws import ecr
 from deployments.config import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
+AWS = ROOT / "deployments" / "aws"
 README = (ROOT / "README.md").read_text()
+DECISIONS = (ROOT / "DECISIONS.md").read_text()
 #: Calls that a push makes with the log-in that we issue; an ECR token acts with the rights of whoever fetched it.
 PUSH = {
     "ecr:BatchCheckLayerAvailability",
@@ -42,8 +42,8 @@ def test_every_command_of_ours_is_in_the_readme() -> None:
     assert [name for name in ours if name != "env_example" and f"manage.py {name}" not in README] == []
 
 
-def test_the_operators_iam_policy_is_the_sum_of_what_the_door_says_it_needs() -> None:
-    source = inspect.getsource(ecr)
+def test_the_operators_iam_policy_is_the_sum_of_what_the_calls_to_aws_say_they_need() -> None:
+    source = "".join(path.read_text() for path in AWS.glob("*.py"))
     named = set()
     for sentence in re.findall(r"Permissions?:([^\"]*?)\.(?:\s|\")", source):
         named |= set(re.findall(r"\b(?:ecr|sqs|sts):\w+", sentence))
@@ -54,12 +54,51 @@ def test_the_operators_iam_policy_is_the_sum_of_what_the_door_says_it_needs() ->
     assert set(allowed) - PUSH == named
 
 
-def test_every_call_of_the_door_names_its_permission() -> None:
-    source = inspect.getsource(ecr)
+def test_every_call_to_aws_names_its_permission() -> None:
+    source = "".join(path.read_text() for path in AWS.glob("*.py"))
     called = set(re.findall(r"_call\(\s*\"(\w+)\"", source))
     named = set(re.findall(r"\b(?:ecr|sqs|sts):(\w+)", source))
 
     assert {name.removesuffix("Batch") for name in called} <= named
+
+
+def test_every_decision_that_the_code_cites_stands_in_decisions_once() -> None:
+    stands = re.findall(r"^### (D-[a-z0-9-]+): ", DECISIONS, re.MULTILINE)
+    cited = {
+        name: str(path.relative_to(ROOT))
+        for folder in ("deployments", "registry_admin", "sandbox", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+        for name in re.findall(r"\bD-[a-z][a-z0-9-]*[a-z0-9]", path.read_text())
+    }
+    inside = re.findall(r"`(D-[a-z0-9-]+)`", DECISIONS.partition("\n## ")[2])
+
+    assert cited
+    assert [name for name in stands if stands.count(name) > 1] == []
+    assert {name: path for name, path in cited.items() if name not in stands} == {}
+    assert set(inside) - set(stands) == set()
+
+
+def test_every_dependency_has_its_reason_in_decisions() -> None:
+    """The direct ones: what stands before the first “needs” comment of each requirements file."""
+    lines = [
+        line
+        for path in sorted(ROOT.glob("requirements*.txt"))
+        for line in re.split(r"^# What .* needs?\b", path.read_text(), maxsplit=1, flags=re.MULTILINE)[0].splitlines()
+    ]
+    direct = {match[1] for line in lines if (match := re.match(r"([\w.-]+)(?:\[\S+\])?==", line))}
+    table = DECISIONS.partition("### D-dependencies: ")[2]
+
+    assert {"Django", "oras", "schemathesis"} <= direct
+    assert {name for name in direct if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", table)} == set()
+
+
+def test_the_changelog_has_versions_with_dates_and_the_six_kinds_of_change_only() -> None:
+    headings = re.findall(r"^##+ .*", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    version = r"## \[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d"
+    change = r"### (Added|Changed|Deprecated|Removed|Fixed|Security)"
+
+    assert headings[0] == "## [Unreleased]"
+    assert [heading for heading in headings[1:] if not re.fullmatch(f"{version}|{change}", heading)] == []
 
 
 def test_every_link_of_the_readme_leads_somewhere() -> None:

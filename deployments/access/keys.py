@@ -141,7 +141,7 @@ def revoke(key: AccessKey) -> bool:
         changed = AccessKey.objects.filter(pk=key.pk, revoked_at__isnull=True).update(revoked_at=Now())
         if changed and key.kind == KeyKind.USER:
             deploys = AccessKey.objects.filter(kind=KeyKind.DEPLOY, user=key.user, revoked_at__isnull=True)
-            deploys.update(revoked_at=Now())
+            deploys.update(revoked_at=Now())  # D-token-revocation
     return changed > 0
 
 

@@ -15,7 +15,7 @@ from django.db.models import Q, QuerySet
 from deployments import images
 from deployments.models import Deployment, Environment, Project
 
-SEARCHED = 5_000  # rows that are searched for words
+SEARCHED = 5_000  # rows that are searched for words (D-search)
 FOUND = 500  # of them, at most
 
 _DIGEST = re.compile(r"(sha256:)?([0-9a-f]{64})")

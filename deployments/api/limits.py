@@ -61,6 +61,6 @@ def _network(address: str) -> str:
     return str(parsed)
 
 
-unknown_keys = Limiter(most=30, seconds=60)
+unknown_keys = Limiter(most=30, seconds=60)  # D-unknown-keys
 begun_logins = Limiter(most=20, seconds=600)
 failed_logins = Limiter(most=60, seconds=600)

@@ -332,7 +332,7 @@ def _prove_elsewhere(place: Place, digest: str | None, platforms: Sequence[str],
     try:
         tree = _read(_Elsewhere(door, place.name), place, digest, platforms)
     except RegistryError as error:
-        if error.code not in ("RegistrySilent", "RegistryClosed"):
+        if error.code not in ("RegistrySilent", "RegistryClosed"):  # D-not-proved
             raise
         yield error.sentence
         return unproved(error.sentence) | {"digest": digest or ""}

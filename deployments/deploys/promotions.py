@@ -118,7 +118,7 @@ def _is_overtaken(deployment: Deployment) -> bool:
         return True
     # Promotions of version 0.1.0 left no event; the current one names what it was rolled back from.
     current = current_promotion(environment=deployment.environment)
-    replaced = current.rolled_back_from if current is not None else None
+    replaced = current.rolled_back_from if current is not None else None  # D-finalize
     return replaced is not None and replaced.version >= deployment.version
 
 

@@ -52,7 +52,7 @@ EVENTS = {
     "key.expiring": "An access key expires within a week",
 }
 
-LOOK_BACK = timedelta(hours=24)  # what is older when it is first seen is no news any more
+LOOK_BACK = timedelta(hours=24)  # what is older when it is first seen is no news any more (D-no-cursor)
 
 MOST = 5000  # rows of a kind that one look takes in
 

@@ -53,7 +53,7 @@ def place(*, in_line: bool = False) -> Iterator[None]:
 
 def _enter(threads: int, *, in_line: bool) -> None:
     global _held, _in_line
-    places = max(1, threads // 2)
+    places = max(1, threads // 2)  # D-thread-limit
     with _free:
         if _held >= places and in_line and _in_line < threads // 4:
             _in_line += 1

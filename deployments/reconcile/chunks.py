@@ -51,7 +51,7 @@ UNANSWERED = ("Unreachable", "Timeout")
 
 SILENCE = 3 * THREADS  # looks in a row without an answer after which AWS counts as away
 
-TRIES = 8  # looks at one repository in one sweep, over all workers, that AWS throttles; then it has failed
+TRIES = 8  # throttled looks at one repository in one sweep, over all workers; then it has failed (D-sweep-tries)
 
 UNANSWERED_TRIES = 3  # what a look without an answer counts: it holds a thread for 13 seconds
 

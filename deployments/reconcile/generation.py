@@ -157,7 +157,7 @@ def _activate(row: ConfigurationGeneration, *, follows: int, cause: ActivationCa
         configuration=row, follows=follows, cause=cause, by=by[:300], reason=reason[:300]
     )
     plain, v4 = (_registry_of(row, slot) for slot in ("plain", "v4"))
-    DesiredState.objects.create(digest=desired_digest(plain, v4, bool(row.content.get("enforce"))))
+    DesiredState.objects.create(digest=desired_digest(plain, v4, bool(row.content.get("enforce"))))  # D-configuration
 
 
 def activate(*, row: ConfigurationGeneration, trail: Trail, reason: str) -> bool:

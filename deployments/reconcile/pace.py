@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-WINDOW = 2.0  # seconds over which the accepted rate is measured
+WINDOW = 2.0  # seconds over which the accepted rate is measured (D-sweep-rate)
 SETTLE = 1.0  # seconds after a change in which further refusals teach nothing new
 CALM = 10.0  # seconds without a refusal before the rate grows
 GROWTH = 1.03  # per second of calm

@@ -61,7 +61,7 @@ GONE: dict[str, Any] = {
 }
 
 LEASE = timedelta(seconds=90)
-CALLS_END = 0.5  # of the lease: no request is sent to AWS after it
+CALLS_END = 0.5  # of the lease: no request is sent to AWS after it; D-lease
 WAIT_SECONDS = 60  # for somebody else's lease
 CALL_SECONDS = 3.0  # no request waits for a holder that waits for one call to AWS for longer
 HELD_SECONDS = 9.0  # nor for one in another process that has held its lease for longer: setting up takes three calls
@@ -71,7 +71,7 @@ AGAIN = timedelta(minutes=1)  # an attempt takes less, so an error that is older
 SKEW = timedelta(seconds=60)  # of our clock against AWS's, where a lost answer is looked for
 NOT_FOUND = "RepositoryNotFoundException"
 NOT_VISIBLE = "NotVisibleYet"
-VISIBLE_SECONDS = 20  # ECR may not find a repository for a while after CreateRepository answered
+VISIBLE_SECONDS = 20  # ECR may not find a repository for a while after CreateRepository answered (D-not-visible-yet)
 
 
 def ensure_repository(
@@ -634,7 +634,7 @@ def _adopt(run: _Run, look: Look, registry: RegistryConfig) -> None:
     details = look.details
     if not isinstance(details, Details):
         return  # could not be seen; the next look decides
-    since = run.row.creating_since
+    since = run.row.creating_since  # D-lost-answer
     ours = (
         since is not None
         and run.unanswered
