@@ -266,8 +266,8 @@ def test_the_tick_times_out_closes_forgets_rings_and_tells(declared: None, monke
     for module, name in [
         (lifecycle, "time_out_overdue"),
         (sweeps, "close_finished"),
-        (sweeps, "forget_old"),
-        (sweeps, "open_work"),
+        (sweep_record, "forget_old"),
+        (sweep_record, "open_work"),
         (deliveries, "collect"),
     ]:
         monkeypatch.setattr(module, name, functools.partial(note, name))

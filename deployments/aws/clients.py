@@ -70,7 +70,7 @@ def client_of(service: str, region: str, access: Access, attempts: int, waits: i
             client = _clients.get(key)
             if client is None:
                 session: Any = _session(region, access)  # its overloads name every service of AWS
-                client = session.client_of(service, region_name=region, config=_config(attempts, waits))
+                client = session.client(service, region_name=region, config=_config(attempts, waits))
                 client.meta.events.register("before-send", _before_send)
                 _clients[key] = client
     return client

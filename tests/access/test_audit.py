@@ -228,7 +228,7 @@ def test_only_the_log_itself_writes_lines_and_nothing_changes_or_deletes_one() -
         if "AuditEntry.objects.create(" in source or "AuditEntry(" in source.replace("class AuditEntry(", ""):
             writers.append(str(path.relative_to(ROOT / "deployments")))
 
-    assert writers == ["audit.py"]
+    assert writers == ["access/audit.py"]
 
 
 # --------------------------------------------------------------------------------------------------------- the export

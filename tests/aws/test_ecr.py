@@ -120,8 +120,8 @@ def _template(node: ast.expr) -> str:
     return str(node.value) if isinstance(node, ast.Constant) else "{}"
 
 
-def test_what_other_rooms_say_is_what_the_catalogue_says() -> None:
-    found = list(raised_in("deployments/reconcile/repositories.py", "deployments/deploys/lifecycle.py"))
+def test_what_use_cases_say_is_what_the_catalogue_says() -> None:
+    found = list(raised_in("deployments/deploys/lifecycle.py", "deployments/deploys/promotions.py"))
 
     assert found
     for code, said in found:
@@ -351,7 +351,7 @@ def test_clients_and_threads_are_not_shared_with_a_forked_process(
     assert clients.executor() is executor
 
     with monkeypatch.context() as forked:
-        forked.setattr("deployments.aws.ecr.os.getpid", lambda: 1)
+        forked.setattr("deployments.aws.clients.os.getpid", lambda: 1)
         assert clients.client_of("ecr", "us-east-1", values.Access(), 1) is not client
         other = clients._executors.pop(1, None) or clients.executor()
         assert other is not executor

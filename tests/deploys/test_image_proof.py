@@ -895,7 +895,7 @@ def test_what_the_storage_hands_out_is_believed_only_with_the_right_digest(
     deployment = deploying(environment, consumers)
     push(sandbox, deployment)
     other = json.dumps({"os": "linux", "architecture": "amd64", "made by": "somebody else"}).encode()
-    monkeypatch.setattr("deployments.deploys.image_proof.distribution.download", lambda url: other)
+    monkeypatch.setattr("deployments.deploys.image_proof.oci_registry.download", lambda url: other)
 
     refusal = refused(deployment, consumers)
 

@@ -327,7 +327,7 @@ def test_a_long_poll_of_a_queue_40_ms_away_that_stays_empty_is_no_error_and_no_n
     far = Far(sandbox.port, 0.04)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{far.port}")
     # What the tests have no time for is as long as in real life: an answer may come just after the wait.
-    monkeypatch.setattr(ecr, "READ_SECONDS", 2)
+    monkeypatch.setattr(clients, "READ_SECONDS", 2)
     polls = 3
     away = replace(queue, seconds=2)
     sandbox.reset_calls()
