@@ -54,7 +54,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class ReportLine:
     """One thing that was looked at: what it is, how it is, and the next step where there is one."""
 
     part: str  # Settings, Database, Worker, Mail, AWS
@@ -66,7 +66,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    lines: tuple[Line, ...]
+    lines: tuple[ReportLine, ...]
     at: datetime
     seconds: float
 
@@ -95,15 +95,15 @@ def examine(*, configuration: Configuration, offline: bool = False) -> Report:
     return Report(lines=tuple(lines), at=at, seconds=time.monotonic() - began)
 
 
-def _guarded(part: str, look: Callable[[], Iterable[Line]]) -> list[Line]:
-    found: list[Line] = []
+def _guarded(part: str, look: Callable[[], Iterable[ReportLine]]) -> list[ReportLine]:
+    found: list[ReportLine] = []
     try:
         for line in look():
             found.append(line)
     except Exception as error:
         log.exception("doctor.part_broke part=%s", part)
         found.append(
-            Line(
+            ReportLine(
                 part=part,
                 what=part,
                 level=Level.FAIL,
@@ -117,7 +117,7 @@ def _guarded(part: str, look: Callable[[], Iterable[Line]]) -> list[Line]:
 # ----------------------------------------------------------------------------------------------------------- settings
 
 
-def _settings() -> Iterator[Line]:
+def _settings() -> Iterator[ReportLine]:
     """Django's checks and ours; those of `check --deploy` too where people come by https."""
     public = settings.CONFIGURATION.app_origin.startswith("https://")
     complaints = 0
@@ -126,15 +126,19 @@ def _settings() -> Iterator[Line]:
             continue
         complaints += 1
         level = Level.FAIL if message.level >= checks.ERROR else Level.WARN
-        yield Line(part="Settings", what=message.id or "check", level=level, says=message.msg, then=message.hint or "")
+        yield ReportLine(
+            part="Settings", what=message.id or "check", level=level, says=message.msg, then=message.hint or ""
+        )
     if not complaints:
-        yield Line(part="Settings", what="System checks", level=Level.OK, says="No check has a complaint.")
+        yield ReportLine(part="Settings", what="System checks", level=Level.OK, says="No check has a complaint.")
     manifest = settings.STATIC_ROOT / "staticfiles.json"
     try:
         json.loads(manifest.read_text())
-        yield Line(part="Settings", what="Static files", level=Level.OK, says="Collected, with names that may be kept.")
+        yield ReportLine(
+            part="Settings", what="Static files", level=Level.OK, says="Collected, with names that may be kept."
+        )
     except FileNotFoundError:
-        yield Line(
+        yield ReportLine(
             part="Settings",
             what="Static files",
             level=Level.WARN if public else Level.OK,
@@ -142,7 +146,7 @@ def _settings() -> Iterator[Line]:
             then="python manage.py collectstatic --noinput, then restart the web process." if public else "",
         )
     except (OSError, ValueError) as error:
-        yield Line(
+        yield ReportLine(
             part="Settings",
             what="Static files",
             level=Level.FAIL,
@@ -154,14 +158,14 @@ def _settings() -> Iterator[Line]:
 # ----------------------------------------------------------------------------------------------------------- database
 
 
-def _database() -> Iterator[Line]:
+def _database() -> Iterator[ReportLine]:
     try:
         connection.ensure_connection()
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
     except Error as error:
         connection.close()
-        yield Line(
+        yield ReportLine(
             part="Database",
             what="Connection",
             level=Level.FAIL,
@@ -170,12 +174,14 @@ def _database() -> Iterator[Line]:
         )
         return
     version = ".".join(str(part) for part in connection.get_database_version())
-    yield Line(part="Database", what="Connection", level=Level.OK, says=f"{connection.display_name} {version} answers.")
+    yield ReportLine(
+        part="Database", what="Connection", level=Level.OK, says=f"{connection.display_name} {version} answers."
+    )
     executor = MigrationExecutor(connection)
     missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if missing:
         names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in missing[:5])
-        yield Line(
+        yield ReportLine(
             part="Database",
             what="Migrations",
             level=Level.FAIL,
@@ -183,9 +189,9 @@ def _database() -> Iterator[Line]:
             then="python manage.py migrate",
         )
     else:
-        yield Line(part="Database", what="Migrations", level=Level.OK, says="All applied.")
+        yield ReportLine(part="Database", what="Migrations", level=Level.OK, says="All applied.")
         complaint = schema.complaint()
-        yield Line(
+        yield ReportLine(
             part="Database",
             what="Tables",
             level=Level.FAIL if complaint else Level.OK,
@@ -197,7 +203,7 @@ def _database() -> Iterator[Line]:
         )
     offset = processes.clock_offset()
     words = processes.clock_words(offset)
-    yield Line(
+    yield ReportLine(
         part="Database",
         what="Clock",
         level=_clock_level(offset),
@@ -222,56 +228,56 @@ def _clock_level(offset: float) -> Level:
 # ------------------------------------------------------------------------------------------------------ configuration
 
 
-def _which_counts(own: Configuration) -> Iterator[Line]:
+def _which_counts(own: Configuration) -> Iterator[ReportLine]:
     """Which configuration counts, who holds another one, and whether writes are paused."""
     part = "Configuration"
     current = generation.counting()
     if current is None:
         says = "No process has been started yet, so none counts. Commands use the settings of their shell."
-        yield Line(part=part, what="Which counts", level=Level.OK, says=says)
+        yield ReportLine(part=part, what="Which counts", level=Level.OK, says=says)
     else:
         says = f"{current.configuration} since {current.at:%Y-%m-%d %H:%M} UTC: "
         says += f"{current.get_cause_display().lower()}, by {current.by}."
-        yield Line(part=part, what="Which counts", level=Level.OK, says=says)
+        yield ReportLine(part=part, what="Which counts", level=Level.OK, says=says)
         try:
             used = generation.in_force(own)
         except RegistryError as error:
-            yield Line(part=part, what="This process", level=Level.FAIL, says=str(error))
+            yield ReportLine(part=part, what="This process", level=Level.FAIL, says=str(error))
         else:
             if used.desired_digest != own.desired_digest:
                 says = "This process was started with settings that do not count. It acts on those that count."
                 then = "manage.py configuration list shows what differs."
-                yield Line(part=part, what="This process", level=Level.WARN, says=says, then=then)
+                yield ReportLine(part=part, what="This process", level=Level.WARN, says=says, then=then)
     for alarm in generation.alarms():
         level = Level.WARN if alarm.code == "other" else Level.FAIL
-        yield Line(part=part, what=alarm.title, level=level, says=alarm.words, then=alarm.then)
+        yield ReportLine(part=part, what=alarm.title, level=level, says=alarm.words, then=alarm.then)
     pause = writes_pause.current()
     if pause is not None:
         says = f"Paused since {pause.paused_at:%Y-%m-%d %H:%M} UTC by {pause.paused_by}: {pause.reason}"
-        yield Line(part=part, what="Writes to AWS", level=Level.WARN, says=says, then="manage.py writes resume")
+        yield ReportLine(part=part, what="Writes to AWS", level=Level.WARN, says=says, then="manage.py writes resume")
     for row in generation.running():
         says = f"Version {row.version}, started {row.started_at:%Y-%m-%d %H:%M} UTC"
         says += f", holds {row.configuration or 'no configuration'}; its clock is {row.clock_offset:+.1f} s from the "
         says += "database's."
-        yield Line(part="Processes", what=f"{row.host}, {row.role} {row.pid}", level=Level.OK, says=says)
+        yield ReportLine(part="Processes", what=f"{row.host}, {row.role} {row.pid}", level=Level.OK, says=says)
 
 
 # ------------------------------------------------------------------------------------------------------------- worker
 
 
-def _processes(configuration: Configuration) -> Iterable[Line]:
+def _processes(configuration: Configuration) -> Iterable[ReportLine]:
     """Which processes run, which ones stopped sending heartbeats, and what is wrong with each one."""
     parts = ["Worker", "Events", "Web"]
     return sorted(_each_process(configuration), key=lambda line: parts.index(line.part))
 
 
-def _each_process(configuration: Configuration) -> Iterator[Line]:
+def _each_process(configuration: Configuration) -> Iterator[ReportLine]:
     workers, consumers = processes.seen(ProcessRole.WORKER), processes.seen(ProcessRole.EVENTS)
     if workers.alive:
         yield _running("Worker", "Heartbeat", workers)
     else:
         last = _last_heard(workers)
-        yield Line(
+        yield ReportLine(
             part="Worker",
             what="Heartbeat",
             level=Level.FAIL,
@@ -282,7 +288,7 @@ def _each_process(configuration: Configuration) -> Iterator[Line]:
         yield _running("Events", "Consumer", consumers)
     elif consumers.silent or configuration.events_queue_url:
         last = _last_heard(consumers)
-        yield Line(
+        yield ReportLine(
             part="Events",
             what="Consumer",
             level=Level.FAIL if consumers.silent else Level.WARN,
@@ -291,7 +297,7 @@ def _each_process(configuration: Configuration) -> Iterator[Line]:
         )
     for row in processes.seen(*ProcessRole).alive:
         if row.trouble:
-            yield Line(
+            yield ReportLine(
                 part={ProcessRole.EVENTS: "Events", ProcessRole.WEB: "Web"}.get(ProcessRole(row.role), "Worker"),
                 what=f"Trouble on {row.host}",
                 level=Level.FAIL if _clock_level(row.clock_offset) is Level.FAIL else Level.WARN,
@@ -307,13 +313,13 @@ def _last_heard(seen: processes.Seen) -> str:
     return f" The last heartbeat was at {seen.silent[0].beat_at:%Y-%m-%d %H:%M} UTC, from a process that was not ended."
 
 
-def _running(part: str, what: str, seen: processes.Seen) -> Line:
+def _running(part: str, what: str, seen: processes.Seen) -> ReportLine:
     hosts = ", ".join(sorted({row.host for row in seen.alive}))
     now: datetime = seen.alive[0].db_now  # type: ignore[attr-defined]
     beat = (now - seen.alive[0].beat_at).total_seconds()
     recent = [row.host for row in seen.silent if row.beat_at > now - SILENT_TOLD]
     gone = f" Silent for less than an hour, and not ended: {', '.join(sorted(set(recent)))}." if recent else ""
-    return Line(
+    return ReportLine(
         part=part,
         what=what,
         level=Level.WARN if recent else Level.OK,
@@ -322,10 +328,10 @@ def _running(part: str, what: str, seen: processes.Seen) -> Line:
     )
 
 
-def _queue() -> Iterator[Line]:
+def _queue() -> Iterator[ReportLine]:
     late = tasks.latest_schedule()
     overdue = worker.overdue_schedule()
-    yield Line(
+    yield ReportLine(
         part="Worker",
         what="Schedules",
         level=Level.FAIL if overdue else Level.OK,
@@ -334,7 +340,7 @@ def _queue() -> Iterator[Line]:
     )
     waiting = tasks.oldest_waiting()
     slow = waiting is not None and waiting > WAITS_LONG
-    yield Line(
+    yield ReportLine(
         part="Worker",
         what="Queue",
         level=Level.WARN if slow else Level.OK,
@@ -346,7 +352,7 @@ def _queue() -> Iterator[Line]:
 # ---------------------------------------------------------------------------------------------------------------- AWS
 
 
-def _registries(configuration: Configuration, *, offline: bool) -> Iterator[Line]:
+def _registries(configuration: Configuration, *, offline: bool) -> Iterator[ReportLine]:
     if configuration.problems:
         yield _skipped("AWS", "Registry", "The settings have errors, so no registry is used.", "Mend them first.")
         return
@@ -354,7 +360,7 @@ def _registries(configuration: Configuration, *, offline: bool) -> Iterator[Line
     if not found:
         host = configuration.v4.host
         says = f"{host} is not ECR: images get their names, and AWS is not needed."
-        yield Line(part="AWS", what="Registry", level=Level.OK, says=says)
+        yield ReportLine(part="AWS", what="Registry", level=Level.OK, says=says)
         return
     for target in found:
         yield from _consumers(target)
@@ -364,12 +370,12 @@ def _registries(configuration: Configuration, *, offline: bool) -> Iterator[Line
     yield from _ask(configuration, found)
 
 
-def _consumers(target: Target) -> Iterator[Line]:
+def _consumers(target: Target) -> Iterator[ReportLine]:
     """Whether each consumer account may pull by the configured policy. No question to AWS."""
     text, partition = target.config.default_repository_policy or "", target.registry.partition
     answers = desired.pullers(text, target.config.consumer_accounts, partition=partition)
     for account, answer in answers.items():
-        yield Line(
+        yield ReportLine(
             part="AWS",
             what=f"Account {account} pulls from {target.registry.account}",
             level={"yes": Level.OK, "no": Level.FAIL}.get(answer["pull"], Level.WARN),
@@ -387,10 +393,10 @@ class _Question:
     target: Target
     what: str
     ask: Callable[[], Any]
-    tell: Callable[[Target, str, Any], Iterable[Line]]
+    tell: Callable[[Target, str, Any], Iterable[ReportLine]]
 
 
-def _ask(configuration: Configuration, found: list[Target]) -> Iterator[Line]:
+def _ask(configuration: Configuration, found: list[Target]) -> Iterator[ReportLine]:
     questions = [question for target in found for question in _questions(target)]
     if configuration.events_queue_url:
         url = configuration.events_queue_url
@@ -406,14 +412,14 @@ def _ask(configuration: Configuration, found: list[Target]) -> Iterator[Line]:
             continue
         if isinstance(answer, RegistryError) and (answer.installation or question.tell is _identity):
             unknown.add(target.config.host)
-            yield Line(
+            yield ReportLine(
                 part="AWS", what=f"Identity for {target.registry.account}", level=Level.FAIL, says=str(answer),
                 then="Nothing of this registry can work until then.",
             )  # fmt: skip
         elif isinstance(answer, RegistryError):
             yield from _refused(question, answer)
         elif answer is _LATE:
-            yield Line(
+            yield ReportLine(
                 part="AWS",
                 what=question.what,
                 level=Level.WARN,
@@ -443,9 +449,9 @@ def _questions(target: Target) -> Iterator[_Question]:
     yield _Question(target=target, what="Registry-wide policy", ask=probes.registry_policy, tell=_registry_policy)
 
 
-def _identity(target: Target, what: str, answer: Identity) -> Iterator[Line]:
+def _identity(target: Target, what: str, answer: Identity) -> Iterator[ReportLine]:
     foreign = answer.account != target.registry.account
-    yield Line(
+    yield ReportLine(
         part="AWS",
         what=what,
         level=Level.WARN if foreign else Level.OK,
@@ -459,7 +465,7 @@ def _identity(target: Target, what: str, answer: Identity) -> Iterator[Line]:
         return
     offset = (timezone.now() - answer.at).total_seconds()
     bad = abs(offset) > CLOCK_WARN
-    yield Line(
+    yield ReportLine(
         part="AWS",
         what="AWS's clock",
         level=Level.FAIL if abs(offset) > CLOCK_FAIL else Level.WARN if bad else Level.OK,
@@ -468,18 +474,18 @@ def _identity(target: Target, what: str, answer: Identity) -> Iterator[Line]:
     )
 
 
-def _allowed(target: Target, what: str, answer: object) -> Iterator[Line]:
-    yield Line(part="AWS", what=what, level=Level.OK, says="Allowed.")
+def _allowed(target: Target, what: str, answer: object) -> Iterator[ReportLine]:
+    yield ReportLine(part="AWS", what=what, level=Level.OK, says="Allowed.")
 
 
-def _registry_policy(target: Target, what: str, answer: tuple[str | None, str | None]) -> Iterator[Line]:
+def _registry_policy(target: Target, what: str, answer: tuple[str | None, str | None]) -> Iterator[ReportLine]:
     text, scope = answer
     if text is None:
-        yield Line(part="AWS", what=what, level=Level.OK, says="The registry has none.")
+        yield ReportLine(part="AWS", what=what, level=Level.OK, says="The registry has none.")
         return
     denies = re.search(r'"Effect"\s*:\s*"Deny"', text) is not None
     reaches = scope != "V1"  # V1 is about replication and pull-through caches only
-    yield Line(
+    yield ReportLine(
         part="AWS",
         what=what,
         level=Level.WARN if denies and reaches else Level.OK,
@@ -495,7 +501,7 @@ def _registry_policy(target: Target, what: str, answer: tuple[str | None, str | 
     )
 
 
-def _refused(question: _Question, error: RegistryError) -> Iterator[Line]:
+def _refused(question: _Question, error: RegistryError) -> Iterator[ReportLine]:
     if question.tell is _registry_policy:
         yield _skipped(
             "AWS",
@@ -504,12 +510,12 @@ def _refused(question: _Question, error: RegistryError) -> Iterator[Line]:
             "To see whether a Deny there stands in the way, allow ecr:GetRegistryPolicy and ecr:GetAccountSetting.",
         )
         return
-    yield Line(
+    yield ReportLine(
         part="AWS",
         what=question.what,
-        level=Level.WARN if error.heals else Level.FAIL,
+        level=Level.WARN if error.retryable else Level.FAIL,
         says=str(error),
-        then="" if error.heals else "The policy below has what is needed.",
+        then="" if error.retryable else "The policy below has what is needed.",
     )
 
 
@@ -535,10 +541,10 @@ def _side_by_side(asks: list[Callable[[], Any]]) -> list[Any]:
 # --------------------------------------------------------------------------------------------------------------- mail
 
 
-def _mail(*, offline: bool) -> Iterator[Line]:
+def _mail(*, offline: bool) -> Iterator[ReportLine]:
     wanted = NotificationChannel.objects.filter(kind="mail", enabled=True).exists()
     if not settings.MAIL_IS_CONFIGURED:
-        yield Line(
+        yield ReportLine(
             part="Mail",
             what="Mail server",
             level=Level.FAIL if wanted else Level.OK,
@@ -564,15 +570,15 @@ def _mail(*, offline: bool) -> Iterator[Line]:
 
     answer = _side_by_side([log_in])[0]
     if answer == "":
-        yield Line(part="Mail", what="Mail server", level=Level.OK, says=f"{where} takes our log-in.")
+        yield ReportLine(part="Mail", what="Mail server", level=Level.OK, says=f"{where} takes our log-in.")
         return
     says = "does not answer in time" if answer is _LATE else f"cannot be used ({answer})"
     then = "Check EMAIL_URL: host, port, user, password, and smtp+tls (STARTTLS) or smtp+ssl."
-    yield Line(part="Mail", what="Mail server", level=Level.FAIL, says=f"{where} {says}.", then=then)
+    yield ReportLine(part="Mail", what="Mail server", level=Level.FAIL, says=f"{where} {says}.", then=then)
 
 
-def _skipped(part: str, what: str, says: str, then: str = "") -> Line:
-    return Line(part=part, what=what, level=Level.SKIPPED, says=says, then=then)
+def _skipped(part: str, what: str, says: str, then: str = "") -> ReportLine:
+    return ReportLine(part=part, what=what, level=Level.SKIPPED, says=says, then=then)
 
 
 # ------------------------------------------------------------------------------------------------ the policy to paste

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from deployments.catalogue import _DENIED, _THROTTLED, SERVER, UNKNOWN, Heals, find, sentence
+from deployments.catalogue import _DENIED, _THROTTLED, SERVER, UNKNOWN, Retry, find, sentence
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,7 +18,7 @@ class RegistryError(Exception):
     operation: str
     code: str  # AWS's own error code, or one of ours: NoCredentials, Unreachable, OutOfTime
     sentence: str
-    heals: bool  # by itself: trying again is enough
+    retryable: bool  # by itself: trying again is enough
     installation: bool = False  # nothing of this registry can work until it is mended (credentials, role)
     bounded: bool = False  # heals only for a while: a role that was just made becomes known within minutes
     request_id: str = ""
@@ -39,17 +39,17 @@ class RegistryError(Exception):
 
     def as_refusal(self) -> Refusal:
         """The same sentence and code as a “no” of ours, for a caller that knows no AWS."""
-        return Refusal(self.sentence, code=self.code, heals=self.heals)
+        return Refusal(self.sentence, code=self.code, retryable=self.retryable)
 
 
 class Refusal(Exception):
-    """A “no”, in one sentence for the CLI, the row and the page. `heals`: trying again is enough."""
+    """A “no”, in one sentence for the CLI, the row and the page. `retryable`: trying again is enough."""
 
-    def __init__(self, sentence: str, *, code: str, heals: bool = False) -> None:
+    def __init__(self, sentence: str, *, code: str, retryable: bool = False) -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.code = code
-        self.heals = heals
+        self.retryable = retryable
 
 
 class NotFound(Refusal):
@@ -64,11 +64,11 @@ def is_throttling(code: str) -> bool:
     return code in _THROTTLED
 
 
-def refusal(code: str, *, heals: bool | None = None, **values: object) -> Refusal:
-    """A refusal of ours with its sentence. `heals` only where the entry says that it depends."""
+def refusal(code: str, *, retryable: bool | None = None, **values: object) -> Refusal:
+    """A refusal of ours with its sentence. `retryable` only where the entry says that it depends."""
     entry = find(code)
-    by_itself = entry is not None and entry.heals is Heals.YES
-    return Refusal(sentence(code, **values), code=code, heals=by_itself if heals is None else heals)
+    by_itself = entry is not None and entry.retryable is Retry.YES
+    return Refusal(sentence(code, **values), code=code, retryable=by_itself if retryable is None else retryable)
 
 
 def registry_error(code: str, *, operation: str, **values: object) -> RegistryError:
@@ -78,7 +78,7 @@ def registry_error(code: str, *, operation: str, **values: object) -> RegistryEr
         operation=operation,
         code=code,
         sentence=sentence(code, operation=operation, **values),
-        heals=entry is not None and entry.heals is not Heals.NO,
+        retryable=entry is not None and entry.retryable is not Retry.NO,
         installation=entry is not None and entry.installation,
     )
 
@@ -96,7 +96,7 @@ def aws_error(
 ) -> RegistryError:
     """What AWS answered, in one sentence that ends with what to do. `setting` is where an assumed role comes from."""
     entry = find(code, operation=operation, detail=message)
-    if status >= 500 and (entry is None or entry.heals is Heals.NO):
+    if status >= 500 and (entry is None or entry.retryable is Retry.NO):
         entry = find(SERVER)
     entry = entry or find(UNKNOWN)
     if entry is None:
@@ -113,10 +113,10 @@ def aws_error(
             permission=permission,
             setting=setting,
         ),
-        heals=entry.heals in (Heals.YES, Heals.BOUNDED),
+        retryable=entry.retryable in (Retry.YES, Retry.BOUNDED),
         # A role that cannot be assumed leaves nothing that works, whatever the reason.
         installation=entry.installation or operation == "AssumeRole",
-        bounded=entry.heals is Heals.BOUNDED,
+        bounded=entry.retryable is Retry.BOUNDED,
         request_id=request_id,
         said=said,
     )

@@ -1,7 +1,7 @@
 """Names: registry hosts, repository names, versions, tags, image refs, and the ids that we hand out.
 
 Pure: no clock, no network, no database. The formats are those that the `trigger.dev` CLI and ECR expect; the table
-of AWS partitions is handed in (`deployments.ecr` has it, and botocore's data is its source).
+of AWS partitions is handed in (`deployments.aws` has it, and botocore's data is its source).
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ def status(request: HttpRequest) -> HttpResponse:
     found = {sample.name: round(sample.value, 1) for sample in samples() if not sample.labels}
     ok = (
         found["workers"] > 0
-        and found["queue_wait_seconds"] < QUEUE_STUCK
+        and found["queue_wait_seconds"] < QUEUE_STUCK_SECONDS
         and found.get("schedule_overdue_seconds", 0) <= worker.OVERDUE_SECONDS
         and not found["events_silent"]
     )
@@ -172,4 +172,4 @@ def status(request: HttpRequest) -> HttpResponse:
 
 
 NO_STORE = {"Cache-Control": "no-store"}
-QUEUE_STUCK = 120.0  # seconds
+QUEUE_STUCK_SECONDS = 120.0  # seconds

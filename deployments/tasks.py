@@ -44,12 +44,12 @@ from deployments.reconcile import generation, processes, sweep_record, sweeps
 log = logging.getLogger(__name__)
 
 TASK_SECONDS = 45  # of the queue's 60: a task ends by itself before it is ended
-DRAINS = 8  # doorbells at most in one ring; a task that finds nothing to do is over at once
+DRAIN_TASKS = 8  # doorbells at most in one ring; a task that finds nothing to do is over at once
 TELL_SECONDS = 30  # the last message may take long: a mail server has a timeout for each of its steps
 FAILURES_KEPT = timedelta(days=14)
 TICK_TOLD_SECONDS = 150.0  # a failed step is reported until two more ticks have run
 PREFIX = "registry-admin: "  # of the schedules' names
-CLOCKS_APART = 60.0  # seconds that two workers' clocks may differ without one correcting the other's next run
+CLOCKS_APART_SECONDS = 60.0  # seconds that two workers' clocks may differ without one correcting the other's next run
 ORPHAN_SECONDS = 8.0  # from the supervisor's end to that of its cluster
 PR_SET_PDEATHSIG = 1  # prctl(2); D-parent-death
 
@@ -123,7 +123,7 @@ def _collect() -> None:
 @_task
 def tell() -> None:
     """Send the notifications that are due."""
-    deliveries.deliver(means=senders.Means.of(settings), seconds=TELL_SECONDS, stopping=stopping)
+    deliveries.deliver(means=senders.DeliverySettings.of(settings), seconds=TELL_SECONDS, stopping=stopping)
 
 
 @_task
@@ -142,7 +142,7 @@ def drain() -> None:
 
 def ring() -> None:
     """Ask the workers to drain: one task for each piece that nobody holds, unless as many are waiting already."""
-    wanted = min(sweep_record.open_work(), DRAINS) - waiting_tasks("drain")
+    wanted = min(sweep_record.open_work(), DRAIN_TASKS) - waiting_tasks("drain")
     for _ in range(wanted):
         async_task("deployments.tasks.drain")
 
@@ -242,7 +242,7 @@ def ensure_schedules() -> None:
             row = Schedule.objects.filter(name=wanted.name).order_by("pk").first()
             if row is None:
                 row = Schedule.objects.create(name=wanted.name, next_run=now, **values)
-            elif row.next_run is None or row.next_run > soonest + timedelta(seconds=CLOCKS_APART):
+            elif row.next_run is None or row.next_run > soonest + timedelta(seconds=CLOCKS_APART_SECONDS):
                 # Has no next run, or one that a wrong clock wrote.
                 Schedule.objects.filter(pk=row.pk).update(**values, next_run=soonest)
             elif any(getattr(row, name) != value for name, value in values.items()):

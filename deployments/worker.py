@@ -246,7 +246,7 @@ class Supervisor:
         if not processes.beat(**values):  # the first beat, or a database that was restored meanwhile
             processes.start(ProcessRole.WORKER, configuration=generation.held)
             processes.beat(**values)
-        generation.forget_old(kept=processes.KEPT)
+        generation.forget_old(kept=processes.ENDED_PROCESSES_KEPT_FOR)
 
 
 def overdue_schedule() -> str:

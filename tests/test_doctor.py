@@ -20,7 +20,7 @@ from django.utils import timezone
 from deployments import config, doctor
 from deployments.aws.values import Identity
 from deployments.config import Configuration
-from deployments.doctor import Level, Line, Report
+from deployments.doctor import Level, Report, ReportLine
 from deployments.models import AuditEntry, NotificationChannel, Process, ProcessRole
 from deployments.reconcile import targets
 from sandbox.control import Sandbox
@@ -30,7 +30,7 @@ from tests.conftest import CLUSTER, HOST, OWNER, POLICY
 SETUP = "/admin/setup/"
 
 
-def line(report: Report, what: str) -> Line:
+def line(report: Report, what: str) -> ReportLine:
     found = [each for each in report.lines if each.what.startswith(what)]
     assert len(found) == 1, [each.what for each in report.lines]
     return found[0]

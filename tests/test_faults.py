@@ -113,7 +113,7 @@ def test_workers_killed_in_the_middle_of_a_sweep_lose_no_repository_and_leave_no
     result = sweep_record.progress(sweep)
     assert (sweep.status, result.done, result.failed) == (SweepStatus.DONE, 600, 0)
     assert policies(sandbox, names) == 600
-    assert calls(sandbox)["SetRepositoryPolicy"] <= len(drifted) + 2 * chunks.THREADS
+    assert calls(sandbox)["SetRepositoryPolicy"] <= len(drifted) + 2 * chunks.THREADS_PER_CHUNK
     assert not SweepChunk.objects.filter(lease_until__gt=Now()).exists()
     assert not Repository.objects.filter(lease_until__gt=Now()).exists()
 
@@ -146,7 +146,7 @@ def test_a_database_that_crashes_in_the_middle_of_a_sweep_loses_nothing(
     sandbox: Sandbox,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sweeps, "CHUNK", 40)
+    monkeypatch.setattr(sweeps, "REPOSITORIES_PER_CHUNK", 40)
     names = fill(sandbox, installation, 200)
     drift(sandbox, names[::10])
     sandbox.fault("latency", "ecr:*", seconds=0.05)

@@ -89,7 +89,7 @@ class World:
     def ask(self, name: str, **data: Any) -> Any:
         return self.post(f"deployments/repository/ask/?look={name}", data)
 
-    def look(self, name: str) -> Any:
+    def observe(self, name: str) -> Any:
         row = Repository.objects.get(name=f"trigger/{self.project.ref}")
         return self.post(f"deployments/repository/{row.pk}/look/{name}/")
 
@@ -242,10 +242,10 @@ ACTS: dict[str, tuple[str, Act]] = {
     "deployments_accesskey_delete": ("delete.key", _delete_key),
     "deployments_environment_variable": ("set.variable", lambda w: _variable(w, "", name="NEW", value="1")),
     "deployments_environment_variable_delete": ("delete.variable", lambda w: _variable(w, "delete/?name=TOKEN")),
-    "deployments_repository_look reconcile": ("reconcile.repository", lambda w: w.look("reconcile")),
-    "deployments_repository_look preview": ("preview.repository", lambda w: w.look("preview")),
-    "deployments_repository_look recheck": ("recheck.repository", lambda w: w.look("recheck")),
-    "deployments_repository_look end": ("end.repository", lambda w: w.look("end")),
+    "deployments_repository_look reconcile": ("reconcile.repository", lambda w: w.observe("reconcile")),
+    "deployments_repository_look preview": ("preview.repository", lambda w: w.observe("preview")),
+    "deployments_repository_look recheck": ("recheck.repository", lambda w: w.observe("recheck")),
+    "deployments_repository_look end": ("end.repository", lambda w: w.observe("end")),
     "deployments_repository_ask": ("except.repository", lambda w: w.ask("except", **MODE)),
     "deployments_repository_ask adopt": ("adopt.repository", lambda w: w.ask("adopt")),
     "deployments_repository_ask take": ("take.repository", lambda w: w.ask("take")),

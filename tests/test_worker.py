@@ -224,7 +224,7 @@ def test_the_row_of_a_process_that_is_gone_is_kept_for_a_day(hours: int, kept: b
     configure()
     Process.objects.create(role=ProcessRole.WORKER, host="gone", pid=1, beat_at=Now() - timedelta(hours=hours))
 
-    generation.forget_old(kept=processes.KEPT)
+    generation.forget_old(kept=processes.ENDED_PROCESSES_KEPT_FOR)
 
     assert Process.objects.exists() is kept
 

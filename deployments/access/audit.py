@@ -41,8 +41,8 @@ from deployments.models import AccessKey, ActorKind, AuditEntry
 DONE = "done"
 BEGUN = "begun"  # a call to another system was made; another line has its result, unless this process was killed first
 HIDDEN = "(not kept)"
-MANY = 20  # entries of a list or members of an object that are kept
-LONG = 300  # characters of a text that are kept
+MAX_VALUES_LISTED = 20  # entries of a list or members of an object that are kept
+MAX_VALUE_CHARACTERS = 300  # characters of a text that are kept
 
 _ACTION = re.compile(r"[a-z_]+\.[a-z_]+")
 #: Names of values that are secrets (`secret_name` and `key_prefix` are not), and texts that are: our keys, Slack's
@@ -274,14 +274,14 @@ def _harmless(value: Any, *, name: str = "", depth: int = 4) -> Any:
     if isinstance(value, Mapping):
         if depth == 0:
             return "{…}"
-        members = list(value.items())[:MANY]
+        members = list(value.items())[:MAX_VALUES_LISTED]
         return {_text(key, 60): _harmless(item, name=str(key), depth=depth - 1) for key, item in members}
     if isinstance(value, list | tuple | set | frozenset):
         if depth == 0:
             return "[…]"
         items = sorted(value, key=str) if isinstance(value, set | frozenset) else list(value)
-        more = [f"… and {len(items) - MANY} more"] if len(items) > MANY else []
-        return [_harmless(item, depth=depth - 1) for item in items[:MANY]] + more
+        more = [f"… and {len(items) - MAX_VALUES_LISTED} more"] if len(items) > MAX_VALUES_LISTED else []
+        return [_harmless(item, depth=depth - 1) for item in items[:MAX_VALUES_LISTED]] + more
     return _harmless_text(str(value))
 
 
@@ -289,7 +289,7 @@ def _harmless_text(text: str) -> str:
     text = text.replace("\0", "")
     if _SECRET_TEXT.search(text):
         return HIDDEN
-    return text if len(text) <= LONG else text[:LONG] + "…"
+    return text if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + "…"
 
 
 # ------------------------------------------------------------------------------------------------------------- export

@@ -36,9 +36,9 @@ from deployments.errors import NotFound, Refusal
 from deployments.models import AccessKey, LoginRequest
 
 #: Old CLIs ask for one to five minutes, new ones keep a login for ten.
-LIFETIME = timedelta(minutes=10)
+LOGIN_LIFETIME = timedelta(minutes=10)
 #: Logins that may be waiting at one time, in the whole installation.
-MOST_WAITING = 1_000
+MAX_PENDING_LOGINS = 1_000
 KEY_NAME = "trigger.dev login"
 
 _SALT = "deployments.access.cli_login"
@@ -81,16 +81,16 @@ def begin(*, challenge: str = "", callback_port: int | None = None, client: str 
     if challenge and not _CHALLENGE.fullmatch(challenge):
         raise Refusal("codeChallenge: not a SHA-256 in base64url.", code="challenge_malformed")
     now = clock.now()
-    LoginRequest.objects.filter(expires_at__lt=now - LIFETIME).delete()
-    if LoginRequest.objects.filter(expires_at__gt=now, approved_at=None).count() >= MOST_WAITING:
-        raise Refusal("Too many logins are waiting. Try again in some minutes.", code="too_many_logins", heals=True)
+    LoginRequest.objects.filter(expires_at__lt=now - LOGIN_LIFETIME).delete()
+    if LoginRequest.objects.filter(expires_at__gt=now, approved_at=None).count() >= MAX_PENDING_LOGINS:
+        raise Refusal("Too many logins are waiting. Try again in some minutes.", code="too_many_logins", retryable=True)
     code = secrets.token_urlsafe(32)
     login = LoginRequest.objects.create(
         code_digest=keys.digest(code),
         challenge=challenge,
         callback_port=callback_port if challenge else None,
         created_at=now,
-        expires_at=now + LIFETIME,
+        expires_at=now + LOGIN_LIFETIME,
     )
     # What was seen travels in the link, signed, and is shown to whoever opens it.
     handle = signing.dumps({"login": login.pk, "client": client[:100], "address": address[:64]}, salt=_SALT)

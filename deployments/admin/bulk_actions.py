@@ -31,11 +31,11 @@ from deployments.errors import Refusal
 from deployments.models import Repository, RepositoryStatus, Sweep
 from deployments.reconcile import requests
 
-LISTED = 20  # of the selection, on the page that asks
+ROWS_SHOWN = 20  # of the selection, on the page that asks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class BulkAction:
     """Something that can be done to repositories: its button, the right that it takes, and what it will do."""
 
     name: str
@@ -44,51 +44,51 @@ class Look:
     says: str
 
 
-LOOKS = {
-    look.name: look
-    for look in (
-        Look(
+BULK_ACTIONS = {
+    bulk.name: bulk
+    for bulk in (
+        BulkAction(
             name="reconcile",
             word="Reconcile now",
             right="reconcile_repository",
             says="A worker looks at each and puts right what differs from the settings. Where an exception or the "
             "setting says observe, it only looks.",
         ),
-        Look(
+        BulkAction(
             name="preview",
             word="Dry run",
             right="reconcile_repository",
             says="A worker looks at each and reports what it would write. Nothing changes, in AWS or here.",
         ),
-        Look(
+        BulkAction(
             name="recheck",
             word="Check everything again",
             right="reconcile_repository",
             says="As reconcile, and lifecycle policy, AWS tags and tag mutability are read too, however lately they "
             "were. A missing repository is looked for again.",
         ),
-        Look(
+        BulkAction(
             name="adopt",
             word="Adopt",
             right="adopt_repository",
             says="Discovered repositories are kept as the settings say from now on. A lifecycle policy and tags that "
             "somebody else chose stay.",
         ),
-        Look(
+        BulkAction(
             name="take",
             word="Take over",
             right="adopt_repository",
             says="Adopted repositories are brought in line altogether: a lifecycle policy that somebody else wrote, "
             "and tags that may be overwritten, become what the settings say.",
         ),
-        Look(
+        BulkAction(
             name="except",
             word="Make an exception",
             right="except_repository",
             says="Until a time of your choice the policy is only observed, or is enforced, whatever the setting says. "
             "The exception ends by itself.",
         ),
-        Look(
+        BulkAction(
             name="end",
             word="End the exception",
             right="except_repository",
@@ -96,10 +96,10 @@ LOOKS = {
         ),
     )
 }
-AT_ONCE = ("reconcile", "preview", "recheck", "end")  # for one repository, without a page that asks
+ACTIONS_WITHOUT_QUESTION = ("reconcile", "preview", "recheck", "end")  # for one repository, without a page that asks
 
 
-class ExceptionForm(forms.Form):
+class OverrideForm(forms.Form):
     """An exception has a reason and an end, so that nobody finds one years later and wonders."""
 
     mode = forms.ChoiceField(
@@ -129,7 +129,7 @@ class ExceptionForm(forms.Form):
 def _ask(name: str) -> Any:
     """The entry of a list's menu of actions: it leads to the page that asks."""
 
-    def action(self: Looks, request: HttpRequest, queryset: QuerySet[Repository]) -> HttpResponse:
+    def action(self: BulkActions, request: HttpRequest, queryset: QuerySet[Repository]) -> HttpResponse:
         if request.POST.get("select_across") == "1":
             chosen = request.GET.urlencode()
         else:
@@ -137,19 +137,25 @@ def _ask(name: str) -> Any:
         return HttpResponseRedirect(f"{reverse('admin:deployments_repository_ask')}?look={name}&{chosen}")
 
     action.__name__ = f"ask_{name}"
-    return admin.action(description=LOOKS[name].word, permissions=[LOOKS[name].right.split("_")[0]])(action)
+    return admin.action(description=BULK_ACTIONS[name].word, permissions=[BULK_ACTIONS[name].right.split("_")[0]])(
+        action
+    )
 
 
-class Looks(ReadOnly):
+class BulkActions(ReadOnly):
     """The actions of repositories."""
 
-    actions = [_ask(name) for name in LOOKS]
+    actions = [_ask(name) for name in BULK_ACTIONS]
 
     def get_urls(self) -> list[Any]:
         wrap = self.admin_site.admin_view
         return [
             path("ask/", wrap(self.ask_view), name="deployments_repository_ask"),
-            path("<int:pk>/look/<str:name>/", wrap(require_POST(self.look_view)), name="deployments_repository_look"),
+            path(
+                "<int:pk>/look/<str:name>/",
+                wrap(require_POST(self.bulk_action_view)),
+                name="deployments_repository_look",
+            ),
             *super().get_urls(),
         ]
 
@@ -162,21 +168,21 @@ class Looks(ReadOnly):
     def has_except_permission(self, request: HttpRequest) -> bool:
         return may(request, "except_repository")
 
-    def look_view(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
+    def bulk_action_view(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
         """The buttons for one repository."""
-        if name not in AT_ONCE:
+        if name not in ACTIONS_WITHOUT_QUESTION:
             raise Http404
-        look = LOOKS[name]
-        require(request, look.right)
+        bulk = BULK_ACTIONS[name]
+        require(request, bulk.right)
         row = self.one(request, pk)
-        self._do(request, look, Repository.objects.filter(pk=row.pk), target=row)
+        self._do(request, bulk, Repository.objects.filter(pk=row.pk), target=row)
         return HttpResponseRedirect(back_to(request, reverse("admin:deployments_repository_change", args=[row.pk])))
 
     def ask_view(self, request: HttpRequest) -> HttpResponse:
         """GET: which repositories, and what will happen to them; POST does it."""
         if not self.has_view_permission(request):
             return HttpResponseRedirect(reverse("admin:index"))
-        look, chosen = LOOKS.get(request.GET.get("look", "")), request.GET.getlist("pk")
+        bulk, chosen = BULK_ACTIONS.get(request.GET.get("look", "")), request.GET.getlist("pk")
         keep = request.GET.copy()
         try:
             everything = self.all_that_match(request, "look", "pk", "p")
@@ -184,13 +190,13 @@ class Looks(ReadOnly):
             return HttpResponseRedirect(reverse("admin:deployments_repository_changelist"))
         filtered = request.GET.urlencode()
         rows = everything.filter(pk__in=[pk for pk in chosen if pk.isdecimal()][:1000]) if chosen else everything
-        if look is not None:
-            require(request, look.right)
-            rows = _meant(look, rows)
-        form = ExceptionForm(request.POST or None) if look is not None and look.name == "except" else None
-        if request.method == "POST" and look is not None and (form is None or form.is_valid()):
+        if bulk is not None:
+            require(request, bulk.right)
+            rows = _meant(bulk, rows)
+        form = OverrideForm(request.POST or None) if bulk is not None and bulk.name == "except" else None
+        if request.method == "POST" and bulk is not None and (form is None or form.is_valid()):
             exception = form.values() if form is not None else {}
-            address = self._do(request, look, rows, **exception)
+            address = self._do(request, bulk, rows, **exception)
             return HttpResponseRedirect(address or f"{reverse('admin:deployments_repository_changelist')}?{filtered}")
         keep.pop("look", None)
         return self.render_page(
@@ -198,12 +204,12 @@ class Looks(ReadOnly):
             "registry_admin/looks.html",
             None,
             {
-                "title": look.word if look else "All that match",
-                "look": look,
-                "looks": [each for each in LOOKS.values() if may(request, each.right)],
+                "title": bulk.word if bulk else "All that match",
+                "look": bulk,
+                "looks": [each for each in BULK_ACTIONS.values() if may(request, each.right)],
                 "selection": keep.urlencode(),
                 "number": rows.count(),
-                "rows": rows.order_by("name", "pk")[:LISTED],
+                "rows": rows.order_by("name", "pk")[:ROWS_SHOWN],
                 "filtered": filtered,
                 "by_filter": not chosen,
                 "form": form,
@@ -213,28 +219,30 @@ class Looks(ReadOnly):
     def _do(
         self,
         request: HttpRequest,
-        look: Look,
+        bulk: BulkAction,
         rows: QuerySet[Repository],
         *,
         target: Repository | None = None,
         **exception: Any,
     ) -> str:
         """Do it, say so, and return where what comes of it can be seen: a sweep's page, or nowhere."""
-        action, configuration, by = f"{look.name}.repository", settings.CONFIGURATION, who(request)
+        action, configuration, by = f"{bulk.name}.repository", settings.CONFIGURATION, who(request)
         rows = rows.select_related(None)
         sweep: Sweep | None = None
         after: dict[str, Any] = {}
         try:
             with Trail.of(request).change(action, target) as line:
-                match look.name:
+                match bulk.name:
                     case "except":
-                        count = requests.make_exception(rows=rows.only("pk"), by=by, **exception)
+                        count = requests.set_override(rows=rows.only("pk"), by=by, **exception)
                         words, after = f"{count:,} excepted.", {**exception, "until": exception["until"].isoformat()}
                     case "end":
-                        count = requests.end_exception(rows=rows.only("pk", "mode"), by=by)
+                        count = requests.end_override(rows=rows.only("pk", "mode"), by=by)
                         words = "The exception was ended." if count == 1 else f"{count:,} exceptions were ended."
                         with contextlib.suppress(Refusal):  # no repository is left for a sweep: not an error here
-                            sweep = requests.look_at(rows=rows, configuration=configuration, by=by) if count else None
+                            sweep = (
+                                requests.request_sweep(rows=rows, configuration=configuration, by=by) if count else None
+                            )
                     case "adopt":
                         count, sweep = requests.adopt(rows=rows, configuration=configuration, by=by)
                         words = f"{count:,} adopted."
@@ -242,16 +250,16 @@ class Looks(ReadOnly):
                         count, sweep = requests.take_over(rows=rows, configuration=configuration, by=by)
                         words = f"{count:,} taken over."
                     case _:
-                        sweep = requests.look_at(
+                        sweep = requests.request_sweep(
                             rows=rows,
                             configuration=configuration,
                             by=by,
-                            dry_run=look.name == "preview",
-                            thorough=look.name == "recheck",
+                            dry_run=bulk.name == "preview",
+                            thorough=bulk.name == "recheck",
                         )
                         count = len(sweep.names)
                         it = "it" if count == 1 else f"{count:,} repositories"
-                        words = f"{look.word}: a worker looks at {it} now."
+                        words = f"{bulk.word}: a worker looks at {it} now."
                 names = sweep.names if sweep else []
                 line.after = {"repositories": count, **({"names": names} if names else {}), **after}
         except Refusal as refusal:
@@ -266,14 +274,14 @@ class Looks(ReadOnly):
         return address
 
 
-def _meant(look: Look, rows: QuerySet[Repository]) -> QuerySet[Repository]:
+def _meant(bulk: BulkAction, rows: QuerySet[Repository]) -> QuerySet[Repository]:
     """Of a selection, those that the action says something about."""
-    if look.name == "adopt":
+    if bulk.name == "adopt":
         return rows.filter(status=RepositoryStatus.UNMANAGED)
-    if look.name == "take":
+    if bulk.name == "take":
         return rows.filter(origin="adopted", taken_over_at__isnull=True)
-    if look.name == "end":
+    if bulk.name == "end":
         return rows.exclude(mode="")
-    if look.name in ("reconcile", "preview"):
+    if bulk.name in ("reconcile", "preview"):
         return rows.exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
     return rows.exclude(status=RepositoryStatus.UNMANAGED)

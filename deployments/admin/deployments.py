@@ -19,7 +19,7 @@ from deployments.admin.display import ago, badge, took, two_lines
 from deployments.admin.exports import Exports
 from deployments.admin.pages import Nouns, audit_of, menu
 from deployments.admin.promotions import Promotions, offers
-from deployments.admin.search import SEARCHED, find
+from deployments.admin.search import MAX_ROWS_SEARCHED, find
 from deployments.admin.time_filter import between
 from deployments.models import FINAL_STATUSES, Deployment, DeploymentStatus, Promotion
 
@@ -103,7 +103,7 @@ class Mark(admin.SimpleListFilter):
 class DeploymentAdmin(Promotions, Exports):
     page_template = "registry_admin/deployment.html"
     nothing_yet = "No deployments yet. In a project with a trigger.config file: npx trigger.dev@4.8.3 deploy"
-    nothing_found = f"Words are looked for in the newest {SEARCHED:,} deployments that the filters leave."
+    nothing_found = f"Words are looked for in the newest {MAX_ROWS_SEARCHED:,} deployments that the filters leave."
     list_display = ("version_cell", "status_cell", "where", "commit", "by", "created")
     list_filter = (
         menu("Status", "status", words=dict(DeploymentStatus.choices)),

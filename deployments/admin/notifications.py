@@ -27,7 +27,7 @@ from deployments.admin.display import ago, mark, two_lines, until
 from deployments.admin.pages import ReadOnly, may, menu, require, who
 from deployments.models import ChannelKind, DeliveryStatus, NotificationChannel, NotificationDelivery, Project
 from deployments.notify import channels, deliveries, news
-from deployments.notify.senders import Means
+from deployments.notify.senders import DeliverySettings
 
 LIST = "admin:deployments_notificationchannel_changelist"
 PAGE = "admin:deployments_notificationchannel_change"
@@ -213,7 +213,10 @@ class ChannelAdmin(ReadOnly):
         with Trail.of(request).attempt("test.channel", channel) as attempt:
             attempt.begin()
             row = deliveries.send_test(
-                channel=channel, means=Means.of(settings), origin=settings.CONFIGURATION.app_origin, by=who(request)
+                channel=channel,
+                means=DeliverySettings.of(settings),
+                origin=settings.CONFIGURATION.app_origin,
+                by=who(request),
             )
             if row.status == DeliveryStatus.SENT:
                 with attempt.commit():

@@ -102,11 +102,11 @@ class RestoreForm(forms.Form):
             self.add_error("reason", "Say why, or leave out the exception.")
         return data
 
-    def exemption(self) -> put_back.Exemption | None:
+    def override(self) -> put_back.Override | None:
         data = self.cleaned_data
         if not data["keep"]:
             return None
-        return put_back.Exemption(until=clock.now() + timedelta(hours=data["hours"]), reason=data["reason"])
+        return put_back.Override(until=clock.now() + timedelta(hours=data["hours"]), reason=data["reason"])
 
 
 class WhatIfForm(forms.Form):
@@ -145,7 +145,7 @@ class Policies(ReadOnly):
                     configuration=settings.CONFIGURATION,
                     by=who(request),
                     trail=Trail.of(request),
-                    exemption=form.exemption(),
+                    override=form.override(),
                 )
             except Refusal as refusal:
                 self.message_user(request, refusal.sentence, messages.ERROR)

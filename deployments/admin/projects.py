@@ -16,7 +16,7 @@ from deployments import images
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, code, mark, two_lines
 from deployments.admin.pages import Audited, Console, Nouns, audit_of, menu
-from deployments.admin.variables import Variables
+from deployments.admin.variables import VariablePages
 from deployments.deploys.projects import ensure_environments
 from deployments.models import AccessKey, Deployment, Environment, EnvironmentType, Project, Promotion
 
@@ -146,7 +146,7 @@ def current_cell(environment: Any) -> str:
 
 
 @admin.register(Environment)
-class EnvironmentAdmin(Variables):
+class EnvironmentAdmin(VariablePages):
     page_template = "registry_admin/environment.html"
     nothing_yet = "No environments yet. Every project starts with prod, staging and preview: add a project."
     list_display = ("name_cell", "kind", "current", "created", "state_cell")

@@ -85,7 +85,7 @@ def offers(request: HttpRequest, deployment: Deployment, previous: Deployment | 
         .filter(environment=deployment.environment_id, label="current")
         .first()
     )
-    change = promotions.Change(deployment=deployment, current=promotion)
+    change = promotions.PromotionChange(deployment=deployment, current=promotion)
     is_current = promotion is not None and promotion.deployment_id == deployment.pk
     possible = deployment.status == DeploymentStatus.DEPLOYED and not is_current
     right = "rollback_deployment" if change.rolls_back else "promote_deployment"
@@ -99,7 +99,7 @@ def offers(request: HttpRequest, deployment: Deployment, previous: Deployment | 
     }
 
 
-def obstacle(deployment: Deployment, change: promotions.Change) -> str:
+def obstacle(deployment: Deployment, change: promotions.PromotionChange) -> str:
     """Why this deployment cannot become current; empty if it can. Asking anyway gets the same answer."""
     if change.current is not None and change.current.deployment_id == deployment.pk:
         return f"{deployment.version} is current already."
@@ -108,7 +108,7 @@ def obstacle(deployment: Deployment, change: promotions.Change) -> str:
     return "" if hasattr(deployment, "worker") else f"{deployment.version} was never indexed, so it has no tasks."
 
 
-def _sides(change: promotions.Change) -> list[tuple[str, object, object]]:
+def _sides(change: promotions.PromotionChange) -> list[tuple[str, object, object]]:
     """What will change, line by line: (what, as it is, as it will be)."""
     now, then = change.current.deployment if change.current else None, change.deployment
 

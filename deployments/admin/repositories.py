@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from deployments.admin.bulk_actions import LOOKS, Looks
+from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
@@ -51,7 +51,7 @@ def reason(row: Repository) -> str:
 
 
 @admin.register(Repository)
-class RepositoryAdmin(Looks, Policies, Exports):
+class RepositoryAdmin(BulkActions, Policies, Exports):
     page_template = "registry_admin/repository.html"
     change_list_template = "registry_admin/repository_list.html"
     nothing_yet = "No repositories yet. The first deploy of a project makes its repository."
@@ -89,7 +89,7 @@ class RepositoryAdmin(Looks, Policies, Exports):
         return Repository.objects.select_related("project")
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        may_act = any(may(request, look.right) for look in LOOKS.values())
+        may_act = any(may(request, bulk.right) for bulk in BULK_ACTIONS.values())
         return super().changelist_view(request, {"may_act": may_act, **(extra_context or {})})
 
     def get_list_display(self, request: HttpRequest) -> Any:
@@ -156,7 +156,7 @@ class RepositoryAdmin(Looks, Policies, Exports):
             "states": {part: state_of(row, part, covered=covered) for part in PARTS},
             "excepted": bool(row.mode) and in_force(row),
             "observed": not repositories.effective_enforce(row, shown_configuration().enforce, timezone.now()),
-            "may": {name: may(request, look.right) for name, look in LOOKS.items()},
+            "may": {name: may(request, bulk.right) for name, bulk in BULK_ACTIONS.items()},
             "may_restore": may(request, "restore_policy_repository") and covered,
             "managed": row.status not in (RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING),
             "audit": audit_of(request, row),

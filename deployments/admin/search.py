@@ -15,8 +15,8 @@ from django.db.models import Q, QuerySet
 from deployments import images
 from deployments.models import Deployment, Environment, Project
 
-SEARCHED = 5_000  # rows that are searched for words (D-search)
-FOUND = 500  # of them, at most
+MAX_ROWS_SEARCHED = 5_000  # rows that are searched for words (D-search)
+MAX_RESULTS = 500  # of them, at most
 
 _DIGEST = re.compile(r"(sha256:)?([0-9a-f]{64})")
 _DAY = re.compile(r"[0-9]{8}")
@@ -25,7 +25,7 @@ _SHORT_CODE = re.compile(r"[0-9a-z]{8}")
 
 def find(rows: QuerySet[Deployment], text: str) -> QuerySet[Deployment]:
     term = text.strip()
-    newest = rows.order_by("-created_at", "-version_number").values("pk")[:SEARCHED]
+    newest = rows.order_by("-created_at", "-version_number").values("pk")[:MAX_ROWS_SEARCHED]
     if (digest := _DIGEST.fullmatch(term)) or term.startswith("sha256:"):
         said = Q(image_digest=f"sha256:{digest[2]}") if digest else Q(image_digest__startswith=term)
         # No index has digests: every row is looked at once, and only if the newest ones do not have it.
@@ -56,4 +56,4 @@ def find(rows: QuerySet[Deployment], text: str) -> QuerySet[Deployment]:
 
 
 def _keys(rows: QuerySet[Any]) -> list[str]:
-    return list(rows.values_list("pk", flat=True)[:FOUND])
+    return list(rows.values_list("pk", flat=True)[:MAX_RESULTS])

@@ -15,7 +15,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class DiffLine:
     """A line of each side; None where the other side has more lines."""
 
     left: str | None
@@ -25,7 +25,7 @@ class Line:
     differs: bool
 
 
-def side_by_side(left: str, right: str, *, partition: str = "aws") -> list[Line]:
+def side_by_side(left: str, right: str, *, partition: str = "aws") -> list[DiffLine]:
     return list(_lines(laid_out(left, partition).splitlines(), laid_out(right, partition).splitlines()))
 
 
@@ -50,11 +50,11 @@ def _alike(value: Any, partition: str, name: str = "") -> Any:
     return value
 
 
-def _lines(left: list[str], right: list[str]) -> Iterator[Line]:
+def _lines(left: list[str], right: list[str]) -> Iterator[DiffLine]:
     for tag, a, a_end, b, b_end in difflib.SequenceMatcher(a=left, b=right, autojunk=False).get_opcodes():
         for offset in range(max(a_end - a, b_end - b)):
             at, bt = a + offset, b + offset
-            yield Line(
+            yield DiffLine(
                 left=left[at] if at < a_end else None,
                 right=right[bt] if bt < b_end else None,
                 left_number=at + 1 if at < a_end else None,

@@ -148,27 +148,27 @@ class SweepAdmin(ReadOnly):
     def progress_view(self, request: HttpRequest, pk: int) -> JsonResponse:
         """What the page's script polls: numbers and finished pieces of text, about a kilobyte."""
         sweep: Sweep = self.one(request, pk)
-        look = how_far(sweep)
+        progress = how_far(sweep)
         return JsonResponse(
             {
                 "running": sweep.status == SweepStatus.RUNNING,
-                "done": look.progress.done,
-                "total": look.progress.total,
-                "words": look.words,
-                "waiting": look.waiting,
+                "done": progress.progress.done,
+                "total": progress.progress.total,
+                "words": progress.words,
+                "waiting": progress.waiting,
                 "parts": [{"name": part.name, "number": part.number, "x": part.start, "width": part.width}
-                          for part in look.parts],
-                "calls": sum(look.progress.calls.values()),
+                          for part in progress.parts],
+                "calls": sum(progress.progress.calls.values()),
             }
         )  # fmt: skip
 
     def page(self, request: HttpRequest, row: Sweep) -> dict[str, Any]:
-        look = how_far(row)
+        progress = how_far(row)
         outcome = request.GET.get("outcome", "")
         counts = Counter(dict(row.findings.order_by().values_list("outcome").annotate(number=Count("*"))))
         return {
             "title": f"Sweep {row.pk}",
-            "look": look,
+            "look": progress,
             "may_stop": row.status == SweepStatus.RUNNING and may(request, "stop_sweep"),
             "outcome": outcome,
             "outcomes": [(value, word, counts[value]) for value, word in SweepFinding.Outcome.choices if counts[value]],
@@ -205,7 +205,7 @@ class SweepAdmin(ReadOnly):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class BarPart:
     """A result's share of the bar, in per cent of all that is to be looked at."""
 
     name: str
@@ -219,7 +219,7 @@ class Part:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HowFar:
     progress: sweep_record.Progress
-    parts: list[Part]
+    parts: list[BarPart]
     words: str
     waiting: str = ""  # what a running sweep still waits for, and why
 
@@ -240,7 +240,9 @@ def _waiting(sweep: Sweep) -> str:
     rows = sweep_record.throttled_repositories(sweep) if sweep.status == SweepStatus.RUNNING else []
     if not rows:
         return ""
-    named = ", ".join(f"{name} ({tries} of {chunks.TRIES} tries)" for name, tries in rows[:THROTTLED_SHOWN])
+    named = ", ".join(
+        f"{name} ({tries} of {chunks.MAX_TRIES_PER_REPOSITORY} tries)" for name, tries in rows[:THROTTLED_SHOWN]
+    )
     more = f" and {len(rows) - THROTTLED_SHOWN:,} more" if len(rows) > THROTTLED_SHOWN else ""
     return (
         f"AWS throttles calls about {named}{more}, or does not answer them. Each is tried again after a pause that "
@@ -248,12 +250,12 @@ def _waiting(sweep: Sweep) -> str:
     )
 
 
-def _parts(progress: sweep_record.Progress) -> Iterator[Part]:
+def _parts(progress: sweep_record.Progress) -> Iterator[BarPart]:
     start = 0.0
     for name, word, tone in RESULTS:
         number = getattr(progress, name)
         width = number / (progress.total or 1) * 100
-        yield Part(name=name, word=word, tone=tone, number=number, start=f"{start:.2f}", width=f"{width:.2f}")
+        yield BarPart(name=name, word=word, tone=tone, number=number, start=f"{start:.2f}", width=f"{width:.2f}")
         start += width
 
 

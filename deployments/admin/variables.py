@@ -18,11 +18,11 @@ from deployments.deploys import environment_variables
 from deployments.errors import Refusal
 from deployments.models import Environment, EnvironmentVariable
 
-SHOWN = 200
+VARIABLES_SHOWN = 200
 
 
 class VariableForm(forms.Form):
-    name = forms.CharField(max_length=environment_variables.LONGEST_NAME)
+    name = forms.CharField(max_length=environment_variables.MAX_NAME_CHARACTERS)
     value = forms.CharField(
         required=False,
         strip=False,
@@ -54,7 +54,7 @@ def shown(environment: Environment) -> list[Shown]:
     vault = Vault(settings.ENCRYPTION_KEYS)
     return [
         Shown(row=row, value=_value(row, vault), inherited=row.environment_id != environment.pk)
-        for _, row in sorted(rows.items())[:SHOWN]
+        for _, row in sorted(rows.items())[:VARIABLES_SHOWN]
     ]
 
 
@@ -67,7 +67,7 @@ def _value(row: EnvironmentVariable, vault: Vault) -> str:
         return refusal.sentence
 
 
-class Variables(ReadOnly):
+class VariablePages(ReadOnly):
     """The actions of an environment's page that are about its variables."""
 
     def get_urls(self) -> list[Any]:

@@ -55,7 +55,7 @@ def refusing_with(status: int, *, codes: frozenset[str] | None = None) -> Iterat
     try:
         yield
     except Refusal as refusal:
-        if refusal.heals or isinstance(refusal, NotFound) or (codes is not None and refusal.code not in codes):
+        if refusal.retryable or isinstance(refusal, NotFound) or (codes is not None and refusal.code not in codes):
             raise
         raise Refused(status, refusal.sentence, code=refusal.code) from refusal
 
@@ -75,7 +75,7 @@ def register(api: NinjaAPI) -> None:
         return response
 
     def refusal(request: HttpRequest, error: Refusal) -> HttpResponse:
-        status = 404 if isinstance(error, NotFound) else 503 if error.heals else 422
+        status = 404 if isinstance(error, NotFound) else 503 if error.retryable else 422
         return answer(request, status, error.sentence, code=error.code)
 
     def http_error(request: HttpRequest, error: HttpError) -> HttpResponse:

@@ -31,9 +31,9 @@ CONNECT_SECONDS = 3
 
 READ_SECONDS = 10
 
-ATTEMPTS = 3
+ATTEMPTS_PER_CALL = 3
 
-SIDE_BY_SIDE = 32  # calls in flight from one process; also the size of each client's connection pool
+CALLS_IN_FLIGHT = 32  # calls in flight from one process; also the size of each client's connection pool
 
 ROLE_SESSION_SECONDS = 3600
 
@@ -52,7 +52,7 @@ def _config(attempts: int, waits: int = 0) -> Config:
     return Config(
         connect_timeout=CONNECT_SECONDS,
         read_timeout=waits + READ_SECONDS,
-        max_pool_connections=SIDE_BY_SIDE,
+        max_pool_connections=CALLS_IN_FLIGHT,
         retries={"total_max_attempts": attempts, "mode": "standard"},
         user_agent_extra=USER_AGENT,
     )
@@ -101,7 +101,7 @@ def _session(region: str, access: Access) -> boto3.session.Session:
     if access.external_id:
         extra["ExternalId"] = access.external_id
     fetcher = AssumeRoleCredentialFetcher(
-        client_creator=functools.partial(core.create_client, region_name=region, config=_config(ATTEMPTS)),
+        client_creator=functools.partial(core.create_client, region_name=region, config=_config(ATTEMPTS_PER_CALL)),
         source_credentials=source,
         role_arn=access.role_arn,
         extra_args=extra,
@@ -117,7 +117,7 @@ def session_client(region: str, session: Session) -> Any:
         return parent.client(
             "ecr",
             region_name=region,
-            config=_config(ATTEMPTS),
+            config=_config(ATTEMPTS_PER_CALL),
             aws_access_key_id=session.access_key,
             aws_secret_access_key=session.secret,
             aws_session_token=session.token,
@@ -142,7 +142,7 @@ def executor() -> ThreadPoolExecutor:
     if executor is None:
         with _lock:
             executor = _executors.setdefault(
-                process, ThreadPoolExecutor(max_workers=SIDE_BY_SIDE, thread_name_prefix="ecr")
+                process, ThreadPoolExecutor(max_workers=CALLS_IN_FLIGHT, thread_name_prefix="ecr")
             )
     return executor
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 from botocore import exceptions as aws
 
 from deployments.aws.clients import (
-    ATTEMPTS,
+    ATTEMPTS_PER_CALL,
     EXPIRED,
     _permission,
     before_attempt,
@@ -34,11 +34,11 @@ from deployments.aws.partitions import registry_of
 from deployments.aws.values import (
     Access,
     Ambient,
-    Creation,
-    Credentials,
+    CreateOutcome,
     Details,
     Listed,
-    Look,
+    Observation,
+    RegistryLogin,
     Session,
 )
 from deployments.config import RegistryConfig
@@ -82,9 +82,9 @@ class Ecr:
     before_call: Callable[[], None] = lambda: None
     before_attempt: Callable[[], None] = lambda: None
     answered: Callable[[str, str], None] = lambda operation, code: None
-    attempts: int = ATTEMPTS
+    attempts: int = ATTEMPTS_PER_CALL
 
-    def look(self, name: str, *, details: bool) -> Look:
+    def observe(self, name: str, *, details: bool) -> Observation:
         """Read the repository policy and, side by side, the details: one round trip of time either way.
 
         Permissions: ecr:GetRepositoryPolicy; with details ecr:DescribeRepositories, ecr:GetLifecyclePolicy,
@@ -102,15 +102,15 @@ class Ecr:
             if isinstance(part, RegistryError) and part.installation:
                 raise part
         if any(isinstance(part, _Missing) for part in (policy, *rest)):
-            return Look(exists=False)
+            return Observation(exists=False)
         if not details:
-            return Look(exists=True, policy=policy)
+            return Observation(exists=True, policy=policy)
         for part in rest:
             if isinstance(part, RegistryError):
-                return Look(exists=True, policy=policy, details=part)
+                return Observation(exists=True, policy=policy, details=part)
         description, lifecycle, tags = cast("list[Any]", rest)
         listed: Listed = description
-        return Look(
+        return Observation(
             exists=True,
             policy=policy,
             details=Details(
@@ -136,7 +136,7 @@ class Ecr:
 
     def create(
         self, name: str, *, mutability: str, exclusions: tuple[str, ...], tags: Mapping[str, str], kms_key: str | None
-    ) -> Creation:
+    ) -> CreateOutcome:
         """Create the repository, unless it exists already. Permissions: ecr:CreateRepository, ecr:TagResource.
 
         CreateRepository takes no client token: when its answer was lost, botocore's own retry turns our success into
@@ -154,7 +154,7 @@ class Ecr:
         if tags:
             request["tags"] = _tag_list(tags)
         answer = self._call("CreateRepository", name, request, {"RepositoryAlreadyExistsException": _existed})
-        return answer if isinstance(answer, Creation) else Creation.CREATED
+        return answer if isinstance(answer, CreateOutcome) else CreateOutcome.CREATED
 
     def set_policy(self, name: str, text: str) -> None:
         """Replace the repository policy by this text, verbatim. Permission: ecr:SetRepositoryPolicy."""
@@ -220,7 +220,7 @@ class Ecr:
         )
         return cast("str | None", answer["downloadUrl"])
 
-    def authorization(self, session: Session | None = None) -> Credentials:
+    def authorization(self, session: Session | None = None) -> RegistryLogin:
         """A log-in for this registry, with the rights of this access or of a session, for the shorter of both lives.
 
         ECR says 12 hours. Permission: ecr:GetAuthorizationToken.
@@ -235,7 +235,7 @@ class Ecr:
         data = answer["authorizationData"][0]
         username, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")
         expires_at: datetime = data["expiresAt"]
-        return Credentials(
+        return RegistryLogin(
             username=username,
             password=password,
             expires_at=min(expires_at, session.expires_at) if session else expires_at,
@@ -402,9 +402,9 @@ def _listed(entry: Mapping[str, Any]) -> Listed:
     )
 
 
-def _existed(error: aws.ClientError) -> Creation:
+def _existed(error: aws.ClientError) -> CreateOutcome:
     retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts")
-    return Creation.UNSURE if retried else Creation.EXISTED
+    return CreateOutcome.UNSURE if retried else CreateOutcome.EXISTED
 
 
 class _Missing:

@@ -9,7 +9,7 @@ from typing import Any
 from botocore import exceptions as aws
 
 from deployments.aws.clients import (
-    ATTEMPTS,
+    ATTEMPTS_PER_CALL,
     client_of,
     no_open_transaction,
     translated,
@@ -66,7 +66,7 @@ class EventQueue:
         no_open_transaction()
         name = self.url.rpartition("/")[2]
         try:
-            client = client_of("sqs", self.region, self.access, ATTEMPTS, waits=self.seconds)
+            client = client_of("sqs", self.region, self.access, ATTEMPTS_PER_CALL, waits=self.seconds)
             return client._make_api_call(operation, request)
         except (aws.ClientError, aws.BotoCoreError, OSError) as error:
             raise translated(error, operation, name, self.access) from None

@@ -36,7 +36,7 @@ class Listed:
     kms_key: str | None
 
 
-class Creation(Enum):
+class CreateOutcome(Enum):
     """What CreateRepository came to."""
 
     CREATED = "created"
@@ -45,7 +45,7 @@ class Creation(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Observation:
     """One look at one repository. A part that AWS refused to show is that part's RegistryError."""
 
     exists: bool
@@ -54,7 +54,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
+class RegistryLogin:
     """A log-in for a registry. `endpoint` is where it is really served (differs from the host in the sandbox)."""
 
     username: str

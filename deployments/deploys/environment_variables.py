@@ -21,11 +21,11 @@ from deployments.errors import Refusal
 from deployments.models import Environment, EnvironmentVariable
 
 #: In an environment, and of one name and value (bytes). Linux hands no string over 128 KiB to a program.
-MOST = 1_000
-LONGEST_NAME = 255
-LONGEST_VALUE = 64 * 1024
+MAX_VARIABLES = 1_000
+MAX_NAME_CHARACTERS = 255
+MAX_VALUE_BYTES = 64 * 1024
 #: The CLI sets these itself for the indexer; as trigger.dev's server, we leave out what would overwrite them.
-RESERVED = frozenset({"TRIGGER_SECRET_KEY", "TRIGGER_API_URL"})
+RESERVED_NAMES = frozenset({"TRIGGER_SECRET_KEY", "TRIGGER_API_URL"})
 
 # Anything printable that a shell and a .env file keep together; `npm_config_@scope:registry` is a name, too.
 _NAME = re.compile(r"[!-<>-~]+")
@@ -43,7 +43,7 @@ class Rejected(Refusal):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class VariableChange:
     """What storing a set came to: which names are new and which have another value now. Never a value."""
 
     added: tuple[str, ...] = ()
@@ -61,13 +61,13 @@ def store(
     is_secret: bool | None = None,
     override: bool = False,
     by: str = "",
-) -> Change:
+) -> VariableChange:
     """Set variables, all of them or none.
 
     `is_secret`: None leaves a known one as it is, and makes a new one plain. Without `override` one that is set already
     is rejected. Raises Rejected.
     """
-    wanted = {name.strip(): value for name, value in variables.items() if name.strip() not in RESERVED}
+    wanted = {name.strip(): value for name, value in variables.items() if name.strip() not in RESERVED_NAMES}
     problems = {name: problem for name, value in wanted.items() if (problem := problem_of(name, value))}
     if problems:
         raise Rejected(problems)
@@ -77,8 +77,8 @@ def store(
         known = {row.name: row for row in environment.variables.all()}
         if not override and (taken := sorted(wanted.keys() & known.keys())):
             raise Rejected(dict.fromkeys(taken, "it is set already, and override was not asked for."))
-        if len(known.keys() | wanted.keys()) > MOST:
-            raise Rejected({name: f"an environment has at most {MOST:,} variables." for name in wanted})
+        if len(known.keys() | wanted.keys()) > MAX_VARIABLES:
+            raise Rejected({name: f"an environment has at most {MAX_VARIABLES:,} variables." for name in wanted})
         added, changed = [], []
         for name, value in wanted.items():
             row = known.get(name)
@@ -94,7 +94,7 @@ def store(
             row.updated_at = timezone.now()
             row.updated_by = by[:200]
             row.save()
-    return Change(added=tuple(added), changed=tuple(changed))
+    return VariableChange(added=tuple(added), changed=tuple(changed))
 
 
 def sync(
@@ -106,7 +106,7 @@ def sync(
     is_secret: bool | None = None,
     override: bool = False,
     by: str = "",
-) -> dict[Environment, Change]:
+) -> dict[Environment, VariableChange]:
     """`store` for an environment and, if it is a preview branch, for its parent: both or neither. Raises Rejected.
 
     Returns what changed where; an environment in which nothing did is not among it.
@@ -175,12 +175,12 @@ def problem_of(name: str, value: str) -> str | None:
     """Why this cannot be an environment variable, in words that hold no value."""
     if not _NAME.fullmatch(name):
         return "a name is printable ASCII without spaces and without =." if name else "a name is empty."
-    if len(name) > LONGEST_NAME:
-        return f"a name has at most {LONGEST_NAME} characters."
+    if len(name) > MAX_NAME_CHARACTERS:
+        return f"a name has at most {MAX_NAME_CHARACTERS} characters."
     if "\0" in value:
         return "a value holds a NUL character."
-    if len(value.encode("utf-8", "surrogatepass")) > LONGEST_VALUE:
-        return f"a value has at most {LONGEST_VALUE // 1024} KiB."
+    if len(value.encode("utf-8", "surrogatepass")) > MAX_VALUE_BYTES:
+        return f"a value has at most {MAX_VALUE_BYTES // 1024} KiB."
     return None
 
 

@@ -33,9 +33,9 @@ Steps = Generator[str, None, dict[str, Any]]
 MAX_DEPTH = 3  # index → index → image
 MAX_MANIFESTS = 100
 PULL = ("ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
-AT_ONCE = 25  # manifests in one call of ECR, which takes 100 and answers with their whole text
+MANIFESTS_PER_CALL = 25  # manifests in one call of ECR, which takes 100 and answers with their whole text
 #: A registry may show an image some seconds after its push was answered. AWS's own faults are botocore's to repeat.
-PAUSES = (0.5, 1.5)
+RETRY_PAUSES_SECONDS = (0.5, 1.5)
 #: Docker's own media type for zstd layers: buildx writes it when OCI types are off, and runtimes cannot pull it.
 UNPULLABLE_LAYERS = ("application/vnd.docker.image.rootfs.diff.tar.zstd",)
 
@@ -105,7 +105,7 @@ def prove(
         yield from _prove_pulls(ecr, place, tree, registry, mend, receipt)
         return receipt
     except RegistryError as error:
-        raise refusal("image_undecided", reason=error.sentence, heals=error.heals) from error
+        raise refusal("image_undecided", reason=error.sentence, retryable=error.retryable) from error
 
 
 def unproved(reason: str) -> dict[str, Any]:
@@ -189,13 +189,13 @@ def _root(source: Source, place: Place, digest: str | None) -> tuple[str, str] |
     return None if text is None else (digest, text)
 
 
-def _patiently(look: Callable[[], tuple[str, str] | None]) -> tuple[str, str] | None:
-    for pause in PAUSES:
-        found = look()
+def _patiently(attempt: Callable[[], tuple[str, str] | None]) -> tuple[str, str] | None:
+    for pause in RETRY_PAUSES_SECONDS:
+        found = attempt()
         if found is not None:
             return found
         time.sleep(pause)
-    return look()
+    return attempt()
 
 
 _ATTESTATION = "unknown/unknown"  # buildx's provenance and the like: in the index, and pulled by nobody
@@ -276,7 +276,7 @@ class _InEcr:
         return next(iter(self.ecr.manifests(self.name, tag=tag).items()), None)
 
     def manifests(self, digests: Sequence[str]) -> dict[str, str]:
-        parts = [digests[start : start + AT_ONCE] for start in range(0, len(digests), AT_ONCE)]
+        parts = [digests[start : start + MANIFESTS_PER_CALL] for start in range(0, len(digests), MANIFESTS_PER_CALL)]
         answers = self.ecr.side_by_side([_asking(self.ecr, self.name, part) for part in parts])
         texts: dict[str, str] = {}
         for answer in answers:
@@ -384,10 +384,10 @@ def _prove_pulls(
 
 
 def _policy_of(ecr: Ecr, place: Place) -> str:
-    look = ecr.look(place.name, details=False)
-    if isinstance(look.policy, RegistryError):
-        raise look.policy
-    return look.policy or ""
+    observation = ecr.observe(place.name, details=False)
+    if isinstance(observation.policy, RegistryError):
+        raise observation.policy
+    return observation.policy or ""
 
 
 def _judged(text: str, account: str, ecr: Ecr, place: Place, tried: bool) -> str | Refusal:

@@ -46,7 +46,7 @@ FAILED, CANCELED, TIMED_OUT = DeploymentStatus.FAILED, DeploymentStatus.CANCELED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Creation:
+class CreatedDeployment:
     """What `create_deployment` came to: a new deployment, or the one that was there already."""
 
     deployment: Deployment
@@ -76,7 +76,7 @@ def create_deployment(
     force: bool = False,
     idempotency_key: str | None = None,
     request_digest: str = "",
-) -> Creation:
+) -> CreatedDeployment:
     """Allocate a version and an image ref, behind which the repository exists and is set up.
 
     `force` cancels the running deployments of the same external id, together with the insert of the new one or not at
@@ -90,9 +90,9 @@ def create_deployment(
     if len(external_id) > 128:
         raise refusal("external_id_too_long")
     if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest)):
-        return Creation(deployment=earlier, outcome="created")
+        return CreatedDeployment(deployment=earlier, outcome="created")
     if external_id and not force and (existing := _existing(environment, external_id)):
-        return Creation(deployment=existing, outcome="existing")
+        return CreatedDeployment(deployment=existing, outcome="existing")
     configuration, registry, name, repository = _allocated(environment, configuration, type)
     for _ in range(3):
         try:
@@ -118,7 +118,7 @@ def create_deployment(
         except IntegrityError:
             # Our own retry arrived while the first try was still going on, or (once in 10¹²) the short code is taken.
             if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest)):
-                return Creation(deployment=earlier, outcome="created")
+                return CreatedDeployment(deployment=earlier, outcome="created")
     raise refusal("version_conflict")
 
 
@@ -178,11 +178,11 @@ def ensure_repository(
         return None
     try:
         return repositories.ensure_repository(
-            registry=registry,
-            ecr_registry=ecr_registry,
+            config=registry,
+            registry=ecr_registry,
             name=name,
             project=environment.project,
-            digest=configuration.desired_digest,
+            desired_digest=configuration.desired_digest,
             freshness=configuration.freshness if freshness is None else freshness,
             enforce=configuration.enforce,
             activation=configuration.activation,
@@ -201,7 +201,7 @@ def _insert(
     name: str,
     external_id: str,
     **values: Any,
-) -> Creation:
+) -> CreatedDeployment:
     """Take the environment's next version, insert the deployment and cancel those that it replaces: in one transaction,
     so there are no gaps, no clashes and no deployment that was canceled for one that never came.
     """
@@ -210,7 +210,7 @@ def _insert(
             # Of two with one external id that both found nothing before they asked AWS, the second one finds the first.
             Environment.objects.select_for_update(no_key=True).get(pk=environment.pk)
             if existing := _existing(environment, external_id):
-                return Creation(deployment=existing, outcome="existing")
+                return CreatedDeployment(deployment=existing, outcome="existing")
         version, now = _next_version(environment)
         short_code = images.new_short_code()
         tag = images.tag(version=str(version), environment_type=environment.type, short_code=short_code)
@@ -230,7 +230,7 @@ def _insert(
         )
         if force:
             _replace(deployment, trail)
-    return Creation(deployment=deployment, outcome="created")
+    return CreatedDeployment(deployment=deployment, outcome="created")
 
 
 def _replace(deployment: Deployment, trail: Trail) -> None:

@@ -41,7 +41,7 @@ CANCELED = DeploymentStatus.CANCELED
 def finalize(
     *, deployment: Deployment, digest: str | None, skip_promotion: bool, configuration: Configuration
 ) -> Iterator[str]:
-    """DEPLOYING → DEPLOYED once the image is proved (`deployments.proof`), and the promotion with it, both or neither.
+    """DEPLOYING → DEPLOYED once the image is proved (`image_proof`), and the promotion with it, both or neither.
     Yields sentences on the way.
 
     Raises Refusal when the proof fails, and for a wrong status; the deployment stays as it is then, and its receipt
@@ -302,7 +302,7 @@ def _make_current(deployment: Deployment, *, by: str, newer_only: bool, instead_
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class PromotionChange:
     """What making a deployment current would change, as it stands now."""
 
     deployment: Deployment
@@ -318,14 +318,14 @@ class Change:
         return self.current.deployment_id if self.current else ""
 
 
-def change_to(deployment: Deployment) -> Change:
-    return Change(deployment=deployment, current=current_promotion(environment=deployment.environment))
+def change_to(deployment: Deployment) -> PromotionChange:
+    return PromotionChange(deployment=deployment, current=current_promotion(environment=deployment.environment))
 
 
 def make_current(
     *, deployment: Deployment, instead_of: str, by: str, configuration: Configuration, trail: Trail
 ) -> None:
-    """Promote, or roll back to, a deployment in the place of the one that the person saw (`Change.token`).
+    """Promote, or roll back to, a deployment in the place of the one that the person saw (`PromotionChange.token`).
 
     Its image is proved again first, which asks the registry while the person waits: an image that expired since must
     not become what the cluster runs. Raises Refusal, also when another one has become current since.

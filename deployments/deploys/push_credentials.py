@@ -94,7 +94,7 @@ def _of_ecr(ecr: Ecr, registry: RegistryConfig, *, name: str, label: str, uri: s
         login = ecr.authorization(session)
     except RegistryError as error:
         if registry.push_role_arn:  # no fallback to wider credentials: D-push-credentials
-            raise refusal("push_role_refused", reason=error.sentence, heals=error.heals) from error
+            raise refusal("push_role_refused", reason=error.sentence, retryable=error.retryable) from error
         raise error.as_refusal() from error
     return Credentials(
         username=login.username,

@@ -31,7 +31,7 @@ from deployments.reconcile import targets
 from deployments.reconcile.pace import Pace
 from deployments.reconcile.targets import Target
 
-THREADS = 8
+THREADS_PER_REGISTRY = 8
 log = logging.getLogger(__name__)
 
 
@@ -58,7 +58,7 @@ def learn(*, configuration: Configuration, trail: Trail) -> Learned:
         # By the ref in its name: a repository may have been discovered before its project was made again.
         found = [(name, projects[ref]) for name in names if (ref := name.removeprefix(prefix)) in projects]
         ecr = _paced(target, configuration.calls_per_second)
-        with ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="versions") as pool:
+        with ThreadPoolExecutor(max_workers=THREADS_PER_REGISTRY, thread_name_prefix="versions") as pool:
             # The threads only ask AWS; every row is read and written in this one.
             answers = pool.map(functools.partial(_highest, ecr), [name for name, _ in found])
             for (name, project), answer in zip(found, answers, strict=True):

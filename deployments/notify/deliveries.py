@@ -29,21 +29,21 @@ from deployments.models import (
     NotificationChannel,
     NotificationDelivery,
 )
-from deployments.notify.news import EVENTS, MOST, News, current_news
+from deployments.notify.news import EVENTS, MAX_ROWS_PER_KIND, News, current_news
 from deployments.notify.outbound_http import Undeliverable
-from deployments.notify.senders import Means, send
+from deployments.notify.senders import DeliverySettings, send
 
 log = logging.getLogger(__name__)
 
-TEST = "test"
+TEST_EVENT = "test"
 
-REFUSALS = 20  # in a row: then the receiver refuses everything, and its channel's turn ends
+MAX_REFUSALS_IN_A_ROW = 20  # in a row: then the receiver refuses everything, and its channel's turn ends
 REFUSAL_SECONDS = 5.0  # spent on refused messages of one channel in one turn
-RETRIES = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=30))
-ATTEMPTS = len(RETRIES) + 1
-MANY = 5  # messages of one event, in one look, that are sent one by one
+RETRY_AFTER = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=30))
+MAX_ATTEMPTS = len(RETRY_AFTER) + 1
+MAX_SINGLE_MESSAGES = 5  # messages of one event, in one look, that are sent one by one
 DIGEST_EVERY = timedelta(minutes=10)
-KEPT = timedelta(days=30)
+DELIVERIES_KEPT_FOR = timedelta(days=30)
 IN_DIGEST = "in the message for many"
 
 
@@ -65,7 +65,7 @@ def collect(*, configuration: Configuration, now: datetime | None = None) -> int
         for channel in channels:
             _collect_for(channel, news, origin=configuration.app_origin, now=now)
     if now.minute == 0:
-        old = Q(created_at__lt=now - KEPT) & ~Q(status=DeliveryStatus.WAITING)
+        old = Q(created_at__lt=now - DELIVERIES_KEPT_FOR) & ~Q(status=DeliveryStatus.WAITING)
         NotificationDelivery.objects.filter(old).delete()
     return _due(now).count()
 
@@ -85,7 +85,7 @@ def _collect_for(channel: NotificationChannel, news: list[News], *, origin: str,
         digest = NotificationDelivery.objects.filter(
             channel=channel, event=event, key__startswith="digest:", created_at__gt=now - DIGEST_EVERY
         )
-        if len(fresh) <= MANY and not digest.exists():
+        if len(fresh) <= MAX_SINGLE_MESSAGES and not digest.exists():
             rows = [_delivery(channel, each, origin=origin, now=now) for each in fresh]
         elif digest.exists():
             continue  # they are in the next one
@@ -130,7 +130,7 @@ def _delivery(channel: NotificationChannel, news: News, *, origin: str, now: dat
 def _digest(
     channel: NotificationChannel, event: str, items: list[News], *, origin: str, now: datetime
 ) -> NotificationDelivery:
-    number = f"{len(items):,}" + (" or more" if len(items) >= MOST else "")
+    number = f"{len(items):,}" + (" or more" if len(items) >= MAX_ROWS_PER_KIND else "")
     first = "\n".join(f"- {each.subject}" for each in items[:20])
     rest = f"\n… and {len(items) - 20:,} more." if len(items) > 20 else ""
     kind = event.partition(".")[0]
@@ -168,7 +168,7 @@ def _due(now: datetime) -> QuerySet[NotificationDelivery]:
 
 def deliver(
     *,
-    means: Means,
+    means: DeliverySettings,
     seconds: float = 30.0,
     now: datetime | None = None,
     stopping: Callable[[], bool] = lambda: False,
@@ -177,7 +177,7 @@ def deliver(
 
     First attempts come before repeated ones. A message that its receiver refuses waits for its next attempt, and the
     channel's others go on. A channel is left alone for the rest of this call when nobody answers there, so that one
-    that hangs does not hold up the others, and after REFUSALS refusals in a row or REFUSAL_SECONDS of them.
+    that hangs does not hold up the others, and after MAX_REFUSALS_IN_A_ROW refusals or REFUSAL_SECONDS of them.
     """
     until = time.monotonic() + seconds
     failing: set[int] = set()
@@ -200,7 +200,7 @@ def deliver(
             continue
         refused[channel] += 1
         spent[channel] += time.monotonic() - began
-        if not failure.answered or refused[channel] >= REFUSALS or spent[channel] >= REFUSAL_SECONDS:
+        if not failure.answered or refused[channel] >= MAX_REFUSALS_IN_A_ROW or spent[channel] >= REFUSAL_SECONDS:
             failing.add(channel)
     return sent
 
@@ -210,16 +210,16 @@ def _claim(row: NotificationDelivery, now: datetime) -> bool:
     mine = NotificationDelivery.objects.filter(
         pk=row.pk, status=DeliveryStatus.WAITING, attempts=row.attempts, next_try_at=row.next_try_at
     )
-    if row.attempts >= ATTEMPTS:  # whoever made the last attempt died in it
+    if row.attempts >= MAX_ATTEMPTS:  # whoever made the last attempt died in it
         mine.update(status=DeliveryStatus.FAILED, answer="Nobody came back from the last attempt.")
         return False
-    delay = RETRIES[min(row.attempts, len(RETRIES) - 1)]
+    delay = RETRY_AFTER[min(row.attempts, len(RETRY_AFTER) - 1)]
     taken = mine.update(attempts=row.attempts + 1, next_try_at=now + delay)
     row.attempts += 1
     return bool(taken)
 
 
-def _try(row: NotificationDelivery, means: Means, *, retry: bool = True) -> Undeliverable | None:
+def _try(row: NotificationDelivery, means: DeliverySettings, *, retry: bool = True) -> Undeliverable | None:
     """One attempt at a claimed delivery, and its outcome on the row and on its channel. None when it arrived."""
     channel = row.channel
     failure: Undeliverable | None = None
@@ -235,7 +235,7 @@ def _try(row: NotificationDelivery, means: Means, *, retry: bool = True) -> Unde
         mine.update(status=row.status, answer=answer, sent_at=now)
         NotificationChannel.objects.filter(pk=channel.pk).update(last_sent_at=now, last_error="")
         return None
-    over = failure.permanent or not retry or row.attempts >= ATTEMPTS
+    over = failure.permanent or not retry or row.attempts >= MAX_ATTEMPTS
     row.status, row.answer = DeliveryStatus.FAILED if over else DeliveryStatus.WAITING, str(failure)[:300]
     mine.update(status=row.status, answer=row.answer)
     NotificationChannel.objects.filter(pk=channel.pk).update(last_error=str(failure))
@@ -243,19 +243,19 @@ def _try(row: NotificationDelivery, means: Means, *, retry: bool = True) -> Unde
     return failure
 
 
-def send_test(*, channel: NotificationChannel, means: Means, origin: str, by: str) -> NotificationDelivery:
+def send_test(*, channel: NotificationChannel, means: DeliverySettings, origin: str, by: str) -> NotificationDelivery:
     """Send one message now, to an enabled channel or not, once. What came of it is on the delivery."""
     now = clock.now()
     news = News(
-        event=TEST,
-        key=f"{TEST}:{secrets.token_hex(8)}",
+        event=TEST_EVENT,
+        key=f"{TEST_EVENT}:{secrets.token_hex(8)}",
         at=now,
         subject="A test message of Registry Admin",
         text=f"It was asked for by {by}. Nothing happened.",
         path=reverse("admin:index"),
     )
     row = _delivery(channel, news, origin=origin, now=now)
-    row.attempts = ATTEMPTS  # nobody else tries it
+    row.attempts = MAX_ATTEMPTS  # nobody else tries it
     row.next_try_at = now + timedelta(days=1)
     row.save()
     _try(row, means, retry=False)

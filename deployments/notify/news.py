@@ -54,11 +54,11 @@ EVENTS = {
 
 LOOK_BACK = timedelta(hours=24)  # what is older when it is first seen is no news any more (D-no-cursor)
 
-MOST = 5000  # rows of a kind that one look takes in
+MAX_ROWS_PER_KIND = 5000  # rows of a kind that one look takes in
 
 LONGEST_DEPLOY = timedelta(days=30)  # from its creation to its end: a time-out may be 7 days, and come late
 
-KEY_WARNING = timedelta(days=7)
+KEY_EXPIRY_WARNING = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ def _deployments(since: datetime) -> Iterator[News]:
             failed_at__gte=since,
         )
         .select_related("project", "environment")
-        .order_by("-created_at")[:MOST]
+        .order_by("-created_at")[:MAX_ROWS_PER_KIND]
     )
     for row in ended:
         failed = row.status == DeploymentStatus.FAILED
@@ -127,14 +127,14 @@ def _deployments(since: datetime) -> Iterator[News]:
 def _promotions(since: datetime) -> Iterator[News]:
     related = ("deployment__project", "environment", "rolled_back_from")
     events = PromotionEvent.objects.filter(at__gte=since).select_related(*related).order_by("-at")
-    for event in events[:MOST]:
+    for event in events[:MAX_ROWS_PER_KIND]:
         yield _promotion(event, event.at, event.by, event.rolled_back_from, key=f"promotion:{event.pk}")
     # Version 0.1.0 writes no events, and may still promote while an upgrade runs.
     written = PromotionEvent.objects.filter(
         environment=OuterRef("environment"), deployment=OuterRef("deployment"), at__gte=since - LOOK_BACK
     )
     promotions = Promotion.objects.filter(~Exists(written), label="current", promoted_at__gte=since)
-    for promotion in promotions.select_related(*related).order_by("-promoted_at")[:MOST]:
+    for promotion in promotions.select_related(*related).order_by("-promoted_at")[:MAX_ROWS_PER_KIND]:
         row, back, at = promotion.deployment, promotion.rolled_back_from, promotion.promoted_at
         if back is not None and back.version <= row.version:
             back = None  # what was rolled back has been overtaken since
@@ -183,16 +183,18 @@ def _repositories(since: datetime) -> Iterator[News]:
     fields = ("name", "account", "region", "project_id", "status", "drifted_since", "differences", "last_error",
               "error_since", "last_error_at")  # fmt: skip
     rows = Repository.objects.only(*fields)
-    for row in rows.filter(status=RepositoryStatus.DRIFTED, drifted_since__gte=since).order_by("-drifted_since")[:MOST]:
+    for row in rows.filter(status=RepositoryStatus.DRIFTED, drifted_since__gte=since).order_by("-drifted_since")[
+        :MAX_ROWS_PER_KIND
+    ]:
         words = " ".join(str(each.get("words", "")) for each in row.differences)
         yield _state(row, RepositoryStatus.DRIFTED, row.drifted_since or since, row.drifted_since or since, words)
     failing = rows.filter(
         status=RepositoryStatus.FAILED,
         last_error_is_installation=False,  # that is one fault, and the sweep's message says it once
         error_since__gte=since,
-        last_error_at__gt=F("error_since") + repositories.AGAIN,
+        last_error_at__gt=F("error_since") + repositories.SAME_ERROR_TWICE_AFTER,
     )
-    for row in failing.order_by("-error_since")[:MOST]:
+    for row in failing.order_by("-error_since")[:MAX_ROWS_PER_KIND]:
         yield _state(row, RepositoryStatus.FAILED, row.error_since or since, row.error_since or since, row.last_error)
 
 
@@ -201,10 +203,10 @@ def _repository_events(since: datetime) -> Iterator[News]:
     newest = RepositoryEvent.objects.aggregate(id=Max("id"))["id"] or 0
     happened = RepositoryEvent.objects.filter(
         Q(kind__in=(EventKind.HEALED, EventKind.MISSING)) | Q(state_since__isnull=False),
-        id__gt=newest - 4 * MOST,
+        id__gt=newest - 4 * MAX_ROWS_PER_KIND,
         at__gte=since,
     )
-    for event in happened.select_related("repository").order_by("-id")[:MOST]:
+    for event in happened.select_related("repository").order_by("-id")[:MAX_ROWS_PER_KIND]:
         row, key = event.repository, str(event.pk)
         match event.kind:
             case EventKind.HEALED:
@@ -244,7 +246,7 @@ def _sweeps(since: datetime) -> Iterator[News]:
     ended = Sweep.objects.filter(dry_run=False, finished_at__isnull=False).order_by("-finished_at", "-pk")
     earlier = ended.filter(finished_at__lt=since).first()
     before = earlier.status if earlier is not None else ""
-    for row in reversed(ended.filter(finished_at__gte=since)[:MOST]):
+    for row in reversed(ended.filter(finished_at__gte=since)[:MAX_ROWS_PER_KIND]):
         if row.status == SweepStatus.FAILED and before != SweepStatus.FAILED:
             yield News(
                 event="sweep.failed",
@@ -261,7 +263,7 @@ def _sweeps(since: datetime) -> Iterator[News]:
 def _workers(since: datetime, now: datetime) -> Iterator[News]:
     """A process that ends on SIGTERM records that; one without heartbeats was killed, or cannot reach the database."""
     silent_now = Q(ended_at=None, beat_at__gte=since, beat_at__lt=now - LONG_SILENCE)
-    for row in Process.objects.filter(Q(silent_from__gte=since) | silent_now, role__in=WATCHED):
+    for row in Process.objects.filter(Q(silent_from__gte=since) | silent_now, role__in=WATCHED_ROLES):
         if row.silent_from is not None and row.silent_from >= since:
             yield _silence(row, row.silent_from, " It sends heartbeats again.")
         if row.ended_at is None and row.beat_at < now - LONG_SILENCE:
@@ -269,7 +271,7 @@ def _workers(since: datetime, now: datetime) -> Iterator[News]:
 
 
 #: The roles whose missing heartbeat is notified, and what they are called.
-WATCHED = {ProcessRole.WORKER: "The worker", ProcessRole.EVENTS: "The consumer of change events"}
+WATCHED_ROLES = {ProcessRole.WORKER: "The worker", ProcessRole.EVENTS: "The consumer of change events"}
 
 
 def _silence(row: Process, last: datetime, more: str) -> News:
@@ -277,7 +279,7 @@ def _silence(row: Process, last: datetime, more: str) -> News:
         event="worker.silent",
         key=f"worker.silent:{row.pk}:{last.timestamp():.0f}",
         at=last + LONG_SILENCE,
-        subject=f"{WATCHED[ProcessRole(row.role)]} on {row.host} sends no heartbeat",
+        subject=f"{WATCHED_ROLES[ProcessRole(row.role)]} on {row.host} sends no heartbeat",
         text=f"Its last heartbeat was at {last:%Y-%m-%d %H:%M:%S} UTC (process {row.pid}).{more}",
         path=reverse("admin:index"),
         data={"role": row.role, "host": row.host, "pid": row.pid, "last_beat": last.isoformat(timespec="seconds")},
@@ -286,7 +288,7 @@ def _silence(row: Process, last: datetime, more: str) -> News:
 
 def _configurations(since: datetime, now: datetime) -> Iterator[News]:
     rows = ConfigurationActivation.objects.select_related("configuration").filter(at__gte=since, follows__gt=0)
-    for row in rows[:MOST]:
+    for row in rows[:MAX_ROWS_PER_KIND]:
         yield News(
             event="configuration.changed",
             key=f"configuration.changed:{row.pk}",
@@ -310,7 +312,7 @@ def _configurations(since: datetime, now: datetime) -> Iterator[News]:
 
 
 def _pauses(since: datetime) -> Iterator[News]:
-    for row in WritesPause.objects.filter(paused_at__gte=since)[:MOST]:
+    for row in WritesPause.objects.filter(paused_at__gte=since)[:MAX_ROWS_PER_KIND]:
         yield News(
             event="writes.paused",
             key=f"writes.paused:{row.pk}",
@@ -325,13 +327,13 @@ def _pauses(since: datetime) -> Iterator[News]:
 def _keys(since: datetime, now: datetime) -> Iterator[News]:
     rows = (
         # Also those that expired since: a short-lived key, or one that expired while no worker ran.
-        AccessKey.objects.filter(revoked_at=None, expires_at__gt=since, expires_at__lte=now + KEY_WARNING)
+        AccessKey.objects.filter(revoked_at=None, expires_at__gt=since, expires_at__lte=now + KEY_EXPIRY_WARNING)
         .exclude(kind=KeyKind.DEPLOY)
         .filter(~Exists(AccessKey.objects.filter(replaces=OuterRef("pk"), revoked_at=None)))
         .select_related("environment__project", "user")
         .defer("digest")
     )
-    for row in rows[:MOST]:
+    for row in rows[:MAX_ROWS_PER_KIND]:
         owner = f"{row.environment.project} / {row.environment}" if row.environment else str(row.user)
         ahead = row.expires_at is not None and row.expires_at > now
         yield News(

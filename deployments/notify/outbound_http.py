@@ -21,10 +21,10 @@ from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-SECONDS = 5.0  # for everything together: the name, the connection, the answer
-ANSWER = 64 * 1024  # bytes of an answer that are read at most
-PORTS = (443, 8443)
-LONGEST = 500  # characters of an address; the column's own limit
+TIMEOUT_SECONDS = 5.0  # for everything together: the name, the connection, the answer
+MAX_ANSWER_BYTES = 64 * 1024  # bytes of an answer that are read at most
+ALLOWED_PORTS = (443, 8443)
+MAX_ADDRESS_CHARACTERS = 500  # characters of an address; the column's own limit
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -67,7 +67,7 @@ class Undeliverable(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Destination:
     """An address that was read and may be tried."""
 
     https: bool
@@ -76,9 +76,9 @@ class Target:
     path: str
 
 
-def parse(url: str, *, allow_private: bool = False) -> Target:
+def parse(url: str, *, allow_private: bool = False) -> Destination:
     """Read an address. Raises Undeliverable (permanent) for one that is not allowed whatever its host resolves to."""
-    if len(url) > LONGEST or not re.fullmatch(r"[!-~]+", url) or "\\" in url:
+    if len(url) > MAX_ADDRESS_CHARACTERS or not re.fullmatch(r"[!-~]+", url) or "\\" in url:
         raise _no("The address has characters that none has, or is too long.")
     try:
         parts = urlsplit(url)
@@ -93,13 +93,13 @@ def parse(url: str, *, allow_private: bool = False) -> Target:
         raise _no("The address names no host that can be looked up; one with other letters is written as xn--….")
     if port is None:
         port = 443 if parts.scheme == "https" else 80
-    if port == 0 or (port not in PORTS and not allow_private):
+    if port == 0 or (port not in ALLOWED_PORTS and not allow_private):
         raise _no("The address names a port other than 443 and 8443.")
     literal = _literal(host)
     if literal is not None and (reason := forbidden(literal, allow_private=allow_private)):
         raise _no(reason)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Target(https=parts.scheme == "https", host=host.rstrip("."), port=port, path=path)
+    return Destination(https=parts.scheme == "https", host=host.rstrip("."), port=port, path=path)
 
 
 def forbidden(address: Address, *, allow_private: bool = False) -> str:
@@ -145,7 +145,7 @@ def _no(reason: str) -> Undeliverable:
 
 
 def post(
-    url: str, body: bytes, headers: Mapping[str, str], *, allow_private: bool = False, seconds: float = SECONDS
+    url: str, body: bytes, headers: Mapping[str, str], *, allow_private: bool = False, seconds: float = TIMEOUT_SECONDS
 ) -> int:
     """POST the body and return the answer's status, whatever it is. Raises Undeliverable when there was no answer."""
     target = parse(url, allow_private=allow_private)
@@ -165,7 +165,7 @@ def post(
     raise last or Undeliverable(reason="The host has no address.")
 
 
-def _resolve(target: Target, until: float) -> list[Address]:
+def _resolve(target: Destination, until: float) -> list[Address]:
     """Every address of the host, asked for once: what is checked is what is connected to."""
     literal = _literal(target.host)
     if literal is not None:
@@ -187,7 +187,9 @@ def _left(until: float) -> float:
     return max(0.01, until - time.monotonic())
 
 
-def _exchange(connection: socket.socket, target: Target, body: bytes, headers: Mapping[str, str], until: float) -> int:
+def _exchange(
+    connection: socket.socket, target: Destination, body: bytes, headers: Mapping[str, str], until: float
+) -> int:
     if target.https:
         context = ssl.create_default_context()
         connection = context.wrap_socket(connection, server_hostname=target.host, do_handshake_on_connect=False)
@@ -219,7 +221,7 @@ def _hang_up(connection: socket.socket) -> None:
         pass  # it has ended
 
 
-def _request(target: Target, body: bytes, headers: Mapping[str, str]) -> bytes:
+def _request(target: Destination, body: bytes, headers: Mapping[str, str]) -> bytes:
     host = f"[{target.host}]" if ":" in target.host else target.host
     usual = 443 if target.https else 80
     lines = [
@@ -237,7 +239,7 @@ def _request(target: Target, body: bytes, headers: Mapping[str, str]) -> bytes:
 def _status(connection: socket.socket) -> int:
     """The status of the answer; those below 200 only announce it. The rest of the answer is left where it is."""
     seen, total = b"", 0
-    while total < ANSWER:
+    while total < MAX_ANSWER_BYTES:
         while b"\r\n\r\n" in seen:
             head, _, seen = seen.partition(b"\r\n\r\n")
             match = re.match(rb"HTTP/1\.[01] (\d{3})\b", head)

@@ -27,7 +27,7 @@ SIGNATURE_HEADER, TIMESTAMP_HEADER = "X-Registry-Admin-Signature", "X-Registry-A
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
+class DeliverySettings:
     """What sending needs of the installation."""
 
     vault: Vault = field(repr=False)
@@ -35,7 +35,7 @@ class Means:
     mail: bool = False  # a mail server is configured
 
     @classmethod
-    def of(cls, settings: Any) -> Means:
+    def of(cls, settings: Any) -> DeliverySettings:
         """Those of Django's settings."""
         return cls(
             vault=Vault(settings.ENCRYPTION_KEYS),
@@ -44,7 +44,7 @@ class Means:
         )
 
 
-def send(row: NotificationDelivery, means: Means) -> str:
+def send(row: NotificationDelivery, means: DeliverySettings) -> str:
     """Send to the channel and return the answer in a word. Raises Undeliverable."""
     if connection.in_atomic_block:
         raise RuntimeError("Nothing is sent while a database transaction is open")
@@ -63,7 +63,7 @@ def sign(secret: str, timestamp: str, body: bytes) -> str:
     return f"v1={mac.hexdigest()}"
 
 
-def _send_webhook(row: NotificationDelivery, means: Means) -> str:
+def _send_webhook(row: NotificationDelivery, means: DeliverySettings) -> str:
     body = json.dumps({"id": f"delivery_{row.pk}", **row.body}, ensure_ascii=False, separators=(",", ":")).encode()
     timestamp = str(int(time.time()))
     headers = {
@@ -77,7 +77,7 @@ def _send_webhook(row: NotificationDelivery, means: Means) -> str:
     return _answered(outbound_http.post(row.channel.address, body, headers, allow_private=means.allow_private))
 
 
-def _send_slack(row: NotificationDelivery, means: Means) -> str:
+def _send_slack(row: NotificationDelivery, means: DeliverySettings) -> str:
     said = row.body
     text = f"*{_slack(row.subject)}*\n{_slack(said.get('text', ''))}\n<{said.get('link', '')}|Open in Registry Admin>"
     body = json.dumps({"text": text[:3000], "unfurl_links": False}).encode()
@@ -104,7 +104,7 @@ def _answered(status: int) -> str:
 _REFUSED = (smtplib.SMTPRecipientsRefused, smtplib.SMTPSenderRefused, smtplib.SMTPDataError)
 
 
-def _send_mail(row: NotificationDelivery, means: Means) -> str:
+def _send_mail(row: NotificationDelivery, means: DeliverySettings) -> str:
     if not means.mail:
         raise Undeliverable(reason="No mail server is configured (EMAIL_URL).", permanent=True)
     text = f"{row.body.get('text', '')}\n\n{row.body.get('link', '')}\n"
@@ -119,7 +119,7 @@ def _send_mail(row: NotificationDelivery, means: Means) -> str:
     return "taken by the mail server"
 
 
-def _open(channel: NotificationChannel, means: Means) -> str:
+def _open(channel: NotificationChannel, means: DeliverySettings) -> str:
     try:
         return means.vault.open(channel.secret, context=place(channel))
     except Unreadable:

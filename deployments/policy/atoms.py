@@ -125,7 +125,7 @@ def subjects(statement: Statement, policy: Policy, *, partition: str) -> frozens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Part:
+class ConditionPart:
     """What one statement says of each of its principals: these actions, under this condition."""
 
     actions: frozenset[Action]
@@ -146,19 +146,19 @@ class Part:
 class Atoms:
     """All atoms of one policy by effect and principal. The parts are shared, so that 300 accounts cost one."""
 
-    table: dict[tuple[str, Subject], tuple[Part, ...]] = field(default_factory=dict)
+    table: dict[tuple[str, Subject], tuple[ConditionPart, ...]] = field(default_factory=dict)
 
-    def parts(self, effect: str, subject: Subject) -> tuple[Part, ...]:
+    def parts(self, effect: str, subject: Subject) -> tuple[ConditionPart, ...]:
         return self.table.get((effect, subject), ())
 
 
 def atoms_of(policy: Policy, *, partition: str) -> Atoms:
     """Take a policy apart. Sid, Id and order are gone afterwards (rules 2 and 7)."""
-    found: dict[tuple[str, Subject], list[Part]] = {}
+    found: dict[tuple[str, Subject], list[ConditionPart]] = {}
     for statement in policy.statements:
         if statement.effect is None:
             continue
-        part = Part(
+        part = ConditionPart(
             actions=actions_of(statement),
             patterns=frozenset(filter(has_wildcard, map(spelling, statement.actions or ()))),
             condition=condition_of(statement.conditions, policy.version),

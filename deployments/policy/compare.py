@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from deployments.policy import words
-from deployments.policy.atoms import EVERYONE, Action, Atoms, Part, Subject, atoms_of, is_of_aws
+from deployments.policy.atoms import EVERYONE, Action, Atoms, ConditionPart, Subject, atoms_of, is_of_aws
 from deployments.policy.conditions import Condition, remainder
 from deployments.policy.document import Kind, Policy, PolicyError, parse
 
@@ -98,7 +98,7 @@ def _read(text: str, partition: str) -> tuple[Policy, Atoms]:
 def _beyond(side: Atoms, other: Atoms, *, more: str, gained: bool, partition: str) -> list[Grant]:
     """What the one side says under this effect that the other does not."""
     found: dict[tuple[Subject, Condition], list[Action]] = {}
-    known: dict[tuple[tuple[Part, ...], ...], list[tuple[Condition, Action]]] = {}
+    known: dict[tuple[tuple[ConditionPart, ...], ...], list[tuple[Condition, Action]]] = {}
     for (effect, subject), parts in side.table.items():
         if effect != more:
             continue
@@ -131,7 +131,9 @@ def _beyond(side: Atoms, other: Atoms, *, more: str, gained: bool, partition: st
     return grants
 
 
-def _difference(parts: tuple[Part, ...], covering: tuple[Part, ...]) -> list[tuple[Condition, Action]]:
+def _difference(
+    parts: tuple[ConditionPart, ...], covering: tuple[ConditionPart, ...]
+) -> list[tuple[Condition, Action]]:
     """The atoms of `parts` that `covering` does not have, for one principal."""
     left = []
     known: dict[tuple[frozenset[Condition], frozenset[Condition]], tuple[Condition, ...]] = {}

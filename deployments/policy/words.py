@@ -8,8 +8,8 @@ from deployments.policy.actions import CUSTOMARY, KNOWN, PULL, PURPOSES, PUSH, P
 from deployments.policy.atoms import Action, AllActionsExcept, AllExcept, Principal, Subject, Who
 from deployments.policy.conditions import Condition, Test, operator_of, spelt
 
-MOST_LISTED = 6
-LONGEST = 160
+MAX_ITEMS_LISTED = 6
+MAX_SENTENCE_CHARACTERS = 160
 
 _IS = {
     "StringEquals": "is",
@@ -35,14 +35,14 @@ _IS = {
 
 def shown(text: str) -> str:
     """Somebody's text, printable and not endless."""
-    short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    short = text if len(text) <= MAX_SENTENCE_CHARACTERS else text[: MAX_SENTENCE_CHARACTERS - 1] + "…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
 def listed(items: Iterable[str], last: str = "and") -> str:
     parts = list(items)
-    if len(parts) > MOST_LISTED:
-        parts = [*parts[: MOST_LISTED - 1], f"{len(parts) - MOST_LISTED + 1} more"]
+    if len(parts) > MAX_ITEMS_LISTED:
+        parts = [*parts[: MAX_ITEMS_LISTED - 1], f"{len(parts) - MAX_ITEMS_LISTED + 1} more"]
     if len(parts) < 2:
         return "".join(parts)
     return f"{', '.join(parts[:-1])} {last} {parts[-1]}"
@@ -98,7 +98,7 @@ def of_actions(actions: Sequence[Action]) -> str:
     if plain >= KNOWN:
         parts.append("every ECR action")
         plain -= KNOWN
-    elif len(KNOWN - plain) <= MOST_LISTED:
+    elif len(KNOWN - plain) <= MAX_ITEMS_LISTED:
         parts.append(f"every ECR action except {of_actions(sorted(KNOWN - plain))}")
         plain -= KNOWN
     for purpose, needed in ((Purpose.PULL, PULL), (Purpose.PUSH, PUSH)):

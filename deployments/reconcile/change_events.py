@@ -32,7 +32,7 @@ from deployments.reconcile import generation, processes, repositories, targets
 log = logging.getLogger(__name__)
 
 #: CloudTrail event name → whether it concerns what a look at the policy alone does not show.
-CHANGES = {
+CHANGE_OPERATIONS = {
     "CreateRepository": True,
     "DeleteRepository": False,
     "SetRepositoryPolicy": False,
@@ -43,7 +43,7 @@ CHANGES = {
     "TagResource": True,
     "UntagResource": True,
 }
-OWN_WRITE = timedelta(seconds=5)  # CloudTrail's clock against ours, around a write of our own
+OWN_WRITE_TOLERANCE = timedelta(seconds=5)  # CloudTrail's clock against ours, around a write of our own
 HELD_SECONDS = 20  # a deploy may hold the repository; the change may be newer than what it has read
 PAUSE_SECONDS = 5.0  # after SQS or the database could not be asked
 STUCK_SECONDS = 300.0  # without a step for so long, this process sends no heartbeat; one step takes a minute
@@ -55,7 +55,7 @@ _stepped = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class ChangeEvent:
     """What an event says: somebody called this operation on this repository."""
 
     operation: str
@@ -63,14 +63,14 @@ class Change:
     region: str
     name: str
     at: datetime
-    ours: bool  # by our own user agent
+    made_by_us: bool  # by our own user agent
 
     @property
     def details(self) -> bool:
-        return CHANGES[self.operation]
+        return CHANGE_OPERATIONS[self.operation]
 
 
-def parse(body: str) -> Change | None:
+def parse(body: str) -> ChangeEvent | None:
     """The change in a message's body; None for an event that is none of our business.
 
     Raises ValueError for a body that is no such event at all: it will never be readable.
@@ -79,7 +79,7 @@ def parse(body: str) -> Change | None:
         event = json.loads(body)
         detail = event["detail"]
         operation = detail["eventName"]
-        if event.get("source") != "aws.ecr" or operation not in CHANGES or detail.get("errorCode"):
+        if event.get("source") != "aws.ecr" or operation not in CHANGE_OPERATIONS or detail.get("errorCode"):
             return None
         parameters = detail.get("requestParameters") or {}
         arn = str(parameters.get("resourceArn") or "")
@@ -89,13 +89,13 @@ def parse(body: str) -> Change | None:
         at = datetime.fromisoformat(detail["eventTime"].replace("Z", "+00:00"))
         if not isinstance(name, str) or not name:
             return None
-        return Change(
+        return ChangeEvent(
             operation=operation,
             account=str(account),
             region=str(detail["awsRegion"]),
             name=name,
             at=at if at.tzinfo else at.replace(tzinfo=UTC),
-            ours=USER_AGENT in str(detail.get("userAgent", "")),
+            made_by_us=USER_AGENT in str(detail.get("userAgent", "")),
         )
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"not an event of CloudTrail: {type(error).__name__}") from None
@@ -185,7 +185,7 @@ def handle(
     none of them is.
     """
     done: list[Message] = []
-    wanted: dict[tuple[str, str, str], list[tuple[Message, Change]]] = {}
+    wanted: dict[tuple[str, str, str], list[tuple[Message, ChangeEvent]]] = {}
     for message in messages:
         try:
             change = parse(message.body)
@@ -203,7 +203,7 @@ def handle(
         _step()
         problem: str | None
         try:
-            problem = _look(configuration, account, region, name, [change for _, change in pairs], stopping)
+            problem = _observe(configuration, account, region, name, [change for _, change in pairs], stopping)
         except (OperationalError, InterfaceError, InternalError):
             raise
         except RegistryError as error:
@@ -222,12 +222,12 @@ def handle(
     return done
 
 
-def _look(
+def _observe(
     configuration: Configuration,
     account: str,
     region: str,
     name: str,
-    changes: list[Change],
+    changes: list[ChangeEvent],
     stopping: Callable[[], bool] = lambda: False,
 ) -> str | None:
     """Look at one repository because of these changes. None when that was done, else why it has to be tried again.
@@ -250,8 +250,8 @@ def _look(
         result = repositories.reconcile(
             row=row,
             ecr=ecr,
-            registry=target.config,
-            digest=configuration.desired_digest,
+            config=target.config,
+            desired_digest=configuration.desired_digest,
             cause="event",
             enforce=configuration.enforce,
             activation=configuration.activation,
@@ -263,15 +263,15 @@ def _look(
             # A refusal of this repository alone is on its row and was looked at; what concerns AWS or the whole
             # installation says nothing about this repository.
             error = result.error
-            return str(error) if error is not None and (error.heals or error.installation) else None
+            return str(error) if error is not None and (error.retryable or error.installation) else None
         if time.monotonic() > until or stopping():
             return "another process holds the repository's lease"
         time.sleep(0.1)
 
 
-def _is_known(change: Change, row: Repository) -> bool:
+def _is_known(change: ChangeEvent, row: Repository) -> bool:
     """Whether the row knows of this change: it is our own write, or we have looked well after it."""
-    if change.ours and row.written_at is not None and change.at <= row.written_at + OWN_WRITE:
+    if change.made_by_us and row.written_at is not None and change.at <= row.written_at + OWN_WRITE_TOLERANCE:
         return True
     looked_at = row.details_checked_at if change.details else row.last_checked_at
-    return looked_at is not None and change.at < looked_at - OWN_WRITE
+    return looked_at is not None and change.at < looked_at - OWN_WRITE_TOLERANCE

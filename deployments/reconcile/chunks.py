@@ -22,7 +22,7 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
 from deployments.aws.ecr import Ecr
-from deployments.aws.values import Look
+from deployments.aws.values import Observation
 from deployments.config import Configuration
 from deployments.errors import RegistryError, is_throttling, registry_error
 from deployments.models import (
@@ -39,23 +39,25 @@ from deployments.reconcile.pace import Pace
 from deployments.reconcile.sweep_record import Outcome, _end, _found, _next_piece, _size
 from deployments.reconcile.targets import Target
 
-LEASE = timedelta(seconds=45)  # of a chunk or a listing: how long a dead worker's work waits
+CHUNK_LEASE = timedelta(seconds=45)  # of a chunk or a listing: how long a dead worker's work waits
 HELD_PAUSE = timedelta(seconds=5)
-THREADS = 16
+THREADS_PER_CHUNK = 16
 
-RENEW_SECONDS = 10
+LEASE_RENEWAL_SECONDS = 10
 
 VISIBLE_PAUSE_SECONDS = 2.0  # before ECR is asked again for a repository that it may not show yet
 
-UNANSWERED = ("Unreachable", "Timeout")
+UNANSWERED_CODES = ("Unreachable", "Timeout")
 
-SILENCE = 3 * THREADS  # looks in a row without an answer after which AWS counts as away
+UNANSWERED_IN_A_ROW = 3 * THREADS_PER_CHUNK  # looks in a row without an answer after which AWS counts as away
 
-TRIES = 8  # throttled looks at one repository in one sweep, over all workers; then it has failed (D-sweep-tries)
+MAX_TRIES_PER_REPOSITORY = (
+    8  # throttled looks at one repository in one sweep, over all workers; then it has failed (D-sweep-tries)
+)
 
 UNANSWERED_TRIES = 3  # what a look without an answer counts: it holds a thread for 13 seconds
 
-LONGEST_REST = 16.0  # seconds
+LONGEST_REST_SECONDS = 16.0  # seconds
 
 CALM_SECONDS = 10.0  # a refusal of another repository that is older says nothing about the account's rate
 
@@ -88,7 +90,7 @@ class ChunkRun:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> None:
-        sweep, digest = self.chunk.sweep, self.configuration.desired_digest
+        sweep, desired_digest = self.chunk.sweep, self.configuration.desired_digest
         wanted = (self.chunk.host, self.chunk.namespace)
         found = {(each.config.host, each.config.namespace): each for each in targets.configured(self.configuration)}
         target = found.get(wanted)
@@ -122,17 +124,17 @@ class ChunkRun:
         ecr = target.ecr(before_call=turn, attempts=1)
         # Under a repository's lease nobody waits for a turn. Writes are few and matter, so botocore may try again.
         writing = replace(ecr, before_call=budget.pace.spend, attempts=3)
-        with ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="sweep") as pool:
+        with ThreadPoolExecutor(max_workers=THREADS_PER_CHUNK, thread_name_prefix="sweep") as pool:
             try:
                 going: dict[Future[bool], Repository] = {}
                 next_check = time.monotonic() + 1
-                next_renewal = time.monotonic() + RENEW_SECONDS
+                next_renewal = time.monotonic() + LEASE_RENEWAL_SECONDS
                 given_back = False
                 while self.pending or going:
-                    while len(going) < THREADS and not self._over() and (row := self._next()) is not None:
+                    while len(going) < THREADS_PER_CHUNK and not self._over() and (row := self._next()) is not None:
                         hear = functools.partial(answered, row.pk)
                         doors = replace(ecr, answered=hear), replace(writing, answered=hear)
-                        going[pool.submit(self._one, *doors, target, row, digest)] = row
+                        going[pool.submit(self._one, *doors, target, row, desired_digest)] = row
                     if not going and self._over():
                         break
                     done: set[Future[bool]] = set()
@@ -162,7 +164,7 @@ class ChunkRun:
                         self._settle_quiet(looked_at)
                         self._save([*self.pending, *going.values()], release=True)
                     if now >= next_renewal and not given_back:
-                        next_renewal = now + RENEW_SECONDS
+                        next_renewal = now + LEASE_RENEWAL_SECONDS
                         self._settle_quiet(looked_at)
                         if not self._save([*self.pending, *going.values()], release=False):
                             self.until = 0  # somebody thought us dead; what we find from now on is dropped
@@ -214,7 +216,7 @@ class ChunkRun:
             if (rest := self._rest(rows, held)) is not None:
                 values["lease_until"] = Now() + rest
         else:
-            values["lease_until"] = Now() + LEASE
+            values["lease_until"] = Now() + CHUNK_LEASE
         return bool(self._chunk().update(**values))
 
     def _stored_tries(self) -> Counter[int]:
@@ -256,10 +258,10 @@ class ChunkRun:
             others = any(each != pk and at > now - CALM_SECONDS for each, at in self.refused_at.items())
             return others and not self.tries[pk]
 
-    def _one(self, ecr: Ecr, writing: Ecr, target: Target, row: Repository, digest: str) -> bool:
+    def _one(self, ecr: Ecr, writing: Ecr, target: Target, row: Repository, desired_digest: str) -> bool:
         """Look at one repository and mend it. False when it goes back in line: throttled, not visible yet, no time."""
         try:
-            return self._look_at(ecr, writing, target, row, digest)
+            return self._observe_one(ecr, writing, target, row, desired_digest)
         except _OutOfTime:
             return False
         except Exception as error:
@@ -268,32 +270,32 @@ class ChunkRun:
             self._fail(row, registry_error("Unexpected", operation="", name=row.name, reason=type(error).__name__))
             return True
 
-    def _look_at(self, ecr: Ecr, writing: Ecr, target: Target, row: Repository, digest: str) -> bool:
-        due = repositories.details_due(row, digest=digest, now=row.db_now)  # type: ignore[attr-defined]
+    def _observe_one(self, ecr: Ecr, writing: Ecr, target: Target, row: Repository, desired_digest: str) -> bool:
+        due = repositories.details_due(row, desired_digest=desired_digest, now=row.db_now)  # type: ignore[attr-defined]
         try:
-            look = ecr.look(row.name, details=due)
+            observation = ecr.observe(row.name, details=due)
         except RegistryError as error:
             if error.throttled:
                 return self._throttled(row, error)
             self.fatal = error
             return True
-        for part in (look.policy, look.details):
+        for part in (observation.policy, observation.details):
             if isinstance(part, RegistryError) and part.throttled:
                 return self._throttled(row, part)
-            if isinstance(part, RegistryError) and part.code in UNANSWERED and self._unanswered(row, part):
+            if isinstance(part, RegistryError) and part.code in UNANSWERED_CODES and self._unanswered(row, part):
                 return False
         self.silence, self.progressed = 0, True
-        if self._is_quiet(target, row, look, digest):
+        if self._is_quiet(target, row, observation, desired_digest):
             with self._lock:
                 self.quiet.append(row.pk)
                 self.counts["in_sync"] += 1
             return True
-        if not look.exists and Repository.objects.filter(repositories.may_be_invisible(), pk=row.pk).exists():
+        if not observation.exists and Repository.objects.filter(repositories.may_be_invisible(), pk=row.pk).exists():
             return self._wait_until_visible(row)
         if self.chunk.sweep.dry_run:
-            self._report(target, row, look)
+            self._report(target, row, observation)
             return True
-        return self._settle(writing, target, row, look, digest)
+        return self._settle(writing, target, row, observation, desired_digest)
 
     def _wait_until_visible(self, row: Repository) -> bool:
         """Put a repository that ECR may not show yet back in line. It counts as no try: this ends with its newness."""
@@ -309,11 +311,13 @@ class ChunkRun:
         with self._lock:
             self.refusals += 1
             again = self._count(row, 1)
-            if self.refusals >= SILENCE and not self.progressed:
-                self.fatal = registry_error("SweepThrottled", operation=error.operation, tries=SILENCE)
+            if self.refusals >= UNANSWERED_IN_A_ROW and not self.progressed:
+                self.fatal = registry_error("SweepThrottled", operation=error.operation, tries=UNANSWERED_IN_A_ROW)
         if again or self.fatal is not None:
             return False
-        self._fail(row, registry_error("Throttled", operation=error.operation, name=row.name, tries=TRIES))
+        self._fail(
+            row, registry_error("Throttled", operation=error.operation, name=row.name, tries=MAX_TRIES_PER_REPOSITORY)
+        )
         return True
 
     def _count(self, row: Repository, tries: int) -> bool:
@@ -321,7 +325,7 @@ class ChunkRun:
         count = self.tries[row.pk] = self.tries[row.pk] + tries
         self.resting[row.pk] = time.monotonic() + rest_seconds(count)
         self.unsaved = True
-        return count < TRIES
+        return count < MAX_TRIES_PER_REPOSITORY
 
     def _fail(self, row: Repository, error: RegistryError) -> None:
         """Record that the repository was not looked at: as a finding and, unless this is a dry run, on its row."""
@@ -338,23 +342,23 @@ class ChunkRun:
         with self._lock:
             self.silence += 1
             again = self._count(row, UNANSWERED_TRIES)
-            if self.silence >= SILENCE:
+            if self.silence >= UNANSWERED_IN_A_ROW:
                 self.until = 0
                 self.tries = self._stored_tries()
                 if self.chunk.sweep.trigger == SweepTrigger.COMMAND:
                     self.fatal = error  # a person at a terminal is told
                 else:
                     Sweep.objects.filter(pk=self.chunk.sweep_id, status=SweepStatus.RUNNING).update(error=str(error))
-            return self.silence >= SILENCE or again
+            return self.silence >= UNANSWERED_IN_A_ROW or again
 
-    def _is_quiet(self, target: Target, row: Repository, look: Look, digest: str) -> bool:
+    def _is_quiet(self, target: Target, row: Repository, observation: Observation, desired_digest: str) -> bool:
         """In sync before and still so, with nothing new to write down."""
         return (
-            look.exists
-            and look.details is None
+            observation.exists
+            and observation.details is None
             and row.status == RepositoryStatus.IN_SYNC
-            and row.checked_digest == digest
-            and (look.policy or "") == row.policy_text
+            and row.checked_digest == desired_digest
+            and (observation.policy or "") == row.policy_text
             and set(row.consumers) == set(target.config.consumer_accounts)
             and not self._writable(target, row)
         )
@@ -362,30 +366,30 @@ class ChunkRun:
     def _writable(self, target: Target, row: Repository) -> bool:
         """Whether the list showed a mutability that is ours to mend."""
         differences = repositories.detail_differences(row, target.config, repositories.remembered(row))
-        return any(difference.ours for difference in differences)
+        return any(difference.fixable for difference in differences)
 
-    def _report(self, target: Target, row: Repository, look: Look) -> None:
+    def _report(self, target: Target, row: Repository, observation: Observation) -> None:
         """What a sweep that may write would do; nothing is changed, not even our own row."""
         words, kind = [], "in_sync"
-        if not look.exists:
+        if not observation.exists:
             words, kind = ["The repository is gone from the registry."], "drifted"
-        elif isinstance(look.policy, RegistryError):
-            words, kind = [str(look.policy)], "failed"
+        elif isinstance(observation.policy, RegistryError):
+            words, kind = [str(observation.policy)], "failed"
         else:
-            details = repositories.remembered(row) if look.details is None else look.details
+            details = repositories.remembered(row) if observation.details is None else observation.details
             differences = desired.policy_differences(
-                target.config.default_repository_policy, look.policy, partition=target.registry.partition
+                target.config.default_repository_policy, observation.policy, partition=target.registry.partition
             )
             if isinstance(details, RegistryError):
                 words, kind = [str(details)], "failed"
             else:
                 differences += repositories.detail_differences(row, target.config, details)
-            words += [each.words for each in differences if each.ours or each.part is desired.Part.POLICY]
+            words += [each.words for each in differences if each.fixable or each.part is desired.Part.POLICY]
             if words and kind != "failed":
                 kind = "drifted"
         self._tell(row, kind, " ".join(words))
 
-    def _settle(self, ecr: Ecr, target: Target, row: Repository, look: Look, digest: str) -> bool:
+    def _settle(self, ecr: Ecr, target: Target, row: Repository, observation: Observation, desired_digest: str) -> bool:
         """Converge one repository under its own lease; False when AWS throttled that, or does not show it yet.
 
         One that somebody else holds is looked at again later.
@@ -393,12 +397,12 @@ class ChunkRun:
         result = repositories.reconcile(
             row=row,
             ecr=ecr,
-            registry=target.config,
-            digest=digest,
+            config=target.config,
+            desired_digest=desired_digest,
             cause=self.chunk.sweep.requested_by or self.chunk.sweep.trigger,
             enforce=self.configuration.enforce,
             activation=self.configuration.activation,
-            look=look,
+            observation=observation,
         )
         if result is None:
             with self._lock:
@@ -432,7 +436,7 @@ class ChunkRun:
 
 def rest_seconds(tries: int) -> float:
     """How long a repository rests after so many tries: not after the first one, then longer each time."""
-    return min(2.0 ** (tries - 3), LONGEST_REST) if tries > 1 else 0.0
+    return min(2.0 ** (tries - 3), LONGEST_REST_SECONDS) if tries > 1 else 0.0
 
 
 class _OutOfTime(Exception):

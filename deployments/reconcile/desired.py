@@ -1,7 +1,7 @@
 """What a repository should be, and in which ways what we saw differs from it.
 
-Pure: values in, values out. `deployments.provisioning` decides when to look and does the writing; what counts as a
-difference, and which differences are ours to mend, is decided here and nowhere else.
+Pure: values in, values out. `deployments.reconcile.repositories` decides when to observe, and writes. What counts as a
+difference, and which differences may be corrected, is decided here and nowhere else.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Part(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One way in which a repository is not as configured. `ours` says whether it is ours to mend."""
+    """One way in which a repository is not as configured. `fixable`: we may correct it."""
 
     part: Part
     words: str
-    ours: bool
+    fixable: bool
 
     def as_row(self) -> dict[str, Any]:
-        return {"what": self.part.value, "words": self.words, "writable": self.ours}
+        return {"what": self.part.value, "words": self.words, "writable": self.fixable}
 
 
 def policy_differences(desired: str | None, actual: str | None, *, partition: str) -> list[Difference]:
@@ -47,7 +47,7 @@ def policy_differences(desired: str | None, actual: str | None, *, partition: st
     if desired is None:
         return []
     if actual is None:
-        return [Difference(part=Part.POLICY, words="The repository has no policy.", ours=True)]
+        return [Difference(part=Part.POLICY, words="The repository has no policy.", fixable=True)]
     # From desired to actual: what somebody lost or gained by the repository being as it is.
     comparison = policy.compare(desired, actual, partition=partition)
     if comparison.level == "incomparable":
@@ -55,11 +55,11 @@ def policy_differences(desired: str | None, actual: str | None, *, partition: st
             f"The policies cannot be compared, because one holds what is not understood ({comparison.why}), so "
             "nothing was written. If it is the repository's, delete it in AWS to have the default policy written."
         )
-        return [Difference(part=Part.POLICY, words=words, ours=False)]
+        return [Difference(part=Part.POLICY, words=words, fixable=False)]
     if comparison.level != "access":
         return []
     words = "; ".join(grant.words for grant in (*comparison.lost, *comparison.gained))
-    return [Difference(part=Part.POLICY, words=f"Against the default policy, {words}.", ours=True)]
+    return [Difference(part=Part.POLICY, words=f"Against the default policy, {words}.", fixable=True)]
 
 
 def pullers(text: str, accounts: Iterable[str], *, partition: str) -> dict[str, dict[str, str]]:
@@ -73,7 +73,7 @@ def pullers(text: str, accounts: Iterable[str], *, partition: str) -> dict[str, 
 
 
 def detail_differences(
-    registry: RegistryConfig, details: Details, *, adopted: bool, lifecycle_is_ours: bool
+    config: RegistryConfig, details: Details, *, adopted: bool, lifecycle_is_ours: bool
 ) -> list[Difference]:
     """How lifecycle policy, tags, mutability and encryption differ.
 
@@ -83,27 +83,27 @@ def detail_differences(
     """
     found = []
     if details.lifecycle is None:
-        found.append(Difference(part=Part.LIFECYCLE, words="The repository has no lifecycle policy.", ours=True))
-    elif not same_lifecycle(details.lifecycle, registry.lifecycle_policy):
-        ours = lifecycle_is_ours or not adopted
-        words = "The lifecycle policy is another one" + ("." if ours else ", made by somebody else.")
-        found.append(Difference(part=Part.LIFECYCLE, words=words, ours=ours))
-    missing = {key: value for key, value in registry.tags if details.tags.get(key) != value}
+        found.append(Difference(part=Part.LIFECYCLE, words="The repository has no lifecycle policy.", fixable=True))
+    elif not same_lifecycle(details.lifecycle, config.lifecycle_policy):
+        fixable = lifecycle_is_ours or not adopted
+        words = "The lifecycle policy is another one" + ("." if fixable else ", made by somebody else.")
+        found.append(Difference(part=Part.LIFECYCLE, words=words, fixable=fixable))
+    missing = {key: value for key, value in config.tags if details.tags.get(key) != value}
     if missing:
         names = ", ".join(sorted(missing))
-        found.append(Difference(part=Part.TAGS, words=f"AWS tags missing or different: {names}.", ours=True))
+        found.append(Difference(part=Part.TAGS, words=f"AWS tags missing or different: {names}.", fixable=True))
     if (details.mutability, details.exclusions) != (MUTABILITY, EXCLUSIONS):
-        ours = not adopted or details.mutability == "IMMUTABLE"
+        fixable = not adopted or details.mutability == "IMMUTABLE"
         words = f"Tag mutability is {details.mutability}"
         if details.exclusions:
             words += f" (except {', '.join(details.exclusions)})"
         words += f" instead of {MUTABILITY} (except {', '.join(EXCLUSIONS)})."
-        found.append(Difference(part=Part.MUTABILITY, words=words, ours=ours))
-    wanted = "KMS" if registry.kms_key else "AES256"
-    if details.encryption != wanted or (registry.kms_key and not same_key(registry.kms_key, details.kms_key)):
+        found.append(Difference(part=Part.MUTABILITY, words=words, fixable=fixable))
+    wanted = "KMS" if config.kms_key else "AES256"
+    if details.encryption != wanted or (config.kms_key and not same_key(config.kms_key, details.kms_key)):
         words = f"Encrypted with {_encryption(details.encryption, details.kms_key)} instead of "
-        words += f"{_encryption(wanted, registry.kms_key)}; AWS fixes this at creation."
-        found.append(Difference(part=Part.ENCRYPTION, words=words, ours=False))
+        words += f"{_encryption(wanted, config.kms_key)}; AWS fixes this at creation."
+        found.append(Difference(part=Part.ENCRYPTION, words=words, fixable=False))
     return found
 
 

@@ -61,8 +61,10 @@ VARIABLES = {
     "kms": "DEPLOY_REGISTRY_ECR_KMS_KEY",
     "policy": "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY",
 }
-RESTART = timedelta(seconds=30)  # from a process's end, or its registering, to the first heartbeat after that
-TRIES = 20  # at registering, while other processes register at the same moment
+RESTART_TAKES_AT_MOST = timedelta(
+    seconds=30
+)  # from a process's end, or its registering, to the first heartbeat after that
+MAX_ACTIVATION_TRIES = 20  # at registering, while other processes register at the same moment
 HOLDING = (ProcessRole.WEB, ProcessRole.WORKER, ProcessRole.EVENTS)  # the processes that are started with settings
 
 held: int | None = None  # key of the row that this process, or the one that it was forked from, registered
@@ -80,7 +82,7 @@ def register(configuration: Configuration, *, role: ProcessRole) -> Configuratio
     global held
     configuration.require()
     by = f"{ProcessRole(role).label} process on {socket.gethostname()}"
-    for _ in range(TRIES):
+    for _ in range(MAX_ACTIVATION_TRIES):
         try:
             with transaction.atomic():
                 follows = newest() or 0  # before the ranking: what others activate after this line refuses ours
@@ -165,7 +167,7 @@ def activate(*, row: ConfigurationGeneration, trail: Trail, reason: str) -> bool
 
     A process that is started later with new settings of a higher rank takes over as always.
     """
-    for _ in range(TRIES):
+    for _ in range(MAX_ACTIVATION_TRIES):
         try:
             with trail.change("activate.configuration", row) as line:
                 current = counting()
@@ -370,7 +372,7 @@ def _all_went_back_to(current: ConfigurationActivation) -> ConfigurationGenerati
 
 def _is_starting(current: ConfigurationActivation) -> bool:
     """Whether a process that holds what counts may be starting just now: one registered it, or ended, a moment ago."""
-    since = Now() - RESTART
+    since = Now() - RESTART_TAKES_AT_MOST
     started = ConfigurationActivation.objects.filter(pk=current.pk, cause=ActivationCause.STARTED, at__gt=since)
     ended = Process.objects.filter(configuration=current.configuration_id, role__in=HOLDING, ended_at__gt=since)
     return started.exists() or ended.exists()

@@ -5,7 +5,7 @@ AWS publishes no rate for ECR's management calls and throttles them early. botoc
 being refused, the rate that AWS *accepted* as one's own comes within a few per cent of the best there is.
 
 Pure but for the clock and the sleep that are handed in; safe for many threads. The database's side of it (the rate
-that all workers share and remember) is `deployments.sweeps`.
+that all workers share and remember) is `deployments.reconcile.chunks`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-WINDOW = 2.0  # seconds over which the accepted rate is measured (D-sweep-rate)
-SETTLE = 1.0  # seconds after a change in which further refusals teach nothing new
-CALM = 10.0  # seconds without a refusal before the rate grows
-GROWTH = 1.03  # per second of calm
-SLICE = 0.25  # seconds of sleep after which a stop is noticed
+WINDOW_SECONDS = 2.0  # seconds over which the accepted rate is measured (D-sweep-rate)
+SETTLE_SECONDS = 1.0  # seconds after a change in which further refusals teach nothing new
+CALM_SECONDS = 10.0  # seconds without a refusal before the rate grows
+GROWTH_FACTOR = 1.03  # per second of calm
+SLICE_SECONDS = 0.25  # seconds of sleep after which a stop is noticed
 
 
 class Pace:
@@ -63,7 +63,7 @@ class Pace:
         while (left := turn - self._clock()) > 0:
             if stopped():
                 return False
-            self._sleep(min(left, SLICE))
+            self._sleep(min(left, SLICE_SECONDS))
         return True
 
     def spend(self) -> None:
@@ -88,7 +88,7 @@ class Pace:
         """AWS throttled a call: from now on go as fast as it accepted of late."""
         with self._lock:
             now = self._refused = self._clock()
-            if now - self._changed < SETTLE:
+            if now - self._changed < SETTLE_SECONDS:
                 return
             self._forget()
             # A burst at the start says little about the rate, so nothing is measured over less than a second.
@@ -98,11 +98,17 @@ class Pace:
             self._next = max(self._next, now + 1 / self._rate)
 
     def _grow(self, now: float) -> None:
-        if now - max(self._refused, self._grown) < 1 or now - self._refused < CALM or self._rate >= self._ceiling:
+        if (
+            now - max(self._refused, self._grown) < 1
+            or now - self._refused < CALM_SECONDS
+            or self._rate >= self._ceiling
+        ):
             return
-        self._rate = min(self._ceiling, self._rate * GROWTH ** (now - max(self._grown, self._refused + CALM)))
+        self._rate = min(
+            self._ceiling, self._rate * GROWTH_FACTOR ** (now - max(self._grown, self._refused + CALM_SECONDS))
+        )
         self._grown = now
 
     def _forget(self) -> None:
-        while self._accepted and self._accepted[0] < self._clock() - WINDOW:
+        while self._accepted and self._accepted[0] < self._clock() - WINDOW_SECONDS:
             self._accepted.popleft()

@@ -36,7 +36,7 @@ BEAT_SECONDS = 5.0
 SILENT_SECONDS = 15.0  # without a heartbeat for so long a process holds no lease any more
 WRITE_SECONDS = 10.0  # without a confirmed heartbeat: no request to AWS, 5 s before its leases end (D-lease-process)
 LONG_SILENCE = timedelta(minutes=2)  # without a heartbeat: notified, also when the heartbeats return
-KEPT = timedelta(days=1)  # rows of processes that ended, or whose heartbeats stopped
+ENDED_PROCESSES_KEPT_FOR = timedelta(days=1)  # rows of processes that ended, or whose heartbeats stopped
 PROBE_SECONDS = 30.0  # without a heartbeat for so long a process is not ready for a probe
 CLOCK_WARN_SECONDS = 5.0  # from here on the process's row and the pages show the difference
 CLOCK_STOP_SECONDS = 60.0  # a worker that is off by so much or more takes no work (D-worker-clock)

@@ -23,11 +23,11 @@ from deployments.models import EventKind, RepositoryEvent, RepositoryStatus
 from deployments.reconcile import bulkhead, desired, generation, requests, targets
 from deployments.reconcile.repositories import Lease
 
-ATTEMPTS = 1  # somebody waits for the answer, and can press the button again
+ATTEMPTS_PER_CALL = 1  # somebody waits for the answer, and can press the button again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exemption:
+class Override:
     """Observe this repository until a time, so that what was put back stays."""
 
     until: datetime
@@ -40,7 +40,7 @@ def put_back(
     configuration: Configuration,
     by: str,
     trail: Trail,
-    exemption: Exemption | None = None,
+    override: Override | None = None,
 ) -> str:
     """Write the policy text that an event kept. Returns the text that was there.
 
@@ -50,11 +50,11 @@ def put_back(
     """
     after = {"policy": event.policy_before}
     with trail.attempt("restore.repository", event.repository, after=after) as attempt, bulkhead.place():
-        return _put_back(event, configuration, by, attempt, exemption)
+        return _put_back(event, configuration, by, attempt, override)
 
 
 def _put_back(
-    event: RepositoryEvent, configuration: Configuration, by: str, attempt: Attempt, exemption: Exemption | None
+    event: RepositoryEvent, configuration: Configuration, by: str, attempt: Attempt, override: Override | None
 ) -> str:
     try:
         configuration = generation.in_force(configuration)
@@ -75,17 +75,19 @@ def _put_back(
     ]
     if errors:
         raise Refusal(f"This policy is not put back: {errors[0].message} {errors[0].hint}", code=errors[0].id)
-    if exemption is not None:
-        after = {"mode": "observe", "until": exemption.until.isoformat(), "reason": exemption.reason, "repositories": 1}
+    if override is not None:
+        after = {"mode": "observe", "until": override.until.isoformat(), "reason": override.reason, "repositories": 1}
         with attempt.trail.change("except.repository", row, after=after):
-            requests.make_exception(rows=[row], mode="observe", until=exemption.until, reason=exemption.reason, by=by)
+            requests.set_override(rows=[row], mode="observe", until=override.until, reason=override.reason, by=by)
     lease = Lease.claim(row)
     if lease is None:
-        raise Refusal(f"Somebody is working on {row.name} just now. Try again in a moment.", code="busy", heals=True)
+        raise Refusal(
+            f"Somebody is working on {row.name} just now. Try again in a moment.", code="busy", retryable=True
+        )
     try:
         if lease.activation != configuration.activation:  # checked and compared by another one than counts by now
             raise registry_error("ConfigurationChanged", operation="lease", name=row.name)
-        ecr = target.ecr(before_attempt=lease.require_time, attempts=ATTEMPTS)
+        ecr = target.ecr(before_attempt=lease.require_time, attempts=ATTEMPTS_PER_CALL)
         before = _write(ecr, row.name, text, event=event, by=by, attempt=attempt, lease=lease)
     except RegistryError as error:
         lease.give_up()
@@ -127,12 +129,12 @@ def _put_back(
 
 
 def _write(ecr: Ecr, name: str, text: str, *, event: RepositoryEvent, by: str, attempt: Attempt, lease: Lease) -> str:
-    look = ecr.look(name, details=False)
-    if isinstance(look.policy, RegistryError):
-        raise look.policy
-    if not look.exists:
+    observation = ecr.observe(name, details=False)
+    if isinstance(observation.policy, RegistryError):
+        raise observation.policy
+    if not observation.exists:
         raise Refusal(f"{name} is gone from the registry. The next deploy makes it again.", code="missing")
-    before = look.policy or ""
+    before = observation.policy or ""
     lease.require_writable()
     attempt.before = {"policy": before}
     # Before the write, so that a crash between the two loses neither the earlier policy nor who replaced it.

@@ -26,7 +26,7 @@ from django.db.models import Exists, Q, Subquery
 from django.db.models.functions import Now
 
 from deployments.aws.ecr import Ecr, longest_call
-from deployments.aws.values import Access, Creation, Details, Look
+from deployments.aws.values import Access, CreateOutcome, Details, Observation
 from deployments.config import RegistryConfig
 from deployments.errors import RegistryError, registry_error
 from deployments.images import EcrRegistry
@@ -60,15 +60,17 @@ GONE: dict[str, Any] = {
     "drifted_since": None,
 }
 
-LEASE = timedelta(seconds=90)
-CALLS_END = 0.5  # of the lease: no request is sent to AWS after it; D-lease
-WAIT_SECONDS = 60  # for somebody else's lease
-CALL_SECONDS = 3.0  # no request waits for a holder that waits for one call to AWS for longer
-HELD_SECONDS = 9.0  # nor for one in another process that has held its lease for longer: setting up takes three calls
-DETAILS_AGE = timedelta(hours=24)
-BOUND = timedelta(minutes=5)  # for errors that heal only for a while
-AGAIN = timedelta(minutes=1)  # an attempt takes less, so an error that is older than this was met a second time
-SKEW = timedelta(seconds=60)  # of our clock against AWS's, where a lost answer is looked for
+REPOSITORY_LEASE = timedelta(seconds=90)
+CALLS_END_SHARE_OF_LEASE = 0.5  # of the lease: no request is sent to AWS after it; D-lease
+LEASE_WAIT_SECONDS = 60  # for somebody else's lease
+CALL_STUCK_SECONDS = 3.0  # no request waits for a holder that waits for one call to AWS for longer
+#: Nor for a holder in another process that has had its lease for longer: setting up takes three calls.
+HOLDER_STUCK_SECONDS = 9.0
+DETAILS_MAX_AGE = timedelta(hours=24)
+BOUNDED_ERRORS_RETRYABLE_FOR = timedelta(minutes=5)  # for errors that heal only for a while
+#: An attempt takes less, so an error that is older than this was met a second time.
+SAME_ERROR_TWICE_AFTER = timedelta(minutes=1)
+AWS_CLOCK_SKEW = timedelta(seconds=60)  # of our clock against AWS's, where a lost answer is looked for
 NOT_FOUND = "RepositoryNotFoundException"
 NOT_VISIBLE = "NotVisibleYet"
 VISIBLE_SECONDS = 20  # ECR may not find a repository for a while after CreateRepository answered (D-not-visible-yet)
@@ -76,11 +78,11 @@ VISIBLE_SECONDS = 20  # ECR may not find a repository for a while after CreateRe
 
 def ensure_repository(
     *,
-    registry: RegistryConfig,
-    ecr_registry: EcrRegistry,
+    config: RegistryConfig,
+    registry: EcrRegistry,
     name: str,
     project: Project,
-    digest: str,
+    desired_digest: str,
     freshness: timedelta,
     enforce: bool = True,
     activation: int = 0,
@@ -97,15 +99,15 @@ def ensure_repository(
     where as many requests wait for AWS as may (`bulkhead`).
     """
     arrived = processes.clock()
-    row = _row(ecr_registry, name)
+    row = _row(registry, name)
     if row is None:
         Repository.objects.get_or_create(
-            account=ecr_registry.account,
-            region=ecr_registry.region,
+            account=registry.account,
+            region=registry.region,
             name=name,
-            defaults={"host": registry.host, "project": project},
+            defaults={"host": config.host, "project": project},
         )
-        row = _row(ecr_registry, name)
+        row = _row(registry, name)
     elif row.project_id is None:  # a sweep has discovered it before there was a project of that ref
         Repository.objects.filter(pk=row.pk, project__isnull=True).update(project=project)
     first_seen: datetime | None = None
@@ -117,33 +119,39 @@ def ensure_repository(
                 raise registry_error("ConfigurationChanged", operation="wait", name=name)
             entered, first_seen = first_seen is not None, first_seen or row.db_now
             since = min(first_seen, row.db_now - freshness) if freshness else first_seen
-            if _is_settled(row, digest, since=since, tried_since=first_seen):
+            if _is_settled(row, desired_digest, since=since, tried_since=first_seen):
                 break
             if not entered:
                 place.enter_context(bulkhead.place())
             lease = Lease.claim(row)
             if lease is None:
-                _require_patience(row, ecr_registry, seconds=processes.clock() - arrived)
+                _require_patience(row, registry, seconds=processes.clock() - arrived)
                 if not entered:
                     waiting.enter_context(bulkhead.waiting())
                 time.sleep(0.05)
-                row = _row(ecr_registry, name)
+                row = _row(registry, name)
                 continue
             waiting.close()
             if lease.activation != activation:
                 lease.give_up()
                 raise registry_error("ConfigurationChanged", operation="lease", name=name)
-            if _is_settled(lease.row, digest, since=since, tried_since=first_seen):
+            if _is_settled(lease.row, desired_digest, since=since, tried_since=first_seen):
                 # Another process finished it between our reading the row and our taking the lease.
                 lease.give_up()
                 row = lease.row
                 break
-            ecr = Ecr(registry=ecr_registry, access=Access.of(registry), before_attempt=lease.require_time)
+            ecr = Ecr(registry=registry, access=Access.of(config), before_attempt=lease.require_time)
             result = converge(
-                lease=lease, ecr=ecr, registry=registry, digest=digest, cause=cause, enforce=enforce, create=True
+                lease=lease,
+                ecr=ecr,
+                config=config,
+                desired_digest=desired_digest,
+                cause=cause,
+                enforce=enforce,
+                create=True,
             )
-            return _usable(result.repository, registry, result.error, enforce)
-    return _usable(row, registry, _error_of(row) if row.last_error else None, enforce)
+            return _usable(result.repository, config, result.error, enforce)
+    return _usable(row, config, _error_of(row) if row.last_error else None, enforce)
 
 
 def _require_patience(row: Any, registry: EcrRegistry, *, seconds: float) -> None:
@@ -153,13 +161,15 @@ def _require_patience(row: Any, registry: EcrRegistry, *, seconds: float) -> Non
     long it has had its lease.
     """
     if row.lease_process is not None and row.lease_process == processes.current_id():
-        stuck = longest_call(registry, row.name) > CALL_SECONDS
+        stuck = longest_call(registry, row.name) > CALL_STUCK_SECONDS
     else:
-        stuck = row.lease_until is not None and row.db_now - (row.lease_until - LEASE) > timedelta(seconds=HELD_SECONDS)
+        stuck = row.lease_until is not None and row.db_now - (row.lease_until - REPOSITORY_LEASE) > timedelta(
+            seconds=HOLDER_STUCK_SECONDS
+        )
     if stuck:
         raise registry_error("HolderWaits", operation="wait", name=row.name)
-    if seconds > WAIT_SECONDS:
-        raise registry_error("Busy", operation="wait", name=row.name, seconds=WAIT_SECONDS)
+    if seconds > LEASE_WAIT_SECONDS:
+        raise registry_error("Busy", operation="wait", name=row.name, seconds=LEASE_WAIT_SECONDS)
 
 
 def _row(registry: EcrRegistry, name: str) -> Any:
@@ -172,23 +182,23 @@ def _newest() -> Any:
     return ConfigurationActivation.objects.order_by("-id").values("id")[:1]
 
 
-def _is_settled(row: Repository, digest: str, *, since: datetime, tried_since: datetime) -> bool:
+def _is_settled(row: Repository, desired_digest: str, *, since: datetime, tried_since: datetime) -> bool:
     """Whether the row was verified since then, or somebody has tried and failed since we came: that is shared too."""
     if row.last_error_at is not None:
         return row.last_error_at >= tried_since
     return (
         row.status in (RepositoryStatus.IN_SYNC, RepositoryStatus.DRIFTED)
-        and row.checked_digest == digest
+        and row.checked_digest == desired_digest
         and row.last_checked_at is not None
         and row.last_checked_at >= since
     )
 
 
-def _usable(row: Any, registry: RegistryConfig, error: RegistryError | None, enforce: bool) -> Repository:
+def _usable(row: Any, config: RegistryConfig, error: RegistryError | None, enforce: bool) -> Repository:
     """The row (with `db_now`), if a deploy may go on with it. Otherwise raises what stands in the way."""
     never_right = row.last_in_sync_at is None
     enforce = effective_enforce(row, enforce, row.db_now)
-    wants_policy = registry.default_repository_policy is not None and (enforce or row.origin == "created")
+    wants_policy = config.default_repository_policy is not None and (enforce or row.origin == "created")
     never_had_policy = wants_policy and row.policy_applied_at is None
     if error is not None and (error.installation or never_right or never_had_policy):
         raise error
@@ -211,7 +221,7 @@ def _error_of(row: Repository) -> RegistryError:
         operation="",
         code=row.last_error_code,
         sentence=row.last_error,
-        heals=row.last_error_heals,
+        retryable=row.last_error_heals,
         installation=row.last_error_is_installation,
     )
 
@@ -232,7 +242,7 @@ class Lease:
     def claim(cls, row: Repository) -> Lease | None:
         """Take the lease, or None while somebody holds it. Time is the database's, so hosts need not agree."""
         taken = processes.clock()
-        mine = leases.claim(Repository.objects.filter(id=row.pk), LEASE)
+        mine = leases.claim(Repository.objects.filter(id=row.pk), REPOSITORY_LEASE)
         if mine is None:
             return None
         try:
@@ -246,7 +256,10 @@ class Lease:
 
     def require_time(self) -> None:
         """Raise RegistryError when the lease may end, or may have ended, before another request to AWS is answered."""
-        if processes.clock() - self.taken > LEASE.total_seconds() * CALLS_END or not processes.may_write():
+        if (
+            processes.clock() - self.taken > REPOSITORY_LEASE.total_seconds() * CALLS_END_SHARE_OF_LEASE
+            or not processes.may_write()
+        ):
             raise registry_error("OutOfTime", operation="lease", name=self.row.name)
 
     def require_writable(self) -> None:
@@ -329,19 +342,19 @@ def reconcile(
     *,
     row: Repository,
     ecr: Ecr,
-    registry: RegistryConfig,
-    digest: str,
+    config: RegistryConfig,
+    desired_digest: str,
     cause: str,
     enforce: bool,
     activation: int = 0,
     details: bool = False,
-    look: Look | None = None,
+    observation: Observation | None = None,
 ) -> Converged | None:
     """Converge a repository that is there, for a sweep or a change event.
 
     None while another process holds its lease, and when another configuration than the caller's counts now
-    (`activation`). `look` is what the caller saw after it had read `row`; it counts only if nobody has worked on the
-    row since. The error NotVisibleYet is on no row: ECR does not find a repository that is too new to be called
+    (`activation`). `observation` is what the caller saw after it had read `row`; it counts only if nobody has worked
+    on the row since. The error NotVisibleYet is on no row: ECR does not find a repository that is too new to be called
     missing (`may_be_invisible`), so the caller tries again.
     """
     lease = Lease.claim(row)
@@ -353,13 +366,13 @@ def reconcile(
     return converge(
         lease=lease,
         ecr=replace(ecr, before_attempt=lease.require_time),
-        registry=registry,
-        digest=digest,
+        config=config,
+        desired_digest=desired_digest,
         cause=cause,
         enforce=enforce,
         create=False,
         details=details,
-        look=look if lease.epoch == row.lease_epoch + 1 else None,
+        observation=observation if lease.epoch == row.lease_epoch + 1 else None,
     )
 
 
@@ -393,19 +406,19 @@ def converge(
     *,
     lease: Lease,
     ecr: Ecr,
-    registry: RegistryConfig,
-    digest: str,
+    config: RegistryConfig,
+    desired_digest: str,
     cause: str,
     enforce: bool,
     create: bool,
     details: bool = False,
-    look: Look | None = None,
+    observation: Observation | None = None,
 ) -> Converged:
     """Look at one repository, mend what differs, record it, and return the lease. The one function that does so.
 
     `enforce` False only observes what exists already. `create` says whether a missing repository is made (a deploy
-    does, a sweep does not). `details` looks at everything, due or not. `look` is one that the caller has made since
-    the row was last written.
+    does, a sweep does not). `details` reads everything, due or not. `observation` is one that the caller has made
+    since the row was last written.
     """
     row, before = lease.row, lease.row.status
     now: datetime = row.db_now  # type: ignore[attr-defined]
@@ -414,18 +427,20 @@ def converge(
         cause=cause,
         enforce=effective_enforce(row, enforce, now),
         partition=ecr.registry.partition,
-        values={"host": registry.host, "attempted_at": now},
+        values={"host": config.host, "attempted_at": now},
     )
     try:
         try:
-            if look is None:
-                look = _look(run, ecr=ecr, registry=registry, digest=digest, now=now, create=create, details=details)
-            elif not look.exists:
-                look = _not_found(run, ecr=ecr, registry=registry, now=now, create=create)
-            if look is not None:
-                _mend(run, look, ecr=ecr, registry=registry, now=now)
-            if look is not None and any(error.code == NOT_FOUND for error in run.errors):
-                _deleted_meanwhile(run, ecr=ecr, registry=registry, now=now, create=create)
+            if observation is None:
+                observation = _observe(
+                    run, ecr=ecr, config=config, desired_digest=desired_digest, now=now, create=create, details=details
+                )
+            elif not observation.exists:
+                observation = _not_found(run, ecr=ecr, config=config, now=now, create=create)
+            if observation is not None:
+                _mend(run, observation, ecr=ecr, config=config, now=now)
+            if observation is not None and any(error.code == NOT_FOUND for error in run.errors):
+                _deleted_meanwhile(run, ecr=ecr, config=config, now=now, create=create)
         except RegistryError as refused:
             run.errors.append(refused)
             if refused.code == NOT_VISIBLE and not create:  # nothing was observed, so nothing is recorded
@@ -434,9 +449,14 @@ def converge(
         # A policy that cannot be applied is what breaks pulls, so it is what the row complains about first.
         run.errors.sort(key=lambda each: (not each.installation, "RepositoryPolicy" not in each.operation))
         error = run.errors[0] if run.errors else None
-        if error is not None and error.bounded and row.error_since is not None and row.error_since < now - BOUND:
-            error = replace(error, heals=False)  # it had its time; now somebody has to look
-        _record(run, error=error, digest=digest, now=now)
+        if (
+            error is not None
+            and error.bounded
+            and row.error_since is not None
+            and row.error_since < now - BOUNDED_ERRORS_RETRYABLE_FOR
+        ):
+            error = replace(error, retryable=False)  # it had its time; now somebody has to look
+        _record(run, error=error, desired_digest=desired_digest, now=now)
         kept = lease.finish(run.values, run.events)
     except BaseException:
         lease.give_up()
@@ -463,26 +483,26 @@ def remembered(row: Repository) -> Details:
     )
 
 
-def detail_differences(row: Repository, registry: RegistryConfig, details: Details) -> list[Difference]:
+def detail_differences(row: Repository, config: RegistryConfig, details: Details) -> list[Difference]:
     """How the details differ, by what the row says of whose choices they are."""
     return desired.detail_differences(
-        registry, details, adopted=row.keeps_theirs, lifecycle_is_ours=row.lifecycle_is_ours
+        config, details, adopted=row.keeps_theirs, lifecycle_is_ours=row.lifecycle_is_ours
     )
 
 
-def details_due(row: Repository, *, digest: str, now: datetime) -> bool:
+def details_due(row: Repository, *, desired_digest: str, now: datetime) -> bool:
     """Whether lifecycle policy, AWS tags and mutability are to be looked at too: by age, or because of news."""
     return (
         row.details_checked_at is None
-        or row.details_checked_at < now - DETAILS_AGE
-        or row.checked_digest != digest
+        or row.details_checked_at < now - DETAILS_MAX_AGE
+        or row.checked_digest != desired_digest
         or bool(row.last_error)
     )
 
 
-def _look(
-    run: _Run, *, ecr: Ecr, registry: RegistryConfig, digest: str, now: datetime, create: bool, details: bool
-) -> Look | None:
+def _observe(
+    run: _Run, *, ecr: Ecr, config: RegistryConfig, desired_digest: str, now: datetime, create: bool, details: bool
+) -> Observation | None:
     """What AWS shows of the repository; None when it was created just now, or is gone and stays so.
 
     Raises RegistryError, also where ECR may not show it yet.
@@ -490,11 +510,11 @@ def _look(
     row = run.row
     not_there = not row.origin and (row.last_checked_at is None or row.status == RepositoryStatus.MISSING)
     if not_there and create:
-        if _create(run, ecr=ecr, registry=registry, now=now):
+        if _create(run, ecr=ecr, config=config, now=now):
             return None
         return _wait_until_visible(ecr, row.name)
-    look = ecr.look(row.name, details=details or details_due(row, digest=digest, now=now))
-    return look if look.exists else _not_found(run, ecr=ecr, registry=registry, now=now, create=create)
+    observation = ecr.observe(row.name, details=details or details_due(row, desired_digest=desired_digest, now=now))
+    return observation if observation.exists else _not_found(run, ecr=ecr, config=config, now=now, create=create)
 
 
 def may_be_invisible(at: Any = None) -> Q:
@@ -505,40 +525,40 @@ def may_be_invisible(at: Any = None) -> Q:
     return Q(origin="created", written_at__gt=(at or Now()) - timedelta(seconds=VISIBLE_SECONDS))
 
 
-def _not_found(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime, create: bool) -> Look | None:
-    """What follows when ECR does not find the repository: as for `_look`."""
+def _not_found(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime, create: bool) -> Observation | None:
+    """What follows when ECR does not find the repository: as for `_observe`."""
     if Repository.objects.filter(may_be_invisible(), pk=run.row.pk).exists():
         if not create:
             raise registry_error(NOT_VISIBLE, operation="DescribeRepositories", name=run.row.name)
         found = _retry_while_not_found(lambda: _existing(ecr, run.row.name))
-        if isinstance(found, Look):
+        if isinstance(found, Observation):
             return found
         if found.code != NOT_VISIBLE:
             raise found
     if create:
-        return _make_again(run, ecr=ecr, registry=registry, now=now)
+        return _make_again(run, ecr=ecr, config=config, now=now)
     run.missing = True
     return None
 
 
-def _make_again(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime) -> Look | None:
+def _make_again(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> Observation | None:
     """Create a repository that is gone; None, or what was seen of it where another client made it meanwhile."""
     # Written before the next step: a run that is killed in between must not count as one that was right.
     gone = gone_event(run.row, "This deploy makes it again.", cause=run.cause)
     run.lease.note({"status": RepositoryStatus.MISSING, **GONE}, gone)
-    if _create(run, ecr=ecr, registry=registry, now=now):
+    if _create(run, ecr=ecr, config=config, now=now):
         return None
     return _wait_until_visible(ecr, run.row.name)
 
 
-def _deleted_meanwhile(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime, create: bool) -> None:
+def _deleted_meanwhile(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime, create: bool) -> None:
     """A read found the repository and a write did not: nothing that was read is known to be true any more."""
     run.row.policy_text = run.values.get("policy_text", run.row.policy_text)  # newer; the event keeps it
     run.values = {name: run.values[name] for name in ("host", "attempted_at")}
     run.differences, run.errors, run.written = [], [], []
-    look = _not_found(run, ecr=ecr, registry=registry, now=now, create=create)
-    if look is not None:
-        _mend(run, look, ecr=ecr, registry=registry, now=now)
+    observation = _not_found(run, ecr=ecr, config=config, now=now, create=create)
+    if observation is not None:
+        _mend(run, observation, ecr=ecr, config=config, now=now)
 
 
 def gone_event(row: Repository, then: str, *, cause: str) -> RepositoryEvent:
@@ -556,10 +576,10 @@ def gone_event(row: Repository, then: str, *, cause: str) -> RepositoryEvent:
     )
 
 
-def _create(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime) -> bool:
+def _create(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> bool:
     """Create the repository and set it up; False when it exists already, and a look has to tell how it is."""
     row = run.row
-    tags = dict(registry.tags)
+    tags = dict(config.tags)
     run.unanswered = row.creating_since is not None  # an earlier attempt, of which we never heard
     run.lease.require_writable()
     if not run.unanswered:
@@ -570,14 +590,14 @@ def _create(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime) -> 
             mutability=desired.MUTABILITY,
             exclusions=desired.EXCLUSIONS,
             tags=tags,
-            kms_key=registry.kms_key,
+            kms_key=config.kms_key,
         )
     except RegistryError as error:
-        if not error.heals:  # a clear refusal: nothing was made
+        if not error.retryable:  # a clear refusal: nothing was made
             run.values["creating_since"] = None
         raise
-    if created is not Creation.CREATED:
-        run.unanswered = run.unanswered or created is Creation.UNSURE
+    if created is not CreateOutcome.CREATED:
+        run.unanswered = run.unanswered or created is CreateOutcome.UNSURE
         return False
     run.happened(EventKind.CREATED, "Created with its encryption, tag mutability and AWS tags.")
     run.values |= {
@@ -591,29 +611,27 @@ def _create(run: _Run, *, ecr: Ecr, registry: RegistryConfig, now: datetime) -> 
         "lifecycle_is_ours": True,
         "tags": tags,
         "mutability": {"mode": desired.MUTABILITY, "exclusions": list(desired.EXCLUSIONS)},
-        "encryption": {"type": "KMS" if registry.kms_key else "AES256", "kms_key": registry.kms_key},
+        "encryption": {"type": "KMS" if config.kms_key else "AES256", "kms_key": config.kms_key},
         "details_checked_at": now,
     }
     row.origin, row.last_in_sync_at, row.policy_applied_at = "created", None, None
-    differences = [Difference(part=Part.LIFECYCLE, words="The repository has no lifecycle policy.", ours=True)]
-    differences += desired.policy_differences(
-        registry.default_repository_policy, None, partition=ecr.registry.partition
-    )
-    _write(run, differences, ecr=ecr, registry=registry, now=now, policy_before="", just_created=True)
+    differences = [Difference(part=Part.LIFECYCLE, words="The repository has no lifecycle policy.", fixable=True)]
+    differences += desired.policy_differences(config.default_repository_policy, None, partition=ecr.registry.partition)
+    _write(run, differences, ecr=ecr, config=config, now=now, policy_before="", just_created=True)
     return True
 
 
-def _wait_until_visible(ecr: Ecr, name: str) -> Look:
-    look = _retry_while_not_found(lambda: _existing(ecr, name))
-    if isinstance(look, RegistryError):
-        raise look
-    return look
+def _wait_until_visible(ecr: Ecr, name: str) -> Observation:
+    observation = _retry_while_not_found(lambda: _existing(ecr, name))
+    if isinstance(observation, RegistryError):
+        raise observation
+    return observation
 
 
-def _existing(ecr: Ecr, name: str) -> Look | RegistryError:
-    look = ecr.look(name, details=True)
-    if look.exists:
-        return look
+def _existing(ecr: Ecr, name: str) -> Observation | RegistryError:
+    observation = ecr.observe(name, details=True)
+    if observation.exists:
+        return observation
     return registry_error(NOT_VISIBLE, operation="DescribeRepositories", name=name)
 
 
@@ -629,53 +647,53 @@ def _retry_while_not_found(call: Callable[[], T | RegistryError]) -> T | Registr
         pause = min(pause * 2, 2.0)
 
 
-def _adopt(run: _Run, look: Look, registry: RegistryConfig) -> None:
+def _decide_origin(run: _Run, observation: Observation, config: RegistryConfig) -> None:
     """Decide whether a repository that was there already is ours after all: its CreateRepository answer was lost."""
-    details = look.details
+    details = observation.details
     if not isinstance(details, Details):
         return  # could not be seen; the next look decides
     since = run.row.creating_since  # D-lost-answer
-    ours = (
+    made_by_us = (
         since is not None
         and run.unanswered
-        and details.created_at >= since - SKEW
+        and details.created_at >= since - AWS_CLOCK_SKEW
         and (details.mutability, details.exclusions) == (desired.MUTABILITY, desired.EXCLUSIONS)
-        and all(details.tags.get(key) == value for key, value in registry.tags)
+        and all(details.tags.get(key) == value for key, value in config.tags)
     )
     run.values["creating_since"] = None
-    run.values["origin"] = run.row.origin = "created" if ours else "adopted"
-    if ours:
+    run.values["origin"] = run.row.origin = "created" if made_by_us else "adopted"
+    if made_by_us:
         run.happened(EventKind.CREATED, "Created; AWS's answer had been lost, so it was found by a look.")
     else:
         run.happened(EventKind.ADOPTED, f"Adopted: it was made by somebody else on {details.created_at:%Y-%m-%d}.")
 
 
-def _mend(run: _Run, look: Look, *, ecr: Ecr, registry: RegistryConfig, now: datetime) -> None:
+def _mend(run: _Run, observation: Observation, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> None:
     """Compare what was seen with the configuration and write what differs and is ours to write."""
     row = run.row
     if not row.origin:
-        _adopt(run, look, registry)
+        _decide_origin(run, observation, config)
     differences: list[Difference] = []
     policy_before = row.policy_text
-    if isinstance(look.policy, RegistryError):
-        run.errors.append(look.policy)
+    if isinstance(observation.policy, RegistryError):
+        run.errors.append(observation.policy)
     else:
-        policy_before = look.policy or ""
+        policy_before = observation.policy or ""
         run.values["policy_text"] = policy_before
         policy = desired.policy_differences(
-            registry.default_repository_policy, look.policy, partition=ecr.registry.partition
+            config.default_repository_policy, observation.policy, partition=ecr.registry.partition
         )
-        if not policy and registry.default_repository_policy is not None:
+        if not policy and config.default_repository_policy is not None:
             run.values["policy_applied_at"] = now
         run.values["consumers"] = desired.pullers(
-            policy_before, registry.consumer_accounts, partition=ecr.registry.partition
+            policy_before, config.consumer_accounts, partition=ecr.registry.partition
         )
         differences += policy
-    if isinstance(look.details, RegistryError):
-        run.errors.append(look.details)
+    if isinstance(observation.details, RegistryError):
+        run.errors.append(observation.details)
     else:
-        details = look.details or remembered(row)
-        if look.details is not None:
+        details = observation.details or remembered(row)
+        if observation.details is not None:
             run.values |= {
                 "lifecycle_text": details.lifecycle or "",
                 "tags": dict(details.tags),
@@ -683,8 +701,8 @@ def _mend(run: _Run, look: Look, *, ecr: Ecr, registry: RegistryConfig, now: dat
                 "encryption": {"type": details.encryption, "kms_key": details.kms_key},
                 "details_checked_at": now,
             }
-        differences += detail_differences(row, registry, details)
-    _write(run, differences, ecr=ecr, registry=registry, now=now, policy_before=policy_before)
+        differences += detail_differences(row, config, details)
+    _write(run, differences, ecr=ecr, config=config, now=now, policy_before=policy_before)
 
 
 def _write(
@@ -692,24 +710,24 @@ def _write(
     differences: list[Difference],
     *,
     ecr: Ecr,
-    registry: RegistryConfig,
+    config: RegistryConfig,
     now: datetime,
     policy_before: str,
     just_created: bool = False,
 ) -> None:
     """Write, side by side, every difference that is ours. What is left over goes to `run.differences`."""
     name = run.row.name
-    policy_text, tags = registry.default_repository_policy, dict(registry.tags)
+    policy_text, tags = config.default_repository_policy, dict(config.tags)
     writers: dict[Part, Callable[[], None]] = {
         Part.POLICY: lambda: ecr.set_policy(name, policy_text or ""),
-        Part.LIFECYCLE: lambda: ecr.put_lifecycle(name, registry.lifecycle_policy),
+        Part.LIFECYCLE: lambda: ecr.put_lifecycle(name, config.lifecycle_policy),
         Part.TAGS: lambda: ecr.put_tags(name, tags),
         Part.MUTABILITY: lambda: ecr.put_mutability(name, desired.MUTABILITY, desired.EXCLUSIONS),
     }
     # A creation sets everything, also one whose first attempt did not come to its end.
     setting_up = run.row.origin == "created" and run.row.last_in_sync_at is None
     may_write = run.enforce or setting_up
-    mine = [difference for difference in differences if difference.ours and may_write]
+    mine = [difference for difference in differences if difference.fixable and may_write]
     run.differences += [difference for difference in differences if difference not in mine]
     if not mine:
         return
@@ -747,7 +765,7 @@ def _write(
             continue
         run.written.append(difference.words)
         run.values["written_at"] = Now()
-        _written(run, difference, registry=registry, now=now, policy_before=policy_before)
+        _written(run, difference, config=config, now=now, policy_before=policy_before)
 
 
 def _outcome(writer: Callable[[], None]) -> RegistryError | None:
@@ -758,7 +776,7 @@ def _outcome(writer: Callable[[], None]) -> RegistryError | None:
     return None
 
 
-def _written(run: _Run, difference: Difference, *, registry: RegistryConfig, now: datetime, policy_before: str) -> None:
+def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: datetime, policy_before: str) -> None:
     match difference.part:
         case Part.POLICY:
             healed = run.row.policy_applied_at is not None
@@ -770,24 +788,24 @@ def _written(run: _Run, difference: Difference, *, registry: RegistryConfig, now
                 policy_before=policy_before,
             )
             run.values |= {
-                "policy_text": registry.default_repository_policy,
+                "policy_text": config.default_repository_policy,
                 "policy_applied_at": now,
                 "consumers": desired.pullers(
-                    registry.default_repository_policy or "", registry.consumer_accounts, partition=run.partition
+                    config.default_repository_policy or "", config.consumer_accounts, partition=run.partition
                 ),
             }
         case Part.LIFECYCLE:
             run.happened(EventKind.CHANGED, "The lifecycle policy was written.")
-            run.values |= {"lifecycle_text": registry.lifecycle_policy, "lifecycle_is_ours": True}
+            run.values |= {"lifecycle_text": config.lifecycle_policy, "lifecycle_is_ours": True}
         case Part.TAGS:
             run.happened(EventKind.CHANGED, difference.words + " They were written.")
-            run.values["tags"] = {**run.values.get("tags", run.row.tags), **dict(registry.tags)}
+            run.values["tags"] = {**run.values.get("tags", run.row.tags), **dict(config.tags)}
         case Part.MUTABILITY:
             run.happened(EventKind.CHANGED, difference.words + " It was changed.")
             run.values["mutability"] = {"mode": desired.MUTABILITY, "exclusions": list(desired.EXCLUSIONS)}
 
 
-def _record(run: _Run, *, error: RegistryError | None, digest: str, now: datetime) -> None:
+def _record(run: _Run, *, error: RegistryError | None, desired_digest: str, now: datetime) -> None:
     """The row's verdict."""
     row, values = run.row, run.values
     if error is not None:
@@ -803,14 +821,14 @@ def _record(run: _Run, *, error: RegistryError | None, digest: str, now: datetim
         "last_error_at": None,
         "error_since": None,
         "last_checked_at": now,
-        "checked_digest": digest,
+        "checked_digest": desired_digest,
     }
     if run.missing:
         values |= {"status": RepositoryStatus.MISSING, **GONE}
         if row.status != RepositoryStatus.MISSING:
             run.events.append(gone_event(row, "The next deploy makes it again.", cause=run.cause))
         return
-    open_ones = [each for each in run.differences if each.ours or each.part is Part.POLICY]
+    open_ones = [each for each in run.differences if each.fixable or each.part is Part.POLICY]
     values["differences"] = [difference.as_row() for difference in run.differences]
     if not open_ones:
         values |= {"status": RepositoryStatus.IN_SYNC, "last_in_sync_at": now, "drifted_since": None}
@@ -832,7 +850,7 @@ def _failure(
         "status": RepositoryStatus.FAILED,
         "last_error": str(error),
         "last_error_code": error.code,
-        "last_error_heals": error.heals,
+        "last_error_heals": error.retryable,
         "last_error_is_installation": error.installation,
         # The end of the attempt, so that requests that waited for it know that its result is theirs too.
         "last_error_at": Now(),
@@ -840,7 +858,7 @@ def _failure(
     }
     event = RepositoryEvent(repository_id=row.pk, kind=EventKind.ERROR, message=str(error), cause=cause)
     again = RepositoryEvent.objects.filter(repository_id=row.pk, kind=EventKind.ERROR, state_since=since)
-    if not error.installation and now > since + AGAIN and not again.exists():
+    if not error.installation and now > since + SAME_ERROR_TWICE_AFTER and not again.exists():
         event.message, event.state_since = f"The same error a second time: {error}", since
     return values, [event] if event.state_since or row.last_error != str(error) else []
 

@@ -27,13 +27,13 @@ from deployments.models import (
 from deployments.reconcile import repositories, sweep_record, sweeps, targets
 
 #: Names that one sweep is asked for at most. More than this is a sweep of everything.
-NAMES = 5_000
+MAX_NAMES_PER_SWEEP = 5_000
 
 
 # ------------------------------------------------------------------------------------------------------------- looks
 
 
-def look_at(
+def request_sweep(
     *, rows: QuerySet[Repository], configuration: Configuration, by: str, dry_run: bool = False, thorough: bool = False
 ) -> Sweep:
     """Start a sweep over these repositories. `thorough` has lifecycle policy, AWS tags and mutability read too, and
@@ -42,15 +42,17 @@ def look_at(
     managed = rows.filter(targets.rows(configuration)).exclude(status=RepositoryStatus.UNMANAGED)
     seen = ~Q(origin="") & ~Q(status=RepositoryStatus.MISSING)
     managed = managed.filter(seen | Q(status=RepositoryStatus.MISSING) if thorough else seen)
-    names = sorted(set(managed.values_list("name", flat=True)[: NAMES + 1]))
+    names = sorted(set(managed.values_list("name", flat=True)[: MAX_NAMES_PER_SWEEP + 1]))
     if not names:
         raise Refusal(
             "A sweep finds nothing to look at among them: they are unmanaged or missing, no deploy has come to its end "
             "there, or the settings name another registry.",
             code="nothing_to_look_at",
         )
-    if len(names) > NAMES:
-        raise Refusal(f"More than {NAMES:,} repositories: start a sweep over all of them instead.", code="too_many")
+    if len(names) > MAX_NAMES_PER_SWEEP:
+        raise Refusal(
+            f"More than {MAX_NAMES_PER_SWEEP:,} repositories: start a sweep over all of them instead.", code="too_many"
+        )
     if thorough and not dry_run:
         # A note for the next look, whoever makes it: a crash before the sweep's row leaves nothing half done.
         managed.update(details_checked_at=None)
@@ -61,7 +63,9 @@ def look_at(
 
 def adopt(*, rows: QuerySet[Repository], configuration: Configuration, by: str) -> tuple[int, Sweep | None]:
     """Take discovered repositories under management and have them looked at at once. Returns how many there were."""
-    wanted = list(rows.filter(targets.rows(configuration)).filter(status=RepositoryStatus.UNMANAGED)[:NAMES])
+    wanted = list(
+        rows.filter(targets.rows(configuration)).filter(status=RepositoryStatus.UNMANAGED)[:MAX_NAMES_PER_SWEEP]
+    )
     count = sweeps.adopt(rows=wanted, cause=by)
     if not count:
         return 0, None
@@ -72,7 +76,7 @@ def adopt(*, rows: QuerySet[Repository], configuration: Configuration, by: str) 
 def take_over(*, rows: QuerySet[Repository], configuration: Configuration, by: str) -> tuple[int, Sweep | None]:
     """Bring adopted repositories in line altogether, at once: what somebody else chose there goes. Returns how many."""
     adopted = rows.filter(targets.rows(configuration)).filter(origin="adopted", taken_over_at__isnull=True)
-    taken = [row for row in adopted[:NAMES] if repositories.take_over(row=row, by=by)]
+    taken = [row for row in adopted[:MAX_NAMES_PER_SWEEP] if repositories.take_over(row=row, by=by)]
     if not taken:
         return 0, None
     names = sorted({row.name for row in taken})
@@ -82,7 +86,7 @@ def take_over(*, rows: QuerySet[Repository], configuration: Configuration, by: s
 # -------------------------------------------------------------------------------------------------------- exceptions
 
 
-def make_exception(*, rows: Iterable[Repository], mode: str, until: datetime, reason: str, by: str) -> int:
+def set_override(*, rows: Iterable[Repository], mode: str, until: datetime, reason: str, by: str) -> int:
     """Have these repositories enforced or only observed until a time, whatever the setting says. Returns how many.
     `until` comes from the database's clock (`clock.now`), by which it ends.
 
@@ -97,7 +101,7 @@ def make_exception(*, rows: Iterable[Repository], mode: str, until: datetime, re
     return _note(rows, values, words, by)
 
 
-def end_exception(*, rows: Iterable[Repository], by: str) -> int:
+def end_override(*, rows: Iterable[Repository], by: str) -> int:
     """Have these repositories follow the setting again. Returns how many had an exception."""
     values = {"mode": "", "mode_until": None, "mode_reason": "", "mode_by": ""}
     return _note((row for row in rows if row.mode), values, "The exception was ended.", by)

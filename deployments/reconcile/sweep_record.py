@@ -23,8 +23,9 @@ from deployments.models import (
 )
 from deployments.reconcile import lease
 
-KEPT, KEPT_UNEVENTFUL = timedelta(days=30), timedelta(days=2)  # an ended sweep, and a scheduled one that found nothing
-DEATHS = 5  # workers that may die over one chunk before it is halved
+SWEEPS_KEPT_FOR = timedelta(days=30)  # after their end
+UNEVENTFUL_SWEEPS_KEPT_FOR = timedelta(days=2)  # scheduled ones that found nothing
+MAX_DEATHS_PER_CHUNK = 5  # workers that may die over one chunk before it is halved
 
 Outcome = SweepFinding.Outcome
 
@@ -151,9 +152,9 @@ def _size(sweep: Sweep) -> int:
 
 def forget_old() -> None:
     """Delete what ended long ago: scheduled sweeps that found nothing after two days, the others after a month."""
-    Sweep.objects.filter(finished_at__lt=Now() - KEPT).delete()
+    Sweep.objects.filter(finished_at__lt=Now() - SWEEPS_KEPT_FOR).delete()
     uneventful = Sweep.objects.filter(trigger=SweepTrigger.SCHEDULE, error="", findings__isnull=True)
-    uneventful.filter(finished_at__lt=Now() - KEPT_UNEVENTFUL).delete()
+    uneventful.filter(finished_at__lt=Now() - UNEVENTFUL_SWEEPS_KEPT_FOR).delete()
 
 
 def oldest_check() -> datetime | None:

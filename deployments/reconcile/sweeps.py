@@ -41,11 +41,13 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.reconcile import generation, lease, repositories, targets
-from deployments.reconcile.chunks import LEASE, ChunkRun
-from deployments.reconcile.sweep_record import DEATHS, Outcome, _end, _found, _next_piece
+from deployments.reconcile.chunks import CHUNK_LEASE, ChunkRun
+from deployments.reconcile.sweep_record import MAX_DEATHS_PER_CHUNK, Outcome, _end, _found, _next_piece
 from deployments.reconcile.targets import Target
 
-CHUNK = 250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest
+REPOSITORIES_PER_CHUNK = (
+    250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest
+)
 log = logging.getLogger(__name__)
 
 
@@ -92,7 +94,7 @@ def work(
         epoch = _claim(SweepChunk.objects.filter(pk=chunk.pk, finished_at__isnull=True), attempts=F("attempts") + 1)
         if epoch is not None:
             chunk.refresh_from_db()
-            if chunk.attempts >= DEATHS:
+            if chunk.attempts >= MAX_DEATHS_PER_CHUNK:
                 _isolate(chunk, epoch)
                 continue
             ChunkRun(
@@ -103,7 +105,7 @@ def work(
 
 def _claim(rows: QuerySet[Any], **values: Any) -> int | None:
     """Take the lease of one row by a conditional UPDATE; its epoch, or None when somebody was faster."""
-    mine = lease.claim(rows, LEASE, **values)
+    mine = lease.claim(rows, CHUNK_LEASE, **values)
     epoch = None if mine is None else mine.values_list("lease_epoch", flat=True).first()
     return None if epoch is None else int(epoch)
 
@@ -136,7 +138,9 @@ def _isolate(chunk: SweepChunk, epoch: int) -> None:
         failed = F("failed") + len(chunk.remaining)
         if not mine.update(remaining=[], finished_at=Now(), failed=failed, **lease.RETURNED):
             return
-        words = f"{DEATHS} workers in a row died while they looked at this repository. See the workers' logs."
+        words = (
+            f"{MAX_DEATHS_PER_CHUNK} workers in a row died while they looked at this repository. See the workers' logs."
+        )
         _found(chunk.sweep, Repository.objects.filter(pk__in=chunk.remaining), Outcome.FAILED, words)
 
 
@@ -166,7 +170,7 @@ def _list(sweep: Sweep, epoch: int, configuration: Configuration, stopping: Call
         if stopping():
             running.update(lease_owner="", lease_until=None)
             return False
-        return bool(running.update(lease_until=Now() + LEASE))
+        return bool(running.update(lease_until=Now() + CHUNK_LEASE))
 
     try:
         if not sweep.names:
@@ -175,7 +179,7 @@ def _list(sweep: Sweep, epoch: int, configuration: Configuration, stopping: Call
                     return
     except RegistryError as error:
         # A person at a terminal is told; the schedule tries again.
-        if error.heals and not error.installation and sweep.trigger != SweepTrigger.COMMAND:
+        if error.retryable and not error.installation and sweep.trigger != SweepTrigger.COMMAND:
             # Back in line: the lease runs out soon, and the next worker lists again. Nothing is left half done.
             rests = {**lease.RETURNED, "lease_until": Now() + timedelta(seconds=5)}
             Sweep.objects.filter(pk=sweep.pk, lease_epoch=epoch).update(error=str(error), **rests)
@@ -199,7 +203,7 @@ def _list(sweep: Sweep, epoch: int, configuration: Configuration, stopping: Call
             ids: list[int] = []
             for pk in rows.values_list("pk", flat=True).iterator(chunk_size=5000):
                 ids.append(pk)
-                if len(ids) == CHUNK:
+                if len(ids) == REPOSITORIES_PER_CHUNK:
                     position = _cut(sweep, target, position, ids)
                     ids = []
             if ids:

@@ -392,9 +392,9 @@ def test_an_exception_in_the_past_or_without_a_reason_is_refused(installation: I
     now = timezone.now()
 
     with pytest.raises(Refusal, match="ahead"):
-        requests.make_exception(rows=rows, mode="observe", until=now - timedelta(seconds=1), reason="x", by="x")
+        requests.set_override(rows=rows, mode="observe", until=now - timedelta(seconds=1), reason="x", by="x")
     with pytest.raises(Refusal, match="reason"):
-        requests.make_exception(rows=rows, mode="observe", until=now + timedelta(hours=1), reason=" ", by="x")
+        requests.set_override(rows=rows, mode="observe", until=now + timedelta(hours=1), reason=" ", by="x")
 
 
 # ------------------------------------------------------------------------------------------------------------ sweeps

@@ -358,7 +358,7 @@ def test_one_address_begins_so_many_logins_and_no_more(anyone: Cli) -> None:
 
 
 def test_so_many_logins_wait_at_one_time_and_no_more(anyone: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_login, "MOST_WAITING", 2)
+    monkeypatch.setattr(cli_login, "MAX_PENDING_LOGINS", 2)
     begin(anyone)
     begin(anyone)
 
@@ -432,7 +432,7 @@ def test_a_login_that_is_not_bound_has_no_port_that_a_code_is_sent_to(operator: 
 def test_ended_and_approved_logins_do_not_keep_new_ones_from_beginning(
     operator: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_login, "MOST_WAITING", 1)
+    monkeypatch.setattr(cli_login, "MAX_PENDING_LOGINS", 1)
     cli_login.approve(login=begun(), user=operator)
     cli_login.decline(login=begun())
 

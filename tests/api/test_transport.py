@@ -106,7 +106,7 @@ def test_an_unexpected_error_is_a_json_500_with_the_id_in_the_log_and_no_traceba
 
 def test_a_passing_refusal_is_a_503_that_is_worth_a_retry(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def throttled(**_: object) -> None:
-        raise lifecycle.Refusal("AWS asks to slow down.", code="ThrottlingException", heals=True)
+        raise lifecycle.Refusal("AWS asks to slow down.", code="ThrottlingException", retryable=True)
 
     monkeypatch.setattr(lifecycle, "create_deployment", throttled)
 

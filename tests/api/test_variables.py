@@ -350,8 +350,8 @@ def test_two_who_store_the_same_new_names_at_once_wait_for_each_other(
         thread.join(30)
 
     assert sorted(map(repr, results)) == [
-        repr(environment_variables.Change(added=("A",))),
-        repr(environment_variables.Change(changed=("A",))),
+        repr(environment_variables.VariableChange(added=("A",))),
+        repr(environment_variables.VariableChange(changed=("A",))),
     ]
 
 

@@ -25,7 +25,7 @@ from django.db import transaction
 
 from deployments import catalogue
 from deployments.aws import clients, ecr, sqs, values
-from deployments.catalogue import Heals
+from deployments.catalogue import Retry
 from deployments.config import Configuration
 from deployments.errors import RegistryError
 from deployments.reconcile import repositories
@@ -99,7 +99,7 @@ def test_every_error_of_awss_own_models_is_in_the_catalogue(operation: str, code
         error = told(client_error(operation, code), operation)
         assert code in error.sentence
         assert "See AWS's documentation" not in error.sentence
-        assert error.heals == (entry.heals in (Heals.YES, Heals.BOUNDED))
+        assert error.retryable == (entry.retryable in (Retry.YES, Retry.BOUNDED))
 
 
 def raised_in(*files: str) -> Iterator[tuple[str, str]]:
@@ -144,7 +144,7 @@ def test_every_sentence_is_one_that_a_person_can_act_on(entry: catalogue.Entry) 
     assert entry.says[0].isupper() or entry.says[0] in "{f"
     assert entry.cause.endswith(".")
     assert not re.search(r"Traceback|Exception\b|boto|django|\bself\b|RegistryError|\.py\b|[a-z]+_[a-z]+\(", text)
-    if entry.mender is catalogue.Mender.OPERATOR and entry.heals is Heals.NO:
+    if entry.owner is catalogue.Owner.OPERATOR and entry.retryable is Retry.NO:
         assert entry.todo or "{reason}" in entry.says or entry in catalogue.REGISTRIES
 
 
@@ -173,7 +173,7 @@ def test_a_refused_call_names_the_permission() -> None:
     error = told(client_error("SetRepositoryPolicy", "AccessDeniedException"))
 
     assert "Allow ecr:SetRepositoryPolicy on this repository" in error.sentence
-    assert (error.heals, error.installation, error.denied) == (False, False, True)
+    assert (error.retryable, error.installation, error.denied) == (False, False, True)
     assert "Allow sqs:DeleteMessage" in told(client_error("x", "AccessDenied"), "DeleteMessageBatch").sentence
 
 
@@ -193,14 +193,14 @@ def test_a_refused_role_names_the_setting_that_it_comes_from(setting: str) -> No
 def test_whatever_stops_a_role_from_being_assumed_is_a_fault_of_the_installation() -> None:
     error = told(client_error("AssumeRole", "Throttling"))
 
-    assert (error.heals, error.installation, error.throttled) == (True, True, True)
+    assert (error.retryable, error.installation, error.throttled) == (True, True, True)
 
 
 @pytest.mark.parametrize(("status", "heals"), [(400, False), (500, True), (503, True)])
-def test_a_code_that_nobody_knows_heals_when_the_fault_is_awss(status: int, heals: bool) -> None:
+def test_a_code_that_nobody_knows_heals_when_the_fault_is_awss(status: int, retryable: bool) -> None:
     error = told(client_error("SetRepositoryPolicy", "BrandNewException", status=status))
 
-    assert error.heals is heals
+    assert error.retryable is retryable
     assert "BrandNewException: said" in error.sentence
 
 
@@ -233,10 +233,12 @@ def test_awss_words_become_one_line_without_what_only_awss_own_people_can_read()
         (ParamValidationError(report="canary"), "ParamValidation", False),
     ],
 )
-def test_what_never_reached_aws_is_told_without_names_of_libraries(error: Exception, code: str, heals: bool) -> None:
+def test_what_never_reached_aws_is_told_without_names_of_libraries(
+    error: Exception, code: str, retryable: bool
+) -> None:
     found = told(error)
 
-    assert (found.code, found.heals) == (code, heals)
+    assert (found.code, found.retryable) == (code, retryable)
     assert "SetRepositoryPolicy on trigger/shop" in found.sentence
     assert not re.search(r"Error\b|canary|boom|https://", found.sentence)
 
@@ -328,7 +330,7 @@ def test_expired_credentials_are_renewed_once_and_the_call_is_repeated(
     sandbox.reset_calls()
     sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ExpiredTokenException", times=1)
 
-    assert ours.look("shop", details=False).exists
+    assert ours.observe("shop", details=False).exists
     assert sandbox.calls()["ecr:GetRepositoryPolicy"] == 2
 
 
@@ -339,7 +341,7 @@ def test_credentials_that_stay_expired_are_an_error_after_one_repetition(
     sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ExpiredTokenException")
 
     with pytest.raises(RegistryError, match="ExpiredToken"):
-        ours.look("shop", details=False)
+        ours.observe("shop", details=False)
     assert sandbox.calls()["ecr:GetRepositoryPolicy"] == 2
 
 
@@ -360,12 +362,12 @@ def test_clients_and_threads_are_not_shared_with_a_forked_process(
 
 
 def test_a_call_that_may_still_be_started_ends_within_its_lease() -> None:
-    settings: Any = clients._config(clients.ATTEMPTS)
+    settings: Any = clients._config(clients.ATTEMPTS_PER_CALL)
 
     assert (settings.connect_timeout, settings.read_timeout) == (3, 10)
     assert settings.retries == {"total_max_attempts": 3, "mode": "standard"}
-    longest = clients.ATTEMPTS * (clients.CONNECT_SECONDS + clients.READ_SECONDS)
-    assert longest < repositories.LEASE.total_seconds() * (1 - repositories.CALLS_END)
+    longest = clients.ATTEMPTS_PER_CALL * (clients.CONNECT_SECONDS + clients.READ_SECONDS)
+    assert longest < repositories.REPOSITORY_LEASE.total_seconds() * (1 - repositories.CALLS_END_SHARE_OF_LEASE)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -31,7 +31,7 @@ ORGANISATION = {"StringEquals": {"aws:PrincipalOrgID": "o-1234567890"}}
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_proof, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(image_proof, "RETRY_PAUSES_SECONDS", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_an_image_that_was_never_pushed_is_not_promoted(
 ) -> None:
     refusal = refused(deploying(environment, ecr_configuration), ecr_configuration)
 
-    assert (refusal.code, refusal.heals) == ("image_not_found", False)
+    assert (refusal.code, refusal.retryable) == ("image_not_found", False)
     assert "Was it pushed?" in refusal.sentence
 
 
@@ -352,7 +352,7 @@ def test_what_is_no_whole_image_is_refused(contents: list[dict[str, Any] | str],
         read(*contents)
 
     assert caught.value.code == code
-    assert not caught.value.heals
+    assert not caught.value.retryable
 
 
 def test_a_tree_of_the_greatest_depth_is_an_image() -> None:
@@ -387,7 +387,7 @@ def test_a_consumer_account_that_cannot_pull_is_named_with_the_permission_it_lac
 
     refusal = refused(deployment, configuration)
 
-    assert (refusal.code, refusal.heals) == ("consumer_cannot_pull", False)
+    assert (refusal.code, refusal.retryable) == ("consumer_cannot_pull", False)
     assert f"Account {CLUSTER} cannot pull" in refusal.sentence
     assert f"Allow {lacking} to it" in refusal.sentence
 
@@ -542,7 +542,7 @@ def test_a_probe_role_that_cannot_be_assumed_leaves_it_undecided_and_refused(
 
     refusal = refused(deployment, configuration)
 
-    assert (refusal.code, refusal.heals) == ("image_undecided", False)
+    assert (refusal.code, refusal.retryable) == ("image_undecided", False)
     assert "Check DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS" in refusal.sentence
 
 
@@ -577,7 +577,7 @@ def test_what_aws_does_not_tell_is_refused_with_the_reason_and_the_switch(
     monkeypatch: pytest.MonkeyPatch,
     operation: str,
     code: str,
-    heals: bool,
+    retryable: bool,
 ) -> None:
     once = ecr.ecr_of(consumers.registry("MANAGED"), HOST)  # botocore's patience is not what this is about
     assert once is not None
@@ -589,7 +589,7 @@ def test_what_aws_does_not_tell_is_refused_with_the_reason_and_the_switch(
 
     refusal = refused(deployment, consumers)
 
-    assert (refusal.code, refusal.heals) == ("image_undecided", heals)
+    assert (refusal.code, refusal.retryable) == ("image_undecided", retryable)
     assert code in refusal.sentence
     assert "DEPLOY_IMAGE_VERIFICATION_ENABLED=0" in refusal.sentence
 
@@ -799,14 +799,14 @@ def test_another_registry_is_logged_in_to_as_it_asks(registry: Registry, login: 
     ],
 )
 def test_what_another_registry_answers_is_told(
-    registry: Registry, part: str, answer: tuple[int, dict[str, str], bytes], code: str, heals: bool
+    registry: Registry, part: str, answer: tuple[int, dict[str, str], bytes], code: str, retryable: bool
 ) -> None:
     registry.answers[part] = answer
 
     with pytest.raises(Refusal) as caught:
         prove(registry.host)
 
-    assert (caught.value.code, caught.value.heals) == (code, heals)
+    assert (caught.value.code, caught.value.retryable) == (code, retryable)
 
 
 @pytest.mark.parametrize("login", ["basic", "bearer"])
@@ -899,7 +899,7 @@ def test_what_the_storage_hands_out_is_believed_only_with_the_right_digest(
 
     refusal = refused(deployment, consumers)
 
-    assert (refusal.code, refusal.heals) == ("image_undecided", True)
+    assert (refusal.code, refusal.retryable) == ("image_undecided", True)
     assert "The image's configuration" in refusal.sentence
 
 

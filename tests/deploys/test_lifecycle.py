@@ -90,7 +90,7 @@ def test_what_is_canceled_while_it_is_being_proved_is_not_promoted(
 def test_a_refused_proof_leaves_the_deployment_to_be_finalized_once_the_image_is_there(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_proof, "PAUSES", ())
+    monkeypatch.setattr(image_proof, "RETRY_PAUSES_SECONDS", ())
     deployment = deploying(environment, ecr_configuration)
     with pytest.raises(Refusal):
         finalize(deployment, ecr_configuration)
@@ -516,7 +516,7 @@ def test_what_has_ended_stays_as_it_ended(environment: Environment, anywhere: Co
 # ------------------------------------------------------------------------------------------------------ external ids
 
 
-def create(environment: Environment, configuration: Configuration, **values: Any) -> lifecycle.Creation:
+def create(environment: Environment, configuration: Configuration, **values: Any) -> lifecycle.CreatedDeployment:
     return lifecycle.create_deployment(
         environment=environment,
         configuration=configuration,
@@ -558,7 +558,7 @@ def test_a_force_whose_repository_cannot_be_made_right_cancels_nothing(
     first = create(environment, ecr_configuration, external_id="pr-1").deployment
 
     def unreachable(**_: object) -> None:
-        raise RegistryError(operation="", code="Unreachable", sentence="AWS does not answer.", heals=True)
+        raise RegistryError(operation="", code="Unreachable", sentence="AWS does not answer.", retryable=True)
 
     monkeypatch.setattr(repositories, "ensure_repository", unreachable)
 
@@ -731,7 +731,7 @@ def test_a_deployment_that_ended_in_the_meantime_stays_as_it_ended(
 def test_a_proof_that_fails_late_does_not_replace_the_receipt_of_one_that_succeeded(
     environment: Environment, ecr_configuration: Configuration, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
 ) -> None:
-    monkeypatch.setattr(image_proof, "PAUSES", ())
+    monkeypatch.setattr(image_proof, "RETRY_PAUSES_SECONDS", ())
     deployment = deploying(environment, ecr_configuration)
     good = {"digest": "sha256:1", "pullers": {}}
 

@@ -300,7 +300,7 @@ def test_a_fault_that_may_pass_is_no_reason_to_hand_out_more(
 
     refusal = refused(deployment, ecr_configuration)
 
-    assert refusal.heals
+    assert refusal.retryable
     assert "ecr:GetAuthorizationToken" not in sandbox.calls()
     assert (deployment.credentials_kind, deployment.credentials_error) == ("", refusal.sentence)
     sandbox.clear_faults()
@@ -319,7 +319,7 @@ def test_a_push_role_that_cannot_be_used_is_refused_because_it_was_asked_for(
 
     refusal = refused(deployment, configuration)
 
-    assert (refusal.code, refusal.heals) == ("push_role_refused", False)
+    assert (refusal.code, refusal.retryable) == ("push_role_refused", False)
     assert ("GetAuthorizationToken" if there else "AssumeRole") in refusal.sentence
     assert "DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN" in refusal.sentence
     assert deployment.credentials_error == refusal.sentence

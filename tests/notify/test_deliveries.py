@@ -54,14 +54,14 @@ from deployments.models import (
 )
 from deployments.notify import channels, deliveries, news, outbound_http, senders
 from deployments.notify.outbound_http import Undeliverable
-from deployments.notify.senders import Means
+from deployments.notify.senders import DeliverySettings
 from deployments.reconcile import processes
 from sandbox.control import Sandbox
 from tests.conftest import HOST, POLICY
 from tests.reconcile.test_sweeps import fill, sweep_all
 
 VAULT = Vault(["only-for-the-tests-0123456789"])
-MEANS = Means(vault=VAULT, allow_private=True, mail=True)
+MEANS = DeliverySettings(vault=VAULT, allow_private=True, mail=True)
 SECRET = "whsec_of-the-tests"
 
 # ---------------------------------------------------------------------------------------------------------- the way out
@@ -977,7 +977,7 @@ def test_a_redirect_and_gone_are_final(
 def test_a_private_address_is_not_sent_to_unless_that_is_allowed(
     waiting: NotificationDelivery, receiver: Receiver
 ) -> None:
-    deliveries.deliver(means=Means(vault=VAULT))
+    deliveries.deliver(means=DeliverySettings(vault=VAULT))
 
     waiting.refresh_from_db()
     assert (waiting.status, receiver.received) == ("failed", [])
@@ -1072,11 +1072,11 @@ def many(channel: NotificationChannel, count: int, **values: Any) -> None:
 def test_a_receiver_that_refuses_some_messages_gets_the_others_in_the_same_turn(
     channel: NotificationChannel, receiver: Receiver
 ) -> None:
-    many(channel, 3 * deliveries.REFUSALS + 3)
+    many(channel, 3 * deliveries.MAX_REFUSALS_IN_A_ROW + 3)
     refused = {row.pk for row in NotificationDelivery.objects.order_by("pk")[::3]}
     receiver.refuses = lambda got: int(got.json["id"].removeprefix("delivery_")) in refused
 
-    assert deliveries.deliver(means=MEANS) == 2 * deliveries.REFUSALS + 2
+    assert deliveries.deliver(means=MEANS) == 2 * deliveries.MAX_REFUSALS_IN_A_ROW + 2
 
     waiting = NotificationDelivery.objects.filter(status="waiting")
     assert {row.pk for row in waiting} == refused
@@ -1086,10 +1086,10 @@ def test_a_receiver_that_refuses_some_messages_gets_the_others_in_the_same_turn(
 def test_a_receiver_that_refuses_everything_is_left_alone_until_the_next_turn_and_first_attempts_come_first(
     channel: NotificationChannel, receiver: Receiver
 ) -> None:
-    many(channel, deliveries.REFUSALS + 2)
+    many(channel, deliveries.MAX_REFUSALS_IN_A_ROW + 2)
     receiver.refuses = lambda got: True
     assert deliveries.deliver(means=MEANS) == 0
-    assert len(receiver.received) == deliveries.REFUSALS
+    assert len(receiver.received) == deliveries.MAX_REFUSALS_IN_A_ROW
 
     # The next turn: the repeated attempts are due by now, and messages that came later do not wait for them.
     later = timezone.now() + timedelta(minutes=5)
@@ -1098,7 +1098,7 @@ def test_a_receiver_that_refuses_everything_is_left_alone_until_the_next_turn_an
     receiver.received.clear()
     deliveries.deliver(means=MEANS, now=later)
     assert {got.json["id"] for got in receiver.received[:5]} == untried
-    assert len(receiver.received) == deliveries.REFUSALS
+    assert len(receiver.received) == deliveries.MAX_REFUSALS_IN_A_ROW
 
 
 def test_a_receiver_that_takes_its_time_to_refuse_ends_its_channels_turn(
@@ -1188,7 +1188,7 @@ def test_mail_goes_to_each_address_with_one_line_as_its_subject(waiting: Notific
 def test_without_a_mail_server_the_delivery_says_which_setting_is_missing(waiting: NotificationDelivery) -> None:
     NotificationChannel.objects.update(kind="mail", address="mira@example.com")
 
-    deliveries.deliver(means=Means(vault=VAULT))
+    deliveries.deliver(means=DeliverySettings(vault=VAULT))
 
     waiting.refresh_from_db()
     assert (waiting.status, "EMAIL_URL" in waiting.answer) == ("failed", True)
@@ -1328,7 +1328,7 @@ def test_the_tick_looks_and_asks_for_the_sending_once(
 
 
 def test_a_webhook_costs_the_worker_five_seconds_at_most() -> None:
-    assert outbound_http.SECONDS == 5
+    assert outbound_http.TIMEOUT_SECONDS == 5
 
 
 # -------------------------------------------------------------------------------------------------------------- guards

@@ -78,7 +78,7 @@ def test_half_of_the_threads_may_wait_for_aws(threads: int, places: int, monkeyp
     with others(places), pytest.raises(Refusal) as refused, bulkhead.place():
         pass
 
-    assert (refused.value.code, refused.value.heals) == ("server_waits_for_aws", True)
+    assert (refused.value.code, refused.value.retryable) == ("server_waits_for_aws", True)
     with bulkhead.place():  # they have left
         pass
 
@@ -272,7 +272,7 @@ def test_nobody_waits_longer_than_three_seconds_for_a_holder_that_waits_for_one_
     began = time.monotonic()
     with pytest.raises(RegistryError) as refused:
         ensure(project, ecr_configuration)
-    assert (refused.value.code, refused.value.heals) == ("HolderWaits", True)
+    assert (refused.value.code, refused.value.retryable) == ("HolderWaits", True)
     assert 2 < time.monotonic() - began < 4.5
 
     began = time.monotonic()
@@ -318,8 +318,8 @@ def test_a_holder_in_another_process_is_waited_for_nine_seconds_at_most(
 ) -> None:
     ensure(project, ecr_configuration)
     taken = Now() - timedelta(seconds=age)
-    Repository.objects.update(lease_owner="other", lease_until=taken + repositories.LEASE)
-    monkeypatch.setattr(repositories, "WAIT_SECONDS", 0.5)
+    Repository.objects.update(lease_owner="other", lease_until=taken + repositories.REPOSITORY_LEASE)
+    monkeypatch.setattr(repositories, "LEASE_WAIT_SECONDS", 0.5)
 
     with pytest.raises(RegistryError) as refused:
         ensure(project, ecr_configuration, freshness=timedelta(0))

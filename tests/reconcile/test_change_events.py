@@ -24,7 +24,7 @@ from django.db import OperationalError, connection, connections
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from deployments.aws import clients, ecr, partitions
+from deployments.aws import clients, partitions
 from deployments.aws.sqs import EventQueue
 from deployments.aws.values import Access, Message
 from deployments.config import Configuration
@@ -50,11 +50,11 @@ def repository(project: Project, ecr_configuration: Configuration, queue: EventQ
     registry = partitions.registry_of(HOST)
     assert registry is not None
     return repositories.ensure_repository(
-        registry=ecr_configuration.v4,
-        ecr_registry=registry,
+        config=ecr_configuration.v4,
+        registry=registry,
         name=f"trigger/{project.ref}",
         project=project,
-        digest=ecr_configuration.desired_digest,
+        desired_digest=ecr_configuration.desired_digest,
         freshness=ecr_configuration.freshness,
     )
 
@@ -352,7 +352,7 @@ def test_every_read_timeout_is_longer_than_the_longest_wait_that_its_calls_ask_f
     waits = {"sqs": real.seconds}  # WaitTimeSeconds; no other call of ours asks AWS to wait
     clients.forget_clients()
     real.delete([Message(id="m", body="", receipt="r", receives=1)])
-    targets.configured(ecr_configuration)[0].ecr().look("x", details=False)
+    targets.configured(ecr_configuration)[0].ecr().observe("x", details=False)
 
     seen = {client.meta.service_model.service_name: client.meta.config for client in clients._clients.values()}
 
@@ -449,7 +449,7 @@ def test_a_database_that_fails_in_the_middle_of_a_look_leaves_every_message_on_t
         looks.append("one")
         raise OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(change_events, "_look", away)
+    monkeypatch.setattr(change_events, "_observe", away)
     sandbox.reset_calls()
 
     change_events.consume(configuration=ecr_configuration, queue=queue, stopping=lambda: bool(looks))
@@ -631,12 +631,17 @@ def test_messages_that_cannot_be_taken_off_the_queue_do_not_end_the_consumer(
     ],
 )
 def test_a_change_is_known_to_a_row_that_wrote_it_or_was_looked_at_well_after_it(
-    ours: bool, written: bool, seconds: int, known: bool
+    made_by_us: bool, written: bool, seconds: int, known: bool
 ) -> None:
     then = timezone.now()
     row = Repository(written_at=then if written else None, last_checked_at=None if written else then)
-    change = change_events.Change(
-        operation="SetRepositoryPolicy", account="", region="", name="", at=then + timedelta(seconds=seconds), ours=ours
+    change = change_events.ChangeEvent(
+        operation="SetRepositoryPolicy",
+        account="",
+        region="",
+        name="",
+        at=then + timedelta(seconds=seconds),
+        made_by_us=made_by_us,
     )
 
     assert change_events._is_known(change, row) is known
@@ -659,14 +664,14 @@ def test_an_event_of_a_repository_that_is_not_ours_yet_causes_no_look(
     [(True, False, False), (False, True, False), (True, True, False), (False, False, True)],
 )
 def test_a_message_is_done_with_unless_its_look_may_go_well_another_time(
-    heals: bool,
+    retryable: bool,
     installation: bool,
     done: bool,
     repository: Repository,
     ecr_configuration: Configuration,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    error = RegistryError(operation="", code="x", sentence="x", heals=heals, installation=installation)
+    error = RegistryError(operation="", code="x", sentence="x", retryable=retryable, installation=installation)
     looked = repositories.Converged(repository=repository, error=error, written=(), before="in_sync")
     monkeypatch.setattr(repositories, "reconcile", lambda **options: looked)
     messages = [message(event("SetRepositoryPolicy", repository.name))]

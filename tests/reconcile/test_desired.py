@@ -27,7 +27,7 @@ RIGHT = Details(
 
 def found(details: Details, *, adopted: bool = False, lifecycle_is_ours: bool = False) -> dict[Part, bool]:
     differences = desired.detail_differences(REGISTRY, details, adopted=adopted, lifecycle_is_ours=lifecycle_is_ours)
-    return {difference.part: difference.ours for difference in differences}
+    return {difference.part: difference.fixable for difference in differences}
 
 
 def policy(account: str) -> str:
@@ -86,7 +86,7 @@ def test_a_policy_that_came_back_rewritten_is_the_same() -> None:
 def test_a_difference_in_access_says_who_lost_and_who_gained_what() -> None:
     [difference] = desired.policy_differences(policy("222222222222"), policy("999999999999"), partition="aws")
 
-    assert difference.ours
+    assert difference.fixable
     assert "account 222222222222 loses pull" in difference.words
     assert "account 999999999999 gains pull" in difference.words
 
@@ -96,7 +96,7 @@ def test_a_policy_that_is_not_understood_is_left_alone() -> None:
 
     [difference] = desired.policy_differences(policy("222222222222"), unknown, partition="aws")
 
-    assert not difference.ours
+    assert not difference.fixable
     assert "nothing was written" in difference.words
 
 

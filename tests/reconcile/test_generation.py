@@ -46,7 +46,7 @@ BOTH = POLICY.replace(f'"{CLUSTER}"', f'["{CLUSTER}", "{OTHER}"]')
 
 @pytest.fixture(autouse=True)
 def fresh(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(generation, "RESTART", timedelta(0))  # as if all had ended, and started, long ago
+    monkeypatch.setattr(generation, "RESTART_TAKES_AT_MOST", timedelta(0))  # as if all had ended, and started, long ago
     generation.held = None
     yield
     generation.held = None
@@ -297,14 +297,14 @@ def test_a_configuration_that_changes_between_look_and_write_stops_the_write(
     )
     row = Repository.objects.get()
     sandbox.client("ecr").delete_repository_policy(repositoryName=row.name)
-    look = ecr.Ecr.look
+    observation = ecr.Ecr.observe
 
     def late(self: ecr.Ecr, name: str, *, details: bool) -> Any:
-        seen = look(self, name, details=details)
+        seen = observation(self, name, details=details)
         register(given(configure, BOTH))
         return seen
 
-    monkeypatch.setattr(ecr.Ecr, "look", late)
+    monkeypatch.setattr(ecr.Ecr, "observe", late)
     sandbox.reset_calls()
     result = _reconcile(row, older, activation=generation.newest() or 0)
 
@@ -324,12 +324,12 @@ def test_a_change_event_is_acted_on_by_the_configuration_that_counts(
     )
     row = Repository.objects.get()
     register(given(configure, BOTH))
-    change = change_events.Change(
+    change = change_events.ChangeEvent(
         operation="SetRepositoryPolicy", account=row.account, region=row.region, name=row.name,
-        at=timezone.now() + timedelta(minutes=1), ours=False,
+        at=timezone.now() + timedelta(minutes=1), made_by_us=False,
     )  # fmt: skip
 
-    assert change_events._look(older, row.account, row.region, row.name, [change]) is None
+    assert change_events._observe(older, row.account, row.region, row.name, [change]) is None
 
     assert _pullers(sandbox, row) == {CLUSTER, OTHER}
 
@@ -368,12 +368,12 @@ def test_a_process_that_cannot_use_what_counts_neither_looks_nor_writes_and_is_n
         lifecycle.create_deployment(
             environment=environment, configuration=own, content_hash="h", type="MANAGED", trail=TRAIL
         )
-    assert (refused.value.code, refused.value.heals) == ("OutdatedConfiguration", True)
+    assert (refused.value.code, refused.value.retryable) == ("OutdatedConfiguration", True)
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     assert not sweeps.work(configuration=own, seconds=5)
     with pytest.raises(RegistryError, match=words):
-        change_events._look(own, row.account, row.region, row.name, [])
+        change_events._observe(own, row.account, row.region, row.name, [])
     with pytest.raises(Refusal, match=words):
         put_back.put_back(
             event=RepositoryEvent(repository=row, policy_before=POLICY), configuration=own, by="me", trail=TRAIL
@@ -466,7 +466,7 @@ def test_a_restart_of_the_only_process_that_holds_the_newer_one_moves_nothing_be
     older, newer = register(given(configure)), register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=2"))
     process(older, "forgotten")
     ended = process(newer, "one", ended_at=timezone.now())
-    monkeypatch.setattr(generation, "RESTART", timedelta(seconds=30))
+    monkeypatch.setattr(generation, "RESTART_TAKES_AT_MOST", timedelta(seconds=30))
     long_ago = timezone.now() - timedelta(minutes=1)
     if restart == "ended":
         ConfigurationActivation.objects.update(at=long_ago)
@@ -688,8 +688,8 @@ def _reconcile(row: Repository, configuration: Configuration, *, activation: int
     return repositories.reconcile(
         row=row,
         ecr=ecr.Ecr(registry=registry, access=values.Access()),
-        registry=configuration.v4,
-        digest=configuration.desired_digest,
+        config=configuration.v4,
+        desired_digest=configuration.desired_digest,
         cause="event",
         enforce=True,
         activation=activation,

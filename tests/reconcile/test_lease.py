@@ -153,7 +153,7 @@ def test_a_holder_that_knows_of_no_beat_for_ten_seconds_starts_no_call(
     with pytest.raises(RegistryError) as refused:
         held.require_time()
 
-    assert (refused.value.code, refused.value.heals) == ("OutOfTime", True)
+    assert (refused.value.code, refused.value.retryable) == ("OutOfTime", True)
     assert processes.BEAT_SECONDS < processes.WRITE_SECONDS < processes.SILENT_SECONDS
 
 
@@ -269,16 +269,16 @@ import django
 django.setup()
 from datetime import timedelta
 from django.conf import settings
-from deployments import ecr, provisioning
+from deployments.aws import partitions
 from deployments.models import ProcessRole, Project
-from deployments.reconcile import processes
+from deployments.reconcile import processes, repositories
 processes.start(ProcessRole.WEB)
 processes.keep_alive(ProcessRole.WEB)
 configuration, project = settings.CONFIGURATION.require(), Project.objects.get()
 registry = configuration.registry("MANAGED")
-provisioning.ensure_repository(
-    registry=registry, ecr_registry=ecr.registry_of(registry.host), name=f"trigger/{project.ref}", project=project,
-    digest=configuration.desired_digest, freshness=timedelta(0),
+repositories.ensure_repository(
+    config=registry, registry=partitions.registry_of(registry.host), name=f"trigger/{project.ref}", project=project,
+    desired_digest=configuration.desired_digest, freshness=timedelta(0),
 )
 """
 

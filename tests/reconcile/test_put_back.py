@@ -47,11 +47,11 @@ def kept(project: Project, ecr_configuration: Configuration, sandbox: Sandbox) -
     registry = ecr_configuration.plain
     ecr_registry = targets.configured(ecr_configuration)[0].registry
     row = repositories.ensure_repository(
-        registry=registry,
-        ecr_registry=ecr_registry,
+        config=registry,
+        registry=ecr_registry,
         name=f"trigger/{project.ref}",
         project=project,
-        digest=ecr_configuration.desired_digest,
+        desired_digest=ecr_configuration.desired_digest,
         freshness=timedelta(0),
     )
     sandbox.reset_calls()
@@ -96,8 +96,8 @@ def test_a_restore_that_cannot_be_written_down_is_not_begun(
 def test_the_log_has_what_was_there_before_and_a_refusal_has_its_reason(
     kept: RepositoryEvent, ecr_configuration: Configuration
 ) -> None:
-    exemption = put_back.Exemption(until=timezone.now() + timedelta(hours=1), reason="a trial")
-    put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL, exemption=exemption)
+    override = put_back.Override(until=timezone.now() + timedelta(hours=1), reason="a trial")
+    put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL, override=override)
     repositories.Lease.claim(kept.repository)
     with pytest.raises(Refusal) as caught:
         put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
@@ -145,8 +145,8 @@ def test_without_an_exception_the_next_look_heals_it_again_and_with_one_it_stays
     sweep(ecr_configuration)
     assert "222222222222" in live(sandbox, name)
 
-    exemption = put_back.Exemption(until=timezone.now() + timedelta(hours=1), reason="OPS-9")
-    put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL, exemption=exemption)
+    override = put_back.Override(until=timezone.now() + timedelta(hours=1), reason="OPS-9")
+    put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL, override=override)
     sweep(ecr_configuration)
 
     assert "333333333333" in live(sandbox, name)
@@ -176,7 +176,7 @@ def test_nothing_is_put_back_that_was_checked_by_a_configuration_that_does_not_c
     with pytest.raises(Refusal) as refused:
         put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
-    assert (refused.value.code, refused.value.heals) == ("ConfigurationChanged", True)
+    assert (refused.value.code, refused.value.retryable) == ("ConfigurationChanged", True)
     assert not sandbox.calls()
     assert Repository.objects.get().lease_until is None
 
@@ -189,7 +189,7 @@ def test_while_somebody_works_on_the_repository_nothing_is_written(
     with pytest.raises(Refusal, match="working on") as refused:
         put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
-    assert refused.value.heals
+    assert refused.value.retryable
     assert sandbox.calls() == {}
 
 
@@ -289,7 +289,7 @@ def test_nothing_is_written_late_in_the_lease(
     with pytest.raises(Refusal) as refused:
         put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
-    assert (refused.value.code, refused.value.heals) == ("OutOfTime", True)
+    assert (refused.value.code, refused.value.retryable) == ("OutOfTime", True)
     assert sandbox.calls() == {"ecr:GetRepositoryPolicy": 1}
     assert Repository.objects.get(pk=kept.repository_id).lease_until is None
 

@@ -29,11 +29,11 @@ def ensure(project: Project, configuration: Configuration, **changes: Any) -> Re
     ecr_registry = partitions.registry_of(registry.host)
     assert ecr_registry is not None
     arguments: dict[str, Any] = {
-        "registry": registry,
-        "ecr_registry": ecr_registry,
+        "config": registry,
+        "registry": ecr_registry,
         "name": f"trigger/{project.ref}",
         "project": project,
-        "digest": configuration.desired_digest,
+        "desired_digest": configuration.desired_digest,
         "freshness": configuration.freshness,
         "enforce": configuration.enforce,
     }
@@ -315,7 +315,7 @@ def test_a_first_deploy_that_aws_refuses_ends_in_words_on_the_row_and_the_next_o
     match: str,
     fault: dict[str, Any],
     code: str,
-    heals: bool,
+    retryable: bool,
     project: Project,
     ecr_configuration: Configuration,
     sandbox: Sandbox,
@@ -326,8 +326,8 @@ def test_a_first_deploy_that_aws_refuses_ends_in_words_on_the_row_and_the_next_o
         ensure(project, ecr_configuration)
 
     row = Repository.objects.get()
-    assert (raised.value.code, raised.value.heals) == (code, heals)
-    assert (row.status, row.last_error_code, row.last_error_heals) == (RepositoryStatus.FAILED, code, heals)
+    assert (raised.value.code, raised.value.retryable) == (code, retryable)
+    assert (row.status, row.last_error_code, row.last_error_heals) == (RepositoryStatus.FAILED, code, retryable)
     assert row.last_error == str(raised.value)
     assert row.lease_until is None
     assert kinds(row)[-1] == EventKind.ERROR
@@ -452,7 +452,7 @@ def test_an_ecr_that_cannot_be_reached_is_said_and_heals(
     with pytest.raises(RegistryError, match="cannot be reached") as raised:
         ensure(project, ecr_configuration)
 
-    assert raised.value.heals
+    assert raised.value.retryable
     clients.forget_clients()
 
 
@@ -653,7 +653,7 @@ def test_a_principal_that_is_not_found_heals_by_itself_for_some_minutes_and_then
     with pytest.raises(RegistryError) as second:
         ensure(project, ecr_configuration)
 
-    assert (first.value.heals, second.value.heals) == (True, False)
+    assert (first.value.retryable, second.value.retryable) == (True, False)
     sandbox.clear_faults()
     assert ensure(project, ecr_configuration).error_since is None
 
@@ -837,7 +837,7 @@ def test_no_call_starts_in_the_second_half_of_a_lease(
     if late:
         with pytest.raises(RegistryError) as raised:
             lease.require_time()
-        assert (raised.value.code, raised.value.heals) == ("OutOfTime", True)
+        assert (raised.value.code, raised.value.retryable) == ("OutOfTime", True)
     else:
         lease.require_time()
 
@@ -865,8 +865,8 @@ def looking(configuration: Configuration, **hooks: Any) -> dict[str, Any]:
     assert registry is not None
     return {
         "ecr": ecr.Ecr(registry=registry, access=values.Access(), **hooks),
-        "registry": configuration.v4,
-        "digest": configuration.desired_digest,
+        "config": configuration.v4,
+        "desired_digest": configuration.desired_digest,
         "cause": "sweep",
         "enforce": configuration.enforce,
     }
@@ -880,7 +880,7 @@ def test_whatever_happens_in_a_look_the_lease_is_given_back(
     def die(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ecr.Ecr, "look", die)
+    monkeypatch.setattr(ecr.Ecr, "observe", die)
     with pytest.raises(KeyboardInterrupt):
         ensure(project, ecr_configuration, freshness=timedelta(0))
 
@@ -894,12 +894,12 @@ def test_a_look_counts_only_while_nobody_has_worked_on_the_row_since(
     row = ensure(project, ecr_configuration)
     told = looking(ecr_configuration)
     sandbox.client("ecr").delete_repository_policy(repositoryName=row.name)
-    look = told["ecr"].look(row.name, details=False)
+    observation = told["ecr"].observe(row.name, details=False)
     if worked_on:  # a deploy heals it between the sweep's look and the sweep's lease
         ensure(project, ecr_configuration, freshness=timedelta(0))
     sandbox.reset_calls()
 
-    result = repositories.reconcile(row=row, look=look, **told)
+    result = repositories.reconcile(row=row, observation=observation, **told)
 
     assert result is not None
     assert result.error is None
@@ -1098,7 +1098,7 @@ def test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_a
 
 @pytest.mark.parametrize(("minutes", "heals"), [(4, True), (6, False)])
 def test_an_error_that_heals_for_a_while_has_five_minutes(
-    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, minutes: int, heals: bool
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, minutes: int, retryable: bool
 ) -> None:
     sandbox.fault("principal_not_found", times=2)
     with pytest.raises(RegistryError):
@@ -1108,7 +1108,7 @@ def test_an_error_that_heals_for_a_while_has_five_minutes(
     with pytest.raises(RegistryError) as raised:
         ensure(project, ecr_configuration)
 
-    assert raised.value.heals is heals
+    assert raised.value.retryable is retryable
 
 
 @pytest.mark.parametrize(("hours", "looked_at"), [(23, False), (25, True)])
@@ -1220,7 +1220,7 @@ def test_a_look_at_a_new_repository_that_ecr_does_not_show_yet_observes_nothing_
 
     assert result is not None
     assert result.error is not None
-    assert (result.error.code, result.error.heals) == ("NotVisibleYet", True)
+    assert (result.error.code, result.error.retryable) == ("NotVisibleYet", True)
     assert (stored(row), kinds(row)) == (before, history)
     assert Repository.objects.get().lease_until is None
 

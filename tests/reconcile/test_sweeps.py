@@ -208,7 +208,7 @@ def test_the_sweep_sees_a_changed_mutability_in_the_list_and_mends_it(fast: Conf
 
 
 def test_a_sweep_goes_stalest_first(fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeps, "CHUNK", 2)
+    monkeypatch.setattr(sweeps, "REPOSITORIES_PER_CHUNK", 2)
     names = fill(sandbox, fast, 5)
     Repository.objects.update(attempted_at=Now())
     Repository.objects.filter(name=names[3]).update(attempted_at=Now() - timedelta(hours=1))
@@ -256,7 +256,7 @@ def test_a_throttled_sweep_leaves_nothing_undone(configure: Configure, fast: Con
 def test_a_worker_that_died_in_the_middle_loses_nothing(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "CHUNK", 20)
+    monkeypatch.setattr(sweeps, "REPOSITORIES_PER_CHUNK", 20)
     names = fill(sandbox, fast, 60)
     drift(sandbox, names[::6])
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
@@ -300,12 +300,12 @@ def test_a_repository_that_kills_every_worker_is_isolated_and_named_and_the_othe
 ) -> None:
     names = fill(sandbox, fast, 8)
     poison = Repository.objects.get(name=names[5])
-    look = chunks.ChunkRun._one
+    observation = chunks.ChunkRun._one
 
     def one(worker: Any, ecr: Any, writing: Any, target: Any, row: Repository, digest: str) -> bool:
         if row.pk == poison.pk:
             raise KeyboardInterrupt  # what ends a process, not what a repository's own exception is
-        return look(worker, ecr, writing, target, row, digest)
+        return observation(worker, ecr, writing, target, row, digest)
 
     monkeypatch.setattr(chunks.ChunkRun, "_one", one)
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
@@ -328,7 +328,7 @@ def test_a_repository_that_kills_every_worker_is_isolated_and_named_and_the_othe
 def test_two_sweeps_and_several_workers_at_once_do_no_harm(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "CHUNK", 15)
+    monkeypatch.setattr(sweeps, "REPOSITORIES_PER_CHUNK", 15)
     monkeypatch.setattr(chunks, "HELD_PAUSE", timedelta(seconds=0.1))
     names = fill(sandbox, fast, 60)
     drift(sandbox, names[::4])
@@ -386,7 +386,7 @@ def test_credentials_that_are_refused_stop_the_sweep_at_once_with_one_error(
 
     assert sweep.status == SweepStatus.FAILED
     assert "credentials" in sweep.error
-    assert calls(sandbox)["GetRepositoryPolicy"] <= 2 * chunks.THREADS
+    assert calls(sandbox)["GetRepositoryPolicy"] <= 2 * chunks.THREADS_PER_CHUNK
     assert not RepositoryEvent.objects.filter(kind=EventKind.ERROR).exists()
 
 
@@ -505,7 +505,7 @@ def test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_delays_no_o
 
     result = sweep_record.progress(large)
     assert (large.status, result.in_sync, result.failed) == (SweepStatus.DONE, 36, 1)
-    assert looks_at(sandbox, stuck) == chunks.TRIES
+    assert looks_at(sandbox, stuck) == chunks.MAX_TRIES_PER_REPOSITORY
     row = Repository.objects.get(name=stuck)
     finding = SweepFinding.objects.get(sweep=large)
     assert (row.status, row.last_error_code, row.last_error_heals) == (RepositoryStatus.FAILED, "Throttled", True)
@@ -572,21 +572,21 @@ def test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "rest_seconds", lambda tries: 0.0)
-    monkeypatch.setattr(chunks, "SILENCE", 5)
-    monkeypatch.setattr(chunks, "TRIES", 4)
+    monkeypatch.setattr(chunks, "UNANSWERED_IN_A_ROW", 5)
+    monkeypatch.setattr(chunks, "MAX_TRIES_PER_REPOSITORY", 4)
     names = fill(sandbox, fast, 8)
     throttle(sandbox, names[:3])
 
     result = sweep_record.progress(sweep := sweep_all(fast))
 
     assert (sweep.status, result.in_sync, result.failed) == (SweepStatus.DONE, 5, 3)
-    assert calls(sandbox)["GetRepositoryPolicy"] == 5 + 3 * chunks.TRIES
+    assert calls(sandbox)["GetRepositoryPolicy"] == 5 + 3 * chunks.MAX_TRIES_PER_REPOSITORY
 
 
 def test_an_account_that_aws_throttles_altogether_fails_the_sweep_and_no_repository(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "SILENCE", chunks.THREADS + 2)
+    monkeypatch.setattr(chunks, "UNANSWERED_IN_A_ROW", chunks.THREADS_PER_CHUNK + 2)
     fill(sandbox, fast, 60)
     sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ThrottlingException")
 
@@ -594,7 +594,7 @@ def test_an_account_that_aws_throttles_altogether_fails_the_sweep_and_no_reposit
 
     assert sweep.status == SweepStatus.FAILED
     assert "AWS throttled GetRepositoryPolicy for each repository that the sweep tried" in sweep.error
-    assert calls(sandbox)["GetRepositoryPolicy"] <= 3 * chunks.THREADS
+    assert calls(sandbox)["GetRepositoryPolicy"] <= 3 * chunks.THREADS_PER_CHUNK
     assert not Repository.objects.exclude(status=RepositoryStatus.IN_SYNC).exists()
     assert CallBudget.objects.get().rate < 100  # that concerns the account
 
@@ -603,7 +603,7 @@ def test_an_account_that_aws_throttles_altogether_fails_the_sweep_and_no_reposit
 def test_refusals_are_counted_over_all_workers_of_a_chunk_because_one_alone_sees_few_at_the_lowest_rate(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "SILENCE", 2 * chunks.THREADS)
+    monkeypatch.setattr(chunks, "UNANSWERED_IN_A_ROW", 2 * chunks.THREADS_PER_CHUNK)
     fill(sandbox, fast, 60)
     sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ThrottlingException")
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
@@ -623,7 +623,7 @@ def _one_round(throttled: Any) -> Any:
 
     def counting(worker: Any, row: Repository, error: Any) -> bool:
         result: bool = throttled(worker, row, error)
-        if sum(worker.refused_at.get(pk, 0) > 0 for pk in worker.tries) >= chunks.THREADS:
+        if sum(worker.refused_at.get(pk, 0) > 0 for pk in worker.tries) >= chunks.THREADS_PER_CHUNK:
             worker.until = 0
         return result
 
@@ -633,7 +633,7 @@ def _one_round(throttled: Any) -> Any:
 def test_an_aws_that_answers_nobody_costs_no_repository_a_try(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "SILENCE", 4)
+    monkeypatch.setattr(chunks, "UNANSWERED_IN_A_ROW", 4)
     fill(sandbox, fast, 4)
     sandbox.fault("reset", "ecr:GetRepositoryPolicy")
     sweep = sweep_record.start(trigger=SweepTrigger.SCHEDULE)
@@ -669,7 +669,7 @@ def test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row(
 def test_a_write_that_is_throttled_for_ever_ends_as_failed_too(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "TRIES", 2)
+    monkeypatch.setattr(chunks, "MAX_TRIES_PER_REPOSITORY", 2)
     names = fill(sandbox, fast, 2)
     drift(sandbox, names[:1])
     throttle(sandbox, names[:1], "SetRepositoryPolicy")
@@ -1031,14 +1031,14 @@ def test_a_repository_that_trips_us_up_does_not_keep_the_others_from_being_looke
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = fill(sandbox, fast, 5)
-    look = chunks.ChunkRun._look_at
+    observation = chunks.ChunkRun._observe_one
 
     def stumble(worker: Any, ecr: Any, writing: Any, target: Any, row: Repository, digest: str) -> bool:
         if row.name == names[2]:
             raise ValueError("a mistake of ours")
-        return look(worker, ecr, writing, target, row, digest)
+        return observation(worker, ecr, writing, target, row, digest)
 
-    monkeypatch.setattr(chunks.ChunkRun, "_look_at", stumble)
+    monkeypatch.setattr(chunks.ChunkRun, "_observe_one", stumble)
 
     result = sweep_record.progress(sweep_all(fast))
 
@@ -1175,7 +1175,7 @@ def test_a_chunk_or_a_listing_is_held_by_one_for_forty_five_seconds(fast: Config
     assert sweeps._claim(SweepChunk.objects.filter(pk=chunk.pk)) is None
     left = SweepChunk.objects.annotate(left=F("lease_until") - Now()).values_list("left", flat=True).get()
     assert timedelta(seconds=40) < left <= timedelta(seconds=45)
-    assert left.total_seconds() > chunks.RENEW_SECONDS * 3  # it is renewed, also where a renewal or two fail
+    assert left.total_seconds() > chunks.LEASE_RENEWAL_SECONDS * 3  # it is renewed, also where a renewal or two fail
 
 
 def test_who_lost_a_listing_cuts_no_chunks(fast: Configuration, sandbox: Sandbox) -> None:
@@ -1270,13 +1270,13 @@ def test_a_worker_stops_in_the_middle_of_its_chunk_when_another_configuration_co
     names = fill(sandbox, fast, 12)
     drift(sandbox, names[-1:])
     _, chunk, epoch = listed(fast)
-    ours = worker(fast, chunk, epoch)
+    fixable = worker(fast, chunk, epoch)
     sandbox.fault("latency", "ecr:GetRepositoryPolicy", seconds=0.3)
-    monkeypatch.setattr(chunks, "THREADS", 1)
+    monkeypatch.setattr(chunks, "THREADS_PER_CHUNK", 1)
     newest = generation.newest() or 0
     monkeypatch.setattr(generation, "newest", lambda: newest + 1)
 
-    ours.run()
+    fixable.run()
 
     chunk.refresh_from_db()
     assert len(chunk.remaining) > 2
@@ -1409,13 +1409,13 @@ def test_what_a_deploy_is_making_right_now_is_not_expected_in_the_list(fast: Con
 def test_a_quiet_result_is_not_written_over_a_newer_one(fast: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, fast, 1)
     _, chunk, epoch = listed(fast)
-    ours = worker(fast, chunk, epoch)
+    fixable = worker(fast, chunk, epoch)
     seen = timezone.now()
     Repository.objects.update(last_checked_at=Now() + timedelta(seconds=5))  # a deploy has looked since
     newer = Repository.objects.get().last_checked_at
-    ours.quiet = [Repository.objects.get().pk]
+    fixable.quiet = [Repository.objects.get().pk]
 
-    ours._settle_quiet(seen)
+    fixable._settle_quiet(seen)
 
     assert Repository.objects.get().last_checked_at == newer
 
@@ -1430,7 +1430,7 @@ def test_a_mistake_of_ours_is_not_written_on_a_row_that_somebody_works_on(
     def stumble(*arguments: Any) -> bool:
         raise ValueError("a mistake of ours")
 
-    monkeypatch.setattr(chunks.ChunkRun, "_look_at", stumble)
+    monkeypatch.setattr(chunks.ChunkRun, "_observe_one", stumble)
     worker(fast, chunk, epoch).run()
 
     assert Repository.objects.get().status == RepositoryStatus.IN_SYNC
@@ -1496,7 +1496,7 @@ def test_sweeps_are_kept_for_a_month_and_uneventful_scheduled_ones_for_two_days(
 def test_workers_that_hold_chunks_of_one_registry_share_its_rate(fast: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, fast, 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeps, "CHUNK", 2)
+        patch.setattr(sweeps, "REPOSITORIES_PER_CHUNK", 2)
         sweep, _, _ = listed(fast)
     [target] = targets.configured(fast)
     budget = chunks._Budget(target, 100)

@@ -66,7 +66,7 @@ def test_a_deploy_of_a_new_project_is_refused_with_the_reason_and_creates_nothin
     with pytest.raises(Refusal, match=r"paused by writes .*: the policy names the wrong account") as refused:
         deploy(environment, ecr_configuration)
 
-    assert (refused.value.code, refused.value.heals) == ("WritesPaused", True)
+    assert (refused.value.code, refused.value.retryable) == ("WritesPaused", True)
     assert writes(sandbox) == {}
     assert "paused" in Repository.objects.get().last_error
     call_command("writes", "resume")
@@ -91,11 +91,11 @@ def test_sweeps_and_change_events_look_and_do_not_write(
     sweep_record.start(trigger=SweepTrigger.PERSON)
     while sweeps.work(configuration=ecr_configuration, seconds=10):
         pass
-    change = change_events.Change(
+    change = change_events.ChangeEvent(
         operation="DeleteRepositoryPolicy", account=paused.account, region=paused.region, name=paused.name,
-        at=timezone.now() + timedelta(minutes=1), ours=False,
+        at=timezone.now() + timedelta(minutes=1), made_by_us=False,
     )  # fmt: skip
-    change_events._look(ecr_configuration, paused.account, paused.region, paused.name, [change])
+    change_events._observe(ecr_configuration, paused.account, paused.region, paused.name, [change])
 
     paused.refresh_from_db()
     assert writes(sandbox) == {}

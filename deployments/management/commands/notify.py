@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 from deployments.access.audit import Trail, shell_user
 from deployments.models import DeliveryStatus, NotificationChannel
 from deployments.notify import deliveries
-from deployments.notify.senders import Means
+from deployments.notify.senders import DeliverySettings
 
 
 class Command(BaseCommand):
@@ -36,7 +36,7 @@ class Command(BaseCommand):
                 self._test(options["name"])
             case _:
                 deliveries.collect(configuration=settings.CONFIGURATION)
-                self.stdout.write(f"Sent: {deliveries.deliver(means=Means.of(settings))}.")
+                self.stdout.write(f"Sent: {deliveries.deliver(means=DeliverySettings.of(settings))}.")
 
     def _list(self) -> None:
         for channel in NotificationChannel.objects.all():
@@ -54,7 +54,7 @@ class Command(BaseCommand):
             attempt.begin()
             row = deliveries.send_test(
                 channel=channel,
-                means=Means.of(settings),
+                means=DeliverySettings.of(settings),
                 origin=settings.CONFIGURATION.app_origin,
                 by=f"a command ({shell_user()})",
             )
