@@ -196,7 +196,7 @@ def test_whatever_stops_a_role_from_being_assumed_is_a_fault_of_the_installation
     assert (error.retryable, error.installation, error.throttled) == (True, True, True)
 
 
-@pytest.mark.parametrize(("status", "heals"), [(400, False), (500, True), (503, True)])
+@pytest.mark.parametrize(("status", "retryable"), [(400, False), (500, True), (503, True)])
 def test_a_code_that_nobody_knows_heals_when_the_fault_is_awss(status: int, retryable: bool) -> None:
     error = told(client_error("SetRepositoryPolicy", "BrandNewException", status=status))
 
@@ -223,7 +223,7 @@ def test_awss_words_become_one_line_without_what_only_awss_own_people_can_read()
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "heals"),
+    ("error", "code", "retryable"),
     [
         (ReadTimeoutError(endpoint_url="https://ecr"), "Timeout", True),
         (ConnectTimeoutError(endpoint_url="https://ecr"), "Unreachable", True),

@@ -562,7 +562,7 @@ def test_the_registrys_own_account_needs_no_policy(
 
 
 @pytest.mark.parametrize(
-    ("operation", "code", "heals"),
+    ("operation", "code", "retryable"),
     [
         ("ecr:BatchGetImage", "ThrottlingException", True),
         ("ecr:BatchGetImage", "AccessDeniedException", False),
@@ -783,7 +783,7 @@ def test_another_registry_is_logged_in_to_as_it_asks(registry: Registry, login: 
 
 
 @pytest.mark.parametrize(
-    ("part", "answer", "code", "heals"),
+    ("part", "answer", "code", "retryable"),
     [
         ("manifests", (404, {}, b"{}"), "image_not_found", False),
         ("manifests", (500, {}, b""), "image_undecided", True),

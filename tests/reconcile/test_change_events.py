@@ -621,7 +621,7 @@ def test_messages_that_cannot_be_taken_off_the_queue_do_not_end_the_consumer(
 
 
 @pytest.mark.parametrize(
-    ("ours", "written", "seconds", "known"),
+    ("made_by_us", "written", "seconds", "known"),
     [
         (True, True, 4, True),  # our own write, by CloudTrail's clock
         (True, True, 6, False),  # after it: another client with the same user agent
@@ -660,7 +660,7 @@ def test_an_event_of_a_repository_that_is_not_ours_yet_causes_no_look(
 
 
 @pytest.mark.parametrize(
-    ("heals", "installation", "done"),
+    ("retryable", "installation", "done"),
     [(True, False, False), (False, True, False), (True, True, False), (False, False, True)],
 )
 def test_a_message_is_done_with_unless_its_look_may_go_well_another_time(

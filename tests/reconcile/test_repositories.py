@@ -300,7 +300,7 @@ def test_a_create_whose_answer_was_lost_is_found_to_be_ours(
 
 
 @pytest.mark.parametrize(
-    ("match", "fault", "code", "heals"),
+    ("match", "fault", "code", "retryable"),
     [
         ("ecr:CreateRepository", {"code": "AccessDeniedException"}, "AccessDeniedException", False),
         ("ecr:CreateRepository", {"code": "LimitExceededException"}, "LimitExceededException", False),
@@ -1096,7 +1096,7 @@ def test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_a
 # ------------------------------------------------------------------------------------------------------------ limits
 
 
-@pytest.mark.parametrize(("minutes", "heals"), [(4, True), (6, False)])
+@pytest.mark.parametrize(("minutes", "retryable"), [(4, True), (6, False)])
 def test_an_error_that_heals_for_a_while_has_five_minutes(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox, minutes: int, retryable: bool
 ) -> None:
