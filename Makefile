@@ -11,7 +11,7 @@ ABREAST := -n auto --maxprocesses 4
 ticking = { while sleep 1; do printf .; done & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast mutants lint run worker faults soak bench screens clean
+.PHONY: help demo test fast mutants format lint run worker faults soak bench screens clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,9 +47,15 @@ fast: $(VENV)/.dev ## The fast tests on SQLite only
 mutants: $(VENV)/.dev ## Do the tests notice broken guards? Each listed change to a copy of the code must fail one (ARGS=deployments/access/keys.py)
 	@$(PY) -m tests.mutants $(ARGS)
 
-lint: $(VENV)/.dev ## ruff, mypy --strict, the layers of imports, Django's own checks, missing migrations
+format: $(VENV)/.dev ## Format the code and the templates, and sort the imports
+	$(VENV)/bin/ruff check --select I --fix-only .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/djhtml --tabwidth 2 templates
+
+lint: $(VENV)/.dev ## ruff, djhtml, mypy --strict, the layers of imports, Django's own checks, missing migrations
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/djhtml --check --tabwidth 2 templates
 	$(VENV)/bin/mypy deployments registry_admin sandbox tests
 	PYTHONPATH=. $(VENV)/bin/lint-imports --no-cache
 	$(PY) manage.py check --fail-level WARNING

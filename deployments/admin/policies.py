@@ -153,6 +153,7 @@ class Policies(ReadOnly):
                 self.message_user(request, f"The policy of {kept.at:%d %b %Y, %H:%M} UTC is back.", messages.SUCCESS)
                 return HttpResponseRedirect(reverse("admin:deployments_repository_change", args=[row.pk]))
         partition = partition_of(row.region)
+        comparison = policy.compare(row.policy_text or None, kept.policy_before, partition=partition)
         return self.render_page(
             request,
             "registry_admin/restore.html",
@@ -161,7 +162,8 @@ class Policies(ReadOnly):
                 "title": "Put this policy back?",
                 "event": kept,
                 "form": form,
-                "comparison": policy.compare(row.policy_text or None, kept.policy_before, partition=partition),
+                "comparison": comparison,
+                "tone": "idle" if comparison.level in ("identical", "cosmetic") else "warn",
                 "findings": policy.lint(kept.policy_before, partition=partition),
                 "lines": side_by_side(row.policy_text, kept.policy_before, partition=partition),
                 "enforce": shown_configuration().enforce,

@@ -1,0 +1,21 @@
+"""The templates are written as `make format` writes them, and short enough to read in a diff."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from djhtml.modes import DjHTML
+
+LONGEST = 120  # characters, as of a line of code
+FOLDER = Path(settings.BASE_DIR) / "templates"
+TEMPLATES = sorted(FOLDER.rglob("*.html"))
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_a_template_is_formatted_and_has_no_long_line(template: Path) -> None:
+    text = template.read_text()
+
+    assert DjHTML(text).indent(2) == text, "run `make format`"
+    assert [line for line in text.splitlines() if len(line) > LONGEST] == []
