@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.template.loader import get_template
 from djhtml.modes import DjHTML
 
 LONGEST = 120  # characters, as of a line of code
@@ -19,3 +20,8 @@ def test_a_template_is_formatted_and_has_no_long_line(template: Path) -> None:
 
     assert DjHTML(text).indent(2) == text, "run `make format`"
     assert [line for line in text.splitlines() if len(line) > LONGEST] == []
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_a_template_knows_each_tag_and_filter_that_it_uses(template: Path) -> None:
+    assert get_template(str(template.relative_to(FOLDER)))

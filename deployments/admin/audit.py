@@ -14,8 +14,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from deployments.access import audit
-from deployments.admin.display import ago, mark, two_lines
-from deployments.admin.pages import ReadOnly, menu
+from deployments.admin.display import ago, mark, problem, two_lines
+from deployments.admin.pages import Alarm, ReadOnly, menu
 from deployments.models import ActorKind, AuditEntry
 
 #: Ending of the file → (its type, who writes it).
@@ -70,6 +70,7 @@ class AuditAdmin(ReadOnly):
     def page(self, request: HttpRequest, row: AuditEntry) -> dict[str, Any]:
         return {
             "title": f"{row.action} by {row.actor}",
+            "alarm": Alarm(title="It was not done", words=why) if (why := problem(row)) else None,
             "address_of_object": address_of(row),
             "request_entries": AuditEntry.objects.filter(request_id=row.request_id).exclude(pk=row.pk)[:20]
             if row.request_id

@@ -18,7 +18,8 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.db.models import QuerySet
+from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
+from django.db.models.functions import Now
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils.html import format_html
@@ -26,23 +27,35 @@ from django.views.decorators.http import require_POST
 
 from deployments import clock, tasks
 from deployments.access.audit import Trail
-from deployments.admin.pages import ReadOnly, back_to, may, require, who
+from deployments.admin.pages import Button, ReadOnly, back_to, may, require, who
 from deployments.errors import Refusal
 from deployments.models import Repository, RepositoryStatus, Sweep
-from deployments.reconcile import requests
+from deployments.reconcile import requests, targets
 
 ROWS_SHOWN = 20  # of the selection, on the page that asks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkAction:
-    """Something that can be done to repositories: its button, the right that it takes, and what it will do."""
+    """Something that can be done to repositories: its button, the right that it takes, and what it will do.
+
+    `where` says to which repositories; lists, pages and the action itself ask by it, and nothing else decides.
+    """
 
     name: str
     word: str
     right: str
     says: str
+    where: Q
+    by_sweep: bool = True  # only repositories of a registry that the settings name can be checked by a sweep
 
+    def meant(self) -> Q:
+        return self.where & targets.rows(settings.CONFIGURATION) if self.by_sweep else self.where
+
+
+_MANAGED = ~Q(status=RepositoryStatus.UNMANAGED)
+_PRESENT = ~Q(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
+_CHECKED_BY_SWEEPS = _PRESENT & ~Q(origin="")  # a deploy has come to its end there
 
 BULK_ACTIONS = {
     bulk.name: bulk
@@ -53,12 +66,14 @@ BULK_ACTIONS = {
             right="reconcile_repository",
             says="A worker looks at each and puts right what differs from the settings. Where an exception or the "
             "setting says observe, it only looks.",
+            where=_CHECKED_BY_SWEEPS,
         ),
         BulkAction(
             name="preview",
             word="Dry run",
             right="reconcile_repository",
             says="A worker looks at each and reports what it would write. Nothing changes, in AWS or here.",
+            where=_CHECKED_BY_SWEEPS,
         ),
         BulkAction(
             name="recheck",
@@ -66,6 +81,7 @@ BULK_ACTIONS = {
             right="reconcile_repository",
             says="As reconcile, and lifecycle policy, AWS tags and tag mutability are read too, however lately they "
             "were. A missing repository is looked for again.",
+            where=_CHECKED_BY_SWEEPS | Q(status=RepositoryStatus.MISSING),
         ),
         BulkAction(
             name="adopt",
@@ -73,6 +89,7 @@ BULK_ACTIONS = {
             right="adopt_repository",
             says="Discovered repositories are kept as the settings say from now on. A lifecycle policy and tags that "
             "somebody else chose stay.",
+            where=Q(status=RepositoryStatus.UNMANAGED),
         ),
         BulkAction(
             name="take",
@@ -80,6 +97,7 @@ BULK_ACTIONS = {
             right="adopt_repository",
             says="Adopted repositories are brought in line altogether: a lifecycle policy that somebody else wrote, "
             "and tags that may be overwritten, become what the settings say.",
+            where=_PRESENT & Q(origin="adopted", taken_over_at__isnull=True),
         ),
         BulkAction(
             name="except",
@@ -87,12 +105,16 @@ BULK_ACTIONS = {
             right="except_repository",
             says="Until a time of your choice the policy is only observed, or is enforced, whatever the setting says. "
             "The exception ends by itself.",
+            where=_MANAGED,
+            by_sweep=False,
         ),
         BulkAction(
             name="end",
             word="End the exception",
             right="except_repository",
             says="They follow the setting again, from the next look on.",
+            where=Q(mode__in=("observe", "enforce"), mode_until__gt=Now()),
+            by_sweep=False,
         ),
     )
 }
@@ -175,7 +197,7 @@ class BulkActions(ReadOnly):
         bulk = BULK_ACTIONS[name]
         require(request, bulk.right)
         row = self.one(request, pk)
-        self._do(request, bulk, Repository.objects.filter(pk=row.pk), target=row)
+        self._do(request, bulk, Repository.objects.filter(bulk.meant(), pk=row.pk), target=row)
         return HttpResponseRedirect(back_to(request, reverse("admin:deployments_repository_change", args=[row.pk])))
 
     def ask_view(self, request: HttpRequest) -> HttpResponse:
@@ -192,25 +214,27 @@ class BulkActions(ReadOnly):
         rows = everything.filter(pk__in=[pk for pk in chosen if pk.isdecimal()][:1000]) if chosen else everything
         if bulk is not None:
             require(request, bulk.right)
-            rows = _meant(bulk, rows)
+            rows = rows.filter(bulk.meant())
         form = OverrideForm(request.POST or None) if bulk is not None and bulk.name == "except" else None
         if request.method == "POST" and bulk is not None and (form is None or form.is_valid()):
             exception = form.values() if form is not None else {}
             address = self._do(request, bulk, rows, **exception)
             return HttpResponseRedirect(address or f"{reverse('admin:deployments_repository_changelist')}?{filtered}")
         keep.pop("look", None)
+        number = rows.count()
         return self.render_page(
             request,
-            "registry_admin/looks.html",
+            "registry_admin/bulk_action.html",
             None,
             {
                 "title": bulk.word if bulk else "All that match",
-                "look": bulk,
-                "looks": [each for each in BULK_ACTIONS.values() if may(request, each.right)],
+                "action": bulk,
+                "actions": [each for each in BULK_ACTIONS.values() if may(request, each.right)],
                 "selection": keep.urlencode(),
-                "number": rows.count(),
+                "number": number,
                 "rows": rows.order_by("name", "pk")[:ROWS_SHOWN],
-                "filtered": filtered,
+                "more": number > ROWS_SHOWN,
+                "back": f"{reverse('admin:deployments_repository_changelist')}?{filtered}",
                 "by_filter": not chosen,
                 "form": form,
             },
@@ -274,14 +298,24 @@ class BulkActions(ReadOnly):
         return address
 
 
-def _meant(bulk: BulkAction, rows: QuerySet[Repository]) -> QuerySet[Repository]:
-    """Of a selection, those that the action says something about."""
-    if bulk.name == "adopt":
-        return rows.filter(status=RepositoryStatus.UNMANAGED)
-    if bulk.name == "take":
-        return rows.filter(origin="adopted", taken_over_at__isnull=True)
-    if bulk.name == "end":
-        return rows.exclude(mode="")
-    if bulk.name in ("reconcile", "preview"):
-        return rows.exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
-    return rows.exclude(status=RepositoryStatus.UNMANAGED)
+def offered(request: HttpRequest, row: Repository) -> list[BulkAction]:
+    """What this person may do to this repository as it is now. One query."""
+    actions = [bulk for bulk in BULK_ACTIONS.values() if may(request, bulk.right)]
+    answers = Repository.objects.filter(pk=row.pk).values_list(*(applies(bulk) for bulk in actions)).first()
+    return [bulk for bulk, answer in zip(actions, answers or (), strict=False) if answer] if actions else []
+
+
+def applies(bulk: BulkAction) -> ExpressionWrapper[Any]:
+    """For a query over repositories: whether the action is meant for the row."""
+    return ExpressionWrapper(bulk.meant(), output_field=BooleanField())
+
+
+def button(bulk: BulkAction, row: Repository, *, excepted: bool) -> Button:
+    """The button for one repository: an action that is done at once, or a link to the page that asks."""
+    style = "button" if bulk.name in ("reconcile", "adopt") else "closelink"
+    if bulk.name in ACTIONS_WITHOUT_QUESTION:
+        address = reverse("admin:deployments_repository_look", args=[row.pk, bulk.name])
+        return Button(word=bulk.word, address=address, style=style, posts=True)
+    word = "Change the exception" if bulk.name == "except" and excepted else bulk.word
+    address = f"{reverse('admin:deployments_repository_ask')}?look={bulk.name}&pk={row.pk}"
+    return Button(word=f"{word}…", address=address, style=style)

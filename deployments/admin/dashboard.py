@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -12,11 +12,12 @@ from django.contrib.admin import AdminSite
 from django.db.models import Case, Count, IntegerField, Q, Value, When
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html
 
 from deployments import worker
 from deployments.admin.chart import per_day
-from deployments.admin.display import TONES
-from deployments.admin.pages import may
+from deployments.admin.display import TONES, ago
+from deployments.admin.pages import Alarm, may
 from deployments.deploys.projects import ROOT_SLUGS
 from deployments.deploys.promotions import rolled_back
 from deployments.models import (
@@ -34,6 +35,7 @@ from deployments.models import (
     SweepStatus,
 )
 from deployments.reconcile import generation, processes, writes_pause
+from deployments.reconcile.processes import Seen
 
 #: What somebody should look at, the worst first.
 NEEDS_ATTENTION = (RepositoryStatus.FAILED, RepositoryStatus.MISSING, RepositoryStatus.DRIFTED)
@@ -125,7 +127,8 @@ def _shares() -> Iterator[Share]:
         start += width
 
 
-def _attention() -> list[tuple[Repository, str]]:
+def _attention() -> list[tuple[Repository, str, datetime | None]]:
+    """The repositories that need somebody, each with the reason and since when."""
     from deployments.admin.repositories import reason  # it shows deployments, whose pages stand on this site
 
     worst_first = Case(
@@ -133,7 +136,13 @@ def _attention() -> list[tuple[Repository, str]]:
         output_field=IntegerField(),
     )
     rows = Repository.objects.filter(status__in=NEEDS_ATTENTION).select_related("project")
-    return [(row, reason(row)) for row in rows.order_by(worst_first, "-last_checked_at", "name")[:8]]
+    return [(row, reason(row), _since(row)) for row in rows.order_by(worst_first, "-last_checked_at", "name")[:8]]
+
+
+def _since(row: Repository) -> datetime | None:
+    if row.status == RepositoryStatus.DRIFTED:
+        return row.drifted_since
+    return row.last_error_at if row.last_error else row.last_checked_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,16 +150,13 @@ class Health:
     """Whether somebody does the work, and when all repositories were last looked at."""
 
     workers: list[Process]
-    alive: int
     others: list[Process]  # running processes of the other roles that report trouble
-    lost: Process | None  # the consumer of change events whose heartbeat stopped, when none runs
-    schedule: str  # which schedule is overdue, in words
     running: Sweep | None
     last: Any  # the last sweep over all repositories that has ended, with its sums
     result: str
     interval: timedelta
     overdue: bool
-    alarms: list[dict[str, str]]  # title, words, then, tone
+    alarms: list[Alarm]
 
 
 def _health() -> Health:
@@ -159,7 +165,6 @@ def _health() -> Health:
     now = timezone.now()
     seen = processes.seen(*ProcessRole)
     workers = [row for row in [*seen.alive, *seen.silent] if row.role == ProcessRole.WORKER]
-    events = [row for row in seen.silent if row.role == ProcessRole.EVENTS]
     whole = list(Sweep.objects.filter(names=[], dry_run=False).order_by("-started_at")[:10])
     last = next((sweep for sweep in whole if sweep.status != SweepStatus.RUNNING), None)
     if last is not None:
@@ -168,37 +173,56 @@ def _health() -> Health:
     newest = whole[0].started_at if whole else None
     return Health(
         workers=workers[:5],
-        alive=sum(row.role == ProcessRole.WORKER for row in seen.alive),
         others=[row for row in seen.alive if row.trouble and row.role != ProcessRole.WORKER][:5],
-        lost=events[0] if events and not any(row.role == ProcessRole.EVENTS for row in seen.alive) else None,
-        schedule=worker.overdue_schedule(),
         running=Sweep.objects.filter(status=SweepStatus.RUNNING).first(),
         last=last,
         result=outcome_words(last.sums) if last is not None else "",  # type: ignore[attr-defined]
         interval=interval,
         # Twice the interval: one sweep that starts a little late is no news.
         overdue=bool(interval) and (newest is None or newest < now - 2 * interval),
-        alarms=_alarms(),
+        alarms=[*_alarms(), *_silence(seen)],
     )
 
 
-def _alarms() -> list[dict[str, str]]:
+def _alarms() -> list[Alarm]:
     """Alarms about every repository: writes that are paused, processes with other settings."""
     found = [
-        {
-            "title": alarm.title,
-            "words": alarm.words,
-            "then": alarm.then,
-            "tone": "warn" if alarm.code == "other" else "bad",
-        }
+        Alarm(title=alarm.title, words=alarm.words, then=alarm.then, tone="warn" if alarm.code == "other" else "bad")
         for alarm in generation.alarms()
     ]
     pause = writes_pause.current()
     if pause is not None:
         words = f"{pause.paused_by} paused them: {pause.reason}"
         then = "Allow them again on the set-up page, or with manage.py writes resume."
-        found.insert(0, {"title": "Writes to AWS are paused", "words": words, "then": then, "tone": "warn"})
+        found.insert(0, Alarm(title="Writes to AWS are paused", words=words, then=then, tone="warn"))
     return found
+
+
+def _silence(seen: Seen) -> Iterator[Alarm]:
+    """Alarms about processes that should run and do not."""
+    silent = {role: [row for row in seen.silent if row.role == role] for role in ProcessRole}
+    if not any(row.role == ProcessRole.WORKER for row in seen.alive):
+        last = "None has ever been heard of."
+        if lost := silent[ProcessRole.WORKER]:
+            last = format_html("{} was last heard of {}.", lost[0], ago(lost[0].beat_at))
+        yield Alarm(
+            title="No worker is running",
+            words=format_html(
+                "{} Sweeps, time-outs and notifications wait until one does: <code>python manage.py worker</code>", last
+            ),
+        )
+    elif schedule := worker.overdue_schedule():
+        yield Alarm(title="A schedule is overdue", words=schedule)
+    if (lost := silent[ProcessRole.EVENTS]) and not any(row.role == ProcessRole.EVENTS for row in seen.alive):
+        yield Alarm(
+            title="No process consumes the change events",
+            words=format_html(
+                "The last heartbeat of {} was {}; it did not end on SIGTERM. Only the next sweep finds drift. "
+                "Start one: <code>python manage.py events</code>",
+                lost[0],
+                ago(lost[0].beat_at),
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

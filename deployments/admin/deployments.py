@@ -15,9 +15,9 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from deployments.admin.display import ago, badge, took, two_lines
+from deployments.admin.display import ago, badge, tags, took, two_lines
 from deployments.admin.exports import Exports
-from deployments.admin.pages import Nouns, audit_of, menu
+from deployments.admin.pages import Alarm, Nouns, audit_of, menu
 from deployments.admin.promotions import Promotions, offers
 from deployments.admin.search import MAX_ROWS_SEARCHED, find
 from deployments.admin.time_filter import between
@@ -46,8 +46,6 @@ def listed() -> QuerySet[Deployment]:
     )
 
 
-CURRENT = SafeString(' <span class="tag current">current</span>')
-ROLLED_BACK = SafeString(' <span class="tag back">rolled back</span>')
 _WENT_WRONG = (DeploymentStatus.FAILED, DeploymentStatus.TIMED_OUT)
 
 
@@ -150,7 +148,7 @@ class DeploymentAdmin(Promotions, Exports):
 
     @admin.display(description="Version", ordering="version_day")
     def version_cell(self, row: Deployment) -> str:
-        return format_html('<b>{}</b>{}<code class="under">{}</code>', row.version, tags(row), row.short_code)
+        return format_html('<b>{}</b> {}<code class="under">{}</code>', row.version, tags(row), row.short_code)
 
     @admin.display(description="Status")
     def status_cell(self, row: Deployment) -> str:
@@ -181,14 +179,19 @@ class DeploymentAdmin(Promotions, Exports):
             "commit_sha": str(row.git.get("commitSha") or ""),
             "worker": getattr(row, "worker", None),
             "last_good": good if row.status in _WENT_WRONG else None,
+            "alarm": _credentials_alarm(row),
             "audit": audit_of(request, row),
             **offers(request, row, good),
         }
 
 
-def tags(row: Any) -> SafeString:
-    """The marks of a row that was `listed`: current, or rolled back from."""
-    return CURRENT if row.is_current else ROLLED_BACK if row.is_rolled_back else SafeString("")
+def _credentials_alarm(row: Deployment) -> Alarm | None:
+    if not row.credentials_error:
+        return None
+    title = "No registry credentials were issued"
+    if row.credentials_kind:
+        title = "The log-in opens more than this repository"
+    return Alarm(title=title, words=row.credentials_error, tone="warn")
 
 
 def commit_cell(git: dict[str, Any]) -> SafeString:

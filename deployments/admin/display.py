@@ -18,8 +18,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
+from deployments.access import audit
 from deployments.models import (
     AccessKey,
+    AuditEntry,
     Deployment,
     DeploymentStatus,
     EventKind,
@@ -30,6 +32,7 @@ from deployments.models import (
     SweepFinding,
     SweepStatus,
 )
+from deployments.policy import Finding
 
 register = template.Library()
 
@@ -67,8 +70,10 @@ def mark(tone: str, word: str) -> SafeString:
 
 
 @register.filter
-def badge(row: Deployment | Repository | RepositoryEvent | AccessKey | Sweep | SweepFinding) -> SafeString:
-    """The status of a row (the kind of an event, the outcome of a finding) as a word with a shape."""
+def badge(row: Deployment | Repository | RepositoryEvent | AccessKey | Sweep | SweepFinding | Finding) -> SafeString:
+    """The status of a row (the kind of an event, the outcome or the level of a finding) as a word with a shape."""
+    if isinstance(row, Finding):
+        return mark("bad" if row.level == "error" else "warn", row.level.capitalize())
     if isinstance(row, AccessKey):
         if row.revoked_at:
             return mark("bad", "Revoked")
@@ -78,6 +83,28 @@ def badge(row: Deployment | Repository | RepositoryEvent | AccessKey | Sweep | S
     if isinstance(row, SweepFinding):
         return mark(TONES[row.outcome], row.get_outcome_display())
     return mark(TONES[row.status], row.get_status_display())
+
+
+@register.filter
+def tags(row: Any) -> SafeString:
+    """The marks of a deployment that was `listed`: current, or rolled back from."""
+    if row.is_current:
+        return SafeString('<span class="tag current">current</span>')
+    return SafeString('<span class="tag back">rolled back</span>') if row.is_rolled_back else SafeString("")
+
+
+@register.filter
+def problem(entry: AuditEntry) -> str:
+    """Why what an audit entry tells of was not done; empty when it was."""
+    return "" if entry.outcome == audit.DONE else entry.outcome
+
+
+@register.filter
+def pull(verdict: str) -> SafeString:
+    """Whether an account may pull, in the words of `policy.evaluate`: yes, no, or depends."""
+    if verdict == "yes":
+        return mark("ok", "May pull")
+    return mark("bad", "May not pull") if verdict == "no" else mark("warn", "It depends")
 
 
 @register.filter

@@ -6,6 +6,7 @@ session and not in a cache, so it is rendered where it is made instead of being 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -24,7 +25,7 @@ from deployments import clock
 from deployments.access import keys
 from deployments.access.audit import Trail
 from deployments.admin.display import ago, badge, two_lines, until
-from deployments.admin.pages import Audited, ReadOnly, audit_of, may, menu, require
+from deployments.admin.pages import Alarm, Audited, Button, ReadOnly, audit_of, may, menu, require
 from deployments.errors import Refusal
 from deployments.models import AccessKey, Environment, KeyKind
 
@@ -177,7 +178,8 @@ class AccessKeyAdmin(Audited, ReadOnly):
                     line.nothing_changed()
             self.message_user(request, f"{key} no longer works.")
             return HttpResponseRedirect(reverse("admin:deployments_accesskey_change", args=[key.pk]))
-        return self.render_page(request, "registry_admin/key_revoke.html", key, {"title": f"Revoke {key}?"})
+        context = {"title": f"Revoke {key}?", "revocable": revocable(key), "works": key.is_live}
+        return self.render_page(request, "registry_admin/key_revoke.html", key, context)
 
     def rotate_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """GET asks how long the old key works on, POST makes its successor and shows it, this once.
@@ -186,7 +188,7 @@ class AccessKeyAdmin(Audited, ReadOnly):
         """
         require(request, "rotate_accesskey")
         key = get_object_or_404(self.get_queryset(request), pk=pk)
-        if key.kind == KeyKind.USER and key.user_id != request.user.pk and not request.user.is_superuser:
+        if not _may_hold(request, key):
             raise PermissionDenied
         form = RotateForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
@@ -199,7 +201,8 @@ class AccessKeyAdmin(Audited, ReadOnly):
                 self.message_user(request, refusal.sentence, messages.ERROR)
                 return HttpResponseRedirect(reverse("admin:deployments_accesskey_change", args=[key.pk]))
             return self._shown_once(request, new, text)
-        context = {"title": f"Rotate {key}?", "form": form, "obstacle": "" if rotates(key) else OBSTACLE}
+        alarm = None if rotates(key) else Alarm(title="It is not rotated", words=OBSTACLE, tone="idle")
+        context = {"title": f"Rotate {key}?", "form": form, "alarm": alarm}
         return self.render_page(request, "registry_admin/key_rotate.html", key, context)
 
     def _shown_once(self, request: HttpRequest, key: AccessKey, text: str) -> HttpResponse:
@@ -207,12 +210,14 @@ class AccessKeyAdmin(Audited, ReadOnly):
         return self.render_page(request, "registry_admin/key_made.html", key, {"title": "A new key", "text": text})
 
     def page(self, request: HttpRequest, row: AccessKey) -> dict[str, Any]:
-        own = row.kind != KeyKind.USER or row.user_id == request.user.pk or request.user.is_superuser
+        successor, predecessor = row.replaced_by.defer("digest").first(), row.replaces
         return {
-            "may_revoke": row.is_live and may(request, "revoke_accesskey"),
-            "may_rotate": own and rotates(row) and may(request, "rotate_accesskey"),
-            "successor": row.replaced_by.defer("digest").first(),
-            "predecessor": row.replaces,
+            "buttons": list(_buttons(request, row)),
+            "works": row.is_live,
+            "successor": successor,
+            "still_used": successor is not None and _used_since(row, successor),
+            "predecessor": predecessor,
+            "predecessor_still_used": predecessor is not None and _used_since(predecessor, row),
             "audit": audit_of(request, row),
         }
 
@@ -248,6 +253,28 @@ class AccessKeyAdmin(Audited, ReadOnly):
 
 
 OBSTACLE = "A deploy key expires by itself, and one that no longer works or has a successor already is not rotated."
+
+
+def _buttons(request: HttpRequest, key: AccessKey) -> Iterator[Button]:
+    if may(request, "rotate_accesskey") and _may_hold(request, key) and rotates(key):
+        yield Button(word="Rotate…", address=reverse("admin:deployments_accesskey_rotate", args=[key.pk]))
+    if may(request, "revoke_accesskey") and revocable(key):
+        address = reverse("admin:deployments_accesskey_revoke", args=[key.pk])
+        yield Button(word="Revoke…", address=address, style="button danger")
+
+
+def _may_hold(request: HttpRequest, key: AccessKey) -> bool:
+    """Whether this person may see the text of a key of this owner: a personal token acts as its user."""
+    return key.kind != KeyKind.USER or key.user_id == request.user.pk or bool(request.user.is_superuser)
+
+
+def _used_since(old: AccessKey, new: AccessKey) -> bool:
+    return old.last_used_at is not None and old.last_used_at > new.created_at
+
+
+def revocable(key: AccessKey) -> bool:
+    """An expired key too: with a personal token go the deploy keys of its user, which may still work."""
+    return key.revoked_at is None
 
 
 def rotates(key: AccessKey) -> bool:

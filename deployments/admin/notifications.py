@@ -24,13 +24,13 @@ from deployments import clock
 from deployments.access.audit import Trail
 from deployments.access.vault import Vault
 from deployments.admin.display import ago, mark, two_lines, until
-from deployments.admin.pages import ReadOnly, may, menu, require, who
+from deployments.admin.pages import Alarm, Button, ReadOnly, may, menu, require, who
 from deployments.models import ChannelKind, DeliveryStatus, NotificationChannel, NotificationDelivery, Project
 from deployments.notify import channels, deliveries, news
 from deployments.notify.senders import DeliverySettings
 
-LIST = "admin:deployments_notificationchannel_changelist"
-PAGE = "admin:deployments_notificationchannel_change"
+KIND = "admin:deployments_notificationchannel"
+LIST, PAGE = f"{KIND}_changelist", f"{KIND}_change"
 TONES = {DeliveryStatus.WAITING: "run", DeliveryStatus.SENT: "ok", DeliveryStatus.FAILED: "bad"}
 
 
@@ -184,8 +184,9 @@ class ChannelAdmin(ReadOnly):
             self.message_user(request, f"{saved} is saved. Send a test message to see that it arrives.")
             return HttpResponseRedirect(reverse(PAGE, args=[saved.pk]))
         title = f"Change {channel}" if channel is not None else "New notification channel"
+        back = reverse(PAGE, args=[channel.pk]) if channel is not None else reverse(LIST)
         return self.render_page(
-            request, "registry_admin/notification_form.html", channel, {"title": title, "form": form}
+            request, "registry_admin/notification_form.html", channel, {"title": title, "form": form, "back": back}
         )
 
     def delete_view(
@@ -228,12 +229,19 @@ class ChannelAdmin(ReadOnly):
 
     def page(self, request: HttpRequest, row: NotificationChannel) -> dict[str, Any]:
         return {
+            "alarm": _alarm(row),
             "address": address_of(row),
             "events": [news.EVENTS.get(event, event) for event in row.events],
             "latest": [(each, state(each)) for each in row.deliveries.defer("body")[:20]],
+            "buttons": [
+                Button(word=word, address=reverse(f"{KIND}_{name}", args=[row.pk]), style=style)
+                for right, name, word, style in (
+                    ("change", "edit", "Change", "historylink"),
+                    ("delete", "delete", "Delete", "danger"),
+                )
+                if may(request, f"{right}_notificationchannel")
+            ],
             "may_test": may(request, "test_notificationchannel"),
-            "may_change": may(request, "change_notificationchannel"),
-            "may_delete": may(request, "delete_notificationchannel"),
         }
 
     @admin.display(description="Channel", ordering="name")
@@ -255,6 +263,15 @@ class ChannelAdmin(ReadOnly):
     @admin.display(description="Last sent", ordering="last_sent_at")
     def last_sent(self, row: NotificationChannel) -> str:
         return ago(row.last_sent_at, "never")
+
+
+def _alarm(channel: NotificationChannel) -> Alarm | None:
+    if not channel.enabled:
+        return Alarm(title="It is switched off", words="Nothing but test messages is sent.", tone="idle")
+    if channel.last_error:
+        words = f"{channel.last_error} What fails is tried again after 1, 5 and 30 minutes."
+        return Alarm(title="The last message did not arrive", words=words)
+    return None
 
 
 def address_of(channel: NotificationChannel) -> str:

@@ -5,6 +5,7 @@ No query in a display method: what a list shows comes with its queryset.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.conf import settings
@@ -59,6 +60,29 @@ def who(request: HttpRequest) -> str:
 def audit_of(request: HttpRequest, target: Model) -> list[AuditEntry]:
     """The newest lines of the audit log about this object, for whoever may see them."""
     return list(audit.history(target)[:10]) if may(request, "view_auditentry") else []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Button:
+    """What a page offers to this person now: a link to a page that asks, or, if it `posts`, the action itself.
+
+    A page has a button only for what the action's own view would do, so a template compares no status and no right.
+    """
+
+    word: str
+    address: str
+    style: str = "button"  # its classes in the style sheet
+    posts: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """What a page says before everything else: what is wrong, in a few words and in a sentence, and what to do."""
+
+    title: str
+    words: str
+    then: str = ""
+    tone: str = "bad"
 
 
 def back_to(request: HttpRequest, otherwise: str) -> str:

@@ -50,8 +50,16 @@ class Puller:
     consumer: bool
 
     @property
+    def pulls(self) -> bool:
+        return self.verdict == "yes"
+
+    @property
+    def word(self) -> str:
+        return {"yes": "May pull", "no": "May not"}.get(self.verdict, "Depends")
+
+    @property
     def tone(self) -> str:
-        if self.verdict == "yes":
+        if self.pulls:
             return "ok"
         return "warn" if self.verdict == "depends" else "bad" if self.consumer else "idle"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
@@ -10,7 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
 
 from deployments.access.audit import Trail
-from deployments.admin.pages import ReadOnly, may, require, who
+from deployments.admin.pages import Button, ReadOnly, may, require, who
 from deployments.deploys import lifecycle, promotions
 from deployments.models import Deployment, DeploymentStatus, Promotion
 
@@ -55,7 +57,7 @@ class Promotions(ReadOnly):
                 "word": word,
                 "change": change,
                 "sides": _sides(change),
-                "obstacle": obstacle(deployment, change),
+                "obstacle": obstacle(change),
             },
         )
 
@@ -73,7 +75,10 @@ class Promotions(ReadOnly):
                 self.message_user(request, f"{deployment.version} was canceled.", messages.SUCCESS)
             return HttpResponseRedirect(_page(deployment))
         return self.render_page(
-            request, "registry_admin/cancel.html", deployment, {"title": f"Cancel {deployment.version}?"}
+            request,
+            "registry_admin/cancel.html",
+            deployment,
+            {"title": f"Cancel {deployment.version}?", "ended": deployment.is_final},
         )
 
 
@@ -87,20 +92,33 @@ def offers(request: HttpRequest, deployment: Deployment, previous: Deployment | 
     )
     change = promotions.PromotionChange(deployment=deployment, current=promotion)
     is_current = promotion is not None and promotion.deployment_id == deployment.pk
-    possible = deployment.status == DeploymentStatus.DEPLOYED and not is_current
-    right = "rollback_deployment" if change.rolls_back else "promote_deployment"
+    replaced = promotions.rolled_back(promotion) if promotion else None
     return {
         "promotion": promotion,
-        "replaced": promotions.rolled_back(promotion) if promotion else None,
-        "may_promote": possible and may(request, right),
-        "rolls_back": change.rolls_back,
-        "previous": previous if is_current and may(request, "rollback_deployment") else None,
-        "may_cancel": not deployment.is_final and may(request, "cancel_deployment"),
+        "replaced": replaced if is_current else None,
+        "buttons": list(_buttons(request, change, previous if is_current else None)),
     }
 
 
-def obstacle(deployment: Deployment, change: promotions.PromotionChange) -> str:
+def _buttons(request: HttpRequest, change: promotions.PromotionChange, previous: Deployment | None) -> Iterator[Button]:
+    deployment = change.deployment
+    right, word = "promote_deployment", "Promote"
+    if change.rolls_back:
+        right, word = "rollback_deployment", "Roll back to this"
+    if not obstacle(change) and may(request, right):
+        yield Button(word=word, address=_action("promote", deployment))
+    if previous is not None and may(request, "rollback_deployment"):
+        back = promotions.PromotionChange(deployment=previous, current=change.current)
+        if not obstacle(back):
+            word = f"Roll back to {previous.version}"
+            yield Button(word=word, address=_action("promote", previous), style="historylink")
+    if not deployment.is_final and may(request, "cancel_deployment"):
+        yield Button(word="Cancel", address=_action("cancel", deployment), style="button danger")
+
+
+def obstacle(change: promotions.PromotionChange) -> str:
     """Why this deployment cannot become current; empty if it can. Asking anyway gets the same answer."""
+    deployment = change.deployment
     if change.current is not None and change.current.deployment_id == deployment.pk:
         return f"{deployment.version} is current already."
     if deployment.status != DeploymentStatus.DEPLOYED:
@@ -108,20 +126,37 @@ def obstacle(deployment: Deployment, change: promotions.PromotionChange) -> str:
     return "" if hasattr(deployment, "worker") else f"{deployment.version} was never indexed, so it has no tasks."
 
 
-def _sides(change: promotions.PromotionChange) -> list[tuple[str, object, object]]:
-    """What will change, line by line: (what, as it is, as it will be)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """A line of what will change: as it is, as it will be, and whether that is text for machines."""
+
+    what: str
+    now: object
+    then: object
+    is_code: bool
+
+    @property
+    def same(self) -> bool:
+        return self.now == self.then
+
+
+def _sides(change: promotions.PromotionChange) -> list[Side]:
     now, then = change.current.deployment if change.current else None, change.deployment
 
-    def line(what: str, value: Any) -> tuple[str, object, object]:
-        return what, value(now) or "–" if now else "–", value(then) or "–"
+    def line(what: str, value: Callable[[Deployment], object], *, is_code: bool = True) -> Side:
+        return Side(what=what, now=value(now) or "–" if now else "–", then=value(then) or "–", is_code=is_code)
 
     return [
         line("Version", lambda row: row.version),
         line("Image digest", lambda row: row.image_digest),
         line("Image ref", lambda row: row.image_ref),
-        line("Commit", lambda row: str(row.git.get("commitMessage") or "").partition("\n")[0]),
+        line("Commit", lambda row: str(row.git.get("commitMessage") or "").partition("\n")[0], is_code=False),
         line("Revision", lambda row: str(row.git.get("commitSha") or "")[:12]),
     ]
+
+
+def _action(name: str, deployment: Deployment) -> str:
+    return reverse(f"admin:deployments_deployment_{name}", args=[deployment.pk])
 
 
 def _page(deployment: Deployment) -> str:

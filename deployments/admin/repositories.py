@@ -13,11 +13,11 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions
+from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions, applies, button, offered
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
-from deployments.admin.pages import audit_of, may, menu, shown_configuration
+from deployments.admin.pages import Alarm, audit_of, may, menu, shown_configuration
 from deployments.admin.policies import Policies, aws_console, pullers, risks, state_of
 from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.aws.partitions import partition_of
@@ -86,7 +86,9 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
     }
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Repository]:
-        return Repository.objects.select_related("project")
+        return Repository.objects.select_related("project").annotate(
+            can_be_reconciled=applies(BULK_ACTIONS["reconcile"])
+        )
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         may_act = any(may(request, bulk.right) for bulk in BULK_ACTIONS.values())
@@ -119,9 +121,9 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
         return two_lines(ago(row.last_checked_at, "never"), format_html("in sync {}", ago(in_sync)))
 
     @admin.display(description=SafeString('<span class="visually-hidden">Action</span>'))
-    def act(self, row: Repository) -> str:
+    def act(self, row: Any) -> str:
         """A button of the one empty form above the list: a real POST, without a form inside the list's own."""
-        if row.status in (RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING):
+        if not row.can_be_reconciled:
             return ""
         target = reverse("admin:deployments_repository_look", args=[row.pk, "reconcile"])
         return format_html(
@@ -138,9 +140,10 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
         if desired and row.policy_text:
             lines = side_by_side(row.policy_text, desired, partition=partition_of(row.region))
         events = list(row.events.all()[:50])
-        covered = registry is not None
+        covered, missing = registry is not None, row.status == RepositoryStatus.MISSING
+        excepted = bool(row.mode) and in_force(row)
+        acts = {bulk.name: button(bulk, row, excepted=excepted) for bulk in offered(request, row)}
         return {
-            "reason": reason(row),
             "aws_console": aws_console(row),
             "uri": f"{row.host}/{row.name}",
             "registry": registry,
@@ -154,11 +157,15 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
             "risks": risks(row),
             "pullers": pullers(row),
             "states": {part: state_of(row, part, covered=covered) for part in PARTS},
-            "excepted": bool(row.mode) and in_force(row),
+            "excepted": excepted,
+            "only_observed": row.mode == "observe",
+            "end": acts.pop("end", None),
+            "buttons": list(acts.values()),
             "observed": not repositories.effective_enforce(row, shown_configuration().enforce, timezone.now()),
-            "may": {name: may(request, bulk.right) for name, bulk in BULK_ACTIONS.items()},
             "may_restore": may(request, "restore_policy_repository") and covered,
-            "managed": row.status not in (RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING),
+            "alarm": Alarm(title="Gone from the registry", words=reason(row)) if missing else None,
+            "missing": missing,
+            "drifted": row.status == RepositoryStatus.DRIFTED,
             "audit": audit_of(request, row),
         }
 

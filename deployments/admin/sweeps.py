@@ -26,7 +26,7 @@ from django.views.decorators.http import require_POST
 from deployments import tasks
 from deployments.access.audit import Trail
 from deployments.admin.display import ago, badge, took, two_lines
-from deployments.admin.pages import Nouns, ReadOnly, may, menu, require, shown_configuration, who
+from deployments.admin.pages import Alarm, Button, Nouns, ReadOnly, may, menu, require, shown_configuration, who
 from deployments.models import (
     Repository,
     RepositoryStatus,
@@ -38,6 +38,8 @@ from deployments.models import (
 )
 from deployments.reconcile import chunks, sweep_record, targets
 
+FAILED = "It failed, for a reason that every repository suffers from"
+NAMES_SHOWN = 20
 FINDINGS_SHOWN = 100
 THROTTLED_SHOWN = 10
 #: What a chunk counts → the word and the tone for it, in the order in which people want to know.
@@ -163,17 +165,26 @@ class SweepAdmin(ReadOnly):
         )  # fmt: skip
 
     def page(self, request: HttpRequest, row: Sweep) -> dict[str, Any]:
-        progress = how_far(row)
+        far, running = how_far(row), row.status == SweepStatus.RUNNING
+        address = reverse("admin:deployments_sweep_stop", args=[row.pk])
+        stop = Button(word="Stop it", address=address, style="button danger", posts=True)
+        title = FAILED if row.status == SweepStatus.FAILED else "The last word from AWS"
         outcome = request.GET.get("outcome", "")
         counts = Counter(dict(row.findings.order_by().values_list("outcome").annotate(number=Count("*"))))
         return {
             "title": f"Sweep {row.pk}",
-            "look": progress,
-            "may_stop": row.status == SweepStatus.RUNNING and may(request, "stop_sweep"),
+            "progress": far.progress,
+            "parts": far.parts,
+            "words": far.words,
+            "waiting": far.waiting,
+            "running": running,
+            "alarm": Alarm(title=title, words=row.error) if row.error else None,
+            "buttons": [stop] if running and may(request, "stop_sweep") else [],
             "outcome": outcome,
             "outcomes": [(value, word, counts[value]) for value, word in SweepFinding.Outcome.choices if counts[value]],
             "findings": findings_of(row, outcome, request.GET.get("p", "1")),
-            "names_shown": row.names[:20],
+            "names_shown": row.names[:NAMES_SHOWN],
+            "names_more": max(0, len(row.names) - NAMES_SHOWN),
             "took": (row.finished_at or timezone.now()) - row.started_at,
         }
 

@@ -42,10 +42,14 @@ class Shown:
     row: EnvironmentVariable
     value: str
     inherited: bool
+    may_set: bool
+    may_delete: bool
 
 
-def shown(environment: Environment) -> list[Shown]:
-    """What the environment's code finds, by name: its own, and what a preview branch has from its parent."""
+def shown(environment: Environment, *, may_set: bool, may_delete: bool) -> list[Shown]:
+    """What the environment's code finds, by name: its own, and what a preview branch has from its parent. That of the
+    parent is changed and deleted on the parent's page.
+    """
     rows = {}
     owners = [environment.parent_id, environment.pk] if environment.parent_id else [environment.pk]
     for row in EnvironmentVariable.objects.filter(environment__in=owners).order_by("name"):
@@ -53,8 +57,15 @@ def shown(environment: Environment) -> list[Shown]:
             rows[row.name] = row
     vault = Vault(settings.ENCRYPTION_KEYS)
     return [
-        Shown(row=row, value=_value(row, vault), inherited=row.environment_id != environment.pk)
+        Shown(
+            row=row,
+            value=_value(row, vault),
+            inherited=not own,
+            may_set=own and may_set,
+            may_delete=own and may_delete,
+        )
         for _, row in sorted(rows.items())[:VARIABLES_SHOWN]
+        for own in [row.environment_id == environment.pk]
     ]
 
 
@@ -84,17 +95,21 @@ class VariablePages(ReadOnly):
 
     def variables_of(self, request: HttpRequest, environment: Environment) -> dict[str, Any]:
         sees = may(request, "view_environmentvariable")
+        sets = may(request, "change_environmentvariable") and environment.archived_at is None
+        deletes = may(request, "delete_environmentvariable")
         return {
             "sees_variables": sees,
-            "variables": shown(environment) if sees else [],
-            "may_set": may(request, "change_environmentvariable") and environment.archived_at is None,
-            "may_delete": may(request, "delete_environmentvariable"),
+            "variables": shown(environment, may_set=sets, may_delete=deletes) if sees else [],
+            "may_set": sets,
         }
 
     def variable_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """A form for one variable; which one, if it is there already, stands in the address."""
         require(request, "change_environmentvariable")
         environment: Environment = self.one(request, pk)
+        if environment.archived_at is not None:
+            self.message_user(request, f"{environment} is archived, so no deploy reads its variables.", messages.ERROR)
+            return HttpResponseRedirect(_page(environment))
         known = environment.variables.filter(name=request.GET.get("name", "")).first()
         initial = {"name": known.name, "is_secret": known.is_secret} if known else {}
         if known is not None:
