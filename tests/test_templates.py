@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,9 @@ def test_a_template_is_formatted_and_has_no_long_line(template: Path) -> None:
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_a_template_knows_each_tag_and_filter_that_it_uses(template: Path) -> None:
     assert get_template(str(template.relative_to(FOLDER)))
+
+
+def test_no_template_compares_what_a_row_is_in_to_decide_what_to_offer() -> None:
+    compared = re.compile(r"\{% (?:el)?if [^%]*\.(?:status|mode|level|verdict|outcome|origin|kind) [=!]=|\bmay\.")
+
+    assert [str(path.relative_to(FOLDER)) for path in TEMPLATES if compared.search(path.read_text())] == []
