@@ -46,7 +46,7 @@ def hold(directory: Path, what: str) -> IO[str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Failure(f"A {what} is running here already: end that one first, with Ctrl-C.") from None
+        raise Failure(f"Another {what} is running here already: end that one first, with Ctrl-C.") from None
     return lock
 
 
@@ -56,8 +56,8 @@ def start_sandbox(processes: Processes) -> Sandbox:
     return Sandbox(processes.wait_for("sandbox", lambda: re.search(r"ready at (\S+)\n", said()))[1])
 
 
-def configure(directory: Path, sandbox: Sandbox, origin: str) -> None:
-    """Write the installation's settings to `env`, which every process that is started from now on reads."""
+def configure(directory: Path, sandbox: Sandbox, origin: str, **more: str) -> None:
+    """Write the settings, and `more` of them, to `env`, which every process that is started from now on reads."""
     aws = sandbox.environment("owner")
     settings = {
         "DATABASE_URL": f"sqlite:///{quote(str(directory / 'db.sqlite3'))}",
@@ -70,7 +70,9 @@ def configure(directory: Path, sandbox: Sandbox, origin: str) -> None:
         # Usually a deploy does not ask again about a repository that was seen to be right within the last minute.
         "RECONCILE_FRESHNESS_SECONDS": "0",
         **aws,
+        **more,
     }
+    (directory / "env").unlink(missing_ok=True)
     with open(directory / "env", "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as env:
         env.writelines(f"{name}='{value}'\n" for name, value in settings.items())
     mine = {name: os.environ[name] for name in KEPT if name in os.environ}

@@ -24,7 +24,7 @@ from django.db import OperationalError, connection, connections
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from deployments.aws import clients, ecr, partitions
+from deployments.aws import clients, partitions
 from deployments.aws.sqs import EventQueue
 from deployments.aws.values import Access, Message
 from deployments.config import Configuration
