@@ -11,7 +11,7 @@ ABREAST := -n auto --maxprocesses 4
 ticking = { while sleep 1; do printf .; done & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast mutants format lint run worker faults soak bench screens clean
+.PHONY: help demo dev test fast walks mutants format lint run worker faults soak bench screens clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,13 +36,24 @@ $(VENV)/.dev: $(VENV)/.python requirements.txt requirements-sandbox.txt requirem
 demo: $(VENV)/.sandbox ## The main job, for real: a local ECR, a deploy, a pull from another account (ARGS=--once ends after it)
 	@$(PY) -m sandbox.demo $(ARGS)
 
-test: $(VENV)/.dev ## Every test: on SQLite, on a real PostgreSQL, and with the real CLI
+dev: $(VENV)/.sandbox ## To change the code on: a local ECR, SQLite in .dev, an operator, the server with reload, a worker
+	@$(PY) -m sandbox.dev $(ARGS)
+
+ifdef T
+test: $(VENV)/.dev
+	@$(PY) -m pytest -p no:xdist $(T) $(ARGS)
+else
+test: $(VENV)/.dev ## Every test: on SQLite, on a real PostgreSQL, and with the real CLI; T=path::name runs that one only
 	$(PY) -m pytest -m "not slow" $(ABREAST) $(ARGS)
 	TEST_DATABASE=postgresql $(PY) -m pytest -m "not slow" --ignore tests/policy --ignore tests/sandbox $(ABREAST) $(ARGS)
 	$(PY) -m pytest -m slow -n 2 --dist loadfile $(ARGS)
+endif
 
 fast: $(VENV)/.dev ## The fast tests on SQLite only
 	$(PY) -m pytest -m "not slow" $(ABREAST) $(ARGS)
+
+walks: $(VENV)/.dev ## Through how many of our modules do a deploy, a finalize and a sweep go? CONTRIBUTING has the figures
+	@$(PY) -m tests.walks
 
 mutants: $(VENV)/.dev ## Do the tests notice broken guards? Each listed change to a copy of the code must fail one (ARGS=deployments/access/keys.py)
 	@$(PY) -m tests.mutants $(ARGS)

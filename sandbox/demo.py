@@ -16,146 +16,47 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import json
-import os
 import re
-import secrets
-import shlex
 import socket
-import subprocess
 import sys
 import textwrap
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote
 
 from sandbox import images
 from sandbox.control import CLUSTER_ACCOUNT, OWNER_ACCOUNT, Sandbox
-from sandbox.keeper import ROOT, START_SECONDS, Failure, Interrupted, Processes
+from sandbox.installation import (
+    HOST,
+    OPERATOR,
+    PROJECT,
+    REF,
+    bootstrap,
+    configure,
+    hold,
+    manage,
+    start_sandbox,
+    tell_what_is_there,
+)  # fmt: skip
+from sandbox.keeper import ROOT, Failure, Interrupted, Processes
+from sandbox.screen import GREEN, RED, Note, Screen, run, shown
 
-HOST = f"{OWNER_ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
-OPERATOR, PROJECT, REF = "demo@example.com", "Demo", "proj_demo"
-#: What a cluster in another account needs, as an operator writes it into the settings.
-POLICY = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {
-            "Sid": "ClusterPulls",
-            "Effect": "Allow",
-            "Principal": {"AWS": f"arn:aws:iam::{CLUSTER_ACCOUNT}:root"},
-            "Action": ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
-        }
-    ],
-}
-#: Of the user's own environment: a profile, a proxy or a setting for another installation must not reach this one.
-KEPT = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TERM", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 LEFTOVERS = ("db.sqlite3*", "*.log", "env")  # of an earlier run; nothing else in the folder is touched
-
-BOLD, DIM, RED, GREEN = 1, 2, 31, 32
-
-Note = Callable[[str], None]
-
-
-# --- The screen -----------------------------------------------------------------------------------------------------
-
-
-class Screen:
-    """Numbered steps, each with a dot for every second that it takes: nobody looks at a terminal that stands still."""
-
-    def __init__(self) -> None:
-        self._number = 0
-        self._colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-    def paint(self, text: str, colour: int) -> str:
-        return f"\x1b[{colour}m{text}\x1b[0m" if self._colours else text
-
-    @contextlib.contextmanager
-    def step(self, title: str) -> Iterator[Note]:
-        """What the body notes is printed below the title when the step is over."""
-        self._number += 1
-        print(f"\n{self._number:>2}. {self.paint(title, BOLD)} ", end="", flush=True)
-        notes: list[str] = []
-        started, done = time.monotonic(), threading.Event()
-        ticker = threading.Thread(target=self._tick, args=(done,), daemon=True)
-        ticker.start()
-        try:
-            yield notes.append
-        finally:
-            done.set()
-            ticker.join()
-            print(self.paint(f"({time.monotonic() - started:.1f} s)", DIM))
-            print("".join(f"    {note}\n" for note in notes), end="", flush=True)
-
-    def _tick(self, done: threading.Event) -> None:
-        while not done.wait(1.0):
-            with contextlib.suppress(OSError):
-                print(".", end="", flush=True)
-
 
 # --- The installation -----------------------------------------------------------------------------------------------
 
 
 def clear(directory: Path) -> IO[str]:
     """Make the folder as new. The lock that comes back holds it; Failure if another demo does."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = (directory / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Failure("A demo is running here already: end that one first, with Ctrl-C.") from None
+    lock = hold(directory, "demo")
     for pattern in LEFTOVERS:
         for path in directory.glob(pattern):
             path.unlink()
     return lock
-
-
-def configure(directory: Path, sandbox: Sandbox, origin: str) -> None:
-    """Write the installation's settings to `env`, which every process that is started from now on reads."""
-    aws = sandbox.environment("owner")
-    settings = {
-        "DATABASE_URL": f"sqlite:///{quote(str(directory / 'db.sqlite3'))}",
-        "SECRET_KEY": secrets.token_urlsafe(50),
-        "APP_ORIGIN": origin,
-        "API_ORIGIN": origin,
-        "DEPLOY_REGISTRY_HOST": HOST,
-        "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": json.dumps(POLICY),
-        "RECONCILE_EVENTS_QUEUE_URL": sandbox.events_to("registry-admin"),
-        # Usually a deploy does not ask again about a repository that was seen to be right within the last minute.
-        "RECONCILE_FRESHNESS_SECONDS": "0",
-        **aws,
-    }
-    with open(directory / "env", "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as env:
-        env.writelines(f"{name}='{value}'\n" for name, value in settings.items())
-    mine = {name: os.environ[name] for name in KEPT if name in os.environ}
-    os.environ.clear()
-    os.environ.update(mine, ENV_FILE=str(directory / "env"), **aws)
-
-
-def manage(*command: str) -> tuple[str, str]:
-    """`manage.py COMMAND`, and what it said on both streams; into no file, because it may be a secret."""
-    done = subprocess.run(
-        [sys.executable, "manage.py", *command], cwd=ROOT, start_new_session=True, timeout=START_SECONDS,
-        stdin=subprocess.DEVNULL, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        raise Failure(f"manage.py {command[0]} ended with status {done.returncode}: {done.stderr.strip()[-2000:]}")
-    return done.stdout, done.stderr
-
-
-def bootstrap() -> tuple[str, str]:
-    """The operator's password and personal access token; the project, its environments and keys are made."""
-    said, beside = manage("bootstrap", "--email", OPERATOR, "--project", PROJECT, "--ref", REF, "--json")
-    password = re.search(r"^Password of .*: (\S+)$", beside, re.MULTILINE)
-    if password is None:
-        raise Failure("manage.py bootstrap did not tell the operator's password.")
-    return password[1], json.loads(said)["token"]
 
 
 # --- The deploy, as the CLI does it ---------------------------------------------------------------------------------
@@ -271,9 +172,7 @@ def install(screen: Screen, processes: Processes, directory: Path) -> tuple[Sand
     listener = socket.create_server(("127.0.0.1", 0))  # handed over to gunicorn: nobody can take the port meanwhile
     api = Api(listener.getsockname()[1], processes.log("web"))
     with screen.step("A local ECR, in the place of AWS") as note:
-        processes.start("sandbox", "-m", "sandbox", "--port", "0")
-        said = processes.log("sandbox").read_text
-        sandbox = Sandbox(processes.wait_for("sandbox", lambda: re.search(r"ready at (\S+)\n", said()))[1])
+        sandbox = start_sandbox(processes)
         note(f"{sandbox.url}: {OWNER_ACCOUNT} owns the registry, {CLUSTER_ACCOUNT} runs the cluster that pulls")
     with screen.step("A database: manage.py migrate") as note:
         configure(directory, sandbox, api.origin)
@@ -347,40 +246,13 @@ def _is(condition: Callable[[], bool], *, unless: type[Exception]) -> bool:
         return False
 
 
-def tell_what_is_there(screen: Screen, directory: Path, api: Api, sandbox: Sandbox, password: str, token: str) -> None:
-    def quoted(path: Path) -> str:
-        return shlex.quote(str(path))
-
-    print(f"""
-{screen.paint("To look at", BOLD)}
-    Admin      {api.origin}/admin/   log in as {OPERATOR} with {password}
-    API        {api.origin}/api/docs   token {token}
-    Commands   ENV_FILE={shown(directory / "env")} {shown(Path(sys.executable))} manage.py …
-    Logs       {shown(directory)}/*.log
-
-{screen.paint("To try: a deploy by the real CLI, in a project of trigger.dev", BOLD)}
-    PATH={quoted(ROOT / "sandbox" / "bin")}:$PATH DOCKER_CONFIG={quoted(directory / "docker")} \\
-    SANDBOX_URL={sandbox.url} TRIGGER_API_URL={api.origin} \\
-    TRIGGER_ACCESS_TOKEN={token} \\
-    npx trigger.dev@4.8.3 deploy --local-build --project-ref {REF}
-
-    The first folder on PATH has a stand-in for docker, which pushes to the local ECR instead of to AWS.
-    No project at hand?  cp -r {quoted(ROOT / "tests" / "e2e" / "project")} hello && cd hello && npm install
-""")
-
-
-def shown(path: Path) -> str:
-    """The path as one types it in the repository's folder."""
-    return shlex.quote(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
-
-
 def play(screen: Screen, processes: Processes, directory: Path, *, once: bool) -> None:
     sandbox, api, password, token = install(screen, processes, directory)
     show_the_problem(screen, sandbox)
     deploy = show_a_deploy(screen, api, sandbox, token)
     show_the_watch(screen, processes, sandbox, deploy)
     processes.look_after()
-    tell_what_is_there(screen, directory, api, sandbox, password, token)
+    tell_what_is_there(screen, directory, api.origin, sandbox, password, token)
     print("Now it ends; without --once it stays up." if once else "It stays up until Ctrl-C.", flush=True)
     with contextlib.suppress(Interrupted):
         while not once:
@@ -397,20 +269,6 @@ def perform(screen: Screen, directory: Path, *, once: bool) -> None:
                 processes.end()
 
 
-def last_words(*lines: str) -> None:
-    try:
-        print(*lines, sep="\n", flush=True)
-    except OSError:  # the terminal is gone, or the pipe's reader; Python's own farewell must not stumble over it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def explain(screen: Screen, directory: Path, failure: Failure) -> None:
-    lines = [f"\n{screen.paint('The demo failed.', RED)} {failure}"]
-    if failure.log and failure.log.exists():
-        lines += [f"    | {line}" for line in failure.log.read_text().splitlines()[-8:]]
-    last_words(*lines, f"More in {shown(failure.log or directory)}")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sandbox.demo", description="Deploys, shown on this machine.")
     parser.add_argument("--once", action="store_true", help="end after the deploys")
@@ -418,20 +276,7 @@ def main() -> int:
     arguments = parser.parse_args()
     screen, directory = Screen(), arguments.directory.resolve()
     print("Registry Admin: deploys here, pulls from another account. Nothing leaves this machine.", flush=True)
-    try:
-        perform(screen, directory, once=arguments.once)
-    except Interrupted:
-        last_words("\nInterrupted.")
-        return 130
-    except Failure as failure:
-        explain(screen, directory, failure)
-        return 1
-    except Exception as error:
-        log = directory / "demo.log"
-        log.write_text(traceback.format_exc())
-        explain(screen, directory, Failure(f"{type(error).__name__}: {error}", log))
-        return 1
-    return 0
+    return run(screen, directory, "demo", lambda: perform(screen, directory, once=arguments.once))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,13 @@ def keep() -> None:
     The other end of its standard input closes when the demo wishes so, and also when the demo is killed: all ends are
     this one. Every process that was told leads its group; it is asked, and what is left after a while is killed.
     """
-    leaders = [int(line) for line in sys.stdin]
+    leaders: set[int] = set()
+    for line in sys.stdin:
+        number = int(line)
+        if number > 0:
+            leaders.add(number)
+        else:  # it has ended, and its id may become another process's
+            leaders.discard(-number)
     groups = {*leaders, *groups_below(leaders)}
     for leader in leaders:
         with contextlib.suppress(OSError):
@@ -53,7 +59,7 @@ def keep() -> None:
             os.killpg(group, signal.SIGKILL)
 
 
-def groups_below(leaders: list[int]) -> set[int]:
+def groups_below(leaders: set[int]) -> set[int]:
     """The process groups of their descendants: the worker runs its cluster in one of its own. Empty without `ps`."""
     try:
         table = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,pgid="], capture_output=True, text=True).stdout
@@ -107,15 +113,39 @@ class Processes:
 
     def start(self, name: str, *command: str, pass_fds: tuple[int, ...] = ()) -> None:
         """`python COMMAND` in a session of its own, which Ctrl-C does not reach; both its outputs go to its log."""
-        self._may_raise = False  # between its start and the keeper's knowing it
+        with self._known_to_the_keeper(), self.log(name).open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                [sys.executable, *command], cwd=ROOT, pass_fds=pass_fds,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+            self._tell(self._running[name].pid)
+
+    def stop(self, name: str) -> int:
+        """End one of them: asked first, killed after STOP_SECONDS. Its exit status, also if it had ended before."""
+        with self._known_to_the_keeper():
+            process = self._running.pop(name)
+            process.terminate()
+            try:
+                status = process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                status = process.wait()
+            self._tell(-process.pid)
+        return status
+
+    def has_ended(self, name: str) -> bool:
+        return name in self._running and self._running[name].poll() is not None
+
+    def _tell(self, number: int) -> None:
+        self._told.write(b"%d\n" % number)
+        self._told.flush()
+
+    @contextlib.contextmanager
+    def _known_to_the_keeper(self) -> Iterator[None]:
+        """Ctrl-C waits: between the start or end of a process and the keeper's knowing it nothing may be raised."""
+        self._may_raise = False
         try:
-            with self.log(name).open("ab") as log:
-                self._running[name] = subprocess.Popen(
-                    [sys.executable, *command], cwd=ROOT, pass_fds=pass_fds,
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                )  # fmt: skip
-            self._told.write(b"%d\n" % self._running[name].pid)
-            self._told.flush()
+            yield
         finally:
             self._may_raise = True
         if self._interrupted:

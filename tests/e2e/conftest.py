@@ -28,6 +28,7 @@ import pytest
 from sandbox.control import Sandbox
 from tests.conftest import HOST, POLICY
 from tests.e2e import cli
+from tests.e2e.demo import Demo
 
 OPERATOR = "ada@example.com"
 # In seconds: a command of manage.py, the web server's start, and its end.
@@ -263,3 +264,15 @@ def installation(installation_process: Installation) -> Iterator[Installation]:
 def target(installation: Installation) -> Target:
     """A new project."""
     return installation.new_target()
+
+
+@pytest.fixture
+def demos(tmp_path: Path) -> Iterator[list[Demo]]:
+    """What a test starts; ended here if the test did not come to that."""
+    started: list[Demo] = []
+    yield started
+    for demo in started:
+        if demo.process.poll() is None:
+            demo.end(signal.SIGTERM)
+        if demo.process.stdout:
+            demo.process.stdout.close()
