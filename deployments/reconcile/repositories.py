@@ -263,7 +263,7 @@ class Lease:
             raise registry_error("OutOfTime", operation="lease", name=self.row.name)
 
     def require_writable(self) -> None:
-        """Raise RegistryError where nothing may be written to AWS (any more). Called right before each write.
+        """Raise RegistryError where nothing may be written to AWS (any more). Called before each write and each retry.
 
         The lease was lost, another configuration counts by now, or an operator has paused all writes.
         """
@@ -640,11 +640,14 @@ def _retry_while_not_found(call: Callable[[], T | RegistryError]) -> T | Registr
     pause, until = 0.1, processes.clock() + VISIBLE_SECONDS
     while True:
         result = call()
-        gone = isinstance(result, RegistryError) and result.code in (NOT_FOUND, NOT_VISIBLE)
-        if not gone or processes.clock() + pause > until:
+        if not _is_not_found(result) or processes.clock() + pause > until:
             return result
         time.sleep(pause)
         pause = min(pause * 2, 2.0)
+
+
+def _is_not_found(result: object) -> bool:
+    return isinstance(result, RegistryError) and result.code in (NOT_FOUND, NOT_VISIBLE)
 
 
 def _decide_origin(run: _Run, observation: Observation, config: RegistryConfig) -> None:
@@ -746,34 +749,33 @@ def _write(
         if run.row.status != RepositoryStatus.FAILED or not earlier.exists():
             run.event(EventKind.DRIFT_FOUND, words, policy_before=policy_before).save()
 
-    def patiently(writer: Callable[[], None]) -> Callable[[], None]:
-        if not just_created:
-            return writer
+    results: dict[Part, RegistryError | None] = {}
 
-        def write() -> None:
-            result = _retry_while_not_found(lambda: _outcome(writer))
-            if isinstance(result, RegistryError):
-                raise result
+    def write() -> RegistryError | None:
+        """Write the parts that ECR has not taken yet; the error of one for which ECR did not find the repository."""
+        left = [each.part for each in mine if each.part not in results or _is_not_found(results[each.part])]
+        if results:  # a retry, up to VISIBLE_SECONDS after the first try
+            try:
+                run.lease.require_writable()
+            except RegistryError as refused:
+                results.update(dict.fromkeys(left, refused))
+                return refused
+        results.update(zip(left, ecr.side_by_side([writers[part] for part in left]), strict=True))
+        return next((error for error in results.values() if _is_not_found(error)), None)
 
-        return write
-
-    results = ecr.side_by_side([patiently(writers[difference.part]) for difference in mine])
-    for difference, result in zip(mine, results, strict=True):
-        if isinstance(result, RegistryError):
+    if just_created:
+        _retry_while_not_found(write)
+    else:
+        write()
+    for difference in mine:
+        result = results[difference.part]
+        if result is not None:
             run.errors.append(result)
             run.differences.append(difference)
             continue
         run.written.append(difference.words)
         run.values["written_at"] = Now()
         _written(run, difference, config=config, now=now, policy_before=policy_before)
-
-
-def _outcome(writer: Callable[[], None]) -> RegistryError | None:
-    try:
-        writer()
-    except RegistryError as error:
-        return error
-    return None
 
 
 def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: datetime, policy_before: str) -> None:

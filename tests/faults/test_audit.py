@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
 from tests.faults.audit import audit
-from tests.faults.installation import Installation, Project, policy
-from tests.faults.operations import new_key
+from tests.faults.installation import Installation, Project, Sqlite, policy, send
+from tests.faults.operations import FirstDeploy, new_key
 from tests.faults.test_matrix import clean
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(120)]
-Sabotage = Callable[[Installation, Project, str], None]
+#: Violates an invariant; returns what ends the violation, where it would outlast the test.
+Sabotage = Callable[[Installation, Project, str], Callable[[], object] | None]
 
 
 def lose_deployment(installation: Installation, project: Project, deployment: str) -> None:
@@ -101,6 +105,57 @@ def write_unknown_policy(installation: Installation, project: Project, deploymen
     )
 
 
+def call_aws_inside_a_transaction(installation: Installation, project: Project, deployment: str) -> None:
+    """The product's own check refuses the call; its words in the log are what the audit looks for."""
+    code = f"""
+from django.db import transaction
+from deployments.aws.ecr import Ecr
+from deployments.aws.partitions import registry_of
+from deployments.aws.values import Access
+with transaction.atomic():
+    Ecr(registry=registry_of("{installation.host}"), access=Access()).observe("{project.repository}", details=False)
+"""
+    installation.begin_command("shell", "-c", code).process.wait(60)
+
+
+def stop_web(installation: Installation, project: Project, deployment: str) -> Callable[[], object]:
+    """The web processes stand still: /healthz is not answered."""
+    stopped = [pid for service in installation.running("web") for pid in service.all_members()]
+    assert isinstance(installation.database, Sqlite)
+    with contextlib.closing(installation.database.connect()) as connection:
+        connection.execute("BEGIN IMMEDIATE")  # else one that stands still may hold the database's lock
+        send(signal.SIGSTOP, *stopped)
+        connection.execute("ROLLBACK")
+    return lambda: send(signal.SIGCONT, *stopped)
+
+
+def leave_task(installation: Installation, project: Project, deployment: str) -> None:
+    """A task that no worker takes, because it is in another cluster's queue."""
+    installation.ensure(web=1, worker=1)
+    installation.database.query(
+        "INSERT INTO django_q_ormq (key, payload, lock) VALUES ('nobody', '', datetime('now', '-2 minutes'))"
+    )
+
+
+def undo_each_write(installation: Installation, project: Project, deployment: str) -> Callable[[], object]:
+    """Somebody deletes the policy each time that it is written."""
+    ended = threading.Event()
+
+    def undo() -> None:
+        while not ended.wait(0.05):
+            with contextlib.suppress(installation.ecr.exceptions.RepositoryPolicyNotFoundException):
+                installation.ecr.delete_repository_policy(repositoryName=project.repository)
+
+    thread = threading.Thread(target=undo, daemon=True)
+    thread.start()
+
+    def end() -> None:
+        ended.set()
+        thread.join(10)
+
+    return end
+
+
 @pytest.mark.parametrize(
     ("invariant", "sabotage"),
     [
@@ -111,11 +166,15 @@ def write_unknown_policy(installation: Installation, project: Project, deploymen
         ("I2", make_without_row),
         ("I3", say_in_sync),
         ("I4", stay_wrong),
+        ("I5", call_aws_inside_a_transaction),
         ("I6", write_elsewhere),
         ("I7", log_secret),
         ("I8", cancel_unseen),
         ("I9", leave_sweep),
         ("I10", write_unknown_policy),
+        ("I12", stop_web),
+        ("I12", leave_task),
+        ("I13", undo_each_write),
         ("log", log_traceback),
     ],
 )
@@ -133,11 +192,32 @@ def test_the_audit_names_what_is_violated(
     if sabotage is lose_deployment:
         assert audit(installation, since) == []  # before anything was done to it
 
-    sabotage(installation, project, answer.body["id"])
+    end = sabotage(installation, project, answer.body["id"])
     try:
         found = audit(installation, since)
     finally:
+        if end is not None:
+            end()
         installation.sandbox.clear_faults()
         (installation.folder / "other.log").unlink(missing_ok=True)
 
     assert any(each.startswith(f"{invariant}:") for each in found), found
+
+
+def test_the_audit_names_a_recovery_that_took_too_long(installation_of: Callable[..., Installation]) -> None:
+    class SlowDeploy(FirstDeploy):
+        def again(self) -> bool:
+            time.sleep(0.3)
+            return self.perform()
+
+    installation = installation_of("sqlite")
+    clean(installation)
+    installation.ensure(web=1)
+    since = time.time()
+    installation.mark_logs()
+    work = SlowDeploy(installation)
+    work.finish()
+
+    found = audit(installation, since, recovered=work.recovered, within=0.3)
+
+    assert [each.partition(":")[0] for each in found] == ["I11"], found

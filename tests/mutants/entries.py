@@ -1790,6 +1790,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_writes_pause.py::test_a_deploy_of_a_new_project_is_refused_with_the_reason_and_creates_nothing",
         ),
         (
+            "_write.write",
+            "run.lease.require_writable()",
+            "pass",
+            "reconcile/test_repositories.py::test_what_stops_writes_between_two_tries_at_a_new_repository_stops_the_second_try",
+        ),
+        (
             "ensure_repository",
             "if lease.activation != activation:",
             "if False:",

@@ -16,8 +16,17 @@ from django.db.models.functions import Now
 from deployments.aws import clients, ecr, partitions, values
 from deployments.config import Configuration
 from deployments.errors import RegistryError, registry_error
-from deployments.models import EventKind, Project, Repository, RepositoryEvent, RepositoryStatus, SweepTrigger
-from deployments.reconcile import processes, repositories, sweep_record, sweeps
+from deployments.models import (
+    EventKind,
+    ProcessRole,
+    Project,
+    Repository,
+    RepositoryEvent,
+    RepositoryStatus,
+    SweepTrigger,
+    WritesPause,
+)
+from deployments.reconcile import generation, processes, repositories, sweep_record, sweeps
 from sandbox.control import Sandbox
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY, delete_repository
 
@@ -1287,6 +1296,54 @@ def test_a_deploy_that_reads_a_new_repository_and_cannot_write_to_it_yet_writes_
     assert (again.status, again.origin) == (RepositoryStatus.IN_SYNC, "created")
     assert CLUSTER in sandbox.client("ecr").get_repository_policy(repositoryName=row.name)["policyText"]
     assert EventKind.MISSING not in kinds(row)
+
+
+def pause_writes(configuration: Configuration) -> None:
+    WritesPause.objects.create(paused_by="somebody", reason="the policy names the wrong account")
+
+
+def register_another(configuration: Configuration) -> None:
+    generation.register(configuration, role=ProcessRole.WEB)
+
+
+def lose_the_lease(configuration: Configuration) -> None:
+    Repository.objects.update(lease_epoch=F("lease_epoch") + 1)
+
+
+@pytest.mark.parametrize(
+    ("happens", "code"),
+    [(pause_writes, "WritesPaused"), (register_another, "ConfigurationChanged"), (lose_the_lease, "TakenOver")],
+)
+def test_what_stops_writes_between_two_tries_at_a_new_repository_stops_the_second_try(
+    happens: Callable[[Configuration], None],
+    code: str,
+    project: Project,
+    ecr_configuration: Configuration,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sandbox.fault("not_found_after_create", seconds=60)
+    retry = repositories._retry_while_not_found
+
+    def interrupted(call: Callable[[], Any]) -> Any:
+        first = iter([happens])
+
+        def attempt() -> Any:
+            result = call()
+            for each in first:
+                each(ecr_configuration)
+                sandbox.clear_faults()
+            return result
+
+        return retry(attempt)
+
+    monkeypatch.setattr(repositories, "_retry_while_not_found", interrupted)
+
+    with pytest.raises(RegistryError) as raised:
+        ensure(project, ecr_configuration)
+
+    assert raised.value.code == code
+    assert calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1, "SetRepositoryPolicy": 1}
 
 
 # ------------------------------------------------------------------------------------- deleted between look and write
