@@ -1,15 +1,17 @@
-"""The app's entry in Django's registry: it loads the system checks, and has groups made after `migrate`."""
+"""The app's entry in Django's registry. It creates the permission groups after `migrate`."""
 
 from django.apps import AppConfig
 from django.db.models.signals import post_migrate
 
 
 class DeploymentsConfig(AppConfig):
+    """The only app of this program."""
+
     name = "deployments"
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
         from deployments.access import groups
 
-        # Of the one sender, so that it runs once for each migrate.
+        # `sender=self`: without it the groups would be made once for every installed app.
         post_migrate.connect(groups.ensure_groups, sender=self, dispatch_uid="registry-admin-people")

@@ -1,5 +1,6 @@
-"""The sentences for a database that does not answer or lacks our tables: the same in the API, its event stream, the
-console and every command.
+"""The sentences for a database that does not answer or lacks our tables.
+
+The API, its event stream, the console and every command use the same sentences.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from deployments.outage import is_read_only
 
 logger = logging.getLogger(__name__)
 
-_MISSING = ("no such table", "no such column", "has no column named")  # SQLite's words; PostgreSQL has classes
+#: SQLite's messages. psycopg has exception classes for these errors.
+_MISSING = ("no such table", "no such column", "has no column named")
 
 
 def outage(error: BaseException) -> Refusal | None:
-    """The sentence for an error of the database that is not the program's own; None for any other error.
+    """The Refusal for a database error that is not a bug of this program; None for any other error.
 
-    A lock that was not free in time (SQLite), a server that is gone or takes no writes (PostgreSQL, while another one
-    takes its place), and tables that are not there yet.
+    Such errors are: a lock that was not free in time (SQLite), a server that does not answer or is read-only
+    (PostgreSQL, during a failover), and tables or columns that do not exist yet.
     """
     if is_read_only(error):
         return refusal("database_read_only")
@@ -33,6 +35,6 @@ def outage(error: BaseException) -> Refusal | None:
 
 
 def log_outage(error: BaseException, *, where: str, request_id: str = "") -> None:
-    """One line without a traceback: each request during an outage logs one."""
+    """Log one line without a traceback, because every request during an outage logs a line."""
     first_line = str(error).partition("\n")[0]
     logger.error("database.outage where=%s request_id=%s %s: %s", where, request_id, type(error).__name__, first_line)

@@ -1,7 +1,7 @@
-"""Names: registry hosts, repository names, versions, tags, image refs, and the ids that we hand out.
+"""Names: registry hosts, repository names, versions, tags, image refs, and the ids and tokens that we make.
 
-Pure: no clock, no network, no database. The formats are those that the `trigger.dev` CLI and ECR expect; the table
-of AWS partitions is handed in (`deployments.aws` has it, and botocore's data is its source).
+Pure: no clock, no network, no database. The `trigger.dev` CLI and ECR require these formats. The table of AWS
+partitions is an argument (`deployments.aws.partitions` makes it from botocore's data).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _BASE58ISH = "123456789abcdefghijkmnopqrstuvwxyz"  # the CLI's alphabet for ids and tokens: no 0, no l
 _BASE36 = "0123456789" + _LETTERS
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d{1,5})?")
-# ECR's own pattern for a repository name (botocore's service model), applied to its beginning.
+# ECR's pattern for a repository name (botocore's service model); a namespace is the beginning of such a name.
 _NAMESPACE = re.compile(r"(?:[a-z0-9]+(?:[._-][a-z0-9]+)*/)*[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _ECR_HOST = re.compile(
     r"(?P<account>\d{12})\.(?P<service>dkr\.ecr|dkr-ecr)(?P<fips>-fips)?\.(?P<region>[a-z0-9-]+)\.(?P<suffix>[a-z0-9.-]+)"
@@ -26,15 +26,16 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
-    """An AWS partition: its regions, and what its host names end in. Data, never a list of ours."""
+    """An AWS partition: its regions and the endings of its host names. The data is botocore's."""
 
     name: str
     regions: frozenset[str]
-    region_pattern: str  # regions that are newer than the table
+    region_pattern: str  # regular expression; it also matches regions that are newer than the table
     dns_suffix: str
     dual_stack_suffix: str
 
     def has(self, region: str) -> bool:
+        """Whether the region is, or by its name could be, in this partition."""
         return region in self.regions or re.fullmatch(self.region_pattern, region) is not None
 
 
@@ -47,11 +48,12 @@ class EcrRegistry:
     partition: str
 
     def repository_arn(self, name: str) -> str:
+        """The ARN of a repository in this registry."""
         return f"arn:{self.partition}:ecr:{self.region}:{self.account}:repository/{name}"
 
 
 def parse_ecr_host(host: str, partitions: Iterable[Partition]) -> EcrRegistry | None:
-    """The ECR registry that a host names, in any partition, FIPS or dual-stack; None for every other host."""
+    """The ECR registry that a host name means, in any partition, also FIPS and dual-stack; None for any other host."""
     match = _ECR_HOST.fullmatch(host)
     if match is None:
         return None
@@ -63,31 +65,33 @@ def parse_ecr_host(host: str, partitions: Iterable[Partition]) -> EcrRegistry | 
 
 
 def is_registry_host(text: str) -> bool:
+    """Whether the text has the form `host` or `host:port`."""
     return len(text) <= 253 and _HOST.fullmatch(text) is not None
 
 
 def is_namespace(text: str) -> bool:
-    """Whether `text/proj_xxxxxxxxxxxxxxxxxxxx` is a repository name that ECR takes (2–256 characters in all)."""
+    """Whether `text/proj_xxxxxxxxxxxxxxxxxxxx` is a repository name that ECR accepts (2–256 characters)."""
     return len(text) <= 230 and _NAMESPACE.fullmatch(text) is not None and text[0] in _LETTERS
 
 
 def is_digest(text: str | None) -> bool:
-    """Whether this is a sha256 digest. The CLI passes on whatever stands in buildx's metadata file."""
+    """Whether the text is a sha256 digest. The CLI sends the value of buildx's metadata file unchecked."""
     return text is not None and _DIGEST.fullmatch(text) is not None
 
 
 def repository_name(*, namespace: str, project_ref: str) -> str:
+    """The name of a project's repository: `namespace/proj_…`."""
     return f"{namespace}/{project_ref}"
 
 
 def tag(*, version: str, environment_type: str, short_code: str) -> str:
-    """VERSION.ENVTYPE.SHORTCODE. The short code keeps branches apart that share a version and a repository."""
+    """`VERSION.ENVTYPE.SHORTCODE`. The short code is needed because branches share a repository and version numbers."""
     return f"{version}.{environment_type.lower()}.{short_code}"
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """What a tag of ours says."""
+    """The parts of a tag that `tag` made."""
 
     version: Version
     environment_type: str  # as `EnvironmentType` writes it: PRODUCTION
@@ -101,6 +105,7 @@ def parse_tag(text: str) -> Tag | None:
 
 
 def image_ref(*, host: str, repository: str, tag: str, digest: str | None = None) -> str:
+    """`host/repository:tag`, with `@sha256:…` if a digest is given."""
     ref = f"{host}/{repository}:{tag}"
     return f"{ref}@{digest}" if digest else ref
 
@@ -114,10 +119,10 @@ class Version:
 
     @classmethod
     def parse(cls, text: str) -> Version:
-        """Raises ValueError for a text of another form."""
+        """Read `YYYYMMDD.N`. Raises ValueError for a text of another form."""
         match = re.fullmatch(r"(\d{8})\.([1-9]\d{0,8})", text, re.ASCII)
         if match is None:
-            raise ValueError("a version reads YYYYMMDD.N")
+            raise ValueError("a version has the form YYYYMMDD.N")
         return cls(match[1], int(match[2]))
 
     def __str__(self) -> str:
@@ -125,6 +130,7 @@ class Version:
 
 
 def version_day(day: date) -> str:
+    """`YYYYMMDD`."""
     return day.strftime("%Y%m%d")
 
 
@@ -133,32 +139,33 @@ def _random(alphabet: str, length: int) -> str:
 
 
 def new_project_ref() -> str:
-    """`proj_` and 20 letters, so that it is a legal end of a repository name."""
+    """`proj_` and 20 letters. ECR accepts such a ref at the end of a repository name."""
     return f"proj_{_random(_LETTERS, 20)}"
 
 
 def is_project_ref(text: str) -> bool:
-    """Whether a ref that an operator brings along can be one: `proj_…`, and legal at the end of a repository name."""
+    """Whether an operator may choose this ref: it begins with `proj_` and ECR accepts it in a repository name."""
     return len(text) <= 64 and re.fullmatch(r"proj_[a-z0-9]+(?:[._-][a-z0-9]+)*", text) is not None
 
 
 def new_id(kind: str) -> str:
-    """`deployment_…`, `worker_…`, `task_…`: 21 characters that are never mistaken for one another.
+    """`deployment_…`, `worker_…`, `task_…`: the kind and 21 characters without 0 and l, which are easily confused.
 
-    A letter comes first: Django's admin reads “_22” in an address as an escaped character.
+    The first character is a letter, because Django's admin reads “_22” in a URL as an escaped character.
     """
     return f"{kind}_{_random(_LETTERS.replace('l', ''), 1)}{_random(_BASE58ISH, 20)}"
 
 
 def new_short_code() -> str:
+    """8 letters and digits, unique in a project (a constraint checks it)."""
     return _random(_BASE36, 8)
 
 
 def new_user_token() -> str:
-    """A personal access token as the CLI recognises it; 40 characters of 34 are over 200 bits."""
+    """A personal access token in the form that the CLI requires: 40 of 34 characters, more than 200 random bits."""
     return f"tr_pat_{_random(_BASE58ISH, 40)}"
 
 
 def new_environment_key(prefix: str) -> str:
-    """`tr_{prod|stg|preview|dev}_` and 24 letters and digits, over 120 bits."""
+    """`tr_{prod|stg|preview|dev}_` and 24 letters and digits, more than 120 random bits."""
     return f"tr_{prefix}_{_random(_BASE36, 24)}"

@@ -1,10 +1,10 @@
-"""The state: what projects there are, what was deployed, what we know of each repository, who may ask.
+"""The rows: projects, environments, deployments, repositories, keys, sweeps, notifications, the audit log.
 
-Rows only. Nothing here talks to AWS or to the queue, so saving a row can never do either, and there are no signals.
-The invariants that code could get wrong stand in the database as named constraints.
+Nothing here calls AWS or the queue, and there are no signals, so saving a row has no other effect. Invariants that code
+could break are named constraints in the database.
 
-Statuses are words that a row can rest in. One that would be true only while code runs (“syncing”) is not among
-them: a crash would leave it behind.
+A status is a state that a row can stay in. There is no status like “syncing” that is true only while code runs, because
+a crash would leave it on the row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from deployments import images
 
 
 class Project(models.Model):
-    """What a CLI deploys: one ref, one repository for the images of all its environments."""
+    """What a CLI deploys: a project has one ref, and one repository for the images of all its environments."""
 
     ref = models.CharField(max_length=64, unique=True, default=images.new_project_ref, editable=False)
     name = models.CharField(max_length=200)
@@ -37,25 +37,30 @@ class Project(models.Model):
 
 
 class EnvironmentType(models.TextChoices):
+    """The type of an environment, as the API and image tags write it."""
+
     PRODUCTION = "PRODUCTION", "Production"
     STAGING = "STAGING", "Staging"
     PREVIEW = "PREVIEW", "Preview"
     DEVELOPMENT = "DEVELOPMENT", "Development"
 
 
-#: `{env}` in the API's paths → (type, prefix of its keys). `prod` is also what the CLI makes of `production`.
+#: `{env}` in the API's paths → (environment type, prefix of its keys). The CLI writes `prod` for `production`.
 ENVIRONMENT_SLUGS: dict[str, tuple[EnvironmentType, str]] = {
     "prod": (EnvironmentType.PRODUCTION, "prod"),
     "staging": (EnvironmentType.STAGING, "stg"),
     "preview": (EnvironmentType.PREVIEW, "preview"),
     "dev": (EnvironmentType.DEVELOPMENT, "dev"),
 }
-#: Upstream's own slug of the staging environment, which users and scripts write too.
+#: Other names for a slug that the CLI, users and scripts write.
 SLUG_ALIASES = {"stg": "staging", "production": "prod"}
 
 
 class Environment(models.Model):
-    """Where versions are counted and one deployment is current. A preview branch is one, below its parent."""
+    """An environment counts versions and has one current deployment.
+
+    A preview branch is an environment with a parent.
+    """
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="environments")
     type = models.CharField(max_length=12, choices=EnvironmentType.choices)
@@ -65,7 +70,7 @@ class Environment(models.Model):
     git = models.JSONField(default=dict, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     archived_at = models.DateTimeField(null=True, blank=True)
-    # The version counter: the newest day that had a deployment, and how many it had. One UPDATE moves both.
+    # The version counter: the last day that had a deployment, and the last number of that day. One UPDATE sets both.
     version_day = models.CharField(max_length=8, default="", editable=False)
     version_number = models.PositiveIntegerField(default=0, editable=False)
 
@@ -89,13 +94,15 @@ class Environment(models.Model):
 
 
 class KeyKind(models.TextChoices):
+    """The three kinds of bearer token."""
+
     USER = "user", "Personal access token"
     ENVIRONMENT = "environment", "Environment key"
     DEPLOY = "deploy", "Deploy key (short-lived)"
 
 
 class AccessKey(models.Model):
-    """A bearer token. Stored as its digest; the text is shown once, by whoever made it."""
+    """A bearer token. Only its digest is stored; the token itself is shown once, when it is made."""
 
     kind = models.CharField(max_length=12, choices=KeyKind.choices)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.CASCADE)
@@ -107,7 +114,7 @@ class AccessKey(models.Model):
     replaces = models.ForeignKey(
         "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="replaced_by", editable=False
     )
-    prefix = models.CharField(max_length=24, editable=False)  # enough to tell keys apart, not to use one
+    prefix = models.CharField(max_length=24, editable=False)  # the first characters, to tell keys apart
     digest = models.CharField(max_length=64, unique=True, editable=False)  # hex SHA-256 of a random 120+ bit text
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -130,22 +137,25 @@ class AccessKey(models.Model):
 
     @property
     def is_live(self) -> bool:
+        """Whether the key is neither revoked nor expired, by this host's clock."""
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > timezone.now())
 
 
 class RepositoryStatus(models.TextChoices):
-    PENDING = "pending", "Pending"  # never looked at to the end
+    """The result of the last check of a repository."""
+
+    PENDING = "pending", "Pending"  # no check was completed yet
     IN_SYNC = "in_sync", "In sync"
-    DRIFTED = "drifted", "Drifted"  # differs, and we may not or must not write
+    DRIFTED = "drifted", "Drifted"  # it differs from the configuration, and we must not write
     FAILED = "failed", "Failed"  # the last attempt ended in an error
-    MISSING = "missing", "Missing"  # gone from the registry; the next deploy makes it again
+    MISSING = "missing", "Missing"  # deleted from ECR; the next deploy creates it again
     UNMANAGED = "unmanaged", "Unmanaged"  # discovered, not adopted
 
 
 class Repository(models.Model):
-    """One ECR repository: what we want, what we saw, and who is working on it right now.
+    """One ECR repository: its project, the last observation of it, and the lease on it.
 
-    The row is written before AWS hears of the repository, so a crash never leaves one that nobody knows of.
+    The row is written before the repository is created in ECR, so a crash cannot leave a repository without a row.
     """
 
     account = models.CharField(max_length=12)
@@ -156,50 +166,57 @@ class Repository(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     status = models.CharField(max_length=12, choices=RepositoryStatus.choices, default=RepositoryStatus.PENDING)
-    # What differs from the configuration, or is only reported: a list of {"what", "words", "writable"}.
+    # The differences from the configuration, also those that are only reported: [{"what", "words", "writable"}].
     differences = models.JSONField(default=list, blank=True, encoder=DjangoJSONEncoder)
     last_error = models.TextField(blank=True)
     last_error_code = models.CharField(max_length=100, blank=True)
-    last_error_heals = models.BooleanField(default=False)  # by itself: trying again is enough
-    last_error_is_installation = models.BooleanField(default=False)  # every repository suffers from it
+    last_error_heals = models.BooleanField(default=False)  # retryable: a later attempt can succeed without a change
+    last_error_is_installation = models.BooleanField(
+        default=False
+    )  # the cause is the installation, not this repository
     last_error_at = models.DateTimeField(null=True, blank=True)
-    error_since = models.DateTimeField(null=True, blank=True)  # this error, without a success in between
-    attempted_at = models.DateTimeField(null=True, blank=True)  # stamped before the work: a sweep goes stalest first
-    last_checked_at = models.DateTimeField(null=True, blank=True)  # when the last look began that AWS answered
-    written_at = models.DateTimeField(null=True, blank=True)  # when we last wrote to AWS
+    error_since = models.DateTimeField(null=True, blank=True)  # when this error began, without a success since
+    attempted_at = models.DateTimeField(
+        null=True, blank=True
+    )  # written before the work; a sweep takes the oldest first
+    last_checked_at = models.DateTimeField(null=True, blank=True)  # start of the last observation that succeeded
+    written_at = models.DateTimeField(null=True, blank=True)  # our last write to AWS
     last_in_sync_at = models.DateTimeField(null=True, blank=True)
     drifted_since = models.DateTimeField(null=True, blank=True)
-    checked_digest = models.CharField(max_length=64, blank=True)  # the desired state that the last look compared with
+    checked_digest = models.CharField(max_length=64, blank=True)  # configuration that the last check compared with
 
-    # What AWS showed at the last look of each kind.
-    origin = models.CharField(  # "adopted" ones keep what somebody else chose: lifecycle policy, mutability
+    # What AWS answered at the last observation of each kind.
+    origin = models.CharField(  # an adopted repository keeps its lifecycle policy and mutability
         max_length=8, blank=True, choices=[("created", "Created by us"), ("adopted", "Adopted")]
     )
-    # An operator's click on an adopted one: lifecycle policy and mutability are ours from then on too.
+    # When an operator took an adopted repository over: from then on we also manage its lifecycle policy and mutability.
     taken_over_at = models.DateTimeField(null=True, blank=True)
-    creating_since = models.DateTimeField(null=True, blank=True)  # CreateRepository was sent, and not answered yet
+    creating_since = models.DateTimeField(null=True, blank=True)  # CreateRepository was sent and not answered yet
     policy_text = models.TextField(blank=True)
-    policy_applied_at = models.DateTimeField(null=True, blank=True)  # it had our policy at this time; null: never
+    policy_applied_at = models.DateTimeField(
+        null=True, blank=True
+    )  # when the policy was last seen to be ours; null: never
     lifecycle_text = models.TextField(blank=True)
     lifecycle_is_ours = models.BooleanField(default=False)
     tags = models.JSONField(default=dict, blank=True)
     mutability = models.JSONField(default=dict, blank=True)  # {"mode", "exclusions"}
     encryption = models.JSONField(default=dict, blank=True)  # {"type", "kms_key"}
     details_checked_at = models.DateTimeField(null=True, blank=True)  # describe, lifecycle and tags
-    # Whether each configured consumer account may pull, by the policy that was seen: {account: {"pull", "words"}}.
+    # Whether each configured consumer account can pull by the observed policy: {account: {"pull", "words"}}.
     consumers = models.JSONField(default=dict, blank=True)
 
-    # An exception that an operator made for this repository; it ends by itself.
+    # The override: a mode that an operator set for this repository until a time.
     mode = models.CharField(max_length=8, blank=True, choices=[("enforce", "Enforce"), ("observe", "Observe")])
     mode_until = models.DateTimeField(null=True, blank=True)
     mode_reason = models.CharField(max_length=300, blank=True)
     mode_by = models.CharField(max_length=200, blank=True)
 
-    # The lease: one worker at a time, taken and returned by a conditional UPDATE, never by a row lock.
+    # The lease: one process at a time works on the repository. Taken and returned by a conditional UPDATE, not a row
+    # lock.
     lease_owner = models.CharField(max_length=64, blank=True)
     lease_until = models.DateTimeField(null=True, blank=True)
     lease_process = models.BigIntegerField(null=True, blank=True)  # the Process that holds it, where one is registered
-    lease_epoch = models.PositiveBigIntegerField(default=0)  # fencing: a result of an older epoch is dropped
+    lease_epoch = models.PositiveBigIntegerField(default=0)  # fencing token: a result with an older epoch is dropped
 
     class Meta:
         verbose_name_plural = "repositories"
@@ -218,11 +235,13 @@ class Repository(models.Model):
 
     @property
     def keeps_theirs(self) -> bool:
-        """Whether a lifecycle policy or tag mutability that somebody else chose is left as it is."""
+        """Whether we leave the lifecycle policy and tag mutability as they are, because somebody else chose them."""
         return self.origin == "adopted" and self.taken_over_at is None
 
 
 class EventKind(models.TextChoices):
+    """What happened to a repository."""
+
     CREATED = "created", "Created"
     ADOPTED = "adopted", "Adopted"
     POLICY_APPLIED = "policy_applied", "Policy applied"
@@ -234,7 +253,7 @@ class EventKind(models.TextChoices):
 
 
 class RepositoryEvent(models.Model):
-    """Something that was found or done, with the policy text that was there before, so that nothing is ever lost."""
+    """Something that was found or done. It keeps the policy text from before a write, so no policy is ever lost."""
 
     repository = models.ForeignKey(Repository, on_delete=models.CASCADE, related_name="events")
     kind = models.CharField(max_length=16, choices=EventKind.choices)
@@ -242,7 +261,7 @@ class RepositoryEvent(models.Model):
     message = models.TextField()
     cause = models.CharField(max_length=200, blank=True)  # deploy, sweep, event, command, a person
     policy_before = models.TextField(blank=True)
-    # Since when the repository is drifted, or fails, where this event is to be notified; null: it is not.
+    # Since when the repository has drifted or failed, if this event is to be notified; null: it is not notified.
     state_since = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -254,10 +273,10 @@ class RepositoryEvent(models.Model):
 
 
 class DesiredState(models.Model):
-    """What version 0.1.0 asks before it writes to AWS: the digest of the configuration that counts, newest last.
+    """The digest of the configuration that counts, newest last, for processes of version 0.1.0.
 
-    Written with each `ConfigurationActivation`, so that processes of 0.1.0 that still run during an upgrade stop
-    writing an older policy. Nothing of this version reads it.
+    Version 0.1.0 reads it before it writes to AWS. This version adds a row with each `ConfigurationActivation`, so that
+    processes of 0.1.0 that still run during an upgrade stop writing an older policy. This version never reads it.
     """
 
     digest = models.CharField(max_length=64)
@@ -279,17 +298,17 @@ class PolicyText(models.Model):
 
 
 class ConfigurationGeneration(models.Model):
-    """A desired configuration that a process was started with, without secrets (`deployments.reconcile.generation`).
+    """A configuration that a process was started with, without secrets (`deployments.reconcile.generation`).
 
-    Which one counts is the newest `ConfigurationActivation`, never the order of these rows.
+    The newest `ConfigurationActivation` says which configuration counts; the order of these rows does not.
     """
 
-    digest = models.CharField(max_length=64)  # of the content and the policy texts
+    digest = models.CharField(max_length=64)  # of `content` and the policy texts
     generation = models.BigIntegerField(null=True, blank=True)  # CONFIGURATION_GENERATION of that process
-    content = models.JSONField(default=dict)  # everything but the policy texts; a version only adds fields
+    content = models.JSONField(default=dict)  # all but the policy texts; a new version may only add keys
     plain_policy = models.ForeignKey(PolicyText, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     v4_policy = models.ForeignKey(PolicyText, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
-    version = models.CharField(max_length=32)  # of the program that wrote the row, and so of one that can read it
+    version = models.CharField(max_length=32)  # of the program that wrote the row
     first_seen_at = models.DateTimeField(db_default=Now())
     first_seen_by = models.CharField(max_length=300, blank=True)  # role and host
 
@@ -308,19 +327,22 @@ class ConfigurationGeneration(models.Model):
 
 
 class ActivationCause(models.TextChoices):
+    """Why a configuration began to count."""
+
     STARTED = "started", "A process was started with it"
     ACTIVATED = "activated", "Activated by a person"
     WENT_BACK = "went_back", "Every process went back to it"
 
 
 class ConfigurationActivation(models.Model):
-    """That a configuration counts from now on, and why. The newest one is the one that counts.
+    """From `at` on, this configuration counts. The newest activation is the valid one.
 
-    `follows` is unique, so of two that are written at once after the same one, one is refused and decides again.
+    `follows` is unique: if two processes add an activation after the same one, the database refuses the second, which
+    then decides again.
     """
 
     configuration = models.ForeignKey(ConfigurationGeneration, on_delete=models.PROTECT, related_name="activations")
-    follows = models.BigIntegerField(unique=True)  # id of the activation before it; 0: it is the first
+    follows = models.BigIntegerField(unique=True)  # id of the activation before this one; 0: there is none
     at = models.DateTimeField(db_default=Now())
     cause = models.CharField(max_length=12, choices=ActivationCause.choices)
     by = models.CharField(max_length=300)
@@ -334,7 +356,7 @@ class ConfigurationActivation(models.Model):
 
 
 class WritesPause(models.Model):
-    """The emergency stop: while one is not lifted, nothing is written to AWS."""
+    """The emergency stop: while a pause is not lifted, nothing is written to AWS."""
 
     paused_at = models.DateTimeField(db_default=Now())
     paused_by = models.CharField(max_length=200)
@@ -356,9 +378,11 @@ class WritesPause(models.Model):
 
 
 class ProcessRole(models.TextChoices):
+    """What a process of this program does."""
+
     WEB = "web", "Web"
-    WORKER = "worker", "Worker"  # the supervisor: one for each `manage.py worker`
-    TASK = "task", "Task process"  # one process of a worker's cluster, which runs the queue's tasks
+    WORKER = "worker", "Worker"  # the supervisor: one per `manage.py worker`
+    TASK = "task", "Task process"  # a process of a worker's cluster; it runs the queue's tasks
     EVENTS = "events", "Events"
     COMMAND = "command", "Command"
 
@@ -366,27 +390,26 @@ class ProcessRole(models.TextChoices):
 class Process(models.Model):
     """A running process of this program: its role, its configuration, its last heartbeat.
 
-    All times are the database's. A row of a process that ended stays for a day, and as long as it shows which
-    processes held the configuration that counts.
+    All times are by the database's clock. The row of a process that ended is kept for a day, and longer while it is
+    needed to know which processes held the configuration that counts.
     """
 
     role = models.CharField(max_length=8, choices=ProcessRole.choices)
     host = models.CharField(max_length=253)
     pid = models.PositiveIntegerField()
     version = models.CharField(max_length=32, blank=True)
-    configuration = models.ForeignKey(  # what it was started with, counting or not
+    configuration = models.ForeignKey(  # the configuration that it was started with, whether it counts or not
         ConfigurationGeneration, null=True, blank=True, on_delete=models.SET_NULL, related_name="processes"
     )
     started_at = models.DateTimeField(db_default=Now())
     beat_at = models.DateTimeField(db_default=Now())
-    ended_at = models.DateTimeField(
-        null=True, blank=True
-    )  # written by the process itself after SIGTERM; null: it runs, or was killed
+    # Written by the process itself after SIGTERM; null: the process runs, or it was killed.
+    ended_at = models.DateTimeField(null=True, blank=True)
     silent_from = models.DateTimeField(null=True, blank=True)  # the last heartbeat before its latest long silence
     clock_offset = models.FloatField(default=0, db_default=0.0)  # seconds that this host is ahead of the database
-    last_task_at = models.DateTimeField(null=True, blank=True)  # a worker's: when a task last began or ended
-    restarts = models.PositiveIntegerField(default=0, db_default=0)  # a worker's: of its cluster
-    trouble = models.TextField(blank=True, default="", db_default="")  # what is wrong with it, in words
+    last_task_at = models.DateTimeField(null=True, blank=True)  # of a worker: when a task last began or ended
+    restarts = models.PositiveIntegerField(default=0, db_default=0)  # of a worker: how often its cluster was restarted
+    trouble = models.TextField(blank=True, default="", db_default="")  # what is wrong with this process, in words
 
     class Meta:
         verbose_name_plural = "processes"
@@ -398,6 +421,8 @@ class Process(models.Model):
 
 
 class DeploymentStatus(models.TextChoices):
+    """The status of a deployment, in the CLI's words."""
+
     BUILDING = "BUILDING", "Building"
     DEPLOYING = "DEPLOYING", "Deploying"
     DEPLOYED = "DEPLOYED", "Deployed"
@@ -419,7 +444,7 @@ def _new_deployment_id() -> str:
 
 
 class Deployment(models.Model):
-    """One run of `deploy`: a version of an environment, an image ref, and how far it came."""
+    """One run of `trigger.dev deploy`: its environment, version, image ref and status."""
 
     id = models.CharField(primary_key=True, max_length=40, default=_new_deployment_id, editable=False)
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="deployments")
@@ -441,13 +466,15 @@ class Deployment(models.Model):
     runtime_version = models.CharField(max_length=64, blank=True)
     git = models.JSONField(default=dict, blank=True)
     triggered_via = models.CharField(max_length=64, blank=True)
-    triggered_by = models.CharField(max_length=200, blank=True)  # who: an e-mail address, or a key's prefix
+    triggered_by = models.CharField(max_length=200, blank=True)  # an e-mail address, or the prefix of a key
     external_id = models.CharField(max_length=128, blank=True)
-    idempotency_key = models.CharField(max_length=200, blank=True)  # blank: none was sent
+    idempotency_key = models.CharField(max_length=200, blank=True)  # blank: the CLI sent none
     request_digest = models.CharField(max_length=64, blank=True)
 
     error = models.JSONField(null=True, blank=True)  # {"name", "message", "stack"?, "stderr"?}
-    credentials_error = models.TextField(blank=True)  # why no registry credentials were issued; the CLI hides it
+    credentials_error = models.TextField(
+        blank=True
+    )  # why no registry credentials were issued; the CLI does not show it
     credentials_kind = models.CharField(
         max_length=12,
         blank=True,
@@ -457,12 +484,12 @@ class Deployment(models.Model):
             ("password", "Configured user name and password"),
         ],
     )
-    # What was proved of the image before it was promoted: {"digest", "platforms", "pullers", "policy", "at", …}.
+    # What was verified about the image before the promotion: {"digest", "platforms", "pullers", "policy", "at", …}.
     receipt = models.JSONField(null=True, blank=True)
-    # Whether the finalize asked for the promotion, so that a repeated one finishes what the first began; null: not yet.
+    # Whether finalize asked for a promotion, so that a repeated finalize completes the first; null: no finalize yet.
     promotion_wanted = models.BooleanField(null=True, blank=True)
     canceled_reason = models.CharField(max_length=200, blank=True)
-    # The forced deployment of the same external id that it was canceled for.
+    # The forced deployment with the same external id for which this deployment was canceled.
     replaced_by = models.ForeignKey(
         "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="replaced", editable=False
     )
@@ -474,7 +501,7 @@ class Deployment(models.Model):
     deployed_at = models.DateTimeField(null=True, blank=True)
     failed_at = models.DateTimeField(null=True, blank=True)
     canceled_at = models.DateTimeField(null=True, blank=True)
-    deadline = models.DateTimeField(null=True, blank=True)  # of the present status; null: none is armed
+    deadline = models.DateTimeField(null=True, blank=True)  # for the current status; null: none
 
     class Meta:
         ordering = ["-created_at", "-version_number"]
@@ -509,19 +536,22 @@ class Deployment(models.Model):
 
     @property
     def version(self) -> images.Version:
+        """`YYYYMMDD.N`, unique in the environment."""
         return images.Version(self.version_day, self.version_number)
 
     @property
     def image_reference(self) -> str:
-        """The full pullable name, by digest once it is known."""
+        """The image ref, with the digest once it is known."""
         return f"{self.image_ref}@{self.image_digest}" if self.image_digest else self.image_ref
 
     @property
     def is_final(self) -> bool:
+        """Whether the status cannot change any more."""
         return self.status in FINAL_STATUSES
 
     @property
     def duration(self) -> timedelta | None:
+        """From creation to the end; None while the deployment runs and for a deployment that timed out."""
         end = self.deployed_at or self.failed_at or self.canceled_at
         return end - self.created_at if end else None
 
@@ -531,7 +561,7 @@ def _new_worker_id() -> str:
 
 
 class BackgroundWorker(models.Model):
-    """What the indexer found in the image: the tasks of a deployment. Made once, at BUILDING → DEPLOYING."""
+    """The tasks that the indexer found in a deployment's image. Made once, when BUILDING becomes DEPLOYING."""
 
     id = models.CharField(primary_key=True, max_length=40, default=_new_worker_id, editable=False)
     deployment = models.OneToOneField(Deployment, on_delete=models.CASCADE, related_name="worker")
@@ -548,14 +578,14 @@ class BackgroundWorker(models.Model):
 
 
 class Promotion(models.Model):
-    """Which deployment is current in an environment."""
+    """The current deployment of an environment."""
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="promotions")
     label = models.CharField(max_length=32, default="current")
     deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="promotions")
     promoted_at = models.DateTimeField(default=timezone.now)
     promoted_by = models.CharField(max_length=200, blank=True)
-    # The newer deployment that this one took the place of: it was rolled back to, and is not the latest.
+    # The newer deployment that was current before, if this promotion was a roll-back.
     rolled_back_from = models.ForeignKey(
         Deployment, null=True, blank=True, on_delete=models.SET_NULL, related_name="rolled_back_by"
     )
@@ -570,7 +600,7 @@ class Promotion(models.Model):
 
 
 class PromotionEvent(models.Model):
-    """That a deployment became the current one: written in the transaction of the promotion, never changed."""
+    """A deployment became current. Written in the transaction of the promotion and never changed."""
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="promotion_events")
     deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="promotion_events")
@@ -587,12 +617,12 @@ class PromotionEvent(models.Model):
 
 
 class EnvironmentVariable(models.Model):
-    """A variable of an environment: tasks see it while they are indexed. Stored encrypted."""
+    """A variable of an environment; tasks see it while they are indexed. The value is stored encrypted."""
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="variables")
     name = models.CharField(max_length=255)
     value = models.TextField()  # encrypted (deployments.access.vault)
-    is_secret = models.BooleanField(default=False)  # never shown again
+    is_secret = models.BooleanField(default=False)  # the value is never shown again
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(default=timezone.now)
     updated_by = models.CharField(max_length=200, blank=True)
@@ -606,23 +636,25 @@ class EnvironmentVariable(models.Model):
 
 
 class LoginRequest(models.Model):
-    """`trigger.dev login`: a code that the CLI polls with until somebody has approved it in the browser."""
+    """A running `trigger.dev login`: the CLI polls with a code until somebody approves the login in the browser."""
 
     code_digest = models.CharField(max_length=64, unique=True)
     challenge = models.CharField(max_length=128, blank=True)  # PKCE, S256
-    approval_digest = models.CharField(max_length=64, blank=True)  # of the code that the user carries back
+    approval_digest = models.CharField(max_length=64, blank=True)  # of the code that the browser hands back to the CLI
     callback_port = models.PositiveIntegerField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
     expires_at = models.DateTimeField()
     user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.CASCADE)
     approved_at = models.DateTimeField(null=True, blank=True)
-    collected_at = models.DateTimeField(null=True, blank=True)  # the token was handed out, once
+    collected_at = models.DateTimeField(null=True, blank=True)  # when the CLI collected the token; it can do so once
 
     def __str__(self) -> str:
         return f"Login {self.pk}"
 
 
 class ActorKind(models.TextChoices):
+    """Who or what acted."""
+
     PERSON = "person", "Person"
     KEY = "key", "Access key"
     SCHEDULE = "schedule", "Schedule"
@@ -631,11 +663,11 @@ class ActorKind(models.TextChoices):
 
 
 class AuditEntry(models.Model):
-    """Who did what. Append-only: it has no way to be changed, and outlives what it tells of."""
+    """A line of the audit log: who did what. Never changed; kept when the object that it is about is deleted."""
 
     at = models.DateTimeField(default=timezone.now, db_index=True)
     actor_kind = models.CharField(max_length=12, choices=ActorKind.choices)
-    actor = models.CharField(max_length=200)  # an e-mail address, a key's prefix, a command: text, kept as it was
+    actor = models.CharField(max_length=200)  # as text: an e-mail address, a key's prefix, a command
     action = models.CharField(max_length=60)  # verb.noun: promote.deployment
     object_type = models.CharField(max_length=40, blank=True)
     object_id = models.CharField(max_length=64, blank=True)
@@ -656,18 +688,20 @@ class AuditEntry(models.Model):
 
 
 class ChannelKind(models.TextChoices):
+    """How a notification is sent."""
+
     WEBHOOK = "webhook", "Webhook (signed)"
     SLACK = "slack", "Slack"
     MAIL = "mail", "Mail"
 
 
 class NotificationChannel(models.Model):
-    """Where to tell people that something needs them."""
+    """A place to send notifications to."""
 
     name = models.CharField(max_length=100, unique=True)
     kind = models.CharField(max_length=8, choices=ChannelKind.choices)
     address = models.CharField(max_length=500)  # URL, or mail addresses; a Slack URL is a secret and shown shortened
-    secret = models.TextField(blank=True)  # of the signature; encrypted (deployments.access.vault)
+    secret = models.TextField(blank=True)  # signs webhooks; encrypted (deployments.access.vault)
     events = models.JSONField(default=list, blank=True)  # empty: all
     projects = models.ManyToManyField(Project, blank=True)  # none: all
     enabled = models.BooleanField(default=True)
@@ -683,23 +717,25 @@ class NotificationChannel(models.Model):
 
 
 class DeliveryStatus(models.TextChoices):
+    """Whether a notification was sent."""
+
     WAITING = "waiting", "Waiting"
     SENT = "sent", "Sent"
-    FAILED = "failed", "Failed"  # given up
+    FAILED = "failed", "Failed"  # all attempts failed
 
 
 class NotificationDelivery(models.Model):
-    """One message to one channel: what it says, how often it was tried, what came back."""
+    """One message to one channel, with its attempts and the last answer."""
 
     channel = models.ForeignKey(NotificationChannel, on_delete=models.CASCADE, related_name="deliveries")
     event = models.CharField(max_length=60)
     subject = models.CharField(max_length=300)
     body = models.JSONField(default=dict)
-    key = models.CharField(max_length=200)  # one message per channel and state change
+    key = models.CharField(max_length=200)  # identifies the state change: one message per channel and key
     status = models.CharField(max_length=8, choices=DeliveryStatus.choices, default=DeliveryStatus.WAITING)
     attempts = models.PositiveIntegerField(default=0)
     next_try_at = models.DateTimeField(default=timezone.now)
-    answer = models.CharField(max_length=300, blank=True)  # status code or error, never the answer's text
+    answer = models.CharField(max_length=300, blank=True)  # status code or error, never the body of the answer
     created_at = models.DateTimeField(default=timezone.now)
     sent_at = models.DateTimeField(null=True, blank=True)
 
@@ -714,26 +750,30 @@ class NotificationDelivery(models.Model):
 
 
 class SweepTrigger(models.TextChoices):
+    """What started a sweep."""
+
     SCHEDULE = "schedule", "Schedule"
     COMMAND = "command", "Command"
     PERSON = "person", "Person"
 
 
 class SweepStatus(models.TextChoices):
-    RUNNING = "running", "Running"  # worked on by whoever takes a chunk of it; rests so while no worker is up
+    """Whether a sweep has ended, and how."""
+
+    RUNNING = "running", "Running"  # any worker may take a chunk; it stays running while no worker is up
     DONE = "done", "Done"
     STOPPED = "stopped", "Stopped"
-    FAILED = "failed", "Failed"  # a fault of the installation: no credentials, role refused
+    FAILED = "failed", "Failed"  # the installation is at fault: no credentials, role refused
 
 
 class Sweep(models.Model):
-    """One pass over all repositories, or over the named ones."""
+    """One pass over all repositories, or over those in `names`."""
 
     trigger = models.CharField(max_length=12, choices=SweepTrigger.choices)
     requested_by = models.CharField(max_length=200, blank=True)
     names = models.JSONField(default=list, blank=True)  # empty: all
     dry_run = models.BooleanField(default=False)
-    adopt = models.BooleanField(default=False)  # discovered repositories too
+    adopt = models.BooleanField(default=False)  # also adopt the repositories that the sweep discovers
     status = models.CharField(max_length=12, choices=SweepStatus.choices, default=SweepStatus.RUNNING)
     started_at = models.DateTimeField(default=timezone.now)
     listed_at = models.DateTimeField(null=True, blank=True)  # the registry was listed and the chunks were made
@@ -762,20 +802,22 @@ class Sweep(models.Model):
 
 
 class SweepChunk(models.Model):
-    """A part of a sweep that one worker at a time holds, by a lease that covers reading."""
+    """A part of a sweep. One process at a time works on it, under a lease that also covers the reads."""
 
     sweep = models.ForeignKey(Sweep, on_delete=models.CASCADE, related_name="chunks")
     position = models.PositiveIntegerField()
-    host = models.CharField(max_length=253)  # with the namespace: which of the configured registries
+    host = models.CharField(max_length=253)  # host and namespace identify the configured registry
     namespace = models.CharField(max_length=230)
     size = models.PositiveIntegerField()
-    remaining = models.JSONField(default=list)  # ids of repositories that are still to be looked at
+    remaining = models.JSONField(default=list)  # ids of the repositories that are not checked yet
     in_sync = models.PositiveIntegerField(default=0)
     healed = models.PositiveIntegerField(default=0)
     drifted = models.PositiveIntegerField(default=0)
     failed = models.PositiveIntegerField(default=0)
     calls = models.JSONField(default=dict, blank=True)
-    throttled = models.JSONField(null=True, blank=True)  # {id: how often AWS throttled its look in this sweep}
+    throttled = models.JSONField(
+        null=True, blank=True
+    )  # {repository id: how often AWS throttled its check in this sweep}
     attempts = models.PositiveIntegerField(default=0)
     finished_at = models.DateTimeField(null=True, blank=True)
     lease_owner = models.CharField(max_length=64, blank=True)
@@ -795,11 +837,13 @@ class SweepChunk(models.Model):
 
 
 class SweepFinding(models.Model):
-    """A repository that a sweep did not find in sync, and what came of it."""
+    """A repository that a sweep did not find in sync, and what the sweep did."""
 
     class Outcome(models.TextChoices):
+        """What the sweep did or found."""
+
         HEALED = "healed", "Healed"
-        DRIFTED = "drifted", "Drifted"  # left as it is: observe mode, a dry run, or not ours
+        DRIFTED = "drifted", "Drifted"  # left as it is: observe mode, a dry run, or not managed by us
         FAILED = "failed", "Failed"
         MISSING = "missing", "Missing"
         DISCOVERED = "discovered", "Discovered"
@@ -820,7 +864,7 @@ class SweepFinding(models.Model):
 
 
 class CallBudget(models.Model):
-    """How many calls in a second AWS accepts from our sweeps, as the last throttling taught; shared by all workers."""
+    """The calls per second that AWS accepts from our sweeps, learned from throttling. All workers share it."""
 
     account = models.CharField(max_length=12)
     region = models.CharField(max_length=32)

@@ -1,9 +1,9 @@
-"""An outage of the database: what is one, and its single log line in each process.
+"""An outage of the database: which errors mean an outage, and one log line per process instead of many.
 
-While the database is away every loop of every process fails at each try, with a traceback each. The handler here
-(LOGGING in the settings) writes the first of those records as one line without its traceback, and one more each ten
-minutes (a database that takes no writes cuts no connection, so its end is not always seen). It leaves the others out
-until this process makes a connection again, and then writes how long it took and how many it left out.
+During an outage, every loop of every process fails at each attempt and would log a traceback each time. The handler
+here (LOGGING in the settings) writes the first of these records as one line without a traceback, and one more line
+every ten minutes (a read-only database keeps its connections, so the end of that outage is not always noticed). It
+drops the other records until this process connects again; then it logs the duration and the number of dropped records.
 """
 
 from __future__ import annotations
@@ -16,43 +16,46 @@ from typing import Any
 from django.db import Error, InterfaceError, InternalError, OperationalError
 from django.db.backends.signals import connection_created
 
-#: SQLSTATE of PostgreSQL: connection exceptions, a server that shuts down, crashes or starts, too many connections.
+#: Prefixes of PostgreSQL's SQLSTATE: connection exceptions; the server shuts down, crashed or starts; too many
+#: connections.
 _AWAY = ("08", "57P", "53300")
 _AGAIN_SECONDS = 600.0
-_READ_ONLY = "25006"  # a standby, or a primary that has become one
+_READ_ONLY = "25006"  # SQLSTATE of a write on a standby server
 
 
 def is_outage(error: BaseException | None) -> bool:
-    """Whether this is PostgreSQL being away, or taking no writes. Not: a lock or a statement that took too long, or
-    anything of SQLite's."""
+    """Whether the error means that PostgreSQL does not answer or is read-only.
+
+    Not an outage: a lock or statement timeout, and every error of SQLite.
+    """
     if is_read_only(error):
         return True
     if not isinstance(error, InterfaceError | OperationalError):
         return False
     cause = error.__cause__
-    if cause is None or not hasattr(cause, "sqlstate"):  # only psycopg's errors have it
+    if cause is None or not hasattr(cause, "sqlstate"):  # only psycopg's errors have an SQLSTATE
         return False
-    state = cause.sqlstate  # none: the connection could not be made, or broke
+    state = cause.sqlstate  # None: the connection could not be made, or it broke
     return state is None or str(state).startswith(_AWAY)
 
 
 def is_read_only(error: BaseException | None) -> bool:
-    """Whether PostgreSQL takes no writes for now."""
+    """Whether the error means that PostgreSQL is read-only."""
     return isinstance(error, InternalError) and getattr(error.__cause__, "sqlstate", None) == _READ_ONLY
 
 
 def words(error: Error) -> str:
-    """One line of what the database's driver said; it names the server, never a password."""
+    """The message of the database driver as one line of at most 300 characters. It has the server, never a password."""
     return " ".join(str(error).split())[:300]
 
 
 class OneLineHandler(logging.StreamHandler[Any]):
-    """Writes records to standard error, and of an outage of the database one line when it begins and one at its end."""
+    """Writes records to standard error. During a database outage it writes one line at the start and one at the end."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._since: float | None = None  # monotonic; none: the database is not known to be away
-        self._told = 0.0  # when the last line about it was written
+        self._since: float | None = None  # monotonic start of the outage; None: no outage is known
+        self._last_line_at = 0.0  # monotonic
         self._left_out = 0
         connection_created.connect(self._over, dispatch_uid=f"outage-{id(self)}")
 
@@ -61,12 +64,12 @@ class OneLineHandler(logging.StreamHandler[Any]):
         error = record.exc_info[1] if record.exc_info else None
         if not isinstance(error, Error) or not is_outage(error):
             super().emit(record)
-        elif self._since is None or time.monotonic() - self._told > _AGAIN_SECONDS:
-            self._told = time.monotonic()
+        elif self._since is None or time.monotonic() - self._last_line_at > _AGAIN_SECONDS:
+            self._last_line_at = time.monotonic()
             if self._since is None:
-                self._since, self._left_out = self._told, 0
+                self._since, self._left_out = self._last_line_at, 0
             line = copy.copy(record)
-            line.msg = "database.unreachable: %s Further lines about it are left out until it answers. While: %s"
+            line.msg = "database.unreachable: %s Further lines are dropped until the database answers. During: %s"
             line.args = (words(error), record.getMessage().splitlines()[0])
             line.exc_info = line.exc_text = None
             super().emit(line)

@@ -1,10 +1,10 @@
-"""The database's schema: whether it has what this version's models use, and how a migration changes tables in use.
+"""The database's schema: does it have the tables and columns of this version, and how does a migration lock tables?
 
-`migrate` believes its own list of what was applied. A database whose tables differ from that list (a migration file
-that was edited after it had run, a table that somebody changed by hand) fails in each request that needs the column.
+`migrate` trusts its own list of applied migrations. If the tables differ from that list (a migration file was edited
+after it had run, or somebody changed a table by hand), each request that needs the missing column fails.
 
-One query, which waits for no lock on a table. Types, indexes and constraints are not compared. What a newer version
-has added is no complaint: the code may be one version behind its database, never before it.
+The check is one query and waits for no table lock. It does not compare types, indexes and constraints. It ignores
+tables and columns that a newer version has added: the code may be one version older than its database, but never newer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from django.apps import apps
 from django.db import OperationalError, connection, migrations, transaction
 
-LOCK_SECONDS = 60.0  # how long a migration tries to get the tables that it changes
+LOCK_SECONDS = 60.0  # how long a migration tries to lock the tables that it changes
 NEXT_STEP = "See “A table or column is missing” in docs/upgrading.md."
 _COLUMNS = {
     "postgresql": "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid WHERE "
@@ -25,7 +25,7 @@ _COLUMNS = {
 
 
 def missing() -> list[str]:
-    """What is not there: `table`, or `table.column`, in the models' order. Raises DatabaseError."""
+    """The missing tables and columns, as `table` or `table.column`, in the models' order. Raises DatabaseError."""
     present: dict[str, set[str]] = {}
     with connection.cursor() as cursor:
         cursor.execute(_COLUMNS[connection.vendor])
@@ -43,21 +43,21 @@ def missing() -> list[str]:
 
 
 def complaint() -> str:
-    """The first thing that is missing, in a sentence that says how many more are; empty when all is there."""
+    """A sentence that names the first missing table or column and counts the others; empty if nothing is missing."""
     found = missing()
     if not found:
         return ""
     what = "Column" if "." in found[0] else "Table"
-    more = f", and so {'is 1 more' if len(found) == 2 else f'are {len(found) - 1} more'}" if len(found) > 1 else ""
+    more = f"; {len(found)} tables or columns are missing in all" if len(found) > 1 else ""
     return f"{what} {found[0]} is missing{more}."
 
 
 def lock_tables(*names: str) -> migrations.RunPython:
-    """A migration's first operation, where it changes more than one table that a running process uses.
+    """The first operation of a migration that changes more than one table that running processes use.
 
-    It gets all the tables or none, again and again, and never waits while it holds one: a migration that did, and
-    a deploy that has the tables in another order, would wait for each other until PostgreSQL ends one of them. Raises
-    OperationalError after LOCK_SECONDS. SQLite has one writer at a time, so there is nothing to do.
+    It locks all the tables or none, and tries again until it has them. It never waits while it holds a lock: otherwise
+    the migration and a deploy that locks the tables in another order would wait for each other (a deadlock). Raises
+    OperationalError after LOCK_SECONDS. On SQLite it does nothing, because SQLite has one writer at a time.
     """
 
     def lock(_apps: Any, editor: Any) -> None:
@@ -74,7 +74,7 @@ def lock_tables(*names: str) -> migrations.RunPython:
                 if time.monotonic() > until:
                     raise OperationalError(
                         f"One of {tables} was in use for {LOCK_SECONDS:.0f} seconds (a backup, a long query?), so this "
-                        "migration was not begun. Run migrate again when that has ended."
+                        "migration did not start. Run migrate again when the table is free."
                     ) from error
             time.sleep(0.05)
 

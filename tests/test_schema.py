@@ -62,9 +62,9 @@ def test_a_column_that_an_edited_migration_never_made_is_named_with_the_next_ste
 
 def test_several_missing_things_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "missing", lambda: ["deployments_a", "deployments_b.c"])
-    assert schema.complaint() == "Table deployments_a is missing, and so is 1 more."
+    assert schema.complaint() == "Table deployments_a is missing; 2 tables or columns are missing in all."
     monkeypatch.setattr(schema, "missing", lambda: ["deployments_b.c", "x", "y"])
-    assert schema.complaint() == "Column deployments_b.c is missing, and so are 2 more."
+    assert schema.complaint() == "Column deployments_b.c is missing; 3 tables or columns are missing in all."
 
 
 def test_a_table_that_is_missing_is_named_once_and_not_by_its_columns() -> None:

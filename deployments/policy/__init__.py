@@ -1,9 +1,7 @@
 """A repository policy as a value: parse it, compare two by meaning, ask who may do what, lint it.
 
-Pure: no I/O, no Django, no boto3. The partition of the registry's region is a plain argument everywhere. Numbered
-rules that the modules cite: 1 account ids, 2 order and lists, 3 `*`, 4 case, 5 wildcards in actions, 6 atoms, 7 Sid,
-Id and Version, 8 condition values, 9 empty elements, 10 unknown elements, 11 deleted principals, 12 Deny and the
-negated forms.
+Pure: no I/O, no Django, no boto3. The partition of the registry's region is a plain argument everywhere. "Rule 5" in
+code and tests means rule 5 of RULES.md in this folder, which has all twelve rules with examples and AWS's pages.
 """
 
 from deployments.policy.compare import Comparison, Grant, Level, compare

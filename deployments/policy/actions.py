@@ -1,8 +1,8 @@
-"""ECR's actions: the table that wildcards are expanded against.
+"""ECR's actions: the table that the wildcards of a policy are expanded against (rule 5).
 
 Source: AWS's service authorization reference for the prefix `ecr`, as of 2026-10-27, and the operations of botocore
-1.44.5's model (a test compares the two). `ListImageReferrers` is an operation without an action of its own in the
-reference; policies name it all the same, so it is here.
+1.44.5's model (a test compares the two). `ListImageReferrers` is an operation for which the reference has no action;
+policies name it, so the table has it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ PREFIX = "ecr:"
 
 
 class Purpose(StrEnum):
+    """What an action is for. The words stand in sentences: `ecr:PutImage (push)`."""
+
     PULL = "pull"
     PUSH = "push"
     DELETE = "delete"
-    POLICY = "policy"  # changes who may do what
+    POLICY = "policy"  # changes the repository policy
     OTHER = "other"
-    ACCOUNT = "account"  # names no repository, so a repository policy can neither allow nor deny it
+    ACCOUNT = "account"  # acts on the whole account: a repository policy can neither allow nor deny it
 
 
 _TABLE = {
@@ -52,7 +54,7 @@ _TABLE = {
     """,
 }
 
-# lower-cased action → its name as AWS writes it, and what it is for
+# Lower-cased action → its name as AWS writes it; lower-cased action → its purpose.
 NAMES = {ascii_lower(PREFIX + name): PREFIX + name for names in _TABLE.values() for name in names.split()}
 PURPOSES = {ascii_lower(PREFIX + name): purpose for purpose, names in _TABLE.items() for name in names.split()}
 KNOWN = frozenset(NAMES)
@@ -62,7 +64,8 @@ def _of(purpose: Purpose) -> frozenset[str]:
     return frozenset(action for action, its in PURPOSES.items() if its is purpose)
 
 
-# A pull needs both; `ecr:BatchCheckLayerAvailability` is customary beside them and needed by a push.
+# A pull needs both actions of PULL. `ecr:BatchCheckLayerAvailability` (CUSTOMARY) often stands beside them; a push
+# needs it.
 PULL = _of(Purpose.PULL)
 PUSH = _of(Purpose.PUSH)
 _RUN = re.compile(r"[*?]+")
@@ -70,15 +73,15 @@ CUSTOMARY = "ecr:batchchecklayeravailability"
 
 
 def spelling(action: str) -> str:
-    """One spelling of an action or pattern: lower case (rule 4), `**` as `*`, `*?` as `?*`."""
+    """The canonical spelling of an action or pattern: lower case (rule 4), `**` as `*`, `*?` as `?*`."""
     return _RUN.sub(lambda run: "?" * run[0].count("?") + "*" * ("*" in run[0]), ascii_lower(action))
 
 
 def expand(action: str) -> frozenset[str]:
-    """The known actions that an action or pattern in its one spelling stands for; itself if there is none (rule 5).
+    """The known actions that `action` (an action or pattern in its canonical spelling) stands for (rule 5).
 
-    Kept as itself are a name that we do not know (new, misspelt, or another service's) and a pattern that no known
-    action fits: both may come to mean something, so they must not vanish.
+    An unknown name (new, misspelt or another service's) and a pattern that matches no known action stand for
+    themselves: AWS may add such an action, so they must stay visible in the comparison.
     """
     if action in KNOWN:
         return frozenset({action})
@@ -88,9 +91,10 @@ def expand(action: str) -> frozenset[str]:
 
 
 def expand_all(actions: Iterable[str]) -> frozenset[str]:
+    """`expand` for several actions, each in any spelling."""
     return frozenset(name for action in actions for name in expand(spelling(action)))
 
 
 def written(action: str) -> str:
-    """An action in its one spelling as AWS writes it."""
+    """A canonical action as AWS writes it (`ecr:PutImage`); an unknown action unchanged."""
     return NAMES.get(action, action)

@@ -1,8 +1,9 @@
-"""Are two policies the same access, and if not, what does each side grant that the other does not?
+"""Do two policies give the same access, and if not, what does each side grant that the other does not?
 
-Four answers. `identical`: byte for byte. `cosmetic`: another text, provably the same access, so never written.
-`access`: drift. `incomparable`: something in one of them that we do not understand, so say so and write nothing.
-What cannot be proved equal is called different, never the other way round.
+Four answers. `identical`: the texts are equal byte for byte. `cosmetic`: the texts differ and the access is provably
+the same, so nothing is written. `access`: the access differs, which is drift. `incomparable`: one of the policies has a
+part that we do not understand (rule 10), so nothing is written. Policies that cannot be proved equal are reported as
+different.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ Level = Literal["identical", "cosmetic", "access", "incomparable"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """One principal, under one condition, with all the actions that this side has and the other has not."""
+    """One principal under one condition, with all the actions that one side grants and the other does not."""
 
     principal: str
     actions: tuple[str, ...]
     condition: Mapping[str, Any] | None  # a Condition element; None: always
-    effect: str  # Deny: the difference is a Deny that went (gained) or came (lost)
+    effect: str  # Deny: the difference is a Deny that was removed (gained) or added (lost)
     words: str
 
     def as_rows(self) -> list[dict[str, Any]]:
@@ -40,7 +41,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """`gained` is what B grants beyond A, `lost` the reverse. `why` says what was not understood."""
+    """`gained`: what B grants beyond A; `lost`: what A grants beyond B; `why`: the reason for `incomparable`."""
 
     level: Level
     gained: tuple[Grant, ...] = ()
@@ -48,6 +49,7 @@ class Comparison:
     why: str = ""
 
     def as_document(self) -> dict[str, Any]:
+        """The object that `policy compare --json` prints."""
         return {
             "level": self.level,
             "gained": [row for grant in self.gained for row in grant.as_rows()],
@@ -56,7 +58,7 @@ class Comparison:
 
 
 def compare(a: str | None, b: str | None, *, partition: str) -> Comparison:
-    """Compare two policy texts; None is no policy at all. Never raises: a text that is no policy is incomparable."""
+    """Compare two policy texts; None: there is no policy. Never raises: a text that is not a policy is incomparable."""
     if a == b:
         return Comparison(level="identical")
     sides = []
@@ -65,19 +67,20 @@ def compare(a: str | None, b: str | None, *, partition: str) -> Comparison:
             policy, atoms = _read(text, partition) if text is not None else (None, Atoms())
         except PolicyError as error:
             return Comparison(level="incomparable", why=f"The {name} policy is not JSON: {error.reason}.")
-        puzzles = [one for one in policy.all_puzzles if one.kind is not Kind.EFFECT] if policy else []
+        puzzles = [puzzle for puzzle in policy.all_puzzles if puzzle.kind is not Kind.EFFECT] if policy else []
         if puzzles:
             return Comparison(level="incomparable", why=_not_understood(name, puzzles[0].words))
         sides.append((name, policy, atoms))
     atoms_a, atoms_b = (atoms for _, _, atoms in sides)
     gained = _beyond(atoms_b, atoms_a, more="Allow", gained=True, partition=partition)
     lost = _beyond(atoms_a, atoms_b, more="Allow", gained=False, partition=partition)
-    # A Deny that only one side has counts for the other side.
+    # A Deny that only one side has is access of the other side (rule 12).
     gained += _beyond(atoms_a, atoms_b, more="Deny", gained=True, partition=partition)
     lost += _beyond(atoms_b, atoms_a, more="Deny", gained=False, partition=partition)
     if gained or lost:
         return Comparison(level="access", gained=_sorted(gained), lost=_sorted(lost))
-    # A misspelt Effect grants nothing, but we cannot vouch for what AWS would make of it: not equal, not different.
+    # A misspelt Effect grants nothing by rule 4, but AWS does not say so. So the policies are neither equal nor
+    # different.
     for name, policy, _ in sides:
         if policy and policy.all_puzzles:
             return Comparison(level="incomparable", why=_not_understood(name, policy.all_puzzles[0].words))
@@ -85,18 +88,18 @@ def compare(a: str | None, b: str | None, *, partition: str) -> Comparison:
 
 
 def _not_understood(name: str, what: str) -> str:
-    return f"The {name} policy holds something that is not understood: {what}."
+    return f"The {name} policy has a part that is not understood: {what}."
 
 
 @functools.lru_cache(maxsize=128)
 def _read(text: str, partition: str) -> tuple[Policy, Atoms]:
-    """Kept, because a sweep compares a thousand live policies with one desired text, and most are alike."""
+    """Cached: a sweep compares a thousand live policies with one desired text, and most of the texts are equal."""
     policy = parse(text)
     return policy, atoms_of(policy, partition=partition)
 
 
 def _beyond(side: Atoms, other: Atoms, *, more: str, gained: bool, partition: str) -> list[Grant]:
-    """What the one side says under this effect that the other does not."""
+    """What `side` says under the effect `more` that `other` does not say."""
     found: dict[tuple[Subject, Condition], list[Action]] = {}
     known: dict[tuple[tuple[ConditionPart, ...], ...], list[tuple[Condition, Action]]] = {}
     for (effect, subject), parts in side.table.items():
@@ -104,7 +107,7 @@ def _beyond(side: Atoms, other: Atoms, *, more: str, gained: bool, partition: st
             continue
         covering = other.parts(effect, subject)
         if is_of_aws(subject) and subject != EVERYONE:
-            # `*` takes in every other AWS principal, wherever it stands (rule 3), on either side.
+            # `*` covers every other AWS principal, in any statement of either side (rule 3).
             covering += other.parts(effect, EVERYONE) + side.parts(effect, EVERYONE)
         if (parts, covering) not in known:
             known[parts, covering] = _difference(parts, covering)
@@ -134,7 +137,7 @@ def _beyond(side: Atoms, other: Atoms, *, more: str, gained: bool, partition: st
 def _difference(
     parts: tuple[ConditionPart, ...], covering: tuple[ConditionPart, ...]
 ) -> list[tuple[Condition, Action]]:
-    """The atoms of `parts` that `covering` does not have, for one principal."""
+    """The atoms of one principal in `parts` that `covering` does not cover."""
     left = []
     known: dict[tuple[frozenset[Condition], frozenset[Condition]], tuple[Condition, ...]] = {}
     for action in frozenset[Action]().union(*(part.actions for part in parts)):

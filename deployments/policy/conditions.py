@@ -1,13 +1,13 @@
-"""A statement's Condition as a value: what it takes for the statement to apply.
+"""A statement's Condition as a value: what must hold of a request for the statement to apply.
 
-A condition is a conjunction of tests; the values of one test are alternatives. Two conditions are compared by what
-can be proved from that shape alone, never by guessing at what a request may carry:
+All tests of a condition must hold; the values of one test are alternatives. Two conditions are compared only by what
+can be proved from this structure, not by assumptions about requests:
 
-- the values of a plain positive test (`StringEquals` k: a, b) may be split over several statements and merged again;
-- the values of a plain negated test (`StringNotEquals` k: a, b) each forbid on their own, so they are tests apart;
-- `ForAllValues:`, `ForAnyValue:`, `…IfExists`, empty value lists and operators that we do not know are taken whole
-  (rule 12): equal only to themselves;
-- a condition with more tests, or fewer alternatives, is the narrower one; no tests at all is the widest.
+- The values of a plain positive test (`StringEquals` k: a, b) may be split over several statements and merged again.
+- Each value of a plain negated test (`StringNotEquals` k: a, b) forbids by itself, so each value is a test of its own.
+- A test with `ForAllValues:`, `ForAnyValue:`, `…IfExists`, an empty value list or an unknown operator is equal only to
+  the same test (rule 12).
+- A condition with more tests, or with fewer alternatives, is narrower. A condition without tests is the widest.
 
 Operators are case-sensitive (AWS answers `Invalid Condition type : stringEquals`), keys are not (rule 4).
 """
@@ -23,7 +23,8 @@ from decimal import Decimal
 from deployments.policy.document import WrittenCondition
 from deployments.policy.wildcard import ascii_lower
 
-# Source: IAM's reference of condition operators, read in 2026-11. A negated operator is the positive one's opposite.
+# Source: IAM's reference of condition operators, read in 2026-11. Each negated operator maps to the positive operator
+# that it is the opposite of.
 _POSITIVE = """
     StringEquals StringEqualsIgnoreCase StringLike NumericEquals NumericLessThan NumericLessThanEquals
     NumericGreaterThan NumericGreaterThanEquals DateEquals DateLessThan DateLessThanEquals DateGreaterThan
@@ -42,13 +43,16 @@ NEGATED = {
 }
 _VARIABLE = re.compile(r"\$\{.*?\}", re.DOTALL)
 _NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
-_MASK = re.compile(r"/.*\.|%")  # forms that Python takes for a network and IAM does not
-MAX_PARTS = 2_000  # of one difference; beyond it we stop proving and report what is left as a difference
+_MASK = re.compile(r"/.*\.|%")  # forms that Python accepts as a network and IAM does not
+MAX_PARTS = 2_000  # pieces of one condition; beyond this number the proof stops and the pieces count as a difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """An operator taken apart. `base` is the positive comparison; `quantifier`: ForAllValues, ForAnyValue or empty."""
+    """A condition operator in its parts.
+
+    `base`: the positive operator; `quantifier`: ForAllValues, ForAnyValue or empty.
+    """
 
     base: str
     negated: bool
@@ -58,10 +62,12 @@ class Operator:
 
     @property
     def plain(self) -> bool:
+        """Whether the operator is known and has neither a quantifier nor IfExists."""
         return self.known and not self.quantifier and not self.if_exists
 
 
 def operator_of(name: str) -> Operator:
+    """The parts of an operator's name, such as `ForAnyValue:StringNotLikeIfExists`; case counts (rule 4)."""
     quantifier, colon, rest = name.partition(":")
     if not colon:
         quantifier, rest = "", name
@@ -76,7 +82,10 @@ def operator_of(name: str) -> Operator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Test:
-    """One operator on one lower-cased key. The values are alternatives (for a negated operator: all forbidden)."""
+    """One operator on one lower-cased key.
+
+    The values are alternatives; under a negated operator each value is forbidden.
+    """
 
     operator: str
     key: str
@@ -88,14 +97,17 @@ NO_TEST = Test(operator="", key="", values=frozenset())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """A conjunction of tests: `choices` may be narrowed value by value, `fixed` are taken whole."""
+    """Tests that must all hold. The tests in `choices` may be narrowed value by value, those in `fixed` may not."""
 
     choices: frozenset[Test] = field(default=frozenset())
     fixed: frozenset[Test] = field(default=frozenset())
 
     @property
     def tests(self) -> tuple[Test, ...]:
-        """All of them in one order, whatever order they were written in. Negated values are brought together again."""
+        """All tests, sorted by key and operator.
+
+        The values of a plain negated operator are merged into one test again.
+        """
         together: dict[tuple[str, str], set[str]] = {}
         apart = list(self.choices)
         for test in self.fixed:
@@ -108,13 +120,13 @@ class Condition:
         return tuple(sorted(apart, key=lambda test: (test.key, test.operator, sorted(test.values))))
 
     def as_document(self) -> dict[str, dict[str, list[str]]] | None:
-        """As a Condition element, in one spelling; None where there is no condition."""
+        """The Condition element in its canonical spelling; None if there is no test."""
         document: dict[str, dict[str, list[str]]] = {}
         for test in self.tests:
             block = document.setdefault(test.operator, {})
-            # Two lists on one key, both of which must hold, can only be written by spelling the key twice.
+            # Two tests of one operator on one key can only be written with the key in two spellings.
             spellings = (spelt(test.key), test.key, test.key.upper())
-            key = next((one for one in spellings if one not in block), test.key.swapcase())
+            key = next((spelling for spelling in spellings if spelling not in block), test.key.swapcase())
             block[key] = sorted(test.values)
         return document or None
 
@@ -133,46 +145,47 @@ _KEYS = {ascii_lower(key): key for key in _WRITTEN_KEYS.split()}
 
 
 def spelt(key: str) -> str:
-    """A lower-cased key as AWS writes it, where we know it."""
+    """A lower-cased key as AWS writes it; an unknown key unchanged."""
     name, slash, tag = key.partition("/")
     return _KEYS.get(name, name) + slash + tag
 
 
 def has_variable(text: str) -> bool:
+    """Whether the text contains a policy variable, `${…}`."""
     return _VARIABLE.search(text) is not None
 
 
 def literal(text: str, version: str) -> str:
-    """A text as the version 2012-10-17 would write it: under 2008-10-17 `${…}` is no variable but itself (rule 7)."""
+    """The text as version 2012-10-17 would write it: `${…}` of version 2008-10-17 is escaped (rule 7)."""
     if version == "2012-10-17" or not has_variable(text):
         return text
     return text.replace("${", "${$}{")
 
 
 def condition_of(written: Sequence[WrittenCondition], version: str) -> Condition:
-    """The value of a Condition element."""
+    """The condition of one statement. `version`: the policy's, which decides whether `${…}` is a variable (rule 7)."""
     by_place: dict[tuple[str, str], set[frozenset[str]]] = {}
     fixed: set[Test] = set()
-    for one in written:
-        operator = operator_of(one.operator)
-        key = ascii_lower(one.key)
-        values = frozenset(_canonical(literal(value, version), operator.base) for value in one.values)
+    for item in written:
+        operator = operator_of(item.operator)
+        key = ascii_lower(item.key)
+        values = frozenset(_canonical(literal(value, version), operator.base) for value in item.values)
         if not operator.plain or not values:
-            fixed.add(Test(operator=one.operator, key=key, values=values))
+            fixed.add(Test(operator=item.operator, key=key, values=values))
         elif operator.negated:
-            fixed.update(Test(operator=one.operator, key=key, values=frozenset({value})) for value in values)
+            fixed.update(Test(operator=item.operator, key=key, values=frozenset({value})) for value in values)
         else:
-            by_place.setdefault((one.operator, key), set()).add(values)
+            by_place.setdefault((item.operator, key), set()).add(values)
     choices: set[Test] = set()
     for (name, key), lists in by_place.items():
-        # One key in two spellings is two tests that must both hold; they are no longer alternatives of one list.
+        # A key in two spellings gives two tests that must both hold, so their values are not alternatives of one list.
         target = choices if len(lists) == 1 else fixed
         target.update(Test(operator=name, key=key, values=values) for values in lists)
     return Condition(choices=frozenset(choices), fixed=frozenset(fixed))
 
 
 def _canonical(value: str, base: str) -> str:
-    """One spelling for values that the operator itself cannot tell apart. Nothing else: values are case-sensitive."""
+    """The same text for all values that the operator treats as equal (rule 8). Other values stay as they are."""
     if base == "StringEqualsIgnoreCase":
         return ascii_lower(value)
     if base.startswith("Numeric") and _NUMBER.fullmatch(value):
@@ -187,7 +200,7 @@ def _canonical(value: str, base: str) -> str:
 
 
 def remainder(wide: Collection[Condition], covered: Collection[Condition]) -> tuple[Condition, ...]:
-    """What of `wide` is not provably inside `covered`, as conditions that do not overlap; empty where all of it is."""
+    """The part of `wide` that is not provably inside `covered`, as conditions that do not overlap."""
     same = set(covered)
     rest: list[Condition] = []
     for condition in sorted((one for one in wide if one not in same), key=_widest_first):
@@ -206,7 +219,10 @@ def _widest_first(condition: Condition) -> tuple[int, list[tuple[str, str, list[
 
 
 def _minus(part: Condition, other: Condition) -> list[Condition]:
-    """The pieces of `part` outside of `other`. Where `other` tests more than `part`, nothing is proved: all of it."""
+    """The pieces of `part` outside of `other`.
+
+    If `other` has a test that `part` lacks, nothing is proved and the answer is `part` itself.
+    """
     if not other.fixed <= part.fixed:
         return [part]
     mine = {(test.operator, test.key): test for test in part.choices}

@@ -1,8 +1,8 @@
-"""Does a condition's test hold for a request? Yes, no, or it cannot be known.
+"""Does a condition's test hold for a request? True, False, or None: it cannot be known.
 
-Source of every rule: IAM's references of condition operators and of single- and multivalued context keys. Where those
-say nothing (a plain operator on several values, an empty list of values), the answer is that it cannot be known.
-A context maps lower-cased keys to values; a key that it lacks may have any value or none, None is known to be missing.
+Source: IAM's references of condition operators and of single- and multivalued context keys. Where they say nothing (a
+plain operator on several values, an empty list of values), the answer is None. A context maps condition keys to values:
+a key that is not in it may have any value or none, a key with the value None is missing from the request.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Known = Mapping[str, tuple[str, ...] | None]  # lower-cased key → its values; 
 
 
 def known_of(context: Context) -> dict[str, tuple[str, ...] | None]:
+    """A caller's context with lower-cased keys and every value as a tuple of texts."""
     known: dict[str, tuple[str, ...] | None] = {}
     for key, value in context.items():
         if value is None:
@@ -35,19 +36,21 @@ def known_of(context: Context) -> dict[str, tuple[str, ...] | None]:
 
 
 def all_of(answers: Iterable[bool | None]) -> bool | None:
+    """And: False if one answer is False, else None if one is None, else True."""
     seen = set(answers)
     return False if False in seen else (None if None in seen else True)
 
 
 def any_of(answers: Iterable[bool | None]) -> bool | None:
+    """Or: True if one answer is True, else None if one is None, else False."""
     seen = set(answers)
     return True if True in seen else (None if None in seen else False)
 
 
 def holds(test: Test, known: Known, *, lenient: bool = False) -> bool | None:
-    """Whether a test of a Condition holds; None where that cannot be known, or where we do not know the operator.
+    """Whether a test of a Condition holds; None if that cannot be known or the operator is unknown.
 
-    `lenient`: an unknown address passes a test that every address passes (“anywhere”, “everywhere but 10.0.0.0/8”).
+    `lenient`: an unknown source address passes a test that every public address passes (0.0.0.0/0, not 10.0.0.0/8).
     """
     operator = operator_of(test.operator)
     if not operator.known or not test.values:
@@ -65,20 +68,20 @@ def holds(test: Test, known: Known, *, lenient: bool = False) -> bool | None:
         answers = [wanted.get(value) for value in test.values]
         return None if None in answers or operator.quantifier or operator.if_exists else missing in answers
     if operator.quantifier == "ForAllValues":
-        # True where there is nothing to test: the trap that lint warns of.
+        # True if the request lacks the key: `lint` warns about this (W111).
         return all_of(_passes(value, test, operator.base, operator.negated, known) for value in values or ())
     if values is None:
-        # A missing key fails a positive test, passes a negated one, and passes whatever ends in IfExists.
+        # A missing key fails a positive test, and passes a negated test and every test with IfExists.
         return operator.if_exists or (operator.negated and not operator.quantifier)
     if operator.quantifier == "ForAnyValue":
         return any_of(_passes(value, test, operator.base, operator.negated, known) for value in values)
     if len(values) != 1:
-        return None  # AWS does not say what a plain operator makes of several values
+        return None  # AWS does not document a plain operator on several values
     return _passes(values[0], test, operator.base, operator.negated, known)
 
 
 def _names_another_account(test: Test, known: Known) -> bool:
-    """Whether no principal of the account that asks can have any of these ARNs."""
+    """Whether the values are ARNs of other accounts than the caller's."""
     account = known.get("aws:principalaccount")
     parts = [value.split(":", 5) for value in test.values]
     return account is not None and all(
@@ -111,7 +114,7 @@ _PLACEHOLDER = re.compile(r"\$\{(.*?)\}", re.DOTALL)
 
 
 def _resolved(text: str, known: Known) -> str | None:
-    """A value with its variables filled in; None where one is not known, or could be taken for a wildcard."""
+    """A value with its variables filled in; None if a variable's value is unknown or contains a wildcard."""
     unknown = False
 
     def fill(found: re.Match[str]) -> str:
@@ -147,7 +150,7 @@ def _dates(compare: Callable[[datetime, datetime], bool]) -> Callable[[str, str]
 
 
 def _moment(text: str) -> datetime | None:
-    """ISO 8601, or seconds since 1970 (IAM takes both)."""
+    """A time in ISO 8601 or in seconds since 1970 (IAM accepts both); None for another text."""
     try:
         if re.fullmatch(r"[0-9]{1,11}", text) and len(text) != 8:
             return datetime.fromtimestamp(int(text), tz=UTC)
@@ -166,7 +169,7 @@ def _inside(wanted: str, value: str) -> bool | None:
 
 
 def _arn_like(wanted: str, value: str) -> bool | None:
-    """Each of the six parts on its own: a `*` does not reach over a colon of the first five."""
+    """Each of the six parts is matched separately: a `*` in the first five parts does not match a colon."""
     parts, others = wanted.split(":", 5), value.split(":", 5)
     if len(parts) != 6 or len(others) != 6:
         return None
@@ -198,12 +201,12 @@ _COMPARERS: Mapping[str, Callable[[str, str], bool | None]] = {
     "ArnLike": _arn_like,
 }
 
-# More of the address space than any one network owner has: a /6 of IPv4, a /16 of IPv6.
+# No network owner has more addresses than this: a /6 of IPv4, a /16 of IPv6.
 _MOST_ADDRESSES = {4: 2**26, 6: 2**112}
 
 
 def addresses(values: Iterable[str]) -> tuple[int, int] | None:
-    """How many IPv4 and IPv6 addresses a list of ranges takes in, counted once; None where one is no range."""
+    """How many IPv4 and IPv6 addresses the ranges cover, each counted once; None if a value is not a range."""
     networks4, networks6 = [], []
     for value in values:
         try:
@@ -221,13 +224,13 @@ def addresses(values: Iterable[str]) -> tuple[int, int] | None:
 
 
 def is_nearly_everywhere(values: Iterable[str]) -> bool:
-    """Whether address ranges take in so much that they restrict nobody; also true of what is no address range."""
+    """Whether the address ranges are so wide that they restrict nobody; also True if a value is not a range."""
     counted = addresses(values)
     return counted is None or counted[0] > _MOST_ADDRESSES[4] or counted[1] > _MOST_ADDRESSES[6]
 
 
 def restricts_no_address(test: Test) -> bool:
-    """“Anywhere”, and “everywhere but private networks”: no caller from the internet ever comes from 10.0.0.0/8."""
+    """Whether every public address passes: “anywhere”, or “everywhere except private networks” such as 10.0.0.0/8."""
     if test.key != "aws:sourceip":
         return False
     if test.operator == "IpAddress":
@@ -236,7 +239,8 @@ def restricts_no_address(test: Test) -> bool:
     return test.operator == "NotIpAddress" and all(_is_private(value) for value in test.values)
 
 
-# Spelt out: `is_private` of the standard library calls 0.0.0.0/0 private, because both of its ends are.
+# A list of our own: the standard library's `is_private` is True for 0.0.0.0/0, whose first and last address are
+# private.
 _PRIVATE = [
     ipaddress.ip_network(text)
     for text in (

@@ -1,8 +1,8 @@
 """A repository policy as it was written: strict JSON in, a frozen value out.
 
-Nothing is judged here and nothing is normalised. What this module cannot make sense of is kept as a `Puzzle` beside
-the part that it does understand, so that `lint` can name it, `compare` can refuse to guess and `may` can say
-“depends”. Only a text that is not JSON at all raises.
+This module judges nothing and normalises nothing. A part of the policy that it does not understand is kept as a
+`Puzzle` (rule 10): `lint` names it, `compare` answers “incomparable” and `may` answers “depends”. Only a text that is
+not JSON raises.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PolicyError(ValueError):
 
 
 class Kind(StrEnum):
-    """What a puzzle is about; lint gives each its own id."""
+    """The kinds of puzzle. `lint` reports RESOURCE as E104 and the others as E103."""
 
     ELEMENT = "unknown element"
     RESOURCE = "resource"
@@ -43,7 +43,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Puzzle:
-    """Something that we do not understand, and in which statement (None: outside of them)."""
+    """A part of a policy that we do not understand. `statement` is the statement's index; None: the policy itself."""
 
     kind: Kind
     words: str
@@ -51,14 +51,14 @@ class Puzzle:
 
 
 class Number(str):
-    """A JSON number by its digits, so that an account id keeps them and 1.0 is not 1 (rules 1 and 8)."""
+    """The digits of a JSON number as written: an account id keeps its digits (rule 1), and 1.0 is not 1 (rule 8)."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenPrincipal:
-    """One principal as written. Kind `bare` is a string that stands where only `"*"` may."""
+    """One principal as written. Kind `bare`: a string other than `"*"` in place of an object of principals."""
 
     kind: str
     text: str
@@ -67,6 +67,8 @@ class WrittenPrincipal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenCondition:
+    """One operator on one condition key as written; booleans and numbers are text already (rule 8)."""
+
     operator: str
     key: str
     values: tuple[str, ...]
@@ -88,13 +90,13 @@ class Statement:
 
     @property
     def label(self) -> str:
-        """How people find it in the text."""
+        """The Sid, or `Statement[index]` where the statement has none."""
         return self.sid or f"Statement[{self.index}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """A repository policy as a value. `version` is what AWS takes it for: absent means 2008-10-17 (rule 7)."""
+    """A repository policy as a value. `version` is 2008-10-17 where the policy names none (rule 7)."""
 
     version: str
     statements: tuple[Statement, ...]
@@ -102,11 +104,12 @@ class Policy:
 
     @property
     def all_puzzles(self) -> tuple[Puzzle, ...]:
+        """The puzzles of the policy itself, then those of its statements."""
         return self.puzzles + tuple(puzzle for statement in self.statements for puzzle in statement.puzzles)
 
 
 def parse(text: str) -> Policy:
-    """Read a policy. Raises PolicyError where the text is not JSON, never anything else."""
+    """Read a policy. Raises PolicyError if the text is not JSON, and no other exception."""
     doubled: list[str] = []
 
     def no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -150,7 +153,7 @@ def parse(text: str) -> Policy:
         if not isinstance(item, dict):
             words = f"Statement[{index}] is {_a(item)}, not an object"
             puzzles.append(Puzzle(kind=Kind.SHAPE, words=words, statement=index))
-        elif item:  # an empty map is no statement (rules 2 and 9)
+        elif item:  # an empty object is not a statement (rules 2 and 9)
             statements.append(_statement(index, item))
     return Policy(version=version, statements=tuple(statements), puzzles=tuple(puzzles))
 
@@ -167,10 +170,10 @@ def _statement(index: int, item: Mapping[str, Any]) -> Statement:
         puzzle(f"unknown element {quoted(name)}", Kind.ELEMENT)
     for name in ("Resource", "NotResource"):
         if name in item:
-            puzzle(f"a repository policy has no {name}", Kind.RESOURCE)
+            puzzle(f"a repository policy cannot have {name}", Kind.RESOURCE)
     effect = item.get("Effect")
     if effect not in ("Allow", "Deny"):
-        puzzle("Effect must be Allow or Deny, spelt so", Kind.EFFECT)
+        puzzle("Effect must be Allow or Deny, in exactly this spelling", Kind.EFFECT)
         effect = None
     principals, not_principals = (
         _principals(item.get(name), name, puzzle) if item.get(name) is not None else None
@@ -183,7 +186,7 @@ def _statement(index: int, item: Mapping[str, Any]) -> Statement:
     for first, second in ((principals, not_principals), (actions, not_actions)):
         if first is not None and second is not None:
             name = "Principal" if first is principals else "Action"
-            puzzle(f"{name} and Not{name} exclude each other")
+            puzzle(f"{name} and Not{name} cannot stand in the same statement")
     return Statement(
         index=index,
         sid=sid or None,
@@ -256,14 +259,17 @@ def _conditions(value: Any, puzzle: Any) -> tuple[WrittenCondition, ...]:
 
 
 def _listed(value: Any) -> list[Any]:
-    """A scalar is a one-element list (rule 2); null and an empty map are an empty one (rule 9)."""
+    """A single value is a list of one (rule 2); null and an empty object are an empty list (rule 9)."""
     if value is None or value == {}:
         return []
     return value if isinstance(value, list) else [value]
 
 
 def _unspeakable(document: Any) -> Iterator[str]:
-    """Text that no policy can hold. Walks with a list of its own: depth must not become Python's recursion."""
+    """Why no policy can hold this text.
+
+    Keeps its own stack: a deeply nested text must not exhaust Python's recursion.
+    """
     waiting: list[tuple[Any, int]] = [(document, 1)]
     lone = nul = deep = False
     while waiting:
@@ -279,7 +285,7 @@ def _unspeakable(document: Any) -> Iterator[str]:
         elif isinstance(node, list):
             waiting.extend((value, depth + 1) for value in node)
     if lone:
-        yield "it holds half of a surrogate pair, which is no character"
+        yield "it holds half of a surrogate pair, which is not a character"
     if nul:
         yield "it holds a NUL character"
     if deep:
@@ -287,7 +293,7 @@ def _unspeakable(document: Any) -> Iterator[str]:
 
 
 def quoted(text: str, limit: int = 60) -> str:
-    """A piece of somebody's text, short and printable, for a sentence."""
+    """A text from a policy in quotation marks, shortened to `limit` characters and printable."""
     shown = text if len(text) <= limit else text[: limit - 1] + "…"
     return "“" + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown) + "”"
 

@@ -1,11 +1,11 @@
 """Who may do what under a repository policy: yes, no, or it depends.
 
-Three-valued throughout: what cannot be known from the policy and the given context is “depends”, and never a yes.
-A context key that is not in the context may have any value or none; one that is given as None is known to be missing.
+If the policy and the given context do not settle the answer, it is “depends”, never “yes”. A context key that is not in
+the context may have any value or none; a key with the value None is known to be missing from the request.
 
 An account (12 digits, or its root ARN) means “a principal of that account whose own identity policy allows it too”.
-This looks at the repository policy alone: identity policies, service control policies and the registry policy can
-still say no, and the principals of the registry's own account need no repository policy at all.
+Only the repository policy is evaluated: identity policies, service control policies and the registry policy can still
+deny, and the principals of the registry's own account need no repository policy.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SERVICE = re.compile(r"[a-z0-9.-]+\.amazonaws\.com(\.cn)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """`statement` is the label of the one that decides; None where no statement speaks of it at all."""
+    """The verdict with its reason. `statement`: the label of the statement that decides; None if no statement does."""
 
     verdict: Verdict
     statement: str | None
@@ -40,34 +40,34 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """One principal that a policy names in an Allow, and what it may."""
+    """One principal that a policy names in an Allow, and whether it may use the actions that were asked about."""
 
     principal: str
-    name: str  # in words
+    name: str  # in words: `account 111111111111`
     answer: Answer
 
 
 def may(policy: Policy, principal: str, action: str, context: Context | None = None, *, partition: str) -> Answer:
-    """Whether the policy lets this principal do this.
+    """Whether the policy lets the principal use the action.
 
-    `principal`: an account id, an ARN, a unique id, `*` (anybody at all) or a service's name. `action`: as in a policy;
-    a pattern asks for all of its actions.
+    `principal`: an account id, an ARN, a unique id, `*` (everyone) or a service's name. `action`: as in a policy;
+    a pattern asks for all actions that it matches.
     """
-    one, caller = spelling(action), caller_of(principal, partition=partition)
-    if not one.startswith(PREFIX) and not expand(one) <= KNOWN:
+    pattern, caller = spelling(action), caller_of(principal, partition=partition)
+    if not pattern.startswith(PREFIX) and not expand(pattern) <= KNOWN:
         who = words.of_subject(caller, partition=partition)
-        text = f"{who} may not use {words.shown(action)}: it is no action of ECR, so no repository policy allows it."
+        text = f"{who} may not use {words.shown(action)}: it is not an ECR action, so no repository policy allows it."
         return Answer(verdict="no", statement=None, words=text)
-    return _all_of(policy, caller, expand(one), context, partition)
+    return _all_of(policy, caller, expand(pattern), context, partition)
 
 
 def can_pull(policy: Policy, account: str, *, partition: str) -> Answer:
-    """Whether a principal (an account id, as a rule) may pull, which takes both pull actions."""
+    """Whether a principal (usually an account id) may pull. A pull needs both pull actions."""
     return _all_of(policy, caller_of(account, partition=partition), PULL, None, partition)
 
 
 def holders(policy: Policy, actions: Iterable[str] = PULL, *, partition: str) -> tuple[Holder, ...]:
-    """Whoever an Allow names for any of these actions, and whether they may do all of them; who may comes first."""
+    """The principals that an Allow names for any of the actions, and whether each may use all of them; “yes” first."""
     asked = expand_all(actions)
     named: set[Subject] = set()
     for clause in _clauses(policy, partition):
@@ -85,7 +85,7 @@ def holders(policy: Policy, actions: Iterable[str] = PULL, *, partition: str) ->
 
 
 def caller_of(text: str, *, partition: str) -> Principal:
-    """The principal that a person means by a text."""
+    """The principal that a person means by a text, such as `111111111111` or `lambda.amazonaws.com`."""
     service = text.removeprefix("Service:")
     if service != text or _SERVICE.fullmatch(text):
         return Principal(kind=Who.SERVICE, name=service)
@@ -93,7 +93,7 @@ def caller_of(text: str, *, partition: str) -> Principal:
 
 
 def _all_of(policy: Policy, caller: Subject, actions: Iterable[str], context: Context | None, partition: str) -> Answer:
-    """One answer for several actions: yes if all are, no if one is. The first that is not a yes decides."""
+    """One answer for several actions: no if one of them is no, else depends if one of them is, else yes."""
     known = _facts(caller) | known_of(context or {})
     asked = sorted(actions)
     who = words.of_subject(caller, partition=partition)
@@ -104,7 +104,7 @@ def _all_of(policy: Policy, caller: Subject, actions: Iterable[str], context: Co
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Clause:
-    """A statement, understood in a partition."""
+    """A statement with its principals, actions and condition worked out for a partition."""
 
     statement: Statement
     patterns: tuple[str, ...]
@@ -130,7 +130,7 @@ class _Clause:
 
 @functools.lru_cache(maxsize=64)
 def _clauses(policy: Policy, partition: str) -> tuple[_Clause, ...]:
-    """Kept, because a page asks for many principals of one policy."""
+    """Cached: a page asks about many principals of one policy."""
     clauses = []
     for statement in policy.statements:
         if statement.effect is None:
@@ -153,7 +153,7 @@ def _clauses(policy: Policy, partition: str) -> tuple[_Clause, ...]:
 
 def _one(policy: Policy, caller: Subject, action: str, known: Known, partition: str, who: str, what: str) -> Answer:
     if policy.all_puzzles:
-        # Whatever it is, it could be an Allow or a Deny of this; AWS would not even take such a policy.
+        # The part that is not understood could allow or deny this action. AWS would refuse such a policy.
         text = f"It cannot be said whether {who} may {what}: {policy.all_puzzles[0].words}."
         return Answer(verdict="depends", statement=None, words=text)
     allowed: _Clause | None = None
@@ -190,7 +190,7 @@ def _applies(clause: _Clause, caller: Subject, action: str, known: Known) -> tup
         return False, ""
     if held is None:
         return None, clause.condition
-    return meant, "" if meant else f"but speaks of {clause.whom} alone"
+    return meant, "" if meant else f"but names only {clause.whom}"
 
 
 # ------------------------------------------------------------------------------------------------------- principals
@@ -205,11 +205,11 @@ def _names(subject: Subject, caller: Subject, *, deny: bool) -> bool | None:
     if subject == caller:
         return True
     if caller == EVERYONE:
-        return None if deny else False  # somebody, but not everybody
+        return None if deny else False  # the statement names some callers, not all
     if subject == EVERYONE:
         return True
     if subject.kind is Who.AWS and has_wildcard(subject.name):
-        # AWS refuses these, so what they would match is nobody's promise.
+        # AWS refuses a wildcard in an ARN, so it documents no match: the answer is “depends” at most.
         parts = subject.name.split(":", 5)
         near = caller.kind is Who.ACCOUNT and (len(parts) < 6 or matches(parts[4], caller.account or ""))
         return None if near or matches(subject.name, caller.name) else False
@@ -218,7 +218,7 @@ def _names(subject: Subject, caller: Subject, *, deny: bool) -> bool | None:
     if subject.kind is Who.ACCOUNT:
         return True
     if caller.kind is Who.ACCOUNT:
-        return None  # one principal of the account that was asked for
+        return None  # the statement names one principal of the account, not the account
     if caller.sort == "assumed-role" and subject.sort == "role":
         return caller.path.split("/")[0] == subject.path.rsplit("/", 1)[-1]
     if caller.sort == "role" and subject.sort == "assumed-role":
@@ -233,7 +233,10 @@ def _names_set(subject: Subject, caller: AllExcept) -> bool | None:
 
 
 def _not_named(subject: AllExcept, caller: Principal, *, deny: bool) -> bool | None:
-    """NotPrincipal. With Deny, AWS wants the account *and* the principal named, or it may still deny (IAM guide)."""
+    """Whether a NotPrincipal means the caller.
+
+    With Deny, both the principal and its account must be named, or AWS may still deny (IAM User Guide, NotPrincipal).
+    """
     if caller in subject.principals:
         if deny and caller.kind is Who.AWS and caller.account:
             root = Principal(kind=Who.ACCOUNT, name=f"arn:{caller.partition}:iam::{caller.account}:root")
@@ -246,7 +249,7 @@ def _not_named(subject: AllExcept, caller: Principal, *, deny: bool) -> bool | N
 
 
 def _facts(caller: Subject) -> dict[str, tuple[str, ...] | None]:
-    """What a request of this caller carries whatever else it carries."""
+    """The condition keys that every request of this caller has, with their values."""
     if not isinstance(caller, Principal):
         return {}
     if caller.kind is Who.SERVICE:

@@ -1,11 +1,11 @@
-"""What is wrong or unwise about a repository policy, with ids, before it is ever sent to AWS.
+"""Errors and risks in a repository policy, each with a check id, found before the policy is sent to AWS.
 
-Errors are what ECR refuses, what can never work, and what opens the repository to the whole world; they stop the
-start. Warnings are what works and will hurt some day. A policy without findings is one that nobody needs to explain.
+Errors: ECR refuses the policy, the policy can never work, or it opens the repository to the whole world. An error in
+the default policy stops the start. Warnings: the policy works and has a risk.
 
-The guard against open policies fails closed: an Allow for everyone is open unless a condition that we know to
-restrict *who* stands in its way. That a condition exists proves nothing: negations, `…IfExists`, `ForAllValues:`
-(true when the key is missing), wildcard values and 0.0.0.0/0 restrict nobody.
+The check for open policies fails closed: an Allow for everyone is open unless it has a condition that is known to
+restrict *who* may call. A condition as such proves nothing: negations, `…IfExists`, `ForAllValues:` (true when the key
+is missing), wildcard values and 0.0.0.0/0 restrict nobody.
 """
 
 from __future__ import annotations
@@ -26,64 +26,75 @@ from deployments.policy.wildcard import has_wildcard
 
 MAX_CHARACTERS = 10_240  # ECR API: SetRepositoryPolicy, policyText
 
-# id → what it is about. The README's list of checks is made from this table.
+# Check id → its subject.
 IDS = {
     "deployments.E101": "the text is not JSON",
     "deployments.E102": "longer than ECR's 10,240 characters",
-    "deployments.E103": "an unknown element, or one of the wrong shape",
+    "deployments.E103": "an unknown element, or an element of the wrong shape",
     "deployments.E104": "a Resource element, which ECR refuses",
     "deployments.E105": "no Principal",
     "deployments.E106": "no Action",
     "deployments.E107": "an action of another service",
     "deployments.E108": "an action that ECR does not have",
-    "deployments.E109": "no principal of AWS: a bad account id, a wildcard in an ARN, another partition",
+    "deployments.E109": "not an AWS principal: a bad account id, a wildcard in an ARN, another partition",
     "deployments.E110": "open to the whole world",
     "deployments.E111": "a consumer account cannot pull",
     "deployments.E112": "a condition operator that IAM does not have",
     "deployments.W101": "ecr:*",
     "deployments.W102": "grants push, delete or changing the policy",
     "deployments.W103": "lets nobody pull",
-    "deployments.W104": "half of a pull",
-    "deployments.W105": "an action of the whole account, such as ecr:GetAuthorizationToken",
-    "deployments.W106": "a role or user as principal, which breaks when it is made anew",
+    "deployments.W104": "one of the two pull actions is missing",
+    "deployments.W105": "an action on the whole account, such as ecr:GetAuthorizationToken",
+    "deployments.W106": "a role or user as principal: access ends when it is deleted and created again",
     "deployments.W107": "an account id as a JSON number",
     "deployments.W108": "a principal that was deleted",
     "deployments.W109": "open to the whole world, as the setting allows",
     "deployments.W110": "a consumer account can pull only under a condition",
     "deployments.W111": "a condition that restricts nobody",
-    "deployments.W112": "a service or identity provider without a condition on whom it acts for",
-    "deployments.W113": "a policy variable under a version that knows none",
+    "deployments.W112": "a service or identity provider without a condition on the account that it acts for",
+    "deployments.W113": "a policy variable under a Version without variables",
     "deployments.W114": "Allow with NotAction",
-    "deployments.W115": "two statements with one Sid",
+    "deployments.W115": "two statements with the same Sid",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
+    """One error or warning about a policy: `message` says what is wrong, `hint` says what to do."""
+
     id: str
     level: Literal["error", "warning"]
     message: str
     hint: str
 
     def as_document(self) -> dict[str, str]:
+        """The object that `policy lint --json` prints."""
         return {"id": self.id, "level": self.level, "message": self.message}
 
 
 def lint(
     text: str, *, partition: str | None, allow_public: bool = False, consumer_accounts: Iterable[str] = ()
 ) -> tuple[Finding, ...]:
-    """Everything that is to be said about a policy text, errors first.
+    """All findings about a policy text, errors first.
 
-    `partition` None: not known; the first ARN's is taken, and only a mixture is wrong.
+    `partition` None: it is not known, so the partition of the policy's first ARN is taken.
     """
     try:
         policy = parse(text)
     except PolicyError as error:
-        return (_finding("E101", str(error), "Check it with a JSON validator; save it as UTF-8 without a mark."),)
+        return (
+            _finding("E101", str(error), "Check it with a JSON validator; save it as UTF-8 without a byte order mark."),
+        )
     found: list[Finding] = []
     if len(text) > MAX_CHARACTERS:
-        message = f"The policy has {len(text):,} characters; ECR takes {MAX_CHARACTERS:,}."
-        found.append(_finding("E102", message, "Name accounts instead of roles, or an organisation by a condition."))
+        message = f"The policy has {len(text):,} characters; ECR accepts {MAX_CHARACTERS:,}."
+        found.append(
+            _finding(
+                "E102",
+                message,
+                "Name accounts instead of roles, or allow an organisation by a condition on aws:PrincipalOrgID.",
+            )
+        )
     found += _puzzles(policy)
     partition = partition or _partition_of(policy)
     for statement in policy.statements:
@@ -108,10 +119,10 @@ def _capital(text: str) -> str:
 def _puzzles(policy: Policy) -> Iterator[Finding]:
     for puzzle in policy.all_puzzles:
         if puzzle.kind is Kind.RESOURCE:
-            yield _finding("E104", f"{_capital(puzzle.words)}.", "Take it out: the policy belongs to one repository.")
+            yield _finding("E104", f"{_capital(puzzle.words)}.", "Remove it: the policy belongs to one repository.")
         else:
             shape = puzzle.kind is Kind.SHAPE
-            hint = "Mend it: AWS would refuse it." if shape else "Element names and Effect are case-sensitive."
+            hint = "Correct it: AWS would refuse it." if shape else "Element names and Effect are case-sensitive."
             yield _finding("E103", f"{_capital(puzzle.words)}.", hint)
 
 
@@ -156,22 +167,22 @@ def _of_principal(principal: Principal, label: str, partition: str) -> Iterator[
         message = f"{label} names {principal.name[:40]}, the id of a principal that was deleted."
         yield _finding("W108", message, "Write the role's ARN again, or better the account's.")
     elif principal.kind is Who.BARE:
-        message = f"{label} has {shown} for a principal; only “*” may stand there alone."
+        message = f"{label} has {shown} as its Principal; the only text allowed there is “*”."
         yield _finding("E109", message, 'Write {"AWS": "…"} for an account, {"Service": "…"} for a service.')
     elif principal.kind is Who.CANONICAL_USER:
-        message = f"{label} names a CanonicalUser, which only S3 knows."
+        message = f"{label} names a CanonicalUser, which only S3 supports."
         yield _finding("E109", message, "Name the account by its 12 digits.")
     elif principal.account is not None and principal.partition != partition:
-        message = f"{label} names {shown}, of another partition than the registry's ({partition})."
+        message = f"{label} names {shown}, which is in another partition than the registry ({partition})."
         yield _finding("E109", message, "Access does not reach across partitions.")
     elif principal.kind is Who.AWS:
         if principal.account is None or has_wildcard(principal.name) or principal.sort not in _SORTS:
-            message = f"{label} names {shown}, which is no principal of AWS."
-            hint = "An account is 12 digits or its root ARN; a wildcard may not stand in an ARN."
+            message = f"{label} names {shown}, which is not an AWS principal."
+            hint = "Write an account as 12 digits or as its root ARN; an ARN cannot contain a wildcard."
             yield _finding("E109", message, hint)
         elif principal.sort in ("role", "user"):
             message = f"{label} names {words.of_subject(principal, partition=partition)}."
-            hint = "AWS keeps its unique id: when it is deleted and made anew, access is gone. Name the account."
+            hint = "AWS stores its unique id: if it is deleted and created again, access is lost. Name the account."
             yield _finding("W106", message, hint)
 
 
@@ -184,27 +195,29 @@ def _of_actions(statement: Statement, label: str) -> Iterator[Finding]:
         if one in ("*", "*:*"):
             continue
         if not one.startswith(PREFIX):
-            message = f"{label} has the action {quoted(action)}, which is not ECR's."
-            yield _finding("E107", message, "Take it out: ECR refuses the whole policy.")
+            message = f"{label} has the action {quoted(action)}, which is not an ECR action."
+            yield _finding("E107", message, "Remove it: ECR refuses the whole policy.")
         elif not expand_all([one]) <= KNOWN:
-            message = f"{label} has the action {quoted(action)}, which ECR does not have."
-            yield _finding("E108", message, f"Check the spelling. Our list of ECR's actions is of {AS_OF}.")
+            message = f"{label} has the action {quoted(action)}, which does not exist in ECR."
+            yield _finding("E108", message, f"Check the spelling. Our list of ECR actions is from {AS_OF}.")
         elif PURPOSES.get(one) is Purpose.ACCOUNT:
-            message = f"{label} has {written(one)}, which is not about a repository and has no effect here."
-            yield _finding("W105", message, "It belongs in the identity policy of who pulls.")
+            message = f"{label} has {written(one)}, which acts on the whole account and has no effect here."
+            yield _finding("W105", message, "Put it in the identity policy of the role that pulls.")
     if statement.effect != "Allow":
         return
     everything = [action for action in statement.actions or () if spelling(action) in ("*", "*:*", PREFIX + "*")]
     if everything:
-        message = f"{label} allows {everything[0]}: pushing, deleting and changing this policy too."
+        message = f"{label} allows {everything[0]}: also pushing, deleting and changing this policy."
         yield _finding("W101", message, "Name the actions that are needed.")
     if statement.actions is None and statement.not_actions is not None:
-        message = f"{label} allows every action that it does not name, those of next year included."
-        yield _finding("W114", message, "Name what is allowed in Action.")
+        message = f"{label} allows every action that it does not name, also actions that AWS adds later."
+        yield _finding("W114", message, "List the allowed actions in Action.")
     strong = _allowed(statement) & _STRONG
     if strong:
         message = f"{label} allows {words.of_actions(sorted(strong))}."
-        yield _finding("W102", message, "Consumers need only to pull; keep the rest to the registry's own account.")
+        yield _finding(
+            "W102", message, "Consumers only need to pull; allow the other actions only to the registry's own account."
+        )
 
 
 _STRONG = frozenset(
@@ -235,7 +248,7 @@ def _of_condition(statement: Statement, policy: Policy, label: str) -> Iterator[
     for test in condition.tests:
         operator = operator_of(test.operator)
         if restricts_no_address(test):
-            message = f"{label}: {words.of_test(test)} lets in every address of the internet."
+            message = f"{label}: the condition {words.of_test(test)} allows every public address."
             yield _finding("W111", message, "Name the public addresses that may pull, or the organisation.")
         elif operator.known and operator.quantifier == "ForAllValues" and not _must_exist(test.key, condition):
             message = f"{label}: ForAllValues on {words.shown(spelt(test.key))} is true when the key is missing."
@@ -263,7 +276,7 @@ def _of_openness(policy: Policy, partition: str, allow_public: bool) -> Iterator
         for subject in subjects(statement, policy, partition=partition):
             if isinstance(subject, Principal) and subject.kind in _FOR_OTHERS and not _names_a_source(condition):
                 who = words.of_subject(subject, partition=partition)
-                message = f"{_label(statement)} lets {who} in, whomever it acts for."
+                message = f"{_label(statement)} allows {who} without a condition on the account that it acts for."
                 yield _finding("W112", message, "Add a condition on aws:SourceArn or aws:SourceAccount.")
 
 
@@ -271,13 +284,15 @@ def _open_finding(
     statement: Statement, who: str, actions: list[str], condition: Condition, allow_public: bool
 ) -> Finding:
     what = words.of_use(actions) if actions else "do what it names"
-    in_spite = " (its condition restricts nobody)" if condition.tests else ""
-    message = f"{_label(statement)} is open to the whole world: {who} may {what}{in_spite}."
+    note = " (its condition restricts nobody)" if condition.tests else ""
+    message = f"{_label(statement)} is open to the whole world: {who} may {what}{note}."
     if allow_public:
-        return _finding("W109", message, "Allowed by a setting; take that away when it is no longer meant.")
-    hint = (
-        "Name accounts, or restrict by StringEquals on aws:PrincipalOrgID. If the world is meant, set it to be allowed."
-    )
+        return _finding(
+            "W109",
+            message,
+            "DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY allows this; unset it if the policy is not meant to be public.",
+        )
+    hint = "Name accounts, or add a StringEquals condition on aws:PrincipalOrgID."
     return _finding("E110", message, hint)
 
 
@@ -286,13 +301,13 @@ def _is_open(subject: Subject) -> bool:
         return True
     if not has_wildcard(subject.name):
         return False
-    # A wildcard inside one account's ARNs is refused by AWS (E109), but it is not the world.
+    # AWS refuses a wildcard in an ARN (E109). A wildcard inside one account's ARNs is not open to the whole world.
     parts = subject.name.split(":", 5)
     return not (len(parts) == 6 and re.fullmatch("[0-9]{12}", parts[4]) and not any(map(has_wildcard, parts[:4])))
 
 
 def closes(condition: Condition) -> bool:
-    """Whether a condition is known to restrict who: one test that does is enough, since all must hold."""
+    """Whether a condition is known to restrict who may call. All tests must hold, so one restricting test is enough."""
     return any(
         _restricts(test, positive=True)
         and (operator_of(test.operator).quantifier != "ForAllValues" or _must_exist(test.key, condition))
@@ -305,9 +320,9 @@ def _must_exist(key: str, condition: Condition) -> bool:
 
 
 def _restricts(test: Test, *, positive: bool) -> bool:
-    """Whether a test (or, negated in a Deny, its opposite) lets in only callers of named owners."""
+    """Whether a test (or, in a Deny, the opposite of a negated test) lets in only callers of named owners."""
     operator = operator_of(test.operator)
-    # In an Allow, …IfExists lets in whoever lacks the key. In a Deny, the negated test is true of them all the same.
+    # In an Allow, …IfExists lets in callers without the key. In a Deny, a negated test is true for them anyway.
     if not operator.known or operator.negated is positive or (positive and operator.if_exists) or not test.values:
         return False
     if not positive and operator.quantifier:
@@ -320,8 +335,8 @@ def _restricts(test: Test, *, positive: bool) -> bool:
     return sort is not None and all(_is_one_owner(value, sort, operator.base, test.key) for value in test.values)
 
 
-# Keys that say who asks, on whose behalf, or from whose network. Not among them: tags, user names and agents, dates
-# and TLS, which any account on earth can have as it likes.
+# Keys that say which account calls, for which account, or from whose network. Tags, user names, user agents, dates and
+# TLS are not among them, because every AWS account can choose them freely.
 _RESTRICTING = {
     "aws:principalaccount": "account",
     "aws:principalarn": "arn",
@@ -364,12 +379,12 @@ def _is_one_owner(value: str, sort: str, base: str, key: str) -> bool:
         return not has_wildcard(value.split(":")[0]) and len(value.split(":")[0]) >= 12
     parts = value.split(":", 5)
     if len(parts) != 6 or (not base.startswith("Arn") and any(map(has_wildcard, parts[:5]))):
-        return False  # in StringLike a `*` runs over colons, so nothing behind it is certain
+        return False  # in StringLike a `*` also matches colons, so the parts after it are not certain
     return re.fullmatch("[0-9]{12}", parts[4]) is not None or not has_wildcard(value)
 
 
 def _denied_to_the_world(policy: Policy, partition: str) -> frozenset[str]:
-    """Actions that a Deny keeps from everybody but named owners: the other way of writing a closed policy."""
+    """Actions that a Deny refuses to everyone except named owners: another way to write a closed policy."""
     closed: frozenset[str] = frozenset()
     for statement in policy.statements:
         if statement.effect != "Deny" or statement.puzzles:
@@ -377,7 +392,8 @@ def _denied_to_the_world(policy: Policy, partition: str) -> frozenset[str]:
         spoken_of = subjects(statement, policy, partition=partition)
         tests = condition_of(statement.conditions, policy.version).tests
         if EVERYONE in spoken_of:
-            # Every further test makes the Deny narrower. That AWS's own services stay out of it is customary.
+            # Every further test makes the Deny narrower. A test that exempts AWS's own services is customary and is
+            # allowed.
             own = [test for test in tests if not _is_for_people(test)]
             if not own or (len(own) == 1 and _restricts(own[0], positive=False)):
                 closed |= _allowed(statement)
@@ -393,7 +409,8 @@ def _is_for_people(test: Test) -> bool:
     return test == Test(operator="BoolIfExists", key="aws:principalisawsservice", values=frozenset({"false"}))
 
 
-# Whoever these let in, they do it for any customer who asks (the confused deputy), unless a condition says for whom.
+# Services and identity providers act for any customer who asks (the confused deputy problem), unless a condition says
+# for which account.
 _FOR_OTHERS = (Who.SERVICE, Who.FEDERATED)
 
 
@@ -409,7 +426,7 @@ def _names_a_source(condition: Condition) -> bool:
 
 
 def _of_pulls(policy: Policy, partition: str) -> Iterator[Finding]:
-    """Nobody pulls, or somebody has one of the two actions that a pull takes."""
+    """W103: nobody can pull. W104: a principal has only one of the two actions that a pull needs."""
     has: dict[Subject, frozenset[str]] = {}
     for statement in policy.statements:
         if statement.effect == "Allow":
@@ -417,15 +434,15 @@ def _of_pulls(policy: Policy, partition: str) -> Iterator[Finding]:
                 has[subject] = has.get(subject, frozenset()) | (_allowed(statement) & PULL)
     for_all = has.get(EVERYONE, frozenset())
     if not any(has.values()):
-        message = "The policy lets nobody pull."
-        hint = "A pull takes ecr:BatchGetImage and ecr:GetDownloadUrlForLayer."
+        message = "The policy allows nobody to pull."
+        hint = "A pull needs ecr:BatchGetImage and ecr:GetDownloadUrlForLayer."
         yield _finding("W103", message, hint)
     for subject, actions in has.items():
         missing = PULL - actions - for_all
         if actions and missing:
             who = words.of_subject(subject, partition=partition)
-            message = f"{_capital(who)} has half of a pull: {written(min(missing))} is missing."
-            yield _finding("W104", message, "A pull takes ecr:BatchGetImage and ecr:GetDownloadUrlForLayer.")
+            message = f"{_capital(who)} cannot pull: {written(min(missing))} is missing."
+            yield _finding("W104", message, "A pull needs ecr:BatchGetImage and ecr:GetDownloadUrlForLayer.")
 
 
 def _of_sids(policy: Policy) -> Iterator[Finding]:
@@ -433,7 +450,7 @@ def _of_sids(policy: Policy) -> Iterator[Finding]:
     for statement in policy.statements:
         if statement.sid in seen:
             message = f"More than one statement has the Sid {quoted(statement.sid)}."
-            yield _finding("W115", message, "Give each its own: people find a statement by it.")
+            yield _finding("W115", message, "Give each statement its own Sid: people find a statement by its Sid.")
         elif statement.sid:
             seen.add(statement.sid)
 
@@ -441,7 +458,7 @@ def _of_sids(policy: Policy) -> Iterator[Finding]:
 def _of_consumers(policy: Policy, partition: str, accounts: Iterable[str]) -> Iterator[Finding]:
     for account in dict.fromkeys(accounts):
         answer = can_pull(policy, account, partition=partition)
-        hint = "Add it to the Principal of the statement that allows pulling, or take it off the consumer accounts."
+        hint = "Add it to the Principal of the statement that allows pulling, or remove it from the consumer accounts."
         if answer.verdict == "no":
             yield _finding("E111", f"Consumer account {account} cannot pull: {answer.words}", hint)
         elif answer.verdict == "depends":

@@ -1,7 +1,7 @@
-"""IAM's wildcards, and its idea of case.
+"""IAM's wildcards, and lower case in ASCII.
 
-`*` is any run of characters, `?` any single one, and nothing else is special. Not `fnmatch`, whose brackets IAM does
-not know, and not `re`, which a hostile pattern (`*a*a*a*…`) can keep busy for hours.
+`*` matches any number of characters, `?` exactly one, and no other character is special. `fnmatch` is not used, because
+it also gives brackets a meaning; `re` is not used, because a hostile pattern (`*a*a*a*…`) can keep it busy for hours.
 """
 
 from __future__ import annotations
@@ -12,27 +12,28 @@ _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def ascii_lower(text: str) -> str:
-    """Lower case in ASCII only: `str.lower` would make the Kelvin sign a `k`, and two different names one."""
+    """Lower case in ASCII only: `str.lower` turns the Kelvin sign into `k`, so two different names would be equal."""
     return text.translate(_LOWER)
 
 
 def has_wildcard(text: str) -> bool:
+    """Whether the text contains `*` or `?`."""
     return "*" in text or "?" in text
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether the pattern matches the text, case-sensitively; time at most length × length."""
+    """Whether the pattern matches the text, case-sensitively, in at most len(pattern) × len(text) steps."""
     return _match(pattern, text, text_is_pattern=False)
 
 
 def covers(pattern: str, other: str) -> bool:
-    """Whether everything that the pattern `other` matches is matched by `pattern` too (sound, not complete)."""
+    """Whether `pattern` matches every text that the pattern `other` matches. True is proved; False may be wrong."""
     return _match(pattern, other, text_is_pattern=True)
 
 
 def _match(pattern: str, text: str, *, text_is_pattern: bool) -> bool:
     at = here = 0
-    star = retry = -1  # where the last `*` stood, and from where in the text to try again
+    star = retry = -1  # the index of the last `*` in the pattern, and the index in the text to try again from
     while here < len(text):
         wanted = pattern[at] if at < len(pattern) else None
         if wanted == "*":

@@ -1,4 +1,4 @@
-"""What atoms are called in a sentence. Nothing is decided here."""
+"""Words for principals, actions and conditions in sentences and for machines. Nothing is decided here."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ _IS = {
 
 
 def shown(text: str) -> str:
-    """Somebody's text, printable and not endless."""
+    """A text from a policy, printable and at most MAX_SENTENCE_CHARACTERS long."""
     short = text if len(text) <= MAX_SENTENCE_CHARACTERS else text[: MAX_SENTENCE_CHARACTERS - 1] + "…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
 def listed(items: Iterable[str], last: str = "and") -> str:
+    """`a, b and c`; of more than MAX_ITEMS_LISTED items the rest is counted: `a, b, c, d, e and 4 more`."""
     parts = list(items)
     if len(parts) > MAX_ITEMS_LISTED:
         parts = [*parts[: MAX_ITEMS_LISTED - 1], f"{len(parts) - MAX_ITEMS_LISTED + 1} more"]
@@ -77,7 +78,7 @@ def _elsewhere(principal: Principal, partition: str) -> str:
 
 
 def name_of_subject(subject: Subject) -> str:
-    """One text for machines: an ARN, `*`, `Service:…`; sets are spelt out."""
+    """A principal for machines: an ARN, `*`, `Service:…`, `NotPrincipal:…,…`."""
     if isinstance(subject, AllExcept):
         return "NotPrincipal:" + ",".join(sorted(name_of_subject(one) for one in subject.principals))
     if subject.kind in (Who.EVERYONE, Who.ACCOUNT, Who.AWS, Who.UNIQUE_ID):
@@ -86,6 +87,7 @@ def name_of_subject(subject: Subject) -> str:
 
 
 def name_of_action(action: Action) -> str:
+    """An action for machines: `ecr:PutImage`, `NotAction:…,…`."""
     if isinstance(action, AllActionsExcept):
         return "NotAction:" + ",".join(written(name) for name in sorted(action.actions))
     return written(action)
@@ -104,7 +106,7 @@ def of_actions(actions: Sequence[Action]) -> str:
     for purpose, needed in ((Purpose.PULL, PULL), (Purpose.PUSH, PUSH)):
         if plain >= needed:
             parts.append(purpose.value)
-            plain -= needed | {CUSTOMARY}  # customary beside either; not worth a word of its own
+            plain -= needed | {CUSTOMARY}  # it stands beside pull and push; a word for it would say nothing
     for action in sorted(plain, key=written):
         purpose = PURPOSES.get(action, Purpose.OTHER)
         note = f" ({purpose.value})" if purpose in (Purpose.PULL, Purpose.PUSH, Purpose.DELETE) else ""
@@ -116,21 +118,22 @@ def of_actions(actions: Sequence[Action]) -> str:
 
 
 def of_use(actions: Sequence[Action]) -> str:
-    """What follows “may”: `pull`, `use ecr:PutImage (push)`."""
+    """The actions after the word “may”: `pull`, `use ecr:PutImage (push)`."""
     what = of_actions(actions)
     return what if what in (Purpose.PULL.value, Purpose.PUSH.value) else f"use {what}"
 
 
 def of_condition(condition: Condition) -> str:
-    """` only when aws:PrincipalOrgID is o-1 and …`; empty where there is no condition."""
+    """` only when aws:PrincipalOrgID is o-1 and …`, with the space before it; empty if there is no condition."""
     tests = [of_test(test) for test in condition.tests]
     return f" only when {listed(tests)}" if tests else ""
 
 
 def of_test(test: Test) -> str:
+    """`aws:PrincipalOrgID is o-1 or o-2`."""
     operator = operator_of(test.operator)
     key = shown(spelt(test.key))
-    values = listed((_value(value) for value in sorted(test.values)), "or") or "one of no values"
+    values = listed((_value(value) for value in sorted(test.values)), "or") or "one of an empty list"
     if not operator.known:
         return f"{shown(test.operator)} {key} {values}"
     if operator.base == "Null":
@@ -148,14 +151,14 @@ def of_test(test: Test) -> str:
 
 
 def _value(value: str) -> str:
-    plain = value.replace("${$}{", "${")  # how a text of 2008-10-17, which knows no variables, is kept
-    return shown(value) if plain == value else f"{shown(plain)} (no variable, but these characters)"
+    plain = value.replace("${$}{", "${")  # `literal` writes a `${` of version 2008-10-17 in this way
+    return shown(value) if plain == value else f"{shown(plain)} (plain text, not a policy variable)"
 
 
 def of_grant(*, effect: str, gained: bool, who: str, actions: Sequence[Action], condition: Condition) -> str:
-    """One line of a comparison. A Deny that goes is access gained, a Deny that comes is access lost (rule 12)."""
+    """One line of a comparison. A removed Deny is access gained, an added Deny is access lost (rule 12)."""
     verb = "gains" if gained else "loses"
     what = of_actions(actions) + of_condition(condition)
     if effect == "Allow":
         return f"{who} {verb} {what}"
-    return f"{who} {verb} {what} ({'a Deny is gone' if gained else 'a Deny is added'})"
+    return f"{who} {verb} {what} ({'a Deny is removed' if gained else 'a Deny is added'})"

@@ -66,7 +66,7 @@ def test_no_policy_at_all_is_the_same_as_one_that_grants_nothing() -> None:
 def test_a_deny_that_goes_is_access_gained_and_one_that_comes_is_access_lost() -> None:
     open_, closed = policy(stmt("*")), policy(stmt("*"), stmt(TWO, effect="Deny"))
 
-    assert words(closed, open_) == (["account 222222222222 gains pull (a Deny is gone)"], [])
+    assert words(closed, open_) == (["account 222222222222 gains pull (a Deny is removed)"], [])
     assert words(open_, closed) == ([], ["account 222222222222 loses pull (a Deny is added)"])
 
 
@@ -155,7 +155,7 @@ def test_rows_have_one_action_each_and_exactly_the_promised_keys() -> None:
     [
         ("{", "The first policy is not JSON"),
         (policy(stmt(Foo="secret")), "unknown element “Foo”"),
-        (policy(stmt(Sid="Pull", Resource="*")), "“Pull”: a repository policy has no Resource"),
+        (policy(stmt(Sid="Pull", Resource="*")), "“Pull”: a repository policy cannot have Resource"),
     ],
 )
 def test_what_is_not_understood_is_named_without_quoting_the_policy(a: str, why: str) -> None:

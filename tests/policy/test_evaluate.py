@@ -259,11 +259,11 @@ def test_a_variable_that_could_be_taken_for_a_wildcard_makes_it_depend() -> None
     assert verdict(text, k="x", aws__PrincipalTag_t=None) == "depends"
 
 
-def test_no_repository_policy_allows_what_is_no_action_of_ecr() -> None:
+def test_no_repository_policy_allows_an_action_of_another_service() -> None:
     answer = may(parse(policy(stmt("*", "*"))), ONE, "s3:GetObject", partition="aws")
 
     assert (answer.verdict, answer.statement) == ("no", None)
-    assert "no action of ECR" in answer.words
+    assert "not an ECR action" in answer.words
 
 
 def test_conditions_that_restrict_nobody_do_not_hide_a_yes() -> None:
