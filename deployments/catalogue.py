@@ -1,10 +1,11 @@
-"""The catalogue of errors: each one's code, its sentence, its cause, who can mend it, and whether it heals by itself.
+"""The catalogue of errors: each error's code, sentence, cause, owner (who can correct it), and whether it is retryable.
 
-One place for the words, so that the CLI, the row, the admin and `docs/errors.md` (`manage.py errors`) say the same.
-A sentence tells what happened and what to do; it holds no traceback, no secret and no name of our own code. Errors are
-one of two kinds: AWS (or another registry) did not do what was asked, `RegistryError`; or we say no, `Refusal`.
+The sentences stand here only, so that the CLI, the rows, the admin and `docs/errors.md` (`manage.py errors`) say the
+same. A sentence says what happened and what to do next. It contains no traceback, no secret and no name from the code.
+`deployments.errors` makes the two kinds of exceptions from it: `RegistryError` when AWS or another registry did not do
+what was asked, `Refusal` when this program refuses.
 
-Pure: it looks up and fills in. What boto3 raised is read in `deployments.aws`, once.
+Pure: it finds an entry and fills in its sentence. `deployments.aws.clients` reads the exceptions of boto3.
 """
 
 from __future__ import annotations
@@ -15,46 +16,52 @@ from string import Formatter
 
 
 class Owner(StrEnum):
-    NOBODY = "nobody has to"
-    DEPLOYER = "whoever deploys"
-    OPERATOR = "whoever runs Registry Admin"
-    CONSUMER = "whoever runs the consumer account"
-    MAKERS = "the makers of Registry Admin"
+    """Who can correct the cause of an error. The values are the words of `docs/errors.md`."""
+
+    NOBODY = "nobody needs to"
+    DEPLOYER = "the person who deploys"
+    OPERATOR = "the operator of Registry Admin"
+    CONSUMER = "the operator of the consumer account"
+    DEVELOPERS = "the developers of Registry Admin"
 
 
 class Retry(StrEnum):
-    YES = "yes, trying again is enough"
-    BOUNDED = "for some minutes; if it stays, it does not"
+    """Whether the same request can succeed later without a correction. The values are the words of `docs/errors.md`."""
+
+    YES = "yes"
+    BOUNDED = "for some minutes; after that, no"
     NO = "no"
-    DEPENDS = "if its reason does"
+    DEPENDS = "depends on the reason"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One kind of error. `says` and `todo` make its sentence; both may hold {names} that are filled in."""
+    """One kind of error. Its sentence is `says`, then `todo`; both may contain {placeholders}."""
 
-    codes: tuple[str, ...]  # as they stand on rows and in answers of the API
+    codes: tuple[str, ...]  # as stored on rows and given in answers of the API
     says: str
     todo: str = ""
     cause: str
     owner: Owner
     retryable: Retry = Retry.NO
-    on: tuple[str, ...] = ()  # only of these operations of AWS
-    detail: str = ""  # only where AWS's message contains this
-    installation: bool = False  # nothing of the registry can work until it is mended
-    shows_detail: bool = True
+    on: tuple[str, ...] = ()  # if given: only for these AWS operations
+    detail: str = ""  # if given: only if AWS's message contains this text (lower case)
+    installation: bool = False  # no repository of the registry works until the cause is corrected
+    shows_detail: bool = True  # whether the sentence may quote AWS's message
 
     @property
     def template(self) -> str:
+        """The sentence with its {placeholders}."""
         return f"{self.says} {self.todo}".strip()
 
     @property
     def placeholders(self) -> set[str]:
+        """The names of the values that the sentence needs."""
         return {name for _, name, _, _ in Formatter().parse(self.template) if name}
 
 
 def find(code: str, *, operation: str = "", detail: str = "") -> Entry | None:
-    """The entry of a code, the one for this operation or message of AWS first."""
+    """The entry of a code, or None. An entry for this AWS message or operation comes before the general entry."""
     known = [entry for entry in ENTRIES if code in entry.codes]
     narrow = [entry for entry in known if entry.detail and entry.detail in detail.lower()]
     narrow += [entry for entry in known if operation in entry.on]
@@ -62,7 +69,7 @@ def find(code: str, *, operation: str = "", detail: str = "") -> Entry | None:
 
 
 def sentence(code: str, **values: object) -> str:
-    """The sentence of an error of ours. Raises KeyError for a code or a value that is missing: a fault of ours."""
+    """The sentence of the code with its placeholders filled in. Raises KeyError if the code or a value is missing."""
     entry = find(code)
     if entry is None:
         raise KeyError(code)
@@ -76,9 +83,9 @@ def page() -> str:
     """The text of `docs/errors.md`."""
     text = (
         "# Errors\n\n"
-        "Made by `manage.py errors > docs/errors.md` from the program's own catalogue: the CLI, the admin and this\n"
-        "page say the same sentence. Words in CAPITALS are filled in. A code stands in the API's answers and on the\n"
-        "rows, and stays when its sentence is improved. `manage.py errors CODE` prints one.\n"
+        "`manage.py errors > docs/errors.md` makes this page from the program's catalogue of errors. The CLI and the\n"
+        "admin show the same sentences. A word in CAPITALS stands for a value. The API's answers and the rows contain\n"
+        "the code; a code stays the same when its sentence is improved. `manage.py errors CODE` explains one code.\n"
     )
     for title, entries in SECTIONS.items():
         text += f"\n## {title}\n" + "".join(f"\n{explained(entry)}" for entry in entries)
@@ -86,26 +93,26 @@ def page() -> str:
 
 
 def explained(entry: Entry) -> str:
-    """An entry's part of the page."""
+    """The section of `docs/errors.md` about this entry."""
     heading = ", ".join(f"`{code}`" for code in entry.codes)
     if entry.on:
-        heading += f" of {', '.join(entry.on)}"
+        heading += f" ({', '.join(entry.on)})"
     if entry.detail:
         heading += f", “{entry.detail}”"
     shown = entry.template.format(**{name: name.upper().replace("_", " ") for name in entry.placeholders})
     lines = [f"### {heading}", "", f"> {shown}", "", entry.cause, ""]
-    lines += [f"- Who can mend it: {entry.owner}.", f"- Heals by itself: {entry.retryable}."]
+    lines += [f"- Who can correct it: {entry.owner}.", f"- Retryable: {entry.retryable}."]
     if entry.installation:
-        lines.append("- Every repository of the registry suffers from it.")
+        lines.append("- Affects every repository of the registry.")
     return "\n".join(lines) + "\n"
 
 
 # --------------------------------------------------------------------------------------------------------- the table
 
-_DENIED = ("AccessDeniedException", "AccessDenied")
-_THROTTLED = (
+DENIED = ("AccessDeniedException", "AccessDenied")
+THROTTLED = (
     "ThrottlingException",
-    "ThrottleException",  # an ECR name that botocore does not know with status 400
+    "ThrottleException",  # ECR sends this name with status 400; botocore does not know it
     "Throttling",
     "RequestLimitExceeded",
     "TooManyRequestsException",
@@ -115,17 +122,17 @@ _THROTTLED = (
     "UpstreamTooManyRequests",
 )
 _AWS_SAID = "AWS refused {operation} on {name}: {reason}."
-_FAULT_OF_OURS = "This is a fault of Registry Admin: report it with this text."
-#: Known with any status from 500 on, whatever the code.
+_REPORT_IT = "This is a fault in Registry Admin: report it with this text."
+#: The entry for every answer with a status of 500 or more whose own code is unknown or not retryable.
 SERVER = "ServerException"
 UNKNOWN = "Unknown"
 
 AWS: tuple[Entry, ...] = (
     Entry(
-        codes=_DENIED,
+        codes=DENIED,
         says=_AWS_SAID,
         todo="Allow {permission} on this repository to the identity that Registry Admin runs as.",
-        cause="The identity's own policy, the repository policy or one of the organisation does not allow the call.",
+        cause="The identity's own policy, the repository policy or an organisation policy does not allow the call.",
         owner=Owner.OPERATOR,
     ),
     Entry(
@@ -133,8 +140,8 @@ AWS: tuple[Entry, ...] = (
         on=("AssumeRole",),
         says=_AWS_SAID,
         todo="Check {setting}, that the role's trust policy names the identity of this server, and that "
-        "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID is the external id that it asks for.",
-        cause="The role does not exist, does not trust this server, or asks for another external id; AWS does not say "
+        "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID is the external id that the trust policy requires.",
+        cause="The role does not exist, does not trust this server, or requires another external id. AWS does not say "
         "which of the three.",
         owner=Owner.OPERATOR,
         installation=True,
@@ -145,8 +152,8 @@ AWS: tuple[Entry, ...] = (
         says=_AWS_SAID,
         todo="Allow sts:GetFederationToken to the IAM user that Registry Admin runs as, or set "
         "DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN.",
-        cause="Without a push role, credentials for one repository are a federated session of the server's own IAM "
-        "user, and the user may not make one.",
+        cause="Without a push role, credentials for one repository come from a federated session of the server's own "
+        "IAM user, and this user may not make a federated session.",
         owner=Owner.OPERATOR,
     ),
     Entry(
@@ -154,8 +161,8 @@ AWS: tuple[Entry, ...] = (
         detail="principal not found",
         says=_AWS_SAID,
         todo="A role or user that the policy names does not exist (yet). AWS needs some minutes after a role is made; "
-        "the next deploy tries again. If it stays: correct the ARN in the policy setting.",
-        cause="A repository policy names a role or user that IAM does not know, perhaps because it was made just now.",
+        "the next deploy tries again. If the error stays: correct the ARN in the policy setting.",
+        cause="A repository policy names a role or user that IAM does not know, or does not know yet.",
         owner=Owner.OPERATOR,
         retryable=Retry.BOUNDED,
     ),
@@ -168,7 +175,7 @@ AWS: tuple[Entry, ...] = (
         ),
         says=_AWS_SAID,
         todo="Correct the setting that this text comes from, then restart; the next deploy tries again.",
-        cause="A policy, lifecycle policy, tag or name has a form that ECR does not take.",
+        cause="ECR does not accept the form of a policy, lifecycle policy, tag or name.",
         owner=Owner.OPERATOR,
     ),
     Entry(
@@ -191,14 +198,14 @@ AWS: tuple[Entry, ...] = (
         ),
         says=_AWS_SAID,
         todo="Check that the KMS key exists, is enabled, and that this identity may use it.",
-        cause="The key that the repository or the queue is encrypted with cannot be used.",
+        cause="AWS cannot use the KMS key that encrypts the repository or the queue.",
         owner=Owner.OPERATOR,
     ),
     Entry(
-        codes=_THROTTLED,
+        codes=THROTTLED,
         says=_AWS_SAID,
         todo="AWS is limiting the rate of calls; trying again in a moment is enough.",
-        cause="More calls were made in this account and region than AWS accepts at once.",
+        cause="This account makes more calls in this region than AWS accepts.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),
@@ -206,7 +213,7 @@ AWS: tuple[Entry, ...] = (
         codes=(SERVER, "InternalFailure", "InternalError", "ServiceUnavailable", "UpstreamUnavailable"),
         says=_AWS_SAID,
         todo="This is a fault on AWS's side; trying again in a moment is enough.",
-        cause="AWS answered with a fault of its own.",
+        cause="AWS has an internal fault.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),
@@ -226,18 +233,19 @@ AWS: tuple[Entry, ...] = (
             "RequestExpired",
         ),
         says=_AWS_SAID,
-        todo="The AWS credentials of this server are not valid. Check AWS_ACCESS_KEY_ID and its companions, the "
-        "profile, or the role of the machine.",
+        todo="The AWS credentials of this server are not valid. Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
+        "AWS_SESSION_TOKEN, the profile, or the role of the machine.",
         cause="The keys are wrong, were deleted or have expired, or the clock of this server is wrong.",
         owner=Owner.OPERATOR,
         installation=True,
-        shows_detail=False,  # AWS repeats what was signed, and a session's token is part of it
+        shows_detail=False,  # AWS's message repeats the signed request, which contains the session token
     ),
     Entry(
         codes=("RepositoryNotFoundException",),
         says=_AWS_SAID,
-        todo="The repository was deleted, or ECR does not show it yet. Try again; a deploy makes one that is gone.",
-        cause="ECR shows a new repository some seconds late, or somebody deleted it since it was last looked at.",
+        todo="The repository was deleted, or ECR does not show it yet. Try again; a deploy creates a deleted "
+        "repository again.",
+        cause="ECR shows a new repository after some seconds, or somebody deleted the repository since the last check.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),
@@ -245,21 +253,21 @@ AWS: tuple[Entry, ...] = (
         codes=("RepositoryNotEmptyException",),
         says=_AWS_SAID,
         todo="Delete its images first.",
-        cause="A repository that holds images is not deleted.",
+        cause="ECR does not delete a repository that contains images.",
         owner=Owner.OPERATOR,
     ),
     Entry(
         codes=("LayerInaccessibleException", "ImageInaccessible"),
         says=_AWS_SAID,
-        todo="Deploy again, which pushes it anew.",
-        cause="The image or the layer is archived or about to be cleaned up, and cannot be downloaded.",
+        todo="Deploy again, which pushes the image again.",
+        cause="The image or the layer is archived, or ECR is about to delete it, so it cannot be downloaded.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("UnableToGetUpstreamImageException", "UnableToGetUpstreamLayerException", "UpstreamAccessDenied"),
         says=_AWS_SAID,
-        todo="Take the repository's name out of the pull-through cache rule, or set DEPLOY_REGISTRY_NAMESPACE to one "
-        "that no rule covers.",
+        todo="Remove the repository's name from the pull-through cache rule, or set DEPLOY_REGISTRY_NAMESPACE to a "
+        "namespace that no rule covers.",
         cause="A pull-through cache rule covers the repository, and its upstream does not have the image.",
         owner=Owner.OPERATOR,
     ),
@@ -267,7 +275,7 @@ AWS: tuple[Entry, ...] = (
         codes=("RegionDisabledException",),
         says=_AWS_SAID,
         todo="Activate STS for this region in the account settings of IAM.",
-        cause="Sessions are made in the registry's own region, where STS is switched off.",
+        cause="Sessions are made in the registry's own region, and STS is not active there.",
         owner=Owner.OPERATOR,
         installation=True,
     ),
@@ -275,7 +283,8 @@ AWS: tuple[Entry, ...] = (
         codes=("PackedPolicyTooLarge",),
         says=_AWS_SAID,
         todo="Set DEPLOY_REGISTRY_NAMESPACE to a shorter name.",
-        cause="The policy that limits a session to one repository is too large for AWS, because the name is long.",
+        cause="The policy that limits a session to one repository contains the repository's name, and is larger than "
+        "AWS accepts.",
         owner=Owner.OPERATOR,
     ),
     Entry(
@@ -287,7 +296,7 @@ AWS: tuple[Entry, ...] = (
         ),
         says=_AWS_SAID,
         todo="Check RECONCILE_EVENTS_QUEUE_URL.",
-        cause="There is no such queue, or it cannot be read this way.",
+        cause="The queue does not exist, or AWS does not let a program read it with these calls.",
         owner=Owner.OPERATOR,
     ),
     Entry(
@@ -301,45 +310,47 @@ AWS: tuple[Entry, ...] = (
             "InvalidBatchEntryId",
         ),
         says=_AWS_SAID,
-        todo=_FAULT_OF_OURS,
-        cause="Registry Admin asked in a way that it never should.",
-        owner=Owner.MAKERS,
+        todo=_REPORT_IT,
+        cause="Registry Admin sent a request that AWS cannot accept.",
+        owner=Owner.DEVELOPERS,
     ),
     Entry(
         codes=(UNKNOWN,),
         says=_AWS_SAID,
         todo="See AWS's documentation of this error.",
-        cause="An error of AWS that is not in this catalogue; its own code stands in the sentence.",
+        cause="AWS answered with an error that is not in this catalogue. The sentence contains AWS's own code.",
         owner=Owner.OPERATOR,
     ),
     Entry(
         codes=("NoCredentials",),
-        says="{operation} on {name} was not sent: this server has no AWS credentials that can be used.",
-        todo="Give it a role (instance, pod or task), AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
-        cause="Nothing in the environment, the profile or the machine's metadata gives credentials.",
+        says="{operation} on {name} was not sent: this server has no AWS credentials that it can use.",
+        todo="Give the server a role (instance, pod or task), AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY.",
+        cause="Neither the environment nor the profile nor the machine's metadata gives credentials.",
         owner=Owner.OPERATOR,
         installation=True,
     ),
     Entry(
         codes=("ParamValidation",),
-        says="{operation} on {name} was not sent: a value has a form that AWS does not take.",
+        says="{operation} on {name} was not sent: AWS does not accept the form of a value.",
         todo="Check the DEPLOY_REGISTRY_ECR settings.",
-        cause="A setting has a value that no repository can have.",
+        cause="A setting has a value that AWS does not accept, so the request was stopped before it was sent.",
         owner=Owner.OPERATOR,
     ),
     Entry(
         codes=("Timeout",),
         says="{operation} on {name}: AWS did not answer in time.",
         todo="Trying again in a moment may be enough; if not, check this server's network, DNS and AWS_ENDPOINT_URL.",
-        cause="The connection stood, but no answer came.",
+        cause="The connection was made, but AWS sent no answer.",
         owner=Owner.OPERATOR,
         retryable=Retry.YES,
     ),
     Entry(
         codes=("StorageUnreachable",),
-        says="The image's configuration in {name} could not be read from S3, where ECR keeps it.",
+        says="The image's configuration in {name} could not be read from S3, where ECR stores it.",
         todo="Trying again in a moment may be enough; if not, let this server reach S3 in the registry's region.",
-        cause="ECR gives out addresses of S3 for all but manifests, and the configuration says the platform.",
+        cause="The image's configuration contains its platform. ECR answers with an address in S3 for it, and this "
+        "server could not read that address.",
         owner=Owner.OPERATOR,
         retryable=Retry.YES,
     ),
@@ -347,7 +358,7 @@ AWS: tuple[Entry, ...] = (
         codes=("Unreachable",),
         says="{operation} on {name}: AWS cannot be reached.",
         todo="Trying again in a moment may be enough; if not, check this server's network, DNS and AWS_ENDPOINT_URL.",
-        cause="No connection could be made, or it was cut.",
+        cause="No connection could be made, or the connection broke.",
         owner=Owner.OPERATOR,
         retryable=Retry.YES,
     ),
@@ -356,25 +367,25 @@ AWS: tuple[Entry, ...] = (
 REPOSITORIES: tuple[Entry, ...] = (
     Entry(
         codes=("PolicyNotApplied",),
-        says="{name} does not carry the default repository policy.",
+        says="{name} does not have the default repository policy.",
         todo="{words}",
-        cause="The repository was set up without its policy, so no other account could pull from it.",
+        cause="The policy was not written, so the consumer accounts could not pull from the repository.",
         owner=Owner.OPERATOR,
     ),
     Entry(
         codes=("Busy",),
         says="Another deploy has been setting up {name} for over {seconds} seconds.",
         todo="Try again.",
-        cause="One at a time works on a repository, and this one waited long enough.",
+        cause="Only one deploy at a time sets up a repository, and this deploy reached its waiting limit.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),
     Entry(
         codes=("HolderWaits",),
-        says="The deploy that is setting up {name} waits for AWS, and this one does not wait for it.",
+        says="Another deploy is setting up {name} and waits for AWS, so this deploy stops waiting for it.",
         todo="Try again.",
-        cause="AWS has not answered that deploy for 3 seconds (in another web process: it has held the repository's "
-        "lease for 9 seconds). Each request that waits holds a thread of the server.",
+        cause="AWS has not answered the other deploy for 3 seconds; if the other deploy is in another web process, it "
+        "has held the repository's lease for 9 seconds. A request that waits would keep a thread of the server.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),
@@ -382,14 +393,14 @@ REPOSITORIES: tuple[Entry, ...] = (
         codes=("server_waits_for_aws",),
         says="The limit of requests that wait for AWS at once is reached.",
         todo="Try again.",
-        cause="At most half of a web process's threads wait for AWS, so that the others can answer. It ends when AWS "
-        "answers. For more deploys at once, start more web processes or threads.",
+        cause="At most half of a web process's threads may wait for AWS, so that the other threads can answer. The "
+        "limit is free again when AWS answers. For more deploys at once, start more web processes or threads.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),
     Entry(
         codes=("Removed",),
-        says="The entry of {name} was removed while this deploy was waiting for it.",
+        says="The row of {name} was deleted while this deploy was waiting for the repository.",
         todo="Try again.",
         cause="Somebody deleted the repository's row in the admin.",
         owner=Owner.NOBODY,
@@ -397,17 +408,18 @@ REPOSITORIES: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("OutOfTime",),
-        says="Setting up {name} took too long and was given up.",
+        says="Setting up {name} took too long and was stopped.",
         todo="Try again.",
-        cause="AWS answered so slowly that the time for one repository was over.",
+        cause="AWS answered so slowly that the time limit for one repository was reached.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),
     Entry(
         codes=("TakenOver",),
-        says="Somebody else has taken over setting up {name}.",
+        says="Another process has taken over the setting up of {name}.",
         todo="Try again.",
-        cause="This process was asleep or slow for longer than its right to work on the repository lasted.",
+        cause="This process was suspended or slow until its lease on the repository expired, and another process "
+        "claimed the lease.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),
@@ -415,18 +427,18 @@ REPOSITORIES: tuple[Entry, ...] = (
         codes=("NotVisibleYet",),
         says="ECR does not show {name} yet.",
         todo="Try again in a moment.",
-        cause="For some seconds after a repository was made ECR may not find it, although it exists.",
+        cause="For some seconds after a repository is created, ECR may answer that it does not exist.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),
     Entry(
         codes=("Throttled",),
-        says="AWS throttled {operation} on {name} each time that a sweep tried it, {tries} times, so the sweep ended "
-        "without it.",
-        todo="The next sweep or deploy tries again. If it stays, look for what else calls ECR in this account and "
-        "region.",
-        cause="A sweep tries each repository a limited number of times, so that one that AWS always throttles does not "
-        "keep the sweep open.",
+        says="AWS throttled {operation} on {name} on each of the sweep's {tries} tries, so the sweep ended without "
+        "this repository.",
+        todo="The next sweep or deploy tries again. If the error stays, look for other programs that call ECR in this "
+        "account and region.",
+        cause="A sweep tries each repository a limited number of times, so that a repository that AWS always throttles "
+        "does not keep the sweep open.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),
@@ -434,33 +446,34 @@ REPOSITORIES: tuple[Entry, ...] = (
         codes=("SweepThrottled",),
         says="AWS throttled {operation} for each repository that the sweep tried, {tries} times in a row, so the sweep "
         "ended.",
-        todo="The next sweep tries again. If it stays, look for what else calls ECR in this account and region, or set "
-        "RECONCILE_CALLS_PER_SECOND lower.",
-        cause="Other programs' calls or ours use up the account's limit. No repository is at fault.",
+        todo="The next sweep tries again. If the error stays, look for other programs that call ECR in this account "
+        "and region, or set RECONCILE_CALLS_PER_SECOND lower.",
+        cause="The calls of Registry Admin or of other programs use up the account's limit. No repository is the "
+        "cause.",
         owner=Owner.OPERATOR,
         retryable=Retry.YES,
     ),
     Entry(
         codes=("Unexpected",),
-        says="Looking at {name} failed unexpectedly ({reason}); see the log of the worker or of the events process.",
-        todo=_FAULT_OF_OURS,
-        cause="The program has a fault. The other repositories are still compared.",
-        owner=Owner.MAKERS,
+        says="Checking {name} failed unexpectedly ({reason}); see the log of the worker or of the events process.",
+        todo=_REPORT_IT,
+        cause="The program has a fault. The other repositories are still checked.",
+        owner=Owner.DEVELOPERS,
     ),
     Entry(
         codes=("OutdatedConfiguration",),
         says="This process cannot use the configuration that counts. {reason}",
         todo="Try again to reach another process.",
-        cause="All processes act on one configuration, and this process's own version or settings do not allow it. The "
+        cause="All processes use one configuration, and this process's own version or settings do not allow that. The "
         "set-up page and the doctor name the process.",
         owner=Owner.OPERATOR,
         retryable=Retry.DEPENDS,
     ),
     Entry(
         codes=("ConfigurationChanged",),
-        says="The configuration that counts changed while it was being used.",
+        says="The configuration that counts changed during this work.",
         todo="Try again.",
-        cause="A process with newer settings was started, or a person activated another configuration.",
+        cause="A process with newer settings started, or a person activated another configuration.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),
@@ -468,9 +481,50 @@ REPOSITORIES: tuple[Entry, ...] = (
         codes=("WritesPaused",),
         says="Writes to AWS are paused {words}. So {name} was not set up.",
         todo="Try again after writes are allowed again.",
-        cause="An operator stopped every write to AWS. Deploys to repositories that are right go on.",
+        cause="An operator stopped every write to AWS. Deploys to repositories that need no write still work.",
         owner=Owner.OPERATOR,
         retryable=Retry.DEPENDS,
+    ),
+    Entry(
+        codes=("missing",),
+        says="{name} was deleted from the registry.",
+        todo="The next deploy creates it again.",
+        cause="ECR has no repository with this name.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("nothing_to_put_back",),
+        says="There is no earlier policy to put back: {reason}.",
+        cause="A policy is put back from an event of the repository that contains the policy before the change.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
+        codes=("nothing_to_look_at",),
+        says="None of these repositories can be checked: they are unmanaged or missing, no deploy to them has ended, "
+        "or the settings name another registry.",
+        cause="A sweep checks managed repositories of the configured registry to which a deploy has ended.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
+        codes=("too_many",),
+        says="More than {limit} repositories are selected.",
+        todo="Start a sweep over all repositories instead.",
+        cause="A sweep stores the name of each selected repository, so the number of selected repositories is limited.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("exception_has_ended",),
+        says="The end of an exception must be in the future.",
+        todo="Choose a later end.",
+        cause="The end is in the past by the clock of the database.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("exception_without_reason",),
+        says="An exception needs a reason.",
+        todo="Write why the repository gets an exception.",
+        cause="The reason is shown with the exception, so that other operators know why it exists.",
+        owner=Owner.OPERATOR,
     ),
 )
 
@@ -485,9 +539,9 @@ DATABASE: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("database_read_only",),
-        says="The server's database takes no changes at the moment.",
+        says="The server's database is read-only at the moment.",
         todo="Try again.",
-        cause="PostgreSQL answers, but as a standby or read-only: as a rule another server is taking its place.",
+        cause="PostgreSQL is a standby or is set to read-only; usually a failover to another server is under way.",
         owner=Owner.OPERATOR,
         retryable=Retry.YES,
     ),
@@ -495,7 +549,7 @@ DATABASE: tuple[Entry, ...] = (
         codes=("database_not_migrated",),
         says="The server's database lacks tables or columns of this version.",
         todo="Run the migrate command.",
-        cause="Migrations of this version were not run, or DATABASE_URL names another database.",
+        cause="The migrations of this version were not run, or DATABASE_URL names another database.",
         owner=Owner.OPERATOR,
     ),
 )
@@ -503,102 +557,185 @@ DATABASE: tuple[Entry, ...] = (
 DEPLOYMENTS: tuple[Entry, ...] = (
     Entry(
         codes=("not_found",),
-        says="Deployment not found",
-        cause="There is no such thing in this environment, or the key belongs to another one.",
+        says="{what} not found",
+        cause="The named object does not exist, or the key that was sent belongs to another environment.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("force_without_external_id",),
         says="force needs an external id.",
-        cause="--force means: although this external id is deployed or being deployed.",
+        cause="--force deploys again although the external id is deployed or being deployed.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("external_id_too_long",),
         says="An external id has at most 128 characters.",
-        cause="The CLI checks the same.",
+        cause="The external id is longer than the API allows. The CLI has the same limit.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("external_id_in_progress",),
         says="External id {external_id} is being deployed already, as version {version}.",
-        todo="Wait for it, or use --force to cancel it and deploy again.",
-        cause="Two deploys of one external id at once.",
+        todo="Wait for that deploy, or use --force to cancel it and deploy again.",
+        cause="Another deploy with the same external id has not ended.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("idempotency_key_reused",),
         says="This idempotency key was used for a request with another body.",
         todo="Send a new key with a new request.",
-        cause="A key stands for one request and its repetitions.",
+        cause="An idempotency key belongs to one request and to repetitions of this request.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("version_conflict",),
         says="No free version could be allocated.",
         todo="Try again.",
-        cause="Deploys came in faster than versions could be given out.",
+        cause="Other deploys took each version that this deploy tried.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),
     Entry(
         codes=("wrong_status",),
         says="The deployment is {status}, {wanted}.",
-        cause="The step does not follow the deployment's present status: it has ended, or has not come so far.",
+        cause="This step is not possible in this status: the deployment has ended, or an earlier step is missing.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("already_final",),
-        says="The deployment is {status} already.",
-        cause="What has ended can neither be pushed for nor canceled.",
+        says="The deployment is already {status}.",
+        cause="A deployment that has ended gets no push credentials and cannot be canceled.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("other_platform",),
         says="Only {first} is indexed; {target} needs no worker.",
-        cause="A build for several platforms runs the indexer once for each; the first counts.",
+        cause="A build for several platforms runs the indexer once for each platform; only the first report is used.",
         owner=Owner.NOBODY,
     ),
     Entry(
+        codes=("report_unreadable",),
+        says="The indexer's report cannot be read: {problems}.",
+        todo="Deploy with a version of the CLI that this server knows.",
+        cause="The report of the indexer does not have the form that this server knows. The deployment fails.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
         codes=("content_mismatch",),
-        says="The image that was indexed is not the one that was announced (its content hash differs).",
+        says="The indexed image is not the image that the deploy announced (the content hash differs).",
         todo="Deploy again.",
-        cause="The sources changed while the deploy was running, or two deploys share a folder.",
+        cause="The sources changed during the deploy, or two deploys use the same folder.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("not_deployed",),
         says="Version {version} is {status}, not DEPLOYED.",
-        cause="Only what was deployed can be made current.",
+        cause="Only a deployment with the status DEPLOYED can be promoted.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("already_current",),
-        says="Version {version} is current already.",
-        cause="There is nothing to promote.",
+        says="Version {version} is already current.",
+        cause="Promoting the current version changes nothing.",
         owner=Owner.NOBODY,
     ),
     Entry(
         codes=("older_than_current",),
-        says="Version {version} is older than the current one.",
-        todo="Rolling back is done on its page in the admin, or with ?allowRollbacks=true.",
-        cause="Promoting goes forward, so that a slow deploy does not replace a newer one.",
+        says="Version {version} is older than the current version.",
+        todo="To roll back, use the deployment's page in the admin, or ?allowRollbacks=true.",
+        cause="A promotion only makes a newer version current, so that a slow deploy does not replace a newer deploy.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("current_has_changed",),
-        says="Meanwhile {version} became current.",
+        says="Another deployment became current meanwhile: {version}.",
         todo="Check again what will change.",
         cause="Somebody promoted another deployment after the page was shown.",
         owner=Owner.OPERATOR,
     ),
     Entry(
         codes=("busy",),
-        says="Other promotions of this environment kept coming in between.",
-        todo="Try again.",
-        cause="Many promotions at once.",
+        says="Another process is changing {what}.",
+        todo="Try again in a moment.",
+        cause="Another process has the lease on the repository, or many promotions of one environment run at once.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
+    ),
+)
+
+ACCESS: tuple[Entry, ...] = (
+    Entry(
+        codes=("key_revoked",),
+        says="{key} has already been revoked.",
+        cause="Somebody revoked the key, perhaps during this request.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("key_not_rotatable",),
+        says="{key} cannot be rotated: {reason}.",
+        cause="Only a key that works and has no replacement yet can be rotated. A deploy key expires by itself and is "
+        "not rotated.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
+        codes=("scope_missing",),
+        says="This access key is limited to {scopes}; this request needs {scope}.",
+        todo="Use a key with this scope.",
+        cause="The key was made with fewer scopes than the request needs.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("too_many_requests",),
+        says="Too many {what} from this address.",
+        todo="Try again in {seconds} seconds.",
+        cause="The server limits how often one address sends an unknown key or begins a log-in. The answer has the "
+        "status 429, which the CLI does not retry by itself.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("challenge_malformed",),
+        says="The codeChallenge is not a SHA-256 in base64url.",
+        todo="Upgrade the CLI (npx trigger.dev@latest login).",
+        cause="The client that begins the log-in does not follow RFC 7636 (PKCE, method S256).",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("too_many_logins",),
+        says="Too many log-ins wait for approval.",
+        todo="Try again in some minutes.",
+        cause="The number of log-ins that wait at once is limited. A log-in expires ten minutes after it began.",
+        owner=Owner.NOBODY,
+        retryable=Retry.YES,
+    ),
+    Entry(
+        codes=("verifier_wrong",),
+        says="Another CLI began this log-in.",
+        todo="Run trigger.dev login again.",
+        cause="The PKCE verifier that the CLI sent does not belong to this log-in.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("approval_code_wrong",),
+        says="The approval code is wrong",  # the CLI continues the sentence with a full stop
+        cause="The code was mistyped, or it belongs to another log-in. The CLI asks for it again.",
+        owner=Owner.DEPLOYER,
+    ),
+)
+
+VARIABLES: tuple[Entry, ...] = (
+    Entry(
+        codes=("variables_rejected",),
+        says="Nothing was stored, because of {names}: {problem}",
+        cause="A name or value does not have the required form, the variable exists and override was not requested, or "
+        "the environment would have too many variables.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("variable_unreadable",),
+        says="The variable {name} cannot be decrypted. {reason}",
+        todo="Add the key that encrypted it to ENCRYPTION_KEY, after the first key, or set the variable again.",
+        cause="ENCRYPTION_KEY changed without the old key after the new key, or the stored value was changed.",
+        owner=Owner.OPERATOR,
     ),
 )
 
@@ -607,30 +744,31 @@ CREDENTIALS: tuple[Entry, ...] = (
         codes=("no_credentials",),
         says="There are no credentials for {host}: it is not ECR, and DEPLOY_REGISTRY_USERNAME and "
         "DEPLOY_REGISTRY_PASSWORD are not set.",
-        todo="Set them, or run docker login before the deploy.",
-        cause="Only ECR gives out credentials of its own.",
+        todo="Set both, or run docker login before the deploy.",
+        cause="Only ECR issues credentials to this server; for another registry the settings must contain them.",
         owner=Owner.OPERATOR,
     ),
     Entry(
         codes=("push_role_refused",),
         says="No registry credentials were issued, because the push role cannot be used. {reason}",
-        todo="Nothing wider is given out instead while DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN is set.",
-        cause="The push role is not to be assumed, or may not fetch a log-in (ecr:GetAuthorizationToken).",
+        todo="While DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN is set, there is no fallback to broader credentials.",
+        cause="AWS refused to assume the push role, or the push role may not call ecr:GetAuthorizationToken.",
         owner=Owner.OPERATOR,
         retryable=Retry.DEPENDS,
     ),
     Entry(
         codes=("credentials_wider",),
-        says="The registry credentials of this deploy opened the whole registry instead of one repository. {reason}",
-        cause="The server runs with a role's own session, which cannot be narrowed, or AWS does not allow it to make a "
-        "narrower one.",
+        says="The registry credentials of this deploy gave access to the whole registry instead of one repository. "
+        "{reason}",
+        cause="The server runs with the session of a role, which cannot be limited to one repository, or AWS does not "
+        "allow the server to make a limited session.",
         owner=Owner.OPERATOR,
     ),
     Entry(
         codes=("credentials_not_narrowable",),
-        says="This server runs with the session of a role, and such a session cannot be narrowed.",
+        says="This server runs with the session of a role, and such a session cannot be limited to one repository.",
         todo="Set DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN.",
-        cause="AWS makes narrower sessions of a role that is assumed and of an IAM user, not of a session.",
+        cause="AWS makes limited sessions of an assumed role and of an IAM user, but not of an existing session.",
         owner=Owner.OPERATOR,
     ),
 )
@@ -639,67 +777,68 @@ IMAGES: tuple[Entry, ...] = (
     Entry(
         codes=("image_not_found",),
         says="The image is not in the registry: {where} has no {what}.",
-        todo="Was it pushed? Images whose name starts with localhost are not, unless --push is given.",
-        cause="It was never pushed, was pushed elsewhere, or was deleted or expired meanwhile.",
+        todo="Check that the image was pushed. An image whose name starts with localhost is pushed only with --push.",
+        cause="The image was never pushed, was pushed to another registry, or was deleted or expired.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("image_incomplete",),
-        says="The image is not whole: its index names {digest}, which is not in the registry.",
+        says="The image is incomplete: its index names {digest}, which is not in the registry.",
         todo="Deploy again.",
-        cause="A part of the image was deleted, or expired because it has no tag of its own.",
+        cause="A part of the image was deleted, or a lifecycle policy expired it because it has no tag.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("manifest_unreadable",),
         says="The image's manifest in the registry cannot be read: {reason}.",
         todo="Deploy again.",
-        cause="What was pushed is no image, or is nested too deeply or too large to be one of a deploy.",
+        cause="The pushed object is not an image, or has more levels or parts than the image of a deploy can have.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("layer_unpullable",),
         says="The image has a layer of the type {media_type}, which container runtimes cannot pull.",
-        todo="Build it with OCI media types (buildx: oci-mediatypes=true), or with gzip layers.",
-        cause="buildx compresses with zstd, and with Docker's media types that makes a type that nothing understands.",
+        todo="Build the image with OCI media types (buildx: oci-mediatypes=true), or with gzip layers.",
+        cause="buildx compressed with zstd and used Docker's media types; no container runtime knows Docker's type for "
+        "zstd layers.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("platform_mismatch",),
         says="The image is for {found}, and this server deploys for {wanted}.",
-        todo="Build it for {wanted} (docker buildx build --platform), or correct DEPLOY_IMAGE_PLATFORM.",
-        cause="The image was built for another kind of machine than the tasks run on.",
+        todo="Build the image for {wanted} (docker buildx build --platform), or correct DEPLOY_IMAGE_PLATFORM.",
+        cause="The image was built for another platform than the platform that the tasks run on.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("consumer_cannot_pull",),
         says="Account {account} cannot pull the image from {name}: {words}",
-        todo="Allow {permissions} to it in the repository policy (DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY), then "
-        "deploy again.",
-        cause="The repository policy, as AWS has it now, does not let a consumer account pull.",
+        todo="Allow {permissions} to this account in the repository policy "
+        "(DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY), then deploy again.",
+        cause="The repository policy that AWS has now does not let a consumer account pull.",
         owner=Owner.OPERATOR,
     ),
     Entry(
         codes=("consumer_undecided",),
-        says="Whether account {account} can pull the image from {name} cannot be told from the policy alone: {words}",
-        todo="Name a role of that account in DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS to have a pull tried, or take the "
-        "account off DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS.",
-        cause="A condition of the policy, for example on the organisation, decides it, and only AWS knows the answer.",
+        says="The policy alone does not show whether account {account} can pull the image from {name}: {words}",
+        todo="Name a role of that account in DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS, with which this server tries a pull, "
+        "or remove the account from DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS.",
+        cause="A condition of the policy, for example on the organisation, decides, and only AWS can evaluate it.",
         owner=Owner.OPERATOR,
     ),
     Entry(
         codes=("trial_pull_refused",),
         says="Account {account} cannot pull the image: {role} tried, and AWS refused it ({reason}).",
-        todo="Allow {permission} on {arn} to that role in its own account; if it is allowed there, look for a Deny in "
-        "the registry policy or the organisation's policies.",
-        cause="Both sides have to allow a pull: the repository policy, and the policy of whoever pulls.",
+        todo="Allow {permission} on {arn} to that role in the role's own account; if the account allows it, look for a "
+        "Deny in the registry policy or the organisation's policies.",
+        cause="Two policies must allow a pull: the repository policy, and the policy of the role that pulls.",
         owner=Owner.CONSUMER,
     ),
     Entry(
         codes=("image_undecided",),
-        says="Whether the image can be deployed could not be found out. {reason}",
+        says="The image could not be checked before the deploy. {reason}",
         todo="(DEPLOY_IMAGE_VERIFICATION_ENABLED=0 switches this check off.)",
-        cause="The registry, or a role that is to try a pull, could not be asked.",
+        cause="The registry did not answer, or a probe role could not be used.",
         owner=Owner.OPERATOR,
         retryable=Retry.DEPENDS,
     ),
@@ -710,38 +849,40 @@ REGISTRIES: tuple[Entry, ...] = (
         codes=("RegistryLogin",),
         says="The registry {host} refused the configured log-in ({reason}).",
         todo="Check DEPLOY_REGISTRY_USERNAME and DEPLOY_REGISTRY_PASSWORD, and that they may read {name}.",
-        cause="A registry that is not ECR does not accept the user name and password, or they may only push.",
+        cause="A registry that is not ECR does not accept the user name and password, or the user may only push.",
         owner=Owner.OPERATOR,
     ),
     Entry(
         codes=("RegistryFault",),
         says="The registry {host} could not say whether it has {name} ({reason}).",
-        todo="Trying again in a moment may be enough; if not, look at the registry's own log.",
-        cause="A registry that is not ECR answered with a fault, a limit, or nonsense.",
+        todo="Trying again in a moment may be enough; if not, read the registry's own log.",
+        cause="A registry that is not ECR answered with a server error, a rate limit, or an unreadable body.",
         owner=Owner.OPERATOR,
         retryable=Retry.YES,
     ),
     Entry(
         codes=("RegistrySilent",),
-        says="Nothing was proved of the image: {host} does not answer as a registry does ({reason}).",
-        cause="This server does not reach the registry, perhaps a developer's own. The deployment goes on.",
+        says="The image was not checked: {host} does not answer as a registry does ({reason}).",
+        cause="This server cannot reach the registry; it may run on a developer's machine. The deployment continues.",
         owner=Owner.NOBODY,
     ),
     Entry(
         codes=("RegistryClosed",),
-        says="Nothing was proved of the image: {host} asks for a log-in, and DEPLOY_REGISTRY_USERNAME and "
+        says="The image was not checked: {host} requires a log-in, and DEPLOY_REGISTRY_USERNAME and "
         "DEPLOY_REGISTRY_PASSWORD are not set.",
-        cause="The registry is private, and only the developer has its password. The deployment goes on.",
+        cause="The registry is private, and this server does not have its password. The deployment continues.",
         owner=Owner.OPERATOR,
     ),
 )
 
-#: Title → entries, as `docs/errors.md` shows them.
+#: Section title → entries, in the order of `docs/errors.md`.
 SECTIONS: dict[str, tuple[Entry, ...]] = {
     "What AWS answers": AWS,
     "Setting up a repository": REPOSITORIES,
     "The server's database": DATABASE,
     "Deployments": DEPLOYMENTS,
+    "Access keys and log-in": ACCESS,
+    "Environment variables": VARIABLES,
     "Registry credentials": CREDENTIALS,
     "Images": IMAGES,
     "Registries that are not ECR": REGISTRIES,

@@ -1,6 +1,6 @@
-"""The two kinds of errors that the program raises, and how they get their sentences from the catalogue.
+"""The two kinds of errors that the program raises, with sentences from `deployments.catalogue`.
 
-AWS, or another registry, did not do what was asked: `RegistryError`. This program refuses: `Refusal`.
+`RegistryError`: AWS, or another registry, did not do what was asked. `Refusal`: this program refuses.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from deployments.catalogue import _DENIED, _THROTTLED, SERVER, UNKNOWN, Retry, find, sentence
+from deployments.catalogue import DENIED, SERVER, THROTTLED, UNKNOWN, Retry, find, sentence
 
 
 @dataclass(slots=True, kw_only=True)
@@ -16,34 +16,37 @@ class RegistryError(Exception):
     """AWS did not do what was asked. `str()` is the sentence for the operator and the CLI; it holds no secret."""
 
     operation: str
-    code: str  # AWS's own error code, or one of ours: NoCredentials, Unreachable, OutOfTime
+    code: str  # AWS's error code, or a code of the catalogue: NoCredentials, Unreachable, OutOfTime, …
     sentence: str
-    retryable: bool  # by itself: trying again is enough
-    installation: bool = False  # nothing of this registry can work until it is mended (credentials, role)
-    bounded: bool = False  # heals only for a while: a role that was just made becomes known within minutes
+    retryable: bool  # the same request can succeed later without a correction
+    installation: bool = False  # no repository of this registry works until the cause (credentials, role) is corrected
+    bounded: bool = False  # retryable for some minutes only: a new role becomes known to AWS within minutes
     request_id: str = ""
-    said: str = ""  # AWS's own code and words
+    said: str = ""  # AWS's code and message, with no secret
 
     @property
     def throttled(self) -> bool:
-        """AWS limits the rate: not a fault of this repository, and worth a place further back in the line."""
+        """Whether AWS throttled the call. The repository is not the cause; a sweep tries the repository again later."""
         return is_throttling(self.code)
 
     @property
     def denied(self) -> bool:
-        """AWS's definitive “you may not”, as opposed to all that may pass."""
-        return self.code in _DENIED
+        """Whether AWS denied the call by policy. Such an answer does not change by itself."""
+        return self.code in DENIED
 
     def __str__(self) -> str:
         return self.sentence
 
     def as_refusal(self) -> Refusal:
-        """The same sentence and code as a “no” of ours, for a caller that knows no AWS."""
+        """The same sentence and code as a `Refusal`, for callers that handle no AWS errors."""
         return Refusal(self.sentence, code=self.code, retryable=self.retryable)
 
 
 class Refusal(Exception):
-    """A “no”, in one sentence for the CLI, the row and the page. `retryable`: trying again is enough."""
+    """The program refuses, with one sentence for the CLI, the row and the page.
+
+    `retryable`: the same request can succeed later without a correction.
+    """
 
     def __init__(self, sentence: str, *, code: str, retryable: bool = False) -> None:
         super().__init__(sentence)
@@ -53,26 +56,33 @@ class Refusal(Exception):
 
 
 class NotFound(Refusal):
-    """What was named is not there, or belongs to somebody else; the two look the same from outside."""
+    """The named object does not exist or belongs to another owner. The answer is the same for both."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence, code="not_found")
 
 
 def is_throttling(code: str) -> bool:
-    """Whether an error code of AWS says that calls come too fast."""
-    return code in _THROTTLED
+    """Whether AWS throttles with this error code."""
+    return code in THROTTLED
 
 
 def refusal(code: str, *, retryable: bool | None = None, **values: object) -> Refusal:
-    """A refusal of ours with its sentence. `retryable` only where the entry says that it depends."""
+    """A refusal with the catalogue's sentence, in which `values` replace the placeholders.
+
+    `retryable`: only for an entry with `Retry.DEPENDS`; else the entry decides. Raises KeyError for an unknown code or
+    a missing value.
+    """
     entry = find(code)
-    by_itself = entry is not None and entry.retryable is Retry.YES
-    return Refusal(sentence(code, **values), code=code, retryable=by_itself if retryable is None else retryable)
+    by_entry = entry is not None and entry.retryable is Retry.YES
+    return Refusal(sentence(code, **values), code=code, retryable=by_entry if retryable is None else retryable)
 
 
 def registry_error(code: str, *, operation: str, **values: object) -> RegistryError:
-    """An error on the way to a registry that is not AWS's own word."""
+    """A `RegistryError` of the catalogue, for what AWS did not answer itself: no connection, no credentials, no lease.
+
+    Raises KeyError for an unknown code or missing value.
+    """
     entry = find(code)
     return RegistryError(
         operation=operation,
@@ -94,7 +104,11 @@ def aws_error(
     request_id: str = "",
     status: int = 0,
 ) -> RegistryError:
-    """What AWS answered, in one sentence that ends with what to do. `setting` is where an assumed role comes from."""
+    """AWS's error answer as a `RegistryError`; its sentence ends with what to do.
+
+    `name` is the repository or queue, `message` AWS's own text, `permission` the IAM action that the call needs,
+    `setting` the setting that names the assumed role, `status` the HTTP status (0: unknown).
+    """
     entry = find(code, operation=operation, detail=message)
     if status >= 500 and (entry is None or entry.retryable is Retry.NO):
         entry = find(SERVER)
@@ -114,7 +128,7 @@ def aws_error(
             setting=setting,
         ),
         retryable=entry.retryable in (Retry.YES, Retry.BOUNDED),
-        # A role that cannot be assumed leaves nothing that works, whatever the reason.
+        # Without the role no call to the registry works, whatever AWS's reason is.
         installation=entry.installation or operation == "AssumeRole",
         bounded=entry.retryable is Retry.BOUNDED,
         request_id=request_id,
@@ -123,6 +137,6 @@ def aws_error(
 
 
 def _one_line(message: str) -> str:
-    # The encoded message is for the account's own people, long, and says nothing to anybody else.
+    # The encoded part is long and can be decoded only inside the account.
     message = message.partition("Encoded authorization failure message:")[0]
     return re.sub(r"\s+", " ", message).strip()[:600].rstrip(". ")

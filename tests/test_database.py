@@ -75,7 +75,7 @@ def test_a_postgresql_that_takes_no_writes_for_a_moment_is_an_outage_and_no_fail
         finally:
             cursor.execute("SET default_transaction_read_only = off")
 
-    assert (answer.status, answer.error) == (503, "The server's database takes no changes at the moment. Try again.")
+    assert (answer.status, answer.error) == (503, "The server's database is read-only at the moment. Try again.")
     assert answer.headers["Retry-After"]
     assert outage.is_outage(raised.value)
 

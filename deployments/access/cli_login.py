@@ -32,7 +32,7 @@ from django.db.models.functions import Now
 
 from deployments import clock
 from deployments.access import keys
-from deployments.errors import NotFound, Refusal
+from deployments.errors import NotFound, refusal
 from deployments.models import AccessKey, LoginRequest
 
 #: Old CLIs ask for one to five minutes, new ones keep a login for ten.
@@ -79,11 +79,11 @@ def begin(*, challenge: str = "", callback_port: int | None = None, client: str 
     Raises Refusal for a challenge that is none, and (it heals) while too many logins are waiting.
     """
     if challenge and not _CHALLENGE.fullmatch(challenge):
-        raise Refusal("codeChallenge: not a SHA-256 in base64url.", code="challenge_malformed")
+        raise refusal("challenge_malformed")
     now = clock.now()
     LoginRequest.objects.filter(expires_at__lt=now - LOGIN_LIFETIME).delete()
     if LoginRequest.objects.filter(expires_at__gt=now, approved_at=None).count() >= MAX_PENDING_LOGINS:
-        raise Refusal("Too many logins are waiting. Try again in some minutes.", code="too_many_logins", retryable=True)
+        raise refusal("too_many_logins")
     code = secrets.token_urlsafe(32)
     login = LoginRequest.objects.create(
         code_digest=keys.digest(code),
@@ -140,13 +140,13 @@ def collect(*, code: str, verifier: str = "", approval_code: str = "") -> tuple[
     if login is None:
         raise NotFound(_GONE)
     if login.challenge and not hmac.compare_digest(_challenge(verifier), login.challenge):
-        raise Refusal("This login was begun by another CLI.", code="verifier_wrong")
+        raise refusal("verifier_wrong")
     if login.approved_at is None:
         return None
     if login.user is None or not login.user.is_active:
         raise NotFound(_GONE)
     if login.challenge and not hmac.compare_digest(_approval_digest(approval_code), login.approval_digest):
-        raise Refusal("The approval code is another one", code="approval_code_wrong")  # the CLI goes on with “.”
+        raise refusal("approval_code_wrong")
     with transaction.atomic():
         if not LoginRequest.objects.filter(pk=login.pk, collected_at=None).update(collected_at=Now()):
             raise NotFound(_GONE)  # somebody was given it already

@@ -20,7 +20,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from deployments import clock, images
-from deployments.errors import Refusal
+from deployments.errors import refusal
 from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, KeyKind
 
 #: What a key of an environment may be limited to. `deploy` includes `read`: a deploy looks at what it did.
@@ -92,7 +92,7 @@ def make_deploy_key(environment: Environment, token: AccessKey | None = None) ->
             # `revoke` writes this row first, so it comes before us, and we see it, or after us, and sees our key.
             token = AccessKey.objects.select_for_update().filter(live(), pk=token.pk).first()
             if token is None:
-                raise Refusal("This access key has just been revoked.", code="key_revoked")
+                raise refusal("key_revoked", key="This access key")
             end = min(end, token.expires_at or end)
         return _make(
             _environment_text(environment),
@@ -152,12 +152,12 @@ def rotate(key: AccessKey, grace: timedelta = timedelta(0)) -> tuple[AccessKey, 
     works or has been rotated already, and for a deploy key.
     """
     if key.kind == KeyKind.DEPLOY:
-        raise Refusal("A deploy key expires by itself; it is not rotated.", code="key_not_rotatable")
+        raise refusal("key_not_rotatable", key=key, reason="it is a deploy key, which expires by itself")
     with transaction.atomic():
         # Locks the row, where the database has locks, until the new key is there.
         old = AccessKey.objects.select_for_update(of=("self",)).filter(live(), pk=key.pk).first()
         if old is None or old.replaced_by.exists():
-            raise Refusal(f"{key} has been rotated already, or no longer works.", code="key_not_rotatable")
+            raise refusal("key_not_rotatable", key=key, reason="it has been rotated already, or no longer works")
         now = clock.now()
         life = old.expires_at - old.created_at if old.expires_at is not None else None
         text = images.new_user_token() if old.environment is None else _environment_text(old.environment)

@@ -17,7 +17,7 @@ from ninja.security import HttpBearer
 
 from deployments.access import keys
 from deployments.api import branches, limits
-from deployments.api.errors import Refused
+from deployments.api.errors import Refused, refused
 from deployments.models import AccessKey, Environment, EnvironmentType, KeyKind
 
 logger = logging.getLogger(__name__)
@@ -111,9 +111,7 @@ may_read, may_deploy, may_fetch_credentials = map(EnvironmentKey, (keys.READ, ke
 def require_scope(key: AccessKey, scope: str) -> None:
     """Refuse a key that is limited to other scopes."""
     if not keys.allows(key, scope):
-        raise Refused(
-            403, f"This access key is limited to {', '.join(key.scopes)}; this takes {scope}.", code="scope_missing"
-        )
+        raise refused(403, "scope_missing", scopes=", ".join(key.scopes), scope=scope)
 
 
 def _unknown(request: HttpRequest) -> Refused:
@@ -122,13 +120,13 @@ def _unknown(request: HttpRequest) -> Refused:
     if not wait:
         return Refused(401, f"This access key is unknown, expired or revoked. {_where_keys_come_from()}")
     logger.warning("api.too_many_unknown_keys address=%s", address)
-    return too_many("This access key is unknown, expired or revoked, as many before it from this address.", wait)
+    return too_many("unknown, expired or revoked access keys", wait)
 
 
-def too_many(sentence: str, wait: float) -> Refused:
-    """A 429 that says when to come back. The CLI shows it at once instead of trying again."""
+def too_many(what: str, wait: float) -> Refused:
+    """A 429 that says after how many seconds (`wait`) to try again. The CLI shows the sentence and does not retry."""
     seconds = math.ceil(wait)
-    return Refused(429, f"{sentence} Try again in {seconds} seconds.", code="too_many_requests", retry_after=seconds)
+    return refused(429, "too_many_requests", what=what, seconds=seconds, retry_after=seconds)
 
 
 def _where_keys_come_from() -> str:

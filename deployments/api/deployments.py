@@ -19,6 +19,7 @@ from deployments.api.auth import EnvironmentRequest, may_deploy, may_fetch_crede
 from deployments.api.errors import Refused, refusing_with
 from deployments.api.schemas import refusals
 from deployments.deploys import lifecycle, promotions
+from deployments.errors import refusal
 from deployments.models import EnvironmentType
 
 router = listing.router  # one for both: an address that takes GET and POST belongs to one router
@@ -181,15 +182,16 @@ def _worker(deployment: models.Deployment, body: dict[str, Any]) -> schemas.NewW
     try:
         return schemas.NewWorker.model_validate(body)
     except pydantic.ValidationError as error:
-        sentence = "The indexer's report cannot be read: " + "; ".join(
+        problems = "; ".join(
             f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors(include_input=False)[:3]
         )
+        unreadable = refusal("report_unreadable", problems=problems)
         lifecycle.fail(
             environment=deployment.environment,
             deployment_id=deployment.id,
-            error={"name": "TaskMetadataParseError", "message": f"{sentence}."},
+            error={"name": "TaskMetadataParseError", "message": unreadable.sentence},
         )
-        raise Refused(422, f"{sentence}.", code="report_unreadable") from None
+        raise unreadable from None
 
 
 @router.post(

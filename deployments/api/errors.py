@@ -16,6 +16,7 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 
 from deployments.api.bodies import BodyError
+from deployments.catalogue import sentence
 from deployments.config import ConfigurationError
 from deployments.errors import NotFound, Refusal
 
@@ -43,6 +44,11 @@ class Refused(HttpError):
         self.code = code
         self.more = dict(more or {})
         self.retry_after = retry_after
+
+
+def refused(status: int, code: str, *, retry_after: int | None = None, **values: object) -> Refused:
+    """The catalogue's error with this HTTP status. Raises KeyError for an unknown code or missing value."""
+    return Refused(status, sentence(code, **values), code=code, retry_after=retry_after)
 
 
 def internal_error(request_id: str) -> str:

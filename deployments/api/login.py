@@ -32,7 +32,7 @@ def authorization_code(request: HttpRequest, body: schemas.NewLogin | None = Non
     that was named (`callback`), or shown to be pasted (`paste`). Without a challenge there is no such code."""
     address = request.META.get("REMOTE_ADDR", "")
     if wait := limits.begun_logins.count(address):
-        raise too_many("Many logins were begun from this address.", wait)
+        raise too_many("log-ins begun", wait)
     begun = cli_login.begin(
         challenge=body.codeChallenge if body else "",
         callback_port=body.callbackPort if body else None,
@@ -72,7 +72,7 @@ def token(request: HttpRequest, body: schemas.LoginProof) -> dict[str, Any]:
                     trail.record("make.key", key, after={"kind": key.kind, "name": key.name})
         except Refusal:
             if wait := limits.failed_logins.count(request.META.get("REMOTE_ADDR", "")):
-                raise too_many("Many logins from this address failed.", wait) from None
+                raise too_many("failed log-ins", wait) from None
             raise
     if found is None:
         return {"token": None}

@@ -17,7 +17,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from deployments.access.vault import Unreadable, Vault
-from deployments.errors import Refusal
+from deployments.catalogue import sentence
+from deployments.errors import Refusal, refusal
 from deployments.models import Environment, EnvironmentVariable
 
 #: In an environment, and of one name and value (bytes). Linux hands no string over 128 KiB to a program.
@@ -39,7 +40,9 @@ class Rejected(Refusal):
         names = ", ".join(f"“{name[:60]}”" for name in list(self.problems)[:3])
         more = f" and {len(self.problems) - 3} more" if len(self.problems) > 3 else ""
         first = next(iter(self.problems.values()))
-        super().__init__(f"Nothing was stored, because of {names}{more}: {first}", code="variables_rejected")
+        super().__init__(
+            sentence("variables_rejected", names=f"{names}{more}", problem=first), code="variables_rejected"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,11 +148,7 @@ def reveal(row: EnvironmentVariable, vault: Vault) -> str:
     try:
         return vault.open(row.value, context=_place(row.environment_id, row.name))
     except Unreadable as error:
-        raise Refusal(
-            f"The variable {row.name} cannot be decrypted. {error} Put the key that it was stored with behind the "
-            "first one in ENCRYPTION_KEY, or set the variable again.",
-            code="variable_unreadable",
-        ) from None
+        raise refusal("variable_unreadable", name=row.name, reason=error) from None
 
 
 def reencrypt(*, vault: Vault) -> tuple[int, list[EnvironmentVariable]]:

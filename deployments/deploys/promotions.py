@@ -298,7 +298,7 @@ def _make_current(deployment: Deployment, *, by: str, newer_only: bool, instead_
             environment_id=deployment.environment_id, deployment=deployment, by=by, rolled_back_from=rolled_back_from
         )
         return _Promoted(before=before, made=True, is_current=True)
-    raise refusal("busy")
+    raise refusal("busy", what="the current deployment of this environment")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

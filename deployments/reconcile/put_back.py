@@ -18,7 +18,7 @@ from deployments import policy
 from deployments.access.audit import Attempt, Trail
 from deployments.aws.ecr import Ecr
 from deployments.config import Configuration
-from deployments.errors import Refusal, RegistryError, registry_error
+from deployments.errors import Refusal, RegistryError, refusal, registry_error
 from deployments.models import EventKind, RepositoryEvent, RepositoryStatus
 from deployments.reconcile import bulkhead, desired, generation, requests, targets
 from deployments.reconcile.repositories import Lease
@@ -64,8 +64,8 @@ def _put_back(
     text = event.policy_before
     target = targets.of(row, configuration)
     if not text or target is None:
-        what = "The event keeps no policy" if not text else "The settings name another registry than this repository's"
-        raise Refusal(f"{what}, so there is nothing to put back.", code="nothing_to_put_back")
+        reason = "the event has none" if not text else "the settings name another registry than this repository's"
+        raise refusal("nothing_to_put_back", reason=reason)
     errors = [
         finding
         for finding in policy.lint(
@@ -81,9 +81,7 @@ def _put_back(
             requests.set_override(rows=[row], mode="observe", until=override.until, reason=override.reason, by=by)
     lease = Lease.claim(row)
     if lease is None:
-        raise Refusal(
-            f"Somebody is working on {row.name} just now. Try again in a moment.", code="busy", retryable=True
-        )
+        raise refusal("busy", what=row.name)
     try:
         if lease.activation != configuration.activation:  # checked and compared by another one than counts by now
             raise registry_error("ConfigurationChanged", operation="lease", name=row.name)
@@ -133,7 +131,7 @@ def _write(ecr: Ecr, name: str, text: str, *, event: RepositoryEvent, by: str, a
     if isinstance(observation.policy, RegistryError):
         raise observation.policy
     if not observation.exists:
-        raise Refusal(f"{name} is gone from the registry. The next deploy makes it again.", code="missing")
+        raise refusal("missing", name=name)
     before = observation.policy or ""
     lease.require_writable()
     attempt.before = {"policy": before}

@@ -15,7 +15,7 @@ from django.db.models import Q, QuerySet
 
 from deployments import clock
 from deployments.config import Configuration
-from deployments.errors import Refusal
+from deployments.errors import refusal
 from deployments.models import (
     EventKind,
     Repository,
@@ -44,15 +44,9 @@ def request_sweep(
     managed = managed.filter(seen | Q(status=RepositoryStatus.MISSING) if thorough else seen)
     names = sorted(set(managed.values_list("name", flat=True)[: MAX_NAMES_PER_SWEEP + 1]))
     if not names:
-        raise Refusal(
-            "A sweep finds nothing to look at among them: they are unmanaged or missing, no deploy has come to its end "
-            "there, or the settings name another registry.",
-            code="nothing_to_look_at",
-        )
+        raise refusal("nothing_to_look_at")
     if len(names) > MAX_NAMES_PER_SWEEP:
-        raise Refusal(
-            f"More than {MAX_NAMES_PER_SWEEP:,} repositories: start a sweep over all of them instead.", code="too_many"
-        )
+        raise refusal("too_many", limit=f"{MAX_NAMES_PER_SWEEP:,}")
     if thorough and not dry_run:
         # A note for the next look, whoever makes it: a crash before the sweep's row leaves nothing half done.
         managed.update(details_checked_at=None)
@@ -93,9 +87,9 @@ def set_override(*, rows: Iterable[Repository], mode: str, until: datetime, reas
     Raises Refusal for an end that is not ahead, or without a reason.
     """
     if until <= clock.now():
-        raise Refusal("An exception ends some time ahead.", code="exception_has_ended")
+        raise refusal("exception_has_ended")
     if not reason.strip():
-        raise Refusal("An exception needs a reason: whoever finds it will ask.", code="exception_without_reason")
+        raise refusal("exception_without_reason")
     words = f"Exception: {mode} until {until:%d %b %Y, %H:%M} UTC. {reason.strip()}"
     values = {"mode": mode, "mode_until": until, "mode_reason": reason.strip()[:300], "mode_by": by[:200]}
     return _note(rows, values, words, by)

@@ -80,9 +80,12 @@ def test_revoking_is_at_once_and_once(prod: Environment) -> None:
 
     assert run("revoke", key.prefix)[0] == ""
     assert keys.authenticate(text) is None
-    with pytest.raises(CommandError, match="before"):
+    with pytest.raises(CommandError, match="already been revoked"):
         run("revoke", key.prefix)
-    assert [entry.outcome for entry in AuditEntry.objects.all()] == [f"{key} was revoked before.", "done"]
+    assert [entry.outcome for entry in AuditEntry.objects.all()] == [
+        f"{key} has already been revoked.",
+        "done",
+    ]
 
 
 def test_the_list_shows_who_uses_what_and_no_key(prod: Environment) -> None:

@@ -151,7 +151,7 @@ def test_canceling_ends_a_running_deployment_with_a_reason_and_an_ended_one_not(
     going.refresh_from_db()
     assert (going.status, going.canceled_reason) == (DeploymentStatus.CANCELED, "By operator: wrong branch")
     answer = operator.post(page, follow=True).content.decode()
-    assert "CANCELED already" in answer
+    assert "already CANCELED" in answer
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_what_no_sweep_can_reach_is_said_instead_of_a_sweep_over_nothing(
 
     page = operator.post(f"{REPOSITORIES}{row.pk}/look/reconcile/", follow=True).content.decode()
 
-    assert "finds nothing to look at" in page
+    assert "None of these repositories can be checked" in page
     assert Sweep.objects.count() == before
 
 
@@ -391,7 +391,7 @@ def test_an_exception_in_the_past_or_without_a_reason_is_refused(installation: I
     rows = Repository.objects.all()[:1]
     now = timezone.now()
 
-    with pytest.raises(Refusal, match="ahead"):
+    with pytest.raises(Refusal, match="in the future"):
         requests.set_override(rows=rows, mode="observe", until=now - timedelta(seconds=1), reason="x", by="x")
     with pytest.raises(Refusal, match="reason"):
         requests.set_override(rows=rows, mode="observe", until=now + timedelta(hours=1), reason=" ", by="x")
@@ -495,7 +495,7 @@ def test_rotating_shows_the_new_key_once_and_the_old_one_works_on_for_a_while(
     assert "still used" in operator.get(f"/admin/deployments/accesskey/{new.pk}/change/").content.decode()
     assert "old CLI at 10.0.0.9" in operator.get(f"/admin/deployments/accesskey/{new.pk}/change/").content.decode()
     # A second successor would make it unclear which one counts.
-    assert "has been rotated already" in operator.post(page, {"hours": 0}, follow=True).content.decode()
+    assert "it has been rotated already" in operator.post(page, {"hours": 0}, follow=True).content.decode()
     assert AccessKey.objects.count() == before + 1
 
 
@@ -598,7 +598,7 @@ def test_rotating_a_key_leaves_a_line_and_a_refused_rotation_one_with_the_reason
     [done, refused] = told("rotate.key")
     assert done == ("operator", str(key.pk), "done")
     assert refused[:2] == ("operator", str(key.pk))
-    assert "has been rotated already" in refused[2]
+    assert "it has been rotated already" in refused[2]
 
 
 def test_making_a_key_leaves_a_line(installation: Installation, operator: Client) -> None:
@@ -635,7 +635,7 @@ def test_a_refused_restore_leaves_a_line_with_the_reason(installation: Installat
 
     [(who, what, outcome)] = told("restore.repository")
     assert (who, what) == ("operator", str(row.pk))
-    assert "Somebody is working on" in outcome
+    assert "Another process is changing" in outcome
 
 
 def test_canceling_leaves_a_line_and_a_refused_cancel_one_with_the_reason(
@@ -648,7 +648,7 @@ def test_canceling_leaves_a_line_and_a_refused_cancel_one_with_the_reason(
 
     [done, refused] = told("cancel.deployment")
     assert done == ("operator", going.pk, "done")
-    assert "CANCELED already" in refused[2]
+    assert "already CANCELED" in refused[2]
     first = AuditEntry.objects.filter(action="cancel.deployment").earliest("pk")
     assert (first.before, first.after) == ({"status": "BUILDING"}, {"status": "CANCELED"})
 
@@ -691,4 +691,4 @@ def test_each_look_leaves_a_line_with_how_many_it_was_about_and_a_refused_one_wi
     if look in ("reconcile", "preview", "recheck"):
         elsewhere = Repository.objects.exclude(host=HOST).exclude(status__in=("unmanaged", "missing"))[0]
         operator.post(f"{ASK}?look={look}&pk={elsewhere.pk}")
-        assert "finds nothing to look at" in AuditEntry.objects.latest("pk").outcome
+        assert "None of these repositories can be checked" in AuditEntry.objects.latest("pk").outcome

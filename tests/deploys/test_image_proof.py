@@ -147,7 +147,7 @@ def test_an_image_that_was_never_pushed_is_not_promoted(
     refusal = refused(deploying(environment, ecr_configuration), ecr_configuration)
 
     assert (refusal.code, refusal.retryable) == ("image_not_found", False)
-    assert "Was it pushed?" in refusal.sentence
+    assert "Check that the image was pushed." in refusal.sentence
 
 
 def test_an_image_that_was_pushed_elsewhere_is_not_promoted(
@@ -389,7 +389,7 @@ def test_a_consumer_account_that_cannot_pull_is_named_with_the_permission_it_lac
 
     assert (refusal.code, refusal.retryable) == ("consumer_cannot_pull", False)
     assert f"Account {CLUSTER} cannot pull" in refusal.sentence
-    assert f"Allow {lacking} to it" in refusal.sentence
+    assert f"Allow {lacking} to this account" in refusal.sentence
 
 
 def test_a_policy_that_was_changed_since_the_deploy_began_is_mended_first(
@@ -845,13 +845,13 @@ def test_a_registry_that_does_not_answer_refuses_nothing(environment: Environmen
     said = finalize(deployment, configuration)
 
     assert "127.0.0.1:1 does not answer" in receipt(deployment)["unproved"]
-    assert any("Nothing was proved" in sentence for sentence in said)
+    assert any("The image was not checked" in sentence for sentence in said)
 
 
 def test_a_private_registry_whose_password_only_the_developer_has_refuses_nothing(registry: Registry) -> None:
     registry.login = "bearer"
 
-    assert "asks for a log-in" in prove(registry.host, password=None)["unproved"]
+    assert "requires a log-in" in prove(registry.host, password=None)["unproved"]
 
 
 def test_a_redirect_to_another_host_is_followed_without_the_log_in(registry: Registry) -> None:

@@ -220,8 +220,8 @@ def test_a_version_that_was_not_promoted_is_promoted_later_and_only_once(target:
     back = trigger(target, "promote", older.version, version=BEFORE)
 
     assert (again.status, back.status) == (1, 1)
-    assert f"Version {newer.version} is current already." in again.output
-    assert f"Version {older.version} is older than the current one." in back.output
+    assert f"Version {newer.version} is already current." in again.output
+    assert f"Version {older.version} is older than the current version." in back.output
     assert [row.is_current for row in target.rows()] == [False, True]
 
 
@@ -303,7 +303,7 @@ def test_an_image_that_cannot_be_proved_is_not_deployed_and_the_cli_says_why(tar
     done = trigger(target, *LOCAL_BUILD)
 
     assert done.status == 1
-    assert "Whether the image can be deployed could not be found out." in done.output
+    assert "The image could not be checked before the deploy." in done.output
     assert "AccessDeniedException: not for you" in done.output
     row = only(target.rows())
     assert (row.status, row.tasks, row.is_current) == ("FAILED", ("hello",), False)

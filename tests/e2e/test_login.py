@@ -184,7 +184,7 @@ def test_a_new_cli_asks_for_the_code_that_the_browser_shows(target: Target, brow
         terminal.read_until("paste the code")
         terminal.type("AAAA-BBBB-CCCC\r")
         # Once the CLI asks again; what is typed before that is lost.
-        terminal.read_until(r"(?s)That code didn't work: The approval code is another one\. Check.*paste the code")
+        terminal.read_until(r"(?s)That code didn't work: The approval code is wrong\. Check.*paste the code")
         terminal.type(f"{code[1]}\r")
 
         terminal.read_until("Logged in successfully")

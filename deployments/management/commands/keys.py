@@ -21,7 +21,7 @@ from django.db.models import Q, QuerySet
 from deployments import clock
 from deployments.access import keys
 from deployments.access.audit import Trail
-from deployments.errors import Refusal
+from deployments.errors import Refusal, refusal
 from deployments.models import SLUG_ALIASES, AccessKey, Environment, KeyKind
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
@@ -66,8 +66,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             getattr(self, f"_{options['what']}")(options)
-        except Refusal as refusal:
-            raise CommandError(str(refusal)) from None
+        except Refusal as refused:
+            raise CommandError(str(refused)) from None
 
     def _list(self, options: dict[str, Any]) -> None:
         rows = _rows().order_by("kind", "-created_at")
@@ -114,7 +114,7 @@ class Command(BaseCommand):
         key = _find(options["key"])
         with Trail.of_command("keys").change("revoke.key", key):
             if not keys.revoke(key):
-                raise Refusal(f"{key} was revoked before.", code="key_revoked")
+                raise refusal("key_revoked", key=key)
         self.stderr.write(f"{key} no longer works.")
 
     def _hand_out(self, key: AccessKey, text: str) -> None:
