@@ -1,4 +1,4 @@
-"""The app's entry in Django's registry. It creates the permission groups after `migrate`."""
+"""The app in Django's registry. It registers the system checks, and creates the permission groups after `migrate`."""
 
 from django.apps import AppConfig
 from django.db.models.signals import post_migrate
@@ -11,6 +11,7 @@ class DeploymentsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from deployments import checks  # noqa: F401  (the checks register themselves)
         from deployments.access import groups
 
         # `sender=self`: without it the groups would be made once for every installed app.
