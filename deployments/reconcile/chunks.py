@@ -34,7 +34,8 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import desired, generation, lease, repositories, targets
+from deployments.reconcile import desired, generation, repositories, targets
+from deployments.reconcile.lease import Lease
 from deployments.reconcile.pace import Pace
 from deployments.reconcile.sweep_record import Outcome, _end, _found, _next_piece, _size
 from deployments.reconcile.targets import Target
@@ -68,8 +69,7 @@ log = logging.getLogger(__name__)
 class ChunkRun:
     """Works through one chunk under its lease."""
 
-    chunk: SweepChunk
-    epoch: int
+    lease: Lease[SweepChunk]
     configuration: Configuration
     until: float  # monotonic
     running: QuerySet[Sweep] = field(default_factory=lambda: Sweep.objects.filter(status=SweepStatus.RUNNING))
@@ -88,6 +88,10 @@ class ChunkRun:
     silence: int = 0  # looks in a row that AWS did not answer
     fatal: RegistryError | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def chunk(self) -> SweepChunk:
+        return self.lease.row
 
     def run(self) -> None:
         sweep, desired_digest = self.chunk.sweep, self.configuration.desired_digest
@@ -189,9 +193,6 @@ class ChunkRun:
     def _over(self) -> bool:
         return self.fatal is not None or time.monotonic() >= self.until or self.stopping()
 
-    def _chunk(self) -> QuerySet[SweepChunk]:
-        return SweepChunk.objects.filter(pk=self.chunk.pk, lease_epoch=self.epoch)
-
     def _save(self, rows: list[Repository], *, release: bool) -> bool:
         """Write how far this chunk is, under our own epoch only; False when it is somebody else's by now.
 
@@ -211,13 +212,10 @@ class ChunkRun:
             **{name: F(name) + counts[name] for name in ("in_sync", "healed", "drifted", "failed")},
         }
         self.chunk.calls = values["calls"]
-        if release:
-            values |= lease.RETURNED | {"finished_at": None if remaining else Now()}
-            if (rest := self._rest(rows, held)) is not None:
-                values["lease_until"] = Now() + rest
-        else:
-            values["lease_until"] = Now() + CHUNK_LEASE
-        return bool(self._chunk().update(**values))
+        if not release:
+            return self.lease.renew(values)
+        values["finished_at"] = None if remaining else Now()
+        return self.lease.finish(values, rest=self._rest(rows, held))
 
     def _stored_tries(self) -> Counter[int]:
         return Counter({int(pk): tries for pk, tries in (self.chunk.throttled or {}).items()})

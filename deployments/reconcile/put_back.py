@@ -20,8 +20,8 @@ from deployments.aws.ecr import Ecr
 from deployments.config import Configuration
 from deployments.errors import Refusal, RegistryError, refusal, registry_error
 from deployments.models import EventKind, RepositoryEvent, RepositoryStatus
-from deployments.reconcile import bulkhead, desired, generation, requests, targets
-from deployments.reconcile.repositories import Lease
+from deployments.reconcile import bulkhead, desired, generation, repositories, requests, targets
+from deployments.reconcile.repositories import RepositoryLease
 
 ATTEMPTS_PER_CALL = 1  # somebody waits for the answer, and can press the button again
 
@@ -79,7 +79,7 @@ def _put_back(
         after = {"mode": "observe", "until": override.until.isoformat(), "reason": override.reason, "repositories": 1}
         with attempt.trail.change("except.repository", row, after=after):
             requests.set_override(rows=[row], mode="observe", until=override.until, reason=override.reason, by=by)
-    lease = Lease.claim(row)
+    lease = repositories.claim(row)
     if lease is None:
         raise refusal("busy", what=row.name)
     try:
@@ -126,7 +126,9 @@ def _put_back(
     return before
 
 
-def _write(ecr: Ecr, name: str, text: str, *, event: RepositoryEvent, by: str, attempt: Attempt, lease: Lease) -> str:
+def _write(
+    ecr: Ecr, name: str, text: str, *, event: RepositoryEvent, by: str, attempt: Attempt, lease: RepositoryLease
+) -> str:
     observation = ecr.observe(name, details=False)
     if isinstance(observation.policy, RegistryError):
         raise observation.policy

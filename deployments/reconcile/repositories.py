@@ -40,8 +40,8 @@ from deployments.models import (
     WritesPause,
 )
 from deployments.reconcile import bulkhead, desired, processes
-from deployments.reconcile import lease as leases
 from deployments.reconcile.desired import Difference, Part
+from deployments.reconcile.lease import Lease
 
 T = TypeVar("T")
 
@@ -61,7 +61,6 @@ GONE: dict[str, Any] = {
 }
 
 REPOSITORY_LEASE = timedelta(seconds=90)
-CALLS_END_SHARE_OF_LEASE = 0.5  # of the lease: no request is sent to AWS after it; D-lease
 LEASE_WAIT_SECONDS = 60  # for somebody else's lease
 CALL_STUCK_SECONDS = 3.0  # no request waits for a holder that waits for one call to AWS for longer
 #: Nor for a holder in another process that has had its lease for longer: setting up takes three calls.
@@ -123,7 +122,7 @@ def ensure_repository(
                 break
             if not entered:
                 place.enter_context(bulkhead.place())
-            lease = Lease.claim(row)
+            lease = claim(row)
             if lease is None:
                 _require_patience(row, registry, seconds=processes.clock() - arrived)
                 if not entered:
@@ -230,46 +229,21 @@ def _error_of(row: Repository) -> RegistryError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """The right to work on one repository until it expires. Taken and returned by conditional UPDATEs."""
+class RepositoryLease(Lease[Repository]):
+    """A repository's lease, and what must be true of the installation before each write to AWS under it."""
 
-    row: Repository  # as it was when the lease was taken
-    epoch: int
-    taken: float
-    activation: int  # of the configuration that counted then; 0: none was registered
-
-    @classmethod
-    def claim(cls, row: Repository) -> Lease | None:
-        """Take the lease, or None while somebody holds it. Time is the database's, so hosts need not agree."""
-        taken = processes.clock()
-        mine = leases.claim(Repository.objects.filter(id=row.pk), REPOSITORY_LEASE)
-        if mine is None:
-            return None
-        try:
-            found: Any = mine.annotate(db_now=Now(), activation=Subquery(_newest())).first()
-        except BaseException:
-            leases.give_back(mine)
-            raise
-        if found is None:
-            return None
-        return cls(row=found, epoch=found.lease_epoch, taken=taken, activation=found.activation or 0)
-
-    def require_time(self) -> None:
-        """Raise RegistryError when the lease may end, or may have ended, before another request to AWS is answered."""
-        if (
-            processes.clock() - self.taken > REPOSITORY_LEASE.total_seconds() * CALLS_END_SHARE_OF_LEASE
-            or not processes.may_write()
-        ):
-            raise registry_error("OutOfTime", operation="lease", name=self.row.name)
+    @property
+    def activation(self) -> int:
+        """Of the configuration that counted when the lease was taken; 0: none was registered."""
+        return self.row.activation or 0  # type: ignore[attr-defined]
 
     def require_writable(self) -> None:
         """Raise RegistryError where nothing may be written to AWS (any more). Called before each write and each retry.
 
         The lease was lost, another configuration counts by now, or an operator has paused all writes.
         """
-        mine: Any = Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch)
         paused = WritesPause.objects.filter(lifted_at=None)
-        found = mine.annotate(activation=Subquery(_newest()), paused=Exists(paused)).first()
+        found: Any = self.mine.annotate(activation=Subquery(_newest()), paused=Exists(paused)).first()
         if found is None:
             raise registry_error("TakenOver", operation="lease", name=self.row.name)
         if (found.activation or 0) != self.activation:
@@ -279,26 +253,11 @@ class Lease:
             words = "for a moment" if pause is None else f"by {pause.paused_by}: {pause.reason}"
             raise registry_error("WritesPaused", operation="lease", name=self.row.name, words=words)
 
-    def note(self, values: dict[str, Any], *events: RepositoryEvent) -> None:
-        """Write something down before AWS hears of the next step, and keep the lease. Raises when it was lost."""
-        with transaction.atomic():
-            if not Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch).update(**values):
-                raise registry_error("TakenOver", operation="lease", name=self.row.name)
-            RepositoryEvent.objects.bulk_create(events)
-        for name, value in values.items():
-            setattr(self.row, name, value)
 
-    def finish(self, values: dict[str, Any], events: list[RepositoryEvent]) -> bool:
-        """Write the result and return the lease; False (and nothing written) when somebody took it over."""
-        with transaction.atomic():
-            kept = Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch).update(**values, **leases.RETURNED)
-            if kept:
-                RepositoryEvent.objects.bulk_create(events)
-        return bool(kept)
-
-    def give_up(self) -> None:
-        """Return the lease without a result. Raises no error of the database: see `leases.give_back`."""
-        leases.give_back(Repository.objects.filter(id=self.row.pk, lease_epoch=self.epoch))
+def claim(row: Repository) -> RepositoryLease | None:
+    """Take a repository's lease, or None while somebody holds it. Its row has `db_now`, the database's clock."""
+    rows = Repository.objects.filter(id=row.pk).annotate(db_now=Now(), activation=Subquery(_newest()))
+    return RepositoryLease.claim(rows, REPOSITORY_LEASE)
 
 
 # ---------------------------------------------------------------------------------------------------- convergence
@@ -308,7 +267,7 @@ class Lease:
 class _Run:
     """What one convergence found and did, until it is written to the row in one go."""
 
-    lease: Lease
+    lease: RepositoryLease
     cause: str
     enforce: bool
     partition: str
@@ -357,7 +316,7 @@ def reconcile(
     on the row since. The error NotVisibleYet is on no row: ECR does not find a repository that is too new to be called
     missing (`may_be_invisible`), so the caller tries again.
     """
-    lease = Lease.claim(row)
+    lease = claim(row)
     if lease is None:
         return None
     if lease.activation != activation:
@@ -404,7 +363,7 @@ class Converged:
 
 def converge(
     *,
-    lease: Lease,
+    lease: RepositoryLease,
     ecr: Ecr,
     config: RegistryConfig,
     desired_digest: str,
@@ -870,7 +829,7 @@ def record_failure(*, row: Repository, error: RegistryError, cause: str) -> bool
 
     False, and nothing is written, while somebody holds the lease or when somebody has looked since `row` was read.
     """
-    lease = Lease.claim(row)
+    lease = claim(row)
     if lease is None:
         return False
     if lease.row.last_checked_at != row.last_checked_at:

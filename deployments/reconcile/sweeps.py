@@ -40,8 +40,9 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import generation, lease, repositories, targets
+from deployments.reconcile import generation, repositories, targets
 from deployments.reconcile.chunks import CHUNK_LEASE, ChunkRun
+from deployments.reconcile.lease import RETURNED, Lease, free
 from deployments.reconcile.sweep_record import MAX_DEATHS_PER_CHUNK, Outcome, _end, _found, _next_piece
 from deployments.reconcile.targets import Target
 
@@ -83,46 +84,42 @@ def work(
             return False
         running = Sweep.objects.filter(status=SweepStatus.RUNNING, **({"pk": sweep_id} if sweep_id else {}))
         _close_finished(running)  # before the next piece: it may be another sweep's, and take long
-        chunk = _next_piece(running)
-        if isinstance(chunk, Sweep):
-            claimed = _claim(Sweep.objects.filter(pk=chunk.pk))
-            if claimed is not None:
-                _list(chunk, claimed, configuration, stopping)
+        piece = _next_piece(running)
+        if isinstance(piece, Sweep):
+            listing = Lease.claim(Sweep.objects.filter(pk=piece.pk), CHUNK_LEASE)
+            if listing is not None:
+                _list(listing, configuration, stopping)
             continue
-        if chunk is None:
+        if piece is None:
             return False
-        epoch = _claim(SweepChunk.objects.filter(pk=chunk.pk, finished_at__isnull=True), attempts=F("attempts") + 1)
-        if epoch is not None:
-            chunk.refresh_from_db()
-            if chunk.attempts >= MAX_DEATHS_PER_CHUNK:
-                _isolate(chunk, epoch)
-                continue
-            ChunkRun(
-                chunk=chunk, epoch=epoch, configuration=configuration, until=until, running=running, stopping=stopping
-            ).run()
+        lease = _claim_chunk(piece)
+        if lease is None:
+            continue
+        if lease.row.attempts >= MAX_DEATHS_PER_CHUNK:
+            _isolate(lease)
+            continue
+        ChunkRun(lease=lease, configuration=configuration, until=until, running=running, stopping=stopping).run()
     return True
 
 
-def _claim(rows: QuerySet[Any], **values: Any) -> int | None:
-    """Take the lease of one row by a conditional UPDATE; its epoch, or None when somebody was faster."""
-    mine = lease.claim(rows, CHUNK_LEASE, **values)
-    epoch = None if mine is None else mine.values_list("lease_epoch", flat=True).first()
-    return None if epoch is None else int(epoch)
+def _claim_chunk(chunk: SweepChunk) -> Lease[SweepChunk] | None:
+    """Take the lease of a chunk that is not finished, and count the attempt; None when another worker was faster."""
+    rows = SweepChunk.objects.filter(pk=chunk.pk, finished_at__isnull=True).select_related("sweep")
+    return Lease.claim(rows, CHUNK_LEASE, attempts=F("attempts") + 1)
 
 
-def _isolate(chunk: SweepChunk, epoch: int) -> None:
+def _isolate(lease: Lease[SweepChunk]) -> None:
     """Halve a chunk whose workers keep dying, until the repository that does it stands alone and is named."""
+    chunk = lease.row
     half = len(chunk.remaining) // 2
     with transaction.atomic():
-        mine = SweepChunk.objects.filter(pk=chunk.pk, lease_epoch=epoch)
         if half:
-            released = mine.update(
-                remaining=chunk.remaining[:half],
-                size=F("size") - (len(chunk.remaining) - half),
-                attempts=0,
-                **lease.RETURNED,
-            )
-            if released:
+            kept = {
+                "remaining": chunk.remaining[:half],
+                "size": F("size") - (len(chunk.remaining) - half),
+                "attempts": 0,
+            }
+            if lease.finish(kept):
                 last = SweepChunk.objects.filter(sweep=chunk.sweep).aggregate(at=Max("position"))["at"]
                 rest = chunk.remaining[half:]
                 SweepChunk.objects.create(
@@ -136,7 +133,7 @@ def _isolate(chunk: SweepChunk, epoch: int) -> None:
                 )
             return
         failed = F("failed") + len(chunk.remaining)
-        if not mine.update(remaining=[], finished_at=Now(), failed=failed, **lease.RETURNED):
+        if not lease.finish({"remaining": [], "finished_at": Now(), "failed": failed}):
             return
         words = (
             f"{MAX_DEATHS_PER_CHUNK} workers in a row died while they looked at this repository. See the workers' logs."
@@ -159,18 +156,18 @@ def close_finished() -> None:
 # ------------------------------------------------------------------------------------------------------------ listing
 
 
-def _list(sweep: Sweep, epoch: int, configuration: Configuration, stopping: Callable[[], bool] = lambda: False) -> None:
+def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[[], bool] = lambda: False) -> None:
     """Compare the registry's list with our rows, and cut the work into chunks, stalest first."""
+    sweep = lease.row
     listed: dict[str, Any] = {"calls": Counter(), "missing": 0, "discovered": 0}
     found_targets = targets.configured(configuration)
 
     def still_ours() -> bool:
         """Renew the lease: a registry of many pages takes longer than one."""
-        running = Sweep.objects.filter(pk=sweep.pk, lease_epoch=epoch, status=SweepStatus.RUNNING)
         if stopping():
-            running.update(lease_owner="", lease_until=None)
+            lease.give_up()
             return False
-        return bool(running.update(lease_until=Now() + CHUNK_LEASE))
+        return bool(lease.mine.filter(status=SweepStatus.RUNNING).update(lease_until=Now() + lease.duration))
 
     try:
         if not sweep.names:
@@ -180,21 +177,19 @@ def _list(sweep: Sweep, epoch: int, configuration: Configuration, stopping: Call
     except RegistryError as error:
         # A person at a terminal is told; the schedule tries again.
         if error.retryable and not error.installation and sweep.trigger != SweepTrigger.COMMAND:
-            # Back in line: the lease runs out soon, and the next worker lists again. Nothing is left half done.
-            rests = {**lease.RETURNED, "lease_until": Now() + timedelta(seconds=5)}
-            Sweep.objects.filter(pk=sweep.pk, lease_epoch=epoch).update(error=str(error), **rests)
+            # Back in line: after a rest the next worker lists again. Nothing is left half done.
+            lease.finish({"error": str(error)}, rest=timedelta(seconds=5))
         else:
             _end(sweep.pk, SweepStatus.FAILED, str(error))
         return
     with transaction.atomic():
-        current = Sweep.objects.filter(pk=sweep.pk, lease_epoch=epoch, listed_at__isnull=True)
-        if not current.update(
+        if not lease.mine.filter(listed_at__isnull=True).update(
             listed_at=Now(),
             error="",
             calls=dict(listed["calls"]),
             missing=listed["missing"],
             discovered=listed["discovered"],
-            **lease.RETURNED,
+            **RETURNED,
         ):
             return  # somebody else listed it meanwhile
         position = 0
@@ -259,7 +254,7 @@ def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ou
         rows.filter(Q(last_checked_at__lt=sweep.started_at) | Q(status=RepositoryStatus.UNMANAGED))
         .exclude(status=RepositoryStatus.MISSING)
         .exclude(repositories.may_be_invisible(sweep.started_at))
-        .filter(lease.free())
+        .filter(free())
     )
     gone = [pk for pk in expected.values_list("pk", flat=True).iterator(chunk_size=5000) if pk not in seen]
     listed["missing"] += len(gone)
@@ -287,7 +282,7 @@ def _note_changes(known: dict[str, Repository], listed: dict[str, Listed]) -> No
             seen |= {"status": RepositoryStatus.PENDING, "origin": "adopted", "details_checked_at": None}
         elif not row.origin or (row.mutability, row.encryption) == (seen["mutability"], seen["encryption"]):
             continue
-        Repository.objects.filter(lease.free(), pk=row.pk, lease_epoch=row.lease_epoch).update(**seen)
+        Repository.objects.filter(free(), pk=row.pk, lease_epoch=row.lease_epoch).update(**seen)
 
 
 def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repository]:
@@ -356,7 +351,7 @@ def _note_missing(sweep: Sweep, gone: list[int]) -> None:
             for row in Repository.objects.filter(pk__in=ids):
                 # Only while it is as it was before the list: a deploy may have made it again meanwhile.
                 unchanged = Repository.objects.filter(
-                    lease.free(), pk=row.pk, lease_epoch=row.lease_epoch, last_checked_at__lt=sweep.started_at
+                    free(), pk=row.pk, lease_epoch=row.lease_epoch, last_checked_at__lt=sweep.started_at
                 )
                 if unchanged.update(status=RepositoryStatus.MISSING, last_checked_at=Now(), **repositories.GONE):
                     rows.append(row)

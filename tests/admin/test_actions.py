@@ -629,7 +629,7 @@ def test_setting_and_deleting_a_variable_leave_lines_with_its_name_and_a_refused
 def test_a_refused_restore_leaves_a_line_with_the_reason(installation: Installation, operator: Client) -> None:
     row = Repository.objects.filter(host=HOST, status="in_sync")[0]
     kept = row.events.exclude(policy_before="")[0]
-    assert repositories.Lease.claim(row) is not None
+    assert repositories.claim(row) is not None
 
     operator.post(f"{REPOSITORIES}{row.pk}/restore/{kept.pk}/", {"hours": "4"})
 

@@ -28,7 +28,7 @@ from deployments.aws import clients, ecr, sqs, values
 from deployments.catalogue import Retry
 from deployments.config import Configuration
 from deployments.errors import RegistryError
-from deployments.reconcile import repositories
+from deployments.reconcile import lease, repositories
 from sandbox.control import Sandbox
 from tests.conftest import HOST, OWNER
 
@@ -377,7 +377,7 @@ def test_a_call_that_may_still_be_started_ends_within_its_lease() -> None:
     assert (settings.connect_timeout, settings.read_timeout) == (3, 10)
     assert settings.retries == {"total_max_attempts": 3, "mode": "standard"}
     longest = clients.ATTEMPTS_PER_CALL * (clients.CONNECT_SECONDS + clients.READ_SECONDS)
-    assert longest < repositories.REPOSITORY_LEASE.total_seconds() * (1 - repositories.CALLS_END_SHARE_OF_LEASE)
+    assert longest < repositories.REPOSITORY_LEASE.total_seconds() * (1 - lease.CALLS_END_SHARE_OF_LEASE)
 
 
 @pytest.mark.django_db(transaction=True)

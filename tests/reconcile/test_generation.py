@@ -269,15 +269,15 @@ def test_a_configuration_that_changes_while_a_deploy_waits_for_the_lease_is_used
 ) -> None:
     older = given(configure)
     register(older)
-    claim = repositories.Lease.claim.__func__  # type: ignore[attr-defined]
+    claim = repositories.claim
     changed: list[ConfigurationGeneration] = []
 
-    def late(cls: type, row: Repository) -> Any:
+    def late(row: Repository) -> Any:
         if not changed:
             changed.append(register(given(configure, BOTH)))
-        return claim(cls, row)
+        return claim(row)
 
-    monkeypatch.setattr(repositories.Lease, "claim", classmethod(late))
+    monkeypatch.setattr(repositories, "claim", late)
     lifecycle.create_deployment(
         environment=environment, configuration=older, content_hash="h", type="MANAGED", trail=TRAIL
     )

@@ -66,7 +66,7 @@ def test_a_lease_names_its_process_and_a_lease_that_was_returned_names_nothing()
     mine = processes.start(ProcessRole.WEB)
 
     for each in rows():
-        assert lease.claim(each, timedelta(seconds=60)) is not None
+        assert lease.Lease.claim(each, timedelta(seconds=60)) is not None
         assert each.get().lease_process == mine.pk
         each.update(**lease.RETURNED)
         row = each.get()
@@ -78,7 +78,7 @@ def test_a_lease_of_a_process_that_sends_heartbeats_is_not_taken() -> None:
     for each in rows():
         for process in (alive, None, 10**9):  # None: a command; a row that is not there (any more) says nothing
             each.update(**held_by(process))
-            assert lease.claim(each, timedelta(seconds=60)) is None
+            assert lease.Lease.claim(each, timedelta(seconds=60)) is None
 
 
 @pytest.mark.parametrize("change", [{"beat_at": Now() - SILENT}, {"ended_at": Now()}], ids=["silent", "ended"])
@@ -86,7 +86,7 @@ def test_a_lease_of_a_process_that_is_silent_or_has_ended_is_taken_at_once(chang
     dead = other_process(**change)
     for each in rows():
         each.update(**held_by(dead))
-        assert lease.claim(each, timedelta(seconds=60)) is not None
+        assert lease.Lease.claim(each, timedelta(seconds=60)) is not None
 
 
 @pytest.mark.parametrize(("seconds", "free"), [(13, False), (17, True)])
@@ -94,7 +94,7 @@ def test_a_lease_outlives_the_last_heartbeat_of_its_process_by_fifteen_seconds(s
     holder = other_process(beat_at=Now() - timedelta(seconds=seconds))
     for each in rows():
         each.update(**held_by(holder))
-        assert (lease.claim(each, timedelta(seconds=60)) is not None) is free
+        assert (lease.Lease.claim(each, timedelta(seconds=60)) is not None) is free
 
 
 @pytest.mark.parametrize(("seconds", "may"), [(9, True), (11, False)])
@@ -128,7 +128,9 @@ def test_a_sweep_goes_on_where_a_dead_process_was(
     assert sweep is not None
     dead = held_by(other_process(beat_at=Now() - SILENT))
     if listed:
-        sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, ecr_configuration)
+        held = lease.Lease.claim(Sweep.objects.filter(pk=sweep.pk), timedelta(seconds=45))
+        assert held is not None
+        sweeps._list(held, ecr_configuration)
         SweepChunk.objects.update(**dead)
     else:
         Sweep.objects.update(**dead)
@@ -145,7 +147,7 @@ def test_a_holder_that_knows_of_no_beat_for_ten_seconds_starts_no_call(
 ) -> None:
     repository = ensure(project, ecr_configuration)
     processes.start(ProcessRole.WEB)
-    held = repositories.Lease.claim(repository)
+    held = repositories.claim(repository)
     assert held is not None
     held.require_time()
 
@@ -330,7 +332,7 @@ def test_a_holder_whose_connection_was_cut_returns_its_lease_over_a_new_one(tran
     if connection.vendor != "postgresql":
         return  # SQLite cuts no connection
     row = rows()[0].get()
-    held = repositories.Lease.claim(row)
+    held = repositories.claim(row)
     assert held is not None
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
@@ -347,14 +349,14 @@ def test_a_holder_whose_connection_was_cut_returns_its_lease_over_a_new_one(tran
 
     held.give_up()
 
-    assert repositories.Lease.claim(row) is not None
+    assert repositories.claim(row) is not None
 
 
 def test_a_lease_that_could_not_be_returned_is_returned_with_the_next_heartbeat(
     transactional_db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = (Repository.objects.create(account="1", region="r", name=name, host="h") for name in "ab")
-    held, taken_over = repositories.Lease.claim(first), repositories.Lease.claim(second)
+    held, taken_over = repositories.claim(first), repositories.claim(second)
     assert held is not None
     assert taken_over is not None
 
@@ -368,13 +370,13 @@ def test_a_lease_that_could_not_be_returned_is_returned_with_the_next_heartbeat(
         with pytest.raises(OperationalError):
             lease.give_back_owed()  # a heartbeat while it is still away
     Repository.objects.filter(pk=second.pk).update(lease_until=Now() - timedelta(seconds=1))
-    assert repositories.Lease.claim(first) is None
-    later = repositories.Lease.claim(second)
+    assert repositories.claim(first) is None
+    later = repositories.claim(second)
     assert later is not None
 
     for call in processes.after_beat:
         call()
 
-    assert repositories.Lease.claim(first) is not None
+    assert repositories.claim(first) is not None
     second.refresh_from_db()
     assert (second.lease_epoch, second.lease_owner != "") == (later.epoch, True), "a later holder's lease was ended"

@@ -68,7 +68,7 @@ def test_a_restore_whose_process_dies_before_its_result_is_in_the_log_as_begun(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(repositories.Lease, "finish", die)
+    monkeypatch.setattr(repositories.RepositoryLease, "finish", die)
 
     with pytest.raises(KeyboardInterrupt):
         put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
@@ -98,7 +98,7 @@ def test_the_log_has_what_was_there_before_and_a_refusal_has_its_reason(
 ) -> None:
     override = put_back.Override(until=timezone.now() + timedelta(hours=1), reason="a trial")
     put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL, override=override)
-    repositories.Lease.claim(kept.repository)
+    repositories.claim(kept.repository)
     with pytest.raises(Refusal) as caught:
         put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
@@ -184,7 +184,7 @@ def test_nothing_is_put_back_that_was_checked_by_a_configuration_that_does_not_c
 def test_while_somebody_works_on_the_repository_nothing_is_written(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
-    assert repositories.Lease.claim(kept.repository) is not None
+    assert repositories.claim(kept.repository) is not None
 
     with pytest.raises(Refusal, match="Another process is changing") as refused:
         put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)

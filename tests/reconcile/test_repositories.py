@@ -528,7 +528,7 @@ def test_a_result_found_under_a_lease_that_was_taken_over_is_dropped(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     repository = ensure(project, ecr_configuration)
-    lease = repositories.Lease.claim(repository)
+    lease = repositories.claim(repository)
     assert lease is not None
     Repository.objects.update(lease_epoch=lease.epoch + 1)  # another process holds it now
 
@@ -720,7 +720,7 @@ def test_a_making_again_that_was_killed_in_the_middle_is_finished_by_the_next_de
 
     with monkeypatch.context() as killed:
         killed.setattr(repositories, "_write", die)  # right after CreateRepository was answered
-        killed.setattr(repositories.Lease, "give_up", lambda lease: None)
+        killed.setattr(repositories.RepositoryLease, "give_up", lambda lease: None)
         with pytest.raises(KeyboardInterrupt):
             ensure(project, configuration, freshness=timedelta(0))
     Repository.objects.update(lease_until=Now() - timedelta(seconds=1))  # the dead process's lease has run out
@@ -797,8 +797,8 @@ def row_of(project: Project, **values: Any) -> Repository:
 def test_a_lease_is_held_by_one_for_ninety_seconds(project: Project) -> None:
     row = row_of(project)
 
-    assert repositories.Lease.claim(row) is not None
-    assert repositories.Lease.claim(row) is None
+    assert repositories.claim(row) is not None
+    assert repositories.claim(row) is None
     left = Repository.objects.annotate(left=F("lease_until") - Now()).values_list("left", flat=True).get()
     assert timedelta(seconds=85) < left <= timedelta(seconds=90)
 
@@ -810,17 +810,17 @@ def test_a_lease_whose_row_could_not_be_read_is_given_back(project: Project, mon
         raise OperationalError("the database went away")
 
     with monkeypatch.context() as away:
-        away.setattr("django.db.models.query.QuerySet.annotate", broken)
+        away.setattr("django.db.models.query.QuerySet.first", broken)
         with pytest.raises(OperationalError):
-            repositories.Lease.claim(row)
+            repositories.claim(row)
 
     assert Repository.objects.get().lease_until is None
-    assert repositories.Lease.claim(row) is not None
+    assert repositories.claim(row) is not None
 
 
 def test_who_lost_a_lease_neither_gives_it_back_nor_notes_anything_under_it(project: Project) -> None:
     row = row_of(project)
-    lease = repositories.Lease.claim(row)
+    lease = repositories.claim(row)
     assert lease is not None
     Repository.objects.update(lease_epoch=lease.epoch + 1)  # another process holds it now
     held = Repository.objects.get().lease_until
@@ -839,7 +839,7 @@ def test_who_lost_a_lease_neither_gives_it_back_nor_notes_anything_under_it(proj
 def test_no_call_starts_in_the_second_half_of_a_lease(
     project: Project, monkeypatch: pytest.MonkeyPatch, seconds: int, late: bool
 ) -> None:
-    lease = repositories.Lease.claim(row_of(project))
+    lease = repositories.claim(row_of(project))
     assert lease is not None
     monkeypatch.setattr(processes, "clock", lambda: lease.taken + seconds)
 

@@ -36,6 +36,7 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.reconcile import chunks, generation, repositories, sweep_record, sweeps, targets
+from deployments.reconcile.lease import Lease
 from sandbox.control import Sandbox
 from tests.conftest import CLUSTER, HOST, OWNER, POLICY
 from tests.deploys.test_lifecycle import before_the_first
@@ -262,10 +263,10 @@ def test_a_worker_that_died_in_the_middle_loses_nothing(
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
     # The first worker dies with the listing done and two chunks taken: their leases stand, nothing else was written.
-    sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, fast)
+    sweeps._list(listing(sweep), fast)
     taken = list(SweepChunk.objects.filter(sweep=sweep)[:2])
     for chunk in taken:
-        assert sweeps._claim(SweepChunk.objects.filter(pk=chunk.pk), attempts=F("attempts") + 1)
+        assert sweeps._claim_chunk(chunk)
 
     assert not sweeps.work(configuration=fast, seconds=20, sweep_id=sweep.pk)  # the third chunk, then nothing is free
     assert sweep_record.progress(sweep).done == 20
@@ -282,14 +283,14 @@ def test_a_worker_whose_lease_was_taken_over_drops_what_it_counted(fast: Configu
     fill(sandbox, fast, 10)
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
-    sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, fast)
-    chunk = SweepChunk.objects.select_related("sweep").get()
-    epoch = sweeps._claim(SweepChunk.objects.filter(pk=chunk.pk))
-    assert epoch is not None
-    SweepChunk.objects.update(lease_epoch=epoch + 1)  # another process holds it now
+    sweeps._list(listing(sweep), fast)
+    chunk = SweepChunk.objects.get()
+    held = sweeps._claim_chunk(chunk)
+    assert held is not None
+    SweepChunk.objects.update(lease_epoch=held.epoch + 1)  # another process holds it now
 
     until = time.monotonic() + 5
-    chunks.ChunkRun(chunk=chunk, epoch=epoch, configuration=fast, until=until).run()
+    chunks.ChunkRun(lease=held, configuration=fast, until=until).run()
 
     chunk.refresh_from_db()
     assert (chunk.in_sync, len(chunk.remaining), chunk.finished_at) == (0, 10, None)
@@ -990,7 +991,7 @@ def test_a_worker_that_is_to_stop_takes_no_work_and_gives_a_listing_back(fast: C
     sweeps.work(configuration=fast, seconds=5, stopping=lambda: True)
     assert sandbox.calls() == {}
 
-    sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, fast, lambda: True)
+    sweeps._list(listing(sweep), fast, lambda: True)
     assert sweep_record.open_work(sweep.pk) == 1
     assert Sweep.objects.get(pk=sweep.pk).listed_at is None
 
@@ -1146,22 +1147,27 @@ def test_old_sweeps_are_forgotten_and_those_that_found_something_are_kept_longer
 # ------------------------------------------------------------------------------- guards: who holds what, and until when
 
 
-def listed(configuration: Configuration, **options: Any) -> tuple[Sweep, SweepChunk, int]:
-    """A sweep that was listed, its first chunk, and the epoch under which we hold it."""
+def listing(sweep: Sweep) -> Lease[Sweep]:
+    """The lease of the sweep's listing, taken."""
+    held = Lease.claim(Sweep.objects.filter(pk=sweep.pk), chunks.CHUNK_LEASE)
+    assert held is not None
+    return held
+
+
+def listed(configuration: Configuration, **options: Any) -> Lease[SweepChunk]:
+    """The lease of the first chunk of a sweep that was listed."""
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON, **options)
     assert sweep is not None
-    sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, configuration)
-    chunk = SweepChunk.objects.select_related("sweep").filter(sweep=sweep)[0]
-    epoch = sweeps._claim(SweepChunk.objects.filter(pk=chunk.pk))
-    assert epoch is not None
-    chunk.refresh_from_db()
-    return sweep, chunk, epoch
+    sweeps._list(listing(sweep), configuration)
+    held = sweeps._claim_chunk(SweepChunk.objects.filter(sweep=sweep)[0])
+    assert held is not None
+    return held
 
 
-def worker(configuration: Configuration, chunk: SweepChunk, epoch: int, *, seconds: float = 10) -> chunks.ChunkRun:
+def worker(configuration: Configuration, lease: Lease[SweepChunk], *, seconds: float = 10) -> chunks.ChunkRun:
     until = time.monotonic() + seconds
     configuration = generation.in_force(configuration)
-    return chunks.ChunkRun(chunk=chunk, epoch=epoch, configuration=configuration, until=until)
+    return chunks.ChunkRun(lease=lease, configuration=configuration, until=until)
 
 
 def rows_of(model: Any) -> list[dict[str, Any]]:
@@ -1170,9 +1176,9 @@ def rows_of(model: Any) -> list[dict[str, Any]]:
 
 def test_a_chunk_or_a_listing_is_held_by_one_for_forty_five_seconds(fast: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, fast, 1)
-    _, chunk, _ = listed(fast)
+    held = listed(fast)
 
-    assert sweeps._claim(SweepChunk.objects.filter(pk=chunk.pk)) is None
+    assert sweeps._claim_chunk(held.row) is None
     left = SweepChunk.objects.annotate(left=F("lease_until") - Now()).values_list("left", flat=True).get()
     assert timedelta(seconds=40) < left <= timedelta(seconds=45)
     assert left.total_seconds() > chunks.LEASE_RENEWAL_SECONDS * 3  # it is renewed, also where a renewal or two fail
@@ -1182,16 +1188,14 @@ def test_who_lost_a_listing_cuts_no_chunks(fast: Configuration, sandbox: Sandbox
     names = fill(sandbox, fast, 2)
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON, names=names)
     assert sweep is not None
-    first = sweeps._claim(Sweep.objects.filter(pk=sweep.pk))
+    first = listing(sweep)
     Sweep.objects.update(lease_until=None)
-    second = sweeps._claim(Sweep.objects.filter(pk=sweep.pk))
-    assert first
-    assert second
+    second = listing(sweep)
 
-    sweeps._list(sweep, first, fast)
+    sweeps._list(first, fast)
     assert not SweepChunk.objects.exists()
-    sweeps._list(sweep, second, fast)
-    sweeps._list(sweep, second, fast)
+    sweeps._list(second, fast)
+    sweeps._list(second, fast)
 
     assert [chunk.size for chunk in SweepChunk.objects.all()] == [2]
 
@@ -1202,10 +1206,10 @@ def test_a_sweep_that_was_stopped_while_the_registry_was_listed_cuts_no_chunks(
     fill(sandbox, fast, 1)
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
     assert sweep is not None
-    epoch = sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0
+    held = listing(sweep)
     assert sweep_record.stop(sweep=sweep)
 
-    sweeps._list(sweep, epoch, fast)
+    sweeps._list(held, fast)
 
     assert not SweepChunk.objects.exists()
 
@@ -1213,11 +1217,11 @@ def test_a_sweep_that_was_stopped_while_the_registry_was_listed_cuts_no_chunks(
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_chunk_is_isolated_only_by_who_holds_it(fast: Configuration, sandbox: Sandbox, size: int) -> None:
     fill(sandbox, fast, size)
-    _, chunk, epoch = listed(fast)
-    SweepChunk.objects.update(lease_epoch=epoch + 1)  # another process holds it now
+    held = listed(fast)
+    SweepChunk.objects.update(lease_epoch=held.epoch + 1)  # another process holds it now
     before = rows_of(SweepChunk)
 
-    sweeps._isolate(chunk, epoch)
+    sweeps._isolate(held)
 
     assert rows_of(SweepChunk) == before
     assert not SweepFinding.objects.exists()
@@ -1228,7 +1232,7 @@ def test_a_chunk_is_halved_when_five_workers_in_a_row_took_it(
     fast: Configuration, sandbox: Sandbox, deaths: int, chunks: int
 ) -> None:
     fill(sandbox, fast, 4)
-    sweep, _, _ = listed(fast)
+    sweep = listed(fast).row.sweep
     SweepChunk.objects.update(attempts=deaths, lease_until=None)
 
     work_off(fast, sweep)
@@ -1239,12 +1243,12 @@ def test_a_chunk_is_halved_when_five_workers_in_a_row_took_it(
 
 def test_a_worker_that_lives_ends_the_row_of_deaths(fast: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, fast, 2)
-    _, chunk, epoch = listed(fast)
+    held = listed(fast)
     SweepChunk.objects.update(attempts=3)
 
-    worker(fast, chunk, epoch, seconds=0).run()
+    worker(fast, held, seconds=0).run()
 
-    chunk.refresh_from_db()
+    chunk = SweepChunk.objects.get()
     assert (chunk.attempts, len(chunk.remaining)) == (0, 2)
 
 
@@ -1254,11 +1258,11 @@ def test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds
     names = fill(sandbox, fast, 2)
     drift(sandbox, names[:1])
     Repository.objects.filter(name=names[0]).update(lease_owner="x", lease_until=Now() + timedelta(minutes=1))
-    _, chunk, epoch = listed(fast)
+    held = listed(fast)
 
-    worker(fast, chunk, epoch).run()
+    worker(fast, held).run()
 
-    chunk.refresh_from_db()
+    chunk = SweepChunk.objects.get()
     assert (len(chunk.remaining), chunk.lease_owner) == (1, "")
     left = SweepChunk.objects.annotate(left=F("lease_until") - Now()).values_list("left", flat=True).get()
     assert timedelta(seconds=3) < left <= timedelta(seconds=5)
@@ -1269,8 +1273,8 @@ def test_a_worker_stops_in_the_middle_of_its_chunk_when_another_configuration_co
 ) -> None:
     names = fill(sandbox, fast, 12)
     drift(sandbox, names[-1:])
-    _, chunk, epoch = listed(fast)
-    fixable = worker(fast, chunk, epoch)
+    held = listed(fast)
+    fixable = worker(fast, held)
     sandbox.fault("latency", "ecr:GetRepositoryPolicy", seconds=0.3)
     monkeypatch.setattr(chunks, "THREADS_PER_CHUNK", 1)
     newest = generation.newest() or 0
@@ -1278,7 +1282,7 @@ def test_a_worker_stops_in_the_middle_of_its_chunk_when_another_configuration_co
 
     fixable.run()
 
-    chunk.refresh_from_db()
+    chunk = SweepChunk.objects.get()
     assert len(chunk.remaining) > 2
     assert chunk.lease_until is None
     assert "SetRepositoryPolicy" not in calls(sandbox)
@@ -1389,7 +1393,7 @@ def test_what_a_deploy_has_made_since_a_sweep_began_is_not_missing_whatever_the_
     sandbox.client("ecr").delete_repository(repositoryName=name, force=True)
     Repository.objects.update(last_checked_at=Now())
 
-    sweeps._list(sweep, sweeps._claim(Sweep.objects.filter(pk=sweep.pk)) or 0, fast)
+    sweeps._list(listing(sweep), fast)
 
     sweep.refresh_from_db()
     assert sweep.missing == 0
@@ -1400,7 +1404,7 @@ def test_what_a_deploy_is_making_right_now_is_not_expected_in_the_list(fast: Con
     sandbox.client("ecr").delete_repository(repositoryName=names[0], force=True)
     held_elsewhere(Repository.objects.get())
 
-    sweep, _, _ = listed(fast)
+    sweep = listed(fast).row.sweep
 
     sweep.refresh_from_db()
     assert sweep.missing == 0
@@ -1408,8 +1412,8 @@ def test_what_a_deploy_is_making_right_now_is_not_expected_in_the_list(fast: Con
 
 def test_a_quiet_result_is_not_written_over_a_newer_one(fast: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, fast, 1)
-    _, chunk, epoch = listed(fast)
-    fixable = worker(fast, chunk, epoch)
+    held = listed(fast)
+    fixable = worker(fast, held)
     seen = timezone.now()
     Repository.objects.update(last_checked_at=Now() + timedelta(seconds=5))  # a deploy has looked since
     newer = Repository.objects.get().last_checked_at
@@ -1425,13 +1429,13 @@ def test_a_mistake_of_ours_is_not_written_on_a_row_that_somebody_works_on(
 ) -> None:
     fill(sandbox, fast, 1)
     held_elsewhere(Repository.objects.get())
-    _, chunk, epoch = listed(fast)
+    held = listed(fast)
 
     def stumble(*arguments: Any) -> bool:
         raise ValueError("a mistake of ours")
 
     monkeypatch.setattr(chunks.ChunkRun, "_observe_one", stumble)
-    worker(fast, chunk, epoch).run()
+    worker(fast, held).run()
 
     assert Repository.objects.get().status == RepositoryStatus.IN_SYNC
 
@@ -1497,12 +1501,12 @@ def test_workers_that_hold_chunks_of_one_registry_share_its_rate(fast: Configura
     fill(sandbox, fast, 4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "REPOSITORIES_PER_CHUNK", 2)
-        sweep, _, _ = listed(fast)
+        sweep = listed(fast).row.sweep
     [target] = targets.configured(fast)
     budget = chunks._Budget(target, 100)
     assert budget.pace.rate == pytest.approx(100)
 
-    assert sweeps._claim(SweepChunk.objects.filter(sweep=sweep, position=1))
+    assert sweeps._claim_chunk(SweepChunk.objects.get(sweep=sweep, position=1))
     budget.share()
 
     assert budget.pace.rate == pytest.approx(50)
