@@ -163,7 +163,7 @@ def login_approve(request: HttpRequest, handle: str) -> HttpResponse:
     return _login_page(request, context, status=status)
 
 
-def _decide(request: HttpRequest, asking: cli_login.Asking, context: dict[str, Any]) -> HttpResponse:
+def _decide(request: HttpRequest, asking: cli_login.PendingLogin, context: dict[str, Any]) -> HttpResponse:
     user = request.user
     assert isinstance(user, AbstractBaseUser)  # who is not signed in does not come here  # noqa: S101
     trail, seen = Trail.of(request), {"client": asking.client, "from": asking.address}

@@ -1,22 +1,23 @@
-"""Who did what: the lines of the audit log, how they are written, found again and exported.
+"""The audit log: write its lines, find them and export them.
 
-Append-only. This is the only module that writes `AuditEntry`, and all that it can do is add one; the admin offers
-neither change nor delete, and a test holds the door shut.
+Append-only: this is the only module that writes `AuditEntry`, and it only adds rows. The admin offers neither change
+nor delete, and a test checks both.
 
-A change and its line are one transaction, so neither exists without the other, whenever the process dies. `Trail` says
-who acts; `Trail.change` is the transaction of a change that asks nobody else. What calls AWS on its way, where no
-transaction may be open, uses `Trail.attempt` and commits at its end. In both a refusal leaves a line with its reason:
+A change and its line are one transaction, so neither exists without the other, even if the process dies. `Trail` is the
+actor and the request. `Trail.change` is the transaction of a change that calls no other system. A use case that calls
+AWS, during which no transaction may be open, uses `Trail.attempt` and commits at its end. After a refusal, both write a
+line with the reason:
 
     with trail.change("revoke.key", key):
         keys.revoke(key)
 
     with trail.attempt("promote.deployment", deployment) as attempt:
-        ...                       # asks AWS
+        ...                       # calls AWS
         with attempt.commit():    # the change, and the line
             ...
 
-What is written is small and holds no secret: values are cut, and those whose name or form says that they are one are
-left out, whatever the caller passed.
+A line is small and contains no secret: long values are cut, and a value whose name or form is that of a secret is
+replaced by HIDDEN, whatever the caller passed.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ from deployments.errors import NotFound, Refusal
 from deployments.models import AccessKey, ActorKind, AuditEntry
 
 DONE = "done"
-BEGUN = "begun"  # a call to another system was made; another line has its result, unless this process was killed first
+BEGUN = "begun"  # written before a call to another system; a second line has the result, unless the process died
 HIDDEN = "(not kept)"
 MAX_VALUES_LISTED = 20  # entries of a list or members of an object that are kept
 MAX_VALUE_CHARACTERS = 300  # characters of a text that are kept
 
 _ACTION = re.compile(r"[a-z_]+\.[a-z_]+")
-#: Names of values that are secrets (`secret_name` and `key_prefix` are not), and texts that are: our keys, Slack's
-#: addresses, a password in an address, AWS's key ids, private keys, tokens with a well-known beginning.
+#: Names of secret values (`secret_name` and `key_prefix` do not match), and forms of secret texts: access keys, URLs of
+#: Slack's webhooks, a password in a URL, ids of AWS access keys, private keys, tokens with a well-known prefix.
 _SECRET_NAME = re.compile(
     r"(?i)(^|[_\-.])(password|passwd|secret|token|authorization|cookie|credentials?|private_key|api_key|value)s?$"
 )
@@ -58,14 +59,14 @@ _SECRET_TEXT = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """Whoever did it, as text that stays readable when the person or the key is gone."""
+    """The person, key or process that acts, as text that stays readable after the person or the key is deleted."""
 
     kind: ActorKind
     name: str
 
     @classmethod
     def of_request(cls, request: HttpRequest) -> Actor:
-        """The access key that the request came with (and whose it is), else the person who is logged in."""
+        """The access key of the request (with its owner), else the signed-in person."""
         auth = getattr(request, "auth", None)
         key = auth if isinstance(auth, AccessKey) else getattr(auth, "key", None)
         if isinstance(key, AccessKey):
@@ -77,6 +78,7 @@ class Actor:
 
     @classmethod
     def key(cls, key: AccessKey) -> Actor:
+        """An access key, with its owner."""
         owner = f" ({key.user.email or key.user.get_username()})" if key.user is not None else ""
         return cls(kind=ActorKind.KEY, name=f"{key}{owner}")
 
@@ -87,11 +89,12 @@ class Actor:
 
     @classmethod
     def schedule(cls, name: str) -> Actor:
+        """A schedule of the worker: `Actor.schedule("sweep")`."""
         return cls(kind=ActorKind.SCHEDULE, name=name)
 
     @classmethod
     def system(cls, name: str = "Registry Admin") -> Actor:
-        """The program itself, where nobody asked: a timeout, a state that was found."""
+        """The program itself, without a request: for example a timeout."""
         return cls(kind=ActorKind.SYSTEM, name=name)
 
 
@@ -105,15 +108,16 @@ def record(
     outcome: str = DONE,
     request: HttpRequest | None = None,
 ) -> None:
-    """Write one line. `action` is “verb.noun” (promote.deployment); `outcome` is “done” or the reason why not.
+    """Write one line. `action` is “verb.noun” (promote.deployment); `outcome` is “done”, or the reason of a refusal.
 
-    `before` and `after` hold the few values that the action was about. With a request its id and address are kept.
-    Only inside the transaction of the change that the line is about: raises RuntimeError outside of one.
+    `before` and `after` are the few values that the action changes. `request` gives the line its request id and
+    address. Raises RuntimeError outside a transaction, because the line and its change must be committed together;
+    ValueError for an action that is not “verb.noun”.
     """
     if not connection.in_atomic_block:
         raise RuntimeError(
-            f"The line of {action} would be a commit of its own, and could be lost without its change: write both "
-            "inside Trail.change or Attempt.commit"
+            f"The line of {action} would be a commit of its own, separate from its change: write both inside "
+            "Trail.change or Attempt.commit"
         )
     if not _ACTION.fullmatch(action):
         raise ValueError(f"An action is called verb.noun, as in promote.deployment; not {action!r}.")
@@ -136,58 +140,59 @@ def record(
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """One action of an actor. Its fields may be set until its line is written."""
+    """One action of an actor. `target`, `before` and `after` may be set until the line is written."""
 
     trail: Trail
     action: str
     target: Model | None
     before: Mapping[str, Any] | None
     after: Mapping[str, Any] | None
-    _is_told: bool = field(default=False, repr=False)
+    _is_recorded: bool = field(default=False, repr=False)
 
     @contextmanager
     def commit(self) -> Iterator[None]:
-        """The transaction of the change; the line is its last statement, unless `nothing_changed` was called."""
+        """The transaction of the change. Its last statement writes the line, unless `nothing_changed` was called."""
         with transaction.atomic():
             yield
-            if not self._is_told:
+            if not self._is_recorded:
                 self._write(DONE)
 
     def begin(self) -> None:
-        """Write a line of its own that says that it begins: before a call that changes something at another system,
-        which no transaction of ours covers. The result is another line.
+        """Commit a line with the outcome BEGUN, before a call that changes another system. A second line has the
+        result.
         """
         with transaction.atomic():
             self.trail.record(self.action, self.target, before=self.before, after=self.after, outcome=BEGUN)
 
     def refuse(self, reason: str) -> None:
-        """Write the line with the reason why it was not done, in a transaction of its own."""
+        """Commit a line with the reason of a refusal."""
         with transaction.atomic():
             self._write(reason)
 
     def nothing_changed(self) -> None:
         """Nothing was changed, so no line is written."""
-        self._is_told = True
+        self._is_recorded = True
 
     def _write(self, outcome: str) -> None:
         self.trail.record(self.action, self.target, before=self.before, after=self.after, outcome=outcome)
-        self._is_told = True
+        self._is_recorded = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trail:
-    """The actor and the request: a use case writes its lines with it."""
+    """The actor and the request, with which a use case writes its audit lines."""
 
     actor: Actor
     request: HttpRequest | None = None
 
     @classmethod
     def of(cls, request: HttpRequest) -> Trail:
+        """The trail of a request: its access key, or the signed-in person."""
         return cls(actor=Actor.of_request(request), request=request)
 
     @classmethod
     def of_command(cls, name: str) -> Trail:
-        """A command, with the name of the shell's user."""
+        """The trail of a management command; the actor includes the user of the shell."""
         return cls(actor=Actor.command(f"{name} ({shell_user()})"))
 
     @contextmanager
@@ -199,7 +204,7 @@ class Trail:
         before: Mapping[str, Any] | None = None,
         after: Mapping[str, Any] | None = None,
     ) -> Iterator[Attempt]:
-        """A change and its line in one transaction; after a Refusal the line with the reason, and no change."""
+        """A change and its line in one transaction. After a Refusal: no change, and a line with the reason."""
         with self.attempt(action, target, before=before, after=after) as attempt, attempt.commit():
             yield attempt
 
@@ -212,8 +217,9 @@ class Trail:
         before: Mapping[str, Any] | None = None,
         after: Mapping[str, Any] | None = None,
     ) -> Iterator[Attempt]:
-        """What asks another system before it commits. After a Refusal there is a line with the reason; NotFound, which
-        is about nothing that is here, leaves none. Raises RuntimeError when it ends without a commit or a refusal.
+        """A change that calls another system before it commits. A Refusal writes a line with the reason; NotFound
+        writes no line, because the line would have no target. Raises RuntimeError if the block ends without a commit,
+        a refusal or `nothing_changed`.
         """
         attempt = Attempt(trail=self, action=action, target=target, before=before, after=after)
         try:
@@ -223,8 +229,8 @@ class Trail:
         except Refusal as refusal:
             attempt.refuse(refusal.sentence)
             raise
-        if not attempt._is_told:
-            raise RuntimeError(f"{action} was neither committed nor refused, so it would leave no line")
+        if not attempt._is_recorded:
+            raise RuntimeError(f"{action} was neither committed nor refused, so no line would be written")
 
     def record(
         self,
@@ -235,7 +241,7 @@ class Trail:
         after: Mapping[str, Any] | None = None,
         outcome: str = DONE,
     ) -> None:
-        """A further line inside a transaction that is open already (`record`)."""
+        """Write one more line inside the open transaction. Arguments and errors are those of `record`."""
         record(
             actor=self.actor,
             action=action,
@@ -256,7 +262,7 @@ def shell_user() -> str:
 
 
 def history(target: Model) -> QuerySet[AuditEntry]:
-    """What happened to this object, the newest first."""
+    """The lines about this object, newest first."""
     return AuditEntry.objects.filter(object_type=target._meta.model_name or "", object_id=str(target.pk))
 
 
@@ -301,20 +307,20 @@ COLUMNS = (
 
 
 def as_json_lines(entries: QuerySet[AuditEntry]) -> Iterator[str]:
-    """One JSON object a line; read from the database piece by piece, so that the whole log fits through."""
+    """Each entry as a line of JSON. Reads the database in chunks, so a long log needs little memory."""
     for row in _rows(entries):
         yield json.dumps(row, ensure_ascii=False) + "\n"
 
 
 class _Echo:
-    """What csv writes to: it hands each line back."""
+    """A file object for `csv.writer` whose `write` returns the line."""
 
     def write(self, line: str) -> str:
         return line
 
 
 def as_csv(entries: QuerySet[AuditEntry]) -> Iterator[str]:
-    """The same with a head line. A cell that a spreadsheet would take for a formula begins with an apostrophe."""
+    """The entries as CSV with a header. A cell that a spreadsheet would read as a formula begins with an apostrophe."""
     writer = csv.writer(_Echo())
     yield writer.writerow(COLUMNS)
     for row in _rows(entries):

@@ -1,17 +1,17 @@
-"""`trigger.dev login`: a person lets a CLI act for them, in the browser, without carrying a key there.
+"""`trigger.dev login`: a person approves in the browser that a CLI acts for them. No key is copied by hand.
 
-A CLI begins a login and gets a code to ask with, and a link to show. Whoever opens the link, signed in, approves it
-or not; then the CLI fetches a personal access token, once. The link does not hold the code, so who sees the link
-cannot fetch the token.
+A CLI begins a login and gets a code, with which it polls, and a link, which it shows. A signed-in person opens the link
+and approves or declines the login. After the approval the CLI collects a personal access token, once. The link does
+not contain the code, so a person who sees the link cannot collect the token.
 
-Anybody can begin a login and send the link to somebody else. A CLI of version 4.8 or newer is therefore *bound*: it
-proves with a verifier (PKCE, S256) that it is the one that began, and with an approval code, which only the browser
-that approved is given, that the two belong together. The code comes back by itself to a port on the same machine
-(“callback”), or is carried over by the person (“paste”). Older CLIs just ask until it is approved; for these the page
-that approves says what is asking, and from where, and that is all the protection there is.
+Anybody can begin a login and send the link to another person. Therefore a CLI of version 4.8 or newer is *bound* to the
+login by two proofs: a PKCE verifier (RFC 7636, S256) proves that it began the login, and an approval code, which only
+the approving browser gets, proves that the CLI and the browser belong to the same person. The browser sends the
+approval code to a port on the same machine (“callback”), or the person copies it (“paste”). Older CLIs only poll until
+the login is approved; their only protection is that the approval page shows the client and its address.
 
-The table is bounded: a login lives ten minutes by the database's clock, dead ones are cleared away when the next one
-begins.
+The table stays small: a login expires after ten minutes by the database's clock, and each new login deletes expired
+logins.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from deployments.access import keys
 from deployments.errors import NotFound, refusal
 from deployments.models import AccessKey, LoginRequest
 
-#: Old CLIs ask for one to five minutes, new ones keep a login for ten.
+#: Old CLIs poll for one to five minutes, new CLIs for ten.
 LOGIN_LIFETIME = timedelta(minutes=10)
-#: Logins that may be waiting at one time, in the whole installation.
+#: The most logins that may wait for approval at one time, in the whole installation.
 MAX_PENDING_LOGINS = 1_000
 KEY_NAME = "trigger.dev login"
 
 _SALT = "deployments.access.cli_login"
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")  # base64url of a SHA-256
-_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # none that is taken for another; 12 of 32 are 60 bits for ten minutes
+_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # no two look alike; 12 of 32 letters are 60 bits
 _GONE = "This login is unknown, has expired or was declined. Run trigger.dev login again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
-    """What the CLI is told. `approval`: how the approval code comes back; None: it has none, and just asks."""
+class StartedLogin:
+    """A new login, for the CLI. `approval`: how the CLI gets the approval code (“callback”, “paste”); None: no code."""
 
     code: str = field(repr=False)
     handle: str  # for the link
@@ -57,8 +57,8 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
-    """A login that waits for somebody's decision, and what was seen of whoever began it."""
+class PendingLogin:
+    """The login of a link, with the client name and the address of the CLI that began it."""
 
     login: LoginRequest
     client: str
@@ -66,17 +66,21 @@ class Asking:
 
     @property
     def is_bound(self) -> bool:
+        """Whether the CLI must send a verifier and an approval code."""
         return bool(self.login.challenge)
 
     @property
     def is_waiting(self) -> bool:
-        return self.login.approved_at is None  # one that has expired is not found
+        """Whether nobody has approved the login. `find` returns no expired and no declined login."""
+        return self.login.approved_at is None
 
 
-def begin(*, challenge: str = "", callback_port: int | None = None, client: str = "", address: str = "") -> Begun:
-    """A new login. `challenge`: of PKCE; empty for a CLI that knows none.
+def begin(
+    *, challenge: str = "", callback_port: int | None = None, client: str = "", address: str = ""
+) -> StartedLogin:
+    """A new login. `challenge`: the PKCE challenge; empty for a CLI without PKCE.
 
-    Raises Refusal for a challenge that is none, and (it heals) while too many logins are waiting.
+    Raises Refusal if the challenge is malformed, and a retryable Refusal while too many logins wait for approval.
     """
     if challenge and not _CHALLENGE.fullmatch(challenge):
         raise refusal("challenge_malformed")
@@ -92,27 +96,27 @@ def begin(*, challenge: str = "", callback_port: int | None = None, client: str 
         created_at=now,
         expires_at=now + LOGIN_LIFETIME,
     )
-    # What was seen travels in the link, signed, and is shown to whoever opens it.
+    # The link contains the client and the address, signed; the approval page shows both.
     handle = signing.dumps({"login": login.pk, "client": client[:100], "address": address[:64]}, salt=_SALT)
     approval = None if not challenge else "callback" if login.callback_port else "paste"
-    return Begun(code=code, handle=handle, approval=approval)
+    return StartedLogin(code=code, handle=handle, approval=approval)
 
 
-def find(*, handle: str) -> Asking | None:
-    """The login of a link; None for an invalid link, or when its login has expired or was declined."""
+def find(*, handle: str) -> PendingLogin | None:
+    """The login of a link; None for an invalid link, and for a login that has expired or was declined."""
     try:
-        # Its own age would compare the clocks of two hosts.
+        # No max_age: it would compare the clocks of two hosts. `expires_at` below limits the age.
         said: dict[str, Any] = signing.loads(handle, salt=_SALT)
     except signing.BadSignature:
         return None
     login = LoginRequest.objects.select_related("user").filter(pk=said["login"], expires_at__gt=Now()).first()
-    return Asking(login=login, client=said["client"], address=said["address"]) if login is not None else None
+    return PendingLogin(login=login, client=said["client"], address=said["address"]) if login is not None else None
 
 
 def approve(*, login: LoginRequest, user: AbstractBaseUser) -> str:
-    """Let the CLI act for this user. Returns the approval code, its only copy; empty if the CLI is not bound.
+    """Let the CLI act for this user. Returns the only copy of the approval code; empty if the CLI is not bound.
 
-    Raises NotFound when it has expired, or was decided on already.
+    Raises NotFound if the login has expired, or was approved or declined before.
     """
     code = _approval_code() if login.challenge else ""
     decided = LoginRequest.objects.filter(pk=login.pk, approved_at=None, expires_at__gt=Now()).update(
@@ -124,16 +128,16 @@ def approve(*, login: LoginRequest, user: AbstractBaseUser) -> str:
 
 
 def decline(*, login: LoginRequest) -> bool:
-    """End a login that waits; False when there was nothing to end."""
+    """End a login that waits for approval. False if the login does not wait any more."""
     waiting = LoginRequest.objects.filter(pk=login.pk, approved_at=None, expires_at__gt=Now())
     return bool(waiting.update(expires_at=Now()))
 
 
 def collect(*, code: str, verifier: str = "", approval_code: str = "") -> tuple[AccessKey, str] | None:
-    """The token of an approved login, once; None while nobody has decided.
+    """(row, text) of the token of an approved login, once; None while nobody has approved the login.
 
-    Raises NotFound when there is nothing to wait for, and Refusal with the code `approval_code_wrong`, after which
-    another try may be right, or `verifier_wrong`.
+    Raises NotFound if the login does not exist, has ended or its token was collected; Refusal with the code
+    `approval_code_wrong`, after which the CLI may try another approval code; Refusal with the code `verifier_wrong`.
     """
     logins = LoginRequest.objects.select_related("user")
     login = logins.filter(code_digest=keys.digest(code), expires_at__gt=Now()).first()
@@ -149,7 +153,7 @@ def collect(*, code: str, verifier: str = "", approval_code: str = "") -> tuple[
         raise refusal("approval_code_wrong")
     with transaction.atomic():
         if not LoginRequest.objects.filter(pk=login.pk, collected_at=None).update(collected_at=Now()):
-            raise NotFound(_GONE)  # somebody was given it already
+            raise NotFound(_GONE)  # another request collected the token
         return keys.make_user_token(login.user, KEY_NAME)
 
 
@@ -164,5 +168,5 @@ def _approval_code() -> str:
 
 
 def _approval_digest(code: str) -> str:
-    """Of the letters alone: people leave out the dashes, and write small letters."""
+    """The digest of the code's letters and digits, in upper case: people leave out dashes and type lower case."""
     return keys.digest(re.sub(r"[^A-Z0-9]", "", code.upper()))

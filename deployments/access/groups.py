@@ -1,12 +1,13 @@
-"""Who may do what: a right for each action, and three groups that hold them, made whenever `migrate` has run.
+"""Permissions: one permission for each action of the console, and three groups with permissions.
 
-A right is a row of Django's `Permission`, so it can be given to a person or to any group in the admin. The groups are
-for installations that want no thought: a viewer looks, an operator acts on what runs, an admin does everything.
-Running this again adds what is missing and takes nothing away: what an operator added to a group stays, and groups
-that people made themselves are not looked at. Who wants less than a group gives makes a group of their own.
+A permission is a row of Django's `Permission`, so the admin can give it to a person or to any group. The three groups
+are defaults: a viewer sees, an operator also acts on deployments and repositories, an admin has every permission.
 
-This is the one signal that does work (`deployments.apps` connects it), because the rows that it needs are made by
-Django's own receivers of the same signal.
+`ensure_groups` runs after each `migrate`. It adds missing permissions and groups and removes nothing: a permission that
+somebody added to a group stays, and other groups stay as they are. For fewer permissions, make another group.
+
+This is the only signal receiver that does work (`deployments.apps` connects it), because Django's own receivers of the
+same signal make the rows that it needs.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from django.contrib.auth.management import create_permissions
 
 VIEWER, OPERATOR, ADMIN = "viewer", "operator", "admin"
 
-#: (model that it is about, codename) → its name, as the boxes of the admin show it. “view_setup” is about the
-#: installation, for which the worker's row has to stand.
+#: (model, codename) → name of the permission in the admin. “view_setup” is about the whole installation; it belongs
+#: to the model of the processes because Django's permissions need a model.
 ACTIONS: dict[tuple[str, str], str] = {
     ("deployment", "promote_deployment"): "Can promote a deployment",
     ("deployment", "rollback_deployment"): "Can roll back to an older deployment",
@@ -37,7 +38,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("process", "view_setup"): "Can see and run the checks of the installation",
 }
 
-_LOOKS = {
+_VIEWER_PERMISSIONS = {
     f"view_{model}"
     for model in (
         "accesskey", "backgroundworker", "deployment", "environment", "notificationchannel", "notificationdelivery",
@@ -45,20 +46,20 @@ _LOOKS = {
         "process",
     )
 }  # fmt: skip
-#: Not for a viewer: the audit log has people's addresses, and variables have values.
-_OPERATES = {
+#: What a viewer may not see: the audit log contains people's addresses, and variables contain values.
+_OPERATOR_PERMISSIONS = {
     "view_auditentry", "view_environmentvariable", "view_setup",
     "promote_deployment", "rollback_deployment", "cancel_deployment",
     "reconcile_repository", "adopt_repository", "except_repository", "start_sweep", "stop_sweep",
     "pause_writes",
 }  # fmt: skip
 
-#: Group → codenames of the app's rights. The admin group has all of them, and all over users and groups.
-GROUPS: dict[str, set[str]] = {VIEWER: _LOOKS, OPERATOR: _LOOKS | _OPERATES}
+#: Group → codenames of its permissions. The admin group has all permissions of the apps `deployments` and `auth`.
+GROUPS: dict[str, set[str]] = {VIEWER: _VIEWER_PERMISSIONS, OPERATOR: _VIEWER_PERMISSIONS | _OPERATOR_PERMISSIONS}
 
 
 def ensure_groups(sender: Any = None, apps: Any = installed, using: str = "default", **kwargs: Any) -> None:
-    """Make the rights and groups that are missing. Does nothing while the tables are not there yet."""
+    """Make the missing permissions and groups. Does nothing before the tables exist."""
     try:
         group_model = apps.get_model("auth", "Group")
         permission_model = apps.get_model("auth", "Permission")
@@ -66,13 +67,13 @@ def ensure_groups(sender: Any = None, apps: Any = installed, using: str = "defau
         apps.get_model("deployments", "AuditEntry")
     except LookupError:
         return
-    # Django makes its own rights in the same signal, perhaps after us: our app is the first of the installed ones.
+    # Django makes its own permissions in the same signal, perhaps later: `deployments` is the first installed app.
     for label in ("auth", "deployments"):
         create_permissions(installed.get_app_config(label), verbosity=0, using=using, apps=apps)
-    rights = permission_model.objects.using(using)
+    permissions = permission_model.objects.using(using)
     about = {kind.model: kind for kind in content_type_model.objects.using(using).filter(app_label="deployments")}
-    known = set(rights.filter(content_type__in=about.values()).values_list("content_type__model", "codename"))
-    rights.bulk_create(
+    known = set(permissions.filter(content_type__in=about.values()).values_list("content_type__model", "codename"))
+    permissions.bulk_create(
         [
             permission_model(content_type=about[model], codename=codename, name=name)
             for (model, codename), name in ACTIONS.items()
@@ -80,7 +81,9 @@ def ensure_groups(sender: Any = None, apps: Any = installed, using: str = "defau
         ],
         ignore_conflicts=True,  # two hosts may migrate at once
     )
-    everything = list(rights.filter(content_type__app_label__in=("auth", "deployments")))
+    everything = list(permissions.filter(content_type__app_label__in=("auth", "deployments")))
     for name in (VIEWER, OPERATOR, ADMIN):
         group, _ = group_model.objects.using(using).get_or_create(name=name)
-        group.permissions.add(*(right for right in everything if name == ADMIN or right.codename in GROUPS[name]))
+        group.permissions.add(
+            *(permission for permission in everything if name == ADMIN or permission.codename in GROUPS[name])
+        )

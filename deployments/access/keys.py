@@ -1,11 +1,11 @@
-"""Access keys: made, shown once, recognised, withdrawn.
+"""Access keys: make, find, rotate and revoke them.
 
-A key is random text of more than 120 bits, so a plain SHA-256 is enough to store it by and to find it by: there is
-nothing to guess, and stretching would cost every request some 190 ms. The text itself exists only in the answer of
-the function that made it; nothing here writes it to a row, a log line or an exception.
+A key is random text of more than 120 bits, so a plain SHA-256 is enough to store a key and to find it: nobody can
+guess 120 bits, and a slow password hash would cost each request some 190 ms. Only the function that makes a key returns
+its text; this module writes the text to no row, log line or exception.
 
-Knows no HTTP: `deployments.api.auth` turns headers into calls of these functions. Whether a key has expired is decided
-by the database's clock.
+This module knows no HTTP: `deployments.api.auth` reads the headers. The database's clock decides whether a key has
+expired.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from deployments import clock, images
 from deployments.errors import refusal
 from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, KeyKind
 
-#: What a key of an environment may be limited to. `deploy` includes `read`: a deploy looks at what it did.
+#: The scopes of an environment key. `deploy` includes `read`, because a deploy reads its own deployment.
 DEPLOY, READ, CREDENTIALS = "deploy", "read", "credentials"
 SCOPES = {
     DEPLOY: "Deploy, promote, cancel, and set environment variables",
@@ -31,21 +31,22 @@ SCOPES = {
     CREDENTIALS: "Get a log-in for the registry",
 }
 
-#: How long a key that one deploy was given works. A build takes tens of minutes; the key stands on docker's command
-#: line as a build argument, so it should not outlive the day.
+#: The lifetime of a deploy key. A build takes tens of minutes. The key is a build argument on docker's command line,
+#: where other users of the machine can read it, so it expires within hours.
 DEPLOY_KEY_LIFETIME = timedelta(hours=4)
-#: `last_used_at` is for people; more often than this it would only be a write per request.
+#: `last_used_at` is for people, who need no finer time; without this limit each request would write to the row.
 USE_IS_RECORDED_EVERY = timedelta(minutes=1)
 
-_SHOWN = 6  # characters of a key after its kind: enough to tell keys apart, not to use one
+_SHOWN_CHARACTERS = 6  # of a key, after its kind: enough to tell keys apart, too few to use a key
 
 
 def live() -> Q:
-    """Keys that work: neither revoked nor expired, by the database's clock."""
+    """The condition for keys that work: not revoked, and not expired by the database's clock."""
     return Q(revoked_at__isnull=True) & (Q(expires_at__isnull=True) | Q(expires_at__gt=Now()))
 
 
 def digest(text: str) -> str:
+    """SHA-256 in hexadecimal: the stored form of keys and codes."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -77,11 +78,13 @@ def make_environment_key(
 
 
 def make_deploy_key(environment: Environment, token: AccessKey | None = None) -> tuple[AccessKey, str]:
-    """A key for the deploys of one environment that expires after DEPLOY_KEY_LIFETIME, and not after the personal
-    token that it was asked for with; it dies with that token's user, and when a token of theirs is revoked.
+    """A key for one deploy to this environment. The second value is the only copy of its text.
 
-    Every deploy asks for one, so the expired ones of the environment are cleared away here. Raises Refusal when the
-    token has been revoked in this moment.
+    `token` is the personal access token of the request. The key expires after DEPLOY_KEY_LIFETIME, or when the token
+    expires if that is earlier. It stops working when its user is deactivated or one of the user's tokens is revoked.
+
+    Each deploy gets such a key, so this function deletes the environment's expired deploy keys. Raises Refusal if the
+    token was revoked during the request.
     """
     now = clock.now()
     end = now + DEPLOY_KEY_LIFETIME
@@ -89,7 +92,8 @@ def make_deploy_key(environment: Environment, token: AccessKey | None = None) ->
     user = token.user if token is not None else None
     with transaction.atomic():
         if token is not None:
-            # `revoke` writes this row first, so it comes before us, and we see it, or after us, and sees our key.
+            # `revoke` writes this row first. Either it is earlier, and the token is not live here; or it waits for
+            # this transaction, and then revokes the new key too.
             token = AccessKey.objects.select_for_update().filter(live(), pk=token.pk).first()
             if token is None:
                 raise refusal("key_revoked", key="This access key")
@@ -106,9 +110,9 @@ def make_deploy_key(environment: Environment, token: AccessKey | None = None) ->
 
 
 def authenticate(text: str) -> AccessKey | None:
-    """The key that this text is, with its owner, in one query; None if it is unknown, expired or withdrawn.
+    """The key with this text, with its owner, in one query; None if the key is unknown, expired or revoked.
 
-    The same work for every text: which of the reasons it was must not be told apart by an answer's time.
+    The work is the same for each text, so that the time of an answer does not show which of the reasons it was.
     """
     known = AccessKey.objects.select_related("user", "environment__project").annotate(db_now=Now())
     key = known.filter(live(), digest=digest(text)).first()
@@ -116,8 +120,8 @@ def authenticate(text: str) -> AccessKey | None:
 
 
 def record_use(key: AccessKey, client: str, address: str) -> None:
-    """Note who used the key and from where, at most once a minute (the condition holds between processes too)."""
-    read_at: datetime | None = getattr(key, "db_now", None)  # of a key from `authenticate`
+    """Store the client and address that used the key, at most once a minute, also with several processes."""
+    read_at: datetime | None = getattr(key, "db_now", None)  # `authenticate` sets it
     if read_at is not None and key.last_used_at is not None and key.last_used_at > read_at - USE_IS_RECORDED_EVERY:
         return
     due = Q(last_used_at__isnull=True) | Q(last_used_at__lte=Now() - USE_IS_RECORDED_EVERY)
@@ -127,15 +131,15 @@ def record_use(key: AccessKey, client: str, address: str) -> None:
 
 
 def allows(key: AccessKey, scope: str) -> bool:
-    """Whether the key may do this. One without scopes may do everything that its kind may."""
+    """Whether the key has this scope of SCOPES. A key without scopes has each scope."""
     return not key.scopes or scope in key.scopes or (scope == READ and DEPLOY in key.scopes)
 
 
 def revoke(key: AccessKey) -> bool:
-    """Withdraw the key, from the next request on. False if it was withdrawn already.
+    """Revoke the key, from the next request on. False if the key was revoked before.
 
-    With a personal token go the deploy keys of its user: one of them may have been made with it, and which one is
-    not recorded. A deploy that is under way with another token of theirs has to be started again.
+    Revoking a personal access token also revokes all deploy keys of its user, because it is not recorded which deploy
+    key was made with which token. A running deploy of this user with another token has to be started again.
     """
     with transaction.atomic():
         changed = AccessKey.objects.filter(pk=key.pk, revoked_at__isnull=True).update(revoked_at=Now())
@@ -146,15 +150,16 @@ def revoke(key: AccessKey) -> bool:
 
 
 def rotate(key: AccessKey, grace: timedelta = timedelta(0)) -> tuple[AccessKey, str]:
-    """A key in this one's place: same owner, name, scopes and length of life. The old one works for `grace` more.
+    """A new key with the owner, name, scopes and lifetime of the old key, which works for `grace` longer.
 
-    Both or neither; of two who rotate one key at once, the second is refused. Raises Refusal for a key that no longer
-    works or has been rotated already, and for a deploy key.
+    The second value is the only copy of the new key's text. Both changes are one transaction. If two requests rotate
+    one key at once, the second request is refused. Raises Refusal for a key that does not work any more or has been
+    rotated before, and for a deploy key.
     """
     if key.kind == KeyKind.DEPLOY:
         raise refusal("key_not_rotatable", key=key, reason="it is a deploy key, which expires by itself")
     with transaction.atomic():
-        # Locks the row, where the database has locks, until the new key is there.
+        # Locks the row (on PostgreSQL) until the new key is committed.
         old = AccessKey.objects.select_for_update(of=("self",)).filter(live(), pk=key.pk).first()
         if old is None or old.replaced_by.exists():
             raise refusal("key_not_rotatable", key=key, reason="it has been rotated already, or no longer works")
@@ -185,6 +190,6 @@ def _environment_text(environment: Environment) -> str:
 
 
 def _make(text: str, **fields: object) -> tuple[AccessKey, str]:
-    shown = text[: text.rindex("_") + 1 + _SHOWN]
+    shown = text[: text.rindex("_") + 1 + _SHOWN_CHARACTERS]
     fields.setdefault("created_at", clock.now())
     return AccessKey.objects.create(prefix=shown, digest=digest(text), **fields), text

@@ -1,7 +1,7 @@
-"""Sessions, clients and threads for calls to AWS, shared by the process; and the one reader of boto3's errors.
+"""Sessions, clients and threads for calls to AWS, shared by the process; and the translation of boto3's exceptions.
 
-An error becomes `RegistryError`, whose sentence is the catalogue's. It says whether another try can succeed, whether
-a person must act, and whether the repository or the whole installation is concerned.
+Each exception becomes a `RegistryError` with a sentence of the catalogue. The error says whether it is retryable and
+whether it concerns one repository or the whole installation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CALLS_IN_FLIGHT = 32  # calls in flight from one process; also the size of each 
 
 ROLE_SESSION_SECONDS = 3600
 
-USER_AGENT = "registry-admin"  # in our calls' user agent, so that CloudTrail's events tell which ones are ours
+USER_AGENT = "registry-admin"  # part of each call's user agent: marks this program's calls in CloudTrail's events
 
 _lock = threading.Lock()
 
@@ -47,8 +47,9 @@ _executors: dict[int, ThreadPoolExecutor] = {}
 
 
 def _config(attempts: int, waits: int = 0) -> Config:
-    """`waits`: for how many seconds a call may ask AWS to wait before it answers. The read timeout is longer by that,
-    as AWS asks for (SQS, ReceiveMessage: WaitTimeSeconds)."""
+    """`waits`: the longest time in seconds that a call lets AWS wait before AWS answers. The read timeout is longer
+    than this time, as AWS requires (SQS API, ReceiveMessage, WaitTimeSeconds).
+    """
     return Config(
         connect_timeout=CONNECT_SECONDS,
         read_timeout=waits + READ_SECONDS,
@@ -59,9 +60,11 @@ def _config(attempts: int, waits: int = 0) -> Config:
 
 
 def client_of(service: str, region: str, access: Access, attempts: int, waits: int = 0) -> Any:
-    """One client per service, region, access and process: a new one costs a connection, a handshake and 20 ms of CPU.
+    """The process's client for this service, region and access. A new client costs a connection, a TLS handshake and
+    20 ms of CPU time.
 
-    Keyed by the process id, because a client's connections must not be shared with a forked worker.
+    `attempts`: how often botocore tries a call. `waits`: as in `_config`. The process id is part of the key, because
+    a forked worker must not use its parent's connections.
     """
     key = (os.getpid(), service, region, access, attempts, waits)
     client = _clients.get(key)
@@ -69,14 +72,14 @@ def client_of(service: str, region: str, access: Access, attempts: int, waits: i
         with _lock:
             client = _clients.get(key)
             if client is None:
-                session: Any = _session(region, access)  # its overloads name every service of AWS
+                session: Any = _session(region, access)  # Any: the type stubs have an overload per AWS service
                 client = session.client(service, region_name=region, config=_config(attempts, waits))
                 client.meta.events.register("before-send", _before_send)
                 _clients[key] = client
     return client
 
 
-#: What is asked before each HTTP request of the call that this thread is making.
+#: A function that runs before each HTTP request of the current call of this thread. It may raise to stop the request.
 before_attempt: ContextVar[Callable[[], None]] = ContextVar("before_attempt", default=lambda: None)
 
 
@@ -87,13 +90,13 @@ def _before_send(**_: Any) -> None:
 def _session(region: str, access: Access) -> boto3.session.Session:
     session = boto3.session.Session(region_name=region)
     core: Any = session._session
-    # STS in the registry's own region: the global one cannot be reached from everywhere, and knows one partition.
+    # STS in the registry's own region: the global endpoint serves one partition only, and some networks block it.
     core.set_config_variable("sts_regional_endpoints", "regional")
     if access.role_arn is None:
         return session
-    # botocore's own assume-role credentials: fetched at first use, refreshed well before they expire by one thread
-    # while the others go on. An unset role must never come here: AssumeRole with a null ARN is the seed's bug
-    # (trigger.dev issues 2291 and 3364).
+    # botocore's own assume-role credentials: fetched at first use; one thread refreshes them well before they expire
+    # while the other threads continue. Without a role this line is not reached: AssumeRole with a null ARN was a bug
+    # of trigger.dev (issues 2291 and 3364).
     source = session.get_credentials()
     if source is None:
         raise aws.NoCredentialsError()
@@ -111,9 +114,9 @@ def _session(region: str, access: Access) -> boto3.session.Session:
 
 
 def session_client(region: str, session: Session) -> Any:
-    """A client for one call with a session's own credentials. Not kept: each session is used once."""
+    """An ECR client with the credentials of this session. Not cached, because each session is used once."""
     with _lock:
-        parent: Any = _one_off_session()  # it has read the service's model already
+        parent: Any = _one_off_session()  # shared, because it has loaded the service model of ECR
         return parent.client(
             "ecr",
             region_name=region,
@@ -130,13 +133,14 @@ def _one_off_session() -> boto3.session.Session:
 
 
 def forget_clients(access: Access | None = None) -> None:
-    """Drop the cached clients (of one access), so that the next call finds its credentials anew."""
+    """Remove the cached clients (of this access, or all), so that the next call looks up its credentials again."""
     with _lock:
         for key in [key for key in _clients if access is None or key[3] == access]:
             del _clients[key]
 
 
 def executor() -> ThreadPoolExecutor:
+    """The process's threads for parallel calls, at most CALLS_IN_FLIGHT at once."""
     process = os.getpid()
     executor = _executors.get(process)
     if executor is None:
@@ -148,8 +152,9 @@ def executor() -> ThreadPoolExecutor:
 
 
 def no_open_transaction() -> None:
+    """Raise RuntimeError if a database transaction is open: it would stay open for the whole call to AWS."""
     if connection.in_atomic_block:
-        raise RuntimeError("AWS must not be asked while a database transaction is open")
+        raise RuntimeError("AWS must not be called while a database transaction is open")
 
 
 EXPIRED = frozenset({"ExpiredTokenException", "ExpiredToken", "RequestExpired"})
@@ -168,11 +173,14 @@ _NO_CREDENTIALS = (
 
 
 def translated(error: Exception, operation: str, name: str, access: Access) -> RegistryError:
-    """Say once, in words, what boto3 raised. Only here is an AWS error looked at; the words are the catalogue's."""
+    """boto3's exception as a `RegistryError`. `operation` and `name` (of the repository or queue) go into the sentence.
+
+    Only this function reads the exceptions of boto3; `deployments.catalogue` has the sentences.
+    """
     if isinstance(error, aws.ClientError):
         body = error.response.get("Error", {})
         meta = error.response.get("ResponseMetadata", {})
-        if error.operation_name == "AssumeRole":  # botocore's own, on the way to what was asked
+        if error.operation_name == "AssumeRole":  # botocore assumed the role before the call itself
             operation, name = "AssumeRole", access.role_arn or name
         return aws_error(
             operation,
@@ -194,7 +202,7 @@ def translated(error: Exception, operation: str, name: str, access: Access) -> R
 
 
 def _permission(operation: str) -> str:
-    """The IAM action behind an operation. SQS's batch operations need the permission of the single one."""
+    """The IAM action that an operation needs. A batch operation of SQS needs the action of the single operation."""
     if operation in ("AssumeRole", "GetFederationToken", "GetCallerIdentity"):
         return f"sts:{operation}"
     return f"sqs:{operation.removesuffix('Batch')}" if "Message" in operation else f"ecr:{operation}"

@@ -1,9 +1,9 @@
 """The calls to ECR, and to STS for credentials.
 
-Expected answers (“already exists”, “no policy”) become ordinary values. Every other error becomes `RegistryError`.
+Expected error answers (“already exists”, “no policy”) become values. Every other error becomes `RegistryError`.
 
-This module reads no rows and knows no desired state. Each method of `Ecr` names the IAM permissions that it needs;
-docs/iam-policy.json is their sum.
+This module reads no rows and does not know the desired state. Each method of `Ecr` names the IAM permissions that it
+needs; docs/iam-policy.json is their sum.
 """
 
 from __future__ import annotations
@@ -47,34 +47,24 @@ from deployments.images import EcrRegistry
 
 T = TypeVar("T")
 
-
-# ---------------------------------------------------------------------------------------------------- partitions
-
-
-# ------------------------------------------------------------------------------------------- sessions and clients
-
-
-#: The calls that this process waits for: (registry, what it is about, since when, monotonic).
+#: The running calls of this process: (registry, repository or account, start by the monotonic clock).
 _in_flight: dict[object, tuple[EcrRegistry, str, float]] = {}
 
 
 def longest_call(registry: EcrRegistry, name: str) -> float:
-    """For how many seconds this process has been waiting for one call about a repository; 0 where it does not."""
-    calls = [since for where, what, since in list(_in_flight.values()) if (where, what) == (registry, name)]
+    """The age in seconds of this process's longest running call about a repository; 0 without a running call."""
+    calls = [since for of, about, since in list(_in_flight.values()) if (of, about) == (registry, name)]
     return time.monotonic() - min(calls) if calls else 0.0
-
-
-# ------------------------------------------------------------------------------------------------------- the door
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ecr:
-    """One ECR registry, reached in one way. Cheap to make; the clients behind it are shared by the process.
+    """One ECR registry with one access to it. Cheap to make: the process shares the clients.
 
-    `before_call` runs before every call and may delay it (the sweep's pace). `before_attempt` runs before each of its
-    HTTP requests, botocore's own retries included, and may refuse it by a RegistryError (the lease's clock).
-    `answered` hears of each answer: the operation, and the error's code or nothing. `attempts` is botocore's own
-    number of tries; nothing here tries again on top of it, except once after expired credentials.
+    `before_call` runs before each call and may delay it (the rate limiter of a sweep). `before_attempt` runs before
+    each HTTP request of a call, botocore's retries included, and may stop the request with a RegistryError (the time
+    limit of a lease). `answered` is called after each answer with the operation and AWS's error code (empty: none).
+    `attempts`: how often botocore tries a call. `Ecr` itself repeats a call only once, after expired credentials.
     """
 
     registry: EcrRegistry
@@ -85,10 +75,10 @@ class Ecr:
     attempts: int = ATTEMPTS_PER_CALL
 
     def observe(self, name: str, *, details: bool) -> Observation:
-        """Read the repository policy and, side by side, the details: one round trip of time either way.
+        """Read the repository policy and, with `details`, the details. The calls run in parallel.
 
         Permissions: ecr:GetRepositoryPolicy; with details ecr:DescribeRepositories, ecr:GetLifecyclePolicy,
-        ecr:ListTagsForResource. Raises RegistryError only for what concerns the whole installation.
+        ecr:ListTagsForResource. Raises RegistryError only if the error concerns the whole installation.
         """
         calls: list[Callable[[], Any]] = [lambda: self._policy(name)]
         if details:
@@ -125,7 +115,7 @@ class Ecr:
         )
 
     def pages(self) -> Iterator[list[Listed]]:
-        """All repositories of the registry, 1,000 to a page. Permission: ecr:DescribeRepositories."""
+        """All repositories of the registry, up to 1,000 in a page. Permission: ecr:DescribeRepositories."""
         request: dict[str, Any] = {"registryId": self.registry.account, "maxResults": 1000}
         while True:
             answer = self._call("DescribeRepositories", self.registry.account, request)
@@ -137,10 +127,10 @@ class Ecr:
     def create(
         self, name: str, *, mutability: str, exclusions: tuple[str, ...], tags: Mapping[str, str], kms_key: str | None
     ) -> CreateOutcome:
-        """Create the repository, unless it exists already. Permissions: ecr:CreateRepository, ecr:TagResource.
+        """Create the repository unless it exists. Permissions: ecr:CreateRepository, ecr:TagResource.
 
-        CreateRepository takes no client token: when its answer was lost, botocore's own retry turns our success into
-        “already exists”. So after a retry nobody knows (yet) who made it.
+        CreateRepository takes no client token. If the answer of a successful call is lost, botocore's retry gets
+        “already exists”. So after a retry it is not known who created the repository (CreateOutcome.UNSURE).
         """
         request: dict[str, Any] = {
             "registryId": self.registry.account,
@@ -157,7 +147,7 @@ class Ecr:
         return answer if isinstance(answer, CreateOutcome) else CreateOutcome.CREATED
 
     def set_policy(self, name: str, text: str) -> None:
-        """Replace the repository policy by this text, verbatim. Permission: ecr:SetRepositoryPolicy."""
+        """Replace the repository policy with this text, unchanged. Permission: ecr:SetRepositoryPolicy."""
         self._call("SetRepositoryPolicy", name, {**self._on(name), "policyText": text})
 
     def put_lifecycle(self, name: str, text: str) -> None:
@@ -174,14 +164,14 @@ class Ecr:
         self._call("PutImageTagMutability", name, request)
 
     def put_tags(self, name: str, tags: Mapping[str, str]) -> None:
-        """Add or overwrite these AWS tags; others stay. Permission: ecr:TagResource."""
+        """Add or overwrite these AWS tags; the repository keeps its other tags. Permission: ecr:TagResource."""
         request = {"resourceArn": self.registry.repository_arn(name), "tags": _tag_list(tags)}
         self._call("TagResource", name, request)
 
     def manifests(self, name: str, *, digests: Sequence[str] = (), tag: str | None = None) -> dict[str, str]:
-        """{digest: manifest text} of those images that are there: up to 100 digests, or one tag.
+        """{digest: manifest text} of the images that exist among up to 100 digests, or of one tag.
 
-        Permission: ecr:BatchGetImage.
+        Permission: ecr:BatchGetImage. Raises RegistryError.
         """
         wanted = [{"imageTag": tag}] if tag else [{"imageDigest": digest} for digest in digests]
         answer = self._call(
@@ -198,7 +188,10 @@ class Ecr:
         return {image["imageId"]["imageDigest"]: image["imageManifest"] for image in answer["images"]}
 
     def image_tags(self, name: str) -> Iterator[str]:
-        """Every tag in the repository, 1,000 to a call; none when it is not there. Permission: ecr:ListImages."""
+        """Every tag in the repository, 1,000 tags a call; no tag if the repository does not exist.
+
+        Permission: ecr:ListImages.
+        """
         request: dict[str, Any] = {**self._on(name), "filter": {"tagStatus": "TAGGED"}, "maxResults": 1000}
         while True:
             answer = self._call("ListImages", name, request, {"RepositoryNotFoundException": {"imageIds": []}})
@@ -208,9 +201,9 @@ class Ecr:
             request["nextToken"] = answer["nextToken"]
 
     def download_url(self, name: str, digest: str) -> str | None:
-        """Where a layer, or an image's configuration, can be fetched for some minutes; None when it is not there.
+        """The URL of a layer or of an image's configuration, valid for some minutes; None if the blob does not exist.
 
-        The address needs no log-in: it is a secret. Permission: ecr:GetDownloadUrlForLayer.
+        The URL is a secret, because it works without a log-in. Permission: ecr:GetDownloadUrlForLayer.
         """
         answer = self._call(
             "GetDownloadUrlForLayer",
@@ -221,9 +214,10 @@ class Ecr:
         return cast("str | None", answer["downloadUrl"])
 
     def authorization(self, session: Session | None = None) -> RegistryLogin:
-        """A log-in for this registry, with the rights of this access or of a session, for the shorter of both lives.
+        """A log-in for this registry, with the rights of this access or of the session.
 
-        ECR says 12 hours. Permission: ecr:GetAuthorizationToken.
+        It expires after 12 hours, or when the session expires if that is earlier. Permission:
+        ecr:GetAuthorizationToken.
         """
         request = {"registryIds": [self.registry.account]}
         client: Any = session and session_client(self.registry.region, session)
@@ -243,7 +237,7 @@ class Ecr:
         )
 
     def ambient(self) -> Ambient:
-        """Whose credentials this process has; asks AWS nothing. Raises RegistryError when it has none."""
+        """The credentials of this process, without a call to AWS. Raises RegistryError if the process has none."""
         try:
             credentials = client_of("sts", self.registry.region, Access(), self.attempts)._get_credentials()
             if credentials is None:
@@ -254,9 +248,9 @@ class Ecr:
         return Ambient(access_key=found.access_key, long_lived=not found.token)
 
     def assume(self, access: Access, *, label: str, policy: str, seconds: int) -> Session:
-        """A session of a role that may do no more than `policy` allows, under a name that CloudTrail shows.
+        """A session of a role, limited to what `policy` allows. CloudTrail shows `label` (cut to 64 characters).
 
-        Permission: sts:AssumeRole. It is the ambient credentials that need it.
+        Permission: sts:AssumeRole, for the identity of the ambient credentials.
         """
         request = {
             "RoleArn": access.role_arn,
@@ -269,15 +263,15 @@ class Ecr:
         return _new_session(self._ambient_call("AssumeRole", access.role_arn or "", request, access))
 
     def federate(self, *, label: str, policy: str, seconds: int) -> Session:
-        """A session of the IAM user whose keys this process has, that may do no more than `policy` allows.
+        """A session of the IAM user of this process's access key, limited to what `policy` allows.
 
-        Permission: sts:GetFederationToken. It is the ambient credentials that need it.
+        Permission: sts:GetFederationToken, for the identity of the ambient credentials.
         """
         request = {"Name": label[:32], "Policy": policy, "DurationSeconds": seconds}
         return _new_session(self._ambient_call("GetFederationToken", label[:32], request, Access()))
 
     def side_by_side(self, calls: list[Callable[[], T]]) -> list[T | RegistryError]:
-        """Run calls of this door at once; a refused one's place holds its RegistryError."""
+        """Run calls of this `Ecr` in parallel. The result of a call that failed is its RegistryError."""
         no_open_transaction()
         if len(calls) == 1:
             return [_caught(calls[0])]
@@ -329,8 +323,8 @@ class Ecr:
         *,
         client: Any = None,
     ) -> Any:
-        """One call. An error code in `expected` is answered with its value, or with what that makes of the error; every
-        other one raises RegistryError.
+        """One call. If AWS's error code is a key of `expected`, return the value of that key (called with the error if
+        it is callable). Any other error raises RegistryError.
         """
         no_open_transaction()
         for last_try in (client is not None, True):
@@ -360,7 +354,7 @@ class Ecr:
         raise AssertionError("unreachable")
 
     def _ambient_call(self, operation: str, name: str, request: dict[str, Any], access: Access) -> Any:
-        """One call of STS with the credentials that this process was started with."""
+        """One call of STS with the ambient credentials of this process. Raises RegistryError."""
         no_open_transaction()
         for last_try in (False, True):
             try:
@@ -384,7 +378,7 @@ def _new_session(answer: Mapping[str, Any]) -> Session:
 
 
 def ecr_of(registry: RegistryConfig, host: str) -> Ecr | None:
-    """The door to the ECR registry behind a host, with a registry's configured access; None for another registry."""
+    """The `Ecr` of this host, with the access that the settings say; None if the host is not an ECR registry."""
     found = registry_of(host)
     return None if found is None else Ecr(registry=found, access=Access.of(registry))
 
@@ -408,7 +402,7 @@ def _existed(error: aws.ClientError) -> CreateOutcome:
 
 
 class _Missing:
-    """The repository is not there: an answer, not an error."""
+    """The answer “the repository does not exist”, as a value."""
 
 
 _MISSING = _Missing()
@@ -427,9 +421,3 @@ def _filters(exclusions: tuple[str, ...]) -> list[dict[str, str]]:
 
 def _tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
-
-
-# ---------------------------------------------------------------------------------------------------------- errors
-
-
-# --------------------------------------------------------------------------------------------- probes for the doctor

@@ -1,4 +1,4 @@
-"""The partitions of AWS as botocore knows them, and which ECR registry a host names. Makes no call."""
+"""The AWS partitions in botocore's data, and the ECR registry that a host names. Makes no call to AWS."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from deployments.images import EcrRegistry, Partition, parse_ecr_host
 
 @functools.cache
 def partitions() -> tuple[Partition, ...]:
-    """The AWS partitions as botocore knows them. ECR's dual-stack registries live under `on.` where the APIs of
-    the partition live under `api.` (AWS: “Making requests over IPv6”)."""
+    """The AWS partitions in botocore's data.
+
+    The hosts of ECR's dual-stack registries start their suffix with `on.`, the hosts of the partition's APIs with
+    `api.` (AWS: “Making requests over IPv6”).
+    """
     data = boto3.session.Session()._session.get_component("data_loader").load_data("partitions")
     return tuple(
         Partition(
@@ -27,7 +30,7 @@ def partitions() -> tuple[Partition, ...]:
 
 
 def partition_of(region: str) -> str:
-    """The partition that a region lies in. Raises ValueError for a region of none."""
+    """The name of the region's partition, for example `aws-cn`. Raises ValueError if no partition has the region."""
     for partition in partitions():
         if not region.endswith("-global") and partition.has(region):
             return partition.name
@@ -36,5 +39,5 @@ def partition_of(region: str) -> str:
 
 @functools.lru_cache(maxsize=64)
 def registry_of(host: str) -> EcrRegistry | None:
-    """The ECR registry that a host names, in any partition, FIPS and dual-stack included; else None."""
+    """The ECR registry of this host name, or None. Knows FIPS and dual-stack hosts, in each partition."""
     return parse_ecr_host(host, partitions())

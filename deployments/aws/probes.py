@@ -1,4 +1,4 @@
-"""Harmless calls that show the doctor which permissions this installation has."""
+"""Calls without side effects that show the doctor which permissions this installation has."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from deployments.errors import RegistryError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probes:
-    """Harmless questions that show what this identity may do: reads of a repository that does not exist.
+    """Calls that show what this identity may do: reads of a repository that does not exist.
 
-    “There is no such repository” is said only to those who may ask. Writes cannot be tried without writing. No
-    method needs a permission of its own beyond the operator's policy; the one that could use more says so.
+    AWS answers “there is no such repository” only to an identity with the permission. A write permission cannot be
+    tested without a write. `registry_policy` uses two permissions that docs/iam-policy.json does not have; the other
+    methods need no further permissions.
     """
 
     ecr: Ecr
 
     def identity(self) -> Identity:
-        """sts:GetCallerIdentity needs no permission, and no policy can take it away. Raises RegistryError."""
+        """The identity that AWS sees. Needs no permission, and no policy can deny it. Raises RegistryError."""
         no_open_transaction()
         access = self.ecr.access
         try:
@@ -48,7 +49,7 @@ class Probes:
         return Identity(account=answer["Account"], arn=answer["Arn"], at=at)
 
     def reads(self, name: str) -> dict[str, Callable[[], object]]:
-        """Permission → a question that shows whether we have it; it raises RegistryError if not. `name` must not exist.
+        """{permission: a call that raises RegistryError without it}. No repository with this `name` may exist.
 
         Permissions: ecr:GetRepositoryPolicy, ecr:GetLifecyclePolicy, ecr:ListTagsForResource,
         ecr:DescribeRepositories, ecr:BatchGetImage, ecr:ListImages, ecr:GetAuthorizationToken.
@@ -65,10 +66,10 @@ class Probes:
         }
 
     def registry_policy(self) -> tuple[str | None, str | None]:
-        """(the registry-wide policy, its scope V1 or V2), each None where there is none or it cannot be known.
+        """(the registry policy, its scope V1 or V2); None for a registry without a policy, and for an unknown scope.
 
-        Beyond the operator's policy, and worth allowing only for this look: ecr:GetRegistryPolicy and
-        ecr:GetAccountSetting. Raises RegistryError when the first is refused.
+        Optional permissions, which docs/iam-policy.json does not have: ecr:GetRegistryPolicy and
+        ecr:GetAccountSetting. Raises RegistryError if AWS refuses ecr:GetRegistryPolicy.
         """
         account = self.ecr.registry.account
         answer = self.ecr._call(
@@ -81,9 +82,9 @@ class Probes:
         return answer["policyText"], scope
 
     def events_queue(self, url: str) -> None:
-        """Ask the queue to delete a message that it never gave out: nothing is received, nothing is lost.
+        """Delete a message that the queue never delivered, which changes nothing.
 
-        Permission: sqs:DeleteMessage. Raises RegistryError when the queue is not there or refuses us.
+        Permission: sqs:DeleteMessage. Raises RegistryError if the queue does not exist or AWS refuses the call.
         """
         queue = EventQueue(url=url, region=self.ecr.registry.region, access=self.ecr.access)
         queue.delete([Message(id="probe", body="", receipt="registry-admin-doctor", receives=0)])

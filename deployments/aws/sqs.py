@@ -1,4 +1,4 @@
-"""The queue of change events: receive messages and delete them. The only caller of SQS."""
+"""The queue of change events: receive messages and delete them. Only this module calls SQS."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from deployments.aws.values import (
     Message,
 )
 
-RECEIVE_SECONDS = 5  # of SQS's long polling, at most 20; a stop waits for it
+RECEIVE_SECONDS = 5  # WaitTimeSeconds of SQS's long polling, at most 20; the end of the process waits as long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventQueue:
-    """An SQS queue. The region is in its URL, or is the registry's. `seconds`: how long SQS waits for a message."""
+    """An SQS queue at a URL, in a region. `seconds`: how long SQS waits for a message."""
 
     url: str
     region: str
@@ -32,9 +32,10 @@ class EventQueue:
     seconds: int = RECEIVE_SECONDS
 
     def receive(self) -> list[Message]:
-        """Up to ten messages, at once when there are some, else none after `seconds`.
+        """Up to ten messages as soon as the queue has any; an empty list after `seconds` without a message.
 
-        Permission: sqs:ReceiveMessage. Raises RegistryError.
+        Other receivers do not get a received message for 60 seconds. Permission: sqs:ReceiveMessage. Raises
+        RegistryError.
         """
         answer = self._call(
             "ReceiveMessage",
@@ -57,8 +58,8 @@ class EventQueue:
         ]
 
     def delete(self, messages: Iterable[Message]) -> None:
-        """Take messages off the queue. Permission: sqs:DeleteMessage. Raises RegistryError."""
-        entries = [{"Id": str(place), "ReceiptHandle": each.receipt} for place, each in enumerate(messages)]
+        """Delete received messages from the queue. Permission: sqs:DeleteMessage. Raises RegistryError."""
+        entries = [{"Id": str(index), "ReceiptHandle": message.receipt} for index, message in enumerate(messages)]
         for start in range(0, len(entries), 10):
             self._call("DeleteMessageBatch", {"QueueUrl": self.url, "Entries": entries[start : start + 10]})
 

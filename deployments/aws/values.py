@@ -1,4 +1,4 @@
-"""What AWS answers, as values: repositories as they are seen, credentials, messages. No secret is in their repr."""
+"""AWS's answers as values: observations of repositories, credentials, messages. Their repr contains no secret."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from deployments.errors import RegistryError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
-    """What DescribeRepositories, GetLifecyclePolicy and ListTagsForResource say of one repository."""
+    """The answers of DescribeRepositories, GetLifecyclePolicy and ListTagsForResource about one repository."""
 
     created_at: datetime
     mutability: str
     exclusions: tuple[str, ...]
     encryption: str
     kms_key: str | None
-    lifecycle: str | None  # None: has none
+    lifecycle: str | None  # the lifecycle policy; None: the repository has no lifecycle policy
     tags: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """What a page of DescribeRepositories says of one repository."""
+    """One repository in an answer of DescribeRepositories."""
 
     name: str
     created_at: datetime
@@ -37,25 +37,25 @@ class Listed:
 
 
 class CreateOutcome(Enum):
-    """What CreateRepository came to."""
+    """The result of CreateRepository."""
 
     CREATED = "created"
-    EXISTED = "existed"  # AWS said so at the first try: somebody else's
-    UNSURE = "unsure"  # AWS said so at a retry: perhaps our own first try made it, and its answer was lost
+    EXISTED = "existed"  # AWS answered “already exists” to the first try, so somebody else created the repository
+    UNSURE = "unsure"  # AWS answered “already exists” to a retry; the first try may have created it, its answer lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """One look at one repository. A part that AWS refused to show is that part's RegistryError."""
+    """One observation of one repository. A part that AWS refused to show is a RegistryError."""
 
     exists: bool
-    policy: str | RegistryError | None = None  # None: has none
-    details: Details | RegistryError | None = None  # None: not asked for
+    policy: str | RegistryError | None = None  # None: the repository has no policy
+    details: Details | RegistryError | None = None  # None: the details were not requested
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryLogin:
-    """A log-in for a registry. `endpoint` is where it is really served (differs from the host in the sandbox)."""
+    """A log-in for a registry. `endpoint` is ECR's proxyEndpoint; in the sandbox it is not the registry's host."""
 
     username: str
     password: str = field(repr=False)
@@ -65,7 +65,7 @@ class RegistryLogin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """Temporary credentials that may do less than who made them."""
+    """Temporary credentials with fewer rights than the identity that made them."""
 
     access_key: str
     secret: str = field(repr=False)
@@ -75,7 +75,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ambient:
-    """Whose credentials this process has. `long_lived`: an IAM user's own keys, not a session's."""
+    """The credentials of this process. `long_lived`: the access key of an IAM user, not of a session."""
 
     access_key: str
     long_lived: bool
@@ -83,24 +83,24 @@ class Ambient:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How to reach a registry's AWS account: with the ambient credentials, or by assuming a role with them.
+    """How to reach a registry's AWS account: with the ambient credentials, or with a role that they assume.
 
-    Permission: sts:AssumeRole on each role that is configured, for whoever the ambient credentials belong to.
+    Permission: sts:AssumeRole on each configured role, for the identity of the ambient credentials.
     """
 
     role_arn: str | None = None
     external_id: str | None = field(default=None, repr=False)
-    setting: str = "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN"  # where the role stands, for who has to correct it
+    setting: str = "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN"  # the setting that names the role, for errors
 
     @classmethod
     def of(cls, config: RegistryConfig) -> Access:
-        """As a registry's settings say."""
+        """The access that the registry's settings say."""
         return cls(role_arn=config.assume_role_arn, external_id=config.assume_role_external_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A message of the event queue. `receives` counts how often it was handed out."""
+    """A message of the event queue. `receives`: how often SQS has delivered it, this time included."""
 
     id: str
     body: str
@@ -110,7 +110,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who AWS says we are, and its clock (HTTP's Date: whole seconds)."""
+    """The identity that AWS sees, and AWS's clock (the HTTP header Date, in whole seconds; None if unreadable)."""
 
     account: str
     arn: str

@@ -1,6 +1,6 @@
 """Environment variables: what a project's code finds in its environment while it is indexed.
 
-A preview branch has those of its parent, and its own on top of them. Values are sealed (`deployments.vault`) to the
+A preview branch has those of its parent, and its own on top of them. Values are encrypted (`deployments.vault`) to the
 row that they belong to: no value is ever in a log line, an exception, an audit entry or a `repr`. One that is secret
 is never shown to people again; the build and the indexer get it, because they run the code that reads it.
 
@@ -92,7 +92,7 @@ def store(
                 continue
             else:
                 changed.append(name)
-            row.value = vault.seal(value, context=_place(environment.pk, name))
+            row.value = vault.encrypt(value, context=_encryption_context(environment.pk, name))
             row.is_secret = row.is_secret if is_secret is None else is_secret
             row.updated_at = timezone.now()
             row.updated_by = by[:200]
@@ -146,27 +146,27 @@ def values(*, environment: Environment, vault: Vault, secrets: bool = True) -> d
 def reveal(row: EnvironmentVariable, vault: Vault) -> str:
     """The value of one row. Raises Refusal when it cannot be decrypted."""
     try:
-        return vault.open(row.value, context=_place(row.environment_id, row.name))
+        return vault.decrypt(row.value, context=_encryption_context(row.environment_id, row.name))
     except Unreadable as error:
         raise refusal("variable_unreadable", name=row.name, reason=error) from None
 
 
 def reencrypt(*, vault: Vault) -> tuple[int, list[EnvironmentVariable]]:
-    """Seal everything with the vault's first key. Returns how many were sealed anew, and the rows that do not open.
+    """Seal everything with the vault's first key. Returns how many were encrypted anew, and the rows that do not open.
 
-    A value that somebody sets meanwhile is left alone: it is sealed with the first key anyway.
+    A value that somebody sets meanwhile is left alone: it is encrypted with the first key anyway.
     """
     done, unreadable = 0, []
     for row in EnvironmentVariable.objects.select_related("environment__project").iterator(chunk_size=500):
         if vault.is_current(row.value):
             continue
-        place = _place(row.environment_id, row.name)
+        context = _encryption_context(row.environment_id, row.name)
         try:
-            sealed = vault.seal(vault.open(row.value, context=place), context=place)
+            encrypted = vault.encrypt(vault.decrypt(row.value, context=context), context=context)
         except Unreadable:
             unreadable.append(row)
             continue
-        done += EnvironmentVariable.objects.filter(pk=row.pk, value=row.value).update(value=sealed)
+        done += EnvironmentVariable.objects.filter(pk=row.pk, value=row.value).update(value=encrypted)
     return done, unreadable
 
 
@@ -185,10 +185,10 @@ def problem_of(name: str, value: str) -> str | None:
 
 def _is(row: EnvironmentVariable, value: str, vault: Vault) -> bool:
     try:
-        return vault.open(row.value, context=_place(row.environment_id, row.name)) == value
+        return vault.decrypt(row.value, context=_encryption_context(row.environment_id, row.name)) == value
     except Unreadable:
         return False
 
 
-def _place(environment_id: int, name: str) -> str:
+def _encryption_context(environment_id: int, name: str) -> str:
     return f"environment {environment_id} variable {name}"

@@ -19,7 +19,7 @@ from deployments.notify.outbound_http import Undeliverable
 SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
 
 
-def place(channel: NotificationChannel) -> str:
+def encryption_context(channel: NotificationChannel) -> str:
     """What a channel's secret is sealed to."""
     return f"notification channel {channel.pk}"
 
@@ -38,14 +38,14 @@ def shown(address: str) -> str:
 def set_address(channel: NotificationChannel, address: str, *, vault: Vault) -> None:
     """Set where a saved channel sends to. Slack's is a secret: it is sealed, and shown short."""
     if channel.kind == ChannelKind.SLACK:
-        channel.secret = vault.seal(address, context=place(channel))
+        channel.secret = vault.encrypt(address, context=encryption_context(channel))
         address = shown(address)
     channel.address = address
 
 
 def set_secret(channel: NotificationChannel, secret: str, *, vault: Vault) -> None:
     """Set the secret that a saved webhook's messages are signed with."""
-    channel.secret = vault.seal(secret, context=place(channel))
+    channel.secret = vault.encrypt(secret, context=encryption_context(channel))
 
 
 def problem_of(kind: str, address: str, *, allow_private: bool) -> str:
@@ -78,11 +78,11 @@ def reencrypt(*, vault: Vault) -> tuple[int, list[NotificationChannel]]:
         if vault.is_current(channel.secret):
             continue
         try:
-            secret = vault.open(channel.secret, context=place(channel))
+            secret = vault.decrypt(channel.secret, context=encryption_context(channel))
         except Unreadable:
             unreadable.append(channel)
             continue
         done += NotificationChannel.objects.filter(pk=channel.pk, secret=channel.secret).update(
-            secret=vault.seal(secret, context=place(channel))
+            secret=vault.encrypt(secret, context=encryption_context(channel))
         )
     return done, unreadable

@@ -20,7 +20,7 @@ from deployments.models import (
     NotificationDelivery,
 )
 from deployments.notify import outbound_http
-from deployments.notify.channels import _mail_addresses, place
+from deployments.notify.channels import _mail_addresses, encryption_context
 from deployments.notify.outbound_http import Undeliverable
 
 SIGNATURE_HEADER, TIMESTAMP_HEADER = "X-Registry-Admin-Signature", "X-Registry-Admin-Timestamp"
@@ -121,7 +121,7 @@ def _send_mail(row: NotificationDelivery, means: DeliverySettings) -> str:
 
 def _open(channel: NotificationChannel, means: DeliverySettings) -> str:
     try:
-        return means.vault.open(channel.secret, context=place(channel))
+        return means.vault.decrypt(channel.secret, context=encryption_context(channel))
     except Unreadable:
         raise Undeliverable(
             reason="The channel's secret cannot be decrypted: set it again, or bring back its ENCRYPTION_KEY.",

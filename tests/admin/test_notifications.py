@@ -48,7 +48,9 @@ def test_a_new_webhooks_secret_is_shown_once_and_signs(admin: Client) -> None:
     made = admin.post(f"{CHANNELS}add/", form(address="https://hooks.example.com/x?token=hunter2"))
 
     channel = NotificationChannel.objects.get()
-    secret = Vault(django_settings.ENCRYPTION_KEYS).open(channel.secret, context=channels.place(channel))
+    secret = Vault(django_settings.ENCRYPTION_KEYS).decrypt(
+        channel.secret, context=channels.encryption_context(channel)
+    )
     assert secret in made.content.decode()
     assert "no-store" in made["Cache-Control"]
     for address in (CHANNELS, page_of(channel), page_of(channel, "edit"), "/admin/deployments/auditentry/"):
@@ -70,7 +72,7 @@ def test_a_slack_address_is_never_shown_again_and_kept_when_the_field_is_left_em
 
     channel.refresh_from_db()
     assert (channel.name, channel.secret) == ("chat", sealed)
-    assert Vault(django_settings.ENCRYPTION_KEYS).open(sealed, context=channels.place(channel)) == SLACK
+    assert Vault(django_settings.ENCRYPTION_KEYS).decrypt(sealed, context=channels.encryption_context(channel)) == SLACK
     for address in (CHANNELS, page_of(channel), page_of(channel, "edit")):
         assert "verysecret" not in admin.get(address).content.decode()
     assert not [entry for entry in AuditEntry.objects.all() if "verysecret" in json.dumps([entry.before, entry.after])]

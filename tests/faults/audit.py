@@ -298,7 +298,7 @@ def _secrets_and_logs(installation: Installation, meant: str) -> Iterable[str]:
         ends = [end for end in ends if not (meant and re.search(meant, end))]
         if ends and not name.startswith("old-"):  # what an earlier release logs cannot be mended any more
             yield f"log: {name} has {len(ends)} tracebacks: {Counter(end[:150] for end in ends).most_common(3)}"
-        if "AWS must not be asked while" in text[seen:]:
+        if "AWS must not be called while" in text[seen:]:
             yield f"I5: {name}: AWS was called inside a transaction"
     refusals = "\n".join(asked.answer.text for asked in installation.asked if asked.answer.status >= 400)
     tables = [name for name in installation.database.tables() if name.startswith(("deployments_", "django_q_"))]

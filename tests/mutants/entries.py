@@ -198,37 +198,37 @@ MUTANTS: tuple[Mutant, ...] = (
             "_derive",
             "vault v1",
             "vault v2",
-            "access/test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one",
+            "access/test_vault.py::test_this_version_decrypts_what_an_earlier_release_encrypted",
         ),
         (
             "_derive",
             "length=38",
             "length=40",
-            "access/test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one",
+            "access/test_vault.py::test_this_version_decrypts_what_an_earlier_release_encrypted",
         ),
         (
             "_derive",
             "material[32:]",
             "material[:6]",
-            "access/test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one",
+            "access/test_vault.py::test_this_version_decrypts_what_an_earlier_release_encrypted",
         ),
         (
             "",
             '_VERSION = "v1"',
             '_VERSION = "v2"',
-            "access/test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one",
+            "access/test_vault.py::test_this_version_decrypts_what_an_earlier_release_encrypted",
         ),
         (
             "",
-            "_NONCE = 12",
-            "_NONCE = 16",
-            "access/test_vault.py::test_what_an_earlier_release_sealed_is_opened_by_this_one",
+            "_NONCE_BYTES = 12",
+            "_NONCE_BYTES = 16",
+            "access/test_vault.py::test_this_version_decrypts_what_an_earlier_release_encrypted",
         ),
         (
             "Vault.__init__",
             "dict(reversed(keys))",
             "dict(keys[:1])",
-            "access/test_vault.py::test_a_key_that_was_replaced_still_opens_and_no_longer_seals",
+            "access/test_vault.py::test_an_older_key_still_decrypts_and_does_not_encrypt",
         ),
     ),
     *_in(
@@ -466,10 +466,10 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/deploys/environment_variables.py",
         (
-            "_place",
+            "_encryption_context",
             "environment {environment_id} variable",
             "environment {environment_id} name",
-            "access/test_vault.py::test_the_places_that_secrets_are_sealed_to_keep_their_names",
+            "access/test_vault.py::test_the_contexts_that_secrets_are_encrypted_for_keep_their_names",
         ),
         (
             "reencrypt",
@@ -724,10 +724,10 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/notify/channels.py",
         (
-            "place",
+            "encryption_context",
             "notification channel",
             "channel",
-            "access/test_vault.py::test_the_places_that_secrets_are_sealed_to_keep_their_names",
+            "access/test_vault.py::test_the_contexts_that_secrets_are_encrypted_for_keep_their_names",
         ),
         (
             "reencrypt",

@@ -1238,7 +1238,7 @@ def test_secrets_are_sealed_to_their_channel_and_sealed_anew_with_another_key(ch
     assert channels.reencrypt(vault=newer) == (0, [])
     channel.refresh_from_db()
     assert channel.secret != before
-    assert newer.open(channel.secret, context=channels.place(channel)) == SECRET
+    assert newer.decrypt(channel.secret, context=channels.encryption_context(channel)) == SECRET
     assert channels.reencrypt(vault=Vault(["a key that opens nothing"])) == (0, [channel, other])
 
 
@@ -1461,7 +1461,7 @@ def test_a_secret_that_was_set_while_it_was_encrypted_anew_is_the_one_that_stays
 
     assert channels.reencrypt(vault=both) == (0, [])
     stored = NotificationChannel.objects.get()
-    assert both.open(stored.secret, context=channels.place(stored)) == "another"
+    assert both.decrypt(stored.secret, context=channels.encryption_context(stored)) == "another"
 
 
 def test_a_channel_hears_only_of_what_happened_after_it_was_made(
