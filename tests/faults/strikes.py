@@ -13,14 +13,27 @@ import resource
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.faults.audit import LEASE_SECONDS, writes
 from tests.faults.installation import Installation, Postgresql, Service, Sqlite, Stuck, children, send, wait_for
-from tests.faults.operations import FINISH_SECONDS, PolicyChange, Work, together
+from tests.faults.operations import FINISH_SECONDS, PolicyChange, SweepRepairs, Work, together
 
+HELD = "held"  # a queue that no worker reads
 FULL_BYTES = 64 * 1024  # more than a log of these processes has, less than their database
+MINUTE_SECONDS = 60.0
+#: First letter of a project's ref → one of so many calls about its repository is throttled: 5, 50 and 100 %.
+THROTTLED = {"[a-h]": 20, "[i-q]": 2, "[r-z]": 1}
+#: Operations that are throttled for a whole minute: one of the web process, one of the worker, on SQLite, because the
+#: database makes no difference. A request remembers nothing of an earlier one's refusal, so for the others a minute is
+#: a row of the cases that they have: throttled for as long as one request tries.
+THROTTLED_FOR_A_MINUTE = ("O1", "O5")
+#: For how many seconds PostgreSQL is away. 20 is longer than a silent process keeps a lease, 60 is longer than a lease
+#: may be used for, so these are for one operation of each kind of process that holds one. All other operations have 5.
+AWAY_SECONDS: dict[str, tuple[int, ...]] = {"O1": (5, 20, 60), "O5": (5, 20, 60)}
+# With both for all operations the matrix would take more than half an hour.
 SLOW_SECONDS = 30.0  # of an answer, in whose middle the call has its effect, also where nobody waits any more
 
 Kind = type[Work]
@@ -340,7 +353,8 @@ def lost_answers(installation: Installation, kind: Kind) -> list[Work]:
 
 
 def refused_calls(installation: Installation, kind: Kind) -> list[Work]:
-    """F3: throttled always and every second time, 5xx, an answer after 30 s, AccessDenied, expired credentials."""
+    """F3: throttled always and every second time, 5xx, an answer after 30 s, AccessDenied, expired credentials; some
+    operations: 5, 50 and 100 % of the calls throttled for a minute."""
 
     def error(code: str, status: int, **more: Any) -> dict[str, Any]:
         return {"kind": "error", "code": code, "status": status, **more}
@@ -353,7 +367,30 @@ def refused_calls(installation: Installation, kind: Kind) -> list[Work]:
         error("ExpiredTokenException", 400),
         {"kind": "latency", "seconds": SLOW_SECONDS, "times": 2},
     ]
-    return _each(installation, kind, faults)
+    works = _each(installation, kind, faults)
+    if kind.id in THROTTLED_FOR_A_MINUTE and isinstance(installation.database, Sqlite):
+        works += throttled_for_a_minute(installation, kind)
+    return works
+
+
+def throttled_for_a_minute(installation: Installation, kind: Kind) -> list[Work]:
+    """Three callers ask for one work after the other, for those that failed again and again, while AWS throttles."""
+    works = [kind(installation) for _ in range(15)]
+    waiting, until = deque(works), time.monotonic() + MINUTE_SECONDS
+    for letters, every in THROTTLED.items():
+        installation.fault("throttle", "ecr:*", repository=f"trigger/proj_{letters}*", every=every)
+
+    def ask() -> None:
+        while time.monotonic() < until:
+            with contextlib.suppress(IndexError):  # the two others have the last ones
+                work = waiting.popleft()
+                if not work.perform():
+                    waiting.append(work)
+            time.sleep(2)
+
+    together(ask, ask, ask)
+    installation.sandbox.clear_faults()
+    return finish(works)
 
 
 # ---------------------------------------------------------------------------------------------------------------- F5
@@ -404,9 +441,12 @@ def _leased(installation: Installation, work: Work) -> bool:
 
 
 def broken_database(installation: Installation, kind: Kind) -> list[Work]:
-    """F6: PostgreSQL crashes and is away for 5 s, cuts every connection, takes no write for 4 s; SQLite is locked for
-    25 s (longer than anybody waits for it), and its disk is full for 4 s."""
-    breaks = [_crashed, _cut, _read_only] if isinstance(installation.database, Postgresql) else [_locked, _full]
+    """F6: PostgreSQL crashes and is away for 5 s (20 and 60 s: `AWAY_SECONDS`), cuts every connection, takes no write
+    for 4 s; SQLite is locked for 25 s (longer than anybody waits for it), and its disk is full for 4 s."""
+    crashes = [functools.partial(_crashed, away=seconds) for seconds in AWAY_SECONDS.get(kind.id, (5,))]
+    breaks: list[Callable[[Installation], contextlib.AbstractContextManager[None]]] = (
+        [*crashes, _cut, _read_only] if isinstance(installation.database, Postgresql) else [_locked, _full]
+    )
     works = []
     for broken in breaks:
         work = kind(installation)
@@ -423,10 +463,10 @@ def broken_database(installation: Installation, kind: Kind) -> list[Work]:
 
 
 @contextlib.contextmanager
-def _crashed(installation: Installation) -> Iterator[None]:
+def _crashed(installation: Installation, *, away: int) -> Iterator[None]:
     database = installation.database
     assert isinstance(database, Postgresql)
-    database.server.crash(away=5)
+    database.server.crash(away=away)
     yield
 
 
@@ -507,11 +547,12 @@ def wrong_clock(installation: Installation, kind: Kind) -> list[Work]:
 
 @contextlib.contextmanager
 def _queue_trigger(installation: Installation, what: str) -> Iterator[None]:
-    """Every message that is put into the queue is there twice, or not at all."""
+    """Every message that is put into the queue is there twice, or not at all, or held back from the workers."""
     database = installation.database
     body = {
         "twice": "INSERT INTO django_q_ormq (key, payload, lock) VALUES (NEW.key, NEW.payload, NEW.lock)",
         "lost": "DELETE FROM django_q_ormq WHERE id = NEW.id",
+        "held": f"UPDATE django_q_ormq SET key = '{HELD}' WHERE id = NEW.id",
     }[what]
     if isinstance(database, Postgresql):
         database.query(
@@ -531,7 +572,8 @@ def _queue_trigger(installation: Installation, what: str) -> Iterator[None]:
 
 
 def unreliable_queue(installation: Installation, kind: Kind) -> list[Work]:
-    """F8: every message of the queue is delivered twice, then every one is lost; change events come twice."""
+    """F8: every message of the queue is delivered twice, then every one is lost, then their order is reversed; change
+    events come twice and in reversed order."""
     works = []
     for what in ("twice", "lost"):
         work = kind(installation)
@@ -539,6 +581,7 @@ def unreliable_queue(installation: Installation, kind: Kind) -> list[Work]:
         with _queue_trigger(installation, what):
             work.perform()
         work.finish()
+    works += _reversed_queue(installation, kind)
     if kind.id == "O5":
         queue = installation.sandbox.events_to(f"changes-{installation.port}", copies=2, region=installation.region)
         events = installation.start_events(queue)
@@ -546,7 +589,56 @@ def unreliable_queue(installation: Installation, kind: Kind) -> list[Work]:
         wait_for(work.carries_policy, 60, "the repair because of an event that came twice")
         works.append(work)
         events.stop(10)
+        works.append(_reversed_events(installation, kind))
     return works
+
+
+def _reversed_queue(installation: Installation, kind: Kind) -> list[Work]:
+    """The messages of two sweeps, then of the operation, are held back; each comes when the one after it was taken."""
+    database = installation.database
+    works: list[Work] = [SweepRepairs(installation), SweepRepairs(installation), kind(installation)]
+
+    def held() -> list[int]:
+        return [row["id"] for row in database.query("SELECT id FROM django_q_ormq WHERE key = ? ORDER BY id", HELD)]
+
+    def taken(message: int, lock: Any) -> bool:
+        return not database.query("SELECT 1 FROM django_q_ormq WHERE id = ? AND lock = ?", message, lock)
+
+    with _queue_trigger(installation, "held"):
+        for work in works:
+            work.start() if isinstance(work, SweepRepairs) else work.perform()
+        wait_for(lambda: len(held()) >= len(works), 45, "the messages")  # a cluster looks at its schedules each 30 s
+        messages = held()
+    for message in reversed(messages):
+        lock = database.value("SELECT lock FROM django_q_ormq WHERE id = ?", message)
+        database.query("UPDATE django_q_ormq SET key = 'registry_admin' WHERE id = ?", message)
+        wait_for(functools.partial(taken, message, lock), 30, "a worker that takes it")
+    return finish(works)
+
+
+def _reversed_events(installation: Installation, kind: Kind) -> Work:
+    """The events of a repository, from its creation to the deletion of its policy, come one by one, the last first."""
+    sqs = installation.sandbox.client("sqs", region=installation.region)
+    kept = installation.sandbox.events_to(f"kept-{installation.port}", region=installation.region)
+    queue = sqs.create_queue(QueueName=f"reversed-{installation.port}")["QueueUrl"]
+    work = kind(installation)  # its policy was deleted
+    bodies: list[str] = []
+    while messages := sqs.receive_message(QueueUrl=kept, MaxNumberOfMessages=10).get("Messages"):
+        bodies += [message["Body"] for message in messages]
+    mine = [body for body in bodies if work.repository in body]
+    assert len(mine) >= 4, mine
+    events = installation.start_events(queue)
+
+    def empty() -> bool:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        return not any(map(int, sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"].values()))
+
+    for body in reversed(mine):
+        sqs.send_message(QueueUrl=queue, MessageBody=body)
+        wait_for(empty, 60, "the end of an event")
+        assert work.carries_policy(), "after the first event, which is the last change, it is repaired and stays so"
+    events.stop(10)
+    return work
 
 
 # ---------------------------------------------------------------------------------------------------------------- F9
@@ -697,12 +789,12 @@ def poison(installation: Installation, kind: Kind) -> list[Work]:
 STRIKES: dict[str, tuple[str, Strike]] = {
     "F1": ("crash before and after every AWS call and write", crash_everywhere),
     "F2": ("answer lost after its effect", lost_answers),
-    "F3": ("throttled, 5xx, slow, denied, expired", refused_calls),
+    "F3": ("throttled (also 5, 50, 100 % for 60 s), 5xx, slow, denied, expired", refused_calls),
     "F4": ("SIGKILL", kill_processes),
     "F5": ("SIGSTOP beyond the lease, SIGCONT", stopped_process),
     "F6": ("database crashed, cut, locked, full, read-only", broken_database),
     "F7": ("clock 60 s off on one host", wrong_clock),
-    "F8": ("messages twice, lost", unreliable_queue),
+    "F8": ("messages twice, lost, in reversed order", unreliable_queue),
     "F9": ("not found after create, principal not found", late_news),
     "F10": ("changed or deleted outside", changed_outside),
     "F11": ("SIGTERM, rolling restart", rolling_restart),
