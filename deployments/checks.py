@@ -1,7 +1,7 @@
-"""System checks: what stops the start (E) and what is merely unwise (W), each with an id and a hint.
+"""System checks: errors (E) stop the start, warnings (W) name a risk. Each has an id and a hint.
 
-E0xx and W0xx are of the installation; E1xx and W1xx are findings about a repository policy (`deployments.policy`).
-Nothing here touches the network or the database; `manage.py worker` looks at the clock when it starts.
+E0xx and W0xx are about the installation; E1xx and W1xx are findings about a repository policy (`deployments.policy`).
+No check uses the network or the database.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from deployments.config import Configuration, RegistryConfig
 
 @register("configuration")
 def configuration_is_readable(**kwargs: Any) -> Iterable[CheckMessage]:
-    """E001: a variable is malformed. W001: one was read, but not all of it."""
+    """E001: a variable is malformed. W001: a variable, or a part of one, was ignored."""
     configuration: Configuration = settings.CONFIGURATION
     for problem in configuration.problems:
         yield Error(f"{problem.variable}: {problem.message}", hint=problem.hint, id="deployments.E001")
@@ -31,33 +31,33 @@ def configuration_is_readable(**kwargs: Any) -> Iterable[CheckMessage]:
 
 @register("configuration")
 def registry_hosts_are_what_they_look_like(**kwargs: Any) -> Iterable[CheckMessage]:
-    """E002: a host that looks like ECR and is none would be served as a plain registry: no repository, no policy.
+    """E002: a host looks like ECR and is not. It would be treated as a plain registry: no repository, no policy.
 
-    W002: ECR settings for a registry that is not ECR do nothing.
+    W002: ECR settings are set for a registry that is not ECR, so they have no effect.
     """
     for variable, registry in _registries():
         if registry_of(registry.host) is not None:
             continue
         if re.search(r"\bdkr[.-]ecr\b|\.ecr\.", registry.host, re.IGNORECASE):
             yield Error(
-                f"{variable}DEPLOY_REGISTRY_HOST: “{registry.host}” looks like an ECR registry and is not one: its "
+                f"{variable}DEPLOY_REGISTRY_HOST: “{registry.host}” looks like an ECR registry and is not: its "
                 "account (12 digits), region or ending is wrong.",
                 hint="For example 111111111111.dkr.ecr.us-east-1.amazonaws.com.",
                 id="deployments.E002",
             )
         elif registry.default_repository_policy or registry.assume_role_arn or registry.tags or registry.kms_key:
             yield Warning(
-                f"{variable}DEPLOY_REGISTRY_ECR_…: set, but {registry.host} is not ECR, so they do nothing.",
-                hint="Set DEPLOY_REGISTRY_HOST to the ECR registry's host, or remove them.",
+                f"{variable}DEPLOY_REGISTRY_ECR_…: set, but {registry.host} is not ECR, so they have no effect.",
+                hint="Set DEPLOY_REGISTRY_HOST to the ECR registry's host, or remove these settings.",
                 id="deployments.W002",
             )
 
 
 @register("configuration")
 def other_accounts_get_a_policy(**kwargs: Any) -> Iterable[CheckMessage]:
-    """W004: an ECR registry without a default policy: other accounts are refused, which is what this program is for.
+    """W004: an ECR registry has no default policy, so no other account can pull.
 
-    W005: a region that botocore does not know may be new, or misspelt.
+    W005: botocore does not know the region: the region is new, or misspelt.
     """
     for variable, registry in _registries():
         found = registry_of(registry.host)
@@ -65,24 +65,25 @@ def other_accounts_get_a_policy(**kwargs: Any) -> Iterable[CheckMessage]:
             continue
         if registry.default_repository_policy is None:
             yield Warning(
-                f"{variable}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: not set, so no account but {found.account} "
-                "can pull from the repositories that deploys make.",
-                hint="Set it to the policy that your cluster's accounts need; .env.example has one.",
+                f"{variable}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: not set, so only account {found.account} "
+                "can pull from the repositories that deploys create.",
+                hint="Set it to the policy that your cluster's accounts need; .env.example has an example.",
                 id="deployments.W004",
             )
         if not any(found.region in partition.regions for partition in partitions()):
             yield Warning(
-                f"{variable}DEPLOY_REGISTRY_HOST: {found.region} is no region that this release knows.",
-                hint="Correct it if it is misspelt; a new region works as it is.",
+                f"{variable}DEPLOY_REGISTRY_HOST: this release does not know the region {found.region}.",
+                hint="Correct the region if it is misspelt; a new region works.",
                 id="deployments.W005",
             )
 
 
 @register("configuration")
 def registries_do_not_overlap(**kwargs: Any) -> Iterable[CheckMessage]:
-    """E003: two names of one registry (FIPS, dual-stack), or one namespace inside the other, with different settings.
+    """E003: the plain and the V4 settings differ and are about the same repositories.
 
-    A repository that both sets claim would be written back and forth for ever.
+    Either two host names mean the same registry (FIPS, dual-stack), or one namespace contains the other. Such a
+    repository would be overwritten again and again, by one set of settings and by the other.
     """
     configuration: Configuration = settings.CONFIGURATION
     plain, v4 = configuration.plain, configuration.v4
@@ -92,7 +93,7 @@ def registries_do_not_overlap(**kwargs: Any) -> Iterable[CheckMessage]:
     spaces = (f"{plain.namespace}/", f"{v4.namespace}/")
     if spaces[0].startswith(spaces[1]) or spaces[1].startswith(spaces[0]):
         yield Error(
-            f"The plain and the V4 settings both claim repositories under {max(spaces, key=len)} of account "
+            f"The plain and the V4 settings are both about repositories under {max(spaces, key=len)} of account "
             f"{first.account} in {first.region}.",
             hint="Write the host the same way in both, or give them namespaces that do not contain each other.",
             id="deployments.E003",
@@ -101,16 +102,16 @@ def registries_do_not_overlap(**kwargs: Any) -> Iterable[CheckMessage]:
 
 @register("policy", "security")
 def policies_are_sound(**kwargs: Any) -> Iterable[CheckMessage]:
-    """E1xx, W1xx: what `manage.py policy lint` finds in the configured repository policies."""
+    """E1xx, W1xx: the findings of `manage.py policy lint` about the configured repository policies."""
     configuration: Configuration = settings.CONFIGURATION
-    told: set[str] = set()
+    checked: set[str] = set()
     if any(problem.variable.endswith("_DEFAULT_REPOSITORY_POLICY") for problem in configuration.problems):
-        return  # E001 says where it is not JSON
+        return  # E001 reports the place where the text is not JSON
     for variable, registry in _registries():
         text = registry.default_repository_policy
-        if not text or text in told:
+        if not text or text in checked:
             continue
-        told.add(text)
+        checked.add(text)
         found = registry_of(registry.host)
         for finding in policy.lint(
             text,
@@ -122,12 +123,12 @@ def policies_are_sound(**kwargs: Any) -> Iterable[CheckMessage]:
             message = f"{variable}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: {finding.message}"
             hint = finding.hint
             if finding.id == "deployments.E110":
-                hint += " (DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY=1)"
+                hint += " A policy that is meant to be public needs DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY=1."
             yield make(message, hint=hint, id=finding.id)
 
 
 def _registries() -> list[tuple[str, RegistryConfig]]:
-    """(prefix of its variables, registry), the same one once."""
+    """(prefix of the variables, registry); only the plain registry if both are equal."""
     configuration: Configuration = settings.CONFIGURATION
     if configuration.plain == configuration.v4:
         return [("", configuration.plain)]
@@ -136,12 +137,12 @@ def _registries() -> list[tuple[str, RegistryConfig]]:
 
 @register("security", deploy=True)
 def variables_have_a_key_of_their_own(**kwargs: Any) -> Iterable[CheckMessage]:
-    """W003: whoever changes SECRET_KEY, as one does after a leak, could no longer decrypt what is stored."""
+    """W003: without ENCRYPTION_KEY, a changed SECRET_KEY (for example after a leak) makes stored secrets unreadable."""
     configuration: Configuration = settings.CONFIGURATION
     if not configuration.encryption_keys:
         yield Warning(
             "ENCRYPTION_KEY: not set, so the stored environment variables are encrypted with a key derived from "
-            "SECRET_KEY, and are lost when that is changed.",
+            "SECRET_KEY, and cannot be decrypted once SECRET_KEY is changed.",
             hint="Set ENCRYPTION_KEY (python -c 'import secrets; print(secrets.token_hex(32))'), then run "
             "manage.py reencrypt.",
             id="deployments.W003",
@@ -150,14 +151,14 @@ def variables_have_a_key_of_their_own(**kwargs: Any) -> Iterable[CheckMessage]:
 
 @register("queue")
 def queue_settings_are_safe(**kwargs: Any) -> Iterable[CheckMessage]:
-    """E010–E014: settings of django-q2 that run tasks twice or never end a hung one (measured; its own check is mild).
+    """E010–E014: django-q2 settings that run a task twice or never end a hung task (measured).
 
-    `retry` counts from the moment a message is fetched, so all that waits in memory before it has to fit in.
+    `retry` counts from the moment a message is fetched, so it must cover the messages that wait in memory before it.
     """
     queue: dict[str, Any] = settings.Q_CLUSTER
     workers, timeout = queue.get("workers", 1), queue.get("timeout")
     if not timeout:
-        yield Error("Q_CLUSTER: no timeout; a hung task would never end.", hint="60", id="deployments.E010")
+        yield Error("Q_CLUSTER: there is no timeout, so a hung task would never end.", hint="60", id="deployments.E010")
         return
     prefetched = queue.get("queue_limit", workers**2) + queue.get("bulk", 1)
     least = timeout * (1 + math.ceil(prefetched / workers)) + 30
@@ -176,24 +177,24 @@ def queue_settings_are_safe(**kwargs: Any) -> Iterable[CheckMessage]:
         )
     if not queue.get("ack_failures") or queue.get("max_attempts") != 1:
         yield Error(
-            "Q_CLUSTER: a failed task would be tried again by the queue; our own tables decide about that.",
+            "Q_CLUSTER: the queue would repeat a failed task; our own tables decide what is tried again.",
             hint='"ack_failures": True, "max_attempts": 1',
             id="deployments.E013",
         )
     if settings.DATABASES["default"].get("ATOMIC_REQUESTS"):
         yield Error(
-            "DATABASES: ATOMIC_REQUESTS would keep a transaction open while AWS is asked.",
-            hint="Leave it off.",
+            "DATABASES: ATOMIC_REQUESTS would keep a transaction open during calls to AWS.",
+            hint="Remove it.",
             id="deployments.E014",
         )
 
 
 @register("configuration")
 def mail_can_be_sent(**kwargs: Any) -> Iterable[CheckMessage]:
-    """E015: EMAIL_URL is malformed; notifications by mail would go nowhere."""
+    """E015: EMAIL_URL is malformed, so no mail could be sent."""
     if settings.MAIL_IS_MALFORMED:
         yield Error(
-            "EMAIL_URL: not a mail server's address that can be used.",
+            "EMAIL_URL: the value is not a valid mail server URL.",
             hint="For example EMAIL_URL=smtp+tls://user:password@mail.example.com:587.",
             id="deployments.E015",
         )

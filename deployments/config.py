@@ -1,13 +1,13 @@
 """The configuration: an environment mapping becomes one frozen `Configuration`.
 
-Pure: reads a mapping that is handed in (`registry_admin.settings` is the only reader of the process's
-environment), touches no file, no network and no Django. A malformed value never raises here; it becomes a
-`Problem` with the variable's name, the place and an example, and `deployments.checks` turns the problems into
-system checks that stop the start. Until then the values are withheld: asking for a registry of a configuration
-with problems raises `ConfigurationError`, so nothing can run on half of it.
+Pure: it reads a mapping (`registry_admin.settings` is the only reader of the process's environment), and no network and
+no Django. A malformed value never raises here. It becomes a `Problem` with the variable's name, the place and an
+example, and `deployments.checks` turns the problems into system checks that stop the start. A configuration with
+problems gives out no registry: `registry` and `require` raise `ConfigurationError`, so nothing runs with half of the
+settings.
 
-The names of the `DEPLOY_…` variables and the `V4_` mirror with its variable-by-variable fallback are the seed's
-(trigger.dev's own deploy registry settings), so that an existing `.env` works unchanged.
+The names of the `DEPLOY_…` variables are those of trigger.dev's own deploy registry settings, so that an existing
+`.env` works unchanged. So is the `V4_` mirror: each unset V4 variable falls back to the plain variable.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ POLICY_EXAMPLE = (
 
 
 class ConfigurationError(Exception):
-    """The configuration has problems; the text names each one."""
+    """The configuration has problems; the text has all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One variable that an operator may set: what the README and `.env.example` say of it."""
+    """One variable that an operator may set, with its text for `.env.example`."""
 
     name: str
     says: str
@@ -66,7 +66,7 @@ class Setting:
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="DEPLOY_REGISTRY_HOST",
-        says="Registry host of the image refs. An ECR host is provisioned; any other gets the ref alone.",
+        says="Registry host of the image refs. Repositories are created and managed only if the host is ECR.",
         default="localhost:5000",
         example="111111111111.dkr.ecr.us-east-1.amazonaws.com",
         mirrored=True,
@@ -77,35 +77,35 @@ SETTINGS: tuple[Setting, ...] = (
         default="trigger",
         mirrored=True,
     ),
-    Setting(name="DEPLOY_REGISTRY_USERNAME", says="Log-in for a registry that is not ECR.", mirrored=True),
+    Setting(name="DEPLOY_REGISTRY_USERNAME", says="User name for a registry that is not ECR.", mirrored=True),
     Setting(name="DEPLOY_REGISTRY_PASSWORD", says="Password for a registry that is not ECR.", mirrored=True),
     Setting(
         name="DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY",
-        says="Repository policy (raw IAM JSON) that every repository carries from its creation. Long: use _FILE.",
+        says="Repository policy (IAM JSON) that every repository gets when it is created. For a long policy use _FILE.",
         example=POLICY_EXAMPLE,
         mirrored=True,
     ),
     Setting(
         name="DEPLOY_REGISTRY_ECR_TAGS",
-        says="AWS tags of every repository: comma-separated key=value; a key alone has an empty value.",
+        says="AWS tags of every repository: comma-separated key=value; a key without = gets an empty value.",
         example="team=platform,managed-by=registry-admin",
         mirrored=True,
     ),
     Setting(
         name="DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN",
-        says="Role to assume for ECR. Unset: the ambient credentials are used as they are.",
+        says="Role to assume for ECR. Unset: this process's own AWS credentials are used.",
         example="arn:aws:iam::111111111111:role/registry-admin",
         mirrored=True,
     ),
     Setting(
         name="DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID",
-        says="External id that the role's trust policy asks for.",
+        says="External id that the role's trust policy requires.",
         mirrored=True,
     ),
     Setting(
         name="DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN",
-        says="Role that a deploy's registry credentials come from, each time limited to its one repository. Default: "
-        "the role above, or a federated session of the IAM user that this server runs as.",
+        says="Role that is assumed to make the registry credentials of a deploy, which are limited to its repository. "
+        "Default: the role above, or a federated session of the IAM user that this server runs as.",
         example="arn:aws:iam::111111111111:role/registry-admin-push",
         mirrored=True,
     ),
@@ -126,23 +126,23 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS",
-        says="Accounts that must be able to pull, comma-separated; checked at start and at every look.",
+        says="Accounts that must be able to pull, comma-separated; checked at start and with each repository.",
         example="222222222222,333333333333",
     ),
     Setting(
         name="DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS",
-        says="Roles in the consumer accounts, comma-separated; each tries a pull before an image is promoted.",
+        says="Roles in the consumer accounts, comma-separated; with each, a pull is tried before an image is promoted.",
         example="arn:aws:iam::222222222222:role/registry-admin-probe",
     ),
     Setting(
         name="DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY",
-        says="Accept a policy that opens the repositories to the whole world. Almost never right.",
+        says="Accept a policy that opens the repositories to everyone. Almost never what you want.",
         default="0",
     ),
     Setting(name="DEPLOY_IMAGE_PLATFORM", says="Platforms to build for, comma-separated.", default="linux/amd64"),
     Setting(
         name="DEPLOY_TIMEOUT_MS",
-        says="A deployment that is building or deploying this long is timed out.",
+        says="A deployment that has been building or deploying for this long is timed out.",
         default="480000",
     ),
     Setting(
@@ -152,48 +152,48 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="DEPLOY_IMAGE_VERIFICATION_ENABLED",
-        says="Prove before a promotion that the image is in the registry and can be pulled; refuse it otherwise.",
+        says="Promote an image only after a check that it is in the registry and can be pulled.",
         default="1",
     ),
     Setting(
         name="DEPRECATE_V3_CLI_DEPLOYS_ENABLED",
-        says="Refuse deploys of 3.x CLIs with a sentence that says to upgrade.",
+        says="Refuse deploys by 3.x CLIs with an error that says to upgrade.",
         default="0",
     ),
     Setting(
         name="RECONCILE_FRESHNESS_SECONDS",
-        says="A repository verified within this time is not asked about again by a deploy; 0 always looks.",
+        says="A deploy does not check a repository again that was checked within this time; 0: every deploy checks.",
         default="60",
     ),
     Setting(
         name="RECONCILE_INTERVAL_MINUTES",
-        says="Every so often a sweep looks at all repositories; 0 switches the schedule off.",
+        says="How often a sweep checks all repositories; 0: no scheduled sweeps.",
         default="10",
     ),
     Setting(
         name="RECONCILE_CALLS_PER_SECOND",
-        says="Calls to AWS that all sweeps together may make in a second; less while AWS is throttling.",
+        says="Calls to AWS per second that all sweeps together may make; fewer while AWS throttles.",
         default="20",
     ),
     Setting(
         name="RECONCILE_EVENTS_QUEUE_URL",
-        says="SQS queue with CloudTrail's ECR calls, for drift seen within seconds.",
+        says="SQS queue with CloudTrail's ECR calls; with it, drift is found within seconds.",
         example="https://sqs.us-east-1.amazonaws.com/111111111111/registry-admin",
     ),
     Setting(
         name="CONFIGURATION_GENERATION",
-        says="Number of this set of settings, higher for each newer one (a chart's revision). The highest that was "
-        "started counts for every process. Unset: the set that was first seen last.",
+        says="Number of these settings, higher for each newer version (a Helm chart's revision). All processes use the "
+        "settings with the highest number. Unset: the settings that were started last for the first time.",
         example="7",
     ),
     Setting(
         name="APP_ORIGIN",
-        says="Where people reach this server; the links that the CLI prints lead below it.",
+        says="Origin at which people reach this server; the links that the CLI prints begin with it.",
         default="http://localhost:8000",
     ),
     Setting(
         name="API_ORIGIN",
-        says="Where the CLI and the image build reach this server. Default: APP_ORIGIN.",
+        says="Origin at which the CLI and the image build reach this server. Default: APP_ORIGIN.",
     ),
     Setting(
         name="DATABASE_URL",
@@ -202,11 +202,11 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="SECRET_KEY",
-        says="Django's signing key. With the SQLite default it is made on first start, in a 0600 file beside it.",
+        says="Django's signing key. With the SQLite default it is made at the first start, in a 0600 file beside it.",
     ),
     Setting(
         name="ENCRYPTION_KEY",
-        says="Encrypts stored variables; 32 characters or more. Older ones may follow, comma-separated. Default: "
+        says="Key that encrypts stored secrets; 32 characters or more. Older keys follow, comma-separated. Default: "
         "SECRET_KEY.",
     ),
     Setting(
@@ -222,34 +222,36 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="NOTIFY_ALLOW_PRIVATE",
-        says="Let notifications go to private and loopback addresses, any port and plain http too. Link-local and "
-        "metadata addresses stay closed.",
+        says="Allow notifications to private and loopback addresses, any port and plain http. Link-local and metadata "
+        "addresses stay forbidden.",
         default="0",
     ),
     Setting(
         name="METRICS_KEY",
-        says="Opens /metrics (Prometheus) and /status.json to who sends it: Authorization: Bearer …. Default: closed.",
+        says="Key for /metrics (Prometheus) and /status.json, sent as Authorization: Bearer …. Default: both are off.",
     ),
     Setting(name="DEBUG", says="Django's debug pages. Never in production.", default="0"),
     Setting(
         name="ALLOWED_HOSTS",
-        says="Host names that this server answers to, comma-separated. The origins' hosts are always among them.",
+        says="Host names that this server answers to, comma-separated; the hosts of the two origins are added.",
     ),
     Setting(
         name="TRUSTED_PROXIES",
-        says="Proxies in front that add to X-Forwarded-For, where a client's address then comes from.",
+        says="Number of proxies in front that add to X-Forwarded-For; the client's address is taken from that header.",
         default="0",
     ),
     Setting(
-        name="STATIC_ROOT", says="Where collectstatic puts the pages' files.", example="/var/lib/registry-admin/static"
+        name="STATIC_ROOT",
+        says="Folder into which collectstatic copies the console's static files.",
+        example="/var/lib/registry-admin/static",
     ),
-    Setting(name="LOG_LEVEL", says="Level of the program's own log.", default="INFO"),
+    Setting(name="LOG_LEVEL", says="Level of this program's log: DEBUG, INFO, WARNING or ERROR.", default="INFO"),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Why the start stops: which variable, what is wrong and where, and what would be right."""
+    """Why the start stops: the variable, what is wrong and where, and an example of a correct value."""
 
     variable: str
     message: str
@@ -261,7 +263,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryConfig:
-    """One registry that images are pushed to, and how its repositories should be."""
+    """One registry that images are pushed to, and the desired state of its repositories."""
 
     host: str
     namespace: str
@@ -279,7 +281,7 @@ class RegistryConfig:
 
     @property
     def desired(self) -> dict[str, Any]:
-        """What decides how a repository of this registry should be; credentials are no part of it."""
+        """The settings that make up the desired state of a repository. Credentials are not among them."""
         return {
             "host": self.host,
             "namespace": self.namespace,
@@ -292,7 +294,7 @@ class RegistryConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """Everything that the environment says about deploys. `plain` and `v4` are one and the same by default."""
+    """All settings about deploys. `v4`: for deploys of type MANAGED; by default equal to `plain`."""
 
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
@@ -314,35 +316,40 @@ class Configuration:
     app_origin: str
     api_origin: str
     trusted_proxies: int = 0
-    encryption_keys: tuple[str, ...] = field(default=(), repr=False)  # the first encrypts; empty: SECRET_KEY does
+    encryption_keys: tuple[str, ...] = field(default=(), repr=False)  # the first encrypts; empty: SECRET_KEY is used
     generation: int | None = None  # CONFIGURATION_GENERATION
-    activation: int = 0  # the ConfigurationActivation that this was made from; 0: this process's own settings
+    activation: int = 0  # id of the ConfigurationActivation that this was read from; 0: this process's settings
 
     def registry(self, deployment_type: str | None) -> RegistryConfig:
-        """The registry of a deploy request: the V4 set for MANAGED, else the plain one (a 3.x CLI sends no type).
+        """The registry of a deploy request: `v4` for type MANAGED, else `plain` (a 3.x CLI sends no type).
 
-        Raises ConfigurationError while there are problems: no deploy runs on a configuration that is half read.
+        Raises ConfigurationError if the configuration has problems.
         """
         self.require()
         return self.v4 if deployment_type == "MANAGED" else self.plain
 
     def require(self) -> Configuration:
+        """This configuration. Raises ConfigurationError if it has problems."""
         if self.problems:
             raise ConfigurationError("\n".join(str(problem) for problem in self.problems))
         return self
 
     @property
     def registries(self) -> tuple[RegistryConfig, ...]:
+        """The one or two different registries."""
         return (self.v4,) if self.plain == self.v4 else (self.v4, self.plain)
 
     @property
     def desired_digest(self) -> str:
-        """Names the desired state of all repositories: what a row was last compared with."""
+        """Identifies the desired state of all repositories. A row stores the digest that it was last compared with."""
         return desired_digest(self.plain, self.v4, self.enforce)
 
 
 def desired_digest(plain: RegistryConfig, v4: RegistryConfig, enforce: bool) -> str:
-    """Hex SHA-256 of how repositories should be. What is not set is left out, so that a new field changes nothing."""
+    """Hex SHA-256 of the desired state.
+
+    Unset settings are left out, so that a new setting does not change the digest.
+    """
     said = [{name: value for name, value in each.desired.items() if value} for each in (plain, v4)]
     return hashlib.sha256(json.dumps([*said, enforce], sort_keys=True).encode()).hexdigest()
 
@@ -355,11 +362,11 @@ _FALSE = {"0", "false", "no", "off"}
 
 
 def env_file_problems(path: Path, *, named: bool) -> tuple[Problem, ...]:
-    """What keeps a `.env` from being read whole: lines that are no settings, told by their number alone.
+    """Why a `.env` file is not read: it cannot be opened, or has lines that are not settings (given by number only).
 
-    The only function here that reads a file. A file that nobody named need not be there.
+    The only function here that reads a file. `named`: an operator gave the path, so the file must exist.
     """
-    hint = "Lines read NAME=value or # comment; a text over several lines goes into a file of its own: NAME_FILE=/path."
+    hint = "A line has the form NAME=value or # comment; put a text of several lines in a file: NAME_FILE=/path."
     if not path.exists() and not named:
         return ()
     try:
@@ -374,15 +381,15 @@ def env_file_problems(path: Path, *, named: bool) -> tuple[Problem, ...]:
     ]
     if not wrong:
         return ()
-    told = ", ".join(str(number) for number in wrong[:5]) + (" and more" if len(wrong) > 5 else "")
-    message = f"Line {told} of {path} is no setting, so nothing of the file was read."
+    numbers = ", ".join(str(number) for number in wrong[:5]) + (" and more" if len(wrong) > 5 else "")
+    message = f"Line {numbers} of {path} is not a setting, so the whole file was ignored."
     return (Problem(variable="ENV_FILE", message=message, hint=hint),)
 
 
 def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> Configuration:
-    """Read every variable of `SETTINGS` that is about deploys. Empty is the same as unset.
+    """Read every variable of `SETTINGS` that is about deploys. An empty value means unset. Never raises.
 
-    `found` are problems that were met on the way to the environment.
+    `found`: problems that were found before, while the environment was put together.
     """
     reader = _Reader(environment)
     reader.problems.extend(found)
@@ -392,8 +399,8 @@ def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> 
         differing = ", ".join(name for name, value in plain.desired.items() if v4.desired[name] != value)
         reader.problem(
             "V4_DEPLOY_REGISTRY_HOST",
-            f"The plain and the V4 settings name the same host and namespace but disagree about: {differing}.",
-            "Two configurations of one repository would overwrite each other for ever. Make them agree, or give "
+            f"The plain and the V4 settings have the same host and namespace but differ in: {differing}.",
+            "The two would overwrite each other's repositories again and again. Make them equal, or give "
             "V4_DEPLOY_REGISTRY_NAMESPACE another value.",
         )
     reader.look_for_misspelt()
@@ -428,7 +435,7 @@ def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> 
 
 
 class _Reader:
-    """Reads one variable at a time and collects what is wrong, so that an operator sees all of it at once."""
+    """Reads one variable at a time and collects the problems, so that an operator sees all of them at once."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
@@ -437,20 +444,20 @@ class _Reader:
 
     def problem(self, variable: str, message: str, hint: str) -> None:
         found = Problem(variable=variable, message=message, hint=hint)
-        if found not in self.problems:  # a plain variable is read again for the V4 set
+        if found not in self.problems:  # a plain variable is read a second time for the V4 registry
             self.problems.append(found)
 
     def look_for_misspelt(self) -> None:
-        """Warn of variables that look like ours and are none: the setting that somebody meant is not set."""
+        """Warn about variables that look like settings and are not: probably a setting was misspelt."""
         known = {setting.name for setting in SETTINGS} | {f"V4_{each.name}" for each in SETTINGS if each.mirrored}
         for name in sorted(self._environment):
             meant = name.removesuffix("_FILE")
             if meant.startswith(("DEPLOY_", "V4_DEPLOY_", "RECONCILE_")) and meant not in known:
                 [nearest] = difflib.get_close_matches(meant, known, n=1, cutoff=0.0)
-                self._warn(name, "There is no such setting, so it does nothing.", f"Was {nearest} meant?")
+                self._warn(name, "There is no such setting, so it has no effect.", f"Was {nearest} meant?")
 
     def look_for_unused(self) -> None:
-        """Warn of a setting of trigger.dev's server that is accepted and not used here."""
+        """Warn about a setting of trigger.dev's server that is accepted and not used here."""
         if self.text("DEPLOY_QUEUE_TIMEOUT_MS") is not None:
             self._warn(
                 "DEPLOY_QUEUE_TIMEOUT_MS",
@@ -469,7 +476,7 @@ class _Reader:
         return (value.strip() or None) if value is not None else None
 
     def first(self, *names: str) -> tuple[str, str | None]:
-        """The first of the variables that is set, by its name, so that a complaint names the right one."""
+        """The first of the variables that is set: its name (for a problem's text) and its value."""
         for name in names:
             if (value := self.text(name)) is not None:
                 return name, value
@@ -488,7 +495,7 @@ class _Reader:
         value = self.text(name)
         if value is None:
             return default
-        # isdecimal alone lets other scripts' digits through, and int() takes them.
+        # isdecimal() and int() also accept digits of other scripts, so the value must be ASCII too.
         if value.isascii() and value.isdecimal() and len(value) <= 16 and least <= int(value) <= most:
             return int(value)
         words = f"The value is not a whole number from {least:,} to {most:,}."
@@ -557,7 +564,7 @@ class _Reader:
             return (prefix + name, name) if prefix else (name,)
 
         host_name, host = self.first(*names("DEPLOY_REGISTRY_HOST"))
-        host = host.lower() if host is not None else None  # a host name's case means nothing, but we compare
+        host = host.lower() if host is not None else None  # host names ignore case, and we compare them
         if host is not None and not images.is_registry_host(host):
             self.problem(
                 host_name,
@@ -589,8 +596,8 @@ class _Reader:
         if lifecycle is not None and not 100 <= len(lifecycle) <= 30_720:
             self.problem(
                 lifecycle_name,
-                f"ECR takes lifecycle policies of 100 to 30,720 characters; this one has {len(lifecycle):,}.",
-                "Compact JSON is shorter; a description makes a short one longer.",
+                f"ECR accepts lifecycle policies of 100 to 30,720 characters; this policy has {len(lifecycle):,}.",
+                "Remove spaces to make it shorter; add a description to make it longer.",
             )
         elif lifecycle is not None and "rules" not in _keys(lifecycle):
             self.problem(
@@ -627,10 +634,10 @@ class _Reader:
         return tuple(dict.fromkeys(role for role in roles if role))
 
     def _json_object(self, name: str, value: str | None, *, example: str) -> None:
-        """Complain about a text that is no JSON object; the place is told, the text is not (it may be secret)."""
+        """Report a text that is not a JSON object. The problem has the place, not the text (it may be secret)."""
         if value is None:
             return
-        hint = f"For example {name}={example}; a text over several lines goes into a file: {name}_FILE=/path."
+        hint = f"For example {name}={example}; put a text of several lines in a file: {name}_FILE=/path."
         try:
             document = json.loads(value)
         except json.JSONDecodeError as error:
@@ -647,20 +654,22 @@ class _Reader:
             key, _, content = (piece.strip() for piece in part.partition("="))
             if not key:
                 self._warn(
-                    name, "An entry without a key was skipped.", f"Entries read key=value: {name}=team=platform."
+                    name,
+                    "An entry without a key was skipped.",
+                    f"An entry has the form key=value: {name}=team=platform.",
                 )
                 continue
             if len(key) > 128 or len(content) > 256 or key.lower().startswith("aws:"):
                 self.problem(
                     name,
-                    f"The tag “{key[:40]}” cannot be set: AWS takes keys up to 128 and values up to 256 characters, "
+                    f"The tag “{key[:40]}” cannot be set: AWS accepts keys up to 128 and values up to 256 characters, "
                     "and no key that starts with aws:.",
                     f"For example {name}=team=platform.",
                 )
                 continue
             tags[key] = content
         if len(tags) > 50:
-            self.problem(name, f"AWS takes 50 tags on a repository; these are {len(tags)}.", "Remove some.")
+            self.problem(name, f"AWS accepts 50 tags on a repository; these are {len(tags)}.", "Remove some.")
         return tuple(sorted(tags.items()))
 
     def _warn(self, variable: str, message: str, hint: str) -> None:
@@ -673,35 +682,36 @@ def _keys(text: str) -> set[str]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        return {"rules"}  # that it is not JSON was said already
+        return {"rules"}  # another problem already says that it is not JSON
     return set(document) if isinstance(document, dict) else {"rules"}
 
 
 def _is_origin(text: str) -> bool:
-    """Scheme, host and perhaps a port, and nothing else."""
+    """Whether the text is a scheme, a host and optionally a port, and nothing else."""
     try:
         parts = urlsplit(text)
-        named = bool(parts.hostname) and parts.port != 0  # a port that is none raises
+        named = bool(parts.hostname) and parts.port != 0  # an invalid port raises
     except ValueError:
         return False
     return named and re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?", text) is not None
 
 
 def _parts(value: str | None) -> Iterator[str]:
-    """Comma-separated parts; the ones that are blank altogether (a trailing comma) are nobody's mistake."""
+    """The comma-separated parts. Blank parts (a trailing comma) are left out."""
     return (part for part in (value or "").split(",") if part.strip())
 
 
 def env_example() -> str:
     """The text of `.env.example`: every setting, commented out, with its default or an example."""
     lines = [
-        "# Every setting of Registry Admin. Copy this to .env and take the # off what you need; the environment wins.",
-        "# NAME_FILE=/path beside any NAME reads the value from a file: for secrets, and for JSON over several lines.",
-        "# What stands behind a = belongs to the value: no comments there.",
+        "# Every setting of Registry Admin. Copy this file to .env and remove the # from the lines that you need.",
+        "# A variable of the environment overrides the file.",
+        "# NAME_FILE=/path instead of NAME reads the value from a file: for secrets, and for JSON of several lines.",
+        "# All text after the = is the value: a comment cannot follow it.",
     ]
     for setting in SETTINGS:
         lines += ["", f"# {setting.says}"]
         if setting.mirrored:
-            lines.append(f"# V4_{setting.name} is the same for deploys by 4.x CLIs; without it this one counts.")
+            lines.append(f"# V4_{setting.name}: the same for deploys by 4.x CLIs; unset: this setting is used.")
         lines.append(f"#{setting.name}={setting.example or setting.default}")
     return "\n".join(lines) + "\n"

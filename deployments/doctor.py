@@ -1,11 +1,11 @@
-"""Whether this installation is well: one line for each thing that has to be right, what it means, what to do next.
+"""The health report of this installation: one line per check, with the result and the next step.
 
-`manage.py doctor` prints the lines, the set-up page of the admin shows them. Everything here only looks: at the
-settings, the database, the worker's heartbeat, and (unless offline) at AWS, by questions that change nothing. A thing
-that cannot be tried without harm is said not to have been tried. No secret is in any line.
+`manage.py doctor` prints the lines; the console's set-up page shows them. The checks only read: the settings, the
+database, the heartbeats, and (unless offline) AWS and the mail server. A permission that cannot be checked without a
+write is reported as “not tried”. No line contains a secret.
 
-A doctor must not fall ill with the patient: a part that breaks becomes a line of its own, and AWS's questions are
-asked side by side with an end to the waiting.
+A check that raises is reported as a failed line and does not end the run. The calls to AWS run in parallel under one
+deadline.
 """
 
 from __future__ import annotations
@@ -39,14 +39,16 @@ from deployments.reconcile.targets import Target
 
 log = logging.getLogger(__name__)
 
-AWS_SECONDS = 12.0  # for all questions to AWS and the mail server together; a person waits for them (D-setup-page)
-WAITS_LONG = 120.0  # seconds that a message of the queue may wait before somebody should look
-CLOCK_WARN, CLOCK_FAIL = 30.0, 240.0  # seconds from AWS's clock; at 300 it begins to refuse signatures
-SILENT_TOLD = timedelta(hours=1)  # for so long a silent process is reported although others of its role run
-NOT_THERE = "registry-admin-doctor"  # a repository below the namespace that nobody makes
+AWS_SECONDS = 12.0  # deadline for all calls to AWS; a person waits for the report (D-setup-page)
+QUEUE_WAIT_WARN_SECONDS = 120.0  # a warning if a message of the queue has waited for longer
+CLOCK_WARN, CLOCK_FAIL = 30.0, 240.0  # seconds off AWS's clock; AWS refuses signatures at 300
+SILENT_REPORTED_FOR = timedelta(hours=1)  # how long a silent process is reported while others of its role run
+PROBE_REPOSITORY = "registry-admin-doctor"  # read permissions are tried with this repository, which does not exist
 
 
 class Level(StrEnum):
+    """The result of a check."""
+
     OK = "ok"
     WARN = "warn"
     FAIL = "fail"
@@ -55,7 +57,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportLine:
-    """One thing that was looked at: what it is, how it is, and the next step where there is one."""
+    """One check: its subject, its result in a sentence, and the next step if there is one."""
 
     part: str  # Settings, Database, Worker, Mail, AWS
     what: str
@@ -66,24 +68,29 @@ class ReportLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
+    """All lines, when the report was made, and how long it took."""
+
     lines: tuple[ReportLine, ...]
     at: datetime
     seconds: float
 
     def count(self, level: Level) -> int:
+        """The number of lines with this result."""
         return sum(line.level is level for line in self.lines)
 
     @property
     def worst(self) -> Level:
+        """FAIL if a check failed, else WARN if a check warns, else OK."""
         return next((level for level in (Level.FAIL, Level.WARN) if self.count(level)), Level.OK)
 
     @property
     def summary(self) -> dict[str, int]:
+        """The number of lines by result."""
         return {level.name.lower(): self.count(level) for level in Level}
 
 
 def examine(*, configuration: Configuration, offline: bool = False) -> Report:
-    """Look at everything; with `offline` at nothing beyond the database. Takes some 15 seconds at the worst."""
+    """Run all checks; with `offline`, only those without AWS and the mail server. Takes at most about 25 seconds."""
     began, at = time.monotonic(), timezone.now()
     lines = [*_guarded("Settings", _settings), *_guarded("Database", _database)]
     if not any(line.part == "Database" and line.what != "Clock" and line.level is Level.FAIL for line in lines):
@@ -107,8 +114,8 @@ def _guarded(part: str, look: Callable[[], Iterable[ReportLine]]) -> list[Report
                 part=part,
                 what=part,
                 level=Level.FAIL,
-                says=f"This part could not be looked at to the end ({type(error).__name__}).",
-                then="The log has the whole error.",
+                says=f"This check failed with an error ({type(error).__name__}).",
+                then="The log has the error with its traceback.",
             )
         )
     return found
@@ -118,7 +125,7 @@ def _guarded(part: str, look: Callable[[], Iterable[ReportLine]]) -> list[Report
 
 
 def _settings() -> Iterator[ReportLine]:
-    """Django's checks and ours; those of `check --deploy` too where people come by https."""
+    """Django's system checks and ours; with those of `check --deploy` if APP_ORIGIN is https."""
     public = settings.CONFIGURATION.app_origin.startswith("https://")
     complaints = 0
     for message in checks.run_checks(include_deployment_checks=public):
@@ -130,19 +137,19 @@ def _settings() -> Iterator[ReportLine]:
             part="Settings", what=message.id or "check", level=level, says=message.msg, then=message.hint or ""
         )
     if not complaints:
-        yield ReportLine(part="Settings", what="System checks", level=Level.OK, says="No check has a complaint.")
+        yield ReportLine(part="Settings", what="System checks", level=Level.OK, says="All checks passed.")
     manifest = settings.STATIC_ROOT / "staticfiles.json"
     try:
         json.loads(manifest.read_text())
         yield ReportLine(
-            part="Settings", what="Static files", level=Level.OK, says="Collected, with names that may be kept."
+            part="Settings", what="Static files", level=Level.OK, says="Collected, with names that browsers may cache."
         )
     except FileNotFoundError:
         yield ReportLine(
             part="Settings",
             what="Static files",
             level=Level.WARN if public else Level.OK,
-            says="Not collected: the pages' files are served as they lie, uncompressed.",
+            says="collectstatic has not run; static files are served uncompressed.",
             then="python manage.py collectstatic --noinput, then restart the web process." if public else "",
         )
     except (OSError, ValueError) as error:
@@ -195,10 +202,10 @@ def _database() -> Iterator[ReportLine]:
             part="Database",
             what="Tables",
             level=Level.FAIL if complaint else Level.OK,
-            says=f"{complaint} The migrations say that it is there: one was edited after it had run here, or a table "
+            says=f"{complaint} All migrations are applied, so a migration was edited after it had run here, or a table "
             "was changed by hand."
             if complaint
-            else "All that this version needs.",
+            else "All tables and columns of this version exist.",
             then=schema.NEXT_STEP if complaint else "",
         )
     offset = processes.clock_offset()
@@ -215,7 +222,7 @@ def _database() -> Iterator[ReportLine]:
 
 
 CLOCK_NEXT = (
-    f"Set the clock (NTP). A worker that is {processes.CLOCK_STOP_SECONDS:.0f} seconds off takes no work until then."
+    f"Set the clock (NTP). A worker whose clock is {processes.CLOCK_STOP_SECONDS:.0f} seconds off takes no work."
 )
 
 
@@ -229,11 +236,11 @@ def _clock_level(offset: float) -> Level:
 
 
 def _which_counts(own: Configuration) -> Iterator[ReportLine]:
-    """Which configuration counts, who holds another one, and whether writes are paused."""
+    """Which configuration counts, which processes hold another configuration, and whether writes are paused."""
     part = "Configuration"
     current = generation.counting()
     if current is None:
-        says = "No process has been started yet, so none counts. Commands use the settings of their shell."
+        says = "No process has been started yet, so no configuration counts. Commands use the settings of their shell."
         yield ReportLine(part=part, what="Which counts", level=Level.OK, says=says)
     else:
         says = f"{current.configuration} since {current.at:%Y-%m-%d %H:%M} UTC: "
@@ -245,7 +252,7 @@ def _which_counts(own: Configuration) -> Iterator[ReportLine]:
             yield ReportLine(part=part, what="This process", level=Level.FAIL, says=str(error))
         else:
             if used.desired_digest != own.desired_digest:
-                says = "This process was started with settings that do not count. It acts on those that count."
+                says = "This process was started with settings that do not count. It uses the settings that count."
                 then = "manage.py configuration list shows what differs."
                 yield ReportLine(part=part, what="This process", level=Level.WARN, says=says, then=then)
     for alarm in generation.alarms():
@@ -266,7 +273,7 @@ def _which_counts(own: Configuration) -> Iterator[ReportLine]:
 
 
 def _processes(configuration: Configuration) -> Iterable[ReportLine]:
-    """Which processes run, which ones stopped sending heartbeats, and what is wrong with each one."""
+    """The processes that run, those whose heartbeats stopped, and the trouble that each process reports."""
     parts = ["Worker", "Events", "Web"]
     return sorted(_each_process(configuration), key=lambda line: parts.index(line.part))
 
@@ -301,8 +308,8 @@ def _each_process(configuration: Configuration) -> Iterator[ReportLine]:
                 part={ProcessRole.EVENTS: "Events", ProcessRole.WEB: "Web"}.get(ProcessRole(row.role), "Worker"),
                 what=f"Trouble on {row.host}",
                 level=Level.FAIL if _clock_level(row.clock_offset) is Level.FAIL else Level.WARN,
-                says=row.trouble + f" Its cluster was started again {row.restarts} ×." * bool(row.restarts),
-                then="If it stays, read that process's log.",
+                says=row.trouble + f" Its cluster was restarted {row.restarts} ×." * bool(row.restarts),
+                then="If this line stays, read the log of that process.",
             )
     yield from _queue()
 
@@ -310,21 +317,21 @@ def _each_process(configuration: Configuration) -> Iterator[ReportLine]:
 def _last_heard(seen: processes.Seen) -> str:
     if not seen.silent:
         return ""
-    return f" The last heartbeat was at {seen.silent[0].beat_at:%Y-%m-%d %H:%M} UTC, from a process that was not ended."
+    return f" The last process stopped without SIGTERM after {seen.silent[0].beat_at:%Y-%m-%d %H:%M} UTC."
 
 
 def _running(part: str, what: str, seen: processes.Seen) -> ReportLine:
     hosts = ", ".join(sorted({row.host for row in seen.alive}))
     now: datetime = seen.alive[0].db_now  # type: ignore[attr-defined]
     beat = (now - seen.alive[0].beat_at).total_seconds()
-    recent = [row.host for row in seen.silent if row.beat_at > now - SILENT_TOLD]
-    gone = f" Silent for less than an hour, and not ended: {', '.join(sorted(set(recent)))}." if recent else ""
+    recent = [row.host for row in seen.silent if row.beat_at > now - SILENT_REPORTED_FOR]
+    gone = f" Stopped without SIGTERM in the last hour: {', '.join(sorted(set(recent)))}." if recent else ""
     return ReportLine(
         part=part,
         what=what,
         level=Level.WARN if recent else Level.OK,
         says=f"Running on {hosts}; the last heartbeat was {max(beat, 0):.0f} s ago.{gone}",
-        then="Start them again, unless others replaced them." if recent else "",
+        then="Start these processes again, unless others replaced them." if recent else "",
     )
 
 
@@ -335,17 +342,19 @@ def _queue() -> Iterator[ReportLine]:
         part="Worker",
         what="Schedules",
         level=Level.FAIL if overdue else Level.OK,
-        says=overdue or ("None is overdue." if late else "There are none yet: a worker makes them."),
-        then="Is a worker running, and does its log say why the schedules are not started?" if overdue else "",
+        says=overdue or ("No schedule is overdue." if late else "There are no schedules yet: a worker adds them."),
+        then="Check that a worker runs, and read its log." if overdue else "",
     )
     waiting = tasks.oldest_waiting()
-    slow = waiting is not None and waiting > WAITS_LONG
+    slow = waiting is not None and waiting > QUEUE_WAIT_WARN_SECONDS
     yield ReportLine(
         part="Worker",
         what="Queue",
         level=Level.WARN if slow else Level.OK,
-        says="Nothing waits." if waiting is None else f"The oldest message has waited {max(waiting, 0):.0f} seconds.",
-        then="Is a worker running, and is it not stuck? Its restarts are counted here." if slow else "",
+        says="The queue is empty."
+        if waiting is None
+        else f"The oldest message has waited {max(waiting, 0):.0f} seconds.",
+        then="Check that a worker runs, and read its log." if slow else "",
     )
 
 
@@ -354,24 +363,26 @@ def _queue() -> Iterator[ReportLine]:
 
 def _registries(configuration: Configuration, *, offline: bool) -> Iterator[ReportLine]:
     if configuration.problems:
-        yield _skipped("AWS", "Registry", "The settings have errors, so no registry is used.", "Mend them first.")
+        yield _skipped(
+            "AWS", "Registry", "The settings have errors, so no registry is used.", "Correct the settings first."
+        )
         return
     found = targets.configured(configuration)
     if not found:
         host = configuration.v4.host
-        says = f"{host} is not ECR: images get their names, and AWS is not needed."
+        says = f"{host} is not ECR: nothing is managed there, and AWS is not needed."
         yield ReportLine(part="AWS", what="Registry", level=Level.OK, says=says)
         return
     for target in found:
         yield from _consumers(target)
     if offline:
-        yield _skipped("AWS", "AWS", "Not asked this time.")
+        yield _skipped("AWS", "AWS", "Not checked (offline).")
         return
     yield from _ask(configuration, found)
 
 
 def _consumers(target: Target) -> Iterator[ReportLine]:
-    """Whether each consumer account may pull by the configured policy. No question to AWS."""
+    """Whether each consumer account can pull by the configured policy. Makes no call to AWS."""
     text, partition = target.config.default_repository_policy or "", target.registry.partition
     answers = desired.pullers(text, target.config.consumer_accounts, partition=partition)
     for account, answer in answers.items():
@@ -382,13 +393,13 @@ def _consumers(target: Target) -> Iterator[ReportLine]:
             says=answer["words"][:1].upper() + answer["words"][1:],
             then=""
             if answer["pull"] == "yes"
-            else "Correct DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY; manage.py policy who shows what it gives.",
+            else "Correct DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY; manage.py policy who shows who can pull.",
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Question:
-    """Something asked of AWS, and how its answer becomes lines. `answer` raises RegistryError for a no."""
+    """A call to AWS (`ask`; it raises RegistryError if AWS refuses), and `tell`, which makes lines of the answer."""
 
     target: Target
     what: str
@@ -405,7 +416,7 @@ def _ask(configuration: Configuration, found: list[Target]) -> Iterator[ReportLi
             _Question(target=found[0], what="Events queue", ask=lambda: probes.events_queue(url), tell=_allowed)
         )
     answers = _side_by_side([question.ask for question in questions])
-    unknown: set[str] = set()  # hosts whose AWS does not know us: what else was asked of it says nothing more
+    unknown: set[str] = set()  # hosts with failed authentication: the other answers of that registry add nothing
     for question, answer in zip(questions, answers, strict=True):
         target = question.target
         if isinstance(answer, RegistryError) and target.config.host in unknown:
@@ -414,7 +425,7 @@ def _ask(configuration: Configuration, found: list[Target]) -> Iterator[ReportLi
             unknown.add(target.config.host)
             yield ReportLine(
                 part="AWS", what=f"Identity for {target.registry.account}", level=Level.FAIL, says=str(answer),
-                then="Nothing of this registry can work until then.",
+                then="Until this is corrected, nothing works with this registry.",
             )  # fmt: skip
         elif isinstance(answer, RegistryError):
             yield from _refused(question, answer)
@@ -424,15 +435,15 @@ def _ask(configuration: Configuration, found: list[Target]) -> Iterator[ReportLi
                 what=question.what,
                 level=Level.WARN,
                 says=f"No answer within {AWS_SECONDS:.0f} seconds.",
-                then="Check this server's network, DNS and proxy; AWS_ENDPOINT_URL, if it is set.",
+                then="Check this server's network, DNS and proxy, and AWS_ENDPOINT_URL if it is set.",
             )
         else:
             yield from question.tell(target, question.what, answer)
     yield _skipped(
         "AWS",
         "Permissions to write",
-        "ecr:CreateRepository, ecr:SetRepositoryPolicy and the other writes cannot be tried without writing.",
-        "The smallest IAM policy (doctor --iam-policy) has them; the first deploy tells.",
+        "ecr:CreateRepository, ecr:SetRepositoryPolicy and the other writes cannot be checked without a write.",
+        "The minimum IAM policy (doctor --iam-policy) has them; the first deploy shows whether they are allowed.",
     )
 
 
@@ -443,7 +454,7 @@ def _probes(target: Target) -> Probes:
 def _questions(target: Target) -> Iterator[_Question]:
     probes, region = _probes(target), target.registry.region
     yield _Question(target=target, what=f"Identity for {target.registry.account}", ask=probes.identity, tell=_identity)
-    name = f"{target.config.namespace}/{NOT_THERE}"
+    name = f"{target.config.namespace}/{PROBE_REPOSITORY}"
     for permission, ask in probes.reads(name).items():
         yield _Question(target=target, what=f"{permission} in {region}", ask=ask, tell=_allowed)
     yield _Question(target=target, what="Registry-wide policy", ask=probes.registry_policy, tell=_registry_policy)
@@ -455,9 +466,9 @@ def _identity(target: Target, what: str, answer: Identity) -> Iterator[ReportLin
         part="AWS",
         what=what,
         level=Level.WARN if foreign else Level.OK,
-        says=f"AWS knows us as {answer.arn}."
+        says=f"Authenticated as {answer.arn}."
         + (f" The registry belongs to another account, {target.registry.account}." if foreign else ""),
-        then="Set DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN to a role there: nobody makes repositories in another account."
+        then="Set DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN to a role of that account: it can create repositories there."
         if foreign
         else "",
     )
@@ -470,7 +481,7 @@ def _identity(target: Target, what: str, answer: Identity) -> Iterator[ReportLin
         what="AWS's clock",
         level=Level.FAIL if abs(offset) > CLOCK_FAIL else Level.WARN if bad else Level.OK,
         says=f"This host's clock is about {offset:+.0f} seconds from AWS's.",
-        then="Set the clock (NTP): AWS refuses signatures that are five minutes off." if bad else "",
+        then="Set the clock (NTP): AWS refuses requests whose time is five minutes off." if bad else "",
     )
 
 
@@ -481,21 +492,21 @@ def _allowed(target: Target, what: str, answer: object) -> Iterator[ReportLine]:
 def _registry_policy(target: Target, what: str, answer: tuple[str | None, str | None]) -> Iterator[ReportLine]:
     text, scope = answer
     if text is None:
-        yield ReportLine(part="AWS", what=what, level=Level.OK, says="The registry has none.")
+        yield ReportLine(part="AWS", what=what, level=Level.OK, says="The registry has no policy.")
         return
     denies = re.search(r'"Effect"\s*:\s*"Deny"', text) is not None
-    reaches = scope != "V1"  # V1 is about replication and pull-through caches only
+    reaches = scope != "V1"  # scope V1 covers only replication and pull-through caches
     yield ReportLine(
         part="AWS",
         what=what,
         level=Level.WARN if denies and reaches else Level.OK,
-        says=f"The registry has one (scope {scope or 'unknown'})"
+        says=f"The registry has a policy (scope {scope or 'unknown'})"
         + (
-            ", with a Deny. A Deny there beats every repository policy."
+            " with a Deny, which overrides every repository policy."
             if denies and reaches
-            else "; it takes nothing away."
+            else "; it does not restrict pulls."
         ),
-        then="See in the AWS console (ECR, Private registry, Permissions) that it does not name the accounts that pull."
+        then="Check in the AWS console (ECR, Private registry, Permissions) that it does not stop the consumers."
         if denies and reaches
         else "",
     )
@@ -506,8 +517,8 @@ def _refused(question: _Question, error: RegistryError) -> Iterator[ReportLine]:
         yield _skipped(
             "AWS",
             question.what,
-            "Could not be looked at; nothing else needs the right to.",
-            "To see whether a Deny there stands in the way, allow ecr:GetRegistryPolicy and ecr:GetAccountSetting.",
+            "Could not be read. Only this check needs the permission.",
+            "To check it for a Deny, allow ecr:GetRegistryPolicy and ecr:GetAccountSetting.",
         )
         return
     yield ReportLine(
@@ -515,7 +526,9 @@ def _refused(question: _Question, error: RegistryError) -> Iterator[ReportLine]:
         what=question.what,
         level=Level.WARN if error.retryable else Level.FAIL,
         says=str(error),
-        then="" if error.retryable else "The policy below has what is needed.",
+        then=""
+        if error.retryable
+        else "The minimum IAM policy (doctor --iam-policy) has the permissions that are needed.",
     )
 
 
@@ -523,7 +536,7 @@ _LATE = object()
 
 
 def _side_by_side(asks: list[Callable[[], Any]]) -> list[Any]:
-    """Ask all at once; an answer, a RegistryError, or _LATE. Nobody waits for what comes later."""
+    """Run the calls in parallel. Each result is the answer, a RegistryError, or _LATE after AWS_SECONDS."""
 
     def caught(ask: Callable[[], Any]) -> Any:
         try:
@@ -556,21 +569,21 @@ def _mail(*, offline: bool) -> Iterator[ReportLine]:
         return
     where = f"{settings.EMAIL_HOST}:{settings.EMAIL_PORT}"
     if offline:
-        yield _skipped("Mail", "Mail server", f"{where} was not asked this time.")
+        yield _skipped("Mail", "Mail server", f"{where} was not checked (offline).")
         return
 
     def log_in() -> str:
         server = mail.get_connection()
         try:
             server.open()
-        except Exception as error:  # smtplib, ssl and socket each have their own
+        except Exception as error:  # smtplib, ssl and socket raise exceptions of their own
             return type(error).__name__
         server.close()
         return ""
 
     answer = _side_by_side([log_in])[0]
     if answer == "":
-        yield ReportLine(part="Mail", what="Mail server", level=Level.OK, says=f"{where} takes our log-in.")
+        yield ReportLine(part="Mail", what="Mail server", level=Level.OK, says=f"{where} accepts our log-in.")
         return
     says = "does not answer in time" if answer is _LATE else f"cannot be used ({answer})"
     then = "Check EMAIL_URL: host, port, user, password, and smtp+tls (STARTTLS) or smtp+ssl."
@@ -585,9 +598,9 @@ def _skipped(part: str, what: str, says: str, then: str = "") -> ReportLine:
 
 
 def operator_policy(configuration: Configuration) -> str:
-    """docs/iam-policy.json with this installation's accounts, regions and namespaces: what AWS has to allow us.
+    """The minimum IAM policy: docs/iam-policy.json with this installation's accounts, regions and namespaces.
 
-    Empty when no registry is ECR, the settings have errors, or the file was not installed.
+    Empty if no registry is ECR, the settings have errors, or the file is not installed.
     """
     if configuration.problems:
         return ""
@@ -602,13 +615,13 @@ def operator_policy(configuration: Configuration) -> str:
     for statement in document["Statement"]:
         examples = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
         arns = list(dict.fromkeys(arn for example in examples for arn in _ours(example, configuration, found)))
-        if arns:  # else it is about something that is not used here
+        if arns:  # else the statement is about a feature that is not used here
             statements.append({**statement, "Resource": arns[0] if len(arns) == 1 else arns})
     return json.dumps({**document, "Statement": statements}, indent=2)
 
 
 def _ours(example: str, configuration: Configuration, found: list[Target]) -> list[str]:
-    """What stands here for a resource of the documented policy."""
+    """The resources of this installation for an example resource of the documented policy."""
     service = example.split(":")[2] if example.startswith("arn:") else ""
     configs = [target.config for target in found]
     match service:
@@ -616,7 +629,7 @@ def _ours(example: str, configuration: Configuration, found: list[Target]) -> li
             return [target.registry.repository_arn(f"{target.config.namespace}/*") for target in found]
         case "sqs":
             return _queue_arns(configuration, found[0])
-        case "sts":  # sessions of an IAM user, where no role is there to make them of
+        case "sts":  # federated sessions of an IAM user, for a registry without a role
             return [
                 f"arn:{target.registry.partition}:sts::{target.registry.account}:{example.split(':', 5)[5]}"
                 for target in found

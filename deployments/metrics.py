@@ -1,7 +1,7 @@
-"""Numbers for machines: `/metrics` for Prometheus, `/status.json` for whatever else watches.
+"""Metrics: `/metrics` for Prometheus, `/status.json` for other monitoring.
 
-Off until METRICS_KEY is set, and then only for who sends it. Every number is read from the database when it is asked
-for, so all processes say the same and none forgets at a restart; a scrape is some ten short queries.
+Off until METRICS_KEY is set; then a request must send this key. Every number is read from the database at the request,
+so all processes give the same numbers and a restart loses none. A scrape is about ten short queries.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PREFIX = "registry_admin_"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A number, what it is of, and what it means."""
+    """One number: its metric name without PREFIX, its help text, its value and its labels."""
 
     name: str
     help: str
@@ -47,7 +47,7 @@ class Sample:
 
 
 def samples(now: datetime | None = None) -> Iterator[Sample]:
-    """All numbers, those of one name together. One that nothing is known of (no worker yet) is left out."""
+    """All numbers, grouped by name. A number that is not known (no worker has run yet) is left out."""
     now = now or timezone.now()
     by_status = dict(Deployment.objects.order_by().values_list("status").annotate(Count("pk")))
     for status in DeploymentStatus:
@@ -60,48 +60,51 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
         yield Sample(name="repositories", help="Repositories by status.", value=count,
                      labels={"account": account, "region": region, "status": status})  # fmt: skip
     drifted = Repository.objects.filter(status=RepositoryStatus.DRIFTED).aggregate(at=Min("drifted_since"))["at"]
-    yield Sample(name="drift_seconds", help="Age of the oldest drift that was not put right; 0: none.",
+    yield Sample(name="drift_seconds", help="Age of the oldest drift that is not corrected; 0: none.",
                  value=_age(now, drifted) if drifted else 0)  # fmt: skip
     checked = sweep_record.oldest_check()
     if checked is not None:
-        yield Sample(name="oldest_check_seconds", help="Since the stalest repository was looked at.",
+        yield Sample(name="oldest_check_seconds", help="Age of the oldest last check of a repository.",
                      value=_age(now, checked))  # fmt: skip
     done = Sweep.objects.filter(status=SweepStatus.DONE).aggregate(at=Max("finished_at"))["at"]
     if done is not None:
-        yield Sample(name="last_sweep_seconds", help="Since a sweep came to its end.", value=_age(now, done))
+        yield Sample(name="last_sweep_seconds", help="Time since a sweep was completed.", value=_age(now, done))
     seen = processes.seen(*ProcessRole)
     workers = [row for row in seen.alive if row.role == ProcessRole.WORKER]
     beats = [row.beat_at for row in [*seen.alive, *seen.silent] if row.role == ProcessRole.WORKER]
     yield Sample(name="workers", help="Workers with a recent heartbeat.", value=len(workers))
     if beats:
-        yield Sample(name="worker_heartbeat_seconds", help="Since any worker was heard of.", value=_age(now, beats[0]))
+        yield Sample(
+            name="worker_heartbeat_seconds", help="Age of the newest heartbeat of a worker.", value=_age(now, beats[0])
+        )
     roles = Counter(generation.running().values_list("role", flat=True))
     for role in generation.HOLDING:
         yield Sample(name="processes", help="Processes with a heartbeat within 15 seconds, by role.",
                      value=roles[role], labels={"role": role.value})  # fmt: skip
     alarms = Counter(alarm.code for alarm in generation.alarms())
     for code in ("conflict", "other", "unheld"):
-        yield Sample(name="configuration_alarms", help="Configurations that running processes were started with "
-                     "beside the one that counts; docs/configuration.md.", value=alarms[code],
+        yield Sample(name="configuration_alarms", help="Alarms about configurations of running processes; "
+                     "docs/configuration.md.", value=alarms[code],
                      labels={"code": code})  # fmt: skip
     yield Sample(name="writes_paused", help="1 while an operator has paused all writes to AWS.",
                  value=writes_pause.current() is not None)  # fmt: skip
     consumers = sum(row.role == ProcessRole.EVENTS for row in seen.alive)
     lost = any(row.role == ProcessRole.EVENTS for row in seen.silent) and not consumers
     yield Sample(name="events_processes", help="Processes that consume change events.", value=consumers)
-    yield Sample(name="events_silent", help="1: a consumer's heartbeat stopped without SIGTERM; none runs.", value=lost)
+    yield Sample(name="events_silent", help="1: the events process stopped without SIGTERM, and none runs.", value=lost)
     yield Sample(name="processes_in_trouble", help="Running processes that report trouble.",
                  value=sum(bool(row.trouble) for row in seen.alive))  # fmt: skip
     for row in seen.alive:
         labels = {"role": row.role, "host": row.host, "pid": str(row.pid)}
-        yield Sample(name="clock_offset_seconds", help="By how much the host's clock is ahead of the database's.",
+        yield Sample(name="clock_offset_seconds", help="How far the host's clock is ahead of the database's.",
                      value=row.clock_offset, labels=labels)  # fmt: skip
     late = tasks.latest_schedule()
     if late is not None:
-        yield Sample(name="schedule_overdue_seconds", help="How late the schedule is that is overdue for longest.",
+        yield Sample(name="schedule_overdue_seconds", help="How late the most overdue schedule is; 0: none is overdue.",
                      value=max(0.0, late[1]))  # fmt: skip
     waiting = tasks.oldest_waiting()
-    yield Sample(name="queue_wait_seconds", help="Of the oldest message of the queue.", value=max(0.0, waiting or 0.0))
+    yield Sample(name="queue_wait_seconds", help="Waiting time of the oldest message of the queue.",
+                 value=max(0.0, waiting or 0.0))  # fmt: skip
     sent = dict(NotificationDelivery.objects.order_by().values_list("status").annotate(Count("pk")))
     for each in DeliveryStatus:
         yield Sample(name="notifications", help="Notifications of the last 30 days by status.",
@@ -115,11 +118,11 @@ def _age(now: datetime, moment: datetime) -> float:
 def as_text(found: Iterator[Sample]) -> str:
     """Prometheus' text format (version 0.0.4)."""
     lines: list[str] = []
-    told: set[str] = set()
+    described: set[str] = set()
     for sample in found:
         name = PREFIX + sample.name
-        if name not in told:
-            told.add(name)
+        if name not in described:
+            described.add(name)
             lines += [f"# HELP {name} {sample.help}", f"# TYPE {name} gauge"]
         labels = ",".join(f'{key}="{_escaped(value)}"' for key, value in sample.labels.items())
         number = f"{float(sample.value):.3f}".rstrip("0").rstrip(".")
@@ -135,7 +138,7 @@ def _escaped(value: str) -> str:
 
 
 def _admit(request: HttpRequest) -> HttpResponse | None:
-    """Without a key in the settings there is nothing here; with one, who does not send it is told so."""
+    """None if the request sends METRICS_KEY, else a 401 answer. Raises Http404 if no key is set."""
     key: str = settings.METRICS_KEY
     if not key:
         raise Http404
@@ -147,6 +150,7 @@ def _admit(request: HttpRequest) -> HttpResponse | None:
 
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
+    """`/metrics`."""
     if refusal := _admit(request):
         return refusal
     text = as_text(samples())
@@ -155,9 +159,9 @@ def metrics(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def status(request: HttpRequest) -> HttpResponse:
-    """The numbers without labels, for a watchdog that speaks JSON.
+    """The numbers without labels as JSON.
 
-    `ok`: a worker lives, queue and schedules move, and no consumer of events was lost.
+    `ok`: a worker runs, the queue and the schedules are not late, and no events process was lost.
     """
     if refusal := _admit(request):
         return refusal
@@ -172,4 +176,4 @@ def status(request: HttpRequest) -> HttpResponse:
 
 
 NO_STORE = {"Cache-Control": "no-store"}
-QUEUE_STUCK_SECONDS = 120.0  # seconds
+QUEUE_STUCK_SECONDS = 120.0

@@ -1,7 +1,7 @@
-"""The door to the queue: the only importer of django_q. What may run, how to ask for it, and the schedules.
+"""The only importer of django_q: the tasks, how they are queued, and the schedules.
 
-The queue is a doorbell. A task carries no data: it looks up in our own tables what is to be done, so it may be lost,
-late or run twice without harm. Schedules are declared here and brought into the table when a worker starts.
+A task in the queue is a wake-up call. It carries no data: it reads from our own tables what is to be done. So it does
+no harm if a task is lost, late or run twice. Schedules are declared here; a worker writes them to the schedule table.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from deployments.reconcile import generation, processes, sweep_record, sweeps
 
 log = logging.getLogger(__name__)
 
-TASK_SECONDS = 45  # of the queue's 60: a task ends by itself before it is ended
-DRAIN_TASKS = 8  # doorbells at most in one ring; a task that finds nothing to do is over at once
-TELL_SECONDS = 30  # the last message may take long: a mail server has a timeout for each of its steps
+TASK_SECONDS = 45  # a task stops by itself after this time; the queue kills it after 60
+MAX_DRAIN_TASKS = 8  # at most so many drain tasks wait in the queue; a task that finds nothing to do ends at once
+TELL_SECONDS = 30  # of TASK_SECONDS: the last message may take long, because each step with a mail server has a timeout
 FAILURES_KEPT = timedelta(days=14)
-TICK_TOLD_SECONDS = 150.0  # a failed step is reported until two more ticks have run
-PREFIX = "registry-admin: "  # of the schedules' names
-CLOCKS_APART_SECONDS = 60.0  # seconds that two workers' clocks may differ without one correcting the other's next run
-ORPHAN_SECONDS = 8.0  # from the supervisor's end to that of its cluster
+FAILED_STEP_SHOWN_SECONDS = 150.0  # a failed step is on the heartbeat until two more ticks have run
+PREFIX = "registry-admin: "  # names of our schedules begin with it
+CLOCKS_APART_SECONDS = 60.0  # two workers' clocks may differ by this much before one corrects the other's next run
+ORPHAN_SECONDS = 8.0  # from the end of the supervisor to the end of its cluster
 PR_SET_PDEATHSIG = 1  # prctl(2); D-parent-death
 
 
@@ -58,9 +58,9 @@ PR_SET_PDEATHSIG = 1  # prctl(2); D-parent-death
 
 
 def _task(function: Callable[[], None]) -> Callable[[], None]:
-    """A task does nothing on a host whose clock is wrong, and does not fail in an outage of the database.
+    """A task does nothing on a host whose clock is wrong, and does not fail during an outage of the database.
 
-    Nothing is lost by either: the next tick asks for whatever was left undone.
+    No work is lost: the next tick queues a task for all work that is left.
     """
 
     @functools.wraps(function)
@@ -80,13 +80,13 @@ def _task(function: Callable[[], None]) -> Callable[[], None]:
 
 @_task
 def tick() -> None:
-    """Every minute: what is due by time alone, and what a lost task or a killed worker left undone.
+    """Every minute: the work that is due by time, and the work that a lost task or a killed worker has left.
 
-    Each step runs, also after another one failed; what failed is one log line each and on this process's heartbeat.
+    Every step runs, also after another step failed. A failed step is logged and reported on this process's heartbeat.
     """
     failed = [name for name, step in STEPS.items() if not _ran(name, step)]
-    processes.say(f"Steps of the minute's tick failed: {', '.join(failed)}. The log has the reasons." * bool(failed),
-                  seconds=TICK_TOLD_SECONDS)  # fmt: skip
+    processes.say(f"Steps of the tick failed: {', '.join(failed)}. The log has the errors." * bool(failed),
+                  seconds=FAILED_STEP_SHOWN_SECONDS)  # fmt: skip
 
 
 def _ran(name: str, step: Callable[[], Any]) -> bool:
@@ -94,7 +94,7 @@ def _ran(name: str, step: Callable[[], Any]) -> bool:
         step()
     except Exception as error:
         if outage.is_outage(error):
-            raise  # every other step would meet the same
+            raise  # every other step would fail in the same way
         log.exception("tick.failed step=%s", name)
         return False
     return True
@@ -115,7 +115,7 @@ def _forget_sessions() -> None:
 
 
 def _collect() -> None:
-    """The sending is a task of its own, because it waits for mail servers and webhooks."""
+    """Record new notifications. They are sent by a task of its own, which waits for mail servers and webhooks."""
     if deliveries.collect(configuration=settings.CONFIGURATION) and not waiting_tasks("tell"):
         async_task("deployments.tasks.tell")
 
@@ -128,26 +128,26 @@ def tell() -> None:
 
 @_task
 def sweep() -> None:
-    """Every RECONCILE_INTERVAL_MINUTES: a sweep over all repositories, unless one is still going on."""
+    """Every RECONCILE_INTERVAL_MINUTES: start a sweep over all repositories, unless the last one still runs."""
     sweep_record.start(trigger=SweepTrigger.SCHEDULE)
-    ring()
+    wake_workers()
 
 
 @_task
 def drain() -> None:
-    """Take pieces of running sweeps until the time is over; ring again when something is left."""
+    """Work on chunks of running sweeps for TASK_SECONDS; queue wake-up tasks if work is left."""
     if sweeps.work(configuration=settings.CONFIGURATION, seconds=TASK_SECONDS, stopping=stopping):
-        ring()
+        wake_workers()
 
 
-def ring() -> None:
-    """Ask the workers to drain: one task for each piece that nobody holds, unless as many are waiting already."""
-    wanted = min(sweep_record.open_work(), DRAIN_TASKS) - waiting_tasks("drain")
+def wake_workers() -> None:
+    """Queue a drain task for each listing or chunk that no process works on, at most MAX_DRAIN_TASKS in all."""
+    wanted = min(sweep_record.open_work(), MAX_DRAIN_TASKS) - waiting_tasks("drain")
     for _ in range(wanted):
         async_task("deployments.tasks.drain")
 
 
-#: What a tick does, in this order. The last one makes no network call.
+#: The steps of a tick, in this order. The step `notifications` makes no network call.
 STEPS: dict[str, Callable[[], Any]] = {
     "time-outs": _time_out,
     "settling the configuration": lambda: generation.settle(),
@@ -155,27 +155,27 @@ STEPS: dict[str, Callable[[], Any]] = {
     "forgetting sweeps": lambda: sweep_record.forget_old(),
     "forgetting failed tasks": _forget_failures,
     "forgetting sessions": _forget_sessions,
-    "asking for sweeps' work": ring,
+    "waking workers for sweeps": wake_workers,
     "notifications": _collect,
 }
 
 
 def tick_soon() -> None:
-    """Have the first tick at once: a cluster looks at its schedules only half a minute after it has started."""
+    """Queue a tick now: a cluster reads its schedules only half a minute after its start."""
     async_task("deployments.tasks.tick")
 
 
 def waiting_tasks(name: str) -> int:
-    """How many tasks of this name wait and can be taken. One that a dead worker has taken does not count."""
-    # The name is inside a signed pickle, which is read only as far as the queue's own code reads it anyway.
+    """How many tasks of this name wait and can be taken. A task that a dead worker has taken does not count."""
+    # The name is inside a signed pickle; OrmQ.func() is the queue's own code for reading it.
     claimable = OrmQ.objects.filter(lock__lt=Now())[:100]
     return sum(1 for message in claimable if message.func() == f"deployments.tasks.{name}")
 
 
 def oldest_waiting() -> float | None:
-    """For how many seconds the oldest message that any worker could take has been waiting; None when none is.
+    """Seconds that the oldest message that a worker could take has been waiting; None if there is no message.
 
-    By the database's clock, like everything that pages and alarms say.
+    By the database's clock, like all times on pages and in alarms.
     """
     rows = OrmQ.objects.filter(lock__lt=Now()).annotate(db_now=Now()).order_by("lock")
     first = rows.values_list("lock", "db_now").first()
@@ -187,7 +187,7 @@ def oldest_waiting() -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduled:
-    """A schedule as it should be: its name, its task, and every how many minutes."""
+    """A declared schedule: its name, the name of its task, and its interval in minutes."""
 
     name: str
     task: str
@@ -195,6 +195,7 @@ class Scheduled:
 
 
 def schedules() -> tuple[Scheduled, ...]:
+    """The declared schedules, by the settings of this process."""
     interval = int(settings.CONFIGURATION.reconcile_interval.total_seconds() // 60)
     wanted = [Scheduled(name=f"{PREFIX}tick", task="tick", minutes=1)]
     if interval:
@@ -203,9 +204,9 @@ def schedules() -> tuple[Scheduled, ...]:
 
 
 def latest_schedule() -> tuple[str, float] | None:
-    """The name of the declared schedule that is due for longest, and for how many seconds (negative: not yet).
+    """The declared schedule that is due first: its name, and the seconds since it was due (negative: not due yet).
 
-    None where no worker has written them. By the database's clock.
+    None if no worker has written the schedules yet. By the database's clock.
     """
     rows: Any = Schedule.objects.filter(name__startswith=PREFIX, next_run__isnull=False).annotate(db_now=Now())
     first = rows.order_by("next_run").first()
@@ -213,12 +214,12 @@ def latest_schedule() -> tuple[str, float] | None:
 
 
 def ensure_schedules() -> None:
-    """Bring the schedule table to what is declared: one row each, however many workers start at once.
+    """Write the declared schedules to the schedule table: one row each, also if several workers start at once.
 
-    Under a lock on a row that every installation has (two `get_or_create` from several hosts make duplicates), and
-    on SQLite under the write lock that BEGIN IMMEDIATE takes. A schedule of ours that is not declared is deleted. One
-    of another program is set aside (`repeats` 0: the queue skips it) with a log line: the queue reads all rows
-    in one go, so that a single one that it cannot read stops every other.
+    It runs under a lock on a row that every installation has (`get_or_create` on two hosts can make duplicates); on
+    SQLite, under the write lock of BEGIN IMMEDIATE. A schedule of ours that is not declared any more is deleted. A
+    schedule of another program is disabled (`repeats` 0: the queue skips it) and logged: the queue reads all rows
+    together, so one row that it cannot read would stop all schedules.
     """
     anchor = ContentType.objects.get_for_model(Schedule)
     with transaction.atomic():
@@ -243,7 +244,7 @@ def ensure_schedules() -> None:
             if row is None:
                 row = Schedule.objects.create(name=wanted.name, next_run=now, **values)
             elif row.next_run is None or row.next_run > soonest + timedelta(seconds=CLOCKS_APART_SECONDS):
-                # Has no next run, or one that a wrong clock wrote.
+                # There is no next run, or a host with a wrong clock wrote it.
                 Schedule.objects.filter(pk=row.pk).update(**values, next_run=soonest)
             elif any(getattr(row, name) != value for name, value in values.items()):
                 Schedule.objects.filter(pk=row.pk).update(**values, next_run=min(row.next_run, soonest))
@@ -253,25 +254,26 @@ def ensure_schedules() -> None:
         foreign = list(Schedule.objects.exclude(pk__in=keep).exclude(repeats=0).filter(_ours_to_run())[:100])
         Schedule.objects.filter(pk__in=[row.pk for row in foreign]).update(repeats=0)
     for row in foreign:
-        # Not its arguments, which may hold anything; they stay on the row.
+        # The arguments are not logged: they may contain secrets. They stay on the row.
         log.warning("schedules.set_aside id=%d name=%.100r function=%.100r", row.pk, row.name, row.func)
 
 
 def _ours_to_run() -> Q:
-    """The schedules that this cluster's queue reads: those of no cluster, and its own."""
+    """The schedules that this cluster's queue reads: those without a cluster name, and those with this cluster's."""
     return Q(cluster=None) | Q(cluster=Conf.CLUSTER_NAME)
 
 
 # ------------------------------------------------------------------------------------------------------------ cluster
 
 
-class Queue(ORM):  # type: ignore[misc]  # it is not typed
-    """The queue's access to the database, for all processes of a cluster: it waits during an outage.
+class Queue(ORM):  # type: ignore[misc]  # django-q2 is not typed
+    """The queue's access to the database, for all processes of a cluster. It waits during an outage.
 
-    django-q2's own ends its process at the first error, which ends the cluster.
+    django-q2's own class ends its process at the first database error, which ends the cluster.
     """
 
     def dequeue(self) -> Any:
+        """The next messages; None during an outage, after a pause."""
         try:
             return super().dequeue()
         except Error as error:
@@ -282,7 +284,7 @@ class Queue(ORM):  # type: ignore[misc]  # it is not typed
             return None
 
     def acknowledge(self, task_id: Any) -> Any:
-        """A message that is not deleted is delivered again, which does no harm."""
+        """Delete a message. During an outage it stays and is delivered again later, which does no harm."""
         try:
             return super().acknowledge(task_id)
         except Error as error:
@@ -292,28 +294,28 @@ class Queue(ORM):  # type: ignore[misc]  # it is not typed
             return None
 
 
-_stop = mmap.mmap(-1, 1)  # shared with the processes that are forked; without a lock, which a killed process would keep
+_stop = mmap.mmap(-1, 1)  # shared with forked processes; no lock, because a killed process would keep it
 
 
 def stopping() -> bool:
-    """Whether this cluster has to end: a long task stops at its next safe point."""
+    """Whether this cluster has been asked to end: a long task then stops at its next safe point."""
     return _stop[0] != 0
 
 
-class _Cluster(Cluster):  # type: ignore[misc]  # it is not typed
+class _Cluster(Cluster):  # type: ignore[misc]  # django-q2 is not typed
     def stop(self) -> Any:
-        """Called by django-q2 on SIGTERM, which the supervisor sends again and again."""
+        """Called by django-q2 on each SIGTERM; the supervisor sends several."""
         asked, _stop[0] = _stop[0], 1
         if self.sentinel is None:
-            sys.exit(0)  # nothing was started yet
+            sys.exit(0)  # no other process was started yet
         return True if asked else super().stop()
 
 
 def run_cluster() -> None:
-    """Be a cluster, until SIGTERM or until the supervisor at the other end of standard input is gone."""
-    # Known settings register nothing. New ones (a setting's file has changed) do, as at every start.
+    """Run a cluster until SIGTERM, or until the supervisor at the other end of standard input has ended."""
+    # Settings that are known already add no row. Changed settings (of a changed file) do, as at every start.
     generation.register(settings.CONFIGURATION, role=ProcessRole.WORKER)
-    connections.close_all()  # what follows forks
+    connections.close_all()  # the next lines fork
     _bind_to_parent()
     cluster = _Cluster()
 
@@ -322,17 +324,18 @@ def run_cluster() -> None:
             pass
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(ORPHAN_SECONDS)
-        os.killpg(0, signal.SIGKILL)  # the supervisor made us a session of our own
+        os.killpg(0, signal.SIGKILL)  # only this cluster: the supervisor started it in a session of its own
 
-    cluster.start()  # forks; a thread may only begin after it
+    cluster.start()  # it forks, so no thread may start before it
     threading.Thread(target=follow, name="supervisor", daemon=True).start()
     if cluster.sentinel is not None:
         cluster.sentinel.join()
 
 
 def _bind_to_parent() -> None:
-    """Have the kernel kill every process that is forked from here on when the one that forked it ends, so that none
-    outlives the cluster's main process, however that ends. On Linux; elsewhere only the main process is followed.
+    """From here on, the kernel kills a forked process when its parent ends, however the parent ends.
+
+    So no process outlives the cluster's main process. Linux only; elsewhere nothing happens.
     """
     if sys.platform != "linux":
         return
@@ -343,7 +346,7 @@ def _bind_to_parent() -> None:
         nonlocal pid
         parent, pid = pid, os.getpid()
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the line above
+        if os.getppid() != parent:  # the parent ended before the line above
             os._exit(1)
 
     os.register_at_fork(after_in_child=bind)
@@ -353,19 +356,19 @@ def _bind_to_parent() -> None:
 
 
 def _pulse(sender: Any, **kwargs: Any) -> None:
-    """Tell the supervisor of this cluster (deployments.worker) that a task began or ended."""
+    """Report to the supervisor of this cluster (deployments.worker) that a task began or ended."""
     if settings.WORKER_PULSE_PIPE:
-        with contextlib.suppress(OSError):  # it is full, or the supervisor is gone
+        with contextlib.suppress(OSError):  # the pipe is full, or the supervisor has ended
             os.write(int(settings.WORKER_PULSE_PIPE), b".")
 
 
 def _register(sender: Any, **kwargs: Any) -> None:
-    """Give a process of a cluster its row when it begins its first task: its leases end soon after it was killed."""
+    """Add a `Process` row before the first task of a process, so that its leases end soon if it is killed."""
     if settings.WORKER_PULSE_PIPE and processes.current_id() is None:
         try:
             processes.start(ProcessRole.TASK, configuration=generation.held)
         except Error as error:
-            log.warning("tasks.not_registered", exc_info=error)  # again at the next task
+            log.warning("tasks.not_registered", exc_info=error)  # tried again before the next task
         else:
             processes.keep_alive(ProcessRole.TASK, configuration=generation.held)
 

@@ -1,7 +1,7 @@
-"""Pages that are not the API: health, the addresses that the CLI prints, and what errors look like.
+"""Pages that are neither API nor console: health, the URLs that the CLI prints, and error pages.
 
-Thin on purpose. Below `/api/` every error is JSON with one sentence (`deployments.api.middleware`), because the CLI
-shows that sentence verbatim and loses an HTML page; everywhere else it is a page with the request's id on it.
+Below `/api/` every error is JSON with one sentence (`deployments.api.middleware`), because the CLI shows that sentence
+verbatim and cannot show an HTML page. Everywhere else an error is a page with the request's id.
 """
 
 from __future__ import annotations
@@ -32,22 +32,25 @@ from deployments.reconcile import generation
 
 
 def is_api(request: HttpRequest) -> bool:
+    """Whether the request is for `/api` or a path below it."""
     return request.path_info == "/api" or request.path_info.startswith("/api/")
 
 
-# ---- Health: for probes, which act on the status alone.
+# ---- Health: for probes, which read only the status code.
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
-    """The process answers. Asks nobody, so that a database that is down never gets the web process killed."""
+    """Liveness: 200. It does not use the database, so that a database outage does not restart the web process."""
     return JsonResponse({"ok": True}, headers={"Cache-Control": "no-store"})
 
 
 def readyz(request: HttpRequest) -> HttpResponse:
-    """The database answers, has this version's tables, and this process can use the configuration that counts.
+    """Readiness: the database answers and has this version's tables, and this process can read the configuration that
+    counts.
 
-    The body says what this process holds and what counts, by the beginnings of their digests: a process that holds
-    another one is ready as long as it can act on the one that counts. The reason stays short: anyone may ask.
+    The body has the beginning of two digests: the configuration that this process was started with, and the
+    configuration that counts. They may differ: the process is ready if it can act on the configuration that counts. The
+    reason is short and has no details, because anyone may call this.
     """
     reason, held = _not_ready(), {}
     if reason is None:
@@ -63,7 +66,7 @@ def readyz(request: HttpRequest) -> HttpResponse:
     return JsonResponse(body, status=503 if reason else 200, headers={"Cache-Control": "no-store"})
 
 
-_migrated = False  # migrated, and nothing missing, stays so for this process: the code does not change under it
+_migrated = False  # once the schema was complete, it is not checked again: this process's code does not change
 
 
 def _not_ready() -> str | None:
@@ -85,7 +88,8 @@ def _not_ready() -> str | None:
     return None
 
 
-# ---- The addresses that the CLI prints. Who is not signed in is asked to, whether the thing exists or not.
+# ---- The URLs that the CLI prints. Without a session the answer is the sign-in page, also for objects that do not
+# exist.
 
 
 def _sign_in(request: HttpRequest) -> HttpResponse | None:
@@ -97,17 +101,19 @@ def _sign_in(request: HttpRequest) -> HttpResponse | None:
 
 @require_safe
 def home(request: HttpRequest) -> HttpResponse:
+    """`/`: to the console."""
     return HttpResponseRedirect(reverse("admin:index"))
 
 
 @require_safe
 def tokens(request: HttpRequest) -> HttpResponse:
-    """`{apiUrl}/account/tokens`: what the CLI prints in CI when it has no token."""
+    """`{apiUrl}/account/tokens`: the CLI prints it in CI when it has no token."""
     return _sign_in(request) or HttpResponseRedirect(reverse("admin:deployments_accesskey_changelist"))
 
 
 @require_safe
 def project(request: HttpRequest, ref: str) -> HttpResponse:
+    """`{dashboardUrl}/projects/v3/{ref}`: the project's page."""
     if answer := _sign_in(request):
         return answer
     return HttpResponseRedirect(reverse("admin:deployments_project_change", args=[_project(ref).pk]))
@@ -115,7 +121,7 @@ def project(request: HttpRequest, ref: str) -> HttpResponse:
 
 @require_safe
 def deployment(request: HttpRequest, ref: str, short_code: str) -> HttpResponse:
-    """`{dashboardUrl}/projects/v3/{ref}/deployments/{shortCode}`: printed at the end of every deploy."""
+    """`{dashboardUrl}/projects/v3/{ref}/deployments/{shortCode}`: the CLI prints it at the end of every deploy."""
     if answer := _sign_in(request):
         return answer
     pk = Deployment.objects.filter(project__ref=ref, short_code=short_code).values_list("pk", flat=True).first()
@@ -126,7 +132,7 @@ def deployment(request: HttpRequest, ref: str, short_code: str) -> HttpResponse:
 
 @require_safe
 def deployments(request: HttpRequest, ref: str) -> HttpResponse:
-    """`{dashboardUrl}/projects/v3/{ref}/test?environment=prod|stg|preview[&branch=]`: the deployments there."""
+    """`{dashboardUrl}/projects/v3/{ref}/test?environment=prod|stg|preview[&branch=]`: the environment's deployments."""
     if answer := _sign_in(request):
         return answer
     found = _project(ref)
@@ -143,9 +149,9 @@ def deployments(request: HttpRequest, ref: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 def login_approve(request: HttpRequest, handle: str) -> HttpResponse:
-    """Where `trigger.dev login` sends people: GET says what is asking, POST lets it act for them, or not.
+    """The page that `trigger.dev login` opens: GET shows which client asks, POST approves or declines.
 
-    The token is as good as one made in the admin, so it takes the same right.
+    The approval makes a personal access token, so it needs the permission to add access keys.
     """
     if answer := _sign_in(request):
         return answer
@@ -165,7 +171,7 @@ def login_approve(request: HttpRequest, handle: str) -> HttpResponse:
 
 def _decide(request: HttpRequest, asking: cli_login.PendingLogin, context: dict[str, Any]) -> HttpResponse:
     user = request.user
-    assert isinstance(user, AbstractBaseUser)  # who is not signed in does not come here  # noqa: S101
+    assert isinstance(user, AbstractBaseUser)  # _sign_in has turned away requests without a session  # noqa: S101
     trail, seen = Trail.of(request), {"client": asking.client, "from": asking.address}
     if "approve" not in request.POST:
         with trail.change("decline.login", asking.login, after=seen) as line:
@@ -202,12 +208,13 @@ def _project(ref: str) -> Project:
 
 @csrf_exempt
 def nothing_here(request: HttpRequest) -> HttpResponse:
-    """Every address below `/api/` that no route has, so that none of them is redirected to one with a slash."""
+    """404 for every path below `/api/` without a route, so that Django does not redirect to the path with a slash."""
     return JsonResponse({"error": "There is nothing at this address."}, status=404)
 
 
 @require_safe
 def api_docs(request: HttpRequest) -> HttpResponse:
+    """The page that shows the API's schema."""
     return render(request, "api/docs.html")
 
 
@@ -215,31 +222,36 @@ def _page(request: HttpRequest, status: int, **more: str) -> HttpResponse:
     context = {"request_id": request.META.get("REQUEST_ID", ""), **more}
     try:
         return render(request, f"{status}.html", context, status=status)
-    except Exception:  # the page of an error must not need what may be broken (a session, the database)
+    except Exception:  # the error page must not fail because the session or the database is broken
         return HttpResponse(
             f"Error {status}. Request {context['request_id']}", status=status, content_type="text/plain"
         )
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    """Django's handler400."""
     return _page(request, 400)
 
 
 def permission_denied(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    """Django's handler403."""
     return _page(request, 403)
 
 
 def page_not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    """Django's handler404."""
     return _page(request, 404)
 
 
 def server_error(request: HttpRequest, *args: Any) -> HttpResponse:
+    """Django's handler500: status 503 with its sentence during a database outage, else 500."""
     error = sys.exc_info()[1]  # Django calls this while it handles the error
     outage = database.outage(error) if error is not None else None
     return database_away(request, outage) if outage is not None else _page(request, 500)
 
 
 def database_away(request: HttpRequest, outage: Refusal) -> HttpResponse:
+    """The page for a database that does not answer, with Retry-After."""
     response = _page(request, 503, sentence=outage.sentence)
     response["Retry-After"] = "5"
     return response

@@ -1,10 +1,10 @@
-"""The worker's supervisor: runs django-q2's cluster as one unit, watches it, and starts it again when it is broken.
+"""The worker's supervisor: it runs django-q2's cluster as one unit, watches it, and restarts it when it is broken.
 
-Why not the bare `qcluster`: its processes share queues guarded by locks. A process that is killed while it waits
-holds such a lock for ever, and the cluster goes on saying “Working” without doing anything; a killed main process
-leaves orphans. So here the cluster is one unit in a session of its own: when any of its processes dies, or when
-messages wait and nothing starts, the whole session is ended and a new one begins. Nothing is lost by that: what is
-to be done stands in our tables.
+Why not `qcluster` alone: its processes share queues that are guarded by locks. A process that is killed while it waits
+keeps such a lock for ever, and the cluster goes on logging “Working” without doing anything; a killed main process
+leaves orphans. So the cluster runs in a session of its own. When one of its processes dies, or messages wait and no
+task starts, the supervisor ends the whole session and starts a new cluster. No work is lost, because our own tables say
+what is to be done.
 """
 
 from __future__ import annotations
@@ -34,44 +34,46 @@ from deployments.reconcile.processes import CLOCK_STOP_SECONDS
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
-STALL_SECONDS = 30.0  # a message can be taken for so long, and this cluster has not touched a task for so long
-GRACE_SECONDS = 5.0  # for tasks to stop at a safe point; then they are killed, and their leases end (D-worker-stop)
-SCHEDULES_SECONDS = 60.0  # between two looks at the schedule table
-OVERDUE_SECONDS = 90.0  # a schedule that is due for longer is reported; a cluster reads them twice a minute
-OVERDUE_RESTART_SECONDS = 300.0  # … and one that stays overdue for so long has its cluster started again
-TROUBLE_SECONDS = 3600.0  # for so long the heartbeat tells why the cluster was started again
+#: The cluster is restarted if a message has been free to take for this long and no task has begun or ended for this
+#: long.
+STALL_SECONDS = 30.0
+GRACE_SECONDS = 5.0  # tasks may take so long to reach a safe point; then they are killed (D-worker-stop)
+SCHEDULES_SECONDS = 60.0  # how often the schedule table is checked
+OVERDUE_SECONDS = 90.0  # a schedule that is overdue for longer is reported; a cluster reads schedules twice a minute
+OVERDUE_RESTART_SECONDS = 300.0  # a schedule that is overdue for longer restarts the cluster
+TROUBLE_SECONDS = 3600.0  # how long the heartbeat reports a restart of the cluster
 
 
 class WorkerRefused(Exception):
-    """The worker must not start: SQLite has a worker on another host already."""
+    """The worker must not start: a worker on another host uses this SQLite database."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Supervisor:
-    """Keeps one cluster running until it is stopped, and none while this host's clock is wrong.
+    """Keeps one cluster running until it is stopped, and no cluster while this host's clock is wrong.
 
-    A host whose clock is off would take messages that another host has taken already and fire schedules early, because
-    the queue compares its rows with the host's time. It waits, and works again as soon as the clock is right.
+    The queue compares its rows with the host's time. So a host with a wrong clock would take messages that another host
+    has already taken, and start schedules early. The supervisor waits until the clock is right.
     """
 
     stall_seconds: float = STALL_SECONDS
     beat_seconds: float = BEAT_SECONDS
     cluster: subprocess.Popen[bytes] | None = None
-    members: set[int] = field(default_factory=set)  # the cluster's processes once it was complete
+    members: set[int] = field(default_factory=set)  # pids of the cluster, from the moment when all its processes ran
     stopping: bool = False
     started: float = 0.0
     restarts: int = 0
-    restarted: str = ""  # why, the last time
-    pulse: int = -1  # the pipe into which the cluster writes a byte whenever a task begins or ends
-    touched: float | None = None  # when the last one came (monotonic)
-    scheduled: float | None = None  # when the schedule table was last looked at (monotonic)
+    restarted: str = ""  # the reason for the last restart
+    pulse: int = -1  # read end of a pipe; the cluster writes a byte when a task begins or ends
+    touched: float | None = None  # when the last byte came (monotonic)
+    scheduled: float | None = None  # when the schedule table was last checked (monotonic)
     overdue_since: float | None = None  # when a schedule was first seen to be overdue (monotonic)
     host: str = field(default_factory=socket.gethostname)
 
     def run(self) -> None:
-        """Start, watch and restart until SIGTERM or SIGINT; returns when every process of the cluster is gone.
+        """Start, watch and restart the cluster until SIGTERM or SIGINT; returns when all its processes have ended.
 
-        Raises WorkerRefused when this host must not work.
+        Raises WorkerRefused if this host must not run a worker.
         """
         self._require_one_host()
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -81,7 +83,7 @@ class Supervisor:
                 try:
                     self._watch()
                 except Error as error:
-                    # The database is away. The cluster copes with that by itself; we look again in a moment.
+                    # The database does not answer. The cluster handles an outage by itself; try again in a moment.
                     log.warning("worker.database_unreachable error=%s", type(error).__name__, exc_info=error)
                     connections.close_all()
                 self._pause(self.beat_seconds if self.members else 0.5)
@@ -90,13 +92,13 @@ class Supervisor:
             processes.end()
 
     def _pause(self, seconds: float) -> None:
-        """Sleep, but not through a stop: a sleep goes on after a signal was handled."""
+        """Sleep, and return early on a stop: `time.sleep` continues after a signal was handled."""
         until = time.monotonic() + seconds
         while not self.stopping and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, 0.2))
 
     def _stop(self, number: int, frame: object) -> None:
-        if not self.stopping:  # within STOP_SECONDS, also while the database does not answer us
+        if not self.stopping:  # exit within STOP_SECONDS, even if the database does not answer
             processes.exit_after(processes.STOP_SECONDS - 1.5, self._leave)
         self.stopping = True
 
@@ -124,19 +126,19 @@ class Supervisor:
         self.touched = self.overdue_since = None
         self.pulse, written = os.pipe()
         for end in (self.pulse, written):
-            os.set_blocking(end, False)  # neither a task nor this process ever waits at the pipe
+            os.set_blocking(end, False)  # so that neither a task nor this process ever waits for the pipe
         self.cluster = subprocess.Popen(
             [sys.executable, str(settings.BASE_DIR / "manage.py"), "worker", "--cluster"],
             env={**settings.CHILD_ENVIRONMENT, "WORKER_PULSE_PIPE": str(written)},
             pass_fds=[written],
-            stdin=subprocess.PIPE,  # it ends when the pipe does, so it does not outlive us however we die
+            stdin=subprocess.PIPE,  # the cluster ends when this pipe closes, so it ends with this process in any case
             start_new_session=True,
         )
         os.close(written)
         log.info("worker.cluster_started pid=%d", self.cluster.pid)
 
     def _watch(self) -> None:
-        offset = processes.clock_offset()  # first, because it raises in an outage, when nothing may be started or ended
+        offset = processes.clock_offset()  # first: it raises in an outage, and then nothing may be started or ended
         right = abs(offset) < CLOCK_STOP_SECONDS
         if right:
             self._keep_schedules()
@@ -164,7 +166,7 @@ class Supervisor:
             self.scheduled = now
 
     def _overdue(self) -> str:
-        """Which schedule is overdue, in words; empty when none is."""
+        """A sentence that names the overdue schedule; empty if none is overdue."""
         words = overdue_schedule()
         if not words:
             self.overdue_since = None
@@ -173,13 +175,13 @@ class Supervisor:
         return words
 
     def _trouble(self) -> str:
-        """What is wrong with the cluster, in words; empty when nothing is."""
+        """Why the cluster must be restarted, as part of a sentence; empty if it works."""
         if self.cluster is None or self.cluster.poll() is not None:
             return "the cluster's main process is gone"
         alive = session_members(self.cluster.pid)
         if alive is not None:
-            # Complete: main, sentinel, workers, monitor, pusher. Its processes never end in its normal life,
-            # because recycling is switched off, so one that is gone died, perhaps with a lock in its hand.
+            # All processes of a cluster: main, sentinel, workers, monitor, pusher. Recycling is off, so none of them
+            # ends in normal operation. A process that is gone has died, perhaps while it held a lock.
             if not self.members and len(alive) >= 4 + settings.Q_CLUSTER["workers"]:
                 self.members = alive
             if self.members - alive:
@@ -195,14 +197,14 @@ class Supervisor:
         return ""
 
     def _idle(self) -> float:
-        """For how many seconds this cluster has begun and ended no task, its start counted as one."""
+        """Seconds since a task of this cluster last began or ended, or since the start of the cluster."""
         with contextlib.suppress(BlockingIOError):
             if os.read(self.pulse, 65536):
                 self.touched = time.monotonic()
         return time.monotonic() - (self.touched or self.started)
 
     def _end(self, *, grace: float) -> None:
-        """End the cluster's whole session: first asked, then killed. Only ever processes that we started."""
+        """End all processes of the cluster's session: SIGTERM first, SIGKILL after `grace` seconds."""
         if self.cluster is None:
             return
         session = self.cluster.pid
@@ -212,10 +214,10 @@ class Supervisor:
             if time.monotonic() > until:
                 log.warning("worker.cluster_killed after_seconds=%.0f: other processes continue its work", grace)
                 break
-            self.cluster.terminate()  # again and again: one that comes while it is starting may be lost
+            self.cluster.terminate()  # repeated, because a signal during the start of the cluster may be lost
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.cluster.wait(0.5)
-        # The main process may be gone while its children are not (they ignore that it died).
+        # The children of the main process may still run after it has died.
         for _ in range(20):
             try:
                 os.killpg(session, signal.SIGKILL)
@@ -229,7 +231,9 @@ class Supervisor:
             self.cluster.stdin.close()
         os.close(self.pulse)
         self.cluster, self.members = None, set()
-        processes.end_others(members, ProcessRole.TASK)  # their leases end now, not after 15 s without a heartbeat
+        processes.end_others(
+            members, ProcessRole.TASK
+        )  # so that their leases end now, not 15 s after the last heartbeat
 
     def _beat(self, overdue: str, *, right: bool) -> None:
         said = []
@@ -238,33 +242,33 @@ class Supervisor:
         if overdue:
             said.append(overdue)
         if self.restarted and time.monotonic() - self.started < TROUBLE_SECONDS:
-            said.append(f"The cluster was started again, because {self.restarted}.")
+            said.append(f"The cluster was restarted, because {self.restarted}.")
         processes.say(" ".join(said))
         values: dict[str, Any] = {"restarts": self.restarts}
         if self.touched is not None:
             values["last_task_at"] = Now() - timedelta(seconds=time.monotonic() - self.touched)
-        if not processes.beat(**values):  # the first beat, or a database that was restored meanwhile
+        if not processes.beat(**values):  # the first heartbeat, or the database was restored from a backup
             processes.start(ProcessRole.WORKER, configuration=generation.held)
             processes.beat(**values)
         generation.forget_old(kept=processes.ENDED_PROCESSES_KEPT_FOR)
 
 
 def overdue_schedule() -> str:
-    """Which schedule should have been started more than OVERDUE_SECONDS ago, in words; empty when none is."""
+    """A sentence that names a schedule that is overdue by more than OVERDUE_SECONDS; empty if there is none."""
     late = tasks.latest_schedule()
     if late is None or late[1] <= OVERDUE_SECONDS:
         return ""
     name, seconds = late
-    return f"The schedule “{name}” is overdue by {seconds:.0f} seconds, and what it starts does not happen."
+    return f"The schedule “{name}” is overdue by {seconds:.0f} seconds: its task does not run."
 
 
 def unready() -> str:
-    """Why this host has no worker that works, for a probe; empty when it has one."""
+    """Why this host has no working worker, for a probe; empty if it has one."""
     return processes.unready(ProcessRole.WORKER) or overdue_schedule()
 
 
 def session_members(session: int) -> set[int] | None:
-    """The processes of a session that are alive, zombies not counted. None where there is no /proc (not Linux)."""
+    """The pids of a session's processes, without zombies. None where there is no /proc (not Linux)."""
     proc = Path("/proc")
     if not (proc / "self" / "stat").exists():
         return None
@@ -273,10 +277,10 @@ def session_members(session: int) -> set[int] | None:
         if not entry.name.isdecimal():
             continue
         try:
-            # pid (name) state ppid pgrp session …; the name may hold anything, so cut behind its last bracket.
+            # pid (name) state ppid pgrp session …; the name may contain brackets, so split after the last one.
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except OSError:
-            continue  # it ended while we looked
+            continue  # the process has just ended
         if int(fields[3]) == session and fields[0] not in "ZX":
             members.add(int(entry.name))
     return members

@@ -189,7 +189,7 @@ def test_a_line_of_the_env_file_that_cannot_be_read_is_told_by_its_number_alone(
 
     [problem] = config.env_file_problems(file, named=False)
 
-    assert "no setting" in problem.message
+    assert "not a setting" in problem.message
     assert "canary" not in str(problem)
 
 

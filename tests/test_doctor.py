@@ -192,7 +192,7 @@ def test_with_all_rights_every_read_is_allowed_and_nothing_is_written(
     assert OWNER in line(report, "Identity").says
     for permission in ("ecr:GetRepositoryPolicy", "ecr:GetLifecyclePolicy", "ecr:BatchGetImage"):
         assert line(report, permission).level is Level.OK
-    assert line(report, "Registry-wide policy").says == "The registry has none."
+    assert line(report, "Registry-wide policy").says == "The registry has no policy."
     assert line(report, "Permissions to write").level is Level.SKIPPED
     assert {call.partition(":")[2][:3] for call in sandbox.calls()} <= {"Get", "Des", "Bat", "Lis"}
 
@@ -290,7 +290,7 @@ def test_a_deny_for_the_whole_registry_is_a_warning(
     found = line(doctor.examine(configuration=ecr_configuration), "Registry-wide policy")
 
     assert found.level is Level.WARN
-    assert "beats every repository policy" in found.says
+    assert "overrides every repository policy" in found.says
 
 
 def test_consumers_are_held_against_the_policy_without_asking_aws(

@@ -96,7 +96,7 @@ def test_workers_killed_in_the_middle_of_a_sweep_lose_no_repository_and_leave_no
     wait_for(lambda: len(cluster_members(first)) >= 6 and len(cluster_members(second)) >= 6, 40)
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON, requested_by="tester")
     assert sweep is not None
-    tasks.ring()
+    tasks.wake_workers()
     wait_for(lambda: SweepChunk.objects.filter(attempts=1).exists(), 40)
     time.sleep(0.5)
 

@@ -109,8 +109,8 @@ def test_a_bell_is_rung_once_for_each_piece_of_work_however_often_it_is_rung(con
     Sweep.objects.create(trigger=SweepTrigger.PERSON)
     Sweep.objects.create(trigger=SweepTrigger.COMMAND)
 
-    tasks.ring()
-    tasks.ring()
+    tasks.wake_workers()
+    tasks.wake_workers()
 
     assert OrmQ.objects.count() == 2
 
@@ -297,7 +297,7 @@ def test_a_cluster_that_lost_an_idle_process_is_started_again_and_works(running:
 
     second = wait_for(lambda: (found := cluster_of(running)) and found != first and found)
     Sweep.objects.create(trigger=SweepTrigger.PERSON)
-    tasks.ring()
+    tasks.wake_workers()
 
     wait_for(lambda: Sweep.objects.filter(status=SweepStatus.DONE).exists())
     assert worker.session_members(first) == set()
@@ -346,7 +346,7 @@ def test_sigterm_ends_the_worker_within_8_seconds_while_its_sweep_waits_for_aws_
     running = start(**variables).process
     wait_for(lambda: cluster_of(running))
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
-    tasks.ring()
+    tasks.wake_workers()
     wait_for(lambda: any(fault["struck"] for fault in sandbox.faults()))
     assert SweepChunk.objects.filter(lease_until__gt=Now()).exists()
 
@@ -398,7 +398,7 @@ def test_a_temporary_folder_that_is_cleaned_leaves_the_worker_running(
 
     time.sleep(2 * worker.BEAT_SECONDS)
     Sweep.objects.create(trigger=SweepTrigger.PERSON)
-    tasks.ring()
+    tasks.wake_workers()
 
     wait_for(lambda: Sweep.objects.filter(status=SweepStatus.DONE).exists())
     wait_for(lambda: Process.objects.filter(role=ProcessRole.WORKER, last_task_at__isnull=False).exists())
@@ -445,7 +445,7 @@ def test_a_worker_whose_clock_is_wrong_takes_no_work_at_its_start_and_while_it_r
     beat = wait_for(lambda: Process.objects.filter(trouble__contains="takes no work").first())
     assert "clock is +600" in beat.trouble
     Sweep.objects.create(trigger=SweepTrigger.PERSON)
-    tasks.ring()
+    tasks.wake_workers()
     time.sleep(worker.BEAT_SECONDS)
     assert cluster_of(running.process) is None
     assert OrmQ.objects.filter(lock__lt=Now()).count() == 1
@@ -604,7 +604,7 @@ def test_a_database_that_is_away_for_8_seconds_is_one_log_line_in_each_process_a
     own_server.crash(away=8)
 
     Sweep.objects.create(trigger=SweepTrigger.PERSON)
-    tasks.ring()
+    tasks.wake_workers()
     wait_for(lambda: Sweep.objects.filter(status=SweepStatus.DONE).exists(), seconds=60)
     wait_for(lambda: Process.objects.filter(role=ProcessRole.WORKER, beat_at__gt=Now() - timedelta(seconds=5)).exists())
 

@@ -292,7 +292,7 @@ class BulkActions(ReadOnly):
         if sweep is None:
             self.message_user(request, words, messages.SUCCESS if count else messages.WARNING)
             return ""
-        tasks.ring()
+        tasks.wake_workers()
         address = reverse("admin:deployments_sweep_change", args=[sweep.pk])
         self.message_user(request, format_html('{} <a href="{}">Watch {}</a>', words, address, sweep), messages.SUCCESS)
         return address

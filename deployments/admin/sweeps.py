@@ -115,7 +115,7 @@ class SweepAdmin(ReadOnly):
                     trigger=SweepTrigger.PERSON, requested_by=who(request), dry_run=dry_run, adopt=adopt
                 )
                 assert sweep is not None  # only the schedule's sweeps exclude each other  # noqa: S101
-            tasks.ring()
+            tasks.wake_workers()
             return HttpResponseRedirect(reverse("admin:deployments_sweep_change", args=[sweep.pk]))
         managed = Repository.objects.exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
         configuration = shown_configuration()

@@ -115,10 +115,10 @@ def test_an_empty_list_names_the_next_command(db: None) -> None:
         (("create", "--user", "mira", "--project", "proj_billing"), "Give --user"),
         (("create", "--project", "proj_billing"), "both"),
         (("create", "--project", "proj_billing", "--env", "mars"), "no environment mars"),
-        (("create", "--user", "nobody"), "no one active user"),
+        (("create", "--user", "nobody"), "Not exactly one active user"),
         (("create", "--user", "nobody", "--scope", "read"), "--scope is for"),
-        (("rotate", "tr_prod_nothere"), "no key that begins"),
-        (("revoke", "tr_prod_nothere"), "no key that begins"),
+        (("rotate", "tr_prod_nothere"), "No key begins"),
+        (("revoke", "tr_prod_nothere"), "No key begins"),
         (("rotate", "tr_prod_x", "--grace", "soon"), "as in 24h"),
     ],
 )

@@ -664,7 +664,7 @@ def test_a_command_in_a_shell_with_other_settings_uses_what_counts_and_says_so(
 
     call_command("reconcile", "--all")
 
-    assert "are not those that count" in capsys.readouterr().err
+    assert "are not the configuration that counts" in capsys.readouterr().err
     assert _pullers(sandbox, Repository.objects.get()) == {CLUSTER, OTHER}
 
 

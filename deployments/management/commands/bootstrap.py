@@ -1,7 +1,7 @@
-"""`manage.py bootstrap`: an operator, a project with its environments, and the keys to deploy with.
+"""`manage.py bootstrap`: create an operator, a project with its environments, and the keys to deploy with.
 
-Running it again finds what is there and makes only what is missing, so it can stand in an installation's start
-script. Secrets are printed once, when they are made.
+A second run creates only what is missing, so the command can be part of an installation's start script. A secret is
+printed once, when it is made.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from deployments.models import AccessKey, KeyKind, Project
 
 logger = logging.getLogger(__name__)
 
-#: The name of the keys that this command makes: it counts and rotates these, and no others.
+#: The name of the keys that this command makes. It finds and rotates only keys with this name.
 KEY_NAME = "bootstrap"
 
 
 @dataclass(slots=True, kw_only=True)
 class _Result:
-    """What there is now. Secrets are None where they existed already."""
+    """The operator's and the project's state after the run. A secret is None if it existed before."""
 
     project: Project
     is_new_project: bool
@@ -49,9 +49,11 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--email", required=True, help="The operator's address, which is also the login name.")
         parser.add_argument("--project", required=True, help="The project's name.")
-        parser.add_argument("--ref", help="The project's ref, if trigger.config names one already: proj_….")
+        parser.add_argument("--ref", help="The project's ref (proj_…), if trigger.config has one already.")
         parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
-        parser.add_argument("--rotate", action="store_true", help="Revoke this command's keys and make new ones.")
+        parser.add_argument(
+            "--rotate", action="store_true", help="Revoke the keys that this command made, and make new ones."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         email, name, ref = _email(options["email"]), _name(options["project"]), _ref(options["ref"])
@@ -72,7 +74,8 @@ class Command(BaseCommand):
 
     def _make(self, email: str, name: str, ref: str | None, *, rotate: bool) -> _Result:
         with transaction.atomic():
-            # Two of these at once (two containers starting) queue here: the operator's row is unique and locked.
+            # Two runs at once (two containers that start) wait for each other here: the operator's row is unique and
+            # locked.
             operator, password = _operator(email)
             project, is_new_project = _project(name, ref)
             result = _Result(
@@ -95,17 +98,15 @@ class Command(BaseCommand):
     def _tell(self, email: str, result: _Result) -> None:
         configuration = settings.CONFIGURATION
         project = result.project
-        kept = "made earlier, not shown again; --rotate makes a new one"
-        self.stdout.write(f"Operator  {email}" + ("" if result.password else " (was there)"))
-        self.stdout.write(
-            f"Project   {project.name}, {project.ref}" + ("" if result.is_new_project else " (was there)")
-        )
+        kept = "made earlier and not shown again; --rotate replaces it"
+        self.stdout.write(f"Operator  {email}" + ("" if result.password else " (existed)"))
+        self.stdout.write(f"Project   {project.name}, {project.ref}" + ("" if result.is_new_project else " (existed)"))
         self.stdout.write(f"Token     {result.token or kept}")
         for slug, text in result.keys.items():
             self.stdout.write(f"Key       {slug:<8} {text or kept}")
         self.stdout.write(
             f"\nAdmin:    {configuration.app_origin}/admin/\n"
-            f"Next, with project: “{project.ref}” in trigger.config.ts:\n\n"
+            f"Next: set project: “{project.ref}” in trigger.config.ts, then run\n\n"
             f"  TRIGGER_API_URL={configuration.api_origin} TRIGGER_ACCESS_TOKEN={result.token or 'tr_pat_…'} "
             "npx trigger.dev@latest deploy --local-build"
         )
@@ -119,7 +120,7 @@ def _email(text: str) -> str:
         raise CommandError(
             "--email: this is not an e-mail address. For example --email you@example.com.", returncode=2
         ) from None
-    if len(email) > 150:  # of a login name
+    if len(email) > 150:  # Django's limit for a login name
         raise CommandError("--email: the address is longer than 150 characters.", returncode=2)
     return email
 
@@ -135,15 +136,15 @@ def _ref(text: str | None) -> str | None:
     ref = text.strip() if text is not None else None
     if ref is not None and not images.is_project_ref(ref):
         raise CommandError(
-            "--ref: this is not a project ref: it reads proj_ and lower case letters and digits, at most 64 "
-            "characters, because it ends the repository's name. Leave --ref out to have one made.",
+            "--ref: this is not a project ref. A ref is proj_ followed by lower case letters and digits, at most 64 "
+            "characters, because it is the end of the repository's name. Without --ref, one is made.",
             returncode=2,
         )
     return ref
 
 
 def _operator(email: str) -> tuple[AbstractBaseUser, str | None]:
-    """The user with this login name, and the password if it is new. What an existing one may do stays as it is."""
+    """The user with this login name, and the password if the user is new. An existing user's permissions stay."""
     users = get_user_model()._default_manager
     password = secrets.token_urlsafe(15)
     user, created = users.get_or_create(
@@ -155,12 +156,12 @@ def _operator(email: str) -> tuple[AbstractBaseUser, str | None]:
         return user, password
     user = users.select_for_update().get(pk=user.pk)
     if not user.is_active:
-        raise CommandError(f"The user {email} is not active, so a token of theirs would not work.", returncode=2)
+        raise CommandError(f"The user {email} is not active, so this user's token would not work.", returncode=2)
     return user, None
 
 
 def _project(name: str, ref: str | None) -> tuple[Project, bool]:
-    """The project with this ref, or else with this name; made if there is none. The second value: whether it is new."""
+    """The project with this ref, or without a ref with this name, and whether it was created now."""
     if ref is not None and (found := Project.objects.filter(ref=ref).first()):
         projects.ensure_environments(found)
         return found, False
@@ -169,11 +170,11 @@ def _project(name: str, ref: str | None) -> tuple[Project, bool]:
         projects.ensure_environments(named[0])
         return named[0], False
     if ref is None and named:
-        raise CommandError(f"Several projects are named “{name}”: say which with --ref.", returncode=2)
+        raise CommandError(f"Several projects are named “{name}”: choose one with --ref.", returncode=2)
     if named:
         raise CommandError(
-            f"There is a project named “{name}” with another ref, {named[0].ref}. Leave --ref out to use that one, or "
-            "give the new project another name.",
+            f"There is a project named “{name}” with another ref, {named[0].ref}. Leave --ref out to use that project, "
+            "or give the new project another name.",
             returncode=2,
         )
     return projects.create_project(name=name, ref=ref), True
@@ -198,7 +199,7 @@ def _live() -> Any:
 
 
 def _keep(live: Any, rotate: bool) -> bool:
-    """Whether what is there is kept; with `rotate` it is revoked instead."""
+    """Whether the existing keys are kept. With `rotate` they are revoked."""
     if rotate:
         for key in live:
             keys.revoke(key)

@@ -1,4 +1,4 @@
-"""`manage.py configuration`: which configuration counts, who holds which, and how to have another one count."""
+"""`manage.py configuration`: show which configuration counts and which processes hold which, and change it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from deployments.reconcile import generation
 
 
 class Command(BaseCommand):
-    help = "Which configuration counts (list), and have another one count (activate DIGEST --reason …)."
+    help = "Show which configuration counts (list), or choose it (activate DIGEST --reason …)."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         what = parser.add_subparsers(dest="what", required=True)
-        what.add_parser("list", help="every configuration that a process was started with, the newest first")
-        activate = what.add_parser("activate", help="have this one count from now on, for every process")
-        activate.add_argument("digest", help="the digest's beginning, as list prints it")
+        what.add_parser("list", help="all configurations that processes were started with, newest first")
+        activate = what.add_parser("activate", help="from now on, all processes use this configuration")
+        activate.add_argument("digest", help="the beginning of the digest, as list prints it")
         activate.add_argument("--reason", default="", help="why, for the audit log")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -31,7 +31,7 @@ class Command(BaseCommand):
     def _list(self) -> None:
         current = generation.counting()
         if current is None:
-            self.stdout.write("No process has been started yet, so each one would act on its own settings.")
+            self.stdout.write("No process has been started yet, so no configuration counts.")
             return
         holders: dict[int | None, list[str]] = {}
         for process in generation.running():
@@ -64,4 +64,4 @@ class Command(BaseCommand):
         if not generation.activate(row=row, trail=Trail.of_command("configuration"), reason=reason):
             self.stdout.write(f"{row} counts already.")
             return
-        self.stdout.write(f"{row} counts from now on, for every process.")
+        self.stdout.write(f"{row} counts from now on, for all processes.")

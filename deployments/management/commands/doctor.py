@@ -1,7 +1,7 @@
-"""`manage.py doctor`: is this installation well? One line for each thing, and the next step where there is one.
+"""`manage.py doctor`: check this installation. One line per check, with the next step.
 
-Exit status: 0 nothing failed, 1 there are warnings and --strict was given, 2 something failed. Works while the
-settings have errors, because that is when it is needed.
+Exit status: 0 no check failed, 1 a check warns and --strict was given, 2 a check failed. It also works while the
+settings have errors, because then it is needed most.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ MARKS = {Level.OK: "ok  ", Level.WARN: "warn", Level.FAIL: "FAIL", Level.SKIPPED
 
 
 class Command(BaseCommand):
-    help = "Look at settings, database, worker, AWS permissions and mail; say what is wrong and what to do."
+    help = "Check settings, database, worker, AWS permissions and mail; report what is wrong and what to do."
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--json", action="store_true", help="print one JSON object")
-        parser.add_argument("--offline", action="store_true", help="ask neither AWS nor the mail server")
-        parser.add_argument("--strict", action="store_true", help="end with status 1 on warnings too")
+        parser.add_argument("--offline", action="store_true", help="do not contact AWS or the mail server")
+        parser.add_argument("--strict", action="store_true", help="exit status 1 if a check warns")
         parser.add_argument(
-            "--iam-policy", action="store_true", help="print only the IAM policy that AWS has to give us"
+            "--iam-policy", action="store_true", help="print only the minimum IAM policy for this installation"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -39,7 +39,7 @@ class Command(BaseCommand):
             text = doctor.operator_policy(configuration)
             if not text:
                 self.stderr.write(
-                    "No configured registry is ECR, so nothing is needed of AWS. See docs/iam-policy.json."
+                    "No configured registry is ECR, so no IAM policy is needed. See docs/iam-policy.json."
                 )
                 sys.exit(2)
             self.stdout.write(text)
@@ -47,8 +47,13 @@ class Command(BaseCommand):
         report = doctor.examine(configuration=configuration, offline=options["offline"])
         if options["json"]:
             lines = [{**asdict(line), "level": line.level.value} for line in report.lines]
-            told = {"at": report.at.isoformat(), "seconds": round(report.seconds, 1), **report.summary, "lines": lines}
-            self.stdout.write(json.dumps(told))
+            document = {
+                "at": report.at.isoformat(),
+                "seconds": round(report.seconds, 1),
+                **report.summary,
+                "lines": lines,
+            }
+            self.stdout.write(json.dumps(document))
         else:
             self._tell(report)
         if report.worst is Level.FAIL:

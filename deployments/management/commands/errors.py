@@ -1,4 +1,4 @@
-"""`manage.py errors`: print `docs/errors.md`, or what one code means."""
+"""`manage.py errors`: print `docs/errors.md`, or explain one code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deployments import catalogue
 
 
 class Command(BaseCommand):
-    help = "Print the page of all errors, or explain the ones with a code."
+    help = "Print the page of all errors, or explain the errors with a code."
     requires_system_checks = ()
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`manage.py events`: look at repositories the moment that CloudTrail reports a change. Ends cleanly on SIGTERM."""
+"""`manage.py events`: check a repository as soon as CloudTrail reports a change. Ends cleanly on SIGTERM and Ctrl-C."""
 
 import re
 import signal
@@ -15,11 +15,11 @@ from deployments.reconcile import change_events, generation, processes, targets
 
 
 class Command(BaseCommand):
-    help = "Consume ECR change events from RECONCILE_EVENTS_QUEUE_URL and heal drift within seconds."
+    help = "Consume ECR change events from RECONCILE_EVENTS_QUEUE_URL and correct drift within seconds."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--check", action="store_true", help="for a probe: status 1 unless such a process works on this host"
+            "--check", action="store_true", help="for a probe: status 1 unless an events process runs on this host"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -30,19 +30,19 @@ class Command(BaseCommand):
         configuration = settings.CONFIGURATION.require()
         found = targets.configured(configuration)
         if not configuration.events_queue_url:
-            raise CommandError("RECONCILE_EVENTS_QUEUE_URL is not set; the README shows how to make the queue.")
+            raise CommandError("RECONCILE_EVENTS_QUEUE_URL is not set; the README shows how to create the queue.")
         if not found:
             raise CommandError("No configured registry is ECR (DEPLOY_REGISTRY_HOST), so there are no events.")
         stop: list[int] = []
 
         def stopped(number: int, frame: object) -> None:
-            if not stop:  # within STOP_SECONDS, also while AWS or the database does not answer
+            if not stop:  # exit within STOP_SECONDS, even if AWS or the database does not answer
                 processes.exit_after(processes.STOP_SECONDS - 1.5, processes.end)
             stop.append(number)
 
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, stopped)
-        # https://sqs.REGION.…/ACCOUNT/NAME; a queue elsewhere (a sandbox, an endpoint in a VPC) is the registry's.
+        # https://sqs.REGION.…/ACCOUNT/NAME. For another host (the sandbox, a VPC endpoint), use the registry's region.
         region = re.match(r"https?://sqs\.([a-z0-9-]+)\.", configuration.events_queue_url)
         queue = EventQueue(
             url=configuration.events_queue_url,
@@ -51,6 +51,6 @@ class Command(BaseCommand):
         )
         generation.register(configuration, role=ProcessRole.EVENTS)
         processes.keep_alive(ProcessRole.EVENTS, configuration=generation.held, lives=change_events.is_moving)
-        self.stderr.write("Listening for changes. Ctrl-C ends it.")
+        self.stderr.write("Listening for changes. Stop with Ctrl-C.")
         change_events.consume(configuration=configuration, queue=queue, stopping=lambda: bool(stop))
         processes.end()

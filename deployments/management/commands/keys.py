@@ -1,9 +1,9 @@
-"""`manage.py keys`: list, make, rotate and revoke access keys, for a host without a browser.
+"""`manage.py keys`: list, create, rotate and revoke access keys, for a host without a browser.
 
-A new key's text is printed once, alone on standard output; everything that is said about it goes to standard error,
-so that `KEY=$(manage.py keys create …)` works. Each change is in the audit log, under the name of the shell's user.
+A new key is printed once, alone on standard output; all other text goes to standard error, so that
+`KEY=$(manage.py keys create …)` works. Each change is in the audit log, with the name of the shell's user.
 
-Exit status: 0 done, 1 refused, 2 the key, user or environment that was named is not there.
+Exit status: 0 done, 1 refused, 2 the key, user or environment does not exist.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 def span(text: str) -> timedelta:
-    """“24h”, “90d”, “30m”, “0”."""
+    """Read a time span: “24h”, “90d”, “30m” or “0”. Raises ArgumentTypeError."""
     if text == "0":
         return timedelta(0)
     match = re.fullmatch(r"(\d{1,5})([mhd])", text, re.ASCII)
@@ -42,26 +42,30 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         commands = parser.add_subparsers(dest="what", required=True)
-        shown = commands.add_parser("list", help="the keys that work; with --all those that no longer do, too")
-        shown.add_argument("--project", metavar="REF", help="only those of this project")
+        shown = commands.add_parser("list", help="list the valid keys; with --all also revoked and expired keys")
+        shown.add_argument("--project", metavar="REF", help="only the keys of this project")
         shown.add_argument("--all", action="store_true")
         shown.add_argument("--json", action="store_true", help="print one JSON array")
-        make = commands.add_parser("create", help="a key of an environment, or a personal token of a user")
-        make.add_argument("--user", metavar="NAME", help="login name or mail address of the token's owner")
+        make = commands.add_parser("create", help="make a key for an environment, or a personal token for a user")
+        make.add_argument("--user", metavar="NAME", help="login name or e-mail address of the token's owner")
         make.add_argument("--project", metavar="REF", help="with --env: the environment of the key")
         make.add_argument("--env", metavar="SLUG", help="prod, staging, preview or dev")
-        make.add_argument("--name", default="", help="where it will be used, to tell it from others")
+        make.add_argument("--name", default="", help="where the key will be used, to tell keys apart")
         make.add_argument(
-            "--scope", action="append", choices=sorted(keys.SCOPES), help="limit an environment's key; may be repeated"
+            "--scope", action="append", choices=sorted(keys.SCOPES), help="limit an environment key; may be repeated"
         )
-        make.add_argument("--expires", type=span, metavar="SPAN", help="after which it no longer works, as 90d")
-        rotate = commands.add_parser("rotate", help="a new key in the place of an old one")
-        rotate.add_argument("key", metavar="KEY", help="its beginning, as the list shows it")
+        make.add_argument("--expires", type=span, metavar="SPAN", help="the key expires after this time, such as 90d")
+        rotate = commands.add_parser("rotate", help="make a new key and let the old key expire")
+        rotate.add_argument("key", metavar="KEY", help="the beginning of the key, as list prints it")
         rotate.add_argument(
-            "--grace", type=span, default=timedelta(hours=24), metavar="SPAN", help="the old one works on (24h; 0: not)"
+            "--grace",
+            type=span,
+            default=timedelta(hours=24),
+            metavar="SPAN",
+            help="the old key works for this time (default 24h; 0: revoke it now)",
         )
-        revoke = commands.add_parser("revoke", help="withdraw a key, from the next request on")
-        revoke.add_argument("key", metavar="KEY", help="its beginning, as the list shows it")
+        revoke = commands.add_parser("revoke", help="revoke a key; it fails from the next request on")
+        revoke.add_argument("key", metavar="KEY", help="the beginning of the key, as list prints it")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -89,7 +93,7 @@ class Command(BaseCommand):
         if bool(options["user"]) == bool(options["project"] or options["env"]):
             raise CommandError("Give --user, or --project and --env.", returncode=2)
         if options["user"] and options["scope"]:
-            raise CommandError("A personal token may do what its user may: --scope is for keys of environments.")
+            raise CommandError("A personal token has the permissions of its user: --scope is for environment keys.")
         expires = clock.now() + options["expires"] if options["expires"] else None
         with Trail.of_command("keys").change("make.key") as line:
             if options["user"]:
@@ -118,7 +122,7 @@ class Command(BaseCommand):
         self.stderr.write(f"{key} no longer works.")
 
     def _hand_out(self, key: AccessKey, text: str) -> None:
-        self.stderr.write(f"{key.get_kind_display()} of {_owner(key)}, shown this once:")
+        self.stderr.write(f"{key.get_kind_display()} of {_owner(key)}, shown only once:")
         self.stdout.write(text)
 
 
@@ -127,19 +131,19 @@ def _rows() -> QuerySet[AccessKey]:
 
 
 def _find(beginning: str) -> AccessKey:
-    """The key with this beginning. A whole key is recognised too, though it does not belong on a command line."""
+    """The key with this beginning. A whole key is accepted too, although a command line is no place for a secret."""
     found = list(_rows().filter(Q(prefix=beginning.rstrip("…")) | Q(digest=keys.digest(beginning)))[:2])
     if not found:
-        raise CommandError(f"There is no key that begins with {beginning[:18]}; see manage.py keys list.", returncode=2)
+        raise CommandError(f"No key begins with {beginning[:18]}; see manage.py keys list.", returncode=2)
     if len(found) > 1:
-        raise CommandError(f"Several keys begin with {beginning[:18]}: use the admin.", returncode=2)
+        raise CommandError(f"Several keys begin with {beginning[:18]}: use the console.", returncode=2)
     return found[0]
 
 
 def _user(name: str) -> Any:
     users = get_user_model()._default_manager.filter(Q(username=name) | Q(email__iexact=name), is_active=True)[:2]
     if len(users) != 1:
-        raise CommandError(f"There is no one active user {name}.", returncode=2)
+        raise CommandError(f"Not exactly one active user has the name or e-mail address {name}.", returncode=2)
     return users[0]
 
 
@@ -151,7 +155,7 @@ def _environment(ref: str | None, slug: str | None) -> Environment:
     )
     environment = found.first()
     if environment is None:
-        raise CommandError(f"There is no environment {slug} of a project {ref}.", returncode=2)
+        raise CommandError(f"There is no environment {slug} in a project {ref}.", returncode=2)
     return environment
 
 

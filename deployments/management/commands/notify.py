@@ -1,6 +1,6 @@
-"""`manage.py notify`: send a test message, or do now what the worker does each minute.
+"""`manage.py notify`: list the channels, send a test message, or record and send notifications now.
 
-`send` needs no worker: run by a timer of the host's own, it also tells that the worker itself is silent.
+`send` needs no worker. Run by a timer of the host (cron), it also reports that the worker has stopped.
 Exit status: 0 sent, 1 not sent, 2 no such channel.
 """
 
@@ -19,14 +19,16 @@ from deployments.notify.senders import DeliverySettings
 
 
 class Command(BaseCommand):
-    help = "Notifications: list the channels, send a test message, or look for news and send what is due."
+    help = "Notifications: list the channels, send a test message, or record new notifications and send them."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         commands = parser.add_subparsers(dest="what", required=True)
-        commands.add_parser("list", help="the channels, when they last took a message, and their last error")
+        commands.add_parser("list", help="the channels, when a message was last sent, and the last error")
         test = commands.add_parser("test", help="send one test message to a channel")
         test.add_argument("name", metavar="NAME", help="the channel's name")
-        commands.add_parser("send", help="look for news and send what is due, as the worker does each minute")
+        commands.add_parser(
+            "send", help="record new notifications and send those that are due, as the worker does each minute"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         match options["what"]:
@@ -49,7 +51,7 @@ class Command(BaseCommand):
         channel = NotificationChannel.objects.filter(name=name).first()
         if channel is None:
             known = ", ".join(NotificationChannel.objects.values_list("name", flat=True)) or "none yet"
-            raise CommandError(f"There is no channel “{name}”; there are: {known}.", returncode=2)
+            raise CommandError(f"There is no channel “{name}”. Channels: {known}.", returncode=2)
         with Trail.of_command("notify").attempt("test.channel", channel) as attempt:
             attempt.begin()
             row = deliveries.send_test(
@@ -62,5 +64,5 @@ class Command(BaseCommand):
                 attempt.refuse(row.answer)
                 raise CommandError(f"Not sent: {row.answer}")
             with attempt.commit():
-                pass  # the delivery has the result already
+                pass  # the delivery already has the result
         self.stdout.write(f"Sent: {row.answer}.")

@@ -1,8 +1,8 @@
 """`manage.py policy`: compare two repository policies, lint one, ask who may pull.
 
-Reads files or standard input and speaks to nobody: no AWS, no database, no settings of ours, so it also works while
-the policy setting is broken. The answer is all there is on standard output. Exit status: 0 identical, cosmetic, no
-finding, yes; 1 access, incomparable, a finding, no, depends; 2 unreadable, or not JSON (for lint that is a finding).
+It reads files or standard input and uses no AWS, no database and none of our settings, so it also works while the
+policy setting is broken. Standard output has only the answer. Exit status: 0 identical, cosmetic, no finding, yes; 1
+access, incomparable, a finding, no, depends; 2 unreadable, or not JSON (for lint that is a finding).
 """
 
 from __future__ import annotations
@@ -19,30 +19,38 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from deployments import policy
 from deployments.policy.actions import PREFIX
 
-MAX_BYTES = 4 * 1024 * 1024  # no policy; rather a wrong file
+MAX_BYTES = 4 * 1024 * 1024  # a larger file is not a policy but a wrong file
 
 
 class Command(BaseCommand):
-    help = "Compare, lint and question ECR repository policies in files (or - for standard input)."
-    requires_system_checks = []  # a broken setting is often the reason for asking
+    help = "Compare and lint ECR repository policies in files (or - for standard input), and ask who may pull."
+    requires_system_checks = []  # the command is used to find a broken setting
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="compare|lint|who")
         compare = verbs.add_parser("compare", help="what B grants beyond A (+), and A beyond B (-)")
         compare.add_argument("a", metavar="A", help="a policy file, or -")
         compare.add_argument("b", metavar="B", help="a policy file, or -")
-        lint = verbs.add_parser("lint", help="what is wrong or unwise about a policy")
+        lint = verbs.add_parser("lint", help="errors and risks in a policy")
         lint.add_argument("file", metavar="FILE", help="a policy file, or -")
-        lint.add_argument("--allow-public", action="store_true", help="open to the whole world is only a warning")
+        lint.add_argument(
+            "--allow-public", action="store_true", help="report a public policy as a warning, not an error"
+        )
         who = verbs.add_parser("who", help="who may pull, or whether an account may")
         who.add_argument("file", metavar="FILE", help="a policy file, or -")
-        who.add_argument("--action", metavar="ACTION", help="ask for this action instead of pulling, e.g. ecr:PutImage")
+        who.add_argument(
+            "--action", metavar="ACTION", help="ask about this action instead of pulling, e.g. ecr:PutImage"
+        )
         for verb in (compare, who):
             verb.add_argument("--region", required=True, help="the registry's region, e.g. eu-central-1")
         lint.add_argument("--region", help="the registry's region (default: taken from the ARNs in the policy)")
         who.add_argument("--account", metavar="ID", help="the 12 digits of an account")
         lint.add_argument(
-            "--account", metavar="ID", action="append", default=[], help="an account that must be able to pull (repeat)"
+            "--account",
+            metavar="ID",
+            action="append",
+            default=[],
+            help="an account that must be able to pull (may be repeated)",
         )
         for verb in (compare, lint, who):
             verb.add_argument("--json", action="store_true", help="print one JSON value")
@@ -52,13 +60,14 @@ class Command(BaseCommand):
         try:
             right = answer(options)
             self.stdout.flush()
-        except BrokenPipeError:  # whoever read has seen enough, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        except BrokenPipeError:  # the reader (such as `head`) has closed the pipe
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python prints an error when it exits
             sys.exit(1)
         if not right:
             sys.exit(1)
 
     def compare(self, options: dict[str, Any]) -> bool:
+        """Whether the two policies give the same access."""
         partition = _partition(options["region"])
         if options["a"] == options["b"] == "-":
             raise CommandError("Only one of A and B can be standard input (-).", returncode=2)
@@ -77,6 +86,7 @@ class Command(BaseCommand):
         return found.level in ("identical", "cosmetic")
 
     def lint(self, options: dict[str, Any]) -> bool:
+        """Whether the policy has no findings."""
         partition = _partition(options["region"]) if options["region"] else None
         accounts = [_account(text) for text in options["account"]]
         text = _read(options["file"])
@@ -91,6 +101,7 @@ class Command(BaseCommand):
         return not found
 
     def who(self, options: dict[str, Any]) -> bool:
+        """Whether the account (without --account: anybody) may use the action, by default pull."""
         partition = _partition(options["region"])
         account = _account(options["account"]) if options["account"] is not None else None
         action = _action(options["action"]) if options["action"] is not None else None
@@ -137,14 +148,14 @@ class Command(BaseCommand):
         self._lines(json.dumps(value, indent=2))
 
     def _lines(self, *lines: str) -> None:
-        """A terminal that cannot show a character gets its code instead of a traceback."""
+        """Print lines. A character that the terminal's encoding lacks is printed as its code."""
         encoding = getattr(self.stdout, "encoding", None) or "utf-8"
         for line in lines:
             self.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _best(value: policy.Policy, holders: tuple[policy.Holder, ...]) -> policy.Verdict:
-    """Whether anybody may. What is not understood could be a grant."""
+    """Whether any principal may. A part of the policy that is not understood could be a grant: “depends”."""
     verdicts = {one.answer.verdict for one in holders}
     if "yes" in verdicts:
         return "yes"
@@ -152,7 +163,7 @@ def _best(value: policy.Policy, holders: tuple[policy.Holder, ...]) -> policy.Ve
 
 
 def _partition(region: str) -> str:
-    from deployments.aws.partitions import partition_of  # boto3's data is slow to load, and lint can do without
+    from deployments.aws.partitions import partition_of  # boto3's data loads slowly, and lint does not need it
 
     try:
         return partition_of(region)
@@ -173,7 +184,7 @@ def _action(text: str) -> str:
 
 
 def _read(path: str) -> str:
-    """The text of a file or of standard input, as it is: no newline is translated, nothing is guessed."""
+    """The text of a file or of standard input, unchanged: no newline is translated. UTF-8 only."""
     name = "standard input" if path == "-" else path
     try:
         if path == "-":

@@ -1,9 +1,10 @@
-"""`manage.py reconcile`: a sweep of one's own, worked off by this process and watched. The same code as the schedule's.
+"""`manage.py reconcile`: start a sweep, run it in this process and show its progress. The code is the schedule's.
 
-With --all it lists each repository's tags too, and raises version numbers that are behind them: so is a database that
-was restored from a backup (`deployments.versions`).
+With --all it also lists the tags of each repository and raises version counters that are behind them, as after a
+restore of the database from a backup (`deployments.deploys.versions`).
 
-Exit status: 0 everything is in sync or was healed, 3 drift was found and left (dry run, observe mode), 1 errors.
+Exit status: 0 all repositories are in sync or were corrected, 1 errors, 2 wrong usage, 3 drift was found and not
+corrected (dry run, observe mode).
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from deployments.reconcile import generation, sweep_record, sweeps, targets
 
 
 class Command(BaseCommand):
-    help = "Look at repositories now and bring them to the configured policy. Names, or --all."
+    help = "Check repositories now and correct drift from the configured policy. Give names, or --all."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("names", nargs="*", metavar="NAME", help="repository names, such as trigger/proj_…")
         parser.add_argument("--all", action="store_true", help="every repository under the namespace")
-        parser.add_argument("--dry-run", action="store_true", help="say what would change; write nothing")
-        parser.add_argument("--adopt", action="store_true", help="adopt discovered repositories too (with --all)")
+        parser.add_argument("--dry-run", action="store_true", help="report what would change; write nothing to AWS")
+        parser.add_argument("--adopt", action="store_true", help="also adopt discovered repositories (with --all)")
         parser.add_argument("--json", action="store_true", help="print one object instead of a table")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -44,7 +45,9 @@ class Command(BaseCommand):
         if bool(names) == options["all"]:
             raise CommandError("Give repository names, or --all.", returncode=2)
         if options["adopt"] and not options["all"]:
-            raise CommandError("--adopt goes with --all: discovering takes the registry's whole list.", returncode=2)
+            raise CommandError(
+                "--adopt needs --all: repositories are discovered from the list of the whole registry.", returncode=2
+            )
         configuration = self._configuration()
         if not targets.configured(configuration):
             raise CommandError("No configured registry is ECR (DEPLOY_REGISTRY_HOST), so there is nothing to do.")
@@ -54,14 +57,14 @@ class Command(BaseCommand):
             sweep = line.target = sweep_record.start(
                 trigger=SweepTrigger.COMMAND, requested_by=f"command ({shell_user()})", names=names, **asked
             )
-            assert sweep is not None  # only the schedule's sweeps exclude each other  # noqa: S101
+            assert sweep is not None  # only scheduled sweeps exclude each other  # noqa: S101
         try:
             self._work(sweep)
         except KeyboardInterrupt:
             with trail.change("stop.sweep", sweep) as line:
                 if not sweep_record.stop(sweep=sweep):
                     line.nothing_changed()
-            raise CommandError("Stopped. What was done is done; the next run goes on from there.") from None
+            raise CommandError("Stopped. Corrections that were made stay; a new run starts a new sweep.") from None
         sweep.refresh_from_db()
         learned = Learned(raised=(), refused=())
         if options["all"] and not sweep.dry_run and sweep.status == SweepStatus.DONE:
@@ -69,7 +72,7 @@ class Command(BaseCommand):
         self._tell(sweep, learned, as_json=options["json"])
 
     def _configuration(self) -> Configuration:
-        """The configuration that counts; with a warning when the shell has other settings."""
+        """The configuration that counts, with a warning if this shell's settings differ from it."""
         own: Configuration = settings.CONFIGURATION.require()
         try:
             configuration = generation.in_force(own)
@@ -77,8 +80,8 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
         if configuration.desired_digest != own.desired_digest:
             self.stderr.write(
-                "This shell's settings are not those that count for the running processes; those that count are used. "
-                "manage.py configuration list shows them."
+                "This shell's settings are not the configuration that counts. The configuration that counts is used; "
+                "manage.py configuration list shows it."
             )
         return configuration
 
@@ -89,12 +92,12 @@ class Command(BaseCommand):
         unknown = [name for name in names if name not in known]
         if unknown:
             raise CommandError(
-                f"Not managed here: {', '.join(unknown)}. See the list in the admin, or run reconcile --all --adopt.",
+                f"Not managed: {', '.join(unknown)}. See the list in the console, or run reconcile --all --adopt.",
                 returncode=2,
             )
 
     def _work(self, sweep: Sweep) -> None:
-        """Work in a thread, so that this one can show how far it is; worker processes may take chunks too."""
+        """Run the sweep in a thread and show its progress in this thread. Worker processes may take chunks too."""
         failure: list[BaseException] = []
 
         def run() -> None:
@@ -118,7 +121,7 @@ class Command(BaseCommand):
             sweep.refresh_from_db()
             if sweep.status != SweepStatus.RUNNING:
                 break
-            time.sleep(1)  # others hold the last pieces, or the registry's list has to be asked for again
+            time.sleep(1)  # other processes work on the last chunks, or the registry must be listed again
         bar.end(sweep_record.progress(sweep))
 
     def _tell(self, sweep: Sweep, learned: Learned, *, as_json: bool) -> None:
@@ -148,7 +151,7 @@ class Command(BaseCommand):
             for found in findings:
                 self.stdout.write(f"{found['outcome']:<11}{found['name']}  {found['words']}")
             self.stdout.write(
-                f"{result.total} looked at: {result.in_sync} in sync, {result.healed} healed, "
+                f"{result.total} checked: {result.in_sync} in sync, {result.healed} healed, "
                 f"{result.drifted} drifted, {result.failed} failed; {result.missing} missing, "
                 f"{result.discovered} discovered."
             )
@@ -158,8 +161,8 @@ class Command(BaseCommand):
             raise CommandError(sweep.error or f"{result.failed} repositories failed.", returncode=1)
         if learned.refused:
             raise CommandError(
-                f"The tags of {len(learned.refused)} repositories could not be listed, so it is not known whether the "
-                f"version numbers of their projects are behind. The first: {learned.refused[0]}",
+                f"The tags of {len(learned.refused)} repositories could not be listed, so the version counters of "
+                f"their projects may be behind. The first: {learned.refused[0]}",
                 returncode=1,
             )
         if result.drifted:
@@ -167,7 +170,7 @@ class Command(BaseCommand):
 
 
 class _Bar:
-    """Progress on standard error: redrawn on a terminal, a line for each quarter in a log."""
+    """Progress on standard error: a bar on a terminal, elsewhere a line for each quarter."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

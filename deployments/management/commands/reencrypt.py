@@ -1,7 +1,7 @@
-"""`manage.py reencrypt`: seal everything that is stored encrypted with the first ENCRYPTION_KEY.
+"""`manage.py reencrypt`: encrypt all stored secrets with the first ENCRYPTION_KEY.
 
-To replace a key: put the new one in front of the old one, restart every process, run this, take the old one out.
-Running it again, or while people work, does no harm.
+To replace a key: put the new key before the old key, restart every process, run this command, remove the old key. The
+command may run again, and while the installation is in use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from deployments.notify import channels
 
 
 class Command(BaseCommand):
-    help = "Encrypt with the first ENCRYPTION_KEY what was encrypted with another one. Safe to run again."
+    help = "Encrypt all stored secrets with the first ENCRYPTION_KEY. Safe to run again."
 
     def handle(self, *args: Any, **options: Any) -> None:
         vault = Vault(settings.ENCRYPTION_KEYS)
@@ -28,16 +28,16 @@ class Command(BaseCommand):
             line.after = {"variables": done, "channels": reencrypted, "unreadable": len(unreadable) + len(closed)}
             if not done and not reencrypted:
                 line.nothing_changed()
-        self.stdout.write(f"Variables encrypted anew: {done}.")
+        self.stdout.write(f"Variables encrypted again: {done}.")
         for row in unreadable:
-            self.stderr.write(f"{row.environment.project.ref} {row.environment} {row.name}: no key opens it.")
+            self.stderr.write(f"{row.environment.project.ref} {row.environment} {row.name}: no key decrypts it.")
         if reencrypted:
-            self.stdout.write(f"Secrets of notification channels encrypted anew: {reencrypted}.")
+            self.stdout.write(f"Secrets of notification channels encrypted again: {reencrypted}.")
         for channel in closed:
-            self.stderr.write(f"Notification channel {channel}: no key opens its secret; set it again.")
+            self.stderr.write(f"Notification channel {channel}: no key decrypts its secret; set it again.")
         if unreadable or closed:
             raise CommandError(
-                f"Values that no key opens: {len(unreadable) + len(closed)}. Put the key that they were stored with "
-                "behind the first one in ENCRYPTION_KEY, or set them again.",
+                f"Values that no key decrypts: {len(unreadable) + len(closed)}. Add the key that they were encrypted "
+                "with to ENCRYPTION_KEY, after the first key, or set the values again.",
                 returncode=3,
             )

@@ -1,4 +1,4 @@
-"""`manage.py worker`: the background worker, supervised. Ends cleanly on SIGTERM and Ctrl-C."""
+"""`manage.py worker`: run the background worker under its supervisor. Ends cleanly on SIGTERM and Ctrl-C."""
 
 from argparse import SUPPRESS, ArgumentParser
 from typing import Any
@@ -13,12 +13,14 @@ from deployments.worker import Supervisor, WorkerRefused, unready
 
 
 class Command(BaseCommand):
-    help = "Run the background worker: schedules, sweeps, timeouts. Supervises django-q2's cluster."
+    help = "Run the background worker: schedules, sweeps, timeouts, notifications. Supervises django-q2's cluster."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--cluster", action="store_true", help=SUPPRESS)  # what the supervisor starts
         parser.add_argument(
-            "--check", action="store_true", help="for a probe: status 1 unless such a process works on this host"
+            "--cluster", action="store_true", help=SUPPRESS
+        )  # the supervisor starts the cluster with it
+        parser.add_argument(
+            "--check", action="store_true", help="for a probe: status 1 unless a worker runs on this host"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -12,14 +12,16 @@ from deployments.reconcile import writes_pause
 
 
 class Command(BaseCommand):
-    help = "Stop every write to AWS (pause --reason …), allow them again (resume), or report which it is (status)."
+    help = "Stop all writes to AWS (pause --reason …), allow them again (resume), or show the state (status)."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         what = parser.add_subparsers(dest="what", required=True)
-        pause = what.add_parser("pause", help="stop every write to AWS until resume; deploys that need none go on")
-        pause.add_argument("--reason", required=True, help="why: it is shown wherever a write was refused")
+        pause = what.add_parser(
+            "pause", help="stop all writes to AWS until resume; deploys that need no write continue"
+        )
+        pause.add_argument("--reason", required=True, help="the reason; it is part of the error of each refused write")
         what.add_parser("resume", help="allow writes again")
-        what.add_parser("status", help="whether writes are allowed; status 1 while they are paused")
+        what.add_parser("status", help="show whether writes are allowed; exit status 1 while they are paused")
 
     def handle(self, *args: Any, **options: Any) -> None:
         trail = Trail.of_command("writes")
