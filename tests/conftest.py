@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any
 
 import environ
@@ -12,30 +10,16 @@ import pytest
 from django.conf import settings as django_settings
 from django.core.management import call_command
 from django.db import connection, connections, transaction
-from django.db.models.functions import Now
 from django.test import TransactionTestCase
 from django.test.utils import override_settings
 
 from deployments import config
-from deployments.access.audit import Actor, Trail
 from deployments.aws import clients
-from deployments.models import Environment, EnvironmentType, Project, Repository
+from deployments.models import Environment, EnvironmentType, Project
 from deployments.reconcile import processes
 from sandbox.control import Sandbox
 from tests import databases, postgresql
-
-OWNER, CLUSTER = "111111111111", "222222222222"
-HOST = f"{OWNER}.dkr.ecr.us-east-1.amazonaws.com"
-PULL = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
-#: Who acts in a test that is not about who acts.
-TRAIL = Trail(actor=Actor.command("test"))
-#: The policy of a cluster's account, as an operator writes it.
-POLICY = json.dumps(
-    {
-        "Version": "2012-10-17",
-        "Statement": [{"Effect": "Allow", "Principal": {"AWS": CLUSTER}, "Action": PULL}],
-    }
-)
+from tests.support.constants import HOST, POLICY
 
 
 @pytest.fixture(scope="session")
@@ -160,9 +144,3 @@ def project(transactional_db: None) -> Project:
 @pytest.fixture
 def environment(project: Project) -> Environment:
     return Environment.objects.select_related("project").get(project=project, slug="prod")
-
-
-def delete_repository(sandbox: Sandbox, name: str) -> None:
-    """Somebody deletes a repository of ours, so long after our last write to it that ECR would show it by now."""
-    sandbox.client("ecr").delete_repository(repositoryName=name, force=True)
-    Repository.objects.filter(name=name).update(written_at=Now() - timedelta(minutes=1))

@@ -19,7 +19,7 @@ from deployments import database, outage
 from deployments.access import keys
 from deployments.deploys import promotions
 from deployments.models import Environment
-from tests.api.conftest import Cli, events
+from tests.support.cli import Cli, events
 
 ROOT = Path(__file__).resolve().parent.parent
 SENTENCE = "The server's database does not answer. Try again."

@@ -25,7 +25,7 @@ from deployments.models import AuditEntry, NotificationChannel, Process, Process
 from deployments.reconcile import targets
 from sandbox.control import Sandbox
 from tests.admin.markup import read
-from tests.conftest import CLUSTER, HOST, OWNER, POLICY
+from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
 
 SETUP = "/admin/setup/"
 

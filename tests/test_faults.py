@@ -21,8 +21,8 @@ from deployments.models import Repository, RepositoryStatus, Sweep, SweepChunk, 
 from deployments.reconcile import chunks, sweep_record, sweeps
 from sandbox.control import Sandbox
 from tests import databases
-from tests.conftest import HOST, POLICY
-from tests.reconcile.test_sweeps import calls, drift, fill, policies
+from tests.support.constants import HOST, POLICY
+from tests.support.registry import calls, drift, fill, policies
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,17 @@ def test_imports_point_to_lower_layers_and_each_outside_library_has_one_importer
     kept = lint_imports(config_filename=str(ROOT / "pyproject.toml"), cache_dir=None) == 0
 
     assert kept, capsys.readouterr().out
+
+
+def test_no_test_module_imports_another_test_module_or_a_conftest() -> None:
+    imports = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sources("tests")
+        for line in path.read_text().splitlines()
+        if re.match(r"\s*(from|import) tests\b.*\b(test_\w+|conftest)\b", line)
+    ]
+
+    assert imports == [], "what tests share stands in tests/support, or in a module beside them"
 
 
 def test_only_the_settings_read_the_environment() -> None:

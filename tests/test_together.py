@@ -48,8 +48,8 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.reconcile import sweep_record, writes_pause
-from tests.api.conftest import DIGEST, HASH
-from tests.conftest import HOST, OWNER, POLICY, TRAIL
+from tests.support.cli import DIGEST, HASH
+from tests.support.constants import HOST, OWNER, POLICY, TRAIL
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

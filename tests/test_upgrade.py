@@ -28,9 +28,9 @@ import pytest
 from sandbox import images
 from sandbox.control import Sandbox
 from tests import postgresql
-from tests.api.conftest import HASH, WORKER
-from tests.conftest import HOST, POLICY
-from tests.e2e.conftest import request
+from tests.e2e.installation import request
+from tests.support.cli import HASH, WORKER
+from tests.support.constants import HOST, POLICY
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = "c3e5c70"  # version 0.1.0

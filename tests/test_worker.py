@@ -35,20 +35,13 @@ from deployments.notify import news
 from deployments.reconcile import generation, processes, sweep_record
 from sandbox.control import Sandbox
 from tests import databases, postgresql
-from tests.conftest import HOST, POLICY
-from tests.reconcile.test_sweeps import fill
+from tests.support.constants import HOST, POLICY
+from tests.support.registry import fill
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Configure = Callable[..., Configuration]
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 40) -> Any:
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until, "it did not come about"
-        time.sleep(0.1)
-    return found
 
 
 # ---------------------------------------------------------------------------------------------------------- schedules

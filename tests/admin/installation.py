@@ -13,7 +13,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
+from django.contrib import admin
 from django.contrib.auth.models import User
+from django.urls import reverse
 from django.utils import timezone
 
 from deployments import images
@@ -509,3 +511,28 @@ class Installation:
             by=PEOPLE[2],
             override=True,
         )
+
+
+def address(page: str) -> str:
+    """Of a list, of the newest row's page (`…/one`), or of anything else below /admin/."""
+    if not page.endswith("/one"):
+        return f"/admin/{page}/" if page else "/admin/"
+    label, name, _ = page.split("/")
+    model = next(each for each in admin.site._registry if each._meta.label_lower == f"{label}.{name}")
+    row = model._default_manager.order_by("-pk")[0]
+    return reverse(f"admin:{label}_{name}_change", args=[row.pk])
+
+
+#: A promotion proves its image, which asks AWS; tests/deploys/test_lifecycle.py is about that.
+UNPROVED = {"DEPLOY_IMAGE_VERIFICATION_ENABLED": "0"}
+
+
+def rolled() -> tuple[Deployment, Promotion]:
+    """An older deployed one, and what is current in its environment."""
+    for promotion in Promotion.objects.filter(rolled_back_from=None).select_related("deployment"):
+        older = Deployment.objects.filter(
+            environment=promotion.environment, status="DEPLOYED", created_at__lt=promotion.deployment.created_at
+        ).exclude(pk=promotion.deployment_id)
+        if older:
+            return older[0], promotion
+    raise AssertionError("the installation has no environment with two deployed versions")

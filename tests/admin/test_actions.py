@@ -32,13 +32,11 @@ from deployments.models import (
     SweepStatus,
 )
 from deployments.reconcile import repositories, requests
-from tests.admin.installation import CLUSTER, ENVIRONMENT, HOST, Installation, policy
-from tests.conftest import TRAIL
+from tests.admin.installation import CLUSTER, ENVIRONMENT, HOST, UNPROVED, Installation, policy, rolled
+from tests.support.constants import TRAIL
 
 REPOSITORIES, DEPLOYMENTS = "/admin/deployments/repository/", "/admin/deployments/deployment/"
 ASK = f"{REPOSITORIES}ask/"
-#: A promotion proves its image, which asks AWS; tests/deploys/test_lifecycle.py is about that.
-UNPROVED = {"DEPLOY_IMAGE_VERIFICATION_ENABLED": "0"}
 
 
 def drifted() -> Repository:
@@ -47,17 +45,6 @@ def drifted() -> Repository:
     row.status, row.policy_text = RepositoryStatus.DRIFTED, policy(CLUSTER, roots=True, actions=["ecr:*"])
     row.save()
     return row
-
-
-def rolled() -> tuple[Deployment, Promotion]:
-    """An older deployed one, and what is current in its environment."""
-    for promotion in Promotion.objects.filter(rolled_back_from=None).select_related("deployment"):
-        older = Deployment.objects.filter(
-            environment=promotion.environment, status="DEPLOYED", created_at__lt=promotion.deployment.created_at
-        ).exclude(pk=promotion.deployment_id)
-        if older:
-            return older[0], promotion
-    raise AssertionError("the installation has no environment with two deployed versions")
 
 
 # -------------------------------------------------------------------------------------------------------- promotion

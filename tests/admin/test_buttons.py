@@ -32,8 +32,7 @@ from deployments.models import (
     Sweep,
     SweepStatus,
 )
-from tests.admin.installation import ENVIRONMENT, HOST, Installation
-from tests.admin.test_actions import UNPROVED, rolled
+from tests.admin.installation import ENVIRONMENT, HOST, UNPROVED, Installation, rolled
 
 EXCEPTION = {"mode": "observe", "hours": 4, "reason": "OPS-1"}
 

@@ -17,7 +17,7 @@ from deployments.admin.sidebyside import side_by_side
 from deployments.aws.partitions import registry_of
 from deployments.config import Configuration
 from deployments.models import Deployment, DeploymentStatus, EventKind, Repository, RepositoryStatus
-from tests.conftest import HOST, OWNER
+from tests.support.constants import HOST, OWNER
 
 
 def test_every_status_has_a_tone() -> None:

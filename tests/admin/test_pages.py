@@ -10,10 +10,9 @@ from django.contrib import admin
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
-from django.urls import reverse
 
 from deployments.models import Repository
-from tests.admin.installation import Installation
+from tests.admin.installation import Installation, address
 from tests.admin.markup import Page, read
 
 LISTS = {
@@ -26,16 +25,6 @@ LISTS = {
     "auth/user": 17,
     "auth/group": 8,
 }
-
-
-def address(page: str) -> str:
-    """Of a list, of the newest row's page (`…/one`), or of anything else below /admin/."""
-    if not page.endswith("/one"):
-        return f"/admin/{page}/" if page else "/admin/"
-    label, name, _ = page.split("/")
-    model = next(each for each in admin.site._registry if each._meta.label_lower == f"{label}.{name}")
-    row = model._default_manager.order_by("-pk")[0]
-    return reverse(f"admin:{label}_{name}_change", args=[row.pk])
 
 
 PAGES = [

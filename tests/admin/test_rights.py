@@ -12,8 +12,7 @@ from django.urls import reverse
 
 from deployments.access import keys
 from deployments.models import AccessKey, AuditEntry, Environment, Project
-from tests.admin.installation import Installation
-from tests.admin.test_pages import address
+from tests.admin.installation import Installation, address
 
 WRITTEN_BY_THE_PROGRAM = ["deployments/deployment", "deployments/repository", "deployments/environment"]
 NEW_KEY = "/admin/deployments/accesskey/add/"

@@ -17,7 +17,7 @@ from deployments.access import keys
 from deployments.api import api
 from deployments.deploys import projects
 from deployments.models import AccessKey, Environment, Project
-from tests.api.conftest import Cli
+from tests.support.cli import Cli
 
 pytestmark = pytest.mark.django_db
 

@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from deployments.access import keys
 from deployments.api.bodies import MIB, parse, rule
 from deployments.models import AuditEntry, BackgroundWorker, Deployment, Environment, Project
-from tests.api.conftest import DIGEST, HASH, WORKER, Cli
+from tests.support.cli import DIGEST, HASH, WORKER, Cli
 
 pytestmark = pytest.mark.django_db
 

@@ -13,8 +13,8 @@ from django.test import Client
 from deployments import config
 from deployments.models import Deployment
 from sandbox.control import Sandbox
-from tests.api.conftest import Cli
-from tests.conftest import HOST
+from tests.support.cli import Cli
+from tests.support.constants import HOST
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ecr_configuration")]
 

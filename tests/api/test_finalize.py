@@ -13,7 +13,7 @@ import pytest
 from deployments.api import stream
 from deployments.deploys import promotions
 from deployments.models import Deployment, Promotion
-from tests.api.conftest import DIGEST, Cli
+from tests.support.cli import DIGEST, Cli
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -19,7 +19,7 @@ from deployments.access import keys
 from deployments.api.schemas import without_credentials
 from deployments.errors import Refusal
 from deployments.models import AccessKey, Environment, KeyKind, Project
-from tests.api.conftest import Cli
+from tests.support.cli import Cli
 
 pytestmark = pytest.mark.django_db
 

@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from deployments.models import AuditEntry, Deployment, Environment
-from tests.api.conftest import DIGEST, Cli
+from tests.support.cli import DIGEST, Cli
 
 pytestmark = pytest.mark.django_db
 

@@ -21,7 +21,7 @@ from deployments.access import cli_login, keys
 from deployments.errors import NotFound
 from deployments.models import AccessKey, AuditEntry, LoginRequest
 from tests.admin import markup
-from tests.api.conftest import Answer, Cli
+from tests.support.cli import Answer, Cli
 
 pytestmark = pytest.mark.django_db
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 from deployments.access import keys
 from deployments.deploys import projects
 from deployments.models import AccessKey, Deployment, Environment, KeyKind, Project, Promotion
-from tests.api.conftest import Cli
+from tests.support.cli import Cli
 
 pytestmark = pytest.mark.django_db
 

@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
 from deployments.access import keys
 from deployments.api import api, limits
 from deployments.models import Environment, Project
-from tests.api.conftest import Cli
+from tests.support.cli import Cli
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]  # some twenty seconds of random requests
 

@@ -20,7 +20,7 @@ from deployments.api.bodies import KIB, MIB, BodyError, Rule, parse
 from deployments.api.limits import Limiter
 from deployments.deploys import lifecycle
 from deployments.models import AccessKey, Deployment, Environment
-from tests.api.conftest import HASH, WORKER, Answer, Cli
+from tests.support.cli import HASH, WORKER, Answer, Cli
 
 pytestmark = pytest.mark.django_db
 

@@ -18,7 +18,7 @@ from deployments.access import keys
 from deployments.access.vault import Vault
 from deployments.deploys import environment_variables
 from deployments.models import AuditEntry, Environment, EnvironmentVariable, Project
-from tests.api.conftest import Answer, Cli
+from tests.support.cli import Answer, Cli
 
 pytestmark = pytest.mark.django_db
 

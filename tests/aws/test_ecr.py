@@ -30,7 +30,7 @@ from deployments.config import Configuration
 from deployments.errors import RegistryError
 from deployments.reconcile import lease, repositories
 from sandbox.control import Sandbox
-from tests.conftest import HOST, OWNER
+from tests.support.constants import HOST, OWNER
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Operations that the door calls, and answers of theirs that it takes for values.

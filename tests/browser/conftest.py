@@ -13,25 +13,22 @@ import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.admin.installation import ENVIRONMENT
+from tests.browser.served import ROOT, Served, log_in, new_context
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 AXE = "4.14.1"
-DESK, PHONE = (1360, 940), (390, 844)
+
+
 SEED = """
 import json, sys, django
 django.setup()
@@ -80,45 +77,6 @@ def axe() -> str:
     return script.read_text()
 
 
-@dataclass(kw_only=True)
-class Served:
-    """A running installation."""
-
-    folder: Path
-    origin: str = ""
-    user: str = ""
-    password: str = field(default="", repr=False)
-    pages: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.folder),
-            "ENV_FILE": os.devnull,
-            "SECRET_KEY": "only-for-this-installation-0123456789-0123456789-0123456789",
-            "DATABASE_URL": f"sqlite:///{self.folder / 'db.sqlite3'}",
-            "STATIC_ROOT": str(self.folder / "static"),
-            "DJANGO_SETTINGS_MODULE": "registry_admin.settings",
-            "PYTHONPATH": str(ROOT),
-            "AWS_EC2_METADATA_DISABLED": "true",
-            **ENVIRONMENT,
-        }
-
-    def run(self, *command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=180
-        )
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)[:60]}: {done.stderr}")
-        return done.stdout
-
-    def sql(self, statement: str, *values: Any) -> list[Any]:
-        """A look into the rows, or a change of them behind the server's back. The server's own writers wait for it."""
-        with closing(sqlite3.connect(self.folder / "db.sqlite3", timeout=20)) as connection, connection:
-            return connection.execute(statement, values).fetchall()
-
-
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     made = Served(folder=tmp_path_factory.mktemp("served"))
@@ -159,23 +117,6 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-def new_context(browser: Browser, served: Served, **options: Any) -> BrowserContext:
-    width, height = options.pop("size", DESK)
-    context = browser.new_context(
-        base_url=served.origin, viewport={"width": width, "height": height}, reduced_motion="reduce", **options
-    )
-    context.set_default_timeout(15_000)
-    return context
-
-
-def log_in(page: Page, served: Served) -> None:
-    page.goto("/admin/login/")
-    page.fill("#id_username", served.user)
-    page.fill("#id_password", served.password)
-    page.press("#id_password", "Enter")
-    page.wait_for_url("**/admin/")
-
-
 @pytest.fixture(scope="module")
 def session(browser: Browser, served: Served) -> Any:
     """The cookies of somebody who is logged in."""
@@ -201,10 +142,3 @@ def plain_page(browser: Browser, served: Served, session: Any) -> Iterator[Page]
     context = new_context(browser, served, storage_state=session, java_script_enabled=False)
     yield context.new_page()
     context.close()
-
-
-def wait_until(condition: Any, seconds: float = 10) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.1)

@@ -6,7 +6,7 @@ import re
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Served, wait_until
+from tests.browser.served import Served, wait_until
 
 STARTED = re.compile(r"/admin/deployments/sweep/\d+/change/")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser.conftest import PHONE, Served, new_context
+from tests.browser.served import PHONE, Served, new_context
 
 FIRST_VISIT = 130 * 1024  # bytes over the wire, of the deployments list with all that it needs
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]

@@ -15,13 +15,13 @@ import pytest
 
 from deployments.aws import ecr
 from deployments.config import Configuration, RegistryConfig
-from deployments.deploys import image_proof, lifecycle, oci_registry, promotions
+from deployments.deploys import image_proof, oci_registry, promotions
 from deployments.errors import Refusal
 from deployments.models import Deployment, Environment, Promotion, Repository
 from sandbox import images
 from sandbox.control import Sandbox
-from tests.conftest import CLUSTER, HOST, OWNER, POLICY, PULL, TRAIL
-from tests.deploys.test_push_credentials import trust
+from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, PULL, TRAIL
+from tests.support.deploys import deploying, finalize, push, trust
 
 Configure = Callable[..., Configuration]
 
@@ -61,30 +61,6 @@ def probe(sandbox: Sandbox, *, may: str | None = "AmazonEC2ContainerRegistryPull
     iam.create_role(RoleName="probe", AssumeRolePolicyDocument=trust())
     if may:
         iam.attach_role_policy(RoleName="probe", PolicyArn=f"arn:aws:iam::aws:policy/{may}")
-
-
-def deploying(environment: Environment, configuration: Configuration) -> Deployment:
-    deployment = lifecycle.create_deployment(
-        environment=environment, configuration=configuration, trail=TRAIL, content_hash="abc", type="MANAGED"
-    ).deployment
-    lifecycle.index(
-        deployment=deployment, content_hash="abc", tasks=[], metadata={}, timeout=configuration.deploy_timeout
-    )
-    return deployment
-
-
-def push(
-    sandbox: Sandbox, deployment: Deployment, image: images.Image | None = None, *, repository: str | None = None
-) -> str:
-    place = image_proof.Place.of(deployment.image_ref)
-    image = image or images.build()
-    return images.push(image, sandbox.url, *sandbox.login(), repository or place.name, place.tag, registry=HOST)
-
-
-def finalize(deployment: Deployment, configuration: Configuration, digest: str | None = None) -> list[str]:
-    return list(
-        promotions.finalize(deployment=deployment, digest=digest, skip_promotion=False, configuration=configuration)
-    )
 
 
 def refused(deployment: Deployment, configuration: Configuration, digest: str | None = None) -> Refusal:

@@ -30,8 +30,9 @@ from deployments.models import (
 )
 from deployments.reconcile import repositories
 from sandbox.control import Sandbox
-from tests.conftest import TRAIL
-from tests.deploys.test_image_proof import deploying, finalize, push
+from tests.support.constants import TRAIL
+from tests.support.deploys import deploying, finalize, push
+from tests.support.waiting import before_the_first
 
 Configure = Callable[..., Configuration]
 
@@ -629,19 +630,6 @@ def test_of_two_deploys_of_one_external_id_at_once_only_one_is_made(
 
 
 # ---------------------------------------------------------------------------------------------- what comes in between
-
-
-def before_the_first(word: str, happens: Callable[[], object]) -> Any:
-    """For `connection.execute_wrapper`: right before the first statement with this word something else happens."""
-    done: list[str] = []
-
-    def wrapper(execute: Any, sql: str, parameters: Any, many: bool, context: Any) -> Any:
-        if word in sql and not done:
-            done.append(sql)
-            happens()
-        return execute(sql, parameters, many, context)
-
-    return wrapper
 
 
 def test_a_deployment_that_moved_on_while_the_overdue_ones_were_looked_for_is_not_timed_out(

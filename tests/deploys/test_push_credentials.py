@@ -20,7 +20,8 @@ from deployments.images import EcrRegistry
 from deployments.models import Deployment, Environment
 from sandbox import images
 from sandbox.control import Sandbox
-from tests.conftest import CLUSTER, HOST, OWNER, POLICY, TRAIL
+from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, TRAIL
+from tests.support.deploys import trust
 
 Configure = Callable[..., Configuration]
 
@@ -38,11 +39,6 @@ WAYS: dict[str, dict[str, str]] = {
         "DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN": PUSH_ROLE,
     },
 }
-
-
-def trust(principal: str = OWNER, **condition: Any) -> str:
-    statement = {"Effect": "Allow", "Principal": {"AWS": principal}, "Action": "sts:AssumeRole", **condition}
-    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
 def role(sandbox: Sandbox, arn: str, **condition: Any) -> None:

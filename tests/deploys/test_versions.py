@@ -23,7 +23,7 @@ from deployments.images import Version
 from deployments.models import AuditEntry, Environment, EnvironmentType, Project, Repository, RepositoryStatus
 from sandbox import images as made
 from sandbox.control import Sandbox
-from tests.conftest import HOST
+from tests.support.constants import HOST
 
 pytestmark = pytest.mark.django_db(transaction=True)
 TODAY = images.version_day(timezone.now().date())

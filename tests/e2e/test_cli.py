@@ -15,7 +15,7 @@ import socket
 import socketserver
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -25,10 +25,18 @@ import pytest
 
 from sandbox import images
 from tests.e2e import cli
-from tests.e2e.conftest import OPERATOR, Installation, Row, Target
-
-# The newest one; one that tells the server of a local build, and the first 4.x, which does not; the last 3.x.
-NEWEST, BEFORE, FIRST, OLD = "4.8.3", "4.4.6", "4.0.7", "3.3.17"
+from tests.e2e.installation import (
+    BEFORE,
+    FIRST,
+    LOCAL_BUILD,
+    NEWEST,
+    OLD,
+    OPERATOR,
+    Installation,
+    Target,
+    only,
+    trigger,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,7 +44,6 @@ pytestmark = [
     pytest.mark.timeout(600),  # the first run on a machine installs the CLI, a quarter of a gigabyte for each version
 ]
 
-LOCAL_BUILD = ("deploy", "--local-build")  # logs in to the registry itself, with credentials of the server
 
 BREAKING_BUILD = """\
 import { defineConfig } from "@trigger.dev/sdk/v3";
@@ -60,19 +67,6 @@ if (!process.env.DATABASE_URL) throw new Error("DATABASE_URL is not set");
 
 export const hello = task({ id: "hello", run: async () => 1 });
 """
-
-
-def trigger(
-    target: Target, *arguments: str, version: str = NEWEST, files: Mapping[str, str] | None = None, **env: str
-) -> cli.Result:
-    """The CLI in a fresh copy of the project, with an empty home."""
-    with cli.project(version, files) as folder:
-        return cli.run(version, *arguments, cwd=folder, env=target.env(**env))
-
-
-def only(rows: list[Row]) -> Row:
-    assert len(rows) == 1, rows
-    return rows[0]
 
 
 def pull_as_cluster(target: Target, reference: str) -> images.Image:

@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.e2e import cli
-from tests.e2e.conftest import Installation, Target
-from tests.e2e.test_cli import BEFORE, FIRST, LOCAL_BUILD, NEWEST, only, trigger
+from tests.e2e.installation import BEFORE, FIRST, LOCAL_BUILD, NEWEST, Installation, Target, only, trigger
 
 pytestmark = [
     pytest.mark.slow,

@@ -26,8 +26,7 @@ from types import TracebackType
 import pytest
 
 from tests.e2e import cli
-from tests.e2e.conftest import OPERATOR, Target, request
-from tests.e2e.test_cli import BEFORE, FIRST, LOCAL_BUILD, NEWEST, OLD, only, trigger
+from tests.e2e.installation import BEFORE, FIRST, LOCAL_BUILD, NEWEST, OLD, OPERATOR, Target, only, request, trigger
 
 pytestmark = [
     pytest.mark.slow,

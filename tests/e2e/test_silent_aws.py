@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Installation, Target, request
+from tests.e2e.installation import Installation, Target, request
 
 pytestmark = pytest.mark.slow
 WAITS = (0.5, 1, 2, 4)  # of the CLI, which repeats a 503

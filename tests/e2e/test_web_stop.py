@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.conftest import Installation, request
+from tests.e2e.installation import Installation, request
 
 pytestmark = pytest.mark.slow
 AWS_SECONDS = 4.0

@@ -33,7 +33,7 @@ def installation_of() -> Iterator[Callable[..., Installation]]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    from tests.faults.test_matrix import table
+    from tests.faults.cells import table
 
     cells: dict[str, dict[str, Any]] = {}
     for outcome in ("passed", "failed", "skipped", "error"):

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.audit import audit
+from tests.faults.cleaning import clean
 from tests.faults.installation import Installation, Project, Sqlite, policy, send
 from tests.faults.operations import FirstDeploy, new_key
-from tests.faults.test_matrix import clean
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(120)]
 #: Violates an invariant; returns what ends the violation, where it would outlast the test.

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
+from tests.faults.cleaning import clean
 from tests.faults.installation import CANARIES, Installation, Postgresql, Service, policy, send, wait_for
 from tests.faults.operations import new_key
-from tests.faults.test_matrix import clean
 
 OLD, OTHER = "222222222222", "333333333333"
 NARROW = {"DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": policy(OLD), "CONFIGURATION_GENERATION": ""}

@@ -57,8 +57,9 @@ from deployments.notify.outbound_http import Undeliverable
 from deployments.notify.senders import DeliverySettings
 from deployments.reconcile import processes
 from sandbox.control import Sandbox
-from tests.conftest import HOST, POLICY
-from tests.reconcile.test_sweeps import fill, sweep_all
+from tests.support.constants import HOST, POLICY
+from tests.support.registry import fill
+from tests.support.sweeps import sweep_all
 
 VAULT = Vault(["only-for-the-tests-0123456789"])
 MEANS = DeliverySettings(vault=VAULT, allow_private=True, mail=True)

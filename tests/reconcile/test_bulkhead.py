@@ -33,8 +33,9 @@ from deployments.models import (
 )
 from deployments.reconcile import bulkhead, processes, put_back, repositories
 from sandbox.control import Sandbox
-from tests.conftest import POLICY, TRAIL
-from tests.reconcile.test_repositories import calls, ensure
+from tests.support.constants import POLICY, TRAIL
+from tests.support.deploys import ensure
+from tests.support.registry import new_calls
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -141,9 +142,9 @@ def test_a_deploy_that_must_ask_aws_is_refused_and_one_that_need_not_goes_on(
 
         ensure(project, ecr_configuration)
 
-    assert calls(sandbox) == {}
+    assert new_calls(sandbox) == {}
     ensure(project, ecr_configuration, freshness=timedelta(0))
-    assert calls(sandbox) == {"GetRepositoryPolicy": 1}
+    assert new_calls(sandbox) == {"GetRepositoryPolicy": 1}
 
 
 @pytest.fixture
@@ -231,7 +232,7 @@ def test_the_set_up_page_asks_aws_only_with_a_place_and_says_so(
     page = client.post("/admin/setup/", follow=True)
 
     assert "The limit of requests that wait for AWS at once is reached." in page.content.decode()
-    assert calls(sandbox) == {}
+    assert new_calls(sandbox) == {}
 
 
 # ------------------------------------------------------------------------------------------------- who is waited for

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -33,7 +32,9 @@ from deployments.models import Process, ProcessRole, Project, Repository, Reposi
 from deployments.reconcile import change_events, generation, processes, repositories, targets
 from sandbox.control import Sandbox
 from tests import databases, postgresql
-from tests.conftest import CLUSTER, HOST, OWNER, POLICY, delete_repository
+from tests.support.change_events import event, message
+from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
+from tests.support.registry import delete_repository
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -93,28 +94,6 @@ def policy(sandbox: Sandbox, name: str) -> str:
         return str(client.get_repository_policy(repositoryName=name)["policyText"])
     except client.exceptions.RepositoryPolicyNotFoundException:
         return ""
-
-
-def event(operation: str, name: str, **detail: Any) -> str:
-    return json.dumps(
-        {
-            "source": "aws.ecr",
-            "detail-type": "AWS API Call via CloudTrail",
-            "account": OWNER,
-            "detail": {
-                "eventName": operation,
-                "eventTime": "2099-01-01T00:00:00Z",
-                "awsRegion": "us-east-1",
-                "userAgent": "aws-cli",
-                "requestParameters": {"repositoryName": name, "registryId": OWNER},
-                **detail,
-            },
-        }
-    )
-
-
-def message(body: str, receives: int = 1) -> Message:
-    return Message(id="m", body=body, receipt="r", receives=receives)
 
 
 def test_a_policy_deleted_behind_our_back_is_healed_within_seconds(

@@ -37,7 +37,7 @@ from deployments.models import (
 )
 from deployments.reconcile import change_events, generation, put_back, repositories, sweep_record, sweeps
 from sandbox.control import Sandbox
-from tests.conftest import CLUSTER, HOST, POLICY, TRAIL
+from tests.support.constants import CLUSTER, HOST, POLICY, TRAIL
 
 Configure = Callable[..., Configuration]
 OTHER = "333333333333"

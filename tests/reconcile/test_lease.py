@@ -34,9 +34,10 @@ from deployments.models import (
 from deployments.reconcile import lease, processes, repositories, sweep_record, sweeps
 from sandbox.control import Sandbox
 from tests import databases
-from tests.conftest import HOST, POLICY
-from tests.reconcile.test_repositories import calls, ensure
-from tests.test_worker import wait_for
+from tests.support.constants import HOST, POLICY
+from tests.support.deploys import ensure
+from tests.support.registry import new_calls
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -178,7 +179,7 @@ def test_a_holder_whose_lease_may_have_ended_does_not_even_repeat_a_request_that
 
     repository = ensure(project, ecr_configuration, freshness=timedelta(0))
 
-    assert calls(sandbox) == {"GetRepositoryPolicy": 1, "SetRepositoryPolicy": 1}
+    assert new_calls(sandbox) == {"GetRepositoryPolicy": 1, "SetRepositoryPolicy": 1}
     assert repository.last_error_code == "OutOfTime"
 
 
@@ -322,7 +323,7 @@ def test_a_first_deploy_after_its_holder_was_killed_waits_fifteen_seconds_not_ni
 
     assert repository.status == RepositoryStatus.IN_SYNC
     assert 5 < time.monotonic() - killed_at < processes.SILENT_SECONDS + 5
-    assert calls(sandbox)["SetRepositoryPolicy"] == 1
+    assert new_calls(sandbox)["SetRepositoryPolicy"] == 1
 
 
 # ------------------------------------------------------------------------------ the database went away meanwhile

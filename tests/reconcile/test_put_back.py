@@ -27,8 +27,8 @@ from deployments.models import (
 )
 from deployments.reconcile import change_events, processes, put_back, repositories, sweep_record, sweeps, targets
 from sandbox.control import Sandbox
-from tests.conftest import HOST, POLICY, TRAIL
-from tests.reconcile.test_change_events import event, message
+from tests.support.change_events import event, message
+from tests.support.constants import HOST, POLICY, TRAIL
 
 PULL = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
 

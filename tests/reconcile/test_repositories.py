@@ -28,31 +28,11 @@ from deployments.models import (
 )
 from deployments.reconcile import generation, processes, repositories, sweep_record, sweeps
 from sandbox.control import Sandbox
-from tests.conftest import CLUSTER, HOST, OWNER, POLICY, delete_repository
+from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
+from tests.support.deploys import ensure
+from tests.support.registry import delete_repository, new_calls
 
 Configure = Callable[..., Configuration]
-
-
-def ensure(project: Project, configuration: Configuration, **changes: Any) -> Repository:
-    registry = configuration.registry("MANAGED")
-    ecr_registry = partitions.registry_of(registry.host)
-    assert ecr_registry is not None
-    arguments: dict[str, Any] = {
-        "config": registry,
-        "registry": ecr_registry,
-        "name": f"trigger/{project.ref}",
-        "project": project,
-        "desired_digest": configuration.desired_digest,
-        "freshness": configuration.freshness,
-        "enforce": configuration.enforce,
-    }
-    return repositories.ensure_repository(**{**arguments, **changes})
-
-
-def calls(sandbox: Sandbox) -> dict[str, int]:
-    counted = {name.removeprefix("ecr:"): count for name, count in sandbox.calls().items() if name.startswith("ecr:")}
-    sandbox.reset_calls()
-    return counted
 
 
 def made_by_hand(sandbox: Sandbox, name: str, **settings: Any) -> Any:
@@ -74,7 +54,7 @@ def test_a_first_deploy_takes_three_calls_and_leaves_everything_set_up(
 ) -> None:
     repository = ensure(project, ecr_configuration)
 
-    assert calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1, "SetRepositoryPolicy": 1}
+    assert new_calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1, "SetRepositoryPolicy": 1}
     assert (repository.status, repository.origin) == (RepositoryStatus.IN_SYNC, "created")
     client = sandbox.client("ecr")
     [made] = client.describe_repositories(repositoryNames=[repository.name])["repositories"]
@@ -108,7 +88,7 @@ def test_without_a_policy_setting_nobody_gets_a_policy_and_the_repository_is_in_
 ) -> None:
     repository = ensure(project, configure(DEPLOY_REGISTRY_HOST=HOST))
 
-    assert calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1}
+    assert new_calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1}
     assert repository.status == RepositoryStatus.IN_SYNC
 
 
@@ -135,7 +115,7 @@ def test_a_verified_repository_is_not_asked_about_again_while_it_is_fresh(
     with django_assert_num_queries(1):
         ensure(project, ecr_configuration)
 
-    assert calls(sandbox) == {}
+    assert new_calls(sandbox) == {}
 
 
 def test_a_repository_that_is_not_fresh_costs_one_read_and_no_write(
@@ -146,7 +126,7 @@ def test_a_repository_that_is_not_fresh_costs_one_read_and_no_write(
 
     repository = ensure(project, ecr_configuration, freshness=timedelta(0))
 
-    assert calls(sandbox) == {"GetRepositoryPolicy": 1}
+    assert new_calls(sandbox) == {"GetRepositoryPolicy": 1}
     assert repository.status == RepositoryStatus.IN_SYNC
 
 
@@ -160,7 +140,7 @@ def test_details_are_looked_at_again_after_a_day(
 
     ensure(project, ecr_configuration, freshness=timedelta(0))
 
-    assert calls(sandbox) == {
+    assert new_calls(sandbox) == {
         "GetRepositoryPolicy": 1,
         "DescribeRepositories": 1,
         "GetLifecyclePolicy": 1,
@@ -182,7 +162,7 @@ def test_a_changed_setting_is_brought_to_an_existing_repository_at_the_next_depl
 
     repository = ensure(project, other)
 
-    made = calls(sandbox)
+    made = new_calls(sandbox)
     assert (made["SetRepositoryPolicy"], made["TagResource"]) == (1, 1)
     assert "PutLifecyclePolicy" not in made
     assert repository.status == RepositoryStatus.IN_SYNC
@@ -197,7 +177,7 @@ def test_a_setting_that_was_removed_deletes_nobodys_policy(
 
     repository = ensure(project, configure(DEPLOY_REGISTRY_HOST=HOST))
 
-    assert not {"SetRepositoryPolicy", "DeleteRepositoryPolicy"} & set(calls(sandbox))
+    assert not {"SetRepositoryPolicy", "DeleteRepositoryPolicy"} & set(new_calls(sandbox))
     assert CLUSTER in sandbox.client("ecr").get_repository_policy(repositoryName=repository.name)["policyText"]
 
 
@@ -211,7 +191,7 @@ def test_a_policy_changed_behind_our_back_is_healed_and_the_text_that_was_there_
 
     ensure(project, ecr_configuration, freshness=timedelta(0))
 
-    assert calls(sandbox) == {"GetRepositoryPolicy": 1, "SetRepositoryPolicy": 1}
+    assert new_calls(sandbox) == {"GetRepositoryPolicy": 1, "SetRepositoryPolicy": 1}
     found, healed = RepositoryEvent.objects.filter(repository=repository).order_by("-id")[:2][::-1]
     assert (found.kind, healed.kind) == (EventKind.DRIFT_FOUND, EventKind.HEALED)
     assert "999999999999" in found.policy_before
@@ -230,7 +210,7 @@ def test_a_policy_that_only_reads_differently_is_never_written(
 
     ensure(project, ecr_configuration, freshness=timedelta(0))
 
-    assert calls(sandbox) == {"GetRepositoryPolicy": 1}
+    assert new_calls(sandbox) == {"GetRepositoryPolicy": 1}
 
 
 # ------------------------------------------------------------------------------------------------------- adoption
@@ -243,7 +223,7 @@ def test_a_repository_that_exists_is_adopted_and_gets_what_it_lacks(
 
     repository = ensure(project, ecr_configuration)
 
-    made = calls(sandbox)
+    made = new_calls(sandbox)
     assert made["SetRepositoryPolicy"] == made["PutLifecyclePolicy"] == made["PutImageTagMutability"] == 1
     assert (repository.origin, repository.status) == ("adopted", RepositoryStatus.IN_SYNC)
     assert kinds(repository)[0] == EventKind.ADOPTED
@@ -259,7 +239,7 @@ def test_what_somebody_else_chose_on_an_adopted_repository_is_reported_and_left(
 
     repository = ensure(project, ecr_configuration)
 
-    assert not {"PutLifecyclePolicy", "PutImageTagMutability"} & set(calls(sandbox))
+    assert not {"PutLifecyclePolicy", "PutImageTagMutability"} & set(new_calls(sandbox))
     assert repository.status == RepositoryStatus.IN_SYNC
     assert {part["what"]: part["writable"] for part in repository.differences} == {
         "lifecycle": False,
@@ -498,7 +478,7 @@ def test_sixteen_first_deploys_at_once_make_one_repository_with_three_calls(
     results = at_once(16, lambda: ensure(project, ecr_configuration))
 
     assert [type(result) for result in results] == [Repository] * 16
-    assert calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1, "SetRepositoryPolicy": 1}
+    assert new_calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1, "SetRepositoryPolicy": 1}
 
 
 def test_those_who_wait_for_a_deploy_that_fails_share_its_error_instead_of_trying_one_by_one(
@@ -510,7 +490,7 @@ def test_those_who_wait_for_a_deploy_that_fails_share_its_error_instead_of_tryin
     results = at_once(8, lambda: ensure(project, ecr_configuration))
 
     assert [type(result) for result in results] == [RegistryError] * 8
-    assert calls(sandbox)["CreateRepository"] <= 2
+    assert new_calls(sandbox)["CreateRepository"] <= 2
 
 
 def test_a_lease_left_by_a_dead_process_is_taken_over_when_it_has_run_out(
@@ -547,7 +527,7 @@ def test_no_call_is_made_late_in_the_lease(
 
     repository = ensure(project, ecr_configuration, freshness=timedelta(0))
 
-    assert calls(sandbox) == {}
+    assert new_calls(sandbox) == {}
     assert repository.last_error_code == "OutOfTime"
 
 
@@ -559,7 +539,7 @@ def test_aws_is_never_asked_while_a_transaction_is_open(
     with pytest.raises(RuntimeError, match="transaction is open"), transaction.atomic():
         ensure(project, ecr_configuration)
 
-    assert calls(sandbox) == {}
+    assert new_calls(sandbox) == {}
 
 
 # ------------------------------------------------------------------------------------------------------ observing
@@ -577,7 +557,7 @@ def test_observe_mode_never_changes_an_existing_repository_and_the_deploy_goes_o
 
     repository = ensure(project, observing)
 
-    assert not {"SetRepositoryPolicy", "PutLifecyclePolicy", "TagResource"} & set(calls(sandbox))
+    assert not {"SetRepositoryPolicy", "PutLifecyclePolicy", "TagResource"} & set(new_calls(sandbox))
     assert repository.status == RepositoryStatus.DRIFTED
     assert repository.drifted_since is not None
 
@@ -632,7 +612,7 @@ def test_an_exception_for_one_repository_counts_until_it_ends(
     sandbox.reset_calls()
 
     assert ensure(project, ecr_configuration, freshness=timedelta(0)).status == RepositoryStatus.DRIFTED
-    assert "SetRepositoryPolicy" not in calls(sandbox)
+    assert "SetRepositoryPolicy" not in new_calls(sandbox)
 
     Repository.objects.update(mode_until=Now() - timedelta(seconds=1))
     assert ensure(project, ecr_configuration, freshness=timedelta(0)).status == RepositoryStatus.IN_SYNC
@@ -752,7 +732,7 @@ def test_in_observe_mode_a_repository_made_by_hand_after_our_create_was_refused_
     repository = ensure(project, observing)
 
     assert repository.origin == "adopted"
-    assert not {"SetRepositoryPolicy", "PutLifecyclePolicy"} & set(calls(sandbox))
+    assert not {"SetRepositoryPolicy", "PutLifecyclePolicy"} & set(new_calls(sandbox))
 
 
 def test_a_policy_text_is_kept_even_where_the_row_had_failed_for_another_reason(
@@ -865,7 +845,7 @@ def test_the_leases_time_is_looked_at_after_a_sweeps_call_has_waited_for_its_tur
 
     assert result is not None
     assert result.error is not None
-    assert (result.error.code, calls(sandbox)) == ("OutOfTime", {})
+    assert (result.error.code, new_calls(sandbox)) == ("OutOfTime", {})
 
 
 def looking(configuration: Configuration, **hooks: Any) -> dict[str, Any]:
@@ -912,7 +892,7 @@ def test_a_look_counts_only_while_nobody_has_worked_on_the_row_since(
 
     assert result is not None
     assert result.error is None
-    assert calls(sandbox) == ({"GetRepositoryPolicy": 1} if worked_on else {"SetRepositoryPolicy": 1})
+    assert new_calls(sandbox) == ({"GetRepositoryPolicy": 1} if worked_on else {"SetRepositoryPolicy": 1})
 
 
 def test_a_result_that_came_too_late_is_answered_with_the_newer_one(
@@ -1130,7 +1110,7 @@ def test_details_are_looked_at_once_a_day(
 
     ensure(project, ecr_configuration, freshness=timedelta(0))
 
-    assert ("DescribeRepositories" in calls(sandbox)) is looked_at
+    assert ("DescribeRepositories" in new_calls(sandbox)) is looked_at
 
 
 @pytest.mark.parametrize(("seconds", "found"), [(19, True), (60, False)])
@@ -1274,7 +1254,7 @@ def test_a_second_deploy_waits_until_ecr_shows_the_new_repository_and_does_not_a
     again = ensure(project, ecr_configuration, freshness=timedelta(0))
 
     assert (again.status, again.origin, kinds(again)) == (RepositoryStatus.IN_SYNC, "created", history)
-    assert not {"CreateRepository", "SetRepositoryPolicy"} & calls(sandbox).keys()
+    assert not {"CreateRepository", "SetRepositoryPolicy"} & new_calls(sandbox).keys()
 
 
 def test_a_deploy_that_reads_a_new_repository_and_cannot_write_to_it_yet_writes_when_it_can(
@@ -1343,7 +1323,7 @@ def test_what_stops_writes_between_two_tries_at_a_new_repository_stops_the_secon
         ensure(project, ecr_configuration)
 
     assert raised.value.code == code
-    assert calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1, "SetRepositoryPolicy": 1}
+    assert new_calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1, "SetRepositoryPolicy": 1}
 
 
 # ------------------------------------------------------------------------------------- deleted between look and write
@@ -1382,7 +1362,7 @@ def test_a_deploy_makes_a_repository_again_that_was_deleted_before_its_write(
     assert (repository.status, repository.origin, repository.last_error) == (RepositoryStatus.IN_SYNC, "created", "")
     client = sandbox.client("ecr")
     assert CLUSTER in client.get_repository_policy(repositoryName=repository.name)["policyText"]
-    assert calls(sandbox)["CreateRepository"] == 1
+    assert new_calls(sandbox)["CreateRepository"] == 1
     assert set(kinds(repository)[-5:]) == {"drift_found", "missing", "created", "changed", "policy_applied"}
     gone = RepositoryEvent.objects.get(kind=EventKind.MISSING)
     assert "999999999999" in gone.policy_before
@@ -1411,7 +1391,7 @@ def test_what_a_sweep_writes_to_a_repository_that_was_just_deleted_makes_it_miss
     assert (repository.status, repository.last_error) == (RepositoryStatus.MISSING, "")
     finding = sweep.findings.get()
     assert (finding.outcome, finding.words) == ("missing", "The repository is gone from the registry.")
-    assert "CreateRepository" not in calls(sandbox)
+    assert "CreateRepository" not in new_calls(sandbox)
 
 
 @pytest.mark.parametrize("by_name", [True, False])
@@ -1444,7 +1424,7 @@ def test_a_repository_that_is_gone_keeps_the_history_that_the_next_one_does_not_
 
     sandbox.reset_calls()
     assert ensure(project, ecr_configuration).status == RepositoryStatus.IN_SYNC
-    assert calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1, "SetRepositoryPolicy": 1}
+    assert new_calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1, "SetRepositoryPolicy": 1}
 
 
 def test_a_look_by_a_configuration_that_does_not_count_any_more_is_not_begun(
@@ -1455,5 +1435,5 @@ def test_a_look_by_a_configuration_that_does_not_count_any_more_is_not_begun(
 
     assert repositories.reconcile(row=row, **{**looking(ecr_configuration), "activation": 99}) is None
 
-    assert calls(sandbox) == {}
+    assert new_calls(sandbox) == {}
     assert Repository.objects.get().lease_until is None

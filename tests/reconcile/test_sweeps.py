@@ -38,8 +38,10 @@ from deployments.models import (
 from deployments.reconcile import chunks, generation, repositories, sweep_record, sweeps, targets
 from deployments.reconcile.lease import Lease
 from sandbox.control import Sandbox
-from tests.conftest import CLUSTER, HOST, OWNER, POLICY
-from tests.deploys.test_lifecycle import before_the_first
+from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
+from tests.support.registry import calls, drift, fill, policies
+from tests.support.sweeps import sweep_all, work_off
+from tests.support.waiting import before_the_first
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Configure = Callable[..., Configuration]
@@ -53,92 +55,6 @@ def fast(configure: Configure, sandbox: Sandbox) -> Configuration:
         DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
         RECONCILE_CALLS_PER_SECOND="5000",
     )
-
-
-def fill(sandbox: Sandbox, configuration: Configuration, count: int) -> list[str]:
-    """Repositories in the registry and in our table, in sync, as if a deploy had made each."""
-    client = sandbox.client("ecr")
-    names = [f"trigger/proj_{number:06d}" for number in range(count)]
-
-    def make(name: str) -> None:
-        client.create_repository(
-            repositoryName=name,
-            imageTagMutability="IMMUTABLE_WITH_EXCLUSION",
-            imageTagMutabilityExclusionFilters=[{"filterType": "WILDCARD", "filter": "cache"}],
-        )
-        client.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=configuration.v4.lifecycle_policy)
-        client.set_repository_policy(repositoryName=name, policyText=POLICY)
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(make, names))
-    stored = client.get_repository_policy(repositoryName=names[0])["policyText"]
-    past = timezone.now() - timedelta(minutes=5)
-    Repository.objects.bulk_create(
-        Repository(
-            account=OWNER,
-            region="us-east-1",
-            host=HOST,
-            name=name,
-            status=RepositoryStatus.IN_SYNC,
-            origin="created",
-            policy_text=stored,
-            policy_applied_at=past,
-            lifecycle_text=configuration.v4.lifecycle_policy,
-            lifecycle_is_ours=True,
-            mutability={"mode": "IMMUTABLE_WITH_EXCLUSION", "exclusions": ["cache"]},
-            encryption={"type": "AES256", "kms_key": None},
-            details_checked_at=past,
-            last_checked_at=past,
-            last_in_sync_at=past,
-            checked_digest=configuration.desired_digest,
-        )
-        for name in names
-    )
-    sandbox.reset_calls()
-    return names
-
-
-def drift(sandbox: Sandbox, names: Iterable[str]) -> None:
-    """Behind our back: half of them lose their policy, the others get somebody else's."""
-    client = sandbox.client("ecr")
-    for place, name in enumerate(names):
-        if place % 2:
-            client.delete_repository_policy(repositoryName=name)
-        else:
-            client.set_repository_policy(repositoryName=name, policyText=POLICY.replace(CLUSTER, "999999999999"))
-    sandbox.reset_calls()
-
-
-def sweep_all(configuration: Configuration, **options: Any) -> Sweep:
-    sweep = sweep_record.start(trigger=SweepTrigger.PERSON, requested_by="tester", **options)
-    assert sweep is not None
-    work_off(configuration, sweep)
-    return sweep
-
-
-def work_off(configuration: Configuration, sweep: Sweep, *, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while sweep.status == SweepStatus.RUNNING and time.monotonic() < until:
-        if not sweeps.work(configuration=configuration, seconds=10, sweep_id=sweep.pk):
-            time.sleep(0.05)
-        sweep.refresh_from_db()
-
-
-def calls(sandbox: Sandbox) -> dict[str, int]:
-    return {name.removeprefix("ecr:"): count for name, count in sandbox.calls().items() if name.startswith("ecr:")}
-
-
-def policies(sandbox: Sandbox, names: Iterable[str]) -> int:
-    """How many of these carry the cluster account's policy, as ECR shows it."""
-    client = sandbox.client("ecr")
-
-    def carries(name: str) -> bool:
-        try:
-            return CLUSTER in client.get_repository_policy(repositoryName=name)["policyText"]
-        except client.exceptions.RepositoryPolicyNotFoundException:
-            return False
-
-    return sum(carries(name) for name in names)
 
 
 # --------------------------------------------------------------------------------------------------- the main promise

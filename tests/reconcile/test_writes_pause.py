@@ -23,7 +23,7 @@ from deployments.models import (
 )
 from deployments.reconcile import change_events, put_back, sweep_record, sweeps
 from sandbox.control import Sandbox
-from tests.conftest import POLICY, TRAIL
+from tests.support.constants import POLICY, TRAIL
 
 WRITES = {
     "CreateRepository", "DeleteRepository", "SetRepositoryPolicy", "DeleteRepositoryPolicy", "PutLifecyclePolicy",

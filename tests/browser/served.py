@@ -1,0 +1,83 @@
+"""A running installation with a page of every kind, and what a test's browser does with it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from tests.admin.installation import ENVIRONMENT
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DESK, PHONE = (1360, 940), (390, 844)
+
+
+@dataclass(kw_only=True)
+class Served:
+    """A running installation."""
+
+    folder: Path
+    origin: str = ""
+    user: str = ""
+    password: str = field(default="", repr=False)
+    pages: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "ENV_FILE": os.devnull,
+            "SECRET_KEY": "only-for-this-installation-0123456789-0123456789-0123456789",
+            "DATABASE_URL": f"sqlite:///{self.folder / 'db.sqlite3'}",
+            "STATIC_ROOT": str(self.folder / "static"),
+            "DJANGO_SETTINGS_MODULE": "registry_admin.settings",
+            "PYTHONPATH": str(ROOT),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            **ENVIRONMENT,
+        }
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=180
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)[:60]}: {done.stderr}")
+        return done.stdout
+
+    def sql(self, statement: str, *values: Any) -> list[Any]:
+        """A look into the rows, or a change of them behind the server's back. The server's own writers wait for it."""
+        with closing(sqlite3.connect(self.folder / "db.sqlite3", timeout=20)) as connection, connection:
+            return connection.execute(statement, values).fetchall()
+
+
+def new_context(browser: Browser, served: Served, **options: Any) -> BrowserContext:
+    width, height = options.pop("size", DESK)
+    context = browser.new_context(
+        base_url=served.origin, viewport={"width": width, "height": height}, reduced_motion="reduce", **options
+    )
+    context.set_default_timeout(15_000)
+    return context
+
+
+def log_in(page: Page, served: Served) -> None:
+    page.goto("/admin/login/")
+    page.fill("#id_username", served.user)
+    page.fill("#id_password", served.password)
+    page.press("#id_password", "Enter")
+    page.wait_for_url("**/admin/")
+
+
+def wait_until(condition: Any, seconds: float = 10) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.1)

@@ -1,0 +1,60 @@
+"""A deployment's steps without the API, and what they need."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from deployments.aws import partitions
+from deployments.config import Configuration
+from deployments.deploys import image_proof, lifecycle, promotions
+from deployments.models import Deployment, Environment, Project, Repository
+from deployments.reconcile import repositories
+from sandbox import images
+from sandbox.control import Sandbox
+from tests.support.constants import HOST, OWNER, TRAIL
+
+
+def trust(principal: str = OWNER, **condition: Any) -> str:
+    statement = {"Effect": "Allow", "Principal": {"AWS": principal}, "Action": "sts:AssumeRole", **condition}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def deploying(environment: Environment, configuration: Configuration) -> Deployment:
+    deployment = lifecycle.create_deployment(
+        environment=environment, configuration=configuration, trail=TRAIL, content_hash="abc", type="MANAGED"
+    ).deployment
+    lifecycle.index(
+        deployment=deployment, content_hash="abc", tasks=[], metadata={}, timeout=configuration.deploy_timeout
+    )
+    return deployment
+
+
+def push(
+    sandbox: Sandbox, deployment: Deployment, image: images.Image | None = None, *, repository: str | None = None
+) -> str:
+    place = image_proof.Place.of(deployment.image_ref)
+    image = image or images.build()
+    return images.push(image, sandbox.url, *sandbox.login(), repository or place.name, place.tag, registry=HOST)
+
+
+def finalize(deployment: Deployment, configuration: Configuration, digest: str | None = None) -> list[str]:
+    return list(
+        promotions.finalize(deployment=deployment, digest=digest, skip_promotion=False, configuration=configuration)
+    )
+
+
+def ensure(project: Project, configuration: Configuration, **changes: Any) -> Repository:
+    registry = configuration.registry("MANAGED")
+    ecr_registry = partitions.registry_of(registry.host)
+    assert ecr_registry is not None
+    arguments: dict[str, Any] = {
+        "config": registry,
+        "registry": ecr_registry,
+        "name": f"trigger/{project.ref}",
+        "project": project,
+        "desired_digest": configuration.desired_digest,
+        "freshness": configuration.freshness,
+        "enforce": configuration.enforce,
+    }
+    return repositories.ensure_repository(**{**arguments, **changes})

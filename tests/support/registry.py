@@ -1,0 +1,98 @@
+"""Repositories in the sandbox and in our table: made, changed behind our back, counted and looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from deployments.config import Configuration
+from deployments.models import Repository, RepositoryStatus
+from sandbox.control import Sandbox
+from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
+
+
+def delete_repository(sandbox: Sandbox, name: str) -> None:
+    """Somebody deletes a repository of ours, so long after our last write to it that ECR would show it by now."""
+    sandbox.client("ecr").delete_repository(repositoryName=name, force=True)
+    Repository.objects.filter(name=name).update(written_at=Now() - timedelta(minutes=1))
+
+
+def fill(sandbox: Sandbox, configuration: Configuration, count: int) -> list[str]:
+    """Repositories in the registry and in our table, in sync, as if a deploy had made each."""
+    client = sandbox.client("ecr")
+    names = [f"trigger/proj_{number:06d}" for number in range(count)]
+
+    def make(name: str) -> None:
+        client.create_repository(
+            repositoryName=name,
+            imageTagMutability="IMMUTABLE_WITH_EXCLUSION",
+            imageTagMutabilityExclusionFilters=[{"filterType": "WILDCARD", "filter": "cache"}],
+        )
+        client.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=configuration.v4.lifecycle_policy)
+        client.set_repository_policy(repositoryName=name, policyText=POLICY)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(make, names))
+    stored = client.get_repository_policy(repositoryName=names[0])["policyText"]
+    past = timezone.now() - timedelta(minutes=5)
+    Repository.objects.bulk_create(
+        Repository(
+            account=OWNER,
+            region="us-east-1",
+            host=HOST,
+            name=name,
+            status=RepositoryStatus.IN_SYNC,
+            origin="created",
+            policy_text=stored,
+            policy_applied_at=past,
+            lifecycle_text=configuration.v4.lifecycle_policy,
+            lifecycle_is_ours=True,
+            mutability={"mode": "IMMUTABLE_WITH_EXCLUSION", "exclusions": ["cache"]},
+            encryption={"type": "AES256", "kms_key": None},
+            details_checked_at=past,
+            last_checked_at=past,
+            last_in_sync_at=past,
+            checked_digest=configuration.desired_digest,
+        )
+        for name in names
+    )
+    sandbox.reset_calls()
+    return names
+
+
+def drift(sandbox: Sandbox, names: Iterable[str]) -> None:
+    """Behind our back: half of them lose their policy, the others get somebody else's."""
+    client = sandbox.client("ecr")
+    for place, name in enumerate(names):
+        if place % 2:
+            client.delete_repository_policy(repositoryName=name)
+        else:
+            client.set_repository_policy(repositoryName=name, policyText=POLICY.replace(CLUSTER, "999999999999"))
+    sandbox.reset_calls()
+
+
+def calls(sandbox: Sandbox) -> dict[str, int]:
+    return {name.removeprefix("ecr:"): count for name, count in sandbox.calls().items() if name.startswith("ecr:")}
+
+
+def policies(sandbox: Sandbox, names: Iterable[str]) -> int:
+    """How many of these carry the cluster account's policy, as ECR shows it."""
+    client = sandbox.client("ecr")
+
+    def carries(name: str) -> bool:
+        try:
+            return CLUSTER in client.get_repository_policy(repositoryName=name)["policyText"]
+        except client.exceptions.RepositoryPolicyNotFoundException:
+            return False
+
+    return sum(carries(name) for name in names)
+
+
+def new_calls(sandbox: Sandbox) -> dict[str, int]:
+    counted = {name.removeprefix("ecr:"): count for name, count in sandbox.calls().items() if name.startswith("ecr:")}
+    sandbox.reset_calls()
+    return counted

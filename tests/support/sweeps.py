@@ -1,0 +1,25 @@
+"""A sweep, worked off in the process of the test."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from deployments.config import Configuration
+from deployments.models import Sweep, SweepStatus, SweepTrigger
+from deployments.reconcile import sweep_record, sweeps
+
+
+def sweep_all(configuration: Configuration, **options: Any) -> Sweep:
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON, requested_by="tester", **options)
+    assert sweep is not None
+    work_off(configuration, sweep)
+    return sweep
+
+
+def work_off(configuration: Configuration, sweep: Sweep, *, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while sweep.status == SweepStatus.RUNNING and time.monotonic() < until:
+        if not sweeps.work(configuration=configuration, seconds=10, sweep_id=sweep.pk):
+            time.sleep(0.05)
+        sweep.refresh_from_db()
