@@ -143,7 +143,7 @@ def world(transactional_db: None, configure: Callable[..., Configuration], setti
     EnvironmentVariable.objects.create(
         environment=environment,
         name="SEALED_BEFORE",
-        value=Vault(["an older key " * 3]).seal("x", context=f"environment {environment.pk} variable SEALED_BEFORE"),
+        value=Vault(["an older key " * 3]).encrypt("x", context=f"environment {environment.pk} variable SEALED_BEFORE"),
     )
     operator = User.objects.create_superuser("ada@example.com", "ada@example.com", PASSWORD)
     browser = Client(raise_request_exception=False)

@@ -1,6 +1,6 @@
 """The emergency stop: while it is on, nothing is written to AWS. Reads and deploys that need no write still work.
 
-It is read right before each write (`repositories.RepositoryLease.require_writable`), so it holds from the next write on.
+The pause is read right before each write (`RepositoryLease.require_writable`), so it holds from the next write on.
 """
 
 from __future__ import annotations

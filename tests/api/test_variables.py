@@ -272,11 +272,11 @@ def test_a_key_is_replaced_without_a_moment_in_which_something_cannot_be_read(
     call_command("reencrypt", stdout=out)
     settings.ENCRYPTION_KEYS = (new,)
 
-    assert "anew: 2" in out.getvalue()
+    assert "again: 2" in out.getvalue()
     assert read(cli, project) == {"A": "1", "B": "2"}
     out = StringIO()
     call_command("reencrypt", stdout=out)
-    assert "anew: 0" in out.getvalue()
+    assert "again: 0" in out.getvalue()
 
 
 def test_what_no_key_opens_is_named_and_the_rest_is_done(cli: Cli, project: Project, settings: Any) -> None:
@@ -290,7 +290,7 @@ def test_what_no_key_opens_is_named_and_the_rest_is_done(cli: Cli, project: Proj
         call_command("reencrypt", stdout=out, stderr=err)
 
     assert failure.value.returncode == 3
-    assert "anew: 1" in out.getvalue()
+    assert "again: 1" in out.getvalue()
     assert f"{project.ref} prod LOST" in err.getvalue()
 
 
@@ -322,13 +322,13 @@ def test_keys_are_read_from_the_newest_to_the_oldest_and_are_never_short_or_show
 def test_two_who_store_the_same_new_names_at_once_wait_for_each_other(
     production: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both, seal = threading.Barrier(2), Vault.seal
+    both, encrypt = threading.Barrier(2), Vault.encrypt
     results: list[object] = []
 
     def slowly(self: Vault, text: str, *, context: str) -> str:
         with contextlib.suppress(threading.BrokenBarrierError):
             both.wait(0.5)  # both come here only if neither waits for the other
-        return seal(self, text, context=context)
+        return encrypt(self, text, context=context)
 
     def run(value: str) -> None:
         try:
@@ -342,7 +342,7 @@ def test_two_who_store_the_same_new_names_at_once_wait_for_each_other(
         finally:
             connections.close_all()
 
-    monkeypatch.setattr(Vault, "seal", slowly)
+    monkeypatch.setattr(Vault, "encrypt", slowly)
     threads = [threading.Thread(target=run, args=(value,)) for value in ("1", "2")]
     for thread in threads:
         thread.start()
@@ -360,14 +360,14 @@ def test_a_value_that_was_set_while_it_was_encrypted_anew_is_the_one_that_stays(
 ) -> None:
     old, new = "an-older-key-0123456789-0123456789", "a-newer-key-0123456789-0123456789"
     environment_variables.store(environment=production, variables={"A": "1"}, vault=Vault([old]))
-    both, seal = Vault([new, old]), Vault.seal
+    both, encrypt = Vault([new, old]), Vault.encrypt
 
     def meanwhile(self: Vault, text: str, *, context: str) -> str:
         monkeypatch.undo()
         environment_variables.store(environment=production, variables={"A": "2"}, vault=both, override=True)
-        return seal(self, text, context=context)
+        return encrypt(self, text, context=context)
 
-    monkeypatch.setattr(Vault, "seal", meanwhile)
+    monkeypatch.setattr(Vault, "encrypt", meanwhile)
 
     assert environment_variables.reencrypt(vault=both) == (0, [])
     assert environment_variables.values(environment=production, vault=both) == {"A": "2"}

@@ -1449,16 +1449,16 @@ def test_a_secret_that_was_set_while_it_was_encrypted_anew_is_the_one_that_stays
     channel: NotificationChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = Vault(["a-newer-key-0123456789-0123456789", "only-for-the-tests-0123456789"])
-    seal = Vault.seal
+    encrypt = Vault.encrypt
 
     def meanwhile(self: Vault, text: str, *, context: str) -> str:
         monkeypatch.undo()
         other = NotificationChannel.objects.get()
         channels.set_secret(other, "another", vault=both)
         other.save()
-        return seal(self, text, context=context)
+        return encrypt(self, text, context=context)
 
-    monkeypatch.setattr(Vault, "seal", meanwhile)
+    monkeypatch.setattr(Vault, "encrypt", meanwhile)
 
     assert channels.reencrypt(vault=both) == (0, [])
     stored = NotificationChannel.objects.get()
