@@ -39,6 +39,7 @@ from deployments.reconcile.lease import Lease
 from deployments.reconcile.pace import Pace
 from deployments.reconcile.sweep_record import Outcome, _end, _found, _next_piece, _size
 from deployments.reconcile.targets import Target
+from deployments.row_values import Part
 
 CHUNK_LEASE = timedelta(seconds=45)  # of a chunk or a listing: how long a dead worker's work waits
 HELD_PAUSE = timedelta(seconds=5)
@@ -382,7 +383,7 @@ class ChunkRun:
                 words, kind = [str(details)], "failed"
             else:
                 differences += repositories.detail_differences(row, target.config, details)
-            words += [each.words for each in differences if each.fixable or each.part is desired.Part.POLICY]
+            words += [each.words for each in differences if each.fixable or each.part == Part.POLICY]
             if words and kind != "failed":
                 kind = "drifted"
         self._tell(row, kind, " ".join(words))
@@ -418,7 +419,7 @@ class ChunkRun:
         elif settled.status == RepositoryStatus.MISSING:
             self._tell(row, "drifted", "The repository is gone from the registry.", Outcome.MISSING)
         elif settled.status == RepositoryStatus.DRIFTED:
-            self._tell(row, "drifted", " ".join(part["words"] for part in settled.differences))
+            self._tell(row, "drifted", " ".join(each.words for each in settled.differences))
         elif result.written or result.before not in (RepositoryStatus.IN_SYNC, RepositoryStatus.PENDING):
             self._tell(row, "healed", " ".join(result.written))
         else:

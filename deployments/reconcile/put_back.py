@@ -22,6 +22,7 @@ from deployments.errors import Refusal, RegistryError, refusal, registry_error
 from deployments.models import EventKind, RepositoryEvent, RepositoryStatus
 from deployments.reconcile import bulkhead, desired, generation, repositories, requests, targets
 from deployments.reconcile.repositories import RepositoryLease
+from deployments.row_values import Part
 
 ATTEMPTS_PER_CALL = 1  # somebody waits for the answer, and can press the button again
 
@@ -96,13 +97,13 @@ def _put_back(
     differences = desired.policy_differences(
         target.config.default_repository_policy, text, partition=target.registry.partition
     )
-    left = [each for each in row.differences if each.get("what") != desired.Part.POLICY]
+    left = [each for each in row.differences if each.part != Part.POLICY]
     values: dict[str, Any] = {
         "policy_text": text,
         "written_at": Now(),
         "checked_digest": "",  # the next look looks at everything
         "consumers": desired.pullers(text, target.config.consumer_accounts, partition=target.registry.partition),
-        "differences": [*[each.as_row() for each in differences], *left],
+        "differences": [*differences, *left],
     }
     now = lease.row.db_now  # type: ignore[attr-defined]
     events = []
@@ -119,7 +120,7 @@ def _put_back(
                     state_since=now,
                 )
             )
-    elif row.status == RepositoryStatus.DRIFTED and not any(each.get("writable") for each in left):
+    elif row.status == RepositoryStatus.DRIFTED and not any(each.fixable for each in left):
         values |= {"status": RepositoryStatus.IN_SYNC, "drifted_since": None, "last_in_sync_at": now}
     with attempt.commit():
         lease.finish(values, events)

@@ -11,7 +11,7 @@ import pytest
 from deployments import config
 from deployments.aws.values import Details
 from deployments.reconcile import desired
-from deployments.reconcile.desired import Part
+from deployments.row_values import Part
 
 REGISTRY = config.load({"DEPLOY_REGISTRY_ECR_TAGS": "team=platform"}).v4
 RIGHT = Details(
@@ -104,11 +104,11 @@ def test_a_policy_that_is_not_understood_is_left_alone() -> None:
 
 @pytest.mark.parametrize("text", ["not json", "[]", '{"Statement": '])
 def test_a_policy_that_cannot_be_read_is_never_shown_as_one_that_lets_somebody_pull(text: str) -> None:
-    assert desired.pullers(text, ["222222222222"], partition="aws")["222222222222"]["pull"] == "depends"
+    assert desired.pullers(text, ["222222222222"], partition="aws")["222222222222"].verdict == "depends"
 
 
 def test_without_a_policy_nobody_can_pull() -> None:
-    assert desired.pullers("", ["222222222222"], partition="aws")["222222222222"]["pull"] == "no"
+    assert desired.pullers("", ["222222222222"], partition="aws")["222222222222"].verdict == "no"
 
 
 KEY_ID = "11111111-2222-3333-4444-555555555555"

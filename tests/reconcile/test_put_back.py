@@ -131,7 +131,7 @@ def test_the_policy_is_written_by_a_read_and_a_write_and_what_was_there_is_kept(
     assert "333333333333" in live(sandbox, kept.repository.name)
     row = Repository.objects.get(pk=kept.repository_id)
     assert (row.status, row.policy_text) == (RepositoryStatus.DRIFTED, OTHER)
-    assert "account 222222222222 loses pull" in row.differences[0]["words"]
+    assert "account 222222222222 loses pull" in row.differences[0].words
     assert row.lease_until is None
     event = row.events.filter(kind=EventKind.POLICY_APPLIED).latest("pk")
     assert (event.cause, event.policy_before) == ("ada@example.com", before)
