@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from deployments import policy
 from deployments.aws.values import Details
@@ -40,6 +40,33 @@ class Difference:
 
     def as_row(self) -> dict[str, Any]:
         return {"what": self.part.value, "words": self.words, "writable": self.fixable}
+
+    @classmethod
+    def from_row(cls, value: Mapping[str, Any]) -> Self:
+        """The difference that `as_row` gave."""
+        return cls(part=Part(value["what"]), words=value["words"], fixable=value["writable"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a repository is drifted, or else in sync."""
+
+    drifted: bool
+    words: str  # of the differences that make it drifted
+
+
+def open_ones(differences: Iterable[Difference]) -> list[Difference]:
+    """The differences that make a repository drifted: the fixable ones, and every one of its policy.
+
+    The others are only shown: what somebody else chose for a repository that was adopted, and the encryption.
+    """
+    return [each for each in differences if each.fixable or each.part is Part.POLICY]
+
+
+def verdict(differences: Iterable[Difference]) -> Verdict:
+    """In sync or drifted, by these differences: all that are left after the writes, or all that a dry run saw."""
+    found = open_ones(differences)
+    return Verdict(drifted=bool(found), words=" ".join(each.words for each in found))
 
 
 def policy_differences(desired: str | None, actual: str | None, *, partition: str) -> list[Difference]:
