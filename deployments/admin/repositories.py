@@ -21,6 +21,7 @@ from deployments.admin.pages import Alarm, audit_of, may, menu, shown_configurat
 from deployments.admin.policies import Policies, aws_console, pullers, risks, state_of
 from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.aws.partitions import partition_of
+from deployments.catalogue import sentence
 from deployments.config import RegistryConfig
 from deployments.models import Deployment, EventKind, Repository, RepositoryStatus
 from deployments.reconcile import repositories, targets
@@ -46,7 +47,7 @@ def reason(row: Repository) -> str:
     if row.last_error:
         return row.last_error.replace(f" on {row.name}", "", 1)  # its name stands beside it
     if row.status == RepositoryStatus.MISSING:
-        return "Gone from the registry. The next deploy makes it again."
+        return sentence("missing", name="The repository")
     return " ".join(each.words for each in row.differences)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from deployments import policy
@@ -17,6 +18,28 @@ from deployments.row_values import ConsumerPull, Difference, Management, Part
 
 MUTABILITY = "IMMUTABLE_WITH_EXCLUSION"  # a deployed tag never changes under a running node …
 EXCLUSIONS = ("cache",)  # … and buildx may still overwrite its cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a repository is drifted, or else in sync."""
+
+    drifted: bool
+    words: str  # of the differences that make it drifted
+
+
+def open_ones(differences: Iterable[Difference]) -> list[Difference]:
+    """The differences that make a repository drifted: the fixable ones, and every one of its policy.
+
+    The others are only shown: what somebody else chose for a repository that was adopted, and the encryption.
+    """
+    return [each for each in differences if each.fixable or each.part is Part.POLICY]
+
+
+def verdict(differences: Iterable[Difference]) -> Verdict:
+    """In sync or drifted, by these differences: all that are left after the writes, or all that a dry run saw."""
+    found = open_ones(differences)
+    return Verdict(drifted=bool(found), words=" ".join(each.words for each in found))
 
 
 def policy_differences(desired: str | None, actual: str | None, *, partition: str) -> list[Difference]:

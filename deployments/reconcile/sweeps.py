@@ -27,6 +27,7 @@ from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from deployments.aws.values import Listed
+from deployments.catalogue import sentence
 from deployments.config import Configuration
 from deployments.errors import RegistryError
 from deployments.models import (
@@ -328,7 +329,6 @@ def _adopt(sweep: Sweep, rows: list[Repository]) -> None:
 
 
 def _note_missing(sweep: Sweep, gone: list[int]) -> None:
-    message = "The repository is gone from the registry. The next deploy makes it again."
     for start_at in range(0, len(gone), 500):
         ids = gone[start_at : start_at + 500]
         rows = []
@@ -339,15 +339,12 @@ def _note_missing(sweep: Sweep, gone: list[int]) -> None:
                 unchanged = Repository.objects.filter(
                     free(), pk=row.pk, lease_epoch=row.lease_epoch, last_checked_at__lt=sweep.started_at
                 )
-                if unchanged.update(status=RepositoryStatus.MISSING, last_checked_at=Now(), **repositories.GONE):
+                if unchanged.update(last_checked_at=Now(), **repositories.GONE):
                     rows.append(row)
             RepositoryEvent.objects.bulk_create(
-                repositories.gone_event(
-                    row, "The next deploy makes it again.", cause=sweep.requested_by or sweep.trigger
-                )
-                for row in rows
+                repositories.gone_event(row, cause=sweep.requested_by or sweep.trigger) for row in rows
             )
-        _found(sweep, rows, Outcome.MISSING, message)
+        _found(sweep, rows, Outcome.MISSING, sentence("missing", name="The repository"))
 
 
 # ------------------------------------------------------------------------------------------------------------ a chunk

@@ -1128,8 +1128,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/reconcile/desired.py",
         (
             "pullers",
-            '{"pull": "depends", "words": "The policy cannot be read."}',
-            '{"pull": "yes", "words": ""}',
+            'ConsumerPull(verdict="depends", words="The policy cannot be read.")',
+            'ConsumerPull(verdict="yes", words="")',
             "reconcile/test_desired.py::test_a_policy_that_cannot_be_read_is_never_shown_as_one_that_lets_somebody_pull",
         ),
         (
@@ -1156,6 +1156,24 @@ MUTANTS: tuple[Mutant, ...] = (
             "details.tags.get(key) != value",
             "key not in details.tags",
             "reconcile/test_desired.py::test_an_aws_tag_with_another_value_is_a_difference_and_ours",
+        ),
+        (
+            "open_ones",
+            " or each.part is Part.POLICY",
+            "",
+            "reconcile/test_desired.py::test_a_repository_is_drifted_by_what_is_fixable_and_by_any_difference_of_its_policy",
+        ),
+        (
+            "open_ones",
+            "each.fixable or ",
+            "",
+            "reconcile/test_desired.py::test_a_repository_is_drifted_by_what_is_fixable_and_by_any_difference_of_its_policy",
+        ),
+        (
+            "open_ones",
+            " if each.fixable or each.part is Part.POLICY",
+            "",
+            "reconcile/test_desired.py::test_a_repository_is_in_sync_with_nothing_but_differences_that_are_only_shown",
         ),
     ),
     *_in(
@@ -1455,18 +1473,6 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_put_back",
-            '"checked_digest": "",',
-            "",
-            "reconcile/test_put_back.py::test_after_a_policy_was_put_back_the_next_look_looks_at_everything",
-        ),
-        (
-            "_put_back",
-            '"written_at": Now(),',
-            "",
-            "reconcile/test_put_back.py::test_our_own_write_comes_back_as_an_event_and_causes_no_look",
-        ),
-        (
-            "_put_back",
             "except BaseException:\n        lease.give_up()",
             "except BaseException:\n        pass",
             "reconcile/test_put_back.py::test_whatever_happens_the_lease_is_given_back",
@@ -1476,12 +1482,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "except RegistryError as error:\n        lease.give_up()",
             "except RegistryError as error:\n        pass",
             "reconcile/test_put_back.py::test_what_aws_refuses_is_said_and_the_lease_is_given_back",
-        ),
-        (
-            "_put_back",
-            "row.drifted_since or now",
-            "now",
-            "reconcile/test_put_back.py::test_the_drift_that_a_restore_leaves_is_as_old_as_it_was",
         ),
         (
             "_put_back",
@@ -1698,22 +1698,23 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_repositories.py::test_a_drift_that_comes_back_is_in_the_history_again",
         ),
         (
-            "_record",
+            "_record_verdict",
             'if row.status != RepositoryStatus.DRIFTED or row.differences != values["differences"]:',
             "if True:",
             "reconcile/test_repositories.py::test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
         ),
         (
-            "_record",
+            "_record_verdict",
             ' or row.differences != values["differences"]',
             "",
             "reconcile/test_repositories.py::test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
         ),
         (
-            "_record",
+            "_record_verdict",
             "row.drifted_since or now",
             "now",
             "reconcile/test_repositories.py::test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
+            "reconcile/test_put_back.py::test_the_drift_that_a_restore_leaves_is_as_old_as_it_was",
         ),
         (
             "_record",
@@ -1750,6 +1751,30 @@ MUTANTS: tuple[Mutant, ...] = (
             '"management": Management.FULL,',
             "",
             "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
+        ),
+        (
+            "record_policy",
+            ', "checked_digest": ""',
+            "",
+            "reconcile/test_put_back.py::test_after_a_policy_was_put_back_the_next_look_looks_at_everything",
+        ),
+        (
+            "record_policy",
+            '"written_at": Now(), ',
+            "",
+            "reconcile/test_put_back.py::test_our_own_write_comes_back_as_an_event_and_causes_no_look",
+        ),
+        (
+            "record_policy",
+            "if each.part is not Part.POLICY",
+            "if False",
+            "reconcile/test_put_back.py::test_a_policy_that_is_put_back_says_nothing_of_the_other_differences",
+        ),
+        (
+            "record_policy",
+            "checked or desired",
+            "True or desired",
+            "reconcile/test_put_back.py::test_a_policy_that_is_put_back_makes_no_failed_or_unchecked_repository_in_sync",
         ),
         (
             "_create",

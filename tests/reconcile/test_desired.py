@@ -11,7 +11,7 @@ import pytest
 from deployments import config
 from deployments.aws.values import Details
 from deployments.reconcile import desired
-from deployments.row_values import Part
+from deployments.row_values import Difference, Part
 
 REGISTRY = config.load({"DEPLOY_REGISTRY_ECR_TAGS": "team=platform"}).v4
 RIGHT = Details(
@@ -141,3 +141,35 @@ def lifecycle(*prefixes: str) -> str:
 def test_the_order_of_a_rules_list_is_no_difference_and_another_list_is_one() -> None:
     assert desired.same_lifecycle(lifecycle("a", "b"), lifecycle("b", "a"))
     assert not desired.same_lifecycle(lifecycle("a", "b"), lifecycle("a", "c"))
+
+
+def difference(part: Part, *, fixable: bool, words: str = "") -> Difference:
+    return Difference(part=part, words=words or f"{part} differs.", fixable=fixable)
+
+
+def test_a_repository_is_drifted_by_what_is_fixable_and_by_any_difference_of_its_policy() -> None:
+    assert desired.verdict([difference(Part.LIFECYCLE, fixable=True)]).drifted
+    assert desired.verdict([difference(Part.POLICY, fixable=True)]).drifted
+    assert desired.verdict([difference(Part.POLICY, fixable=False)]).drifted
+
+
+def test_a_repository_is_in_sync_with_nothing_but_differences_that_are_only_shown() -> None:
+    shown = [difference(part, fixable=False) for part in Part if part is not Part.POLICY]
+
+    assert desired.verdict([]) == desired.verdict(shown) == desired.Verdict(drifted=False, words="")
+
+
+def test_the_words_of_a_verdict_are_those_of_the_differences_that_make_it_drifted() -> None:
+    found = [
+        difference(Part.POLICY, fixable=False, words="No pull."),
+        difference(Part.ENCRYPTION, fixable=False, words="Another key."),
+        difference(Part.TAGS, fixable=True, words="A tag."),
+    ]
+
+    assert desired.verdict(found).words == "No pull. A tag."
+
+
+def test_a_difference_is_read_from_a_row_as_it_was_written_to_it() -> None:
+    for fixable in (False, True):
+        written = difference(Part.TAGS, fixable=fixable)
+        assert Difference.from_row(written.as_row()) == written
