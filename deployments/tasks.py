@@ -123,7 +123,7 @@ def _collect() -> None:
 @_task
 def tell() -> None:
     """Send the notifications that are due."""
-    deliveries.deliver(means=senders.DeliverySettings.of(settings), seconds=TELL_SECONDS, stopping=stopping)
+    deliveries.deliver(delivery_settings=senders.DeliverySettings.of(settings), seconds=TELL_SECONDS, stopping=stopping)
 
 
 @_task

@@ -1,3 +1,3 @@
-"""The wiring: settings, urls, wsgi. `VERSION` is the program's own; pages, answers and process rows show it."""
+"""The wiring: settings, URLs, WSGI. Pages, answers and the rows of processes show `VERSION`."""
 
 VERSION = "0.2.0"

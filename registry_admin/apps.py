@@ -1,7 +1,7 @@
-"""Which admin pages there are: ours, and Django's for users and groups.
+"""The pages of the admin: those of `deployments.admin`, and Django's for users and groups.
 
-Simple on purpose: no autodiscovery. Every installed app could bring pages of its own, and the queue's are a way to
-run arbitrary code (a schedule names the function to call, and view rights are enough to run a task again).
+No autodiscovery, because an installed app could add its own pages. The pages of django-q2 would let people run any
+code: a schedule names the function to call, and the permission to view a task is enough to run the task again.
 """
 
 from importlib import import_module
@@ -13,5 +13,6 @@ class RegistryAdminConfig(SimpleAdminConfig):
     default_site = "deployments.admin.site.RegistryAdmin"
 
     def ready(self) -> None:
+        """Register the pages of `deployments.admin`."""
         super().ready()
         import_module("deployments.admin")

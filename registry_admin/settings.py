@@ -1,9 +1,9 @@
 """Django's settings: the only reader of the process's environment.
 
-A fresh clone runs with an empty environment: SQLite, a secret key made on first start, a registry at
-localhost:5000. What the variables mean stands in `deployments.config.SETTINGS`; a wrong one is reported by the
-system checks (`deployments.checks`) with its name and an example. Only what Django itself cannot start without
-(the database, the secret key) stops the import here.
+A fresh clone runs with an empty environment: SQLite, a secret key that the first start makes, a registry at
+localhost:5000. `deployments.config.SETTINGS` explains the variables. The system checks (`deployments.checks`) report an
+invalid variable with its name and an example. Only an invalid database URL or secret key stops the import here, because
+Django cannot start without them.
 """
 
 import os
@@ -20,11 +20,11 @@ from environ.fileaware_mapping import FileAwareMapping
 from deployments import config
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-# .env is optional and never wins over the environment. NAME_FILE beside NAME is read by the mapping, without the
-# look-up of $NAME in values that environ's own casts do (it prints parts of secrets that begin with a dollar sign).
+# .env is optional, and a variable of the environment overrides it. The mapping below also reads NAME_FILE for NAME.
+# environ's own casts are not used: they look up $NAME in values, and print parts of secrets that begin with a dollar.
 ENV_FILE = Path(os.environ.get("ENV_FILE") or BASE_DIR / ".env")
 _ENV_PROBLEMS = config.env_file_problems(ENV_FILE, named=bool(os.environ.get("ENV_FILE")))
-if not _ENV_PROBLEMS:  # environ's reader skips a line that it cannot read, and prints it, secret or not
+if not _ENV_PROBLEMS:  # environ would skip and print a line that it cannot read, even if the line contains a secret
     environ.Env.read_env(str(ENV_FILE))
 ENVIRONMENT = FileAwareMapping(env=os.environ)
 
@@ -36,7 +36,7 @@ def _text(name: str) -> str:
         return (ENVIRONMENT.get(name) or "").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ImproperlyConfigured(
-            f"{name}_FILE: the file cannot be read as text. Give a path that is readable."
+            f"{name}_FILE: the file cannot be read as text. Set the path of a readable file."
         ) from (error if isinstance(error, OSError) else None)
 
 
@@ -48,12 +48,12 @@ def _database() -> dict[str, object]:
     try:
         database = dict(environ.Env.db_url_config(url))
     except Exception:
-        # The URL holds a password, so neither it nor the parser's own words are shown.
+        # The URL contains a password, so neither the URL nor the parser's message is shown.
         database = {}
     engine = database.get("ENGINE")
     if engine == "django.db.backends.sqlite3" and database.get("NAME"):
-        # WAL lets readers go on beside a writer. IMMEDIATE takes the write lock at BEGIN: a deferred transaction
-        # that turns into a writer fails at once with “database is locked”, however long the timeout.
+        # WAL lets readers continue while another connection writes. IMMEDIATE takes the write lock at BEGIN: a deferred
+        # transaction that becomes a writer fails at once with “database is locked”, however long the timeout.
         database["OPTIONS"] = {
             "timeout": 20,
             "transaction_mode": "IMMEDIATE",
@@ -65,13 +65,13 @@ def _database() -> dict[str, object]:
         database["CONN_HEALTH_CHECKS"] = True
     else:
         raise ImproperlyConfigured(
-            "DATABASE_URL: not a database address that can be used. For example "
+            "DATABASE_URL: not a usable database URL. For example "
             "DATABASE_URL=postgres://user:password@host:5432/registry_admin or DATABASE_URL=sqlite:////data/db.sqlite3."
         )
     return database
 
 
-# ATOMIC_REQUESTS stays off: no transaction may be open while AWS is asked.
+# ATOMIC_REQUESTS stays off: no transaction may be open during a call to AWS.
 DATABASES = {"default": _database()}
 
 
@@ -81,13 +81,13 @@ def _secret_key() -> str:
         return given
     if _text("DATABASE_URL"):
         raise ImproperlyConfigured(
-            "SECRET_KEY: needed as soon as DATABASE_URL is set, the same on every host. "
+            "SECRET_KEY: required if DATABASE_URL is set, and the same on every host. "
             "Make one: python -c 'import secrets; print(secrets.token_urlsafe(50))'."
         )
     path = BASE_DIR / "secret_key"
     try:
-        # Two processes may start at once: whoever links first wins, the other one reads what is there. The file
-        # appears whole or not at all.
+        # Two processes may start at once: the first process creates the link, the second process reads the file. The
+        # link appears only when the file is complete.
         draft = path.with_suffix(f".{os.getpid()}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -101,27 +101,28 @@ def _secret_key() -> str:
         return path.read_text().strip()
     except OSError as error:
         raise ImproperlyConfigured(
-            f"SECRET_KEY: not set, and {path} cannot be made: {error.strerror}. Set SECRET_KEY or SECRET_KEY_FILE."
+            f"SECRET_KEY: not set, and {path} cannot be written: {error.strerror}. Set SECRET_KEY or SECRET_KEY_FILE."
         ) from None
 
 
 SECRET_KEY = _secret_key()
-# What `deployments.vault` derives its keys from: the first encrypts. SECRET_KEY, which does until there is a key for
-# it, still decrypts what it encrypted; but a key of its own outlives a change of SECRET_KEY.
+# The secrets of `deployments.access.vault`: the first encrypts, each decrypts. SECRET_KEY is the first without
+# ENCRYPTION_KEY, and stays the last with it, so that values that it encrypted can be decrypted. With ENCRYPTION_KEY,
+# SECRET_KEY may change without a loss.
 ENCRYPTION_KEYS: tuple[str, ...] = (*CONFIGURATION.encryption_keys, SECRET_KEY)
 
 _ORIGIN_HOSTS = [urlsplit(origin).hostname for origin in (CONFIGURATION.app_origin, CONFIGURATION.api_origin)]
 ALLOWED_HOSTS = sorted(
     {host for host in _ORIGIN_HOSTS if host}
     | {part.strip() for part in _text("ALLOWED_HOSTS").split(",") if part.strip()}
-    # Builds by the CLI reach a server on localhost by this name (and by the loopback address).
+    # The CLI's builds, which run in a container, reach a server on localhost as host.docker.internal.
     | ({"localhost", "127.0.0.1", "[::1]", "host.docker.internal"} if "localhost" in _ORIGIN_HOSTS else set())
 )
 CSRF_TRUSTED_ORIGINS = [CONFIGURATION.app_origin]
 
 INSTALLED_APPS = [
     "deployments",
-    "registry_admin.apps.RegistryAdminConfig",  # instead of django.contrib.admin: see there
+    "registry_admin.apps.RegistryAdminConfig",  # replaces django.contrib.admin
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -169,12 +170,12 @@ _NO_MAIL: dict[str, Any] = {"EMAIL_BACKEND": "django.core.mail.backends.dummy.Em
 
 
 def _mail() -> dict[str, Any]:
-    """EMAIL_URL as Django's settings. One that cannot be used means no mail, and deployments.E015 says so."""
+    """EMAIL_URL as Django's settings. An unusable URL means no mail; the check deployments.E015 reports it."""
     try:
-        # smtps is TLS from the first byte; environ takes it for STARTTLS.
+        # smtps means TLS from the first byte, but environ reads it as STARTTLS.
         found = environ.Env.email_url_config(_text("EMAIL_URL").replace("smtps://", "smtp+ssl://", 1))
     except Exception:
-        return _NO_MAIL  # neither the URL nor the parser's words are shown: they hold a password
+        return _NO_MAIL  # the URL and the parser's message contain a password, so neither is shown
     return dict(found) if found.get("EMAIL_HOST") and found["EMAIL_BACKEND"].endswith("smtp.EmailBackend") else _NO_MAIL
 
 
@@ -202,8 +203,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "static/"
 STATIC_ROOT = Path(_text("STATIC_ROOT") or BASE_DIR / "staticfiles")
 STATICFILES_DIRS = [BASE_DIR / "static"]
-# After collectstatic WhiteNoise serves what was collected, compressed and with names that may be cached for ever;
-# without it (a fresh clone) the pages find their files where they lie.
+# After collectstatic, WhiteNoise serves the collected files, compressed and with names that browsers may cache for
+# ever. Without collectstatic (a fresh clone), it serves the files from their source folders.
 _COLLECTED = (STATIC_ROOT / "staticfiles.json").exists()
 WHITENOISE_USE_FINDERS = not _COLLECTED
 _STATIC_STORAGE = (
@@ -216,7 +217,8 @@ STORAGES = {
     "staticfiles": {"BACKEND": _STATIC_STORAGE},
 }
 
-# background-workers carries every source file of a project. The API's middleware holds every other route to less.
+# The body of background-workers contains every source file of a project. The API's middleware limits each other route
+# to less.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024 * 1024
 
 SECURE_CONTENT_TYPE_NOSNIFF = True
@@ -228,10 +230,10 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_AGE = 8 * 60 * 60
 SESSION_SAVE_EVERY_REQUEST = False
 
-# The queue is a doorbell: what must be done stands in our own tables, so a lost or repeated message does no harm.
-# retry counts from the moment a message is fetched, so it must outlast everything that waits before it in memory:
-# timeout × (1 + ceil((queue_limit + bulk) / workers)) + 30. guard_cycle is compared with exactly 0 after float32
-# subtraction; 0.5 and 1 are the only values that ever kill a hung task.
+# The queue only carries wake-up tasks: the tables of `deployments` contain the work, so a lost or repeated message does
+# no harm. `retry` counts from the time at which a message is fetched, so it must be longer than the time in which the
+# messages before it may run: timeout × (1 + ceil((queue_limit + bulk) / workers)) + 30. django-q2 subtracts guard_cycle
+# as float32 and compares the result with exactly 0; with other values than 0.5 and 1 it never kills a hung task.
 _WORKERS, _TIMEOUT = 2, 60
 Q_CLUSTER: dict[str, Any] = {
     "name": "registry_admin",
@@ -248,14 +250,14 @@ Q_CLUSTER: dict[str, Any] = {
     "catch_up": False,
     "save_limit": -1,
     "poll": 1,
-    # A process that ends is one that died (deployments.worker): so none is recycled. Their memory is flat.
+    # No recycling: deployments.worker reads the end of a process as a crash. The memory of the processes does not grow.
     "recycle": 1_000_000_000,
     "time_zone": "UTC",
 }
 
-# Set by the supervisor for the cluster that it runs: a pipe that gets a byte whenever a task begins or ends.
+# The supervisor sets it for its cluster: a pipe to which a byte is written when a task begins or ends.
 WORKER_PULSE_PIPE = os.environ.get("WORKER_PULSE_PIPE", "")
-CHILD_ENVIRONMENT = dict(os.environ)  # what the supervisor gives to its cluster
+CHILD_ENVIRONMENT = dict(os.environ)  # the supervisor starts its cluster with it
 
 LOGGING = {
     "version": 1,

@@ -1,4 +1,4 @@
-"""Addresses: the API, the admin, the links that the CLI prints, and the health endpoints."""
+"""The URLs: the API, the admin, the links that the CLI prints, and the health endpoints."""
 
 from django.contrib import admin
 from django.urls import path, re_path

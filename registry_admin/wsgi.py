@@ -1,4 +1,4 @@
-"""The web process. gunicorn runs no system checks, so this does: a wrong configuration stops the start here too."""
+"""The web process. gunicorn runs no system checks, so this file runs them: an invalid configuration stops the start."""
 
 import os
 import sys
@@ -21,8 +21,10 @@ try:
     call_command("check")
     generation.register(settings.CONFIGURATION, role=ProcessRole.WEB)
     ownership.fill()
-    connections.close_all()  # the server may fork next
+    connections.close_all()  # gunicorn may fork next
 except SystemCheckError as error:
     sys.exit(str(error))
 except Error as error:
-    sys.exit(f"The database is not ready ({type(error).__name__}). Is it up, and was python manage.py migrate run?")
+    sys.exit(
+        f"The database is not ready ({type(error).__name__}). Check that it runs, and run python manage.py migrate."
+    )

@@ -215,7 +215,7 @@ class ChannelAdmin(ReadOnly):
             attempt.begin()
             row = deliveries.send_test(
                 channel=channel,
-                means=DeliverySettings.of(settings),
+                delivery_settings=DeliverySettings.of(settings),
                 origin=settings.CONFIGURATION.app_origin,
                 by=who(request),
             )

@@ -1,7 +1,7 @@
-"""The web API: what the `trigger.dev` CLI speaks, and the only importer of ninja.
+"""The web API that the `trigger.dev` CLI uses. The only importer of ninja.
 
-Wiring only. Routes hand over to use cases and know no rules of their own; what they take and give stands in
-`schemas`, who may ask in `auth`, what an error looks like in `errors`, what holds for every answer in `middleware`.
+This file is the wiring. Routes call use cases and contain no rules. `schemas` has the requests and answers, `auth` the
+access keys, `errors` the error answers, `middleware` what is common to all answers.
 """
 
 from ninja import NinjaAPI
@@ -13,12 +13,12 @@ api = NinjaAPI(
     title="Registry Admin",
     version="1",
     description=(
-        'The server side of `trigger.dev deploy`. Every error is `{"error": sentence}`; a definitive one carries the '
-        "header `x-should-retry: false`. Trying again helps with a 503, and with a 429 after the seconds in its "
-        "`Retry-After`. Every answer carries `X-Request-ID`. Fields that are not known are ignored; those that are "
-        "empty are left out."
+        'The server side of `trigger.dev deploy`. Every error is `{"error": sentence}`; if it is not retryable, it '
+        "has the header `x-should-retry: false`. Retry after a 503, and after a 429 when the seconds in its "
+        "`Retry-After` are over. Every answer has `X-Request-ID`. Unknown fields of a request are ignored; empty "
+        "fields of an answer are left out."
     ),
-    docs_url=None,  # ours is deployments.views.api_docs
+    docs_url=None,  # deployments.views.api_docs is the page
     parser=StrictParser(),
     urls_namespace="api",
 )

@@ -1,8 +1,9 @@
-"""Who is asking: bearer tokens, and what each kind of key may reach.
+"""Authentication by bearer tokens, and what each kind of key may access.
 
-Personal access tokens (`tr_pat_…`) belong to a user and reach every project: an installation is one organization.
-Environment keys reach their own environment only, and may be limited to some scopes. Unknown, expired and withdrawn
-keys get the same 401, and too many of them from one address a 429; a key that works is never held up by that.
+Personal access tokens (`tr_pat_…`) belong to a user and have access to every project: an installation is one
+organization. Environment keys have access to their own environment only, and may be limited to some scopes. Unknown,
+expired and revoked keys get the same 401, and a 429 if one address sends too many of them. This limit never affects a
+key that works.
 """
 
 from __future__ import annotations
@@ -26,26 +27,28 @@ BRANCH_HEADER = "x-trigger-branch"
 
 
 class UserRequest(HttpRequest):
-    """A request of a user token, or of any key: see the route's `auth`."""
+    """A request with a personal access token, or with any key: the route's `auth` decides."""
 
     auth: AccessKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """A key, and the environment that it acts on: its own, or the preview branch below it that a header names."""
+    """An environment key, and its environment: the key's own, or the preview branch that the request's header names."""
 
     key: AccessKey
     environment: Environment
 
     @property
     def name(self) -> str:
-        """For “triggered by”: the user that a deploy key was made for, else the key's visible beginning."""
+        """For “triggered by”: the user of a deploy key, else the visible prefix of the key."""
         user = self.key.user
         return (user.email or user.get_username()) if user else str(self.key)
 
 
 class EnvironmentRequest(HttpRequest):
+    """A request with an environment key."""
+
     auth: Caller
 
 
@@ -61,9 +64,10 @@ class _Bearer(HttpBearer):
         return self.admit(request, key)
 
     def authenticate(self, request: HttpRequest, token: str) -> None:
-        """Ninja's hook, which knows only yes and no; `admit` says why not."""
+        """Ninja's hook, not used: it cannot give a reason. `admit` raises Refused with the reason."""
 
     def admit(self, request: HttpRequest, key: AccessKey) -> AccessKey | Caller:
+        """The value of `request.auth` for a valid key. Raises Refused if the route does not accept the key."""
         return key
 
 
@@ -76,14 +80,14 @@ class UserToken(_Bearer):
 
     def admit(self, request: HttpRequest, key: AccessKey) -> AccessKey:
         if key.kind != KeyKind.USER:
-            raise Refused(403, "This takes a personal access token (tr_pat_…), not the key of an environment.")
+            raise Refused(403, "This request needs a personal access token (tr_pat_…), not the key of an environment.")
         return key
 
 
 class EnvironmentKey(_Bearer):
     openapi_description = (
-        "An environment's key, as `GET /api/v1/projects/{ref}/{env}` answers it. With the key of `preview`, the "
-        f"header `{BRANCH_HEADER}` names the branch. A key that is limited to other scopes gets a 403."
+        "An environment's key, from `GET /api/v1/projects/{ref}/{env}`. With the key of `preview`, the header "
+        f"`{BRANCH_HEADER}` names the branch. A key that is limited to other scopes gets a 403."
     )
 
     def __init__(self, scope: str) -> None:
@@ -92,9 +96,7 @@ class EnvironmentKey(_Bearer):
 
     def admit(self, request: HttpRequest, key: AccessKey) -> Caller:
         if key.environment is None:
-            raise Refused(
-                403, "This takes the key of an environment, which GET /api/v1/projects/{ref}/{env} answers with."
-            )
+            raise Refused(403, "This request needs the key of an environment, from GET /api/v1/projects/{ref}/{env}.")
         require_scope(key, self.scope)
         if key.environment.type != EnvironmentType.PREVIEW:
             return Caller(key=key, environment=key.environment)
@@ -109,7 +111,7 @@ may_read, may_deploy, may_fetch_credentials = map(EnvironmentKey, (keys.READ, ke
 
 
 def require_scope(key: AccessKey, scope: str) -> None:
-    """Refuse a key that is limited to other scopes."""
+    """Raise Refused (403) if the key does not have this scope."""
     if not keys.allows(key, scope):
         raise refused(403, "scope_missing", scopes=", ".join(key.scopes), scope=scope)
 
@@ -134,7 +136,7 @@ def _where_keys_come_from() -> str:
 
 
 def client_of(request: HttpRequest) -> str:
-    """What the client says that it is; printable, and never to be relied on."""
+    """The client's name from its headers, printable, at most 100 characters. The client may send any name."""
     version = request.headers.get("x-trigger-cli-version", "")
     client = f"trigger.dev {version}" if version else request.headers.get("User-Agent", "")
     return "".join(character for character in client if character.isprintable())[:100]

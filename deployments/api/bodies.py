@@ -1,7 +1,7 @@
-"""Request bodies: how large one may be, and one strict JSON parser for all of them.
+"""Request bodies: their limits, and one strict JSON parser for all routes.
 
-Whatever a database or a JSON encoder would choke on later (NUL, lone surrogates, NaN, infinities, bottomless
-nesting, duplicate keys) is refused here with a sentence, so that no input becomes a 500.
+The parser refuses, with a sentence, what a database or a JSON encoder would fail on later (NUL, lone surrogates, NaN,
+infinities, deep nesting, duplicate keys), so that no body causes a 500.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ MIB = 1024 * KIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What one address takes.
+    """The rule for the bodies of one address: size in bytes and depth of nesting, and:
 
-    `repairs`: text for people is mended instead of refused. `drops`: members of any object that nobody here reads,
-    which are let go of while the rest is still being parsed. `any_type`: whatever the Content-Type says, it is JSON.
+    `repairs`: replace characters that cannot be stored instead of refusing the body. `drops`: object keys to discard
+    during parsing because nothing here reads them. `any_type`: read the body as JSON whatever its Content-Type is.
     """
 
     limit: int = 256 * KIB
@@ -37,26 +37,27 @@ class Rule:
 
 _DEFAULT = Rule()
 _RULES = (
-    # Every source file of a project (`contents`: nearly all of the body), and the JSON schemas of its tasks' payloads.
+    # The body has every source file of a project in `contents`, and the JSON schemas of the tasks' payloads.
     (
         re.compile(r"/api/v1/deployments/[^/]+/background-workers"),
         Rule(limit=64 * MIB, depth=128, drops=frozenset({"contents"})),
     ),
-    # A build's log. It is the only trace of why a build failed, so a stray NUL in it must not lose it.
+    # The body has the log of a failed build. A NUL in the log must not be a reason to lose it.
     (re.compile(r"/api/v1/deployments/[^/]+/fail"), Rule(limit=4 * MIB, repairs=True)),
     (re.compile(r"/api/v1/projects/[^/]+/envvars/[^/]+/import"), Rule(limit=MIB)),
-    # Every CLI sends this one as text/plain.
+    # Every CLI sends this body as text/plain.
     (re.compile(r"/api/v1/token"), Rule(limit=4 * KIB, any_type=True)),
     (re.compile(r"/api/v1/authorization-code"), Rule(limit=4 * KIB)),
 )
 
 
 def rule(path: str) -> Rule:
+    """The rule for the bodies of a path."""
     return next((found for pattern, found in _RULES if pattern.fullmatch(path)), _DEFAULT)
 
 
 class BodyError(Exception):
-    """A body that is not taken: the answer's status, and one sentence."""
+    """A refused body: the status of the answer, and one sentence."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -65,14 +66,14 @@ class BodyError(Exception):
 
 
 class StrictParser(Parser):
-    """Bodies are JSON objects; the client says so in its Content-Type and does not compress them."""
+    """Ninja's parser for bodies: uncompressed JSON objects with the Content-Type application/json."""
 
     def parse_body(self, request: HttpRequest) -> dict[str, Any]:
         allowed = rule(request.path_info)
         if request.content_type != "application/json" and not allowed.any_type:
             raise BodyError(415, "Send the body as JSON, with Content-Type: application/json.")
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise BodyError(415, "Send the body as it is; compressed bodies are not read.")
+            raise BodyError(415, "Send the body uncompressed.")
         try:
             body = request.body
         except UnreadablePostError:
@@ -81,7 +82,7 @@ class StrictParser(Parser):
 
 
 def parse(body: bytes, allowed: Rule = _DEFAULT) -> dict[str, Any]:
-    """The JSON object in a body. Raises BodyError: 400 for what is not JSON, 422 for JSON that is not taken."""
+    """The JSON object in a body. Raises BodyError: 400 if it is not JSON, 422 if the rule does not allow the JSON."""
     try:
         text = body.decode("utf-8")
         document = json.loads(
@@ -98,22 +99,24 @@ def parse(body: bytes, allowed: Rule = _DEFAULT) -> dict[str, Any]:
         ) from None
     except RecursionError:
         raise BodyError(400, "The body is nested too deeply.") from None
-    except ValueError:  # Python's own limit on the digits of a whole number
-        raise BodyError(400, "The body holds a number that is too long.") from None
+    except ValueError:  # Python limits the digits of an integer
+        raise BodyError(400, "The body contains a number that is too long.") from None
     if not isinstance(document, dict):
         raise BodyError(422, "The body must be a JSON object.")
     if _depth_exceeds(document, allowed.depth):
         raise BodyError(422, f"The body is nested more than {allowed.depth} levels deep.")
-    if _SUSPECT.search(text):  # almost never: the walk is saved for bodies that could need it
+    if _SUSPECT.search(text):  # rare; without a match, no string needs a check
         if allowed.repairs:
-            return {_mended(name): _repaired(value) for name, value in document.items()}
+            return {_without_unclean(name): _repaired(value) for name, value in document.items()}
         if not all(_is_clean(string) for string in _strings(document)):
-            raise BodyError(422, "The body holds characters that cannot be stored: NUL, or half of a surrogate pair.")
+            raise BodyError(
+                422, "The body contains characters that cannot be stored: NUL, or half of a surrogate pair."
+            )
     found: dict[str, Any] = document
     return found
 
 
-# Raw ones are no JSON and no UTF-8; what is left is their escapes.
+# JSON allows no raw NUL and UTF-8 no raw surrogate, so only their escapes can occur.
 _SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F][0-9a-fA-F]{2})")
 _UNCLEAN = re.compile("[\0\ud800-\udfff]")
 
@@ -123,13 +126,13 @@ def _is_clean(text: str) -> bool:
 
 
 def _no_constant(name: str) -> float:
-    raise BodyError(400, f"The body is not JSON: {name} is no JSON number.")
+    raise BodyError(400, f"The body is not JSON: {name} is not a JSON number.")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise BodyError(400, "The body holds a number that is too large.")
+        raise BodyError(400, "The body contains a number that is too large.")
     return number
 
 
@@ -170,14 +173,14 @@ def _strings(document: Any) -> Iterable[str]:
             stack.extend(value)
 
 
-def _mended(text: str) -> str:
+def _without_unclean(text: str) -> str:
     return _UNCLEAN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _repaired(value: Any) -> Any:
-    """Recursion is bounded: the depth was looked at before."""
+    """The value with replacement characters. `parse` has checked the depth, which limits the recursion."""
     if isinstance(value, str):
-        return _mended(value)
+        return _without_unclean(value)
     if isinstance(value, dict):
-        return {_mended(name): _repaired(inner) for name, inner in value.items()}
+        return {_without_unclean(name): _repaired(inner) for name, inner in value.items()}
     return [_repaired(inner) for inner in value] if isinstance(value, list) else value

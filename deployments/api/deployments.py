@@ -1,4 +1,4 @@
-"""A deploy, request by request, as the CLI makes them; each route hands over to one use case of `lifecycle`."""
+"""The requests of a deploy, in the order in which the CLI sends them. Each route calls one use case of `lifecycle`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from deployments.deploys import lifecycle, promotions
 from deployments.errors import refusal
 from deployments.models import EnvironmentType
 
-router = listing.router  # one for both: an address that takes GET and POST belongs to one router
+router = listing.router  # shared: ninja needs the GET and POST routes of one address in one router
 
 IDEMPOTENCY_HEADER = "x-trigger-request-idempotency-key"
 _BODY = refusals(400, 401, 403, 404, 413, 415, 422)
@@ -33,17 +33,17 @@ _BODY = refusals(400, 401, 403, 404, 413, 415, 422)
     auth=may_deploy,
     response={200: schemas.CreatedDeployment, **_BODY, 409: schemas.Error},
     exclude_none=True,
-    summary="Begin a deployment: a version, and an image ref whose repository is ready for the push",
+    summary="Begin a deployment: get a version, and an image ref whose repository is ready for the push",
 )
 def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str, Any]:
-    """Send the header `x-trigger-request-idempotency-key` with a value of your own: a request that is repeated with
-    it answers with the deployment of the first one. 409: an external id that is being deployed already."""
+    """With the header `x-trigger-request-idempotency-key`, a repeated request with the same value gets the deployment
+    of the first request. 409: another deploy with the external id is running."""
     configuration = settings.CONFIGURATION
     environment = request.auth.environment
     if body.type is None and configuration.refuse_v3:
-        raise Refused(400, "This CLI is too old for this server: upgrade it (npx trigger.dev@latest deploy).")
+        raise Refused(400, "This CLI is too old for this server: upgrade the CLI (npx trigger.dev@latest deploy).")
     if environment.type == EnvironmentType.DEVELOPMENT:
-        raise Refused(400, "The development environment takes no deployments.")
+        raise Refused(400, "The development environment has no deployments.")
     with (
         refusing_with(409, codes=frozenset({"external_id_in_progress"})),
         refusing_with(400, codes=frozenset({"force_without_external_id", "external_id_too_long"})),
@@ -81,7 +81,7 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
         answer["imageTag"] = deployment.image_reference
         answer["isPromoted"] = deployment.promotions.filter(environment=environment, label="current").exists()
     if body.type is None:
-        # A 3.x CLI joins the two itself, and without a host it pushes to its maker's own registry.
+        # A 3.x CLI joins host and tag itself; without a host it would push to trigger.dev's registry.
         answer["registryHost"], _, answer["imageTag"] = answer["imageTag"].partition("/")
     return answer
 
@@ -89,7 +89,7 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
 def _idempotency_key(request: HttpRequest) -> str | None:
     key = request.headers.get(IDEMPOTENCY_HEADER, "").strip()
     if len(key) > 200 or not key.isprintable():
-        raise Refused(400, f"The header {IDEMPOTENCY_HEADER} takes up to 200 printable characters.")
+        raise Refused(400, f"The header {IDEMPOTENCY_HEADER} has at most 200 printable characters.")
     return key or None
 
 
@@ -97,7 +97,7 @@ def _idempotency_key(request: HttpRequest) -> str | None:
     "/v1/deployments/{deployment_id}",
     response={200: schemas.Deployment, **refusals(401, 403, 404)},
     exclude_none=True,
-    summary="How far a deployment came",
+    summary="The state of a deployment",
 )
 def show(request: EnvironmentRequest, deployment_id: str) -> dict[str, Any]:
     deployment = _find(request, deployment_id)
@@ -123,7 +123,7 @@ def show(request: EnvironmentRequest, deployment_id: str) -> dict[str, Any]:
     auth=may_fetch_credentials,
     response={200: schemas.RegistryCredentials, **refusals(401, 403, 404, 422)},
     exclude_none=True,
-    summary="A log-in to push this deployment's image with",
+    summary="A log-in for the push of this deployment's image",
 )
 def registry_credentials(request: EnvironmentRequest, deployment_id: str, response: HttpResponse) -> dict[str, Any]:
     response["Cache-Control"] = "no-store"
@@ -143,12 +143,12 @@ def registry_credentials(request: EnvironmentRequest, deployment_id: str, respon
     "/v1/deployments/{deployment_id}/background-workers",
     auth=may_deploy,
     response={200: schemas.CreatedWorker, **_BODY, 409: schemas.Error},
-    summary="What the indexer found in the image: BUILDING becomes DEPLOYING",
+    summary="Store the indexer's report about the image: BUILDING becomes DEPLOYING",
 )
 def background_workers(
     request: EnvironmentRequest, deployment_id: str, body: schemas.NewWorkerUnread
 ) -> dict[str, Any]:
-    """Bodies up to 64 MiB; what is not known here is ignored. Repeating it answers with the same worker."""
+    """The body may have up to 64 MiB; unknown fields are ignored. A repeated request gets the same worker."""
     deployment = _find(request, deployment_id)
     worker = _worker(deployment, body.root)
     metadata = worker.metadata
@@ -178,7 +178,10 @@ def background_workers(
 
 
 def _worker(deployment: models.Deployment, body: dict[str, Any]) -> schemas.NewWorker:
-    """The indexer ends well whatever we answer, and the CLI shows only what is stored: so the reason is stored."""
+    """The indexer's report. If it cannot be read, fail the deployment and raise Refusal.
+
+    The error is stored on the deployment because the indexer ignores the answer and the CLI shows only a stored error.
+    """
     try:
         return schemas.NewWorker.model_validate(body)
     except pydantic.ValidationError as error:
@@ -201,7 +204,7 @@ def _worker(deployment: models.Deployment, body: dict[str, Any]) -> schemas.NewW
     summary="End a deployment as failed, with the error",
 )
 def fail(request: EnvironmentRequest, deployment_id: str, body: schemas.Failure) -> dict[str, Any]:
-    """Unknown deployments and ones that have ended are left as they are; the answer is the same."""
+    """Unknown and ended deployments are not changed; the answer is the same."""
     lifecycle.fail(
         environment=request.auth.environment,
         deployment_id=deployment_id,
@@ -235,8 +238,8 @@ _EVENT = {
     },
 )
 def finalize(request: EnvironmentRequest, deployment_id: str, body: schemas.Finalize) -> HttpResponseBase:
-    """Every refusal, that of an unknown deployment too, is an `error` event: of any other status the CLI loses the
-    text. Asking again for a deployed one completes."""
+    """Every refusal is an `error` event, also for an unknown deployment: the CLI does not show the text of another
+    status than 200. A repeated request for a DEPLOYED deployment completes."""
     return stream.response(
         lambda: _finalize(request, deployment_id, body),
         complete={"id": deployment_id},
@@ -271,7 +274,7 @@ def finalize_v2(request: EnvironmentRequest, deployment_id: str, body: schemas.F
     "/v1/deployments/{deployment_id}/finalize",
     auth=may_deploy,
     response={200: schemas.Id, **_BODY},
-    summary="The same, for the oldest CLIs",
+    summary="Finish a deployment, for the oldest CLIs",
 )
 def finalize_v1(request: EnvironmentRequest, deployment_id: str, body: schemas.Finalize) -> dict[str, Any]:
     return finalize_v2(request, deployment_id, body)
@@ -281,10 +284,10 @@ def finalize_v1(request: EnvironmentRequest, deployment_id: str, body: schemas.F
     "/v1/deployments/{version}/promote",
     auth=may_deploy,
     response={200: schemas.Promoted, **refusals(400, 401, 403, 404, 422)},
-    summary="Make a deployed version the current one",
+    summary="Make a deployed version current",
 )
 def promote(request: EnvironmentRequest, version: str, allowRollbacks: bool = False) -> dict[str, Any]:
-    """An older version than the current one is refused unless `allowRollbacks` is true."""
+    """A version that is older than the current version is refused unless `allowRollbacks` is true."""
     with refusing_with(400):
         deployment = promotions.promote(
             environment=request.auth.environment,

@@ -1,7 +1,7 @@
-"""Every error of the API becomes one JSON object with one sentence, once, here.
+"""Error answers: every error of the API becomes one JSON object with one sentence.
 
-The CLI shows `error` verbatim for every status, and retries 408, 409, 429 and 5xx five times unless an answer
-carries `x-should-retry: false`. So a definitive “no” always carries it, and a passing one is a 503.
+The CLI shows `error` verbatim for every status, and retries 408, 409, 429 and 5xx five times unless the answer has the
+header `x-should-retry: false`. So each error that is not retryable has this header, and a retryable error is a 503.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ RETRY_AFTER_SECONDS = 5
 
 
 class Refused(HttpError):
-    """A refusal with the status that the contract has for it at this address. `code` is stable, for programs.
+    """A refusal with an HTTP status. `code` is stable, for programs.
 
-    `more` goes into the answer beside the sentence; `retry_after` is in seconds.
+    `more`: further keys of the JSON answer. `retry_after`: seconds, for the header Retry-After.
     """
 
     def __init__(
@@ -52,12 +52,13 @@ def refused(status: int, code: str, *, retry_after: int | None = None, **values:
 
 
 def internal_error(request_id: str) -> str:
+    """The sentence for an unexpected error. The log has the traceback under the request id."""
     return f"The server failed. Its log has the reason under the request id {request_id}."
 
 
 @contextmanager
 def refusing_with(status: int, *, codes: frozenset[str] | None = None) -> Iterator[None]:
-    """Give definitive refusals (all, or those with one of the codes) this status instead of 422."""
+    """Give refusals that are not retryable (all, or only those with one of the codes) this status instead of 422."""
     try:
         yield
     except Refusal as refusal:
@@ -67,6 +68,8 @@ def refusing_with(status: int, *, codes: frozenset[str] | None = None) -> Iterat
 
 
 def register(api: NinjaAPI) -> None:
+    """Set the handlers that turn exceptions into error answers."""
+
     def answer(
         request: HttpRequest, status: int, sentence: str, *, code: str = "", more: Mapping[str, Any] | None = None
     ) -> HttpResponse:
@@ -86,7 +89,7 @@ def register(api: NinjaAPI) -> None:
 
     def http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
         cause = error.__cause__
-        if isinstance(cause, BodyError):  # ninja replaces a parser's error by its own; the cause has the sentence
+        if isinstance(cause, BodyError):  # ninja raises its own error from the parser's; the cause has the sentence
             return answer(request, cause.status, cause.sentence)
         if not isinstance(error, Refused):
             return answer(request, error.status_code, error.message)
@@ -103,9 +106,9 @@ def register(api: NinjaAPI) -> None:
         return answer(request, 503, "The server's configuration has problems, which its log names.")
 
     def unexpected(request: HttpRequest, error: Exception) -> HttpResponse:
-        raise error  # to the middleware, for the database's errors too; ninja's own shows a traceback while DEBUG is on
+        raise error  # to the middleware, which also knows the database's errors; ninja would show a traceback in DEBUG
 
-    # Any: ninja types a handler's error as “an error or its class”, and hands over errors only.
+    # Any: ninja's type of the error is “an error or its class”, but ninja passes errors only.
     handlers: dict[type[Exception], Any] = {
         Refusal: refusal,
         HttpError: http_error,
@@ -118,13 +121,13 @@ def register(api: NinjaAPI) -> None:
 
 
 def sentence_of(error: ValidationError) -> str:
-    """The first few complaints in one sentence. Never a value: it may be a secret that stood in the wrong place."""
-    complaints = []
-    for complaint in error.errors[:3]:
-        source, *where = (str(step) for step in complaint["loc"])
+    """The first three problems in one sentence, without the values: a value may be a secret in a wrong field."""
+    problems = []
+    for problem in error.errors[:3]:
+        source, *where = (str(step) for step in problem["loc"])
         if source == "body":
-            where = where[1:]  # the name of our own parameter
+            where = where[1:]  # without the name of the route's parameter
         if not where:
             return "The body is missing: send a JSON object."
-        complaints.append(f"{'.'.join(where)}: {complaint['msg']}")
-    return f"{'; '.join(complaints)}."
+        problems.append(f"{'.'.join(where)}: {problem['msg']}")
+    return f"{'; '.join(problems)}."

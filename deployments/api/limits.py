@@ -1,10 +1,11 @@
-"""How often one address may do what it should hardly ever do: send a key that nobody knows, begin a login.
+"""Rate limits per client address for rare events: an unknown key, a new login, a failed login.
 
-In the memory of each process, so several processes allow several times as much, and a restart forgets. That is
-enough for what it is for: a program with a dead key is told to slow down and does not fill the log, and nobody fills
-the table of logins. It is no defence against guessing, and none is needed: keys are random and over 120 bits long.
+Each process counts in its own memory, so several processes allow several times as many events, and a restart resets
+the counters. That is enough: a program with a revoked key is slowed down and does not fill the log, and one address
+cannot fill the table of logins. The limits are no protection against guessing keys, which is not necessary: a key has
+more than 120 random bits.
 
-Bounded: a limiter remembers a fixed number of addresses and forgets the one that has been quiet the longest.
+The memory is limited: a limiter stores a fixed number of addresses and drops the address with the oldest event.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from collections.abc import Callable
 
 
 class Limiter:
-    """At most `most` events of one address in a window of `seconds`, which begins with the first one."""
+    """At most `most` events of one address in a window of `seconds`, which begins with the first event.
+
+    `addresses`: how many addresses are stored. `clock`: a monotonic clock, for tests.
+    """
 
     def __init__(
         self, *, most: int, seconds: float, addresses: int = 10_000, clock: Callable[[], float] = time.monotonic
@@ -30,7 +34,7 @@ class Limiter:
         self._windows: OrderedDict[str, tuple[float, int]] = OrderedDict()  # address → (end of its window, events)
 
     def count(self, address: str) -> float:
-        """Note an event. Returns 0 while there are not too many, else the seconds until the window ends."""
+        """Count an event. Returns 0 while the limit is not exceeded, else the seconds until the window ends."""
         now = self._clock()
         name = _network(address)
         with self._lock:
@@ -43,6 +47,7 @@ class Limiter:
         return end - now if events >= self._most else 0.0
 
     def clear(self) -> None:
+        """Forget all events."""
         with self._lock:
             self._windows.clear()
 
@@ -51,7 +56,7 @@ class Limiter:
 
 
 def _network(address: str) -> str:
-    """The address; of an IPv6 one the first half, because whoever has one has the whole rest too."""
+    """The address, or the /64 network for IPv6: a client with one address of a /64 has all addresses of this /64."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Deployments for other readers than the CLI: a list, the newest one, and the one that is current.
+"""Deployments for other clients than the CLI: a list, the newest deployment, and the current deployment.
 
-`current` is what a cluster polls for the image to run, so it carries the image reference with its digest, and an
-ETag by which an unchanged answer costs one query and no body.
+A cluster polls `current` for the image to run. So the answer has the image reference with the digest, and an ETag: an
+unchanged answer costs one query and has no body.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from deployments.api.schemas import refusals
 from deployments.deploys import lifecycle, promotions
 from deployments.models import DeploymentStatus
 
-# `deployments.api.deployments` adds its routes after these: Django takes the first address that fits, and
-# {deployment_id} fits `current` and `latest` too.
+# `deployments.api.deployments` adds its routes after these routes: Django uses the first pattern that matches, and
+# {deployment_id} also matches `current` and `latest`.
 router = Router(auth=may_read, tags=["deployments"])
 
 _PERIOD = re.compile(r"(\d{1,4})\s*([smhdw])", re.ASCII)
-#: Statuses that trigger.dev's server knows for remote builders, which are not offered here. Asking for them finds none.
+#: trigger.dev's statuses for remote builders, which do not exist here. A filter by these statuses finds nothing.
 _NEVER = {"PENDING", "INSTALLING"}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -38,16 +38,16 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 @router.get(
     "/v1/deployments",
     response={200: schemas.Deployments, **refusals(400, 401, 403, 404, 422)},
-    exclude_unset=True,  # runtime may be null, the others may only be absent
+    exclude_unset=True,  # only the runtime's fields may be null; other empty fields are left out
     summary="The environment's deployments, newest first",
 )
 def listed(request: EnvironmentRequest, filters: Query[schemas.DeploymentFilters]) -> dict[str, Any]:
-    """`pagination.next` of one page is `page[after]` of the following one, and absent on the last."""
+    """`pagination.next` of a page is the `page[after]` of the next page; the last page has no `next`."""
     found = models.Deployment.objects.filter(environment=request.auth.environment).order_by("-created_at", "-id")
     if filters.status:
         statuses = [word.strip().upper() for word in filters.status.split(",")]
         if unknown := sorted(set(statuses) - set(DeploymentStatus.values) - _NEVER):
-            raise Refused(400, f"There is no status {unknown[0][:20]}; there are {', '.join(DeploymentStatus.values)}.")
+            raise Refused(400, f"Unknown status {unknown[0][:20]}; known: {', '.join(DeploymentStatus.values)}.")
         found = found.filter(status__in=statuses)
     if filters.period:
         found = found.filter(created_at__gte=timezone.now() - _period(filters.period))
@@ -70,28 +70,28 @@ def listed(request: EnvironmentRequest, filters: Query[schemas.DeploymentFilters
 @router.get(
     "/v1/deployments/latest",
     response={200: schemas.CurrentDeployment, **refusals(401, 403, 404)},
-    exclude_unset=True,  # runtime may be null, the others may only be absent
-    summary="The newest deployment, however far it came",
+    exclude_unset=True,  # only the runtime's fields may be null; other empty fields are left out
+    summary="The newest deployment, whatever its status",
 )
 def latest(request: EnvironmentRequest) -> schemas.CurrentDeployment:
     found = models.Deployment.objects.filter(environment=request.auth.environment).order_by("-created_at", "-id")
     deployment = found.first()
     if deployment is None:
-        raise Refused(404, "Nothing was deployed to this environment yet.")
+        raise Refused(404, "This environment has no deployment yet.")
     return _current(deployment)
 
 
 @router.get(
     "/v1/deployments/current",
     response={200: schemas.CurrentDeployment, 304: None, **refusals(401, 403, 404)},
-    exclude_unset=True,  # runtime may be null, the others may only be absent
-    summary="The deployment that is current: the image to run",
+    exclude_unset=True,  # only the runtime's fields may be null; other empty fields are left out
+    summary="The current deployment: the image to run",
 )
 def current(request: EnvironmentRequest, response: HttpResponse) -> schemas.CurrentDeployment | Status[None]:
-    """Poll it with `If-None-Match`: 304 without a body as long as nothing was promoted."""
+    """Poll with `If-None-Match`: the answer is 304 without a body until another deployment is promoted."""
     promotion = promotions.current_promotion(environment=request.auth.environment)
     if promotion is None:
-        raise Refused(404, "Nothing is promoted in this environment yet.")
+        raise Refused(404, "This environment has no promoted deployment yet.")
     etag = f'"{hashlib.sha256(f"{promotion.pk} {promotion.promoted_at.isoformat()}".encode()).hexdigest()[:32]}"'
     response["ETag"] = etag
     response["Cache-Control"] = "private, no-cache"

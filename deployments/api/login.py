@@ -1,4 +1,4 @@
-"""`trigger.dev login`, the CLI's side: begin one, and ask for the token. The person's side is `deployments.views`."""
+"""`trigger.dev login` for the CLI: begin a login, poll for the token. `deployments.views` has the person's pages."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ router = Router(tags=["login"], auth=None)
     "/v1/authorization-code",
     response={200: schemas.AuthorizationCode, **refusals(400, 415, 422)},
     exclude_none=True,
-    summary="Begin a login: a code to ask with, and a link for the browser",
+    summary="Begin a login: get a code for polling, and a link for the browser",
 )
 def authorization_code(request: HttpRequest, body: schemas.NewLogin | None = None) -> dict[str, Any]:
-    """`approval`: the token needs the code that the browser gets when somebody approves: sent to the port on 127.0.0.1
-    that was named (`callback`), or shown to be pasted (`paste`). Without a challenge there is no such code."""
+    """`approval` says how the CLI gets the approval code, which it needs for the token: the browser sends it to the
+    given port on 127.0.0.1 (`callback`), or the person copies it (`paste`). Without a challenge there is no approval
+    code."""
     address = request.META.get("REMOTE_ADDR", "")
     if wait := limits.begun_logins.count(address):
         raise too_many("log-ins begun", wait)
@@ -50,13 +51,15 @@ def authorization_code(request: HttpRequest, body: schemas.NewLogin | None = Non
 @router.post(
     "/v1/token",
     response={200: schemas.LoginToken, **refusals(400, 403, 404, 422)},
-    summary="The personal access token of a login that was approved; null until then",
+    summary="The personal access token of an approved login; null before the approval",
 )
 def token(request: HttpRequest, body: schemas.LoginProof) -> dict[str, Any]:
-    """Ask about once a second; the login ends ten minutes after it began. The token is given out once. The body is
-    JSON, whatever its Content-Type: the CLI sends text/plain."""
+    """Poll about once a second. A login expires after ten minutes. The token is returned once. The body is read as JSON
+    whatever its Content-Type is, because the CLI sends text/plain."""
     with (
-        refusing_with(400, codes=frozenset({"approval_code_wrong"})),  # for which the CLI asks its user again
+        refusing_with(
+            400, codes=frozenset({"approval_code_wrong"})
+        ),  # after a 400 the CLI asks its user for the code again
         refusing_with(403, codes=frozenset({"verifier_wrong"})),
     ):
         try:

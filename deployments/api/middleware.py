@@ -1,9 +1,9 @@
-"""What holds for every answer, whichever view gives it.
+"""The middleware for every request and answer.
 
-A request id on each; below `/api/` a JSON error with one sentence in place of every HTML page (the CLI shows the
-sentence verbatim, and shows nothing of HTML); bodies that are too large refused before they are read; the health
-endpoints answered to any host name, because probes come by address. And on every request the address of its client
-in REMOTE_ADDR, where proxies that are trusted stand between.
+It gives each answer a request id and, behind trusted proxies, each request the address of its client in REMOTE_ADDR.
+Below `/api/`, each HTML error page becomes a JSON error with one sentence, because the CLI shows the sentence and no
+HTML. A body that is too large is refused before it is read. The health endpoints answer for any host name, because
+probes use IP addresses.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SENTENCES = {
-    400: "The request was not understood.",
+    400: "The request is malformed.",
     403: "This is not allowed.",
     404: "There is nothing at this address.",
 }
@@ -49,19 +49,20 @@ class ApiMiddleware:
         response = self._answer(request)
         response["X-Request-ID"] = request_id
         if isinstance(response, HttpResponse) and not response.has_header("Content-Length"):
-            # Django's own middleware does this too, but comes after us; without it a connection cannot be kept.
+            # Django's CommonMiddleware does the same, but not for answers that are made here. Without a length, the
+            # server cannot keep the connection open.
             response["Content-Length"] = str(len(response.content))
         return response
 
     def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        # Before the look at the Host header, which a probe cannot know.
+        # Before Django checks the Host header, because a probe sends an IP address as its host.
         if request.path_info == "/healthz":
             return views.healthz(request)
         if request.path_info == "/readyz":
             return views.readyz(request)
         if "\0" in request.path_info or "%00" in request.META.get("QUERY_STRING", ""):
-            request.path_info = request.path_info.replace("\0", "")  # what comes after us cannot store one either
-            return _refusal(request, 400, "The address holds a NUL character.")
+            request.path_info = request.path_info.replace("\0", "")  # later code could not store it either
+            return _refusal(request, 400, "The address contains a NUL character.")
         if not views.is_api(request):
             return self.get_response(request)
         request = _with_length(request)
@@ -70,12 +71,12 @@ class ApiMiddleware:
         if response.status_code >= 400 and "json" not in response.get("Content-Type", ""):
             response = _as_json(request, response)
         if not response.has_header("Cache-Control"):
-            response["Cache-Control"] = "no-store"  # several answers hold keys
+            response["Cache-Control"] = "no-store"  # some answers contain keys
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Every page reports a database that does not answer. For an unexpected error the log has the traceback, and
-        the answer has the id that finds it.
+        """Answer 503 if the database does not answer. After an unexpected error in the API, log the traceback with the
+        request id and answer 500 with this id.
         """
         if (outage := database.outage(exception)) is not None:
             database.log_outage(exception, where=request.path, request_id=request.META["REQUEST_ID"])
@@ -93,9 +94,10 @@ class ApiMiddleware:
 
 
 def _forwarded_address(request: HttpRequest) -> str:
-    """The address that the outermost of the trusted proxies saw; empty if the request did not come through them all.
+    """The client's address for the outermost trusted proxy; empty if the request did not pass all trusted proxies.
 
-    Each one adds what it saw at the end; whatever stands further to the front was sent by the client, and may be a lie.
+    Each proxy appends the address of its own client to X-Forwarded-For. The addresses before those of the trusted
+    proxies come from the client and may be forged.
     """
     hops: int = settings.CONFIGURATION.trusted_proxies
     seen = request.headers.get("X-Forwarded-For", "").split(",")
@@ -108,7 +110,7 @@ def _forwarded_address(request: HttpRequest) -> str:
 
 
 class _Unmeasured:
-    """A chunked body, read to its end, which only the server knows, and not beyond what the address takes."""
+    """A chunked body as a file object. Its length is unknown; reading more than `limit` bytes raises Refused (413)."""
 
     def __init__(self, stream: Any, limit: int) -> None:
         self._stream = stream
@@ -126,7 +128,7 @@ class _Unmeasured:
             data = read(size)
             self._left -= len(data)
             more = self._left <= 0 and self._stream.read(1)
-        except Exception:  # each server has its own for a chunk that is none
+        except Exception:  # each server has its own exception for a malformed chunk
             raise Refused(400, "The body broke off.") from None
         if more:
             raise Refused(413, _sentence_of_limit(self._limit))
@@ -134,7 +136,9 @@ class _Unmeasured:
 
 
 def _with_length(request: HttpRequest) -> HttpRequest:
-    """The request; if its body comes in chunks, from a server that knows their end, one that Django can read."""
+    """The request, with a Content-Length if its body is chunked and the server ends it (wsgi.input_terminated): Django
+    reads no body without a length.
+    """
     chunked = request.headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
     if not chunked or not request.META.get("wsgi.input_terminated"):
         return request
@@ -162,13 +166,13 @@ def _too_large(request: HttpRequest) -> HttpResponse | None:
 
 def _sentence_of_limit(limit: int) -> str:
     size = f"{limit // MIB} MiB" if limit >= MIB else f"{limit // KIB} KiB"
-    return f"The body is larger than {size}, the most that this address takes."
+    return f"The body is larger than {size}, the limit of this address."
 
 
 def _as_json(request: HttpRequest, response: HttpResponseBase) -> HttpResponse:
     status = response.status_code
     if status == 405:
-        sentence = f"{request.method} is not possible here; possible: {response.get('Allow', 'nothing')}."
+        sentence = f"{request.method} is not allowed here. Allowed: {response.get('Allow', 'nothing')}."
     elif status >= 500:
         sentence = internal_error(request.META["REQUEST_ID"])
     else:

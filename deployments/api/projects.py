@@ -1,4 +1,4 @@
-"""Who I am, which projects there are, and the key that one environment's deploys are made with."""
+"""The user of a token, projects, environment variables, preview branches, and the keys for deploys."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from deployments.models import SLUG_ALIASES, AccessKey, Environment, Environment
 
 router = Router(tags=["projects"])
 
-# One installation is one organization: nothing is divided by it, but the CLI wants its name.
+# An installation is one organization. The CLI requires its name.
 ORGANIZATION = "Registry Admin"
-PROJECT_NOT_FOUND = "Project not found"  # these very words make the CLI explain refs and profiles
+PROJECT_NOT_FOUND = "Project not found"  # for exactly this text the CLI adds an explanation of refs and profiles
 
-# What every CLI from 3.3 on takes for an address (zod's pattern): it needs a dot in its host.
+# The pattern for mail addresses in the CLI from 3.3 on (zod): the host must contain a dot.
 _ADDRESS = re.compile(
     r"(?!\.)(?!.*\.\.)[A-Z0-9_'+\-.]*[A-Z0-9_+-]@(?:[A-Z0-9][A-Z0-9-]*\.)+[A-Z]{2,}", re.IGNORECASE | re.ASCII
 )
 
 
 def address(user: AbstractBaseUser) -> str:
-    """The user's e-mail address, or one that leads nowhere: with `admin@localhost` nobody could log in."""
+    """The user's mail address; if the CLI would reject it (`admin@localhost`), an address that does not exist."""
     email = str(getattr(user, "email", ""))
     return email if _ADDRESS.fullmatch(email) else f"user-{user.pk}@registry-admin.invalid"
 
@@ -53,7 +53,7 @@ def address(user: AbstractBaseUser) -> str:
     auth=user_token,
     response={200: schemas.Whoami, **refusals(401, 403)},
     exclude_none=True,
-    summary="Who a personal access token belongs to",
+    summary="The user of a personal access token",
 )
 def whoami(request: UserRequest, projectRef: str = "") -> dict[str, Any]:
     user = request.auth.user
@@ -73,7 +73,7 @@ def whoami(request: UserRequest, projectRef: str = "") -> dict[str, Any]:
     "/v1/projects/runtimes",
     auth=user_token,
     response={200: list[schemas.Runtime], **refusals(401, 403)},
-    summary="What runs in production: every project with its current deployment, or null",
+    summary="Every project with its current deployment in production, or null",
 )
 def runtimes(request: UserRequest) -> list[dict[str, Any]]:
     current = {
@@ -82,7 +82,7 @@ def runtimes(request: UserRequest) -> list[dict[str, Any]]:
             label="current", environment__type=EnvironmentType.PRODUCTION
         )
     }
-    # The CLI prints these under “Production” and has no column for another environment.
+    # Production only: the CLI prints this list under “Production” and has no column for the environment.
     environments = Environment.objects.select_related("project").filter(type=EnvironmentType.PRODUCTION)
     return [
         {
@@ -133,7 +133,7 @@ def project(request: UserRequest, ref: str) -> dict[str, Any]:
     "/v1/orgs",
     auth=user_token,
     response={200: list[schemas.Organization], **refusals(401, 403)},
-    summary="The organization: an installation is one",
+    summary="The organization of this installation",
 )
 def organizations(request: UserRequest) -> list[dict[str, Any]]:
     return [_organization()]
@@ -141,7 +141,7 @@ def organizations(request: UserRequest) -> list[dict[str, Any]]:
 
 def _organization() -> dict[str, Any]:
     first = models.Project.objects.order_by("created_at").values_list("created_at", flat=True).first()
-    # Older than every project; on an empty installation any constant does.
+    # The time of the oldest project; any constant for an installation without projects.
     created = first.isoformat() if first else "2024-01-01T00:00:00Z"
     return {"id": "org_1", "title": ORGANIZATION, "slug": slugify(ORGANIZATION), "createdAt": created}
 
@@ -168,7 +168,7 @@ def _find_project(ref: str) -> models.Project:
     return found
 
 
-# ---- Environment variables. Before {ref}/{env}: Django takes the first address that fits.
+# ---- Environment variables. Before {ref}/{env}, because Django uses the first pattern that matches.
 
 
 @router.get(
@@ -178,8 +178,8 @@ def _find_project(ref: str) -> models.Project:
     summary="The environment's variables, for the build and the indexer",
 )
 def list_variables(request: EnvironmentRequest, ref: str) -> dict[str, Any]:
-    """Those of a preview branch are its parent's, and its own on top. Secret ones are there too, because the code that
-    is indexed may read them; a key that is limited to `read` does not get them."""
+    """A preview branch has its parent's variables, overridden by its own. Secret variables are included, because the
+    indexed code may read them; a key that is limited to `read` does not get them."""
     caller = request.auth
     _require_own(caller.key, ref)
     found = environment_variables.values(
@@ -194,14 +194,14 @@ def list_variables(request: EnvironmentRequest, ref: str) -> dict[str, Any]:
     "/v1/projects/{ref}/envvars/{env}/import",
     auth=may_deploy,
     response={200: schemas.Success, 400: schemas.VariablesError, **refusals(401, 403, 404, 415, 422)},
-    summary="Store the variables that a project syncs at deploy, all of them or none",
+    summary="Store the variables that a project syncs at deploy, all or none",
 )
 def import_variables(
     request: EnvironmentRequest, ref: str, env: str, body: schemas.ImportedVariables
 ) -> dict[str, Any]:
-    """Without `override` one that is set already is refused. `isSecret`: left out, a known one stays what it is.
-    `parentVariables` are for the parent of a preview branch, and ignored elsewhere. What the CLI sets for the indexer
-    itself (TRIGGER_SECRET_KEY, TRIGGER_API_URL) is left out."""
+    """Without `override`, an existing variable is refused. Without `isSecret`, an existing variable keeps its mark.
+    `parentVariables` are for the parent of a preview branch, and ignored for other environments. TRIGGER_SECRET_KEY and
+    TRIGGER_API_URL are not stored, because the CLI sets them for the indexer."""
     caller = request.auth
     _require_own(caller.key, ref, env)
     try:
@@ -215,7 +215,7 @@ def import_variables(
                 override=body.override or False,
                 by=caller.name,
             )
-            line.nothing_changed()  # in each environment where something did, a line of its own
+            line.nothing_changed()  # instead, a line for each environment that changed
             for environment, change in changes.items():
                 after = {"added": change.added, "changed": change.changed, "secret_ones": body.isSecret}
                 line.trail.record("set.variable", environment, after=after)
@@ -232,11 +232,11 @@ def import_variables(
     "/v1/projects/{ref}/branches",
     auth=any_key,
     response={200: schemas.Id, **refusals(400, 401, 403, 404, 413, 415, 422)},
-    summary="Make a preview branch, or find it",
+    summary="Make a preview branch, or restore it from the archive",
 )
 def upsert_branch(request: UserRequest, ref: str, body: schemas.NewBranch) -> dict[str, Any]:
     if body.env != "preview":
-        raise Refused(400, "Only preview environments have branches here.")
+        raise Refused(400, "Only the preview environment has branches.")
     require_scope(request.auth, keys.DEPLOY)
     git = body.git.model_dump(exclude_none=True) if body.git else {}
     preview = _preview(request.auth, ref)
@@ -273,7 +273,7 @@ def list_branches(request: UserRequest, ref: str) -> dict[str, Any]:
     "/v1/projects/{ref}/branches/archive",
     auth=any_key,
     response={200: schemas.ArchivedBranchAnswer, **refusals(400, 401, 403, 404, 413, 415, 422)},
-    summary="Put a preview branch away",
+    summary="Archive a preview branch",
 )
 def archive_branch(request: UserRequest, ref: str, body: schemas.ArchivedBranch) -> dict[str, Any]:
     require_scope(request.auth, keys.DEPLOY)
@@ -301,21 +301,21 @@ def _preview(key: AccessKey, ref: str) -> Environment:
     "/v1/projects/{ref}/{env}/deploy-settings",
     auth=any_key,
     response={200: schemas.DeploySettings, **refusals(401)},
-    summary="Which build path a deploy takes: always the CLI's own machine",
+    summary="Where a deploy builds its image: always on the machine of the CLI",
 )
 def deploy_settings(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
-    return {"build_path": "depot"}  # the CLI's name for “build here”, as long as no remote builder is offered
+    return {"build_path": "depot"}  # without a remote builder, this value makes the CLI build locally
 
 
 @router.get(
     "/v1/projects/{ref}/{env}",
     auth=any_key,
     response={200: schemas.ProjectEnvironment, **refusals(400, 401, 404)},
-    summary="The key that this environment's deploys are made with",
+    summary="A key for deploys to this environment",
 )
 def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
-    """For a personal access token a new key that works for a few hours: the CLI hands it to the image build, where
-    it is visible on a command line. A key of the environment itself comes back as it is."""
+    """With a personal access token, the answer has a new key that expires after some hours: the CLI passes it to the
+    image build, where it is visible on a command line. With a key of the environment, the answer has the same key."""
     key = request.auth
     if key.environment is not None:
         _require_own(key, ref, env)
@@ -336,30 +336,32 @@ def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
 
 
 def _require_own(key: AccessKey, ref: str, env: str | None = None) -> None:
-    """Refuse an environment key for another project or environment, existing or not, in the same words."""
+    """Raise Refused (400) if the key belongs to another project or environment. The sentence is the same whether the
+    project or environment of the address exists or not.
+    """
     own = key.environment
     if own is None or own.project.ref != ref or (env is not None and own.slug != SLUG_ALIASES.get(env, env)):
-        raise Refused(400, "This key belongs to another project or environment than the address names.")
+        raise Refused(400, "This key belongs to another project or environment than the address.")
 
 
-# ---- Questions that the CLI asks of trigger.dev's own service.
+# ---- Requests of the CLI about services that only trigger.dev's cloud has.
 
 
 @router.get(
     "/v1/remote-build-provider-status",
     auth=None,
     response={200: schemas.ProviderStatus, **refusals()},
-    summary="The state of the remote builder: there is none",
+    summary="The state of the remote builder, which does not exist here",
 )
 def remote_build_provider_status(request: HttpRequest) -> dict[str, Any]:
-    return {"status": "unknown", "message": "Images are built on the machine of the CLI; there is no remote builder."}
+    return {"status": "unknown", "message": "There is no remote builder; images are built on the machine of the CLI."}
 
 
 @router.get(
     "/v1/platform-notifications",
     auth=user_token,
     response={200: schemas.Notification, **refusals(401, 403)},
-    summary="News for the CLI's user: none",
+    summary="Notifications for the user of the CLI: none",
 )
 def platform_notifications(request: UserRequest) -> dict[str, Any]:
     return {"notification": None}

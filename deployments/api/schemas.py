@@ -1,7 +1,7 @@
-"""The shapes of requests and answers, in the contract's own words (hence camelCase).
+"""The fields of requests and answers, with the names of trigger.dev's API (camelCase).
 
-Requests ignore what they do not know: every new CLI adds fields. Answers leave out what is empty, because to the CLI
-null is not the same as absent; the few places where null is right say so.
+Unknown fields of a request are ignored, because each new CLI adds fields. Empty fields of an answer are left out,
+because the CLI distinguishes null from an absent field. The fields without a default may be null.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ def _last(length: int) -> AfterValidator:
     return AfterValidator(lambda text: text[-length:])
 
 
-Short = Annotated[str, _cut(64)]  # what a CLI says of itself: never worth a refusal
+Short = Annotated[str, _cut(64)]  # cut, not refused: information of the CLI about itself
 Text = Annotated[str, _cut(10_000)]
 ContentHash = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 def without_credentials(url: str) -> str | None:
-    """A git remote without its user and password, its query and its fragment; None where they cannot be told apart.
+    """A git remote without user, password, query and fragment; None if the parts of the URL are ambiguous.
 
-    The CLI sends the raw origin URL, and CI systems put tokens there.
+    The CLI sends the URL of origin unchanged, and CI systems put tokens into it.
     """
-    if "://" not in url:  # git@host:path: a user, never a password; anything more is not worth the risk
+    if "://" not in url:  # git@host:path has a user but no password; other forms are dropped
         return url if url.partition("@")[0].isalnum() and "?" not in url else None
     try:
         parts = urlsplit(url)
         host = parts.hostname
-        port = f":{parts.port}" if parts.port else ""  # raises for user:pa/ss@host, which splits in the wrong place
+        port = (
+            f":{parts.port}" if parts.port else ""
+        )  # raises ValueError for user:pa/ss@host, where urlsplit ends the host at the slash
     except ValueError:
         return None
     if not host or "@" in parts.path.partition("/")[0]:
@@ -48,7 +50,7 @@ def without_credentials(url: str) -> str | None:
 
 
 class Error(BaseModel):
-    error: str = Field(description="One sentence for people: what is wrong and what to do. The CLI shows it.")
+    error: str = Field(description="One sentence: what is wrong and what to do. The CLI shows it.")
     code: str | None = Field(None, description="A stable word for programs.")
 
 
@@ -105,7 +107,7 @@ class NewWorker(BaseModel):
 
 
 class NewWorkerUnread(RootModel[dict[str, Any]]):
-    """A NewWorker that the route itself reads, because it must store why it could not."""
+    """A NewWorker that the route validates itself, because it must store the reason if the body cannot be read."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -116,7 +118,7 @@ class DeploymentError(BaseModel):
     name: Annotated[str, _cut(200)] = "DeploymentError"
     message: Text = "The deployment failed."
     stack: Annotated[str, _cut(200_000)] | None = None
-    stderr: Annotated[str, _last(200_000)] | None = None  # the end of a build's log says why
+    stderr: Annotated[str, _last(200_000)] | None = None  # the end of a build's log has the reason
 
 
 class Failure(BaseModel):
@@ -144,7 +146,9 @@ class NewLogin(BaseModel):
         description="PKCE: the SHA-256 of a verifier, in base64url.", min_length=43, max_length=43
     )
     codeChallengeMethod: Literal["S256"]
-    callbackPort: int | None = Field(None, ge=1024, le=65535, description="Where the CLI listens, on 127.0.0.1.")
+    callbackPort: int | None = Field(
+        None, ge=1024, le=65535, description="The port on 127.0.0.1 where the CLI listens."
+    )
 
 
 class LoginProof(BaseModel):
@@ -165,12 +169,14 @@ class ArchivedBranch(BaseModel):
 
 
 class DeploymentFilters(BaseModel):
-    status: str | None = Field(None, description="One status, or several with commas between.")
+    status: str | None = Field(None, description="One status, or several statuses separated by commas.")
     period: str | None = Field(None, description="Created within this time: `12h`, `7d`, `4w`.")
     since: str | None = Field(None, alias="from", description="Created at this time or later.")
     until: str | None = Field(None, alias="to", description="Created at this time or earlier.")
     size: int = Field(20, alias="page[size]", ge=5, le=100)
-    after: str | None = Field(None, alias="page[after]", description="The id that the page before ended with.")
+    after: str | None = Field(
+        None, alias="page[after]", description="The id of the last deployment of the previous page."
+    )
 
 
 # ---- Answers
@@ -184,7 +190,7 @@ class WhoamiProject(BaseModel):
 
 class Whoami(BaseModel):
     userId: str
-    email: str = Field(description="Always a full address: every CLI rejects another.")
+    email: str = Field(description="Always a mail address with a dot in its host: the CLI rejects others.")
     dashboardUrl: str
     project: WhoamiProject | None = Field(None, description="If `projectRef` names one.")
 
@@ -205,7 +211,7 @@ class LoginToken(BaseModel):
 
 
 class ProjectEnvironment(BaseModel):
-    apiKey: str = Field(description="Works for this environment's deploys; expires after hours when newly made.")
+    apiKey: str = Field(description="A key for this environment. A new key expires after some hours.")
     name: str
     apiUrl: str
     projectId: str
@@ -226,7 +232,7 @@ class Success(BaseModel):
 
 class VariableError(BaseModel):
     key: str
-    error: str = Field(description="What is wrong with this one. Never its value.")
+    error: str = Field(description="Why the variable was rejected. Does not contain the value.")
 
 
 class VariablesError(Error):
@@ -289,12 +295,12 @@ class CreatedDeployment(BaseModel):
     contentHash: str
     shortCode: str
     version: str
-    imageTag: str = Field(description="The full image ref; for a 3.x CLI without the registry host.")
+    imageTag: str = Field(description="The full image ref. For a 3.x CLI without the registry host.")
     imagePlatform: str
     registryHost: str | None = Field(None, description="For a 3.x CLI only.")
     externalId: str | None = None
     outcome: Literal["created", "existing"]
-    isPromoted: bool | None = Field(None, description="Of an existing one.")
+    isPromoted: bool | None = Field(None, description="Whether an existing deployment is current.")
     canceledDeployments: list[CanceledDeployment] | None = None
 
 
@@ -330,7 +336,7 @@ class Deployment(BaseModel):
     canceledReason: str | None = None
     errorData: ErrorData | None = None
     externalId: str | None = None
-    worker: Worker | None = Field(None, description="Absent until the image was indexed.")
+    worker: Worker | None = Field(None, description="Absent until the image is indexed.")
 
 
 class CreatedWorker(BaseModel):
@@ -354,7 +360,7 @@ class RegistryCredentials(BaseModel):
     password: str
     expiresAt: datetime
     repositoryUri: str
-    proxyEndpoint: str | None = Field(None, description="Where the registry is really served, if that is known.")
+    proxyEndpoint: str | None = Field(None, description="The registry's endpoint, if ECR names it.")
 
 
 class Branch(BaseModel):
@@ -398,7 +404,7 @@ class ListedDeployment(BaseModel):
 
 
 class CurrentDeployment(ListedDeployment):
-    imageReference: str = Field(description="The image to run, by its digest.")
+    imageReference: str = Field(description="The image to run, with its digest.")
     imagePlatform: str
 
 
@@ -412,6 +418,8 @@ class Deployments(BaseModel):
 
 
 def refusals(*statuses: int) -> dict[int, type[BaseModel]]:
-    """The error answers of a route, beside those that any may give: a NUL in the address or a strange header (400), a
-    body that is too large (413), keys that nobody knows (429), and what is the server's own fault (500, 503)."""
+    """{status: Error} for the error answers of a route. Includes the statuses that every route has: a NUL in the
+    address or a malformed header (400), a body that is too large (413), too many unknown keys (429), and faults of the
+    server (500, 503).
+    """
     return dict.fromkeys(sorted({*statuses, 400, 413, 429, 500, 503}), Error)

@@ -1,8 +1,8 @@
-"""Finalize's answer: server-sent events that start at once and never fall silent.
+"""The answer to a finalize: server-sent events that start at once, with pings while the work takes time.
 
-The CLI takes every refusal from an `error` event only; any other status loses our sentence. A proxy or the CLI drops
-a connection on which nothing comes, so the work runs in a thread of its own and the stream pings while it waits.
-A CLI that goes away does not stop the work: what was begun is finished, and asking again finds it done.
+The CLI shows the sentence of an `error` event only, not of an answer with another status than 200. A proxy or the CLI
+closes a connection without data, so the work runs in its own thread and the stream sends pings. The work continues
+after the CLI disconnects, and a repeated finalize finds it done.
 """
 
 from __future__ import annotations
@@ -22,17 +22,21 @@ from deployments.deploys.lifecycle import Refusal
 
 logger = logging.getLogger(__name__)
 
-PING_SECONDS = 10.0  # as upstream; proxies commonly give up after 60
+PING_SECONDS = 10.0  # as trigger.dev's server; many proxies close a silent connection after 60 seconds
 
 
 def event(name: str, data: Mapping[str, object]) -> bytes:
+    """One server-sent event with JSON data."""
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
 
 
 def response(
     work: Callable[[], Iterator[str]], *, complete: Mapping[str, object], request_id: str
 ) -> StreamingHttpResponse:
-    """An event stream: the sentences that `work` yields as `log`, then `complete`, or `error` if it refuses."""
+    """An event stream: a `log` event for each sentence that `work` yields, then `complete`, or `error` after a Refusal.
+
+    `complete`: the data of the last event. An unexpected error is logged with the request id.
+    """
     answer = StreamingHttpResponse(_events(work, complete, request_id), content_type="text/event-stream")
     answer["Cache-Control"] = "no-cache"
     answer["X-Accel-Buffering"] = "no"
@@ -57,13 +61,13 @@ def _events(work: Callable[[], Iterator[str]], complete: Mapping[str, object], r
                 logger.exception("api.finalize_failed request_id=%s", request_id)
             last = event("error", {"error": outage.sentence if outage is not None else internal_error(request_id)})
         finally:
-            connections.close_all()  # this thread's own; nobody else would close it
+            connections.close_all()  # this thread's own connections
         events.put(last)
         events.put(None)
 
-    # Not a daemon: a web process that is told to stop lets a promotion that was begun come to its end.
+    # Not a daemon thread: a web process that stops waits until a running finalize has ended.
     threading.Thread(target=run, name="finalize").start()
-    yield event("ping", {})  # the first bytes, so that every proxy sees that an answer has begun
+    yield event("ping", {})  # the first bytes at once, so that proxies forward the answer
     while True:
         try:
             found = events.get(timeout=PING_SECONDS)

@@ -1,1 +1,1 @@
-"""A deployment from its request to its promotion: image refs, proof of the image, push credentials, projects."""
+"""A deployment from the request to the promotion: versions, push credentials, image verification, projects."""

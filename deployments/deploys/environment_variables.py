@@ -1,10 +1,11 @@
-"""Environment variables: what a project's code finds in its environment while it is indexed.
+"""Environment variables of a project's code, for its build and for the indexer.
 
-A preview branch has those of its parent, and its own on top of them. Values are encrypted (`deployments.vault`) to the
-row that they belong to: no value is ever in a log line, an exception, an audit entry or a `repr`. One that is secret
-is never shown to people again; the build and the indexer get it, because they run the code that reads it.
+A preview branch has the variables of its parent; its own variables override them. Each value is encrypted for its row
+(`deployments.access.vault`). No value is ever in a log line, an exception, an audit line or a `repr`. The value of a
+secret variable is never shown to people again; the build and the indexer get it, because they run the code that reads
+it.
 
-Use cases: they are told everything they need, know no HTTP, and store all of a set or nothing.
+Use cases: they take what they need as arguments, know no HTTP, and store all variables of a request or none.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from deployments.catalogue import sentence
 from deployments.errors import Refusal, refusal
 from deployments.models import Environment, EnvironmentVariable
 
-#: In an environment, and of one name and value (bytes). Linux hands no string over 128 KiB to a program.
+#: Linux passes no string over 128 KiB to a program (MAX_ARG_STRLEN), so a value stays well below.
 MAX_VARIABLES = 1_000
 MAX_NAME_CHARACTERS = 255
 MAX_VALUE_BYTES = 64 * 1024
-#: The CLI sets these itself for the indexer; as trigger.dev's server, we leave out what would overwrite them.
+#: The CLI sets these itself for the indexer, so variables with these names are not stored, as in trigger.dev's server.
 RESERVED_NAMES = frozenset({"TRIGGER_SECRET_KEY", "TRIGGER_API_URL"})
 
-# Anything printable that a shell and a .env file keep together; `npm_config_@scope:registry` is a name, too.
+# Printable ASCII without the space and “=”: also `npm_config_@scope:registry` is a name.
 _NAME = re.compile(r"[!-<>-~]+")
 
 
 class Rejected(Refusal):
-    """A set that was not stored, with a sentence for each name that is to blame. No sentence holds a value."""
+    """The variables were not stored. `problems`: {name: sentence}. No sentence contains a value."""
 
     def __init__(self, problems: Mapping[str, str]) -> None:
         self.problems = dict(problems)
@@ -47,7 +48,7 @@ class Rejected(Refusal):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariableChange:
-    """What storing a set came to: which names are new and which have another value now. Never a value."""
+    """The result of `store`: the names of new variables and of changed variables. Contains no value."""
 
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
@@ -65,21 +66,21 @@ def store(
     override: bool = False,
     by: str = "",
 ) -> VariableChange:
-    """Set variables, all of them or none.
+    """Set all variables or none.
 
-    `is_secret`: None leaves a known one as it is, and makes a new one plain. Without `override` one that is set already
-    is rejected. Raises Rejected.
+    `is_secret`: None keeps the mark of an existing variable and makes a new variable not secret. Without `override`, an
+    existing variable is rejected. Raises Rejected.
     """
     wanted = {name.strip(): value for name, value in variables.items() if name.strip() not in RESERVED_NAMES}
     problems = {name: problem for name, value in wanted.items() if (problem := problem_of(name, value))}
     if problems:
         raise Rejected(problems)
     with transaction.atomic():
-        # Two that store at once wait here for each other, so that neither finds a name taken that it means to add.
+        # Concurrent requests wait here for each other, so that both do not insert the same name.
         Environment.objects.select_for_update().get(pk=environment.pk)
         known = {row.name: row for row in environment.variables.all()}
         if not override and (taken := sorted(wanted.keys() & known.keys())):
-            raise Rejected(dict.fromkeys(taken, "it is set already, and override was not asked for."))
+            raise Rejected(dict.fromkeys(taken, "the variable exists, and override was not requested."))
         if len(known.keys() | wanted.keys()) > MAX_VARIABLES:
             raise Rejected({name: f"an environment has at most {MAX_VARIABLES:,} variables." for name in wanted})
         added, changed = [], []
@@ -110,12 +111,12 @@ def sync(
     override: bool = False,
     by: str = "",
 ) -> dict[Environment, VariableChange]:
-    """`store` for an environment and, if it is a preview branch, for its parent: both or neither. Raises Rejected.
+    """`store` for an environment and, if it is a preview branch, for its parent, in one transaction. Raises Rejected.
 
-    Returns what changed where; an environment in which nothing did is not among it.
+    Returns the changes by environment, without environments in which nothing changed.
     """
     wanted = {environment: variables}
-    if environment.parent is not None:  # of another environment they are nobody's
+    if environment.parent is not None:  # a root environment has no parent to store them in
         wanted[environment.parent] = parent_variables
     with transaction.atomic():
         changes = {
@@ -126,25 +127,25 @@ def sync(
 
 
 def remove(*, environment: Environment, name: str) -> bool:
-    """Delete a variable; False when there was none. On a preview branch its parent's shows through again."""
+    """Delete a variable; False if it does not exist. On a preview branch, the parent's variable then applies again."""
     return bool(environment.variables.filter(name=name).delete()[0])
 
 
 def values(*, environment: Environment, vault: Vault, secrets: bool = True) -> dict[str, str]:
-    """Every variable that the environment's code finds, by name. Without `secrets` the secret ones are left out.
+    """{name: value} of every variable of the environment's code; without `secrets` only those that are not secret.
 
-    Raises Refusal when one cannot be decrypted: without it the code would run into an error that says nothing.
+    Raises Refusal if a variable cannot be decrypted: without this variable the code could fail without a clear cause.
     """
     owners = [environment.pk] if environment.parent_id is None else [environment.parent_id, environment.pk]
     rows = sorted(
         EnvironmentVariable.objects.filter(environment_id__in=owners), key=lambda row: owners.index(row.environment_id)
     )
-    effective = {row.name: row for row in rows}  # the branch's own come last, and stay
+    effective = {row.name: row for row in rows}  # the branch's own rows come last, so they override
     return {name: reveal(row, vault) for name, row in sorted(effective.items()) if secrets or not row.is_secret}
 
 
 def reveal(row: EnvironmentVariable, vault: Vault) -> str:
-    """The value of one row. Raises Refusal when it cannot be decrypted."""
+    """The value of one row. Raises Refusal if it cannot be decrypted."""
     try:
         return vault.decrypt(row.value, context=_encryption_context(row.environment_id, row.name))
     except Unreadable as error:
@@ -152,9 +153,10 @@ def reveal(row: EnvironmentVariable, vault: Vault) -> str:
 
 
 def reencrypt(*, vault: Vault) -> tuple[int, list[EnvironmentVariable]]:
-    """Seal everything with the vault's first key. Returns how many were encrypted anew, and the rows that do not open.
+    """Encrypt every variable with the vault's first key.
 
-    A value that somebody sets meanwhile is left alone: it is encrypted with the first key anyway.
+    Returns how many variables were encrypted again, and the rows that cannot be decrypted. A value that somebody sets
+    meanwhile is not changed: it is already encrypted with the first key.
     """
     done, unreadable = 0, []
     for row in EnvironmentVariable.objects.select_related("environment__project").iterator(chunk_size=500):
@@ -171,7 +173,7 @@ def reencrypt(*, vault: Vault) -> tuple[int, list[EnvironmentVariable]]:
 
 
 def problem_of(name: str, value: str) -> str | None:
-    """Why this cannot be an environment variable, in words that hold no value."""
+    """Why this cannot be an environment variable, in a sentence without the value; None if it can."""
     if not _NAME.fullmatch(name):
         return "a name is printable ASCII without spaces and without =." if name else "a name is empty."
     if len(name) > MAX_NAME_CHARACTERS:

@@ -1,12 +1,12 @@
-"""Proof before promotion: the image is there, whole, for the right platform, and the consumer accounts may pull it.
+"""Image verification before a promotion: the image exists, is complete, has the right platform, and can be pulled.
 
-What is proved is written into a receipt that stays on the deployment; what is not proved refuses the promotion, in a
-sentence that names the account, the permission and the way out. “Not found out” refuses too, except for a registry
-that this server cannot reach at all and that is not ECR: of that the receipt says that nothing was proved.
+The result is a receipt on the deployment. A failed check refuses the promotion, with a sentence that names the account,
+the permission and what to do. A check without an answer refuses too, except for a registry that is not ECR and that
+this server cannot reach or log in to: then the receipt says that the image was not verified.
 
-A consumer account's pull is proved twice: by evaluating the repository policy that AWS has at this moment, and, with a
-probe role in that account, by the two calls that a pull consists of, made as that role. The probe role stands for the
-nodes' own: what their policy lacks and the probe role's has is not seen here.
+The pull of a consumer account is checked in two ways: this module evaluates the repository policy that AWS has now, and
+with a probe role in the account it makes the two calls of a pull as that role. The probe role stands for the role of
+the cluster's nodes: if the policy of the nodes' role allows less than the policy of the probe role, that is not found.
 """
 
 from __future__ import annotations
@@ -34,23 +34,24 @@ Steps = Generator[str, None, Receipt]
 MAX_DEPTH = 3  # index → index → image
 MAX_MANIFESTS = 100
 PULL = ("ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
-MANIFESTS_PER_CALL = 25  # manifests in one call of ECR, which takes 100 and answers with their whole text
-#: A registry may show an image some seconds after its push was answered. AWS's own faults are botocore's to repeat.
+MANIFESTS_PER_CALL = 25  # ECR accepts 100 in one call, but its answer contains the whole text of each manifest
+#: A registry may show an image some seconds after the push. botocore itself retries AWS's errors.
 RETRY_PAUSES_SECONDS = (0.5, 1.5)
-#: Docker's own media type for zstd layers: buildx writes it when OCI types are off, and runtimes cannot pull it.
+#: Docker's media type for zstd layers: buildx writes it with oci-mediatypes=false; container runtimes do not know it.
 UNPULLABLE_LAYERS = ("application/vnd.docker.image.rootfs.diff.tar.zstd",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where an image should be, read from its ref: the ref is what was pushed, whatever the settings are by now."""
+class ImageLocation:
+    """Host, repository name and tag of an image ref. The CLI pushed this ref, whatever the settings are now."""
 
     host: str
     name: str
     tag: str
 
     @classmethod
-    def of(cls, image_ref: str) -> Place:
+    def of(cls, image_ref: str) -> ImageLocation:
+        """The parts of `host/name:tag`."""
         host, _, rest = image_ref.partition("/")
         name, _, tag = rest.rpartition(":")
         return cls(host=host, name=name, tag=tag)
@@ -60,24 +61,30 @@ class Place:
 
 
 class Source(Protocol):
-    """A repository that images are read from. All raise RegistryError."""
+    """A repository from which images are read. Each method raises RegistryError."""
 
-    def tagged(self, tag: str) -> tuple[str, str] | None: ...
+    def tagged(self, tag: str) -> tuple[str, str] | None:
+        """(digest, manifest text) of a tag; None if the tag does not exist."""
+        ...
 
-    def manifests(self, digests: Sequence[str]) -> dict[str, str]: ...
+    def manifests(self, digests: Sequence[str]) -> dict[str, str]:
+        """{digest: manifest text} of the manifests that exist."""
+        ...
 
-    def configuration(self, digest: str) -> bytes | None: ...
+    def configuration(self, digest: str) -> bytes | None:
+        """The JSON of an image's configuration; None if it does not exist."""
+        ...
 
 
 @dataclass(slots=True)
 class Tree:
-    """An image, read down to its layers."""
+    """What `_read` found in an image: its platforms, and how many manifests and layers it has."""
 
     digest: str
     manifests: int = 0
     layers: int = 0
     platforms: list[str] = field(default_factory=list)
-    #: A manifest and a blob of it that a runtime of a wanted platform fetches: what a trial pull asks for.
+    #: (manifest, blob of this manifest) of a wanted platform; a trial pull fetches both.
     sample: tuple[str, str] | None = None
 
 
@@ -87,35 +94,36 @@ def prove(
     digest: str | None,
     platforms: Sequence[str],
     registry: RegistryConfig,
-    mend: Callable[[], None] = lambda: None,
+    reconcile: Callable[[], None] = lambda: None,
 ) -> Steps:
-    """Yield sentences on the way, return the receipt. Raises Refusal.
+    """Verify an image. Yields sentences about the progress, returns the receipt. Raises Refusal.
 
-    `mend` is called once when the repository policy does not let a consumer account pull, before it is read again:
-    somebody may have changed it since the deployment began.
+    `digest`: the digest that the CLI reported; None: read the tag. `platforms`: the accepted platforms (linux/amd64).
+    If the repository policy does not let a consumer account pull, `reconcile` is called once and the policy is read
+    again, because somebody may have changed the policy since the deployment began.
     """
-    place = Place.of(image_ref)
-    ecr = ecr_of(registry, place.host)
+    location = ImageLocation.of(image_ref)
+    ecr = ecr_of(registry, location.host)
     yield "Looking for the image in the registry."
     try:
         if ecr is None:
-            return (yield from _prove_elsewhere(place, digest, platforms, registry))
-        tree = _read(_InEcr(ecr, place.name), place, digest, platforms)
+            return (yield from _prove_in_other_registry(location, digest, platforms, registry))
+        tree = _read(_InEcr(ecr, location.name), location, digest, platforms)
         yield _found(tree)
-        return (yield from _prove_pulls(ecr, place, tree, registry, mend))
+        return (yield from _prove_pulls(ecr, location, tree, registry, reconcile))
     except RegistryError as error:
         raise refusal("image_undecided", reason=error.sentence, retryable=error.retryable) from error
 
 
 def unproved(reason: str, *, digest: str | None = None, code: str = "") -> Receipt:
-    """The receipt of an image that nothing is known of. `code`: of the refusal, if it was one."""
+    """The receipt of an image that was not verified. `code`: of the refusal, if it was one."""
     return Receipt(at=timezone.now().isoformat(), digest=digest or "", unproved=reason, code=code)
 
 
-def _receipt(place: Place, tree: Tree) -> Receipt:
+def _receipt(location: ImageLocation, tree: Tree) -> Receipt:
     return Receipt(
         at=timezone.now().isoformat(),
-        repository=str(place),
+        repository=str(location),
         digest=tree.digest,
         platforms=tuple(tree.platforms),
         manifests=tree.manifests,
@@ -135,16 +143,16 @@ def _counted(number: int, what: str) -> str:
 # ----------------------------------------------------------------------------------------------------------- the image
 
 
-def _read(source: Source, place: Place, digest: str | None, platforms: Sequence[str]) -> Tree:
-    """The whole image. Raises Refusal for one that is not there, not whole, or not to be pulled by a runtime."""
-    root = _patiently(lambda: _root(source, place, digest))
+def _read(source: Source, location: ImageLocation, digest: str | None, platforms: Sequence[str]) -> Tree:
+    """Read the image. Raises Refusal if it is missing or incomplete, has another platform, or cannot be pulled."""
+    root = _patiently(lambda: _root(source, location, digest))
     if root is None:
-        what = f"digest {digest}" if digest else f"tag {place.tag}"
-        raise refusal("image_not_found", where=place, what=what)
+        what = f"digest {digest}" if digest else f"tag {location.tag}"
+        raise refusal("image_not_found", where=location, what=what)
     tree = Tree(digest=root[0])
     wanted = [_platform(each) for each in platforms]
-    found: list[tuple[str, str]] = []  # platform, and the digest of the image for it
-    level: dict[str, tuple[str, str]] = {root[0]: (root[1], "")}  # digest → its text, and the platform its index says
+    found: list[tuple[str, str]] = []  # (platform, digest of its image)
+    level: dict[str, tuple[str, str]] = {root[0]: (root[1], "")}  # digest → (text, platform in the index)
     for _ in range(MAX_DEPTH):
         children: dict[str, str] = {}
         for each, (text, said) in level.items():
@@ -179,9 +187,9 @@ def _read(source: Source, place: Place, digest: str | None, platforms: Sequence[
     return tree
 
 
-def _root(source: Source, place: Place, digest: str | None) -> tuple[str, str] | None:
+def _root(source: Source, location: ImageLocation, digest: str | None) -> tuple[str, str] | None:
     if digest is None:
-        return source.tagged(place.tag)
+        return source.tagged(location.tag)
     text = source.manifests([digest]).get(digest)
     return None if text is None else (digest, text)
 
@@ -195,20 +203,20 @@ def _patiently(attempt: Callable[[], tuple[str, str] | None]) -> tuple[str, str]
     return attempt()
 
 
-_ATTESTATION = "unknown/unknown"  # buildx's provenance and the like: in the index, and pulled by nobody
+_ATTESTATION = "unknown/unknown"  # the platform of buildx's attestations, which are in the index but are not pulled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Manifest:
-    """What counts in a manifest: an index has children, an image has a configuration and layers."""
+    """The used parts of a manifest: an index has children, an image has a configuration and layers."""
 
-    children: dict[str, str]  # digest → platform, or nothing where the index does not say
+    children: dict[str, str]  # digest → platform; "" if the index does not say
     layers: tuple[str, ...]  # digests
     configuration: str
 
     @classmethod
     def parse(cls, text: str) -> _Manifest:
-        """Raises Refusal for what is neither an index nor an image, and for layers that cannot be pulled."""
+        """Raises Refusal for a text that is neither an index nor an image, and for layers that cannot be pulled."""
         try:
             manifest = json.loads(text)
             children = {str(each["digest"]): _said(each) for each in manifest.get("manifests", ())}
@@ -228,24 +236,24 @@ def _said(entry: Any) -> str:
 
 
 def _named(description: Any) -> str:
-    """linux/arm64/v8 from the three fields of an index's entry or an image's configuration."""
+    """linux/arm64/v8, from the three fields of an entry of an index or of an image's configuration."""
     parts = [str(description.get(part) or "")[:40] for part in ("os", "architecture", "variant")]
     return "/".join(part for part in parts if part)
 
 
 def _configured(source: Source, manifest: _Manifest) -> str:
-    """The platform that an image's configuration says: where there is no index, it stands nowhere else."""
+    """The platform in an image's configuration. An image without an index has its platform only there."""
     content = source.configuration(manifest.configuration)
     if content is None:
         raise refusal("image_incomplete", digest=manifest.configuration)
     try:
         return _named(json.loads(content)) or "no platform"
     except (ValueError, AttributeError, RecursionError):
-        raise refusal("manifest_unreadable", reason="its configuration is none of an image") from None
+        raise refusal("manifest_unreadable", reason="its configuration is not the configuration of an image") from None
 
 
 def _platform(text: str) -> tuple[str, str, str]:
-    """As containerd normalises them, so that linux/arm64 and linux/arm64/v8 are one."""
+    """(system, architecture, variant), normalised like containerd: linux/arm64 and linux/arm64/v8 are equal."""
     system, architecture, variant, *_ = [*text.lower().split("/"), "", "", ""]
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(architecture, architecture)
     if (architecture, variant) in (("arm64", "v8"), ("amd64", "v1")):
@@ -297,7 +305,7 @@ def _asking(ecr: Ecr, name: str, digests: Sequence[str]) -> Callable[[], dict[st
 
 
 @dataclass(frozen=True, slots=True)
-class _Elsewhere:
+class _InOtherRegistry:
     """A repository of another registry."""
 
     registry: oci_registry.Registry
@@ -324,17 +332,19 @@ class _Elsewhere:
         return content.decode(errors="replace")
 
 
-def _prove_elsewhere(place: Place, digest: str | None, platforms: Sequence[str], registry: RegistryConfig) -> Steps:
-    door = oci_registry.Registry(host=place.host, username=registry.username, password=registry.password)
+def _prove_in_other_registry(
+    location: ImageLocation, digest: str | None, platforms: Sequence[str], registry: RegistryConfig
+) -> Steps:
+    client = oci_registry.Registry(host=location.host, username=registry.username, password=registry.password)
     try:
-        tree = _read(_Elsewhere(door, place.name), place, digest, platforms)
+        tree = _read(_InOtherRegistry(client, location.name), location, digest, platforms)
     except RegistryError as error:
         if error.code not in ("RegistrySilent", "RegistryClosed"):  # D-not-proved
             raise
         yield error.sentence
         return unproved(error.sentence, digest=digest)
     yield _found(tree)
-    return _receipt(place, tree)
+    return _receipt(location, tree)
 
 
 # ----------------------------------------------------------------------------------------------------------- the pulls
@@ -342,30 +352,35 @@ def _prove_elsewhere(place: Place, digest: str | None, platforms: Sequence[str],
 
 def _prove_pulls(
     ecr: Ecr,
-    place: Place,
+    location: ImageLocation,
     tree: Tree,
     registry: RegistryConfig,
-    mend: Callable[[], None],
+    reconcile: Callable[[], None],
 ) -> Steps:
-    """Every consumer account may pull; raises Refusal for the first that may not. Returns the receipt."""
-    receipt = _receipt(place, tree)
+    """Check that every consumer account can pull; the receipt says so of each.
+
+    Raises Refusal for the first account that cannot pull.
+    """
+    receipt = _receipt(location, tree)
     probes: dict[str, list[str]] = {account: [] for account in registry.consumer_accounts}
     for role in registry.probe_role_arns:
         probes.setdefault(role.split(":")[4], []).append(role)
     if not probes:
         return receipt
-    text = _policy_of(ecr, place)
-    if any(isinstance(_judged(text, account, ecr, place, bool(roles)), Refusal) for account, roles in probes.items()):
-        mend()
-        text = _policy_of(ecr, place)
+    text = _policy_of(ecr, location)
+    if any(
+        isinstance(_judged(text, account, ecr, location, bool(roles)), Refusal) for account, roles in probes.items()
+    ):
+        reconcile()
+        text = _policy_of(ecr, location)
     words: dict[str, str] = {}
     for account, roles in probes.items():
-        judged = _judged(text, account, ecr, place, bool(roles))
+        judged = _judged(text, account, ecr, location, bool(roles))
         if isinstance(judged, Refusal):
             raise judged
         words[account] = judged
     trials: list[Callable[[], None]] = [
-        functools.partial(_pull, ecr, place, tree, account, role, registry)
+        functools.partial(_pull, ecr, location, tree, account, role, registry)
         for account, roles in probes.items()
         for role in roles
     ]
@@ -385,17 +400,20 @@ def _prove_pulls(
     )
 
 
-def _policy_of(ecr: Ecr, place: Place) -> str:
-    observation = ecr.observe(place.name, details=False)
+def _policy_of(ecr: Ecr, location: ImageLocation) -> str:
+    observation = ecr.observe(location.name, details=False)
     if isinstance(observation.policy, RegistryError):
         raise observation.policy
     return observation.policy or ""
 
 
-def _judged(text: str, account: str, ecr: Ecr, place: Place, tried: bool) -> str | Refusal:
-    """Why the policy lets this account pull, in words, or the refusal. What depends is left to a trial, if any."""
+def _judged(text: str, account: str, ecr: Ecr, location: ImageLocation, tried: bool) -> str | Refusal:
+    """Why the policy lets this account pull, as a sentence; or the refusal.
+
+    With `tried` (a probe role will try a pull), a policy that depends on a condition is no refusal.
+    """
     if account == ecr.registry.account:
-        return "The registry is its own."
+        return "The registry belongs to this account."
     try:
         parsed = policy.parse(text or "{}")
     except policy.PolicyError:
@@ -406,23 +424,23 @@ def _judged(text: str, account: str, ecr: Ecr, place: Place, tried: bool) -> str
         answer = policy.can_pull(parsed, account, partition=ecr.registry.partition)
         verdict, words = answer.verdict, _sentence(answer.words)
         if verdict == "depends":
-            words_of_one = _one_of_them(parsed, account, ecr.registry.partition)
-            verdict, words = ("yes", words_of_one) if words_of_one else (verdict, words)
+            named = _named_principal(parsed, account, ecr.registry.partition)
+            verdict, words = ("yes", named) if named else (verdict, words)
     if verdict == "yes" or (verdict == "depends" and tried):
         return words
     if verdict == "depends":
-        return refusal("consumer_undecided", account=account, name=place.name, words=words)
+        return refusal("consumer_undecided", account=account, name=location.name, words=words)
     lacking: tuple[str, ...] = PULL
     if parsed is not None:
         partition = ecr.registry.partition
         lacking = tuple(one for one in PULL if policy.may(parsed, account, one, partition=partition).verdict != "yes")
     return refusal(
-        "consumer_cannot_pull", account=account, name=place.name, words=words, permissions=" and ".join(lacking)
+        "consumer_cannot_pull", account=account, name=location.name, words=words, permissions=" and ".join(lacking)
     )
 
 
-def _one_of_them(parsed: policy.Policy, account: str, partition: str) -> str:
-    """In words, a role or user of the account that may pull by its own name; nothing if there is none."""
+def _named_principal(parsed: policy.Policy, account: str, partition: str) -> str:
+    """A sentence about a role or user of the account that the policy names and lets pull; "" if there is none."""
     return next(
         (
             _sentence(holder.answer.words)
@@ -437,18 +455,18 @@ def _sentence(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _pull(ecr: Ecr, place: Place, tree: Tree, account: str, role: str, registry: RegistryConfig) -> None:
-    """The two calls of a pull, made as a role of the consumer account. Raises Refusal, or RegistryError."""
+def _pull(ecr: Ecr, location: ImageLocation, tree: Tree, account: str, role: str, registry: RegistryConfig) -> None:
+    """Make the two calls of a pull as a role of the consumer account. Raises Refusal or RegistryError."""
     access = Access(
         role_arn=role,
         external_id=registry.assume_role_external_id,
         setting="DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS",
     )
-    there = Ecr(registry=ecr.registry, access=access)
+    probe = Ecr(registry=ecr.registry, access=access)
     manifest, blob = tree.sample or (tree.digest, "")
     calls: Iterable[tuple[str, Callable[[], object]]] = (
-        ("ecr:BatchGetImage", lambda: there.manifests(place.name, digests=sorted({tree.digest, manifest}))),
-        ("ecr:GetDownloadUrlForLayer", lambda: there.download_url(place.name, blob)),
+        ("ecr:BatchGetImage", lambda: probe.manifests(location.name, digests=sorted({tree.digest, manifest}))),
+        ("ecr:GetDownloadUrlForLayer", lambda: probe.download_url(location.name, blob)),
     )
     for permission, call in calls:
         try:
@@ -462,7 +480,7 @@ def _pull(ecr: Ecr, place: Place, tree: Tree, account: str, role: str, registry:
                 role=role,
                 reason=error.said,
                 permission=permission,
-                arn=ecr.registry.repository_arn(place.name),
+                arn=ecr.registry.repository_arn(location.name),
             ) from error
         if not found:
-            raise refusal("image_not_found", where=place, what=f"digest {manifest}")
+            raise refusal("image_not_found", where=location, what=f"digest {manifest}")

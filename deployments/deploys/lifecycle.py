@@ -1,13 +1,13 @@
 """A deployment's life: create, index, finalize, promote, fail, cancel, time out.
 
-Use cases: keyword-only functions that are told everything they need. They know no HTTP and no settings. Every change
-of status is a compare-and-set against the status it was decided on, so of two callers one is faster and the other
-one finds nothing to do. AWS is asked before the database's transaction, never inside it. Facts that belong together
-are one transaction: a status and the promotion that belongs to it, a forced deploy and the cancel that it asks for, a
-change and its line of the audit log. All times are the database's clock.
+Use cases: keyword-only functions. They take what they need as arguments and know no HTTP and no settings. Every change
+of status is a compare-and-set against the status that the decision was based on, so of two callers one changes the row
+and the other finds nothing to do. Calls to AWS come before the database transaction, never inside it. Facts that belong
+together are one transaction: a status and its promotion, a forced deploy and the cancel that it causes, a change and
+its audit line. All times are the database's clock.
 
-The statuses and what leads from one to the next are the seed's (trigger.dev), with its known traps left out: a
-deploy overtaken by a newer one ends well and is not promoted, and a retried request makes no second deployment.
+The statuses and their order are trigger.dev's, without two known bugs: a deploy overtaken by a newer deploy ends as
+DEPLOYED and is not promoted, and a retried request makes no second deployment.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from deployments.aws.partitions import registry_of
 from deployments.config import Configuration, RegistryConfig
 from deployments.deploys import push_credentials
 from deployments.deploys.push_credentials import Credentials
-from deployments.errors import NotFound as NotFound  # what a use case raises: named here to be caught
+from deployments.errors import NotFound as NotFound  # re-exported: the use cases raise it
 from deployments.errors import Refusal as Refusal
 from deployments.errors import RegistryError, refusal
 from deployments.models import (
@@ -47,7 +47,7 @@ FAILED, CANCELED, TIMED_OUT = DeploymentStatus.FAILED, DeploymentStatus.CANCELED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatedDeployment:
-    """What `create_deployment` came to: a new deployment, or the one that was there already."""
+    """The result of `create_deployment`: a new deployment, or an existing deployment with the same external id."""
 
     deployment: Deployment
     outcome: str  # "created" or "existing"
@@ -77,12 +77,13 @@ def create_deployment(
     idempotency_key: str | None = None,
     request_digest: str = "",
 ) -> CreatedDeployment:
-    """Allocate a version and an image ref, behind which the repository exists and is set up.
+    """Allocate a version and an image ref whose repository exists and is set up.
 
-    `force` cancels the running deployments of the same external id, together with the insert of the new one or not at
-    all. A repeated idempotency key answers with the deployment of the first request. Raises Refusal when the repository
-    cannot be made right (nothing is written then but the repository's row), when the key was used for another
-    request, or when an external id is being deployed already.
+    `force` cancels the running deployments with the same external id, in the transaction that inserts the new
+    deployment. A repeated idempotency key answers with the deployment of the first request.
+
+    Raises Refusal if the repository cannot be set up (then only the repository's row is written), if the idempotency
+    key was used for another request, or if another deploy with the external id is running.
     """
     external_id = external_id.strip()
     if force and not external_id:
@@ -116,7 +117,7 @@ def create_deployment(
                 request_digest=request_digest,
             )
         except IntegrityError:
-            # Our own retry arrived while the first try was still going on, or (once in 10¹²) the short code is taken.
+            # Either the client retried while its first request was running, or (once in 10¹²) the short code is taken.
             if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest)):
                 return CreatedDeployment(deployment=earlier, outcome="created")
     raise refusal("version_conflict")
@@ -125,7 +126,7 @@ def create_deployment(
 def _allocated(
     environment: Environment, own: Configuration, type: str | None
 ) -> tuple[Configuration, RegistryConfig, str, Repository | None]:
-    """The repository of a new deployment by the configuration that counts, and that configuration."""
+    """(configuration that counts, its registry, repository name, repository row) for a new deployment."""
     for last_try in (False, False, True):
         configuration = configuration_in_force(own)
         registry = configuration.registry(type)
@@ -139,6 +140,7 @@ def _allocated(
 
 
 def configuration_in_force(own: Configuration) -> Configuration:
+    """The configuration that counts. `own`: this process's configuration. Raises Refusal if it cannot be used."""
     try:
         return generation.in_force(own)
     except RegistryError as error:
@@ -153,7 +155,10 @@ def _repeated(environment: Environment, key: str, request_digest: str) -> Deploy
 
 
 def _existing(environment: Environment, external_id: str) -> Deployment | None:
-    """The deployment that an external id stands for already (upstream's rules; `--force` builds anyway)."""
+    """The newest deployed deployment with this external id, as in trigger.dev; None if there is none.
+
+    Raises Refusal if a deployment with this external id is running.
+    """
     known = list(
         Deployment.objects.filter(environment=environment, external_id=external_id).order_by("-created_at")[:20]
     )
@@ -172,7 +177,10 @@ def ensure_repository(
     *,
     freshness: timedelta | None = None,
 ) -> Repository | None:
-    """The repository, made right; None for a registry that is not ECR, where a push creates what it needs."""
+    """The row of the repository, which is set up in AWS; None for a registry that is not ECR (a push creates there).
+
+    `freshness`: how old the last check may be; None: as the settings say. Raises Refusal.
+    """
     ecr_registry = registry_of(registry.host)
     if ecr_registry is None:
         return None
@@ -202,12 +210,13 @@ def _insert(
     external_id: str,
     **values: Any,
 ) -> CreatedDeployment:
-    """Take the environment's next version, insert the deployment and cancel those that it replaces: in one transaction,
-    so there are no gaps, no clashes and no deployment that was canceled for one that never came.
+    """Take the environment's next version, insert the deployment and, with `force`, cancel the deployments that it
+    replaces. One transaction: no version is skipped or used twice, and no deployment is canceled without a new one.
     """
     with transaction.atomic():
         if external_id and not force:
-            # Of two with one external id that both found nothing before they asked AWS, the second one finds the first.
+            # Two requests with one external id may both have found no deployment before their calls to AWS. This lock
+            # lets the second request find the deployment of the first.
             Environment.objects.select_for_update(no_key=True).get(pk=environment.pk)
             if existing := _existing(environment, external_id):
                 return CreatedDeployment(deployment=existing, outcome="existing")
@@ -234,7 +243,7 @@ def _insert(
 
 
 def _replace(deployment: Deployment, trail: Trail) -> None:
-    """Cancel the other running deployments of its external id. Inside the transaction that inserts it."""
+    """Cancel the other running deployments with this deployment's external id. Needs an open transaction."""
     running = Deployment.objects.filter(environment_id=deployment.environment_id, external_id=deployment.external_id)
     reason = f"Another deploy of external id {deployment.external_id} was forced."[:200]
     for each in running.exclude(status__in=FINAL_STATUSES).exclude(id=deployment.id).select_for_update(no_key=True):
@@ -245,15 +254,14 @@ def _replace(deployment: Deployment, trail: Trail) -> None:
 
 
 def _next_version(environment: Environment) -> tuple[images.Version, datetime]:
-    """One UPDATE … RETURNING on the environment's counter, which also queues concurrent deploys behind each other; and
-    the time at which it was our turn.
+    """(the environment's next version, the database's time). Concurrent deploys wait for each other's transaction here.
 
-    The day is UTC's by the database's clock, and never goes back, even where that clock does.
+    The day of the version is the UTC day of the database's clock. It never goes back, even if the clock does.
     """
     day, now = clock.DAY[connection.vendor], clock.NOW[connection.vendor]
     with connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE {Environment._meta.db_table} SET "  # noqa: S608  (names and texts of ours, no input)
+            f"UPDATE {Environment._meta.db_table} SET "  # noqa: S608  (no input is part of the text)
             f"version_number = CASE WHEN version_day >= {day} THEN version_number + 1 ELSE 1 END, "
             f"version_day = CASE WHEN version_day >= {day} THEN version_day ELSE {day} END "
             f"WHERE id = %s RETURNING version_day, version_number, {now}",
@@ -269,7 +277,7 @@ def _next_version(environment: Environment) -> tuple[images.Version, datetime]:
 
 
 def find_deployment(*, environment: Environment, deployment_id: str) -> Deployment:
-    """The environment's deployment with this id, its worker at hand. Raises NotFound, also for another one's."""
+    """The environment's deployment with this id, with its worker. Raises NotFound, also for another environment's."""
     deployment = (
         Deployment.objects.select_related("worker", "environment", "project", "repository")
         .filter(environment=environment, id=deployment_id)
@@ -294,10 +302,11 @@ def index(
     runtime_version: str = "",
     target_platform: str = "",
 ) -> BackgroundWorker:
-    """BUILDING → DEPLOYING, with what the indexer found in the image. Repeating it answers with the same worker.
+    """BUILDING → DEPLOYING, with the indexer's report about the image. A repetition answers with the same worker.
 
-    Raises Refusal for a second platform of one build (only the first one counts), for other content than was
-    announced (the deployment is FAILED then, so that the CLI has something to show), and for a wrong status.
+    Raises Refusal for the second platform of a build (only the first platform's report is used), for another content
+    hash than the deploy announced (the deployment is then FAILED, because the CLI shows only a stored error), and for a
+    wrong status.
     """
     first_platform = deployment.image_platform.partition(",")[0]
     if target_platform and "," in deployment.image_platform and target_platform != first_platform:
@@ -340,7 +349,7 @@ def _link_worker(
             worker = BackgroundWorker.objects.create(deployment=deployment, **values)
             deployment.status = DEPLOYING
             return worker
-    # Somebody was faster: the indexer's own retry, or a cancel.
+    # Another request changed the status first: the indexer's retry, or a cancel.
     deployment.refresh_from_db(fields=["status"])
     return BackgroundWorker.objects.filter(deployment=deployment).first()
 
@@ -349,14 +358,14 @@ def _link_worker(
 
 
 def fail(*, environment: Environment, deployment_id: str, error: dict[str, Any]) -> None:
-    """End a deployment as FAILED with the caller's error. An unknown or ended one is left as it is."""
+    """End a deployment as FAILED with the caller's error. Does nothing for an unknown or ended deployment."""
     deployment = Deployment.objects.filter(environment=environment, id=deployment_id).first()
     if deployment is not None:
         _end(deployment, FAILED, error=error)
 
 
 def cancel(*, deployment: Deployment, trail: Trail, reason: str = "") -> None:
-    """End a deployment as CANCELED. Raises Refusal when it has ended already."""
+    """End a deployment as CANCELED. Raises Refusal if the deployment has ended."""
     with trail.change("cancel.deployment", deployment) as line:
         row = Deployment.objects.select_for_update(no_key=True).only("status").get(id=deployment.id)
         line.before, line.after = {"status": row.status}, {"status": CANCELED}
@@ -366,7 +375,7 @@ def cancel(*, deployment: Deployment, trail: Trail, reason: str = "") -> None:
 
 
 def _end(deployment: Deployment, status: DeploymentStatus, **values: Any) -> bool:
-    """Move any deployment that has not ended to an end other than DEPLOYED; False when it has ended already."""
+    """End a running deployment as FAILED, CANCELED or TIMED_OUT; False if it has already ended."""
     times = {"canceled_at": Now()} if status == CANCELED else {"failed_at": Now()}
     changed = (
         Deployment.objects.filter(id=deployment.id)
@@ -378,17 +387,18 @@ def _end(deployment: Deployment, status: DeploymentStatus, **values: Any) -> boo
 
 
 def update_running(deployment: Deployment, **values: Any) -> bool:
-    """A compare-and-set from the status that `deployment` was read with."""
+    """Set `values` if the row still has the status that `deployment` was read with; else False."""
     return bool(Deployment.objects.filter(id=deployment.id, status=deployment.status).update(**values))
 
 
 def time_out_overdue() -> int:
-    """TIMED_OUT for every deployment whose deadline has passed in an unchanged status. Returns how many."""
+    """End each running deployment as TIMED_OUT whose deadline has passed. Returns how many."""
     overdue = Deployment.objects.filter(deadline__lt=Now()).exclude(status__in=FINAL_STATUSES)
     count = 0
     for status in overdue.order_by().values_list("status", flat=True).distinct():
         message = f"The CLI sent nothing for this deployment in time; it was {status}."
-        # One statement compares status and deadline and changes them, so a deployment that moves on is not timed out.
+        # One statement compares and changes status and deadline, so a deployment that takes its next step in time is
+        # not timed out.
         count += overdue.filter(status=status).update(
             status=TIMED_OUT,
             failed_at=Now(),
@@ -398,17 +408,15 @@ def time_out_overdue() -> int:
     return count
 
 
-# --------------------------------------------------------------------------------------------- finalize and promote
-
-
 # ------------------------------------------------------------------------------------------------------ credentials
 
 
 def registry_credentials(*, deployment: Deployment, configuration: Configuration) -> Credentials:
-    """A log-in that the CLI can push this deployment's image with, narrowed to its repository where that is possible.
+    """A log-in with which the CLI can push this deployment's image, limited to its repository if AWS allows that.
 
-    Raises Refusal. Its reason, or why the credentials open more than one repository, is also stored on the
-    deployment, because the CLI does not show it; `credentials_kind` tells which of the two it is.
+    Raises Refusal. `credentials_error` on the deployment stores the reason of a refusal, or why the credentials give
+    access to more than one repository, because the CLI does not show either. `credentials_kind` is empty after a
+    refusal.
     """
     row = Deployment.objects.filter(id=deployment.id)
     try:

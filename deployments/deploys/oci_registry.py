@@ -1,8 +1,8 @@
-"""The door to registries that are not ECR: the registry v2 API (OCI distribution), read only, standard library only.
+"""A read-only client for registries that are not ECR: the registry v2 API (OCI distribution), standard library only.
 
-It reads manifests and small blobs, logs in as docker does (Basic, or a bearer token from where the registry sends
-us), and turns every other answer into one `RegistryError`. What is read is bounded in time and size, and the log-in
-goes to no other host than the registry's and the one that it names for tokens. It knows no images and no rows.
+It reads manifests and small blobs, logs in as docker does (Basic, or a bearer token from the token server that the
+registry names), and turns every other answer into a `RegistryError`. Time and size of an answer are limited. The user
+name and password go only to the registry's host and to its token server. The client knows no images and no rows.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandl
 
 from deployments.errors import RegistryError, registry_error
 
-ANSWER_SECONDS = 5  # until the connection stands, and between two reads
-TOTAL_SECONDS = 15  # of one answer
-MAX_BYTES = 4 * 1024 * 1024  # what the OCI specification lets a manifest have; configurations are smaller
+ANSWER_SECONDS = 5  # for the connection, and for each read
+TOTAL_SECONDS = 15  # for one whole answer
+MAX_BYTES = 4 * 1024 * 1024  # the size that registries must accept for a manifest (OCI distribution specification)
 REDIRECTS = 3
 SERVED_BY = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 ACCEPT = ", ".join(
@@ -37,7 +37,7 @@ ACCEPT = ", ".join(
 
 
 class _Unanswered(Exception):
-    """No answer, or none that makes sense; the text says which, without an address."""
+    """The registry sent no answer or an unreadable answer. The text says why and contains no URL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +48,9 @@ class _Answer:
 
 
 def _opener() -> OpenerDirector:
-    """Proxies as everywhere in Python, and nothing else of urllib's: every status is an answer, no redirect is followed
-    (it would carry the log-in along), no file is opened."""
+    """urllib with proxies from the environment, without its other handlers: each status is an answer, no redirect is
+    followed (urllib would send the password along), and no file: URL is opened.
+    """
     opener = OpenerDirector()
     for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler()):
         opener.add_handler(handler)
@@ -60,11 +61,12 @@ _OPENER = _opener()
 
 
 def digest_of(content: bytes) -> str:
+    """The content's digest in the form of a registry: `sha256:` and 64 hexadecimal digits."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def download(url: str) -> bytes | None:
-    """What lies behind an address that needs no log-in; None for whatever is no plain answer. For ECR's layers."""
+    """The content of a URL that needs no log-in (ECR's layers in S3); None without an answer of status 200."""
     try:
         answer = _get(url, {}, plain=url.startswith("http:"))
     except _Unanswered:
@@ -74,7 +76,7 @@ def download(url: str) -> bytes | None:
 
 @dataclass(slots=True, kw_only=True)
 class Registry:
-    """One registry, for as long as one image is looked at."""
+    """One registry, for the verification of one image. Keeps the log-in between calls."""
 
     host: str
     username: str | None = None
@@ -82,16 +84,16 @@ class Registry:
     _authorization: dict[str, str] = field(default_factory=dict, repr=False)
 
     def manifest(self, name: str, reference: str) -> bytes | None:
-        """An image's manifest by tag or digest; None when it is not there. Raises RegistryError.
+        """An image's manifest by tag or digest; None if it does not exist.
 
-        The error's code tells a registry that does not answer at all (RegistrySilent), one that asks for a log-in we
-        do not have (RegistryClosed), a refused log-in (RegistryLogin), and a fault (RegistryFault).
+        Raises RegistryError with the code RegistrySilent (the host does not answer as a registry), RegistryClosed (the
+        registry requires a log-in and none is configured), RegistryLogin (it refused the log-in) or RegistryFault.
         """
         self._require_registry(name)
         return self._read(name, f"manifests/{reference}", {"Accept": ACCEPT})
 
     def blob(self, name: str, digest: str) -> bytes | None:
-        """A small blob; None when it is not there. Raises RegistryError."""
+        """A blob of at most MAX_BYTES; None if it does not exist. Raises RegistryError like `manifest`."""
         return self._read(name, f"blobs/{digest}", {})
 
     @property
@@ -100,11 +102,13 @@ class Registry:
 
     @property
     def _plain(self) -> bool:
-        """Whether HTTP without TLS will do: as for docker, only on this very machine."""
+        """Whether HTTP without TLS is allowed: as in docker, only for this machine."""
         return re.fullmatch(r"(localhost|127(\.\d+){3})(:\d+)?", self.host) is not None
 
     def _require_registry(self, name: str) -> None:
-        """Other programs listen on registries' usual ports too, and their 404 says nothing of an image."""
+        """Raise RegistryError (RegistrySilent) if the host is not a registry: a 404 of another program that listens on
+        a registry's usual port would not mean that the image is missing.
+        """
         try:
             answer = _get(self._base, self._authorization, plain=self._plain)
         except _Unanswered as silence:
@@ -132,7 +136,7 @@ class Registry:
         return answer.body
 
     def _log_in(self, name: str, challenge: str) -> None:
-        """Do as the registry's challenge says: the password as it is, or a token that it gets us somewhere."""
+        """Follow the registry's challenge: send the password (Basic), or fetch a token with it (Bearer)."""
         basic = {}
         if self.username and self.password:
             pair = base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
@@ -146,7 +150,7 @@ class Registry:
         query = {"scope": f"repository:{name}:pull"} | ({"service": asked["service"]} if "service" in asked else {})
         answer = _get(f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}", basic, plain=self._plain)
         if answer.status != 200:
-            return  # the registry's own 401 stands
+            return  # without a token; the registry then answers 401 again
         try:
             said = json.loads(answer.body)
             token = str(said.get("token") or said.get("access_token") or "")
@@ -161,28 +165,28 @@ class Registry:
 
 
 def _get(url: str, headers: Mapping[str, str], *, plain: bool) -> _Answer:
-    """One GET, redirects followed; a log-in goes along only where the host stays. Raises _Unanswered."""
+    """One GET that follows redirects, and sends the log-in only to the first host. Raises _Unanswered."""
     until = time.monotonic() + TOTAL_SECONDS
     origin, sent = urlsplit(url).netloc, dict(headers)
     for _ in range(REDIRECTS + 1):
         where = urlsplit(url)
         if where.scheme != "https" and not (plain and where.scheme == "http"):
-            raise _Unanswered("it leads to an address without TLS")
+            raise _Unanswered("it redirects to a URL without TLS")
         if where.netloc != origin:
             sent.pop("Authorization", None)
         answer = _once(url, sent, until)
         if answer.status not in (301, 302, 303, 307, 308):
             return answer
         url = _joined(url, answer.headers.get("location", ""))
-    raise _Unanswered("it redirects without end")
+    raise _Unanswered("it redirects too often")
 
 
-def _joined(url: str, there: str) -> str:
+def _joined(url: str, location: str) -> str:
     try:
-        joined = urljoin(url, there)
+        joined = urljoin(url, location)
         urlsplit(joined)
     except ValueError:
-        raise _Unanswered("it leads to an address that is none") from None
+        raise _Unanswered("it redirects to an invalid URL") from None
     return joined
 
 

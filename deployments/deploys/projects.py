@@ -1,4 +1,4 @@
-"""A project and the environments that it starts with. The admin and `bootstrap` make one in the same way."""
+"""Make a project with its root environments, for the admin and for `manage.py bootstrap`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from django.db import transaction
 from deployments import images
 from deployments.models import ENVIRONMENT_SLUGS, Environment, Project
 
-#: The root environments of every project; preview branches come below `preview` when the CLI asks for them.
+#: The root environments of every project. The CLI makes preview branches below `preview`.
 ROOT_SLUGS = ("prod", "staging", "preview")
 
 
 def create_project(*, name: str, ref: str | None = None) -> Project:
-    """A new project with its root environments, or nothing at all.
+    """A new project with its root environments, in one transaction.
 
-    `ref` is one that somebody brings along (it stands in their `trigger.config`). Raises ValueError for one that
-    cannot end a repository name, and IntegrityError for one that is taken.
+    `ref` is an existing project ref from a `trigger.config`; None makes a new ref. Raises ValueError for a ref that
+    cannot be part of a repository name, IntegrityError for a ref that another project has.
     """
     if ref is not None and not images.is_project_ref(ref):
-        raise ValueError("a project ref reads proj_ and lower case letters and digits, at most 64 characters")
+        raise ValueError("a project ref is proj_ followed by lower case letters and digits, at most 64 characters")
     with transaction.atomic():
         project = Project.objects.create(name=name, ref=ref or images.new_project_ref())
         ensure_environments(project)
@@ -26,7 +26,7 @@ def create_project(*, name: str, ref: str | None = None) -> Project:
 
 
 def ensure_environments(project: Project) -> list[Environment]:
-    """The root environments, made where they are missing. Calling it again, or twice at once, does no harm."""
+    """The root environments of the project; makes the missing ones. May be repeated, also concurrently."""
     return [
         Environment.objects.get_or_create(
             project=project, slug=slug, parent=None, defaults={"type": ENVIRONMENT_SLUGS[slug][0]}

@@ -1,8 +1,8 @@
-"""The end of a successful deployment: its image is proved, and it becomes the current one of its environment.
+"""The end of a successful deployment: verify its image, and make it the current deployment of its environment.
 
-Use cases, like `deployments.deploys.lifecycle`: keyword-only, without HTTP and settings. The registry is asked before
-the database's transaction. DEPLOYED and the promotion are one transaction, and so is a promotion with its line of the
-audit log.
+Use cases, like `deployments.deploys.lifecycle`: keyword-only, without HTTP and settings. Calls to the registry come
+before the database transaction. DEPLOYED and the promotion are one transaction, and so are a promotion and its audit
+line.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ CANCELED = DeploymentStatus.CANCELED
 def finalize(
     *, deployment: Deployment, digest: str | None, skip_promotion: bool, configuration: Configuration
 ) -> Iterator[str]:
-    """DEPLOYING → DEPLOYED once the image is proved (`image_proof`), and the promotion with it, both or neither.
-    Yields sentences on the way.
+    """Verify the image (`image_proof`), then DEPLOYING → DEPLOYED and the promotion in one transaction.
 
-    Raises Refusal when the proof fails, and for a wrong status; the deployment stays as it is then, and its receipt
-    has the reason, also where the caller goes away. The finalize that makes it DEPLOYED stores whether a promotion was
-    wanted (`promotion_wanted`); repeating it on a DEPLOYED one is a success, whose sentence says what holds now. A
-    deploy overtaken by a newer one ends well, without promotion.
+    Yields sentences about its progress. Raises Refusal if the verification fails, and for a wrong status. Then the
+    deployment keeps its status and its receipt has the reason, even if the caller has disconnected.
+
+    The finalize that sets DEPLOYED stores whether a promotion was wanted (`promotion_wanted`). A repetition succeeds,
+    and its sentence says what is current. A deployment overtaken by a newer deployment is DEPLOYED without a promotion.
     """
     if deployment.status == DEPLOYED:
         yield _finalized_before(deployment, skip_promotion=skip_promotion)
@@ -55,10 +55,10 @@ def finalize(
     if deployment.status != DEPLOYING:
         raise Refusal(_not_deploying(deployment), code="wrong_status")
     if not images.is_digest(digest):
-        digest = None  # it is whatever stood in buildx's metadata file
+        digest = None  # the CLI sends the value of buildx's metadata file, whatever it is
     receipt = yield from _prove(deployment, digest, configuration, in_line=True)
     if deployment.repository is not None and deployment.repository.last_error:
-        # The deploy went on because the repository was right before; this is where the CLI's user hears of it.
+        # The deploy continued because an earlier check found the repository in sync. The CLI shows this note.
         yield f"Note: {deployment.repository.last_error}"
     promoted: _Promoted | None = None
     with transaction.atomic():
@@ -87,7 +87,7 @@ def finalize(
 
 
 def _finalized_before(deployment: Deployment, *, skip_promotion: bool) -> str:
-    """Complete what an earlier finalize asked for, and report the present state."""
+    """Make the promotion that an earlier finalize wanted, if it is missing. Returns a sentence about the result."""
     wanted, version = deployment.promotion_wanted, deployment.version
     finished = False
     with transaction.atomic():
@@ -110,13 +110,15 @@ def _finalized_before(deployment: Deployment, *, skip_promotion: bool) -> str:
 
 
 def _is_overtaken(deployment: Deployment) -> bool:
-    """Whether this deployment or a newer one has been current: after a roll-back neither comes back by itself."""
+    """Whether this deployment or a newer deployment has been current. After a roll-back, a repeated finalize must not
+    promote such a deployment again.
+    """
     newer = Q(deployment__version_day__gt=deployment.version_day) | Q(
         deployment__version_day=deployment.version_day, deployment__version_number__gte=deployment.version_number
     )
     if PromotionEvent.objects.filter(newer, environment=deployment.environment_id).exists():
         return True
-    # Promotions of version 0.1.0 left no event; the current one names what it was rolled back from.
+    # Version 0.1.0 wrote no events; there the current promotion names the deployment that it rolled back from.
     current = current_promotion(environment=deployment.environment)
     replaced = current.rolled_back_from if current is not None else None  # D-finalize
     return replaced is not None and replaced.version >= deployment.version
@@ -125,13 +127,13 @@ def _is_overtaken(deployment: Deployment) -> bool:
 def _prove(
     deployment: Deployment, digest: str | None, configuration: Configuration, *, in_line: bool = False
 ) -> image_proof.Steps:
-    """Prove the deployment's image; the receipt, also of a refusal, is on the row afterwards or returned.
+    """Verify the deployment's image and return the receipt. After a Refusal, the row has the receipt.
 
-    Where as many requests wait for AWS as may, it is a Refusal at once, `in_line` after some time, and nothing is
-    written down.
+    If too many requests wait for AWS, raises Refusal without a receipt: at once, or with `in_line` after a waiting
+    time.
     """
     if not configuration.image_verification:
-        return image_proof.unproved("Proving is switched off (DEPLOY_IMAGE_VERIFICATION_ENABLED).")
+        return image_proof.unproved("Image verification is switched off (DEPLOY_IMAGE_VERIFICATION_ENABLED).")
     configuration = configuration_in_force(configuration)
     registry = configuration.registry(deployment.type or None)
     with bulkhead.place(in_line=in_line):
@@ -141,10 +143,10 @@ def _prove(
 def _prove_now(
     deployment: Deployment, digest: str | None, configuration: Configuration, registry: RegistryConfig
 ) -> image_proof.Steps:
-    def mend() -> None:
-        # Somebody changed the policy since this deployment began. What cannot be mended is told by the second look.
+    def reconcile() -> None:
+        # Somebody changed the policy since this deployment began. If this fails, the second read of the policy refuses.
         with suppress(Refusal):
-            name = image_proof.Place.of(deployment.image_ref).name
+            name = image_proof.ImageLocation.of(deployment.image_ref).name
             ensure_repository(deployment.environment, configuration, registry, name, freshness=timedelta(0))
 
     try:
@@ -154,7 +156,7 @@ def _prove_now(
                 digest=digest,
                 platforms=deployment.image_platform.split(","),
                 registry=registry,
-                mend=mend,
+                reconcile=reconcile,
             )
         )
     except Refusal as refused:
@@ -181,12 +183,14 @@ def promote(
     allow_rollbacks: bool = False,
     instead_of: str | None = None,
 ) -> Deployment:
-    """Make a deployed version the current one. Raises NotFound, or Refusal with the reason.
+    """Make a deployed version current. Raises NotFound, or Refusal with the reason.
 
-    `instead_of` is the id of the deployment that somebody agreed to replace ("": none is current); another one that
-    became current since is a Refusal. The image is proved again: since its deploy it may have expired, or a policy may
-    have changed. What cannot be found out does not stop it, if the image was proved before: going back to what worked
-    is needed most on a day when AWS does not answer. Only DEPLOY_IMAGE_VERIFICATION_ENABLED=0 leaves the proof out.
+    `instead_of` is the id of the deployment that the person agreed to replace ("": no deployment); if another
+    deployment became current since, this is a Refusal.
+
+    The image is verified again, because it may have expired or a policy may have changed since its deploy. If the
+    registry does not answer, an image that was verified before is promoted all the same: a roll-back must work while
+    AWS does not answer. Only DEPLOY_IMAGE_VERIFICATION_ENABLED=0 skips the verification.
     """
     try:
         wanted = images.Version.parse(version)
@@ -230,7 +234,7 @@ def _named(current: Deployment | None) -> dict[str, str | None]:
 
 
 def _agreed(before: Deployment | None, instead_of: str | None) -> None:
-    """Raise Refusal where another deployment is current than the one that somebody agreed to replace."""
+    """Raise Refusal if the current deployment (`before`) is not the deployment that the person agreed to replace."""
     if instead_of is not None and (before.id if before is not None else "") != instead_of:
         raise refusal("current_has_changed", version=before.version if before is not None else "nothing")
 
@@ -251,25 +255,26 @@ def _prove_again(deployment: Deployment, configuration: Configuration) -> None:
 
 
 def current_promotion(*, environment: Environment) -> Promotion | None:
+    """The promotion of the environment's current deployment; None before the first promotion."""
     promotions = Promotion.objects.select_related("deployment", "rolled_back_from")
     return promotions.filter(environment=environment, label="current").first()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Promoted:
-    """What was current before; whether the deployment was made current now; whether it is (another call may have)."""
+    """The result of `_make_current`."""
 
-    before: Deployment | None
-    made: bool
-    is_current: bool
+    before: Deployment | None  # the current deployment before the call
+    made: bool  # whether this call made the deployment current
+    is_current: bool  # whether the deployment is current now; another call may have made it current
 
 
 def _make_current(deployment: Deployment, *, by: str, newer_only: bool, instead_of: str | None = None) -> _Promoted:
-    """Point the environment at this deployment, and add the promotion's event. Not made when what is current is newer
-    and that matters, or is this one. Raises Refusal for `instead_of` as `promote`, and when others kept coming between.
+    """Make this deployment the current deployment of its environment, and add the promotion's event.
 
-    Inside a transaction, with what belongs to the promotion. A compare-and-set on what was current: of two at once, the
-    one that loses looks again.
+    Does nothing if the deployment is current, or if `newer_only` and a newer deployment is current. Raises Refusal for
+    `instead_of` like `promote`, and if other promotions came first 20 times. Needs an open transaction. Compares and
+    sets the current deployment: of two promotions at once, the slower one reads the current deployment again.
     """
     for _ in range(20):
         current = current_promotion(environment=deployment.environment)
@@ -303,32 +308,34 @@ def _make_current(deployment: Deployment, *, by: str, newer_only: bool, instead_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromotionChange:
-    """What making a deployment current would change, as it stands now."""
+    """What a promotion of this deployment would change now."""
 
     deployment: Deployment
     current: Promotion | None
 
     @property
     def rolls_back(self) -> bool:
+        """Whether the current deployment is newer."""
         return self.current is not None and self.deployment.version < self.current.deployment.version
 
     @property
     def token(self) -> str:
-        """Names what is current now; what somebody has agreed to replace."""
+        """The id of the current deployment ("": none), which the person agrees to replace."""
         return self.current.deployment_id if self.current else ""
 
 
 def change_to(deployment: Deployment) -> PromotionChange:
+    """The change that a promotion of this deployment would make."""
     return PromotionChange(deployment=deployment, current=current_promotion(environment=deployment.environment))
 
 
 def make_current(
     *, deployment: Deployment, instead_of: str, by: str, configuration: Configuration, trail: Trail
 ) -> None:
-    """Promote, or roll back to, a deployment in the place of the one that the person saw (`PromotionChange.token`).
+    """Promote, or roll back to, a deployment. `instead_of`: the `PromotionChange.token` that the person agreed to.
 
-    Its image is proved again first, which asks the registry while the person waits: an image that expired since must
-    not become what the cluster runs. Raises Refusal, also when another one has become current since.
+    The image is verified again first, while the person waits, so that an expired image does not become current. Raises
+    Refusal, also if another deployment became current since.
     """
     promote(
         environment=deployment.environment,
@@ -342,6 +349,6 @@ def make_current(
 
 
 def rolled_back(promotion: Promotion) -> Deployment | None:
-    """The newer deployment that this promotion took the place of, if what is current is still older than that."""
+    """The newer deployment that this promotion replaced; None if the promoted deployment is newer."""
     replaced = promotion.rolled_back_from
     return replaced if replaced is not None and replaced.version > promotion.deployment.version else None

@@ -1,10 +1,11 @@
-"""Registry credentials for one deploy: as narrow as the installation allows, and it is known how narrow they are.
+"""Registry credentials for one deploy, limited to one repository if the installation allows it.
 
-An ECR log-in acts with the rights of whoever fetched it, lives for hours and cannot be taken back. So it is fetched
-with a session that may push to and pull from one repository and do nothing else. Where AWS definitively does not
-allow such a session, the log-in is the server's own, which opens the whole registry; that is remembered for a while,
-so that not every deploy asks in vain, and told on the deployment. A push role that is configured is an order: where it
-is refused, nothing wider takes its place. Nothing here is stored or logged but the kind.
+An ECR log-in has the rights of the identity that fetched it, is valid for hours and cannot be revoked. So it is fetched
+with a session that may only push to and pull from one repository. If AWS denies such a session, the log-in is the
+server's own, which gives access to the whole registry: the deployment stores the reason, and the denial is remembered
+for REMEMBER_SECONDS, so that not every deploy repeats the denied call. If a push role is configured and AWS refuses it,
+the request fails; there is no fallback to broader credentials. The credentials are neither stored nor logged, only
+their kind is stored.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from deployments.images import EcrRegistry
 logger = logging.getLogger(__name__)
 
 SESSION, TOKEN, PASSWORD = "session", "token", "password"
-SESSION_SECONDS = 3600  # the most that AWS gives to a session that was made with another role's session
+SESSION_SECONDS = 3600  # AWS's maximum for a session that was made with another role's session (role chaining)
 REMEMBER_SECONDS = 600
 PUSH_AND_PULL = (
     "ecr:BatchCheckLayerAvailability",
@@ -41,25 +42,25 @@ PUSH_AND_PULL = (
     "ecr:UploadLayerPart",
 )
 
-#: (who asked, for which role) → until when it is not asked again (this process's clock), and AWS's reason.
+#: (access key, role) → (end by the monotonic clock until which AWS is not called again, AWS's reason).
 _not_allowed: dict[tuple[str, str | None], tuple[float, str]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """A log-in that the CLI pushes with. `wider`: why it opens more than the one repository, if it does."""
+    """A log-in for the CLI's push. `wider`: why it gives access to more than one repository; empty if it does not."""
 
     username: str
     password: str = field(repr=False)
     expires_at: datetime
     repository_uri: str
-    endpoint: str | None  # where the registry is really served, if that is known
+    endpoint: str | None  # ECR's proxyEndpoint; None for another registry
     kind: str
     wider: str = ""
 
 
 def issue(*, image_ref: str, label: str, registry: RegistryConfig) -> Credentials:
-    """Credentials to push an image with. `label` is the session's name, which CloudTrail shows. Raises Refusal."""
+    """Credentials for the push of an image. `label` is the session's name, which CloudTrail shows. Raises Refusal."""
     uri = image_ref.rpartition(":")[0]
     host, _, name = uri.partition("/")
     ecr = ecr_of(registry, host)
@@ -69,7 +70,7 @@ def issue(*, image_ref: str, label: str, registry: RegistryConfig) -> Credential
         return Credentials(
             username=registry.username,
             password=registry.password,
-            # A password does not expire; the CLI wants a time, and asks again at its next deploy.
+            # The CLI requires a time, although a password does not expire.
             expires_at=timezone.now() + timedelta(hours=12),
             repository_uri=uri,
             endpoint=None,
@@ -79,10 +80,11 @@ def issue(*, image_ref: str, label: str, registry: RegistryConfig) -> Credential
 
 
 def session_policy(registry: EcrRegistry, name: str) -> str:
-    """What a session may do: push to and pull from this one repository. AWS takes 2,048 characters."""
+    """The policy of a session that may push to and pull from this repository. AWS accepts 2,048 characters."""
     statements = [
         {"Effect": "Allow", "Action": PUSH_AND_PULL, "Resource": registry.repository_arn(name)},
-        {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},  # it takes no repository
+        # AWS accepts only * as the resource of this action.
+        {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
     ]
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"))
 
@@ -108,7 +110,10 @@ def _of_ecr(ecr: Ecr, registry: RegistryConfig, *, name: str, label: str, uri: s
 
 
 def _session(ecr: Ecr, registry: RegistryConfig, *, name: str, label: str) -> Session | str:
-    """A session for one repository, or why there is none. Raises RegistryError for all that is no definitive “no”."""
+    """A session for one repository, or a sentence why AWS does not allow such a session.
+
+    Raises RegistryError if the push role is refused, and for other errors than a denial.
+    """
     policy = session_policy(ecr.registry, name)
     if registry.push_role_arn:
         role = Access(
@@ -117,16 +122,16 @@ def _session(ecr: Ecr, registry: RegistryConfig, *, name: str, label: str) -> Se
             setting="DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN",
         )
         return ecr.assume(role, label=label, policy=policy, seconds=SESSION_SECONDS)
-    us = ecr.ambient()
+    ambient = ecr.ambient()
     make: Callable[..., Session]
     if ecr.access.role_arn:
         make = functools.partial(ecr.assume, ecr.access)
-    elif us.long_lived:
+    elif ambient.long_lived:
         make = ecr.federate
     else:
         return catalogue.sentence("credentials_not_narrowable")
-    asked = (us.access_key, ecr.access.role_arn)
-    until, reason = _not_allowed.get(asked, (0.0, ""))
+    identity = (ambient.access_key, ecr.access.role_arn)
+    until, reason = _not_allowed.get(identity, (0.0, ""))
     if time.monotonic() < until:
         return reason
     try:
@@ -135,5 +140,5 @@ def _session(ecr: Ecr, registry: RegistryConfig, *, name: str, label: str) -> Se
         if not error.denied:
             raise
         logger.warning("credentials.not_narrowed reason=%s", error.sentence)
-        _not_allowed[asked] = (time.monotonic() + REMEMBER_SECONDS, error.sentence)
+        _not_allowed[identity] = (time.monotonic() + REMEMBER_SECONDS, error.sentence)
         return error.sentence

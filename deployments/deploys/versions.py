@@ -1,11 +1,11 @@
-"""Version counters that are behind the registry: raised above the highest version that an image's tag shows.
+"""Raise version counters that are lower than the versions in the registry's tags.
 
-A counter is behind when the database was restored from a backup that is older than the registry. The next deploy
-would then get a version that an image has already. Counters are only raised, each by one conditional UPDATE, so this
-may run again, twice at once, and beside deploys.
+A counter is too low after the database was restored from an older backup. The next deploy would then get a version that
+an image already has. Each counter is raised by one conditional UPDATE and never lowered, so `learn` may run again,
+concurrently, and during deploys.
 
-The tag names the type of the environment and not the branch, so every environment of that type is raised, all
-preview branches included. A day that lies in the future is not a version of ours, and is left out.
+A tag names the type of the environment, not the branch. So `learn` raises the counter of each environment of that type,
+including all preview branches. A version of a future day was not made by this program and is ignored.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """The result of `learn`: a sentence for each environment that was raised, and for each repository that refused."""
+    """The result of `learn`: a sentence for each raised counter, and for each repository whose tags AWS refused."""
 
     raised: tuple[str, ...]
     refused: tuple[str, ...]
 
 
 def learn(*, configuration: Configuration, trail: Trail) -> Learned:
-    """List the tags of every project's repository and raise the counters that are behind: one call for 1,000 tags.
+    """List the tags of every project's repository (1,000 tags a call) and raise the counters that are too low.
 
-    A repository whose tags AWS does not list is reported, and does not stop the others.
+    A repository whose tags AWS does not list is reported in `refused`; the other repositories are still read.
     """
     raised: list[str] = []
     refused: list[str] = []
@@ -55,11 +55,11 @@ def learn(*, configuration: Configuration, trail: Trail) -> Learned:
         prefix = f"{target.config.namespace}/"
         rows = Repository.objects.filter(target.rows).exclude(status=RepositoryStatus.MISSING)
         names = rows.values_list("name", flat=True).order_by("name")
-        # By the ref in its name: a repository may have been discovered before its project was made again.
+        # By the project ref in the name: a restored repository row may have no project.
         found = [(name, projects[ref]) for name in names if (ref := name.removeprefix(prefix)) in projects]
         ecr = _paced(target, configuration.calls_per_second)
         with ThreadPoolExecutor(max_workers=THREADS_PER_REGISTRY, thread_name_prefix="versions") as pool:
-            # The threads only ask AWS; every row is read and written in this one.
+            # The threads only call AWS; this thread reads and writes all rows.
             answers = pool.map(functools.partial(_highest, ecr), [name for name, _ in found])
             for (name, project), answer in zip(found, answers, strict=True):
                 if isinstance(answer, RegistryError):
@@ -70,7 +70,7 @@ def learn(*, configuration: Configuration, trail: Trail) -> Learned:
 
 
 def highest(tags: Iterable[str], *, today: str) -> dict[str, Version]:
-    """{environment type: its newest version} of those tags that are ours; versions of a day after `today` are not."""
+    """{environment type: newest version} in these tags. Ignores other tags, and versions of days after `today`."""
     found: dict[str, Version] = {}
     for text in tags:
         tag = images.parse_tag(text)
@@ -92,7 +92,7 @@ def _paced(target: Target, calls_per_second: int) -> Ecr:
 
 
 def _highest(ecr: Ecr, name: str) -> dict[str, Version] | RegistryError:
-    # Tomorrow: another host's clock may be a little ahead, and a deploy at midnight has to count.
+    # Tomorrow: another host's clock may be ahead, and a deploy at midnight must not be ignored.
     today = images.version_day(timezone.now().date() + timedelta(days=1))
     try:
         return highest(ecr.image_tags(name), today=today)
@@ -101,7 +101,7 @@ def _highest(ecr: Ecr, name: str) -> dict[str, Version] | RegistryError:
 
 
 def _raise(project: int, versions: dict[str, Version], *, name: str, trail: Trail) -> list[str]:
-    told: list[str] = []
+    sentences: list[str] = []
     for kind, version in sorted(versions.items()):
         behind = Q(version_day__lt=version.day) | Q(version_day=version.day, version_number__lt=version.number)
         for row in Environment.objects.filter(behind, project_id=project, type=kind).select_related("project"):
@@ -113,7 +113,9 @@ def _raise(project: int, versions: dict[str, Version], *, name: str, trail: Trai
                 if not changed:
                     line.nothing_changed()
             if not changed:
-                continue  # a deploy has raised it further meanwhile
+                continue  # a deploy has raised the counter further meanwhile
             log.info("versions.raised environment=%s repository=%s version=%s", row, name, version)
-            told.append(f"{row.project.name}, {row}: an image of {version} is in {name}, so the next version is above.")
-    return told
+            sentences.append(
+                f"{row.project.name}, {row}: {name} has an image of version {version}, so the next version is higher."
+            )
+    return sentences

@@ -20,23 +20,23 @@ SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
 
 
 def encryption_context(channel: NotificationChannel) -> str:
-    """What a channel's secret is sealed to."""
+    """The context for which the channel's secret is encrypted."""
     return f"notification channel {channel.pk}"
 
 
 def new_secret() -> str:
-    """A secret for the signature of a webhook."""
+    """A new random secret for the signatures of a webhook."""
     return f"whsec_{secrets.token_urlsafe(32)}"
 
 
 def shown(address: str) -> str:
-    """A secret address, short enough that nobody can use it."""
+    """A secret address, shortened so that nobody can use it: scheme, host and the last four characters."""
     target = urlsplit(address)
     return f"{target.scheme}://{target.hostname}/…{target.path[-4:]}"
 
 
 def set_address(channel: NotificationChannel, address: str, *, vault: Vault) -> None:
-    """Set where a saved channel sends to. Slack's is a secret: it is sealed, and shown short."""
+    """Set the address of a saved channel. An address of Slack is a secret: it is encrypted, and shown shortened."""
     if channel.kind == ChannelKind.SLACK:
         channel.secret = vault.encrypt(address, context=encryption_context(channel))
         address = shown(address)
@@ -44,20 +44,20 @@ def set_address(channel: NotificationChannel, address: str, *, vault: Vault) -> 
 
 
 def set_secret(channel: NotificationChannel, secret: str, *, vault: Vault) -> None:
-    """Set the secret that a saved webhook's messages are signed with."""
+    """Set the secret that signs the messages of a saved webhook."""
     channel.secret = vault.encrypt(secret, context=encryption_context(channel))
 
 
 def problem_of(kind: str, address: str, *, allow_private: bool) -> str:
-    """What is wrong with a new address, in a sentence; empty when nothing is. The host is not looked up."""
+    """Why this address is not valid, as a sentence; empty if it is valid. The host name is not resolved."""
     if kind == ChannelKind.MAIL:
         addresses = _mail_addresses(address)
         try:
             for each in addresses:
                 validate_email(each)
         except ValidationError:
-            return "Write one or more mail addresses with commas between."
-        return "" if addresses else "Write one or more mail addresses with commas between."
+            return "Enter one or more mail addresses, separated by commas."
+        return "" if addresses else "Enter one or more mail addresses, separated by commas."
     try:
         target = outbound_http.parse(address, allow_private=allow_private)
     except Undeliverable as error:
@@ -72,7 +72,10 @@ def _mail_addresses(text: str) -> list[str]:
 
 
 def reencrypt(*, vault: Vault) -> tuple[int, list[NotificationChannel]]:
-    """Seal every channel's secret with the vault's first key. Returns how many, and those that no key opens."""
+    """Encrypt every channel's secret with the vault's first key.
+
+    Returns how many secrets were encrypted again, and the channels whose secret cannot be decrypted.
+    """
     done, unreadable = 0, []
     for channel in NotificationChannel.objects.exclude(secret=""):
         if vault.is_current(channel.secret):

@@ -1,12 +1,12 @@
-"""Deliveries: one row for each channel and change of state, sent until the receiver accepts it.
+"""Deliveries: one row for each channel and change of state, sent until the receiver accepts the message.
 
-Each minute `collect` reads the news of the last day (`deployments.notify.news`) and writes a delivery for each change
-of state that a channel wants and has no delivery of. The delivery's unique key makes a second `collect` harmless, so
-no cursor can be lost. `deliver` sends what is due, outside any transaction. A delivery is claimed by a compare-and-set
-that also says when to try again: a worker that dies while it sends delays the message, and two workers never send the
-same message twice.
+Each minute `collect` reads the news of the last day (`deployments.notify.news`) and writes a missing delivery for each
+change of state and each channel that wants it. A delivery has a unique key, so `collect` may run twice and needs no
+cursor. `deliver` sends due deliveries, outside any transaction. A compare-and-set claims a delivery and sets the time
+of the next attempt: if a worker dies while it sends, the message is late, and two workers do not send the same message
+at once.
 
-Many changes at once become one message, because nobody reads a thousand mails.
+Many changes at once become one message (a digest).
 """
 
 from __future__ import annotations
@@ -37,26 +37,23 @@ log = logging.getLogger(__name__)
 
 TEST_EVENT = "test"
 
-MAX_REFUSALS_IN_A_ROW = 20  # in a row: then the receiver refuses everything, and its channel's turn ends
-REFUSAL_SECONDS = 5.0  # spent on refused messages of one channel in one turn
+MAX_REFUSALS_IN_A_ROW = 20  # after so many refusals, `deliver` sends nothing more to the channel
+REFUSAL_SECONDS = 5.0  # the longest time that one `deliver` spends on refused messages of one channel
 RETRY_AFTER = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=30))
 MAX_ATTEMPTS = len(RETRY_AFTER) + 1
-MAX_SINGLE_MESSAGES = 5  # messages of one event, in one look, that are sent one by one
+MAX_SINGLE_MESSAGES = 5  # more new messages of one event in one `collect` become a digest
 DIGEST_EVERY = timedelta(minutes=10)
 DELIVERIES_KEPT_FOR = timedelta(days=30)
 IN_DIGEST = "in the message for many"
-
-
-# ----------------------------------------------------------------------------------------------------------- channels
 
 
 # ------------------------------------------------------------------------------------------------------------ collect
 
 
 def collect(*, configuration: Configuration, now: datetime | None = None) -> int:
-    """Write down what channels have not heard of yet. Returns how many deliveries are due, whoever wrote them.
+    """Write the missing deliveries. Returns how many deliveries are due, also those of other workers.
 
-    Only rows are read and written. A channel hears of what happened after it was made.
+    Only reads and writes rows. A channel gets no news from before the time at which the channel was made.
     """
     now = now or clock.now()
     channels = list(NotificationChannel.objects.filter(enabled=True).prefetch_related("projects"))
@@ -74,9 +71,9 @@ def _collect_for(channel: NotificationChannel, news: list[News], *, origin: str,
     projects = {project.pk for project in channel.projects.all()}
     wanted: dict[str, list[News]] = defaultdict(list)
     for each in news:
-        heard = not channel.events or each.event in channel.events
-        concerned = not projects or each.project in projects
-        if heard and concerned and (each.at >= channel.created_at or each.at > now):
+        of_event = not channel.events or each.event in channel.events
+        of_project = not projects or each.project in projects
+        if of_event and of_project and (each.at >= channel.created_at or each.at > now):
             wanted[each.event].append(each)
     for event, items in wanted.items():
         fresh = _unheard(channel, items)
@@ -88,7 +85,7 @@ def _collect_for(channel: NotificationChannel, news: list[News], *, origin: str,
         if len(fresh) <= MAX_SINGLE_MESSAGES and not digest.exists():
             rows = [_delivery(channel, each, origin=origin, now=now) for each in fresh]
         elif digest.exists():
-            continue  # they are in the next one
+            continue  # the next digest includes them
         else:
             rows = [_digest(channel, event, fresh, origin=origin, now=now)]
             rows += [
@@ -98,7 +95,7 @@ def _collect_for(channel: NotificationChannel, news: list[News], *, origin: str,
                 )
                 for each in fresh
             ]  # fmt: skip
-        # Both or neither: a digest whose items were not marked would be written again.
+        # One transaction: a digest without the rows of its items would be written again.
         with transaction.atomic():
             NotificationDelivery.objects.bulk_create(rows, ignore_conflicts=True, batch_size=500)
 
@@ -136,7 +133,7 @@ def _digest(
     kind = event.partition(".")[0]
     news = News(
         event=event,
-        # The same for two workers that look at once, so that only one of them gets to write it.
+        # Two workers at once make the same key, so only one of them writes the digest.
         key=f"digest:{items[0].key}"[:200],
         at=items[-1].at,
         subject=f"{EVENTS[event]}: {number} times",
@@ -154,9 +151,6 @@ def _line(text: str) -> str:
     return " ".join(text.split())[:300]
 
 
-# ---------------------------------------------------------------------------------------------------------- the news
-
-
 # ------------------------------------------------------------------------------------------------------------ deliver
 
 
@@ -168,21 +162,22 @@ def _due(now: datetime) -> QuerySet[NotificationDelivery]:
 
 def deliver(
     *,
-    means: DeliverySettings,
+    delivery_settings: DeliverySettings,
     seconds: float = 30.0,
     now: datetime | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Send what is due until the time is over, or `stopping`; returns how many arrived. Not within a transaction.
+    """Send due deliveries for `seconds`, or until `stopping`. Returns how many receivers accepted a message.
 
-    First attempts come before repeated ones. A message that its receiver refuses waits for its next attempt, and the
-    channel's others go on. A channel is left alone for the rest of this call when nobody answers there, so that one
-    that hangs does not hold up the others, and after MAX_REFUSALS_IN_A_ROW refusals or REFUSAL_SECONDS of them.
+    First attempts come before repeated attempts. A refused message waits for its next attempt while the channel's other
+    messages are sent. This call sends nothing more to a channel that does not answer (so that a channel that hangs does
+    not delay the other channels), or after MAX_REFUSALS_IN_A_ROW refusals, or after REFUSAL_SECONDS of refusals. Raises
+    RuntimeError inside a transaction.
     """
     until = time.monotonic() + seconds
     failing: set[int] = set()
-    refused: Counter[int] = Counter()  # in a row, by channel
-    spent: defaultdict[int, float] = defaultdict(float)  # seconds on refused messages, by channel
+    refused: Counter[int] = Counter()  # {channel: refusals in a row}
+    spent: defaultdict[int, float] = defaultdict(float)  # {channel: seconds for refused messages}
     sent = 0
     while (began := time.monotonic()) < until and not stopping():
         row = _due(now or clock.now()).exclude(channel__in=failing).select_related("channel").order_by(
@@ -193,7 +188,7 @@ def deliver(
         if not _claim(row, now or clock.now()):
             continue
         channel = row.channel_id
-        failure = _try(row, means)
+        failure = _try(row, delivery_settings)
         if failure is None:
             sent += 1
             refused[channel] = 0
@@ -206,12 +201,12 @@ def deliver(
 
 
 def _claim(row: NotificationDelivery, now: datetime) -> bool:
-    """Take a delivery, and say in the same write when to try again should we not come back from this one."""
+    """Claim a delivery. The same write sets the next attempt, in case this process dies during this attempt."""
     mine = NotificationDelivery.objects.filter(
         pk=row.pk, status=DeliveryStatus.WAITING, attempts=row.attempts, next_try_at=row.next_try_at
     )
-    if row.attempts >= MAX_ATTEMPTS:  # whoever made the last attempt died in it
-        mine.update(status=DeliveryStatus.FAILED, answer="Nobody came back from the last attempt.")
+    if row.attempts >= MAX_ATTEMPTS:  # the process died during the last attempt
+        mine.update(status=DeliveryStatus.FAILED, answer="The worker ended during the last attempt.")
         return False
     delay = RETRY_AFTER[min(row.attempts, len(RETRY_AFTER) - 1)]
     taken = mine.update(attempts=row.attempts + 1, next_try_at=now + delay)
@@ -219,13 +214,13 @@ def _claim(row: NotificationDelivery, now: datetime) -> bool:
     return bool(taken)
 
 
-def _try(row: NotificationDelivery, means: DeliverySettings, *, retry: bool = True) -> Undeliverable | None:
-    """One attempt at a claimed delivery, and its outcome on the row and on its channel. None when it arrived."""
+def _try(row: NotificationDelivery, delivery_settings: DeliverySettings, *, retry: bool = True) -> Undeliverable | None:
+    """Try a claimed delivery once, and store the result on its row and channel. None if the receiver accepted it."""
     channel = row.channel
     failure: Undeliverable | None = None
     answer = ""
     try:
-        answer = send(row, means)
+        answer = send(row, delivery_settings)
     except Undeliverable as error:
         failure = error
     now = clock.now()
@@ -243,23 +238,22 @@ def _try(row: NotificationDelivery, means: DeliverySettings, *, retry: bool = Tr
     return failure
 
 
-def send_test(*, channel: NotificationChannel, means: DeliverySettings, origin: str, by: str) -> NotificationDelivery:
-    """Send one message now, to an enabled channel or not, once. What came of it is on the delivery."""
+def send_test(
+    *, channel: NotificationChannel, delivery_settings: DeliverySettings, origin: str, by: str
+) -> NotificationDelivery:
+    """Send one test message now, once, even if the channel is disabled. The returned delivery has the result."""
     now = clock.now()
     news = News(
         event=TEST_EVENT,
         key=f"{TEST_EVENT}:{secrets.token_hex(8)}",
         at=now,
-        subject="A test message of Registry Admin",
-        text=f"It was asked for by {by}. Nothing happened.",
+        subject="Test message from Registry Admin",
+        text=f"Test sent by {by}. No action needed.",
         path=reverse("admin:index"),
     )
     row = _delivery(channel, news, origin=origin, now=now)
-    row.attempts = MAX_ATTEMPTS  # nobody else tries it
+    row.attempts = MAX_ATTEMPTS  # no worker tries it again
     row.next_try_at = now + timedelta(days=1)
     row.save()
-    _try(row, means, retry=False)
+    _try(row, delivery_settings, retry=False)
     return row
-
-
-# --------------------------------------------------------------------------------------------------------- the senders

@@ -1,6 +1,6 @@
-"""What is news: changes of state of the last day, read from the rows. It only reads.
+"""News: changes of state of the last day, found in the rows. This module only reads.
 
-No code that deploys or sweeps calls this package, so a notification never delays or fails a deploy.
+The code of deploys and sweeps does not call this package, so a notification never delays a deploy or lets it fail.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ from deployments.models import (
 from deployments.reconcile import generation, repositories
 from deployments.reconcile.processes import LONG_SILENCE
 
-#: Event → what happened, as the boxes of a channel's form say it.
+#: Event → its label in the form of a channel.
 EVENTS = {
     "deployment.failed": "A deployment failed",
-    "deployment.timed_out": "A deployment was not heard of in time",
+    "deployment.timed_out": "A deployment timed out",
     "deployment.promoted": "A deployment became current",
     "deployment.rolled_back": "An environment was rolled back",
-    "repository.drifted": "A repository differs and is not put right",
-    "repository.healed": "A repository's policy was changed and put right",
+    "repository.drifted": "A repository drifted and was not repaired",
+    "repository.healed": "A repository's policy was changed and was repaired",
     "repository.failed": "A repository failed twice in a row",
     "repository.missing": "A repository was deleted from the registry",
     "sweep.failed": "Sweeps began to fail",
-    "worker.silent": "A worker is not heard of any more",
+    "worker.silent": "A worker stopped responding",
     "configuration.changed": "Another configuration counts",
     "configuration.disputed": "Processes disagree about the configuration, and a person has to decide",
     "writes.paused": "Writes to AWS were paused",
     "key.expiring": "An access key expires within a week",
 }
 
-LOOK_BACK = timedelta(hours=24)  # what is older when it is first seen is no news any more (D-no-cursor)
+LOOK_BACK = timedelta(hours=24)  # an older change is not notified, even if no worker ran meanwhile (D-no-cursor)
 
-MAX_ROWS_PER_KIND = 5000  # rows of a kind that one look takes in
+MAX_ROWS_PER_KIND = 5000  # the most rows of a kind that one `current_news` reads
 
-LONGEST_DEPLOY = timedelta(days=30)  # from its creation to its end: a time-out may be 7 days, and come late
+LONGEST_DEPLOY = timedelta(days=30)  # from creation to end: a timeout may be 7 days, and a worker may apply it late
 
 KEY_EXPIRY_WARNING = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class News:
-    """A change of state. `key` names it for ever; `project` is the pk of the one that it is about."""
+    """A change of state. `key` identifies it for ever. `path` is the path of its page. `project` is a primary key."""
 
     event: str
     key: str
@@ -76,10 +76,11 @@ class News:
 
 
 def current_news(now: datetime) -> list[News]:
-    """What happened in the last day, each change once.
+    """The changes of the last day, each change once.
 
-    Rows that only say what is true now miss what was overtaken between two looks, so each kind is found in rows that
-    stay: the end of a deployment, `PromotionEvent`, `RepositoryEvent`, an ended sweep, a worker's latest silence.
+    A row with only the present state would miss a change that another change has replaced since the last call. So each
+    kind of change is found in rows that stay: ended deployments, `PromotionEvent`, `RepositoryEvent`, ended sweeps,
+    the latest missing heartbeat of a process.
     """
     since = now - LOOK_BACK
     found = (
@@ -93,13 +94,13 @@ def current_news(now: datetime) -> list[News]:
         _pauses(since),
         _keys(since, now),
     )
-    # By its key, because what still lasts is found twice: in the present state and in the history.
+    # By key, because a change that still lasts is found twice: in the present state and in the history.
     return list({each.key: each for kind in found for each in kind}.values())
 
 
 def _deployments(since: datetime) -> Iterator[News]:
     ended = (
-        # By the index on status and creation.
+        # `created_at` is part of the index on status and creation.
         Deployment.objects.filter(
             status__in=(DeploymentStatus.FAILED, DeploymentStatus.TIMED_OUT),
             created_at__gte=since - LONGEST_DEPLOY,
@@ -137,7 +138,7 @@ def _promotions(since: datetime) -> Iterator[News]:
     for promotion in promotions.select_related(*related).order_by("-promoted_at")[:MAX_ROWS_PER_KIND]:
         row, back, at = promotion.deployment, promotion.rolled_back_from, promotion.promoted_at
         if back is not None and back.version <= row.version:
-            back = None  # what was rolled back has been overtaken since
+            back = None  # a later promotion has ended the roll-back
         name = "deployment.promoted" if back is None else "deployment.rolled_back"
         key = f"{name}:{row.pk}:{at.timestamp():.3f}"
         yield _promotion(promotion, at, promotion.promoted_by, back, key=key)
@@ -155,7 +156,7 @@ def _promotion(
         key=key,
         at=at,
         subject=subject,
-        text=(f"It takes the place of {back.version}." if back is not None else "It was promoted.") + _by(by),
+        text=(f"It replaces {back.version}." if back is not None else "It was promoted.") + _by(by),
         path=reverse("admin:deployments_deployment_change", args=[row.pk]),
         project=row.project_id,
         data=_of_deployment(row) | {"replaces": str(back.version) if back is not None else None},
@@ -179,7 +180,7 @@ def _by(name: str) -> str:
 
 
 def _repositories(since: datetime) -> Iterator[News]:
-    """The repositories that are drifted or failed now: version 0.1.0 writes no `state_since` into the history."""
+    """The repositories that are drifted or failed now. Needed because version 0.1.0 stores no `state_since`."""
     fields = ("name", "account", "region", "project_id", "status", "drifted_since", "differences", "last_error",
               "error_since", "last_error_at")  # fmt: skip
     rows = Repository.objects.only(*fields)
@@ -190,7 +191,7 @@ def _repositories(since: datetime) -> Iterator[News]:
         yield _state(row, RepositoryStatus.DRIFTED, row.drifted_since or since, row.drifted_since or since, words)
     failing = rows.filter(
         status=RepositoryStatus.FAILED,
-        last_error_is_installation=False,  # that is one fault, and the sweep's message says it once
+        last_error_is_installation=False,  # reported once, by the news of the sweep
         error_since__gte=since,
         last_error_at__gt=F("error_since") + repositories.SAME_ERROR_TWICE_AFTER,
     )
@@ -199,7 +200,7 @@ def _repositories(since: datetime) -> Iterator[News]:
 
 
 def _repository_events(since: datetime) -> Iterator[News]:
-    # The newest rows by their ids: there is no index on the time alone, and the table is a history that only grows.
+    # The newest rows by id: the table has no index on the time alone, and its number of rows only grows.
     newest = RepositoryEvent.objects.aggregate(id=Max("id"))["id"] or 0
     happened = RepositoryEvent.objects.filter(
         Q(kind__in=(EventKind.HEALED, EventKind.MISSING)) | Q(state_since__isnull=False),
@@ -222,7 +223,7 @@ def _repository_events(since: datetime) -> Iterator[News]:
 
 
 def _state(row: Repository, status: RepositoryStatus, since: datetime, at: datetime, text: str) -> News:
-    """That a repository is drifted or failed since then; the same key, whichever row reports it."""
+    """A repository is drifted or failed since a time. The key is the same for each row that reports this state."""
     words = "failed twice in a row" if status == RepositoryStatus.FAILED else "differs from the settings"
     text = text or "It differs from the settings."
     return _of_repository(f"repository.{status}", row, status, at, f"{since.timestamp():.3f}", words, text)
@@ -242,7 +243,7 @@ def _of_repository(event: str, row: Repository, status: str, at: datetime, key: 
 
 
 def _sweeps(since: datetime) -> Iterator[News]:
-    """The first failed sweep of several failed ones, in the order of their ends: the later ones are not notified."""
+    """Failed sweeps, in the order of their ends, if the sweep before did not fail."""
     ended = Sweep.objects.filter(dry_run=False, finished_at__isnull=False).order_by("-finished_at", "-pk")
     earlier = ended.filter(finished_at__lt=since).first()
     before = earlier.status if earlier is not None else ""
@@ -252,7 +253,7 @@ def _sweeps(since: datetime) -> Iterator[News]:
                 event="sweep.failed",
                 key=f"sweep.failed:{row.pk}",
                 at=row.finished_at or row.started_at,
-                subject="Sweeps fail: repositories are not looked at",
+                subject="Sweeps fail: repositories are not checked",
                 text=row.error[:1000] or "No reason was given.",
                 path=reverse("admin:index"),
                 data={"sweep": row.pk, "trigger": row.trigger},
@@ -261,7 +262,9 @@ def _sweeps(since: datetime) -> Iterator[News]:
 
 
 def _workers(since: datetime, now: datetime) -> Iterator[News]:
-    """A process that ends on SIGTERM records that; one without heartbeats was killed, or cannot reach the database."""
+    """Processes without a heartbeat: they were killed or cannot reach the database. A process that ends on SIGTERM
+    records its end.
+    """
     silent_now = Q(ended_at=None, beat_at__gte=since, beat_at__lt=now - LONG_SILENCE)
     for row in Process.objects.filter(Q(silent_from__gte=since) | silent_now, role__in=WATCHED_ROLES):
         if row.silent_from is not None and row.silent_from >= since:
@@ -270,7 +273,7 @@ def _workers(since: datetime, now: datetime) -> Iterator[News]:
             yield _silence(row, row.beat_at, f" Before that: {row.trouble}" if row.trouble else "")
 
 
-#: The roles whose missing heartbeat is notified, and what they are called.
+#: The roles whose missing heartbeat is notified, with their names.
 WATCHED_ROLES = {ProcessRole.WORKER: "The worker", ProcessRole.EVENTS: "The consumer of change events"}
 
 
@@ -299,7 +302,7 @@ def _configurations(since: datetime, now: datetime) -> Iterator[News]:
             data={"digest": row.configuration.digest, "generation": row.configuration.generation, "cause": row.cause},
         )
     for alarm in generation.alarms():
-        if alarm.code != "other":  # such a process does no harm, because it acts on what counts; the pages name it
+        if alarm.code != "other":  # “other” does no harm: the process uses the configuration that counts
             yield News(
                 event="configuration.disputed",
                 key=f"configuration.disputed:{alarm.code}:{alarm.key}",
@@ -326,7 +329,7 @@ def _pauses(since: datetime) -> Iterator[News]:
 
 def _keys(since: datetime, now: datetime) -> Iterator[News]:
     rows = (
-        # Also those that expired since: a short-lived key, or one that expired while no worker ran.
+        # Also keys that have expired: a short-lived key, or a key that expired while no worker ran.
         AccessKey.objects.filter(revoked_at=None, expires_at__gt=since, expires_at__lte=now + KEY_EXPIRY_WARNING)
         .exclude(kind=KeyKind.DEPLOY)
         .filter(~Exists(AccessKey.objects.filter(replaces=OuterRef("pk"), revoked_at=None)))
@@ -339,7 +342,7 @@ def _keys(since: datetime, now: datetime) -> Iterator[News]:
         yield News(
             event="key.expiring",
             key=f"key.expiring:{row.pk}:{row.expires_at:%Y%m%d}",
-            at=row.expires_at or now,  # ahead of us: it is news however old the channel is
+            at=row.expires_at or now,  # in the future, so that a new channel gets this news too
             subject=f"The key {row} of {owner} expire{'s' if ahead else 'd'} on {row.expires_at:%Y-%m-%d}",
             text=f"Last used: {row.last_used_by or 'never'}." + (" Rotate it before then." if ahead else ""),
             path=reverse("admin:deployments_accesskey_change", args=[row.pk]),

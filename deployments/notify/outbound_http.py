@@ -1,10 +1,11 @@
-"""The way out to addresses that people typed in: one POST over TLS to a public address, and nothing else.
+"""POST requests to URLs that people entered: over TLS, to public IP addresses only.
 
-Whoever may set a webhook's address could make this server talk to what only it can reach: a cloud's metadata service,
-a database, another tenant. So the host is resolved once, every address that it has must be a public one (also when it
-hides in a mapped, 6to4, Teredo or NAT64 address), and the connection goes to the very address that was checked. No
-redirect is followed, no proxy is used, and of the answer only the status is read. With `allow_private` (a setting)
-hosts of one's own network can be reached, over plain http too; link-local and metadata addresses never.
+A person who may set a webhook's URL could make this server send requests to hosts that only this server can reach: a
+cloud's metadata service, a database, another tenant (SSRF). So the host name is resolved once, every address of the
+host must be public (also the address inside a mapped, 6to4, Teredo or NAT64 address), and the connection goes to an
+address that was checked. No redirect is followed, no proxy is used, and only the status of the answer is read. With
+`allow_private` (a setting) private networks are allowed, also over plain HTTP; link-local and metadata addresses are
+never allowed.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-TIMEOUT_SECONDS = 5.0  # for everything together: the name, the connection, the answer
-MAX_ANSWER_BYTES = 64 * 1024  # bytes of an answer that are read at most
+TIMEOUT_SECONDS = 5.0  # for the name resolution, the connection and the answer together
+MAX_ANSWER_BYTES = 64 * 1024  # the most that is read of an answer
 ALLOWED_PORTS = (443, 8443)
-MAX_ADDRESS_CHARACTERS = 500  # characters of an address; the column's own limit
+MAX_ADDRESS_CHARACTERS = 500  # the limit of the database column
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -33,29 +34,29 @@ def _networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Networ
     return tuple(ipaddress.ip_network(text) for text in texts)
 
 
-#: Written out, because `is_global` differs between Python's versions (NAT64, 6to4 and multicast are “global” to some).
+#: A list, because `is_global` differs between Python versions (for NAT64, 6to4 and multicast).
 _NEVER = _networks(
     "0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4",
     "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32",  # metadata of Alibaba, Azure, Oracle
     "::/128", "fe80::/10", "ff00::/8",
     "fd00:ec2::/32", "fd20:ce::254/128",  # metadata of AWS, Google
-    "64:ff9b:1::/48",  # a NAT64 of one's own, with any IPv4 address inside
+    "64:ff9b:1::/48",  # local-use NAT64 (RFC 8215), which may contain any IPv4 address
 )  # fmt: skip
 _PRIVATE = _networks(
     "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24",
     "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
     "2001::/23", "2001:db8::/32", "3fff::/20",
 )  # fmt: skip
-_UNICAST = ipaddress.IPv6Network("2000::/3")  # of IPv6 everything else is private, reserved or worse
+_UNICAST = ipaddress.IPv6Network("2000::/3")  # global unicast; other IPv6 addresses are private or reserved
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 @dataclass(slots=True, kw_only=True)
 class Undeliverable(Exception):
-    """It was not delivered; `str()` says why in a few words, without the address and without any answer's text.
+    """The message was not delivered. `str()` says why, without the URL and without text of the receiver.
 
-    `permanent`: trying again is no use until somebody changes the address or the setting. `answered`: the receiver
-    answered and refused this message, so it may take others.
+    `permanent`: a retry fails until somebody changes the URL or the setting. `answered`: the receiver answered and
+    refused this message, so it may accept other messages.
     """
 
     reason: str
@@ -68,18 +69,18 @@ class Undeliverable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """An address that was read and may be tried."""
+    """A URL that `parse` allowed."""
 
     https: bool
-    host: str  # as TLS and the Host header name it
+    host: str  # the name for TLS and for the Host header
     port: int
     path: str
 
 
 def parse(url: str, *, allow_private: bool = False) -> Destination:
-    """Read an address. Raises Undeliverable (permanent) for one that is not allowed whatever its host resolves to."""
+    """Check a URL without resolving its host. Raises Undeliverable (permanent) if the URL is not allowed."""
     if len(url) > MAX_ADDRESS_CHARACTERS or not re.fullmatch(r"[!-~]+", url) or "\\" in url:
-        raise _no("The address has characters that none has, or is too long.")
+        raise _no("The address is empty, too long, or has a character that is not allowed in a URL.")
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").lower(), parts.port
@@ -88,13 +89,13 @@ def parse(url: str, *, allow_private: bool = False) -> Destination:
     if parts.scheme not in (("https", "http") if allow_private else ("https",)):
         raise _no("The address does not begin with https://.")
     if "@" in parts.netloc:
-        raise _no("The address has a user name or a password in it.")
+        raise _no("The address contains a user name or a password.")
     if "%" in host or not (re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", host) or ":" in host):
-        raise _no("The address names no host that can be looked up; one with other letters is written as xn--….")
+        raise _no("The address has no valid host name. Write a name with other letters as xn--….")
     if port is None:
         port = 443 if parts.scheme == "https" else 80
     if port == 0 or (port not in ALLOWED_PORTS and not allow_private):
-        raise _no("The address names a port other than 443 and 8443.")
+        raise _no("The port of the address is not 443 or 8443.")
     literal = _literal(host)
     if literal is not None and (reason := forbidden(literal, allow_private=allow_private)):
         raise _no(reason)
@@ -103,18 +104,18 @@ def parse(url: str, *, allow_private: bool = False) -> Destination:
 
 
 def forbidden(address: Address, *, allow_private: bool = False) -> str:
-    """Why this address must not be connected to; empty when it may be."""
+    """Why no connection to this IP address is allowed, as a sentence; empty if it is allowed."""
     for inner in _unwrapped(address):
         if any(inner in network for network in _NEVER):
-            return "The address leads to a link-local, multicast, reserved or metadata address."
+            return "The host has a link-local, multicast, reserved or metadata address."
         closed = any(inner in network for network in _PRIVATE) or (inner.version == 6 and inner not in _UNICAST)
         if closed and not allow_private:
-            return "The address leads into a private network or to this host (NOTIFY_ALLOW_PRIVATE=1 allows that)."
+            return "The host has an address of a private network or of this machine (NOTIFY_ALLOW_PRIVATE=1 allows it)."
     return ""
 
 
 def _unwrapped(address: Address) -> list[Address]:
-    """The address, or those that it stands for: routers and hosts may unwrap them on the way."""
+    """The address, or the IPv4 addresses inside it, to which a router or host could send the packets."""
     if isinstance(address, ipaddress.IPv4Address):
         return [address]
     bits = int(address)
@@ -125,7 +126,7 @@ def _unwrapped(address: Address) -> list[Address]:
         return [address.sixtofour]
     if address.teredo:
         return [*address.teredo]
-    plain = ipaddress.IPv6Address(bits)  # without a scope
+    plain = ipaddress.IPv6Address(bits)  # without a scope id
     isatap = (bits >> 32) & 0xFFFFFFFF in (0x00005EFE, 0x02005EFE)
     return [plain, low] if isatap else [plain]
 
@@ -147,7 +148,10 @@ def _no(reason: str) -> Undeliverable:
 def post(
     url: str, body: bytes, headers: Mapping[str, str], *, allow_private: bool = False, seconds: float = TIMEOUT_SECONDS
 ) -> int:
-    """POST the body and return the answer's status, whatever it is. Raises Undeliverable when there was no answer."""
+    """POST the body and return the status of the answer. Raises Undeliverable if there is no answer.
+
+    `seconds`: the time limit of the whole call.
+    """
     target = parse(url, allow_private=allow_private)
     until = time.monotonic() + seconds
     addresses = _resolve(target, until)
@@ -166,18 +170,18 @@ def post(
 
 
 def _resolve(target: Destination, until: float) -> list[Address]:
-    """Every address of the host, asked for once: what is checked is what is connected to."""
+    """Every address of the host. Resolved once, so that the checked address is the address of the connection."""
     literal = _literal(target.host)
     if literal is not None:
         return [literal]
-    # The look-up has no timeout of its own. A thread that is left behind ends with the resolver's.
+    # getaddrinfo has no timeout. After a timeout here, its thread ends when the resolver gives up.
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="resolve")
     try:
         found = pool.submit(socket.getaddrinfo, target.host, target.port, type=socket.SOCK_STREAM).result(_left(until))
     except (OSError, UnicodeError):
-        raise Undeliverable(reason="The host's name is not known.") from None
+        raise Undeliverable(reason="The host name could not be resolved.") from None
     except TooLate:
-        raise Undeliverable(reason="The host's name was not resolved in time.") from None
+        raise Undeliverable(reason="The host name was not resolved in time.") from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in found))
@@ -193,7 +197,7 @@ def _exchange(
     if target.https:
         context = ssl.create_default_context()
         connection = context.wrap_socket(connection, server_hostname=target.host, do_handshake_on_connect=False)
-    # One clock for the whole exchange: a peer that sends a byte now and then would outlast any timeout of a read.
+    # One time limit for the whole exchange: a peer that sends a byte now and then never reaches the timeout of a read.
     alarm = threading.Timer(_left(until), _hang_up, (connection,))
     alarm.daemon = True
     alarm.start()
@@ -203,7 +207,7 @@ def _exchange(
         connection.sendall(_request(target, body, headers))
         return _status(connection)
     except ssl.SSLCertVerificationError:
-        raise Undeliverable(reason="The host's certificate is not one that this server trusts.") from None
+        raise Undeliverable(reason="This server does not trust the host's certificate.") from None
     except (OSError, ValueError) as error:
         late = time.monotonic() >= until - 0.05
         raise Undeliverable(
@@ -216,9 +220,9 @@ def _exchange(
 
 def _hang_up(connection: socket.socket) -> None:
     try:
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # and not TLS's, which unwraps first
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # not SSLSocket.shutdown, which first ends the TLS session
     except OSError:
-        pass  # it has ended
+        pass  # the connection has ended
 
 
 def _request(target: Destination, body: bytes, headers: Mapping[str, str]) -> bytes:
@@ -232,12 +236,12 @@ def _request(target: Destination, body: bytes, headers: Mapping[str, str]) -> by
         "Connection: close",
     ]
     if any(not re.fullmatch(r"[ -~]+", line) for line in lines):
-        raise ValueError("A header has a character that none may have.")
+        raise ValueError("A header has a character that HTTP does not allow.")
     return "\r\n".join([*lines, "", ""]).encode("ascii") + body
 
 
 def _status(connection: socket.socket) -> int:
-    """The status of the answer; those below 200 only announce it. The rest of the answer is left where it is."""
+    """The status of the answer, after answers below 200. The rest of the answer is not read."""
     seen, total = b"", 0
     while total < MAX_ANSWER_BYTES:
         while b"\r\n\r\n" in seen:

@@ -1,4 +1,4 @@
-"""Sends one delivery by signed webhook, Slack or mail; `Undeliverable` with the reason where the receiver refuses."""
+"""Send one delivery by signed webhook, Slack or mail. Raises `Undeliverable` with the reason of a failure."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ SIGNATURE_HEADER, TIMESTAMP_HEADER = "X-Registry-Admin-Signature", "X-Registry-A
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverySettings:
-    """What sending needs of the installation."""
+    """The settings that `send` needs."""
 
     vault: Vault = field(repr=False)
     allow_private: bool = False
-    mail: bool = False  # a mail server is configured
+    mail: bool = False  # whether a mail server is configured
 
     @classmethod
     def of(cls, settings: Any) -> DeliverySettings:
-        """Those of Django's settings."""
+        """From Django's settings."""
         return cls(
             vault=Vault(settings.ENCRYPTION_KEYS),
             allow_private=settings.NOTIFY_ALLOW_PRIVATE,
@@ -44,26 +44,29 @@ class DeliverySettings:
         )
 
 
-def send(row: NotificationDelivery, means: DeliverySettings) -> str:
-    """Send to the channel and return the answer in a word. Raises Undeliverable."""
+def send(row: NotificationDelivery, delivery_settings: DeliverySettings) -> str:
+    """Send the delivery to its channel and return the answer in a few words. Raises Undeliverable.
+
+    Raises RuntimeError inside a transaction, which would stay open for the whole call.
+    """
     if connection.in_atomic_block:
-        raise RuntimeError("Nothing is sent while a database transaction is open")
+        raise RuntimeError("No message is sent while a database transaction is open")
     match row.channel.kind:
         case ChannelKind.MAIL:
-            return _send_mail(row, means)
+            return _send_mail(row, delivery_settings)
         case ChannelKind.SLACK:
-            return _send_slack(row, means)
+            return _send_slack(row, delivery_settings)
         case _:
-            return _send_webhook(row, means)
+            return _send_webhook(row, delivery_settings)
 
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
-    """What the receiver of a webhook computes too: HMAC-SHA256 over the timestamp, a dot and the body."""
+    """The signature of a webhook: HMAC-SHA256 of the timestamp, a dot and the body. The receiver computes it too."""
     mac = hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256)
     return f"v1={mac.hexdigest()}"
 
 
-def _send_webhook(row: NotificationDelivery, means: DeliverySettings) -> str:
+def _send_webhook(row: NotificationDelivery, delivery_settings: DeliverySettings) -> str:
     body = json.dumps({"id": f"delivery_{row.pk}", **row.body}, ensure_ascii=False, separators=(",", ":")).encode()
     timestamp = str(int(time.time()))
     headers = {
@@ -72,18 +75,20 @@ def _send_webhook(row: NotificationDelivery, means: DeliverySettings) -> str:
         "X-Registry-Admin-Event": row.event,
         "X-Registry-Admin-Delivery": f"delivery_{row.pk}",
         TIMESTAMP_HEADER: timestamp,
-        SIGNATURE_HEADER: sign(_open(row.channel, means), timestamp, body),
+        SIGNATURE_HEADER: sign(_secret(row.channel, delivery_settings), timestamp, body),
     }
-    return _answered(outbound_http.post(row.channel.address, body, headers, allow_private=means.allow_private))
+    return _answered(
+        outbound_http.post(row.channel.address, body, headers, allow_private=delivery_settings.allow_private)
+    )
 
 
-def _send_slack(row: NotificationDelivery, means: DeliverySettings) -> str:
+def _send_slack(row: NotificationDelivery, delivery_settings: DeliverySettings) -> str:
     said = row.body
     text = f"*{_slack(row.subject)}*\n{_slack(said.get('text', ''))}\n<{said.get('link', '')}|Open in Registry Admin>"
     body = json.dumps({"text": text[:3000], "unfurl_links": False}).encode()
     headers = {"Content-Type": "application/json", "User-Agent": "registry-admin"}
-    address = _open(row.channel, means)
-    return _answered(outbound_http.post(address, body, headers, allow_private=means.allow_private))
+    address = _secret(row.channel, delivery_settings)
+    return _answered(outbound_http.post(address, body, headers, allow_private=delivery_settings.allow_private))
 
 
 def _slack(text: object) -> str:
@@ -100,30 +105,31 @@ def _answered(status: int) -> str:
     raise Undeliverable(reason=f"Answered {status}.", permanent=status == 410, answered=True)
 
 
-#: The mail server refused one message; it was reachable and accepted the log-in.
+#: The mail server refused one message: the server was reachable and accepted the log-in.
 _REFUSED = (smtplib.SMTPRecipientsRefused, smtplib.SMTPSenderRefused, smtplib.SMTPDataError)
 
 
-def _send_mail(row: NotificationDelivery, means: DeliverySettings) -> str:
-    if not means.mail:
+def _send_mail(row: NotificationDelivery, delivery_settings: DeliverySettings) -> str:
+    if not delivery_settings.mail:
         raise Undeliverable(reason="No mail server is configured (EMAIL_URL).", permanent=True)
     text = f"{row.body.get('text', '')}\n\n{row.body.get('link', '')}\n"
     message = EmailMessage(f"[Registry Admin] {row.subject}", text, to=_mail_addresses(row.channel.address))
     try:
         message.send()
     except (smtplib.SMTPException, OSError) as error:
-        # Their words may hold what we logged in with.
+        # The text of the error may contain the user name and password.
         raise Undeliverable(
-            reason=f"The mail server did not take it ({type(error).__name__}).", answered=isinstance(error, _REFUSED)
+            reason=f"The mail server did not accept the message ({type(error).__name__}).",
+            answered=isinstance(error, _REFUSED),
         ) from None
-    return "taken by the mail server"
+    return "accepted by the mail server"
 
 
-def _open(channel: NotificationChannel, means: DeliverySettings) -> str:
+def _secret(channel: NotificationChannel, delivery_settings: DeliverySettings) -> str:
     try:
-        return means.vault.decrypt(channel.secret, context=encryption_context(channel))
+        return delivery_settings.vault.decrypt(channel.secret, context=encryption_context(channel))
     except Unreadable:
         raise Undeliverable(
-            reason="The channel's secret cannot be decrypted: set it again, or bring back its ENCRYPTION_KEY.",
+            reason="The channel's secret cannot be decrypted: set the secret again, or restore its ENCRYPTION_KEY.",
             permanent=True,
         ) from None

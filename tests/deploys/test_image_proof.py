@@ -96,7 +96,9 @@ def test_what_was_proved_stays_on_the_deployment(
     said = finalize(deployment, consumers, digest)
 
     found = receipt(deployment)
-    live = sandbox.client("ecr").get_repository_policy(repositoryName=image_proof.Place.of(deployment.image_ref).name)
+    live = sandbox.client("ecr").get_repository_policy(
+        repositoryName=image_proof.ImageLocation.of(deployment.image_ref).name
+    )
     assert found["digest"] == deployment.image_digest == digest
     assert (found["platforms"], found["manifests"], found["layers"]) == (["linux/amd64"], 1, 1)
     assert found["policy"] == "sha256:" + hashlib.sha256(live["policyText"].encode()).hexdigest()
@@ -142,7 +144,7 @@ def test_an_image_that_was_deleted_meanwhile_is_not_promoted(
 ) -> None:
     deployment = deploying(environment, ecr_configuration)
     digest = push(sandbox, deployment)
-    name = image_proof.Place.of(deployment.image_ref).name
+    name = image_proof.ImageLocation.of(deployment.image_ref).name
     sandbox.client("ecr").batch_delete_image(repositoryName=name, imageIds=[{"imageDigest": digest}])
 
     assert refused(deployment, ecr_configuration, digest).code == "image_not_found"
@@ -275,7 +277,7 @@ def index(*children: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def read(*contents: dict[str, Any] | str) -> image_proof.Tree:
-    place = image_proof.Place(host="registry", name="a", tag="t")
+    place = image_proof.ImageLocation(host="registry", name="a", tag="t")
     return image_proof._read(Shelf(*contents, CONFIGURATION), place, None, ["linux/amd64"])
 
 
@@ -374,7 +376,7 @@ def test_a_policy_that_was_changed_since_the_deploy_began_is_mended_first(
 ) -> None:
     deployment = deploying(environment, consumers)
     push(sandbox, deployment)
-    name = image_proof.Place.of(deployment.image_ref).name
+    name = image_proof.ImageLocation.of(deployment.image_ref).name
     sandbox.client("ecr").set_repository_policy(repositoryName=name, policyText=policy(principal=OWNER))
 
     finalize(deployment, consumers)
@@ -388,7 +390,7 @@ def test_a_policy_that_is_only_observed_is_left_and_the_image_is_refused(
     configuration = consuming(configure, DEPLOY_REGISTRY_ECR_POLICY_MODE="observe")
     deployment = deploying(environment, configuration)
     push(sandbox, deployment)
-    name = image_proof.Place.of(deployment.image_ref).name
+    name = image_proof.ImageLocation.of(deployment.image_ref).name
     sandbox.client("ecr").delete_repository_policy(repositoryName=name)
 
     assert refused(deployment, configuration).code == "consumer_cannot_pull"
@@ -448,7 +450,7 @@ def test_what_a_condition_decides_is_refused_until_a_probe_role_can_try_it(
     trying = consuming(
         configure, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=met, DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS=PROBE
     )
-    name = image_proof.Place.of(deployment.image_ref).name
+    name = image_proof.ImageLocation.of(deployment.image_ref).name
     sandbox.client("ecr").set_repository_policy(repositoryName=name, policyText=met)
     finalize(deployment, trying)
     assert receipt(deployment)["pullers"][CLUSTER]["how"] == "trial"
@@ -489,7 +491,7 @@ def test_a_role_that_its_own_account_does_not_let_pull_is_named_with_the_permiss
     refusal = refused(deployment, configuration)
 
     assert refusal.code == "trial_pull_refused"
-    name = image_proof.Place.of(deployment.image_ref).name
+    name = image_proof.ImageLocation.of(deployment.image_ref).name
     for part in (CLUSTER, PROBE, f"Allow {lacking} on arn:aws:ecr:us-east-1:{OWNER}:repository/{name}"):
         assert part in refusal.sentence
 
@@ -609,7 +611,7 @@ def test_a_version_whose_image_has_gone_since_is_not_promoted(
     environment: Environment, consumers: Configuration, sandbox: Sandbox
 ) -> None:
     deployment = promoted_later(environment, consumers, sandbox)
-    name = image_proof.Place.of(deployment.image_ref).name
+    name = image_proof.ImageLocation.of(deployment.image_ref).name
     sandbox.client("ecr").batch_delete_image(repositoryName=name, imageIds=[{"imageDigest": deployment.image_digest}])
 
     with pytest.raises(Refusal) as caught:

@@ -707,8 +707,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_session",
-            "asked = (us.access_key, ecr.access.role_arn)",
-            "asked = (us.access_key, None)",
+            "identity = (ambient.access_key, ecr.access.role_arn)",
+            "identity = (ambient.access_key, None)",
             "deploys/test_push_credentials.py::test_a_refusal_for_one_role_is_not_held_against_another",
         ),
     ),

@@ -538,7 +538,7 @@ def test_each_promotion_is_notified_also_when_the_next_one_came_before_the_look(
     assert collected(configuration) == []
     told = NotificationDelivery.objects.get(event="deployment.rolled_back")
     assert (told.body["data"]["version"], told.body["data"]["replaces"]) == ("20261124.1", "20261124.2")
-    assert told.body["text"] == "It takes the place of 20261124.2. By mira."
+    assert told.body["text"] == "It replaces 20261124.2. By mira."
 
 
 def test_a_promotion_that_version_0_1_0_made_during_an_upgrade_is_notified_beside_those_of_this_version(
@@ -814,9 +814,9 @@ def test_many_at_once_become_one_message_and_the_next_ones_wait_their_turn(
         collected(configuration)
     assert len(captured) < 40
     waiting = NotificationDelivery.objects.filter(status="waiting")
-    assert [row.subject for row in waiting] == ["A repository differs and is not put right: 120 times"]
+    assert [row.subject for row in waiting] == ["A repository drifted and was not repaired: 120 times"]
     assert waiting[0].body["text"].endswith("… and 100 more.")
-    assert deliveries.deliver(means=MEANS) == 1
+    assert deliveries.deliver(delivery_settings=MEANS) == 1
     assert len(receiver.received) == 1
 
     repository(project, 500, status="drifted", drifted_since=timezone.now())
@@ -873,7 +873,7 @@ def waiting(
 def test_a_webhook_is_signed_so_that_its_receiver_can_check_it(
     waiting: NotificationDelivery, receiver: Receiver
 ) -> None:
-    assert deliveries.deliver(means=MEANS) == 1
+    assert deliveries.deliver(delivery_settings=MEANS) == 1
 
     (got,) = receiver.received
     stamp = got.headers["X-Registry-Admin-Timestamp"]
@@ -894,7 +894,7 @@ def test_the_receivers_check_in_the_docs_accepts_ours_and_refuses_others(
     assert snippet is not None
     names: dict[str, Any] = {}
     exec(snippet[1], names)  # noqa: S102  (it is our own documentation)
-    deliveries.deliver(means=MEANS)
+    deliveries.deliver(delivery_settings=MEANS)
     (got,) = receiver.received
 
     genuine = names["is_genuine"]
@@ -906,10 +906,10 @@ def test_the_receivers_check_in_the_docs_accepts_ours_and_refuses_others(
 
 
 def test_a_worker_that_is_to_stop_begins_no_message(waiting: NotificationDelivery, receiver: Receiver) -> None:
-    assert deliveries.deliver(means=MEANS, stopping=lambda: True) == 0
+    assert deliveries.deliver(delivery_settings=MEANS, stopping=lambda: True) == 0
     assert receiver.received == []
 
-    assert deliveries.deliver(means=MEANS) == 1
+    assert deliveries.deliver(delivery_settings=MEANS) == 1
 
 
 def test_a_host_whose_clock_is_wrong_tells_nothing_early_and_tries_nothing_early(
@@ -919,8 +919,8 @@ def test_a_host_whose_clock_is_wrong_tells_nothing_early_and_tries_nothing_early
     Process.objects.create(role=ProcessRole.WORKER, host="one", pid=1)
     ahead = timezone.now() + timedelta(minutes=4)
     monkeypatch.setattr("django.utils.timezone.now", lambda: ahead)
-    deliveries.deliver(means=MEANS)
-    deliveries.deliver(means=MEANS)
+    deliveries.deliver(delivery_settings=MEANS)
+    deliveries.deliver(delivery_settings=MEANS)
     deliveries.collect(configuration=configuration)
 
     waiting.refresh_from_db()
@@ -937,8 +937,8 @@ def test_what_fails_is_tried_again_after_1_5_and_30_minutes_and_then_given_up(
 
     waits = []
     for _ in range(4):
-        assert deliveries.deliver(means=MEANS, now=now) == 0
-        assert deliveries.deliver(means=MEANS, now=now + timedelta(seconds=50)) == 0  # not yet
+        assert deliveries.deliver(delivery_settings=MEANS, now=now) == 0
+        assert deliveries.deliver(delivery_settings=MEANS, now=now + timedelta(seconds=50)) == 0  # not yet
         waiting.refresh_from_db()
         if waiting.status == "waiting":
             waits.append(round((waiting.next_try_at - now).total_seconds() / 60))
@@ -957,7 +957,7 @@ def test_the_text_of_an_answer_is_nowhere(
 ) -> None:
     receiver.status = 500
 
-    deliveries.deliver(means=MEANS)
+    deliveries.deliver(delivery_settings=MEANS)
 
     waiting.refresh_from_db()
     waiting.channel.refresh_from_db()
@@ -970,7 +970,7 @@ def test_a_redirect_and_gone_are_final(
 ) -> None:
     receiver.status, receiver.location = status, location
 
-    deliveries.deliver(means=MEANS)
+    deliveries.deliver(delivery_settings=MEANS)
 
     waiting.refresh_from_db()
     assert (waiting.status, len(receiver.received)) == ("failed", 1)
@@ -979,7 +979,7 @@ def test_a_redirect_and_gone_are_final(
 def test_a_private_address_is_not_sent_to_unless_that_is_allowed(
     waiting: NotificationDelivery, receiver: Receiver
 ) -> None:
-    deliveries.deliver(means=DeliverySettings(vault=VAULT))
+    deliveries.deliver(delivery_settings=DeliverySettings(vault=VAULT))
 
     waiting.refresh_from_db()
     assert (waiting.status, receiver.received) == ("failed", [])
@@ -998,10 +998,10 @@ def test_a_worker_that_dies_while_it_sends_costs_a_delay_and_no_message(
     with monkeypatch.context() as patch:
         patch.setattr(deliveries, "send", die)
         with pytest.raises(Killed):
-            deliveries.deliver(means=MEANS)
+            deliveries.deliver(delivery_settings=MEANS)
 
-    assert deliveries.deliver(means=MEANS) == 0
-    assert deliveries.deliver(means=MEANS, now=timezone.now() + timedelta(minutes=2)) == 1
+    assert deliveries.deliver(delivery_settings=MEANS) == 0
+    assert deliveries.deliver(delivery_settings=MEANS, now=timezone.now() + timedelta(minutes=2)) == 1
 
 
 def test_a_last_attempt_that_nobody_came_back_from_is_given_up(
@@ -1009,7 +1009,7 @@ def test_a_last_attempt_that_nobody_came_back_from_is_given_up(
 ) -> None:
     NotificationDelivery.objects.update(attempts=4)
 
-    deliveries.deliver(means=MEANS)
+    deliveries.deliver(delivery_settings=MEANS)
 
     waiting.refresh_from_db()
     assert (waiting.status, receiver.received) == ("failed", [])
@@ -1025,7 +1025,7 @@ def test_two_workers_never_send_one_delivery_twice(
 
     def work() -> None:
         try:
-            deliveries.deliver(means=MEANS)
+            deliveries.deliver(delivery_settings=MEANS)
         finally:
             connection.close()
 
@@ -1057,7 +1057,7 @@ def test_one_channel_that_fails_does_not_hold_up_the_others(
         ended(environment, external_id=str(number))
     deliveries.collect(configuration=configuration)
 
-    assert deliveries.deliver(means=MEANS) == 4
+    assert deliveries.deliver(delivery_settings=MEANS) == 4
     broken = NotificationDelivery.objects.filter(channel__name="ops")
     assert sorted(broken.values_list("attempts", flat=True)) == [0, 0, 0, 1]
 
@@ -1078,7 +1078,7 @@ def test_a_receiver_that_refuses_some_messages_gets_the_others_in_the_same_turn(
     refused = {row.pk for row in NotificationDelivery.objects.order_by("pk")[::3]}
     receiver.refuses = lambda got: int(got.json["id"].removeprefix("delivery_")) in refused
 
-    assert deliveries.deliver(means=MEANS) == 2 * deliveries.MAX_REFUSALS_IN_A_ROW + 2
+    assert deliveries.deliver(delivery_settings=MEANS) == 2 * deliveries.MAX_REFUSALS_IN_A_ROW + 2
 
     waiting = NotificationDelivery.objects.filter(status="waiting")
     assert {row.pk for row in waiting} == refused
@@ -1090,7 +1090,7 @@ def test_a_receiver_that_refuses_everything_is_left_alone_until_the_next_turn_an
 ) -> None:
     many(channel, deliveries.MAX_REFUSALS_IN_A_ROW + 2)
     receiver.refuses = lambda got: True
-    assert deliveries.deliver(means=MEANS) == 0
+    assert deliveries.deliver(delivery_settings=MEANS) == 0
     assert len(receiver.received) == deliveries.MAX_REFUSALS_IN_A_ROW
 
     # The next turn: the repeated attempts are due by now, and messages that came later do not wait for them.
@@ -1098,7 +1098,7 @@ def test_a_receiver_that_refuses_everything_is_left_alone_until_the_next_turn_an
     many(channel, 3, next_try_at=later)
     untried = {f"delivery_{row.pk}" for row in NotificationDelivery.objects.filter(attempts=0)}
     receiver.received.clear()
-    deliveries.deliver(means=MEANS, now=later)
+    deliveries.deliver(delivery_settings=MEANS, now=later)
     assert {got.json["id"] for got in receiver.received[:5]} == untried
     assert len(receiver.received) == deliveries.MAX_REFUSALS_IN_A_ROW
 
@@ -1115,7 +1115,7 @@ def test_a_receiver_that_takes_its_time_to_refuse_ends_its_channels_turn(
 
     receiver.refuses = refuse_slowly
 
-    assert deliveries.deliver(means=MEANS) == 0
+    assert deliveries.deliver(delivery_settings=MEANS) == 0
 
     assert len(receiver.received) == 2
 
@@ -1134,12 +1134,12 @@ def test_a_mail_server_that_refuses_one_message_gets_the_next_one(
 
     monkeypatch.setattr(EmailMessage, "send", send)
 
-    assert deliveries.deliver(means=MEANS) == 2
+    assert deliveries.deliver(delivery_settings=MEANS) == 2
 
 
 def test_nothing_is_sent_inside_a_transaction(waiting: NotificationDelivery, receiver: Receiver) -> None:
     with pytest.raises(RuntimeError, match="transaction"), transaction.atomic():
-        deliveries.deliver(means=MEANS)
+        deliveries.deliver(delivery_settings=MEANS)
 
     assert receiver.received == []
 
@@ -1147,7 +1147,7 @@ def test_nothing_is_sent_inside_a_transaction(waiting: NotificationDelivery, rec
 def test_a_channel_that_was_switched_off_is_sent_nothing(waiting: NotificationDelivery, receiver: Receiver) -> None:
     NotificationChannel.objects.update(enabled=False)
 
-    assert deliveries.deliver(means=MEANS) == 0
+    assert deliveries.deliver(delivery_settings=MEANS) == 0
     assert receiver.received == []
 
 
@@ -1163,7 +1163,7 @@ def test_slack_gets_a_text_without_markup_of_others_and_its_address_is_nowhere_i
     row.save()
     NotificationDelivery.objects.filter(pk=waiting.pk).update(channel=row, subject="<!channel> & <b>")
 
-    assert deliveries.deliver(means=MEANS) == 1
+    assert deliveries.deliver(delivery_settings=MEANS) == 1
 
     (got,) = receiver.received
     assert got.path == "/services/T000/B000/XXXXsecret"
@@ -1178,7 +1178,7 @@ def test_mail_goes_to_each_address_with_one_line_as_its_subject(waiting: Notific
     NotificationChannel.objects.update(kind="mail", address="mira@example.com, jonas@example.com")
     NotificationDelivery.objects.update(subject="Billing failed")
 
-    assert deliveries.deliver(means=MEANS) == 1
+    assert deliveries.deliver(delivery_settings=MEANS) == 1
 
     (message,) = mail.outbox
     assert message.to == ["mira@example.com", "jonas@example.com"]
@@ -1190,7 +1190,7 @@ def test_mail_goes_to_each_address_with_one_line_as_its_subject(waiting: Notific
 def test_without_a_mail_server_the_delivery_says_which_setting_is_missing(waiting: NotificationDelivery) -> None:
     NotificationChannel.objects.update(kind="mail", address="mira@example.com")
 
-    deliveries.deliver(means=DeliverySettings(vault=VAULT))
+    deliveries.deliver(delivery_settings=DeliverySettings(vault=VAULT))
 
     waiting.refresh_from_db()
     assert (waiting.status, "EMAIL_URL" in waiting.answer) == ("failed", True)
@@ -1201,10 +1201,13 @@ def test_a_mail_server_that_is_away_is_asked_again_later(waiting: NotificationDe
     settings.EMAIL_HOST, settings.EMAIL_PORT, settings.EMAIL_HOST_PASSWORD = "127.0.0.1", 1, "hunter2"
     NotificationChannel.objects.update(kind="mail", address="mira@example.com")
 
-    deliveries.deliver(means=MEANS)
+    deliveries.deliver(delivery_settings=MEANS)
 
     waiting.refresh_from_db()
-    assert (waiting.status, waiting.answer) == ("waiting", "The mail server did not take it (ConnectionRefusedError).")
+    assert (waiting.status, waiting.answer) == (
+        "waiting",
+        "The mail server did not accept the message (ConnectionRefusedError).",
+    )
 
 
 @pytest.mark.parametrize(
@@ -1248,7 +1251,7 @@ def test_a_secret_of_another_channel_is_no_use(waiting: NotificationDelivery, re
     other = webhook("other", receiver.url, events=["key.expiring"])
     NotificationChannel.objects.filter(name="ops").update(secret=other.secret)
 
-    deliveries.deliver(means=MEANS)
+    deliveries.deliver(delivery_settings=MEANS)
 
     waiting.refresh_from_db()
     assert (waiting.status, receiver.received) == ("failed", [])
@@ -1285,7 +1288,7 @@ def test_a_test_message_is_sent_once_and_stands_in_the_audit_log(
     receiver.status = 500
     with pytest.raises(CommandError, match="Answered 500"):
         run("test", "ops")
-    assert deliveries.deliver(means=MEANS, now=timezone.now() + timedelta(days=2)) == 0
+    assert deliveries.deliver(delivery_settings=MEANS, now=timezone.now() + timedelta(days=2)) == 0
     assert len(receiver.received) == 2
 
 

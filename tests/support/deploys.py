@@ -33,7 +33,7 @@ def deploying(environment: Environment, configuration: Configuration) -> Deploym
 def push(
     sandbox: Sandbox, deployment: Deployment, image: images.Image | None = None, *, repository: str | None = None
 ) -> str:
-    place = image_proof.Place.of(deployment.image_ref)
+    place = image_proof.ImageLocation.of(deployment.image_ref)
     image = image or images.build()
     return images.push(image, sandbox.url, *sandbox.login(), repository or place.name, place.tag, registry=HOST)
 

@@ -38,7 +38,7 @@ class Command(BaseCommand):
                 self._test(options["name"])
             case _:
                 deliveries.collect(configuration=settings.CONFIGURATION)
-                self.stdout.write(f"Sent: {deliveries.deliver(means=DeliverySettings.of(settings))}.")
+                self.stdout.write(f"Sent: {deliveries.deliver(delivery_settings=DeliverySettings.of(settings))}.")
 
     def _list(self) -> None:
         for channel in NotificationChannel.objects.all():
@@ -56,7 +56,7 @@ class Command(BaseCommand):
             attempt.begin()
             row = deliveries.send_test(
                 channel=channel,
-                means=DeliverySettings.of(settings),
+                delivery_settings=DeliverySettings.of(settings),
                 origin=settings.CONFIGURATION.app_origin,
                 by=f"a command ({shell_user()})",
             )
