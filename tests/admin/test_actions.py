@@ -306,7 +306,7 @@ def test_an_adopted_repository_is_taken_over_behind_a_page_that_says_what_that_m
     assert "Take over…" in operator.get(f"{REPOSITORIES}{row.pk}/change/").content.decode()
 
     page = f"{ASK}?look=take&pk={row.pk}"
-    assert "somebody else "" in operator.get(page).content.decode()
+    assert "somebody else" in operator.get(page).content.decode()
     operator.post(page)
 
     row.refresh_from_db()
