@@ -20,6 +20,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from deployments import images
+from deployments.row_values import MANAGED, Management
 
 
 class Project(models.Model):
@@ -185,19 +186,23 @@ class Repository(models.Model):
     drifted_since = models.DateTimeField(null=True, blank=True)
     checked_digest = models.CharField(max_length=64, blank=True)  # configuration that the last check compared with
 
+    # How much of it is ours to keep as configured; empty: no repository was seen yet, or it is gone.
+    management = models.CharField(
+        max_length=9, blank=True, default="", db_default="", choices=[(each.value, each.value) for each in Management]
+    )
+
     # What AWS answered at the last observation of each kind.
-    origin = models.CharField(  # an adopted repository keeps its lifecycle policy and mutability
+    origin = models.CharField(  # who made it
         max_length=8, blank=True, choices=[("created", "Created by us"), ("adopted", "Adopted")]
     )
-    # When an operator took an adopted repository over: from then on we also manage its lifecycle policy and mutability.
-    taken_over_at = models.DateTimeField(null=True, blank=True)
+    taken_over_at = models.DateTimeField(null=True, blank=True)  # written for version 0.1.0, which has no `management`
     creating_since = models.DateTimeField(null=True, blank=True)  # CreateRepository was sent and not answered yet
     policy_text = models.TextField(blank=True)
     policy_applied_at = models.DateTimeField(
         null=True, blank=True
     )  # when the policy was last seen to be ours; null: never
     lifecycle_text = models.TextField(blank=True)
-    lifecycle_is_ours = models.BooleanField(default=False)
+    lifecycle_is_ours = models.BooleanField(default=False)  # we wrote one, also where it was only missing
     tags = models.JSONField(default=dict, blank=True)
     mutability = models.JSONField(default=dict, blank=True)  # {"mode", "exclusions"}
     encryption = models.JSONField(default=dict, blank=True)  # {"type", "kms_key"}
@@ -234,9 +239,9 @@ class Repository(models.Model):
         return self.name
 
     @property
-    def keeps_theirs(self) -> bool:
-        """Whether we leave the lifecycle policy and tag mutability as they are, because somebody else chose them."""
-        return self.origin == "adopted" and self.taken_over_at is None
+    def is_managed(self) -> bool:
+        """Whether it is there, and ours to keep as configured: at least its policy and AWS tags."""
+        return self.management in MANAGED
 
 
 class EventKind(models.TextChoices):

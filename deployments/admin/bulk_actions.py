@@ -31,6 +31,7 @@ from deployments.admin.pages import Button, ReadOnly, back_to, may, require, who
 from deployments.errors import Refusal
 from deployments.models import Repository, RepositoryStatus, Sweep
 from deployments.reconcile import requests, targets
+from deployments.row_values import MANAGED, Management
 
 ROWS_SHOWN = 20  # of the selection, on the page that asks
 
@@ -53,9 +54,7 @@ class BulkAction:
         return self.where & targets.rows(settings.CONFIGURATION) if self.by_sweep else self.where
 
 
-_MANAGED = ~Q(status=RepositoryStatus.UNMANAGED)
-_PRESENT = ~Q(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
-_CHECKED_BY_SWEEPS = _PRESENT & ~Q(origin="")  # a deploy has come to its end there
+_CHECKED_BY_SWEEPS = Q(management__in=MANAGED) & ~Q(status=RepositoryStatus.MISSING)
 
 BULK_ACTIONS = {
     bulk.name: bulk
@@ -89,7 +88,7 @@ BULK_ACTIONS = {
             right="adopt_repository",
             says="Discovered repositories are kept as the settings say from now on. A lifecycle policy and tags that "
             "somebody else chose stay.",
-            where=Q(status=RepositoryStatus.UNMANAGED),
+            where=Q(management=Management.UNMANAGED),
         ),
         BulkAction(
             name="take",
@@ -97,7 +96,7 @@ BULK_ACTIONS = {
             right="adopt_repository",
             says="Adopted repositories are brought in line altogether: a lifecycle policy that somebody else wrote, "
             "and tags that may be overwritten, become what the settings say.",
-            where=_PRESENT & Q(origin="adopted", taken_over_at__isnull=True),
+            where=Q(management=Management.ADOPTED),
         ),
         BulkAction(
             name="except",
@@ -105,7 +104,7 @@ BULK_ACTIONS = {
             right="except_repository",
             says="Until a time of your choice the policy is only observed, or is enforced, whatever the setting says. "
             "The exception ends by itself.",
-            where=_MANAGED,
+            where=~Q(status=RepositoryStatus.UNMANAGED),
             by_sweep=False,
         ),
         BulkAction(

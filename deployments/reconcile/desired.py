@@ -15,6 +15,7 @@ from typing import Any, Self
 from deployments import policy
 from deployments.aws.values import Details
 from deployments.config import RegistryConfig
+from deployments.row_values import Management
 
 MUTABILITY = "IMMUTABLE_WITH_EXCLUSION"  # a deployed tag never changes under a running node …
 EXCLUSIONS = ("cache",)  # … and buildx may still overwrite its cache
@@ -100,19 +101,20 @@ def pullers(text: str, accounts: Iterable[str], *, partition: str) -> dict[str, 
 
 
 def detail_differences(
-    config: RegistryConfig, details: Details, *, adopted: bool, lifecycle_is_ours: bool
+    config: RegistryConfig, details: Details, *, management: str, lifecycle_is_ours: bool
 ) -> list[Difference]:
     """How lifecycle policy, tags, mutability and encryption differ.
 
-    On a repository that was adopted, what somebody else chose stays until an operator says otherwise: a lifecycle
-    policy of theirs, and tags that may be overwritten. A missing lifecycle policy, missing AWS tags and a mutability
-    that keeps buildx's cache from being written are always ours.
+    `management` is a `Management`, or empty. Unless it is `full`, what somebody else chose stays: a lifecycle policy
+    (`lifecycle_is_ours`: we wrote one), and tags that may be overwritten. A missing lifecycle policy, missing AWS tags
+    and a mutability that keeps buildx's cache from being written are fixable in any case.
     """
+    full = management == Management.FULL
     found = []
     if details.lifecycle is None:
         found.append(Difference(part=Part.LIFECYCLE, words="The repository has no lifecycle policy.", fixable=True))
     elif not same_lifecycle(details.lifecycle, config.lifecycle_policy):
-        fixable = lifecycle_is_ours or not adopted
+        fixable = full or lifecycle_is_ours
         words = "The lifecycle policy is another one" + ("." if fixable else ", made by somebody else.")
         found.append(Difference(part=Part.LIFECYCLE, words=words, fixable=fixable))
     missing = {key: value for key, value in config.tags if details.tags.get(key) != value}
@@ -120,7 +122,7 @@ def detail_differences(
         names = ", ".join(sorted(missing))
         found.append(Difference(part=Part.TAGS, words=f"AWS tags missing or different: {names}.", fixable=True))
     if (details.mutability, details.exclusions) != (MUTABILITY, EXCLUSIONS):
-        fixable = not adopted or details.mutability == "IMMUTABLE"
+        fixable = full or details.mutability == "IMMUTABLE"
         words = f"Tag mutability is {details.mutability}"
         if details.exclusions:
             words += f" (except {', '.join(details.exclusions)})"

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from django.db import transaction
 from django.db.models import Exists, Q, Subquery
 from django.db.models.functions import Now
 
@@ -40,9 +39,10 @@ from deployments.models import (
     RepositoryStatus,
     WritesPause,
 )
-from deployments.reconcile import bulkhead, desired, processes
+from deployments.reconcile import bulkhead, desired, ownership, processes
 from deployments.reconcile.desired import Difference, Part
 from deployments.reconcile.lease import Lease
+from deployments.row_values import Management
 
 T = TypeVar("T")
 
@@ -52,6 +52,7 @@ GONE: dict[str, Any] = {
     "status": RepositoryStatus.MISSING,
     "differences": [],
     "origin": "",
+    "management": "",
     "taken_over_at": None,
     "last_in_sync_at": None,
     "policy_applied_at": None,
@@ -259,7 +260,7 @@ class RepositoryLease(Lease[Repository]):
 def claim(row: Repository) -> RepositoryLease | None:
     """Take a repository's lease, or None while somebody holds it. Its row has `db_now`, the database's clock."""
     rows = Repository.objects.filter(id=row.pk).annotate(db_now=Now(), activation=Subquery(_newest()))
-    return RepositoryLease.claim(rows, REPOSITORY_LEASE)
+    return RepositoryLease.claim(rows, REPOSITORY_LEASE, management=ownership.BY_OLD_COLUMNS)
 
 
 # ---------------------------------------------------------------------------------------------------- convergence
@@ -337,22 +338,6 @@ def reconcile(
     )
 
 
-def take_over(*, row: Repository, by: str) -> bool:
-    """An operator's click: from now on an adopted repository is brought in line altogether. The next look does it."""
-    with transaction.atomic():
-        taken = Repository.objects.filter(pk=row.pk, origin="adopted", taken_over_at__isnull=True).update(
-            taken_over_at=Now(), details_checked_at=None
-        )
-        if taken:
-            RepositoryEvent.objects.create(
-                repository_id=row.pk,
-                kind=EventKind.ADOPTED,
-                message="Taken over: its lifecycle policy and tag mutability are brought in line too.",
-                cause=by,
-            )
-    return bool(taken)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converged:
     """What came of it: the row as it is now, what went wrong (the row says the same), and what was mended."""
@@ -390,6 +375,8 @@ def converge(
         partition=ecr.registry.partition,
         values={"host": config.host, "attempted_at": now},
     )
+    if row.management == Management.UNMANAGED:  # the row rests in another status afterwards, also after an error
+        run.values["management"] = ""
     try:
         try:
             if observation is None:
@@ -447,7 +434,7 @@ def remembered(row: Repository) -> Details:
 def detail_differences(row: Repository, config: RegistryConfig, details: Details) -> list[Difference]:
     """How the details differ, by what the row says of whose choices they are."""
     return desired.detail_differences(
-        config, details, adopted=row.keeps_theirs, lifecycle_is_ours=row.lifecycle_is_ours
+        config, details, management=row.management, lifecycle_is_ours=row.lifecycle_is_ours
     )
 
 
@@ -469,7 +456,7 @@ def _observe(
     Raises RegistryError, also where ECR may not show it yet.
     """
     row = run.row
-    not_there = not row.origin and (row.last_checked_at is None or row.status == RepositoryStatus.MISSING)
+    not_there = not row.is_managed and (row.last_checked_at is None or row.status == RepositoryStatus.MISSING)
     if not_there and create:
         if _create(run, ecr=ecr, config=config, now=now):
             return None
@@ -564,6 +551,7 @@ def _create(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> bo
         "written_at": Now(),
         "creating_since": None,
         "origin": "created",
+        "management": Management.FULL,
         "policy_text": "",
         "policy_applied_at": None,
         "last_in_sync_at": None,
@@ -574,7 +562,7 @@ def _create(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> bo
         "encryption": {"type": "KMS" if config.kms_key else "AES256", "kms_key": config.kms_key},
         "details_checked_at": now,
     }
-    row.origin, row.last_in_sync_at, row.policy_applied_at = "created", None, None
+    row.origin, row.management, row.last_in_sync_at, row.policy_applied_at = "created", Management.FULL, None, None
     differences = [Difference(part=Part.LIFECYCLE, words="The repository has no lifecycle policy.", fixable=True)]
     differences += desired.policy_differences(config.default_repository_policy, None, partition=ecr.registry.partition)
     _write(run, differences, ecr=ecr, config=config, now=now, policy_before="", just_created=True)
@@ -625,6 +613,7 @@ def _decide_origin(run: _Run, observation: Observation, config: RegistryConfig) 
     )
     run.values["creating_since"] = None
     run.values["origin"] = run.row.origin = "created" if made_by_us else "adopted"
+    run.values["management"] = run.row.management = Management.FULL if made_by_us else Management.ADOPTED
     if made_by_us:
         run.happened(EventKind.CREATED, "Created; AWS's answer had been lost, so it was found by a look.")
     else:
@@ -634,7 +623,7 @@ def _decide_origin(run: _Run, observation: Observation, config: RegistryConfig) 
 def _mend(run: _Run, observation: Observation, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> None:
     """Compare what was seen with the configuration and write what differs and is ours to write."""
     row = run.row
-    if not row.origin:
+    if not row.is_managed:
         _decide_origin(run, observation, config)
     differences, errors = compare(row, observation, config, partition=run.partition)
     run.errors += errors

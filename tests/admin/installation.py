@@ -44,6 +44,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
+from deployments.reconcile import ownership
 
 OWNER, CLUSTER, STAGING, SECOND = "111111111111", "222222222222", "333333333333", "444444444444"
 HOST = f"{OWNER}.dkr.ecr.us-east-1.amazonaws.com"
@@ -196,6 +197,7 @@ class Installation:
         self.now = timezone.now()
         self.projects = [self._project(number) for number in range(projects)]
         self.repositories = Repository.objects.bulk_create(self._repositories(repositories))
+        ownership.fill()
         RepositoryEvent.objects.bulk_create(self._events())
         self.deployments = Deployment.objects.bulk_create(self._deployments(deployments))
         BackgroundWorker.objects.bulk_create(self._workers())

@@ -1002,7 +1002,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_observe",
-            "if row is None or row.status == RepositoryStatus.UNMANAGED or not row.origin:",
+            "if row is None or not row.is_managed:",
             "if row is None:",
             "reconcile/test_change_events.py::test_an_event_of_a_repository_that_is_not_ours_yet_causes_no_look",
         ),
@@ -1332,6 +1332,33 @@ MUTANTS: tuple[Mutant, ...] = (
             "if not self._write(values, events):",
             "if self._write(values, events) is None:",
             "reconcile/test_repositories.py::test_who_lost_a_lease_neither_gives_it_back_nor_notes_anything_under_it",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/ownership.py",
+        (
+            "fill",
+            ".exclude(management=BY_OLD_COLUMNS)",
+            "",
+            "reconcile/test_ownership.py::test_a_row_that_an_older_process_changed_is_filled_from_the_old_columns_once",
+        ),
+        (
+            "adopt",
+            "filter(pk=row.pk, status=RepositoryStatus.UNMANAGED)",
+            "filter(pk=row.pk)",
+            "reconcile/test_sweeps.py::test_a_repository_is_adopted_once",
+        ),
+        (
+            "take_over",
+            "management=Management.ADOPTED, origin",
+            "origin",
+            "reconcile/test_repositories.py::test_an_operators_click_brings_an_adopted_repository_in_line_altogether",
+        ),
+        (
+            "take_over",
+            ', origin="adopted"',
+            "",
+            "reconcile/test_ownership.py::test_a_repository_that_version_0_1_0_found_to_be_gone_is_not_taken_over",
         ),
     ),
     *_in(
@@ -1720,10 +1747,34 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_put_back.py::test_a_policy_that_is_put_back_makes_no_failed_or_unchecked_repository_in_sync",
         ),
         (
-            "take_over",
-            'origin="adopted", taken_over_at__isnull=True',
-            'origin="adopted"',
-            "reconcile/test_repositories.py::test_an_operators_click_brings_an_adopted_repository_in_line_altogether",
+            "",
+            '"management": "",\n    "taken_over_at"',
+            '"taken_over_at"',
+            "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
+        ),
+        (
+            "claim",
+            ", management=ownership.BY_OLD_COLUMNS",
+            "",
+            "reconcile/test_ownership.py::test_a_lifecycle_policy_stays_that_somebody_else_wrote_where_version_0_1_0_adopted_the_repository",
+        ),
+        (
+            "converge",
+            "if row.management == Management.UNMANAGED:",
+            "if False:",
+            "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
+        ),
+        (
+            "_decide_origin",
+            'run.values["management"] = run.row.management = ',
+            "run.row.management = ",
+            "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
+        ),
+        (
+            "_create",
+            '"management": Management.FULL,',
+            "",
+            "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
         ),
         (
             "_create",
@@ -1954,10 +2005,16 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_sweeps.py::test_a_repository_that_a_deploy_has_made_again_since_the_list_is_not_missing",
         ),
         (
-            "adopt",
-            "filter(pk=row.pk, status=RepositoryStatus.UNMANAGED)",
-            "filter(pk=row.pk)",
-            "reconcile/test_sweeps.py::test_a_repository_is_adopted_once",
+            "_note_changes",
+            'seen["management"] = Management.ADOPTED',
+            "pass",
+            "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
+        ),
+        (
+            "_discover",
+            "management=Management.UNMANAGED,",
+            "",
+            "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
         ),
         (
             "_compare_list",

@@ -25,8 +25,10 @@ RIGHT = Details(
 )
 
 
-def found(details: Details, *, adopted: bool = False, lifecycle_is_ours: bool = False) -> dict[Part, bool]:
-    differences = desired.detail_differences(REGISTRY, details, adopted=adopted, lifecycle_is_ours=lifecycle_is_ours)
+def found(details: Details, *, management: str = "full", lifecycle_is_ours: bool = False) -> dict[Part, bool]:
+    differences = desired.detail_differences(
+        REGISTRY, details, management=management, lifecycle_is_ours=lifecycle_is_ours
+    )
     return {difference.part: difference.fixable for difference in differences}
 
 
@@ -41,14 +43,14 @@ def test_a_repository_that_is_right_differs_in_nothing_and_tags_of_others_stay()
 
 
 def test_a_missing_lifecycle_policy_is_ours_to_put_even_on_an_adopted_repository() -> None:
-    assert found(replace(RIGHT, lifecycle=None), adopted=True) == {Part.LIFECYCLE: True}
+    assert found(replace(RIGHT, lifecycle=None), management="adopted") == {Part.LIFECYCLE: True}
 
 
 def test_somebody_elses_lifecycle_policy_is_only_reported_and_an_older_one_of_ours_is_mended() -> None:
     other = replace(RIGHT, lifecycle=REGISTRY.lifecycle_policy.replace("3", "9"))
 
-    assert found(other, adopted=True) == {Part.LIFECYCLE: False}
-    assert found(other, adopted=True, lifecycle_is_ours=True) == {Part.LIFECYCLE: True}
+    assert found(other, management="adopted") == {Part.LIFECYCLE: False}
+    assert found(other, management="adopted", lifecycle_is_ours=True) == {Part.LIFECYCLE: True}
     assert found(other) == {Part.LIFECYCLE: True}
 
 
@@ -60,8 +62,8 @@ def test_a_lifecycle_policy_that_came_back_reformatted_is_the_same() -> None:
 
 
 def test_mutable_tags_on_an_adopted_repository_are_reported_and_plain_immutable_is_changed() -> None:
-    assert found(replace(RIGHT, mutability="MUTABLE", exclusions=()), adopted=True) == {Part.MUTABILITY: False}
-    assert found(replace(RIGHT, mutability="IMMUTABLE", exclusions=()), adopted=True) == {Part.MUTABILITY: True}
+    assert found(replace(RIGHT, mutability="MUTABLE", exclusions=()), management="adopted") == {Part.MUTABILITY: False}
+    assert found(replace(RIGHT, mutability="IMMUTABLE", exclusions=()), management="adopted") == {Part.MUTABILITY: True}
     assert found(replace(RIGHT, mutability="MUTABLE", exclusions=())) == {Part.MUTABILITY: True}
 
 
@@ -70,7 +72,7 @@ def test_another_encryption_is_shown_but_never_ours_because_aws_fixes_it_at_crea
 
 
 def test_a_missing_aws_tag_is_ours() -> None:
-    assert found(replace(RIGHT, tags={}), adopted=True) == {Part.TAGS: True}
+    assert found(replace(RIGHT, tags={}), management="adopted") == {Part.TAGS: True}
 
 
 def test_no_policy_setting_has_no_opinion_about_a_policy() -> None:
@@ -118,7 +120,7 @@ def test_a_kms_key_is_recognised_by_its_arn_its_id_or_its_alias(wanted: str) -> 
     encrypted = replace(RIGHT, encryption="KMS", kms_key=KEY_ARN)
     registry = replace(REGISTRY, kms_key=wanted)
 
-    assert not desired.detail_differences(registry, encrypted, adopted=False, lifecycle_is_ours=False)
+    assert not desired.detail_differences(registry, encrypted, management="full", lifecycle_is_ours=False)
 
 
 @pytest.mark.parametrize("wanted", [KEY_ARN.replace("5555", "6666"), KEY_ID.replace("5555", "6666"), KEY_ID[1:]])
@@ -128,7 +130,7 @@ def test_another_kms_key_is_a_difference(wanted: str) -> None:
 
 
 def test_an_aws_tag_with_another_value_is_a_difference_and_ours() -> None:
-    assert found(replace(RIGHT, tags={"team": "other"}), adopted=True) == {Part.TAGS: True}
+    assert found(replace(RIGHT, tags={"team": "other"}), management="adopted") == {Part.TAGS: True}
 
 
 def lifecycle(*prefixes: str) -> str:

@@ -26,7 +26,7 @@ from deployments.models import (
     SweepTrigger,
     WritesPause,
 )
-from deployments.reconcile import generation, processes, repositories, sweep_record, sweeps
+from deployments.reconcile import generation, ownership, processes, repositories, sweep_record, sweeps
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
 from tests.support.deploys import ensure
@@ -253,8 +253,8 @@ def test_an_operators_click_brings_an_adopted_repository_in_line_altogether(
     made_by_hand(sandbox, f"trigger/{project.ref}", imageTagMutability="MUTABLE")
     repository = ensure(project, ecr_configuration)
 
-    assert repositories.take_over(row=repository, by="ada@example.com")
-    assert not repositories.take_over(row=repository, by="ada@example.com")
+    assert ownership.take_over(row=repository, by="ada@example.com")
+    assert not ownership.take_over(row=repository, by="ada@example.com")
     repository = ensure(project, ecr_configuration, freshness=timedelta(0))
 
     assert repository.mutability["mode"] == "IMMUTABLE_WITH_EXCLUSION"
@@ -991,8 +991,8 @@ def test_what_is_there_though_no_answer_of_ours_was_lost_is_somebody_elses(
 
 #: What a row says of the repository itself: nothing of it is true of another one of the same name.
 OF_THE_OLD_ONE = (
-    "origin", "taken_over_at", "last_checked_at", "last_in_sync_at", "policy_applied_at", "policy_text",
-    "lifecycle_is_ours", "details_checked_at", "consumers", "differences",
+    "origin", "management", "taken_over_at", "last_checked_at", "last_in_sync_at", "policy_applied_at",
+    "policy_text", "lifecycle_is_ours", "details_checked_at", "consumers", "differences",
 )  # fmt: skip
 
 
@@ -1006,7 +1006,9 @@ def test_nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row(
         DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
     )
     row = ensure(project, configuration)
-    Repository.objects.update(origin="adopted", taken_over_at=Now(), differences=[{"what": "tags", "words": "x"}])
+    Repository.objects.update(
+        origin="adopted", taken_over_at=Now(), management="full", differences=[{"what": "tags", "words": "x"}]
+    )
     delete_repository(sandbox, row.name)
     row.refresh_from_db()
     assert all(getattr(row, name) for name in OF_THE_OLD_ONE)

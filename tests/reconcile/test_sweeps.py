@@ -35,7 +35,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import chunks, generation, repositories, sweep_record, sweeps, targets
+from deployments.reconcile import chunks, generation, ownership, repositories, sweep_record, sweeps, targets
 from deployments.reconcile.lease import Lease
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
@@ -1361,8 +1361,8 @@ def test_a_repository_is_adopted_once(fast: Configuration, sandbox: Sandbox) -> 
     Repository.objects.update(status=RepositoryStatus.UNMANAGED, origin="")
     row = Repository.objects.get()
 
-    assert sweeps.adopt(rows=[row], cause="x") == 1
-    assert sweeps.adopt(rows=[row], cause="x") == 0
+    assert ownership.adopt(row=row, by="x")
+    assert not ownership.adopt(row=row, by="x")
     assert RepositoryEvent.objects.filter(kind=EventKind.ADOPTED).count() == 1
 
 
@@ -1376,8 +1376,8 @@ def test_a_repository_that_somebody_else_makes_under_the_name_of_one_that_is_gon
     [name] = fill(sandbox, fast, 1)
     client = sandbox.client("ecr")
     if was == "taken over":
-        Repository.objects.update(origin="adopted")
-        assert repositories.take_over(row=Repository.objects.get(), by="x")
+        Repository.objects.update(origin="adopted", management="adopted")
+        assert ownership.take_over(row=Repository.objects.get(), by="x")
         sweep_all(fast)
     client.delete_repository(repositoryName=name, force=True)
     assert sweep_all(fast).missing == 1

@@ -47,6 +47,7 @@ def fill(sandbox: Sandbox, configuration: Configuration, count: int) -> list[str
             name=name,
             status=RepositoryStatus.IN_SYNC,
             origin="created",
+            management="full",
             policy_text=stored,
             policy_applied_at=past,
             lifecycle_text=configuration.v4.lifecycle_policy,
