@@ -76,7 +76,7 @@ def risks(row: Repository) -> tuple[policy.Finding, ...]:
 def pullers(row: Repository) -> list[Puller]:
     """The consumer accounts, as the last look found them, and whoever else the policy names."""
     found = [
-        Puller(name=f"account {account}", verdict=answer["pull"], words=answer["words"], consumer=True)
+        Puller(name=f"account {account}", verdict=answer.verdict, words=answer.words, consumer=True)
         for account, answer in sorted(row.consumers.items())
     ]
     try:
@@ -226,10 +226,10 @@ class State:
 
 def state_of(row: Repository, part: str, *, covered: bool) -> State:
     """`covered`: the settings name this repository's registry, so they have a word in it."""
-    found = [each for each in row.differences if each.get("what") == part]
+    found = [each for each in row.differences if each.part == part]
     if found:
-        words = " ".join(str(each.get("words", "")) for each in found)
-        writable = any(each.get("writable") for each in found)
+        words = " ".join(each.words for each in found)
+        writable = any(each.fixable for each in found)
         return State(tone="warn" if writable else "idle", word="Differs" if writable else "Reported", words=words)
     looked = row.last_checked_at if part == "policy" else row.details_checked_at
     if looked is None or row.status in (RepositoryStatus.MISSING, RepositoryStatus.UNMANAGED):

@@ -48,7 +48,7 @@ def reason(row: Repository) -> str:
         return row.last_error.replace(f" on {row.name}", "", 1)  # its name stands beside it
     if row.status == RepositoryStatus.MISSING:
         return sentence("missing", name="The repository")
-    return " ".join(str(difference.get("words", "")) for difference in row.differences)
+    return " ".join(each.words for each in row.differences)
 
 
 @admin.register(Repository)
@@ -83,7 +83,7 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
         "exception": lambda row: row.mode,
         "exception_until": lambda row: row.mode_until,
         "exception_reason": lambda row: row.mode_reason,
-        "consumers": lambda row: {account: answer.get("pull") for account, answer in row.consumers.items()},
+        "consumers": lambda row: {account: answer.verdict for account, answer in row.consumers.items()},
     }
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Repository]:
@@ -151,7 +151,7 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
             "desired": desired,
             "lines": lines,
             "one_policy": laid_out(row.policy_text or desired or ""),
-            "policy_differs": any(each.get("what") == "policy" for each in row.differences),
+            "policy_differs": any(each.part == "policy" for each in row.differences),
             "events": events,
             "gone_words": next((event.message for event in events if event.kind == EventKind.MISSING), ""),
             "latest": latest(Deployment.objects.filter(repository=row)),

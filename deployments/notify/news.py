@@ -186,7 +186,7 @@ def _repositories(since: datetime) -> Iterator[News]:
     for row in rows.filter(status=RepositoryStatus.DRIFTED, drifted_since__gte=since).order_by("-drifted_since")[
         :MAX_ROWS_PER_KIND
     ]:
-        words = " ".join(str(each.get("words", "")) for each in row.differences)
+        words = " ".join(each.words for each in row.differences)
         yield _state(row, RepositoryStatus.DRIFTED, row.drifted_since or since, row.drifted_since or since, words)
     failing = rows.filter(
         status=RepositoryStatus.FAILED,

@@ -408,7 +408,7 @@ class ChunkRun:
         elif settled.status == RepositoryStatus.MISSING:
             self._tell(row, "drifted", sentence("missing", name="The repository"), Outcome.MISSING)
         elif settled.status == RepositoryStatus.DRIFTED:
-            self._tell(row, "drifted", " ".join(part["words"] for part in settled.differences))
+            self._tell(row, "drifted", " ".join(each.words for each in settled.differences))
         elif result.written or result.before not in (RepositoryStatus.IN_SYNC, RepositoryStatus.PENDING):
             self._tell(row, "healed", " ".join(result.written))
         else:

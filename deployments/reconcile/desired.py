@@ -9,43 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 from deployments import policy
 from deployments.aws.values import Details
 from deployments.config import RegistryConfig
-from deployments.row_values import Management
+from deployments.row_values import ConsumerPull, Difference, Management, Part
 
 MUTABILITY = "IMMUTABLE_WITH_EXCLUSION"  # a deployed tag never changes under a running node …
 EXCLUSIONS = ("cache",)  # … and buildx may still overwrite its cache
-
-
-class Part(StrEnum):
-    """The parts of a repository that the configuration has a word in."""
-
-    POLICY = "policy"
-    LIFECYCLE = "lifecycle"
-    TAGS = "tags"
-    MUTABILITY = "mutability"
-    ENCRYPTION = "encryption"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """One way in which a repository is not as configured. `fixable`: we may correct it."""
-
-    part: Part
-    words: str
-    fixable: bool
-
-    def as_row(self) -> dict[str, Any]:
-        return {"what": self.part.value, "words": self.words, "writable": self.fixable}
-
-    @classmethod
-    def from_row(cls, value: Mapping[str, Any]) -> Self:
-        """The difference that `as_row` gave."""
-        return cls(part=Part(value["what"]), words=value["words"], fixable=value["writable"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,14 +62,14 @@ def policy_differences(desired: str | None, actual: str | None, *, partition: st
     return [Difference(part=Part.POLICY, words=f"Against the default policy, {words}.", fixable=True)]
 
 
-def pullers(text: str, accounts: Iterable[str], *, partition: str) -> dict[str, dict[str, str]]:
-    """Whether each of these accounts may pull by this policy: {account: {"pull": yes|no|depends, "words"}}."""
+def pullers(text: str, accounts: Iterable[str], *, partition: str) -> dict[str, ConsumerPull]:
+    """Whether each of these accounts may pull by this policy, by account."""
     try:
         parsed = policy.parse(text or "{}")
     except policy.PolicyError:
-        return {account: {"pull": "depends", "words": "The policy cannot be read."} for account in accounts}
+        return {account: ConsumerPull(verdict="depends", words="The policy cannot be read.") for account in accounts}
     answers = {account: policy.can_pull(parsed, account, partition=partition) for account in accounts}
-    return {account: {"pull": answer.verdict, "words": answer.words} for account, answer in answers.items()}
+    return {account: ConsumerPull(verdict=answer.verdict, words=answer.words) for account, answer in answers.items()}
 
 
 def detail_differences(

@@ -40,9 +40,8 @@ from deployments.models import (
     WritesPause,
 )
 from deployments.reconcile import bulkhead, desired, ownership, processes
-from deployments.reconcile.desired import Difference, Part
 from deployments.reconcile.lease import Lease
-from deployments.row_values import Management
+from deployments.row_values import Difference, Encryption, Management, Mutability, Part
 
 T = TypeVar("T")
 
@@ -205,7 +204,7 @@ def _usable(row: Any, config: RegistryConfig, error: RegistryError | None, enfor
     if error is not None and (error.installation or never_right or never_had_policy):
         raise error
     if never_had_policy:
-        words = " ".join(part["words"] for part in row.differences if part["what"] == Part.POLICY)
+        words = " ".join(each.words for each in row.differences if each.part == Part.POLICY)
         raise registry_error("PolicyNotApplied", operation="SetRepositoryPolicy", name=row.name, words=words)
     usable: Repository = row
     return usable
@@ -422,10 +421,10 @@ def remembered(row: Repository) -> Details:
     """What AWS last showed of a repository whose details are not due: the row's own, the listing's included."""
     return Details(
         created_at=row.created_at,
-        mutability=row.mutability.get("mode", ""),
-        exclusions=tuple(row.mutability.get("exclusions", ())),
-        encryption=row.encryption.get("type", ""),
-        kms_key=row.encryption.get("kms_key"),
+        mutability=row.mutability.mode,
+        exclusions=row.mutability.exclusions,
+        encryption=row.encryption.type,
+        kms_key=row.encryption.kms_key,
         lifecycle=row.lifecycle_text or None,
         tags=row.tags,
     )
@@ -558,8 +557,8 @@ def _create(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> bo
         "lifecycle_text": "",
         "lifecycle_is_ours": True,
         "tags": tags,
-        "mutability": {"mode": desired.MUTABILITY, "exclusions": list(desired.EXCLUSIONS)},
-        "encryption": {"type": "KMS" if config.kms_key else "AES256", "kms_key": config.kms_key},
+        "mutability": Mutability(mode=desired.MUTABILITY, exclusions=desired.EXCLUSIONS),
+        "encryption": Encryption(type="KMS" if config.kms_key else "AES256", kms_key=config.kms_key),
         "details_checked_at": now,
     }
     row.origin, row.management, row.last_in_sync_at, row.policy_applied_at = "created", Management.FULL, None, None
@@ -636,8 +635,8 @@ def _mend(run: _Run, observation: Observation, *, ecr: Ecr, config: RegistryConf
         run.values |= {
             "lifecycle_text": details.lifecycle or "",
             "tags": dict(details.tags),
-            "mutability": {"mode": details.mutability, "exclusions": list(details.exclusions)},
-            "encryption": {"type": details.encryption, "kms_key": details.kms_key},
+            "mutability": Mutability(mode=details.mutability, exclusions=details.exclusions),
+            "encryption": Encryption(type=details.encryption, kms_key=details.kms_key),
             "details_checked_at": now,
         }
     _write(run, differences, ecr=ecr, config=config, now=now, policy_before=policy_before)
@@ -757,7 +756,7 @@ def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: 
             run.values["tags"] = {**run.values.get("tags", run.row.tags), **dict(config.tags)}
         case Part.MUTABILITY:
             run.happened(EventKind.CHANGED, difference.words + " It was changed.")
-            run.values["mutability"] = {"mode": desired.MUTABILITY, "exclusions": list(desired.EXCLUSIONS)}
+            run.values["mutability"] = Mutability(mode=desired.MUTABILITY, exclusions=desired.EXCLUSIONS)
 
 
 def _record(run: _Run, *, error: RegistryError | None, desired_digest: str, now: datetime) -> None:
@@ -765,7 +764,7 @@ def _record(run: _Run, *, error: RegistryError | None, desired_digest: str, now:
     row, values = run.row, run.values
     if error is not None:
         failure, events = _failure(row, error, cause=run.cause, now=now)
-        values |= failure | {"differences": [difference.as_row() for difference in run.differences]}
+        values |= failure | {"differences": run.differences}
         run.events += events
         return
     values |= {
@@ -790,7 +789,7 @@ def _record_verdict(run: _Run, *, now: datetime) -> None:
     """Whether the repository is in sync or drifted, by the differences that are left, and since when."""
     row, values = run.row, run.values
     verdict = desired.verdict(run.differences)
-    values["differences"] = [difference.as_row() for difference in run.differences]
+    values["differences"] = run.differences
     if not verdict.drifted:
         values |= {"status": RepositoryStatus.IN_SYNC, "last_in_sync_at": now, "drifted_since": None}
         return
@@ -814,15 +813,14 @@ def record_policy(*, lease: RepositoryLease, config: RegistryConfig, partition: 
     now: datetime = row.db_now  # type: ignore[attr-defined]
     run = _Run(lease=lease, cause=cause, enforce=False, partition=partition)
     run.values = {"written_at": Now(), "checked_digest": ""}
-    known = [Difference.from_row(each) for each in row.differences]
     run.differences = desired.policy_differences(config.default_repository_policy, text, partition=partition)
-    run.differences += [each for each in known if each.part is not Part.POLICY]
+    run.differences += [each for each in row.differences if each.part is not Part.POLICY]
     _saw_policy(run, text, run.differences, config=config, now=now)
     checked = row.status in (RepositoryStatus.IN_SYNC, RepositoryStatus.DRIFTED)
     if checked or desired.verdict(run.differences).drifted:
         _record_verdict(run, now=now)
     else:
-        run.values["differences"] = [each.as_row() for each in run.differences]
+        run.values["differences"] = run.differences
     return lease.finish(run.values, run.events)
 
 

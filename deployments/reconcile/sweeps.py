@@ -45,7 +45,7 @@ from deployments.reconcile.chunks import CHUNK_LEASE, ChunkRun
 from deployments.reconcile.lease import RETURNED, Lease, free
 from deployments.reconcile.sweep_record import MAX_DEATHS_PER_CHUNK, Outcome, _end, _found, _next_piece
 from deployments.reconcile.targets import Target
-from deployments.row_values import MANAGED, Management
+from deployments.row_values import MANAGED, Encryption, Management, Mutability
 
 REPOSITORIES_PER_CHUNK = (
     250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest
@@ -275,8 +275,8 @@ def _note_changes(known: dict[str, Repository], listed: dict[str, Listed]) -> No
     for name, row in known.items():
         entry = listed[name]
         seen: dict[str, Any] = {
-            "mutability": {"mode": entry.mutability, "exclusions": list(entry.exclusions)},
-            "encryption": {"type": entry.encryption, "kms_key": entry.kms_key},
+            "mutability": Mutability(mode=entry.mutability, exclusions=entry.exclusions),
+            "encryption": Encryption(type=entry.encryption, kms_key=entry.kms_key),
         }
         if row.status == RepositoryStatus.MISSING:  # it is back, and not by us: only a deploy creates
             seen |= {"status": RepositoryStatus.PENDING, "origin": "adopted", "details_checked_at": None}
@@ -304,8 +304,8 @@ def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repos
                 project=projects.get(entry.name[prefix:]),
                 status=RepositoryStatus.UNMANAGED,
                 management=Management.UNMANAGED,
-                mutability={"mode": entry.mutability, "exclusions": list(entry.exclusions)},
-                encryption={"type": entry.encryption, "kms_key": entry.kms_key},
+                mutability=Mutability(mode=entry.mutability, exclusions=entry.exclusions),
+                encryption=Encryption(type=entry.encryption, kms_key=entry.kms_key),
             )
             for entry in entries
         ],

@@ -11,7 +11,7 @@ import pytest
 from deployments import config
 from deployments.aws.values import Details
 from deployments.reconcile import desired
-from deployments.reconcile.desired import Part
+from deployments.row_values import Difference, Part
 
 REGISTRY = config.load({"DEPLOY_REGISTRY_ECR_TAGS": "team=platform"}).v4
 RIGHT = Details(
@@ -104,11 +104,11 @@ def test_a_policy_that_is_not_understood_is_left_alone() -> None:
 
 @pytest.mark.parametrize("text", ["not json", "[]", '{"Statement": '])
 def test_a_policy_that_cannot_be_read_is_never_shown_as_one_that_lets_somebody_pull(text: str) -> None:
-    assert desired.pullers(text, ["222222222222"], partition="aws")["222222222222"]["pull"] == "depends"
+    assert desired.pullers(text, ["222222222222"], partition="aws")["222222222222"].verdict == "depends"
 
 
 def test_without_a_policy_nobody_can_pull() -> None:
-    assert desired.pullers("", ["222222222222"], partition="aws")["222222222222"]["pull"] == "no"
+    assert desired.pullers("", ["222222222222"], partition="aws")["222222222222"].verdict == "no"
 
 
 KEY_ID = "11111111-2222-3333-4444-555555555555"
@@ -143,8 +143,8 @@ def test_the_order_of_a_rules_list_is_no_difference_and_another_list_is_one() ->
     assert not desired.same_lifecycle(lifecycle("a", "b"), lifecycle("a", "c"))
 
 
-def difference(part: Part, *, fixable: bool, words: str = "") -> desired.Difference:
-    return desired.Difference(part=part, words=words or f"{part} differs.", fixable=fixable)
+def difference(part: Part, *, fixable: bool, words: str = "") -> Difference:
+    return Difference(part=part, words=words or f"{part} differs.", fixable=fixable)
 
 
 def test_a_repository_is_drifted_by_what_is_fixable_and_by_any_difference_of_its_policy() -> None:
@@ -167,9 +167,3 @@ def test_the_words_of_a_verdict_are_those_of_the_differences_that_make_it_drifte
     ]
 
     assert desired.verdict(found).words == "No pull. A tag."
-
-
-def test_a_difference_is_read_from_a_row_as_it_was_written_to_it() -> None:
-    for fixable in (False, True):
-        written = difference(Part.TAGS, fixable=fixable)
-        assert desired.Difference.from_row(written.as_row()) == written

@@ -26,6 +26,7 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.reconcile import change_events, processes, put_back, repositories, sweep_record, sweeps, targets
+from deployments.row_values import Difference, Part
 from sandbox.control import Sandbox
 from tests.support.change_events import event, message
 from tests.support.constants import HOST, POLICY, TRAIL
@@ -131,7 +132,7 @@ def test_the_policy_is_written_by_a_read_and_a_write_and_what_was_there_is_kept(
     assert "333333333333" in live(sandbox, kept.repository.name)
     row = Repository.objects.get(pk=kept.repository_id)
     assert (row.status, row.policy_text) == (RepositoryStatus.DRIFTED, OTHER)
-    assert "account 222222222222 loses pull" in row.differences[0]["words"]
+    assert "account 222222222222 loses pull" in row.differences[0].words
     assert row.lease_until is None
     event = row.events.filter(kind=EventKind.POLICY_APPLIED).latest("pk")
     assert (event.cause, event.policy_before) == ("ada@example.com", before)
@@ -184,7 +185,7 @@ def test_a_policy_that_is_put_back_says_nothing_of_the_other_differences(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     kept.policy_before = POLICY
-    tags = {"what": "tags", "words": "AWS tags missing or different: team.", "writable": True}
+    tags = Difference(part=Part.TAGS, words="AWS tags missing or different: team.", fixable=True)
     Repository.objects.filter(pk=kept.repository_id).update(status=RepositoryStatus.DRIFTED, differences=[tags])
 
     put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)

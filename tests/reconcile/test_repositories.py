@@ -241,7 +241,7 @@ def test_what_somebody_else_chose_on_an_adopted_repository_is_reported_and_left(
 
     assert not {"PutLifecyclePolicy", "PutImageTagMutability"} & set(new_calls(sandbox))
     assert repository.status == RepositoryStatus.IN_SYNC
-    assert {part["what"]: part["writable"] for part in repository.differences} == {
+    assert {each.part: each.fixable for each in repository.differences} == {
         "lifecycle": False,
         "mutability": False,
     }
@@ -257,7 +257,7 @@ def test_an_operators_click_brings_an_adopted_repository_in_line_altogether(
     assert not ownership.take_over(row=repository, by="ada@example.com")
     repository = ensure(project, ecr_configuration, freshness=timedelta(0))
 
-    assert repository.mutability["mode"] == "IMMUTABLE_WITH_EXCLUSION"
+    assert repository.mutability.mode == "IMMUTABLE_WITH_EXCLUSION"
     assert repository.differences == []
 
 
@@ -364,7 +364,7 @@ def test_a_policy_that_ecr_refuses_fails_the_first_deploy_and_later_only_marks_t
         assert "InvalidParameterException" in repository.last_error
     else:  # a default policy that is not understood is never written over one that works
         assert repository.last_error == ""
-        assert "not understood" in repository.differences[0]["words"]
+        assert "not understood" in repository.differences[0].words
     assert CLUSTER in sandbox.client("ecr").get_repository_policy(repositoryName=repository.name)["policyText"]
 
 
@@ -592,7 +592,7 @@ def test_whether_the_consumer_accounts_may_pull_is_on_the_row_at_every_look(
     )
 
     repository = ensure(project, configuration)
-    assert {account: answer["pull"] for account, answer in repository.consumers.items()} == {
+    assert {account: answer.verdict for account, answer in repository.consumers.items()} == {
         CLUSTER: "yes",
         "333333333333": "no",
     }
@@ -600,7 +600,7 @@ def test_whether_the_consumer_accounts_may_pull_is_on_the_row_at_every_look(
     Repository.objects.update(mode="observe", mode_until=Now() + timedelta(hours=1), mode_reason="being looked into")
     sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
     repository = ensure(project, configuration, freshness=timedelta(0))
-    assert repository.consumers[CLUSTER]["pull"] == "no"
+    assert repository.consumers[CLUSTER].verdict == "no"
 
 
 def test_an_exception_for_one_repository_counts_until_it_ends(

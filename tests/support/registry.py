@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from deployments.config import Configuration
 from deployments.models import Repository, RepositoryStatus
+from deployments.row_values import Encryption, Mutability
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
 
@@ -52,8 +53,8 @@ def fill(sandbox: Sandbox, configuration: Configuration, count: int) -> list[str
             policy_applied_at=past,
             lifecycle_text=configuration.v4.lifecycle_policy,
             lifecycle_is_ours=True,
-            mutability={"mode": "IMMUTABLE_WITH_EXCLUSION", "exclusions": ["cache"]},
-            encryption={"type": "AES256", "kms_key": None},
+            mutability=Mutability(mode="IMMUTABLE_WITH_EXCLUSION", exclusions=("cache",)),
+            encryption=Encryption(type="AES256"),
             details_checked_at=past,
             last_checked_at=past,
             last_in_sync_at=past,
