@@ -389,10 +389,10 @@ def _consumers(target: Target) -> Iterator[ReportLine]:
         yield ReportLine(
             part="AWS",
             what=f"Account {account} pulls from {target.registry.account}",
-            level={"yes": Level.OK, "no": Level.FAIL}.get(answer["pull"], Level.WARN),
-            says=answer["words"][:1].upper() + answer["words"][1:],
+            level={"yes": Level.OK, "no": Level.FAIL}.get(answer.verdict, Level.WARN),
+            says=answer.words[:1].upper() + answer.words[1:],
             then=""
-            if answer["pull"] == "yes"
+            if answer.verdict == "yes"
             else "Correct DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY; manage.py policy who shows who can pull.",
         )
 

@@ -9,6 +9,7 @@ a crash would leave it on the row.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,45 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from deployments import images
+from deployments.row_values import MANAGED, ConsumerPull, Difference, Encryption, Management, Mutability, Receipt
+
+
+class ValuesField(models.JSONField):
+    """A JSON column whose value is typed in Python (`deployments.row_values`): `read` makes it of what is stored.
+
+    A value that has `as_row` is stored as that, also within a list or a dict. Migrations and their models have a plain
+    JSONField.
+    """
+
+    def __init__(self, *args: Any, read: Callable[[Any], Any] = lambda stored: stored, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.read = read
+
+    def deconstruct(self) -> Any:
+        name, _, args, options = super().deconstruct()
+        return name, "django.db.models.JSONField", args, options
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
+        stored = super().from_db_value(value, expression, connection)
+        return None if stored is None else self.read(stored)
+
+    def get_default(self) -> Any:
+        default = super().get_default()
+        return None if default is None else self.read(default)
+
+    def get_prep_value(self, value: Any) -> Any:
+        return _as_stored(super().get_prep_value(value))
+
+    def value_to_string(self, obj: models.Model) -> Any:
+        return _as_stored(self.value_from_object(obj))
+
+
+def _as_stored(value: Any) -> Any:
+    if hasattr(value, "as_row"):
+        return value.as_row()
+    if isinstance(value, Mapping):
+        return {key: _as_stored(each) for key, each in value.items()}
+    return [_as_stored(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 class Project(models.Model):
@@ -166,8 +206,13 @@ class Repository(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     status = models.CharField(max_length=12, choices=RepositoryStatus.choices, default=RepositoryStatus.PENDING)
-    # The differences from the configuration, also those that are only reported: [{"what", "words", "writable"}].
-    differences = models.JSONField(default=list, blank=True, encoder=DjangoJSONEncoder)
+    # The differences from the configuration, also those that are only reported.
+    differences: models.JSONField[list[Difference], list[Difference]] = ValuesField(
+        default=list,
+        blank=True,
+        encoder=DjangoJSONEncoder,
+        read=lambda stored: [Difference.from_row(each) for each in stored],
+    )
     last_error = models.TextField(blank=True)
     last_error_code = models.CharField(max_length=100, blank=True)
     last_error_heals = models.BooleanField(default=False)  # retryable: a later attempt can succeed without a change
@@ -185,25 +230,37 @@ class Repository(models.Model):
     drifted_since = models.DateTimeField(null=True, blank=True)
     checked_digest = models.CharField(max_length=64, blank=True)  # configuration that the last check compared with
 
+    # How much of it is ours to keep as configured; empty: no repository was seen yet, or it is gone.
+    management = models.CharField(
+        max_length=9, blank=True, default="", db_default="", choices=[(each.value, each.value) for each in Management]
+    )
+
     # What AWS answered at the last observation of each kind.
-    origin = models.CharField(  # an adopted repository keeps its lifecycle policy and mutability
+    origin = models.CharField(  # who made it
         max_length=8, blank=True, choices=[("created", "Created by us"), ("adopted", "Adopted")]
     )
-    # When an operator took an adopted repository over: from then on we also manage its lifecycle policy and mutability.
-    taken_over_at = models.DateTimeField(null=True, blank=True)
+    taken_over_at = models.DateTimeField(null=True, blank=True)  # written for version 0.1.0, which has no `management`
     creating_since = models.DateTimeField(null=True, blank=True)  # CreateRepository was sent and not answered yet
     policy_text = models.TextField(blank=True)
     policy_applied_at = models.DateTimeField(
         null=True, blank=True
     )  # when the policy was last seen to be ours; null: never
     lifecycle_text = models.TextField(blank=True)
-    lifecycle_is_ours = models.BooleanField(default=False)
+    lifecycle_is_ours = models.BooleanField(default=False)  # we wrote one, also where it was only missing
     tags = models.JSONField(default=dict, blank=True)
-    mutability = models.JSONField(default=dict, blank=True)  # {"mode", "exclusions"}
-    encryption = models.JSONField(default=dict, blank=True)  # {"type", "kms_key"}
+    mutability: models.JSONField[Mutability, Mutability] = ValuesField(
+        default=dict, blank=True, read=Mutability.from_row
+    )
+    encryption: models.JSONField[Encryption, Encryption] = ValuesField(
+        default=dict, blank=True, read=Encryption.from_row
+    )
     details_checked_at = models.DateTimeField(null=True, blank=True)  # describe, lifecycle and tags
-    # Whether each configured consumer account can pull by the observed policy: {account: {"pull", "words"}}.
-    consumers = models.JSONField(default=dict, blank=True)
+    # By account: whether each configured consumer can pull by the observed policy.
+    consumers: models.JSONField[dict[str, ConsumerPull], dict[str, ConsumerPull]] = ValuesField(
+        default=dict,
+        blank=True,
+        read=lambda stored: {account: ConsumerPull.from_row(each) for account, each in stored.items()},
+    )
 
     # The override: a mode that an operator set for this repository until a time.
     mode = models.CharField(max_length=8, blank=True, choices=[("enforce", "Enforce"), ("observe", "Observe")])
@@ -234,9 +291,9 @@ class Repository(models.Model):
         return self.name
 
     @property
-    def keeps_theirs(self) -> bool:
-        """Whether we leave the lifecycle policy and tag mutability as they are, because somebody else chose them."""
-        return self.origin == "adopted" and self.taken_over_at is None
+    def is_managed(self) -> bool:
+        """Whether it is there, and ours to keep as configured: at least its policy and AWS tags."""
+        return self.management in MANAGED
 
 
 class EventKind(models.TextChoices):
@@ -484,8 +541,10 @@ class Deployment(models.Model):
             ("password", "Configured user name and password"),
         ],
     )
-    # What was verified about the image before the promotion: {"digest", "platforms", "pullers", "policy", "at", …}.
-    receipt = models.JSONField(null=True, blank=True)
+    # What was verified about the image before the promotion; null: nothing was tried.
+    receipt: models.JSONField[Receipt | None, Receipt | None] = ValuesField(
+        null=True, blank=True, read=Receipt.from_row
+    )
     # Whether finalize asked for a promotion, so that a repeated finalize completes the first; null: no finalize yet.
     promotion_wanted = models.BooleanField(null=True, blank=True)
     canceled_reason = models.CharField(max_length=200, blank=True)

@@ -39,7 +39,7 @@ from deployments import outage
 from deployments.deploys import lifecycle
 from deployments.models import ProcessRole, SweepTrigger
 from deployments.notify import deliveries, senders
-from deployments.reconcile import generation, processes, sweep_record, sweeps
+from deployments.reconcile import generation, ownership, processes, sweep_record, sweeps
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +150,7 @@ def wake_workers() -> None:
 #: The steps of a tick, in this order. The step `notifications` makes no network call.
 STEPS: dict[str, Callable[[], Any]] = {
     "time-outs": _time_out,
+    "filling repositories' management": lambda: ownership.fill(),
     "settling the configuration": lambda: generation.settle(),
     "ending sweeps": lambda: sweeps.close_finished(),
     "forgetting sweeps": lambda: sweep_record.forget_old(),

@@ -15,11 +15,12 @@ from django.conf import settings  # noqa: E402
 from django.db import connections  # noqa: E402
 
 from deployments.models import ProcessRole  # noqa: E402  (needs the loaded apps)
-from deployments.reconcile import generation  # noqa: E402
+from deployments.reconcile import generation, ownership  # noqa: E402
 
 try:
     call_command("check")
     generation.register(settings.CONFIGURATION, role=ProcessRole.WEB)
+    ownership.fill()
     connections.close_all()  # the server may fork next
 except SystemCheckError as error:
     sys.exit(str(error))

@@ -129,14 +129,15 @@ def world(transactional_db: None, configure: Callable[..., Configuration], setti
         environment=environment, version=str(new.version), by="", configuration=configuration, trail=TRAIL
     )
     building = _deployment(environment, 3, "BUILDING", external_id="pr-1")
-    for name, status, origin in (
-        (project.ref, "in_sync", "created"),
-        ("b", "in_sync", "adopted"),
-        ("c", "unmanaged", ""),
+    for name, status, origin, management in (
+        (project.ref, "in_sync", "created", "full"),
+        ("b", "in_sync", "adopted", "adopted"),
+        ("c", "unmanaged", "", "unmanaged"),
     ):
         Repository.objects.create(
             account=OWNER, region="us-east-1", host=HOST, name=f"trigger/{name}", status=status, origin=origin,
-            mode="observe" if origin == "created" else "", mode_reason="x", mode_until=Now() + timedelta(hours=1),
+            management=management, mode="observe" if origin == "created" else "", mode_reason="x",
+            mode_until=Now() + timedelta(hours=1),
         )  # fmt: skip
     vault = Vault(settings.ENCRYPTION_KEYS)
     environment_variables.store(environment=environment, variables={"TOKEN": "1"}, vault=vault)

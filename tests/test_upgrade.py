@@ -214,6 +214,11 @@ def rows(installation: Installation, code: Code) -> list[Any]:
     return [entry for entry in json.loads(text) if entry["fields"].pop("last_used_at", True) or True]
 
 
+def managements(installation: Installation) -> set[str]:
+    text = installation.manage(NEW, "dumpdata", "deployments.repository")
+    return {row["fields"]["management"] for row in json.loads(text)}
+
+
 def test_0_1_0_serves_while_it_is_upgraded_and_on_the_migrated_database_afterwards(
     old: Code, installation: Installation
 ) -> None:
@@ -238,6 +243,7 @@ def test_0_1_0_serves_while_it_is_upgraded_and_on_the_migrated_database_afterwar
         # Each version makes a repository, sets it up and promotes; a deploy begun with one is finished by the other.
         assert number(later[0].deploy(old_origin)) == 1
         with installation.serving(NEW) as new_origin:
+            assert managements(installation) == {"full"}, "the web process fills what 0.1.0 has not written"
             begun = number(first.deploy(new_origin))
             assert begun > during.count
             assert number(first.deploy(old_origin)) == begun + 1
@@ -256,6 +262,7 @@ def test_0_1_0_serves_while_it_is_upgraded_and_on_the_migrated_database_afterwar
         assert "0 drifted, 0 failed" in installation.manage(old, "reconcile", "--all")
     # And forward again.
     with installation.serving(NEW) as new_origin:
+        assert managements(installation) == {"full"}
         assert number(first.deploy(new_origin)) == begun + 5
         assert number(later[4].deploy(new_origin)) == 1
 

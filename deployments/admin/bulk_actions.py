@@ -32,6 +32,7 @@ from deployments.admin.pages import Button, ReadOnly, back_to, may, require, who
 from deployments.errors import Refusal
 from deployments.models import Repository, RepositoryStatus, Sweep
 from deployments.reconcile import requests, targets
+from deployments.row_values import MANAGED, Management
 
 ROWS_SHOWN = 20  # repositories of the selection that the confirmation page names
 
@@ -55,9 +56,7 @@ class BulkAction:
         return self.where & targets.rows(settings.CONFIGURATION) if self.by_sweep else self.where
 
 
-_MANAGED = ~Q(status=RepositoryStatus.UNMANAGED)
-_PRESENT = ~Q(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
-_CHECKED_BY_SWEEPS = _PRESENT & ~Q(origin="")  # the repository was created or adopted
+_CHECKED_BY_SWEEPS = Q(management__in=MANAGED) & ~Q(status=RepositoryStatus.MISSING)
 
 BULK_ACTIONS = {
     bulk.name: bulk
@@ -91,7 +90,7 @@ BULK_ACTIONS = {
             right="adopt_repository",
             says="From now on the discovered repositories are managed: they get the policy and tags of the settings. A "
             "lifecycle policy and tags that somebody else chose stay.",
-            where=Q(status=RepositoryStatus.UNMANAGED),
+            where=Q(management=Management.UNMANAGED),
         ),
         BulkAction(
             name="take",
@@ -99,7 +98,7 @@ BULK_ACTIONS = {
             right="adopt_repository",
             says="Adopted repositories are managed fully: a lifecycle policy and a tag mutability that somebody else "
             "chose are overwritten by the settings.",
-            where=_PRESENT & Q(origin="adopted", taken_over_at__isnull=True),
+            where=Q(management=Management.ADOPTED),
         ),
         BulkAction(
             name="except",
@@ -107,7 +106,7 @@ BULK_ACTIONS = {
             right="except_repository",
             says="Until a time of your choice the policy is only observed, or is enforced, regardless of the setting. "
             "Then the exception ends.",
-            where=_MANAGED,
+            where=~Q(status=RepositoryStatus.UNMANAGED),
             by_sweep=False,
         ),
         BulkAction(

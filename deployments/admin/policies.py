@@ -76,7 +76,7 @@ def risks(row: Repository) -> tuple[policy.Finding, ...]:
 def pullers(row: Repository) -> list[Puller]:
     """The consumer accounts as of the last check, then the other principals that the policy names."""
     found = [
-        Puller(name=f"account {account}", verdict=answer["pull"], words=answer["words"], consumer=True)
+        Puller(name=f"account {account}", verdict=answer.verdict, words=answer.words, consumer=True)
         for account, answer in sorted(row.consumers.items())
     ]
     try:
@@ -231,10 +231,10 @@ class State:
 
 def state_of(row: Repository, part: str, *, covered: bool) -> State:
     """The state of a part. `covered`: whether a configured registry contains this repository."""
-    found = [each for each in row.differences if each.get("what") == part]
+    found = [each for each in row.differences if each.part == part]
     if found:
-        words = " ".join(str(each.get("words", "")) for each in found)
-        writable = any(each.get("writable") for each in found)
+        words = " ".join(each.words for each in found)
+        writable = any(each.fixable for each in found)
         return State(tone="warn" if writable else "idle", word="Differs" if writable else "Reported", words=words)
     looked = row.last_checked_at if part == "policy" else row.details_checked_at
     if looked is None or row.status in (RepositoryStatus.MISSING, RepositoryStatus.UNMANAGED):

@@ -21,6 +21,7 @@ from deployments.admin.pages import Alarm, audit_of, may, menu, shown_configurat
 from deployments.admin.policies import Policies, aws_console, pullers, risks, state_of
 from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.aws.partitions import partition_of
+from deployments.catalogue import sentence
 from deployments.config import RegistryConfig
 from deployments.models import Deployment, EventKind, Repository, RepositoryStatus
 from deployments.reconcile import repositories, targets
@@ -46,8 +47,8 @@ def reason(row: Repository) -> str:
     if row.last_error:
         return row.last_error.replace(f" on {row.name}", "", 1)  # the page shows the name beside this text
     if row.status == RepositoryStatus.MISSING:
-        return "Gone from the registry. The next deploy makes it again."
-    return " ".join(str(difference.get("words", "")) for difference in row.differences)
+        return sentence("missing", name="The repository")
+    return " ".join(each.words for each in row.differences)
 
 
 @admin.register(Repository)
@@ -82,7 +83,7 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
         "exception": lambda row: row.mode,
         "exception_until": lambda row: row.mode_until,
         "exception_reason": lambda row: row.mode_reason,
-        "consumers": lambda row: {account: answer.get("pull") for account, answer in row.consumers.items()},
+        "consumers": lambda row: {account: answer.verdict for account, answer in row.consumers.items()},
     }
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Repository]:
@@ -153,7 +154,7 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
             "desired": desired,
             "lines": lines,
             "one_policy": laid_out(row.policy_text or desired or ""),
-            "policy_differs": any(each.get("what") == "policy" for each in row.differences),
+            "policy_differs": any(each.part == "policy" for each in row.differences),
             "events": events,
             "gone_words": next((event.message for event in events if event.kind == EventKind.MISSING), ""),
             "latest": latest(Deployment.objects.filter(repository=row)),

@@ -16,7 +16,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from django.utils import timezone
@@ -27,8 +27,9 @@ from deployments.aws.values import Access
 from deployments.config import RegistryConfig
 from deployments.deploys import oci_registry
 from deployments.errors import Refusal, RegistryError, refusal, registry_error
+from deployments.row_values import ProvedPull, Receipt
 
-Steps = Generator[str, None, dict[str, Any]]
+Steps = Generator[str, None, Receipt]
 
 MAX_DEPTH = 3  # index → index → image
 MAX_MANIFESTS = 100
@@ -101,29 +102,25 @@ def prove(
             return (yield from _prove_elsewhere(place, digest, platforms, registry))
         tree = _read(_InEcr(ecr, place.name), place, digest, platforms)
         yield _found(tree)
-        receipt = _receipt(place, tree)
-        yield from _prove_pulls(ecr, place, tree, registry, mend, receipt)
-        return receipt
+        return (yield from _prove_pulls(ecr, place, tree, registry, mend))
     except RegistryError as error:
         raise refusal("image_undecided", reason=error.sentence, retryable=error.retryable) from error
 
 
-def unproved(reason: str) -> dict[str, Any]:
-    """The receipt of an image that nothing is known of."""
-    return {"at": timezone.now().isoformat(), "digest": "", "platforms": [], "pullers": {}, "unproved": reason}
+def unproved(reason: str, *, digest: str | None = None, code: str = "") -> Receipt:
+    """The receipt of an image that nothing is known of. `code`: of the refusal, if it was one."""
+    return Receipt(at=timezone.now().isoformat(), digest=digest or "", unproved=reason, code=code)
 
 
-def _receipt(place: Place, tree: Tree) -> dict[str, Any]:
-    return {
-        "at": timezone.now().isoformat(),
-        "repository": str(place),
-        "digest": tree.digest,
-        "platforms": tree.platforms,
-        "manifests": tree.manifests,
-        "layers": tree.layers,
-        "policy": "",  # the digest of the text that the pulls were evaluated against
-        "pullers": {},
-    }
+def _receipt(place: Place, tree: Tree) -> Receipt:
+    return Receipt(
+        at=timezone.now().isoformat(),
+        repository=str(place),
+        digest=tree.digest,
+        platforms=tuple(tree.platforms),
+        manifests=tree.manifests,
+        layers=tree.layers,
+    )
 
 
 def _found(tree: Tree) -> str:
@@ -335,7 +332,7 @@ def _prove_elsewhere(place: Place, digest: str | None, platforms: Sequence[str],
         if error.code not in ("RegistrySilent", "RegistryClosed"):  # D-not-proved
             raise
         yield error.sentence
-        return unproved(error.sentence) | {"digest": digest or ""}
+        return unproved(error.sentence, digest=digest)
     yield _found(tree)
     return _receipt(place, tree)
 
@@ -349,19 +346,18 @@ def _prove_pulls(
     tree: Tree,
     registry: RegistryConfig,
     mend: Callable[[], None],
-    receipt: dict[str, Any],
-) -> Generator[str, None, None]:
-    """Every consumer account may pull; raises Refusal for the first that may not. Adds to the receipt."""
+) -> Steps:
+    """Every consumer account may pull; raises Refusal for the first that may not. Returns the receipt."""
+    receipt = _receipt(place, tree)
     probes: dict[str, list[str]] = {account: [] for account in registry.consumer_accounts}
     for role in registry.probe_role_arns:
         probes.setdefault(role.split(":")[4], []).append(role)
     if not probes:
-        return
+        return receipt
     text = _policy_of(ecr, place)
     if any(isinstance(_judged(text, account, ecr, place, bool(roles)), Refusal) for account, roles in probes.items()):
         mend()
         text = _policy_of(ecr, place)
-    receipt["policy"] = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if text else ""
     words: dict[str, str] = {}
     for account, roles in probes.items():
         judged = _judged(text, account, ecr, place, bool(roles))
@@ -377,10 +373,16 @@ def _prove_pulls(
         if isinstance(result, RegistryError):
             raise result
     for account, roles in probes.items():
-        how = "trial" if roles else "policy"
-        receipt["pullers"][account] = {"pull": "yes", "how": how, "words": words[account], "roles": roles}
         tried = f" {' and '.join(roles)} tried." if roles else ""
         yield f"Account {account} can pull it.{tried}"
+    return replace(
+        receipt,
+        policy=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if text else "",
+        pullers={
+            account: ProvedPull(how="trial" if roles else "policy", words=words[account], roles=tuple(roles))
+            for account, roles in probes.items()
+        },
+    )
 
 
 def _policy_of(ecr: Ecr, place: Place) -> str:

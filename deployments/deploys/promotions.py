@@ -66,7 +66,7 @@ def finalize(
             deployment,
             status=DEPLOYED,
             deployed_at=Now(),
-            image_digest=receipt["digest"] or digest or "",
+            image_digest=receipt.digest or digest or "",
             receipt=receipt,
             promotion_wanted=not skip_promotion,
             deadline=None,
@@ -158,7 +158,7 @@ def _prove_now(
             )
         )
     except Refusal as refused:
-        refused_receipt = image_proof.unproved(refused.sentence) | {"code": refused.code, "digest": digest or ""}
+        refused_receipt = image_proof.unproved(refused.sentence, digest=digest, code=refused.code)
         Deployment.objects.filter(id=deployment.id).exclude(status=DEPLOYED).update(receipt=refused_receipt)
         raise
 
@@ -236,13 +236,13 @@ def _agreed(before: Deployment | None, instead_of: str | None) -> None:
 
 
 def _prove_again(deployment: Deployment, configuration: Configuration) -> None:
-    proved = deployment.receipt is not None and "unproved" not in deployment.receipt
+    proved = deployment.receipt is not None and deployment.receipt.is_proved
     steps = _prove(deployment, deployment.image_digest or None, configuration)
     try:
         while True:
             next(steps)
     except StopIteration as end:
-        if "unproved" not in end.value:
+        if end.value.is_proved:
             Deployment.objects.filter(id=deployment.id).update(receipt=end.value)
     except Refusal as refused:
         if refused.code not in ("image_undecided", "server_waits_for_aws") or not proved:

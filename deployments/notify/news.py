@@ -43,7 +43,7 @@ EVENTS = {
     "repository.drifted": "A repository differs and is not put right",
     "repository.healed": "A repository's policy was changed and put right",
     "repository.failed": "A repository failed twice in a row",
-    "repository.missing": "A repository is gone from the registry",
+    "repository.missing": "A repository was deleted from the registry",
     "sweep.failed": "Sweeps began to fail",
     "worker.silent": "A worker is not heard of any more",
     "configuration.changed": "Another configuration counts",
@@ -186,7 +186,7 @@ def _repositories(since: datetime) -> Iterator[News]:
     for row in rows.filter(status=RepositoryStatus.DRIFTED, drifted_since__gte=since).order_by("-drifted_since")[
         :MAX_ROWS_PER_KIND
     ]:
-        words = " ".join(str(each.get("words", "")) for each in row.differences)
+        words = " ".join(each.words for each in row.differences)
         yield _state(row, RepositoryStatus.DRIFTED, row.drifted_since or since, row.drifted_since or since, words)
     failing = rows.filter(
         status=RepositoryStatus.FAILED,
@@ -213,7 +213,7 @@ def _repository_events(since: datetime) -> Iterator[News]:
                 words = "was changed, and was repaired"
                 yield _of_repository("repository.healed", row, row.status, event.at, key, words, event.message)
             case EventKind.MISSING:
-                words, status = "is gone from the registry", RepositoryStatus.MISSING
+                words, status = "was deleted from the registry", RepositoryStatus.MISSING
                 yield _of_repository("repository.missing", row, status, event.at, key, words, event.message)
             case EventKind.ERROR:
                 yield _state(row, RepositoryStatus.FAILED, event.state_since or event.at, event.at, event.message)

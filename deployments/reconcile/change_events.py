@@ -26,7 +26,7 @@ from deployments.aws.sqs import EventQueue
 from deployments.aws.values import Message
 from deployments.config import Configuration
 from deployments.errors import RegistryError, registry_error
-from deployments.models import ProcessRole, Repository, RepositoryStatus
+from deployments.models import ProcessRole, Repository
 from deployments.reconcile import generation, processes, repositories, targets
 
 log = logging.getLogger(__name__)
@@ -242,7 +242,7 @@ def _observe(
     details = any(change.details for change in changes)
     while True:
         row: Any = Repository.objects.filter(account=account, region=region, name=name).annotate(db_now=Now()).first()
-        if row is None or row.status == RepositoryStatus.UNMANAGED or not row.origin:
+        if row is None or not row.is_managed:
             return None  # not known yet: sweeps discover, deploys create
         if all(_is_known(change, row) for change in changes):
             return None

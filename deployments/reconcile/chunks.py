@@ -23,6 +23,7 @@ from django.db.models.functions import Now
 
 from deployments.aws.ecr import Ecr
 from deployments.aws.values import Observation
+from deployments.catalogue import sentence
 from deployments.config import Configuration
 from deployments.errors import RegistryError, is_throttling, registry_error
 from deployments.models import (
@@ -378,24 +379,13 @@ class ChunkRun:
 
     def _report(self, target: Target, row: Repository, observation: Observation) -> None:
         """Record as findings what a sweep that may write would do. Nothing is changed, not even the row."""
-        words, kind = [], "in_sync"
         if not observation.exists:
-            words, kind = ["The repository is gone from the registry."], "drifted"
-        elif isinstance(observation.policy, RegistryError):
-            words, kind = [str(observation.policy)], "failed"
-        else:
-            details = repositories.remembered(row) if observation.details is None else observation.details
-            differences = desired.policy_differences(
-                target.config.default_repository_policy, observation.policy, partition=target.registry.partition
-            )
-            if isinstance(details, RegistryError):
-                words, kind = [str(details)], "failed"
-            else:
-                differences += repositories.detail_differences(row, target.config, details)
-            words += [each.words for each in differences if each.fixable or each.part is desired.Part.POLICY]
-            if words and kind != "failed":
-                kind = "drifted"
-        self._tell(row, kind, " ".join(words))
+            self._tell(row, "drifted", sentence("missing", name="The repository"))
+            return
+        differences, errors = repositories.compare(row, observation, target.config, partition=target.registry.partition)
+        verdict = desired.verdict(differences)
+        words = " ".join([*map(str, errors), verdict.words]).strip()
+        self._tell(row, "failed" if errors else "drifted" if verdict.drifted else "in_sync", words)
 
     def _settle(self, ecr: Ecr, target: Target, row: Repository, observation: Observation, desired_digest: str) -> bool:
         """Converge one repository under its own lease. False if AWS throttled it, or does not show it yet.
@@ -426,9 +416,9 @@ class ChunkRun:
                 self.fatal = result.error
             self._tell(row, "failed", str(result.error))
         elif settled.status == RepositoryStatus.MISSING:
-            self._tell(row, "drifted", "The repository is gone from the registry.", Outcome.MISSING)
+            self._tell(row, "drifted", sentence("missing", name="The repository"), Outcome.MISSING)
         elif settled.status == RepositoryStatus.DRIFTED:
-            self._tell(row, "drifted", " ".join(part["words"] for part in settled.differences))
+            self._tell(row, "drifted", " ".join(each.words for each in settled.differences))
         elif result.written or result.before not in (RepositoryStatus.IN_SYNC, RepositoryStatus.PENDING):
             self._tell(row, "healed", " ".join(result.written))
         else:

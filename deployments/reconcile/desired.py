@@ -9,37 +9,37 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from deployments import policy
 from deployments.aws.values import Details
 from deployments.config import RegistryConfig
+from deployments.row_values import ConsumerPull, Difference, Management, Part
 
 MUTABILITY = "IMMUTABLE_WITH_EXCLUSION"  # a deployed tag never changes under a running node …
 EXCLUSIONS = ("cache",)  # … and buildx may still overwrite its cache
 
 
-class Part(StrEnum):
-    """The parts of a repository that the configuration has a word in."""
-
-    POLICY = "policy"
-    LIFECYCLE = "lifecycle"
-    TAGS = "tags"
-    MUTABILITY = "mutability"
-    ENCRYPTION = "encryption"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """One way in which a repository is not as configured. `fixable`: we may correct it."""
+class Verdict:
+    """Whether a repository is drifted, or else in sync."""
 
-    part: Part
-    words: str
-    fixable: bool
+    drifted: bool
+    words: str  # of the differences that make it drifted
 
-    def as_row(self) -> dict[str, Any]:
-        return {"what": self.part.value, "words": self.words, "writable": self.fixable}
+
+def open_ones(differences: Iterable[Difference]) -> list[Difference]:
+    """The differences that make a repository drifted: the fixable ones, and every one of its policy.
+
+    The others are only shown: what somebody else chose for a repository that was adopted, and the encryption.
+    """
+    return [each for each in differences if each.fixable or each.part is Part.POLICY]
+
+
+def verdict(differences: Iterable[Difference]) -> Verdict:
+    """In sync or drifted, by these differences: all that are left after the writes, or all that a dry run saw."""
+    found = open_ones(differences)
+    return Verdict(drifted=bool(found), words=" ".join(each.words for each in found))
 
 
 def policy_differences(desired: str | None, actual: str | None, *, partition: str) -> list[Difference]:
@@ -62,30 +62,31 @@ def policy_differences(desired: str | None, actual: str | None, *, partition: st
     return [Difference(part=Part.POLICY, words=f"Against the default policy, {words}.", fixable=True)]
 
 
-def pullers(text: str, accounts: Iterable[str], *, partition: str) -> dict[str, dict[str, str]]:
-    """Whether each of these accounts may pull by this policy: {account: {"pull": yes|no|depends, "words"}}."""
+def pullers(text: str, accounts: Iterable[str], *, partition: str) -> dict[str, ConsumerPull]:
+    """Whether each of these accounts may pull by this policy, by account."""
     try:
         parsed = policy.parse(text or "{}")
     except policy.PolicyError:
-        return {account: {"pull": "depends", "words": "The policy cannot be read."} for account in accounts}
+        return {account: ConsumerPull(verdict="depends", words="The policy cannot be read.") for account in accounts}
     answers = {account: policy.can_pull(parsed, account, partition=partition) for account in accounts}
-    return {account: {"pull": answer.verdict, "words": answer.words} for account, answer in answers.items()}
+    return {account: ConsumerPull(verdict=answer.verdict, words=answer.words) for account, answer in answers.items()}
 
 
 def detail_differences(
-    config: RegistryConfig, details: Details, *, adopted: bool, lifecycle_is_ours: bool
+    config: RegistryConfig, details: Details, *, management: str, lifecycle_is_ours: bool
 ) -> list[Difference]:
     """How lifecycle policy, tags, mutability and encryption differ.
 
-    On a repository that was adopted, what somebody else chose stays until an operator says otherwise: a lifecycle
-    policy of theirs, and tags that may be overwritten. A missing lifecycle policy, missing AWS tags and a mutability
-    that keeps buildx's cache from being written are always ours.
+    `management` is a `Management`, or empty. Unless it is `full`, what somebody else chose stays: a lifecycle policy
+    (`lifecycle_is_ours`: we wrote one), and tags that may be overwritten. A missing lifecycle policy, missing AWS tags
+    and a mutability that keeps buildx's cache from being written are fixable in any case.
     """
+    full = management == Management.FULL
     found = []
     if details.lifecycle is None:
         found.append(Difference(part=Part.LIFECYCLE, words="The repository has no lifecycle policy.", fixable=True))
     elif not same_lifecycle(details.lifecycle, config.lifecycle_policy):
-        fixable = lifecycle_is_ours or not adopted
+        fixable = full or lifecycle_is_ours
         words = "The lifecycle policy is another one" + ("." if fixable else ", made by somebody else.")
         found.append(Difference(part=Part.LIFECYCLE, words=words, fixable=fixable))
     missing = {key: value for key, value in config.tags if details.tags.get(key) != value}
@@ -93,7 +94,7 @@ def detail_differences(
         names = ", ".join(sorted(missing))
         found.append(Difference(part=Part.TAGS, words=f"AWS tags missing or different: {names}.", fixable=True))
     if (details.mutability, details.exclusions) != (MUTABILITY, EXCLUSIONS):
-        fixable = not adopted or details.mutability == "IMMUTABLE"
+        fixable = full or details.mutability == "IMMUTABLE"
         words = f"Tag mutability is {details.mutability}"
         if details.exclusions:
             words += f" (except {', '.join(details.exclusions)})"

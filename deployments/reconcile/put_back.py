@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from django.db import transaction
-from django.db.models.functions import Now
 
 from deployments import policy
 from deployments.access.audit import Attempt, Trail
 from deployments.aws.ecr import Ecr
 from deployments.config import Configuration
 from deployments.errors import Refusal, RegistryError, refusal, registry_error
-from deployments.models import EventKind, RepositoryEvent, RepositoryStatus
-from deployments.reconcile import bulkhead, desired, generation, repositories, requests, targets
+from deployments.models import EventKind, RepositoryEvent
+from deployments.reconcile import bulkhead, generation, repositories, requests, targets
 from deployments.reconcile.repositories import RepositoryLease
 
 ATTEMPTS_PER_CALL = 1  # a person waits for the answer and can press the button again
@@ -93,36 +91,10 @@ def _put_back(
     except BaseException:
         lease.give_up()
         raise
-    differences = desired.policy_differences(
-        target.config.default_repository_policy, text, partition=target.registry.partition
-    )
-    left = [each for each in row.differences if each.get("what") != desired.Part.POLICY]
-    values: dict[str, Any] = {
-        "policy_text": text,
-        "written_at": Now(),
-        "checked_digest": "",  # so that the next check compares everything
-        "consumers": desired.pullers(text, target.config.consumer_accounts, partition=target.registry.partition),
-        "differences": [*[each.as_row() for each in differences], *left],
-    }
-    now = lease.row.db_now  # type: ignore[attr-defined]
-    events = []
-    if differences:
-        values |= {"status": RepositoryStatus.DRIFTED, "drifted_since": row.drifted_since or now}
-        if row.drifted_since is None:
-            words = " ".join(each.words for each in differences)
-            events.append(
-                RepositoryEvent(
-                    repository_id=row.pk,
-                    kind=EventKind.DRIFT_FOUND,
-                    message=words,
-                    cause=by[:100],
-                    state_since=now,
-                )
-            )
-    elif row.status == RepositoryStatus.DRIFTED and not any(each.get("writable") for each in left):
-        values |= {"status": RepositoryStatus.IN_SYNC, "drifted_since": None, "last_in_sync_at": now}
     with attempt.commit():
-        lease.finish(values, events)
+        repositories.record_policy(
+            lease=lease, config=target.config, partition=target.registry.partition, text=text, cause=by[:100]
+        )
     return before
 
 

@@ -21,12 +21,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from django.db import transaction
 from django.db.models import Exists, Q, Subquery
 from django.db.models.functions import Now
 
 from deployments.aws.ecr import Ecr, longest_call
 from deployments.aws.values import Access, CreateOutcome, Details, Observation
+from deployments.catalogue import sentence
 from deployments.config import RegistryConfig
 from deployments.errors import RegistryError, registry_error
 from deployments.images import EcrRegistry
@@ -39,17 +39,19 @@ from deployments.models import (
     RepositoryStatus,
     WritesPause,
 )
-from deployments.reconcile import bulkhead, desired, processes
-from deployments.reconcile.desired import Difference, Part
+from deployments.reconcile import bulkhead, desired, ownership, processes
 from deployments.reconcile.lease import Lease
+from deployments.row_values import Difference, Encryption, Management, Mutability, Part
 
 T = TypeVar("T")
 
 #: The columns of a row whose repository is gone: nothing of the old repository is true of the next one. The event
 #: that records the loss (`gone_event`) keeps what was true of the old one.
 GONE: dict[str, Any] = {
+    "status": RepositoryStatus.MISSING,
     "differences": [],
     "origin": "",
+    "management": "",
     "taken_over_at": None,
     "last_in_sync_at": None,
     "policy_applied_at": None,
@@ -202,7 +204,7 @@ def _usable(row: Any, config: RegistryConfig, error: RegistryError | None, enfor
     if error is not None and (error.installation or never_right or never_had_policy):
         raise error
     if never_had_policy:
-        words = " ".join(part["words"] for part in row.differences if part["what"] == Part.POLICY)
+        words = " ".join(each.words for each in row.differences if each.part == Part.POLICY)
         raise registry_error("PolicyNotApplied", operation="SetRepositoryPolicy", name=row.name, words=words)
     usable: Repository = row
     return usable
@@ -257,7 +259,7 @@ class RepositoryLease(Lease[Repository]):
 def claim(row: Repository) -> RepositoryLease | None:
     """Take a repository's lease, or None while somebody holds it. Its row has `db_now`, the database's clock."""
     rows = Repository.objects.filter(id=row.pk).annotate(db_now=Now(), activation=Subquery(_newest()))
-    return RepositoryLease.claim(rows, REPOSITORY_LEASE)
+    return RepositoryLease.claim(rows, REPOSITORY_LEASE, management=ownership.BY_OLD_COLUMNS)
 
 
 # ---------------------------------------------------------------------------------------------------- convergence
@@ -335,22 +337,6 @@ def reconcile(
     )
 
 
-def take_over(*, row: Repository, by: str) -> bool:
-    """An operator's click: from now on an adopted repository is brought in line altogether. The next look does it."""
-    with transaction.atomic():
-        taken = Repository.objects.filter(pk=row.pk, origin="adopted", taken_over_at__isnull=True).update(
-            taken_over_at=Now(), details_checked_at=None
-        )
-        if taken:
-            RepositoryEvent.objects.create(
-                repository_id=row.pk,
-                kind=EventKind.ADOPTED,
-                message="Taken over: its lifecycle policy and tag mutability are brought in line too.",
-                cause=by,
-            )
-    return bool(taken)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converged:
     """What came of it: the row as it is now, what went wrong (the row says the same), and what was mended."""
@@ -388,6 +374,8 @@ def converge(
         partition=ecr.registry.partition,
         values={"host": config.host, "attempted_at": now},
     )
+    if row.management == Management.UNMANAGED:  # the row rests in another status afterwards, also after an error
+        run.values["management"] = ""
     try:
         try:
             if observation is None:
@@ -433,10 +421,10 @@ def remembered(row: Repository) -> Details:
     """What AWS last showed of a repository whose details are not due: the row's own, the listing's included."""
     return Details(
         created_at=row.created_at,
-        mutability=row.mutability.get("mode", ""),
-        exclusions=tuple(row.mutability.get("exclusions", ())),
-        encryption=row.encryption.get("type", ""),
-        kms_key=row.encryption.get("kms_key"),
+        mutability=row.mutability.mode,
+        exclusions=row.mutability.exclusions,
+        encryption=row.encryption.type,
+        kms_key=row.encryption.kms_key,
         lifecycle=row.lifecycle_text or None,
         tags=row.tags,
     )
@@ -445,7 +433,7 @@ def remembered(row: Repository) -> Details:
 def detail_differences(row: Repository, config: RegistryConfig, details: Details) -> list[Difference]:
     """How the details differ, by what the row says of whose choices they are."""
     return desired.detail_differences(
-        config, details, adopted=row.keeps_theirs, lifecycle_is_ours=row.lifecycle_is_ours
+        config, details, management=row.management, lifecycle_is_ours=row.lifecycle_is_ours
     )
 
 
@@ -467,7 +455,7 @@ def _observe(
     Raises RegistryError, also where ECR may not show it yet.
     """
     row = run.row
-    not_there = not row.origin and (row.last_checked_at is None or row.status == RepositoryStatus.MISSING)
+    not_there = not row.is_managed and (row.last_checked_at is None or row.status == RepositoryStatus.MISSING)
     if not_there and create:
         if _create(run, ecr=ecr, config=config, now=now):
             return None
@@ -503,8 +491,7 @@ def _not_found(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime, cr
 def _make_again(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> Observation | None:
     """Create a repository that is gone; None, or what was seen of it where another client made it meanwhile."""
     # Written before the next step: a run that is killed in between must not count as one that was right.
-    gone = gone_event(run.row, "This deploy makes it again.", cause=run.cause)
-    run.lease.note({"status": RepositoryStatus.MISSING, **GONE}, gone)
+    run.lease.note(GONE, gone_event(run.row, cause=run.cause))
     if _create(run, ecr=ecr, config=config, now=now):
         return None
     return _wait_until_visible(ecr, run.row.name)
@@ -520,7 +507,7 @@ def _deleted_meanwhile(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: date
         _mend(run, observation, ecr=ecr, config=config, now=now)
 
 
-def gone_event(row: Repository, then: str, *, cause: str) -> RepositoryEvent:
+def gone_event(row: Repository, *, cause: str) -> RepositoryEvent:
     """The event of a repository that is gone, with what its row loses (`GONE`): its origin, when it was last right."""
     origin = {"created": "made by Registry Admin", "adopted": "adopted"}.get(row.origin, "never set up completely")
     facts = [f"It was {origin}"]
@@ -529,7 +516,7 @@ def gone_event(row: Repository, then: str, *, cause: str) -> RepositoryEvent:
     return RepositoryEvent(
         repository_id=row.pk,
         kind=EventKind.MISSING,
-        message=f"The repository is gone from the registry. {then} {', '.join(facts)}.",
+        message=f"{sentence('missing', name='The repository')} {', '.join(facts)}.",
         cause=cause,
         policy_before=row.policy_text,
     )
@@ -563,17 +550,18 @@ def _create(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> bo
         "written_at": Now(),
         "creating_since": None,
         "origin": "created",
+        "management": Management.FULL,
         "policy_text": "",
         "policy_applied_at": None,
         "last_in_sync_at": None,
         "lifecycle_text": "",
         "lifecycle_is_ours": True,
         "tags": tags,
-        "mutability": {"mode": desired.MUTABILITY, "exclusions": list(desired.EXCLUSIONS)},
-        "encryption": {"type": "KMS" if config.kms_key else "AES256", "kms_key": config.kms_key},
+        "mutability": Mutability(mode=desired.MUTABILITY, exclusions=desired.EXCLUSIONS),
+        "encryption": Encryption(type="KMS" if config.kms_key else "AES256", kms_key=config.kms_key),
         "details_checked_at": now,
     }
-    row.origin, row.last_in_sync_at, row.policy_applied_at = "created", None, None
+    row.origin, row.management, row.last_in_sync_at, row.policy_applied_at = "created", Management.FULL, None, None
     differences = [Difference(part=Part.LIFECYCLE, words="The repository has no lifecycle policy.", fixable=True)]
     differences += desired.policy_differences(config.default_repository_policy, None, partition=ecr.registry.partition)
     _write(run, differences, ecr=ecr, config=config, now=now, policy_before="", just_created=True)
@@ -624,6 +612,7 @@ def _decide_origin(run: _Run, observation: Observation, config: RegistryConfig) 
     )
     run.values["creating_since"] = None
     run.values["origin"] = run.row.origin = "created" if made_by_us else "adopted"
+    run.values["management"] = run.row.management = Management.FULL if made_by_us else Management.ADOPTED
     if made_by_us:
         run.happened(EventKind.CREATED, "Created; AWS's answer had been lost, so it was found by a look.")
     else:
@@ -633,38 +622,48 @@ def _decide_origin(run: _Run, observation: Observation, config: RegistryConfig) 
 def _mend(run: _Run, observation: Observation, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> None:
     """Compare what was seen with the configuration and write what differs and is ours to write."""
     row = run.row
-    if not row.origin:
+    if not row.is_managed:
         _decide_origin(run, observation, config)
-    differences: list[Difference] = []
+    differences, errors = compare(row, observation, config, partition=run.partition)
+    run.errors += errors
     policy_before = row.policy_text
-    if isinstance(observation.policy, RegistryError):
-        run.errors.append(observation.policy)
-    else:
+    if not isinstance(observation.policy, RegistryError):
         policy_before = observation.policy or ""
-        run.values["policy_text"] = policy_before
-        policy = desired.policy_differences(
-            config.default_repository_policy, observation.policy, partition=ecr.registry.partition
-        )
-        if not policy and config.default_repository_policy is not None:
-            run.values["policy_applied_at"] = now
-        run.values["consumers"] = desired.pullers(
-            policy_before, config.consumer_accounts, partition=ecr.registry.partition
-        )
-        differences += policy
-    if isinstance(observation.details, RegistryError):
-        run.errors.append(observation.details)
-    else:
-        details = observation.details or remembered(row)
-        if observation.details is not None:
-            run.values |= {
-                "lifecycle_text": details.lifecycle or "",
-                "tags": dict(details.tags),
-                "mutability": {"mode": details.mutability, "exclusions": list(details.exclusions)},
-                "encryption": {"type": details.encryption, "kms_key": details.kms_key},
-                "details_checked_at": now,
-            }
-        differences += detail_differences(row, config, details)
+        _saw_policy(run, policy_before, differences, config=config, now=now)
+    if isinstance(observation.details, Details):
+        details = observation.details
+        run.values |= {
+            "lifecycle_text": details.lifecycle or "",
+            "tags": dict(details.tags),
+            "mutability": Mutability(mode=details.mutability, exclusions=details.exclusions),
+            "encryption": Encryption(type=details.encryption, kms_key=details.kms_key),
+            "details_checked_at": now,
+        }
     _write(run, differences, ecr=ecr, config=config, now=now, policy_before=policy_before)
+
+
+def compare(
+    row: Repository, observation: Observation, config: RegistryConfig, *, partition: str
+) -> tuple[list[Difference], list[RegistryError]]:
+    """How what was seen differs from the configuration, and the errors of the parts that AWS did not show."""
+    differences: list[Difference] = []
+    details = remembered(row) if observation.details is None else observation.details
+    if not isinstance(observation.policy, RegistryError):
+        differences += desired.policy_differences(
+            config.default_repository_policy, observation.policy, partition=partition
+        )
+    if not isinstance(details, RegistryError):
+        differences += detail_differences(row, config, details)
+    return differences, [part for part in (observation.policy, details) if isinstance(part, RegistryError)]
+
+
+def _saw_policy(run: _Run, text: str, differences: list[Difference], *, config: RegistryConfig, now: datetime) -> None:
+    """Put on the row what the repository's policy says (empty: it has none), and that it is ours where it is."""
+    run.values["policy_text"] = text
+    run.values["consumers"] = desired.pullers(text, config.consumer_accounts, partition=run.partition)
+    differs = any(difference.part is Part.POLICY for difference in differences)
+    if config.default_repository_policy is not None and not differs:
+        run.values["policy_applied_at"] = now
 
 
 def _write(
@@ -748,13 +747,7 @@ def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: 
                 else "The default repository policy was written.",
                 policy_before=policy_before,
             )
-            run.values |= {
-                "policy_text": config.default_repository_policy,
-                "policy_applied_at": now,
-                "consumers": desired.pullers(
-                    config.default_repository_policy or "", config.consumer_accounts, partition=run.partition
-                ),
-            }
+            _saw_policy(run, config.default_repository_policy or "", [], config=config, now=now)
         case Part.LIFECYCLE:
             run.happened(EventKind.CHANGED, "The lifecycle policy was written.")
             run.values |= {"lifecycle_text": config.lifecycle_policy, "lifecycle_is_ours": True}
@@ -763,7 +756,7 @@ def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: 
             run.values["tags"] = {**run.values.get("tags", run.row.tags), **dict(config.tags)}
         case Part.MUTABILITY:
             run.happened(EventKind.CHANGED, difference.words + " It was changed.")
-            run.values["mutability"] = {"mode": desired.MUTABILITY, "exclusions": list(desired.EXCLUSIONS)}
+            run.values["mutability"] = Mutability(mode=desired.MUTABILITY, exclusions=desired.EXCLUSIONS)
 
 
 def _record(run: _Run, *, error: RegistryError | None, desired_digest: str, now: datetime) -> None:
@@ -771,7 +764,7 @@ def _record(run: _Run, *, error: RegistryError | None, desired_digest: str, now:
     row, values = run.row, run.values
     if error is not None:
         failure, events = _failure(row, error, cause=run.cause, now=now)
-        values |= failure | {"differences": [difference.as_row() for difference in run.differences]}
+        values |= failure | {"differences": run.differences}
         run.events += events
         return
     values |= {
@@ -785,21 +778,50 @@ def _record(run: _Run, *, error: RegistryError | None, desired_digest: str, now:
         "checked_digest": desired_digest,
     }
     if run.missing:
-        values |= {"status": RepositoryStatus.MISSING, **GONE}
+        values |= GONE
         if row.status != RepositoryStatus.MISSING:
-            run.events.append(gone_event(row, "The next deploy makes it again.", cause=run.cause))
+            run.events.append(gone_event(row, cause=run.cause))
         return
-    open_ones = [each for each in run.differences if each.fixable or each.part is Part.POLICY]
-    values["differences"] = [difference.as_row() for difference in run.differences]
-    if not open_ones:
+    _record_verdict(run, now=now)
+
+
+def _record_verdict(run: _Run, *, now: datetime) -> None:
+    """Whether the repository is in sync or drifted, by the differences that are left, and since when."""
+    row, values = run.row, run.values
+    verdict = desired.verdict(run.differences)
+    values["differences"] = run.differences
+    if not verdict.drifted:
         values |= {"status": RepositoryStatus.IN_SYNC, "last_in_sync_at": now, "drifted_since": None}
         return
     values |= {"status": RepositoryStatus.DRIFTED, "drifted_since": row.drifted_since or now}
     if row.status != RepositoryStatus.DRIFTED or row.differences != values["differences"]:
-        words = " ".join(each.words for each in open_ones)
         policy_before = values.get("policy_text", row.policy_text)
         since = now if row.drifted_since is None else None
-        run.events.append(run.event(EventKind.DRIFT_FOUND, words, policy_before=policy_before, state_since=since))
+        run.events.append(
+            run.event(EventKind.DRIFT_FOUND, verdict.words, policy_before=policy_before, state_since=since)
+        )
+
+
+def record_policy(*, lease: RepositoryLease, config: RegistryConfig, partition: str, text: str, cause: str) -> bool:
+    """Record the policy that a person has had written under the lease, and return the lease. Makes no call to AWS.
+
+    Of the other parts nothing was read: their differences stay as they are, and a repository that has failed, or was
+    never checked, does not become in sync. The next observation reads everything. False, and nothing is written, when
+    the lease was lost.
+    """
+    row = lease.row
+    now: datetime = row.db_now  # type: ignore[attr-defined]
+    run = _Run(lease=lease, cause=cause, enforce=False, partition=partition)
+    run.values = {"written_at": Now(), "checked_digest": ""}
+    run.differences = desired.policy_differences(config.default_repository_policy, text, partition=partition)
+    run.differences += [each for each in row.differences if each.part is not Part.POLICY]
+    _saw_policy(run, text, run.differences, config=config, now=now)
+    checked = row.status in (RepositoryStatus.IN_SYNC, RepositoryStatus.DRIFTED)
+    if checked or desired.verdict(run.differences).drifted:
+        _record_verdict(run, now=now)
+    else:
+        run.values["differences"] = run.differences
+    return lease.finish(run.values, run.events)
 
 
 def _failure(

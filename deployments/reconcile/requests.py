@@ -24,7 +24,8 @@ from deployments.models import (
     Sweep,
     SweepTrigger,
 )
-from deployments.reconcile import repositories, sweep_record, sweeps, targets
+from deployments.reconcile import ownership, sweep_record, targets
+from deployments.row_values import MANAGED, Management
 
 #: Names that one sweep is asked for at most. More than this is a sweep of everything.
 MAX_NAMES_PER_SWEEP = 5_000
@@ -39,9 +40,9 @@ def request_sweep(
     """Start a sweep over these repositories. `thorough` has lifecycle policy, AWS tags and mutability read too, and
     looks for the missing ones. Raises Refusal when there is nothing to look at, or too much to name.
     """
-    managed = rows.filter(targets.rows(configuration)).exclude(status=RepositoryStatus.UNMANAGED)
-    seen = ~Q(origin="") & ~Q(status=RepositoryStatus.MISSING)
-    managed = managed.filter(seen | Q(status=RepositoryStatus.MISSING) if thorough else seen)
+    missing = Q(status=RepositoryStatus.MISSING)
+    seen = Q(management__in=MANAGED) & ~missing
+    managed = rows.filter(targets.rows(configuration)).filter(seen | missing if thorough else seen)
     names = sorted(set(managed.values_list("name", flat=True)[: MAX_NAMES_PER_SWEEP + 1]))
     if not names:
         raise refusal("nothing_to_look_at")
@@ -57,24 +58,21 @@ def request_sweep(
 
 def adopt(*, rows: QuerySet[Repository], configuration: Configuration, by: str) -> tuple[int, Sweep | None]:
     """Take discovered repositories under management and have them looked at at once. Returns how many there were."""
-    wanted = list(
-        rows.filter(targets.rows(configuration)).filter(status=RepositoryStatus.UNMANAGED)[:MAX_NAMES_PER_SWEEP]
-    )
-    count = sweeps.adopt(rows=wanted, cause=by)
-    if not count:
-        return 0, None
-    names = sorted({row.name for row in wanted})
-    return count, sweep_record.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names)
+    unmanaged = rows.filter(targets.rows(configuration)).filter(management=Management.UNMANAGED)
+    return _swept([row for row in unmanaged[:MAX_NAMES_PER_SWEEP] if ownership.adopt(row=row, by=by)], by)
 
 
 def take_over(*, rows: QuerySet[Repository], configuration: Configuration, by: str) -> tuple[int, Sweep | None]:
     """Bring adopted repositories in line altogether, at once: what somebody else chose there goes. Returns how many."""
-    adopted = rows.filter(targets.rows(configuration)).filter(origin="adopted", taken_over_at__isnull=True)
-    taken = [row for row in adopted[:MAX_NAMES_PER_SWEEP] if repositories.take_over(row=row, by=by)]
-    if not taken:
+    adopted = rows.filter(targets.rows(configuration)).filter(management=Management.ADOPTED)
+    return _swept([row for row in adopted[:MAX_NAMES_PER_SWEEP] if ownership.take_over(row=row, by=by)], by)
+
+
+def _swept(rows: list[Repository], by: str) -> tuple[int, Sweep | None]:
+    if not rows:
         return 0, None
-    names = sorted({row.name for row in taken})
-    return len(taken), sweep_record.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names)
+    names = sorted({row.name for row in rows})
+    return len(rows), sweep_record.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names)
 
 
 # -------------------------------------------------------------------------------------------------------- exceptions

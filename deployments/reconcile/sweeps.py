@@ -27,10 +27,10 @@ from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from deployments.aws.values import Listed
+from deployments.catalogue import sentence
 from deployments.config import Configuration
 from deployments.errors import RegistryError
 from deployments.models import (
-    EventKind,
     Project,
     Repository,
     RepositoryEvent,
@@ -40,11 +40,12 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import generation, repositories, targets
+from deployments.reconcile import generation, ownership, repositories, targets
 from deployments.reconcile.chunks import CHUNK_LEASE, ChunkRun
 from deployments.reconcile.lease import RETURNED, Lease, free
 from deployments.reconcile.sweep_record import MAX_DEATHS_PER_CHUNK, Outcome, _end, _found, _next_piece
 from deployments.reconcile.targets import Target
+from deployments.row_values import MANAGED, Encryption, Management, Mutability
 
 REPOSITORIES_PER_CHUNK = (
     250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest
@@ -206,11 +207,11 @@ def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[
 
 
 def _rows(sweep: Sweep, target: Target) -> QuerySet[Repository]:
-    rows = Repository.objects.filter(target.rows).exclude(status=RepositoryStatus.UNMANAGED)
+    rows = Repository.objects.filter(target.rows)
     if sweep.names:
-        return rows.filter(Q(status=RepositoryStatus.MISSING) | ~Q(origin=""), name__in=sweep.names)
+        return rows.filter(Q(status=RepositoryStatus.MISSING) | Q(management__in=MANAGED), name__in=sweep.names)
     # A row whose repository was never seen is a deploy's that has not come to its end; only a deploy creates.
-    return rows.exclude(status=RepositoryStatus.MISSING).exclude(origin="")
+    return rows.filter(management__in=MANAGED).exclude(status=RepositoryStatus.MISSING)
 
 
 def _cut(sweep: Sweep, target: Target, position: int, ids: list[int]) -> int:
@@ -247,8 +248,7 @@ def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ou
         created = _discover(sweep, target, fresh)
         seen.update(row.pk for row in created)
         if sweep.adopt:
-            unmanaged = [row for row in known.values() if row.status == RepositoryStatus.UNMANAGED]
-            _adopt(sweep, [*created, *unmanaged])
+            _adopt(sweep, [*created, *(row for row in known.values() if row.status == RepositoryStatus.UNMANAGED)])
     # Gone: what we had seen before and the registry does not list. Never what a deploy is making right now.
     expected = (
         rows.filter(Q(last_checked_at__lt=sweep.started_at) | Q(status=RepositoryStatus.UNMANAGED))
@@ -275,12 +275,13 @@ def _note_changes(known: dict[str, Repository], listed: dict[str, Listed]) -> No
     for name, row in known.items():
         entry = listed[name]
         seen: dict[str, Any] = {
-            "mutability": {"mode": entry.mutability, "exclusions": list(entry.exclusions)},
-            "encryption": {"type": entry.encryption, "kms_key": entry.kms_key},
+            "mutability": Mutability(mode=entry.mutability, exclusions=entry.exclusions),
+            "encryption": Encryption(type=entry.encryption, kms_key=entry.kms_key),
         }
         if row.status == RepositoryStatus.MISSING:  # it is back, and not by us: only a deploy creates
             seen |= {"status": RepositoryStatus.PENDING, "origin": "adopted", "details_checked_at": None}
-        elif not row.origin or (row.mutability, row.encryption) == (seen["mutability"], seen["encryption"]):
+            seen["management"] = Management.ADOPTED
+        elif not row.is_managed or (row.mutability, row.encryption) == (seen["mutability"], seen["encryption"]):
             continue
         Repository.objects.filter(free(), pk=row.pk, lease_epoch=row.lease_epoch).update(**seen)
 
@@ -302,8 +303,9 @@ def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repos
                 host=target.config.host,
                 project=projects.get(entry.name[prefix:]),
                 status=RepositoryStatus.UNMANAGED,
-                mutability={"mode": entry.mutability, "exclusions": list(entry.exclusions)},
-                encryption={"type": entry.encryption, "kms_key": entry.kms_key},
+                management=Management.UNMANAGED,
+                mutability=Mutability(mode=entry.mutability, exclusions=entry.exclusions),
+                encryption=Encryption(type=entry.encryption, kms_key=entry.kms_key),
             )
             for entry in entries
         ],
@@ -321,28 +323,12 @@ def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repos
 
 
 def _adopt(sweep: Sweep, rows: list[Repository]) -> None:
-    adopt(rows=rows, cause=sweep.requested_by or sweep.trigger)
+    for row in rows:
+        ownership.adopt(row=row, by=sweep.requested_by or sweep.trigger)
     _found(sweep, rows, Outcome.ADOPTED, "Adopted: from now on it is kept as configured.")
 
 
-def adopt(*, rows: Iterable[Repository], cause: str) -> int:
-    """Take discovered repositories under management. Their next look brings them what they lack. Returns how many."""
-    count = 0
-    for row in rows:
-        with transaction.atomic():
-            adopted = Repository.objects.filter(pk=row.pk, status=RepositoryStatus.UNMANAGED).update(
-                status=RepositoryStatus.PENDING, origin="adopted", details_checked_at=None
-            )
-            if adopted:
-                RepositoryEvent.objects.create(
-                    repository_id=row.pk, kind=EventKind.ADOPTED, message="Adopted by an operator.", cause=cause
-                )
-        count += adopted
-    return count
-
-
 def _note_missing(sweep: Sweep, gone: list[int]) -> None:
-    message = "The repository is gone from the registry. The next deploy makes it again."
     for start_at in range(0, len(gone), 500):
         ids = gone[start_at : start_at + 500]
         rows = []
@@ -353,15 +339,12 @@ def _note_missing(sweep: Sweep, gone: list[int]) -> None:
                 unchanged = Repository.objects.filter(
                     free(), pk=row.pk, lease_epoch=row.lease_epoch, last_checked_at__lt=sweep.started_at
                 )
-                if unchanged.update(status=RepositoryStatus.MISSING, last_checked_at=Now(), **repositories.GONE):
+                if unchanged.update(last_checked_at=Now(), **repositories.GONE):
                     rows.append(row)
             RepositoryEvent.objects.bulk_create(
-                repositories.gone_event(
-                    row, "The next deploy makes it again.", cause=sweep.requested_by or sweep.trigger
-                )
-                for row in rows
+                repositories.gone_event(row, cause=sweep.requested_by or sweep.trigger) for row in rows
             )
-        _found(sweep, rows, Outcome.MISSING, message)
+        _found(sweep, rows, Outcome.MISSING, sentence("missing", name="The repository"))
 
 
 # ------------------------------------------------------------------------------------------------------------ a chunk

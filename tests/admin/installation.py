@@ -44,6 +44,8 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
+from deployments.reconcile import ownership
+from deployments.row_values import ConsumerPull, Difference, Encryption, Mutability, Part, ProvedPull, Receipt
 
 OWNER, CLUSTER, STAGING, SECOND = "111111111111", "222222222222", "333333333333", "444444444444"
 HOST = f"{OWNER}.dkr.ecr.us-east-1.amazonaws.com"
@@ -103,8 +105,12 @@ ENVIRONMENT = {
 }
 
 
-def _difference(what: str, words: str, *, writable: bool) -> dict[str, Any]:
-    return {"what": what, "words": words, "writable": writable}
+def _difference(part: str, words: str, *, fixable: bool) -> Difference:
+    return Difference(part=Part(part), words=words, fixable=fixable)
+
+
+def _can_pull(account: str) -> ConsumerPull:
+    return ConsumerPull(verdict="yes", words=f"account {account} may pull")
 
 
 #: status → what a row in it looks like, in turn.
@@ -135,33 +141,33 @@ TROUBLES: dict[str, list[dict[str, Any]]] = {
         {
             "policy_text": policy(CLUSTER, roots=True, actions=["ecr:*"]),
             "consumers": {
-                CLUSTER: {"pull": "yes", "words": f"account {CLUSTER} may pull"},
-                STAGING: {"pull": "no", "words": f"No statement lets account {STAGING} pull."},
+                CLUSTER: _can_pull(CLUSTER),
+                STAGING: ConsumerPull(verdict="no", words=f"No statement lets account {STAGING} pull."),
             },
             "differences": [
                 _difference(
                     "policy",
                     f"Against the default policy, account {STAGING} loses pull; account {CLUSTER} gains every ECR "
                     "action except pull.",
-                    writable=True,
+                    fixable=True,
                 ),
             ],
         },
         {
             "origin": "adopted",
-            "mutability": {"mode": "MUTABLE", "exclusions": []},
+            "mutability": Mutability(mode="MUTABLE"),
             "differences": [
                 _difference(
                     "mutability",
                     "Tag mutability is MUTABLE instead of IMMUTABLE_WITH_EXCLUSION (except cache).",
-                    writable=False,
+                    fixable=False,
                 ),
-                _difference("lifecycle", "The lifecycle policy is another one, made by somebody else.", writable=False),
+                _difference("lifecycle", "The lifecycle policy is another one, made by somebody else.", fixable=False),
             ],
         },
         {
             "policy_text": "",
-            "differences": [_difference("policy", "The repository has no policy.", writable=True)],
+            "differences": [_difference("policy", "The repository has no policy.", fixable=True)],
         },
     ],
     RepositoryStatus.MISSING: [{"policy_text": ""}],
@@ -196,6 +202,7 @@ class Installation:
         self.now = timezone.now()
         self.projects = [self._project(number) for number in range(projects)]
         self.repositories = Repository.objects.bulk_create(self._repositories(repositories))
+        ownership.fill()
         RepositoryEvent.objects.bulk_create(self._events())
         self.deployments = Deployment.objects.bulk_create(self._deployments(deployments))
         BackgroundWorker.objects.bulk_create(self._workers())
@@ -241,13 +248,13 @@ class Installation:
                 "lifecycle_text": LIFECYCLE,
                 "lifecycle_is_ours": True,
                 "tags": {"team": "platform", "managed-by": "registry-admin"},
-                "mutability": {"mode": "IMMUTABLE_WITH_EXCLUSION", "exclusions": ["cache"]},
-                "encryption": {"type": "AES256"},
+                "mutability": Mutability(mode="IMMUTABLE_WITH_EXCLUSION", exclusions=("cache",)),
+                "encryption": Encryption(type="AES256"),
                 "policy_applied_at": self._ago(days=self.random.randint(3, 60)),
                 "last_in_sync_at": looked,
                 "consumers": {
-                    CLUSTER: {"pull": "yes", "words": f"account {CLUSTER} may pull"},
-                    STAGING: {"pull": "yes", "words": f"account {STAGING} may pull"},
+                    CLUSTER: _can_pull(CLUSTER),
+                    STAGING: _can_pull(STAGING),
                 },
             }
             if number == 3:
@@ -277,7 +284,7 @@ class Installation:
                 policy_before=policy(CLUSTER, roots=True),
             )  # fmt: skip
             if row.status == RepositoryStatus.DRIFTED and row.drifted_since:
-                words = "; ".join(each["words"] for each in row.differences)
+                words = "; ".join(each.words for each in row.differences)
                 yield RepositoryEvent(
                     repository=row, kind=EventKind.DRIFT_FOUND, at=row.drifted_since, cause="sweep", message=words
                 )
@@ -353,20 +360,17 @@ class Installation:
         if status == DeploymentStatus.DEPLOYED:
             row.deployed_at = ended
             row.image_digest = "sha256:" + hashlib.sha256(sha.encode()).hexdigest()
-            row.receipt = {
-                "at": ended.isoformat(), "digest": row.image_digest, "platforms": ["linux/amd64"], "manifests": 3,
-                "layers": 11, "policy": "sha256:" + hashlib.sha256(LIVE.encode()).hexdigest(),
-                "pullers": {
-                    CLUSTER: {
-                        "pull": "yes", "how": "trial", "words": f"Account {CLUSTER} may pull: NodesPull allows it.",
-                        "roles": [f"arn:aws:iam::{CLUSTER}:role/nodes"],
-                    },
-                    STAGING: {
-                        "pull": "yes", "how": "policy", "words": f"Account {STAGING} may pull: NodesPull allows it.",
-                        "roles": [],
-                    },
+            row.receipt = Receipt(
+                at=ended.isoformat(), digest=row.image_digest, platforms=("linux/amd64",), manifests=3, layers=11,
+                policy="sha256:" + hashlib.sha256(LIVE.encode()).hexdigest(),
+                pullers={
+                    CLUSTER: ProvedPull(
+                        how="trial", words=f"Account {CLUSTER} may pull: NodesPull allows it.",
+                        roles=(f"arn:aws:iam::{CLUSTER}:role/nodes",),
+                    ),
+                    STAGING: ProvedPull(how="policy", words=f"Account {STAGING} may pull: NodesPull allows it."),
                 },
-            }  # fmt: skip
+            )  # fmt: skip
         elif status == DeploymentStatus.FAILED:
             name, message = self.random.choice(FAILURES)
             row.failed_at = built
@@ -452,7 +456,7 @@ class Installation:
             SweepFinding.objects.bulk_create(
                 SweepFinding(
                     sweep=sweep, repository=row, outcome="drifted" if row.status == "drifted" else "failed",
-                    words=row.last_error or " ".join(part["words"] for part in row.differences),
+                    words=row.last_error or " ".join(part.words for part in row.differences),
                 )
                 for row in found
             )  # fmt: skip

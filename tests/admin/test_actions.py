@@ -302,7 +302,7 @@ def test_an_adopted_repository_is_taken_over_behind_a_page_that_says_what_that_m
     installation: Installation, operator: Client
 ) -> None:
     row = Repository.objects.filter(host=HOST, status="in_sync")[0]
-    Repository.objects.filter(pk=row.pk).update(origin="adopted", taken_over_at=None)
+    Repository.objects.filter(pk=row.pk).update(origin="adopted", management="adopted")
     assert "Take over…" in operator.get(f"{REPOSITORIES}{row.pk}/change/").content.decode()
 
     page = f"{ASK}?look=take&pk={row.pk}"
@@ -310,7 +310,7 @@ def test_an_adopted_repository_is_taken_over_behind_a_page_that_says_what_that_m
     operator.post(page)
 
     row.refresh_from_db()
-    assert (row.keeps_theirs, Sweep.objects.latest("pk").names) == (False, [row.name])
+    assert (row.management, Sweep.objects.latest("pk").names) == ("full", [row.name])
     assert "Take over…" not in operator.get(f"{REPOSITORIES}{row.pk}/change/").content.decode()
 
 
@@ -341,12 +341,12 @@ def test_what_no_sweep_can_reach_is_said_instead_of_a_sweep_over_nothing(
 
 def test_adopting_marks_the_row_and_has_it_looked_at(installation: Installation, operator: Client) -> None:
     row = Repository.objects.filter(host=HOST, status="in_sync")[0]
-    Repository.objects.filter(pk=row.pk).update(status=RepositoryStatus.UNMANAGED, origin="")
+    Repository.objects.filter(pk=row.pk).update(status=RepositoryStatus.UNMANAGED, origin="", management="unmanaged")
 
     operator.post(f"{ASK}?look=adopt&pk={row.pk}")
 
     row.refresh_from_db()
-    assert (row.status, row.origin) == (RepositoryStatus.PENDING, "adopted")
+    assert (row.status, row.management) == (RepositoryStatus.PENDING, "adopted")
     assert Sweep.objects.latest("pk").names == [row.name]
 
 
@@ -658,8 +658,8 @@ def test_starting_and_stopping_a_sweep_leave_a_line_each_and_stopping_an_ended_o
         ("reconcile", "reconcile.repository", {}),
         ("preview", "preview.repository", {}),
         ("recheck", "recheck.repository", {}),
-        ("adopt", "adopt.repository", {"status": "unmanaged", "origin": ""}),
-        ("take", "take.repository", {"origin": "adopted", "taken_over_at": None}),
+        ("adopt", "adopt.repository", {"status": "unmanaged", "origin": "", "management": "unmanaged"}),
+        ("take", "take.repository", {"origin": "adopted", "management": "adopted"}),
         ("except", "except.repository", {}),
     ],
 )

@@ -32,6 +32,7 @@ from deployments.models import (
     Sweep,
     SweepStatus,
 )
+from deployments.reconcile import ownership
 from tests.admin.installation import ENVIRONMENT, HOST, UNPROVED, Installation, rolled
 
 EXCEPTION = {"mode": "observe", "hours": 4, "reason": "OPS-1"}
@@ -81,6 +82,7 @@ def test_a_repository_offers_what_its_views_do_and_nothing_else(
     row = Repository.objects.filter(host=HOST, status="in_sync")[0]
     values = {**_PLAIN, **{name: value for name, value in case.items() if name != "hours"}, "mode_until": until}
     Repository.objects.filter(pk=row.pk).update(**values)
+    ownership.fill()
     page = page_of(operator, "repository", row)
     ask = reverse("admin:deployments_repository_ask")
     offered, done = set(), set()
@@ -104,8 +106,10 @@ def test_there_is_a_case_in_which_each_action_is_offered(installation: Installat
     row = Repository.objects.filter(host=HOST, status="in_sync")[0]
     until = timezone.now() + timedelta(hours=1)
     Repository.objects.filter(pk=row.pk).update(**_PLAIN | _ADOPTED | {"mode": "observe", "mode_until": until})
+    ownership.fill()
     adopted = page_of(operator, "repository", row)
     Repository.objects.filter(pk=row.pk).update(status="unmanaged")
+    ownership.fill()
     unmanaged = page_of(operator, "repository", row)
 
     words = ("Reconcile now", "Dry run", "Check everything again", "Take over…", "Change the exception…", "End it now")

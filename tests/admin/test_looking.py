@@ -205,7 +205,8 @@ def test_ten_thousand_repositories_take_no_more_queries_and_little_time(
     Repository.objects.bulk_create(
         Repository(
             account=template.account, region=template.region, host=HOST, name=f"trigger/proj_{number:05}",
-            status="in_sync", origin="created", policy_text=texts[number % 200], last_checked_at=timezone.now(),
+            status="in_sync", origin="created", management="full", policy_text=texts[number % 200],
+            last_checked_at=timezone.now(),
         )
         for number in range(10_000)
     )  # fmt: skip

@@ -18,6 +18,7 @@ from deployments.config import Configuration, RegistryConfig
 from deployments.deploys import image_proof, oci_registry, promotions
 from deployments.errors import Refusal
 from deployments.models import Deployment, Environment, Promotion, Repository
+from deployments.row_values import Receipt
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, PULL, TRAIL
@@ -71,7 +72,7 @@ def refused(deployment: Deployment, configuration: Configuration, digest: str | 
     assert deployment.status == "DEPLOYING"
     assert not Promotion.objects.exists()
     assert deployment.receipt
-    assert (deployment.receipt["unproved"], deployment.receipt["code"]) == (caught.value.sentence, caught.value.code)
+    assert (deployment.receipt.unproved, deployment.receipt.code) == (caught.value.sentence, caught.value.code)
     return caught.value
 
 
@@ -80,7 +81,7 @@ def receipt(deployment: Deployment) -> dict[str, Any]:
     assert deployment.status == "DEPLOYED"
     assert Promotion.objects.get().deployment_id == deployment.id
     assert deployment.receipt
-    return dict(deployment.receipt)
+    return deployment.receipt.as_row()
 
 
 # ------------------------------------------------------------------------------------------------------- the image
@@ -620,8 +621,8 @@ def test_a_version_whose_image_has_gone_since_is_not_promoted(
 
 def test_a_promotion_renews_the_receipt(environment: Environment, consumers: Configuration, sandbox: Sandbox) -> None:
     deployment = promoted_later(environment, consumers, sandbox)
-    before = deployment.receipt
-    assert before
+    assert deployment.receipt
+    before = deployment.receipt.as_row()
 
     promote(deployment, consumers)
 
@@ -634,7 +635,8 @@ def test_what_was_proved_once_can_be_promoted_on_a_day_when_aws_does_not_answer(
     environment: Environment, consumers: Configuration, sandbox: Sandbox
 ) -> None:
     deployment = promoted_later(environment, consumers, sandbox)
-    before = deployment.receipt
+    assert deployment.receipt
+    before = deployment.receipt.as_row()
     sandbox.fault("error", "ecr:*", code="AccessDeniedException")
 
     promote(deployment, consumers)
@@ -731,8 +733,8 @@ def prove(host: str, *, digest: str | None = None, password: str | None = "right
         try:
             next(steps)
         except StopIteration as end:
-            found: dict[str, Any] = end.value
-            return found
+            found: Receipt = end.value
+            return found.as_row()
 
 
 def test_a_deploy_to_another_registry_is_proved_there(

@@ -29,6 +29,7 @@ from deployments.models import (
     Repository,
 )
 from deployments.reconcile import repositories
+from deployments.row_values import Receipt
 from sandbox.control import Sandbox
 from tests.support.constants import TRAIL
 from tests.support.deploys import deploying, finalize, push
@@ -101,7 +102,7 @@ def test_a_refused_proof_leaves_the_deployment_to_be_finalized_once_the_image_is
 
     assert status(deployment) == "DEPLOYED"
     assert deployment.receipt
-    assert "unproved" not in deployment.receipt
+    assert deployment.receipt.is_proved
 
 
 def test_a_deploy_overtaken_by_a_newer_one_ends_well_and_is_not_promoted(
@@ -721,7 +722,7 @@ def test_a_proof_that_fails_late_does_not_replace_the_receipt_of_one_that_succee
 ) -> None:
     monkeypatch.setattr(image_proof, "RETRY_PAUSES_SECONDS", ())
     deployment = deploying(environment, ecr_configuration)
-    good = {"digest": "sha256:1", "pullers": {}}
+    good = Receipt(at="2026-11-26T00:00:00+00:00", digest="sha256:1")
 
     def finalized_by_another_request(seconds: float = 0) -> None:
         Deployment.objects.update(status="DEPLOYED", deployed_at=Now(), receipt=good)

@@ -398,4 +398,4 @@ def test_the_documented_iam_policy_is_enough_from_the_first_deploy_to_the_promot
 
     assert deployment.credentials_kind == "session"
     assert deployment.receipt
-    assert deployment.receipt["pullers"][CLUSTER]["how"] == "trial"
+    assert deployment.receipt.pullers[CLUSTER].how == "trial"

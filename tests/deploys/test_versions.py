@@ -213,7 +213,7 @@ def test_a_dry_run_and_a_small_reconcile_list_no_tags(
 ) -> None:
     fill(sandbox, environment.project, f"{TODAY}.7.production.abcdefgh")
     row = row_of(environment.project, RepositoryStatus.IN_SYNC)
-    Repository.objects.filter(pk=row.pk).update(origin="created")
+    Repository.objects.filter(pk=row.pk).update(origin="created", management="full")
     sandbox.reset_calls()
 
     reconcile(*(repository_of(environment.project) if each == "NAME" else each for each in arguments))

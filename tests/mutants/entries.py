@@ -1002,7 +1002,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_observe",
-            "if row is None or row.status == RepositoryStatus.UNMANAGED or not row.origin:",
+            "if row is None or not row.is_managed:",
             "if row is None:",
             "reconcile/test_change_events.py::test_an_event_of_a_repository_that_is_not_ours_yet_causes_no_look",
         ),
@@ -1156,6 +1156,24 @@ MUTANTS: tuple[Mutant, ...] = (
             "details.tags.get(key) != value",
             "key not in details.tags",
             "reconcile/test_desired.py::test_an_aws_tag_with_another_value_is_a_difference_and_ours",
+        ),
+        (
+            "open_ones",
+            " or each.part is Part.POLICY",
+            "",
+            "reconcile/test_desired.py::test_a_repository_is_drifted_by_what_is_fixable_and_by_any_difference_of_its_policy",
+        ),
+        (
+            "open_ones",
+            "each.fixable or ",
+            "",
+            "reconcile/test_desired.py::test_a_repository_is_drifted_by_what_is_fixable_and_by_any_difference_of_its_policy",
+        ),
+        (
+            "open_ones",
+            " if each.fixable or each.part is Part.POLICY",
+            "",
+            "reconcile/test_desired.py::test_a_repository_is_in_sync_with_nothing_but_differences_that_are_only_shown",
         ),
     ),
     *_in(
@@ -1317,6 +1335,33 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/reconcile/ownership.py",
+        (
+            "fill",
+            ".exclude(management=BY_OLD_COLUMNS)",
+            "",
+            "reconcile/test_ownership.py::test_a_row_that_an_older_process_changed_is_filled_from_the_old_columns_once",
+        ),
+        (
+            "adopt",
+            "filter(pk=row.pk, status=RepositoryStatus.UNMANAGED)",
+            "filter(pk=row.pk)",
+            "reconcile/test_sweeps.py::test_a_repository_is_adopted_once",
+        ),
+        (
+            "take_over",
+            "management=Management.ADOPTED, origin",
+            "origin",
+            "reconcile/test_repositories.py::test_an_operators_click_brings_an_adopted_repository_in_line_altogether",
+        ),
+        (
+            "take_over",
+            ', origin="adopted"',
+            "",
+            "reconcile/test_ownership.py::test_a_repository_that_version_0_1_0_found_to_be_gone_is_not_taken_over",
+        ),
+    ),
+    *_in(
         "deployments/reconcile/pace.py",
         (
             "Pace.spend",
@@ -1428,18 +1473,6 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_put_back",
-            '"checked_digest": "",',
-            "",
-            "reconcile/test_put_back.py::test_after_a_policy_was_put_back_the_next_look_looks_at_everything",
-        ),
-        (
-            "_put_back",
-            '"written_at": Now(),',
-            "",
-            "reconcile/test_put_back.py::test_our_own_write_comes_back_as_an_event_and_causes_no_look",
-        ),
-        (
-            "_put_back",
             "except BaseException:\n        lease.give_up()",
             "except BaseException:\n        pass",
             "reconcile/test_put_back.py::test_whatever_happens_the_lease_is_given_back",
@@ -1449,12 +1482,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "except RegistryError as error:\n        lease.give_up()",
             "except RegistryError as error:\n        pass",
             "reconcile/test_put_back.py::test_what_aws_refuses_is_said_and_the_lease_is_given_back",
-        ),
-        (
-            "_put_back",
-            "row.drifted_since or now",
-            "now",
-            "reconcile/test_put_back.py::test_the_drift_that_a_restore_leaves_is_as_old_as_it_was",
         ),
         (
             "_put_back",
@@ -1671,22 +1698,23 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_repositories.py::test_a_drift_that_comes_back_is_in_the_history_again",
         ),
         (
-            "_record",
+            "_record_verdict",
             'if row.status != RepositoryStatus.DRIFTED or row.differences != values["differences"]:',
             "if True:",
             "reconcile/test_repositories.py::test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
         ),
         (
-            "_record",
+            "_record_verdict",
             ' or row.differences != values["differences"]',
             "",
             "reconcile/test_repositories.py::test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
         ),
         (
-            "_record",
+            "_record_verdict",
             "row.drifted_since or now",
             "now",
             "reconcile/test_repositories.py::test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
+            "reconcile/test_put_back.py::test_the_drift_that_a_restore_leaves_is_as_old_as_it_was",
         ),
         (
             "_record",
@@ -1695,10 +1723,58 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_repositories.py::test_that_a_repository_is_gone_is_one_line_however_often_it_is_looked_for",
         ),
         (
-            "take_over",
-            'origin="adopted", taken_over_at__isnull=True',
-            'origin="adopted"',
-            "reconcile/test_repositories.py::test_an_operators_click_brings_an_adopted_repository_in_line_altogether",
+            "record_policy",
+            ', "checked_digest": ""',
+            "",
+            "reconcile/test_put_back.py::test_after_a_policy_was_put_back_the_next_look_looks_at_everything",
+        ),
+        (
+            "record_policy",
+            '"written_at": Now(), ',
+            "",
+            "reconcile/test_put_back.py::test_our_own_write_comes_back_as_an_event_and_causes_no_look",
+        ),
+        (
+            "record_policy",
+            "if each.part is not Part.POLICY",
+            "if False",
+            "reconcile/test_put_back.py::test_a_policy_that_is_put_back_says_nothing_of_the_other_differences",
+        ),
+        (
+            "record_policy",
+            "checked or desired",
+            "True or desired",
+            "reconcile/test_put_back.py::test_a_policy_that_is_put_back_makes_no_failed_or_unchecked_repository_in_sync",
+        ),
+        (
+            "",
+            '"management": "",\n    "taken_over_at"',
+            '"taken_over_at"',
+            "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
+        ),
+        (
+            "claim",
+            ", management=ownership.BY_OLD_COLUMNS",
+            "",
+            "reconcile/test_ownership.py::test_a_lifecycle_policy_stays_that_somebody_else_wrote_where_version_0_1_0_adopted_the_repository",
+        ),
+        (
+            "converge",
+            "if row.management == Management.UNMANAGED:",
+            "if False:",
+            "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
+        ),
+        (
+            "_decide_origin",
+            'run.values["management"] = run.row.management = ',
+            "run.row.management = ",
+            "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
+        ),
+        (
+            "_create",
+            '"management": Management.FULL,',
+            "",
+            "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
         ),
         (
             "_create",
@@ -1929,10 +2005,16 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_sweeps.py::test_a_repository_that_a_deploy_has_made_again_since_the_list_is_not_missing",
         ),
         (
-            "adopt",
-            "filter(pk=row.pk, status=RepositoryStatus.UNMANAGED)",
-            "filter(pk=row.pk)",
-            "reconcile/test_sweeps.py::test_a_repository_is_adopted_once",
+            "_note_changes",
+            'seen["management"] = Management.ADOPTED',
+            "pass",
+            "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
+        ),
+        (
+            "_discover",
+            "management=Management.UNMANAGED,",
+            "",
+            "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
         ),
         (
             "_compare_list",

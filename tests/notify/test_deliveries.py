@@ -56,6 +56,7 @@ from deployments.notify import channels, deliveries, news, outbound_http, sender
 from deployments.notify.outbound_http import Undeliverable
 from deployments.notify.senders import DeliverySettings
 from deployments.reconcile import processes
+from deployments.row_values import Difference
 from sandbox.control import Sandbox
 from tests.support.constants import HOST, POLICY
 from tests.support.registry import fill
@@ -565,7 +566,7 @@ def test_a_repository_is_told_of_once_for_each_time_that_it_drifts(
     row = repository(project, status="drifted", drifted_since=timezone.now(), differences=[{"words": "No policy."}])
 
     assert collected(configuration) == ["repository.drifted"]
-    row.differences = [{"words": "Another difference."}]
+    row.differences = [Difference.from_row({"words": "Another difference."})]
     row.save()
     assert collected(configuration) == []
     row.drifted_since = timezone.now() + timedelta(seconds=1)

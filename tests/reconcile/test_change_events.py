@@ -571,7 +571,7 @@ def test_one_repository_that_trips_us_up_does_not_keep_another_one_from_being_lo
 ) -> None:
     reconcile = repositories.reconcile
     poison = Repository.objects.create(
-        account=OWNER, region="us-east-1", host=HOST, name="trigger/proj_poison", origin="created"
+        account=OWNER, region="us-east-1", host=HOST, name="trigger/proj_poison", origin="created", management="full"
     )
 
     def stumble(*, row: Repository, **options: Any) -> Any:
@@ -626,7 +626,7 @@ def test_a_change_is_known_to_a_row_that_wrote_it_or_was_looked_at_well_after_it
     assert change_events._is_known(change, row) is known
 
 
-@pytest.mark.parametrize("change", [{"status": RepositoryStatus.UNMANAGED}, {"origin": ""}])
+@pytest.mark.parametrize("change", [{"management": "unmanaged"}, {"management": ""}])
 def test_an_event_of_a_repository_that_is_not_ours_yet_causes_no_look(
     change: dict[str, str], repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

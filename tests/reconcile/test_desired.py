@@ -11,7 +11,7 @@ import pytest
 from deployments import config
 from deployments.aws.values import Details
 from deployments.reconcile import desired
-from deployments.reconcile.desired import Part
+from deployments.row_values import Difference, Part
 
 REGISTRY = config.load({"DEPLOY_REGISTRY_ECR_TAGS": "team=platform"}).v4
 RIGHT = Details(
@@ -25,8 +25,10 @@ RIGHT = Details(
 )
 
 
-def found(details: Details, *, adopted: bool = False, lifecycle_is_ours: bool = False) -> dict[Part, bool]:
-    differences = desired.detail_differences(REGISTRY, details, adopted=adopted, lifecycle_is_ours=lifecycle_is_ours)
+def found(details: Details, *, management: str = "full", lifecycle_is_ours: bool = False) -> dict[Part, bool]:
+    differences = desired.detail_differences(
+        REGISTRY, details, management=management, lifecycle_is_ours=lifecycle_is_ours
+    )
     return {difference.part: difference.fixable for difference in differences}
 
 
@@ -41,14 +43,14 @@ def test_a_repository_that_is_right_differs_in_nothing_and_tags_of_others_stay()
 
 
 def test_a_missing_lifecycle_policy_is_ours_to_put_even_on_an_adopted_repository() -> None:
-    assert found(replace(RIGHT, lifecycle=None), adopted=True) == {Part.LIFECYCLE: True}
+    assert found(replace(RIGHT, lifecycle=None), management="adopted") == {Part.LIFECYCLE: True}
 
 
 def test_somebody_elses_lifecycle_policy_is_only_reported_and_an_older_one_of_ours_is_mended() -> None:
     other = replace(RIGHT, lifecycle=REGISTRY.lifecycle_policy.replace("3", "9"))
 
-    assert found(other, adopted=True) == {Part.LIFECYCLE: False}
-    assert found(other, adopted=True, lifecycle_is_ours=True) == {Part.LIFECYCLE: True}
+    assert found(other, management="adopted") == {Part.LIFECYCLE: False}
+    assert found(other, management="adopted", lifecycle_is_ours=True) == {Part.LIFECYCLE: True}
     assert found(other) == {Part.LIFECYCLE: True}
 
 
@@ -60,8 +62,8 @@ def test_a_lifecycle_policy_that_came_back_reformatted_is_the_same() -> None:
 
 
 def test_mutable_tags_on_an_adopted_repository_are_reported_and_plain_immutable_is_changed() -> None:
-    assert found(replace(RIGHT, mutability="MUTABLE", exclusions=()), adopted=True) == {Part.MUTABILITY: False}
-    assert found(replace(RIGHT, mutability="IMMUTABLE", exclusions=()), adopted=True) == {Part.MUTABILITY: True}
+    assert found(replace(RIGHT, mutability="MUTABLE", exclusions=()), management="adopted") == {Part.MUTABILITY: False}
+    assert found(replace(RIGHT, mutability="IMMUTABLE", exclusions=()), management="adopted") == {Part.MUTABILITY: True}
     assert found(replace(RIGHT, mutability="MUTABLE", exclusions=())) == {Part.MUTABILITY: True}
 
 
@@ -70,7 +72,7 @@ def test_another_encryption_is_shown_but_never_ours_because_aws_fixes_it_at_crea
 
 
 def test_a_missing_aws_tag_is_ours() -> None:
-    assert found(replace(RIGHT, tags={}), adopted=True) == {Part.TAGS: True}
+    assert found(replace(RIGHT, tags={}), management="adopted") == {Part.TAGS: True}
 
 
 def test_no_policy_setting_has_no_opinion_about_a_policy() -> None:
@@ -102,11 +104,11 @@ def test_a_policy_that_is_not_understood_is_left_alone() -> None:
 
 @pytest.mark.parametrize("text", ["not json", "[]", '{"Statement": '])
 def test_a_policy_that_cannot_be_read_is_never_shown_as_one_that_lets_somebody_pull(text: str) -> None:
-    assert desired.pullers(text, ["222222222222"], partition="aws")["222222222222"]["pull"] == "depends"
+    assert desired.pullers(text, ["222222222222"], partition="aws")["222222222222"].verdict == "depends"
 
 
 def test_without_a_policy_nobody_can_pull() -> None:
-    assert desired.pullers("", ["222222222222"], partition="aws")["222222222222"]["pull"] == "no"
+    assert desired.pullers("", ["222222222222"], partition="aws")["222222222222"].verdict == "no"
 
 
 KEY_ID = "11111111-2222-3333-4444-555555555555"
@@ -118,7 +120,7 @@ def test_a_kms_key_is_recognised_by_its_arn_its_id_or_its_alias(wanted: str) -> 
     encrypted = replace(RIGHT, encryption="KMS", kms_key=KEY_ARN)
     registry = replace(REGISTRY, kms_key=wanted)
 
-    assert not desired.detail_differences(registry, encrypted, adopted=False, lifecycle_is_ours=False)
+    assert not desired.detail_differences(registry, encrypted, management="full", lifecycle_is_ours=False)
 
 
 @pytest.mark.parametrize("wanted", [KEY_ARN.replace("5555", "6666"), KEY_ID.replace("5555", "6666"), KEY_ID[1:]])
@@ -128,7 +130,7 @@ def test_another_kms_key_is_a_difference(wanted: str) -> None:
 
 
 def test_an_aws_tag_with_another_value_is_a_difference_and_ours() -> None:
-    assert found(replace(RIGHT, tags={"team": "other"}), adopted=True) == {Part.TAGS: True}
+    assert found(replace(RIGHT, tags={"team": "other"}), management="adopted") == {Part.TAGS: True}
 
 
 def lifecycle(*prefixes: str) -> str:
@@ -139,3 +141,29 @@ def lifecycle(*prefixes: str) -> str:
 def test_the_order_of_a_rules_list_is_no_difference_and_another_list_is_one() -> None:
     assert desired.same_lifecycle(lifecycle("a", "b"), lifecycle("b", "a"))
     assert not desired.same_lifecycle(lifecycle("a", "b"), lifecycle("a", "c"))
+
+
+def difference(part: Part, *, fixable: bool, words: str = "") -> Difference:
+    return Difference(part=part, words=words or f"{part} differs.", fixable=fixable)
+
+
+def test_a_repository_is_drifted_by_what_is_fixable_and_by_any_difference_of_its_policy() -> None:
+    assert desired.verdict([difference(Part.LIFECYCLE, fixable=True)]).drifted
+    assert desired.verdict([difference(Part.POLICY, fixable=True)]).drifted
+    assert desired.verdict([difference(Part.POLICY, fixable=False)]).drifted
+
+
+def test_a_repository_is_in_sync_with_nothing_but_differences_that_are_only_shown() -> None:
+    shown = [difference(part, fixable=False) for part in Part if part is not Part.POLICY]
+
+    assert desired.verdict([]) == desired.verdict(shown) == desired.Verdict(drifted=False, words="")
+
+
+def test_the_words_of_a_verdict_are_those_of_the_differences_that_make_it_drifted() -> None:
+    found = [
+        difference(Part.POLICY, fixable=False, words="No pull."),
+        difference(Part.ENCRYPTION, fixable=False, words="Another key."),
+        difference(Part.TAGS, fixable=True, words="A tag."),
+    ]
+
+    assert desired.verdict(found).words == "No pull. A tag."

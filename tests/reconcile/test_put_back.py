@@ -26,6 +26,7 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.reconcile import change_events, processes, put_back, repositories, sweep_record, sweeps, targets
+from deployments.row_values import Difference, Part
 from sandbox.control import Sandbox
 from tests.support.change_events import event, message
 from tests.support.constants import HOST, POLICY, TRAIL
@@ -131,7 +132,7 @@ def test_the_policy_is_written_by_a_read_and_a_write_and_what_was_there_is_kept(
     assert "333333333333" in live(sandbox, kept.repository.name)
     row = Repository.objects.get(pk=kept.repository_id)
     assert (row.status, row.policy_text) == (RepositoryStatus.DRIFTED, OTHER)
-    assert "account 222222222222 loses pull" in row.differences[0]["words"]
+    assert "account 222222222222 loses pull" in row.differences[0].words
     assert row.lease_until is None
     event = row.events.filter(kind=EventKind.POLICY_APPLIED).latest("pk")
     assert (event.cause, event.policy_before) == ("ada@example.com", before)
@@ -165,6 +166,32 @@ def test_a_policy_that_means_the_same_leaves_the_repository_in_sync(
 
     row = Repository.objects.get(pk=kept.repository_id)
     assert (row.status, row.differences) == (RepositoryStatus.IN_SYNC, [])
+
+
+@pytest.mark.parametrize("status", [RepositoryStatus.FAILED, RepositoryStatus.PENDING])
+def test_a_policy_that_is_put_back_makes_no_failed_or_unchecked_repository_in_sync(
+    status: RepositoryStatus, kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    kept.policy_before = POLICY
+    Repository.objects.filter(pk=kept.repository_id).update(status=status, last_error="AWS refused something.")
+
+    put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+
+    row = Repository.objects.get(pk=kept.repository_id)
+    assert (row.status, row.last_error) == (status, "AWS refused something.")
+
+
+def test_a_policy_that_is_put_back_says_nothing_of_the_other_differences(
+    kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    kept.policy_before = POLICY
+    tags = Difference(part=Part.TAGS, words="AWS tags missing or different: team.", fixable=True)
+    Repository.objects.filter(pk=kept.repository_id).update(status=RepositoryStatus.DRIFTED, differences=[tags])
+
+    put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
+
+    row = Repository.objects.get(pk=kept.repository_id)
+    assert (row.status, row.differences) == (RepositoryStatus.DRIFTED, [tags])
 
 
 def test_nothing_is_put_back_that_was_checked_by_a_configuration_that_does_not_count_any_more(

@@ -26,7 +26,7 @@ from deployments.models import (
     SweepTrigger,
     WritesPause,
 )
-from deployments.reconcile import generation, processes, repositories, sweep_record, sweeps
+from deployments.reconcile import generation, ownership, processes, repositories, sweep_record, sweeps
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
 from tests.support.deploys import ensure
@@ -241,7 +241,7 @@ def test_what_somebody_else_chose_on_an_adopted_repository_is_reported_and_left(
 
     assert not {"PutLifecyclePolicy", "PutImageTagMutability"} & set(new_calls(sandbox))
     assert repository.status == RepositoryStatus.IN_SYNC
-    assert {part["what"]: part["writable"] for part in repository.differences} == {
+    assert {each.part: each.fixable for each in repository.differences} == {
         "lifecycle": False,
         "mutability": False,
     }
@@ -253,11 +253,11 @@ def test_an_operators_click_brings_an_adopted_repository_in_line_altogether(
     made_by_hand(sandbox, f"trigger/{project.ref}", imageTagMutability="MUTABLE")
     repository = ensure(project, ecr_configuration)
 
-    assert repositories.take_over(row=repository, by="ada@example.com")
-    assert not repositories.take_over(row=repository, by="ada@example.com")
+    assert ownership.take_over(row=repository, by="ada@example.com")
+    assert not ownership.take_over(row=repository, by="ada@example.com")
     repository = ensure(project, ecr_configuration, freshness=timedelta(0))
 
-    assert repository.mutability["mode"] == "IMMUTABLE_WITH_EXCLUSION"
+    assert repository.mutability.mode == "IMMUTABLE_WITH_EXCLUSION"
     assert repository.differences == []
 
 
@@ -364,7 +364,7 @@ def test_a_policy_that_ecr_refuses_fails_the_first_deploy_and_later_only_marks_t
         assert "InvalidParameterException" in repository.last_error
     else:  # a default policy that is not understood is never written over one that works
         assert repository.last_error == ""
-        assert "not understood" in repository.differences[0]["words"]
+        assert "not understood" in repository.differences[0].words
     assert CLUSTER in sandbox.client("ecr").get_repository_policy(repositoryName=repository.name)["policyText"]
 
 
@@ -592,7 +592,7 @@ def test_whether_the_consumer_accounts_may_pull_is_on_the_row_at_every_look(
     )
 
     repository = ensure(project, configuration)
-    assert {account: answer["pull"] for account, answer in repository.consumers.items()} == {
+    assert {account: answer.verdict for account, answer in repository.consumers.items()} == {
         CLUSTER: "yes",
         "333333333333": "no",
     }
@@ -600,7 +600,7 @@ def test_whether_the_consumer_accounts_may_pull_is_on_the_row_at_every_look(
     Repository.objects.update(mode="observe", mode_until=Now() + timedelta(hours=1), mode_reason="being looked into")
     sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
     repository = ensure(project, configuration, freshness=timedelta(0))
-    assert repository.consumers[CLUSTER]["pull"] == "no"
+    assert repository.consumers[CLUSTER].verdict == "no"
 
 
 def test_an_exception_for_one_repository_counts_until_it_ends(
@@ -991,8 +991,8 @@ def test_what_is_there_though_no_answer_of_ours_was_lost_is_somebody_elses(
 
 #: What a row says of the repository itself: nothing of it is true of another one of the same name.
 OF_THE_OLD_ONE = (
-    "origin", "taken_over_at", "last_checked_at", "last_in_sync_at", "policy_applied_at", "policy_text",
-    "lifecycle_is_ours", "details_checked_at", "consumers", "differences",
+    "origin", "management", "taken_over_at", "last_checked_at", "last_in_sync_at", "policy_applied_at",
+    "policy_text", "lifecycle_is_ours", "details_checked_at", "consumers", "differences",
 )  # fmt: skip
 
 
@@ -1006,7 +1006,9 @@ def test_nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row(
         DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
     )
     row = ensure(project, configuration)
-    Repository.objects.update(origin="adopted", taken_over_at=Now(), differences=[{"what": "tags", "words": "x"}])
+    Repository.objects.update(
+        origin="adopted", taken_over_at=Now(), management="full", differences=[{"what": "tags", "words": "x"}]
+    )
     delete_repository(sandbox, row.name)
     row.refresh_from_db()
     assert all(getattr(row, name) for name in OF_THE_OLD_ONE)
@@ -1390,7 +1392,8 @@ def test_what_a_sweep_writes_to_a_repository_that_was_just_deleted_makes_it_miss
     repository = Repository.objects.get()
     assert (repository.status, repository.last_error) == (RepositoryStatus.MISSING, "")
     finding = sweep.findings.get()
-    assert (finding.outcome, finding.words) == ("missing", "The repository is gone from the registry.")
+    words = "The repository was deleted from the registry. The next deploy creates it again."
+    assert (finding.outcome, finding.words) == ("missing", words)
     assert "CreateRepository" not in new_calls(sandbox)
 
 

@@ -35,8 +35,9 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import chunks, generation, repositories, sweep_record, sweeps, targets
+from deployments.reconcile import chunks, generation, ownership, repositories, sweep_record, sweeps, targets
 from deployments.reconcile.lease import Lease
+from deployments.row_values import Mutability
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
 from tests.support.registry import calls, drift, fill, policies
@@ -993,7 +994,7 @@ def test_a_changed_list_of_consumers_is_on_every_row_after_a_sweep(
 
     sweep_all(asking)
 
-    assert [Repository.objects.get(name=name).consumers[CLUSTER]["pull"] for name in names] == ["yes", "yes"]
+    assert [Repository.objects.get(name=name).consumers[CLUSTER].verdict for name in names] == ["yes", "yes"]
 
 
 def test_a_result_that_is_newer_than_the_list_is_not_overwritten_by_it(fast: Configuration, sandbox: Sandbox) -> None:
@@ -1002,11 +1003,11 @@ def test_a_result_that_is_newer_than_the_list_is_not_overwritten_by_it(fast: Con
     [page] = target.ecr().pages()
     known = sweeps._by_name(Repository.objects.all(), [name])
     Repository.objects.update(lease_epoch=F("lease_epoch") + 1)  # a deploy has worked on it meanwhile
-    known[name].mutability = {"mode": "MUTABLE", "exclusions": []}
+    known[name].mutability = Mutability(mode="MUTABLE")
 
     sweeps._note_changes(known, {entry.name: replace(entry, mutability="MUTABLE") for entry in page})
 
-    assert Repository.objects.get().mutability["mode"] == "IMMUTABLE_WITH_EXCLUSION"
+    assert Repository.objects.get().mutability.mode == "IMMUTABLE_WITH_EXCLUSION"
 
 
 def test_the_command_says_when_aws_cannot_be_reached_instead_of_waiting_for_ever(
@@ -1275,7 +1276,7 @@ def test_the_list_changes_no_row_that_somebody_works_on_or_has_worked_on(
 
     sweeps._note_changes(known, {entry.name: replace(entry, mutability="MUTABLE") for entry in page})
 
-    assert Repository.objects.get().mutability["mode"] == "IMMUTABLE_WITH_EXCLUSION"
+    assert Repository.objects.get().mutability.mode == "IMMUTABLE_WITH_EXCLUSION"
 
 
 @pytest.mark.parametrize("meanwhile", [held_elsewhere, worked_on, looked_at])
@@ -1361,8 +1362,8 @@ def test_a_repository_is_adopted_once(fast: Configuration, sandbox: Sandbox) -> 
     Repository.objects.update(status=RepositoryStatus.UNMANAGED, origin="")
     row = Repository.objects.get()
 
-    assert sweeps.adopt(rows=[row], cause="x") == 1
-    assert sweeps.adopt(rows=[row], cause="x") == 0
+    assert ownership.adopt(row=row, by="x")
+    assert not ownership.adopt(row=row, by="x")
     assert RepositoryEvent.objects.filter(kind=EventKind.ADOPTED).count() == 1
 
 
@@ -1376,8 +1377,8 @@ def test_a_repository_that_somebody_else_makes_under_the_name_of_one_that_is_gon
     [name] = fill(sandbox, fast, 1)
     client = sandbox.client("ecr")
     if was == "taken over":
-        Repository.objects.update(origin="adopted")
-        assert repositories.take_over(row=Repository.objects.get(), by="x")
+        Repository.objects.update(origin="adopted", management="adopted")
+        assert ownership.take_over(row=Repository.objects.get(), by="x")
         sweep_all(fast)
     client.delete_repository(repositoryName=name, force=True)
     assert sweep_all(fast).missing == 1
@@ -1392,7 +1393,7 @@ def test_a_repository_that_somebody_else_makes_under_the_name_of_one_that_is_gon
     assert "30" in client.get_lifecycle_policy(repositoryName=name)["lifecyclePolicyText"]
     row = Repository.objects.get()
     assert (row.origin, row.taken_over_at, row.lifecycle_is_ours) == ("adopted", None, False)
-    assert {each["what"] for each in row.differences} == {"mutability", "lifecycle"}
+    assert {each.part for each in row.differences} == {"mutability", "lifecycle"}
 
 
 @pytest.mark.parametrize(

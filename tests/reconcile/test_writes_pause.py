@@ -82,7 +82,7 @@ def test_deploys_to_a_repository_that_was_right_go_on_and_its_drift_is_shown_not
     paused.refresh_from_db()
     assert writes(sandbox) == {}
     assert (paused.status, paused.last_error) == (RepositoryStatus.DRIFTED, "")
-    assert "has no policy" in paused.differences[0]["words"]
+    assert "has no policy" in paused.differences[0].words
 
 
 def test_sweeps_and_change_events_look_and_do_not_write(

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from deployments.config import Configuration
 from deployments.models import Repository, RepositoryStatus
+from deployments.row_values import Encryption, Mutability
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
 
@@ -47,12 +48,13 @@ def fill(sandbox: Sandbox, configuration: Configuration, count: int) -> list[str
             name=name,
             status=RepositoryStatus.IN_SYNC,
             origin="created",
+            management="full",
             policy_text=stored,
             policy_applied_at=past,
             lifecycle_text=configuration.v4.lifecycle_policy,
             lifecycle_is_ours=True,
-            mutability={"mode": "IMMUTABLE_WITH_EXCLUSION", "exclusions": ["cache"]},
-            encryption={"type": "AES256", "kms_key": None},
+            mutability=Mutability(mode="IMMUTABLE_WITH_EXCLUSION", exclusions=("cache",)),
+            encryption=Encryption(type="AES256"),
             details_checked_at=past,
             last_checked_at=past,
             last_in_sync_at=past,

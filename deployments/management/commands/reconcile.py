@@ -27,7 +27,8 @@ from deployments.deploys import versions
 from deployments.deploys.versions import Learned
 from deployments.errors import RegistryError
 from deployments.models import Repository, RepositoryStatus, Sweep, SweepFinding, SweepStatus, SweepTrigger
-from deployments.reconcile import generation, sweep_record, sweeps, targets
+from deployments.reconcile import generation, ownership, sweep_record, sweeps, targets
+from deployments.row_values import MANAGED
 
 
 class Command(BaseCommand):
@@ -51,6 +52,7 @@ class Command(BaseCommand):
         configuration = self._configuration()
         if not targets.configured(configuration):
             raise CommandError("No configured registry is ECR (DEPLOY_REGISTRY_HOST), so there is nothing to do.")
+        ownership.fill()
         self._require_known(names)
         trail, asked = Trail.of_command("reconcile"), {"dry_run": options["dry_run"], "adopt": options["adopt"]}
         with trail.change("start.sweep", after={"names": names, **asked}) as line:
@@ -86,8 +88,7 @@ class Command(BaseCommand):
         return configuration
 
     def _require_known(self, names: list[str]) -> None:
-        managed = Repository.objects.exclude(status=RepositoryStatus.UNMANAGED)
-        managed = managed.filter(Q(status=RepositoryStatus.MISSING) | ~Q(origin=""))
+        managed = Repository.objects.filter(Q(status=RepositoryStatus.MISSING) | Q(management__in=MANAGED))
         known = set(managed.filter(name__in=names).values_list("name", flat=True))
         unknown = [name for name in names if name not in known]
         if unknown:

@@ -1,0 +1,74 @@
+"""How much of a repository is ours to keep as configured: `Repository.management` (D-management).
+
+| value       | when                                                | what is written to AWS                       |
+|-------------|-----------------------------------------------------|----------------------------------------------|
+| empty       | no repository was seen yet, or it is gone           | nothing, until a deploy creates it           |
+| `unmanaged` | a sweep discovered it, and nobody adopted it        | nothing                                      |
+| `adopted`   | somebody else made it; a deploy or a person adopted | repository policy, AWS tags, missing parts   |
+| `full`      | we created it, or a person took it over             | everything that AWS lets us change           |
+
+Version 0.1.0 writes `status`, `origin` and `taken_over_at` only. So each of our writes of those columns also writes
+`management`, and for as long as a process of that version may run, `fill` and each lease (`repositories.Lease.claim`)
+set the value that those columns say.
+"""
+
+from __future__ import annotations
+
+from django.db import transaction
+from django.db.models import Case, CharField, Value, When
+from django.db.models.functions import Now
+
+from deployments.models import EventKind, Repository, RepositoryEvent, RepositoryStatus
+from deployments.row_values import Management
+
+#: What the columns of version 0.1.0 say, in SQL.
+BY_OLD_COLUMNS = Case(
+    When(status=RepositoryStatus.UNMANAGED, then=Value(Management.UNMANAGED)),
+    When(origin="created", then=Value(Management.FULL)),
+    When(origin="adopted", taken_over_at__isnull=False, then=Value(Management.FULL)),
+    When(origin="adopted", then=Value(Management.ADOPTED)),
+    default=Value(""),
+    output_field=CharField(),
+)
+
+
+def fill() -> int:
+    """Set `management` on the rows that a process of version 0.1.0 has changed. Returns how many there were.
+
+    At the start of a web process and of `manage.py reconcile`, and each minute by the worker. One UPDATE, which writes
+    nothing where every row is right.
+    """
+    return Repository.objects.exclude(management=BY_OLD_COLUMNS).update(management=BY_OLD_COLUMNS)
+
+
+def adopt(*, row: Repository, by: str) -> bool:
+    """Take a discovered repository under management; False where it is not unmanaged (any more).
+
+    Its next observation writes what it lacks.
+    """
+    with transaction.atomic():
+        adopted = Repository.objects.filter(pk=row.pk, status=RepositoryStatus.UNMANAGED).update(
+            status=RepositoryStatus.PENDING, origin="adopted", management=Management.ADOPTED, details_checked_at=None
+        )
+        if adopted:
+            _note(row, "Adopted by an operator.", by)
+    return bool(adopted)
+
+
+def take_over(*, row: Repository, by: str) -> bool:
+    """Have an adopted repository kept as configured altogether; False where it is not an adopted one (any more).
+
+    Its next observation replaces the lifecycle policy and the tag mutability that somebody else chose.
+    """
+    with transaction.atomic():
+        # `origin` too: a process of version 0.1.0 may have found that the repository is gone.
+        taken = Repository.objects.filter(pk=row.pk, management=Management.ADOPTED, origin="adopted").update(
+            taken_over_at=Now(), management=Management.FULL, details_checked_at=None
+        )
+        if taken:
+            _note(row, "Taken over: its lifecycle policy and tag mutability are brought in line too.", by)
+    return bool(taken)
+
+
+def _note(row: Repository, words: str, by: str) -> None:
+    RepositoryEvent.objects.create(repository_id=row.pk, kind=EventKind.ADOPTED, message=words, cause=by)

@@ -1,0 +1,168 @@
+"""What columns of rows hold, as values. Pure: no Django, no rows.
+
+Each value of a JSON column has `from_row`, which reads what is stored, and `as_row`, which makes what is stored. Only
+these two know the stored keys. They never change: rows of every version have them. A key that is missing, or a word
+that only a newer version knows, is no error, because the program may be one version behind its database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Management(StrEnum):
+    """How much of a repository is ours to keep as configured (`deployments.reconcile.ownership`)."""
+
+    UNMANAGED = "unmanaged"  # a sweep discovered it, and nobody adopted it
+    ADOPTED = "adopted"  # a lifecycle policy and a tag mutability that somebody else chose stay
+    FULL = "full"  # we created it, or an operator took it over
+
+
+#: A sweep looks at the repositories of these.
+MANAGED = (Management.ADOPTED, Management.FULL)
+
+
+class Part(StrEnum):
+    """The parts of a repository that the configuration has a word in."""
+
+    POLICY = "policy"
+    LIFECYCLE = "lifecycle"
+    TAGS = "tags"
+    MUTABILITY = "mutability"
+    ENCRYPTION = "encryption"
+    OTHER = "other"  # one that only a newer version knows
+
+
+_PARTS = {part.value: part for part in Part}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One way in which a repository is not as configured. `fixable`: we may correct it."""
+
+    part: Part
+    words: str
+    fixable: bool
+
+    @classmethod
+    def from_row(cls, stored: Mapping[str, Any]) -> Difference:
+        return cls(
+            part=_PARTS.get(stored.get("what", ""), Part.OTHER),
+            words=str(stored.get("words", "")),
+            fixable=bool(stored.get("writable")),
+        )
+
+    def as_row(self) -> dict[str, Any]:
+        return {"what": self.part.value, "words": self.words, "writable": self.fixable}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerPull:
+    """Whether a consumer account may pull, by a repository policy."""
+
+    verdict: str  # yes, no, depends
+    words: str
+
+    @classmethod
+    def from_row(cls, stored: Mapping[str, Any]) -> ConsumerPull:
+        return cls(verdict=str(stored.get("pull", "depends")), words=str(stored.get("words", "")))
+
+    def as_row(self) -> dict[str, Any]:
+        return {"pull": self.verdict, "words": self.words}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutability:
+    """ECR's tag mutability, and the tags that are excepted from it. Empty: it was never seen."""
+
+    mode: str = ""
+    exclusions: tuple[str, ...] = ()
+
+    @classmethod
+    def from_row(cls, stored: Mapping[str, Any]) -> Mutability:
+        return cls(mode=str(stored.get("mode", "")), exclusions=tuple(stored.get("exclusions", ())))
+
+    def as_row(self) -> dict[str, Any]:
+        return {"mode": self.mode, "exclusions": list(self.exclusions)} if self.mode else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encryption:
+    """How ECR encrypts a repository. Empty: it was never seen."""
+
+    type: str = ""  # AES256, KMS
+    kms_key: str | None = None
+
+    @classmethod
+    def from_row(cls, stored: Mapping[str, Any]) -> Encryption:
+        return cls(type=str(stored.get("type", "")), kms_key=stored.get("kms_key"))
+
+    def as_row(self) -> dict[str, Any]:
+        return {"type": self.type, "kms_key": self.kms_key} if self.type else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvedPull:
+    """That a consumer account can pull an image, and how that was found out."""
+
+    how: str  # trial: the two calls of a pull were made as `roles`; policy: the repository policy says so
+    words: str
+    roles: tuple[str, ...] = ()
+
+    @classmethod
+    def from_row(cls, stored: Mapping[str, Any]) -> ProvedPull:
+        return cls(
+            how=str(stored.get("how", "")),
+            words=str(stored.get("words", "")),
+            roles=tuple(stored.get("roles", ())),
+        )
+
+    def as_row(self) -> dict[str, Any]:
+        return {"pull": "yes", "how": self.how, "words": self.words, "roles": list(self.roles)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What was proved of an image before it could become current, or why nothing was (`unproved`)."""
+
+    at: str  # ISO 8601
+    digest: str = ""
+    platforms: tuple[str, ...] = ()
+    pullers: Mapping[str, ProvedPull] = field(default_factory=dict)  # by account
+    # Of a proved image only.
+    repository: str = ""  # with the registry's host
+    manifests: int = 0
+    layers: int = 0
+    policy: str = ""  # digest of the policy text by which the pulls were evaluated
+    # Of an image of which nothing was proved.
+    unproved: str = ""
+    code: str = ""  # of the refusal, if it was one
+
+    @property
+    def is_proved(self) -> bool:
+        return not self.unproved
+
+    @classmethod
+    def from_row(cls, stored: Mapping[str, Any]) -> Receipt:
+        known = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
+        pullers = {account: ProvedPull.from_row(each) for account, each in stored.get("pullers", {}).items()}
+        return cls(**{"at": "", **known, "platforms": tuple(stored.get("platforms", ())), "pullers": pullers})
+
+    def as_row(self) -> dict[str, Any]:
+        proved: dict[str, Any] = {
+            "at": self.at,
+            "repository": self.repository,
+            "digest": self.digest,
+            "platforms": list(self.platforms),
+            "manifests": self.manifests,
+            "layers": self.layers,
+            "policy": self.policy,
+            "pullers": {account: each.as_row() for account, each in self.pullers.items()},
+        }
+        if self.is_proved:
+            return proved
+        refused = {"unproved": self.unproved} | ({"code": self.code} if self.code else {})
+        return {name: proved[name] for name in ("at", "digest", "platforms", "pullers")} | refused
