@@ -39,7 +39,7 @@ from deployments.reconcile.targets import Target
 
 log = logging.getLogger(__name__)
 
-AWS_SECONDS = 12.0  # deadline for all calls to AWS; a person waits for the report (D-setup-page)
+AWS_SECONDS = 12.0  # deadline for all calls to AWS, and for the mail server: a person waits (D-setup-page)
 QUEUE_WAIT_WARN_SECONDS = 120.0  # a warning if a message of the queue has waited for longer
 CLOCK_WARN, CLOCK_FAIL = 30.0, 240.0  # seconds off AWS's clock; AWS refuses signatures at 300
 SILENT_REPORTED_FOR = timedelta(hours=1)  # how long a silent process is reported while others of its role run

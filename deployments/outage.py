@@ -69,7 +69,7 @@ class OneLineHandler(logging.StreamHandler[Any]):
             if self._since is None:
                 self._since, self._left_out = self._last_line_at, 0
             line = copy.copy(record)
-            line.msg = "database.unreachable: %s Further lines about it are left out until it answers. While: %s"
+            line.msg = "database.unreachable: %s Further lines are dropped until the database answers. During: %s"
             line.args = (words(error), record.getMessage().splitlines()[0])
             line.exc_info = line.exc_text = None
             super().emit(line)

@@ -85,7 +85,7 @@ def tick() -> None:
     Every step runs, also after another step failed. A failed step is logged and reported on this process's heartbeat.
     """
     failed = [name for name, step in STEPS.items() if not _ran(name, step)]
-    processes.say(f"Steps of the tick failed: {', '.join(failed)}. The log has the errors." * bool(failed),
+    processes.report_trouble(f"Steps of the tick failed: {', '.join(failed)}. The log has the errors." * bool(failed),
                   seconds=FAILED_STEP_SHOWN_SECONDS)  # fmt: skip
 
 

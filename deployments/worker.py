@@ -243,7 +243,7 @@ class Supervisor:
             said.append(overdue)
         if self.restarted and time.monotonic() - self.started < TROUBLE_SECONDS:
             said.append(f"The cluster was restarted, because {self.restarted}.")
-        processes.say(" ".join(said))
+        processes.report_trouble(" ".join(said))
         values: dict[str, Any] = {"restarts": self.restarts}
         if self.touched is not None:
             values["last_task_at"] = Now() - timedelta(seconds=time.monotonic() - self.touched)

@@ -203,7 +203,7 @@ def test_the_heartbeat_says_for_an_hour_why_the_cluster_was_started_again(
 ) -> None:
     configure()
     said: list[str] = []
-    monkeypatch.setattr(processes, "say", said.append)
+    monkeypatch.setattr(processes, "report_trouble", said.append)
     monkeypatch.setattr(processes, "beat", lambda **values: True)
     supervisor = worker.Supervisor(restarted="a process died", started=time.monotonic() - seconds)
 

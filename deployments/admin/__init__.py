@@ -1,8 +1,8 @@
-"""The face: Django's admin as the operator's console.
+"""The operator's console, made with Django's admin.
 
-Thin. Rows come from the models, what happens comes from the use cases; here stand tuples, one-line display methods
-and the pages of rows that only the program writes. The look is in `static/admin_theme/`, the markup in
-`templates/admin/` (Django's pages, changed) and `templates/registry_admin/` (ours).
+Thin: the models have the rows and the use cases have the actions. This package has list columns, filters, one-line
+display methods and the pages for rows that only the program writes. Styles are in `static/admin_theme/`, templates in
+`templates/admin/` (changed pages of Django) and `templates/registry_admin/` (our pages).
 """
 
 from deployments.admin import audit, deployments, keys, notifications, people, projects, repositories, sweeps

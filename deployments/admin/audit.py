@@ -1,4 +1,4 @@
-"""The audit log: who did what, when and from where. To be read, searched and taken out; nobody changes it here."""
+"""The audit log: who did what, when and from where. It can be read, searched and exported, and not changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deployments.admin.display import ago, mark, problem, two_lines
 from deployments.admin.pages import Alarm, ReadOnly, menu
 from deployments.models import ActorKind, AuditEntry
 
-#: Ending of the file → (its type, who writes it).
+#: File extension → (content type, function that writes the file).
 EXPORTS = {
     "csv": ("text/csv; charset=utf-8", audit.as_csv),
     "jsonl": ("application/x-ndjson; charset=utf-8", audit.as_json_lines),
@@ -35,7 +35,7 @@ class When(admin.DateFieldListFilter):
 class AuditAdmin(ReadOnly):
     page_template = "registry_admin/audit.html"
     change_list_template = "registry_admin/audit_list.html"
-    nothing_yet = "Nothing yet. What people, keys, schedules and commands change is written down here."
+    nothing_yet = "No entries yet. Changes by people, keys, schedules and commands are recorded here."
     list_display = ("action_cell", "object_cell", "who", "outcome_cell", "when")
     list_filter = (
         menu("Who", "actor_kind", words=dict(ActorKind.choices)),
@@ -52,7 +52,7 @@ class AuditAdmin(ReadOnly):
         return [path("export.<str:ending>", view, name="deployments_auditentry_export"), *super().get_urls()]
 
     def export_view(self, request: HttpRequest, ending: str) -> HttpResponseBase:
-        """Every entry that the list's own filters and search leave, as one file that is written while it is read."""
+        """All entries that match the filters and the search, as a file that is streamed."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         back = HttpResponseRedirect(reverse("admin:deployments_auditentry_changelist"))
@@ -101,7 +101,7 @@ class AuditAdmin(ReadOnly):
 
 
 def address_of(row: AuditEntry) -> str:
-    """Of the page of the object, if its kind has one; the object itself may be gone."""
+    """The URL of the object's page; empty if its kind has no page. The object itself may be deleted."""
     if not row.object_type or not row.object_id:
         return ""
     for app in ("deployments", "auth"):

@@ -1,8 +1,9 @@
-"""What people have done to repositories: looked at, adopted, excepted; one, some, or all that a filter leaves.
+"""The actions of the console on repositories: reconcile, adopt, take over, override. On one, some, or all that a filter
+leaves.
 
-Nothing here asks AWS: a look is a sweep that is written down and done by a worker. What will happen, and to which, is
-shown first by a GET; its address holds the selection, so it can be looked at again and shared. Only the buttons for
-one repository, which do what their names say, come without a page in between.
+Nothing here calls AWS: a check is a sweep, which is written as a row and run by a worker. A GET first shows what will
+happen to which repositories; its URL has the selection, so it can be opened again and shared. Only the buttons for a
+single repository act without such a page.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from deployments.models import Repository, RepositoryStatus, Sweep
 from deployments.reconcile import requests, targets
 from deployments.row_values import MANAGED, Management
 
-ROWS_SHOWN = 20  # of the selection, on the page that asks
+ROWS_SHOWN = 20  # repositories of the selection that the confirmation page names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkAction:
-    """Something that can be done to repositories: its button, the right that it takes, and what it will do.
+    """An action on repositories: the word on its button, the permission that it needs, and what it will do.
 
-    `where` says to which repositories; lists, pages and the action itself ask by it, and nothing else decides.
+    `where` selects the repositories that it is for. Lists, pages and the action itself use this one condition.
     """
 
     name: str
@@ -51,6 +52,7 @@ class BulkAction:
     by_sweep: bool = True  # only repositories of a registry that the settings name can be checked by a sweep
 
     def meant(self) -> Q:
+        """The repositories that the action is for, as a condition."""
         return self.where & targets.rows(settings.CONFIGURATION) if self.by_sweep else self.where
 
 
@@ -63,47 +65,47 @@ BULK_ACTIONS = {
             name="reconcile",
             word="Reconcile now",
             right="reconcile_repository",
-            says="A worker looks at each and puts right what differs from the settings. Where an exception or the "
-            "setting says observe, it only looks.",
+            says="A worker checks each repository and corrects what differs from the settings. Where an exception or "
+            "the setting says observe, it only reports.",
             where=_CHECKED_BY_SWEEPS,
         ),
         BulkAction(
             name="preview",
             word="Dry run",
             right="reconcile_repository",
-            says="A worker looks at each and reports what it would write. Nothing changes, in AWS or here.",
+            says="A worker checks each repository and reports what it would write. Nothing changes, in AWS or here.",
             where=_CHECKED_BY_SWEEPS,
         ),
         BulkAction(
             name="recheck",
             word="Check everything again",
             right="reconcile_repository",
-            says="As reconcile, and lifecycle policy, AWS tags and tag mutability are read too, however lately they "
-            "were. A missing repository is looked for again.",
+            says="Like reconcile, and reads lifecycle policy, AWS tags and tag mutability again, even if they were "
+            "read recently. Also checks whether missing repositories exist again.",
             where=_CHECKED_BY_SWEEPS | Q(status=RepositoryStatus.MISSING),
         ),
         BulkAction(
             name="adopt",
             word="Adopt",
             right="adopt_repository",
-            says="Discovered repositories are kept as the settings say from now on. A lifecycle policy and tags that "
-            "somebody else chose stay.",
+            says="From now on the discovered repositories are managed: they get the policy and tags of the settings. A "
+            "lifecycle policy and tags that somebody else chose stay.",
             where=Q(management=Management.UNMANAGED),
         ),
         BulkAction(
             name="take",
             word="Take over",
             right="adopt_repository",
-            says="Adopted repositories are brought in line altogether: a lifecycle policy that somebody else wrote, "
-            "and tags that may be overwritten, become what the settings say.",
+            says="Adopted repositories are managed fully: a lifecycle policy and a tag mutability that somebody else "
+            "chose are overwritten by the settings.",
             where=Q(management=Management.ADOPTED),
         ),
         BulkAction(
             name="except",
             word="Make an exception",
             right="except_repository",
-            says="Until a time of your choice the policy is only observed, or is enforced, whatever the setting says. "
-            "The exception ends by itself.",
+            says="Until a time of your choice the policy is only observed, or is enforced, regardless of the setting. "
+            "Then the exception ends.",
             where=~Q(status=RepositoryStatus.UNMANAGED),
             by_sweep=False,
         ),
@@ -111,23 +113,28 @@ BULK_ACTIONS = {
             name="end",
             word="End the exception",
             right="except_repository",
-            says="They follow the setting again, from the next look on.",
+            says="From the next check on, these repositories follow the setting again.",
             where=Q(mode__in=("observe", "enforce"), mode_until__gt=Now()),
             by_sweep=False,
         ),
     )
 }
-ACTIONS_WITHOUT_QUESTION = ("reconcile", "preview", "recheck", "end")  # for one repository, without a page that asks
+ACTIONS_WITHOUT_QUESTION = (
+    "reconcile",
+    "preview",
+    "recheck",
+    "end",
+)  # for one repository these act without a confirmation page
 
 
 class OverrideForm(forms.Form):
-    """An exception has a reason and an end, so that nobody finds one years later and wonders."""
+    """The form of an override. The reason and the end are required, so that no forgotten override stays for years."""
 
     mode = forms.ChoiceField(
         label="Mode",
         choices=[
             ("observe", "Observe: report what differs, write nothing"),
-            ("enforce", "Enforce: put right what differs"),
+            ("enforce", "Enforce: correct what differs"),
         ],
         initial="observe",
         widget=forms.RadioSelect,
@@ -142,13 +149,14 @@ class OverrideForm(forms.Form):
     reason = forms.CharField(label="Reason", max_length=300, help_text="Shown with the repository, and in its history.")
 
     def values(self) -> dict[str, Any]:
+        """Mode, end and reason of a valid form."""
         data = self.cleaned_data
         until = clock.now() + timedelta(hours=data["hours"])
         return {"mode": data["mode"], "until": until, "reason": data["reason"]}
 
 
 def _ask(name: str) -> Any:
-    """The entry of a list's menu of actions: it leads to the page that asks."""
+    """An entry of the list's action menu. It redirects to the confirmation page."""
 
     def action(self: BulkActions, request: HttpRequest, queryset: QuerySet[Repository]) -> HttpResponse:
         if request.POST.get("select_across") == "1":
@@ -164,7 +172,7 @@ def _ask(name: str) -> Any:
 
 
 class BulkActions(ReadOnly):
-    """The actions of repositories."""
+    """Adds the actions to the repositories' list and pages."""
 
     actions = [_ask(name) for name in BULK_ACTIONS]
 
@@ -190,7 +198,7 @@ class BulkActions(ReadOnly):
         return may(request, "except_repository")
 
     def bulk_action_view(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
-        """The buttons for one repository."""
+        """POST of a button for one repository: run the action, then go back to the page that it came from."""
         if name not in ACTIONS_WITHOUT_QUESTION:
             raise Http404
         bulk = BULK_ACTIONS[name]
@@ -200,7 +208,7 @@ class BulkActions(ReadOnly):
         return HttpResponseRedirect(back_to(request, reverse("admin:deployments_repository_change", args=[row.pk])))
 
     def ask_view(self, request: HttpRequest) -> HttpResponse:
-        """GET: which repositories, and what will happen to them; POST does it."""
+        """GET shows the repositories and what will happen to them; POST does it."""
         if not self.has_view_permission(request):
             return HttpResponseRedirect(reverse("admin:index"))
         bulk, chosen = BULK_ACTIONS.get(request.GET.get("look", "")), request.GET.getlist("pk")
@@ -248,7 +256,7 @@ class BulkActions(ReadOnly):
         target: Repository | None = None,
         **exception: Any,
     ) -> str:
-        """Do it, say so, and return where what comes of it can be seen: a sweep's page, or nowhere."""
+        """Run the action and show a message. Returns the URL of the sweep that does the work, or an empty text."""
         action, configuration, by = f"{bulk.name}.repository", settings.CONFIGURATION, who(request)
         rows = rows.select_related(None)
         sweep: Sweep | None = None
@@ -262,7 +270,9 @@ class BulkActions(ReadOnly):
                     case "end":
                         count = requests.end_override(rows=rows.only("pk", "mode"), by=by)
                         words = "The exception was ended." if count == 1 else f"{count:,} exceptions were ended."
-                        with contextlib.suppress(Refusal):  # no repository is left for a sweep: not an error here
+                        with contextlib.suppress(
+                            Refusal
+                        ):  # no repository is left for a sweep, which is not an error here
                             sweep = (
                                 requests.request_sweep(rows=rows, configuration=configuration, by=by) if count else None
                             )
@@ -281,8 +291,8 @@ class BulkActions(ReadOnly):
                             thorough=bulk.name == "recheck",
                         )
                         count = len(sweep.names)
-                        it = "it" if count == 1 else f"{count:,} repositories"
-                        words = f"{bulk.word}: a worker looks at {it} now."
+                        it = "the repository" if count == 1 else f"{count:,} repositories"
+                        words = f"{bulk.word}: queued for {it}."
                 names = sweep.names if sweep else []
                 line.after = {"repositories": count, **({"names": names} if names else {}), **after}
         except Refusal as refusal:
@@ -298,19 +308,19 @@ class BulkActions(ReadOnly):
 
 
 def offered(request: HttpRequest, row: Repository) -> list[BulkAction]:
-    """What this person may do to this repository as it is now. One query."""
+    """The actions that this person may use on this repository in its current state. One query."""
     actions = [bulk for bulk in BULK_ACTIONS.values() if may(request, bulk.right)]
     answers = Repository.objects.filter(pk=row.pk).values_list(*(applies(bulk) for bulk in actions)).first()
     return [bulk for bulk, answer in zip(actions, answers or (), strict=False) if answer] if actions else []
 
 
 def applies(bulk: BulkAction) -> ExpressionWrapper[Any]:
-    """For a query over repositories: whether the action is meant for the row."""
+    """A query expression: whether the action is for the row."""
     return ExpressionWrapper(bulk.meant(), output_field=BooleanField())
 
 
 def button(bulk: BulkAction, row: Repository, *, excepted: bool) -> Button:
-    """The button for one repository: an action that is done at once, or a link to the page that asks."""
+    """The button for one repository: it acts at once, or links to the confirmation page."""
     style = "button" if bulk.name in ("reconcile", "adopt") else "closelink"
     if bulk.name in ACTIONS_WITHOUT_QUESTION:
         address = reverse("admin:deployments_repository_look", args=[row.pk, bulk.name])

@@ -1,4 +1,4 @@
-"""Deployments per day, for a chart that the server draws: an SVG of bars without a style, and the same as a table."""
+"""Deployments per day, as the numbers of a bar chart that the template draws as SVG, and of a table."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from django.utils import timezone
 from deployments.models import Deployment, DeploymentStatus
 
 DAYS = 30
-HEIGHT = 100.0  # of the drawing, in its own units; a day is ten wide
+HEIGHT = 100.0  # of the drawing in SVG units; a day is 10 units wide
 _GOOD = (DeploymentStatus.DEPLOYED,)
 _BAD = (DeploymentStatus.FAILED, DeploymentStatus.TIMED_OUT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Day:
-    """A day in UTC: how its deployments ended, and the bar that says so."""
+    """A day in UTC: the numbers of its deployments by result, and its bars."""
 
     day: date
     good: int
     bad: int
-    other: int  # canceled, or still under way
+    other: int  # canceled, or not ended yet
     x: float
     bars: tuple[tuple[str, str, str], ...]  # tone, y, height
     labelled: bool
 
     @property
     def all(self) -> int:
+        """The number of deployments of the day."""
         return self.good + self.bad + self.other
 
     @property
     def words(self) -> str:
+        """“3 Nov: 5 deployed, 1 failed or timed out”."""
         parts = [f"{self.good} deployed"]
         parts += [f"{self.bad} failed or timed out"] if self.bad else []
         parts += [f"{self.other} other"] if self.other else []
@@ -44,36 +46,41 @@ class Day:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
+    """The days of the chart, oldest first."""
+
     days: list[Day]
-    top: int  # what the upper line stands for
+    top: int  # the number at the upper line
 
     @property
     def width(self) -> int:
+        """The width of the drawing in SVG units."""
         return 10 * len(self.days)
 
     @property
     def half(self) -> str:
+        """The number at the middle line."""
         return f"{self.top / 2:g}"
 
     @property
     def number(self) -> int:
+        """The number of deployments of all days."""
         return sum(day.all for day in self.days)
 
     def last(self, days: int) -> dict[str, object]:
         """The sums of the newest days, today included."""
         newest = self.days[-days:]
         good, bad = sum(day.good for day in newest), sum(day.bad for day in newest)
-        ended = good + bad  # a canceled one says nothing about how well deploys go
+        ended = good + bad  # canceled deployments do not count for the success rate
         rate = f"{good / ended * 100:.1f} %" if ended else "–"
         return {"all": sum(day.all for day in newest), "good": good, "bad": bad, "success": rate}
 
 
 def per_day() -> Chart:
-    """One query, which the index of status and time answers alone: no row is read."""
+    """The chart of the last DAYS days. One query, which the index of status and time answers without reading rows."""
     today = timezone.now().astimezone(UTC).date()
     first = today - timedelta(days=DAYS - 1)
     since = datetime(first.year, first.month, first.day, tzinfo=UTC)
-    # Both databases write a time as text with the day first, and a cast is a lot cheaper than Django's TruncDate.
+    # In both databases, a time as text begins with the day; this cast is much cheaper than Django's TruncDate.
     counted = (
         Deployment.objects.order_by()
         .filter(status__in=DeploymentStatus.values, created_at__gte=since)
@@ -85,7 +92,7 @@ def per_day() -> Chart:
 
 
 def draw(today: date, counts: Mapping[tuple[str, str], int]) -> Chart:
-    """Pure: (day, status) → number, laid out as bars."""
+    """The chart for (day, status) → number. Pure."""
     numbers = []
     for back in range(DAYS - 1, -1, -1):
         day = today - timedelta(days=back)
@@ -117,7 +124,7 @@ def draw(today: date, counts: Mapping[tuple[str, str], int]) -> Chart:
 
 
 def _round(most: int) -> int:
-    """The next number that reads well on an axis and whose half does, too."""
+    """The next even, round number at or above `most`, for the axis."""
     ten = 1
     while True:
         for factor in (2, 3, 4, 5, 6, 8, 10):

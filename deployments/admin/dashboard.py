@@ -1,4 +1,4 @@
-"""The dashboard: what is right, what is not and why, what runs where. A fixed number of queries, whatever the rows."""
+"""The dashboard: repositories by status, problems, deployments, running processes. The number of queries is fixed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from deployments.models import (
 from deployments.reconcile import generation, processes, writes_pause
 from deployments.reconcile.processes import Seen
 
-#: What somebody should look at, the worst first.
+#: Statuses that need attention, the worst first.
 NEEDS_ATTENTION = (RepositoryStatus.FAILED, RepositoryStatus.MISSING, RepositoryStatus.DRIFTED)
 UNDER_WAY = tuple(status for status in DeploymentStatus if status not in FINAL_STATUSES)
 PROJECTS_SHOWN = 20
@@ -45,7 +45,7 @@ PROJECTS_SHOWN = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counter:
-    """A number beside an entry of the navigation, and what it counts."""
+    """A number beside a navigation entry, and what it counts."""
 
     number: int
     words: str
@@ -53,7 +53,7 @@ class Counter:
 
 
 def counters() -> dict[str, Counter]:
-    """Model name → counter, only where there is something to count."""
+    """Model name → counter; without the counters that are 0."""
     under_way = Deployment.objects.filter(status__in=UNDER_WAY).count()
     attention = Repository.objects.filter(status__in=NEEDS_ATTENTION).count()
     found = {
@@ -66,7 +66,7 @@ def counters() -> dict[str, Counter]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """How many repositories rest in a status, and where their part of the bar lies (in per cent)."""
+    """The number of repositories with a status, and their part of the bar in per cent."""
 
     status: str
     word: str
@@ -77,7 +77,7 @@ class Share:
 
 
 def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
-    """What the page shows, of the kinds that this person may see."""
+    """The template context. It has only objects that this user may see."""
     sees_deployments = site.get_model_admin(Deployment).has_view_permission(request)
     sees_repositories = site.get_model_admin(Repository).has_view_permission(request)
     sees_sweeps = site.get_model_admin(Sweep).has_view_permission(request)
@@ -128,8 +128,8 @@ def _shares() -> Iterator[Share]:
 
 
 def _attention() -> list[tuple[Repository, str, datetime | None]]:
-    """The repositories that need somebody, each with the reason and since when."""
-    from deployments.admin.repositories import reason  # it shows deployments, whose pages stand on this site
+    """The first eight repositories that need attention, each with the reason and since when."""
+    from deployments.admin.repositories import reason  # imported here, because that module imports this one
 
     worst_first = Case(
         *(When(status=status, then=Value(rank)) for rank, status in enumerate(NEEDS_ATTENTION)),
@@ -147,12 +147,12 @@ def _since(row: Repository) -> datetime | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Whether somebody does the work, and when all repositories were last looked at."""
+    """Whether processes run and do their work, and when all repositories were last checked."""
 
     workers: list[Process]
     others: list[Process]  # running processes of the other roles that report trouble
     running: Sweep | None
-    last: Any  # the last sweep over all repositories that has ended, with its sums
+    last: Any  # the last completed sweep over all repositories, with its sums
     result: str
     interval: timedelta
     overdue: bool
@@ -160,7 +160,7 @@ class Health:
 
 
 def _health() -> Health:
-    from deployments.admin.sweeps import add_sums, outcome_words  # its page stands on this site
+    from deployments.admin.sweeps import add_sums, outcome_words  # imported here, because that module imports this one
 
     now = timezone.now()
     seen = processes.seen(*ProcessRole)
@@ -178,14 +178,14 @@ def _health() -> Health:
         last=last,
         result=outcome_words(last.sums) if last is not None else "",  # type: ignore[attr-defined]
         interval=interval,
-        # Twice the interval: one sweep that starts a little late is no news.
+        # Twice the interval, so that a sweep that starts a little late is not reported.
         overdue=bool(interval) and (newest is None or newest < now - 2 * interval),
         alarms=[*_alarms(), *_silence(seen)],
     )
 
 
 def _alarms() -> list[Alarm]:
-    """Alarms about every repository: writes that are paused, processes with other settings."""
+    """Alarms that concern all repositories: writes are paused, or processes have other settings."""
     found = [
         Alarm(title=alarm.title, words=alarm.words, then=alarm.then, tone="warn" if alarm.code == "other" else "bad")
         for alarm in generation.alarms()
@@ -199,16 +199,16 @@ def _alarms() -> list[Alarm]:
 
 
 def _silence(seen: Seen) -> Iterator[Alarm]:
-    """Alarms about processes that should run and do not."""
+    """Alarms about processes that should run and do not run."""
     silent = {role: [row for row in seen.silent if row.role == role] for role in ProcessRole}
     if not any(row.role == ProcessRole.WORKER for row in seen.alive):
-        last = "None has ever been heard of."
+        last = "No worker has run yet."
         if lost := silent[ProcessRole.WORKER]:
-            last = format_html("{} was last heard of {}.", lost[0], ago(lost[0].beat_at))
+            last = format_html("The last heartbeat of {} was {}.", lost[0], ago(lost[0].beat_at))
         yield Alarm(
             title="No worker is running",
             words=format_html(
-                "{} Sweeps, time-outs and notifications wait until one does: <code>python manage.py worker</code>", last
+                "{} Sweeps, time-outs and notifications wait. Start one: <code>python manage.py worker</code>", last
             ),
         )
     elif schedule := worker.overdue_schedule():
@@ -227,7 +227,7 @@ def _silence(seen: Seen) -> Iterator[Alarm]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """What is current in an environment; `replaced` is the newer one that it was rolled back from."""
+    """The current promotion of an environment; `replaced`: the newer deployment before a roll-back."""
 
     promotion: Promotion
     replaced: Deployment | None
@@ -235,7 +235,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A project's line of the grid: what is current in each of its root environments."""
+    """A project with the current promotion of each of its root environments."""
 
     project: Project
     cells: list[Cell | None]
@@ -243,7 +243,7 @@ class Row:
 
 
 def _grid() -> dict[str, Any]:
-    """Projects down, root environments across; a column that only some have (dev) is there if one has something."""
+    """Projects as rows, root environments as columns; a column such as dev only if a project has a promotion there."""
     projects = list(
         Project.objects.annotate(
             branches=Count("environments", filter=Q(environments__parent__isnull=False, environments__archived_at=None))

@@ -1,4 +1,4 @@
-"""Deployments: the list one lives in, and a page that says how far one came, how long it took, why it failed."""
+"""Deployments: the list, and a page with the steps of a deployment, their durations, and the reason of a failure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from deployments.models import FINAL_STATUSES, Deployment, DeploymentStatus, Pro
 
 
 def _rolled_back_from() -> QuerySet[Any, Any]:
-    """The deployments that an older one has taken the place of, and holds it still."""
+    """Deployments that were rolled back: an older deployment is current in their place."""
     newer = Q(rolled_back_from__version_day__gt=F("deployment__version_day")) | Q(
         rolled_back_from__version_day=F("deployment__version_day"),
         rolled_back_from__version_number__gt=F("deployment__version_number"),
@@ -34,7 +34,7 @@ def _rolled_back_from() -> QuerySet[Any, Any]:
 
 
 def listed() -> QuerySet[Deployment]:
-    """Deployments with everything that a list shows of them, and without the stack traces."""
+    """Deployments with all values that a list shows, and without the stack traces."""
     return (
         Deployment.objects.select_related("project", "environment", "repository")
         .annotate(
@@ -50,15 +50,15 @@ _WENT_WRONG = (DeploymentStatus.FAILED, DeploymentStatus.TIMED_OUT)
 
 
 def latest(rows: QuerySet[Deployment]) -> list[Deployment]:
-    """The newest ten of these, as a list shows them."""
+    """The newest ten of the rows, with the values of `listed`."""
     return by_keys(rows.order_by("-created_at", "-version_number")[:10])
 
 
 def by_keys(rows: QuerySet[Deployment]) -> list[Deployment]:
-    """Rows that were chosen and sorted, as a list shows them.
+    """The rows in their order, with the values of `listed`.
 
-    In two steps, because a database that has to sort takes everything that is asked for through the sort, error
-    messages read out of JSON included; keys alone are light.
+    In two queries: first the keys are sorted, then the values are read. One query would carry all values through the
+    database's sort, also error messages that are read from JSON.
     """
     keys = list(rows.values_list("pk", flat=True))
     found = {row.pk: row for row in listed().filter(pk__in=keys)}
@@ -86,7 +86,7 @@ class Mark(admin.SimpleListFilter):
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Deployment]) -> QuerySet[Deployment]:
-        # By the rows of Promotion, of which there is one for each environment, and not by asking every deployment.
+        # Through the Promotion rows (one per environment), which is cheaper than a condition on every deployment.
         match self.value():
             case "current":
                 return queryset.filter(promotions__label="current")
@@ -101,17 +101,17 @@ class Mark(admin.SimpleListFilter):
 class DeploymentAdmin(Promotions, Exports):
     page_template = "registry_admin/deployment.html"
     nothing_yet = "No deployments yet. In a project with a trigger.config file: npx trigger.dev@4.8.3 deploy"
-    nothing_found = f"Words are looked for in the newest {MAX_ROWS_SEARCHED:,} deployments that the filters leave."
+    nothing_found = f"Words are searched only in the newest {MAX_ROWS_SEARCHED:,} deployments that match the filters."
     list_display = ("version_cell", "status_cell", "where", "commit", "by", "created")
     list_filter = (
         menu("Status", "status", words=dict(DeploymentStatus.choices)),
         menu("Environment", "environment__slug"),
-        # By way of the environment: one index then counts for all three menus.
+        # Through the environment, so that one index answers the counts of all three menus.
         menu("Project", "environment__project__ref", label="environment__project__name", name="project__ref"),
         Mark,
         between("Created", "created_at"),
     )
-    search_fields = ("short_code",)  # that there is a search; what it does stands in deployments.admin.search
+    search_fields = ("short_code",)  # only switches the search on; deployments.admin.search does it
     search_help_text = "Version, short code, digest, commit or message"
     sortable_by = ("version_cell", "created")
     columns: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
@@ -190,12 +190,12 @@ def _credentials_alarm(row: Deployment) -> Alarm | None:
         return None
     title = "No registry credentials were issued"
     if row.credentials_kind:
-        title = "The log-in opens more than this repository"
+        title = "The registry credentials are valid for more than this repository"
     return Alarm(title=title, words=row.credentials_error, tone="warn")
 
 
 def commit_cell(git: dict[str, Any]) -> SafeString:
-    """Message over branch and commit. The values are a CLI's, so each is text and nothing else."""
+    """A cell with the commit message above branch and commit. The CLI sent the values, so all are escaped."""
     dirty = SafeString(' <span class="tag">dirty</span>') if git.get("dirty") is True else ""
     return format_html(
         '<span class="line">{}</span>{}<code class="under">{} · {}</code>',
@@ -208,7 +208,7 @@ def commit_cell(git: dict[str, Any]) -> SafeString:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A moment of a deployment's life, and how long it took to get there."""
+    """A step of a deployment: when it was reached, and the time since the step before."""
 
     word: str
     at: datetime
@@ -224,7 +224,7 @@ _ENDS = {
 
 
 def steps(row: Deployment) -> Iterator[Step]:
-    """The steps that were reached, in order. A step that the CLI skipped (nothing to install) is left out."""
+    """The steps that were reached, in order. A step that the CLI skipped is left out."""
     word, tone = _ENDS.get(DeploymentStatus(row.status), ("Ended", "idle"))
     before = None
     for each, at, its_tone in (
@@ -241,7 +241,7 @@ def steps(row: Deployment) -> Iterator[Step]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A step's share of the whole, in per cent, for a bar that is drawn without a style attribute."""
+    """A step's part of the whole duration, in per cent, for an SVG bar (the page allows no style attributes)."""
 
     word: str
     took: timedelta
@@ -251,6 +251,7 @@ class Segment:
 
 
 def bar(row: Deployment) -> Iterator[Segment]:
+    """The segments of the bar that shows how the duration divides into steps."""
     reached = list(steps(row))
     whole = (reached[-1].at - reached[0].at).total_seconds()
     if whole <= 0:
@@ -265,7 +266,7 @@ def bar(row: Deployment) -> Iterator[Segment]:
 
 
 def last_good(row: Deployment) -> Deployment | None:
-    """The newest deployment before this one, in the same environment, that went well."""
+    """The newest successful deployment before this deployment in the same environment."""
     older = Q(version_day__lt=row.version_day) | Q(version_day=row.version_day, version_number__lt=row.version_number)
     return (
         Deployment.objects.filter(older, environment=row.environment_id, status=DeploymentStatus.DEPLOYED)

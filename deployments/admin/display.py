@@ -1,6 +1,6 @@
-"""How values look: badges with a word and a shape, times, durations, JSON. A template library too (`console`).
+"""How values are displayed: badges, times, durations, JSON. Also a template library (`console`).
 
-One place, so that a status has the same colour and shape in every list, page and counter.
+All pages use it, so a status has the same colour and shape in every list, page and counter.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from deployments.policy import Finding
 
 register = template.Library()
 
-#: Status → tone. The style sheet gives each tone a colour and a shape of its own: ok a disc, run a half disc,
-#: warn a diamond, bad a square, idle a ring.
+#: Status → tone. The style sheet gives each tone a colour and a shape: ok a disc, run a half disc, warn a diamond, bad
+#: a square, idle a ring.
 TONES: Mapping[str, str] = {
     DeploymentStatus.BUILDING: "run",
     DeploymentStatus.DEPLOYING: "run",
@@ -71,7 +71,7 @@ def mark(tone: str, word: str) -> SafeString:
 
 @register.filter
 def badge(row: Deployment | Repository | RepositoryEvent | AccessKey | Sweep | SweepFinding | Finding) -> SafeString:
-    """The status of a row (the kind of an event, the outcome or the level of a finding) as a word with a shape."""
+    """A badge with the status of a row; for an event its kind, for a finding its outcome or level."""
     if isinstance(row, Finding):
         return mark("bad" if row.level == "error" else "warn", row.level.capitalize())
     if isinstance(row, AccessKey):
@@ -87,7 +87,7 @@ def badge(row: Deployment | Repository | RepositoryEvent | AccessKey | Sweep | S
 
 @register.filter
 def tags(row: Any) -> SafeString:
-    """The marks of a deployment that was `listed`: current, or rolled back from."""
+    """The tag of a deployment that comes from `listed`: current, rolled back, or nothing."""
     if row.is_current:
         return SafeString('<span class="tag current">current</span>')
     return SafeString('<span class="tag back">rolled back</span>') if row.is_rolled_back else SafeString("")
@@ -95,13 +95,13 @@ def tags(row: Any) -> SafeString:
 
 @register.filter
 def problem(entry: AuditEntry) -> str:
-    """Why what an audit entry tells of was not done; empty when it was."""
+    """Why the action of an audit entry was not done; empty if it was done."""
     return "" if entry.outcome == audit.DONE else entry.outcome
 
 
 @register.filter
 def pull(verdict: str) -> SafeString:
-    """Whether an account may pull, in the words of `policy.evaluate`: yes, no, or depends."""
+    """A badge for a verdict of `policy.evaluate` (yes, no, depends) about pulling."""
     if verdict == "yes":
         return mark("ok", "May pull")
     return mark("bad", "May not pull") if verdict == "no" else mark("warn", "It depends")
@@ -109,17 +109,18 @@ def pull(verdict: str) -> SafeString:
 
 @register.filter
 def tone(status: str) -> str:
+    """The tone of a status."""
     return TONES[status]
 
 
 @register.filter
 def ago(moment: datetime | None, otherwise: str = "–") -> str:
-    """“3 hours ago”, with the exact time in UTC on hover; the date alone once it is a month old."""
+    """“3 hours ago” with the exact time in UTC on hover; the date after 30 days; `otherwise` for None."""
     if moment is None:
         return otherwise
     age = timezone.now() - moment
     if age < timedelta(minutes=1):
-        words = "just now"  # a clock that is a little ahead is no news either
+        words = "just now"  # also for a time slightly in the future (clocks differ)
     elif age < timedelta(days=30):
         words = f"{timesince(moment, depth=1)} ago"
     else:
@@ -129,7 +130,7 @@ def ago(moment: datetime | None, otherwise: str = "–") -> str:
 
 @register.filter
 def until(moment: datetime | None, otherwise: str = "–") -> str:
-    """“in 3 hours”, for times that lie ahead; like `ago` for those that do not."""
+    """“in 3 hours” for a time in the future, else like `ago`."""
     if moment is None or moment <= timezone.now():
         return ago(moment, otherwise)
     return _time(moment, f"in {timesince(timezone.now(), moment, depth=1)}")
@@ -137,7 +138,7 @@ def until(moment: datetime | None, otherwise: str = "–") -> str:
 
 @register.filter
 def clock(moment: datetime | None) -> str:
-    """The time of day in UTC, for moments that stand side by side."""
+    """The time of day in UTC, for tables of times."""
     return _time(moment, f"{moment:%H:%M:%S}") if moment else "–"
 
 
@@ -149,6 +150,7 @@ def _time(moment: datetime, words: str) -> SafeString:
 
 @register.filter
 def took(duration: timedelta | None) -> str:
+    """“42s”, “3m 05s”, “2h 10m”."""
     if duration is None:
         return "–"
     seconds = max(0, round(duration.total_seconds()))
@@ -161,7 +163,7 @@ def took(duration: timedelta | None) -> str:
 
 @register.filter
 def pretty(value: Any) -> str:
-    """JSON, given as a value or as a text, one member a line. A text that is not JSON stays as it is."""
+    """A value, or a text that is JSON, as indented JSON. A text that is not JSON stays unchanged."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -172,7 +174,7 @@ def pretty(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A value of a small JSON object, as it stands on a page."""
+    """A value of a JSON object as text. `long`: it needs a line of its own; `block`: it has several lines."""
 
     text: str
     long: bool = False
@@ -181,9 +183,9 @@ class Member:
 
 @register.filter
 def members(value: Any, without: str = "") -> list[tuple[str, Member]]:
-    """The members of a JSON object for a list of facts: texts as they are, lists in a row, deeper ones as JSON.
+    """(name, value) of each member of a JSON object: texts unchanged, lists joined by commas, other values as JSON.
 
-    `without`: names to leave out, because they stand elsewhere.
+    `without`: names to leave out, separated by spaces.
     """
     found = []
     for key, each in value.items() if isinstance(value, dict) else [("", value)]:
@@ -202,13 +204,13 @@ def members(value: Any, without: str = "") -> list[tuple[str, Member]]:
 
 @register.filter
 def code(text: str) -> str:
-    """Something that people copy, in one piece: without a script a click selects it whole."""
+    """A text that people copy. Without a script, a click selects all of it."""
     return format_html('<code class="copy">{}</code>', text) if text else "–"
 
 
 @register.filter
 def web_address(text: Any) -> str:
-    """A link's target from data that a CLI sent: https or nothing, so that no `javascript:` gets near an href."""
+    """A URL from data that a CLI sent if it is https, else empty, so that no `javascript:` URL becomes a link."""
     try:
         return str(text) if urlsplit(str(text)).scheme == "https" else ""
     except ValueError:
@@ -216,5 +218,5 @@ def web_address(text: Any) -> str:
 
 
 def two_lines(first: object, second: object) -> SafeString:
-    """A cell with a quiet second line."""
+    """A table cell with a second, less visible line."""
     return format_html('{}<span class="under">{}</span>', first, second)

@@ -1,4 +1,7 @@
-"""A list as a file: CSV for a spreadsheet, JSON Lines for a program. Written while it is read, whatever its length."""
+"""A list as a file: CSV for a spreadsheet, JSON Lines for a program.
+
+The file is streamed, so it may have any length.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ KINDS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson; chars
 
 
 class Exports(Console):
-    """A list with a file of the same rows. Subclasses give `columns`: name → value of a row."""
+    """A list that can be exported. Subclasses set `columns`: column name → function that gives a row's value."""
 
     tools = True
     columns: ClassVar[Mapping[str, Callable[[Any], Any]]]
@@ -30,10 +33,11 @@ class Exports(Console):
         return [path("export.<str:kind>", self.admin_site.admin_view(self.export_view), name=name), *super().get_urls()]
 
     def exported(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+        """The queryset of the file; subclasses add what `columns` needs."""
         return rows
 
     def export_view(self, request: HttpRequest, kind: str) -> HttpResponseBase:
-        """All rows that the address's filters and search leave, of all pages."""
+        """All rows that match the filters and the search in the URL."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         if kind not in KINDS:
@@ -51,19 +55,20 @@ class Exports(Console):
 
 
 def as_json_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """One JSON object per line."""
     for record in records:
         yield json.dumps(record, ensure_ascii=False, default=_text) + "\n"
 
 
 class _Echo:
-    """What csv writes to: it hands each line back."""
+    """A file for csv.writer whose `write` returns the line."""
 
     def write(self, line: str) -> str:
         return line
 
 
 def as_csv(columns: Iterable[str], records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """With a head line. A cell that a spreadsheet would take for a formula begins with an apostrophe."""
+    """CSV with a header. A cell that a spreadsheet would read as a formula gets an apostrophe in front."""
     writer, names = csv.writer(_Echo()), list(columns)
     yield writer.writerow(names)
     for record in records:

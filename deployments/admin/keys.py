@@ -1,7 +1,7 @@
-"""Access keys: who holds which, when one was last used and by what; making one, and withdrawing one.
+"""Access keys: the list with owner and last use; making, rotating and revoking a key.
 
-The text of a key exists once: in the answer to the request that made it. That answer is never stored, not in a
-session and not in a cache, so it is rendered where it is made instead of being redirected to.
+A new key is shown once, in the answer to the POST that made it. There is no redirect to a result page, because the key
+would have to be stored for it (in a session or a cache).
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ STATES = {"live": "Live", "expired": "Expired", "revoked": "Revoked"}
 
 
 class Environments(forms.ModelChoiceField):  # type: ignore[type-arg]
+    """A choice of environments, each with its project's name."""
+
     def label_from_instance(self, obj: Environment) -> str:
         return f"{obj.project} / {obj}"
 
 
 class NewKeyForm(forms.Form):
-    """What the key is for. A personal token acts as its user, so only a superuser makes one for somebody else."""
+    """The form of a new key. A personal token acts as its user, so only a superuser can make it for another user."""
 
     kind = forms.ChoiceField(
         label="Kind",
@@ -52,17 +54,17 @@ class NewKeyForm(forms.Form):
     environment = Environments(
         queryset=Environment.objects.none(),
         required=False,
-        help_text="Of an environment key.",
+        help_text="For an environment key.",
     )
     user = forms.ModelChoiceField(
-        queryset=get_user_model()._default_manager.none(), required=False, help_text="Of a personal access token."
+        queryset=get_user_model()._default_manager.none(), required=False, help_text="For a personal access token."
     )
-    name = forms.CharField(required=False, max_length=200, help_text="Where it will be used, to tell it from others.")
+    name = forms.CharField(required=False, max_length=200, help_text="Where the key will be used, to tell keys apart.")
     scopes = forms.MultipleChoiceField(
         required=False,
         choices=list(keys.SCOPES.items()),
         widget=forms.CheckboxSelectMultiple,
-        help_text="Of an environment key. None ticked: everything that its kind may.",
+        help_text="For an environment key. Leave empty for full access.",
     )
     days = forms.TypedChoiceField(
         label="Expires",
@@ -91,6 +93,7 @@ class NewKeyForm(forms.Form):
         return data
 
     def make(self) -> tuple[AccessKey, str]:
+        """Make the key that a valid form asks for. Returns the row and the key's text, which is not stored."""
         data = self.cleaned_data
         end = clock.now() + timedelta(days=data["days"]) if data["days"] else None
         if data["kind"] == KeyKind.USER:
@@ -99,12 +102,13 @@ class NewKeyForm(forms.Form):
 
 
 class RotateForm(forms.Form):
+    """How long the old key works after a rotation."""
+
     hours = forms.TypedChoiceField(
-        label="The old key works",
+        label="Old key",
         coerce=int,
         initial=24,
-        choices=[(0, "not any more: revoke it at once"), (1, "for 1 hour more"), (24, "for 1 day more"),
-                 (168, "for 7 days more")],
+        choices=[(0, "revoke now"), (1, "keep for 1 hour"), (24, "keep for 1 day"), (168, "keep for 7 days")],
     )  # fmt: skip
 
 
@@ -136,7 +140,7 @@ class AccessKeyAdmin(Audited, ReadOnly):
             *super().get_urls(),
         ]
 
-    # Making one is not adding a row, and revoking one not changing it: each is an action, behind Django's permission.
+    # Making a key is an action and not Django's form, but it needs Django's permission to add keys.
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return bool(request.user.has_perm("deployments.add_accesskey"))
 
@@ -145,7 +149,7 @@ class AccessKeyAdmin(Audited, ReadOnly):
         return super().has_view_permission(request, obj) or acts
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Only a key that no longer works, so that whoever deletes it cannot cut anybody off by it."""
+        """Only a revoked or expired key can be deleted, so that a deletion never takes away access."""
         dead = obj is not None and not AccessKey.objects.filter(keys.live(), pk=obj.pk).exists()
         return dead and bool(request.user.has_perm("deployments.delete_accesskey"))
 
@@ -168,7 +172,7 @@ class AccessKeyAdmin(Audited, ReadOnly):
         return self.render_page(request, "registry_admin/key_new.html", None, {"title": "New key", "form": form})
 
     def revoke_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """GET says what will stop working, POST withdraws the key."""
+        """GET shows what will stop working, POST revokes the key."""
         require(request, "revoke_accesskey")
         key = get_object_or_404(self.get_queryset(request), pk=pk)
         if request.method == "POST":
@@ -182,9 +186,9 @@ class AccessKeyAdmin(Audited, ReadOnly):
         return self.render_page(request, "registry_admin/key_revoke.html", key, context)
 
     def rotate_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """GET asks how long the old key works on, POST makes its successor and shows it, this once.
+        """GET asks how long the old key stays valid; POST makes the new key and shows it once.
 
-        A personal token acts as its user, so only they and a superuser get to see a new one.
+        A personal token acts as its user, so only this user and superusers may rotate it.
         """
         require(request, "rotate_accesskey")
         key = get_object_or_404(self.get_queryset(request), pk=pk)
@@ -201,12 +205,15 @@ class AccessKeyAdmin(Audited, ReadOnly):
                 self.message_user(request, refusal.sentence, messages.ERROR)
                 return HttpResponseRedirect(reverse("admin:deployments_accesskey_change", args=[key.pk]))
             return self._shown_once(request, new, text)
-        alarm = None if rotates(key) else Alarm(title="It is not rotated", words=OBSTACLE, tone="idle")
+        alarm = None if rotates(key) else Alarm(title="This key cannot be rotated", words=OBSTACLE, tone="idle")
         context = {"title": f"Rotate {key}?", "form": form, "alarm": alarm}
         return self.render_page(request, "registry_admin/key_rotate.html", key, context)
 
     def _shown_once(self, request: HttpRequest, key: AccessKey, text: str) -> HttpResponse:
-        """No page of the admin is kept by a browser or a proxy; this one must not be, and a test holds it to that."""
+        """The page with the new key.
+
+        Like all pages of the console it is never cached; a test checks it for this page.
+        """
         return self.render_page(request, "registry_admin/key_made.html", key, {"title": "A new key", "text": text})
 
     def page(self, request: HttpRequest, row: AccessKey) -> dict[str, Any]:
@@ -252,7 +259,7 @@ class AccessKeyAdmin(Audited, ReadOnly):
         return ago(row.created_at)
 
 
-OBSTACLE = "A deploy key expires by itself, and one that no longer works or has a successor already is not rotated."
+OBSTACLE = "A deploy key, a revoked or expired key, and a key that was already rotated cannot be rotated."
 
 
 def _buttons(request: HttpRequest, key: AccessKey) -> Iterator[Button]:
@@ -264,7 +271,7 @@ def _buttons(request: HttpRequest, key: AccessKey) -> Iterator[Button]:
 
 
 def _may_hold(request: HttpRequest, key: AccessKey) -> bool:
-    """Whether this person may see the text of a key of this owner: a personal token acts as its user."""
+    """Whether this user may see a new key of the same owner: a personal token acts as its user."""
     return key.kind != KeyKind.USER or key.user_id == request.user.pk or bool(request.user.is_superuser)
 
 
@@ -273,13 +280,18 @@ def _used_since(old: AccessKey, new: AccessKey) -> bool:
 
 
 def revocable(key: AccessKey) -> bool:
-    """An expired key too: with a personal token go the deploy keys of its user, which may still work."""
+    """Whether the key can be revoked.
+
+    An expired personal token can, because this also revokes its user's deploy keys.
+    """
     return key.revoked_at is None
 
 
 def rotates(key: AccessKey) -> bool:
+    """Whether the key can be rotated: it is valid, is not a deploy key, and has no successor yet."""
     return key.is_live and key.kind != KeyKind.DEPLOY and not key.replaced_by.exists()
 
 
 def owner_of(key: AccessKey) -> str:
+    """`PROJECT / ENVIRONMENT`, or the user."""
     return f"{key.environment.project} / {key.environment}" if key.environment else str(key.user)

@@ -1,7 +1,7 @@
-"""Notifications: the channels that hear of what happens, and the log of what was sent.
+"""Notifications: the channels, and the log of messages.
 
-A webhook's secret is shown by the answer that made it, and a Slack address never: both are stored encrypted. The test
-button sends one message while its reader waits, some 5 seconds at most; everything else is sent by the worker.
+A webhook's secret is shown once, when it is made; a Slack address is never shown. Both are stored encrypted. The test
+button sends a message in the request (at most about 5 seconds); the worker sends all other messages.
 """
 
 from __future__ import annotations
@@ -35,30 +35,32 @@ TONES = {DeliveryStatus.WAITING: "run", DeliveryStatus.SENT: "ok", DeliveryStatu
 
 
 class ChannelForm(forms.Form):
-    """A channel as a person describes it. What is secret is never filled in: empty keeps what is there."""
+    """The form of a channel. Secret fields are never filled in; an empty field keeps the stored value."""
 
     name = forms.CharField(max_length=100)
     kind = forms.ChoiceField(choices=ChannelKind.choices, initial=ChannelKind.WEBHOOK)
     address = forms.CharField(
         max_length=500,
         required=False,
-        help_text="An https address for a webhook or Slack; mail addresses, with commas between, for mail.",
+        help_text="For a webhook or Slack: an https URL. For mail: e-mail addresses, separated by commas.",
     )
     events = forms.MultipleChoiceField(
         choices=[(name, words) for name, words in news.EVENTS.items()],
         required=False,
         widget=forms.CheckboxSelectMultiple,
-        help_text="None ticked: all of them, and those that are yet to come.",
+        help_text="Leave empty for all, including future ones.",
     )
     projects = forms.ModelMultipleChoiceField(
         queryset=Project.objects.none(),
         required=False,
         widget=forms.CheckboxSelectMultiple,
-        help_text="None ticked: all of them, and what belongs to none (sweeps, workers).",
+        help_text="Leave empty for all projects and for system events (sweeps, workers).",
     )
     enabled = forms.BooleanField(required=False, initial=True)
     new_secret = forms.BooleanField(
-        required=False, label="Make a new secret", help_text="What checks our signatures needs it at once."
+        required=False,
+        label="Make a new secret",
+        help_text="The receiver needs the new secret at once, to check signatures.",
     )
 
     def __init__(self, *args: Any, channel: NotificationChannel | None, **kwargs: Any) -> None:
@@ -68,7 +70,7 @@ class ChannelForm(forms.Form):
         if channel is None:
             del self.fields["new_secret"]
             return
-        del self.fields["kind"]  # another kind is another channel
+        del self.fields["kind"]  # the kind of a channel cannot be changed
         if channel.kind != ChannelKind.WEBHOOK:
             del self.fields["new_secret"]
         if channel.kind == ChannelKind.SLACK:
@@ -102,11 +104,11 @@ class ChannelForm(forms.Form):
         return data
 
     def save(self) -> tuple[NotificationChannel, str]:
-        """The channel as a row, and the secret that was made for it, if one was: its only copy."""
+        """Save the channel. Returns the row, and the new secret (its only copy) or an empty text."""
         data, vault = self.cleaned_data, Vault(settings.ENCRYPTION_KEYS)
         channel = self.channel or NotificationChannel(kind=data["kind"], created_at=clock.now())
         channel.name, channel.events, channel.enabled = data["name"], data["events"], data["enabled"]
-        channel.save()  # what is secret is sealed to the row, so there has to be one
+        channel.save()  # a secret is encrypted with the row's id, so the row must exist first
         if data["address"]:
             channels.set_address(channel, data["address"], vault=vault)
         secret = ""
@@ -119,7 +121,7 @@ class ChannelForm(forms.Form):
 
 
 def described(channel: NotificationChannel) -> dict[str, Any]:
-    """What the audit log keeps of a channel. A webhook's address may have a token in it, so only its host is kept."""
+    """The values of a channel for the audit log. Of a webhook only the host, because its URL may contain a token."""
     where = channel.address if channel.kind == ChannelKind.MAIL else channels.shown(channel.address)
     return {
         "kind": channel.kind,
@@ -133,7 +135,7 @@ def described(channel: NotificationChannel) -> dict[str, Any]:
 @admin.register(NotificationChannel)
 class ChannelAdmin(ReadOnly):
     page_template = "registry_admin/notification.html"
-    nothing_yet = "No channels yet. Add one, and nobody has to look here to hear that a deployment failed."
+    nothing_yet = "No channels yet. Add one to hear about failed deployments."
     list_display = ("name_cell", "state_cell", "hears", "last_sent")
     list_filter = (menu("Kind", "kind", words=dict(ChannelKind.choices)),)
     search_fields = ("name",)
@@ -192,7 +194,7 @@ class ChannelAdmin(ReadOnly):
     def delete_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """GET says what goes with it, POST deletes. Django's own page would list every delivery."""
+        """GET shows what is deleted with the channel, POST deletes. Django's page would list every delivery."""
         require(request, "delete_notificationchannel")
         if not object_id.isdecimal():
             raise PermissionDenied
@@ -200,7 +202,7 @@ class ChannelAdmin(ReadOnly):
         if request.method == "POST":
             with Trail.of(request).change("delete.channel", channel, before=described(channel)):
                 channel.delete()
-                channel.pk = int(object_id)  # Django clears it, and the line needs it
+                channel.pk = int(object_id)  # Django clears pk, and the audit line needs it
             self.message_user(request, f"{channel} is deleted.")
             return HttpResponseRedirect(reverse(LIST))
         context = {"title": f"Delete {channel}?", "deliveries": channel.deliveries.count()}
@@ -254,7 +256,7 @@ class ChannelAdmin(ReadOnly):
             return mark("idle", "Off")
         return two_lines(mark("bad", "Failing"), row.last_error) if row.last_error else mark("ok", "On")
 
-    @admin.display(description="Hears of")
+    @admin.display(description="Events")
     def hears(self, row: NotificationChannel) -> str:
         events = f"{len(row.events)} kinds of events" if row.events else "all events"
         projects = ", ".join(str(project) for project in row.projects.all()) or "of all projects"
@@ -267,15 +269,15 @@ class ChannelAdmin(ReadOnly):
 
 def _alarm(channel: NotificationChannel) -> Alarm | None:
     if not channel.enabled:
-        return Alarm(title="It is switched off", words="Nothing but test messages is sent.", tone="idle")
+        return Alarm(title="This channel is off", words="Only test messages are sent.", tone="idle")
     if channel.last_error:
-        words = f"{channel.last_error} What fails is tried again after 1, 5 and 30 minutes."
+        words = f"{channel.last_error} A failed message is sent again after 1, 5 and 30 minutes."
         return Alarm(title="The last message did not arrive", words=words)
     return None
 
 
 def address_of(channel: NotificationChannel) -> str:
-    """Where a channel sends to, without what may be a token: the query of a webhook's address. Slack's is cut."""
+    """The address of a channel without secrets: a webhook's URL without its query; Slack's is stored shortened."""
     if channel.kind != ChannelKind.WEBHOOK:
         return channel.address
     start, question, _ = channel.address.partition("?")
@@ -283,13 +285,14 @@ def address_of(channel: NotificationChannel) -> str:
 
 
 def state(row: NotificationDelivery) -> SafeString:
+    """The badge with the status of a delivery."""
     return mark(TONES[DeliveryStatus(row.status)], row.get_status_display())
 
 
 @admin.register(NotificationDelivery)
 class DeliveryAdmin(ReadOnly):
     page_template = "registry_admin/notification_delivery.html"
-    nothing_yet = "Nothing was sent yet. The worker looks for news each minute."
+    nothing_yet = "No messages yet. The worker looks for new events each minute."
     list_display = ("subject_cell", "state_cell", "channel_cell", "attempts_cell", "created")
     list_filter = (
         menu("Status", "status", words=dict(DeliveryStatus.choices)),

@@ -1,6 +1,6 @@
-"""What all pages share: nouns as titles, filters as menus with counts, rows that only the program writes.
+"""Base classes of all pages: titles, filter menus with counts, pages for rows that only the program writes.
 
-No query in a display method: what a list shows comes with its queryset.
+A display method makes no query: the queryset of a list has all values that the list shows.
 """
 
 from __future__ import annotations
@@ -33,40 +33,42 @@ else:
     _Admin = admin.ModelAdmin
 
 
-MOST_CHOICES = 100  # of a menu; the search finds the rest
-NAMED_BY_KEY = 500
+MAX_MENU_CHOICES = 100  # choices that a menu shows; the search finds the others
+NAMED_BY_KEY = 500  # up to so many values, a menu reads their names by key; beyond, it reads all names
 
 
 def may(request: HttpRequest, codename: str) -> bool:
+    """Whether the user has this permission of the app, such as `promote_deployment`."""
     return bool(request.user.has_perm(f"deployments.{codename}"))
 
 
 def require(request: HttpRequest, codename: str) -> None:
-    """Each action has a right of its own (`deployments.people`). Raises PermissionDenied."""
+    """Raises PermissionDenied unless the user has the permission. Each action has its own (`access.groups`)."""
     if not may(request, codename):
         raise PermissionDenied
 
 
 def shown_configuration() -> Configuration:
-    """The configuration that counts, as pages show it; this process's own where it cannot use that one."""
+    """The configuration that counts, for pages; this process's own configuration if that one cannot be read."""
     return generation.shown(settings.CONFIGURATION)
 
 
 def who(request: HttpRequest) -> str:
-    """The person, as rows and histories name people."""
+    """The user's e-mail address, or the login name without one: how rows and histories name people."""
     return str(getattr(request.user, "email", "") or request.user.get_username())
 
 
 def audit_of(request: HttpRequest, target: Model) -> list[AuditEntry]:
-    """The newest lines of the audit log about this object, for whoever may see them."""
+    """The newest ten lines of the audit log about this object; empty for a user who may not see the log."""
     return list(audit.history(target)[:10]) if may(request, "view_auditentry") else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Button:
-    """What a page offers to this person now: a link to a page that asks, or, if it `posts`, the action itself.
+    """A button of a page: a link to a confirmation page, or, with `posts`, the action itself.
 
-    A page has a button only for what the action's own view would do, so a template compares no status and no right.
+    Python decides which buttons this user gets in the current state, by the same rules as the action's view. A template
+    compares no status and no permission.
     """
 
     word: str
@@ -77,7 +79,7 @@ class Button:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
-    """What a page says before everything else: what is wrong, in a few words and in a sentence, and what to do."""
+    """A message at the top of a page: a title, a sentence, and the next step."""
 
     title: str
     words: str
@@ -86,14 +88,14 @@ class Alarm:
 
 
 def back_to(request: HttpRequest, otherwise: str) -> str:
-    """Where a form says that it came from (`next`), if that is one of our own pages: a list keeps its filters."""
+    """The page that a form was sent from (`next`), so that a list keeps its filters; `otherwise` if it is not ours."""
     target = request.POST.get("next", "")
     safe = url_has_allowed_host_and_scheme(target, allowed_hosts={request.get_host()}, require_https=False)
     return target if safe and target.startswith("/") else otherwise
 
 
 class Nouns(ChangeList):
-    """A list whose page is called what it lists, not “Select … to change”."""
+    """A list with the plural noun as its title, instead of “Select … to change”."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -101,31 +103,32 @@ class Nouns(ChangeList):
 
 
 class Console(_Admin):
-    """The look of a list. `nothing_yet` is what an empty one says: the next command."""
+    """The base of all lists. `nothing_yet`: the text of an empty list, with the next step."""
 
     nothing_yet: ClassVar[str] = ""
     tools: ClassVar[bool] = False  # whether the list has links beside its title
-    nothing_found: ClassVar[str] = ""  # what a search that finds nothing adds
+    nothing_found: ClassVar[str] = ""  # added text if a search finds nothing
     list_per_page = 50
-    show_full_result_count = False  # counting everything beside the result is a second scan for a small remark
+    show_full_result_count = False  # the count of all rows would need a second scan
     show_facets = admin.ShowFacets.NEVER
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return Nouns
 
     def all_that_match(self, request: HttpRequest, *without: str) -> QuerySet[Any]:
-        """The rows of all pages that the filters and the search in this address leave. `without`: names of it that
-        are no filters. Raises IncorrectLookupParameters, as the list itself does.
+        """All rows that match the filters and the search in the URL. `without`: query parameters that are not filters.
+
+        Raises IncorrectLookupParameters, as the list itself does.
         """
         query: QueryDict = request.GET.copy()
         for name in without:
             query.pop(name, None)
-        request.GET = query  # type: ignore[assignment]  # a list reads them from the request
+        request.GET = query  # type: ignore[assignment]  # the list reads its filters from the request
         return self.get_changelist_instance(request).get_queryset(request)
 
 
 class ReadOnly(Console):
-    """Rows that only the program writes, each with a page of its own instead of a form."""
+    """A list of rows that only the program writes. Each row has a page instead of a form."""
 
     page_template: ClassVar[str]
 
@@ -139,11 +142,11 @@ class ReadOnly(Console):
         return False
 
     def page(self, request: HttpRequest, row: Any) -> dict[str, Any]:
-        """What the page shows beside the row."""
+        """The template context of a row's page."""
         return {}
 
     def one(self, request: HttpRequest, pk: Any) -> Any:
-        """The row of an action's address, for whoever may see it. Raises PermissionDenied and Http404."""
+        """The row that an action's URL names. Raises PermissionDenied or Http404."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         return get_object_or_404(self.get_queryset(request), pk=pk)
@@ -163,7 +166,7 @@ class ReadOnly(Console):
     def render_page(
         self, request: HttpRequest, template: str, row: Model | None, context: dict[str, Any]
     ) -> HttpResponse:
-        request.current_app = self.admin_site.name  # as Django's own views do
+        request.current_app = self.admin_site.name  # Django's views do the same
         return TemplateResponse(
             request,
             template,
@@ -172,13 +175,13 @@ class ReadOnly(Console):
 
 
 class Audited(_Admin):
-    """Django's own forms, each change in one transaction with its line of the audit log."""
+    """Django's forms, with a line of the audit log in the transaction of each change."""
 
-    #: What the object is called in the log.
+    #: The word for the object in audit actions: `change.NOUN`.
     noun: ClassVar[str] = ""
 
     def described(self, row: Any) -> dict[str, Any]:
-        """The few values of a row that the log keeps, before and after a change."""
+        """The values of a row that the audit log keeps, before and after a change."""
         return {}
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
@@ -204,22 +207,22 @@ class Audited(_Admin):
         return super().log_deletions(request, queryset)
 
     def response_action(self, *args: Any, **kwargs: Any) -> Any:
-        with transaction.atomic():  # Django has none open here, and deletes several
+        with transaction.atomic():  # Django opens no transaction here, and one action can delete several rows
             return super().response_action(*args, **kwargs)
 
 
 class Menu(admin.SimpleListFilter):
-    """A filter as a menu: the values that there are, each with its count, from one GROUP BY for all menus of a list.
+    """A filter as a menu of values with counts. One GROUP BY gives the counts of all menus of a list.
 
-    Django's own filters ask for the values and count each by an expression of its own, which grows with the number
-    of values. Subclasses name the `field` and, if people know a value by another name, the `label` field or `words`.
-    A field of another row (`project__ref`) is counted by its key, which an index alone answers, and named afterwards.
+    Django's filters count each value by an expression of its own, which becomes slow with many values. Subclasses set
+    `field` and, for the names of the values, `label` (a field) or `words`. A field of a related row (`project__ref`)
+    is counted by its foreign key, which an index answers; the names are read afterwards.
     """
 
     parameter_name: str
     field: ClassVar[str]
     label: ClassVar[str] = ""
-    words: ClassVar[dict[str, str]] = {}  # value → word, in the order in which people think of them
+    words: ClassVar[dict[str, str]] = {}  # value → word, in the order of the menu
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return []
@@ -229,7 +232,7 @@ class Menu(admin.SimpleListFilter):
 
     @property
     def column(self) -> str:
-        """What the rows themselves hold: the value, or the key of the row that has it."""
+        """The column of the listed table: the value itself, or the foreign key of the row that has the value."""
         relation, _, field = self.field.partition("__")
         return f"{relation}_id" if field else relation
 
@@ -244,7 +247,7 @@ class Menu(admin.SimpleListFilter):
 
     def choices(self, changelist: ChangeList) -> Any:
         counts = self._named(self._counted(changelist), changelist.root_queryset)
-        shown = sorted(counts, key=lambda row: -row[2])[:MOST_CHOICES]
+        shown = sorted(counts, key=lambda row: -row[2])[:MAX_MENU_CHOICES]
         order = {value: place for place, value in enumerate(self.words)}
         shown.sort(key=lambda row: (order.get(str(row[0]), len(order)), row[1].casefold()))
         yield {
@@ -262,7 +265,7 @@ class Menu(admin.SimpleListFilter):
             }
 
     def _counted(self, changelist: ChangeList) -> dict[Any, int]:
-        """Value of the column → rows that all other filters leave. Menus that nobody has used share one query."""
+        """Value of the column → number of rows that match all other filters. Unused menus share one query."""
         columns = list(dict.fromkeys(spec.column for spec in changelist.filter_specs if isinstance(spec, Menu)))
         known: dict[str, list[Any]] = changelist.__dict__.setdefault("counted_for_menus", {})
         used = self.parameter_name if self.value() is not None else ""
@@ -276,7 +279,7 @@ class Menu(admin.SimpleListFilter):
         return counts
 
     def _named(self, counts: dict[Any, int], rows: QuerySet[Any]) -> list[tuple[Any, str, int]]:
-        """(value, word, how many rows) of every value that there is."""
+        """(value, word, number of rows) for every value."""
         field = self.field.partition("__")[2]
         if not field:
             return [(value, self.words.get(value) or str(value or "–"), count) for value, count in counts.items()]
@@ -297,7 +300,7 @@ class Menu(admin.SimpleListFilter):
 
 
 def menu(title: str, field: str, *, label: str = "", words: dict[str, str] | None = None, name: str = "") -> type[Menu]:
-    """A `Menu` over a field; its name in the address is the field's own, unless another is given."""
+    """A `Menu` for a field. `name`: its query parameter; default: the field's name."""
     return type(
         f"{title}Menu",
         (Menu,),

@@ -1,7 +1,8 @@
-"""Users and groups: Django's own pages, with nouns as titles and rights as boxes to tick.
+"""Users and groups: Django's pages with our titles, and permissions as checkboxes.
 
-Django's two-list picker needs a script, and names controls in a way that screen readers may not be told. A list of
-boxes needs neither, once the rights of tables without a page (sessions, the queue, content types) are left out.
+Django's widget with two lists needs a script, and its controls have labels that screen readers may not announce.
+Checkboxes need no script. Permissions on tables without a page (sessions, the queue, content types) are left out, so
+the list is short.
 """
 
 from __future__ import annotations
@@ -22,12 +23,17 @@ from deployments.admin.pages import Audited, Nouns, ReadOnly
 
 
 class Rights(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
+    """A choice of permissions, each with its name only."""
+
     def label_from_instance(self, obj: Permission) -> str:
         return obj.name
 
 
 def rights() -> QuerySet[Permission]:
-    """The rights that somebody asks for: Django makes four for every table, also for those that only we write."""
+    """The permissions that a view checks.
+
+    Django makes four for every table, also for tables that only the program writes.
+    """
     idle = set()
     for name in ("auth", "deployments"):
         for model in apps.get_app_config(name).get_models():
@@ -35,7 +41,7 @@ def rights() -> QuerySet[Permission]:
             written_by_us = page is None or type(page).has_add_permission is ReadOnly.has_add_permission
             actions = ("add", "change", "delete", *(("view",) if page is None else ()))
             idle |= {f"{action}_{model._meta.model_name}" for action in actions if written_by_us}
-    # Variables have no list of their own, but stand on their environment's page; a key is revoked, not changed.
+    # Variables have no list; their environment's page shows them. A key is revoked, not changed.
     idle -= {f"{action}_environmentvariable" for action in ("view", "change", "delete")}
     idle.add("change_accesskey")
     offered = Permission.objects.filter(content_type__app_label__in=("auth", "deployments"))
@@ -56,7 +62,7 @@ class _People(Audited):
         return db_field.formfield(**kwargs)
 
 
-# Importing Django's module registered its own pages, without our titles.
+# The import of Django's module has registered its own pages, which lack our titles.
 admin.site.unregister((User, Group))
 
 
@@ -65,7 +71,7 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
     noun = "user"
     filter_horizontal = ()
     search_help_text = "Name or e-mail address"
-    readonly_fields = ("last_login", "date_joined")  # what happened is not for editing
+    readonly_fields = ("last_login", "date_joined")  # the program writes these
 
     def described(self, row: User) -> dict[str, Any]:
         return {
@@ -78,7 +84,7 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
         }
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
-        with transaction.atomic():  # Django has none open here
+        with transaction.atomic():  # Django opens no transaction here
             return super().user_change_password(request, id, form_url)
 
 

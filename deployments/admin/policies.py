@@ -1,5 +1,5 @@
-"""A repository's policy on the page: what is risky about it, who may pull by it, an earlier one put back; and what
-another default policy would do to all of them.
+"""Pages about policies: a policy's risks, who may pull by it, restoring an earlier policy, and the effect of another
+default policy on all repositories.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from deployments.errors import Refusal
 from deployments.models import Repository, RepositoryEvent, RepositoryStatus
 from deployments.reconcile import put_back, targets, what_if
 
-#: AWS's consoles that we know, by partition.
+#: Partition → host of the AWS console.
 _CONSOLES = {
     "aws": "console.aws.amazon.com",
     "aws-cn": "console.amazonaws.cn",
@@ -34,7 +34,7 @@ _CONSOLES = {
 
 
 def aws_console(row: Repository) -> str:
-    """Where AWS shows this repository; empty for a partition whose console we do not know."""
+    """The URL of the repository in the AWS console; empty for a partition whose console we do not know."""
     console = _CONSOLES.get(partition_of(row.region), "")
     path = f"ecr/repositories/private/{row.account}/{row.name}?region={row.region}"
     return f"https://{row.region}.{console}/{path}" if console else ""
@@ -42,7 +42,7 @@ def aws_console(row: Repository) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Puller:
-    """Somebody who may pull or may not: by the settings' list of consumers, or because the policy names them."""
+    """A principal and whether it may pull. `consumer`: an account of the settings; else the policy names it."""
 
     name: str
     verdict: str  # yes, no, depends
@@ -65,7 +65,7 @@ class Puller:
 
 
 def risks(row: Repository) -> tuple[policy.Finding, ...]:
-    """What is unwise about the policy that was last seen, in the order of its weight."""
+    """The findings about the last observed policy, errors first."""
     if not row.policy_text:
         return ()
     return policy.lint(
@@ -74,7 +74,7 @@ def risks(row: Repository) -> tuple[policy.Finding, ...]:
 
 
 def pullers(row: Repository) -> list[Puller]:
-    """The consumer accounts, as the last look found them, and whoever else the policy names."""
+    """The consumer accounts as of the last check, then the other principals that the policy names."""
     found = [
         Puller(name=f"account {account}", verdict=answer.verdict, words=answer.words, consumer=True)
         for account, answer in sorted(row.consumers.items())
@@ -93,7 +93,7 @@ def pullers(row: Repository) -> list[Puller]:
 
 
 class RestoreForm(forms.Form):
-    """Without an exception the next look writes the default policy again, so one is offered with it."""
+    """The form to restore a policy. It offers an override, because otherwise the next check overwrites the policy."""
 
     keep = forms.BooleanField(required=False, initial=True, label="Make an exception, so that it stays")
     hours = forms.TypedChoiceField(
@@ -102,7 +102,9 @@ class RestoreForm(forms.Form):
         initial=24,
         choices=[(1, "in 1 hour"), (4, "in 4 hours"), (24, "in 1 day"), (72, "in 3 days"), (168, "in 7 days")],
     )
-    reason = forms.CharField(required=False, max_length=300, help_text="Of the exception. Shown with the repository.")
+    reason = forms.CharField(
+        required=False, max_length=300, help_text="The reason of the exception. Shown with the repository."
+    )
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
@@ -111,6 +113,7 @@ class RestoreForm(forms.Form):
         return data
 
     def override(self) -> put_back.Override | None:
+        """The override that a valid form asks for; None without one."""
         data = self.cleaned_data
         if not data["keep"]:
             return None
@@ -118,18 +121,20 @@ class RestoreForm(forms.Form):
 
 
 class WhatIfForm(forms.Form):
+    """A policy text, and the registry whose repositories it would be for."""
+
     text = forms.CharField(
         label="Default repository policy",
         widget=forms.Textarea(attrs={"rows": 12, "spellcheck": "false", "autocomplete": "off"}),
         max_length=4 * policy.MAX_CHARACTERS,
-        help_text="IAM JSON, as DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY would hold it; ECR takes "
+        help_text="IAM JSON, as for DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY; ECR accepts up to "
         f"{policy.MAX_CHARACTERS:,} characters.",
     )
     registry = forms.TypedChoiceField(coerce=int, label="Registry")
 
 
 class Policies(ReadOnly):
-    """The pages about policies that repositories have beside their own."""
+    """Adds the pages “restore” and “what if” to the repositories."""
 
     def get_urls(self) -> list[Any]:
         wrap = self.admin_site.admin_view
@@ -140,7 +145,7 @@ class Policies(ReadOnly):
         ]
 
     def restore_view(self, request: HttpRequest, pk: int, event: int) -> HttpResponse:
-        """GET compares the kept policy with the present one, in words; POST puts it back."""
+        """GET compares the earlier policy with the current one; POST writes the earlier policy to ECR."""
         require(request, "restore_policy_repository")
         row: Repository = self.one(request, pk)
         kept = get_object_or_404(RepositoryEvent.objects.exclude(policy_before=""), pk=event, repository=row)
@@ -179,7 +184,7 @@ class Policies(ReadOnly):
         )
 
     def what_if_view(self, request: HttpRequest) -> HttpResponse:
-        """What another default policy would do. A POST, because a policy is too long for an address; writes nothing."""
+        """The effect of another default policy. Writes nothing; it is a POST because a policy is too long for a URL."""
         if not self.has_view_permission(request):
             return HttpResponseRedirect(reverse("admin:index"))
         configuration = shown_configuration()
@@ -207,7 +212,7 @@ class Policies(ReadOnly):
 
 
 def _to_edit(text: str) -> str:
-    """A policy laid out for people, unless that alone made it too long."""
+    """A policy text formatted for people, or unchanged if the formatted text would be too long for ECR."""
     try:
         spread = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
@@ -217,7 +222,7 @@ def _to_edit(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """How one part of a repository stands against the settings."""
+    """The state of one part of a repository (policy, tags …) compared with the settings."""
 
     tone: str
     word: str
@@ -225,7 +230,7 @@ class State:
 
 
 def state_of(row: Repository, part: str, *, covered: bool) -> State:
-    """`covered`: the settings name this repository's registry, so they have a word in it."""
+    """The state of a part. `covered`: whether a configured registry contains this repository."""
     found = [each for each in row.differences if each.part == part]
     if found:
         words = " ".join(each.words for each in found)

@@ -1,4 +1,4 @@
-"""Projects and their environments. People name a project; all else about it is made or counted by the program."""
+"""Projects and their environments. A person gives a project's name and ref; the program makes the rest."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from deployments.models import AccessKey, Deployment, Environment, EnvironmentTy
 
 
 def with_current() -> Prefetch[Any]:
-    """An environment's current deployment, as `row.current` (a list of one or none): one query for all rows."""
+    """Adds `row.current`, the current promotion of an environment (a list of one or none). One query for all rows."""
     promotions = Promotion.objects.filter(label="current").select_related("deployment")
     return Prefetch("promotions", promotions.defer("deployment__error", "deployment__git"), to_attr="current")
 
 
 class WithRoots(Nouns):
-    """The list of projects, each with its root environments and what is current there, as `row.roots`."""
+    """The list of projects. Adds `row.roots`: the root environments with their current deployment."""
 
     def get_queryset(self, *args: Any, **kwargs: Any) -> QuerySet[Any]:
         roots = Environment.objects.filter(parent__isnull=True).prefetch_related(with_current())
@@ -36,10 +36,12 @@ class WithRoots(Nouns):
 
 
 class NewProjectForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A project's name, and its ref if trigger.config has one already."""
+
     ref = forms.CharField(
         required=False,
         max_length=64,
-        help_text="The project's ref in trigger.config, if it has one already. Empty: a new one is made.",
+        help_text="The project's ref, if trigger.config has one already. Leave empty to make one.",
     )
 
     class Meta:
@@ -49,14 +51,16 @@ class NewProjectForm(forms.ModelForm):  # type: ignore[type-arg]
     def clean_ref(self) -> str:
         ref = str(self.cleaned_data["ref"]).strip()
         if ref and not images.is_project_ref(ref):
-            raise forms.ValidationError("A ref reads proj_ and small letters or digits, for example proj_billing.")
+            raise forms.ValidationError(
+                "A ref is proj_ followed by lower case letters and digits, for example proj_billing."
+            )
         if ref and Project.objects.filter(ref=ref).exists():
             raise forms.ValidationError("There is a project with this ref.")
         return ref
 
 
 def with_roots(project: Any) -> QuerySet[Environment]:
-    """A project's root environments with what is current in them."""
+    """A project's root environments, each with its current deployment."""
     return (
         Environment.objects.filter(project__pk=project, parent__isnull=True)
         .order_by("pk")
@@ -82,7 +86,7 @@ class ProjectAdmin(Audited, Console):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return WithRoots
 
-    # A project that goes takes its whole history with it, so none goes by a click here.
+    # Deleting a project would delete its whole history, so the console does not offer it.
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
@@ -94,7 +98,7 @@ class ProjectAdmin(Audited, Console):
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         if not change:
-            # The model's own ref is nobody's to edit; the form has a field of that name for the first and only time.
+            # The model's ref cannot be edited, so the form has its own field `ref`, for new projects only.
             kwargs |= {"form": NewProjectForm, "fields": ("name",)}
         return super().get_form(request, obj, change=change, **kwargs)
 
@@ -102,7 +106,7 @@ class ProjectAdmin(Audited, Console):
         if not change and form.cleaned_data["ref"]:
             obj.ref = form.cleaned_data["ref"]
         super().save_model(request, obj, form, change)
-        ensure_environments(obj)  # as `create_project` does, in the transaction that Django's view has open
+        ensure_environments(obj)  # like `create_project`; Django's view has opened the transaction
 
     def described(self, row: Project) -> dict[str, Any]:
         return {"name": row.name, "ref": row.ref}
@@ -111,7 +115,9 @@ class ProjectAdmin(Audited, Console):
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         context = {
-            "environments": lambda: with_roots(object_id),  # asked for only by a page that is shown
+            "environments": lambda: with_roots(
+                object_id
+            ),  # a function, so that only a page that is shown makes the query
             "latest": lambda: latest(Deployment.objects.filter(project__pk=object_id)),
         }
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
@@ -141,7 +147,7 @@ class ProjectAdmin(Audited, Console):
 
 
 def current_cell(environment: Any) -> str:
-    """What is current in an environment that came `with_current`, and since when."""
+    """The cell with the current deployment of an environment (from `with_current`) and since when."""
     return next((two_lines(each.deployment.version, ago(each.promoted_at)) for each in environment.current), "–")
 
 

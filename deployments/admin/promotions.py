@@ -1,4 +1,4 @@
-"""Promote, roll back and cancel: a GET shows what will change, a POST does it, each behind a right of its own."""
+"""Promote, roll back and cancel: a GET shows what will change, a POST does it. Each needs its own permission."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deployments.models import Deployment, DeploymentStatus, Promotion
 
 
 class Promotions(ReadOnly):
-    """The actions of a deployment's page."""
+    """Adds the actions promote, roll back and cancel to the deployments."""
 
     def get_urls(self) -> list[Any]:
         wrap = self.admin_site.admin_view
@@ -83,7 +83,7 @@ class Promotions(ReadOnly):
 
 
 def offers(request: HttpRequest, deployment: Deployment, previous: Deployment | None) -> dict[str, Any]:
-    """What a deployment's page offers to this person, and what became of it."""
+    """The template context of a deployment's page about its promotion: buttons, and whether it is or was current."""
     promotion = (
         Promotion.objects.select_related("deployment", "rolled_back_from")
         .defer("deployment__error", "deployment__git", "rolled_back_from__error", "rolled_back_from__git")
@@ -117,7 +117,7 @@ def _buttons(request: HttpRequest, change: promotions.PromotionChange, previous:
 
 
 def obstacle(change: promotions.PromotionChange) -> str:
-    """Why this deployment cannot become current; empty if it can. Asking anyway gets the same answer."""
+    """Why this deployment cannot become current; empty if it can. The action refuses for the same reasons."""
     deployment = change.deployment
     if change.current is not None and change.current.deployment_id == deployment.pk:
         return f"{deployment.version} is current already."
@@ -128,7 +128,7 @@ def obstacle(change: promotions.PromotionChange) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """A line of what will change: as it is, as it will be, and whether that is text for machines."""
+    """One value as it is and as it will be, and whether it is shown as code."""
 
     what: str
     now: object

@@ -1,4 +1,4 @@
-"""Repositories: all accounts and regions in one table, and a page that says what is wrong, since when, what to do."""
+"""Repositories: one list for all accounts and regions, and a page with the problem, since when, and the next step."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Excepted(admin.SimpleListFilter):
 
 
 def reason(row: Repository) -> str:
-    """Why a repository needs somebody, in words: the last error, or else what differs."""
+    """Why a repository needs attention: the last error, or else the differences."""
     if row.last_error:
-        return row.last_error.replace(f" on {row.name}", "", 1)  # its name stands beside it
+        return row.last_error.replace(f" on {row.name}", "", 1)  # the page shows the name beside this text
     if row.status == RepositoryStatus.MISSING:
         return sentence("missing", name="The repository")
     return " ".join(each.words for each in row.differences)
@@ -123,7 +123,10 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
 
     @admin.display(description=SafeString('<span class="visually-hidden">Action</span>'))
     def act(self, row: Any) -> str:
-        """A button of the one empty form above the list: a real POST, without a form inside the list's own."""
+        """The reconcile button of a row.
+
+        It belongs to the empty form above the list, because forms cannot be nested.
+        """
         if not row.can_be_reconciled:
             return ""
         target = reverse("admin:deployments_repository_look", args=[row.pk, "reconcile"])
@@ -172,7 +175,7 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
 
 
 def in_force(row: Repository) -> bool:
-    """An exception ends by itself; the row keeps it until somebody makes another one."""
+    """Whether the row's override is still valid. An override that has ended stays on the row."""
     return row.mode_until is not None and row.mode_until > timezone.now()
 
 
@@ -181,7 +184,7 @@ def until_word(row: Repository) -> str:
 
 
 def settings_of(row: Repository) -> RegistryConfig | None:
-    """The settings that a repository is kept by; None when they name another registry now, or have errors."""
+    """The settings of a repository's registry; None if no configured registry matches, or the settings have errors."""
     configuration = shown_configuration()
     target = None if configuration.problems else targets.of(row, configuration)
     return target.config if target else None

@@ -1,8 +1,8 @@
-"""Which deployments a search term means.
+"""The search of the deployments' list.
 
-A version, a digest, a short code and an id are recognised by their form and asked for by an index, so they are found
-however old they are. Words (of a commit, its message, a branch) can only be looked for row by row, so they are looked
-for among the newest rows that the filters leave; a filter by time reaches the older ones.
+A version, a digest, a short code and an id are recognised by their form and found by an index, in deployments of any
+age. Words (of a commit, its message, a branch) need a scan, so they are searched only in the newest rows that match the
+filters. A filter by time makes older rows searchable.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from deployments import images
 from deployments.models import Deployment, Environment, Project
 
 MAX_ROWS_SEARCHED = 5_000  # rows that are searched for words (D-search)
-MAX_RESULTS = 500  # of them, at most
+MAX_RESULTS = 500
 
 _DIGEST = re.compile(r"(sha256:)?([0-9a-f]{64})")
 _DAY = re.compile(r"[0-9]{8}")
@@ -24,16 +24,17 @@ _SHORT_CODE = re.compile(r"[0-9a-z]{8}")
 
 
 def find(rows: QuerySet[Deployment], text: str) -> QuerySet[Deployment]:
+    """Those of `rows` that match the search text, at most MAX_RESULTS for a search by words."""
     term = text.strip()
     newest = rows.order_by("-created_at", "-version_number").values("pk")[:MAX_ROWS_SEARCHED]
     if (digest := _DIGEST.fullmatch(term)) or term.startswith("sha256:"):
         said = Q(image_digest=f"sha256:{digest[2]}") if digest else Q(image_digest__startswith=term)
-        # No index has digests: every row is looked at once, and only if the newest ones do not have it.
+        # The newest rows first: a search through all rows is needed only if none of them has the digest.
         keys = _keys(Deployment.objects.filter(said, pk__in=newest)) or _keys(rows.order_by().filter(said))
         return rows.filter(pk__in=keys)
     if term.startswith("deployment_"):
         return rows.filter(pk=term)
-    # Named one by one, so that the database uses the index that begins with the environment (or the project).
+    # The condition on the environment (or project) lets the database use the index that begins with this column.
     everywhere = Environment.objects.order_by().values("pk")
     try:
         version = images.Version.parse(term)

@@ -1,8 +1,8 @@
 """The set-up page: `manage.py doctor` in the browser.
 
-Looking at it asks only the settings and the database. AWS and the mail server are asked when somebody presses the
-button: a person waits for that answer, so it is given at once instead of by a task, within some 15 seconds. That it
-was pressed, and what came of it, stands in the audit log.
+A GET checks only the settings and the database. The button also checks AWS and the mail server, in the request itself,
+because a person waits for the report (at most about 25 seconds). Each use of the button and its result are in the audit
+log.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def setup(request: HttpRequest) -> HttpResponse:
         return HttpResponseRedirect(request.path)
     if asked:
         with Trail.of(request).change(ACTION, after=report.summary):
-            pass  # it changed nothing; who asked AWS, and what was found, is kept
+            pass  # nothing changed; the line records who ran the checks and the result
     request.current_app = admin.site.name
     return TemplateResponse(
         request,
@@ -76,7 +76,7 @@ def setup(request: HttpRequest) -> HttpResponse:
 
 
 def writes(request: HttpRequest) -> HttpResponse:
-    """GET says what the emergency stop does, POST stops every write to AWS, or allows them again."""
+    """The emergency stop: GET explains it, POST stops all writes to AWS or allows them again."""
     require(request, "pause_writes")
     if request.method not in ("GET", "HEAD", "POST"):
         return HttpResponseNotAllowed(("GET", "HEAD", "POST"))

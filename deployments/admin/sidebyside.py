@@ -1,8 +1,8 @@
-"""Two JSON texts next to each other, line by line, the different ones marked. Pure.
+"""Two JSON texts side by side, line by line, with the different lines marked. Pure.
 
-Only a way to look: whether two policies *mean* the same is for `deployments.policy` to say. To keep the eye on what
-matters, both are laid out alike first: members by name, lists of plain texts sorted, a list of one as that one, and
-principals as ECR keeps them.
+It only shows: `deployments.policy` decides whether two policies give the same access. To show few lines as different,
+both texts are first formatted in the same way: keys sorted, lists of texts sorted, a list of one text as that text, and
+account ids as root ARNs, as ECR stores them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffLine:
-    """A line of each side; None where the other side has more lines."""
+    """A line of each side; None where only the other side has a line."""
 
     left: str | None
     right: str | None
@@ -26,11 +26,12 @@ class DiffLine:
 
 
 def side_by_side(left: str, right: str, *, partition: str = "aws") -> list[DiffLine]:
+    """The lines of both texts. `partition`: of the registry, for account ids."""
     return list(_lines(laid_out(left, partition).splitlines(), laid_out(right, partition).splitlines()))
 
 
 def laid_out(text: str, partition: str = "aws") -> str:
-    """Raises nothing: a text that is not JSON is shown as it is."""
+    """The text formatted for the comparison; a text that is not JSON stays unchanged. Never raises."""
     try:
         return json.dumps(_alike(json.loads(text), partition), indent=2, ensure_ascii=False, sort_keys=True)
     except (ValueError, RecursionError):
@@ -46,7 +47,7 @@ def _alike(value: Any, partition: str, name: str = "") -> Any:
             return sorted(values) if len(values) > 1 else values[0]
         return values
     if name == "AWS" and isinstance(value, str) and len(value) == 12 and value.isdecimal():
-        return f"arn:{partition}:iam::{value}:root"  # what ECR makes of an account id
+        return f"arn:{partition}:iam::{value}:root"  # ECR stores an account id as this ARN
     return value
 
 

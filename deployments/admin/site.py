@@ -1,6 +1,6 @@
-"""The admin site: its name, the sections of its navigation with their counters, and the dashboard as its first page.
+"""The admin site: its name, the navigation with its counters, and the dashboard as first page.
 
-Nothing is registered here that we did not choose: see `registry_admin.apps`.
+It has only pages that we registered ourselves: see `registry_admin.apps`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RegistryAdmin(admin.AdminSite):
     index_title = "Dashboard"
     empty_value_display = "–"
     site_url = None
-    # Django's own sidebar needs a script to appear and vanishes on a phone; ours stands in base_site.html.
+    # Django's sidebar needs a script and is hidden on a phone; our navigation is in base_site.html.
     enable_nav_sidebar = False
 
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
@@ -40,8 +40,8 @@ class RegistryAdmin(admin.AdminSite):
         sections = [(name, [models.pop(each) for each in names if each in models]) for name, names in SECTIONS]
         if app_label is None and request.user.has_perm("deployments.view_setup"):
             place = {"name": "Set-up", "object_name": "Setup", "admin_url": reverse("admin:setup"), "perms": {}}
-            sections[-1][1].append(place)  # a page like a list's, of no rows
-        sections.append(("More", list(models.values())))  # a model that nobody gave a place is still reachable
+            sections[-1][1].append(place)  # the set-up page has no model
+        sections.append(("More", list(models.values())))  # so that a model without a section is reachable too
         return [
             {"name": name, "app_label": name.lower(), "app_url": reverse("admin:index"), "models": rows}
             for name, rows in sections
@@ -62,7 +62,7 @@ class RegistryAdmin(admin.AdminSite):
         return context
 
     def get_urls(self) -> list[Any]:
-        from deployments.admin.setup import setup, writes  # they render with this site
+        from deployments.admin.setup import setup, writes  # imported here, because that module imports this one
 
         return [
             path("setup/", self.admin_view(setup), name="setup"),
@@ -84,5 +84,5 @@ class RegistryAdmin(admin.AdminSite):
     def app_index(  # type: ignore[override]
         self, request: HttpRequest, app_label: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponseRedirect:
-        # Django's page of one app knows its parts by Python package, which nobody here looks for.
+        # Django's page for one app has no use here: it groups by Python package.
         return HttpResponseRedirect(reverse("admin:index"))

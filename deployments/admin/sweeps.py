@@ -1,7 +1,7 @@
-"""Sweeps: who had all repositories looked at, why, what came of it; one that runs can be watched and stopped.
+"""Sweeps: who started a sweep, its progress and its results. A running sweep can be watched and stopped.
 
-Starting one writes a row and rings the workers' doorbell. A page that is open while one runs asks for a kilobyte of
-numbers each second (`static/admin_theme/progress.js`); without a script a reload shows the same.
+To start a sweep, the console writes a row and queues wake-up tasks. The page of a running sweep reads its progress each
+second (`static/admin_theme/progress.js`, about a kilobyte); without a script, a reload shows the same.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from deployments.models import (
 )
 from deployments.reconcile import chunks, sweep_record, targets
 
-FAILED = "It failed, for a reason that every repository suffers from"
+FAILED = "The sweep failed for a reason that affects every repository"
 NAMES_SHOWN = 20
 FINDINGS_SHOWN = 100
 THROTTLED_SHOWN = 10
-#: What a chunk counts → the word and the tone for it, in the order in which people want to know.
+#: (counter of a chunk, word, tone), in the order of the page.
 RESULTS = (
     ("in_sync", "In sync", "ok"),
     ("healed", "Healed", "ok"),
@@ -52,7 +52,7 @@ RESULTS = (
 
 
 class WithSums(Nouns):
-    """The list of sweeps; what came of those that are shown is added up in one query."""
+    """The list of sweeps. One query adds the results of the sweeps that are shown."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -103,7 +103,7 @@ class SweepAdmin(ReadOnly):
         return super().changelist_view(request, {"may_start": may(request, "start_sweep"), **(extra_context or {})})
 
     def start_view(self, request: HttpRequest) -> HttpResponse:
-        """GET says what a sweep would look at, POST starts one: over everything that the settings name."""
+        """GET shows what a sweep would check; POST starts a sweep over all configured registries."""
         require(request, "start_sweep")
         if request.method == "POST":
             dry_run, adopt = "dry_run" in request.POST, "adopt" in request.POST
@@ -114,7 +114,7 @@ class SweepAdmin(ReadOnly):
                 sweep = line.target = sweep_record.start(
                     trigger=SweepTrigger.PERSON, requested_by=who(request), dry_run=dry_run, adopt=adopt
                 )
-                assert sweep is not None  # only the schedule's sweeps exclude each other  # noqa: S101
+                assert sweep is not None  # only scheduled sweeps exclude each other  # noqa: S101
             tasks.wake_workers()
             return HttpResponseRedirect(reverse("admin:deployments_sweep_change", args=[sweep.pk]))
         managed = Repository.objects.exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
@@ -142,13 +142,17 @@ class SweepAdmin(ReadOnly):
             if not (stopped := sweep_record.stop(sweep=sweep)):
                 line.nothing_changed()
         if stopped:
-            self.message_user(request, f"{sweep} stops: workers finish what is on the wire.", messages.SUCCESS)
+            self.message_user(
+                request,
+                f"{sweep} is stopping: workers finish the repositories that they are checking.",
+                messages.SUCCESS,
+            )
         else:
             self.message_user(request, f"{sweep} had ended already.", messages.WARNING)
         return HttpResponseRedirect(reverse("admin:deployments_sweep_change", args=[sweep.pk]))
 
     def progress_view(self, request: HttpRequest, pk: int) -> JsonResponse:
-        """What the page's script polls: numbers and finished pieces of text, about a kilobyte."""
+        """The progress as JSON, for the page's script: numbers and texts, about a kilobyte."""
         sweep: Sweep = self.one(request, pk)
         progress = how_far(sweep)
         return JsonResponse(
@@ -167,8 +171,8 @@ class SweepAdmin(ReadOnly):
     def page(self, request: HttpRequest, row: Sweep) -> dict[str, Any]:
         far, running = how_far(row), row.status == SweepStatus.RUNNING
         address = reverse("admin:deployments_sweep_stop", args=[row.pk])
-        stop = Button(word="Stop it", address=address, style="button danger", posts=True)
-        title = FAILED if row.status == SweepStatus.FAILED else "The last word from AWS"
+        stop = Button(word="Stop", address=address, style="button danger", posts=True)
+        title = FAILED if row.status == SweepStatus.FAILED else "The last error from AWS"
         outcome = request.GET.get("outcome", "")
         counts = Counter(dict(row.findings.order_by().values_list("outcome").annotate(number=Count("*"))))
         return {
@@ -217,7 +221,7 @@ class SweepAdmin(ReadOnly):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BarPart:
-    """A result's share of the bar, in per cent of all that is to be looked at."""
+    """A result's part of the bar, in per cent of all repositories of the sweep."""
 
     name: str
     word: str
@@ -229,25 +233,28 @@ class BarPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HowFar:
+    """The progress of a sweep, as the page shows it."""
+
     progress: sweep_record.Progress
     parts: list[BarPart]
     words: str
-    waiting: str = ""  # what a running sweep still waits for, and why
+    waiting: str = ""  # why a running sweep waits, in words
 
 
 def how_far(sweep: Sweep) -> HowFar:
+    """The progress of a sweep."""
     progress = sweep_record.progress(sweep)
     if sweep.status != SweepStatus.RUNNING:
-        words = f"{progress.done:,} of {progress.total:,} repositories looked at"
+        words = f"{progress.done:,} of {progress.total:,} repositories checked"
     elif sweep.listed_at is None:
         words = "Waiting for a worker to list the registry"
     else:
-        words = f"{progress.done:,} of {progress.total:,} repositories looked at so far"
+        words = f"{progress.done:,} of {progress.total:,} repositories checked so far"
     return HowFar(progress=progress, parts=list(_parts(progress)), words=words, waiting=_waiting(sweep))
 
 
 def _waiting(sweep: Sweep) -> str:
-    """Which repositories a running sweep still has to look at because AWS throttles them, and how that ends."""
+    """A sentence that names the repositories that wait because AWS throttles their calls; empty if none does."""
     rows = sweep_record.throttled_repositories(sweep) if sweep.status == SweepStatus.RUNNING else []
     if not rows:
         return ""
@@ -256,8 +263,8 @@ def _waiting(sweep: Sweep) -> str:
     )
     more = f" and {len(rows) - THROTTLED_SHOWN:,} more" if len(rows) > THROTTLED_SHOWN else ""
     return (
-        f"AWS throttles calls about {named}{more}, or does not answer them. Each is tried again after a pause that "
-        "grows; after its last try it is marked as failed, and the sweep ends without it."
+        f"AWS throttles calls about {named}{more}, or does not answer. Each repository is tried again after a growing "
+        "pause; after the last try it is marked as failed, and the sweep ends without it."
     )
 
 
@@ -271,6 +278,7 @@ def _parts(progress: sweep_record.Progress) -> Iterator[BarPart]:
 
 
 def findings_of(sweep: Sweep, outcome: str, number: str) -> Page[SweepFinding]:
+    """A page of the sweep's findings. `outcome`: only findings with this outcome; empty: all."""
     rows = sweep.findings.select_related("repository").defer(
         "repository__policy_text", "repository__lifecycle_text", "repository__differences"
     )
@@ -280,6 +288,7 @@ def findings_of(sweep: Sweep, outcome: str, number: str) -> Page[SweepFinding]:
 
 
 def over(sweep: Sweep) -> str:
+    """The repositories of a sweep: all, the one by name, or their number."""
     if not sweep.names:
         return "All repositories"
     if len(sweep.names) == 1:
@@ -288,7 +297,7 @@ def over(sweep: Sweep) -> str:
 
 
 def outcome_words(sums: dict[str, int]) -> str:
-    """“2 healed, 1 failed”, or that everything was as it should be."""
+    """“2 healed, 1 failed”, or “All in sync”."""
     found = [f"{sums[name]:,} {word.lower()}" for name, word, _ in RESULTS if name != "in_sync" and sums[name]]
     if found:
         return ", ".join(found)

@@ -1,4 +1,4 @@
-"""A filter by time: the last hour, day, week or month with one click, or from one day to another."""
+"""A filter by time: the last hour, day, week or month, or a range of days."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPANS: dict[str, tuple[str, timedelta]] = {
 
 
 class Between(admin.ListFilter):
-    """Days are UTC's, both included. What makes no sense filters nothing."""
+    """The filter. Days are in UTC; the range includes both days. A malformed value is ignored."""
 
     template = "admin/between.html"
     field: ClassVar[str]
@@ -40,10 +40,12 @@ class Between(admin.ListFilter):
 
     @property
     def span(self) -> str:
+        """The chosen key of SPANS, or an empty text."""
         value = str(self.used_parameters.get(self.field, ""))
         return value if value in SPANS else ""
 
     def day(self, end: str) -> date | None:
+        """The chosen day; `end`: `from` or `to`."""
         try:
             return date.fromisoformat(str(self.used_parameters.get(f"{self.field}_{end}", "")))
         except ValueError:
@@ -66,7 +68,7 @@ class Between(admin.ListFilter):
             "selected": not chosen,
             "query_string": changelist.get_query_string(remove=names),
             "display": "Any time",
-            # For the form of days, which stands below the choices:
+            # For the form with the two days, below the choices:
             "field": self.field,
             "from": first.isoformat() if first else "",
             "to": last.isoformat() if last else "",
@@ -87,6 +89,7 @@ class Between(admin.ListFilter):
 
 
 def between(title: str, field: str) -> type[Between]:
+    """A `Between` for a field."""
     return type(f"{title}Between", (Between,), {"title": title, "field": field})
 
 

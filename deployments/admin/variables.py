@@ -1,4 +1,4 @@
-"""The environment variables of an environment's page: set one, delete one. A secret value is never shown again."""
+"""The variables on an environment's page: show, set and delete. A secret value is never shown again."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ VARIABLES_SHOWN = 200
 
 
 class VariableForm(forms.Form):
+    """One variable."""
+
     name = forms.CharField(max_length=environment_variables.MAX_NAME_CHARACTERS)
     value = forms.CharField(
         required=False,
@@ -37,7 +39,7 @@ class VariableForm(forms.Form):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A variable as a person may see it."""
+    """A variable as this user may see it. `inherited`: it is the parent environment's."""
 
     row: EnvironmentVariable
     value: str
@@ -47,8 +49,9 @@ class Shown:
 
 
 def shown(environment: Environment, *, may_set: bool, may_delete: bool) -> list[Shown]:
-    """What the environment's code finds, by name: its own, and what a preview branch has from its parent. That of the
-    parent is changed and deleted on the parent's page.
+    """The variables that the environment's code sees, by name: its own, and for a preview branch those of its parent.
+
+    A variable of the parent can be changed only on the parent's page.
     """
     rows = {}
     owners = [environment.parent_id, environment.pk] if environment.parent_id else [environment.pk]
@@ -79,7 +82,7 @@ def _value(row: EnvironmentVariable, vault: Vault) -> str:
 
 
 class VariablePages(ReadOnly):
-    """The actions of an environment's page that are about its variables."""
+    """Adds the pages for variables to the environments."""
 
     def get_urls(self) -> list[Any]:
         wrap = self.admin_site.admin_view
@@ -94,6 +97,7 @@ class VariablePages(ReadOnly):
         ]
 
     def variables_of(self, request: HttpRequest, environment: Environment) -> dict[str, Any]:
+        """The template context about variables; the variables only for a user who may see them."""
         sees = may(request, "view_environmentvariable")
         sets = may(request, "change_environmentvariable") and environment.archived_at is None
         deletes = may(request, "delete_environmentvariable")
@@ -104,7 +108,7 @@ class VariablePages(ReadOnly):
         }
 
     def variable_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """A form for one variable; which one, if it is there already, stands in the address."""
+        """The form for one variable. The URL's parameter `name` names an existing variable."""
         require(request, "change_environmentvariable")
         environment: Environment = self.one(request, pk)
         if environment.archived_at is not None:
@@ -117,7 +121,7 @@ class VariablePages(ReadOnly):
         form = VariableForm(request.POST or None, initial=initial)
         if request.method == "POST" and form.is_valid():
             name, secret = form.cleaned_data["name"], form.cleaned_data["is_secret"]
-            # A form sends lines with CR LF; nobody means the CR.
+            # Browsers send line ends as CR LF; the value keeps only the LF.
             value = form.cleaned_data["value"].replace("\r\n", "\n")
             try:
                 with Trail.of(request).change("set.variable", environment, after={"name": name}) as line:
@@ -133,7 +137,7 @@ class VariablePages(ReadOnly):
             except Refusal as refusal:
                 form.add_error(None, refusal.sentence)
             else:
-                words = "is as it was" if not change else "was set"
+                words = "is unchanged" if not change else "was set"
                 self.message_user(request, f"{name} {words}.", messages.SUCCESS)
                 return HttpResponseRedirect(_page(environment))
         title = f"{known.name}" if known else "New variable"
@@ -142,6 +146,7 @@ class VariablePages(ReadOnly):
         )
 
     def delete_variable_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """GET asks, POST deletes the variable that the URL's parameter `name` names."""
         require(request, "delete_environmentvariable")
         environment: Environment = self.one(request, pk)
         row = environment.variables.filter(name=request.GET.get("name", "")).first()

@@ -1,1 +1,1 @@
-"""How repositories are kept as configured: which configuration counts, who works on what, and for how long."""
+"""Keeps repositories as configured: which configuration counts, leases, convergence, sweeps, change events."""

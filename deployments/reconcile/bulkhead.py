@@ -1,11 +1,11 @@
-"""How many of a web process's threads may wait for AWS at once: half of them, so that the others always answer.
+"""Limits how many threads of a web process wait for AWS at the same time: half of them, so that the others can answer.
 
-A request that waits for AWS, or for another request that does, holds a place. When all are taken, a request is refused
-at once (503 with Retry-After, which the CLI repeats) instead of holding one more thread. Of the places at most half are
-held by requests that wait for another one's lease, so that one repository that hangs cannot take them all.
+A request that waits for AWS, or for another request that waits for AWS, holds a place. If no place is free, a request
+is refused at once (503 with Retry-After, which the CLI repeats). At most half of the places are held by requests that
+wait for the lease of another request, so that one hanging repository cannot take all places.
 
-Only `finalize` may wait for a place, in a line of a quarter of the threads: no CLI repeats it. Processes that serve no
-requests (workers, commands) never call `limit`, and have no bound.
+Only `finalize` may wait for a place, because no CLI repeats it. At most a quarter of the threads may wait so. Processes
+that serve no requests (workers, commands) never call `limit` and have no limit.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from contextlib import contextmanager
 
 from deployments.errors import refusal
 
-LINE_SECONDS = 20.0  # for a place
+LINE_SECONDS = 20.0  # how long `finalize` waits for a place
 
-_free = threading.Condition()  # guards the numbers below
+_free = threading.Condition()  # guards the numbers below; notified when a place becomes free
 _threads: int | None = None
 _held = _in_line = _waiting = 0
-_mine = threading.local()  # .depth: places that this thread has entered, one inside the other; they are one place
+_mine = threading.local()  # .depth: how many nested `place` blocks this thread is in; together they hold one place
 
 
 def limit(threads: int) -> None:
-    """Bound this process, which serves its requests with so many threads."""
+    """Set the limits of this process, which serves requests with so many threads."""
     global _threads
     _threads = threads
 
 
 @contextmanager
 def place(*, in_line: bool = False) -> Iterator[None]:
-    """Hold one of the places while the caller waits for AWS, or for another request that waits for AWS.
+    """Hold a place while the caller waits for AWS, or for another request that waits for AWS.
 
-    Raises Refusal (server_waits_for_aws, retryable) when all are taken; `in_line` waits LINE_SECONDS for one before.
+    Raises Refusal (server_waits_for_aws, retryable) if no place is free. `in_line`: first wait up to LINE_SECONDS.
     """
     if _threads is None:
         yield
@@ -75,7 +75,7 @@ def _leave() -> None:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Inside a place: wait for another request's lease. Raises Refusal as `place` when enough others do."""
+    """Inside `place`: wait for the lease of another request. Raises Refusal, like `place`, if too many requests do."""
     global _waiting
     if _threads is None:
         yield

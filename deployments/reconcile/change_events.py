@@ -119,7 +119,7 @@ def consume(*, configuration: Configuration, queue: EventQueue, stopping: Callab
                 done = handle(configuration=configuration, messages=messages, stopping=stopping)
                 _delete(queue, done)
                 if len(done) < len(messages):
-                    processes.say(NOT_DONE, seconds=TOLD_SECONDS)
+                    processes.report_trouble(NOT_DONE, seconds=TOLD_SECONDS)
         except RegistryError as error:
             words = f"The events queue cannot be read: {error}"
             if words != trouble:
@@ -130,7 +130,7 @@ def consume(*, configuration: Configuration, queue: EventQueue, stopping: Callab
             if words != trouble:
                 log.error("events.database_unreachable error=%s", " ".join(str(error).split()))
         if words != trouble:
-            processes.say(words)
+            processes.report_trouble(words)
             if not words:
                 log.info("events.recovered")
             trouble = words

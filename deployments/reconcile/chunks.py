@@ -1,6 +1,6 @@
-"""One run over a chunk of a sweep: observe its repositories in many threads, correct what differs, save how far it is.
+"""One run over a chunk of a sweep: observe its repositories in many threads, correct drift, save the progress.
 
-A chunk is worked on under a lease. Its repositories are paced by the registry's shared budget of calls (`_Budget`).
+The run holds the chunk's lease. The rate of its calls is the registry's rate, which all workers share (`_Budget`).
 """
 
 from __future__ import annotations
@@ -41,34 +41,33 @@ from deployments.reconcile.pace import Pace
 from deployments.reconcile.sweep_record import Outcome, _end, _found, _next_piece, _size
 from deployments.reconcile.targets import Target
 
-CHUNK_LEASE = timedelta(seconds=45)  # of a chunk or a listing: how long a dead worker's work waits
-HELD_PAUSE = timedelta(seconds=5)
+CHUNK_LEASE = timedelta(seconds=45)  # lease of a chunk or a listing
+HELD_PAUSE = timedelta(seconds=5)  # before a repository is tried again whose lease another process held
 THREADS_PER_CHUNK = 16
 
 LEASE_RENEWAL_SECONDS = 10
 
-VISIBLE_PAUSE_SECONDS = 2.0  # before ECR is asked again for a repository that it may not show yet
+VISIBLE_PAUSE_SECONDS = 2.0  # before the next try for a new repository that ECR may not find yet
 
 UNANSWERED_CODES = ("Unreachable", "Timeout")
 
-UNANSWERED_IN_A_ROW = 3 * THREADS_PER_CHUNK  # looks in a row without an answer after which AWS counts as away
+UNANSWERED_IN_A_ROW = 3 * THREADS_PER_CHUNK  # after so many checks without an answer, the sweep fails
 
-MAX_TRIES_PER_REPOSITORY = (
-    8  # throttled looks at one repository in one sweep, over all workers; then it has failed (D-sweep-tries)
-)
+#: Throttled checks of one repository in one sweep, by all workers together. Then the repository failed (D-sweep-tries).
+MAX_TRIES_PER_REPOSITORY = 8
 
-UNANSWERED_TRIES = 3  # what a look without an answer counts: it holds a thread for 13 seconds
+UNANSWERED_TRIES = 3  # a check without an answer counts as so many tries, because it blocks a thread for 13 seconds
 
-LONGEST_REST_SECONDS = 16.0  # seconds
+LONGEST_REST_SECONDS = 16.0  # longest pause of a throttled repository
 
-CALM_SECONDS = 10.0  # a refusal of another repository that is older says nothing about the account's rate
+CALM_SECONDS = 10.0  # throttling of another repository counts as throttling of the account for this time
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
 class ChunkRun:
-    """Works through one chunk under its lease."""
+    """The run over one chunk under its lease."""
 
     lease: Lease[SweepChunk]
     configuration: Configuration
@@ -76,17 +75,17 @@ class ChunkRun:
     running: QuerySet[Sweep] = field(default_factory=lambda: Sweep.objects.filter(status=SweepStatus.RUNNING))
     stopping: Callable[[], bool] = lambda: False
     pending: deque[Repository] = field(default_factory=deque)
-    quiet: list[int] = field(default_factory=list)  # ids that were in sync and still are
-    held: list[int] = field(default_factory=list)  # ids whose lease somebody else has: a deploy, or a worker that died
+    quiet: list[int] = field(default_factory=list)  # ids of repositories that were and are in sync
+    held: list[int] = field(default_factory=list)  # ids of repositories whose lease another process holds
     counts: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
-    tries: Counter[int] = field(default_factory=Counter)  # looks that AWS throttled or did not answer, by repository
-    unsaved: bool = False  # whether `tries` has grown since it was written down
-    resting: dict[int, float] = field(default_factory=dict)  # repository → when it may be looked at again; monotonic
-    refused_at: dict[int, float] = field(default_factory=dict)  # repository → when AWS throttled it last; monotonic
-    refusals: int = 0  # looks that AWS throttled
-    progressed: bool = False  # whether a look at any repository of this chunk came to its end
-    silence: int = 0  # looks in a row that AWS did not answer
+    tries: Counter[int] = field(default_factory=Counter)  # repository → checks that AWS throttled or did not answer
+    unsaved: bool = False  # whether `tries` has changed since the last save
+    resting: dict[int, float] = field(default_factory=dict)  # repository → when it may be checked again; monotonic
+    refused_at: dict[int, float] = field(default_factory=dict)  # repository → when AWS last throttled a call; monotonic
+    refusals: int = 0  # number of throttled checks
+    progressed: bool = False  # whether the check of any repository of this chunk was completed
+    silence: int = 0  # checks in a row that AWS did not answer
     fatal: RegistryError | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -101,16 +100,16 @@ class ChunkRun:
         target = found.get(wanted)
         rows = list(Repository.objects.filter(pk__in=self.chunk.remaining).annotate(db_now=Now()))
         if target is None or not rows:
-            self._save([], release=True)  # the registry was configured away, or the rows were deleted
+            self._save([], release=True)  # the registry is not configured any more, or the rows were deleted
             return
         self.tries = self._stored_tries()
-        self.refusals = self.tries.total()  # of the workers before: at the lowest rate one alone sees too few of them
+        self.refusals = self.tries.total()  # of earlier workers too: at the lowest rate, a single worker sees few
         self.progressed = self.chunk.size > len(self.chunk.remaining)
         order = {pk: place for place, pk in enumerate(self.chunk.remaining)}
         self.pending.extend(sorted(rows, key=lambda row: order[row.pk]))
         looked_at: datetime = rows[0].db_now
         if not sweep.dry_run:
-            # Before the work: a repository that kills its worker goes to the back of the next sweep's line.
+            # Before the work, so that a repository that kills its worker comes last in the next sweep.
             Repository.objects.filter(pk__in=list(order)).update(attempted_at=Now())
         budget = _Budget(target, self.configuration.calls_per_second)
 
@@ -127,7 +126,7 @@ class ChunkRun:
                 budget.pace.refused()
 
         ecr = target.ecr(before_call=turn, attempts=1)
-        # Under a repository's lease nobody waits for a turn. Writes are few and matter, so botocore may try again.
+        # Under a repository's lease, calls do not wait for the rate. Writes are few, so botocore may retry them.
         writing = replace(ecr, before_call=budget.pace.spend, attempts=3)
         with ThreadPoolExecutor(max_workers=THREADS_PER_CHUNK, thread_name_prefix="sweep") as pool:
             try:
@@ -146,7 +145,7 @@ class ChunkRun:
                     if going:
                         done, _ = wait(going, timeout=0.5, return_when=FIRST_COMPLETED)
                     else:
-                        time.sleep(0.1)  # every repository that is left rests
+                        time.sleep(0.1)  # all repositories that are left are resting
                     for future in done:
                         row = going.pop(future)
                         if not future.result():
@@ -158,13 +157,13 @@ class ChunkRun:
                         if self._gives_way(resting=not going and self._rest([*self.pending], []) is not None):
                             self.until = 0
                         if self.unsaved:
-                            next_renewal = now  # the sweep's page shows what is left, and why
+                            next_renewal = now  # save now, because the sweep's page shows which repositories wait
                         if not Sweep.objects.filter(pk=sweep.pk, status=SweepStatus.RUNNING).exists():
                             self.until = 0
                         if (generation.newest() or 0) != self.configuration.activation:
-                            self.until = 0  # another configuration counts by now: begin again with that one
+                            self.until = 0  # another configuration counts now: end this run and begin again with it
                     if self.stopping() and not given_back:
-                        # Now, because this process may be killed before AWS has answered the calls that are under way.
+                        # Save now, because this process may be killed before AWS has answered the calls that it sent.
                         given_back = True
                         self._settle_quiet(looked_at)
                         self._save([*self.pending, *going.values()], release=True)
@@ -172,7 +171,7 @@ class ChunkRun:
                         next_renewal = now + LEASE_RENEWAL_SECONDS
                         self._settle_quiet(looked_at)
                         if not self._save([*self.pending, *going.values()], release=False):
-                            self.until = 0  # somebody thought us dead; what we find from now on is dropped
+                            self.until = 0  # another process has taken the lease: results from now on are dropped
             finally:
                 _close_connections(pool)
         budget.share()
@@ -182,11 +181,11 @@ class ChunkRun:
             _end(sweep.pk, SweepStatus.FAILED, str(self.fatal))
 
     def _settle_quiet(self, looked_at: datetime) -> None:
-        """Stamp those that were and are in sync, in one statement."""
+        """Write the time of the check to the repositories that were and are in sync, in one statement."""
         with self._lock:
             ids, self.quiet = self.quiet, []
         if ids and not self.chunk.sweep.dry_run:
-            # Only rows that nobody has looked at since we did: a newer result is never overwritten.
+            # Only rows without a newer check: a newer result is never overwritten.
             Repository.objects.filter(pk__in=ids, last_checked_at__lt=looked_at).update(
                 last_checked_at=looked_at, last_in_sync_at=looked_at
             )
@@ -195,9 +194,11 @@ class ChunkRun:
         return self.fatal is not None or time.monotonic() >= self.until or self.stopping()
 
     def _save(self, rows: list[Repository], *, release: bool) -> bool:
-        """Write how far this chunk is, under our own epoch only; False when it is somebody else's by now.
+        """Write the progress of the chunk. False if another process has taken the chunk's lease; then nothing is
+        written.
 
-        A chunk of which only held and throttled repositories are left rests, then a worker takes it up again.
+        If only repositories are left that another process holds or AWS throttles, the chunk rests before a worker takes
+        it again.
         """
         with self._lock:
             counts, self.counts = self.counts, Counter()
@@ -207,7 +208,7 @@ class ChunkRun:
         remaining = [*(row.pk for row in rows), *held]
         values: dict[str, Any] = {
             "remaining": remaining,
-            "attempts": 0,  # counts deaths in a row, and this worker lives
+            "attempts": 0,  # counts workers that died in a row; this worker is alive
             "calls": dict(Counter(self.chunk.calls) + calls),
             "throttled": {str(pk): tries[pk] for pk in remaining if tries.get(pk)} or None,
             **{name: F(name) + counts[name] for name in ("in_sync", "healed", "drifted", "failed")},
@@ -222,13 +223,13 @@ class ChunkRun:
         return Counter({int(pk): tries for pk, tries in (self.chunk.throttled or {}).items()})
 
     def _rest(self, rows: list[Repository], held: list[int]) -> timedelta | None:
-        """How long this chunk rests; None when a repository of it can be looked at now."""
+        """How long this chunk rests; None if one of its repositories can be checked now."""
         now = time.monotonic()
         rests = [self.resting.get(row.pk, now) - now for row in rows] + [HELD_PAUSE.total_seconds()] * bool(held)
         return timedelta(seconds=min(rests)) if rests and min(rests) > 0 else None
 
     def _next(self) -> Repository | None:
-        """Take the first repository in line that does not rest."""
+        """Take the first pending repository that is not resting; None if all rest."""
         now = time.monotonic()
         for row in self.pending:
             if self.resting.get(row.pk, now) <= now:
@@ -237,7 +238,7 @@ class ChunkRun:
         return None
 
     def _gives_way(self, *, resting: bool) -> bool:
-        """Whether another piece goes before this chunk: a smaller sweep's, or any one while all of ours rests."""
+        """Whether other work comes before this chunk: that of a smaller sweep, or any work while this chunk rests."""
         piece = _next_piece(self.running)
         if piece is None or resting:
             return piece is not None
@@ -247,9 +248,9 @@ class ChunkRun:
         return size < _size(self.chunk.sweep)
 
     def _concerns_the_account(self, pk: int) -> bool:
-        """Whether a throttled call is due to the account's rate. One of a repository that AWS always throttles is not.
+        """Whether a throttled call is because of the account's rate, and not because of this one repository.
 
-        So it counts only when AWS throttled another repository too, and only the first time.
+        So it counts only if AWS has throttled another repository too, and only once for each repository.
         """
         now = time.monotonic()
         with self._lock:
@@ -258,13 +259,16 @@ class ChunkRun:
             return others and not self.tries[pk]
 
     def _one(self, ecr: Ecr, writing: Ecr, target: Target, row: Repository, desired_digest: str) -> bool:
-        """Look at one repository and mend it. False when it goes back in line: throttled, not visible yet, no time."""
+        """Check one repository and correct drift.
+
+        False if it must be tried again: throttled, not visible yet, no time.
+        """
         try:
             return self._observe_one(ecr, writing, target, row, desired_digest)
         except _OutOfTime:
             return False
         except Exception as error:
-            # One repository that trips us up must not keep the others of its chunk from being looked at.
+            # An unexpected error with one repository must not stop the check of the others.
             log.exception("sweeps.failed repository=%s", row.name)
             self._fail(row, registry_error("Unexpected", operation="", name=row.name, reason=type(error).__name__))
             return True
@@ -297,15 +301,18 @@ class ChunkRun:
         return self._settle(writing, target, row, observation, desired_digest)
 
     def _wait_until_visible(self, row: Repository) -> bool:
-        """Put a repository that ECR may not show yet back in line. It counts as no try: this ends with its newness."""
+        """Let a new repository that ECR may not find yet be tried again.
+
+        It does not count as a try, because it ends soon.
+        """
         with self._lock:
             self.resting[row.pk] = time.monotonic() + VISIBLE_PAUSE_SECONDS
         return False
 
     def _throttled(self, row: Repository, error: RegistryError) -> bool:
-        """Put a throttled repository back in line (False), or after its last try record that it failed (True).
+        """Let a throttled repository be tried again (False), or record after the last try that it failed (True).
 
-        When AWS throttles all that this chunk has tried, that is no repository's fault, and the sweep ends.
+        If AWS throttles every repository that this chunk has tried, the cause is the account, and the sweep fails.
         """
         with self._lock:
             self.refusals += 1
@@ -320,23 +327,26 @@ class ChunkRun:
         return True
 
     def _count(self, row: Repository, tries: int) -> bool:
-        """Count tries of a repository, and have it rest; whether it may be tried again. Needs the lock."""
+        """Count tries of a repository and let it rest.
+
+        False if it may not be tried again. The caller holds the lock.
+        """
         count = self.tries[row.pk] = self.tries[row.pk] + tries
         self.resting[row.pk] = time.monotonic() + rest_seconds(count)
         self.unsaved = True
         return count < MAX_TRIES_PER_REPOSITORY
 
     def _fail(self, row: Repository, error: RegistryError) -> None:
-        """Record that the repository was not looked at: as a finding and, unless this is a dry run, on its row."""
+        """Record that the repository could not be checked: as a finding and, unless it is a dry run, on its row."""
         sweep = self.chunk.sweep
         if not sweep.dry_run:
             repositories.record_failure(row=row, error=error, cause=sweep.requested_by or sweep.trigger)
         self._tell(row, "failed", str(error))
 
     def _unanswered(self, row: Repository, error: RegistryError) -> bool:
-        """Whether a look that AWS did not answer is worth another try; an AWS that answers nobody ends the work.
+        """Whether a check that AWS did not answer may be tried again. If AWS answers no call at all, the run ends.
 
-        Otherwise a minute without network would mark every repository as failed. So such tries are not kept.
+        Otherwise a minute without network would mark every repository as failed. Such tries are not stored.
         """
         with self._lock:
             self.silence += 1
@@ -345,13 +355,13 @@ class ChunkRun:
                 self.until = 0
                 self.tries = self._stored_tries()
                 if self.chunk.sweep.trigger == SweepTrigger.COMMAND:
-                    self.fatal = error  # a person at a terminal is told
+                    self.fatal = error  # the reconcile command prints it
                 else:
                     Sweep.objects.filter(pk=self.chunk.sweep_id, status=SweepStatus.RUNNING).update(error=str(error))
             return self.silence >= UNANSWERED_IN_A_ROW or again
 
     def _is_quiet(self, target: Target, row: Repository, observation: Observation, desired_digest: str) -> bool:
-        """In sync before and still so, with nothing new to write down."""
+        """Whether the repository was and is in sync, so that only the time of the check is written."""
         return (
             observation.exists
             and observation.details is None
@@ -363,12 +373,12 @@ class ChunkRun:
         )
 
     def _writable(self, target: Target, row: Repository) -> bool:
-        """Whether the list showed a mutability that is ours to mend."""
+        """Whether the row has a tag mutability, from the listing, that we may correct."""
         differences = repositories.detail_differences(row, target.config, repositories.remembered(row))
         return any(difference.fixable for difference in differences)
 
     def _report(self, target: Target, row: Repository, observation: Observation) -> None:
-        """What a sweep that may write would do; nothing is changed, not even our own row."""
+        """Record as findings what a sweep that may write would do. Nothing is changed, not even the row."""
         if not observation.exists:
             self._tell(row, "drifted", sentence("missing", name="The repository"))
             return
@@ -378,9 +388,9 @@ class ChunkRun:
         self._tell(row, "failed" if errors else "drifted" if verdict.drifted else "in_sync", words)
 
     def _settle(self, ecr: Ecr, target: Target, row: Repository, observation: Observation, desired_digest: str) -> bool:
-        """Converge one repository under its own lease; False when AWS throttled that, or does not show it yet.
+        """Converge one repository under its own lease. False if AWS throttled it, or does not show it yet.
 
-        One that somebody else holds is looked at again later.
+        A repository whose lease another process holds is tried again later.
         """
         result = repositories.reconcile(
             row=row,
@@ -423,21 +433,21 @@ class ChunkRun:
 
 
 def rest_seconds(tries: int) -> float:
-    """How long a repository rests after so many tries: not after the first one, then longer each time."""
+    """How long a repository rests after so many tries: 0 after the first try, then longer each time."""
     return min(2.0 ** (tries - 3), LONGEST_REST_SECONDS) if tries > 1 else 0.0
 
 
 class _OutOfTime(Exception):
-    """The chunk's time is over, or the sweep was stopped, while a call was waiting for its turn."""
+    """The time of the run is over, or the sweep was stopped, while a call waited for the rate limiter."""
 
 
 def _close_connections(pool: ThreadPoolExecutor) -> None:
-    """Close the database connection of every thread of the pool; a barrier gives each thread exactly one turn."""
+    """Close the database connection of every thread of the pool; a barrier lets each thread run it exactly once."""
     threads = len(pool._threads)
     barrier = threading.Barrier(threads) if threads else None
 
     def close() -> None:
-        with contextlib.suppress(threading.BrokenBarrierError):  # a thread that hangs keeps its own
+        with contextlib.suppress(threading.BrokenBarrierError):  # a thread that hangs keeps its connection
             if barrier is not None:
                 barrier.wait(10)
         connections.close_all()
@@ -447,7 +457,7 @@ def _close_connections(pool: ThreadPoolExecutor) -> None:
 
 
 class _Budget:
-    """The registry's calls per second, shared with the other workers through one row and remembered between sweeps."""
+    """The registry's calls per second: a row that all workers share and that stays between sweeps."""
 
     def __init__(self, target: Target, ceiling: int) -> None:
         self._key: dict[str, Any] = {"account": target.registry.account, "region": target.registry.region}
@@ -459,9 +469,9 @@ class _Budget:
         self.share()
 
     def share(self) -> None:
-        """Take this worker's part of the registry's rate: an equal one for everybody who holds a chunk of it now.
+        """Set this worker's part of the registry's rate: an equal part for each worker with a chunk of this registry.
 
-        What another worker has learned since counts; else what this one has, and it is written when it is news.
+        A rate that another worker has stored since is used; else this worker's rate, which is stored if it has changed.
         """
         mine, stored = min(self.pace.rate * self._holders, self._ceiling), self._load()
         if stored != self._stored:
@@ -470,11 +480,11 @@ class _Budget:
             CallBudget.objects.update_or_create(**self._key, defaults={"rate": mine, "changed_at": Now()})
             self._stored = self._load()
         chunks = SweepChunk.objects.filter(host=self._host, lease_until__gt=Now(), finished_at__isnull=True)
-        self._holders = max(1, chunks.exclude(lease_owner="").count())  # one without an owner rests
+        self._holders = max(1, chunks.exclude(lease_owner="").count())  # a chunk without an owner is resting
         self.pace.share(mine / self._holders, self._ceiling / self._holders)
 
     def _load(self) -> float:
-        """The rate that was learned last. It is forgotten by and by: doubled for each quarter of an hour of its age."""
+        """The learned rate. It decays: it doubles for every 15 minutes since it was learned, up to the ceiling."""
         row: Any = CallBudget.objects.filter(**self._key).annotate(db_now=Now()).first()
         if row is None:
             return self._ceiling

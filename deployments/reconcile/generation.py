@@ -1,15 +1,16 @@
-"""Which configuration counts: one row, the same for every process, whatever each of them was started with.
+"""Which configuration counts: one `ConfigurationGeneration` row, the same for every process.
 
-A web, worker or events process registers its settings at its start, if no process was started with them before. A new
-row counts at once if it ranks above all others: by CONFIGURATION_GENERATION where one is set, else by when it was first
-seen; a row with a generation ranks above one without. Of two rows with one generation the first seen counts. A restart
-registers nothing new, so it changes nothing. From then on each process acts on the row that counts (`in_force`): the
-policies, tags and so on are the row's; credentials, roles and time limits are the process's own.
+A web, worker or events process registers its settings at its start; settings that are known already add no row. A new
+row counts at once if it ranks above all others. Rows with a CONFIGURATION_GENERATION rank above rows without, and by
+their number; rows without a number rank by the time when they were first seen. Of two rows with the same number, the
+first counts. A restart with known settings changes nothing. Every process uses the row that counts (`in_force`):
+policies, tags and other desired state come from the row; credentials, roles and time limits are the process's own.
 
-What counts is the newest `ConfigurationActivation`. It changes in three ways: a new row ranks above all others, a
-person activates one (`activate`), or every process went back to an older one (`settle`).
+The newest `ConfigurationActivation` names the row that counts. There are three ways to a new activation: a new row
+ranks above all others, a person activates a row (`activate`), or all processes were started with an older row again
+(`settle`).
 
-Nothing secret is stored: no role, no external id, no password.
+No secret is stored: no role, no external id, no password.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ from registry_admin import VERSION
 
 log = logging.getLogger(__name__)
 
-#: The members of a row's content, and of its two registries, that this version knows.
+#: The keys of a row's content, and of its two registries, that this version knows.
 FIELDS = {"enforce", "allow_public", "consumers", "plain", "v4"}
 REGISTRY_FIELDS = {"host", "namespace", "lifecycle", "tags", "kms"}
-#: Which setting each of them comes from, for people.
+#: Key → the setting that it comes from, for sentences.
 VARIABLES = {
     "enforce": "DEPLOY_REGISTRY_ECR_POLICY_MODE",
     "allow_public": "DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY",
@@ -61,23 +62,22 @@ VARIABLES = {
     "kms": "DEPLOY_REGISTRY_ECR_KMS_KEY",
     "policy": "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY",
 }
-RESTART_TAKES_AT_MOST = timedelta(
-    seconds=30
-)  # from a process's end, or its registering, to the first heartbeat after that
-MAX_ACTIVATION_TRIES = 20  # at registering, while other processes register at the same moment
+#: From the end of a process, or its registration, to the first heartbeat after a restart.
+RESTART_TAKES_AT_MOST = timedelta(seconds=30)
+MAX_ACTIVATION_TRIES = 20  # in `register`, while other processes register at the same time
 HOLDING = (ProcessRole.WEB, ProcessRole.WORKER, ProcessRole.EVENTS)  # the processes that are started with settings
 
-held: int | None = None  # key of the row that this process, or the one that it was forked from, registered
+held: int | None = None  # key of the row that this process (or its parent, before the fork) registered
 
 
 # ------------------------------------------------------------------------------------------------------- registering
 
 
 def register(configuration: Configuration, *, role: ProcessRole) -> ConfigurationGeneration:
-    """Register the settings of this process, and let them count if they are new and rank above all others.
+    """Register the settings of this process. They count from now on if they are new and rank above all others.
 
-    Called once at the start of a web, worker or events process, never by a command. Raises ConfigurationError for
-    settings with problems.
+    Called once at the start of a web, worker or events process, never by a command. Raises ConfigurationError if the
+    settings have problems.
     """
     global held
     configuration.require()
@@ -85,13 +85,15 @@ def register(configuration: Configuration, *, role: ProcessRole) -> Configuratio
     for _ in range(MAX_ACTIVATION_TRIES):
         try:
             with transaction.atomic():
-                follows = newest() or 0  # before the ranking: what others activate after this line refuses ours
+                follows = (
+                    newest() or 0
+                )  # before the ranking: an activation by another process after this line makes ours fail
                 row, is_new = _row(configuration, by=by)
                 if is_new and _outranks(row):
                     _activate(row, follows=follows, cause=ActivationCause.STARTED, by=by)
                     log.info("configuration.counts digest=%s generation=%s by=%s", row.digest[:12], row.generation, by)
         except IntegrityError:
-            continue  # another process activated one at the same moment: decide again
+            continue  # another process activated a row at the same time: decide again
         held = row.pk
         return row
     raise registry_error("ConfigurationChanged", operation="start", name="")
@@ -120,8 +122,9 @@ def _policy(text: str) -> PolicyText:
 
 
 def _content(configuration: Configuration) -> dict[str, Any]:
-    """Everything that decides how repositories should be, but the policy texts. What is not set is left out, so that
-    a version that knows one more field writes the same content while that is not used.
+    """The desired state without the policy texts. Unset settings are left out.
+
+    So a version with an additional setting writes the same content while that setting is not used.
     """
     return {
         "enforce": configuration.enforce,
@@ -134,7 +137,7 @@ def _content(configuration: Configuration) -> dict[str, Any]:
 
 def _registry_content(registry: RegistryConfig) -> dict[str, Any]:
     said = {name: value for name, value in registry.desired.items() if name != "policy" and value}
-    return json.loads(json.dumps(said))  # type: ignore[no-any-return]  # as the database gives it back
+    return json.loads(json.dumps(said))  # type: ignore[no-any-return]  # as the database will return it
 
 
 def _digest(content: dict[str, Any], policies: list[str | None]) -> str:
@@ -142,7 +145,7 @@ def _digest(content: dict[str, Any], policies: list[str | None]) -> str:
 
 
 def _outranks(row: ConfigurationGeneration) -> bool:
-    """Whether a row that was just made counts from now on."""
+    """Whether a new row ranks above all others, so that it counts from now on."""
     others = ConfigurationGeneration.objects.exclude(pk=row.pk)
     highest = others.aggregate(highest=Max("generation"))["highest"]
     if row.generation is None:
@@ -151,9 +154,9 @@ def _outranks(row: ConfigurationGeneration) -> bool:
 
 
 def _activate(row: ConfigurationGeneration, *, follows: int, cause: ActivationCause, by: str, reason: str = "") -> None:
-    """`follows` is the activation that counted when the caller decided; 0: none did.
+    """Add an activation. `follows`: id of the activation that counted when the caller decided; 0: there was none.
 
-    Raises IntegrityError where another one was written since.
+    Raises IntegrityError if another process has added an activation since.
     """
     ConfigurationActivation.objects.create(
         configuration=row, follows=follows, cause=cause, by=by[:300], reason=reason[:300]
@@ -163,9 +166,9 @@ def _activate(row: ConfigurationGeneration, *, follows: int, cause: ActivationCa
 
 
 def activate(*, row: ConfigurationGeneration, trail: Trail, reason: str) -> bool:
-    """Let this configuration count from now on, because a person asks for it; False when it counts already.
+    """Let this configuration count from now on, because a person asks for it. False if it counts already.
 
-    A process that is started later with new settings of a higher rank takes over as always.
+    A process that is started later with new settings of a higher rank changes it again, as always.
     """
     for _ in range(MAX_ACTIVATION_TRIES):
         try:
@@ -189,12 +192,12 @@ def activate(*, row: ConfigurationGeneration, trail: Trail, reason: str) -> bool
 
 
 def newest() -> int | None:
-    """The key of the activation that counts; None while no process has registered a configuration."""
+    """The id of the valid activation; None while no process has registered a configuration."""
     return ConfigurationActivation.objects.order_by("-id").values_list("id", flat=True).first()
 
 
 def counting() -> ConfigurationActivation | None:
-    """The activation that counts, with its configuration and policy texts at hand."""
+    """The valid activation with its configuration and policy texts, in one query; None as for `newest`."""
     related = ("configuration__plain_policy", "configuration__v4_policy")
     return ConfigurationActivation.objects.select_related(*related).order_by("-id").first()
 
@@ -203,18 +206,18 @@ def counting() -> ConfigurationActivation | None:
 class _Made:
     own: Configuration
     activation: int
-    result: Configuration | str  # or why this process cannot use the row
+    result: Configuration | str  # a text: why this process cannot use the row
 
 
-_made: _Made | None = None  # the last answer of `in_force`: one query a call, one reading of the row a change
+_made: _Made | None = None  # the last result of `in_force`: a call makes one query, and reads the row after a change
 
 
 def in_force(own: Configuration) -> Configuration:
-    """The configuration to act on: the row that counts, with this process's own credentials and time limits.
+    """The configuration to use: the row that counts, with this process's own credentials and time limits.
 
-    Its `activation` says which row it was made from. While no process has registered one, it is `own`. Raises
-    RegistryError (OutdatedConfiguration) where this process must not act on the row: its settings refuse the policy,
-    they do not name the registry, or a newer version wrote something that this one does not know.
+    Its `activation` says which activation it was made from. It is `own` while no process has registered a
+    configuration. Raises RegistryError (OutdatedConfiguration) if this process must not use the row: its settings
+    refuse the policy or do not name the registry, or a newer version wrote a key that this version does not know.
     """
     global _made
     number = newest()
@@ -234,7 +237,7 @@ def in_force(own: Configuration) -> Configuration:
 
 
 def shown(own: Configuration) -> Configuration:
-    """The configuration that pages show: the one in force, or this process's own where it cannot use that."""
+    """The configuration for pages: that of `in_force`, or this process's own if it cannot use the row."""
     try:
         return in_force(own)
     except RegistryError:
@@ -242,7 +245,7 @@ def shown(own: Configuration) -> Configuration:
 
 
 def _overlay(own: Configuration, current: ConfigurationActivation) -> Configuration | str:
-    """The process's own configuration with the row's content in its place, or the reason why not."""
+    """The process's configuration with the desired state of the row, or a sentence why it cannot be used."""
     row = current.configuration
     content = row.content
     unknown = set(content) - FIELDS
@@ -290,7 +293,7 @@ def _overlay(own: Configuration, current: ConfigurationActivation) -> Configurat
 
 
 def _refused(registry: RegistryConfig, *, allow_public: bool) -> str:
-    """Why this process's own settings refuse the row's policy; empty when they accept it."""
+    """Why this process's settings refuse the row's policy; empty if they accept it."""
     if registry.default_repository_policy is None:
         return ""
     found = registry_of(registry.host)
@@ -305,7 +308,7 @@ def _refused(registry: RegistryConfig, *, allow_public: bool) -> str:
 
 
 def _registry_of(row: ConfigurationGeneration, slot: str) -> RegistryConfig:
-    """A row's registry, without access."""
+    """One of the two registries of a row. It has no credentials and no role."""
     said = row.content.get(slot, {})
     text = row.plain_policy if slot == "plain" else row.v4_policy
     lifecycle = {"lifecycle_policy": said["lifecycle"]} if said.get("lifecycle") else {}
@@ -324,11 +327,11 @@ def _registry_of(row: ConfigurationGeneration, slot: str) -> RegistryConfig:
 
 
 def settle() -> bool:
-    """Go back to an older configuration by itself, if every process did; True when it was done.
+    """Go back to an older configuration if all processes were started with it again. True if it was done.
 
-    Only from a configuration that counts because a process was started with it, when each process that held it ended
-    on SIGTERM or was started again (same host and role) with the older one, when all running processes hold that, and
-    when it takes no account's access away.
+    All of these must hold: the current configuration counts because a process was started with it; each process that
+    held it ended on SIGTERM, or was replaced (same host and role) by a process with the older configuration; all
+    running processes hold the older configuration; the older configuration takes no access away from any account.
     """
     current = counting()
     if current is None or current.cause == ActivationCause.ACTIVATED:
@@ -352,14 +355,14 @@ def settle() -> bool:
 
 
 def _all_went_back_to(current: ConfigurationActivation) -> ConfigurationGeneration | None:
-    # At each heartbeat, so keys alone are read: a policy text may have 10,240 characters.
+    # Called at each heartbeat, so only keys are read: a policy text may have 10,240 characters.
     holding = set(running().exclude(configuration=None).order_by().values_list("configuration_id", flat=True))
     if len(holding) != 1 or current.configuration_id in holding or _is_starting(current):
         return None
     [wanted] = holding
     holders = Process.objects.filter(configuration=current.configuration_id)
     if not holders.exists():
-        return None  # who registered it is starting and has no row yet, or was killed before it had one
+        return None  # the process that registered it has no row: it is starting, or was killed before
     for row in holders.filter(ended_at=None):
         again = Process.objects.filter(
             host=row.host, role=row.role, configuration=wanted, started_at__gt=row.started_at
@@ -371,7 +374,7 @@ def _all_went_back_to(current: ConfigurationActivation) -> ConfigurationGenerati
 
 
 def _is_starting(current: ConfigurationActivation) -> bool:
-    """Whether a process that holds what counts may be starting just now: one registered it, or ended, a moment ago."""
+    """Whether a process with the current configuration may be starting: one has just registered it, or just ended."""
     since = Now() - RESTART_TAKES_AT_MOST
     started = ConfigurationActivation.objects.filter(pk=current.pk, cause=ActivationCause.STARTED, at__gt=since)
     ended = Process.objects.filter(configuration=current.configuration_id, role__in=HOLDING, ended_at__gt=since)
@@ -379,17 +382,17 @@ def _is_starting(current: ConfigurationActivation) -> bool:
 
 
 def taken_away(newer: ConfigurationGeneration, older: ConfigurationGeneration) -> list[str]:
-    """What going from the newer to the older configuration could take away, in words; empty: no access at all."""
+    """The access that a change from the newer to the older configuration could take away, in sentences; empty: none."""
     found = []
     if older.content.get("enforce") and not newer.content.get("enforce"):
-        found.append("It enforces the policy where the newer one only observes.")
+        found.append("It enforces the policy, and the newer configuration only observes.")
     for slot in ("plain", "v4"):
         before, after = _registry_of(newer, slot), _registry_of(older, slot)
         if (before.host, before.namespace) != (after.host, after.namespace):
             found.append(f"It is for {after.host}/{after.namespace} instead of {before.host}/{before.namespace}.")
         elif after.default_repository_policy is not None:
             if before.default_repository_policy is None:
-                found.append("It has a default repository policy where the newer one has none.")
+                found.append("It has a default repository policy, and the newer configuration has none.")
             else:
                 found += _lost(before.default_repository_policy, after.default_repository_policy, before.host)
     return list(dict.fromkeys(found))
@@ -408,11 +411,11 @@ def _lost(before: str, after: str, host: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
-    """An alarm about the configurations: what is wrong, and the next step."""
+    """An alarm about configurations: a title, a sentence, and the next step."""
 
-    code: str  # conflict: one generation, two contents; other: acts on what counts; unheld: none holds what counts
+    code: str  # conflict: two contents with one number; other: a process holds another; unheld: no process holds it
     title: str
-    key: str  # the same for as long as it is the same alarm
+    key: str  # stays the same while the alarm stays the same
     words: str
     then: str
 
@@ -425,7 +428,7 @@ def running() -> QuerySet[Process]:
 
 
 def alarms() -> list[Alarm]:
-    """Which running processes were given other settings than those that count, and what differs."""
+    """Alarms about running processes that were started with other settings than those that count."""
     current = counting()
     if current is None:
         return []
@@ -443,7 +446,7 @@ def alarms() -> list[Alarm]:
     found = []
     for rows in others.values():
         theirs = rows[0].configuration
-        assert theirs is not None  # noqa: S101  (only such rows were collected)
+        assert theirs is not None  # noqa: S101  (only processes with a configuration were collected)
         names = ", ".join(dict.fromkeys(f"{row.get_role_display().lower()} on {row.host}" for row in rows))
         what, key = " ".join(differences(counts, theirs)), f"{current.pk}:{theirs.pk}"
         if theirs.generation is not None and theirs.generation == counts.generation:
@@ -464,9 +467,9 @@ def alarms() -> list[Alarm]:
                     code="other",
                     title="Processes with other settings",
                     key=key,
-                    words=f"Started with other settings than those that count: {names}. It acts on those that count. "
+                    words=f"Started with other settings than those that count: {names}. It uses those that count. "
                     f"{what}",
-                    then="Start it again with the settings that count.",
+                    then="Restart it with the settings that count.",
                 )
             )
         else:
@@ -484,19 +487,19 @@ def _unheld(
     elif losses:
         because = f"Going back would take access away: {' '.join(losses)}"
     else:
-        because = "A process that held it did not end on SIGTERM, or sent no heartbeat yet."
+        because = "A process that held it did not end on SIGTERM, or has sent no heartbeat yet."
     return Alarm(
         code="unheld",
         title="No process holds the configuration that counts",
         key=key,
         words=f"No running process holds the configuration that counts ({counts}); {names} holds {theirs}. {what} "
         f"Nothing changes by itself. {because}",
-        then=f"If the settings of these processes are meant: manage.py configuration activate {theirs.digest[:12]}",
+        then=f"To use the settings of these processes: manage.py configuration activate {theirs.digest[:12]}",
     )
 
 
 def held_and_counting() -> dict[str, str]:
-    """The beginnings of the digests of what this process was started with and of what counts; empty before both."""
+    """The first 12 characters of two digests: of this process's own settings (`held`) and of the row that `counts`."""
     current = counting()
     mine = ConfigurationGeneration.objects.filter(pk=held).values_list("digest", flat=True).first() if held else None
     found = {"held": mine, "counts": current.configuration.digest if current is not None else None}
@@ -504,7 +507,7 @@ def held_and_counting() -> dict[str, str]:
 
 
 def differences(counts: ConfigurationGeneration, other: ConfigurationGeneration) -> list[str]:
-    """How another configuration differs from the one that counts: a sentence for each setting, by its name."""
+    """How another configuration differs from the configuration that counts: a sentence for each setting."""
     return list(dict.fromkeys(_differences(counts, other)))
 
 
@@ -512,7 +515,7 @@ def _differences(counts: ConfigurationGeneration, other: ConfigurationGeneration
     for name in ("enforce", "allow_public", "consumers"):
         ours, theirs = counts.content.get(name), other.content.get(name)
         if (ours or None) != (theirs or None):
-            yield f"{VARIABLES[name]}: {_told(name, theirs)} instead of {_told(name, ours)}."
+            yield f"{VARIABLES[name]}: {_shown(name, theirs)} instead of {_shown(name, ours)}."
     for slot in ("plain", "v4"):
         before, after = _registry_of(counts, slot), _registry_of(other, slot)
         for name, ours in before.desired.items():
@@ -525,10 +528,10 @@ def _differences(counts: ConfigurationGeneration, other: ConfigurationGeneration
             elif name in ("policy", "lifecycle"):
                 yield f"{VARIABLES[name]}: another text."
             else:
-                yield f"{VARIABLES[name]}: {_told(name, theirs)} instead of {_told(name, ours)}."
+                yield f"{VARIABLES[name]}: {_shown(name, theirs)} instead of {_shown(name, ours)}."
 
 
-def _told(name: str, value: Any) -> str:
+def _shown(name: str, value: Any) -> str:
     if name == "enforce":
         return "enforce" if value else "observe"
     if isinstance(value, dict):
@@ -539,23 +542,23 @@ def _told(name: str, value: Any) -> str:
 
 
 def find(digest: str) -> ConfigurationGeneration:
-    """The one configuration whose digest begins so, the newest of several generations of it.
+    """The configuration whose digest begins with this text; of several rows with the same digest, the newest.
 
-    Raises ValueError with a sentence when there is none, or when several different ones begin so.
+    Raises ValueError with a sentence if no digest, or more than one, begins with the text.
     """
     rows = list(ConfigurationGeneration.objects.filter(digest__startswith=digest.lower()).order_by("-id"))
     if not digest or not rows:
         raise ValueError(f"There is no configuration {digest}. manage.py configuration list shows all.")
     if len({row.digest for row in rows}) > 1:
-        raise ValueError(f"Several configurations begin with {digest}. Write more of the digest.")
+        raise ValueError(f"Several configurations begin with {digest}. Give more characters of the digest.")
     return rows[0]
 
 
 def forget_old(*, kept: timedelta) -> None:
-    """Delete rows of processes that ended or sent no heartbeat for so long.
+    """Delete rows of processes whose last heartbeat is older than `kept`.
 
-    Of those that held the counting configuration, the ones that did not say that they ended stay, and the newest one:
-    they decide whether the installation may go back by itself.
+    Of the processes that held the current configuration, two kinds stay, because `settle` needs them: those that did
+    not record their end, and the newest one.
     """
     current = counting()
     old = Process.objects.filter(beat_at__lt=Now() - kept)

@@ -1,12 +1,12 @@
-"""Leases: one process at a time works on a repository, on a sweep's listing or on a chunk of one.
+"""Leases: one process at a time works on a repository, on the listing of a sweep or on a chunk of a sweep.
 
 A lease is taken and returned by a conditional UPDATE on the database's clock, never by a row lock, so no transaction
-is open while its holder waits for AWS. It ends when it is returned, when its time is over, or when its holder's
-process has sent no heartbeat for 15 seconds (`processes.silent`). A holder that cannot return it, because the database
-is away, does so with the next heartbeat of its process.
+is open while its holder waits for AWS. A lease ends when it is returned, when its time is over, or when its holder's
+process has sent no heartbeat for 15 seconds (`processes.silent`). If the database does not answer, the next heartbeat
+of the holder's process returns the lease.
 
-Nothing here stops a holder that went on too long: it writes its result only where `lease_epoch` still is the one that
-it took, and asks `processes.may_write` before each call to AWS.
+Nothing here stops a holder whose lease has ended. So a holder writes its result only if `lease_epoch` is unchanged, and
+it calls `require_time` before each call to AWS.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ log = logging.getLogger(__name__)
 
 #: The columns of a lease that is not held.
 RETURNED: dict[str, Any] = {"lease_owner": "", "lease_until": None, "lease_process": None}
-CALLS_END_SHARE_OF_LEASE = 0.5  # of the lease: no request is sent to AWS after it; D-lease
+CALLS_END_SHARE_OF_LEASE = 0.5  # after this share of the lease, no request is sent to AWS (D-lease)
 
 Row = TypeVar("Row", Repository, Sweep, SweepChunk)
 
 
 def free() -> Q:
-    """Rows whose lease is free. Of Repository, Sweep and SweepChunk."""
+    """Condition for rows of Repository, Sweep or SweepChunk: no process holds the lease."""
     return Q(lease_until__isnull=True) | Q(lease_until__lt=Now()) | processes.silent()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease(Generic[Row]):
-    """The right to work on one row until it expires. The row is a Repository, a Sweep (its listing) or a SweepChunk."""
+    """The right to work on a Repository, a Sweep (its listing) or a SweepChunk until the lease ends."""
 
     row: Row  # as it was when the lease was taken
     epoch: int
-    taken: float  # `processes.clock()` before the lease was taken
+    taken: float  # `processes.clock()` just before the lease was taken
     duration: timedelta
 
     @classmethod
     def claim(cls, rows: QuerySet[Row], duration: timedelta, **values: Any) -> Self | None:
-        """Take the lease of the one row that `rows` selects, and set these columns beside.
+        """Take the lease of the one row that `rows` selects, and set the columns `values` in the same UPDATE.
 
-        None while another holder has the lease. Time is the database's, so the clocks of hosts need not agree. The
-        epoch is one higher than the last holder's. `rows` also says how the row is read (annotations, related rows).
+        None while another process holds the lease. The time is the database's, so the clocks of hosts need not agree.
+        The epoch is one higher than the last holder's. The lease's row is read through `rows`, with its annotations.
         """
         taken = processes.clock()
-        processes.beat_if_late()  # else another process could take the lease at once
+        processes.beat_if_late()  # else this process may count as silent, and another process could take the lease
         owner = uuid.uuid4().hex
         won = rows.filter(free()).update(
             lease_owner=owner,
@@ -78,38 +78,38 @@ class Lease(Generic[Row]):
 
     @property
     def mine(self) -> QuerySet[Row]:
-        """Selects the row, and nothing once another holder has taken the lease over."""
+        """Selects the row; selects nothing once another process has taken the lease."""
         return type(self.row)._default_manager.filter(pk=self.row.pk, lease_epoch=self.epoch)
 
     def require_time(self) -> None:
-        """Raise RegistryError when the lease may end, or may have ended, before another request to AWS is answered."""
+        """Raise RegistryError (OutOfTime) if the lease may end before another request to AWS is answered."""
         late = processes.clock() - self.taken > self.duration.total_seconds() * CALLS_END_SHARE_OF_LEASE
         if late or not processes.may_write():
             raise registry_error("OutOfTime", operation="lease", name=str(self.row))
 
     def note(self, values: dict[str, Any], *events: RepositoryEvent) -> None:
-        """Write columns and events before the next step, and keep the lease. Raises RegistryError when it was lost."""
+        """Write columns and events and keep the lease. Raises RegistryError (TakenOver) if the lease was lost."""
         if not self._write(values, events):
             raise registry_error("TakenOver", operation="lease", name=str(self.row))
         for name, value in values.items():
             setattr(self.row, name, value)
 
     def renew(self, values: dict[str, Any]) -> bool:
-        """Write columns and start the lease's duration anew; False (and nothing written) when the lease was lost."""
+        """Write columns and restart the lease's duration. False if the lease was lost; then nothing is written."""
         return self._write({**values, "lease_until": Now() + self.duration}, ())
 
     def finish(
         self, values: dict[str, Any], events: Sequence[RepositoryEvent] = (), *, rest: timedelta | None = None
     ) -> bool:
-        """Write the result and return the lease; False (and nothing written) when the lease was lost.
+        """Write the result and return the lease. False if the lease was lost; then nothing is written.
 
-        `rest`: for so long nobody takes the next lease.
+        `rest`: no process can take the next lease before this time has passed.
         """
         returned = RETURNED if rest is None else {**RETURNED, "lease_until": Now() + rest}
         return self._write({**values, **returned}, events)
 
     def give_up(self) -> None:
-        """Return the lease without a result. Raises no error of the database: see `give_back`."""
+        """Return the lease without a result. Does not raise during a database outage: see `give_back`."""
         give_back(self.mine)
 
     def _write(self, values: dict[str, Any], events: Sequence[RepositoryEvent]) -> bool:
@@ -122,12 +122,13 @@ class Lease(Generic[Row]):
         return bool(kept)
 
 
-_owed: list[QuerySet[Any]] = []  # rows whose lease this process has not been able to return
+_owed: list[QuerySet[Any]] = []  # rows whose lease this process could not return yet
 
 
 def give_back(rows: QuerySet[Any]) -> None:
-    """Return the lease of these rows, which are selected by the epoch that the caller holds, so that a later holder's
-    lease is never ended. While the database is away or takes no writes, this process's next heartbeat does it.
+    """Return the lease of these rows. The caller selects them by its own epoch, so a later lease is never ended.
+
+    While the database does not answer or is read-only, the next heartbeat of this process returns the lease.
     """
     try:
         try:
@@ -135,7 +136,7 @@ def give_back(rows: QuerySet[Any]) -> None:
         except Error:
             if connection.in_atomic_block or connection.is_usable():
                 raise
-            connection.close()  # it was cut, and the database may answer a new one
+            connection.close()  # this connection broke; a new connection may work
             rows.update(**RETURNED)
     except Error as error:
         log.warning("lease.not_returned error=%s: the next heartbeat returns it", type(error).__name__)

@@ -1,11 +1,11 @@
-"""How fast a sweep may ask AWS: a steady spacing of calls that shrinks while AWS refuses, and grows back.
+"""The rate limiter of sweeps: calls at a steady rate, which falls while AWS throttles and rises again afterwards.
 
-AWS publishes no rate for ECR's management calls and throttles them early. botocore's own modes do not fit a sweep:
-`standard` runs out of retries and leaves repositories undone, `adaptive` takes nearly twice the time. Taking, while
-being refused, the rate that AWS *accepted* as one's own comes within a few per cent of the best there is.
+AWS publishes no rate for ECR's management calls and throttles them early. botocore's retry modes do not fit a sweep:
+`standard` runs out of retries, so repositories stay unchecked; `adaptive` takes nearly twice the time. The rule here:
+while AWS throttles, use the rate that AWS *accepted*. It comes within a few per cent of the best possible time.
 
-Pure but for the clock and the sleep that are handed in; safe for many threads. The database's side of it (the rate
-that all workers share and remember) is `deployments.reconcile.chunks`.
+Pure except for the clock and the sleep function, which are arguments. Safe for many threads. The learned rate is shared
+by all workers through a row: `deployments.reconcile.chunks`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-WINDOW_SECONDS = 2.0  # seconds over which the accepted rate is measured (D-sweep-rate)
-SETTLE_SECONDS = 1.0  # seconds after a change in which further refusals teach nothing new
-CALM_SECONDS = 10.0  # seconds without a refusal before the rate grows
-GROWTH_FACTOR = 1.03  # per second of calm
-SLICE_SECONDS = 0.25  # seconds of sleep after which a stop is noticed
+WINDOW_SECONDS = 2.0  # the accepted rate is measured over this time (D-sweep-rate)
+SETTLE_SECONDS = 1.0  # after a change of the rate, throttled calls are ignored for this time
+CALM_SECONDS = 10.0  # the rate rises after this time without a throttled call
+GROWTH_FACTOR = 1.03  # per second, once the rate rises
+SLICE_SECONDS = 0.25  # longest sleep between two checks for a stop
 
 
 class Pace:
-    """One registry's spacing of calls in this process."""
+    """The rate limiter for one registry in this process."""
 
     def __init__(
         self,
@@ -40,25 +40,25 @@ class Pace:
         self._next = 0.0
         self._accepted: deque[float] = deque()
         self._changed = float("-inf")
-        # A rate below the ceiling was learned from refusals, so it is not tried to grow at once.
+        # A rate below the ceiling was learned from throttling, so it does not rise at once.
         self._refused = clock() if rate < ceiling else float("-inf")
         self._grown = clock()
 
     @property
     def rate(self) -> float:
-        """Calls per second that may be made now."""
+        """The calls per second that are allowed now."""
         with self._lock:
             self._grow(self._clock())
             return self._rate
 
     def share(self, rate: float, ceiling: float) -> None:
-        """Take another rate and ceiling, because others share the registry's or have learned a new one."""
+        """Set rate and ceiling, because other workers share the registry's rate or have learned a new one."""
         with self._lock:
             self._ceiling = ceiling
             self._rate = min(rate, ceiling)
 
     def wait(self, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Sleep until this thread's turn to make a call; False when it was stopped before that."""
+        """Sleep until this thread may make a call. False if `stopped` returned true before."""
         turn = self._take()
         while (left := turn - self._clock()) > 0:
             if stopped():
@@ -67,7 +67,7 @@ class Pace:
         return True
 
     def spend(self) -> None:
-        """Take a turn without waiting for it: for calls that must not be late. The others wait the longer."""
+        """Count a call without waiting, for calls that must not be late. The calls of other threads wait longer."""
         self._take()
 
     def _take(self) -> float:
@@ -79,19 +79,19 @@ class Pace:
             return turn
 
     def accepted(self) -> None:
-        """AWS took a call."""
+        """Record that AWS accepted a call."""
         with self._lock:
             self._accepted.append(self._clock())
             self._forget()
 
     def refused(self) -> None:
-        """AWS throttled a call: from now on go as fast as it accepted of late."""
+        """Record that AWS throttled a call: the rate becomes the rate that AWS accepted recently."""
         with self._lock:
             now = self._refused = self._clock()
             if now - self._changed < SETTLE_SECONDS:
                 return
             self._forget()
-            # A burst at the start says little about the rate, so nothing is measured over less than a second.
+            # The first calls come in a burst, so the rate is never measured over less than a second.
             seconds = max(1.0, now - self._accepted[0]) if self._accepted else 1.0
             self._rate = max(1.0, min(self._rate * 0.9, len(self._accepted) / seconds))
             self._changed = self._grown = now

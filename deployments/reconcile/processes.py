@@ -1,13 +1,13 @@
-"""The rows of the running processes: what each one is, which configuration it holds, its last heartbeat.
+"""The rows of running processes: role, configuration, last heartbeat.
 
-A process registers itself with `start`, sends a heartbeat every five seconds (`beat`; `keep_alive` does both), and
-records with `end` that it ended on purpose. The heartbeats of a process that is killed stop, and its leases end after
-15 seconds (`silent`). All times are the database's clock, so hosts need not agree on the time.
+A process adds its row with `start`, sends a heartbeat every five seconds (`beat`; `keep_alive` does both), and records
+its end with `end`. A process that is killed sends no more heartbeats, and its leases end after 15 seconds (`silent`).
+All times are by the database's clock, so the clocks of hosts need not agree.
 
-A process that never called `start` (most commands, the tests) has no row, and its leases end by their own time only.
+A process that never called `start` (most commands, the tests) has no row, so its leases end only by their own time.
 
-`say` sets what is wrong with a process, in words; each heartbeat writes it to the row, after what is wrong with the
-host's clock. `seen` has the running and the silent processes, for the pages; `unready` is for one host's probe.
+`report_trouble` sets what is wrong with this process, in words; each heartbeat writes it to the row, after the trouble
+with the host's clock. `seen` has the running and the silent processes, for pages; `unready` is for the probe of a host.
 """
 
 from __future__ import annotations
@@ -33,40 +33,41 @@ from registry_admin import VERSION
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
-SILENT_SECONDS = 15.0  # without a heartbeat for so long a process holds no lease any more
-WRITE_SECONDS = 10.0  # without a confirmed heartbeat: no request to AWS, 5 s before its leases end (D-lease-process)
-LONG_SILENCE = timedelta(minutes=2)  # without a heartbeat: notified, also when the heartbeats return
-ENDED_PROCESSES_KEPT_FOR = timedelta(days=1)  # rows of processes that ended, or whose heartbeats stopped
-PROBE_SECONDS = 30.0  # without a heartbeat for so long a process is not ready for a probe
-CLOCK_WARN_SECONDS = 5.0  # from here on the process's row and the pages show the difference
-CLOCK_STOP_SECONDS = 60.0  # a worker that is off by so much or more takes no work (D-worker-clock)
-STOP_SECONDS = 8.0  # from SIGTERM to the end of `worker` and `events`
+SILENT_SECONDS = 15.0  # after this time without a heartbeat, the leases of a process end
+WRITE_SECONDS = 10.0  # after this time without a confirmed heartbeat, no request to AWS is sent (D-lease-process)
+LONG_SILENCE = timedelta(minutes=2)  # a silence of this length is notified, also if the heartbeats return
+ENDED_PROCESSES_KEPT_FOR = timedelta(days=1)  # how long the row of a process stays after its end
+PROBE_SECONDS = 30.0  # after this time without a heartbeat, a probe reports the process as not ready
+CLOCK_WARN_SECONDS = 5.0  # a clock that is off by more is reported on the process's row and on pages
+CLOCK_STOP_SECONDS = 60.0  # a worker whose clock is off by this much or more takes no work (D-worker-clock)
+STOP_SECONDS = 8.0  # `worker` and `events` end within this time after SIGTERM
 
-_mine: tuple[int, int] | None = None  # (pid, primary key): a forked child is not its parent
-_heard_at = 0.0  # by `clock`: before the last beat was sent that the database confirmed
+_mine: tuple[int, int] | None = None  # (pid, primary key); the pid tells a forked child from its parent
+_confirmed_at = 0.0  # by `clock`: when the last heartbeat was sent that the database confirmed
 _ended = False
-_said: tuple[str, float | None] = ("", None)  # what is wrong with this process, and until when (monotonic) that counts
+_trouble: tuple[str, float | None] = ("", None)  # what is wrong with this process, and until when (monotonic)
 
-# It goes on while a machine is suspended, so that no heartbeat or lease seems younger than it is. Linux only.
+# This clock also runs while the machine is suspended, so no heartbeat or lease seems younger than it is. Linux only.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def clock() -> float:
-    """Seconds, for durations within this process only."""
+    """Seconds of a clock that never goes back, for durations within this process."""
     return time.clock_gettime(_CLOCK)
 
 
-#: What every process does after each heartbeat, besides its own.
+#: Functions that every process calls after each heartbeat.
 after_beat: list[Callable[[], object]] = []
 
 
 def start(role: ProcessRole, *, configuration: int | None = None) -> Process:
-    """Write this process's row. `configuration` is the key of the ConfigurationGeneration that it was started with; a
-    database that was restored from a backup may not have that one, and the row names none then.
+    """Add this process's row. `configuration`: key of the ConfigurationGeneration that it was started with.
+
+    If the database was restored from a backup and lacks this configuration, the row names none.
     """
-    global _mine, _heard_at, _said
+    global _mine, _confirmed_at, _trouble
     if _mine is not None and _mine[0] != os.getpid():
-        _said = ("", None)  # a fork has a copy of its parent's
+        _trouble = ("", None)  # a forked child has a copy of its parent's
     sent_at = clock()
     row = Process.objects.create(
         role=role,
@@ -76,57 +77,60 @@ def start(role: ProcessRole, *, configuration: int | None = None) -> Process:
         configuration=ConfigurationGeneration.objects.filter(pk=configuration or 0).first(),
         clock_offset=clock_offset(),
     )
-    _mine, _heard_at = (os.getpid(), row.pk), sent_at
+    _mine, _confirmed_at = (os.getpid(), row.pk), sent_at
     return row
 
 
 def current_id() -> int | None:
-    """The key of this process's row; None where it never registered, or is a fork of one that did."""
+    """The key of this process's row; None if it has no row (a forked child has none of its own at first)."""
     return _mine[1] if _mine is not None and _mine[0] == os.getpid() else None
 
 
-def say(trouble: str, *, seconds: float | None = None) -> None:
-    """Set what is wrong with this process, in sentences. Heartbeats write it, for `seconds` or until the next call."""
-    global _said
-    _said = (trouble, None if seconds is None else time.monotonic() + seconds)
+def report_trouble(trouble: str, *, seconds: float | None = None) -> None:
+    """Set what is wrong with this process; empty: nothing.
+
+    Heartbeats write it, for `seconds` or until the next call.
+    """
+    global _trouble
+    _trouble = (trouble, None if seconds is None else time.monotonic() + seconds)
 
 
 def beat(**values: Any) -> bool:
-    """Send a heartbeat that also sets these columns. False when this process has no row (any more), or ended."""
-    global _heard_at
+    """Send a heartbeat that also sets the columns `values`. False if this process has no row or has ended."""
+    global _confirmed_at
     pk = current_id()
     if pk is None:
         return False
     sent_at = clock()
     offset = clock_offset()
-    said, until = _said
-    trouble = [clock_words(offset), said if until is None or time.monotonic() < until else ""]
+    reported, until = _trouble
+    trouble = [clock_words(offset), reported if until is None or time.monotonic() < until else ""]
     values = {"clock_offset": offset, "trouble": " ".join(filter(None, trouble)), **values}
-    heard = bool(Process.objects.filter(pk=pk, ended_at__isnull=True).update(**_beat(), **values))
-    if heard:
-        _heard_at = max(_heard_at, sent_at)
-    return heard
+    confirmed = bool(Process.objects.filter(pk=pk, ended_at__isnull=True).update(**_beat(), **values))
+    if confirmed:
+        _confirmed_at = max(_confirmed_at, sent_at)
+    return confirmed
 
 
 def may_write() -> bool:
-    """Whether this process's leases still stand as far as it knows: its last heartbeat is recent, or it has no row.
+    """Whether the leases of this process are still valid: its last heartbeat is recent, or it has no row.
 
-    Asks nobody. Before each request to AWS under a lease.
+    Makes no query. Called before each request to AWS under a lease.
     """
-    return current_id() is None or (not _ended and clock() - _heard_at <= WRITE_SECONDS)
+    return current_id() is None or (not _ended and clock() - _confirmed_at <= WRITE_SECONDS)
 
 
 def beat_if_late() -> None:
-    """Before a lease is taken: after a suspension or an outage the next heartbeat may be seconds away."""
+    """Send a heartbeat now if the last one is old, as after a suspension or an outage. Called before taking a lease."""
     if not may_write():
         beat()
 
 
 def end() -> None:
-    """Record that this process ends on purpose: after SIGTERM, or because its work is done.
+    """Record that this process ends: after SIGTERM, or because its work is done.
 
-    Its leases end with that, so it sends nothing to AWS under one any more. While the database is away nothing is said,
-    and the row goes silent.
+    This ends its leases, so it sends no more requests to AWS under a lease. If the database does not answer, nothing is
+    recorded and the row becomes silent.
     """
     global _ended
     _ended = True
@@ -137,7 +141,7 @@ def end() -> None:
 
 
 def _beat() -> dict[str, Any]:
-    """The columns of a heartbeat. A long silence before it stays on the row, so that it is found later."""
+    """The columns of a heartbeat. A long silence before it is recorded on the row, to be notified later."""
     silence = When(beat_at__lt=Now() - LONG_SILENCE, then=F("beat_at"))
     return {"beat_at": Now(), "silent_from": Case(silence, default=F("silent_from"))}
 
@@ -149,12 +153,12 @@ def keep_alive(
     each: Callable[[], object] | None = None,
     lives: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Register this process and have a thread beat until it ends; `each` is called after every beat.
+    """Start a thread that adds this process's row and sends its heartbeats; `each` is called after every heartbeat.
 
-    No beat is made while `lives` is false, so that a process whose main thread hangs goes silent.
+    No heartbeat is sent while `lives` returns false, so that a process whose main thread hangs becomes silent.
 
-    Returns at once and needs no database: the thread registers the process as soon as there is one, and again where
-    its row is gone (a restored backup).
+    Returns at once and needs no database: the thread adds the row as soon as the database answers, and again if the row
+    is gone (after a restore from a backup).
     """
 
     def run() -> None:
@@ -165,7 +169,7 @@ def keep_alive(
                     pass
                 elif not beat():
                     start(role, configuration=configuration)
-                    if _ended:  # meanwhile, so that `end` has seen the old row only
+                    if _ended:  # `end` was called in the meantime and did not see the new row
                         end()
                 for call in (*after_beat, *([each] if each is not None else [])):
                     call()
@@ -173,12 +177,12 @@ def keep_alive(
                     log.info("process.beats_again")
                 trouble = ""
             except Error as error:
-                if not trouble:  # once for an outage
+                if not trouble:  # one line for each outage
                     trouble = type(error).__name__
                     log.warning("process.cannot_beat error=%s", trouble, exc_info=error)
                 connections.close_all()
             except Exception as error:
-                # The thread goes on: a process without a beat would never write to AWS again.
+                # The thread continues: a process without heartbeats would never write to AWS again.
                 if not trouble:
                     trouble = type(error).__name__
                     log.exception("process.heartbeat_failed")
@@ -188,9 +192,9 @@ def keep_alive(
 
 
 def end_others(pids: Iterable[int], role: ProcessRole) -> None:
-    """Record the end of processes of this host that the caller has seen end: their leases end with them.
+    """Record the end of processes on this host that the caller has seen end. Their leases end.
 
-    While the database is away nothing is said, and their rows go silent.
+    If the database does not answer, nothing is recorded and the rows become silent.
     """
     rows = Process.objects.filter(role=role, host=socket.gethostname(), pid__in=list(pids), ended_at=None)
     with contextlib.suppress(Error):
@@ -198,17 +202,15 @@ def end_others(pids: Iterable[int], role: ProcessRole) -> None:
 
 
 def exit_after(seconds: float, last: Callable[[], None]) -> None:
-    """End this process with status 0 after so many seconds, whatever its threads wait for; `last` runs before.
+    """Call `last` and end this process with status 0 after so many seconds, even if its threads still wait.
 
-    For SIGTERM: an answer of AWS or of the database may take longer than the service manager waits. `last` has half a
+    For SIGTERM: an answer of AWS or of the database may take longer than the service manager waits. `last` gets half a
     second.
     """
 
     def leave() -> None:
         time.sleep(seconds)
-        log.warning(
-            "process.ended_while_waiting: a call was not answered in time; it is made again by the next process"
-        )
+        log.warning("process.ended_while_waiting: a call was not answered in time; the next process makes it again")
         final = threading.Thread(target=last, daemon=True)
         final.start()
         final.join(0.5)
@@ -218,7 +220,7 @@ def exit_after(seconds: float, last: Callable[[], None]) -> None:
 
 
 def silent() -> Q:
-    """Rows with a `lease_process` whose process ended, or sent no heartbeat for SILENT_SECONDS."""
+    """Condition for rows with a `lease_process` that has ended or sent no heartbeat for SILENT_SECONDS."""
     gone = Process.objects.filter(pk=OuterRef("lease_process")).filter(
         Q(beat_at__lt=Now() - timedelta(seconds=SILENT_SECONDS)) | Q(ended_at__isnull=False)
     )
@@ -227,10 +229,10 @@ def silent() -> Q:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """The processes of a role that did not end on purpose, the latest heartbeat first."""
+    """The processes of some roles that did not record their end; the newest heartbeat first."""
 
     alive: list[Process]
-    silent: list[Process]  # no heartbeat for LONG_SILENCE: killed, or cannot reach the database
+    silent: list[Process]  # no heartbeat for LONG_SILENCE: killed, or without connection to the database
 
 
 def seen(*roles: ProcessRole, limit: int = 100) -> Seen:
@@ -245,7 +247,7 @@ def seen(*roles: ProcessRole, limit: int = 100) -> Seen:
 
 
 def unready(role: ProcessRole) -> str:
-    """Why this host has no process of the role that is ready to work, in words; empty when it has one."""
+    """Why no process of the role is ready on this host, for a probe; empty if one is."""
     rows = Process.objects.filter(role=role, host=socket.gethostname(), ended_at=None)
     row = rows.filter(beat_at__gt=Now() - timedelta(seconds=PROBE_SECONDS)).order_by("-beat_at").first()
     if row is None:
@@ -254,14 +256,14 @@ def unready(role: ProcessRole) -> str:
 
 
 def clock_words(offset: float) -> str:
-    """What is wrong with a clock that is so many seconds ahead of the database's; empty when nothing is."""
+    """A sentence about a clock that is `offset` seconds ahead of the database's; empty if the clock is right."""
     if abs(offset) <= CLOCK_WARN_SECONDS:
         return ""
     return f"This host's clock is {offset:+.1f} seconds from the database's: set it (NTP)."
 
 
 def clock_offset() -> float:
-    """By how many seconds this host's clock is ahead of the database's. SQLite's clock is this host's."""
+    """The seconds that this host's clock is ahead of the database's. 0 on SQLite, which uses this host's clock."""
     if connection.vendor != "postgresql":
         return 0.0
     before = time.time()

@@ -1,8 +1,8 @@
-"""Put back a repository policy that was there before: by a person, who has seen what it changes.
+"""Restore an earlier repository policy. A person asks for it after having seen what it changes.
 
-The same rules as everywhere: one worker at a time by the repository's lease, the text that is there is read and kept
-in the history before it is overwritten, no transaction is open while AWS is asked, and the row says what came of it.
-In enforce mode the next look would heal it again, so an exception comes first, and stays when the write is refused.
+The rules are the usual ones: it runs under the repository's lease, the current policy text is kept in the history
+before it is overwritten, no transaction is open during a call to AWS, and the result is on the row. In enforce mode the
+next check would overwrite the restored policy, so an override is written first; it stays if AWS refuses the write.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from deployments.models import EventKind, RepositoryEvent
 from deployments.reconcile import bulkhead, generation, repositories, requests, targets
 from deployments.reconcile.repositories import RepositoryLease
 
-ATTEMPTS_PER_CALL = 1  # somebody waits for the answer, and can press the button again
+ATTEMPTS_PER_CALL = 1  # a person waits for the answer and can press the button again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
-    """Observe this repository until a time, so that what was put back stays."""
+    """Observe this repository until a time, so that the restored policy stays."""
 
     until: datetime
     reason: str
@@ -40,11 +40,11 @@ def put_back(
     trail: Trail,
     override: Override | None = None,
 ) -> str:
-    """Write the policy text that an event kept. Returns the text that was there.
+    """Write the policy text that an event has kept. Returns the text that it replaces.
 
-    Asks AWS twice: a read and a write. Raises Refusal when there is nothing to put back, when ECR would refuse the
-    text, when somebody is working on the repository, and with AWS's own reason. The audit log has a line that it
-    begins, committed before the write, and one with the result.
+    Makes two calls to AWS: a read and a write. Raises Refusal if there is nothing to restore, if ECR would refuse the
+    text, if another process holds the lease, and with AWS's reason if AWS refuses. The audit log gets a line before the
+    write, committed on its own, and a line with the result.
     """
     after = {"policy": event.policy_before}
     with trail.attempt("restore.repository", event.repository, after=after) as attempt, bulkhead.place():
@@ -62,7 +62,7 @@ def _put_back(
     text = event.policy_before
     target = targets.of(row, configuration)
     if not text or target is None:
-        reason = "the event has none" if not text else "the settings name another registry than this repository's"
+        reason = "the event has no policy" if not text else "the settings name another registry than this repository's"
         raise refusal("nothing_to_put_back", reason=reason)
     errors = [
         finding
@@ -72,7 +72,7 @@ def _put_back(
         if finding.level == "error"
     ]
     if errors:
-        raise Refusal(f"This policy is not put back: {errors[0].message} {errors[0].hint}", code=errors[0].id)
+        raise Refusal(f"This policy cannot be restored: {errors[0].message} {errors[0].hint}", code=errors[0].id)
     if override is not None:
         after = {"mode": "observe", "until": override.until.isoformat(), "reason": override.reason, "repositories": 1}
         with attempt.trail.change("except.repository", row, after=after):
@@ -81,7 +81,7 @@ def _put_back(
     if lease is None:
         raise refusal("busy", what=row.name)
     try:
-        if lease.activation != configuration.activation:  # checked and compared by another one than counts by now
+        if lease.activation != configuration.activation:  # another configuration counts since the text was checked
             raise registry_error("ConfigurationChanged", operation="lease", name=row.name)
         ecr = target.ecr(before_attempt=lease.require_time, attempts=ATTEMPTS_PER_CALL)
         before = _write(ecr, row.name, text, event=event, by=by, attempt=attempt, lease=lease)
@@ -109,7 +109,7 @@ def _write(
     before = observation.policy or ""
     lease.require_writable()
     attempt.before = {"policy": before}
-    # Before the write, so that a crash between the two loses neither the earlier policy nor who replaced it.
+    # Before the write, so that a crash between the two loses neither the replaced policy nor the person's name.
     with transaction.atomic():
         RepositoryEvent.objects.create(
             repository_id=event.repository_id,

@@ -23,16 +23,16 @@ from deployments.models import (
 )
 from deployments.reconcile import lease
 
-SWEEPS_KEPT_FOR = timedelta(days=30)  # after their end
-UNEVENTFUL_SWEEPS_KEPT_FOR = timedelta(days=2)  # scheduled ones that found nothing
-MAX_DEATHS_PER_CHUNK = 5  # workers that may die over one chunk before it is halved
+SWEEPS_KEPT_FOR = timedelta(days=30)  # after the end of the sweep
+UNEVENTFUL_SWEEPS_KEPT_FOR = timedelta(days=2)  # scheduled sweeps without findings
+MAX_DEATHS_PER_CHUNK = 5  # a chunk is halved after so many workers in a row died while they worked on it
 
 Outcome = SweepFinding.Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a sweep is, in repositories."""
+    """The progress of a sweep. The counts are numbers of repositories."""
 
     total: int
     done: int
@@ -53,7 +53,7 @@ def start(
     dry_run: bool = False,
     adopt: bool = False,
 ) -> Sweep | None:
-    """Write down that a sweep is wanted. None when the schedule's last one is still going on."""
+    """Start a sweep by adding its row; workers do the work. None if the last scheduled sweep still runs."""
     try:
         with transaction.atomic():
             return Sweep.objects.create(
@@ -62,14 +62,17 @@ def start(
                 names=list(names),
                 dry_run=dry_run,
                 adopt=adopt,
-                started_at=clock.now(),  # decides which repositories the registry's list should have
+                started_at=clock.now(),  # a repository that was seen before this time must be in the registry's list
             )
     except IntegrityError:
         return None
 
 
 def stop(*, sweep: Sweep) -> bool:
-    """Ask a sweep to end. Workers notice within a second and finish what is on the wire; False when it has ended."""
+    """Stop a sweep.
+
+    Workers notice it within a second and finish the calls that they have sent. False if it has ended.
+    """
     return _end(sweep.pk, SweepStatus.STOPPED)
 
 
@@ -81,7 +84,7 @@ def _end(sweep_id: int, status: SweepStatus, error: str = "") -> bool:
 
 
 def progress(sweep: Sweep) -> Progress:
-    """The sums over the sweep's chunks; any number of readers may ask at any time."""
+    """The progress of a sweep, summed over its chunks."""
     names = ("size", "in_sync", "healed", "drifted", "failed")
     sums = sweep.chunks.aggregate(**{name: Sum(name, default=0) for name in names})
     calls = Counter(sweep.calls)
@@ -99,7 +102,7 @@ def progress(sweep: Sweep) -> Progress:
 
 
 def throttled_repositories(sweep: Sweep) -> list[tuple[str, int]]:
-    """Repositories that are left because AWS throttles them or does not answer: their names and numbers of tries."""
+    """(name, tries) of the repositories that wait because AWS throttles their calls or does not answer."""
     tries: dict[int, int] = {}
     for chunk in sweep.chunks.filter(finished_at__isnull=True, throttled__isnull=False):
         counted = chunk.throttled or {}
@@ -109,17 +112,18 @@ def throttled_repositories(sweep: Sweep) -> list[tuple[str, int]]:
 
 
 def open_work(sweep_id: int | None = None) -> int:
-    """How many pieces of work (listings and chunks) nobody holds: what a doorbell may be rung for."""
+    """The number of listings and chunks that no process works on: how many wake-up tasks are useful."""
     running = Sweep.objects.filter(status=SweepStatus.RUNNING, **({"pk": sweep_id} if sweep_id else {}))
     listings = running.filter(lease.free(), listed_at__isnull=True).count()
     return listings + SweepChunk.objects.filter(lease.free(), sweep__in=running, finished_at__isnull=True).count()
 
 
 def _next_piece(running: QuerySet[Sweep]) -> Sweep | SweepChunk | None:
-    """The piece to take next: a sweep that has to be listed, or a chunk. The smallest sweep's first.
+    """The next work: a sweep that must be listed, or a chunk. The smallest sweep comes first.
 
-    So a repository that somebody asked for waits for no sweep over all of them. A listing of named repositories asks
-    AWS nothing; one of the whole registry may take long, so chunks of named repositories go before it.
+    So a sweep of a single repository does not wait for a sweep of all repositories. The listing of a sweep with named
+    repositories makes no call to AWS; the listing of a whole registry may take long, so chunks of named repositories
+    come before it.
     """
     everything = Case(When(names=[], then=1), default=0)
     listing = running.filter(lease.free(), listed_at__isnull=True).order_by(everything, "pk").first()
@@ -146,19 +150,19 @@ def _found(sweep: Sweep, rows: Iterable[Repository], outcome: Outcome, words: st
 
 
 def _size(sweep: Sweep) -> int:
-    """How many repositories a sweep is about, those that are done included."""
+    """The number of repositories of a sweep, including those that are checked already."""
     return int(sweep.chunks.aggregate(of=Sum("size", default=0))["of"])
 
 
 def forget_old() -> None:
-    """Delete what ended long ago: scheduled sweeps that found nothing after two days, the others after a month."""
+    """Delete old sweeps: scheduled sweeps without findings after two days, other sweeps after 30 days."""
     Sweep.objects.filter(finished_at__lt=Now() - SWEEPS_KEPT_FOR).delete()
     uneventful = Sweep.objects.filter(trigger=SweepTrigger.SCHEDULE, error="", findings__isnull=True)
     uneventful.filter(finished_at__lt=Now() - UNEVENTFUL_SWEEPS_KEPT_FOR).delete()
 
 
 def oldest_check() -> datetime | None:
-    """When the stalest managed repository was last checked."""
+    """The oldest last check among the managed repositories; None if there is none."""
     rows = Repository.objects.exclude(status__in=[RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING])
     stalest: datetime | None = rows.aggregate(at=Min("last_checked_at"))["at"]
     return stalest

@@ -1,7 +1,7 @@
 """Targets: the ECR registries of the configuration, and which of them a repository belongs to.
 
-A repository belongs to a target by account, region and namespace. The host does not decide: one registry has several
-(FIPS, dual stack).
+A repository belongs to a target by account, region and namespace. The host does not decide, because one registry has
+several hosts (FIPS, dual-stack).
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class Target:
 
     @property
     def rows(self) -> Q:
-        """The rows of its repositories: those in its account and region, under its namespace."""
+        """Condition for the rows that belong to the target: its account, its region, its namespace."""
         registry = self.registry
         return Q(account=registry.account, region=registry.region, name__startswith=f"{self.config.namespace}/")
 
     def names(self, repository: str) -> bool:
-        """Whether a repository of its registry is under its namespace, so that it belongs to the target."""
+        """Whether a repository name of this registry is under the target's namespace."""
         return repository.startswith(f"{self.config.namespace}/")
 
     def ecr(self, **hooks: Any) -> Ecr:
-        """The calls to its registry. `hooks`: further fields of `Ecr`."""
+        """The `Ecr` for the target's registry. `hooks`: further fields of `Ecr`."""
         return Ecr(registry=self.registry, access=Access.of(self.config), **hooks)
 
 
 def configured(configuration: Configuration) -> list[Target]:
-    """The targets of the configuration, each host and namespace once."""
+    """The targets of the configuration, without duplicates."""
     found: dict[tuple[str, str], Target] = {}
     for config in configuration.require().registries:
         registry = registry_of(config.host)
@@ -52,7 +52,7 @@ def configured(configuration: Configuration) -> list[Target]:
 
 
 def find(configuration: Configuration, *, account: str, region: str, name: str) -> Target | None:
-    """The target that a repository belongs to; None where the configuration names another registry or namespace."""
+    """The target that a repository belongs to; None if no configured registry and namespace matches."""
     for target in configured(configuration):
         if (target.registry.account, target.registry.region) == (account, region) and target.names(name):
             return target
@@ -60,12 +60,12 @@ def find(configuration: Configuration, *, account: str, region: str, name: str) 
 
 
 def of(row: Repository, configuration: Configuration) -> Target | None:
-    """The target that a row's repository belongs to, as `find`."""
+    """The target that a row's repository belongs to; None as in `find`."""
     return find(configuration, account=row.account, region=row.region, name=row.name)
 
 
 def rows(configuration: Configuration) -> Q:
-    """The rows that belong to a target: what a sweep can observe at all."""
+    """Condition for the rows that belong to any target. A sweep can check only these."""
     every = Q(pk__in=[])
     for target in configured(configuration):
         every |= target.rows

@@ -1,7 +1,7 @@
-"""What would another default repository policy do? Answered from what was last seen: nothing is asked, nothing written.
+"""What would another default repository policy change? Answered from the last observations: no call to AWS, no write.
 
-Repositories are compared by groups of equal texts, one comparison for each, and only the summary of a group is kept:
-ten thousand repositories take the memory of the groups that are shown.
+Repositories with the same policy text are compared once, as a group. Only a summary of each group is kept, so ten
+thousand repositories need little memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deployments.reconcile.targets import Target
 
 GROUPS_SHOWN = 50
 NAMES_SHOWN = 5
-WORDS_SHOWN = 8  # of a group, and kept
+WORDS_SHOWN = 8  # sentences that are kept of a group
 WHO_SHOWN = 100
 
 Verdict = Literal["unchanged", "changed", "unreadable"]
@@ -27,12 +27,12 @@ Verdict = Literal["unchanged", "changed", "unreadable"]
 
 @dataclass(slots=True, kw_only=True)
 class Group:
-    """Repositories that carry the same policy text."""
+    """Repositories with the same policy text."""
 
     verdict: Verdict
-    gained: tuple[str, ...] = ()  # what the new policy would give, in words
+    gained: tuple[str, ...] = ()  # the access that the new policy would add, in sentences
     lost: tuple[str, ...] = ()
-    foreign: tuple[str, ...] = ()  # what is there beyond the present setting, and would go
+    foreign: tuple[str, ...] = ()  # access beyond the current setting, which would be removed
     why: str = ""
     has_none: bool = False
     number: int = 0
@@ -41,7 +41,7 @@ class Group:
 
 @dataclass(slots=True, kw_only=True)
 class Rehearsal:
-    """The answer. Counts are repositories."""
+    """The answer. All counts are numbers of repositories."""
 
     findings: tuple[Finding, ...]
     total: int = 0
@@ -49,10 +49,10 @@ class Rehearsal:
     changed: int = 0
     unreadable: int = 0
     foreign: int = 0
-    unseen: int = 0  # never looked at, so nothing is known of them
-    texts: int = 0  # different ones
-    groups: list[Group] = field(default_factory=list)  # the largest that would change
-    gains: list[tuple[str, int]] = field(default_factory=list)  # who gains what, in how many repositories
+    unseen: int = 0  # not checked yet
+    texts: int = 0  # number of different policy texts
+    groups: list[Group] = field(default_factory=list)  # the largest groups that would change
+    gains: list[tuple[str, int]] = field(default_factory=list)  # (who gains which access, number of repositories)
     losses: list[tuple[str, int]] = field(default_factory=list)
     pulls: list[tuple[str, str, str]] = field(default_factory=list)  # consumer account, verdict, words
 
@@ -62,7 +62,7 @@ class Rehearsal:
 
 
 def rehearse(*, text: str, target: Target, allow_public: bool = False) -> Rehearsal:
-    """Compare this text with the policy that was last seen on each repository of a registry."""
+    """Compare the text with the last observed policy of each repository of a registry."""
     partition = target.registry.partition
     consumers = target.config.consumer_accounts
     answer = Rehearsal(
@@ -71,7 +71,7 @@ def rehearse(*, text: str, target: Target, allow_public: bool = False) -> Rehear
     try:
         parsed = policy.parse(text)
     except policy.PolicyError:
-        return answer  # its finding says so
+        return answer  # a finding says that the text is not a policy
     for account in consumers:
         may = policy.can_pull(parsed, account, partition=partition)
         answer.pulls.append((account, may.verdict, may.words))

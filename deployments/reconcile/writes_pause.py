@@ -17,12 +17,12 @@ log = logging.getLogger(__name__)
 
 
 def current() -> WritesPause | None:
-    """The pause that is on; None when writes are allowed."""
+    """The current pause; None if writes are allowed."""
     return WritesPause.objects.filter(lifted_at=None).first()
 
 
 def pause(*, trail: Trail, reason: str) -> bool:
-    """Stop every write to AWS until `resume`. False when they were stopped already."""
+    """Stop all writes to AWS until `resume`. False if they were paused already."""
     try:
         with trail.change("pause.writes", after={"reason": reason}) as line:
             line.target = WritesPause.objects.create(paused_by=trail.actor.name[:200], reason=reason[:300])
@@ -33,7 +33,7 @@ def pause(*, trail: Trail, reason: str) -> bool:
 
 
 def resume(*, trail: Trail) -> bool:
-    """Allow writes again. False when they were not stopped."""
+    """Allow writes again. False if they were not paused."""
     with trail.change("resume.writes") as line:
         line.target = current()
         lifted = line.target is not None and WritesPause.objects.filter(pk=line.target.pk, lifted_at=None).update(

@@ -306,7 +306,7 @@ def test_an_adopted_repository_is_taken_over_behind_a_page_that_says_what_that_m
     assert "Take over…" in operator.get(f"{REPOSITORIES}{row.pk}/change/").content.decode()
 
     page = f"{ASK}?look=take&pk={row.pk}"
-    assert "somebody else wrote" in operator.get(page).content.decode()
+    assert "somebody else" in operator.get(page).content.decode()
     operator.post(page)
 
     row.refresh_from_db()
@@ -441,7 +441,7 @@ def test_a_running_sweep_says_which_repositories_are_left_because_aws_throttles_
 
     page = operator.get(f"{url}/change/").content.decode()
 
-    words = f"AWS throttles calls about {row.name} (5 of 8 tries), or does not answer them."
+    words = f"AWS throttles calls about {row.name} (5 of 8 tries), or does not answer."
     assert f"data-waiting>{words}" in page
     assert json.loads(operator.get(f"{url}/progress/").content)["waiting"].startswith(words)
     Sweep.objects.filter(pk=running.pk).update(status="done")

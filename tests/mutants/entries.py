@@ -1428,13 +1428,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "beat",
-            "if heard:",
+            "if confirmed:",
             "if True:",
             "reconcile/test_lease.py::test_a_beat_that_the_database_did_not_confirm_does_not_count",
         ),
         (
             "may_write",
-            "clock() - _heard_at <= WRITE_SECONDS",
+            "clock() - _confirmed_at <= WRITE_SECONDS",
             "True",
             "reconcile/test_lease.py::test_a_holder_that_knows_of_no_beat_for_ten_seconds_starts_no_call",
         ),

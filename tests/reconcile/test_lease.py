@@ -103,7 +103,7 @@ def test_a_process_sends_nothing_to_aws_ten_seconds_after_its_last_confirmed_hea
     seconds: int, may: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes.start(ProcessRole.WEB)
-    monkeypatch.setattr(processes, "_heard_at", processes.clock() - seconds)
+    monkeypatch.setattr(processes, "_confirmed_at", processes.clock() - seconds)
 
     assert processes.may_write() is may
 
@@ -152,7 +152,7 @@ def test_a_holder_that_knows_of_no_beat_for_ten_seconds_starts_no_call(
     assert held is not None
     held.require_time()
 
-    monkeypatch.setattr(processes, "_heard_at", processes.clock() - processes.WRITE_SECONDS - 0.1)
+    monkeypatch.setattr(processes, "_confirmed_at", processes.clock() - processes.WRITE_SECONDS - 0.1)
     with pytest.raises(RegistryError) as refused:
         held.require_time()
 
@@ -188,7 +188,7 @@ def test_a_process_that_was_suspended_beats_before_it_takes_a_lease(
 ) -> None:
     mine = processes.start(ProcessRole.WEB)
     Process.objects.filter(pk=mine.pk).update(beat_at=Now() - SILENT)
-    monkeypatch.setattr(processes, "_heard_at", processes.clock() - 60)
+    monkeypatch.setattr(processes, "_confirmed_at", processes.clock() - 60)
 
     repository = ensure(project, ecr_configuration)
 
@@ -198,7 +198,7 @@ def test_a_process_that_was_suspended_beats_before_it_takes_a_lease(
 
 def test_a_beat_that_the_database_did_not_confirm_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = processes.start(ProcessRole.WEB)
-    monkeypatch.setattr(processes, "_heard_at", processes.clock() - 60)
+    monkeypatch.setattr(processes, "_confirmed_at", processes.clock() - 60)
     Process.objects.filter(pk=mine.pk).update(ended_at=Now())
 
     assert not processes.beat()

@@ -241,7 +241,7 @@ def test_a_policy_that_is_wrong_or_opens_the_repository_to_the_world_is_not_put_
 ) -> None:
     kept.policy_before = text
 
-    with pytest.raises(Refusal, match="not put back"):
+    with pytest.raises(Refusal, match="cannot be restored"):
         put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
 
     assert sandbox.calls() == {}
