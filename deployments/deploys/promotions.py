@@ -19,9 +19,14 @@ from django.db.models.functions import Now
 
 from deployments import catalogue, images
 from deployments.access.audit import Trail
-from deployments.config import Configuration, RegistryConfig
+from deployments.config import Configuration
 from deployments.deploys import image_proof
-from deployments.deploys.lifecycle import configuration_in_force, ensure_repository, update_running
+from deployments.deploys.lifecycle import (
+    configuration_in_force,
+    ensure_repository,
+    registry_of_image,
+    update_running,
+)
 from deployments.errors import NotFound, Refusal, refusal
 from deployments.models import (
     Deployment,
@@ -133,14 +138,11 @@ def _prove(
     if not configuration.image_verification:
         return image_proof.unproved("Proving is switched off (DEPLOY_IMAGE_VERIFICATION_ENABLED).")
     configuration = configuration_in_force(configuration)
-    registry = configuration.registry(deployment.type or None)
     with bulkhead.place(in_line=in_line):
-        return (yield from _prove_now(deployment, digest, configuration, registry))
+        return (yield from _prove_now(deployment, digest, configuration))
 
 
-def _prove_now(
-    deployment: Deployment, digest: str | None, configuration: Configuration, registry: RegistryConfig
-) -> image_proof.Steps:
+def _prove_now(deployment: Deployment, digest: str | None, configuration: Configuration) -> image_proof.Steps:
     def mend() -> None:
         # Somebody changed the policy since this deployment began. What cannot be mended is told by the second look.
         with suppress(Refusal):
@@ -148,6 +150,7 @@ def _prove_now(
             ensure_repository(deployment.environment, configuration, registry, name, freshness=timedelta(0))
 
     try:
+        registry = registry_of_image(deployment, configuration)
         return (
             yield from image_proof.prove(
                 image_ref=deployment.image_ref,
@@ -245,7 +248,7 @@ def _prove_again(deployment: Deployment, configuration: Configuration) -> None:
         if "unproved" not in end.value:
             Deployment.objects.filter(id=deployment.id).update(receipt=end.value)
     except Refusal as refused:
-        if refused.code not in ("image_undecided", "server_waits_for_aws") or not proved:
+        if refused.code not in ("image_undecided", "registry_not_configured", "server_waits_for_aws") or not proved:
             raise
         logger.warning("promotion.not_proved_again deployment=%s reason=%s", deployment.id, refused.sentence)
 
