@@ -749,6 +749,14 @@ CREDENTIALS: tuple[Entry, ...] = (
         owner=Owner.OPERATOR,
     ),
     Entry(
+        codes=("registry_not_configured",),
+        says="The image of this deployment is in the registry {host}, which the settings do not name any more.",
+        todo="Deploy again.",
+        cause="The registry's host in the settings was changed after this deployment was made. The settings have a "
+        "log-in for the new registry only.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
         codes=("push_role_refused",),
         says="No registry credentials were issued, because the push role cannot be used. {reason}",
         todo="While DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN is set, there is no fallback to broader credentials.",

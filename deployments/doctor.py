@@ -26,6 +26,7 @@ from django.conf import settings
 from django.core import checks, mail
 from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
+from django.db.models import prefetch_related_objects
 from django.utils import timezone
 
 from deployments import schema, tasks, worker
@@ -33,7 +34,7 @@ from deployments.aws.probes import Probes
 from deployments.aws.values import Identity
 from deployments.config import Configuration
 from deployments.errors import RegistryError
-from deployments.models import NotificationChannel, ProcessRole
+from deployments.models import NotificationChannel, Process, ProcessRole
 from deployments.reconcile import desired, generation, processes, targets, writes_pause
 from deployments.reconcile.targets import Target
 
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 AWS_SECONDS = 12.0  # deadline for all calls to AWS, and for the mail server: a person waits (D-setup-page)
 QUEUE_WAIT_WARN_SECONDS = 120.0  # a warning if a message of the queue has waited for longer
 CLOCK_WARN, CLOCK_FAIL = 30.0, 240.0  # seconds off AWS's clock; AWS refuses signatures at 300
-SILENT_REPORTED_FOR = timedelta(hours=1)  # how long a silent process is reported while others of its role run
+SILENT_REPORTED_FOR = timedelta(hours=1)  # how long a process that stopped without SIGTERM is listed
 PROBE_REPOSITORY = "registry-admin-doctor"  # read permissions are tried with this repository, which does not exist
 
 
@@ -59,7 +60,7 @@ class Level(StrEnum):
 class ReportLine:
     """One check: its subject, its result in a sentence, and the next step if there is one."""
 
-    part: str  # Settings, Database, Worker, Mail, AWS
+    part: str  # Settings, Database, Configuration, Processes, Worker, Events, Mail, AWS
     what: str
     level: Level
     says: str
@@ -236,7 +237,7 @@ def _clock_level(offset: float) -> Level:
 
 
 def _which_counts(own: Configuration) -> Iterator[ReportLine]:
-    """Which configuration counts, which processes hold another configuration, and whether writes are paused."""
+    """Which configuration counts, alarms about processes that hold another one, and whether writes are paused."""
     part = "Configuration"
     current = generation.counting()
     if current is None:
@@ -262,77 +263,71 @@ def _which_counts(own: Configuration) -> Iterator[ReportLine]:
     if pause is not None:
         says = f"Paused since {pause.paused_at:%Y-%m-%d %H:%M} UTC by {pause.paused_by}: {pause.reason}"
         yield ReportLine(part=part, what="Writes to AWS", level=Level.WARN, says=says, then="manage.py writes resume")
-    for row in generation.running():
-        says = f"Version {row.version}, started {row.started_at:%Y-%m-%d %H:%M} UTC"
-        says += f", holds {row.configuration or 'no configuration'}; its clock is {row.clock_offset:+.1f} s from the "
-        says += "database's."
-        yield ReportLine(part="Processes", what=f"{row.host}, {row.role} {row.pid}", level=Level.OK, says=says)
 
 
 # ------------------------------------------------------------------------------------------------------------- worker
 
 
-def _processes(configuration: Configuration) -> Iterable[ReportLine]:
-    """The processes that run, those whose heartbeats stopped, and the trouble that each process reports."""
-    parts = ["Worker", "Events", "Web"]
-    return sorted(_each_process(configuration), key=lambda line: parts.index(line.part))
-
-
-def _each_process(configuration: Configuration) -> Iterator[ReportLine]:
-    workers, consumers = processes.seen(ProcessRole.WORKER), processes.seen(ProcessRole.EVENTS)
-    if workers.alive:
-        yield _running("Worker", "Heartbeat", workers)
-    else:
-        last = _last_heard(workers)
+def _processes(configuration: Configuration) -> Iterator[ReportLine]:
+    """Each process that runs or stopped without SIGTERM in the last hour, and which process is missing."""
+    seen = processes.seen(*ProcessRole)
+    prefetch_related_objects(seen.alive, "configuration")
+    for row in sorted(seen.alive, key=lambda row: (row.role, row.host, row.pid)):
+        if row.role != ProcessRole.TASK or row.trouble:  # a worker has several of these
+            yield _running(row)
+    for row in seen.silent:
+        if row.role != ProcessRole.TASK and row.beat_at > row.db_now - SILENT_REPORTED_FOR:  # type: ignore[attr-defined]
+            yield ReportLine(
+                part="Processes",
+                what=_name(row),
+                level=Level.WARN,
+                says=f"It stopped without SIGTERM: its last heartbeat was at {row.beat_at:%Y-%m-%d %H:%M} UTC.",
+                then="Start this process again, unless another one replaced it.",
+            )
+    if not any(row.role == ProcessRole.WORKER for row in seen.alive):
         yield ReportLine(
             part="Worker",
             what="Heartbeat",
             level=Level.FAIL,
-            says=f"No worker is running: no sweep, no timeout and no notification happens.{last}",
+            says="No worker is running: no sweep, no timeout and no notification happens."
+            + _last_heard(seen, ProcessRole.WORKER),
             then="python manage.py worker",
         )
-    if consumers.alive:
-        yield _running("Events", "Consumer", consumers)
-    elif consumers.silent or configuration.events_queue_url:
-        last = _last_heard(consumers)
-        yield ReportLine(
-            part="Events",
-            what="Consumer",
-            level=Level.FAIL if consumers.silent else Level.WARN,
-            says=f"No process consumes the change events: only the next sweep finds drift.{last}",
-            then="python manage.py events",
-        )
-    for row in processes.seen(*ProcessRole).alive:
-        if row.trouble:
-            yield ReportLine(
-                part={ProcessRole.EVENTS: "Events", ProcessRole.WEB: "Web"}.get(ProcessRole(row.role), "Worker"),
-                what=f"Trouble on {row.host}",
-                level=Level.FAIL if _clock_level(row.clock_offset) is Level.FAIL else Level.WARN,
-                says=row.trouble + f" Its cluster was restarted {row.restarts} ×." * bool(row.restarts),
-                then="If this line stays, read the log of that process.",
-            )
     yield from _queue()
+    if not any(row.role == ProcessRole.EVENTS for row in seen.alive):
+        last = _last_heard(seen, ProcessRole.EVENTS)
+        if last or configuration.events_queue_url:
+            yield ReportLine(
+                part="Events",
+                what="Consumer",
+                level=Level.FAIL if last else Level.WARN,
+                says=f"No process consumes the change events: only the next sweep finds drift.{last}",
+                then="python manage.py events",
+            )
 
 
-def _last_heard(seen: processes.Seen) -> str:
-    if not seen.silent:
-        return ""
-    return f" The last process stopped without SIGTERM after {seen.silent[0].beat_at:%Y-%m-%d %H:%M} UTC."
+def _name(row: Process) -> str:
+    return f"{row.get_role_display()} on {row.host}, process {row.pid}"
 
 
-def _running(part: str, what: str, seen: processes.Seen) -> ReportLine:
-    hosts = ", ".join(sorted({row.host for row in seen.alive}))
-    now: datetime = seen.alive[0].db_now  # type: ignore[attr-defined]
-    beat = (now - seen.alive[0].beat_at).total_seconds()
-    recent = [row.host for row in seen.silent if row.beat_at > now - SILENT_REPORTED_FOR]
-    gone = f" Stopped without SIGTERM in the last hour: {', '.join(sorted(set(recent)))}." if recent else ""
-    return ReportLine(
-        part=part,
-        what=what,
-        level=Level.WARN if recent else Level.OK,
-        says=f"Running on {hosts}; the last heartbeat was {max(beat, 0):.0f} s ago.{gone}",
-        then="Start these processes again, unless others replaced them." if recent else "",
+def _running(row: Process) -> ReportLine:
+    beat = (row.db_now - row.beat_at).total_seconds()  # type: ignore[attr-defined]
+    says = (
+        f"Version {row.version}, started {row.started_at:%Y-%m-%d %H:%M} UTC, last heartbeat {max(beat, 0):.0f} s ago"
     )
+    says += f", holds {row.configuration or 'no configuration'}; its clock is {row.clock_offset:+.1f} s from the "
+    says += "database's."
+    level, then = Level.OK, ""
+    if row.trouble:
+        level = Level.FAIL if _clock_level(row.clock_offset) is Level.FAIL else Level.WARN
+        says += f" {row.trouble}" + f" Its cluster was restarted {row.restarts} ×." * bool(row.restarts)
+        then = "If this line stays, read the log of that process."
+    return ReportLine(part="Processes", what=_name(row), level=level, says=says, then=then)
+
+
+def _last_heard(seen: processes.Seen, role: ProcessRole) -> str:
+    at = next((row.beat_at for row in seen.silent if row.role == role), None)
+    return f" The last process stopped without SIGTERM after {at:%Y-%m-%d %H:%M} UTC." if at else ""
 
 
 def _queue() -> Iterator[ReportLine]:

@@ -22,7 +22,7 @@ from deployments.aws.values import Identity
 from deployments.config import Configuration
 from deployments.doctor import Level, Report, ReportLine
 from deployments.models import AuditEntry, NotificationChannel, Process, ProcessRole
-from deployments.reconcile import targets
+from deployments.reconcile import generation, targets
 from sandbox.control import Sandbox
 from tests.admin.markup import read
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
@@ -60,7 +60,7 @@ def test_a_sound_installation_has_nothing_to_complain_of(plain: Configuration, b
 
     assert (failures(report), report.worst) == ([], Level.OK)
     assert "is not ECR" in line(report, "Registry").says
-    assert "worker-1" in line(report, "Heartbeat").says
+    assert line(report, "Worker on worker-1").level is Level.OK
 
 
 def test_without_a_worker_it_says_what_does_not_happen_and_which_command_helps(
@@ -84,8 +84,33 @@ def test_a_worker_that_was_started_again_is_a_warning_with_the_reason(plain: Con
     report = doctor.examine(configuration=plain)
 
     assert report.worst is Level.WARN
-    assert "3 ×" in line(report, "Trouble on worker-1").says
-    assert "processes died" in line(report, "Trouble on worker-1").says
+    assert "3 ×" in line(report, "Worker on worker-1").says
+    assert "processes died" in line(report, "Worker on worker-1").says
+
+
+def test_each_process_has_one_line_with_what_it_holds_and_its_last_heartbeat(
+    plain: Configuration, beating: Process
+) -> None:
+    row = generation.register(plain, role=ProcessRole.WORKER)
+    Process.objects.update(configuration=row, beat_at=timezone.now() - timedelta(seconds=40))
+    Process.objects.create(role=ProcessRole.WEB, host="worker-1", pid=2, trouble="it died")
+    Process.objects.create(role=ProcessRole.TASK, host="worker-1", pid=3)
+    killed = Process.objects.create(role=ProcessRole.WEB, host="worker-1", pid=4)
+    Process.objects.filter(pk=killed.pk).update(beat_at=timezone.now() - timedelta(minutes=59))
+    older = Process.objects.create(role=ProcessRole.WEB, host="worker-1", pid=5)
+    Process.objects.filter(pk=older.pk).update(beat_at=timezone.now() - timedelta(minutes=61))
+
+    report = doctor.examine(configuration=plain)
+
+    listed = {each.what: each for each in report.lines if "worker-1" in each.what + each.says}
+    assert {what: each.level for what, each in listed.items()} == {
+        "Web on worker-1, process 2": Level.WARN,
+        "Worker on worker-1, process 1": Level.OK,
+        "Web on worker-1, process 4": Level.WARN,
+    }
+    assert f"holds {row}" in listed["Worker on worker-1, process 1"].says
+    assert "last heartbeat 4" in listed["Worker on worker-1, process 1"].says
+    assert "without SIGTERM" in listed["Web on worker-1, process 4"].says
 
 
 def test_a_message_that_waits_too_long_is_a_warning(
@@ -175,7 +200,7 @@ def test_a_part_that_breaks_is_a_line_of_its_own(
     monkeypatch.setattr("deployments.tasks.oldest_waiting", broken)
     report = doctor.examine(configuration=plain)
 
-    assert line(report, "Worker").level is Level.FAIL
+    assert failures(report) == ["Worker"]
     assert "tr_pat_secret" not in str(report)
     assert line(report, "Registry").level is Level.OK
 
@@ -426,7 +451,7 @@ def run(*arguments: str) -> tuple[str, int]:
 
 def test_the_command_ends_with_0_1_or_2(plain: Configuration, beating: Process) -> None:
     text, status = run("--offline")
-    assert (status, "  ok    Heartbeat: Running on worker-1" in text) == (0, True)
+    assert (status, "  ok    Worker on worker-1, process 1: Version" in text) == (0, True)
 
     Process.objects.update(trouble="it died", restarts=1)
     assert run("--offline")[1] == 0

@@ -37,7 +37,7 @@ from deployments.models import (
     Environment,
     Repository,
 )
-from deployments.reconcile import bulkhead, generation, repositories
+from deployments.reconcile import bulkhead, generation, repositories, targets
 
 logger = logging.getLogger(__name__)
 
@@ -411,23 +411,30 @@ def time_out_overdue() -> int:
 # ------------------------------------------------------------------------------------------------------ credentials
 
 
+def registry_of_image(deployment: Deployment, configuration: Configuration) -> RegistryConfig:
+    """The configured registry that a deployment's image is in. Raises Refusal where the settings name another one."""
+    registry = targets.of_image(deployment.image_ref, deployment.type, configuration)
+    if registry is None:
+        raise refusal("registry_not_configured", host=deployment.image_ref.partition("/")[0])
+    return registry
+
+
 def registry_credentials(*, deployment: Deployment, configuration: Configuration) -> Credentials:
     """A log-in with which the CLI can push this deployment's image, limited to its repository if AWS allows that.
 
-    Raises Refusal. `credentials_error` on the deployment stores the reason of a refusal, or why the credentials give
-    access to more than one repository, because the CLI does not show either. `credentials_kind` is empty after a
-    refusal.
+    The log-in is for the registry that the deployment's image ref names, by the configuration that counts.
+
+    Raises Refusal, also if that configuration names another registry by now. `credentials_error` on the deployment
+    stores the reason of a refusal, or why the credentials give access to more than one repository, because the CLI
+    does not show either. `credentials_kind` is empty after a refusal.
     """
     row = Deployment.objects.filter(id=deployment.id)
     try:
         if deployment.is_final:
             raise refusal("already_final", status=deployment.status)
+        registry = registry_of_image(deployment, configuration_in_force(configuration))
         with bulkhead.place():
-            issued = push_credentials.issue(
-                image_ref=deployment.image_ref,
-                label=deployment.id,
-                registry=configuration.registry(deployment.type or None),
-            )
+            issued = push_credentials.issue(image_ref=deployment.image_ref, label=deployment.id, registry=registry)
     except Refusal as refused:
         row.update(credentials_error=refused.sentence, credentials_kind="")
         raise

@@ -19,9 +19,14 @@ from django.db.models.functions import Now
 
 from deployments import catalogue, images
 from deployments.access.audit import Trail
-from deployments.config import Configuration, RegistryConfig
+from deployments.config import Configuration
 from deployments.deploys import image_proof
-from deployments.deploys.lifecycle import configuration_in_force, ensure_repository, update_running
+from deployments.deploys.lifecycle import (
+    configuration_in_force,
+    ensure_repository,
+    registry_of_image,
+    update_running,
+)
 from deployments.errors import NotFound, Refusal, refusal
 from deployments.models import (
     Deployment,
@@ -135,14 +140,11 @@ def _prove(
     if not configuration.image_verification:
         return image_proof.unproved("Image verification is switched off (DEPLOY_IMAGE_VERIFICATION_ENABLED).")
     configuration = configuration_in_force(configuration)
-    registry = configuration.registry(deployment.type or None)
     with bulkhead.place(in_line=in_line):
-        return (yield from _prove_now(deployment, digest, configuration, registry))
+        return (yield from _prove_now(deployment, digest, configuration))
 
 
-def _prove_now(
-    deployment: Deployment, digest: str | None, configuration: Configuration, registry: RegistryConfig
-) -> image_proof.Steps:
+def _prove_now(deployment: Deployment, digest: str | None, configuration: Configuration) -> image_proof.Steps:
     def reconcile() -> None:
         # Somebody changed the policy since this deployment began. If this fails, the second read of the policy refuses.
         with suppress(Refusal):
@@ -150,6 +152,7 @@ def _prove_now(
             ensure_repository(deployment.environment, configuration, registry, name, freshness=timedelta(0))
 
     try:
+        registry = registry_of_image(deployment, configuration)
         return (
             yield from image_proof.prove(
                 image_ref=deployment.image_ref,
@@ -249,7 +252,7 @@ def _prove_again(deployment: Deployment, configuration: Configuration) -> None:
         if end.value.is_proved:
             Deployment.objects.filter(id=deployment.id).update(receipt=end.value)
     except Refusal as refused:
-        if refused.code not in ("image_undecided", "server_waits_for_aws") or not proved:
+        if refused.code not in ("image_undecided", "registry_not_configured", "server_waits_for_aws") or not proved:
             raise
         logger.warning("promotion.not_proved_again deployment=%s reason=%s", deployment.id, refused.sentence)
 

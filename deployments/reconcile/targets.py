@@ -64,6 +64,19 @@ def of(row: Repository, configuration: Configuration) -> Target | None:
     return find(configuration, account=row.account, region=row.region, name=row.name)
 
 
+def of_image(image_ref: str, deployment_type: str, configuration: Configuration) -> RegistryConfig | None:
+    """The configured registry that an image ref names by its host; None where the configuration names another one.
+
+    An ECR registry has several hosts. Where both configured registries match, the deployment's type decides.
+    """
+    host = image_ref.partition("/")[0]
+    wanted = registry_of(host)
+    for config in (configuration.registry(deployment_type or None), *configuration.registries):
+        if config.host == host or (wanted is not None and registry_of(config.host) == wanted):
+            return config
+    return None
+
+
 def rows(configuration: Configuration) -> Q:
     """Condition for the rows that belong to any target. A sweep can check only these."""
     every = Q(pk__in=[])

@@ -17,7 +17,8 @@ from deployments.config import Configuration
 from deployments.deploys import lifecycle, projects, promotions, push_credentials
 from deployments.errors import Refusal
 from deployments.images import EcrRegistry
-from deployments.models import Deployment, Environment
+from deployments.models import Deployment, DeploymentStatus, Environment, ProcessRole
+from deployments.reconcile import generation
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, TRAIL
@@ -25,6 +26,7 @@ from tests.support.deploys import trust
 
 Configure = Callable[..., Configuration]
 
+ELSEWHERE = f"{OWNER}.dkr.ecr.eu-west-1.amazonaws.com"
 PUSH_ROLE = f"arn:aws:iam::{OWNER}:role/push"
 ECR_ROLE = f"arn:aws:iam::{OWNER}:role/registry-admin"
 IAM_POLICY = Path(__file__).resolve().parent.parent.parent / "docs/iam-policy.json"
@@ -363,6 +365,84 @@ def test_without_a_password_the_reason_is_stored(environment: Environment, confi
 
     assert refusal.code == "no_credentials"
     assert deployment.credentials_error == refusal.sentence
+
+
+def test_a_deployment_gets_credentials_of_the_registry_that_its_image_ref_names(
+    environment: Environment, configure: Configure, sandbox: Sandbox, roles: None
+) -> None:
+    deployment = deployed(environment, configure(DEPLOY_REGISTRY_HOST=HOST))
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN=PUSH_ROLE,
+        V4_DEPLOY_REGISTRY_HOST=ELSEWHERE,
+        V4_DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN=f"{PUSH_ROLE}-elsewhere",
+    )
+
+    issued = issue(deployment, configuration)
+
+    assert issued.repository_uri == deployment.image_ref.rpartition(":")[0]
+    push(sandbox, issued, repository(deployment))
+
+
+def test_another_host_of_the_same_registry_is_the_same_registry(
+    environment: Environment, ecr_configuration: Configuration, configure: Configure, sandbox: Sandbox
+) -> None:
+    deployment = deployed(environment, ecr_configuration)
+
+    issued = issue(deployment, configure(DEPLOY_REGISTRY_HOST=f"{OWNER}.dkr-ecr.us-east-1.on.aws"))
+
+    push(sandbox, issued, repository(deployment))
+
+
+@pytest.mark.parametrize("host", [HOST, "old.example.com"])
+def test_after_a_change_of_hosts_an_older_deployment_gets_no_log_in_of_the_new_registry(
+    environment: Environment, configure: Configure, sandbox: Sandbox, host: str
+) -> None:
+    deployment = deployed(environment, configure(DEPLOY_REGISTRY_HOST=host))
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST="new.example.com", DEPLOY_REGISTRY_USERNAME="robot", DEPLOY_REGISTRY_PASSWORD="canary"
+    )
+
+    refusal = refused(deployment, configuration)
+
+    assert (refusal.code, refusal.retryable) == ("registry_not_configured", False)
+    assert host in refusal.sentence
+    assert deployment.credentials_error == refusal.sentence
+
+
+def test_the_configuration_that_counts_says_which_registries_there_are(
+    environment: Environment, configure: Configure, sandbox: Sandbox
+) -> None:
+    own = configure(DEPLOY_REGISTRY_HOST=HOST, V4_DEPLOY_REGISTRY_HOST=ELSEWHERE)
+    deployment = deployed(environment, configure(DEPLOY_REGISTRY_HOST=HOST))
+    generation.register(configure(DEPLOY_REGISTRY_HOST=ELSEWHERE), role=ProcessRole.WEB)
+
+    assert refused(deployment, own).code == "registry_not_configured"
+
+
+def test_after_a_change_of_hosts_an_image_in_the_earlier_registry_is_not_looked_for_in_the_new_one(
+    environment: Environment, ecr_configuration: Configuration, configure: Configure, sandbox: Sandbox
+) -> None:
+    deployment = deployed(environment, ecr_configuration)
+    lifecycle.index(deployment=deployment, content_hash="abc", tasks=[], metadata={}, timeout=timedelta(hours=1))
+    sandbox.reset_calls()
+
+    configuration = configure(DEPLOY_REGISTRY_HOST=ELSEWHERE)
+    with pytest.raises(Refusal, match="do not name any more"):
+        list(
+            promotions.finalize(
+                deployment=deployment, digest=f"sha256:{'0' * 64}", skip_promotion=False, configuration=configuration
+            )
+        )
+
+    assert sandbox.calls() == {}
+    # A version that was proved earlier can be promoted all the same.
+    Deployment.objects.update(
+        status=DeploymentStatus.DEPLOYED, deployed_at=timezone.now(), deadline=None, receipt={"digest": "sha256:0"}
+    )
+    promotions.promote(
+        environment=environment, version=str(deployment.version), by="me", configuration=configuration, trail=TRAIL
+    )
 
 
 def test_what_has_ended_gets_no_credentials(environment: Environment, ecr_configuration: Configuration) -> None:

@@ -530,6 +530,12 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/deploys/lifecycle.py",
         (
+            "registry_credentials",
+            "configuration_in_force(configuration)",
+            "configuration",
+            "deploys/test_push_credentials.py::test_the_configuration_that_counts_says_which_registries_there_are",
+        ),
+        (
             "_replace",
             "replaced_by=deployment",
             "replaced_by=None",
@@ -686,9 +692,21 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_prove_again",
-            '("image_undecided", "server_waits_for_aws")',
-            '("image_undecided",)',
+            '("image_undecided", "registry_not_configured", "server_waits_for_aws")',
+            '("image_undecided", "registry_not_configured")',
             "reconcile/test_bulkhead.py::test_a_roll_back_to_an_image_that_was_proved_does_not_wait_for_a_place",
+        ),
+        (
+            "_prove_again",
+            ', "registry_not_configured"',
+            "",
+            "deploys/test_push_credentials.py::test_after_a_change_of_hosts_an_image_in_the_earlier_registry_is_not_looked_for_in_the_new_one",
+        ),
+        (
+            "_prove_now",
+            "registry = registry_of_image(deployment, configuration)",
+            "registry = configuration.registry(deployment.type)",
+            "deploys/test_push_credentials.py::test_after_a_change_of_hosts_an_image_in_the_earlier_registry_is_not_looked_for_in_the_new_one",
         ),
     ),
     *_in(
@@ -1934,6 +1952,27 @@ MUTANTS: tuple[Mutant, ...] = (
             "pk=sweep_id, status=SweepStatus.RUNNING",
             "pk=sweep_id",
             "reconcile/test_sweeps.py::test_an_ended_sweep_stays_as_it_ended",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/targets.py",
+        (
+            "of_image",
+            "if config.host == host or (wanted is not None and registry_of(config.host) == wanted):",
+            "if True:",
+            "deploys/test_push_credentials.py::test_after_a_change_of_hosts_an_older_deployment_gets_no_log_in_of_the_new_registry",
+        ),
+        (
+            "of_image",
+            "(wanted is not None and registry_of(config.host) == wanted)",
+            "False",
+            "deploys/test_push_credentials.py::test_another_host_of_the_same_registry_is_the_same_registry",
+        ),
+        (
+            "of_image",
+            ", *configuration.registries",
+            ",",
+            "deploys/test_push_credentials.py::test_a_deployment_gets_credentials_of_the_registry_that_its_image_ref_names",
         ),
     ),
     *_in(

@@ -553,7 +553,11 @@ def test_it_does_not_go_back_by_itself_otherwise(configure: Configure, still: st
     ("before", "after", "words"),
     [
         ({"policy": BOTH}, {}, f"account {OTHER} loses pull"),
-        ({"DEPLOY_REGISTRY_ECR_POLICY_MODE": "observe"}, {}, "enforces the policy, and the newer configuration only observes"),
+        (
+            {"DEPLOY_REGISTRY_ECR_POLICY_MODE": "observe"},
+            {},
+            "enforces the policy, and the newer configuration only observes",
+        ),
         ({"DEPLOY_REGISTRY_NAMESPACE": "new"}, {}, "trigger instead of"),
     ],
 )
