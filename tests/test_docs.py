@@ -10,6 +10,7 @@ from pathlib import Path
 from django.core.management import call_command, get_commands
 
 from deployments.config import SETTINGS
+from deployments.notify.news import EVENTS
 
 ROOT = Path(__file__).resolve().parent.parent
 AWS = ROOT / "deployments" / "aws"
@@ -40,6 +41,12 @@ def test_every_command_of_ours_is_in_the_readme() -> None:
     ours = [name for name, app in get_commands().items() if app == "deployments"]
 
     assert [name for name in ours if name != "env_example" and f"manage.py {name}" not in README] == []
+
+
+def test_every_notification_is_in_its_document() -> None:
+    document = (ROOT / "docs/notifications.md").read_text()
+
+    assert [event for event in EVENTS if f"`{event}`" not in document] == []
 
 
 def test_the_operators_iam_policy_is_the_sum_of_what_the_calls_to_aws_say_they_need() -> None:

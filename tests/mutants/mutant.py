@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,11 @@ from pathlib import Path
 
 class Stale(Exception):
     """The entry no longer fits the code: its function is gone, or `before` is not there exactly once."""
+
+
+@functools.lru_cache(16)  # many entries change the same module
+def parsed(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class Mutant:
         lines = text.splitlines(keepends=True)
         first, last = 0, len(lines)
         if self.function:
-            node = _find(ast.parse(text), self.function.split("."))
+            node = _find(parsed(text), self.function.split("."))
             if node is None:
                 raise Stale(f"{self}: there is no such function")
             first, last = node.lineno - 1, node.end_lineno or last
