@@ -27,6 +27,11 @@ def post_worker_init(worker: Any) -> None:
     processes.keep_alive(ProcessRole.WEB, configuration=generation.held, each=generation.settle)
 
 
+def on_reload(server: Any) -> None:
+    """A reload gives gunicorn's logger a handler of its own again, which would write each line a second time."""
+    server.log.error_log.handlers.clear()
+
+
 def worker_exit(server: Any, worker: Any) -> None:
     """Also after SIGTERM, when the requests have ended. A worker that is killed says nothing."""
     from django.db import Error

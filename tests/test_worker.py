@@ -558,8 +558,8 @@ def test_an_outage_is_one_line_and_one_when_it_is_over_that_says_how_many_were_l
         made.handle(record(_Driver("the connection\nis closed", state)))
 
     assert stream.getvalue().splitlines() == [
-        "ERROR database.unreachable: the connection is closed Further lines are dropped until the database answers. "
-        "During: Failed to pull"
+        'ERROR database.unreachable error="the connection is closed" during="Failed to pull" '
+        'then="further lines are dropped until the database answers"'
     ]
     connection_created.send(sender=None, connection=connection)
     connection_created.send(sender=None, connection=connection)

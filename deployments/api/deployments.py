@@ -20,6 +20,7 @@ from deployments.api.errors import Refused, refusing_with
 from deployments.api.schemas import refusals
 from deployments.deploys import lifecycle, promotions
 from deployments.errors import refusal
+from deployments.log import bind
 from deployments.models import EnvironmentType
 
 router = listing.router  # one for both: an address that takes GET and POST belongs to one router
@@ -64,6 +65,7 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
             request_digest=hashlib.sha256(request.body).hexdigest(),
         )
     deployment = creation.deployment
+    bind(deployment=deployment.short_code)
     canceled = creation.canceled if body.force else ()
     answer: dict[str, Any] = {
         "id": deployment.id,
@@ -237,6 +239,7 @@ _EVENT = {
 def finalize(request: EnvironmentRequest, deployment_id: str, body: schemas.Finalize) -> HttpResponseBase:
     """Every refusal, that of an unknown deployment too, is an `error` event: of any other status the CLI loses the
     text. Asking again for a deployed one completes."""
+    bind(deployment_id=deployment_id)
     return stream.response(
         lambda: _finalize(request, deployment_id, body),
         complete={"id": deployment_id},
@@ -311,4 +314,6 @@ def cancel(request: EnvironmentRequest, deployment_id: str, body: schemas.Cancel
 
 
 def _find(request: EnvironmentRequest, deployment_id: str) -> models.Deployment:
-    return lifecycle.find_deployment(environment=request.auth.environment, deployment_id=deployment_id)
+    deployment = lifecycle.find_deployment(environment=request.auth.environment, deployment_id=deployment_id)
+    bind(deployment=deployment.short_code)
+    return deployment

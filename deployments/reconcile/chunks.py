@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import threading
 import time
 from collections import Counter, deque
@@ -25,6 +24,7 @@ from deployments.aws.ecr import Ecr
 from deployments.aws.values import Observation
 from deployments.config import Configuration
 from deployments.errors import RegistryError, is_throttling, registry_error
+from deployments.log import carried, get_logger
 from deployments.models import (
     CallBudget,
     Repository,
@@ -62,7 +62,7 @@ LONGEST_REST_SECONDS = 16.0  # seconds
 
 CALM_SECONDS = 10.0  # a refusal of another repository that is older says nothing about the account's rate
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,7 +138,7 @@ class ChunkRun:
                     while len(going) < THREADS_PER_CHUNK and not self._over() and (row := self._next()) is not None:
                         hear = functools.partial(answered, row.pk)
                         doors = replace(ecr, answered=hear), replace(writing, answered=hear)
-                        going[pool.submit(self._one, *doors, target, row, desired_digest)] = row
+                        going[pool.submit(carried(self._one), *doors, target, row, desired_digest)] = row
                     if not going and self._over():
                         break
                     done: set[Future[bool]] = set()
@@ -264,7 +264,7 @@ class ChunkRun:
             return False
         except Exception as error:
             # One repository that trips us up must not keep the others of its chunk from being looked at.
-            log.exception("sweeps.failed repository=%s", row.name)
+            log.exception("sweeps.failed", repository=row.name)
             self._fail(row, registry_error("Unexpected", operation="", name=row.name, reason=type(error).__name__))
             return True
 
@@ -341,6 +341,8 @@ class ChunkRun:
             self.silence += 1
             again = self._count(row, UNANSWERED_TRIES)
             if self.silence >= UNANSWERED_IN_A_ROW:
+                if self.until:  # the first of the threads that finds it
+                    log.warning("sweep.waits", error=str(error))
                 self.until = 0
                 self.tries = self._stored_tries()
                 if self.chunk.sweep.trigger == SweepTrigger.COMMAND:

@@ -13,7 +13,6 @@ host's clock. `seen` has the running and the silent processes, for the pages; `u
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import threading
@@ -27,10 +26,11 @@ from django.db import Error, connection, connections
 from django.db.models import Case, Exists, F, OuterRef, Q, When
 from django.db.models.functions import Now
 
+from deployments.log import get_logger
 from deployments.models import ConfigurationGeneration, Process, ProcessRole
 from registry_admin import VERSION
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 15.0  # without a heartbeat for so long a process holds no lease any more
@@ -175,7 +175,7 @@ def keep_alive(
             except Error as error:
                 if not trouble:  # once for an outage
                     trouble = type(error).__name__
-                    log.warning("process.cannot_beat error=%s", trouble, exc_info=error)
+                    log.warning("process.cannot_beat", error=trouble, exc_info=error)
                 connections.close_all()
             except Exception as error:
                 # The thread goes on: a process without a beat would never write to AWS again.
@@ -207,7 +207,8 @@ def exit_after(seconds: float, last: Callable[[], None]) -> None:
     def leave() -> None:
         time.sleep(seconds)
         log.warning(
-            "process.ended_while_waiting: a call was not answered in time; it is made again by the next process"
+            "process.ended_while_waiting",
+            reason="a call was not answered in time; it is made again by the next process",
         )
         final = threading.Thread(target=last, daemon=True)
         final.start()

@@ -122,7 +122,10 @@ def _put_back(
     elif row.status == RepositoryStatus.DRIFTED and not any(each.get("writable") for each in left):
         values |= {"status": RepositoryStatus.IN_SYNC, "drifted_since": None, "last_in_sync_at": now}
     with attempt.commit():
-        lease.finish(values, events)
+        kept = lease.finish(values, events)
+    if kept and values.get("status", row.status) != row.status:
+        status_before, row.status, row.differences = row.status, values["status"], values["differences"]
+        repositories.log_status(row, before=status_before, cause=by)
     return before
 
 

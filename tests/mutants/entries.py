@@ -549,8 +549,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "time_out_overdue",
-            "count += overdue.filter(status=status)",
-            "count += Deployment.objects.filter(pk__in=[each.pk for each in list(overdue)])",
+            "overdue.filter(pk=deployment.pk, status=deployment.status)",
+            "Deployment.objects.filter(pk=deployment.pk)",
             "deploys/test_lifecycle.py::test_a_deployment_that_moved_on_while_the_overdue_ones_were_looked_for_is_not_timed_out",
             "deploys/test_lifecycle.py::test_a_deployment_whose_cli_calls_while_the_overdue_ones_are_looked_for_is_not_timed_out",
         ),
@@ -978,7 +978,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_delete",
-            'log.warning("events.not_deleted count=%d error=%s", len(done), error)',
+            'log.warning("events.not_deleted", count=len(done), error=str(error))',
             "raise ValueError",
             "reconcile/test_change_events.py::test_messages_that_cannot_be_taken_off_the_queue_do_not_end_the_consumer",
         ),
