@@ -86,9 +86,8 @@ class Formatter(logging.Formatter):
         if isinstance(record.msg, Fields):
             fields = {name: harmless(value) for name, value in record.msg.items()}
         else:
-            fields = {"event": harmless(_without_path(record))} | {
-                name: harmless(value) for name, value in context().items()
-            }
+            fields = {name: harmless(value) for name, value in _bound_besides({}).items()}
+            fields["event"] = harmless(_without_path(record))
         event = fields.pop("event")
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         trace = str(harmless(self.formatException(record.exc_info))) if record.exc_info else ""
@@ -118,7 +117,7 @@ def route(request: Any) -> str:
 
 
 def _bound_besides(fields: MutableMapping[str, Any] | dict[str, object]) -> dict[str, Any]:
-    return {name: value for name, value in context().items() if name not in fields}
+    return {name: value for name, value in sorted(context().items()) if name not in fields}
 
 
 def _to_logging(logger: object, method: str, event: MutableMapping[str, Any]) -> tuple[tuple[Fields], dict[str, Any]]:

@@ -192,6 +192,8 @@ DEFAULT_FROM_EMAIL = _text("EMAIL_FROM") or "registry-admin@localhost"
 # Webhooks and Slack: see deployments.notify.outbound_http.
 NOTIFY_ALLOW_PRIVATE = CONFIGURATION.notify_allow_private
 METRICS_KEY = _text("METRICS_KEY")
+# prometheus_client's own variable, which gunicorn.conf.py sets: where the processes of a host count together.
+COUNTERS_DIRECTORY = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pydantic
@@ -12,7 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from ninja.responses import Status
 
-from deployments import images, models
+from deployments import images, measure, models
 from deployments.access.audit import Trail
 from deployments.api import listing, schemas, stream
 from deployments.api.auth import EnvironmentRequest, may_deploy, may_fetch_credentials
@@ -48,6 +49,7 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
     with (
         refusing_with(409, codes=frozenset({"external_id_in_progress"})),
         refusing_with(400, codes=frozenset({"force_without_external_id", "external_id_too_long"})),
+        _counting_refusals(),
     ):
         creation = lifecycle.create_deployment(
             environment=environment,
@@ -86,6 +88,15 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
         # A 3.x CLI joins the two itself, and without a host it pushes to its maker's own registry.
         answer["registryHost"], _, answer["imageTag"] = answer["imageTag"].partition("/")
     return answer
+
+
+@contextmanager
+def _counting_refusals() -> Iterator[None]:
+    try:
+        yield
+    except lifecycle.Refusal:
+        measure.deploy("refused")
+        raise
 
 
 def _idempotency_key(request: HttpRequest) -> str | None:

@@ -23,7 +23,7 @@ from django.core.handlers.wsgi import WSGIRequest
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from deployments import database, log, views
+from deployments import database, log, measure, views
 from deployments.api.auth import KEY_REFUSED
 from deployments.api.bodies import KIB, MIB, rule
 from deployments.api.errors import RETRY_AFTER_SECONDS, Refused, internal_error
@@ -118,7 +118,7 @@ class _Ended:
 
 
 def _log(request: HttpRequest, response: HttpResponseBase, started: float) -> None:
-    """The one line of a request. The route stands for the path, which may be a log-in link.
+    """Count a request, and write its one line. The route stands for the path, which may be a log-in link.
 
     WARNING: the server failed, or refused a deploy for a reason of the catalogue. DEBUG: probes and polls, and requests
     without a key that works. INFO: all others.
@@ -130,8 +130,9 @@ def _log(request: HttpRequest, response: HttpResponseBase, started: float) -> No
         write = logger.debug
     else:
         write = logger.warning if status >= 500 or refused else logger.info
-    milliseconds = round((time.monotonic() - started) * 1000)
-    write("request", method=request.method, route=route, status=status, duration_ms=milliseconds)
+    seconds = time.monotonic() - started
+    measure.request(route=route, method=request.method or "", status=status, seconds=seconds)
+    write("request", method=request.method, route=route, status=status, duration_ms=round(seconds * 1000))
 
 
 def _log_uncaught(sender: Any, request: HttpRequest | None = None, **_: Any) -> None:

@@ -21,6 +21,7 @@ from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 from django.db import connection
 
+from deployments import measure
 from deployments.aws.values import (
     Access,
     Session,
@@ -168,7 +169,7 @@ WRITES = frozenset(
 
 
 def record_call(operation: str, started: float, outcome: Any, *, expected: bool = False, **about: str) -> None:
-    """The line of one call to AWS: INFO for a write, WARNING for one that was refused, DEBUG for a read.
+    """Count one call to AWS, and write its line: INFO for a write, WARNING for one that was refused, DEBUG for a read.
 
     `outcome` is AWS's answer, its ClientError, or the RegistryError of a call without an answer; `expected`: its code
     is no failure. `started` is by `time.monotonic`. `about` names the repository or the queue.
@@ -179,7 +180,8 @@ def record_call(operation: str, started: float, outcome: Any, *, expected: bool 
         answer = outcome.response if isinstance(outcome, aws.ClientError) else outcome
         code = answer.get("Error", {}).get("Code", "")
         request_id = answer.get("ResponseMetadata", {}).get("RequestId", "")
-    is_write = operation in WRITES
+    is_write, seconds = operation in WRITES, time.monotonic() - started
+    measure.aws_call(operation=operation, outcome=code or "ok", seconds=seconds, is_write=is_write)
     write = log.debug if not is_write else log.info if expected or not code else log.warning
     write(
         "aws.write" if is_write else "aws.read",
@@ -187,7 +189,7 @@ def record_call(operation: str, started: float, outcome: Any, *, expected: bool 
         **about,
         outcome=code or "ok",
         aws_request_id=request_id,
-        duration_ms=round((time.monotonic() - started) * 1000),
+        duration_ms=round(seconds * 1000),
     )
 
 

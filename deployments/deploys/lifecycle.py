@@ -20,7 +20,7 @@ from typing import Any
 from django.db import IntegrityError, connection, transaction
 from django.db.models.functions import Now
 
-from deployments import clock, images
+from deployments import clock, images, measure
 from deployments.access.audit import Trail
 from deployments.aws.partitions import registry_of
 from deployments.config import Configuration, RegistryConfig
@@ -61,7 +61,7 @@ class CreatedDeployment:
 
 
 def log_change(event: str, deployment: Deployment, **fields: object) -> None:
-    """One line for a change of a deployment, once it is committed. The reason of a failure is a WARNING."""
+    """Count a change of a deployment and write its line, once it is committed. A failure is a WARNING."""
     write = log.warning if event in ("deployment.failed", "deployment.timed_out") else log.info
     line = functools.partial(
         write,
@@ -73,7 +73,12 @@ def log_change(event: str, deployment: Deployment, **fields: object) -> None:
         environment=str(deployment.environment),
         **fields,
     )
-    transaction.on_commit(line)
+
+    def committed() -> None:
+        measure.deploy(event.removeprefix("deployment."))
+        line()
+
+    transaction.on_commit(committed)
 
 
 # ----------------------------------------------------------------------------------------------------------- create
