@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +27,7 @@ from sandbox.control import Sandbox
 from tests.admin.installation import Installation
 from tests.support.cli import Cli
 
+ROOT = Path(__file__).resolve().parent.parent
 KEY = "a-key-of-the-tests"
 SENT = {"Authorization": f"Bearer {KEY}"}
 
@@ -186,3 +191,16 @@ def test_no_label_holds_what_a_client_sends(watched: Client) -> None:
     assert 'method="GET",route="",status="4xx"' in text
     for sent in ("BREW", "a-log-in-link", "query", "wp-login"):
         assert sent not in text
+
+
+def test_processes_that_are_started_with_one_directory_add_up_in_it(tmp_path: Path) -> None:
+    count = "from deployments import measure; measure.deploy('failed'); measure.aws_call("
+    count += "operation='TagResource', outcome='ok', seconds=0.5, is_write=True)"
+    for _ in range(2):
+        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", count], cwd=ROOT, env=environment, check=True, timeout=60)
+
+    text, _ = measure.exposition([], directory=str(tmp_path), accept="")
+    assert 'registry_admin_deploys_total{result="failed"} 2.0' in text.decode()
+    assert 'registry_admin_repository_writes_total{operation="TagResource",outcome="ok"} 2.0' in text.decode()
+    assert 'registry_admin_aws_call_duration_seconds_sum{operation="TagResource",outcome="ok"} 1.0' in text.decode()

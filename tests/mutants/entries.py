@@ -2081,8 +2081,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/deploys/lifecycle.py",
         (
             "log_change",
-            "transaction.on_commit(line)",
-            "line()",
+            "transaction.on_commit(committed)",
+            "committed()",
             "test_log.py::test_what_was_rolled_back_left_no_line",
         ),
     ),
