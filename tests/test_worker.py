@@ -471,8 +471,8 @@ def test_every_process_whose_clock_is_off_is_named_by_the_doctor_and_the_metrics
     levels = {line.what: line.level for line in report.lines if line.what.startswith("Trouble")}
     assert levels == {"Trouble on web-host": Level.WARN, "Trouble on events-host": Level.FAIL}
     text = Client(headers={"Authorization": "Bearer a-key"}).get("/metrics").content.decode()
-    assert 'clock_offset_seconds{role="events",host="events-host",pid="1"} -75\n' in text
-    assert "registry_admin_processes_in_trouble 2\n" in text
+    assert 'clock_offset_seconds{host="events-host",pid="1",role="events"} -75.0\n' in text
+    assert "registry_admin_processes_in_trouble 2.0\n" in text
 
 
 @pytest.mark.parametrize(("offset", "said"), [(5.0, ""), (5.1, "+5.1 seconds"), (-5.1, "-5.1 seconds")])
