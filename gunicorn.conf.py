@@ -6,6 +6,9 @@ lives (`deployments.reconcile.processes`).
 """
 
 import multiprocessing
+import os
+import shutil
+import tempfile
 from typing import Any
 
 bind = "127.0.0.1:8000"
@@ -18,6 +21,20 @@ graceful_timeout = 30
 keepalive = 5
 control_socket_disable = True  # nobody here uses it, and it would lie in the user's home
 
+# All workers count in this directory, so that each of them answers /metrics with the sums. It is new at each start,
+# unless the environment names another one (docs/logs-and-metrics.md). The application reads the variable when loaded.
+_COUNTERS, _OURS = "PROMETHEUS_MULTIPROC_DIR", "registry-admin-counters-"
+_OF_THIS_MASTER = f"{_OURS}{os.getpid()}-"
+_given = os.environ.get(_COUNTERS, "")
+if not _given or (_OURS in _given and _OF_THIS_MASTER not in _given):  # a reload keeps it, a new master does not
+    os.environ[_COUNTERS] = tempfile.mkdtemp(prefix=_OF_THIS_MASTER)
+
+
+def on_exit(server: Any) -> None:
+    """The master ends. When a worker ends, its counts stay."""
+    if _OF_THIS_MASTER in os.environ[_COUNTERS]:
+        shutil.rmtree(os.environ[_COUNTERS], ignore_errors=True)
+
 
 def post_worker_init(worker: Any) -> None:
     from deployments.models import ProcessRole
@@ -25,6 +42,11 @@ def post_worker_init(worker: Any) -> None:
 
     bulkhead.limit(worker.cfg.threads)
     processes.keep_alive(ProcessRole.WEB, configuration=generation.held, each=generation.settle)
+
+
+def on_reload(server: Any) -> None:
+    """A reload gives gunicorn's logger a handler of its own again, which would write each line a second time."""
+    server.log.error_log.handlers.clear()
 
 
 def worker_exit(server: Any, worker: Any) -> None:

@@ -245,7 +245,16 @@ SETTINGS: tuple[Setting, ...] = (
         says="Folder into which collectstatic copies the console's static files.",
         example="/var/lib/registry-admin/static",
     ),
-    Setting(name="LOG_LEVEL", says="Level of this program's log: DEBUG, INFO, WARNING or ERROR.", default="INFO"),
+    Setting(
+        name="LOG_LEVEL",
+        says="Level of this program's log: DEBUG, INFO, WARNING or ERROR. DEBUG adds probes, polls and reads from AWS.",
+        default="INFO",
+    ),
+    Setting(
+        name="LOG_FORMAT",
+        says="Form of each log line: json, text, or auto (text on a terminal, else json).",
+        default="auto",
+    ),
 )
 
 
@@ -313,6 +322,7 @@ class Configuration:
     debug: bool
     notify_allow_private: bool
     log_level: str
+    log_format: str  # auto, json or text
     app_origin: str
     api_origin: str
     trusted_proxies: int = 0
@@ -424,6 +434,7 @@ def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> 
         debug=reader.switch("DEBUG", False),
         notify_allow_private=reader.switch("NOTIFY_ALLOW_PRIVATE", False),
         log_level=reader.one_of("LOG_LEVEL", "info", "debug", "warning", "error").upper(),
+        log_format=reader.one_of("LOG_FORMAT", "auto", "json", "text"),
         app_origin=app_origin,
         api_origin=reader.origin("API_ORIGIN", app_origin),
         trusted_proxies=reader.whole("TRUSTED_PROXIES", 0, least=0, most=20),

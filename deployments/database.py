@@ -5,14 +5,13 @@ The API, its event stream, the console and every command use the same sentences.
 
 from __future__ import annotations
 
-import logging
-
 from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from deployments.errors import Refusal, refusal
+from deployments.log import get_logger
 from deployments.outage import is_read_only
 
-logger = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 #: SQLite's messages. psycopg has exception classes for these errors.
 _MISSING = ("no such table", "no such column", "has no column named")
@@ -34,7 +33,7 @@ def outage(error: BaseException) -> Refusal | None:
     return None if isinstance(error, ProgrammingError) else refusal("database_unreachable")
 
 
-def log_outage(error: BaseException, *, where: str, request_id: str = "") -> None:
+def log_outage(error: BaseException, *, where: str) -> None:
     """Log one line without a traceback, because every request during an outage logs a line."""
     first_line = str(error).partition("\n")[0]
-    logger.error("database.outage where=%s request_id=%s %s: %s", where, request_id, type(error).__name__, first_line)
+    log.error("database.outage", where=where, error=f"{type(error).__name__}: {first_line}")

@@ -11,7 +11,6 @@ deadline.
 from __future__ import annotations
 
 import json
-import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -34,11 +33,12 @@ from deployments.aws.probes import Probes
 from deployments.aws.values import Identity
 from deployments.config import Configuration
 from deployments.errors import RegistryError
+from deployments.log import get_logger
 from deployments.models import NotificationChannel, Process, ProcessRole
 from deployments.reconcile import desired, generation, processes, targets, writes_pause
 from deployments.reconcile.targets import Target
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 AWS_SECONDS = 12.0  # deadline for all calls to AWS, and for the mail server: a person waits (D-setup-page)
 QUEUE_WAIT_WARN_SECONDS = 120.0  # a warning if a message of the queue has waited for longer
@@ -109,7 +109,7 @@ def _guarded(part: str, look: Callable[[], Iterable[ReportLine]]) -> list[Report
         for line in look():
             found.append(line)
     except Exception as error:
-        log.exception("doctor.part_broke part=%s", part)
+        log.exception("doctor.part_broke", part=part)
         found.append(
             ReportLine(
                 part=part,

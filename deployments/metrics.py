@@ -1,7 +1,8 @@
 """Metrics: `/metrics` for Prometheus, `/status.json` for other monitoring.
 
-Off until METRICS_KEY is set; then a request must send this key. Every number is read from the database at the request,
-so all processes give the same numbers and a restart loses none. A scrape is about ten short queries.
+Off until METRICS_KEY is set; then a request must send this key. `samples` are read from the database at the request, so
+all processes give the same numbers and a restart loses none. A scrape is about ten short queries, each of which counts
+in an index. The counters and durations are those of `deployments.measure`, and begin at the start of the web process.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import hmac
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.conf import settings
@@ -18,7 +18,8 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from deployments import tasks, worker
+from deployments import measure, tasks, worker
+from deployments.measure import Sample
 from deployments.models import (
     FINAL_STATUSES,
     DeliveryStatus,
@@ -33,29 +34,17 @@ from deployments.models import (
 )
 from deployments.reconcile import generation, processes, sweep_record, writes_pause
 
-PREFIX = "registry_admin_"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One number: its metric name without PREFIX, its help text, its value and its labels."""
-
-    name: str
-    help: str
-    value: float
-    labels: dict[str, str] = field(default_factory=dict)
-
 
 def samples(now: datetime | None = None) -> Iterator[Sample]:
     """All numbers, grouped by name. A number that is not known (no worker has run yet) is left out."""
     now = now or timezone.now()
-    by_status = dict(Deployment.objects.order_by().values_list("status").annotate(Count("pk")))
+    by_status = dict(Deployment.objects.order_by().values_list("status").annotate(of=Count("*")))
     for status in DeploymentStatus:
         yield Sample(name="deployments", help="Deployments by status.", value=by_status.get(status, 0),
                      labels={"status": status.value})  # fmt: skip
     going = sum(count for status, count in by_status.items() if status not in FINAL_STATUSES)
     yield Sample(name="deployments_in_progress", help="Deployments that have not ended.", value=going)
-    rows = Repository.objects.order_by().values_list("account", "region", "status").annotate(Count("pk"))
+    rows = Repository.objects.order_by().values_list("account", "region", "status").annotate(of=Count("*"))
     for account, region, status, count in rows:
         yield Sample(name="repositories", help="Repositories by status.", value=count,
                      labels={"account": account, "region": region, "status": status})  # fmt: skip
@@ -105,7 +94,7 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
     waiting = tasks.oldest_waiting()
     yield Sample(name="queue_wait_seconds", help="Waiting time of the oldest message of the queue.",
                  value=max(0.0, waiting or 0.0))  # fmt: skip
-    sent = dict(NotificationDelivery.objects.order_by().values_list("status").annotate(Count("pk")))
+    sent = dict(NotificationDelivery.objects.order_by().values_list("status").annotate(of=Count("*")))
     for each in DeliveryStatus:
         yield Sample(name="notifications", help="Notifications of the last 30 days by status.",
                      value=sent.get(each, 0), labels={"status": each.value})  # fmt: skip
@@ -113,25 +102,6 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
 
 def _age(now: datetime, moment: datetime) -> float:
     return max(0.0, (now - moment).total_seconds())
-
-
-def as_text(found: Iterator[Sample]) -> str:
-    """Prometheus' text format (version 0.0.4)."""
-    lines: list[str] = []
-    described: set[str] = set()
-    for sample in found:
-        name = PREFIX + sample.name
-        if name not in described:
-            described.add(name)
-            lines += [f"# HELP {name} {sample.help}", f"# TYPE {name} gauge"]
-        labels = ",".join(f'{key}="{_escaped(value)}"' for key, value in sample.labels.items())
-        number = f"{float(sample.value):.3f}".rstrip("0").rstrip(".")
-        lines.append(f"{name}{{{labels}}} {number}" if labels else f"{name} {number}")
-    return "\n".join(lines) + "\n"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 # -------------------------------------------------------------------------------------------------------------- views
@@ -153,8 +123,9 @@ def metrics(request: HttpRequest) -> HttpResponse:
     """`/metrics`."""
     if refusal := _admit(request):
         return refusal
-    text = as_text(samples())
-    return HttpResponse(text, content_type="text/plain; version=0.0.4; charset=utf-8", headers=NO_STORE)
+    accept = request.headers.get("Accept", "")
+    text, content_type = measure.exposition(samples(), directory=settings.COUNTERS_DIRECTORY, accept=accept)
+    return HttpResponse(text, content_type=content_type, headers=NO_STORE)
 
 
 @require_safe

@@ -8,13 +8,16 @@ drops the other records until this process connects again; then it logs the dura
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from typing import Any
 
 from django.db import Error, InterfaceError, InternalError, OperationalError
 from django.db.backends.signals import connection_created
+
+from deployments.log import get_logger, replaced
+
+log = get_logger(__name__)
 
 #: Prefixes of PostgreSQL's SQLSTATE: connection exceptions; the server shuts down, crashed or starts; too many
 #: connections.
@@ -68,11 +71,15 @@ class OneLineHandler(logging.StreamHandler[Any]):
             self._last_line_at = time.monotonic()
             if self._since is None:
                 self._since, self._left_out = self._last_line_at, 0
-            line = copy.copy(record)
-            line.msg = "database.unreachable: %s Further lines are dropped until the database answers. During: %s"
-            line.args = (words(error), record.getMessage().splitlines()[0])
-            line.exc_info = line.exc_text = None
-            super().emit(line)
+            super().emit(
+                replaced(
+                    record,
+                    "database.unreachable",
+                    error=words(error),
+                    during=record.getMessage().splitlines()[0],
+                    then="further lines are dropped until the database answers",
+                )
+            )
         else:
             self._left_out += 1
 
@@ -83,6 +90,5 @@ class OneLineHandler(logging.StreamHandler[Any]):
         finally:
             self.release()
         if since is not None:
-            logging.getLogger(__name__).warning(
-                "database.answers_again seconds=%.1f lines_left_out=%d", time.monotonic() - since, self._left_out
-            )
+            seconds = round(time.monotonic() - since, 1)
+            log.warning("database.answers_again", seconds=seconds, lines_left_out=self._left_out)

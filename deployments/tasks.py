@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import logging
 import mmap
 import os
 import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,11 +37,12 @@ from django_q.tasks import async_task
 
 from deployments import outage
 from deployments.deploys import lifecycle
+from deployments.log import bound, get_logger
 from deployments.models import ProcessRole, SweepTrigger
 from deployments.notify import deliveries, senders
 from deployments.reconcile import generation, ownership, processes, sweep_record, sweeps
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 TASK_SECONDS = 45  # a task stops by itself after this time; the queue kills it after 60
 MAX_DRAIN_TASKS = 8  # at most so many drain tasks wait in the queue; a task that finds nothing to do ends at once
@@ -65,17 +66,22 @@ def _task(function: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(function)
     def run() -> None:
-        try:
-            if abs(offset := processes.clock_offset()) >= processes.CLOCK_STOP_SECONDS:
-                log.error("tasks.clock_wrong task=%s seconds=%.1f: not run", function.__name__, offset)
-                return
-            function()
-        except Error as error:
-            if not outage.is_outage(error):
-                raise
-            log.warning("tasks.database_unreachable task=%s", function.__name__, exc_info=error)
+        with bound(task=function.__name__, task_id=uuid.uuid4().hex):
+            _run(function)
 
     return run
+
+
+def _run(function: Callable[[], None]) -> None:
+    try:
+        if abs(offset := processes.clock_offset()) >= processes.CLOCK_STOP_SECONDS:
+            log.error("tasks.clock_wrong", seconds=round(offset, 1), then="not run")
+            return
+        function()
+    except Error as error:
+        if not outage.is_outage(error):
+            raise
+        log.warning("tasks.database_unreachable", exc_info=error)
 
 
 @_task
@@ -95,7 +101,7 @@ def _ran(name: str, step: Callable[[], Any]) -> bool:
     except Exception as error:
         if outage.is_outage(error):
             raise  # every other step would fail in the same way
-        log.exception("tick.failed step=%s", name)
+        log.exception("tick.failed", step=name)
         return False
     return True
 
@@ -103,7 +109,7 @@ def _ran(name: str, step: Callable[[], Any]) -> bool:
 def _time_out() -> None:
     timed_out = lifecycle.time_out_overdue()
     if timed_out:
-        log.info("deployments.timed_out count=%d", timed_out)
+        log.info("deployments.timed_out", count=timed_out)
 
 
 def _forget_failures() -> None:
@@ -256,7 +262,7 @@ def ensure_schedules() -> None:
         Schedule.objects.filter(pk__in=[row.pk for row in foreign]).update(repeats=0)
     for row in foreign:
         # The arguments are not logged: they may contain secrets. They stay on the row.
-        log.warning("schedules.set_aside id=%d name=%.100r function=%.100r", row.pk, row.name, row.func)
+        log.warning("schedules.set_aside", id=row.pk, name=row.name[:100], function=row.func[:100])
 
 
 def _ours_to_run() -> Q:

@@ -25,8 +25,9 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from deployments import database, schema
 from deployments.access import cli_login
-from deployments.access.audit import Trail
+from deployments.access.audit import Actor, Trail
 from deployments.errors import NotFound, Refusal, RegistryError
+from deployments.log import bind
 from deployments.models import SLUG_ALIASES, Deployment, Environment, Project
 from deployments.reconcile import generation
 
@@ -95,6 +96,7 @@ def _not_ready() -> str | None:
 def _sign_in(request: HttpRequest) -> HttpResponse | None:
     user = request.user
     if user.is_active and user.is_staff:
+        bind(actor=Actor.of_request(request).name)
         return None
     return redirect_to_login(request.get_full_path(), reverse("admin:login"))
 

@@ -10,7 +10,6 @@ what is to be done.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -27,11 +26,12 @@ from django.db import Error, connection, connections
 from django.db.models.functions import Now
 
 from deployments import tasks
+from deployments.log import get_logger
 from deployments.models import ProcessRole
 from deployments.reconcile import generation, processes
 from deployments.reconcile.processes import CLOCK_STOP_SECONDS
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 BEAT_SECONDS = 5.0
 #: The cluster is restarted if a message has been free to take for this long and no task has begun or ended for this
@@ -84,7 +84,7 @@ class Supervisor:
                     self._watch()
                 except Error as error:
                     # The database does not answer. The cluster handles an outage by itself; try again in a moment.
-                    log.warning("worker.database_unreachable error=%s", type(error).__name__, exc_info=error)
+                    log.warning("worker.database_unreachable", error=type(error).__name__, exc_info=error)
                     connections.close_all()
                 self._pause(self.beat_seconds if self.members else 0.5)
         finally:
@@ -135,7 +135,7 @@ class Supervisor:
             start_new_session=True,
         )
         os.close(written)
-        log.info("worker.cluster_started pid=%d", self.cluster.pid)
+        log.info("worker.cluster_started", pid=self.cluster.pid)
 
     def _watch(self) -> None:
         offset = processes.clock_offset()  # first: it raises in an outage, and then nothing may be started or ended
@@ -145,14 +145,16 @@ class Supervisor:
         overdue = self._overdue()
         if not right:
             if self.cluster is not None:
-                log.error("worker.clock_wrong seconds=%.1f: it takes no work until the clock is right", offset)
+                log.error(
+                    "worker.clock_wrong", seconds=round(offset, 1), then="it takes no work until the clock is right"
+                )
                 self._end(grace=GRACE_SECONDS)
         elif self.cluster is None:
             if not self.restarts:
                 tasks.tick_soon()
             self._start()
         elif (trouble := self._trouble()) and not self.stopping:
-            log.error("worker.cluster_restarted reason=%s", trouble)
+            log.error("worker.cluster_restarted", reason=trouble)
             self.restarts += 1
             self.restarted = trouble
             self._end(grace=5.0)
@@ -212,7 +214,7 @@ class Supervisor:
         until = time.monotonic() + grace
         while self.cluster.poll() is None:
             if time.monotonic() > until:
-                log.warning("worker.cluster_killed after_seconds=%.0f: other processes continue its work", grace)
+                log.warning("worker.cluster_killed", after_seconds=grace, then="other processes continue its work")
                 break
             self.cluster.terminate()  # repeated, because a signal during the start of the cluster may be lost
             with contextlib.suppress(subprocess.TimeoutExpired):

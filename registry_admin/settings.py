@@ -193,6 +193,8 @@ DEFAULT_FROM_EMAIL = _text("EMAIL_FROM") or "registry-admin@localhost"
 # Webhooks and Slack: see deployments.notify.outbound_http.
 NOTIFY_ALLOW_PRIVATE = CONFIGURATION.notify_allow_private
 METRICS_KEY = _text("METRICS_KEY")
+# prometheus_client's own variable, which gunicorn.conf.py sets: where the processes of a host count together.
+COUNTERS_DIRECTORY = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
@@ -259,14 +261,25 @@ Q_CLUSTER: dict[str, Any] = {
 WORKER_PULSE_PIPE = os.environ.get("WORKER_PULSE_PIPE", "")
 CHILD_ENVIRONMENT = dict(os.environ)  # the supervisor starts its cluster with it
 
-LOGGING = {
+# A line on a terminal is for a person; one that goes elsewhere is collected (D-log-format).
+_LOG_FORMAT = CONFIGURATION.log_format
+_LOG_AS_JSON = _LOG_FORMAT == "json" or (_LOG_FORMAT == "auto" and not sys.stderr.isatty())
+LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "formatters": {"line": {"()": "deployments.log.Formatter", "as_json": _LOG_AS_JSON}},
     "handlers": {"stderr": {"class": "deployments.outage.OneLineHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         "deployments": {"level": CONFIGURATION.log_level},
+        # Handlers of their own would write each line twice, or in another form.
+        "django": {"handlers": [], "level": "INFO"},
+        "gunicorn.error": {"handlers": [], "propagate": True},
+        # Each request has one line already (deployments.api.middleware), without its path and query string.
+        "django.request": {"level": "CRITICAL", "propagate": False},
+        "django.server": {"handlers": [], "level": "ERROR", "propagate": True},
+        # At INFO it writes two lines for each task, with a name of four random words.
+        "django-q": {"level": "INFO" if CONFIGURATION.log_level == "DEBUG" else "WARNING"},
         # At DEBUG these write tokens and signatures into the log, at INFO where they found their credentials.
         "boto3": {"level": "WARNING"},
         "botocore": {"level": "WARNING"},

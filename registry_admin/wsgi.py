@@ -2,7 +2,9 @@
 
 import os
 import sys
+from io import StringIO
 
+from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.core.wsgi import get_wsgi_application
@@ -14,11 +16,15 @@ application = get_wsgi_application()
 from django.conf import settings  # noqa: E402
 from django.db import connections  # noqa: E402
 
+from deployments.log import get_logger  # noqa: E402
 from deployments.models import ProcessRole  # noqa: E402  (needs the loaded apps)
 from deployments.reconcile import generation, ownership  # noqa: E402
 
 try:
-    call_command("check")
+    call_command("check", stdout=StringIO(), stderr=StringIO())  # raises for errors; the log gets the warnings
+    for message in run_checks():
+        if not message.is_silenced():
+            get_logger(__name__).warning("configuration.check", id=message.id, says=message.msg, hint=message.hint)
     generation.register(settings.CONFIGURATION, role=ProcessRole.WEB)
     ownership.fill()
     connections.close_all()  # gunicorn may fork next

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from collections import defaultdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +16,18 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from prometheus_client.parser import text_string_to_metric_families
 
-from deployments.metrics import Sample, as_text, samples
-from deployments.models import Process, ProcessRole, Repository
+from deployments import measure
+from deployments.access import keys
+from deployments.measure import Sample
+from deployments.metrics import samples
+from deployments.models import Environment, Process, ProcessRole, Repository
+from sandbox.control import Sandbox
 from tests.admin.installation import Installation
+from tests.support.cli import Cli
 
+ROOT = Path(__file__).resolve().parent.parent
 KEY = "a-key-of-the-tests"
 SENT = {"Authorization": f"Bearer {KEY}"}
 
@@ -50,11 +62,13 @@ def test_the_numbers_are_those_of_the_rows_and_readable(watched: Client) -> None
 
     assert "version=0.0.4" in response["Content-Type"]
     drifted = Repository.objects.filter(status="drifted")
-    assert sum(int(each) for each in re.findall(r'repositories\{.*status="drifted"\} (\d+)', text)) == drifted.count()
-    assert "registry_admin_workers 1\n" in text
+    assert (
+        sum(int(each) for each in re.findall(r'repositories\{.*status="drifted"\} (\d+)\.0', text)) == drifted.count()
+    )
+    assert "registry_admin_workers 1.0\n" in text
     assert re.search(r"registry_admin_drift_seconds [1-9]", text)
     for line in text.splitlines():
-        assert re.fullmatch(r"# (HELP|TYPE) \w+ .+|\w+(\{(\w+=\"[^\"]*\",?)+\})? -?[0-9.]+", line), line
+        assert re.fullmatch(r"# (HELP|TYPE) \w+ .+|\w+(\{(\w+=\"[^\"]*\",?)+\})? -?[0-9.e-]+", line), line
     typed = re.findall(r"# TYPE (\w+)", text)
     assert len(typed) == len(set(typed))
 
@@ -62,8 +76,8 @@ def test_the_numbers_are_those_of_the_rows_and_readable(watched: Client) -> None
 def test_an_empty_installation_has_numbers_too(watched: Client) -> None:
     text = watched.get("/metrics").content.decode()
 
-    assert 'registry_admin_deployments{status="FAILED"} 0' in text
-    assert "registry_admin_workers 0" in text
+    assert 'registry_admin_deployments{status="FAILED"} 0.0' in text
+    assert "registry_admin_workers 0.0" in text
     assert watched.get("/status.json").json()["ok"] is False
 
 
@@ -87,6 +101,106 @@ def test_a_scrape_takes_a_known_number_of_queries(watched: Client) -> None:
 
 
 def test_a_label_cannot_break_out_of_its_quotes() -> None:
-    text = as_text(iter([Sample(name="x", help="X.", value=1, labels={"a": 'b"} 2\n\\'})]))
+    hostile = Sample(name="x", help="X.", value=1, labels={"a": 'b"} 2\n\\'})
+    text, _ = measure.exposition([hostile], directory="", accept="")
 
-    assert text.splitlines()[-1] == 'registry_admin_x{a="b\\"} 2\\n\\\\"} 1'
+    assert text.decode().splitlines()[-1] == 'registry_admin_x{a="b\\"} 2\\n\\\\"} 1.0'
+
+
+def test_the_metrics_that_were_there_before_keep_their_names_types_and_labels(watched: Client) -> None:
+    Installation(projects=2, repositories=12, deployments=40)
+    Process.objects.create(role=ProcessRole.WORKER, host="one", pid=1)
+    found = {family.name: family for family in text_string_to_metric_families(watched.get("/metrics").content.decode())}
+    labels = {
+        "deployments": {"status"}, "deployments_in_progress": set(), "repositories": {"account", "region", "status"},
+        "drift_seconds": set(), "oldest_check_seconds": set(), "last_sweep_seconds": set(), "workers": set(),
+        "worker_heartbeat_seconds": set(), "processes": {"role"}, "configuration_alarms": {"code"},
+        "writes_paused": set(), "events_processes": set(), "events_silent": set(), "processes_in_trouble": set(),
+        "clock_offset_seconds": {"role", "host", "pid"}, "queue_wait_seconds": set(), "notifications": {"status"},
+    }  # fmt: skip
+
+    for name, wanted in labels.items():
+        family = found[f"registry_admin_{name}"]
+        assert family.type == "gauge"
+        assert all(set(sample.labels) == wanted for sample in family.samples), name
+
+
+def test_a_scraper_that_asks_for_openmetrics_gets_it(watched: Client) -> None:
+    answer = watched.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"})
+
+    assert answer["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.content.endswith(b"# EOF\n")
+
+
+def test_a_scrape_counts_deployments_in_an_index_and_reads_no_row_of_them(watched: Client) -> None:
+    with CaptureQueriesContext(connection) as captured:
+        list(samples())
+
+    [query] = [each["sql"] for each in captured if 'FROM "deployments_deployment"' in each["sql"]]
+    assert "COUNT(*)" in query
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN QUERY PLAN {query}")
+            assert "COVERING INDEX" in str(cursor.fetchall())
+
+
+def counted(watched: Client, **labels: str) -> dict[str, float]:
+    """Name of a sample → its value, summed over the samples that have these labels."""
+    sums: dict[str, float] = defaultdict(float)
+    for family in text_string_to_metric_families(watched.get("/metrics").content.decode()):
+        for sample in family.samples:
+            if labels.items() <= sample.labels.items() and "le" not in sample.labels:
+                sums[sample.name.removeprefix("registry_admin_")] += sample.value
+    return sums
+
+
+@pytest.mark.django_db(transaction=True)
+def test_requests_deploys_and_calls_to_aws_are_counted_with_their_outcomes_and_durations(
+    client: Client, environment: Environment, ecr_configuration: Any, sandbox: Sandbox, settings: Any
+) -> None:
+    settings.METRICS_KEY = KEY
+    watched, cli = Client(headers=SENT), Cli(client, keys.make_environment_key(environment)[1])
+    wanted = {
+        ("request_duration_seconds_count", "route", "api/v1/deployments"): 2.0,
+        ("aws_call_duration_seconds_count", "operation", "CreateRepository"): 2.0,
+        ("repository_writes_total", "outcome", "AccessDeniedException"): 1.0,
+        ("repository_writes_total", "operation", "SetRepositoryPolicy"): 1.0,
+        ("deploys_total", "result", "created"): 1.0,
+        ("deploys_total", "result", "refused"): 1.0,
+        ("deploys_total", "result", "failed"): 1.0,
+    }
+
+    def now() -> list[float]:
+        return [counted(watched, **{label: value})[name] for name, label, value in wanted]
+
+    before = now()
+    sandbox.fault("error", "ecr:CreateRepository", code="AccessDeniedException", status=400, times=1)
+    assert cli.deploy().status == 422
+    deployment_id = cli.deploy().body["id"]
+    cli.post(f"/api/v1/deployments/{deployment_id}/fail", {"error": {"name": "X", "message": "y"}})
+
+    assert [after - earlier for after, earlier in zip(now(), before, strict=True)] == list(wanted.values())
+
+
+def test_no_label_holds_what_a_client_sends(watched: Client) -> None:
+    watched.generic("BREW", "/account/login/a-log-in-link?q=query")
+    watched.get("/wp-login.php")
+
+    text = watched.get("/metrics").content.decode()
+    assert 'method="other",route="account/login/<str:handle>"' in text
+    assert 'method="GET",route="",status="4xx"' in text
+    for sent in ("BREW", "a-log-in-link", "query", "wp-login"):
+        assert sent not in text
+
+
+def test_processes_that_are_started_with_one_directory_add_up_in_it(tmp_path: Path) -> None:
+    count = "from deployments import measure; measure.deploy('failed'); measure.aws_call("
+    count += "operation='TagResource', outcome='ok', seconds=0.5, is_write=True)"
+    for _ in range(2):
+        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", count], cwd=ROOT, env=environment, check=True, timeout=60)
+
+    text, _ = measure.exposition([], directory=str(tmp_path), accept="")
+    assert 'registry_admin_deploys_total{result="failed"} 2.0' in text.decode()
+    assert 'registry_admin_repository_writes_total{operation="TagResource",outcome="ok"} 2.0' in text.decode()
+    assert 'registry_admin_aws_call_duration_seconds_sum{operation="TagResource",outcome="ok"} 1.0' in text.decode()

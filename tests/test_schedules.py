@@ -22,6 +22,7 @@ from deployments import doctor, tasks, worker
 from deployments.config import Configuration
 from deployments.deploys import lifecycle
 from deployments.doctor import Level
+from deployments.log import Fields
 from deployments.models import Process, ProcessRole
 from deployments.notify import deliveries
 from deployments.reconcile import processes, sweep_record, sweeps
@@ -66,8 +67,8 @@ def test_a_schedule_that_is_not_ours_is_set_aside_with_a_log_line_and_does_not_b
     )
     assert OrmQ.objects.exists()
     assert Schedule.objects.get(pk=foreign.pk).repeats == 0  # its content stays for who looks for it
-    assert [record.getMessage() for record in caplog.records if "set_aside" in record.getMessage()] == [
-        f"schedules.set_aside id={foreign.pk} name='a copy' function={values['func']!r}"
+    assert [record.msg for record in caplog.records if "set_aside" in record.getMessage()] == [
+        {"event": "schedules.set_aside", "id": foreign.pk, "name": "a copy", "function": values["func"]}
     ]
     caplog.clear()
     tasks.ensure_schedules()
@@ -245,7 +246,9 @@ def test_a_step_of_the_tick_that_fails_stops_no_other_and_is_one_log_line_and_tr
     processes.beat()
 
     assert ran == list(tasks.STEPS)
-    assert [record.getMessage() for record in caplog.records] == [f"tick.failed step={broken}"]
+    [line] = [record.msg for record in caplog.records]
+    assert isinstance(line, Fields)
+    assert (line["event"], line["step"], line["task"]) == ("tick.failed", broken, "tick")
     row.refresh_from_db()
     assert broken in row.trouble
 

@@ -475,8 +475,8 @@ def test_every_process_whose_clock_is_off_is_named_by_the_doctor_and_the_metrics
         "Worker on worker-host, process 1": Level.OK,
     }
     text = Client(headers={"Authorization": "Bearer a-key"}).get("/metrics").content.decode()
-    assert 'clock_offset_seconds{role="events",host="events-host",pid="1"} -75\n' in text
-    assert "registry_admin_processes_in_trouble 2\n" in text
+    assert 'clock_offset_seconds{host="events-host",pid="1",role="events"} -75.0\n' in text
+    assert "registry_admin_processes_in_trouble 2.0\n" in text
 
 
 @pytest.mark.parametrize(("offset", "said"), [(5.0, ""), (5.1, "+5.1 seconds"), (-5.1, "-5.1 seconds")])
@@ -562,8 +562,8 @@ def test_an_outage_is_one_line_and_one_when_it_is_over_that_says_how_many_were_l
         made.handle(record(_Driver("the connection\nis closed", state)))
 
     assert stream.getvalue().splitlines() == [
-        "ERROR database.unreachable: the connection is closed Further lines are dropped until the database answers. "
-        "During: Failed to pull"
+        'ERROR database.unreachable error="the connection is closed" during="Failed to pull" '
+        'then="further lines are dropped until the database answers"'
     ]
     connection_created.send(sender=None, connection=connection)
     connection_created.send(sender=None, connection=connection)

@@ -37,23 +37,18 @@ from django.db.models.functions import Now
 from django.http import HttpRequest
 
 from deployments.errors import NotFound, Refusal
+from deployments.log import HIDDEN, SECRET_TEXT
 from deployments.models import AccessKey, ActorKind, AuditEntry
 
 DONE = "done"
 BEGUN = "begun"  # written before a call to another system; a second line has the result, unless the process died
-HIDDEN = "(not kept)"
 MAX_VALUES_LISTED = 20  # entries of a list or members of an object that are kept
 MAX_VALUE_CHARACTERS = 300  # characters of a text that are kept
 
 _ACTION = re.compile(r"[a-z_]+\.[a-z_]+")
-#: Names of secret values (`secret_name` and `key_prefix` do not match), and forms of secret texts: access keys, URLs of
-#: Slack's webhooks, a password in a URL, ids of AWS access keys, private keys, tokens with a well-known prefix.
+#: Names of secret values (`secret_name` and `key_prefix` do not match). `SECRET_TEXT` matches secret texts.
 _SECRET_NAME = re.compile(
     r"(?i)(^|[_\-.])(password|passwd|secret|token|authorization|cookie|credentials?|private_key|api_key|value)s?$"
-)
-_SECRET_TEXT = re.compile(
-    r"tr_[a-z]+_[A-Za-z0-9]{12,}|hooks\.slack\.com/\S{4}|\w+://[^/\s:@]*:[^/\s@]+@|\bA[KS]IA[0-9A-Z]{12}"
-    r"|-----BEGIN|\b(?:gh[pousr]|xox[abprs]|glpat)[-_]\w{8}|(?i:\bbearer\s+\S{8})"
 )
 
 
@@ -293,7 +288,7 @@ def _harmless(value: Any, *, name: str = "", depth: int = 4) -> Any:
 
 def _harmless_text(text: str) -> str:
     text = text.replace("\0", "")
-    if _SECRET_TEXT.search(text):
+    if SECRET_TEXT.search(text):
         return HIDDEN
     return text if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + "…"
 

@@ -14,8 +14,9 @@ from django.http import HttpRequest, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
-from deployments.access.audit import Trail
+from deployments.access.audit import Actor, Trail
 from deployments.admin import dashboard
+from deployments.log import bind
 from deployments.models import Deployment
 
 #: Section → the models below it, in this order.
@@ -33,6 +34,12 @@ class RegistryAdmin(admin.AdminSite):
     site_url = None
     # Django's sidebar needs a script and is hidden on a phone; our navigation is in base_site.html.
     enable_nav_sidebar = False
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        """Asked first by every page, so here the lines of the request get the person's name."""
+        if request.user.is_authenticated:
+            bind(actor=Actor.of_request(request).name)
+        return super().has_permission(request)
 
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
         apps = self._build_app_dict(request, app_label).values()

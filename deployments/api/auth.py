@@ -8,7 +8,6 @@ key that works.
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 
@@ -17,13 +16,16 @@ from django.http import HttpRequest
 from ninja.security import HttpBearer
 
 from deployments.access import keys
+from deployments.access.audit import Actor
 from deployments.api import branches, limits
 from deployments.api.errors import Refused, refused
+from deployments.log import bind, get_logger
 from deployments.models import AccessKey, Environment, EnvironmentType, KeyKind
 
-logger = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 BRANCH_HEADER = "x-trigger-branch"
+KEY_REFUSED = "registry_admin.key_refused"  # in META of a request without a key that works
 
 
 class UserRequest(HttpRequest):
@@ -56,10 +58,14 @@ class _Bearer(HttpBearer):
     def __call__(self, request: HttpRequest) -> AccessKey | Caller:
         scheme, _, text = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
+            _log_refused_key(request, "no key was sent")
             raise Refused(401, f"Send an access key: Authorization: Bearer tr_…. {_where_keys_come_from()}")
         key = keys.authenticate(text.strip())
         if key is None:
             raise _unknown(request)
+        bind(actor=Actor.key(key).name)
+        if key.environment is not None:
+            bind(project=key.environment.project.ref, environment=str(key.environment))
         keys.record_use(key, client_of(request), request.META.get("REMOTE_ADDR", ""))
         return self.admit(request, key)
 
@@ -119,10 +125,21 @@ def require_scope(key: AccessKey, scope: str) -> None:
 def _unknown(request: HttpRequest) -> Refused:
     address = request.META.get("REMOTE_ADDR", "")
     wait = limits.unknown_keys.count(address)
+    _log_refused_key(request, "unknown, expired or revoked")
     if not wait:
         return Refused(401, f"This access key is unknown, expired or revoked. {_where_keys_come_from()}")
-    logger.warning("api.too_many_unknown_keys address=%s", address)
+    if not limits.logged_too_many_keys.count(address):
+        log.warning("api.too_many_unknown_keys", address=address)
     return too_many("unknown, expired or revoked access keys", wait)
+
+
+def _log_refused_key(request: HttpRequest, reason: str) -> None:
+    """One line for each address in ten minutes. The line of the request itself is for LOG_LEVEL=DEBUG: a program with a
+    dead key asks for ever."""
+    request.META[KEY_REFUSED] = True
+    address = request.META.get("REMOTE_ADDR", "")
+    if not limits.logged_refused_keys.count(address):
+        log.info("api.key_refused", address=address, client=client_of(request), reason=reason)
 
 
 def too_many(what: str, wait: float) -> Refused:

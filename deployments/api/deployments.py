@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pydantic
@@ -12,7 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from ninja.responses import Status
 
-from deployments import images, models
+from deployments import images, measure, models
 from deployments.access.audit import Trail
 from deployments.api import listing, schemas, stream
 from deployments.api.auth import EnvironmentRequest, may_deploy, may_fetch_credentials
@@ -20,6 +21,7 @@ from deployments.api.errors import Refused, refusing_with
 from deployments.api.schemas import refusals
 from deployments.deploys import lifecycle, promotions
 from deployments.errors import refusal
+from deployments.log import bind
 from deployments.models import EnvironmentType
 
 router = listing.router  # shared: ninja needs the GET and POST routes of one address in one router
@@ -47,6 +49,7 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
     with (
         refusing_with(409, codes=frozenset({"external_id_in_progress"})),
         refusing_with(400, codes=frozenset({"force_without_external_id", "external_id_too_long"})),
+        _counting_refusals(),
     ):
         creation = lifecycle.create_deployment(
             environment=environment,
@@ -64,6 +67,7 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
             request_digest=hashlib.sha256(request.body).hexdigest(),
         )
     deployment = creation.deployment
+    bind(deployment=deployment.short_code)
     canceled = creation.canceled if body.force else ()
     answer: dict[str, Any] = {
         "id": deployment.id,
@@ -84,6 +88,15 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
         # A 3.x CLI joins host and tag itself; without a host it would push to trigger.dev's registry.
         answer["registryHost"], _, answer["imageTag"] = answer["imageTag"].partition("/")
     return answer
+
+
+@contextmanager
+def _counting_refusals() -> Iterator[None]:
+    try:
+        yield
+    except lifecycle.Refusal:
+        measure.deploy("refused")
+        raise
 
 
 def _idempotency_key(request: HttpRequest) -> str | None:
@@ -240,6 +253,7 @@ _EVENT = {
 def finalize(request: EnvironmentRequest, deployment_id: str, body: schemas.Finalize) -> HttpResponseBase:
     """Every refusal is an `error` event, also for an unknown deployment: the CLI does not show the text of another
     status than 200. A repeated request for a DEPLOYED deployment completes."""
+    bind(deployment_id=deployment_id)
     return stream.response(
         lambda: _finalize(request, deployment_id, body),
         complete={"id": deployment_id},
@@ -314,4 +328,6 @@ def cancel(request: EnvironmentRequest, deployment_id: str, body: schemas.Cancel
 
 
 def _find(request: EnvironmentRequest, deployment_id: str) -> models.Deployment:
-    return lifecycle.find_deployment(environment=request.auth.environment, deployment_id=deployment_id)
+    deployment = lifecycle.find_deployment(environment=request.auth.environment, deployment_id=deployment_id)
+    bind(deployment=deployment.short_code)
+    return deployment

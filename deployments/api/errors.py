@@ -6,7 +6,6 @@ header `x-should-retry: false`. So each error that is not retryable has this hea
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +18,9 @@ from deployments.api.bodies import BodyError
 from deployments.catalogue import sentence
 from deployments.config import ConfigurationError
 from deployments.errors import NotFound, Refusal
+from deployments.log import bind, get_logger
 
-logger = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 5
 
@@ -73,6 +73,7 @@ def register(api: NinjaAPI) -> None:
     def answer(
         request: HttpRequest, status: int, sentence: str, *, code: str = "", more: Mapping[str, Any] | None = None
     ) -> HttpResponse:
+        bind(error=sentence, **({"code": code} if code else {}))  # for the line of this request
         body = {"error": sentence} | ({"code": code} if code else {}) | dict(more or {})
         response = api.create_response(request, body, status=status)
         if status == 401:
@@ -102,7 +103,7 @@ def register(api: NinjaAPI) -> None:
         return answer(request, 422, sentence_of(error))
 
     def configuration(request: HttpRequest, error: ConfigurationError) -> HttpResponse:
-        logger.error("api.configuration %s", error)
+        log.error("api.configuration", error=str(error))
         return answer(request, 503, "The server's configuration has problems, which its log names.")
 
     def unexpected(request: HttpRequest, error: Exception) -> HttpResponse:

@@ -69,3 +69,5 @@ def _network(address: str) -> str:
 unknown_keys = Limiter(most=30, seconds=60)  # D-unknown-keys
 begun_logins = Limiter(most=20, seconds=600)
 failed_logins = Limiter(most=60, seconds=600)
+logged_refused_keys = Limiter(most=1, seconds=600)
+logged_too_many_keys = Limiter(most=1, seconds=600)

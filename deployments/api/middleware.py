@@ -9,26 +9,31 @@ probes use IP addresses.
 from __future__ import annotations
 
 import ipaddress
-import logging
 import re
+import sys
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import quote
 
 from django.conf import settings
+from django.core import signals
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.core.handlers.wsgi import WSGIRequest
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from deployments import database, views
+from deployments import database, log, measure, views
+from deployments.api.auth import KEY_REFUSED
 from deployments.api.bodies import KIB, MIB, rule
 from deployments.api.errors import RETRY_AFTER_SECONDS, Refused, internal_error
 
-logger = logging.getLogger(__name__)
+logger = log.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+#: Who asks here asks for ever: their lines are for LOG_LEVEL=DEBUG, unless the server failed.
+_PROBES = frozenset({"healthz", "readyz"})
+_POLLS = frozenset({"api/v1/deployments/current", "metrics", "status.json"})
 _SENTENCES = {
     400: "The request is malformed.",
     403: "This is not allowed.",
@@ -41,9 +46,12 @@ class ApiMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        started = time.monotonic()
         given = request.headers.get("X-Request-ID", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         request.META["REQUEST_ID"] = request_id
+        log.clear()
+        log.bind(request_id=request_id)
         if address := _forwarded_address(request):
             request.META["REMOTE_ADDR"] = address
         response = self._answer(request)
@@ -52,6 +60,12 @@ class ApiMiddleware:
             # Django's CommonMiddleware does the same, but not for answers that are made here. Without a length, the
             # server cannot keep the connection open.
             response["Content-Length"] = str(len(response.content))
+        if isinstance(response, StreamingHttpResponse):
+            ended = _Ended(response.streaming_content, log.carried(lambda: _log(request, response, started)))
+            response.streaming_content = ended
+        else:
+            _log(request, response, started)
+        log.clear()
         return response
 
     def _answer(self, request: HttpRequest) -> HttpResponseBase:
@@ -79,7 +93,7 @@ class ApiMiddleware:
         request id and answer 500 with this id.
         """
         if (outage := database.outage(exception)) is not None:
-            database.log_outage(exception, where=request.path, request_id=request.META["REQUEST_ID"])
+            database.log_outage(exception, where=log.route(request))
             if not views.is_api(request):
                 return views.database_away(request, outage)
             answer = {"error": outage.sentence, "code": outage.code}
@@ -87,10 +101,51 @@ class ApiMiddleware:
         if not views.is_api(request) or isinstance(exception, Http404 | PermissionDenied | SuspiciousOperation):
             return None
         request_id = request.META["REQUEST_ID"]
-        logger.error(
-            "api.failed request_id=%s %s %s", request_id, request.method, quote(request.path), exc_info=exception
-        )
+        logger.error("api.failed", method=request.method, route=log.route(request), exc_info=exception)
         return JsonResponse({"error": internal_error(request_id)}, status=500)
+
+
+class _Ended:
+    """A stream that calls `end` when the server closes it: only then is it known how long the answer took."""
+
+    def __init__(self, content: Any, end: Callable[[], None]) -> None:
+        self._content, self._end = content, end
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._content)
+
+    def close(self) -> None:
+        self._end()
+
+
+def _log(request: HttpRequest, response: HttpResponseBase, started: float) -> None:
+    """Count a request, and write its one line. The route stands for the path, which may be a log-in link.
+
+    WARNING: the server failed, or refused a deploy for a reason of the catalogue. DEBUG: probes and polls, and requests
+    without a key that works. INFO: all others.
+    """
+    path, status = request.path_info[1:], response.status_code
+    route = path if path in _PROBES else log.route(request)
+    refused = "code" in log.context() and status in (400, 409, 422)
+    if route in _PROBES or request.META.get(KEY_REFUSED) or (route in _POLLS and status < 500):
+        write = logger.debug
+    else:
+        write = logger.warning if status >= 500 or refused else logger.info
+    seconds = time.monotonic() - started
+    measure.request(route=route, method=request.method or "", status=status, seconds=seconds)
+    write("request", method=request.method, route=route, status=status, duration_ms=round(seconds * 1000))
+
+
+def _log_uncaught(sender: Any, request: HttpRequest | None = None, **_: Any) -> None:
+    """An error that no view of the API raised: of a page, or of another middleware. Called while it is handled."""
+    error = sys.exc_info()[1]
+    if error is not None and database.outage(error) is not None:
+        database.log_outage(error, where=log.route(request))
+    else:
+        logger.error("page.failed", route=log.route(request), exc_info=True)
+
+
+signals.got_request_exception.connect(_log_uncaught, dispatch_uid="registry-admin-log")
 
 
 def _forwarded_address(request: HttpRequest) -> str:
@@ -185,6 +240,7 @@ def _as_json(request: HttpRequest, response: HttpResponseBase) -> HttpResponse:
 
 
 def _refusal(request: HttpRequest, status: int, sentence: str) -> HttpResponse:
+    log.bind(error=sentence)
     answer = JsonResponse({"error": sentence}, status=status)
     if status < 500:
         answer["x-should-retry"] = "false"

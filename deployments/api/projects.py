@@ -28,6 +28,7 @@ from deployments.api.auth import (
 from deployments.api.errors import Refused
 from deployments.api.schemas import refusals
 from deployments.deploys import environment_variables
+from deployments.log import bind
 from deployments.models import SLUG_ALIASES, AccessKey, Environment, EnvironmentType, Promotion
 
 router = Router(tags=["projects"])
@@ -165,6 +166,7 @@ def _find_project(ref: str) -> models.Project:
     found = models.Project.objects.filter(ref=ref).first()
     if found is None:
         raise Refused(404, PROJECT_NOT_FOUND)
+    bind(project=found.ref)
     return found
 
 

@@ -7,8 +7,8 @@ after the CLI disconnects, and a repeated finalize finds it done.
 
 from __future__ import annotations
 
+import contextvars
 import json
-import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +19,9 @@ from django.http import StreamingHttpResponse
 from deployments import database
 from deployments.api.errors import internal_error
 from deployments.deploys.lifecycle import Refusal
+from deployments.log import get_logger
 
-logger = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 PING_SECONDS = 10.0  # as trigger.dev's server; many proxies close a silent connection after 60 seconds
 
@@ -37,13 +38,19 @@ def response(
 
     `complete`: the data of the last event. An unexpected error is logged with the request id.
     """
-    answer = StreamingHttpResponse(_events(work, complete, request_id), content_type="text/event-stream")
+    events = _events(work, complete, request_id, contextvars.copy_context())
+    answer = StreamingHttpResponse(events, content_type="text/event-stream")
     answer["Cache-Control"] = "no-cache"
     answer["X-Accel-Buffering"] = "no"
     return answer
 
 
-def _events(work: Callable[[], Iterator[str]], complete: Mapping[str, object], request_id: str) -> Iterator[bytes]:
+def _events(
+    work: Callable[[], Iterator[str]],
+    complete: Mapping[str, object],
+    request_id: str,
+    request_context: contextvars.Context,
+) -> Iterator[bytes]:
     events: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
     def run() -> None:
@@ -52,13 +59,14 @@ def _events(work: Callable[[], Iterator[str]], complete: Mapping[str, object], r
                 events.put(event("log", {"message": sentence}))
             last = event("complete", complete)
         except Refusal as refusal:
+            log.warning("deployment.finalize_refused", code=refusal.code, error=refusal.sentence)
             last = event("error", {"error": refusal.sentence})
         except Exception as error:
             outage = database.outage(error)
             if outage is not None:
-                database.log_outage(error, where="finalize", request_id=request_id)
+                database.log_outage(error, where="finalize")
             else:
-                logger.exception("api.finalize_failed request_id=%s", request_id)
+                log.exception("api.finalize_failed")
             last = event("error", {"error": outage.sentence if outage is not None else internal_error(request_id)})
         finally:
             connections.close_all()  # this thread's own connections
@@ -66,7 +74,7 @@ def _events(work: Callable[[], Iterator[str]], complete: Mapping[str, object], r
         events.put(None)
 
     # Not a daemon thread: a web process that stops waits until a running finalize has ended.
-    threading.Thread(target=run, name="finalize").start()
+    threading.Thread(target=request_context.run, args=(run,), name="finalize").start()
     yield event("ping", {})  # the first bytes at once, so that proxies forward the answer
     while True:
         try:

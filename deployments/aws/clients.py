@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -20,12 +21,16 @@ from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 from django.db import connection
 
+from deployments import measure
 from deployments.aws.values import (
     Access,
     Session,
 )
 from deployments.catalogue import UNKNOWN
 from deployments.errors import RegistryError, aws_error, registry_error
+from deployments.log import get_logger
+
+log = get_logger(__name__)
 
 CONNECT_SECONDS = 3
 
@@ -155,6 +160,37 @@ def no_open_transaction() -> None:
     """Raise RuntimeError if a database transaction is open: it would stay open for the whole call to AWS."""
     if connection.in_atomic_block:
         raise RuntimeError("AWS must not be called while a database transaction is open")
+
+
+#: The operations that change something in ECR: one line each.
+WRITES = frozenset(
+    {"CreateRepository", "SetRepositoryPolicy", "PutLifecyclePolicy", "PutImageTagMutability", "TagResource"}
+)
+
+
+def record_call(operation: str, started: float, outcome: Any, *, expected: bool = False, **about: str) -> None:
+    """Count one call to AWS, and write its line: INFO for a write, WARNING for one that was refused, DEBUG for a read.
+
+    `outcome` is AWS's answer, its ClientError, or the RegistryError of a call without an answer; `expected`: its code
+    is no failure. `started` is by `time.monotonic`. `about` names the repository or the queue.
+    """
+    if isinstance(outcome, RegistryError):
+        code, request_id = outcome.code, outcome.request_id
+    else:
+        answer = outcome.response if isinstance(outcome, aws.ClientError) else outcome
+        code = answer.get("Error", {}).get("Code", "")
+        request_id = answer.get("ResponseMetadata", {}).get("RequestId", "")
+    is_write, seconds = operation in WRITES, time.monotonic() - started
+    measure.aws_call(operation=operation, outcome=code or "ok", seconds=seconds, is_write=is_write)
+    write = log.debug if not is_write else log.info if expected or not code else log.warning
+    write(
+        "aws.write" if is_write else "aws.read",
+        operation=operation,
+        **about,
+        outcome=code or "ok",
+        aws_request_id=request_id,
+        duration_ms=round(seconds * 1000),
+    )
 
 
 EXPIRED = frozenset({"ExpiredTokenException", "ExpiredToken", "RequestExpired"})

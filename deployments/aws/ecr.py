@@ -27,6 +27,7 @@ from deployments.aws.clients import (
     executor,
     forget_clients,
     no_open_transaction,
+    record_call,
     session_client,
     translated,
 )
@@ -44,6 +45,7 @@ from deployments.aws.values import (
 from deployments.config import RegistryConfig
 from deployments.errors import RegistryError, aws_error
 from deployments.images import EcrRegistry
+from deployments.log import carried
 
 T = TypeVar("T")
 
@@ -275,7 +277,7 @@ class Ecr:
         no_open_transaction()
         if len(calls) == 1:
             return [_caught(calls[0])]
-        futures: list[Future[T | RegistryError]] = [executor().submit(_caught, call) for call in calls[1:]]
+        futures: list[Future[T | RegistryError]] = [executor().submit(carried(_caught), call) for call in calls[1:]]
         return [_caught(calls[0]), *(future.result() for future in futures)]
 
     # ------------------------------------------------------------------------------------------- single reads
@@ -330,16 +332,20 @@ class Ecr:
         for last_try in (client is not None, True):
             self.before_call()
             asked = before_attempt.set(self.before_attempt)
-            _in_flight[call := object()] = (self.registry, name, time.monotonic())
+            started = time.monotonic()
+            _in_flight[call := object()] = (self.registry, name, started)
             try:
                 through = client or client_of("ecr", self.registry.region, self.access, self.attempts)
                 answer = through._make_api_call(operation, request)
                 self.answered(operation, "")
+                record_call(operation, started, answer, repository=name)
                 return answer
             except aws.ClientError as error:
                 code = error.response.get("Error", {}).get("Code", "")
                 self.answered(error.operation_name, code)
-                if expected is not None and code in expected:
+                is_expected = expected is not None and code in expected
+                record_call(error.operation_name, started, error, expected=is_expected, repository=name)
+                if expected is not None and is_expected:
                     answer = expected[code]
                     return answer(error) if callable(answer) else answer
                 if code in EXPIRED and not last_try:
@@ -347,7 +353,9 @@ class Ecr:
                     continue
                 raise translated(error, operation, name, self.access) from None
             except (aws.BotoCoreError, OSError) as error:
-                raise translated(error, operation, name, self.access) from None
+                refused = translated(error, operation, name, self.access)
+                record_call(operation, started, refused, repository=name)
+                raise refused from None
             finally:
                 del _in_flight[call]
                 before_attempt.reset(asked)
@@ -357,11 +365,15 @@ class Ecr:
         """One call of STS with the ambient credentials of this process. Raises RegistryError."""
         no_open_transaction()
         for last_try in (False, True):
+            started = time.monotonic()
             try:
                 client = client_of("sts", self.registry.region, Access(), self.attempts)
-                return client._make_api_call(operation, request)["Credentials"]
+                answer = client._make_api_call(operation, request)
+                record_call(operation, started, answer)
+                return answer["Credentials"]
             except (aws.ClientError, aws.BotoCoreError, OSError) as error:
                 refused = translated(error, operation, name, access)
+                record_call(operation, started, refused)
                 if refused.code not in EXPIRED or last_try:
                     raise refused from None
                 forget_clients(Access())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from deployments.aws.clients import (
     ATTEMPTS_PER_CALL,
     client_of,
     no_open_transaction,
+    record_call,
     translated,
 )
 from deployments.aws.values import (
@@ -66,8 +68,13 @@ class EventQueue:
     def _call(self, operation: str, request: dict[str, Any]) -> Any:
         no_open_transaction()
         name = self.url.rpartition("/")[2]
+        started = time.monotonic()
         try:
             client = client_of("sqs", self.region, self.access, ATTEMPTS_PER_CALL, waits=self.seconds)
-            return client._make_api_call(operation, request)
+            answer = client._make_api_call(operation, request)
         except (aws.ClientError, aws.BotoCoreError, OSError) as error:
-            raise translated(error, operation, name, self.access) from None
+            refused = translated(error, operation, name, self.access)
+            record_call(operation, started, refused, queue=name)
+            raise refused from None
+        record_call(operation, started, answer, queue=name)
+        return answer

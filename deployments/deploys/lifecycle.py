@@ -12,7 +12,7 @@ DEPLOYED and is not promoted, and a retried request makes no second deployment.
 
 from __future__ import annotations
 
-import logging
+import functools
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from django.db import IntegrityError, connection, transaction
 from django.db.models.functions import Now
 
-from deployments import clock, images
+from deployments import clock, images, measure
 from deployments.access.audit import Trail
 from deployments.aws.partitions import registry_of
 from deployments.config import Configuration, RegistryConfig
@@ -29,6 +29,7 @@ from deployments.deploys.push_credentials import Credentials
 from deployments.errors import NotFound as NotFound  # re-exported: the use cases raise it
 from deployments.errors import Refusal as Refusal
 from deployments.errors import RegistryError, refusal
+from deployments.log import get_logger
 from deployments.models import (
     FINAL_STATUSES,
     BackgroundWorker,
@@ -39,9 +40,10 @@ from deployments.models import (
 )
 from deployments.reconcile import bulkhead, generation, repositories, targets
 
-logger = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 BUILDING, DEPLOYING, DEPLOYED = DeploymentStatus.BUILDING, DeploymentStatus.DEPLOYING, DeploymentStatus.DEPLOYED
+REASON_LENGTH = 300  # characters of a deployment's error in its log line; the row has all of it
 FAILED, CANCELED, TIMED_OUT = DeploymentStatus.FAILED, DeploymentStatus.CANCELED, DeploymentStatus.TIMED_OUT
 
 
@@ -56,6 +58,27 @@ class CreatedDeployment:
     def canceled(self) -> tuple[Deployment, ...]:
         """The deployments that were canceled so that this one could be forced. One query."""
         return tuple(self.deployment.replaced.order_by("version_day", "version_number"))
+
+
+def log_change(event: str, deployment: Deployment, **fields: object) -> None:
+    """Count a change of a deployment and write its line, once it is committed. A failure is a WARNING."""
+    write = log.warning if event in ("deployment.failed", "deployment.timed_out") else log.info
+    line = functools.partial(
+        write,
+        event,
+        deployment=deployment.short_code,
+        deployment_id=deployment.id,
+        version=str(deployment.version),
+        project=deployment.project.ref,
+        environment=str(deployment.environment),
+        **fields,
+    )
+
+    def committed() -> None:
+        measure.deploy(event.removeprefix("deployment."))
+        line()
+
+    transaction.on_commit(committed)
 
 
 # ----------------------------------------------------------------------------------------------------------- create
@@ -224,7 +247,7 @@ def _insert(
         short_code = images.new_short_code()
         tag = images.tag(version=str(version), environment_type=environment.type, short_code=short_code)
         deployment = Deployment.objects.create(
-            project_id=environment.project_id,
+            project=environment.project,
             environment=environment,
             short_code=short_code,
             version_day=version.day,
@@ -237,6 +260,7 @@ def _insert(
             deadline=now + timeout,
             **values,
         )
+        log_change("deployment.created", deployment, image=deployment.image_ref)
         if force:
             _replace(deployment, trail)
     return CreatedDeployment(deployment=deployment, outcome="created")
@@ -348,6 +372,7 @@ def _link_worker(
         if moved:
             worker = BackgroundWorker.objects.create(deployment=deployment, **values)
             deployment.status = DEPLOYING
+            log_change("deployment.indexed", deployment, tasks=len(worker.tasks))
             return worker
     # Another request changed the status first: the indexer's retry, or a cancel.
     deployment.refresh_from_db(fields=["status"])
@@ -359,7 +384,8 @@ def _link_worker(
 
 def fail(*, environment: Environment, deployment_id: str, error: dict[str, Any]) -> None:
     """End a deployment as FAILED with the caller's error. Does nothing for an unknown or ended deployment."""
-    deployment = Deployment.objects.filter(environment=environment, id=deployment_id).first()
+    related = Deployment.objects.select_related("project", "environment")
+    deployment = related.filter(environment=environment, id=deployment_id).first()
     if deployment is not None:
         _end(deployment, FAILED, error=error)
 
@@ -383,6 +409,10 @@ def _end(deployment: Deployment, status: DeploymentStatus, **values: Any) -> boo
         .update(status=status, deadline=None, **times, **values)
     )
     deployment.refresh_from_db(fields=["status"])
+    if changed:
+        error: dict[str, Any] = values.get("error") or {}
+        reason = values.get("canceled_reason") or f"{error.get('name', '')}: {error.get('message', '')}"[:REASON_LENGTH]
+        log_change(f"deployment.{status.lower()}", deployment, reason=reason)
     return bool(changed)
 
 
@@ -395,16 +425,19 @@ def time_out_overdue() -> int:
     """End each running deployment as TIMED_OUT whose deadline has passed. Returns how many."""
     overdue = Deployment.objects.filter(deadline__lt=Now()).exclude(status__in=FINAL_STATUSES)
     count = 0
-    for status in overdue.order_by().values_list("status", flat=True).distinct():
-        message = f"The CLI sent nothing for this deployment in time; it was {status}."
+    for deployment in overdue.select_related("project", "environment").order_by("created_at"):
+        message = f"The CLI sent nothing for this deployment in time; it was {deployment.status}."
         # One statement compares and changes status and deadline, so a deployment that takes its next step in time is
         # not timed out.
-        count += overdue.filter(status=status).update(
+        changed = overdue.filter(pk=deployment.pk, status=deployment.status).update(
             status=TIMED_OUT,
             failed_at=Now(),
             deadline=None,
             error={"name": "TimeoutError", "message": message},
         )
+        if changed:
+            log_change("deployment.timed_out", deployment, reason=message)
+            count += 1
     return count
 
 

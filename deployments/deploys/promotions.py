@@ -7,7 +7,6 @@ line.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,10 +23,12 @@ from deployments.deploys import image_proof
 from deployments.deploys.lifecycle import (
     configuration_in_force,
     ensure_repository,
+    log_change,
     registry_of_image,
     update_running,
 )
 from deployments.errors import NotFound, Refusal, refusal
+from deployments.log import get_logger
 from deployments.models import (
     Deployment,
     DeploymentStatus,
@@ -37,7 +38,7 @@ from deployments.models import (
 )
 from deployments.reconcile import bulkhead
 
-logger = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 BUILDING, DEPLOYING, DEPLOYED = DeploymentStatus.BUILDING, DeploymentStatus.DEPLOYING, DeploymentStatus.DEPLOYED
 CANCELED = DeploymentStatus.CANCELED
@@ -76,6 +77,8 @@ def finalize(
             promotion_wanted=not skip_promotion,
             deadline=None,
         )
+        if moved:
+            log_change("deployment.deployed", deployment, promote=not skip_promotion)
         if moved and not skip_promotion:
             promoted = _make_current(deployment, by=deployment.triggered_by, newer_only=True)
     deployment.refresh_from_db()
@@ -254,7 +257,12 @@ def _prove_again(deployment: Deployment, configuration: Configuration) -> None:
     except Refusal as refused:
         if refused.code not in ("image_undecided", "registry_not_configured", "server_waits_for_aws") or not proved:
             raise
-        logger.warning("promotion.not_proved_again deployment=%s reason=%s", deployment.id, refused.sentence)
+        log.warning(
+            "promotion.not_proved_again",
+            deployment=deployment.short_code,
+            deployment_id=deployment.id,
+            reason=refused.sentence,
+        )
 
 
 def current_promotion(*, environment: Environment) -> Promotion | None:
@@ -304,6 +312,12 @@ def _make_current(deployment: Deployment, *, by: str, newer_only: bool, instead_
             continue
         PromotionEvent.objects.create(
             environment_id=deployment.environment_id, deployment=deployment, by=by, rolled_back_from=rolled_back_from
+        )
+        log_change(
+            "deployment.promoted",
+            deployment,
+            before=str(before.version) if before is not None else "",
+            rolled_back=rolled_back_from is not None,
         )
         return _Promoted(before=before, made=True, is_current=True)
     raise refusal("busy", what="the current deployment of this environment")

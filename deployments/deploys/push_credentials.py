@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,8 +25,9 @@ from deployments.aws.values import Access, Session
 from deployments.config import RegistryConfig
 from deployments.errors import RegistryError, refusal
 from deployments.images import EcrRegistry
+from deployments.log import get_logger
 
-logger = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 SESSION, TOKEN, PASSWORD = "session", "token", "password"
 SESSION_SECONDS = 3600  # AWS's maximum for a session that was made with another role's session (role chaining)
@@ -139,6 +139,6 @@ def _session(ecr: Ecr, registry: RegistryConfig, *, name: str, label: str) -> Se
     except RegistryError as error:
         if not error.denied:
             raise
-        logger.warning("credentials.not_narrowed reason=%s", error.sentence)
+        log.warning("credentials.not_narrowed", reason=error.sentence)
         _not_allowed[identity] = (time.monotonic() + REMEMBER_SECONDS, error.sentence)
         return error.sentence

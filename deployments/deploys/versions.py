@@ -11,7 +11,6 @@ including all preview branches. A version of a future day was not made by this p
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,13 +25,14 @@ from deployments.aws.ecr import Ecr
 from deployments.config import Configuration
 from deployments.errors import RegistryError, is_throttling
 from deployments.images import Version
+from deployments.log import get_logger
 from deployments.models import Environment, Project, Repository, RepositoryStatus
 from deployments.reconcile import targets
 from deployments.reconcile.pace import Pace
 from deployments.reconcile.targets import Target
 
 THREADS_PER_REGISTRY = 8
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ def _raise(project: int, versions: dict[str, Version], *, name: str, trail: Trai
                     line.nothing_changed()
             if not changed:
                 continue  # a deploy has raised the counter further meanwhile
-            log.info("versions.raised environment=%s repository=%s version=%s", row, name, version)
+            log.info("versions.raised", environment=str(row), repository=name, version=str(version))
             sentences.append(
                 f"{row.project.name}, {row}: {name} has an image of version {version}, so the next version is higher."
             )

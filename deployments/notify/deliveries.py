@@ -11,7 +11,6 @@ Many changes at once become one message (a digest).
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections import Counter, defaultdict
@@ -24,6 +23,7 @@ from django.urls import reverse
 
 from deployments import clock
 from deployments.config import Configuration
+from deployments.log import get_logger
 from deployments.models import (
     DeliveryStatus,
     NotificationChannel,
@@ -33,7 +33,7 @@ from deployments.notify.news import EVENTS, MAX_ROWS_PER_KIND, News, current_new
 from deployments.notify.outbound_http import Undeliverable
 from deployments.notify.senders import DeliverySettings, send
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 TEST_EVENT = "test"
 
@@ -234,7 +234,7 @@ def _try(row: NotificationDelivery, delivery_settings: DeliverySettings, *, retr
     row.status, row.answer = DeliveryStatus.FAILED if over else DeliveryStatus.WAITING, str(failure)[:300]
     mine.update(status=row.status, answer=row.answer)
     NotificationChannel.objects.filter(pk=channel.pk).update(last_error=str(failure))
-    log.warning("notify.failed channel=%d delivery=%d attempt=%d reason=%s", channel.pk, row.pk, row.attempts, failure)
+    log.warning("notify.failed", channel=channel.pk, delivery=row.pk, attempt=row.attempts, reason=str(failure))
     return failure
 
 

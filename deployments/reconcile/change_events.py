@@ -11,7 +11,6 @@ is away it stays, and SQS hands it out again after a minute, until the queue's o
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,10 +25,11 @@ from deployments.aws.sqs import EventQueue
 from deployments.aws.values import Message
 from deployments.config import Configuration
 from deployments.errors import RegistryError, registry_error
+from deployments.log import bound, get_logger
 from deployments.models import ProcessRole, Repository
 from deployments.reconcile import generation, processes, repositories, targets
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 #: CloudTrail event name → whether it concerns what a look at the policy alone does not show.
 CHANGE_OPERATIONS = {
@@ -123,12 +123,12 @@ def consume(*, configuration: Configuration, queue: EventQueue, stopping: Callab
         except RegistryError as error:
             words = f"The events queue cannot be read: {error}"
             if words != trouble:
-                log.error("events.queue_unreachable error=%s", error)
+                log.error("events.queue_unreachable", error=str(error))
         except Error as error:
             connections.close_all()
             words = "The database did not answer."
             if words != trouble:
-                log.error("events.database_unreachable error=%s", " ".join(str(error).split()))
+                log.error("events.database_unreachable", error=" ".join(str(error).split()))
         if words != trouble:
             processes.report_trouble(words)
             if not words:
@@ -167,7 +167,7 @@ def _delete(queue: EventQueue, done: list[Message]) -> None:
     try:
         queue.delete(done)
     except RegistryError as error:
-        log.warning("events.not_deleted count=%d error=%s", len(done), error)  # delivered again, without harm
+        log.warning("events.not_deleted", count=len(done), error=str(error))  # delivered again, without harm
 
 
 def _pause(seconds: float, stopping: Callable[[], bool]) -> None:
@@ -190,7 +190,7 @@ def handle(
         try:
             change = parse(message.body)
         except ValueError as error:
-            log.warning("events.unreadable message=%s error=%s", message.id, error)
+            log.warning("events.unreadable", message=message.id, error=str(error))
             done.append(message)
             continue
         if change is None:
@@ -203,14 +203,15 @@ def handle(
         _step()
         problem: str | None
         try:
-            problem = _observe(configuration, account, region, name, [change for _, change in pairs], stopping)
+            with bound(repository=name):
+                problem = _observe(configuration, account, region, name, [change for _, change in pairs], stopping)
         except (OperationalError, InterfaceError, InternalError):
             raise
         except RegistryError as error:
             problem = str(error)  # this process may not act, whichever repository it is
         except Exception as error:
             # An error of one repository must not stop the others.
-            log.exception("events.failed repository=%s", name)
+            log.exception("events.failed", repository=name)
             unexpected = registry_error("Unexpected", operation="", name=name, reason=type(error).__name__)
             for row in Repository.objects.filter(account=account, region=region, name=name):
                 repositories.record_failure(row=row, error=unexpected, cause="event")
@@ -218,7 +219,7 @@ def handle(
         if problem is None:
             done += [message for message, _ in pairs]
         elif any(message.receives % RETRIES_PER_LINE == 1 for message, _ in pairs):
-            log.warning("events.not_done repository=%s receives=%d error=%s", name, pairs[0][0].receives, problem)
+            log.warning("events.not_done", repository=name, receives=pairs[0][0].receives, error=problem)
     return done
 
 
@@ -259,7 +260,7 @@ def _observe(
         )
         if result is not None:
             if result.written:
-                log.info("events.healed repository=%s", name)
+                log.info("events.healed", repository=name)
             # A refusal of this repository alone is on its row and was looked at; what concerns AWS or the whole
             # installation says nothing about this repository.
             error = result.error

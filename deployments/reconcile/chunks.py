@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import threading
 import time
 from collections import Counter, deque
@@ -26,6 +25,7 @@ from deployments.aws.values import Observation
 from deployments.catalogue import sentence
 from deployments.config import Configuration
 from deployments.errors import RegistryError, is_throttling, registry_error
+from deployments.log import carried, get_logger
 from deployments.models import (
     CallBudget,
     Repository,
@@ -62,7 +62,7 @@ LONGEST_REST_SECONDS = 16.0  # longest pause of a throttled repository
 
 CALM_SECONDS = 10.0  # throttling of another repository counts as throttling of the account for this time
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,7 +138,7 @@ class ChunkRun:
                     while len(going) < THREADS_PER_CHUNK and not self._over() and (row := self._next()) is not None:
                         hear = functools.partial(answered, row.pk)
                         doors = replace(ecr, answered=hear), replace(writing, answered=hear)
-                        going[pool.submit(self._one, *doors, target, row, desired_digest)] = row
+                        going[pool.submit(carried(self._one), *doors, target, row, desired_digest)] = row
                     if not going and self._over():
                         break
                     done: set[Future[bool]] = set()
@@ -269,7 +269,7 @@ class ChunkRun:
             return False
         except Exception as error:
             # An unexpected error with one repository must not stop the check of the others.
-            log.exception("sweeps.failed repository=%s", row.name)
+            log.exception("sweeps.failed", repository=row.name)
             self._fail(row, registry_error("Unexpected", operation="", name=row.name, reason=type(error).__name__))
             return True
 
@@ -352,6 +352,8 @@ class ChunkRun:
             self.silence += 1
             again = self._count(row, UNANSWERED_TRIES)
             if self.silence >= UNANSWERED_IN_A_ROW:
+                if self.until:  # the first of the threads that finds it
+                    log.warning("sweep.waits", error=str(error))
                 self.until = 0
                 self.tries = self._stored_tries()
                 if self.chunk.sweep.trigger == SweepTrigger.COMMAND:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from deployments.access.audit import Trail
 from deployments.aws.partitions import registry_of
 from deployments.config import Configuration, RegistryConfig, desired_digest
 from deployments.errors import RegistryError, registry_error
+from deployments.log import get_logger
 from deployments.models import (
     ActivationCause,
     ConfigurationActivation,
@@ -45,7 +45,7 @@ from deployments.models import (
 from deployments.reconcile.processes import SILENT_SECONDS
 from registry_admin import VERSION
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 #: The keys of a row's content, and of its two registries, that this version knows.
 FIELDS = {"enforce", "allow_public", "consumers", "plain", "v4"}
@@ -91,7 +91,7 @@ def register(configuration: Configuration, *, role: ProcessRole) -> Configuratio
                 row, is_new = _row(configuration, by=by)
                 if is_new and _outranks(row):
                     _activate(row, follows=follows, cause=ActivationCause.STARTED, by=by)
-                    log.info("configuration.counts digest=%s generation=%s by=%s", row.digest[:12], row.generation, by)
+                    log.info("configuration.counts", digest=row.digest[:12], generation=row.generation, by=by)
         except IntegrityError:
             continue  # another process activated a row at the same time: decide again
         held = row.pk
@@ -183,7 +183,7 @@ def activate(*, row: ConfigurationGeneration, trail: Trail, reason: str) -> bool
                 _activate(row, follows=follows, cause=ActivationCause.ACTIVATED, by=trail.actor.name, reason=reason)
         except IntegrityError:
             continue
-        log.warning("configuration.activated digest=%s by=%s", row.digest[:12], trail.actor.name)
+        log.warning("configuration.activated", digest=row.digest[:12], by=trail.actor.name)
         return True
     raise registry_error("ConfigurationChanged", operation="start", name="")
 
@@ -230,7 +230,7 @@ def in_force(own: Configuration) -> Configuration:
             return own
         made = _made = _Made(own=own, activation=current.pk, result=_overlay(own.require(), current))
         if isinstance(made.result, str):
-            log.error("configuration.cannot_be_used reason=%s", made.result)
+            log.error("configuration.cannot_be_used", reason=made.result)
     if isinstance(made.result, str):
         raise registry_error("OutdatedConfiguration", operation="start", name="", reason=made.result)
     return made.result
@@ -350,7 +350,8 @@ def settle() -> bool:
             )
     except IntegrityError:
         return False
-    log.warning("configuration.went_back digest=%s from=%s", wanted.digest[:12], current.configuration.digest[:12])
+    before = current.configuration.digest[:12]
+    log.warning("configuration.went_back", digest=wanted.digest[:12], **{"from": before})
     return True
 
 

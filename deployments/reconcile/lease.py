@@ -11,7 +11,6 @@ it calls `require_time` before each call to AWS.
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
 from deployments.errors import registry_error
+from deployments.log import get_logger
 from deployments.models import Repository, RepositoryEvent, Sweep, SweepChunk
 from deployments.reconcile import processes
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 #: The columns of a lease that is not held.
 RETURNED: dict[str, Any] = {"lease_owner": "", "lease_until": None, "lease_process": None}
@@ -139,7 +139,7 @@ def give_back(rows: QuerySet[Any]) -> None:
             connection.close()  # this connection broke; a new connection may work
             rows.update(**RETURNED)
     except Error as error:
-        log.warning("lease.not_returned error=%s: the next heartbeat returns it", type(error).__name__)
+        log.warning("lease.not_returned", error=type(error).__name__, then="the next heartbeat returns it")
         _owed.append(rows)
 
 

@@ -18,8 +18,11 @@ from django.db import transaction
 from django.db.models import Case, CharField, Value, When
 from django.db.models.functions import Now
 
+from deployments.log import get_logger
 from deployments.models import EventKind, Repository, RepositoryEvent, RepositoryStatus
 from deployments.row_values import Management
+
+log = get_logger(__name__)
 
 #: What the columns of version 0.1.0 say, in SQL.
 BY_OLD_COLUMNS = Case(
@@ -52,6 +55,8 @@ def adopt(*, row: Repository, by: str) -> bool:
         )
         if adopted:
             _note(row, "Adopted by an operator.", by)
+    if adopted:
+        log.info("repository.pending", repository=row.name, account=row.account, before=row.status, cause=by)
     return bool(adopted)
 
 

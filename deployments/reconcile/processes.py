@@ -13,7 +13,6 @@ with the host's clock. `seen` has the running and the silent processes, for page
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import threading
@@ -27,10 +26,11 @@ from django.db import Error, connection, connections
 from django.db.models import Case, Exists, F, OuterRef, Q, When
 from django.db.models.functions import Now
 
+from deployments.log import get_logger
 from deployments.models import ConfigurationGeneration, Process, ProcessRole
 from registry_admin import VERSION
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 15.0  # after this time without a heartbeat, the leases of a process end
@@ -179,7 +179,7 @@ def keep_alive(
             except Error as error:
                 if not trouble:  # one line for each outage
                     trouble = type(error).__name__
-                    log.warning("process.cannot_beat error=%s", trouble, exc_info=error)
+                    log.warning("process.cannot_beat", error=trouble, exc_info=error)
                 connections.close_all()
             except Exception as error:
                 # The thread continues: a process without heartbeats would never write to AWS again.
@@ -210,7 +210,10 @@ def exit_after(seconds: float, last: Callable[[], None]) -> None:
 
     def leave() -> None:
         time.sleep(seconds)
-        log.warning("process.ended_while_waiting: a call was not answered in time; the next process makes it again")
+        log.warning(
+            "process.ended_while_waiting",
+            reason="a call was not answered in time; the next process makes it again",
+        )
         final = threading.Thread(target=last, daemon=True)
         final.start()
         final.join(0.5)

@@ -92,9 +92,13 @@ def _put_back(
         lease.give_up()
         raise
     with attempt.commit():
-        repositories.record_policy(
+        kept = repositories.record_policy(
             lease=lease, config=target.config, partition=target.registry.partition, text=text, cause=by[:100]
         )
+    status_before = lease.row.status
+    row.refresh_from_db(fields=["status", "differences"])
+    if kept and row.status != status_before:
+        repositories.log_status(row, before=status_before, cause=by)
     return before
 
 

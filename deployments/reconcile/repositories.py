@@ -15,7 +15,7 @@ The protocol (each point has a test that breaks when the point is left out):
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -30,6 +30,7 @@ from deployments.catalogue import sentence
 from deployments.config import RegistryConfig
 from deployments.errors import RegistryError, registry_error
 from deployments.images import EcrRegistry
+from deployments.log import get_logger
 from deployments.models import (
     ConfigurationActivation,
     EventKind,
@@ -44,6 +45,7 @@ from deployments.reconcile.lease import Lease
 from deployments.row_values import Difference, Encryption, Management, Mutability, Part
 
 T = TypeVar("T")
+log = get_logger(__name__)
 
 #: The columns of a row whose repository is gone: nothing of the old repository is true of the next one. The event
 #: that records the loss (`gone_event`) keeps what was true of the old one.
@@ -365,7 +367,7 @@ def converge(
     does, a sweep does not). `details` reads everything, due or not. `observation` is one that the caller has made
     since the row was last written.
     """
-    row, before = lease.row, lease.row.status
+    row, before, code_before = lease.row, lease.row.status, lease.row.last_error_code
     now: datetime = row.db_now  # type: ignore[attr-defined]
     run = _Run(
         lease=lease,
@@ -412,9 +414,26 @@ def converge(
         for name, value in run.values.items():
             if not isinstance(value, Now):  # the database knows what time that was
                 setattr(row, name, value)
+        if row.status != before or run.written or row.last_error_code != code_before:
+            log_status(row, before=before, cause=cause, written=run.written)
     else:
         row.refresh_from_db()  # somebody was faster, and it is their result that counts
     return Converged(repository=row, error=error, written=tuple(run.written), before=before)
+
+
+def log_status(row: Repository, *, before: str, cause: str, written: Iterable[str] = ()) -> None:
+    """The line of a repository whose status, error or content was changed: `repository.` and the status that it has."""
+    quiet = row.status in (RepositoryStatus.IN_SYNC, RepositoryStatus.PENDING)
+    details: dict[str, object] = {}
+    if row.status == RepositoryStatus.FAILED:
+        details = {"code": row.last_error_code, "error": row.last_error}
+    elif row.status == RepositoryStatus.DRIFTED:
+        details = {"differences": " ".join(each.words for each in row.differences)}
+    if words := " ".join(written):
+        details["corrected"] = words
+    (log.info if quiet else log.warning)(
+        f"repository.{row.status}", repository=row.name, account=row.account, before=before, cause=cause, **details
+    )
 
 
 def remembered(row: Repository) -> Details:
@@ -859,7 +878,14 @@ def record_failure(*, row: Repository, error: RegistryError, cause: str) -> bool
         return False
     try:
         now: datetime = lease.row.db_now  # type: ignore[attr-defined]
-        return lease.finish(*_failure(lease.row, error, cause=cause, now=now))
+        values, events = _failure(lease.row, error, cause=cause, now=now)
+        kept = lease.finish(values, events)
     except BaseException:
         lease.give_up()
         raise
+    found = lease.row
+    before, code_before = found.status, found.last_error_code
+    found.status, found.last_error_code, found.last_error = values["status"], error.code, str(error)
+    if kept and (before, code_before) != (found.status, found.last_error_code):
+        log_status(found, before=before, cause=cause)
+    return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from django.db.models import Case, Min, OuterRef, QuerySet, Subquery, Sum, When
 from django.db.models.functions import Now
 
 from deployments import clock
+from deployments.log import get_logger
 from deployments.models import (
     Repository,
     RepositoryStatus,
@@ -28,6 +30,7 @@ UNEVENTFUL_SWEEPS_KEPT_FOR = timedelta(days=2)  # scheduled sweeps without findi
 MAX_DEATHS_PER_CHUNK = 5  # a chunk is halved after so many workers in a row died while they worked on it
 
 Outcome = SweepFinding.Outcome
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ def start(
     """Start a sweep by adding its row; workers do the work. None if the last scheduled sweep still runs."""
     try:
         with transaction.atomic():
-            return Sweep.objects.create(
+            sweep = Sweep.objects.create(
                 trigger=trigger,
                 requested_by=requested_by,
                 names=list(names),
@@ -66,6 +69,9 @@ def start(
             )
     except IntegrityError:
         return None
+    line = {"sweep": sweep.pk, "trigger": str(trigger), "by": requested_by, "dry_run": dry_run, "adopt": adopt}
+    transaction.on_commit(functools.partial(log.info, "sweep.started", **line, repositories=len(sweep.names) or "all"))
+    return sweep
 
 
 def stop(*, sweep: Sweep) -> bool:
@@ -80,7 +86,19 @@ def _end(sweep_id: int, status: SweepStatus, error: str = "") -> bool:
     ended = Sweep.objects.filter(pk=sweep_id, status=SweepStatus.RUNNING).update(
         status=status, error=error, finished_at=Now()
     )
+    if ended:
+        transaction.on_commit(functools.partial(_log_end, sweep_id, status, error))
     return bool(ended)
+
+
+def _log_end(sweep_id: int, status: SweepStatus, error: str) -> None:
+    sweep = Sweep.objects.filter(pk=sweep_id).first()
+    if sweep is None:
+        return
+    done = progress(sweep)
+    counts = {name: getattr(done, name) for name in ("total", "in_sync", "healed", "drifted", "failed", "missing")}
+    write = log.warning if status == SweepStatus.FAILED else log.info
+    write("sweep.ended", sweep=sweep_id, status=str(status), **counts, calls=sum(done.calls.values()), error=error)
 
 
 def progress(sweep: Sweep) -> Progress:

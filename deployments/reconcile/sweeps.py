@@ -15,7 +15,6 @@ rest, when another piece waits.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -30,6 +29,7 @@ from deployments.aws.values import Listed
 from deployments.catalogue import sentence
 from deployments.config import Configuration
 from deployments.errors import RegistryError
+from deployments.log import bound, get_logger
 from deployments.models import (
     Project,
     Repository,
@@ -50,7 +50,7 @@ from deployments.row_values import MANAGED, Encryption, Management, Mutability
 REPOSITORIES_PER_CHUNK = (
     250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest
 )
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 # ---------------------------------------------------------------------------------------------- start, stop, progress
@@ -81,7 +81,8 @@ def work(
             # Only sweeps that no other process works on: one that does has a use for the configuration.
             working = SweepChunk.objects.filter(sweep=OuterRef("pk"), lease_until__gt=Now())
             resting = Sweep.objects.filter(~Exists(working), status=SweepStatus.RUNNING).exclude(error=str(refused))
-            resting.update(error=str(refused))
+            if resting.update(error=str(refused)):
+                log.warning("sweep.waits", error=str(refused))
             return False
         running = Sweep.objects.filter(status=SweepStatus.RUNNING, **({"pk": sweep_id} if sweep_id else {}))
         _close_finished(running)  # before the next piece: it may be another sweep's, and take long
@@ -89,7 +90,8 @@ def work(
         if isinstance(piece, Sweep):
             listing = Lease.claim(Sweep.objects.filter(pk=piece.pk), CHUNK_LEASE)
             if listing is not None:
-                _list(listing, configuration, stopping)
+                with bound(sweep=piece.pk, actor=_actor(piece)):
+                    _list(listing, configuration, stopping)
             continue
         if piece is None:
             return False
@@ -99,8 +101,14 @@ def work(
         if lease.row.attempts >= MAX_DEATHS_PER_CHUNK:
             _isolate(lease)
             continue
-        ChunkRun(lease=lease, configuration=configuration, until=until, running=running, stopping=stopping).run()
+        with bound(sweep=lease.row.sweep_id, actor=_actor(lease.row.sweep)):
+            ChunkRun(lease=lease, configuration=configuration, until=until, running=running, stopping=stopping).run()
     return True
+
+
+def _actor(sweep: Sweep) -> str:
+    """Who started a sweep: a person, or the trigger."""
+    return sweep.requested_by or sweep.trigger
 
 
 def _claim_chunk(chunk: SweepChunk) -> Lease[SweepChunk] | None:
@@ -180,6 +188,8 @@ def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[
         if error.retryable and not error.installation and sweep.trigger != SweepTrigger.COMMAND:
             # Back in line: after a rest the next worker lists again. Nothing is left half done.
             lease.finish({"error": str(error)}, rest=timedelta(seconds=5))
+            if sweep.error != str(error):  # once for an outage of AWS, not at each try
+                log.warning("sweep.waits", error=str(error))
         else:
             _end(sweep.pk, SweepStatus.FAILED, str(error))
         return
@@ -204,6 +214,7 @@ def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[
                     ids = []
             if ids:
                 position = _cut(sweep, target, position, ids)
+    log.info("sweep.listed", chunks=position, missing=listed["missing"], discovered=listed["discovered"])
 
 
 def _rows(sweep: Sweep, target: Target) -> QuerySet[Repository]:
@@ -283,7 +294,10 @@ def _note_changes(known: dict[str, Repository], listed: dict[str, Listed]) -> No
             seen["management"] = Management.ADOPTED
         elif not row.is_managed or (row.mutability, row.encryption) == (seen["mutability"], seen["encryption"]):
             continue
-        Repository.objects.filter(free(), pk=row.pk, lease_epoch=row.lease_epoch).update(**seen)
+        changed = Repository.objects.filter(free(), pk=row.pk, lease_epoch=row.lease_epoch).update(**seen)
+        if changed and "status" in seen:
+            before, row.status = row.status, seen["status"]
+            repositories.log_status(row, before=before, cause="listed again")
 
 
 def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repository]:
@@ -344,6 +358,9 @@ def _note_missing(sweep: Sweep, gone: list[int]) -> None:
             RepositoryEvent.objects.bulk_create(
                 repositories.gone_event(row, cause=sweep.requested_by or sweep.trigger) for row in rows
             )
+        for row in rows:
+            before, row.status = row.status, RepositoryStatus.MISSING
+            repositories.log_status(row, before=before, cause=sweep.requested_by or sweep.trigger)
         _found(sweep, rows, Outcome.MISSING, sentence("missing", name="The repository"))
 
 

@@ -5,15 +5,14 @@ The pause is read right before each write (`RepositoryLease.require_writable`), 
 
 from __future__ import annotations
 
-import logging
-
 from django.db import IntegrityError
 from django.db.models.functions import Now
 
 from deployments.access.audit import Trail
+from deployments.log import get_logger
 from deployments.models import WritesPause
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def current() -> WritesPause | None:
@@ -28,7 +27,7 @@ def pause(*, trail: Trail, reason: str) -> bool:
             line.target = WritesPause.objects.create(paused_by=trail.actor.name[:200], reason=reason[:300])
     except IntegrityError:
         return False
-    log.warning("writes.paused by=%s reason=%s", trail.actor.name, reason)
+    log.warning("writes.paused", by=trail.actor.name, reason=reason)
     return True
 
 
@@ -42,5 +41,5 @@ def resume(*, trail: Trail) -> bool:
         if not lifted:
             line.nothing_changed()
     if lifted:
-        log.warning("writes.resumed by=%s", trail.actor.name)
+        log.warning("writes.resumed", by=trail.actor.name)
     return bool(lifted)

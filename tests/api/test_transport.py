@@ -97,7 +97,9 @@ def test_an_unexpected_error_is_a_json_500_with_the_id_in_the_log_and_no_traceba
     assert answer.status == 500
     assert answer.headers["X-Request-ID"] in answer.error
     assert "internal-name" not in answer.error
-    [record] = [each for each in caplog.records if answer.headers["X-Request-ID"] in each.getMessage()]
+    lines = [each for each in caplog.records if answer.headers["X-Request-ID"] in each.getMessage()]
+    assert [each.msg["event"] for each in lines] == ["api.failed", "request"]  # type: ignore[index]
+    record = lines[0]
     assert record.exc_info is not None  # the answer sends the operator there: the traceback has to be in it
     assert record.exc_info[0] is KeyError
     assert "in broken" in caplog.text

@@ -92,10 +92,10 @@ class Installation:
         return done.stdout
 
     @contextmanager
-    def serving(self, *, api_port: int | None = None) -> Iterator[str]:
+    def serving(self, *, api_port: int | None = None, **more: str) -> Iterator[str]:
         """gunicorn as `make run` starts it, on a free port; gives its origin.
 
-        `api_port` is where the CLI is told to find the API, if that is not the server itself.
+        `api_port` is where the CLI is told to find the API, if that is not the server itself; `more` are variables.
         """
         # Bound and listening before gunicorn is there: no other process can take the port in between, and the first
         # request waits for the start by itself.
@@ -103,7 +103,7 @@ class Installation:
             port = listener.getsockname()[1]
             # `localhost`, not an address: in a build by the CLI it becomes host.docker.internal.
             origin = f"http://localhost:{port}"
-            options = ["--bind", f"fd://{listener.fileno()}", "--access-logfile", "-"]
+            options = ["--bind", f"fd://{listener.fileno()}"]
             # Enough to prove that nothing relies on one process; one for each core would be a crowd on a large machine.
             options += ["--workers", "2"]
             # It would lie in the home folder, where two servers of one installation cannot both have theirs.
@@ -111,7 +111,7 @@ class Installation:
             process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", *options, "registry_admin.wsgi"],
                 cwd=cli.ROOT, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=self.environment(APP_ORIGIN=origin, API_ORIGIN=f"http://localhost:{api_port or port}"),
+                env=self.environment(APP_ORIGIN=origin, API_ORIGIN=f"http://localhost:{api_port or port}", **more),
                 start_new_session=True,
             )  # fmt: skip
         try:

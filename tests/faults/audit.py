@@ -295,6 +295,8 @@ def _secrets_and_logs(installation: Installation, meant: str) -> Iterable[str]:
         seen = installation.read_logs.get(name, 0)
         installation.read_logs[name] = len(text)
         ends = re.findall(r"^Traceback .*\n(?:^[ \n].*\n?)*(.*)", text[seen:], re.MULTILINE)
+        lines = [line for line in text[seen:].splitlines() if line.startswith('{"timestamp"') and line.endswith("}")]
+        ends += [said["exception"].splitlines()[-1] for line in lines if "exception" in (said := json.loads(line))]
         ends = [end for end in ends if not (meant and re.search(meant, end))]
         if ends and not name.startswith("old-"):  # what an earlier release logs cannot be mended any more
             yield f"log: {name} has {len(ends)} tracebacks: {Counter(end[:150] for end in ends).most_common(3)}"

@@ -90,6 +90,11 @@ def log_traceback(installation: Installation, project: Project, deployment: str)
     (installation.folder / "other.log").write_text("Traceback (most recent call last):\n  File x\nKeyError: 1\n")
 
 
+def log_traceback_as_json(installation: Installation, project: Project, deployment: str) -> None:
+    line = {"timestamp": "2026-11-26T10:00:00.000Z", "event": "x", "exception": "Traceback …:\n  File x\nKeyError: 1"}
+    (installation.folder / "other.log").write_text(json.dumps(line) + "\n")
+
+
 def cancel_unseen(installation: Installation, project: Project, deployment: str) -> None:
     installation.database.query("UPDATE deployments_deployment SET status = 'CANCELED' WHERE id = ?", deployment)
 
@@ -176,6 +181,7 @@ def undo_each_write(installation: Installation, project: Project, deployment: st
         ("I12", leave_task),
         ("I13", undo_each_write),
         ("log", log_traceback),
+        ("log", log_traceback_as_json),
     ],
 )
 def test_the_audit_names_what_is_violated(

@@ -555,8 +555,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "time_out_overdue",
-            "count += overdue.filter(status=status)",
-            "count += Deployment.objects.filter(pk__in=[each.pk for each in list(overdue)])",
+            "overdue.filter(pk=deployment.pk, status=deployment.status)",
+            "Deployment.objects.filter(pk=deployment.pk)",
             "deploys/test_lifecycle.py::test_a_deployment_that_moved_on_while_the_overdue_ones_were_looked_for_is_not_timed_out",
             "deploys/test_lifecycle.py::test_a_deployment_whose_cli_calls_while_the_overdue_ones_are_looked_for_is_not_timed_out",
         ),
@@ -996,7 +996,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_delete",
-            'log.warning("events.not_deleted count=%d error=%s", len(done), error)',
+            'log.warning("events.not_deleted", count=len(done), error=str(error))',
             "raise ValueError",
             "reconcile/test_change_events.py::test_messages_that_cannot_be_taken_off_the_queue_do_not_end_the_consumer",
         ),
@@ -2123,6 +2123,115 @@ MUTANTS: tuple[Mutant, ...] = (
             "TROUBLE_SECONDS = 3600.0",
             "TROUBLE_SECONDS = 360.0",
             "test_worker.py::test_the_heartbeat_says_for_an_hour_why_the_cluster_was_started_again",
+        ),
+    ),
+    *_in(
+        "deployments/log.py",
+        (
+            "harmless",
+            "HIDDEN if SECRET_TEXT.search(line) else ",
+            "",
+            "test_log.py::test_a_value_that_looks_like_a_secret_is_not_kept_whoever_logs_it",
+            "test_log.py::test_a_failed_deploy_is_found_by_its_short_code_its_project_and_its_request_with_the_reason",
+        ),
+        (
+            "harmless",
+            '_CONTROL.sub(" ", line)',
+            "line",
+            "test_log.py::test_every_line_is_one_json_object_and_one_text_line_whatever_is_in_its_fields",
+        ),
+        (
+            "_without_path",
+            'message.replace(path, f"/{route(request)}")',
+            "message",
+            "test_log.py::test_a_login_link_is_logged_by_its_route_also_when_it_is_refused",
+        ),
+    ),
+    *_in(
+        "deployments/api/middleware.py",
+        (
+            "_log",
+            " or request.META.get(KEY_REFUSED)",
+            "",
+            "test_log.py::test_polls_probes_and_dead_keys_do_not_fill_the_log",
+        ),
+        (
+            "_log",
+            "(route in _POLLS and status < 500)",
+            "False",
+            "test_log.py::test_polls_probes_and_dead_keys_do_not_fill_the_log",
+        ),
+        (
+            "_log",
+            " and status < 500",
+            "",
+            "test_log.py::test_a_poll_that_the_server_fails_is_a_warning",
+        ),
+        (
+            "_log",
+            "status >= 500 or refused",
+            "status >= 500",
+            "test_log.py::test_a_refused_deploy_is_one_warning_with_the_code_and_the_sentence_beside_the_refused_write",
+        ),
+        (
+            "ApiMiddleware.__call__",
+            "log.carried(lambda: _log(request, response, started))",
+            "lambda: _log(request, response, started)",
+            "test_log.py::test_a_complete_deploy_leaves_one_line_for_each_request_change_and_write_to_aws",
+        ),
+    ),
+    *_in(
+        "deployments/api/auth.py",
+        (
+            "_log_refused_key",
+            "if not limits.logged_refused_keys.count(address):",
+            "if True:",
+            "test_log.py::test_polls_probes_and_dead_keys_do_not_fill_the_log",
+        ),
+    ),
+    *_in(
+        "deployments/api/stream.py",
+        (
+            "_events",
+            "target=request_context.run, args=(run,)",
+            "target=run",
+            "test_log.py::test_a_complete_deploy_leaves_one_line_for_each_request_change_and_write_to_aws",
+        ),
+    ),
+    *_in(
+        "deployments/deploys/lifecycle.py",
+        (
+            "log_change",
+            "transaction.on_commit(committed)",
+            "committed()",
+            "test_log.py::test_what_was_rolled_back_left_no_line",
+        ),
+    ),
+    *_in(
+        "deployments/aws/ecr.py",
+        (
+            "Ecr.side_by_side",
+            "carried(_caught)",
+            "_caught",
+            "test_log.py::test_a_complete_deploy_leaves_one_line_for_each_request_change_and_write_to_aws",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/chunks.py",
+        (
+            "ChunkRun.run",
+            "carried(self._one)",
+            "self._one",
+            "test_log.py::test_a_sweep_has_a_line_at_its_start_for_each_correction_and_at_its_end",
+        ),
+    ),
+    *_in(
+        "registry_admin/settings.py",
+        (
+            "",
+            '"django.request": {"level": "CRITICAL", "propagate": False},',
+            "",
+            "test_log.py::test_a_refused_deploy_is_one_warning_with_the_code_and_the_sentence_beside_the_refused_write",
         ),
     ),
 )

@@ -435,7 +435,7 @@ def test_a_database_that_fails_in_the_middle_of_a_look_leaves_every_message_on_t
 
     assert "sqs:DeleteMessageBatch" not in sandbox.calls()
     assert [record.getMessage() for record in caplog.records] == [
-        "events.database_unreachable error=server closed the connection unexpectedly"
+        'events.database_unreachable error="server closed the connection unexpectedly"'
     ]
 
 

@@ -7,7 +7,6 @@ printed once, when it is made.
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +24,6 @@ from deployments.access import keys
 from deployments.access.audit import Actor, Trail
 from deployments.deploys import projects
 from deployments.models import AccessKey, KeyKind, Project
-
-logger = logging.getLogger(__name__)
 
 #: The name of the keys that this command makes. It finds and rotates only keys with this name.
 KEY_NAME = "bootstrap"

@@ -10,8 +10,11 @@ from django.core.management.base import BaseCommand, CommandError
 
 from deployments.aws.sqs import EventQueue
 from deployments.aws.values import Access
+from deployments.log import get_logger
 from deployments.models import ProcessRole
 from deployments.reconcile import change_events, generation, processes, targets
+
+log = get_logger(__name__)
 
 
 class Command(BaseCommand):
@@ -51,6 +54,6 @@ class Command(BaseCommand):
         )
         generation.register(configuration, role=ProcessRole.EVENTS)
         processes.keep_alive(ProcessRole.EVENTS, configuration=generation.held, lives=change_events.is_moving)
-        self.stderr.write("Listening for changes. Stop with Ctrl-C.")
+        log.info("events.started", queue=queue.url.rpartition("/")[2], says="Listening for changes. Stop with Ctrl-C.")
         change_events.consume(configuration=configuration, queue=queue, stopping=lambda: bool(stop))
         processes.end()

@@ -1,0 +1,105 @@
+"""Counters and durations of what this process does, and the only importer of prometheus_client.
+
+`deployments.metrics` adds the numbers that are read from rows, and answers `/metrics`. Which metrics there are:
+docs/logs-and-metrics.md. Labels hold no input: an unknown HTTP method counts as “other”, and an address without a route
+has an empty one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, disable_created_metrics
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+PREFIX = "registry_admin_"
+_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)  # seconds
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside each counter, which nobody asked for
+_registry = CollectorRegistry()
+_requests = Histogram(
+    f"{PREFIX}request_duration_seconds",
+    "Requests by route, method and class of status, with their durations.",
+    ("route", "method", "status"),
+    buckets=_BUCKETS,
+    registry=_registry,
+)
+_aws_calls = Histogram(
+    f"{PREFIX}aws_call_duration_seconds",
+    "Calls to AWS by operation and outcome (ok or the error's code), with their durations.",
+    ("operation", "outcome"),
+    buckets=_BUCKETS,
+    registry=_registry,
+)
+_repository_writes = Counter(
+    f"{PREFIX}repository_writes",
+    "Calls that change a repository in ECR, by operation and outcome.",
+    ("operation", "outcome"),
+    registry=_registry,
+)
+_deploys = Counter(
+    f"{PREFIX}deploys",
+    "Deploys by what happened to them: refused, created, indexed, deployed, promoted, failed, canceled, timed_out.",
+    ("result",),
+    registry=_registry,
+)
+
+
+def request(*, route: str, method: str, status: int, seconds: float) -> None:
+    known = method if method in _METHODS else "other"
+    _requests.labels(route, known, f"{status // 100}xx").observe(seconds)
+
+
+def aws_call(*, operation: str, outcome: str, seconds: float, is_write: bool) -> None:
+    _aws_calls.labels(operation, outcome).observe(seconds)
+    if is_write:
+        _repository_writes.labels(operation, outcome).inc()
+
+
+def deploy(result: str) -> None:
+    _deploys.labels(result).inc()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A number that was read from rows, what it is of, and what it means. `name` is without the prefix."""
+
+    name: str
+    help: str
+    value: float
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+class _Rows(Collector):
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self._samples = samples
+
+    def collect(self) -> Iterator[Metric]:
+        for name, group in groupby(self._samples, key=lambda sample: sample.name):
+            samples = list(group)
+            family = GaugeMetricFamily(PREFIX + name, samples[0].help, labels=list(samples[0].labels))
+            for sample in samples:
+                family.add_metric(list(sample.labels.values()), round(sample.value, 3))
+            yield family
+
+
+def exposition(samples: Iterable[Sample], *, directory: str, accept: str) -> tuple[bytes, str]:
+    """The text of all metrics and its content type, in the form that `accept` asks for.
+
+    `samples` of one name stand together. `directory` is PROMETHEUS_MULTIPROC_DIR, where all processes count; empty:
+    this process counts alone, in its memory.
+    """
+    registry = CollectorRegistry()
+    if directory:
+        MultiProcessCollector(registry, path=directory)  # type: ignore[no-untyped-call]
+    else:
+        registry.register(_registry)
+    registry.register(_Rows(samples))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
