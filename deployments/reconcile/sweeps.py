@@ -47,13 +47,8 @@ from deployments.reconcile.lease import RETURNED, Lease, free
 from deployments.reconcile.sweep_record import MAX_DEATHS_PER_CHUNK, Outcome, _end, _found, _next_piece
 from deployments.reconcile.targets import Target
 
-REPOSITORIES_PER_CHUNK = (
-    250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest
-)
+REPOSITORIES_PER_CHUNK = 250  # half a minute at 20 calls a second on two workers, and four UPDATEs at rest
 log = logging.getLogger(__name__)
-
-
-# ---------------------------------------------------------------------------------------------- start, stop, progress
 
 
 # --------------------------------------------------------------------------------------------------------------- work
@@ -359,9 +354,3 @@ def _note_missing(sweep: Sweep, gone: list[int]) -> None:
                 repositories.gone_event(row, cause=sweep.requested_by or sweep.trigger) for row in rows
             )
         _found(sweep, rows, Outcome.MISSING, sentence("missing", name="The repository"))
-
-
-# ------------------------------------------------------------------------------------------------------------ a chunk
-
-
-# ------------------------------------------------------------------------------------------------------------- budget
