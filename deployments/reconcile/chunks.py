@@ -41,26 +41,18 @@ from deployments.reconcile.pace import Pace
 from deployments.reconcile.sweep_record import Outcome, _end, _found, _next_piece, _size
 from deployments.reconcile.targets import Target
 
-CHUNK_LEASE = timedelta(seconds=45)  # lease of a chunk or a listing
-HELD_PAUSE = timedelta(seconds=5)  # before a repository is tried again whose lease another process held
-THREADS_PER_CHUNK = 16
-
+CHUNK_LEASE = timedelta(seconds=45)  # of a chunk or a listing: how long a dead worker's work waits
 LEASE_RENEWAL_SECONDS = 10
-
-VISIBLE_PAUSE_SECONDS = 2.0  # before the next try for a new repository that ECR may not find yet
-
+BUSY_PAUSE = timedelta(seconds=5)  # of a chunk of which only repositories are left whose lease another process has
+THREADS_PER_CHUNK = 16
+VISIBLE_PAUSE_SECONDS = 2.0  # before ECR is asked again for a repository that it may not show yet
 UNANSWERED_CODES = ("Unreachable", "Timeout")
-
-UNANSWERED_IN_A_ROW = 3 * THREADS_PER_CHUNK  # after so many checks without an answer, the sweep fails
-
-#: Throttled checks of one repository in one sweep, by all workers together. Then the repository failed (D-sweep-tries).
+UNANSWERED_IN_A_ROW = 3 * THREADS_PER_CHUNK  # tries in a row without an answer after which AWS counts as away
+#: Throttled tries of one repository in one sweep, over all workers; after them it has failed (D-sweep-tries).
 MAX_TRIES_PER_REPOSITORY = 8
-
-UNANSWERED_TRIES = 3  # a check without an answer counts as so many tries, because it blocks a thread for 13 seconds
-
-LONGEST_REST_SECONDS = 16.0  # longest pause of a throttled repository
-
-CALM_SECONDS = 10.0  # throttling of another repository counts as throttling of the account for this time
+UNANSWERED_TRIES = 3  # as how many tries one without an answer counts: it occupies a thread for 13 seconds
+LONGEST_REST_SECONDS = 16.0
+CALM_SECONDS = 10.0  # after so long a throttled call of another repository says nothing about the account's rate
 
 log = get_logger(__name__)
 
@@ -74,19 +66,22 @@ class ChunkRun:
     until: float  # monotonic
     running: QuerySet[Sweep] = field(default_factory=lambda: Sweep.objects.filter(status=SweepStatus.RUNNING))
     stopping: Callable[[], bool] = lambda: False
+    read_at: datetime | None = None  # when the rows were read, on the database's clock
     pending: deque[Repository] = field(default_factory=deque)
-    quiet: list[int] = field(default_factory=list)  # ids of repositories that were and are in sync
-    held: list[int] = field(default_factory=list)  # ids of repositories whose lease another process holds
+    under_way: dict[Future[bool], Repository] = field(default_factory=dict)
+    unchanged: list[int] = field(default_factory=list)  # ids that were in sync and still are
+    busy: list[int] = field(default_factory=list)  # ids whose lease another process has: a deploy's, or one that died
     counts: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
-    tries: Counter[int] = field(default_factory=Counter)  # repository → checks that AWS throttled or did not answer
-    unsaved: bool = False  # whether `tries` has changed since the last save
-    resting: dict[int, float] = field(default_factory=dict)  # repository → when it may be checked again; monotonic
-    refused_at: dict[int, float] = field(default_factory=dict)  # repository → when AWS last throttled a call; monotonic
-    refusals: int = 0  # number of throttled checks
-    progressed: bool = False  # whether the check of any repository of this chunk was completed
-    silence: int = 0  # checks in a row that AWS did not answer
-    fatal: RegistryError | None = None
+    tries: Counter[int] = field(default_factory=Counter)  # by repository: those that AWS throttled or did not answer
+    unsaved: bool = False  # whether `tries` has grown since it was written down
+    resting: dict[int, float] = field(default_factory=dict)  # repository → when it may be tried again; monotonic
+    throttled_at: dict[int, float] = field(default_factory=dict)  # repository → when AWS throttled it last; monotonic
+    throttled_tries: int = 0
+    progressed: bool = False  # whether a try of any repository of this chunk came to its end
+    unanswered_in_a_row: int = 0  # tries that AWS did not answer
+    stop_reason: str = ""  # why no further repository is begun, in words for the log
+    fatal: RegistryError | None = None  # ends the sweep
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -94,7 +89,7 @@ class ChunkRun:
         return self.lease.row
 
     def run(self) -> None:
-        sweep, desired_digest = self.chunk.sweep, self.configuration.desired_digest
+        """Work through the chunk until it is done or there is a reason to stop, and return its lease."""
         wanted = (self.chunk.host, self.chunk.namespace)
         found = {(each.config.host, each.config.namespace): each for each in targets.configured(self.configuration)}
         target = found.get(wanted)
@@ -102,110 +97,138 @@ class ChunkRun:
         if target is None or not rows:
             self._save([], release=True)  # the registry is not configured any more, or the rows were deleted
             return
-        self.tries = self._stored_tries()
-        self.refusals = self.tries.total()  # of earlier workers too: at the lowest rate, a single worker sees few
-        self.progressed = self.chunk.size > len(self.chunk.remaining)
-        order = {pk: place for place, pk in enumerate(self.chunk.remaining)}
-        self.pending.extend(sorted(rows, key=lambda row: order[row.pk]))
-        looked_at: datetime = rows[0].db_now
-        if not sweep.dry_run:
-            # Before the work, so that a repository that kills its worker comes last in the next sweep.
-            Repository.objects.filter(pk__in=list(order)).update(attempted_at=Now())
+        self._begin(rows)
         budget = _Budget(target, self.configuration.calls_per_second)
-
-        def turn() -> None:
-            if not budget.pace.wait(self._over):
-                raise _OutOfTime
-
-        def answered(pk: int, operation: str, code: str) -> None:
-            with self._lock:
-                self.calls[operation] += 1
-            if not is_throttling(code):
-                budget.pace.accepted()
-            elif self._concerns_the_account(pk):
-                budget.pace.refused()
-
-        ecr = target.ecr(before_call=turn, attempts=1)
-        # Under a repository's lease, calls do not wait for the rate. Writes are few, so botocore may retry them.
-        writing = replace(ecr, before_call=budget.pace.spend, attempts=3)
         with ThreadPoolExecutor(max_workers=THREADS_PER_CHUNK, thread_name_prefix="sweep") as pool:
             try:
-                going: dict[Future[bool], Repository] = {}
-                next_check = time.monotonic() + 1
-                next_renewal = time.monotonic() + LEASE_RENEWAL_SECONDS
-                given_back = False
-                while self.pending or going:
-                    while len(going) < THREADS_PER_CHUNK and not self._over() and (row := self._next()) is not None:
-                        hear = functools.partial(answered, row.pk)
-                        doors = replace(ecr, answered=hear), replace(writing, answered=hear)
-                        going[pool.submit(carried(self._one), *doors, target, row, desired_digest)] = row
-                    if not going and self._over():
-                        break
-                    done: set[Future[bool]] = set()
-                    if going:
-                        done, _ = wait(going, timeout=0.5, return_when=FIRST_COMPLETED)
-                    else:
-                        time.sleep(0.1)  # all repositories that are left are resting
-                    for future in done:
-                        row = going.pop(future)
-                        if not future.result():
-                            self.pending.append(row)
-                    now = time.monotonic()
-                    if now >= next_check:
-                        next_check = now + 1
-                        budget.share()
-                        if self._gives_way(resting=not going and self._rest([*self.pending], []) is not None):
-                            self.until = 0
-                        if self.unsaved:
-                            next_renewal = now  # save now, because the sweep's page shows which repositories wait
-                        if not Sweep.objects.filter(pk=sweep.pk, status=SweepStatus.RUNNING).exists():
-                            self.until = 0
-                        if (generation.newest() or 0) != self.configuration.activation:
-                            self.until = 0  # another configuration counts now: end this run and begin again with it
-                    if self.stopping() and not given_back:
-                        # Save now, because this process may be killed before AWS has answered the calls that it sent.
-                        given_back = True
-                        self._settle_quiet(looked_at)
-                        self._save([*self.pending, *going.values()], release=True)
-                    if now >= next_renewal and not given_back:
-                        next_renewal = now + LEASE_RENEWAL_SECONDS
-                        self._settle_quiet(looked_at)
-                        if not self._save([*self.pending, *going.values()], release=False):
-                            self.until = 0  # another process has taken the lease: results from now on are dropped
+                self._work(budget, self._submit_to(pool, target, budget.pace))
             finally:
                 _close_connections(pool)
         budget.share()
-        self._settle_quiet(looked_at)
         self._save(list(self.pending), release=True)
+        if self.pending:
+            log.info("sweeps.chunk_left", sweep=self.chunk.sweep_id, chunk=self.chunk.pk, reason=self._over())
         if self.fatal is not None:
-            _end(sweep.pk, SweepStatus.FAILED, str(self.fatal))
+            _end(self.chunk.sweep_id, SweepStatus.FAILED, str(self.fatal))
 
-    def _settle_quiet(self, looked_at: datetime) -> None:
-        """Write the time of the check to the repositories that were and are in sync, in one statement."""
+    def _begin(self, rows: list[Any]) -> None:
+        self.tries = self._stored_tries()
+        # Those of the workers before count too: at the lowest rate one worker alone sees too few of them.
+        self.throttled_tries = self.tries.total()
+        self.progressed = self.chunk.size > len(self.chunk.remaining)
+        position = {pk: index for index, pk in enumerate(self.chunk.remaining)}
+        self.pending.extend(sorted(rows, key=lambda row: position[row.pk]))
+        self.read_at = rows[0].db_now
+        if not self.chunk.sweep.dry_run:
+            # Before the work: a repository that kills its worker goes to the back of the next sweep's line.
+            Repository.objects.filter(pk__in=list(position)).update(attempted_at=Now())
+
+    def _submit_to(self, pool: ThreadPoolExecutor, target: Target, pace: Pace) -> Callable[[Repository], Future[bool]]:
+        """What starts the work on a repository in a thread of the pool."""
+
+        def wait_for_rate() -> None:
+            if not pace.wait(lambda: bool(self._over())):
+                raise _OutOfTime
+
+        paced = target.ecr(before_call=wait_for_rate, attempts=1)
+        # Under a repository's lease no call waits for the rate. Writes are few and matter, so botocore may try again.
+        unpaced = replace(paced, before_call=pace.spend, attempts=3)
+
+        def submit(row: Repository) -> Future[bool]:
+            answered = functools.partial(self._answered, pace, row.pk)
+            both = replace(paced, answered=answered), replace(unpaced, answered=answered)
+            return pool.submit(carried(self._one), *both, target, row, self.configuration.desired_digest)
+
+        return submit
+
+    def _answered(self, pace: Pace, pk: int, operation: str, code: str) -> None:
+        """Count a call of a repository, and let the rate learn from its answer."""
         with self._lock:
-            ids, self.quiet = self.quiet, []
+            self.calls[operation] += 1
+        if not is_throttling(code):
+            pace.accepted()
+        elif self._concerns_the_account(pk):
+            pace.refused()
+
+    def _work(self, budget: _Budget, submit: Callable[[Repository], Future[bool]]) -> None:
+        """Keep all threads busy; once a second look for a reason to stop; renew the lease until it is returned."""
+        next_check = time.monotonic() + 1
+        next_renewal = time.monotonic() + LEASE_RENEWAL_SECONDS
+        returned = False
+        while self.pending or self.under_way:
+            while len(self.under_way) < THREADS_PER_CHUNK and not self._over() and (row := self._next()) is not None:
+                self.under_way[submit(row)] = row
+            if not self.under_way and self._over():
+                return
+            self._collect()
+            now = time.monotonic()
+            if now >= next_check:
+                next_check = now + 1
+                budget.share()
+                self._find_stop_reason()
+                if self.unsaved:
+                    next_renewal = now  # the sweep's page shows what is left, and why
+            if returned:
+                continue
+            if self.stopping():
+                # Now, because this process may be killed before AWS has answered the calls that are under way.
+                returned = True
+                self._save([*self.pending, *self.under_way.values()], release=True)
+            elif now >= next_renewal:
+                next_renewal = now + LEASE_RENEWAL_SECONDS
+                if not self._save([*self.pending, *self.under_way.values()], release=False):
+                    self.stop_reason = "another process has its lease"  # what is found from now on is dropped
+
+    def _collect(self) -> None:
+        """Wait up to half a second for repositories that are done, and put those that are not back in line."""
+        if not self.under_way:
+            time.sleep(0.1)  # every repository that is left rests
+            return
+        done, _ = wait(self.under_way, timeout=0.5, return_when=FIRST_COMPLETED)
+        for future in done:
+            row = self.under_way.pop(future)
+            if not future.result():
+                self.pending.append(row)
+
+    def _find_stop_reason(self) -> None:
+        if self._gives_way(resting=not self.under_way and self._rest([*self.pending], []) is not None):
+            self.stop_reason = "another piece of work goes first"
+        if not Sweep.objects.filter(pk=self.chunk.sweep_id, status=SweepStatus.RUNNING).exists():
+            self.stop_reason = "the sweep has ended"
+        if (generation.newest() or 0) != self.configuration.activation:
+            self.stop_reason = "another configuration counts"  # the next worker begins again with that one
+
+    def _over(self) -> str:
+        """Why no further repository is begun, in words; empty while there is no reason."""
+        if self.fatal is not None:
+            return str(self.fatal)
+        if time.monotonic() >= self.until:
+            return self.stop_reason or "its time is over"
+        return self.stop_reason or ("the worker stops" if self.stopping() else "")
+
+    def _save_unchanged(self, read_at: datetime) -> None:
+        """Stamp those that were and are in sync, in one statement."""
+        with self._lock:
+            ids, self.unchanged = self.unchanged, []
         if ids and not self.chunk.sweep.dry_run:
-            # Only rows without a newer check: a newer result is never overwritten.
-            Repository.objects.filter(pk__in=ids, last_checked_at__lt=looked_at).update(
-                last_checked_at=looked_at, last_in_sync_at=looked_at
+            # Only rows that nobody has written since they were read: a newer result is never overwritten.
+            Repository.objects.filter(pk__in=ids, last_checked_at__lt=read_at).update(
+                last_checked_at=read_at, last_in_sync_at=read_at
             )
 
-    def _over(self) -> bool:
-        return self.fatal is not None or time.monotonic() >= self.until or self.stopping()
-
     def _save(self, rows: list[Repository], *, release: bool) -> bool:
-        """Write the progress of the chunk. False if another process has taken the chunk's lease; then nothing is
-        written.
+        """Write how far this chunk is; False (and nothing written) when another process has its lease by now.
 
-        If only repositories are left that another process holds or AWS throttles, the chunk rests before a worker takes
-        it again.
+        A chunk of which only busy and throttled repositories are left rests, then a worker takes it up again.
         """
+        if self.read_at is not None:
+            self._save_unchanged(self.read_at)
         with self._lock:
             counts, self.counts = self.counts, Counter()
             calls, self.calls = self.calls, Counter()
-            held = list(self.held)
+            busy = list(self.busy)
             tries, self.unsaved = dict(self.tries), False
-        remaining = [*(row.pk for row in rows), *held]
+        remaining = [*(row.pk for row in rows), *busy]
         values: dict[str, Any] = {
             "remaining": remaining,
             "attempts": 0,  # counts workers that died in a row; this worker is alive
@@ -217,15 +240,15 @@ class ChunkRun:
         if not release:
             return self.lease.renew(values)
         values["finished_at"] = None if remaining else Now()
-        return self.lease.finish(values, rest=self._rest(rows, held))
+        return self.lease.finish(values, rest=self._rest(rows, busy))
 
     def _stored_tries(self) -> Counter[int]:
         return Counter({int(pk): tries for pk, tries in (self.chunk.throttled or {}).items()})
 
-    def _rest(self, rows: list[Repository], held: list[int]) -> timedelta | None:
-        """How long this chunk rests; None if one of its repositories can be checked now."""
+    def _rest(self, rows: list[Repository], busy: list[int]) -> timedelta | None:
+        """How long this chunk rests; None when a repository of it can be looked at now."""
         now = time.monotonic()
-        rests = [self.resting.get(row.pk, now) - now for row in rows] + [HELD_PAUSE.total_seconds()] * bool(held)
+        rests = [self.resting.get(row.pk, now) - now for row in rows] + [BUSY_PAUSE.total_seconds()] * bool(busy)
         return timedelta(seconds=min(rests)) if rests and min(rests) > 0 else None
 
     def _next(self) -> Repository | None:
@@ -254,17 +277,14 @@ class ChunkRun:
         """
         now = time.monotonic()
         with self._lock:
-            self.refused_at[pk] = now
-            others = any(each != pk and at > now - CALM_SECONDS for each, at in self.refused_at.items())
+            self.throttled_at[pk] = now
+            others = any(each != pk and at > now - CALM_SECONDS for each, at in self.throttled_at.items())
             return others and not self.tries[pk]
 
-    def _one(self, ecr: Ecr, writing: Ecr, target: Target, row: Repository, desired_digest: str) -> bool:
-        """Check one repository and correct drift.
-
-        False if it must be tried again: throttled, not visible yet, no time.
-        """
+    def _one(self, paced: Ecr, unpaced: Ecr, target: Target, row: Repository, desired_digest: str) -> bool:
+        """Look at one repository and mend it. False when it goes back in line: throttled, not visible yet, no time."""
         try:
-            return self._observe_one(ecr, writing, target, row, desired_digest)
+            return self._observe_one(paced, unpaced, target, row, desired_digest)
         except _OutOfTime:
             return False
         except Exception as error:
@@ -273,10 +293,10 @@ class ChunkRun:
             self._fail(row, registry_error("Unexpected", operation="", name=row.name, reason=type(error).__name__))
             return True
 
-    def _observe_one(self, ecr: Ecr, writing: Ecr, target: Target, row: Repository, desired_digest: str) -> bool:
+    def _observe_one(self, paced: Ecr, unpaced: Ecr, target: Target, row: Repository, desired_digest: str) -> bool:
         due = repositories.details_due(row, desired_digest=desired_digest, now=row.db_now)  # type: ignore[attr-defined]
         try:
-            observation = ecr.observe(row.name, details=due)
+            observation = paced.observe(row.name, details=due)
         except RegistryError as error:
             if error.throttled:
                 return self._throttled(row, error)
@@ -287,10 +307,10 @@ class ChunkRun:
                 return self._throttled(row, part)
             if isinstance(part, RegistryError) and part.code in UNANSWERED_CODES and self._unanswered(row, part):
                 return False
-        self.silence, self.progressed = 0, True
-        if self._is_quiet(target, row, observation, desired_digest):
+        self.unanswered_in_a_row, self.progressed = 0, True
+        if self._is_unchanged(target, row, observation, desired_digest):
             with self._lock:
-                self.quiet.append(row.pk)
+                self.unchanged.append(row.pk)
                 self.counts["in_sync"] += 1
             return True
         if not observation.exists and Repository.objects.filter(repositories.may_be_invisible(), pk=row.pk).exists():
@@ -298,7 +318,7 @@ class ChunkRun:
         if self.chunk.sweep.dry_run:
             self._report(target, row, observation)
             return True
-        return self._settle(writing, target, row, observation, desired_digest)
+        return self._converge(unpaced, target, row, observation, desired_digest)
 
     def _wait_until_visible(self, row: Repository) -> bool:
         """Let a new repository that ECR may not find yet be tried again.
@@ -315,9 +335,9 @@ class ChunkRun:
         If AWS throttles every repository that this chunk has tried, the cause is the account, and the sweep fails.
         """
         with self._lock:
-            self.refusals += 1
+            self.throttled_tries += 1
             again = self._count(row, 1)
-            if self.refusals >= UNANSWERED_IN_A_ROW and not self.progressed:
+            if self.throttled_tries >= UNANSWERED_IN_A_ROW and not self.progressed:
                 self.fatal = registry_error("SweepThrottled", operation=error.operation, tries=UNANSWERED_IN_A_ROW)
         if again or self.fatal is not None:
             return False
@@ -341,7 +361,7 @@ class ChunkRun:
         sweep = self.chunk.sweep
         if not sweep.dry_run:
             repositories.record_failure(row=row, error=error, cause=sweep.requested_by or sweep.trigger)
-        self._tell(row, "failed", str(error))
+        self._record_result(row, "failed", str(error))
 
     def _unanswered(self, row: Repository, error: RegistryError) -> bool:
         """Whether a check that AWS did not answer may be tried again. If AWS answers no call at all, the run ends.
@@ -349,21 +369,19 @@ class ChunkRun:
         Otherwise a minute without network would mark every repository as failed. Such tries are not stored.
         """
         with self._lock:
-            self.silence += 1
+            self.unanswered_in_a_row += 1
             again = self._count(row, UNANSWERED_TRIES)
-            if self.silence >= UNANSWERED_IN_A_ROW:
-                if self.until:  # the first of the threads that finds it
-                    log.warning("sweep.waits", error=str(error))
-                self.until = 0
+            if self.unanswered_in_a_row >= UNANSWERED_IN_A_ROW:
+                self.stop_reason = str(error)
                 self.tries = self._stored_tries()
                 if self.chunk.sweep.trigger == SweepTrigger.COMMAND:
                     self.fatal = error  # the reconcile command prints it
                 else:
                     Sweep.objects.filter(pk=self.chunk.sweep_id, status=SweepStatus.RUNNING).update(error=str(error))
-            return self.silence >= UNANSWERED_IN_A_ROW or again
+            return self.unanswered_in_a_row >= UNANSWERED_IN_A_ROW or again
 
-    def _is_quiet(self, target: Target, row: Repository, observation: Observation, desired_digest: str) -> bool:
-        """Whether the repository was and is in sync, so that only the time of the check is written."""
+    def _is_unchanged(self, target: Target, row: Repository, observation: Observation, desired_digest: str) -> bool:
+        """In sync before and still so, with nothing new to write down."""
         return (
             observation.exists
             and observation.details is None
@@ -382,21 +400,23 @@ class ChunkRun:
     def _report(self, target: Target, row: Repository, observation: Observation) -> None:
         """Record as findings what a sweep that may write would do. Nothing is changed, not even the row."""
         if not observation.exists:
-            self._tell(row, "drifted", sentence("missing", name="The repository"))
+            self._record_result(row, "drifted", sentence("missing", name="The repository"))
             return
         differences, errors = repositories.compare(row, observation, target.config, partition=target.registry.partition)
         verdict = desired.verdict(differences)
         words = " ".join([*map(str, errors), verdict.words]).strip()
-        self._tell(row, "failed" if errors else "drifted" if verdict.drifted else "in_sync", words)
+        self._record_result(row, "failed" if errors else "drifted" if verdict.drifted else "in_sync", words)
 
-    def _settle(self, ecr: Ecr, target: Target, row: Repository, observation: Observation, desired_digest: str) -> bool:
-        """Converge one repository under its own lease. False if AWS throttled it, or does not show it yet.
+    def _converge(
+        self, unpaced: Ecr, target: Target, row: Repository, observation: Observation, desired_digest: str
+    ) -> bool:
+        """Converge one repository under its own lease; False when AWS throttled that, or does not show it yet.
 
         A repository whose lease another process holds is tried again later.
         """
         result = repositories.reconcile(
             row=row,
-            ecr=ecr,
+            ecr=unpaced,
             config=target.config,
             desired_digest=desired_digest,
             cause=self.chunk.sweep.requested_by or self.chunk.sweep.trigger,
@@ -406,9 +426,9 @@ class ChunkRun:
         )
         if result is None:
             with self._lock:
-                self.held.append(row.pk)
+                self.busy.append(row.pk)
             return True
-        settled = result.repository
+        converged = result.repository
         if result.error is not None:
             if result.error.throttled:
                 return self._throttled(row, result.error)
@@ -416,18 +436,18 @@ class ChunkRun:
                 return self._wait_until_visible(row)
             if result.error.installation:
                 self.fatal = result.error
-            self._tell(row, "failed", str(result.error))
-        elif settled.status == RepositoryStatus.MISSING:
-            self._tell(row, "drifted", sentence("missing", name="The repository"), Outcome.MISSING)
-        elif settled.status == RepositoryStatus.DRIFTED:
-            self._tell(row, "drifted", " ".join(each.words for each in settled.differences))
+            self._record_result(row, "failed", str(result.error))
+        elif converged.status == RepositoryStatus.MISSING:
+            self._record_result(row, "drifted", sentence("missing", name="The repository"), Outcome.MISSING)
+        elif converged.status == RepositoryStatus.DRIFTED:
+            self._record_result(row, "drifted", " ".join(part["words"] for part in converged.differences))
         elif result.written or result.before not in (RepositoryStatus.IN_SYNC, RepositoryStatus.PENDING):
-            self._tell(row, "healed", " ".join(result.written))
+            self._record_result(row, "healed", " ".join(result.written))
         else:
-            self._tell(row, "in_sync", "")
+            self._record_result(row, "in_sync", "")
         return True
 
-    def _tell(self, row: Repository, kind: str, words: str, outcome: Outcome | None = None) -> None:
+    def _record_result(self, row: Repository, kind: str, words: str, outcome: Outcome | None = None) -> None:
         with self._lock:
             self.counts[kind] += 1
         if kind != "in_sync":
@@ -440,7 +460,7 @@ def rest_seconds(tries: int) -> float:
 
 
 class _OutOfTime(Exception):
-    """The time of the run is over, or the sweep was stopped, while a call waited for the rate limiter."""
+    """The chunk's time is over, or the sweep was stopped, while a call was waiting for the rate."""
 
 
 def _close_connections(pool: ThreadPoolExecutor) -> None:

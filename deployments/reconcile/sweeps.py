@@ -47,13 +47,8 @@ from deployments.reconcile.sweep_record import MAX_DEATHS_PER_CHUNK, Outcome, _e
 from deployments.reconcile.targets import Target
 from deployments.row_values import MANAGED, Encryption, Management, Mutability
 
-REPOSITORIES_PER_CHUNK = (
-    250  # repositories: half a minute at 20 calls a second on two workers, and four UPDATEs at rest
-)
+REPOSITORIES_PER_CHUNK = 250  # half a minute at 20 calls a second on two workers, and four UPDATEs at rest
 log = get_logger(__name__)
-
-
-# ---------------------------------------------------------------------------------------------- start, stop, progress
 
 
 # --------------------------------------------------------------------------------------------------------------- work
@@ -362,9 +357,3 @@ def _note_missing(sweep: Sweep, gone: list[int]) -> None:
             before, row.status = row.status, RepositoryStatus.MISSING
             repositories.log_status(row, before=before, cause=sweep.requested_by or sweep.trigger)
         _found(sweep, rows, Outcome.MISSING, sentence("missing", name="The repository"))
-
-
-# ------------------------------------------------------------------------------------------------------------ a chunk
-
-
-# ------------------------------------------------------------------------------------------------------------- budget

@@ -1059,13 +1059,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "",
-            "HELD_PAUSE = timedelta(seconds=5)",
-            "HELD_PAUSE = timedelta(seconds=50)",
+            "BUSY_PAUSE = timedelta(seconds=5)",
+            "BUSY_PAUSE = timedelta(seconds=50)",
             "reconcile/test_sweeps.py::test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds",
         ),
         (
-            "ChunkRun._settle_quiet",
-            ", last_checked_at__lt=looked_at",
+            "ChunkRun._save_unchanged",
+            ", last_checked_at__lt=read_at",
             "",
             "reconcile/test_sweeps.py::test_a_quiet_result_is_not_written_over_a_newer_one",
         ),
@@ -1076,14 +1076,14 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_sweeps.py::test_a_worker_that_lives_ends_the_row_of_deaths",
         ),
         (
-            "ChunkRun.run",
-            "self.until = 0  # another configuration counts",
-            "pass  # another configuration counts",
+            "ChunkRun._find_stop_reason",
+            'self.stop_reason = "another configuration counts"',
+            "pass",
             "reconcile/test_sweeps.py::test_a_worker_stops_in_the_middle_of_its_chunk_when_another_configuration_counts",
         ),
         (
             "ChunkRun._save",
-            "rest=self._rest(rows, held)",
+            "rest=self._rest(rows, busy)",
             "rest=None",
             "reconcile/test_sweeps.py::test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds",
         ),
@@ -1100,7 +1100,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_sweeps.py::test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row",
         ),
         (
-            "ChunkRun.run",
+            "ChunkRun._begin",
             "self.tries = self._stored_tries()",
             "pass",
             "reconcile/test_sweeps.py::test_the_tries_of_a_repository_are_counted_over_all_workers_of_a_sweep",
@@ -1131,8 +1131,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "ChunkRun._throttled",
-            "self.refusals >= UNANSWERED_IN_A_ROW and not self.progressed",
-            "self.refusals >= UNANSWERED_IN_A_ROW",
+            "self.throttled_tries >= UNANSWERED_IN_A_ROW and not self.progressed",
+            "self.throttled_tries >= UNANSWERED_IN_A_ROW",
             "reconcile/test_sweeps.py::test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others",
         ),
         (

@@ -247,7 +247,7 @@ def test_two_sweeps_and_several_workers_at_once_do_no_harm(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeps, "REPOSITORIES_PER_CHUNK", 15)
-    monkeypatch.setattr(chunks, "HELD_PAUSE", timedelta(seconds=0.1))
+    monkeypatch.setattr(chunks, "BUSY_PAUSE", timedelta(seconds=0.1))
     names = fill(sandbox, fast, 60)
     drift(sandbox, names[::4])
     both = [sweep_record.start(trigger=SweepTrigger.PERSON), sweep_record.start(trigger=SweepTrigger.COMMAND)]
@@ -280,7 +280,7 @@ def test_two_sweeps_and_several_workers_at_once_do_no_harm(
 def test_a_repository_that_somebody_else_holds_is_looked_at_again_until_it_is_free(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "HELD_PAUSE", timedelta(seconds=0.2))
+    monkeypatch.setattr(chunks, "BUSY_PAUSE", timedelta(seconds=0.2))
     names = fill(sandbox, fast, 3)
     drift(sandbox, names[:1])
     # A worker that was killed while it healed: its lease stands for a while yet.
@@ -541,7 +541,7 @@ def _one_round(throttled: Any) -> Any:
 
     def counting(worker: Any, row: Repository, error: Any) -> bool:
         result: bool = throttled(worker, row, error)
-        if sum(worker.refused_at.get(pk, 0) > 0 for pk in worker.tries) >= chunks.THREADS_PER_CHUNK:
+        if sum(worker.throttled_at.get(pk, 0) > 0 for pk in worker.tries) >= chunks.THREADS_PER_CHUNK:
             worker.until = 0
         return result
 
@@ -1186,8 +1186,9 @@ def test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds
 
 
 def test_a_worker_stops_in_the_middle_of_its_chunk_when_another_configuration_counts(
-    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "deployments.reconcile.chunks")
     names = fill(sandbox, fast, 12)
     drift(sandbox, names[-1:])
     held = listed(fast)
@@ -1202,6 +1203,7 @@ def test_a_worker_stops_in_the_middle_of_its_chunk_when_another_configuration_co
     chunk = SweepChunk.objects.get()
     assert len(chunk.remaining) > 2
     assert chunk.lease_until is None
+    assert "reason=another configuration counts" in caplog.text
     assert "SetRepositoryPolicy" not in calls(sandbox)
 
 
@@ -1334,9 +1336,9 @@ def test_a_quiet_result_is_not_written_over_a_newer_one(fast: Configuration, san
     seen = timezone.now()
     Repository.objects.update(last_checked_at=Now() + timedelta(seconds=5))  # a deploy has looked since
     newer = Repository.objects.get().last_checked_at
-    fixable.quiet = [Repository.objects.get().pk]
+    fixable.unchanged = [Repository.objects.get().pk]
 
-    fixable._settle_quiet(seen)
+    fixable._save_unchanged(seen)
 
     assert Repository.objects.get().last_checked_at == newer
 
