@@ -1,9 +1,9 @@
-"""Faults on purpose: errors, throttling, waiting, hanging, resets, lost answers, and AWS's eventual consistency.
+"""Injected faults: errors, throttling, waiting, hanging, resets, lost answers, and AWS's eventual consistency.
 
-A fault matches calls by a glob on ``service:Operation`` (``ecr:Set*``, ``v2:*``) and by a glob on the repository's
-name, whoever makes them but the callers that ``spare`` (a glob on their ARN) leaves alone; it lets ``skip`` matching
-calls pass, then strikes ``times`` times (each ``every``-th call), then is over. It does not decide when a change is
-made: ``gateway`` asks which faults strike a call and acts on them before or after it.
+A fault matches calls by a glob on ``service:Operation`` (``ecr:Set*``, ``v2:*``) and a glob on the repository's name,
+except calls of the callers in ``spare`` (a glob on their ARN). It lets ``skip`` matching calls pass, then strikes
+``times`` times (each ``every``-th call), then ends. ``gateway`` finds the faults that strike a call and applies them
+before or after the call.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 from sandbox.aws import AWSError, Call
 
 DURING = frozenset({"error", "throttle", "latency", "hang", "reset", "lost", "unanswered"})
-# Told by the state of a repository rather than by a call: these are asked for from inside ECR.
+# These faults depend on the state of a repository, not on a call, so `ecr` checks them.
 INSIDE = frozenset({"not_found_after_create", "principal_not_found"})
 
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """One rule. Times in seconds, ``rate`` in calls per second."""
+    """One fault. Times are in seconds, ``rate`` in calls per second."""
 
     kind: str
     match: str = "*"
@@ -46,7 +46,7 @@ class Fault:
     _stamp: float = 0.0
 
     def strikes(self) -> bool:
-        """Counts one matching call; does the fault strike it?"""
+        """Counts one matching call. Returns whether the fault strikes it."""
         if self.times is not None and self.struck >= self.times:
             return False
         self.seen += 1
@@ -77,7 +77,7 @@ class Fault:
 
 
 class Faults:
-    """The faults that are set, in the order in which they were."""
+    """The faults, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -85,7 +85,7 @@ class Faults:
         self._born: dict[int, float] = {}
 
     def add(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """Raises ValueError with what is wrong."""
+        """Adds a fault. Raises ValueError with the reason if it is invalid."""
         kind = raw.get("kind")
         if kind not in DURING | INSIDE:
             raise ValueError(f"kind is one of {', '.join(sorted(DURING | INSIDE))}")
@@ -125,7 +125,7 @@ class Faults:
         ]
 
     def hides(self, repository: str, age: float) -> bool:
-        """Is this repository, made ``age`` seconds ago, not to be found yet?"""
+        """Whether a fault hides this repository, which was made ``age`` seconds ago."""
         return any(
             fault.kind == "not_found_after_create"
             and age < fault.seconds
@@ -135,7 +135,7 @@ class Faults:
         )
 
     def forgets_principals(self, repository: str) -> bool:
-        """Does IAM's news not have reached ECR yet?"""
+        """Whether a fault lets ECR not know new users and roles of IAM yet."""
         return any(
             fault.kind == "principal_not_found"
             and (not fault.seconds or time.monotonic() - self._born[fault.id] < fault.seconds)

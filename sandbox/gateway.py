@@ -1,8 +1,7 @@
-"""One request's way through the sandbox: which service and operation, who calls, which faults, the answer, the journal.
+"""The processing of one request: find service and operation, authenticate, apply faults, answer, write the journal.
 
-The only room that knows all the others. It holds the whole state (``World``), which a reset makes anew, and answers
-the control API under ``/_sandbox/``. It will not let an error out as a traceback: what we did not foresee is an
-InternalFailure with status 500.
+The only module that uses all other modules. It has the whole state (``World``), which a reset replaces, and answers the
+control API under ``/_sandbox/``. An unexpected exception becomes an InternalFailure with status 500.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from sandbox.sqs import SQS
 from sandbox.store import Store
 from sandbox.sts import STS
 
-# Account id, access key, secret. They open nothing but a sandbox; EXAMPLE keeps scanners for leaked keys quiet.
+# Account id, access key, secret. They work only in a sandbox; because of EXAMPLE, scanners for leaked keys ignore them.
 OWNER = ("111111111111", "AKIAOWNER1111EXAMPLE", "sandbox/owner/111111111111/EXAMPLESECRET")
 CLUSTER = ("222222222222", "AKIACLUST2222EXAMPLE", "sandbox/cluster/222222222222/EXAMPLEKEY0")
 
@@ -41,7 +40,7 @@ Answer = Response | Awaitable[Response]
 
 
 class World:
-    """All state, from one reset to the next."""
+    """The whole state of the sandbox between two resets."""
 
     def __init__(self) -> None:
         self.offset = 0.0  # seconds by which the control API has moved the clock
@@ -158,7 +157,7 @@ class Gateway:
     # -- the control API --
 
     def _control(self, request: Request) -> Response:
-        # A web page in the operator's browser can reach loopback too; browsers say where a request comes from.
+        # A web page in the operator's browser can send requests to loopback; browsers mark such requests.
         if "origin" in request.headers:
             return _shown({"error": "not for web pages"}, 403)
         if request.method == "POST" and request.path == "/_sandbox/reset":
@@ -218,7 +217,7 @@ class Gateway:
 def _run(
     world: World, call: Call, run: Callable[[], Answer], refuse: Callable[[AWSError], Response], told: str = "ok"
 ) -> Answer:
-    """``told``: what the journal calls a success."""
+    """``told``: the outcome of a success in the journal."""
     try:
         answer = run()
     except AWSError as error:
@@ -295,7 +294,7 @@ def _json(body: bytes) -> dict[str, Any] | None:
 
 
 def _repository(params: Mapping[str, Any]) -> str:
-    """The repository that a call is about, for faults and the journal."""
+    """The repository of a call, for faults and the journal."""
     name = params.get("repositoryName")
     if name is None and isinstance(names := params.get("repositoryNames"), list) and len(names) == 1:
         name = names[0]
@@ -334,7 +333,7 @@ def _refused(call: Call, error: AWSError) -> Response:
     kind = "application/x-amz-json-1.1"
     if call.service == "sqs":
         kind = "application/x-amz-json-1.0"
-        # Clients that grew up with SQS's older protocol know its errors by their older names.
+        # Clients of SQS's older protocol expect the older names of its errors.
         content["__type"] = f"com.amazonaws.sqs#{error.code}"
         headers["x-amzn-query-error"] = f"{OLD_NAMES.get(error.code, error.code)};Sender"
     return Response(error.status, json.dumps(content).encode(), {"Content-Type": kind, **headers})
@@ -353,7 +352,7 @@ def _shown(content: Any, status: int = 200) -> Response:
 
 
 def _broken(request: Request) -> Response:
-    """A fault of the sandbox itself: said aloud, and to the client as AWS would."""
+    """An unexpected exception of the sandbox: print it, and answer with AWS's InternalFailure."""
     traceback.print_exc(file=sys.stderr)
     content = {"__type": "InternalFailure", "message": f"The sandbox broke on {request.method} {request.path}"}
     return Response(500, json.dumps(content).encode(), {"Content-Type": "application/x-amz-json-1.1"})

@@ -1,8 +1,8 @@
-"""SQS, standard queues: enough for a consumer of events, with real long polling.
+"""SQS with standard queues: enough for a consumer of events, with real long polling.
 
-Our own instead of moto's: moto polls a long poll in a thread of its own on unlocked global state, and its EventBridge
-can only deliver to its own queues. Here a waiting receiver is one future on the loop, woken the moment a message
-arrives. No FIFO queues, no delays per queue, no access to another account's queues.
+Not moto's SQS, because moto runs a long poll in a thread on global state without a lock, and its EventBridge can
+deliver only to its own queues. Here a waiting receiver is a future on the event loop, which ends when a message
+arrives. No FIFO queues, no delays per queue, no access to queues of another account.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Message:
 
 @dataclass(slots=True)
 class Queue:
-    """Times are of the monotonic clock, but for what is shown."""
+    """A queue. Times are of the monotonic clock, except the times in answers."""
 
     account: str
     region: str
@@ -223,7 +223,7 @@ class SQS:
                 except TimeoutError:
                     pass
                 event.clear()
-                if call.request.gone.is_set():  # nobody is there to have the message
+                if call.request.gone.is_set():  # the client has closed the connection
                     return {}
                 taken = self._take(queue, count, hide)
                 if taken:
@@ -260,7 +260,7 @@ class SQS:
 
     def _delete(self, queue: Queue, params: Mapping[str, Any]) -> Result:
         message = _by_receipt(queue, params)
-        # An older receipt of a message that was received again deletes nothing, and is no error.
+        # An older receipt of a message that was received again deletes nothing and is not an error.
         if message is not None and message.receipt == params.get("ReceiptHandle"):
             del queue.messages[message.id]
         return {}

@@ -1,7 +1,7 @@
-"""What the registries hold: repositories, images, layers, uploads; and the rules that hold however they are reached.
+"""The content of the registries: repositories, images, layers, uploads; and the rules that both planes share.
 
-Both the control plane (``ecr``) and the data plane (``registry``) write through here, so that a pushed image is the
-image that DescribeImages shows and an immutable tag is immutable on both. It does not ask who calls.
+The control plane (``ecr``) and the data plane (``registry``) write through this module, so DescribeImages shows pushed
+images, and an immutable tag is immutable on both planes. This module checks no permissions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def digest_of(content: bytes) -> str:
 
 @dataclass(slots=True)
 class Image:
-    """A manifest, as it was pushed."""
+    """A pushed manifest."""
 
     digest: str
     manifest: bytes
@@ -42,7 +42,7 @@ class Image:
     content: dict[str, Any] = field(default_factory=dict)
 
     def layers(self) -> list[dict[str, Any]]:
-        """The descriptors of everything but child manifests."""
+        """The descriptors of config and layers, without child manifests."""
         config = self.content.get("config")
         return ([config] if isinstance(config, dict) else []) + list(self.content.get("layers", []))
 
@@ -58,7 +58,7 @@ class Upload:
 
 @dataclass(slots=True, kw_only=True)
 class Repository:
-    """One repository with everything in it."""
+    """One repository with its content and policies."""
 
     account: str
     region: str
@@ -88,7 +88,7 @@ class Repository:
         return [tag for tag, each in self.image_tags.items() if each == digest]
 
     def size_of(self, image: Image) -> int:
-        """Bytes as ECR counts them: config and layers; of a list, its biggest image."""
+        """The size in bytes as ECR counts it: config and layers; for an index, the size of its largest image."""
         if image.children():
             known = (self.images[each] for each in image.children() if each in self.images)
             return max((self.size_of(each) for each in known), default=0)
@@ -124,7 +124,7 @@ class Repository:
     def put_image(
         self, manifest: bytes, media_type: str | None, *, tag: str | None, digest: str | None, now: float
     ) -> Image:
-        """Stores a manifest. Raises ECR's exceptions; ImageAlreadyExistsException if nothing would change."""
+        """Stores a manifest. Raises ECR's exceptions: ImageAlreadyExistsException if nothing would change."""
         where = f"in the repository with name '{self.name}' in the registry with id '{self.account}'"
         try:
             content = json.loads(manifest)
@@ -207,7 +207,7 @@ def not_found(name: str, account: str) -> AWSError:
 
 @dataclass(slots=True)
 class Registry:
-    """The private registry of one account in one region; names are kept sorted, so that pages hold under changes."""
+    """The private registry of an account in a region. Names are sorted, so that pages stay consistent after changes."""
 
     account: str
     region: str
@@ -238,13 +238,13 @@ class Registry:
         del self.names[bisect.bisect_left(self.names, repository.name)]
 
     def after(self, name: str) -> Iterator[Repository]:
-        """The repositories whose names follow, in order."""
+        """The repositories whose names come after a name, in order."""
         for index in range(bisect.bisect_right(self.names, name), len(self.names)):
             yield self.repositories[self.names[index]]
 
 
 class Store:
-    """Every registry there is, and the uploads under way."""
+    """All registries, and the running uploads."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
