@@ -288,6 +288,7 @@ def to_xml(value: Any) -> str:
 
 
 def timestamp(moment: float) -> str:
+    """The time (epoch seconds) in the form of AWS's XML and events: 2026-01-02T03:04:05Z."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -165,6 +165,7 @@ class Sandbox:
         return counts
 
     def reset_calls(self) -> None:
+        """Sets the counts of `calls` to zero; the journal stays."""
         self._control("POST", "calls/reset")
 
     def journal(self) -> list[dict[str, Any]]:

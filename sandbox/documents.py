@@ -56,6 +56,7 @@ def repository_policy(text: str, *, model: Model, iam: IAM, partition: str) -> S
 
 
 def registry_policy(text: str, *, model: Model, iam: IAM, partition: str) -> Stored:
+    """The registry policy as ECR stores it. Raises InvalidParameterException with ECR's message."""
     return _resource_policy(text, "registry", model=model, iam=iam, partition=partition)
 
 

@@ -73,6 +73,7 @@ class ECR:
     # -- finding and asking --
 
     def registry(self, call: Call) -> Registry:
+        """The registry of the call's `registryId`, or of the caller's account, in the call's region."""
         return self._store.registry(call.params.get("registryId") or call.by.account, call.region)
 
     def authorize(
@@ -103,6 +104,7 @@ class ECR:
         return self.existing(registry, name)
 
     def existing(self, registry: Registry, name: str) -> Repository:
+        """The repository. Raises RepositoryNotFoundException if it does not exist or a fault hides it."""
         repository = registry.repositories.get(name)
         if repository is None or self._faults.hides(repository.name, self._store.now() - repository.created):
             raise not_found(name, registry.account)
@@ -153,7 +155,7 @@ class ECR:
             if self._faults.hides(repository.name, self._store.now() - repository.created):
                 continue
             if len(found) == size:
-                return found, {"nextToken": self.tokens.seal({"of": call.operation, "after": found[-1].name})}
+                return found, {"nextToken": self.tokens.sign({"of": call.operation, "after": found[-1].name})}
             found.append(repository)
         return found, {}
 
@@ -161,7 +163,7 @@ class ECR:
         text = call.params.get("nextToken")
         if text is None:
             return ""
-        content = self.tokens.open(text)
+        content = self.tokens.verify(text)
         if content is None or content.get("of") != call.operation:
             raise AWSError("InvalidParameterException", "Invalid parameter at 'nextToken'")
         return str(content["after"])
@@ -281,9 +283,9 @@ class ECR:
     def do_get_authorization_token(self, call: Call) -> dict[str, Any]:
         self._iam.require(call, "ecr:GetAuthorizationToken", "*")
         expires = self._store.now() + TOKEN_SECONDS
-        sealed = self.tokens.seal({"key": call.by.credential.access_key, "region": call.region, "expires": expires})
+        signed = self.tokens.sign({"key": call.by.credential.access_key, "region": call.region, "expires": expires})
         data = {
-            "authorizationToken": base64.b64encode(f"AWS:{sealed}".encode()).decode(),
+            "authorizationToken": base64.b64encode(f"AWS:{signed}".encode()).decode(),
             "expiresAt": expires,
             # At AWS the registry's own host; here the address to which the caller sent this request.
             "proxyEndpoint": f"http://{call.request.headers.get('host', '')}",
@@ -292,7 +294,7 @@ class ECR:
 
     def token(self, password: str) -> Token | None:
         """The content of a password of the data plane; None if this sandbox did not issue the password."""
-        content = self.tokens.open(password)
+        content = self.tokens.verify(password)
         return Token(content["key"], content["region"], content["expires"]) if content and "key" in content else None
 
     # -- AWS tags --

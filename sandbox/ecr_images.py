@@ -65,7 +65,7 @@ class Images:
     def _page(self, call: Call, items: Iterable[T], key: Callable[[T], str]) -> tuple[list[T], dict[str, str]]:
         after = ""
         if call.params.get("nextToken") is not None:
-            content = self._tokens.open(str(call.params["nextToken"])) or {}
+            content = self._tokens.verify(str(call.params["nextToken"])) or {}
             if content.get("of") != call.operation:
                 raise AWSError("InvalidParameterException", "Invalid parameter at 'nextToken'")
             after = str(content["after"])
@@ -73,7 +73,7 @@ class Images:
         rest = sorted((item for item in items if key(item) > after), key=key)
         if len(rest) <= size:
             return rest, {}
-        return rest[:size], {"nextToken": self._tokens.seal({"of": call.operation, "after": key(rest[size - 1])})}
+        return rest[:size], {"nextToken": self._tokens.sign({"of": call.operation, "after": key(rest[size - 1])})}
 
     def do_batch_get_image(self, call: Call) -> dict[str, Any]:
         repository = self._repository(call)
@@ -158,12 +158,12 @@ class Images:
             "layer": [repository.account, repository.region, repository.name, digest],
             "expires": self._store.now() + URL_SECONDS,
         }
-        url = f"http://{call.request.headers.get('host', '')}/_layers/{self._tokens.seal(ticket)}"
+        url = f"http://{call.request.headers.get('host', '')}/_layers/{self._tokens.sign(ticket)}"
         return {"downloadUrl": url, "layerDigest": digest}
 
     def download(self, ticket: str) -> bytes | None:
         """The layer of a URL from GetDownloadUrlForLayer; None for an invalid or expired URL."""
-        content = self._tokens.open(ticket) or {}
+        content = self._tokens.verify(ticket) or {}
         if "layer" not in content or content["expires"] <= self._store.now():
             return None
         account, region, name, digest = content["layer"]

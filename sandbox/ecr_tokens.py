@@ -31,11 +31,11 @@ class Tokens:
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
 
-    def seal(self, content: Mapping[str, Any]) -> str:
+    def sign(self, content: Mapping[str, Any]) -> str:
         payload = json.dumps(content, separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(hmac.digest(self._secret, payload, "sha256") + payload).decode()
 
-    def open(self, text: str) -> dict[str, Any] | None:
+    def verify(self, text: str) -> dict[str, Any] | None:
         """The content; None if this sandbox process did not sign the text."""
         try:
             raw = base64.urlsafe_b64decode(text)

@@ -82,6 +82,7 @@ class Events:
     # -- EventBridge's API --
 
     def answer(self, call: Call) -> dict[str, Any]:
+        """Runs one operation of EventBridge's API. Raises AWSError."""
         operation = getattr(self, f"do_{snake(call.operation)}", None)
         if operation is None:
             raise AWSError("UnknownOperationException", f"The sandbox does not do events:{call.operation}")

@@ -70,6 +70,7 @@ class Fault:
         return True
 
     def error(self) -> AWSError:
+        """The error that a struck call gets."""
         throttled = self.kind == "throttle"
         code = self.code or ("ThrottlingException" if throttled else "ServerException")
         message = self.message or ("Rate exceeded" if throttled else "A fault was asked for")
@@ -113,6 +114,7 @@ class Faults:
         self._born.clear()
 
     def shown(self) -> list[dict[str, Any]]:
+        """The faults for the control API, each with its counts."""
         return [{k: v for k, v in asdict(fault).items() if not k.startswith("_")} for fault in self._faults]
 
     def strike(self, call: Call) -> list[Fault]:

@@ -57,6 +57,7 @@ class World:
         self.events = Events(self.iam, self.sqs)
 
     def now(self) -> float:
+        """The sandbox's time in epoch seconds: real time plus what the control API has added."""
         return time.time() + self.offset
 
 
@@ -65,6 +66,7 @@ class Gateway:
         self.world = World()
 
     def handle(self, request: Request) -> Answer:
+        """The answer to a request: of AWS's APIs, of the registry, or of the control API."""
         path = request.path
         try:
             if path == "/v2" or path.startswith("/v2/"):

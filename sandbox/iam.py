@@ -171,6 +171,7 @@ class IAM:
         self._callers.clear()
 
     def find(self, account: str, kind: Kind, name: str) -> Identity | None:
+        """The user or role with this name; None if it does not exist."""
         return self._identities.get((account, kind, name))
 
     def unique_id(self, arn: str, partition: str) -> str | None:
@@ -190,6 +191,7 @@ class IAM:
     # -- who calls, and whether they may --
 
     def caller(self, access_key: str, partition: str) -> Caller | None:
+        """The caller with this access key; None for an unknown key."""
         known = self._callers.get((access_key, partition))
         if known is not None:
             return known
@@ -425,6 +427,7 @@ class IAM:
 
 
 def denied(call: Call, sentence: str) -> AWSError:
+    """AWS's AccessDenied, with the error code of the called service."""
     if call.service in ("sts", "iam", "sqs"):
         return AWSError("AccessDenied", sentence, 403)
     return AWSError("AccessDeniedException", sentence)

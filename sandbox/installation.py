@@ -52,6 +52,7 @@ def hold(directory: Path, what: str) -> IO[str]:
 
 
 def start_sandbox(processes: Processes) -> Sandbox:
+    """Starts the sandbox and waits until it is ready."""
     processes.start("sandbox", "-m", "sandbox", "--port", "0")
     said = processes.log("sandbox").read_text
     return Sandbox(processes.wait_for("sandbox", lambda: re.search(r"ready at (\S+)\n", said()))[1])

@@ -74,6 +74,7 @@ def groups_below(leaders: set[int]) -> set[int]:
 
 
 def is_alive(group: int) -> bool:
+    """Whether a process of this process group is running."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):  # macOS raises PermissionError for a zombie

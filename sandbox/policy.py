@@ -50,6 +50,7 @@ class Verdict:
     because: str = ""
 
     def sentence(self, ask: Ask) -> str:
+        """AWS's message for the refusal."""
         return (
             f"User: {ask.principal.arn} is not authorized to perform: {ask.action} on resource: {ask.resource} "
             f"{self.because}"

@@ -123,6 +123,7 @@ class RegistryV2:
             raise AWSError("DENIED", "Your authorization token has expired. Reauthenticate and try again.", 403)
 
     def answer(self, call: Call, target: Target) -> Response:
+        """Runs the operation that `route` found. Raises AWSError, which `refusal` turns into an answer."""
         if call.operation == "Ping":
             return Response(200, b"{}", {"Content-Type": "application/json", **VERSION})
         if not call.operation:

@@ -36,6 +36,7 @@ class Signature:
 
 
 def read(request: Request) -> Signature | None:
+    """The signature in the Authorization header; None if the request has no SigV4 signature."""
     match = _HEADER.fullmatch(request.headers.get("authorization", ""))
     return Signature(*match.groups()) if match else None
 

@@ -62,6 +62,7 @@ class Queue:
         return f"arn:{partition_of(self.region).name}:sqs:{self.region}:{self.account}:{self.name}"
 
     def put(self, body: str, attributes: dict[str, Any] | None = None, delay: float = 0.0) -> Message:
+        """Adds a message, which receivers get after `delay` seconds."""
         message = Message(str(uuid.uuid4()), body, time.time(), attributes or {}, time.monotonic() + delay)
         self.messages[message.id] = message
         self.wake()
@@ -81,6 +82,7 @@ class SQS:
         self._queues: dict[tuple[str, str, str], Queue] = {}
 
     def answer(self, call: Call) -> Result | Awaitable[Result]:
+        """Runs one operation of SQS's API; a long poll returns an awaitable. Raises AWSError."""
         operation: Callable[[Call], Result | Awaitable[Result]] | None = getattr(
             self, f"do_{snake(call.operation)}", None
         )
@@ -105,6 +107,7 @@ class SQS:
         return queue
 
     def by_name(self, account: str, name: str, region: str | None = None) -> Queue | None:
+        """The queue with this name in the account; without `region` in any region."""
         for (owner, where, each), queue in self._queues.items():
             if owner == account and each == name and region in (None, where):
                 return queue

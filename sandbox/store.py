@@ -47,6 +47,7 @@ class Image:
         return ([config] if isinstance(config, dict) else []) + list(self.content.get("layers", []))
 
     def children(self) -> list[str]:
+        """The digests of the child manifests of an index."""
         return [str(each.get("digest")) for each in self.content.get("manifests", [])]
 
 
@@ -107,12 +108,14 @@ class Repository:
                 return False
 
     def find(self, *, digest: str | None = None, tag: str | None = None) -> Image | None:
+        """The image with this digest or tag; None if it does not exist or the tag has another digest."""
         found = self.image_tags.get(tag) if tag is not None else digest
         if found is None or (digest is not None and digest != found):
             return None
         return self.images.get(found)
 
     def put_layer(self, digest: str, content: bytes) -> None:
+        """Stores a layer. Raises AWSError if it is too large or its digest is wrong."""
         if len(content) > MAX_LAYER:
             raise AWSError("LimitExceededException", f"A layer in the sandbox ends at {MAX_LAYER} bytes")
         if digest != digest_of(content):
@@ -199,6 +202,7 @@ def arn_of(account: str, region: str, name: str) -> str:
 
 
 def not_found(name: str, account: str) -> AWSError:
+    """ECR's RepositoryNotFoundException."""
     return AWSError(
         "RepositoryNotFoundException",
         f"The repository with name '{name}' does not exist in the registry with id '{account}'",
@@ -252,6 +256,7 @@ class Store:
         self.uploads: dict[str, Upload] = {}
 
     def registry(self, account: str, region: str) -> Registry:
+        """The registry of an account in a region, which exists from the first call on."""
         key = (account, region)
         found = self._registries.get(key)
         if found is None:
@@ -259,6 +264,7 @@ class Store:
         return found
 
     def start_upload(self, repository: Repository) -> str:
+        """Starts an upload and returns its id."""
         upload_id = str(uuid.uuid4())
         self.uploads[upload_id] = Upload(repository)
         return upload_id
