@@ -18,8 +18,8 @@ from sandbox.server import Server
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m sandbox", description="A local AWS ECR that says no.")
-    parser.add_argument("--port", type=int, required=True, help="0 picks a free one")
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description="A local AWS ECR that enforces permissions.")
+    parser.add_argument("--port", type=int, required=True, help="0 picks a free port")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument(
         "--allow-any-bind", action="store_true", help="listen beyond loopback: anybody may then come in"

@@ -198,7 +198,7 @@ def install(screen: Screen, processes: Processes, directory: Path) -> tuple[Sand
 
 def show_the_problem(screen: Screen, sandbox: Sandbox) -> None:
     repository = "trigger/proj_by_hand"
-    with screen.step("Without Registry Admin: a repository that nobody gave a policy") as note:
+    with screen.step("Without Registry Admin: a repository without a policy") as note:
         sandbox.client("ecr").create_repository(repositoryName=repository)
         images.push(images.build("by hand\n"), sandbox.url, *sandbox.login("owner"), repository, "1", registry=HOST)
         note(f"{OWNER_ACCOUNT} creates {repository} and pushes an image")
@@ -206,7 +206,7 @@ def show_the_problem(screen: Screen, sandbox: Sandbox) -> None:
 
 
 def show_a_deploy(screen: Screen, api: Api, sandbox: Sandbox, token: str) -> Deploy:
-    with screen.step("With Registry Admin: a deploy asks for an image ref, and its repository is made ready") as note:
+    with screen.step("With Registry Admin: a deploy requests an image ref, and its repository is set up") as note:
         deploy = Deploy(api, sandbox, token, "first\n")
         deploy.ask_for_ref(note)
     with screen.step("The image is pushed with short-lived credentials that the API gave out") as note:

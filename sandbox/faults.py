@@ -73,7 +73,7 @@ class Fault:
         """The error that a struck call gets."""
         throttled = self.kind == "throttle"
         code = self.code or ("ThrottlingException" if throttled else "ServerException")
-        message = self.message or ("Rate exceeded" if throttled else "A fault was asked for")
+        message = self.message or ("Rate exceeded" if throttled else "An injected fault")
         return AWSError(code, message, self.status or (400 if throttled or self.code else 500))
 
 

@@ -217,9 +217,9 @@ class Gateway:
 
 
 def _run(
-    world: World, call: Call, run: Callable[[], Answer], refuse: Callable[[AWSError], Response], told: str = "ok"
+    world: World, call: Call, run: Callable[[], Answer], refuse: Callable[[AWSError], Response], outcome: str = "ok"
 ) -> Answer:
-    """``told``: the outcome of a success in the journal."""
+    """``outcome``: the outcome of a success in the journal."""
     try:
         answer = run()
     except AWSError as error:
@@ -227,7 +227,7 @@ def _run(
         return refuse(error)
     if inspect.isawaitable(answer):
         return _run_later(world, call, answer, refuse)
-    world.journal.ended(call, told)
+    world.journal.ended(call, outcome)
     if call.change is not None:
         world.events.emit(call, call.change)
     return answer
@@ -269,13 +269,13 @@ async def _perform_under(
                 case "reset":
                     world.journal.ended(call, "reset")
                     raise Dropped
-        told = next((fault.kind for fault in faults if fault.kind in ("lost", "unanswered")), "ok")
-        answer = _run(world, call, run, refuse, told)
+        outcome = next((fault.kind for fault in faults if fault.kind in ("lost", "unanswered")), "ok")
+        answer = _run(world, call, run, refuse, outcome)
         response = answer if isinstance(answer, Response) else await answer
         await asyncio.sleep(wait / 2)
-        if told == "unanswered":
+        if outcome == "unanswered":
             await call.request.gone.wait()
-        if told != "ok":
+        if outcome != "ok":
             raise Dropped
         return response
     except Dropped:

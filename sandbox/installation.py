@@ -98,7 +98,7 @@ def bootstrap() -> tuple[str, str]:
     said, beside = manage("bootstrap", "--email", OPERATOR, "--project", PROJECT, "--ref", REF, "--json")
     password = re.search(r"^Password of .*: (\S+)$", beside, re.MULTILINE)
     if password is None:
-        raise Failure("manage.py bootstrap did not tell the operator's password.")
+        raise Failure("manage.py bootstrap did not print the operator's password.")
     return password[1], json.loads(said)["token"]
 
 
