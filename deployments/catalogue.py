@@ -688,9 +688,10 @@ ACCESS: tuple[Entry, ...] = (
         codes=("too_many_requests",),
         says="Too many {what} from this address.",
         todo="Try again in {seconds} seconds.",
-        cause="The server limits how often one address sends an unknown key or begins a log-in. The answer has the "
-        "status 429, which the CLI does not retry by itself.",
+        cause="The server limits how often one address sends an unknown key or begins a log-in. The CLI shows "
+        "the answer (status 429) and does not retry.",
         owner=Owner.DEPLOYER,
+        retryable=Retry.YES,
     ),
     Entry(
         codes=("challenge_malformed",),

@@ -1,5 +1,5 @@
-"""A local AWS ECR that says no: for the demo, an operator's rehearsal and the tests.
+"""A local AWS ECR that enforces permissions: for the demo, for an operator's rehearsal and for the tests.
 
-It is the judge, so it imports nothing of what it judges: its own policy evaluation, its own SigV4, its own registry.
-It will not persist anything, encrypt anything, or stand in for AWS anywhere but on a loopback address.
+It checks the program, so it imports nothing from the program: it has its own policy evaluation, SigV4 and registry. It
+stores nothing on disk, encrypts nothing, and listens on a loopback address unless `--host` says otherwise.
 """

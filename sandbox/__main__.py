@@ -1,7 +1,7 @@
-"""``python -m sandbox --port P``: the sandbox as a process of its own.
+"""``python -m sandbox --port P``: the sandbox as its own process.
 
-Prints one line when it is ready and ends cleanly on SIGTERM and SIGINT. Binds to loopback only, unless told
-otherwise: its keys are public and its control API asks nobody who they are.
+Prints one line when it is ready and ends on SIGTERM and SIGINT. Binds to loopback unless `--host` says otherwise,
+because its keys are public and its control API has no authentication.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from sandbox.server import Server
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m sandbox", description="A local AWS ECR that says no.")
-    parser.add_argument("--port", type=int, required=True, help="0 picks a free one")
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description="A local AWS ECR that enforces permissions.")
+    parser.add_argument("--port", type=int, required=True, help="0 picks a free port")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument(
         "--allow-any-bind", action="store_true", help="listen beyond loopback: anybody may then come in"
@@ -40,7 +40,7 @@ async def _serve(host: str, port: int, stop_with_stdin: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    if stop_with_stdin:  # whoever holds the other end is gone, however it went: we leave no process behind
+    if stop_with_stdin:  # the starting process has ended, also if it was killed, so the sandbox ends too
         loop.add_reader(sys.stdin.fileno(), _stop_at_end, stop)
     server = Server(Gateway().handle)
     port = await server.start(host, port)

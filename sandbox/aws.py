@@ -1,7 +1,7 @@
-"""The words of AWS that every room of the sandbox speaks: errors, regions, ARNs, calls, service models.
+"""What all modules of the sandbox share: AWS's errors, regions, ARNs, calls and service models.
 
-Reads botocore's own data files, and none of its code: importing that would cost more than the rest of the start.
-It knows nothing about any one operation.
+Reads botocore's data files without importing botocore, because the import would take longer than the rest of the start.
+Contains nothing about single operations.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ACCOUNT = re.compile(r"[0-9]{12}\Z")
 
 
 class AWSError(Exception):
-    """An answer that is a refusal; ``code`` and ``message`` are AWS's own, ``status`` the HTTP one."""
+    """An error answer: AWS's ``code`` and ``message``, and the HTTP ``status``."""
 
     def __init__(self, code: str, message: str, status: int = 400) -> None:
         super().__init__(f"{code}: {message}")
@@ -35,7 +35,7 @@ class AWSError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a call has changed, as CloudTrail writes it down."""
+    """A change that a call made, with the fields of a CloudTrail event."""
 
     name: str
     sent: Mapping[str, Any]
@@ -45,7 +45,7 @@ class Change:
 
 @dataclass(slots=True)
 class Call:
-    """One call on its way through the sandbox, whichever protocol it came by."""
+    """One call, independent of its protocol."""
 
     service: str
     operation: str
@@ -59,7 +59,7 @@ class Call:
 
     @property
     def by(self) -> Caller:
-        """Who calls; only for code behind the authentication."""
+        """The authenticated caller. Use it only after the authentication."""
         if self.caller is None:
             raise AWSError("MissingAuthenticationTokenException", "Missing Authentication Token", 403)
         return self.caller
@@ -84,7 +84,7 @@ def _read(path: Path) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One of AWS's separate worlds, for example ``aws-cn``."""
+    """A partition of AWS, for example ``aws-cn``."""
 
     name: str
     suffix: str
@@ -100,7 +100,7 @@ def _partitions() -> tuple[tuple[re.Pattern[str], Partition], ...]:
 
 @functools.lru_cache(maxsize=1024)
 def partition_of(region: str) -> Partition:
-    """The partition that a region belongs to; a name that no partition knows counts as ``aws``, as in botocore."""
+    """The partition of a region; ``aws`` for a region that no partition has, as in botocore."""
     for pattern, partition in _partitions():
         if pattern.match(region):
             return partition
@@ -133,12 +133,12 @@ Check = Callable[[Any, str], None]
 
 @functools.cache
 def model(service: str) -> Model:
-    """A service's model, read when it is first needed."""
+    """The model of a service, read at the first call."""
     return Model(service)
 
 
 class Model:
-    """A service's operations and the constraints of their input, as botocore's service model has them."""
+    """The operations of a service and the constraints of their input, from botocore's service model."""
 
     def __init__(self, service: str) -> None:
         versions = sorted(path for path in (_data() / service).iterdir() if path.is_dir())
@@ -147,7 +147,7 @@ class Model:
         self.operations = frozenset(self._model["operations"])
 
     def check(self, operation: str, params: Mapping[str, Any]) -> None:
-        """Raises InvalidParameterException or SerializationException for input that the operation's shapes refuse."""
+        """Raises InvalidParameterException or SerializationException if the input does not match the shapes."""
         check = self._checks.get(operation)
         if check is None:
             check = self._checks[operation] = self._compile(self._model["operations"][operation]["input"]["shape"])
@@ -191,7 +191,7 @@ class Model:
 
 
 def invalid(where: str, constraint: str) -> AWSError:
-    """ECR's way of saying that a parameter is wrong."""
+    """ECR's error for an invalid parameter."""
     return AWSError(
         "InvalidParameterException", f"Invalid parameter at '{where}' failed to satisfy constraint: '{constraint}'"
     )
@@ -248,7 +248,7 @@ def _string(shape: Mapping[str, Any]) -> Check:
     typed, bounds = _typed(str), _bounds(shape, "length")
     try:
         pattern = re.compile(shape["pattern"], re.ASCII) if "pattern" in shape else None
-    except re.error:  # the models are written in Java's dialect, and a few use what Python does not have
+    except re.error:  # the patterns are Java's, and a few use syntax that Python does not have
         pattern = None
     enum = shape.get("enum")
 
@@ -288,10 +288,11 @@ def to_xml(value: Any) -> str:
 
 
 def timestamp(moment: float) -> str:
+    """The time (epoch seconds) in the form of AWS's XML and events: 2026-01-02T03:04:05Z."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @functools.cache
 def snake(operation: str) -> str:
-    """``CreateRepository`` as the method that does it is called: ``create_repository``."""
+    """The name of an operation's method: ``create_repository`` for ``CreateRepository``."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower()

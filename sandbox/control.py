@@ -1,7 +1,7 @@
-"""The sandbox from the outside: start one, hold it, ask it, break it, stop it. For tests, the demo and benches.
+"""Control a sandbox from outside: start it, call it, set faults, stop it. For tests, the demo and benchmarks.
 
-``Sandbox.start()`` runs a process of its own on a free port; ``Sandbox(url)`` attaches to one that runs already.
-boto3 is imported only when a client is asked for. It stops nothing but the process that it started.
+``Sandbox.start()`` starts a sandbox process on a free port; ``Sandbox(url)`` attaches to a running sandbox. boto3 is
+imported only when `client` is called. `stop` ends only the process that `start` made.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Account = Literal["owner", "cluster"] | tuple[str, str] | tuple[str, str, str]
 
 OWNER_ACCOUNT = "111111111111"
 CLUSTER_ACCOUNT = "222222222222"
-# Written out again here, so that whoever only talks to a sandbox loads none of it.
+# Repeated here, so that a program that only calls a sandbox does not import the sandbox.
 KEYS: dict[str, tuple[str, str]] = {
     "owner": ("AKIAOWNER1111EXAMPLE", "sandbox/owner/111111111111/EXAMPLESECRET"),
     "cluster": ("AKIACLUST2222EXAMPLE", "sandbox/cluster/222222222222/EXAMPLEKEY0"),
@@ -31,7 +31,7 @@ KEYS: dict[str, tuple[str, str]] = {
 
 
 class SandboxError(RuntimeError):
-    """The sandbox did not start, or refused a control call."""
+    """The sandbox did not start, or refused a call of its control API."""
 
 
 _LOCK = threading.Lock()
@@ -39,7 +39,7 @@ _LOCK = threading.Lock()
 
 @functools.cache
 def _session() -> Any:
-    """One session for all clients: each session reads the service models anew."""
+    """One session for all clients, because each session reads the service models again."""
     import boto3
 
     return boto3.session.Session()
@@ -62,20 +62,20 @@ class Sandbox:
 
     @classmethod
     def start(cls, port: int = 0, *, timeout: float = 20.0) -> Self:
-        """Starts a sandbox process and returns when it is ready; SandboxError after ``timeout`` seconds."""
+        """Starts a sandbox process and returns when it is ready. Raises SandboxError after ``timeout`` seconds."""
         root = Path(__file__).resolve().parent.parent
         path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
             [sys.executable, "-m", "sandbox", "--port", str(port), "--stop-with-stdin"],
-            stdin=subprocess.PIPE,  # ends when we do, even by SIGKILL, and so the sandbox ends too
+            stdin=subprocess.PIPE,  # closes when this process ends, even by SIGKILL; then the sandbox ends too
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": path},
-            # A terminal's Ctrl-C goes to its whole process group; who started us decides when we stop.
+            # Ctrl-C goes to the whole process group, but the starting process decides when the sandbox ends.
             start_new_session=True,
         )
         said = process.stdout
-        if said is None:  # cannot be, with a pipe asked for
+        if said is None:  # only for mypy: the process has a pipe
             raise SandboxError("the sandbox has no standard output")
         overdue = threading.Timer(timeout, process.kill)
         overdue.start()
@@ -91,7 +91,7 @@ class Sandbox:
         return cls(line.rpartition("ready at ")[2], process)
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Ends the process that ``start`` made, and waits for it; an attached sandbox is left alone."""
+        """Ends the process that ``start`` made, and waits for its end. Does nothing to an attached sandbox."""
         process, self.process = self.process, None
         if process is None:
             return
@@ -114,7 +114,7 @@ class Sandbox:
     # -- AWS --
 
     def client(self, service: str, account: Account = "owner", region: str = "us-east-1", **config: Any) -> Any:
-        """A boto3 client for this sandbox. ``config`` goes to botocore's Config; without it calls are tried once."""
+        """A boto3 client for this sandbox. ``config`` is passed to botocore's Config; the default tries a call once."""
         from botocore.config import Config
 
         key, secret, *token = KEYS[account] if isinstance(account, str) else account
@@ -136,7 +136,7 @@ class Sandbox:
             )
 
     def environment(self, account: Account = "owner", region: str = "us-east-1") -> dict[str, str]:
-        """The variables that turn a subprocess's AWS clients to this sandbox; merge them into ``os.environ``."""
+        """Environment variables that make a subprocess's AWS clients call this sandbox; merge into ``os.environ``."""
         key, secret, *token = KEYS[account] if isinstance(account, str) else account
         return {
             "AWS_ENDPOINT_URL": self.url,
@@ -145,7 +145,7 @@ class Sandbox:
             **({"AWS_SESSION_TOKEN": token[0]} if token else {}),
             "AWS_REGION": region,
             "AWS_DEFAULT_REGION": region,
-            # Nothing of the operator's own configuration, and no look for an instance's role.
+            # Without the operator's own AWS configuration, and without a search for an instance's role.
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -165,6 +165,7 @@ class Sandbox:
         return counts
 
     def reset_calls(self) -> None:
+        """Sets the counts of `calls` to zero; the journal stays."""
         self._control("POST", "calls/reset")
 
     def journal(self) -> list[dict[str, Any]]:
@@ -173,12 +174,12 @@ class Sandbox:
         return entries
 
     def fault(self, kind: str, match: str = "*", **settings: Any) -> dict[str, Any]:
-        """Sets a fault: see the README for the kinds and their settings."""
+        """Sets a fault. The README explains the kinds and their settings."""
         fault: dict[str, Any] = self._control("POST", "faults", {"kind": kind, "match": match, **settings})
         return fault
 
     def faults(self) -> list[dict[str, Any]]:
-        """The faults that are set, with how often each was seen and has struck."""
+        """The faults, with how many calls each fault has matched and how often it has struck."""
         faults: list[dict[str, Any]] = self._control("GET", "faults")
         return faults
 
@@ -186,20 +187,20 @@ class Sandbox:
         self._control("DELETE", "faults")
 
     def reset(self) -> None:
-        """Everything back to the start: no repositories, two accounts, no faults, counts at zero."""
+        """Resets the sandbox: no repositories, two accounts, no faults, counts at zero."""
         self._control("POST", "reset")
 
     def add_account(self, account: str) -> tuple[str, str]:
-        """Another account with an admin; returns the admin's access key and secret."""
+        """Adds an account with an admin user; returns the admin's access key and secret."""
         made = self._control("POST", "accounts", {"account": account})
         return made["access_key_id"], made["secret_access_key"]
 
     def advance(self, seconds: float) -> None:
-        """Moves the sandbox's clock: tokens and sessions end sooner, repositories become older."""
+        """Moves the sandbox's clock forward: tokens and sessions expire sooner, repositories become older."""
         self._control("POST", "clock", {"advance": seconds})
 
     def events_to(self, queue: str, *, account: str = OWNER_ACCOUNT, **settings: Any) -> str:
-        """Sends the account's change events to an SQS queue, made if need be; returns the queue's URL."""
+        """Sends the account's change events to an SQS queue (made if it is missing). Returns the queue's URL."""
         made = self._control("POST", "events", {"queue": queue, "account": account, **settings})
         return str(made["queue_url"])
 

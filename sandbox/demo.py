@@ -1,15 +1,16 @@
-"""``python -m sandbox.demo``: an installation on this machine, and deploys shown on it, step by step.
+"""``python -m sandbox.demo``: an installation on this machine that shows deploys step by step.
 
-It starts what an installation consists of (the local ECR in AWS's place, the web server, the worker), then deploys as
-the trigger.dev CLI does, over HTTP, and pulls the image as the account of a cluster would: refused from a repository
-that nobody gave a policy, served from ours. Then it stays up to be looked at; ``--once`` ends after the deploys.
+It starts the parts of an installation (the local ECR instead of AWS, the web server, the worker), then deploys over
+HTTP like the trigger.dev CLI, and pulls the image as the account of a cluster: the pull from a repository without a
+policy is refused, the pull from the program's repository succeeds. Then the installation keeps running; ``--once`` ends
+it after the deploys.
 
-Everything lies in ``.demo``: database, logs, and ``env``, with which each command of manage.py works on this
-installation. Every run starts anew, because the local ECR forgets its repositories when it ends, and a database that
-remembers them would only be wrong. The project's ref stays the same, so that a ``trigger.config.ts`` keeps working.
+``.demo`` has the database, the logs and ``env``, with which each command of manage.py uses this installation. Every run
+starts with an empty database, because the local ECR loses its repositories when it ends. The project's ref stays the
+same, so that a ``trigger.config.ts`` keeps working.
 
-It is an outsider: it knows the program's commands and its API, and imports nothing of it. No process outlives it,
-however it ends. It will not build or run real code (the command line that it prints does).
+The demo uses the commands and the API of the program and imports nothing from it. All processes end with the demo, also
+if it is killed. It builds and runs no real code; the command line that it prints does.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ from sandbox.installation import (
 from sandbox.keeper import ROOT, Failure, Interrupted, Processes
 from sandbox.screen import GREEN, RED, Note, Screen, run, shown
 
-LEFTOVERS = ("db.sqlite3*", "*.log", "env")  # of an earlier run; nothing else in the folder is touched
+LEFTOVERS = ("db.sqlite3*", "*.log", "env")  # files of an earlier run; the demo deletes no other files
 
 # --- The installation -----------------------------------------------------------------------------------------------
 
 
 def clear(directory: Path) -> IO[str]:
-    """Make the folder as new. The lock that comes back holds it; Failure if another demo does."""
+    """Empty the folder and lock it. Returns the lock. Raises Failure if another demo has the lock."""
     lock = hold(directory, "demo")
     for pattern in LEFTOVERS:
         for path in directory.glob(pattern):
@@ -59,11 +60,11 @@ def clear(directory: Path) -> IO[str]:
     return lock
 
 
-# --- The deploy, as the CLI does it ---------------------------------------------------------------------------------
+# --- The deploy, like the CLI ---------------------------------------------------------------------------------------
 
 
 class Api:
-    """The program's API, asked as the CLI asks it."""
+    """A client of the program's API that sends the CLI's requests."""
 
     def __init__(self, port: int, log: Path) -> None:
         self.origin, self._port, self._log = f"http://localhost:{port}", port, log
@@ -74,14 +75,14 @@ class Api:
         return False
 
     def call(self, method: str, path: str, key: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The answer's JSON, or Failure with the server's own sentence."""
+        """The JSON of the answer. Raises Failure with the server's sentence."""
         status, content = self._ask(method, path, key, body)
         if status != 200:
             raise Failure(f"{method} {path} was answered with {status}: {content[:500]}", self._log)
         return json.loads(content)
 
     def events(self, path: str, key: str, body: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-        """The server-sent events that a POST is answered with: name and data of each."""
+        """(name, data) of each server-sent event in the answer to a POST."""
         status, content = self._ask("POST", path, key, body)
         if status != 200:
             raise Failure(f"POST {path} was answered with {status}: {content[:500]}", self._log)
@@ -99,7 +100,7 @@ class Api:
 
 
 class Deploy:
-    """A deploy to the production environment; the methods are its steps, in their order."""
+    """A deploy to the production environment. The methods are its steps, in order."""
 
     def __init__(self, api: Api, sandbox: Sandbox, token: str, text: str) -> None:
         self._api, self._sandbox = api, sandbox
@@ -145,10 +146,10 @@ class Deploy:
 
 
 def show_pull(screen: Screen, note: Note, sandbox: Sandbox, repository: str, tag: str, *, refused: bool) -> None:
-    """Pull as the cluster's account; Failure if what comes of it is not what was to be shown."""
+    """Pull as the cluster's account. Raises Failure if the result is not the expected result."""
     with images.RegistryClient(sandbox.url, *sandbox.login("cluster"), registry=HOST) as client:
         try:
-            # Alone first: the pull begins with a HEAD, whose refusal has no words.
+            # A separate GET first: the pull begins with a HEAD, and the refusal of a HEAD has no message.
             client.request("GET", f"/v2/{HOST}/{repository}/manifests/{tag}", headers={"Accept": images.ACCEPT})
             image = client.pull(repository, tag)
         except images.RegistryError as error:
@@ -164,12 +165,14 @@ def show_pull(screen: Screen, note: Note, sandbox: Sandbox, repository: str, tag
     note(f"{CLUSTER_ACCOUNT} pulls: {screen.paint('ACCEPTED', GREEN)}, 200, {size} bytes with every digest right")
 
 
-# --- The story ------------------------------------------------------------------------------------------------------
+# --- The steps ------------------------------------------------------------------------------------------------------
 
 
 def install(screen: Screen, processes: Processes, directory: Path) -> tuple[Sandbox, Api, str, str]:
-    """All that runs in an installation; also the operator's password and token."""
-    listener = socket.create_server(("127.0.0.1", 0))  # handed over to gunicorn: nobody can take the port meanwhile
+    """Start the installation. Returns its processes, and the operator's password and token."""
+    listener = socket.create_server(
+        ("127.0.0.1", 0)
+    )  # gunicorn inherits the socket, so no other program can take the port
     api = Api(listener.getsockname()[1], processes.log("web"))
     with screen.step("A local ECR, in the place of AWS") as note:
         sandbox = start_sandbox(processes)
@@ -186,7 +189,7 @@ def install(screen: Screen, processes: Processes, directory: Path) -> tuple[Sand
         processes.start("worker", "manage.py", "worker")
         gunicorn = ("-m", "gunicorn", "registry_admin.wsgi", "--workers=2", f"--bind=fd://{fd}")
         processes.start("web", *gunicorn, pass_fds=(fd,))
-        listener.close()  # ours, so that gunicorn's end is seen as one
+        listener.close()  # closed here, so that connections fail when gunicorn ends
         processes.wait_for("web", api.is_ready)
         processes.wait_for("worker", lambda: "worker.cluster_started" in processes.log("worker").read_text())
         note(api.origin)
@@ -195,7 +198,7 @@ def install(screen: Screen, processes: Processes, directory: Path) -> tuple[Sand
 
 def show_the_problem(screen: Screen, sandbox: Sandbox) -> None:
     repository = "trigger/proj_by_hand"
-    with screen.step("Without Registry Admin: a repository that nobody gave a policy") as note:
+    with screen.step("Without Registry Admin: a repository without a policy") as note:
         sandbox.client("ecr").create_repository(repositoryName=repository)
         images.push(images.build("by hand\n"), sandbox.url, *sandbox.login("owner"), repository, "1", registry=HOST)
         note(f"{OWNER_ACCOUNT} creates {repository} and pushes an image")
@@ -203,7 +206,7 @@ def show_the_problem(screen: Screen, sandbox: Sandbox) -> None:
 
 
 def show_a_deploy(screen: Screen, api: Api, sandbox: Sandbox, token: str) -> Deploy:
-    with screen.step("With Registry Admin: a deploy asks for an image ref, and its repository is made ready") as note:
+    with screen.step("With Registry Admin: a deploy requests an image ref, and its repository is set up") as note:
         deploy = Deploy(api, sandbox, token, "first\n")
         deploy.ask_for_ref(note)
     with screen.step("The image is pushed with short-lived credentials that the API gave out") as note:

@@ -1,12 +1,12 @@
-"""``python -m sandbox.dev``: an installation to change the code on: a local ECR, SQLite, the web server, the worker.
+"""``python -m sandbox.dev``: an installation for developers: a local ECR, SQLite, the web server, the worker.
 
-Everything lies in ``.dev``: database, logs, ``env`` (with which each command of manage.py works on this installation)
-and the operator's password, so that every start prints the same. The next start goes on with the same data, and on the
-same port if that is free. Only the local ECR forgets: it starts empty, and a repository is made again by its next
-deploy.
+``.dev`` has the database, the logs, ``env`` (with which each command of manage.py uses this installation) and the
+operator's password, so that every start prints the same password. The next start uses the same data, and the same port
+if it is free. Only the local ECR starts empty: the next deploy of a repository creates the repository again.
 
-`runserver` loads the web server again after a change of code; this module starts the worker and the listener for events
-again. What they all write is printed, and stands in the logs. No process outlives it, however it ends.
+After a change of code, `runserver` restarts the web server, and this module restarts the worker and the consumer of
+events. The output of all processes is printed and stored in the logs. All processes end with this process, also if it
+is killed.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from sandbox.installation import (
 from sandbox.keeper import ROOT, Failure, Interrupted, Processes
 from sandbox.screen import DIM, Screen, run, shown
 
-#: What is started again when the code changes. `runserver` does that by itself.
+#: The processes that this module restarts after a change of code. `runserver` restarts itself.
 COMMANDS = ("worker", "events")
 CODE = ("deployments", "registry_admin")
 
 
 class Output:
-    """What the processes write to their logs, line by line, with the process's name before each line."""
+    """The lines of the processes' logs, each with the name of its process."""
 
     def __init__(self, screen: Screen, processes: Processes, *names: str) -> None:
         self._screen, self._names = screen, names
@@ -62,7 +62,7 @@ class Output:
 
 
 def earlier(directory: Path) -> dict[str, str]:
-    """The settings of the start before this one, which `configure` wrote."""
+    """The settings of the previous start, which `configure` wrote."""
     with contextlib.suppress(FileNotFoundError):
         lines = (directory / "env").read_text().splitlines()
         return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
@@ -70,7 +70,7 @@ def earlier(directory: Path) -> dict[str, str]:
 
 
 def free_port(wanted: int) -> int:
-    """The wanted port if nobody listens on it, else one that is free now."""
+    """The wanted port if it is free, else a free port."""
     for port in (wanted, 0):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)) as listener:
             return int(listener.getsockname()[1])
@@ -78,7 +78,7 @@ def free_port(wanted: int) -> int:
 
 
 def operator(directory: Path) -> tuple[str, str]:
-    """The operator's password and token: kept from the first start, because the program shows them once."""
+    """The operator's password and token. The first start stores them, because the program shows them only once."""
     kept = directory / "operator.json"
     if not kept.exists():
         password, token = bootstrap()
@@ -100,7 +100,7 @@ def is_ready(port: int) -> bool:
 
 
 def install(screen: Screen, processes: Processes, directory: Path) -> tuple[Sandbox, str, str, str]:
-    """All that runs: the sandbox, the web server's origin, the operator's password and token."""
+    """Start the installation. Returns the sandbox, the web server's origin, the operator's password and token."""
     before = earlier(directory)
     for log in directory.glob("*.log"):
         log.unlink()
@@ -113,7 +113,7 @@ def install(screen: Screen, processes: Processes, directory: Path) -> tuple[Sand
             note("It starts empty: a repository of the database is missing in it until the next deploy makes it again.")
     with screen.step("The database: manage.py migrate") as note:
         kept = {"SECRET_KEY": before["SECRET_KEY"]} if "SECRET_KEY" in before else {}
-        static = directory / "static"  # empty, so that a page's files are served from where they are edited
+        static = directory / "static"  # empty, so that static files are served from their source folders
         static.mkdir(exist_ok=True)
         configure(directory, sandbox, origin, DEBUG="1", STATIC_ROOT=str(static), **kept)
         os.environ["PYTHONUNBUFFERED"] = "1"
@@ -132,7 +132,7 @@ def install(screen: Screen, processes: Processes, directory: Path) -> tuple[Sand
 
 
 def changes() -> Iterator[float]:
-    """When each source file was last changed."""
+    """The time of the last change of each source file."""
     for folder in CODE:
         for path in (ROOT / folder).rglob("*.py"):
             with contextlib.suppress(FileNotFoundError):
@@ -140,7 +140,7 @@ def changes() -> Iterator[float]:
 
 
 def stay_up(processes: Processes, output: Output) -> None:
-    """Print what the processes write, and start the commands again after a change of code, until Ctrl-C."""
+    """Print the output of the processes, and restart them after a change of code, until Ctrl-C."""
     seen = sorted(changes())
     running = set(COMMANDS)
     while True:

@@ -1,15 +1,15 @@
-"""A stand-in for `docker`, for machines without a docker engine: just what the `trigger.dev` CLI (3.3 to 4.8) calls.
+"""A replacement for `docker` on machines without a docker engine: the commands of the `trigger.dev` CLI (3.3 to 4.8).
 
-What it really does: `login` checks the credentials at the registry and keeps them as docker does; a build runs the
-steps of the CLI's own Containerfile that belong to /app, above all the indexer, which imports the user's tasks and
-posts them to the server; the result is a real OCI image, and a push is a real push (PyPI `oras`).
+What it does: `login` checks the credentials at the registry and stores them like docker. A build runs the steps of the
+CLI's Containerfile at /app, including the indexer, which imports the user's tasks and posts them to the server. The
+result is a real OCI image, and a push is a real push (PyPI `oras`).
 
-What it will not do: isolate (build steps run on this machine, in a throw-away folder), install system packages, pull
-base images (the image holds /app and nothing below it, so it cannot be started), or guess: a command or an option that
-it does not know ends with status 1, so that a gap is seen.
+What it does not do: isolate (build steps run on this machine, in a temporary folder), install system packages, or pull
+base images (the image contains only /app, so it cannot be started). A command or an option that it does not know ends
+with status 1, so that a missing feature is visible.
 
-Environment: SANDBOX_URL is where the sandbox listens. Images with an ECR name go there instead of to AWS; any other
-registry is contacted itself, over http if it is on this machine. DOCKER_CONFIG is docker's own variable.
+Environment: SANDBOX_URL is the URL of the sandbox. Images with an ECR name are pushed to the sandbox instead of AWS;
+other registries are called directly, over HTTP if they are on this machine. DOCKER_CONFIG is docker's own variable.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ Json = dict[str, Any]
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
-# The CLI asks for zstd, which Python has from 3.14 on only. gzip is the other type that every runtime can pull.
+# The CLI requests zstd, which Python has only from 3.14 on. Every runtime can also pull gzip.
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
-# Plain, FIPS and dual-stack host names of ECR, of every partition: none of them may be reached by accident.
+# Plain, FIPS and dual-stack host names of ECR, of every partition: no request may go to AWS by accident.
 ECR_HOST = re.compile(r"\d{12}\.dkr[.-]ecr[.-]")
 
 
 class Refused(Exception):
-    """What docker would print before it exits with status 1."""
+    """The error that docker would print before it exits with status 1."""
 
 
 def say(line: str) -> None:
-    """Progress goes to standard error, as BuildKit's does."""
+    """Print progress to standard error, like BuildKit."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -67,10 +67,10 @@ def home() -> Path:
 
 @contextmanager
 def stored_logins() -> Iterator[dict[str, Json]]:
-    """The `auths` of config.json, to read or to change; everything else in that file is somebody else's and stays.
+    """The `auths` of config.json, to read or to change. The other keys of the file are kept.
 
-    Locked, because two deploys log in and out at the same time; replaced as a whole, because others read without one;
-    0600 from the first byte, because base64 hides nothing.
+    The file is locked, because two deploys may log in at the same time. It is replaced in one step, because other
+    programs read it without a lock. Its mode is 0600 from the first byte, because base64 protects nothing.
     """
     folder = home()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def builder_file(name: str) -> Path:
 
 
 def loaded(ref: str) -> Image:
-    """The image that a build left on this machine."""
+    """The image that a build stored on this machine."""
     image = Image(home() / "stand-in" / "images" / quote(ref, safe=""))
     if not image.root.exists():
         raise Refused(f"Error response from daemon: No such image: {ref}")
@@ -120,15 +120,15 @@ def load(image: Image, ref: str) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class Stage:
-    """What has come of a stage's instructions so far; a stage built on another one starts as its copy."""
+    """The result of a stage's instructions so far. A stage that is built on another stage starts as a copy of it."""
 
     environment: dict[str, str] = field(default_factory=dict)
     workdir: str = "/"
     user: str = ""
     entrypoint: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
-    # RUN and COPY at /app, each with the environment that it sees. What runs elsewhere prepares the operating system of
-    # a base image (apt-get, certificates), and there is none here.
+    # RUN and COPY at /app, each with its environment. Steps in other folders prepare the operating system of
+    # a base image (apt-get, certificates), and no base image exists here.
     steps: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
 
     def copy(self) -> Stage:
@@ -136,7 +136,7 @@ class Stage:
 
 
 def read_containerfile(text: str, arguments: Mapping[str, str]) -> dict[str, Stage]:
-    """The stages by name. Knows what the CLI writes; what it does not need (EXPOSE, SHELL, …) is passed over."""
+    """The stages by name. Reads the instructions that the CLI writes; skips those without effect (EXPOSE, SHELL, …)."""
     text = re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE)
     stages: dict[str, Stage] = {}
     stage, given = Stage(), dict[str, str]()
@@ -177,9 +177,9 @@ def _expand(value: str, known: Mapping[str, str]) -> str:
 
 # --- Build ----------------------------------------------------------------------------------------------------------
 
-# What --add-host is to a container: the CLI turns `localhost` in the API's URL into host.docker.internal. Here the
-# container is this very machine. Answered below fetch, so that the server sees the Host header that it will really see
-# (rewriting the URL would be simpler and would hide a server that refuses that name).
+# The CLI replaces `localhost` in the API's URL by host.docker.internal, for which docker has --add-host. Here the
+# container is this machine, so this script resolves the name. It does so below fetch, and the server gets the same Host
+# header as from a container; a rewritten URL would be simpler but would hide a server that refuses this host name.
 HOSTS_FILE = """
 const dns = require("node:dns");
 const { lookup } = dns;
@@ -188,10 +188,10 @@ dns.lookup = (name, ...rest) => lookup.call(dns, name === "host.docker.internal"
 
 
 def run_indexer(context: Path, stage: Stage, work: Path) -> None:
-    """Run the steps of the indexer's stage, and of the one that it builds on, in a folder that stands for /app.
+    """Run the steps of the indexer's stage, and of the stage that it is built on, in a folder that replaces /app.
 
-    A real /app would take root and allow one build at a time, so commands and build.json are told the folder's path
-    instead. It shows in the entry points that the indexer posts, which nobody reads.
+    A real /app would require root and allow only one build at a time. So commands and build.json get the path of the
+    folder instead. The entry points that the indexer posts contain this path; the server does not use them.
     """
     app = work / "app"
     app.mkdir(parents=True)
@@ -210,7 +210,7 @@ def run_indexer(context: Path, stage: Stage, work: Path) -> None:
         elif re.match(r"(npm i|bun install)\b", rest) and link_dependencies(context, app):
             say(f"#{number} DONE, linked from the project's node_modules")
         else:
-            # As in a container, nothing of the caller's own environment (tokens!) is seen by the user's code.
+            # As in a container, the user's code gets no variable of the caller's environment, which contains tokens.
             environment = {"PATH": os.environ["PATH"], "HOME": str(work)} | environment
             environment["NODE_OPTIONS"] = f"{environment.get('NODE_OPTIONS', '')} --require={hosts}"
             text = re.sub(r"(?<![\w./-])/app\b", str(app), rest)
@@ -221,11 +221,11 @@ def run_indexer(context: Path, stage: Stage, work: Path) -> None:
 
 
 def link_dependencies(context: Path, app: Path) -> bool:
-    """Give /app the packages that were kept out of the bundle, without the network; False if one is not around.
+    """Give /app the packages outside the bundle, without the network. False if a package is not installed.
 
-    The CLI writes its build output below the user's project, and into its package.json the exact versions that it
-    found installed there. A link to the very folder does what `npm i` would: node follows a link to its real place and
-    finds the dependencies' dependencies from there. Where a version differs, the caller runs the Containerfile's npm.
+    The CLI writes its build output below the user's project, and package.json has the exact versions that are installed
+    in the project. A link to the installed folder replaces `npm i`: node resolves the link and finds the dependencies
+    of the package from there. If a version differs, the caller runs the npm of the Containerfile.
     """
     wanted: dict[str, str] = json.loads((app / "package.json").read_text()).get("dependencies", {})
     found: dict[str, Path] = {}
@@ -245,7 +245,7 @@ def link_dependencies(context: Path, app: Path) -> bool:
 
 
 def _run(command: list[str], *, cwd: Path, environment: Mapping[str, str], number: int, label: str) -> None:
-    """One RUN step, its output told as it comes; a failing step ends the build in BuildKit's words."""
+    """Run one RUN step and print its output line by line. A failing step ends the build with BuildKit's message."""
     lines: list[str] = []
     try:
         process = subprocess.Popen(
@@ -297,7 +297,7 @@ def build(options: argparse.Namespace) -> None:
             for ref in refs:
                 load(image, ref)
         if push_it:
-            # A cache is told apart from an image by its config only; what counts here is that its tag is mutable.
+            # Only its config distinguishes a cache from an image. Here it matters that the tag of the cache is mutable.
             caches = [dict(pair.partition("=")[::2] for pair in cache.split(",")) for cache in options.cache_to]
             for ref in [*refs, *(cache["ref"] for cache in caches if "ref" in cache)]:
                 push(image, ref)
@@ -308,7 +308,7 @@ def build(options: argparse.Namespace) -> None:
                 "containerimage.digest": image.top["digest"],
                 "image.name": ",".join(refs),
             }
-            # Relative to where docker was called, as in buildx.
+            # Relative to the working directory of the docker call, as in buildx.
             Path(options.metadata_file).write_text(json.dumps(metadata, indent=2))
 
 
@@ -321,14 +321,14 @@ def this_platform() -> str:
 
 
 class Image:
-    """An OCI image layout folder that holds one image: a manifest, or an index of one manifest per platform."""
+    """An OCI image layout folder with one image: a manifest, or an index with a manifest for each platform."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @property
     def top(self) -> Json:
-        """The descriptor of what a tag points at."""
+        """The descriptor that a tag points to."""
         descriptor: Json = json.loads((self.root / "index.json").read_text())["manifests"][0]
         return descriptor
 
@@ -352,7 +352,7 @@ class Image:
         return {"mediaType": media_type, "digest": digest, "size": len(content)}
 
     def add_manifest(self, app: Path, stage: Stage, target: str) -> Json:
-        """The final stage as one layer. The same build gives the same digest, as SOURCE_DATE_EPOCH=0 promises."""
+        """The final stage as one layer. The same build gives the same digest, as with SOURCE_DATE_EPOCH=0."""
         layer = _tar(app)
         system, architecture, *variant = target.split("/")
         about = {"os": system, "architecture": architecture} | ({"variant": variant[0]} if variant else {})
@@ -387,7 +387,7 @@ class Image:
 
 
 def _tar(app: Path) -> bytes:
-    """The build output below /app, without the links of link_dependencies()."""
+    """A tar of the build output below /app, without the links of link_dependencies()."""
 
     def owned_by_node(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
         entry.uid = entry.gid = 1000
@@ -397,7 +397,7 @@ def _tar(app: Path) -> bytes:
 
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
-        tar.add(app, "app", filter=owned_by_node)  # in the order of the names
+        tar.add(app, "app", filter=owned_by_node)  # tarfile adds the files in the order of their names
     return content.getvalue()
 
 
@@ -413,10 +413,10 @@ def split_ref(ref: str) -> tuple[str, str]:
 
 
 class Registry:
-    """One registry, as one login sees it."""
+    """One registry, with one login."""
 
     def __init__(self, host: str, login: tuple[str, str] | None) -> None:
-        # Imported here, since all other commands work on a Python without it.
+        # Imported here, because all other commands work without oras.
         from oras.auth import get_auth_backend
         from oras.container import Container
         from oras.provider import Registry as Client
@@ -426,18 +426,18 @@ class Registry:
             sandbox = urlsplit(os.environ.get("SANDBOX_URL", ""))
             if not sandbox.netloc:
                 raise Refused(f"{host} is AWS, and the stand-in goes to a sandbox only: set SANDBOX_URL")
-            # The sandbox is every registry at once, so the path says which one is meant.
+            # The sandbox serves every registry, so the path contains the name of the registry.
             address, self.prefix, plain = sandbox.netloc, f"{host}/", sandbox.scheme == "http"
         self.url = f"{'http' if plain else 'https'}://{address}"
         self.container = Container
         self.login = login
         self.client = Client(address, insecure=plain, auth_backend="token")
-        self.client.session.trust_env = not plain  # no proxy between this machine and itself
+        self.client.session.trust_env = not plain  # no proxy for connections to this machine
         self.client.do_request = self._send
-        # Registries send their client for a token first; ECR, like the sandbox, wants the login on every request.
+        # Other registries give their clients a token first; ECR and the sandbox require the login on every request.
         try:
             challenge = self.client.session.get(f"{self.url}/v2/", timeout=10).headers.get("WWW-Authenticate", "")
-        except OSError as error:  # requests' errors are OSErrors
+        except OSError as error:  # the exceptions of requests are OSErrors
             raise Refused(f"no answer from {self.url}: {type(error).__name__}") from None
         if challenge.lower().startswith("basic"):
             self.client.session.auth = login
@@ -457,7 +457,7 @@ class Registry:
             manifest = image.read(descriptor)
             for blob in [manifest["config"], *manifest["layers"]]:
                 self.client.upload_blob(str(image.blob(blob["digest"])), target, blob)
-        # Bytes, not oras' upload_manifest: it serialises again, and the digest would no longer be the one we announce.
+        # Bytes, not oras' upload_manifest, which serialises the manifest again and so changes its digest.
         for descriptor, reference in [*((child, child["digest"]) for child in children), (image.top, target.tag)]:
             self._send(
                 f"{self.client.prefix}://{target.manifest_url(reference)}",
@@ -467,15 +467,15 @@ class Registry:
             )
 
     def _send(self, url: str, method: str = "GET", **options: Any) -> Any:
-        """oras' own sending without its retries, which also repeat for two minutes what was refused for good.
+        """Send a request with oras, but without its retries, which also repeat a refused request for two minutes.
 
-        And with an end to a refusal at once: oras goes on, and fails later with less to say.
+        Raises Refused at the first refusal: oras would continue and fail later with a less exact error.
         """
         try:
             answer = type(self.client).do_request.__wrapped__(self.client, url, method, **options)
-        except (OSError, ValueError) as error:  # ValueError: a challenge that is beyond oras
+        except (OSError, ValueError) as error:  # ValueError: oras cannot read the challenge
             raise Refused(f"{method} {url}: {type(error).__name__}: {error}") from None
-        if answer.ok or method == "HEAD":  # a missing blob is no refusal
+        if answer.ok or method == "HEAD":  # a missing blob is not a refusal
             return answer
         if answer.status_code == 401 and self.login is None:
             raise Refused("no basic auth credentials")
@@ -493,7 +493,7 @@ def push(image: Image, ref: str) -> None:
             registry.push(image, name)
     except Refused as refusal:
         raise Refused(f"ERROR: failed to push {ref}: {refusal}") from None
-    say(f"#99 pushing manifest for {ref}@{image.top['digest']} done")  # CLI 3.x reads the digest out of this line
+    say(f"#99 pushing manifest for {ref}@{image.top['digest']} done")  # CLI 3.x reads the digest from this line
 
 
 # --- The commands ---------------------------------------------------------------------------------------------------
@@ -560,7 +560,7 @@ def buildx_version(options: argparse.Namespace) -> None:
 
 
 def run_container(options: argparse.Namespace) -> None:
-    # Before a build for several platforms the CLI registers emulators. The indexer is the same on every platform.
+    # The CLI registers emulators before a build for several platforms. The indexer is the same on every platform.
     if "multiarch/qemu-user-static" not in options.arguments:
         raise Refused("docker: the stand-in cannot run containers")
 
@@ -616,7 +616,7 @@ def parser() -> Parser:
         one.add_argument("name")
         one.set_defaults(command=command)
 
-    # `docker build` leaves the image on this machine; `docker buildx build` only if told to.
+    # `docker build` always stores the image on this machine, `docker buildx build` only on request.
     for parent, loads in ((commands, True), (buildx, False)):
         one = parent.add_parser("build")
         one.add_argument("--file", "-f", default="Dockerfile")
@@ -628,7 +628,7 @@ def parser() -> Parser:
         one.add_argument("--build-arg", action="append", default=[])
         one.add_argument("--metadata-file")
         one.add_argument("--cache-to", action="append", default=[])
-        # Known, and without a meaning here: nothing is cached, isolated or attested.
+        # Known options without effect here: nothing is cached, isolated or attested.
         for option in ("--builder", "--cache-from", "--add-host", "--network", "--provenance", "--progress"):
             one.add_argument(option, action="append")
         one.add_argument("--no-cache", action="store_true")

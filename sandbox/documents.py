@@ -1,8 +1,8 @@
-"""The texts that ECR keeps: repository policies, registry policies, lifecycle policies. Refused, or re-serialised.
+"""Validate and store repository policies, registry policies and lifecycle policies like ECR.
 
-ECR does not keep what it was sent. Account ids become root ARNs, lists come back in another order, a list of one
-becomes a scalar, and users and roles are kept as unique ids, which show when the user or role is deleted. This module
-does the same so that whoever compares texts finds out here. It decides nothing about access (see ``policy``).
+ECR does not store the text that it gets. Account ids become root ARNs, lists come back in another order, a list with
+one element becomes a scalar, and users and roles are stored as unique ids, which are visible after the user or role is
+deleted. This module does the same, so that code that compares texts fails here. ``policy`` decides about access.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sandbox.aws import ACCOUNT, AWSError, Model, invalid
 from sandbox.iam import IAM
 from sandbox.policy import Policy, many
 
-# Actions that exist in IAM only, beside the operations of ECR's service model.
+# IAM actions of ECR that are not operations of ECR's service model.
 IAM_ONLY = {"ReplicateImage", "BatchImportUpstreamImage", "GetImageCopyStatus", "UploadLayerPart"}
 SERVICE = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.(amazonaws\.com|amazonaws\.com\.cn|amazon\.com|aws\.internal)")
 UNIQUE_ID = re.compile(r"(AIDA|AROA)[A-Z0-9]{17}")
@@ -27,12 +27,12 @@ UNKNOWN = "Principal not found"
 
 
 class _Bad(Exception):
-    """The document is not one that ECR takes; says why, for whoever reads the journal (AWS would not)."""
+    """ECR would not accept the document. The text says why, for the journal; AWS's answer has no reason."""
 
 
 @dataclass(slots=True)
 class Stored:
-    """A resource policy as ECR keeps it: ``document`` has unique ids where the text had users and roles."""
+    """A resource policy as ECR stores it: ``document`` has unique ids instead of users and roles."""
 
     document: dict[str, Any]
     policy: Policy
@@ -41,7 +41,7 @@ class Stored:
     _generation: int = -1
 
     def text(self, iam: IAM) -> str:
-        """The text as ECR returns it today: deleted users and roles show as their ids."""
+        """The text as ECR returns it: a deleted user or role is shown as its unique id."""
         if self._generation != iam.generation:
             shown = json.loads(json.dumps(self.document))
             _each_principal(shown, lambda value: iam.spelled(value, self.partition))
@@ -51,11 +51,12 @@ class Stored:
 
 
 def repository_policy(text: str, *, model: Model, iam: IAM, partition: str) -> Stored:
-    """Raises InvalidParameterException in ECR's words."""
+    """The policy as ECR stores it. Raises InvalidParameterException with ECR's message."""
     return _resource_policy(text, "repository", model=model, iam=iam, partition=partition)
 
 
 def registry_policy(text: str, *, model: Model, iam: IAM, partition: str) -> Stored:
+    """The registry policy as ECR stores it. Raises InvalidParameterException with ECR's message."""
     return _resource_policy(text, "registry", model=model, iam=iam, partition=partition)
 
 
@@ -160,7 +161,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _settled(values: list[str]) -> str | list[str]:
-    """A set of values in ECR's spelling: one is a scalar, several are in another order than they came in."""
+    """Values as ECR stores them: one value is a scalar, several values are in another order than in the request."""
     ordered = sorted(set(values))
     if len(ordered) == 1:
         return ordered[0]
@@ -197,7 +198,7 @@ def _aws_principal(value: str, partition: str) -> str:
 
 
 def _action(value: str, actions: list[str]) -> str:
-    # A wildcard is fine as long as it means at least one action of ECR. Whether AWS takes a bare "*" is not verified.
+    # A wildcard must match at least one action of ECR. Whether AWS accepts a bare "*" is not verified.
     pattern = value.lower().replace("[", "[[]")
     if value == "*" or (pattern.startswith("ecr:") and any(fnmatch.fnmatchcase(each, pattern) for each in actions)):
         return value
@@ -226,7 +227,7 @@ def _condition(value: Any) -> dict[str, Any]:
 
 
 def lifecycle_policy(text: str) -> str:
-    """The text as ECR keeps it. Raises InvalidParameterException with the rule that is broken."""
+    """The text as ECR stores it. Raises InvalidParameterException with the violated rule."""
     try:
         document = _strict(text)
         _only(document, {"rules"})

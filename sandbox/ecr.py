@@ -1,8 +1,8 @@
-"""ECR's control plane: its operations, checked and answered as AWS does, on the store.
+"""ECR's control plane: its operations on the store, with AWS's checks and answers.
 
-One call runs from start to end without giving up the loop, so each operation is atomic. Who may do what is asked of
-``iam`` with the repository's and the registry's own policies. What is not built answers UnknownOperationException:
-scanning results, replication, pull-through caches, creation templates, signing.
+Each operation is atomic, because it runs to its end without returning to the event loop. ``iam`` decides about
+permissions with the policies of the repository and of the registry. Operations that do not exist here answer
+UnknownOperationException: scan results, replication, pull-through caches, creation templates, signing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sandbox.iam import IAM
 from sandbox.policy import Ask, Policy, decide
 from sandbox.store import Registry, Repository, Store, arn_of, not_found
 
-TOKEN_SECONDS = 12 * 3600  # AWS gives 12 hours, whatever is left of the caller's session
+TOKEN_SECONDS = 12 * 3600  # 12 hours as at AWS, even if the caller's session ends earlier
 MAX_TAGS = 50
 CHANGES = frozenset(
     {
@@ -50,7 +50,7 @@ class ECR:
         self._model = model("ecr")
 
     def answer(self, call: Call) -> dict[str, Any]:
-        """Runs one operation and returns its response as JSON; raises AWSError."""
+        """Runs one operation and returns its response as JSON. Raises AWSError."""
         if call.operation not in self._model.operations:
             raise AWSError("UnknownOperationException", f"Unknown operation {call.operation}")
         name = f"do_{snake(call.operation)}"
@@ -73,6 +73,7 @@ class ECR:
     # -- finding and asking --
 
     def registry(self, call: Call) -> Registry:
+        """The registry of the call's `registryId`, or of the caller's account, in the call's region."""
         return self._store.registry(call.params.get("registryId") or call.by.account, call.region)
 
     def authorize(
@@ -83,7 +84,10 @@ class ECR:
         action: str,
         extra: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
-        """Asks identity, session, repository and registry policies; a foreign caller learns nothing of what exists."""
+        """Checks the identity, session, repository and registry policies. Raises AWSError (AccessDenied).
+
+        A caller without permission gets the same error whether the repository exists or not.
+        """
         repository = registry.repositories.get(name)
         policies = [stored.policy for stored in (registry.policy, repository and repository.policy) if stored]
         context = dict(extra or {})
@@ -94,12 +98,13 @@ class ECR:
         self._iam.require(call, action, resource, owner=registry.account, resource_policies=policies, context=context)
 
     def repository(self, call: Call) -> Repository:
-        """The repository that the call names, if the caller may do this operation on it."""
+        """The repository of the call. Raises AWSError if the caller may not do this operation on it."""
         registry, name = self.registry(call), str(call.params["repositoryName"])
         self.authorize(call, registry, name, f"ecr:{call.operation}")
         return self.existing(registry, name)
 
     def existing(self, registry: Registry, name: str) -> Repository:
+        """The repository. Raises RepositoryNotFoundException if it does not exist or a fault hides it."""
         repository = registry.repositories.get(name)
         if repository is None or self._faults.hides(repository.name, self._store.now() - repository.created):
             raise not_found(name, registry.account)
@@ -150,7 +155,7 @@ class ECR:
             if self._faults.hides(repository.name, self._store.now() - repository.created):
                 continue
             if len(found) == size:
-                return found, {"nextToken": self.tokens.seal({"of": call.operation, "after": found[-1].name})}
+                return found, {"nextToken": self.tokens.sign({"of": call.operation, "after": found[-1].name})}
             found.append(repository)
         return found, {}
 
@@ -158,7 +163,7 @@ class ECR:
         text = call.params.get("nextToken")
         if text is None:
             return ""
-        content = self.tokens.open(text)
+        content = self.tokens.verify(text)
         if content is None or content.get("of") != call.operation:
             raise AWSError("InvalidParameterException", "Invalid parameter at 'nextToken'")
         return str(content["after"])
@@ -203,7 +208,7 @@ class ECR:
         registry_policy = self.registry(call).policy
         policies = [stored.policy, *([registry_policy.policy] if registry_policy else [])]
         if not call.params.get("force") and not self._keeps_control(call, repository, policies):
-            # AWS's exact words are not verified.
+            # AWS's exact message is not verified.
             raise invalid("PolicyText", "The policy would prevent its own update; use the force flag to set it anyway")
         repository.policy = stored
         return {**_named(repository), "policyText": stored.text(self._iam)}
@@ -278,18 +283,18 @@ class ECR:
     def do_get_authorization_token(self, call: Call) -> dict[str, Any]:
         self._iam.require(call, "ecr:GetAuthorizationToken", "*")
         expires = self._store.now() + TOKEN_SECONDS
-        sealed = self.tokens.seal({"key": call.by.credential.access_key, "region": call.region, "expires": expires})
+        signed = self.tokens.sign({"key": call.by.credential.access_key, "region": call.region, "expires": expires})
         data = {
-            "authorizationToken": base64.b64encode(f"AWS:{sealed}".encode()).decode(),
+            "authorizationToken": base64.b64encode(f"AWS:{signed}".encode()).decode(),
             "expiresAt": expires,
-            # At AWS the registry's own host; here the address by which the caller has just reached us.
+            # At AWS the registry's own host; here the address to which the caller sent this request.
             "proxyEndpoint": f"http://{call.request.headers.get('host', '')}",
         }
         return {"authorizationData": [data for _ in call.params.get("registryIds") or [None]]}
 
     def token(self, password: str) -> Token | None:
-        """What a password of the data plane says, or None if we never gave it out."""
-        content = self.tokens.open(password)
+        """The content of a password of the data plane; None if this sandbox did not issue the password."""
+        content = self.tokens.verify(password)
         return Token(content["key"], content["region"], content["expires"]) if content and "key" in content else None
 
     # -- AWS tags --

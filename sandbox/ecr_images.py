@@ -1,7 +1,7 @@
-"""The half of ECR's control plane that is about what is inside a repository: images and layers.
+"""The operations of ECR's control plane on images and layers.
 
-Reads and writes the same store as the registry's data plane. It does not scan, convert or replicate images, and
-acceptedMediaTypes is not looked at: a manifest comes back as it was pushed.
+Reads and writes the same store as the data plane. It does not scan, convert or replicate images. It ignores
+acceptedMediaTypes: a manifest is returned as it was pushed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ URL_SECONDS = 3600
 
 
 class Images:
-    """``repository`` finds the repository that a call names and asks whether the caller may."""
+    """``repository`` finds the repository of a call and checks the caller's permission."""
 
     def __init__(self, store: Store, tokens: Tokens, repository: Callable[[Call], Repository]) -> None:
         self._store, self._tokens, self._repository = store, tokens, repository
@@ -65,7 +65,7 @@ class Images:
     def _page(self, call: Call, items: Iterable[T], key: Callable[[T], str]) -> tuple[list[T], dict[str, str]]:
         after = ""
         if call.params.get("nextToken") is not None:
-            content = self._tokens.open(str(call.params["nextToken"])) or {}
+            content = self._tokens.verify(str(call.params["nextToken"])) or {}
             if content.get("of") != call.operation:
                 raise AWSError("InvalidParameterException", "Invalid parameter at 'nextToken'")
             after = str(content["after"])
@@ -73,7 +73,7 @@ class Images:
         rest = sorted((item for item in items if key(item) > after), key=key)
         if len(rest) <= size:
             return rest, {}
-        return rest[:size], {"nextToken": self._tokens.seal({"of": call.operation, "after": key(rest[size - 1])})}
+        return rest[:size], {"nextToken": self._tokens.sign({"of": call.operation, "after": key(rest[size - 1])})}
 
     def do_batch_get_image(self, call: Call) -> dict[str, Any]:
         repository = self._repository(call)
@@ -110,7 +110,7 @@ class Images:
                 continue
             for tag in goes:
                 del repository.image_tags[tag]
-            if last:  # an image that loses its last tag this way is gone
+            if last:  # deleting its last tag deletes the image
                 del repository.images[image.digest]
             deleted += [{"imageDigest": image.digest, "imageTag": tag} for tag in goes] or [
                 {"imageDigest": image.digest}
@@ -158,12 +158,12 @@ class Images:
             "layer": [repository.account, repository.region, repository.name, digest],
             "expires": self._store.now() + URL_SECONDS,
         }
-        url = f"http://{call.request.headers.get('host', '')}/_layers/{self._tokens.seal(ticket)}"
+        url = f"http://{call.request.headers.get('host', '')}/_layers/{self._tokens.sign(ticket)}"
         return {"downloadUrl": url, "layerDigest": digest}
 
     def download(self, ticket: str) -> bytes | None:
-        """The layer behind an address that GetDownloadUrlForLayer gave out, or None."""
-        content = self._tokens.open(ticket) or {}
+        """The layer of a URL from GetDownloadUrlForLayer; None for an invalid or expired URL."""
+        content = self._tokens.verify(ticket) or {}
         if "layer" not in content or content["expires"] <= self._store.now():
             return None
         account, region, name, digest = content["layer"]

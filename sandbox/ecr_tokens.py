@@ -1,7 +1,7 @@
-"""Sealed texts: authorization tokens, page tokens and download addresses that carry their own truth.
+"""Signed texts: authorization tokens, page tokens and download URLs that contain their own data.
 
-Nothing is remembered per token, so handing out many costs nothing. They are signed and not secret: they die with the
-process.
+Nothing is stored for a token, so many tokens cost no memory. The texts are signed but not encrypted; they are valid
+only in the process that signed them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What an authorization token says: whose it is, for which region, until when (epoch seconds)."""
+    """The content of an authorization token: its owner, its region, its end (epoch seconds)."""
 
     access_key: str
     region: str
@@ -26,17 +26,17 @@ class Token:
 
 
 class Tokens:
-    """Authorization tokens and download addresses that carry their own truth, signed; nothing is remembered."""
+    """Makes and reads signed authorization tokens and download URLs. Stores nothing."""
 
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
 
-    def seal(self, content: Mapping[str, Any]) -> str:
+    def sign(self, content: Mapping[str, Any]) -> str:
         payload = json.dumps(content, separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(hmac.digest(self._secret, payload, "sha256") + payload).decode()
 
-    def open(self, text: str) -> dict[str, Any] | None:
-        """The content, or None if this sandbox did not seal it."""
+    def verify(self, text: str) -> dict[str, Any] | None:
+        """The content; None if this sandbox process did not sign the text."""
         try:
             raw = base64.urlsafe_b64decode(text)
         except (ValueError, binascii.Error):

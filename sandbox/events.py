@@ -1,10 +1,10 @@
-"""Change events: ECR's calls as CloudTrail tells EventBridge, and EventBridge's rules that carry them to SQS queues.
+"""Change events: CloudTrail's events about calls of ECR, and EventBridge's rules that send them to SQS queues.
 
-ECR itself says nothing when a repository or a policy changes; the events are "AWS API Call via CloudTrail", one per
-successful call that changes something. At AWS they come minutes late at worst, out of order, and sometimes twice;
-here at once, unless a subscription asks for copies or a delay. Patterns match exact values, ``prefix``, ``suffix``,
-``exists`` and ``anything-but``. The queue's own policy, which at AWS must let events.amazonaws.com send, is not
-asked.
+ECR itself sends no event when a repository or a policy changes. The events are "AWS API Call via CloudTrail", an event
+for each successful call that changes something. At AWS an event may be minutes late, out of order or delivered twice;
+here it comes at once, unless a subscription sets copies or a delay. Patterns match exact values, ``prefix``,
+``suffix``, ``exists`` and ``anything-but``. The queue's policy, which at AWS must allow events.amazonaws.com to send,
+is not checked.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A queue that gets its account's events of every region, past all rules."""
+    """A queue that gets all events of its account, of every region, without a rule."""
 
     queue: Queue
     copies: int
@@ -52,7 +52,7 @@ class Events:
     # -- emitting --
 
     def emit(self, call: Call, change: Change) -> None:
-        """Tells the registry's account what the call has just changed."""
+        """Sends the events about the changes of a call to the registry's account."""
         event = _event(call, change)
         account, region = str(event["account"]), str(event["region"])
         for rule in self._rules.get((account, region), {}).values():
@@ -67,7 +67,7 @@ class Events:
                     _deliver(subscription, json.dumps(event))
 
     def subscribe(self, body: dict[str, Any], request: Request) -> dict[str, Any]:
-        """``POST /_sandbox/events``: by ``queue_url``, or by ``queue`` and ``account``; makes the queue if need be."""
+        """``POST /_sandbox/events`` with ``queue_url``, or with ``queue`` and ``account``; makes a missing queue."""
         if unknown := body.keys() - {"queue_url", "queue", "account", "region", "copies", "delay"}:
             raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
         url = str(body.get("queue_url", ""))
@@ -82,6 +82,7 @@ class Events:
     # -- EventBridge's API --
 
     def answer(self, call: Call) -> dict[str, Any]:
+        """Runs one operation of EventBridge's API. Raises AWSError."""
         operation = getattr(self, f"do_{snake(call.operation)}", None)
         if operation is None:
             raise AWSError("UnknownOperationException", f"The sandbox does not do events:{call.operation}")
@@ -177,7 +178,9 @@ def _deliver(subscription: Subscription, body: str) -> None:
 
 
 def _matches(pattern: dict[str, Any], event: Event) -> bool:
-    """EventBridge's rule: every key of the pattern must match one of its values. ValueError for an unknown matcher."""
+    """EventBridge's rule: each key of the pattern must match one of its values. Raises ValueError for an unknown
+    matcher.
+    """
     results = []
     for key, wanted in pattern.items():
         have = event.get(key)

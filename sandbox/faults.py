@@ -1,9 +1,9 @@
-"""Faults on purpose: errors, throttling, waiting, hanging, resets, lost answers, and AWS's eventual consistency.
+"""Injected faults: errors, throttling, waiting, hanging, resets, lost answers, and AWS's eventual consistency.
 
-A fault matches calls by a glob on ``service:Operation`` (``ecr:Set*``, ``v2:*``) and by a glob on the repository's
-name, whoever makes them but the callers that ``spare`` (a glob on their ARN) leaves alone; it lets ``skip`` matching
-calls pass, then strikes ``times`` times (each ``every``-th call), then is over. It does not decide when a change is
-made: ``gateway`` asks which faults strike a call and acts on them before or after it.
+A fault matches calls by a glob on ``service:Operation`` (``ecr:Set*``, ``v2:*``) and a glob on the repository's name,
+except calls of the callers in ``spare`` (a glob on their ARN). It lets ``skip`` matching calls pass, then strikes
+``times`` times (each ``every``-th call), then ends. ``gateway`` finds the faults that strike a call and applies them
+before or after the call.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 from sandbox.aws import AWSError, Call
 
 DURING = frozenset({"error", "throttle", "latency", "hang", "reset", "lost", "unanswered"})
-# Told by the state of a repository rather than by a call: these are asked for from inside ECR.
+# These faults depend on the state of a repository, not on a call, so `ecr` checks them.
 INSIDE = frozenset({"not_found_after_create", "principal_not_found"})
 
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """One rule. Times in seconds, ``rate`` in calls per second."""
+    """One fault. Times are in seconds, ``rate`` in calls per second."""
 
     kind: str
     match: str = "*"
@@ -46,7 +46,7 @@ class Fault:
     _stamp: float = 0.0
 
     def strikes(self) -> bool:
-        """Counts one matching call; does the fault strike it?"""
+        """Counts one matching call. Returns whether the fault strikes it."""
         if self.times is not None and self.struck >= self.times:
             return False
         self.seen += 1
@@ -70,14 +70,15 @@ class Fault:
         return True
 
     def error(self) -> AWSError:
+        """The error that a struck call gets."""
         throttled = self.kind == "throttle"
         code = self.code or ("ThrottlingException" if throttled else "ServerException")
-        message = self.message or ("Rate exceeded" if throttled else "A fault was asked for")
+        message = self.message or ("Rate exceeded" if throttled else "An injected fault")
         return AWSError(code, message, self.status or (400 if throttled or self.code else 500))
 
 
 class Faults:
-    """The faults that are set, in the order in which they were."""
+    """The faults, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -85,7 +86,7 @@ class Faults:
         self._born: dict[int, float] = {}
 
     def add(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """Raises ValueError with what is wrong."""
+        """Adds a fault. Raises ValueError with the reason if it is invalid."""
         kind = raw.get("kind")
         if kind not in DURING | INSIDE:
             raise ValueError(f"kind is one of {', '.join(sorted(DURING | INSIDE))}")
@@ -113,6 +114,7 @@ class Faults:
         self._born.clear()
 
     def shown(self) -> list[dict[str, Any]]:
+        """The faults for the control API, each with its counts."""
         return [{k: v for k, v in asdict(fault).items() if not k.startswith("_")} for fault in self._faults]
 
     def strike(self, call: Call) -> list[Fault]:
@@ -125,7 +127,7 @@ class Faults:
         ]
 
     def hides(self, repository: str, age: float) -> bool:
-        """Is this repository, made ``age`` seconds ago, not to be found yet?"""
+        """Whether a fault hides this repository, which was made ``age`` seconds ago."""
         return any(
             fault.kind == "not_found_after_create"
             and age < fault.seconds
@@ -135,7 +137,7 @@ class Faults:
         )
 
     def forgets_principals(self, repository: str) -> bool:
-        """Does IAM's news not have reached ECR yet?"""
+        """Whether a fault lets ECR not know new users and roles of IAM yet."""
         return any(
             fault.kind == "principal_not_found"
             and (not fault.seconds or time.monotonic() - self._born[fault.id] < fault.seconds)

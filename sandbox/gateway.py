@@ -1,8 +1,7 @@
-"""One request's way through the sandbox: which service and operation, who calls, which faults, the answer, the journal.
+"""The processing of one request: find service and operation, authenticate, apply faults, answer, write the journal.
 
-The only room that knows all the others. It holds the whole state (``World``), which a reset makes anew, and answers
-the control API under ``/_sandbox/``. It will not let an error out as a traceback: what we did not foresee is an
-InternalFailure with status 500.
+The only module that uses all other modules. It has the whole state (``World``), which a reset replaces, and answers the
+control API under ``/_sandbox/``. An unexpected exception becomes an InternalFailure with status 500.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from sandbox.sqs import SQS
 from sandbox.store import Store
 from sandbox.sts import STS
 
-# Account id, access key, secret. They open nothing but a sandbox; EXAMPLE keeps scanners for leaked keys quiet.
+# Account id, access key, secret. They work only in a sandbox; because of EXAMPLE, scanners for leaked keys ignore them.
 OWNER = ("111111111111", "AKIAOWNER1111EXAMPLE", "sandbox/owner/111111111111/EXAMPLESECRET")
 CLUSTER = ("222222222222", "AKIACLUST2222EXAMPLE", "sandbox/cluster/222222222222/EXAMPLEKEY0")
 
@@ -41,7 +40,7 @@ Answer = Response | Awaitable[Response]
 
 
 class World:
-    """All state, from one reset to the next."""
+    """The whole state of the sandbox between two resets."""
 
     def __init__(self) -> None:
         self.offset = 0.0  # seconds by which the control API has moved the clock
@@ -58,6 +57,7 @@ class World:
         self.events = Events(self.iam, self.sqs)
 
     def now(self) -> float:
+        """The sandbox's time in epoch seconds: real time plus what the control API has added."""
         return time.time() + self.offset
 
 
@@ -66,6 +66,7 @@ class Gateway:
         self.world = World()
 
     def handle(self, request: Request) -> Answer:
+        """The answer to a request: of AWS's APIs, of the registry, or of the control API."""
         path = request.path
         try:
             if path == "/v2" or path.startswith("/v2/"):
@@ -158,7 +159,7 @@ class Gateway:
     # -- the control API --
 
     def _control(self, request: Request) -> Response:
-        # A web page in the operator's browser can reach loopback too; browsers say where a request comes from.
+        # A web page in the operator's browser can send requests to loopback; browsers mark such requests.
         if "origin" in request.headers:
             return _shown({"error": "not for web pages"}, 403)
         if request.method == "POST" and request.path == "/_sandbox/reset":
@@ -216,9 +217,9 @@ class Gateway:
 
 
 def _run(
-    world: World, call: Call, run: Callable[[], Answer], refuse: Callable[[AWSError], Response], told: str = "ok"
+    world: World, call: Call, run: Callable[[], Answer], refuse: Callable[[AWSError], Response], outcome: str = "ok"
 ) -> Answer:
-    """``told``: what the journal calls a success."""
+    """``outcome``: the outcome of a success in the journal."""
     try:
         answer = run()
     except AWSError as error:
@@ -226,7 +227,7 @@ def _run(
         return refuse(error)
     if inspect.isawaitable(answer):
         return _run_later(world, call, answer, refuse)
-    world.journal.ended(call, told)
+    world.journal.ended(call, outcome)
     if call.change is not None:
         world.events.emit(call, call.change)
     return answer
@@ -268,13 +269,13 @@ async def _perform_under(
                 case "reset":
                     world.journal.ended(call, "reset")
                     raise Dropped
-        told = next((fault.kind for fault in faults if fault.kind in ("lost", "unanswered")), "ok")
-        answer = _run(world, call, run, refuse, told)
+        outcome = next((fault.kind for fault in faults if fault.kind in ("lost", "unanswered")), "ok")
+        answer = _run(world, call, run, refuse, outcome)
         response = answer if isinstance(answer, Response) else await answer
         await asyncio.sleep(wait / 2)
-        if told == "unanswered":
+        if outcome == "unanswered":
             await call.request.gone.wait()
-        if told != "ok":
+        if outcome != "ok":
             raise Dropped
         return response
     except Dropped:
@@ -295,7 +296,7 @@ def _json(body: bytes) -> dict[str, Any] | None:
 
 
 def _repository(params: Mapping[str, Any]) -> str:
-    """The repository that a call is about, for faults and the journal."""
+    """The repository of a call, for faults and the journal."""
     name = params.get("repositoryName")
     if name is None and isinstance(names := params.get("repositoryNames"), list) and len(names) == 1:
         name = names[0]
@@ -334,7 +335,7 @@ def _refused(call: Call, error: AWSError) -> Response:
     kind = "application/x-amz-json-1.1"
     if call.service == "sqs":
         kind = "application/x-amz-json-1.0"
-        # Clients that grew up with SQS's older protocol know its errors by their older names.
+        # Clients of SQS's older protocol expect the older names of its errors.
         content["__type"] = f"com.amazonaws.sqs#{error.code}"
         headers["x-amzn-query-error"] = f"{OLD_NAMES.get(error.code, error.code)};Sender"
     return Response(error.status, json.dumps(content).encode(), {"Content-Type": kind, **headers})
@@ -353,7 +354,7 @@ def _shown(content: Any, status: int = 200) -> Response:
 
 
 def _broken(request: Request) -> Response:
-    """A fault of the sandbox itself: said aloud, and to the client as AWS would."""
+    """An unexpected exception of the sandbox: print it, and answer with AWS's InternalFailure."""
     traceback.print_exc(file=sys.stderr)
     content = {"__type": "InternalFailure", "message": f"The sandbox broke on {request.method} {request.path}"}
     return Response(500, json.dumps(content).encode(), {"Content-Type": "application/x-amz-json-1.1"})

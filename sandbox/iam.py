@@ -1,9 +1,9 @@
-"""Accounts, users, roles, access keys and sessions; who a request comes from, and whether that one may do a thing.
+"""Accounts, users, roles, access keys and sessions; authentication of requests, and decisions about permissions.
 
-Speaks enough of IAM's query API that boto3 can make users and roles. Our own store instead of moto's, because every
-ECR call needs the caller's keys and policies at once, and because a deleted role must be seen as deleted by the
-policies that name it. An account is the same in every partition here (AWS has one per partition), and every account
-that is not one of ours exists but has no users and no roles.
+Knows enough of IAM's query API that boto3 can make users and roles. It has its own store instead of moto's, because
+each ECR call needs the caller's keys and policies together, and because a deleted role must be deleted for the policies
+that name it. An account is the same in every partition (at AWS an account belongs to one partition). Every other
+account id also exists, but without users and roles.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _allow(*actions: str) -> str:
 _PULL = ("ecr:GetAuthorizationToken", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 _READ = (*_PULL, "ecr:BatchCheckLayerAvailability", "ecr:Get*", "ecr:Describe*", "ecr:List*")
 _PUSH = ("ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUpload", "ecr:PutImage")
-# The managed policies that people attach for ECR, in essence; others do not exist here.
+# The managed policies of ECR, shortened; no other managed policies exist here.
 MANAGED = {
     "AdministratorAccess": _allow("*"),
     "AmazonEC2ContainerRegistryFullAccess": _allow("ecr:*"),
@@ -87,7 +87,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who a call comes from, with what IAM says about them right now."""
+    """The caller of a request, with its present identity and policies."""
 
     kind: Literal["IAMUser", "AssumedRole", "FederatedUser"]
     account: str
@@ -101,7 +101,7 @@ class Caller:
 
 
 class IAM:
-    """The store, and the answers to IAM's own API."""
+    """The store, and the operations of IAM's API."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -110,12 +110,14 @@ class IAM:
         self._credentials: dict[str, Credential] = {}
         self._callers: dict[tuple[str, str], Caller] = {}
         self.accounts: set[str] = set()
-        self.generation = 0  # changes with every user or role made or deleted: stored principals read differently then
+        self.generation = (
+            0  # changes when a user or role is made or deleted, because stored principals then have other texts
+        )
 
     # -- the store --
 
     def add_account(self, account: str, access_key: str | None = None, secret: str | None = None) -> Credential:
-        """An account with the user ``admin``, who may do everything; returns the admin's access key."""
+        """Adds an account with the user ``admin``, who has every permission; returns the admin's access key."""
         if not ACCOUNT.match(account):
             raise AWSError("ValidationError", "an account id has 12 digits")
         if account in self.accounts:
@@ -146,7 +148,7 @@ class IAM:
     def add_session(
         self, owner: Identity, *, seconds: int, name: str = "", session: tuple[Policy, ...] | None = None
     ) -> Credential:
-        """Temporary credentials: of a role or a federated user, who have a ``name``, or of the user itself."""
+        """Temporary credentials of a role or a federated user (with a ``name``), or of a user (without a ``name``)."""
         return self._remember(
             Credential(
                 access_key="ASIA" + _letters(16),
@@ -169,10 +171,11 @@ class IAM:
         self._callers.clear()
 
     def find(self, account: str, kind: Kind, name: str) -> Identity | None:
+        """The user or role with this name; None if it does not exist."""
         return self._identities.get((account, kind, name))
 
     def unique_id(self, arn: str, partition: str) -> str | None:
-        """The unique id of the user or role with this ARN, or None if there is none."""
+        """The unique id of the user or role with this ARN; None if it does not exist."""
         match = re.fullmatch(rf"arn:{partition}:iam::([0-9]{{12}}):(user|role)(/.*)", arn)
         if match is None:
             return None
@@ -181,13 +184,14 @@ class IAM:
         return identity.unique_id if identity and identity.arn(partition) == arn else None
 
     def spelled(self, unique_id: str, partition: str) -> str:
-        """The ARN of a unique id, or the bare id once its user or role is deleted."""
+        """The ARN of a unique id; the id itself after its user or role was deleted."""
         identity = self._by_id.get(unique_id)
         return identity.arn(partition) if identity else unique_id
 
     # -- who calls, and whether they may --
 
     def caller(self, access_key: str, partition: str) -> Caller | None:
+        """The caller with this access key; None for an unknown key."""
         known = self._callers.get((access_key, partition))
         if known is not None:
             return known
@@ -198,7 +202,7 @@ class IAM:
         return caller
 
     def authenticate(self, request: Request, claim: signature.Signature) -> Caller:
-        """Raises AWS's error, in the spelling of the service that is called, unless the request is signed rightly."""
+        """The caller of a request. Raises AWS's error, with the called service's code, if the signature is wrong."""
         query = claim.service in ("sts", "iam")
         caller = self.caller(claim.access_key, partition_of(claim.region).name)
         token = request.headers.get("x-amz-security-token")
@@ -225,7 +229,7 @@ class IAM:
         resource_policies: Sequence[Policy] = (),
         context: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
-        """Raises AccessDenied, with AWS's sentence, unless the caller may do this."""
+        """Raises AccessDenied with AWS's message if the caller does not have the permission."""
         caller = call.by
         ask = Ask(
             principal=caller.principal,
@@ -241,7 +245,7 @@ class IAM:
             raise denied(call, verdict.sentence(ask))
 
     def context(self, call: Call) -> dict[str, tuple[str, ...]]:
-        """What conditions can ask about a call, besides what it is about."""
+        """The condition keys of a call that do not depend on its resource."""
         now = self._now()
         return {
             **call.by.context,
@@ -295,7 +299,7 @@ class IAM:
         return {"Role": _shown(role, call)}
 
     def _trust(self, call: Call, name: str) -> str:
-        """A trust policy with its users and roles turned into unique ids, as AWS stores it."""
+        """A trust policy with unique ids instead of users and roles, as AWS stores it."""
         text = str(call.params.get(name, ""))
         document = _document(text)
         for statement in policy.many(document["Statement"]):
@@ -423,6 +427,7 @@ class IAM:
 
 
 def denied(call: Call, sentence: str) -> AWSError:
+    """AWS's AccessDenied, with the error code of the called service."""
     if call.service in ("sts", "iam", "sqs"):
         return AWSError("AccessDenied", sentence, 403)
     return AWSError("AccessDeniedException", sentence)
@@ -449,7 +454,7 @@ def _caller(credential: Credential, partition: str) -> Caller:
         kind, user_id = "AssumedRole", f"{owner.unique_id}:{name}"
         arn, names = f"{session_arn}:assumed-role/{owner.name}/{name}", {owner.unique_id}
     elif name:
-        # Grants to the user who federated are not grants to the federated user.
+        # A grant to a user is not a grant to the sessions that the user federates.
         kind, user_id = "FederatedUser", f"{owner.account}:{name}"
         arn, names = f"{session_arn}:federated-user/{name}", set()
     else:

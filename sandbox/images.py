@@ -1,8 +1,7 @@
-"""A small registry v2 client, and real little OCI images to push with it: standard library only.
+"""A small registry v2 client, and small real OCI images to push with it. Uses only the standard library.
 
-For the demo and the tests, which must see HTTP statuses rather than a container runtime's words. Every digest is
-computed here and checked again on the way back. It will not resume, retry, or hold anything that does not fit into
-memory.
+For the demo and the tests, which need HTTP statuses instead of a container runtime's messages. It computes every digest
+and checks it after a pull. It does not resume or retry, and holds each image in memory.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 GZIP_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
-# Made by some builders when asked for zstd with docker media types; no runtime can pull it.
+# Some builders write this type for zstd with docker media types; no runtime can pull it.
 DOCKER_ZSTD_LAYER = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -31,7 +30,7 @@ ACCEPT = ", ".join((MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST))
 
 
 class RegistryError(Exception):
-    """The registry said no; ``status`` is HTTP's, ``code`` the registry's (``DENIED``), both as they came."""
+    """The registry refused a request: the HTTP ``status``, and the registry's ``code`` (``DENIED``)."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(f"{status} {code}: {message}")
@@ -54,7 +53,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """A manifest with what it refers to: blobs, or for an index its images."""
+    """A manifest with its blobs, or an index with its images."""
 
     manifest: Blob
     blobs: tuple[Blob, ...] = ()
@@ -68,7 +67,7 @@ class Image:
 def build(
     text: str = "hello from the sandbox\n", *, platform: str = "linux/amd64", layer_type: str = GZIP_LAYER
 ) -> Image:
-    """A real one-layer image: a file ``hello.txt`` with this text. Same arguments, same digest."""
+    """A real image with one layer: a file ``hello.txt`` with this text. The same arguments give the same digest."""
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
         entry = tarfile.TarInfo("hello.txt")
@@ -103,7 +102,7 @@ def build(
 def build_index(
     text: str = "hello from the sandbox\n", platforms: Sequence[str] = ("linux/amd64", "linux/arm64")
 ) -> Image:
-    """A multi-platform image: an index with one image for each platform."""
+    """A multi-platform image: an index with an image for each platform."""
     images = tuple(build(text, platform=platform) for platform in platforms)
     entries = []
     for platform, image in zip(platforms, images, strict=True):
@@ -114,7 +113,7 @@ def build_index(
 
 
 def build_docker_zstd(text: str = "hello from the sandbox\n") -> Image:
-    """An image whose layer says docker's zstd type, which cannot be pulled, whatever the bytes are (here gzip)."""
+    """An image whose layer has docker's zstd type, which no runtime can pull (the bytes are gzip)."""
     return build(text, layer_type=DOCKER_ZSTD_LAYER)
 
 
@@ -123,7 +122,7 @@ def _json(content: Any) -> bytes:
 
 
 class RegistryClient:
-    """One connection to a registry. ``registry``: the ECR host that is meant, if not the one that the token names."""
+    """One connection to a registry. ``registry``: the ECR host, if it is not the host of the token."""
 
     def __init__(self, endpoint: str, username: str, password: str, *, registry: str | None = None) -> None:
         parts = urlsplit(endpoint)
@@ -141,7 +140,7 @@ class RegistryClient:
     def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """One request; status, headers (lower case) and body of whatever comes back below 400, else RegistryError."""
+        """One request. Returns status, headers (lower case) and body; raises RegistryError from status 400 on."""
         self._connection.request(method, path, body, {**self._headers, **(headers or {})})
         response = self._connection.getresponse()
         content = response.read()
@@ -154,7 +153,7 @@ class RegistryClient:
         return response.status, {name.lower(): value for name, value in response.getheaders()}, content
 
     def push(self, image: Image, repository: str, tag: str | None = None) -> str:
-        """Pushes what is not there yet, children first; returns the manifest's digest."""
+        """Pushes the missing parts, children first; returns the manifest's digest."""
         for child in image.images:
             self.push(child, repository)
         for blob in image.blobs:
@@ -178,9 +177,9 @@ class RegistryClient:
         self.request("PUT", path, blob.content, {"Content-Type": "application/octet-stream"})
 
     def pull(self, repository: str, reference: str) -> Image:
-        """The whole image, every digest checked; ValueError where content and digest differ."""
+        """Pulls the whole image. Raises ValueError if content and digest differ."""
         path = f"{self._prefix}/{repository}/manifests/{reference}"
-        self.request("HEAD", path, headers={"Accept": ACCEPT})  # what a node asks first
+        self.request("HEAD", path, headers={"Accept": ACCEPT})  # the first request of a node
         _, headers, content = self.request("GET", path, headers={"Accept": ACCEPT})
         manifest = Blob(media_type=headers["content-type"], content=content)
         if manifest.digest != headers.get("docker-content-digest", manifest.digest):
@@ -210,7 +209,7 @@ def push(
     *,
     registry: str | None = None,
 ) -> str:
-    """Pushes an image whole and returns its digest. RegistryError carries the status of a refusal."""
+    """Pushes a whole image and returns its digest. Raises RegistryError."""
     with RegistryClient(endpoint, username, password, registry=registry) as client:
         return client.push(image, repository, tag)
 
@@ -218,6 +217,6 @@ def push(
 def pull(
     endpoint: str, username: str, password: str, repository: str, reference: str, *, registry: str | None = None
 ) -> Image:
-    """Pulls manifest, config and every layer, all digests verified. ``reference``: a tag or a digest."""
+    """Pulls manifest, config and every layer, and checks all digests. ``reference``: a tag or a digest."""
     with RegistryClient(endpoint, username, password, registry=registry) as client:
         return client.pull(repository, reference)

@@ -1,6 +1,6 @@
 """An installation of the program against the sandbox: its settings, its commands, its operator and project.
 
-`make demo` and `make dev` are made of it. It knows the program's commands and imports nothing of the program.
+`make demo` and `make dev` use it. It uses the program's commands and imports nothing from the program.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sandbox.screen import BOLD, Screen, shown
 
 HOST = f"{OWNER_ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
 OPERATOR, PROJECT, REF = "demo@example.com", "Demo", "proj_demo"
-#: What a cluster in another account needs, as an operator writes it into the settings.
+#: The settings that let a cluster in another account pull.
 POLICY = {
     "Version": "2012-10-17",
     "Statement": [
@@ -35,12 +35,13 @@ POLICY = {
         }
     ],
 }
-#: Of the user's own environment: a profile, a proxy or a setting for another installation must not reach this one.
+#: Prefixes of variables that are removed from the user's environment, so that a profile, a proxy or another
+#: installation's settings do not affect this installation.
 KEPT = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TERM", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 
 
 def hold(directory: Path, what: str) -> IO[str]:
-    """Make the folder if there is none. The lock that is returned holds it; Failure if another process does."""
+    """Make a missing folder and lock it. Returns the lock. Raises Failure if another process has the lock."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = (directory / "lock").open("w")
     try:
@@ -51,13 +52,14 @@ def hold(directory: Path, what: str) -> IO[str]:
 
 
 def start_sandbox(processes: Processes) -> Sandbox:
+    """Starts the sandbox and waits until it is ready."""
     processes.start("sandbox", "-m", "sandbox", "--port", "0")
     said = processes.log("sandbox").read_text
     return Sandbox(processes.wait_for("sandbox", lambda: re.search(r"ready at (\S+)\n", said()))[1])
 
 
 def configure(directory: Path, sandbox: Sandbox, origin: str, **more: str) -> None:
-    """Write the settings, and `more` of them, to `env`, which every process that is started from now on reads."""
+    """Write the settings and `more` settings to `env`, which every process reads that is started later."""
     aws = sandbox.environment("owner")
     settings = {
         "DATABASE_URL": f"sqlite:///{quote(str(directory / 'db.sqlite3'))}",
@@ -67,7 +69,7 @@ def configure(directory: Path, sandbox: Sandbox, origin: str, **more: str) -> No
         "DEPLOY_REGISTRY_HOST": HOST,
         "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": json.dumps(POLICY),
         "RECONCILE_EVENTS_QUEUE_URL": sandbox.events_to("registry-admin"),
-        # Usually a deploy does not ask again about a repository that was seen to be right within the last minute.
+        # By default, a deploy does not check a repository again that was in sync within the last minute.
         "RECONCILE_FRESHNESS_SECONDS": "0",
         **aws,
         **more,
@@ -81,7 +83,7 @@ def configure(directory: Path, sandbox: Sandbox, origin: str, **more: str) -> No
 
 
 def manage(*command: str) -> tuple[str, str]:
-    """`manage.py COMMAND`, and what it said on both streams; into no file, because it may be a secret."""
+    """Run `manage.py COMMAND` and return its output. The output is not logged, because it may be a secret."""
     done = subprocess.run(
         [sys.executable, "manage.py", *command], cwd=ROOT, start_new_session=True, timeout=START_SECONDS,
         stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -92,11 +94,11 @@ def manage(*command: str) -> tuple[str, str]:
 
 
 def bootstrap() -> tuple[str, str]:
-    """The operator's password and personal access token; the project, its environments and keys are made."""
+    """Make the project with its environments and keys. Returns the operator's password and personal access token."""
     said, beside = manage("bootstrap", "--email", OPERATOR, "--project", PROJECT, "--ref", REF, "--json")
     password = re.search(r"^Password of .*: (\S+)$", beside, re.MULTILINE)
     if password is None:
-        raise Failure("manage.py bootstrap did not tell the operator's password.")
+        raise Failure("manage.py bootstrap did not print the operator's password.")
     return password[1], json.loads(said)["token"]
 
 

@@ -1,7 +1,7 @@
-"""What was called: a count per operation and the last calls in order.
+"""The journal of calls: a count for each operation, and the last calls in order.
 
-Every call counts when it arrives, whether it is answered, refused or dropped by a fault. The journal is bounded and
-forgets the oldest; the counts forget nothing until they are reset.
+A call is counted when it arrives, whether it is answered, refused or dropped by a fault. The journal has a maximum
+length and drops the oldest calls; the counts are kept until a reset.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from sandbox.aws import Call
 
 LENGTH = 10_000
-LONGEST = 500  # characters of one parameter that are shown
+LONGEST = 500  # the most characters of a parameter in the journal
 
 
 class Journal:
@@ -25,8 +25,8 @@ class Journal:
         self.counts[f"{call.service}:{call.operation}"] += 1
 
     def ended(self, call: Call, outcome: str) -> None:
-        """``outcome`` is ``ok``, AWS's error code, or the name of the fault that took the answer away."""
-        # What is kept is small: a call holds its request's whole body.
+        """Stores the end of a call. ``outcome`` is ``ok``, AWS's error code, or the fault that dropped the answer."""
+        # Only a small part of the call is kept, because the call contains the whole body of its request.
         self._entries.append(
             {
                 "time": time.time(),
@@ -45,7 +45,7 @@ class Journal:
         self.counts.clear()
 
     def shown(self) -> list[dict[str, Any]]:
-        """Oldest first."""
+        """The last calls, oldest first."""
         return list(self._entries)
 
 

@@ -1,8 +1,9 @@
-"""Processes that end with whoever started them, however that ends: on Linux and macOS, `kill -9` of it included.
+"""Processes that end when their starting process ends, also after `kill -9`. For Linux and macOS.
 
-The starter holds one end of a pipe. A keeper, a process of its own in a session of its own, reads the other end: which
-processes there are, until the pipe closes. Then it ends them. A wish to end and a sudden death look the same to it, so
-there is one way to end, and every ordinary run tests it. It will not restart anything, or end what it was not told of.
+The starting process has one end of a pipe. The keeper, a separate process in its own session, reads the ids of the
+processes from the other end until the pipe closes, and then ends these processes. A normal end and a kill of the
+starting process close the pipe in the same way, so every run tests this. The keeper restarts no process and ends no
+other process.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60  # the first start on a slow disk compiles every module
-STOP_SECONDS = 12  # a worker lets the task that it has begun come to its end
+STOP_SECONDS = 12  # a worker first finishes its running task
 
 
 class Failure(Exception):
-    """Something did not come to its end: what and why, for people. `log`: where there is more to read."""
+    """A step failed. The text says what failed and why; `log` is the file with more details."""
 
     def __init__(self, sentence: str, log: Path | None = None) -> None:
         super().__init__(sentence)
@@ -31,21 +32,21 @@ class Failure(Exception):
 
 
 class Interrupted(Exception):
-    """Ctrl-C, a SIGTERM, or the terminal went away."""
+    """Ctrl-C, a SIGTERM, or a closed terminal."""
 
 
 def keep() -> None:
-    """The keeper, a process of its own: ends the processes whose ids it was told, as soon as nobody can tell it more.
+    """The main function of the keeper process: read process ids until standard input closes, then end these processes.
 
-    The other end of its standard input closes when the demo wishes so, and also when the demo is killed: all ends are
-    this one. Every process that was told leads its group; it is asked, and what is left after a while is killed.
+    Standard input closes when the starting process closes its end or is killed. Each process leads its process group:
+    the group gets a SIGTERM, and after a while a SIGKILL.
     """
     leaders: set[int] = set()
     for line in sys.stdin:
         number = int(line)
         if number > 0:
             leaders.add(number)
-        else:  # it has ended, and its id may become another process's
+        else:  # the process has ended, and its id may be reused
             leaders.discard(-number)
     groups = {*leaders, *groups_below(leaders)}
     for leader in leaders:
@@ -60,7 +61,7 @@ def keep() -> None:
 
 
 def groups_below(leaders: set[int]) -> set[int]:
-    """The process groups of their descendants: the worker runs its cluster in one of its own. Empty without `ps`."""
+    """The process groups of the descendants: the worker runs its cluster in another group. Empty without `ps`."""
     try:
         table = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,pgid="], capture_output=True, text=True).stdout
     except OSError:
@@ -73,15 +74,16 @@ def groups_below(leaders: set[int]) -> set[int]:
 
 
 def is_alive(group: int) -> bool:
+    """Whether a process of this process group is running."""
     try:
         os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):  # the second is what macOS says of a zombie
+    except (ProcessLookupError, PermissionError):  # macOS raises PermissionError for a zombie
         return False
     return True
 
 
 class Processes:
-    """The processes of the installation. Leaving the `with` ends them, and waits until they are gone."""
+    """The processes of the installation. The end of the `with` block ends them and waits for their end."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -90,7 +92,7 @@ class Processes:
 
     def __enter__(self) -> Processes:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
                 signal.signal(number, self._interrupt)
         self._keeper = subprocess.Popen(
             [sys.executable, "-c", "from sandbox.keeper import keep; keep()"],
@@ -112,7 +114,7 @@ class Processes:
         return self._directory / f"{name}.log"
 
     def start(self, name: str, *command: str, pass_fds: tuple[int, ...] = ()) -> None:
-        """`python COMMAND` in a session of its own, which Ctrl-C does not reach; both its outputs go to its log."""
+        """Start `python COMMAND` in its own session, which gets no Ctrl-C. Its output goes to its log."""
         with self._known_to_the_keeper(), self.log(name).open("ab") as log:
             self._running[name] = subprocess.Popen(
                 [sys.executable, *command], cwd=ROOT, pass_fds=pass_fds,
@@ -121,7 +123,7 @@ class Processes:
             self._tell(self._running[name].pid)
 
     def stop(self, name: str) -> int:
-        """End one of them: asked first, killed after STOP_SECONDS. Its exit status, also if it had ended before."""
+        """End a process: SIGTERM, after STOP_SECONDS SIGKILL. Returns its exit status, also if it has ended before."""
         with self._known_to_the_keeper():
             process = self._running.pop(name)
             process.terminate()
@@ -142,7 +144,7 @@ class Processes:
 
     @contextlib.contextmanager
     def _known_to_the_keeper(self) -> Iterator[None]:
-        """Ctrl-C waits: between the start or end of a process and the keeper's knowing it nothing may be raised."""
+        """Delay Ctrl-C until the keeper knows that a process was started or has ended."""
         self._may_raise = False
         try:
             yield
@@ -152,7 +154,7 @@ class Processes:
             raise Interrupted
 
     def wait_for(self, name: str, ready: Callable[[], Any]) -> Any:
-        """What `ready` says, once that is true; Failure if it takes too long, or a process ends before."""
+        """Wait for a true value of `ready` and return it. Raises Failure after a timeout or if a process ends."""
         deadline = time.monotonic() + START_SECONDS
         while not (answer := ready()):
             self.look_after()
@@ -162,22 +164,22 @@ class Processes:
         return answer
 
     def look_after(self) -> None:
-        """Failure if one of them has ended."""
+        """Raises Failure if a process has ended."""
         for name, process in self._running.items():
             if process.poll() is not None:
                 raise Failure(f"The {name} process ended, with status {process.returncode}.", self.log(name))
 
     def end(self) -> None:
-        self._may_raise = False  # a second Ctrl-C makes nothing faster, and every wait here is bounded
+        self._may_raise = False  # a second Ctrl-C would not end the processes faster; every wait here has a limit
         with contextlib.suppress(OSError):
             self._told.close()
         deadline = time.monotonic() + STOP_SECONDS + 5
         while self._keeper.poll() is None and time.monotonic() < deadline:
             for process in self._running.values():
-                process.poll()  # until it is collected it counts as alive
+                process.poll()  # a process counts as alive until it is reaped
             time.sleep(0.05)
         for process in (*self._running.values(), self._keeper):
-            if process.poll() is None:  # somebody killed the keeper, or stopped it
+            if process.poll() is None:  # somebody killed or stopped the keeper
                 with contextlib.suppress(OSError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

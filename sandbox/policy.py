@@ -1,9 +1,9 @@
 """IAM's decision: identity, resource and session policies, explicit Deny first.
 
-This is the judge's own reading of AWS's rules, written apart from ``deployments.policy`` on purpose. Where a rule is
-not known or not supported it errs to "no": an Allow with a condition that we do not understand grants nothing, a Deny
-with one applies. It does not validate documents (see ``documents``), and knows no accounts or roles: a principal in a
-stored resource policy is a root ARN, a unique id, a session ARN or ``*``.
+This evaluation of AWS's rules is independent of ``deployments.policy`` on purpose, so that a fault in either is found.
+An unknown condition denies: an Allow with it grants nothing, a Deny with it applies. This module does not validate
+documents (see ``documents``) and knows no accounts or roles: a principal in a stored resource policy is a root ARN, a
+unique id, a session ARN or ``*``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Context = Mapping[str, Values]  # keys in lower case
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who asks. ``names`` are the spellings under which a resource policy can mean exactly this caller."""
+    """The caller. ``names`` are the texts with which a resource policy can name exactly this caller."""
 
     account: str
     arn: str
@@ -44,12 +44,13 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``because`` ends AWS's sentence of refusal."""
+    """The decision. ``because`` is the end of AWS's message for a refusal."""
 
     allowed: bool
     because: str = ""
 
     def sentence(self, ask: Ask) -> str:
+        """AWS's message for the refusal."""
         return (
             f"User: {ask.principal.arn} is not authorized to perform: {ask.action} on resource: {ask.resource} "
             f"{self.because}"
@@ -58,7 +59,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """A list of principals, actions or resources, or everything but the list."""
+    """A list of principals, actions or resources, or everything except the list (NotAction, …)."""
 
     values: Values
     negated: bool = False
@@ -80,7 +81,7 @@ Policy = tuple[Statement, ...]
 
 
 def many(value: Any) -> list[Any]:
-    """A scalar is a one-element list."""
+    """The value as a list; a scalar becomes a list with one element."""
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
@@ -88,7 +89,7 @@ def many(value: Any) -> list[Any]:
 
 @functools.lru_cache(maxsize=4096)
 def parse(text: str) -> Policy:
-    """Reads a policy text. ValueError if it is not one."""
+    """Reads a policy text. Raises ValueError if the text is not a policy."""
     document = json.loads(text)
     if not isinstance(document, dict) or "Statement" not in document:
         raise ValueError("a policy is an object with statements")
@@ -128,7 +129,7 @@ def _strings(value: Any) -> Values:
 
 
 def _principals(value: Any) -> Values:
-    if isinstance(value, dict):  # services and federated providers are nobody that calls here
+    if isinstance(value, dict):  # services and federated providers make no calls here
         return _strings(value.get("AWS"))
     return _strings(value)
 
@@ -148,9 +149,9 @@ def decide(
     session: Sequence[Policy] | None = None,
     trust: bool = False,
 ) -> Verdict:
-    """AWS's evaluation. ``session=None`` means no session policy, ``()`` a session that was given no rights.
+    """AWS's evaluation. ``session=None`` means no session policy, ``()`` a session without any permissions.
 
-    ``trust``: the resource policy is a role's trust policy, which must allow even in the caller's own account.
+    ``trust``: the resource policy is a role's trust policy, which must allow also for callers of the same account.
     """
     identity = tuple(identity)
     kinds = (("an identity-based", identity), ("a resource-based", resource), ("a session", session or ()))
@@ -168,10 +169,10 @@ def decide(
     foreign = ask.principal.account != ask.owner
     if (foreign or trust) and not by_resource:
         return _silent("resource-based", ask)
-    # Inside an account, being named is enough; a grant to the account's root hands the question to its own IAM.
+    # In the same account, a grant to the caller's name is enough; a grant to the account's root lets its IAM decide.
     if not by_identity and (foreign or not named):
         return _silent("identity-based", ask)
-    # AWS lets a grant to the session's own ARN pass by the session policy. Here a session policy always limits.
+    # At AWS a grant to the session's own ARN is not limited by the session policy. Here a session policy always limits.
     if session is not None and not any(_matches(statement, ask, "Allow") for policy in session for statement in policy):
         return _silent("session", ask)
     return Verdict(True)
@@ -202,7 +203,7 @@ def _matches(statement: Statement, ask: Ask, effect: Literal["Allow", "Deny"]) -
 
 def _grade(principals: Names | None, principal: Principal) -> Literal["direct", "account", "no"]:
     if principals is None or principals.negated:
-        return "direct"  # it got here, so it is one of "everyone but"
+        return "direct"  # the caller is not in the list of NotPrincipal
     if "*" in principals.values or principal.names.intersection(principals.values):
         return "direct"
     return "account" if any(_is_account(value, principal.account) for value in principals.values) else "no"
@@ -214,7 +215,7 @@ def _meant(principals: Names, principal: Principal, effect: str) -> bool:
     listed = Names(principals.values)
     by_name = "*" in listed.values or bool(principal.names.intersection(listed.values))
     by_account = any(_is_account(value, principal.account) for value in listed.values)
-    # "Deny everyone but X" spares only whom it names together with their account; AWS documents that both are needed.
+    # A Deny with NotPrincipal must name the caller and the caller's account; AWS documents that both are needed.
     spared = (by_name and by_account) if effect == "Deny" else (by_name or by_account)
     return not spared
 
@@ -225,7 +226,7 @@ def _is_account(value: str, account: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _pattern(glob: str) -> re.Pattern[str]:
-    # fnmatch also reads [a-z]; IAM does not.
+    # fnmatch also interprets [a-z]; IAM does not.
     return re.compile(fnmatch.translate(glob.replace("[", "[[]")))
 
 
@@ -254,7 +255,7 @@ def _arn(value: str, pattern: str) -> bool:
     return len(have) == len(want) == 6 and all(_glob(p, v) for v, p in zip(have, want, strict=True))
 
 
-# What each operator asks of one value of the context and one of the policy; the negated ones are derived.
+# The test of each operator for a value of the context and a value of the policy. Negated operators are derived.
 OPERATORS: dict[str, Callable[[str, str], bool]] = {
     "StringEquals": lambda have, want: have == want,
     "StringEqualsIgnoreCase": lambda have, want: have.lower() == want.lower(),
@@ -287,13 +288,13 @@ NEGATED = {
 
 
 def known_operator(operator: str) -> bool:
-    """Is this a condition operator of IAM's grammar?"""
+    """Whether this is a condition operator of IAM's grammar."""
     name = operator.removeprefix("ForAllValues:").removeprefix("ForAnyValue:")
     return name == "Null" or name.removesuffix("IfExists") in OPERATORS.keys() | NEGATED.keys() | {"BinaryEquals"}
 
 
 def _substitute(value: str, context: Context) -> str | None:
-    """Puts the context into ``${key}``; None where a key has no single value, so that nothing matches."""
+    """Replaces each ``${key}`` with its value. None if a key does not have one value: then nothing matches."""
     missing = False
 
     def put(match: re.Match[str]) -> str:
@@ -310,7 +311,7 @@ def _substitute(value: str, context: Context) -> str | None:
 
 
 def _holds(operator: str, key: str, wanted: Values, context: Context, *, unknown: bool) -> bool:
-    """Does one condition hold? ``unknown`` is the answer for what we do not understand."""
+    """Whether one condition holds. ``unknown`` is the result for an unknown operator or key."""
     quantifier, _, name = operator.rpartition(":")
     have = context.get(key, ())
     if name == "Null":

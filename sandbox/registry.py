@@ -1,13 +1,13 @@
-"""The registry v2 data plane: what docker, containerd, skopeo and oras speak, with IAM behind every verb.
+"""The registry v2 data plane, for docker, containerd, skopeo and oras. IAM decides about every request.
 
-Which registry a request means, the first of these that names one:
+The registry of a request is the first of these that names a registry:
   1. the path: ``/v2/111111111111.dkr.ecr.us-east-1.amazonaws.com/NAME/...``   (any plain client)
-  2. the query: ``?ns=HOST``                                                   (what containerd's mirrors send)
+  2. the query: ``?ns=HOST``                                                   (containerd's mirrors send it)
   3. the header ``X-Sandbox-Registry: HOST``
   4. the ``Host`` header, if it is an ECR registry host
   5. the authorization token: the caller's own account, in the region that the token was made in.
 
-It will not mount layers across repositories (the client then uploads, as with ECR), delete, or list the catalogue.
+It does not mount layers across repositories (the client then uploads them, as with ECR), delete, or list the catalogue.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ROUTES: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
     (re.compile(rf"/v2/{NAME}/tags/list"), {"GET": "ListTags"}),
 )
 VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
-# Any one of these permissions opens the verb.
+# One of these permissions is enough for the request.
 ACTIONS: dict[str, tuple[str, ...]] = {
     "GetManifest": ("ecr:BatchGetImage",),
     "HeadManifest": ("ecr:BatchGetImage",),
@@ -55,7 +55,7 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     "FinishUpload": ("ecr:CompleteLayerUpload",),
     "ListTags": ("ecr:ListImages",),
 }
-# ECR's exceptions in the registry's words; every other code is shown as it is.
+# ECR's exceptions → error codes of the registry; every other code is shown unchanged.
 WORDS: dict[str, tuple[int, str]] = {
     "RepositoryNotFoundException": (404, "NAME_UNKNOWN"),
     "AccessDeniedException": (403, "DENIED"),
@@ -73,7 +73,7 @@ WORDS: dict[str, tuple[int, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request is about, as far as its address says."""
+    """The registry of a request, and the parts of its path: tag or digest, upload."""
 
     registry: tuple[str, str] | None
     prefix: str
@@ -87,7 +87,7 @@ class RegistryV2:
         self._store, self._iam, self._ecr = store, iam, ecr
 
     def route(self, request: Request, request_id: str) -> tuple[Call, Target]:
-        """What the request asks for; the operation is empty where the registry has no such address or verb."""
+        """The operation and target of a request; the operation is empty for an unknown path or method."""
         call = Call("v2", "", request, request_id)
         for pattern, verbs in ROUTES:
             match = pattern.fullmatch(request.decoded_path)
@@ -106,7 +106,7 @@ class RegistryV2:
         return call, Target(None, "/v2/")
 
     def authenticate(self, call: Call) -> None:
-        """Finds the caller in the Basic credentials; 401 for none or wrong ones, 403 for a token that is over."""
+        """The caller of the Basic credentials. 401 for missing or wrong credentials, 403 for an expired token."""
         scheme, _, encoded = call.request.headers.get("authorization", "").partition(" ")
         user, password = "", ""
         if scheme.lower() == "basic":
@@ -123,6 +123,7 @@ class RegistryV2:
             raise AWSError("DENIED", "Your authorization token has expired. Reauthenticate and try again.", 403)
 
     def answer(self, call: Call, target: Target) -> Response:
+        """Runs the operation that `route` found. Raises AWSError, which `refusal` turns into an answer."""
         if call.operation == "Ping":
             return Response(200, b"{}", {"Content-Type": "application/json", **VERSION})
         if not call.operation:
@@ -150,7 +151,7 @@ class RegistryV2:
                 return self._upload(call, repository, target)
 
     def _of_upload(self, target: Target) -> tuple[str, str] | None:
-        # A client that named the registry in ?ns= follows our Location without it.
+        # A client that sent ?ns= follows the Location header without ?ns=.
         upload = self._store.uploads.get(target.upload)
         return (upload.repository.account, upload.repository.region) if upload else None
 
@@ -191,7 +192,7 @@ class RegistryV2:
         if digest:  # the whole layer in one POST
             self._authorize(call, self._store.registry(repository.account, repository.region), ACTIONS["FinishUpload"])
             return self._finish(repository, upload_id, target, digest, call.request.body)
-        # A mount is answered like any upload, as the specification allows and ECR does.
+        # A mount gets the answer of an upload, as the specification allows and as ECR does.
         return _accepted(repository, upload_id, target, 0)
 
     def _upload(self, call: Call, repository: Repository, target: Target) -> Response:
@@ -220,7 +221,7 @@ class RegistryV2:
 
 
 def refusal(error: AWSError, call: Call) -> Response:
-    """The registry's error body; 401 also says how to log in."""
+    """The registry's error answer; a 401 also has the challenge for the log-in."""
     status, code = WORDS.get(error.code, (error.status, error.code))
     if code.endswith("Exception"):
         code = "DENIED" if status < 500 else "UNKNOWN"
@@ -260,7 +261,7 @@ def _accepted(repository: Repository, upload_id: str, target: Target, size: int)
 
 
 def _put_image(repository: Repository, image: Image, tag: str | None) -> Change:
-    """What CloudTrail calls a pushed manifest: the same as the control plane's PutImage."""
+    """The change for CloudTrail: a pushed manifest has the same event as PutImage of the control plane."""
     sent: dict[str, object] = {"repositoryName": repository.name, "registryId": repository.account}
     sent |= {"imageManifest": image.manifest.decode(), **({"imageTag": tag} if tag else {})}
     image_id = {"imageDigest": image.digest, **({"imageTag": tag} if tag else {})}

@@ -1,4 +1,4 @@
-"""What `make demo` and `make dev` print: numbered steps with dots, paths, and the reason for a failure."""
+"""The output of `make demo` and `make dev`: numbered steps with dots, paths, and the reason for a failure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Note = Callable[[str], None]
 
 
 class Screen:
-    """Numbered steps, each with a dot for every second that it takes: nobody looks at a terminal that stands still."""
+    """Prints numbered steps, with a dot for each second of a step, to show that the step is running."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -31,7 +31,7 @@ class Screen:
 
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[Note]:
-        """What the body notes is printed below the title when the step is over."""
+        """A step with a title. The notes of its body are printed below the title at the end of the step."""
         self._number += 1
         print(f"\n{self._number:>2}. {self.paint(title, BOLD)} ", end="", flush=True)
         notes: list[str] = []
@@ -53,14 +53,14 @@ class Screen:
 
 
 def shown(path: Path) -> str:
-    """The path as one types it in the repository's folder."""
+    """The path relative to the repository's folder."""
     return shlex.quote(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
 
 
 def last_words(*lines: str) -> None:
     try:
         print(*lines, sep="\n", flush=True)
-    except OSError:  # the terminal is gone, or the pipe's reader; Python's own farewell must not stumble over it
+    except OSError:  # the terminal or the reader of the pipe has gone; Python must not fail on it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -72,7 +72,7 @@ def explain(screen: Screen, directory: Path, what: str, failure: Failure) -> Non
 
 
 def run(screen: Screen, directory: Path, what: str, perform: Callable[[], None]) -> int:
-    """The exit status of `perform`; a failure is explained, an unexpected one is in `directory` with its traceback."""
+    """Run `perform` and return its exit status. Explains a Failure; writes an unexpected traceback into `directory`."""
     try:
         perform()
     except Interrupted:

@@ -1,8 +1,8 @@
 """HTTP/1.1 on one asyncio loop: small, fast, keep-alive, whole bodies in memory.
 
-Knows nothing about AWS: it hands a ``Request`` to one function and writes back the ``Response``, now or when an
-awaitable ends. An answer may also be ``Dropped``: then the connection is reset without a byte, as if the network had
-cut it. It will not speak TLS or HTTP/2, or stream: bodies above MAX_BODY are refused with 413.
+Knows nothing about AWS: it passes a ``Request`` to one function and sends the ``Response``, at once or when an
+awaitable ends. The function may also return ``Dropped``: then the connection is reset without an answer, as after a
+network fault. No TLS, no HTTP/2, no streaming: a body larger than MAX_BODY is refused with 413.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Dropped(Exception):
-    """The connection is to be reset instead of answered."""
+    """Instead of an answer: reset the connection."""
 
 
 @dataclass(slots=True)
 class Request:
-    """One request as it came: ``path`` is not decoded, header names are lower case."""
+    """One request. ``path`` is not decoded, header names are lower case."""
 
     method: str
     path: str
@@ -38,7 +38,7 @@ class Request:
 
     @property
     def gone(self) -> asyncio.Event:
-        """Set once the client has hung up."""
+        """Set after the client has closed the connection."""
         return self.connection.gone
 
     @property
@@ -57,7 +57,7 @@ Handler = Callable[[Request], Response | Awaitable[Response]]
 
 
 class BadRequest(Exception):
-    """What was sent is not HTTP/1.1 as we speak it; the connection ends with this status."""
+    """The data is not a supported HTTP/1.1 request; the answer has this status and the connection ends."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -65,7 +65,7 @@ class BadRequest(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """One client connection: parse, hand over, write, again. One request at a time, in order."""
+    """One client connection. Handles one request at a time, in order."""
 
     def __init__(self, handler: Handler, tasks: set[asyncio.Task[None]], connections: set[Connection]) -> None:
         self._handler, self._tasks, self._connections = handler, tasks, connections
@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
         self._lost = False
         self._transport: asyncio.Transport
 
-    # -- asyncio's side --
+    # -- called by asyncio --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -94,7 +94,7 @@ class Connection(asyncio.Protocol):
         if self._gone is not None:
             self._gone.set()
 
-    # -- ours --
+    # -- requests and answers --
 
     @property
     def gone(self) -> asyncio.Event:
@@ -135,7 +135,7 @@ class Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         sock = self._transport.get_extra_info("socket")
-        if sock is not None and not self._lost:  # linger 0: the client sees a reset, not an orderly end
+        if sock is not None and not self._lost:  # linger 0: the client gets a reset, not a normal end
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _parse(self) -> Request | None:
-        """The next whole request, or None until more bytes are here."""
+        """The next complete request; None until more bytes arrive."""
         if self._head is None:
             self._head = self._parse_head()
         if self._head is None:
@@ -199,7 +199,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         headers.setdefault("connection", "close" if first[2] == "HTTP/1.0" else "keep-alive")
         target = first[1]
-        if target.startswith(("http://", "https://")):  # the absolute form, as sent to proxies
+        if target.startswith(("http://", "https://")):  # the absolute form, which clients send to proxies
             target = "/" + target.split("/", 3)[3] if target.count("/") > 2 else "/"
         return first[0], target, headers
 
@@ -238,7 +238,7 @@ class Server:
         self._server: asyncio.Server
 
     async def start(self, host: str, port: int) -> int:
-        """Returns the port, which the kernel picks for port 0."""
+        """Starts to listen and returns the port. For port 0 the kernel chooses it."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             lambda: Connection(self._handler, self._tasks, self._connections), host, port, backlog=1024
@@ -247,7 +247,7 @@ class Server:
         return address[1]
 
     async def close(self) -> None:
-        """Stops at once: whoever still waits for an answer is hung up on."""
+        """Stops at once and closes the connections of clients that still wait for an answer."""
         self._server.close()
         for task in list(self._tasks):
             task.cancel()

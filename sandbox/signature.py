@@ -1,6 +1,6 @@
-"""Signature Version 4: is this request signed by whom it says?
+"""Verification of AWS's Signature Version 4.
 
-Checks header signatures of whole bodies only; presigned URLs, chunked signing and SigV4A are refused as unsigned.
+Checks signatures in headers, of whole bodies. Presigned URLs, chunked signing and SigV4A are refused as unsigned.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from sandbox.server import Request
 
-SKEW = 15 * 60  # seconds that a client's clock may be wrong, as at AWS
+SKEW = 15 * 60  # the largest allowed difference of a client's clock in seconds, as at AWS
 _HEADER = re.compile(
     r"AWS4-HMAC-SHA256\s+Credential=([^/,\s]+)/([0-9]{8})/([a-z0-9-]+)/([a-z0-9-]+)/aws4_request,"
     r"\s*SignedHeaders=([a-z0-9;-]+),\s*Signature=([0-9a-f]{64})"
@@ -25,7 +25,7 @@ _HEADER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What the Authorization header claims; nothing is proved yet."""
+    """The content of the Authorization header, not yet verified."""
 
     access_key: str
     date: str
@@ -36,6 +36,7 @@ class Signature:
 
 
 def read(request: Request) -> Signature | None:
+    """The signature in the Authorization header; None if the request has no SigV4 signature."""
     match = _HEADER.fullmatch(request.headers.get("authorization", ""))
     return Signature(*match.groups()) if match else None
 
@@ -54,13 +55,13 @@ def _canonical_query(query: str) -> str:
 
 
 def complaint(request: Request, signature: Signature, secret: str) -> str | None:
-    """None if the signature is right, else AWS's words for what is wrong."""
+    """None if the signature is valid, else AWS's message."""
     stamp = request.headers.get("x-amz-date", "")
     try:
         sent = timegm(time.strptime(stamp, "%Y%m%dT%H%M%SZ"))
     except ValueError:
         return "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header."
-    # Real time, not the sandbox's movable clock: the client's clock is real.
+    # Real time, not the sandbox's movable clock, because the client uses real time.
     if abs(sent - time.time()) > SKEW or not stamp.startswith(signature.date):
         return f"Signature expired: {stamp} is now earlier than the allowed 15 min."
     names = signature.signed_headers.split(";")

@@ -1,8 +1,8 @@
-"""SQS, standard queues: enough for a consumer of events, with real long polling.
+"""SQS with standard queues: enough for a consumer of events, with real long polling.
 
-Our own instead of moto's: moto polls a long poll in a thread of its own on unlocked global state, and its EventBridge
-can only deliver to its own queues. Here a waiting receiver is one future on the loop, woken the moment a message
-arrives. No FIFO queues, no delays per queue, no access to another account's queues.
+Not moto's SQS, because moto runs a long poll in a thread on global state without a lock, and its EventBridge can
+deliver only to its own queues. Here a waiting receiver is a future on the event loop, which ends when a message
+arrives. No FIFO queues, no delays per queue, no access to queues of another account.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Message:
 
 @dataclass(slots=True)
 class Queue:
-    """Times are of the monotonic clock, but for what is shown."""
+    """A queue. Times are of the monotonic clock, except the times in answers."""
 
     account: str
     region: str
@@ -62,6 +62,7 @@ class Queue:
         return f"arn:{partition_of(self.region).name}:sqs:{self.region}:{self.account}:{self.name}"
 
     def put(self, body: str, attributes: dict[str, Any] | None = None, delay: float = 0.0) -> Message:
+        """Adds a message, which receivers get after `delay` seconds."""
         message = Message(str(uuid.uuid4()), body, time.time(), attributes or {}, time.monotonic() + delay)
         self.messages[message.id] = message
         self.wake()
@@ -81,6 +82,7 @@ class SQS:
         self._queues: dict[tuple[str, str, str], Queue] = {}
 
     def answer(self, call: Call) -> Result | Awaitable[Result]:
+        """Runs one operation of SQS's API; a long poll returns an awaitable. Raises AWSError."""
         operation: Callable[[Call], Result | Awaitable[Result]] | None = getattr(
             self, f"do_{snake(call.operation)}", None
         )
@@ -105,6 +107,7 @@ class SQS:
         return queue
 
     def by_name(self, account: str, name: str, region: str | None = None) -> Queue | None:
+        """The queue with this name in the account; without `region` in any region."""
         for (owner, where, each), queue in self._queues.items():
             if owner == account and each == name and region in (None, where):
                 return queue
@@ -223,7 +226,7 @@ class SQS:
                 except TimeoutError:
                     pass
                 event.clear()
-                if call.request.gone.is_set():  # nobody is there to have the message
+                if call.request.gone.is_set():  # the client has closed the connection
                     return {}
                 taken = self._take(queue, count, hide)
                 if taken:
@@ -260,7 +263,7 @@ class SQS:
 
     def _delete(self, queue: Queue, params: Mapping[str, Any]) -> Result:
         message = _by_receipt(queue, params)
-        # An older receipt of a message that was received again deletes nothing, and is no error.
+        # An older receipt of a message that was received again deletes nothing and is not an error.
         if message is not None and message.receipt == params.get("ReceiptHandle"):
             del queue.messages[message.id]
         return {}

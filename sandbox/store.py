@@ -1,7 +1,7 @@
-"""What the registries hold: repositories, images, layers, uploads; and the rules that hold however they are reached.
+"""The content of the registries: repositories, images, layers, uploads; and the rules that both planes share.
 
-Both the control plane (``ecr``) and the data plane (``registry``) write through here, so that a pushed image is the
-image that DescribeImages shows and an immutable tag is immutable on both. It does not ask who calls.
+The control plane (``ecr``) and the data plane (``registry``) write through this module, so DescribeImages shows pushed
+images, and an immutable tag is immutable on both planes. This module checks no permissions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def digest_of(content: bytes) -> str:
 
 @dataclass(slots=True)
 class Image:
-    """A manifest, as it was pushed."""
+    """A pushed manifest."""
 
     digest: str
     manifest: bytes
@@ -42,11 +42,12 @@ class Image:
     content: dict[str, Any] = field(default_factory=dict)
 
     def layers(self) -> list[dict[str, Any]]:
-        """The descriptors of everything but child manifests."""
+        """The descriptors of config and layers, without child manifests."""
         config = self.content.get("config")
         return ([config] if isinstance(config, dict) else []) + list(self.content.get("layers", []))
 
     def children(self) -> list[str]:
+        """The digests of the child manifests of an index."""
         return [str(each.get("digest")) for each in self.content.get("manifests", [])]
 
 
@@ -58,7 +59,7 @@ class Upload:
 
 @dataclass(slots=True, kw_only=True)
 class Repository:
-    """One repository with everything in it."""
+    """One repository with its content and policies."""
 
     account: str
     region: str
@@ -88,7 +89,7 @@ class Repository:
         return [tag for tag, each in self.image_tags.items() if each == digest]
 
     def size_of(self, image: Image) -> int:
-        """Bytes as ECR counts them: config and layers; of a list, its biggest image."""
+        """The size in bytes as ECR counts it: config and layers; for an index, the size of its largest image."""
         if image.children():
             known = (self.images[each] for each in image.children() if each in self.images)
             return max((self.size_of(each) for each in known), default=0)
@@ -107,12 +108,14 @@ class Repository:
                 return False
 
     def find(self, *, digest: str | None = None, tag: str | None = None) -> Image | None:
+        """The image with this digest or tag; None if it does not exist or the tag has another digest."""
         found = self.image_tags.get(tag) if tag is not None else digest
         if found is None or (digest is not None and digest != found):
             return None
         return self.images.get(found)
 
     def put_layer(self, digest: str, content: bytes) -> None:
+        """Stores a layer. Raises AWSError if it is too large or its digest is wrong."""
         if len(content) > MAX_LAYER:
             raise AWSError("LimitExceededException", f"A layer in the sandbox ends at {MAX_LAYER} bytes")
         if digest != digest_of(content):
@@ -124,7 +127,7 @@ class Repository:
     def put_image(
         self, manifest: bytes, media_type: str | None, *, tag: str | None, digest: str | None, now: float
     ) -> Image:
-        """Stores a manifest. Raises ECR's exceptions; ImageAlreadyExistsException if nothing would change."""
+        """Stores a manifest. Raises ECR's exceptions: ImageAlreadyExistsException if nothing would change."""
         where = f"in the repository with name '{self.name}' in the registry with id '{self.account}'"
         try:
             content = json.loads(manifest)
@@ -199,6 +202,7 @@ def arn_of(account: str, region: str, name: str) -> str:
 
 
 def not_found(name: str, account: str) -> AWSError:
+    """ECR's RepositoryNotFoundException."""
     return AWSError(
         "RepositoryNotFoundException",
         f"The repository with name '{name}' does not exist in the registry with id '{account}'",
@@ -207,7 +211,7 @@ def not_found(name: str, account: str) -> AWSError:
 
 @dataclass(slots=True)
 class Registry:
-    """The private registry of one account in one region; names are kept sorted, so that pages hold under changes."""
+    """The private registry of an account in a region. Names are sorted, so that pages stay consistent after changes."""
 
     account: str
     region: str
@@ -238,13 +242,13 @@ class Registry:
         del self.names[bisect.bisect_left(self.names, repository.name)]
 
     def after(self, name: str) -> Iterator[Repository]:
-        """The repositories whose names follow, in order."""
+        """The repositories whose names come after a name, in order."""
         for index in range(bisect.bisect_right(self.names, name), len(self.names)):
             yield self.repositories[self.names[index]]
 
 
 class Store:
-    """Every registry there is, and the uploads under way."""
+    """All registries, and the running uploads."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
@@ -252,6 +256,7 @@ class Store:
         self.uploads: dict[str, Upload] = {}
 
     def registry(self, account: str, region: str) -> Registry:
+        """The registry of an account in a region, which exists from the first call on."""
         key = (account, region)
         found = self._registries.get(key)
         if found is None:
@@ -259,6 +264,7 @@ class Store:
         return found
 
     def start_upload(self, repository: Repository) -> str:
+        """Starts an upload and returns its id."""
         upload_id = str(uuid.uuid4())
         self.uploads[upload_id] = Upload(repository)
         return upload_id

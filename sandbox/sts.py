@@ -1,7 +1,6 @@
-"""STS: who am I, and sessions with less than I may do.
+"""STS: the caller's identity, and sessions with limited permissions.
 
-Sessions carry their policy and are limited by it everywhere, on the data plane too. It will not do web identity, SAML
-or MFA.
+A session policy limits its session everywhere, also on the data plane. No web identity, no SAML, no MFA.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class STS:
     def answer(self, call: Call) -> dict[str, Any]:
         """Runs one operation and returns its result."""
         match call.operation:
-            case "GetCallerIdentity":  # needs no permission, and no policy can take it away
+            case "GetCallerIdentity":  # needs no permission, and no policy can deny it
                 return {"UserId": call.by.user_id, "Account": call.by.account, "Arn": call.by.arn}
             case "AssumeRole":
                 return self._assume_role(call)
@@ -74,7 +73,7 @@ class STS:
             trust=True,
         )
         if not verdict.allowed:
-            # A refusing trust policy and a role that is not there read the same, so that nobody can probe for roles.
+            # A missing role and a refusing trust policy have the same error, so that nobody can search for roles.
             silent = "resource-based" in verdict.because
             raise iam.denied(call, _sentence(call, arn) if silent else verdict.sentence(ask))
         if chained and seconds > 3600:
@@ -98,7 +97,7 @@ class STS:
         arn = f"arn:{call.by.partition}:sts::{call.by.account}:federated-user/{name}"
         self._only_for_users(call, arn)
         seconds = _seconds(call.params, low=900, high=129600, default=43200)
-        # Without a session policy a federated user may do nothing at all.
+        # Without a session policy a federated user has no permissions.
         session = _session_policies(call.params) or ()
         credential = self._iam.add_session(call.by.credential.owner, seconds=seconds, name=name, session=session)
         user = {"FederatedUserId": f"{call.by.account}:{name}", "Arn": arn}
@@ -107,7 +106,7 @@ class STS:
     def _only_for_users(self, call: Call, resource: str) -> None:
         if call.by.kind != "IAMUser" or call.by.credential.token is not None:
             raise AWSError("AccessDenied", f"Cannot call {call.operation} with session credentials", 403)
-        if call.operation != "GetSessionToken":  # which needs no permission
+        if call.operation != "GetSessionToken":  # GetSessionToken needs no permission
             self._iam.require(call, f"sts:{call.operation}", resource)
 
 
@@ -144,7 +143,7 @@ def _seconds(params: Mapping[str, Any], *, low: int, high: int, default: int) ->
 
 
 def _session_policies(params: Mapping[str, Any]) -> tuple[Policy, ...] | None:
-    """The session's limits: the inline policy and the managed ones together, or None where none was given."""
+    """The inline and managed session policies; None if the call has no session policy."""
     texts: list[str] = []
     if "Policy" in params:
         text = str(params["Policy"])

@@ -69,7 +69,7 @@ class Actor:
         user = getattr(request, "user", None)
         if user is not None and user.is_authenticated:
             return cls(kind=ActorKind.PERSON, name=user.email or user.get_username())
-        return cls(kind=ActorKind.SYSTEM, name="nobody who is known")
+        return cls(kind=ActorKind.SYSTEM, name="unknown")
 
     @classmethod
     def key(cls, key: AccessKey) -> Actor:

@@ -57,9 +57,7 @@ def token(request: HttpRequest, body: schemas.LoginProof) -> dict[str, Any]:
     """Poll about once a second. A login expires after ten minutes. The token is returned once. The body is read as JSON
     whatever its Content-Type is, because the CLI sends text/plain."""
     with (
-        refusing_with(
-            400, codes=frozenset({"approval_code_wrong"})
-        ),  # after a 400 the CLI asks its user for the code again
+        refusing_with(400, codes=frozenset({"approval_code_wrong"})),  # then the CLI lets its user type the code again
         refusing_with(403, codes=frozenset({"verifier_wrong"})),
     ):
         try:

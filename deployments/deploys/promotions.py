@@ -87,7 +87,7 @@ def finalize(
     if not moved:
         yield _finalized_before(deployment, skip_promotion=skip_promotion)
     elif promoted is None:
-        yield f"Version {deployment.version} is deployed and, as asked, not promoted."
+        yield f"Version {deployment.version} is deployed and, as requested, not promoted."
     elif promoted.is_current:
         yield f"Version {deployment.version} is deployed and current."
     else:
@@ -107,13 +107,15 @@ def _finalized_before(deployment: Deployment, *, skip_promotion: bool) -> str:
     if current is not None and current.deployment_id == deployment.id:
         said = f"Version {version} is deployed already and current."
     elif wanted is False:
-        said = f"Version {version} is deployed already and, as it was asked for then, not promoted."
+        said = f"Version {version} is deployed already and, as requested then, not promoted."
     else:
-        there = f"version {current.deployment.version}" if current is not None else "no version"
-        said = f"Version {version} is deployed already and not current; {there} is."
+        other = f"version {current.deployment.version}" if current is not None else "no version"
+        said = f"Version {version} is deployed already and not current; {other} is."
     if wanted is not None and wanted is skip_promotion:
-        first = "to promote it" if wanted else "not to promote it"
-        said += f" The finalize that deployed it asked {first}, and that stands; to change it, promote a version."
+        first = "a promotion" if wanted else "no promotion"
+        said += (
+            f" The finalize that deployed it requested {first}, which a repeated finalize does not change: use promote."
+        )
     return said
 
 

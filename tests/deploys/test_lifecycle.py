@@ -242,7 +242,7 @@ def test_another_wish_changes_nothing_and_is_answered_with_what_holds(
 
     assert current(environment) == was == ("" if first_skips else str(deployment.version))
     assert ("not promoted" if first_skips else "deployed already and current") in said
-    assert ("asked not to promote it" if first_skips else "asked to promote it") in said
+    assert ("requested no promotion" if first_skips else "requested a promotion") in said
     assert Deployment.objects.get().promotion_wanted is (not first_skips)
 
 
@@ -303,7 +303,7 @@ def test_of_two_finalizes_at_once_with_other_wishes_one_decides_and_both_say_wha
 
     *_, said = slow
 
-    assert "is deployed already and current. The finalize that deployed it asked to promote it" in said
+    assert "is deployed already and current. The finalize that deployed it requested a promotion" in said
     assert current(environment) == str(deployment.version)
 
 

@@ -1293,7 +1293,7 @@ def test_a_test_message_is_sent_once_and_stands_in_the_audit_log(
 
 
 def test_the_test_of_an_unknown_channel_names_the_known_ones(channel: NotificationChannel) -> None:
-    with pytest.raises(CommandError, match="there are: ops") as refused:
+    with pytest.raises(CommandError, match="Channels: ops") as refused:
         run("test", "nobody")
 
     assert refused.value.returncode == 2
