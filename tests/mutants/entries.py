@@ -304,6 +304,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/api/auth.py",
+        (
+            "_log_refused_key",
+            "if not limits.logged_refused_keys.count(address):",
+            "if True:",
+            "test_log.py::test_polls_probes_and_dead_keys_do_not_fill_the_log",
+        ),
+    ),
+    *_in(
         "deployments/api/branches.py",
         (
             "archive",
@@ -352,6 +361,40 @@ MUTANTS: tuple[Mutant, ...] = (
             'response["Cache-Control"] = "no-store"',
             "pass",
             "api/test_transport.py::test_answers_are_not_stored_on_the_way",
+        ),
+        (
+            "_log",
+            " or request.META.get(KEY_REFUSED)",
+            "",
+            "test_log.py::test_polls_probes_and_dead_keys_do_not_fill_the_log",
+        ),
+        (
+            "_log",
+            "(route in _POLLS and status < 500)",
+            "False",
+            "test_log.py::test_polls_probes_and_dead_keys_do_not_fill_the_log",
+        ),
+        ("_log", " and status < 500", "", "test_log.py::test_a_poll_that_the_server_fails_is_a_warning"),
+        (
+            "_log",
+            "status >= 500 or refused",
+            "status >= 500",
+            "test_log.py::test_a_refused_deploy_is_one_warning_with_the_code_and_the_sentence_beside_the_refused_write",
+        ),
+        (
+            "ApiMiddleware.__call__",
+            "log.carried(lambda: _log(request, response, started))",
+            "lambda: _log(request, response, started)",
+            "test_log.py::test_a_complete_deploy_leaves_one_line_for_each_request_change_and_write_to_aws",
+        ),
+    ),
+    *_in(
+        "deployments/api/stream.py",
+        (
+            "_events",
+            "target=request_context.run, args=(run,)",
+            "target=run",
+            "test_log.py::test_a_complete_deploy_leaves_one_line_for_each_request_change_and_write_to_aws",
         ),
     ),
     *_in(
@@ -412,6 +455,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "no_open_transaction()",
             "",
             "aws/test_ecr.py::test_sts_too_is_never_asked_inside_a_transaction",
+        ),
+        (
+            "Ecr.side_by_side",
+            "carried(_caught)",
+            "_caught",
+            "test_log.py::test_a_complete_deploy_leaves_one_line_for_each_request_change_and_write_to_aws",
         ),
     ),
     *_in(
@@ -632,6 +681,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "if True:",
             "reconcile/test_bulkhead.py::test_a_log_in_for_the_push_needs_a_place",
         ),
+        (
+            "log_change",
+            "transaction.on_commit(committed)",
+            "committed()",
+            "test_log.py::test_what_was_rolled_back_left_no_line",
+        ),
     ),
     *_in(
         "deployments/deploys/promotions.py",
@@ -737,6 +792,28 @@ MUTANTS: tuple[Mutant, ...] = (
             "changed = Environment.objects.filter(behind, pk=row.pk)",
             "changed = Environment.objects.filter(pk=row.pk)",
             "deploys/test_versions.py::test_a_deploy_that_counted_meanwhile_is_not_put_back",
+        ),
+    ),
+    *_in(
+        "deployments/log.py",
+        (
+            "harmless",
+            "HIDDEN if SECRET_TEXT.search(line) else ",
+            "",
+            "test_log.py::test_a_value_that_looks_like_a_secret_is_not_kept_whoever_logs_it",
+            "test_log.py::test_a_failed_deploy_is_found_by_its_short_code_its_project_and_its_request_with_the_reason",
+        ),
+        (
+            "harmless",
+            '_CONTROL.sub(" ", line)',
+            "line",
+            "test_log.py::test_every_line_is_one_json_object_and_one_text_line_whatever_is_in_its_fields",
+        ),
+        (
+            "_without_path",
+            'message.replace(path, f"/{route(request)}")',
+            "message",
+            "test_log.py::test_a_login_link_is_logged_by_its_route_also_when_it_is_refused",
         ),
     ),
     *_in(
@@ -1140,6 +1217,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "if not sweep.dry_run:",
             "if True:",
             "reconcile/test_sweeps.py::test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row",
+        ),
+        (
+            "ChunkRun._submit_to",
+            "carried(self._one)",
+            "self._one",
+            "test_log.py::test_a_sweep_has_a_line_at_its_start_for_each_correction_and_at_its_end",
         ),
     ),
     *_in(
@@ -1955,27 +2038,6 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/reconcile/targets.py",
-        (
-            "of_image",
-            "if config.host == host or (wanted is not None and registry_of(config.host) == wanted):",
-            "if True:",
-            "deploys/test_push_credentials.py::test_after_a_change_of_hosts_an_older_deployment_gets_no_log_in_of_the_new_registry",
-        ),
-        (
-            "of_image",
-            "(wanted is not None and registry_of(config.host) == wanted)",
-            "False",
-            "deploys/test_push_credentials.py::test_another_host_of_the_same_registry_is_the_same_registry",
-        ),
-        (
-            "of_image",
-            ", *configuration.registries",
-            ",",
-            "deploys/test_push_credentials.py::test_a_deployment_gets_credentials_of_the_registry_that_its_image_ref_names",
-        ),
-    ),
-    *_in(
         "deployments/reconcile/sweeps.py",
         (
             "_compare_list",
@@ -2081,6 +2143,27 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/reconcile/targets.py",
+        (
+            "of_image",
+            "if config.host == host or (wanted is not None and registry_of(config.host) == wanted):",
+            "if True:",
+            "deploys/test_push_credentials.py::test_after_a_change_of_hosts_an_older_deployment_gets_no_log_in_of_the_new_registry",
+        ),
+        (
+            "of_image",
+            "(wanted is not None and registry_of(config.host) == wanted)",
+            "False",
+            "deploys/test_push_credentials.py::test_another_host_of_the_same_registry_is_the_same_registry",
+        ),
+        (
+            "of_image",
+            ", *configuration.registries",
+            ",",
+            "deploys/test_push_credentials.py::test_a_deployment_gets_credentials_of_the_registry_that_its_image_ref_names",
+        ),
+    ),
+    *_in(
         "deployments/worker.py",
         (
             "Supervisor._trouble",
@@ -2123,106 +2206,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "TROUBLE_SECONDS = 3600.0",
             "TROUBLE_SECONDS = 360.0",
             "test_worker.py::test_the_heartbeat_says_for_an_hour_why_the_cluster_was_started_again",
-        ),
-    ),
-    *_in(
-        "deployments/log.py",
-        (
-            "harmless",
-            "HIDDEN if SECRET_TEXT.search(line) else ",
-            "",
-            "test_log.py::test_a_value_that_looks_like_a_secret_is_not_kept_whoever_logs_it",
-            "test_log.py::test_a_failed_deploy_is_found_by_its_short_code_its_project_and_its_request_with_the_reason",
-        ),
-        (
-            "harmless",
-            '_CONTROL.sub(" ", line)',
-            "line",
-            "test_log.py::test_every_line_is_one_json_object_and_one_text_line_whatever_is_in_its_fields",
-        ),
-        (
-            "_without_path",
-            'message.replace(path, f"/{route(request)}")',
-            "message",
-            "test_log.py::test_a_login_link_is_logged_by_its_route_also_when_it_is_refused",
-        ),
-    ),
-    *_in(
-        "deployments/api/middleware.py",
-        (
-            "_log",
-            " or request.META.get(KEY_REFUSED)",
-            "",
-            "test_log.py::test_polls_probes_and_dead_keys_do_not_fill_the_log",
-        ),
-        (
-            "_log",
-            "(route in _POLLS and status < 500)",
-            "False",
-            "test_log.py::test_polls_probes_and_dead_keys_do_not_fill_the_log",
-        ),
-        (
-            "_log",
-            " and status < 500",
-            "",
-            "test_log.py::test_a_poll_that_the_server_fails_is_a_warning",
-        ),
-        (
-            "_log",
-            "status >= 500 or refused",
-            "status >= 500",
-            "test_log.py::test_a_refused_deploy_is_one_warning_with_the_code_and_the_sentence_beside_the_refused_write",
-        ),
-        (
-            "ApiMiddleware.__call__",
-            "log.carried(lambda: _log(request, response, started))",
-            "lambda: _log(request, response, started)",
-            "test_log.py::test_a_complete_deploy_leaves_one_line_for_each_request_change_and_write_to_aws",
-        ),
-    ),
-    *_in(
-        "deployments/api/auth.py",
-        (
-            "_log_refused_key",
-            "if not limits.logged_refused_keys.count(address):",
-            "if True:",
-            "test_log.py::test_polls_probes_and_dead_keys_do_not_fill_the_log",
-        ),
-    ),
-    *_in(
-        "deployments/api/stream.py",
-        (
-            "_events",
-            "target=request_context.run, args=(run,)",
-            "target=run",
-            "test_log.py::test_a_complete_deploy_leaves_one_line_for_each_request_change_and_write_to_aws",
-        ),
-    ),
-    *_in(
-        "deployments/deploys/lifecycle.py",
-        (
-            "log_change",
-            "transaction.on_commit(committed)",
-            "committed()",
-            "test_log.py::test_what_was_rolled_back_left_no_line",
-        ),
-    ),
-    *_in(
-        "deployments/aws/ecr.py",
-        (
-            "Ecr.side_by_side",
-            "carried(_caught)",
-            "_caught",
-            "test_log.py::test_a_complete_deploy_leaves_one_line_for_each_request_change_and_write_to_aws",
-        ),
-    ),
-    *_in(
-        "deployments/reconcile/chunks.py",
-        (
-            "ChunkRun.run",
-            "carried(self._one)",
-            "self._one",
-            "test_log.py::test_a_sweep_has_a_line_at_its_start_for_each_correction_and_at_its_end",
         ),
     ),
     *_in(
