@@ -25,10 +25,9 @@ from deployments.row_values import MANAGED, ConsumerPull, Difference, Encryption
 
 
 class ValuesField(models.JSONField):
-    """A JSON column whose value is typed in Python (`deployments.row_values`): `read` makes it of what is stored.
+    """A JSON column with typed values (`deployments.row_values`). `read` makes the value from the stored JSON.
 
-    A value that has `as_row` is stored as that, also within a list or a dict. Migrations and their models have a plain
-    JSONField.
+    A value with `as_row` is stored as that JSON, also inside a list or a dict. In migrations it is a plain JSONField.
     """
 
     def __init__(self, *args: Any, read: Callable[[Any], Any] = lambda stored: stored, **options: Any) -> None:
@@ -230,13 +229,13 @@ class Repository(models.Model):
     drifted_since = models.DateTimeField(null=True, blank=True)
     checked_digest = models.CharField(max_length=64, blank=True)  # configuration that the last check compared with
 
-    # How much of it is ours to keep as configured; empty: no repository was seen yet, or it is gone.
+    # How much of it we manage; empty: no repository was seen yet, or it is missing.
     management = models.CharField(
         max_length=9, blank=True, default="", db_default="", choices=[(each.value, each.value) for each in Management]
     )
 
     # What AWS answered at the last observation of each kind.
-    origin = models.CharField(  # who made it
+    origin = models.CharField(  # created: we made it; adopted: somebody else made it
         max_length=8, blank=True, choices=[("created", "Created by us"), ("adopted", "Adopted")]
     )
     taken_over_at = models.DateTimeField(null=True, blank=True)  # written for version 0.1.0, which has no `management`
@@ -246,7 +245,7 @@ class Repository(models.Model):
         null=True, blank=True
     )  # when the policy was last seen to be ours; null: never
     lifecycle_text = models.TextField(blank=True)
-    lifecycle_is_ours = models.BooleanField(default=False)  # we wrote one, also where it was only missing
+    lifecycle_is_ours = models.BooleanField(default=False)  # whether we have written the lifecycle policy
     tags = models.JSONField(default=dict, blank=True)
     mutability: models.JSONField[Mutability, Mutability] = ValuesField(
         default=dict, blank=True, read=Mutability.from_row
@@ -292,7 +291,7 @@ class Repository(models.Model):
 
     @property
     def is_managed(self) -> bool:
-        """Whether it is there, and ours to keep as configured: at least its policy and AWS tags."""
+        """Whether the repository exists and we manage at least its policy and AWS tags."""
         return self.management in MANAGED
 
 

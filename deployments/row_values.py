@@ -1,8 +1,8 @@
-"""What columns of rows hold, as values. Pure: no Django, no rows.
+"""The values of JSON columns as typed values. Pure: no Django, no rows.
 
-Each value of a JSON column has `from_row`, which reads what is stored, and `as_row`, which makes what is stored. Only
-these two know the stored keys. They never change: rows of every version have them. A key that is missing, or a word
-that only a newer version knows, is no error, because the program may be one version behind its database.
+Each class has `from_row`, which reads the stored JSON, and `as_row`, which makes it. Only these two know the stored
+keys. The keys never change, because rows of every version have them. A missing key, or a word that only a newer version
+knows, is not an error, because the program may be one version older than its database.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Any
 
 
 class Management(StrEnum):
-    """How much of a repository is ours to keep as configured (`deployments.reconcile.ownership`)."""
+    """How much of a repository we manage (`deployments.reconcile.ownership`)."""
 
     UNMANAGED = "unmanaged"  # a sweep discovered it, and nobody adopted it
     ADOPTED = "adopted"  # a lifecycle policy and a tag mutability that somebody else chose stay
     FULL = "full"  # we created it, or an operator took it over
 
 
-#: A sweep looks at the repositories of these.
+#: The repositories that a sweep checks.
 MANAGED = (Management.ADOPTED, Management.FULL)
 
 
 class Part(StrEnum):
-    """The parts of a repository that the configuration has a word in."""
+    """The parts of a repository that the configuration can differ in."""
 
     POLICY = "policy"
     LIFECYCLE = "lifecycle"
     TAGS = "tags"
     MUTABILITY = "mutability"
     ENCRYPTION = "encryption"
-    OTHER = "other"  # one that only a newer version knows
+    OTHER = "other"  # a part that only a newer version knows
 
 
 _PARTS = {part.value: part for part in Part}
@@ -76,7 +76,7 @@ class ConsumerPull:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutability:
-    """ECR's tag mutability, and the tags that are excepted from it. Empty: it was never seen."""
+    """ECR's tag mutability, and the tags that are excluded from it. Empty: never observed."""
 
     mode: str = ""
     exclusions: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Mutability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encryption:
-    """How ECR encrypts a repository. Empty: it was never seen."""
+    """How ECR encrypts a repository. Empty: never observed."""
 
     type: str = ""  # AES256, KMS
     kms_key: str | None = None
@@ -106,9 +106,9 @@ class Encryption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvedPull:
-    """That a consumer account can pull an image, and how that was found out."""
+    """A consumer account can pull an image; `how` this was verified."""
 
-    how: str  # trial: the two calls of a pull were made as `roles`; policy: the repository policy says so
+    how: str  # trial: the two calls of a pull succeeded with `roles`; policy: the repository policy allows it
     words: str
     roles: tuple[str, ...] = ()
 
@@ -126,20 +126,20 @@ class ProvedPull:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What was proved of an image before it could become current, or why nothing was (`unproved`)."""
+    """What was verified about an image before its promotion, or why nothing was (`unproved`)."""
 
     at: str  # ISO 8601
     digest: str = ""
     platforms: tuple[str, ...] = ()
     pullers: Mapping[str, ProvedPull] = field(default_factory=dict)  # by account
-    # Of a proved image only.
+    # Only for a verified image:
     repository: str = ""  # with the registry's host
     manifests: int = 0
     layers: int = 0
     policy: str = ""  # digest of the policy text by which the pulls were evaluated
-    # Of an image of which nothing was proved.
+    # Only for an image that was not verified:
     unproved: str = ""
-    code: str = ""  # of the refusal, if it was one
+    code: str = ""  # code of the refusal, if there was one
 
     @property
     def is_proved(self) -> bool:

@@ -1,11 +1,11 @@
-"""Drift seen within seconds: CloudTrail's ECR calls, from an SQS queue that EventBridge feeds.
+"""Finds drift within seconds: CloudTrail's events about ECR calls, from an SQS queue that EventBridge fills.
 
-An event only names a repository; what it says happened is never believed, because events come at least once, out of
-order and late. The named repository is looked at, by the same function as everywhere. Our own writes come back as
-events too and are recognised, so that a heal does not cause another look. The sweep stays as the safety net.
+An event only names a repository to check. Its content is not trusted, because events come at least once, out of order
+and late. The repository is checked by the same function as in a sweep. Events of our own writes are recognised, so that
+a correction does not cause another check. Sweeps find what events miss.
 
-A message is deleted when its look was done or when it is malformed, and for no other reason: while the database or AWS
-is away it stays, and SQS hands it out again after a minute, until the queue's own retention or redrive policy ends it.
+A message is deleted only when its check was done or when it is malformed. While the database or AWS does not answer,
+the message stays, and SQS delivers it again after a minute, until the queue's retention or redrive policy ends it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from deployments.reconcile import generation, processes, repositories, targets
 
 log = get_logger(__name__)
 
-#: CloudTrail event name → whether it concerns what a look at the policy alone does not show.
+#: CloudTrail event name → whether the details (not only the policy) must be read.
 CHANGE_OPERATIONS = {
     "CreateRepository": True,
     "DeleteRepository": False,
@@ -43,12 +43,13 @@ CHANGE_OPERATIONS = {
     "TagResource": True,
     "UntagResource": True,
 }
-OWN_WRITE_TOLERANCE = timedelta(seconds=5)  # CloudTrail's clock against ours, around a write of our own
-HELD_SECONDS = 20  # a deploy may hold the repository; the change may be newer than what it has read
-PAUSE_SECONDS = 5.0  # after SQS or the database could not be asked
-STUCK_SECONDS = 300.0  # without a step for so long, this process sends no heartbeat; one step takes a minute
-TOLD_SECONDS = 90.0  # a look that failed is reported on the heartbeat for so long: SQS delivers its message each minute
-RETRIES_PER_LINE = 10  # a message that fails again and again is one log line in so many tries
+OWN_WRITE_TOLERANCE = timedelta(seconds=5)  # how far CloudTrail's clock and ours may differ
+HELD_SECONDS = 20  # how long to wait for a repository's lease, for example until a deploy returns it
+PAUSE_SECONDS = 5.0  # after a failure of SQS or of the database
+STUCK_SECONDS = 300.0  # after this time without a step, this process sends no heartbeat; a step takes a minute
+#: How long the heartbeat reports a check that failed. SQS delivers its message again each minute.
+FAILED_CHECK_SHOWN_SECONDS = 90.0
+RETRIES_PER_LINE = 10  # a message that keeps failing is logged once in so many tries
 NOT_DONE = "Some changed repositories could not be compared: their rows and the log have the reasons."
 
 _stepped = time.monotonic()
@@ -56,14 +57,14 @@ _stepped = time.monotonic()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeEvent:
-    """What an event says: somebody called this operation on this repository."""
+    """An event: this operation was called on this repository."""
 
     operation: str
     account: str
     region: str
     name: str
     at: datetime
-    made_by_us: bool  # by our own user agent
+    made_by_us: bool  # the user agent is ours
 
     @property
     def details(self) -> bool:
@@ -71,9 +72,9 @@ class ChangeEvent:
 
 
 def parse(body: str) -> ChangeEvent | None:
-    """The change in a message's body; None for an event that is none of our business.
+    """The change in a message's body; None for an event about something else.
 
-    Raises ValueError for a body that is no such event at all: it will never be readable.
+    Raises ValueError for a body that is not a CloudTrail event: it can never be read.
     """
     try:
         event = json.loads(body)
@@ -98,28 +99,28 @@ def parse(body: str) -> ChangeEvent | None:
             made_by_us=USER_AGENT in str(detail.get("userAgent", "")),
         )
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        raise ValueError(f"not an event of CloudTrail: {type(error).__name__}") from None
+        raise ValueError(f"not a CloudTrail event: {type(error).__name__}") from None
 
 
 def consume(*, configuration: Configuration, queue: EventQueue, stopping: Callable[[], bool]) -> None:
-    """Receive and act until stopped. A fault of SQS, AWS or the database never ends it.
+    """Receive messages and check the repositories until stopped. No failure of SQS, AWS or the database ends it.
 
-    What is wrong with SQS or the database is one log line when it begins and one when it is over, and stands on this
-    process's heartbeat meanwhile.
+    A failure of SQS or the database is logged once when it begins and once when it ends; meanwhile this process's
+    heartbeat reports it.
     """
     trouble = ""
     while not stopping():
         _step()
         words = ""
         try:
-            _renew_connection()  # nothing is received while the database cannot be asked about it
+            _renew_connection()  # without the database, no message could be handled
             messages = queue.receive()
             if messages:
                 _renew_connection()
                 done = handle(configuration=configuration, messages=messages, stopping=stopping)
                 _delete(queue, done)
                 if len(done) < len(messages):
-                    processes.report_trouble(NOT_DONE, seconds=TOLD_SECONDS)
+                    processes.report_trouble(NOT_DONE, seconds=FAILED_CHECK_SHOWN_SECONDS)
         except RegistryError as error:
             words = f"The events queue cannot be read: {error}"
             if words != trouble:
@@ -144,19 +145,19 @@ def _step() -> None:
 
 
 def is_moving() -> bool:
-    """Whether `consume` made a step lately: a process that hangs must not send a heartbeat."""
+    """Whether `consume` made a step within STUCK_SECONDS: a process that hangs must not send a heartbeat."""
     return time.monotonic() - _stepped < STUCK_SECONDS
 
 
 def unready() -> str:
-    """Why this host has no consumer that works, for a probe; empty when it has one."""
+    """Why no events process is ready on this host, for a probe; empty if one is."""
     return processes.unready(ProcessRole.EVENTS)
 
 
 def _renew_connection() -> None:
-    """Close a connection that the server has ended, and open another. Raises OperationalError when that fails.
+    """Replace a connection that the server has closed. Raises OperationalError if the database does not answer.
 
-    A web process does this at each request; here there are no requests.
+    Django does this at each request; this process has no requests.
     """
     if connection.connection is not None and not connection.is_usable():
         connection.close()
@@ -167,7 +168,8 @@ def _delete(queue: EventQueue, done: list[Message]) -> None:
     try:
         queue.delete(done)
     except RegistryError as error:
-        log.warning("events.not_deleted", count=len(done), error=str(error))  # delivered again, without harm
+        # SQS delivers these messages again, which does no harm.
+        log.warning("events.not_deleted", count=len(done), error=str(error))
 
 
 def _pause(seconds: float, stopping: Callable[[], bool]) -> None:
@@ -179,10 +181,10 @@ def _pause(seconds: float, stopping: Callable[[], bool]) -> None:
 def handle(
     *, configuration: Configuration, messages: list[Message], stopping: Callable[[], bool] = lambda: False
 ) -> list[Message]:
-    """Look at the repositories that these messages name, each once. Returns the messages that are done with.
+    """Check each repository that the messages name once. Returns the messages that can be deleted.
 
-    Raises OperationalError, InterfaceError or InternalError while the database does not answer or takes no writes; then
-    none of them is.
+    Raises OperationalError, InterfaceError or InternalError while the database does not answer or is read-only; then no
+    message can be deleted.
     """
     done: list[Message] = []
     wanted: dict[tuple[str, str, str], list[tuple[Message, ChangeEvent]]] = {}
@@ -208,9 +210,9 @@ def handle(
         except (OperationalError, InterfaceError, InternalError):
             raise
         except RegistryError as error:
-            problem = str(error)  # this process may not act, whichever repository it is
+            problem = str(error)  # this process cannot use the configuration that counts
         except Exception as error:
-            # An error of one repository must not stop the others.
+            # An unexpected error with one repository must not stop the others.
             log.exception("events.failed", repository=name)
             unexpected = registry_error("Unexpected", operation="", name=name, reason=type(error).__name__)
             for row in Repository.objects.filter(account=account, region=region, name=name):
@@ -231,9 +233,9 @@ def _observe(
     changes: list[ChangeEvent],
     stopping: Callable[[], bool] = lambda: False,
 ) -> str | None:
-    """Look at one repository because of these changes. None when that was done, else why it has to be tried again.
+    """Check one repository because of these changes. None if it was done, else why it must be tried again.
 
-    Raises RegistryError where this process cannot use the configuration that counts.
+    Raises RegistryError if this process cannot use the configuration that counts.
     """
     configuration = generation.in_force(configuration)
     target = targets.find(configuration, account=account, region=region, name=name)
@@ -244,7 +246,7 @@ def _observe(
     while True:
         row: Any = Repository.objects.filter(account=account, region=region, name=name).annotate(db_now=Now()).first()
         if row is None or not row.is_managed:
-            return None  # not known yet: sweeps discover, deploys create
+            return None  # not managed: sweeps discover and deploys create repositories
         if all(_is_known(change, row) for change in changes):
             return None
         ecr = target.ecr()
@@ -261,8 +263,8 @@ def _observe(
         if result is not None:
             if result.written:
                 log.info("events.healed", repository=name)
-            # A refusal of this repository alone is on its row and was looked at; what concerns AWS or the whole
-            # installation says nothing about this repository.
+            # An error of this repository alone is recorded on its row, so the check is done. An error of AWS or of the
+            # installation says nothing about this repository, so the check must be repeated.
             error = result.error
             return str(error) if error is not None and (error.retryable or error.installation) else None
         if time.monotonic() > until or stopping():
@@ -271,7 +273,7 @@ def _observe(
 
 
 def _is_known(change: ChangeEvent, row: Repository) -> bool:
-    """Whether the row knows of this change: it is our own write, or we have looked well after it."""
+    """Whether the change needs no check: it was our own write, or the repository was checked after it."""
     if change.made_by_us and row.written_at is not None and change.at <= row.written_at + OWN_WRITE_TOLERANCE:
         return True
     looked_at = row.details_checked_at if change.details else row.last_checked_at

@@ -1,7 +1,7 @@
-"""What a repository should be, and in which ways what we saw differs from it.
+"""The desired state of a repository, and how an observation differs from it.
 
-Pure: values in, values out. `deployments.reconcile.repositories` decides when to observe, and writes. What counts as a
-difference, and which differences may be corrected, is decided here and nowhere else.
+Pure: values in, values out. `deployments.reconcile.repositories` observes and writes. Only this module decides what is
+a difference, which differences we may correct, and whether a repository has drifted.
 """
 
 from __future__ import annotations
@@ -16,54 +16,54 @@ from deployments.aws.values import Details
 from deployments.config import RegistryConfig
 from deployments.row_values import ConsumerPull, Difference, Management, Part
 
-MUTABILITY = "IMMUTABLE_WITH_EXCLUSION"  # a deployed tag never changes under a running node …
-EXCLUSIONS = ("cache",)  # … and buildx may still overwrite its cache
+MUTABILITY = "IMMUTABLE_WITH_EXCLUSION"  # the image of a deployed tag can never change …
+EXCLUSIONS = ("cache",)  # … and buildx can still overwrite its cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether a repository is drifted, or else in sync."""
+    """Whether a repository has drifted or is in sync."""
 
     drifted: bool
-    words: str  # of the differences that make it drifted
+    words: str  # the sentences of the differences that are drift
 
 
-def open_ones(differences: Iterable[Difference]) -> list[Difference]:
-    """The differences that make a repository drifted: the fixable ones, and every one of its policy.
+def drift(differences: Iterable[Difference]) -> list[Difference]:
+    """The differences that count as drift: those that we may correct, and all of the repository policy.
 
-    The others are only shown: what somebody else chose for a repository that was adopted, and the encryption.
+    Other differences are only shown: choices of somebody else for an adopted repository, and the encryption.
     """
     return [each for each in differences if each.fixable or each.part is Part.POLICY]
 
 
 def verdict(differences: Iterable[Difference]) -> Verdict:
-    """In sync or drifted, by these differences: all that are left after the writes, or all that a dry run saw."""
-    found = open_ones(differences)
+    """The verdict for these differences: those that are left after the writes, or all that a dry run found."""
+    found = drift(differences)
     return Verdict(drifted=bool(found), words=" ".join(each.words for each in found))
 
 
 def policy_differences(desired: str | None, actual: str | None, *, partition: str) -> list[Difference]:
-    """How the repository policy differs, in words. No setting means no opinion: nobody's policy is ever deleted."""
+    """How the repository policy differs. `desired` None: no policy is configured, so no policy is a difference."""
     if desired is None:
         return []
     if actual is None:
         return [Difference(part=Part.POLICY, words="The repository has no policy.", fixable=True)]
-    # From desired to actual: what somebody lost or gained by the repository being as it is.
+    # From desired to actual: the access that is lost or gained by the actual policy.
     comparison = policy.compare(desired, actual, partition=partition)
     if comparison.level == "incomparable":
         words = (
-            f"The policies cannot be compared, because one holds what is not understood ({comparison.why}), so "
-            "nothing was written. If it is the repository's, delete it in AWS to have the default policy written."
+            f"The policies cannot be compared, so nothing was written. {comparison.why} If it is the repository's "
+            "policy, delete it in AWS; then the default policy is written."
         )
         return [Difference(part=Part.POLICY, words=words, fixable=False)]
     if comparison.level != "access":
         return []
     words = "; ".join(grant.words for grant in (*comparison.lost, *comparison.gained))
-    return [Difference(part=Part.POLICY, words=f"Against the default policy, {words}.", fixable=True)]
+    return [Difference(part=Part.POLICY, words=f"Compared with the default policy, {words}.", fixable=True)]
 
 
 def pullers(text: str, accounts: Iterable[str], *, partition: str) -> dict[str, ConsumerPull]:
-    """Whether each of these accounts may pull by this policy, by account."""
+    """Account → whether it can pull by this policy."""
     try:
         parsed = policy.parse(text or "{}")
     except policy.PolicyError:
@@ -87,7 +87,7 @@ def detail_differences(
         found.append(Difference(part=Part.LIFECYCLE, words="The repository has no lifecycle policy.", fixable=True))
     elif not same_lifecycle(details.lifecycle, config.lifecycle_policy):
         fixable = full or lifecycle_is_ours
-        words = "The lifecycle policy is another one" + ("." if fixable else ", made by somebody else.")
+        words = "The lifecycle policy differs from the settings" + ("." if fixable else "; somebody else wrote it.")
         found.append(Difference(part=Part.LIFECYCLE, words=words, fixable=fixable))
     missing = {key: value for key, value in config.tags if details.tags.get(key) != value}
     if missing:
@@ -113,14 +113,17 @@ def _encryption(kind: str, key: str | None) -> str:
 
 
 def same_key(wanted: str, actual: str | None) -> bool:
-    """AWS shows a key by its ARN, whatever it was named by. An alias cannot be resolved here and is taken as right."""
+    """Whether the actual key (AWS always shows an ARN) is the wanted one.
+
+    An alias cannot be resolved and counts as equal.
+    """
     if actual is None:
         return False
     return wanted == actual or actual.endswith(f":key/{wanted}") or "alias/" in wanted
 
 
 def same_lifecycle(a: str, b: str) -> bool:
-    """Whether two lifecycle policies expire the same images. The order of rules and a description change nothing."""
+    """Whether two lifecycle policies expire the same images. The order of rules and descriptions do not matter."""
     try:
         return bool(_lifecycle(json.loads(a)) == _lifecycle(json.loads(b)))
     except (ValueError, RecursionError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""How much of a repository is ours to keep as configured: `Repository.management` (D-management).
+"""How much of a repository we manage: `Repository.management` (D-management).
 
 | value       | when                                                | what is written to AWS                       |
 |-------------|-----------------------------------------------------|----------------------------------------------|
@@ -7,9 +7,9 @@
 | `adopted`   | somebody else made it; a deploy or a person adopted | repository policy, AWS tags, missing parts   |
 | `full`      | we created it, or a person took it over             | everything that AWS lets us change           |
 
-Version 0.1.0 writes `status`, `origin` and `taken_over_at` only. So each of our writes of those columns also writes
-`management`, and for as long as a process of that version may run, `fill` and each lease (`repositories.Lease.claim`)
-set the value that those columns say.
+Version 0.1.0 writes only `status`, `origin` and `taken_over_at`. So this version writes `management` together with
+these columns. While a process of version 0.1.0 may run, `fill` and each lease (`repositories.claim`) set the value that
+follows from these columns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deployments.row_values import Management
 
 log = get_logger(__name__)
 
-#: What the columns of version 0.1.0 say, in SQL.
+#: The value of `management` that follows from the columns of version 0.1.0, in SQL.
 BY_OLD_COLUMNS = Case(
     When(status=RepositoryStatus.UNMANAGED, then=Value(Management.UNMANAGED)),
     When(origin="created", then=Value(Management.FULL)),
@@ -36,18 +36,18 @@ BY_OLD_COLUMNS = Case(
 
 
 def fill() -> int:
-    """Set `management` on the rows that a process of version 0.1.0 has changed. Returns how many there were.
+    """Set `management` on the rows that a process of version 0.1.0 has changed. Returns their number.
 
-    At the start of a web process and of `manage.py reconcile`, and each minute by the worker. One UPDATE, which writes
-    nothing where every row is right.
+    Called at the start of a web process and of `manage.py reconcile`, and each minute by the worker. One UPDATE, which
+    writes only rows that need it.
     """
     return Repository.objects.exclude(management=BY_OLD_COLUMNS).update(management=BY_OLD_COLUMNS)
 
 
 def adopt(*, row: Repository, by: str) -> bool:
-    """Take a discovered repository under management; False where it is not unmanaged (any more).
+    """Adopt a discovered repository. False if it is not unmanaged.
 
-    Its next observation writes what it lacks.
+    Its next check writes the policy, and the tags and lifecycle policy that are missing.
     """
     with transaction.atomic():
         adopted = Repository.objects.filter(pk=row.pk, status=RepositoryStatus.UNMANAGED).update(
@@ -61,9 +61,9 @@ def adopt(*, row: Repository, by: str) -> bool:
 
 
 def take_over(*, row: Repository, by: str) -> bool:
-    """Have an adopted repository kept as configured altogether; False where it is not an adopted one (any more).
+    """Take over an adopted repository. False if it is not adopted.
 
-    Its next observation replaces the lifecycle policy and the tag mutability that somebody else chose.
+    Its next check replaces the lifecycle policy and the tag mutability that somebody else chose.
     """
     with transaction.atomic():
         # `origin` too: a process of version 0.1.0 may have found that the repository is gone.
@@ -71,7 +71,7 @@ def take_over(*, row: Repository, by: str) -> bool:
             taken_over_at=Now(), management=Management.FULL, details_checked_at=None
         )
         if taken:
-            _note(row, "Taken over: its lifecycle policy and tag mutability are brought in line too.", by)
+            _note(row, "Taken over: its lifecycle policy and tag mutability are managed too.", by)
     return bool(taken)
 
 

@@ -1,15 +1,16 @@
-"""Make one repository what the configuration says. The deploy path and every sweep call the same function.
+"""Converges one repository with the configuration. Deploys, sweeps and change events call the same function.
 
-The protocol (each point has a test that breaks when the point is left out):
+The protocol (for each point a test fails if the point is left out):
 
-* Row first: our row is written before AWS hears of the repository.
-* One worker at a time, by a lease with an expiry and an epoch, taken and returned with one conditional UPDATE on the
-  database's clock. No transaction is open during a call to AWS; whoever finds the lease taken waits for its holder.
-* Level-triggered: look, compare by meaning, write only what differs. No step relies on an earlier one of this run, so
-  a run that dies on any line is finished by the next.
-* A result is written only under the epoch that it was found with, and no request to AWS is sent late in the lease or
-  when its process may count as dead, so a worker that was asleep can overwrite neither a newer result nor a newer
-  policy.
+* Row first: the row is written before the repository is created in ECR.
+* One process at a time, by a lease with an expiry and an epoch, which one conditional UPDATE on the database's clock
+  takes and another returns. No transaction is open during a call to AWS. A deploy that finds the lease taken waits.
+* Level-triggered: observe, compare by meaning, write only the differences. No step relies on an earlier step of the
+same
+  run, so the next run finishes a run that died on any line.
+* A result is written only under the epoch of its lease. No request to AWS is sent late in the lease, or when the
+process
+  may count as silent. So a process that was suspended overwrites neither a newer result nor a newer policy.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ from deployments.row_values import Difference, Encryption, Management, Mutabilit
 T = TypeVar("T")
 log = get_logger(__name__)
 
-#: The columns of a row whose repository is gone: nothing of the old repository is true of the next one. The event
-#: that records the loss (`gone_event`) keeps what was true of the old one.
+#: The columns that are reset when the repository is gone, because the next repository of this name is a new one. The
+#: event of the loss (`gone_event`) keeps the facts about the old repository.
 GONE: dict[str, Any] = {
     "status": RepositoryStatus.MISSING,
     "differences": [],
@@ -65,18 +66,18 @@ GONE: dict[str, Any] = {
 }
 
 REPOSITORY_LEASE = timedelta(seconds=90)
-LEASE_WAIT_SECONDS = 60  # for somebody else's lease
-CALL_STUCK_SECONDS = 3.0  # no request waits for a holder that waits for one call to AWS for longer
-#: Nor for a holder in another process that has had its lease for longer: setting up takes three calls.
+LEASE_WAIT_SECONDS = 60  # longest wait for a lease that another holder has
+CALL_STUCK_SECONDS = 3.0  # no request waits for a holder in this process whose call to AWS takes longer
+#: No request waits for a holder in another process that has had its lease for longer: a set-up takes three calls.
 HOLDER_STUCK_SECONDS = 9.0
 DETAILS_MAX_AGE = timedelta(hours=24)
-BOUNDED_ERRORS_RETRYABLE_FOR = timedelta(minutes=5)  # for errors that heal only for a while
-#: An attempt takes less, so an error that is older than this was met a second time.
+BOUNDED_ERRORS_RETRYABLE_FOR = timedelta(minutes=5)  # a bounded error is retryable only for this time
+#: An attempt takes less time, so an older error was met again by a second attempt.
 SAME_ERROR_TWICE_AFTER = timedelta(minutes=1)
-AWS_CLOCK_SKEW = timedelta(seconds=60)  # of our clock against AWS's, where a lost answer is looked for
+AWS_CLOCK_SKEW = timedelta(seconds=60)  # how far our clock and AWS's may differ (D-lost-answer)
 NOT_FOUND = "RepositoryNotFoundException"
 NOT_VISIBLE = "NotVisibleYet"
-VISIBLE_SECONDS = 20  # ECR may not find a repository for a while after CreateRepository answered (D-not-visible-yet)
+VISIBLE_SECONDS = 20  # for this time after CreateRepository, ECR may not find a repository (D-not-visible-yet)
 
 
 def ensure_repository(
@@ -91,15 +92,15 @@ def ensure_repository(
     activation: int = 0,
     cause: str = "deploy",
 ) -> Repository:
-    """The repository behind a deploy, existing, set up and carrying the policy: the row that says so.
+    """Create or check the repository of a deploy and return its row: it exists, is set up and has the policy.
 
-    `activation` says which configuration the other values are from (`generation.in_force`); where another one counts
-    by now, RegistryError (ConfigurationChanged) is raised before anything is asked or written.
+    `activation`: the activation that the other values are from (`generation.in_force`). If another configuration counts
+    now, RegistryError (ConfigurationChanged) is raised before any call to AWS.
 
-    Asks AWS nothing when the row was verified within `freshness`. A failing look or write on a repository that was
-    right before is recorded on the row, and the row is returned: the deploy goes on. Raises RegistryError when the
-    repository never was right (it may not be pullable), and for faults of the whole installation; Refusal (retryable)
-    where as many requests wait for AWS as may (`bulkhead`).
+    Makes no call to AWS if the row was checked within `freshness`. If AWS fails for a repository that was in sync
+    before, the error is recorded on the row and the row is returned: the deploy continues. Raises RegistryError if the
+    repository never was in sync (consumers may not be able to pull), and if the whole installation is at fault; Refusal
+    (retryable) if too many requests wait for AWS (`bulkhead`).
     """
     arrived = processes.clock()
     row = _row(registry, name)
@@ -111,7 +112,7 @@ def ensure_repository(
             defaults={"host": config.host, "project": project},
         )
         row = _row(registry, name)
-    elif row.project_id is None:  # a sweep has discovered it before there was a project of that ref
+    elif row.project_id is None:  # a sweep discovered it before the project existed
         Repository.objects.filter(pk=row.pk, project__isnull=True).update(project=project)
     first_seen: datetime | None = None
     with ExitStack() as place, ExitStack() as waiting:
@@ -139,7 +140,7 @@ def ensure_repository(
                 lease.give_up()
                 raise registry_error("ConfigurationChanged", operation="lease", name=name)
             if _is_settled(lease.row, desired_digest, since=since, tried_since=first_seen):
-                # Another process finished it between our reading the row and our taking the lease.
+                # Another process has finished the work between our read of the row and our lease.
                 lease.give_up()
                 row = lease.row
                 break
@@ -158,10 +159,10 @@ def ensure_repository(
 
 
 def _require_patience(row: Any, registry: EcrRegistry, *, seconds: float) -> None:
-    """Raise RegistryError (retryable) where waiting for another holder's lease would block a thread for too long.
+    """Raise RegistryError (retryable) if the wait for another holder's lease would block this thread for too long.
 
-    Of a holder in this process it is known how long it has been waiting for AWS; of one in another process only how
-    long it has had its lease.
+    For a holder in this process, the duration of its current call to AWS is known; for a holder in another process,
+    only how long it has had the lease.
     """
     if row.lease_process is not None and row.lease_process == processes.current_id():
         stuck = longest_call(registry, row.name) > CALL_STUCK_SECONDS
@@ -176,7 +177,7 @@ def _require_patience(row: Any, registry: EcrRegistry, *, seconds: float) -> Non
 
 
 def _row(registry: EcrRegistry, name: str) -> Any:
-    """The row with the database's clock and the activation of the configuration that counts, in one query."""
+    """The row, with `db_now` (the database's clock) and `activation` (the valid one). One query."""
     rows = Repository.objects.filter(account=registry.account, region=registry.region, name=name)
     return rows.annotate(db_now=Now(), activation=Subquery(_newest())).first()
 
@@ -186,7 +187,9 @@ def _newest() -> Any:
 
 
 def _is_settled(row: Repository, desired_digest: str, *, since: datetime, tried_since: datetime) -> bool:
-    """Whether the row was verified since then, or somebody has tried and failed since we came: that is shared too."""
+    """Whether the row was checked since `since`, or an attempt has failed since `tried_since`: waiting deploys share
+    both.
+    """
     if row.last_error_at is not None:
         return row.last_error_at >= tried_since
     return (
@@ -198,7 +201,7 @@ def _is_settled(row: Repository, desired_digest: str, *, since: datetime, tried_
 
 
 def _usable(row: Any, config: RegistryConfig, error: RegistryError | None, enforce: bool) -> Repository:
-    """The row (with `db_now`), if a deploy may go on with it. Otherwise raises what stands in the way."""
+    """The row (with `db_now`) if a deploy may continue with it. Otherwise raises the RegistryError."""
     never_right = row.last_in_sync_at is None
     enforce = effective_enforce(row, enforce, row.db_now)
     wants_policy = config.default_repository_policy is not None and (enforce or row.origin == "created")
@@ -213,7 +216,7 @@ def _usable(row: Any, config: RegistryConfig, error: RegistryError | None, enfor
 
 
 def effective_enforce(row: Repository, enforce: bool, now: datetime) -> bool:
-    """Whether this repository may be changed: what the setting says, or an operator's exception while it lasts."""
+    """Whether drift of this repository is corrected: by its override while that is valid, else by the setting."""
     if row.mode and row.mode_until is not None and row.mode_until > now:
         return row.mode == "enforce"
     return enforce
@@ -234,17 +237,17 @@ def _error_of(row: Repository) -> RegistryError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositoryLease(Lease[Repository]):
-    """A repository's lease, and what must be true of the installation before each write to AWS under it."""
+    """A repository's lease, with the conditions for a write to AWS."""
 
     @property
     def activation(self) -> int:
-        """Of the configuration that counted when the lease was taken; 0: none was registered."""
+        """Id of the activation that was valid when the lease was taken; 0: there was none."""
         return self.row.activation or 0  # type: ignore[attr-defined]
 
     def require_writable(self) -> None:
-        """Raise RegistryError where nothing may be written to AWS (any more). Called before each write and each retry.
+        """Raise RegistryError if nothing may be written to AWS. Called before each write and each retry.
 
-        The lease was lost, another configuration counts by now, or an operator has paused all writes.
+        The reasons: the lease was lost, another configuration counts now, or an operator has paused all writes.
         """
         paused = WritesPause.objects.filter(lifted_at=None)
         found: Any = self.mine.annotate(activation=Subquery(_newest()), paused=Exists(paused)).first()
@@ -259,7 +262,7 @@ class RepositoryLease(Lease[Repository]):
 
 
 def claim(row: Repository) -> RepositoryLease | None:
-    """Take a repository's lease, or None while somebody holds it. Its row has `db_now`, the database's clock."""
+    """Take a repository's lease; None while another holder has it. The lease's row has `db_now`."""
     rows = Repository.objects.filter(id=row.pk).annotate(db_now=Now(), activation=Subquery(_newest()))
     return RepositoryLease.claim(rows, REPOSITORY_LEASE, management=ownership.BY_OLD_COLUMNS)
 
@@ -269,17 +272,17 @@ def claim(row: Repository) -> RepositoryLease | None:
 
 @dataclass(slots=True, kw_only=True)
 class _Run:
-    """What one convergence found and did, until it is written to the row in one go."""
+    """What one convergence found and did. One UPDATE writes it to the row at the end."""
 
     lease: RepositoryLease
     cause: str
     enforce: bool
     partition: str
     missing: bool = False
-    unanswered: bool = False  # a CreateRepository of ours may have succeeded without our hearing of it
+    unanswered: bool = False  # the answer to our CreateRepository was lost, so it may have succeeded
     values: dict[str, Any] = field(default_factory=dict)
     events: list[RepositoryEvent] = field(default_factory=list)
-    differences: list[Difference] = field(default_factory=list)  # that are left at the end
+    differences: list[Difference] = field(default_factory=list)  # differences that are left at the end
     errors: list[RegistryError] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
 
@@ -313,12 +316,12 @@ def reconcile(
     details: bool = False,
     observation: Observation | None = None,
 ) -> Converged | None:
-    """Converge a repository that is there, for a sweep or a change event.
+    """Converge an existing repository, for a sweep or a change event.
 
-    None while another process holds its lease, and when another configuration than the caller's counts now
-    (`activation`). `observation` is what the caller saw after it had read `row`; it counts only if nobody has worked
-    on the row since. The error NotVisibleYet is on no row: ECR does not find a repository that is too new to be called
-    missing (`may_be_invisible`), so the caller tries again.
+    None if another process holds the lease, or if another configuration than the caller's (`activation`) counts now.
+    `observation`: the caller's own, made after it had read `row`; it is used only if no lease was taken since. The
+    error NotVisibleYet is not recorded on the row: ECR does not find the repository, which is too new to be called
+    missing (`may_be_invisible`), so the caller must try again.
     """
     lease = claim(row)
     if lease is None:
@@ -341,12 +344,12 @@ def reconcile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converged:
-    """What came of it: the row as it is now, what went wrong (the row says the same), and what was mended."""
+    """The result of a convergence: the updated row, its error, and the corrected differences in words."""
 
     repository: Repository
     error: RegistryError | None
     written: tuple[str, ...]
-    before: str  # the status that it had
+    before: str  # the status before
 
 
 def converge(
@@ -361,11 +364,11 @@ def converge(
     details: bool = False,
     observation: Observation | None = None,
 ) -> Converged:
-    """Look at one repository, mend what differs, record it, and return the lease. The one function that does so.
+    """Observe one repository, correct the differences, record the result and return the lease.
 
-    `enforce` False only observes what exists already. `create` says whether a missing repository is made (a deploy
-    does, a sweep does not). `details` reads everything, due or not. `observation` is one that the caller has made
-    since the row was last written.
+    All paths use this function. `enforce` False: correct nothing on an existing repository. `create`: create a missing
+    repository (a deploy does, a sweep does not). `details`: read all parts, even if they are not due. `observation`:
+    one that the caller has made since the row was last written.
     """
     row, before, code_before = lease.row, lease.row.status, lease.row.last_error_code
     now: datetime = row.db_now  # type: ignore[attr-defined]
@@ -376,7 +379,7 @@ def converge(
         partition=ecr.registry.partition,
         values={"host": config.host, "attempted_at": now},
     )
-    if row.management == Management.UNMANAGED:  # the row rests in another status afterwards, also after an error
+    if row.management == Management.UNMANAGED:  # the status changes afterwards, also after an error
         run.values["management"] = ""
     try:
         try:
@@ -387,7 +390,7 @@ def converge(
             elif not observation.exists:
                 observation = _not_found(run, ecr=ecr, config=config, now=now, create=create)
             if observation is not None:
-                _mend(run, observation, ecr=ecr, config=config, now=now)
+                _correct(run, observation, ecr=ecr, config=config, now=now)
             if observation is not None and any(error.code == NOT_FOUND for error in run.errors):
                 _deleted_meanwhile(run, ecr=ecr, config=config, now=now, create=create)
         except RegistryError as refused:
@@ -395,7 +398,7 @@ def converge(
             if refused.code == NOT_VISIBLE and not create:  # nothing was observed, so nothing is recorded
                 lease.give_up()
                 return Converged(repository=row, error=refused, written=(), before=before)
-        # A policy that cannot be applied is what breaks pulls, so it is what the row complains about first.
+        # An error of the repository policy breaks pulls, so it comes before errors of other parts.
         run.errors.sort(key=lambda each: (not each.installation, "RepositoryPolicy" not in each.operation))
         error = run.errors[0] if run.errors else None
         if (
@@ -404,7 +407,7 @@ def converge(
             and row.error_since is not None
             and row.error_since < now - BOUNDED_ERRORS_RETRYABLE_FOR
         ):
-            error = replace(error, retryable=False)  # it had its time; now somebody has to look
+            error = replace(error, retryable=False)  # its time is over: a person must look
         _record(run, error=error, desired_digest=desired_digest, now=now)
         kept = lease.finish(run.values, run.events)
     except BaseException:
@@ -412,12 +415,12 @@ def converge(
         raise
     if kept:
         for name, value in run.values.items():
-            if not isinstance(value, Now):  # the database knows what time that was
+            if not isinstance(value, Now):  # only the database knows this time
                 setattr(row, name, value)
         if row.status != before or run.written or row.last_error_code != code_before:
             log_status(row, before=before, cause=cause, written=run.written)
     else:
-        row.refresh_from_db()  # somebody was faster, and it is their result that counts
+        row.refresh_from_db()  # another process took the lease, and its result counts
     return Converged(repository=row, error=error, written=tuple(run.written), before=before)
 
 
@@ -437,7 +440,7 @@ def log_status(row: Repository, *, before: str, cause: str, written: Iterable[st
 
 
 def remembered(row: Repository) -> Details:
-    """What AWS last showed of a repository whose details are not due: the row's own, the listing's included."""
+    """The details as stored on the row, also from listings: for a repository whose details are not due."""
     return Details(
         created_at=row.created_at,
         mutability=row.mutability.mode,
@@ -450,14 +453,14 @@ def remembered(row: Repository) -> Details:
 
 
 def detail_differences(row: Repository, config: RegistryConfig, details: Details) -> list[Difference]:
-    """How the details differ, by what the row says of whose choices they are."""
+    """How the details differ from the configuration, for the management of this row."""
     return desired.detail_differences(
         config, details, management=row.management, lifecycle_is_ours=row.lifecycle_is_ours
     )
 
 
 def details_due(row: Repository, *, desired_digest: str, now: datetime) -> bool:
-    """Whether lifecycle policy, AWS tags and mutability are to be looked at too: by age, or because of news."""
+    """Whether the details must be read again: they are old, the configuration changed, or the last attempt failed."""
     return (
         row.details_checked_at is None
         or row.details_checked_at < now - DETAILS_MAX_AGE
@@ -469,9 +472,10 @@ def details_due(row: Repository, *, desired_digest: str, now: datetime) -> bool:
 def _observe(
     run: _Run, *, ecr: Ecr, config: RegistryConfig, desired_digest: str, now: datetime, create: bool, details: bool
 ) -> Observation | None:
-    """What AWS shows of the repository; None when it was created just now, or is gone and stays so.
+    """Observe the repository; create it if it is missing and `create` is set.
 
-    Raises RegistryError, also where ECR may not show it yet.
+    None if the repository was created just now, or if it is missing. Raises RegistryError, also (NotVisibleYet) if ECR
+    may not show the repository yet.
     """
     row = run.row
     not_there = not row.is_managed and (row.last_checked_at is None or row.status == RepositoryStatus.MISSING)
@@ -484,15 +488,15 @@ def _observe(
 
 
 def may_be_invisible(at: Any = None) -> Q:
-    """Rows of repositories of ours that ECR may not find, although they are there, at this time of the database.
+    """Condition for repositories that exist and that ECR may not find at the time `at` (default: now).
 
-    They were made, or written to, at most `VISIBLE_SECONDS` earlier. So nobody knows whether such a one is missing.
+    We created them, or wrote to them, at most `VISIBLE_SECONDS` before, so it is not known whether they are missing.
     """
     return Q(origin="created", written_at__gt=(at or Now()) - timedelta(seconds=VISIBLE_SECONDS))
 
 
 def _not_found(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime, create: bool) -> Observation | None:
-    """What follows when ECR does not find the repository: as for `_observe`."""
+    """Handle a repository that ECR does not find. Results and errors are those of `_observe`."""
     if Repository.objects.filter(may_be_invisible(), pk=run.row.pk).exists():
         if not create:
             raise registry_error(NOT_VISIBLE, operation="DescribeRepositories", name=run.row.name)
@@ -502,14 +506,14 @@ def _not_found(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime, cr
         if found.code != NOT_VISIBLE:
             raise found
     if create:
-        return _make_again(run, ecr=ecr, config=config, now=now)
+        return _recreate(run, ecr=ecr, config=config, now=now)
     run.missing = True
     return None
 
 
-def _make_again(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> Observation | None:
-    """Create a repository that is gone; None, or what was seen of it where another client made it meanwhile."""
-    # Written before the next step: a run that is killed in between must not count as one that was right.
+def _recreate(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> Observation | None:
+    """Create a missing repository again. None, or the observation if another client has created it meanwhile."""
+    # Written first, so that after a crash the new repository does not count as one that was in sync.
     run.lease.note(GONE, gone_event(run.row, cause=run.cause))
     if _create(run, ecr=ecr, config=config, now=now):
         return None
@@ -517,20 +521,20 @@ def _make_again(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -
 
 
 def _deleted_meanwhile(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime, create: bool) -> None:
-    """A read found the repository and a write did not: nothing that was read is known to be true any more."""
-    run.row.policy_text = run.values.get("policy_text", run.row.policy_text)  # newer; the event keeps it
+    """A read found the repository and a write did not, so it was deleted in between: discard all that was read."""
+    run.row.policy_text = run.values.get("policy_text", run.row.policy_text)  # newer than the row; the event keeps it
     run.values = {name: run.values[name] for name in ("host", "attempted_at")}
     run.differences, run.errors, run.written = [], [], []
     observation = _not_found(run, ecr=ecr, config=config, now=now, create=create)
     if observation is not None:
-        _mend(run, observation, ecr=ecr, config=config, now=now)
+        _correct(run, observation, ecr=ecr, config=config, now=now)
 
 
 def gone_event(row: Repository, *, cause: str) -> RepositoryEvent:
-    """The event of a repository that is gone, with what its row loses (`GONE`): its origin, when it was last right."""
-    origin = {"created": "made by Registry Admin", "adopted": "adopted"}.get(row.origin, "never set up completely")
+    """The event of a missing repository. It keeps the facts that `GONE` resets: the origin, and when it was in sync."""
+    origin = {"created": "created by Registry Admin", "adopted": "adopted"}.get(row.origin, "never set up completely")
     facts = [f"It was {origin}"]
-    for words, at in (("last in sync", row.last_in_sync_at), ("its policy last seen right", row.policy_applied_at)):
+    for words, at in (("last in sync", row.last_in_sync_at), ("policy last verified", row.policy_applied_at)):
         facts.append(f"{words} {at:%d %b %Y, %H:%M} UTC" if at is not None else f"{words} never")
     return RepositoryEvent(
         repository_id=row.pk,
@@ -542,10 +546,10 @@ def gone_event(row: Repository, *, cause: str) -> RepositoryEvent:
 
 
 def _create(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> bool:
-    """Create the repository and set it up; False when it exists already, and a look has to tell how it is."""
+    """Create the repository and set it up. False if it exists already and must be observed."""
     row = run.row
     tags = dict(config.tags)
-    run.unanswered = row.creating_since is not None  # an earlier attempt, of which we never heard
+    run.unanswered = row.creating_since is not None  # an earlier CreateRepository whose answer we did not get
     run.lease.require_writable()
     if not run.unanswered:
         run.lease.note({"creating_since": now})
@@ -558,7 +562,7 @@ def _create(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> bo
             kms_key=config.kms_key,
         )
     except RegistryError as error:
-        if not error.retryable:  # a clear refusal: nothing was made
+        if not error.retryable:  # AWS refused: nothing was created
             run.values["creating_since"] = None
         raise
     if created is not CreateOutcome.CREATED:
@@ -602,7 +606,7 @@ def _existing(ecr: Ecr, name: str) -> Observation | RegistryError:
 
 
 def _retry_while_not_found(call: Callable[[], T | RegistryError]) -> T | RegistryError:
-    """Call until ECR finds the repository: after CreateRepository answered, it may not for some seconds."""
+    """Call until ECR finds the repository, for at most VISIBLE_SECONDS. Returns the last result."""
     pause, until = 0.1, processes.clock() + VISIBLE_SECONDS
     while True:
         result = call()
@@ -617,10 +621,10 @@ def _is_not_found(result: object) -> bool:
 
 
 def _decide_origin(run: _Run, observation: Observation, config: RegistryConfig) -> None:
-    """Decide whether a repository that was there already is ours after all: its CreateRepository answer was lost."""
+    """Decide whether an existing repository is ours (the answer to our CreateRepository was lost) or is adopted."""
     details = observation.details
     if not isinstance(details, Details):
-        return  # could not be seen; the next look decides
+        return  # not observed; the next check decides
     since = run.row.creating_since  # D-lost-answer
     made_by_us = (
         since is not None
@@ -633,13 +637,13 @@ def _decide_origin(run: _Run, observation: Observation, config: RegistryConfig) 
     run.values["origin"] = run.row.origin = "created" if made_by_us else "adopted"
     run.values["management"] = run.row.management = Management.FULL if made_by_us else Management.ADOPTED
     if made_by_us:
-        run.happened(EventKind.CREATED, "Created; AWS's answer had been lost, so it was found by a look.")
+        run.happened(EventKind.CREATED, "Created. AWS's answer was lost; a check found the repository.")
     else:
-        run.happened(EventKind.ADOPTED, f"Adopted: it was made by somebody else on {details.created_at:%Y-%m-%d}.")
+        run.happened(EventKind.ADOPTED, f"Adopted: somebody else created it on {details.created_at:%Y-%m-%d}.")
 
 
-def _mend(run: _Run, observation: Observation, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> None:
-    """Compare what was seen with the configuration and write what differs and is ours to write."""
+def _correct(run: _Run, observation: Observation, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> None:
+    """Compare the observation with the configuration and write the differences that we may correct."""
     row = run.row
     if not row.is_managed:
         _decide_origin(run, observation, config)
@@ -664,7 +668,7 @@ def _mend(run: _Run, observation: Observation, *, ecr: Ecr, config: RegistryConf
 def compare(
     row: Repository, observation: Observation, config: RegistryConfig, *, partition: str
 ) -> tuple[list[Difference], list[RegistryError]]:
-    """How what was seen differs from the configuration, and the errors of the parts that AWS did not show."""
+    """The differences between the observation and the configuration, and the errors of parts that could not be read."""
     differences: list[Difference] = []
     details = remembered(row) if observation.details is None else observation.details
     if not isinstance(observation.policy, RegistryError):
@@ -677,7 +681,7 @@ def compare(
 
 
 def _saw_policy(run: _Run, text: str, differences: list[Difference], *, config: RegistryConfig, now: datetime) -> None:
-    """Put on the row what the repository's policy says (empty: it has none), and that it is ours where it is."""
+    """Record the observed policy text (empty: none), who may pull by it, and the time if it is as configured."""
     run.values["policy_text"] = text
     run.values["consumers"] = desired.pullers(text, config.consumer_accounts, partition=run.partition)
     differs = any(difference.part is Part.POLICY for difference in differences)
@@ -695,7 +699,7 @@ def _write(
     policy_before: str,
     just_created: bool = False,
 ) -> None:
-    """Write, side by side, every difference that is ours. What is left over goes to `run.differences`."""
+    """Correct the fixable differences, with parallel calls. The differences that stay go to `run.differences`."""
     name = run.row.name
     policy_text, tags = config.default_repository_policy, dict(config.tags)
     writers: dict[Part, Callable[[], None]] = {
@@ -704,7 +708,7 @@ def _write(
         Part.TAGS: lambda: ecr.put_tags(name, tags),
         Part.MUTABILITY: lambda: ecr.put_mutability(name, desired.MUTABILITY, desired.EXCLUSIONS),
     }
-    # A creation sets everything, also one whose first attempt did not come to its end.
+    # A new repository is set up completely, also if an earlier attempt was not completed.
     setting_up = run.row.origin == "created" and run.row.last_in_sync_at is None
     may_write = run.enforce or setting_up
     mine = [difference for difference in differences if difference.fixable and may_write]
@@ -714,14 +718,14 @@ def _write(
     try:
         run.lease.require_writable()
     except RegistryError as refused:
-        # While writes are paused a repository that was right is drifted, as in observe mode; a new one has failed.
+        # While writes are paused, a repository that was in sync becomes drifted, as in observe mode; a new one fails.
         if refused.code != "WritesPaused" or setting_up or run.row.last_in_sync_at is None:
             run.errors.append(refused)
         run.differences += mine
         return
     words = next((difference.words for difference in mine if difference.part is Part.POLICY), "")
     if words and policy_before:
-        # Before the write, so that a crash between the two loses nobody's policy. Once, where every try fails.
+        # Before the write, so that a crash in between loses no policy. Only once if every attempt fails.
         earlier = RepositoryEvent.objects.filter(repository_id=run.row.pk, policy_before=policy_before)
         if run.row.status != RepositoryStatus.FAILED or not earlier.exists():
             run.event(EventKind.DRIFT_FOUND, words, policy_before=policy_before).save()
@@ -729,7 +733,7 @@ def _write(
     results: dict[Part, RegistryError | None] = {}
 
     def write() -> RegistryError | None:
-        """Write the parts that ECR has not taken yet; the error of one for which ECR did not find the repository."""
+        """Write the parts that are not written yet. Returns an error if ECR did not find the repository, else None."""
         left = [each.part for each in mine if each.part not in results or _is_not_found(results[each.part])]
         if results:  # a retry, up to VISIBLE_SECONDS after the first try
             try:
@@ -779,7 +783,7 @@ def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: 
 
 
 def _record(run: _Run, *, error: RegistryError | None, desired_digest: str, now: datetime) -> None:
-    """The row's verdict."""
+    """Set the columns that the result of the run gives: error, missing, or the verdict."""
     row, values = run.row, run.values
     if error is not None:
         failure, events = _failure(row, error, cause=run.cause, now=now)
@@ -805,7 +809,7 @@ def _record(run: _Run, *, error: RegistryError | None, desired_digest: str, now:
 
 
 def _record_verdict(run: _Run, *, now: datetime) -> None:
-    """Whether the repository is in sync or drifted, by the differences that are left, and since when."""
+    """Set the columns for in sync or drifted (and since when), by the differences that are left."""
     row, values = run.row, run.values
     verdict = desired.verdict(run.differences)
     values["differences"] = run.differences
@@ -822,11 +826,10 @@ def _record_verdict(run: _Run, *, now: datetime) -> None:
 
 
 def record_policy(*, lease: RepositoryLease, config: RegistryConfig, partition: str, text: str, cause: str) -> bool:
-    """Record the policy that a person has had written under the lease, and return the lease. Makes no call to AWS.
+    """Record a policy that was written under the lease by a person's request, and return the lease. No call to AWS.
 
-    Of the other parts nothing was read: their differences stay as they are, and a repository that has failed, or was
-    never checked, does not become in sync. The next observation reads everything. False, and nothing is written, when
-    the lease was lost.
+    The other parts were not read. So their differences stay, and a repository that has failed or was never checked does
+    not become in sync. The next check reads all parts. False if the lease was lost; then nothing is written.
     """
     row = lease.row
     now: datetime = row.db_now  # type: ignore[attr-defined]
@@ -846,7 +849,7 @@ def record_policy(*, lease: RepositoryLease, config: RegistryConfig, partition: 
 def _failure(
     row: Repository, error: RegistryError, *, cause: str, now: datetime
 ) -> tuple[dict[str, Any], list[RepositoryEvent]]:
-    """What an attempt that ended in this error leaves on the row, and in its history when there is something new."""
+    """The columns and events of an attempt that ended in this error. An event only if the error is new or lasts."""
     since = (row.error_since if row.last_error_code == error.code else None) or now
     values = {
         "status": RepositoryStatus.FAILED,
@@ -854,7 +857,7 @@ def _failure(
         "last_error_code": error.code,
         "last_error_heals": error.retryable,
         "last_error_is_installation": error.installation,
-        # The end of the attempt, so that requests that waited for it know that its result is theirs too.
+        # The end of the attempt: deploys that wait for it use its result.
         "last_error_at": Now(),
         "error_since": since,
     }
@@ -866,9 +869,10 @@ def _failure(
 
 
 def record_failure(*, row: Repository, error: RegistryError, cause: str) -> bool:
-    """Record on a row and in its history that the caller could not look at the repository. Makes no call to AWS.
+    """Record on the row and in the history that the caller could not check the repository. No call to AWS.
 
-    False, and nothing is written, while somebody holds the lease or when somebody has looked since `row` was read.
+    False, and nothing is written, if another process holds the lease or has checked the repository since `row` was
+    read.
     """
     lease = claim(row)
     if lease is None:

@@ -1,8 +1,6 @@
-"""What people do in the console, as use cases: looks at repositories, exceptions, promotions, a key's successor.
+"""What a person asks for about repositories: check, adopt, take over, override.
 
-Thin wrappers that add what only a person brings: what they saw before they agreed, their reason, their name. None of
-them asks AWS anything but a promotion, which proves its image: a look is a sweep that is written down here and done by
-a worker. They know no HTTP.
+Nothing here calls AWS or knows HTTP: a check is a sweep, which is added as a row here and run by a worker.
 """
 
 from __future__ import annotations
@@ -27,18 +25,20 @@ from deployments.models import (
 from deployments.reconcile import ownership, sweep_record, targets
 from deployments.row_values import MANAGED, Management
 
-#: Names that one sweep is asked for at most. More than this is a sweep of everything.
+#: The most repositories that one sweep may name; for more, start a sweep of all.
 MAX_NAMES_PER_SWEEP = 5_000
 
 
-# ------------------------------------------------------------------------------------------------------------- looks
+# ------------------------------------------------------------------------------------------------------------- checks
 
 
 def request_sweep(
     *, rows: QuerySet[Repository], configuration: Configuration, by: str, dry_run: bool = False, thorough: bool = False
 ) -> Sweep:
-    """Start a sweep over these repositories. `thorough` has lifecycle policy, AWS tags and mutability read too, and
-    looks for the missing ones. Raises Refusal when there is nothing to look at, or too much to name.
+    """Start a sweep over these repositories.
+
+    `thorough`: also read lifecycle policy, AWS tags and mutability, and check missing repositories. Raises Refusal if
+    none of the repositories can be checked, or if they are too many.
     """
     missing = Q(status=RepositoryStatus.MISSING)
     seen = Q(management__in=MANAGED) & ~missing
@@ -49,21 +49,21 @@ def request_sweep(
     if len(names) > MAX_NAMES_PER_SWEEP:
         raise refusal("too_many", limit=f"{MAX_NAMES_PER_SWEEP:,}")
     if thorough and not dry_run:
-        # A note for the next look, whoever makes it: a crash before the sweep's row leaves nothing half done.
+        # The next check reads the details, whichever sweep makes it; so a crash on the next line does no harm.
         managed.update(details_checked_at=None)
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names, dry_run=dry_run)
-    assert sweep is not None  # only the schedule's sweeps exclude each other  # noqa: S101
+    assert sweep is not None  # only scheduled sweeps exclude each other  # noqa: S101
     return sweep
 
 
 def adopt(*, rows: QuerySet[Repository], configuration: Configuration, by: str) -> tuple[int, Sweep | None]:
-    """Take discovered repositories under management and have them looked at at once. Returns how many there were."""
+    """Adopt discovered repositories and start a sweep over them. Returns their number and the sweep."""
     unmanaged = rows.filter(targets.rows(configuration)).filter(management=Management.UNMANAGED)
     return _swept([row for row in unmanaged[:MAX_NAMES_PER_SWEEP] if ownership.adopt(row=row, by=by)], by)
 
 
 def take_over(*, rows: QuerySet[Repository], configuration: Configuration, by: str) -> tuple[int, Sweep | None]:
-    """Bring adopted repositories in line altogether, at once: what somebody else chose there goes. Returns how many."""
+    """Take adopted repositories over and start a sweep over them. Returns their number and the sweep."""
     adopted = rows.filter(targets.rows(configuration)).filter(management=Management.ADOPTED)
     return _swept([row for row in adopted[:MAX_NAMES_PER_SWEEP] if ownership.take_over(row=row, by=by)], by)
 
@@ -75,14 +75,14 @@ def _swept(rows: list[Repository], by: str) -> tuple[int, Sweep | None]:
     return len(rows), sweep_record.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names)
 
 
-# -------------------------------------------------------------------------------------------------------- exceptions
+# --------------------------------------------------------------------------------------------------------- overrides
 
 
 def set_override(*, rows: Iterable[Repository], mode: str, until: datetime, reason: str, by: str) -> int:
-    """Have these repositories enforced or only observed until a time, whatever the setting says. Returns how many.
-    `until` comes from the database's clock (`clock.now`), by which it ends.
+    """Enforce or only observe these repositories until a time, regardless of the setting. Returns their number.
 
-    Raises Refusal for an end that is not ahead, or without a reason.
+    `until` is a time of the database's clock (`clock.now`). Raises Refusal if it is not in the future, or without a
+    reason.
     """
     if until <= clock.now():
         raise refusal("exception_has_ended")
@@ -94,7 +94,7 @@ def set_override(*, rows: Iterable[Repository], mode: str, until: datetime, reas
 
 
 def end_override(*, rows: Iterable[Repository], by: str) -> int:
-    """Have these repositories follow the setting again. Returns how many had an exception."""
+    """End the overrides of these repositories. Returns how many had an override."""
     values = {"mode": "", "mode_until": None, "mode_reason": "", "mode_by": ""}
     return _note((row for row in rows if row.mode), values, "The exception was ended.", by)
 
@@ -109,6 +109,3 @@ def _note(rows: Iterable[Repository], values: Mapping[str, object], words: str, 
                 RepositoryEvent(repository_id=pk, kind=EventKind.CHANGED, message=words, cause=by[:100]) for pk in some
             )
     return count
-
-
-# -------------------------------------------------------------------------------------------------------- promotions

@@ -1,16 +1,16 @@
-"""One pass over all repositories: list the registry, split the work into chunks, look, heal, count.
+"""One pass over all repositories: list the registry, divide the work into chunks, observe, correct, count.
 
-The queue is only a doorbell: everything that a sweep still has to do stands in the `Sweep` and `SweepChunk` rows, and
-whoever calls `work` (a queued task, the reconcile command) takes the next piece of it under a lease. A worker that is
-killed in the middle leaves a lease that runs out; the next one goes on where the row says. Two sweeps at once do no
-harm, because a repository is written to only under its own lease.
+The `Sweep` and `SweepChunk` rows say what a sweep still has to do. A task in the queue only wakes a worker up. Each
+caller of `work` (a task, the reconcile command) takes a listing or a chunk under a lease. If a worker is killed, its
+lease ends and the next worker continues from the row. Two sweeps at the same time do no harm, because a repository is
+written to only under its own lease.
 
-Reading takes no lease of a repository: at rest a chunk of 250 costs four UPDATEs, whatever is in it. Calls are paced
-by a rate that all workers share; in a sweep botocore tries once, and a throttled repository goes back in line. It
-has TRIES of them in one sweep, with pauses that grow; then it has failed, and the sweep ends without it.
+A read takes no lease of a repository: if all 250 repositories of a chunk are in sync, the chunk costs four UPDATEs. All
+workers share one rate of calls. In a sweep botocore tries once, and a throttled repository is tried again later. It has
+MAX_TRIES_PER_REPOSITORY tries in a sweep, with growing pauses; then it has failed, and the sweep ends without it.
 
-Small sweeps go first: a worker leaves a chunk of a larger one within a second, and also one of which all repositories
-rest, when another piece waits.
+Small sweeps come first. A worker leaves a chunk within a second if a smaller sweep waits, or if all repositories of the
+chunk rest and other work waits.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ from deployments.reconcile.sweep_record import MAX_DEATHS_PER_CHUNK, Outcome, _e
 from deployments.reconcile.targets import Target
 from deployments.row_values import MANAGED, Encryption, Management, Mutability
 
-REPOSITORIES_PER_CHUNK = 250  # half a minute at 20 calls a second on two workers, and four UPDATEs at rest
+#: Half a minute at 20 calls per second with two workers.
+REPOSITORIES_PER_CHUNK = 250
 log = get_logger(__name__)
 
 
@@ -61,26 +62,26 @@ def work(
     sweep_id: int | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Take pieces of running sweeps until the time is over or nothing is left. True when something may be left.
+    """Work on running sweeps for `seconds`, or until no work is left. True if work may be left.
 
-    Ends soon once `stopping`: what AWS was asked is waited for, and the rest is given back.
+    Ends soon once `stopping` returns true: it waits for the calls that it has sent, and gives the rest back.
 
-    `configuration` is the process's own; what is acted on is the one that counts. A process that cannot use that one
-    takes no work, and the running sweeps say why.
+    `configuration` is the process's own; the configuration that counts is used. A process that cannot use it takes no
+    work, and records the reason on the running sweeps.
     """
     until, own = time.monotonic() + seconds, configuration
     while time.monotonic() < until and not stopping():
         try:
             configuration = generation.in_force(own)
         except RegistryError as refused:
-            # Only sweeps that no other process works on: one that does has a use for the configuration.
+            # Only on sweeps that no other process works on: such a process can use the configuration.
             working = SweepChunk.objects.filter(sweep=OuterRef("pk"), lease_until__gt=Now())
             resting = Sweep.objects.filter(~Exists(working), status=SweepStatus.RUNNING).exclude(error=str(refused))
             if resting.update(error=str(refused)):
                 log.warning("sweep.waits", error=str(refused))
             return False
         running = Sweep.objects.filter(status=SweepStatus.RUNNING, **({"pk": sweep_id} if sweep_id else {}))
-        _close_finished(running)  # before the next piece: it may be another sweep's, and take long
+        _close_finished(running)  # before the next work, which may take long and be another sweep's
         piece = _next_piece(running)
         if isinstance(piece, Sweep):
             listing = Lease.claim(Sweep.objects.filter(pk=piece.pk), CHUNK_LEASE)
@@ -107,13 +108,13 @@ def _actor(sweep: Sweep) -> str:
 
 
 def _claim_chunk(chunk: SweepChunk) -> Lease[SweepChunk] | None:
-    """Take the lease of a chunk that is not finished, and count the attempt; None when another worker was faster."""
+    """Take the lease of an unfinished chunk and count the attempt; None if another worker was faster."""
     rows = SweepChunk.objects.filter(pk=chunk.pk, finished_at__isnull=True).select_related("sweep")
     return Lease.claim(rows, CHUNK_LEASE, attempts=F("attempts") + 1)
 
 
 def _isolate(lease: Lease[SweepChunk]) -> None:
-    """Halve a chunk whose workers keep dying, until the repository that does it stands alone and is named."""
+    """Halve a chunk whose workers keep dying. A chunk of one repository ends with a finding that names it."""
     chunk = lease.row
     half = len(chunk.remaining) // 2
     with transaction.atomic():
@@ -140,20 +141,20 @@ def _isolate(lease: Lease[SweepChunk]) -> None:
         if not lease.finish({"remaining": [], "finished_at": Now(), "failed": failed}):
             return
         words = (
-            f"{MAX_DEATHS_PER_CHUNK} workers in a row died while they looked at this repository. See the workers' logs."
+            f"{MAX_DEATHS_PER_CHUNK} workers in a row died while they checked this repository. See the workers' logs."
         )
         _found(chunk.sweep, Repository.objects.filter(pk__in=chunk.remaining), Outcome.FAILED, words)
 
 
 def _close_finished(running: QuerySet[Sweep]) -> None:
-    """End every sweep that has no open chunk, with one conditional UPDATE, so that each is closed once."""
+    """End every sweep without an open chunk. A conditional UPDATE makes sure that each sweep ends once."""
     for sweep in running.filter(listed_at__isnull=False):
         if not sweep.chunks.filter(finished_at__isnull=True).exists():
             _end(sweep.pk, SweepStatus.DONE)
 
 
 def close_finished() -> None:
-    """End the sweeps whose last chunk was finished by a worker that did not live to say so."""
+    """End the sweeps whose last worker died after it had finished the last chunk."""
     _close_finished(Sweep.objects.filter(status=SweepStatus.RUNNING))
 
 
@@ -161,13 +162,13 @@ def close_finished() -> None:
 
 
 def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[[], bool] = lambda: False) -> None:
-    """Compare the registry's list with our rows, and cut the work into chunks, stalest first."""
+    """Compare the registry's list with our rows, and divide the work into chunks, oldest attempt first."""
     sweep = lease.row
     listed: dict[str, Any] = {"calls": Counter(), "missing": 0, "discovered": 0}
     found_targets = targets.configured(configuration)
 
     def still_ours() -> bool:
-        """Renew the lease: a registry of many pages takes longer than one."""
+        """Renew the lease, because many pages take longer than one lease. False if the sweep was stopped or taken."""
         if stopping():
             lease.give_up()
             return False
@@ -179,9 +180,9 @@ def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[
                 if not _compare_list(sweep, target, listed, still_ours):
                     return
     except RegistryError as error:
-        # A person at a terminal is told; the schedule tries again.
+        # The reconcile command reports the error; a scheduled sweep tries again.
         if error.retryable and not error.installation and sweep.trigger != SweepTrigger.COMMAND:
-            # Back in line: after a rest the next worker lists again. Nothing is left half done.
+            # After a pause the next worker lists the registry again.
             lease.finish({"error": str(error)}, rest=timedelta(seconds=5))
             if sweep.error != str(error):  # once for an outage of AWS, not at each try
                 log.warning("sweep.waits", error=str(error))
@@ -197,7 +198,7 @@ def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[
             discovered=listed["discovered"],
             **RETURNED,
         ):
-            return  # somebody else listed it meanwhile
+            return  # another process has finished the listing
         position = 0
         for target in found_targets:
             rows = _rows(sweep, target).order_by(F("attempted_at").asc(nulls_first=True), "pk")
@@ -216,7 +217,7 @@ def _rows(sweep: Sweep, target: Target) -> QuerySet[Repository]:
     rows = Repository.objects.filter(target.rows)
     if sweep.names:
         return rows.filter(Q(status=RepositoryStatus.MISSING) | Q(management__in=MANAGED), name__in=sweep.names)
-    # A row whose repository was never seen is a deploy's that has not come to its end; only a deploy creates.
+    # A row whose repository was never seen belongs to a deploy that is not completed; only deploys create.
     return rows.filter(management__in=MANAGED).exclude(status=RepositoryStatus.MISSING)
 
 
@@ -233,9 +234,9 @@ def _cut(sweep: Sweep, target: Target, position: int, ids: list[int]) -> int:
 
 
 def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ours: Callable[[], bool]) -> bool:
-    """Page through the registry: note what changed, what is new under our namespace, and what is gone.
+    """List the registry and record what changed, what is new under our namespace, and what is missing.
 
-    False when somebody else has taken the listing over, or the sweep was stopped.
+    False if another process has taken the listing, or the sweep was stopped.
     """
     ecr = target.ecr(answered=lambda operation, code: listed["calls"].update([operation]))
     seen: set[int] = set()
@@ -255,7 +256,7 @@ def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ou
         seen.update(row.pk for row in created)
         if sweep.adopt:
             _adopt(sweep, [*created, *(row for row in known.values() if row.status == RepositoryStatus.UNMANAGED)])
-    # Gone: what we had seen before and the registry does not list. Never what a deploy is making right now.
+    # Missing: seen before the sweep and not in the list. Not those that a deploy is creating right now.
     expected = (
         rows.filter(Q(last_checked_at__lt=sweep.started_at) | Q(status=RepositoryStatus.UNMANAGED))
         .exclude(status=RepositoryStatus.MISSING)
@@ -274,9 +275,10 @@ def _by_name(rows: QuerySet[Repository], names: Iterable[str]) -> dict[str, Repo
 
 
 def _note_changes(known: dict[str, Repository], listed: dict[str, Listed]) -> None:
-    """Mutability, encryption and existence as the list shows them; written only where a row says otherwise.
+    """Write mutability, encryption and existence from the list to the rows that differ from it.
 
-    Each by a compare-and-set on the epoch that was read: a deploy's result of the meantime is newer than the list.
+    Each write is a compare-and-set on the epoch that was read, because the result of a deploy may be newer than the
+    list.
     """
     for name, row in known.items():
         entry = listed[name]
@@ -284,7 +286,7 @@ def _note_changes(known: dict[str, Repository], listed: dict[str, Listed]) -> No
             "mutability": Mutability(mode=entry.mutability, exclusions=entry.exclusions),
             "encryption": Encryption(type=entry.encryption, kms_key=entry.kms_key),
         }
-        if row.status == RepositoryStatus.MISSING:  # it is back, and not by us: only a deploy creates
+        if row.status == RepositoryStatus.MISSING:  # it exists again, and somebody else created it
             seen |= {"status": RepositoryStatus.PENDING, "origin": "adopted", "details_checked_at": None}
             seen["management"] = Management.ADOPTED
         elif not row.is_managed or (row.mutability, row.encryption) == (seen["mutability"], seen["encryption"]):
@@ -296,7 +298,7 @@ def _note_changes(known: dict[str, Repository], listed: dict[str, Listed]) -> No
 
 
 def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repository]:
-    """Rows for repositories under our namespace that we did not know; they wait for an operator to adopt them."""
+    """Add rows for new repositories under our namespace. They are unmanaged until an operator adopts them."""
     if not entries:
         return []
     prefix = len(target.config.namespace) + 1
@@ -318,7 +320,7 @@ def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repos
             )
             for entry in entries
         ],
-        ignore_conflicts=True,  # a deploy may be making the same row right now
+        ignore_conflicts=True,  # a deploy may be adding the same row
     )
     rows = Repository.objects.filter(
         account=target.registry.account,
@@ -327,14 +329,14 @@ def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repos
         status=RepositoryStatus.UNMANAGED,
     )
     created = list(rows)
-    _found(sweep, created, Outcome.DISCOVERED, "Under the namespace, and made by somebody else.")
+    _found(sweep, created, Outcome.DISCOVERED, "It is under the namespace, and somebody else created it.")
     return created
 
 
 def _adopt(sweep: Sweep, rows: list[Repository]) -> None:
     for row in rows:
         ownership.adopt(row=row, by=sweep.requested_by or sweep.trigger)
-    _found(sweep, rows, Outcome.ADOPTED, "Adopted: from now on it is kept as configured.")
+    _found(sweep, rows, Outcome.ADOPTED, "Adopted: it is managed from now on.")
 
 
 def _note_missing(sweep: Sweep, gone: list[int]) -> None:
@@ -344,7 +346,7 @@ def _note_missing(sweep: Sweep, gone: list[int]) -> None:
         with transaction.atomic():
             Repository.objects.filter(pk__in=ids, status=RepositoryStatus.UNMANAGED).delete()
             for row in Repository.objects.filter(pk__in=ids):
-                # Only while it is as it was before the list: a deploy may have made it again meanwhile.
+                # Only if no check came after the list: a deploy may have created the repository again.
                 unchanged = Repository.objects.filter(
                     free(), pk=row.pk, lease_epoch=row.lease_epoch, last_checked_at__lt=sweep.started_at
                 )

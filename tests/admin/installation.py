@@ -147,8 +147,8 @@ TROUBLES: dict[str, list[dict[str, Any]]] = {
             "differences": [
                 _difference(
                     "policy",
-                    f"Against the default policy, account {STAGING} loses pull; account {CLUSTER} gains every ECR "
-                    "action except pull.",
+                    f"Compared with the default policy, account {STAGING} loses pull; account {CLUSTER} gains every "
+                    "ECR action except pull.",
                     fixable=True,
                 ),
             ],
@@ -463,7 +463,7 @@ class Installation:
             SweepFinding.objects.bulk_create(
                 SweepFinding(
                     sweep=sweep, repository=row, outcome="healed",
-                    words=f"Against the default policy, account {STAGING} loses pull.",
+                    words=f"Compared with the default policy, account {STAGING} loses pull.",
                 )
                 for row in healed
             )  # fmt: skip

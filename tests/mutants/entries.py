@@ -1259,19 +1259,19 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_desired.py::test_an_aws_tag_with_another_value_is_a_difference_and_ours",
         ),
         (
-            "open_ones",
+            "drift",
             " or each.part is Part.POLICY",
             "",
             "reconcile/test_desired.py::test_a_repository_is_drifted_by_what_is_fixable_and_by_any_difference_of_its_policy",
         ),
         (
-            "open_ones",
+            "drift",
             "each.fixable or ",
             "",
             "reconcile/test_desired.py::test_a_repository_is_drifted_by_what_is_fixable_and_by_any_difference_of_its_policy",
         ),
         (
-            "open_ones",
+            "drift",
             " if each.fixable or each.part is Part.POLICY",
             "",
             "reconcile/test_desired.py::test_a_repository_is_in_sync_with_nothing_but_differences_that_are_only_shown",
@@ -1716,7 +1716,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             "_deleted_meanwhile",
             "observation = _not_found(run,",
-            "observation = _make_again(run,",
+            "observation = _recreate(run,",
             "reconcile/test_repositories.py::test_a_deploy_that_reads_a_new_repository_and_cannot_write_to_it_yet_writes_when_it_can",
         ),
         (

@@ -1421,9 +1421,9 @@ def test_a_repository_that_is_gone_keeps_the_history_that_the_next_one_does_not_
     assert before.last_checked_at is not None
     assert row.last_checked_at >= before.last_checked_at  # it was looked for, and not found
     said = RepositoryEvent.objects.get(kind=EventKind.MISSING).message
-    assert "made by Registry Admin" in said
+    assert "created by Registry Admin" in said
     assert f"last in sync {before.last_in_sync_at:%d %b %Y, %H:%M} UTC" in said
-    assert f"policy last seen right {before.policy_applied_at:%d %b %Y, %H:%M} UTC" in said
+    assert f"policy last verified {before.policy_applied_at:%d %b %Y, %H:%M} UTC" in said
 
     sandbox.reset_calls()
     assert ensure(project, ecr_configuration).status == RepositoryStatus.IN_SYNC
