@@ -1,9 +1,8 @@
 """Log lines, and the only importer of structlog. Which lines there are: docs/logs-and-metrics.md.
 
-A line has an event name (`deployment.failed`) and fields. What is bound once (`bind`, `bound`) stands on every line of
-the same request or task, also on lines of Django, gunicorn and django-q, and of functions that `carried` took to
-another thread.
-A line holds no query string, header or body; a value that looks like a secret is left out (`harmless`).
+A line has an event name (`deployment.failed`) and fields. A field that is bound once (`bind`, `bound`) is on every line
+of the same request or task, also on lines of Django, gunicorn and django-q, and in threads whose function went through
+`carried`. A line has no query string, header or body; a value that looks like a secret is left out (`harmless`).
 """
 
 from __future__ import annotations
@@ -28,18 +27,19 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 HIDDEN = "(not kept)"
-#: Texts that are secrets: our keys, Slack's addresses, a password in an address, AWS's key ids, private keys, tokens
-#: with a well-known beginning.
+#: Secrets: our keys, Slack URLs, a password in a URL, AWS key ids, private keys, tokens with a well-known prefix.
 SECRET_TEXT = re.compile(
     r"tr_[a-z]+_[A-Za-z0-9]{12,}|hooks\.slack\.com/\S{4}|\w+://[^/\s:@]*:[^/\s@]+@|\bA[KS]IA[0-9A-Z]{12}"
     r"|-----BEGIN|\b(?:gh[pousr]|xox[abprs]|glpat)[-_]\w{8}|(?i:\bbearer\s+\S{8})"
 )
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # all but the line feed, which is escaped
+_CONTROL = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]"
+)  # all control characters except the line feed, which is escaped
 _as_text = structlog.processors.LogfmtRenderer(bool_as_flag=False)
 
 
 class Fields(dict[str, Any]):
-    """What the program's own lines have as their message: the event and its fields."""
+    """The message of the program's own lines: the event and its fields."""
 
     def __str__(self) -> str:
         rest = {name: harmless(value) for name, value in self.items() if name != "event"}
@@ -47,7 +47,7 @@ class Fields(dict[str, Any]):
 
 
 def harmless(value: object) -> object:
-    """The value as a log line takes it: a number, or a text without those of its lines that hold a secret."""
+    """The value for a log line: a number, or a text without the lines that contain a secret."""
     if value is None or isinstance(value, bool | int | float):
         return value
     lines = str(value).split("\n")
@@ -55,7 +55,7 @@ def harmless(value: object) -> object:
 
 
 def carried(function: Callable[P, T]) -> Callable[P, T]:
-    """The function for one call in another thread, whose lines get what is bound here and now."""
+    """The function for a call in another thread: its log lines get the fields that are bound now."""
     here = contextvars.copy_context()
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -103,15 +103,16 @@ def _one_line(text: object) -> str:
 
 
 def _without_path(record: logging.LogRecord) -> str:
-    """The message of a line that is not ours. Django's about a request name the path, which may be a log-in link: the
-    route stands in its place."""
+    """The message of a line of another library. Django's lines name the path, which may be a log-in link, so it is
+    replaced by the route.
+    """
     message, request = record.getMessage(), getattr(record, "request", None)
     path = getattr(request, "path", "")
     return message.replace(path, f"/{route(request)}") if len(path) > 1 else message
 
 
 def route(request: Any) -> str:
-    """The pattern of the address that a request of Django's was for; empty where there is none."""
+    """The URL pattern of a request; empty if no pattern matched."""
     match = getattr(request, "resolver_match", None)
     return str(match.route) if match is not None else ""
 

@@ -1,7 +1,7 @@
 """The worker's supervisor: it runs django-q2's cluster as one unit, watches it, and restarts it when it is broken.
 
 Why not `qcluster` alone: its processes share queues that are guarded by locks. A process that is killed while it waits
-keeps such a lock for ever, and the cluster goes on logging “Working” without doing anything; a killed main process
+keeps such a lock without end, and the cluster goes on logging “Working” without doing anything; a killed main process
 leaves orphans. So the cluster runs in a session of its own. When one of its processes dies, or messages wait and no
 task starts, the supervisor ends the whole session and starts a new cluster. No work is lost, because our own tables say
 what is to be done.

@@ -1,4 +1,4 @@
-"""Rules that hold for the whole code: layers and importers (pyproject.toml), who reads the environment, migrations."""
+"""Rules for the whole code: layers and importers (pyproject.toml), the reader of the environment, words, migrations."""
 
 from __future__ import annotations
 
@@ -11,6 +11,21 @@ from django.core.management import call_command
 from importlinter.cli import lint_imports
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Private words and idioms that once stood in the code, and the plain words for them.
+PLAIN_WORDS = {
+    r"doorbells?|rings? the": "wake-up task",
+    r"heals": "is retryable, corrects",
+    r"mend(s|ed|er)?": "correct",
+    r"told": "reported, logged",
+    r"sealed": "encrypted",
+    r"heard of": "the last heartbeat",
+    r"puts? right": "correct",
+    r"who(m)?ever": "the noun: the process, the caller, the user",
+    r"what came of": "the result",
+    r"by and by|for ever": "the time",
+    r"on the wire": "that are sent",
+    r"as they lie": "unchanged",
+}
 
 
 def sources(*folders: str) -> Iterator[Path]:
@@ -50,6 +65,19 @@ def test_only_the_settings_read_the_environment() -> None:
 @pytest.mark.django_db
 def test_no_migration_is_missing() -> None:
     call_command("makemigrations", check=True, dry_run=True, verbosity=0)
+
+
+@pytest.mark.parametrize("words", PLAIN_WORDS)
+def test_no_private_word_comes_back_into_the_code(words: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in sources("deployments", "registry_admin", "sandbox")
+        if path.parent.name != "migrations"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(rf"\b({words})\b", line, re.IGNORECASE)
+    ]
+
+    assert found == [], f"rather: {PLAIN_WORDS[words]}"
 
 
 def test_no_file_names_a_folder_that_a_stranger_does_not_have() -> None:

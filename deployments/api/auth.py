@@ -134,8 +134,11 @@ def _unknown(request: HttpRequest) -> Refused:
 
 
 def _log_refused_key(request: HttpRequest, reason: str) -> None:
-    """One line for each address in ten minutes. The line of the request itself is for LOG_LEVEL=DEBUG: a program with a
-    dead key asks for ever."""
+    """Log one line for each address in ten minutes.
+
+    The line of the request itself is logged only with LOG_LEVEL=DEBUG, because a program with a dead key never stops
+    asking.
+    """
     request.META[KEY_REFUSED] = True
     address = request.META.get("REMOTE_ADDR", "")
     if not limits.logged_refused_keys.count(address):

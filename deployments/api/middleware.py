@@ -31,7 +31,7 @@ from deployments.api.errors import RETRY_AFTER_SECONDS, Refused, internal_error
 logger = log.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-#: Who asks here asks for ever: their lines are for LOG_LEVEL=DEBUG, unless the server failed.
+#: Programs poll these paths, so their lines are logged only with LOG_LEVEL=DEBUG, unless the server failed.
 _PROBES = frozenset({"healthz", "readyz"})
 _POLLS = frozenset({"api/v1/deployments/current", "metrics", "status.json"})
 _SENTENCES = {

@@ -63,7 +63,10 @@ KEY_EXPIRY_WARNING = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class News:
-    """A change of state. `key` identifies it for ever. `path` is the path of its page. `project` is a primary key."""
+    """A change of state.
+
+    `key` identifies it and never changes. `path` is the path of its page. `project` is a primary key.
+    """
 
     event: str
     key: str

@@ -41,18 +41,20 @@ from deployments.reconcile.pace import Pace
 from deployments.reconcile.sweep_record import Outcome, _end, _found, _next_piece, _size
 from deployments.reconcile.targets import Target
 
-CHUNK_LEASE = timedelta(seconds=45)  # of a chunk or a listing: how long a dead worker's work waits
+CHUNK_LEASE = timedelta(seconds=45)  # lease of a chunk or a listing
 LEASE_RENEWAL_SECONDS = 10
-BUSY_PAUSE = timedelta(seconds=5)  # of a chunk of which only repositories are left whose lease another process has
+BUSY_PAUSE = timedelta(
+    seconds=5
+)  # pause of a chunk if other processes hold the leases of all repositories that are left
 THREADS_PER_CHUNK = 16
-VISIBLE_PAUSE_SECONDS = 2.0  # before ECR is asked again for a repository that it may not show yet
+VISIBLE_PAUSE_SECONDS = 2.0  # before the next try for a new repository that ECR may not find yet
 UNANSWERED_CODES = ("Unreachable", "Timeout")
-UNANSWERED_IN_A_ROW = 3 * THREADS_PER_CHUNK  # tries in a row without an answer after which AWS counts as away
-#: Throttled tries of one repository in one sweep, over all workers; after them it has failed (D-sweep-tries).
+UNANSWERED_IN_A_ROW = 3 * THREADS_PER_CHUNK  # after so many tries in a row without an answer, the sweep fails
+#: Throttled tries of one repository in one sweep, by all workers together; then the repository failed (D-sweep-tries).
 MAX_TRIES_PER_REPOSITORY = 8
-UNANSWERED_TRIES = 3  # as how many tries one without an answer counts: it occupies a thread for 13 seconds
+UNANSWERED_TRIES = 3  # a try without an answer counts as so many tries: it blocks a thread for 13 seconds
 LONGEST_REST_SECONDS = 16.0
-CALM_SECONDS = 10.0  # after so long a throttled call of another repository says nothing about the account's rate
+CALM_SECONDS = 10.0  # throttling of another repository counts as throttling of the account for this time
 
 log = get_logger(__name__)
 
@@ -69,18 +71,20 @@ class ChunkRun:
     read_at: datetime | None = None  # when the rows were read, on the database's clock
     pending: deque[Repository] = field(default_factory=deque)
     under_way: dict[Future[bool], Repository] = field(default_factory=dict)
-    unchanged: list[int] = field(default_factory=list)  # ids that were in sync and still are
-    busy: list[int] = field(default_factory=list)  # ids whose lease another process has: a deploy's, or one that died
+    unchanged: list[int] = field(default_factory=list)  # ids of repositories that were and are in sync
+    busy: list[int] = field(default_factory=list)  # ids of repositories whose lease another process holds
     counts: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
-    tries: Counter[int] = field(default_factory=Counter)  # by repository: those that AWS throttled or did not answer
-    unsaved: bool = False  # whether `tries` has grown since it was written down
+    tries: Counter[int] = field(default_factory=Counter)  # repository → tries that AWS throttled or did not answer
+    unsaved: bool = False  # whether `tries` has changed since the last save
     resting: dict[int, float] = field(default_factory=dict)  # repository → when it may be tried again; monotonic
-    throttled_at: dict[int, float] = field(default_factory=dict)  # repository → when AWS throttled it last; monotonic
+    throttled_at: dict[int, float] = field(
+        default_factory=dict
+    )  # repository → when AWS last throttled a call; monotonic
     throttled_tries: int = 0
-    progressed: bool = False  # whether a try of any repository of this chunk came to its end
+    progressed: bool = False  # whether the check of any repository of this chunk was completed
     unanswered_in_a_row: int = 0  # tries that AWS did not answer
-    stop_reason: str = ""  # why no further repository is begun, in words for the log
+    stop_reason: str = ""  # why the run starts no more repositories, in words for the log
     fatal: RegistryError | None = None  # ends the sweep
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -113,25 +117,25 @@ class ChunkRun:
 
     def _begin(self, rows: list[Any]) -> None:
         self.tries = self._stored_tries()
-        # Those of the workers before count too: at the lowest rate one worker alone sees too few of them.
+        # The tries of earlier workers count too: at the lowest rate a single worker sees few.
         self.throttled_tries = self.tries.total()
         self.progressed = self.chunk.size > len(self.chunk.remaining)
         position = {pk: index for index, pk in enumerate(self.chunk.remaining)}
         self.pending.extend(sorted(rows, key=lambda row: position[row.pk]))
         self.read_at = rows[0].db_now
         if not self.chunk.sweep.dry_run:
-            # Before the work: a repository that kills its worker goes to the back of the next sweep's line.
+            # Before the work, so that a repository that kills its worker comes last in the next sweep.
             Repository.objects.filter(pk__in=list(position)).update(attempted_at=Now())
 
     def _submit_to(self, pool: ThreadPoolExecutor, target: Target, pace: Pace) -> Callable[[Repository], Future[bool]]:
-        """What starts the work on a repository in a thread of the pool."""
+        """A function that starts the check of a repository in a thread of the pool."""
 
         def wait_for_rate() -> None:
             if not pace.wait(lambda: bool(self._over())):
                 raise _OutOfTime
 
         paced = target.ecr(before_call=wait_for_rate, attempts=1)
-        # Under a repository's lease no call waits for the rate. Writes are few and matter, so botocore may try again.
+        # Under a repository's lease, calls do not wait for the rate. Writes are few, so botocore may retry them.
         unpaced = replace(paced, before_call=pace.spend, attempts=3)
 
         def submit(row: Repository) -> Future[bool]:
@@ -142,7 +146,7 @@ class ChunkRun:
         return submit
 
     def _answered(self, pace: Pace, pk: int, operation: str, code: str) -> None:
-        """Count a call of a repository, and let the rate learn from its answer."""
+        """Count a call about a repository and pass its answer to the rate limiter."""
         with self._lock:
             self.calls[operation] += 1
         if not is_throttling(code):
@@ -151,7 +155,7 @@ class ChunkRun:
             pace.refused()
 
     def _work(self, budget: _Budget, submit: Callable[[Repository], Future[bool]]) -> None:
-        """Keep all threads busy; once a second look for a reason to stop; renew the lease until it is returned."""
+        """Keep all threads busy, check once a second for a reason to stop, and renew the lease until it is returned."""
         next_check = time.monotonic() + 1
         next_renewal = time.monotonic() + LEASE_RENEWAL_SECONDS
         returned = False
@@ -167,22 +171,22 @@ class ChunkRun:
                 budget.share()
                 self._find_stop_reason()
                 if self.unsaved:
-                    next_renewal = now  # the sweep's page shows what is left, and why
+                    next_renewal = now  # save now: the sweep's page shows which repositories wait
             if returned:
                 continue
             if self.stopping():
-                # Now, because this process may be killed before AWS has answered the calls that are under way.
+                # Save now, because this process may be killed before AWS has answered the calls that it sent.
                 returned = True
                 self._save([*self.pending, *self.under_way.values()], release=True)
             elif now >= next_renewal:
                 next_renewal = now + LEASE_RENEWAL_SECONDS
                 if not self._save([*self.pending, *self.under_way.values()], release=False):
-                    self.stop_reason = "another process has its lease"  # what is found from now on is dropped
+                    self.stop_reason = "another process has its lease"  # results from now on are dropped
 
     def _collect(self) -> None:
-        """Wait up to half a second for repositories that are done, and put those that are not back in line."""
+        """Wait up to half a second for finished checks. A repository that must be tried again becomes pending."""
         if not self.under_way:
-            time.sleep(0.1)  # every repository that is left rests
+            time.sleep(0.1)  # all repositories that are left are resting
             return
         done, _ = wait(self.under_way, timeout=0.5, return_when=FIRST_COMPLETED)
         for future in done:
@@ -192,14 +196,14 @@ class ChunkRun:
 
     def _find_stop_reason(self) -> None:
         if self._gives_way(resting=not self.under_way and self._rest([*self.pending], []) is not None):
-            self.stop_reason = "another piece of work goes first"
+            self.stop_reason = "other work comes first"
         if not Sweep.objects.filter(pk=self.chunk.sweep_id, status=SweepStatus.RUNNING).exists():
             self.stop_reason = "the sweep has ended"
         if (generation.newest() or 0) != self.configuration.activation:
-            self.stop_reason = "another configuration counts"  # the next worker begins again with that one
+            self.stop_reason = "another configuration counts"  # the next worker continues with it
 
     def _over(self) -> str:
-        """Why no further repository is begun, in words; empty while there is no reason."""
+        """Why the run starts no more repositories, in words; empty while there is no reason."""
         if self.fatal is not None:
             return str(self.fatal)
         if time.monotonic() >= self.until:
@@ -207,19 +211,19 @@ class ChunkRun:
         return self.stop_reason or ("the worker stops" if self.stopping() else "")
 
     def _save_unchanged(self, read_at: datetime) -> None:
-        """Stamp those that were and are in sync, in one statement."""
+        """Write the time of the check to the repositories that were and are in sync, in one statement."""
         with self._lock:
             ids, self.unchanged = self.unchanged, []
         if ids and not self.chunk.sweep.dry_run:
-            # Only rows that nobody has written since they were read: a newer result is never overwritten.
+            # Only rows without a newer check: a newer result is never overwritten.
             Repository.objects.filter(pk__in=ids, last_checked_at__lt=read_at).update(
                 last_checked_at=read_at, last_in_sync_at=read_at
             )
 
     def _save(self, rows: list[Repository], *, release: bool) -> bool:
-        """Write how far this chunk is; False (and nothing written) when another process has its lease by now.
+        """Write the progress of the chunk. False if another process has taken its lease; then nothing is written.
 
-        A chunk of which only busy and throttled repositories are left rests, then a worker takes it up again.
+        If only busy and throttled repositories are left, the chunk rests before a worker takes it again.
         """
         if self.read_at is not None:
             self._save_unchanged(self.read_at)
@@ -246,7 +250,7 @@ class ChunkRun:
         return Counter({int(pk): tries for pk, tries in (self.chunk.throttled or {}).items()})
 
     def _rest(self, rows: list[Repository], busy: list[int]) -> timedelta | None:
-        """How long this chunk rests; None when a repository of it can be looked at now."""
+        """How long this chunk rests; None if one of its repositories can be checked now."""
         now = time.monotonic()
         rests = [self.resting.get(row.pk, now) - now for row in rows] + [BUSY_PAUSE.total_seconds()] * bool(busy)
         return timedelta(seconds=min(rests)) if rests and min(rests) > 0 else None
@@ -282,7 +286,10 @@ class ChunkRun:
             return others and not self.tries[pk]
 
     def _one(self, paced: Ecr, unpaced: Ecr, target: Target, row: Repository, desired_digest: str) -> bool:
-        """Look at one repository and mend it. False when it goes back in line: throttled, not visible yet, no time."""
+        """Check one repository and correct drift.
+
+        False if it must be tried again: throttled, not visible yet, no time.
+        """
         try:
             return self._observe_one(paced, unpaced, target, row, desired_digest)
         except _OutOfTime:
@@ -381,7 +388,7 @@ class ChunkRun:
             return self.unanswered_in_a_row >= UNANSWERED_IN_A_ROW or again
 
     def _is_unchanged(self, target: Target, row: Repository, observation: Observation, desired_digest: str) -> bool:
-        """In sync before and still so, with nothing new to write down."""
+        """Whether the repository was and is in sync, so that only the time of the check is written."""
         return (
             observation.exists
             and observation.details is None
@@ -410,7 +417,7 @@ class ChunkRun:
     def _converge(
         self, unpaced: Ecr, target: Target, row: Repository, observation: Observation, desired_digest: str
     ) -> bool:
-        """Converge one repository under its own lease; False when AWS throttled that, or does not show it yet.
+        """Converge one repository under its own lease. False if AWS throttled it, or does not show it yet.
 
         A repository whose lease another process holds is tried again later.
         """
