@@ -181,7 +181,7 @@ def test_a_host_is_the_same_in_any_case() -> None:
         "\ufeffNAME=canary",
     ],
 )
-def test_a_line_of_the_env_file_that_cannot_be_read_is_told_by_its_number_alone(text: str, tmp_path: Path) -> None:
+def test_a_line_of_the_env_file_that_cannot_be_read_is_reported_by_its_number_alone(text: str, tmp_path: Path) -> None:
     file = tmp_path / "env"
     file.write_text(f"# fine\nGOOD=1\n{text}\n")
     if text.startswith("\ufeff"):
@@ -199,7 +199,7 @@ def test_an_env_file_that_was_named_has_to_be_there(tmp_path: Path) -> None:
     assert config.env_file_problems(Path("/dev/null"), named=True) == ()
 
 
-def test_a_variable_that_looks_like_ours_and_is_none_is_told_with_the_one_that_was_meant() -> None:
+def test_a_misspelt_setting_is_reported_with_the_setting_that_was_meant() -> None:
     configuration = config.load(
         {"DEPLOY_REGISTRY_ECR_DEFAULT_REPO_POLICY": "{}", "DEPLOY_REGISTRY_PASSWORD_FILE": "/x"}
     )

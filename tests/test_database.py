@@ -47,7 +47,7 @@ def test_only_an_outage_is_called_one(error: Exception, sentence: str | None) ->
 
 
 @pytest.mark.django_db
-def test_a_table_that_is_not_there_is_told_from_a_database_that_does_not_answer() -> None:
+def test_a_table_that_is_not_there_is_distinguished_from_a_database_that_does_not_answer() -> None:
     with pytest.raises(DatabaseError) as raised, connection.cursor() as cursor:
         cursor.execute("SELECT * FROM nothing_of_ours")
 

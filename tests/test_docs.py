@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 AWS = ROOT / "deployments" / "aws"
 README = (ROOT / "README.md").read_text()
 DECISIONS = (ROOT / "DECISIONS.md").read_text()
-#: Calls that a push makes with the log-in that we issue; an ECR token acts with the rights of whoever fetched it.
+#: Calls that a push makes with the log-in that we issue; an ECR token acts with the rights of the identity that fetched
+#: it.
 PUSH = {
     "ecr:BatchCheckLayerAvailability",
     "ecr:CompleteLayerUpload",

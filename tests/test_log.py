@@ -408,7 +408,7 @@ def test_the_time_is_utc_with_milliseconds(lines: Log) -> None:
         "Authorization: Bearer abcdefghijkl",
     ],
 )
-def test_a_value_that_looks_like_a_secret_is_not_kept_whoever_logs_it(secret: str, lines: Log) -> None:
+def test_a_value_that_looks_like_a_secret_is_not_kept_whichever_code_logs_it(secret: str, lines: Log) -> None:
     log.get_logger("deployments.test").info("a.b", value=f"before\n{secret}")
     logging.getLogger("gunicorn.error").warning("Invalid header: %s", secret)
 

@@ -46,7 +46,7 @@ def test_without_a_key_in_the_settings_there_is_nothing_there(path: str, db: Non
 
 @pytest.mark.parametrize("path", ["/metrics", "/status.json"])
 @pytest.mark.parametrize("given", ["", "Bearer", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x", "Bearer ü"])
-def test_who_does_not_send_the_key_is_told_nothing(path: str, given: str, watched: Client) -> None:
+def test_who_does_not_send_the_key_gets_no_number(path: str, given: str, watched: Client) -> None:
     response = Client(headers={"Authorization": given}).get(path)
 
     assert (response.status_code, response.content) == (401, b"")

@@ -27,7 +27,7 @@ def present() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", LANDED)
-def test_a_migration_that_landed_is_the_same_for_ever(name: str) -> None:
+def test_a_migration_that_landed_never_changes(name: str) -> None:
     assert present().get(name) == LANDED[name], (
         f"deployments/migrations/{name}.py was changed or removed. Installations that have run it never run it again, "
         f"so they would lack the change. Restore it (git checkout origin/main -- deployments/migrations/{name}.py), "

@@ -259,7 +259,7 @@ def test_a_step_of_the_tick_that_fails_stops_no_other_and_is_one_log_line_and_tr
     assert row.trouble == ""
 
 
-def test_the_tick_times_out_closes_forgets_rings_and_tells(declared: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tick_times_out_closes_forgets_wakes_and_sends(declared: None, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 
     def note(name: str, **kwargs: Any) -> int:

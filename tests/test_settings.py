@@ -93,7 +93,7 @@ def test_a_database_address_that_cannot_be_used_is_not_shown(url: str) -> None:
     assert "canary" not in said
 
 
-def test_every_malformed_variable_is_told_at_once_by_the_system_checks(tmp_path: Path) -> None:
+def test_every_malformed_variable_is_reported_at_once_by_the_system_checks(tmp_path: Path) -> None:
     status, said = manage(
         "check",
         DATABASE_URL=f"sqlite:///{tmp_path}/x.sqlite3",
@@ -181,7 +181,7 @@ def test_the_web_process_says_in_one_sentence_that_the_database_is_not_ready(tmp
         ("registry.example.com", "deployments.W002"),
     ],
 )
-def test_a_host_that_looks_like_ecr_and_is_none_stops_the_start(host: str, identifier: str, configure: object) -> None:
+def test_a_host_that_looks_like_ecr_and_is_not_stops_the_start(host: str, identifier: str, configure: object) -> None:
     assert callable(configure)
     configuration = configure(DEPLOY_REGISTRY_HOST=host, DEPLOY_REGISTRY_ECR_TAGS="a=b")
     assert isinstance(configuration, Configuration)

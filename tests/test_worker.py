@@ -97,7 +97,7 @@ def test_declaring_again_leaves_the_next_run_where_it_is(configure: Configure) -
     assert set(Schedule.objects.values_list("next_run", flat=True)) == {moment}
 
 
-def test_a_bell_is_rung_once_for_each_piece_of_work_however_often_it_is_rung(configure: Configure) -> None:
+def test_waking_the_workers_queues_one_task_for_each_piece_of_work_however_often(configure: Configure) -> None:
     configure()
     Sweep.objects.create(trigger=SweepTrigger.PERSON)
     Sweep.objects.create(trigger=SweepTrigger.COMMAND)
@@ -506,7 +506,7 @@ def test_a_consumer_of_events_that_went_silent_is_reported_everywhere(
     Process.objects.create(role=ProcessRole.WORKER, host="one", pid=1)
     row = Process.objects.create(role=ProcessRole.EVENTS, host="gone", pid=2)
 
-    def told() -> tuple[Any, ...]:
+    def reported() -> tuple[Any, ...]:
         report = doctor.examine(configuration=settings.CONFIGURATION, offline=True)
         return (
             {line.level for line in report.lines if line.what.startswith(("Consumer", "Events on "))},
@@ -514,18 +514,18 @@ def test_a_consumer_of_events_that_went_silent_is_reported_everywhere(
             "No process consumes the change events" in admin_client.get("/admin/").content.decode(),
         )
 
-    assert told() == ({Level.OK}, True, False)
+    assert reported() == ({Level.OK}, True, False)
 
     Process.objects.filter(pk=row.pk).update(beat_at=Now() - timedelta(seconds=125))
-    assert told() == ({Level.WARN, Level.FAIL}, False, True)
+    assert reported() == ({Level.WARN, Level.FAIL}, False, True)
     found = [news.subject for news in news._workers(row.started_at - timedelta(hours=1), timezone.now())]
     assert found == ["The consumer of change events on gone sends no heartbeat"]
 
     Process.objects.create(role=ProcessRole.EVENTS, host="another", pid=2)  # it was replaced
-    assert told() == ({Level.OK, Level.WARN}, True, False)
+    assert reported() == ({Level.OK, Level.WARN}, True, False)
 
     Process.objects.filter(role=ProcessRole.EVENTS).update(ended_at=Now())  # and all were stopped on purpose
-    assert told() == (set(), True, False)
+    assert reported() == (set(), True, False)
 
 
 # -------------------------------------------------------------------------------------------------- outages, log lines

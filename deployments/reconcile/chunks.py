@@ -43,9 +43,8 @@ from deployments.reconcile.targets import Target
 
 CHUNK_LEASE = timedelta(seconds=45)  # lease of a chunk or a listing
 LEASE_RENEWAL_SECONDS = 10
-BUSY_PAUSE = timedelta(
-    seconds=5
-)  # pause of a chunk if other processes hold the leases of all repositories that are left
+#: Pause of a chunk if other processes hold the leases of all repositories that are left.
+BUSY_PAUSE = timedelta(seconds=5)
 THREADS_PER_CHUNK = 16
 VISIBLE_PAUSE_SECONDS = 2.0  # before the next try for a new repository that ECR may not find yet
 UNANSWERED_CODES = ("Unreachable", "Timeout")

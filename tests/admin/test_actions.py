@@ -226,7 +226,7 @@ def test_a_get_of_a_button_does_nothing(path: str, installation: Installation, o
 # ------------------------------------------------------------------------------------------------------------- looks
 
 
-def test_the_button_of_a_row_starts_a_sweep_over_it_rings_the_workers_and_leads_back_with_the_filters(
+def test_the_button_of_a_row_starts_a_sweep_over_it_wakes_the_workers_and_leads_back_with_the_filters(
     installation: Installation, operator: Client
 ) -> None:
     row = drifted()
@@ -553,7 +553,7 @@ def test_who_may_not_see_variables_does_not(installation: Installation, person: 
 # -------------------------------------------------------------------------------------------------------- audit lines
 
 
-def told(action: str) -> list[tuple[str, str, str]]:
+def audited(action: str) -> list[tuple[str, str, str]]:
     """(who, the object's id, the outcome) of each line about this action, the first one first."""
     lines = AuditEntry.objects.filter(action=action).order_by("pk")
     assert not lines.exclude(actor_kind="person").exists()
@@ -566,7 +566,7 @@ def test_revoking_a_key_leaves_one_line_with_its_owner(installation: Installatio
     operator.post(f"/admin/deployments/accesskey/{key.pk}/revoke/")
     operator.post(f"/admin/deployments/accesskey/{key.pk}/revoke/")
 
-    assert told("revoke.key") == [("operator", str(key.pk), "done")]
+    assert audited("revoke.key") == [("operator", str(key.pk), "done")]
     assert key.environment is not None
     assert AuditEntry.objects.get(action="revoke.key").before == {
         "owner": f"{key.environment.project} / {key.environment}",
@@ -582,7 +582,7 @@ def test_rotating_a_key_leaves_a_line_and_a_refused_rotation_one_with_the_reason
     for _ in range(2):
         operator.post(f"/admin/deployments/accesskey/{key.pk}/rotate/", {"hours": 24})
 
-    [done, refused] = told("rotate.key")
+    [done, refused] = audited("rotate.key")
     assert done == ("operator", str(key.pk), "done")
     assert refused[:2] == ("operator", str(key.pk))
     assert "it has been rotated already" in refused[2]
@@ -593,7 +593,7 @@ def test_making_a_key_leaves_a_line(installation: Installation, operator: Client
 
     operator.post("/admin/deployments/accesskey/add/", {"kind": "environment", "environment": environment.pk})
 
-    assert told("make.key") == [("operator", str(AccessKey.objects.latest("pk").pk), "done")]
+    assert audited("make.key") == [("operator", str(AccessKey.objects.latest("pk").pk), "done")]
 
 
 def test_setting_and_deleting_a_variable_leave_lines_with_its_name_and_a_refused_one_the_reason(
@@ -606,10 +606,10 @@ def test_setting_and_deleting_a_variable_leave_lines_with_its_name_and_a_refused
     operator.post(page, {"name": "A=B", "value": "x"})
     operator.post(f"{page}delete/?name=TOKEN")
 
-    [done, refused] = told("set.variable")
+    [done, refused] = audited("set.variable")
     assert done == ("operator", str(environment.pk), "done")
     assert "without =" in refused[2]
-    assert told("delete.variable") == [("operator", str(environment.pk), "done")]
+    assert audited("delete.variable") == [("operator", str(environment.pk), "done")]
     assert AuditEntry.objects.get(action="delete.variable").before == {"name": "TOKEN", "is_secret": True}
 
 
@@ -620,7 +620,7 @@ def test_a_refused_restore_leaves_a_line_with_the_reason(installation: Installat
 
     operator.post(f"{REPOSITORIES}{row.pk}/restore/{kept.pk}/", {"hours": "4"})
 
-    [(who, what, outcome)] = told("restore.repository")
+    [(who, what, outcome)] = audited("restore.repository")
     assert (who, what) == ("operator", str(row.pk))
     assert "Another process is changing" in outcome
 
@@ -633,7 +633,7 @@ def test_canceling_leaves_a_line_and_a_refused_cancel_one_with_the_reason(
     for _ in range(2):
         operator.post(f"{DEPLOYMENTS}{going.pk}/cancel/", {"reason": "wrong branch"})
 
-    [done, refused] = told("cancel.deployment")
+    [done, refused] = audited("cancel.deployment")
     assert done == ("operator", going.pk, "done")
     assert "already CANCELED" in refused[2]
     first = AuditEntry.objects.filter(action="cancel.deployment").earliest("pk")
@@ -648,7 +648,7 @@ def test_starting_and_stopping_a_sweep_leave_a_line_each_and_stopping_an_ended_o
     for _ in range(2):
         operator.post(f"/admin/deployments/sweep/{sweep.pk}/stop/")
 
-    assert told("start.sweep") == told("stop.sweep") == [("operator", str(sweep.pk), "done")]
+    assert audited("start.sweep") == audited("stop.sweep") == [("operator", str(sweep.pk), "done")]
     assert AuditEntry.objects.get(action="start.sweep").after == {"dry_run": True, "adopt": False, "over": "all"}
 
 

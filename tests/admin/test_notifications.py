@@ -131,7 +131,7 @@ def test_what_cannot_work_is_refused_where_it_is_typed(values: dict[str, Any], w
     assert NotificationChannel.objects.count() == 1
 
 
-def test_the_test_button_sends_one_message_and_says_what_came_of_it(
+def test_the_test_button_sends_one_message_and_says_the_result(
     admin: Client, mailoutbox: list[Any], settings: Any
 ) -> None:
     settings.MAIL_IS_CONFIGURED = True

@@ -181,7 +181,7 @@ def test_a_3_x_cli_gets_host_and_name_apart(cli: Cli, project: Project) -> None:
     assert body["imageTag"].startswith(f"trigger/{project.ref}:")
 
 
-def test_a_3_x_cli_is_told_to_upgrade_where_that_is_wanted(cli: Cli, configure: Callable[..., Any]) -> None:
+def test_a_3_x_cli_is_asked_to_upgrade_where_that_is_wanted(cli: Cli, configure: Callable[..., Any]) -> None:
     configure(DEPRECATE_V3_CLI_DEPLOYS_ENABLED="1")
 
     answer = cli.deploy(type=None)

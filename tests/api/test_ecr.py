@@ -48,7 +48,7 @@ def test_what_aws_refuses_is_one_sentence_and_no_deployment(cli: Cli, sandbox: S
     assert cli.deploy().status == 200
 
 
-def test_a_policy_that_ecr_refuses_is_told_with_its_code(
+def test_a_policy_that_ecr_refuses_is_reported_with_its_code(
     cli: Cli, sandbox: Sandbox, configure: Callable[..., config.Configuration]
 ) -> None:
     policy = (

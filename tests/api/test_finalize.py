@@ -40,7 +40,7 @@ def test_finalizing_again_completes_again(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("digest", [None, "", "sha256:short", "SHA256:" + "AB" * 32, 7, {"a": 1}, DIGEST + "\n"])
-def test_a_digest_that_is_none_is_ignored(cli: Cli, digest: object) -> None:
+def test_a_malformed_digest_is_ignored(cli: Cli, digest: object) -> None:
     deployment_id = cli.deploying()
 
     assert cli.finalize(deployment_id, imageDigest=digest)[-1][0] == "complete"

@@ -146,7 +146,7 @@ def test_a_bound_login_needs_the_verifier_and_the_code_of_the_browser(anyone: Cl
     assert ask(anyone, begun, codeVerifier=VERIFIER, approvalCode=f" {code.lower().replace('-', '')} ").body["token"]
 
 
-def test_a_cli_that_listens_is_told_by_the_browser_itself(anyone: Cli, browser: Client) -> None:
+def test_a_cli_that_listens_gets_the_code_from_the_browser_itself(anyone: Cli, browser: Client) -> None:
     begun = begin(anyone, BOUND | {"callbackPort": 43210})
     assert begun["approval"] == "callback"
 

@@ -283,7 +283,7 @@ def test_a_body_in_chunks_is_not_read_for_a_stranger(cli: Cli) -> None:
     assert body.body.tell() == 0
 
 
-def test_a_chunk_that_is_none_is_a_400(cli: Cli) -> None:
+def test_a_malformed_chunk_is_a_400(cli: Cli) -> None:
     assert chunked(cli, "/api/v1/deployments", Chunked(b"{", broken=True)).status == 400
 
 
@@ -332,7 +332,7 @@ def test_without_a_key_the_answer_says_where_keys_come_from(cli: Cli) -> None:
         assert "/account/tokens" in response.json()["error"]
 
 
-def test_too_many_unknown_keys_from_one_address_are_told_to_slow_down_and_others_are_not(
+def test_too_many_unknown_keys_from_one_address_are_asked_to_slow_down_and_others_are_not(
     cli: Cli, user_cli: Cli
 ) -> None:
     unknown = Cli(cli.client, "tr_pat_" + "x" * 40)

@@ -69,7 +69,7 @@ def test_the_calls_of_one_deploy_are_a_plain_and_a_secret_one(cli: Cli, project:
     assert dict(EnvironmentVariable.objects.values_list("name", "is_secret")) == {"PLAIN": False, "TOKEN": True}
 
 
-def test_no_value_is_readable_in_the_database_or_told_to_anybody(
+def test_no_value_is_readable_in_the_database_or_shown_to_anybody(
     cli: Cli, project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -144,7 +144,7 @@ def test_an_environment_has_a_thousand_variables_at_most(cli: Cli, project: Proj
     assert send(cli, project, {"A1": "2"}, override=True).status == 200
 
 
-def test_storing_is_told_in_the_audit_log_by_name_and_only_when_something_changed(
+def test_storing_is_recorded_in_the_audit_log_by_name_and_only_when_something_changed(
     cli: Cli, project: Project, production: Environment
 ) -> None:
     for _ in range(2):
@@ -294,7 +294,7 @@ def test_what_no_key_opens_is_named_and_the_rest_is_done(cli: Cli, project: Proj
     assert f"{project.ref} prod LOST" in err.getvalue()
 
 
-def test_an_installation_without_a_key_of_its_own_is_told_so_when_it_is_deployed(settings: Any) -> None:
+def test_an_installation_without_a_key_of_its_own_gets_a_warning_when_it_is_deployed(settings: Any) -> None:
     def found() -> set[str]:
         return {message.id or "" for message in run_checks(tags=["security"], include_deployment_checks=True)}
 

@@ -79,7 +79,7 @@ def client_error(operation: str, code: str, message: str = "said", status: int =
     )
 
 
-def told(
+def translated(
     error: Exception, operation: str = "SetRepositoryPolicy", access: values.Access | None = None
 ) -> RegistryError:
     return clients.translated(error, operation, "trigger/shop", access or values.Access())
@@ -96,7 +96,7 @@ def test_every_error_of_awss_own_models_is_in_the_catalogue(operation: str, code
 
     assert entry is not None or code in expected
     if entry is not None:
-        error = told(client_error(operation, code), operation)
+        error = translated(client_error(operation, code), operation)
         assert code in error.sentence
         assert "See AWS's documentation" not in error.sentence
         assert error.retryable == (entry.retryable in (Retry.YES, Retry.BOUNDED))
@@ -180,18 +180,18 @@ def test_one_code_can_be_looked_up_alone() -> None:
 
 
 def test_a_refused_call_names_the_permission() -> None:
-    error = told(client_error("SetRepositoryPolicy", "AccessDeniedException"))
+    error = translated(client_error("SetRepositoryPolicy", "AccessDeniedException"))
 
     assert "Allow ecr:SetRepositoryPolicy on this repository" in error.sentence
     assert (error.retryable, error.installation, error.denied) == (False, False, True)
-    assert "Allow sqs:DeleteMessage" in told(client_error("x", "AccessDenied"), "DeleteMessageBatch").sentence
+    assert "Allow sqs:DeleteMessage" in translated(client_error("x", "AccessDenied"), "DeleteMessageBatch").sentence
 
 
 @pytest.mark.parametrize("setting", ["DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN", "DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS"])
 def test_a_refused_role_names_the_setting_that_it_comes_from(setting: str) -> None:
     access = values.Access(role_arn=f"arn:aws:iam::{OWNER}:role/r", external_id="canary", setting=setting)
 
-    error = told(client_error("AssumeRole", "AccessDenied"), "BatchGetImage", access)
+    error = translated(client_error("AssumeRole", "AccessDenied"), "BatchGetImage", access)
 
     assert error.operation == "AssumeRole"
     assert f"Check {setting}" in error.sentence
@@ -201,14 +201,14 @@ def test_a_refused_role_names_the_setting_that_it_comes_from(setting: str) -> No
 
 
 def test_whatever_stops_a_role_from_being_assumed_is_a_fault_of_the_installation() -> None:
-    error = told(client_error("AssumeRole", "Throttling"))
+    error = translated(client_error("AssumeRole", "Throttling"))
 
     assert (error.retryable, error.installation, error.throttled) == (True, True, True)
 
 
 @pytest.mark.parametrize(("status", "retryable"), [(400, False), (500, True), (503, True)])
-def test_a_code_that_nobody_knows_heals_when_the_fault_is_awss(status: int, retryable: bool) -> None:
-    error = told(client_error("SetRepositoryPolicy", "BrandNewException", status=status))
+def test_a_code_that_nobody_knows_is_retryable_when_the_fault_is_awss(status: int, retryable: bool) -> None:
+    error = translated(client_error("SetRepositoryPolicy", "BrandNewException", status=status))
 
     assert error.retryable is retryable
     assert "BrandNewException: said" in error.sentence
@@ -217,7 +217,7 @@ def test_a_code_that_nobody_knows_heals_when_the_fault_is_awss(status: int, retr
 def test_what_was_signed_is_not_repeated_because_a_sessions_token_is_part_of_it() -> None:
     message = "The Canonical String should have been 'POST\nx-amz-security-token:canary'"
 
-    error = told(client_error("SetRepositoryPolicy", "SignatureDoesNotMatch", message))
+    error = translated(client_error("SetRepositoryPolicy", "SignatureDoesNotMatch", message))
 
     assert "canary" not in str(error)
     assert error.installation
@@ -226,10 +226,10 @@ def test_what_was_signed_is_not_repeated_because_a_sessions_token_is_part_of_it(
 def test_awss_words_become_one_line_without_what_only_awss_own_people_can_read() -> None:
     message = "Not allowed.\n  Ask. Encoded authorization failure message: AAAA" + "B" * 2000
 
-    error = told(client_error("SetRepositoryPolicy", "AccessDeniedException", message))
+    error = translated(client_error("SetRepositoryPolicy", "AccessDeniedException", message))
 
     assert "AccessDeniedException: Not allowed. Ask. Allow ecr:" in error.sentence
-    assert len(told(client_error("X", "InvalidParameterException", "y" * 5000)).sentence) < 900
+    assert len(translated(client_error("X", "InvalidParameterException", "y" * 5000)).sentence) < 900
 
 
 @pytest.mark.parametrize(
@@ -243,10 +243,10 @@ def test_awss_words_become_one_line_without_what_only_awss_own_people_can_read()
         (ParamValidationError(report="canary"), "ParamValidation", False),
     ],
 )
-def test_what_never_reached_aws_is_told_without_names_of_libraries(
+def test_what_never_reached_aws_is_reported_without_names_of_libraries(
     error: Exception, code: str, retryable: bool
 ) -> None:
-    found = told(error)
+    found = translated(error)
 
     assert (found.code, found.retryable) == (code, retryable)
     assert "SetRepositoryPolicy on trigger/shop" in found.sentence

@@ -67,7 +67,7 @@ def axe() -> str:
     script = folder / "node_modules" / "axe-core" / "axe.min.js"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second waits, and finds it done
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits, and finds the work done
         if not script.exists():
             command = ["npm", "install", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund",
                        "--loglevel=error", f"axe-core@{AXE}"]  # fmt: skip

@@ -371,7 +371,7 @@ def test_a_consumer_account_that_cannot_pull_is_named_with_the_permission_it_lac
     assert f"Allow {lacking} to this account" in refusal.sentence
 
 
-def test_a_policy_that_was_changed_since_the_deploy_began_is_mended_first(
+def test_a_policy_that_was_changed_since_the_deploy_began_is_corrected_first(
     environment: Environment, consumers: Configuration, sandbox: Sandbox
 ) -> None:
     deployment = deploying(environment, consumers)
@@ -778,7 +778,7 @@ def test_another_registry_is_logged_in_to_as_it_asks(registry: Registry, login: 
         ("blobs", (200, {}, b"something else"), "image_incomplete", False),
     ],
 )
-def test_what_another_registry_answers_is_told(
+def test_the_answer_of_another_registry_is_reported(
     registry: Registry, part: str, answer: tuple[int, dict[str, str], bytes], code: str, retryable: bool
 ) -> None:
     registry.answers[part] = answer

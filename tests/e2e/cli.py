@@ -64,7 +64,7 @@ def install(version: str) -> Path:
     wanted = json.dumps(package, indent=2)
     target = cache / version
     with (cache / f"{version}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second waits, and finds it done
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits, and finds the work done
         if (target / "installed.json").exists() and (target / "installed.json").read_text() == wanted:
             return target
         shutil.rmtree(target, ignore_errors=True)
@@ -91,7 +91,7 @@ def project(version: str, files: Mapping[str, str] | None = None) -> Iterator[Pa
         shutil.copytree(FIXTURE, folder)
         for name in ("package.json", "package-lock.json"):  # the CLI deploys nothing without a lock file
             shutil.copy(installation / name, folder)
-        # The next folder with a .git/config is the workspace to the CLI, and its last commit is told to the server.
+        # The next folder with a .git/config is the workspace to the CLI, and its last commit is sent to the server.
         # That must not be this repository. An empty one is no work tree to git itself; `git init` makes it one.
         for path, text in ({".git/config": ""} | dict(files or {})).items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -95,7 +95,7 @@ class Installation:
     def serving(self, *, api_port: int | None = None, **more: str) -> Iterator[str]:
         """gunicorn as `make run` starts it, on a free port; gives its origin.
 
-        `api_port` is where the CLI is told to find the API, if that is not the server itself; `more` are variables.
+        `api_port` is where the CLI looks for the API, if that is not the server itself; `more` are variables.
         """
         # Bound and listening before gunicorn is there: no other process can take the port in between, and the first
         # request waits for the start by itself.
@@ -128,13 +128,13 @@ class Installation:
                 process.wait(STOP_LIMIT)
             except subprocess.TimeoutExpired:
                 pass
-            with suppress(ProcessLookupError):  # whoever of its session is left
+            with suppress(ProcessLookupError):  # processes of its session that are left
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(STOP_LIMIT)
 
     def bootstrap(self, name: str) -> Target:
         made = json.loads(self.manage("bootstrap", "--email", OPERATOR, "--project", name, "--json"))
-        self.token = self.token or made["token"]  # told once, with the operator's first project
+        self.token = self.token or made["token"]  # printed once, with the operator's first project
         return Target(installation=self, ref=made["project_ref"], keys=made["keys"])
 
     def new_target(self) -> Target:

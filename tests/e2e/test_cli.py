@@ -263,7 +263,7 @@ def test_a_project_that_is_not_there_ends_with_the_clis_own_hint(target: Target)
     assert f"Project not found: {nowhere}. Ensure you are using the correct project ref" in done.output
 
 
-def test_a_policy_that_ecr_refuses_is_told_with_its_code_and_the_next_deploy_mends_it(target: Target) -> None:
+def test_a_policy_that_ecr_refuses_is_reported_with_its_code_and_the_next_deploy_corrects_it(target: Target) -> None:
     sandbox = target.installation.sandbox
     sandbox.fault(
         "error",

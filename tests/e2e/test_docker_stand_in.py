@@ -167,7 +167,7 @@ def build(docker: Docker, *arguments: str) -> tuple[int, str]:
 # --- login ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_login_is_kept_in_a_file_for_its_owner_only_and_the_password_is_not_told(
+def test_a_login_is_kept_in_a_file_for_its_owner_only_and_the_password_is_not_shown(
     docker: Docker, registry: StubRegistry, tmp_path: Path
 ) -> None:
     status, said = log_in(docker, registry.host)
@@ -337,7 +337,7 @@ def test_a_push_without_a_login_is_refused(docker: Docker, registry: StubRegistr
     assert "no basic auth credentials" in said
 
 
-def test_an_ecr_name_leads_to_the_sandbox_which_is_told_the_registry(
+def test_an_ecr_name_leads_to_the_sandbox_which_gets_the_registry(
     docker: Docker, registry: StubRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_context()
@@ -474,7 +474,7 @@ def test_it_is_found_as_docker_and_runs_from_any_folder(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_run_that_takes_too_long_is_ended_with_its_children_and_what_it_said_is_told(
+def test_a_run_that_takes_too_long_is_ended_with_its_children_and_its_output_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = tmp_path / "project"
@@ -487,7 +487,7 @@ def test_a_run_that_takes_too_long_is_ended_with_its_children_and_what_it_said_i
         cli.docker("build", cwd=project, env={}, timeout=0.3)
 
 
-def test_output_is_told_without_colours_and_with_the_last_frame_of_a_spinner() -> None:
+def test_output_is_shown_without_colours_and_with_the_last_frame_of_a_spinner() -> None:
     frames = ["\x1b[35m◒\x1b[39m  Building", "\x1b[35m◐\x1b[39m  Building.", "\x1b[32m◇\x1b[39m  Built"]
     spinner = "\x1b[999D\x1b[J".join(frames)
     assert cli._plain(f"first\n{spinner}\nlast\n") == "first\n◇  Built\nlast\n"

@@ -198,7 +198,9 @@ def test_a_new_cli_asks_for_the_code_that_the_browser_shows(target: Target, brow
     assert token not in terminal.said
 
 
-def test_a_new_cli_that_can_open_a_browser_is_told_by_it(target: Target, browser: Browser, tmp_path: Path) -> None:
+def test_a_new_cli_that_can_open_a_browser_gets_the_code_from_it(
+    target: Target, browser: Browser, tmp_path: Path
+) -> None:
     opener = tmp_path / "xdg-open"
     opener.write_text("#!/bin/sh\nexit 0\n")
     opener.chmod(0o755)

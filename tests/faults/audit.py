@@ -298,7 +298,7 @@ def _secrets_and_logs(installation: Installation, meant: str) -> Iterable[str]:
         lines = [line for line in text[seen:].splitlines() if line.startswith('{"timestamp"') and line.endswith("}")]
         ends += [said["exception"].splitlines()[-1] for line in lines if "exception" in (said := json.loads(line))]
         ends = [end for end in ends if not (meant and re.search(meant, end))]
-        if ends and not name.startswith("old-"):  # what an earlier release logs cannot be mended any more
+        if ends and not name.startswith("old-"):  # what an earlier release logs cannot be corrected any more
             yield f"log: {name} has {len(ends)} tracebacks: {Counter(end[:150] for end in ends).most_common(3)}"
         if "AWS must not be called while" in text[seen:]:
             yield f"I5: {name}: AWS was called inside a transaction"

@@ -1,6 +1,6 @@
 """The operations O1 to O11 of the matrix, each as something that can be begun, interrupted, and completed.
 
-`perform` does it once, as whoever wants it does (a CLI, an operator, the schedule), and may fail. `finish` is what they
+`perform` does it once, as its user does (a CLI, an operator, the schedule), and may fail. `finish` is what they
 do next: ask again until it is right, for a bounded time; it raises Stuck or AssertionError when that does not help.
 """
 
@@ -153,7 +153,7 @@ class RepeatDeploy(Work):
         return self.installation.deploy(self.project, key=self.key).status == 200
 
     def again(self) -> bool:
-        # One that was right before lets a deploy go on when AWS refuses; then the next deploy mends it.
+        # One that was right before lets a deploy go on when AWS refuses; then the next deploy corrects it.
         if not self.perform():
             return False
         return self.carries_policy() or (

@@ -2,7 +2,7 @@
 
 A fault is something done from outside: a signal, a fault of the sandbox, something done to the database. Each function
 makes the works that it needs, breaks them, lifts the fault, and has each work finished by asking again. It returns the
-works. Whoever calls it audits the installation afterwards.
+works. The caller audits the installation afterwards.
 """
 
 from __future__ import annotations

@@ -327,7 +327,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "",
             "unknown_keys = Limiter(most=30",
             "unknown_keys = Limiter(most=300",
-            "api/test_transport.py::test_too_many_unknown_keys_from_one_address_are_told_to_slow_down_and_others_are_not",
+            "api/test_transport.py::test_too_many_unknown_keys_from_one_address_are_asked_to_slow_down_and_others_are_not",
         ),
         (
             "",
@@ -800,7 +800,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "harmless",
             "HIDDEN if SECRET_TEXT.search(line) else ",
             "",
-            "test_log.py::test_a_value_that_looks_like_a_secret_is_not_kept_whoever_logs_it",
+            "test_log.py::test_a_value_that_looks_like_a_secret_is_not_kept_whichever_code_logs_it",
             "test_log.py::test_a_failed_deploy_is_found_by_its_short_code_its_project_and_its_request_with_the_reason",
         ),
         (
@@ -849,13 +849,13 @@ MUTANTS: tuple[Mutant, ...] = (
             "",
             "MAX_SINGLE_MESSAGES = 5",
             "MAX_SINGLE_MESSAGES = 50",
-            "notify/test_deliveries.py::test_up_to_five_at_once_are_told_one_by_one",
+            "notify/test_deliveries.py::test_up_to_five_at_once_are_notified_one_by_one",
         ),
         (
             "",
             "MAX_SINGLE_MESSAGES = 5",
             "MAX_SINGLE_MESSAGES = 4",
-            "notify/test_deliveries.py::test_up_to_five_at_once_are_told_one_by_one",
+            "notify/test_deliveries.py::test_up_to_five_at_once_are_notified_one_by_one",
         ),
         (
             "",
@@ -891,7 +891,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "_claim",
             ", attempts=row.attempts, next_try_at=row.next_try_at",
             "",
-            "notify/test_deliveries.py::test_a_claim_is_lost_to_whoever_was_faster",
+            "notify/test_deliveries.py::test_a_claim_is_lost_to_a_faster_process",
         ),
         (
             "_claim",
@@ -948,13 +948,13 @@ MUTANTS: tuple[Mutant, ...] = (
             "",
             "KEY_EXPIRY_WARNING = timedelta(days=7)",
             "KEY_EXPIRY_WARNING = timedelta(days=70)",
-            "notify/test_deliveries.py::test_a_key_is_told_of_a_week_before_it_expires",
+            "notify/test_deliveries.py::test_a_key_is_notified_a_week_before_it_expires",
         ),
         (
             "",
             "KEY_EXPIRY_WARNING = timedelta(days=7)",
             "KEY_EXPIRY_WARNING = timedelta(days=0.7)",
-            "notify/test_deliveries.py::test_a_key_is_told_of_a_week_before_it_expires",
+            "notify/test_deliveries.py::test_a_key_is_notified_a_week_before_it_expires",
         ),
         (
             "",
@@ -968,7 +968,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "LOOK_BACK = timedelta(hours=2.4)",
             "notify/test_deliveries.py::test_what_happened_a_day_ago_is_no_news",
         ),
-        ("_sweeps", "dry_run=False, ", "", "notify/test_deliveries.py::test_a_dry_run_that_fails_is_no_news"),
+        ("_sweeps", "dry_run=False, ", "", "notify/test_deliveries.py::test_a_dry_run_that_fails_is_not_notified"),
         (
             "current_news",
             "        _repository_events(since),\n",
@@ -1042,7 +1042,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "_enter",
             "threads // 4",
             "threads",
-            "reconcile/test_bulkhead.py::test_the_line_is_a_quarter_of_the_threads_and_is_not_waited_in_for_ever",
+            "reconcile/test_bulkhead.py::test_the_line_is_a_quarter_of_the_threads_and_has_a_longest_wait",
         ),
         (
             "waiting",
@@ -1192,13 +1192,13 @@ MUTANTS: tuple[Mutant, ...] = (
             "ChunkRun._gives_way",
             "return piece is not None",
             "return False",
-            "reconcile/test_sweeps.py::test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_delays_no_other",
+            "reconcile/test_sweeps.py::test_a_repository_that_aws_always_throttles_ends_as_failed_and_delays_no_other",
         ),
         (
             "ChunkRun._concerns_the_account",
             "return others and not self.tries[pk]",
             "return True",
-            "reconcile/test_sweeps.py::test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_delays_no_other",
+            "reconcile/test_sweeps.py::test_a_repository_that_aws_always_throttles_ends_as_failed_and_delays_no_other",
         ),
         (
             "ChunkRun._unanswered",
@@ -1663,13 +1663,13 @@ MUTANTS: tuple[Mutant, ...] = (
             "",
             "BOUNDED_ERRORS_RETRYABLE_FOR = timedelta(minutes=5)",
             "BOUNDED_ERRORS_RETRYABLE_FOR = timedelta(minutes=50)",
-            "reconcile/test_repositories.py::test_an_error_that_heals_for_a_while_has_five_minutes",
+            "reconcile/test_repositories.py::test_an_error_that_is_retryable_for_a_while_has_five_minutes",
         ),
         (
             "",
             "BOUNDED_ERRORS_RETRYABLE_FOR = timedelta(minutes=5)",
             "BOUNDED_ERRORS_RETRYABLE_FOR = timedelta(minutes=0.5)",
-            "reconcile/test_repositories.py::test_an_error_that_heals_for_a_while_has_five_minutes",
+            "reconcile/test_repositories.py::test_an_error_that_is_retryable_for_a_while_has_five_minutes",
         ),
         (
             "",
@@ -1790,7 +1790,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "_write",
             "if run.row.status != RepositoryStatus.FAILED or not earlier.exists():",
             "if True:",
-            "reconcile/test_repositories.py::test_a_heal_that_fails_again_and_again_adds_one_line_of_history_and_one_error",
+            "reconcile/test_repositories.py::test_a_correction_that_fails_again_and_again_adds_one_line_of_history_and_one_error",
         ),
         (
             "_write",
@@ -2043,7 +2043,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "_compare_list",
             ".exclude(repositories.may_be_invisible(sweep.started_at))",
             "",
-            "reconcile/test_sweeps.py::test_a_new_repository_that_ecr_does_not_show_yet_waits_in_line_and_is_healed_when_it_is_seen",
+            "reconcile/test_sweeps.py::test_a_new_repository_that_ecr_does_not_show_yet_waits_in_line_and_is_corrected_when_it_is_seen",
         ),
         (
             "_isolate",

@@ -1,4 +1,4 @@
-"""Notifications: each change of state is told once, to whoever wants it, signed, and never to a private address."""
+"""Notifications: each change of state is sent once to each channel that wants it, signed, to no private address."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ class Received:
 
 @dataclass
 class Receiver:
-    """A web server on loopback that remembers what it was sent, and answers as it is told."""
+    """A web server on loopback that remembers what it was sent, and answers as its fields say."""
 
     port: int = 0
     status: int = 204
@@ -482,7 +482,7 @@ def collected(configuration: Configuration, **values: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(("status", "event"), [("FAILED", "deployment.failed"), ("TIMED_OUT", "deployment.timed_out")])
-def test_a_deployment_that_ended_badly_is_told_once(
+def test_a_deployment_that_ended_badly_is_notified_once(
     status: str, event: str, channel: NotificationChannel, environment: Environment, configuration: Configuration
 ) -> None:
     row = ended(environment, status, triggered_by="mira@example.com")
@@ -496,7 +496,7 @@ def test_a_deployment_that_ended_badly_is_told_once(
     assert "mira@example.com" in told.body["text"]
 
 
-def test_what_went_well_was_canceled_or_is_old_is_not_told(
+def test_what_went_well_was_canceled_or_is_old_is_not_notified(
     channel: NotificationChannel, environment: Environment, configuration: Configuration
 ) -> None:
     ended(environment, "CANCELED", canceled_at=timezone.now(), failed_at=None)
@@ -506,7 +506,7 @@ def test_what_went_well_was_canceled_or_is_old_is_not_told(
     assert collected(configuration) == []
 
 
-def test_a_promotion_and_a_rollback_are_told_apart(
+def test_a_promotion_and_a_rollback_are_distinguished(
     channel: NotificationChannel, environment: Environment, configuration: Configuration
 ) -> None:
     old, new = ended(environment, "DEPLOYED"), ended(environment, "DEPLOYED")
@@ -560,7 +560,7 @@ def test_a_deployment_that_had_a_week_is_notified_when_it_timed_out(
     assert collected(configuration) == ["deployment.timed_out"]
 
 
-def test_a_repository_is_told_of_once_for_each_time_that_it_drifts(
+def test_a_repository_is_notified_once_for_each_time_that_it_drifts(
     channel: NotificationChannel, project: Project, configuration: Configuration
 ) -> None:
     row = repository(project, status="drifted", drifted_since=timezone.now(), differences=[{"words": "No policy."}])
@@ -591,7 +591,7 @@ def test_a_repository_failed_only_when_a_second_check_failed_too(
     assert collected(configuration) == []
 
 
-def test_a_fault_of_the_whole_installation_is_not_told_of_every_repository(
+def test_a_fault_of_the_whole_installation_is_not_notified_for_every_repository(
     channel: NotificationChannel, project: Project, configuration: Configuration
 ) -> None:
     since = timezone.now() - timedelta(minutes=20)
@@ -681,7 +681,7 @@ def test_sweeps_that_overlap_and_both_fail_are_notified_once(
     assert collected(configuration) == []
 
 
-def test_a_heal_and_a_disappearance_are_told_each_time(
+def test_a_correction_and_a_disappearance_are_notified_each_time(
     channel: NotificationChannel, project: Project, configuration: Configuration
 ) -> None:
     row = repository(project, status="in_sync")
@@ -695,7 +695,7 @@ def test_a_heal_and_a_disappearance_are_told_each_time(
     assert collected(configuration) == []
 
 
-def test_a_worker_that_left_its_heartbeat_behind_is_told_of(
+def test_a_worker_that_left_its_heartbeat_behind_is_notified(
     channel: NotificationChannel, configuration: Configuration
 ) -> None:
     Process.objects.create(role=ProcessRole.WORKER, host="alive", pid=1)
@@ -751,7 +751,7 @@ def test_a_key_that_expired_while_no_worker_ran_is_notified(
     assert f"{key.prefix}… of {environment.project} / prod expired on" in NotificationDelivery.objects.get().subject
 
 
-def test_a_key_that_expires_soon_is_told_of_unless_it_has_a_successor(
+def test_a_key_that_expires_soon_is_notified_unless_it_has_a_successor(
     channel: NotificationChannel, environment: Environment, configuration: Configuration
 ) -> None:
     NotificationChannel.objects.update(created_at=timezone.now())
@@ -1041,7 +1041,7 @@ def test_two_workers_never_send_one_delivery_twice(
     assert set(NotificationDelivery.objects.values_list("status", "attempts")) == {("sent", 1)}
 
 
-def test_a_claim_is_lost_to_whoever_was_faster(waiting: NotificationDelivery) -> None:
+def test_a_claim_is_lost_to_a_faster_process(waiting: NotificationDelivery) -> None:
     other = NotificationDelivery.objects.get()
 
     assert deliveries._claim(other, timezone.now())
@@ -1233,7 +1233,9 @@ def test_an_address_that_cannot_work_is_refused_when_it_is_typed(kind: str, addr
 # --------------------------------------------------------------------------------------------------------- the secrets
 
 
-def test_secrets_are_sealed_to_their_channel_and_sealed_anew_with_another_key(channel: NotificationChannel) -> None:
+def test_secrets_are_encrypted_for_their_channel_and_encrypted_again_with_another_key(
+    channel: NotificationChannel,
+) -> None:
     other = webhook("other", "https://hooks.example.com/")
     newer = Vault(["another-key-of-the-tests-0123456789", "only-for-the-tests-0123456789"])
     before = channel.secret
@@ -1364,7 +1366,7 @@ def test_there_is_one_message_for_many_in_ten_minutes_and_the_rest_waits_for_the
 
 
 @pytest.mark.parametrize(("count", "messages"), [(5, 5), (6, 1)])
-def test_up_to_five_at_once_are_told_one_by_one(
+def test_up_to_five_at_once_are_notified_one_by_one(
     channel: NotificationChannel, project: Project, configuration: Configuration, count: int, messages: int
 ) -> None:
     drifted_at_once(project, count)
@@ -1394,7 +1396,7 @@ def test_a_message_for_many_is_written_with_the_marks_of_its_items_or_not_at_all
 
 
 @pytest.mark.parametrize(("dry_run", "told"), [(False, ["sweep.failed"]), (True, [])])
-def test_a_dry_run_that_fails_is_no_news(
+def test_a_dry_run_that_fails_is_not_notified(
     channel: NotificationChannel, configuration: Configuration, dry_run: bool, told: list[str]
 ) -> None:
     Sweep.objects.create(trigger="person", status="failed", error="x", dry_run=dry_run, finished_at=timezone.now())
@@ -1415,7 +1417,7 @@ def test_deliveries_are_kept_for_thirty_days(
 
 
 @pytest.mark.parametrize(("days", "told"), [(6, ["key.expiring"]), (8, [])])
-def test_a_key_is_told_of_a_week_before_it_expires(
+def test_a_key_is_notified_a_week_before_it_expires(
     channel: NotificationChannel, environment: Environment, configuration: Configuration, days: int, told: list[str]
 ) -> None:
     keys.make_environment_key(environment, expires_at=timezone.now() + timedelta(days=days))

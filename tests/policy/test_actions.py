@@ -21,7 +21,7 @@ def test_the_table_holds_every_operation_that_botocore_knows_and_nothing_else() 
     assert set(NAMES.values()) == operations | PERMISSIONS_ONLY
 
 
-def test_a_pull_takes_the_two_actions_that_it_takes() -> None:
+def test_a_pull_needs_both_pull_actions() -> None:
     assert {written(action) for action in PULL} == {"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"}
     assert Purpose.PULL.value == "pull"
 

@@ -184,7 +184,7 @@ def test_who_answers_for_an_action_and_its_status_follows_that(run: Run) -> None
     assert run("who", "a", *REGION, "--account", ONE, "--action", "ecr:BatchGetImage").status == 1
 
 
-def test_who_without_an_account_lists_whoever_may_pull(run: Run) -> None:
+def test_who_without_an_account_lists_the_principals_that_may_pull(run: Run) -> None:
     ran = run("who", "a", *REGION, "--json", a=policy(stmt(ONE, Sid="Pull"), stmt("*", Condition=ORG)))
 
     assert (ran.status, ran.json["pull"]) == (0, "yes")

@@ -324,7 +324,7 @@ def test_words_name_the_statement_and_the_condition() -> None:
     )
 
 
-def test_holders_lists_whoever_is_named_and_what_they_may() -> None:
+def test_holders_lists_the_principals_that_are_named_and_what_they_may() -> None:
     text = policy(
         stmt([ONE, ROLE], PULL3),
         stmt("*", PULL, Condition=ORG),

@@ -96,7 +96,7 @@ def test_cosmetic_is_said_exactly_when_no_request_can_tell_the_two_apart(a: Docu
 
 
 def _closed(document: Document) -> Any:
-    """The world has three actions and ECR more, so a wildcard that reaches beyond them is told apart here."""
+    """The world has three actions and ECR more, so a wildcard that reaches beyond them is noticed here."""
     beyond = set()
     for statement in document["Statement"]:
         for pattern in {one for one in statement["Action"] if one in PATTERNS}:

@@ -109,7 +109,7 @@ def test_who_waits_in_line_gets_the_next_place(eight_threads: None) -> None:
         assert waits.result(5)
 
 
-def test_the_line_is_a_quarter_of_the_threads_and_is_not_waited_in_for_ever(
+def test_the_line_is_a_quarter_of_the_threads_and_has_a_longest_wait(
     full: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulkhead, "LINE_SECONDS", 0.5)

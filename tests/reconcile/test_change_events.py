@@ -96,7 +96,7 @@ def policy(sandbox: Sandbox, name: str) -> str:
         return ""
 
 
-def test_a_policy_deleted_behind_our_back_is_healed_within_seconds(
+def test_a_policy_deleted_behind_our_back_is_corrected_within_seconds(
     repository: Repository, consumer: None, sandbox: Sandbox
 ) -> None:
     sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)

@@ -1,4 +1,4 @@
-"""In which ways a repository differs from the configuration, and which of them are ours to mend."""
+"""How a repository differs from the configuration, and which differences we may correct."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_missing_lifecycle_policy_is_ours_to_put_even_on_an_adopted_repository
     assert found(replace(RIGHT, lifecycle=None), management="adopted") == {Part.LIFECYCLE: True}
 
 
-def test_somebody_elses_lifecycle_policy_is_only_reported_and_an_older_one_of_ours_is_mended() -> None:
+def test_somebody_elses_lifecycle_policy_is_only_reported_and_an_older_one_of_ours_is_corrected() -> None:
     other = replace(RIGHT, lifecycle=REGISTRY.lifecycle_policy.replace("3", "9"))
 
     assert found(other, management="adopted") == {Part.LIFECYCLE: False}

@@ -244,7 +244,7 @@ def test_a_process_with_older_settings_makes_a_new_repository_by_the_configurati
     assert (row.status, row.tags) == (RepositoryStatus.IN_SYNC, {"team": "new"})
 
 
-def test_a_worker_with_older_settings_heals_to_the_configuration_that_counts_and_writes_once(
+def test_a_worker_with_older_settings_converges_to_the_configuration_that_counts_and_writes_once(
     environment: Environment, configure: Configure, sandbox: Sandbox
 ) -> None:
     older = given(configure)

@@ -181,7 +181,7 @@ def test_a_setting_that_was_removed_deletes_nobodys_policy(
     assert CLUSTER in sandbox.client("ecr").get_repository_policy(repositoryName=repository.name)["policyText"]
 
 
-def test_a_policy_changed_behind_our_back_is_healed_and_the_text_that_was_there_is_kept(
+def test_a_policy_changed_behind_our_back_is_corrected_and_the_text_that_was_there_is_kept(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     repository = ensure(project, ecr_configuration)
@@ -300,7 +300,7 @@ def test_a_create_whose_answer_was_lost_is_found_to_be_ours(
         ("ecr:*", {"code": "UnrecognizedClientException"}, "UnrecognizedClientException", False),
     ],
 )
-def test_a_first_deploy_that_aws_refuses_ends_in_words_on_the_row_and_the_next_one_mends_it(
+def test_a_first_deploy_that_aws_refuses_ends_in_words_on_the_row_and_the_next_one_corrects_it(
     match: str,
     fault: dict[str, Any],
     code: str,
@@ -631,7 +631,7 @@ def test_an_exception_counts_by_the_databases_clock_also_where_a_deploy_decides_
     assert ensure(project, ecr_configuration, freshness=timedelta(0)).status == RepositoryStatus.DRIFTED
 
 
-def test_a_principal_that_is_not_found_heals_by_itself_for_some_minutes_and_then_needs_somebody(
+def test_a_principal_that_is_not_found_is_retryable_for_some_minutes_and_then_needs_somebody(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     sandbox.fault("principal_not_found", times=3)
@@ -884,7 +884,7 @@ def test_a_look_counts_only_while_nobody_has_worked_on_the_row_since(
     told = looking(ecr_configuration)
     sandbox.client("ecr").delete_repository_policy(repositoryName=row.name)
     observation = told["ecr"].observe(row.name, details=False)
-    if worked_on:  # a deploy heals it between the sweep's look and the sweep's lease
+    if worked_on:  # a deploy corrects it between the sweep's look and the sweep's lease
         ensure(project, ecr_configuration, freshness=timedelta(0))
     sandbox.reset_calls()
 
@@ -1029,7 +1029,7 @@ def test_nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row(
 # --------------------------------------------------------------------------------------------------------- said once
 
 
-def test_a_heal_that_fails_again_and_again_adds_one_line_of_history_and_one_error(
+def test_a_correction_that_fails_again_and_again_adds_one_line_of_history_and_one_error(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     row = ensure(project, ecr_configuration)
@@ -1088,7 +1088,7 @@ def test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_a
 
 
 @pytest.mark.parametrize(("minutes", "retryable"), [(4, True), (6, False)])
-def test_an_error_that_heals_for_a_while_has_five_minutes(
+def test_an_error_that_is_retryable_for_a_while_has_five_minutes(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox, minutes: int, retryable: bool
 ) -> None:
     sandbox.fault("principal_not_found", times=2)

@@ -1,4 +1,4 @@
-"""A sweep finds what differs on every repository, heals just that, and leaves nothing stuck. Calls are counted."""
+"""A sweep finds what differs on every repository, corrects just that, and leaves nothing stuck. Calls are counted."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def fast(configure: Configure, sandbox: Sandbox) -> Configuration:
 
 
 @pytest.mark.slow
-def test_a_sweep_heals_exactly_what_differs_and_the_next_one_writes_nothing(
+def test_a_sweep_corrects_exactly_what_differs_and_the_next_one_writes_nothing(
     fast: Configuration, sandbox: Sandbox
 ) -> None:
     names = fill(sandbox, fast, 1000)
@@ -115,7 +115,7 @@ def test_more_than_a_thousand_repositories_are_listed_in_pages_of_a_thousand(
     assert calls(sandbox)["DescribeRepositories"] == 2
 
 
-def test_the_sweep_sees_a_changed_mutability_in_the_list_and_mends_it(fast: Configuration, sandbox: Sandbox) -> None:
+def test_the_sweep_sees_a_changed_mutability_in_the_list_and_corrects_it(fast: Configuration, sandbox: Sandbox) -> None:
     [name, _] = fill(sandbox, fast, 2)
     sandbox.client("ecr").put_image_tag_mutability(repositoryName=name, imageTagMutability="MUTABLE")
     sandbox.reset_calls()
@@ -399,7 +399,7 @@ def ended_within(sweep: Sweep, seconds: float) -> bool:
     return False
 
 
-def test_a_repository_that_aws_throttles_for_ever_ends_as_failed_and_delays_no_other(
+def test_a_repository_that_aws_always_throttles_ends_as_failed_and_delays_no_other(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "rest_seconds", lambda tries: 0.5)
@@ -584,7 +584,7 @@ def test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row(
 
 
 @pytest.mark.slow
-def test_a_write_that_is_throttled_for_ever_ends_as_failed_too(
+def test_a_write_that_is_always_throttled_ends_as_failed_too(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "MAX_TRIES_PER_REPOSITORY", 2)
@@ -712,7 +712,7 @@ def test_a_repository_that_vanished_is_missing_and_a_sweep_does_not_make_it_agai
 
 
 @pytest.mark.parametrize("by_name", [True, False])
-def test_a_new_repository_that_ecr_does_not_show_yet_waits_in_line_and_is_healed_when_it_is_seen(
+def test_a_new_repository_that_ecr_does_not_show_yet_waits_in_line_and_is_corrected_when_it_is_seen(
     by_name: bool, fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "VISIBLE_PAUSE_SECONDS", 0.1)
@@ -791,7 +791,7 @@ def reconcile(*arguments: str) -> tuple[str, int]:
     return out.getvalue(), 0
 
 
-def test_the_command_heals_and_prints_one_object(fast: Configuration, sandbox: Sandbox) -> None:
+def test_the_command_corrects_and_prints_one_object(fast: Configuration, sandbox: Sandbox) -> None:
     names = fill(sandbox, fast, 6)
     drift(sandbox, names[:1])
 
@@ -844,7 +844,7 @@ def test_two_namespaces_on_one_host_keep_their_own_policies(configure: Configure
     assert "SetRepositoryPolicy" not in calls(sandbox)
 
 
-def test_a_rate_that_was_learned_grows_back_and_is_forgotten_by_and_by(
+def test_a_rate_that_was_learned_grows_back_and_decays(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [target] = targets.configured(fast)
@@ -1010,7 +1010,7 @@ def test_a_result_that_is_newer_than_the_list_is_not_overwritten_by_it(fast: Con
     assert Repository.objects.get().mutability.mode == "IMMUTABLE_WITH_EXCLUSION"
 
 
-def test_the_command_says_when_aws_cannot_be_reached_instead_of_waiting_for_ever(
+def test_the_command_says_when_aws_cannot_be_reached_instead_of_waiting_without_end(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(sandbox, fast, 1)
@@ -1203,7 +1203,7 @@ def test_a_worker_stops_in_the_middle_of_its_chunk_when_another_configuration_co
     chunk = SweepChunk.objects.get()
     assert len(chunk.remaining) > 2
     assert chunk.lease_until is None
-    assert "reason=another configuration counts" in caplog.text
+    assert 'reason="another configuration counts"' in caplog.text
     assert "SetRepositoryPolicy" not in calls(sandbox)
 
 

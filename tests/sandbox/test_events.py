@@ -27,7 +27,7 @@ def receive(sqs: Any, url: str, *, count: int = 1, wait: int = 5) -> list[dict[s
     return bodies
 
 
-def test_a_policy_deleted_behind_our_back_is_told(sandbox: Sandbox, ecr: Any, role: str, repository: str) -> None:
+def test_a_policy_deleted_behind_our_back_is_reported(sandbox: Sandbox, ecr: Any, role: str, repository: str) -> None:
     ecr.set_repository_policy(repositoryName=repository, policyText=policy())
     url = sandbox.events_to("ecr-changes")
     session = keys(sandbox.client("sts").assume_role(RoleArn=role, RoleSessionName="somebody"))
@@ -46,7 +46,7 @@ def test_a_policy_deleted_behind_our_back_is_told(sandbox: Sandbox, ecr: Any, ro
     assert detail["readOnly"] is False
 
 
-def test_each_change_is_told_once_and_nothing_else_is(sandbox: Sandbox, ecr: Any) -> None:
+def test_each_change_is_reported_once_and_nothing_else_is(sandbox: Sandbox, ecr: Any) -> None:
     url = sandbox.events_to("ecr-changes")
     arn = ecr.create_repository(repositoryName="shop")["repository"]["repositoryArn"]
     ecr.set_repository_policy(repositoryName="shop", policyText=policy())
@@ -58,9 +58,9 @@ def test_each_change_is_told_once_and_nothing_else_is(sandbox: Sandbox, ecr: Any
     images.push(images.build(), sandbox.url, *sandbox.login(), "shop", "v1")
     ecr.delete_repository(repositoryName="shop", force=True)
 
-    told = receive(sandbox.client("sqs"), url, count=5)
+    events = receive(sandbox.client("sqs"), url, count=5)
 
-    assert [each["detail"]["eventName"] for each in told] == [
+    assert [each["detail"]["eventName"] for each in events] == [
         "CreateRepository",
         "SetRepositoryPolicy",
         "TagResource",
@@ -68,8 +68,8 @@ def test_each_change_is_told_once_and_nothing_else_is(sandbox: Sandbox, ecr: Any
         "DeleteRepository",
     ]
     # As in CloudTrail, tags are about an ARN; the repository is among the resources.
-    assert told[2]["detail"]["requestParameters"]["resourceArn"] == arn
-    assert {each["detail"]["resources"][0]["ARN"] for each in told} == {arn}
+    assert events[2]["detail"]["requestParameters"]["resourceArn"] == arn
+    assert {each["detail"]["resources"][0]["ARN"] for each in events} == {arn}
     assert receive(sandbox.client("sqs"), url, wait=0) == []
 
 
@@ -109,10 +109,10 @@ def test_an_event_belongs_to_the_registrys_account(sandbox: Sandbox, ecr: Any, r
     )
     sandbox.client("ecr", "cluster").create_repository(repositoryName="theirs")
 
-    told = receive(sandbox.client("sqs"), url, count=2)
+    events = receive(sandbox.client("sqs"), url, count=2)
 
-    assert [each["detail"]["eventName"] for each in told] == ["SetRepositoryPolicy", "PutImageTagMutability"]
-    assert told[1]["detail"]["userIdentity"]["accountId"] == CLUSTER
+    assert [each["detail"]["eventName"] for each in events] == ["SetRepositoryPolicy", "PutImageTagMutability"]
+    assert events[1]["detail"]["userIdentity"]["accountId"] == CLUSTER
 
 
 def test_events_can_come_twice(sandbox: Sandbox, ecr: Any) -> None:

@@ -71,7 +71,7 @@ def test_it_ends_cleanly_even_while_somebody_waits(number: signal.Signals) -> No
     assert said == f"sandbox ready at {sandbox.url}\n"
 
 
-def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
+def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     script = (
         "import os; from sandbox.control import Sandbox; sandbox = Sandbox.start(); "
         "print(sandbox.process.pid, flush=True); os._exit(9)"

@@ -13,7 +13,7 @@ from sandbox.control import Sandbox
 from tests.sandbox.asking import CLUSTER, OWNER, keys, policy, refused, session_policy, statement
 
 
-def test_a_caller_is_told_who_it_is(sandbox: Sandbox) -> None:
+def test_a_caller_learns_who_it_is(sandbox: Sandbox) -> None:
     owner = sandbox.client("sts").get_caller_identity()
     cluster = sandbox.client("sts", "cluster", region="cn-north-1").get_caller_identity()
 
@@ -86,7 +86,7 @@ def test_a_session_has_a_shortest_and_a_longest_life(sandbox: Sandbox, role: str
         )
 
 
-def test_a_session_that_is_over_is_told_so(sandbox: Sandbox, role: str) -> None:
+def test_a_session_that_is_over_is_refused_as_expired(sandbox: Sandbox, role: str) -> None:
     session = sandbox.client("sts").assume_role(RoleArn=role, RoleSessionName="deploy", DurationSeconds=900)
     ecr = sandbox.client("ecr", keys(session))
     ecr.describe_repositories()
