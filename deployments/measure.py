@@ -1,8 +1,8 @@
-"""Counters and durations of what this process does, and the only importer of prometheus_client.
+"""Counters and durations of this process, and the only importer of prometheus_client.
 
-`deployments.metrics` adds the numbers that are read from rows, and answers `/metrics`. Which metrics there are:
-docs/logs-and-metrics.md. Labels hold no input: an unknown HTTP method counts as “other”, and an address without a route
-has an empty one.
+`deployments.metrics` adds the numbers that are read from rows, and answers `/metrics`. docs/logs-and-metrics.md lists
+all metrics. Labels never contain input: an unknown HTTP method counts as “other”, and a URL without a route has an
+empty label.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PREFIX = "registry_admin_"
 _BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)  # seconds
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside each counter, which nobody asked for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # otherwise each counter gets an additional gauge with its creation time
 _registry = CollectorRegistry()
 _requests = Histogram(
     f"{PREFIX}request_duration_seconds",
@@ -52,23 +52,26 @@ _deploys = Counter(
 
 
 def request(*, route: str, method: str, status: int, seconds: float) -> None:
+    """Count an answered request. `route`: its URL pattern, never its path."""
     known = method if method in _METHODS else "other"
     _requests.labels(route, known, f"{status // 100}xx").observe(seconds)
 
 
 def aws_call(*, operation: str, outcome: str, seconds: float, is_write: bool) -> None:
+    """Count a call to AWS. `outcome`: ok, or the error's code; `is_write`: it changes a repository."""
     _aws_calls.labels(operation, outcome).observe(seconds)
     if is_write:
         _repository_writes.labels(operation, outcome).inc()
 
 
 def deploy(result: str) -> None:
+    """Count a change of a deployment: created, promoted, failed …"""
     _deploys.labels(result).inc()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A number that was read from rows, what it is of, and what it means. `name` is without the prefix."""
+    """A number that was read from rows: its metric name without PREFIX, help text, value and labels."""
 
     name: str
     help: str

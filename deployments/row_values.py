@@ -143,6 +143,7 @@ class Receipt:
 
     @property
     def is_proved(self) -> bool:
+        """Whether the image was verified."""
         return not self.unproved
 
     @classmethod

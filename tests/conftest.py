@@ -1,4 +1,4 @@
-"""What every test may use: a sandbox ECR on a real socket, rows, and a configuration made from variables."""
+"""Fixtures for every test: a sandbox ECR on a real socket, rows, and a configuration made from variables."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from tests.support.constants import HOST, POLICY
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
-    """A database for each test process; SQLite's in a file, so that threads have their own connections."""
+    """Each test process has its own database. SQLite uses a file, so that each thread can have its own connection."""
     if not databases.POSTGRESQL:
         connections["default"].settings_dict["TEST"]["NAME"] = str(databases.DIRECTORY / "test.sqlite3")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def quick_passwords() -> Iterator[None]:
-    """A password's digest is slow on purpose, which proves nothing here."""
+    """Use a fast password hash: the slow one of production proves nothing in a test."""
     with override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"]):
         yield
 
 
 @pytest.fixture(autouse=True, scope="session")
 def quick_clients() -> Iterator[None]:
-    """Read botocore's descriptions of the services once, not for each session: that takes a quarter of the time of a
-    test that calls AWS.
+    """Read botocore's service descriptions once, not for each session: reading takes a quarter of the time of a test
+    that calls AWS.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
         yield
 
 
-#: Made once by migrate and changed by no test that is not rolled back; emptying them would have them all made anew.
+#: Tables that migrate fills and that only tests in a transaction change. They are not emptied, to keep their rows.
 LASTING = {
     "auth_group",
     "auth_group_permissions",
@@ -60,8 +60,9 @@ LASTING = {
 
 @pytest.fixture(autouse=True, scope="session")
 def quick_cleaning() -> Iterator[None]:
-    """Empty the tables after a test that was not rolled back; Django's own way has migrate's rows made again each time,
-    which takes longer than most tests.
+    """Empty the tables after a test that was not rolled back.
+
+    Django's own way makes the rows of migrate again each time, which takes longer than most tests.
     """
 
     tables: list[str] = []
@@ -69,7 +70,7 @@ def quick_cleaning() -> Iterator[None]:
     def clean(case: TransactionTestCase) -> None:
         if not tables:
             tables.extend(set(connection.introspection.django_table_names(only_existing=True)) - LASTING)
-        with transaction.atomic(), connection.cursor() as cursor:  # foreign keys are looked at when it ends
+        with transaction.atomic(), connection.cursor() as cursor:  # foreign keys are checked at its end
             for table in tables:
                 cursor.execute(f"DELETE FROM {connection.ops.quote_name(table)}")  # noqa: S608  (names of our tables)
 
@@ -80,11 +81,11 @@ def quick_cleaning() -> Iterator[None]:
 
 @pytest.fixture
 def own_server(transactional_db: None) -> Iterator[postgresql.Server]:
-    """Have this test on a PostgreSQL server of its own, which it may crash: the other tests' server keeps running."""
+    """Run this test on its own PostgreSQL server, which it may crash. The server of the other tests keeps running."""
     if not databases.POSTGRESQL:
         pytest.skip("SQLite lives in the process of the test, and ends only with it")
     server = postgresql.Server.start()
-    ours = connections.settings["default"]  # what every thread's connection is made from
+    ours = connections.settings["default"]  # the settings of every thread's connection
     other = environ.Env.db_url_config(server.url)
     kept = {name: ours[name] for name in other if name != "ENGINE"}
     try:
@@ -105,7 +106,7 @@ def crash_database(own_server: postgresql.Server) -> Callable[[], None]:
 
 @pytest.fixture(autouse=True)
 def unregistered() -> Iterator[None]:
-    """The row that one test writes for this process, and its end, are not there in the next one."""
+    """Forget the process row that a test has added, and its end, before the next test."""
     processes._mine, processes._ended = None, False
     yield
     processes._mine, processes._ended = None, False
@@ -120,7 +121,7 @@ def sandbox_process() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def sandbox(sandbox_process: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """A sandbox as new, and this process's ambient AWS credentials are its owner account's."""
+    """An empty sandbox. The AWS credentials of this process are those of its owner account."""
     sandbox_process.reset()
     for name, value in sandbox_process.environment("owner").items():
         monkeypatch.setenv(name, value)
@@ -147,7 +148,7 @@ def ecr_configuration(configure: Callable[..., config.Configuration], sandbox: S
 
 @pytest.fixture
 def project(transactional_db: None) -> Project:
-    """A project with its production environment, outside any transaction: AWS is never asked inside one."""
+    """A project with its production environment, outside of a transaction: no call to AWS is made inside one."""
     project = Project.objects.create(name="Billing")
     Environment.objects.create(project=project, slug="prod", type=EnvironmentType.PRODUCTION)
     return project

@@ -1,10 +1,11 @@
 """Which database the suite runs on. Loaded by pytest before Django's settings are (`-p tests.databases`).
 
-SQLite in a file by default: threads of a live server need their own connections. With TEST_DATABASE=postgresql a real
-PostgreSQL: the one at TEST_POSTGRES_URL, else one from PyPI, started once for the whole run by the process that
-distributes the tests, and ended with it. Each test process has a database of its own there, named after the process.
+The default is SQLite in a file, because the threads of a live server need their own connections. With
+TEST_DATABASE=postgresql it is a real PostgreSQL: the server at TEST_POSTGRES_URL, or else a server from PyPI, which the
+process that distributes the tests starts once and ends at the end of the run. Each test process has its own database
+there, named after the process.
 
-Nothing of the developer's own environment may reach the tests, so every variable that the program reads is removed.
+The developer's environment must not reach the tests, so every variable that the program reads is removed.
 """
 
 import atexit
@@ -28,17 +29,18 @@ def _isolate() -> None:
             del os.environ[name]
     os.environ["ENV_FILE"] = os.devnull
     os.environ["SECRET_KEY"] = "only-for-the-tests-0123456789-0123456789-0123456789"
-    # Not the developer's collected files, which may be old; and WhiteNoise warns of a folder that is not there.
+    # Not the developer's collected files, which may be old. The folder exists, because WhiteNoise warns about a missing
+    # one.
     (DIRECTORY / "static").mkdir(exist_ok=True)
     os.environ["STATIC_ROOT"] = str(DIRECTORY / "static")
-    # No test may find credentials that are not the sandbox's.
+    # No test may find AWS credentials other than the sandbox's.
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
     os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 
 
-STARTED = "TEST_POSTGRES_STARTED"  # where the server is that the first process of this run started, for its workers
+STARTED = "TEST_POSTGRES_STARTED"  # address of the server that the first process started, for its workers
 
-server: postgresql.Server | None = None  # the one that this process started
+server: postgresql.Server | None = None  # the server that this process started
 
 
 def _postgresql() -> str:
@@ -58,7 +60,7 @@ atexit.register(shutil.rmtree, DIRECTORY, ignore_errors=True)
 
 
 def url_of(name: str) -> str:
-    """DATABASE_URL of another database (the tests' own) on the same server, for a process of its own."""
+    """DATABASE_URL of another test database on the same server, for a process that a test starts."""
     if not POSTGRESQL:
         return f"sqlite:///{name}"
     base, mark, query = os.environ["DATABASE_URL"].partition("?")

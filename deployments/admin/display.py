@@ -66,6 +66,7 @@ TONES: Mapping[str, str] = {
 
 
 def mark(tone: str, word: str) -> SafeString:
+    """A badge: a word with the colour and shape of a tone."""
     return format_html('<span class="badge {}">{}</span>', tone, word)
 
 

@@ -167,6 +167,7 @@ class ChannelAdmin(ReadOnly):
         return self._form(request, None)
 
     def edit_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """The form to change a channel."""
         require(request, "change_notificationchannel")
         return self._form(request, self.one(request, pk))
 
@@ -209,6 +210,7 @@ class ChannelAdmin(ReadOnly):
         return self.render_page(request, "registry_admin/notification_delete.html", channel, context)
 
     def test_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """POST: send a test message and show the answer."""
         require(request, "test_notificationchannel")
         if request.method != "POST":
             return HttpResponseNotAllowed(("POST",))

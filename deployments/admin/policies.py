@@ -51,14 +51,17 @@ class Puller:
 
     @property
     def pulls(self) -> bool:
+        """Whether the principal may pull."""
         return self.verdict == "yes"
 
     @property
     def word(self) -> str:
+        """The verdict as the page shows it."""
         return {"yes": "May pull", "no": "May not"}.get(self.verdict, "Depends")
 
     @property
     def tone(self) -> str:
+        """The tone of the badge; a consumer account that cannot pull is bad."""
         if self.pulls:
             return "ok"
         return "warn" if self.verdict == "depends" else "bad" if self.consumer else "idle"

@@ -29,6 +29,7 @@ class Promotions(ReadOnly):
         ]
 
     def promote_view(self, request: HttpRequest, pk: str) -> HttpResponse:
+        """GET shows what a promotion or roll-back changes, POST does it."""
         deployment: Deployment = self.one(request, pk)
         change = promotions.change_to(deployment)
         require(request, "rollback_deployment" if change.rolls_back else "promote_deployment")
@@ -62,6 +63,7 @@ class Promotions(ReadOnly):
         )
 
     def cancel_view(self, request: HttpRequest, pk: str) -> HttpResponse:
+        """GET asks for a reason, POST cancels the deployment."""
         require(request, "cancel_deployment")
         deployment: Deployment = self.one(request, pk)
         if request.method == "POST":
@@ -137,6 +139,7 @@ class Side:
 
     @property
     def same(self) -> bool:
+        """Whether the value does not change."""
         return self.now == self.then
 
 

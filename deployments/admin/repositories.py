@@ -180,6 +180,7 @@ def in_force(row: Repository) -> bool:
 
 
 def until_word(row: Repository) -> str:
+    """“until 3 Nov, 14:00” for the override of a repository; empty without an override."""
     return f"until {row.mode_until:%d %b, %H:%M}" if row.mode_until else ""
 
 

@@ -38,10 +38,12 @@ BADGES = {
 
 
 def may_see(request: HttpRequest) -> bool:
+    """Whether the user may see the set-up page."""
     return bool(request.user.has_perm(PERMISSION))
 
 
 def setup(request: HttpRequest) -> HttpResponse:
+    """GET runs the checks without AWS and the mail server; POST runs all checks."""
     if not may_see(request):
         raise PermissionDenied
     if request.method not in ("GET", "HEAD", "POST"):

@@ -136,6 +136,7 @@ class SweepAdmin(ReadOnly):
         )
 
     def stop_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """POST: stop a running sweep."""
         require(request, "stop_sweep")
         sweep: Sweep = self.one(request, pk)
         with Trail.of(request).change("stop.sweep", sweep) as line:

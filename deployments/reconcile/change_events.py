@@ -68,6 +68,7 @@ class ChangeEvent:
 
     @property
     def details(self) -> bool:
+        """Whether the details (not only the policy) must be read."""
         return CHANGE_OPERATIONS[self.operation]
 
 

@@ -89,6 +89,7 @@ class ChunkRun:
 
     @property
     def chunk(self) -> SweepChunk:
+        """The chunk's row, as read with the lease."""
         return self.lease.row
 
     def run(self) -> None:

@@ -58,6 +58,7 @@ class Rehearsal:
 
     @property
     def would_be_refused(self) -> bool:
+        """Whether the policy has a finding that would stop the start."""
         return any(finding.level == "error" for finding in self.findings)
 
 

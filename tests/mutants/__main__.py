@@ -24,7 +24,7 @@ from tests.mutants.mutant import Mutant, Stale
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOT_COPIED = (".git", ".venv", ".cache", ".demo", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
               "__pycache__", "node_modules", "db.sqlite3*", "secret_key*", ".env", "screens")  # fmt: skip
-PASSED, FAILED, COULD_NOT_RUN = 0, 1, -1  # pytest's exit codes, and ours for a fixture that broke instead of a test
+PASSED, FAILED, COULD_NOT_RUN = 0, 1, -1  # pytest's exit codes, and our own for a fixture that broke
 
 
 def main() -> int:
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _baseline(mutants: Iterable[Mutant], copy: Path, until: float) -> str:
-    """What is wrong with the tests themselves: one that fails anyway guards nothing."""
+    """What is wrong with the tests themselves: a test that fails without a mutant proves nothing."""
     for postgresql in (False, True):
         tests = dict.fromkeys(test for each in mutants if each.postgresql is postgresql for test in each.tests)
         if tests and (code := _run(tests, copy, postgresql=postgresql, seconds=until - time.monotonic())) != PASSED:
@@ -98,7 +98,7 @@ def _try_all(mutants: Iterable[Mutant], copies: list[Path], until: float, second
 
 
 def _try(mutant: Mutant, copy: Path, seconds: float) -> str:
-    """Why this mutant counts as not noticed; empty when a test failed under it."""
+    """Why this mutant counts as survived; empty if a test failed."""
     file = copy / mutant.module
     text = file.read_text(encoding="utf-8")
     try:
@@ -116,7 +116,7 @@ def _try(mutant: Mutant, copy: Path, seconds: float) -> str:
 
 
 def _run(tests: Iterable[str], copy: Path, *, postgresql: bool, seconds: float) -> int | None:
-    """pytest's exit code, or COULD_NOT_RUN; None when it took too long."""
+    """pytest's exit code, or COULD_NOT_RUN; None if it took too long."""
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "TEST_DATABASE": "postgresql" if postgresql else ""}
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider",

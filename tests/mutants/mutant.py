@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class Stale(Exception):
-    """The entry no longer fits the code: its function is gone, or `before` is not there exactly once."""
+    """The entry no longer fits the code: its function does not exist, or `before` does not occur exactly once."""
 
 
 @functools.lru_cache(16)  # many entries change the same module

@@ -17,7 +17,10 @@ Statement = dict[str, Any]
 
 
 def stmt(principal: Any = R1, action: Any = PULL3, effect: str = "Allow", **more: Any) -> Statement:
-    """A statement; a plain string other than * is an AWS principal. Condition=…, Sid=… and so on come as they are."""
+    """A statement.
+
+    A plain string other than * is an AWS principal. Other elements (Condition=…, Sid=…) are used unchanged.
+    """
     if isinstance(principal, list) or (isinstance(principal, str) and principal != "*"):
         principal = {"AWS": principal}
     return {"Effect": effect, "Principal": principal, "Action": action, **more}

@@ -1,4 +1,4 @@
-"""Messages as a queue of EventBridge's delivers them."""
+"""Messages in the form in which EventBridge puts them into an SQS queue."""
 
 from __future__ import annotations
 

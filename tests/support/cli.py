@@ -1,4 +1,4 @@
-"""A CLI without the CLI around it: what it sends, and what it is answered."""
+"""A stand-in for the CLI: it sends the CLI's requests and returns the answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Cli:
-    """Sends what the CLI sends; `key` is the bearer."""
+    """Sends the CLI's requests. `key`: the bearer token."""
 
     client: Client
     key: str
@@ -67,13 +67,13 @@ class Cli:
         return self.post("/api/v1/deployments", {"contentHash": HASH, "type": "MANAGED"} | fields)
 
     def deploying(self, **fields: object) -> str:
-        """The id of a deployment that was indexed."""
+        """Make a deployment and report its tasks. Returns its id; its status is DEPLOYING."""
         deployment_id = str(self.deploy(**fields).body["id"])
         assert self.post(f"/api/v1/deployments/{deployment_id}/background-workers", WORKER).status == 200
         return deployment_id
 
     def finalize(self, deployment_id: str, **fields: object) -> list[tuple[str, Any]]:
-        """The events of the stream, without the pings."""
+        """Finalize a deployment. Returns the events of the stream, without the pings."""
         answer = self.post(f"/api/v3/deployments/{deployment_id}/finalize", {"imageDigest": DIGEST} | fields)
         assert answer.status == 200, answer.body
         return [found for found in events(answer.body) if found[0] != "ping"]

@@ -1,4 +1,4 @@
-"""A deployment's steps without the API, and what they need."""
+"""The steps of a deployment as calls of the use cases, without the API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repositories in the sandbox and in our table: made, changed behind our back, counted and looked at."""
+"""Repositories in the sandbox and in our table: helpers to make, change, count and read them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
 
 
 def delete_repository(sandbox: Sandbox, name: str) -> None:
-    """Somebody deletes a repository of ours, so long after our last write to it that ECR would show it by now."""
+    """Delete a repository in ECR, and date our last write so far back that ECR would find the repository."""
     sandbox.client("ecr").delete_repository(repositoryName=name, force=True)
     Repository.objects.filter(name=name).update(written_at=Now() - timedelta(minutes=1))
 
 
 def fill(sandbox: Sandbox, configuration: Configuration, count: int) -> list[str]:
-    """Repositories in the registry and in our table, in sync, as if a deploy had made each."""
+    """Make repositories in the registry and in our table, in sync, as if deploys had created them."""
     client = sandbox.client("ecr")
     names = [f"trigger/proj_{number:06d}" for number in range(count)]
 
@@ -67,7 +67,7 @@ def fill(sandbox: Sandbox, configuration: Configuration, count: int) -> list[str
 
 
 def drift(sandbox: Sandbox, names: Iterable[str]) -> None:
-    """Behind our back: half of them lose their policy, the others get somebody else's."""
+    """Change repositories in ECR: half of them lose their policy, the others get another policy."""
     client = sandbox.client("ecr")
     for place, name in enumerate(names):
         if place % 2:
@@ -82,7 +82,7 @@ def calls(sandbox: Sandbox) -> dict[str, int]:
 
 
 def policies(sandbox: Sandbox, names: Iterable[str]) -> int:
-    """How many of these carry the cluster account's policy, as ECR shows it."""
+    """How many of these repositories have the cluster account's policy in ECR."""
     client = sandbox.client("ecr")
 
     def carries(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""A sweep, worked off in the process of the test."""
+"""Runs a sweep in the process of the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for something and acting at a moment, without a fixed sleep."""
+"""Wait for a condition, or act at a chosen moment, without a fixed sleep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 40) -> Any:
 
 
 def before_the_first(word: str, happens: Callable[[], object]) -> Any:
-    """For `connection.execute_wrapper`: right before the first statement with this word something else happens."""
+    """For `connection.execute_wrapper`: call `happens` just before the first statement that contains the word."""
     done: list[str] = []
 
     def wrapper(execute: Any, sql: str, parameters: Any, many: bool, context: Any) -> Any:
