@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from django.db.models import Exists, Q, Subquery
 from django.db.models.functions import Now
@@ -42,14 +42,48 @@ from deployments.models import (
 )
 from deployments.reconcile import bulkhead, desired, ownership, processes
 from deployments.reconcile.lease import Lease
-from deployments.row_values import Difference, Encryption, Management, Mutability, Part
+from deployments.row_values import ConsumerPull, Difference, Encryption, Management, Mutability, Part
 
 T = TypeVar("T")
 log = get_logger(__name__)
 
+
+class RowValues(TypedDict, total=False):
+    """The columns of a repository's row that are written here. `Now` is the time of the database when it writes."""
+
+    host: str
+    status: str
+    differences: list[Difference]
+    last_error: str
+    last_error_code: str
+    last_error_heals: bool
+    last_error_is_installation: bool
+    last_error_at: Now | None
+    error_since: datetime | None
+    attempted_at: datetime
+    last_checked_at: datetime
+    written_at: Now
+    last_in_sync_at: datetime | None
+    drifted_since: datetime | None
+    checked_digest: str
+    management: str
+    origin: str
+    taken_over_at: datetime | None
+    creating_since: datetime | None
+    policy_text: str
+    policy_applied_at: datetime | None
+    lifecycle_text: str
+    lifecycle_is_ours: bool
+    tags: dict[str, str]
+    mutability: Mutability
+    encryption: Encryption
+    details_checked_at: datetime | None
+    consumers: dict[str, ConsumerPull]
+
+
 #: The columns of a row whose repository is gone: nothing of the old repository is true of the next one. The event
 #: that records the loss (`gone_event`) keeps what was true of the old one.
-GONE: dict[str, Any] = {
+GONE: RowValues = {
     "status": RepositoryStatus.MISSING,
     "differences": [],
     "origin": "",
@@ -277,7 +311,7 @@ class _Run:
     partition: str
     missing: bool = False
     unanswered: bool = False  # a CreateRepository of ours may have succeeded without our hearing of it
-    values: dict[str, Any] = field(default_factory=dict)
+    values: RowValues = field(default_factory=RowValues)
     events: list[RepositoryEvent] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)  # that are left at the end
     errors: list[RegistryError] = field(default_factory=list)
@@ -519,7 +553,7 @@ def _make_again(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -
 def _deleted_meanwhile(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime, create: bool) -> None:
     """A read found the repository and a write did not: nothing that was read is known to be true any more."""
     run.row.policy_text = run.values.get("policy_text", run.row.policy_text)  # newer; the event keeps it
-    run.values = {name: run.values[name] for name in ("host", "attempted_at")}
+    run.values = {"host": run.values["host"], "attempted_at": run.values["attempted_at"]}
     run.differences, run.errors, run.written = [], [], []
     observation = _not_found(run, ecr=ecr, config=config, now=now, create=create)
     if observation is not None:
@@ -783,7 +817,8 @@ def _record(run: _Run, *, error: RegistryError | None, desired_digest: str, now:
     row, values = run.row, run.values
     if error is not None:
         failure, events = _failure(row, error, cause=run.cause, now=now)
-        values |= failure | {"differences": run.differences}
+        values |= failure
+        values["differences"] = run.differences
         run.events += events
         return
     values |= {
@@ -845,10 +880,10 @@ def record_policy(*, lease: RepositoryLease, config: RegistryConfig, partition: 
 
 def _failure(
     row: Repository, error: RegistryError, *, cause: str, now: datetime
-) -> tuple[dict[str, Any], list[RepositoryEvent]]:
+) -> tuple[RowValues, list[RepositoryEvent]]:
     """What an attempt that ended in this error leaves on the row, and in its history when there is something new."""
     since = (row.error_since if row.last_error_code == error.code else None) or now
-    values = {
+    values: RowValues = {
         "status": RepositoryStatus.FAILED,
         "last_error": str(error),
         "last_error_code": error.code,

@@ -2217,4 +2217,28 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_log.py::test_a_refused_deploy_is_one_warning_with_the_code_and_the_sentence_beside_the_refused_write",
         ),
     ),
+    *_in(
+        "deployments/row_values.py",
+        (
+            "Difference.as_row",
+            '"writable"',
+            '"fixable"',
+            "test_row_values.py::test_a_value_is_stored_under_the_keys_of_version_0_1_0_and_read_back",
+        ),
+        (
+            "Difference.from_row",
+            '_PARTS.get(stored.get("what", ""), Part.OTHER)',
+            'Part(stored["what"])',
+            "test_row_values.py::test_a_part_that_only_a_newer_version_knows_is_another_part",
+        ),
+    ),
+    *_in(
+        "deployments/models.py",
+        (
+            "ValuesField.value_to_string",
+            "_as_stored(self.value_from_object(obj))",
+            "self.value_from_object(obj)",
+            "test_row_values.py::test_a_dump_of_the_rows_holds_the_stored_keys_and_is_loaded_again",
+        ),
+    ),
 )
