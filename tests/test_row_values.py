@@ -13,6 +13,7 @@ from django.db import connection
 from django.utils import timezone
 
 from deployments.models import Deployment, Environment, Repository
+from deployments.reconcile.repositories import GONE, RowValues
 from deployments.row_values import ConsumerPull, Difference, Encryption, Mutability, Part, ProvedPull, Receipt
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,6 +127,13 @@ def test_a_dump_of_the_rows_holds_the_stored_keys_and_is_loaded_again(environmen
 
     assert json.loads(text)[0]["fields"]["receipt"] == receipt.as_row()
     assert Deployment.objects.get().receipt == receipt
+
+
+def test_the_columns_that_a_convergence_may_write_are_columns_of_the_row() -> None:
+    columns = {field.name for field in Repository._meta.concrete_fields}
+
+    assert set(RowValues.__annotations__) - columns == set()
+    assert set(GONE) <= set(RowValues.__annotations__)
 
 
 KEYS = "what|writable|pull|exclusions|kms_key|unproved|pullers|how"

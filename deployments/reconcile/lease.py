@@ -12,7 +12,7 @@ it calls `require_time` before each call to AWS.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, Self, TypeVar
@@ -87,19 +87,19 @@ class Lease(Generic[Row]):
         if late or not processes.may_write():
             raise registry_error("OutOfTime", operation="lease", name=str(self.row))
 
-    def note(self, values: dict[str, Any], *events: RepositoryEvent) -> None:
+    def note(self, values: Mapping[str, Any], *events: RepositoryEvent) -> None:
         """Write columns and events and keep the lease. Raises RegistryError (TakenOver) if the lease was lost."""
         if not self._write(values, events):
             raise registry_error("TakenOver", operation="lease", name=str(self.row))
         for name, value in values.items():
             setattr(self.row, name, value)
 
-    def renew(self, values: dict[str, Any]) -> bool:
+    def renew(self, values: Mapping[str, Any]) -> bool:
         """Write columns and restart the lease's duration. False if the lease was lost; then nothing is written."""
         return self._write({**values, "lease_until": Now() + self.duration}, ())
 
     def finish(
-        self, values: dict[str, Any], events: Sequence[RepositoryEvent] = (), *, rest: timedelta | None = None
+        self, values: Mapping[str, Any], events: Sequence[RepositoryEvent] = (), *, rest: timedelta | None = None
     ) -> bool:
         """Write the result and return the lease. False if the lease was lost; then nothing is written.
 
@@ -112,7 +112,7 @@ class Lease(Generic[Row]):
         """Return the lease without a result. Does not raise during a database outage: see `give_back`."""
         give_back(self.mine)
 
-    def _write(self, values: dict[str, Any], events: Sequence[RepositoryEvent]) -> bool:
+    def _write(self, values: Mapping[str, Any], events: Sequence[RepositoryEvent]) -> bool:
         if not events:
             return bool(self.mine.update(**values))
         with transaction.atomic():

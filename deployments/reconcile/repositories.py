@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from django.db.models import Exists, Q, Subquery
 from django.db.models.functions import Now
@@ -43,14 +43,48 @@ from deployments.models import (
 )
 from deployments.reconcile import bulkhead, desired, ownership, processes
 from deployments.reconcile.lease import Lease
-from deployments.row_values import Difference, Encryption, Management, Mutability, Part
+from deployments.row_values import ConsumerPull, Difference, Encryption, Management, Mutability, Part
 
 T = TypeVar("T")
 log = get_logger(__name__)
 
+
+class RowValues(TypedDict, total=False):
+    """The columns of a repository's row that are written here. `Now` is the time of the database when it writes."""
+
+    host: str
+    status: str
+    differences: list[Difference]
+    last_error: str
+    last_error_code: str
+    last_error_heals: bool
+    last_error_is_installation: bool
+    last_error_at: Now | None
+    error_since: datetime | None
+    attempted_at: datetime
+    last_checked_at: datetime
+    written_at: Now
+    last_in_sync_at: datetime | None
+    drifted_since: datetime | None
+    checked_digest: str
+    management: str
+    origin: str
+    taken_over_at: datetime | None
+    creating_since: datetime | None
+    policy_text: str
+    policy_applied_at: datetime | None
+    lifecycle_text: str
+    lifecycle_is_ours: bool
+    tags: dict[str, str]
+    mutability: Mutability
+    encryption: Encryption
+    details_checked_at: datetime | None
+    consumers: dict[str, ConsumerPull]
+
+
 #: The columns that are reset when the repository is gone, because the next repository of this name is a new one. The
 #: event of the loss (`gone_event`) keeps the facts about the old repository.
-GONE: dict[str, Any] = {
+GONE: RowValues = {
     "status": RepositoryStatus.MISSING,
     "differences": [],
     "origin": "",
@@ -280,7 +314,7 @@ class _Run:
     partition: str
     missing: bool = False
     unanswered: bool = False  # the answer to our CreateRepository was lost, so it may have succeeded
-    values: dict[str, Any] = field(default_factory=dict)
+    values: RowValues = field(default_factory=RowValues)
     events: list[RepositoryEvent] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)  # differences that are left at the end
     errors: list[RegistryError] = field(default_factory=list)
@@ -523,7 +557,7 @@ def _recreate(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> 
 def _deleted_meanwhile(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime, create: bool) -> None:
     """A read found the repository and a write did not, so it was deleted in between: discard all that was read."""
     run.row.policy_text = run.values.get("policy_text", run.row.policy_text)  # newer than the row; the event keeps it
-    run.values = {name: run.values[name] for name in ("host", "attempted_at")}
+    run.values = {"host": run.values["host"], "attempted_at": run.values["attempted_at"]}
     run.differences, run.errors, run.written = [], [], []
     observation = _not_found(run, ecr=ecr, config=config, now=now, create=create)
     if observation is not None:
@@ -787,7 +821,8 @@ def _record(run: _Run, *, error: RegistryError | None, desired_digest: str, now:
     row, values = run.row, run.values
     if error is not None:
         failure, events = _failure(row, error, cause=run.cause, now=now)
-        values |= failure | {"differences": run.differences}
+        values |= failure
+        values["differences"] = run.differences
         run.events += events
         return
     values |= {
@@ -848,10 +883,10 @@ def record_policy(*, lease: RepositoryLease, config: RegistryConfig, partition: 
 
 def _failure(
     row: Repository, error: RegistryError, *, cause: str, now: datetime
-) -> tuple[dict[str, Any], list[RepositoryEvent]]:
+) -> tuple[RowValues, list[RepositoryEvent]]:
     """The columns and events of an attempt that ended in this error. An event only if the error is new or lasts."""
     since = (row.error_since if row.last_error_code == error.code else None) or now
-    values = {
+    values: RowValues = {
         "status": RepositoryStatus.FAILED,
         "last_error": str(error),
         "last_error_code": error.code,

@@ -817,6 +817,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/models.py",
+        (
+            "ValuesField.value_to_string",
+            "_as_stored(self.value_from_object(obj))",
+            "self.value_from_object(obj)",
+            "test_row_values.py::test_a_dump_of_the_rows_holds_the_stored_keys_and_is_loaded_again",
+        ),
+    ),
+    *_in(
         "deployments/notify/channels.py",
         (
             "encryption_context",
@@ -1643,19 +1652,19 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "beat",
-            'said if until is None or time.monotonic() < until else ""',
-            "said",
+            'reported if until is None or time.monotonic() < until else ""',
+            "reported",
             "reconcile/test_lease.py::test_what_is_wrong_is_on_the_heartbeats_for_as_long_as_it_was_said_to_be",
         ),
         (
             "beat",
-            "_heard_at = max(_heard_at, sent_at)",
-            "_heard_at = clock()",
+            "_confirmed_at = max(_confirmed_at, sent_at)",
+            "_confirmed_at = clock()",
             "reconcile/test_lease.py::test_a_heartbeat_counts_from_before_it_was_sent",
         ),
         (
             "beat",
-            "max(_heard_at, sent_at)",
+            "max(_confirmed_at, sent_at)",
             "sent_at",
             "reconcile/test_lease.py::test_a_late_confirmation_does_not_make_a_newer_heartbeat_older",
         ),
@@ -2371,6 +2380,21 @@ MUTANTS: tuple[Mutant, ...] = (
             ", *configuration.registries",
             ",",
             "deploys/test_push_credentials.py::test_a_deployment_gets_credentials_of_the_registry_that_its_image_ref_names",
+        ),
+    ),
+    *_in(
+        "deployments/row_values.py",
+        (
+            "Difference.as_row",
+            '"writable"',
+            '"fixable"',
+            "test_row_values.py::test_a_value_is_stored_under_the_keys_of_version_0_1_0_and_read_back",
+        ),
+        (
+            "Difference.from_row",
+            '_PARTS.get(stored.get("what", ""), Part.OTHER)',
+            'Part(stored["what"])',
+            "test_row_values.py::test_a_part_that_only_a_newer_version_knows_is_another_part",
         ),
     ),
     *_in(

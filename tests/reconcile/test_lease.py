@@ -275,7 +275,7 @@ def test_a_lease_that_is_taken_over_before_its_row_was_read_is_not_ours() -> Non
 
 def test_a_fork_is_not_its_parents_process_and_has_none_of_its_troubles(monkeypatch: pytest.MonkeyPatch) -> None:
     parent = processes.start(ProcessRole.WORKER)
-    processes.say("The parent's steps failed.")
+    processes.report_trouble("The parent's steps failed.")
     monkeypatch.setattr(processes, "_mine", (os.getpid() + 1, parent.pk))  # as after a fork
 
     assert processes.current_id() is None
@@ -289,11 +289,11 @@ def test_a_fork_is_not_its_parents_process_and_has_none_of_its_troubles(monkeypa
 def test_what_is_wrong_is_on_the_heartbeats_for_as_long_as_it_was_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     row = processes.start(ProcessRole.WORKER)
     for seconds, trouble in ((60, "It is late."), (0, ""), (None, "It is late.")):
-        processes.say("It is late.", seconds=seconds)
+        processes.report_trouble("It is late.", seconds=seconds)
         processes.beat()
         row.refresh_from_db()
         assert row.trouble == trouble
-    processes.say("")
+    processes.report_trouble("")
 
 
 @pytest.mark.parametrize(("seconds", "alive"), [(110, True), (130, False)])
