@@ -103,10 +103,10 @@ def examine(*, configuration: Configuration, offline: bool = False) -> Report:
     return Report(lines=tuple(lines), at=at, seconds=time.monotonic() - began)
 
 
-def _guarded(part: str, look: Callable[[], Iterable[ReportLine]]) -> list[ReportLine]:
+def _guarded(part: str, check: Callable[[], Iterable[ReportLine]]) -> list[ReportLine]:
     found: list[ReportLine] = []
     try:
-        for line in look():
+        for line in check():
             found.append(line)
     except Exception as error:
         log.exception("doctor.part_broke", part=part)

@@ -241,7 +241,7 @@ def state_of(row: Repository, part: str, *, covered: bool) -> State:
         return State(tone="warn" if writable else "idle", word="Differs" if writable else "Reported", words=words)
     looked = row.last_checked_at if part == "policy" else row.details_checked_at
     if looked is None or row.status in (RepositoryStatus.MISSING, RepositoryStatus.UNMANAGED):
-        return State(tone="idle", word="Not looked at")
+        return State(tone="idle", word="Not checked")
     if not covered:
         return State(tone="idle", word="Not covered", words="The settings name another registry now.")
     if row.status == RepositoryStatus.PENDING:
