@@ -127,6 +127,35 @@ def test_the_line_is_a_quarter_of_the_threads_and_is_not_waited_in_for_ever(
     assert all(0.4 < each < 5 for each in took[1:])
 
 
+def test_a_place_in_line_is_waited_for_for_twenty_seconds(full: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float | None] = []
+
+    class Line(threading.Condition):
+        def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+            waited.append(timeout)
+            return False
+
+    monkeypatch.setattr(bulkhead, "_free", Line())
+    for _ in range(3):  # two may be in line at once
+        with pytest.raises(Refusal), bulkhead.place(in_line=True):
+            pass
+
+    assert waited == [20.0] * 3
+
+
+@pytest.mark.parametrize(("threads", "waiters"), [(1, 1), (2, 1), (8, 2)])
+def test_a_quarter_of_the_threads_and_at_least_one_wait_for_another_request(
+    threads: int, waiters: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulkhead, "_threads", threads)
+    for _ in range(2):  # what was taken is given back
+        with ExitStack() as stack:
+            for _ in range(waiters):
+                stack.enter_context(bulkhead.waiting())
+            with pytest.raises(Refusal):
+                stack.enter_context(bulkhead.waiting())
+
+
 # ------------------------------------------------------------------------------------------- who needs a place
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection, connections
 from django.db.backends.utils import CursorWrapper
+from django.db.models import F
 from django.db.models.functions import Now
 
 from deployments.config import Configuration
@@ -215,6 +217,148 @@ def test_a_process_that_has_ended_starts_no_call_under_a_lease(monkeypatch: pyte
     assert Process.objects.get().ended_at is not None
 
 
+def test_a_heartbeat_counts_from_before_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(processes, "clock", lambda: now[0])
+    processes.start(ProcessRole.WEB)
+
+    def slow() -> float:
+        now[0] += processes.WRITE_SECONDS + 1
+        return 0.0
+
+    monkeypatch.setattr(processes, "clock_offset", slow)
+
+    assert processes.beat()
+    assert not processes.may_write()
+
+
+def test_a_late_confirmation_does_not_make_a_newer_heartbeat_older(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(processes, "clock", lambda: now[0])
+    processes.start(ProcessRole.WEB)
+    newer = iter([True])
+
+    def offset() -> float:
+        for _ in newer:  # another thread's heartbeat, sent later, is confirmed first
+            now[0] += processes.WRITE_SECONDS + 1
+            processes.beat()
+        return 0.0
+
+    monkeypatch.setattr(processes, "clock_offset", offset)
+
+    assert processes.beat()
+    assert processes.may_write()
+
+
+def test_a_process_whose_heartbeats_are_recent_takes_a_lease_without_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    processes.start(ProcessRole.WEB)
+    monkeypatch.setattr(processes, "beat", lambda: pytest.fail("a needless heartbeat"))
+
+    assert lease.Lease.claim(rows()[0], timedelta(seconds=60)) is not None
+
+
+def test_a_lease_that_is_taken_over_before_its_row_was_read_is_not_ours() -> None:
+    [each, *_] = rows()
+    another = iter([True])
+
+    def take_over(execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
+        if sql.startswith("SELECT"):
+            for _ in another:
+                each.update(lease_owner="other", lease_epoch=F("lease_epoch") + 1)
+        return execute(sql, *arguments)
+
+    with connection.execute_wrapper(take_over):
+        assert lease.Lease.claim(each, timedelta(seconds=60)) is None
+
+
+def test_a_fork_is_not_its_parents_process_and_has_none_of_its_troubles(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = processes.start(ProcessRole.WORKER)
+    processes.say("The parent's steps failed.")
+    monkeypatch.setattr(processes, "_mine", (os.getpid() + 1, parent.pk))  # as after a fork
+
+    assert processes.current_id() is None
+    row = processes.start(ProcessRole.TASK)
+    processes.beat()
+
+    row.refresh_from_db()
+    assert (processes.current_id(), row.trouble) == (row.pk, "")
+
+
+def test_what_is_wrong_is_on_the_heartbeats_for_as_long_as_it_was_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = processes.start(ProcessRole.WORKER)
+    for seconds, trouble in ((60, "It is late."), (0, ""), (None, "It is late.")):
+        processes.say("It is late.", seconds=seconds)
+        processes.beat()
+        row.refresh_from_db()
+        assert row.trouble == trouble
+    processes.say("")
+
+
+@pytest.mark.parametrize(("seconds", "alive"), [(110, True), (130, False)])
+def test_a_process_counts_as_silent_after_two_minutes(seconds: int, alive: bool) -> None:
+    other_process(beat_at=Now() - timedelta(seconds=seconds))
+
+    seen = processes.seen(ProcessRole.WEB)
+
+    assert (len(seen.alive), len(seen.silent)) == (alive, not alive)
+
+
+@pytest.mark.parametrize(
+    ("values", "ready"),
+    [
+        ({"seconds": 25}, True),
+        ({"seconds": 35}, False),
+        ({"host": "elsewhere"}, False),
+        ({"role": ProcessRole.WEB}, False),
+        ({"ended_at": Now()}, False),
+        ({"clock_offset": 59.0}, True),
+        ({"clock_offset": -60.0}, False),
+    ],
+)
+def test_a_probe_passes_while_a_process_of_its_role_on_its_host_sends_heartbeats(
+    values: dict[str, Any], ready: bool
+) -> None:
+    beat_at = Now() - timedelta(seconds=values.pop("seconds", 0))
+    pk = Process.objects.create(role=ProcessRole.EVENTS, host=socket.gethostname(), pid=1).pk
+    Process.objects.filter(pk=pk).update(beat_at=beat_at, **values)
+
+    assert (processes.unready(ProcessRole.EVENTS) == "") is ready
+
+
+def test_the_end_of_processes_is_recorded_for_those_of_this_host_and_role_only() -> None:
+    host = socket.gethostname()
+    ended, others = (
+        [Process.objects.create(role=role, host=where, pid=pid).pk for role, where, pid in each]
+        for each in (
+            [(ProcessRole.TASK, host, 7)],
+            [(ProcessRole.WEB, host, 7), (ProcessRole.TASK, "elsewhere", 7), (ProcessRole.TASK, host, 8)],
+        )
+    )
+    before = Process.objects.create(role=ProcessRole.TASK, host=host, pid=7).pk
+    Process.objects.filter(pk=before).update(ended_at=Now() - timedelta(hours=1))
+
+    processes.end_others([7], ProcessRole.TASK)
+
+    assert set(Process.objects.filter(ended_at__gt=Now() - timedelta(minutes=1)).values_list("pk", flat=True)) == {
+        *ended
+    }
+    assert not Process.objects.filter(pk__in=others, ended_at__isnull=False).exists()
+
+
+def test_no_heartbeat_is_sent_while_the_main_thread_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def lives() -> bool:
+        asked.append(1)
+        return False
+
+    beating(monkeypatch, lives=lives, each=connections.close_all, until=lambda: len(asked) >= 3)
+
+    assert not Process.objects.exists()
+
+
 def beating(monkeypatch: pytest.MonkeyPatch, *, until: Callable[[], bool], **options: Any) -> None:
     """`keep_alive`, a hundred times as fast, until something is true, and then the end of its thread."""
     monkeypatch.setattr(processes, "BEAT_SECONDS", 0.05)
@@ -366,8 +510,8 @@ def test_a_lease_that_could_not_be_returned_is_returned_with_the_next_heartbeat(
 
     with monkeypatch.context() as patch:
         patch.setattr(CursorWrapper, "execute", fail)
-        held.give_up()
         taken_over.give_up()
+        held.give_up()
         with pytest.raises(OperationalError):
             lease.give_back_owed()  # a heartbeat while it is still away
     Repository.objects.filter(pk=second.pk).update(lease_until=Now() - timedelta(seconds=1))
