@@ -22,10 +22,7 @@ from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshabl
 from django.db import connection
 
 from deployments import measure
-from deployments.aws.values import (
-    Access,
-    Session,
-)
+from deployments.aws.values import Access, Session
 from deployments.catalogue import UNKNOWN
 from deployments.errors import RegistryError, aws_error, registry_error
 from deployments.log import get_logger
@@ -33,15 +30,10 @@ from deployments.log import get_logger
 log = get_logger(__name__)
 
 CONNECT_SECONDS = 3
-
 READ_SECONDS = 10
-
 ATTEMPTS_PER_CALL = 3
-
 CALLS_IN_FLIGHT = 32  # calls in flight from one process; also the size of each client's connection pool
-
 ROLE_SESSION_SECONDS = 3600
-
 USER_AGENT = "registry-admin"  # part of each call's user agent: marks this program's calls in CloudTrail's events
 
 _lock = threading.Lock()

@@ -8,17 +8,10 @@ from email.utils import parsedate_to_datetime
 
 from botocore import exceptions as aws
 
-from deployments.aws.clients import (
-    client_of,
-    no_open_transaction,
-    translated,
-)
+from deployments.aws.clients import client_of, no_open_transaction, translated
 from deployments.aws.ecr import Ecr
 from deployments.aws.sqs import EventQueue
-from deployments.aws.values import (
-    Identity,
-    Message,
-)
+from deployments.aws.values import Identity, Message
 from deployments.errors import RegistryError
 
 

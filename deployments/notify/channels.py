@@ -9,10 +9,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 
 from deployments.access.vault import Unreadable, Vault
-from deployments.models import (
-    ChannelKind,
-    NotificationChannel,
-)
+from deployments.models import ChannelKind, NotificationChannel
 from deployments.notify import outbound_http
 from deployments.notify.outbound_http import Undeliverable
 

@@ -24,11 +24,7 @@ from django.urls import reverse
 from deployments import clock
 from deployments.config import Configuration
 from deployments.log import get_logger
-from deployments.models import (
-    DeliveryStatus,
-    NotificationChannel,
-    NotificationDelivery,
-)
+from deployments.models import DeliveryStatus, NotificationChannel, NotificationDelivery
 from deployments.notify.news import EVENTS, MAX_ROWS_PER_KIND, News, current_news
 from deployments.notify.outbound_http import Undeliverable
 from deployments.notify.senders import DeliverySettings, send
@@ -36,7 +32,6 @@ from deployments.notify.senders import DeliverySettings, send
 log = get_logger(__name__)
 
 TEST_EVENT = "test"
-
 MAX_REFUSALS_IN_A_ROW = 20  # after so many refusals, `deliver` sends nothing more to the channel
 REFUSAL_SECONDS = 5.0  # the longest time that one `deliver` spends on refused messages of one channel
 RETRY_AFTER = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=30))

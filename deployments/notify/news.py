@@ -53,11 +53,8 @@ EVENTS = {
 }
 
 LOOK_BACK = timedelta(hours=24)  # an older change is not notified, even if no worker ran meanwhile (D-no-cursor)
-
 MAX_ROWS_PER_KIND = 5000  # the most rows of a kind that one `current_news` reads
-
 LONGEST_DEPLOY = timedelta(days=30)  # from creation to end: a timeout may be 7 days, and a worker may apply it late
-
 KEY_EXPIRY_WARNING = timedelta(days=7)
 
 

@@ -14,11 +14,7 @@ from django.core.mail import EmailMessage
 from django.db import connection
 
 from deployments.access.vault import Unreadable, Vault
-from deployments.models import (
-    ChannelKind,
-    NotificationChannel,
-    NotificationDelivery,
-)
+from deployments.models import ChannelKind, NotificationChannel, NotificationDelivery
 from deployments.notify import outbound_http
 from deployments.notify.channels import _mail_addresses, encryption_context
 from deployments.notify.outbound_http import Undeliverable

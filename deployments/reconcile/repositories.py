@@ -6,11 +6,9 @@ The protocol (for each point a test fails if the point is left out):
 * One process at a time, by a lease with an expiry and an epoch, which one conditional UPDATE on the database's clock
   takes and another returns. No transaction is open during a call to AWS. A deploy that finds the lease taken waits.
 * Level-triggered: observe, compare by meaning, write only the differences. No step relies on an earlier step of the
-same
-  run, so the next run finishes a run that died on any line.
+  same run, so the next run finishes a run that died on any line.
 * A result is written only under the epoch of its lease. No request to AWS is sent late in the lease, or when the
-process
-  may count as silent. So a process that was suspended overwrites neither a newer result nor a newer policy.
+  process may count as silent. So a process that was suspended overwrites neither a newer result nor a newer policy.
 """
 
 from __future__ import annotations
