@@ -873,9 +873,10 @@ class SweepChunk(models.Model):
     drifted = models.PositiveIntegerField(default=0)
     failed = models.PositiveIntegerField(default=0)
     calls = models.JSONField(default=dict, blank=True)
-    throttled = models.JSONField(
-        null=True, blank=True
-    )  # {repository id: how often AWS throttled its check in this sweep}
+    # By repository id: how often AWS throttled its check in this sweep. The keys of JSON are texts.
+    throttled: models.JSONField[dict[int, int] | None, dict[int, int] | None] = ValuesField(
+        null=True, blank=True, read=lambda stored: {int(pk): tries for pk, tries in stored.items()}
+    )
     attempts = models.PositiveIntegerField(default=0)
     finished_at = models.DateTimeField(null=True, blank=True)
     lease_owner = models.CharField(max_length=64, blank=True)

@@ -237,7 +237,7 @@ class ChunkRun:
             "remaining": remaining,
             "attempts": 0,  # counts workers that died in a row; this worker is alive
             "calls": dict(Counter(self.chunk.calls) + calls),
-            "throttled": {str(pk): tries[pk] for pk in remaining if tries.get(pk)} or None,
+            "throttled": {pk: tries[pk] for pk in remaining if tries.get(pk)} or None,
             **{name: F(name) + counts[name] for name in ("in_sync", "healed", "drifted", "failed")},
         }
         self.chunk.calls = values["calls"]
@@ -247,7 +247,7 @@ class ChunkRun:
         return self.lease.finish(values, rest=self._rest(rows, busy))
 
     def _stored_tries(self) -> Counter[int]:
-        return Counter({int(pk): tries for pk, tries in (self.chunk.throttled or {}).items()})
+        return Counter(self.chunk.throttled or {})
 
     def _rest(self, rows: list[Repository], busy: list[int]) -> timedelta | None:
         """How long this chunk rests; None if one of its repositories can be checked now."""

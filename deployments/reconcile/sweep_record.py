@@ -124,7 +124,7 @@ def throttled_repositories(sweep: Sweep) -> list[tuple[str, int]]:
     tries: dict[int, int] = {}
     for chunk in sweep.chunks.filter(finished_at__isnull=True, throttled__isnull=False):
         counted = chunk.throttled or {}
-        tries |= {pk: counted[str(pk)] for pk in chunk.remaining if str(pk) in counted}
+        tries |= {pk: counted[pk] for pk in chunk.remaining if pk in counted}
     names = Repository.objects.filter(pk__in=tries).values_list("pk", "name").order_by("name")
     return [(name, tries[pk]) for pk, name in names]
 

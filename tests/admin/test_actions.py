@@ -435,9 +435,7 @@ def test_a_running_sweep_says_which_repositories_are_left_because_aws_throttles_
     url = f"/admin/deployments/sweep/{running.pk}"
     assert "data-waiting hidden" in operator.get(f"{url}/change/").content.decode()
     row = Repository.objects.filter(status="in_sync")[0]
-    running.chunks.create(
-        position=99, host="h", namespace="n", size=1, remaining=[row.pk], throttled={str(row.pk): 5, "0": 1}
-    )
+    running.chunks.create(position=99, host="h", namespace="n", size=1, remaining=[row.pk], throttled={row.pk: 5, 0: 1})
 
     page = operator.get(f"{url}/change/").content.decode()
 

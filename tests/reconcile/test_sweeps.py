@@ -475,7 +475,7 @@ def test_a_chunk_of_which_all_that_is_left_rests_is_free_again_when_its_first_re
     chunk = SweepChunk.objects.annotate(db_now=Now()).get()
     assert chunk.lease_until is not None
     assert 20 < (chunk.lease_until - chunk.db_now).total_seconds() <= 30
-    assert chunk.throttled == {str(chunk.remaining[0]): 1}
+    assert chunk.throttled == {chunk.remaining[0]: 1}
     [target] = targets.configured(fast)
     SweepChunk.objects.create(sweep=sweep, position=1, host=HOST, namespace="trigger", size=1, lease_owner="somebody",
                               lease_until=timezone.now() + timedelta(minutes=1))  # fmt: skip
