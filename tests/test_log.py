@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from io import StringIO
 from threading import Thread
 from typing import Any
@@ -298,7 +299,7 @@ def test_a_deployment_that_times_out_has_its_line(
     environment: Environment, ecr_configuration: Configuration, http: Http, lines: Log
 ) -> None:
     _, made = http.create("create-4")
-    Deployment.objects.update(deadline=Now())
+    Deployment.objects.update(deadline=Now() - timedelta(seconds=1))
 
     assert lifecycle.time_out_overdue() == 1
 

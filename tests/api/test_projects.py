@@ -120,7 +120,7 @@ def test_an_unknown_project_is_a_404_in_the_words_that_the_cli_explains(user_cli
 def test_expired_deploy_keys_are_cleared_away_when_one_is_made(user_cli: Cli, production: Environment) -> None:
     path = f"/api/v1/projects/{production.project.ref}/prod"
     user_cli.get(path)
-    AccessKey.objects.filter(kind=KeyKind.DEPLOY).update(expires_at=timezone.now())
+    AccessKey.objects.filter(kind=KeyKind.DEPLOY).update(expires_at=timezone.now() - timedelta(seconds=1))
     user_cli.get(path)
 
     assert AccessKey.objects.filter(kind=KeyKind.DEPLOY).count() == 1
