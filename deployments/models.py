@@ -234,12 +234,12 @@ class Repository(models.Model):
         max_length=9, blank=True, default="", db_default="", choices=[(each.value, each.value) for each in Management]
     )
 
-    # What AWS answered at the last observation of each kind.
     origin = models.CharField(  # created: we made it; adopted: somebody else made it
         max_length=8, blank=True, choices=[("created", "Created by us"), ("adopted", "Adopted")]
     )
     taken_over_at = models.DateTimeField(null=True, blank=True)  # written for version 0.1.0, which has no `management`
     creating_since = models.DateTimeField(null=True, blank=True)  # CreateRepository was sent and not answered yet
+    # What AWS answered at the last observation of each kind.
     policy_text = models.TextField(blank=True)
     policy_applied_at = models.DateTimeField(
         null=True, blank=True

@@ -14,13 +14,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from deployments.config import SETTINGS
 from tests import postgresql
 
 POSTGRESQL = os.environ.get("TEST_DATABASE") == "postgresql"
 DIRECTORY = Path(tempfile.mkdtemp(prefix="registry-admin-tests-"))
 
 _FOREIGN = ("AWS_", "DEPLOY_", "V4_DEPLOY_", "DEPRECATE_", "RECONCILE_", "BOTO_", "EMAIL_", "NOTIFY_", "METRICS_")
-_NAMES = {"APP_ORIGIN", "API_ORIGIN", "SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "DATABASE_URL", "LOG_LEVEL"}
+_NAMES = {setting.name for setting in SETTINGS}
 
 
 def _isolate() -> None:

@@ -34,7 +34,7 @@ def sources(*folders: str) -> Iterator[Path]:
         yield from sorted((ROOT / folder).rglob("*.py"))
 
 
-def test_imports_point_to_lower_layers_and_each_outside_library_has_one_importer() -> None:
+def test_the_contracts_of_imports_in_pyproject_hold() -> None:
     # In a process of its own: the library configures logging, and so switches off the loggers of other tests.
     lint = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(cache_dir=None))"
     done = subprocess.run([sys.executable, "-c", lint], cwd=ROOT, capture_output=True, text=True, timeout=60)

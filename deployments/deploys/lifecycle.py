@@ -412,6 +412,7 @@ def _end(deployment: Deployment, status: DeploymentStatus, **values: Any) -> boo
     if changed:
         error: dict[str, Any] = values.get("error") or {}
         reason = values.get("canceled_reason") or f"{error.get('name', '')}: {error.get('message', '')}"[:REASON_LENGTH]
+        # deployment.failed, deployment.canceled or deployment.timed_out
         log_change(f"deployment.{status.lower()}", deployment, reason=reason)
     return bool(changed)
 

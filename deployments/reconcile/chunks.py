@@ -447,7 +447,7 @@ class ChunkRun:
         elif converged.status == RepositoryStatus.MISSING:
             self._record_result(row, "drifted", sentence("missing", name="The repository"), Outcome.MISSING)
         elif converged.status == RepositoryStatus.DRIFTED:
-            self._record_result(row, "drifted", " ".join(part.words for part in converged.differences))
+            self._record_result(row, "drifted", desired.verdict(converged.differences).words)
         elif result.written or result.before not in (RepositoryStatus.IN_SYNC, RepositoryStatus.PENDING):
             self._record_result(row, "healed", " ".join(result.written))
         else:

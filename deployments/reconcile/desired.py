@@ -1,7 +1,8 @@
 """The desired state of a repository, and how an observation differs from it.
 
 Pure: values in, values out. `deployments.reconcile.repositories` observes and writes. Only this module decides what is
-a difference, which differences we may correct, and whether a repository has drifted.
+a difference, which differences we may correct, and whether a repository that exists has drifted. (A missing repository
+counts as drifted in the numbers of a sweep.)
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 
 Version 0.1.0 writes only `status`, `origin` and `taken_over_at`. So this version writes `management` together with
 these columns. While a process of version 0.1.0 may run, `fill` and each lease (`repositories.claim`) set the value that
-follows from these columns.
+follows from these columns. So write them together: a `management` that does not follow from them is replaced.
 """
 
 from __future__ import annotations

@@ -463,7 +463,7 @@ def log_status(row: Repository, *, before: str, cause: str, written: Iterable[st
     if row.status == RepositoryStatus.FAILED:
         details = {"code": row.last_error_code, "error": row.last_error}
     elif row.status == RepositoryStatus.DRIFTED:
-        details = {"differences": " ".join(each.words for each in row.differences)}
+        details = {"differences": desired.verdict(row.differences).words}
     if words := " ".join(written):
         details["corrected"] = words
     (log.info if quiet else log.warning)(
@@ -653,7 +653,10 @@ def _is_not_found(result: object) -> bool:
 
 
 def _decide_origin(run: _Run, observation: Observation, config: RegistryConfig) -> None:
-    """Decide whether an existing repository is ours (the answer to our CreateRepository was lost) or is adopted."""
+    """Decide whether an existing repository is ours (the answer to our CreateRepository was lost) or is adopted.
+
+    Sets `origin` and, with it, `management`.
+    """
     details = observation.details
     if not isinstance(details, Details):
         return  # not observed; the next check decides

@@ -1,7 +1,7 @@
-"""The mutants: what was once changed on purpose without any test failing, and whatever else is a guard of that kind.
+"""The mutants: deliberate changes to guards of the code, each of which must fail a test.
 
-One entry for each: the module and function, the text, what it becomes, and the tests that fail then. Whoever changes
-the line of an entry changes the entry with it (tests/test_mutants.py says which), and tries it: `make mutants`.
+An entry has the module and function, the text, what it becomes, and the tests (paths below tests/) that fail then. If you
+change the line of an entry, change the entry too (tests/test_mutants.py names stale ones), and try it: `make mutants`.
 """
 
 from __future__ import annotations

@@ -33,7 +33,9 @@ class Command(BaseCommand):
         configuration = settings.CONFIGURATION.require()
         found = targets.configured(configuration)
         if not configuration.events_queue_url:
-            raise CommandError("RECONCILE_EVENTS_QUEUE_URL is not set; the README shows how to create the queue.")
+            raise CommandError(
+                "RECONCILE_EVENTS_QUEUE_URL is not set; docs/change-events.md shows how to create the queue."
+            )
         if not found:
             raise CommandError("No configured registry is ECR (DEPLOY_REGISTRY_HOST), so there are no events.")
         stop: list[int] = []
