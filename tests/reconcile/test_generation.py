@@ -41,6 +41,7 @@ from tests.support.constants import CLUSTER, HOST, POLICY, TRAIL
 
 Configure = Callable[..., Configuration]
 OTHER = "333333333333"
+RESTART_TAKES_AT_MOST = generation.RESTART_TAKES_AT_MOST
 BOTH = POLICY.replace(f'"{CLUSTER}"', f'["{CLUSTER}", "{OTHER}"]')
 
 
@@ -523,9 +524,17 @@ def test_of_two_that_register_at_once_the_higher_generation_counts(
 
 @pytest.mark.parametrize(
     "still",
-    ["a holder was killed", "a holder runs", "another host was started", "another role was started", "earlier start"],
+    [
+        "a holder was killed",
+        "a holder runs",
+        "another host was started",
+        "another role was started",
+        "earlier start",
+        "started with a third one",
+    ],
 )
 def test_it_does_not_go_back_by_itself_otherwise(configure: Configure, still: str) -> None:
+    third = register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=3"))
     older, newer = register(given(configure)), register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=2"))
     old = timezone.now() - timedelta(hours=1)
     match still:
@@ -544,6 +553,10 @@ def test_it_does_not_go_back_by_itself_otherwise(configure: Configure, still: st
         case "earlier start":
             process(newer, "one", beat_at=old)
             process(older, "one", started_at=old)
+        case "started with a third one":
+            process(newer, "one", beat_at=old, started_at=old)
+            end(process(third, "one"))
+            process(older, "two")
 
     assert not generation.settle()
     assert counts() == newer
@@ -559,6 +572,7 @@ def test_it_does_not_go_back_by_itself_otherwise(configure: Configure, still: st
             "enforces the policy, and the newer configuration only observes",
         ),
         ({"DEPLOY_REGISTRY_NAMESPACE": "new"}, {}, "trigger instead of"),
+        ({"policy": ""}, {}, "has a default repository policy, and the newer configuration has none"),
     ],
 )
 def test_it_never_goes_back_by_itself_where_that_could_take_access_away_and_the_alarm_names_the_command(
@@ -698,3 +712,43 @@ def _reconcile(row: Repository, configuration: Configuration, *, activation: int
         enforce=True,
         activation=activation,
     )
+
+
+@pytest.mark.parametrize(("seconds", "goes_back"), [(25, False), (35, True)])
+@pytest.mark.parametrize("what", ["the newer one was registered", "a process that held the newer one ended"])
+def test_it_goes_back_when_nothing_of_the_newer_one_has_started_or_ended_for_thirty_seconds(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, what: str, seconds: int, goes_back: bool
+) -> None:
+    monkeypatch.setattr(generation, "RESTART_TAKES_AT_MOST", RESTART_TAKES_AT_MOST)
+    older, newer = register(given(configure)), register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=2"))
+    at, long_ago = (timezone.now() - timedelta(seconds=each) for each in (seconds, 3600))
+    registered = what == "the newer one was registered"
+    ConfigurationActivation.objects.update(at=at if registered else long_ago)
+    Process.objects.filter(pk=process(newer, "one").pk).update(ended_at=long_ago if registered else at)
+    process(older, "one")
+
+    assert generation.settle() is goes_back
+
+
+def test_a_configuration_is_found_by_the_beginning_of_its_digest_if_that_is_only_one(configure: Configure) -> None:
+    first = register(given(configure, CONFIGURATION_GENERATION="1"))
+    again = register(given(configure, CONFIGURATION_GENERATION="2"))
+    other = register(given(configure, DEPLOY_REGISTRY_ECR_TAGS="a=2"))
+    assert first.digest == again.digest != other.digest
+
+    assert generation.find(first.digest[:12].upper()) == again
+    for digest in ("", "zz"):
+        with pytest.raises(ValueError, match="There is no configuration"):
+            generation.find(digest)
+    ConfigurationGeneration.objects.filter(pk=other.pk).update(digest=f"{first.digest[:12]}{'0' * 52}")
+    with pytest.raises(ValueError, match="Give more characters"):
+        generation.find(first.digest[:12])
+
+
+def test_the_processes_of_a_workers_cluster_hold_no_configuration_of_their_own(configure: Configure) -> None:
+    row = register(given(configure))
+    Process.objects.create(role=ProcessRole.TASK, host="one", pid=2, configuration=row)
+
+    web = process(row, "one")
+
+    assert list(generation.running()) == [web]
