@@ -207,7 +207,7 @@ def handle(
         problem: str | None
         try:
             with bound(repository=name):
-                problem = _observe(configuration, account, region, name, [change for _, change in pairs], stopping)
+                problem = _check(configuration, account, region, name, [change for _, change in pairs], stopping)
         except (OperationalError, InterfaceError, InternalError):
             raise
         except RegistryError as error:
@@ -226,7 +226,7 @@ def handle(
     return done
 
 
-def _observe(
+def _check(
     configuration: Configuration,
     account: str,
     region: str,

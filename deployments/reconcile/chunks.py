@@ -291,7 +291,7 @@ class ChunkRun:
         False if it must be tried again: throttled, not visible yet, no time.
         """
         try:
-            return self._observe_one(paced, unpaced, target, row, desired_digest)
+            return self._check_one(paced, unpaced, target, row, desired_digest)
         except _OutOfTime:
             return False
         except Exception as error:
@@ -300,7 +300,7 @@ class ChunkRun:
             self._fail(row, registry_error("Unexpected", operation="", name=row.name, reason=type(error).__name__))
             return True
 
-    def _observe_one(self, paced: Ecr, unpaced: Ecr, target: Target, row: Repository, desired_digest: str) -> bool:
+    def _check_one(self, paced: Ecr, unpaced: Ecr, target: Target, row: Repository, desired_digest: str) -> bool:
         due = repositories.details_due(row, desired_digest=desired_digest, now=row.db_now)  # type: ignore[attr-defined]
         try:
             observation = paced.observe(row.name, details=due)

@@ -1147,19 +1147,19 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_change_events.py::test_a_change_is_known_to_a_row_that_wrote_it_or_was_looked_at_well_after_it",
         ),
         (
-            "_observe",
+            "_check",
             "if row is None or not row.is_managed:",
             "if row is None:",
             "reconcile/test_change_events.py::test_an_event_of_a_repository_that_is_not_ours_yet_causes_no_look",
         ),
         (
-            "_observe",
+            "_check",
             "(error.retryable or error.installation)",
             "error.installation",
             "reconcile/test_change_events.py::test_a_message_is_done_with_unless_its_look_may_go_well_another_time",
         ),
         (
-            "_observe",
+            "_check",
             "(error.retryable or error.installation)",
             "error.retryable",
             "reconcile/test_change_events.py::test_a_message_is_done_with_unless_its_look_may_go_well_another_time",
@@ -1168,7 +1168,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/reconcile/chunks.py",
         (
-            "ChunkRun._observe_one",
+            "ChunkRun._check_one",
             "if not observation.exists and Repository.objects.filter(repositories.may_be_invisible(), pk=row.pk).exists():",
             "if False:",
             "reconcile/test_sweeps.py::test_a_dry_run_does_not_say_of_a_new_repository_that_ecr_does_not_show_yet_that_it_is_gone",

@@ -428,7 +428,7 @@ def test_a_database_that_fails_in_the_middle_of_a_look_leaves_every_message_on_t
         looks.append("one")
         raise OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(change_events, "_observe", away)
+    monkeypatch.setattr(change_events, "_check", away)
     sandbox.reset_calls()
 
     change_events.consume(configuration=ecr_configuration, queue=queue, stopping=lambda: bool(looks))

@@ -330,7 +330,7 @@ def test_a_change_event_is_acted_on_by_the_configuration_that_counts(
         at=timezone.now() + timedelta(minutes=1), made_by_us=False,
     )  # fmt: skip
 
-    assert change_events._observe(older, row.account, row.region, row.name, [change]) is None
+    assert change_events._check(older, row.account, row.region, row.name, [change]) is None
 
     assert _pullers(sandbox, row) == {CLUSTER, OTHER}
 
@@ -374,7 +374,7 @@ def test_a_process_that_cannot_use_what_counts_neither_looks_nor_writes_and_is_n
     assert sweep is not None
     assert not sweeps.work(configuration=own, seconds=5)
     with pytest.raises(RegistryError, match=words):
-        change_events._observe(own, row.account, row.region, row.name, [])
+        change_events._check(own, row.account, row.region, row.name, [])
     with pytest.raises(Refusal, match=words):
         put_back.put_back(
             event=RepositoryEvent(repository=row, policy_before=POLICY), configuration=own, by="me", trail=TRAIL

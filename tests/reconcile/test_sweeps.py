@@ -949,14 +949,14 @@ def test_a_repository_that_trips_us_up_does_not_keep_the_others_from_being_looke
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = fill(sandbox, fast, 5)
-    observation = chunks.ChunkRun._observe_one
+    observation = chunks.ChunkRun._check_one
 
     def stumble(worker: Any, ecr: Any, writing: Any, target: Any, row: Repository, digest: str) -> bool:
         if row.name == names[2]:
             raise ValueError("a mistake of ours")
         return observation(worker, ecr, writing, target, row, digest)
 
-    monkeypatch.setattr(chunks.ChunkRun, "_observe_one", stumble)
+    monkeypatch.setattr(chunks.ChunkRun, "_check_one", stumble)
 
     result = sweep_record.progress(sweep_all(fast))
 
@@ -1353,7 +1353,7 @@ def test_a_mistake_of_ours_is_not_written_on_a_row_that_somebody_works_on(
     def stumble(*arguments: Any) -> bool:
         raise ValueError("a mistake of ours")
 
-    monkeypatch.setattr(chunks.ChunkRun, "_observe_one", stumble)
+    monkeypatch.setattr(chunks.ChunkRun, "_check_one", stumble)
     worker(fast, held).run()
 
     assert Repository.objects.get().status == RepositoryStatus.IN_SYNC

@@ -95,7 +95,7 @@ def test_sweeps_and_change_events_look_and_do_not_write(
         operation="DeleteRepositoryPolicy", account=paused.account, region=paused.region, name=paused.name,
         at=timezone.now() + timedelta(minutes=1), made_by_us=False,
     )  # fmt: skip
-    change_events._observe(ecr_configuration, paused.account, paused.region, paused.name, [change])
+    change_events._check(ecr_configuration, paused.account, paused.region, paused.name, [change])
 
     paused.refresh_from_db()
     assert writes(sandbox) == {}
