@@ -1168,6 +1168,42 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/reconcile/chunks.py",
         (
+            "ChunkRun._work",
+            "            if returned:\n                continue\n",
+            "",
+            "reconcile/test_sweeps.py::test_a_worker_that_is_to_stop_returns_its_chunk_once_with_the_repository_that_is_under_way",
+        ),
+        (
+            "ChunkRun._work",
+            "self._save([*self.pending, *self.under_way.values()], release=True)",
+            "self._save([*self.pending], release=True)",
+            "reconcile/test_sweeps.py::test_a_worker_that_is_to_stop_returns_its_chunk_once_with_the_repository_that_is_under_way",
+        ),
+        (
+            "ChunkRun._work",
+            "self._save([*self.pending, *self.under_way.values()], release=False)",
+            "self._save([*self.pending], release=False)",
+            "reconcile/test_sweeps.py::test_a_worker_whose_lease_was_taken_over_begins_no_further_repository",
+        ),
+        (
+            "ChunkRun._work",
+            'self.stop_reason = "another process has its lease"',
+            "pass",
+            "reconcile/test_sweeps.py::test_a_worker_whose_lease_was_taken_over_begins_no_further_repository",
+        ),
+        (
+            "ChunkRun._find_stop_reason",
+            'self.stop_reason = "the sweep has ended"',
+            "pass",
+            "reconcile/test_sweeps.py::test_a_worker_begins_no_further_repository_of_a_sweep_that_has_ended",
+        ),
+        (
+            "",
+            "VISIBLE_PAUSE_SECONDS = 2.0",
+            "VISIBLE_PAUSE_SECONDS = 20.0",
+            "reconcile/test_sweeps.py::test_a_repository_that_ecr_may_not_show_yet_rests_for_two_seconds",
+        ),
+        (
             "ChunkRun._check_one",
             "if not observation.exists and Repository.objects.filter(repositories.may_be_invisible(), pk=row.pk).exists():",
             "if False:",

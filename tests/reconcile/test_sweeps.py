@@ -1207,6 +1207,73 @@ def test_a_worker_stops_in_the_middle_of_its_chunk_when_another_configuration_co
     assert "SetRepositoryPolicy" not in calls(sandbox)
 
 
+@pytest.fixture
+def one_slow_thread(sandbox: Sandbox, fast: Configuration, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """Each call takes 0.7 s, in one thread. Returns what a run saves: how many repositories are left, and `release`."""
+    saved: list[tuple[int, bool]] = []
+    save = chunks.ChunkRun._save
+
+    def spy(run: chunks.ChunkRun, rows: list[Repository], *, release: bool) -> bool:
+        saved.append((len(rows), release))
+        return save(run, rows, release=release)
+
+    monkeypatch.setattr(chunks.ChunkRun, "_save", spy)
+    monkeypatch.setattr(chunks, "THREADS_PER_CHUNK", 1)
+    fill(sandbox, fast, 4)
+    sandbox.fault("latency", "ecr:GetRepositoryPolicy", seconds=0.7)
+    return saved
+
+
+def test_a_worker_that_is_to_stop_returns_its_chunk_once_with_the_repository_that_is_under_way(
+    fast: Configuration, one_slow_thread: list[tuple[int, bool]]
+) -> None:
+    run = worker(fast, listed(fast))
+    begun: list[Repository] = []
+
+    def stopping() -> bool:
+        begun.extend(run.under_way.values())
+        return bool(begun)
+
+    run.stopping = stopping
+    run.run()
+
+    assert one_slow_thread == [(4, True), (3, True)]
+
+
+def test_a_worker_whose_lease_was_taken_over_begins_no_further_repository(
+    fast: Configuration, one_slow_thread: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "LEASE_RENEWAL_SECONDS", 0)
+    run = worker(fast, listed(fast))
+    SweepChunk.objects.update(lease_epoch=F("lease_epoch") + 1)
+
+    run.run()
+
+    assert one_slow_thread[0] == (4, False)  # what is under way is not done
+    assert len(run.pending) == 3
+
+
+def test_a_worker_begins_no_further_repository_of_a_sweep_that_has_ended(
+    fast: Configuration, one_slow_thread: list[tuple[int, bool]]
+) -> None:
+    run = worker(fast, listed(fast))
+    sweep_record.stop(sweep=run.chunk.sweep)
+
+    run.run()
+
+    assert len(run.pending) in (1, 2)  # it looks once a second
+
+
+def test_a_repository_that_ecr_may_not_show_yet_rests_for_two_seconds(fast: Configuration, sandbox: Sandbox) -> None:
+    fill(sandbox, fast, 1)
+    run, row = worker(fast, listed(fast)), Repository.objects.get()
+    before = time.monotonic()
+
+    assert not run._wait_until_visible(row)
+
+    assert before + 2 <= run.resting[row.pk] <= time.monotonic() + 2
+
+
 def test_an_ended_sweep_stays_as_it_ended(fast: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, fast, 1)
     sweep = sweep_all(fast)
