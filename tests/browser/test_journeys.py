@@ -34,7 +34,7 @@ def test_a_sweep_is_started_and_stopped_by_keyboard_alone(page: Page, served: Se
     tab_to(page, "Start")
     page.keyboard.press("Enter")
     page.wait_for_url(STARTED)
-    tab_to(page, "Stop it")
+    tab_to(page, "Stop")
     page.keyboard.press("Enter")
 
     expect(page.locator(".title .badge")).to_have_text("Stopped")
@@ -50,7 +50,7 @@ def test_one_repository_is_reconciled_from_the_list_by_keyboard_and_the_filters_
     tab_to(page, f"Reconcile {name} now")
     page.keyboard.press("Enter")
 
-    expect(page.locator(".messagelist")).to_contain_text("a worker looks at it now")
+    expect(page.locator(".messagelist")).to_contain_text("queued for the repository")
     assert page.url.endswith(address)
     assert served.sql("SELECT COUNT(*) FROM deployments_sweep")[0][0] == before + 1
 
