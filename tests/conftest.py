@@ -107,9 +107,9 @@ def crash_database(own_server: postgresql.Server) -> Callable[[], None]:
 @pytest.fixture(autouse=True)
 def unregistered() -> Iterator[None]:
     """Forget the process row that a test has added, and its end, before the next test."""
-    processes._mine, processes._ended = None, False
+    processes._mine, processes._ended, processes._trouble = None, False, ("", None)
     yield
-    processes._mine, processes._ended = None, False
+    processes._mine, processes._ended, processes._trouble = None, False, ("", None)
 
 
 @pytest.fixture(scope="session")
