@@ -215,7 +215,7 @@ def translated(error: Exception, operation: str, name: str, access: Access) -> R
             name,
             body.get("Code", UNKNOWN),
             body.get("Message", ""),
-            permission=_permission(operation),
+            permission=permission_of(operation),
             setting=access.setting,
             request_id=meta.get("RequestId", ""),
             status=meta.get("HTTPStatusCode", 0),
@@ -229,7 +229,7 @@ def translated(error: Exception, operation: str, name: str, access: Access) -> R
     return registry_error(code, operation=operation, name=name)
 
 
-def _permission(operation: str) -> str:
+def permission_of(operation: str) -> str:
     """The IAM action that an operation needs. A batch operation of SQS needs the action of the single operation."""
     if operation in ("AssumeRole", "GetFederationToken", "GetCallerIdentity"):
         return f"sts:{operation}"

@@ -21,12 +21,12 @@ from botocore import exceptions as aws
 from deployments.aws.clients import (
     ATTEMPTS_PER_CALL,
     EXPIRED,
-    _permission,
     before_attempt,
     client_of,
     executor,
     forget_clients,
     no_open_transaction,
+    permission_of,
     record_call,
     session_client,
     translated,
@@ -186,7 +186,7 @@ class Ecr:
             code = str(failure.get("failureCode"))
             if code not in ("ImageNotFound", "InvalidImageDigest", "InvalidImageTag"):
                 reason = str(failure.get("failureReason", ""))
-                raise aws_error("BatchGetImage", name, code, reason, permission=_permission("BatchGetImage"))
+                raise aws_error("BatchGetImage", name, code, reason, permission=permission_of("BatchGetImage"))
         return {image["imageId"]["imageDigest"]: image["imageManifest"] for image in answer["images"]}
 
     def image_tags(self, name: str) -> Iterator[str]:

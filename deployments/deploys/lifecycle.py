@@ -43,8 +43,8 @@ from deployments.reconcile import bulkhead, generation, repositories, targets
 log = get_logger(__name__)
 
 BUILDING, DEPLOYING, DEPLOYED = DeploymentStatus.BUILDING, DeploymentStatus.DEPLOYING, DeploymentStatus.DEPLOYED
-REASON_LENGTH = 300  # characters of a deployment's error in its log line; the row has all of it
 FAILED, CANCELED, TIMED_OUT = DeploymentStatus.FAILED, DeploymentStatus.CANCELED, DeploymentStatus.TIMED_OUT
+REASON_LENGTH = 300  # characters of a deployment's error in its log line; the row has all of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

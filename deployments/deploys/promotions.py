@@ -21,6 +21,10 @@ from deployments.access.audit import Trail
 from deployments.config import Configuration
 from deployments.deploys import image_proof
 from deployments.deploys.lifecycle import (
+    BUILDING,
+    CANCELED,
+    DEPLOYED,
+    DEPLOYING,
     configuration_in_force,
     ensure_repository,
     log_change,
@@ -31,7 +35,6 @@ from deployments.errors import NotFound, Refusal, refusal
 from deployments.log import get_logger
 from deployments.models import (
     Deployment,
-    DeploymentStatus,
     Environment,
     Promotion,
     PromotionEvent,
@@ -39,9 +42,6 @@ from deployments.models import (
 from deployments.reconcile import bulkhead
 
 log = get_logger(__name__)
-
-BUILDING, DEPLOYING, DEPLOYED = DeploymentStatus.BUILDING, DeploymentStatus.DEPLOYING, DeploymentStatus.DEPLOYED
-CANCELED = DeploymentStatus.CANCELED
 
 
 def finalize(

@@ -48,7 +48,7 @@ def set_secret(channel: NotificationChannel, secret: str, *, vault: Vault) -> No
 def problem_of(kind: str, address: str, *, allow_private: bool) -> str:
     """Why this address is not valid, as a sentence; empty if it is valid. The host name is not resolved."""
     if kind == ChannelKind.MAIL:
-        addresses = _mail_addresses(address)
+        addresses = mail_addresses(address)
         try:
             for each in addresses:
                 validate_email(each)
@@ -64,7 +64,7 @@ def problem_of(kind: str, address: str, *, allow_private: bool) -> str:
     return ""
 
 
-def _mail_addresses(text: str) -> list[str]:
+def mail_addresses(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 

@@ -16,7 +16,7 @@ from django.db import connection
 from deployments.access.vault import Unreadable, Vault
 from deployments.models import ChannelKind, NotificationChannel, NotificationDelivery
 from deployments.notify import outbound_http
-from deployments.notify.channels import _mail_addresses, encryption_context
+from deployments.notify.channels import encryption_context, mail_addresses
 from deployments.notify.outbound_http import Undeliverable
 
 SIGNATURE_HEADER, TIMESTAMP_HEADER = "X-Registry-Admin-Signature", "X-Registry-Admin-Timestamp"
@@ -109,7 +109,7 @@ def _send_mail(row: NotificationDelivery, delivery_settings: DeliverySettings) -
     if not delivery_settings.mail:
         raise Undeliverable(reason="No mail server is configured (EMAIL_URL).", permanent=True)
     text = f"{row.body.get('text', '')}\n\n{row.body.get('link', '')}\n"
-    message = EmailMessage(f"[Registry Admin] {row.subject}", text, to=_mail_addresses(row.channel.address))
+    message = EmailMessage(f"[Registry Admin] {row.subject}", text, to=mail_addresses(row.channel.address))
     try:
         message.send()
     except (smtplib.SMTPException, OSError) as error:

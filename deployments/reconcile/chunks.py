@@ -38,7 +38,7 @@ from deployments.models import (
 from deployments.reconcile import desired, generation, repositories, targets
 from deployments.reconcile.lease import Lease
 from deployments.reconcile.pace import Pace
-from deployments.reconcile.sweep_record import Outcome, _end, _found, _next_piece, _size
+from deployments.reconcile.sweep_record import Outcome, end, next_piece, record_findings, size_of
 from deployments.reconcile.targets import Target
 
 CHUNK_LEASE = timedelta(seconds=45)  # lease of a chunk or a listing
@@ -113,7 +113,7 @@ class ChunkRun:
         if self.pending:
             log.info("sweeps.chunk_left", sweep=self.chunk.sweep_id, chunk=self.chunk.pk, reason=self._over())
         if self.fatal is not None:
-            _end(self.chunk.sweep_id, SweepStatus.FAILED, str(self.fatal))
+            end(self.chunk.sweep_id, SweepStatus.FAILED, str(self.fatal))
 
     def _begin(self, rows: list[Any]) -> None:
         self.tries = self._stored_tries()
@@ -266,13 +266,13 @@ class ChunkRun:
 
     def _gives_way(self, *, resting: bool) -> bool:
         """Whether other work comes before this chunk: that of a smaller sweep, or any work while this chunk rests."""
-        piece = _next_piece(self.running)
+        piece = next_piece(self.running)
         if piece is None or resting:
             return piece is not None
         if isinstance(piece, Sweep) and not piece.names:
             return False
-        size = len(piece.names) if isinstance(piece, Sweep) else _size(piece.sweep)
-        return size < _size(self.chunk.sweep)
+        size = len(piece.names) if isinstance(piece, Sweep) else size_of(piece.sweep)
+        return size < size_of(self.chunk.sweep)
 
     def _concerns_the_account(self, pk: int) -> bool:
         """Whether a throttled call is because of the account's rate, and not because of this one repository.
@@ -458,7 +458,7 @@ class ChunkRun:
         with self._lock:
             self.counts[kind] += 1
         if kind != "in_sync":
-            _found(self.chunk.sweep, [row], outcome or Outcome(kind), words)
+            record_findings(self.chunk.sweep, [row], outcome or Outcome(kind), words)
 
 
 def rest_seconds(tries: int) -> float:

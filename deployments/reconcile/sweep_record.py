@@ -79,10 +79,10 @@ def stop(*, sweep: Sweep) -> bool:
 
     Workers notice it within a second and finish the calls that they have sent. False if it has ended.
     """
-    return _end(sweep.pk, SweepStatus.STOPPED)
+    return end(sweep.pk, SweepStatus.STOPPED)
 
 
-def _end(sweep_id: int, status: SweepStatus, error: str = "") -> bool:
+def end(sweep_id: int, status: SweepStatus, error: str = "") -> bool:
     ended = Sweep.objects.filter(pk=sweep_id, status=SweepStatus.RUNNING).update(
         status=status, error=error, finished_at=Now()
     )
@@ -136,7 +136,7 @@ def open_work(sweep_id: int | None = None) -> int:
     return listings + SweepChunk.objects.filter(lease.free(), sweep__in=running, finished_at__isnull=True).count()
 
 
-def _next_piece(running: QuerySet[Sweep]) -> Sweep | SweepChunk | None:
+def next_piece(running: QuerySet[Sweep]) -> Sweep | SweepChunk | None:
     """The next work: a sweep that must be listed, or a chunk. The smallest sweep comes first.
 
     So a sweep of a single repository does not wait for a sweep of all repositories. The listing of a sweep with named
@@ -158,7 +158,7 @@ def _next_piece(running: QuerySet[Sweep]) -> Sweep | SweepChunk | None:
     return listing if listing is not None and (chunk is None or not chunk.sweep.names) else chunk
 
 
-def _found(sweep: Sweep, rows: Iterable[Repository], outcome: Outcome, words: str) -> None:
+def record_findings(sweep: Sweep, rows: Iterable[Repository], outcome: Outcome, words: str) -> None:
     SweepFinding.objects.bulk_create(
         [SweepFinding(sweep=sweep, repository=row, outcome=outcome, words=words) for row in rows],
         update_conflicts=True,
@@ -167,7 +167,7 @@ def _found(sweep: Sweep, rows: Iterable[Repository], outcome: Outcome, words: st
     )
 
 
-def _size(sweep: Sweep) -> int:
+def size_of(sweep: Sweep) -> int:
     """The number of repositories of a sweep, including those that are checked already."""
     return int(sweep.chunks.aggregate(of=Sum("size", default=0))["of"])
 

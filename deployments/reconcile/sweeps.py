@@ -43,7 +43,7 @@ from deployments.models import (
 from deployments.reconcile import generation, ownership, repositories, targets
 from deployments.reconcile.chunks import CHUNK_LEASE, ChunkRun
 from deployments.reconcile.lease import RETURNED, Lease, free
-from deployments.reconcile.sweep_record import MAX_DEATHS_PER_CHUNK, Outcome, _end, _found, _next_piece
+from deployments.reconcile.sweep_record import MAX_DEATHS_PER_CHUNK, Outcome, end, next_piece, record_findings
 from deployments.reconcile.targets import Target
 from deployments.row_values import MANAGED, Encryption, Management, Mutability
 
@@ -82,7 +82,7 @@ def work(
             return False
         running = Sweep.objects.filter(status=SweepStatus.RUNNING, **({"pk": sweep_id} if sweep_id else {}))
         _close_finished(running)  # before the next work, which may take long and be another sweep's
-        piece = _next_piece(running)
+        piece = next_piece(running)
         if isinstance(piece, Sweep):
             listing = Lease.claim(Sweep.objects.filter(pk=piece.pk), CHUNK_LEASE)
             if listing is not None:
@@ -143,14 +143,14 @@ def _isolate(lease: Lease[SweepChunk]) -> None:
         words = (
             f"{MAX_DEATHS_PER_CHUNK} workers in a row died while they checked this repository. See the workers' logs."
         )
-        _found(chunk.sweep, Repository.objects.filter(pk__in=chunk.remaining), Outcome.FAILED, words)
+        record_findings(chunk.sweep, Repository.objects.filter(pk__in=chunk.remaining), Outcome.FAILED, words)
 
 
 def _close_finished(running: QuerySet[Sweep]) -> None:
     """End every sweep without an open chunk. A conditional UPDATE makes sure that each sweep ends once."""
     for sweep in running.filter(listed_at__isnull=False):
         if not sweep.chunks.filter(finished_at__isnull=True).exists():
-            _end(sweep.pk, SweepStatus.DONE)
+            end(sweep.pk, SweepStatus.DONE)
 
 
 def close_finished() -> None:
@@ -187,7 +187,7 @@ def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[
             if sweep.error != str(error):  # once for an outage of AWS, not at each try
                 log.warning("sweep.waits", error=str(error))
         else:
-            _end(sweep.pk, SweepStatus.FAILED, str(error))
+            end(sweep.pk, SweepStatus.FAILED, str(error))
         return
     with transaction.atomic():
         if not lease.mine.filter(listed_at__isnull=True).update(
@@ -329,14 +329,14 @@ def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repos
         status=RepositoryStatus.UNMANAGED,
     )
     created = list(rows)
-    _found(sweep, created, Outcome.DISCOVERED, "It is under the namespace, and somebody else created it.")
+    record_findings(sweep, created, Outcome.DISCOVERED, "It is under the namespace, and somebody else created it.")
     return created
 
 
 def _adopt(sweep: Sweep, rows: list[Repository]) -> None:
     for row in rows:
         ownership.adopt(row=row, by=sweep.requested_by or sweep.trigger)
-    _found(sweep, rows, Outcome.ADOPTED, "Adopted: it is managed from now on.")
+    record_findings(sweep, rows, Outcome.ADOPTED, "Adopted: it is managed from now on.")
 
 
 def _note_missing(sweep: Sweep, gone: list[int]) -> None:
@@ -358,4 +358,4 @@ def _note_missing(sweep: Sweep, gone: list[int]) -> None:
         for row in rows:
             before, row.status = row.status, RepositoryStatus.MISSING
             repositories.log_status(row, before=before, cause=sweep.requested_by or sweep.trigger)
-        _found(sweep, rows, Outcome.MISSING, sentence("missing", name="The repository"))
+        record_findings(sweep, rows, Outcome.MISSING, sentence("missing", name="The repository"))

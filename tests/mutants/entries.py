@@ -1271,7 +1271,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "ChunkRun._gives_way",
-            "return size < _size(self.chunk.sweep)",
+            "return size < size_of(self.chunk.sweep)",
             "return False",
             "reconcile/test_sweeps.py::test_a_worker_leaves_a_large_sweep_for_one_repository_that_somebody_asked_for",
         ),
@@ -2382,7 +2382,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_sweeps.py::test_sweeps_are_kept_for_a_month_and_uneventful_scheduled_ones_for_two_days",
         ),
         (
-            "_end",
+            "end",
             "pk=sweep_id, status=SweepStatus.RUNNING",
             "pk=sweep_id",
             "reconcile/test_sweeps.py::test_an_ended_sweep_stays_as_it_ended",

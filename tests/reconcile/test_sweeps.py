@@ -654,16 +654,16 @@ def test_the_smallest_sweep_is_taken_first_and_a_named_one_before_the_registry_i
 
     unlisted = Sweep.objects.create(trigger="schedule")
     large = listed(250, 250, 1)
-    assert sweep_record._next_piece(running) == unlisted
+    assert sweep_record.next_piece(running) == unlisted
     [small] = listed(40, names=["trigger/x"])
-    assert sweep_record._next_piece(running) == small
+    assert sweep_record.next_piece(running) == small
     named = Sweep.objects.create(trigger="person", names=["trigger/y"])
-    assert sweep_record._next_piece(running) == named
+    assert sweep_record.next_piece(running) == named
 
     Sweep.objects.filter(pk__in=[unlisted.pk, named.pk]).update(listed_at=timezone.now())
     [middle] = listed(300, names=["trigger/z"])
     order = []
-    while isinstance(piece := sweep_record._next_piece(running), SweepChunk):
+    while isinstance(piece := sweep_record.next_piece(running), SweepChunk):
         order.append(piece)
         SweepChunk.objects.filter(pk=piece.pk).update(finished_at=timezone.now())
     assert order == [small, middle, *large]
