@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants.entries import MUTANTS
-from tests.mutants.mutant import Mutant, Stale, parsed
+from tests.mutants.mutant import Mutant, Stale
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,18 +20,14 @@ def functions_in(file: Path) -> frozenset[str]:
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
 
-@functools.lru_cache(16)
-def dump(text: str) -> str:
-    return ast.dump(parsed(text))
-
-
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_every_change_can_still_be_made_and_its_tests_are_there(mutant: Mutant) -> None:
     text = (ROOT / mutant.module).read_text(encoding="utf-8")
 
     changed = mutant.applied(text)
 
-    assert ast.dump(ast.parse(changed)) != dump(text)
+    assert changed != text
+    ast.parse(changed)
     assert mutant.tests
     for file, name in mutant.test_names():
         assert name in functions_in(file), f"{file} has no {name}"

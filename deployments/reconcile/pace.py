@@ -19,6 +19,7 @@ WINDOW_SECONDS = 2.0  # the accepted rate is measured over this time (D-sweep-ra
 SETTLE_SECONDS = 1.0  # after a change of the rate, throttled calls are ignored for this time
 CALM_SECONDS = 10.0  # the rate rises after this time without a throttled call
 GROWTH_FACTOR = 1.03  # per second, once the rate rises
+LOWEST_RATE = 1.0  # calls per second; throttling lowers the rate no further
 SLICE_SECONDS = 0.25  # longest sleep between two checks for a stop
 
 
@@ -93,7 +94,7 @@ class Pace:
             self._forget()
             # The first calls come in a burst, so the rate is never measured over less than a second.
             seconds = max(1.0, now - self._accepted[0]) if self._accepted else 1.0
-            self._rate = max(1.0, min(self._rate * 0.9, len(self._accepted) / seconds))
+            self._rate = max(LOWEST_RATE, min(self._rate * 0.9, len(self._accepted) / seconds))
             self._changed = self._grown = now
             self._next = max(self._next, now + 1 / self._rate)
 

@@ -13,7 +13,7 @@ class Stale(Exception):
     """The entry no longer fits the code: its function does not exist, or `before` does not occur exactly once."""
 
 
-@functools.lru_cache(16)  # many entries change the same module
+@functools.lru_cache(64)  # many entries change the same module
 def parsed(text: str) -> ast.Module:
     return ast.parse(text)
 

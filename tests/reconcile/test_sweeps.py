@@ -35,7 +35,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import chunks, generation, ownership, repositories, sweep_record, sweeps, targets
+from deployments.reconcile import chunks, generation, ownership, pace, repositories, sweep_record, sweeps, targets
 from deployments.reconcile.lease import Lease
 from deployments.row_values import Mutability
 from sandbox.control import Sandbox
@@ -489,6 +489,7 @@ def test_rests_grow_and_are_bounded() -> None:
 def test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pace, "LOWEST_RATE", 50)
     monkeypatch.setattr(chunks, "rest_seconds", lambda tries: 0.0)
     monkeypatch.setattr(chunks, "UNANSWERED_IN_A_ROW", 5)
     monkeypatch.setattr(chunks, "MAX_TRIES_PER_REPOSITORY", 4)
@@ -504,6 +505,7 @@ def test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others(
 def test_an_account_that_aws_throttles_altogether_fails_the_sweep_and_no_repository(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pace, "LOWEST_RATE", 50)
     monkeypatch.setattr(chunks, "UNANSWERED_IN_A_ROW", chunks.THREADS_PER_CHUNK + 2)
     fill(sandbox, fast, 60)
     sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ThrottlingException")
