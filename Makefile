@@ -5,7 +5,9 @@ PY     := $(VENV)/bin/python
 ARGS   ?=
 SECONDS ?= 120
 # Each process of the tests has a database and a sandbox of its own; all of a run share one PostgreSQL server.
-ABREAST := -n auto --maxprocesses 4
+ABREAST := -n auto --maxprocesses 4 --dist worksteal
+# Keep the tests' bytecode. Containers often forbid it; then each process would rewrite every assertion again.
+export PYTHONDONTWRITEBYTECODE :=
 
 # Run a command and show a dot for each second of it: nobody looks at a silent terminal.
 ticking = { while sleep 1; do printf .; done & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status; }
