@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -255,19 +255,25 @@ def finalize(request: EnvironmentRequest, deployment_id: str, body: schemas.Fina
     status than 200. A repeated request for a DEPLOYED deployment completes."""
     bind(deployment_id=deployment_id)
     return stream.response(
-        lambda: _finalize(request, deployment_id, body),
+        lambda report: _finalize(request, deployment_id, body, report),
         complete={"id": deployment_id},
         request_id=request.META["REQUEST_ID"],
     )
 
 
-def _finalize(request: EnvironmentRequest, deployment_id: str, body: schemas.Finalize) -> Iterator[str]:
+def _finalize(
+    request: EnvironmentRequest,
+    deployment_id: str,
+    body: schemas.Finalize,
+    report: Callable[[str], object] = lambda sentence: None,
+) -> None:
     digest = body.imageDigest if isinstance(body.imageDigest, str) else None
-    yield from promotions.finalize(
+    promotions.finalize(
         deployment=_find(request, deployment_id),
         digest=digest if images.is_digest(digest) else None,
         skip_promotion=body.skipPromotion or False,
         configuration=settings.CONFIGURATION,
+        report=report,
     )
 
 
@@ -279,8 +285,7 @@ def _finalize(request: EnvironmentRequest, deployment_id: str, body: schemas.Fin
 )
 def finalize_v2(request: EnvironmentRequest, deployment_id: str, body: schemas.Finalize) -> dict[str, Any]:
     with refusing_with(400):
-        for _ in _finalize(request, deployment_id, body):
-            pass
+        _finalize(request, deployment_id, body)
     return {"id": deployment_id}
 
 

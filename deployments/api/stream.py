@@ -23,6 +23,7 @@ from deployments.log import get_logger
 
 log = get_logger(__name__)
 
+Report = Callable[[str], object]
 PING_SECONDS = 10.0  # as trigger.dev's server; many proxies close a silent connection after 60 seconds
 
 
@@ -32,9 +33,9 @@ def event(name: str, data: Mapping[str, object]) -> bytes:
 
 
 def response(
-    work: Callable[[], Iterator[str]], *, complete: Mapping[str, object], request_id: str
+    work: Callable[[Report], object], *, complete: Mapping[str, object], request_id: str
 ) -> StreamingHttpResponse:
-    """An event stream: a `log` event for each sentence that `work` yields, then `complete`, or `error` after a Refusal.
+    """An event stream: a `log` event for each sentence that `work` reports, then `complete`, or `error` on a Refusal.
 
     `complete`: the data of the last event. An unexpected error is logged with the request id.
     """
@@ -46,7 +47,7 @@ def response(
 
 
 def _events(
-    work: Callable[[], Iterator[str]],
+    work: Callable[[Report], object],
     complete: Mapping[str, object],
     request_id: str,
     request_context: contextvars.Context,
@@ -55,8 +56,7 @@ def _events(
 
     def run() -> None:
         try:
-            for sentence in work():
-                events.put(event("log", {"message": sentence}))
+            work(lambda sentence: events.put(event("log", {"message": sentence})))
             last = event("complete", complete)
         except Refusal as refusal:
             log.warning("deployment.finalize_refused", code=refusal.code, error=refusal.sentence)

@@ -389,10 +389,10 @@ def _new_session(answer: Mapping[str, Any]) -> Session:
     )
 
 
-def ecr_of(registry: RegistryConfig, host: str) -> Ecr | None:
+def ecr_of(config: RegistryConfig, host: str) -> Ecr | None:
     """The `Ecr` of this host, with the access that the settings say; None if the host is not an ECR registry."""
     found = registry_of(host)
-    return None if found is None else Ecr(registry=found, access=Access.of(registry))
+    return None if found is None else Ecr(registry=found, access=Access.of(config))
 
 
 def _listed(entry: Mapping[str, Any]) -> Listed:

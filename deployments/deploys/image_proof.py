@@ -15,7 +15,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -29,7 +29,8 @@ from deployments.deploys import oci_registry
 from deployments.errors import Refusal, RegistryError, refusal, registry_error
 from deployments.row_values import ProvedPull, Receipt
 
-Steps = Generator[str, None, Receipt]
+#: Takes a sentence about the progress of a verification.
+Report = Callable[[str], object]
 
 MAX_DEPTH = 3  # index → index → image
 MAX_MANIFESTS = 100
@@ -93,24 +94,25 @@ def prove(
     image_ref: str,
     digest: str | None,
     platforms: Sequence[str],
-    registry: RegistryConfig,
+    config: RegistryConfig,
+    report: Report = lambda sentence: None,
     reconcile: Callable[[], None] = lambda: None,
-) -> Steps:
-    """Verify an image. Yields sentences about the progress, returns the receipt. Raises Refusal.
+) -> Receipt:
+    """Verify an image and return the receipt. Raises Refusal.
 
     `digest`: the digest that the CLI reported; None: read the tag. `platforms`: the accepted platforms (linux/amd64).
     If the repository policy does not let a consumer account pull, `reconcile` is called once and the policy is read
     again, because somebody may have changed the policy since the deployment began.
     """
     location = ImageLocation.of(image_ref)
-    ecr = ecr_of(registry, location.host)
-    yield "Looking for the image in the registry."
+    ecr = ecr_of(config, location.host)
+    report("Looking for the image in the registry.")
     try:
         if ecr is None:
-            return (yield from _prove_in_other_registry(location, digest, platforms, registry))
+            return _prove_in_other_registry(location, digest, platforms, config, report)
         tree = _read(_InEcr(ecr, location.name), location, digest, platforms)
-        yield _found(tree)
-        return (yield from _prove_pulls(ecr, location, tree, registry, reconcile))
+        report(_found(tree))
+        return _prove_pulls(ecr, location, tree, config, report, reconcile)
     except RegistryError as error:
         raise refusal("image_undecided", reason=error.sentence, retryable=error.retryable) from error
 
@@ -333,17 +335,17 @@ class _InOtherRegistry:
 
 
 def _prove_in_other_registry(
-    location: ImageLocation, digest: str | None, platforms: Sequence[str], registry: RegistryConfig
-) -> Steps:
-    client = oci_registry.Registry(host=location.host, username=registry.username, password=registry.password)
+    location: ImageLocation, digest: str | None, platforms: Sequence[str], config: RegistryConfig, report: Report
+) -> Receipt:
+    client = oci_registry.Registry(host=location.host, username=config.username, password=config.password)
     try:
         tree = _read(_InOtherRegistry(client, location.name), location, digest, platforms)
     except RegistryError as error:
         if error.code not in ("RegistrySilent", "RegistryClosed"):  # D-not-proved
             raise
-        yield error.sentence
+        report(error.sentence)
         return unproved(error.sentence, digest=digest)
-    yield _found(tree)
+    report(_found(tree))
     return _receipt(location, tree)
 
 
@@ -354,16 +356,17 @@ def _prove_pulls(
     ecr: Ecr,
     location: ImageLocation,
     tree: Tree,
-    registry: RegistryConfig,
+    config: RegistryConfig,
+    report: Report,
     reconcile: Callable[[], None],
-) -> Steps:
+) -> Receipt:
     """Check that every consumer account can pull; the receipt says so of each.
 
     Raises Refusal for the first account that cannot pull.
     """
     receipt = _receipt(location, tree)
-    probes: dict[str, list[str]] = {account: [] for account in registry.consumer_accounts}
-    for role in registry.probe_role_arns:
+    probes: dict[str, list[str]] = {account: [] for account in config.consumer_accounts}
+    for role in config.probe_role_arns:
         probes.setdefault(role.split(":")[4], []).append(role)
     if not probes:
         return receipt
@@ -380,7 +383,7 @@ def _prove_pulls(
             raise judged
         words[account] = judged
     trials: list[Callable[[], None]] = [
-        functools.partial(_pull, ecr, location, tree, account, role, registry)
+        functools.partial(_pull, ecr, location, tree, account, role, config)
         for account, roles in probes.items()
         for role in roles
     ]
@@ -389,7 +392,7 @@ def _prove_pulls(
             raise result
     for account, roles in probes.items():
         tried = f" {' and '.join(roles)} tried." if roles else ""
-        yield f"Account {account} can pull it.{tried}"
+        report(f"Account {account} can pull it.{tried}")
     return replace(
         receipt,
         policy=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if text else "",
@@ -455,11 +458,11 @@ def _sentence(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _pull(ecr: Ecr, location: ImageLocation, tree: Tree, account: str, role: str, registry: RegistryConfig) -> None:
+def _pull(ecr: Ecr, location: ImageLocation, tree: Tree, account: str, role: str, config: RegistryConfig) -> None:
     """Make the two calls of a pull as a role of the consumer account. Raises Refusal or RegistryError."""
     access = Access(
         role_arn=role,
-        external_id=registry.assume_role_external_id,
+        external_id=config.assume_role_external_id,
         setting="DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS",
     )
     probe = Ecr(registry=ecr.registry, access=access)

@@ -117,7 +117,7 @@ def create_deployment(
         return CreatedDeployment(deployment=earlier, outcome="created")
     if external_id and not force and (existing := _existing(environment, external_id)):
         return CreatedDeployment(deployment=existing, outcome="existing")
-    configuration, registry, name, repository = _allocated(environment, configuration, type)
+    configuration, config, name, repository = _allocated(environment, configuration, type)
     for _ in range(3):
         try:
             return _insert(
@@ -126,7 +126,7 @@ def create_deployment(
                 force=force,
                 timeout=configuration.deploy_timeout,
                 repository=repository,
-                registry=registry,
+                config=config,
                 name=name,
                 content_hash=content_hash,
                 type=type or "",
@@ -152,10 +152,10 @@ def _allocated(
     """(configuration that counts, its registry, repository name, repository row) for a new deployment."""
     for last_try in (False, False, True):
         configuration = configuration_in_force(own)
-        registry = configuration.registry(type)
-        name = images.repository_name(namespace=registry.namespace, project_ref=environment.project.ref)
+        config = configuration.registry(type)
+        name = images.repository_name(namespace=config.namespace, project_ref=environment.project.ref)
         try:
-            return configuration, registry, name, ensure_repository(environment, configuration, registry, name)
+            return configuration, config, name, ensure_repository(environment, configuration, config, name)
         except Refusal as refused:
             if refused.code != "ConfigurationChanged" or last_try:
                 raise
@@ -195,7 +195,7 @@ def _existing(environment: Environment, external_id: str) -> Deployment | None:
 def ensure_repository(
     environment: Environment,
     configuration: Configuration,
-    registry: RegistryConfig,
+    config: RegistryConfig,
     name: str,
     *,
     freshness: timedelta | None = None,
@@ -204,12 +204,12 @@ def ensure_repository(
 
     `freshness`: how old the last check may be; None: as the settings say. Raises Refusal.
     """
-    ecr_registry = registry_of(registry.host)
+    ecr_registry = registry_of(config.host)
     if ecr_registry is None:
         return None
     try:
         return repositories.ensure_repository(
-            config=registry,
+            config=config,
             registry=ecr_registry,
             name=name,
             project=environment.project,
@@ -228,7 +228,7 @@ def _insert(
     trail: Trail,
     force: bool,
     timeout: timedelta,
-    registry: RegistryConfig,
+    config: RegistryConfig,
     name: str,
     external_id: str,
     **values: Any,
@@ -253,7 +253,7 @@ def _insert(
             version_day=version.day,
             version_number=version.number,
             status=BUILDING,
-            image_ref=images.image_ref(host=registry.host, repository=name, tag=tag),
+            image_ref=images.image_ref(host=config.host, repository=name, tag=tag),
             external_id=external_id,
             created_at=now,
             started_at=now,
@@ -447,10 +447,10 @@ def time_out_overdue() -> int:
 
 def registry_of_image(deployment: Deployment, configuration: Configuration) -> RegistryConfig:
     """The configured registry that a deployment's image is in. Raises Refusal where the settings name another one."""
-    registry = targets.of_image(deployment.image_ref, deployment.type, configuration)
-    if registry is None:
+    config = targets.of_image(deployment.image_ref, deployment.type, configuration)
+    if config is None:
         raise refusal("registry_not_configured", host=deployment.image_ref.partition("/")[0])
-    return registry
+    return config
 
 
 def registry_credentials(*, deployment: Deployment, configuration: Configuration) -> Credentials:
@@ -466,9 +466,9 @@ def registry_credentials(*, deployment: Deployment, configuration: Configuration
     try:
         if deployment.is_final:
             raise refusal("already_final", status=deployment.status)
-        registry = registry_of_image(deployment, configuration_in_force(configuration))
+        config = registry_of_image(deployment, configuration_in_force(configuration))
         with bulkhead.place():
-            issued = push_credentials.issue(image_ref=deployment.image_ref, label=deployment.id, registry=registry)
+            issued = push_credentials.issue(image_ref=deployment.image_ref, label=deployment.id, config=config)
     except Refusal as refused:
         row.update(credentials_error=refused.sentence, credentials_kind="")
         raise

@@ -7,7 +7,6 @@ line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -40,32 +39,38 @@ from deployments.models import (
     PromotionEvent,
 )
 from deployments.reconcile import bulkhead
+from deployments.row_values import Receipt
 
 log = get_logger(__name__)
 
 
 def finalize(
-    *, deployment: Deployment, digest: str | None, skip_promotion: bool, configuration: Configuration
-) -> Iterator[str]:
+    *,
+    deployment: Deployment,
+    digest: str | None,
+    skip_promotion: bool,
+    configuration: Configuration,
+    report: image_proof.Report = lambda sentence: None,
+) -> None:
     """Verify the image (`image_proof`), then DEPLOYING → DEPLOYED and the promotion in one transaction.
 
-    Yields sentences about its progress. Raises Refusal if the verification fails, and for a wrong status. Then the
-    deployment keeps its status and its receipt has the reason, even if the caller has disconnected.
+    `report` gets sentences about the progress. Raises Refusal if the verification fails, and for a wrong status. Then
+    the deployment keeps its status and its receipt has the reason, even if the caller has disconnected.
 
     The finalize that sets DEPLOYED stores whether a promotion was wanted (`promotion_wanted`). A repetition succeeds,
     and its sentence says what is current. A deployment overtaken by a newer deployment is DEPLOYED without a promotion.
     """
     if deployment.status == DEPLOYED:
-        yield _finalized_before(deployment, skip_promotion=skip_promotion)
+        report(_finalized_before(deployment, skip_promotion=skip_promotion))
         return
     if deployment.status != DEPLOYING:
         raise Refusal(_not_deploying(deployment), code="wrong_status")
     if not images.is_digest(digest):
         digest = None  # the CLI sends the value of buildx's metadata file, whatever it is
-    receipt = yield from _prove(deployment, digest, configuration, in_line=True)
+    receipt = _prove(deployment, digest, configuration, report=report, in_line=True)
     if deployment.repository is not None and deployment.repository.last_error:
         # The deploy continued because an earlier check found the repository in sync. The CLI shows this note.
-        yield f"Note: {deployment.repository.last_error}"
+        report(f"Note: {deployment.repository.last_error}")
     promoted: _Promoted | None = None
     with transaction.atomic():
         moved = update_running(
@@ -85,13 +90,13 @@ def finalize(
     if not moved and deployment.status != DEPLOYED:
         raise Refusal(_not_deploying(deployment), code="wrong_status")
     if not moved:
-        yield _finalized_before(deployment, skip_promotion=skip_promotion)
+        report(_finalized_before(deployment, skip_promotion=skip_promotion))
     elif promoted is None:
-        yield f"Version {deployment.version} is deployed and, as requested, not promoted."
+        report(f"Version {deployment.version} is deployed and, as requested, not promoted.")
     elif promoted.is_current:
-        yield f"Version {deployment.version} is deployed and current."
+        report(f"Version {deployment.version} is deployed and current.")
     else:
-        yield f"Version {deployment.version} is deployed. A newer version is current, so it was not promoted."
+        report(f"Version {deployment.version} is deployed. A newer version is current, so it was not promoted.")
 
 
 def _finalized_before(deployment: Deployment, *, skip_promotion: bool) -> str:
@@ -135,8 +140,13 @@ def _is_overtaken(deployment: Deployment) -> bool:
 
 
 def _prove(
-    deployment: Deployment, digest: str | None, configuration: Configuration, *, in_line: bool = False
-) -> image_proof.Steps:
+    deployment: Deployment,
+    digest: str | None,
+    configuration: Configuration,
+    *,
+    report: image_proof.Report = lambda sentence: None,
+    in_line: bool = False,
+) -> Receipt:
     """Verify the deployment's image and return the receipt. After a Refusal, the row has the receipt.
 
     If too many requests wait for AWS, raises Refusal without a receipt: at once, or with `in_line` after a waiting
@@ -146,26 +156,27 @@ def _prove(
         return image_proof.unproved("Image verification is switched off (DEPLOY_IMAGE_VERIFICATION_ENABLED).")
     configuration = configuration_in_force(configuration)
     with bulkhead.place(in_line=in_line):
-        return (yield from _prove_now(deployment, digest, configuration))
+        return _prove_now(deployment, digest, configuration, report)
 
 
-def _prove_now(deployment: Deployment, digest: str | None, configuration: Configuration) -> image_proof.Steps:
+def _prove_now(
+    deployment: Deployment, digest: str | None, configuration: Configuration, report: image_proof.Report
+) -> Receipt:
     def reconcile() -> None:
         # Somebody changed the policy since this deployment began. If this fails, the second read of the policy refuses.
         with suppress(Refusal):
             name = image_proof.ImageLocation.of(deployment.image_ref).name
-            ensure_repository(deployment.environment, configuration, registry, name, freshness=timedelta(0))
+            ensure_repository(deployment.environment, configuration, config, name, freshness=timedelta(0))
 
     try:
-        registry = registry_of_image(deployment, configuration)
-        return (
-            yield from image_proof.prove(
-                image_ref=deployment.image_ref,
-                digest=digest,
-                platforms=deployment.image_platform.split(","),
-                registry=registry,
-                reconcile=reconcile,
-            )
+        config = registry_of_image(deployment, configuration)
+        return image_proof.prove(
+            image_ref=deployment.image_ref,
+            digest=digest,
+            platforms=deployment.image_platform.split(","),
+            config=config,
+            report=report,
+            reconcile=reconcile,
         )
     except Refusal as refused:
         refused_receipt = image_proof.unproved(refused.sentence, digest=digest, code=refused.code)
@@ -249,13 +260,10 @@ def _agreed(before: Deployment | None, instead_of: str | None) -> None:
 
 def _prove_again(deployment: Deployment, configuration: Configuration) -> None:
     proved = deployment.receipt is not None and deployment.receipt.is_proved
-    steps = _prove(deployment, deployment.image_digest or None, configuration)
     try:
-        while True:
-            next(steps)
-    except StopIteration as end:
-        if end.value.is_proved:
-            Deployment.objects.filter(id=deployment.id).update(receipt=end.value)
+        receipt = _prove(deployment, deployment.image_digest or None, configuration)
+        if receipt.is_proved:
+            Deployment.objects.filter(id=deployment.id).update(receipt=receipt)
     except Refusal as refused:
         if refused.code not in ("image_undecided", "registry_not_configured", "server_waits_for_aws") or not proved:
             raise

@@ -59,17 +59,17 @@ class Credentials:
     wider: str = ""
 
 
-def issue(*, image_ref: str, label: str, registry: RegistryConfig) -> Credentials:
+def issue(*, image_ref: str, label: str, config: RegistryConfig) -> Credentials:
     """Credentials for the push of an image. `label` is the session's name, which CloudTrail shows. Raises Refusal."""
     uri = image_ref.rpartition(":")[0]
     host, _, name = uri.partition("/")
-    ecr = ecr_of(registry, host)
+    ecr = ecr_of(config, host)
     if ecr is not None:
-        return _of_ecr(ecr, registry, name=name, label=label, uri=uri)
-    if registry.username and registry.password:
+        return _of_ecr(ecr, config, name=name, label=label, uri=uri)
+    if config.username and config.password:
         return Credentials(
-            username=registry.username,
-            password=registry.password,
+            username=config.username,
+            password=config.password,
             # The CLI requires a time, although a password does not expire.
             expires_at=timezone.now() + timedelta(hours=12),
             repository_uri=uri,
@@ -89,13 +89,13 @@ def session_policy(registry: EcrRegistry, name: str) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"))
 
 
-def _of_ecr(ecr: Ecr, registry: RegistryConfig, *, name: str, label: str, uri: str) -> Credentials:
+def _of_ecr(ecr: Ecr, config: RegistryConfig, *, name: str, label: str, uri: str) -> Credentials:
     try:
-        made = _session(ecr, registry, name=name, label=label)
+        made = _session(ecr, config, name=name, label=label)
         session = made if isinstance(made, Session) else None
         login = ecr.authorization(session)
     except RegistryError as error:
-        if registry.push_role_arn:  # no fallback to wider credentials: D-push-credentials
+        if config.push_role_arn:  # no fallback to wider credentials: D-push-credentials
             raise refusal("push_role_refused", reason=error.sentence, retryable=error.retryable) from error
         raise error.as_refusal() from error
     return Credentials(
@@ -109,16 +109,16 @@ def _of_ecr(ecr: Ecr, registry: RegistryConfig, *, name: str, label: str, uri: s
     )
 
 
-def _session(ecr: Ecr, registry: RegistryConfig, *, name: str, label: str) -> Session | str:
+def _session(ecr: Ecr, config: RegistryConfig, *, name: str, label: str) -> Session | str:
     """A session for one repository, or a sentence why AWS does not allow such a session.
 
     Raises RegistryError if the push role is refused, and for other errors than a denial.
     """
     policy = session_policy(ecr.registry, name)
-    if registry.push_role_arn:
+    if config.push_role_arn:
         role = Access(
-            role_arn=registry.push_role_arn,
-            external_id=registry.assume_role_external_id,
+            role_arn=config.push_role_arn,
+            external_id=config.assume_role_external_id,
             setting="DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN",
         )
         return ecr.assume(role, label=label, policy=policy, seconds=SESSION_SECONDS)

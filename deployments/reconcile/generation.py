@@ -135,8 +135,8 @@ def _content(configuration: Configuration) -> dict[str, Any]:
     }
 
 
-def _registry_content(registry: RegistryConfig) -> dict[str, Any]:
-    said = {name: value for name, value in registry.desired.items() if name != "policy" and value}
+def _registry_content(config: RegistryConfig) -> dict[str, Any]:
+    said = {name: value for name, value in config.desired.items() if name != "policy" and value}
     return json.loads(json.dumps(said))  # type: ignore[no-any-return]  # as the database will return it
 
 
@@ -292,16 +292,16 @@ def _overlay(own: Configuration, current: ConfigurationActivation) -> Configurat
     )
 
 
-def _refused(registry: RegistryConfig, *, allow_public: bool) -> str:
+def _refused(config: RegistryConfig, *, allow_public: bool) -> str:
     """Why this process's settings refuse the row's policy; empty if they accept it."""
-    if registry.default_repository_policy is None:
+    if config.default_repository_policy is None:
         return ""
-    found = registry_of(registry.host)
+    found = registry_of(config.host)
     findings = policy.lint(
-        registry.default_repository_policy,
+        config.default_repository_policy,
         partition=found.partition if found else None,
         allow_public=allow_public,
-        consumer_accounts=registry.consumer_accounts,
+        consumer_accounts=config.consumer_accounts,
     )
     error = next((finding for finding in findings if finding.level == "error"), None)
     return "" if error is None else f"This process's settings refuse its policy ({error.id}): {error.message}"

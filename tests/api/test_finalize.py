@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -75,8 +75,8 @@ def test_an_unknown_or_foreign_deployment_is_refused_in_an_event(cli: Cli, stran
 def test_an_unexpected_error_is_an_event_with_an_id_and_without_a_traceback(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(**_: object) -> Iterator[str]:
-        yield "so far"
+    def broken(*, report: Callable[[str], object], **_: object) -> None:
+        report("so far")
         raise KeyError("secret-name")
 
     monkeypatch.setattr(promotions, "finalize", broken)
@@ -92,9 +92,9 @@ def test_an_unexpected_error_is_an_event_with_an_id_and_without_a_traceback(
 def test_the_stream_starts_at_once_pings_and_is_not_buffered(
     cli: Cli, live_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(**_: object) -> Iterator[str]:
+    def slow(*, report: Callable[[str], object], **_: object) -> None:
         time.sleep(0.6)
-        yield "done"
+        report("done")
 
     monkeypatch.setattr(promotions, "finalize", slow)
     monkeypatch.setattr(stream, "PING_SECONDS", 0.1)
@@ -123,9 +123,9 @@ def test_the_stream_starts_at_once_pings_and_is_not_buffered(
 def test_a_client_that_goes_away_does_not_stop_what_was_begun(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = []
 
-    def slow() -> Iterator[str]:
+    def slow(report: Callable[[str], object]) -> None:
         time.sleep(0.05)
-        yield "one"
+        report("one")
         ended.append(True)
 
     answer = stream.response(slow, complete={}, request_id="")

@@ -18,7 +18,6 @@ from deployments.config import Configuration, RegistryConfig
 from deployments.deploys import image_proof, oci_registry, promotions
 from deployments.errors import Refusal
 from deployments.models import Deployment, Environment, Promotion, Repository
-from deployments.row_values import Receipt
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, PULL, TRAIL
@@ -593,7 +592,7 @@ def promoted_later(environment: Environment, configuration: Configuration, sandb
     """A proved deployment that is not current yet."""
     deployment = deploying(environment, configuration)
     push(sandbox, deployment)
-    list(promotions.finalize(deployment=deployment, digest=None, skip_promotion=True, configuration=configuration))
+    finalize(deployment, configuration, skip=True)
     return deployment
 
 
@@ -728,15 +727,8 @@ def registry() -> Iterator[Registry]:
 
 def prove(host: str, *, digest: str | None = None, password: str | None = "right") -> dict[str, Any]:  # noqa: S107
     config = RegistryConfig(host=host, namespace="trigger", username=password and "robot", password=password)
-    steps = image_proof.prove(
-        image_ref=f"{host}/trigger/shop:v1", digest=digest, platforms=["linux/amd64"], registry=config
-    )
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: Receipt = end.value
-            return found.as_row()
+    image_ref = f"{host}/trigger/shop:v1"
+    return image_proof.prove(image_ref=image_ref, digest=digest, platforms=["linux/amd64"], config=config).as_row()
 
 
 def test_a_deploy_to_another_registry_is_proved_there(

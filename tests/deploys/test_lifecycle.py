@@ -76,14 +76,12 @@ def test_what_is_canceled_while_it_is_being_proved_is_not_promoted(
 ) -> None:
     deployment = deploying(environment, ecr_configuration)
     push(sandbox, deployment)
-    steps = promotions.finalize(
-        deployment=deployment, digest=None, skip_promotion=False, configuration=ecr_configuration
-    )
-    next(steps)
-    lifecycle.cancel(deployment=Deployment.objects.get(id=deployment.id), trail=TRAIL, reason="Wrong branch")
+
+    def cancel() -> None:
+        lifecycle.cancel(deployment=Deployment.objects.get(id=deployment.id), trail=TRAIL, reason="Wrong branch")
 
     with pytest.raises(Refusal, match="canceled: Wrong branch"):
-        list(steps)
+        finalize(deployment, ecr_configuration, meanwhile=cancel)
 
     assert status(deployment) == "CANCELED"
     assert not Promotion.objects.exists()
@@ -171,8 +169,7 @@ def test_a_promotion_that_lost_a_race_looks_again(
 
 def finalize_with(deployment: Deployment, configuration: Configuration, *, skip: bool) -> str:
     row = Deployment.objects.get(id=deployment.id)
-    *_, last = promotions.finalize(deployment=row, digest=None, skip_promotion=skip, configuration=configuration)
-    return last
+    return finalize(row, configuration, skip=skip)[-1]
 
 
 #: The second and the third write of a finalize.
@@ -292,16 +289,9 @@ def test_of_two_finalizes_at_once_with_other_wishes_one_decides_and_both_say_wha
 ) -> None:
     deployment = deploying(environment, ecr_configuration)
     push(sandbox, deployment)
-    slow = promotions.finalize(
-        deployment=Deployment.objects.get(id=deployment.id),
-        digest=None,
-        skip_promotion=True,
-        configuration=ecr_configuration,
-    )
-    next(slow)  # it is being proved
-    finalize(deployment, ecr_configuration)
+    first = Deployment.objects.get(id=deployment.id)
 
-    *_, said = slow
+    *_, said = finalize(first, ecr_configuration, skip=True, meanwhile=lambda: finalize(deployment, ecr_configuration))
 
     assert "is deployed already and current. The finalize that deployed it requested a promotion" in said
     assert current(environment) == str(deployment.version)
@@ -724,16 +714,11 @@ def test_a_proof_that_fails_late_does_not_replace_the_receipt_of_one_that_succee
     deployment = deploying(environment, ecr_configuration)
     good = Receipt(at="2026-11-26T00:00:00+00:00", digest="sha256:1")
 
-    def finalized_by_another_request(seconds: float = 0) -> None:
+    def finalized_by_another_request() -> None:
         Deployment.objects.update(status="DEPLOYED", deployed_at=Now(), receipt=good)
 
-    steps = promotions.finalize(
-        deployment=deployment, digest=None, skip_promotion=True, configuration=ecr_configuration
-    )
-    next(steps)
-    finalized_by_another_request()
     with pytest.raises(Refusal):
-        list(steps)
+        finalize(deployment, ecr_configuration, skip=True, meanwhile=finalized_by_another_request)
 
     assert Deployment.objects.get().receipt == good
 

@@ -22,7 +22,7 @@ from deployments.reconcile import generation
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, TRAIL
-from tests.support.deploys import trust
+from tests.support.deploys import finalize, trust
 
 Configure = Callable[..., Configuration]
 
@@ -429,11 +429,7 @@ def test_after_a_change_of_hosts_an_image_in_the_earlier_registry_is_not_looked_
 
     configuration = configure(DEPLOY_REGISTRY_HOST=ELSEWHERE)
     with pytest.raises(Refusal, match="do not name any more"):
-        list(
-            promotions.finalize(
-                deployment=deployment, digest=f"sha256:{'0' * 64}", skip_promotion=False, configuration=configuration
-            )
-        )
+        finalize(deployment, configuration, f"sha256:{'0' * 64}")
 
     assert sandbox.calls() == {}
     # A version that was proved earlier can be promoted all the same.
@@ -474,7 +470,7 @@ def test_the_documented_iam_policy_is_enough_from_the_first_deploy_to_the_promot
 
     issued = issue(deployment, configuration)
     digest = push(sandbox, issued, repository(deployment))
-    list(promotions.finalize(deployment=deployment, digest=digest, skip_promotion=False, configuration=configuration))
+    finalize(deployment, configuration, digest)
 
     assert deployment.credentials_kind == "session"
     assert deployment.receipt

@@ -717,7 +717,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("finalize", "deadline=None,", "", "deploys/test_lifecycle.py::test_the_end_of_a_deployment_ends_its_deadline"),
         (
             "finalize",
-            'yield f"Note: {deployment.repository.last_error}"',
+            'report(f"Note: {deployment.repository.last_error}")',
             "pass",
             "deploys/test_lifecycle.py::test_the_cli_hears_of_a_repository_that_has_an_error_though_the_deploy_goes_on",
         ),
@@ -759,8 +759,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_prove_now",
-            "registry = registry_of_image(deployment, configuration)",
-            "registry = configuration.registry(deployment.type)",
+            "config = registry_of_image(deployment, configuration)",
+            "config = configuration.registry(deployment.type)",
             "deploys/test_push_credentials.py::test_after_a_change_of_hosts_an_image_in_the_earlier_registry_is_not_looked_for_in_the_new_one",
         ),
     ),

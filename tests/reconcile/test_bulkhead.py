@@ -34,7 +34,7 @@ from deployments.models import (
 from deployments.reconcile import bulkhead, processes, put_back, repositories
 from sandbox.control import Sandbox
 from tests.support.constants import POLICY, TRAIL
-from tests.support.deploys import ensure
+from tests.support.deploys import ensure, finalize
 from tests.support.registry import new_calls
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -203,11 +203,7 @@ def test_a_finalize_waits_in_line_and_leaves_no_receipt_when_it_gets_no_place(
     began = time.monotonic()
 
     with pytest.raises(Refusal) as refused:
-        list(
-            promotions.finalize(
-                deployment=deployment, digest=None, skip_promotion=False, configuration=ecr_configuration
-            )
-        )
+        finalize(deployment, ecr_configuration)
 
     assert refused.value.code == "server_waits_for_aws"
     assert time.monotonic() - began >= 0.3

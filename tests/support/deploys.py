@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from deployments.aws import partitions
@@ -38,10 +39,26 @@ def push(
     return images.push(image, sandbox.url, *sandbox.login(), repository or place.name, place.tag, registry=HOST)
 
 
-def finalize(deployment: Deployment, configuration: Configuration, digest: str | None = None) -> list[str]:
-    return list(
-        promotions.finalize(deployment=deployment, digest=digest, skip_promotion=False, configuration=configuration)
+def finalize(
+    deployment: Deployment,
+    configuration: Configuration,
+    digest: str | None = None,
+    *,
+    skip: bool = False,
+    meanwhile: Callable[[], object] | None = None,
+) -> list[str]:
+    """The sentences that a finalize reports. `meanwhile` is called once, while the image is being verified."""
+    said: list[str] = []
+
+    def report(sentence: str) -> None:
+        said.append(sentence)
+        if meanwhile is not None and len(said) == 1:
+            meanwhile()
+
+    promotions.finalize(
+        deployment=deployment, digest=digest, skip_promotion=skip, configuration=configuration, report=report
     )
+    return said
 
 
 def ensure(project: Project, configuration: Configuration, **changes: Any) -> Repository:
