@@ -31,12 +31,6 @@ from deployments.log import bind
 from deployments.models import SLUG_ALIASES, Deployment, Environment, Project
 from deployments.reconcile import generation
 
-
-def is_api(request: HttpRequest) -> bool:
-    """Whether the request is for `/api` or a path below it."""
-    return request.path_info == "/api" or request.path_info.startswith("/api/")
-
-
 # ---- Health: for probes, which read only the status code.
 
 

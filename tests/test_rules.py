@@ -42,6 +42,14 @@ def test_the_contracts_of_imports_in_pyproject_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
+def test_no_walk_through_the_code_enters_more_modules_than_decided() -> None:
+    # In a process of its own: each module is to be imported, and none of a test's threads to be counted.
+    done = subprocess.run([sys.executable, "-m", "tests.walks"], cwd=ROOT, capture_output=True, text=True, timeout=90)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_no_test_module_imports_another_test_module_or_a_conftest() -> None:
     imports = [
         f"{path.relative_to(ROOT)}: {line.strip()}"

@@ -41,6 +41,11 @@ _SENTENCES = {
 }
 
 
+def _is_api(request: HttpRequest) -> bool:
+    """Whether the request is for `/api` or a path below it."""
+    return request.path_info == "/api" or request.path_info.startswith("/api/")
+
+
 class ApiMiddleware:
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -77,7 +82,7 @@ class ApiMiddleware:
         if "\0" in request.path_info or "%00" in request.META.get("QUERY_STRING", ""):
             request.path_info = request.path_info.replace("\0", "")  # later code could not store it either
             return _refusal(request, 400, "The address contains a NUL character.")
-        if not views.is_api(request):
+        if not _is_api(request):
             return self.get_response(request)
         request = _with_length(request)
         refusal = _too_large(request)
@@ -94,11 +99,11 @@ class ApiMiddleware:
         """
         if (outage := database.outage(exception)) is not None:
             database.log_outage(exception, where=log.route(request))
-            if not views.is_api(request):
+            if not _is_api(request):
                 return views.database_away(request, outage)
             answer = {"error": outage.sentence, "code": outage.code}
             return JsonResponse(answer, status=503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
-        if not views.is_api(request) or isinstance(exception, Http404 | PermissionDenied | SuspiciousOperation):
+        if not _is_api(request) or isinstance(exception, Http404 | PermissionDenied | SuspiciousOperation):
             return None
         request_id = request.META["REQUEST_ID"]
         logger.error("api.failed", method=request.method, route=log.route(request), exc_info=exception)
