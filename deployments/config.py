@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from deployments import images
+from deployments import ecr_rules, images
 
 DEFAULT_LIFECYCLE_POLICY = json.dumps(
     {
@@ -603,17 +603,9 @@ class _Reader:
         policy_name, policy = self.first(*names("DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY"))
         lifecycle_name, lifecycle = self.first(*names("DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY"))
         self._json_object(policy_name, policy, example=POLICY_EXAMPLE)
-        self._json_object(lifecycle_name, lifecycle, example="'{\"rules\":[…]}'")
-        if lifecycle is not None and not 100 <= len(lifecycle) <= 30_720:
-            self.problem(
-                lifecycle_name,
-                f"ECR accepts lifecycle policies of 100 to 30,720 characters; this policy has {len(lifecycle):,}.",
-                "Remove spaces to make it shorter; add a description to make it longer.",
-            )
-        elif lifecycle is not None and "rules" not in _keys(lifecycle):
-            self.problem(
-                lifecycle_name, "The policy has no rules.", f"For example {lifecycle_name}='{{\"rules\":[…]}}'."
-            )
+        if lifecycle is not None and self._json_object(lifecycle_name, lifecycle, example="'{\"rules\":[…]}'"):
+            for breach in ecr_rules.lifecycle_breaches(lifecycle):
+                self.problem(lifecycle_name, breach.message, breach.hint)
         return RegistryConfig(
             host=host or "localhost:5000",
             namespace=namespace or "trigger",
@@ -644,10 +636,10 @@ class _Reader:
         roles = (self._role(name, part.strip()) for part in _parts(self.text(name)))
         return tuple(dict.fromkeys(role for role in roles if role))
 
-    def _json_object(self, name: str, value: str | None, *, example: str) -> None:
+    def _json_object(self, name: str, value: str | None, *, example: str) -> bool:
         """Report a text that is not a JSON object. The problem has the place, not the text (it may be secret)."""
         if value is None:
-            return
+            return True
         hint = f"For example {name}={example}; put a text of several lines in a file: {name}_FILE=/path."
         try:
             document = json.loads(value)
@@ -656,8 +648,10 @@ class _Reader:
         except (RecursionError, ValueError):
             self.problem(name, "Not JSON that can be read: too deep, or a number too long.", hint)
         else:
-            if not isinstance(document, dict):
-                self.problem(name, "The JSON is not an object.", hint)
+            if isinstance(document, dict):
+                return True
+            self.problem(name, "The JSON is not an object.", hint)
+        return False
 
     def _tags(self, name: str, value: str | None) -> tuple[tuple[str, str], ...]:
         tags: dict[str, str] = {}
@@ -670,31 +664,15 @@ class _Reader:
                     f"An entry has the form key=value: {name}=team=platform.",
                 )
                 continue
-            if len(key) > 128 or len(content) > 256 or key.lower().startswith("aws:"):
-                self.problem(
-                    name,
-                    f"The tag “{key[:40]}” cannot be set: AWS accepts keys up to 128 and values up to 256 characters, "
-                    "and no key that starts with aws:.",
-                    f"For example {name}=team=platform.",
-                )
-                continue
             tags[key] = content
-        if len(tags) > 50:
-            self.problem(name, f"AWS accepts 50 tags on a repository; these are {len(tags)}.", "Remove some.")
+        for breach in ecr_rules.tag_breaches(tags.items()):
+            self.problem(name, breach.message, f"{breach.hint} For example {name}=team=platform.")
         return tuple(sorted(tags.items()))
 
     def _warn(self, variable: str, message: str, hint: str) -> None:
         found = Problem(variable=variable, message=message, hint=hint)
         if found not in self.warnings:
             self.warnings.append(found)
-
-
-def _keys(text: str) -> set[str]:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        return {"rules"}  # another problem already says that it is not JSON
-    return set(document) if isinstance(document, dict) else {"rules"}
 
 
 def _is_origin(text: str) -> bool:
