@@ -21,10 +21,13 @@ from deployments.config import Configuration, RegistryConfig
 
 @register("configuration")
 def configuration_is_readable(**kwargs: Any) -> Iterable[CheckMessage]:
-    """E001: a variable is malformed. W001: a variable, or a part of one, was ignored."""
+    """E001: a variable is malformed. E015: EMAIL_URL is malformed. W001: a variable, or a part of one, was ignored, or
+    the form of its value is suspicious.
+    """
     configuration: Configuration = settings.CONFIGURATION
     for problem in configuration.problems:
-        yield Error(f"{problem.variable}: {problem.message}", hint=problem.hint, id="deployments.E001")
+        number = "E015" if problem.variable.startswith("EMAIL_URL") else "E001"
+        yield Error(f"{problem.variable}: {problem.message}", hint=problem.hint, id=f"deployments.{number}")
     for warning in configuration.warnings:
         yield Warning(f"{warning.variable}: {warning.message}", hint=warning.hint, id="deployments.W001")
 
@@ -186,15 +189,4 @@ def queue_settings_are_safe(**kwargs: Any) -> Iterable[CheckMessage]:
             "DATABASES: ATOMIC_REQUESTS would keep a transaction open during calls to AWS.",
             hint="Remove it.",
             id="deployments.E014",
-        )
-
-
-@register("configuration")
-def mail_can_be_sent(**kwargs: Any) -> Iterable[CheckMessage]:
-    """E015: EMAIL_URL is malformed, so no mail could be sent."""
-    if settings.MAIL_IS_MALFORMED:
-        yield Error(
-            "EMAIL_URL: the value is not a valid mail server URL.",
-            hint="For example EMAIL_URL=smtp+tls://user:password@mail.example.com:587.",
-            id="deployments.E015",
         )

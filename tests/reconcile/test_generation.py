@@ -16,7 +16,7 @@ from django.test import Client
 from django.utils import timezone
 
 from deployments.aws import ecr, partitions, values
-from deployments.config import DEFAULT_LIFECYCLE_POLICY, Configuration
+from deployments.config import Configuration
 from deployments.deploys import lifecycle
 from deployments.errors import Refusal, RegistryError
 from deployments.models import (
@@ -36,6 +36,7 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.reconcile import change_events, generation, put_back, repositories, sweep_record, sweeps
+from deployments.settings_table import DEFAULT_LIFECYCLE_POLICY
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, POLICY, TRAIL
 
