@@ -17,7 +17,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -61,6 +61,8 @@ class RegistryConfig:
     consumer_accounts: tuple[str, ...] = ()  # the same for all registries
     push_role_arn: str | None = None
     probe_role_arns: tuple[str, ...] = ()  # the same for all registries
+    # Fields that have their default because the given value cannot be used (D-no-follow-on).
+    malformed: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @property
     def desired(self) -> dict[str, Any]:
@@ -109,6 +111,7 @@ class Configuration:
     metrics_key: str | None = field(repr=False)
     allowed_hosts: tuple[str, ...]
     static_root: str | None
+    malformed: frozenset[str] = field(default=frozenset(), repr=False)  # as in `RegistryConfig`
     activation: int = 0  # id of the ConfigurationActivation that this was read from; 0: this process's settings
 
     def registry(self, deployment_type: str | None) -> RegistryConfig:
@@ -156,18 +159,18 @@ def _read_text(path: str | Path) -> str:
     """The text of a file. Raises Malformed, whose sentences contain neither the path nor the content."""
     try:
         content = Path(path).read_bytes()
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise Malformed("The file is UTF-16 text.", "Save it as UTF-8.")
-        return content.decode("utf-8")
     except OSError as error:
         # The path may be a secret that stands where a path belongs.
         raise Malformed(
             f"The file cannot be read: {error.strerror}.", "Give the path of a file that this user can read."
         ) from None
-    except UnicodeDecodeError:
-        raise Malformed("The file is not UTF-8 text.", "Save it as UTF-8.") from None
     except ValueError:  # a NUL in the path
         raise Malformed("The value is not a path.", "Give the path of a file that this user can read.") from None
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        encoding = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "not UTF-8"
+        raise Malformed(f"The file is {encoding} text.", "Save it as UTF-8.") from None
 
 
 _ENV_LINE = re.compile(r"(?:export )?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
@@ -233,7 +236,8 @@ def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> 
     reader = _Reader(environment)
     reader.problems.extend(found)
     plain, v4 = reader.registry(""), reader.registry("V4_")
-    if not reader.problems and (plain.host, plain.namespace) == (v4.host, v4.namespace) and plain.desired != v4.desired:
+    same_repositories = (plain.host, plain.namespace) == (v4.host, v4.namespace)
+    if same_repositories and plain.desired != v4.desired and not plain.malformed | v4.malformed:
         differing = ", ".join(name for name, value in plain.desired.items() if v4.desired[name] != value)
         reader.problem(
             "V4_DEPLOY_REGISTRY_HOST",
@@ -241,7 +245,7 @@ def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> 
             "The two would overwrite each other's repositories again and again. Make them equal, or give "
             "V4_DEPLOY_REGISTRY_NAMESPACE another value.",
         )
-    values = {setting.field: reader.value(setting) for setting in SETTINGS if setting.field and not setting.of_registry}
+    values = reader.fields(each for each in SETTINGS if each.field and not each.of_registry)
     reader.look_for_misspelt()
     reader.look_for_unused()
     return Configuration(plain=plain, v4=v4, problems=tuple(reader.problems), warnings=tuple(reader.warnings), **values)
@@ -253,6 +257,7 @@ class _Reader:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
         self._texts: dict[str, str | None] = {}
+        self._unreadable: set[str] = set()  # variables whose file cannot be read
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
 
@@ -267,21 +272,41 @@ class _Reader:
             self.warnings.append(found)
 
     def registry(self, prefix: str) -> RegistryConfig:
-        return RegistryConfig(**{each.field: self.value(each, prefix) for each in SETTINGS if each.of_registry})
+        return RegistryConfig(**self.fields((each for each in SETTINGS if each.of_registry), prefix))
 
-    def value(self, setting: Setting, prefix: str = "") -> Any:
-        """The value of the setting, or its default if it is unset or malformed. `prefix`: V4_, or empty."""
+    def fields(self, settings: Iterable[Setting], prefix: str = "") -> dict[str, Any]:
+        """The values by field, and `malformed`. `prefix`: V4_, or empty."""
+        values: dict[str, Any] = {}
+        malformed = set()
+        for setting in settings:
+            try:
+                values[setting.field] = self._value(setting, prefix)
+            except Malformed:
+                malformed.add(setting.field)
+                values[setting.field] = self._default(setting)
+        if any(problem.variable == "ENV_FILE" for problem in self.problems):
+            malformed = set(values)  # each may have stood in the file
+        return {**values, "malformed": frozenset(malformed)}
+
+    def _value(self, setting: Setting, prefix: str = "") -> Any:
+        """The value of the setting, or its default if it is unset. Raises Malformed, after it has noted the problem."""
         for name in dict.fromkeys((prefix + setting.name if setting.mirrored else setting.name, setting.name)):
-            if (text := self._text(name)) is not None:
+            text = self._text(name)
+            if name in self._unreadable:
+                raise Malformed("The file cannot be read.")
+            if text is not None:
                 try:
                     return self._parse(setting, name, text)
                 except Malformed as error:
                     for each in (error, *error.more):
                         hint = each.hint or "For example {name}={example}."
                         self.problem(name, each.message, _filled(hint, setting, name))
-                    break
+                    raise
+        return self._value(BY_NAME[setting.default_from]) if setting.default_from else self._default(setting)
+
+    def _default(self, setting: Setting) -> Any:
         if setting.default_from:
-            return self.value(BY_NAME[setting.default_from])
+            setting = BY_NAME[setting.default_from]
         if not setting.default:
             return setting.notation.unset
         return setting.notation.parse(setting.default, lambda message, hint: None)
@@ -310,6 +335,7 @@ class _Reader:
                 text = _read_text(path) if path else text
             except Malformed as error:
                 self.problem(f"{name}_FILE", error.message, error.hint)
+                self._unreadable.add(name)
                 text = ""
             self._texts[name] = text.strip() or None
         return self._texts[name]

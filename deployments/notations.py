@@ -254,6 +254,11 @@ def registry_host() -> Notation:
     def parse(text: str, warn: Warn) -> str:
         if not images.is_registry_host(text):
             raise Malformed("The value is not a registry host (host or host:port; no scheme, no path, no user).")
+        if not re.search(r"[.:]", text) and text.lower() != "localhost":
+            warn(
+                "Docker takes a name without a dot and without a port for a user of Docker Hub, not for a host.",
+                "Give the port too: {name}=registry:5000.",
+            )
         return text.lower()
 
     return Notation(words="host or host:port", parse=parse)
@@ -313,7 +318,7 @@ def aws_tags() -> Notation:
     return Notation(words="`key=value`, comma-separated", parse=parse, unset=())
 
 
-_SHORTHAND = re.compile(r"Key=(?P<key>[^,]*),Value=(?P<value>[^,]*?)(?:[\s,]+(?=Key=)|\s*$)", re.IGNORECASE)
+_SHORTHAND = re.compile(r"Key=(?P<key>[^,]*),\s*Value=(?P<value>[^,]*?)(?:[\s,]+(?=Key=)|\s*$)", re.IGNORECASE)
 
 
 def read_tags(text: str) -> list[tuple[str, str]]:
@@ -325,7 +330,7 @@ def read_tags(text: str) -> list[tuple[str, str]]:
     - `{"team": "platform"}`, a JSON object, as Terraform and CDK write tags
     """
     wrong = "Write key=value, comma-separated: {name}=team=platform,managed-by=registry-admin."
-    if text[:1] in "[{":
+    if text.startswith(("[", "{")):
         try:
             document = json.loads(text)
         except (ValueError, RecursionError):

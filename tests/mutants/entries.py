@@ -505,6 +505,36 @@ MUTANTS: tuple[Mutant, ...] = (
         ("", 'default="10",', 'default="100",', "test_config.py::test_the_defaults_are_these"),
     ),
     *_in(
+        "deployments/checks.py",
+        (
+            "_Readable.__getattr__",
+            "if name in self._settings.malformed:",
+            "if False:",
+            "test_settings_table.py::test_nothing_is_said_that_follows_from_a_malformed_setting",
+        ),
+    ),
+    *_in(
+        "deployments/config.py",
+        (
+            "_Reader._parse",
+            "if found and not notation.any_text:",
+            "if False:",
+            "test_settings_table.py::test_a_value_in_a_wrong_form_stops_the_start_with_what_to_write_instead",
+        ),
+        (
+            "_Reader.fields",
+            "malformed = set(values)",
+            "pass",
+            "test_settings_table.py::test_after_a_malformed_env_file_nothing_is_said_to_be_unset",
+        ),
+        (
+            "_Reader._value",
+            "if name in self._unreadable:",
+            "if False:",
+            "test_settings_table.py::test_nothing_is_said_that_follows_from_a_malformed_setting",
+        ),
+    ),
+    *_in(
         "deployments/service_urls.py",
         (
             "_split",
