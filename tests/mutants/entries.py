@@ -559,8 +559,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "SecretsFilter",
-            ", *SECRETS)",
-            ")",
+            ", *SECRETS",
+            ",",
             "test_secrets_in_settings.py::test_djangos_error_page_shows_no_secret_setting_and_no_local_variable_with_one",
         ),
     ),
