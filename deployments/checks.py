@@ -8,85 +8,164 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from deployments import policy
-from deployments.aws.partitions import partitions, registry_of
+from deployments.aws.partitions import fips_regions, partitions, registry_of
 from deployments.config import Configuration, RegistryConfig
 
 
 @register("configuration")
 def configuration_is_readable(**kwargs: Any) -> Iterable[CheckMessage]:
-    """E001: a variable is malformed. W001: a variable, or a part of one, was ignored."""
+    """E001: a variable is malformed. E015: EMAIL_URL is malformed. W001: a variable, or a part of one, was ignored, or
+    the form of its value is suspicious.
+    """
     configuration: Configuration = settings.CONFIGURATION
     for problem in configuration.problems:
-        yield Error(f"{problem.variable}: {problem.message}", hint=problem.hint, id="deployments.E001")
+        number = "E015" if problem.variable.startswith("EMAIL_URL") else "E001"
+        yield Error(f"{problem.variable}: {problem.message}", hint=problem.hint, id=f"deployments.{number}")
     for warning in configuration.warnings:
         yield Warning(f"{warning.variable}: {warning.message}", hint=warning.hint, id="deployments.W001")
 
 
-@register("configuration")
-def registry_hosts_are_what_they_look_like(**kwargs: Any) -> Iterable[CheckMessage]:
-    """E002: a host looks like ECR and is not. It would be treated as a plain registry: no repository, no policy.
+_ECR_PUBLIC = r"public\.ecr\.aws|(.+\.)?ecr-public\.([a-z0-9-]+\.)?(aws\.com|amazonaws\.com|api\.aws)"
+_LIKE_ECR = r"\bdkr[.-]ecr\b|\.ecr\.|\becr(-fips)?\.[a-z0-9-]+\.(amazonaws\.com|api\.aws)"
 
-    W002: ECR settings are set for a registry that is not ECR, so they have no effect.
+
+class _MalformedSetting(Exception):
+    """A check reads a setting whose given value cannot be used."""
+
+
+class _Readable:
+    """A configuration or a registry as checks read it: to read a malformed setting raises _MalformedSetting."""
+
+    def __init__(self, settings: Configuration | RegistryConfig) -> None:
+        self._settings = settings
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._settings.malformed:
+            raise _MalformedSetting(name)
+        return getattr(self._settings, name)
+
+
+def _configuration() -> Configuration:
+    return cast(Configuration, _Readable(settings.CONFIGURATION))
+
+
+def _check(*tags: str, **options: Any) -> Callable[[Callable[[], Iterable[CheckMessage]]], Callable[..., Any]]:
+    """Register a check of settings. It ends where it reads a malformed one: E001 says so already, and what would follow
+    from the default in its place is untrue (D-no-follow-on).
     """
-    for variable, registry in _registries():
-        if registry_of(registry.host) is not None:
-            continue
-        if re.search(r"\bdkr[.-]ecr\b|\.ecr\.", registry.host, re.IGNORECASE):
-            yield Error(
-                f"{variable}DEPLOY_REGISTRY_HOST: “{registry.host}” looks like an ECR registry and is not: its "
-                "account (12 digits), region or ending is wrong.",
-                hint="For example 111111111111.dkr.ecr.us-east-1.amazonaws.com.",
-                id="deployments.E002",
-            )
-        elif registry.default_repository_policy or registry.assume_role_arn or registry.tags or registry.kms_key:
-            yield Warning(
-                f"{variable}DEPLOY_REGISTRY_ECR_…: set, but {registry.host} is not ECR, so they have no effect.",
-                hint="Set DEPLOY_REGISTRY_HOST to the ECR registry's host, or remove these settings.",
-                id="deployments.W002",
-            )
+
+    def decorate(check: Callable[[], Iterable[CheckMessage]]) -> Callable[..., Any]:
+        def run(**kwargs: Any) -> Iterator[CheckMessage]:
+            try:
+                yield from check()
+            except _MalformedSetting:
+                return
+
+        register(*tags, **options)(run)
+        return run
+
+    return decorate
 
 
-@register("configuration")
-def other_accounts_get_a_policy(**kwargs: Any) -> Iterable[CheckMessage]:
-    """W004: an ECR registry has no default policy, so no other account can pull.
+def _check_each_registry(
+    *tags: str,
+) -> Callable[[Callable[[str, RegistryConfig], Iterable[CheckMessage]]], Callable[..., Any]]:
+    """As `_check`, for a check of one registry: its arguments are the prefix of the variables and the registry."""
 
-    W005: botocore does not know the region: the region is new, or misspelt.
+    def decorate(check: Callable[[str, RegistryConfig], Iterable[CheckMessage]]) -> Callable[..., Any]:
+        def run(**kwargs: Any) -> Iterator[CheckMessage]:
+            for variable, registry in _registries():
+                try:
+                    yield from check(variable, registry)
+                except _MalformedSetting:
+                    continue
+
+        register(*tags)(run)
+        return run
+
+    return decorate
+
+
+@_check_each_registry("configuration")
+def registry_hosts_are_what_they_look_like(variable: str, registry: RegistryConfig) -> Iterable[CheckMessage]:
+    """E002: a host looks like ECR and is not, or is ECR Public. It would be treated as a plain registry: no repository,
+    no policy.
+
+    W002: ECR settings are set for a registry that is not ECR, so they have no effect. W006: botocore knows no FIPS
+    endpoint of ECR in the region, so the host probably does not exist.
     """
-    for variable, registry in _registries():
-        found = registry_of(registry.host)
-        if found is None:
-            continue
-        if registry.default_repository_policy is None:
+    found = registry_of(registry.host)
+    if found is not None:
+        if "ecr-fips." in registry.host and found.region not in fips_regions():
             yield Warning(
-                f"{variable}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: not set, so only account {found.account} "
-                "can pull from the repositories that deploys create.",
-                hint="Set it to the policy that your cluster's accounts need; .env.example has an example.",
-                id="deployments.W004",
+                f"{variable}DEPLOY_REGISTRY_HOST: as far as this release knows, ECR has no FIPS endpoint in "
+                f"{found.region}, so no host with this name exists and images cannot be pulled.",
+                hint=f"Write {registry.host.replace('ecr-fips.', 'ecr.')}, unless AWS has added the endpoint since. "
+                f"ECR has FIPS endpoints in {', '.join(sorted(fips_regions()))}.",
+                id="deployments.W006",
             )
-        if not any(found.region in partition.regions for partition in partitions()):
-            yield Warning(
-                f"{variable}DEPLOY_REGISTRY_HOST: this release does not know the region {found.region}.",
-                hint="Correct the region if it is misspelt; a new region works.",
-                id="deployments.W005",
-            )
+    elif re.fullmatch(_ECR_PUBLIC, registry.host):
+        yield Error(
+            f"{variable}DEPLOY_REGISTRY_HOST: “{registry.host}” is ECR Public, and this program works with private "
+            "registries: everybody may pull from ECR Public.",
+            hint="For example 111111111111.dkr.ecr.us-east-1.amazonaws.com.",
+            id="deployments.E002",
+        )
+    elif re.search(_LIKE_ECR, registry.host):
+        yield Error(
+            f"{variable}DEPLOY_REGISTRY_HOST: “{registry.host}” looks like an ECR registry and is not: its "
+            "account (12 digits), region or ending is wrong.",
+            hint="For example 111111111111.dkr.ecr.us-east-1.amazonaws.com.",
+            id="deployments.E002",
+        )
+    elif registry.default_repository_policy or registry.assume_role_arn or registry.tags or registry.kms_key:
+        yield Warning(
+            f"{variable}DEPLOY_REGISTRY_ECR_…: set, but {registry.host} is not ECR, so they have no effect.",
+            hint="Set DEPLOY_REGISTRY_HOST to the ECR registry's host, or remove these settings.",
+            id="deployments.W002",
+        )
 
 
-@register("configuration")
-def registries_do_not_overlap(**kwargs: Any) -> Iterable[CheckMessage]:
+@_check_each_registry("configuration")
+def regions_are_known(variable: str, registry: RegistryConfig) -> Iterable[CheckMessage]:
+    """W005: botocore does not know the region: the region is new, or misspelt."""
+    found = registry_of(registry.host)
+    if found and not any(found.region in partition.regions for partition in partitions()):
+        yield Warning(
+            f"{variable}DEPLOY_REGISTRY_HOST: this release does not know the region {found.region}.",
+            hint="Correct the region if it is misspelt; a new region works.",
+            id="deployments.W005",
+        )
+
+
+@_check_each_registry("configuration")
+def other_accounts_get_a_policy(variable: str, registry: RegistryConfig) -> Iterable[CheckMessage]:
+    """W004: an ECR registry has no default policy, so no other account can pull."""
+    found = registry_of(registry.host)
+    if found and registry.default_repository_policy is None:
+        yield Warning(
+            f"{variable}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: not set, so only account {found.account} "
+            "can pull from the repositories that deploys create.",
+            hint="Set it to the policy that your cluster's accounts need; .env.example has an example.",
+            id="deployments.W004",
+        )
+
+
+@_check("configuration")
+def registries_do_not_overlap() -> Iterable[CheckMessage]:
     """E003: the plain and the V4 settings differ and are about the same repositories.
 
     Either two host names mean the same registry (FIPS, dual-stack), or one namespace contains the other. Such a
     repository would be overwritten again and again, by one set of settings and by the other.
     """
-    configuration: Configuration = settings.CONFIGURATION
-    plain, v4 = configuration.plain, configuration.v4
+    (_, plain), (_, v4) = _both_registries()
     first, second = registry_of(plain.host), registry_of(v4.host)
     if first is None or first != second or (plain.host, plain.namespace) == (v4.host, v4.namespace):
         return
@@ -100,46 +179,46 @@ def registries_do_not_overlap(**kwargs: Any) -> Iterable[CheckMessage]:
         )
 
 
-@register("policy", "security")
-def policies_are_sound(**kwargs: Any) -> Iterable[CheckMessage]:
+@_check_each_registry("policy", "security")
+def policies_are_sound(variable: str, registry: RegistryConfig) -> Iterable[CheckMessage]:
     """E1xx, W1xx: the findings of `manage.py policy lint` about the configured repository policies."""
+    configuration = _configuration()
+    text = registry.default_repository_policy
+    if not text or (variable and text == configuration.plain.default_repository_policy):
+        return  # the findings about the plain registry's policy are shown once
+    found = registry_of(registry.host)
+    for finding in policy.lint(
+        text,
+        partition=found.partition if found else None,
+        allow_public=configuration.allow_public_policy,
+        # Without the accounts, if they are malformed: the findings about the policy itself do not depend on them.
+        consumer_accounts=() if "consumer_accounts" in registry.malformed else registry.consumer_accounts,
+    ):
+        make = Error if finding.level == "error" else Warning
+        message = f"{variable}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: {finding.message}"
+        hint = finding.hint
+        if finding.id == "deployments.E110":
+            hint += " A policy that is meant to be public needs DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY=1."
+        yield make(message, hint=hint, id=finding.id)
+
+
+def _both_registries() -> list[tuple[str, RegistryConfig]]:
+    """(prefix of the variables, registry as checks read it)."""
     configuration: Configuration = settings.CONFIGURATION
-    checked: set[str] = set()
-    if any(problem.variable.endswith("_DEFAULT_REPOSITORY_POLICY") for problem in configuration.problems):
-        return  # E001 reports the place where the text is not JSON
-    for variable, registry in _registries():
-        text = registry.default_repository_policy
-        if not text or text in checked:
-            continue
-        checked.add(text)
-        found = registry_of(registry.host)
-        for finding in policy.lint(
-            text,
-            partition=found.partition if found else None,
-            allow_public=configuration.allow_public_policy,
-            consumer_accounts=registry.consumer_accounts,
-        ):
-            make = Error if finding.level == "error" else Warning
-            message = f"{variable}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: {finding.message}"
-            hint = finding.hint
-            if finding.id == "deployments.E110":
-                hint += " A policy that is meant to be public needs DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY=1."
-            yield make(message, hint=hint, id=finding.id)
+    found = (("", configuration.plain), ("V4_", configuration.v4))
+    return [(variable, cast(RegistryConfig, _Readable(registry))) for variable, registry in found]
 
 
 def _registries() -> list[tuple[str, RegistryConfig]]:
-    """(prefix of the variables, registry); only the plain registry if both are equal."""
+    """As `_both_registries`; only the plain registry if both are equal."""
     configuration: Configuration = settings.CONFIGURATION
-    if configuration.plain == configuration.v4:
-        return [("", configuration.plain)]
-    return [("", configuration.plain), ("V4_", configuration.v4)]
+    return _both_registries()[: 1 if configuration.plain == configuration.v4 else 2]
 
 
-@register("security", deploy=True)
-def variables_have_a_key_of_their_own(**kwargs: Any) -> Iterable[CheckMessage]:
+@_check("security", deploy=True)
+def variables_have_a_key_of_their_own() -> Iterable[CheckMessage]:
     """W003: without ENCRYPTION_KEY, a changed SECRET_KEY (for example after a leak) makes stored secrets unreadable."""
-    configuration: Configuration = settings.CONFIGURATION
-    if not configuration.encryption_keys:
+    if not _configuration().encryption_keys:
         yield Warning(
             "ENCRYPTION_KEY: not set, so the stored environment variables are encrypted with a key derived from "
             "SECRET_KEY, and cannot be decrypted once SECRET_KEY is changed.",
@@ -186,15 +265,4 @@ def queue_settings_are_safe(**kwargs: Any) -> Iterable[CheckMessage]:
             "DATABASES: ATOMIC_REQUESTS would keep a transaction open during calls to AWS.",
             hint="Remove it.",
             id="deployments.E014",
-        )
-
-
-@register("configuration")
-def mail_can_be_sent(**kwargs: Any) -> Iterable[CheckMessage]:
-    """E015: EMAIL_URL is malformed, so no mail could be sent."""
-    if settings.MAIL_IS_MALFORMED:
-        yield Error(
-            "EMAIL_URL: the value is not a valid mail server URL.",
-            hint="For example EMAIL_URL=smtp+tls://user:password@mail.example.com:587.",
-            id="deployments.E015",
         )

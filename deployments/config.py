@@ -1,10 +1,10 @@
 """The configuration: an environment mapping becomes one frozen `Configuration`.
 
-Pure: it reads a mapping (`registry_admin.settings` is the only reader of the process's environment), and no network and
-no Django. A malformed value never raises here. It becomes a `Problem` with the variable's name, the place and an
-example, and `deployments.checks` turns the problems into system checks that stop the start. A configuration with
-problems gives out no registry: `registry` and `require` raise `ConfigurationError`, so nothing runs with half of the
-settings.
+It reads a mapping (`registry_admin.settings` is the only reader of the process's environment) and the files that the
+mapping names; no network and no Django. `deployments.settings_table` says which variables there are. A malformed value
+never raises here. It becomes a `Problem` with the variable's name, the place and an example, and `deployments.checks`
+turns the problems into system checks that stop the start. A configuration with problems gives out no registry:
+`registry` and `require` raise `ConfigurationError`, so nothing runs with half of the settings.
 
 The names of the `DEPLOY_…` variables are those of trigger.dev's own deploy registry settings, so that an existing
 `.env` works unchanged. So is the `V4_` mirror: each unset V4 variable falls back to the plain variable.
@@ -12,250 +12,24 @@ The names of the `DEPLOY_…` variables are those of trigger.dev's own deploy re
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from deployments import images
-
-DEFAULT_LIFECYCLE_POLICY = json.dumps(
-    {
-        "rules": [
-            {
-                "rulePriority": 1,
-                "description": "Untagged images expire 3 days after they were pushed",
-                "selection": {
-                    "tagStatus": "untagged",
-                    "countType": "sinceImagePushed",
-                    "countUnit": "days",
-                    "countNumber": 3,
-                },
-                "action": {"type": "expire"},
-            }
-        ]
-    }
-)
-POLICY_EXAMPLE = (
-    '\'{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::222222222222:root"},'
-    '"Action":["ecr:BatchGetImage","ecr:GetDownloadUrlForLayer","ecr:BatchCheckLayerAvailability"]}]}\''
-)
+from deployments.notations import Malformed, comment_after, suspicion
+from deployments.service_urls import Database, MailServer
+from deployments.settings_table import BY_NAME, DEFAULT_LIFECYCLE_POLICY, SETTINGS, Setting
 
 
 class ConfigurationError(Exception):
     """The configuration has problems; the text has all of them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """One variable that an operator may set, with its text for `.env.example`."""
-
-    name: str
-    says: str
-    default: str = ""
-    example: str = ""
-    mirrored: bool = False  # also read as V4_NAME
-
-
-SETTINGS: tuple[Setting, ...] = (
-    Setting(
-        name="DEPLOY_REGISTRY_HOST",
-        says="Registry host of the image refs. Repositories are created and managed only if the host is ECR.",
-        default="localhost:5000",
-        example="111111111111.dkr.ecr.us-east-1.amazonaws.com",
-        mirrored=True,
-    ),
-    Setting(
-        name="DEPLOY_REGISTRY_NAMESPACE",
-        says="First part of every repository name: NAMESPACE/PROJECTREF.",
-        default="trigger",
-        mirrored=True,
-    ),
-    Setting(name="DEPLOY_REGISTRY_USERNAME", says="User name for a registry that is not ECR.", mirrored=True),
-    Setting(name="DEPLOY_REGISTRY_PASSWORD", says="Password for a registry that is not ECR.", mirrored=True),
-    Setting(
-        name="DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY",
-        says="Repository policy (IAM JSON) that every repository gets when it is created. For a long policy use _FILE.",
-        example=POLICY_EXAMPLE,
-        mirrored=True,
-    ),
-    Setting(
-        name="DEPLOY_REGISTRY_ECR_TAGS",
-        says="AWS tags of every repository: comma-separated key=value; a key without = gets an empty value.",
-        example="team=platform,managed-by=registry-admin",
-        mirrored=True,
-    ),
-    Setting(
-        name="DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN",
-        says="Role to assume for ECR. Unset: this process's own AWS credentials are used.",
-        example="arn:aws:iam::111111111111:role/registry-admin",
-        mirrored=True,
-    ),
-    Setting(
-        name="DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID",
-        says="External id that the role's trust policy requires.",
-        mirrored=True,
-    ),
-    Setting(
-        name="DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN",
-        says="Role that is assumed to make the registry credentials of a deploy, which are limited to its repository. "
-        "Default: the role above, or a federated session of the IAM user that this server runs as.",
-        example="arn:aws:iam::111111111111:role/registry-admin-push",
-        mirrored=True,
-    ),
-    Setting(
-        name="DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY",
-        says="Lifecycle policy (ECR's JSON). Default: untagged images expire 3 days after their push.",
-        mirrored=True,
-    ),
-    Setting(
-        name="DEPLOY_REGISTRY_ECR_KMS_KEY",
-        says="KMS key (ARN or id) that new repositories are encrypted with. Unset: AES256.",
-        mirrored=True,
-    ),
-    Setting(
-        name="DEPLOY_REGISTRY_ECR_POLICY_MODE",
-        says="enforce writes the policy where access differs; observe never changes an existing repository.",
-        default="enforce",
-    ),
-    Setting(
-        name="DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS",
-        says="Accounts that must be able to pull, comma-separated; checked at start and with each repository.",
-        example="222222222222,333333333333",
-    ),
-    Setting(
-        name="DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS",
-        says="Roles in the consumer accounts, comma-separated; with each, a pull is tried before an image is promoted.",
-        example="arn:aws:iam::222222222222:role/registry-admin-probe",
-    ),
-    Setting(
-        name="DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY",
-        says="Accept a policy that opens the repositories to everyone. Almost never what you want.",
-        default="0",
-    ),
-    Setting(name="DEPLOY_IMAGE_PLATFORM", says="Platforms to build for, comma-separated.", default="linux/amd64"),
-    Setting(
-        name="DEPLOY_TIMEOUT_MS",
-        says="A deployment that has been building or deploying for this long is timed out.",
-        default="480000",
-    ),
-    Setting(
-        name="DEPLOY_QUEUE_TIMEOUT_MS",
-        says="Accepted and not used: images are built where the CLI runs, so no deployment waits in a queue.",
-        example="900000",
-    ),
-    Setting(
-        name="DEPLOY_IMAGE_VERIFICATION_ENABLED",
-        says="Promote an image only after a check that it is in the registry and can be pulled.",
-        default="1",
-    ),
-    Setting(
-        name="DEPRECATE_V3_CLI_DEPLOYS_ENABLED",
-        says="Refuse deploys by 3.x CLIs with an error that says to upgrade.",
-        default="0",
-    ),
-    Setting(
-        name="RECONCILE_FRESHNESS_SECONDS",
-        says="A deploy does not check a repository again that was checked within this time; 0: every deploy checks.",
-        default="60",
-    ),
-    Setting(
-        name="RECONCILE_INTERVAL_MINUTES",
-        says="How often a sweep checks all repositories; 0: no scheduled sweeps.",
-        default="10",
-    ),
-    Setting(
-        name="RECONCILE_CALLS_PER_SECOND",
-        says="Calls to AWS per second that all sweeps together may make; fewer while AWS throttles.",
-        default="20",
-    ),
-    Setting(
-        name="RECONCILE_EVENTS_QUEUE_URL",
-        says="SQS queue with CloudTrail's ECR calls; with it, drift is found within seconds.",
-        example="https://sqs.us-east-1.amazonaws.com/111111111111/registry-admin",
-    ),
-    Setting(
-        name="CONFIGURATION_GENERATION",
-        says="Number of these settings, higher for each newer version (a Helm chart's revision). All processes use the "
-        "settings with the highest number. Unset: the settings that were started last for the first time.",
-        example="7",
-    ),
-    Setting(
-        name="APP_ORIGIN",
-        says="Origin at which people reach this server; the links that the CLI prints begin with it.",
-        default="http://localhost:8000",
-    ),
-    Setting(
-        name="API_ORIGIN",
-        says="Origin at which the CLI and the image build reach this server. Default: APP_ORIGIN.",
-    ),
-    Setting(
-        name="DATABASE_URL",
-        says="Database. Default: an SQLite file beside manage.py.",
-        example="postgres://user:password@host:5432/registry_admin",
-    ),
-    Setting(
-        name="SECRET_KEY",
-        says="Django's signing key. With the SQLite default it is made at the first start, in a 0600 file beside it.",
-    ),
-    Setting(
-        name="ENCRYPTION_KEY",
-        says="Key that encrypts stored secrets; 32 characters or more. Older keys follow, comma-separated. Default: "
-        "SECRET_KEY.",
-    ),
-    Setting(
-        name="EMAIL_URL",
-        says="Mail server for notifications: smtp+tls:// (STARTTLS), smtp+ssl:// or smtp://. Default: no mail.",
-        example="smtp+tls://user:password@mail.example.com:587",
-    ),
-    Setting(
-        name="EMAIL_FROM",
-        says="Sender of notifications by mail.",
-        default="registry-admin@localhost",
-        example="Registry Admin <registry-admin@example.com>",
-    ),
-    Setting(
-        name="NOTIFY_ALLOW_PRIVATE",
-        says="Allow notifications to private and loopback addresses, any port and plain http. Link-local and metadata "
-        "addresses stay forbidden.",
-        default="0",
-    ),
-    Setting(
-        name="METRICS_KEY",
-        says="Key for /metrics (Prometheus) and /status.json, sent as Authorization: Bearer …. Default: both are off.",
-    ),
-    Setting(name="DEBUG", says="Django's debug pages. Never in production.", default="0"),
-    Setting(
-        name="ALLOWED_HOSTS",
-        says="Host names that this server answers to, comma-separated; the hosts of the two origins are added.",
-    ),
-    Setting(
-        name="TRUSTED_PROXIES",
-        says="Number of proxies in front that add to X-Forwarded-For; the client's address is taken from that header.",
-        default="0",
-    ),
-    Setting(
-        name="STATIC_ROOT",
-        says="Folder into which collectstatic copies the console's static files.",
-        example="/var/lib/registry-admin/static",
-    ),
-    Setting(
-        name="LOG_LEVEL",
-        says="Level of this program's log: DEBUG, INFO, WARNING or ERROR. DEBUG adds probes, polls and reads from AWS.",
-        default="INFO",
-    ),
-    Setting(
-        name="LOG_FORMAT",
-        says="Form of each log line: json, text, or auto (text on a terminal, else json).",
-        default="auto",
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +61,8 @@ class RegistryConfig:
     consumer_accounts: tuple[str, ...] = ()  # the same for all registries
     push_role_arn: str | None = None
     probe_role_arns: tuple[str, ...] = ()  # the same for all registries
+    # Fields that have their default because the given value cannot be used (D-no-follow-on).
+    malformed: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @property
     def desired(self) -> dict[str, Any]:
@@ -325,9 +101,17 @@ class Configuration:
     log_format: str  # auto, json or text
     app_origin: str
     api_origin: str
-    trusted_proxies: int = 0
-    encryption_keys: tuple[str, ...] = field(default=(), repr=False)  # the first encrypts; empty: SECRET_KEY is used
-    generation: int | None = None  # CONFIGURATION_GENERATION
+    trusted_proxies: int
+    encryption_keys: tuple[str, ...] = field(repr=False)  # the first encrypts; empty: SECRET_KEY is used
+    generation: int | None  # CONFIGURATION_GENERATION
+    database: Database | None = field(repr=False)  # None: the default, an SQLite file
+    secret_key: str | None = field(repr=False)
+    mail: MailServer | None = field(repr=False)
+    email_from: str
+    metrics_key: str | None = field(repr=False)
+    allowed_hosts: tuple[str, ...]
+    static_root: str | None
+    malformed: frozenset[str] = field(default=frozenset(), repr=False)  # as in `RegistryConfig`
     activation: int = 0  # id of the ConfigurationActivation that this was read from; 0: this process's settings
 
     def registry(self, deployment_type: str | None) -> RegistryConfig:
@@ -343,6 +127,10 @@ class Configuration:
         if self.problems:
             raise ConfigurationError("\n".join(str(problem) for problem in self.problems))
         return self
+
+    def problem_of(self, name: str) -> Problem | None:
+        """Why the setting has its default instead of the given value; None if the given value could be used."""
+        return next((each for each in self.problems if each.variable in (name, f"{name}_FILE")), None)
 
     @property
     def registries(self) -> tuple[RegistryConfig, ...]:
@@ -364,48 +152,92 @@ def desired_digest(plain: RegistryConfig, v4: RegistryConfig, enforce: bool) -> 
     return hashlib.sha256(json.dumps([*said, enforce], sort_keys=True).encode()).hexdigest()
 
 
-_KMS_KEY = re.compile(
-    r"(arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:)?(key/)?(mrk-)?[0-9a-f-]{32,36}|(arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:)?alias/.+"
-)
-_TRUE = {"1", "true", "yes", "on"}
-_FALSE = {"0", "false", "no", "off"}
+# ---------------------------------------------------------------------------------------------------- files and text
 
 
-def env_file_problems(path: Path, *, named: bool) -> tuple[Problem, ...]:
-    """Why a `.env` file is not read: it cannot be opened, or has lines that are not settings (given by number only).
-
-    The only function here that reads a file. `named`: an operator gave the path, so the file must exist.
-    """
-    hint = "A line has the form NAME=value or # comment; put a text of several lines in a file: NAME_FILE=/path."
-    if not path.exists() and not named:
-        return ()
+def _read_text(path: str | Path) -> str:
+    """The text of a file. Raises Malformed, whose sentences contain neither the path nor the content."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        return (Problem(variable="ENV_FILE", message=f"{path} cannot be read: {reason}.", hint="Correct the path."),)
-    wrong = [
-        number
-        for number, line in enumerate(lines, 1)
-        if line.strip() and not line.startswith("#") and not re.match(r"(export )?[A-Za-z_][A-Za-z0-9_]*=", line)
-    ]
+        content = Path(path).read_bytes()
+    except OSError as error:
+        # The path may be a secret that stands where a path belongs.
+        raise Malformed(
+            f"The file cannot be read: {error.strerror}.", "Give the path of a file that this user can read."
+        ) from None
+    except ValueError:  # a NUL in the path
+        raise Malformed("The value is not a path.", "Give the path of a file that this user can read.") from None
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        encoding = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "not UTF-8"
+        raise Malformed(f"The file is {encoding} text.", "Save it as UTF-8.") from None
+
+
+_ENV_LINE = re.compile(r"(?:export )?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
+
+
+def read_env_file(path: Path, *, named: bool) -> tuple[dict[str, str], tuple[Problem, ...]]:
+    """The variables of a `.env` file, and why it is not read: then there are no variables.
+
+    A wrong line is given by its number, because any line may be a secret.
+
+    A value in single quotes is taken as it is; in double quotes a backslash before any character but n, r and t is
+    removed. Nothing may follow the closing quote. Of two lines with one name the second counts. `named`: an operator
+    gave the path, so the file must exist.
+    """
+    which = "The file that ENV_FILE names" if named else "The file .env"
+
+    def problem(message: str, hint: str) -> tuple[dict[str, str], tuple[Problem, ...]]:
+        return {}, (Problem(variable="ENV_FILE", message=message, hint=hint),)
+
+    if not named and not path.exists():
+        return {}, ()
+    try:
+        text = _read_text(path)
+    except Malformed as error:
+        return problem(f"{which} was ignored: {error.message}", error.hint)
+    if text.startswith("\ufeff"):
+        return problem(
+            f"{which} begins with a byte order mark, so the whole file was ignored.",
+            "Save the file as UTF-8 without a byte order mark (BOM).",
+        )
+    values, wrong = {}, []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = _ENV_LINE.fullmatch(line)
+        if match is None or "\0" in line:
+            wrong.append(number)
+            continue
+        value = match[2]
+        if len(value) > 1 and value[0] == value[-1] == "'":
+            value = value[1:-1]
+        elif len(value) > 1 and value[0] == value[-1] == '"':
+            value = re.sub(r"\\([^nrt])", r"\1", value[1:-1])
+        values[match[1]] = value
     if not wrong:
-        return ()
+        return values, ()
     numbers = ", ".join(str(number) for number in wrong[:5]) + (" and more" if len(wrong) > 5 else "")
-    message = f"Line {numbers} of {path} is not a setting, so the whole file was ignored."
-    return (Problem(variable="ENV_FILE", message=message, hint=hint),)
+    return problem(
+        f"Line {numbers} is not a setting, so the whole file was ignored. {which} is meant.",
+        "A line has the form NAME=value or # comment, without a NUL; put a text of several lines in a file: "
+        "NAME_FILE=/path.",
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
 
 
 def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> Configuration:
-    """Read every variable of `SETTINGS` that is about deploys. An empty value means unset. Never raises.
+    """Read the variables of the table of settings. An empty value means unset. Never raises.
 
     `found`: problems that were found before, while the environment was put together.
     """
     reader = _Reader(environment)
     reader.problems.extend(found)
-    plain = reader.registry("")
-    v4 = reader.registry("V4_")
-    if (plain.host, plain.namespace) == (v4.host, v4.namespace) and plain.desired != v4.desired:
+    plain, v4 = reader.registry(""), reader.registry("V4_")
+    same_repositories = (plain.host, plain.namespace) == (v4.host, v4.namespace)
+    if same_repositories and plain.desired != v4.desired and not plain.malformed | v4.malformed:
         differing = ", ".join(name for name, value in plain.desired.items() if v4.desired[name] != value)
         reader.problem(
             "V4_DEPLOY_REGISTRY_HOST",
@@ -413,36 +245,10 @@ def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> 
             "The two would overwrite each other's repositories again and again. Make them equal, or give "
             "V4_DEPLOY_REGISTRY_NAMESPACE another value.",
         )
+    values = reader.fields(each for each in SETTINGS if each.field and not each.of_registry)
     reader.look_for_misspelt()
     reader.look_for_unused()
-    app_origin = reader.origin("APP_ORIGIN", "http://localhost:8000")
-    return Configuration(
-        plain=plain,
-        v4=v4,
-        image_platform=reader.platforms(),
-        deploy_timeout=timedelta(
-            milliseconds=reader.whole("DEPLOY_TIMEOUT_MS", 480_000, least=1_000, most=7 * 86_400_000)
-        ),
-        image_verification=reader.switch("DEPLOY_IMAGE_VERIFICATION_ENABLED", True),
-        refuse_v3=reader.switch("DEPRECATE_V3_CLI_DEPLOYS_ENABLED", False),
-        freshness=timedelta(seconds=reader.whole("RECONCILE_FRESHNESS_SECONDS", 60, least=0, most=86_400)),
-        enforce=reader.one_of("DEPLOY_REGISTRY_ECR_POLICY_MODE", "enforce", "observe") == "enforce",
-        allow_public_policy=reader.switch("DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY", False),
-        reconcile_interval=timedelta(minutes=reader.whole("RECONCILE_INTERVAL_MINUTES", 10, least=0, most=7 * 1_440)),
-        calls_per_second=reader.whole("RECONCILE_CALLS_PER_SECOND", 20, least=1, most=10_000),
-        events_queue_url=reader.queue_url("RECONCILE_EVENTS_QUEUE_URL"),
-        debug=reader.switch("DEBUG", False),
-        notify_allow_private=reader.switch("NOTIFY_ALLOW_PRIVATE", False),
-        log_level=reader.one_of("LOG_LEVEL", "info", "debug", "warning", "error").upper(),
-        log_format=reader.one_of("LOG_FORMAT", "auto", "json", "text"),
-        app_origin=app_origin,
-        api_origin=reader.origin("API_ORIGIN", app_origin),
-        trusted_proxies=reader.whole("TRUSTED_PROXIES", 0, least=0, most=20),
-        encryption_keys=reader.keys("ENCRYPTION_KEY"),
-        generation=reader.optional_whole("CONFIGURATION_GENERATION", least=0, most=2**53),
-        problems=tuple(reader.problems),
-        warnings=tuple(reader.warnings),
-    )
+    return Configuration(plain=plain, v4=v4, problems=tuple(reader.problems), warnings=tuple(reader.warnings), **values)
 
 
 class _Reader:
@@ -450,6 +256,8 @@ class _Reader:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
+        self._texts: dict[str, str | None] = {}
+        self._unreadable: set[str] = set()  # variables whose file cannot be read
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
 
@@ -458,271 +266,99 @@ class _Reader:
         if found not in self.problems:  # a plain variable is read a second time for the V4 registry
             self.problems.append(found)
 
+    def _warn(self, variable: str, message: str, hint: str) -> None:
+        found = Problem(variable=variable, message=message, hint=hint)
+        if found not in self.warnings:
+            self.warnings.append(found)
+
+    def registry(self, prefix: str) -> RegistryConfig:
+        return RegistryConfig(**self.fields((each for each in SETTINGS if each.of_registry), prefix))
+
+    def fields(self, settings: Iterable[Setting], prefix: str = "") -> dict[str, Any]:
+        """The values by field, and `malformed`. `prefix`: V4_, or empty."""
+        values: dict[str, Any] = {}
+        malformed = set()
+        for setting in settings:
+            try:
+                values[setting.field] = self._value(setting, prefix)
+            except Malformed:
+                malformed.add(setting.field)
+                values[setting.field] = self._default(setting)
+        if any(problem.variable == "ENV_FILE" for problem in self.problems):
+            malformed = set(values)  # each may have stood in the file
+        return {**values, "malformed": frozenset(malformed)}
+
+    def _value(self, setting: Setting, prefix: str = "") -> Any:
+        """The value of the setting, or its default if it is unset. Raises Malformed, after it has noted the problem."""
+        for name in dict.fromkeys((prefix + setting.name if setting.mirrored else setting.name, setting.name)):
+            text = self._text(name)
+            if name in self._unreadable:
+                raise Malformed("The file cannot be read.")
+            if text is not None:
+                try:
+                    return self._parse(setting, name, text)
+                except Malformed as error:
+                    for each in (error, *error.more):
+                        hint = each.hint or "For example {name}={example}."
+                        self.problem(name, each.message, _filled(hint, setting, name))
+                    raise
+        return self._value(BY_NAME[setting.default_from]) if setting.default_from else self._default(setting)
+
+    def _default(self, setting: Setting) -> Any:
+        if setting.default_from:
+            setting = BY_NAME[setting.default_from]
+        if not setting.default:
+            return setting.notation.unset
+        return setting.notation.parse(setting.default, lambda message, hint: None)
+
+    def _parse(self, setting: Setting, name: str, text: str) -> Any:
+        def warn(message: str, hint: str) -> None:
+            self._warn(name, message, _filled(hint, setting, name))
+
+        notation = setting.notation
+        if not notation.own_form:
+            found = suspicion(name, text, several_lines=notation.several_lines)
+            if found and not notation.any_text:
+                raise Malformed(*found)
+            if notation.any_text and (found := found or comment_after(text)):
+                warn(*found)
+        return notation.parse(text, warn)
+
+    def _text(self, name: str) -> str | None:
+        """The value as it is given, in the variable or in the file that NAME_FILE names; None if it is unset."""
+        if name not in self._texts:
+            path = self._environment.get(f"{name}_FILE", "").strip()
+            text = self._environment.get(name, "")
+            try:
+                if path and (found := suspicion(name, path)):
+                    raise Malformed(*found)
+                text = _read_text(path) if path else text
+            except Malformed as error:
+                self.problem(f"{name}_FILE", error.message, error.hint)
+                self._unreadable.add(name)
+                text = ""
+            self._texts[name] = text.strip() or None
+        return self._texts[name]
+
     def look_for_misspelt(self) -> None:
         """Warn about variables that look like settings and are not: probably a setting was misspelt."""
-        known = {setting.name for setting in SETTINGS} | {f"V4_{each.name}" for each in SETTINGS if each.mirrored}
+        known = {*BY_NAME, *(f"V4_{each.name}" for each in SETTINGS if each.mirrored)}
         for name in sorted(self._environment):
             meant = name.removesuffix("_FILE")
-            if meant.startswith(("DEPLOY_", "V4_DEPLOY_", "RECONCILE_")) and meant not in known:
+            # Of other characters than these the name may be a line of a file with secrets.
+            if re.fullmatch(r"(DEPLOY|V4_DEPLOY|RECONCILE)_[A-Z0-9_]{1,60}", meant, re.ASCII) and meant not in known:
                 [nearest] = difflib.get_close_matches(meant, known, n=1, cutoff=0.0)
                 self._warn(name, "There is no such setting, so it has no effect.", f"Was {nearest} meant?")
 
     def look_for_unused(self) -> None:
         """Warn about a setting of trigger.dev's server that is accepted and not used here."""
-        if self.text("DEPLOY_QUEUE_TIMEOUT_MS") is not None:
+        if self._text("DEPLOY_QUEUE_TIMEOUT_MS") is not None:
             self._warn(
                 "DEPLOY_QUEUE_TIMEOUT_MS",
                 "It is not used: images are built where the CLI runs, so no deployment waits in a queue.",
                 "Remove it; DEPLOY_TIMEOUT_MS is for a deployment that is building or deploying.",
             )
 
-    def text(self, name: str) -> str | None:
-        try:
-            value = self._environment.get(name)
-        except (OSError, UnicodeDecodeError) as error:
-            # The mapping reads NAME_FILE; the path may be shown, the content may not.
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            self.problem(f"{name}_FILE", f"The file cannot be read: {reason}.", "Give a path that this user can read.")
-            return None
-        return (value.strip() or None) if value is not None else None
 
-    def first(self, *names: str) -> tuple[str, str | None]:
-        """The first of the variables that is set: its name (for a problem's text) and its value."""
-        for name in names:
-            if (value := self.text(name)) is not None:
-                return name, value
-        return names[-1], None
-
-    def switch(self, name: str, default: bool) -> bool:
-        value = self.text(name)
-        if value is None:
-            return default
-        if value.lower() in _TRUE | _FALSE:
-            return value.lower() in _TRUE
-        self.problem(name, "The value is neither on nor off.", f"Write {name}=1 or {name}=0.")
-        return default
-
-    def whole(self, name: str, default: int, *, least: int, most: int) -> int:
-        value = self.text(name)
-        if value is None:
-            return default
-        # isdecimal() and int() also accept digits of other scripts, so the value must be ASCII too.
-        if value.isascii() and value.isdecimal() and len(value) <= 16 and least <= int(value) <= most:
-            return int(value)
-        words = f"The value is not a whole number from {least:,} to {most:,}."
-        self.problem(name, words, f"For example {name}={default}.")
-        return default
-
-    def optional_whole(self, name: str, *, least: int, most: int) -> int | None:
-        return None if self.text(name) is None else self.whole(name, least, least=least, most=most)
-
-    def origin(self, name: str, default: str) -> str:
-        value = (self.text(name) or default).rstrip("/")
-        if not _is_origin(value):
-            self.problem(
-                name,
-                "The value is not an origin (scheme and host, no path: the CLI resolves some calls at the root).",
-                f"For example {name}=https://deploy.example.com.",
-            )
-            return default
-        return value
-
-    def one_of(self, name: str, default: str, *others: str) -> str:
-        value = (self.text(name) or default).lower()
-        if value in (default, *others):
-            return value
-        self.problem(name, f"The value is neither {default} nor {' nor '.join(others)}.", f"Write {name}={default}.")
-        return default
-
-    def keys(self, name: str) -> tuple[str, ...]:
-        keys = tuple(dict.fromkeys(part.strip() for part in _parts(self.text(name))))
-        if any(len(key) < 32 for key in keys):
-            self.problem(
-                name,
-                "A key is shorter than 32 characters.",
-                "Make one: python -c 'import secrets; print(secrets.token_hex(32))'.",
-            )
-        return keys
-
-    def accounts(self, name: str) -> tuple[str, ...]:
-        accounts = [part.strip() for part in _parts(self.text(name))]
-        for account in accounts:
-            if not re.fullmatch(r"\d{12}", account, re.ASCII):
-                self.problem(name, f"“{account[:40]}” is not an account id (12 digits).", f"{name}=222222222222.")
-        return tuple(dict.fromkeys(accounts))
-
-    def queue_url(self, name: str) -> str | None:
-        value = self.text(name)
-        if value is not None and not re.fullmatch(r"https?://[^\s/]+/\d{12}/[\w.-]{1,80}", value):
-            self.problem(
-                name,
-                "The value is not the URL of an SQS queue.",
-                f"For example {name}=https://sqs.us-east-1.amazonaws.com/111111111111/registry-admin.",
-            )
-            return None
-        return value
-
-    def platforms(self) -> str:
-        name = "DEPLOY_IMAGE_PLATFORM"
-        platforms = [part.strip() for part in (self.text(name) or "linux/amd64").split(",") if part.strip()]
-        for platform in platforms:
-            if not re.fullmatch(r"[a-z0-9]+/[a-z0-9_]+(/v[0-9]+)?", platform):
-                self.problem(name, f"“{platform[:40]}” is not a platform.", f"For example {name}=linux/amd64.")
-        return ",".join(platforms)
-
-    def registry(self, prefix: str) -> RegistryConfig:
-        def names(name: str) -> tuple[str, ...]:
-            return (prefix + name, name) if prefix else (name,)
-
-        host_name, host = self.first(*names("DEPLOY_REGISTRY_HOST"))
-        host = host.lower() if host is not None else None  # host names ignore case, and we compare them
-        if host is not None and not images.is_registry_host(host):
-            self.problem(
-                host_name,
-                "The value is not a registry host (no scheme, no path).",
-                f"For example {host_name}=111111111111.dkr.ecr.us-east-1.amazonaws.com.",
-            )
-            host = None
-        namespace_name, namespace = self.first(*names("DEPLOY_REGISTRY_NAMESPACE"))
-        if namespace is not None and not images.is_namespace(namespace):
-            self.problem(
-                namespace_name,
-                "The value cannot begin a repository name (lower case letters, digits, . _ - and /).",
-                f"For example {namespace_name}=trigger.",
-            )
-            namespace = None
-        role = self._role(*self.first(*names("DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN")))
-        push_role = self._role(*self.first(*names("DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN")))
-        kms_name, kms = self.first(*names("DEPLOY_REGISTRY_ECR_KMS_KEY"))
-        if kms is not None and not _KMS_KEY.fullmatch(kms):
-            self.problem(
-                kms_name,
-                "The value is neither the ARN nor the id nor an alias of a KMS key.",
-                f"For example {kms_name}=arn:aws:kms:us-east-1:111111111111:key/11111111-2222-3333-4444-555555555555.",
-            )
-        policy_name, policy = self.first(*names("DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY"))
-        lifecycle_name, lifecycle = self.first(*names("DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY"))
-        self._json_object(policy_name, policy, example=POLICY_EXAMPLE)
-        self._json_object(lifecycle_name, lifecycle, example="'{\"rules\":[…]}'")
-        if lifecycle is not None and not 100 <= len(lifecycle) <= 30_720:
-            self.problem(
-                lifecycle_name,
-                f"ECR accepts lifecycle policies of 100 to 30,720 characters; this policy has {len(lifecycle):,}.",
-                "Remove spaces to make it shorter; add a description to make it longer.",
-            )
-        elif lifecycle is not None and "rules" not in _keys(lifecycle):
-            self.problem(
-                lifecycle_name, "The policy has no rules.", f"For example {lifecycle_name}='{{\"rules\":[…]}}'."
-            )
-        return RegistryConfig(
-            host=host or "localhost:5000",
-            namespace=namespace or "trigger",
-            username=self.first(*names("DEPLOY_REGISTRY_USERNAME"))[1],
-            password=self.first(*names("DEPLOY_REGISTRY_PASSWORD"))[1],
-            default_repository_policy=policy,
-            tags=self._tags(*self.first(*names("DEPLOY_REGISTRY_ECR_TAGS"))),
-            assume_role_arn=role,
-            assume_role_external_id=self.first(*names("DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID"))[1],
-            lifecycle_policy=lifecycle or DEFAULT_LIFECYCLE_POLICY,
-            kms_key=kms,
-            consumer_accounts=self.accounts("DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS"),
-            push_role_arn=push_role,
-            probe_role_arns=self._roles("DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS"),
-        )
-
-    def _role(self, name: str, role: str | None) -> str | None:
-        if role is None or re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,576}", role, re.ASCII):
-            return role
-        self.problem(
-            name,
-            "The value is not the ARN of a role.",
-            f"For example {name}=arn:aws:iam::111111111111:role/registry-admin.",
-        )
-        return None
-
-    def _roles(self, name: str) -> tuple[str, ...]:
-        roles = (self._role(name, part.strip()) for part in _parts(self.text(name)))
-        return tuple(dict.fromkeys(role for role in roles if role))
-
-    def _json_object(self, name: str, value: str | None, *, example: str) -> None:
-        """Report a text that is not a JSON object. The problem has the place, not the text (it may be secret)."""
-        if value is None:
-            return
-        hint = f"For example {name}={example}; put a text of several lines in a file: {name}_FILE=/path."
-        try:
-            document = json.loads(value)
-        except json.JSONDecodeError as error:
-            self.problem(name, f"Not JSON: {error.msg} at line {error.lineno}, column {error.colno}.", hint)
-        except (RecursionError, ValueError):
-            self.problem(name, "Not JSON that can be read: too deep, or a number too long.", hint)
-        else:
-            if not isinstance(document, dict):
-                self.problem(name, "The JSON is not an object.", hint)
-
-    def _tags(self, name: str, value: str | None) -> tuple[tuple[str, str], ...]:
-        tags: dict[str, str] = {}
-        for part in _parts(value):
-            key, _, content = (piece.strip() for piece in part.partition("="))
-            if not key:
-                self._warn(
-                    name,
-                    "An entry without a key was skipped.",
-                    f"An entry has the form key=value: {name}=team=platform.",
-                )
-                continue
-            if len(key) > 128 or len(content) > 256 or key.lower().startswith("aws:"):
-                self.problem(
-                    name,
-                    f"The tag “{key[:40]}” cannot be set: AWS accepts keys up to 128 and values up to 256 characters, "
-                    "and no key that starts with aws:.",
-                    f"For example {name}=team=platform.",
-                )
-                continue
-            tags[key] = content
-        if len(tags) > 50:
-            self.problem(name, f"AWS accepts 50 tags on a repository; these are {len(tags)}.", "Remove some.")
-        return tuple(sorted(tags.items()))
-
-    def _warn(self, variable: str, message: str, hint: str) -> None:
-        found = Problem(variable=variable, message=message, hint=hint)
-        if found not in self.warnings:
-            self.warnings.append(found)
-
-
-def _keys(text: str) -> set[str]:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        return {"rules"}  # another problem already says that it is not JSON
-    return set(document) if isinstance(document, dict) else {"rules"}
-
-
-def _is_origin(text: str) -> bool:
-    """Whether the text is a scheme, a host and optionally a port, and nothing else."""
-    try:
-        parts = urlsplit(text)
-        named = bool(parts.hostname) and parts.port != 0  # an invalid port raises
-    except ValueError:
-        return False
-    return named and re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?", text) is not None
-
-
-def _parts(value: str | None) -> Iterator[str]:
-    """The comma-separated parts. Blank parts (a trailing comma) are left out."""
-    return (part for part in (value or "").split(",") if part.strip())
-
-
-def env_example() -> str:
-    """The text of `.env.example`: every setting, commented out, with its default or an example."""
-    lines = [
-        "# Every setting of Registry Admin. Copy this file to .env and remove the # from the lines that you need.",
-        "# A variable of the environment overrides the file.",
-        "# NAME_FILE=/path instead of NAME reads the value from a file: for secrets, and for JSON of several lines.",
-        "# All text after the = is the value: a comment cannot follow it.",
-    ]
-    for setting in SETTINGS:
-        lines += ["", f"# {setting.says}"]
-        if setting.mirrored:
-            lines.append(f"# V4_{setting.name}: the same for deploys by 4.x CLIs; unset: this setting is used.")
-        lines.append(f"#{setting.name}={setting.example or setting.default}")
-    return "\n".join(lines) + "\n"
+def _filled(hint: str, setting: Setting, name: str) -> str:
+    return hint.replace("{name}", name).replace("{example}", setting.example or setting.default)

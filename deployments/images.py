@@ -6,6 +6,7 @@ partitions is an argument (`deployments.aws.partitions` makes it from botocore's
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import secrets
 from collections.abc import Iterable
@@ -15,7 +16,10 @@ from datetime import date
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _BASE58ISH = "123456789abcdefghijkmnopqrstuvwxyz"  # the CLI's alphabet for ids and tokens: no 0, no l
 _BASE36 = "0123456789" + _LETTERS
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d{1,5})?")
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(
+    rf"(?P<host>{_LABEL}(?:\.{_LABEL})*|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(?::(?P<port>\d{{1,5}}))?", re.ASCII
+)
 # ECR's pattern for a repository name (botocore's service model); a namespace is the beginning of such a name.
 _NAMESPACE = re.compile(r"(?:[a-z0-9]+(?:[._-][a-z0-9]+)*/)*[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _ECR_HOST = re.compile(
@@ -65,8 +69,20 @@ def parse_ecr_host(host: str, partitions: Iterable[Partition]) -> EcrRegistry | 
 
 
 def is_registry_host(text: str) -> bool:
-    """Whether the text has the form `host` or `host:port`."""
-    return len(text) <= 253 and _HOST.fullmatch(text) is not None
+    """Whether the text has the form `host` or `host:port` and could exist.
+
+    The host is a DNS name, an IPv4 address, or an IPv6 address in brackets: the grammar of image references in the
+    distribution project's package `reference`.
+    """
+    match = _HOST.fullmatch(text)
+    if match is None or len(text) > 253 or not 0 < int(match["port"] or 1) <= 65_535:
+        return False
+    if match["ipv6"] or re.fullmatch(r"[\d.]+", match["host"]):
+        try:
+            ipaddress.ip_address(match["ipv6"] or match["host"])
+        except ValueError:
+            return False
+    return True
 
 
 def is_namespace(text: str) -> bool:

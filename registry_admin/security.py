@@ -1,8 +1,16 @@
-"""The Content-Security-Policy header of every answer. The middleware of Django 6 will replace this file."""
+"""What no answer may have: a header that lets foreign scripts run, a secret on one of Django's error pages."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, ItemsView
+from types import FrameType
+from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
+from django.views.debug import SafeExceptionReporterFilter
+
+from deployments.config import Configuration
+from deployments.settings_table import SECRETS
 
 POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; object-src 'none'; "
@@ -13,7 +21,10 @@ POLICY = (
 def content_security_policy(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """The middleware. A view that sets the header itself keeps its own policy."""
+    """The middleware that sets Content-Security-Policy. A view that sets the header itself keeps its own policy.
+
+    The middleware of Django 6 will replace it.
+    """
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
@@ -21,3 +32,39 @@ def content_security_policy(
         return response
 
     return middleware
+
+
+class SecretsFilter(SafeExceptionReporterFilter):
+    """Django's filter of what its error page shows with DEBUG.
+
+    Django hides settings whose names contain words such as KEY and PASS. This filter also hides the secret settings of
+    our table, such as DATABASE_URL, and every local variable that contains one of their values, such as psycopg's
+    connection string.
+    """
+
+    hidden_settings = re.compile(
+        "|".join((SafeExceptionReporterFilter.hidden_settings.pattern, *SECRETS)), re.IGNORECASE
+    )
+
+    def get_traceback_frame_variables(self, request: HttpRequest | None, tb_frame: FrameType) -> ItemsView[str, Any]:
+        """The names and values of the local variables of one frame."""
+        found = super().get_traceback_frame_variables(request, tb_frame)
+        return {name: self.cleansed_substitute if _has_secret(value) else value for name, value in found}.items()
+
+
+def _has_secret(value: object) -> bool:
+    configuration: Configuration = settings.CONFIGURATION
+    logins = (configuration.database, configuration.mail, *configuration.registries)
+    secrets = {
+        settings.SECRET_KEY,
+        configuration.metrics_key,
+        *configuration.encryption_keys,
+        *(login.password for login in logins if login),
+        *(registry.assume_role_external_id for registry in configuration.registries),
+        *(settings.CHILD_ENVIRONMENT.get(name) for name in SECRETS),
+    }
+    try:
+        shown = repr(value)
+    except Exception:
+        return True
+    return any(secret in shown for secret in secrets if secret)

@@ -1,7 +1,7 @@
 """Django's settings: the only reader of the process's environment.
 
 A fresh clone runs with an empty environment: SQLite, a secret key that the first start makes, a registry at
-localhost:5000. `deployments.config.SETTINGS` explains the variables. The system checks (`deployments.checks`) report an
+localhost:5000. `deployments.settings_table` explains the variables. The system checks (`deployments.checks`) report an
 invalid variable with its name and an example. Only an invalid database URL or secret key stops the import here, because
 Django cannot start without them.
 """
@@ -13,62 +13,55 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import environ
 from django.core.exceptions import ImproperlyConfigured
-from environ.fileaware_mapping import FileAwareMapping
 
 from deployments import config
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-# .env is optional, and a variable of the environment overrides it. The mapping below also reads NAME_FILE for NAME.
-# environ's own casts are not used: they look up $NAME in values, and print parts of secrets that begin with a dollar.
+# .env is optional, and a variable of the environment overrides it.
 ENV_FILE = Path(os.environ.get("ENV_FILE") or BASE_DIR / ".env")
-_ENV_PROBLEMS = config.env_file_problems(ENV_FILE, named=bool(os.environ.get("ENV_FILE")))
-if not _ENV_PROBLEMS:  # environ would skip and print a line that it cannot read, even if the line contains a secret
-    environ.Env.read_env(str(ENV_FILE))
-ENVIRONMENT = FileAwareMapping(env=os.environ)
+_VARIABLES, _PROBLEMS = config.read_env_file(ENV_FILE, named=bool(os.environ.get("ENV_FILE")))
+for _name, _value in _VARIABLES.items():  # boto3 reads its AWS_… variables there
+    os.environ.setdefault(_name, _value)
 
-CONFIGURATION = config.load(ENVIRONMENT, found=_ENV_PROBLEMS)
-
-
-def _text(name: str) -> str:
-    try:
-        return (ENVIRONMENT.get(name) or "").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ImproperlyConfigured(
-            f"{name}_FILE: the file cannot be read as text. Set the path of a readable file."
-        ) from (error if isinstance(error, OSError) else None)
-
+CONFIGURATION = config.load(os.environ, found=_PROBLEMS)
+# Without these two Django cannot start, so no system check could report them.
+for _name in ("DATABASE_URL", "SECRET_KEY"):
+    if _problem := CONFIGURATION.problem_of(_name):
+        raise ImproperlyConfigured(str(_problem))
+DEFAULT_EXCEPTION_REPORTER_FILTER = "registry_admin.security.SecretsFilter"
 
 DEBUG = CONFIGURATION.debug
 
 
 def _database() -> dict[str, object]:
-    url = _text("DATABASE_URL") or f"sqlite:///{BASE_DIR / 'db.sqlite3'}"
-    try:
-        database = dict(environ.Env.db_url_config(url))
-    except Exception:
-        # The URL contains a password, so neither the URL nor the parser's message is shown.
-        database = {}
-    engine = database.get("ENGINE")
-    if engine == "django.db.backends.sqlite3" and database.get("NAME"):
-        # WAL lets readers continue while another connection writes. IMMEDIATE takes the write lock at BEGIN: a deferred
-        # transaction that becomes a writer fails at once with “database is locked”, however long the timeout.
-        database["OPTIONS"] = {
-            "timeout": 20,
-            "transaction_mode": "IMMEDIATE",
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    given = CONFIGURATION.database
+    if given is None or given.engine == "sqlite":
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": given.name if given else str(BASE_DIR / "db.sqlite3"),
+            # WAL lets readers continue while another connection writes. IMMEDIATE takes the write lock at BEGIN: a
+            # deferred transaction that becomes a writer fails at once with “database is locked”, however long the
+            # timeout.
+            "OPTIONS": {
+                "timeout": 20,
+                "transaction_mode": "IMMEDIATE",
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+            },
+            "CONN_MAX_AGE": None,
         }
-        database["CONN_MAX_AGE"] = None
-    elif engine == "django.db.backends.postgresql" and database.get("NAME"):
-        database["CONN_MAX_AGE"] = 600
-        database["CONN_HEALTH_CHECKS"] = True
-    else:
-        raise ImproperlyConfigured(
-            "DATABASE_URL: not a usable database URL. For example "
-            "DATABASE_URL=postgres://user:password@host:5432/registry_admin or DATABASE_URL=sqlite:////data/db.sqlite3."
-        )
-    return database
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": given.name,
+        "USER": given.user,
+        "PASSWORD": given.password,
+        "HOST": given.host,
+        "PORT": given.port,
+        "OPTIONS": dict(given.options),
+        "DISABLE_SERVER_SIDE_CURSORS": not given.server_side_cursors,
+        "CONN_MAX_AGE": 600,
+        "CONN_HEALTH_CHECKS": True,
+    }
 
 
 # ATOMIC_REQUESTS stays off: no transaction may be open during a call to AWS.
@@ -76,10 +69,9 @@ DATABASES = {"default": _database()}
 
 
 def _secret_key() -> str:
-    given = _text("SECRET_KEY")
-    if given:
-        return given
-    if _text("DATABASE_URL"):
+    if CONFIGURATION.secret_key:
+        return CONFIGURATION.secret_key
+    if CONFIGURATION.database is not None:
         raise ImproperlyConfigured(
             "SECRET_KEY: required if DATABASE_URL is set, and the same on every host. "
             "Make one: python -c 'import secrets; print(secrets.token_urlsafe(50))'."
@@ -114,7 +106,7 @@ ENCRYPTION_KEYS: tuple[str, ...] = (*CONFIGURATION.encryption_keys, SECRET_KEY)
 _ORIGIN_HOSTS = [urlsplit(origin).hostname for origin in (CONFIGURATION.app_origin, CONFIGURATION.api_origin)]
 ALLOWED_HOSTS = sorted(
     {host for host in _ORIGIN_HOSTS if host}
-    | {part.strip() for part in _text("ALLOWED_HOSTS").split(",") if part.strip()}
+    | set(CONFIGURATION.allowed_hosts)
     # The CLI's builds, which run in a container, reach a server on localhost as host.docker.internal.
     | ({"localhost", "127.0.0.1", "[::1]", "host.docker.internal"} if "localhost" in _ORIGIN_HOSTS else set())
 )
@@ -166,33 +158,20 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 
 
-_NO_MAIL: dict[str, Any] = {"EMAIL_BACKEND": "django.core.mail.backends.dummy.EmailBackend"}
-
-
-def _mail() -> dict[str, Any]:
-    """EMAIL_URL as Django's settings. An unusable URL means no mail; the check deployments.E015 reports it."""
-    try:
-        # smtps means TLS from the first byte, but environ reads it as STARTTLS.
-        found = environ.Env.email_url_config(_text("EMAIL_URL").replace("smtps://", "smtp+ssl://", 1))
-    except Exception:
-        return _NO_MAIL  # the URL and the parser's message contain a password, so neither is shown
-    return dict(found) if found.get("EMAIL_HOST") and found["EMAIL_BACKEND"].endswith("smtp.EmailBackend") else _NO_MAIL
-
-
-_MAIL = _mail() if _text("EMAIL_URL") else _NO_MAIL
-MAIL_IS_CONFIGURED = _MAIL is not _NO_MAIL
-MAIL_IS_MALFORMED = bool(_text("EMAIL_URL")) and not MAIL_IS_CONFIGURED
-EMAIL_BACKEND = _MAIL["EMAIL_BACKEND"]
-EMAIL_HOST = _MAIL.get("EMAIL_HOST") or ""
-EMAIL_USE_TLS, EMAIL_USE_SSL = bool(_MAIL.get("EMAIL_USE_TLS")), bool(_MAIL.get("EMAIL_USE_SSL"))
-EMAIL_PORT = _MAIL.get("EMAIL_PORT") or (465 if EMAIL_USE_SSL else 587 if EMAIL_USE_TLS else 25)
-EMAIL_HOST_USER = _MAIL.get("EMAIL_HOST_USER") or ""
-EMAIL_HOST_PASSWORD = _MAIL.get("EMAIL_HOST_PASSWORD") or ""
+# A malformed EMAIL_URL means no mail; the check deployments.E015 reports it.
+_MAIL = CONFIGURATION.mail
+MAIL_IS_CONFIGURED = _MAIL is not None
+EMAIL_BACKEND = f"django.core.mail.backends.{'smtp' if _MAIL else 'dummy'}.EmailBackend"
+EMAIL_HOST = _MAIL.host if _MAIL else ""
+EMAIL_PORT = _MAIL.port if _MAIL else 25
+EMAIL_USE_TLS, EMAIL_USE_SSL = (_MAIL.tls, _MAIL.ssl) if _MAIL else (False, False)
+EMAIL_HOST_USER = _MAIL.user if _MAIL else ""
+EMAIL_HOST_PASSWORD = _MAIL.password if _MAIL else ""
 EMAIL_TIMEOUT = 5
-DEFAULT_FROM_EMAIL = _text("EMAIL_FROM") or "registry-admin@localhost"
+DEFAULT_FROM_EMAIL = CONFIGURATION.email_from
 # Webhooks and Slack: see deployments.notify.outbound_http.
 NOTIFY_ALLOW_PRIVATE = CONFIGURATION.notify_allow_private
-METRICS_KEY = _text("METRICS_KEY")
+METRICS_KEY = CONFIGURATION.metrics_key or ""
 # prometheus_client's own variable, which gunicorn.conf.py sets: where the processes of a host count together.
 COUNTERS_DIRECTORY = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
 
@@ -203,7 +182,7 @@ USE_I18N = False
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 STATIC_URL = "static/"
-STATIC_ROOT = Path(_text("STATIC_ROOT") or BASE_DIR / "staticfiles")
+STATIC_ROOT = Path(CONFIGURATION.static_root or BASE_DIR / "staticfiles")
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # After collectstatic, WhiteNoise serves the collected files, compressed and with names that browsers may cache for
 # ever. Without collectstatic (a fresh clone), it serves the files from their source folders.

@@ -5,20 +5,24 @@ import sys
 from io import StringIO
 
 from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.core.wsgi import get_wsgi_application
 from django.db import Error
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "registry_admin.settings")
-application = get_wsgi_application()
+try:
+    application = get_wsgi_application()
+except ImproperlyConfigured as error:  # a setting without which Django cannot start; the sentence says which
+    sys.exit(str(error))
 
-from django.conf import settings  # noqa: E402
-from django.db import connections  # noqa: E402
+from django.conf import settings
+from django.db import connections
 
-from deployments.log import get_logger  # noqa: E402
-from deployments.models import ProcessRole  # noqa: E402  (needs the loaded apps)
-from deployments.reconcile import generation, ownership  # noqa: E402
+from deployments.log import get_logger
+from deployments.models import ProcessRole
+from deployments.reconcile import generation, ownership
 
 try:
     call_command("check", stdout=StringIO(), stderr=StringIO())  # raises for errors; the log gets the warnings

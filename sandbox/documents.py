@@ -232,8 +232,8 @@ def lifecycle_policy(text: str) -> str:
         document = _strict(text)
         _only(document, {"rules"})
         rules = document.get("rules")
-        if not isinstance(rules, list) or not rules:
-            raise _Bad("rules must be a list with at least one rule")
+        if not isinstance(rules, list) or not 1 <= len(rules) <= 50:
+            raise _Bad("rules must be a list of 1 to 50 rules")
         for rule in rules:
             _rule(rule)
         priorities = [rule["rulePriority"] for rule in rules]
@@ -270,8 +270,10 @@ def _rule(rule: Any) -> None:
         raise _Bad("selection is required")
     tags = {"tagStatus", "tagPrefixList", "tagPatternList"}
     _only(selection, tags | {"storageClass", "countType", "countUnit", "countNumber"})
-    if selection.get("storageClass", "standard") not in ("standard", "archive"):
-        raise _Bad("storageClass must be standard or archive")
+    if selection.get("storageClass", "standard") != (
+        "archive" if selection.get("countType") == "sinceImageTransitioned" else "standard"
+    ):
+        raise _Bad("storageClass must be archive for sinceImageTransitioned, else standard")
     lists = [name for name in ("tagPrefixList", "tagPatternList") if name in selection]
     if selection.get("tagStatus") not in ("tagged", "untagged", "any"):
         raise _Bad("tagStatus must be tagged, untagged or any")
@@ -281,11 +283,14 @@ def _rule(rule: Any) -> None:
         values = selection[name]
         if not isinstance(values, list) or not values or not all(isinstance(each, str) and each for each in values):
             raise _Bad(f"{name} must be a list of tags")
+        if name == "tagPatternList" and any(each.count("*") > 4 for each in values):
+            raise _Bad("a pattern has at most four wildcards")
     if not _positive(selection.get("countNumber")):
         raise _Bad("countNumber must be an integer of at least 1")
-    match selection.get("countType"), selection.get("countUnit"):
-        case ("imageCountMoreThan", None):
-            pass
+    match selection.get("countType"), selection.get("countUnit", ""):
+        case ("imageCountMoreThan", ""):
+            if "countUnit" in selection:
+                raise _Bad("countUnit must not be given with imageCountMoreThan")
         case (("sinceImagePushed" | "sinceImagePulled" | "sinceImageTransitioned"), "days"):
             pass
         case _:

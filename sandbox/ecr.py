@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping
 from typing import Any
+from unicodedata import category
 
 from sandbox import documents
 from sandbox.aws import AWSError, Call, Change, invalid, model, partition_of, snake
@@ -403,7 +404,7 @@ def _tags(raw: Iterable[Mapping[str, str]]) -> dict[str, str]:
                 "InvalidTagParameterException",
                 "Tag keys have 1 to 128 characters and do not start with aws:, values have up to 256",
             )
-        if not all(each.isalnum() or each in " _.:/=+-@" for each in key + value):
+        if not all(each.isalnum() or each in "_.:/=+-@" or category(each).startswith("Z") for each in key + value):
             raise AWSError("InvalidTagParameterException", "Tags are letters, numbers, spaces and _.:/=+-@")
     if len(tags) > MAX_TAGS:
         raise _too_many_tags()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import botocore.session
-import environ
 import pytest
 from django.conf import settings as django_settings
 from django.core.management import call_command
@@ -15,7 +14,7 @@ from django.db import connection, connections, transaction
 from django.test import TransactionTestCase
 from django.test.utils import override_settings
 
-from deployments import config
+from deployments import config, service_urls
 from deployments.aws import clients
 from deployments.models import Environment, EnvironmentType, Project
 from deployments.reconcile import processes
@@ -86,11 +85,12 @@ def own_server(transactional_db: None) -> Iterator[postgresql.Server]:
         pytest.skip("SQLite lives in the process of the test, and ends only with it")
     server = postgresql.Server.start()
     ours = connections.settings["default"]  # the settings of every thread's connection
-    other = environ.Env.db_url_config(server.url)
-    kept = {name: ours[name] for name in other if name != "ENGINE"}
+    found = service_urls.parse_database_url(server.url, lambda message, hint: None)
+    other = {"NAME": found.name, "USER": found.user, "PASSWORD": found.password, "HOST": found.host, "PORT": found.port}
+    kept = {name: ours[name] for name in other}
     try:
         connections.close_all()
-        ours.update({name: other[name] for name in kept})
+        ours.update(other)
         call_command("migrate", verbosity=0)
         yield server
     finally:

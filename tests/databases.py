@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from deployments.config import SETTINGS
+from deployments.settings_table import SETTINGS
 from tests import postgresql
 
 POSTGRESQL = os.environ.get("TEST_DATABASE") == "postgresql"

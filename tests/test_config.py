@@ -8,6 +8,7 @@ import pytest
 
 from deployments import config
 from deployments.config import Configuration, ConfigurationError
+from deployments.settings_table import DEFAULT_LIFECYCLE_POLICY, SETTINGS
 
 POLICY = json.dumps({"Version": "2012-10-17", "Statement": []})
 HOST = "111111111111.dkr.ecr.us-east-1.amazonaws.com"
@@ -40,7 +41,7 @@ def test_an_empty_environment_is_a_whole_configuration() -> None:
 
 
 def test_empty_is_the_same_as_unset() -> None:
-    assert config.load({setting.name: " " for setting in config.SETTINGS}) == config.load({})
+    assert config.load({setting.name: " " for setting in SETTINGS}) == config.load({})
 
 
 def test_the_v4_set_falls_back_to_the_plain_one_variable_by_variable() -> None:
@@ -187,16 +188,16 @@ def test_a_line_of_the_env_file_that_cannot_be_read_is_reported_by_its_number_al
     if text.startswith("\ufeff"):
         file.write_text(text)
 
-    [problem] = config.env_file_problems(file, named=False)
+    [problem] = config.read_env_file(file, named=False)[1]
 
-    assert "not a setting" in problem.message
+    assert "was ignored" in problem.message
     assert "canary" not in str(problem)
 
 
 def test_an_env_file_that_was_named_has_to_be_there(tmp_path: Path) -> None:
-    assert config.env_file_problems(tmp_path / "none", named=False) == ()
-    assert "cannot be read" in str(config.env_file_problems(tmp_path / "none", named=True))
-    assert config.env_file_problems(Path("/dev/null"), named=True) == ()
+    assert config.read_env_file(tmp_path / "none", named=False) == ({}, ())
+    assert "cannot be read" in str(config.read_env_file(tmp_path / "none", named=True))
+    assert config.read_env_file(Path("/dev/null"), named=True) == ({}, ())
 
 
 def test_a_misspelt_setting_is_reported_with_the_setting_that_was_meant() -> None:
@@ -220,7 +221,7 @@ def test_observing_and_enforcing_are_two_desired_states() -> None:
     [
         ("DEPLOY_REGISTRY_HOST", HOST),
         ("DEPLOY_REGISTRY_NAMESPACE", "other"),
-        ("DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY", json.dumps({"rules": [], "x": "y" * 100})),
+        ("DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY", DEFAULT_LIFECYCLE_POLICY.replace("3 days", "three days")),
         ("DEPLOY_REGISTRY_ECR_KMS_KEY", "alias/registry"),
     ],
 )
@@ -230,7 +231,7 @@ def test_every_part_of_the_desired_state_is_in_its_digest(name: str, value: str)
 
 
 def test_the_defaults_that_the_settings_are_documented_with_are_the_ones_that_count() -> None:
-    documented = {setting.name: setting.default for setting in config.SETTINGS if setting.default}
+    documented = {setting.name: setting.default for setting in SETTINGS if setting.default}
 
     assert config.load(documented) == config.load({})
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from django.core.management import call_command, get_commands
 
-from deployments.config import SETTINGS
 from deployments.notify.news import EVENTS
+from deployments.settings_table import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 AWS = ROOT / "deployments" / "aws"

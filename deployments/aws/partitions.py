@@ -29,6 +29,18 @@ def partitions() -> tuple[Partition, ...]:
     )
 
 
+@functools.cache
+def fips_regions() -> frozenset[str]:
+    """The regions in which ECR has a FIPS endpoint, as far as botocore's data knows."""
+    data = boto3.session.Session()._session.get_component("data_loader").load_data("endpoints")
+    return frozenset(
+        region
+        for partition in data["partitions"]
+        for region, endpoint in partition["services"].get("api.ecr", {}).get("endpoints", {}).items()
+        if region in partition["regions"] and any("fips" in each["tags"] for each in endpoint.get("variants", ()))
+    )
+
+
 def partition_of(region: str) -> str:
     """The name of the region's partition, for example `aws-cn`. Raises ValueError if no partition has the region."""
     for partition in partitions():

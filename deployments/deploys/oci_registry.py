@@ -103,7 +103,7 @@ class Registry:
     @property
     def _plain(self) -> bool:
         """Whether HTTP without TLS is allowed: as in docker, only for this machine."""
-        return re.fullmatch(r"(localhost|127(\.\d+){3})(:\d+)?", self.host) is not None
+        return re.fullmatch(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?", self.host) is not None
 
     def _require_registry(self, name: str) -> None:
         """Raise RegistryError (RegistrySilent) if the host is not a registry: a 404 of another program that listens on

@@ -36,6 +36,7 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.reconcile import change_events, generation, put_back, repositories, sweep_record, sweeps
+from deployments.settings_table import DEFAULT_LIFECYCLE_POLICY
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, POLICY, TRAIL
 
@@ -177,7 +178,7 @@ def test_the_row_holds_no_secret_and_the_policy_text_is_stored_once(configure: C
         {"DEPLOY_REGISTRY_NAMESPACE": "other"},
         {"V4_DEPLOY_REGISTRY_NAMESPACE": "other"},
         {"V4_DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": BOTH, "V4_DEPLOY_REGISTRY_NAMESPACE": "v4"},
-        {"DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY": json.dumps({"rules": [{"rulePriority": 1, "x": "y" * 100}]})},
+        {"DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY": DEFAULT_LIFECYCLE_POLICY.replace("3 days", "three days")},
     ],
     ids=lambda changed: "+".join(changed),
 )

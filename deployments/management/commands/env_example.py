@@ -1,15 +1,19 @@
-"""`manage.py env_example`: print `.env.example`, made from the table of settings."""
+"""`manage.py env_example`: print `.env.example`, or README's table of settings, from `deployments.settings_table`."""
 
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandParser
 
-from deployments import config
+from deployments import settings_table
 
 
 class Command(BaseCommand):
-    help = "Print .env.example."
+    help = "Print .env.example, or with --readme README's table of settings."
     requires_system_checks = ()
 
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--readme", action="store_true", help="print README's table of settings")
+
     def handle(self, *args: Any, **options: Any) -> None:
-        self.stdout.write(config.env_example(), ending="")
+        text = settings_table.readme_table() if options["readme"] else settings_table.env_example()
+        self.stdout.write(text, ending="")

@@ -1,0 +1,432 @@
+"""The table of settings: one row for each variable that an operator may set.
+
+Pure. A row has the variable's name, its notation (parser and type), its default, whether it is a secret, and its
+documentation. `deployments.config.load` reads the environment through it. `.env.example` and README's table of settings
+are printed from it (`manage.py env_example`). Tests compare both with it, and the rows with the code that uses their
+values.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from deployments import ecr_rules, notations, service_urls
+from deployments.notations import Notation
+
+DEFAULT_LIFECYCLE_POLICY = json.dumps(
+    {
+        "rules": [
+            {
+                "rulePriority": 1,
+                "description": "Untagged images expire 3 days after they were pushed",
+                "selection": {
+                    "tagStatus": "untagged",
+                    "countType": "sinceImagePushed",
+                    "countUnit": "days",
+                    "countNumber": 3,
+                },
+                "action": {"type": "expire"},
+            }
+        ]
+    }
+)
+POLICY_EXAMPLE = (
+    '\'{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::222222222222:root"},'
+    '"Action":["ecr:BatchGetImage","ecr:GetDownloadUrlForLayer","ecr:BatchCheckLayerAvailability"]}]}\''
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One variable. `field`: where its value goes; empty: the variable is accepted and not used."""
+
+    name: str
+    field: str  # of `RegistryConfig` if the setting is of a registry, else of `Configuration`
+    notation: Notation
+    says: str  # one or two sentences, for README's table and .env.example
+    default: str = ""  # as an operator would write it; the notation parses it. Empty: `notation.unset`
+    default_says: str = ""  # what README's table says instead of the default
+    default_from: str = ""  # the setting whose value an unset one takes
+    example: str = ""
+    secret: bool = False  # nothing of the value may be shown anywhere
+    of_registry: bool = False
+    mirrored: bool = False  # of a registry, and also read as V4_NAME
+
+
+_ROLE = r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,576}"
+_NOT_A_ROLE = "The value is not the ARN of a role."
+_KMS_ARN = r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:"
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        name="DEPLOY_REGISTRY_HOST",
+        field="host",
+        notation=notations.registry_host(),
+        says="Registry host of the image refs. Repositories are created and managed only if the host is ECR (of any "
+        "partition, FIPS or dual-stack).",
+        default="localhost:5000",
+        example="111111111111.dkr.ecr.us-east-1.amazonaws.com",
+        of_registry=True,
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_NAMESPACE",
+        field="namespace",
+        notation=notations.namespace(),
+        says="First part of every repository name: NAMESPACE/PROJECTREF.",
+        default="trigger",
+        of_registry=True,
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_USERNAME",
+        field="username",
+        notation=notations.free_text(),
+        says="User name for a registry that is not ECR.",
+        of_registry=True,
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_PASSWORD",
+        field="password",
+        notation=notations.free_text(),
+        says="Password for a registry that is not ECR.",
+        secret=True,
+        of_registry=True,
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY",
+        field="default_repository_policy",
+        notation=notations.json_object(),
+        says="Repository policy (IAM JSON) that every repository gets when it is created. For a long policy use _FILE. "
+        "Removing the setting deletes no repository's policy.",
+        example=POLICY_EXAMPLE,
+        of_registry=True,
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_TAGS",
+        field="tags",
+        notation=notations.aws_tags(),
+        says="AWS tags of every repository; a key without = gets an empty value. The AWS CLI's notations are read too.",
+        example="team=platform,managed-by=registry-admin",
+        of_registry=True,
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN",
+        field="assume_role_arn",
+        notation=notations.pattern("ARN of a role", _ROLE, _NOT_A_ROLE),
+        says="Role to assume for ECR. Unset: this process's own AWS credentials are used.",
+        example="arn:aws:iam::111111111111:role/registry-admin",
+        of_registry=True,
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID",
+        field="assume_role_external_id",
+        # AWS STS, AssumeRole: ExternalId, 2 to 1,224 of these characters. Others never worked: STS refused every call.
+        notation=notations.pattern(
+            "external id",
+            r"[\w+=,.@:/-]{2,1224}",
+            "The value is not an external id: 2 to 1,224 letters, digits and _ + = , . @ : / -.",
+            "Give the value of sts:ExternalId in the role's trust policy.",
+        ),
+        says="External id that the role's trust policy requires.",
+        secret=True,
+        of_registry=True,
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN",
+        field="push_role_arn",
+        notation=notations.pattern("ARN of a role", _ROLE, _NOT_A_ROLE),
+        says="Role that is assumed to make the registry credentials of a deploy, which are limited to its repository.",
+        default_says="the role above, or a federated session of the IAM user that this server runs as",
+        example="arn:aws:iam::111111111111:role/registry-admin-push",
+        of_registry=True,
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY",
+        field="lifecycle_policy",
+        notation=notations.json_object(ecr_rules.lifecycle_breaches),
+        says="Lifecycle policy (ECR's JSON).",
+        default=DEFAULT_LIFECYCLE_POLICY,
+        default_says="untagged images expire 3 days after their push",
+        of_registry=True,
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_KMS_KEY",
+        field="kms_key",
+        notation=notations.pattern(
+            "ARN, id or alias",
+            rf"({_KMS_ARN})?(key/)?(mrk-)?[0-9a-f-]{{32,36}}|({_KMS_ARN})?alias/.+",
+            "The value is neither the ARN nor the id nor an alias of a KMS key.",
+        ),
+        says="KMS key that new repositories are encrypted with.",
+        default_says="AES256",
+        example="arn:aws:kms:us-east-1:111111111111:key/11111111-2222-3333-4444-555555555555",
+        of_registry=True,
+        mirrored=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_POLICY_MODE",
+        field="enforce",
+        notation=notations.one_of("enforce", "observe", into=lambda word: word == "enforce"),
+        says="enforce writes the policy where access differs; observe never changes an existing repository.",
+        default="enforce",
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS",
+        field="consumer_accounts",
+        notation=notations.list_of("account ids, comma-separated", r"\d{12}", "an account id (12 digits)"),
+        says="Accounts that must be able to pull; checked at start and with each repository.",
+        example="222222222222,333333333333",
+        of_registry=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS",
+        field="probe_role_arns",
+        notation=notations.list_of("ARNs of roles, comma-separated", _ROLE, "the ARN of a role"),
+        says="Roles in the consumer accounts; with each, a pull is tried before an image is promoted.",
+        example="arn:aws:iam::222222222222:role/registry-admin-probe",
+        of_registry=True,
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY",
+        field="allow_public_policy",
+        notation=notations.switch(),
+        says="Accept a policy that opens the repositories to everyone. Almost never what you want.",
+        default="0",
+    ),
+    Setting(
+        name="DEPLOY_IMAGE_PLATFORM",
+        field="image_platform",
+        notation=notations.list_of(
+            "platforms, comma-separated", r"[a-z0-9]+/[a-z0-9_]+(/v[0-9]+)?", "a platform", into=",".join
+        ),
+        says="Platforms to build for.",
+        default="linux/amd64",
+    ),
+    Setting(
+        name="DEPLOY_TIMEOUT_MS",
+        field="deploy_timeout",
+        notation=notations.milliseconds(least=1_000, most=7 * 86_400_000),
+        says="A deployment that has been building or deploying for this long is timed out.",
+        default="480000",
+    ),
+    Setting(
+        name="DEPLOY_QUEUE_TIMEOUT_MS",
+        field="",
+        notation=notations.free_text("any text"),
+        says="Accepted and not used, with a warning: images are built where the CLI runs, so no deployment waits in a "
+        "queue.",
+        example="900000",
+    ),
+    Setting(
+        name="DEPLOY_IMAGE_VERIFICATION_ENABLED",
+        field="image_verification",
+        notation=notations.switch(),
+        says="Promote an image only after a check that it is in the registry and can be pulled.",
+        default="1",
+    ),
+    Setting(
+        name="DEPRECATE_V3_CLI_DEPLOYS_ENABLED",
+        field="refuse_v3",
+        notation=notations.switch(),
+        says="Refuse deploys by 3.x CLIs with an error that says to upgrade.",
+        default="0",
+    ),
+    Setting(
+        name="RECONCILE_FRESHNESS_SECONDS",
+        field="freshness",
+        notation=notations.seconds(least=0, most=86_400),
+        says="A deploy does not check a repository again that was checked within this time; 0: every deploy checks.",
+        default="60",
+    ),
+    Setting(
+        name="RECONCILE_INTERVAL_MINUTES",
+        field="reconcile_interval",
+        notation=notations.minutes(least=0, most=7 * 1_440),
+        says="How often a sweep checks all repositories; 0: no scheduled sweeps.",
+        default="10",
+    ),
+    Setting(
+        name="RECONCILE_CALLS_PER_SECOND",
+        field="calls_per_second",
+        notation=notations.whole(least=1, most=10_000, unit="calls"),
+        says="Calls to AWS per second that all sweeps together may make; fewer while AWS throttles.",
+        default="20",
+    ),
+    Setting(
+        name="RECONCILE_EVENTS_QUEUE_URL",
+        field="events_queue_url",
+        notation=notations.pattern(
+            "URL of an SQS queue", r"https?://[^\s/@]+/\d{12}/[\w.-]{1,80}", "The value is not the URL of an SQS queue."
+        ),
+        says="SQS queue with CloudTrail's ECR calls; with it, drift is found within seconds.",
+        example="https://sqs.us-east-1.amazonaws.com/111111111111/registry-admin",
+    ),
+    Setting(
+        name="CONFIGURATION_GENERATION",
+        field="generation",
+        notation=notations.whole(least=0, most=2**53),
+        says="Number of these settings, higher for each newer version (a Helm chart's revision). All processes use the "
+        "settings with the highest number. Unset: the settings that were started last for the first time.",
+        example="7",
+    ),
+    Setting(
+        name="APP_ORIGIN",
+        field="app_origin",
+        notation=notations.origin(),
+        says="Origin at which people reach this server; the links that the CLI prints begin with it.",
+        default="http://localhost:8000",
+    ),
+    Setting(
+        name="API_ORIGIN",
+        field="api_origin",
+        notation=notations.origin(),
+        says="Origin at which the CLI and the image build reach this server.",
+        default_from="APP_ORIGIN",
+    ),
+    Setting(
+        name="DATABASE_URL",
+        field="database",
+        notation=service_urls.database_url(),
+        says="Database: PostgreSQL or an SQLite file. With PostgreSQL, SECRET_KEY is required.",
+        default_says="an SQLite file beside manage.py",
+        example="postgres://user:password@host:5432/registry_admin",
+        secret=True,
+    ),
+    Setting(
+        name="SECRET_KEY",
+        field="secret_key",
+        notation=notations.free_text(),
+        says="Django's signing key. With the SQLite default it is made at the first start, in a 0600 file beside it.",
+        secret=True,
+    ),
+    Setting(
+        name="ENCRYPTION_KEY",
+        field="encryption_keys",
+        notation=notations.keys(),
+        says="Key that encrypts stored secrets; 32 characters or more. Older keys follow, comma-separated, until "
+        "manage.py reencrypt has run.",
+        default_says="SECRET_KEY",
+        secret=True,
+    ),
+    Setting(
+        name="EMAIL_URL",
+        field="mail",
+        notation=service_urls.mail_url(),
+        says="Mail server for notifications: smtp+tls:// (STARTTLS), smtp+ssl:// or smtp://.",
+        default_says="no mail",
+        example="smtp+tls://user:password@mail.example.com:587",
+        secret=True,
+    ),
+    Setting(
+        name="EMAIL_FROM",
+        field="email_from",
+        notation=notations.sender(),
+        says="Sender of notifications by mail.",
+        default="registry-admin@localhost",
+        example="Registry Admin <registry-admin@example.com>",
+    ),
+    Setting(
+        name="NOTIFY_ALLOW_PRIVATE",
+        field="notify_allow_private",
+        notation=notations.switch(),
+        says="Allow notifications to private and loopback addresses, any port and plain http. Link-local and metadata "
+        "addresses stay forbidden.",
+        default="0",
+    ),
+    Setting(
+        name="METRICS_KEY",
+        field="metrics_key",
+        notation=notations.free_text(),
+        says="Key for /metrics (Prometheus) and /status.json, sent as Authorization: Bearer ….",
+        default_says="both are off",
+        secret=True,
+    ),
+    Setting(
+        name="DEBUG",
+        field="debug",
+        notation=notations.switch(),
+        says="Django's debug pages. Never in production.",
+        default="0",
+    ),
+    Setting(
+        name="ALLOWED_HOSTS",
+        field="allowed_hosts",
+        notation=notations.host_names(),
+        says="Host names that this server answers to; the hosts of the two origins are added.",
+    ),
+    Setting(
+        name="TRUSTED_PROXIES",
+        field="trusted_proxies",
+        notation=notations.whole(least=0, most=20),
+        says="Number of proxies in front that add to X-Forwarded-For; the client's address is taken from that header.",
+        default="0",
+    ),
+    Setting(
+        name="STATIC_ROOT",
+        field="static_root",
+        notation=notations.free_text("path"),
+        says="Folder into which collectstatic copies the console's static files.",
+        default_says="staticfiles, beside manage.py",
+        example="/var/lib/registry-admin/static",
+    ),
+    Setting(
+        name="LOG_LEVEL",
+        field="log_level",
+        notation=notations.one_of("info", "debug", "warning", "error", into=str.upper),
+        says="Level of this program's log. DEBUG adds probes, polls and reads from AWS.",
+        default="INFO",
+    ),
+    Setting(
+        name="LOG_FORMAT",
+        field="log_format",
+        notation=notations.one_of("auto", "json", "text"),
+        says="Form of each log line; auto is text on a terminal, else json.",
+        default="auto",
+    ),
+)
+
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+SECRETS = tuple(
+    name
+    for setting in SETTINGS
+    if setting.secret
+    for name in (setting.name, f"V4_{setting.name}")[: 1 + setting.mirrored]
+)
+
+
+def env_example() -> str:
+    """The text of `.env.example`: every setting, commented out, with its default or an example."""
+    lines = [
+        "# Every setting of Registry Admin. Copy this file to .env and remove the # from the lines that you need.",
+        "# A variable of the environment overrides the file.",
+        "# NAME_FILE=/path instead of NAME reads the value from a file: for secrets, and for JSON of several lines.",
+        "# All text after the = is the value: a comment cannot follow it.",
+    ]
+    for setting in SETTINGS:
+        default = setting.default_says or setting.default_from
+        lines += ["", f"# {setting.says}" + (f" Default: {default}." if default else "")]
+        if setting.mirrored:
+            lines.append(f"# V4_{setting.name}: the same for deploys by 4.x CLIs; unset: this setting is used.")
+        lines.append(f"#{setting.name}={setting.example or ('' if setting.default_says else setting.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def readme_table() -> str:
+    """The table of settings in README."""
+    lines = ["| setting | value | default | what it is |", "|---|---|---|---|"]
+    for setting in SETTINGS:
+        written = setting.default or setting.default_from
+        default = setting.default_says or (f"`{written}`" if written else "")
+        also = f", `V4_{setting.name}`" if setting.mirrored else ""
+        lines.append(f"| `{setting.name}`{also} | {setting.notation.words} | {default} | {setting.says} |")
+    return "\n".join(lines) + "\n"
