@@ -118,6 +118,7 @@ def policies_are_sound(**kwargs: Any) -> Iterable[CheckMessage]:
             partition=found.partition if found else None,
             allow_public=configuration.allow_public_policy,
             consumer_accounts=registry.consumer_accounts,
+            writer=registry.assume_role_arn or (found.account if found else None),
         ):
             make = Error if finding.level == "error" else Warning
             message = f"{variable}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: {finding.message}"
