@@ -193,6 +193,7 @@ def policies_are_sound(variable: str, registry: RegistryConfig) -> Iterable[Chec
         allow_public=configuration.allow_public_policy,
         # Without the accounts, if they are malformed: the findings about the policy itself do not depend on them.
         consumer_accounts=() if "consumer_accounts" in registry.malformed else registry.consumer_accounts,
+        writer=registry.assume_role_arn or (found.account if found else None),
     ):
         make = Error if finding.level == "error" else Warning
         message = f"{variable}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: {finding.message}"

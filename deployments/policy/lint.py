@@ -10,95 +10,65 @@ is missing), wildcard values and 0.0.0.0/0 restrict nobody.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from deployments.policy import words
 from deployments.policy.actions import AS_OF, KNOWN, PREFIX, PULL, PURPOSES, Purpose, expand_all, spelling, written
 from deployments.policy.atoms import EVERYONE, AllExcept, Principal, Subject, Who, subjects
+from deployments.policy.condition_findings import condition_findings
 from deployments.policy.conditions import Condition, Test, condition_of, has_variable, operator_of, spelt
 from deployments.policy.context import is_nearly_everywhere, restricts_no_address
 from deployments.policy.document import Kind, Policy, PolicyError, Statement, parse, quoted
-from deployments.policy.evaluate import can_pull
+from deployments.policy.evaluate import can_pull, holders
+from deployments.policy.findings import Finding, capital, place_of, report
+from deployments.policy.lockout import lockouts
 from deployments.policy.wildcard import has_wildcard
 
 MAX_CHARACTERS = 10_240  # ECR API: SetRepositoryPolicy, policyText
 
-# Check id → its subject.
-IDS = {
-    "deployments.E101": "the text is not JSON",
-    "deployments.E102": "longer than ECR's 10,240 characters",
-    "deployments.E103": "an unknown element, or an element of the wrong shape",
-    "deployments.E104": "a Resource element, which ECR refuses",
-    "deployments.E105": "no Principal",
-    "deployments.E106": "no Action",
-    "deployments.E107": "an action of another service",
-    "deployments.E108": "an action that ECR does not have",
-    "deployments.E109": "not an AWS principal: a bad account id, a wildcard in an ARN, another partition",
-    "deployments.E110": "open to the whole world",
-    "deployments.E111": "a consumer account cannot pull",
-    "deployments.E112": "a condition operator that IAM does not have",
-    "deployments.W101": "ecr:*",
-    "deployments.W102": "grants push, delete or changing the policy",
-    "deployments.W103": "lets nobody pull",
-    "deployments.W104": "one of the two pull actions is missing",
-    "deployments.W105": "an action on the whole account, such as ecr:GetAuthorizationToken",
-    "deployments.W106": "a role or user as principal: access ends when it is deleted and created again",
-    "deployments.W107": "an account id as a JSON number",
-    "deployments.W108": "a principal that was deleted",
-    "deployments.W109": "open to the whole world, as the setting allows",
-    "deployments.W110": "a consumer account can pull only under a condition",
-    "deployments.W111": "a condition that restricts nobody",
-    "deployments.W112": "a service or identity provider without a condition on the account that it acts for",
-    "deployments.W113": "a policy variable under a Version without variables",
-    "deployments.W114": "Allow with NotAction",
-    "deployments.W115": "two statements with the same Sid",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One error or warning about a policy: `message` says what is wrong, `hint` says what to do."""
-
-    id: str
-    level: Literal["error", "warning"]
-    message: str
-    hint: str
-
-    def as_document(self) -> dict[str, str]:
-        """The object that `policy lint --json` prints."""
-        return {"id": self.id, "level": self.level, "message": self.message}
-
 
 def lint(
-    text: str, *, partition: str | None, allow_public: bool = False, consumer_accounts: Iterable[str] = ()
+    text: str,
+    *,
+    partition: str | None,
+    allow_public: bool = False,
+    consumer_accounts: Iterable[str] = (),
+    writer: str | None = None,
 ) -> tuple[Finding, ...]:
     """All findings about a policy text, errors first.
 
-    `partition` None: it is not known, so the partition of the policy's first ARN is taken.
+    `partition` None: it is not known, so the partition of the policy's first ARN is taken. `writer`: the identity that
+    writes the policy, as the ARN of a role or the 12 digits of an account; None: it is not known.
     """
     try:
         policy = parse(text)
     except PolicyError as error:
         return (
-            _finding("E101", str(error), "Check it with a JSON validator; save it as UTF-8 without a byte order mark."),
+            report("E101", str(error), "Check it with a JSON validator; save it as UTF-8 without a byte order mark."),
         )
     found: list[Finding] = []
     if len(text) > MAX_CHARACTERS:
         message = f"The policy has {len(text):,} characters; ECR accepts {MAX_CHARACTERS:,}."
         found.append(
-            _finding(
+            report(
                 "E102",
                 message,
                 "Name accounts instead of roles, or allow an organisation by a condition on aws:PrincipalOrgID.",
             )
         )
+    if answer := _whole_answer(policy):
+        return (answer,)
     found += _puzzles(policy)
+    if not policy.statements and not policy.puzzles:
+        hint = 'Add one, such as {"Effect": "Allow", "Principal": {"AWS": "111111111111"}, "Action": [...]}.'
+        return (*found, report("E113", "The policy has no statement, and ECR refuses it.", hint))
     partition = partition or _partition_of(policy)
     for statement in policy.statements:
         found += _of_statement(statement, policy, partition)
+        found += condition_findings(statement, policy)
+    found += _of_denies(policy, partition, writer)
     found += _of_openness(policy, partition, allow_public)
     found += _of_pulls(policy, partition)
     found += _of_sids(policy)
@@ -107,23 +77,25 @@ def lint(
     return tuple(sorted(unique, key=lambda finding: (finding.level != "error", finding.id)))
 
 
-def _finding(code: str, message: str, hint: str) -> Finding:
-    level: Literal["error", "warning"] = "error" if code.startswith("E") else "warning"
-    return Finding(id=f"deployments.{code}", level=level, message=message, hint=hint)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _whole_answer(policy: Policy) -> Finding | None:
+    """The finding about a text that is the whole answer of AWS's get-repository-policy, with the policy inside it."""
+    if policy.statements or not any("“policyText”" in puzzle.words for puzzle in policy.puzzles):
+        return None
+    message = "This is the whole answer of get-repository-policy, not a policy: it has an element “policyText”."
+    hint = "Use only the policy: aws ecr get-repository-policy … --query policyText --output text."
+    return report("E103", message, hint)
 
 
 def _puzzles(policy: Policy) -> Iterator[Finding]:
-    for puzzle in policy.all_puzzles:
-        if puzzle.kind is Kind.RESOURCE:
-            yield _finding("E104", f"{_capital(puzzle.words)}.", "Remove it: the policy belongs to one repository.")
+    for puzzle in (*policy.all_puzzles, *policy.slips):
+        if puzzle.kind is Kind.EMPTY:
+            yield report("W127", f"{capital(puzzle.words)}.", "Remove it, or write what must hold.")
+        elif puzzle.kind is Kind.RESOURCE:
+            yield report("E104", f"{capital(puzzle.words)}.", "Remove it: the policy belongs to one repository.")
         else:
             shape = puzzle.kind is Kind.SHAPE
             hint = "Correct it: AWS would refuse it." if shape else "Element names and Effect are case-sensitive."
-            yield _finding("E103", f"{_capital(puzzle.words)}.", hint)
+            yield report("E103", f"{capital(puzzle.words)}.", hint)
 
 
 def _partition_of(policy: Policy) -> str:
@@ -138,16 +110,17 @@ def _partition_of(policy: Policy) -> str:
 
 
 def _of_statement(statement: Statement, policy: Policy, partition: str) -> Iterator[Finding]:
-    label = _label(statement)
-    if not statement.principals and not statement.not_principals:
+    label = place_of(statement)
+    explained = {name for name in ("Principal", "Action") for puzzle in statement.puzzles if name in puzzle.words}
+    if not statement.principals and not statement.not_principals and "Principal" not in explained:
         message = f"{label} names no principal, so it grants nothing."
-        yield _finding("E105", message, 'Add a Principal, such as {"AWS": "111111111111"}.')
-    if not statement.actions and not statement.not_actions:
-        yield _finding("E106", f"{label} names no action, so it grants nothing.", "Add an Action.")
+        yield report("E105", message, 'Add a Principal, such as {"AWS": "111111111111"}.')
+    if not statement.actions and not statement.not_actions and "Action" not in explained:
+        yield report("E106", f"{label} names no action, so it grants nothing.", "Add an Action.")
     for written_one in (*(statement.principals or ()), *(statement.not_principals or ())):
         if written_one.number:
             message = f"{label} gives an account id as a JSON number, which loses leading zeros."
-            yield _finding("W107", message, "Put it in quotes.")
+            yield report("W107", message, "Put it in quotes.")
     found: set[Principal] = set()
     for subject in subjects(statement, policy, partition=partition):
         found |= subject.principals if isinstance(subject, AllExcept) else {subject}
@@ -157,36 +130,78 @@ def _of_statement(statement: Statement, policy: Policy, partition: str) -> Itera
     yield from _of_condition(statement, policy, label)
 
 
-def _label(statement: Statement) -> str:
-    return f"Statement {quoted(statement.sid)}" if statement.sid else f"Statement[{statement.index}]"
-
-
 def _of_principal(principal: Principal, label: str, partition: str) -> Iterator[Finding]:
     shown = quoted(principal.name)
-    if principal.kind is Who.UNIQUE_ID:
+    if principal.kind is Who.UNIQUE_ID and not re.fullmatch("(AIDA|AROA)[A-Z0-9]{12,124}", principal.name):
+        message = f"{label} names {shown}, which is not the id of a role or user."
+        yield report("E109", message, "Write the role's ARN, or better the account's.")
+    elif principal.kind is Who.UNIQUE_ID:
         message = f"{label} names {principal.name[:40]}, the id of a principal that was deleted."
-        yield _finding("W108", message, "Write the role's ARN again, or better the account's.")
+        yield report("W108", message, "Write the role's ARN again, or better the account's.")
     elif principal.kind is Who.BARE:
         message = f"{label} has {shown} as its Principal; the only text allowed there is “*”."
-        yield _finding("E109", message, 'Write {"AWS": "…"} for an account, {"Service": "…"} for a service.')
+        yield report("E109", message, 'Write {"AWS": "…"} for an account, {"Service": "…"} for a service.')
     elif principal.kind is Who.CANONICAL_USER:
         message = f"{label} names a CanonicalUser, which only S3 supports."
-        yield _finding("E109", message, "Name the account by its 12 digits.")
+        yield report("E109", message, "Name the account by its 12 digits.")
+    elif principal.kind is Who.SERVICE:
+        yield from _of_service(principal.name, label)
+    elif principal.kind is Who.FEDERATED and not principal.name:
+        yield report("E109", f"{label} names an identity provider without a name.", "Name an account or a role.")
     elif principal.account is not None and principal.partition != partition:
         message = f"{label} names {shown}, which is in another partition than the registry ({partition})."
-        yield _finding("E109", message, "Access does not reach across partitions.")
+        yield report("E109", message, "Access does not reach across partitions.")
     elif principal.kind is Who.AWS:
-        if principal.account is None or has_wildcard(principal.name) or principal.sort not in _SORTS:
+        if not _NAMED.fullmatch(principal.name):
             message = f"{label} names {shown}, which is not an AWS principal."
             hint = "Write an account as 12 digits or as its root ARN; an ARN cannot contain a wildcard."
-            yield _finding("E109", message, hint)
+            if found := re.fullmatch(r"arn:([a-z0-9-]+):(iam|sts)::([0-9]{12}):([a-z-]+)/(.+)", principal.name):
+                hint = _SORTS.get((found[2], found[4]), hint).format(partition=found[1], account=found[3])
+            yield report("E109", message, hint)
         elif principal.sort in ("role", "user"):
             message = f"{label} names {words.of_subject(principal, partition=partition)}."
             hint = "AWS stores its unique id: if it is deleted and created again, access is lost. Name the account."
-            yield _finding("W106", message, hint)
+            yield report("W106", message, hint)
+        else:
+            message = f"{label} names {shown}, which is one session: access ends with it."
+            yield report("W125", message, "Name the role of the session, or better its account.")
 
 
-_SORTS = frozenset({"role", "user", "assumed-role", "federated-user"})
+# Each sort of a principal belongs to one service: roles and users are IAM's, sessions are STS's (IAM User Guide,
+# “AWS JSON policy elements: Principal”).
+_NAMED = re.compile(
+    r"arn:[a-z0-9-]+:(iam::[0-9]{12}:(role|user)/([\x21-\x29\x2b-\x3e\x40-\x7e]+/)?[A-Za-z0-9_+=,.@-]+"
+    r"|sts::[0-9]{12}:(assumed-role/[A-Za-z0-9_+=,.@-]+/[A-Za-z0-9_+=,.@-]+|federated-user/[A-Za-z0-9_+=,.@-]+))"
+)
+_SORTS = {
+    (
+        "iam",
+        "assumed-role",
+    ): "A session is written arn:{partition}:sts::{account}:assumed-role/ROLE/SESSION; name its role.",
+    ("iam", "federated-user"): "A federated session is written arn:{partition}:sts::{account}:federated-user/NAME.",
+    ("sts", "role"): "A role is written arn:{partition}:iam::{account}:role/NAME.",
+    ("sts", "user"): "A user is written arn:{partition}:iam::{account}:user/NAME.",
+    ("iam", "group"): "A group is not a principal; name the account {account}.",
+}
+_SERVICE = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.(amazonaws\.com(\.cn)?|amazon\.com|aws\.internal)")
+#: Services that pull from ECR, or write to it, with a statement of its repository policy.
+_SERVICE_NAMES = """
+    apprunner batch bedrock-agentcore build.apprunner codebuild codepipeline ecs ecs-tasks eks emr-serverless greengrass
+    imagebuilder inspector2 lambda replication.ecr robomaker sagemaker tasks.apprunner
+"""
+_SERVICES = _SERVICE_NAMES.split()
+
+
+def _of_service(name: str, label: str) -> Iterator[Finding]:
+    if not _SERVICE.fullmatch(name):
+        message = f"{label} names the service {quoted(name)}, which is not the name of a service."
+        yield report("E114", message, "Write it like lambda.amazonaws.com.")
+        return
+    service = name.partition(".amazonaws.com")[0]
+    near = difflib.get_close_matches(service, _SERVICES, n=1, cutoff=0.75)
+    if near and service not in _SERVICES:
+        message = f"{label} names the service {quoted(name)}, which is not among those that we know to use ECR."
+        yield report("W129", message, f"Was {near[0]}.amazonaws.com meant?")
 
 
 def _of_actions(statement: Statement, label: str) -> Iterator[Finding]:
@@ -196,26 +211,31 @@ def _of_actions(statement: Statement, label: str) -> Iterator[Finding]:
             continue
         if not one.startswith(PREFIX):
             message = f"{label} has the action {quoted(action)}, which is not an ECR action."
-            yield _finding("E107", message, "Remove it: ECR refuses the whole policy.")
-        elif not expand_all([one]) <= KNOWN:
+            yield report("E107", message, "Remove it: ECR refuses the whole policy.")
+        elif not re.fullmatch(r"ecr:[a-z0-9*?]+", one):
             message = f"{label} has the action {quoted(action)}, which does not exist in ECR."
-            yield _finding("E108", message, f"Check the spelling. Our list of ECR actions is from {AS_OF}.")
+            yield report("E108", message, "Write it like ecr:BatchGetImage.")
+        elif not expand_all([one]) <= KNOWN:
+            message = f"{label} has the action {quoted(action)}, which ECR did not have on {AS_OF}."
+            near = difflib.get_close_matches(one, KNOWN, n=1, cutoff=0.85)
+            meant = f"Was {written(near[0])} meant? " if near else ""
+            yield report("W116", message, f"{meant}ECR refuses a policy with an action that it does not have.")
         elif PURPOSES.get(one) is Purpose.ACCOUNT:
             message = f"{label} has {written(one)}, which acts on the whole account and has no effect here."
-            yield _finding("W105", message, "Put it in the identity policy of the role that pulls.")
+            yield report("W105", message, "Put it in the identity policy of the role that pulls.")
     if statement.effect != "Allow":
         return
     everything = [action for action in statement.actions or () if spelling(action) in ("*", "*:*", PREFIX + "*")]
     if everything:
         message = f"{label} allows {everything[0]}: also pushing, deleting and changing this policy."
-        yield _finding("W101", message, "Name the actions that are needed.")
+        yield report("W101", message, "Name the actions that are needed.")
     if statement.actions is None and statement.not_actions is not None:
         message = f"{label} allows every action that it does not name, also actions that AWS adds later."
-        yield _finding("W114", message, "List the allowed actions in Action.")
+        yield report("W114", message, "List the allowed actions in Action.")
     strong = _allowed(statement) & _STRONG
     if strong:
         message = f"{label} allows {words.of_actions(sorted(strong))}."
-        yield _finding(
+        yield report(
             "W102", message, "Consumers only need to pull; allow the other actions only to the registry's own account."
         )
 
@@ -238,10 +258,10 @@ def _of_condition(statement: Statement, policy: Policy, label: str) -> Iterator[
     for one in statement.conditions:
         if not operator_of(one.operator).known:
             message = f"{label} has the condition operator {quoted(one.operator)}, which IAM does not have."
-            yield _finding("E112", message, "Operators are case-sensitive: StringEquals, ArnLike, IpAddress …")
+            yield report("E112", message, "Operators are case-sensitive: StringEquals, ArnLike, IpAddress …")
         if policy.version == "2008-10-17" and any(has_variable(value) for value in one.values):
             message = f"{label} has a policy variable, but Version is not 2012-10-17, so it is plain text."
-            yield _finding("W113", message, 'Set "Version": "2012-10-17".')
+            yield report("W113", message, 'Set "Version": "2012-10-17".')
     if statement.effect != "Allow":
         return
     condition = condition_of(statement.conditions, policy.version)
@@ -249,11 +269,11 @@ def _of_condition(statement: Statement, policy: Policy, label: str) -> Iterator[
         operator = operator_of(test.operator)
         if restricts_no_address(test):
             message = f"{label}: the condition {words.of_test(test)} allows every public address."
-            yield _finding("W111", message, "Name the public addresses that may pull, or the organisation.")
+            yield report("W111", message, "Name the public addresses that may pull, or the organisation.")
         elif operator.known and operator.quantifier == "ForAllValues" and not _must_exist(test.key, condition):
             message = f"{label}: ForAllValues on {words.shown(spelt(test.key))} is true when the key is missing."
             hint = 'Use StringEquals or ForAnyValue, or add {"Null": {"…": "false"}}.'
-            yield _finding("W111", message, hint)
+            yield report("W111", message, hint)
 
 
 # --------------------------------------------------------------------------------------------------------- open?
@@ -274,10 +294,15 @@ def _of_openness(policy: Policy, partition: str, allow_public: bool) -> Iterator
             if actions or not _allowed(statement):
                 yield _open_finding(statement, everybody[0], sorted(actions), condition, allow_public)
         for subject in subjects(statement, policy, partition=partition):
-            if isinstance(subject, Principal) and subject.kind in _FOR_OTHERS and not _names_a_source(condition):
-                who = words.of_subject(subject, partition=partition)
-                message = f"{_label(statement)} allows {who} without a condition on the account that it acts for."
-                yield _finding("W112", message, "Add a condition on aws:SourceArn or aws:SourceAccount.")
+            who = words.of_subject(subject, partition=partition)
+            if isinstance(subject, AllExcept):
+                continue
+            if subject.kind is Who.FEDERATED and subject.name:
+                message = f"{place_of(statement)} allows {who}, and nobody calls ECR as an identity provider."
+                yield report("W112", message, "Name the role that the users of the provider assume, or its account.")
+            elif subject.kind is Who.SERVICE and _SERVICE.fullmatch(subject.name) and not _names_a_source(condition):
+                message = f"{place_of(statement)} allows {who} without a condition on the account that it acts for."
+                yield report("W112", message, "Add a condition on aws:SourceArn or aws:SourceAccount.")
 
 
 def _open_finding(
@@ -285,15 +310,15 @@ def _open_finding(
 ) -> Finding:
     what = words.of_use(actions) if actions else "do what it names"
     note = " (its condition restricts nobody)" if condition.tests else ""
-    message = f"{_label(statement)} is open to the whole world: {who} may {what}{note}."
+    message = f"{place_of(statement)} is open to the whole world: {who} may {what}{note}."
     if allow_public:
-        return _finding(
+        return report(
             "W109",
             message,
             "DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY allows this; unset it if the policy is not meant to be public.",
         )
     hint = "Name accounts, or add a StringEquals condition on aws:PrincipalOrgID."
-    return _finding("E110", message, hint)
+    return report("E110", message, hint)
 
 
 def _is_open(subject: Subject) -> bool:
@@ -409,17 +434,58 @@ def _is_for_people(test: Test) -> bool:
     return test == Test(operator="BoolIfExists", key="aws:principalisawsservice", values=frozenset({"false"}))
 
 
-# Services and identity providers act for any customer who asks (the confused deputy problem), unless a condition says
-# for which account.
-_FOR_OTHERS = (Who.SERVICE, Who.FEDERATED)
-
-
 def _names_a_source(condition: Condition) -> bool:
+    """Whether a condition says for which account a service acts: a service acts for any customer who asks."""
     return any(
         test.key in ("aws:sourcearn", "aws:sourceaccount", "aws:sourceorgid", "aws:sourceorgpaths")
-        and _restricts(test, positive=True)
+        and (_restricts(test, positive=True) or _names_accounts_in_any_region(test))
         for test in condition.tests
     )
+
+
+def _names_accounts_in_any_region(test: Test) -> bool:
+    """StringLike on ARNs of named accounts with a wildcard as region, as AWS's own pages about Lambda write it.
+
+    In StringLike a `*` also matches colons. An ARN of Lambda has no name with a colon, so the account is certain.
+    """
+    return (
+        test.operator == "StringLike"
+        and test.key == "aws:sourcearn"
+        and bool(test.values)
+        and all(re.match(r"arn:[a-z-]+:[a-z0-9-]+:[a-z0-9*?-]*:[0-9]{12}:", value) for value in test.values)
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- denies
+
+
+def _of_denies(policy: Policy, partition: str, writer: str | None) -> Iterator[Finding]:
+    for one in lockouts(policy, writer=writer, partition=partition):
+        place, what = place_of(one.statement), words.of_actions(sorted(one.actions))
+        under = f" {one.condition}" if one.condition else ""
+        if one.of_the_policy and one.certain:
+            message = f"{place} denies ecr:SetRepositoryPolicy to Registry Admin itself, so ECR refuses the policy."
+            yield report("E115", message, _EXEMPT)
+        elif one.certain:
+            message = f"{place} denies {what} also to Registry Admin, so its checks or its deploys fail."
+            yield report("W118", message, "Exempt it by a condition on aws:PrincipalArn, or leave these actions out.")
+        else:
+            refuses = ", and ECR refuses the policy then" if one.of_the_policy else ""
+            message = f"{place} may deny {what} to Registry Admin too{under}{refuses}."
+            hint = (
+                "Check that the requests of Registry Admin are exempt, or exempt it by a condition on aws:PrincipalArn."
+            )
+            yield report("W118", message, hint)
+    for holder in holders(policy, PULL, partition=partition):
+        if holder.answer.verdict == "no" and holder.answer.statement is not None:
+            message = f"A Deny takes back what an Allow gives: {holder.answer.words}"
+            yield report("W117", message, "Remove the Deny, or exempt the principal from it.")
+
+
+_EXEMPT = (
+    "Exempt it: add the condition ArnNotLike on aws:PrincipalArn with its role, or leave ecr:SetRepositoryPolicy out "
+    "of the Deny."
+)
 
 
 # ------------------------------------------------------------------------------------------------- the whole policy
@@ -436,13 +502,13 @@ def _of_pulls(policy: Policy, partition: str) -> Iterator[Finding]:
     if not any(has.values()):
         message = "The policy allows nobody to pull."
         hint = "A pull needs ecr:BatchGetImage and ecr:GetDownloadUrlForLayer."
-        yield _finding("W103", message, hint)
+        yield report("W103", message, hint)
     for subject, actions in has.items():
         missing = PULL - actions - for_all
         if actions and missing:
             who = words.of_subject(subject, partition=partition)
-            message = f"{_capital(who)} cannot pull: {written(min(missing))} is missing."
-            yield _finding("W104", message, "A pull needs ecr:BatchGetImage and ecr:GetDownloadUrlForLayer.")
+            message = f"{capital(who)} cannot pull: {written(min(missing))} is missing."
+            yield report("W104", message, "A pull needs ecr:BatchGetImage and ecr:GetDownloadUrlForLayer.")
 
 
 def _of_sids(policy: Policy) -> Iterator[Finding]:
@@ -450,7 +516,7 @@ def _of_sids(policy: Policy) -> Iterator[Finding]:
     for statement in policy.statements:
         if statement.sid in seen:
             message = f"More than one statement has the Sid {quoted(statement.sid)}."
-            yield _finding("W115", message, "Give each statement its own Sid: people find a statement by its Sid.")
+            yield report("W115", message, "Give each statement its own Sid: people find a statement by its Sid.")
         elif statement.sid:
             seen.add(statement.sid)
 
@@ -458,8 +524,25 @@ def _of_sids(policy: Policy) -> Iterator[Finding]:
 def _of_consumers(policy: Policy, partition: str, accounts: Iterable[str]) -> Iterator[Finding]:
     for account in dict.fromkeys(accounts):
         answer = can_pull(policy, account, partition=partition)
-        hint = "Add it to the Principal of the statement that allows pulling, or remove it from the consumer accounts."
         if answer.verdict == "no":
-            yield _finding("E111", f"Consumer account {account} cannot pull: {answer.words}", hint)
+            hint = (
+                "Add it to the Principal of the statement that allows pulling, or remove it from the consumer accounts."
+            )
+            yield report("E111", f"Consumer account {account} cannot pull: {answer.words}", hint)
         elif answer.verdict == "depends":
-            yield _finding("W110", f"Consumer account {account} may be unable to pull: {answer.words}", hint)
+            hint = _hint_for_consumer(policy, account, partition)
+            yield report("W110", f"Consumer account {account} may be unable to pull: {answer.words}", hint)
+
+
+def _hint_for_consumer(policy: Policy, account: str, partition: str) -> str:
+    named = {
+        subject
+        for statement in policy.statements
+        if statement.effect == "Allow"
+        for subject in subjects(statement, policy, partition=partition)
+    }
+    if EVERYONE in named:
+        return "The Principal is *, so the condition decides: check that the account meets it, or name the account."
+    if any(isinstance(one, Principal) and one.kind is Who.ACCOUNT and one.account == account for one in named):
+        return "The account is named, so the condition decides: check that the requests of its nodes meet it."
+    return "Add it to the Principal of the statement that allows pulling, or remove it from the consumer accounts."
