@@ -7,7 +7,7 @@ code and tests means rule 5 of RULES.md in this folder, which has all twelve rul
 from deployments.policy.compare import Comparison, Grant, Level, compare
 from deployments.policy.document import Policy, PolicyError, Puzzle, Statement, parse
 from deployments.policy.evaluate import Answer, Holder, Verdict, can_pull, holders, may
-from deployments.policy.lint import IDS, MAX_CHARACTERS, Finding, lint
+from deployments.policy.lint import IDS, MAX_CHARACTERS, Finding, Openness, lint, openness
 
 __all__ = [
     "IDS",
@@ -18,6 +18,7 @@ __all__ = [
     "Grant",
     "Holder",
     "Level",
+    "Openness",
     "Policy",
     "PolicyError",
     "Puzzle",
@@ -28,5 +29,6 @@ __all__ = [
     "holders",
     "lint",
     "may",
+    "openness",
     "parse",
 ]

@@ -280,6 +280,27 @@ def _of_openness(policy: Policy, partition: str, allow_public: bool) -> Iterator
                 yield _finding("W112", message, "Add a condition on aws:SourceArn or aws:SourceAccount.")
 
 
+Openness = Literal["open", "closed", "unknown"]
+
+
+def openness(text: str, *, partition: str) -> Openness:
+    """Whether a policy text lets the whole world in. `unknown`: it cannot be shown closed, so treat it as open.
+
+    A text is unknown if it is not JSON, or if a part of it is not understood (rule 10), except a part of a Deny, which
+    lets nobody in.
+    """
+    try:
+        policy = parse(text)
+    except PolicyError:
+        return "unknown"
+    puzzles = any(statement.puzzles for statement in policy.statements if statement.effect != "Deny")
+    operators = all(operator_of(one.operator).known for each in policy.statements for one in each.conditions)
+    found = any(finding.id == "deployments.E110" for finding in _of_openness(policy, partition, allow_public=False))
+    if policy.puzzles or puzzles or (found and not operators):
+        return "unknown"
+    return "open" if found else "closed"
+
+
 def _open_finding(
     statement: Statement, who: str, actions: list[str], condition: Condition, allow_public: bool
 ) -> Finding:

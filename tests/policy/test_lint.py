@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deployments.policy import IDS, lint
+from deployments.policy import IDS, lint, openness
 from tests.policy.cases import ONE, ORG, PULL, PULL3, PUSH, ROLE, TWO, cond, policy, stmt, without
 
 LAMBDA = {"Service": "lambda.amazonaws.com"}
@@ -308,3 +308,29 @@ def test_a_path_of_an_organisation_restricts_only_with_a_slash_behind_its_id(val
     text = policy(stmt("*", **cond("ForAnyValue:StringLike", "aws:PrincipalOrgPaths", value)))
 
     assert ("E110" in ids(text)) is is_open
+
+
+# ---------------------------------------------------------------------------------------------------- openness
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (policy(stmt(ONE)), "closed"),
+        (policy(stmt("*")), "open"),
+        (policy(stmt("*", **cond("StringEquals", KEY, "o-1"))), "closed"),
+        # What is not understood is not shown closed.
+        ("{", "unknown"),
+        ("[]", "unknown"),
+        (policy(stmt(ONE), Foo=1), "unknown"),
+        (policy(stmt(ONE, Foo=1)), "unknown"),
+        (policy(stmt(ONE, effect="allow")), "unknown"),
+        (policy(stmt("*", Foo=1)), "unknown"),
+        (policy(stmt("*", **cond("StringFuture", KEY, "o-1"))), "unknown"),
+        # A Deny lets nobody in.
+        (policy(stmt(ONE), stmt("*", effect="Deny", Foo=1)), "closed"),
+        (policy(stmt("*"), stmt(ONE, effect="Deny", Foo=1)), "open"),
+    ],
+)
+def test_a_policy_is_closed_only_where_it_is_shown(text: str, answer: str) -> None:
+    assert openness(text, partition="aws") == answer
