@@ -64,8 +64,8 @@ def policy_differences(desired: str | None, actual: str | None, *, partition: st
     comparison = _compared(desired, actual, partition=partition, names=("default", "live"))
     if comparison.level == "incomparable":
         words = (
-            "The live repository policy cannot be compared with the default policy, so nothing is written to it. "
-            f"{comparison.why} {_OPEN[policy.openness(actual, partition=partition)]}"
+            f"{comparison.why} So the live policy cannot be compared with the default policy, and nothing is written "
+            f"to it. {_OPEN[policy.openness(actual, partition=partition)]}"
             "Take the policy over on the page of the repository: then the default policy replaces it."
         )
         return [Difference(part=Part.POLICY, words=words, fixable=False)]

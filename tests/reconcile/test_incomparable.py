@@ -102,8 +102,8 @@ def test_after_a_deploy_it_is_drifted_with_the_reason_and_nothing_was_written(
     assert new_calls(sandbox) == LOOK
     assert (row.status, row.incomparable_since is not None) == (RepositoryStatus.DRIFTED, True)
     assert row.differences[0].words == (
-        "The live repository policy cannot be compared with the default policy, so nothing is written to it. The live "
-        "policy has a part that is not understood: Statement[0]: unknown element “Novelty”. It cannot be shown closed, "
+        "The live policy has a part that is not understood: Statement[0]: unknown element “Novelty”. So the live "
+        "policy cannot be compared with the default policy, and nothing is written to it. It cannot be shown closed, "
         "so it may be open to the whole world. Take the policy over on the page of the repository: then the default "
         "policy replaces it."
     )
