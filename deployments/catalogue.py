@@ -499,6 +499,22 @@ REPOSITORIES: tuple[Entry, ...] = (
         owner=Owner.NOBODY,
     ),
     Entry(
+        codes=("nothing_to_take_over",),
+        says="{name} has no policy to take over: {reason}.",
+        todo="Reconcile it instead.",
+        cause="Only a live policy that cannot be compared with the default policy is taken over. A check corrects "
+        "every other difference.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
+        codes=("policy_changed",),
+        says="The live policy of {name}, or the default policy, is not the text that the page showed, so nothing was "
+        "written.",
+        todo="Look at both texts again.",
+        cause="Somebody changed the policy in AWS, or another configuration counts, after the page was shown.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
         codes=("nothing_to_look_at",),
         says="None of these repositories can be checked: they are unmanaged or missing, no deploy to them has ended, "
         "or the settings name another registry.",

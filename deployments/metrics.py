@@ -51,6 +51,9 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
     drifted = Repository.objects.filter(status=RepositoryStatus.DRIFTED).aggregate(at=Min("drifted_since"))["at"]
     yield Sample(name="drift_seconds", help="Age of the oldest drift that is not corrected; 0: none.",
                  value=_age(now, drifted) if drifted else 0)  # fmt: skip
+    incomparable = Repository.objects.filter(incomparable_since__isnull=False).count()
+    yield Sample(name="policies_incomparable", help="Live repository policies that cannot be compared with the default "
+                 "policy.", value=incomparable)  # fmt: skip
     checked = sweep_record.oldest_check()
     if checked is not None:
         yield Sample(name="oldest_check_seconds", help="Age of the oldest last check of a repository.",

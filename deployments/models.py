@@ -185,7 +185,7 @@ class RepositoryStatus(models.TextChoices):
 
     PENDING = "pending", "Pending"  # no check was completed yet
     IN_SYNC = "in_sync", "In sync"
-    DRIFTED = "drifted", "Drifted"  # it differs from the configuration, and we must not write
+    DRIFTED = "drifted", "Drifted"  # it was not shown to be as configured, and we must not write (D-incomparable)
     FAILED = "failed", "Failed"  # the last attempt ended in an error
     MISSING = "missing", "Missing"  # deleted from ECR; the next deploy creates it again
     UNMANAGED = "unmanaged", "Unmanaged"  # discovered, not adopted
@@ -227,6 +227,8 @@ class Repository(models.Model):
     written_at = models.DateTimeField(null=True, blank=True)  # our last write to AWS
     last_in_sync_at = models.DateTimeField(null=True, blank=True)
     drifted_since = models.DateTimeField(null=True, blank=True)
+    # Since when the live repository policy cannot be compared with the default policy; null: it can (D-incomparable).
+    incomparable_since = models.DateTimeField(null=True, blank=True)
     checked_digest = models.CharField(max_length=64, blank=True)  # configuration that the last check compared with
 
     # How much of it we manage; empty: no repository was seen yet, or it is missing.
@@ -308,6 +310,13 @@ class EventKind(models.TextChoices):
     ERROR = "error", "Error"
 
 
+class EventState(models.TextChoices):
+    """What an event reports beside its kind. Not kinds, because version 0.1.0 fails on a kind that it does not know."""
+
+    INCOMPARABLE = "incomparable", "Incomparable"
+    COMPARABLE = "comparable", "Comparable"
+
+
 class RepositoryEvent(models.Model):
     """Something that was found or done. It keeps the policy text from before a write, so no policy is ever lost."""
 
@@ -317,8 +326,10 @@ class RepositoryEvent(models.Model):
     message = models.TextField()
     cause = models.CharField(max_length=200, blank=True)  # deploy, sweep, event, command, a person
     policy_before = models.TextField(blank=True)
-    # Since when the repository has drifted or failed, if this event is to be notified; null: it is not notified.
+    # Since when the repository is in the state that this event is to be notified for; null: it is not notified.
     state_since = models.DateTimeField(null=True, blank=True)
+    # That state; empty: drifted or failed, as the kind says.
+    state = models.CharField(max_length=12, blank=True, default="", db_default="", choices=EventState.choices)
 
     class Meta:
         ordering = ["-at", "-id"]

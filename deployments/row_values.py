@@ -47,6 +47,11 @@ class Difference:
     words: str
     fixable: bool
 
+    @property
+    def is_incomparable(self) -> bool:
+        """Whether the repository policy cannot be compared: the only difference of a policy that we may not correct."""
+        return self.part is Part.POLICY and not self.fixable
+
     @classmethod
     def from_row(cls, stored: Mapping[str, Any]) -> Difference:
         return cls(

@@ -203,9 +203,11 @@ class ECR:
         if self._faults.forgets_principals(repository.name):
             raise invalid("PolicyText", documents.UNKNOWN)
         partition = partition_of(repository.region).name
-        stored = documents.repository_policy(
-            str(call.params["policyText"]), model=self._model, iam=self._iam, partition=partition
-        )
+        text = str(call.params["policyText"])
+        if self._faults.knows_more(repository.name):
+            stored = documents.unchecked(text, partition=partition)
+        else:
+            stored = documents.repository_policy(text, model=self._model, iam=self._iam, partition=partition)
         registry_policy = self.registry(call).policy
         policies = [stored.policy, *([registry_policy.policy] if registry_policy else [])]
         if not call.params.get("force") and not self._keeps_control(call, repository, policies):

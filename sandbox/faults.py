@@ -19,7 +19,7 @@ from sandbox.aws import AWSError, Call
 
 DURING = frozenset({"error", "throttle", "latency", "hang", "reset", "lost", "unanswered"})
 # These faults depend on the state of a repository, not on a call, so `ecr` checks them.
-INSIDE = frozenset({"not_found_after_create", "principal_not_found"})
+INSIDE = frozenset({"not_found_after_create", "principal_not_found", "newer_policies"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,6 +143,13 @@ class Faults:
             and (not fault.seconds or time.monotonic() - self._born[fault.id] < fault.seconds)
             and fnmatch.fnmatchcase(repository, fault.repository)
             and fault.strikes()
+            for fault in self._faults
+        )
+
+    def knows_more(self, repository: str) -> bool:
+        """Whether a fault lets ECR accept policies with elements and operators that the sandbox does not know."""
+        return any(
+            fault.kind == "newer_policies" and fnmatch.fnmatchcase(repository, fault.repository) and fault.strikes()
             for fault in self._faults
         )
 

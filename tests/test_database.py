@@ -134,7 +134,6 @@ def test_a_finalize_whose_stream_has_begun_says_it_in_an_event(
 
     def locked(**_: Any) -> Any:
         raise OperationalError("database is locked")
-        yield
 
     monkeypatch.setattr(promotions, "finalize", locked)
     answer = cli.post(f"/api/v3/deployments/{deployment_id}/finalize", {})

@@ -19,6 +19,7 @@ LANDED = {
     "0003_forced_deployments": "a8335aa9e2d255465411042b7c55bc89b8ac7513e3661fd1c89d4b07a468dfe0",
     "0004_what_was_overtaken": "97016875459c97284a9301d1b2308df166636c49fd60f1574aeee33f87648eba",
     "0005_management": "eb885ce2cae43908f04fd6e363494a81959149ab47ca61e97aed4997a504dd7a",
+    "0006_incomparable_policies": "1d9b888ca6f3b6467000a327c4cf736df45bd89b500b62a0011639901da46e25",
 }
 
 

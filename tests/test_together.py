@@ -321,6 +321,7 @@ WITHOUT = {
     "POST /api/v1/deployments/{deployment_id}/finalize": "the same",
     "POST /api/v1/authorization-code": "nothing is allowed yet",
     "deployments_repository_restore": "asks AWS: tests/reconcile/test_put_back.py",
+    "deployments_repository_take_over": "asks AWS: tests/reconcile/test_incomparable.py",
     "deployments_repository_what_if": "writes nothing",
     "manage.py reconcile": "asks AWS: tests/access/test_audit.py",
     "manage.py worker": "works off what others asked for",

@@ -18,13 +18,14 @@ from django.urls import path, reverse
 
 from deployments import clock, policy
 from deployments.access.audit import Trail
-from deployments.admin.pages import ReadOnly, require, shown_configuration, who
+from deployments.admin.pages import Button, ReadOnly, may, require, shown_configuration, who
 from deployments.admin.sidebyside import side_by_side
 from deployments.aws.partitions import partition_of
 from deployments.errors import Refusal
 from deployments.models import Repository, RepositoryEvent, RepositoryStatus
 from deployments.reconcile import put_back, targets, what_if
 
+TAKE_OVER = "take_over_policy_repository"
 #: Partition → host of the AWS console.
 _CONSOLES = {
     "aws": "console.aws.amazon.com",
@@ -77,6 +78,11 @@ def risks(row: Repository) -> tuple[policy.Finding, ...]:
         allow_public=shown_configuration().allow_public_policy,
         writer=row.account,
     )
+
+
+def openness(row: Repository) -> policy.Openness:
+    """Whether the last observed policy lets the whole world in; no policy lets nobody in."""
+    return policy.openness(row.policy_text, partition=partition_of(row.region)) if row.policy_text else "closed"
 
 
 def pullers(row: Repository) -> list[Puller]:
@@ -139,16 +145,74 @@ class WhatIfForm(forms.Form):
     registry = forms.TypedChoiceField(coerce=int, label="Registry")
 
 
+def take_over_button(request: HttpRequest, row: Repository) -> Button | None:
+    """The button that leads to the page “take over the policy”; None if the page would refuse."""
+    if not may(request, TAKE_OVER) or default_of(row) is None or row.incomparable_since is None:
+        return None
+    address = reverse("admin:deployments_repository_take_over", args=[row.pk])
+    return Button(word="Take over the policy…", address=address)
+
+
+def default_of(row: Repository) -> str | None:
+    """The default policy that the configuration has for this repository; None if there is none."""
+    target = _target_of(row)
+    return target.config.default_repository_policy if target is not None else None
+
+
+def _target_of(row: Repository) -> targets.Target | None:
+    configuration = shown_configuration()
+    return None if configuration.problems else targets.of(row, configuration)
+
+
 class Policies(ReadOnly):
-    """Adds the pages “restore” and “what if” to the repositories."""
+    """Adds the pages “restore”, “take over the policy” and “what if” to the repositories."""
 
     def get_urls(self) -> list[Any]:
         wrap = self.admin_site.admin_view
         return [
             path("what-if/", wrap(self.what_if_view), name="deployments_repository_what_if"),
             path("<int:pk>/restore/<int:event>/", wrap(self.restore_view), name="deployments_repository_restore"),
+            path("<int:pk>/take-over/", wrap(self.take_over_view), name="deployments_repository_take_over"),
             *super().get_urls(),
         ]
+
+    def take_over_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """GET shows the live and the default policy; POST writes the default policy to ECR, if both are still those."""
+        require(request, TAKE_OVER)
+        row: Repository = self.one(request, pk)
+        page = reverse("admin:deployments_repository_change", args=[row.pk])
+        if request.method == "POST":
+            try:
+                put_back.take_over(
+                    row=row,
+                    shown=request.POST.get("shown", ""),
+                    configuration=settings.CONFIGURATION,
+                    by=who(request),
+                    trail=Trail.of(request),
+                )
+            except Refusal as refusal:
+                self.message_user(request, refusal.sentence, messages.ERROR)
+            else:
+                self.message_user(request, "The default policy has replaced the policy.", messages.SUCCESS)
+                return HttpResponseRedirect(page)
+        target, default = _target_of(row), default_of(row)
+        if target is None or default is None or row.incomparable_since is None:
+            return HttpResponseRedirect(page)  # the page of the repository shows both texts too
+        return self.render_page(
+            request,
+            "registry_admin/take_over.html",
+            row,
+            {
+                "title": "Take this policy over?",
+                "words": " ".join(each.words for each in row.differences if each.is_incomparable),
+                "lines": side_by_side(row.policy_text, default, partition=target.registry.partition),
+                "shown": put_back.seen(live=row.policy_text, default=default),
+                "against": put_back.objection(
+                    row.policy_text, target=target, allow_public=shown_configuration().allow_public_policy
+                ),
+                "findings": risks(row),
+            },
+        )
 
     def restore_view(self, request: HttpRequest, pk: int, event: int) -> HttpResponse:
         """GET compares the earlier policy with the current one; POST writes the earlier policy to ECR."""
@@ -172,7 +236,9 @@ class Policies(ReadOnly):
                 self.message_user(request, f"The policy of {kept.at:%d %b %Y, %H:%M} UTC is back.", messages.SUCCESS)
                 return HttpResponseRedirect(reverse("admin:deployments_repository_change", args=[row.pk]))
         partition = partition_of(row.region)
-        comparison = policy.compare(row.policy_text or None, kept.policy_before, partition=partition)
+        comparison = policy.compare(
+            row.policy_text or None, kept.policy_before, partition=partition, names=("current", "earlier")
+        )
         return self.render_page(
             request,
             "registry_admin/restore.html",
@@ -240,6 +306,8 @@ def state_of(row: Repository, part: str, *, covered: bool) -> State:
     found = [each for each in row.differences if each.part == part]
     if found:
         words = " ".join(each.words for each in found)
+        if any(each.is_incomparable for each in found):
+            return State(tone="warn", word="Not comparable", words=words)
         writable = any(each.fixable for each in found)
         return State(tone="warn" if writable else "idle", word="Differs" if writable else "Reported", words=words)
     looked = row.last_checked_at if part == "policy" else row.details_checked_at

@@ -18,7 +18,15 @@ from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
 from deployments.admin.pages import Alarm, audit_of, may, menu, shown_configuration
-from deployments.admin.policies import Policies, aws_console, pullers, risks, state_of
+from deployments.admin.policies import (
+    Policies,
+    aws_console,
+    openness,
+    pullers,
+    risks,
+    state_of,
+    take_over_button,
+)
 from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.aws.partitions import partition_of
 from deployments.catalogue import sentence
@@ -40,6 +48,17 @@ class Excepted(admin.SimpleListFilter):
         if self.value() not in ("observe", "enforce"):
             return queryset
         return queryset.filter(mode=self.value(), mode_until__gt=timezone.now())
+
+
+class Incomparable(admin.SimpleListFilter):
+    title = "Comparison"
+    parameter_name = "comparison"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("incomparable", "Policy cannot be compared")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Repository]) -> QuerySet[Repository]:
+        return queryset.filter(incomparable_since__isnull=False) if self.value() == "incomparable" else queryset
 
 
 def reason(row: Repository) -> str:
@@ -64,6 +83,7 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
         menu("Region", "region"),
         menu("Project", "project__ref", label="project__name"),
         Excepted,
+        Incomparable,
     )
     search_fields = ("name", "^account", "project__name", "last_error")
     search_help_text = "Name, account, project or error"
@@ -80,6 +100,7 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
         "last_checked_at": lambda row: row.last_checked_at,
         "last_in_sync_at": lambda row: row.last_in_sync_at,
         "drifted_since": lambda row: row.drifted_since,
+        "incomparable_since": lambda row: row.incomparable_since,
         "exception": lambda row: row.mode,
         "exception_until": lambda row: row.mode_until,
         "exception_reason": lambda row: row.mode_reason,
@@ -108,7 +129,10 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
 
     @admin.display(description="Policy")
     def status_cell(self, row: Repository) -> str:
-        return two_lines(badge(row), f"{row.mode} {until_word(row)}") if row.mode and in_force(row) else badge(row)
+        more = ["cannot be compared"] if row.incomparable_since is not None else []
+        if row.mode and in_force(row):
+            more.append(f"{row.mode} {until_word(row)}")
+        return two_lines(badge(row), ", ".join(more)) if more else badge(row)
 
     @admin.display(description="Account")
     def place(self, row: Repository) -> str:
@@ -146,6 +170,7 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
         events = list(row.events.all()[:50])
         covered, missing = registry is not None, row.status == RepositoryStatus.MISSING
         excepted = bool(row.mode) and in_force(row)
+        take_over = take_over_button(request, row)
         acts = {bulk.name: button(bulk, row, excepted=excepted) for bulk in offered(request, row)}
         return {
             "aws_console": aws_console(row),
@@ -164,7 +189,10 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
             "excepted": excepted,
             "only_observed": row.mode == "observe",
             "end": acts.pop("end", None),
-            "buttons": list(acts.values()),
+            "buttons": [*([take_over] if take_over else []), *acts.values()],
+            "take_over": take_over,
+            "incomparable": row.incomparable_since is not None,
+            "may_be_open": openness(row) == "unknown",
             "observed": not repositories.effective_enforce(row, shown_configuration().enforce, timezone.now()),
             "may_restore": may(request, "restore_policy_repository") and covered,
             "alarm": Alarm(title="Gone from the registry", words=reason(row)) if missing else None,

@@ -19,6 +19,7 @@ from deployments.models import (
     Deployment,
     DeploymentStatus,
     EventKind,
+    EventState,
     KeyKind,
     Process,
     ProcessRole,
@@ -41,6 +42,8 @@ EVENTS = {
     "deployment.promoted": "A deployment became current",
     "deployment.rolled_back": "An environment was rolled back",
     "repository.drifted": "A repository drifted and was not repaired",
+    "repository.incomparable": "A repository has a policy that cannot be compared",
+    "repository.comparable": "The policy of a repository can be compared again",
     "repository.healed": "A repository's policy was changed and was repaired",
     "repository.failed": "A repository failed twice in a row",
     "repository.missing": "A repository was deleted from the registry",
@@ -184,9 +187,8 @@ def _repositories(since: datetime) -> Iterator[News]:
     fields = ("name", "account", "region", "project_id", "status", "drifted_since", "differences", "last_error",
               "error_since", "last_error_at")  # fmt: skip
     rows = Repository.objects.only(*fields)
-    for row in rows.filter(status=RepositoryStatus.DRIFTED, drifted_since__gte=since).order_by("-drifted_since")[
-        :MAX_ROWS_PER_KIND
-    ]:
+    drifted = rows.filter(status=RepositoryStatus.DRIFTED, drifted_since__gte=since, incomparable_since=None)
+    for row in drifted.order_by("-drifted_since")[:MAX_ROWS_PER_KIND]:
         words = " ".join(each.words for each in row.differences)
         yield _state(row, RepositoryStatus.DRIFTED, row.drifted_since or since, row.drifted_since or since, words)
     failing = rows.filter(
@@ -209,6 +211,11 @@ def _repository_events(since: datetime) -> Iterator[News]:
     )
     for event in happened.select_related("repository").order_by("-id")[:MAX_ROWS_PER_KIND]:
         row, key = event.repository, str(event.pk)
+        if event.state:
+            yield _of_repository(
+                f"repository.{event.state}", row, row.status, event.at, key, _STATES[event.state], event.message
+            )
+            continue
         match event.kind:
             case EventKind.HEALED:
                 words = "was changed, and was repaired"
@@ -220,6 +227,12 @@ def _repository_events(since: datetime) -> Iterator[News]:
                 yield _state(row, RepositoryStatus.FAILED, event.state_since or event.at, event.at, event.message)
             case _:
                 yield _state(row, RepositoryStatus.DRIFTED, event.state_since or event.at, event.at, event.message)
+
+
+_STATES: dict[str, str] = {
+    EventState.INCOMPARABLE: "has a repository policy that cannot be compared",
+    EventState.COMPARABLE: "has a repository policy that can be compared again",
+}
 
 
 def _state(row: Repository, status: RepositoryStatus, since: datetime, at: datetime, text: str) -> News:

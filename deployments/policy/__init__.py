@@ -8,7 +8,7 @@ from deployments.policy.compare import Comparison, Grant, Level, compare
 from deployments.policy.document import Policy, PolicyError, Puzzle, Statement, parse
 from deployments.policy.evaluate import Answer, Holder, Verdict, can_pull, holders, may
 from deployments.policy.findings import IDS, Finding
-from deployments.policy.lint import MAX_CHARACTERS, lint
+from deployments.policy.lint import MAX_CHARACTERS, Openness, lint, openness
 
 __all__ = [
     "IDS",
@@ -19,6 +19,7 @@ __all__ = [
     "Grant",
     "Holder",
     "Level",
+    "Openness",
     "Policy",
     "PolicyError",
     "Puzzle",
@@ -29,5 +30,6 @@ __all__ = [
     "holders",
     "lint",
     "may",
+    "openness",
     "parse",
 ]

@@ -57,12 +57,17 @@ class Comparison:
         }
 
 
-def compare(a: str | None, b: str | None, *, partition: str) -> Comparison:
-    """Compare two policy texts; None: there is no policy. Never raises: a text that is not a policy is incomparable."""
+def compare(
+    a: str | None, b: str | None, *, partition: str, names: tuple[str, str] = ("first", "second")
+) -> Comparison:
+    """Compare two policy texts; None: there is no policy. Never raises: a text that is not a policy is incomparable.
+
+    `names`: what `why` calls the two policies.
+    """
     if a == b:
         return Comparison(level="identical")
     sides = []
-    for name, text in (("first", a), ("second", b)):
+    for name, text in zip(names, (a, b), strict=True):
         try:
             policy, atoms = _read(text, partition) if text is not None else (None, Atoms())
         except PolicyError as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 from deployments.policy import words
 from deployments.policy.actions import AS_OF, KNOWN, PREFIX, PULL, PURPOSES, Purpose, expand_all, spelling, written
@@ -303,6 +304,27 @@ def _of_openness(policy: Policy, partition: str, allow_public: bool) -> Iterator
             elif subject.kind is Who.SERVICE and _SERVICE.fullmatch(subject.name) and not _names_a_source(condition):
                 message = f"{place_of(statement)} allows {who} without a condition on the account that it acts for."
                 yield report("W112", message, "Add a condition on aws:SourceArn or aws:SourceAccount.")
+
+
+Openness = Literal["open", "closed", "unknown"]
+
+
+def openness(text: str, *, partition: str) -> Openness:
+    """Whether a policy text lets the whole world in. `unknown`: it cannot be shown closed, so treat it as open.
+
+    A text is unknown if it is not JSON, or if a part of it is not understood (rule 10), except a part of a Deny, which
+    lets nobody in.
+    """
+    try:
+        policy = parse(text)
+    except PolicyError:
+        return "unknown"
+    puzzles = any(statement.puzzles for statement in policy.statements if statement.effect != "Deny")
+    operators = all(operator_of(one.operator).known for each in policy.statements for one in each.conditions)
+    found = any(finding.id == "deployments.E110" for finding in _of_openness(policy, partition, allow_public=False))
+    if policy.puzzles or puzzles or (found and not operators):
+        return "unknown"
+    return "open" if found else "closed"
 
 
 def _open_finding(

@@ -388,15 +388,24 @@ class ChunkRun:
             return self.unanswered_in_a_row >= UNANSWERED_IN_A_ROW or again
 
     def _is_unchanged(self, target: Target, row: Repository, observation: Observation, desired_digest: str) -> bool:
-        """Whether the repository was and is in sync, so that only the time of the check is written."""
+        """Whether the repository was and is in sync, so that only the time of the check is written.
+
+        The policies are compared although their texts are the same as before: an older version of this program may have
+        compared them in another way.
+        """
         return (
             observation.exists
             and observation.details is None
+            and not isinstance(observation.policy, RegistryError)
             and row.status == RepositoryStatus.IN_SYNC
+            and row.incomparable_since is None
             and row.checked_digest == desired_digest
             and (observation.policy or "") == row.policy_text
             and set(row.consumers) == set(target.config.consumer_accounts)
             and not self._writable(target, row)
+            and not desired.policy_differences(
+                target.config.default_repository_policy, observation.policy, partition=target.registry.partition
+            )
         )
 
     def _writable(self, target: Target, row: Repository) -> bool:

@@ -7,6 +7,7 @@ counts as drifted in the numbers of a sweep.)
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,16 @@ def verdict(differences: Iterable[Difference]) -> Verdict:
     return Verdict(drifted=bool(found), words=" ".join(each.words for each in found))
 
 
+#: Cached: a sweep compares one desired text with the live texts of all repositories, and most of these are equal.
+_compared = functools.lru_cache(maxsize=256)(policy.compare)
+
+_OPEN: dict[policy.Openness, str] = {
+    "open": "It is open to the whole world. ",
+    "unknown": "It cannot be shown closed, so it may be open to the whole world. ",
+    "closed": "",
+}
+
+
 def policy_differences(desired: str | None, actual: str | None, *, partition: str) -> list[Difference]:
     """How the repository policy differs. `desired` None: no policy is configured, so no policy is a difference."""
     if desired is None:
@@ -50,11 +61,12 @@ def policy_differences(desired: str | None, actual: str | None, *, partition: st
     if actual is None:
         return [Difference(part=Part.POLICY, words="The repository has no policy.", fixable=True)]
     # From desired to actual: the access that is lost or gained by the actual policy.
-    comparison = policy.compare(desired, actual, partition=partition)
+    comparison = _compared(desired, actual, partition=partition, names=("default", "live"))
     if comparison.level == "incomparable":
         words = (
-            f"The policies cannot be compared, so nothing was written. {comparison.why} If it is the repository's "
-            "policy, delete it in AWS; then the default policy is written."
+            f"{comparison.why} So the live policy cannot be compared with the default policy, and nothing is written "
+            f"to it. {_OPEN[policy.openness(actual, partition=partition)]}"
+            "Take the policy over on the page of the repository: then the default policy replaces it."
         )
         return [Difference(part=Part.POLICY, words=words, fixable=False)]
     if comparison.level != "access":

@@ -33,6 +33,7 @@ from deployments.log import get_logger
 from deployments.models import (
     ConfigurationActivation,
     EventKind,
+    EventState,
     Project,
     Repository,
     RepositoryEvent,
@@ -64,6 +65,7 @@ class RowValues(TypedDict, total=False):
     written_at: Now
     last_in_sync_at: datetime | None
     drifted_since: datetime | None
+    incomparable_since: datetime | None
     checked_digest: str
     management: str
     origin: str
@@ -95,6 +97,7 @@ GONE: RowValues = {
     "details_checked_at": None,
     "consumers": {},
     "drifted_since": None,
+    "incomparable_since": None,
 }
 
 REPOSITORY_LEASE = timedelta(seconds=90)
@@ -820,6 +823,8 @@ def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: 
 def _record(run: _Run, *, error: RegistryError | None, desired_digest: str, now: datetime) -> None:
     """Set the columns that the result of the run gives: error, missing, or the verdict."""
     row, values = run.row, run.values
+    if "policy_text" in values:
+        _record_comparability(run, now=now)
     if error is not None:
         failure, events = _failure(row, error, cause=run.cause, now=now)
         values |= failure
@@ -852,17 +857,49 @@ def _record_verdict(run: _Run, *, now: datetime) -> None:
     if not verdict.drifted:
         values |= {"status": RepositoryStatus.IN_SYNC, "last_in_sync_at": now, "drifted_since": None}
         return
-    values |= {"status": RepositoryStatus.DRIFTED, "drifted_since": row.drifted_since or now}
-    if row.status != RepositoryStatus.DRIFTED or row.differences != values["differences"]:
+    # A drift that is left when the policy can be compared again begins now: before, only the other state was notified.
+    began = row.drifted_since is None or (row.incomparable_since is not None and not _is_incomparable(run))
+    values |= {"status": RepositoryStatus.DRIFTED, "drifted_since": now if began else row.drifted_since}
+    reported = any(event.state == EventState.INCOMPARABLE for event in run.events)
+    if not reported and (row.status != RepositoryStatus.DRIFTED or row.differences != values["differences"]):
         policy_before = values.get("policy_text", row.policy_text)
-        since = now if row.drifted_since is None else None
+        since = now if began and not _is_incomparable(run) else None
         run.events.append(
             run.event(EventKind.DRIFT_FOUND, verdict.words, policy_before=policy_before, state_since=since)
         )
 
 
-def record_policy(*, lease: RepositoryLease, config: RegistryConfig, partition: str, text: str, cause: str) -> bool:
-    """Record a policy that was written under the lease by a person's request, and return the lease. No call to AWS.
+def _is_incomparable(run: _Run) -> bool:
+    return any(difference.is_incomparable for difference in run.differences)
+
+
+def _record_comparability(run: _Run, *, now: datetime) -> None:
+    """Record whether the policy that was observed can be compared. An event when that begins and when it ends.
+
+    The state outlasts an error: a repository that failed in between is not notified a second time.
+    """
+    since, verdict = run.row.incomparable_since, desired.verdict(run.differences)
+    if _is_incomparable(run) and since is None:
+        run.values["incomparable_since"] = now
+        event = run.event(
+            EventKind.DRIFT_FOUND, verdict.words, policy_before=run.values.get("policy_text", ""), state_since=now
+        )
+        event.state = EventState.INCOMPARABLE
+        run.events.append(event)
+    elif since is not None and not _is_incomparable(run):
+        run.values["incomparable_since"] = None
+        words = f"The repository policy can be compared again. {verdict.words}".strip()
+        event = run.event(EventKind.CHANGED, words, state_since=now)
+        event.state = EventState.COMPARABLE
+        run.events.append(event)
+
+
+def record_policy(
+    *, lease: RepositoryLease, config: RegistryConfig, partition: str, text: str, cause: str, written: bool = True
+) -> bool:
+    """Record a policy that was written (or else read) under the lease by a person's request, and return the lease.
+
+    No call to AWS.
 
     The other parts were not read. So their differences stay, and a repository that has failed or was never checked does
     not become in sync. The next check reads all parts. False if the lease was lost; then nothing is written.
@@ -870,10 +907,11 @@ def record_policy(*, lease: RepositoryLease, config: RegistryConfig, partition: 
     row = lease.row
     now: datetime = row.db_now  # type: ignore[attr-defined]
     run = _Run(lease=lease, cause=cause, enforce=False, partition=partition)
-    run.values = {"written_at": Now(), "checked_digest": ""}
+    run.values = {"written_at": Now(), "checked_digest": ""} if written else {"checked_digest": ""}
     run.differences = desired.policy_differences(config.default_repository_policy, text, partition=partition)
     run.differences += [each for each in row.differences if each.part is not Part.POLICY]
     _saw_policy(run, text, run.differences, config=config, now=now)
+    _record_comparability(run, now=now)
     checked = row.status in (RepositoryStatus.IN_SYNC, RepositoryStatus.DRIFTED)
     if checked or desired.verdict(run.differences).drifted:
         _record_verdict(run, now=now)

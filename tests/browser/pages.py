@@ -19,15 +19,24 @@ from deployments.models import (
     Sweep,
     SweepStatus,
 )
-from tests.admin.installation import HOST, Installation
+from deployments.reconcile import desired
+from tests.admin.installation import CLUSTER, DESIRED, HOST, STAGING, Installation, policy
 
 USER, PASSWORD = "mira", "a-password-of-nobody"
 DRIFTED = Repository.objects.filter(host=HOST, status=RepositoryStatus.DRIFTED).exclude(policy_text="").order_by("pk")
 
 
 def make() -> None:
-    """The rows, and somebody who may do everything."""
+    """The rows, one of them with a policy that cannot be compared, and somebody who may do everything."""
     Installation()
+    text = policy(CLUSTER, roots=True, Novelty={"Until": "2027-01-01"})
+    row = Repository.objects.filter(host=HOST, status=RepositoryStatus.IN_SYNC, mode="").order_by("-pk")[0]
+    row.policy_text, row.status = text, RepositoryStatus.DRIFTED
+    row.differences = desired.policy_differences(DESIRED, text, partition="aws")
+    row.consumers = desired.pullers(text, (CLUSTER, STAGING), partition="aws")
+    row.last_in_sync_at = row.created_at
+    row.drifted_since = row.incomparable_since = row.last_checked_at
+    row.save()
     user = User.objects.get(username=USER)
     user.is_staff = user.is_superuser = True
     user.first_name = "Mira"
@@ -37,7 +46,7 @@ def make() -> None:
 
 def addresses() -> dict[str, str]:
     """Name → address, in the order in which people meet them."""
-    drifted = DRIFTED[0]
+    drifted, incomparable = DRIFTED[0], Repository.objects.exclude(incomparable_since=None)[0]
     deployed = Deployment.objects.filter(status="DEPLOYED").order_by("-created_at")
     good, back = deployed[0], Promotion.objects.exclude(rolled_back_from=None)[0]
     older = deployed.filter(environment=good.environment_id).order_by("created_at")[0]
@@ -64,6 +73,8 @@ def addresses() -> dict[str, str]:
         "exception": f"{repository}ask/?look=except&pk={drifted.pk}",
         "all-that-match": f"{repository}ask/?look=reconcile&status=drifted",
         "put-back": f"{repository}{drifted.pk}/restore/{drifted.events.exclude(policy_before='')[0].pk}/",
+        "repository-incomparable": f"{repository}{incomparable.pk}/change/",
+        "take-over": f"{repository}{incomparable.pk}/take-over/",
         "what-if": f"{repository}what-if/",
         "sweeps": "/admin/deployments/sweep/",
         "sweep-running": f"/admin/deployments/sweep/{running.pk}/change/",

@@ -232,6 +232,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/admin/policies.py",
+        (
+            "Policies.take_over_view",
+            "require(request, TAKE_OVER)",
+            "pass",
+            "reconcile/test_incomparable.py::test_taking_over_needs_its_own_right",
+        ),
+    ),
+    *_in(
         "deployments/admin/bulk_actions.py",
         (
             "",
@@ -1006,6 +1015,12 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/notify/news.py",
         (
+            "_repositories",
+            ", incomparable_since=None",
+            "",
+            "reconcile/test_incomparable.py::test_its_begin_and_its_end_are_news_once_each_also_with_a_failure_in_between",
+        ),
+        (
             "",
             "KEY_EXPIRY_WARNING = timedelta(days=7)",
             "KEY_EXPIRY_WARNING = timedelta(days=70)",
@@ -1219,6 +1234,18 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/reconcile/chunks.py",
+        (
+            "",
+            "            and row.incomparable_since is None\n",
+            "",
+            "reconcile/test_incomparable.py::test_the_mark_does_not_outlast_a_repair_that_version_0_1_0_recorded",
+        ),
+        (
+            "",
+            "and not desired.policy_differences(",
+            "and not (lambda *_, **__: [])(",
+            "reconcile/test_incomparable.py::test_a_text_that_an_older_version_called_in_sync_is_compared_again_by_the_next_sweep",
+        ),
         (
             "ChunkRun._work",
             "            if returned:\n                continue\n",
@@ -1970,37 +1997,43 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/reconcile/put_back.py",
         (
-            "_write",
+            "_live",
             "if not observation.exists:",
             "if False:",
             "reconcile/test_put_back.py::test_a_repository_that_is_gone_is_not_made_again",
         ),
         (
-            "_put_back",
+            "_replace",
             "except BaseException:\n        lease.give_up()",
             "except BaseException:\n        pass",
             "reconcile/test_put_back.py::test_whatever_happens_the_lease_is_given_back",
         ),
         (
-            "_put_back",
+            "_replace",
             "except RegistryError as error:\n        lease.give_up()",
             "except RegistryError as error:\n        pass",
             "reconcile/test_put_back.py::test_what_aws_refuses_is_said_and_the_lease_is_given_back",
         ),
         (
-            "_put_back",
+            "_replace",
             "if lease is None:",
             "if False:",
             "reconcile/test_put_back.py::test_while_somebody_works_on_the_repository_nothing_is_written",
         ),
         (
             "_put_back",
-            "if errors:",
+            "if against is not None:",
             "if False:",
             "reconcile/test_put_back.py::test_a_policy_that_is_wrong_or_opens_the_repository_to_the_world_is_not_put_back",
         ),
         (
-            "_put_back",
+            "objection",
+            "if not allow_public and policy.openness",
+            "if False and policy.openness",
+            "reconcile/test_incomparable.py::test_a_replaced_text_is_put_back_unless_it_cannot_be_shown_closed",
+        ),
+        (
+            "_replace",
             "before_attempt=lease.require_time, ",
             "",
             "reconcile/test_put_back.py::test_nothing_is_written_late_in_the_lease",
@@ -2010,6 +2043,42 @@ MUTANTS: tuple[Mutant, ...] = (
             "lease.require_writable()",
             "pass",
             "reconcile/test_writes_pause.py::test_an_earlier_policy_is_not_put_back",
+        ),
+        (
+            "_write",
+            "policy_before=before,",
+            "",
+            "reconcile/test_incomparable.py::test_taking_over_reads_writes_and_keeps_the_replaced_text",
+        ),
+        (
+            "_write",
+            "asked.attempt.begin()",
+            "pass",
+            "reconcile/test_incomparable.py::test_the_log_has_both_texts_before_the_write_and_the_result_with_the_row",
+        ),
+        (
+            "_replace",
+            "if against is None:",
+            "if True:",
+            "reconcile/test_incomparable.py::test_a_text_that_changed_since_the_page_was_shown_is_not_replaced_and_stands_on_the_row",
+        ),
+        (
+            "_replace",
+            "asked.record(lease, before, written=False)",
+            "lease.give_up()",
+            "reconcile/test_incomparable.py::test_a_text_that_changed_since_the_page_was_shown_is_not_replaced_and_stands_on_the_row",
+        ),
+        (
+            "take_over",
+            "if against is not None:",
+            "if False:",
+            "reconcile/test_incomparable.py::test_a_default_policy_that_changed_since_the_page_was_shown_is_not_written",
+        ),
+        (
+            "",
+            "if not any(difference.is_incomparable for difference in differences):",
+            "if False:",
+            "reconcile/test_incomparable.py::test_a_policy_that_can_be_compared_is_left_to_the_next_check",
         ),
     ),
     *_in(
@@ -2203,8 +2272,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_record_verdict",
-            'if row.status != RepositoryStatus.DRIFTED or row.differences != values["differences"]:',
-            "if True:",
+            '(row.status != RepositoryStatus.DRIFTED or row.differences != values["differences"])',
+            "True",
             "reconcile/test_repositories.py::test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
         ),
         (
@@ -2215,10 +2284,40 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_record_verdict",
-            "row.drifted_since or now",
+            "now if began else row.drifted_since",
             "now",
             "reconcile/test_repositories.py::test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is",
             "reconcile/test_put_back.py::test_the_drift_that_a_restore_leaves_is_as_old_as_it_was",
+        ),
+        (
+            "_record_verdict",
+            " or (row.incomparable_since is not None and not _is_incomparable(run))",
+            "",
+            "reconcile/test_incomparable.py::test_where_nothing_is_corrected_drift_before_and_after_it_are_news_of_their_own",
+        ),
+        (
+            "_record_comparability",
+            "if _is_incomparable(run) and since is None:",
+            "if _is_incomparable(run):",
+            "reconcile/test_incomparable.py::test_its_begin_and_its_end_are_news_once_each_also_with_a_failure_in_between",
+        ),
+        (
+            "_record",
+            "_record_comparability(run, now=now)",
+            "pass",
+            "reconcile/test_incomparable.py::test_after_a_deploy_it_is_drifted_with_the_reason_and_nothing_was_written",
+        ),
+        (
+            "record_policy",
+            "_record_comparability(run, now=now)",
+            "pass",
+            "reconcile/test_incomparable.py::test_a_failed_repository_stays_failed_and_is_not_incomparable_any_more",
+        ),
+        (
+            "",
+            '"drifted_since": None,\n    "incomparable_since": None,',
+            '"drifted_since": None,',
+            "reconcile/test_incomparable.py::test_a_repository_that_is_gone_is_not_incomparable",
         ),
         (
             "_record",

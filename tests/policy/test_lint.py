@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deployments.policy import IDS, lint
+from deployments.policy import IDS, lint, openness
 from deployments.policy.actions import PURPOSES
 from deployments.policy.lockout import NEEDED
 from tests.policy.cases import ONE, ORG, PULL, PULL3, PUSH, ROLE, TWO, cond, policy, stmt, without
@@ -581,3 +581,29 @@ def test_the_whole_answer_of_get_repository_policy_is_one_finding_that_says_how_
 
     assert finding.id == "deployments.E103"
     assert "--query policyText" in finding.hint
+
+
+# ---------------------------------------------------------------------------------------------------- openness
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (policy(stmt(ONE)), "closed"),
+        (policy(stmt("*")), "open"),
+        (policy(stmt("*", **cond("StringEquals", KEY, "o-1"))), "closed"),
+        # What is not understood is not shown closed.
+        ("{", "unknown"),
+        ("[]", "unknown"),
+        (policy(stmt(ONE), Foo=1), "unknown"),
+        (policy(stmt(ONE, Foo=1)), "unknown"),
+        (policy(stmt(ONE, effect="allow")), "unknown"),
+        (policy(stmt("*", Foo=1)), "unknown"),
+        (policy(stmt("*", **cond("StringFuture", KEY, "o-1"))), "unknown"),
+        # A Deny lets nobody in.
+        (policy(stmt(ONE), stmt("*", effect="Deny", Foo=1)), "closed"),
+        (policy(stmt("*"), stmt(ONE, effect="Deny", Foo=1)), "open"),
+    ],
+)
+def test_a_policy_is_closed_only_where_it_is_shown(text: str, answer: str) -> None:
+    assert openness(text, partition="aws") == answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
@@ -10,7 +11,7 @@ from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
 
 from sandbox import images
 from sandbox.control import Sandbox, SandboxError
-from tests.sandbox.asking import policy, refused
+from tests.sandbox.asking import policy, refused, statement
 
 
 def names(ecr: Any) -> list[str]:
@@ -202,6 +203,19 @@ def test_a_principal_is_not_found_for_a_while(sandbox: Sandbox, ecr: Any, reposi
             ecr.set_repository_policy(repositoryName=repository, policyText=policy())
         assert "Principal not found" in refusal.message
     ecr.set_repository_policy(repositoryName=repository, policyText=policy())
+
+
+def test_a_newer_aws_accepts_a_policy_that_the_sandbox_does_not_know(
+    sandbox: Sandbox, ecr: Any, repository: str
+) -> None:
+    text = policy({**statement(), "Foo": 1})
+    sandbox.fault("newer_policies", repository="trigger/*", times=1)
+
+    ecr.set_repository_policy(repositoryName=repository, policyText=text)
+
+    assert json.loads(ecr.get_repository_policy(repositoryName=repository)["policyText"]) == json.loads(text)
+    with refused("InvalidParameterException"):
+        ecr.set_repository_policy(repositoryName=repository, policyText=text)
 
 
 def test_the_data_plane_has_faults_too(sandbox: Sandbox, repository: str) -> None:
