@@ -406,6 +406,7 @@ def converge(
     one that the caller has made since the row was last written.
     """
     row, before, code_before = lease.row, lease.row.status, lease.row.last_error_code
+    incomparable_before = row.incomparable_since
     now: datetime = row.db_now  # type: ignore[attr-defined]
     run = _Run(
         lease=lease,
@@ -452,7 +453,8 @@ def converge(
         for name, value in run.values.items():
             if not isinstance(value, Now):  # only the database knows this time
                 setattr(row, name, value)
-        if row.status != before or run.written or row.last_error_code != code_before:
+        changed = (row.last_error_code, row.incomparable_since) != (code_before, incomparable_before)
+        if row.status != before or run.written or changed:
             log_status(row, before=before, cause=cause, written=run.written)
     else:
         row.refresh_from_db()  # another process took the lease, and its result counts

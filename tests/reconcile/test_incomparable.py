@@ -268,6 +268,27 @@ def test_where_nothing_is_corrected_drift_before_and_after_it_are_news_of_their_
         assert told() == sorted(expected)
 
 
+def test_its_begin_and_its_end_are_a_line_of_the_log_also_where_the_status_stays(
+    project: Project, configure: Configure, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    observing = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_POLICY_MODE="observe",
+    )
+    ensure(project, observing)
+    drifted = POLICY.replace(CLUSTER, "999999999999")
+    lines = []
+    for text in (drifted, UNKNOWN, drifted):
+        write(sandbox, text)
+        for _ in range(2):
+            sweep_all(observing)
+        lines.append(sum(record.getMessage().startswith("repository.drifted") for record in caplog.records))
+        caplog.clear()
+
+    assert lines == [1, 1, 1]
+
+
 def test_a_refused_write_of_another_part_does_not_hide_it(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
