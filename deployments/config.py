@@ -192,6 +192,8 @@ def read_env_file(path: Path, *, named: bool) -> tuple[dict[str, str], tuple[Pro
 
     if not named and not path.exists():
         return {}, ()
+    if named and (found := suspicion("ENV_FILE", str(path))):
+        return problem(*found)
     try:
         text = _read_text(path)
     except Malformed as error:

@@ -551,6 +551,9 @@ def _side_by_side(asks: list[Callable[[], Any]]) -> list[Any]:
 
 def _mail(*, offline: bool) -> Iterator[ReportLine]:
     wanted = NotificationChannel.objects.filter(kind="mail", enabled=True).exists()
+    if settings.CONFIGURATION.problem_of("EMAIL_URL"):
+        yield _skipped("Mail", "Mail server", "EMAIL_URL has an error, so no mail is sent.", "Correct EMAIL_URL first.")
+        return
     if not settings.MAIL_IS_CONFIGURED:
         yield ReportLine(
             part="Mail",

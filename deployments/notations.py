@@ -188,13 +188,17 @@ def list_of(words: str, regex: str, noun: str, *, into: Callable[[tuple[str, ...
                 )
         return into(entries)
 
-    return Notation(words=words, parse=parse, unset=into(()))
+    return Notation(words=words, parse=parse, unset=into(()), several_lines=True)
 
 
 def host_names() -> Notation:
     """Comma-separated host names. As Django's ALLOWED_HOSTS always did, it takes any text."""
     return Notation(
-        words="host names, comma-separated", parse=lambda text, warn: tuple(_parts(text)), unset=(), any_text=True
+        words="host names, comma-separated",
+        parse=lambda text, warn: tuple(_parts(text)),
+        unset=(),
+        any_text=True,
+        several_lines=True,
     )
 
 
@@ -210,7 +214,7 @@ def keys() -> Notation:
             )
         return found
 
-    return Notation(words="keys, comma-separated", parse=parse, unset=(), any_text=True)
+    return Notation(words="keys, comma-separated", parse=parse, unset=(), any_text=True, several_lines=True)
 
 
 def sender() -> Notation:
@@ -315,7 +319,7 @@ def aws_tags() -> Notation:
         _refuse(ecr_rules.tag_breaches(tags.items()), "For example {name}=team=platform.")
         return tuple(sorted(tags.items()))
 
-    return Notation(words="`key=value`, comma-separated", parse=parse, unset=())
+    return Notation(words="`key=value`, comma-separated", parse=parse, unset=(), several_lines=True)
 
 
 _SHORTHAND = re.compile(r"Key=(?P<key>[^,]*),\s*Value=(?P<value>[^,]*?)(?:[\s,]+(?=Key=)|\s*$)", re.IGNORECASE)

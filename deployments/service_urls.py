@@ -12,7 +12,7 @@ Pure. Both URLs contain a password, so this module has three rules (D-no-secret)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, unquote_plus
@@ -115,7 +115,7 @@ class _Parts:
     fragment: bool  # a # followed the path or the query
 
 
-def _split(text: str, schemes: Iterable[str], hint: str) -> _Parts:
+def _split(text: str, schemes: Mapping[str, object], hint: str) -> _Parts:
     """The parts of a URL. Raises Malformed."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
     scheme = match[1].lower() if match else ""
@@ -126,7 +126,8 @@ def _split(text: str, schemes: Iterable[str], hint: str) -> _Parts:
     authority, rest = rest[:end], rest[end:]  # a # in the password is taken as it is
     rest, hash_mark, after = rest.partition("#")
     path, _, query = rest.partition("?")
-    if "@" in path + after or ("@" in query and "@" not in authority):
+    no_login = not authority and schemes.get(scheme) == "sqlite"  # an @ may stand in the path of a file
+    if ("@" in path + after or ("@" in query and "@" not in authority)) and not no_login:
         raise Malformed(_AT, _ENCODE)
     login, _, address = authority.rpartition("@")
     user, _, password = login.partition(":")
@@ -165,6 +166,7 @@ def _host_and_port(address: str, hint: str) -> tuple[str, str]:
             r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[^:\[\]@]*))(?::(?P<port>\d{0,5}))?", each, re.ASCII
         )
         host = "" if match is None else match["six"] or unquote(match["host"] or "")
+        host = host if host.startswith("/") else host.lower()
         port = "" if match is None else match["port"] or ""
         if match is None or not re.fullmatch(r"[\w.:%-]*|/[\w./ -]*", host) or (port and not 0 < int(port) <= 65_535):
             raise Malformed("The URL has no usable host or port after the @ (or after ://).", f"{hint} {_ENCODE}")
@@ -290,6 +292,8 @@ def _value(option: str, value: str) -> str | int:
 
 # -------------------------------------------------------------------------------------------------------------- mail
 
+# Python's smtplib encodes a log-in as ASCII, and its exception quotes what it cannot encode.
+_NO_ASCII = "Log-ins to mail servers are sent as ASCII: choose another password for this account."
 _MAIL_SCHEMES = {"smtp": 25, "smtp+tls": 587, "smtp+ssl": 465, "smtps": 465}
 
 
@@ -301,6 +305,8 @@ def parse_mail_url(text: str, warn: Warn) -> MailServer:
     host, port = _host_and_port(parts.address, _MAIL_HINT)
     if not host or "," in host:
         raise Malformed("The URL has no host.", _MAIL_HINT)
+    if not (parts.user + parts.password).isascii():
+        raise Malformed("The user name or the password has a character that is not ASCII.", _NO_ASCII)
     asked = {key.lower(): value.lower() not in ("0", "false", "no", "off") for key, value in parse_qsl(parts.query)}
     ssl = parts.scheme in ("smtp+ssl", "smtps") or asked.pop("email_use_ssl", False)
     tls = parts.scheme == "smtp+tls" or asked.pop("email_use_tls", False)

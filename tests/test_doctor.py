@@ -375,6 +375,16 @@ def test_mail_is_asked_for_only_where_a_channel_needs_it(plain: Configuration, b
     assert "EMAIL_URL" in line(doctor.examine(configuration=plain), "Mail server").then
 
 
+def test_nothing_more_is_said_of_the_mail_server_when_its_url_is_malformed(beating: Process, settings: Any) -> None:
+    NotificationChannel.objects.create(name="people", kind="mail", address="mira@example.com")
+    settings.CONFIGURATION = config.load({"EMAIL_URL": "mail.example.com"})
+    settings.MAIL_IS_CONFIGURED = False
+
+    found = line(doctor.examine(configuration=settings.CONFIGURATION), "Mail server")
+
+    assert (found.level, found.then) == (Level.SKIPPED, "Correct EMAIL_URL first.")
+
+
 def test_a_mail_server_that_is_not_there_is_a_failure(plain: Configuration, beating: Process, settings: Any) -> None:
     settings.MAIL_IS_CONFIGURED = True
     settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"

@@ -34,7 +34,7 @@ def postgresql(name: str = "app", **more: object) -> Database:
     ("url", "expected"),
     [
         ("postgres://u:pw@db:5432/app", postgresql()),
-        ("POSTGRESQL://u:pw@db:5432/app", postgresql()),
+        ("POSTGRESQL://u:pw@DB:5432/app", postgresql()),
         ("pgsql://u:pw@db/app", postgresql(port="")),
         ("postgres://u:p%3Fs%2Fs@db:5432/app", postgresql(password="p?s/s")),
         ("postgres://u:$a#b@c%d[e]:f@db:5432/app", postgresql(password="$a#b@c%d[e]:f")),
@@ -56,11 +56,26 @@ def postgresql(name: str = "app", **more: object) -> Database:
         ("postgres://u:pw@db:5432/app?disable_server_side_cursors=true", postgresql(server_side_cursors=False)),
         ("sqlite:////data/db.sqlite3", Database(engine="sqlite", name="/data/db.sqlite3")),
         ("sqlite:///data/a%20b.sqlite3", Database(engine="sqlite", name="data/a b.sqlite3")),
+        ("sqlite:////data/me@home/db.sqlite3", Database(engine="sqlite", name="/data/me@home/db.sqlite3")),
         ("sqlite://:memory:", Database(engine="sqlite", name=":memory:")),
         ("sqlite://", Database(engine="sqlite", name=":memory:")),
     ],
 )
 def test_a_database_url_is_read(url: str, expected: Database) -> None:
+    assert database(url) == (expected, [])
+
+
+def test_a_url_that_django_environ_read_means_the_same_database_as_before() -> None:
+    url = "postgres://me@azure:p+w%2F%25@h1:1,h2:2//run/pg/a%20b?sslmode=require&application_name=x@y&keepalives=1"
+
+    expected = postgresql(
+        name="a b",
+        user="me@azure",
+        password="p+w/%",
+        host="/run/pg",
+        port="1,2",
+        options=(("sslmode", "require"), ("application_name", "x@y"), ("keepalives", 1)),
+    )
     assert database(url) == (expected, [])
 
 
@@ -193,7 +208,7 @@ def test_a_mail_url_is_read(url: str, expected: MailServer) -> None:
     "url",
     [
         "mail.example.com", "consolemail://", "smtp://", "smtp://u:SECRET@", "smtp://u:SEC/RET@mail",
-        "smtp+tls://u:SECRET@mail:x", "swaks smtp://u:SECRET@mail", "smtp+tls://mail?email_use_ssl=1",
+        "smtp+tls://u:SECRET@mail:x", "swaks smtp://u:SECRET@mail", "smtp://u:SECRET%C3%A9@mail", "smtp+tls://mail?email_use_ssl=1",
     ],
 )  # fmt: skip
 def test_a_malformed_mail_url_is_refused_without_its_password(url: str) -> None:

@@ -83,14 +83,40 @@ def test_a_database_without_a_secret_key_stops_the_start_and_says_how_to_make_on
 
 
 @pytest.mark.parametrize(
-    "url", ["nonsense", "mysql://user:canary@127.0.0.1/x", "postgres://", "postgres://a:canary@[::1/x"]
+    "url",
+    [
+        "nonsense",
+        "mysql://user:canary@127.0.0.1/x",
+        "postgres://",
+        "postgres://a:canary@[::1/x",
+        '"postgres://user:canary@db:5432/app"',
+        "host=db user=u password=canary dbname=app",
+        "DATABASE_URL=postgres://user:canary@db/app",
+        "\ufeffpostgres://user:canary@db/app",
+        "postgres://user:canary@db/app?sslmod=x",
+    ],
 )
 def test_a_database_address_that_cannot_be_used_is_not_shown(url: str) -> None:
     status, said = manage("check", DATABASE_URL=url, SECRET_KEY=KEY)
 
     assert status != 0
-    assert "DATABASE_URL" in said
+    assert said.startswith("DATABASE_URL: ")
+    assert said.count("\n") == 1
     assert "canary" not in said
+
+
+def test_the_web_process_names_a_malformed_database_url_in_one_sentence_without_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import registry_admin.wsgi"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, "DATABASE_URL": '"postgres://user:canary@db/app"'},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert (done.returncode, done.stderr.startswith("DATABASE_URL: The value begins with a quote mark.")) == (1, True)
+    assert "canary" not in done.stdout + done.stderr
 
 
 def test_every_malformed_variable_is_reported_at_once_by_the_system_checks(tmp_path: Path) -> None:

@@ -203,6 +203,9 @@ def test_a_suspicious_value_that_always_worked_is_used_with_a_warning(name: str,
         ("DEPLOY_REGISTRY_HOST", "[::1]:5000"),
         ("DEPLOY_REGISTRY_HOST", "10.0.0.1:65535"),
         ("EMAIL_FROM", '"Registry Admin" <a@example.com>'),
+        ("DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS", "222222222222,\n333333333333"),
+        ("DEPLOY_REGISTRY_ECR_TAGS", "team=platform,\nenv=prod"),
+        ("ENCRYPTION_KEY", f"{'a' * 32},\n{'b' * 32}"),
         ("METRICS_KEY", "a'b\"c#d"),
         ("DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY", f"\n {POLICY}\n"),
         ("DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY", json.dumps(json.loads(POLICY), indent=1)),
@@ -302,6 +305,12 @@ def test_an_env_file_that_cannot_be_read_is_ignored_as_a_whole(content: bytes, w
 
     assert values == {}
     assert words in f"{problem.message} {problem.hint}"
+
+
+def test_the_path_of_an_env_file_in_quotes_is_reported_as_such(tmp_path: Path) -> None:
+    _, [problem] = config.read_env_file(Path(f'"{tmp_path}"'), named=True)
+
+    assert "Take the quotes off" in problem.hint
 
 
 def test_an_env_file_is_read_as_it_always_was(tmp_path: Path) -> None:

@@ -547,7 +547,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/service_urls.py",
         (
             "_split",
-            'if "@" in path + after or ("@" in query and "@" not in authority):',
+            'if ("@" in path + after or ("@" in query and "@" not in authority)) and not no_login:',
             "if False:",
             "test_service_urls.py::test_a_password_that_is_not_percent_encoded_is_refused_with_that_word",
         ),
