@@ -7,7 +7,8 @@ code and tests means rule 5 of RULES.md in this folder, which has all twelve rul
 from deployments.policy.compare import Comparison, Grant, Level, compare
 from deployments.policy.document import Policy, PolicyError, Puzzle, Statement, parse
 from deployments.policy.evaluate import Answer, Holder, Verdict, can_pull, holders, may
-from deployments.policy.lint import IDS, MAX_CHARACTERS, Finding, lint
+from deployments.policy.findings import IDS, Finding
+from deployments.policy.lint import MAX_CHARACTERS, lint
 
 __all__ = [
     "IDS",

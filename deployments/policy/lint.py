@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from deployments.policy import words
 from deployments.policy.actions import AS_OF, KNOWN, PREFIX, PULL, PURPOSES, Purpose, expand_all, spelling, written
@@ -22,54 +20,10 @@ from deployments.policy.conditions import Condition, Test, condition_of, has_var
 from deployments.policy.context import is_nearly_everywhere, restricts_no_address
 from deployments.policy.document import Kind, Policy, PolicyError, Statement, parse, quoted
 from deployments.policy.evaluate import can_pull
+from deployments.policy.findings import Finding, capital, place_of, report
 from deployments.policy.wildcard import has_wildcard
 
 MAX_CHARACTERS = 10_240  # ECR API: SetRepositoryPolicy, policyText
-
-# Check id → its subject.
-IDS = {
-    "deployments.E101": "the text is not JSON",
-    "deployments.E102": "longer than ECR's 10,240 characters",
-    "deployments.E103": "an unknown element, or an element of the wrong shape",
-    "deployments.E104": "a Resource element, which ECR refuses",
-    "deployments.E105": "no Principal",
-    "deployments.E106": "no Action",
-    "deployments.E107": "an action of another service",
-    "deployments.E108": "an action that ECR does not have",
-    "deployments.E109": "not an AWS principal: a bad account id, a wildcard in an ARN, another partition",
-    "deployments.E110": "open to the whole world",
-    "deployments.E111": "a consumer account cannot pull",
-    "deployments.E112": "a condition operator that IAM does not have",
-    "deployments.W101": "ecr:*",
-    "deployments.W102": "grants push, delete or changing the policy",
-    "deployments.W103": "lets nobody pull",
-    "deployments.W104": "one of the two pull actions is missing",
-    "deployments.W105": "an action on the whole account, such as ecr:GetAuthorizationToken",
-    "deployments.W106": "a role or user as principal: access ends when it is deleted and created again",
-    "deployments.W107": "an account id as a JSON number",
-    "deployments.W108": "a principal that was deleted",
-    "deployments.W109": "open to the whole world, as the setting allows",
-    "deployments.W110": "a consumer account can pull only under a condition",
-    "deployments.W111": "a condition that restricts nobody",
-    "deployments.W112": "a service or identity provider without a condition on the account that it acts for",
-    "deployments.W113": "a policy variable under a Version without variables",
-    "deployments.W114": "Allow with NotAction",
-    "deployments.W115": "two statements with the same Sid",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One error or warning about a policy: `message` says what is wrong, `hint` says what to do."""
-
-    id: str
-    level: Literal["error", "warning"]
-    message: str
-    hint: str
-
-    def as_document(self) -> dict[str, str]:
-        """The object that `policy lint --json` prints."""
-        return {"id": self.id, "level": self.level, "message": self.message}
 
 
 def lint(
@@ -83,13 +37,13 @@ def lint(
         policy = parse(text)
     except PolicyError as error:
         return (
-            _finding("E101", str(error), "Check it with a JSON validator; save it as UTF-8 without a byte order mark."),
+            report("E101", str(error), "Check it with a JSON validator; save it as UTF-8 without a byte order mark."),
         )
     found: list[Finding] = []
     if len(text) > MAX_CHARACTERS:
         message = f"The policy has {len(text):,} characters; ECR accepts {MAX_CHARACTERS:,}."
         found.append(
-            _finding(
+            report(
                 "E102",
                 message,
                 "Name accounts instead of roles, or allow an organisation by a condition on aws:PrincipalOrgID.",
@@ -107,23 +61,14 @@ def lint(
     return tuple(sorted(unique, key=lambda finding: (finding.level != "error", finding.id)))
 
 
-def _finding(code: str, message: str, hint: str) -> Finding:
-    level: Literal["error", "warning"] = "error" if code.startswith("E") else "warning"
-    return Finding(id=f"deployments.{code}", level=level, message=message, hint=hint)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def _puzzles(policy: Policy) -> Iterator[Finding]:
     for puzzle in policy.all_puzzles:
         if puzzle.kind is Kind.RESOURCE:
-            yield _finding("E104", f"{_capital(puzzle.words)}.", "Remove it: the policy belongs to one repository.")
+            yield report("E104", f"{capital(puzzle.words)}.", "Remove it: the policy belongs to one repository.")
         else:
             shape = puzzle.kind is Kind.SHAPE
             hint = "Correct it: AWS would refuse it." if shape else "Element names and Effect are case-sensitive."
-            yield _finding("E103", f"{_capital(puzzle.words)}.", hint)
+            yield report("E103", f"{capital(puzzle.words)}.", hint)
 
 
 def _partition_of(policy: Policy) -> str:
@@ -138,16 +83,16 @@ def _partition_of(policy: Policy) -> str:
 
 
 def _of_statement(statement: Statement, policy: Policy, partition: str) -> Iterator[Finding]:
-    label = _label(statement)
+    label = place_of(statement)
     if not statement.principals and not statement.not_principals:
         message = f"{label} names no principal, so it grants nothing."
-        yield _finding("E105", message, 'Add a Principal, such as {"AWS": "111111111111"}.')
+        yield report("E105", message, 'Add a Principal, such as {"AWS": "111111111111"}.')
     if not statement.actions and not statement.not_actions:
-        yield _finding("E106", f"{label} names no action, so it grants nothing.", "Add an Action.")
+        yield report("E106", f"{label} names no action, so it grants nothing.", "Add an Action.")
     for written_one in (*(statement.principals or ()), *(statement.not_principals or ())):
         if written_one.number:
             message = f"{label} gives an account id as a JSON number, which loses leading zeros."
-            yield _finding("W107", message, "Put it in quotes.")
+            yield report("W107", message, "Put it in quotes.")
     found: set[Principal] = set()
     for subject in subjects(statement, policy, partition=partition):
         found |= subject.principals if isinstance(subject, AllExcept) else {subject}
@@ -157,33 +102,29 @@ def _of_statement(statement: Statement, policy: Policy, partition: str) -> Itera
     yield from _of_condition(statement, policy, label)
 
 
-def _label(statement: Statement) -> str:
-    return f"Statement {quoted(statement.sid)}" if statement.sid else f"Statement[{statement.index}]"
-
-
 def _of_principal(principal: Principal, label: str, partition: str) -> Iterator[Finding]:
     shown = quoted(principal.name)
     if principal.kind is Who.UNIQUE_ID:
         message = f"{label} names {principal.name[:40]}, the id of a principal that was deleted."
-        yield _finding("W108", message, "Write the role's ARN again, or better the account's.")
+        yield report("W108", message, "Write the role's ARN again, or better the account's.")
     elif principal.kind is Who.BARE:
         message = f"{label} has {shown} as its Principal; the only text allowed there is “*”."
-        yield _finding("E109", message, 'Write {"AWS": "…"} for an account, {"Service": "…"} for a service.')
+        yield report("E109", message, 'Write {"AWS": "…"} for an account, {"Service": "…"} for a service.')
     elif principal.kind is Who.CANONICAL_USER:
         message = f"{label} names a CanonicalUser, which only S3 supports."
-        yield _finding("E109", message, "Name the account by its 12 digits.")
+        yield report("E109", message, "Name the account by its 12 digits.")
     elif principal.account is not None and principal.partition != partition:
         message = f"{label} names {shown}, which is in another partition than the registry ({partition})."
-        yield _finding("E109", message, "Access does not reach across partitions.")
+        yield report("E109", message, "Access does not reach across partitions.")
     elif principal.kind is Who.AWS:
         if principal.account is None or has_wildcard(principal.name) or principal.sort not in _SORTS:
             message = f"{label} names {shown}, which is not an AWS principal."
             hint = "Write an account as 12 digits or as its root ARN; an ARN cannot contain a wildcard."
-            yield _finding("E109", message, hint)
+            yield report("E109", message, hint)
         elif principal.sort in ("role", "user"):
             message = f"{label} names {words.of_subject(principal, partition=partition)}."
             hint = "AWS stores its unique id: if it is deleted and created again, access is lost. Name the account."
-            yield _finding("W106", message, hint)
+            yield report("W106", message, hint)
 
 
 _SORTS = frozenset({"role", "user", "assumed-role", "federated-user"})
@@ -196,26 +137,26 @@ def _of_actions(statement: Statement, label: str) -> Iterator[Finding]:
             continue
         if not one.startswith(PREFIX):
             message = f"{label} has the action {quoted(action)}, which is not an ECR action."
-            yield _finding("E107", message, "Remove it: ECR refuses the whole policy.")
+            yield report("E107", message, "Remove it: ECR refuses the whole policy.")
         elif not expand_all([one]) <= KNOWN:
             message = f"{label} has the action {quoted(action)}, which does not exist in ECR."
-            yield _finding("E108", message, f"Check the spelling. Our list of ECR actions is from {AS_OF}.")
+            yield report("E108", message, f"Check the spelling. Our list of ECR actions is from {AS_OF}.")
         elif PURPOSES.get(one) is Purpose.ACCOUNT:
             message = f"{label} has {written(one)}, which acts on the whole account and has no effect here."
-            yield _finding("W105", message, "Put it in the identity policy of the role that pulls.")
+            yield report("W105", message, "Put it in the identity policy of the role that pulls.")
     if statement.effect != "Allow":
         return
     everything = [action for action in statement.actions or () if spelling(action) in ("*", "*:*", PREFIX + "*")]
     if everything:
         message = f"{label} allows {everything[0]}: also pushing, deleting and changing this policy."
-        yield _finding("W101", message, "Name the actions that are needed.")
+        yield report("W101", message, "Name the actions that are needed.")
     if statement.actions is None and statement.not_actions is not None:
         message = f"{label} allows every action that it does not name, also actions that AWS adds later."
-        yield _finding("W114", message, "List the allowed actions in Action.")
+        yield report("W114", message, "List the allowed actions in Action.")
     strong = _allowed(statement) & _STRONG
     if strong:
         message = f"{label} allows {words.of_actions(sorted(strong))}."
-        yield _finding(
+        yield report(
             "W102", message, "Consumers only need to pull; allow the other actions only to the registry's own account."
         )
 
@@ -238,10 +179,10 @@ def _of_condition(statement: Statement, policy: Policy, label: str) -> Iterator[
     for one in statement.conditions:
         if not operator_of(one.operator).known:
             message = f"{label} has the condition operator {quoted(one.operator)}, which IAM does not have."
-            yield _finding("E112", message, "Operators are case-sensitive: StringEquals, ArnLike, IpAddress …")
+            yield report("E112", message, "Operators are case-sensitive: StringEquals, ArnLike, IpAddress …")
         if policy.version == "2008-10-17" and any(has_variable(value) for value in one.values):
             message = f"{label} has a policy variable, but Version is not 2012-10-17, so it is plain text."
-            yield _finding("W113", message, 'Set "Version": "2012-10-17".')
+            yield report("W113", message, 'Set "Version": "2012-10-17".')
     if statement.effect != "Allow":
         return
     condition = condition_of(statement.conditions, policy.version)
@@ -249,11 +190,11 @@ def _of_condition(statement: Statement, policy: Policy, label: str) -> Iterator[
         operator = operator_of(test.operator)
         if restricts_no_address(test):
             message = f"{label}: the condition {words.of_test(test)} allows every public address."
-            yield _finding("W111", message, "Name the public addresses that may pull, or the organisation.")
+            yield report("W111", message, "Name the public addresses that may pull, or the organisation.")
         elif operator.known and operator.quantifier == "ForAllValues" and not _must_exist(test.key, condition):
             message = f"{label}: ForAllValues on {words.shown(spelt(test.key))} is true when the key is missing."
             hint = 'Use StringEquals or ForAnyValue, or add {"Null": {"…": "false"}}.'
-            yield _finding("W111", message, hint)
+            yield report("W111", message, hint)
 
 
 # --------------------------------------------------------------------------------------------------------- open?
@@ -276,8 +217,8 @@ def _of_openness(policy: Policy, partition: str, allow_public: bool) -> Iterator
         for subject in subjects(statement, policy, partition=partition):
             if isinstance(subject, Principal) and subject.kind in _FOR_OTHERS and not _names_a_source(condition):
                 who = words.of_subject(subject, partition=partition)
-                message = f"{_label(statement)} allows {who} without a condition on the account that it acts for."
-                yield _finding("W112", message, "Add a condition on aws:SourceArn or aws:SourceAccount.")
+                message = f"{place_of(statement)} allows {who} without a condition on the account that it acts for."
+                yield report("W112", message, "Add a condition on aws:SourceArn or aws:SourceAccount.")
 
 
 def _open_finding(
@@ -285,15 +226,15 @@ def _open_finding(
 ) -> Finding:
     what = words.of_use(actions) if actions else "do what it names"
     note = " (its condition restricts nobody)" if condition.tests else ""
-    message = f"{_label(statement)} is open to the whole world: {who} may {what}{note}."
+    message = f"{place_of(statement)} is open to the whole world: {who} may {what}{note}."
     if allow_public:
-        return _finding(
+        return report(
             "W109",
             message,
             "DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY allows this; unset it if the policy is not meant to be public.",
         )
     hint = "Name accounts, or add a StringEquals condition on aws:PrincipalOrgID."
-    return _finding("E110", message, hint)
+    return report("E110", message, hint)
 
 
 def _is_open(subject: Subject) -> bool:
@@ -436,13 +377,13 @@ def _of_pulls(policy: Policy, partition: str) -> Iterator[Finding]:
     if not any(has.values()):
         message = "The policy allows nobody to pull."
         hint = "A pull needs ecr:BatchGetImage and ecr:GetDownloadUrlForLayer."
-        yield _finding("W103", message, hint)
+        yield report("W103", message, hint)
     for subject, actions in has.items():
         missing = PULL - actions - for_all
         if actions and missing:
             who = words.of_subject(subject, partition=partition)
-            message = f"{_capital(who)} cannot pull: {written(min(missing))} is missing."
-            yield _finding("W104", message, "A pull needs ecr:BatchGetImage and ecr:GetDownloadUrlForLayer.")
+            message = f"{capital(who)} cannot pull: {written(min(missing))} is missing."
+            yield report("W104", message, "A pull needs ecr:BatchGetImage and ecr:GetDownloadUrlForLayer.")
 
 
 def _of_sids(policy: Policy) -> Iterator[Finding]:
@@ -450,7 +391,7 @@ def _of_sids(policy: Policy) -> Iterator[Finding]:
     for statement in policy.statements:
         if statement.sid in seen:
             message = f"More than one statement has the Sid {quoted(statement.sid)}."
-            yield _finding("W115", message, "Give each statement its own Sid: people find a statement by its Sid.")
+            yield report("W115", message, "Give each statement its own Sid: people find a statement by its Sid.")
         elif statement.sid:
             seen.add(statement.sid)
 
@@ -460,6 +401,6 @@ def _of_consumers(policy: Policy, partition: str, accounts: Iterable[str]) -> It
         answer = can_pull(policy, account, partition=partition)
         hint = "Add it to the Principal of the statement that allows pulling, or remove it from the consumer accounts."
         if answer.verdict == "no":
-            yield _finding("E111", f"Consumer account {account} cannot pull: {answer.words}", hint)
+            yield report("E111", f"Consumer account {account} cannot pull: {answer.words}", hint)
         elif answer.verdict == "depends":
-            yield _finding("W110", f"Consumer account {account} may be unable to pull: {answer.words}", hint)
+            yield report("W110", f"Consumer account {account} may be unable to pull: {answer.words}", hint)
