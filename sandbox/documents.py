@@ -22,7 +22,7 @@ from sandbox.policy import Policy, many
 # IAM actions of ECR that are not operations of ECR's service model.
 IAM_ONLY = {"ReplicateImage", "BatchImportUpstreamImage", "GetImageCopyStatus", "UploadLayerPart"}
 SERVICE = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.(amazonaws\.com|amazonaws\.com\.cn|amazon\.com|aws\.internal)")
-UNIQUE_ID = re.compile(r"(AIDA|AROA)[A-Z0-9]{17}")
+UNIQUE_ID = re.compile(r"(AIDA|AROA)[A-Z0-9]{12,124}")
 UNKNOWN = "Principal not found"
 
 
@@ -67,6 +67,8 @@ def _resource_policy(text: str, kind: str, *, model: Model, iam: IAM, partition:
         version = document.get("Version", "2008-10-17")
         if version not in ("2008-10-17", "2012-10-17"):
             raise _Bad("unknown Version")
+        if not isinstance(document.get("Id", ""), str):
+            raise _Bad("bad Id")
         statements = many(document.get("Statement"))
         if not statements:
             raise _Bad("no Statement")
@@ -148,7 +150,7 @@ def _statement(raw: Any, kind: str, actions: list[str], partition: str) -> dict[
     if resources:
         where = _one_of(raw, "Resource")
         clean[where] = _settled(_texts(raw[where]))
-    if raw.get("Condition"):
+    if raw.get("Condition") not in (None, [], {}):
         clean["Condition"] = _condition(raw["Condition"])
     return clean
 
@@ -173,7 +175,7 @@ def _principal(value: Any, partition: str) -> Any:
         return value
     if not isinstance(value, dict) or not value:
         raise _Bad("bad Principal")
-    _only(value, {"AWS", "Service", "Federated", "CanonicalUser"})
+    _only(value, {"AWS", "Service", "Federated"})  # a CanonicalUser is S3's
     clean: dict[str, Any] = {}
     for provider, names in value.items():
         texts = _texts(names)
@@ -188,9 +190,10 @@ def _principal(value: Any, partition: str) -> Any:
 def _aws_principal(value: str, partition: str) -> str:
     if ACCOUNT.match(value):
         return f"arn:{partition}:iam::{value}:root"
-    name = r"[\w+=,.@/-]+"
-    lasting = rf"iam::[0-9]{{12}}:(root|(user|role)/{name})"
-    session = rf"sts::[0-9]{{12}}:(assumed-role|federated-user)/{name}"
+    name = r"[\w+=,.@-]+"
+    path = r"([!-)+->@-~]+/)?"  # printable and no wildcard
+    lasting = rf"iam::[0-9]{{12}}:(root|(user|role)/{path}{name})"
+    session = rf"sts::[0-9]{{12}}:(assumed-role/{name}/|federated-user/){name}"
     arn = re.compile(rf"arn:{partition}:({lasting}|{session})", re.ASCII)
     if value == "*" or UNIQUE_ID.fullmatch(value) or arn.fullmatch(value):
         return value
@@ -200,7 +203,9 @@ def _aws_principal(value: str, partition: str) -> str:
 def _action(value: str, actions: list[str]) -> str:
     # A wildcard must match at least one action of ECR. Whether AWS accepts a bare "*" is not verified.
     pattern = value.lower().replace("[", "[[]")
-    if value == "*" or (pattern.startswith("ecr:") and any(fnmatch.fnmatchcase(each, pattern) for each in actions)):
+    if re.fullmatch(r"\*+(:\*+)?", value) or (
+        pattern.startswith("ecr:") and any(fnmatch.fnmatchcase(each, pattern) for each in actions)
+    ):
         return value
     raise _Bad("not an action of ECR")
 
@@ -210,16 +215,16 @@ def _condition(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _Bad("bad Condition")
     for operator, pairs in value.items():
-        if not policy.known_operator(operator) or not isinstance(pairs, dict) or not pairs:
+        # An empty block or list is taken: Access Analyzer only suggests to fill it (EMPTY_OBJECT_CONDITION).
+        if not policy.known_operator(operator) or not isinstance(pairs, dict):
             raise _Bad("bad condition operator")
         clean[operator] = {}
         for key, values in pairs.items():
             items = many(values)
-            if not key or not items or not all(isinstance(each, str | int | float | bool) for each in items):
+            if not key or values is None or not all(isinstance(each, str | int | float | bool) for each in items):
                 raise _Bad("bad condition value")
-            clean[operator][key] = _settled(
-                [str(each).lower() if isinstance(each, bool) else str(each) for each in items]
-            )
+            texts = [str(each).lower() if isinstance(each, bool) else str(each) for each in items]
+            clean[operator][key] = _settled(texts) if texts else []
     return clean
 
 

@@ -465,7 +465,7 @@ def _caller(credential: Credential, partition: str) -> Caller:
         "aws:principaltype": ("User" if kind == "IAMUser" else kind,),
         "aws:userid": (user_id,),
         "aws:sourceip": ("127.0.0.1",),
-        "aws:securetransport": ("false",),
+        "aws:securetransport": ("true",),  # AWS has no endpoint without TLS; this one stands for it
         "aws:viaawsservice": ("false",),
         **({"aws:username": (owner.name,)} if kind == "IAMUser" else {}),
     }

@@ -72,7 +72,10 @@ def risks(row: Repository) -> tuple[policy.Finding, ...]:
     if not row.policy_text:
         return ()
     return policy.lint(
-        row.policy_text, partition=partition_of(row.region), allow_public=shown_configuration().allow_public_policy
+        row.policy_text,
+        partition=partition_of(row.region),
+        allow_public=shown_configuration().allow_public_policy,
+        writer=row.account,
     )
 
 

@@ -236,7 +236,7 @@ def restricts_no_address(test: Test) -> bool:
     if test.operator == "IpAddress":
         counted = addresses(test.values)
         return counted is not None and (counted[0] == 2**32 or counted[1] == 2**128)
-    return test.operator == "NotIpAddress" and all(_is_private(value) for value in test.values)
+    return test.operator == "NotIpAddress" and all(is_private(value) for value in test.values)
 
 
 # A list of our own: the standard library's `is_private` is True for 0.0.0.0/0, whose first and last address are
@@ -250,7 +250,8 @@ _PRIVATE = [
 ]  # fmt: skip
 
 
-def _is_private(text: str) -> bool:
+def is_private(text: str) -> bool:
+    """Whether the text is an address or a range in which no address is public."""
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:

@@ -33,12 +33,13 @@ class PolicyError(ValueError):
 
 
 class Kind(StrEnum):
-    """The kinds of puzzle. `lint` reports RESOURCE as E104 and the others as E103."""
+    """The kinds of puzzle. `lint` reports RESOURCE as E104, EMPTY as W127 and the others as E103."""
 
     ELEMENT = "unknown element"
     RESOURCE = "resource"
     EFFECT = "effect"
     SHAPE = "shape"
+    EMPTY = "empty"  # only in `Policy.slips`: ECR takes it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +97,16 @@ class Statement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """A repository policy as a value. `version` is 2008-10-17 where the policy names none (rule 7)."""
+    """A repository policy as a value. `version` is 2008-10-17 where the policy names none (rule 7).
+
+    `slips`: parts that are not in the grammar although their meaning is clear, such as a number as Sid. Only `lint`
+    reads them; a policy with slips is compared and evaluated.
+    """
 
     version: str
     statements: tuple[Statement, ...]
     puzzles: tuple[Puzzle, ...] = ()
+    slips: tuple[Puzzle, ...] = ()
 
     @property
     def all_puzzles(self) -> tuple[Puzzle, ...]:
@@ -143,19 +149,75 @@ def parse(text: str) -> Policy:
     for name in sorted(document.keys() - TOP_ELEMENTS):
         puzzles.append(Puzzle(kind=Kind.ELEMENT, words=f"the policy has an unknown element {quoted(name)}"))
     version = document.get("Version")
+    slips = [
+        _slip(f"{name} is {_a(document[name])}, not a text")
+        for name in ("Version", "Id")
+        if _is_no_text(document, name)
+    ]
     if version is None:
         version = VERSIONS[0]
     elif version not in VERSIONS:
         puzzles.append(Puzzle(kind=Kind.SHAPE, words=f"Version must be {VERSIONS[1]} or {VERSIONS[0]}"))
-        version = VERSIONS[0]
+        version, slips = VERSIONS[0], [slip for slip in slips if not slip.words.startswith("Version")]
     statements = []
-    for index, item in enumerate(_listed(document.get("Statement"))):
+    items = _listed(document.get("Statement"))
+    for index, item in enumerate(items):
         if not isinstance(item, dict):
             words = f"Statement[{index}] is {_a(item)}, not an object"
             puzzles.append(Puzzle(kind=Kind.SHAPE, words=words, statement=index))
         elif item:  # an empty object is not a statement (rules 2 and 9)
             statements.append(_statement(index, item))
-    return Policy(version=version, statements=tuple(statements), puzzles=tuple(puzzles))
+            slips += _slips(statements[-1], item)
+    if statements:
+        slips += [_slip(f"Statement[{index}] is an empty object") for index, item in enumerate(items) if item == {}]
+    return Policy(version=version, statements=tuple(statements), puzzles=tuple(puzzles), slips=tuple(slips))
+
+
+def _slip(words: str, kind: Kind = Kind.SHAPE) -> Puzzle:
+    return Puzzle(kind=kind, words=words)
+
+
+def _is_no_text(item: Mapping[str, Any], name: str) -> bool:
+    return name in item and (not isinstance(item[name], str) or isinstance(item[name], Number))
+
+
+def _slips(statement: Statement, item: Mapping[str, Any]) -> Iterator[Puzzle]:
+    """The parts of a statement that the grammar does not have although their meaning is clear."""
+    label = quoted(statement.sid) if statement.sid and not _is_no_text(item, "Sid") else f"Statement[{statement.index}]"
+    if _is_no_text(item, "Sid"):
+        yield _slip(f"{label}: Sid is {_a(item['Sid'])}, not a text")
+    for one, other in (("Principal", "NotPrincipal"), ("Action", "NotAction")):
+        for name, beside in ((one, other), (other, one)):
+            if name in item and item[name] is None and item.get(beside) is not None:
+                yield _slip(f"{label}: {name} is null beside {beside}")
+    for name in ("Principal", "NotPrincipal"):
+        value = item.get(name)
+        if isinstance(value, list) and value and all(text == "*" for text in value):
+            yield _slip(f'{label}: {name} is a list; everyone is written "*" or {{"AWS": "*"}}')
+        if isinstance(value, dict):
+            numbers = any(isinstance(text, Number) for texts in value.values() for text in _listed(texts))
+            if numbers:
+                yield _slip(f"{label}: {name} holds a number, not a text")
+            empty = [kind for kind, texts in value.items() if kind in PRINCIPAL_KINDS and not _listed(texts)]
+            if len(empty) < len(value):
+                yield from (_slip(f"{label}: {name} has no {kind} principal in its list") for kind in empty)
+    yield from _condition_slips(label, item.get("Condition"))
+
+
+def _condition_slips(label: str, value: Any) -> Iterator[Puzzle]:
+    for operator, block in value.items() if isinstance(value, dict) else ():
+        if block is None or block == []:
+            yield _slip(f"{label}: Condition {quoted(operator)} is {_a(block)}, not an object")
+        elif block == {}:
+            yield _slip(f"{label}: Condition {quoted(operator)} names no key", Kind.EMPTY)
+        elif isinstance(block, dict):
+            for key, values in block.items():
+                if not key:
+                    yield _slip(f"{label}: Condition {quoted(operator)} has a key without a name")
+                elif values is None or values == {}:
+                    yield _slip(f"{label}: Condition {quoted(operator)} {quoted(key)} is {_a(values)}, not a value")
+                elif values == []:
+                    yield _slip(f"{label}: Condition {quoted(operator)} {quoted(key)} has no values", Kind.EMPTY)
 
 
 def _statement(index: int, item: Mapping[str, Any]) -> Statement:

@@ -29,6 +29,10 @@ Verdict = Literal["yes", "no", "depends"]
 _SERVICE = re.compile(r"[a-z0-9.-]+\.amazonaws\.com(\.cn)?")
 
 
+#: The condition keys that every request to ECR has with the same value: ECR has no endpoint without TLS.
+EVERY_REQUEST: dict[str, tuple[str, ...] | None] = {"aws:securetransport": ("true",)}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The verdict with its reason. `statement`: the label of the statement that decides; None if no statement does."""
@@ -94,7 +98,7 @@ def caller_of(text: str, *, partition: str) -> Principal:
 
 def _all_of(policy: Policy, caller: Subject, actions: Iterable[str], context: Context | None, partition: str) -> Answer:
     """One answer for several actions: no if one of them is no, else depends if one of them is, else yes."""
-    known = _facts(caller) | known_of(context or {})
+    known = EVERY_REQUEST | _facts(caller) | known_of(context or {})
     asked = sorted(actions)
     who = words.of_subject(caller, partition=partition)
     what = words.of_use(asked)

@@ -5,22 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from deployments.ecr_rules import RULES
 from deployments.policy.document import Statement, quoted
 
-# Check id → its subject.
-IDS = {
-    "deployments.E101": "the text is not JSON",
-    "deployments.E102": "longer than ECR's 10,240 characters",
-    "deployments.E103": "an unknown element, or an element of the wrong shape",
-    "deployments.E104": "a Resource element, which ECR refuses",
-    "deployments.E105": "no Principal",
-    "deployments.E106": "no Action",
-    "deployments.E107": "an action of another service",
-    "deployments.E108": "an action that ECR does not have",
-    "deployments.E109": "not an AWS principal: a bad account id, a wildcard in an ARN, another partition",
+# Check id → its subject. ECR refuses what the table of rules names; the other findings are our own.
+IDS = {rule.name: rule.says for rule in RULES.values() if rule.about == "policy"} | {
     "deployments.E110": "open to the whole world",
     "deployments.E111": "a consumer account cannot pull",
-    "deployments.E112": "a condition operator that IAM does not have",
     "deployments.W101": "ecr:*",
     "deployments.W102": "grants push, delete or changing the policy",
     "deployments.W103": "lets nobody pull",
@@ -32,10 +23,26 @@ IDS = {
     "deployments.W109": "open to the whole world, as the setting allows",
     "deployments.W110": "a consumer account can pull only under a condition",
     "deployments.W111": "a condition that restricts nobody",
-    "deployments.W112": "a service or identity provider without a condition on the account that it acts for",
+    "deployments.W112": "a service without a condition on the account that it acts for, or an identity provider",
     "deployments.W113": "a policy variable under a Version without variables",
     "deployments.W114": "Allow with NotAction",
     "deployments.W115": "two statements with the same Sid",
+    "deployments.W116": "an ECR action that this release does not know",
+    "deployments.W117": "a Deny that takes back what an Allow gives",
+    "deployments.W118": "a Deny that keeps Registry Admin itself out, always or under a condition",
+    "deployments.W119": "a condition key that AWS does not have, or an incomplete one",
+    "deployments.W120": "a condition value that its operator or key never matches",
+    "deployments.W121": "a set operator and a condition key that do not fit together",
+    "deployments.W122": "a wildcard in a condition value that is not a pattern",
+    "deployments.W123": "private address ranges, which aws:SourceIp never has",
+    "deployments.W124": "a policy variable that is malformed, unknown or in the wrong place",
+    "deployments.W125": "one session of a role as principal",
+    "deployments.W126": "a condition operator of another type than its key",
+    "deployments.W127": "an empty part of a condition",
+    "deployments.W128": "one condition key in two spellings",
+    "deployments.W129": "the name of a service that is probably misspelt",
+    "deployments.W130": "address ranges that are wider than AWS calls private to somebody",
+    "deployments.W131": "aws:VpcSourceIp without a condition on the VPC",
 }
 
 

@@ -10,28 +10,37 @@ is missing), wildcard values and 0.0.0.0/0 restrict nobody.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator
 
 from deployments.policy import words
 from deployments.policy.actions import AS_OF, KNOWN, PREFIX, PULL, PURPOSES, Purpose, expand_all, spelling, written
 from deployments.policy.atoms import EVERYONE, AllExcept, Principal, Subject, Who, subjects
+from deployments.policy.condition_findings import condition_findings
 from deployments.policy.conditions import Condition, Test, condition_of, has_variable, operator_of, spelt
 from deployments.policy.context import is_nearly_everywhere, restricts_no_address
 from deployments.policy.document import Kind, Policy, PolicyError, Statement, parse, quoted
-from deployments.policy.evaluate import can_pull
+from deployments.policy.evaluate import can_pull, holders
 from deployments.policy.findings import Finding, capital, place_of, report
+from deployments.policy.lockout import lockouts
 from deployments.policy.wildcard import has_wildcard
 
 MAX_CHARACTERS = 10_240  # ECR API: SetRepositoryPolicy, policyText
 
 
 def lint(
-    text: str, *, partition: str | None, allow_public: bool = False, consumer_accounts: Iterable[str] = ()
+    text: str,
+    *,
+    partition: str | None,
+    allow_public: bool = False,
+    consumer_accounts: Iterable[str] = (),
+    writer: str | None = None,
 ) -> tuple[Finding, ...]:
     """All findings about a policy text, errors first.
 
-    `partition` None: it is not known, so the partition of the policy's first ARN is taken.
+    `partition` None: it is not known, so the partition of the policy's first ARN is taken. `writer`: the identity that
+    writes the policy, as the ARN of a role or the 12 digits of an account; None: it is not known.
     """
     try:
         policy = parse(text)
@@ -49,10 +58,17 @@ def lint(
                 "Name accounts instead of roles, or allow an organisation by a condition on aws:PrincipalOrgID.",
             )
         )
+    if answer := _whole_answer(policy):
+        return (answer,)
     found += _puzzles(policy)
+    if not policy.statements and not policy.puzzles:
+        hint = 'Add one, such as {"Effect": "Allow", "Principal": {"AWS": "111111111111"}, "Action": [...]}.'
+        return (*found, report("E113", "The policy has no statement, and ECR refuses it.", hint))
     partition = partition or _partition_of(policy)
     for statement in policy.statements:
         found += _of_statement(statement, policy, partition)
+        found += condition_findings(statement, policy)
+    found += _of_denies(policy, partition, writer)
     found += _of_openness(policy, partition, allow_public)
     found += _of_pulls(policy, partition)
     found += _of_sids(policy)
@@ -61,9 +77,20 @@ def lint(
     return tuple(sorted(unique, key=lambda finding: (finding.level != "error", finding.id)))
 
 
+def _whole_answer(policy: Policy) -> Finding | None:
+    """The finding about a text that is the whole answer of AWS's get-repository-policy, with the policy inside it."""
+    if policy.statements or not any("“policyText”" in puzzle.words for puzzle in policy.puzzles):
+        return None
+    message = "This is the whole answer of get-repository-policy, not a policy: it has an element “policyText”."
+    hint = "Use only the policy: aws ecr get-repository-policy … --query policyText --output text."
+    return report("E103", message, hint)
+
+
 def _puzzles(policy: Policy) -> Iterator[Finding]:
-    for puzzle in policy.all_puzzles:
-        if puzzle.kind is Kind.RESOURCE:
+    for puzzle in (*policy.all_puzzles, *policy.slips):
+        if puzzle.kind is Kind.EMPTY:
+            yield report("W127", f"{capital(puzzle.words)}.", "Remove it, or write what must hold.")
+        elif puzzle.kind is Kind.RESOURCE:
             yield report("E104", f"{capital(puzzle.words)}.", "Remove it: the policy belongs to one repository.")
         else:
             shape = puzzle.kind is Kind.SHAPE
@@ -84,10 +111,11 @@ def _partition_of(policy: Policy) -> str:
 
 def _of_statement(statement: Statement, policy: Policy, partition: str) -> Iterator[Finding]:
     label = place_of(statement)
-    if not statement.principals and not statement.not_principals:
+    explained = {name for name in ("Principal", "Action") for puzzle in statement.puzzles if name in puzzle.words}
+    if not statement.principals and not statement.not_principals and "Principal" not in explained:
         message = f"{label} names no principal, so it grants nothing."
         yield report("E105", message, 'Add a Principal, such as {"AWS": "111111111111"}.')
-    if not statement.actions and not statement.not_actions:
+    if not statement.actions and not statement.not_actions and "Action" not in explained:
         yield report("E106", f"{label} names no action, so it grants nothing.", "Add an Action.")
     for written_one in (*(statement.principals or ()), *(statement.not_principals or ())):
         if written_one.number:
@@ -104,7 +132,10 @@ def _of_statement(statement: Statement, policy: Policy, partition: str) -> Itera
 
 def _of_principal(principal: Principal, label: str, partition: str) -> Iterator[Finding]:
     shown = quoted(principal.name)
-    if principal.kind is Who.UNIQUE_ID:
+    if principal.kind is Who.UNIQUE_ID and not re.fullmatch("(AIDA|AROA)[A-Z0-9]{12,124}", principal.name):
+        message = f"{label} names {shown}, which is not the id of a role or user."
+        yield report("E109", message, "Write the role's ARN, or better the account's.")
+    elif principal.kind is Who.UNIQUE_ID:
         message = f"{label} names {principal.name[:40]}, the id of a principal that was deleted."
         yield report("W108", message, "Write the role's ARN again, or better the account's.")
     elif principal.kind is Who.BARE:
@@ -113,21 +144,64 @@ def _of_principal(principal: Principal, label: str, partition: str) -> Iterator[
     elif principal.kind is Who.CANONICAL_USER:
         message = f"{label} names a CanonicalUser, which only S3 supports."
         yield report("E109", message, "Name the account by its 12 digits.")
+    elif principal.kind is Who.SERVICE:
+        yield from _of_service(principal.name, label)
+    elif principal.kind is Who.FEDERATED and not principal.name:
+        yield report("E109", f"{label} names an identity provider without a name.", "Name an account or a role.")
     elif principal.account is not None and principal.partition != partition:
         message = f"{label} names {shown}, which is in another partition than the registry ({partition})."
         yield report("E109", message, "Access does not reach across partitions.")
     elif principal.kind is Who.AWS:
-        if principal.account is None or has_wildcard(principal.name) or principal.sort not in _SORTS:
+        if not _NAMED.fullmatch(principal.name):
             message = f"{label} names {shown}, which is not an AWS principal."
             hint = "Write an account as 12 digits or as its root ARN; an ARN cannot contain a wildcard."
+            if found := re.fullmatch(r"arn:([a-z0-9-]+):(iam|sts)::([0-9]{12}):([a-z-]+)/(.+)", principal.name):
+                hint = _SORTS.get((found[2], found[4]), hint).format(partition=found[1], account=found[3])
             yield report("E109", message, hint)
         elif principal.sort in ("role", "user"):
             message = f"{label} names {words.of_subject(principal, partition=partition)}."
             hint = "AWS stores its unique id: if it is deleted and created again, access is lost. Name the account."
             yield report("W106", message, hint)
+        else:
+            message = f"{label} names {shown}, which is one session: access ends with it."
+            yield report("W125", message, "Name the role of the session, or better its account.")
 
 
-_SORTS = frozenset({"role", "user", "assumed-role", "federated-user"})
+# Each sort of a principal belongs to one service: roles and users are IAM's, sessions are STS's (IAM User Guide,
+# “AWS JSON policy elements: Principal”).
+_NAMED = re.compile(
+    r"arn:[a-z0-9-]+:(iam::[0-9]{12}:(role|user)/([\x21-\x29\x2b-\x3e\x40-\x7e]+/)?[A-Za-z0-9_+=,.@-]+"
+    r"|sts::[0-9]{12}:(assumed-role/[A-Za-z0-9_+=,.@-]+/[A-Za-z0-9_+=,.@-]+|federated-user/[A-Za-z0-9_+=,.@-]+))"
+)
+_SORTS = {
+    (
+        "iam",
+        "assumed-role",
+    ): "A session is written arn:{partition}:sts::{account}:assumed-role/ROLE/SESSION; name its role.",
+    ("iam", "federated-user"): "A federated session is written arn:{partition}:sts::{account}:federated-user/NAME.",
+    ("sts", "role"): "A role is written arn:{partition}:iam::{account}:role/NAME.",
+    ("sts", "user"): "A user is written arn:{partition}:iam::{account}:user/NAME.",
+    ("iam", "group"): "A group is not a principal; name the account {account}.",
+}
+_SERVICE = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.(amazonaws\.com(\.cn)?|amazon\.com|aws\.internal)")
+#: Services that pull from ECR, or write to it, with a statement of its repository policy.
+_SERVICE_NAMES = """
+    apprunner batch bedrock-agentcore build.apprunner codebuild codepipeline ecs ecs-tasks eks emr-serverless greengrass
+    imagebuilder inspector2 lambda replication.ecr robomaker sagemaker tasks.apprunner
+"""
+_SERVICES = _SERVICE_NAMES.split()
+
+
+def _of_service(name: str, label: str) -> Iterator[Finding]:
+    if not _SERVICE.fullmatch(name):
+        message = f"{label} names the service {quoted(name)}, which is not the name of a service."
+        yield report("E114", message, "Write it like lambda.amazonaws.com.")
+        return
+    service = name.partition(".amazonaws.com")[0]
+    near = difflib.get_close_matches(service, _SERVICES, n=1, cutoff=0.75)
+    if near and service not in _SERVICES:
+        message = f"{label} names the service {quoted(name)}, which is not among those that we know to use ECR."
+        yield report("W129", message, f"Was {near[0]}.amazonaws.com meant?")
 
 
 def _of_actions(statement: Statement, label: str) -> Iterator[Finding]:
@@ -138,9 +212,14 @@ def _of_actions(statement: Statement, label: str) -> Iterator[Finding]:
         if not one.startswith(PREFIX):
             message = f"{label} has the action {quoted(action)}, which is not an ECR action."
             yield report("E107", message, "Remove it: ECR refuses the whole policy.")
-        elif not expand_all([one]) <= KNOWN:
+        elif not re.fullmatch(r"ecr:[a-z0-9*?]+", one):
             message = f"{label} has the action {quoted(action)}, which does not exist in ECR."
-            yield report("E108", message, f"Check the spelling. Our list of ECR actions is from {AS_OF}.")
+            yield report("E108", message, "Write it like ecr:BatchGetImage.")
+        elif not expand_all([one]) <= KNOWN:
+            message = f"{label} has the action {quoted(action)}, which ECR did not have on {AS_OF}."
+            near = difflib.get_close_matches(one, KNOWN, n=1, cutoff=0.85)
+            meant = f"Was {written(near[0])} meant? " if near else ""
+            yield report("W116", message, f"{meant}ECR refuses a policy with an action that it does not have.")
         elif PURPOSES.get(one) is Purpose.ACCOUNT:
             message = f"{label} has {written(one)}, which acts on the whole account and has no effect here."
             yield report("W105", message, "Put it in the identity policy of the role that pulls.")
@@ -215,8 +294,13 @@ def _of_openness(policy: Policy, partition: str, allow_public: bool) -> Iterator
             if actions or not _allowed(statement):
                 yield _open_finding(statement, everybody[0], sorted(actions), condition, allow_public)
         for subject in subjects(statement, policy, partition=partition):
-            if isinstance(subject, Principal) and subject.kind in _FOR_OTHERS and not _names_a_source(condition):
-                who = words.of_subject(subject, partition=partition)
+            who = words.of_subject(subject, partition=partition)
+            if isinstance(subject, AllExcept):
+                continue
+            if subject.kind is Who.FEDERATED and subject.name:
+                message = f"{place_of(statement)} allows {who}, and nobody calls ECR as an identity provider."
+                yield report("W112", message, "Name the role that the users of the provider assume, or its account.")
+            elif subject.kind is Who.SERVICE and _SERVICE.fullmatch(subject.name) and not _names_a_source(condition):
                 message = f"{place_of(statement)} allows {who} without a condition on the account that it acts for."
                 yield report("W112", message, "Add a condition on aws:SourceArn or aws:SourceAccount.")
 
@@ -350,17 +434,58 @@ def _is_for_people(test: Test) -> bool:
     return test == Test(operator="BoolIfExists", key="aws:principalisawsservice", values=frozenset({"false"}))
 
 
-# Services and identity providers act for any customer who asks (the confused deputy problem), unless a condition says
-# for which account.
-_FOR_OTHERS = (Who.SERVICE, Who.FEDERATED)
-
-
 def _names_a_source(condition: Condition) -> bool:
+    """Whether a condition says for which account a service acts: a service acts for any customer who asks."""
     return any(
         test.key in ("aws:sourcearn", "aws:sourceaccount", "aws:sourceorgid", "aws:sourceorgpaths")
-        and _restricts(test, positive=True)
+        and (_restricts(test, positive=True) or _names_accounts_in_any_region(test))
         for test in condition.tests
     )
+
+
+def _names_accounts_in_any_region(test: Test) -> bool:
+    """StringLike on ARNs of named accounts with a wildcard as region, as AWS's own pages about Lambda write it.
+
+    In StringLike a `*` also matches colons. An ARN of Lambda has no name with a colon, so the account is certain.
+    """
+    return (
+        test.operator == "StringLike"
+        and test.key == "aws:sourcearn"
+        and bool(test.values)
+        and all(re.match(r"arn:[a-z-]+:[a-z0-9-]+:[a-z0-9*?-]*:[0-9]{12}:", value) for value in test.values)
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- denies
+
+
+def _of_denies(policy: Policy, partition: str, writer: str | None) -> Iterator[Finding]:
+    for one in lockouts(policy, writer=writer, partition=partition):
+        place, what = place_of(one.statement), words.of_actions(sorted(one.actions))
+        under = f" {one.condition}" if one.condition else ""
+        if one.of_the_policy and one.certain:
+            message = f"{place} denies ecr:SetRepositoryPolicy to Registry Admin itself, so ECR refuses the policy."
+            yield report("E115", message, _EXEMPT)
+        elif one.certain:
+            message = f"{place} denies {what} also to Registry Admin, so its checks or its deploys fail."
+            yield report("W118", message, "Exempt it by a condition on aws:PrincipalArn, or leave these actions out.")
+        else:
+            refuses = ", and ECR refuses the policy then" if one.of_the_policy else ""
+            message = f"{place} may deny {what} to Registry Admin too{under}{refuses}."
+            hint = (
+                "Check that the requests of Registry Admin are exempt, or exempt it by a condition on aws:PrincipalArn."
+            )
+            yield report("W118", message, hint)
+    for holder in holders(policy, PULL, partition=partition):
+        if holder.answer.verdict == "no" and holder.answer.statement is not None:
+            message = f"A Deny takes back what an Allow gives: {holder.answer.words}"
+            yield report("W117", message, "Remove the Deny, or exempt the principal from it.")
+
+
+_EXEMPT = (
+    "Exempt it: add the condition ArnNotLike on aws:PrincipalArn with its role, or leave ecr:SetRepositoryPolicy out "
+    "of the Deny."
+)
 
 
 # ------------------------------------------------------------------------------------------------- the whole policy
@@ -399,8 +524,25 @@ def _of_sids(policy: Policy) -> Iterator[Finding]:
 def _of_consumers(policy: Policy, partition: str, accounts: Iterable[str]) -> Iterator[Finding]:
     for account in dict.fromkeys(accounts):
         answer = can_pull(policy, account, partition=partition)
-        hint = "Add it to the Principal of the statement that allows pulling, or remove it from the consumer accounts."
         if answer.verdict == "no":
+            hint = (
+                "Add it to the Principal of the statement that allows pulling, or remove it from the consumer accounts."
+            )
             yield report("E111", f"Consumer account {account} cannot pull: {answer.words}", hint)
         elif answer.verdict == "depends":
+            hint = _hint_for_consumer(policy, account, partition)
             yield report("W110", f"Consumer account {account} may be unable to pull: {answer.words}", hint)
+
+
+def _hint_for_consumer(policy: Policy, account: str, partition: str) -> str:
+    named = {
+        subject
+        for statement in policy.statements
+        if statement.effect == "Allow"
+        for subject in subjects(statement, policy, partition=partition)
+    }
+    if EVERYONE in named:
+        return "The Principal is *, so the condition decides: check that the account meets it, or name the account."
+    if any(isinstance(one, Principal) and one.kind is Who.ACCOUNT and one.account == account for one in named):
+        return "The account is named, so the condition decides: check that the requests of its nodes meet it."
+    return "Add it to the Principal of the statement that allows pulling, or remove it from the consumer accounts."

@@ -302,6 +302,7 @@ def _refused(registry: RegistryConfig, *, allow_public: bool) -> str:
         partition=found.partition if found else None,
         allow_public=allow_public,
         consumer_accounts=registry.consumer_accounts,
+        writer=registry.assume_role_arn or (found.account if found else None),
     )
     error = next((finding for finding in findings if finding.level == "error"), None)
     return "" if error is None else f"This process's settings refuse its policy ({error.id}): {error.message}"

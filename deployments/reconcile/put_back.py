@@ -67,7 +67,10 @@ def _put_back(
     errors = [
         finding
         for finding in policy.lint(
-            text, partition=target.registry.partition, allow_public=configuration.allow_public_policy
+            text,
+            partition=target.registry.partition,
+            allow_public=configuration.allow_public_policy,
+            writer=target.writer,
         )
         if finding.level == "error"
     ]

@@ -27,6 +27,11 @@ class Target:
     registry: EcrRegistry
 
     @property
+    def writer(self) -> str:
+        """The identity that writes repository policies: the ARN of the assumed role, else the registry's account."""
+        return self.config.assume_role_arn or self.registry.account
+
+    @property
     def rows(self) -> Q:
         """Condition for the rows that belong to the target: its account, its region, its namespace."""
         registry = self.registry

@@ -67,7 +67,9 @@ def rehearse(*, text: str, target: Target, allow_public: bool = False) -> Rehear
     partition = target.registry.partition
     consumers = target.config.consumer_accounts
     answer = Rehearsal(
-        findings=policy.lint(text, partition=partition, allow_public=allow_public, consumer_accounts=consumers)
+        findings=policy.lint(
+            text, partition=partition, allow_public=allow_public, consumer_accounts=consumers, writer=target.writer
+        )
     )
     try:
         parsed = policy.parse(text)

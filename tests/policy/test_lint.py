@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deployments.policy import IDS, lint
+from deployments.policy.actions import PURPOSES
+from deployments.policy.lockout import NEEDED
 from tests.policy.cases import ONE, ORG, PULL, PULL3, PUSH, ROLE, TWO, cond, policy, stmt, without
 
 LAMBDA = {"Service": "lambda.amazonaws.com"}
@@ -198,8 +201,8 @@ def test_a_deny_that_does_not_keep_the_world_out_closes_nothing(deny: Any) -> No
         (policy(stmt(action=[])), ["E106", "W103"]),
         (policy(stmt(ONE, [*PULL, "s3:GetObject"])), ["E107"]),
         (policy(stmt(ONE, [*PULL, "BatchGetImage"])), ["E107"]),
-        (policy(stmt(ONE, [*PULL, "ecr:BatchGetImages"])), ["E108"]),
-        (policy(stmt(ONE, [*PULL, "ecr:Foo*"])), ["E108"]),
+        (policy(stmt(ONE, [*PULL, "ecr:Batch-Get"])), ["E108"]),
+        (policy(stmt(ONE, [*PULL, "ecr:"])), ["E108"]),
         (policy(stmt("11111111111")), ["E109"]),
         (policy(stmt("arn:aws:iam::123:root")), ["E109"]),
         (policy(stmt("arn:aws:iam::111111111111:*")), ["E109"]),
@@ -215,8 +218,8 @@ def test_a_deny_that_does_not_keep_the_world_out_closes_nothing(deny: Any) -> No
         (policy(stmt(ONE, [*PULL, *PUSH])), ["W102"]),
         (policy(stmt(ONE, [*PULL, "ecr:BatchDelete*"])), ["W102"]),
         (policy(stmt(ONE, [*PULL, "ecr:SetRepositoryPolicy"])), ["W102"]),
-        (policy(), ["W103"]),
-        ("{}", ["W103"]),
+        (policy(), ["E113"]),
+        ("{}", ["E113"]),
         (policy(stmt(ONE, "ecr:DescribeImages")), ["W103"]),
         (policy(stmt(ONE, effect="Deny")), ["W103"]),
         (policy(stmt(ONE, PULL[0])), ["W104"]),
@@ -226,16 +229,16 @@ def test_a_deny_that_does_not_keep_the_world_out_closes_nothing(deny: Any) -> No
         (policy(stmt(ONE, [*PULL, "ecr:DescribeRegistry"])), ["W105"]),
         (policy(stmt(ROLE)), ["W106"]),
         (policy(stmt(f"arn:aws:iam::{ONE}:user/bob")), ["W106"]),
-        (policy(stmt({"AWS": int(ONE)})), ["W107"]),
-        (policy(stmt({"AWS": 12345678901})), ["E109", "W107"]),
+        (policy(stmt({"AWS": int(ONE)})), ["E103", "W107"]),
+        (policy(stmt({"AWS": 12345678901})), ["E103", "E109", "W107"]),
         (policy(stmt("AROAEXAMPLE1234567890")), ["W108"]),
         (policy(stmt(ONE, **cond("IpAddress", "aws:SourceIp", "0.0.0.0/0"))), ["W111"]),
         (policy(stmt(ONE, **cond("ForAllValues:StringEquals", KEY, "o-1"))), ["W111"]),
         (policy(stmt(LAMBDA)), ["W112"]),
-        (policy(stmt(LAMBDA, **cond("StringEquals", "aws:SourceAccount", "*"))), ["W112"]),
+        (policy(stmt(LAMBDA, **cond("StringEquals", "aws:SourceAccount", "${aws:SourceAccount}"))), ["W112"]),
         (policy(stmt({"Federated": "accounts.google.com"})), ["W112"]),
-        (policy(stmt(ONE), Id=json.loads("[" * 40 + "]" * 40)), ["E103"]),
-        (policy(stmt(ONE, **cond("StringEquals", "k", "${a}")), version=None), ["W113"]),
+        (policy(stmt(ONE), Id=json.loads("[" * 40 + "]" * 40)), ["E103", "E103"]),
+        (policy(stmt(ONE, **cond("StringEquals", "ec2:x", "${a}")), version=None), ["W113"]),
         (policy(without("Action", stmt(ONE), NotAction=[*PUSH, "ecr:*Delete*", "ecr:SetRepositoryPolicy"])), ["W114"]),
         (policy(stmt(ONE, Sid="a"), stmt(TWO, Sid="a")), ["W115"]),
     ],
@@ -308,3 +311,273 @@ def test_a_path_of_an_organisation_restricts_only_with_a_slash_behind_its_id(val
     text = policy(stmt("*", **cond("ForAnyValue:StringLike", "aws:PrincipalOrgPaths", value)))
 
     assert ("E110" in ids(text)) is is_open
+
+
+# ------------------------------------------------------------------------------------------------------------ denies
+
+FREEZE = ["ecr:SetRepositoryPolicy", "ecr:DeleteRepositoryPolicy"]
+OUR_ROLE = f"arn:aws:iam::{ONE}:role/registry-admin"
+
+
+def denying(action: Any = FREEZE, principal: Any = "*", **more: Any) -> str:
+    return policy(stmt(TWO), stmt(principal, action, effect="Deny", Sid="freeze", **more))
+
+
+def not_for(*principals: str) -> str:
+    return policy(
+        stmt(TWO), without("Principal", stmt(effect="Deny"), Action="ecr:*", NotPrincipal={"AWS": [*principals]})
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "writer"),
+    [
+        (denying(), None),
+        (denying(), ONE),
+        (denying("ecr:Set*"), ONE),
+        (denying("*"), ONE),
+        (policy(stmt(TWO), without("Action", stmt("*", effect="Deny"), NotAction=PULL)), ONE),
+        (denying(principal=ONE), ONE),
+        (denying(principal=ONE), OUR_ROLE),
+        (denying(principal=OUR_ROLE), OUR_ROLE),
+        (not_for(TWO), ONE),
+        (not_for(TWO), OUR_ROLE),
+        (denying(**cond("StringNotEquals", "aws:PrincipalAccount", TWO)), ONE),
+        (denying(**cond("ArnNotLike", "aws:PrincipalArn", f"arn:aws:iam::{ONE}:role/admin")), OUR_ROLE),
+        (denying(**cond("Bool", "aws:SecureTransport", "true")), ONE),
+        (denying(**cond("BoolIfExists", "aws:PrincipalIsAWSService", "false")), ONE),
+    ],
+)
+def test_a_deny_that_certainly_covers_the_identity_that_writes_is_an_error(text: str, writer: str | None) -> None:
+    [finding] = [one for one in lint(text, partition="aws", writer=writer) if one.level == "error"]
+
+    assert finding.id == "deployments.E115"
+    assert "ecr:SetRepositoryPolicy" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("text", "writer", "word"),
+    [
+        (denying(**cond("StringNotEquals", "aws:SourceVpce", "vpce-12345678")), ONE, "aws:SourceVpce"),
+        (denying(**cond("NotIpAddress", "aws:SourceIp", "203.0.113.0/24")), ONE, "aws:SourceIp"),
+        (denying(**cond("StringEquals", "aws:PrincipalTag/team", "red")), ONE, "aws:PrincipalTag/team"),
+        (denying(**cond("ArnNotLike", "aws:PrincipalArn", OUR_ROLE)), ONE, "aws:PrincipalArn"),
+        (not_for(TWO, ONE), ONE, "to Registry Admin too"),
+        (not_for(TWO), None, "to Registry Admin too"),
+    ],
+)
+def test_a_deny_that_depends_on_the_request_is_a_warning_that_names_the_condition(
+    text: str, writer: str | None, word: str
+) -> None:
+    found = [one for one in lint(text, partition="aws", writer=writer) if one.id[12:] in ("E115", "W118")]
+
+    assert [one.id for one in found] == ["deployments.W118"]
+    assert word in found[0].message
+    assert "ECR refuses the policy then" in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("text", "writer"),
+    [
+        (denying(principal=TWO), ONE),
+        (denying(principal=f"arn:aws:iam::{ONE}:role/other"), OUR_ROLE),
+        (denying(principal=f"arn:aws:iam::{ONE}:role/other"), ONE),
+        (denying("ecr:DeleteRepository"), ONE),
+        (denying(**cond("Bool", "aws:SecureTransport", "false")), ONE),
+        (denying(**cond("StringNotEquals", "aws:PrincipalAccount", [ONE, TWO])), ONE),
+        (denying(**cond("ArnNotLike", "aws:PrincipalArn", OUR_ROLE)), OUR_ROLE),
+        (denying(**cond("Bool", "aws:PrincipalIsAWSService", "true")), ONE),
+        (not_for(TWO, ONE, OUR_ROLE), OUR_ROLE),
+    ],
+)
+def test_a_deny_that_spares_the_identity_that_writes_has_no_finding(text: str, writer: str) -> None:
+    assert [one for one in ids(text, writer=writer) if one in ("E115", "W118")] == []
+
+
+def test_a_deny_of_another_action_that_we_need_is_a_warning() -> None:
+    [finding] = [one for one in lint(denying("ecr:PutImage"), partition="aws", writer=ONE) if one.id[12:] == "W118"]
+
+    assert "ecr:PutImage" in finding.message
+    assert "ECR refuses" not in finding.message
+
+
+def test_the_actions_that_we_need_are_those_of_the_operators_iam_policy() -> None:
+    document = json.loads((Path(__file__).parents[2] / "docs" / "iam-policy.json").read_text())
+    ours = {action.lower() for statement in document["Statement"] for action in statement["Action"]}
+
+    assert ours - NEEDED >= {"ecr:createrepository", "ecr:getauthorizationtoken"}
+    assert ours & set(PURPOSES) - {"ecr:createrepository", "ecr:getauthorizationtoken"} == NEEDED
+
+
+def test_a_deny_that_takes_back_the_whole_allow_is_found() -> None:
+    assert ids(policy(stmt(ONE), stmt("*", PULL, effect="Deny"))) == ["W117", "W118"]
+    assert ids(policy(stmt(ONE), stmt(ONE, PULL[:1], effect="Deny"))) == ["W117"]
+    assert ids(policy(stmt(ONE), stmt(TWO, PULL, effect="Deny"))) == []
+    assert "W117" not in ids(policy(stmt(ONE), stmt("*", PULL, effect="Deny", Condition=ORG)))
+
+
+def test_a_deny_of_requests_without_tls_is_no_finding_and_makes_no_account_uncertain() -> None:
+    for value in ("false", False):
+        tls = stmt("*", "ecr:*", effect="Deny", **cond("Bool", "aws:SecureTransport", value))
+        assert lint(policy(stmt(TWO), tls), partition="aws", consumer_accounts=[TWO], writer=ONE) == ()
+
+
+# -------------------------------------------------------------------------------------------------------- conditions
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        cond("StringEquals", "AWS:principalorgid", "o-a1b2c3d4e5"),
+        cond("StringLike", "aws:PrincipalTag/team", "red-*"),
+        cond("ForAnyValue:StringLike", "aws:PrincipalOrgPaths", "o-a1b2c3d4e5/*"),
+        cond("ArnLike", "aws:PrincipalArn", f"arn:aws:iam::{ONE}:role/*"),
+        cond("ArnEquals", "aws:PrincipalArn", f"arn:aws:iam::{ONE}:role/*"),
+        cond("StringLike", "aws:PrincipalArn", f"arn:aws:iam::{ONE}:role/x-*"),
+        cond("StringEquals", "aws:SourceVpce", "vpce-0123456789abcdef0"),
+        cond("IpAddress", "aws:SourceIp", ["203.0.113.0/24", "203.0.113.7", "2001:db8::/32"]),
+        cond("DateLessThan", "aws:CurrentTime", ["2030-01-01", "2030-01-01T00:00:00Z", "2030-01-01T00:00:00+01:00"]),
+        cond("NumericLessThan", "aws:MultiFactorAuthAge", 3600),
+        cond("DateLessThan", "aws:EpochTime", "1893456000"),
+        cond("NumericLessThan", "aws:PrincipalTag/level", "3"),
+        cond("Null", "aws:PrincipalOrgID", "false"),
+        cond("Bool", "aws:SecureTransport", True),
+        cond("StringEquals", "aws:PrincipalTag/team", "${aws:PrincipalTag/group, 'none'}"),
+        cond("StringLike", "aws:PrincipalTag/team", "a${*}b"),
+        cond("StringEquals", "ecr:ResourceTag/team", "red"),
+        cond("StringEquals", "ec2:RoleDelivery", "2.0"),
+        cond("StringEquals", "aws:PrincipalAccount", "${aws:ResourceAccount}"),
+        all_cond(
+            cond("IpAddress", "aws:VpcSourceIp", "10.0.0.0/8"), cond("StringEquals", "aws:SourceVpc", "vpc-12345678")
+        ),
+    ],
+    ids=lambda condition: json.dumps(condition)[15:90],
+)
+def test_a_condition_that_is_fine_has_no_findings(condition: dict[str, Any]) -> None:
+    assert ids(policy(stmt(ONE, **condition))) == []
+
+
+@pytest.mark.parametrize(
+    ("condition", "word"),
+    [
+        (cond("StringEquals", "aws:PrincipleOrgID", "o-a1b2c3d4e5"), "aws:PrincipalOrgID"),
+        (cond("StringEquals", "PrincipalOrgID", "o-a1b2c3d4e5"), "aws:PrincipalOrgID"),
+        (cond("StringEquals", "ecr:ResourceTags/x", "y"), "ecr:ResourceTag/tag-key"),
+        (cond("StringEquals", "aws:PrincipalTag", "y"), "aws:PrincipalTag/team"),
+        (cond("StringEquals", "aws:PrincipalTag/", "y"), "aws:PrincipalTag/team"),
+        (cond("StringLike", "aws:ARN", "y"), "aws:PrincipalArn"),
+    ],
+)
+def test_a_misspelt_key_names_the_key_that_was_probably_meant(condition: dict[str, Any], word: str) -> None:
+    [finding] = [one for one in lint(policy(stmt(ONE, **condition)), partition="aws") if one.id[12:] == "W119"]
+
+    assert word in finding.hint
+
+
+@pytest.mark.parametrize("effect", ["Allow", "Deny"])
+def test_private_ranges_are_a_warning_that_says_what_to_write(effect: str) -> None:
+    block = cond("IpAddress", "aws:SourceIp", ["10.0.0.0/8", "fd00::/8"])
+    [finding] = [one for one in lint(policy(stmt(ONE), stmt(TWO, "ecr:ListImages", effect, **block)), partition="aws")]
+
+    assert finding.id == "deployments.W123"
+    assert "never true" in finding.message
+    assert "aws:VpcSourceIp" in finding.hint
+
+
+def test_a_deny_of_what_is_outside_of_private_ranges_is_always_true() -> None:
+    block = cond("NotIpAddress", "aws:SourceIp", "10.0.0.0/8")
+    found = lint(policy(stmt(ONE), stmt("*", PULL, effect="Deny", **block)), partition="aws")
+
+    assert "always true" in next(one.message for one in found if one.id == "deployments.W123")
+
+
+def test_a_variable_is_plain_text_in_the_older_version_and_gets_only_that_finding() -> None:
+    text = policy(stmt(ONE, **cond("StringEquals", "aws:username", "${x y")), version=None)
+
+    assert ids(text) == []
+    assert ids(policy(stmt(ONE, **cond("StringEquals", "aws:username", "${aws:usernam}")))) == ["W124"]
+
+
+# -------------------------------------------------------------------------------------------------------- principals
+
+
+@pytest.mark.parametrize(
+    ("principal", "word"),
+    [
+        (f"arn:aws:iam::{TWO}:assumed-role/stg-01/i-0abc", f"arn:aws:sts::{TWO}:assumed-role/ROLE/SESSION"),
+        (f"arn:aws:iam::{TWO}:federated-user/ann", f"arn:aws:sts::{TWO}:federated-user/NAME"),
+        (f"arn:aws:sts::{TWO}:role/deploy", f"arn:aws:iam::{TWO}:role/NAME"),
+        (f"arn:aws:sts::{TWO}:user/ann", f"arn:aws:iam::{TWO}:user/NAME"),
+        (f"arn:aws:iam::{TWO}:role/a b", "12 digits"),
+        (f"arn:aws:iam::{TWO}:role/", "12 digits"),
+    ],
+)
+def test_the_sort_of_a_principal_belongs_to_its_service(principal: str, word: str) -> None:
+    [finding] = [one for one in lint(policy(stmt(principal)), partition="aws") if one.level == "error"]
+
+    assert finding.id == "deployments.E109"
+    assert word in finding.hint
+
+
+def test_a_session_is_named_as_one_session() -> None:
+    assert ids(policy(stmt(f"arn:aws:sts::{TWO}:assumed-role/node/i-0abc"))) == ["W125"]
+    assert ids(policy(stmt(f"arn:aws:sts::{TWO}:federated-user/ann"))) == ["W125"]
+
+
+@pytest.mark.parametrize(
+    ("service", "expected"),
+    [
+        ("lambda.amazonaws.com", []),
+        ("build.apprunner.amazonaws.com", []),
+        ("logs.eu-central-1.amazonaws.com", []),
+        ("lambda.amazonaws.com.cn", []),
+        ("lamda.amazonaws.com", ["W129"]),
+        ("lambda", ["E114"]),
+        ("arn:aws:iam::222222222222:role/x", ["E114"]),
+        ("*", ["E110", "E114"]),
+    ],
+)
+def test_a_service_is_checked_by_its_form_and_by_its_name(service: str, expected: list[str]) -> None:
+    source = cond("StringEquals", "aws:SourceAccount", ONE) if service != "*" else {}
+
+    assert ids(policy(stmt({"Service": service}, PULL, **source))) == expected
+
+
+def test_an_identity_provider_is_told_apart_from_a_service() -> None:
+    provider = {"Federated": f"arn:aws:iam::{TWO}:oidc-provider/token.actions.githubusercontent.com"}
+    [finding] = lint(policy(stmt(provider, PULL), stmt(ONE)), partition="aws")
+
+    assert finding.id == "deployments.W112"
+    assert "aws:SourceArn" not in finding.hint
+
+
+@pytest.mark.parametrize("operator", ["StringLike", "ArnLike", "ArnEquals"])
+def test_the_policy_of_lambda_in_any_region_names_its_account(operator: str) -> None:
+    source = cond(operator, "aws:sourceARN", f"arn:aws:lambda:*:{TWO}:function:*")
+
+    assert ids(policy(stmt(TWO), stmt(LAMBDA, PULL, **source))) == []
+    assert ids(policy(stmt(LAMBDA, PULL, **cond(operator, "aws:SourceArn", "arn:aws:lambda:*:*:function:x")))) == [
+        "W112"
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- hints
+
+
+def test_the_hint_about_an_uncertain_account_fits_the_principal() -> None:
+    def hint(*statements: Any) -> str:
+        found = lint(policy(*statements), partition="aws", consumer_accounts=[TWO])
+        return next(one.hint for one in found if one.id == "deployments.W110")
+
+    organisation = cond("StringEquals", KEY, "o-a1b2c3d4e5")
+    assert hint(stmt("*", **organisation)).startswith("The Principal is *")
+    assert hint(stmt(TWO, **organisation)).startswith("The account is named")
+    assert hint(stmt(f"arn:aws:iam::{TWO}:role/r")).startswith("Add it to the Principal")
+
+
+def test_the_whole_answer_of_get_repository_policy_is_one_finding_that_says_how_to_get_the_policy() -> None:
+    text = json.dumps({"registryId": ONE, "repositoryName": "a", "policyText": policy(stmt(TWO))})
+    [finding] = lint(text, partition="aws")
+
+    assert finding.id == "deployments.E103"
+    assert "--query policyText" in finding.hint

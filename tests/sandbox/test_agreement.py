@@ -14,6 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from deployments.ecr_rules import LIFECYCLE_CHARACTERS, RULES, lifecycle_breaches, tag_breaches
+from deployments.policy import lint
 from sandbox.control import Sandbox
 
 EXPIRE = {"type": "expire"}
@@ -174,6 +175,200 @@ def test_a_thousand_random_lifecycle_policies_are_judged_alike() -> None:
     assert 200 < taken < 800
 
 
+# ------------------------------------------------------------------------------------------------ repository policies
+
+PULL = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+OTHER, OWN = "222222222222", "111111111111"
+ALLOW: dict[str, Any] = {"Effect": "Allow", "Principal": {"AWS": OTHER}, "Action": PULL}
+SET = "ecr:SetRepositoryPolicy"
+
+
+def policy_of(*statements: Any, **more: Any) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": list(statements), **more})
+
+
+def one(**changes: Any) -> str:
+    """A policy of one statement with these changes; None takes an element away."""
+    return policy_of({name: value for name, value in (ALLOW | changes).items() if value is not None})
+
+
+def deny(**changes: Any) -> str:
+    """A policy that lets another account pull, and a Deny."""
+    statement = {"Sid": "no", "Effect": "Deny", "Principal": "*", "Action": SET} | changes
+    return policy_of(ALLOW, {name: value for name, value in statement.items() if value is not None})
+
+
+def when(operator: str, key: str, value: Any) -> dict[str, Any]:
+    return {operator: {key: value}}
+
+
+LAMBDA = {"Service": "lambda.amazonaws.com"}
+POLICIES_ACCEPTED = [
+    one(),
+    one(Sid="with spaces"),
+    policy_of(ALLOW, Id="mine"),
+    json.dumps({"Statement": ALLOW}),
+    one(Principal="*", Condition=when("StringEquals", "aws:PrincipalOrgID", "o-1234567890")),
+    one(Principal={"AWS": [OTHER, f"arn:aws:iam::{OWN}:root"]} | LAMBDA),
+    one(Principal={"AWS": f"arn:aws:sts::{OTHER}:assumed-role/node/i-0abc"}),
+    one(Principal={"AWS": f"arn:aws:sts::{OTHER}:federated-user/ann"}),
+    one(Principal={"Federated": "accounts.google.com"}),
+    one(Action=None, NotAction="ecr:*Delete*"),
+    one(Action="ECR:batch*"),
+    one(Action="*:*"),
+    one(Action=[*PULL, "ecr:GetAuthorizationToken"]),
+    one(Condition={}),
+    one(Condition={"StringEquals": {}}),
+    one(Condition=when("StringEquals", "aws:PrincipalOrgID", [])),
+    one(Condition=when("Bool", "aws:SecureTransport", True)),
+    one(Condition=when("NumericLessThan", "aws:MultiFactorAuthAge", 3600)),
+    one(Condition=when("IpAddress", "aws:SourceIp", "everywhere")),
+    one(Condition=when("ForAnyValue:StringLikeIfExists", "aws:PrinciplOrgPaths", "o-1/*")),
+    policy_of(ALLOW).ljust(10_240),
+    deny(Action="ecr:PutImage"),
+    deny(Principal={"AWS": OTHER}),
+    deny(Action="ecr:*", Condition=when("Bool", "aws:SecureTransport", False)),
+    deny(Condition=when("StringNotEquals", "aws:PrincipalAccount", [OWN, OTHER])),
+    deny(Action=None, NotAction=[SET, "ecr:Get*"]),
+]
+POLICIES_REFUSED = [
+    ("E101", "not JSON"),
+    ("E101", '{"Version": NaN}'),
+    ("E101", "[" * 5_000),
+    ("E102", policy_of(ALLOW).ljust(10_241)),
+    ("E103", "[]"),
+    ("E103", policy_of(ALLOW, Comment="x")),
+    ("E103", policy_of(ALLOW)[:-1] + ', "Version": "2012-10-17"}'),
+    ("E103", policy_of(ALLOW, Version="2020-01-01")),
+    ("E103", policy_of(ALLOW, Version=None)),
+    ("E103", policy_of(ALLOW, Id=1)),
+    ("E103", policy_of(ALLOW, Id=["a"])),
+    ("E103", policy_of(ALLOW, {})),
+    ("E103", policy_of(ALLOW, "Allow")),
+    ("E103", one(Effect="allow")),
+    ("E103", one(Effect=None)),
+    ("E103", one(Sid=1)),
+    ("E103", one(Sid=["a"])),
+    ("E103", one(Sid={})),
+    ("E103", one(Sid=False)),
+    ("E103", one(Surprise=1)),
+    ("E103", one(NotAction=PULL)),
+    ("E103", one(NotPrincipal="*")),
+    ("E103", one(Action=[*PULL, 1])),
+    ("E103", one(Principal={"aws": OTHER})),
+    ("E103", one(Principal={"AWS": 222222222222})),
+    ("E103", one(Principal={"AWS": OTHER, "Service": []})),
+    ("E103", one(Principal=["*"], Condition=when("StringEquals", "aws:PrincipalOrgID", "o-1234567890"))),
+    ("E103", one(Condition="x")),
+    ("E103", one(Condition={"StringEquals": None})),
+    ("E103", one(Condition={"StringEquals": []})),
+    ("E103", one(Condition=when("StringEquals", "", "x"))),
+    ("E103", one(Condition=when("StringEquals", "aws:PrincipalOrgID", {}))),
+    ("E103", one(Condition=when("StringEquals", "aws:PrincipalOrgID", [None]))),
+    ("E103", json.dumps({"repositoryName": "a", "registryId": OWN, "policyText": policy_of(ALLOW)})),
+    ("E104", one(Resource="*")),
+    ("E104", one(NotResource="arn:aws:s3:::x")),
+    ("E105", one(Principal=None)),
+    ("E105", one(Principal={})),
+    ("E105", one(Principal={"AWS": []})),
+    ("E106", one(Action=None)),
+    ("E106", one(Action=[])),
+    ("E107", one(Action=[*PULL, "s3:GetObject"])),
+    ("E107", one(Action=[*PULL, "BatchGetImage"])),
+    ("E107", one(Action=[*PULL, "e*"])),
+    ("E108", one(Action=[*PULL, "ecr:Batch-Get"])),
+    ("E108", one(Action=[*PULL, "ecr:"])),
+    ("E109", one(Principal=OTHER)),
+    ("E109", one(Principal={"AWS": "22222222222"})),
+    ("E109", one(Principal={"AWS": f"arn:aws:iam::{OTHER}:*"})),
+    ("E109", one(Principal={"AWS": f"arn:aws:iam::{OTHER}:role/*"})),
+    ("E109", one(Principal={"AWS": f"arn:aws:iam::{OTHER}:group/x"})),
+    ("E109", one(Principal={"AWS": f"arn:aws:iam::{OTHER}:assumed-role/stg-01/i-0abc"})),
+    ("E109", one(Principal={"AWS": f"arn:aws:sts::{OTHER}:role/deploy"})),
+    ("E109", one(Principal={"AWS": f"arn:aws:sts::{OTHER}:assumed-role/deploy"})),
+    ("E109", one(Principal={"AWS": f"arn:aws-cn:iam::{OTHER}:root"})),
+    ("E109", one(Principal={"AWS": "lambda.amazonaws.com"})),
+    ("E109", one(Principal={"AWS": "AKIAEXAMPLE123456789"})),
+    ("E109", one(Principal={"CanonicalUser": "79a59d"})),
+    ("E109", one(Principal={"Federated": ""})),
+    ("E112", one(Condition=when("stringequals", "aws:PrincipalOrgID", "o-1234567890"))),
+    ("E112", one(Condition=when("NullIfExists", "aws:PrincipalOrgID", "true"))),
+    ("E113", "{}"),
+    ("E113", '{"Version":"2012-10-17"}'),
+    ("E113", policy_of()),
+    ("E113", policy_of({})),
+    ("E114", one(Principal={"Service": "lambda"})),
+    ("E114", one(Principal={"Service": f"arn:aws:iam::{OTHER}:root"})),
+    ("E114", one(Principal={"Service": "Lambda.amazonaws.com"})),
+    ("E115", deny()),
+    ("E115", deny(Principal={"AWS": OWN})),
+    ("E115", deny(Principal={"AWS": f"arn:aws:iam::{OWN}:root"}, Action="ecr:Set*")),
+    ("E115", deny(Action=None, NotAction=PULL)),
+    ("E115", deny(Principal=None, NotPrincipal={"AWS": OTHER}, Action="ecr:*")),
+    ("E115", deny(Condition=when("StringNotEquals", "aws:PrincipalAccount", OTHER))),
+    ("E115", deny(Condition=when("Bool", "aws:SecureTransport", "true"))),
+]
+
+
+def takes_policy(client: Any, name: str, text: str) -> bool:
+    try:
+        client.set_repository_policy(repositoryName=name, policyText=text)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "InvalidParameterException":
+            raise
+        return False
+    return True
+
+
+def errors_of(text: str) -> set[str]:
+    """The findings by which ECR refuses the text. An open policy and a consumer that cannot pull are our own errors."""
+    found = lint(text, partition="aws", allow_public=True, writer=OWN)
+    return {finding.id.removeprefix("deployments.") for finding in found if finding.level == "error"}
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), POLICIES_REFUSED, ids=[f"{code}-{i}" for i, (code, _) in enumerate(POLICIES_REFUSED)]
+)
+def test_what_the_rules_of_repository_policies_refuse_the_sandbox_refuses(
+    unchecked: Any, repository: str, code: str, text: str
+) -> None:
+    assert errors_of(text) == {code}
+    assert not takes_policy(unchecked, repository, text)
+
+
+@pytest.mark.parametrize("text", POLICIES_ACCEPTED, ids=range(len(POLICIES_ACCEPTED)))
+def test_what_the_rules_of_repository_policies_accept_the_sandbox_accepts(
+    unchecked: Any, repository: str, text: str
+) -> None:
+    assert errors_of(text) == set()
+    assert takes_policy(unchecked, repository, text)
+
+
+@pytest.mark.parametrize("action", ["ecr:NewThing2027", "ecr:BatchGetImages", "ecr:Foo*"])
+def test_an_action_that_ecr_does_not_have_yet_is_a_warning_that_says_that_ecr_refuses_it(
+    ecr: Any, repository: str, action: str
+) -> None:
+    """The only rule in which the two differ: AWS adds actions, and an older release must start with them."""
+    [finding] = lint(one(Action=[*PULL, action]), partition="aws")
+
+    assert (finding.id, finding.level) == ("deployments.W116", "warning")
+    assert "ECR refuses" in finding.hint
+    assert not takes_policy(ecr, repository, one(Action=[*PULL, action]))
+
+
+def test_a_deny_that_depends_on_the_request_is_a_warning_that_names_the_condition(ecr: Any, repository: str) -> None:
+    text = deny(Condition=when("StringNotEquals", "aws:SourceVpce", "vpce-12345678"))
+
+    [finding] = [one for one in lint(text, partition="aws", writer=OWN) if one.id == "deployments.W118"]
+
+    assert finding.level == "warning"
+    assert "aws:SourceVpce" in finding.message
+    assert "ECR refuses the policy then" in finding.message
+    assert not takes_policy(ecr, repository, text)  # this test does not come through that endpoint
+
+
+# --------------------------------------------------------------------------------------------------------------- tags
+
 TAGS_REFUSED = [
     ("key", [("", "x")]),
     ("key", [("k" * 129, "x")]),
@@ -223,8 +418,9 @@ def test_what_the_rules_of_tags_accept_the_sandbox_accepts(unchecked: Any, tags:
     assert takes_tags(unchecked, "trigger/tagged", tags)
 
 
-def test_every_rule_of_lifecycle_policies_and_tags_is_tried() -> None:
+def test_every_rule_is_tried() -> None:
     tried = {f"lifecycle.{name}" for name, _ in REFUSED} | {f"tags.{name}" for name, _ in TAGS_REFUSED}
+    tried |= {f"deployments.{code}" for code, _ in POLICIES_REFUSED}
 
-    assert tried == {rule.name for rule in RULES.values() if rule.about != "policy"}
+    assert tried == set(RULES)
     assert all(rule.source and rule.instead for rule in RULES.values())

@@ -52,6 +52,11 @@ class Command(BaseCommand):
             default=[],
             help="an account that must be able to pull (may be repeated)",
         )
+        lint.add_argument(
+            "--writer",
+            metavar="ARN|ID",
+            help="the role, or the account, that writes the policy to ECR (usually the registry's account)",
+        )
         for verb in (compare, lint, who):
             verb.add_argument("--json", action="store_true", help="print one JSON value")
 
@@ -90,7 +95,13 @@ class Command(BaseCommand):
         partition = _partition(options["region"]) if options["region"] else None
         accounts = [_account(text) for text in options["account"]]
         text = _read(options["file"])
-        found = policy.lint(text, partition=partition, allow_public=options["allow_public"], consumer_accounts=accounts)
+        found = policy.lint(
+            text,
+            partition=partition,
+            allow_public=options["allow_public"],
+            consumer_accounts=accounts,
+            writer=_writer(options["writer"]) if options["writer"] else None,
+        )
         if options["json"]:
             self._json([finding.as_document() for finding in found])
         elif not found:
@@ -175,6 +186,12 @@ def _account(text: str) -> str:
     if found := re.fullmatch(r"(?:arn:[a-z-]+:iam::)?([0-9]{12})(?::root)?", text):
         return found[1]
     raise CommandError("An account is 12 digits.", returncode=2)
+
+
+def _writer(text: str) -> str:
+    if re.fullmatch(r"arn:[a-z-]+:iam::[0-9]{12}:role/.+", text):
+        return text
+    return _account(text)
 
 
 def _action(text: str) -> str:
