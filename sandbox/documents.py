@@ -216,7 +216,7 @@ def _condition(value: Any) -> dict[str, Any]:
         raise _Bad("bad Condition")
     for operator, pairs in value.items():
         # An empty block or list is taken: Access Analyzer only suggests to fill it (EMPTY_OBJECT_CONDITION).
-        if not policy.known_operator(operator) or not isinstance(pairs, dict):
+        if not isinstance(pairs, dict) or (pairs and not policy.known_operator(operator)):
             raise _Bad("bad condition operator")
         clean[operator] = {}
         for key, values in pairs.items():

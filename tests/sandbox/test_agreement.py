@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from botocore.exceptions import ClientError
@@ -342,6 +342,86 @@ def test_what_the_rules_of_repository_policies_accept_the_sandbox_accepts(
 ) -> None:
     assert errors_of(text) == set()
     assert takes_policy(unchecked, repository, text)
+
+
+PRINCIPALS: list[Any] = [
+    "*",
+    {"AWS": OTHER},
+    {"AWS": [OWN, OTHER]},
+    {"AWS": "*"},
+    {"AWS": f"arn:aws:sts::{OTHER}:assumed-role/a/b"},
+    {"AWS": f"arn:aws:iam::{OTHER}:user/x y"},
+    {"CanonicalUser": "a"},
+    {"Federated": "a"},
+    {"Service": "x"},
+    LAMBDA,
+]
+ACTIONS: list[Any] = ["ecr:*", "*", "ecr:PutImage", PULL, "ecr:Batch*", "s3:x", "ecr:", "ECR:putimage", "*:*", "ecr:**"]
+CONDITIONS: list[Any] = [
+    {},
+    {"Bool": {"a": True}},
+    {"ForAnyValue:StringLike": {"a": ["b", "c"]}},
+    {"x": {"a": "b"}},
+    {"StringEquals": {}},
+    {"StringEquals": {"a": []}},
+    {"StringEquals": {"a": [1, 2.5, True, "x"]}},
+]
+JUNK: list[Any] = [
+    *(None, True, False, 0, 1, 1.5, "", "x", [], {}, ["x"], [None], [[]], [{}], {"x": 1}, {"AWS": None}, {"AWS": {}}),
+    *({"AWS": []}, {"AWS": ""}, {"AWS": [OTHER, ""]}, {"AWS": [OTHER, 1]}, {"x": OTHER}),
+]
+ELEMENTS = ["Sid", "Id", "Version", "NotAction", "NotPrincipal", "Resource", "x", "Condition"]
+
+
+def spoil(node: Any, dice: random.Random) -> None:
+    """Take away, replace or add one part of a document, at a random depth."""
+    while keys := list(node) if isinstance(node, dict) else list(range(len(node))):
+        key = dice.choice(keys)
+        if isinstance(node[key], dict | list) and node[key] and dice.random() < 0.7:
+            node = node[key]
+            continue
+        chance = dice.random()
+        if chance < 0.2:
+            del node[key]
+        elif chance < 0.9:
+            node[key] = copy.deepcopy(dice.choice(JUNK))
+        elif isinstance(node, dict):
+            node[dice.choice(ELEMENTS)] = copy.deepcopy(dice.choice(JUNK))
+        return
+
+
+def test_two_thousand_random_repository_policies_are_judged_alike() -> None:
+    from sandbox.aws import AWSError, model
+    from sandbox.documents import repository_policy
+    from sandbox.iam import IAM
+
+    service = model("ecr")
+
+    def sandbox_takes(text: str) -> bool:
+        try:
+            repository_policy(text, model=service, iam=cast("IAM", None), partition="aws")
+        except AWSError:
+            return False
+        return True
+
+    dice = random.Random(10)  # noqa: S311
+    taken = 0
+    for _ in range(2_000):
+        statements: list[Any] = []
+        for _ in range(dice.randint(1, 2)):
+            statement = {"Effect": dice.choice(["Allow", "Deny"]), "Principal": copy.deepcopy(dice.choice(PRINCIPALS))}
+            statement["Action" if dice.random() < 0.9 else "NotAction"] = copy.deepcopy(dice.choice(ACTIONS))
+            if dice.random() < 0.4:
+                statement["Condition"] = copy.deepcopy(dice.choice(CONDITIONS))
+            statements.append(statement)
+        document = {"Version": "2012-10-17", "Statement": statements if dice.random() < 0.9 else statements[0]}
+        for _ in range(dice.randint(0, 2)):
+            spoil(document, dice)
+        text = json.dumps(document)
+        # The sandbox's documents do not know who writes, so they judge no lock-out.
+        assert (errors_of(text) - {"E115"} == set()) is sandbox_takes(text), (text, errors_of(text))
+        taken += sandbox_takes(text)
+    assert 200 < taken < 1_500
 
 
 @pytest.mark.parametrize("action", ["ecr:NewThing2027", "ecr:BatchGetImages", "ecr:Foo*"])
