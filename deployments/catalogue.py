@@ -174,7 +174,7 @@ AWS: tuple[Entry, ...] = (
             "ValidationException",
         ),
         says=_AWS_SAID,
-        todo="Correct the setting that this text comes from, then restart; the next deploy tries again.",
+        todo="Correct {setting}, then restart; the next deploy tries again.",
         cause="ECR does not accept the form of a policy, lifecycle policy, tag or name.",
         owner=Owner.OPERATOR,
     ),

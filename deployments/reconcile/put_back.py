@@ -86,7 +86,8 @@ def _put_back(
     try:
         if lease.activation != configuration.activation:  # another configuration counts since the text was checked
             raise registry_error("ConfigurationChanged", operation="lease", name=row.name)
-        ecr = target.ecr(before_attempt=lease.require_time, attempts=ATTEMPTS_PER_CALL)
+        # The text is one of the history, so no setting is named if ECR refuses it.
+        ecr = target.ecr(before_attempt=lease.require_time, attempts=ATTEMPTS_PER_CALL, settings={})
         before = _write(ecr, row.name, text, event=event, by=by, attempt=attempt, lease=lease)
     except RegistryError as error:
         lease.give_up()
