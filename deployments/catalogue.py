@@ -174,7 +174,7 @@ AWS: tuple[Entry, ...] = (
             "ValidationException",
         ),
         says=_AWS_SAID,
-        todo="Correct the setting that this text comes from, then restart; the next deploy tries again.",
+        todo="Correct {setting}, then restart; the next deploy tries again.",
         cause="ECR does not accept the form of a policy, lifecycle policy, tag or name.",
         owner=Owner.OPERATOR,
     ),
@@ -505,6 +505,14 @@ REPOSITORIES: tuple[Entry, ...] = (
         cause="Only a live policy that cannot be compared with the default policy is taken over. A check corrects "
         "every other difference.",
         owner=Owner.NOBODY,
+    ),
+    Entry(
+        codes=("policy_may_be_open",),
+        says="This policy cannot be restored: it cannot be shown to be closed to the world, because a part of it is not "
+        "understood.",
+        todo="Write a policy without that part, or allow public policies by DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY=1.",
+        cause="The policy was in force, and has an element or a condition operator that this release does not know.",
+        owner=Owner.OPERATOR,
     ),
     Entry(
         codes=("policy_changed",),

@@ -187,13 +187,16 @@ def policies_are_sound(variable: str, registry: RegistryConfig) -> Iterable[Chec
     if not text or (variable and text == configuration.plain.default_repository_policy):
         return  # the findings about the plain registry's policy are shown once
     found = registry_of(registry.host)
+    writer = found.account if found else None
+    if found and "assume_role_arn" not in registry.malformed:
+        writer = registry.assume_role_arn or writer
     for finding in policy.lint(
         text,
         partition=found.partition if found else None,
         allow_public=configuration.allow_public_policy,
         # Without the accounts, if they are malformed: the findings about the policy itself do not depend on them.
         consumer_accounts=() if "consumer_accounts" in registry.malformed else registry.consumer_accounts,
-        writer=registry.assume_role_arn or (found.account if found else None),
+        writer=writer,
     ):
         make = Error if finding.level == "error" else Warning
         message = f"{variable}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: {finding.message}"

@@ -63,6 +63,13 @@ class RegistryConfig:
     probe_role_arns: tuple[str, ...] = ()  # the same for all registries
     # Fields that have their default because the given value cannot be used (D-no-follow-on).
     malformed: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    # Fields that were read from the V4_ variable of the setting.
+    from_v4: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+
+    def variable(self, name: str) -> str:
+        """The variable that a field was read from, such as V4_DEPLOY_REGISTRY_ECR_TAGS of `tags`."""
+        setting = next(each for each in SETTINGS if each.of_registry and each.field == name)
+        return f"V4_{setting.name}" if name in self.from_v4 else setting.name
 
     @property
     def desired(self) -> dict[str, Any]:
@@ -274,7 +281,9 @@ class _Reader:
             self.warnings.append(found)
 
     def registry(self, prefix: str) -> RegistryConfig:
-        return RegistryConfig(**self.fields((each for each in SETTINGS if each.of_registry), prefix))
+        settings = [each for each in SETTINGS if each.of_registry]
+        given = (each.field for each in settings if prefix and each.mirrored and self._text(prefix + each.name))
+        return RegistryConfig(**self.fields(settings, prefix), from_v4=frozenset(given))
 
     def fields(self, settings: Iterable[Setting], prefix: str = "") -> dict[str, Any]:
         """The values by field, and `malformed`. `prefix`: V4_, or empty."""

@@ -107,7 +107,8 @@ def aws_error(
     """AWS's error answer as a `RegistryError`; its sentence ends with what to do.
 
     `name` is the repository or queue, `message` AWS's own text, `permission` the IAM action that the call needs,
-    `setting` the setting that names the assumed role, `status` the HTTP status (0: unknown).
+    `setting` the setting that names the assumed role or that the request's text comes from (empty: not known), `status`
+    the HTTP status (0: unknown).
     """
     entry = find(code, operation=operation, detail=message)
     if status >= 500 and (entry is None or entry.retryable is Retry.NO):
@@ -125,7 +126,7 @@ def aws_error(
             name=name,
             reason=said,
             permission=permission,
-            setting=setting,
+            setting=setting or "the setting that this text comes from",
         ),
         retryable=entry.retryable in (Retry.YES, Retry.BOUNDED),
         # Without the role no call to the registry works, whatever AWS's reason is.

@@ -200,8 +200,9 @@ _NO_CREDENTIALS = (
 )
 
 
-def translated(error: Exception, operation: str, name: str, access: Access) -> RegistryError:
-    """boto3's exception as a `RegistryError`. `operation` and `name` (of the repository or queue) go into the sentence.
+def translated(error: Exception, operation: str, name: str, access: Access, *, setting: str = "") -> RegistryError:
+    """boto3's exception as a `RegistryError`. `operation` and `name` (of the repository or queue) go into the sentence,
+    and so does `setting`, the variable that the request's text comes from.
 
     Only this function reads the exceptions of boto3; `deployments.catalogue` has the sentences.
     """
@@ -210,13 +211,15 @@ def translated(error: Exception, operation: str, name: str, access: Access) -> R
         meta = error.response.get("ResponseMetadata", {})
         if error.operation_name == "AssumeRole":  # botocore assumed the role before the call itself
             operation, name = "AssumeRole", access.role_arn or name
+        if operation == "AssumeRole":
+            setting = access.setting
         return aws_error(
             operation,
             name,
             body.get("Code", UNKNOWN),
             body.get("Message", ""),
             permission=permission_of(operation),
-            setting=access.setting,
+            setting=setting,
             request_id=meta.get("RequestId", ""),
             status=meta.get("HTTPStatusCode", 0),
         )

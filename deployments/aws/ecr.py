@@ -12,7 +12,7 @@ import base64
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
@@ -67,6 +67,7 @@ class Ecr:
     each HTTP request of a call, botocore's retries included, and may stop the request with a RegistryError (the time
     limit of a lease). `answered` is called after each answer with the operation and AWS's error code (empty: none).
     `attempts`: how often botocore tries a call. `Ecr` itself repeats a call only once, after expired credentials.
+    `settings`: operation → the variable that its text comes from, for errors; empty: not from a setting.
     """
 
     registry: EcrRegistry
@@ -75,6 +76,19 @@ class Ecr:
     before_attempt: Callable[[], None] = lambda: None
     answered: Callable[[str, str], None] = lambda operation, code: None
     attempts: int = ATTEMPTS_PER_CALL
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: RegistryConfig, registry: EcrRegistry, **more: Any) -> Ecr:
+        """The `Ecr` of a registry with the access and the settings of its configuration; `more`: further fields."""
+        settings: dict[str, str] = {
+            "SetRepositoryPolicy": config.variable("default_repository_policy"),
+            "PutLifecyclePolicy": config.variable("lifecycle_policy"),
+            "TagResource": config.variable("tags"),
+            "CreateRepository": config.variable("kms_key" if config.kms_key else "namespace"),
+        }
+        more.setdefault("settings", settings)
+        return cls(registry=registry, access=Access.of(config), **more)
 
     def observe(self, name: str, *, details: bool) -> Observation:
         """Read the repository policy and, with `details`, the details. The calls run in parallel.
@@ -351,7 +365,8 @@ class Ecr:
                 if code in EXPIRED and not last_try:
                     forget_clients(self.access)
                     continue
-                raise translated(error, operation, name, self.access) from None
+                about = "TagResource" if code in _OF_TAGS else operation
+                raise translated(error, operation, name, self.access, setting=self.settings.get(about, "")) from None
             except (aws.BotoCoreError, OSError) as error:
                 refused = translated(error, operation, name, self.access)
                 record_call(operation, started, refused, repository=name)
@@ -392,7 +407,7 @@ def _new_session(answer: Mapping[str, Any]) -> Session:
 def ecr_of(config: RegistryConfig, host: str) -> Ecr | None:
     """The `Ecr` of this host, with the access that the settings say; None if the host is not an ECR registry."""
     found = registry_of(host)
-    return None if found is None else Ecr(registry=found, access=Access.of(config))
+    return None if found is None else Ecr.of(config, found)
 
 
 def _listed(entry: Mapping[str, Any]) -> Listed:
@@ -411,6 +426,10 @@ def _listed(entry: Mapping[str, Any]) -> Listed:
 def _existed(error: aws.ClientError) -> CreateOutcome:
     retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts")
     return CreateOutcome.UNSURE if retried else CreateOutcome.EXISTED
+
+
+#: CreateRepository answers these codes about its tags.
+_OF_TAGS = ("InvalidTagParameterException", "TooManyTagsException")
 
 
 class _Missing:

@@ -9,6 +9,7 @@ from deployments.policy.document import Policy, PolicyError, Puzzle, Statement, 
 from deployments.policy.evaluate import Answer, Holder, Verdict, can_pull, holders, may
 from deployments.policy.findings import IDS, Finding
 from deployments.policy.lint import MAX_CHARACTERS, Openness, lint, openness
+from deployments.policy.lockout import Lockout, lockouts
 
 __all__ = [
     "IDS",
@@ -19,6 +20,7 @@ __all__ = [
     "Grant",
     "Holder",
     "Level",
+    "Lockout",
     "Openness",
     "Policy",
     "PolicyError",
@@ -29,6 +31,7 @@ __all__ = [
     "compare",
     "holders",
     "lint",
+    "lockouts",
     "may",
     "openness",
     "parse",

@@ -483,7 +483,7 @@ def _names_accounts_in_any_region(test: Test) -> bool:
 
 def _of_denies(policy: Policy, partition: str, writer: str | None) -> Iterator[Finding]:
     for one in lockouts(policy, writer=writer, partition=partition):
-        place, what = place_of(one.statement), words.of_actions(sorted(one.actions))
+        place, what = one.place, words.of_actions(sorted(one.actions))
         under = f" {one.condition}" if one.condition else ""
         if one.of_the_policy and one.certain:
             message = f"{place} denies ecr:SetRepositoryPolicy to Registry Admin itself, so ECR refuses the policy."

@@ -19,6 +19,7 @@ from deployments.policy.conditions import condition_of
 from deployments.policy.context import all_of, any_of, holds
 from deployments.policy.document import Policy, Statement
 from deployments.policy.evaluate import EVERY_REQUEST
+from deployments.policy.findings import place_of
 
 SET_POLICY = "ecr:setrepositorypolicy"
 _NEEDED = """
@@ -38,6 +39,11 @@ class Lockout:
     actions: frozenset[str]  # those of NEEDED that it denies
     certain: bool
     condition: str  # in words; empty: none
+
+    @property
+    def place(self) -> str:
+        """The statement as the subject of a sentence."""
+        return place_of(self.statement)
 
     @property
     def of_the_policy(self) -> bool:

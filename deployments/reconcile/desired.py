@@ -75,6 +75,24 @@ def policy_differences(desired: str | None, actual: str | None, *, partition: st
     return [Difference(part=Part.POLICY, words=f"Compared with the default policy, {words}.", fixable=True)]
 
 
+def lockout_words(text: str, *, writer: str, partition: str, live: bool) -> str:
+    """Which statements of a policy keep the writer from writing another one, in sentences; empty if no statement does.
+
+    `live`: the text is the repository's own policy, not the configured one.
+    """
+    try:
+        found = [*policy.lockouts(policy.parse(text), writer=writer, partition=partition)]
+    except policy.PolicyError:
+        return ""
+    whose = "the repository's present policy" if live else "that policy"
+    return " ".join(
+        f"{each.place} of {whose} {'denies' if each.certain else 'may deny'} ecr:SetRepositoryPolicy to this identity"
+        f"{' ' + each.condition if each.condition else ''}."
+        for each in found
+        if each.of_the_policy
+    )
+
+
 def pullers(text: str, accounts: Iterable[str], *, partition: str) -> dict[str, ConsumerPull]:
     """Account → whether it can pull by this policy."""
     try:

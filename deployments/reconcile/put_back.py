@@ -12,6 +12,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from django.db import transaction
 
@@ -96,8 +97,7 @@ def objection(text: str, *, target: targets.Target, allow_public: bool) -> Refus
         if finding.level == "error" and finding.id not in _NOT_KNOWN_HERE:
             return Refusal(f"This policy cannot be restored: {finding.message} {finding.hint}", code=finding.id)
     if not allow_public and policy.openness(text, partition=partition) != "closed":
-        words = "it cannot be shown to be closed to the world, because a part of it is not understood."
-        return Refusal(f"This policy cannot be restored: {words}", code="deployments.E110")
+        return refusal("policy_may_be_open")
     return None
 
 
@@ -192,7 +192,9 @@ def _replace(asked: _Replacement) -> str:
     try:
         if lease.activation != asked.activation:  # another configuration counts since the text was checked
             raise registry_error("ConfigurationChanged", operation="lease", name=row.name)
-        ecr = asked.target.ecr(before_attempt=lease.require_time, attempts=ATTEMPTS_PER_CALL)
+        # An earlier policy is not a setting's text, so no setting is named if ECR refuses it.
+        named: dict[str, Any] = {"settings": {}} if asked.shown is None else {}
+        ecr = asked.target.ecr(before_attempt=lease.require_time, attempts=ATTEMPTS_PER_CALL, **named)
         before = _live(ecr, row.name)
         against = asked.objection(before)
         if against is None:

@@ -24,7 +24,7 @@ from django.db.models import Exists, Q, Subquery
 from django.db.models.functions import Now
 
 from deployments.aws.ecr import Ecr, longest_call
-from deployments.aws.values import Access, CreateOutcome, Details, Observation
+from deployments.aws.values import CreateOutcome, Details, Observation
 from deployments.catalogue import sentence
 from deployments.config import RegistryConfig
 from deployments.errors import RegistryError, registry_error
@@ -179,7 +179,7 @@ def ensure_repository(
                 lease.give_up()
                 row = lease.row
                 break
-            ecr = Ecr(registry=registry, access=Access.of(config), before_attempt=lease.require_time)
+            ecr = Ecr.of(config, registry, before_attempt=lease.require_time)
             result = converge(
                 lease=lease,
                 ecr=ecr,
@@ -791,12 +791,29 @@ def _write(
     for difference in mine:
         result = results[difference.part]
         if result is not None:
+            if difference.part is Part.POLICY:
+                result = _naming_the_statement(result, ecr=ecr, config=config, policy_before=policy_before)
             run.errors.append(result)
             run.differences.append(difference)
             continue
         run.written.append(difference.words)
         run.values["written_at"] = Now()
         _written(run, difference, config=config, now=now, policy_before=policy_before)
+
+
+def _naming_the_statement(
+    error: RegistryError, *, ecr: Ecr, config: RegistryConfig, policy_before: str
+) -> RegistryError:
+    """The error of SetRepositoryPolicy, with the statement (of our policy, or of the live one) that keeps us out.
+
+    ECR refuses a policy that would prevent its own update, and does not say by which statement.
+    """
+    text = policy_before if error.denied else config.default_repository_policy or ""
+    if not (error.denied or error.code == "InvalidParameterException") or error.bounded:
+        return error
+    writer = config.assume_role_arn or ecr.registry.account
+    words = desired.lockout_words(text, writer=writer, partition=ecr.registry.partition, live=error.denied)
+    return replace(error, sentence=f"{error.sentence} {words}".strip())
 
 
 def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: datetime, policy_before: str) -> None:

@@ -13,7 +13,6 @@ from django.db.models import Q
 
 from deployments.aws.ecr import Ecr
 from deployments.aws.partitions import registry_of
-from deployments.aws.values import Access
 from deployments.config import Configuration, RegistryConfig
 from deployments.images import EcrRegistry
 from deployments.models import Repository
@@ -43,7 +42,7 @@ class Target:
 
     def ecr(self, **hooks: Any) -> Ecr:
         """The `Ecr` for the target's registry. `hooks`: further fields of `Ecr`."""
-        return Ecr(registry=self.registry, access=Access.of(self.config), **hooks)
+        return Ecr.of(self.config, self.registry, **hooks)
 
 
 def configured(configuration: Configuration) -> list[Target]:

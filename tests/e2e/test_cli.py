@@ -278,7 +278,7 @@ def test_a_policy_that_ecr_refuses_is_reported_with_its_code_and_the_next_deploy
     assert refused.status == 1
     assert "Failed to start deployment: " in refused.output
     assert "InvalidParameterException: Invalid repository policy provided" in refused.output
-    assert "Correct the setting" in refused.output
+    assert "Correct DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY" in refused.output
     assert target.rows() == []
     assert [fault["struck"] for fault in sandbox.faults()] == [1], "a refusal for good was tried again"
 

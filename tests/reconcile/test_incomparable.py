@@ -458,7 +458,7 @@ def test_a_replaced_text_is_put_back_unless_it_cannot_be_shown_closed(
     kept = row.events.filter(kind=EventKind.POLICY_APPLIED).latest("pk")
     with pytest.raises(Refusal, match="cannot be shown to be closed to the world") as refused:
         put_back.put_back(event=kept, configuration=ecr_configuration, by="x", trail=TRAIL)
-    assert refused.value.code == "deployments.E110"
+    assert refused.value.code == "policy_may_be_open"
 
     kept.policy_before = CLOSED
     sandbox.fault("newer_policies", times=1)

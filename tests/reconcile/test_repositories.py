@@ -330,6 +330,71 @@ def test_a_first_deploy_that_aws_refuses_ends_in_words_on_the_row_and_the_next_o
     assert CLUSTER in client.get_repository_policy(repositoryName=row.name)["policyText"]
 
 
+def with_a_deny(**deny: Any) -> str:
+    """The policy of the tests and a Deny of everything on policies."""
+    document = json.loads(POLICY)
+    document["Statement"].append({"Sid": "freeze", "Effect": "Deny", "Action": "ecr:*RepositoryPolicy"} | deny)
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "deny", "words"),
+    [
+        ("", {"Principal": "*"}, "denies ecr:SetRepositoryPolicy to this identity."),
+        ("V4_", {"Principal": "*"}, "denies ecr:SetRepositoryPolicy to this identity."),
+        (
+            "",
+            {"Principal": "*", "Condition": {"StringNotEquals": {"aws:SourceVpce": "vpce-12345678"}}},
+            "may deny ecr:SetRepositoryPolicy to this identity",
+        ),
+    ],
+)
+def test_a_refused_policy_names_its_variable_and_the_statement_that_keeps_us_out(
+    prefix: str, deny: dict[str, Any], words: str, project: Project, configure: Configure, sandbox: Sandbox
+) -> None:
+    name = f"{prefix}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY"
+    other = {"V4_DEPLOY_REGISTRY_NAMESPACE": "v4"} if prefix else {}
+    refused = configure(DEPLOY_REGISTRY_HOST=HOST, **{name: with_a_deny(**deny)}, **other)
+
+    with pytest.raises(RegistryError) as raised:
+        ensure(project, refused)
+
+    assert f"Correct {name}, then restart" in raised.value.sentence
+    assert f"Statement “freeze” of that policy {words}" in raised.value.sentence
+    assert Repository.objects.get().last_error == raised.value.sentence
+
+
+def test_a_write_that_the_live_policy_denies_names_the_statement_of_the_live_policy(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    row = ensure(project, ecr_configuration)
+    live = with_a_deny(Principal="*", Action="ecr:SetRepositoryPolicy")
+    sandbox.client("ecr").set_repository_policy(repositoryName=row.name, policyText=live, force=True)
+
+    row = ensure(project, ecr_configuration, freshness=timedelta(0))
+
+    assert (row.status, row.last_error_code) == (RepositoryStatus.FAILED, "AccessDeniedException")
+    assert "Statement “freeze” of the repository's present policy denies ecr:SetRepositoryPolicy" in row.last_error
+
+
+@pytest.mark.parametrize(
+    ("operation", "code", "variable"),
+    [
+        ("PutLifecyclePolicy", "InvalidParameterException", "DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY"),
+        ("CreateRepository", "InvalidTagParameterException", "DEPLOY_REGISTRY_ECR_TAGS"),
+        ("CreateRepository", "TooManyTagsException", "DEPLOY_REGISTRY_ECR_TAGS"),
+        ("CreateRepository", "InvalidParameterException", "DEPLOY_REGISTRY_NAMESPACE"),
+    ],
+)
+def test_an_error_about_a_text_names_the_variable_that_the_text_comes_from(
+    operation: str, code: str, variable: str, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sandbox.fault("error", f"ecr:{operation}", code=code, status=400)
+
+    with pytest.raises(RegistryError, match=f"Correct {variable}, then restart"):
+        ensure(project, ecr_configuration)
+
+
 @pytest.mark.parametrize(
     ("policy", "left"),
     [
