@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 ticking = { while sleep 1; do printf .; done & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test fast walks mutants format lint run worker faults soak bench screens clean
+.PHONY: help demo dev test fast walks mutants format lint run worker faults soak bench bench-policies screens clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ soak: $(VENV)/.dev ## All operations at once on PostgreSQL with random faults, t
 
 bench: $(VENV)/.dev ## How the console's pages grow with what is in them (ratios, not seconds)
 	$(PY) bench/console.py $(ARGS)
+
+bench-policies: $(VENV)/.dev ## Check the policy engine with 20,000 made-up pairs; ARGS=worst: what its worst cases take
+	$(PY) bench/policies.py $(or $(ARGS),judge)
 
 screens: $(VENV)/.dev ## Take the screenshots in docs/screens (needs Debian's chromium)
 	$(PY) docs/screens.py $(ARGS)

@@ -96,7 +96,7 @@ def measure(deployments: int, repositories: int) -> dict[str, float]:
 
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--measure"]:
-        print(json.dumps(measure(int(arguments[1]), int(arguments[2]))))  # noqa: T201
+        print(json.dumps(measure(int(arguments[1]), int(arguments[2]))))
         return 0
     small, large = (int(each) for each in arguments) if len(arguments) == 2 else (2_000, 100_000)
     results = []
@@ -104,12 +104,12 @@ def main(arguments: list[str]) -> int:
         command = [sys.executable, __file__, "--measure", str(number), "40"]
         results.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     worst = 0
-    print(f"{'page':32} {small:>9,} {large:>9,}   times")  # noqa: T201
+    print(f"{'page':32} {small:>9,} {large:>9,}   times")
     for name, few in results[0].items():
         many = results[1][name]
         late = many > BAR * few and many > NOISE
         worst |= late
-        print(f"{name:32} {few * 1000:6.0f} ms {many * 1000:6.0f} ms   {many / few:4.1f}{'  ← above' if late else ''}")  # noqa: T201
+        print(f"{name:32} {few * 1000:6.0f} ms {many * 1000:6.0f} ms   {many / few:4.1f}{'  ← above' if late else ''}")
     return int(worst)
 
 

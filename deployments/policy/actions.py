@@ -7,11 +7,12 @@ policies name it, so the table has it.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from enum import StrEnum
 
-from deployments.policy.wildcard import ascii_lower, covers, has_wildcard
+from deployments.policy.wildcard import ascii_lower, has_wildcard, matches
 
 AS_OF = "2026-10-27"
 PREFIX = "ecr:"
@@ -69,6 +70,7 @@ def _of(purpose: Purpose) -> frozenset[str]:
 PULL = _of(Purpose.PULL)
 PUSH = _of(Purpose.PUSH)
 _RUN = re.compile(r"[*?]+")
+GRANTABLE = KNOWN - _of(Purpose.ACCOUNT)  # a repository policy can grant these
 CUSTOMARY = "ecr:batchchecklayeravailability"
 
 
@@ -77,6 +79,7 @@ def spelling(action: str) -> str:
     return _RUN.sub(lambda run: "?" * run[0].count("?") + "*" * ("*" in run[0]), ascii_lower(action))
 
 
+@functools.lru_cache(maxsize=4096)
 def expand(action: str) -> frozenset[str]:
     """The known actions that `action` (an action or pattern in its canonical spelling) stands for (rule 5).
 
@@ -86,7 +89,7 @@ def expand(action: str) -> frozenset[str]:
     if action in KNOWN:
         return frozenset({action})
     if has_wildcard(action):
-        return frozenset(name for name in KNOWN if covers(action, name)) or frozenset({action})
+        return frozenset(name for name in KNOWN if matches(action, name)) or frozenset({action})
     return frozenset({action})
 
 

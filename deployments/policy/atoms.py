@@ -1,18 +1,18 @@
-"""A policy as its atoms: (effect, principal, action, condition) (rule 6).
+"""A policy as its statements in canonical form: whom each is about, which actions, under which condition (rule 6).
 
 Rules 1 to 9 and 11 are applied here: which spellings name the same principal, what a wildcard stands for, what an empty
-element means. `compare` decides whether the atoms of two policies cover each other. The partition is a plain argument,
-because an account id means the root ARN in the partition of the registry (rule 1).
+element means. `compare` decides whether the statements of two policies cover each other. The partition is a plain
+argument, because an account id means the root ARN in the partition of the registry (rule 1).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
-from deployments.policy.actions import KNOWN, expand_all, spelling
+from deployments.policy.actions import GRANTABLE, KNOWN, expand_all, spelling
 from deployments.policy.conditions import Condition, condition_of, literal
 from deployments.policy.document import Policy, Statement, WrittenPrincipal
 from deployments.policy.wildcard import covers, has_wildcard
@@ -78,20 +78,12 @@ EVERYONE = Principal(kind=Who.EVERYONE, name="*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllExcept:
-    """NotPrincipal: equal only to a NotPrincipal that names the same set (rule 12)."""
+    """NotPrincipal: everyone who is not named (rule 12)."""
 
     principals: frozenset[Principal]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllActionsExcept:
-    """NotAction: equal only to a NotAction that names the same set (rule 12)."""
-
-    actions: frozenset[str]
-
-
 Subject = Principal | AllExcept
-Action = str | AllActionsExcept
 
 
 def principal_of(kind: str, text: str, *, partition: str, version: str = "2012-10-17") -> Principal:
@@ -109,7 +101,10 @@ def principal_of(kind: str, text: str, *, partition: str, version: str = "2012-1
 
 
 def principals_of(written: Iterable[WrittenPrincipal], *, partition: str, version: str) -> frozenset[Principal]:
-    """The principals that a list names. `*` covers the other AWS principals beside it (rule 3), but no service."""
+    """The principals that a list names. `*` covers the other AWS principals beside it (rule 3).
+
+    A service beside `*` stays, because `lint` asks for whom it acts; `compare` and `may` let `*` cover it.
+    """
     found = frozenset(principal_of(each.kind, each.text, partition=partition, version=version) for each in written)
     if EVERYONE in found:
         return frozenset(each for each in found if each == EVERYONE or each.kind not in _OF_AWS)
@@ -127,60 +122,48 @@ def subjects(statement: Statement, policy: Policy, *, partition: str) -> frozens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ConditionPart:
-    """What one statement says about each of its principals: these actions, under this condition."""
+class Rule:
+    """One statement with an effect: whom it is about, which actions, under which condition."""
 
-    actions: frozenset[Action]
+    effect: str
+    subjects: frozenset[Subject]
+    known: frozenset[str]  # the actions of our table that a repository policy can grant
+    named: frozenset[str]  # other actions and patterns that it names
     patterns: frozenset[str]
+    excluded: frozenset[str] | None  # the actions and patterns of NotAction; None: the statement has Action
     condition: Condition
 
-    def implies(self, action: Action) -> bool:
-        """Whether a wildcard of this statement covers an action that is not in our table (rule 5)."""
-        if not isinstance(action, str) or action in KNOWN:
-            return False
+    def says(self, action: str) -> bool:
+        """Whether the statement is about an action that is not in our table, by its name."""
+        if self.excluded is not None:
+            return not any(covers(pattern, action) for pattern in self.excluded)
+        return action in self.named
+
+    def implies(self, action: str) -> bool:
+        """Whether a wildcard of Action covers an action that is not in our table (rule 5)."""
         return any(pattern != action and covers(pattern, action) for pattern in self.patterns)
 
-    def says(self, action: Action) -> bool:
-        """Whether this part is about the action, by name or by a wildcard."""
-        return action in self.actions or self.implies(action)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Atoms:
-    """All atoms of one policy by effect and principal. The 300 accounts of a statement share one part."""
-
-    table: dict[tuple[str, Subject], tuple[ConditionPart, ...]] = field(default_factory=dict)
-
-    def parts(self, effect: str, subject: Subject) -> tuple[ConditionPart, ...]:
-        """What the policy says about a principal under an effect; empty if nothing."""
-        return self.table.get((effect, subject), ())
-
-
-def atoms_of(policy: Policy, *, partition: str) -> Atoms:
-    """The atoms of a policy. Sid, Id and order are left out (rules 2 and 7)."""
-    found: dict[tuple[str, Subject], list[ConditionPart]] = {}
+def rules_of(policy: Policy, *, partition: str) -> tuple[Rule, ...]:
+    """The statements that can apply to a request. Sid, Id and order are left out (rules 2 and 7)."""
+    rules = []
     for statement in policy.statements:
-        if statement.effect is None:
+        meant = subjects(statement, policy, partition=partition)
+        if statement.effect is None or not meant or (statement.actions is None and statement.not_actions is None):
             continue
-        part = ConditionPart(
-            actions=actions_of(statement),
-            patterns=frozenset(filter(has_wildcard, map(spelling, statement.actions or ()))),
-            condition=condition_of(statement.conditions, policy.version),
+        written = statement.not_actions or () if statement.actions is None else statement.actions
+        spelled = frozenset(map(spelling, written))
+        expanded = expand_all(spelled)
+        negated = statement.actions is None
+        rules.append(
+            Rule(
+                effect=statement.effect,
+                subjects=meant,
+                known=GRANTABLE - expanded if negated else GRANTABLE & expanded,
+                named=frozenset() if negated else expanded - KNOWN,
+                patterns=frozenset() if negated else frozenset(filter(has_wildcard, spelled)),
+                excluded=spelled if negated else None,
+                condition=condition_of(statement.conditions, policy.version),
+            )
         )
-        for subject in subjects(statement, policy, partition=partition):
-            found.setdefault((statement.effect, subject), []).append(part)
-    return Atoms(table={place: tuple(parts) for place, parts in found.items()})
-
-
-def actions_of(statement: Statement) -> frozenset[Action]:
-    """The actions of a statement with wildcards expanded (rule 5); empty if Action is absent (rule 9)."""
-    if statement.actions is not None:
-        return frozenset(expand_all(statement.actions))
-    if statement.not_actions is not None:
-        return frozenset({AllActionsExcept(actions=expand_all(statement.not_actions))})
-    return frozenset()
-
-
-def is_of_aws(subject: Subject) -> bool:
-    """Whether `*` covers the principal (rule 3)."""
-    return isinstance(subject, Principal) and subject.kind in _OF_AWS
+    return tuple(rules)

@@ -1,26 +1,20 @@
 """A statement's Condition as a value: what must hold of a request for the statement to apply.
 
-All tests of a condition must hold; the values of one test are alternatives. Two conditions are compared only by what
-can be proved from this structure, not by assumptions about requests:
-
-- The values of a plain positive test (`StringEquals` k: a, b) may be split over several statements and merged again.
-- Each value of a plain negated test (`StringNotEquals` k: a, b) forbids by itself, so each value is a test of its own.
-- A test with `ForAllValues:`, `ForAnyValue:`, `…IfExists`, an empty value list or an unknown operator is equal only to
-  the same test (rule 12).
-- A condition with more tests, or with fewer alternatives, is narrower. A condition without tests is the widest.
+All tests of a condition must hold; the values of one test are alternatives, and under a negated operator each value
+forbids by itself. `cells` says which values of a key a test lets through, and `boxes` compares conditions by that.
 
 Operators are case-sensitive (AWS answers `Invalid Condition type : stringEquals`), keys are not (rule 4).
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from deployments.policy.document import WrittenCondition
+from deployments.policy.values import network, number
 from deployments.policy.wildcard import ascii_lower
 
 # Source: IAM's reference of condition operators, read in 2026-11. Each negated operator maps to the positive operator
@@ -42,9 +36,6 @@ NEGATED = {
     "ArnNotLike": "ArnLike",
 }
 _VARIABLE = re.compile(r"\$\{.*?\}", re.DOTALL)
-_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
-_MASK = re.compile(r"/.*\.|%")  # forms that Python accepts as a network and IAM does not
-MAX_PARTS = 2_000  # pieces of one condition; beyond this number the proof stops and the pieces count as a difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,32 +83,16 @@ class Test:
     values: frozenset[str]
 
 
-NO_TEST = Test(operator="", key="", values=frozenset())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """Tests that must all hold. The tests in `choices` may be narrowed value by value, those in `fixed` may not."""
+    """Tests that must all hold; no test: always."""
 
-    choices: frozenset[Test] = field(default=frozenset())
-    fixed: frozenset[Test] = field(default=frozenset())
+    found: frozenset[Test] = field(default=frozenset())
 
     @property
     def tests(self) -> tuple[Test, ...]:
-        """All tests, sorted by key and operator.
-
-        The values of a plain negated operator are merged into one test again.
-        """
-        together: dict[tuple[str, str], set[str]] = {}
-        apart = list(self.choices)
-        for test in self.fixed:
-            operator = operator_of(test.operator)
-            if operator.plain and operator.negated and test.values:
-                together.setdefault((test.operator, test.key), set()).update(test.values)
-            else:
-                apart.append(test)
-        apart += [Test(operator=op, key=key, values=frozenset(vals)) for (op, key), vals in together.items()]
-        return tuple(sorted(apart, key=lambda test: (test.key, test.operator, sorted(test.values))))
+        """All tests, sorted by key and operator."""
+        return tuple(sorted(self.found, key=lambda test: (test.key, test.operator, sorted(test.values))))
 
     def as_document(self) -> dict[str, dict[str, list[str]]] | None:
         """The Condition element in its canonical spelling; None if there is no test."""
@@ -141,6 +116,10 @@ _WRITTEN_KEYS = """
     aws:ViaAWSService aws:VpceAccount aws:VpceOrgID aws:VpceOrgPaths aws:VpcSourceIp ecr:AccountSetting
     ecr:ResourceTag
 """
+# Keys whose value is a Boolean in every request that has them (IAM User Guide, “AWS global condition context keys”).
+BOOLEAN_KEYS = frozenset(
+    {"aws:securetransport", "aws:viaawsservice", "aws:principalisawsservice", "aws:multifactorauthpresent"}
+)
 _KEYS = {ascii_lower(key): key for key in _WRITTEN_KEYS.split()}
 
 
@@ -164,76 +143,26 @@ def literal(text: str, version: str) -> str:
 
 def condition_of(written: Sequence[WrittenCondition], version: str) -> Condition:
     """The condition of one statement. `version`: the policy's, which decides whether `${…}` is a variable (rule 7)."""
-    by_place: dict[tuple[str, str], set[frozenset[str]]] = {}
-    fixed: set[Test] = set()
+    lists: dict[tuple[str, str], set[frozenset[str]]] = {}
     for item in written:
         operator = operator_of(item.operator)
-        key = ascii_lower(item.key)
         values = frozenset(_canonical(literal(value, version), operator.base) for value in item.values)
-        if not operator.plain or not values:
-            fixed.add(Test(operator=item.operator, key=key, values=values))
-        elif operator.negated:
-            fixed.update(Test(operator=item.operator, key=key, values=frozenset({value})) for value in values)
-        else:
-            by_place.setdefault((item.operator, key), set()).add(values)
-    choices: set[Test] = set()
-    for (name, key), lists in by_place.items():
-        # A key in two spellings gives two tests that must both hold, so their values are not alternatives of one list.
-        target = choices if len(lists) == 1 else fixed
-        target.update(Test(operator=name, key=key, values=values) for values in lists)
-    return Condition(choices=frozenset(choices), fixed=frozenset(fixed))
+        lists.setdefault((item.operator, ascii_lower(item.key)), set()).add(values)
+    tests: set[Test] = set()
+    for (name, key), several in lists.items():
+        # A key in two spellings gives two tests that must both hold. What two negated lists forbid is forbidden by one.
+        if operator_of(name).plain and operator_of(name).negated and frozenset() not in several:
+            several = {frozenset[str]().union(*several)}
+        tests.update(Test(operator=name, key=key, values=values) for values in several)
+    return Condition(found=frozenset(tests))
 
 
 def _canonical(value: str, base: str) -> str:
     """The same text for all values that the operator treats as equal (rule 8). Other values stay as they are."""
     if base == "StringEqualsIgnoreCase":
         return ascii_lower(value)
-    if base.startswith("Numeric") and _NUMBER.fullmatch(value):
-        number = Decimal(value)
-        return format(number.normalize() if number else Decimal(0), "f")
-    if base == "IpAddress":
-        try:
-            return value if _MASK.search(value) else str(ipaddress.ip_network(value))
-        except ValueError:
-            return value
+    if base.startswith("Numeric") and (found := number(value)) is not None:
+        return format(found.normalize() if found else Decimal(0), "f")
+    if base == "IpAddress" and (addresses := network(value)) is not None:
+        return str(addresses)
     return value
-
-
-def remainder(wide: Collection[Condition], covered: Collection[Condition]) -> tuple[Condition, ...]:
-    """The part of `wide` that is not provably inside `covered`, as conditions that do not overlap."""
-    same = set(covered)
-    rest: list[Condition] = []
-    for condition in sorted((one for one in wide if one not in same), key=_widest_first):
-        parts = [condition]
-        for other in (*covered, *rest):
-            parts = [piece for part in parts for piece in _minus(part, other)]
-            if not parts or len(parts) > MAX_PARTS:
-                break
-        rest += parts
-    return tuple(rest)
-
-
-def _widest_first(condition: Condition) -> tuple[int, list[tuple[str, str, list[str]]]]:
-    tests = [(test.operator, test.key, sorted(test.values)) for test in condition.tests]
-    return len(condition.choices) + len(condition.fixed), tests
-
-
-def _minus(part: Condition, other: Condition) -> list[Condition]:
-    """The pieces of `part` outside of `other`.
-
-    If `other` has a test that `part` lacks, nothing is proved and the answer is `part` itself.
-    """
-    if not other.fixed <= part.fixed:
-        return [part]
-    mine = {(test.operator, test.key): test for test in part.choices}
-    if any(mine.get((test.operator, test.key), NO_TEST).values.isdisjoint(test.values) for test in other.choices):
-        return [part]
-    pieces = []
-    for test in sorted(other.choices, key=lambda one: (one.operator, one.key)):
-        place = (test.operator, test.key)
-        values = mine[place].values
-        if outside := values - test.values:
-            piece = mine | {place: Test(operator=test.operator, key=test.key, values=outside)}
-            pieces.append(Condition(choices=frozenset(piece.values()), fixed=part.fixed))
-        mine[place] = Test(operator=test.operator, key=test.key, values=values & test.values)
-    return pieces

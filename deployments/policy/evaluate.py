@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deployments.policy import words
-from deployments.policy.actions import KNOWN, PREFIX, PULL, expand, expand_all, spelling
+from deployments.policy.actions import KNOWN, PREFIX, PULL, expand, expand_all, spelling, written
 from deployments.policy.atoms import EVERYONE, AllExcept, Principal, Subject, Who, principal_of, subjects
 from deployments.policy.conditions import Test, condition_of
 from deployments.policy.context import Context, Known, all_of, any_of, holds, known_of
@@ -173,7 +173,7 @@ def _one(policy: Policy, caller: Subject, action: str, known: Known, partition: 
         elif applies is None:
             (perhaps_denied if clause.denies else perhaps_allowed).append((clause, reason))
     if not allowed and not perhaps_allowed:
-        text = f"{who} may not {what}: no statement allows {words.name_of_action(action)}."
+        text = f"{who} may not {what}: no statement allows {words.shown(written(action))}."
         return Answer(verdict="no", statement=None, words=text)
     if perhaps_denied or not allowed:
         clause, reason = (perhaps_denied or perhaps_allowed)[0]

@@ -23,6 +23,8 @@ def has_wildcard(text: str) -> bool:
 
 def matches(pattern: str, text: str) -> bool:
     """Whether the pattern matches the text, case-sensitively, in at most len(pattern) × len(text) steps."""
+    if len(pattern) - pattern.count("*") > len(text):
+        return False  # every other character of the pattern needs one of the text
     return _match(pattern, text, text_is_pattern=False)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from deployments.policy.actions import CUSTOMARY, KNOWN, PULL, PURPOSES, PUSH, Purpose, written
-from deployments.policy.atoms import Action, AllActionsExcept, AllExcept, Principal, Subject, Who
+from deployments.policy.actions import CUSTOMARY, GRANTABLE, KNOWN, PULL, PURPOSES, PUSH, Purpose, written
+from deployments.policy.atoms import AllExcept, Principal, Subject, Who
 from deployments.policy.conditions import Condition, Test, operator_of, spelt
 
 MAX_ITEMS_LISTED = 6
@@ -86,22 +86,15 @@ def name_of_subject(subject: Subject) -> str:
     return subject.name if subject.kind is Who.BARE else f"{subject.kind.value}:{subject.name}"
 
 
-def name_of_action(action: Action) -> str:
-    """An action for machines: `ecr:PutImage`, `NotAction:…,…`."""
-    if isinstance(action, AllActionsExcept):
-        return "NotAction:" + ",".join(written(name) for name in sorted(action.actions))
-    return written(action)
-
-
-def of_actions(actions: Sequence[Action]) -> str:
+def of_actions(actions: Sequence[str]) -> str:
     """`pull`, `push and ecr:DescribeImages`, `ecr:PutImage (push)`, `every ECR action` …"""
-    plain = {action for action in actions if isinstance(action, str)}
+    plain = set(actions)
     parts = []
-    if plain >= KNOWN:
+    if plain >= GRANTABLE:
         parts.append("every ECR action")
         plain -= KNOWN
-    elif len(KNOWN - plain) <= MAX_ITEMS_LISTED:
-        parts.append(f"every ECR action except {of_actions(sorted(KNOWN - plain))}")
+    elif len(GRANTABLE - plain) <= MAX_ITEMS_LISTED:
+        parts.append(f"every ECR action except {of_actions(sorted(GRANTABLE - plain))}")
         plain -= KNOWN
     for purpose, needed in ((Purpose.PULL, PULL), (Purpose.PUSH, PUSH)):
         if plain >= needed:
@@ -111,13 +104,10 @@ def of_actions(actions: Sequence[Action]) -> str:
         purpose = PURPOSES.get(action, Purpose.OTHER)
         note = f" ({purpose.value})" if purpose in (Purpose.PULL, Purpose.PUSH, Purpose.DELETE) else ""
         parts.append(shown(written(action)) + note)
-    for rest in sorted((one for one in actions if isinstance(one, AllActionsExcept)), key=name_of_action):
-        named = listed(shown(written(name)) for name in sorted(rest.actions))
-        parts.append(f"every action except {named}" if named else "every action")
     return listed(parts)
 
 
-def of_use(actions: Sequence[Action]) -> str:
+def of_use(actions: Sequence[str]) -> str:
     """The actions after the word “may”: `pull`, `use ecr:PutImage (push)`."""
     what = of_actions(actions)
     return what if what in (Purpose.PULL.value, Purpose.PUSH.value) else f"use {what}"
@@ -155,7 +145,7 @@ def _value(value: str) -> str:
     return shown(value) if plain == value else f"{shown(plain)} (plain text, not a policy variable)"
 
 
-def of_grant(*, effect: str, gained: bool, who: str, actions: Sequence[Action], condition: Condition) -> str:
+def of_grant(*, effect: str, gained: bool, who: str, actions: Sequence[str], condition: Condition) -> str:
     """One line of a comparison. A removed Deny is access gained, an added Deny is access lost (rule 12)."""
     verb = "gains" if gained else "loses"
     what = of_actions(actions) + of_condition(condition)

@@ -71,7 +71,7 @@ def policy_differences(desired: str | None, actual: str | None, *, partition: st
         return [Difference(part=Part.POLICY, words=words, fixable=False)]
     if comparison.level != "access":
         return []
-    words = "; ".join(grant.words for grant in (*comparison.lost, *comparison.gained))
+    words = "; ".join((*(grant.words for grant in (*comparison.lost, *comparison.gained)), *comparison.more))
     return [Difference(part=Part.POLICY, words=f"Compared with the default policy, {words}.", fixable=True)]
 
 

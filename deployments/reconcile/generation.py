@@ -405,7 +405,7 @@ def _lost(before: str, after: str, host: str) -> list[str]:
     comparison = policy.compare(before, after, partition=registry.partition if registry else "aws")
     if comparison.level == "incomparable":
         return [f"The policies cannot be compared ({comparison.why})."]
-    return [f"{grant.words}." for grant in comparison.lost]
+    return [f"{words}." for words in (*(grant.words for grant in comparison.lost), *comparison.more)]
 
 
 # ------------------------------------------------------------------------------------------------ who holds what

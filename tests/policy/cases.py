@@ -12,6 +12,7 @@ PUSH = ["ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUplo
 ONE, TWO = "111111111111", "222222222222"
 R1, R2 = f"arn:aws:iam::{ONE}:root", f"arn:aws:iam::{TWO}:root"
 ROLE = f"arn:aws:iam::{ONE}:role/r"
+SESSION = f"arn:aws:sts::{ONE}:assumed-role/r/somebody"
 ORG = {"StringEquals": {"aws:PrincipalOrgID": "o-1"}}
 Statement = dict[str, Any]
 
@@ -53,6 +54,24 @@ def when(operator: str, values: Any, key: str = "aws:PrincipalOrgID", **more: An
 
 def case(name: str, a: str, b: str, level: str, partition: str = "aws") -> tuple[str, str, str, str, str]:
     return name, partition, a, b, level
+
+
+def ip(*ranges: str) -> str:
+    return when("IpAddress", list(ranges), "aws:SourceIp")
+
+
+def age(operator: str, values: Any) -> str:
+    return when(operator, values, "aws:MultiFactorAuthAge")
+
+
+def likes(operator: str) -> str:
+    return policy(stmt("*", **cond(operator, "aws:PrincipalArn", f"arn:aws:iam::{TWO}:role/x*")))
+
+
+def unlike(operator: str) -> str:
+    return policy(
+        stmt("*"), stmt("*", effect="Deny", **cond(operator, "aws:PrincipalArn", f"arn:aws:iam::{TWO}:role/x"))
+    )
 
 
 SAME, DIFFERENT, UNKNOWN = "cosmetic", "access", "incomparable"
@@ -151,8 +170,8 @@ CASES: list[tuple[str, str, str, str, str]] = [
     case("* takes in an account beside it", policy(stmt(["*", ONE])), WORLD, SAME),
     case("* takes in a role in another statement", policy(stmt("*"), stmt(ROLE)), WORLD, SAME),
     case("* takes in a deleted principal", policy(stmt(["*", "AROAEXAMPLE1234567890"])), WORLD, SAME),
-    case("* takes in no service", policy(stmt({"AWS": "*", "Service": "a.amazonaws.com"})), WORLD, DIFFERENT),
-    case("* takes in no federated principal", policy(stmt({"AWS": "*", "Federated": "x"})), WORLD, DIFFERENT),
+    case("* takes in a service", policy(stmt({"AWS": "*", "Service": "a.amazonaws.com"})), WORLD, SAME),
+    case("* takes in a federated principal", policy(stmt({"AWS": "*", "Federated": "x"})), WORLD, SAME),
     case(
         "* of another action takes in nothing",
         policy(stmt("*", PULL[:1]), stmt(ONE, PULL)),
@@ -179,10 +198,10 @@ CASES: list[tuple[str, str, str, str, str]] = [
     ),
     case("unconditional * takes in a conditional account", policy(stmt("*"), stmt(ONE, Condition=ORG)), WORLD, SAME),
     case(
-        "* of a Deny takes in no Allow",
+        "an Allow of what is denied to everyone gives nobody anything",
         policy(stmt("*", effect="Deny"), stmt(ONE)),
         policy(stmt("*", effect="Deny")),
-        DIFFERENT,
+        SAME,
     ),
     case(
         "* of a Deny takes in another Deny",
@@ -215,7 +234,7 @@ CASES: list[tuple[str, str, str, str, str]] = [
         "operator in another case is another operator",
         when("stringEquals", "o-1"),
         when("StringEquals", "o-1"),
-        DIFFERENT,
+        UNKNOWN,
     ),
     case(
         "Bool value in capitals",
@@ -444,8 +463,8 @@ CASES: list[tuple[str, str, str, str, str]] = [
     ),
     case("IfExists against plain", when("StringEqualsIfExists", "o-1"), when("StringEquals", "o-1"), DIFFERENT),
     case("StringLike against StringEquals", when("StringLike", "o-*"), when("StringEquals", "o-*"), DIFFERENT),
-    case("unknown operator against none", when("StringFoo", "o-1"), PLAIN, DIFFERENT),
-    case("the same unknown operator", when("StringFoo", ["b", "a"]), when("StringFoo", ["a", "b"]), SAME),
+    case("unknown operator against none", when("StringFoo", "o-1"), PLAIN, UNKNOWN),
+    case("the same unknown operator", when("StringFoo", ["b", "a"]), when("StringFoo", ["a", "b"]), UNKNOWN),
     case("anywhere is not no condition", when("IpAddress", "0.0.0.0/0", "aws:SourceIp"), PLAIN, DIFFERENT),
     case(
         "one address, two spellings",
@@ -683,4 +702,221 @@ CASES: list[tuple[str, str, str, str, str]] = [
         policy(stmt("arn:aws:iam::111111111111:role/%d")),
         DIFFERENT,
     ),
+    # --- one meaning, two spellings of the operator or the value
+    case("ArnEquals and ArnLike", likes("ArnLike"), likes("ArnEquals"), SAME),
+    case("ArnNotEquals and ArnNotLike in a Deny", unlike("ArnNotLike"), unlike("ArnNotEquals"), SAME),
+    case("StringLike of a plain text", when("StringLike", "o-1"), when("StringEquals", "o-1"), SAME),
+    case("StringNotLike of a plain text", when("StringNotLike", "o-1"), when("StringNotEquals", "o-1"), SAME),
+    case("StringLike of an ARN", likes("StringLike"), likes("ArnLike"), SAME),
+    case("StringLike of everything is a key that is there", when("StringLike", "*"), when("Null", "false"), SAME),
+    case("StringLike of one more character", when("StringLike", "o-?*"), when("StringLike", "o-*"), DIFFERENT),
+    case("a range in two halves", ip("203.0.112.0/24", "203.0.113.0/24"), ip("203.0.112.0/23"), SAME),
+    case("a range in three quarters", ip("203.0.112.0/24", "203.0.113.0/25"), ip("203.0.112.0/23"), DIFFERENT),
+    case("an address in a range beside it", ip("203.0.113.0/24", "203.0.113.7"), ip("203.0.113.0/24"), SAME),
+    case("a pattern in a pattern", when("StringLike", ["o-*", "o-1*"]), when("StringLike", "o-*"), SAME),
+    case("a text in a pattern", when("StringLike", ["o-*", "o-1"]), when("StringLike", "o-*"), SAME),
+    case(
+        "a forbidden pattern in a pattern", when("StringNotLike", ["o-*", "o-1*"]), when("StringNotLike", "o-*"), SAME
+    ),
+    case("two limits of a number", age("NumericLessThan", ["300", "900"]), age("NumericLessThan", "900"), SAME),
+    case("up to and below a number", age("NumericLessThanEquals", "900"), age("NumericLessThan", "900"), DIFFERENT),
+    case(
+        "below or equal in two statements",
+        policy(
+            stmt(**cond("NumericLessThan", "aws:MultiFactorAuthAge", "9")),
+            stmt(**cond("NumericEquals", "aws:MultiFactorAuthAge", "9.0")),
+        ),
+        age("NumericLessThanEquals", "9"),
+        SAME,
+    ),
+    case("a moment in seconds", when("DateLessThan", "2030-01-01T00:00:00Z"), when("DateLessThan", "1893456000"), SAME),
+    case("a day is its first moment", when("DateLessThan", "2030-01-01"), when("DateLessThan", "1893456000"), SAME),
+    case(
+        "a moment in two zones", when("DateEquals", "2030-01-01T01:00:00+01:00"), when("DateEquals", "1893456000"), SAME
+    ),
+    case("Bool and the text", when("Bool", "true"), when("StringEquals", "true"), SAME),
+    # --- statements that make up one another
+    case(
+        "ForAnyValue in two statements",
+        when("ForAnyValue:StringEquals", ["a", "b"]),
+        policy(stmt(**cond("ForAnyValue:StringEquals", KEY, "a")), stmt(**cond("ForAnyValue:StringEquals", KEY, "b"))),
+        SAME,
+    ),
+    case(
+        "ForAllValues and its opposite are everything",
+        policy(
+            stmt(**cond("ForAllValues:StringEquals", KEY, "a")), stmt(**cond("ForAnyValue:StringNotEquals", KEY, "a"))
+        ),
+        PLAIN,
+        SAME,
+    ),
+    case(
+        "ForAnyValue IfExists needs the key",
+        when("ForAnyValue:StringEqualsIfExists", "a"),
+        when("ForAnyValue:StringEquals", "a"),
+        SAME,
+    ),
+    case(
+        "ForAllValues needs no IfExists",
+        when("ForAllValues:StringEqualsIfExists", "a"),
+        when("ForAllValues:StringEquals", "a"),
+        SAME,
+    ),
+    case(
+        "IfExists in two statements",
+        when("StringEqualsIfExists", ["a", "b"]),
+        policy(stmt(**cond("StringEqualsIfExists", KEY, "a")), stmt(**cond("StringEqualsIfExists", KEY, "b"))),
+        SAME,
+    ),
+    case(
+        "IfExists is the test or no key",
+        when("StringEqualsIfExists", "a"),
+        policy(stmt(**cond("StringEquals", KEY, "a")), stmt(**cond("Null", KEY, "true"))),
+        SAME,
+    ),
+    case(
+        "a key that is missing beside a key that is there",
+        policy(stmt(**cond("Null", "aws:SourceVpce", "true")), stmt(**cond("Null", "aws:SourceVpce", "false"))),
+        PLAIN,
+        SAME,
+    ),
+    case(
+        "a test beside its opposite",
+        policy(stmt(**cond("StringEquals", KEY, ["a", "b"])), stmt(**cond("StringNotEquals", KEY, ["a", "b"]))),
+        PLAIN,
+        SAME,
+    ),
+    case(
+        "a test beside half its opposite",
+        policy(stmt(**cond("StringEquals", KEY, "a")), stmt(**cond("StringNotEquals", KEY, ["a", "b"]))),
+        PLAIN,
+        DIFFERENT,
+    ),
+    case(
+        "two tests that cannot hold together",
+        policy(stmt(Condition={"StringEquals": {KEY: "a"}, "StringNotEquals": {KEY: "a"}})),
+        policy(),
+        SAME,
+    ),
+    # --- what the principal answers by itself
+    case("its own account", policy(stmt(**cond("StringEquals", "aws:PrincipalAccount", ONE))), PLAIN, SAME),
+    case("another account", policy(stmt(**cond("StringEquals", "aws:PrincipalAccount", TWO))), policy(), SAME),
+    case(
+        "an ARN of its own account",
+        policy(stmt(**cond("ArnLike", "aws:PrincipalArn", f"arn:aws:*::{ONE}:*"))),
+        PLAIN,
+        SAME,
+    ),
+    case(
+        "a role of another account",
+        policy(stmt(**cond("ArnLike", "aws:PrincipalArn", f"arn:aws:iam::{TWO}:*"))),
+        policy(),
+        SAME,
+    ),
+    case(
+        "a role that is itself",
+        policy(stmt(ROLE, **cond("ArnEquals", "aws:PrincipalArn", ROLE))),
+        policy(stmt(ROLE)),
+        SAME,
+    ),
+    case("an account is no service", policy(stmt(**cond("Bool", "aws:PrincipalIsAWSService", "false"))), PLAIN, SAME),
+    case(
+        "everyone of an account is the account",
+        policy(stmt("*", **cond("StringEquals", "aws:PrincipalAccount", ONE))),
+        PLAIN,
+        SAME,
+    ),
+    # --- NotAction, NotPrincipal, Deny
+    case(
+        "NotAction beside everything",
+        policy(stmt(action="*"), without("Action", NotAction="ecr:PutImage")),
+        policy(stmt(action="*")),
+        SAME,
+    ),
+    case("NotAction of everything", policy(stmt(), without("Action", NotAction="*")), PLAIN, SAME),
+    case(
+        "NotAction and the others by name",
+        policy(without("Action", NotAction=["ecr:B*", "ecr:[CDGILPRSTUV]*"])),
+        policy(without("Action", NotAction="ecr:B*")),
+        DIFFERENT,
+    ),
+    case(
+        "NotPrincipal beside everyone", policy(stmt("*"), without("Principal", NotPrincipal={"AWS": ONE})), WORLD, SAME
+    ),
+    case(
+        "two NotPrincipals are everyone",
+        policy(without("Principal", NotPrincipal={"AWS": ONE}), without("Principal", NotPrincipal={"AWS": TWO})),
+        WORLD,
+        SAME,
+    ),
+    case(
+        "Deny of a role beside its account",
+        policy(stmt("*"), stmt([R1, ROLE], effect="Deny")),
+        policy(stmt("*"), stmt(effect="Deny")),
+        SAME,
+    ),
+    case(
+        "Deny of a session beside its role",
+        policy(stmt("*"), stmt([ROLE, SESSION], effect="Deny")),
+        policy(stmt("*"), stmt(ROLE, effect="Deny")),
+        SAME,
+    ),
+    case(
+        "Deny of a role is not Deny of its account",
+        policy(stmt("*"), stmt(ROLE, effect="Deny")),
+        policy(stmt("*"), stmt(effect="Deny")),
+        DIFFERENT,
+    ),
+    # --- actions that no repository policy can grant
+    case(
+        "an action on the whole account",
+        policy(stmt(action=[*PULL, "ecr:GetAuthorizationToken"])),
+        policy(stmt(action=PULL)),
+        SAME,
+    ),
+    case("nothing but an action on the whole account", policy(stmt(action="ecr:GetAuth*")), policy(), SAME),
+    case(
+        "Deny of an action on the whole account",
+        policy(stmt(), stmt(effect="Deny", action="ecr:PutRegistryPolicy")),
+        PLAIN,
+        SAME,
+    ),
+    # --- policy variables
+    case("a star that is only a star", when("StringLike", "a${*}"), when("StringEquals", "a*"), SAME),
+    case("a question mark that is only one", when("StringEquals", "a${?}"), when("StringEquals", "a?"), SAME),
+    case(
+        "a dollar that is only one", when("StringEquals", "${$}{a}"), when("StringEquals", "${a}", version=None), SAME
+    ),
+    case(
+        "a variable in another case",
+        when("StringEquals", "${aws:username}"),
+        when("StringEquals", "${AWS:UserName}"),
+        SAME,
+    ),
+    case(
+        "a default, with and without a space",
+        when("StringEquals", "${aws:username, 'x'}"),
+        when("StringEquals", "${aws:UserName,'x'}"),
+        SAME,
+    ),
+    case(
+        "two defaults",
+        when("StringEquals", "${aws:username, 'x'}"),
+        when("StringEquals", "${aws:username, 'y'}"),
+        DIFFERENT,
+    ),
+    case(
+        "a variable is not its name",
+        when("StringEquals", "${aws:username}"),
+        when("StringEquals", "aws:username"),
+        DIFFERENT,
+    ),
+    # --- operators that are not known
+    case("an operator of next year", policy(stmt(), stmt(TWO, **cond("StringWithin", KEY, "a"))), PLAIN, UNKNOWN),
+    case("an operator in lower case", when("stringequals", "o-1"), when("StringEquals", "o-1"), UNKNOWN),
+    case("a quantifier of next year", when("ForSomeValues:StringEquals", "o-1"), PLAIN, UNKNOWN),
+    # --- values that are none
+    case("a number in other digits", age("NumericEquals", "１０"), age("NumericEquals", "10"), DIFFERENT),
+    case("a number with a line", age("NumericEquals", "1_0"), age("NumericEquals", "10"), DIFFERENT),
+    case("a week date", when("DateEquals", "2027-W01-1"), when("DateEquals", "2027-01-04"), DIFFERENT),
 ]

@@ -87,7 +87,7 @@ class Command(BaseCommand):
         else:
             self._lines(found.level, *([found.why] if found.why else []))
             self._lines(*(f"+ {grant.words}" for grant in found.gained))
-            self._lines(*(f"- {grant.words}" for grant in found.lost))
+            self._lines(*(f"- {grant.words}" for grant in found.lost), *found.more)
         return found.level in ("identical", "cosmetic")
 
     def lint(self, options: dict[str, Any]) -> bool:
