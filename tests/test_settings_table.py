@@ -398,6 +398,14 @@ def test_after_a_malformed_env_file_nothing_is_said_to_be_unset(settings: Any, t
     assert [message.id for message in run_checks(tags=["configuration", "policy"])] == ["deployments.E001"]
 
 
+def test_a_malformed_encryption_key_is_not_said_to_be_unset(settings: Any) -> None:
+    settings.CONFIGURATION = config.load({"ENCRYPTION_KEY": "short"})
+
+    found = {message.id for message in run_checks(include_deployment_checks=True)}
+    assert "deployments.E001" in found
+    assert "deployments.W003" not in found
+
+
 def test_a_malformed_setting_of_one_registry_hides_no_finding_about_the_other(settings: Any) -> None:
     found = ids(settings, DEPLOY_REGISTRY_HOST=HOST, V4_DEPLOY_REGISTRY_HOST="https://x")
 
