@@ -257,6 +257,7 @@ def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> 
     values = reader.fields(each for each in SETTINGS if each.field and not each.of_registry)
     reader.look_for_misspelt()
     reader.look_for_unused()
+    reader.look_at_aws_variables()
     return Configuration(plain=plain, v4=v4, problems=tuple(reader.problems), warnings=tuple(reader.warnings), **values)
 
 
@@ -369,6 +370,12 @@ class _Reader:
                 "It is not used: images are built where the CLI runs, so no deployment waits in a queue.",
                 "Remove it; DEPLOY_TIMEOUT_MS is for a deployment that is building or deploying.",
             )
+
+    def look_at_aws_variables(self) -> None:
+        """Warn about boto3's variables in a suspicious form. boto3 reads them itself, at the first call to AWS."""
+        for name in sorted(self._environment):
+            if re.fullmatch(r"AWS_[A-Z0-9_]{1,60}", name) and (found := suspicion(name, self._environment[name])):
+                self._warn(name, *found)
 
 
 def _filled(hint: str, setting: Setting, name: str) -> str:

@@ -136,13 +136,15 @@ def switch() -> Notation:
 def whole(*, least: int, most: int, unit: str = "", into: Callable[[int], Any] = int) -> Notation:
     """A whole number. `unit`: its noun, for the documents; `into` makes the value of the number."""
 
+    words = f"whole number of {unit}" if unit else "whole number"
+
     def parse(text: str, warn: Warn) -> Any:
         # isdecimal() and int() also accept digits of other scripts, so the value must be ASCII too.
         if text.isascii() and text.isdecimal() and len(text) <= 16 and least <= int(text) <= most:
             return into(int(text))
-        raise Malformed(f"The value is not a whole number from {least:,} to {most:,}.")
+        raise Malformed(f"The value is not a {words} from {least:,} to {most:,}.")
 
-    return Notation(words=f"whole number of {unit}" if unit else "whole number", parse=parse)
+    return Notation(words=words, parse=parse)
 
 
 def milliseconds(*, least: int, most: int) -> Notation:
@@ -192,14 +194,18 @@ def list_of(words: str, regex: str, noun: str, *, into: Callable[[tuple[str, ...
 
 
 def host_names() -> Notation:
-    """Comma-separated host names. As Django's ALLOWED_HOSTS always did, it takes any text."""
-    return Notation(
-        words="host names, comma-separated",
-        parse=lambda text, warn: tuple(_parts(text)),
-        unset=(),
-        any_text=True,
-        several_lines=True,
-    )
+    """Comma-separated host names, as in Django's ALLOWED_HOSTS: also `*`, and `.example.com` with its subdomains."""
+
+    def parse(text: str, warn: Warn) -> tuple[str, ...]:
+        entries = tuple(_parts(text))
+        if not all(re.fullmatch(r"\*|\.?[\w-]+(\.[\w-]+)*\.?|\[[0-9A-Fa-f:.]+\]", entry) for entry in entries):
+            warn(
+                "An entry is not a host name, so it admits no request.",
+                "Write names without scheme, port and path, separated by commas: {name}=deploy.example.com.",
+            )
+        return entries
+
+    return Notation(words="host names, comma-separated", parse=parse, unset=(), any_text=True, several_lines=True)
 
 
 def keys() -> Notation:
@@ -284,7 +290,7 @@ def namespace() -> Notation:
 
 def json_object(breaches: Callable[[str], Iterable[ecr_rules.Breach]] = lambda text: ()) -> Notation:
     """A JSON object, kept as the operator wrote it. `breaches` gives what ECR refuses of it."""
-    hint = "For example {name}={example}; put a text of several lines in a file: {name}_FILE=/path."
+    hint = "For example {name}={example} (in a shell, in single quotes), or the path of a file: {name}_FILE=/path."
 
     def parse(text: str, warn: Warn) -> str:
         try:

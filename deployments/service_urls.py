@@ -126,7 +126,8 @@ def _split(text: str, schemes: Mapping[str, object], hint: str) -> _Parts:
     authority, rest = rest[:end], rest[end:]  # a # in the password is taken as it is
     rest, hash_mark, after = rest.partition("#")
     path, _, query = rest.partition("?")
-    no_login = not authority and schemes.get(scheme) == "sqlite"  # an @ may stand in the path of a file
+    # An @ may stand in the path of a file.
+    no_login = schemes[scheme] == "sqlite" and not authority and not re.search(r":[^/]*@", path)
     if ("@" in path + after or ("@" in query and "@" not in authority)) and not no_login:
         raise Malformed(_AT, _ENCODE)
     login, _, address = authority.rpartition("@")

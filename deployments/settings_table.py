@@ -32,8 +32,8 @@ DEFAULT_LIFECYCLE_POLICY = json.dumps(
     }
 )
 POLICY_EXAMPLE = (
-    '\'{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::222222222222:root"},'
-    '"Action":["ecr:BatchGetImage","ecr:GetDownloadUrlForLayer","ecr:BatchCheckLayerAvailability"]}]}\''
+    '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::222222222222:root"},'
+    '"Action":["ecr:BatchGetImage","ecr:GetDownloadUrlForLayer","ecr:BatchCheckLayerAvailability"]}]}'
 )
 
 
@@ -410,7 +410,8 @@ def env_example() -> str:
         "# Every setting of Registry Admin. Copy this file to .env and remove the # from the lines that you need.",
         "# A variable of the environment overrides the file.",
         "# NAME_FILE=/path instead of NAME reads the value from a file: for secrets, and for JSON of several lines.",
-        "# All text after the = is the value: a comment cannot follow it.",
+        "# All text after the = is the value: no comment can follow it. Write it without quotes, because docker's",
+        "# --env-file would keep them; only in a shell JSON stands in single quotes.",
     ]
     for setting in SETTINGS:
         default = setting.default_says or setting.default_from

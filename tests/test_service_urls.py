@@ -139,6 +139,7 @@ def test_a_wrong_value_of_an_option_is_refused_with_the_right_ones(query: str, n
         "postgres://u:SE@C?RET@db:5432/app",
         "postgres://u:SE@C/x?RET@db:5432/app",
         "postgres://u:SEC#R/ET@db:5432/app",
+        "sqlite:///u:SECRET@host/file",
     ],
 )
 def test_a_password_that_is_not_percent_encoded_is_refused_with_that_word(url: str) -> None:

@@ -175,6 +175,9 @@ def test_a_value_in_a_wrong_form_stops_the_start_with_what_to_write_instead(name
         ("DEPLOY_REGISTRY_USERNAME", "DEPLOY_REGISTRY_USERNAME=me", "the name of the variable"),
         ("ALLOWED_HOSTS", '"deploy.example.com"', "Take the quotes off"),
         ("STATIC_ROOT", "'/var/static'", "Take the quotes off"),
+        ("ALLOWED_HOSTS", "https://deploy.example.com", "without scheme"),
+        ("ALLOWED_HOSTS", "deploy.example.com:8000", "without scheme"),
+        ("ALLOWED_HOSTS", "a.example.com b.example.com", "separated by commas"),
         ("EMAIL_FROM", "'Registry Admin <a@example.com>'", "Take the quotes off"),
         ("DATABASE_URL", "postgres://user:pw@db:6432/app?pgbouncer=true", "pgbouncer"),
         ("DATABASE_URL", "postgres://user:pw@db:6432/app?connection_limit=10", "connection_limit"),
@@ -196,6 +199,20 @@ def test_a_suspicious_value_that_always_worked_is_used_with_a_warning(name: str,
         assert found in (value, (value,))
 
 
+def test_the_policy_of_the_example_works_as_it_stands_in_a_file_that_docker_reads() -> None:
+    line = next(line for line in (ROOT / ".env.example").read_text().splitlines() if "REPOSITORY_POLICY={" in line)
+    name, _, value = line.removeprefix("#").partition("=")
+
+    assert said_by(**{name: value}) == {}
+
+
+def test_a_variable_of_boto3_in_quotes_is_warned_of_without_its_value() -> None:
+    said = said_by(AWS_SECRET_ACCESS_KEY='"SECRETPW"', AWS_REGION="'us-east-1'", AWS_PROFILE="production")
+
+    assert sorted(said) == ["AWS_REGION", "AWS_SECRET_ACCESS_KEY"]
+    assert "SECRETPW" not in str(said)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -203,6 +220,7 @@ def test_a_suspicious_value_that_always_worked_is_used_with_a_warning(name: str,
         ("DEPLOY_REGISTRY_HOST", "[::1]:5000"),
         ("DEPLOY_REGISTRY_HOST", "10.0.0.1:65535"),
         ("EMAIL_FROM", '"Registry Admin" <a@example.com>'),
+        ("ALLOWED_HOSTS", "*, .example.com,deploy_1, [::1],127.0.0.1"),
         ("DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS", "222222222222,\n333333333333"),
         ("DEPLOY_REGISTRY_ECR_TAGS", "team=platform,\nenv=prod"),
         ("ENCRYPTION_KEY", f"{'a' * 32},\n{'b' * 32}"),
@@ -378,6 +396,14 @@ def test_after_a_malformed_env_file_nothing_is_said_to_be_unset(settings: Any, t
     settings.CONFIGURATION = config.load({**values, "DEPLOY_REGISTRY_HOST": HOST}, found=found)
 
     assert [message.id for message in run_checks(tags=["configuration", "policy"])] == ["deployments.E001"]
+
+
+def test_a_malformed_encryption_key_is_not_said_to_be_unset(settings: Any) -> None:
+    settings.CONFIGURATION = config.load({"ENCRYPTION_KEY": "short"})
+
+    found = {message.id for message in run_checks(include_deployment_checks=True)}
+    assert "deployments.E001" in found
+    assert "deployments.W003" not in found
 
 
 def test_a_malformed_setting_of_one_registry_hides_no_finding_about_the_other(settings: Any) -> None:
