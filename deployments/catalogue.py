@@ -508,7 +508,7 @@ REPOSITORIES: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("policy_may_be_open",),
-        says="This policy cannot be restored: it cannot be shown to be closed to the world, because a part of it is not "
+        says="This policy cannot be restored: it cannot be shown to be closed to the world, as a part of it is not "
         "understood.",
         todo="Write a policy without that part, or allow public policies by DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY=1.",
         cause="The policy was in force, and has an element or a condition operator that this release does not know.",
