@@ -201,9 +201,6 @@ _COMPARERS: Mapping[str, Callable[[str, str], bool | None]] = {
     "ArnLike": _arn_like,
 }
 
-# No network owner has more addresses than this: a /6 of IPv4, a /16 of IPv6.
-_MOST_ADDRESSES = {4: 2**26, 6: 2**112}
-
 
 def addresses(values: Iterable[str]) -> tuple[int, int] | None:
     """How many IPv4 and IPv6 addresses the ranges cover, each counted once; None if a value is not a range."""
@@ -221,12 +218,6 @@ def addresses(values: Iterable[str]) -> tuple[int, int] | None:
         sum(network.num_addresses for network in ipaddress.collapse_addresses(networks4)),
         sum(network.num_addresses for network in ipaddress.collapse_addresses(networks6)),
     )
-
-
-def is_nearly_everywhere(values: Iterable[str]) -> bool:
-    """Whether the address ranges are so wide that they restrict nobody; also True if a value is not a range."""
-    counted = addresses(values)
-    return counted is None or counted[0] > _MOST_ADDRESSES[4] or counted[1] > _MOST_ADDRESSES[6]
 
 
 def restricts_no_address(test: Test) -> bool:

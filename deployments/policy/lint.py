@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from deployments.policy import words
@@ -20,7 +21,7 @@ from deployments.policy.actions import AS_OF, KNOWN, PREFIX, PULL, PURPOSES, Pur
 from deployments.policy.atoms import EVERYONE, AllExcept, Principal, Subject, Who, subjects
 from deployments.policy.condition_findings import condition_findings
 from deployments.policy.conditions import Condition, Test, condition_of, has_variable, operator_of, spelt
-from deployments.policy.context import is_nearly_everywhere, restricts_no_address
+from deployments.policy.context import addresses, restricts_no_address
 from deployments.policy.document import Kind, Policy, PolicyError, Statement, parse, quoted
 from deployments.policy.evaluate import can_pull, holders
 from deployments.policy.findings import Finding, capital, place_of, report
@@ -280,7 +281,28 @@ def _of_condition(statement: Statement, policy: Policy, label: str) -> Iterator[
 # --------------------------------------------------------------------------------------------------------- open?
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Most:
+    """The most addresses that ranges may have and still count as the network of somebody."""
+
+    ipv4: int
+    ipv6: int
+
+    def is_exceeded(self, values: Iterable[str]) -> bool:
+        """Whether the ranges have more addresses; also True if a value is not a range."""
+        counted = addresses(values)
+        return counted is None or counted[0] > self.ipv4 or counted[1] > self.ipv6
+
+
+# What AWS calls public: broader than a /8 of IPv4 or a /32 of IPv6 (Amazon S3 User Guide, “Blocking public access”,
+# section “The meaning of "public"”).
+_AWS = _Most(ipv4=2**24, ipv6=2**96)
+# What stops the start, as in version 0.1.0, so that an upgrade keeps starting (D-upgrades-start).
+_ANYBODY = _Most(ipv4=2**26, ipv6=2**112)
+
+
 def _of_openness(policy: Policy, partition: str, allow_public: bool) -> Iterator[Finding]:
+    denied, wide_denied = (_denied_to_the_world(policy, partition, most) for most in (_ANYBODY, _AWS))
     for statement in policy.statements:
         if statement.effect != "Allow":
             continue
@@ -290,10 +312,14 @@ def _of_openness(policy: Policy, partition: str, allow_public: bool) -> Iterator
             if _is_open(subject)
         )
         condition = condition_of(statement.conditions, policy.version)
-        if everybody and not closes(condition):
-            actions = _allowed(statement) - _denied_to_the_world(policy, partition)
-            if actions or not _allowed(statement):
-                yield _open_finding(statement, everybody[0], sorted(actions), condition, allow_public)
+        is_open = not closes(condition, _ANYBODY) and (not _allowed(statement) or _allowed(statement) - denied)
+        if everybody and is_open:
+            actions = sorted(_allowed(statement) - denied)
+            yield _open_finding(statement, everybody[0], actions, condition, allow_public)
+        elif everybody and not closes(condition, _AWS) and _allowed(statement) - wide_denied:
+            message = f"{place_of(statement)} allows {everybody[0]} from more addresses than AWS calls anybody's own."
+            hint = "AWS calls ranges broader than /8 (IPv4) or /32 (IPv6) public: name your own, or an organisation."
+            yield report("W130", message, hint)
         for subject in subjects(statement, policy, partition=partition):
             who = words.of_subject(subject, partition=partition)
             if isinstance(subject, AllExcept):
@@ -353,10 +379,10 @@ def _is_open(subject: Subject) -> bool:
     return not (len(parts) == 6 and re.fullmatch("[0-9]{12}", parts[4]) and not any(map(has_wildcard, parts[:4])))
 
 
-def closes(condition: Condition) -> bool:
+def closes(condition: Condition, most: _Most = _ANYBODY) -> bool:
     """Whether a condition is known to restrict who may call. All tests must hold, so one restricting test is enough."""
     return any(
-        _restricts(test, positive=True)
+        _restricts(test, most, positive=True)
         and (operator_of(test.operator).quantifier != "ForAllValues" or _must_exist(test.key, condition))
         for test in condition.tests
     )
@@ -366,7 +392,7 @@ def _must_exist(key: str, condition: Condition) -> bool:
     return any(test.operator == "Null" and test.key == key and test.values == {"false"} for test in condition.tests)
 
 
-def _restricts(test: Test, *, positive: bool) -> bool:
+def _restricts(test: Test, most: _Most = _ANYBODY, *, positive: bool) -> bool:
     """Whether a test (or, in a Deny, the opposite of a negated test) lets in only callers of named owners."""
     operator = operator_of(test.operator)
     # In an Allow, …IfExists lets in callers without the key. In a Deny, a negated test is true for them anyway.
@@ -375,7 +401,7 @@ def _restricts(test: Test, *, positive: bool) -> bool:
     if not positive and operator.quantifier:
         return False
     if test.key == "aws:sourceip":
-        return operator.base == "IpAddress" and not is_nearly_everywhere(test.values)
+        return operator.base == "IpAddress" and not most.is_exceeded(test.values)
     if operator.base not in ("StringEquals", "StringEqualsIgnoreCase", "StringLike", "ArnEquals", "ArnLike"):
         return False
     sort = _RESTRICTING.get(test.key)
@@ -430,7 +456,7 @@ def _is_one_owner(value: str, sort: str, base: str, key: str) -> bool:
     return re.fullmatch("[0-9]{12}", parts[4]) is not None or not has_wildcard(value)
 
 
-def _denied_to_the_world(policy: Policy, partition: str) -> frozenset[str]:
+def _denied_to_the_world(policy: Policy, partition: str, most: _Most) -> frozenset[str]:
     """Actions that a Deny refuses to everyone except named owners: another way to write a closed policy."""
     closed: frozenset[str] = frozenset()
     for statement in policy.statements:
@@ -442,7 +468,7 @@ def _denied_to_the_world(policy: Policy, partition: str) -> frozenset[str]:
             # Every further test makes the Deny narrower. A test that exempts AWS's own services is customary and is
             # allowed.
             own = [test for test in tests if not _is_for_people(test)]
-            if not own or (len(own) == 1 and _restricts(own[0], positive=False)):
+            if not own or (len(own) == 1 and _restricts(own[0], most, positive=False)):
                 closed |= _allowed(statement)
         elif not tests and any(
             isinstance(one, AllExcept) and one.principals and not any(map(_is_open, one.principals))

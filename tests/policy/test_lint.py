@@ -583,6 +583,25 @@ def test_the_whole_answer_of_get_repository_policy_is_one_finding_that_says_how_
     assert "--query policyText" in finding.hint
 
 
+# --------------------------------------------------------------------------------------------------- wide addresses
+
+
+@pytest.mark.parametrize("ranges", ["52.0.0.0/6", "52.0.0.0/7", ["52.0.0.0/8", "54.0.0.0/8"], "2600::/16", "2600::/31"])
+def test_ranges_that_aws_calls_public_are_a_warning(ranges: Any) -> None:
+    """An error would stop a start that version 0.1.0 allowed (D-upgrades-start)."""
+    allowed = policy(stmt("*", **cond("IpAddress", "aws:SourceIp", ranges)))
+    denied = policy(stmt("*"), stmt("*", "ecr:*", effect="Deny", **cond("NotIpAddress", "aws:SourceIp", ranges)))
+
+    assert ids(allowed) == ["W130"]
+    assert "W130" in ids(denied)
+    assert "E110" not in ids(denied)
+
+
+@pytest.mark.parametrize("ranges", ["52.0.0.0/8", ["203.0.113.0/24", "2600::/32"]])
+def test_ranges_that_aws_calls_somebodys_are_no_finding(ranges: Any) -> None:
+    assert ids(policy(stmt("*", **cond("IpAddress", "aws:SourceIp", ranges)))) == []
+
+
 # ---------------------------------------------------------------------------------------------------- openness
 
 
