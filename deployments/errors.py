@@ -21,7 +21,7 @@ class RegistryError(Exception):
     retryable: bool  # the same request can succeed later without a correction
     installation: bool = False  # no repository of this registry works until the cause (credentials, role) is corrected
     bounded: bool = False  # retryable for some minutes only: a new role becomes known to AWS within minutes
-    request_id: str = ""
+    aws_request_id: str = ""
     said: str = ""  # AWS's code and message, with no secret
 
     @property
@@ -101,7 +101,7 @@ def aws_error(
     *,
     permission: str = "",
     setting: str = "",
-    request_id: str = "",
+    aws_request_id: str = "",
     status: int = 0,
 ) -> RegistryError:
     """AWS's error answer as a `RegistryError`; its sentence ends with what to do.
@@ -132,7 +132,7 @@ def aws_error(
         # Without the role no call to the registry works, whatever AWS's reason is.
         installation=entry.installation or operation == "AssumeRole",
         bounded=entry.retryable is Retry.BOUNDED,
-        request_id=request_id,
+        aws_request_id=aws_request_id,
         said=said,
     )
 

@@ -127,7 +127,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "registry_admin.security.content_security_policy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "deployments.api.middleware.ApiMiddleware",
+    "deployments.api.middleware.RequestMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",

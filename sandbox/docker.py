@@ -49,7 +49,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 ECR_HOST = re.compile(r"\d{12}\.dkr[.-]ecr[.-]")
 
 
-class Refused(Exception):
+class HttpRefusal(Exception):
     """The error that docker would print before it exits with status 1."""
 
 
@@ -105,7 +105,7 @@ def loaded(ref: str) -> Image:
     """The image that a build stored on this machine."""
     image = Image(home() / "stand-in" / "images" / quote(ref, safe=""))
     if not image.root.exists():
-        raise Refused(f"Error response from daemon: No such image: {ref}")
+        raise HttpRefusal(f"Error response from daemon: No such image: {ref}")
     return image
 
 
@@ -253,7 +253,7 @@ def _run(command: list[str], *, cwd: Path, environment: Mapping[str, str], numbe
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         )  # fmt: skip
     except OSError as error:
-        raise Refused(f"ERROR: failed to solve: {label}: {error.strerror}: {command[0]}") from None
+        raise HttpRefusal(f"ERROR: failed to solve: {label}: {error.strerror}: {command[0]}") from None
     with process:
         for line in process.stdout or ():
             lines.append(line.rstrip())
@@ -261,7 +261,7 @@ def _run(command: list[str], *, cwd: Path, environment: Mapping[str, str], numbe
     if status := process.returncode:
         said = "\n".join(lines[-20:])
         process_said = f"process {json.dumps(' '.join(command))} did not complete successfully: exit code: {status}"
-        raise Refused(f"------\n > {label}:\n{said}\n------\nERROR: failed to solve: {process_said}")
+        raise HttpRefusal(f"------\n > {label}:\n{said}\n------\nERROR: failed to solve: {process_said}")
 
 
 def _replace(file: Path, old: str, new: str) -> None:
@@ -287,7 +287,7 @@ def build(options: argparse.Namespace) -> None:
             own = {"BUILDPLATFORM": this_platform(), "TARGETPLATFORM": target}
             stages = read_containerfile(containerfile, arguments | own)
             if not {"indexer", "final"} <= stages.keys():
-                raise Refused(f"ERROR: the stand-in knows the CLI's Containerfile only, not this {options.file}")
+                raise HttpRefusal(f"ERROR: the stand-in knows the CLI's Containerfile only, not this {options.file}")
             work = Path(temporary) / target.replace("/", "-")
             run_indexer(context, stages["indexer"], work)
             manifests.append(image.add_manifest(work / "app", stages["final"], target))
@@ -408,7 +408,7 @@ def split_ref(ref: str) -> tuple[str, str]:
     """Registry host, and repository with tag."""
     host, slash, rest = ref.partition("/")
     if not slash or not ("." in host or ":" in host or host == "localhost"):
-        raise Refused(f"{ref} names no registry host, and the stand-in knows no default one")
+        raise HttpRefusal(f"{ref} names no registry host, and the stand-in knows no default one")
     return host, rest
 
 
@@ -425,7 +425,7 @@ class Registry:
         if ECR_HOST.match(host):
             sandbox = urlsplit(os.environ.get("SANDBOX_URL", ""))
             if not sandbox.netloc:
-                raise Refused(f"{host} is AWS, and the stand-in goes to a sandbox only: set SANDBOX_URL")
+                raise HttpRefusal(f"{host} is AWS, and the stand-in goes to a sandbox only: set SANDBOX_URL")
             # The sandbox serves every registry, so the path contains the name of the registry.
             address, self.prefix, plain = sandbox.netloc, f"{host}/", sandbox.scheme == "http"
         self.url = f"{'http' if plain else 'https'}://{address}"
@@ -438,7 +438,7 @@ class Registry:
         try:
             challenge = self.client.session.get(f"{self.url}/v2/", timeout=10).headers.get("WWW-Authenticate", "")
         except OSError as error:  # the exceptions of requests are OSErrors
-            raise Refused(f"no answer from {self.url}: {type(error).__name__}") from None
+            raise HttpRefusal(f"no answer from {self.url}: {type(error).__name__}") from None
         if challenge.lower().startswith("basic"):
             self.client.session.auth = login
             self.client.auth = get_auth_backend("basic", self.client.session, plain)
@@ -474,16 +474,16 @@ class Registry:
         try:
             answer = type(self.client).do_request.__wrapped__(self.client, url, method, **options)
         except (OSError, ValueError) as error:  # ValueError: oras cannot read the challenge
-            raise Refused(f"{method} {url}: {type(error).__name__}: {error}") from None
+            raise HttpRefusal(f"{method} {url}: {type(error).__name__}: {error}") from None
         if answer.ok or method == "HEAD":  # a missing blob is not a refusal
             return answer
         if answer.status_code == 401 and self.login is None:
-            raise Refused("no basic auth credentials")
+            raise HttpRefusal("no basic auth credentials")
         try:
             said = "; ".join(f"{error['code']}: {error['message']}" for error in answer.json()["errors"])
         except (ValueError, KeyError, TypeError):
             said = answer.reason
-        raise Refused(f"unexpected status from {method} request to {url}: {answer.status_code} {said}")
+        raise HttpRefusal(f"unexpected status from {method} request to {url}: {answer.status_code} {said}")
 
 
 def push(image: Image, ref: str) -> None:
@@ -491,8 +491,8 @@ def push(image: Image, ref: str) -> None:
         host, name = split_ref(ref)
         with closing(Registry(host, login_for(host))) as registry:
             registry.push(image, name)
-    except Refused as refusal:
-        raise Refused(f"ERROR: failed to push {ref}: {refusal}") from None
+    except HttpRefusal as refusal:
+        raise HttpRefusal(f"ERROR: failed to push {ref}: {refusal}") from None
     say(f"#99 pushing manifest for {ref}@{image.top['digest']} done")  # CLI 3.x reads the digest from this line
 
 
@@ -501,13 +501,13 @@ def push(image: Image, ref: str) -> None:
 
 def log_in(options: argparse.Namespace) -> None:
     if options.password is not None or not options.password_stdin:
-        raise Refused("Error: the stand-in takes a password from standard input only: --password-stdin")
+        raise HttpRefusal("Error: the stand-in takes a password from standard input only: --password-stdin")
     password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
     try:
         with closing(Registry(options.host, (options.username, password))) as registry:
             registry.check_login()
-    except Refused as refusal:
-        raise Refused(f"Error response from daemon: login to {options.host} failed: {refusal}") from None
+    except HttpRefusal as refusal:
+        raise HttpRefusal(f"Error response from daemon: login to {options.host} failed: {refusal}") from None
     with stored_logins() as auths:
         auths[options.host] = {"auth": base64.b64encode(f"{options.username}:{password}".encode()).decode()}
     print("Login Succeeded")
@@ -544,7 +544,7 @@ def create_builder(options: argparse.Namespace) -> None:
 
 def inspect_builder(options: argparse.Namespace) -> None:
     if not builder_file(options.name).exists():
-        raise Refused(f'ERROR: no builder "{options.name}" found')
+        raise HttpRefusal(f'ERROR: no builder "{options.name}" found')
     print(f"Name:          {options.name}\nDriver:        docker-container")
     if network := builder_file(options.name).read_text():
         print(f'Driver Options:     network="{network}"')  # the CLI compares this line with its --network
@@ -562,7 +562,7 @@ def buildx_version(options: argparse.Namespace) -> None:
 def run_container(options: argparse.Namespace) -> None:
     # The CLI registers emulators before a build for several platforms. The indexer is the same on every platform.
     if "multiarch/qemu-user-static" not in options.arguments:
-        raise Refused("docker: the stand-in cannot run containers")
+        raise HttpRefusal("docker: the stand-in cannot run containers")
 
 
 class Parser(argparse.ArgumentParser):
@@ -570,7 +570,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        raise Refused(f"{self.prog}: the stand-in for docker does not know this: {message}")
+        raise HttpRefusal(f"{self.prog}: the stand-in for docker does not know this: {message}")
 
 
 def parser() -> Parser:
@@ -641,7 +641,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options = parser().parse_args(arguments)
         options.command(options)
-    except Refused as refusal:
+    except HttpRefusal as refusal:
         say(str(refusal))
         return 1
     except ImportError as error:

@@ -18,7 +18,7 @@ from ninja.security import HttpBearer
 from deployments.access import keys
 from deployments.access.audit import Actor
 from deployments.api import branches, limits
-from deployments.api.errors import Refused, refused
+from deployments.api.errors import HttpRefusal, http_refusal
 from deployments.log import bind, get_logger
 from deployments.models import AccessKey, Environment, EnvironmentType, KeyKind
 
@@ -59,7 +59,7 @@ class _Bearer(HttpBearer):
         scheme, _, text = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
             _log_refused_key(request, "no key was sent")
-            raise Refused(401, f"Send an access key: Authorization: Bearer tr_…. {_where_keys_come_from()}")
+            raise HttpRefusal(401, f"Send an access key: Authorization: Bearer tr_…. {_where_keys_come_from()}")
         key = keys.authenticate(text.strip())
         if key is None:
             raise _unknown(request)
@@ -70,10 +70,10 @@ class _Bearer(HttpBearer):
         return self.admit(request, key)
 
     def authenticate(self, request: HttpRequest, token: str) -> None:
-        """Ninja's hook, not used: it cannot give a reason. `admit` raises Refused with the reason."""
+        """Ninja's hook, not used: it cannot give a reason. `admit` raises HttpRefusal with the reason."""
 
     def admit(self, request: HttpRequest, key: AccessKey) -> AccessKey | Caller:
-        """The value of `request.auth` for a valid key. Raises Refused if the route does not accept the key."""
+        """The value of `request.auth` for a valid key. Raises HttpRefusal if the route does not accept the key."""
         return key
 
 
@@ -86,7 +86,9 @@ class UserToken(_Bearer):
 
     def admit(self, request: HttpRequest, key: AccessKey) -> AccessKey:
         if key.kind != KeyKind.USER:
-            raise Refused(403, "This request needs a personal access token (tr_pat_…), not the key of an environment.")
+            raise HttpRefusal(
+                403, "This request needs a personal access token (tr_pat_…), not the key of an environment."
+            )
         return key
 
 
@@ -102,13 +104,15 @@ class EnvironmentKey(_Bearer):
 
     def admit(self, request: HttpRequest, key: AccessKey) -> Caller:
         if key.environment is None:
-            raise Refused(403, "This request needs the key of an environment, from GET /api/v1/projects/{ref}/{env}.")
+            raise HttpRefusal(
+                403, "This request needs the key of an environment, from GET /api/v1/projects/{ref}/{env}."
+            )
         require_scope(key, self.scope)
         if key.environment.type != EnvironmentType.PREVIEW:
             return Caller(key=key, environment=key.environment)
         name = request.headers.get(BRANCH_HEADER, "")
         if not name:
-            raise Refused(401, f"Preview deployments belong to a branch: name it in the header {BRANCH_HEADER}.")
+            raise HttpRefusal(401, f"Preview deployments belong to a branch: name it in the header {BRANCH_HEADER}.")
         return Caller(key=key, environment=branches.find(key.environment, name))
 
 
@@ -117,17 +121,17 @@ may_read, may_deploy, may_fetch_credentials = map(EnvironmentKey, (keys.READ, ke
 
 
 def require_scope(key: AccessKey, scope: str) -> None:
-    """Raise Refused (403) if the key does not have this scope."""
+    """Raise HttpRefusal (403) if the key does not have this scope."""
     if not keys.allows(key, scope):
-        raise refused(403, "scope_missing", scopes=", ".join(key.scopes), scope=scope)
+        raise http_refusal(403, "scope_missing", scopes=", ".join(key.scopes), scope=scope)
 
 
-def _unknown(request: HttpRequest) -> Refused:
+def _unknown(request: HttpRequest) -> HttpRefusal:
     address = request.META.get("REMOTE_ADDR", "")
     wait = limits.unknown_keys.count(address)
     _log_refused_key(request, "unknown, expired or revoked")
     if not wait:
-        return Refused(401, f"This access key is unknown, expired or revoked. {_where_keys_come_from()}")
+        return HttpRefusal(401, f"This access key is unknown, expired or revoked. {_where_keys_come_from()}")
     if not limits.logged_too_many_keys.count(address):
         log.warning("api.too_many_unknown_keys", address=address)
     return too_many("unknown, expired or revoked access keys", wait)
@@ -145,10 +149,10 @@ def _log_refused_key(request: HttpRequest, reason: str) -> None:
         log.info("api.key_refused", address=address, client=client_of(request), reason=reason)
 
 
-def too_many(what: str, wait: float) -> Refused:
+def too_many(what: str, wait: float) -> HttpRefusal:
     """A 429 that says after how many seconds (`wait`) to try again. The CLI shows the sentence and does not retry."""
     seconds = math.ceil(wait)
-    return refused(429, "too_many_requests", what=what, seconds=seconds, retry_after=seconds)
+    return http_refusal(429, "too_many_requests", what=what, seconds=seconds, retry_after=seconds)
 
 
 def _where_keys_come_from() -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db.models.functions import Now
 
-from deployments.api.errors import Refused
+from deployments.api.errors import HttpRefusal
 from deployments.models import Environment
 
 _PREFIXES = re.compile(r"^refs/(heads|tags|remotes|pull|merge|release)/")
@@ -23,11 +23,11 @@ def clean(name: str) -> str | None:
 
 
 def find(preview: Environment, name: str) -> Environment:
-    """The branch's environment. Raises Refused (404) if the branch does not exist or is archived."""
+    """The branch's environment. Raises HttpRefusal (404) if the branch does not exist or is archived."""
     branch = clean(name)
     found = preview.branches.select_related("project").filter(branch=branch).first() if branch else None
     if found is None or found.archived_at is not None:
-        raise Refused(
+        raise HttpRefusal(
             404, "Branch not found. POST /api/v1/projects/{ref}/branches makes a branch; the CLI does that itself."
         )
     return found
@@ -36,11 +36,11 @@ def find(preview: Environment, name: str) -> Environment:
 def upsert(preview: Environment, name: str, git: dict[str, Any]) -> tuple[Environment, bool]:
     """(the branch's environment, whether this call made it or restored it from the archive).
 
-    `git` is stored if it is not empty. Raises Refused (400) for an invalid name.
+    `git` is stored if it is not empty. Raises HttpRefusal (400) for an invalid name.
     """
     branch = clean(name)
     if branch is None:
-        raise Refused(
+        raise HttpRefusal(
             400,
             "This is not a valid name of a branch: no spaces, none of ~^:?*[\\, no “..”, “//” or “@{”, no slash at "
             f"either end, no .lock at the end, at most {MAX_BRANCH_CHARACTERS} characters.",
@@ -66,11 +66,11 @@ def upsert(preview: Environment, name: str, git: dict[str, Any]) -> tuple[Enviro
 
 
 def archive(preview: Environment, name: str) -> Environment:
-    """Archive a branch; its deployments stay. Raises Refused: 404 if it does not exist, 400 if it is archived."""
+    """Archive a branch; its deployments stay. Raises HttpRefusal: 404 if it does not exist, 400 if it is archived."""
     branch = clean(name)
     found = preview.branches.filter(branch=branch).first() if branch else None
     if found is None:
-        raise Refused(404, "Branch not found")
+        raise HttpRefusal(404, "Branch not found")
     if not preview.branches.filter(pk=found.pk, archived_at__isnull=True).update(archived_at=Now()):
-        raise Refused(400, "The branch is already archived.")
+        raise HttpRefusal(400, "The branch is already archived.")
     return found

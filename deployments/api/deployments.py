@@ -17,7 +17,7 @@ from deployments import images, measure, models
 from deployments.access.audit import Trail
 from deployments.api import listing, schemas, stream
 from deployments.api.auth import EnvironmentRequest, may_deploy, may_fetch_credentials
-from deployments.api.errors import Refused, refusing_with
+from deployments.api.errors import HttpRefusal, refusing_with
 from deployments.api.schemas import refusals
 from deployments.deploys import lifecycle, promotions
 from deployments.errors import refusal
@@ -43,9 +43,9 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
     configuration = settings.CONFIGURATION
     environment = request.auth.environment
     if body.type is None and configuration.refuse_v3:
-        raise Refused(400, "This CLI is too old for this server: upgrade the CLI (npx trigger.dev@latest deploy).")
+        raise HttpRefusal(400, "This CLI is too old for this server: upgrade the CLI (npx trigger.dev@latest deploy).")
     if environment.type == EnvironmentType.DEVELOPMENT:
-        raise Refused(400, "The development environment has no deployments.")
+        raise HttpRefusal(400, "The development environment has no deployments.")
     with (
         refusing_with(409, codes=frozenset({"external_id_in_progress"})),
         refusing_with(400, codes=frozenset({"force_without_external_id", "external_id_too_long"})),
@@ -102,7 +102,7 @@ def _counting_refusals() -> Iterator[None]:
 def _idempotency_key(request: HttpRequest) -> str | None:
     key = request.headers.get(IDEMPOTENCY_HEADER, "").strip()
     if len(key) > 200 or not key.isprintable():
-        raise Refused(400, f"The header {IDEMPOTENCY_HEADER} has at most 200 printable characters.")
+        raise HttpRefusal(400, f"The header {IDEMPOTENCY_HEADER} has at most 200 printable characters.")
     return key or None
 
 

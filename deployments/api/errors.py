@@ -25,7 +25,7 @@ log = get_logger(__name__)
 RETRY_AFTER_SECONDS = 5
 
 
-class Refused(HttpError):
+class HttpRefusal(HttpError):
     """A refusal with an HTTP status. `code` is stable, for programs.
 
     `more`: further keys of the JSON answer. `retry_after`: seconds, for the header Retry-After.
@@ -46,9 +46,9 @@ class Refused(HttpError):
         self.retry_after = retry_after
 
 
-def refused(status: int, code: str, *, retry_after: int | None = None, **values: object) -> Refused:
+def http_refusal(status: int, code: str, *, retry_after: int | None = None, **values: object) -> HttpRefusal:
     """The catalogue's error with this HTTP status. Raises KeyError for an unknown code or missing value."""
-    return Refused(status, sentence(code, **values), code=code, retry_after=retry_after)
+    return HttpRefusal(status, sentence(code, **values), code=code, retry_after=retry_after)
 
 
 def internal_error(request_id: str) -> str:
@@ -64,7 +64,7 @@ def refusing_with(status: int, *, codes: frozenset[str] | None = None) -> Iterat
     except Refusal as refusal:
         if refusal.retryable or isinstance(refusal, NotFound) or (codes is not None and refusal.code not in codes):
             raise
-        raise Refused(status, refusal.sentence, code=refusal.code) from refusal
+        raise HttpRefusal(status, refusal.sentence, code=refusal.code) from refusal
 
 
 def register(api: NinjaAPI) -> None:
@@ -92,7 +92,7 @@ def register(api: NinjaAPI) -> None:
         cause = error.__cause__
         if isinstance(cause, BodyError):  # ninja raises its own error from the parser's; the cause has the sentence
             return answer(request, cause.status, cause.sentence)
-        if not isinstance(error, Refused):
+        if not isinstance(error, HttpRefusal):
             return answer(request, error.status_code, error.message)
         response = answer(request, error.status_code, error.message, code=error.code, more=error.more)
         if error.retry_after is not None:

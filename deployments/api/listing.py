@@ -20,7 +20,7 @@ from ninja.responses import Status
 from deployments import models
 from deployments.api import schemas
 from deployments.api.auth import EnvironmentRequest, may_read
-from deployments.api.errors import Refused
+from deployments.api.errors import HttpRefusal
 from deployments.api.schemas import refusals
 from deployments.deploys import lifecycle, promotions
 from deployments.models import DeploymentStatus
@@ -47,7 +47,7 @@ def listed(request: EnvironmentRequest, filters: Query[schemas.DeploymentFilters
     if filters.status:
         statuses = [word.strip().upper() for word in filters.status.split(",")]
         if unknown := sorted(set(statuses) - set(DeploymentStatus.values) - _NEVER):
-            raise Refused(400, f"Unknown status {unknown[0][:20]}; known: {', '.join(DeploymentStatus.values)}.")
+            raise HttpRefusal(400, f"Unknown status {unknown[0][:20]}; known: {', '.join(DeploymentStatus.values)}.")
         found = found.filter(status__in=statuses)
     if filters.period:
         found = found.filter(created_at__gte=timezone.now() - _period(filters.period))
@@ -77,7 +77,7 @@ def latest(request: EnvironmentRequest) -> schemas.CurrentDeployment:
     found = models.Deployment.objects.filter(environment=request.auth.environment).order_by("-created_at", "-id")
     deployment = found.first()
     if deployment is None:
-        raise Refused(404, "This environment has no deployment yet.")
+        raise HttpRefusal(404, "This environment has no deployment yet.")
     return _current(deployment)
 
 
@@ -91,7 +91,7 @@ def current(request: EnvironmentRequest, response: HttpResponse) -> schemas.Curr
     """Poll with `If-None-Match`: the answer is 304 without a body until another deployment is promoted."""
     promotion = promotions.current_promotion(environment=request.auth.environment)
     if promotion is None:
-        raise Refused(404, "This environment has no promoted deployment yet.")
+        raise HttpRefusal(404, "This environment has no promoted deployment yet.")
     etag = f'"{hashlib.sha256(f"{promotion.pk} {promotion.promoted_at.isoformat()}".encode()).hexdigest()[:32]}"'
     response["ETag"] = etag
     response["Cache-Control"] = "private, no-cache"
@@ -135,7 +135,7 @@ def _current(deployment: models.Deployment) -> schemas.CurrentDeployment:
 def _period(text: str) -> timedelta:
     match = _PERIOD.fullmatch(text)
     if match is None:
-        raise Refused(400, "period: write a number and a unit, for example 12h, 7d or 4w.")
+        raise HttpRefusal(400, "period: write a number and a unit, for example 12h, 7d or 4w.")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
@@ -146,4 +146,6 @@ def _moment(text: str, name: str) -> datetime:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError, OSError):
-        raise Refused(400, f"{name}: write a time as 2026-08-01T12:00:00Z, or in milliseconds since 1970.") from None
+        raise HttpRefusal(
+            400, f"{name}: write a time as 2026-08-01T12:00:00Z, or in milliseconds since 1970."
+        ) from None

@@ -26,7 +26,7 @@ from django.http.response import HttpResponseBase
 from deployments import database, log, measure, views
 from deployments.api.auth import KEY_REFUSED
 from deployments.api.bodies import KIB, MIB, rule
-from deployments.api.errors import RETRY_AFTER_SECONDS, Refused, internal_error
+from deployments.api.errors import RETRY_AFTER_SECONDS, HttpRefusal, internal_error
 
 logger = log.get_logger(__name__)
 
@@ -46,7 +46,7 @@ def _is_api(request: HttpRequest) -> bool:
     return request.path_info == "/api" or request.path_info.startswith("/api/")
 
 
-class ApiMiddleware:
+class RequestMiddleware:
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
@@ -170,7 +170,7 @@ def _forwarded_address(request: HttpRequest) -> str:
 
 
 class _Unmeasured:
-    """A chunked body as a file object. Its length is unknown; reading more than `limit` bytes raises Refused (413)."""
+    """A chunked body as a file object. Its length is unknown: to read more than `limit` bytes raises HttpRefusal (413)."""
 
     def __init__(self, stream: Any, limit: int) -> None:
         self._stream = stream
@@ -189,9 +189,9 @@ class _Unmeasured:
             self._left -= len(data)
             more = self._left <= 0 and self._stream.read(1)
         except Exception:  # each server has its own exception for a malformed chunk
-            raise Refused(400, "The body broke off.") from None
+            raise HttpRefusal(400, "The body broke off.") from None
         if more:
-            raise Refused(413, _sentence_of_limit(self._limit))
+            raise HttpRefusal(413, _sentence_of_limit(self._limit))
         return data
 
 

@@ -25,7 +25,7 @@ from deployments.api.auth import (
     require_scope,
     user_token,
 )
-from deployments.api.errors import Refused
+from deployments.api.errors import HttpRefusal
 from deployments.api.schemas import refusals
 from deployments.deploys import environment_variables
 from deployments.log import bind
@@ -165,7 +165,7 @@ def _slug(project: models.Project) -> str:
 def _find_project(ref: str) -> models.Project:
     found = models.Project.objects.filter(ref=ref).first()
     if found is None:
-        raise Refused(404, PROJECT_NOT_FOUND)
+        raise HttpRefusal(404, PROJECT_NOT_FOUND)
     bind(project=found.ref)
     return found
 
@@ -223,7 +223,7 @@ def import_variables(
                 line.trail.record("set.variable", environment, after=after)
     except environment_variables.Rejected as rejected:
         problems = [{"key": name, "error": problem} for name, problem in rejected.problems.items()]
-        raise Refused(400, rejected.sentence, code=rejected.code, more={"variableErrors": problems}) from None
+        raise HttpRefusal(400, rejected.sentence, code=rejected.code, more={"variableErrors": problems}) from None
     return {"success": True}
 
 
@@ -238,7 +238,7 @@ def import_variables(
 )
 def upsert_branch(request: UserRequest, ref: str, body: schemas.NewBranch) -> dict[str, Any]:
     if body.env != "preview":
-        raise Refused(400, "Only the preview environment has branches.")
+        raise HttpRefusal(400, "Only the preview environment has branches.")
     require_scope(request.auth, keys.DEPLOY)
     git = body.git.model_dump(exclude_none=True) if body.git else {}
     preview = _preview(request.auth, ref)
@@ -292,7 +292,7 @@ def _preview(key: AccessKey, ref: str) -> Environment:
     project = _find_project(ref)
     found = project.environments.filter(slug="preview", parent=None).first()
     if found is None:
-        raise Refused(400, "Preview is not enabled: the project has no preview environment.")
+        raise HttpRefusal(400, "Preview is not enabled: the project has no preview environment.")
     return found
 
 
@@ -327,7 +327,7 @@ def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
         project = _find_project(ref)
         root = project.environments.select_related("project").filter(slug=slug, parent=None).first()
         if root is None:
-            raise Refused(404, "Environment not found")
+            raise HttpRefusal(404, "Environment not found")
         found, (_, text) = root, keys.make_deploy_key(root, key)
     return {
         "apiKey": text,
@@ -338,12 +338,13 @@ def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
 
 
 def _require_own(key: AccessKey, ref: str, env: str | None = None) -> None:
-    """Raise Refused (400) if the key belongs to another project or environment. The sentence is the same whether the
-    project or environment of the address exists or not.
+    """Raise HttpRefusal (400) if the key belongs to another project or environment.
+
+    The sentence is the same whether the project or environment of the address exists or not.
     """
     own = key.environment
     if own is None or own.project.ref != ref or (env is not None and own.slug != SLUG_ALIASES.get(env, env)):
-        raise Refused(400, "This key belongs to another project or environment than the address.")
+        raise HttpRefusal(400, "This key belongs to another project or environment than the address.")
 
 
 # ---- Requests of the CLI about services that only trigger.dev's cloud has.

@@ -167,11 +167,11 @@ def record_call(operation: str, started: float, outcome: Any, *, expected: bool 
     is no failure. `started` is by `time.monotonic`. `about` names the repository or the queue.
     """
     if isinstance(outcome, RegistryError):
-        code, request_id = outcome.code, outcome.request_id
+        code, aws_request_id = outcome.code, outcome.aws_request_id
     else:
         answer = outcome.response if isinstance(outcome, aws.ClientError) else outcome
         code = answer.get("Error", {}).get("Code", "")
-        request_id = answer.get("ResponseMetadata", {}).get("RequestId", "")
+        aws_request_id = answer.get("ResponseMetadata", {}).get("RequestId", "")
     is_write, seconds = operation in WRITES, time.monotonic() - started
     measure.aws_call(operation=operation, outcome=code or "ok", seconds=seconds, is_write=is_write)
     write = log.debug if not is_write else log.info if expected or not code else log.warning
@@ -180,7 +180,7 @@ def record_call(operation: str, started: float, outcome: Any, *, expected: bool 
         operation=operation,
         **about,
         outcome=code or "ok",
-        aws_request_id=request_id,
+        aws_request_id=aws_request_id,
         duration_ms=round(seconds * 1000),
     )
 
@@ -220,7 +220,7 @@ def translated(error: Exception, operation: str, name: str, access: Access, *, s
             body.get("Message", ""),
             permission=permission_of(operation),
             setting=setting,
-            request_id=meta.get("RequestId", ""),
+            aws_request_id=meta.get("RequestId", ""),
             status=meta.get("HTTPStatusCode", 0),
         )
     if isinstance(error, _NO_CREDENTIALS):

@@ -111,7 +111,7 @@ class ChunkRun:
         budget.share()
         self._save(list(self.pending), release=True)
         if self.pending:
-            log.info("sweeps.chunk_left", sweep=self.chunk.sweep_id, chunk=self.chunk.pk, reason=self._over())
+            log.info("sweep.chunk_left", sweep=self.chunk.sweep_id, chunk=self.chunk.pk, reason=self._over())
         if self.fatal is not None:
             end(self.chunk.sweep_id, SweepStatus.FAILED, str(self.fatal))
 
@@ -296,7 +296,7 @@ class ChunkRun:
             return False
         except Exception as error:
             # An unexpected error with one repository must not stop the check of the others.
-            log.exception("sweeps.failed", repository=row.name)
+            log.exception("sweep.repository_failed", repository=row.name)
             self._fail(row, registry_error("Unexpected", operation="", name=row.name, reason=type(error).__name__))
             return True
 

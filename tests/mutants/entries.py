@@ -354,7 +354,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/api/middleware.py",
         (
-            "ApiMiddleware.process_exception",
+            "RequestMiddleware.process_exception",
             ", exc_info=exception",
             "",
             "api/test_transport.py::test_an_unexpected_error_is_a_json_500_with_the_id_in_the_log_and_no_traceback",
@@ -366,7 +366,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "api/test_transport.py::test_a_wrong_method_is_a_json_405_that_names_the_right_one",
         ),
         (
-            "ApiMiddleware._answer",
+            "RequestMiddleware._answer",
             'response["Cache-Control"] = "no-store"',
             "pass",
             "api/test_transport.py::test_answers_are_not_stored_on_the_way",
@@ -391,7 +391,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_log.py::test_a_refused_deploy_is_one_warning_with_the_code_and_the_sentence_beside_the_refused_write",
         ),
         (
-            "ApiMiddleware.__call__",
+            "RequestMiddleware.__call__",
             "log.carried(lambda: _log(request, response, started))",
             "lambda: _log(request, response, started)",
             "test_log.py::test_a_complete_deploy_leaves_one_line_for_each_request_change_and_write_to_aws",
