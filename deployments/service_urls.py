@@ -265,7 +265,8 @@ def _options(parts: _Parts, warn: Warn) -> tuple[dict[str, str | int], bool]:
                 f"PostgreSQL's client does not know {shown} of the URL.",
                 f"Remove the option from the text after the ?. If the ? belongs to the password: {_ENCODE}",
             )
-    if schemas:
+    # A pooler may refuse `options` (PgBouncer before 1.20), and public is in the search path of a new database anyway.
+    if schemas and (cursors or schemas != "public"):
         options["options"] = f"{options.get('options', '')} -c search_path={schemas}".strip()
     return options, cursors
 

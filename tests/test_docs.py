@@ -27,15 +27,14 @@ PUSH = {
 }
 
 
-def test_every_setting_is_in_the_readme() -> None:
-    assert [setting.name for setting in SETTINGS if f"`{setting.name}`" not in README] == []
+def test_the_env_example_and_the_readmes_table_are_printed_from_the_settings() -> None:
+    example, table = StringIO(), StringIO()
+    call_command("env_example", stdout=example)
+    call_command("env_example", readme=True, stdout=table)
 
-
-def test_the_env_example_is_made_from_the_settings() -> None:
-    out = StringIO()
-    call_command("env_example", stdout=out)
-
-    assert (ROOT / ".env.example").read_text() == out.getvalue()
+    assert (ROOT / ".env.example").read_text() == example.getvalue()
+    assert f"\n\n{table.getvalue()}\n" in README
+    assert [setting.name for setting in SETTINGS if f"`{setting.name}`" not in table.getvalue()] == []
 
 
 def test_every_command_of_ours_is_in_the_readme() -> None:

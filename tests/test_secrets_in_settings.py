@@ -91,7 +91,7 @@ URLS = (
 MANGLES = (
     "{value}", '"{value}"', "'{value}'", '"{value}" # prod', '"{value}', "“{value}”", "\ufeff{value}", "{name}={value}",
     "export {name}={value}", "psql {value}", "psql '{value}'", " {value} ", "{value}\nNEXT=1", "x\n{value}",
-    "{value}\t", "postgres://{value}", "{value} {value}",
+    "{value}\t", "postgres://user:{value}@db/x", "{value} {value}",
     "[{value}]", "<{value}>", '{{"url": "{value}"}}', "{value}\u2028x",
 )  # fmt: skip
 values = st.builds(lambda url, password, query: url.format(password) + query, st.sampled_from(URLS), passwords, queries)

@@ -107,6 +107,14 @@ def test_prismas_pgbouncer_switches_server_side_cursors_off_and_is_named() -> No
     assert "pgbouncer" in warning
 
 
+def test_behind_a_pooler_the_schema_public_needs_no_option_that_the_pooler_may_refuse() -> None:
+    found, _ = database("postgres://u:pw@db:5432/app?pgbouncer=true&schema=public")
+    other, _ = database("postgres://u:pw@db:5432/app?schema=app&pgbouncer=true")
+
+    assert found.options == ()
+    assert other.options == (("options", "-c search_path=app"),)
+
+
 def test_an_unknown_option_is_refused_by_its_name() -> None:
     said = refused("postgres://u:pw@db:5432/app?sslmod=require")
 
