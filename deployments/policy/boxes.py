@@ -112,6 +112,7 @@ class Space:
     def __init__(self, whole: Mapping[str, State], budget: Budget) -> None:
         self.whole = dict(whole)
         self._all = {key: state.one for key, state in whole.items()}
+        self._opposites: dict[Limit, Limit] = {}
         self._budget = budget
 
     def add(self, key: str) -> None:
@@ -144,7 +145,7 @@ class Space:
             for limit in first:
                 self._budget.take()
                 state = here.get(limit.key) or self.whole[limit.key]
-                out = meet(state, limit.opposite(self._all[limit.key]))
+                out = meet(state, self._opposite(limit))
                 if out.possible:
                     pieces.append(({**here, limit.key: out}, left))
                 here[limit.key] = meet(state, limit)
@@ -152,6 +153,11 @@ class Space:
                     break
             waiting += reversed(pieces)
         return None
+
+    def _opposite(self, limit: Limit) -> Limit:
+        if limit not in self._opposites:
+            self._opposites[limit] = limit.opposite(self._all[limit.key])
+        return self._opposites[limit]
 
     def _near(self, box: Box, others: Sequence[Sequence[Limit]]) -> list[list[Limit]] | None:
         """The conditions that hold in a part of the box, with the tests that do not hold in all of it.
@@ -162,11 +168,18 @@ class Space:
         for other in others:
             open_limits = []
             for limit in other:
-                self._budget.take()
                 state = box.get(limit.key) or self.whole[limit.key]
+                if state.several is None:
+                    self._budget.take()
+                    if not state.one & limit.one:
+                        break
+                    if state.one & ~limit.one:
+                        open_limits.append(limit)
+                    continue
+                self._budget.take(2)
                 if not meet(state, limit).possible:
                     break
-                if meet(state, limit.opposite(self._all[limit.key])).possible:
+                if meet(state, self._opposite(limit)).possible:
                     open_limits.append(limit)
             else:
                 if not open_limits:

@@ -7,8 +7,8 @@ budget. The same texts take the same number of steps on every machine.
 
 from __future__ import annotations
 
-# One step is about two microseconds of CPU on a small machine. A usual policy takes a few hundred steps.
-MAX_STEPS = 250_000
+# One step is about a microsecond of CPU on a small machine. A usual comparison takes a few hundred steps.
+MAX_STEPS = 400_000
 
 
 class TooComplexError(Exception):

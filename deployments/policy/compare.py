@@ -279,7 +279,7 @@ class _Comparing:
         for action in sorted(named | left_out):
             said = []
             for at, rule in enumerate(self.rules):
-                self.budget.take(1 + len(rule.patterns) + len(rule.excluded or ()))
+                self.budget.take(1 + 4 * (len(rule.patterns) + len(rule.excluded or ())))
                 if rule.implies(action) and action not in left_out:
                     said.append(~at)
                 elif rule.implies(action) or rule.says(action):
@@ -384,7 +384,7 @@ class _Comparing:
             operator = operator_of(test.operator)
             if not operator.plain or operator.negated or operator.base == "Null" or len(test.values) < 2:
                 continue
-            if self.budget.left < self.budget.steps // 2:
+            if self.budget.left < self.budget.steps * 3 // 4:
                 found[test] = set(test.values)  # the answer matters more than the shortest words
                 continue
             matter = set()

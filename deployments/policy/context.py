@@ -2,18 +2,22 @@
 
 Source: IAM's references of condition operators and of single- and multivalued context keys. Where they say nothing (a
 plain operator on several values, an empty list of values), the answer is None. A context maps condition keys to values:
-a key that is not in it may have any value or none, a key with the value None is missing from the request.
+a key that is not in it may have any value or none, a key with the value None is missing from the request. A text that
+is no value of the operator (`values` says which are) gives None too.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from deployments.policy.conditions import Test, has_variable, operator_of
+from deployments.policy.automaton import Automaton
+from deployments.policy.budget import Budget
+from deployments.policy.cells import arn_runs, text_runs
+from deployments.policy.conditions import Operator, Test, has_variable, operator_of
+from deployments.policy.values import Token, Variable, moment, network, number, tokens
 from deployments.policy.wildcard import ascii_lower, has_wildcard, matches
 
 Context = Mapping[str, str | bool | int | Iterable[str] | None]  # as a caller gives it
@@ -47,17 +51,14 @@ def any_of(answers: Iterable[bool | None]) -> bool | None:
     return True if True in seen else (None if None in seen else False)
 
 
-def holds(test: Test, known: Known, *, lenient: bool = False) -> bool | None:
-    """Whether a test of a Condition holds; None if that cannot be known or the operator is unknown.
-
-    `lenient`: an unknown source address passes a test that every public address passes (0.0.0.0/0, not 10.0.0.0/8).
-    """
+def holds(test: Test, known: Known) -> bool | None:
+    """Whether a test of a Condition holds; None if that cannot be known or the operator is unknown."""
     operator = operator_of(test.operator)
     if not operator.known or not test.values:
         return None
     if test.key not in known:
-        if lenient and operator.plain and restricts_no_address(test):
-            return True
+        if test.key == "aws:sourceip":
+            return _of_any_address(test, operator)
         if operator.plain and test.key == "aws:principalarn" and _names_another_account(test, known):
             return operator.negated
         return None
@@ -71,8 +72,9 @@ def holds(test: Test, known: Known, *, lenient: bool = False) -> bool | None:
         # True if the request lacks the key: `lint` warns about this (W111).
         return all_of(_passes(value, test, operator.base, operator.negated, known) for value in values or ())
     if values is None:
-        # A missing key fails a positive test, and passes a negated test and every test with IfExists.
-        return operator.if_exists or (operator.negated and not operator.quantifier)
+        # A missing key fails ForAnyValue, also with IfExists: there is no value that could pass. It fails a plain
+        # positive test, and passes a negated test and a plain test with IfExists.
+        return not operator.quantifier and (operator.if_exists or operator.negated)
     if operator.quantifier == "ForAnyValue":
         return any_of(_passes(value, test, operator.base, operator.negated, known) for value in values)
     if len(values) != 1:
@@ -102,70 +104,66 @@ def _passes(value: str, test: Test, base: str, negated: bool, known: Known) -> b
 
 
 def _equal(wanted: str, value: str, base: str, known: Known) -> bool | None:
-    if has_variable(wanted):
-        resolved = _resolved(wanted, known)
-        if resolved is None:
-            return None
-        wanted = resolved
-    return _COMPARERS[base](wanted, value)
-
-
-_PLACEHOLDER = re.compile(r"\$\{(.*?)\}", re.DOTALL)
-
-
-def _resolved(text: str, known: Known) -> str | None:
-    """A value with its variables filled in; None if a variable's value is unknown or contains a wildcard."""
-    unknown = False
-
-    def fill(found: re.Match[str]) -> str:
-        nonlocal unknown
-        if found[1] == "$":
-            return "$"
-        values = known.get(ascii_lower(found[1]))
-        if values is None or len(values) != 1 or has_wildcard(values[0]):
-            unknown = True
-            return ""
-        return values[0]
-
-    filled = _PLACEHOLDER.sub(fill, text)
-    return None if unknown else filled
-
-
-def _numbers(compare: Callable[[Decimal, Decimal], bool]) -> Callable[[str, str], bool | None]:
-    def comparer(wanted: str, value: str) -> bool | None:
-        try:
-            return compare(Decimal(value), Decimal(wanted))
-        except InvalidOperation:
-            return None
-
-    return comparer
-
-
-def _dates(compare: Callable[[datetime, datetime], bool]) -> Callable[[str, str], bool | None]:
-    def comparer(wanted: str, value: str) -> bool | None:
-        moments = _moment(value), _moment(wanted)
-        return None if moments[0] is None or moments[1] is None else compare(moments[0], moments[1])
-
-    return comparer
-
-
-def _moment(text: str) -> datetime | None:
-    """A time in ISO 8601 or in seconds since 1970 (IAM accepts both); None for another text."""
-    try:
-        if re.fullmatch(r"[0-9]{1,11}", text) and len(text) != 8:
-            return datetime.fromtimestamp(int(text), tz=UTC)
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError, OSError):
+    if not has_variable(wanted):
+        return _COMPARERS[base](wanted, value)
+    if base.startswith(("Numeric", "Date")) or base in ("IpAddress", "Bool"):
+        return None  # IAM documents variables for texts and ARNs only
+    arn = base.startswith("Arn")
+    resolved = _resolved(tokens(wanted, wildcards=arn or base == "StringLike"), known, arn or base == "StringLike")
+    if resolved is None or (arn and (resolved.count(":") < 5 or value.count(":") < 5)):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if base == "StringEqualsIgnoreCase":
+        return ascii_lower("".join(map(str, resolved))) == ascii_lower(value)
+    pattern = arn_runs(resolved) if arn else text_runs(resolved)
+    return Automaton([pattern], Budget()).of_text(value) == 1
+
+
+def _resolved(text: Sequence[Token], known: Known, wildcards: bool) -> list[Token] | None:
+    """A value with its variables filled in; None if a variable's value is unknown or contains a wildcard."""
+    filled: list[Token] = []
+    for token in text:
+        if not isinstance(token, Variable):
+            filled.append(token)
+            continue
+        values = known.get(token.name, ())
+        value = token.default if values is None else values[0] if len(values) == 1 else None
+        if value is None or (wildcards and has_wildcard(value)):
+            return None
+        filled += value
+    return filled
+
+
+def _ordered(read: Callable[[str], Any], compare: Callable[[Any, Any], bool]) -> Callable[[str, str], bool | None]:
+    def comparer(wanted: str, value: str) -> bool | None:
+        given, limit = read(value), read(wanted)
+        return None if given is None or limit is None else compare(given, limit)
+
+    return comparer
 
 
 def _inside(wanted: str, value: str) -> bool | None:
     try:
-        network, address = ipaddress.ip_network(wanted), ipaddress.ip_address(value)
+        addresses, address = network(wanted), ipaddress.ip_address(value)
     except ValueError:
         return None
-    return address.version == network.version and address in network
+    return None if addresses is None else address.version == addresses.version and address in addresses
+
+
+def _of_any_address(test: Test, operator: Operator) -> bool | None:
+    """Whether a test of an unknown aws:SourceIp holds for every request, or for none.
+
+    A request through a VPC endpoint has no aws:SourceIp (IAM User Guide, “AWS global condition context keys”), and no
+    other request comes from a private address.
+    """
+    ranges = [network(value) for value in test.values]
+    if operator.base != "IpAddress" or operator.quantifier or None in ranges:
+        return None
+    if all(is_private(value) for value in test.values):
+        # No address is in the ranges. The missing key decides alike, except for IfExists.
+        return operator.negated or (None if operator.if_exists else False)
+    if addresses(test.values) == (2**32, 2**128) and operator.if_exists and not operator.negated:
+        return True
+    return None
 
 
 def _arn_like(wanted: str, value: str) -> bool | None:
@@ -180,22 +178,21 @@ def _truth(wanted: str, value: str) -> bool | None:
     return wanted == value if {wanted, value} <= {"true", "false"} else None
 
 
+_ORDERS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "Equals": lambda value, wanted: value == wanted,
+    "LessThan": lambda value, wanted: value < wanted,
+    "LessThanEquals": lambda value, wanted: value <= wanted,
+    "GreaterThan": lambda value, wanted: value > wanted,
+    "GreaterThanEquals": lambda value, wanted: value >= wanted,
+}
 _COMPARERS: Mapping[str, Callable[[str, str], bool | None]] = {
     "StringEquals": lambda wanted, value: wanted == value,
     "StringEqualsIgnoreCase": lambda wanted, value: ascii_lower(wanted) == ascii_lower(value),
     "StringLike": matches,
     "BinaryEquals": lambda wanted, value: wanted == value,
     "Bool": _truth,
-    "NumericEquals": _numbers(lambda value, wanted: value == wanted),
-    "NumericLessThan": _numbers(lambda value, wanted: value < wanted),
-    "NumericLessThanEquals": _numbers(lambda value, wanted: value <= wanted),
-    "NumericGreaterThan": _numbers(lambda value, wanted: value > wanted),
-    "NumericGreaterThanEquals": _numbers(lambda value, wanted: value >= wanted),
-    "DateEquals": _dates(lambda value, wanted: value == wanted),
-    "DateLessThan": _dates(lambda value, wanted: value < wanted),
-    "DateLessThanEquals": _dates(lambda value, wanted: value <= wanted),
-    "DateGreaterThan": _dates(lambda value, wanted: value > wanted),
-    "DateGreaterThanEquals": _dates(lambda value, wanted: value >= wanted),
+    **{f"Numeric{name}": _ordered(number, order) for name, order in _ORDERS.items()},
+    **{f"Date{name}": _ordered(moment, order) for name, order in _ORDERS.items()},
     "IpAddress": _inside,
     "ArnEquals": _arn_like,
     "ArnLike": _arn_like,

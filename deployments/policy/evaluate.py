@@ -6,21 +6,24 @@ the context may have any value or none; a key with the value None is known to be
 An account (12 digits, or its root ARN) means “a principal of that account whose own identity policy allows it too”.
 Only the repository policy is evaluated: identity policies, service control policies and the registry policy can still
 deny, and the principals of the registry's own account need no repository policy.
+
+Every question has a budget of steps; where it is used up, the answer is “depends”.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from deployments.policy import words
-from deployments.policy.actions import KNOWN, PREFIX, PULL, expand, expand_all, spelling, written
+from deployments.policy.actions import GRANTABLE, KNOWN, PREFIX, PULL, expand, expand_all, spelling, written
 from deployments.policy.atoms import EVERYONE, AllExcept, Principal, Subject, Who, principal_of, subjects
+from deployments.policy.budget import Budget, TooComplexError
 from deployments.policy.conditions import Test, condition_of
-from deployments.policy.context import Context, Known, all_of, any_of, holds, known_of
+from deployments.policy.context import Context, Known, any_of, holds, known_of
 from deployments.policy.document import Policy, Statement
 from deployments.policy.wildcard import covers, has_wildcard, matches
 
@@ -62,12 +65,12 @@ def may(policy: Policy, principal: str, action: str, context: Context | None = N
         who = words.of_subject(caller, partition=partition)
         text = f"{who} may not use {words.shown(action)}: it is not an ECR action, so no repository policy allows it."
         return Answer(verdict="no", statement=None, words=text)
-    return _all_of(policy, caller, expand(pattern), context, partition)
+    return _all_of(policy, caller, expand(pattern), context, partition, Budget())
 
 
 def can_pull(policy: Policy, account: str, *, partition: str) -> Answer:
     """Whether a principal (usually an account id) may pull. A pull needs both pull actions."""
-    return _all_of(policy, caller_of(account, partition=partition), PULL, None, partition)
+    return _all_of(policy, caller_of(account, partition=partition), PULL, None, partition, Budget())
 
 
 def holders(policy: Policy, actions: Iterable[str] = PULL, *, partition: str) -> tuple[Holder, ...]:
@@ -77,11 +80,12 @@ def holders(policy: Policy, actions: Iterable[str] = PULL, *, partition: str) ->
     for clause in _clauses(policy, partition):
         if not clause.denies and any(clause.speaks_of(action) for action in asked):
             named |= clause.subjects
+    budget = Budget()
     found = [
         Holder(
             principal=words.name_of_subject(subject),
             name=words.of_subject(subject, partition=partition),
-            answer=_all_of(policy, subject, asked, None, partition),
+            answer=_all_of(policy, subject, asked, None, partition, budget),
         )
         for subject in named
     ]
@@ -96,14 +100,45 @@ def caller_of(text: str, *, partition: str) -> Principal:
     return principal_of("AWS", text, partition=partition)
 
 
-def _all_of(policy: Policy, caller: Subject, actions: Iterable[str], context: Context | None, partition: str) -> Answer:
-    """One answer for several actions: no if one of them is no, else depends if one of them is, else yes."""
-    known = EVERY_REQUEST | _facts(caller) | known_of(context or {})
-    asked = sorted(actions)
+def _all_of(
+    policy: Policy,
+    caller: Subject,
+    actions: frozenset[str],
+    context: Context | None,
+    partition: str,
+    budget: Budget,
+) -> Answer:
+    """One answer for several actions: no if one of them is no, else depends if one of them is, else yes.
+
+    Actions on the whole account are left out (rule 5), unless nothing else was asked about.
+    """
     who = words.of_subject(caller, partition=partition)
+    if isinstance(caller, Principal) and _is_impossible(caller):
+        text = f"{who} is not an AWS principal, so no request is made under this name."
+        return Answer(verdict="no", statement=None, words=text)
+    asked = sorted(action for action in actions if action in GRANTABLE or action not in KNOWN)
+    if not asked:
+        names = words.listed(written(action) for action in sorted(actions))
+        text = f"{who} may not use {names} by this policy: it acts on the whole account, so no repository policy allows"
+        return Answer(verdict="no", statement=None, words=f"{text} it. The caller's identity policy must.")
     what = words.of_use(asked)
-    answers = [_one(policy, caller, action, known, partition, who, what) for action in asked]
+    known = EVERY_REQUEST | _facts(caller) | known_of(context or {})
+    try:
+        answers = [_one(policy, caller, action, known, partition, who, what, budget) for action in asked]
+    except TooComplexError:
+        text = f"It cannot be said whether {who} may {what}: the policy is too complex."
+        return Answer(verdict="depends", statement=None, words=text)
     return min(answers, key=lambda answer: ("no", "depends", "yes").index(answer.verdict))
+
+
+def _is_impossible(caller: Principal) -> bool:
+    """Whether AWS has no principal of this name: no account in it, a wildcard, or a sort that cannot call."""
+    if caller.kind is not Who.AWS:
+        return False
+    return caller.account is None or has_wildcard(caller.name) or caller.sort not in SORTS
+
+
+SORTS = frozenset({"role", "user", "assumed-role", "federated-user"})  # the sorts of ARN that can make a request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +151,9 @@ class _Clause:
     tests: tuple[Test, ...]
     whom: str
     condition: str
+    of_account: Mapping[tuple[str | None, str | None], tuple[Subject, ...]]  # partition and account → its principals
+    elsewhere: tuple[Subject, ...]  # the principals whose account is not in their name, and NotPrincipal
+    known: dict[str, bool] = field(default_factory=dict, compare=False)  # action → whether the statement is about it
 
     @property
     def label(self) -> str:
@@ -126,10 +164,20 @@ class _Clause:
         return self.statement.effect == "Deny"
 
     def speaks_of(self, action: str) -> bool:
-        named = any(covers(pattern, action) for pattern in self.patterns)
-        if self.statement.actions is None and self.statement.not_actions is None:
-            return False
-        return named if self.statement.actions is not None else not named
+        if action not in self.known:
+            named = any(covers(pattern, action) for pattern in self.patterns)
+            if self.statement.actions is None and self.statement.not_actions is None:
+                self.known[action] = False
+            else:
+                self.known[action] = named if self.statement.actions is not None else not named
+        return self.known[action]
+
+    def near(self, caller: Subject) -> tuple[Subject, ...]:
+        """The principals of the statement that could mean the caller."""
+        if isinstance(caller, Principal) and caller.account is not None:
+            return self.of_account.get((caller.partition, caller.account), ()) + self.elsewhere
+        # Each principal of an account answers alike for a caller whose account is not known.
+        return tuple(some[0] for some in self.of_account.values())[:1] + self.elsewhere
 
 
 @functools.lru_cache(maxsize=64)
@@ -141,21 +189,39 @@ def _clauses(policy: Policy, partition: str) -> tuple[_Clause, ...]:
             continue
         condition = condition_of(statement.conditions, policy.version)
         meant = subjects(statement, policy, partition=partition)
-        written = statement.not_actions or () if statement.actions is None else statement.actions
+        named = statement.not_actions or () if statement.actions is None else statement.actions
+        of_account: dict[tuple[str | None, str | None], list[Subject]] = {}
+        elsewhere: list[Subject] = []
+        for one in meant:
+            if isinstance(one, Principal) and one.account is not None and not has_wildcard(one.name):
+                of_account.setdefault((one.partition, one.account), []).append(one)
+            else:
+                elsewhere.append(one)
         clauses.append(
             _Clause(
                 statement=statement,
-                patterns=tuple(map(spelling, written)),
+                patterns=tuple(map(spelling, named)),
                 subjects=meant,
                 tests=condition.tests,
                 whom=words.listed(sorted(words.of_subject(one, partition=partition) for one in meant)),
                 condition=words.of_condition(condition).strip(),
+                of_account={place: tuple(some) for place, some in of_account.items()},
+                elsewhere=tuple(elsewhere),
             )
         )
     return tuple(clauses)
 
 
-def _one(policy: Policy, caller: Subject, action: str, known: Known, partition: str, who: str, what: str) -> Answer:
+def _one(
+    policy: Policy,
+    caller: Subject,
+    action: str,
+    known: Known,
+    partition: str,
+    who: str,
+    what: str,
+    budget: Budget,
+) -> Answer:
     if policy.all_puzzles:
         # The part that is not understood could allow or deny this action. AWS would refuse such a policy.
         text = f"It cannot be said whether {who} may {what}: {policy.all_puzzles[0].words}."
@@ -163,8 +229,9 @@ def _one(policy: Policy, caller: Subject, action: str, known: Known, partition: 
     allowed: _Clause | None = None
     perhaps_allowed: list[tuple[_Clause, str]] = []
     perhaps_denied: list[tuple[_Clause, str]] = []
+    private: _Clause | None = None
     for clause in _clauses(policy, partition):
-        applies, reason = _applies(clause, caller, action, known)
+        applies, reason = _applies(clause, caller, action, known, budget)
         if applies and clause.denies:
             text = f"{who} may not {what}: {clause.label} denies it."
             return Answer(verdict="no", statement=clause.statement.label, words=text)
@@ -172,7 +239,13 @@ def _one(policy: Policy, caller: Subject, action: str, known: Known, partition: 
             allowed = allowed or clause
         elif applies is None:
             (perhaps_denied if clause.denies else perhaps_allowed).append((clause, reason))
+        elif reason and not clause.denies:
+            private = private or clause
     if not allowed and not perhaps_allowed:
+        if private is not None:
+            text = f"{who} may not {what}: {private.label} allows it {private.condition}, and no request to ECR has"
+            text += " a private address."
+            return Answer(verdict="no", statement=private.statement.label, words=text)
         text = f"{who} may not {what}: no statement allows {words.shown(written(action))}."
         return Answer(verdict="no", statement=None, words=text)
     if perhaps_denied or not allowed:
@@ -184,15 +257,28 @@ def _one(policy: Policy, caller: Subject, action: str, known: Known, partition: 
     return Answer(verdict="yes", statement=allowed.statement.label, words=text)
 
 
-def _applies(clause: _Clause, caller: Subject, action: str, known: Known) -> tuple[bool | None, str]:
-    """Whether a statement is about this request; None with the reason where that cannot be known."""
+def _applies(clause: _Clause, caller: Subject, action: str, known: Known, budget: Budget) -> tuple[bool | None, str]:
+    """Whether a statement is about this request; None with the reason where that cannot be known.
+
+    False has a reason where the statement means the caller, and only an address can keep it from applying.
+    """
+    budget.take()
     if not clause.speaks_of(action):
         return False, ""
-    meant = caller in clause.subjects or any_of(_names(one, caller, deny=clause.denies) for one in clause.subjects)
-    held = all_of(holds(test, known, lenient=not clause.denies) for test in clause.tests)
-    if meant is False or held is False:
+    near = clause.near(caller)
+    budget.take(sum(len(one.principals) if isinstance(one, AllExcept) else 1 for one in near))
+    budget.take(sum(len(test.values) for test in clause.tests))
+    if EVERYONE in clause.subjects and caller != EVERYONE:
+        meant: bool | None = True
+    else:
+        meant = any_of(_names(one, caller, deny=clause.denies) for one in near)
+    held = {test: holds(test, known) for test in clause.tests}
+    if meant is False:
         return False, ""
-    if held is None:
+    if False in held.values():
+        failed = [test for test, answer in held.items() if answer is False]
+        return False, "private" if all(test.key == "aws:sourceip" and test.key not in known for test in failed) else ""
+    if None in held.values():
         return None, clause.condition
     return meant, "" if meant else f"but names only {clause.whom}"
 
@@ -206,6 +292,8 @@ def _names(subject: Subject, caller: Subject, *, deny: bool) -> bool | None:
         return _names_set(subject, caller)
     if isinstance(subject, AllExcept):
         return _not_named(subject, caller, deny=deny)
+    if Who.BARE in (subject.kind, caller.kind) and EVERYONE not in (subject, caller):
+        return None  # AWS does not document a text other than `*` in place of an object of principals
     if subject == caller:
         return True
     if caller == EVERYONE:
@@ -217,6 +305,11 @@ def _names(subject: Subject, caller: Subject, *, deny: bool) -> bool | None:
         parts = subject.name.split(":", 5)
         near = caller.kind is Who.ACCOUNT and (len(parts) < 6 or matches(parts[4], caller.account or ""))
         return None if near or matches(subject.name, caller.name) else False
+    if subject.kind is Who.UNIQUE_ID and caller.kind is Who.UNIQUE_ID:
+        # The id of a role, and a session of it (`AROA…:name`).
+        return None if subject.name.split(":")[0] == caller.name.split(":")[0] else False
+    if subject.account is not None and caller.kind in _OF_AN_UNKNOWN_ACCOUNT:
+        return None
     if subject.account is None or subject.account != caller.account or subject.partition != caller.partition:
         return False
     if subject.kind is Who.ACCOUNT:
@@ -227,7 +320,12 @@ def _names(subject: Subject, caller: Subject, *, deny: bool) -> bool | None:
         return caller.path.split("/")[0] == subject.path.rsplit("/", 1)[-1]
     if caller.sort == "role" and subject.sort == "assumed-role":
         return None if subject.path.split("/")[0] == caller.path.rsplit("/", 1)[-1] else False
+    if caller.sort == "federated-user" and subject.sort == "user":
+        return None  # a session of a user: its name does not say of which one
     return False
+
+
+_OF_AN_UNKNOWN_ACCOUNT = frozenset({Who.UNIQUE_ID, Who.FEDERATED, Who.CANONICAL_USER})
 
 
 def _names_set(subject: Subject, caller: AllExcept) -> bool | None:
@@ -242,6 +340,8 @@ def _not_named(subject: AllExcept, caller: Principal, *, deny: bool) -> bool | N
     With Deny, both the principal and its account must be named, or AWS may still deny (IAM User Guide, NotPrincipal).
     """
     if caller in subject.principals:
+        if deny and caller.kind is Who.ACCOUNT:
+            return None  # a principal of the account that is not named itself
         if deny and caller.kind is Who.AWS and caller.account:
             root = Principal(kind=Who.ACCOUNT, name=f"arn:{caller.partition}:iam::{caller.account}:root")
             return False if root in subject.principals else None

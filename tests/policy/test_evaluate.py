@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deployments.policy import can_pull, holders, may, parse
+from deployments.policy import can_pull, compare, holders, may, parse
 from tests.policy.cases import ONE, ORG, PULL, PULL3, R1, ROLE, TWO, cond, policy, stmt, without
 
 IMAGE = "ecr:BatchGetImage"
@@ -123,9 +123,9 @@ def test_a_deny_under_an_unknown_condition_makes_it_depend_and_an_unallowed_one_
 def test_not_principal_with_deny_spares_only_whom_it_names() -> None:
     text = policy(stmt("*"), without("Principal", stmt(effect="Deny"), NotPrincipal={"AWS": ONE}))
 
-    assert verdict(text, ONE) == "yes"
+    assert verdict(text, ONE) == "depends"  # a principal of the account, that AWS wants named as well
     assert verdict(text, TWO) == "no"
-    assert verdict(text, ROLE) == "depends"  # AWS wants the role named as well
+    assert verdict(text, ROLE) == "depends"
     both = policy(stmt("*"), without("Principal", stmt(effect="Deny"), NotPrincipal={"AWS": [ONE, ROLE]}))
     assert verdict(both, ROLE) == "yes"
     lone = policy(stmt("*"), without("Principal", stmt(effect="Deny"), NotPrincipal={"AWS": ROLE}))
@@ -169,6 +169,24 @@ def test_not_principal_with_allow_lets_in_everyone_else() -> None:
         ("NumericGreaterThan", "10", "9", "no"),
         ("NumericGreaterThanEquals", "10", "10", "yes"),
         ("NumericEquals", "ten", "10", "depends"),
+        ("NumericLessThan", "1_0", "5", "depends"),
+        ("NumericLessThan", "１０", "5", "depends"),
+        ("NumericLessThan", " 10", "5", "depends"),
+        ("NumericLessThan", "Infinity", "5", "depends"),
+        ("NumericNotEquals", "NaN", "5", "depends"),
+        ("DateLessThan", "2027-W01-1", "2026-01-01", "depends"),
+        ("DateLessThan", "20270101", "2026-01-01", "depends"),
+        ("DateLessThan", "2027", "2026-01-01", "depends"),
+        ("DateLessThan", "２０２７-01-01", "2026-01-01", "depends"),
+        ("DateLessThan", "2027-01-01T00:00:00", "2026-01-01", "depends"),
+        ("DateLessThan", "0001-01-01", "2026-01-01", "depends"),
+        ("IpAddress", "10.0.0.0/255.0.0.0", "10.0.0.1", "depends"),
+        ("IpAddress", "10.1.2.3/8", "10.0.0.1", "depends"),
+        ("IpAddress", "10.0.0.0/08", "10.0.0.1", "depends"),
+        ("IpAddress", "*", "10.0.0.1", "depends"),
+        ("NotIpAddress", "fe80::1%eth0", "10.0.0.1", "depends"),
+        ("Bool", "True", True, "depends"),
+        ("Null", "TRUE", None, "depends"),
         ("DateEquals", "2026-01-01T00:00:00Z", "2026-01-01T01:00:00+01:00", "yes"),
         ("DateLessThan", "2026-01-01T00:00:00Z", "2025-12-31", "yes"),
         ("DateGreaterThan", "1767225600", "2026-01-01T00:00:01Z", "yes"),
@@ -204,7 +222,11 @@ def test_not_principal_with_allow_lets_in_everyone_else() -> None:
         ("ForAnyValue:StringEquals", ["a", "b"], ["c", "b"], "yes"),
         ("ForAnyValue:StringEquals", "a", ["c"], "no"),
         ("ForAnyValue:StringEquals", "a", None, "no"),
-        ("ForAnyValue:StringEqualsIfExists", "a", None, "yes"),
+        ("ForAnyValue:StringEqualsIfExists", "a", None, "no"),
+        ("ForAnyValue:StringEqualsIfExists", "a", [], "no"),
+        ("ForAnyValue:StringNotEqualsIfExists", "a", None, "no"),
+        ("ForAllValues:StringEqualsIfExists", "a", None, "yes"),
+        ("ForAllValues:StringNotEquals", "a", None, "yes"),
         ("ForAnyValue:StringNotEquals", "a", ["a", "b"], "yes"),
         ("ForAnyValue:StringNotLike", "a", None, "no"),
         ("StringFoo", "a", "a", "depends"),
@@ -266,25 +288,136 @@ def test_no_repository_policy_allows_an_action_of_another_service() -> None:
     assert "not an ECR action" in answer.words
 
 
-def test_conditions_that_restrict_nobody_do_not_hide_a_yes() -> None:
-    for operator, values in [
-        ("IpAddress", "0.0.0.0/0"),
-        ("IpAddress", ["0.0.0.0/1", "128.0.0.0/1"]),
-        ("IpAddress", "::/0"),
-        ("NotIpAddress", "10.0.0.0/8"),
-        ("NotIpAddress", ["192.168.0.0/16", "fc00::/7"]),
-    ]:
-        assert verdict(policy(stmt("*", **cond(operator, "aws:SourceIp", values)))) == "yes", operator
-    for operator, values in [
-        ("NotIpAddress", "0.0.0.0/0"),
-        ("IpAddress", "203.0.113.0/24"),
-        ("NotIpAddress", "8.8.8.8"),
-    ]:
-        assert verdict(policy(stmt("*", **cond(operator, "aws:SourceIp", values)))) == "depends", operator
-    assert (
-        verdict(policy(stmt("*"), stmt("*", effect="Deny", **cond("IpAddress", "aws:SourceIp", "0.0.0.0/0"))))
-        == "depends"
+ANYWHERE = ["0.0.0.0/0", "::/0"]
+
+
+@pytest.mark.parametrize(
+    ("operator", "values", "expected"),
+    [
+        # A request through a VPC endpoint has no aws:SourceIp, so no range is sure to let it in.
+        ("IpAddress", "0.0.0.0/0", "depends"),
+        ("IpAddress", "::/0", "depends"),
+        ("IpAddress", ANYWHERE, "depends"),
+        ("IpAddressIfExists", ANYWHERE, "yes"),
+        ("IpAddressIfExists", ["0.0.0.0/1", "128.0.0.0/1", "::/0"], "yes"),
+        ("IpAddressIfExists", "0.0.0.0/0", "depends"),
+        ("NotIpAddress", ANYWHERE, "depends"),
+        ("IpAddress", "203.0.113.0/24", "depends"),
+        ("NotIpAddress", "8.8.8.8", "depends"),
+        # No request has a private address.
+        ("IpAddress", "10.0.0.0/8", "no"),
+        ("IpAddress", ["192.168.1.0/24", "fd00::/8", "172.16.0.1"], "no"),
+        ("IpAddress", ["10.0.0.0/8", "203.0.113.0/24"], "depends"),
+        ("IpAddress", ["10.0.0.0/8", "garbage"], "depends"),
+        ("IpAddressIfExists", "10.0.0.0/8", "depends"),
+        ("NotIpAddress", "10.0.0.0/8", "yes"),
+        ("NotIpAddress", ["192.168.0.0/16", "fc00::/7"], "yes"),
+        ("NotIpAddressIfExists", "10.0.0.0/8", "yes"),
+    ],
+)
+def test_an_address_that_is_not_known_is_missing_or_public(operator: str, values: Any, expected: str) -> None:
+    test = cond(operator, "aws:SourceIp", values)
+    opposite = {"yes": "no", "no": "yes", "depends": "depends"}
+
+    assert verdict(policy(stmt("*", **test))) == expected
+    assert verdict(policy(stmt("*"), stmt("*", effect="Deny", **test))) == opposite[expected]
+
+
+def test_the_answer_names_the_private_addresses_that_keep_everybody_out() -> None:
+    text = policy(stmt(Sid="Office", **cond("IpAddress", "aws:SourceIp", "10.0.0.0/8")))
+    answer = can_pull(parse(text), ONE, partition="aws")
+
+    assert (answer.verdict, answer.statement) == ("no", "Office")
+    assert answer.words == (
+        f"account {ONE} may not pull: Office allows it only when aws:SourceIp is in 10.0.0.0/8, and no request to ECR"
+        " has a private address."
     )
+
+
+def test_no_repository_policy_allows_an_action_on_the_whole_account() -> None:
+    text = parse(policy(stmt(action="ecr:*", Sid="All")))
+    answer = may(text, ONE, "ecr:GetAuthorizationToken", partition="aws")
+
+    assert (answer.verdict, answer.statement) == ("no", None)
+    assert answer.words == (
+        f"account {ONE} may not use ecr:GetAuthorizationToken by this policy: it acts on the whole account, so no"
+        " repository policy allows it. The caller's identity policy must."
+    )
+    assert may(text, ONE, "ecr:GetAuth*", partition="aws").verdict == "no"
+    assert may(text, ONE, "ecr:Get*", partition="aws").verdict == "yes"
+    assert [one.answer.verdict for one in holders(text, ["ecr:PutRegistryPolicy"], partition="aws")] == ["no"]
+
+
+FEDERATED = f"arn:aws:sts::{ONE}:federated-user/bob"
+GONE = "AROAEXAMPLE1234567890"
+
+
+@pytest.mark.parametrize(
+    ("statements", "who", "expected"),
+    [
+        ([stmt("*"), stmt(ONE, effect="Deny")], GONE, "depends"),
+        ([stmt("*"), stmt(ROLE, effect="Deny")], GONE, "depends"),
+        ([stmt("*")], GONE, "yes"),
+        ([stmt(ONE)], GONE, "depends"),
+        ([stmt(GONE)], f"{GONE}:session", "depends"),
+        ([stmt(GONE)], "AROAEXAMPLE1234567891", "no"),
+        ([stmt(f"arn:aws:iam::{ONE}:user/bob")], FEDERATED, "depends"),
+        ([stmt("*"), stmt(f"arn:aws:iam::{ONE}:user/bob", effect="Deny")], FEDERATED, "depends"),
+        ([stmt("*"), stmt(f"arn:aws:iam::{TWO}:user/bob", effect="Deny")], FEDERATED, "yes"),
+        ([stmt() | {"Principal": R1}], ONE, "depends"),
+        ([stmt("*"), stmt(effect="Deny") | {"Principal": R1}], ONE, "depends"),
+        ([stmt("*"), stmt(ONE, effect="Deny")], "lambda.amazonaws.com", "yes"),
+    ],
+)
+def test_a_caller_whose_account_is_not_in_its_name_makes_it_depend(statements: Any, who: str, expected: str) -> None:
+    assert verdict(policy(*statements), who) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["arn:aws:iam::*:root", f"arn:aws:iam::{ONE}:role/*", f"arn:aws:iam::{ONE}:group/g", "11111111111", "me@x.org"],
+)
+def test_a_name_that_no_principal_has_is_never_a_yes(name: str) -> None:
+    (holder,) = holders(parse(policy(stmt(name))), partition="aws")
+
+    assert holder.answer.verdict == "no"
+    assert holder.answer.words.endswith("is not an AWS principal, so no request is made under this name.")
+    assert verdict(policy(stmt("*")), name) == "no"
+
+
+def test_everyone_takes_in_services_in_who_and_in_compare() -> None:
+    assert verdict(policy(stmt("*")), "lambda.amazonaws.com") == "yes"
+    with_service = policy(stmt("*"), stmt({"Service": "lambda.amazonaws.com"}))
+    assert compare(policy(stmt("*")), with_service, partition="aws").level == "cosmetic"
+
+
+@pytest.mark.parametrize(
+    ("operator", "value", "given", "expected"),
+    [
+        ("StringEquals", "a${*}", "a*", "yes"),
+        ("StringEquals", "a${*}", "ab", "no"),
+        ("StringLike", "a${*}", "ab", "no"),
+        ("StringLike", "a${?}*", "a?b", "yes"),
+        ("StringLike", "${$}{x}", "${x}", "yes"),
+        ("StringEquals", "${AWS:UserName}", "bob", "yes"),
+        ("StringEquals", "${aws:PrincipalTag/none, 'red'}", "red", "yes"),
+        ("StringEquals", "${aws:PrincipalTag/none,'red'}", "Red", "no"),
+        ("StringEquals", "${aws:username, 'red'}", "bob", "yes"),
+        ("StringEquals", "${aws:username, 'red'}", "red", "no"),
+        ("StringEquals", "${aws:PrincipalTag/none}", "red", "depends"),
+        ("StringEquals", "${aws:PrincipalTag/unknown, 'red'}", "red", "depends"),
+        ("NumericEquals", "${aws:username}", "1", "depends"),
+        ("ArnLike", "arn:aws:iam::*:user/${aws:username}", f"arn:aws:iam::{ONE}:user/bob", "yes"),
+        ("ArnLike", "arn:aws:iam::*:user/${aws:username}", f"arn:aws:iam::{ONE}:user/eve", "no"),
+    ],
+)
+def test_policy_variables_have_defaults_and_their_names_no_case(
+    operator: str, value: str, given: str, expected: str
+) -> None:
+    text = policy(stmt(**cond(operator, "k", value)))
+    context = {"k": given, "aws:username": "bob", "aws:PrincipalTag/none": None}
+
+    assert may(parse(text), ONE, IMAGE, context, partition="aws").verdict == expected
 
 
 def test_what_is_not_understood_is_never_a_yes() -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from deployments.policy import PolicyError, compare, lint, may, parse
 from deployments.policy.actions import NAMES, PURPOSES, Purpose
-from tests.policy.made_up import judge
+from tests.policy.made_up import judge, pair, requests
 from tests.policy.plain_iam import BY_ACCOUNT, BY_NAME, DENIED, NOTHING, Guess, decide
 
 quick = settings(deadline=None, max_examples=100)
@@ -315,3 +315,19 @@ def test_may_agrees_with_playing_every_request(document: Document) -> None:
         blind = may(policy, account, action, partition="aws").verdict
         # Not knowing the context may cost certainty; it never makes a wrong one.
         assert blind == "depends" or {blind} == verdicts
+
+
+def test_may_agrees_with_the_plain_evaluator_in_the_whole_grammar() -> None:
+    settled = 0
+    for number in range(300):
+        document, _ = pair(number, seed=2)
+        policy = parse(json.dumps(document))
+        chance = random.Random(number)  # noqa: S311  # made-up requests
+        for caller, action, context in requests(document, document, chance, 25):
+            answer = may(policy, caller, action, context, partition="aws")
+            decisions = {decide(document, caller, action, context, Guess(guess)) for guess in range(8)}
+            if answer.verdict != "depends":
+                settled += 1
+                assert {decision in (BY_ACCOUNT, BY_NAME) for decision in decisions} == {answer.verdict == "yes"}
+
+    assert settled > 300 * 20
