@@ -20,8 +20,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
+
+from environ import Env
 
 from deployments.notations import Malformed, comment_after, suspicion
 from deployments.service_urls import Database, MailServer
@@ -180,17 +183,15 @@ def _read_text(path: str | Path) -> str:
         raise Malformed(f"The file is {encoding} text.", "Save it as UTF-8.") from None
 
 
-_ENV_LINE = re.compile(r"(?:export )?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
+_ENV_LINE = re.compile(r"(?:export )?[A-Za-z_][A-Za-z0-9_]*=[^\0]*|#.*|")
 
 
 def read_env_file(path: Path, *, named: bool) -> tuple[dict[str, str], tuple[Problem, ...]]:
     """The variables of a `.env` file, and why it is not read: then there are no variables.
 
-    A wrong line is given by its number, because any line may be a secret.
-
-    A value in single quotes is taken as it is; in double quotes a backslash before any character but n, r and t is
-    removed. Nothing may follow the closing quote. Of two lines with one name the second counts. `named`: an operator
-    gave the path, so the file must exist.
+    A wrong line is given by its number, because any line may be a secret. So the lines are checked first: environ would
+    print a line that it cannot read. Of two lines with one name the second counts. `named`: an operator gave the path,
+    so the file must exist.
     """
     which = "The file that ENV_FILE names" if named else "The file .env"
 
@@ -210,21 +211,15 @@ def read_env_file(path: Path, *, named: bool) -> tuple[dict[str, str], tuple[Pro
             f"{which} begins with a byte order mark, so the whole file was ignored.",
             "Save the file as UTF-8 without a byte order mark (BOM).",
         )
-    values, wrong = {}, []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        match = _ENV_LINE.fullmatch(line)
-        if match is None or "\0" in line:
-            wrong.append(number)
-            continue
-        value = match[2]
-        if len(value) > 1 and value[0] == value[-1] == "'":
-            value = value[1:-1]
-        elif len(value) > 1 and value[0] == value[-1] == '"':
-            value = re.sub(r"\\([^nrt])", r"\1", value[1:-1])
-        values[match[1]] = value
+    lines = [line if line.strip() else "" for line in text.splitlines()]
+    wrong = [number for number, line in enumerate(lines, 1) if not _ENV_LINE.fullmatch(line)]
     if not wrong:
+        values: dict[str, str] = {}
+
+        class EnvFile(Env):  # type: ignore[misc]  # environ has no types
+            ENVIRON = values
+
+        EnvFile.read_env(StringIO("\n".join(lines)))
         return values, ()
     numbers = ", ".join(str(number) for number in wrong[:5]) + (" and more" if len(wrong) > 5 else "")
     return problem(

@@ -170,7 +170,7 @@ def _forwarded_address(request: HttpRequest) -> str:
 
 
 class _Unmeasured:
-    """A chunked body as a file object. Its length is unknown: to read more than `limit` bytes raises HttpRefusal (413)."""
+    """A chunked body, of unknown length, as a file object. Raises HttpRefusal (413) after `limit` bytes."""
 
     def __init__(self, stream: Any, limit: int) -> None:
         self._stream = stream
