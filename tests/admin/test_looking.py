@@ -187,7 +187,14 @@ def test_the_present_policy_changes_only_what_has_drifted_and_names_what_is_not_
 
 
 @pytest.mark.parametrize(
-    ("text", "id"), [("{", "E101"), (policy(*[f"{n:012}" for n in range(700)]), "E102"), (policy("*"), "E110")]
+    ("text", "id"),
+    [
+        ("{", "E101"),
+        (policy(*[f"{n:012}" for n in range(700)]), "E102"),
+        (policy("*"), "E110"),
+        ("{}", "E113"),
+        (policy("111111111111", actions=["ecr:Set*"], Effect="Deny"), "E115"),
+    ],
 )
 def test_a_text_that_would_be_refused_says_so(text: str, id: str, installation: Installation, operator: Client) -> None:
     page = operator.post(WHAT_IF, {"text": text, "registry": 0})

@@ -1083,6 +1083,117 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/ecr_rules.py",
+        (
+            "",
+            "LIFECYCLE_RULES = 50",
+            "LIFECYCLE_RULES = 51",
+            "sandbox/test_agreement.py::test_what_the_rules_of_lifecycle_policies_refuse_the_sandbox_refuses",
+        ),
+        (
+            "",
+            "LIFECYCLE_RULES = 50",
+            "LIFECYCLE_RULES = 49",
+            "sandbox/test_agreement.py::test_what_the_rules_of_lifecycle_policies_accept_the_sandbox_accepts",
+        ),
+        (
+            "",
+            "PATTERN_WILDCARDS = 4",
+            "PATTERN_WILDCARDS = 6",
+            "sandbox/test_agreement.py::test_what_the_rules_of_lifecycle_policies_refuse_the_sandbox_refuses",
+        ),
+        (
+            "",
+            "TAGS_PER_REPOSITORY = 50",
+            "TAGS_PER_REPOSITORY = 51",
+            "sandbox/test_agreement.py::test_what_the_rules_of_tags_refuse_the_sandbox_refuses",
+        ),
+        (
+            "_is_count",
+            " and not isinstance(value, bool)",
+            "",
+            "sandbox/test_agreement.py::test_what_the_rules_of_lifecycle_policies_refuse_the_sandbox_refuses",
+        ),
+        (
+            "_is_count",
+            "value >= 1",
+            "value >= 0",
+            "sandbox/test_agreement.py::test_what_the_rules_of_lifecycle_policies_refuse_the_sandbox_refuses",
+        ),
+        (
+            "_of_any",
+            "priority != highest",
+            "False",
+            "sandbox/test_agreement.py::test_what_the_rules_of_lifecycle_policies_refuse_the_sandbox_refuses",
+        ),
+        (
+            "_of_rules",
+            "first.setdefault(priority, index) != index",
+            "False",
+            "sandbox/test_agreement.py::test_what_the_rules_of_lifecycle_policies_refuse_the_sandbox_refuses",
+        ),
+        (
+            "_of_selection",
+            "len(given) != 1",
+            "not given",
+            "sandbox/test_agreement.py::test_what_the_rules_of_lifecycle_policies_refuse_the_sandbox_refuses",
+        ),
+        (
+            "_object",
+            "if len(names) != len(pairs):",
+            "if False:",
+            "sandbox/test_agreement.py::test_what_the_rules_of_lifecycle_policies_refuse_the_sandbox_refuses",
+        ),
+        (
+            "_is_tag_character",
+            '[0] in "LNZ"',
+            '[0] in "LNZC"',
+            "sandbox/test_agreement.py::test_what_the_rules_of_tags_refuse_the_sandbox_refuses",
+        ),
+    ),
+    *_in(
+        "deployments/policy/lockout.py",
+        (
+            "lockouts",
+            "certain=applies is True",
+            "certain=True",
+            "policy/test_lint.py::test_a_deny_that_depends_on_the_request_is_a_warning_that_names_the_condition",
+        ),
+        (
+            "_covers",
+            "if not named:\n            return True",
+            "if not named:\n            return None",
+            "policy/test_lint.py::test_a_deny_that_certainly_covers_the_identity_that_writes_is_an_error",
+        ),
+        (
+            "_covers",
+            "subject.account != writer.account or ",
+            "",
+            "policy/test_lint.py::test_a_deny_that_spares_the_identity_that_writes_has_no_finding",
+        ),
+        (
+            "_facts",
+            '"aws:principalarn": (writer.name,)',
+            "",
+            "policy/test_lint.py::test_a_deny_that_spares_the_identity_that_writes_has_no_finding",
+        ),
+    ),
+    *_in(
+        "deployments/checks.py",
+        (
+            "policies_are_sound",
+            "writer = registry.assume_role_arn or writer",
+            "pass",
+            "test_checks.py::test_the_role_that_writes_the_policy_is_the_one_of_the_settings",
+        ),
+        (
+            "policies_are_sound",
+            "        writer=writer,\n",
+            "",
+            "test_checks.py::test_a_value_that_ecr_refuses_stops_the_start",
+        ),
+    ),
+    *_in(
         "deployments/policy/lint.py",
         (
             "lint",
@@ -1107,6 +1218,24 @@ MUTANTS: tuple[Mutant, ...] = (
             ' and "/" in value',
             "",
             "policy/test_lint.py::test_a_path_of_an_organisation_restricts_only_with_a_slash_behind_its_id",
+        ),
+        (
+            "_is_one_owner",
+            'not base.startswith("Arn") and ',
+            "",
+            "policy/test_lint.py::test_the_policy_of_lambda_in_any_region_names_its_account",
+        ),
+        (
+            "",
+            "_AWS = _Most(ipv4=2**24",
+            "_AWS = _Most(ipv4=2**26",
+            "policy/test_lint.py::test_ranges_that_aws_calls_public_are_a_warning",
+        ),
+        (
+            "",
+            "_ANYBODY = _Most(ipv4=2**26",
+            "_ANYBODY = _Most(ipv4=2**24",
+            "policy/test_lint.py::test_ranges_that_aws_calls_public_are_a_warning",
         ),
     ),
     *_in(

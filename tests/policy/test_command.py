@@ -144,6 +144,16 @@ def test_lint_takes_a_region_consumer_accounts_and_the_leave_to_be_public(run: R
     assert [row["level"] for row in public] == ["warning"]
 
 
+def test_lint_takes_the_identity_that_writes_the_policy(run: Run) -> None:
+    frozen = policy(stmt(TWO), stmt(ONE, "ecr:SetRepositoryPolicy", effect="Deny"))
+
+    assert run("lint", "a", a=frozen).status == 0
+    assert "error deployments.E115" in run("lint", "a", "--writer", ONE).out
+    assert "error deployments.E115" in run("lint", "a", "--writer", f"arn:aws:iam::{ONE}:role/r").out
+    assert run("lint", "a", "--writer", TWO).status == 0
+    assert run("lint", "a", "--writer", "me").status == 2
+
+
 # --------------------------------------------------------------------------------------------------------------- who
 
 
