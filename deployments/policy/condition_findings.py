@@ -12,13 +12,14 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime
+from dataclasses import replace
 
 from deployments.policy.condition_keys import AS_OF, Key, KeyType, known_key, nearest_key
 from deployments.policy.conditions import Operator, operator_of
 from deployments.policy.context import is_private
 from deployments.policy.document import Policy, Statement, WrittenCondition, quoted
 from deployments.policy.findings import Finding, place_of, report
+from deployments.policy.values import moment, network, number
 from deployments.policy.wildcard import ascii_lower, has_wildcard
 
 
@@ -26,8 +27,8 @@ def condition_findings(statement: Statement, policy: Policy) -> Iterator[Finding
     """The findings about the conditions of a statement. An unknown operator is not judged (E112 names it)."""
     place = place_of(statement)
     spellings = Counter((one.operator, ascii_lower(one.key)) for one in statement.conditions)
-    for (name, spelling), number in spellings.items():
-        if number > 1:
+    for (name, spelling), times in spellings.items():
+        if times > 1:
             message = f"{place} has the condition key {quoted(spelling)} under {name} in two spellings: both must hold."
             yield report("W128", message, "Write the key once, with all its values.")
     for one in statement.conditions:
@@ -169,40 +170,22 @@ def _right_form(value: str, base: str) -> str:
             right = len(parts) == 6 and (parts[0] == "arn" or has_wildcard(parts[0]))
             return "" if right else "Write an ARN with all six parts, such as arn:aws:iam::111111111111:role/*."
     if base.startswith("Numeric"):
-        return "" if re.fullmatch(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", value) else "Write a number in digits."
+        return "" if number(value) is not None else "Write a number in digits."
     if base.startswith("Date"):
-        return "" if _is_date(value) else "Write a date as 2026-12-31 or 2026-12-31T23:59:59Z."
+        return "" if moment(value) is not None else "Write a date as 2026-12-31 or 2026-12-31T23:59:59Z."
     return ""
 
 
 def _right_network(value: str) -> str:
-    try:
-        if not re.fullmatch(r"[0-9a-fA-F:.]+(/[0-9]{1,3})?", value):
-            raise ValueError
-        network = ipaddress.ip_network(value, strict=False)
-    except ValueError:
-        return "Write an address or a range, such as 203.0.113.0/24."
-    address = ipaddress.ip_address(value.partition("/")[0])
-    same = "/" not in value or address == network.network_address
-    return "" if same else f"Write {network}: the digits behind the range are ignored."
-
-
-_DATE = re.compile(
-    r"[0-9]{4}(-[0-9]{2}(-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?)?)?"
-)
-
-
-def _is_date(value: str) -> bool:
-    """Whether this is a W3C date, or seconds since 1970."""
-    if re.fullmatch(r"[0-9]{1,11}", value):
-        return True
-    if not _DATE.fullmatch(value):
-        return False
-    try:
-        datetime.fromisoformat(value if len(value) > 7 else f"{value}-01")
-    except ValueError:
-        return False
-    return True
+    if network(value) is not None:
+        return ""
+    address, _, length = value.partition("/")
+    if network(address) is not None and length.isdecimal():
+        try:
+            return f"Write {ipaddress.ip_network(value, strict=False)}: the digits behind the range are ignored."
+        except ValueError:
+            pass  # longer than the address
+    return "Write an address or a range, such as 203.0.113.0/24."
 
 
 def _is_base64(value: str) -> bool:
@@ -216,10 +199,8 @@ def _is_base64(value: str) -> bool:
 def _of_values(one: WrittenCondition, operator: Operator, key: Key | None, where: str) -> Iterator[Finding]:
     if operator.base in ("Bool", "Null") and len(set(one.values)) > 1:
         yield report("W120", f"{where} has two values; one of them is always right.", "Write true or false.")
-    if operator.base != "IpAddress" or key is None or key.name != "aws:SourceIp" or not one.values:
-        return
     private = [value for value in one.values if is_private(value)]
-    if not private:
+    if operator.base != "IpAddress" or key is None or key.name != "aws:SourceIp" or not private:
         return
     hint = "aws:SourceIp is public. For callers behind an ECR VPC endpoint use aws:VpcSourceIp and aws:SourceVpc."
     if len(private) < len(one.values):
@@ -227,6 +208,25 @@ def _of_values(one: WrittenCondition, operator: Operator, key: Key | None, where
     else:
         message = f"{where} names only private ranges, so it is {'always' if operator.negated else 'never'} true."
     yield report("W123", message, hint)
+
+
+def without_private_ranges(policy: Policy) -> Policy:
+    """The policy without its tests of aws:SourceIp that name only private ranges, and without the Denies of such tests.
+
+    So it lets in at least the callers that the policy was meant for. For a comparison, not to be written to AWS.
+    """
+
+    def is_of_private(one: WrittenCondition) -> bool:
+        is_address = operator_of(one.operator).base == "IpAddress" and ascii_lower(one.key) == "aws:sourceip"
+        return is_address and bool(one.values) and all(map(is_private, one.values))
+
+    kept = (each for each in policy.statements if each.effect != "Deny" or not any(map(is_of_private, each.conditions)))
+    return replace(
+        policy,
+        statements=tuple(
+            replace(each, conditions=tuple(one for one in each.conditions if not is_of_private(one))) for each in kept
+        ),
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- variables

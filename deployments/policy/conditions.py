@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from deployments.policy.condition_keys import KEYS, KeyType
 from deployments.policy.document import WrittenCondition
 from deployments.policy.values import network, number
 from deployments.policy.wildcard import ascii_lower
@@ -106,27 +107,14 @@ class Condition:
         return document or None
 
 
-_WRITTEN_KEYS = """
-    aws:CalledVia aws:CalledViaFirst aws:CalledViaLast aws:CurrentTime aws:EpochTime aws:FederatedProvider
-    aws:MultiFactorAuthAge aws:MultiFactorAuthPresent aws:PrincipalAccount aws:PrincipalArn aws:PrincipalIsAWSService
-    aws:PrincipalOrgID aws:PrincipalOrgPaths aws:PrincipalServiceName aws:PrincipalServiceNamesList aws:PrincipalTag
-    aws:PrincipalType aws:Referer aws:RequestedRegion aws:RequestTag aws:ResourceAccount aws:ResourceOrgID
-    aws:ResourceOrgPaths aws:ResourceTag aws:SecureTransport aws:SourceAccount aws:SourceArn aws:SourceIp
-    aws:SourceOrgID aws:SourceOrgPaths aws:SourceVpc aws:SourceVpce aws:TagKeys aws:TokenIssueTime aws:UserAgent
-    aws:ViaAWSService aws:VpceAccount aws:VpceOrgID aws:VpceOrgPaths aws:VpcSourceIp ecr:AccountSetting
-    ecr:ResourceTag
-"""
-# Keys whose value is a Boolean in every request that has them (IAM User Guide, “AWS global condition context keys”).
-BOOLEAN_KEYS = frozenset(
-    {"aws:securetransport", "aws:viaawsservice", "aws:principalisawsservice", "aws:multifactorauthpresent"}
-)
-_KEYS = {ascii_lower(key): key for key in _WRITTEN_KEYS.split()}
+# Keys whose value is a Boolean in every request that has them.
+BOOLEAN_KEYS = frozenset(name for name, key in KEYS.items() if key.type is KeyType.BOOL)
 
 
 def spelt(key: str) -> str:
     """A lower-cased key as AWS writes it; an unknown key unchanged."""
     name, slash, tag = key.partition("/")
-    return _KEYS.get(name, name) + slash + tag
+    return (KEYS[name].name if name in KEYS else name) + slash + tag
 
 
 def has_variable(text: str) -> bool:

@@ -19,7 +19,7 @@ from typing import Literal
 from deployments.policy import words
 from deployments.policy.actions import AS_OF, KNOWN, PREFIX, PULL, PURPOSES, Purpose, expand_all, spelling, written
 from deployments.policy.atoms import EVERYONE, AllExcept, Principal, Subject, Who, subjects
-from deployments.policy.condition_findings import condition_findings
+from deployments.policy.condition_findings import condition_findings, without_private_ranges
 from deployments.policy.conditions import Condition, Test, condition_of, has_variable, operator_of, spelt
 from deployments.policy.context import addresses, restricts_no_address
 from deployments.policy.document import Kind, Policy, PolicyError, Statement, parse, quoted
@@ -570,14 +570,18 @@ def _of_sids(policy: Policy) -> Iterator[Finding]:
 
 
 def _of_consumers(policy: Policy, partition: str, accounts: Iterable[str]) -> Iterator[Finding]:
+    meant = without_private_ranges(policy)
     for account in dict.fromkeys(accounts):
         answer = can_pull(policy, account, partition=partition)
-        if answer.verdict == "no":
+        # Where only private ranges keep the account out it is a warning, as in version 0.1.0 (D-upgrades-start).
+        if answer.verdict == "no" and (
+            meant == policy or can_pull(meant, account, partition=partition).verdict == "no"
+        ):
             hint = (
                 "Add it to the Principal of the statement that allows pulling, or remove it from the consumer accounts."
             )
             yield report("E111", f"Consumer account {account} cannot pull: {answer.words}", hint)
-        elif answer.verdict == "depends":
+        elif answer.verdict != "yes":
             hint = _hint_for_consumer(policy, account, partition)
             yield report("W110", f"Consumer account {account} may be unable to pull: {answer.words}", hint)
 

@@ -70,7 +70,7 @@ def lockouts(policy: Policy, *, writer: str | None, partition: str) -> Iterator[
                 statement=statement,
                 actions=denied,
                 certain=applies is True and not statement.puzzles,
-                condition="" if held else words.of_condition(condition).strip(),
+                condition="" if held else words.of_condition(condition).strip().removeprefix("only "),
             )
 
 

@@ -484,6 +484,21 @@ def test_private_ranges_are_a_warning_that_says_what_to_write(effect: str) -> No
     assert "aws:VpcSourceIp" in finding.hint
 
 
+@pytest.mark.parametrize(
+    "statements",
+    [
+        [stmt(TWO, **cond("IpAddress", "aws:SourceIp", "10.0.0.0/8"))],
+        [stmt(TWO), stmt("*", PULL, effect="Deny", **cond("NotIpAddress", "aws:SourceIp", "10.0.0.0/8"))],
+    ],
+)
+def test_a_consumer_that_only_private_ranges_keep_out_is_a_warning_and_stops_no_start(statements: list[Any]) -> None:
+    found = ids(policy(*statements), consumer_accounts=[TWO])
+
+    assert {"W110", "W123"} <= set(found)
+    assert "E111" not in found
+    assert "E111" in ids(policy(*statements), consumer_accounts=["333333333333"])
+
+
 def test_a_deny_of_what_is_outside_of_private_ranges_is_always_true() -> None:
     block = cond("NotIpAddress", "aws:SourceIp", "10.0.0.0/8")
     found = lint(policy(stmt(ONE), stmt("*", PULL, effect="Deny", **block)), partition="aws")
