@@ -120,6 +120,9 @@ def _of_value(value: str, operator: Operator, key: Key | None, where: str) -> It
     if right := _right_form(value, operator.base):
         yield report("W120", f"{where} has the value {quoted(value)}, which it cannot compare.", right)
         return
+    if key is not None and key.name == "aws:PrincipalArn" and re.match(r"arn:[^:]*:sts::[^:]*:assumed-role/", value):
+        message = f"{where} has the value {quoted(value)}: the key has the ARN of the role, not of a session."
+        yield report("W120", message, "Write the role: arn:aws:iam::111111111111:role/NAME.")
     if not operator.base.startswith("String"):
         return
     like = operator.base == "StringLike"

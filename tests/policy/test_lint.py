@@ -474,6 +474,28 @@ def test_a_misspelt_key_names_the_key_that_was_probably_meant(condition: dict[st
     assert word in finding.hint
 
 
+@pytest.mark.parametrize(
+    ("condition", "word"),
+    [
+        (cond("ArnLike", "aws:PrincipalArn", f"arn:aws:sts::{ONE}:assumed-role/r/*"), "role/NAME"),
+        (cond("IpAddress", "aws:SourceIp", "203.0.113.5/24"), "203.0.113.0/24"),
+        (cond("IpAddress", "aws:SourceIp", "203.0.113.0/255.255.255.0"), "203.0.113.0/24"),
+        (cond("IpAddress", "aws:SourceIp", "203.0.113.0/33"), "203.0.113.0/24"),
+        (cond("NumericLessThan", "aws:MultiFactorAuthAge", "１０"), "digits"),
+        (cond("DateLessThan", "aws:CurrentTime", "2027-W01-1"), "2026-12-31"),
+        (cond("Bool", "aws:ViaAWSService", "yes"), "true or false"),
+        (cond("Null", "aws:PrincipalOrgID", "nope"), "true or false"),
+        (cond("ArnLike", "aws:PrincipalArn", "*"), "all six parts"),
+        (cond("StringEquals", "aws:PrincipalAccount", "22222222222"), "12 digits"),
+        (cond("StringEquals", "aws:PrincipalOrgID", "a1b2c3d4e5"), "o-…"),
+    ],
+)
+def test_a_value_that_matches_no_request_is_found_with_the_form_that_does(condition: Any, word: str) -> None:
+    [finding] = [one for one in lint(policy(stmt(ONE, **condition)), partition="aws") if one.id[12:] == "W120"]
+
+    assert word in finding.hint
+
+
 @pytest.mark.parametrize("effect", ["Allow", "Deny"])
 def test_private_ranges_are_a_warning_that_says_what_to_write(effect: str) -> None:
     block = cond("IpAddress", "aws:SourceIp", ["10.0.0.0/8", "fd00::/8"])

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
+from deployments.ecr_rules import RULES
 from deployments.policy import IDS, lint
 from tests.policy.cases import PULL, TWO, policy, stmt
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "policy-lint.md").read_text()
 ROWS = [
-    tuple(cell.strip() for cell in line.strip("|").split(" | "))
-    for line in DOCUMENT.splitlines()
-    if line.startswith("| ")
+    tuple(cell.strip() for cell in line[1:-1].split(" | ")) for line in DOCUMENT.splitlines() if line.startswith("| ")
 ]
 CHECKS = [row for row in ROWS if re.fullmatch("[A-Z0-9]+(_[A-Z0-9]+)+", row[0])]
 OURS = [row for row in CHECKS if len(row) == 3]
@@ -37,6 +36,16 @@ def test_every_finding_is_in_the_table_with_its_subject() -> None:
     listed = {row[0]: row[1].lower() for row in ROWS if re.fullmatch("[EW]1[0-9]{2}", row[0])}
 
     assert listed == {name.removeprefix("deployments."): subject.lower() for name, subject in IDS.items()}
+
+
+def test_every_rule_of_lifecycle_policies_and_tags_is_in_the_table() -> None:
+    listed = {row[0]: (row[1].lower(), row[2]) for row in ROWS if row[0].startswith(("lifecycle.", "tags."))}
+
+    assert listed == {
+        rule.name: (rule.says.lower(), rule.instead)
+        for rule in RULES.values()
+        if not rule.name.startswith("deployments.")
+    }
 
 
 @pytest.mark.parametrize(("check", "ours", "example"), OURS, ids=[row[0] for row in OURS])
