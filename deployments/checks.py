@@ -183,27 +183,33 @@ def registries_do_not_overlap() -> Iterable[CheckMessage]:
 def policies_are_sound(variable: str, registry: RegistryConfig) -> Iterable[CheckMessage]:
     """E1xx, W1xx: the findings of `manage.py policy lint` about the configured repository policies."""
     configuration = _configuration()
-    text = registry.default_repository_policy
-    if not text or (variable and text == configuration.plain.default_repository_policy):
-        return  # the findings about the plain registry's policy are shown once
-    found = registry_of(registry.host)
-    writer = found.account if found else None
-    if found and "assume_role_arn" not in registry.malformed:
-        writer = registry.assume_role_arn or writer
+    text, found = registry.default_repository_policy, registry_of(registry.host)
+    is_shown_once = variable and _judged(registry) == _judged(configuration.plain)
+    if not text or is_shown_once or (not found and any(registry_of(each.host) for each in configuration.registries)):
+        return  # a registry that is not ECR gets no policy, and its findings would be those of the other one
+    name = registry.variable("default_repository_policy")
     for finding in policy.lint(
         text,
         partition=found.partition if found else None,
         allow_public=configuration.allow_public_policy,
         # Without the accounts, if they are malformed: the findings about the policy itself do not depend on them.
         consumer_accounts=() if "consumer_accounts" in registry.malformed else registry.consumer_accounts,
-        writer=writer,
+        writer=_judged(registry)[-1],
     ):
         make = Error if finding.level == "error" else Warning
-        message = f"{variable}DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: {finding.message}"
+        message = f"{name}: {finding.message}"
         hint = finding.hint
         if finding.id == "deployments.E110":
             hint += " A policy that is meant to be public needs DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY=1."
         yield make(message, hint=hint, id=finding.id)
+
+
+def _judged(registry: RegistryConfig) -> tuple[str | None, str | None, str | None]:
+    """What the findings about a policy depend on: its text, the registry's partition, and the identity that writes."""
+    found = registry_of(registry.host)
+    role = None if "assume_role_arn" in registry.malformed else registry.assume_role_arn
+    writer = (role or found.account) if found else None
+    return registry.default_repository_policy, found.partition if found else None, writer
 
 
 def _both_registries() -> list[tuple[str, RegistryConfig]]:

@@ -23,7 +23,7 @@ RULE = {
 
 def errors(settings: Any, **environment: str) -> list[str]:
     """The errors of the start: id, message and hint."""
-    settings.CONFIGURATION = config.load({"DEPLOY_REGISTRY_HOST": HOST, **environment})
+    settings.CONFIGURATION = config.load({"DEPLOY_REGISTRY_HOST": HOST} | environment)
     found = [*configuration_is_readable(app_configs=None), *policies_are_sound(app_configs=None)]
     return [f"{one.id}: {one.msg} {one.hint}" for one in found if one.is_serious()]
 
@@ -56,3 +56,15 @@ def test_the_role_that_writes_the_policy_is_the_one_of_the_settings(settings: An
     assert errors(settings, **policy, DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN=ROLE) == []
     [error] = errors(settings, **policy, DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN=f"{ROLE}-2")
     assert "deployments.E115" in error
+
+
+def test_a_policy_is_judged_for_each_registry_that_gets_it_and_shown_once(settings: Any) -> None:
+    own = {"Sid": "freeze", "Effect": "Deny", "Principal": {"AWS": "333333333333"}, "Action": "ecr:SetRepositoryPolicy"}
+    policy = {"DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": json.dumps({"Statement": [PULL, own]})}
+    other = {"V4_DEPLOY_REGISTRY_HOST": HOST.replace("111111111111", "333333333333")}
+
+    assert errors(settings, **policy) == []
+    for more in ({}, {"DEPLOY_REGISTRY_HOST": "localhost:5000"}):
+        [error] = errors(settings, **policy, **other | more)
+        assert error.startswith("deployments.E115: DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: ")
+    assert len(errors(settings, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY="{}")) == 1

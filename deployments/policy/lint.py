@@ -347,7 +347,9 @@ def openness(text: str, *, partition: str) -> Openness:
         return "unknown"
     puzzles = any(statement.puzzles for statement in policy.statements if statement.effect != "Deny")
     operators = all(operator_of(one.operator).known for each in policy.statements for one in each.conditions)
-    found = any(finding.id == "deployments.E110" for finding in _of_openness(policy, partition, allow_public=False))
+    # Also by AWS's own, narrower limit for address ranges: the answer stops no start.
+    is_open = ("deployments.E110", "deployments.W130")
+    found = any(finding.id in is_open for finding in _of_openness(policy, partition, allow_public=False))
     if policy.puzzles or puzzles or (found and not operators):
         return "unknown"
     return "open" if found else "closed"

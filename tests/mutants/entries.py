@@ -1181,14 +1181,14 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/checks.py",
         (
-            "policies_are_sound",
-            "writer = registry.assume_role_arn or writer",
-            "pass",
+            "_judged",
+            "(role or found.account)",
+            "found.account",
             "test_checks.py::test_the_role_that_writes_the_policy_is_the_one_of_the_settings",
         ),
         (
             "policies_are_sound",
-            "        writer=writer,\n",
+            "        writer=_judged(registry)[-1],\n",
             "",
             "test_checks.py::test_a_value_that_ecr_refuses_stops_the_start",
         ),

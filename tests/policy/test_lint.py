@@ -648,6 +648,8 @@ def test_ranges_that_aws_calls_somebodys_are_no_finding(ranges: Any) -> None:
         (policy(stmt(ONE)), "closed"),
         (policy(stmt("*")), "open"),
         (policy(stmt("*", **cond("StringEquals", KEY, "o-1"))), "closed"),
+        (policy(stmt("*", **cond("IpAddress", "aws:SourceIp", "52.0.0.0/7"))), "open"),
+        (policy(stmt("*", **cond("IpAddress", "aws:SourceIp", "203.0.113.0/24"))), "closed"),
         # What is not understood is not shown closed.
         ("{", "unknown"),
         ("[]", "unknown"),
