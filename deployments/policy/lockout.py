@@ -85,12 +85,11 @@ def _covers(subject: Subject, writer: Principal | None) -> bool | None:
     if isinstance(subject, AllExcept):
         if writer is None:
             return None
-        named = [one for one in subject.principals if one == EVERYONE or one.account == writer.account]
-        if not named:
-            return True
-        # A Deny with NotPrincipal spares a caller only if both the caller and its account are named (IAM User Guide).
-        spared = any(one.kind is Who.ACCOUNT for one in named) and any(_is_role(one, writer) for one in named)
-        return False if spared or EVERYONE in named else None
+        if EVERYONE in subject.principals:
+            return False
+        # A Deny with NotPrincipal spares a session only if its account, its role and the session itself are named (IAM
+        # User Guide, “AWS JSON policy elements: NotPrincipal”). Nobody knows the names of our sessions beforehand.
+        return None if any(one.account == writer.account for one in subject.principals) else True
     if subject == EVERYONE:
         return True
     if writer is None or subject.account != writer.account or subject.partition != writer.partition:

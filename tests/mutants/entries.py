@@ -1161,8 +1161,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_covers",
-            "if not named:\n            return True",
-            "if not named:\n            return None",
+            "writer.account for one in subject.principals) else True",
+            "writer.account for one in subject.principals) else None",
             "policy/test_lint.py::test_a_deny_that_certainly_covers_the_identity_that_writes_is_an_error",
         ),
         (

@@ -363,6 +363,7 @@ def test_a_deny_that_certainly_covers_the_identity_that_writes_is_an_error(text:
         (denying(**cond("StringEquals", "aws:PrincipalTag/team", "red")), ONE, "aws:PrincipalTag/team"),
         (denying(**cond("ArnNotLike", "aws:PrincipalArn", OUR_ROLE)), ONE, "aws:PrincipalArn"),
         (not_for(TWO, ONE), ONE, "to Registry Admin too"),
+        (not_for(TWO, ONE, OUR_ROLE), OUR_ROLE, "to Registry Admin too"),
         (not_for(TWO), None, "to Registry Admin too"),
     ],
 )
@@ -387,7 +388,7 @@ def test_a_deny_that_depends_on_the_request_is_a_warning_that_names_the_conditio
         (denying(**cond("StringNotEquals", "aws:PrincipalAccount", [ONE, TWO])), ONE),
         (denying(**cond("ArnNotLike", "aws:PrincipalArn", OUR_ROLE)), OUR_ROLE),
         (denying(**cond("Bool", "aws:PrincipalIsAWSService", "true")), ONE),
-        (not_for(TWO, ONE, OUR_ROLE), OUR_ROLE),
+        (not_for(TWO, "*"), OUR_ROLE),
     ],
 )
 def test_a_deny_that_spares_the_identity_that_writes_has_no_finding(text: str, writer: str) -> None:
