@@ -72,7 +72,8 @@ def _of_unknown_key(key: str, where: str) -> Iterator[Finding]:
 def _of_fit(one: WrittenCondition, operator: Operator, key: Key, where: str, *, denies: bool) -> Iterator[Finding]:
     if operator.base == "Null":
         if operator.quantifier:
-            message = f"{where}: {operator.quantifier} with Null is always {operator.quantifier == 'ForAllValues'}."
+            always = "true" if operator.quantifier == "ForAllValues" else "false"
+            message = f"{where}: {operator.quantifier} with Null is always {always}."
             yield report("W121", message, f"Write Null without {operator.quantifier}:.")
         return
     if key.multivalued and not operator.quantifier:

@@ -521,6 +521,8 @@ def _of_denies(policy: Policy, partition: str, writer: str | None) -> Iterator[F
             yield report("W118", message, "Exempt it by a condition on aws:PrincipalArn, or leave these actions out.")
         else:
             refuses = ", and ECR refuses the policy then" if one.of_the_policy else ""
+            if one.of_the_policy:
+                what = "ecr:SetRepositoryPolicy" + (" and other actions" if len(one.actions) > 1 else "")
             message = f"{place} may deny {what} to Registry Admin too{under}{refuses}."
             hint = (
                 "Check that the requests of Registry Admin are exempt, or exempt it by a condition on aws:PrincipalArn."
