@@ -65,27 +65,26 @@ def may(policy: Policy, principal: str, action: str, context: Context | None = N
         who = words.of_subject(caller, partition=partition)
         text = f"{who} may not use {words.shown(action)}: it is not an ECR action, so no repository policy allows it."
         return Answer(verdict="no", statement=None, words=text)
-    return _all_of(policy, caller, expand(pattern), context, partition, Budget())
+    return _question(policy, expand(pattern), partition).of(caller, context, Budget())
 
 
 def can_pull(policy: Policy, account: str, *, partition: str) -> Answer:
     """Whether a principal (usually an account id) may pull. A pull needs both pull actions."""
-    return _all_of(policy, caller_of(account, partition=partition), PULL, None, partition, Budget())
+    return _question(policy, PULL, partition).of(caller_of(account, partition=partition), None, Budget())
 
 
 def holders(policy: Policy, actions: Iterable[str] = PULL, *, partition: str) -> tuple[Holder, ...]:
     """The principals that an Allow names for any of the actions, and whether each may use all of them; “yes” first."""
-    asked = expand_all(actions)
+    question, budget = _question(policy, expand_all(actions), partition), Budget()
     named: set[Subject] = set()
-    for clause in _clauses(policy, partition):
-        if not clause.denies and any(clause.speaks_of(action) for action in asked):
+    for clause in question.clauses:
+        if not clause.denies and any(clause.speaks_of(action) for action in question.actions):
             named |= clause.subjects
-    budget = Budget()
     found = [
         Holder(
             principal=words.name_of_subject(subject),
             name=words.of_subject(subject, partition=partition),
-            answer=_all_of(policy, subject, asked, None, partition, budget),
+            answer=question.of(subject, None, budget),
         )
         for subject in named
     ]
@@ -100,35 +99,53 @@ def caller_of(text: str, *, partition: str) -> Principal:
     return principal_of("AWS", text, partition=partition)
 
 
-def _all_of(
-    policy: Policy,
-    caller: Subject,
-    actions: frozenset[str],
-    context: Context | None,
-    partition: str,
-    budget: Budget,
-) -> Answer:
-    """One answer for several actions: no if one of them is no, else depends if one of them is, else yes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """Which actions are asked about, of a policy. `asked` leaves out actions on the whole account (rule 5)."""
 
-    Actions on the whole account are left out (rule 5), unless nothing else was asked about.
-    """
-    who = words.of_subject(caller, partition=partition)
-    if isinstance(caller, Principal) and _is_impossible(caller):
-        text = f"{who} is not an AWS principal, so no request is made under this name."
-        return Answer(verdict="no", statement=None, words=text)
-    asked = sorted(action for action in actions if action in GRANTABLE or action not in KNOWN)
-    if not asked:
-        names = words.listed(written(action) for action in sorted(actions))
-        text = f"{who} may not use {names} by this policy: it acts on the whole account, so no repository policy allows"
-        return Answer(verdict="no", statement=None, words=f"{text} it. The caller's identity policy must.")
-    what = words.of_use(asked)
-    known = EVERY_REQUEST | _facts(caller) | known_of(context or {})
-    try:
-        answers = [_one(policy, caller, action, known, partition, who, what, budget) for action in asked]
-    except TooComplexError:
-        text = f"It cannot be said whether {who} may {what}: the policy is too complex."
-        return Answer(verdict="depends", statement=None, words=text)
-    return min(answers, key=lambda answer: ("no", "depends", "yes").index(answer.verdict))
+    clauses: tuple[_Clause, ...]
+    actions: frozenset[str]
+    asked: tuple[str, ...]
+    different: tuple[str, ...]  # of the asked actions, one for each set of statements that are about it
+    puzzle: str  # a part of the policy that is not understood; empty if there is none
+    partition: str
+
+    def of(self, caller: Subject, context: Context | None, budget: Budget) -> Answer:
+        """One answer for all actions: no if one of them is no, else depends if one of them is, else yes."""
+        who = words.of_subject(caller, partition=self.partition)
+        if isinstance(caller, Principal) and _is_impossible(caller):
+            text = f"{who} is not an AWS principal, so no request is made under this name."
+            return Answer(verdict="no", statement=None, words=text)
+        if not self.asked:
+            names = words.listed(written(action) for action in sorted(self.actions))
+            text = f"{who} may not use {names} by this policy: it acts on the whole account, so no repository policy"
+            return Answer(verdict="no", statement=None, words=f"{text} allows it. The caller's identity policy must.")
+        what = words.of_use(self.asked)
+        if self.puzzle:
+            # The part that is not understood could allow or deny this action. AWS would refuse such a policy.
+            text = f"It cannot be said whether {who} may {what}: {self.puzzle}."
+            return Answer(verdict="depends", statement=None, words=text)
+        known = EVERY_REQUEST | _facts(caller) | known_of(context or {})
+        try:
+            answers = [_one(self.clauses, caller, action, known, who, what, budget) for action in self.different]
+        except TooComplexError:
+            text = f"It cannot be said whether {who} may {what}: the policy is too complex."
+            return Answer(verdict="depends", statement=None, words=text)
+        return min(answers, key=lambda answer: ("no", "depends", "yes").index(answer.verdict))
+
+
+def _question(policy: Policy, actions: frozenset[str], partition: str) -> _Question:
+    clauses = _clauses(policy, partition)
+    asked = tuple(sorted(action for action in actions if action in GRANTABLE or action not in KNOWN))
+    alike = {tuple(clause.speaks_of(action) for clause in clauses): action for action in reversed(asked)}
+    return _Question(
+        clauses=clauses,
+        actions=actions,
+        asked=asked,
+        different=tuple(sorted(alike.values())),
+        puzzle=policy.all_puzzles[0].words if policy.all_puzzles else "",
+        partition=partition,
+    )
 
 
 def _is_impossible(caller: Principal) -> bool:
@@ -213,24 +230,19 @@ def _clauses(policy: Policy, partition: str) -> tuple[_Clause, ...]:
 
 
 def _one(
-    policy: Policy,
+    clauses: tuple[_Clause, ...],
     caller: Subject,
     action: str,
     known: Known,
-    partition: str,
     who: str,
     what: str,
     budget: Budget,
 ) -> Answer:
-    if policy.all_puzzles:
-        # The part that is not understood could allow or deny this action. AWS would refuse such a policy.
-        text = f"It cannot be said whether {who} may {what}: {policy.all_puzzles[0].words}."
-        return Answer(verdict="depends", statement=None, words=text)
     allowed: _Clause | None = None
     perhaps_allowed: list[tuple[_Clause, str]] = []
     perhaps_denied: list[tuple[_Clause, str]] = []
     private: _Clause | None = None
-    for clause in _clauses(policy, partition):
+    for clause in clauses:
         applies, reason = _applies(clause, caller, action, known, budget)
         if applies and clause.denies:
             text = f"{who} may not {what}: {clause.label} denies it."
