@@ -127,7 +127,8 @@ class _Question:
             return Answer(verdict="depends", statement=None, words=text)
         known = EVERY_REQUEST | _facts(caller) | known_of(context or {})
         try:
-            answers = [_one(self.clauses, caller, action, known, who, what, budget) for action in self.different]
+            meant = _Meant(caller, known, budget)
+            answers = [_one(self.clauses, meant, action, who, what) for action in self.different]
         except TooComplexError:
             text = f"It cannot be said whether {who} may {what}: the policy is too complex."
             return Answer(verdict="depends", statement=None, words=text)
@@ -229,21 +230,53 @@ def _clauses(policy: Policy, partition: str) -> tuple[_Clause, ...]:
     return tuple(clauses)
 
 
-def _one(
-    clauses: tuple[_Clause, ...],
-    caller: Subject,
-    action: str,
-    known: Known,
-    who: str,
-    what: str,
-    budget: Budget,
-) -> Answer:
+class _Meant:
+    """Which statements mean a caller and hold for its requests, each worked out once: no action changes that."""
+
+    def __init__(self, caller: Subject, known: Known, budget: Budget) -> None:
+        self._caller, self._known, self._budget = caller, known, budget
+        self._answers: dict[int, tuple[bool | None, str]] = {}
+
+    def by(self, clause: _Clause, action: str) -> tuple[bool | None, str]:
+        """Whether a statement is about a request; None with the reason where that cannot be known.
+
+        False has a reason where the statement means the caller, and only an address can keep it from applying.
+        """
+        self._budget.take()
+        if not clause.speaks_of(action):
+            return False, ""
+        if id(clause) not in self._answers:
+            self._answers[id(clause)] = self._answer(clause)
+        return self._answers[id(clause)]
+
+    def _answer(self, clause: _Clause) -> tuple[bool | None, str]:
+        caller, known = self._caller, self._known
+        near = clause.near(caller)
+        self._budget.take(4 + 4 * sum(len(one.principals) if isinstance(one, AllExcept) else 1 for one in near))
+        if EVERYONE in clause.subjects and caller != EVERYONE:
+            meant: bool | None = True
+        else:
+            meant = any_of(_names(one, caller, deny=clause.denies) for one in near)
+        if meant is False:
+            return False, ""
+        self._budget.take(20 * sum(len(test.values) for test in clause.tests))
+        held = {test: holds(test, known, self._budget) for test in clause.tests}
+        if False in held.values():
+            failed = [test for test, answer in held.items() if answer is False]
+            only_private = all(test.key == "aws:sourceip" and test.key not in known for test in failed)
+            return False, "private" if only_private else ""
+        if None in held.values():
+            return None, clause.condition
+        return meant, "" if meant else f"but names only {clause.whom}"
+
+
+def _one(clauses: tuple[_Clause, ...], meant: _Meant, action: str, who: str, what: str) -> Answer:
     allowed: _Clause | None = None
     perhaps_allowed: list[tuple[_Clause, str]] = []
     perhaps_denied: list[tuple[_Clause, str]] = []
     private: _Clause | None = None
     for clause in clauses:
-        applies, reason = _applies(clause, caller, action, known, budget)
+        applies, reason = meant.by(clause, action)
         if applies and clause.denies:
             text = f"{who} may not {what}: {clause.label} denies it."
             return Answer(verdict="no", statement=clause.statement.label, words=text)
@@ -267,32 +300,6 @@ def _one(
         return Answer(verdict="depends", statement=clause.statement.label, words=text)
     text = f"{who} may {what}: {allowed.label} allows it."
     return Answer(verdict="yes", statement=allowed.statement.label, words=text)
-
-
-def _applies(clause: _Clause, caller: Subject, action: str, known: Known, budget: Budget) -> tuple[bool | None, str]:
-    """Whether a statement is about this request; None with the reason where that cannot be known.
-
-    False has a reason where the statement means the caller, and only an address can keep it from applying.
-    """
-    budget.take()
-    if not clause.speaks_of(action):
-        return False, ""
-    near = clause.near(caller)
-    budget.take(sum(len(one.principals) if isinstance(one, AllExcept) else 1 for one in near))
-    budget.take(sum(len(test.values) for test in clause.tests))
-    if EVERYONE in clause.subjects and caller != EVERYONE:
-        meant: bool | None = True
-    else:
-        meant = any_of(_names(one, caller, deny=clause.denies) for one in near)
-    held = {test: holds(test, known) for test in clause.tests}
-    if meant is False:
-        return False, ""
-    if False in held.values():
-        failed = [test for test, answer in held.items() if answer is False]
-        return False, "private" if all(test.key == "aws:sourceip" and test.key not in known for test in failed) else ""
-    if None in held.values():
-        return None, clause.condition
-    return meant, "" if meant else f"but names only {clause.whom}"
 
 
 # ------------------------------------------------------------------------------------------------------- principals
