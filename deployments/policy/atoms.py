@@ -7,6 +7,7 @@ argument, because an account id means the root ARN in the partition of the regis
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from deployments.policy.wildcard import covers, has_wildcard
 
 _ACCOUNT_ID = re.compile(r"[0-9]{12}")
 _ROOT_ARN = re.compile(r"arn:[a-z0-9-]+:iam::([0-9]{12}):root")
-_ARN = re.compile(r"arn:([a-z0-9-]+):(?:iam|sts)::([0-9]{12}):([a-z-]+)/(.+)", re.DOTALL)
+_ARN_FORM = re.compile(r"arn:([a-z0-9-]+):(?:iam|sts)::([0-9]{12}):([a-z-]+)/(.+)", re.DOTALL)
+# Cached: the parts of one name are asked for many times in one comparison.
+_ARN = functools.lru_cache(maxsize=8192)(_ARN_FORM.fullmatch)
 # The prefixes of IAM's unique ids (IAM user guide, “Understanding unique ID prefixes”).
 _UNIQUE_ID = re.compile(r"(ABIA|ACCA|AGPA|AIDA|AIPA|AKIA|ANPA|ANVA|APKA|AROA|ASCA|ASIA)[A-Z0-9]{8,}(:.+)?", re.DOTALL)
 
@@ -52,7 +55,7 @@ class Principal:
         """The 12 digits of the principal's account; None where the name does not say it."""
         if self.kind is Who.ACCOUNT:
             return self.name.split(":")[4]
-        found = _ARN.fullmatch(self.name) if self.kind is Who.AWS else None
+        found = _ARN(self.name) if self.kind is Who.AWS else None
         return found[2] if found else None
 
     @property
@@ -63,13 +66,13 @@ class Principal:
     @property
     def sort(self) -> str:
         """`role`, `user`, `assumed-role` …; empty if the name is not an IAM or STS ARN."""
-        found = _ARN.fullmatch(self.name) if self.kind is Who.AWS else None
+        found = _ARN(self.name) if self.kind is Who.AWS else None
         return found[3] if found else ""
 
     @property
     def path(self) -> str:
         """The part of the ARN after the sort: `team/r` of `role/team/r`."""
-        found = _ARN.fullmatch(self.name) if self.kind is Who.AWS else None
+        found = _ARN(self.name) if self.kind is Who.AWS else None
         return found[4] if found else ""
 
 

@@ -2,12 +2,11 @@
 
 A box has, for each key, the cells that its value may be in. A test of a condition is a `Limit` of one key. A request
 has no value for a key, one value, or several. Several values are looked at only for keys that a set operator tests:
-`ForAnyValue:` asks for one value in the cells of the test, `ForAllValues:` for none outside. What a plain operator
-makes of several values is not documented, so such values have a second, independent set of cells for plain tests
-(rule 12).
+`ForAnyValue:` asks for one value in the cells of the test, `ForAllValues:` for none outside. AWS does not document
+which of several values a plain operator looks at, so it may be any, but the same ones for all tests (rule 12).
 
 The search divides a box by the tests of one condition after the other and drops the conditions that do not meet it.
-The boxes do not multiply: only one path is held at a time, and every step is counted.
+What is already covered is dropped at once, and every step is counted.
 """
 
 from __future__ import annotations
@@ -20,7 +19,10 @@ from deployments.policy.budget import Budget
 
 @dataclass(frozen=True, slots=True)
 class Several:
-    """Several values of one key: each is in `within`, and each set of `some` has one of them. `plain_`: see above."""
+    """Several values of one key: each is in `within`, and each set of `some` has one of them.
+
+    `plain_within`, `plain_some`: the same of those values that plain operators look at.
+    """
 
     within: int
     some: frozenset[int] = frozenset()
@@ -30,11 +32,11 @@ class Several:
     @property
     def possible(self) -> bool:
         """Whether there can be such values."""
+        looked_at = self.within & self.plain_within
         return (
-            self.within != 0
-            and self.plain_within != 0
+            looked_at != 0
             and all(each & self.within for each in self.some)
-            and all(each & self.plain_within for each in self.plain_some)
+            and all(each & looked_at for each in self.plain_some)
         )
 
 

@@ -35,6 +35,7 @@ from deployments.policy.callers import (
 from deployments.policy.cells import Cells, cells_of
 from deployments.policy.conditions import Condition, Test, operator_of
 from deployments.policy.document import Kind, Policy, PolicyError, parse, quoted
+from deployments.policy.values import Variable, tokens
 
 Level = Literal["identical", "cosmetic", "access", "incomparable"]
 
@@ -423,7 +424,19 @@ class _Comparing:
                 context[key] = list(dict.fromkeys(several))
             else:
                 return None
+        for name in self._variables():
+            context.setdefault(name, "another value")  # so that no value with a variable matches by chance
         return Request(principal=self._name(caller, context), action=written(action), context=context)
+
+    def _variables(self) -> list[str]:
+        """The names of the policy variables in the values of all statements."""
+        values = {
+            value for rule in self.rules for test in rule.condition.found for value in test.values if "${" in value
+        }
+        found = {
+            token.name for value in values for token in tokens(value, wildcards=False) if isinstance(token, Variable)
+        }
+        return sorted(found - set(OF_THE_CALLER))
 
     def _name(self, caller: Principal, context: Mapping[str, Any]) -> str:
         """A name for the caller that no policy has by itself."""

@@ -51,8 +51,12 @@ def any_of(answers: Iterable[bool | None]) -> bool | None:
     return True if True in seen else (None if None in seen else False)
 
 
-def holds(test: Test, known: Known) -> bool | None:
-    """Whether a test of a Condition holds; None if that cannot be known or the operator is unknown."""
+def holds(test: Test, known: Known, budget: Budget | None = None) -> bool | None:
+    """Whether a test of a Condition holds; None if that cannot be known or the operator is unknown.
+
+    `budget`: what values with policy variables take their steps from. Raises TooComplexError if it is used up.
+    """
+    budget = budget or Budget()
     operator = operator_of(test.operator)
     if not operator.known or not test.values:
         return None
@@ -70,16 +74,16 @@ def holds(test: Test, known: Known) -> bool | None:
         return None if None in answers or operator.quantifier or operator.if_exists else missing in answers
     if operator.quantifier == "ForAllValues":
         # True if the request lacks the key: `lint` warns about this (W111).
-        return all_of(_passes(value, test, operator.base, operator.negated, known) for value in values or ())
+        return all_of(_passes(value, test, operator.base, operator.negated, known, budget) for value in values or ())
     if values is None:
         # A missing key fails ForAnyValue, also with IfExists: there is no value that could pass. It fails a plain
         # positive test, and passes a negated test and a plain test with IfExists.
         return not operator.quantifier and (operator.if_exists or operator.negated)
     if operator.quantifier == "ForAnyValue":
-        return any_of(_passes(value, test, operator.base, operator.negated, known) for value in values)
+        return any_of(_passes(value, test, operator.base, operator.negated, known, budget) for value in values)
     if len(values) != 1:
         return None  # AWS does not document a plain operator on several values
-    return _passes(values[0], test, operator.base, operator.negated, known)
+    return _passes(values[0], test, operator.base, operator.negated, known, budget)
 
 
 def _names_another_account(test: Test, known: Known) -> bool:
@@ -96,14 +100,14 @@ def _open(parts: list[str]) -> bool:
     return any(has_wildcard(part) or has_variable(part) for part in parts)
 
 
-def _passes(value: str, test: Test, base: str, negated: bool, known: Known) -> bool | None:
-    found = any_of(_equal(wanted, value, base, known) for wanted in test.values)
+def _passes(value: str, test: Test, base: str, negated: bool, known: Known, budget: Budget) -> bool | None:
+    found = any_of(_equal(wanted, value, base, known, budget) for wanted in test.values)
     if found is None:
         return None
     return found != negated
 
 
-def _equal(wanted: str, value: str, base: str, known: Known) -> bool | None:
+def _equal(wanted: str, value: str, base: str, known: Known, budget: Budget) -> bool | None:
     if not has_variable(wanted):
         return _COMPARERS[base](wanted, value)
     if base.startswith(("Numeric", "Date")) or base in ("IpAddress", "Bool"):
@@ -115,7 +119,7 @@ def _equal(wanted: str, value: str, base: str, known: Known) -> bool | None:
     if base == "StringEqualsIgnoreCase":
         return ascii_lower("".join(map(str, resolved))) == ascii_lower(value)
     pattern = arn_runs(resolved) if arn else text_runs(resolved)
-    return Automaton([pattern], Budget()).of_text(value) == 1
+    return Automaton([pattern], budget).of_text(value) == 1
 
 
 def _resolved(text: Sequence[Token], known: Known, wildcards: bool) -> list[Token] | None:

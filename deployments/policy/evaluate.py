@@ -65,27 +65,26 @@ def may(policy: Policy, principal: str, action: str, context: Context | None = N
         who = words.of_subject(caller, partition=partition)
         text = f"{who} may not use {words.shown(action)}: it is not an ECR action, so no repository policy allows it."
         return Answer(verdict="no", statement=None, words=text)
-    return _all_of(policy, caller, expand(pattern), context, partition, Budget())
+    return _question(policy, expand(pattern), partition).of(caller, context, Budget())
 
 
 def can_pull(policy: Policy, account: str, *, partition: str) -> Answer:
     """Whether a principal (usually an account id) may pull. A pull needs both pull actions."""
-    return _all_of(policy, caller_of(account, partition=partition), PULL, None, partition, Budget())
+    return _question(policy, PULL, partition).of(caller_of(account, partition=partition), None, Budget())
 
 
 def holders(policy: Policy, actions: Iterable[str] = PULL, *, partition: str) -> tuple[Holder, ...]:
     """The principals that an Allow names for any of the actions, and whether each may use all of them; “yes” first."""
-    asked = expand_all(actions)
+    question, budget = _question(policy, expand_all(actions), partition), Budget()
     named: set[Subject] = set()
-    for clause in _clauses(policy, partition):
-        if not clause.denies and any(clause.speaks_of(action) for action in asked):
+    for clause in question.clauses:
+        if not clause.denies and any(clause.speaks_of(action) for action in question.actions):
             named |= clause.subjects
-    budget = Budget()
     found = [
         Holder(
             principal=words.name_of_subject(subject),
             name=words.of_subject(subject, partition=partition),
-            answer=_all_of(policy, subject, asked, None, partition, budget),
+            answer=question.of(subject, None, budget),
         )
         for subject in named
     ]
@@ -100,35 +99,54 @@ def caller_of(text: str, *, partition: str) -> Principal:
     return principal_of("AWS", text, partition=partition)
 
 
-def _all_of(
-    policy: Policy,
-    caller: Subject,
-    actions: frozenset[str],
-    context: Context | None,
-    partition: str,
-    budget: Budget,
-) -> Answer:
-    """One answer for several actions: no if one of them is no, else depends if one of them is, else yes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """Which actions are asked about, of a policy. `asked` leaves out actions on the whole account (rule 5)."""
 
-    Actions on the whole account are left out (rule 5), unless nothing else was asked about.
-    """
-    who = words.of_subject(caller, partition=partition)
-    if isinstance(caller, Principal) and _is_impossible(caller):
-        text = f"{who} is not an AWS principal, so no request is made under this name."
-        return Answer(verdict="no", statement=None, words=text)
-    asked = sorted(action for action in actions if action in GRANTABLE or action not in KNOWN)
-    if not asked:
-        names = words.listed(written(action) for action in sorted(actions))
-        text = f"{who} may not use {names} by this policy: it acts on the whole account, so no repository policy allows"
-        return Answer(verdict="no", statement=None, words=f"{text} it. The caller's identity policy must.")
-    what = words.of_use(asked)
-    known = EVERY_REQUEST | _facts(caller) | known_of(context or {})
-    try:
-        answers = [_one(policy, caller, action, known, partition, who, what, budget) for action in asked]
-    except TooComplexError:
-        text = f"It cannot be said whether {who} may {what}: the policy is too complex."
-        return Answer(verdict="depends", statement=None, words=text)
-    return min(answers, key=lambda answer: ("no", "depends", "yes").index(answer.verdict))
+    clauses: tuple[_Clause, ...]
+    actions: frozenset[str]
+    asked: tuple[str, ...]
+    different: tuple[str, ...]  # of the asked actions, one for each set of statements that are about it
+    puzzle: str  # a part of the policy that is not understood; empty if there is none
+    partition: str
+
+    def of(self, caller: Subject, context: Context | None, budget: Budget) -> Answer:
+        """One answer for all actions: no if one of them is no, else depends if one of them is, else yes."""
+        who = words.of_subject(caller, partition=self.partition)
+        if isinstance(caller, Principal) and _is_impossible(caller):
+            text = f"{who} is not an AWS principal, so no request is made under this name."
+            return Answer(verdict="no", statement=None, words=text)
+        if not self.asked:
+            names = words.listed(written(action) for action in sorted(self.actions))
+            text = f"{who} may not use {names} by this policy: it acts on the whole account, so no repository policy"
+            return Answer(verdict="no", statement=None, words=f"{text} allows it. The caller's identity policy must.")
+        what = words.of_use(self.asked)
+        if self.puzzle:
+            # The part that is not understood could allow or deny this action. AWS would refuse such a policy.
+            text = f"It cannot be said whether {who} may {what}: {self.puzzle}."
+            return Answer(verdict="depends", statement=None, words=text)
+        known = EVERY_REQUEST | _facts(caller) | known_of(context or {})
+        try:
+            meant = _Meant(caller, known, budget)
+            answers = [_one(self.clauses, meant, action, who, what) for action in self.different]
+        except TooComplexError:
+            text = f"It cannot be said whether {who} may {what}: the policy is too complex."
+            return Answer(verdict="depends", statement=None, words=text)
+        return min(answers, key=lambda answer: ("no", "depends", "yes").index(answer.verdict))
+
+
+def _question(policy: Policy, actions: frozenset[str], partition: str) -> _Question:
+    clauses = _clauses(policy, partition)
+    asked = tuple(sorted(action for action in actions if action in GRANTABLE or action not in KNOWN))
+    alike = {tuple(clause.speaks_of(action) for clause in clauses): action for action in reversed(asked)}
+    return _Question(
+        clauses=clauses,
+        actions=actions,
+        asked=asked,
+        different=tuple(sorted(alike.values())),
+        puzzle=policy.all_puzzles[0].words if policy.all_puzzles else "",
+        partition=partition,
+    )
 
 
 def _is_impossible(caller: Principal) -> bool:
@@ -212,26 +230,53 @@ def _clauses(policy: Policy, partition: str) -> tuple[_Clause, ...]:
     return tuple(clauses)
 
 
-def _one(
-    policy: Policy,
-    caller: Subject,
-    action: str,
-    known: Known,
-    partition: str,
-    who: str,
-    what: str,
-    budget: Budget,
-) -> Answer:
-    if policy.all_puzzles:
-        # The part that is not understood could allow or deny this action. AWS would refuse such a policy.
-        text = f"It cannot be said whether {who} may {what}: {policy.all_puzzles[0].words}."
-        return Answer(verdict="depends", statement=None, words=text)
+class _Meant:
+    """Which statements mean a caller and hold for its requests, each worked out once: no action changes that."""
+
+    def __init__(self, caller: Subject, known: Known, budget: Budget) -> None:
+        self._caller, self._known, self._budget = caller, known, budget
+        self._answers: dict[int, tuple[bool | None, str]] = {}
+
+    def by(self, clause: _Clause, action: str) -> tuple[bool | None, str]:
+        """Whether a statement is about a request; None with the reason where that cannot be known.
+
+        False has a reason where the statement means the caller, and only an address can keep it from applying.
+        """
+        self._budget.take()
+        if not clause.speaks_of(action):
+            return False, ""
+        if id(clause) not in self._answers:
+            self._answers[id(clause)] = self._answer(clause)
+        return self._answers[id(clause)]
+
+    def _answer(self, clause: _Clause) -> tuple[bool | None, str]:
+        caller, known = self._caller, self._known
+        near = clause.near(caller)
+        self._budget.take(4 + 4 * sum(len(one.principals) if isinstance(one, AllExcept) else 1 for one in near))
+        if EVERYONE in clause.subjects and caller != EVERYONE:
+            meant: bool | None = True
+        else:
+            meant = any_of(_names(one, caller, deny=clause.denies) for one in near)
+        if meant is False:
+            return False, ""
+        self._budget.take(20 * sum(len(test.values) for test in clause.tests))
+        held = {test: holds(test, known, self._budget) for test in clause.tests}
+        if False in held.values():
+            failed = [test for test, answer in held.items() if answer is False]
+            only_private = all(test.key == "aws:sourceip" and test.key not in known for test in failed)
+            return False, "private" if only_private else ""
+        if None in held.values():
+            return None, clause.condition
+        return meant, "" if meant else f"but names only {clause.whom}"
+
+
+def _one(clauses: tuple[_Clause, ...], meant: _Meant, action: str, who: str, what: str) -> Answer:
     allowed: _Clause | None = None
     perhaps_allowed: list[tuple[_Clause, str]] = []
     perhaps_denied: list[tuple[_Clause, str]] = []
     private: _Clause | None = None
-    for clause in _clauses(policy, partition):
-        applies, reason = _applies(clause, caller, action, known, budget)
+    for clause in clauses:
+        applies, reason = meant.by(clause, action)
         if applies and clause.denies:
             text = f"{who} may not {what}: {clause.label} denies it."
             return Answer(verdict="no", statement=clause.statement.label, words=text)
@@ -255,32 +300,6 @@ def _one(
         return Answer(verdict="depends", statement=clause.statement.label, words=text)
     text = f"{who} may {what}: {allowed.label} allows it."
     return Answer(verdict="yes", statement=allowed.statement.label, words=text)
-
-
-def _applies(clause: _Clause, caller: Subject, action: str, known: Known, budget: Budget) -> tuple[bool | None, str]:
-    """Whether a statement is about this request; None with the reason where that cannot be known.
-
-    False has a reason where the statement means the caller, and only an address can keep it from applying.
-    """
-    budget.take()
-    if not clause.speaks_of(action):
-        return False, ""
-    near = clause.near(caller)
-    budget.take(sum(len(one.principals) if isinstance(one, AllExcept) else 1 for one in near))
-    budget.take(sum(len(test.values) for test in clause.tests))
-    if EVERYONE in clause.subjects and caller != EVERYONE:
-        meant: bool | None = True
-    else:
-        meant = any_of(_names(one, caller, deny=clause.denies) for one in near)
-    held = {test: holds(test, known) for test in clause.tests}
-    if meant is False:
-        return False, ""
-    if False in held.values():
-        failed = [test for test, answer in held.items() if answer is False]
-        return False, "private" if all(test.key == "aws:sourceip" and test.key not in known for test in failed) else ""
-    if None in held.values():
-        return None, clause.condition
-    return meant, "" if meant else f"but names only {clause.whom}"
 
 
 # ------------------------------------------------------------------------------------------------------- principals

@@ -528,8 +528,9 @@ def _of_denies(policy: Policy, partition: str, writer: str | None) -> Iterator[F
                 "Check that the requests of Registry Admin are exempt, or exempt it by a condition on aws:PrincipalArn."
             )
             yield report("W118", message, hint)
+    denies = {statement.label for statement in policy.statements if statement.effect == "Deny"}
     for holder in holders(policy, PULL, partition=partition):
-        if holder.answer.verdict == "no" and holder.answer.statement is not None:
+        if holder.answer.verdict == "no" and holder.answer.statement in denies:
             message = f"A Deny takes back what an Allow gives: {holder.answer.words}"
             yield report("W117", message, "Remove the Deny, or exempt the principal from it.")
 

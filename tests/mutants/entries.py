@@ -1194,6 +1194,94 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/policy/budget.py",
+        ("Budget.take", "self.left < 0", "False", "policy/test_work.py::test_a_budget_ends_with_its_last_step"),
+    ),
+    *_in(
+        "deployments/policy/callers.py",
+        (
+            "facts",
+            ".all) & ~named",
+            ".all)",
+            "policy/test_compare.py::test_our_own_cases_are_judged_right_from_both_sides",
+        ),
+        (
+            "_not_named",
+            "return None if whole else subject",
+            "return None",
+            "policy/test_compare.py::test_our_own_cases_are_judged_right_from_both_sides",
+        ),
+    ),
+    *_in(
+        "deployments/policy/compare.py",
+        (
+            "_Comparing._differences",
+            "(*other.allows, *mine.denies)",
+            "other.allows",
+            "policy/test_compare.py::test_our_own_cases_are_judged_right_from_both_sides",
+        ),
+        (
+            "_not_understood",
+            "if not operator_of(one.operator).known",
+            "if False",
+            "policy/test_compare.py::test_our_own_cases_are_judged_right_from_both_sides",
+        ),
+        (
+            "_limit",
+            'passed | 1, "all"',
+            'passed, "all"',
+            "policy/test_compare.py::test_our_own_cases_are_judged_right_from_both_sides",
+        ),
+        (
+            "_within",
+            "if characters < 0 and shown",
+            "if False",
+            "policy/test_work.py::test_differences_beyond_the_words_are_counted",
+        ),
+        (
+            "compare",
+            "except TooComplexError:",
+            "except ZeroDivisionError:",
+            "policy/test_work.py::test_a_comparison_that_takes_too_many_steps_says_so_and_claims_nothing",
+        ),
+    ),
+    *_in(
+        "deployments/policy/context.py",
+        ("holds", "not operator.quantifier and (", "(", "policy/test_evaluate.py::test_an_operator_holds_or_not"),
+        (
+            "_of_any_address",
+            "None if operator.if_exists else False",
+            "False",
+            "policy/test_evaluate.py::test_an_address_that_is_not_known_is_missing_or_public",
+        ),
+    ),
+    *_in(
+        "deployments/policy/evaluate.py",
+        (
+            "_is_impossible",
+            "has_wildcard(caller.name)",
+            "False",
+            "policy/test_evaluate.py::test_a_name_that_no_principal_has_is_never_a_yes",
+        ),
+        (
+            "_question",
+            "if action in GRANTABLE or action not in KNOWN",
+            "if True",
+            "policy/test_evaluate.py::test_no_repository_policy_allows_an_action_on_the_whole_account",
+        ),
+        (
+            "_names",
+            "caller.kind in _OF_AN_UNKNOWN_ACCOUNT",
+            "False",
+            "policy/test_evaluate.py::test_a_caller_whose_account_is_not_in_its_name_makes_it_depend",
+        ),
+    ),
+    *_in(
+        "deployments/policy/values.py",
+        ("number", "_NUMBER.fullmatch(text)", "True", "policy/test_evaluate.py::test_an_operator_holds_or_not"),
+        ("network", "_RANGE.fullmatch(text)", "True", "policy/test_evaluate.py::test_an_operator_holds_or_not"),
+    ),
+    *_in(
         "deployments/policy/lint.py",
         (
             "lint",

@@ -867,6 +867,24 @@ CASES: list[tuple[str, str, str, str, str]] = [
         policy(stmt("*"), stmt(effect="Deny")),
         DIFFERENT,
     ),
+    case(
+        "Deny of all but an account, and of all but the account and its role",
+        policy(stmt("*"), without("Principal", stmt(effect="Deny"), NotPrincipal={"AWS": ONE})),
+        policy(stmt("*"), without("Principal", stmt(effect="Deny"), NotPrincipal={"AWS": [ONE, ROLE]})),
+        DIFFERENT,
+    ),
+    case(
+        "an Allow behind a Deny under a wider condition",
+        policy(stmt("*", effect="Deny", **cond("StringLike", KEY, "o-*")), stmt(ONE, Condition=ORG)),
+        policy(stmt("*", effect="Deny", **cond("StringLike", KEY, "o-*"))),
+        SAME,
+    ),
+    case(
+        "an Allow behind a Deny under a narrower condition",
+        policy(stmt("*", effect="Deny", Condition=ORG), stmt(ONE, **cond("StringLike", KEY, "o-*"))),
+        policy(stmt("*", effect="Deny", Condition=ORG)),
+        DIFFERENT,
+    ),
     # --- actions that no repository policy can grant
     case(
         "an action on the whole account",

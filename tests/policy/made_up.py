@@ -93,6 +93,8 @@ def _one_test(chance: random.Random) -> tuple[str, str, Any]:
         word = chance.choice(["ArnLike", "ArnEquals"])
         return (word.replace("Arn", "ArnNot") if no else word) + exists, "aws:PrincipalArn", _some(chance, _ARNS)
     if sort == 8:
+        if chance.random() < 0.3:
+            return "StringNotEquals" if no else "StringEquals", "aws:SecureTransport", chance.choice(["true", "false"])
         return f"Bool{exists}", "aws:SecureTransport", chance.choice(["true", "false", True, False])
     if sort == 9:
         pool = ["aws:SourceVpce", "aws:PrincipalOrgPaths", "aws:PrincipalTag/team", "aws:SourceIp", "aws:CurrentTime"]
@@ -101,7 +103,8 @@ def _one_test(chance: random.Random) -> tuple[str, str, Any]:
         word = chance.choice(["StringEquals", "StringLike", "StringNotEquals", "StringNotLike"])
         quantifier = chance.choice(["ForAnyValue", "ForAllValues"])
         pool = [*_PATHS, "o-1/*"] if "Like" in word else _PATHS
-        return f"{quantifier}:{word}{exists}", "aws:PrincipalOrgPaths", _some(chance, pool)
+        operator = f"{quantifier}:{word}{exists}" if chance.random() < 0.8 else word + exists
+        return operator, chance.choice(["aws:PrincipalOrgPaths", "AWS:principalorgpaths"]), _some(chance, pool)
     word = "StringNotEquals" if no else "StringEquals"
     return word + exists, "aws:PrincipalAccount", _some(chance, [ONE, TWO, THREE])
 
@@ -222,7 +225,8 @@ def _other_operator(chance: random.Random, policy: Document) -> None:
                 "StringLike": "StringEquals", "ArnNotLike": "ArnNotEquals", "StringNotEquals": "StringNotLike",
                 "ForAnyValue:StringEquals": "ForAnyValue:StringLike"}  # fmt: skip
         word = chance.choice(list(condition))
-        if swap.get(word) and swap[word] not in condition:
+        variable = "${aws" in json.dumps(condition[word])  # wildcards in the value of a variable are not documented
+        if swap.get(word) and swap[word] not in condition and not variable:
             condition[swap[word]] = condition.pop(word)
 
 

@@ -157,7 +157,12 @@ def _test(operator: str, key: str, values: list[str], context: Context, version:
     if quantifier == "ForAnyValue":
         return any(passes(one) for one in listed(given))
     if isinstance(given, list) and len(set(given)) > 1:
-        return any(guess("several", base, key.lower(), value, sorted(set(given))) for value in values) is not negated
+        some = sorted(set(given))
+        looked_at = [one for one in some if guess("looked at", key.lower(), some, one)] or some[:1]
+        return (
+            any(_equal(base, value, one, context, version, guess) for value in values for one in looked_at)
+            is not negated
+        )
     return passes(listed(given)[0])
 
 

@@ -415,6 +415,7 @@ def test_a_deny_that_takes_back_the_whole_allow_is_found() -> None:
     assert ids(policy(stmt(ONE), stmt(ONE, PULL[:1], effect="Deny"))) == ["W117"]
     assert ids(policy(stmt(ONE), stmt(TWO, PULL, effect="Deny"))) == []
     assert "W117" not in ids(policy(stmt(ONE), stmt("*", PULL, effect="Deny", Condition=ORG)))
+    assert "W117" not in ids(policy(stmt(ONE, **cond("IpAddress", "aws:SourceIp", "10.0.0.0/8"))))  # no Deny does it
 
 
 def test_a_deny_of_requests_without_tls_is_no_finding_and_makes_no_account_uncertain() -> None:

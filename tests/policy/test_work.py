@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from deployments.policy import compare
+from deployments.policy import compare, evaluate, holders, lint, parse
 from deployments.policy.budget import MAX_STEPS, Budget, TooComplexError
 from tests.policy.worst import DEFAULT, SHAPES, shaped
 
@@ -63,6 +63,32 @@ def test_a_budget_ends_with_its_last_step() -> None:
     assert (budget.left, budget.taken) == (0, 3)
     with pytest.raises(TooComplexError):
         budget.take()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_who_may_pull_and_the_linter_stay_within_the_budget(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets: list[Budget] = []
+
+    def counted() -> Budget:
+        budgets.append(Budget())
+        return budgets[-1]
+
+    monkeypatch.setattr(evaluate, "Budget", counted)
+    text = shaped(name, 1)
+    for action in ("ecr:BatchGetImage", "ecr:*"):
+        holders(parse(text), [action], partition="aws")
+    lint(text, partition="aws", consumer_accounts=["111111111111"])
+
+    assert 0 < max(budget.taken for budget in budgets) < MAX_STEPS
+
+
+def test_a_question_that_takes_too_many_steps_is_not_answered_with_yes_or_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "Budget", lambda: Budget(100))
+    answers = [one.answer for one in holders(parse(shaped("many accounts", 1)), partition="aws")]
+
+    assert answers[-1].verdict == "depends"
+    assert answers[-1].words.endswith("may pull: the policy is too complex.")
+    assert {answer.verdict for answer in answers} == {"depends"}
 
 
 def test_a_usual_difference_takes_few_steps() -> None:

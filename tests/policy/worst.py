@@ -114,6 +114,23 @@ def _bare(chance: random.Random, number: int) -> Statement:
     return _statement(chance, Principal={"AWS": f"{number % 97:012d}"})
 
 
+def _roles(chance: random.Random, number: int) -> Statement:
+    names = [f"arn:aws:iam::111111111111:role/{chance.choice('abc')}/{number}.{one}" for one in range(8)]
+    return _statement(chance, Principal={"AWS": names}, Action=chance.choice(["*", "ecr:Batch*"]))
+
+
+def _sessions(chance: random.Random, number: int) -> Statement:
+    names = [f"arn:aws:sts::111111111111:assumed-role/{number}/{one}" for one in range(3)]
+    more = {"Condition": {"ArnNotLike": {"aws:PrincipalArn": f"arn:aws:iam::*:role/*{number}"}}}
+    return _statement(chance, Principal={"AWS": names}) | more
+
+
+def _accounts_by_condition(chance: random.Random, number: int) -> Statement:
+    accounts = [f"{chance.randrange(40):012d}" for _ in range(2)]
+    more = {"Condition": {"StringEquals": {"aws:PrincipalAccount": [f"{chance.randrange(40):012d}" for _ in range(2)]}}}
+    return _statement(chance, Principal={"AWS": accounts}) | more
+
+
 SHAPES: dict[str, Callable[[random.Random, int], Statement]] = {
     "4 of 8 values, 2 keys": _many_keys(2, 4),
     "4 of 8 values, 5 keys": _many_keys(5, 4),
@@ -137,6 +154,9 @@ SHAPES: dict[str, Callable[[random.Random, int], Statement]] = {
     "long lists": _values,
     "operators mixed on one key": _mixed,
     "many small statements": _bare,
+    "roles of one account": _roles,
+    "sessions": _sessions,
+    "accounts by condition": _accounts_by_condition,
 }
 
 
