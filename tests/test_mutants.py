@@ -20,6 +20,7 @@ def functions_in(file: Path) -> frozenset[str]:
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_every_change_can_still_be_made_and_its_tests_are_there(mutant: Mutant) -> None:
     text = (ROOT / mutant.module).read_text(encoding="utf-8")

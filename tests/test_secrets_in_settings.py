@@ -98,12 +98,14 @@ values = st.builds(lambda url, password, query: url.format(password) + query, st
 mangles = st.sampled_from(MANGLES)
 
 
+@pytest.mark.wide
 @hypothesis_settings(max_examples=600, deadline=None)
 @given(name=st.sampled_from(["DATABASE_URL", "EMAIL_URL"]), value=values, mangle=mangles)
 def test_no_piece_of_the_password_in_a_mangled_url_is_in_an_output(name: str, value: str, mangle: str) -> None:
     assert leaked({name: mangle.format(name=name, value=value)}) == []
 
 
+@pytest.mark.wide
 @hypothesis_settings(max_examples=300, deadline=None)
 @given(name=st.sampled_from(SECRETS), value=passwords, mangle=mangles)
 def test_no_piece_of_any_secret_setting_is_in_an_output(name: str, value: str, mangle: str) -> None:
@@ -112,6 +114,7 @@ def test_no_piece_of_any_secret_setting_is_in_an_output(name: str, value: str, m
     assert leaked(given) == []
 
 
+@pytest.mark.wide
 @hypothesis_settings(max_examples=300, deadline=None)
 @given(name=st.sampled_from(SECRETS), value=values, mangle=mangles)
 def test_no_piece_of_a_secret_that_was_given_as_a_path_is_in_an_output(name: str, value: str, mangle: str) -> None:
@@ -121,6 +124,7 @@ def test_no_piece_of_a_secret_that_was_given_as_a_path_is_in_an_output(name: str
     assert leaked({"ENV_FILE": mangled}) == []
 
 
+@pytest.mark.wide
 @hypothesis_settings(max_examples=300, deadline=None)
 @given(
     name=st.sampled_from(SECRETS),

@@ -399,6 +399,7 @@ def dying() -> Iterator[None]:
         yield
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("way", ACTS)
 def test_a_change_without_its_line_is_no_change_and_asking_again_does_both(
     way: str, world: World, settings: Any

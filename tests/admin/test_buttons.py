@@ -73,6 +73,7 @@ _CASES = [
 ]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("case", _CASES, ids=lambda case: "-".join(str(value) for value in case.values()))
 def test_a_repository_offers_what_its_views_do_and_nothing_else(
     case: dict[str, Any], installation: Installation, operator: Client
@@ -122,6 +123,7 @@ def test_there_is_a_case_in_which_each_action_is_offered(installation: Installat
 # -------------------------------------------------------------------------------------------------------- deployments
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("status", DeploymentStatus.values)
 @pytest.mark.parametrize("case", ["newer", "older", "current", "never indexed"])
 def test_a_deployment_offers_what_its_views_do_and_nothing_else(

@@ -60,6 +60,7 @@ def queries(client: Client, page: str) -> int:
     return len(captured)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("page", LISTS)
 def test_a_list_takes_a_known_number_of_queries_and_no_more_with_ten_times_the_rows(
     page: str, installation: Installation, operator: Client
@@ -71,6 +72,7 @@ def test_a_list_takes_a_known_number_of_queries_and_no_more_with_ten_times_the_r
     assert queries(operator, page) == LISTS[page]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("page", ["", *[each for each in PAGES if each.endswith("/one") and each[0] == "d"]])
 def test_a_page_takes_at_most_twenty_queries_and_no_more_with_ten_times_the_rows(
     page: str, installation: Installation, operator: Client
@@ -83,6 +85,7 @@ def test_a_page_takes_at_most_twenty_queries_and_no_more_with_ten_times_the_rows
     assert queries(operator, page) <= max(few, 16) <= 20
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_needs_no_inline_style_or_script_and_nothing_from_elsewhere(page: str, seen: Page) -> None:
     assert seen.inline == []
@@ -90,6 +93,7 @@ def test_a_page_needs_no_inline_style_or_script_and_nothing_from_elsewhere(page:
     assert [link for link in seen.links if link.lower().startswith(("javascript:", "data:"))] == []
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_has_one_title_headings_in_order_and_a_label_for_every_field(page: str, seen: Page) -> None:
     # The sections' own headings stand before the title, as the navigation does.
@@ -105,6 +109,7 @@ def test_a_page_has_one_title_headings_in_order_and_a_label_for_every_field(page
     assert len(seen.ids) == len(set(seen.ids))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("page", PAGES)
 def test_every_form_that_changes_something_is_a_post_with_a_token(page: str, seen: Page) -> None:
     posts = [form for form in seen.forms if form.get("method", "get").lower() == "post"]

@@ -13,6 +13,7 @@ from tests.policy.worst import DEFAULT, SHAPES, shaped
 WORDS = 20_000  # characters of all sentences of one difference
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_worst_policies_are_compared_within_the_budget_and_in_few_words(name: str) -> None:
     text = shaped(name, 1)
@@ -65,6 +66,7 @@ def test_a_budget_ends_with_its_last_step() -> None:
         budget.take()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", SHAPES)
 def test_who_may_pull_and_the_linter_stay_within_the_budget(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     budgets: list[Budget] = []

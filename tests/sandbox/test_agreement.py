@@ -121,6 +121,7 @@ def unchecked(sandbox: Sandbox) -> Any:
     return sandbox.client("ecr", parameter_validation=False)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("name", "text"), REFUSED, ids=[f"{name}-{i}" for i, (name, _) in enumerate(REFUSED)])
 def test_what_the_rules_of_lifecycle_policies_refuse_the_sandbox_refuses(
     unchecked: Any, repository: str, name: str, text: str
@@ -137,6 +138,7 @@ def test_what_the_rules_of_lifecycle_policies_accept_the_sandbox_accepts(
     assert takes_lifecycle(unchecked, repository, text)
 
 
+@pytest.mark.wide
 def test_a_thousand_random_lifecycle_policies_are_judged_alike() -> None:
     from sandbox.aws import AWSError
     from sandbox.documents import lifecycle_policy
@@ -326,6 +328,7 @@ def errors_of(text: str) -> set[str]:
     return {finding.id.removeprefix("deployments.") for finding in found if finding.level == "error"}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("code", "text"), POLICIES_REFUSED, ids=[f"{code}-{i}" for i, (code, _) in enumerate(POLICIES_REFUSED)]
 )
@@ -390,6 +393,7 @@ def spoil(node: Any, dice: random.Random) -> None:
         return
 
 
+@pytest.mark.wide
 def test_two_thousand_random_repository_policies_are_judged_alike() -> None:
     from sandbox.aws import AWSError, model
     from sandbox.documents import repository_policy
