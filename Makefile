@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 ARGS   ?=
 SECONDS ?= 120
 # Each process of the tests has a database and a sandbox of its own; all of a run share one PostgreSQL server.
-ABREAST := -n auto --maxprocesses 4 --dist worksteal
+ABREAST := -n auto --dist worksteal
 # Keep the tests' bytecode. Containers often forbid it; then each process would rewrite every assertion again.
 export PYTHONDONTWRITEBYTECODE :=
 

@@ -14,6 +14,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from deployments.settings_table import SETTINGS
 from tests import postgresql
 
@@ -58,6 +60,12 @@ def _postgresql() -> str:
 
 
 atexit.register(shutil.rmtree, DIRECTORY, ignore_errors=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: one process more than cores, because many tests wait for a socket. Four use one server well."""
+    return min(4, (os.cpu_count() or 1) + 1)
 
 
 def url_of(name: str) -> str:

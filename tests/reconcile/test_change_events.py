@@ -296,6 +296,7 @@ class Far:
         self._server.close()
 
 
+@pytest.mark.slow
 def test_a_long_poll_of_a_queue_40_ms_away_that_stays_empty_is_no_error_and_no_new_connection(
     ecr_configuration: Configuration,
     queue: EventQueue,
