@@ -448,19 +448,20 @@ def test_the_consumer_recovers_from_a_restart_of_the_database(
     client = sandbox.client("ecr")
     if checking:
         # The restart comes while AWS takes a second to answer, so the consumer cannot return its lease.
-        sandbox.fault("latency", match="SetRepositoryPolicy", seconds=1)
+        sandbox.fault("latency", match="ecr:SetRepositoryPolicy", seconds=1)
     client.delete_repository_policy(repositoryName=repository.name)
     held = Repository.objects.filter(pk=repository.pk, lease_until__isnull=False)
     if checking:
-        wait_for(held.exists)
+        wait_for(lambda: sandbox.faults()[0]["struck"])
+        assert held.exists()
     else:
         wait_for(lambda: CLUSTER in policy(sandbox, repository.name) and not held.exists())
     own_server.crash()
     connections.close_all()
     sandbox.clear_faults()
 
-    with contextlib.suppress(client.exceptions.RepositoryPolicyNotFoundException):  # the write has not arrived yet
-        client.delete_repository_policy(repositoryName=repository.name)
+    changed = POLICY.replace(CLUSTER, OWNER)
+    client.set_repository_policy(repositoryName=repository.name, policyText=changed)
 
     def corrected() -> bool:
         lease.give_back_owed()  # as each heartbeat of `manage.py events` does
