@@ -15,6 +15,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from deployments import policy
+from deployments.aws.clients import setup_error
 from deployments.aws.partitions import fips_regions, partitions, registry_of
 from deployments.config import Configuration, RegistryConfig
 
@@ -142,6 +143,19 @@ def regions_are_known(variable: str, registry: RegistryConfig) -> Iterable[Check
             f"{variable}DEPLOY_REGISTRY_HOST: this release does not know the region {found.region}.",
             hint="Correct the region if it is misspelt; a new region works.",
             id="deployments.W005",
+        )
+
+
+@_check("configuration")
+def boto3_can_be_set_up() -> Iterable[CheckMessage]:
+    """E004: boto3 makes no client with its own variables: an unknown profile, an endpoint that is not a URL."""
+    found = next((ecr for _, registry in _registries() if (ecr := registry_of(registry.host))), None)
+    if found and (error := setup_error(found.region)):
+        variable, says = error
+        yield Error(
+            f"{variable}: {says}, so no call to AWS is possible.",
+            hint="Correct the variable, or remove it: boto3's documentation, “Configuration”, lists them.",
+            id="deployments.E004",
         )
 
 

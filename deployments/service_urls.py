@@ -45,11 +45,12 @@ LIBPQ_OPTIONS = frozenset(
     }
 )  # fmt: skip
 #: Options of Django's PostgreSQL backend and of psycopg.
-_DRIVER_OPTIONS = frozenset({"assume_role", "isolation_level", "prepare_threshold", "server_side_binding"})
+_DRIVER_OPTIONS = frozenset({"assume_role", "isolation_level", "prepare_threshold"})
 _NUMBERS = {
     "connect_timeout", "isolation_level", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval",
     "prepare_threshold", "tcp_user_timeout",
 }  # fmt: skip
+_OFF = ("0", "false", "no", "off")
 _WORDS = {
     "channel_binding": ("disable", "prefer", "require"),
     "gssencmode": ("disable", "prefer", "require"),
@@ -117,7 +118,8 @@ class _Parts:
 
 def _split(text: str, schemes: Mapping[str, object], hint: str) -> _Parts:
     """The parts of a URL. Raises Malformed."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
+    # 0.1.0 read scheme:/path as scheme:///path.
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):(?:(?=/[^/])|//)", text)
     scheme = match[1].lower() if match else ""
     if match is None or scheme not in schemes:
         raise _not_a_url(text, schemes, hint)
@@ -195,11 +197,18 @@ def parse_database_url(text: str, warn: Warn) -> Database:
         return _sqlite(parts, warn)
     name = unquote_plus(parts.path[1:])
     host, port = _host_and_port(parts.address, _DATABASE_HINT)
+    if len(ports := [each for each in port.split(",") if each]) == 1 and "," in port:
+        warn(
+            "The URL has several hosts and one port, which counts for all of them.",
+            "Write the port after each host: {name}=postgres://user:password@host1:5432,host2:5432/registry_admin.",
+        )
+        [port] = ports
     if name.startswith("/"):  # postgres:////run/postgresql/name
         host, _, name = name.rpartition("/")
     if not name:
         raise Malformed("The URL has no database name after the host.", f"{_DATABASE_HINT} {_ENCODE}")
     options, cursors = _options(parts, warn)
+    name = str(options.pop("dbname", name))  # as libpq and 0.1.0 read it
     taken = {key: str(options.pop(key)) for key in ("user", "password", "host", "port") if key in options}
     return Database(
         engine="postgresql",
@@ -236,21 +245,25 @@ def _options(parts: _Parts, warn: Warn) -> tuple[dict[str, str | int], bool]:
         option = written.lower()
         if "@" in piece and option not in LIBPQ_OPTIONS:
             raise Malformed(_AT, _ENCODE)
-        if not value:
+        if not value or (option == "replication" and value.lower() in _OFF):
             continue
         if option in ("schema", "currentschema"):
             schemas = schemas or _search_path(value)
         elif option == "pgbouncer":
-            cursors = cursors and value.lower() not in ("true", "1")
+            cursors = cursors and value.lower() in _OFF
             warn(
                 "pgbouncer is an option of Prisma. Here it switches the cursors on the server off, for a pooler.",
                 "disable_server_side_cursors=true does the same without this warning.",
             )
         elif option == "disable_server_side_cursors":
-            cursors = cursors and value.lower() not in ("true", "1")
+            cursors = cursors and value.lower() in _OFF
+        elif option == "server_side_binding":
+            options.setdefault(option, value.lower() not in _OFF)
         elif option == "ssl" and value.lower() in ("true", "1", "require"):  # as libpq's own URLs: sslmode=require
             options.setdefault("sslmode", "require")
-        elif option in LIBPQ_OPTIONS - {"dbname", "replication"} | _DRIVER_OPTIONS:
+        elif option == "requiressl" and value in ("0", "1"):  # as libpq reads it
+            options.setdefault("sslmode", "require" if value == "1" else "prefer")
+        elif option in LIBPQ_OPTIONS - {"replication"} | _DRIVER_OPTIONS:
             options.setdefault(option, _value(option, value))
         elif option in _OTHER_CLIENTS or option == "ssl":
             more = " For an encrypted and verified connection write sslmode=verify-full." if "ssl" in option else ""
@@ -283,9 +296,10 @@ def _search_path(value: str) -> str:
 
 def _value(option: str, value: str) -> str | int:
     if option in _NUMBERS:
-        if not (value.isascii() and value.isdecimal() and len(value) <= 9):
+        match = re.fullmatch(r"\s*([+-]?[0-9]{1,9})(\.0+)?\s*", value)
+        if match is None:
             raise Malformed(f"The option {option} of the URL is not a whole number.", f"For example {option}=10.")
-        return int(value)
+        return int(match[1])
     if option in _WORDS and value not in _WORDS[option]:
         raise Malformed(f"The option {option} of the URL has a value that PostgreSQL's client does not know.",
                         f"Write one of {', '.join(_WORDS[option])}.")  # fmt: skip
@@ -296,26 +310,34 @@ def _value(option: str, value: str) -> str | int:
 
 # Python's smtplib encodes a log-in as ASCII, and its exception quotes what it cannot encode.
 _NO_ASCII = "Log-ins to mail servers are sent as ASCII: choose another password for this account."
+_NO_MAIL = "so no mail is sent."
 _MAIL_SCHEMES = {"smtp": 25, "smtp+tls": 587, "smtp+ssl": 465, "smtps": 465}
 
 
-def parse_mail_url(text: str, warn: Warn) -> MailServer:
+def parse_mail_url(text: str, warn: Warn) -> MailServer | None:
     """The mail server of `smtp+tls://user:password@host:port` (STARTTLS), `smtp+ssl://` or `smtps://` (TLS from the
     first byte), `smtp://` (no TLS). Raises Malformed.
+
+    None, with a warning, where 0.1.0 started and could send no mail: deploys need no mail (D-upgrades-start).
     """
     parts = _split(text, _MAIL_SCHEMES, _MAIL_HINT)
     host, port = _host_and_port(parts.address, _MAIL_HINT)
-    if not host or "," in host:
+    if not host:
         raise Malformed("The URL has no host.", _MAIL_HINT)
+    if "," in host:
+        warn(f"The URL has several hosts, {_NO_MAIL}", _MAIL_HINT)
+        return None
     if not (parts.user + parts.password).isascii():
-        raise Malformed("The user name or the password has a character that is not ASCII.", _NO_ASCII)
+        warn(f"The user name or the password has a character that is not ASCII, {_NO_MAIL}", _NO_ASCII)
+        return None
     asked = {key.lower(): value.lower() not in ("0", "false", "no", "off") for key, value in parse_qsl(parts.query)}
     ssl = parts.scheme in ("smtp+ssl", "smtps") or asked.pop("email_use_ssl", False)
     tls = parts.scheme == "smtp+tls" or asked.pop("email_use_tls", False)
     if asked or parts.path.strip("/") or parts.fragment:
         warn("The text after the host and port of the URL has no effect.", "Remove it. " + _MAIL_HINT)
     if ssl and tls:
-        raise Malformed("TLS from the first byte and STARTTLS exclude each other.", _MAIL_HINT)
+        warn(f"TLS from the first byte and STARTTLS exclude each other, {_NO_MAIL}", _MAIL_HINT)
+        return None
     return MailServer(
         host=host,
         port=int(port) if port else 465 if ssl else 587 if tls else 25,

@@ -21,7 +21,7 @@ def refused(url: str) -> str:
     return f"{caught.value.message} {caught.value.hint}"
 
 
-def mail(url: str) -> MailServer:
+def mail(url: str) -> MailServer | None:
     return service_urls.parse_mail_url(url, lambda message, hint: pytest.fail(message))
 
 
@@ -41,7 +41,7 @@ def postgresql(name: str = "app", **more: object) -> Database:
         ("postgres://u@x.example:pw@db:5432/app", postgresql(user="u@x.example")),
         ("postgres://u:pw@[::1]:5432/app", postgresql(host="::1")),
         ("postgres://u:pw@h1:5432,h2:5433/app", postgresql(host="h1,h2", port="5432,5433")),
-        ("postgres://u:pw@[::1]:5432,h2/app", postgresql(host="::1,h2", port="5432,")),
+        ("postgres://u:pw@h1:5432,h2,h3:5433/app", postgresql(host="h1,h2,h3", port="5432,,5433")),
         ("postgres://u:pw@%2Frun%2Fpostgresql/app", postgresql(host="/run/postgresql", port="")),
         ("postgres://u:pw@/app?host=/run/postgresql", postgresql(host="/run/postgresql", port="")),
         ("postgres:////run/postgresql/app", postgresql(host="/run/postgresql", port="", user="", password="")),
@@ -77,6 +77,37 @@ def test_a_url_that_django_environ_read_means_the_same_database_as_before() -> N
         options=(("sslmode", "require"), ("application_name", "x@y"), ("keepalives", 1)),
     )
     assert database(url) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgres://u:pw@db:5432/app?connect_timeout=-1", postgresql(options=(("connect_timeout", -1),))),
+        ("postgres://u:pw@db:5432/app?connect_timeout=10.0", postgresql(options=(("connect_timeout", 10),))),
+        ("postgres://u:pw@db:5432/app?keepalives_idle=%2B30", postgresql(options=(("keepalives_idle", 30),))),
+        ("postgres://u:pw@db:5432/x?dbname=app", postgresql()),
+        ("postgres://u:pw@db:5432/app?replication=false", postgresql()),
+        ("postgres://u:pw@db:5432/app?requiressl=1", postgresql(options=(("sslmode", "require"),))),
+        ("postgres://u:pw@db:5432/app?requiressl=0", postgresql(options=(("sslmode", "prefer"),))),
+        ("postgres://u:pw@db:5432/app?DISABLE_SERVER_SIDE_CURSORS=yes", postgresql(server_side_cursors=False)),
+        (
+            "postgres://u:pw@db:5432/app?server_side_binding=False",
+            postgresql(options=(("server_side_binding", False),)),
+        ),
+        ("postgres:/app", postgresql(user="", password="", host="", port="")),
+        ("sqlite:/data/db.sqlite3", Database(engine="sqlite", name="data/db.sqlite3")),
+    ],
+)
+def test_a_spelling_that_0_1_0_understood_means_the_same(url: str, expected: Database) -> None:
+    assert database(url) == (expected, [])
+
+
+@pytest.mark.parametrize("hosts", ["h1,h2:6432", "h1:6432,h2", "h1,h2,[::1]:6432"])
+def test_one_port_of_several_hosts_counts_for_all_of_them_with_a_warning(hosts: str) -> None:
+    found, [warning] = database(f"postgres://u:pw@{hosts}/app")
+
+    assert found.port == "6432"
+    assert "several hosts and one port" in warning
 
 
 @pytest.mark.parametrize(
@@ -217,7 +248,7 @@ def test_a_mail_url_is_read(url: str, expected: MailServer) -> None:
     "url",
     [
         "mail.example.com", "consolemail://", "smtp://", "smtp://u:SECRET@", "smtp://u:SEC/RET@mail",
-        "smtp+tls://u:SECRET@mail:x", "swaks smtp://u:SECRET@mail", "smtp://u:SECRET%C3%A9@mail", "smtp+tls://mail?email_use_ssl=1",
+        "smtp+tls://u:SECRET@mail:x", "swaks smtp://u:SECRET@mail",
     ],
 )  # fmt: skip
 def test_a_malformed_mail_url_is_refused_without_its_password(url: str) -> None:
@@ -225,3 +256,16 @@ def test_a_malformed_mail_url_is_refused_without_its_password(url: str) -> None:
         mail(url)
 
     assert "SEC" not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["smtp://u:SECRET%C3%A9@mail", "smtp+tls://u:SECRET@mail?email_use_ssl=1", "smtp://u:SECRET@mail,mail2"],
+)
+def test_a_mail_url_with_which_only_mail_never_worked_is_a_warning_and_sends_no_mail(url: str) -> None:
+    said: list[str] = []
+
+    assert service_urls.parse_mail_url(url, lambda message, hint: said.append(f"{message} {hint}")) is None
+    [warning] = said
+    assert "no mail is sent" in warning
+    assert "SECRET" not in warning

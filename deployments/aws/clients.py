@@ -70,10 +70,31 @@ def client_of(service: str, region: str, access: Access, attempts: int, waits: i
             client = _clients.get(key)
             if client is None:
                 session: Any = _session(region, access)  # Any: the type stubs have an overload per AWS service
-                client = session.client(service, region_name=region, config=_config(attempts, waits))
+                try:
+                    client = session.client(service, region_name=region, config=_config(attempts, waits))
+                except ValueError:  # it quotes AWS_ENDPOINT_URL, which may contain a password
+                    raise aws.InvalidEndpointConfigurationError(msg="ValueError") from None
                 client.meta.events.register("before-send", _before_send)
                 _clients[key] = client
     return client
+
+
+def setup_error(region: str) -> tuple[str, str] | None:
+    """Why boto3 makes no client with its variables and the files that they name: (variable, sentence); None if it makes
+    one. Makes no call, and looks for no credentials.
+    """
+    try:
+        session: Any = boto3.session.Session()
+        for service in ("ecr", "sts"):
+            keys = {"aws_access_key_id": "-", "aws_secret_access_key": "-"}
+            session.client(service, region_name=region, config=_config(1), **keys)
+    except aws.ProfileNotFound:
+        return "AWS_PROFILE", "there is no such profile in the files of the AWS CLI that this user can read"
+    except (aws.BotoCoreError, ValueError) as error:  # its text may quote a value
+        if str(error).startswith("Invalid endpoint"):
+            return "AWS_ENDPOINT_URL", "it, or AWS_ENDPOINT_URL_ECR or AWS_ENDPOINT_URL_STS, is not a URL"
+        return "AWS_…", f"boto3 cannot read one of these variables, or a file that they name ({type(error).__name__})"
+    return None
 
 
 #: A function that runs before each HTTP request of the current call of this thread. It may raise to stop the request.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-import boto3
+from botocore.loaders import create_loader
 
 from deployments.images import EcrRegistry, Partition, parse_ecr_host
 
@@ -16,7 +16,7 @@ def partitions() -> tuple[Partition, ...]:
     The hosts of ECR's dual-stack registries start their suffix with `on.`, the hosts of the partition's APIs with
     `api.` (AWS: “Making requests over IPv6”).
     """
-    data = boto3.session.Session()._session.get_component("data_loader").load_data("partitions")
+    data = create_loader().load_data("partitions")
     return tuple(
         Partition(
             name=entry["id"],
@@ -32,7 +32,7 @@ def partitions() -> tuple[Partition, ...]:
 @functools.cache
 def fips_regions() -> frozenset[str]:
     """The regions in which ECR has a FIPS endpoint, as far as botocore's data knows."""
-    data = boto3.session.Session()._session.get_component("data_loader").load_data("endpoints")
+    data = create_loader().load_data("endpoints")
     return frozenset(
         region
         for partition in data["partitions"]
