@@ -16,6 +16,8 @@ workers = multiprocessing.cpu_count()
 threads = 8
 worker_class = "gthread"
 preload_app = True
+# Names no header. By default a request may change its own path with SCRIPT_NAME, and so pass a proxy's rule for a path.
+forwarder_headers = "none"
 timeout = 120
 graceful_timeout = 30
 keepalive = 5

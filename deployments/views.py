@@ -214,10 +214,10 @@ def api_docs(request: HttpRequest) -> HttpResponse:
     return render(request, "api/docs.html")
 
 
-def _page(request: HttpRequest, status: int, **more: str) -> HttpResponse:
+def _page(request: HttpRequest, status: int, *, template: str = "", **more: str) -> HttpResponse:
     context = {"request_id": request.META.get("REQUEST_ID", ""), **more}
     try:
-        return render(request, f"{status}.html", context, status=status)
+        return render(request, template or f"{status}.html", context, status=status)
     except Exception:  # the error page must not fail because the session or the database is broken
         return HttpResponse(
             f"Error {status}. Request {context['request_id']}", status=status, content_type="text/plain"
@@ -237,6 +237,11 @@ def permission_denied(request: HttpRequest, exception: Exception | None = None) 
 def page_not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """Django's handler404."""
     return _page(request, 404)
+
+
+def refused(request: HttpRequest, status: int, sentence: str) -> HttpResponse:
+    """The page for a request that is refused before any view has it, for example because its body is too large."""
+    return _page(request, status, template="refused.html", sentence=sentence)
 
 
 def server_error(request: HttpRequest, *args: Any) -> HttpResponse:

@@ -198,8 +198,8 @@ STORAGES = {
     "staticfiles": {"BACKEND": _STATIC_STORAGE},
 }
 
-# The body of background-workers contains every source file of a project. The API's middleware limits each other route
-# to less.
+# The body of background-workers contains every source file of a project. `deployments.api.bodies` limits every other
+# path to less.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024 * 1024
 
 SECURE_CONTENT_TYPE_NOSNIFF = True

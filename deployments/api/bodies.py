@@ -1,11 +1,13 @@
-"""Request bodies: their limits, and one strict JSON parser for all routes.
+"""Request bodies: their limits, how they arrive, and one strict JSON parser for all routes.
 
-The parser refuses, with a sentence, what a database or a JSON encoder would fail on later (NUL, lone surrogates, NaN,
-infinities, deep nesting, duplicate keys), so that no body causes a 500.
+Every path has a limit, pages too. `admit` refuses a body by its Content-Length before anything reads it, and a chunked
+body when more bytes arrive than the path allows. The parser refuses, with a sentence, what a database or a JSON encoder
+would fail on later (NUL, lone surrogates, NaN, infinities, deep nesting, duplicate keys), so that no body causes a 500.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -13,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, UnreadablePostError
 from ninja.parser import Parser
 
@@ -63,6 +66,66 @@ class BodyError(Exception):
         super().__init__(sentence)
         self.status = status
         self.sentence = sentence
+
+
+class _Arriving(io.RawIOBase):
+    """The body of a request as the file object that Django reads. Raises BodyError: 413 if more bytes arrive than the
+    path allows, 400 if the body breaks off.
+    """
+
+    def __init__(self, stream: Any, limit: int) -> None:
+        self._stream, self._limit, self._left = stream, limit, limit
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._received(self._left if size < 0 else min(size, self._left))
+        self._left -= len(data)
+        if not self._left and self._received(1):
+            raise BodyError(413, _sentence_of_limit(self._limit))
+        return data
+
+    def readline(self, size: int | None = -1) -> bytes:
+        raise io.UnsupportedOperation("A body is read in pieces, not in lines.")
+
+    def _received(self, size: int) -> bytes:
+        try:
+            data: bytes = self._stream.read(size)
+        except Exception:  # each server has its own exception for a malformed chunk
+            raise BodyError(400, "The body broke off.") from None
+        return data
+
+
+def admit(request: HttpRequest, *, lazily: bool) -> tuple[HttpRequest, io.IOBase]:
+    """The request with a limited body, and the body; close the body when the request has ended.
+
+    `lazily`: a chunked body is read when a view asks for it, so after its key was checked. Else it is read here,
+    because Django's pages do not expect BodyError. Raises BodyError: 413 if the Content-Length is too large.
+    """
+    limit = rule(request.path_info).limit
+    stream: Any = request.META["wsgi.input"]
+    encoding = request.headers.get("Transfer-Encoding", "").strip().lower()
+    if not encoding:
+        try:
+            length = int(request.META.get("CONTENT_LENGTH") or 0)
+        except ValueError:
+            raise BodyError(400, "The Content-Length is not a number.") from None
+        if length > limit:
+            raise BodyError(413, _sentence_of_limit(limit))
+        return request, io.BytesIO()
+    if encoding != "chunked" or not request.META.get("wsgi.input_terminated"):
+        raise BodyError(411, "Send the body with a Content-Length.")
+    body: io.IOBase = _Arriving(stream, limit)
+    length = limit  # Django reads no body without a length
+    if not lazily:
+        content = body.read()
+        body, length = io.BytesIO(content), len(content)
+    environ = request.META | {"wsgi.input": body, "CONTENT_LENGTH": str(length)}
+    del environ["HTTP_TRANSFER_ENCODING"]
+    return WSGIRequest(environ), body
+
+
+def _sentence_of_limit(limit: int) -> str:
+    size = f"{limit // MIB} MiB" if limit >= MIB else f"{limit // KIB} KiB"
+    return f"The body is larger than {size}, the limit of this address."
 
 
 class StrictParser(Parser):

@@ -91,13 +91,16 @@ def register(api: NinjaAPI) -> None:
     def http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
         cause = error.__cause__
         if isinstance(cause, BodyError):  # ninja raises its own error from the parser's; the cause has the sentence
-            return answer(request, cause.status, cause.sentence)
+            return body_error(request, cause)
         if not isinstance(error, HttpRefusal):
             return answer(request, error.status_code, error.message)
         response = answer(request, error.status_code, error.message, code=error.code, more=error.more)
         if error.retry_after is not None:
             response["Retry-After"] = str(error.retry_after)
         return response
+
+    def body_error(request: HttpRequest, error: BodyError) -> HttpResponse:
+        return answer(request, error.status, error.sentence)
 
     def invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
         return answer(request, 422, sentence_of(error))
@@ -113,6 +116,7 @@ def register(api: NinjaAPI) -> None:
     handlers: dict[type[Exception], Any] = {
         Refusal: refusal,
         HttpError: http_error,
+        BodyError: body_error,
         ValidationError: invalid,
         ConfigurationError: configuration,
         Exception: unexpected,

@@ -2,8 +2,8 @@
 
 It gives each answer a request id and, behind trusted proxies, each request the address of its client in REMOTE_ADDR.
 Below `/api/`, each HTML error page becomes a JSON error with one sentence, because the CLI shows the sentence and no
-HTML. A body that is too large is refused before it is read. The health endpoints answer for any host name, because
-probes use IP addresses.
+HTML. A body that is larger than its path allows is refused before anything reads it (`bodies.admit`). The health
+endpoints answer for any host name, because probes use IP addresses.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from typing import Any
 from django.conf import settings
 from django.core import signals
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
-from django.core.handlers.wsgi import WSGIRequest
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from deployments import database, log, measure, views
+from deployments.api import bodies
 from deployments.api.auth import KEY_REFUSED
-from deployments.api.bodies import KIB, MIB, rule
-from deployments.api.errors import RETRY_AFTER_SECONDS, HttpRefusal, internal_error
+from deployments.api.errors import RETRY_AFTER_SECONDS, internal_error
 
 logger = log.get_logger(__name__)
 
@@ -82,11 +81,16 @@ class RequestMiddleware:
         if "\0" in request.path_info or "%00" in request.META.get("QUERY_STRING", ""):
             request.path_info = request.path_info.replace("\0", "")  # later code could not store it either
             return _refusal(request, 400, "The address contains a NUL character.")
+        try:
+            request, body = bodies.admit(request, lazily=_is_api(request))
+        except bodies.BodyError as error:
+            return _refusal(request, error.status, error.sentence)
+        try:
+            response = self.get_response(request)
+        finally:
+            body.close()
         if not _is_api(request):
-            return self.get_response(request)
-        request = _with_length(request)
-        refusal = _too_large(request)
-        response = refusal or self.get_response(request)
+            return response
         if response.status_code >= 400 and "json" not in response.get("Content-Type", ""):
             response = _as_json(request, response)
         if not response.has_header("Cache-Control"):
@@ -169,66 +173,6 @@ def _forwarded_address(request: HttpRequest) -> str:
         return ""
 
 
-class _Unmeasured:
-    """A chunked body, of unknown length, as a file object. Raises HttpRefusal (413) after `limit` bytes."""
-
-    def __init__(self, stream: Any, limit: int) -> None:
-        self._stream = stream
-        self._left = limit
-        self._limit = limit
-
-    def read(self, size: int = -1) -> bytes:
-        return self._counted(self._stream.read, size)
-
-    def readline(self, size: int = -1) -> bytes:
-        return self._counted(self._stream.readline, size)
-
-    def _counted(self, read: Callable[[int], bytes], size: int) -> bytes:
-        try:
-            data = read(size)
-            self._left -= len(data)
-            more = self._left <= 0 and self._stream.read(1)
-        except Exception:  # each server has its own exception for a malformed chunk
-            raise HttpRefusal(400, "The body broke off.") from None
-        if more:
-            raise HttpRefusal(413, _sentence_of_limit(self._limit))
-        return data
-
-
-def _with_length(request: HttpRequest) -> HttpRequest:
-    """The request, with a Content-Length if its body is chunked and the server ends it (wsgi.input_terminated): Django
-    reads no body without a length.
-    """
-    chunked = request.headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
-    if not chunked or not request.META.get("wsgi.input_terminated"):
-        return request
-    limit = rule(request.path_info).limit
-    environ = request.META | {
-        "CONTENT_LENGTH": str(limit),
-        "wsgi.input": _Unmeasured(request.META["wsgi.input"], limit),
-    }
-    del environ["HTTP_TRANSFER_ENCODING"]
-    return WSGIRequest(environ)
-
-
-def _too_large(request: HttpRequest) -> HttpResponse | None:
-    if request.headers.get("Transfer-Encoding"):
-        return _refusal(request, 411, "Send the body with a Content-Length.")
-    try:
-        length = int(request.META.get("CONTENT_LENGTH") or 0)
-    except ValueError:
-        return _refusal(request, 400, "The Content-Length is not a number.")
-    limit = rule(request.path_info).limit
-    if length <= limit:
-        return None
-    return _refusal(request, 413, _sentence_of_limit(limit))
-
-
-def _sentence_of_limit(limit: int) -> str:
-    size = f"{limit // MIB} MiB" if limit >= MIB else f"{limit // KIB} KiB"
-    return f"The body is larger than {size}, the limit of this address."
-
-
 def _as_json(request: HttpRequest, response: HttpResponseBase) -> HttpResponse:
     status = response.status_code
     if status == 405:
@@ -246,6 +190,8 @@ def _as_json(request: HttpRequest, response: HttpResponseBase) -> HttpResponse:
 
 def _refusal(request: HttpRequest, status: int, sentence: str) -> HttpResponse:
     log.bind(error=sentence)
+    if not _is_api(request):
+        return views.refused(request, status, sentence)
     answer = JsonResponse({"error": sentence}, status=status)
     if status < 500:
         answer["x-should-retry"] = "false"

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
@@ -225,6 +226,52 @@ def test_a_body_of_64_mib_is_refused_before_it_is_read(live_server: Any) -> None
     assert response.status == 413
     assert "64 MiB" in json.loads(response.read())["error"]
     connection.close()
+
+
+@pytest.mark.parametrize("path", ["/admin/login/", "/account/login/x", "/admin/deployments/repository/", "/nowhere"])
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+def test_a_form_of_257_kib_is_a_413_page_and_not_one_byte_of_it_is_read(
+    client: Client, path: str, content_type: str
+) -> None:
+    body = Chunked(b"a" * 257 * KIB)
+
+    response = client.request(
+        **{"REQUEST_METHOD": "POST", "PATH_INFO": path, "CONTENT_TYPE": content_type, "wsgi.input": body},
+        CONTENT_LENGTH=str(257 * KIB),
+    )
+
+    assert response.status_code == 413
+    assert response["Content-Type"].startswith("text/html")
+    assert "larger than 256 KiB" in response.content.decode()
+    assert body.body.tell() == 0
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+def test_a_form_in_chunks_is_read_up_to_the_limit_and_then_a_413_page(client: Client, content_type: str) -> None:
+    body = Chunked(b"a" * MIB)
+
+    response = client.request(
+        **{"REQUEST_METHOD": "POST", "PATH_INFO": "/admin/login/", "CONTENT_TYPE": content_type, "wsgi.input": body},
+        **{"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True},
+    )
+
+    assert (response.status_code, body.body.tell()) == (413, 256 * KIB + 1)
+
+
+def test_a_form_in_chunks_reaches_its_page(client: Client, operator: User) -> None:
+    operator.set_password("a-password-of-the-tests")
+    operator.save()
+    client.get("/admin/login/")
+    token = client.cookies["csrftoken"].value
+    form = f"csrfmiddlewaretoken={token}&username={operator.get_username()}&password=a-password-of-the-tests".encode()
+
+    response = client.request(
+        **{"REQUEST_METHOD": "POST", "PATH_INFO": "/admin/login/", "wsgi.input": Chunked(form)},
+        **{"CONTENT_TYPE": "application/x-www-form-urlencoded", "HTTP_TRANSFER_ENCODING": "chunked"},
+        **{"wsgi.input_terminated": True},
+    )
+
+    assert (response.status_code, "sessionid" in response.cookies) == (302, True)
 
 
 class Chunked:

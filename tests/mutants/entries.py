@@ -352,6 +352,21 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/api/bodies.py",
+        (
+            "admit",
+            "if length > limit:",
+            "if False:",
+            "api/test_transport.py::test_a_form_of_257_kib_is_a_413_page_and_not_one_byte_of_it_is_read",
+        ),
+        (
+            "_Arriving.read",
+            "if not self._left and self._received(1):",
+            "if False:",
+            "api/test_transport.py::test_a_form_in_chunks_is_read_up_to_the_limit_and_then_a_413_page",
+        ),
+    ),
+    *_in(
         "deployments/api/middleware.py",
         (
             "RequestMiddleware.process_exception",
