@@ -769,8 +769,9 @@ class NotificationChannel(models.Model):
 
     name = models.CharField(max_length=100, unique=True)
     kind = models.CharField(max_length=8, choices=ChannelKind.choices)
-    address = models.CharField(max_length=500)  # URL, or mail addresses; a Slack URL is a secret and shown shortened
-    secret = models.TextField(blank=True)  # signs webhooks; encrypted (deployments.access.vault)
+    address = models.CharField(max_length=500)  # mail addresses, or a URL without its secret path (notify.channels)
+    encrypted_address = models.TextField(blank=True, default="", db_default="")  # the whole URL of a webhook
+    secret = models.TextField(blank=True)  # signs webhooks, or the whole URL of Slack; encrypted
     events = models.JSONField(default=list, blank=True)  # empty: all
     projects = models.ManyToManyField(Project, blank=True)  # none: all
     enabled = models.BooleanField(default=True)

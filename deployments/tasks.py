@@ -36,10 +36,11 @@ from django_q.signals import post_execute_in_worker, pre_execute
 from django_q.tasks import async_task
 
 from deployments import outage
+from deployments.access.vault import Vault
 from deployments.deploys import lifecycle
 from deployments.log import bound, get_logger
 from deployments.models import ProcessRole, SweepTrigger
-from deployments.notify import deliveries, senders
+from deployments.notify import channels, deliveries, senders
 from deployments.reconcile import generation, ownership, processes, sweep_record, sweeps
 
 log = get_logger(__name__)
@@ -120,6 +121,11 @@ def _forget_sessions() -> None:
     import_module(settings.SESSION_ENGINE).SessionStore.clear_expired()
 
 
+def _encrypt_addresses() -> None:
+    if done := channels.encrypt_addresses(vault=Vault(settings.ENCRYPTION_KEYS)):
+        log.info("channels.encrypted", count=done)
+
+
 def _collect() -> None:
     """Record new notifications. They are sent by a task of its own, which waits for mail servers and webhooks."""
     if deliveries.collect(configuration=settings.CONFIGURATION) and not waiting_tasks("tell"):
@@ -157,6 +163,7 @@ def wake_workers() -> None:
 STEPS: dict[str, Callable[[], Any]] = {
     "time-outs": _time_out,
     "filling repositories' management": lambda: ownership.fill(),
+    "encrypting the addresses of webhooks": _encrypt_addresses,
     "settling the configuration": lambda: generation.settle(),
     "ending sweeps": lambda: sweeps.close_finished(),
     "forgetting sweeps": lambda: sweep_record.forget_old(),

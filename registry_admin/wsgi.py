@@ -20,8 +20,10 @@ except ImproperlyConfigured as error:  # a setting without which Django cannot s
 from django.conf import settings
 from django.db import connections
 
+from deployments.access.vault import Vault
 from deployments.log import get_logger
 from deployments.models import ProcessRole
+from deployments.notify import channels
 from deployments.reconcile import generation, ownership
 
 try:
@@ -31,6 +33,7 @@ try:
             get_logger(__name__).warning("configuration.check", id=message.id, says=message.msg, hint=message.hint)
     generation.register(settings.CONFIGURATION, role=ProcessRole.WEB)
     ownership.fill()
+    channels.encrypt_addresses(vault=Vault(settings.ENCRYPTION_KEYS))
     connections.close_all()  # gunicorn may fork next
 except SystemCheckError as error:
     sys.exit(str(error))

@@ -34,6 +34,7 @@ from tests.support.constants import HOST, POLICY
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = "c3e5c70"  # version 0.1.0
+WEBHOOK = "https://discord.example/api/webhooks/1/canary"
 COMMAND_SECONDS, START_SECONDS, STOP_SECONDS, INSTALL_SECONDS = 90, 60, 35, 600
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(INSTALL_SECONDS + 300)]
@@ -224,6 +225,11 @@ def test_0_1_0_serves_while_it_is_upgraded_and_on_the_migrated_database_afterwar
 ) -> None:
     installation.manage(old, "migrate", "--verbosity", "0")
     first = installation.project(old, "First")
+    installation.manage(
+        old, "shell", "-c",
+        "from deployments.models import NotificationChannel as Channel; "
+        f"Channel.objects.create(name='ops', kind='webhook', address='{WEBHOOK}')",
+    )  # fmt: skip
     later = [installation.project(old, f"Later {number}") for number in range(5)]
     with installation.serving(old) as old_origin:
         assert number(first.deploy(old_origin)) == 1
@@ -244,6 +250,8 @@ def test_0_1_0_serves_while_it_is_upgraded_and_on_the_migrated_database_afterwar
         assert number(later[0].deploy(old_origin)) == 1
         with installation.serving(NEW) as new_origin:
             assert managements(installation) == {"full"}, "the web process fills what 0.1.0 has not written"
+            channels = installation.manage(NEW, "dumpdata", "deployments.notificationchannel")
+            assert (WEBHOOK in channels, "canary" in channels) == (False, False), "the web process encrypts addresses"
             begun = number(first.deploy(new_origin))
             assert begun > during.count
             assert number(first.deploy(old_origin)) == begun + 1

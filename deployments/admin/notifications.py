@@ -1,6 +1,6 @@
 """Notifications: the channels, and the log of messages.
 
-A webhook's secret is shown once, when it is made; a Slack address is never shown. Both are stored encrypted. The test
+A webhook's secret is shown once, when it is made; its URL is never shown whole. Both are stored encrypted. The test
 button sends a message in the request (at most about 5 seconds); the worker sends all other messages.
 """
 
@@ -73,11 +73,11 @@ class ChannelForm(forms.Form):
         del self.fields["kind"]  # the kind of a channel cannot be changed
         if channel.kind != ChannelKind.WEBHOOK:
             del self.fields["new_secret"]
-        if channel.kind == ChannelKind.SLACK:
-            self.fields["address"].help_text = f"Now {channel.address}. Empty keeps it."
+        if channel.kind != ChannelKind.MAIL:
+            self.fields["address"].help_text = f"Now {channels.shown_of(channel)}. Empty keeps it."
         self.initial = {
             "name": channel.name,
-            "address": "" if channel.kind == ChannelKind.SLACK else channel.address,
+            "address": channel.address if channel.kind == ChannelKind.MAIL else "",
             "events": channel.events,
             "projects": channel.projects.all(),
             "enabled": channel.enabled,
@@ -96,12 +96,17 @@ class ChannelForm(forms.Form):
         kind = self.channel.kind if self.channel else data.get("kind")
         address = str(data.get("address") or "").strip()
         data["address"] = address
-        keeps = self.channel is not None and kind == ChannelKind.SLACK and not address
+        keeps = self.channel is not None and kind != ChannelKind.MAIL and not address
         if kind and "address" not in self.errors and not keeps:
             problem = channels.problem_of(kind, address, allow_private=settings.NOTIFY_ALLOW_PRIVATE)
             if problem:
                 self.add_error("address", problem)
         return data
+
+    def unseen(self, secret: str) -> dict[str, bool]:
+        """What else was changed, for the audit log: a new URL may look like the URL before it."""
+        new_url = self.channel is not None and self.channel.kind != ChannelKind.MAIL and self.cleaned_data["address"]
+        return ({"new_address": True} if new_url else {}) | ({"new_signature": True} if secret else {})
 
     def save(self) -> tuple[NotificationChannel, str]:
         """Save the channel. Returns the row, and the new secret (its only copy) or an empty text."""
@@ -121,11 +126,10 @@ class ChannelForm(forms.Form):
 
 
 def described(channel: NotificationChannel) -> dict[str, Any]:
-    """The values of a channel for the audit log. Of a webhook only the host, because its URL may contain a token."""
-    where = channel.address if channel.kind == ChannelKind.MAIL else channels.shown(channel.address)
+    """The values of a channel for the audit log."""
     return {
         "kind": channel.kind,
-        "to": where,
+        "to": channels.shown_of(channel),
         "events": channel.events or "all",
         "projects": [project.ref for project in channel.projects.all()] or "all",
         "enabled": channel.enabled,
@@ -178,7 +182,7 @@ class ChannelAdmin(ReadOnly):
             action = "change.channel" if channel is not None else "add.channel"
             with Trail.of(request).change(action, before=before) as line:
                 saved, secret = form.save()
-                line.target, line.after = saved, described(saved) | ({"new_signature": True} if secret else {})
+                line.target, line.after = saved, described(saved) | form.unseen(secret)
             if secret:
                 context = {"title": f"The secret of {saved}", "text": secret}
                 response = self.render_page(request, "registry_admin/notification_made.html", saved, context)
@@ -234,7 +238,7 @@ class ChannelAdmin(ReadOnly):
     def page(self, request: HttpRequest, row: NotificationChannel) -> dict[str, Any]:
         return {
             "alarm": _alarm(row),
-            "address": address_of(row),
+            "address": channels.shown_of(row),
             "events": [news.EVENTS.get(event, event) for event in row.events],
             "latest": [(each, state(each)) for each in row.deliveries.defer("body")[:20]],
             "buttons": [
@@ -250,7 +254,9 @@ class ChannelAdmin(ReadOnly):
 
     @admin.display(description="Channel", ordering="name")
     def name_cell(self, row: NotificationChannel) -> str:
-        return format_html('<b>{}</b><span class="under">{} · {}</span>', row, row.get_kind_display(), address_of(row))
+        return format_html(
+            '<b>{}</b><span class="under">{} · {}</span>', row, row.get_kind_display(), channels.shown_of(row)
+        )
 
     @admin.display(description="State")
     def state_cell(self, row: NotificationChannel) -> str:
@@ -278,14 +284,6 @@ def _alarm(channel: NotificationChannel) -> Alarm | None:
     return None
 
 
-def address_of(channel: NotificationChannel) -> str:
-    """The address of a channel without secrets: a webhook's URL without its query; Slack's is stored shortened."""
-    if channel.kind != ChannelKind.WEBHOOK:
-        return channel.address
-    start, question, _ = channel.address.partition("?")
-    return f"{start}?…" if question else start
-
-
 def state(row: NotificationDelivery) -> SafeString:
     """The badge with the status of a delivery."""
     return mark(TONES[DeliveryStatus(row.status)], row.get_status_display())
@@ -306,7 +304,9 @@ class DeliveryAdmin(ReadOnly):
     sortable_by = ("created",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[NotificationDelivery]:
-        return NotificationDelivery.objects.select_related("channel").defer("channel__secret")
+        return NotificationDelivery.objects.select_related("channel").defer(
+            "channel__secret", "channel__encrypted_address"
+        )
 
     def page(self, request: HttpRequest, row: NotificationDelivery) -> dict[str, Any]:
         return {"title": row.subject, "state": state(row), "waits": row.status == DeliveryStatus.WAITING}

@@ -16,7 +16,7 @@ from django.db import connection
 from deployments.access.vault import Unreadable, Vault
 from deployments.models import ChannelKind, NotificationChannel, NotificationDelivery
 from deployments.notify import outbound_http
-from deployments.notify.channels import encryption_context, mail_addresses
+from deployments.notify.channels import encryption_context, mail_addresses, url_of
 from deployments.notify.outbound_http import Undeliverable
 
 SIGNATURE_HEADER, TIMESTAMP_HEADER = "X-Registry-Admin-Signature", "X-Registry-Admin-Timestamp"
@@ -73,9 +73,8 @@ def _send_webhook(row: NotificationDelivery, delivery_settings: DeliverySettings
         TIMESTAMP_HEADER: timestamp,
         SIGNATURE_HEADER: sign(_secret(row.channel, delivery_settings), timestamp, body),
     }
-    return _answered(
-        outbound_http.post(row.channel.address, body, headers, allow_private=delivery_settings.allow_private)
-    )
+    address = _url(row.channel, delivery_settings)
+    return _answered(outbound_http.post(address, body, headers, allow_private=delivery_settings.allow_private))
 
 
 def _send_slack(row: NotificationDelivery, delivery_settings: DeliverySettings) -> str:
@@ -83,7 +82,7 @@ def _send_slack(row: NotificationDelivery, delivery_settings: DeliverySettings) 
     text = f"*{_slack(row.subject)}*\n{_slack(said.get('text', ''))}\n<{said.get('link', '')}|Open in Registry Admin>"
     body = json.dumps({"text": text[:3000], "unfurl_links": False}).encode()
     headers = {"Content-Type": "application/json", "User-Agent": "registry-admin"}
-    address = _secret(row.channel, delivery_settings)
+    address = _url(row.channel, delivery_settings)
     return _answered(outbound_http.post(address, body, headers, allow_private=delivery_settings.allow_private))
 
 
@@ -119,6 +118,16 @@ def _send_mail(row: NotificationDelivery, delivery_settings: DeliverySettings) -
             answered=isinstance(error, _REFUSED),
         ) from None
     return "accepted by the mail server"
+
+
+def _url(channel: NotificationChannel, delivery_settings: DeliverySettings) -> str:
+    try:
+        return url_of(channel, vault=delivery_settings.vault)
+    except Unreadable:
+        raise Undeliverable(
+            reason="The channel's address cannot be decrypted: set the address again, or restore its ENCRYPTION_KEY.",
+            permanent=True,
+        ) from None
 
 
 def _secret(channel: NotificationChannel, delivery_settings: DeliverySettings) -> str:

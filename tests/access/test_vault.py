@@ -91,6 +91,7 @@ def test_the_contexts_that_secrets_are_encrypted_for_keep_their_names() -> None:
     # A stored secret is decrypted with exactly this context; another context makes all stored secrets unreadable.
     assert environment_variables._encryption_context(7, "DATABASE_URL") == "environment 7 variable DATABASE_URL"
     assert channels.encryption_context(NotificationChannel(pk=1)) == "notification channel 1"
+    assert channels._address_context(NotificationChannel(pk=1)) == "address of notification channel 1"
 
 
 def test_of_two_keys_with_the_same_secret_the_first_encrypts_and_both_are_current() -> None:

@@ -911,9 +911,33 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "reencrypt",
-            "filter(pk=channel.pk, secret=channel.secret)",
+            "filter(pk=channel.pk, **{name: stored})",
             "filter(pk=channel.pk)",
             "notify/test_deliveries.py::test_a_secret_that_was_set_while_it_was_encrypted_anew_is_the_one_that_stays",
+        ),
+        (
+            "encrypt_addresses",
+            "filter(pk=channel.pk, address=before)",
+            "filter(pk=channel.pk)",
+            "notify/test_channels.py::test_a_url_that_was_set_while_it_was_encrypted_is_the_one_that_stays",
+        ),
+        (
+            "encrypt_addresses",
+            "if _first_version_works():",
+            "if False:",
+            "notify/test_channels.py::test_a_url_stays_readable_while_a_worker_of_version_0_1_0_sends",
+        ),
+        (
+            "_address_context",
+            "channel {channel.pk}",
+            "channel",
+            "notify/test_channels.py::test_the_url_of_another_channel_cannot_be_used",
+        ),
+        (
+            "shown",
+            "and _PLAIN_PART.fullmatch(first)",
+            "",
+            "notify/test_channels.py::test_of_a_url_its_host_and_at_most_the_first_part_of_its_path_are_shown",
         ),
     ),
     *_in(

@@ -1171,7 +1171,7 @@ def test_slack_gets_a_text_without_markup_of_others_and_its_address_is_nowhere_i
     assert "https://deploy.example.com/admin/deployments/deployment/" in got.json["text"]
     row.refresh_from_db()
     assert "XXXXsecret" not in f"{row.address} {row.secret}"
-    assert row.address == "http://127.0.0.1/…cret"
+    assert row.address == f"http://127.0.0.1:{receiver.port}/services/…"
 
 
 def test_mail_goes_to_each_address_with_one_line_as_its_subject(waiting: NotificationDelivery) -> None:
@@ -1247,6 +1247,25 @@ def test_secrets_are_encrypted_for_their_channel_and_encrypted_again_with_anothe
     assert channel.secret != before
     assert newer.decrypt(channel.secret, context=channels.encryption_context(channel)) == SECRET
     assert channels.reencrypt(vault=Vault(["a key that opens nothing"])) == (0, [channel, other])
+
+
+def test_a_message_goes_to_an_encrypted_address(waiting: NotificationDelivery, receiver: Receiver) -> None:
+    channels.encrypt_addresses(vault=VAULT)
+    assert receiver.url not in str(list(NotificationChannel.objects.values_list()))
+
+    assert deliveries.deliver(delivery_settings=MEANS) == 1
+
+    assert len(receiver.received) == 1
+
+
+def test_an_address_that_no_key_decrypts_is_said_so(waiting: NotificationDelivery, receiver: Receiver) -> None:
+    channels.encrypt_addresses(vault=Vault(["a key that was lost, 0123456789-0123456789"]))
+
+    deliveries.deliver(delivery_settings=MEANS)
+
+    waiting.refresh_from_db()
+    assert (waiting.status, receiver.received) == ("failed", [])
+    assert "address cannot be decrypted" in waiting.answer
 
 
 def test_a_secret_of_another_channel_is_no_use(waiting: NotificationDelivery, receiver: Receiver) -> None:

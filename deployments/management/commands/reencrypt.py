@@ -32,9 +32,11 @@ class Command(BaseCommand):
         for row in unreadable:
             self.stderr.write(f"{row.environment.project.ref} {row.environment} {row.name}: no key decrypts it.")
         if reencrypted:
-            self.stdout.write(f"Secrets of notification channels encrypted again: {reencrypted}.")
+            self.stdout.write(f"Secrets and addresses of notification channels encrypted again: {reencrypted}.")
         for channel in closed:
-            self.stderr.write(f"Notification channel {channel}: no key decrypts its secret; set it again.")
+            self.stderr.write(
+                f"Notification channel {channel}: no key decrypts its secret or its address; set both again."
+            )
         if unreadable or closed:
             raise CommandError(
                 f"Values that no key decrypts: {len(unreadable) + len(closed)}. Add the key that they were encrypted "
