@@ -1,6 +1,10 @@
-"""The app in Django's registry. It registers the system checks, and creates the permission groups after `migrate`."""
+"""The app in Django's registry.
+
+It registers the system checks, creates the permission groups after `migrate`, and records log-ins.
+"""
 
 from django.apps import AppConfig
+from django.contrib.auth import signals
 from django.db.models.signals import post_migrate
 
 
@@ -12,7 +16,10 @@ class DeploymentsConfig(AppConfig):
 
     def ready(self) -> None:
         from deployments import checks  # noqa: F401  (the checks register themselves)
-        from deployments.access import groups
+        from deployments.access import groups, log_ins
 
         # `sender=self`: without it the groups would be made once for every installed app.
         post_migrate.connect(groups.ensure_groups, sender=self, dispatch_uid="registry-admin-people")
+        signals.user_logged_in.connect(log_ins.logged_in, dispatch_uid="registry-admin-log-in")
+        signals.user_logged_out.connect(log_ins.logged_out, dispatch_uid="registry-admin-log-out")
+        signals.user_login_failed.connect(log_ins.log_in_failed, dispatch_uid="registry-admin-log-in-failed")

@@ -9,12 +9,14 @@ from typing import Any
 import botocore.session
 import pytest
 from django.conf import settings as django_settings
+from django.contrib.auth.signals import user_logged_in
 from django.core.management import call_command
 from django.db import connection, connections, transaction
-from django.test import TransactionTestCase
+from django.test import Client, TransactionTestCase
 from django.test.utils import override_settings
 
 from deployments import config, service_urls
+from deployments.access import log_ins
 from deployments.aws import clients
 from deployments.models import Environment, EnvironmentType, Project
 from deployments.reconcile import processes
@@ -102,6 +104,23 @@ def own_server(transactional_db: None) -> Iterator[postgresql.Server]:
 @pytest.fixture
 def crash_database(own_server: postgresql.Server) -> Callable[[], None]:
     return own_server.crash
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_line_for_a_session_that_a_test_makes() -> Iterator[None]:
+    """`Client.force_login` stands for a session that exists: it writes no line of a log-in into the audit log."""
+    real = Client.force_login
+
+    def force_login(client: Client, user: Any, backend: str | None = None) -> None:
+        user_logged_in.disconnect(dispatch_uid="registry-admin-log-in")
+        try:
+            real(client, user, backend)
+        finally:
+            user_logged_in.connect(log_ins.logged_in, dispatch_uid="registry-admin-log-in")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Client, "force_login", force_login)
+        yield
 
 
 @pytest.fixture(autouse=True)

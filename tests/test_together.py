@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.contrib.auth.models import Group, User
+from django.contrib.sessions.models import Session
 from django.core.management import call_command, get_commands
 from django.core.management.base import CommandError
 from django.db import OperationalError, connection, connections
@@ -166,6 +167,20 @@ def world(transactional_db: None, configure: Callable[..., Configuration], setti
     Group.objects.exclude(name__in=ROLES).delete()  # groups outlast a test
 
 
+def _log_in(world: World) -> Any:
+    answer = Client(raise_request_exception=False).post(
+        "/admin/login/", {"username": "ada@example.com", "password": PASSWORD}
+    )
+    assert answer.status_code in (302, 503)
+    return answer
+
+
+def _change_password(world: World) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("getpass.getpass", lambda *_: f"another-{PASSWORD}")
+        _command("changepassword", "mira")
+
+
 def _variable(world: World, path: str, **data: str) -> Any:
     return world.post(f"deployments/environment/{world.environment.pk}/variable/{path}", data)
 
@@ -219,6 +234,12 @@ ACTS: dict[str, tuple[str, Act]] = {
         "archive.environment",
         lambda w: w.api(f"v1/projects/{w.project.ref}/branches/archive", {"branch": "old"}, key=w.user_text)),
     "POST /api/v1/token": ("make.key", _token),
+    "GET /api/v1/projects/{ref}/{env}": (
+        "make.key",
+        lambda w: w.browser.get(
+            f"/api/v1/projects/{w.project.ref}/prod", headers={"Authorization": f"Bearer {w.user_text}"})),
+    "login": ("log_in.user", _log_in),
+    "logout": ("log_out.user", lambda w: w.post("logout/")),
     "login-approve": ("approve.login", lambda w: _decide(w, approve="1")),
     "login-approve decline": ("decline.login", lambda w: _decide(w)),
     "writes": ("pause.writes", lambda w: w.post("setup/writes/", {"reason": "a look at it"})),
@@ -297,6 +318,10 @@ ACTS: dict[str, tuple[str, Act]] = {
     "manage.py keys revoke": ("revoke.key", lambda w: _command("keys", "revoke", w.key.prefix)),
     "manage.py bootstrap": (
         "bootstrap.project", lambda w: _command("bootstrap", "--email", "kim@example.com", "--project", "Third")),
+    "manage.py createsuperuser": (
+        "add.user",
+        lambda w: _command("createsuperuser", "--noinput", "--username", "kim", "--email", "kim@example.com")),
+    "manage.py changepassword": ("change.user", _change_password),
     "manage.py notify": ("test.channel", lambda w: _command("notify", "test", "people")),
     "manage.py reencrypt": ("reencrypt.secrets", lambda w: _command("reencrypt")),
     "manage.py writes": ("pause.writes", lambda w: _command("writes", "pause", "--reason", "a look at it")),
@@ -329,9 +354,14 @@ WITHOUT = {
 }
 #: Addresses that only read, or that Django has and ours refuse (tests/admin/test_rights.py).
 READ = {
-    "healthz", "readyz", "metrics", "status", "api-docs", "openapi-json", "api-root", "index", "login", "logout",
-    "password_change_done", "autocomplete", "jsi18n", "view_on_site", "app_list", "home", "tokens", "project",
+    "healthz", "readyz", "metrics", "status", "api-docs", "openapi-json", "api-root", "index", "password_change_done",
+    "autocomplete", "jsi18n", "view_on_site", "app_list", "home", "tokens", "project",
     "deployment", "deployments", "deployments_sweep_progress",
+    "GET /api/v1/deployments", "GET /api/v1/deployments/{deployment_id}", "GET /api/v1/deployments/latest",
+    "GET /api/v1/deployments/current", "GET /api/v2/whoami", "GET /api/v1/projects/runtimes", "GET /api/v1/projects",
+    "GET /api/v1/projects/{ref}", "GET /api/v1/orgs", "GET /api/v1/projects/{ref}/envvars",
+    "GET /api/v1/projects/{ref}/branches", "GET /api/v1/projects/{ref}/{env}/deploy-settings",
+    "GET /api/v1/remote-build-provider-status", "GET /api/v1/platform-notifications",
 }  # fmt: skip
 READING_COMMANDS = {f"manage.py {name}" for name in ("doctor", "env_example", "errors", "policy")}
 _REFUSED = {"add", "delete", "change"}  # of rows that only the program writes
@@ -340,7 +370,7 @@ _READING = {"history", "changelist", "export"}
 
 def _ways_in() -> Iterator[str]:
     for path, operations in api.get_openapi_schema()["paths"].items():
-        yield from (f"{method.upper()} {path}" for method in operations if method != "get")
+        yield from (f"{method.upper()} {path}" for method in operations)
 
     def names(patterns: Any) -> Iterator[str]:
         for each in patterns:
@@ -355,7 +385,7 @@ def _ways_in() -> Iterator[str]:
 
 
 def test_every_way_in_is_known_to_change_something_or_not() -> None:
-    words = {name: 2 if name.startswith(("POST ", "manage.py ")) else 1 for name in ACTS}
+    words = {name: 2 if name.startswith(("GET ", "POST ", "manage.py ")) else 1 for name in ACTS}
     known = {" ".join(name.split(" ")[:count]) for name, count in words.items()}
     known |= WITHOUT.keys() | READ | READING_COMMANDS
 
@@ -387,6 +417,12 @@ def _everything() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def _sessions() -> list[str]:
+    """The users of all sessions; a session without a user is not listed."""
+    found = [row.get_decoded().get("_auth_user_id") for row in Session.objects.all()]
+    return sorted(user for user in found if user)
+
+
 @contextmanager
 def dying() -> Iterator[None]:
     """The process loses its database in the statement that writes a line of the audit log."""
@@ -411,12 +447,13 @@ def test_a_change_without_its_line_is_no_change_and_asking_again_does_both(
         FIRST[way](world)
     AuditEntry.objects.all().delete()
     logins = action in ("approve.login", "decline.login") or way == "POST /api/v1/token"
-    before = _everything()
+    before, sessions = _everything(), _sessions()
 
     with dying(), suppress(OperationalError):
         act(world)
 
     after = _everything()
+    assert _sessions() == sessions
     if logins:  # that it was begun, and for the token approved, came before
         [row] = after.pop("deployments.LoginRequest")
         before.pop("deployments.LoginRequest")
@@ -430,7 +467,9 @@ def test_a_change_without_its_line_is_no_change_and_asking_again_does_both(
     told = AuditEntry.objects.filter(action=action).first()
     assert told is not None, [entry.action for entry in AuditEntry.objects.all()]
     assert told.outcome == audit.DONE or action == "test.channel"  # no mail server: it was not sent, and says so
-    if action != "check.setup":
+    if action in ("log_in.user", "log_out.user"):
+        assert _sessions() != sessions
+    elif action != "check.setup":
         assert _everything() != before
 
 

@@ -42,7 +42,7 @@ from deployments.models import AccessKey, ActorKind, AuditEntry
 
 DONE = "done"
 BEGUN = "begun"  # written before a call to another system; a second line has the result, unless the process died
-MAX_VALUES_LISTED = 20  # entries of a list or members of an object that are kept
+MAX_VALUES_LISTED = 200  # entries of a list or members of an object that are kept; the group admin has some 120 rights
 MAX_VALUE_CHARACTERS = 300  # characters of a text that are kept
 
 _ACTION = re.compile(r"[a-z_]+\.[a-z_]+")

@@ -6,8 +6,8 @@ are defaults: a viewer sees, an operator also acts on deployments and repositori
 `ensure_groups` runs after each `migrate`. It adds missing permissions and groups and removes nothing: a permission that
 somebody added to a group stays, and other groups stay as they are. For fewer permissions, make another group.
 
-This is the only signal receiver that does work (`deployments.apps` connects it), because Django's own receivers of the
-same signal make the rows that it needs.
+It is a signal receiver (`deployments.apps` connects it), because Django's own receivers of the same signal make the
+rows that it needs.
 """
 
 from __future__ import annotations

@@ -76,6 +76,8 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
     def described(self, row: User) -> dict[str, Any]:
         return {
             "username": row.username,
+            "email": row.email,
+            "has_password": row.has_usable_password(),
             "active": row.is_active,
             "staff": row.is_staff,
             "superuser": row.is_superuser,

@@ -10,6 +10,9 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
+from django.contrib.admin.forms import AdminAuthenticationForm
+from django.contrib.auth import signals
+from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -27,7 +30,20 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+class LogInForm(AdminAuthenticationForm):
+    """Django's form. An account with the right password that may not use the console counts as a failed log-in."""
+
+    def confirm_login_allowed(self, user: Any) -> None:
+        try:
+            super().confirm_login_allowed(user)
+        except ValidationError:
+            failed = {"username": user.get_username()}
+            signals.user_login_failed.send(sender=__name__, credentials=failed, request=self.request)
+            raise
+
+
 class RegistryAdmin(admin.AdminSite):
+    login_form = LogInForm
     site_header = site_title = "Registry Admin"
     index_title = "Dashboard"
     empty_value_display = "–"

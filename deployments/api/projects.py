@@ -242,7 +242,7 @@ def upsert_branch(request: UserRequest, ref: str, body: schemas.NewBranch) -> di
     require_scope(request.auth, keys.DEPLOY)
     git = body.git.model_dump(exclude_none=True) if body.git else {}
     preview = _preview(request.auth, ref)
-    with Trail.of(request).change("add.environment") as line:
+    with Trail.of(request).change("add.environment", after={"archived": False}) as line:
         line.target, is_new = branches.upsert(preview, body.branch, git)
         if not is_new:
             line.nothing_changed()
@@ -280,7 +280,8 @@ def list_branches(request: UserRequest, ref: str) -> dict[str, Any]:
 def archive_branch(request: UserRequest, ref: str, body: schemas.ArchivedBranch) -> dict[str, Any]:
     require_scope(request.auth, keys.DEPLOY)
     preview = _preview(request.auth, ref)
-    with Trail.of(request).change("archive.environment") as line:
+    before, after = {"archived": False}, {"archived": True}
+    with Trail.of(request).change("archive.environment", before=before, after=after) as line:
         archived = line.target = branches.archive(preview, body.branch)
     return {"branch": {"id": str(archived.pk)}}
 
@@ -328,7 +329,11 @@ def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
         root = project.environments.select_related("project").filter(slug=slug, parent=None).first()
         if root is None:
             raise HttpRefusal(404, "Environment not found")
-        found, (_, text) = root, keys.make_deploy_key(root, key)
+        found = root
+        with Trail.of(request).change("make.key") as line:
+            line.target, text = keys.make_deploy_key(root, key)
+            ends = line.target.expires_at
+            line.after = {"kind": line.target.kind, "owner": f"{project} / {root}", "expires": str(ends)}
     return {
         "apiKey": text,
         "name": found.project.name,

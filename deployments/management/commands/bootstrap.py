@@ -88,8 +88,11 @@ class Command(BaseCommand):
                 "personal key": bool(result.token),
                 "keys of": [slug for slug, text in result.keys.items() if text],
             }
+            trail = Trail(actor=Actor.command("bootstrap"))
+            if password:
+                trail.record("add.user", operator, after={"username": email, "staff": True, "superuser": True})
             if any(made.values()):
-                Trail(actor=Actor.command("bootstrap")).record("bootstrap.project", project, after=made)
+                trail.record("bootstrap.project", project, after=made)
             return result
 
     def _tell(self, email: str, result: _Result) -> None:

@@ -1,0 +1,71 @@
+"""The audit log's lines about log-ins, failed log-ins and ended sessions.
+
+They are written by receivers of Django's signals, because every way to log in sends these signals: the console's form,
+single sign-on, a password that somebody forgot. `deployments.apps` connects the receivers. A session and its line are
+one transaction: no session begins or ends without a line.
+
+A failed log-in costs an attacker nothing, so its lines are bounded (MAX_FAILED). A line never has the name that was
+typed, unless it is the name of an account: people type their password into the wrong field.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.db import transaction
+from django.db.models.functions import Now
+from django.http import HttpRequest
+
+from deployments.access.audit import DONE, Actor, Trail, history
+from deployments.log import get_logger
+from deployments.models import ActorKind, AuditEntry
+
+log = get_logger(__name__)
+
+ACTION = "log_in.user"
+FAILED = "The log-in failed: the name or the password is wrong, or the account may not use the console."
+#: The most lines of failed log-ins in WINDOW about one account, and the most about names that are no account. So
+#: failures with names that are no account hide no failure of an account.
+MAX_FAILED = 30
+WINDOW = timedelta(minutes=10)
+
+
+def logged_in(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:
+    """Receiver of `user_logged_in`: store the session, with its line."""
+    with transaction.atomic():
+        request.session.save()
+        Trail(actor=_person(user), request=request).record(ACTION, user)
+
+
+def logged_out(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:
+    """Receiver of `user_logged_out`: delete the session, with its line. Nothing for a request without a session."""
+    if user is None:
+        return
+    with transaction.atomic():
+        request.session.delete()
+        Trail(actor=_person(user), request=request).record("log_out.user", user)
+
+
+def log_in_failed(sender: Any, credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
+    """Receiver of `user_login_failed`. The last line before MAX_FAILED says that no more lines follow."""
+    users = get_user_model()
+    name = str(credentials.get(users.USERNAME_FIELD, "")).replace("\0", "")
+    user = users._default_manager.filter(**{users.USERNAME_FIELD: name}).first()
+    lines = history(user) if user is not None else AuditEntry.objects.filter(object_type="")
+    failed = lines.filter(action=ACTION, at__gt=Now() - WINDOW).exclude(outcome=DONE).count()
+    if failed >= MAX_FAILED:
+        return
+    after: dict[str, Any] = {"account": user is not None}
+    if failed == MAX_FAILED - 1:
+        after["further_lines"] = f"none until {WINDOW.seconds // 60} minutes after the first of these {MAX_FAILED}"
+    nobody = Actor(kind=ActorKind.SYSTEM, name="unknown")
+    with transaction.atomic():
+        Trail(actor=nobody, request=request).record(ACTION, user, after=after, outcome=FAILED)
+    address = request.META.get("REMOTE_ADDR", "") if request is not None else ""
+    log.warning("login.failed", address=address, user=user.pk if user is not None else None)
+
+
+def _person(user: Any) -> Actor:
+    return Actor(kind=ActorKind.PERSON, name=user.email or user.get_username())
