@@ -32,7 +32,8 @@ DEFAULT_LIFECYCLE_POLICY = json.dumps(
     }
 )
 POLICY_EXAMPLE = (
-    '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::222222222222:root"},'
+    '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":'
+    '["arn:aws:iam::222222222222:root","arn:aws:iam::333333333333:root"]},'
     '"Action":["ecr:BatchGetImage","ecr:GetDownloadUrlForLayer","ecr:BatchCheckLayerAvailability"]}]}'
 )
 

@@ -93,12 +93,28 @@ def test_every_default_is_written_as_its_row_reads_it() -> None:
             setting.notation.parse(setting.default, lambda message, hint: pytest.fail(message))
 
 
-def test_every_example_can_be_used_as_it_stands() -> None:
+def test_every_example_can_be_used_as_it_stands(settings: Any) -> None:
     given = {each.name: each.example.strip("'") for each in SETTINGS if each.example}
 
     loaded = config.load(given)
     assert loaded.problems == ()
     assert [warning.variable for warning in loaded.warnings] == ["DEPLOY_QUEUE_TIMEOUT_MS"]
+    assert ids(settings, **given) == ["W001"]
+
+
+@pytest.mark.parametrize(
+    ("value", "origin"),
+    [
+        ("https://Deploy.Example.com/", "https://deploy.example.com"),
+        ("https://deploy.example.com:443", "https://deploy.example.com"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("https://deploy.example.com:80", "https://deploy.example.com:80"),
+        ("http://localhost:8080", "http://localhost:8080"),
+        ("http://[1::80]", "http://[1::80]"),
+    ],
+)
+def test_an_origin_is_the_text_that_a_browser_sends(value: str, origin: str) -> None:
+    assert config.load({"APP_ORIGIN": value}).app_origin == origin
 
 
 def test_a_setting_that_holds_a_secret_is_in_no_representation() -> None:
