@@ -176,13 +176,27 @@ def test_a_setting_that_holds_a_secret_is_in_no_representation() -> None:
     ],
 )  # fmt: skip
 def test_a_value_in_a_wrong_form_stops_the_start_with_what_to_write_instead(name: str, value: str, words: str) -> None:
-    loaded = config.load({name: value})
+    given = {"DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN": "arn:aws:iam::111111111111:role/push", name: value}
+    loaded = config.load(given)
 
-    said = said_by(**{name: value})
+    said = said_by(**given)
     assert list(said) == [name]
     assert words in said[name]
     assert "SECRETPW" not in said[name]
     assert loaded.problems
+
+
+def test_a_wrong_external_id_that_no_role_uses_is_a_warning_as_it_always_worked() -> None:
+    name, role = "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID", "arn:aws:iam::111111111111:role/x"
+    given = {name: '"ext-1"'}
+
+    loaded = config.load(given)
+    assert loaded.problems == ()
+    [warning] = loaded.warnings
+    assert "begins with a quote mark" in warning.message
+    for setting in ("ECR_ASSUME_ROLE_ARN", "ECR_PUSH_ROLE_ARN", "ECR_PROBE_ROLE_ARNS"):
+        assert config.load({**given, f"DEPLOY_REGISTRY_{setting}": role}).problems
+    assert config.load({**given, "V4_DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN": role}).problems
 
 
 @pytest.mark.parametrize(
