@@ -126,12 +126,46 @@ def registry_hosts_are_what_they_look_like(variable: str, registry: RegistryConf
             hint="For example 111111111111.dkr.ecr.us-east-1.amazonaws.com.",
             id="deployments.E002",
         )
-    elif registry.default_repository_policy or registry.assume_role_arn or registry.tags or registry.kms_key:
+    elif any(getattr(registry, field) and not _used_elsewhere(variable, field) for field in _ECR_FIELDS):
         yield Warning(
             f"{variable}DEPLOY_REGISTRY_ECR_…: set, but {registry.host} is not ECR, so they have no effect.",
-            hint="Set DEPLOY_REGISTRY_HOST to the ECR registry's host, or remove these settings.",
+            hint=f"Set {variable}DEPLOY_REGISTRY_HOST to the ECR registry's host, or remove these settings.",
             id="deployments.W002",
         )
+
+
+_ECR_FIELDS = ("default_repository_policy", "assume_role_arn", "tags", "kms_key")
+
+
+def _used_elsewhere(variable: str, field: str) -> bool:
+    """Whether the value of a registry that is not ECR is used by the other registry, or was set for it."""
+    configuration: Configuration = settings.CONFIGURATION
+    own = field in configuration.v4.from_v4
+    return not own if variable else not own and registry_of(configuration.v4.host) is not None
+
+
+@_check_each_registry("configuration")
+def identifiers_belong_to_the_registry(variable: str, registry: RegistryConfig) -> Iterable[CheckMessage]:
+    """E005: a role or KMS key is in another partition than the registry, or the key in another region.
+
+    IAM User Guide, “Cross account resource access in IAM”: access works within one partition. ECR API Reference,
+    EncryptionConfiguration: the key must exist in the same Region as the repository.
+    """
+    found = registry_of(registry.host)
+    for field in ("assume_role_arn", "push_role_arn", "kms_key") if found else ():
+        arn = None if field in registry.malformed else getattr(registry, field)
+        if found is None or not arn or not arn.startswith("arn:"):
+            continue
+        partition, _, region = arn.split(":")[1:4]
+        if partition != found.partition or region not in ("", found.region):
+            place = f"{region} of partition {partition}" if region else f"partition {partition}"
+            yield Error(
+                f"{registry.variable(field)}: {arn} is in {place}, and {registry.host} is in {found.region} of "
+                f"partition {found.partition}, so AWS refuses it.",
+                hint=f"Write an ARN that begins with {':'.join(['arn', found.partition, arn.split(':')[2]])}:"
+                f"{found.region if region else ''}:.",
+                id="deployments.E005",
+            )
 
 
 @_check_each_registry("configuration")
@@ -196,34 +230,44 @@ def registries_do_not_overlap() -> Iterable[CheckMessage]:
 @_check_each_registry("policy", "security")
 def policies_are_sound(variable: str, registry: RegistryConfig) -> Iterable[CheckMessage]:
     """E1xx, W1xx: the findings of `manage.py policy lint` about the configured repository policies."""
-    configuration = _configuration()
-    text, found = registry.default_repository_policy, registry_of(registry.host)
-    is_shown_once = variable and _judged(registry) == _judged(configuration.plain)
-    if not text or is_shown_once or (not found and any(registry_of(each.host) for each in configuration.registries)):
-        return  # a registry that is not ECR gets no policy, and its findings would be those of the other one
-    name = registry.variable("default_repository_policy")
-    for finding in policy.lint(
-        text,
-        partition=found.partition if found else None,
-        allow_public=configuration.allow_public_policy,
-        # Without the accounts, if they are malformed: the findings about the policy itself do not depend on them.
-        consumer_accounts=() if "consumer_accounts" in registry.malformed else registry.consumer_accounts,
-        writer=_judged(registry)[-1],
-    ):
+    plain = settings.CONFIGURATION.plain
+    text = registry.default_repository_policy
+    shared = (
+        bool(variable)
+        and text == plain.default_repository_policy
+        and "default_repository_policy" not in plain.malformed
+    )
+    # The findings about the plain registry's policy are shown once. Partition and writer may add findings.
+    shown = _policy_findings(cast(RegistryConfig, _Readable(plain))) if shared else ()
+    for finding in _policy_findings(registry):
+        if finding in shown:
+            continue
         make = Error if finding.level == "error" else Warning
-        message = f"{name}: {finding.message}"
+        place = f" This is about the registry {registry.host}." if shared else ""
+        message = f"{registry.variable('default_repository_policy')}: {finding.message}{place}"
         hint = finding.hint
         if finding.id == "deployments.E110":
             hint += " A policy that is meant to be public needs DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY=1."
         yield make(message, hint=hint, id=finding.id)
 
 
-def _judged(registry: RegistryConfig) -> tuple[str | None, str | None, str | None]:
-    """What the findings about a policy depend on: its text, the registry's partition, and the identity that writes."""
+def _policy_findings(registry: RegistryConfig) -> tuple[policy.Finding, ...]:
+    if not registry.default_repository_policy:
+        return ()
     found = registry_of(registry.host)
-    role = None if "assume_role_arn" in registry.malformed else registry.assume_role_arn
-    writer = (role or found.account) if found else None
-    return registry.default_repository_policy, found.partition if found else None, writer
+    writer = found.account if found else None
+    if found and "assume_role_arn" not in registry.malformed:
+        writer = registry.assume_role_arn or writer
+    return tuple(
+        policy.lint(
+            registry.default_repository_policy,
+            partition=found.partition if found else None,
+            allow_public=_configuration().allow_public_policy,
+            # Without the accounts, if they are malformed: the findings about the policy itself do not depend on them.
+            consumer_accounts=() if "consumer_accounts" in registry.malformed else registry.consumer_accounts,
+            writer=writer,
+        )
+    )
 
 
 def _both_registries() -> list[tuple[str, RegistryConfig]]:

@@ -279,7 +279,17 @@ class _Reader:
     def registry(self, prefix: str) -> RegistryConfig:
         settings = [each for each in SETTINGS if each.of_registry]
         given = (each.field for each in settings if prefix and each.mirrored and self._text(prefix + each.name))
-        return RegistryConfig(**self.fields(settings, prefix), from_v4=frozenset(given))
+        values = self.fields(settings, prefix)
+        roles = {"assume_role_arn", "push_role_arn", "probe_role_arns"}
+        if "assume_role_external_id" in values["malformed"] and not any(values[role] for role in roles):
+            self._excuse("DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID", prefix)  # 0.1.0 did not use it either
+        return RegistryConfig(**values, from_v4=frozenset(given))
+
+    def _excuse(self, name: str, prefix: str) -> None:
+        """Make the problem of a setting, which nothing uses, a warning."""
+        for found in [each for each in self.problems if each.variable in (name, prefix + name)]:
+            self.problems.remove(found)
+            self._warn(found.variable, found.message, found.hint)
 
     def fields(self, settings: Iterable[Setting], prefix: str = "") -> dict[str, Any]:
         """The values by field, and `malformed`. `prefix`: V4_, or empty."""

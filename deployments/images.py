@@ -39,8 +39,9 @@ class Partition:
     dual_stack_suffix: str
 
     def has(self, region: str) -> bool:
-        """Whether the region is, or by its name could be, in this partition."""
-        return region in self.regions or re.fullmatch(self.region_pattern, region) is not None
+        """Whether the region is, or by its name could be, in this partition. aws-global and its like are no regions."""
+        known = region in self.regions or re.fullmatch(self.region_pattern, region) is not None
+        return known and not region.endswith("-global")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

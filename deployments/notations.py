@@ -239,7 +239,9 @@ def sender() -> Notation:
 
 
 def origin() -> Notation:
-    """A scheme, a host and optionally a port, and nothing else."""
+    """A scheme, a host and optionally a port, and nothing else, as a browser writes it in its header Origin: the host
+    in lower case, without the scheme's own port. Django's CSRF check compares the two texts.
+    """
 
     def parse(text: str, warn: Warn) -> str:
         text = text.rstrip("/")
@@ -253,7 +255,8 @@ def origin() -> Notation:
                 "The value is not an origin (scheme and host, no path: the CLI resolves some calls at the root).",
                 "For example {name}=https://deploy.example.com.",
             )
-        return text
+        own_port = ":0*443$" if parts.scheme == "https" else ":0*80$"
+        return re.sub(own_port, "", text.lower())
 
     return Notation(words="origin", parse=parse)
 

@@ -32,7 +32,8 @@ DEFAULT_LIFECYCLE_POLICY = json.dumps(
     }
 )
 POLICY_EXAMPLE = (
-    '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::222222222222:root"},'
+    '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":'
+    '["arn:aws:iam::222222222222:root","arn:aws:iam::333333333333:root"]},'
     '"Action":["ecr:BatchGetImage","ecr:GetDownloadUrlForLayer","ecr:BatchCheckLayerAvailability"]}]}'
 )
 
@@ -54,9 +55,11 @@ class Setting:
     mirrored: bool = False  # of a registry, and also read as V4_NAME
 
 
-_ROLE = r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,576}"
+# IAM, CreateRole: a path of at most 512 characters, and a name of at most 64. STS refuses another ARN.
+_ROLE = r"arn:aws[a-z-]*:iam::\d{12}:role/([\w+=,.@-][\w+=,.@/-]{0,509}/)?[\w+=,.@-]{1,64}"
 _NOT_A_ROLE = "The value is not the ARN of a role."
 _KMS_ARN = r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:"
+_KMS_ID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32}"
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -164,7 +167,7 @@ SETTINGS: tuple[Setting, ...] = (
         field="kms_key",
         notation=notations.pattern(
             "ARN, id or alias",
-            rf"({_KMS_ARN})?(key/)?(mrk-)?[0-9a-f-]{{32,36}}|({_KMS_ARN})?alias/.+",
+            rf"({_KMS_ARN}key/|key/)?({_KMS_ID})|({_KMS_ARN})?alias/[A-Za-z0-9:/_-]{{1,250}}",  # KMS, CreateAlias
             "The value is neither the ARN nor the id nor an alias of a KMS key.",
         ),
         says="KMS key that new repositories are encrypted with.",

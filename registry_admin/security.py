@@ -38,13 +38,18 @@ class SecretsFilter(SafeExceptionReporterFilter):
     """Django's filter of what its error page shows with DEBUG.
 
     Django hides settings whose names contain words such as KEY and PASS. This filter also hides the secret settings of
-    our table, such as DATABASE_URL, and every local variable that contains one of their values, such as psycopg's
-    connection string.
+    our table, such as DATABASE_URL, every address with a password in it, and every local variable that contains the
+    value of a secret setting, such as psycopg's connection string.
     """
 
     hidden_settings = re.compile(
         "|".join((SafeExceptionReporterFilter.hidden_settings.pattern, *SECRETS)), re.IGNORECASE
     )
+
+    def cleanse_setting(self, key: Any, value: Any) -> Any:
+        """The value, or stars. Any variable may have an address with a log-in, such as HTTPS_PROXY."""
+        has_login = isinstance(value, str) and re.search(r"://[^/\s]*:[^/\s]*@", value)
+        return self.cleansed_substitute if has_login else super().cleanse_setting(key, value)
 
     def get_traceback_frame_variables(self, request: HttpRequest | None, tb_frame: FrameType) -> ItemsView[str, Any]:
         """The names and values of the local variables of one frame."""
@@ -63,6 +68,9 @@ def _has_secret(value: object) -> bool:
         *(registry.assume_role_external_id for registry in configuration.registries),
         *(settings.CHILD_ENVIRONMENT.get(name) for name in SECRETS),
     }
+    if configuration.database:  # sslpassword, oauth_client_secret, scram_client_key
+        options = configuration.database.options
+        secrets |= {str(option) for name, option in options if re.search("password|secret|_key", name)}
     try:
         shown = repr(value)
     except Exception:

@@ -391,7 +391,11 @@ def _encryption(call: Call, registry: Registry) -> dict[str, str]:
         if asked.get("kmsKey"):
             raise invalid("encryptionConfiguration", "kmsKey must not be given with AES256")
         return {"encryptionType": "AES256"}
-    default = f"arn:{partition_of(registry.region).name}:kms:{registry.region}:{registry.account}:alias/aws/ecr"
+    here = f"arn:{partition_of(registry.region).name}:kms:{registry.region}:"
+    key = asked.get("kmsKey") or here
+    if key.startswith("arn:") and not key.startswith(here):
+        raise AWSError("KmsException", "The KMS key must be in the same Region as the repository")
+    default = f"{here}{registry.account}:alias/aws/ecr"
     return {"encryptionType": asked["encryptionType"], "kmsKey": asked.get("kmsKey") or default}
 
 

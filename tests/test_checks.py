@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from django.core.checks import run_checks
 
 from deployments import config
 from deployments.checks import configuration_is_readable, policies_are_sound
@@ -68,3 +69,70 @@ def test_a_policy_is_judged_for_each_registry_that_gets_it_and_shown_once(settin
         [error] = errors(settings, **policy, **other | more)
         assert error.startswith("deployments.E115: DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: ")
     assert len(errors(settings, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY="{}")) == 1
+
+
+def found(settings: Any, **environment: str) -> list[str]:
+    """All findings about settings and policies: id, message and hint."""
+    settings.CONFIGURATION = config.load({"DEPLOY_REGISTRY_HOST": HOST, **environment})
+    messages = run_checks(tags=["configuration", "policy"])
+    return [f"{str(one.id).removeprefix('deployments.')} {one.msg} {one.hint}" for one in messages]
+
+
+ACTIONS = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"]
+PULLS = {"Effect": "Allow", "Principal": {"AWS": "222222222222"}, "Action": ACTIONS}
+BEIJING = "111111111111.dkr.ecr.cn-north-1.amazonaws.com.cn"
+NAMES_AN_ARN = json.dumps({"Statement": [PULLS | {"Principal": {"AWS": "arn:aws:iam::222222222222:root"}}]})
+FREEZES_333 = json.dumps({"Statement": [PULLS, FREEZE | {"Principal": {"AWS": "333333333333"}}]})
+
+
+@pytest.mark.parametrize(
+    ("v4_host", "text", "error"),
+    [(BEIJING, NAMES_AN_ARN, "E109"), (HOST.replace("111111111111", "333333333333"), FREEZES_333, "E115")],
+)
+def test_a_policy_that_only_the_v4_registry_would_refuse_stops_the_start(
+    v4_host: str, text: str, error: str, settings: Any
+) -> None:
+    policy = {"DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": text}
+    assert [each for each in found(settings, **policy) if each.startswith("E")] == []
+
+    [said] = [each for each in found(settings, **policy, V4_DEPLOY_REGISTRY_HOST=v4_host) if each.startswith("E")]
+
+    assert said.startswith(f"{error} DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY: Statement")
+    assert f"This is about the registry {v4_host}." in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ASSUME_ROLE_ARN", "arn:aws-cn:iam::111111111111:role/x", "is in partition aws-cn"),
+        ("PUSH_ROLE_ARN", "arn:aws-us-gov:iam::111111111111:role/x", "Write an ARN that begins with arn:aws:iam::."),
+        ("KMS_KEY", "arn:aws:kms:eu-west-1:111111111111:alias/x", "begins with arn:aws:kms:us-east-1:."),
+        ("KMS_KEY", "arn:aws-cn:kms:us-east-1:111111111111:alias/x", "is in us-east-1 of partition aws-cn"),
+    ],
+)
+def test_a_role_or_key_that_the_registry_cannot_use_stops_the_start(
+    name: str, value: str, words: str, settings: Any
+) -> None:
+    policy = {"DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": json.dumps({"Statement": [PULLS]})}
+    variable = f"DEPLOY_REGISTRY_ECR_{name}"
+
+    [said] = found(settings, **policy, **{variable: value})
+    assert said.startswith(f"E005 {variable}: {value} ")
+    assert words in said
+    [said] = found(settings, **policy, **{f"V4_{variable}": value}, V4_DEPLOY_REGISTRY_NAMESPACE="v4")
+    assert said.startswith(f"E005 V4_{variable}: ")
+
+
+def test_ecr_settings_are_said_to_have_no_effect_only_where_they_have_none(settings: Any) -> None:
+    policy = {"DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": json.dumps({"Statement": [PULLS]})}
+    local = "localhost:5000"
+
+    assert found(settings, DEPLOY_REGISTRY_HOST=local, V4_DEPLOY_REGISTRY_HOST=HOST, **policy) == []
+    assert found(settings, V4_DEPLOY_REGISTRY_HOST=local, **policy) == []
+    for variable, more in {
+        "DEPLOY": {"DEPLOY_REGISTRY_HOST": local},
+        "V4_DEPLOY": {"V4_DEPLOY_REGISTRY_HOST": local, "V4_DEPLOY_REGISTRY_ECR_TAGS": "a=b"},
+    }.items():
+        [said] = found(settings, **policy, **more)
+        assert said.startswith(f"W002 {variable}_REGISTRY_ECR_…: set, but localhost:5000 is not ECR")
+        assert f"Set {variable}_REGISTRY_HOST" in said

@@ -163,22 +163,26 @@ def test_djangos_error_page_shows_no_secret_setting_and_no_local_variable_with_o
     settings: Any, rf: RequestFactory
 ) -> None:
     secrets = {name: f"{PIECES[0]}-{name}" for name in SECRETS} | {
-        "DATABASE_URL": f"postgres://u:{PIECES[1]}@db/app",
+        "DATABASE_URL": f"postgres://u:{PIECES[1]}@db/app?sslpassword={PIECES[2]}x&oauth_client_secret={PIECES[2]}y",
         "EMAIL_URL": f"smtp://u:{PIECES[2]}@mail",
         "ENCRYPTION_KEY": PIECES[0] * 8,
     }
     settings.CONFIGURATION = config.load(secrets)
+    secrets |= {
+        "HTTPS_PROXY": f"http://user:{PIECES[0]}proxy@proxy:3128",
+        "AWS_ENDPOINT_URL": f"http://u:{PIECES[0]}e@h",
+    }
     settings.CHILD_ENVIRONMENT = secrets
     settings.DEBUG = True
 
-    def connect(conninfo: str) -> None:
+    def connect(conninfo: str, client: str) -> None:
         raise RuntimeError("no connection")
 
     request = rf.get("/")
     request.META.update(secrets)
 
     try:
-        connect(f"host=db password={PIECES[1]}")
+        connect(f"host=db password={PIECES[1]}", f"sslpassword={PIECES[2]}x oauth_client_secret={PIECES[2]}y")
     except RuntimeError:
         page = technical_500_response(request, *sys.exc_info()).content.decode()
 

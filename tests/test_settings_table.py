@@ -93,12 +93,28 @@ def test_every_default_is_written_as_its_row_reads_it() -> None:
             setting.notation.parse(setting.default, lambda message, hint: pytest.fail(message))
 
 
-def test_every_example_can_be_used_as_it_stands() -> None:
+def test_every_example_can_be_used_as_it_stands(settings: Any) -> None:
     given = {each.name: each.example.strip("'") for each in SETTINGS if each.example}
 
     loaded = config.load(given)
     assert loaded.problems == ()
     assert [warning.variable for warning in loaded.warnings] == ["DEPLOY_QUEUE_TIMEOUT_MS"]
+    assert ids(settings, **given) == ["W001"]
+
+
+@pytest.mark.parametrize(
+    ("value", "origin"),
+    [
+        ("https://Deploy.Example.com/", "https://deploy.example.com"),
+        ("https://deploy.example.com:443", "https://deploy.example.com"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("https://deploy.example.com:80", "https://deploy.example.com:80"),
+        ("http://localhost:8080", "http://localhost:8080"),
+        ("http://[1::80]", "http://[1::80]"),
+    ],
+)
+def test_an_origin_is_the_text_that_a_browser_sends(value: str, origin: str) -> None:
+    assert config.load({"APP_ORIGIN": value}).app_origin == origin
 
 
 def test_a_setting_that_holds_a_secret_is_in_no_representation() -> None:
@@ -146,6 +162,12 @@ def test_a_setting_that_holds_a_secret_is_in_no_representation() -> None:
         ("DEPLOY_REGISTRY_HOST", "user:pw@registry.example.com", "not a registry host"),
         ("DEPLOY_REGISTRY_HOST", "300.1.1.1", "not a registry host"),
         ("DEPLOY_REGISTRY_HOST", "[::g]:5000", "not a registry host"),
+        ("DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN", "arn:aws:iam::111111111111:role/x/", "not the ARN of a role"),
+        ("DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN", "arn:aws:iam::111111111111:role//x", "not the ARN of a role"),
+        ("DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS", f"arn:aws:iam::111111111111:role/{'x' * 65}", "not the ARN of a role"),
+        ("DEPLOY_REGISTRY_ECR_KMS_KEY", "alias/a b", "KMS key"),
+        ("DEPLOY_REGISTRY_ECR_KMS_KEY", "-" * 36, "KMS key"),
+        ("DEPLOY_REGISTRY_ECR_KMS_KEY", "arn:aws:kms:us-east-1:111111111111:key/alias/x", "KMS key"),
         ("DEPLOY_TIMEOUT_MS", "'480000'", "Take the quotes off"),
         ("DEPLOY_TIMEOUT_MS", "480000 # 8 minutes", "whole number"),
         ("APP_ORIGIN", "`https://deploy.example.com`", "Take the quotes off"),
@@ -154,13 +176,27 @@ def test_a_setting_that_holds_a_secret_is_in_no_representation() -> None:
     ],
 )  # fmt: skip
 def test_a_value_in_a_wrong_form_stops_the_start_with_what_to_write_instead(name: str, value: str, words: str) -> None:
-    loaded = config.load({name: value})
+    given = {"DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN": "arn:aws:iam::111111111111:role/push", name: value}
+    loaded = config.load(given)
 
-    said = said_by(**{name: value})
+    said = said_by(**given)
     assert list(said) == [name]
     assert words in said[name]
     assert "SECRETPW" not in said[name]
     assert loaded.problems
+
+
+def test_a_wrong_external_id_that_no_role_uses_is_a_warning_as_it_always_worked() -> None:
+    name, role = "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_EXTERNAL_ID", "arn:aws:iam::111111111111:role/x"
+    given = {name: '"ext-1"'}
+
+    loaded = config.load(given)
+    assert loaded.problems == ()
+    [warning] = loaded.warnings
+    assert "begins with a quote mark" in warning.message
+    for setting in ("ECR_ASSUME_ROLE_ARN", "ECR_PUSH_ROLE_ARN", "ECR_PROBE_ROLE_ARNS"):
+        assert config.load({**given, f"DEPLOY_REGISTRY_{setting}": role}).problems
+    assert config.load({**given, "V4_DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN": role}).problems
 
 
 @pytest.mark.parametrize(
@@ -425,6 +461,7 @@ def test_a_malformed_setting_of_one_registry_hides_no_finding_about_the_other(se
         ("ecr.us-east-1.amazonaws.com", ["E002"]),
         ("api.ecr.us-east-1.amazonaws.com", ["E002"]),
         ("ecr.us-east-1.api.aws", ["E002"]),
+        ("111111111111.dkr.ecr.aws-global.amazonaws.com", ["E002"]),
         ("ecr.example.com", []),
         ("registry.internal.us-east-1.elb.amazonaws.com", []),
     ],

@@ -44,7 +44,7 @@ def fips_regions() -> frozenset[str]:
 def partition_of(region: str) -> str:
     """The name of the region's partition, for example `aws-cn`. Raises ValueError if no partition has the region."""
     for partition in partitions():
-        if not region.endswith("-global") and partition.has(region):
+        if partition.has(region):
             return partition.name
     raise ValueError(f"“{region[:40]}” is not an AWS region")
 

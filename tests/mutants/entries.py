@@ -1253,16 +1253,28 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/checks.py",
         (
-            "_judged",
-            "(role or found.account)",
-            "found.account",
+            "_policy_findings",
+            "writer = registry.assume_role_arn or writer",
+            "pass",
             "test_checks.py::test_the_role_that_writes_the_policy_is_the_one_of_the_settings",
         ),
         (
-            "policies_are_sound",
-            "        writer=_judged(registry)[-1],\n",
+            "_policy_findings",
+            "            writer=writer,\n",
             "",
             "test_checks.py::test_a_value_that_ecr_refuses_stops_the_start",
+        ),
+        (
+            "policies_are_sound",
+            "if finding in shown:",
+            "if shared:",
+            "test_checks.py::test_a_policy_that_only_the_v4_registry_would_refuse_stops_the_start",
+        ),
+        (
+            "identifiers_belong_to_the_registry",
+            "partition != found.partition or ",
+            "",
+            "test_checks.py::test_a_role_or_key_that_the_registry_cannot_use_stops_the_start",
         ),
     ),
     *_in(

@@ -298,3 +298,12 @@ def test_the_authorization_token_lasts_twelve_hours_and_leads_here(sandbox: Sand
 
     assert data["proxyEndpoint"] == sandbox.url
     assert 12 * 3600 - 60 < data["expiresAt"].timestamp() - time.time() <= 12 * 3600
+
+
+def test_a_kms_key_of_another_region_or_partition_is_refused(ecr: Any) -> None:
+    for place in ("aws:kms:eu-west-1", "aws-cn:kms:us-east-1"):
+        key = f"arn:{place}:111111111111:key/11111111-2222-3333-4444-555555555555"
+        with pytest.raises(ecr.exceptions.KmsException):
+            ecr.create_repository(
+                repositoryName="a/b", encryptionConfiguration={"encryptionType": "KMS", "kmsKey": key}
+            )
