@@ -14,11 +14,12 @@ from functools import cached_property
 from deployments.policy.atoms import EVERYONE, AllExcept, Principal, Rule, Subject, Who
 from deployments.policy.automaton import Run
 from deployments.policy.budget import Budget
-from deployments.policy.cells import Cells, arn_runs
+from deployments.policy.cells import MISSING, Cells, arn_runs
 from deployments.policy.values import tokens
 
 STRANGER = Principal(kind=Who.EVERYONE, name="other")
 OF_THE_CALLER = ("aws:principalaccount", "aws:principalarn", "aws:principalisawsservice", "aws:principalservicename")
+OF_SERVICES = ("aws:principalservicename", "aws:principalservicenameslist")  # in no request of another principal
 BY_ACCOUNT, BY_NAME = 1, 2  # how a statement means a caller: a role that is named needs no policy of its account
 _ONE_OF_AN_ACCOUNT = frozenset({"role", "user", "assumed-role", "federated-user"})
 
@@ -60,8 +61,10 @@ class Whom:
 
 
 def _named(names: frozenset[Principal], caller: Principal) -> Meaning:
-    if EVERYONE in names or caller in names:
+    if EVERYONE in names:
         return BY_NAME
+    if caller in names:  # an account stands for its principals that nobody names
+        return BY_ACCOUNT if caller.kind is Who.ACCOUNT else BY_NAME
     if caller.sort == "assumed-role":
         role = caller.path.split("/")[0]
         for one in names:
@@ -82,9 +85,25 @@ def _not_named(subject: AllExcept, caller: Principal, *, deny: bool) -> Meaning:
         return subject
     account = root_of(caller) or caller if caller.account is not None else None
     if deny and account is not None and EVERYONE not in subject.principals:
-        whole = caller.kind is not Who.ACCOUNT and {caller, account} <= subject.principals
+        whole = names_in_whole(subject.principals, caller, account)
         return None if whole else subject
     return None
+
+
+def names_in_whole(names: frozenset[Principal], caller: Principal, account: Principal) -> bool:
+    """Whether a NotPrincipal with Deny names all that AWS validates of a caller, one after the other.
+
+    That is the account, then the role, then the session (IAM User Guide, “AWS JSON policy elements: NotPrincipal”). A
+    role calls by sessions, and an account by its principals, whose names are not in the list: it is not certain.
+    """
+    if caller.kind is Who.ACCOUNT or caller.sort == "role" or not {caller, account} <= names:
+        return False
+    if caller.sort != "assumed-role":
+        return True
+    role = caller.path.split("/")[0]
+    return any(
+        one.sort == "role" and _same_account(one, caller) and one.path.rsplit("/", 1)[-1] == role for one in names
+    )
 
 
 def root_of(caller: Principal) -> Principal | None:
@@ -115,7 +134,7 @@ def callers_of(rules: Iterable[Rule], budget: Budget) -> list[Principal]:
 
 def is_one_of_an_account(caller: Principal) -> bool:
     """Whether the account's own policies decide about the caller too, unless a statement names the caller itself."""
-    return caller.sort in _ONE_OF_AN_ACCOUNT
+    return caller.kind is Who.ACCOUNT or caller.sort in _ONE_OF_AN_ACCOUNT
 
 
 # ------------------------------------------------------------------------------------ what the caller's requests have
@@ -164,6 +183,7 @@ def facts(caller: Principal, callers: Iterable[Principal], cells: Mapping[str, C
         given = {"aws:principalisawsservice": "true", "aws:principalservicename": caller.name}
     found = {key: cells[key].of_text[value] for key, value in given.items() if key in cells}
     if caller.account is not None:
+        found |= {key: MISSING for key in OF_SERVICES if key in cells}
         return found | ({"aws:principalarn": arns.of_patterns(_arns_of(caller))} if arns is not None else {})
     for other in callers:
         if other.kind is Who.ACCOUNT and accounts is not None:

@@ -5,7 +5,9 @@ halves of an address range are the range, `StringLike` without a wildcard is `St
 spellings. Cell 0 is the missing key. Each other cell has a value as its example where one can be written.
 
 Texts that cannot be read as a value of the operator, and texts with policy variables, are `unread`: nothing is known
-of the values that they match, so every cell is divided into a part that matches and a part that does not.
+of the values that they match, so every cell is divided into a part that matches and a part that does not. A text that
+cannot be read is divided for each operator by itself: `DateLessThan` and `DateGreaterThan`, or a test and its negation,
+may both fail.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from typing import Any
 
 from deployments.policy.automaton import Automaton, Run
 from deployments.policy.budget import Budget
-from deployments.policy.conditions import BOOLEAN_KEYS, Test, operator_of
+from deployments.policy.condition_keys import KeyType, known_key
+from deployments.policy.conditions import BOOLEAN_KEYS, Operator, Test, operator_of
 from deployments.policy.values import Token, Variable, Wild, moment, network, number, tokens
 from deployments.policy.wildcard import ascii_lower
 
@@ -44,15 +47,15 @@ class Cells:
 
     all: int
     examples: tuple[str | None, ...]
-    of_value: Mapping[tuple[str, str], int]  # (positive operator, value as written) → the cells that match
+    of_value: Mapping[tuple[str, bool, str], int]  # positive operator, whether negated, value → the cells that match
     of_pattern: Mapping[tuple[Run, ...], int]  # a pattern that was asked for → the cells that match
     of_text: Mapping[str, int]  # a text that was asked for → the cells that have it
 
-    def of(self, operator: str, values: Iterable[str]) -> int:
-        """The cells that match one of the values under a positive operator."""
+    def of(self, operator: Operator, values: Iterable[str]) -> int:
+        """The cells that match one of the values under the positive form of an operator."""
         found = 0
         for value in values:
-            found |= self.of_value[operator, value]
+            found |= self.of_value[operator.base, operator.negated, value]
         return found
 
     def of_patterns(self, patterns: Iterable[tuple[Run, ...]]) -> int:
@@ -71,13 +74,14 @@ def cells_of(
     texts: Iterable[str] = (),
 ) -> Cells:
     """The cells of one key under these tests. `patterns`, `texts`: what else is needed as sets of cells."""
-    readings: dict[tuple[str, str], _Value] = {}
+    readings: dict[tuple[str, bool, str], _Value] = {}
     where: dict[_Value, set[int]] = {}  # reading → the tests that have it
     for place, test in enumerate(sorted(tests, key=lambda one: (one.operator, sorted(one.values)))):
-        base = operator_of(test.operator).base
+        operator = operator_of(test.operator)
         budget.take(len(test.values))
-        for value in sorted(test.values) if base != "Null" else ():
-            reading = readings.get((base, value)) or readings.setdefault((base, value), _read(base, value))
+        for value in sorted(test.values) if operator.base != "Null" else ():
+            written = operator.base, operator.negated, value
+            reading = readings.get(written) or readings.setdefault(written, _read(*written))
             where.setdefault(reading, set()).add(place)
     wanted = {text: _Value("text", "is", text) for text in texts}
     known = set(wanted.values())
@@ -138,19 +142,20 @@ def _product(parts: Sequence[_Part], budget: Budget) -> tuple[list[str | None], 
     return examples, of_reading, of_pattern
 
 
-def _read(base: str, value: str) -> _Value:
-    """What a value of a positive operator means."""
+def _read(base: str, negated: bool, value: str) -> _Value:
+    """What a value of a positive operator means. `negated`: whether its test has the negated operator."""
+    unread = _Value("", f"not {base}" if negated else base, value)
     if base.startswith("Numeric"):
         found = number(value)
-        return _Value("number", base, found) if found is not None else _Value("", "Numeric", value)
+        return _Value("number", base, found) if found is not None else unread
     if base.startswith("Date"):
         at = moment(value)
-        return _Value("moment", base, at) if at is not None else _Value("", "Date", value)
+        return _Value("moment", base, at) if at is not None else unread
     if base == "IpAddress":
         addresses = network(value)
-        return _Value("address", base, addresses) if addresses is not None else _Value("", base, value)
+        return _Value("address", base, addresses) if addresses is not None else unread
     if base == "Bool":
-        return _Value("text", "is", value) if value in ("true", "false") else _Value("", base, value)
+        return _Value("text", "is", value) if value in ("true", "false") else unread
     arn = base in ("ArnEquals", "ArnLike")
     read = tokens(value, wildcards=arn or base == "StringLike")
     if base == "StringEqualsIgnoreCase":
@@ -158,7 +163,7 @@ def _read(base: str, value: str) -> _Value:
     if any(isinstance(each, Variable) for each in read):
         return _Value("", "Arn" if arn else base, read)
     if arn and sum(each == ":" for each in read) < 5:
-        return _Value("", "Arn", read)  # not the six parts of an ARN
+        return _Value("", "not Arn" if negated else "Arn", read)  # not the six parts of an ARN
     if base == "StringEqualsIgnoreCase":
         return _Value("text", "any case", "".join(map(str, read)))
     if any(isinstance(each, Wild) for each in read):
@@ -279,19 +284,36 @@ def _ordered(
     return [written(point) for point in line], found, {}
 
 
+def _with_others(key: str, sort: KeyType, part: _Part) -> _Part:
+    """The part with one cell more, which no value of this sort matches, unless each value of the key is of this sort.
+
+    A tag, for example, can have the value “gold” although a policy compares it as a number.
+    """
+    known = known_key(key)
+    if known is not None and (known.type is sort or (known.type is KeyType.DATE and sort is KeyType.NUMBER)):
+        return part  # aws:EpochTime is a date in seconds, which numbers compare too
+    examples, of_reading, of_pattern = part
+    return [*examples, _NO_VALUE], of_reading, of_pattern
+
+
+_NO_VALUE = "none of these"
+
+
 def _numbers(key: str, readings: Sequence[_Value], asked: Any, budget: Budget) -> _Part:
     def written(value: Decimal) -> str:
         return format(value.normalize() if value else Decimal(0), "f")
 
     with localcontext(prec=300):  # a number has at most 40 digits and a two-digit exponent
-        return _ordered(readings, lambda lower, upper: (lower + upper) / 2, Decimal(1), written)
+        part = _ordered(readings, lambda lower, upper: (lower + upper) / 2, Decimal(1), written)
+    return _with_others(key, KeyType.NUMBER, part)
 
 
 def _moments(key: str, readings: Sequence[_Value], asked: Any, budget: Budget) -> _Part:
     def written(value: datetime) -> str:
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
-    return _ordered(readings, lambda lower, upper: lower + (upper - lower) / 2, timedelta(days=1), written)
+    part = _ordered(readings, lambda lower, upper: lower + (upper - lower) / 2, timedelta(days=1), written)
+    return _with_others(key, KeyType.DATE, part)
 
 
 def _addresses(key: str, readings: Sequence[_Value], asked: Any, budget: Budget) -> _Part:
@@ -312,7 +334,7 @@ def _addresses(key: str, readings: Sequence[_Value], asked: Any, budget: Budget)
             found[one] = (1 << last) - (1 << first)
         kind = ipaddress.IPv4Address if version == 4 else ipaddress.IPv6Address
         examples += [str(kind(start)) for start in starts]
-    return examples, found, {}
+    return _with_others(key, KeyType.ADDRESS, (examples, found, {}))
 
 
 _FAMILIES: Mapping[str, Callable[[str, Sequence[_Value], Any, Budget], _Part]] = {

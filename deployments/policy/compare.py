@@ -11,7 +11,7 @@ the cells of each condition key (`cells`). Callers and actions of which both pol
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -249,7 +249,11 @@ class _Comparing:
                 if test not in known:
                     self.budget.take(len(test.values))
                     known[test] = opaque(unclear[test]) if test in unclear else _limit(test, cells[test.key])
-            limits[rule] = tuple(known[test] for test in rule.condition.tests)
+            # “If AWS cannot resolve a variable, this might make the entire statement invalid” (IAM User Guide, “IAM
+            # policy elements: Variables and tags”): whether it is resolved is a test of the statement.
+            variables = [f"?${name}" for name in _variables(rule.condition.found, without_default=True)]
+            whole |= dict.fromkeys(variables, OPAQUE)
+            limits[rule] = (*(known[test] for test in rule.condition.tests), *map(opaque, variables))
         return cells, limits, whole
 
     # ------------------------------------------------------------------------------------- who asks, and for what
@@ -275,32 +279,31 @@ class _Comparing:
             groups.setdefault(tuple(at for at, rule in enumerate(self.rules) if action in rule.known), []).append(
                 action
             )
-        named = frozenset[str]().union(*(rule.named for rule in self.rules))
+        # A name beside a wildcard that covers it adds nothing (rule 5). A name that stands by itself is an action, and
+        # then each wildcard that covers it counts for its own side only.
+        named = set()
+        for rule in self.rules:
+            self.budget.take(1 + 4 * len(rule.named) * len(rule.patterns))
+            named |= {action for action in rule.named if not rule.implies(action)}
         left_out = expand_all(one for rule in self.rules for one in rule.excluded or ()) - KNOWN
         for action in sorted(named | left_out):
             said = []
             for at, rule in enumerate(self.rules):
                 self.budget.take(1 + 4 * (len(rule.patterns) + len(rule.excluded or ())))
-                if rule.implies(action) and action not in left_out:
-                    said.append(~at)
-                elif rule.implies(action) or rule.says(action):
+                if rule.implies(action) or rule.says(action):
                     said.append(at)
             groups.setdefault(tuple(said), []).append(action)
         self._said = {actions[0]: frozenset(said) for said, actions in groups.items()}
         return list(groups.values())
 
     def _side(self, rules: tuple[Rule, ...], caller: Principal, meanings: tuple[Meaning, ...], action: str) -> _Side:
-        """What one policy says of a caller and an action.
-
-        A wildcard of either side covers an action that is not in our table on both sides (rule 5): `~` marks it.
-        """
+        """What one policy says of a caller and an action."""
         first = 0 if rules is self.a else len(self.a)
         said = self._said[action]
         allows, by_name, denies = [], [], []
-        for at in sorted(one if one >= 0 else ~one for one in said):
+        for at in sorted(said):
             rule, meaning = self.rules[at], meanings[at]
-            here = first <= at < first + len(rules)
-            if meaning is None or not (here or ~at in said):
+            if meaning is None or not first <= at < first + len(rules):
                 continue
             self.budget.take()
             limits = self.limits[rule]
@@ -391,7 +394,7 @@ class _Comparing:
             matter = set()
             answers: dict[int, bool] = {}
             for value in test.values:
-                cells = self.cells[test.key].of(operator.base, [value])
+                cells = self.cells[test.key].of(operator, [value])
                 if cells not in answers:
                     limits = (*clause.limits, Limit(test.key, cells, "plain", cells))
                     box = self.space.box(limits, start)
@@ -405,6 +408,8 @@ class _Comparing:
         """A request in the box; None if a value of it cannot be written."""
         context: dict[str, str | list[str] | None] = {}
         for key, state in box.items():
+            if key.startswith("?$") and not state.one & 0b010:
+                context[key[2:]] = None
             if key.startswith("?"):
                 continue  # what AWS does not document is no part of a request
             examples = self.cells[key].examples
@@ -424,19 +429,11 @@ class _Comparing:
                 context[key] = list(dict.fromkeys(several))
             else:
                 return None
-        for name in self._variables():
-            context.setdefault(name, "another value")  # so that no value with a variable matches by chance
+        tests = (test for rule in self.rules for test in rule.condition.found)
+        for name in _variables(tests):
+            if name not in OF_THE_CALLER:
+                context.setdefault(name, "another value")  # so that no value with a variable matches by chance
         return Request(principal=self._name(caller, context), action=written(action), context=context)
-
-    def _variables(self) -> list[str]:
-        """The names of the policy variables in the values of all statements."""
-        values = {
-            value for rule in self.rules for test in rule.condition.found for value in test.values if "${" in value
-        }
-        found = {
-            token.name for value in values for token in tokens(value, wildcards=False) if isinstance(token, Variable)
-        }
-        return sorted(found - set(OF_THE_CALLER))
 
     def _name(self, caller: Principal, context: Mapping[str, Any]) -> str:
         """A name for the caller that no policy has by itself."""
@@ -506,6 +503,18 @@ def _narrowness(rule: Rule) -> tuple[Any, ...]:
     return len(tests), tests
 
 
+def _variables(tests: Iterable[Test], *, without_default: bool = False) -> list[str]:
+    """The names of the policy variables in the values of tests."""
+    values = {value for test in tests for value in test.values if "${" in value}
+    found = {
+        token.name
+        for value in values
+        for token in tokens(value, wildcards=False)
+        if isinstance(token, Variable) and not (without_default and token.default is not None)
+    }
+    return sorted(found)
+
+
 def _is_opaque(test: Test) -> bool:
     """Whether nothing is known of the requests for which the test holds; such a test is equal only to itself."""
     operator = operator_of(test.operator)
@@ -522,7 +531,7 @@ def _limit(test: Test, cells: Cells) -> Limit:
     if operator.base == "Null":
         one = (1 if "true" in test.values else 0) | (present if "false" in test.values else 0)
         return Limit(test.key, one, "yes" if one & present else "no", 0)
-    matched = cells.of(operator.base, test.values)
+    matched = cells.of(operator, test.values)
     passed = present & ~matched if operator.negated else matched
     if operator.quantifier == "ForAnyValue":
         return Limit(test.key, passed, "any", passed)

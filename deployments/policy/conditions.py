@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 from deployments.policy.condition_keys import KEYS, KeyType
 from deployments.policy.document import WrittenCondition
@@ -36,7 +35,7 @@ NEGATED = {
     "ArnNotEquals": "ArnEquals",
     "ArnNotLike": "ArnLike",
 }
-_VARIABLE = re.compile(r"\$\{.*?\}", re.DOTALL)
+_VARIABLE = re.compile(r"\$\{[^}]*\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +149,9 @@ def _canonical(value: str, base: str) -> str:
     if base == "StringEqualsIgnoreCase":
         return ascii_lower(value)
     if base.startswith("Numeric") and (found := number(value)) is not None:
-        return format(found.normalize() if found else Decimal(0), "f")
+        plain = format(found, "f")  # exact; `normalize` would round to 28 digits
+        plain = plain.rstrip("0").rstrip(".") if "." in plain else plain
+        return plain if found else "0"
     if base == "IpAddress" and (addresses := network(value)) is not None:
         return str(addresses)
     return value

@@ -66,6 +66,8 @@ def holds(test: Test, known: Known, budget: Budget | None = None) -> bool | None
         if operator.plain and test.key == "aws:principalarn" and _names_another_account(test, known):
             return operator.negated
         return None
+    if any(_resolved(tokens(value, wildcards=False), known, False) is None for value in test.values if "${" in value):
+        return None  # AWS may call a statement invalid in which it cannot resolve a variable
     values = known[test.key]
     if operator.base == "Null":
         missing = values is None or values == ()

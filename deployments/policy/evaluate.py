@@ -22,6 +22,7 @@ from deployments.policy import words
 from deployments.policy.actions import GRANTABLE, KNOWN, PREFIX, PULL, expand, expand_all, spelling, written
 from deployments.policy.atoms import EVERYONE, AllExcept, Principal, Subject, Who, principal_of, subjects
 from deployments.policy.budget import Budget, TooComplexError
+from deployments.policy.callers import names_in_whole
 from deployments.policy.conditions import Test, condition_of
 from deployments.policy.context import Context, Known, any_of, holds, known_of
 from deployments.policy.document import Policy, Statement
@@ -356,14 +357,14 @@ def _names_set(subject: Subject, caller: AllExcept) -> bool | None:
 def _not_named(subject: AllExcept, caller: Principal, *, deny: bool) -> bool | None:
     """Whether a NotPrincipal means the caller.
 
-    With Deny, both the principal and its account must be named, or AWS may still deny (IAM User Guide, NotPrincipal).
+    With Deny, the account, the role and the session must all be named, or AWS may still deny (`names_in_whole`).
     """
     if caller in subject.principals:
         if deny and caller.kind is Who.ACCOUNT:
             return None  # a principal of the account that is not named itself
         if deny and caller.kind is Who.AWS and caller.account:
             root = Principal(kind=Who.ACCOUNT, name=f"arn:{caller.partition}:iam::{caller.account}:root")
-            return False if root in subject.principals else None
+            return False if names_in_whole(subject.principals, caller, root) else None
         return False
     exempt = any_of(_names(one, caller, deny=deny) for one in subject.principals)
     if exempt is False:

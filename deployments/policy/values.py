@@ -26,8 +26,10 @@ _ISO = re.compile(
     r"(?:T([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,6}))?)?(Z|[+-][0-9]{2}:?[0-9]{2}))?"
 )
 _RANGE = re.compile(r"([0-9.]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)(/(0|[1-9][0-9]{0,2}))?")
-_PLACEHOLDER = re.compile(r"\$\{(.*?)\}", re.DOTALL)
-_WITH_DEFAULT = re.compile(r"([^,']+?)\s*,\s*'(.*)'\s*", re.DOTALL)
+_PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
+_WITH_DEFAULT = re.compile(
+    r"([^,']+), '(.*)'", re.DOTALL
+)  # a comma and one space; AWS has no variable with other spaces
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -108,8 +110,8 @@ def tokens(text: str, *, wildcards: bool) -> tuple[Token, ...]:
         if inner in ("*", "?", "$"):
             found.append(inner)
         elif given := _WITH_DEFAULT.fullmatch(inner):
-            found.append(Variable(ascii_lower(given[1].strip()), given[2]))
+            found.append(Variable(ascii_lower(given[1]), given[2]))
         else:
-            found.append(Variable(ascii_lower(inner.strip()), None))
+            found.append(Variable(ascii_lower(inner), None))
     plain(text[at:])
     return tuple(found)

@@ -136,7 +136,7 @@ def of_test(test: Test) -> str:
     if operator.quantifier == "ForAllValues":
         return f"every value of {key} (there may be none) {verb} {values}"
     if operator.quantifier == "ForAnyValue":
-        return f"some value of {key} {verb} {values}{missing}"
+        return f"some value of {key} {verb} {values}"  # IfExists adds nothing: without the key it is false
     return f"{key} {verb} {values}{missing}"
 
 

@@ -75,7 +75,7 @@ def unlike(operator: str) -> str:
 
 
 SAME, DIFFERENT, UNKNOWN = "cosmetic", "access", "incomparable"
-KEY = "aws:PrincipalOrgID"
+KEY, TAG, DATE = "aws:PrincipalOrgID", "aws:PrincipalTag/level", "aws:CurrentTime"
 BOTH = [PULL[0]], [PULL[1]]
 PLAIN, WORLD = policy(stmt()), policy(stmt("*"))
 
@@ -652,6 +652,12 @@ CASES: list[tuple[str, str, str, str, str]] = [
         policy(stmt(action="@all")),
         SAME,
     ),
+    case(
+        "a new action that one policy denies by a wildcard, and the other does not deny",
+        policy(stmt(action="ecr:BrandNew"), stmt(action="ecr:*", effect="Deny")),
+        policy(stmt(action="ecr:BrandNew"), stmt(action="@all", effect="Deny")),
+        DIFFERENT,
+    ),
     case("empty negated list is not no condition", when("StringNotEquals", []), PLAIN, DIFFERENT),
     case(
         "empty negated list against a full one", when("StringNotEquals", []), when("StringNotEquals", "o-1"), DIFFERENT
@@ -821,8 +827,20 @@ CASES: list[tuple[str, str, str, str, str]] = [
     ),
     case("an account is no service", policy(stmt(**cond("Bool", "aws:PrincipalIsAWSService", "false"))), PLAIN, SAME),
     case(
-        "everyone of an account is the account",
+        "everyone of an account needs no policy of the account",
         policy(stmt("*", **cond("StringEquals", "aws:PrincipalAccount", ONE))),
+        PLAIN,
+        DIFFERENT,
+    ),
+    case(
+        "an account and everyone else is less than everyone",
+        policy(stmt(), without("Principal", NotPrincipal={"AWS": ONE})),
+        WORLD,
+        DIFFERENT,
+    ),
+    case(
+        "an account has no service's name",
+        when("Null", "true", "aws:PrincipalServiceName"),
         PLAIN,
         SAME,
     ),
@@ -915,6 +933,35 @@ CASES: list[tuple[str, str, str, str, str]] = [
         "a default, with and without a space",
         when("StringEquals", "${aws:username, 'x'}"),
         when("StringEquals", "${aws:UserName,'x'}"),
+        DIFFERENT,
+    ),
+    case(
+        "a variable with a space in it",
+        when("StringEquals", "${aws:username}"),
+        when("StringEquals", "${ aws:username}"),
+        DIFFERENT,
+    ),
+    case(
+        "a variable that AWS may not resolve, beside its opposite",
+        policy(
+            stmt(**cond("StringEquals", KEY, "${aws:userid}")), stmt(**cond("StringNotEquals", KEY, "${aws:userid}"))
+        ),
+        PLAIN,
+        DIFFERENT,
+    ),
+    case(
+        "a variable that AWS may not resolve, where its test holds anyway",
+        policy(stmt(Condition={"StringNotEquals": {KEY: "${aws:userid}"}, "Null": {KEY: "true"}})),
+        when("Null", "true"),
+        DIFFERENT,
+    ),
+    case(
+        "a default is always resolved",
+        policy(
+            stmt(**cond("StringEquals", KEY, "${aws:userid, 'x'}")),
+            stmt(**cond("StringNotEquals", KEY, "${aws:userid, 'x'}")),
+        ),
+        PLAIN,
         SAME,
     ),
     case(
@@ -936,5 +983,60 @@ CASES: list[tuple[str, str, str, str, str]] = [
     # --- values that are none
     case("a number in other digits", age("NumericEquals", "１０"), age("NumericEquals", "10"), DIFFERENT),
     case("a number with a line", age("NumericEquals", "1_0"), age("NumericEquals", "10"), DIFFERENT),
+    *(
+        case(
+            f"{text} before and after", when("DateLessThan", text, DATE), when("DateGreaterThan", text, DATE), DIFFERENT
+        )
+        for text in ("2026", "2026-06-01T00:00:00", "soon")
+    ),
+    case("no number, less and more", age("NumericLessThan", "1_0"), age("NumericGreaterThan", "1_0"), DIFFERENT),
+    *(
+        case(
+            f"{operator} of what is no value, beside its opposite",
+            policy(stmt(**cond(operator, key, text)), stmt(**cond(opposite, key, text))),
+            PLAIN,
+            DIFFERENT,
+        )
+        for operator, opposite, key, text in [
+            ("NumericEquals", "NumericNotEquals", "aws:MultiFactorAuthAge", "1_0"),
+            ("DateEquals", "DateNotEquals", DATE, "2026"),
+            ("IpAddress", "NotIpAddress", "aws:SourceIp", "10.0.0.0/255.0.0.0"),
+            ("ArnLike", "ArnNotLike", "aws:PrincipalTag/arn", "arn:aws:iam"),
+        ]
+    ),
+    *(
+        case(
+            f"{first} and {second} of a tag that may be no such value",
+            policy(stmt(**cond(first, TAG, one)), stmt(**cond(second, TAG, other))),
+            when("Null", "false", TAG),
+            DIFFERENT,
+        )
+        for first, one, second, other in [
+            ("NumericLessThan", "5", "NumericGreaterThanEquals", "5"),
+            ("DateLessThan", "2026-01-01", "DateGreaterThanEquals", "2026-01-01"),
+            ("IpAddress", "0.0.0.0/0", "IpAddress", "::/0"),
+        ]
+    ),
+    *(
+        case(
+            f"{first} and {second} of {key}, which is always such a value",
+            policy(stmt(**cond(first, key, one)), stmt(**cond(second, key, other))),
+            when("Null", "false", key),
+            SAME,
+        )
+        for key, first, one, second, other in [
+            ("aws:MultiFactorAuthAge", "NumericLessThan", "5", "NumericGreaterThanEquals", "5"),
+            ("aws:EpochTime", "NumericLessThan", "5", "NumericGreaterThanEquals", "5"),
+            (DATE, "DateLessThan", "2026-01-01", "DateGreaterThanEquals", "2026-01-01"),
+            ("aws:SourceIp", "IpAddress", "0.0.0.0/0", "IpAddress", "::/0"),
+        ]
+    ),
+    case(
+        "numbers of 31 digits",
+        age("NumericEquals", f"1{'0' * 29}1"),
+        age("NumericEquals", f"1{'0' * 29}2"),
+        DIFFERENT,
+    ),
+    case("a number with zeros behind it", age("NumericEquals", "-0.50"), age("NumericEquals", "-5e-1"), SAME),
     case("a week date", when("DateEquals", "2027-W01-1"), when("DateEquals", "2027-01-04"), DIFFERENT),
 ]

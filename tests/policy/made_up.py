@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployments.policy import compare
-from tests.policy.plain_iam import BY_ACCOUNT, BY_NAME, Context, Document, Guess, decide, listed, principals_of
+from tests.policy.plain_iam import Context, Document, Guess, decide, listed, principals_of
 
 ONE, TWO, THREE = "111111111111", "222222222222", "333333333333"
 ROLES = [f"arn:aws:iam::{ONE}:role/r", f"arn:aws:iam::{TWO}:role/team/s"]
@@ -83,7 +83,8 @@ def _one_test(chance: random.Random) -> tuple[str, str, Any]:
         return ("StringNotLike" if no else "StringLike") + exists, key, _some(chance, [*_LIKES[key], *_TEXTS[key]])
     if sort == 4:
         word = chance.choice(["Equals", "LessThan", "LessThanEquals", "GreaterThan", "GreaterThanEquals", "NotEquals"])
-        return f"Numeric{word}{exists}", "aws:MultiFactorAuthAge", _some(chance, _NUMBERS, 2)
+        key = chance.choice(["aws:MultiFactorAuthAge", "aws:PrincipalTag/level"])
+        return f"Numeric{word}{exists}", key, _some(chance, _NUMBERS, 2)
     if sort == 5:
         word = chance.choice(["Equals", "LessThan", "LessThanEquals", "GreaterThan", "GreaterThanEquals", "NotEquals"])
         return f"Date{word}{exists}", "aws:CurrentTime", _some(chance, _DATES, 2)
@@ -97,7 +98,8 @@ def _one_test(chance: random.Random) -> tuple[str, str, Any]:
             return "StringNotEquals" if no else "StringEquals", "aws:SecureTransport", chance.choice(["true", "false"])
         return f"Bool{exists}", "aws:SecureTransport", chance.choice(["true", "false", True, False])
     if sort == 9:
-        pool = ["aws:SourceVpce", "aws:PrincipalOrgPaths", "aws:PrincipalTag/team", "aws:SourceIp", "aws:CurrentTime"]
+        pool = ["aws:SourceVpce", "aws:PrincipalOrgPaths", "aws:PrincipalTag/team", "aws:SourceIp", "aws:CurrentTime",
+                "aws:PrincipalTag/level"]  # fmt: skip
         return "Null", chance.choice(pool), chance.choice(["true", "false", ["true", "false"]])
     if sort == 10:
         word = chance.choice(["StringEquals", "StringLike", "StringNotEquals", "StringNotLike"])
@@ -284,16 +286,9 @@ def judge(number: int, seed: int = 1) -> Judged:
     found = compare(json.dumps(a), json.dumps(b), partition="aws")
     chance = random.Random(f"requests-{seed}-{number}")  # noqa: S311  # made-up policies
 
-    named = _named(a) | _named(b)
-
-    def decided(document: Document, principal: str, action: str, context: Context, guess: int) -> str:
-        decision = decide(document, principal, action, context, Guess(guess))
-        # For a principal that no statement names it does not matter by which of its names it is allowed.
-        return BY_ACCOUNT if decision == BY_NAME and principal not in named else decision
-
     def told_apart(principal: str, action: str, context: Context, guesses: Iterable[int]) -> bool:
         request = principal, action, context
-        return any(decided(a, *request, guess) != decided(b, *request, guess) for guess in guesses)
+        return any(decide(a, *request, Guess(guess)) != decide(b, *request, Guess(guess)) for guess in guesses)
 
     if found.level in ("identical", "cosmetic"):
         for request in requests(a, b, chance, _SAME_REQUESTS):
@@ -400,6 +395,7 @@ def with_facts(caller: str, context: Context, named: set[str]) -> Context:
 _DEFAULTS = {
     "aws:sourcevpce": ["vpce-1"],
     "aws:principaltag/team": ["red", "blue", "x", "ax"],
+    "aws:principaltag/level": ["5", "gold"],
     "aws:principalorgpaths": ["o-9/r/"],
     "aws:sourceip": ["203.0.113.9"],
     "aws:currenttime": ["2030-01-01T00:00:00Z"],
@@ -411,6 +407,8 @@ def _near(key: str, value: str) -> list[str]:
     """Values that could pass or just fail a test with this value."""
     if key == "aws:MultiFactorAuthAge":
         return [str(float(value)), str(float(value) - 1), str(float(value) + 1)]
+    if key == "aws:PrincipalTag/level":
+        return [str(float(value)), str(float(value) - 1), str(float(value) + 1), "gold"]
     if key == "aws:CurrentTime":
         return [*_DATES, "2030-01-01T00:00:01Z", "2029-12-31T23:59:59Z", "2032-01-01T00:00:00Z", "2031-06-01T00:00:01Z"]
     if key == "aws:SecureTransport":

@@ -41,7 +41,7 @@ def decide(document: Document, principal: str, action: str, context: Context, gu
         if meant is None or not _action(statement, action):
             continue
         version = document.get("Version", "2008-10-17")
-        if not all(
+        if not _resolved(statement, context, version, guess) or not all(
             _test(operator, key, [_text(value) for value in listed(values)], context, version, guess)
             for operator, block in (statement.get("Condition") or {}).items()
             for key, values in block.items()
@@ -51,6 +51,14 @@ def decide(document: Document, principal: str, action: str, context: Context, gu
             return DENIED
         decision = BY_NAME if BY_NAME in (meant, decision) else BY_ACCOUNT
     return decision
+
+
+def _resolved(statement: Document, context: Context, version: str, guess: Guess) -> bool:
+    """Whether a variable without a value leaves the statement valid: it “might make the entire statement invalid”."""
+    text = json.dumps(statement.get("Condition") or {})
+    names = {name.lower() for name in re.findall(r"\$\{([^},]*)\}", text)} - {"*", "?", "$"}
+    valid = [isinstance(context.get(name), str) or guess("valid", name) for name in sorted(names)]
+    return version == "2008-10-17" or all(valid)
 
 
 def listed(value: Any) -> list[Any]:
@@ -80,7 +88,7 @@ def principals_of(element: Any) -> set[str]:
 
 def _one_of(names: set[str], principal: str, guess: Guess) -> str | None:
     if "*" in names or principal in names:
-        return BY_NAME
+        return BY_NAME  # an account is asked about by a principal of it that nobody names
     parts = principal.split(":")
     if len(parts) < 6:
         return None
@@ -104,7 +112,13 @@ def _meant(statement: Document, principal: str, guess: Guess) -> str | None:
     parts = principal.split(":")
     if statement["Effect"] == "Deny" and len(parts) > 5 and "*" not in names:
         account = f"arn:aws:iam::{parts[4]}:root"
-        if not (principal in names and account in names):
+        session = parts[5].split("/") if parts[5].startswith("assumed-role/") else []
+        role = (
+            any(re.fullmatch(f"arn:aws:iam::{parts[4]}:role/(.*/)?{re.escape(session[1])}", one) for one in names)
+            if session
+            else not parts[5].startswith("role/")
+        )
+        if not (principal in names and account in names and role):
             return BY_NAME if guess("NotPrincipal", names, principal) else None
     return None
 
@@ -190,6 +204,8 @@ def _filled(value: str, context: Context, wildcards: bool) -> tuple[list[str], l
 
 def _equal(base: str, value: str, given: str, context: Context, version: str, guess: Guess) -> bool:
     if base.startswith("Numeric"):
+        if not re.fullmatch(r"[0-9.]+(e[0-9])?", given):
+            return False  # a tag can have any text
         return _ordered(base, Fraction(given), Fraction(value))
     if base.startswith("Date"):
         return _ordered(base, _seconds(given), _seconds(value))

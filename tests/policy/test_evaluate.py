@@ -127,7 +127,17 @@ def test_not_principal_with_deny_spares_only_whom_it_names() -> None:
     assert verdict(text, TWO) == "no"
     assert verdict(text, ROLE) == "depends"
     both = policy(stmt("*"), without("Principal", stmt(effect="Deny"), NotPrincipal={"AWS": [ONE, ROLE]}))
-    assert verdict(both, ROLE) == "yes"
+    assert verdict(both, ROLE) == "depends"  # AWS may validate the session too, and no name of one is in the list
+    assert verdict(both, SESSION) == "depends"
+    session = policy(stmt("*"), without("Principal", stmt(effect="Deny"), NotPrincipal={"AWS": [ONE, SESSION]}))
+    assert verdict(session, SESSION) == "depends"
+    all_three = policy(stmt("*"), without("Principal", stmt(effect="Deny"), NotPrincipal={"AWS": [ONE, ROLE, SESSION]}))
+    assert verdict(all_three, SESSION) == "yes"
+    user = f"arn:aws:iam::{ONE}:user/u"
+    assert (
+        verdict(policy(stmt("*"), without("Principal", stmt(effect="Deny"), NotPrincipal={"AWS": [ONE, user]})), user)
+        == "yes"
+    )
     lone = policy(stmt("*"), without("Principal", stmt(effect="Deny"), NotPrincipal={"AWS": ROLE}))
     assert verdict(lone, ROLE) == "depends"
     assert verdict(lone, ONE) == "depends"
@@ -401,7 +411,10 @@ def test_everyone_takes_in_services_in_who_and_in_compare() -> None:
         ("StringLike", "${$}{x}", "${x}", "yes"),
         ("StringEquals", "${AWS:UserName}", "bob", "yes"),
         ("StringEquals", "${aws:PrincipalTag/none, 'red'}", "red", "yes"),
-        ("StringEquals", "${aws:PrincipalTag/none,'red'}", "Red", "no"),
+        ("StringEquals", "${aws:PrincipalTag/none, 'red'}", "Red", "no"),
+        ("StringEquals", "${aws:PrincipalTag/none,'red'}", "red", "depends"),
+        ("StringNotEquals", "${aws:PrincipalTag/none}", None, "depends"),
+        ("StringNotEquals", "${aws:PrincipalTag/none, 'red'}", None, "yes"),
         ("StringEquals", "${aws:username, 'red'}", "bob", "yes"),
         ("StringEquals", "${aws:username, 'red'}", "red", "no"),
         ("StringEquals", "${aws:PrincipalTag/none}", "red", "depends"),
@@ -412,7 +425,7 @@ def test_everyone_takes_in_services_in_who_and_in_compare() -> None:
     ],
 )
 def test_policy_variables_have_defaults_and_their_names_no_case(
-    operator: str, value: str, given: str, expected: str
+    operator: str, value: str, given: str | None, expected: str
 ) -> None:
     text = policy(stmt(**cond(operator, "k", value)))
     context = {"k": given, "aws:username": "bob", "aws:PrincipalTag/none": None}
