@@ -399,6 +399,15 @@ REPOSITORIES: tuple[Entry, ...] = (
         retryable=Retry.YES,
     ),
     Entry(
+        codes=("too_many_large_bodies",),
+        says="The server reads other large requests.",
+        todo="Try again.",
+        cause="A web process works on at most two bodies above 256 KiB at once, so that its memory is bounded. For "
+        "more, start more web processes.",
+        owner=Owner.NOBODY,
+        retryable=Retry.YES,
+    ),
+    Entry(
         codes=("Removed",),
         says="The row of {name} was deleted while this deploy was waiting for the repository.",
         todo="Try again.",

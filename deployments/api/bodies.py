@@ -11,7 +11,9 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +21,17 @@ from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, UnreadablePostError
 from ninja.parser import Parser
 
+from deployments.errors import refusal
+
 KIB = 1024
 MIB = 1024 * KIB
+LARGE_BYTES = 256 * KIB
+LARGE_AT_ONCE = 2  # in one process (D-body-memory)
+PLACE_WAIT_SECONDS = 5.0  # the body of a real deploy keeps its place for less than a second
+MAX_VALUES = 150_000  # of JSON in one body: objects, arrays, texts, numbers
+_PIECE_BYTES = 64 * KIB
+_QUOTE = ord('"')
+_places = threading.BoundedSemaphore(LARGE_AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +39,15 @@ class Rule:
     """The rule for the bodies of one address: size in bytes and depth of nesting, and:
 
     `repairs`: replace characters that cannot be stored instead of refusing the body. `drops`: object keys to discard
-    during parsing because nothing here reads them. `any_type`: read the body as JSON whatever its Content-Type is.
+    during parsing because nothing here reads them. `kept`: size in bytes without the texts below these keys.
+    `any_type`: read the body as JSON whatever its Content-Type is.
     """
 
     limit: int = 256 * KIB
     depth: int = 32
     repairs: bool = False
     drops: frozenset[str] = frozenset()
+    kept: int = 3 * MIB
     any_type: bool = False
 
 
@@ -69,58 +82,141 @@ class BodyError(Exception):
 
 
 class _Arriving(io.RawIOBase):
-    """The body of a request as the file object that Django reads. Raises BodyError: 413 if more bytes arrive than the
-    path allows, 400 if the body breaks off.
+    """The JSON body of a request as the file object that Django reads: `read` once, to the end.
+
+    A body above LARGE_BYTES is collected in a temporary file. When it has arrived it takes one of LARGE_AT_ONCE places,
+    so a slow client holds none, and keeps the place until `close`. `read` returns the body without the strings that the
+    rule drops. Raises BodyError, and Refusal (too_many_large_bodies, retryable) if no place is free.
     """
 
-    def __init__(self, stream: Any, limit: int) -> None:
-        self._stream, self._limit, self._left = stream, limit, limit
+    def __init__(self, stream: Any, allowed: Rule, *, chunked: bool) -> None:
+        self._stream, self._allowed, self._chunked = stream, allowed, chunked
+        self._has_place = False
 
     def read(self, size: int = -1) -> bytes:
-        data = self._received(self._left if size < 0 else min(size, self._left))
-        self._left -= len(data)
-        if not self._left and self._received(1):
-            raise BodyError(413, _sentence_of_limit(self._limit))
-        return data
+        with tempfile.SpooledTemporaryFile(max_size=LARGE_BYTES) as file:
+            for piece in _pieces(self._stream, self._allowed.limit if size < 0 else size, self._allowed, self._chunked):
+                file.write(piece)
+            if file.tell() > LARGE_BYTES:
+                if not _places.acquire(timeout=PLACE_WAIT_SECONDS):
+                    raise refusal("too_many_large_bodies")
+                self._has_place = True
+            file.seek(0)
+            return without_dropped(iter(lambda: file.read(_PIECE_BYTES), b""), self._allowed)
 
     def readline(self, size: int | None = -1) -> bytes:
-        raise io.UnsupportedOperation("A body is read in pieces, not in lines.")
+        raise io.UnsupportedOperation("A body is read whole, not in lines.")
 
-    def _received(self, size: int) -> bytes:
-        try:
-            data: bytes = self._stream.read(size)
-        except Exception:  # each server has its own exception for a malformed chunk
-            raise BodyError(400, "The body broke off.") from None
-        return data
+    def close(self) -> None:
+        """Django closes the stream after the read, but the parsed body needs the place until `release`."""
+
+    def release(self) -> None:
+        """Give the place back: the request has ended."""
+        if self._has_place:
+            self._has_place = False
+            _places.release()
 
 
-def admit(request: HttpRequest, *, lazily: bool) -> tuple[HttpRequest, io.IOBase]:
-    """The request with a limited body, and the body; close the body when the request has ended.
+def _pieces(stream: Any, size: int, allowed: Rule, chunked: bool) -> Iterator[bytes]:
+    """What arrives of a body, at most `size` bytes. Raises BodyError if it breaks off, or is longer than is allowed."""
+    left = min(size, allowed.limit)
+    try:
+        while left and (piece := stream.read(min(left, _PIECE_BYTES))):
+            left -= len(piece)
+            yield piece
+        more = chunked and not left and stream.read(1)
+    except (BodyError, GeneratorExit):
+        raise
+    except Exception:  # each server has its own exception for a malformed chunk
+        raise BodyError(400, "The body broke off.") from None
+    if more:
+        raise BodyError(413, _sentence_of_limit(allowed.limit))
 
-    `lazily`: a chunked body is read when a view asks for it, so after its key was checked. Else it is read here,
-    because Django's pages do not expect BodyError. Raises BodyError: 413 if the Content-Length is too large.
+
+def admit(request: HttpRequest, *, lazily: bool) -> tuple[HttpRequest, Callable[[], None]]:
+    """The request with a limited body, and what to call when the request has ended.
+
+    `lazily`: for the API, whose bodies are JSON. The body is read when a view asks for it, so after its key was
+    checked. Else a chunked body is read here, because Django's pages do not expect BodyError, and no body without a
+    length. Raises BodyError: 413 if the Content-Length is too large.
     """
-    limit = rule(request.path_info).limit
+    allowed = rule(request.path_info)
     stream: Any = request.META["wsgi.input"]
     encoding = request.headers.get("Transfer-Encoding", "").strip().lower()
-    if not encoding:
-        try:
-            length = int(request.META.get("CONTENT_LENGTH") or 0)
-        except ValueError:
-            raise BodyError(400, "The Content-Length is not a number.") from None
-        if length > limit:
-            raise BodyError(413, _sentence_of_limit(limit))
-        return request, io.BytesIO()
-    if encoding != "chunked" or not request.META.get("wsgi.input_terminated"):
+    if encoding and (encoding != "chunked" or not request.META.get("wsgi.input_terminated")):
         raise BodyError(411, "Send the body with a Content-Length.")
-    body: io.IOBase = _Arriving(stream, limit)
-    length = limit  # Django reads no body without a length
-    if not lazily:
-        content = body.read()
-        body, length = io.BytesIO(content), len(content)
+    try:
+        length = allowed.limit if encoding else int(request.META.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        raise BodyError(400, "The Content-Length is not a number.") from None
+    if length > allowed.limit:
+        raise BodyError(413, _sentence_of_limit(allowed.limit))
+    if lazily and (encoding or allowed.limit > _DEFAULT.limit):
+        body = _Arriving(stream, allowed, chunked=bool(encoding))
+        return _with_body(request, body, length), body.release
+    if encoding:
+        content = b"".join(_pieces(stream, length, allowed, chunked=True))
+        request = _with_body(request, io.BytesIO(content), len(content))
+    return request, lambda: None
+
+
+def _with_body(request: HttpRequest, body: Any, length: int) -> HttpRequest:
     environ = request.META | {"wsgi.input": body, "CONTENT_LENGTH": str(length)}
-    del environ["HTTP_TRANSFER_ENCODING"]
-    return WSGIRequest(environ), body
+    environ.pop("HTTP_TRANSFER_ENCODING", None)
+    return WSGIRequest(environ)
+
+
+_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)  # up to its quote, or to the end of what has arrived
+
+
+def without_dropped(pieces: Iterable[bytes], allowed: Rule) -> bytes:
+    """A JSON text with "" for each string below a dropped key: the rest of a body is small, whatever its size.
+
+    It looks at the text only as far as this needs; `parse` decides whether it is JSON. Raises BodyError (422) if more
+    than `allowed.kept` bytes or MAX_VALUES values are left.
+    """
+    drops = {name.encode() for name in allowed.drops}
+    kept, rest = bytearray(), b""
+    in_string = dropping = False
+    string = between = 0  # where in `kept` the last string began, and the text after it
+    name = b""  # the last string
+    values = 1
+    for piece in pieces:
+        piece, at = rest + piece, 0
+        rest = b""
+        while at < len(piece):
+            if in_string:
+                match = _STRING.match(piece, at)
+                end = match.end() if match else at
+                if not dropping:
+                    kept += piece[at:end]
+                at = end
+                if end < len(piece) and piece[end] != _QUOTE:  # a backslash, whose character has not arrived
+                    rest = piece[end:]
+                    break
+                if end < len(piece):
+                    in_string, name, between = False, bytes(kept[string:]), len(kept) + 1
+                    kept += b'"'
+                    at += 1
+            else:
+                end = piece.find(b'"', at)
+                text = piece[at:] if end < 0 else piece[at : end + 1]
+                values += text.count(b",") + text.count(b"[") + text.count(b"{")
+                kept += text
+                at += len(text)
+                if end >= 0:
+                    in_string, string = True, len(kept)
+                    dropping = name in drops and kept[between:-1].strip() == b":"
+            if values > MAX_VALUES:
+                raise BodyError(422, f"The body has more than {MAX_VALUES:,} values.")
+        if len(kept) > allowed.kept:
+            raise BodyError(422, f"The body has more than {allowed.kept // MIB} MiB without {_names(allowed.drops)}.")
+    kept += rest
+    return bytes(kept)
+
+
+def _names(drops: frozenset[str]) -> str:
+    return " and ".join(f"“{name}”" for name in sorted(drops))
 
 
 def _sentence_of_limit(limit: int) -> str:

@@ -127,7 +127,8 @@ def show(request: EnvironmentRequest, deployment_id: str) -> dict[str, Any]:
         "canceledReason": deployment.canceled_reason or None,
         "errorData": deployment.error,
         "externalId": deployment.external_id or None,
-        "worker": worker and {"id": worker.id, "version": str(deployment.version), "tasks": worker.tasks},
+        "worker": worker
+        and {"id": worker.id, "version": str(deployment.version), "tasks": worker.tasks[: schemas.MAX_TASKS]},
     }
 
 
@@ -161,7 +162,8 @@ def registry_credentials(request: EnvironmentRequest, deployment_id: str, respon
 def background_workers(
     request: EnvironmentRequest, deployment_id: str, body: schemas.NewWorkerUnread
 ) -> dict[str, Any]:
-    """The body may have up to 64 MiB; unknown fields are ignored. A repeated request gets the same worker."""
+    """The body may have up to 64 MiB, of which at most 3 MiB and 150,000 values are not `contents` of source files, and
+    at most 10,000 tasks. Unknown fields are ignored. A repeated request gets the same worker."""
     deployment = _find(request, deployment_id)
     worker = _worker(deployment, body.root)
     metadata = worker.metadata

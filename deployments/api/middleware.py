@@ -82,13 +82,13 @@ class RequestMiddleware:
             request.path_info = request.path_info.replace("\0", "")  # later code could not store it either
             return _refusal(request, 400, "The address contains a NUL character.")
         try:
-            request, body = bodies.admit(request, lazily=_is_api(request))
+            request, end_of_body = bodies.admit(request, lazily=_is_api(request))
         except bodies.BodyError as error:
             return _refusal(request, error.status, error.sentence)
         try:
             response = self.get_response(request)
         finally:
-            body.close()
+            end_of_body()
         if not _is_api(request):
             return response
         if response.status_code >= 400 and "json" not in response.get("Content-Type", ""):

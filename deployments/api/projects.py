@@ -223,6 +223,7 @@ def import_variables(
                 line.trail.record("set.variable", environment, after=after)
     except environment_variables.Rejected as rejected:
         problems = [{"key": name, "error": problem} for name, problem in rejected.problems.items()]
+        problems = problems[: environment_variables.MAX_VARIABLES]
         raise HttpRefusal(400, rejected.sentence, code=rejected.code, more={"variableErrors": problems}) from None
     return {"success": True}
 

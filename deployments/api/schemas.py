@@ -83,10 +83,13 @@ class NewDeployment(BaseModel):
     force: bool = False
 
 
+MAX_TASKS = 10_000  # of a deployment; also of an answer, because older rows may have more
+
+
 class IndexedTask(BaseModel):
-    id: str
-    filePath: str
-    exportName: str | None = None
+    id: Annotated[str, Field(max_length=500)]
+    filePath: Annotated[str, Field(max_length=4096)]  # PATH_MAX
+    exportName: Annotated[str, Field(max_length=500)] | None = None
 
 
 class WorkerMetadata(BaseModel):
@@ -95,8 +98,8 @@ class WorkerMetadata(BaseModel):
     cliPackageVersion: Short | None = None
     runtime: Short | None = None
     runtimeVersion: Short | None = None
-    tasks: list[IndexedTask]
-    queues: list[dict[str, Any]] | None = None
+    tasks: list[IndexedTask] = Field(max_length=MAX_TASKS)
+    queues: list[dict[str, Any]] | None = Field(None, max_length=MAX_TASKS)
 
 
 class NewWorker(BaseModel):

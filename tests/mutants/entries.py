@@ -388,15 +388,39 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/api/bodies.py",
         (
             "admit",
-            "if length > limit:",
+            "if length > allowed.limit:",
             "if False:",
             "api/test_transport.py::test_a_form_of_257_kib_is_a_413_page_and_not_one_byte_of_it_is_read",
         ),
         (
-            "_Arriving.read",
-            "if not self._left and self._received(1):",
-            "if False:",
+            "_pieces",
+            "more = chunked and not left and stream.read(1)",
+            "more = False",
             "api/test_transport.py::test_a_form_in_chunks_is_read_up_to_the_limit_and_then_a_413_page",
+        ),
+        (
+            "_Arriving.read",
+            "if not _places.acquire(timeout=PLACE_WAIT_SECONDS):",
+            "if False:",
+            "api/test_bodies.py::test_a_third_large_body_is_a_503_that_is_worth_a_retry",
+        ),
+        (
+            "_Arriving.release",
+            "_places.release()",
+            "pass",
+            "api/test_bodies.py::test_each_request_gives_its_place_back",
+        ),
+        (
+            "without_dropped",
+            "if values > MAX_VALUES:",
+            "if False:",
+            "api/test_bodies.py::test_a_body_has_so_many_values_and_no_more",
+        ),
+        (
+            "without_dropped",
+            "if len(kept) > allowed.kept:",
+            "if False:",
+            "api/test_bodies.py::test_what_is_left_of_a_body_has_a_limit_of_its_own",
         ),
     ),
     *_in(
