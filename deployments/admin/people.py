@@ -2,24 +2,27 @@
 
 Django's widget with two lists needs a script, and its controls have labels that screen readers may not announce.
 Checkboxes need no script. Permissions on tables without a page (sessions, the queue, content types) are left out, so
-the list is short.
+the list is short. Who may change whom: `access.people`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.apps import apps
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
-from django.contrib.auth.models import Group, Permission, User
+from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
+from django.contrib.auth.models import AnonymousUser, Group, Permission, User
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 
-from deployments.admin.pages import Audited, Nouns, ReadOnly
+from deployments.access import people
+from deployments.admin.pages import Alarm, Audited, Nouns, ReadOnly
 
 
 class Rights(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
@@ -48,17 +51,80 @@ def rights() -> QuerySet[Permission]:
     return offered.exclude(codename__in=idle).select_related("content_type")
 
 
+class _Names(forms.ModelForm):  # type: ignore[type-arg]
+    """Refuses the name or address of another person: the audit log names people by it."""
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or self.cleaned_data
+        others = User.objects.exclude(pk=self.instance.pk)
+        for field in ("username", "email"):
+            name = data.get(field)
+            known = Q(username__iexact=name) | Q(email__iexact=name)
+            if name and field in self.changed_data and others.filter(known).exists():
+                self.add_error(field, "Another person has this name or address.")
+        return data
+
+
+class PersonForm(_Names, UserChangeForm):  # type: ignore[type-arg]
+    pass
+
+
+class NewPersonForm(_Names, AdminUserCreationForm):  # type: ignore[type-arg]
+    pass
+
+
+class GroupForm(forms.ModelForm):  # type: ignore[type-arg]
+    #: The user of the form; `GroupsAdmin.get_form` sets it.
+    actor: ClassVar[Any]
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        if not people.may_name_group(self.actor, name):
+            raise forms.ValidationError("An upgrade gives the group of this name rights that you do not have.")
+        return name
+
+
+#: The alarm on the page of a person or group that the user may only see.
+ONLY_SEEN = Alarm(
+    title="You can only look at this page",
+    words="It is about a superuser, or about rights that you do not have yourself.",
+    then="Ask an administrator who has them.",
+    tone="idle",
+)
+
+
 class _People(Audited):
     show_facets = admin.ShowFacets.ALWAYS
+
+    def may_change(self, request: HttpRequest, row: Any) -> bool:
+        """Whether the user may change and delete this row, if they may change and delete rows of this kind."""
+        raise NotImplementedError
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_change_permission(request, obj) and (obj is None or self.may_change(request, obj))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_delete_permission(request, obj) and (obj is None or self.may_change(request, obj))
+
+    def change_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+        row = self.get_object(request, unquote(object_id))
+        if row is not None and not self.may_change(request, row):
+            kwargs["extra_context"] = {**(kwargs.get("extra_context") or {}), "alarm": ONLY_SEEN}
+        return super().change_view(request, object_id, *args, **kwargs)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return Nouns
 
     def formfield_for_manytomany(self, db_field: Any, request: HttpRequest | None = None, **kwargs: Any) -> Any:
         kwargs["widget"] = forms.CheckboxSelectMultiple
+        actor = request.user if request is not None else AnonymousUser()
         if db_field.related_model is Permission:
             kwargs["form_class"] = Rights
-            kwargs["queryset"] = rights()
+            kwargs["queryset"] = people.givable_rights(actor, rights())
+        else:
+            kwargs["queryset"] = people.givable_groups(actor)
+        if not actor.is_superuser:
+            kwargs["help_text"] = "Only what you have yourself is listed."
         return db_field.formfield(**kwargs)
 
 
@@ -69,9 +135,18 @@ admin.site.unregister((User, Group))
 @admin.register(User)
 class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
     noun = "user"
+    form = PersonForm
+    add_form = NewPersonForm
     filter_horizontal = ()
     search_help_text = "Name or e-mail address"
     readonly_fields = ("last_login", "date_joined")  # the program writes these
+
+    def may_change(self, request: HttpRequest, row: User) -> bool:
+        return people.may_change_person(request.user, row)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        fields = super().get_readonly_fields(request, obj)
+        return fields if request.user.is_superuser else (*fields, "is_superuser")
 
     def described(self, row: User) -> dict[str, Any]:
         return {
@@ -93,8 +168,17 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
 @admin.register(Group)
 class GroupsAdmin(_People, GroupAdmin):
     noun = "group"
+    form = GroupForm
     filter_horizontal = ()
     search_help_text = "Name"
+
+    def may_change(self, request: HttpRequest, row: Group) -> bool:
+        return people.may_change_group(request.user, row)
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        form: Any = super().get_form(request, obj, change, **kwargs)  # a new class for each request
+        form.actor = request.user
+        return form
 
     def described(self, row: Group) -> dict[str, Any]:
         rights = row.permissions.values_list("codename", flat=True) if row.pk else []

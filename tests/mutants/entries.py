@@ -346,6 +346,66 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/access/people.py",
+        (
+            "may_change_person",
+            "if person.is_superuser:",
+            "if False:",
+            "admin/test_people.py::test_who_is_no_superuser_neither_becomes_nor_touches_one",
+        ),
+        (
+            "may_change_person",
+            "return rights <= held(actor)",
+            "return True",
+            "admin/test_people.py::test_nobody_gives_or_takes_over_a_right_that_they_do_not_have",
+        ),
+        (
+            "may_change_group",
+            "_of_group(group) <= held(actor)",
+            "True",
+            "admin/test_people.py::test_nobody_gives_or_takes_over_a_right_that_they_do_not_have",
+        ),
+        (
+            "givable_rights",
+            "rights.filter(pk__in=held(actor))",
+            "rights",
+            "admin/test_people.py::test_nobody_gives_or_takes_over_a_right_that_they_do_not_have",
+        ),
+        (
+            "givable_groups",
+            "if _of_group(group) <= own",
+            "if True",
+            "admin/test_people.py::test_nobody_gives_or_takes_over_a_right_that_they_do_not_have",
+        ),
+        (
+            "_of_group",
+            " | _of_name(group.name)",
+            "",
+            "admin/test_people.py::test_a_group_that_an_upgrade_fills_again_is_not_joined_while_it_is_empty",
+        ),
+        (
+            "may_name_group",
+            "_of_name(name) <= held(actor)",
+            "True",
+            "admin/test_people.py::test_nobody_names_a_group_so_that_an_upgrade_gives_them_its_rights",
+        ),
+    ),
+    *_in(
+        "deployments/admin/people.py",
+        (
+            "PeopleAdmin.get_readonly_fields",
+            "if request.user.is_superuser else",
+            "if True else",
+            "admin/test_people.py::test_who_is_no_superuser_neither_becomes_nor_touches_one",
+        ),
+        (
+            "_Names.clean",
+            "if name and field in self.changed_data and others",
+            "if False and others",
+            "admin/test_people.py::test_nobody_takes_the_name_under_which_the_audit_log_knows_another",
+        ),
+    ),
+    *_in(
         "deployments/api/auth.py",
         (
             "_log_refused_key",
