@@ -15,6 +15,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from deployments import policy
+from deployments.access import key_strength
 from deployments.aws.partitions import fips_regions, partitions, registry_of
 from deployments.config import Configuration, RegistryConfig
 
@@ -235,6 +236,39 @@ def variables_have_a_key_of_their_own() -> Iterable[CheckMessage]:
             hint="Set ENCRYPTION_KEY (python -c 'import secrets; print(secrets.token_hex(32))'), then run "
             "manage.py reencrypt.",
             id="deployments.W003",
+        )
+
+
+@_check("security")
+def keys_are_long_enough() -> Iterable[CheckMessage]:
+    """W010, W011: SECRET_KEY or METRICS_KEY can be guessed. A new installation does not start with such a key
+    (`deployments.access.key_strength`).
+    """
+    _configuration()
+    for weakness in key_strength.weaknesses(settings):
+        yield Warning(weakness.says, hint=weakness.then, id=f"deployments.{weakness.check}")
+
+
+@_check("security")
+def the_proxy_is_known() -> Iterable[CheckMessage]:
+    """W012: https without TRUSTED_PROXIES. W014: a redirect to https without the proxy's header."""
+    configuration = _configuration()
+    if not configuration.app_origin.startswith("https://"):
+        return
+    if not configuration.trusted_proxies:
+        yield Warning(
+            "TRUSTED_PROXIES: APP_ORIGIN is https, so a proxy stands in front, and no proxy is trusted. All clients "
+            "have the address of the proxy, so what limits one address limits all clients, and the audit log cannot "
+            "tell them apart.",
+            hint="Set TRUSTED_PROXIES to the number of proxies that add to X-Forwarded-For, usually 1.",
+            id="deployments.W012",
+        )
+    if configuration.https_redirect and not configuration.proxy_scheme_header:
+        yield Warning(
+            "HTTPS_REDIRECT: set without PROXY_SCHEME_HEADER. Behind a proxy on another host every request looks like "
+            "http, and each page is redirected to itself without end.",
+            hint="Set PROXY_SCHEME_HEADER=X-Forwarded-Proto if the proxy replaces this header in each request.",
+            id="deployments.W014",
         )
 
 

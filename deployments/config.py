@@ -116,10 +116,13 @@ class Configuration:
     generation: int | None  # CONFIGURATION_GENERATION
     database: Database | None = field(repr=False)  # None: the default, an SQLite file
     secret_key: str | None = field(repr=False)
+    secret_key_fallbacks: tuple[str, ...] = field(repr=False)
     mail: MailServer | None = field(repr=False)
     email_from: str
     metrics_key: str | None = field(repr=False)
     allowed_hosts: tuple[str, ...]
+    proxy_scheme_header: str | None
+    https_redirect: bool
     static_root: str | None
     malformed: frozenset[str] = field(default=frozenset(), repr=False)  # as in `RegistryConfig`
     activation: int = 0  # id of the ConfigurationActivation that this was read from; 0: this process's settings

@@ -98,10 +98,11 @@ def _secret_key() -> str:
 
 
 SECRET_KEY = _secret_key()
+SECRET_KEY_FALLBACKS = list(CONFIGURATION.secret_key_fallbacks)
 # The secrets of `deployments.access.vault`: the first encrypts, each decrypts. SECRET_KEY is the first without
-# ENCRYPTION_KEY, and stays the last with it, so that values that it encrypted can be decrypted. With ENCRYPTION_KEY,
-# SECRET_KEY may change without a loss.
-ENCRYPTION_KEYS: tuple[str, ...] = (*CONFIGURATION.encryption_keys, SECRET_KEY)
+# ENCRYPTION_KEY, and comes after it otherwise, so that values that it encrypted can be decrypted. So do the fallbacks:
+# without ENCRYPTION_KEY, they decrypt what an earlier SECRET_KEY encrypted (docs/keys.md).
+ENCRYPTION_KEYS: tuple[str, ...] = (*CONFIGURATION.encryption_keys, SECRET_KEY, *CONFIGURATION.secret_key_fallbacks)
 
 _ORIGIN_HOSTS = [urlsplit(origin).hostname for origin in (CONFIGURATION.app_origin, CONFIGURATION.api_origin)]
 ALLOWED_HOSTS = sorted(
@@ -125,6 +126,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "registry_admin.security.redirect_to_https",
     "registry_admin.security.content_security_policy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "deployments.api.middleware.RequestMiddleware",
@@ -206,6 +208,16 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 _HTTPS = CONFIGURATION.app_origin.startswith("https://")
+_SCHEME_HEADER = CONFIGURATION.proxy_scheme_header
+SECURE_PROXY_SSL_HEADER = (f"HTTP_{_SCHEME_HEADER.upper().replace('-', '_')}", "https") if _SCHEME_HEADER else None
+# Django sends it on https answers only. Without includeSubDomains and preload: other hosts of the domain are not ours.
+SECURE_HSTS_SECONDS = 30 * 24 * 60 * 60 if _HTTPS else 0
+SILENCED_SYSTEM_CHECKS = [
+    "security.W005",  # includeSubDomains: D-hsts
+    "security.W021",  # preload: D-hsts
+    "security.W008",  # the redirect: of the proxy, or by HTTPS_REDIRECT (registry_admin.security)
+    "security.W009",  # a weak SECRET_KEY: W010 says it, with the order of the steps
+]
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_AGE = 8 * 60 * 60

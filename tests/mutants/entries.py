@@ -193,6 +193,36 @@ MUTANTS: tuple[Mutant, ...] = (
         postgresql=True,
     ),
     *_in(
+        "deployments/access/key_strength.py",
+        (
+            "refuse_weak_keys",
+            "not Process.objects.exists()",
+            "True",
+            "test_transport_security.py::test_a_new_installation_does_not_start_with_a_weak_key_and_one_that_has_run_is_warned",
+        ),
+        (
+            "refuse_weak_keys",
+            "not Project.objects.exists()",
+            "True",
+            "test_transport_security.py::test_an_installation_of_version_0_1_0_has_run_before",
+        ),
+    ),
+    *_in(
+        "registry_admin/security.py",
+        (
+            "redirect_to_https",
+            "or to_api",
+            "",
+            "test_transport_security.py::test_api_origin_is_never_redirected",
+        ),
+        (
+            "redirect_to_https",
+            "or _NOT_REDIRECTED.fullmatch(request.path_info)",
+            "",
+            "test_transport_security.py::test_probes_scrapes_and_the_api_are_never_redirected",
+        ),
+    ),
+    *_in(
         "deployments/access/vault.py",
         (
             "_derive",
