@@ -7,8 +7,12 @@ No check uses the network or the database.
 from __future__ import annotations
 
 import math
+import os
 import re
+import shlex
+import stat
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 from django.conf import settings
@@ -247,6 +251,31 @@ def keys_are_long_enough() -> Iterable[CheckMessage]:
     _configuration()
     for weakness in key_strength.weaknesses(settings):
         yield Warning(weakness.says, hint=weakness.then, id=f"deployments.{weakness.check}")
+
+
+@register("security")
+def files_are_private(**kwargs: Any) -> Iterable[CheckMessage]:
+    """W013: another user of this host can read or write a file with keys, or the SQLite database.
+
+    A read-only mounted secret may belong to the group of the process, as in Kubernetes.
+    """
+    files = dict(settings.SECRET_FILES)
+    database = settings.DATABASES["default"]
+    if database["ENGINE"] == "registry_admin.sqlite":
+        files |= {f"database{end}": Path(f"{database['NAME']}{end}") for end in ("", "-wal", "-shm")}
+    for what, path in files.items():
+        try:
+            mode = path.stat().st_mode
+            others = 0o007 if os.statvfs(path).f_flag & os.ST_RDONLY else 0o077
+        except (OSError, ValueError):  # it does not exist; E001 says so of a setting
+            continue
+        if stat.S_ISREG(mode) and mode & others:
+            yield Warning(
+                f"{what}: other users of this host may use the file (mode {stat.S_IMODE(mode):04o}), which contains "
+                "keys or sessions.",
+                hint=f"chmod 600 {shlex.quote(str(path))}, as the user that runs the processes.",
+                id="deployments.W013",
+            )
 
 
 @_check("security")

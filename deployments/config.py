@@ -145,6 +145,14 @@ class Configuration:
         """Why the setting has its default instead of the given value; None if the given value could be used."""
         return next((each for each in self.problems if each.variable in (name, f"{name}_FILE")), None)
 
+    def vault_secrets(self, secret_key: str) -> tuple[str, ...]:
+        """The secrets of `deployments.access.vault`: the first encrypts, each decrypts.
+
+        Without ENCRYPTION_KEY, SECRET_KEY encrypts. With it, SECRET_KEY and its fallbacks decrypt what they encrypted
+        before (D-secret-key-fallbacks).
+        """
+        return (*self.encryption_keys, secret_key, *self.secret_key_fallbacks)
+
     @property
     def registries(self) -> tuple[RegistryConfig, ...]:
         """The one or two different registries."""
