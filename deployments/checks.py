@@ -7,14 +7,19 @@ No check uses the network or the database.
 from __future__ import annotations
 
 import math
+import os
 import re
+import shlex
+import stat
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from deployments import policy
+from deployments.access import key_strength
 from deployments.aws.clients import setup_error
 from deployments.aws.partitions import fips_regions, partitions, registry_of
 from deployments.config import Configuration, RegistryConfig
@@ -293,6 +298,64 @@ def variables_have_a_key_of_their_own() -> Iterable[CheckMessage]:
             hint="Set ENCRYPTION_KEY (python -c 'import secrets; print(secrets.token_hex(32))'), then run "
             "manage.py reencrypt.",
             id="deployments.W003",
+        )
+
+
+@_check("security")
+def keys_are_long_enough() -> Iterable[CheckMessage]:
+    """W010, W011: SECRET_KEY or METRICS_KEY can be guessed. A new installation does not start with such a key
+    (`deployments.access.key_strength`).
+    """
+    _configuration()
+    for weakness in key_strength.weaknesses(settings):
+        yield Warning(weakness.says, hint=weakness.then, id=f"deployments.{weakness.check}")
+
+
+@register("security")
+def files_are_private(**kwargs: Any) -> Iterable[CheckMessage]:
+    """W013: another user of this host can read or write a file with keys, or the SQLite database.
+
+    A read-only mounted secret may belong to the group of the process, as in Kubernetes.
+    """
+    files = dict(settings.SECRET_FILES)
+    database = settings.DATABASES["default"]
+    if database["ENGINE"] == "registry_admin.sqlite":
+        files |= {f"database{end}": Path(f"{database['NAME']}{end}") for end in ("", "-wal", "-shm")}
+    for what, path in files.items():
+        try:
+            mode = path.stat().st_mode
+            others = 0o007 if os.statvfs(path).f_flag & os.ST_RDONLY else 0o077
+        except (OSError, ValueError):  # it does not exist; E001 says so of a setting
+            continue
+        if stat.S_ISREG(mode) and mode & others:
+            yield Warning(
+                f"{what}: other users of this host may use the file (mode {stat.S_IMODE(mode):04o}), which contains "
+                "keys or sessions.",
+                hint=f"chmod 600 {shlex.quote(str(path))}, as the user that runs the processes.",
+                id="deployments.W013",
+            )
+
+
+@_check("security")
+def the_proxy_is_known() -> Iterable[CheckMessage]:
+    """W012: https without TRUSTED_PROXIES. W014: a redirect to https without the proxy's header."""
+    configuration = _configuration()
+    if not configuration.app_origin.startswith("https://"):
+        return
+    if not configuration.trusted_proxies:
+        yield Warning(
+            "TRUSTED_PROXIES: APP_ORIGIN is https, so a proxy stands in front, and no proxy is trusted. All clients "
+            "have the address of the proxy, so what limits one address limits all clients, and the audit log cannot "
+            "tell them apart.",
+            hint="Set TRUSTED_PROXIES to the number of proxies that add to X-Forwarded-For, usually 1.",
+            id="deployments.W012",
+        )
+    if configuration.https_redirect and not configuration.proxy_scheme_header:
+        yield Warning(
+            "HTTPS_REDIRECT: set without PROXY_SCHEME_HEADER. Behind a proxy on another host every request looks like "
+            "http, and each page is redirected to itself without end.",
+            hint="Set PROXY_SCHEME_HEADER=X-Forwarded-Proto if the proxy replaces this header in each request.",
+            id="deployments.W014",
         )
 
 

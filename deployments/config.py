@@ -116,10 +116,13 @@ class Configuration:
     generation: int | None  # CONFIGURATION_GENERATION
     database: Database | None = field(repr=False)  # None: the default, an SQLite file
     secret_key: str | None = field(repr=False)
+    secret_key_fallbacks: tuple[str, ...] = field(repr=False)
     mail: MailServer | None = field(repr=False)
     email_from: str
     metrics_key: str | None = field(repr=False)
     allowed_hosts: tuple[str, ...]
+    proxy_scheme_header: str | None
+    https_redirect: bool
     static_root: str | None
     malformed: frozenset[str] = field(default=frozenset(), repr=False)  # as in `RegistryConfig`
     activation: int = 0  # id of the ConfigurationActivation that this was read from; 0: this process's settings
@@ -141,6 +144,14 @@ class Configuration:
     def problem_of(self, name: str) -> Problem | None:
         """Why the setting has its default instead of the given value; None if the given value could be used."""
         return next((each for each in self.problems if each.variable in (name, f"{name}_FILE")), None)
+
+    def vault_secrets(self, secret_key: str) -> tuple[str, ...]:
+        """The secrets of `deployments.access.vault`: the first encrypts, each decrypts.
+
+        Without ENCRYPTION_KEY, SECRET_KEY encrypts. With it, SECRET_KEY and its fallbacks decrypt what they encrypted
+        before (D-secret-key-fallbacks).
+        """
+        return (*self.encryption_keys, secret_key, *self.secret_key_fallbacks)
 
     @property
     def registries(self) -> tuple[RegistryConfig, ...]:

@@ -29,12 +29,15 @@ from django.db.models import prefetch_related_objects
 from django.utils import timezone
 
 from deployments import schema, tasks, worker
+from deployments.access.vault import Vault
 from deployments.aws.probes import Probes
 from deployments.aws.values import Identity
 from deployments.config import Configuration
+from deployments.deploys import environment_variables
 from deployments.errors import RegistryError
 from deployments.log import get_logger
 from deployments.models import NotificationChannel, Process, ProcessRole
+from deployments.notify import channels
 from deployments.reconcile import desired, generation, processes, targets, writes_pause
 from deployments.reconcile.targets import Target
 
@@ -209,6 +212,8 @@ def _database() -> Iterator[ReportLine]:
             else "All tables and columns of this version exist.",
             then=schema.NEXT_STEP if complaint else "",
         )
+        if not complaint:
+            yield from _stored_secrets()
     offset = processes.clock_offset()
     words = processes.clock_words(offset)
     yield ReportLine(
@@ -220,6 +225,28 @@ def _database() -> Iterator[ReportLine]:
         else "SQLite's clock is this host's.",
         then=CLOCK_NEXT if words else "",
     )
+
+
+def _stored_secrets() -> Iterator[ReportLine]:
+    """Whether this process's keys decrypt the stored secrets. Two values of each kind are tried, not every one."""
+    vault = Vault(settings.ENCRYPTION_KEYS)
+    for what, found in (
+        ("Environment variables", environment_variables.can_decrypt(vault)),
+        ("Channels' secrets", channels.can_decrypt(vault)),
+    ):
+        if found is not None:
+            yield ReportLine(
+                part="Database",
+                what=what,
+                level=Level.OK if found else Level.FAIL,
+                says="The stored values that were tried can be decrypted."
+                if found
+                else "A stored value cannot be decrypted with the keys of this process.",
+                then=""
+                if found
+                else "Add the earlier key to ENCRYPTION_KEY, after the first key, or to SECRET_KEY_FALLBACKS "
+                "(docs/keys.md). manage.py reencrypt lists each value that no key decrypts.",
+            )
 
 
 CLOCK_NEXT = (

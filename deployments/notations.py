@@ -223,6 +223,15 @@ def keys() -> Notation:
     return Notation(words="keys, comma-separated", parse=parse, unset=(), any_text=True, several_lines=True)
 
 
+def texts() -> Notation:
+    """Comma-separated texts, in any characters but a comma."""
+
+    def parse(text: str, warn: Warn) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_parts(text)))
+
+    return Notation(words="keys, comma-separated", parse=parse, unset=(), any_text=True, several_lines=True)
+
+
 def sender() -> Notation:
     """The sender of mail. RFC 5322 lets it begin with a name in quotes: `"Registry Admin" <a@example.com>`."""
 

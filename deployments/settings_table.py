@@ -313,6 +313,14 @@ SETTINGS: tuple[Setting, ...] = (
         secret=True,
     ),
     Setting(
+        name="SECRET_KEY_FALLBACKS",
+        field="secret_key_fallbacks",
+        notation=notations.texts(),
+        says="Other signing keys, which verify sessions and decrypt stored secrets, while SECRET_KEY is replaced "
+        "(docs/keys.md).",
+        secret=True,
+    ),
+    Setting(
         name="ENCRYPTION_KEY",
         field="encryption_keys",
         notation=notations.keys(),
@@ -372,6 +380,24 @@ SETTINGS: tuple[Setting, ...] = (
         field="trusted_proxies",
         notation=notations.whole(least=0, most=20),
         says="Number of proxies in front that add to X-Forwarded-For; the client's address is taken from that header.",
+        default="0",
+    ),
+    Setting(
+        name="PROXY_SCHEME_HEADER",
+        field="proxy_scheme_header",
+        notation=notations.pattern(
+            "name of a header", r"[A-Za-z][A-Za-z0-9-]{0,63}", "The value is not the name of a header."
+        ),
+        says="Header in which the proxy says https, usually X-Forwarded-Proto. The proxy must replace the header of a "
+        "client's request. Without it, HSTS is sent and HTTPS_REDIRECT works only behind a proxy on this host.",
+        example="X-Forwarded-Proto",
+    ),
+    Setting(
+        name="HTTPS_REDIRECT",
+        field="https_redirect",
+        notation=notations.switch(),
+        says="Redirect pages from http to https, if the proxy does not do it. Never redirected: the API, API_ORIGIN if "
+        "it differs from APP_ORIGIN, /healthz, /readyz, /metrics and /status.json.",
         default="0",
     ),
     Setting(

@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable, ItemsView
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.views.debug import SafeExceptionReporterFilter
 
 from deployments.config import Configuration
@@ -30,6 +31,30 @@ def content_security_policy(
         response = get_response(request)
         response.headers.setdefault("Content-Security-Policy", POLICY)
         return response
+
+    return middleware
+
+
+_NOT_REDIRECTED = re.compile(r"/api(/.*)?|/healthz|/readyz|/metrics|/status\.json", re.DOTALL)
+
+
+def redirect_to_https(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """The middleware of HTTPS_REDIRECT. Django's own redirect knows no host that is exempt.
+
+    Probes and scrapes come over http inside a private network, and so may the image build to API_ORIGIN. A client of
+    the API has sent its key already, and would repeat a POST as a GET.
+    """
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        configuration: Configuration = settings.CONFIGURATION
+        origin, api = configuration.app_origin, configuration.api_origin
+        to_api = api != origin and request.META.get("HTTP_HOST", "").lower() == urlsplit(api).netloc
+        wanted = configuration.https_redirect and origin.startswith("https://") and not request.is_secure()
+        if not wanted or to_api or _NOT_REDIRECTED.fullmatch(request.path_info):
+            return get_response(request)
+        return HttpResponseRedirect(origin + request.get_full_path())  # 302: a browser keeps no wrong redirect
 
     return middleware
 
@@ -64,6 +89,7 @@ def _has_secret(value: object) -> bool:
         settings.SECRET_KEY,
         configuration.metrics_key,
         *configuration.encryption_keys,
+        *configuration.secret_key_fallbacks,
         *(login.password for login in logins if login),
         *(registry.assume_role_external_id for registry in configuration.registries),
         *(settings.CHILD_ENVIRONMENT.get(name) for name in SECRETS),

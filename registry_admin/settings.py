@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from deployments import config
+from deployments.settings_table import SECRETS
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 # .env is optional, and a variable of the environment overrides it.
@@ -38,7 +39,7 @@ def _database() -> dict[str, object]:
     given = CONFIGURATION.database
     if given is None or given.engine == "sqlite":
         return {
-            "ENGINE": "django.db.backends.sqlite3",
+            "ENGINE": "registry_admin.sqlite",
             "NAME": given.name if given else str(BASE_DIR / "db.sqlite3"),
             # WAL lets readers continue while another connection writes. IMMEDIATE takes the write lock at BEGIN: a
             # deferred transaction that becomes a writer fails at once with “database is locked”, however long the
@@ -71,12 +72,14 @@ DATABASES = {"default": _database()}
 def _secret_key() -> str:
     if CONFIGURATION.secret_key:
         return CONFIGURATION.secret_key
+    path = BASE_DIR / "secret_key"
     if CONFIGURATION.database is not None:
+        # A database that was moved from the SQLite default has secrets that this key encrypted.
+        earlier = f" If the database was moved from SQLite, set SECRET_KEY_FILE={path}: that key encrypted its secrets."
         raise ImproperlyConfigured(
             "SECRET_KEY: required if DATABASE_URL is set, and the same on every host. "
-            "Make one: python -c 'import secrets; print(secrets.token_urlsafe(50))'."
+            "Make one: python -c 'import secrets; print(secrets.token_urlsafe(50))'." + earlier * path.exists()
         )
-    path = BASE_DIR / "secret_key"
     try:
         # Two processes may start at once: the first process creates the link, the second process reads the file. The
         # link appears only when the file is complete.
@@ -98,10 +101,8 @@ def _secret_key() -> str:
 
 
 SECRET_KEY = _secret_key()
-# The secrets of `deployments.access.vault`: the first encrypts, each decrypts. SECRET_KEY is the first without
-# ENCRYPTION_KEY, and stays the last with it, so that values that it encrypted can be decrypted. With ENCRYPTION_KEY,
-# SECRET_KEY may change without a loss.
-ENCRYPTION_KEYS: tuple[str, ...] = (*CONFIGURATION.encryption_keys, SECRET_KEY)
+SECRET_KEY_FALLBACKS = list(CONFIGURATION.secret_key_fallbacks)
+ENCRYPTION_KEYS = CONFIGURATION.vault_secrets(SECRET_KEY)
 
 _ORIGIN_HOSTS = [urlsplit(origin).hostname for origin in (CONFIGURATION.app_origin, CONFIGURATION.api_origin)]
 ALLOWED_HOSTS = sorted(
@@ -125,6 +126,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "registry_admin.security.redirect_to_https",
     "registry_admin.security.content_security_policy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "deployments.api.middleware.RequestMiddleware",
@@ -206,6 +208,16 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 _HTTPS = CONFIGURATION.app_origin.startswith("https://")
+_SCHEME_HEADER = CONFIGURATION.proxy_scheme_header
+SECURE_PROXY_SSL_HEADER = (f"HTTP_{_SCHEME_HEADER.upper().replace('-', '_')}", "https") if _SCHEME_HEADER else None
+# Django sends it on https answers only. Without includeSubDomains and preload: other hosts of the domain are not ours.
+SECURE_HSTS_SECONDS = 30 * 24 * 60 * 60 if _HTTPS else 0
+SILENCED_SYSTEM_CHECKS = [
+    "security.W005",  # includeSubDomains: D-hsts
+    "security.W021",  # preload: D-hsts
+    "security.W008",  # the redirect: of the proxy, or by HTTPS_REDIRECT (registry_admin.security)
+    "security.W009",  # a weak SECRET_KEY: W010 says it, with the order of the steps
+]
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_AGE = 8 * 60 * 60
@@ -238,6 +250,12 @@ Q_CLUSTER: dict[str, Any] = {
 
 # The supervisor sets it for its cluster: a pipe to which a byte is written when a task begins or ends.
 WORKER_PULSE_PIPE = os.environ.get("WORKER_PULSE_PIPE", "")
+# The files that contain keys, with what each one is; they may be missing. The check W013 looks at their modes.
+SECRET_FILES: dict[str, Path] = {
+    "ENV_FILE": ENV_FILE,
+    "secret_key": BASE_DIR / "secret_key",
+    **{f"{_name}_FILE": Path(_path) for _name in SECRETS if (_path := os.environ.get(f"{_name}_FILE", "").strip())},
+}
 CHILD_ENVIRONMENT = dict(os.environ)  # the supervisor starts its cluster with it
 
 # A line on a terminal is for a person; one that goes elsewhere is collected (D-log-format).

@@ -20,6 +20,7 @@ except ImproperlyConfigured as error:  # a setting without which Django cannot s
 from django.conf import settings
 from django.db import connections
 
+from deployments.access.key_strength import refuse_weak_keys
 from deployments.access.vault import Vault
 from deployments.log import get_logger
 from deployments.models import ProcessRole
@@ -31,6 +32,7 @@ try:
     for message in run_checks():
         if not message.is_silenced():
             get_logger(__name__).warning("configuration.check", id=message.id, says=message.msg, hint=message.hint)
+    refuse_weak_keys(settings)
     generation.register(settings.CONFIGURATION, role=ProcessRole.WEB)
     ownership.fill()
     channels.encrypt_addresses(vault=Vault(settings.ENCRYPTION_KEYS))

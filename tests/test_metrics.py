@@ -28,7 +28,7 @@ from tests.admin.installation import Installation
 from tests.support.cli import Cli
 
 ROOT = Path(__file__).resolve().parent.parent
-KEY = "a-key-of-the-tests"
+KEY = "a-key-of-the-tests-0123456789-0123456789"
 SENT = {"Authorization": f"Bearer {KEY}"}
 
 

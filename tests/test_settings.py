@@ -39,7 +39,8 @@ def clone(tmp_path: Path) -> Path:
         (folder / name).symlink_to(ROOT / name)
     # These find the others by where they lie themselves, so they have to be copies.
     (folder / "registry_admin").mkdir()
-    for source in (ROOT / "manage.py", *(ROOT / "registry_admin").glob("*.py")):
+    for source in (ROOT / "manage.py", *(ROOT / "registry_admin").rglob("*.py")):
+        (folder / source.relative_to(ROOT)).parent.mkdir(exist_ok=True)
         (folder / source.relative_to(ROOT)).write_text(source.read_text())
     return folder
 

@@ -152,6 +152,16 @@ def reveal(row: EnvironmentVariable, vault: Vault) -> str:
         raise refusal("variable_unreadable", name=row.name, reason=error) from None
 
 
+def can_decrypt(vault: Vault) -> bool | None:
+    """Whether the vault decrypts the oldest and the newest stored value; None if there is no value."""
+    rows = EnvironmentVariable.objects.order_by("pk")
+    try:
+        values = [reveal(row, vault) for row in (rows.first(), rows.last()) if row is not None]
+    except Refusal:
+        return False
+    return True if values else None
+
+
 def reencrypt(*, vault: Vault) -> tuple[int, list[EnvironmentVariable]]:
     """Encrypt every variable with the vault's first key.
 

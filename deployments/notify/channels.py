@@ -147,6 +147,18 @@ def mail_addresses(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def can_decrypt(vault: Vault) -> bool | None:
+    """Whether the vault decrypts what the oldest and the newest channel have encrypted; None if there is nothing."""
+    rows = NotificationChannel.objects.exclude(secret="", encrypted_address="").order_by("pk")
+    stored = [(row, each) for row in (rows.first(), rows.last()) if row is not None for each in _encrypted(row)]
+    try:
+        for row, (name, context) in stored:
+            vault.decrypt(getattr(row, name), context=context)
+    except Unreadable:
+        return False
+    return True if stored else None
+
+
 def reencrypt(*, vault: Vault) -> tuple[int, list[NotificationChannel]]:
     """Encrypt every channel's secret and URL with the vault's first key.
 

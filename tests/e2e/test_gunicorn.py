@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.installation import Installation, request
 
 pytestmark = pytest.mark.slow
-KEY = "a-key-of-the-tests"
+KEY = "a-key-of-the-tests-0123456789-0123456789"
 
 
 def test_the_counts_of_two_workers_add_up_and_every_line_of_the_log_is_json(

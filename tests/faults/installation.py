@@ -48,7 +48,7 @@ READER = "faults"  # what our own connections to PostgreSQL are called
 CANARIES = {
     "SECRET_KEY": "canary-secret-key-0123456789-0123456789-0123456789-0123",
     "ENCRYPTION_KEY": "canary-encryption-key-0123456789-0123456789-01234567",
-    "METRICS_KEY": "canary-metrics-key-0123456789",
+    "METRICS_KEY": "canary-metrics-key-0123456789-0123456789",
 }
 
 

@@ -226,6 +226,69 @@ MUTANTS: tuple[Mutant, ...] = (
         postgresql=True,
     ),
     *_in(
+        "deployments/config.py",
+        (
+            "Configuration.vault_secrets",
+            ", *self.secret_key_fallbacks",
+            "",
+            "access/test_at_rest.py::test_a_key_is_replaced_by_the_recipe_while_older_processes_still_run",
+        ),
+    ),
+    *_in(
+        "registry_admin/sqlite/base.py",
+        (
+            "DatabaseWrapper.get_new_connection",
+            "0o600",
+            "0o644",
+            "access/test_at_rest.py::test_a_new_sqlite_database_and_its_files_are_for_their_owner_only",
+        ),
+    ),
+    *_in(
+        "deployments/checks.py",
+        (
+            "files_are_private",
+            "0o007 if os.statvfs(path).f_flag & os.ST_RDONLY else 0o077",
+            "0o077",
+            "access/test_at_rest.py::test_the_group_of_a_read_only_mounted_secret_may_read_it",
+        ),
+        (
+            "files_are_private",
+            "mode & others",
+            "mode & 0o004",
+            "access/test_at_rest.py::test_a_file_with_bits_for_others_is_warned_of_with_the_command",
+        ),
+    ),
+    *_in(
+        "deployments/access/key_strength.py",
+        (
+            "refuse_weak_keys",
+            "not Process.objects.exists()",
+            "True",
+            "test_transport_security.py::test_a_new_installation_does_not_start_with_a_weak_key_and_one_that_has_run_is_warned",
+        ),
+        (
+            "refuse_weak_keys",
+            "not Project.objects.exists()",
+            "True",
+            "test_transport_security.py::test_an_installation_of_version_0_1_0_has_run_before",
+        ),
+    ),
+    *_in(
+        "registry_admin/security.py",
+        (
+            "redirect_to_https",
+            "or to_api",
+            "",
+            "test_transport_security.py::test_api_origin_is_never_redirected",
+        ),
+        (
+            "redirect_to_https",
+            "or _NOT_REDIRECTED.fullmatch(request.path_info)",
+            "",
+            "test_transport_security.py::test_probes_scrapes_and_the_api_are_never_redirected",
+        ),
+    ),
+    *_in(
         "deployments/access/vault.py",
         (
             "_derive",

@@ -22,6 +22,7 @@ from django.db import DatabaseError, transaction
 from deployments import database, images
 from deployments.access import keys
 from deployments.access.audit import Actor, Trail
+from deployments.access.key_strength import refuse_weak_keys
 from deployments.deploys import projects
 from deployments.models import AccessKey, KeyKind, Project
 
@@ -55,6 +56,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         email, name, ref = _email(options["email"]), _name(options["project"]), _ref(options["ref"])
         try:
+            refuse_weak_keys(settings)
             result = self._make(email, name, ref, rotate=options["rotate"])
         except DatabaseError as error:
             outage = database.outage(error)

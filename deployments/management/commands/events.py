@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from deployments.access.key_strength import refuse_weak_keys
 from deployments.aws.sqs import EventQueue
 from deployments.aws.values import Access
 from deployments.log import get_logger
@@ -38,6 +39,7 @@ class Command(BaseCommand):
             )
         if not found:
             raise CommandError("No configured registry is ECR (DEPLOY_REGISTRY_HOST), so there are no events.")
+        refuse_weak_keys(settings)
         stop: list[int] = []
 
         def stopped(number: int, frame: object) -> None:

@@ -7,6 +7,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from deployments import tasks
+from deployments.access.key_strength import refuse_weak_keys
 from deployments.models import ProcessRole
 from deployments.reconcile import generation
 from deployments.worker import Supervisor, WorkerRefused, unready
@@ -31,6 +32,7 @@ class Command(BaseCommand):
         if options["cluster"]:
             tasks.run_cluster()
             return
+        refuse_weak_keys(settings)
         generation.register(settings.CONFIGURATION, role=ProcessRole.WORKER)
         try:
             Supervisor().run()
