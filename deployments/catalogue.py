@@ -733,6 +733,25 @@ ACCESS: tuple[Entry, ...] = (
         retryable=Retry.YES,
     ),
     Entry(
+        codes=("log_in_throttled",),
+        says="Too many wrong passwords for this account or from this address.",
+        todo="Wait {minutes} minutes, or log in from an address that you have logged in from before.",
+        cause="Ten wrong passwords within 15 minutes stop log-ins to the console, before the password is read. "
+        "manage.py axes_list_attempts lists them; manage.py axes_reset_username NAME and manage.py axes_reset_ip "
+        "ADDRESS delete them.",
+        owner=Owner.NOBODY,
+        retryable=Retry.YES,
+    ),
+    Entry(
+        codes=("log_ins_busy",),
+        says="Too many people log in or change a password at this moment.",
+        todo="Try again in some seconds.",
+        cause="A web process hashes two passwords at one time. One of the two places is not given to addresses that "
+        "have sent a wrong password lately.",
+        owner=Owner.NOBODY,
+        retryable=Retry.YES,
+    ),
+    Entry(
         codes=("verifier_wrong",),
         says="Another CLI began this log-in.",
         todo="Run trigger.dev login again.",

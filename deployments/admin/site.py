@@ -10,11 +10,14 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
+from django.contrib.admin.forms import AdminAuthenticationForm
+from django.core.validators import MaxLengthValidator
 from django.http import HttpRequest, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
 from deployments.access.audit import Actor, Trail
+from deployments.access.hashing import MAX_PASSWORD_CHARACTERS
 from deployments.admin import dashboard
 from deployments.log import bind
 from deployments.models import Deployment
@@ -27,7 +30,16 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+class LogInForm(AdminAuthenticationForm):
+    """Django's form. A password that is too long for an account is refused before it is looked at."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["password"].validators.append(MaxLengthValidator(MAX_PASSWORD_CHARACTERS))
+
+
 class RegistryAdmin(admin.AdminSite):
+    login_form = LogInForm
     site_header = site_title = "Registry Admin"
     index_title = "Dashboard"
     empty_value_display = "–"

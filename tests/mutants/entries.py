@@ -45,6 +45,60 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/access/hashing.py",
+        (
+            "Places._is_free",
+            "self._waiting[False] or ",
+            "",
+            "access/test_log_ins.py::test_an_address_that_has_failed_takes_no_place_while_another_one_waits",
+        ),
+        (
+            "Places._is_free",
+            "self._held[True] >= self._most - 1",
+            "self._held[True] >= self._most",
+            "access/test_log_ins.py::test_one_place_is_kept_for_addresses_that_have_not_failed",
+        ),
+        (
+            "Places._is_free",
+            "sum(self._held.values()) < self._most",
+            "True",
+            "access/test_log_ins.py::test_two_hashes_run_at_one_time_one_more_waits_and_the_next_is_refused",
+        ),
+        (
+            "Hasher.verify",
+            "len(password) <= MAX_PASSWORD_CHARACTERS and ",
+            "",
+            "access/test_log_ins.py::test_a_password_that_is_too_long_has_no_hash",
+        ),
+        (
+            "_begin_request",
+            "address_has_failed.set(False)",
+            "pass",
+            "access/test_log_ins.py::test_the_address_of_a_wrong_password_is_known_when_the_next_one_is_hashed",
+        ),
+    ),
+    *_in(
+        "deployments/access/log_ins.py",
+        (
+            "counted_by",
+            "_is_usual(request, credentials)",
+            "False",
+            "access/test_log_ins.py::test_who_guesses_from_elsewhere_does_not_lock_a_person_out_of_the_usual_address",
+        ),
+        (
+            "counted_by",
+            '["ip_address", "username"]',
+            '["ip_address"]',
+            "access/test_log_ins.py::test_who_guesses_at_one_account_from_many_addresses_is_stopped_at_each_of_them",
+        ),
+        (
+            "Throttle.user_logged_in",
+            "username=user.get_username(), ",
+            "",
+            "access/test_log_ins.py::test_a_log_in_does_not_clear_the_wrong_passwords_of_its_address_for_other_accounts",
+        ),
+    ),
+    *_in(
         "deployments/access/cli_login.py",
         ("approve", "approved_at=None, ", "", "api/test_login.py::test_of_two_who_approve_at_once_one_does"),
         (
