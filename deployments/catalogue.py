@@ -725,12 +725,12 @@ ACCESS: tuple[Entry, ...] = (
         owner=Owner.DEPLOYER,
     ),
     Entry(
-        codes=("too_many_logins",),
-        says="Too many log-ins wait for approval.",
-        todo="Try again in some minutes.",
-        cause="The number of log-ins that wait at once is limited. A log-in expires ten minutes after it began.",
-        owner=Owner.NOBODY,
-        retryable=Retry.YES,
+        codes=("login_unbound",),
+        says="This server refuses trigger.dev login of CLIs older than 4.8.",
+        todo="Update the CLI, or ask an administrator for a token.",
+        cause="An older CLI cannot prove that the browser which approves a log-in belongs to the person who began it. "
+        "CLI_LOGIN_REFUSE_UNBOUND=1 refuses such log-ins.",
+        owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("log_in_throttled",),

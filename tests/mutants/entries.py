@@ -111,7 +111,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "",
             "LOGIN_LIFETIME = timedelta(minutes=10)",
             "LOGIN_LIFETIME = timedelta(minutes=100)",
-            "api/test_login.py::test_a_link_works_for_ten_minutes",
+            "api/test_login.py::test_a_link_and_a_code_work_for_ten_minutes",
         ),
         (
             "",
@@ -124,12 +124,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "callback_port if challenge else None",
             "callback_port",
             "api/test_login.py::test_a_login_that_is_not_bound_has_no_port_that_a_code_is_sent_to",
-        ),
-        (
-            "begin",
-            "(expires_at__gt=now, approved_at=None)",
-            "()",
-            "api/test_login.py::test_ended_and_approved_logins_do_not_keep_new_ones_from_beginning",
         ),
         ("collect", ", collected_at=None", "", "api/test_login.py::test_of_two_who_collect_at_once_one_gets_the_token"),
         (
@@ -147,12 +141,41 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "find",
-            ", expires_at__gt=Now()",
-            "",
+            "if login.expires_at <= now:",
+            "if False:",
             "api/test_login.py::test_a_declined_login_is_over_for_the_cli_at_once",
             "api/test_login.py::test_a_login_ends_after_ten_minutes",
         ),
-        ("collect", ", expires_at__gt=Now()", "", "api/test_login.py::test_a_login_ends_after_ten_minutes"),
+        (
+            "find",
+            " or _end(said) <= now",
+            "",
+            "api/test_login.py::test_a_link_and_a_code_work_for_ten_minutes",
+        ),
+        (
+            "collect",
+            "if login.expires_at <= now:",
+            "if False:",
+            "api/test_login.py::test_a_declined_login_is_over_for_the_cli_at_once",
+        ),
+        (
+            "collect",
+            " or _end(said) <= now",
+            "",
+            "api/test_login.py::test_a_link_and_a_code_work_for_ten_minutes",
+        ),
+        (
+            "begin",
+            "not challenge and refuse_unbound",
+            "False",
+            "api/test_login.py::test_logins_that_are_not_bound_can_be_refused",
+        ),
+        (
+            "",
+            '_CODE_SALT = "deployments.access.cli_login.code"',
+            "_CODE_SALT = _LINK_SALT",
+            "api/test_login.py::test_the_link_does_not_hold_what_the_token_is_fetched_with",
+        ),
     ),
     *_in(
         "deployments/access/keys.py",
@@ -391,12 +414,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "unknown_keys = Limiter(most=30",
             "unknown_keys = Limiter(most=300",
             "api/test_transport.py::test_too_many_unknown_keys_from_one_address_are_asked_to_slow_down_and_others_are_not",
-        ),
-        (
-            "",
-            "begun_logins = Limiter(most=20",
-            "begun_logins = Limiter(most=200",
-            "api/test_login.py::test_one_address_begins_so_many_logins_and_no_more",
         ),
         (
             "",
