@@ -160,12 +160,12 @@ AUTH_PASSWORD_VALIDATORS = [
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ] + [{"NAME": "deployments.access.hashing.MaximumLengthValidator"}]
 PASSWORD_HASHERS = ["deployments.access.hashing.Hasher"]
-# The first backend asks the throttle and knows no users; the second hashes the password. `deployments.access.log_ins`
+# The first backend asks the throttle and knows no users; the second hashes the password. `deployments.access.log_in_throttle`
 # has the rule.
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
-AXES_HANDLER = "deployments.access.log_ins.Throttle"
-AXES_CLIENT_IP_CALLABLE = "deployments.access.log_ins.address_of"
-AXES_LOCKOUT_PARAMETERS = "deployments.access.log_ins.counted_by"
+AXES_HANDLER = "deployments.access.log_in_throttle.Throttle"
+AXES_CLIENT_IP_CALLABLE = "deployments.access.log_in_throttle.address_of"
+AXES_LOCKOUT_PARAMETERS = "deployments.access.log_in_throttle.counted_by"
 AXES_LOCKOUT_CALLABLE = "deployments.views.log_in_throttled"
 AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = timedelta(minutes=15)

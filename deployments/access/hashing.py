@@ -24,7 +24,7 @@ WAIT_SECONDS = 2.0  # longer than two hashes
 MAX_PASSWORD_CHARACTERS = 4096
 BUSY = "log_ins_busy"
 
-#: Whether the address of this thread's request has sent a wrong password lately. `access.log_ins` sets it.
+#: Whether the address of this thread's request has sent a wrong password lately. `access.log_in_throttle` sets it.
 address_has_failed: ContextVar[bool] = ContextVar("address_has_failed", default=False)
 
 

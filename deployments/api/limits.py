@@ -2,7 +2,7 @@
 
 Each process counts in its own memory, so several processes allow several times as many events, and a restart resets
 the counters. That is enough: a program with a revoked key is slowed down and does not fill the log. The limits are no
-protection against guessing keys, which is not necessary: a key has more than 120 random bits. `access.log_ins` counts
+protection against guessing keys, which is not necessary: a key has more than 120 random bits. `access.log_in_throttle` counts
 wrong passwords.
 
 The memory is limited: a limiter stores a fixed number of addresses and drops the address with the oldest event.

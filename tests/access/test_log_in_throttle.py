@@ -23,7 +23,7 @@ from django.test import Client
 
 from deployments import measure
 from deployments.access import hashing
-from deployments.access.log_ins import address_of
+from deployments.access.log_in_throttle import address_of
 from deployments.errors import Refusal
 from tests.support.waiting import wait_for
 
