@@ -734,10 +734,29 @@ ACCESS: tuple[Entry, ...] = (
         owner=Owner.DEPLOYER,
     ),
     Entry(
-        codes=("too_many_logins",),
-        says="Too many log-ins wait for approval.",
-        todo="Try again in some minutes.",
-        cause="The number of log-ins that wait at once is limited. A log-in expires ten minutes after it began.",
+        codes=("login_unbound",),
+        says="This server refuses trigger.dev login of CLIs older than 4.8.",
+        todo="Update the CLI, or ask an administrator for a token.",
+        cause="An older CLI cannot prove that the browser which approves a log-in belongs to the person who began it. "
+        "CLI_LOGIN_REFUSE_UNBOUND=1 refuses such log-ins.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("log_in_throttled",),
+        says="Too many wrong passwords for this account or from this address.",
+        todo="Wait {minutes} minutes, or log in from an address that you have logged in from before.",
+        cause="Ten wrong passwords within 15 minutes stop log-ins to the console, before the password is read. "
+        "manage.py axes_list_attempts lists them; manage.py axes_reset_username NAME and manage.py axes_reset_ip "
+        "ADDRESS delete them.",
+        owner=Owner.NOBODY,
+        retryable=Retry.YES,
+    ),
+    Entry(
+        codes=("log_ins_busy",),
+        says="Too many people log in or change a password at this moment.",
+        todo="Try again in some seconds.",
+        cause="A web process hashes two passwords at one time. One of the two places is not given to addresses that "
+        "have sent a wrong password lately.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),

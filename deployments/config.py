@@ -99,6 +99,7 @@ class Configuration:
     deploy_timeout: timedelta
     image_verification: bool
     refuse_v3: bool
+    refuse_unbound_logins: bool
     freshness: timedelta
     enforce: bool  # False: observe
     allow_public_policy: bool

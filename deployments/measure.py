@@ -49,6 +49,12 @@ _deploys = Counter(
     ("result",),
     registry=_registry,
 )
+_log_ins = Counter(
+    f"{PREFIX}log_ins",
+    "Log-ins to the console by what happened to them: done, failed, throttled, busy.",
+    ("result",),
+    registry=_registry,
+)
 
 
 def request(*, route: str, method: str, status: int, seconds: float) -> None:
@@ -67,6 +73,11 @@ def aws_call(*, operation: str, outcome: str, seconds: float, is_write: bool) ->
 def deploy(result: str) -> None:
     """Count a change of a deployment: created, promoted, failed …"""
     _deploys.labels(result).inc()
+
+
+def log_in(result: str) -> None:
+    """Count a log-in to the console: done, failed, throttled, busy."""
+    _log_ins.labels(result).inc()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -245,6 +245,14 @@ SETTINGS: tuple[Setting, ...] = (
         default="0",
     ),
     Setting(
+        name="CLI_LOGIN_REFUSE_UNBOUND",
+        field="refuse_unbound_logins",
+        notation=notations.switch(),
+        says="Refuse trigger.dev login of CLIs before 4.8: they cannot prove that the person who approves the log-in "
+        "also began it.",
+        default="0",
+    ),
+    Setting(
         name="RECONCILE_FRESHNESS_SECONDS",
         field="freshness",
         notation=notations.seconds(least=0, most=86_400),

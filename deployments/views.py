@@ -7,6 +7,7 @@ verbatim and cannot show an HTML page. Everywhere else an error is a page with t
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -23,10 +24,10 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_safe
 
-from deployments import database, schema
+from deployments import database, measure, schema
 from deployments.access import cli_login
 from deployments.access.audit import Actor, Trail
-from deployments.errors import NotFound, Refusal, RegistryError
+from deployments.errors import NotFound, Refusal, RegistryError, refusal
 from deployments.log import bind
 from deployments.models import SLUG_ALIASES, Deployment, Environment, Project
 from deployments.reconcile import generation
@@ -232,6 +233,29 @@ def bad_request(request: HttpRequest, exception: Exception | None = None) -> Htt
 def permission_denied(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """Django's handler403."""
     return _page(request, 403)
+
+
+def log_in_throttled(
+    request: HttpRequest, response: HttpResponse | None = None, credentials: Any = None
+) -> HttpResponse:
+    """Django-axes' AXES_LOCKOUT_CALLABLE: the page of a log-in that has failed too often."""
+    wait: timedelta = settings.AXES_COOLOFF_TIME
+    refused = refusal("log_in_throttled", minutes=wait // timedelta(minutes=1))
+    return _log_in_refused(request, refused, status=429, retry_after=int(wait.total_seconds()))
+
+
+def log_ins_busy(request: HttpRequest, refused: Refusal) -> HttpResponse:
+    """The page of a log-in, or of a change of a password, for which no hash could be calculated in time."""
+    measure.log_in("busy")
+    return _log_in_refused(request, refused, status=503, retry_after=5)
+
+
+def _log_in_refused(request: HttpRequest, refused: Refusal, *, status: int, retry_after: int) -> HttpResponse:
+    context = {**admin.site.each_context(request), "title": "Log in", "sentence": refused.sentence}
+    response = render(request, "registry_admin/log_in_refused.html", context, status=status)
+    response["Retry-After"] = str(retry_after)
+    response["Cache-Control"] = "no-store"
+    return response
 
 
 def page_not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:

@@ -9,6 +9,7 @@ Django cannot start without them.
 import os
 import secrets
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -123,6 +124,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "ninja",
     "django_q",
+    "axes",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -136,6 +138,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 ROOT_URLCONF = "registry_admin.urls"
 WSGI_APPLICATION = "registry_admin.wsgi.application"
@@ -157,7 +160,20 @@ TEMPLATES = [
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
-]
+] + [{"NAME": "deployments.access.hashing.MaximumLengthValidator"}]
+PASSWORD_HASHERS = ["deployments.access.hashing.Hasher"]
+# The first backend asks the throttle and knows no users; the second hashes the password.
+# `deployments.access.log_in_throttle` has the rule.
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AXES_HANDLER = "deployments.access.log_in_throttle.Throttle"
+AXES_CLIENT_IP_CALLABLE = "deployments.access.log_in_throttle.address_of"
+AXES_LOCKOUT_PARAMETERS = "deployments.access.log_in_throttle.counted_by"
+AXES_LOCKOUT_CALLABLE = "deployments.views.log_in_throttled"
+AXES_FAILURE_LIMIT = 10
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # or an attacker could keep an address locked with each request
+AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "csrfmiddlewaretoken"]  # of a form, not stored in plain text
+AXES_ENABLE_ADMIN = AXES_VERBOSE = False
 
 
 # A malformed EMAIL_URL means no mail; the check deployments.E015 reports it.
@@ -277,6 +293,8 @@ LOGGING: dict[str, Any] = {
         "django.server": {"handlers": [], "level": "ERROR", "propagate": True},
         # At INFO it writes two lines for each task, with a name of four random words.
         "django-q": {"level": "INFO" if CONFIGURATION.log_level == "DEBUG" else "WARNING"},
+        # At WARNING it writes a line for each wrong password.
+        "axes": {"level": "ERROR"},
         # At DEBUG these write tokens and signatures into the log, at INFO where they found their credentials.
         "boto3": {"level": "WARNING"},
         "botocore": {"level": "WARNING"},

@@ -37,6 +37,7 @@ def test_an_empty_environment_is_a_whole_configuration() -> None:
     assert configuration.image_platform == "linux/amd64"
     assert configuration.image_verification
     assert not configuration.refuse_v3
+    assert not configuration.refuse_unbound_logins
     assert configuration.freshness.total_seconds() == 60
 
 

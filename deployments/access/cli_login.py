@@ -10,8 +10,9 @@ the approving browser gets, proves that the CLI and the browser belong to the sa
 approval code to a port on the same machine (“callback”), or the person copies it (“paste”). Older CLIs only poll until
 the login is approved; their only protection is that the approval page shows the client and its address.
 
-The table stays small: a login expires after ten minutes by the database's clock, and each new login deletes expired
-logins.
+To begin a login writes no row: the code and the link are signed and contain what a row would (D-login-no-row). So
+nobody can begin so many logins that others cannot. The row is made when a signed-in person opens the link. A login
+expires after ten minutes by the database's clock, and each new row deletes expired rows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import hmac
 import re
 import secrets
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
@@ -37,11 +38,10 @@ from deployments.models import AccessKey, LoginRequest
 
 #: Old CLIs poll for one to five minutes, new CLIs for ten.
 LOGIN_LIFETIME = timedelta(minutes=10)
-#: The most logins that may wait for approval at one time, in the whole installation.
-MAX_PENDING_LOGINS = 1_000
 KEY_NAME = "trigger.dev login"
 
-_SALT = "deployments.access.cli_login"
+_LINK_SALT = "deployments.access.cli_login.link"
+_CODE_SALT = "deployments.access.cli_login.code"
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")  # base64url of a SHA-256
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # no two look alike; 12 of 32 letters are 60 bits
 _GONE = "This login is unknown, has expired or was declined. Run trigger.dev login again."
@@ -76,41 +76,69 @@ class PendingLogin:
 
 
 def begin(
-    *, challenge: str = "", callback_port: int | None = None, client: str = "", address: str = ""
+    *,
+    challenge: str = "",
+    callback_port: int | None = None,
+    client: str = "",
+    address: str = "",
+    refuse_unbound: bool = False,
 ) -> StartedLogin:
-    """A new login. `challenge`: the PKCE challenge; empty for a CLI without PKCE.
+    """A new login, without a row. `challenge`: the PKCE challenge; empty for a CLI without PKCE.
 
-    Raises Refusal if the challenge is malformed, and a retryable Refusal while too many logins wait for approval.
+    Raises Refusal if the challenge is malformed, or if it is empty and `refuse_unbound`.
     """
     if challenge and not _CHALLENGE.fullmatch(challenge):
         raise refusal("challenge_malformed")
-    now = clock.now()
-    LoginRequest.objects.filter(expires_at__lt=now - LOGIN_LIFETIME).delete()
-    if LoginRequest.objects.filter(expires_at__gt=now, approved_at=None).count() >= MAX_PENDING_LOGINS:
-        raise refusal("too_many_logins")
-    code = secrets.token_urlsafe(32)
-    login = LoginRequest.objects.create(
-        code_digest=keys.digest(code),
-        challenge=challenge,
-        callback_port=callback_port if challenge else None,
-        created_at=now,
-        expires_at=now + LOGIN_LIFETIME,
+    if not challenge and refuse_unbound:
+        raise refusal("login_unbound")
+    port = callback_port if challenge else None
+    begun = {"login": secrets.token_urlsafe(16), "at": round(clock.now().timestamp(), 3)}
+    # The approval page shows the client and the address.
+    link = begun | {"challenge": challenge, "port": port, "client": client[:100], "address": address[:64]}
+    return StartedLogin(
+        code=signing.dumps(begun, salt=_CODE_SALT),
+        handle=signing.dumps(link, salt=_LINK_SALT),
+        approval=None if not challenge else "callback" if port else "paste",
     )
-    # The link contains the client and the address, signed; the approval page shows both.
-    handle = signing.dumps({"login": login.pk, "client": client[:100], "address": address[:64]}, salt=_SALT)
-    approval = None if not challenge else "callback" if login.callback_port else "paste"
-    return StartedLogin(code=code, handle=handle, approval=approval)
 
 
 def find(*, handle: str) -> PendingLogin | None:
-    """The login of a link; None for an invalid link, and for a login that has expired or was declined."""
+    """The login of a link; None for an invalid link, and for a login that has expired or was declined.
+
+    Makes the login's row, so only signed-in people may call this.
+    """
+    said, now = _read(handle, _LINK_SALT), clock.now()
+    if said is None or _end(said) <= now:
+        return None
+    digest = keys.digest(said["login"])
+    login = LoginRequest.objects.select_related("user").filter(code_digest=digest).first()
+    if login is None:
+        LoginRequest.objects.filter(expires_at__lt=now - LOGIN_LIFETIME).delete()
+        login, _ = LoginRequest.objects.get_or_create(
+            code_digest=digest,
+            defaults={
+                "challenge": said["challenge"],
+                "callback_port": said["port"],
+                "created_at": _end(said) - LOGIN_LIFETIME,
+                "expires_at": _end(said),
+            },
+        )
+    if login.expires_at <= now:
+        return None
+    return PendingLogin(login=login, client=said["client"], address=said["address"])
+
+
+def _read(text: str, salt: str) -> dict[str, Any] | None:
     try:
-        # No max_age: it would compare the clocks of two hosts. `expires_at` below limits the age.
-        said: dict[str, Any] = signing.loads(handle, salt=_SALT)
+        # No max_age: it would compare the clocks of two hosts. `_end` limits the age.
+        said: dict[str, Any] = signing.loads(text, salt=salt)
     except signing.BadSignature:
         return None
-    login = LoginRequest.objects.select_related("user").filter(pk=said["login"], expires_at__gt=Now()).first()
-    return PendingLogin(login=login, client=said["client"], address=said["address"]) if login is not None else None
+    return said
+
+
+def _end(said: dict[str, Any]) -> datetime:
+    return datetime.fromtimestamp(said["at"], tz=UTC) + LOGIN_LIFETIME
 
 
 def approve(*, login: LoginRequest, user: AbstractBaseUser) -> str:
@@ -139,9 +167,13 @@ def collect(*, code: str, verifier: str = "", approval_code: str = "") -> tuple[
     Raises NotFound if the login does not exist, has ended or its token was collected; Refusal with the code
     `approval_code_wrong`, after which the CLI may try another approval code; Refusal with the code `verifier_wrong`.
     """
-    logins = LoginRequest.objects.select_related("user")
-    login = logins.filter(code_digest=keys.digest(code), expires_at__gt=Now()).first()
+    said, now = _read(code, _CODE_SALT), clock.now()
+    if said is None or _end(said) <= now:
+        raise NotFound(_GONE)
+    login = LoginRequest.objects.select_related("user").filter(code_digest=keys.digest(said["login"])).first()
     if login is None:
+        return None  # nobody has opened the link
+    if login.expires_at <= now:
         raise NotFound(_GONE)
     if login.challenge and not hmac.compare_digest(_challenge(verifier), login.challenge):
         raise refusal("verifier_wrong")

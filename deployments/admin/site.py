@@ -13,11 +13,13 @@ from django.contrib import admin
 from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth import signals
 from django.core.exceptions import ValidationError
+from django.core.validators import MaxLengthValidator
 from django.http import HttpRequest, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
 from deployments.access.audit import Actor, Trail
+from deployments.access.hashing import MAX_PASSWORD_CHARACTERS
 from deployments.admin import dashboard
 from deployments.log import bind
 from deployments.models import Deployment
@@ -31,7 +33,13 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 class LogInForm(AdminAuthenticationForm):
-    """Django's form. An account with the right password that may not use the console counts as a failed log-in."""
+    """Django's form. An account with the right password that may not use the console counts as a failed log-in. A
+    password that is too long for an account is refused before it is looked at.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["password"].validators.append(MaxLengthValidator(MAX_PASSWORD_CHARACTERS))
 
     def confirm_login_allowed(self, user: Any) -> None:
         try:

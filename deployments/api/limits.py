@@ -1,9 +1,9 @@
-"""Rate limits per client address for rare events: an unknown key, a new login, a failed login.
+"""Rate limits per client address for rare events: an unknown key, a failed login of a CLI.
 
 Each process counts in its own memory, so several processes allow several times as many events, and a restart resets
-the counters. That is enough: a program with a revoked key is slowed down and does not fill the log, and one address
-cannot fill the table of logins. The limits are no protection against guessing keys, which is not necessary: a key has
-more than 120 random bits.
+the counters. That is enough: a program with a revoked key is slowed down and does not fill the log. The limits are no
+protection against guessing keys, which is not necessary: a key has more than 120 random bits.
+`access.log_in_throttle` counts wrong passwords.
 
 The memory is limited: a limiter stores a fixed number of addresses and drops the address with the oldest event.
 """
@@ -67,7 +67,6 @@ def _network(address: str) -> str:
 
 
 unknown_keys = Limiter(most=30, seconds=60)  # D-unknown-keys
-begun_logins = Limiter(most=20, seconds=600)
 failed_logins = Limiter(most=60, seconds=600)
 logged_refused_keys = Limiter(most=1, seconds=600)
 logged_too_many_keys = Limiter(most=1, seconds=600)

@@ -32,13 +32,12 @@ def authorization_code(request: HttpRequest, body: schemas.NewLogin | None = Non
     given port on 127.0.0.1 (`callback`), or the person copies it (`paste`). Without a challenge there is no approval
     code."""
     address = request.META.get("REMOTE_ADDR", "")
-    if wait := limits.begun_logins.count(address):
-        raise too_many("log-ins begun", wait)
     begun = cli_login.begin(
         challenge=body.codeChallenge if body else "",
         callback_port=body.callbackPort if body else None,
         client=client_of(request),
         address=address,
+        refuse_unbound=settings.CONFIGURATION.refuse_unbound_logins,
     )
     path = reverse("login-approve", args=[begun.handle])
     return {

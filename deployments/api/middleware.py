@@ -23,9 +23,11 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, Stream
 from django.http.response import HttpResponseBase
 
 from deployments import database, log, measure, views
+from deployments.access import hashing
 from deployments.api import bodies
 from deployments.api.auth import KEY_REFUSED
 from deployments.api.errors import RETRY_AFTER_SECONDS, internal_error
+from deployments.errors import Refusal
 
 logger = log.get_logger(__name__)
 
@@ -107,6 +109,8 @@ class RequestMiddleware:
                 return views.database_away(request, outage)
             answer = {"error": outage.sentence, "code": outage.code}
             return JsonResponse(answer, status=503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+        if isinstance(exception, Refusal) and exception.code == hashing.BUSY:
+            return views.log_ins_busy(request, exception)
         if not _is_api(request) or isinstance(exception, Http404 | PermissionDenied | SuspiciousOperation):
             return None
         request_id = request.META["REQUEST_ID"]

@@ -78,6 +78,60 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/access/hashing.py",
+        (
+            "Places._is_free",
+            "self._waiting[False] or ",
+            "",
+            "access/test_log_in_throttle.py::test_an_address_that_has_failed_takes_no_place_while_another_one_waits",
+        ),
+        (
+            "Places._is_free",
+            "self._held[True] >= self._most - 1",
+            "self._held[True] >= self._most",
+            "access/test_log_in_throttle.py::test_one_place_is_kept_for_addresses_that_have_not_failed",
+        ),
+        (
+            "Places._is_free",
+            "sum(self._held.values()) < self._most",
+            "True",
+            "access/test_log_in_throttle.py::test_two_hashes_run_at_one_time_one_more_waits_and_the_next_is_refused",
+        ),
+        (
+            "Hasher.verify",
+            "len(password) <= MAX_PASSWORD_CHARACTERS and ",
+            "",
+            "access/test_log_in_throttle.py::test_a_password_that_is_too_long_has_no_hash",
+        ),
+        (
+            "_begin_request",
+            "address_has_failed.set(False)",
+            "pass",
+            "access/test_log_in_throttle.py::test_the_address_of_a_wrong_password_is_known_when_the_next_one_is_hashed",
+        ),
+    ),
+    *_in(
+        "deployments/access/log_in_throttle.py",
+        (
+            "counted_by",
+            "_is_usual(request, credentials)",
+            "False",
+            "access/test_log_in_throttle.py::test_who_guesses_from_elsewhere_does_not_lock_a_person_out_of_the_usual_address",
+        ),
+        (
+            "counted_by",
+            '["ip_address", "username"]',
+            '["ip_address"]',
+            "access/test_log_in_throttle.py::test_who_guesses_at_one_account_from_many_addresses_is_stopped_at_each_of_them",
+        ),
+        (
+            "Throttle.user_logged_in",
+            "username=user.get_username(), ",
+            "",
+            "access/test_log_in_throttle.py::test_a_log_in_does_not_clear_the_wrong_passwords_of_its_address_for_other_accounts",
+        ),
+    ),
+    *_in(
         "deployments/access/cli_login.py",
         ("approve", "approved_at=None, ", "", "api/test_login.py::test_of_two_who_approve_at_once_one_does"),
         (
@@ -90,7 +144,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "",
             "LOGIN_LIFETIME = timedelta(minutes=10)",
             "LOGIN_LIFETIME = timedelta(minutes=100)",
-            "api/test_login.py::test_a_link_works_for_ten_minutes",
+            "api/test_login.py::test_a_link_and_a_code_work_for_ten_minutes",
         ),
         (
             "",
@@ -103,12 +157,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "callback_port if challenge else None",
             "callback_port",
             "api/test_login.py::test_a_login_that_is_not_bound_has_no_port_that_a_code_is_sent_to",
-        ),
-        (
-            "begin",
-            "(expires_at__gt=now, approved_at=None)",
-            "()",
-            "api/test_login.py::test_ended_and_approved_logins_do_not_keep_new_ones_from_beginning",
         ),
         ("collect", ", collected_at=None", "", "api/test_login.py::test_of_two_who_collect_at_once_one_gets_the_token"),
         (
@@ -126,12 +174,41 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "find",
-            ", expires_at__gt=Now()",
-            "",
+            "if login.expires_at <= now:",
+            "if False:",
             "api/test_login.py::test_a_declined_login_is_over_for_the_cli_at_once",
             "api/test_login.py::test_a_login_ends_after_ten_minutes",
         ),
-        ("collect", ", expires_at__gt=Now()", "", "api/test_login.py::test_a_login_ends_after_ten_minutes"),
+        (
+            "find",
+            " or _end(said) <= now",
+            "",
+            "api/test_login.py::test_a_link_and_a_code_work_for_ten_minutes",
+        ),
+        (
+            "collect",
+            "if login.expires_at <= now:",
+            "if False:",
+            "api/test_login.py::test_a_declined_login_is_over_for_the_cli_at_once",
+        ),
+        (
+            "collect",
+            " or _end(said) <= now",
+            "",
+            "api/test_login.py::test_a_link_and_a_code_work_for_ten_minutes",
+        ),
+        (
+            "begin",
+            "not challenge and refuse_unbound",
+            "False",
+            "api/test_login.py::test_logins_that_are_not_bound_can_be_refused",
+        ),
+        (
+            "",
+            '_CODE_SALT = "deployments.access.cli_login.code"',
+            "_CODE_SALT = _LINK_SALT",
+            "api/test_login.py::test_the_link_does_not_hold_what_the_token_is_fetched_with",
+        ),
     ),
     *_in(
         "deployments/access/keys.py",
@@ -493,12 +570,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "unknown_keys = Limiter(most=30",
             "unknown_keys = Limiter(most=300",
             "api/test_transport.py::test_too_many_unknown_keys_from_one_address_are_asked_to_slow_down_and_others_are_not",
-        ),
-        (
-            "",
-            "begun_logins = Limiter(most=20",
-            "begun_logins = Limiter(most=200",
-            "api/test_login.py::test_one_address_begins_so_many_logins_and_no_more",
         ),
         (
             "",

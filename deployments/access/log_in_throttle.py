@@ -1,0 +1,95 @@
+"""Throttled log-ins to the console, and the only importer of django-axes.
+
+django-axes counts wrong passwords in the database, so all web processes share the counts. Its backend is asked before
+Django hashes a password, and its middleware answers with `deployments.views.log_in_throttled`.
+
+The rule (D-log-in-throttle): ten wrong passwords within 15 minutes stop log-ins for 15 minutes. Who logs in to an
+account from its *usual* address, from which somebody has logged in to it within 30 days, is stopped only by wrong
+passwords for this account from this address. Everybody else is stopped by wrong passwords from the address, for any
+account, and by wrong passwords for the account, from any address. So nobody at another address can lock a person out of
+the person's usual address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import timedelta
+from typing import Any
+
+from axes.attempts import get_cool_off_threshold
+from axes.handlers.database import AxesDatabaseHandler
+from axes.helpers import get_client_username
+from axes.models import AccessAttempt, AccessLog
+from django.http import HttpRequest
+
+from deployments import measure
+from deployments.access import hashing
+from deployments.log import get_logger
+
+log = get_logger(__name__)
+
+USUAL_FOR = timedelta(days=30)
+
+
+def address_of(request: HttpRequest) -> str | None:
+    """The address whose wrong passwords are counted together; None, which is one more address, if there is none.
+
+    For IPv6 the first address of its /64: a client with one address of a /64 has all addresses of this /64.
+    """
+    try:
+        address = ipaddress.ip_address(request.META.get("REMOTE_ADDR", ""))
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or ipaddress.IPv6Address(int(address) >> 64 << 64))
+
+
+def counted_by(request: Any, credentials: dict[str, Any] | None = None) -> list[str | list[str]]:
+    """Django-axes' AXES_LOCKOUT_PARAMETERS: which wrong passwords count against this log-in."""
+    return [["username", "ip_address"]] if _is_usual(request, credentials) else ["ip_address", "username"]
+
+
+def _is_usual(request: Any, credentials: dict[str, Any] | None) -> bool:
+    found = AccessLog.objects.filter(
+        username=get_client_username(request, credentials),
+        ip_address=request.axes_ip_address,
+        attempt_time__gte=request.axes_attempt_time - USUAL_FOR,
+    )
+    return bool(found.exists())
+
+
+class Throttle(AxesDatabaseHandler):  # type: ignore[misc]  # django-axes has no types
+    """Django-axes' handler. It also keeps the counts of a throttled log-in as they are, without a write."""
+
+    def is_allowed(self, request: Any, credentials: dict[str, Any] | None = None) -> bool:
+        """Whether the password may be hashed. Tells `hashing` whether the address has failed lately; a usual address
+        has if it has failed with this account.
+        """
+        failed = AccessAttempt.objects.filter(
+            ip_address=request.axes_ip_address, attempt_time__gte=get_cool_off_threshold(request)
+        )
+        if _is_usual(request, credentials):
+            failed = failed.filter(username=get_client_username(request, credentials))
+        hashing.address_has_failed.set(failed.exists())
+        return bool(super().is_allowed(request, credentials))
+
+    def user_login_failed(self, sender: Any, credentials: dict[str, Any], request: Any = None, **kwargs: Any) -> None:
+        """Count a wrong password. A log-in that was throttled is not counted, so the 15 minutes end."""
+        if request is None:
+            return
+        if request.axes_locked_out:
+            measure.log_in("throttled")
+            return
+        measure.log_in("failed")
+        super().user_login_failed(sender, credentials, request, **kwargs)
+        if request.axes_locked_out:
+            log.warning("log_in.throttled", address=request.axes_ip_address, failures=request.axes_failures_since_start)
+
+    def user_logged_in(self, sender: Any, request: Any, user: Any, **kwargs: Any) -> None:
+        """Make the address a usual one of the account. Its wrong passwords for this account no longer count."""
+        measure.log_in("done")
+        super().user_logged_in(sender, request, user, **kwargs)
+        mine = AccessAttempt.objects.filter(username=user.get_username(), ip_address=request.axes_ip_address)
+        mine.delete()
+        AccessLog.objects.filter(attempt_time__lt=request.axes_attempt_time - USUAL_FOR).delete()
