@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from deployments.policy import words
@@ -33,6 +33,7 @@ from deployments.policy.callers import (
     texts_of,
 )
 from deployments.policy.cells import Cells, cells_of
+from deployments.policy.condition_keys import known_key
 from deployments.policy.conditions import Condition, Test, operator_of
 from deployments.policy.document import Kind, Policy, PolicyError, parse, quoted
 from deployments.policy.values import Variable, tokens
@@ -190,8 +191,10 @@ class _Comparing:
         self.cells, self.limits, whole = self._keys()
         self.space = Space(whole, budget)
         self.whom = {rule: Whom(rule) for rule in self.rules}
+        self.subjects: dict[tuple[Rule, Principal], Subject] = {}
         self.order = {rule: at for at, rule in enumerate(sorted(self.rules, key=_narrowness))}
-        self.found: dict[tuple[bool, Rule, Subject], dict[str, _Values]] = {}  # … → action → values
+        # … → action → the values that matter, as each question found them: dictionaries that many actions share
+        self.found: dict[tuple[bool, Rule, Subject], dict[str, list[_Values]]] = {}
         self.example: Request | None = None
 
     def result(self) -> Comparison:
@@ -239,7 +242,13 @@ class _Comparing:
                 patterns_of(self.callers) if key == "aws:principalarn" else (),
                 sorted(texts_of(key, self.callers)) if of_the_caller else (),
             )
-            several = any(operator_of(test.operator).quantifier for test in some)
+            one = known_key(key)
+            quantifiers = {operator_of(test.operator).quantifier for test in some}
+            # A key that has one value at most has no several. But ForAllValues takes an empty value for none (IAM User
+            # Guide, “Set operators for multivalued context keys”), so it is equal to no plain operator.
+            several = "ForAllValues" in quantifiers or (
+                "ForAnyValue" in quantifiers and (one is None or one.multivalued)
+            )
             every = cells[key].all
             whole[key] = State(every, Several(every & ~1, frozenset(), every & ~1) if several else None)
         known: dict[Test, Limit] = {}
@@ -320,7 +329,7 @@ class _Comparing:
                     by_name.append(clause)
 
         def order(clause: _Clause) -> tuple[int, int]:
-            subject = self.whom[clause.rule].subject_of(caller)
+            subject = self._subject(clause.rule, caller)
             wide = 0 if subject == EVERYONE else 1 if isinstance(subject, AllExcept) else 3 if subject == caller else 2
             return wide, self.order[clause.rule]
 
@@ -329,6 +338,13 @@ class _Comparing:
             by_name=tuple(sorted(by_name, key=order)) if is_one_of_an_account(caller) else (),
             denies=tuple(sorted(denies, key=order)),
         )
+
+    def _subject(self, rule: Rule, caller: Principal) -> Subject:
+        """By which of its principals a statement means a caller."""
+        if (rule, caller) not in self.subjects:
+            self.budget.take(4)
+            self.subjects[rule, caller] = self.whom[rule].subject_of(caller)
+        return self.subjects[rule, caller]
 
     # ------------------------------------------------------------------------------------------------ differences
 
@@ -353,13 +369,13 @@ class _Comparing:
                 if clauses and mark not in seen:
                     seen[mark] = self._beyond(clauses, covering, callers[0], start, actions[0])
                 for rule, values in seen.get(mark, ()):
-                    for subject in {self.whom[rule].subject_of(caller) for caller in callers}:
+                    for subject in {self._subject(rule, caller) for caller in callers}:
                         place = self.found.setdefault((gained, rule, subject), {})
                         for action in actions:
                             self.budget.take()
-                            kept = place.setdefault(action, {})
-                            for test, some in values.items():
-                                kept.setdefault(test, set()).update(some)
+                            kept = place.setdefault(action, [])
+                            if not any(one is values for one in kept):
+                                kept.append(values)
 
     def _beyond(
         self,
@@ -438,15 +454,15 @@ class _Comparing:
     def _name(self, caller: Principal, context: Mapping[str, Any]) -> str:
         """A name for the caller that no policy has by itself."""
         if caller.kind is Who.ACCOUNT or caller == STRANGER:
-            arn = context.get("aws:principalarn")
+            arn, given = (_first(context.get(key)) for key in ("aws:principalarn", "aws:principalaccount"))
             taken = {one.name for one in self.callers}
             if arn and arn not in taken:
-                return str(arn)
+                return arn
             partition, account = caller.partition or self.partition, caller.account
             if account is None:
                 accounts = {one.account for one in self.callers}
                 free = (f"{number:012d}" for number in range(999_999_999_999, 0, -1))
-                account = context.get("aws:principalaccount") or next(one for one in free if one not in accounts)
+                account = given or next(one for one in free if one not in accounts)
             names = (f"arn:{partition}:iam::{account}:role/other{number or ''}" for number in range(len(taken) + 1))
             return next(one for one in names if one not in taken)
         return words.name_of_subject(caller)
@@ -455,24 +471,25 @@ class _Comparing:
 
     def _grants(self, *, gained: bool) -> list[Grant]:
         together: dict[tuple[str, Subject, Condition], set[str]] = {}
+        narrowed: dict[tuple[Rule, tuple[int, ...]], Condition] = {}
         for (is_gained, rule, subject), places in self.found.items():
             if is_gained is not gained:
                 continue
             for action, values in places.items():
                 self.budget.take()
-                tests = frozenset(
-                    Test(operator=test.operator, key=test.key, values=frozenset(values.get(test, test.values)))
-                    for test in rule.condition.found
-                )
-                together.setdefault((rule.effect, subject, Condition(found=tests)), set()).add(action)
+                mark = rule, tuple(map(id, values))
+                if mark not in narrowed:
+                    narrowed[mark] = self._narrowed(rule.condition, values)
+                together.setdefault((rule.effect, subject, narrowed[mark]), set()).add(action)
         grants = []
+        documents = {condition: condition.as_document() for condition in {mark[2] for mark in together}}
         for (effect, subject, condition), some in together.items():
             actions = sorted(some, key=written)
             grants.append(
                 Grant(
                     principal=words.name_of_subject(subject),
                     actions=tuple(written(action) for action in actions),
-                    condition=condition.as_document(),
+                    condition=documents[condition],
                     effect=effect,
                     words=words.of_grant(
                         effect=effect,
@@ -484,6 +501,15 @@ class _Comparing:
                 )
             )
         return sorted(grants, key=lambda grant: (grant.effect, grant.principal, grant.words, grant.actions))
+
+    def _narrowed(self, condition: Condition, values: list[_Values]) -> Condition:
+        """The condition with those values only that matter for one of the questions."""
+        tests = []
+        for test in condition.found:
+            self.budget.take(1 + len(test.values) // 4)
+            kept = [some[test] for some in values if test in some]
+            tests.append(replace(test, values=frozenset().union(*kept)) if kept else test)
+        return Condition(found=frozenset(tests))
 
 
 def _within(grants: list[Grant], characters: int) -> tuple[tuple[Grant, ...], int]:
@@ -501,6 +527,10 @@ def _narrowness(rule: Rule) -> tuple[Any, ...]:
     """Fewer tests first: a wide statement is reported, and a narrower one only for what it adds."""
     tests = [(test.operator, test.key, sorted(test.values)) for test in rule.condition.tests]
     return len(tests), tests
+
+
+def _first(values: str | list[str] | None) -> str | None:
+    return values[0] if isinstance(values, list) else values
 
 
 def _variables(tests: Iterable[Test], *, without_default: bool = False) -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from deployments.policy import words
@@ -29,6 +29,7 @@ from deployments.policy.lockout import lockouts
 from deployments.policy.wildcard import has_wildcard
 
 MAX_CHARACTERS = 10_240  # ECR API: SetRepositoryPolicy, policyText
+MAX_WORDS_CHARACTERS = 10_000  # of all messages and hints about one policy; further findings are counted
 
 
 def lint(
@@ -75,8 +76,24 @@ def lint(
     found += _of_pulls(policy, partition)
     found += _of_sids(policy)
     found += _of_consumers(policy, partition, consumer_accounts)
-    unique = dict.fromkeys(found)
-    return tuple(sorted(unique, key=lambda finding: (finding.level != "error", finding.id)))
+    return _within(sorted(dict.fromkeys(found), key=lambda finding: (finding.level != "error", finding.id)))
+
+
+def _within(findings: list[Finding]) -> tuple[Finding, ...]:
+    """The findings within MAX_WORDS_CHARACTERS, at least one of each id; the others are counted, id by id."""
+    shown: list[Finding] = []
+    left_out: dict[str, list[Finding]] = {}
+    characters = MAX_WORDS_CHARACTERS
+    for one in findings:
+        characters -= len(one.message) + len(one.hint)
+        if characters >= 0 or not shown or shown[-1].id != one.id:
+            shown.append(one)
+        else:
+            left_out.setdefault(one.id, []).append(one)
+    for some in left_out.values():
+        more = f"{len(some):,} more finding{'s' if len(some) > 1 else ''} of this kind."
+        shown.append(replace(some[0], message=more, hint="Correct the others first, then lint again."))
+    return tuple(sorted(shown, key=lambda finding: (finding.level != "error", finding.id)))
 
 
 def _whole_answer(policy: Policy) -> Finding | None:
