@@ -11,7 +11,7 @@ the cells of each condition key (`cells`). Callers and actions of which both pol
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ from deployments.policy.values import Variable, tokens
 
 Level = Literal["identical", "cosmetic", "access", "incomparable"]
 
+MAX_TRIES = 20  # differences that are tried as an example: often no value can be written for any of them
 MAX_WORDS_CHARACTERS = 16_000  # of all sentences of one comparison; further differences are counted
 
 
@@ -194,8 +195,9 @@ class _Comparing:
         self.subjects: dict[tuple[Rule, Principal], Subject] = {}
         self.order = {rule: at for at, rule in enumerate(sorted(self.rules, key=_narrowness))}
         # … → action → the values that matter, as each question found them: dictionaries that many actions share
-        self.found: dict[tuple[bool, Rule, Subject], dict[str, list[_Values]]] = {}
+        self.found: dict[tuple[bool, Rule, Subject], dict[str, dict[int, _Values]]] = {}
         self.example: Request | None = None
+        self.tries = 0
 
     def result(self) -> Comparison:
         """The comparison. Raises TooComplexError."""
@@ -373,9 +375,7 @@ class _Comparing:
                         place = self.found.setdefault((gained, rule, subject), {})
                         for action in actions:
                             self.budget.take()
-                            kept = place.setdefault(action, [])
-                            if not any(one is values for one in kept):
-                                kept.append(values)
+                            place.setdefault(action, {})[id(values)] = values
 
     def _beyond(
         self,
@@ -392,7 +392,9 @@ class _Comparing:
             box = self.space.box(clause.limits, start)
             shown = self.space.outside(box, covered) if box is not None else None
             if shown is not None:
-                self.example = self.example or self._request(caller, action, shown)
+                if self.example is None and self.tries < MAX_TRIES:
+                    self.tries += 1
+                    self.example = self._request(caller, action, shown)
                 found.append((clause.rule, self._values(clause, start, covered)))
                 covered.append(clause.limits)
         return found
@@ -477,9 +479,9 @@ class _Comparing:
                 continue
             for action, values in places.items():
                 self.budget.take()
-                mark = rule, tuple(map(id, values))
+                mark = rule, tuple(values)
                 if mark not in narrowed:
-                    narrowed[mark] = self._narrowed(rule.condition, values)
+                    narrowed[mark] = self._narrowed(rule.condition, values.values())
                 together.setdefault((rule.effect, subject, narrowed[mark]), set()).add(action)
         grants = []
         documents = {condition: condition.as_document() for condition in {mark[2] for mark in together}}
@@ -502,7 +504,7 @@ class _Comparing:
             )
         return sorted(grants, key=lambda grant: (grant.effect, grant.principal, grant.words, grant.actions))
 
-    def _narrowed(self, condition: Condition, values: list[_Values]) -> Condition:
+    def _narrowed(self, condition: Condition, values: Collection[_Values]) -> Condition:
         """The condition with those values only that matter for one of the questions."""
         tests = []
         for test in condition.found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections import Counter
@@ -174,3 +175,17 @@ def test_a_difference_of_several_values_of_a_key_of_the_caller_has_an_example(ke
 
     assert found.level == "access"
     assert found.example is not None
+
+
+def test_an_example_of_a_difference_is_tried_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of values that nobody can write there is none, and looking for one among thousands takes seconds."""
+    tried: list[str] = []
+    module = importlib.import_module("deployments.policy.compare")
+    monkeypatch.setattr(module._Comparing, "_request", lambda *_: tried.append("once"))
+    statements = [
+        {"Effect": "Allow", "Principal": {"AWS": f"{number:012d}"}, "Action": "*", "Condition": {"Bool": {"k": "yes"}}}
+        for number in range(90)
+    ]
+
+    assert compare(None, json.dumps({"Statement": statements}), partition="aws").level == "access"
+    assert len(tried) == module.MAX_TRIES
