@@ -67,7 +67,7 @@ class Automaton:
             if (run := self._runs[place]) is not None
         ]
         characters = {self._other}.union(*(run.characters for run, _ in runs))
-        self._budget.take(2 + 2 * len(characters) * (1 + len(runs) // 8))
+        self._budget.take(2 + len(runs) + 2 * len(characters) * (1 + len(runs) // 8))
         moves = {}
         for character in characters:
             reached = 0

@@ -178,7 +178,7 @@ class Space:
                     if state.one & ~limit.one:
                         open_limits.append(limit)
                     continue
-                self._budget.take(2)
+                self._budget.take(4)  # several values take more work than one
                 if not meet(state, limit).possible:
                     break
                 if meet(state, self._opposite(limit)).possible:

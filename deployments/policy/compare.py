@@ -11,8 +11,8 @@ the cells of each condition key (`cells`). Callers and actions of which both pol
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from deployments.policy import words
@@ -33,12 +33,14 @@ from deployments.policy.callers import (
     texts_of,
 )
 from deployments.policy.cells import Cells, cells_of
+from deployments.policy.condition_keys import known_key
 from deployments.policy.conditions import Condition, Test, operator_of
 from deployments.policy.document import Kind, Policy, PolicyError, parse, quoted
 from deployments.policy.values import Variable, tokens
 
 Level = Literal["identical", "cosmetic", "access", "incomparable"]
 
+MAX_TRIES = 20  # differences that are tried as an example: often no value can be written for any of them
 MAX_WORDS_CHARACTERS = 16_000  # of all sentences of one comparison; further differences are counted
 
 
@@ -190,9 +192,12 @@ class _Comparing:
         self.cells, self.limits, whole = self._keys()
         self.space = Space(whole, budget)
         self.whom = {rule: Whom(rule) for rule in self.rules}
+        self.subjects: dict[tuple[Rule, Principal], Subject] = {}
         self.order = {rule: at for at, rule in enumerate(sorted(self.rules, key=_narrowness))}
-        self.found: dict[tuple[bool, Rule, Subject], dict[str, _Values]] = {}  # … → action → values
+        # … → action → the values that matter, as each question found them: dictionaries that many actions share
+        self.found: dict[tuple[bool, Rule, Subject], dict[str, dict[int, _Values]]] = {}
         self.example: Request | None = None
+        self.tries = 0
 
     def result(self) -> Comparison:
         """The comparison. Raises TooComplexError."""
@@ -239,7 +244,13 @@ class _Comparing:
                 patterns_of(self.callers) if key == "aws:principalarn" else (),
                 sorted(texts_of(key, self.callers)) if of_the_caller else (),
             )
-            several = any(operator_of(test.operator).quantifier for test in some)
+            one = known_key(key)
+            quantifiers = {operator_of(test.operator).quantifier for test in some}
+            # A key that has one value at most has no several. But ForAllValues takes an empty value for none (IAM User
+            # Guide, “Set operators for multivalued context keys”), so it is equal to no plain operator.
+            several = "ForAllValues" in quantifiers or (
+                "ForAnyValue" in quantifiers and (one is None or one.multivalued)
+            )
             every = cells[key].all
             whole[key] = State(every, Several(every & ~1, frozenset(), every & ~1) if several else None)
         known: dict[Test, Limit] = {}
@@ -320,7 +331,7 @@ class _Comparing:
                     by_name.append(clause)
 
         def order(clause: _Clause) -> tuple[int, int]:
-            subject = self.whom[clause.rule].subject_of(caller)
+            subject = self._subject(clause.rule, caller)
             wide = 0 if subject == EVERYONE else 1 if isinstance(subject, AllExcept) else 3 if subject == caller else 2
             return wide, self.order[clause.rule]
 
@@ -329,6 +340,13 @@ class _Comparing:
             by_name=tuple(sorted(by_name, key=order)) if is_one_of_an_account(caller) else (),
             denies=tuple(sorted(denies, key=order)),
         )
+
+    def _subject(self, rule: Rule, caller: Principal) -> Subject:
+        """By which of its principals a statement means a caller."""
+        if (rule, caller) not in self.subjects:
+            self.budget.take(4)
+            self.subjects[rule, caller] = self.whom[rule].subject_of(caller)
+        return self.subjects[rule, caller]
 
     # ------------------------------------------------------------------------------------------------ differences
 
@@ -353,13 +371,11 @@ class _Comparing:
                 if clauses and mark not in seen:
                     seen[mark] = self._beyond(clauses, covering, callers[0], start, actions[0])
                 for rule, values in seen.get(mark, ()):
-                    for subject in {self.whom[rule].subject_of(caller) for caller in callers}:
+                    for subject in {self._subject(rule, caller) for caller in callers}:
                         place = self.found.setdefault((gained, rule, subject), {})
                         for action in actions:
                             self.budget.take()
-                            kept = place.setdefault(action, {})
-                            for test, some in values.items():
-                                kept.setdefault(test, set()).update(some)
+                            place.setdefault(action, {})[id(values)] = values
 
     def _beyond(
         self,
@@ -376,7 +392,9 @@ class _Comparing:
             box = self.space.box(clause.limits, start)
             shown = self.space.outside(box, covered) if box is not None else None
             if shown is not None:
-                self.example = self.example or self._request(caller, action, shown)
+                if self.example is None and self.tries < MAX_TRIES:
+                    self.tries += 1
+                    self.example = self._request(caller, action, shown)
                 found.append((clause.rule, self._values(clause, start, covered)))
                 covered.append(clause.limits)
         return found
@@ -438,15 +456,15 @@ class _Comparing:
     def _name(self, caller: Principal, context: Mapping[str, Any]) -> str:
         """A name for the caller that no policy has by itself."""
         if caller.kind is Who.ACCOUNT or caller == STRANGER:
-            arn = context.get("aws:principalarn")
+            arn, given = (_first(context.get(key)) for key in ("aws:principalarn", "aws:principalaccount"))
             taken = {one.name for one in self.callers}
             if arn and arn not in taken:
-                return str(arn)
+                return arn
             partition, account = caller.partition or self.partition, caller.account
             if account is None:
                 accounts = {one.account for one in self.callers}
                 free = (f"{number:012d}" for number in range(999_999_999_999, 0, -1))
-                account = context.get("aws:principalaccount") or next(one for one in free if one not in accounts)
+                account = given or next(one for one in free if one not in accounts)
             names = (f"arn:{partition}:iam::{account}:role/other{number or ''}" for number in range(len(taken) + 1))
             return next(one for one in names if one not in taken)
         return words.name_of_subject(caller)
@@ -455,24 +473,25 @@ class _Comparing:
 
     def _grants(self, *, gained: bool) -> list[Grant]:
         together: dict[tuple[str, Subject, Condition], set[str]] = {}
+        narrowed: dict[tuple[Rule, tuple[int, ...]], Condition] = {}
         for (is_gained, rule, subject), places in self.found.items():
             if is_gained is not gained:
                 continue
             for action, values in places.items():
                 self.budget.take()
-                tests = frozenset(
-                    Test(operator=test.operator, key=test.key, values=frozenset(values.get(test, test.values)))
-                    for test in rule.condition.found
-                )
-                together.setdefault((rule.effect, subject, Condition(found=tests)), set()).add(action)
+                mark = rule, tuple(values)
+                if mark not in narrowed:
+                    narrowed[mark] = self._narrowed(rule.condition, values.values())
+                together.setdefault((rule.effect, subject, narrowed[mark]), set()).add(action)
         grants = []
+        documents = {condition: condition.as_document() for condition in {mark[2] for mark in together}}
         for (effect, subject, condition), some in together.items():
             actions = sorted(some, key=written)
             grants.append(
                 Grant(
                     principal=words.name_of_subject(subject),
                     actions=tuple(written(action) for action in actions),
-                    condition=condition.as_document(),
+                    condition=documents[condition],
                     effect=effect,
                     words=words.of_grant(
                         effect=effect,
@@ -484,6 +503,15 @@ class _Comparing:
                 )
             )
         return sorted(grants, key=lambda grant: (grant.effect, grant.principal, grant.words, grant.actions))
+
+    def _narrowed(self, condition: Condition, values: Collection[_Values]) -> Condition:
+        """The condition with those values only that matter for one of the questions."""
+        tests = []
+        for test in condition.found:
+            self.budget.take(1 + len(test.values) // 4)
+            kept = [some[test] for some in values if test in some]
+            tests.append(replace(test, values=frozenset().union(*kept)) if kept else test)
+        return Condition(found=frozenset(tests))
 
 
 def _within(grants: list[Grant], characters: int) -> tuple[tuple[Grant, ...], int]:
@@ -501,6 +529,10 @@ def _narrowness(rule: Rule) -> tuple[Any, ...]:
     """Fewer tests first: a wide statement is reported, and a narrower one only for what it adds."""
     tests = [(test.operator, test.key, sorted(test.values)) for test in rule.condition.tests]
     return len(tests), tests
+
+
+def _first(values: str | list[str] | None) -> str | None:
+    return values[0] if isinstance(values, list) else values
 
 
 def _variables(tests: Iterable[Test], *, without_default: bool = False) -> list[str]:

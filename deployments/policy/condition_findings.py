@@ -156,7 +156,7 @@ _FORMS = {
     "aws:vpceorgid": _ORGANISATION,
     "aws:sourcevpc": (_VPC, "vpc- and 8 or 17 characters", True),
     "aws:sourcevpce": (_VPCE, "vpce- and 8 or 17 characters", True),
-    "aws:requestedregion": (r"[a-z]{2}(-[a-z]+)+-[0-9]", "a region such as us-east-1", False),
+    "aws:requestedregion": (r"[a-z]{2,4}(-[a-z]+)+-[0-9]", "a region such as us-east-1", False),
 }
 
 
@@ -253,7 +253,8 @@ def _of_variables(value: str, operator: Operator, where: str) -> Iterator[Findin
         elif " " in name:
             wrong, hint = "has a space in its name", "Write ${aws:username}."
         elif default and not re.fullmatch(r" '[^']*'", default):
-            wrong, hint = "has a default value without quotes", "Write ${aws:PrincipalTag/team, 'none'}."
+            wrong = "has no default value of the form comma, space, text in single quotes"
+            hint = "Write ${aws:PrincipalTag/team, 'none'}."
         elif name not in ("*", "?", "$") and ascii_lower(name).startswith(("aws:", "ecr:")) and not known_key(name):
             meant = nearest_key(name)
             wrong = f"is of a key that is not in our list of {AS_OF}"

@@ -8,6 +8,7 @@ Operators are case-sensitive (AWS answers `Invalid Condition type : stringEquals
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ class Operator:
         return self.known and not self.quantifier and not self.if_exists
 
 
+@functools.lru_cache(maxsize=1024)
 def operator_of(name: str) -> Operator:
     """The parts of an operator's name, such as `ForAnyValue:StringNotLikeIfExists`; case counts (rule 4)."""
     quantifier, colon, rest = name.partition(":")
@@ -92,7 +94,7 @@ class Condition:
     @property
     def tests(self) -> tuple[Test, ...]:
         """All tests, sorted by key and operator."""
-        return tuple(sorted(self.found, key=lambda test: (test.key, test.operator, sorted(test.values))))
+        return _in_order(self.found)
 
     def as_document(self) -> dict[str, dict[str, list[str]]] | None:
         """The Condition element in its canonical spelling; None if there is no test."""
@@ -104,6 +106,12 @@ class Condition:
             key = next((spelling for spelling in spellings if spelling not in block), test.key.swapcase())
             block[key] = sorted(test.values)
         return document or None
+
+
+@functools.lru_cache(maxsize=1024)
+def _in_order(tests: frozenset[Test]) -> tuple[Test, ...]:
+    """Cached: the order of hundreds of tests is asked for again for each of them, and for each principal."""
+    return tuple(sorted(tests, key=lambda test: (test.key, test.operator, sorted(test.values))))
 
 
 # Keys whose value is a Boolean in every request that has them.

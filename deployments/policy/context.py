@@ -70,13 +70,17 @@ def holds(test: Test, known: Known, budget: Budget | None = None) -> bool | None
         return None  # AWS may call a statement invalid in which it cannot resolve a variable
     values = known[test.key]
     if operator.base == "Null":
+        if values == ("",):
+            return None  # AWS speaks of a key that “exists and its value is not null”, and calls an empty text null
         missing = values is None or values == ()
         wanted = {"true": True, "false": False}
         answers = [wanted.get(value) for value in test.values]
         return None if None in answers or operator.quantifier or operator.if_exists else missing in answers
     if operator.quantifier == "ForAllValues":
-        # True if the request lacks the key: `lint` warns about this (W111).
-        return all_of(_passes(value, test, operator.base, operator.negated, known, budget) for value in values or ())
+        # True if the request lacks the key, or if its value is “a null dataset, such as an empty string” (IAM User
+        # Guide, “Set operators for multivalued context keys”): `lint` warns about this (W111).
+        given = () if values is None or values == ("",) else values
+        return all_of(_passes(value, test, operator.base, operator.negated, known, budget) for value in given)
     if values is None:
         # A missing key fails ForAnyValue, also with IfExists: there is no value that could pass. It fails a plain
         # positive test, and passes a negated test and a plain test with IfExists.

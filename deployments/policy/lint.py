@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from deployments.policy import words
@@ -29,6 +29,7 @@ from deployments.policy.lockout import lockouts
 from deployments.policy.wildcard import has_wildcard
 
 MAX_CHARACTERS = 10_240  # ECR API: SetRepositoryPolicy, policyText
+MAX_WORDS_CHARACTERS = 10_000  # of all messages and hints about one policy; further findings are counted
 
 
 def lint(
@@ -75,8 +76,24 @@ def lint(
     found += _of_pulls(policy, partition)
     found += _of_sids(policy)
     found += _of_consumers(policy, partition, consumer_accounts)
-    unique = dict.fromkeys(found)
-    return tuple(sorted(unique, key=lambda finding: (finding.level != "error", finding.id)))
+    return _within(sorted(dict.fromkeys(found), key=lambda finding: (finding.level != "error", finding.id)))
+
+
+def _within(findings: list[Finding]) -> tuple[Finding, ...]:
+    """The findings within MAX_WORDS_CHARACTERS, at least one of each id; the others are counted, id by id."""
+    shown: list[Finding] = []
+    left_out: dict[str, list[Finding]] = {}
+    characters = MAX_WORDS_CHARACTERS
+    for one in findings:
+        characters -= len(one.message) + len(one.hint)
+        if characters >= 0 or not shown or shown[-1].id != one.id:
+            shown.append(one)
+        else:
+            left_out.setdefault(one.id, []).append(one)
+    for some in left_out.values():
+        more = f"{len(some):,} more finding{'s' if len(some) > 1 else ''} of this kind."
+        shown.append(replace(some[0], message=more, hint="Correct the others first, then lint again."))
+    return tuple(sorted(shown, key=lambda finding: (finding.level != "error", finding.id)))
 
 
 def _whole_answer(policy: Policy) -> Finding | None:
@@ -303,6 +320,7 @@ _ANYBODY = _Most(ipv4=2**26, ipv6=2**112)
 
 def _of_openness(policy: Policy, partition: str, allow_public: bool) -> Iterator[Finding]:
     denied, wide_denied = (_denied_to_the_world(policy, partition, most) for most in (_ANYBODY, _AWS))
+    yield from _of_ranges_together(policy, partition, wide_denied)
     for statement in policy.statements:
         if statement.effect != "Allow":
             continue
@@ -318,8 +336,7 @@ def _of_openness(policy: Policy, partition: str, allow_public: bool) -> Iterator
             yield _open_finding(statement, everybody[0], actions, condition, allow_public)
         elif everybody and not closes(condition, _AWS) and _allowed(statement) - wide_denied:
             message = f"{place_of(statement)} allows {everybody[0]} from more addresses than AWS calls anybody's own."
-            hint = "AWS calls ranges broader than /8 (IPv4) or /32 (IPv6) public: name your own, or an organisation."
-            yield report("W130", message, hint)
+            yield report("W130", message, _WIDE_HINT)
         for subject in subjects(statement, policy, partition=partition):
             who = words.of_subject(subject, partition=partition)
             if isinstance(subject, AllExcept):
@@ -330,6 +347,29 @@ def _of_openness(policy: Policy, partition: str, allow_public: bool) -> Iterator
             elif subject.kind is Who.SERVICE and _SERVICE.fullmatch(subject.name) and not _names_a_source(condition):
                 message = f"{place_of(statement)} allows {who} without a condition on the account that it acts for."
                 yield report("W112", message, "Add a condition on aws:SourceArn or aws:SourceAccount.")
+
+
+def _of_ranges_together(policy: Policy, partition: str, denied: frozenset[str]) -> Iterator[Finding]:
+    """The address ranges of several statements that are too wide together, though each of them is not."""
+    ranges: set[str] = set()
+    labels: list[str] = []
+    for statement in policy.statements:
+        tests = condition_of(statement.conditions, policy.version)
+        named = {value for test in tests.found if test.key == "aws:sourceip" for value in test.values}
+        if (
+            statement.effect == "Allow"
+            and (not _allowed(statement) or _allowed(statement) - denied)
+            and any(_is_open(subject) for subject in subjects(statement, policy, partition=partition))
+            and closes(tests, _ANYBODY)
+            and not closes(replace(tests, found=frozenset(test for test in tests.found if test.key != "aws:sourceip")))
+        ):
+            ranges |= named
+            labels.append(words.shown(statement.label))
+    if len(labels) < 2 or not _AWS.is_exceeded(ranges):
+        return
+    # A warning also where they are the whole world: the check is new, and an upgrade keeps starting (D-upgrades-start).
+    message = f"Together, the address ranges of {words.listed(labels)} are more than AWS calls anybody's own."
+    yield report("W130", message, _WIDE_HINT)
 
 
 Openness = Literal["open", "closed", "unknown"]
@@ -371,6 +411,9 @@ def _open_finding(
     return report("E110", message, hint)
 
 
+_WIDE_HINT = "AWS calls ranges broader than /8 (IPv4) or /32 (IPv6) public: name your own, or an organisation."
+
+
 def _is_open(subject: Subject) -> bool:
     if isinstance(subject, AllExcept) or subject == EVERYONE:
         return True
@@ -400,8 +443,8 @@ def _restricts(test: Test, most: _Most = _ANYBODY, *, positive: bool) -> bool:
     # In an Allow, …IfExists lets in callers without the key. In a Deny, a negated test is true for them anyway.
     if not operator.known or operator.negated is positive or (positive and operator.if_exists) or not test.values:
         return False
-    if not positive and operator.quantifier:
-        return False
+    if not positive and operator.quantifier == "ForAnyValue":
+        return False  # false without the key; ForAllValues is true without the key, so the Deny holds for strangers
     if test.key == "aws:sourceip":
         return operator.base == "IpAddress" and not most.is_exceeded(test.values)
     if operator.base not in ("StringEquals", "StringEqualsIgnoreCase", "StringLike", "ArnEquals", "ArnLike"):
@@ -467,10 +510,10 @@ def _denied_to_the_world(policy: Policy, partition: str, most: _Most) -> frozens
         spoken_of = subjects(statement, policy, partition=partition)
         tests = condition_of(statement.conditions, policy.version).tests
         if EVERYONE in spoken_of:
-            # Every further test makes the Deny narrower. A test that exempts AWS's own services is customary and is
-            # allowed.
+            # Every further test makes the Deny narrower, so each of them must exempt named owners only. A test that
+            # exempts AWS's own services is customary and is allowed.
             own = [test for test in tests if not _is_for_people(test)]
-            if not own or (len(own) == 1 and _restricts(own[0], most, positive=False)):
+            if all(_restricts(test, most, positive=False) for test in own):
                 closed |= _allowed(statement)
         elif not tests and any(
             isinstance(one, AllExcept) and one.principals and not any(map(_is_open, one.principals))

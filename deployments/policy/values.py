@@ -22,8 +22,8 @@ from deployments.policy.wildcard import ascii_lower
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,2})?")
 _EPOCH = re.compile(r"[0-9]{1,3}|[0-9]{5,7}|[0-9]{9,11}")  # 4 and 8 digits could also be a year or a day
 _ISO = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
-    r"(?:T([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,6}))?)?(Z|[+-][0-9]{2}:?[0-9]{2}))?"
+    r"([0-9]{4})-([0-9]{2})(?:-([0-9]{2})"
+    r"(?:T([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,6}))?)?(Z|[+-](?:0[0-9]|1[0-4]):[0-5][0-9]))?)?"
 )
 _RANGE = re.compile(r"([0-9.]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)(/(0|[1-9][0-9]{0,2}))?")
 _PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
@@ -58,14 +58,18 @@ def number(text: str) -> Decimal | None:
 
 
 def moment(text: str) -> datetime | None:
-    """A time in ISO 8601 as the W3C writes it (a day, or a day with a time and its zone), or in seconds since 1970."""
+    """A time in ISO 8601 as the W3C writes it, or in seconds since 1970.
+
+    A month, a day, or a day with a time and its zone. A year alone could also be seconds, so it is no moment here.
+    """
     try:
         if _EPOCH.fullmatch(text):
             return datetime.fromtimestamp(int(text), tz=UTC)
         found = _ISO.fullmatch(text)
         if found is None or not "1000" <= found[1] <= "9998":
             return None
-        year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
+        year, month, day = int(found[1]), int(found[2]), int(found[3] or 1)
+        hour, minute, second = (int(part or 0) for part in found.groups()[3:6])
         micro = int((found[7] or "").ljust(6, "0"))
         at = datetime(year, month, day, hour, minute, second, micro, tzinfo=UTC)
         zone = found[8] or "Z"

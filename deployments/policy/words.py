@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
 from deployments.policy.actions import CUSTOMARY, GRANTABLE, KNOWN, PULL, PURPOSES, PUSH, Purpose, written
@@ -10,6 +11,7 @@ from deployments.policy.conditions import Condition, Test, operator_of, spelt
 
 MAX_ITEMS_LISTED = 6
 MAX_SENTENCE_CHARACTERS = 160
+MAX_CONDITION_CHARACTERS = 1_000  # of all tests of a condition: six long ones would be 6,000
 
 _IS = {
     "StringEquals": "is",
@@ -113,10 +115,14 @@ def of_use(actions: Sequence[str]) -> str:
     return what if what in (Purpose.PULL.value, Purpose.PUSH.value) else f"use {what}"
 
 
+@functools.lru_cache(maxsize=1024)
 def of_condition(condition: Condition) -> str:
     """` only when aws:PrincipalOrgID is o-1 and …`, with the space before it; empty if there is no condition."""
-    tests = [of_test(test) for test in condition.tests]
-    return f" only when {listed(tests)}" if tests else ""
+    tests = condition.tests
+    left_out = len(tests) - MAX_ITEMS_LISTED + 1 if len(tests) > MAX_ITEMS_LISTED else 0
+    parts = [of_test(test) for test in tests[: len(tests) - left_out]] + [f"{left_out} more"] * bool(left_out)
+    text = f" only when {listed(parts)}" if parts else ""
+    return text if len(text) <= MAX_CONDITION_CHARACTERS else text[: MAX_CONDITION_CHARACTERS - 1] + "…"
 
 
 def of_test(test: Test) -> str:

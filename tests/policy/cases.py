@@ -454,7 +454,24 @@ CASES: list[tuple[str, str, str, str, str]] = [
         when("ForAnyValue:StringEquals", "a"),
         DIFFERENT,
     ),
-    case("ForAnyValue against plain", when("ForAnyValue:StringEquals", "a"), when("StringEquals", "a"), DIFFERENT),
+    case(
+        "ForAnyValue against plain, of a key with several values",
+        when("ForAnyValue:StringEquals", "a", "aws:PrincipalOrgPaths"),
+        when("StringEquals", "a", "aws:PrincipalOrgPaths"),
+        DIFFERENT,
+    ),
+    case(
+        "ForAnyValue against plain, of a key with one value",
+        when("ForAnyValue:StringEquals", "a"),
+        when("StringEquals", "a"),
+        SAME,
+    ),
+    case(
+        "ForAllValues against IfExists, which tell an empty tag apart",
+        when("ForAllValues:StringEquals", "a", TAG),
+        when("StringEqualsIfExists", "a", TAG),
+        DIFFERENT,
+    ),
     case(
         "ForAnyValue in another order",
         when("ForAnyValue:StringLike", ["a", "b"]),

@@ -99,6 +99,12 @@ def test_words_for_everything_and_nearly_everything() -> None:
     )
 
 
+def test_if_exists_adds_nothing_to_any_value_in_words() -> None:
+    one = policy(stmt("*", **cond("ForAnyValue:StringEqualsIfExists", "aws:PrincipalOrgPaths", "o-1/")))
+
+    assert words(None, one)[0] == ["everyone gains pull only when some value of aws:PrincipalOrgPaths is o-1/"]
+
+
 def test_an_account_of_another_partition_says_so() -> None:
     assert words(None, policy(stmt(f"arn:aws-cn:iam::{ONE}:root"))) == (
         [f"account {ONE} in partition aws-cn gains pull"],

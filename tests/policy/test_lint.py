@@ -138,6 +138,12 @@ def test_a_policy_open_to_the_whole_world_is_an_error(statement: Any) -> None:
         [stmt("*"), stmt("*", "*", effect="Deny", **cond("StringNotEqualsIfExists", KEY, ["o-1", "o-2"]))],
         [stmt("*"), stmt("*", "*", effect="Deny", Condition={"StringNotEquals": {KEY: "o-1"},
                                                              "BoolIfExists": {"aws:PrincipalIsAWSService": "false"}})],
+        # AWS's data perimeter: each test that must hold exempts named owners only
+        [stmt("*"), stmt("*", "*", effect="Deny", Condition={
+            "StringNotEqualsIfExists": {KEY: "o-1", "aws:PrincipalAccount": [TWO]},
+            "BoolIfExists": {"aws:PrincipalIsAWSService": "false"}})],
+        [stmt("*"), stmt("*", "*", effect="Deny", Condition={
+            "ForAllValues:StringNotLike": {"aws:PrincipalOrgPaths": "o-1/*"}})],
         [stmt("*"), stmt("*", effect="Deny")],
         [stmt("*"), without("Principal", stmt(effect="Deny"), NotPrincipal={"AWS": ONE})],
         [stmt("*", effect="Deny")],
@@ -163,6 +169,7 @@ def test_a_policy_that_names_its_owners_in_some_way_is_not_open(statements: list
             **all_cond(cond("StringNotEquals", KEY, "o-1"), cond("Bool", "aws:SecureTransport", "true")),
         ),
         stmt("*", effect="Deny", **cond("NotIpAddress", "aws:SourceIp", "0.0.0.0/0")),
+        stmt("*", effect="Deny", Condition={"StringNotEquals": {KEY: "o-1", "aws:PrincipalTag/team": "red"}}),
         without("Principal", stmt(effect="Deny"), NotPrincipal="*"),
         without("Principal", stmt(effect="Deny"), NotPrincipal={"AWS": []}),
     ],
@@ -439,6 +446,8 @@ def test_a_deny_of_requests_without_tls_is_no_finding_and_makes_no_account_uncer
         cond("StringEquals", "aws:SourceVpce", "vpce-0123456789abcdef0"),
         cond("IpAddress", "aws:SourceIp", ["203.0.113.0/24", "203.0.113.7", "2001:db8::/32"]),
         cond("DateLessThan", "aws:CurrentTime", ["2030-01-01", "2030-01-01T00:00:00Z", "2030-01-01T00:00:00+01:00"]),
+        cond("DateLessThan", "aws:CurrentTime", "2030-06"),
+        cond("StringEquals", "aws:RequestedRegion", ["eusc-de-east-1", "us-gov-west-1", "eu-central-1"]),
         cond("NumericLessThan", "aws:MultiFactorAuthAge", 3600),
         cond("DateLessThan", "aws:EpochTime", "1893456000"),
         cond("NumericLessThan", "aws:PrincipalTag/level", "3"),
@@ -634,6 +643,25 @@ def test_ranges_that_aws_calls_public_are_a_warning(ranges: Any) -> None:
     assert ids(allowed) == ["W130"]
     assert "W130" in ids(denied)
     assert "E110" not in ids(denied)
+
+
+def test_ranges_of_several_statements_count_together() -> None:
+    def allowed(*ranges: str) -> str:
+        parts = [cond("IpAddress", "aws:SourceIp", one) for one in ranges]
+        return policy(*(stmt("*", PULL, **part) for part in parts))
+
+    assert ids(allowed("52.0.0.0/9", "52.128.0.0/9")) == []
+    assert ids(allowed("52.0.0.0/8", "54.0.0.0/8")) == ["W130"]
+    assert openness(allowed("52.0.0.0/8", "54.0.0.0/8"), partition="aws") == "open"
+    assert ids(allowed("52.0.0.0/8", "52.0.0.0/8")) == []
+    everywhere = allowed(*(f"{4 * number}.0.0.0/6" for number in range(64)))
+    assert set(ids(everywhere)) == {"E102", "W130"}  # not E110, by D-upgrades-start: the check is new
+    assert openness(everywhere, partition="aws") == "open"
+    for_the_organisation = stmt("*", PULL, Condition=ORG | {"IpAddress": {"aws:SourceIp": "54.0.0.0/8"}})
+    closed = policy(stmt("*", PULL, **cond("IpAddress", "aws:SourceIp", "52.0.0.0/8")), for_the_organisation)
+    assert "W130" not in ids(closed)
+    behind = [stmt("*", **cond("IpAddress", "aws:SourceIp", f"{one}.0.0.0/8")) for one in (52, 54)]
+    assert "W130" not in ids(policy(*behind, stmt("*", effect="Deny", **cond("StringNotEquals", KEY, "o-1"))))
 
 
 @pytest.mark.parametrize("ranges", ["52.0.0.0/8", ["203.0.113.0/24", "2600::/32"]])

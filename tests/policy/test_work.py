@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
+from collections import Counter
+from typing import Any
 
 import pytest
 
-from deployments.policy import compare, evaluate, holders, lint, parse
+from deployments.policy import compare, conditions, evaluate, holders, lint, parse, words
 from deployments.policy.budget import MAX_STEPS, Budget, TooComplexError
+from deployments.policy.conditions import Condition
 from tests.policy.worst import DEFAULT, SHAPES, shaped
 
 WORDS = 20_000  # characters of all sentences of one difference
@@ -99,3 +104,88 @@ def test_a_usual_difference_takes_few_steps() -> None:
         "StringEquals": {"aws:PrincipalOrgID": ["o-1", "o-2"]}}}]})  # fmt: skip
 
     assert compare(DEFAULT, text, partition="aws").steps < 500
+
+
+def wide_statement(accounts: int, tests: int, operator: str = "StringEquals") -> str:
+    """One statement of many principals under one condition of many tests."""
+    names = [f"{number:012d}" for number in range(accounts)]
+    condition = {operator: {f"k:{number}": "a" for number in range(tests)}}
+    statement = {"Effect": "Allow", "Principal": {"AWS": names}, "Action": "*", "Condition": condition}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]}, separators=(",", ":"))
+
+
+def test_a_condition_is_put_into_words_once_and_not_for_each_principal(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = Counter[str]()
+    of_test, as_document = words.of_test, Condition.as_document
+
+    def counted_test(*given: Any) -> str:
+        counts["tests"] += 1
+        return of_test(*given)
+
+    def counted_document(condition: Condition) -> Any:
+        counts["documents"] += 1
+        return as_document(condition)
+
+    monkeypatch.setattr(words, "of_test", counted_test)
+    monkeypatch.setattr(Condition, "as_document", counted_document)
+    found = compare(DEFAULT, wide_statement(280, 500), partition="aws")
+
+    assert found.left_out > 100
+    assert counts["tests"] <= 2 * words.MAX_ITEMS_LISTED
+    assert counts["documents"] <= 2
+
+
+def test_the_tests_of_a_condition_are_put_in_order_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = wide_statement(1, 700, "ForAllValues:StringEquals")
+    conditions._in_order.cache_clear()
+    lint(text, partition="aws", consumer_accounts=["111111111111"])
+
+    assert conditions._in_order.cache_info().misses <= 3
+
+
+def test_the_findings_about_one_policy_are_few_words_and_the_others_are_counted() -> None:
+    text = wide_statement(1, 700, "ForAllValues:StringEquals")
+    found = lint(text, partition="aws")
+    of_one_kind = [one for one in found if one.id == "deployments.W111"]
+
+    assert sum(len(one.message) + len(one.hint) for one in found) <= WORDS
+    assert re.fullmatch("[0-9]+ more findings of this kind[.]", of_one_kind[-1].message)
+    assert int(of_one_kind[-1].message.split()[0]) + len(of_one_kind) - 1 == 700
+
+
+def test_a_long_condition_is_cut_in_words() -> None:
+    tests = {f"k:{number}": ["a" * 150 + str(value) for value in range(6)] for number in range(6)}
+    statement = {"Effect": "Allow", "Principal": "*", "Action": "*", "Condition": {"StringEquals": tests}}
+    (grant,) = compare(None, json.dumps({"Statement": [statement]}), partition="aws").gained
+
+    assert len(grant.words) <= words.MAX_CONDITION_CHARACTERS + 100
+    assert grant.words.endswith("…")
+    assert grant.condition == {"StringEquals": {key: sorted(some) for key, some in tests.items()}}
+
+
+@pytest.mark.parametrize("key", ["aws:PrincipalArn", "aws:PrincipalAccount"])
+def test_a_difference_of_several_values_of_a_key_of_the_caller_has_an_example(key: str) -> None:
+    condition = {
+        "ForAnyValue:StringEquals": {key: "x"},
+        "ForAnyValue:StringLike": {key: "y*"},
+        "ForAllValues:StringLike": {key: "?*"},
+    }
+    statement = {"Effect": "Allow", "Principal": "*", "Action": "*", "Condition": condition}
+    found = compare(None, json.dumps({"Statement": [statement]}), partition="aws")
+
+    assert found.level == "access"
+    assert found.example is not None
+
+
+def test_an_example_of_a_difference_is_tried_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of values that nobody can write there is none, and looking for one among thousands takes seconds."""
+    tried: list[str] = []
+    module = importlib.import_module("deployments.policy.compare")
+    monkeypatch.setattr(module._Comparing, "_request", lambda *_: tried.append("once"))
+    statements = [
+        {"Effect": "Allow", "Principal": {"AWS": f"{number:012d}"}, "Action": "*", "Condition": {"Bool": {"k": "yes"}}}
+        for number in range(90)
+    ]
+
+    assert compare(None, json.dumps({"Statement": statements}), partition="aws").level == "access"
+    assert len(tried) == module.MAX_TRIES
