@@ -299,6 +299,7 @@ ACTS: dict[str, tuple[str, Act]] = {
         "change.user",
         lambda w: w.post(f"auth/user/{w.person.pk}/password/", {
             "usable_password": "true", "password1": PASSWORD, "password2": PASSWORD, "set-password": "1"})),
+    "auth_user_revoke_keys": ("revoke.key", lambda w: w.post(f"auth/user/{w.person.pk}/revoke-keys/")),
     "auth_user_delete": ("delete.user", lambda w: w.post(f"auth/user/{w.person.pk}/delete/", {"post": "yes"})),
     "auth_user_changelist": (
         "delete.user",
@@ -331,6 +332,7 @@ ACTS: dict[str, tuple[str, Act]] = {
 #: What has to be there before.
 FIRST: dict[str, Act] = {
     "deployments_accesskey_delete": _expired_key,
+    "auth_user_revoke_keys": lambda w: keys.make_user_token(w.person),
     "deployments_sweep_stop": lambda _: sweep_record.start(trigger=SweepTrigger.PERSON),
     "writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),
     "manage.py writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),

@@ -346,6 +346,39 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/access/keys.py",
+        (
+            "owner_may",
+            "user.is_staff and ",
+            "",
+            "api/test_token_worth.py::test_a_token_does_what_the_console_would_let_its_user_do",
+        ),
+        (
+            "owner_may",
+            'if scope == READ else ("add_accesskey",)',
+            "",
+            "api/test_token_worth.py::test_a_token_does_what_the_console_would_let_its_user_do",
+        ),
+    ),
+    *_in(
+        "deployments/api/auth.py",
+        (
+            "_Bearer.__call__",
+            "keys.DEPLOY if key.kind == KeyKind.DEPLOY else keys.READ",
+            "keys.READ",
+            "api/test_token_worth.py::test_a_deploy_key_stops_when_its_user_loses_the_right",
+        ),
+    ),
+    *_in(
+        "deployments/admin/people.py",
+        (
+            "PeopleAdmin.revoke_keys_view",
+            'require(request, "revoke_accesskey")',
+            "pass",
+            "api/test_token_worth.py::test_who_may_not_revoke_keys_revokes_none_of_a_person",
+        ),
+    ),
+    *_in(
         "deployments/access/people.py",
         (
             "may_change_person",
