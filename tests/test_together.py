@@ -449,13 +449,13 @@ def test_a_change_without_its_line_is_no_change_and_asking_again_does_both(
         FIRST[way](world)
     AuditEntry.objects.all().delete()
     logins = action in ("approve.login", "decline.login") or way == "POST /api/v1/token"
-    before, sessions = _everything(), _sessions()
+    before, logged_in = _everything(), _sessions()
 
     with dying(), suppress(OperationalError):
         act(world)
 
     after = _everything()
-    assert _sessions() == sessions
+    assert _sessions() == logged_in
     if logins:  # that it was begun, and for the token approved, came before
         [row] = after.pop("deployments.LoginRequest")
         before.pop("deployments.LoginRequest")
@@ -470,7 +470,7 @@ def test_a_change_without_its_line_is_no_change_and_asking_again_does_both(
     assert told is not None, [entry.action for entry in AuditEntry.objects.all()]
     assert told.outcome == audit.DONE or action == "test.channel"  # no mail server: it was not sent, and says so
     if action in ("log_in.user", "log_out.user"):
-        assert _sessions() != sessions
+        assert _sessions() != logged_in
     elif action != "check.setup":
         assert _everything() != before
 

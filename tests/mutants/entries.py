@@ -45,24 +45,24 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/access/log_ins.py",
+        "deployments/access/sessions.py",
         (
             "log_in_failed",
             "if failed >= MAX_FAILED:",
             "if False:",
-            "access/test_log_ins.py::test_forty_wrong_passwords_and_then_the_right_one_leave_thirty_lines_and_one",
+            "access/test_sessions.py::test_forty_wrong_passwords_and_then_the_right_one_leave_thirty_lines_and_one",
         ),
         (
             "log_in_failed",
             "at__gt=Now() - WINDOW",
             "at__isnull=False",
-            "access/test_log_ins.py::test_the_lines_of_failed_log_ins_go_on_when_the_window_has_passed",
+            "access/test_sessions.py::test_the_lines_of_failed_log_ins_go_on_when_the_window_has_passed",
         ),
         (
             "log_in_failed",
             'history(user) if user is not None else AuditEntry.objects.filter(object_type="")',
             "AuditEntry.objects.all()",
-            "access/test_log_ins.py::test_failures_with_other_names_hide_no_failure_of_an_account",
+            "access/test_sessions.py::test_failures_with_other_names_hide_no_failure_of_an_account",
         ),
         (
             "logged_in",
