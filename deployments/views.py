@@ -214,10 +214,10 @@ def api_docs(request: HttpRequest) -> HttpResponse:
     return render(request, "api/docs.html")
 
 
-def _page(request: HttpRequest, status: int, **more: str) -> HttpResponse:
+def _page(request: HttpRequest, status: int, template: str = "", **more: str) -> HttpResponse:
     context = {"request_id": request.META.get("REQUEST_ID", ""), **more}
     try:
-        return render(request, f"{status}.html", context, status=status)
+        return render(request, template or f"{status}.html", context, status=status)
     except Exception:  # the error page must not fail because the session or the database is broken
         return HttpResponse(
             f"Error {status}. Request {context['request_id']}", status=status, content_type="text/plain"
@@ -225,13 +225,26 @@ def _page(request: HttpRequest, status: int, **more: str) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    """Django's handler400."""
+    """Django's handler400. The line of the request gets the reason, such as a Host header that ALLOWED_HOSTS lacks."""
+    _bind_reason(exception)
     return _page(request, 400)
 
 
 def permission_denied(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """Django's handler403."""
+    _bind_reason(exception)
     return _page(request, 403)
+
+
+def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """Django's CSRF_FAILURE_VIEW: a form without the token of its session. Below `/api/` no request needs one."""
+    bind(reason=reason)
+    return _page(request, 403, template="403_csrf.html")
+
+
+def _bind_reason(exception: Exception | None) -> None:
+    if exception is not None and str(exception):
+        bind(reason=str(exception))
 
 
 def page_not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:

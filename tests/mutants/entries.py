@@ -379,6 +379,27 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/admin/forgotten.py",
+        (
+            "AskForm.send_mail",
+            ".count() >= MAX_MAILS",
+            ".count() < 0",
+            "admin/test_forgotten.py::test_an_account_gets_three_mails_in_an_hour",
+        ),
+        (
+            "_Page.dispatch",
+            "if not settings.MAIL_IS_CONFIGURED:",
+            "if False:",
+            "admin/test_forgotten.py::test_with_mail_the_log_in_page_offers_a_link_and_without_it_says_who_can_help",
+        ),
+        (
+            "Ask.form_valid",
+            '"domain": origin.netloc',
+            '"domain": self.request.get_host()',
+            "admin/test_forgotten.py::test_the_link_leads_to_our_origin_whatever_the_host_header_says",
+        ),
+    ),
+    *_in(
         "deployments/access/people.py",
         (
             "may_change_person",
