@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.contrib import admin
 from django.contrib.auth import views
 from django.contrib.auth.forms import PasswordResetForm
 from django.core.mail import EmailMessage
@@ -74,6 +75,10 @@ class _Page:
         response: HttpResponseBase = super().dispatch(request, *args, **kwargs)  # type: ignore[misc]
         response["Cache-Control"] = "no-store"
         return response
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        request: HttpRequest = self.request  # type: ignore[attr-defined]
+        return {**admin.site.each_context(request), **super().get_context_data(**kwargs)}  # type: ignore[misc]
 
 
 class Ask(_Page, views.PasswordResetView):

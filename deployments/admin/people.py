@@ -188,6 +188,15 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
         }  # fmt: skip
         return TemplateResponse(request, "registry_admin/person_keys.html", context)
 
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """The password, with the button to set it, only for those who may."""
+        found = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return found
+        (title, first), *others = found
+        shown = tuple(field for field in first["fields"] if field != "password")
+        return ((title, {**first, "fields": shown}), *others)
+
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         fields = super().get_readonly_fields(request, obj)
         return fields if request.user.is_superuser else (*fields, "is_superuser")
