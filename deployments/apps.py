@@ -16,10 +16,10 @@ class DeploymentsConfig(AppConfig):
 
     def ready(self) -> None:
         from deployments import checks  # noqa: F401  (the checks register themselves)
-        from deployments.access import groups, log_ins
+        from deployments.access import groups, sessions
 
         # `sender=self`: without it the groups would be made once for every installed app.
         post_migrate.connect(groups.ensure_groups, sender=self, dispatch_uid="registry-admin-people")
-        signals.user_logged_in.connect(log_ins.logged_in, dispatch_uid="registry-admin-log-in")
-        signals.user_logged_out.connect(log_ins.logged_out, dispatch_uid="registry-admin-log-out")
-        signals.user_login_failed.connect(log_ins.log_in_failed, dispatch_uid="registry-admin-log-in-failed")
+        signals.user_logged_in.connect(sessions.logged_in, dispatch_uid="registry-admin-log-in")
+        signals.user_logged_out.connect(sessions.logged_out, dispatch_uid="registry-admin-log-out")
+        signals.user_login_failed.connect(sessions.log_in_failed, dispatch_uid="registry-admin-log-in-failed")

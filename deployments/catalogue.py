@@ -718,6 +718,14 @@ ACCESS: tuple[Entry, ...] = (
         owner=Owner.DEPLOYER,
     ),
     Entry(
+        codes=("owner_without_right",),
+        says="{owner}, the owner of this access key, may not {act}.",
+        todo="An administrator can give {owner} the right “{right}” and, if it is missing, the staff status.",
+        cause="A personal access token, and each deploy key that was made with it, is worth what its owner may do now: "
+        "to see projects needs “Can view project” or “Can add access key”, to deploy needs “Can add access key”.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
         codes=("too_many_requests",),
         says="Too many {what} from this address.",
         todo="Try again in {seconds} seconds.",

@@ -226,13 +226,21 @@ def _page(request: HttpRequest, status: int, *, template: str = "", **more: str)
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    """Django's handler400."""
+    """Django's handler400. The line of the request gets the reason, such as a Host header that ALLOWED_HOSTS lacks."""
+    _bind_reason(exception)
     return _page(request, 400)
 
 
 def permission_denied(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """Django's handler403."""
+    _bind_reason(exception)
     return _page(request, 403)
+
+
+def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """Django's CSRF_FAILURE_VIEW: a form without the token of its session. Below `/api/` no request needs one."""
+    bind(reason=reason)
+    return _page(request, 403, template="403_csrf.html")
 
 
 def log_in_throttled(
@@ -256,6 +264,11 @@ def _log_in_refused(request: HttpRequest, refused: Refusal, *, status: int, retr
     response["Retry-After"] = str(retry_after)
     response["Cache-Control"] = "no-store"
     return response
+
+
+def _bind_reason(exception: Exception | None) -> None:
+    if exception is not None and str(exception):
+        bind(reason=str(exception))
 
 
 def page_not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:

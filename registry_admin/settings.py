@@ -238,6 +238,9 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_AGE = 8 * 60 * 60
 SESSION_SAVE_EVERY_REQUEST = False
+LOGIN_URL, LOGIN_REDIRECT_URL = "admin:login", "admin:index"
+PASSWORD_RESET_TIMEOUT = 60 * 60
+CSRF_FAILURE_VIEW = "deployments.views.csrf_failed"
 
 # The queue only carries wake-up tasks: the tables of `deployments` contain the work, so a lost or repeated message does
 # no harm. `retry` counts from the time at which a message is fetched, so it must be longer than the time in which the
@@ -290,6 +293,8 @@ LOGGING: dict[str, Any] = {
         "gunicorn.error": {"handlers": [], "propagate": True},
         # Each request has one line already (deployments.api.middleware), without its path and query string.
         "django.request": {"level": "CRITICAL", "propagate": False},
+        # The same for a Host header that is not ours and a form without its token: the request's line has the reason.
+        "django.security": {"level": "CRITICAL", "propagate": False},
         "django.server": {"handlers": [], "level": "ERROR", "propagate": True},
         # At INFO it writes two lines for each task, with a name of four random words.
         "django-q": {"level": "INFO" if CONFIGURATION.log_level == "DEBUG" else "WARNING"},

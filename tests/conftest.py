@@ -16,7 +16,7 @@ from django.test import Client, TransactionTestCase
 from django.test.utils import override_settings
 
 from deployments import config, service_urls
-from deployments.access import log_ins
+from deployments.access import sessions
 from deployments.aws import clients
 from deployments.models import Environment, EnvironmentType, Project
 from deployments.reconcile import processes
@@ -116,7 +116,7 @@ def no_line_for_a_session_that_a_test_makes() -> Iterator[None]:
         try:
             real(client, user, backend)
         finally:
-            user_logged_in.connect(log_ins.logged_in, dispatch_uid="registry-admin-log-in")
+            user_logged_in.connect(sessions.logged_in, dispatch_uid="registry-admin-log-in")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Client, "force_login", force_login)

@@ -290,9 +290,7 @@ def test_a_login_link_is_logged_by_its_route_also_when_it_is_refused(
 
     assert begun.handle not in lines.raw
     assert {line["route"] for line in lines.lines if line["event"] == "request"} == {"account/login/<str:handle>"}
-    assert any(
-        "/account/login/<str:handle>" in line["event"] for line in lines.lines
-    )  # Django's own, of the CSRF check
+    assert "CSRF" in lines.one("request", status=403)["reason"]
 
 
 def test_a_deployment_that_times_out_has_its_line(
@@ -431,3 +429,32 @@ def test_what_is_bound_stands_on_the_lines_of_other_libraries_too_and_of_carried
     log.get_logger("deployments.test").info("afterwards")
 
     assert lines.events(request_id="r-1") == ["slow", "in.thread"]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("method", "path", "sent", "status", "reason"),
+    [
+        ("get", "/admin/deployments/deployment/", {}, 403, ""),
+        ("post", "/admin/login/", {}, 403, "CSRF"),
+        ("get", "/admin/nothing/", {}, 404, ""),
+        ("get", "/api/nothing", {}, 404, ""),
+        ("get", "/admin/", {"headers": {"host": "evil.example"}}, 400, "evil.example"),
+        ("get", "/api/v1/projects", {"headers": {"host": "evil.example"}}, 400, "evil.example"),
+        ("get", "/admin/logout/", {}, 405, ""),
+        ("get", "/admin/auth/user/?password__startswith=p", {"superuser": True}, 400, "password__startswith"),
+    ],
+)
+def test_a_refused_page_is_one_line_without_a_traceback_and_with_the_reason(
+    method: str, path: str, sent: dict[str, Any], status: int, reason: str, lines: Log
+) -> None:
+    superuser = sent.pop("superuser", False)
+    client = Client(raise_request_exception=False, enforce_csrf_checks=True)
+    client.force_login(User.objects.create(username="mira", is_staff=True, is_superuser=superuser))
+
+    answer = getattr(client, method)(path, **sent)
+
+    assert answer.status_code == status
+    assert len(lines.text.splitlines()) == 1, lines.text
+    assert lines.one("request")["status"] == status
+    assert reason in lines.one("request").get("reason", "")

@@ -19,13 +19,15 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.contrib.auth.models import Group, User
+from django.contrib.auth.tokens import default_token_generator
 from django.contrib.sessions.models import Session
 from django.core.management import call_command, get_commands
 from django.core.management.base import CommandError
 from django.db import OperationalError, connection, connections
 from django.db.models.functions import Now
-from django.test import Client
+from django.test import Client, override_settings
 from django.urls import get_resolver
+from django.utils.http import urlsafe_base64_encode
 
 from deployments.access import audit, cli_login, keys
 from deployments.access.vault import Vault
@@ -175,6 +177,20 @@ def _log_in(world: World) -> Any:
     return answer
 
 
+def _forgotten(world: World, path: str, **data: str) -> Any:
+    with override_settings(MAIL_IS_CONFIGURED=True):
+        return world.post(path, data)
+
+
+def _link(world: World) -> str:
+    """Opens the link of a mail. Returns the address of its form."""
+    ada = User.objects.get(username="ada@example.com")
+    number = urlsafe_base64_encode(str(ada.pk).encode())
+    with override_settings(MAIL_IS_CONFIGURED=True):
+        answer = world.browser.get(f"/admin/forgotten/{number}/{default_token_generator.make_token(ada)}/")
+    return str(answer["Location"]).removeprefix("/admin/")
+
+
 def _change_password(world: World) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("getpass.getpass", lambda *_: f"another-{PASSWORD}")
@@ -239,6 +255,11 @@ ACTS: dict[str, tuple[str, Act]] = {
         lambda w: w.browser.get(
             f"/api/v1/projects/{w.project.ref}/prod", headers={"Authorization": f"Bearer {w.user_text}"})),
     "login": ("log_in.user", _log_in),
+    "forgotten": ("ask.password", lambda w: _forgotten(w, "forgotten/", email="ada@example.com")),
+    "forgotten_link": (
+        "change.user",
+        lambda w: _forgotten(
+            w, _link(w), new_password1="another-" + PASSWORD, new_password2="another-" + PASSWORD)),
     "logout": ("log_out.user", lambda w: w.post("logout/")),
     "login-approve": ("approve.login", lambda w: _decide(w, approve="1")),
     "login-approve decline": ("decline.login", lambda w: _decide(w)),
@@ -299,6 +320,7 @@ ACTS: dict[str, tuple[str, Act]] = {
         "change.user",
         lambda w: w.post(f"auth/user/{w.person.pk}/password/", {
             "usable_password": "true", "password1": PASSWORD, "password2": PASSWORD, "set-password": "1"})),
+    "auth_user_revoke_keys": ("revoke.key", lambda w: w.post(f"auth/user/{w.person.pk}/revoke-keys/")),
     "auth_user_delete": ("delete.user", lambda w: w.post(f"auth/user/{w.person.pk}/delete/", {"post": "yes"})),
     "auth_user_changelist": (
         "delete.user",
@@ -331,6 +353,7 @@ ACTS: dict[str, tuple[str, Act]] = {
 #: What has to be there before.
 FIRST: dict[str, Act] = {
     "deployments_accesskey_delete": _expired_key,
+    "auth_user_revoke_keys": lambda w: keys.make_user_token(w.person),
     "deployments_sweep_stop": lambda _: sweep_record.start(trigger=SweepTrigger.PERSON),
     "writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),
     "manage.py writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),
@@ -354,6 +377,7 @@ WITHOUT = {
 }
 #: Addresses that only read, or that Django has and ours refuse (tests/admin/test_rights.py).
 READ = {
+    "forgotten_sent", "forgotten_done",
     "healthz", "readyz", "metrics", "status", "api-docs", "openapi-json", "api-root", "index", "password_change_done",
     "autocomplete", "jsi18n", "view_on_site", "app_list", "home", "tokens", "project",
     "deployment", "deployments", "deployments_sweep_progress",
@@ -447,13 +471,13 @@ def test_a_change_without_its_line_is_no_change_and_asking_again_does_both(
         FIRST[way](world)
     AuditEntry.objects.all().delete()
     logins = action in ("approve.login", "decline.login") or way == "POST /api/v1/token"
-    before, sessions = _everything(), _sessions()
+    before, logged_in = _everything(), _sessions()
 
     with dying(), suppress(OperationalError):
         act(world)
 
     after = _everything()
-    assert _sessions() == sessions
+    assert _sessions() == logged_in
     if logins:  # that it was begun, and for the token approved, came before
         [row] = after.pop("deployments.LoginRequest")
         before.pop("deployments.LoginRequest")
@@ -468,8 +492,8 @@ def test_a_change_without_its_line_is_no_change_and_asking_again_does_both(
     assert told is not None, [entry.action for entry in AuditEntry.objects.all()]
     assert told.outcome == audit.DONE or action == "test.channel"  # no mail server: it was not sent, and says so
     if action in ("log_in.user", "log_out.user"):
-        assert _sessions() != sessions
-    elif action != "check.setup":
+        assert _sessions() != logged_in
+    elif action not in ("check.setup", "ask.password"):
         assert _everything() != before
 
 

@@ -135,6 +135,27 @@ def allows(key: AccessKey, scope: str) -> bool:
     return not key.scopes or scope in key.scopes or (scope == READ and DEPLOY in key.scopes)
 
 
+def owner_may(key: AccessKey, scope: str) -> bool:
+    """Whether the user of a personal token or of its deploy keys may do now what the scope is for (D-token-worth).
+
+    It is what the console asks for: staff status, and the permission to make access keys; for READ, the permission to
+    see projects is enough. True for a key without a user.
+    """
+    user = key.user
+    if user is None:
+        return True
+    enough = ("add_accesskey", "view_project") if scope == READ else ("add_accesskey",)
+    return user.is_active and user.is_staff and any(user.has_perm(f"deployments.{name}") for name in enough)
+
+
+def revoke_all(user: AbstractBaseUser) -> list[AccessKey]:
+    """Revoke each key of the user, from the next request on. Returns the keys that were not revoked before."""
+    with transaction.atomic():
+        found = list(AccessKey.objects.select_for_update().filter(user_id=user.pk, revoked_at__isnull=True))
+        AccessKey.objects.filter(pk__in=[key.pk for key in found]).update(revoked_at=Now())
+    return found
+
+
 def revoke(key: AccessKey) -> bool:
     """Revoke the key, from the next request on. False if the key was revoked before.
 

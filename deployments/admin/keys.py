@@ -226,6 +226,7 @@ class AccessKeyAdmin(Audited, ReadOnly):
             "predecessor": predecessor,
             "predecessor_still_used": predecessor is not None and _used_since(predecessor, row),
             "audit": audit_of(request, row),
+            "alarm": None if not row.is_live or keys.owner_may(row, keys.DEPLOY) else WORTH_LESS,
         }
 
     @admin.display(description="Key", ordering="prefix")
@@ -259,6 +260,14 @@ class AccessKeyAdmin(Audited, ReadOnly):
         return ago(row.created_at)
 
 
+#: The alarm on the page of a live key whose user may not deploy.
+WORTH_LESS = Alarm(
+    title="Nobody can deploy with this key now",
+    words="A key is worth what its owner may do: its owner is not active, or lacks the staff status or the right "
+    "“Can add access key”.",
+    then="Give its owner the right, or revoke the key.",
+    tone="warn",
+)
 OBSTACLE = "A deploy key, a revoked or expired key, and a key that was already rotated cannot be rotated."
 
 

@@ -7,6 +7,7 @@ the list is short. Who may change whom: `access.people`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from django import forms
@@ -19,10 +20,15 @@ from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
 from django.contrib.auth.models import AnonymousUser, Group, Permission, User
 from django.db import transaction
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
 
-from deployments.access import people
-from deployments.admin.pages import Alarm, Audited, Nouns, ReadOnly
+from deployments.access import keys, people
+from deployments.access.audit import Trail
+from deployments.admin.pages import Alarm, Audited, Button, Nouns, ReadOnly, may, require
+from deployments.models import AccessKey
 
 
 class Rights(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
@@ -93,6 +99,11 @@ ONLY_SEEN = Alarm(
 )
 
 
+def live_keys(person: User) -> QuerySet[AccessKey]:
+    """The person's personal tokens and deploy keys that work."""
+    return AccessKey.objects.filter(keys.live(), user=person).defer("digest")
+
+
 class _People(Audited):
     show_facets = admin.ShowFacets.ALWAYS
 
@@ -108,9 +119,15 @@ class _People(Audited):
 
     def change_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
         row = self.get_object(request, unquote(object_id))
-        if row is not None and not self.may_change(request, row):
-            kwargs["extra_context"] = {**(kwargs.get("extra_context") or {}), "alarm": ONLY_SEEN}
+        if row is not None:
+            alarm = None if self.may_change(request, row) else ONLY_SEEN
+            more = {"alarm": alarm, "buttons": list(self.buttons(request, row))}
+            kwargs["extra_context"] = {**(kwargs.get("extra_context") or {}), **more}
         return super().change_view(request, object_id, *args, **kwargs)
+
+    def buttons(self, request: HttpRequest, row: Any) -> Iterator[Button]:
+        """The buttons beside the title of a row's page."""
+        yield from ()
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return Nouns
@@ -143,6 +160,42 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
 
     def may_change(self, request: HttpRequest, row: User) -> bool:
         return people.may_change_person(request.user, row)
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view(self.revoke_keys_view)
+        return [path("<int:pk>/revoke-keys/", view, name="auth_user_revoke_keys"), *super().get_urls()]
+
+    def buttons(self, request: HttpRequest, row: User) -> Iterator[Button]:
+        if may(request, "revoke_accesskey") and live_keys(row).exists():
+            address = reverse("admin:auth_user_revoke_keys", args=[row.pk])
+            yield Button(word="Revoke their keys…", address=address, style="button danger")
+
+    def revoke_keys_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """GET shows the keys of a person, POST revokes them. It needs no right to change people: it gives nothing."""
+        require(request, "revoke_accesskey")
+        person = get_object_or_404(User, pk=pk)
+        back = reverse("admin:auth_user_change", args=[pk])
+        if request.method == "POST":
+            with transaction.atomic():
+                revoked = keys.revoke_all(person)
+                for key in revoked:
+                    Trail.of(request).record("revoke.key", key, before={"owner": str(person)})
+            self.message_user(request, f"{len(revoked)} keys of {person} no longer work.")
+            return HttpResponseRedirect(back if self.has_view_permission(request) else reverse("admin:index"))
+        context = {
+            **self.admin_site.each_context(request), "opts": self.opts, "original": person,
+            "title": f"Revoke the keys of {person}?", "keys": live_keys(person), "back": back,
+        }  # fmt: skip
+        return TemplateResponse(request, "registry_admin/person_keys.html", context)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """The password, with the button to set it, only for those who may."""
+        found = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return found
+        (title, first), *others = found
+        shown = tuple(field for field in first["fields"] if field != "password")
+        return ((title, {**first, "fields": shown}), *others)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         fields = super().get_readonly_fields(request, obj)

@@ -20,7 +20,7 @@ from django.urls import path, reverse
 
 from deployments.access.audit import Actor, Trail
 from deployments.access.hashing import MAX_PASSWORD_CHARACTERS
-from deployments.admin import dashboard
+from deployments.admin import dashboard, forgotten
 from deployments.log import bind
 from deployments.models import Deployment
 
@@ -82,6 +82,7 @@ class RegistryAdmin(admin.AdminSite):
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
         context = super().each_context(request)
         context |= {"registry_host": settings.CONFIGURATION.v4.host, "dashboard_path": reverse("admin:index")}
+        context["can_mail"] = settings.MAIL_IS_CONFIGURED
         if context["has_permission"]:
             counters = dashboard.counters()
             sees = self.get_model_admin(Deployment).has_view_permission(request)
@@ -96,6 +97,7 @@ class RegistryAdmin(admin.AdminSite):
         from deployments.admin.setup import setup, writes  # imported here, because that module imports this one
 
         return [
+            *forgotten.URLS,
             path("setup/", self.admin_view(setup), name="setup"),
             path("setup/writes/", self.admin_view(writes), name="writes"),
             *super().get_urls(),

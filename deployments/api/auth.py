@@ -1,9 +1,10 @@
 """Authentication by bearer tokens, and what each kind of key may access.
 
 Personal access tokens (`tr_pat_…`) belong to a user and have access to every project: an installation is one
-organization. Environment keys have access to their own environment only, and may be limited to some scopes. Unknown,
-expired and revoked keys get the same 401, and a 429 if one address sends too many of them. This limit never affects a
-key that works.
+organization. They, and the deploy keys that were made with them, may do what their user may do at the time of the
+request. Environment keys have access to their own environment only, and may be limited to some scopes. Unknown, expired
+and revoked keys get the same 401, and a 429 if one address sends too many of them. This limit never affects a key that
+works.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class _Bearer(HttpBearer):
         bind(actor=Actor.key(key).name)
         if key.environment is not None:
             bind(project=key.environment.project.ref, environment=str(key.environment))
+        _require_owner(key, keys.DEPLOY if key.kind == KeyKind.DEPLOY else keys.READ)
         keys.record_use(key, client_of(request), request.META.get("REMOTE_ADDR", ""))
         return self.admit(request, key)
 
@@ -121,9 +123,16 @@ may_read, may_deploy, may_fetch_credentials = map(EnvironmentKey, (keys.READ, ke
 
 
 def require_scope(key: AccessKey, scope: str) -> None:
-    """Raise HttpRefusal (403) if the key does not have this scope."""
+    """Raise HttpRefusal (403) if the key does not have this scope, or its user has no right to what it is for."""
     if not keys.allows(key, scope):
         raise http_refusal(403, "scope_missing", scopes=", ".join(key.scopes), scope=scope)
+    _require_owner(key, scope)
+
+
+def _require_owner(key: AccessKey, scope: str) -> None:
+    if not keys.owner_may(key, scope):
+        act, right = ("see projects", "Can view project") if scope == keys.READ else ("deploy", "Can add access key")
+        raise http_refusal(403, "owner_without_right", owner=key.user, act=act, right=right)
 
 
 def _unknown(request: HttpRequest) -> HttpRefusal:

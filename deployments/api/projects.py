@@ -304,7 +304,7 @@ def _preview(key: AccessKey, ref: str) -> Environment:
 @router.get(
     "/v1/projects/{ref}/{env}/deploy-settings",
     auth=any_key,
-    response={200: schemas.DeploySettings, **refusals(401)},
+    response={200: schemas.DeploySettings, **refusals(401, 403)},
     summary="Where a deploy builds its image: always on the machine of the CLI",
 )
 def deploy_settings(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
@@ -314,7 +314,7 @@ def deploy_settings(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
 @router.get(
     "/v1/projects/{ref}/{env}",
     auth=any_key,
-    response={200: schemas.ProjectEnvironment, **refusals(400, 401, 404)},
+    response={200: schemas.ProjectEnvironment, **refusals(400, 401, 403, 404)},
     summary="A key for deploys to this environment",
 )
 def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
@@ -330,6 +330,7 @@ def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
         root = project.environments.select_related("project").filter(slug=slug, parent=None).first()
         if root is None:
             raise HttpRefusal(404, "Environment not found")
+        require_scope(key, keys.DEPLOY)
         found = root
         with Trail.of(request).change("make.key") as line:
             line.target, text = keys.make_deploy_key(root, key)

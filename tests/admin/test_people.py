@@ -261,4 +261,6 @@ def test_a_page_that_one_can_only_look_at_says_why(people: Callable[[str], Peopl
         page = p.client.get(f"/admin/auth/{path}/change/").content.decode()
         assert "You can only look at this page" in page
         assert 'name="_save"' not in page
+        assert "password/" not in page.partition("<main")[2]
+        assert "salt" not in page
     assert "You can only look" not in p.client.get(f"/admin/auth/user/{p.peer.pk}/change/").content.decode()

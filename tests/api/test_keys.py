@@ -174,7 +174,7 @@ def test_a_deploy_key_dies_with_the_token_that_it_was_made_with(
     client: Client, user_cli: Cli, operator: User, production: Environment
 ) -> None:
     deploy = Cli(client, user_cli.get(f"/api/v1/projects/{production.project.ref}/prod").body["apiKey"])
-    other, _ = keys.make_user_token(User.objects.create_user("eve@example.com"))
+    other, _ = keys.make_user_token(User.objects.create_superuser("eve@example.com"))
     theirs = keys.make_deploy_key(production, other)[1]
     assert deploy.get("/api/v1/deployments").status == 200
 

@@ -45,24 +45,24 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/access/log_ins.py",
+        "deployments/access/sessions.py",
         (
             "log_in_failed",
             "if failed >= MAX_FAILED:",
             "if False:",
-            "access/test_log_ins.py::test_forty_wrong_passwords_and_then_the_right_one_leave_thirty_lines_and_one",
+            "access/test_sessions.py::test_forty_wrong_passwords_and_then_the_right_one_leave_thirty_lines_and_one",
         ),
         (
             "log_in_failed",
             "at__gt=Now() - WINDOW",
             "at__isnull=False",
-            "access/test_log_ins.py::test_the_lines_of_failed_log_ins_go_on_when_the_window_has_passed",
+            "access/test_sessions.py::test_the_lines_of_failed_log_ins_go_on_when_the_window_has_passed",
         ),
         (
             "log_in_failed",
             'history(user) if user is not None else AuditEntry.objects.filter(object_type="")',
             "AuditEntry.objects.all()",
-            "access/test_log_ins.py::test_failures_with_other_names_hide_no_failure_of_an_account",
+            "access/test_sessions.py::test_failures_with_other_names_hide_no_failure_of_an_account",
         ),
         (
             "logged_in",
@@ -483,6 +483,60 @@ MUTANTS: tuple[Mutant, ...] = (
             'with Trail.of(request).change("delete.variable", environment, before=before) as line:',
             'with Trail.of(request).change("delete.variable", environment, before=before) as line:\n                line.nothing_changed()',
             "admin/test_actions.py::test_setting_and_deleting_a_variable_leave_lines_with_its_name_and_a_refused_one_the_reason",
+        ),
+    ),
+    *_in(
+        "deployments/access/keys.py",
+        (
+            "owner_may",
+            "user.is_staff and ",
+            "",
+            "api/test_token_worth.py::test_a_token_does_what_the_console_would_let_its_user_do",
+        ),
+        (
+            "owner_may",
+            'if scope == READ else ("add_accesskey",)',
+            "",
+            "api/test_token_worth.py::test_a_token_does_what_the_console_would_let_its_user_do",
+        ),
+    ),
+    *_in(
+        "deployments/api/auth.py",
+        (
+            "_Bearer.__call__",
+            "keys.DEPLOY if key.kind == KeyKind.DEPLOY else keys.READ",
+            "keys.READ",
+            "api/test_token_worth.py::test_a_deploy_key_stops_when_its_user_loses_the_right",
+        ),
+    ),
+    *_in(
+        "deployments/admin/people.py",
+        (
+            "PeopleAdmin.revoke_keys_view",
+            'require(request, "revoke_accesskey")',
+            "pass",
+            "api/test_token_worth.py::test_who_may_not_revoke_keys_revokes_none_of_a_person",
+        ),
+    ),
+    *_in(
+        "deployments/admin/forgotten.py",
+        (
+            "AskForm.send_mail",
+            ".count() >= MAX_MAILS",
+            ".count() < 0",
+            "admin/test_forgotten.py::test_an_account_gets_three_mails_in_an_hour",
+        ),
+        (
+            "_Page.dispatch",
+            "if not settings.MAIL_IS_CONFIGURED:",
+            "if False:",
+            "admin/test_forgotten.py::test_with_mail_the_log_in_page_offers_a_link_and_without_it_says_who_can_help",
+        ),
+        (
+            "Ask.form_valid",
+            '"domain": origin.netloc',
+            '"domain": self.request.get_host()',
+            "admin/test_forgotten.py::test_the_link_leads_to_our_origin_whatever_the_host_header_says",
         ),
     ),
     *_in(

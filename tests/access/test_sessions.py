@@ -13,7 +13,7 @@ from django.core.management import CommandError, call_command
 from django.db.models.functions import Now
 from django.test import Client
 
-from deployments.access import audit, log_ins
+from deployments.access import audit, sessions
 from deployments.admin.people import rights
 from deployments.models import AuditEntry
 
@@ -33,7 +33,7 @@ def attempt(name: str, password: str, *, address: str = "192.0.2.7") -> Client:
 
 
 def failures() -> list[AuditEntry]:
-    return list(AuditEntry.objects.filter(action="log_in.user", outcome=log_ins.FAILED).order_by("pk"))
+    return list(AuditEntry.objects.filter(action="log_in.user", outcome=sessions.FAILED).order_by("pk"))
 
 
 def written() -> str:
@@ -60,7 +60,7 @@ def test_a_log_out_without_a_session_leaves_no_line(db: None) -> None:
 
 def test_forty_wrong_passwords_and_then_the_right_one_leave_thirty_lines_and_one(ada: User) -> None:
     for _ in range(40):
-        log_ins.log_in_failed(None, {"username": "ada"})
+        sessions.log_in_failed(None, {"username": "ada"})
     attempt("ada", "wrong")
     attempt("ada", PASSWORD)
 
@@ -72,19 +72,19 @@ def test_forty_wrong_passwords_and_then_the_right_one_leave_thirty_lines_and_one
 
 def test_the_lines_of_failed_log_ins_go_on_when_the_window_has_passed(ada: User) -> None:
     for _ in range(31):
-        log_ins.log_in_failed(None, {"username": "ada"})
+        sessions.log_in_failed(None, {"username": "ada"})
     AuditEntry.objects.update(at=Now() - timedelta(minutes=11))
 
-    log_ins.log_in_failed(None, {"username": "ada"})
+    sessions.log_in_failed(None, {"username": "ada"})
 
     assert len(failures()) == 31
 
 
 def test_failures_with_other_names_hide_no_failure_of_an_account(ada: User) -> None:
     for number in range(100):
-        log_ins.log_in_failed(None, {"username": f"nobody-{number}"})
+        sessions.log_in_failed(None, {"username": f"nobody-{number}"})
 
-    log_ins.log_in_failed(None, {"username": "ada"})
+    sessions.log_in_failed(None, {"username": "ada"})
 
     assert [line.object_id for line in failures()] == ["" for _ in range(30)] + [str(ada.pk)]
 
@@ -111,7 +111,7 @@ def test_the_right_password_of_an_account_that_may_not_use_the_console_is_a_fail
 
 
 def test_a_name_that_no_database_stores_is_a_failed_log_in(db: None) -> None:
-    log_ins.log_in_failed(None, {"username": "a\0b"})
+    sessions.log_in_failed(None, {"username": "a\0b"})
 
     assert len(failures()) == 1
 

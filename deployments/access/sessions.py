@@ -58,6 +58,8 @@ def log_in_failed(sender: Any, credentials: dict[str, Any], request: HttpRequest
     if failed >= MAX_FAILED:
         return
     after: dict[str, Any] = {"account": user is not None}
+    if getattr(request, "axes_locked_out", False):
+        after["throttled"] = True  # the password was not looked at
     if failed == MAX_FAILED - 1:
         after["further_lines"] = f"none until {WINDOW.seconds // 60} minutes after the first of these {MAX_FAILED}"
     nobody = Actor(kind=ActorKind.SYSTEM, name="unknown")
