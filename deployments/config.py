@@ -102,6 +102,7 @@ class Configuration:
     refuse_unbound_logins: bool
     freshness: timedelta
     enforce: bool  # False: observe
+    preview_repositories: bool  # preview environments have a repository of their own
     allow_public_policy: bool
     reconcile_interval: timedelta
     calls_per_second: int

@@ -96,9 +96,18 @@ def is_digest(text: str | None) -> bool:
     return text is not None and _DIGEST.fullmatch(text) is not None
 
 
-def repository_name(*, namespace: str, project_ref: str) -> str:
-    """The name of a project's repository: `namespace/proj_…`."""
-    return f"{namespace}/{project_ref}"
+_PREVIEW = "-preview"
+
+
+def repository_name(*, namespace: str, project_ref: str, is_preview: bool = False) -> str:
+    """The name of a project's repository: `namespace/proj_…`, or `namespace/proj_…-preview` for its previews."""
+    return f"{namespace}/{project_ref}" + _PREVIEW * is_preview
+
+
+def possible_refs(name: str, *, namespace: str) -> tuple[str, ...]:
+    """The project refs to which the name of a repository can belong. A project with the first ref owns it."""
+    ref = name.removeprefix(f"{namespace}/")
+    return (ref, ref.removesuffix(_PREVIEW)) if ref.endswith(_PREVIEW) else (ref,)
 
 
 def tag(*, version: str, environment_type: str, short_code: str) -> str:
@@ -161,7 +170,13 @@ def new_project_ref() -> str:
 
 
 def is_project_ref(text: str) -> bool:
-    """Whether an operator may choose this ref: it begins with `proj_` and ECR accepts it in a repository name."""
+    """Whether an operator may choose this ref.
+
+    It begins with `proj_`, ECR accepts it in a repository name, and it does not end as the name of another project's
+    repository for preview may.
+    """
+    if text.endswith(_PREVIEW):
+        return False
     return len(text) <= 64 and re.fullmatch(r"proj_[a-z0-9]+(?:[._-][a-z0-9]+)*", text) is not None
 
 

@@ -184,6 +184,14 @@ SETTINGS: tuple[Setting, ...] = (
         default="enforce",
     ),
     Setting(
+        name="DEPLOY_REGISTRY_ECR_PREVIEW_REPOSITORIES",
+        field="preview_repositories",
+        notation=notations.switch(),
+        says="Deploys to preview environments push to a repository of their own, NAMESPACE/PROJECTREF-preview, so that "
+        "their log-in reaches neither production's tags nor its build cache. Changes image refs of new deployments.",
+        default="0",
+    ),
+    Setting(
         name="DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS",
         field="consumer_accounts",
         notation=notations.list_of("account ids, comma-separated", r"\d{12}", "an account id (12 digits)"),

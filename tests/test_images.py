@@ -100,9 +100,19 @@ def test_no_id_is_misread_in_an_address_of_the_admin() -> None:
     assert {len(each) for each in ids} == {len("deployment_") + 21}
 
 
-@pytest.mark.parametrize("ref", ["", "proj_", "proj_A", "abc", "proj_a/b", "proj_-a", "proj_a..b", "proj_" + "a" * 90])
+@pytest.mark.parametrize(
+    "ref", ["", "proj_", "proj_A", "abc", "proj_a/b", "proj_-a", "proj_a..b", "proj_" + "a" * 90, "proj_a-preview"]
+)
 def test_a_project_ref_that_cannot_end_a_repository_name_is_refused(ref: str) -> None:
     assert not images.is_project_ref(ref)
+
+
+def test_the_repository_for_preview_is_of_the_project_whose_ref_it_has() -> None:
+    name = images.repository_name(namespace="trigger/x", project_ref="proj_a", is_preview=True)
+
+    assert name == "trigger/x/proj_a-preview"
+    assert images.possible_refs(name, namespace="trigger/x") == ("proj_a-preview", "proj_a")
+    assert images.possible_refs("trigger/x/proj_a", namespace="trigger/x") == ("proj_a",)
 
 
 @pytest.mark.parametrize(

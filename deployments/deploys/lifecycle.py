@@ -36,6 +36,8 @@ from deployments.models import (
     Deployment,
     DeploymentStatus,
     Environment,
+    EnvironmentType,
+    Project,
     Repository,
 )
 from deployments.reconcile import bulkhead, generation, repositories, targets
@@ -153,13 +155,29 @@ def _allocated(
     for last_try in (False, False, True):
         configuration = configuration_in_force(own)
         config = configuration.registry(type)
-        name = images.repository_name(namespace=config.namespace, project_ref=environment.project.ref)
+        name = _repository_name(environment, configuration, config)
         try:
             return configuration, config, name, ensure_repository(environment, configuration, config, name)
         except Refusal as refused:
             if refused.code != "ConfigurationChanged" or last_try:
                 raise
     raise AssertionError("unreachable")
+
+
+def _repository_name(environment: Environment, configuration: Configuration, config: RegistryConfig) -> str:
+    """The name of the repository for a new deployment of this environment."""
+    ref = environment.project.ref
+    is_preview = configuration.preview_repositories and environment.type == EnvironmentType.PREVIEW
+    name = images.repository_name(namespace=config.namespace, project_ref=ref, is_preview=is_preview)
+    if is_preview and (registry_of(config.host) is None or _is_of_another_project(name, ref, config)):
+        return images.repository_name(namespace=config.namespace, project_ref=ref)
+    return name
+
+
+def _is_of_another_project(name: str, ref: str, config: RegistryConfig) -> bool:
+    """Whether a project was made with a ref that is refused since then: `images.is_project_ref`."""
+    others = {each for each in images.possible_refs(name, namespace=config.namespace) if each != ref}
+    return Project.objects.filter(ref__in=others).exists()
 
 
 def configuration_in_force(own: Configuration) -> Configuration:

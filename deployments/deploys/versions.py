@@ -11,7 +11,7 @@ including all preview branches. A version of a future day was not made by this p
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -52,11 +52,10 @@ def learn(*, configuration: Configuration, trail: Trail) -> Learned:
     refused: list[str] = []
     projects = dict(Project.objects.values_list("ref", "pk"))
     for target in targets.configured(configuration):
-        prefix = f"{target.config.namespace}/"
         rows = Repository.objects.filter(target.rows).exclude(status=RepositoryStatus.MISSING)
         names = rows.values_list("name", flat=True).order_by("name")
         # By the project ref in the name: a restored repository row may have no project.
-        found = [(name, projects[ref]) for name in names if (ref := name.removeprefix(prefix)) in projects]
+        found = [(name, projects[ref]) for name in names if (ref := _owner(name, target, projects)) is not None]
         ecr = _paced(target, configuration.calls_per_second)
         with ThreadPoolExecutor(max_workers=THREADS_PER_REGISTRY, thread_name_prefix="versions") as pool:
             # The threads only call AWS; this thread reads and writes all rows.
@@ -77,6 +76,11 @@ def highest(tags: Iterable[str], *, today: str) -> dict[str, Version]:
         if tag is not None and tag.version.day <= today:
             found[tag.environment_type] = max(tag.version, found.get(tag.environment_type, tag.version))
     return found
+
+
+def _owner(name: str, target: Target, projects: Mapping[str, int]) -> str | None:
+    refs = images.possible_refs(name, namespace=target.config.namespace)
+    return next((ref for ref in refs if ref in projects), None)
 
 
 def _paced(target: Target, calls_per_second: int) -> Ecr:

@@ -48,12 +48,13 @@ from registry_admin import VERSION
 log = get_logger(__name__)
 
 #: The keys of a row's content, and of its two registries, that this version knows.
-FIELDS = {"enforce", "allow_public", "consumers", "plain", "v4"}
+FIELDS = {"enforce", "allow_public", "preview", "consumers", "plain", "v4"}
 REGISTRY_FIELDS = {"host", "namespace", "lifecycle", "tags", "kms"}
 #: Key → the setting that it comes from, for sentences.
 VARIABLES = {
     "enforce": "DEPLOY_REGISTRY_ECR_POLICY_MODE",
     "allow_public": "DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY",
+    "preview": "DEPLOY_REGISTRY_ECR_PREVIEW_REPOSITORIES",
     "consumers": "DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS",
     "host": "DEPLOY_REGISTRY_HOST",
     "namespace": "DEPLOY_REGISTRY_NAMESPACE",
@@ -129,6 +130,7 @@ def _content(configuration: Configuration) -> dict[str, Any]:
     return {
         "enforce": configuration.enforce,
         **({"allow_public": True} if configuration.allow_public_policy else {}),
+        **({"preview": True} if configuration.preview_repositories else {}),
         **({"consumers": list(configuration.plain.consumer_accounts)} if configuration.plain.consumer_accounts else {}),
         "plain": _registry_content(configuration.plain),
         "v4": _registry_content(configuration.v4),
@@ -287,6 +289,7 @@ def _overlay(own: Configuration, current: ConfigurationActivation) -> Configurat
         plain=plain,
         v4=v4,
         enforce=bool(content.get("enforce")),
+        preview_repositories=bool(content.get("preview")),
         allow_public_policy=own.allow_public_policy and bool(content.get("allow_public")),
         activation=current.pk,
     )
@@ -514,7 +517,7 @@ def differences(counts: ConfigurationGeneration, other: ConfigurationGeneration)
 
 
 def _differences(counts: ConfigurationGeneration, other: ConfigurationGeneration) -> Iterator[str]:
-    for name in ("enforce", "allow_public", "consumers"):
+    for name in ("enforce", "allow_public", "preview", "consumers"):
         ours, theirs = counts.content.get(name), other.content.get(name)
         if (ours or None) != (theirs or None):
             yield f"{VARIABLES[name]}: {_shown(name, theirs)} instead of {_shown(name, ours)}."

@@ -29,6 +29,7 @@ from deployments.aws.values import Listed
 from deployments.catalogue import sentence
 from deployments.config import Configuration
 from deployments.errors import RegistryError
+from deployments.images import possible_refs
 from deployments.log import bound, get_logger
 from deployments.models import (
     Project,
@@ -301,10 +302,8 @@ def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repos
     """Add rows for new repositories under our namespace. They are unmanaged until an operator adopts them."""
     if not entries:
         return []
-    prefix = len(target.config.namespace) + 1
-    projects = {
-        project.ref: project for project in Project.objects.filter(ref__in=[entry.name[prefix:] for entry in entries])
-    }
+    refs = {entry.name: possible_refs(entry.name, namespace=target.config.namespace) for entry in entries}
+    projects = Project.objects.in_bulk({each for possible in refs.values() for each in possible}, field_name="ref")
     Repository.objects.bulk_create(
         [
             Repository(
@@ -312,7 +311,7 @@ def _discover(sweep: Sweep, target: Target, entries: list[Listed]) -> list[Repos
                 region=target.registry.region,
                 name=entry.name,
                 host=target.config.host,
-                project=projects.get(entry.name[prefix:]),
+                project=next((projects[ref] for ref in refs[entry.name] if ref in projects), None),
                 status=RepositoryStatus.UNMANAGED,
                 management=Management.UNMANAGED,
                 mutability=Mutability(mode=entry.mutability, exclusions=entry.exclusions),

@@ -336,6 +336,21 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/deploys/lifecycle.py",
+        (
+            "_repository_name",
+            "or _is_of_another_project(name, ref, config)",
+            "",
+            "deploys/test_preview_repositories.py::test_a_project_whose_ref_ends_with_preview_shares_its_repository_with_no_other_project",
+        ),
+        (
+            "_repository_name",
+            "is_preview=is_preview",
+            "is_preview=False",
+            "deploys/test_preview_repositories.py::test_a_preview_log_in_reaches_neither_productions_cache_nor_its_tags",
+        ),
+    ),
+    *_in(
         "deployments/access/key_strength.py",
         (
             "refuse_weak_keys",
