@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import re
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -45,3 +49,30 @@ def test_the_counts_of_two_workers_add_up_and_every_line_of_the_log_is_json(
         lines = [json.loads(line) for line in file.read().splitlines()]
     assert {"gunicorn.error", "deployments.api.middleware"} <= {line["logger"] for line in lines}
     assert sum(line["event"] == "request" for line in lines) == sent  # the scrapes have no line
+
+
+def wrong_log_in(origin: str) -> int:
+    """The status of a wrong password, on a connection of its own: any of the workers may answer."""
+    parts = urlsplit(origin)
+    with closing(http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)) as connection:
+        connection.request("GET", "/admin/login/")
+        page = connection.getresponse()
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page.read().decode())
+        assert token is not None
+        body = urlencode({"csrfmiddlewaretoken": token[1], "username": "eve", "password": "wrong"})
+        cookie = page.headers["Set-Cookie"].partition(";")[0]
+        headers = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": cookie}
+        connection.request("POST", "/admin/login/", body, headers)
+        return connection.getresponse().status
+
+
+def test_two_workers_share_the_count_of_wrong_passwords(installation: Installation, tmp_path: Path) -> None:
+    with installation.serving(METRICS_KEY=KEY, TMPDIR=str(tmp_path)) as origin:
+        first = [wrong_log_in(origin) for _ in range(10)]
+        later = [wrong_log_in(origin) for _ in range(40)]
+        workers = len(list(tmp_path.glob("*/counter_*.db")))
+    installation.manage("axes_reset")
+
+    assert first == [200] * 9 + [429]
+    assert set(later) == {429}
+    assert workers == 2  # both counted log-ins
