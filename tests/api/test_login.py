@@ -269,6 +269,7 @@ def test_a_declined_login_is_over_for_the_cli_at_once(anyone: Cli, browser: Clie
 
     assert "Declined" in page
     assert ask(anyone, begun).status == 404
+    assert browser.get(path_of(begun)).status_code == 404
     assert browser.post(path_of(begun), {"approve": "1"}).status_code == 404
 
 
@@ -449,6 +450,7 @@ def test_a_link_and_a_code_work_for_ten_minutes(
         with pytest.raises(NotFound):
             cli_login.collect(code=begun.code)
         assert cli_login.find(handle=begun.handle) is None
+        assert not LoginRequest.objects.exists()
 
 
 def test_a_link_that_is_opened_late_gives_no_more_time(operator: User, monkeypatch: pytest.MonkeyPatch) -> None:

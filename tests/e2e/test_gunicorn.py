@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -59,3 +63,30 @@ def test_no_header_moves_the_path_of_a_request(installation: Installation, heade
     assert status("/api/admin/login/", "/api") == 404
     assert status("/healthz", "/evil") == 200
     assert status("/api/", "/admin/login/") == 404
+
+
+def wrong_log_in(origin: str) -> int:
+    """The status of a wrong password, on a connection of its own: any of the workers may answer."""
+    parts = urlsplit(origin)
+    with closing(http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)) as connection:
+        connection.request("GET", "/admin/login/")
+        page = connection.getresponse()
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page.read().decode())
+        assert token is not None
+        body = urlencode({"csrfmiddlewaretoken": token[1], "username": "eve", "password": "wrong"})
+        cookie = page.headers["Set-Cookie"].partition(";")[0]
+        headers = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": cookie}
+        connection.request("POST", "/admin/login/", body, headers)
+        return connection.getresponse().status
+
+
+def test_two_workers_share_the_count_of_wrong_passwords(installation: Installation, tmp_path: Path) -> None:
+    with installation.serving(METRICS_KEY=KEY, TMPDIR=str(tmp_path)) as origin:
+        first = [wrong_log_in(origin) for _ in range(10)]
+        later = [wrong_log_in(origin) for _ in range(40)]
+        workers = len(list(tmp_path.glob("*/counter_*.db")))
+    installation.manage("axes_reset")
+
+    assert first == [200] * 9 + [429]
+    assert set(later) == {429}
+    assert workers == 2  # both counted log-ins
