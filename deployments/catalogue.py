@@ -754,8 +754,8 @@ ACCESS: tuple[Entry, ...] = (
         says="Too many wrong passwords for this account or from this address.",
         todo="Wait {minutes} minutes, or log in from an address that you have logged in from before.",
         cause="Ten wrong passwords within 15 minutes stop log-ins to the console, before the password is read. "
-        "manage.py axes_list_attempts lists them; manage.py axes_reset_username NAME and manage.py axes_reset_ip "
-        "ADDRESS delete them.",
+        "The management command axes_list_attempts lists them; axes_reset_username NAME and axes_reset_ip ADDRESS "
+        "delete them.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),

@@ -73,7 +73,7 @@ class SecretsFilter(SafeExceptionReporterFilter):
 
     def cleanse_setting(self, key: Any, value: Any) -> Any:
         """The value, or stars. Any variable may have an address with a log-in, such as HTTPS_PROXY."""
-        has_login = isinstance(value, str) and re.search(r"://[^/\s]*:[^/\s]*@", value)
+        has_login = isinstance(value, str) and re.search(r"://[^/\s]*:[^/\s]*@", str(value))  # it may be lazy
         return self.cleansed_substitute if has_login else super().cleanse_setting(key, value)
 
     def get_traceback_frame_variables(self, request: HttpRequest | None, tb_frame: FrameType) -> ItemsView[str, Any]:

@@ -100,7 +100,7 @@ class MaximumLengthValidator:
     def validate(self, password: str, user: Any = None) -> None:
         """Raises ValidationError for a password of more than MAX_PASSWORD_CHARACTERS."""
         if len(password) > MAX_PASSWORD_CHARACTERS:
-            raise ValidationError(self.get_help_text(), code="password_too_long")
+            raise ValidationError(self.get_help_text())
 
     def get_help_text(self) -> str:
         """The rule, as the forms show it."""
