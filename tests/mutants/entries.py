@@ -1571,6 +1571,18 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/policy/callers.py",
         (
+            "_named",
+            "return BY_ACCOUNT if caller.kind is Who.ACCOUNT else BY_NAME",
+            "return BY_NAME",
+            "policy/test_compare.py::test_our_own_cases_are_judged_right_from_both_sides",
+        ),
+        (
+            "names_in_whole",
+            'or caller.sort == "role" or',
+            "or",
+            "policy/test_evaluate.py::test_not_principal_with_deny_spares_only_whom_it_names",
+        ),
+        (
             "facts",
             ".all) & ~named",
             ".all)",
@@ -1584,7 +1596,40 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/policy/cells.py",
+        (
+            "_read",
+            'f"not {base}" if negated else base',
+            "base",
+            "policy/test_compare.py::test_our_own_cases_are_judged_right_from_both_sides",
+        ),
+        (
+            "_with_others",
+            "[*examples, _NO_VALUE]",
+            "examples",
+            "policy/test_compare.py::test_our_own_cases_are_judged_right_from_both_sides",
+        ),
+    ),
+    *_in(
         "deployments/policy/compare.py",
+        (
+            "_Comparing._keys",
+            "*map(opaque, variables)",
+            "",
+            "policy/test_compare.py::test_our_own_cases_are_judged_right_from_both_sides",
+        ),
+        (
+            "_Comparing._actions",
+            "if not rule.implies(action)",
+            "",
+            "policy/test_compare.py::test_our_own_cases_are_judged_right_from_both_sides",
+        ),
+        (
+            "_Comparing._beyond",
+            "and self.tries < MAX_TRIES",
+            "",
+            "policy/test_work.py::test_an_example_of_a_difference_is_tried_a_few_times_only",
+        ),
         (
             "_Comparing._differences",
             "(*other.allows, *mine.denies)",
@@ -1654,6 +1699,18 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/policy/lint.py",
+        (
+            "_within",
+            "characters >= 0 or",
+            "True or",
+            "policy/test_work.py::test_the_findings_about_one_policy_are_few_words_and_the_others_are_counted",
+        ),
+        (
+            "_of_ranges_together",
+            "_AWS.is_exceeded(ranges)",
+            "False",
+            "policy/test_lint.py::test_ranges_of_several_statements_count_together",
+        ),
         (
             "lint",
             "len(text) > MAX_CHARACTERS",

@@ -850,6 +850,12 @@ CASES: list[tuple[str, str, str, str, str]] = [
         DIFFERENT,
     ),
     case(
+        "Deny of everyone of an account is Deny of the account",
+        policy(stmt("*"), stmt("*", effect="Deny", **cond("StringEquals", "aws:PrincipalAccount", ONE))),
+        policy(stmt("*"), stmt(effect="Deny")),
+        SAME,
+    ),
+    case(
         "an account and everyone else is less than everyone",
         policy(stmt(), without("Principal", NotPrincipal={"AWS": ONE})),
         WORLD,
