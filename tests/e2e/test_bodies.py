@@ -70,7 +70,7 @@ REPORTS: dict[str, Callable[[], bytes]] = {
     "as many objects as are allowed": lambda: report(more=b"[%s]" % b",".join([b'{"a":0}'] * (_FREE // 2 - 10))),
     "as many as are allowed, in queues": lambda: report(
         queues=b"[%s]" % b",".join(b'{"a%x":[[],{}]}' % number for number in range(9_999)),
-        more=unique_keys(MAX_VALUES - 60_000),
+        more=unique_keys(MAX_VALUES // 2),
     ),
     "just below what needs a place": lambda: report(more=unique_keys(16_000)),
     "all of it": lambda: report(
