@@ -14,7 +14,7 @@ from typing import Any
 bind = "127.0.0.1:8000"
 workers = multiprocessing.cpu_count()
 threads = 8
-worker_class = "gthread"
+worker_class = "registry_admin.slow_clients.Worker"
 preload_app = True
 # Names no header. By default a request may change its own path with SCRIPT_NAME, and so pass a proxy's rule for a path.
 forwarder_headers = "none"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from deployments.api.bodies import KIB, LARGE_AT_ONCE, MAX_VALUES, MIB
-from tests.e2e.installation import Installation, Target
+from tests.e2e.installation import Installation, Target, request
 from tests.support.cli import HASH
 
 pytestmark = pytest.mark.slow
@@ -69,7 +70,7 @@ REPORTS: dict[str, Callable[[], bytes]] = {
     "as many objects as are allowed": lambda: report(more=b"[%s]" % b",".join([b'{"a":0}'] * (_FREE // 2 - 10))),
     "as many as are allowed, in queues": lambda: report(
         queues=b"[%s]" % b",".join(b'{"a%x":[[],{}]}' % number for number in range(9_999)),
-        more=unique_keys(MAX_VALUES - 60_000),
+        more=unique_keys(MAX_VALUES // 2),
     ),
     "just below what needs a place": lambda: report(more=unique_keys(16_000)),
     "all of it": lambda: report(
@@ -133,3 +134,30 @@ def test_a_web_process_stays_below_300_mib_with_forms_of_anybody(
 
     assert set(statuses) == ({403} if size <= 256 * KIB else {413})
     assert peak < MOST_MEMORY_BYTES
+
+
+HALF = {
+    "silent": b"",
+    "half a line": b"GET /heal",
+    "half a head": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+    "a form that does not come": b"POST /admin/login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\na=",
+    "a chunked form that does not come": (
+        b"POST /admin/login/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n0\r\n\r\n"
+    ),
+    "an expected form that does not come": (
+        b"POST /admin/login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+    ),
+    "half a head after a request": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal",
+}
+
+
+@pytest.mark.parametrize("sent", HALF.values(), ids=list(HALF))
+def test_clients_that_send_half_a_request_do_not_stop_the_server(installation: Installation, sent: bytes) -> None:
+    with installation.serving() as origin, ExitStack() as held:
+        for _ in range(64):
+            connection = socket.create_connection(("127.0.0.1", urlsplit(origin).port or 0))
+            held.enter_context(closing(connection)).sendall(sent)
+        statuses = [request("GET", f"{origin}/healthz", timeout=25)[0] for _ in range(20)]
+        pages = [request("GET", f"{origin}/admin/login/", timeout=25)[0] for _ in range(4)]
+
+    assert (set(statuses), set(pages)) == ({200}, {200})

@@ -687,6 +687,27 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "registry_admin/slow_clients.py",
+        (
+            "has_arrived",
+            "return len(body) >= int(length[1]) or len(request) >= EARLY_BYTES",
+            "return True",
+            "test_slow_clients.py::test_a_thread_gets_a_request_when_its_head_and_small_body_have_arrived",
+        ),
+        (
+            "Connection._wait_for",
+            "if self._too_slow or not self.waiting.acquire(timeout=PLACE_SECONDS):",
+            "if False:",
+            "test_slow_clients.py::test_no_thread_waits_for_a_client_while_as_many_wait_as_may",
+        ),
+        (
+            "Connection._wait_for",
+            " - self._waited",
+            "",
+            "test_slow_clients.py::test_a_client_that_sends_a_byte_now_and_then_is_too_slow",
+        ),
+    ),
+    *_in(
         "deployments/api/middleware.py",
         (
             "RequestMiddleware.process_exception",
