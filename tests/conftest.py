@@ -16,7 +16,6 @@ from django.test import Client, TransactionTestCase
 from django.test.utils import override_settings
 
 from deployments import config, service_urls
-from deployments.access import sessions
 from deployments.aws import clients
 from deployments.models import Environment, EnvironmentType, Project
 from deployments.reconcile import processes
@@ -112,11 +111,12 @@ def no_line_for_a_session_that_a_test_makes() -> Iterator[None]:
     real = Client.force_login
 
     def force_login(client: Client, user: Any, backend: str | None = None) -> None:
-        user_logged_in.disconnect(dispatch_uid="registry-admin-log-in")
+        connected = user_logged_in.receivers
+        user_logged_in.receivers = [each for each in connected if each[0][0] != "registry-admin-log-in"]
         try:
             real(client, user, backend)
         finally:
-            user_logged_in.connect(sessions.logged_in, dispatch_uid="registry-admin-log-in")
+            user_logged_in.receivers = connected  # in the same order
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Client, "force_login", force_login)
