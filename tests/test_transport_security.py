@@ -14,7 +14,8 @@ from django.test import Client
 
 from deployments import checks, config, doctor
 from deployments.access import key_strength
-from deployments.models import Process, ProcessRole, Project
+from deployments.models import ProcessRole, Project
+from deployments.reconcile import generation
 
 ROOT = Path(__file__).resolve().parent.parent
 STRONG, OTHER = (
@@ -89,6 +90,26 @@ def test_the_deploy_checks_are_clean_under_production_settings(tmp_path: Path) -
     assert values == "[2592000, False, False, ('HTTP_X_FORWARDED_PROTO', 'https')]"
 
 
+@pytest.mark.slow
+def test_the_web_process_of_a_new_installation_does_not_start_with_a_weak_key(tmp_path: Path) -> None:
+    environment = PRODUCTION | {"ENV_FILE": "/dev/null", "DATABASE_URL": f"sqlite:///{tmp_path}/db"}
+
+    def python(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment | changed, capture_output=True, text=True, timeout=60)
+
+    assert python("manage.py", "migrate", "-v", "0").returncode == 0
+    start = ("-c", "import registry_admin.wsgi")
+    refused = python(*start, METRICS_KEY="guessable")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "A new installation does not start with such a key" in refused.stderr
+    assert "guessable" not in refused.stderr.partition("A new installation")[2]
+    assert python(*start).returncode == 0
+    warned = python(*start, METRICS_KEY="guessable")
+    assert warned.returncode == 0, "it has run before"
+    assert "deployments.W011" in warned.stderr
+
+
 def ids(settings: Any, **changed: str) -> list[str]:
     settings.CONFIGURATION = config.load(PRODUCTION | changed)
     settings.SECRET_KEY = settings.CONFIGURATION.secret_key
@@ -134,7 +155,7 @@ def test_a_new_installation_does_not_start_with_a_weak_key_and_one_that_has_run_
         call_command("worker")
     assert not Project.objects.exists()
 
-    Process.objects.create(role=ProcessRole.WEB, host="web-1", pid=1)
+    generation.register(settings.CONFIGURATION, role=ProcessRole.WEB)
     key_strength.refuse_weak_keys(settings)
     lines = doctor.examine(configuration=settings.CONFIGURATION, offline=True).lines
     (line,) = [each for each in lines if each.says.startswith(f"{name}:")]

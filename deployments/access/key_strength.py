@@ -12,7 +12,7 @@ from typing import Any
 
 from django.core.management.base import SystemCheckError
 
-from deployments.models import Process, Project
+from deployments.models import ConfigurationGeneration, Project
 
 MIN_KEY_CHARACTERS = 32  # as for ENCRYPTION_KEY
 MIN_DIFFERENT_CHARACTERS = 5  # as Django's check security.W009
@@ -54,7 +54,7 @@ def refuse_weak_keys(settings: Any) -> None:
     Called at the start of every process that serves, and by `manage.py bootstrap`, which makes the first project.
     """
     found = list(weaknesses(settings))
-    if found and not Process.objects.exists() and not Project.objects.exists():
+    if found and not ConfigurationGeneration.objects.exists() and not Project.objects.exists():
         lines = (
             f"{each.says} A new installation does not start with such a key. Make another: {_MAKE}." for each in found
         )

@@ -354,7 +354,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/access/key_strength.py",
         (
             "refuse_weak_keys",
-            "not Process.objects.exists()",
+            "not ConfigurationGeneration.objects.exists()",
             "True",
             "test_transport_security.py::test_a_new_installation_does_not_start_with_a_weak_key_and_one_that_has_run_is_warned",
         ),
