@@ -763,8 +763,8 @@ ACCESS: tuple[Entry, ...] = (
         codes=("log_ins_busy",),
         says="Too many people log in or change a password at this moment.",
         todo="Try again in some seconds.",
-        cause="A web process hashes two passwords at one time. One of the two places is not given to addresses that "
-        "have sent a wrong password lately.",
+        cause="A web process hashes two passwords at one time. One of the two places is kept for signed-in people "
+        "and for log-ins from an address from which somebody has logged in to the account within 30 days.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
     ),

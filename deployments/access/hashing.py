@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from enum import IntEnum
 from typing import Any
 
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
@@ -24,58 +25,68 @@ WAIT_SECONDS = 2.0  # longer than two hashes
 MAX_PASSWORD_CHARACTERS = 4096
 BUSY = "log_ins_busy"
 
-#: Whether the address of this thread's request has sent a wrong password lately. `access.log_in_throttle` sets it.
-address_has_failed: ContextVar[bool] = ContextVar("address_has_failed", default=False)
+
+class Rank(IntEnum):
+    """Whose password is hashed first."""
+
+    KNOWN = 0  # a signed-in person, or a log-in from the usual address of the account
+    NEW = 1  # a log-in from another address
+    FAILED = 2  # a log-in from another address that has sent a wrong password lately
+
+
+#: The rank of this thread's request. `access.log_in_throttle` sets it before a log-in.
+rank: ContextVar[Rank] = ContextVar("rank", default=Rank.KNOWN)
 
 
 def _begin_request(**_: Any) -> None:
-    address_has_failed.set(False)  # a server's thread serves one request after another
+    rank.set(Rank.KNOWN)  # a server's thread serves one request after another
 
 
 request_started.connect(_begin_request)
 
 
 class Places:
-    """At most `most` hashes at one time. Addresses that have failed get all places but one, and no place while another
-    address waits. One thread of either kind may wait, for up to `seconds`.
+    """At most `most` hashes at one time. One place is kept for the rank KNOWN, and no rank gets a place while a better
+    rank waits. One thread of each rank may wait, for up to `seconds`; none of the rank FAILED.
     """
 
     def __init__(self, *, most: int, seconds: float) -> None:
         self._most = most
         self._seconds = seconds
         self._free = threading.Condition()  # guards the counts; notified when a place becomes free
-        self._held = {False: 0, True: 0}  # by whether the address has failed
-        self._waiting = {False: 0, True: 0}
+        self._held = dict.fromkeys(Rank, 0)
+        self._waiting = dict.fromkeys(Rank, 0)
 
     @contextmanager
-    def one(self, *, failed: bool) -> Iterator[None]:
+    def one(self, rank: Rank) -> Iterator[None]:
         """Hold a place. Raises Refusal (log_ins_busy, retryable) if no place becomes free."""
         with self._free:
-            self._enter(failed)
+            self._enter(rank)
         try:
             yield
         finally:
             with self._free:
-                self._held[failed] -= 1
+                self._held[rank] -= 1
                 self._free.notify_all()
 
-    def _enter(self, failed: bool) -> None:
-        if not self._is_free(failed):
-            if self._waiting[failed]:
+    def _enter(self, rank: Rank) -> None:
+        if not self._is_free(rank):
+            if rank is Rank.FAILED or self._waiting[rank]:
                 raise refusal(BUSY)
-            self._waiting[failed] += 1
+            self._waiting[rank] += 1
             try:
-                got = self._free.wait_for(lambda: self._is_free(failed), self._seconds)
+                got = self._free.wait_for(lambda: self._is_free(rank), self._seconds)
             finally:
-                self._waiting[failed] -= 1
+                self._waiting[rank] -= 1
             if not got:
                 raise refusal(BUSY)
-        self._held[failed] += 1
+        self._held[rank] += 1
 
-    def _is_free(self, failed: bool) -> bool:
-        if failed and (self._waiting[False] or self._held[True] >= self._most - 1):
+    def _is_free(self, rank: Rank) -> bool:
+        if any(self._waiting[better] for better in Rank if better < rank):
             return False
-        return sum(self._held.values()) < self._most
+        held = sum(self._held.values())
+        return held < self._most and (rank is Rank.KNOWN or held - self._held[Rank.KNOWN] < self._most - 1)
 
 
 _places = Places(most=HASHES_AT_ONCE, seconds=WAIT_SECONDS)
@@ -86,7 +97,7 @@ class Hasher(PBKDF2PasswordHasher):
 
     def encode(self, password: str, salt: str, iterations: int | None = None) -> str:
         """The hash to store."""
-        with _places.one(failed=address_has_failed.get()):
+        with _places.one(rank.get()):
             return super().encode(password, salt, iterations)
 
     def verify(self, password: str, encoded: str) -> bool:

@@ -24,6 +24,7 @@ from django.http import HttpRequest
 
 from deployments import measure
 from deployments.access import hashing
+from deployments.access.hashing import Rank
 from deployments.log import get_logger
 
 log = get_logger(__name__)
@@ -63,15 +64,14 @@ class Throttle(AxesDatabaseHandler):  # type: ignore[misc]  # django-axes has no
     """Django-axes' handler. It also keeps the counts of a throttled log-in as they are, without a write."""
 
     def is_allowed(self, request: Any, credentials: dict[str, Any] | None = None) -> bool:
-        """Whether the password may be hashed. Tells `hashing` whether the address has failed lately; a usual address
-        has if it has failed with this account.
-        """
+        """Whether the password may be hashed. Gives `hashing` the rank of the log-in."""
         failed = AccessAttempt.objects.filter(
             ip_address=request.axes_ip_address, attempt_time__gte=get_cool_off_threshold(request)
         )
         if _is_usual(request, credentials):
-            failed = failed.filter(username=get_client_username(request, credentials))
-        hashing.address_has_failed.set(failed.exists())
+            hashing.rank.set(Rank.KNOWN)
+        else:
+            hashing.rank.set(Rank.FAILED if failed.exists() else Rank.NEW)
         return bool(super().is_allowed(request, credentials))
 
     def user_login_failed(self, sender: Any, credentials: dict[str, Any], request: Any = None, **kwargs: Any) -> None:

@@ -23,6 +23,7 @@ from django.test import Client
 
 from deployments import measure
 from deployments.access import hashing
+from deployments.access.hashing import Rank
 from deployments.access.log_in_throttle import address_of
 from deployments.errors import Refusal
 from tests.support.waiting import wait_for
@@ -279,14 +280,14 @@ def test_a_password_that_is_too_long_has_no_hash(monkeypatch: pytest.MonkeyPatch
     assert not hashing.Hasher().verify("x" * (hashing.MAX_PASSWORD_CHARACTERS + 1), encoded)
 
 
-def test_the_address_of_a_wrong_password_is_known_when_the_next_one_is_hashed(
+def test_a_usual_address_has_the_best_rank_and_one_that_has_failed_the_worst(
     ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known: list[bool] = []
+    known: list[hashing.Rank] = []
     looks: Callable[..., Any] = ModelBackend.authenticate
 
     def authenticate(self: Any, request: Any, **credentials: Any) -> Any:
-        known.append(hashing.address_has_failed.get())
+        known.append(hashing.rank.get())
         return looks(self, request, **credentials)
 
     monkeypatch.setattr(ModelBackend, "authenticate", authenticate)
@@ -297,8 +298,9 @@ def test_the_address_of_a_wrong_password_is_known_when_the_next_one_is_hashed(
     fail(1)
     Client().get("/admin/login/")
 
-    assert known == [False, True, False, False, False, True]
-    assert not hashing.address_has_failed.get()  # the next request of this thread begins anew
+    new, failed, usual = hashing.Rank.NEW, hashing.Rank.FAILED, hashing.Rank.KNOWN
+    assert known == [new, failed, new, new, usual, failed]
+    assert hashing.rank.get() is usual  # the next request of this thread begins anew
 
 
 @pytest.fixture
@@ -312,14 +314,14 @@ def held() -> Iterator[ExitStack]:
         yield stack
 
 
-def waiter(places: hashing.Places, *, failed: bool, ran: list[str], name: str) -> threading.Thread:
+def waiter(places: hashing.Places, rank: hashing.Rank, ran: list[str]) -> threading.Thread:
     def run() -> None:
-        with places.one(failed=failed):
-            ran.append(name)
+        with places.one(rank):
+            ran.append(rank.name)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    wait_for(lambda: places._waiting[failed] == 1)
+    wait_for(lambda: places._waiting[rank] == 1)
     return thread
 
 
@@ -328,52 +330,52 @@ def test_two_hashes_run_at_one_time_one_more_waits_and_the_next_is_refused(
 ) -> None:
     ran: list[str] = []
     first = ExitStack()
-    first.enter_context(places.one(failed=False))
-    held.enter_context(places.one(failed=False))
-    third = waiter(places, failed=False, ran=ran, name="third")
+    first.enter_context(places.one(Rank.KNOWN))
+    held.enter_context(places.one(Rank.KNOWN))
+    third = waiter(places, Rank.KNOWN, ran)
 
-    with pytest.raises(Refusal) as refused, places.one(failed=False):
+    with pytest.raises(Refusal) as refused, places.one(Rank.KNOWN):
         pass
     assert (refused.value.code, refused.value.retryable) == ("log_ins_busy", True)
     assert ran == []
     first.close()
     third.join(30)
-    assert ran == ["third"]
+    assert ran == ["KNOWN"]
 
 
-def test_one_place_is_kept_for_addresses_that_have_not_failed(places: hashing.Places, held: ExitStack) -> None:
-    held.enter_context(places.one(failed=True))
-    waits = waiter(places, failed=True, ran=[], name="a second one that has failed")
-
-    with places.one(failed=False):
-        pass
-    held.close()
-    waits.join(30)
-
-
-def test_an_address_that_has_failed_takes_no_place_while_another_one_waits(
-    places: hashing.Places, held: ExitStack
+@pytest.mark.parametrize("rank", [Rank.NEW, Rank.FAILED])
+def test_one_place_is_kept_for_signed_in_people_and_usual_addresses(
+    places: hashing.Places, held: ExitStack, rank: hashing.Rank
 ) -> None:
-    ran: list[str] = []
-    first = ExitStack()
-    first.enter_context(places.one(failed=False))
-    held.enter_context(places.one(failed=False))
-    has_failed = waiter(places, failed=True, ran=ran, name="has failed")
-    has_not = waiter(places, failed=False, ran=ran, name="has not")
-    first.close()
-    has_not.join(30)
-    has_failed.join(30)
+    held.enter_context(places.one(rank))
+    with pytest.raises(Refusal), places.one(Rank.FAILED):
+        pass
 
-    assert ran == ["has not", "has failed"]
+    with places.one(Rank.KNOWN):
+        pass
+
+
+def test_a_better_rank_gets_a_place_first(places: hashing.Places, held: ExitStack) -> None:
+    ran: list[str] = []
+    held.enter_context(places.one(Rank.KNOWN))
+    last = ExitStack()
+    last.enter_context(places.one(Rank.KNOWN))
+    new = waiter(places, Rank.NEW, ran)
+    known = waiter(places, Rank.KNOWN, ran)
+    last.close()
+    known.join(30)
+    new.join(30)
+
+    assert ran == ["KNOWN", "NEW"]
 
 
 def test_who_waits_too_long_is_refused_and_leaves_the_line(held: ExitStack) -> None:
     places = hashing.Places(most=1, seconds=0)
-    held.enter_context(places.one(failed=False))
+    held.enter_context(places.one(Rank.KNOWN))
     for _ in range(2):
-        with pytest.raises(Refusal), places.one(failed=False):
+        with pytest.raises(Refusal), places.one(Rank.KNOWN):
             pass
     held.close()
 
-    with places.one(failed=False):
+    with places.one(Rank.KNOWN):
         pass

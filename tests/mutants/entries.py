@@ -81,20 +81,20 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/access/hashing.py",
         (
             "Places._is_free",
-            "self._waiting[False] or ",
+            "if any(self._waiting[better] for better in Rank if better < rank):",
+            "if False:",
+            "access/test_log_in_throttle.py::test_a_better_rank_gets_a_place_first",
+        ),
+        (
+            "Places._is_free",
+            "rank is Rank.KNOWN or ",
+            "True or ",
+            "access/test_log_in_throttle.py::test_one_place_is_kept_for_signed_in_people_and_usual_addresses",
+        ),
+        (
+            "Places._is_free",
+            "held < self._most and ",
             "",
-            "access/test_log_in_throttle.py::test_an_address_that_has_failed_takes_no_place_while_another_one_waits",
-        ),
-        (
-            "Places._is_free",
-            "self._held[True] >= self._most - 1",
-            "self._held[True] >= self._most",
-            "access/test_log_in_throttle.py::test_one_place_is_kept_for_addresses_that_have_not_failed",
-        ),
-        (
-            "Places._is_free",
-            "sum(self._held.values()) < self._most",
-            "True",
             "access/test_log_in_throttle.py::test_two_hashes_run_at_one_time_one_more_waits_and_the_next_is_refused",
         ),
         (
@@ -105,9 +105,9 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_begin_request",
-            "address_has_failed.set(False)",
+            "rank.set(Rank.KNOWN)",
             "pass",
-            "access/test_log_in_throttle.py::test_the_address_of_a_wrong_password_is_known_when_the_next_one_is_hashed",
+            "access/test_log_in_throttle.py::test_a_usual_address_has_the_best_rank_and_one_that_has_failed_the_worst",
         ),
     ),
     *_in(
