@@ -163,9 +163,9 @@ def _read(text: str, partition: str) -> tuple[Policy, tuple[Rule, ...]]:
 # ------------------------------------------------------------------------------------------------- the two policies
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Clause:
-    """A statement that means the caller, and its tests as limits."""
+    """A statement that means the caller, with its tests as limits. Equal by identity: `_Comparing` makes each once."""
 
     rule: Rule
     limits: tuple[Limit, ...]
@@ -192,6 +192,7 @@ class _Comparing:
         self.cells, self.limits, whole = self._keys()
         self.space = Space(whole, budget)
         self.whom = {rule: Whom(rule) for rule in self.rules}
+        self.clauses: dict[tuple[Rule, str], _Clause] = {}  # statement, and the test whether it means the caller
         self.subjects: dict[tuple[Rule, Principal], Subject] = {}
         self.order = {rule: at for at, rule in enumerate(sorted(self.rules, key=_narrowness))}
         # … → action → the values that matter, as each question found them: dictionaries that many actions share
@@ -317,12 +318,12 @@ class _Comparing:
             if meaning is None or not first <= at < first + len(rules):
                 continue
             self.budget.take()
-            limits = self.limits[rule]
+            limits, unclear = self.limits[rule], ""
             if not isinstance(meaning, int):
-                key = f"?{words.name_of_subject(meaning)}?{caller.name}"
-                self.space.add(key)
-                limits = (*limits, opaque(key))
-            clause = _Clause(rule=rule, limits=limits)
+                unclear = f"?{words.name_of_subject(meaning)}?{caller.name}"
+                self.space.add(unclear)
+                limits = (*limits, opaque(unclear))
+            clause = self.clauses.setdefault((rule, unclear), _Clause(rule=rule, limits=limits))
             if rule.effect == "Deny":
                 denies.append(clause)
             else:

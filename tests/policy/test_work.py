@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from deployments.policy import compare, conditions, evaluate, holders, lint, parse, words
+from deployments.policy.actions import GRANTABLE
+from deployments.policy.boxes import Limit
 from deployments.policy.budget import MAX_STEPS, Budget, TooComplexError
 from deployments.policy.conditions import Condition
 from tests.policy.worst import DEFAULT, SHAPES, shaped
@@ -189,3 +191,22 @@ def test_an_example_of_a_difference_is_tried_a_few_times_only(monkeypatch: pytes
 
     assert compare(None, json.dumps({"Statement": statements}), partition="aws").level == "access"
     assert len(tried) == module.MAX_TRIES
+
+
+def test_a_question_is_found_again_without_a_look_at_every_test_of_its_statements(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hashed: list[Limit] = []
+    usual = Limit.__hash__
+
+    def counted(limit: Limit) -> int:
+        hashed.append(limit)
+        return usual(limit)
+
+    statement = json.loads(wide_statement(1, 100))["Statement"][0]
+    names = sorted(GRANTABLE)[:20]
+    actions = [{**statement, "Action": [*names[:number], "ecr:*Tags*"]} for number in range(20)]
+    monkeypatch.setattr(Limit, "__hash__", counted)
+    compare(None, json.dumps({"Statement": actions}), partition="aws")
+
+    assert len(hashed) < 10_000
