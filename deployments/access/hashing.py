@@ -16,7 +16,6 @@ from typing import Any
 
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.core.exceptions import ValidationError
-from django.core.signals import request_started
 
 from deployments.errors import refusal
 
@@ -34,15 +33,9 @@ class Rank(IntEnum):
     FAILED = 2  # a log-in from another address that has sent a wrong password lately
 
 
-#: The rank of this thread's request. `access.log_in_throttle` sets it before a log-in.
+#: The rank of this thread's request. The middleware sets it at the begin of each request, because a server's thread
+#: serves one after another, and `access.log_in_throttle` before a log-in.
 rank: ContextVar[Rank] = ContextVar("rank", default=Rank.KNOWN)
-
-
-def _begin_request(**_: Any) -> None:
-    rank.set(Rank.KNOWN)  # a server's thread serves one request after another
-
-
-request_started.connect(_begin_request)
 
 
 class Places:

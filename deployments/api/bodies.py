@@ -162,6 +162,8 @@ def admit(request: HttpRequest, *, lazily: bool) -> tuple[HttpRequest, Callable[
 
 def _with_body(request: HttpRequest, body: Any, length: int) -> HttpRequest:
     environ = request.META | {"wsgi.input": body, "CONTENT_LENGTH": str(length)}
+    # Django has decoded the path in META. A server gives its bytes as Latin-1 (PEP 3333).
+    environ["PATH_INFO"] = request.path_info.encode().decode("iso-8859-1")
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     return WSGIRequest(environ)
 

@@ -58,6 +58,7 @@ class RequestMiddleware:
         request.META["REQUEST_ID"] = request_id
         log.clear()
         log.bind(request_id=request_id)
+        hashing.rank.set(hashing.Rank.KNOWN)
         if address := _forwarded_address(request):
             request.META["REMOTE_ADDR"] = address
         response = self._answer(request)

@@ -315,6 +315,13 @@ def test_a_body_in_chunks_is_read_to_its_end(cli: Cli) -> None:
     assert Deployment.objects.get().content_hash == HASH
 
 
+def test_a_path_that_is_not_ascii_keeps_its_characters_with_a_body_in_chunks(cli: Cli) -> None:
+    path = "/api/v1/deployments/¼♥/background-workers".encode().decode("iso-8859-1")  # as a server gives it
+    answer = chunked(cli, path, Chunked(b"{}"))
+
+    assert answer.status == 404
+
+
 def test_a_body_in_chunks_is_held_to_the_same_size(cli: Cli) -> None:
     assert chunked(cli, "/api/v1/deployments", Chunked(b" " * 256 * KIB)).status == 400  # no JSON, but not too large
     answer = chunked(cli, "/api/v1/deployments", Chunked(b" " * 256 * KIB, b" "))

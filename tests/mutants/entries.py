@@ -103,12 +103,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "",
             "access/test_log_in_throttle.py::test_a_password_that_is_too_long_has_no_hash",
         ),
-        (
-            "_begin_request",
-            "rank.set(Rank.KNOWN)",
-            "pass",
-            "access/test_log_in_throttle.py::test_a_usual_address_has_the_best_rank_and_one_that_has_failed_the_worst",
-        ),
     ),
     *_in(
         "deployments/access/log_in_throttle.py",
@@ -709,6 +703,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/api/middleware.py",
+        (
+            "RequestMiddleware.__call__",
+            "hashing.rank.set(hashing.Rank.KNOWN)",
+            "pass",
+            "access/test_log_in_throttle.py::test_a_usual_address_has_the_best_rank_and_one_that_has_failed_the_worst",
+        ),
         (
             "RequestMiddleware.process_exception",
             ", exc_info=exception",
