@@ -29,7 +29,7 @@ DRIFTED = Repository.objects.filter(host=HOST, status=RepositoryStatus.DRIFTED).
 def make() -> None:
     """The rows, one of them with a policy that cannot be compared, and somebody who may do everything."""
     Installation()
-    text = policy(CLUSTER, roots=True, Novelty={"Until": "2027-01-01"})
+    text = policy(CLUSTER, roots=True, Novelty=dict(Until="2027-01-01"))
     row = Repository.objects.filter(host=HOST, status=RepositoryStatus.IN_SYNC, mode="").order_by("-pk")[0]
     row.policy_text, row.status = text, RepositoryStatus.DRIFTED
     row.differences = desired.policy_differences(DESIRED, text, partition="aws")
