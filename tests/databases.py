@@ -62,10 +62,10 @@ def _postgresql() -> str:
 atexit.register(shutil.rmtree, DIRECTORY, ignore_errors=True)
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto`: one process more than cores, because many tests wait for a socket. Four use one server well."""
-    return min(4, (os.cpu_count() or 1) + 1)
+    """For `-n auto`: two processes for each core, because many tests wait for a socket. Four use one server well."""
+    return min(4, 2 * (os.cpu_count() or 1))
 
 
 def url_of(name: str) -> str:
