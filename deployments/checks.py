@@ -262,7 +262,7 @@ def _policy_findings(registry: RegistryConfig) -> tuple[policy.Finding, ...]:
     found = registry_of(registry.host)
     writer = found.account if found else None
     if found and "assume_role_arn" not in registry.malformed:
-        writer = registry.assume_role_arn or writer
+        writer = registry.writer(found.account)
     return tuple(
         policy.lint(
             registry.default_repository_policy,

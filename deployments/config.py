@@ -69,6 +69,10 @@ class RegistryConfig:
     # Fields that were read from the V4_ variable of the setting.
     from_v4: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
+    def writer(self, account: str) -> str:
+        """The identity that writes repository policies: the ARN of the assumed role, else `account`, the registry's."""
+        return self.assume_role_arn or account
+
     def variable(self, name: str) -> str:
         """The variable that a field was read from, such as V4_DEPLOY_REGISTRY_ECR_TAGS of `tags`."""
         setting = next(each for each in SETTINGS if each.of_registry and each.field == name)

@@ -305,7 +305,7 @@ def _refused(config: RegistryConfig, *, allow_public: bool) -> str:
         partition=found.partition if found else None,
         allow_public=allow_public,
         consumer_accounts=config.consumer_accounts,
-        writer=config.assume_role_arn or (found.account if found else None),
+        writer=config.writer(found.account if found else "") or None,
     )
     error = next((finding for finding in findings if finding.level == "error"), None)
     return "" if error is None else f"This process's settings refuse its policy ({error.id}): {error.message}"

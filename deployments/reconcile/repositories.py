@@ -811,7 +811,7 @@ def _naming_the_statement(
     text = policy_before if error.denied else config.default_repository_policy or ""
     if not (error.denied or error.code == "InvalidParameterException") or error.bounded:
         return error
-    writer = config.assume_role_arn or ecr.registry.account
+    writer = config.writer(ecr.registry.account)
     words = desired.lockout_words(text, writer=writer, partition=ecr.registry.partition, live=error.denied)
     return replace(error, sentence=f"{error.sentence} {words}".strip())
 

@@ -27,8 +27,8 @@ class Target:
 
     @property
     def writer(self) -> str:
-        """The identity that writes repository policies: the ARN of the assumed role, else the registry's account."""
-        return self.config.assume_role_arn or self.registry.account
+        """The identity that writes repository policies (`RegistryConfig.writer`)."""
+        return self.config.writer(self.registry.account)
 
     @property
     def rows(self) -> Q:

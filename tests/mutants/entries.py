@@ -1562,7 +1562,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/checks.py",
         (
             "_policy_findings",
-            "writer = registry.assume_role_arn or writer",
+            "writer = registry.writer(found.account)",
             "pass",
             "test_checks.py::test_the_role_that_writes_the_policy_is_the_one_of_the_settings",
         ),
