@@ -10,10 +10,11 @@ typed, unless it is the name of an account: people type their password into the 
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any
 
-from django.contrib.auth import get_user_model
+from django.contrib.auth import get_user_model, login
 from django.db import transaction
 from django.db.models.functions import Now
 from django.http import HttpRequest
@@ -31,12 +32,26 @@ FAILED = "The log-in failed: the name or the password is wrong, or the account m
 MAX_FAILED = 30
 WINDOW = timedelta(minutes=10)
 
+#: How a person logged in, as the audit log and the session have it.
+PASSWORD = "password"  # noqa: S105  (a name, not a password)
+#: Keys of the session: how and when (seconds since 1970, by the clock of the web process) the person logged in.
+LOG_IN_BY, LOG_IN_AT = "log_in_by", "log_in_at"
+_BACKEND = "django.contrib.auth.backends.ModelBackend"
+
+
+def begin(request: HttpRequest, user: Any, *, by: str) -> None:
+    """Log the person in. Every way to log in ends here, after it has checked everything that it asks for."""
+    request.log_in_by = by  # type: ignore[attr-defined]  # for the receiver
+    login(request, user, backend=_BACKEND)
+
 
 def logged_in(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:
     """Receiver of `user_logged_in`: store the session, with its line."""
+    by: str | None = getattr(request, "log_in_by", None)
+    request.session[LOG_IN_BY], request.session[LOG_IN_AT] = by, time.time()
     with transaction.atomic():
         request.session.save()
-        Trail(actor=_person(user), request=request).record(ACTION, user)
+        Trail(actor=_person(user), request=request).record(ACTION, user, after={"by": by} if by else None)
 
 
 def logged_out(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:

@@ -10,17 +10,17 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
-from django.contrib.admin.forms import AdminAuthenticationForm
-from django.contrib.auth import signals
-from django.core.exceptions import ValidationError
-from django.core.validators import MaxLengthValidator
-from django.http import HttpRequest, HttpResponseRedirect
+from django.contrib.auth import REDIRECT_FIELD_NAME
+from django.contrib.auth.decorators import login_not_required
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from django.utils.decorators import method_decorator
+from django.views.decorators.cache import never_cache
 
 from deployments.access.audit import Actor, Trail
-from deployments.access.hashing import MAX_PASSWORD_CHARACTERS
 from deployments.admin import dashboard, forgotten
+from deployments.admin.log_in import LogIn
 from deployments.log import bind
 from deployments.models import Deployment
 
@@ -32,26 +32,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-class LogInForm(AdminAuthenticationForm):
-    """Django's form. An account with the right password that may not use the console counts as a failed log-in. A
-    password that is too long for an account is refused before it is looked at.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["password"].validators.append(MaxLengthValidator(MAX_PASSWORD_CHARACTERS))
-
-    def confirm_login_allowed(self, user: Any) -> None:
-        try:
-            super().confirm_login_allowed(user)
-        except ValidationError:
-            failed = {"username": user.get_username()}
-            signals.user_login_failed.send(sender=__name__, credentials=failed, request=self.request)
-            raise
-
-
 class RegistryAdmin(admin.AdminSite):
-    login_form = LogInForm
     site_header = site_title = "Registry Admin"
     index_title = "Dashboard"
     empty_value_display = "–"
@@ -102,6 +83,22 @@ class RegistryAdmin(admin.AdminSite):
             path("setup/writes/", self.admin_view(writes), name="writes"),
             *super().get_urls(),
         ]
+
+    @method_decorator(never_cache)
+    @method_decorator(login_not_required)
+    def login(  # type: ignore[override]
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponseBase:
+        index = reverse("admin:index")
+        if request.method == "GET" and self.has_permission(request):
+            return HttpResponseRedirect(index)
+        context = {
+            **self.each_context(request), "title": "Log in", "app_path": request.get_full_path(),
+            "username": request.user.get_username(), **(extra_context or {}),
+        }  # fmt: skip
+        if REDIRECT_FIELD_NAME not in request.GET and REDIRECT_FIELD_NAME not in request.POST:
+            context[REDIRECT_FIELD_NAME] = index
+        return LogIn.as_view(extra_context=context)(request)
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         return super().index(request, {**dashboard.dashboard(self, request), **(extra_context or {})})
