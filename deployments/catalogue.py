@@ -750,6 +750,98 @@ ACCESS: tuple[Entry, ...] = (
         owner=Owner.DEPLOYER,
     ),
     Entry(
+        codes=("sso_unreachable",),
+        says="The single sign-on server did not answer: {reason}.",
+        todo="Try again; if it stays so, tell an administrator.",
+        cause="The OpenID provider of SSO_ISSUER cannot be reached from this server, or answers with an error.",
+        owner=Owner.OPERATOR,
+        retryable=Retry.YES,
+    ),
+    Entry(
+        codes=("sso_busy",),
+        says="Too many log-ins wait for the single sign-on server at this moment.",
+        todo="Try again in some seconds.",
+        cause="A process lets two log-ins wait for the OpenID provider at one time. More wait if the provider is slow.",
+        owner=Owner.OPERATOR,
+        retryable=Retry.YES,
+    ),
+    Entry(
+        codes=("sso_not_trusted",),
+        says="The answer of the single sign-on server cannot be trusted: {reason}.",
+        todo="Begin again at the log-in page; if it stays so, tell an administrator.",
+        cause="The id token has another issuer, audience or nonce than was asked for, is expired, or has no valid "
+        "signature; or SSO_ISSUER is not what the provider calls itself; or the clocks differ by minutes.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("sso_denied",),
+        says="The single sign-on server refused the log-in: {reason}.",
+        todo="Begin again at the log-in page; if it stays so, tell an administrator.",
+        cause="The OpenID provider refuses the person, or SSO_CLIENT_ID, SSO_CLIENT_SECRET, SSO_SCOPES or the redirect "
+        "address.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("sso_begin_again",),
+        says="This log-in was not begun in this browser, or it was begun more than ten minutes ago.",
+        todo="Begin again at the log-in page.",
+        cause="The answer of the OpenID provider has another state than this browser's cookie, or there is no cookie.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
+        codes=("sso_no_group",),
+        says="None of your groups at the single sign-on server gives access here{missing}.",
+        todo="Ask an administrator.",
+        cause="No group in the claim of SSO_GROUPS_CLAIM is one of SSO_GROUPS, or the provider sent no such claim. The "
+        "account, if there is one, is made inactive, so its sessions and keys no longer work. The next single sign-on "
+        "with such a group makes it active.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("sso_account_exists",),
+        says="An account here already has the name or address {name}, and it is not linked to your single sign-on.",
+        todo="Log in with the account's password and link it on the page “Your log-in”, or give an administrator your "
+        "subject: {subject}.",
+        cause="A person is the issuer and the subject. A name or an address is not: providers let people choose them.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("sso_inactive",),
+        says="Your account here is inactive.",
+        todo="Ask an administrator.",
+        cause="An administrator has made the account inactive.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("sso_linked",),
+        says="The account, or the person at the single sign-on server, is linked already.",
+        todo="An administrator can remove the other link on the person's page.",
+        cause="An account has at most one link to an issuer, and a person at the issuer has at most one account.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("password_log_in_off",),
+        says="Log-ins with a password are switched off.",
+        todo="Use single sign-on. If it does not work, somebody with a shell on the server makes a link for one "
+        "log-in: manage.py break_glass NAME.",
+        cause="PASSWORD_LOG_IN=0.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("log_in_again",),
+        says="This page changes how your account logs in, and you logged in more than 15 minutes ago.",
+        todo="Log out, log in, and come back.",
+        cause="A session that somebody left open must not give its finder a lasting way in.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
+        codes=("log_in_link_ended",),
+        says="This link does not work: it was used, or is older than ten minutes.",
+        todo="Make a new one: manage.py break_glass NAME.",
+        cause="A link of manage.py break_glass is for one log-in, and ends with every later log-in of the account.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
         codes=("log_in_throttled",),
         says="Too many wrong passwords for this account or from this address.",
         todo="Wait {minutes} minutes, or log in from an address that you have logged in from before.",

@@ -359,6 +359,31 @@ def the_proxy_is_known() -> Iterable[CheckMessage]:
         )
 
 
+@_check("security")
+def single_sign_on_is_complete() -> Iterable[CheckMessage]:
+    """E016: single sign-on is set in part. W015: it gives nobody access. W016: passwords cannot be switched off."""
+    configuration = _configuration()
+    if configuration.sso_issuer and not configuration.sso_client_id:
+        yield Error(
+            "SSO_CLIENT_ID: not set, and SSO_ISSUER is, so nobody can log in by single sign-on.",
+            hint="Set it to the client id that the OpenID provider gave, or remove SSO_ISSUER.",
+            id="deployments.E016",
+        )
+    if configuration.sso_issuer and not configuration.sso_groups:
+        yield Warning(
+            "SSO_GROUPS: not set, so single sign-on gives nobody access.",
+            hint="Name the groups of the OpenID provider that give access: "
+            'SSO_GROUPS={"engineering":"viewer","platform-admins":"admin"}.',
+            id="deployments.W015",
+        )
+    if not configuration.password_log_in and not configuration.sso_issuer:
+        yield Warning(
+            "PASSWORD_LOG_IN: 0 has no effect without single sign-on, because nobody could log in.",
+            hint="Set SSO_ISSUER and what belongs to it, or remove PASSWORD_LOG_IN.",
+            id="deployments.W016",
+        )
+
+
 @register("queue")
 def queue_settings_are_safe(**kwargs: Any) -> Iterable[CheckMessage]:
     """E010–E014: django-q2 settings that run a task twice or never end a hung task (measured).

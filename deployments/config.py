@@ -123,6 +123,15 @@ class Configuration:
     database: Database | None = field(repr=False)  # None: the default, an SQLite file
     secret_key: str | None = field(repr=False)
     secret_key_fallbacks: tuple[str, ...] = field(repr=False)
+    sso_issuer: str | None
+    sso_client_id: str | None
+    sso_client_secret: str | None = field(repr=False)
+    sso_name: str
+    sso_scopes: str
+    sso_groups_claim: str
+    sso_groups: tuple[tuple[str, str], ...]  # (group of the provider, our group)
+    sso_token_lifetime: timedelta
+    password_log_in: bool
     mail: MailServer | None = field(repr=False)
     email_from: str
     metrics_key: str | None = field(repr=False)

@@ -1,8 +1,8 @@
 """The health report of this installation: one line per check, with the result and the next step.
 
 `manage.py doctor` prints the lines; the console's set-up page shows them. The checks only read: the settings, the
-database, the heartbeats, and (unless offline) AWS and the mail server. A permission that cannot be checked without a
-write is reported as “not tried”. No line contains a secret.
+database, the heartbeats, and (unless offline) AWS, the mail server and the OpenID provider. A permission that cannot be
+checked without a write is reported as “not tried”. No line contains a secret.
 
 A check that raises is reported as a failed line and does not end the run. The calls to AWS run in parallel under one
 deadline.
@@ -22,19 +22,22 @@ from enum import StrEnum
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.models import Group
 from django.core import checks, mail
 from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models import prefetch_related_objects
+from django.urls import reverse
 from django.utils import timezone
 
 from deployments import schema, tasks, worker
+from deployments.access import openid, single_sign_on
 from deployments.access.vault import Vault
 from deployments.aws.probes import Probes
 from deployments.aws.values import Identity
 from deployments.config import Configuration
 from deployments.deploys import environment_variables
-from deployments.errors import RegistryError
+from deployments.errors import Refusal, RegistryError
 from deployments.log import get_logger
 from deployments.models import NotificationChannel, Process, ProcessRole
 from deployments.notify import channels
@@ -101,6 +104,7 @@ def examine(*, configuration: Configuration, offline: bool = False) -> Report:
         lines += _guarded("Configuration", lambda: _which_counts(configuration))
         lines += _guarded("Worker", lambda: _processes(configuration))
         lines += _guarded("Mail", lambda: _mail(offline=offline))
+        lines += _guarded("Single sign-on", lambda: _single_sign_on(settings.CONFIGURATION, offline=offline))
         configuration = generation.shown(configuration)
     lines += _guarded("AWS", lambda: _registries(configuration, offline=offline))
     return Report(lines=tuple(lines), at=at, seconds=time.monotonic() - began)
@@ -558,12 +562,12 @@ _LATE = object()
 
 
 def _side_by_side(asks: list[Callable[[], Any]]) -> list[Any]:
-    """Run the calls in parallel. Each result is the answer, a RegistryError, or _LATE after AWS_SECONDS."""
+    """Run the calls in parallel. Each result is the answer, a RegistryError, a Refusal, or _LATE after AWS_SECONDS."""
 
     def caught(ask: Callable[[], Any]) -> Any:
         try:
             return ask()
-        except RegistryError as error:
+        except (RegistryError, Refusal) as error:
             return error
 
     pool = ThreadPoolExecutor(max_workers=max(1, len(asks)), thread_name_prefix="doctor")
@@ -613,6 +617,46 @@ def _mail(*, offline: bool) -> Iterator[ReportLine]:
     says = "does not answer in time" if answer is _LATE else f"cannot be used ({answer})"
     then = "Check EMAIL_URL: host, port, user, password, and smtp+tls (STARTTLS) or smtp+ssl."
     yield ReportLine(part="Mail", what="Mail server", level=Level.FAIL, says=f"{where} {says}.", then=then)
+
+
+# ----------------------------------------------------------------------------------------------------- single sign-on
+
+
+def _single_sign_on(configuration: Configuration, *, offline: bool) -> Iterator[ReportLine]:
+    if not single_sign_on.is_on(configuration):
+        return
+    part = "Single sign-on"
+    named = {ours for _, ours in configuration.sso_groups}
+    missing = sorted(named - set(Group.objects.filter(name__in=named).values_list("name", flat=True)))
+    if missing:
+        yield ReportLine(
+            part=part,
+            what="Groups",
+            level=Level.FAIL,
+            says=f"SSO_GROUPS gives groups that do not exist here: {', '.join(missing)}.",
+            then="Correct SSO_GROUPS, or make the groups in the console.",
+        )
+    worked = single_sign_on.has_worked(configuration)
+    off = "" if configuration.password_log_in else " PASSWORD_LOG_IN=0 has an effect only after one."
+    yield ReportLine(
+        part=part,
+        what="Administrator",
+        level=Level.OK if worked or configuration.password_log_in else Level.WARN,
+        says="An administrator has logged in." if worked else f"No administrator has logged in yet.{off}",
+        then="" if worked or configuration.password_log_in else "Log in by single sign-on as an administrator.",
+    )
+    if offline:
+        yield _skipped(part, "Provider", f"{configuration.sso_issuer} was not asked (offline).")
+        return
+    answer = _side_by_side([lambda: openid.reach(configuration)])[0]
+    if not isinstance(answer, str):
+        says = answer.sentence if isinstance(answer, Refusal) else "The provider does not answer in time."
+        then = "Check SSO_ISSUER, and that this host reaches it."
+        yield ReportLine(part=part, what="Provider", level=Level.FAIL, says=says, then=then)
+        return
+    address = configuration.app_origin + reverse("admin:single_sign_on_back")
+    says = f"{answer} answers. The redirect address to register there: {address}"
+    yield ReportLine(part=part, what="Provider", level=Level.OK, says=says)
 
 
 def _skipped(part: str, what: str, says: str, then: str = "") -> ReportLine:

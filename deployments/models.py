@@ -704,6 +704,37 @@ class EnvironmentVariable(models.Model):
         return self.name
 
 
+class Identity(models.Model):
+    """A person at an OpenID provider, and the account that belongs to the person (`access.single_sign_on`).
+
+    The person is (issuer, subject); names and addresses are only shown.
+    """
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="identities")
+    issuer = models.CharField(max_length=500)
+    subject = models.CharField(max_length=255)  # OpenID Connect Core 1.0, section 2: at most 255 ASCII characters
+    made_at = models.DateTimeField(db_default=Now())
+    made_by = models.CharField(max_length=200)
+    # The last time at which the person proved to be this person: a log-in, or the link itself.
+    seen_at = models.DateTimeField(db_default=Now())
+    log_ins = models.PositiveIntegerField(default=0)
+    groups = models.JSONField(default=list, blank=True)  # of the claim, at the last log-in
+    # The last log-in as an administrator. Only after one may log-ins with a password be switched off.
+    administrator_at = models.DateTimeField(null=True, blank=True)
+    # A log-in without a group made the account inactive. A log-in with one makes only such an account active again.
+    access_ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "identities"
+        constraints = [
+            models.UniqueConstraint(fields=["issuer", "subject"], name="identity_person_unique"),
+            models.UniqueConstraint(fields=["user", "issuer"], name="identity_account_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.subject} at {self.issuer}"
+
+
 class LoginRequest(models.Model):
     """A running `trigger.dev login`: the CLI polls with a code until somebody approves the login in the browser."""
 

@@ -300,6 +300,50 @@ def namespace() -> Notation:
     return Notation(words="lower case name", parse=parse)
 
 
+def issuer() -> Notation:
+    """The issuer of an OpenID provider: https, without query and fragment (OpenID Connect Discovery 1.0, section 2).
+
+    Plain http is for a provider on this host only: the answer of the token endpoint is believed because of TLS.
+    """
+
+    def parse(text: str, warn: Warn) -> str:
+        try:
+            parts = urlsplit(text)
+            named = bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
+        except ValueError:
+            named = False
+        if not named or parts.scheme not in ("https", "http") or "?" in text or "#" in text or re.search(r"\s", text):
+            raise Malformed("The value is not an issuer: an https address without query and fragment.")
+        if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise Malformed("The issuer must be https: with http, somebody on the way could log in as anybody.")
+        if text.rstrip("/").endswith("/.well-known/openid-configuration"):
+            raise Malformed("The value is the address of the issuer's document, not the issuer itself.")
+        return text
+
+    return Notation(words="https address", parse=parse)
+
+
+def text_by_text() -> Notation:
+    """A JSON object of texts, as sorted pairs."""
+    hint = "For example {name}={example} (in a shell, in single quotes), or the path of a file: {name}_FILE=/path."
+
+    def parse(text: str, warn: Warn) -> tuple[tuple[str, str], ...]:
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError):
+            raise Malformed("The value is not JSON.", hint) from None
+        if not isinstance(document, dict) or not all(isinstance(value, str) for value in document.values()):
+            raise Malformed("The JSON is not an object whose values are texts.", hint)
+        return tuple(sorted(document.items()))
+
+    return Notation(words="JSON", parse=parse, unset=(), several_lines=True)
+
+
+def days(*, least: int, most: int) -> Notation:
+    """A duration."""
+    return whole(least=least, most=most, unit="days", into=lambda number: timedelta(days=number))
+
+
 def json_object(breaches: Callable[[str], Iterable[ecr_rules.Breach]] = lambda text: ()) -> Notation:
     """A JSON object, kept as the operator wrote it. `breaches` gives what ECR refuses of it."""
     hint = "For example {name}={example} (in a shell, in single quotes), or the path of a file: {name}_FILE=/path."

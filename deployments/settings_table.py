@@ -346,6 +346,79 @@ SETTINGS: tuple[Setting, ...] = (
         secret=True,
     ),
     Setting(
+        name="SSO_ISSUER",
+        field="sso_issuer",
+        notation=notations.issuer(),
+        says="Issuer of the OpenID provider for single sign-on (docs/single-sign-on.md).",
+        default_says="no single sign-on",
+        example="https://id.example.com/realms/company",
+    ),
+    Setting(
+        name="SSO_CLIENT_ID",
+        field="sso_client_id",
+        notation=notations.free_text(),
+        says="Client id that the OpenID provider gave this installation.",
+        example="registry-admin",
+    ),
+    Setting(
+        name="SSO_CLIENT_SECRET",
+        field="sso_client_secret",
+        notation=notations.free_text(),
+        says="Client secret of the OpenID provider. Unset: a public client, with PKCE only.",
+        secret=True,
+    ),
+    Setting(
+        name="SSO_NAME",
+        field="sso_name",
+        notation=notations.free_text(),
+        says="What the log-in page calls the OpenID provider.",
+        default="single sign-on",
+        example="Okta",
+    ),
+    Setting(
+        name="SSO_SCOPES",
+        field="sso_scopes",
+        notation=notations.pattern(
+            "words", r"openid( [!#-\[\]-~]+)*", "The value is not a list of scopes that begins with openid."
+        ),
+        says="Scopes that are asked for, with blanks between them. Some providers need one more for the groups.",
+        default="openid profile email",
+        example="openid profile email groups",
+    ),
+    Setting(
+        name="SSO_GROUPS_CLAIM",
+        field="sso_groups_claim",
+        notation=notations.free_text(),
+        says="Claim with a person's groups, in the id token or in the answer of the userinfo endpoint. A name with "
+        "dots also leads into objects.",
+        default="groups",
+        example="realm_access.roles",
+    ),
+    Setting(
+        name="SSO_GROUPS",
+        field="sso_groups",
+        notation=notations.text_by_text(),
+        says="Which group of the OpenID provider gives which group of the console (viewer, operator, admin, or one of "
+        "yours). They are read at each log-in; who is in none of them has no access.",
+        example='{"engineering":"viewer","platform":"operator","platform-admins":"admin"}',
+    ),
+    Setting(
+        name="SSO_TOKEN_DAYS",
+        field="sso_token_lifetime",
+        notation=notations.days(least=1, most=3_650),
+        says="Personal access tokens of a person with single sign-on stop working this long after the person's last "
+        "single sign-on.",
+        default="30",
+    ),
+    Setting(
+        name="PASSWORD_LOG_IN",
+        field="password_log_in",
+        notation=notations.switch(),
+        says="Allow log-ins with a password. 0 takes effect once an administrator has logged in by single sign-on. "
+        "manage.py break_glass makes a link for one log-in without either.",
+        default="1",
+    ),
+    Setting(
         name="EMAIL_URL",
         field="mail",
         notation=service_urls.mail_url(),

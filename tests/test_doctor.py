@@ -25,6 +25,7 @@ from deployments.models import AuditEntry, NotificationChannel, Process, Process
 from deployments.reconcile import generation, targets
 from sandbox.control import Sandbox
 from tests.admin.markup import read
+from tests.support import openid_provider
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
 
 SETUP = "/admin/setup/"
@@ -546,3 +547,32 @@ def test_the_button_needs_a_token(browser: Client, plain: Configuration) -> None
 
     assert strict.post(SETUP).status_code == 403
     assert browser.put(SETUP).status_code == 405
+
+
+# ----------------------------------------------------------------------------------------------------- single sign-on
+
+
+def test_the_doctor_asks_the_provider_and_names_the_redirect_address(
+    configure: Callable[..., Configuration], db: None
+) -> None:
+    with openid_provider.running() as provider:
+        configuration = configure(
+            APP_ORIGIN="https://deploy.example.com",
+            SSO_ISSUER=provider.issuer,
+            SSO_CLIENT_ID="registry-admin",
+            SSO_GROUPS='{"staff": "viewer", "all": "viewers"}',
+            PASSWORD_LOG_IN="0",
+        )
+        report = doctor.examine(configuration=configuration)
+        assert line(report, "Provider").level is Level.OK
+        assert "https://deploy.example.com/admin/single-sign-on/back/" in line(report, "Provider").says
+        assert line(report, "Groups").says == "SSO_GROUPS gives groups that do not exist here: viewers."
+        assert line(report, "Administrator").level is Level.WARN
+        calls = provider.calls.total()
+
+        assert line(doctor.examine(configuration=configuration, offline=True), "Provider").level is Level.SKIPPED
+        assert provider.calls.total() == calls
+
+    report = doctor.examine(configuration=configuration)
+    assert line(report, "Provider").level is Level.FAIL
+    assert "did not answer: no connection" in line(report, "Provider").says

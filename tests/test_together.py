@@ -29,7 +29,8 @@ from django.test import Client, override_settings
 from django.urls import get_resolver
 from django.utils.http import urlsafe_base64_encode
 
-from deployments.access import audit, cli_login, keys
+from deployments.access import audit, break_glass, cli_login, keys
+from deployments.access.sessions import LOG_IN_AT
 from deployments.access.vault import Vault
 from deployments.api import api
 from deployments.config import Configuration
@@ -42,6 +43,7 @@ from deployments.models import (
     Deployment,
     Environment,
     EnvironmentVariable,
+    Identity,
     NotificationChannel,
     Project,
     Promotion,
@@ -123,6 +125,8 @@ def world(transactional_db: None, configure: Callable[..., Configuration], setti
         DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
         DEPLOY_IMAGE_VERIFICATION_ENABLED="0",
         V4_DEPLOY_REGISTRY_HOST="127.0.0.1:1",  # a deploy asks nobody for a repository
+        SSO_ISSUER="https://id.example.com",
+        SSO_CLIENT_ID="registry-admin",
     )
     settings.MAIL_IS_CONFIGURED = False
     project = projects.create_project(name="Billing")
@@ -189,6 +193,25 @@ def _link(world: World) -> str:
     with override_settings(MAIL_IS_CONFIGURED=True):
         answer = world.browser.get(f"/admin/forgotten/{number}/{default_token_generator.make_token(ada)}/")
     return str(answer["Location"]).removeprefix("/admin/")
+
+
+def _confirm_link(world: World) -> Any:
+    """Presses the button of the question that comes after the provider's answer."""
+    session = world.browser.session
+    session["link_pending"] = {"issuer": "https://id.example.com", "subject": "1", "name": "ada"}
+    session[LOG_IN_AT] = time.time()
+    session.save()
+    return world.post("single-sign-on/link/")
+
+
+def _unlink(world: World) -> Any:
+    identity = Identity.objects.get(user=world.person)
+    return world.post(f"auth/user/{world.person.pk}/single-sign-on/", {"unlink": str(identity.pk)})
+
+
+def _follow_link(world: World) -> Any:
+    token = break_glass.make(User.objects.get(username="ada@example.com"))
+    return Client().post(f"/admin/break-glass/{token}/")
 
 
 def _change_password(world: World) -> None:
@@ -260,6 +283,11 @@ ACTS: dict[str, tuple[str, Act]] = {
         "change.user",
         lambda w: _forgotten(
             w, _link(w), new_password1="another-" + PASSWORD, new_password2="another-" + PASSWORD)),
+    "break_glass": ("log_in.user", _follow_link),
+    "single_sign_on_link": ("link.identity", _confirm_link),
+    "single_sign_on_links": (
+        "link.identity", lambda w: w.post(f"auth/user/{w.person.pk}/single-sign-on/", {"subject": "1"})),
+    "single_sign_on_links unlink": ("unlink.identity", _unlink),
     "logout": ("log_out.user", lambda w: w.post("logout/")),
     "login-approve": ("approve.login", lambda w: _decide(w, approve="1")),
     "login-approve decline": ("decline.login", lambda w: _decide(w)),
@@ -344,6 +372,7 @@ ACTS: dict[str, tuple[str, Act]] = {
         "add.user",
         lambda w: _command("createsuperuser", "--noinput", "--username", "kim", "--email", "kim@example.com")),
     "manage.py changepassword": ("change.user", _change_password),
+    "manage.py break_glass": ("make.log_in_link", lambda w: _command("break_glass", "ada@example.com", "--activate")),
     "manage.py notify": ("test.channel", lambda w: _command("notify", "test", "people")),
     "manage.py reencrypt": ("reencrypt.secrets", lambda w: _command("reencrypt")),
     "manage.py writes": ("pause.writes", lambda w: _command("writes", "pause", "--reason", "a look at it")),
@@ -354,6 +383,10 @@ ACTS: dict[str, tuple[str, Act]] = {
 FIRST: dict[str, Act] = {
     "deployments_accesskey_delete": _expired_key,
     "auth_user_revoke_keys": lambda w: keys.make_user_token(w.person),
+    "single_sign_on_links unlink": lambda w: Identity.objects.create(
+        user=w.person, issuer="https://id.example.com", subject="1", made_by="test"
+    ),
+    "manage.py break_glass": lambda _: User.objects.filter(username="ada@example.com").update(is_active=False),
     "deployments_sweep_stop": lambda _: sweep_record.start(trigger=SweepTrigger.PERSON),
     "writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),
     "manage.py writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),
@@ -368,6 +401,8 @@ WITHOUT = {
     "POST /api/v2/deployments/{deployment_id}/finalize": "the same",
     "POST /api/v1/deployments/{deployment_id}/finalize": "the same",
     "POST /api/v1/authorization-code": "nothing is allowed yet",
+    "single_sign_on": "writes nothing",
+    "single_sign_on_back": "asks the OpenID provider: tests/access/test_single_sign_on.py",
     "deployments_repository_restore": "asks AWS: tests/reconcile/test_put_back.py",
     "deployments_repository_take_over": "asks AWS: tests/reconcile/test_incomparable.py",
     "deployments_repository_what_if": "writes nothing",

@@ -14,14 +14,16 @@ import hashlib
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 
 from deployments import clock, images
+from deployments.config import Configuration
 from deployments.errors import refusal
-from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, KeyKind
+from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, Identity, KeyKind
 
 #: The scopes of an environment key. `deploy` includes `read`, because a deploy reads its own deployment.
 DEPLOY, READ, CREDENTIALS = "deploy", "read", "credentials"
@@ -41,8 +43,24 @@ _SHOWN_CHARACTERS = 6  # of a key, after its kind: enough to tell keys apart, to
 
 
 def live() -> Q:
-    """The condition for keys that work: not revoked, and not expired by the database's clock."""
+    """The condition for keys that work: not ended, and not `unseen`."""
+    return not_ended() & ~unseen()
+
+
+def not_ended() -> Q:
+    """The condition for keys that are neither revoked nor expired by the database's clock."""
     return Q(revoked_at__isnull=True) & (Q(expires_at__isnull=True) | Q(expires_at__gt=Now()))
+
+
+def unseen() -> Q:
+    """The condition for keys of a person with single sign-on who has not used it for SSO_TOKEN_DAYS.
+
+    Only the OpenID provider knows that a person has left, and it says so at a log-in.
+    """
+    configuration: Configuration = settings.CONFIGURATION
+    linked = Identity.objects.filter(user=OuterRef("user"))
+    lately = linked.filter(seen_at__gt=Now() - configuration.sso_token_lifetime)
+    return Q(Exists(linked)) & ~Q(Exists(lately))
 
 
 def digest(text: str) -> str:

@@ -36,6 +36,7 @@ WINDOW = timedelta(minutes=10)
 PASSWORD = "password"  # noqa: S105  (a name, not a password)
 #: Keys of the session: how and when (seconds since 1970, by the clock of the web process) the person logged in.
 LOG_IN_BY, LOG_IN_AT = "log_in_by", "log_in_at"
+RECENT = timedelta(minutes=15)
 _BACKEND = "django.contrib.auth.backends.ModelBackend"
 
 
@@ -43,6 +44,12 @@ def begin(request: HttpRequest, user: Any, *, by: str) -> None:
     """Log the person in. Every way to log in ends here, after it has checked everything that it asks for."""
     request.log_in_by = by  # type: ignore[attr-defined]  # for the receiver
     login(request, user, backend=_BACKEND)
+
+
+def is_recent(request: HttpRequest) -> bool:
+    """Whether the session began within RECENT. What changes how an account logs in asks for it."""
+    at = request.session.get(LOG_IN_AT)
+    return isinstance(at, float) and 0 <= time.time() - at < RECENT.total_seconds()
 
 
 def logged_in(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:
@@ -64,22 +71,29 @@ def logged_out(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:
 
 
 def log_in_failed(sender: Any, credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
-    """Receiver of `user_login_failed`. The last line before MAX_FAILED says that no more lines follow."""
+    """Receiver of `user_login_failed`."""
     users = get_user_model()
     name = str(credentials.get(users.USERNAME_FIELD, "")).replace("\0", "")
     user = users._default_manager.filter(**{users.USERNAME_FIELD: name}).first()
+    after: dict[str, Any] = {"account": user is not None}
+    if getattr(request, "axes_locked_out", False):
+        after["throttled"] = True  # the password was not looked at
+    record_failed(user, request=request, after=after, outcome=FAILED)
+
+
+def record_failed(user: Any, *, request: HttpRequest | None, after: dict[str, Any], outcome: str) -> None:
+    """Write the line of a failed log-in. `user` is None if there is no such account. The last line before MAX_FAILED
+    says that no more lines follow.
+    """
     lines = history(user) if user is not None else AuditEntry.objects.filter(object_type="")
     failed = lines.filter(action=ACTION, at__gt=Now() - WINDOW).exclude(outcome=DONE).count()
     if failed >= MAX_FAILED:
         return
-    after: dict[str, Any] = {"account": user is not None}
-    if getattr(request, "axes_locked_out", False):
-        after["throttled"] = True  # the password was not looked at
     if failed == MAX_FAILED - 1:
         after["further_lines"] = f"none until {WINDOW.seconds // 60} minutes after the first of these {MAX_FAILED}"
     nobody = Actor(kind=ActorKind.SYSTEM, name="unknown")
     with transaction.atomic():
-        Trail(actor=nobody, request=request).record(ACTION, user, after=after, outcome=FAILED)
+        Trail(actor=nobody, request=request).record(ACTION, user, after=after, outcome=outcome)
     address = request.META.get("REMOTE_ADDR", "") if request is not None else ""
     log.warning("login.failed", address=address, user=user.pk if user is not None else None)
 

@@ -78,6 +78,8 @@ def badge(row: Deployment | Repository | RepositoryEvent | AccessKey | Sweep | S
     if isinstance(row, AccessKey):
         if row.revoked_at:
             return mark("bad", "Revoked")
+        if getattr(row, "state", "") == "unseen":
+            return mark("warn", "Log-in needed")
         return mark("ok", "Live") if row.is_live else mark("idle", "Expired")
     if isinstance(row, RepositoryEvent):
         return mark(TONES[row.kind], row.get_kind_display())

@@ -24,6 +24,7 @@ from django.template.loader import render_to_string
 from django.urls import path, reverse_lazy
 
 from deployments.access.audit import Actor, Trail, history
+from deployments.access.single_sign_on import passwords_are_off
 from deployments.log import carried, get_logger
 from deployments.models import ActorKind
 
@@ -67,10 +68,12 @@ def _send(mail: EmailMessage) -> None:
 
 
 class _Page:
-    """What the pages have in common: they exist only where mail is configured, and no cache keeps them."""
+    """What the pages have in common: they exist only where mail is configured and people log in with passwords, and
+    no cache keeps them.
+    """
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not settings.MAIL_IS_CONFIGURED:
+        if not settings.MAIL_IS_CONFIGURED or passwords_are_off(settings.CONFIGURATION):
             raise Http404
         response: HttpResponseBase = super().dispatch(request, *args, **kwargs)  # type: ignore[misc]
         response["Cache-Control"] = "no-store"

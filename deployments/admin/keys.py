@@ -29,7 +29,7 @@ from deployments.admin.pages import Alarm, Audited, Button, ReadOnly, audit_of, 
 from deployments.errors import Refusal
 from deployments.models import AccessKey, Environment, KeyKind
 
-STATES = {"live": "Live", "expired": "Expired", "revoked": "Revoked"}
+STATES = {"live": "Live", "unseen": "Log-in needed", "expired": "Expired", "revoked": "Revoked"}
 
 
 class Environments(forms.ModelChoiceField):  # type: ignore[type-arg]
@@ -127,6 +127,7 @@ class AccessKeyAdmin(Audited, ReadOnly):
         state = Case(
             When(revoked_at__isnull=False, then=Value("revoked")),
             When(expires_at__lte=Now(), then=Value("expired")),
+            When(keys.unseen(), then=Value("unseen")),
             default=Value("live"),
         )
         rows = AccessKey.objects.select_related("user", "environment__project", "replaces")
@@ -150,7 +151,7 @@ class AccessKeyAdmin(Audited, ReadOnly):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Only a revoked or expired key can be deleted, so that a deletion never takes away access."""
-        dead = obj is not None and not AccessKey.objects.filter(keys.live(), pk=obj.pk).exists()
+        dead = obj is not None and not AccessKey.objects.filter(keys.not_ended(), pk=obj.pk).exists()
         return dead and bool(request.user.has_perm("deployments.delete_accesskey"))
 
     def described(self, row: AccessKey) -> dict[str, Any]:
@@ -220,14 +221,19 @@ class AccessKeyAdmin(Audited, ReadOnly):
         successor, predecessor = row.replaced_by.defer("digest").first(), row.replaces
         return {
             "buttons": list(_buttons(request, row)),
-            "works": row.is_live,
+            "works": getattr(row, "state", "") == "live",
             "successor": successor,
             "still_used": successor is not None and _used_since(row, successor),
             "predecessor": predecessor,
             "predecessor_still_used": predecessor is not None and _used_since(predecessor, row),
             "audit": audit_of(request, row),
-            "alarm": None if not row.is_live or keys.owner_may(row, keys.DEPLOY) else WORTH_LESS,
+            "alarm": self._alarm(row),
         }
+
+    def _alarm(self, row: AccessKey) -> Alarm | None:
+        if getattr(row, "state", "") == "unseen":
+            return UNSEEN
+        return None if not row.is_live or keys.owner_may(row, keys.DEPLOY) else WORTH_LESS
 
     @admin.display(description="Key", ordering="prefix")
     def prefix_cell(self, row: AccessKey) -> str:
@@ -260,6 +266,14 @@ class AccessKeyAdmin(Audited, ReadOnly):
         return ago(row.created_at)
 
 
+#: The alarm on the page of a key whose user has not used single sign-on for SSO_TOKEN_DAYS.
+UNSEEN = Alarm(
+    title="This key does not work until its owner logs in",
+    words="Its owner logs in by single sign-on, and has not done so within SSO_TOKEN_DAYS days. Only such a log-in "
+    "shows that its owner still has access.",
+    then="Its owner logs in to the console, or you revoke the key.",
+    tone="warn",
+)
 #: The alarm on the page of a live key whose user may not deploy.
 WORTH_LESS = Alarm(
     title="Nobody can deploy with this key now",

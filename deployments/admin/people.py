@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.apps import apps
+from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
@@ -25,7 +26,7 @@ from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
-from deployments.access import keys, people
+from deployments.access import keys, people, single_sign_on
 from deployments.access.audit import Trail
 from deployments.admin.pages import Alarm, Audited, Button, Nouns, ReadOnly, may, require
 from deployments.models import AccessKey
@@ -169,6 +170,9 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
         if may(request, "revoke_accesskey") and live_keys(row).exists():
             address = reverse("admin:auth_user_revoke_keys", args=[row.pk])
             yield Button(word="Revoke their keys…", address=address, style="button danger")
+        shown = single_sign_on.is_on(settings.CONFIGURATION) or row.identities.exists()
+        if shown and self.has_change_permission(request, row):
+            yield Button(word="Single sign-on…", address=reverse("admin:single_sign_on_links", args=[row.pk]))
 
     def revoke_keys_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """GET shows the keys of a person, POST revokes them. It needs no right to change people: it gives nothing."""
@@ -206,6 +210,7 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
             "username": row.username,
             "email": row.email,
             "has_password": row.has_usable_password(),
+            "single_sign_on": [str(identity) for identity in row.identities.order_by("pk")] if row.pk else [],
             "active": row.is_active,
             "staff": row.is_staff,
             "superuser": row.is_superuser,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib import admin
@@ -19,8 +20,10 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 
 from deployments.access.audit import Actor, Trail
-from deployments.admin import dashboard, forgotten
+from deployments.access.single_sign_on import is_on, passwords_are_off
+from deployments.admin import dashboard, forgotten, single_sign_on
 from deployments.admin.log_in import LogIn
+from deployments.errors import refusal
 from deployments.log import bind
 from deployments.models import Deployment
 
@@ -79,6 +82,12 @@ class RegistryAdmin(admin.AdminSite):
 
         return [
             *forgotten.URLS,
+            *single_sign_on.URLS,
+            path(
+                "auth/user/<int:pk>/single-sign-on/",
+                self.admin_view(single_sign_on.links_of),
+                name="single_sign_on_links",
+            ),
             path("setup/", self.admin_view(setup), name="setup"),
             path("setup/writes/", self.admin_view(writes), name="writes"),
             *super().get_urls(),
@@ -92,12 +101,18 @@ class RegistryAdmin(admin.AdminSite):
         index = reverse("admin:index")
         if request.method == "GET" and self.has_permission(request):
             return HttpResponseRedirect(index)
+        configuration = settings.CONFIGURATION
         context = {
             **self.each_context(request), "title": "Log in", "app_path": request.get_full_path(),
-            "username": request.user.get_username(), **(extra_context or {}),
+            "username": request.user.get_username(), "single_sign_on": is_on(configuration) and configuration.sso_name,
+            "passwords": not passwords_are_off(configuration),
+            "next_query": urlencode({"next": request.GET.get("next", "")}), **(extra_context or {}),
         }  # fmt: skip
         if REDIRECT_FIELD_NAME not in request.GET and REDIRECT_FIELD_NAME not in request.POST:
             context[REDIRECT_FIELD_NAME] = index
+        if request.method == "POST" and not context["passwords"]:
+            context["sentence"] = refusal("password_log_in_off").sentence
+            return TemplateResponse(request, "registry_admin/log_in_refused.html", context, status=403)
         return LogIn.as_view(extra_context=context)(request)
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:

@@ -16,7 +16,158 @@ def _in(module: str, *entries: tuple[str, ...], postgresql: bool = False) -> lis
     ]
 
 
+_SSO = "access/test_single_sign_on.py::"
+
 MUTANTS: tuple[Mutant, ...] = (
+    *_in(
+        "deployments/access/openid.py",
+        (
+            "finish",
+            "if not hmac.compare_digest",
+            "if False and hmac.compare_digest",
+            _SSO + "test_an_answer_needs_the_cookie_of_this_browser_and_its_state",
+        ),
+        (
+            "finish",
+            'answer.get("iss", metadata["issuer"]) != metadata["issuer"]',
+            "False",
+            _SSO + "test_an_answer_that_is_not_the_providers_own_lets_nobody_in[other_issuer_in_answer]",
+        ),
+        (
+            "finish",
+            '{"essential": True, "value": configuration.sso_client_id}',
+            '{"essential": True}',
+            _SSO + "test_an_answer_that_is_not_the_providers_own_lets_nobody_in[audience_of_another_for_us]",
+        ),
+        (
+            "finish",
+            'more.get("sub") != claims["sub"]',
+            "False",
+            _SSO + "test_userinfo_about_another_person_is_not_believed",
+        ),
+        (
+            "_app",
+            "[each for each in ALGORITHMS if each in offered]",
+            "offered",
+            _SSO + "test_an_answer_that_is_not_the_providers_own_lets_nobody_in[not_signed]",
+        ),
+        (
+            "_app",
+            '"leeway": 0,',
+            "",
+            _SSO + "test_groups_may_come_from_the_userinfo_endpoint_and_from_inside_an_object",
+        ),
+        (
+            "_explained",
+            "_places.acquire(timeout=TIMEOUT / 2)",
+            "True",
+            _SSO + "test_a_provider_that_hangs_holds_two_threads_at_most",
+        ),
+        (
+            "_person",
+            'not in (False, "false")',
+            "is not None",
+            _SSO + "test_an_address_that_the_provider_calls_unverified_is_not_stored",
+        ),
+    ),
+    *_in(
+        "deployments/access/single_sign_on.py",
+        (
+            "passwords_are_off",
+            " and has_worked(configuration)",
+            "",
+            _SSO + "test_passwords_stay_until_an_administrator_has_logged_in_by_single_sign_on",
+        ),
+        (
+            "has_worked",
+            "issuer=issuer_of(configuration), ",
+            "",
+            _SSO + "test_an_administrator_of_another_issuer_does_not_switch_passwords_off",
+        ),
+        ("_identity", "issuer=person.issuer, ", "", _SSO + "test_the_same_subject_at_another_issuer_is_another_person"),
+        (
+            "_make_account",
+            "if _is_taken(each):",
+            "if False:",
+            _SSO + "test_an_account_with_the_same_name_or_address_is_never_taken_over",
+        ),
+        (
+            "_give_access",
+            "and not _is_taken(person.email, but=user)",
+            "",
+            _SSO + "test_a_person_keeps_the_account_when_name_and_address_change",
+        ),
+        (
+            "_give_access",
+            "if not user.is_active and identity.access_ended_at is None:",
+            "if False:",
+            _SSO + "test_an_account_that_an_administrator_made_inactive_stays_inactive",
+        ),
+        (
+            "_end_access",
+            "User.objects.filter(pk=user.pk).update(is_active=False)",
+            "pass",
+            _SSO + "test_who_has_lost_every_group_loses_sessions_and_keys_and_gets_them_back_with_a_group",
+        ),
+    ),
+    *_in(
+        "deployments/access/keys.py",
+        ("live", "& ~unseen()", "", _SSO + "test_a_personal_token_ends_thirty_days_after_the_last_log_in"),
+    ),
+    *_in(
+        "deployments/access/break_glass.py",
+        (
+            "use",
+            "if not User.objects",
+            "if False and not User.objects",
+            _SSO + "test_of_two_requests_with_one_link_one_logs_in",
+        ),
+        (
+            "read",
+            "or _last(user) != last",
+            "",
+            _SSO + "test_a_link_ends_with_a_log_in_after_ten_minutes_and_with_the_account",
+        ),
+        (
+            "read",
+            ", max_age=MAX_AGE",
+            "",
+            _SSO + "test_a_link_ends_with_a_log_in_after_ten_minutes_and_with_the_account",
+        ),
+        (
+            "read",
+            ", is_active=True",
+            "",
+            _SSO + "test_a_link_ends_with_a_log_in_after_ten_minutes_and_with_the_account",
+        ),
+    ),
+    *_in(
+        "deployments/admin/single_sign_on.py",
+        (
+            "links_of",
+            " and people.may_change_person(request.user, person)",
+            "",
+            _SSO + "test_an_administrator_links_and_unlinks_with_the_rule_of_passwords",
+        ),
+        (
+            "_require_recent",
+            "if not sessions.is_recent(request):",
+            "if False:",
+            _SSO + "test_a_link_needs_a_recent_log_in_of_the_same_account",
+        ),
+        (
+            "_ask_for_link",
+            "request.user.pk != pk or ",
+            "",
+            _SSO + "test_a_link_needs_a_recent_log_in_of_the_same_account",
+        ),
+        (
+            "_target",
+            "if target and ours",
+            "if target",
+            _SSO + "test_a_log_in_leads_to_no_other_site[https://evil.example.com/]",
+        ),
+    ),
     *_in(
         "deployments/access/audit.py",
         (
@@ -47,19 +198,19 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/access/sessions.py",
         (
-            "log_in_failed",
+            "record_failed",
             "if failed >= MAX_FAILED:",
             "if False:",
             "access/test_sessions.py::test_forty_wrong_passwords_and_then_the_right_one_leave_thirty_lines_and_one",
         ),
         (
-            "log_in_failed",
+            "record_failed",
             "at__gt=Now() - WINDOW",
             "at__isnull=False",
             "access/test_sessions.py::test_the_lines_of_failed_log_ins_go_on_when_the_window_has_passed",
         ),
         (
-            "log_in_failed",
+            "record_failed",
             'history(user) if user is not None else AuditEntry.objects.filter(object_type="")',
             "AuditEntry.objects.all()",
             "access/test_sessions.py::test_failures_with_other_names_hide_no_failure_of_an_account",
@@ -537,8 +688,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_Page.dispatch",
-            "if not settings.MAIL_IS_CONFIGURED:",
-            "if False:",
+            "not settings.MAIL_IS_CONFIGURED or ",
+            "",
             "admin/test_forgotten.py::test_with_mail_the_log_in_page_offers_a_link_and_without_it_says_who_can_help",
         ),
         (
