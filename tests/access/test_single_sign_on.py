@@ -756,9 +756,7 @@ COMPLETE = {"SSO_ISSUER": "https://id.example.com", "SSO_CLIENT_ID": "a", "SSO_G
         ({"SSO_GROUPS": "nonsense"}, []),  # E001 says it
     ],
 )
-def test_half_a_single_sign_on_is_named_at_the_start(
-    changed: dict[str, str], found: list[str], configure: Configure
-) -> None:
-    configure(**(COMPLETE | changed))
+def test_half_a_single_sign_on_is_named_at_the_start(changed: dict[str, str], found: list[str], settings: Any) -> None:
+    settings.CONFIGURATION = config.load(COMPLETE | changed)
 
     assert [message.id for message in checks.single_sign_on_is_complete(app_configs=None)] == found
