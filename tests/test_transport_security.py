@@ -18,19 +18,8 @@ from deployments.models import ProcessRole, Project
 from deployments.reconcile import generation
 
 ROOT = Path(__file__).resolve().parent.parent
-STRONG, OTHER = (
-    "0123456789-strong-key-of-the-tests-0123456789-abcdef",
-    "fedcba-another-key-of-the-tests-0123456789-0123456789",
-)
-PRODUCTION = {
-    "APP_ORIGIN": "https://deploy.example.com",
-    "DEPLOY_REGISTRY_HOST": "registry.example.com",
-    "SECRET_KEY": STRONG,
-    "ENCRYPTION_KEY": OTHER,
-    "METRICS_KEY": STRONG[::-1],
-    "TRUSTED_PROXIES": "1",
-    "PROXY_SCHEME_HEADER": "X-Forwarded-Proto",
-}
+#: Also of `make lint`, which runs `check --deploy` with them.
+PRODUCTION = dict(line.split("=", 1) for line in (ROOT / "tests/production.env").read_text().splitlines())
 
 
 @pytest.fixture
