@@ -130,6 +130,16 @@ def test_a_weak_key_and_an_unknown_proxy_are_warned_of(
     assert ids(settings, **changed) == found
 
 
+def test_the_warning_about_proxies_is_true_with_a_proxy_and_with_tls_in_gunicorn(settings: Any) -> None:
+    settings.CONFIGURATION = config.load(PRODUCTION | {"TRUSTED_PROXIES": "0"})
+    (warning,) = checks.the_proxy_is_known(app_configs=None)
+
+    assert "so a proxy stands in front" not in warning.msg
+    assert "If gunicorn itself ends TLS, slow clients can hold all its threads." in warning.msg
+    assert warning.hint is not None
+    assert "leave it at 0, because with 1 each client could name its own address" in warning.hint
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize("name", ["SECRET_KEY", "METRICS_KEY"])
 def test_a_new_installation_does_not_start_with_a_weak_key_and_one_that_has_run_is_warned(
