@@ -13,10 +13,10 @@ export PYTHONDONTWRITEBYTECODE :=
 ticking = { while sleep 1; do printf .; done & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test fast walks mutants format lint run worker faults soak bench bench-policies screens clean
+.PHONY: help demo dev test fast walks mutants format lint requirements audit run worker faults soak bench bench-policies screens clean
 
 help: ## Print this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -25,14 +25,14 @@ $(VENV)/.python:
 	@$(call ticking,$(PYTHON) -m venv $(VENV))
 	@touch $@
 
-$(VENV)/.sandbox: $(VENV)/.python requirements.txt requirements-sandbox.txt
+$(VENV)/.sandbox: $(VENV)/.python requirements-sandbox.txt
 	@echo "Installing what the program and its sandbox need …"
-	@$(call ticking,$(PY) -m pip install --disable-pip-version-check -r requirements-sandbox.txt)
+	@$(call ticking,$(PY) -m pip install --disable-pip-version-check --require-hashes -r requirements-sandbox.txt)
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.python requirements.txt requirements-sandbox.txt requirements-dev.txt
+$(VENV)/.dev: $(VENV)/.python requirements-dev.txt
 	@echo "Installing what the tests need …"
-	@$(call ticking,$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt)
+	@$(call ticking,$(PY) -m pip install --disable-pip-version-check --require-hashes -r requirements-dev.txt)
 	@touch $@ $(VENV)/.sandbox
 
 demo: $(VENV)/.sandbox ## The main job, for real: a local ECR, a deploy, a pull from another account (ARGS=--once ends after it)
@@ -65,14 +65,24 @@ format: $(VENV)/.dev ## Format the code and the templates, and sort the imports
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/djhtml --tabwidth 2 templates
 
-lint: $(VENV)/.dev ## ruff, djhtml, mypy --strict, the layers of imports, Django's own checks, missing migrations
+lint: $(VENV)/.dev ## ruff, djhtml, mypy --strict, the layers of imports, Django's checks, also for production, missing migrations
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/djhtml --check --tabwidth 2 templates
 	$(VENV)/bin/mypy deployments registry_admin sandbox tests
 	PYTHONPATH=. $(VENV)/bin/lint-imports --no-cache
 	$(PY) manage.py check --fail-level WARNING
+	env -i $$(cat tests/production.env) ENV_FILE=/dev/null DATABASE_URL=sqlite:///:memory: \
+		$(PY) manage.py check --deploy --fail-level WARNING
 	$(PY) manage.py makemigrations --check --dry-run
+
+requirements: $(VENV)/.dev ## Write the pins and hashes in requirements*.txt again after a change of a requirements*.in (ARGS=--upgrade: newest versions)
+	for name in requirements requirements-sandbox requirements-dev; do \
+		$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+			--custom-compile-command "make requirements" $(ARGS) $$name.in -o $$name.txt || exit 1; done
+
+audit: $(VENV)/.dev ## Does a published advisory name a pinned package? Says so if the advisory service cannot be reached (ARGS='--ignore ID')
+	@$(PY) -m tests.advisories $(ARGS)
 
 run: $(VENV)/.sandbox ## The web server, on port 8000
 	$(PY) manage.py migrate --verbosity 0

@@ -344,10 +344,12 @@ def the_proxy_is_known() -> Iterable[CheckMessage]:
         return
     if not configuration.trusted_proxies:
         yield Warning(
-            "TRUSTED_PROXIES: APP_ORIGIN is https, so a proxy stands in front, and no proxy is trusted. All clients "
-            "have the address of the proxy, so what limits one address limits all clients, and the audit log cannot "
-            "tell them apart.",
-            hint="Set TRUSTED_PROXIES to the number of proxies that add to X-Forwarded-For, usually 1.",
+            "TRUSTED_PROXIES: APP_ORIGIN is https, and no proxy is trusted. If a proxy ends TLS, all clients have the "
+            "address of the proxy: what limits one address limits all clients, and the audit log cannot tell them "
+            "apart. If gunicorn itself ends TLS, slow clients can hold all its threads.",
+            hint="Behind a proxy, set TRUSTED_PROXIES to the number of proxies that add to X-Forwarded-For, usually 1. "
+            "If gunicorn ends TLS, put a proxy in front; until then leave it at 0, because with 1 each client could "
+            "name its own address.",
             id="deployments.W012",
         )
     if configuration.https_redirect and not configuration.proxy_scheme_header:

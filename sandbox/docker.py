@@ -645,7 +645,7 @@ def main(arguments: Sequence[str]) -> int:
         say(str(refusal))
         return 1
     except ImportError as error:
-        say(f"docker: the stand-in needs {error.name}: pip install -r requirements-sandbox.txt")
+        say(f"docker: the stand-in needs {error.name}: pip install --require-hashes -r requirements-sandbox.txt")
         return 1
     except OSError as error:
         say(f"docker: the stand-in failed: {error}")

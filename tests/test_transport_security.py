@@ -18,19 +18,8 @@ from deployments.models import ProcessRole, Project
 from deployments.reconcile import generation
 
 ROOT = Path(__file__).resolve().parent.parent
-STRONG, OTHER = (
-    "0123456789-strong-key-of-the-tests-0123456789-abcdef",
-    "fedcba-another-key-of-the-tests-0123456789-0123456789",
-)
-PRODUCTION = {
-    "APP_ORIGIN": "https://deploy.example.com",
-    "DEPLOY_REGISTRY_HOST": "registry.example.com",
-    "SECRET_KEY": STRONG,
-    "ENCRYPTION_KEY": OTHER,
-    "METRICS_KEY": STRONG[::-1],
-    "TRUSTED_PROXIES": "1",
-    "PROXY_SCHEME_HEADER": "X-Forwarded-Proto",
-}
+#: Also of `make lint`, which runs `check --deploy` with them.
+PRODUCTION = dict(line.split("=", 1) for line in (ROOT / "tests/production.env").read_text().splitlines())
 
 
 @pytest.fixture
@@ -139,6 +128,16 @@ def test_a_weak_key_and_an_unknown_proxy_are_warned_of(
     changed: dict[str, str], found: list[str], settings: Any
 ) -> None:
     assert ids(settings, **changed) == found
+
+
+def test_the_warning_about_proxies_is_true_with_a_proxy_and_with_tls_in_gunicorn(settings: Any) -> None:
+    settings.CONFIGURATION = config.load(PRODUCTION | {"TRUSTED_PROXIES": "0"})
+    (warning,) = checks.the_proxy_is_known(app_configs=None)
+
+    assert "so a proxy stands in front" not in warning.msg
+    assert "If gunicorn itself ends TLS, slow clients can hold all its threads." in warning.msg
+    assert warning.hint is not None
+    assert "leave it at 0, because with 1 each client could name its own address" in warning.hint
 
 
 @pytest.mark.django_db

@@ -52,12 +52,14 @@ def counted_by(request: Any, credentials: dict[str, Any] | None = None) -> list[
 
 
 def _is_usual(request: Any, credentials: dict[str, Any] | None) -> bool:
-    found = AccessLog.objects.filter(
-        username=get_client_username(request, credentials),
-        ip_address=request.axes_ip_address,
-        attempt_time__gte=request.axes_attempt_time - USUAL_FOR,
-    )
-    return bool(found.exists())
+    """One query for a log-in: the request keeps the answer for its account and address."""
+    log_in = (get_client_username(request, credentials), request.axes_ip_address)
+    kept: dict[object, bool] = request.__dict__.setdefault("registry_admin_usual", {})
+    if log_in not in kept:
+        kept[log_in] = AccessLog.objects.filter(
+            username=log_in[0], ip_address=log_in[1], attempt_time__gte=request.axes_attempt_time - USUAL_FOR
+        ).exists()
+    return kept[log_in]
 
 
 class Throttle(AxesDatabaseHandler):  # type: ignore[misc]  # django-axes has no types

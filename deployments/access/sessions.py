@@ -14,7 +14,8 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from django.contrib.auth import get_user_model, login
+from django.contrib.auth import SESSION_KEY, get_user_model, login
+from django.contrib.sessions.models import Session
 from django.db import transaction
 from django.db.models.functions import Now
 from django.http import HttpRequest
@@ -100,3 +101,15 @@ def record_failed(user: Any, *, request: HttpRequest | None, after: dict[str, An
 
 def _person(user: Any) -> Actor:
     return Actor(kind=ActorKind.PERSON, name=user.email or user.get_username())
+
+
+def end_others(user: Any, trail: Trail) -> None:
+    """Delete the sessions of the person, with one line that has their number, in the open transaction of the change
+    that ends them (a new password). The session of the trail's request stays.
+    """
+    mine = trail.request.session.session_key if trail.request is not None else None
+    live = Session.objects.filter(expire_date__gt=Now()).exclude(pk=mine)
+    ended = [row.pk for row in live.iterator() if row.get_decoded().get(SESSION_KEY) == str(user.pk)]
+    Session.objects.filter(pk__in=ended).delete()
+    if ended:
+        trail.record("end_sessions.user", user, after={"sessions": len(ended)})

@@ -23,6 +23,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.template.loader import render_to_string
 from django.urls import path, reverse_lazy
 
+from deployments.access import sessions
 from deployments.access.audit import Actor, Trail, history
 from deployments.access.single_sign_on import passwords_are_off
 from deployments.log import carried, get_logger
@@ -126,7 +127,9 @@ class Link(_Page, views.PasswordResetConfirmView):
         user: Any = self.user
         trail = Trail(actor=Actor(kind=ActorKind.PERSON, name=user.email), request=self.request)
         with trail.change("change.user", user, after={"changed": ["password"], "by": "a link that was sent by mail"}):
-            return super().form_valid(form)
+            response = super().form_valid(form)
+            sessions.end_others(user, trail)
+        return response
 
 
 class Done(_Page, views.PasswordResetCompleteView):

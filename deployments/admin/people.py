@@ -8,6 +8,7 @@ the list is short. Who may change whom: `access.people`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 from django import forms
@@ -26,7 +27,7 @@ from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
-from deployments.access import keys, people, single_sign_on
+from deployments.access import keys, people, sessions, single_sign_on
 from deployments.access.audit import Trail
 from deployments.admin.pages import Alarm, Audited, Button, Nouns, ReadOnly, may, require
 from deployments.models import AccessKey
@@ -220,7 +221,10 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
         with transaction.atomic():  # Django opens no transaction here
-            return super().user_change_password(request, id, form_url)
+            response = super().user_change_password(request, id, form_url)
+            if request.method == "POST" and response.status_code == HTTPStatus.FOUND:
+                sessions.end_others(get_object_or_404(User, pk=unquote(id)), Trail.of(request))
+            return response
 
 
 @admin.register(Group)

@@ -19,6 +19,7 @@ from django.urls import path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 
+from deployments.access import sessions
 from deployments.access.audit import Actor, Trail
 from deployments.access.single_sign_on import is_on, passwords_are_off
 from deployments.admin import dashboard, forgotten, single_sign_on
@@ -120,9 +121,12 @@ class RegistryAdmin(admin.AdminSite):
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         user: Any = request.user
-        with Trail.of(request).change("change.user", user, after={"changed": ["password"]}) as line:
+        trail = Trail.of(request)
+        with trail.change("change.user", user, after={"changed": ["password"]}) as line:
             response = super().password_change(request, extra_context)
-            if request.method != "POST" or response.status_code != HTTPStatus.FOUND:
+            if request.method == "POST" and response.status_code == HTTPStatus.FOUND:
+                sessions.end_others(user, trail)
+            else:
                 line.nothing_changed()
         return response
 

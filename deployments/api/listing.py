@@ -11,6 +11,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.db.models.fields.json import KT
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.cache import get_conditional_response
@@ -33,6 +34,9 @@ _PERIOD = re.compile(r"(\d{1,4})\s*([smhdw])", re.ASCII)
 #: trigger.dev's statuses for remote builders, which do not exist here. A filter by these statuses finds nothing.
 _NEVER = {"PENDING", "INSTALLING"}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+#: Of a text in the list: enough for a branch, a pull request's title and a commit's subject.
+TEXT_LENGTH = 256
+MESSAGE_LENGTH = 1000
 
 
 @router.get(
@@ -42,7 +46,11 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
     summary="The environment's deployments, newest first",
 )
 def listed(request: EnvironmentRequest, filters: Query[schemas.DeploymentFilters]) -> dict[str, Any]:
-    """`pagination.next` of a page is the `page[after]` of the next page; the last page has no `next`."""
+    """`pagination.next` of a page is the `page[after]` of the next page; the last page has no `next`.
+
+    Long texts are cut, and an error has its name and message only: `GET /v1/deployments/{id}` has the stack and the
+    output of the build, up to 400,000 characters of one deployment.
+    """
     found = models.Deployment.objects.filter(environment=request.auth.environment).order_by("-created_at", "-id")
     if filters.status:
         statuses = [word.strip().upper() for word in filters.status.split(",")]
@@ -58,11 +66,12 @@ def listed(request: EnvironmentRequest, filters: Query[schemas.DeploymentFilters
     if filters.after:
         last = lifecycle.find_deployment(environment=request.auth.environment, deployment_id=filters.after)
         found = found.filter(created_at__lte=last.created_at).exclude(created_at=last.created_at, id__gte=last.id)
+    found = found.defer("error", "receipt").annotate(failure=KT("error__name"), reason=KT("error__message"))
     page = list(found[: filters.size + 1])
     rest = page[filters.size :]
     page = page[: filters.size]
     return {
-        "data": [_item(deployment) for deployment in page],
+        "data": [_item(row, _short(row.git), _reason(row)) for row in page],
         "pagination": {"next": page[-1].id} if rest else {},
     }
 
@@ -105,7 +114,15 @@ def _has(request: HttpRequest, etag: str) -> bool:
     return answer is not None and answer.status_code == 304
 
 
-def _item(deployment: models.Deployment) -> dict[str, Any]:
+def _short(git: dict[str, Any]) -> dict[str, Any]:
+    return {name: value[:TEXT_LENGTH] if isinstance(value, str) else value for name, value in git.items()}
+
+
+def _reason(row: Any) -> dict[str, str] | None:
+    return {"name": row.failure, "message": row.reason[:MESSAGE_LENGTH]} if row.failure else None
+
+
+def _item(deployment: models.Deployment, git: dict[str, Any], error: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "id": deployment.id,
         "createdAt": deployment.created_at,
@@ -118,8 +135,8 @@ def _item(deployment: models.Deployment) -> dict[str, Any]:
         name: value
         for name, value in {
             "deployedAt": deployment.deployed_at,
-            "git": deployment.git,
-            "error": deployment.error,
+            "git": git,
+            "error": error,
             "externalId": deployment.external_id,
         }.items()
         if value
@@ -128,7 +145,9 @@ def _item(deployment: models.Deployment) -> dict[str, Any]:
 
 def _current(deployment: models.Deployment) -> schemas.CurrentDeployment:
     return schemas.CurrentDeployment(
-        **_item(deployment), imageReference=deployment.image_reference, imagePlatform=deployment.image_platform
+        **_item(deployment, deployment.git, deployment.error),
+        imageReference=deployment.image_reference,
+        imagePlatform=deployment.image_platform,
     )
 
 

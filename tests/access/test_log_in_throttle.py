@@ -17,9 +17,11 @@ from django.contrib.auth.models import User
 from django.contrib.auth.signals import user_login_failed
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
+from django.db import connection
 from django.db.models import F
 from django.http import HttpRequest, HttpResponse
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from deployments import measure
 from deployments.access import hashing
@@ -125,6 +127,15 @@ def test_an_address_is_usual_for_thirty_days(ada: User) -> None:
     pass_minutes(16)
     assert works(log_in("right password"))
     assert AccessLog.objects.count() == 1  # the old row is gone
+
+
+@pytest.mark.parametrize("password", ["right password", "wrong"])
+def test_a_log_in_asks_once_whether_its_address_is_usual(ada: User, password: str) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        log_in(password)
+
+    asked = [query["sql"] for query in queries if 'SELECT 1 AS "a" FROM "axes_accesslog"' in query["sql"]]
+    assert len(asked) == 1
 
 
 def test_a_stop_ends_by_itself_however_often_somebody_tries_meanwhile(ada: User) -> None:

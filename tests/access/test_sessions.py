@@ -6,9 +6,11 @@ import io
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group, Permission, User
+from django.contrib.sessions.models import Session
 from django.core.management import CommandError, call_command
 from django.db.models.functions import Now
 from django.test import Client
@@ -177,6 +179,64 @@ def test_the_line_of_a_password_says_whether_there_is_one_and_not_what_it_is(but
     assert mira.password not in written()
 
 
+NEW = {"new_password1": "new-" + PASSWORD, "new_password2": "new-" + PASSWORD, "old_password": PASSWORD}
+SET = {"usable_password": "true", "password1": "new-" + PASSWORD, "password2": "new-" + PASSWORD, "set-password": "1"}
+
+
+def logged_in(user: User) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def test_the_sessions_that_a_new_password_ends_are_gone_and_have_one_line_with_their_number(ada: User) -> None:
+    mira = User.objects.create_superuser("mira", "mira@example.com", PASSWORD)
+    here, *elsewhere = (logged_in(ada) for _ in range(3))
+    of_mira = logged_in(mira)
+
+    here.post("/admin/password_change/", NEW)
+
+    line = AuditEntry.objects.get(action="end_sessions.user")
+    assert (line.actor, line.object_id, line.after) == ("ada@example.com", str(ada.pk), {"sessions": 2})
+    assert [client.get("/admin/").status_code for client in (here, *elsewhere, of_mira)] == [200, 302, 302, 200]
+    assert Session.objects.count() == 2
+    of_mira.post(f"/admin/auth/user/{ada.pk}/password/", SET)
+    line = AuditEntry.objects.filter(action="end_sessions.user").latest("pk")
+    assert (line.actor, line.object_id, line.after) == ("mira@example.com", str(ada.pk), {"sessions": 1})
+    assert here.get("/admin/").status_code == 302
+
+
+def test_a_password_that_is_not_changed_ends_no_session(ada: User) -> None:
+    here, elsewhere = logged_in(ada), logged_in(ada)
+
+    here.get("/admin/password_change/")
+    here.post("/admin/password_change/", NEW | {"old_password": "wrong"})
+    here.post(f"/admin/auth/user/{ada.pk}/password/", SET | {"password2": "other"})
+
+    assert elsewhere.get("/admin/").status_code == 200
+    assert not AuditEntry.objects.filter(action="end_sessions.user").exists()
+
+
+def test_a_new_password_whose_line_cannot_be_written_ends_no_session(
+    ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, elsewhere = logged_in(ada), logged_in(ada)
+    write = audit.record
+
+    def broken(**values: Any) -> None:
+        if values["action"] == "end_sessions.user":
+            raise RuntimeError("no disk")
+        write(**values)
+
+    monkeypatch.setattr(audit, "record", broken)
+    with pytest.raises(RuntimeError):
+        here.post("/admin/password_change/", NEW)
+
+    assert elsewhere.get("/admin/").status_code == 200
+    ada.refresh_from_db()
+    assert ada.check_password(PASSWORD)
+
+
 # ----------------------------------------------------------------------------------------------------------- commands
 
 
@@ -193,13 +253,15 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_changepassword_sets_the_password_that_was_typed_twice(ada: User, typed: Callable[..., None]) -> None:
     typed("one", "two", "12345678", "12345678", "new-" + PASSWORD, "new-" + PASSWORD)
+    logged_in(ada)
 
     call_command("changepassword", "ada", stdout=io.StringIO(), stderr=io.StringIO())
 
     ada.refresh_from_db()
     assert ada.check_password("new-" + PASSWORD)
-    line = AuditEntry.objects.get()
-    assert (line.action, line.actor_kind, line.object_label) == ("change.user", "command", "ada")
+    lines = AuditEntry.objects.filter(actor_kind="command").values_list("action", "object_label")
+    assert list(lines) == [("change.user", "ada"), ("end_sessions.user", "ada")]
+    assert not Session.objects.exists()
     assert ada.password not in written()
 
 

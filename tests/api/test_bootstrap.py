@@ -13,7 +13,7 @@ from django.db import OperationalError
 
 from deployments.access import keys
 from deployments.deploys import projects
-from deployments.models import AccessKey, Environment, KeyKind, Project
+from deployments.models import AccessKey, AuditEntry, Environment, KeyKind, Project
 
 pytestmark = pytest.mark.django_db
 
@@ -72,8 +72,18 @@ def test_rotation_replaces_its_own_keys_and_no_others(run: Run) -> None:
     first = json.loads(run("--json")[0])
     _, other = keys.make_environment_key(Environment.objects.get(slug="prod"), "by hand")
 
-    second = json.loads(run("--json", "--rotate")[0])
+    out, err = run("--json", "--rotate")
+    second = json.loads(out)
 
+    revoked = list(AccessKey.objects.exclude(revoked_at=None).order_by("pk"))
+    assert [line.partition(" no longer works")[0] for line in err.splitlines()] == [
+        f"{key.prefix}… (id {key.pk}, {key.get_kind_display()})" for key in revoked
+    ]
+    lines = AuditEntry.objects.filter(action="revoke.key").order_by("pk")
+    assert [(line.object_id, line.object_label) for line in lines] == [(str(key.pk), str(key)) for key in revoked]
+    assert len(revoked) == 4
+    told = err + json.dumps(list(AuditEntry.objects.values("object_label", "before", "after")))
+    assert [text for text in [first["token"], *first["keys"].values()] if text in told] == []
     for old, new in [
         (first["token"], second["token"]),
         *((first["keys"][s], second["keys"][s]) for s in first["keys"]),

@@ -56,6 +56,35 @@ def test_what_is_not_known_is_null_or_absent_as_the_contract_says(cli: Cli, seve
     assert failed["runtime"] is failed["runtimeVersion"] is None
 
 
+def test_the_list_of_the_longest_accepted_failures_stays_small(cli: Cli, django_assert_num_queries: Any) -> None:
+    wide = "\N{PILE OF POO}"  # 12 bytes in JSON
+    git = dict.fromkeys(["source", "commitAuthorName", "commitMessage", "commitRef", "pullRequestTitle"], wide * 2_000)
+    texts = {"stack": wide * 100_000, "stderr": wide * 100_000}
+    deployment_id = cli.deploy(gitMeta=git | {"remoteUrl": f"https://example.com/{'r' * 100_000}"}).body["id"]
+    cli.post(
+        f"/api/v1/deployments/{deployment_id}/fail", {"error": {"name": wide * 200, "message": wide * 10_000} | texts}
+    )
+    row = Deployment.objects.get(id=deployment_id)
+    Deployment.objects.bulk_create(
+        Deployment(
+            project=row.project, environment=row.environment, version_day="20260801", version_number=number,
+            status=row.status, git=row.git, error=row.error,
+        )
+        for number in range(99)
+    )  # fmt: skip
+
+    with django_assert_num_queries(2):
+        answer = cli.get("/api/v1/deployments?page[size]=100")
+
+    assert len(ids(answer)) == 100
+    newest = answer.body["data"][0]
+    assert set(newest["error"]) == {"name", "message"}
+    assert (len(newest["error"]["message"]), len(newest["git"]["commitMessage"])) == (1000, 256)
+    assert int(answer.headers["Content-Length"]) < 5 * 2**20
+    one = cli.get(f"/api/v1/deployments/{deployment_id}").body["errorData"]
+    assert one["stderr"] == texts["stderr"]
+
+
 def test_the_list_is_filtered(cli: Cli, seven: list[str]) -> None:
     def count(query: str) -> int:
         return len(ids(cli.get(f"/api/v1/deployments?{query}")))

@@ -277,6 +277,30 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/access/sessions.py",
+        (
+            "end_others",
+            ".exclude(pk=mine)",
+            "",
+            "access/test_sessions.py::test_the_sessions_that_a_new_password_ends_are_gone_and_have_one_line_with_their_number",
+        ),
+        (
+            "end_others",
+            " if row.get_decoded().get(SESSION_KEY) == str(user.pk)",
+            "",
+            "access/test_sessions.py::test_the_sessions_that_a_new_password_ends_are_gone_and_have_one_line_with_their_number",
+        ),
+    ),
+    *_in(
+        "deployments/management/commands/bootstrap.py",
+        (
+            "Command._make",
+            'trail.record("revoke.key", key)',
+            "pass",
+            "api/test_bootstrap.py::test_rotation_replaces_its_own_keys_and_no_others",
+        ),
+    ),
+    *_in(
         "deployments/access/cli_login.py",
         ("approve", "approved_at=None, ", "", "api/test_login.py::test_of_two_who_approve_at_once_one_does"),
         (

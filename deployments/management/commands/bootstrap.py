@@ -18,6 +18,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.validators import validate_email
 from django.db import DatabaseError, transaction
+from django.db.models import Q, QuerySet
 
 from deployments import database, images
 from deployments.access import keys
@@ -39,6 +40,7 @@ class _Result:
     password: str | None = field(repr=False)
     token: str | None = field(repr=False)
     keys: dict[str, str | None] = field(repr=False)
+    revoked: list[AccessKey]
 
 
 class Command(BaseCommand):
@@ -65,6 +67,8 @@ class Command(BaseCommand):
             raise CommandError(outage.sentence) from error
         if result.password is not None:
             self.stderr.write(f"Password of {email}, shown this once: {result.password}")
+        for key in result.revoked:
+            self.stderr.write(f"{key} (id {key.pk}, {key.get_kind_display()}) no longer works.")
         if options["json"]:
             made = {"project_ref": result.project.ref, "token": result.token, "keys": result.keys}
             self.stdout.write(json.dumps(made))
@@ -77,12 +81,14 @@ class Command(BaseCommand):
             # locked.
             operator, password = _operator(email)
             project, is_new_project = _project(name, ref)
+            revoked = _revoke(operator, project) if rotate else []
             result = _Result(
                 project=project,
                 is_new_project=is_new_project,
                 password=password,
-                token=_token(operator, rotate=rotate),
-                keys=_environment_keys(project, rotate=rotate),
+                token=_token(operator),
+                keys=_environment_keys(project),
+                revoked=revoked,
             )
             made = {
                 "operator": email if password else None,
@@ -93,6 +99,8 @@ class Command(BaseCommand):
             trail = Trail(actor=Actor.command("bootstrap"))
             if password:
                 trail.record("add.user", operator, after={"username": email, "staff": True, "superuser": True})
+            for key in revoked:
+                trail.record("revoke.key", key)
             if any(made.values()):
                 trail.record("bootstrap.project", project, after=made)
             return result
@@ -182,28 +190,24 @@ def _project(name: str, ref: str | None) -> tuple[Project, bool]:
     return projects.create_project(name=name, ref=ref), True
 
 
-def _token(operator: AbstractBaseUser, *, rotate: bool) -> str | None:
+def _revoke(operator: AbstractBaseUser, project: Project) -> list[AccessKey]:
+    """Revoke the keys of this operator and this project that this command made. Returns them."""
+    ours = Q(kind=KeyKind.USER, user_id=operator.pk) | Q(kind=KeyKind.ENVIRONMENT, environment__project=project)
+    return [key for key in _live().filter(ours).order_by("pk") if keys.revoke(key)]
+
+
+def _token(operator: AbstractBaseUser) -> str | None:
     live = _live().filter(kind=KeyKind.USER, user_id=operator.pk)
-    return None if _keep(live, rotate) else keys.make_user_token(operator, KEY_NAME)[1]
+    return None if live.exists() else keys.make_user_token(operator, KEY_NAME)[1]
 
 
-def _environment_keys(project: Project, *, rotate: bool) -> dict[str, str | None]:
+def _environment_keys(project: Project) -> dict[str, str | None]:
     made: dict[str, str | None] = {}
     for environment in projects.ensure_environments(project):
-        live = _live().filter(kind=KeyKind.ENVIRONMENT, environment=environment)
-        kept = _keep(live, rotate)
+        kept = _live().filter(kind=KeyKind.ENVIRONMENT, environment=environment).exists()
         made[environment.slug] = None if kept else keys.make_environment_key(environment, KEY_NAME)[1]
     return made
 
 
-def _live() -> Any:
+def _live() -> QuerySet[AccessKey]:
     return AccessKey.objects.filter(name=KEY_NAME, revoked_at=None)
-
-
-def _keep(live: Any, rotate: bool) -> bool:
-    """Whether the existing keys are kept. With `rotate` they are revoked."""
-    if rotate:
-        for key in live:
-            keys.revoke(key)
-        return False
-    return bool(live.exists())

@@ -11,6 +11,7 @@ from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 
+from deployments.access import sessions
 from deployments.access.audit import Trail
 
 _TRIES = 3
@@ -30,6 +31,7 @@ class Command(changepassword.Command):
         trail = Trail.of_command("changepassword")
         with trail.change("change.user", user, after={"changed": ["password"]}):
             user.save(update_fields=["password"])
+            sessions.end_others(user, trail)
         return f"{user} has a new password. The sessions of {user} have ended."
 
     def _ask(self, user: Any) -> str:
