@@ -29,6 +29,7 @@ from django.db.models import prefetch_related_objects
 from django.utils import timezone
 
 from deployments import schema, tasks, worker
+from deployments.access import second_factor
 from deployments.access.vault import Vault
 from deployments.aws.probes import Probes
 from deployments.aws.values import Identity
@@ -233,6 +234,7 @@ def _stored_secrets() -> Iterator[ReportLine]:
     for what, found in (
         ("Environment variables", environment_variables.can_decrypt(vault)),
         ("Channels' secrets", channels.can_decrypt(vault)),
+        ("Keys of apps that show codes", second_factor.can_decrypt(vault)),
     ):
         if found is not None:
             yield ReportLine(

@@ -27,6 +27,7 @@ log = get_logger(__name__)
 
 ACTION = "log_in.user"
 FAILED = "The log-in failed: the name or the password is wrong, or the account may not use the console."
+FAILED_SECOND_FACTOR = "The log-in failed: the password was right, and the second factor was wrong."
 #: The most lines of failed log-ins in WINDOW about one account, and the most about names that are no account. So
 #: failures with names that are no account hide no failure of an account.
 MAX_FAILED = 30
@@ -34,8 +35,13 @@ WINDOW = timedelta(minutes=10)
 
 #: How a person logged in, as the audit log and the session have it.
 PASSWORD = "password"  # noqa: S105  (a name, not a password)
+WITH_CODE = f"{PASSWORD} and code"
+WITH_PASSKEY = f"{PASSWORD} and passkey"
+WITH_RECOVERY_CODE = f"{PASSWORD} and recovery code"
 #: Keys of the session: how and when (seconds since 1970, by the clock of the web process) the person logged in.
 LOG_IN_BY, LOG_IN_AT = "log_in_by", "log_in_at"
+#: How long after a log-in a person may change how they log in.
+RECENT = timedelta(minutes=15)
 _BACKEND = "django.contrib.auth.backends.ModelBackend"
 
 
@@ -45,13 +51,19 @@ def begin(request: HttpRequest, user: Any, *, by: str) -> None:
     login(request, user, backend=_BACKEND)
 
 
+def is_recent(request: HttpRequest) -> bool:
+    """Whether the person of this session has logged in within RECENT, by the clock of the web process."""
+    at = request.session.get(LOG_IN_AT)
+    return at is not None and 0 <= time.time() - at < RECENT.total_seconds()
+
+
 def logged_in(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:
     """Receiver of `user_logged_in`: store the session, with its line."""
     by: str | None = getattr(request, "log_in_by", None)
     request.session[LOG_IN_BY], request.session[LOG_IN_AT] = by, time.time()
     with transaction.atomic():
         request.session.save()
-        Trail(actor=_person(user), request=request).record(ACTION, user, after={"by": by} if by else None)
+        Trail(actor=Actor.person(user), request=request).record(ACTION, user, after={"by": by} if by else None)
 
 
 def logged_out(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:
@@ -60,11 +72,14 @@ def logged_out(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:
         return
     with transaction.atomic():
         request.session.delete()
-        Trail(actor=_person(user), request=request).record("log_out.user", user)
+        Trail(actor=Actor.person(user), request=request).record("log_out.user", user)
 
 
 def log_in_failed(sender: Any, credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
-    """Receiver of `user_login_failed`. The last line before MAX_FAILED says that no more lines follow."""
+    """Receiver of `user_login_failed`. The last line before MAX_FAILED says that no more lines follow.
+
+    `credentials` has `second_factor` (code or passkey) after the right password and a wrong second factor.
+    """
     users = get_user_model()
     name = str(credentials.get(users.USERNAME_FIELD, "")).replace("\0", "")
     user = users._default_manager.filter(**{users.USERNAME_FIELD: name}).first()
@@ -73,16 +88,17 @@ def log_in_failed(sender: Any, credentials: dict[str, Any], request: HttpRequest
     if failed >= MAX_FAILED:
         return
     after: dict[str, Any] = {"account": user is not None}
+    second = credentials.get("second_factor")
+    if second:
+        after["second_factor"] = second
     if getattr(request, "axes_locked_out", False):
-        after["throttled"] = True  # the password was not looked at
+        after["throttled"] = True  # the password, or the second factor, was not looked at
     if failed == MAX_FAILED - 1:
         after["further_lines"] = f"none until {WINDOW.seconds // 60} minutes after the first of these {MAX_FAILED}"
     nobody = Actor(kind=ActorKind.SYSTEM, name="unknown")
     with transaction.atomic():
-        Trail(actor=nobody, request=request).record(ACTION, user, after=after, outcome=FAILED)
+        Trail(actor=nobody, request=request).record(
+            ACTION, user, after=after, outcome=FAILED_SECOND_FACTOR if second else FAILED
+        )
     address = request.META.get("REMOTE_ADDR", "") if request is not None else ""
     log.warning("login.failed", address=address, user=user.pk if user is not None else None)
-
-
-def _person(user: Any) -> Actor:
-    return Actor(kind=ActorKind.PERSON, name=user.email or user.get_username())

@@ -19,7 +19,7 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 
 from deployments.access.audit import Actor, Trail
-from deployments.admin import dashboard, forgotten
+from deployments.admin import dashboard, forgotten, second_factor
 from deployments.admin.log_in import LogIn
 from deployments.log import bind
 from deployments.models import Deployment
@@ -79,6 +79,7 @@ class RegistryAdmin(admin.AdminSite):
 
         return [
             *forgotten.URLS,
+            *second_factor.urls(self),
             path("setup/", self.admin_view(setup), name="setup"),
             path("setup/writes/", self.admin_view(writes), name="writes"),
             *super().get_urls(),
