@@ -828,13 +828,6 @@ ACCESS: tuple[Entry, ...] = (
         owner=Owner.OPERATOR,
     ),
     Entry(
-        codes=("log_in_again",),
-        says="This page changes how your account logs in, and you logged in more than 15 minutes ago.",
-        todo="Log out, log in, and come back.",
-        cause="A session that somebody left open must not give its finder a lasting way in.",
-        owner=Owner.NOBODY,
-    ),
-    Entry(
         codes=("log_in_link_ended",),
         says="This link does not work: it was used, or is older than ten minutes.",
         todo="Make a new one: manage.py break_glass NAME.",
@@ -843,13 +836,58 @@ ACCESS: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("log_in_throttled",),
-        says="Too many wrong passwords for this account or from this address.",
+        says="Too many wrong passwords or codes for this account or from this address.",
         todo="Wait {minutes} minutes, or log in from an address that you have logged in from before.",
-        cause="Ten wrong passwords within 15 minutes stop log-ins to the console, before the password is read. "
-        "The management command axes_list_attempts lists them; axes_reset_username NAME and axes_reset_ip ADDRESS "
-        "delete them.",
+        cause="Ten wrong passwords or second factors within 15 minutes stop log-ins to the console, before the next "
+        "one is read. The management command axes_list_attempts lists them; axes_reset_username NAME and axes_reset_ip "
+        "ADDRESS delete them.",
         owner=Owner.NOBODY,
         retryable=Retry.YES,
+    ),
+    Entry(
+        codes=("second_factor_wrong",),
+        says="The code is wrong, has expired, or was used before.",
+        todo="Wait for the next code of the app, or use a recovery code.",
+        cause="A code of an app counts once, for 30 to 60 seconds, so the clocks of the phone and of the database must "
+        "be right. A recovery code counts once.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
+        codes=("second_factor_unreadable",),
+        says="The server cannot check codes of this app.",
+        todo="Use a passkey or a recovery code, and tell an administrator.",
+        cause="ENCRYPTION_KEY changed without the old key after the new key, or the stored key of the app was changed. "
+        "The doctor says which.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("second_factors_too_many",),
+        says="A person can have at most {most} second factors.",
+        todo="Remove one that you no longer use.",
+        cause="The person has apps and passkeys that are no longer used.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
+        codes=("second_factor_present",),
+        says="This account has a second factor already.",
+        todo="Log in with it.",
+        cause="Somebody else set up the second factor of this account during this log-in.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
+        codes=("passkey_refused",),
+        says="The passkey was refused: {reason}.",
+        todo="Load the page again, and use the passkey again.",
+        cause="The answer of the browser does not belong to this page, this account or APP_ORIGIN, or came after more "
+        "than five minutes.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
+        codes=("passkey_count_back",),
+        says="The passkey “{name}” was refused: it has counted fewer uses than before, so a copy of it may exist.",
+        todo="Log in with another second factor or a recovery code, and remove this passkey.",
+        cause="A security key counts its uses. A lower count than the stored one means that two devices have the key.",
+        owner=Owner.NOBODY,
     ),
     Entry(
         codes=("log_ins_busy",),

@@ -104,6 +104,7 @@ class Configuration:
     image_verification: bool
     refuse_v3: bool
     refuse_unbound_logins: bool
+    second_factor_required: bool
     freshness: timedelta
     enforce: bool  # False: observe
     preview_repositories: bool  # preview environments have a repository of their own

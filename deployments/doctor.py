@@ -31,7 +31,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from deployments import schema, tasks, worker
-from deployments.access import openid, single_sign_on
+from deployments.access import openid, second_factor, single_sign_on
 from deployments.access.vault import Vault
 from deployments.aws.probes import Probes
 from deployments.aws.values import Identity
@@ -237,6 +237,7 @@ def _stored_secrets() -> Iterator[ReportLine]:
     for what, found in (
         ("Environment variables", environment_variables.can_decrypt(vault)),
         ("Channels' secrets", channels.can_decrypt(vault)),
+        ("Keys of apps that show codes", second_factor.can_decrypt(vault)),
     ):
         if found is not None:
             yield ReportLine(

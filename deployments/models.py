@@ -752,6 +752,54 @@ class LoginRequest(models.Model):
         return f"Login {self.pk}"
 
 
+class FactorKind(models.TextChoices):
+    """What a person has besides the password."""
+
+    TOTP = "totp", "Code from an app"
+    PASSKEY = "passkey", "Passkey"
+
+
+class SecondFactor(models.Model):
+    """An app that shows codes, or a passkey (`deployments.access.second_factor`)."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="second_factors")
+    kind = models.CharField(max_length=8, choices=FactorKind.choices)
+    name = models.CharField(max_length=100)
+    secret = models.TextField(blank=True, default="")  # of an app: the key of its codes, encrypted
+    last_step = models.PositiveBigIntegerField(default=0)  # of an app: the 30 seconds of the last code that counted
+    credential = models.TextField(blank=True, default="")  # of a passkey: its id and public key, base64url
+    credential_digest = models.CharField(max_length=64, blank=True, default="")  # SHA-256 of its id
+    sign_count = models.PositiveBigIntegerField(default=0)  # of a passkey: how often it was used; 0: it does not count
+    made_at = models.DateTimeField(db_default=Now())
+    last_used_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["pk"]
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(
+                fields=["credential_digest"], condition=~Q(credential_digest=""), name="second_factor_passkey_unique"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} “{self.name}”"
+
+
+class RecoveryCode(models.Model):
+    """A code that stands for a second factor once. Only its digest is stored."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="recovery_codes")
+    digest = models.CharField(max_length=64, unique=True)
+    used_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"Recovery code {self.pk}"
+
+
 class ActorKind(models.TextChoices):
     """Who or what acted."""
 

@@ -261,6 +261,13 @@ SETTINGS: tuple[Setting, ...] = (
         default="0",
     ),
     Setting(
+        name="SECOND_FACTOR_REQUIRED",
+        field="second_factor_required",
+        notation=notations.switch(),
+        says="A person who logs in with a password and has no second factor sets one up before the session begins.",
+        default="0",
+    ),
+    Setting(
         name="RECONCILE_FRESHNESS_SECONDS",
         field="freshness",
         notation=notations.seconds(least=0, most=86_400),

@@ -172,7 +172,8 @@ AXES_LOCKOUT_CALLABLE = "deployments.views.log_in_throttled"
 AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # or an attacker could keep an address locked with each request
-AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "csrfmiddlewaretoken"]  # of a form, not stored in plain text
+# Of a form, not stored in plain text.
+AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "csrfmiddlewaretoken", "code", "credential"]
 AXES_ENABLE_ADMIN = AXES_VERBOSE = False
 
 
@@ -300,6 +301,8 @@ LOGGING: dict[str, Any] = {
         "django-q": {"level": "INFO" if CONFIGURATION.log_level == "DEBUG" else "WARNING"},
         # At WARNING it writes a line for each wrong password.
         "axes": {"level": "ERROR"},
+        # At INFO it writes the id of each passkey that is used.
+        "fido2": {"level": "WARNING"},
         # At DEBUG these write tokens and signatures into the log, at INFO where they found their credentials.
         "boto3": {"level": "WARNING"},
         "botocore": {"level": "WARNING"},

@@ -22,6 +22,7 @@ LANDED = {
     "0006_incomparable_policies": "1d9b888ca6f3b6467000a327c4cf736df45bd89b500b62a0011639901da46e25",
     "0007_encrypted_addresses": "76783d3f8f2517bde5c1e955593dbb0f1f47074883eeda86be79475d4ae75221",
     "0008_single_sign_on": "c3e7c656ae1d08267598e2c5d3e2f67e33b47eaaa24010093f073d3c25ad43fe",
+    "0009_second_factors": "fc35a9297fbd78ae39ccfb7c07b93b4daac684d923a9cb84bd1fad54ea5860f0",
 }
 
 

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.apps import apps
+from django.conf import settings as django_settings
 from django.contrib.auth.models import Group, User
 from django.contrib.auth.tokens import default_token_generator
 from django.contrib.sessions.models import Session
@@ -29,7 +30,8 @@ from django.test import Client, override_settings
 from django.urls import get_resolver
 from django.utils.http import urlsafe_base64_encode
 
-from deployments.access import audit, break_glass, cli_login, keys
+from deployments import clock
+from deployments.access import audit, break_glass, cli_login, keys, second_factor, sessions
 from deployments.access.sessions import LOG_IN_AT
 from deployments.access.vault import Vault
 from deployments.api import api
@@ -49,12 +51,14 @@ from deployments.models import (
     Promotion,
     PromotionEvent,
     Repository,
+    SecondFactor,
     Sweep,
     SweepTrigger,
 )
 from deployments.reconcile import sweep_record, writes_pause
 from tests.support.cli import DIGEST, HASH
 from tests.support.constants import HOST, OWNER, POLICY, TRAIL
+from tests.support.second_factors import code_of, with_app
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -156,6 +160,9 @@ def world(transactional_db: None, configure: Callable[..., Configuration], setti
     operator = User.objects.create_superuser("ada@example.com", "ada@example.com", PASSWORD)
     browser = Client(raise_request_exception=False)
     browser.force_login(operator)
+    session = browser.session
+    session[sessions.LOG_IN_AT] = time.time()
+    session.save()
     key, text = keys.make_environment_key(environment)
     _, user_text = keys.make_user_token(operator)
     NotificationChannel.objects.create(name="people", kind="mail", address="mira@example.com")
@@ -181,6 +188,34 @@ def _log_in(world: World) -> Any:
     return answer
 
 
+def _password_of(name: str) -> Client:
+    """A browser in which the right password was given, and no second factor yet."""
+    browser = Client(raise_request_exception=False)
+    browser.post("/admin/login/", {"username": name, "password": PASSWORD})
+    return browser
+
+
+def _with_app(person: User) -> None:
+    with_app(person, at=clock.now())
+
+
+def _second_factor(world: World) -> Any:
+    row = SecondFactor.objects.get(user__username="ada@example.com")
+    vault = Vault(django_settings.ENCRYPTION_KEYS)
+    seed = vault.decrypt(row.secret, context=second_factor.encryption_context(row))
+    return _password_of("ada@example.com").post("/admin/login/second-factor/", {"code": code_of(seed, clock.now())})
+
+
+def _add_app(browser: Client, path: str) -> Any:
+    seed = browser.get(path).context["seed"].replace(" ", "")
+    return browser.post(path, {"code": code_of(seed, clock.now())})
+
+
+def _set_up(world: World) -> Any:
+    with override_settings(CONFIGURATION=replace(world.configuration, second_factor_required=True)):
+        return _add_app(_password_of("ada@example.com"), "/admin/login/second-factor/set-up/")
+
+
 def _forgotten(world: World, path: str, **data: str) -> Any:
     with override_settings(MAIL_IS_CONFIGURED=True):
         return world.post(path, data)
@@ -201,7 +236,7 @@ def _confirm_link(world: World) -> Any:
     session["link_pending"] = {"issuer": "https://id.example.com", "subject": "1", "name": "ada"}
     session[LOG_IN_AT] = time.time()
     session.save()
-    return world.post("single-sign-on/link/")
+    return world.post("your-log-in/link/confirm/")
 
 
 def _unlink(world: World) -> Any:
@@ -278,6 +313,14 @@ ACTS: dict[str, tuple[str, Act]] = {
         lambda w: w.browser.get(
             f"/api/v1/projects/{w.project.ref}/prod", headers={"Authorization": f"Bearer {w.user_text}"})),
     "login": ("log_in.user", _log_in),
+    "second_factor": ("log_in.user", _second_factor),
+    "second_factor_set_up": ("add.second_factor", _set_up),
+    "your_log_in_add": ("add.second_factor", lambda w: _add_app(w.browser, "/admin/your-log-in/add/")),
+    "your_log_in_remove": (
+        "remove.second_factor", lambda w: w.post(f"your-log-in/{SecondFactor.objects.get().pk}/remove/")),
+    "your_log_in_recovery_codes": ("make.recovery_codes", lambda w: w.post("your-log-in/recovery-codes/")),
+    "auth_user_second_factors": (
+        "remove.second_factor", lambda w: w.post(f"auth/user/{w.person.pk}/second-factors/")),
     "forgotten": ("ask.password", lambda w: _forgotten(w, "forgotten/", email="ada@example.com")),
     "forgotten_link": (
         "change.user",
@@ -381,6 +424,11 @@ ACTS: dict[str, tuple[str, Act]] = {
 }  # fmt: skip
 #: What has to be there before.
 FIRST: dict[str, Act] = {
+    **{
+        name: lambda _: _with_app(User.objects.get(username="ada@example.com"))
+        for name in ("second_factor", "your_log_in_remove", "your_log_in_recovery_codes")
+    },
+    "auth_user_second_factors": lambda w: _with_app(w.person),
     "deployments_accesskey_delete": _expired_key,
     "auth_user_revoke_keys": lambda w: keys.make_user_token(w.person),
     "single_sign_on_links unlink": lambda w: Identity.objects.create(
@@ -402,6 +450,7 @@ WITHOUT = {
     "POST /api/v1/deployments/{deployment_id}/finalize": "the same",
     "POST /api/v1/authorization-code": "nothing is allowed yet",
     "single_sign_on": "writes nothing",
+    "single_sign_on_begin_link": "writes nothing",
     "single_sign_on_back": "asks the OpenID provider: tests/access/test_single_sign_on.py",
     "deployments_repository_restore": "asks AWS: tests/reconcile/test_put_back.py",
     "deployments_repository_take_over": "asks AWS: tests/reconcile/test_incomparable.py",
@@ -412,7 +461,7 @@ WITHOUT = {
 }
 #: Addresses that only read, or that Django has and ours refuse (tests/admin/test_rights.py).
 READ = {
-    "forgotten_sent", "forgotten_done",
+    "forgotten_sent", "forgotten_done", "your_log_in",
     "healthz", "readyz", "metrics", "status", "api-docs", "openapi-json", "api-root", "index", "password_change_done",
     "autocomplete", "jsi18n", "view_on_site", "app_list", "home", "tokens", "project",
     "deployment", "deployments", "deployments_sweep_progress",

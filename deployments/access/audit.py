@@ -68,8 +68,13 @@ class Actor:
             return cls.key(key)
         user = getattr(request, "user", None)
         if user is not None and user.is_authenticated:
-            return cls(kind=ActorKind.PERSON, name=user.email or user.get_username())
+            return cls.person(user)
         return cls(kind=ActorKind.SYSTEM, name="unknown")
+
+    @classmethod
+    def person(cls, user: Any) -> Actor:
+        """A person with an account, also one who is not logged in yet."""
+        return cls(kind=ActorKind.PERSON, name=user.email or user.get_username())
 
     @classmethod
     def key(cls, key: AccessKey) -> Actor:

@@ -3,6 +3,8 @@
 django-axes counts wrong passwords in the database, so all web processes share the counts. Its backend is asked before
 Django hashes a password, and its middleware answers with `deployments.views.log_in_throttled`.
 
+A wrong second factor counts like a wrong password.
+
 The rule (D-log-in-throttle): ten wrong passwords within 15 minutes stop log-ins for 15 minutes. Who logs in to an
 account from its *usual* address, from which somebody has logged in to it within 30 days, is stopped only by wrong
 passwords for this account from this address. Everybody else is stopped by wrong passwords from the address, for any
@@ -18,8 +20,10 @@ from typing import Any
 
 from axes.attempts import get_cool_off_threshold
 from axes.handlers.database import AxesDatabaseHandler
+from axes.handlers.proxy import AxesProxyHandler
 from axes.helpers import get_client_username
 from axes.models import AccessAttempt, AccessLog
+from django.contrib.auth import signals
 from django.http import HttpRequest
 
 from deployments import measure
@@ -60,6 +64,24 @@ def _is_usual(request: Any, credentials: dict[str, Any] | None) -> bool:
             username=log_in[0], ip_address=log_in[1], attempt_time__gte=request.axes_attempt_time - USUAL_FOR
         ).exists()
     return kept[log_in]
+
+
+def may_try_second_factor(request: Any, user: Any, *, kind: str) -> bool:
+    """Whether the second factor of this log-in may be looked at. If not, the middleware answers for the view."""
+    if AxesProxyHandler.is_allowed(request, {"username": user.get_username()}):
+        return True
+    request.axes_locked_out = True
+    second_factor_failed(request, user, kind=kind)
+    return False
+
+
+def second_factor_failed(request: Any, user: Any, *, kind: str) -> None:
+    """Count a wrong second factor like a wrong password. After the tenth, the middleware answers for the view.
+
+    `kind`: what was wrong, for the audit log: code or passkey.
+    """
+    credentials = {"username": user.get_username(), "second_factor": kind}
+    signals.user_login_failed.send(sender=__name__, credentials=credentials, request=request)
 
 
 class Throttle(AxesDatabaseHandler):  # type: ignore[misc]  # django-axes has no types

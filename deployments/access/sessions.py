@@ -28,6 +28,7 @@ log = get_logger(__name__)
 
 ACTION = "log_in.user"
 FAILED = "The log-in failed: the name or the password is wrong, or the account may not use the console."
+FAILED_SECOND_FACTOR = "The log-in failed: the password was right, and the second factor was wrong."
 #: The most lines of failed log-ins in WINDOW about one account, and the most about names that are no account. So
 #: failures with names that are no account hide no failure of an account.
 MAX_FAILED = 30
@@ -35,8 +36,12 @@ WINDOW = timedelta(minutes=10)
 
 #: How a person logged in, as the audit log and the session have it.
 PASSWORD = "password"  # noqa: S105  (a name, not a password)
+WITH_CODE = f"{PASSWORD} and code"
+WITH_PASSKEY = f"{PASSWORD} and passkey"
+WITH_RECOVERY_CODE = f"{PASSWORD} and recovery code"
 #: Keys of the session: how and when (seconds since 1970, by the clock of the web process) the person logged in.
 LOG_IN_BY, LOG_IN_AT = "log_in_by", "log_in_at"
+#: How long after a log-in a person may change how they log in.
 RECENT = timedelta(minutes=15)
 _BACKEND = "django.contrib.auth.backends.ModelBackend"
 
@@ -48,9 +53,9 @@ def begin(request: HttpRequest, user: Any, *, by: str) -> None:
 
 
 def is_recent(request: HttpRequest) -> bool:
-    """Whether the session began within RECENT. What changes how an account logs in asks for it."""
+    """Whether the person of this session has logged in within RECENT, by the clock of the web process."""
     at = request.session.get(LOG_IN_AT)
-    return isinstance(at, float) and 0 <= time.time() - at < RECENT.total_seconds()
+    return at is not None and 0 <= time.time() - at < RECENT.total_seconds()
 
 
 def logged_in(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:
@@ -59,7 +64,7 @@ def logged_in(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:
     request.session[LOG_IN_BY], request.session[LOG_IN_AT] = by, time.time()
     with transaction.atomic():
         request.session.save()
-        Trail(actor=_person(user), request=request).record(ACTION, user, after={"by": by} if by else None)
+        Trail(actor=Actor.person(user), request=request).record(ACTION, user, after={"by": by} if by else None)
 
 
 def logged_out(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:
@@ -68,18 +73,23 @@ def logged_out(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:
         return
     with transaction.atomic():
         request.session.delete()
-        Trail(actor=_person(user), request=request).record("log_out.user", user)
+        Trail(actor=Actor.person(user), request=request).record("log_out.user", user)
 
 
 def log_in_failed(sender: Any, credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
-    """Receiver of `user_login_failed`."""
+    """Receiver of `user_login_failed`. `credentials` has `second_factor` (code or passkey) after the right password
+    and a wrong second factor.
+    """
     users = get_user_model()
     name = str(credentials.get(users.USERNAME_FIELD, "")).replace("\0", "")
     user = users._default_manager.filter(**{users.USERNAME_FIELD: name}).first()
     after: dict[str, Any] = {"account": user is not None}
     if getattr(request, "axes_locked_out", False):
-        after["throttled"] = True  # the password was not looked at
-    record_failed(user, request=request, after=after, outcome=FAILED)
+        after["throttled"] = True  # the password, or the second factor, was not looked at
+    second = credentials.get("second_factor")
+    if second:
+        after["second_factor"] = second
+    record_failed(user, request=request, after=after, outcome=FAILED_SECOND_FACTOR if second else FAILED)
 
 
 def record_failed(user: Any, *, request: HttpRequest | None, after: dict[str, Any], outcome: str) -> None:
@@ -97,10 +107,6 @@ def record_failed(user: Any, *, request: HttpRequest | None, after: dict[str, An
         Trail(actor=nobody, request=request).record(ACTION, user, after=after, outcome=outcome)
     address = request.META.get("REMOTE_ADDR", "") if request is not None else ""
     log.warning("login.failed", address=address, user=user.pk if user is not None else None)
-
-
-def _person(user: Any) -> Actor:
-    return Actor(kind=ActorKind.PERSON, name=user.email or user.get_username())
 
 
 def end_others(user: Any, trail: Trail) -> None:

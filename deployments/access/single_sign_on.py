@@ -58,6 +58,11 @@ def issuer_of(configuration: Configuration) -> str:
     return (configuration.sso_issuer or "").rstrip("/")
 
 
+def identity_of(user: Any, configuration: Configuration) -> Identity | None:
+    """The person that the account is linked to, at the issuer of these settings."""
+    return Identity.objects.filter(user_id=user.pk, issuer=issuer_of(configuration)).first()
+
+
 def groups_for(person: Person, configuration: Configuration) -> set[str]:
     """The names of our groups that the person's groups give."""
     return {ours for theirs, ours in configuration.sso_groups if theirs in person.groups}

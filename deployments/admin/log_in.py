@@ -1,6 +1,7 @@
 """The log-in page of the console.
 
-A person with the right password is logged in by `access.sessions.begin`. The other ways to log in end there too.
+A person with the right password is logged in by `access.sessions.begin`, perhaps after a second factor
+(`admin.second_factor`). The other ways to log in end there too.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from django.contrib.auth import signals
 from django.contrib.auth.views import LoginView
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxLengthValidator
-from django.http import HttpResponse, HttpResponseRedirect
+from django.http import HttpResponse
 
-from deployments.access import sessions
 from deployments.access.hashing import MAX_PASSWORD_CHARACTERS
+from deployments.admin import second_factor
 
 
 class LogInForm(AdminAuthenticationForm):
@@ -43,5 +44,4 @@ class LogIn(LoginView):
     authentication_form = LogInForm
 
     def form_valid(self, form: Any) -> HttpResponse:
-        sessions.begin(self.request, form.get_user(), by=sessions.PASSWORD)
-        return HttpResponseRedirect(self.get_success_url())
+        return second_factor.begin_or_ask(self.request, form.get_user(), following=self.get_success_url())

@@ -20,16 +20,20 @@ from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
 from django.contrib.auth.models import AnonymousUser, Group, Permission, User
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from django.utils.html import format_html_join
 
-from deployments.access import keys, people, sessions, single_sign_on
+from deployments.access import keys, people, second_factor, sessions, single_sign_on
 from deployments.access.audit import Trail
+from deployments.admin.display import ago
 from deployments.admin.pages import Alarm, Audited, Button, Nouns, ReadOnly, may, require
+from deployments.admin.second_factor import recent
 from deployments.models import AccessKey
 
 
@@ -158,14 +162,18 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
     add_form = NewPersonForm
     filter_horizontal = ()
     search_help_text = "Name or e-mail address"
-    readonly_fields = ("last_login", "date_joined")  # the program writes these
+    readonly_fields = ("last_login", "date_joined", "second_factors")  # the program writes these
 
     def may_change(self, request: HttpRequest, row: User) -> bool:
         return people.may_change_person(request.user, row)
 
     def get_urls(self) -> list[Any]:
-        view = self.admin_site.admin_view(self.revoke_keys_view)
-        return [path("<int:pk>/revoke-keys/", view, name="auth_user_revoke_keys"), *super().get_urls()]
+        wrap = self.admin_site.admin_view
+        return [
+            path("<int:pk>/revoke-keys/", wrap(self.revoke_keys_view), name="auth_user_revoke_keys"),
+            path("<int:pk>/second-factors/", wrap(recent(self.second_factors_view)), name="auth_user_second_factors"),
+            *super().get_urls(),
+        ]
 
     def buttons(self, request: HttpRequest, row: User) -> Iterator[Button]:
         if may(request, "revoke_accesskey") and live_keys(row).exists():
@@ -174,6 +182,9 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
         shown = single_sign_on.is_on(settings.CONFIGURATION) or row.identities.exists()
         if shown and self.has_change_permission(request, row):
             yield Button(word="Single sign-on…", address=reverse("admin:single_sign_on_links", args=[row.pk]))
+        if self.has_change_permission(request, row) and second_factor.of(row).exists():
+            address = reverse("admin:auth_user_second_factors", args=[row.pk])
+            yield Button(word="Remove their second factors…", address=address, style="button danger")
 
     def revoke_keys_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """GET shows the keys of a person, POST revokes them. It needs no right to change people: it gives nothing."""
@@ -193,9 +204,33 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
         }  # fmt: skip
         return TemplateResponse(request, "registry_admin/person_keys.html", context)
 
+    def second_factors_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """GET shows the second factors of a person, POST removes them all: the person has lost them."""
+        person = get_object_or_404(User, pk=pk)
+        if not self.has_change_permission(request, person):
+            raise PermissionDenied
+        back = reverse("admin:auth_user_change", args=[pk])
+        if request.method == "POST":
+            removed = second_factor.remove_all(person=person, trail=Trail.of(request))
+            self.message_user(request, f"Removed second factors of {person}: {removed}.")
+            return HttpResponseRedirect(back)
+        context = {
+            **self.admin_site.each_context(request), "opts": self.opts, "original": person, "back": back,
+            "title": f"Remove the second factors of {person}?", "factors": second_factor.of(person),
+            "required": settings.CONFIGURATION.second_factor_required,
+        }  # fmt: skip
+        return TemplateResponse(request, "registry_admin/person_second_factors.html", context)
+
+    @admin.display(description="Second factors")
+    def second_factors(self, row: User) -> str:
+        found = ((each, ago(each.last_used_at, "never")) for each in second_factor.of(row))
+        return format_html_join("; ", "{}, last used {}", found) or "none"
+
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """The password, with the button to set it, only for those who may."""
         found = super().get_fieldsets(request, obj)
+        if obj is not None:
+            found = (*found, ("Log-in", {"fields": ("second_factors",)}))
         if obj is None or self.has_change_permission(request, obj):
             return found
         (title, first), *others = found
@@ -212,6 +247,7 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
             "email": row.email,
             "has_password": row.has_usable_password(),
             "single_sign_on": [str(identity) for identity in row.identities.order_by("pk")] if row.pk else [],
+            "second_factors": second_factor.of(row).count() if row.pk else 0,
             "active": row.is_active,
             "staff": row.is_staff,
             "superuser": row.is_superuser,

@@ -27,6 +27,7 @@ from django.views.decorators.cache import never_cache
 
 from deployments.access import break_glass, openid, people, sessions, single_sign_on
 from deployments.access.audit import Trail
+from deployments.admin.second_factor import recent
 from deployments.config import Configuration
 from deployments.errors import Refusal, refusal
 from deployments.models import Identity
@@ -75,19 +76,20 @@ def redirect_address() -> str:
 
 @_explained
 def begin(request: HttpRequest) -> HttpResponse:
-    """Send the browser to the provider. `next`: where it goes after the log-in. `link`: link the own account."""
-    configuration = _configuration()
-    link = "link" in request.GET
-    if link:
-        _require_recent(request)
-    begun = openid.begin(configuration, redirect_address())
-    kept = {
-        "state": begun.state,
-        "nonce": begun.nonce,
-        "verifier": begun.verifier,
-        "next": request.GET.get("next", ""),
-        "link": request.user.pk if link else None,
-    }
+    """Send the browser to the provider for a log-in. `next`: where it goes afterwards."""
+    return _to_provider({"next": request.GET.get("next", ""), "link": None})
+
+
+@recent
+@_explained
+def begin_link(request: HttpRequest) -> HttpResponse:
+    """Send the browser of a person who is logged in to the provider, to link the account."""
+    return _to_provider({"next": "", "link": request.user.pk})
+
+
+def _to_provider(kept: dict[str, Any]) -> HttpResponse:
+    begun = openid.begin(_configuration(), redirect_address())
+    kept |= {"state": begun.state, "nonce": begun.nonce, "verifier": begun.verifier}
     response = HttpResponseRedirect(begun.address)
     response.set_cookie(
         COOKIE,
@@ -123,14 +125,6 @@ def back(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _require_recent(request: HttpRequest) -> None:
-    """Raises PermissionDenied, or Refusal (log_in_again): a session that was left open must not get another key."""
-    if not admin.site.has_permission(request):
-        raise PermissionDenied
-    if not sessions.is_recent(request):
-        raise refusal("log_in_again")
-
-
 def _target(request: HttpRequest, target: str) -> str:
     ours = url_has_allowed_host_and_scheme(target, {request.get_host()}, require_https=request.is_secure())
     return target if target and ours else reverse("admin:index")
@@ -141,7 +135,7 @@ def _target(request: HttpRequest, target: str) -> str:
 
 def _ask_for_link(request: HttpRequest, person: openid.Person, pk: int) -> HttpResponse:
     """Ask the owner of the account, because a foreign site could have led the browser here with another log-in."""
-    if request.user.pk != pk or not admin.site.has_permission(request):
+    if request.user.pk != pk:
         raise refusal("sso_begin_again")
     request.session[_PENDING] = {
         "issuer": person.issuer,
@@ -151,11 +145,11 @@ def _ask_for_link(request: HttpRequest, person: openid.Person, pk: int) -> HttpR
     return HttpResponseRedirect(reverse("admin:single_sign_on_link"))
 
 
+@recent
 @_explained
 def link(request: HttpRequest) -> HttpResponse:
     """GET asks whether the person at the provider is the owner of the account, POST links them."""
     configuration = _configuration()
-    _require_recent(request)
     pending = request.session.get(_PENDING)
     if not pending:
         raise refusal("sso_begin_again")
@@ -164,11 +158,12 @@ def link(request: HttpRequest) -> HttpResponse:
         user: Any = request.user
         single_sign_on.link(user, issuer=pending["issuer"], subject=pending["subject"], trail=Trail.of(request))
         messages.success(request, f"You can log in with {configuration.sso_name}.")
-        return HttpResponseRedirect(reverse("admin:index"))
+        return HttpResponseRedirect(reverse("admin:your_log_in"))
     context = {
         **admin.site.each_context(request),
         "title": "Link your account?",
         "pending": pending,
+        "above": (reverse("admin:your_log_in"), "Your log-in"),
         "name": configuration.sso_name,
     }
     return TemplateResponse(request, "registry_admin/single_sign_on_link.html", context)
@@ -243,9 +238,13 @@ def emergency(request: HttpRequest, token: str) -> HttpResponse:
     return TemplateResponse(request, "registry_admin/break_glass.html", context)
 
 
-URLS = [
-    path("single-sign-on/", begin, name="single_sign_on"),
-    path("single-sign-on/back/", back, name="single_sign_on_back"),
-    path("single-sign-on/link/", link, name="single_sign_on_link"),
-    path("break-glass/<str:token>/", emergency, name="break_glass"),
-]
+def urls(site: admin.AdminSite) -> list[Any]:
+    """The addresses of the site."""
+    return [
+        path("single-sign-on/", begin, name="single_sign_on"),
+        path("single-sign-on/back/", back, name="single_sign_on_back"),
+        path("your-log-in/link/", site.admin_view(begin_link), name="single_sign_on_begin_link"),
+        path("your-log-in/link/confirm/", site.admin_view(link), name="single_sign_on_link"),
+        path("auth/user/<int:pk>/single-sign-on/", site.admin_view(links_of), name="single_sign_on_links"),
+        path("break-glass/<str:token>/", emergency, name="break_glass"),
+    ]

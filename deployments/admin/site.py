@@ -22,7 +22,7 @@ from django.views.decorators.cache import never_cache
 from deployments.access import sessions
 from deployments.access.audit import Actor, Trail
 from deployments.access.single_sign_on import is_on, passwords_are_off
-from deployments.admin import dashboard, forgotten, single_sign_on
+from deployments.admin import dashboard, forgotten, second_factor, single_sign_on
 from deployments.admin.log_in import LogIn
 from deployments.errors import refusal
 from deployments.log import bind
@@ -83,12 +83,8 @@ class RegistryAdmin(admin.AdminSite):
 
         return [
             *forgotten.URLS,
-            *single_sign_on.URLS,
-            path(
-                "auth/user/<int:pk>/single-sign-on/",
-                self.admin_view(single_sign_on.links_of),
-                name="single_sign_on_links",
-            ),
+            *single_sign_on.urls(self),
+            *second_factor.urls(self),
             path("setup/", self.admin_view(setup), name="setup"),
             path("setup/writes/", self.admin_view(writes), name="writes"),
             *super().get_urls(),

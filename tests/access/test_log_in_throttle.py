@@ -83,7 +83,7 @@ def test_ten_wrong_passwords_stop_the_address_before_the_next_password_is_looked
     assert refused["Retry-After"] == "900"
     assert "no-store" in refused["Cache-Control"]
     page = refused.content.decode()
-    assert "Too many wrong passwords for this account or from this address. Wait 15 minutes" in page
+    assert "Too many wrong passwords or codes for this account or from this address. Wait 15 minutes" in page
     assert 'id="site-name"' in page  # in the console's look
 
 

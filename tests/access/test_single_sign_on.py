@@ -522,7 +522,7 @@ def logged_in(user: User) -> Client:
 
 
 def begin_link(provider: Provider, browser: Client, subject: str = "248289761001") -> Any:
-    begun = browser.get("/admin/single-sign-on/?link=1")
+    begun = browser.get("/admin/your-log-in/link/")
     return browser.get(provider.approve(begun["Location"], subject).removeprefix(ORIGIN), follow=True)
 
 
@@ -530,12 +530,14 @@ def test_the_owner_links_the_account_after_a_question(provider: Provider, sso: C
     provider.people["248289761001"]["groups"] = ["platform-admins"]
     browser = logged_in(root)
 
+    assert 'href="/admin/your-log-in/link/"' in browser.get("/admin/your-log-in/").content.decode()
     question = begin_link(provider, browser).content.decode()
     assert "says that you are ada@example.com" in question
     assert not Identity.objects.exists()  # a foreign site may have led the browser there
 
-    browser.post("/admin/single-sign-on/link/")
+    browser.post("/admin/your-log-in/link/confirm/")
     assert person() == root
+    assert "is linked to <code>248289761001</code>" in browser.get("/admin/your-log-in/").content.decode()
     [line] = lines("link.identity")
     assert (line.actor, line.after["subject"]) == ("root@example.com", "248289761001")
 
@@ -551,16 +553,16 @@ def test_a_link_needs_a_recent_log_in_of_the_same_account(provider: Provider, ss
     session = browser.session
     session[sessions.LOG_IN_AT] -= 16 * 60
     session.save()
-    assert "more than 15 minutes ago" in browser.get("/admin/single-sign-on/?link=1").content.decode()
+    assert "Log in again" in browser.get("/admin/your-log-in/link/").content.decode()
 
     browser = logged_in(root)
-    begun = browser.get("/admin/single-sign-on/?link=1")
+    begun = browser.get("/admin/your-log-in/link/")
     browser.post("/admin/logout/")  # the cookie of the way to the provider stays
     other = User.objects.create_superuser("other", "", PASSWORD)
     browser.post("/admin/login/", {"username": other.username, "password": PASSWORD})
     back = provider.approve(begun["Location"], "248289761001").removeprefix(ORIGIN)
     assert "was not begun in this browser" in browser.get(back, follow=True).content.decode()
-    assert Client().get("/admin/single-sign-on/?link=1").status_code == 403
+    assert Client().get("/admin/your-log-in/link/")["Location"].startswith("/admin/login/")
 
 
 def test_a_person_that_has_an_account_cannot_be_linked_to_another(
@@ -570,7 +572,7 @@ def test_a_person_that_has_an_account_cannot_be_linked_to_another(
     browser = logged_in(root)
     begin_link(provider, browser)
 
-    answer = browser.post("/admin/single-sign-on/link/")
+    answer = browser.post("/admin/your-log-in/link/confirm/")
 
     assert "is linked already" in answer.content.decode()
     assert person().username == "ada"

@@ -150,15 +150,9 @@ MUTANTS: tuple[Mutant, ...] = (
             _SSO + "test_an_administrator_links_and_unlinks_with_the_rule_of_passwords",
         ),
         (
-            "_require_recent",
-            "if not sessions.is_recent(request):",
-            "if False:",
-            _SSO + "test_a_link_needs_a_recent_log_in_of_the_same_account",
-        ),
-        (
             "_ask_for_link",
-            "request.user.pk != pk or ",
-            "",
+            "if request.user.pk != pk:",
+            "if False:",
             _SSO + "test_a_link_needs_a_recent_log_in_of_the_same_account",
         ),
         (

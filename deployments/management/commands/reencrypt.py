@@ -11,6 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from deployments.access import second_factor
 from deployments.access.audit import Trail
 from deployments.access.vault import Vault
 from deployments.deploys import environment_variables
@@ -25,8 +26,10 @@ class Command(BaseCommand):
         with Trail.of_command("reencrypt").change("reencrypt.secrets") as line:
             done, unreadable = environment_variables.reencrypt(vault=vault)
             reencrypted, closed = channels.reencrypt(vault=vault)
-            line.after = {"variables": done, "channels": reencrypted, "unreadable": len(unreadable) + len(closed)}
-            if not done and not reencrypted:
+            apps, lost = second_factor.reencrypt(vault=vault)
+            failed = len(unreadable) + len(closed) + len(lost)
+            line.after = {"variables": done, "channels": reencrypted, "second_factors": apps, "unreadable": failed}
+            if not done and not reencrypted and not apps:
                 line.nothing_changed()
         self.stdout.write(f"Variables encrypted again: {done}.")
         for row in unreadable:
@@ -37,9 +40,13 @@ class Command(BaseCommand):
             self.stderr.write(
                 f"Notification channel {channel}: no key decrypts its secret or its address; set both again."
             )
-        if unreadable or closed:
+        if apps:
+            self.stdout.write(f"Keys of apps that show codes encrypted again: {apps}.")
+        for factor in lost:
+            self.stderr.write(f"{factor} of {factor.user}: no key decrypts its key; remove it, and set it up again.")
+        if failed:
             raise CommandError(
-                f"Values that no key decrypts: {len(unreadable) + len(closed)}. Add the key that they were encrypted "
+                f"Values that no key decrypts: {failed}. Add the key that they were encrypted "
                 "with to ENCRYPTION_KEY, after the first key, or set the values again.",
                 returncode=3,
             )
