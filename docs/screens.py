@@ -36,9 +36,14 @@ SHOTS = (
     ("repository", "-phone", "light", PHONE, ""),
     ("what-if", "-answer", "light", DESK, "#what-if"),
     ("sweep-running", "-dark", "dark", DESK, ""),
+    ("your-log-in", "", "light", DESK, "#recovery-code"),
+    ("your-log-in", "-phone", "dark", PHONE, "#recovery-code"),
+    ("second-factor", "", "light", DESK, "#second-factor"),
+    ("second-factor", "-phone", "light", PHONE, "#second-factor"),
 )
 LEFT_OUT = {"dashboard", "deployments", "repositories", "repository", "what-if", "sweep-running", "not-found",
-            "deployments-nothing", "password"}  # fmt: skip
+            "deployments-nothing", "password", "your-log-in", "forgotten-sent", "forgotten-link",
+            "forgotten-done"}  # fmt: skip
 #: Shown as far as the window goes; the others from top to end.
 AS_SEEN = ("dashboard", "deployments", "repositories")
 
@@ -69,28 +74,34 @@ def serve_and_shoot(names: list[str]) -> int:
         from tests.browser import pages
 
         logging.getLogger("django.request").setLevel(logging.ERROR)
-        settings.CONFIGURATION = config.load(ENVIRONMENT).require()
+        settings.MAIL_IS_CONFIGURED = True  # so that the page of a forgotten password is there
         call_command("migrate", verbosity=0)
-        pages.make()
 
         class Quiet(WSGIRequestHandler):
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
         server: WSGIServer = make_server("127.0.0.1", 0, get_wsgi_application(), handler_class=Quiet)
+        origin = f"http://localhost:{server.server_port}"  # browsers make passkeys for no IP address
+        settings.CONFIGURATION = config.load({**ENVIRONMENT, "APP_ORIGIN": origin}).require()
+        codes = pages.make()
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        known = pages.addresses()
+        known = {**pages.addresses(), "second-factor": ""}  # a step of the log-in
         shots = [[f"{name}{suffix}", known[name], scheme, size, does] for name, suffix, scheme, size, does in SHOTS]
         # Each page once, and those of SHOTS in the ways that are named there.
-        shots += [[name, address, "light", DESK, ""] for name, address in known.items() if name not in LEFT_OUT]
+        shots += [
+            [name, address, "light", DESK, ""] for name, address in known.items() if address and name not in LEFT_OUT
+        ]
         wanted = [shot for shot in shots if shot[0] in names] if names else shots
         SCREENS.mkdir(parents=True, exist_ok=True)
         order = json.dumps(
             {
-                "origin": f"http://127.0.0.1:{server.server_port}",
+                "origin": origin,
                 "pages": wanted,
                 "user": pages.USER,
                 "password": pages.PASSWORD,
+                "careful": pages.CAREFUL,
+                "codes": codes,
             }
         )
         python = os.environ.get("PLAYWRIGHT_PYTHON") or sys.executable
@@ -121,14 +132,18 @@ def browser() -> int:
             page.on("console", lambda message, name=name: _say(f"{name}: {message.type}: {message.text}"))
             page.goto(f"{order['origin']}/admin/login/")
             if name != "login":
-                page.fill("#id_username", order["user"])
+                page.fill("#id_username", order["careful" if menu in ("#second-factor", "#recovery-code") else "user"])
                 page.fill("#id_password", order["password"])
                 page.click("[type=submit]")
-                page.goto(order["origin"] + path)
+                if menu == "#recovery-code":
+                    page.fill("#id_code", order["codes"].pop())
+                    page.click("[type=submit]")
+                if path:
+                    page.goto(order["origin"] + path)
             if menu == "#what-if":
                 page.fill("textarea", page.input_value("textarea").replace("333333333333", "444444444444"))
                 page.get_by_role("button", name="Work it out").click()
-            elif menu:
+            elif menu and not menu.startswith("#"):
                 page.locator("summary", has_text=re.compile(f"^{menu}")).click()
             file = SCREENS / f"{name}.png"
             height = page.evaluate("document.documentElement.scrollHeight")

@@ -57,7 +57,7 @@ class NewAppForm(forms.Form):
         label="Name", required=False, max_length=100, help_text="To tell it apart, such as “Phone”. May be empty."
     )
     code = forms.CharField(
-        label="Code that the app shows now",
+        label="Code of the app",
         max_length=40,
         widget=forms.TextInput(attrs={"autocomplete": "one-time-code", "inputmode": "numeric", "spellcheck": "false"}),
     )

@@ -88,6 +88,14 @@ def test_the_link_leads_to_our_origin_whatever_the_host_header_says(ada: User, s
     assert "evil" not in mail.outbox[-1].body
 
 
+def test_the_pages_have_no_navigation_for_somebody_who_is_logged_in(ada: User) -> None:
+    browser = Client()
+    browser.force_login(ada)
+
+    for path in ("", "sent/", "done/", "MQ/abc-def/"):
+        assert 'id="sections"' not in browser.get(f"/admin/forgotten/{path}").content.decode()
+
+
 def test_a_mail_server_that_refuses_is_a_line_of_the_log(
     ada: User, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

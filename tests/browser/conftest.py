@@ -33,8 +33,8 @@ SEED = """
 import json, sys, django
 django.setup()
 from tests.browser import pages
-pages.make()
-json.dump({"user": pages.USER, "password": pages.PASSWORD, "pages": pages.addresses()}, sys.stdout)
+codes = pages.make()
+json.dump({"user": pages.USER, "password": pages.PASSWORD, "codes": codes, "pages": pages.addresses()}, sys.stdout)
 """
 #: Runs in every page before anything else: remembers what the policy stopped.
 WATCH = """
@@ -83,9 +83,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     made.run("manage.py", "migrate", "--verbosity", "0")
     made.run("manage.py", "collectstatic", "--noinput", "--verbosity", "0")
     seeded = json.loads(made.run("-c", SEED))
-    made.user, made.password, made.pages = seeded["user"], seeded["password"], seeded["pages"]
+    made.user, made.password, made.codes, made.pages = (seeded[name] for name in ("user", "password", "codes", "pages"))
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener, (made.folder / "web.log").open("w") as log:
-        made.origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        made.origin = f"http://localhost:{listener.getsockname()[1]}"  # browsers make passkeys for no IP address
         options = ["--bind", f"fd://{listener.fileno()}", "--workers", "1", "--threads", "8", "--no-control-socket"]
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", *options, "registry_admin.wsgi"],

@@ -9,6 +9,7 @@ from django.contrib import admin
 from django.contrib.auth.models import User
 from django.urls import reverse
 
+from deployments import clock
 from deployments.models import (
     AccessKey,
     Deployment,
@@ -21,13 +22,18 @@ from deployments.models import (
 )
 from deployments.reconcile import desired
 from tests.admin.installation import CLUSTER, DESIRED, HOST, STAGING, Installation, policy
+from tests.support.second_factors import with_app
 
 USER, PASSWORD = "mira", "a-password-of-nobody"
+CAREFUL = "kim"  # has a second factor, and the same password
 DRIFTED = Repository.objects.filter(host=HOST, status=RepositoryStatus.DRIFTED).exclude(policy_text="").order_by("pk")
 
 
-def make() -> None:
-    """The rows, one of them with a policy that cannot be compared, and somebody who may do everything."""
+def make() -> list[str]:
+    """The rows, one of them with a policy that cannot be compared, and somebody who may do everything.
+
+    Returns recovery codes of CAREFUL.
+    """
     Installation()
     text = policy(CLUSTER, roots=True, Novelty=dict(Until="2027-01-01"))
     row = Repository.objects.filter(host=HOST, status=RepositoryStatus.IN_SYNC, mode="").order_by("-pk")[0]
@@ -42,6 +48,10 @@ def make() -> None:
     user.first_name = "Mira"
     user.set_password(PASSWORD)
     user.save()
+    careful = User.objects.create_superuser(CAREFUL, "kim@example.com", PASSWORD)
+    _, codes = with_app(careful, at=clock.now())
+    with_app(careful, name="Tablet in the safe", at=clock.now())
+    return codes
 
 
 def addresses() -> dict[str, str]:
@@ -97,6 +107,13 @@ def addresses() -> dict[str, str]:
         "groups": "/admin/auth/group/",
         "group": "/admin/auth/group/add/",
         "password": "/admin/password_change/",
+        "your-log-in": "/admin/your-log-in/",
+        "your-log-in-add": "/admin/your-log-in/add/",
+        "user-second-factors": f"/admin/auth/user/{User.objects.get(username=CAREFUL).pk}/second-factors/",
+        "forgotten": "/admin/forgotten/",
+        "forgotten-sent": "/admin/forgotten/sent/",
+        "forgotten-link": "/admin/forgotten/MQ/no-such-link/",
+        "forgotten-done": "/admin/forgotten/done/",
         "not-found": "/admin/deployments/sweep/0/progress/",
     }
     # Lists that somebody adds are looked at too, without being named here.

@@ -28,6 +28,7 @@ class Served:
     origin: str = ""
     user: str = ""
     password: str = field(default="", repr=False)
+    codes: list[str] = field(default_factory=list, repr=False)  # recovery codes of `pages.CAREFUL`
     pages: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -42,6 +43,7 @@ class Served:
             "DJANGO_SETTINGS_MODULE": "registry_admin.settings",
             "PYTHONPATH": str(ROOT),
             "AWS_EC2_METADATA_DISABLED": "true",
+            "EMAIL_URL": "smtp://127.0.0.1:9",  # so that the pages of a forgotten password are there
             **ENVIRONMENT,
         }
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser.served import PHONE, Served, new_context
+from tests.browser.pages import CAREFUL
+from tests.browser.served import DESK, PHONE, Served, new_context
 
 FIRST_VISIT = 130 * 1024  # bytes over the wire, of the deployments list with all that it needs
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
@@ -67,10 +68,14 @@ def test_a_page_keeps_the_policy_pleases_axe_in_both_schemes_fits_a_phone_and_is
     assert answer is not None
     assert answer.status == (404 if name == "not-found" else 200)
     assert "script-src 'self'" in answer.headers["content-security-policy"]
-    page.emulate_media(color_scheme="dark")
     # Before axe: what it puts into a page to measure it is its own, and is stopped as well.
     assert page.evaluate("window.violations") == []
     assert said == ([] if name != "not-found" else said)
+    check(page, axe)
+
+
+def check(page: Page, axe: str) -> None:
+    page.emulate_media(color_scheme="dark")
     assert nodes(page, axe) == []
     page.emulate_media(color_scheme="light")
     assert nodes(page, axe) == []
@@ -78,6 +83,38 @@ def test_a_page_keeps_the_policy_pleases_axe_in_both_schemes_fits_a_phone_and_is
     page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
     wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(wide) == 0
+    page.set_viewport_size({"width": DESK[0], "height": DESK[1]})
+
+
+def test_each_page_of_the_second_factor_pleases_axe_and_fits_a_phone(
+    browser: Browser, served: Served, axe: str
+) -> None:
+    context = new_context(browser, served)
+    page = context.new_page()
+    page.goto("/admin/login/")
+    page.fill("#id_username", CAREFUL)
+    page.fill("#id_password", served.password)
+    page.press("#id_password", "Enter")
+    page.wait_for_url("**/second-factor/")
+    check(page, axe)
+    page.fill("#id_code", "000 000")
+    page.press("#id_code", "Enter")
+    page.locator("[role=alert]").wait_for()
+    check(page, axe)
+    page.fill("#id_code", served.codes.pop())
+    page.press("#id_code", "Enter")
+    page.wait_for_url("**/admin/")
+    page.get_by_role("link", name="Your log-in").click()
+    check(page, axe)
+    page.get_by_role("link", name="Remove").first.click()
+    check(page, axe)
+    page.goto("/admin/your-log-in/recovery-codes/")
+    check(page, axe)
+    page.get_by_role("button", name="Make new recovery codes").click()
+    served.codes = page.locator(".recovery-codes code").all_inner_texts()
+    assert len(served.codes) == 10
+    check(page, axe)
+    context.close()
 
 
 def test_lists_that_are_not_named_are_looked_at_too(page: Page, served: Served, axe: str) -> None:
