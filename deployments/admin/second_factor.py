@@ -28,8 +28,9 @@ from django.views.decorators.cache import never_cache
 
 from deployments.access import log_in_throttle, second_factor, sessions, single_sign_on
 from deployments.access.audit import Actor, Trail
+from deployments.access.single_sign_on import passwords_are_off
 from deployments.access.vault import Unreadable, Vault
-from deployments.errors import Refusal
+from deployments.errors import Refusal, refusal
 from deployments.models import SecondFactor
 
 #: Keys of the session: the log-in after the right password, the encrypted key of a new app, the challenge of a passkey.
@@ -81,10 +82,15 @@ def begin_or_ask(request: HttpRequest, person: Any, *, following: str) -> HttpRe
 def _pending(request: HttpRequest) -> User | None:
     """The person of the log-in that waits for its second factor; None if there is none, or it has ended.
 
-    It ends after PENDING_SECONDS, and when the password is changed or the account may no longer use the console.
+    It ends after PENDING_SECONDS, and when the password is changed, the account may no longer use the console, or
+    passwords are switched off.
     """
     stored = request.session.get(PENDING)
-    if stored is None or not 0 <= time.time() - stored["at"] < PENDING_SECONDS:
+    if (
+        stored is None
+        or passwords_are_off(settings.CONFIGURATION)
+        or not 0 <= time.time() - stored["at"] < PENDING_SECONDS
+    ):
         return None
     person = User.objects.filter(pk=stored["user"], is_active=True, is_staff=True).first()
     if person is None or not constant_time_compare(stored["hash"], person.get_session_auth_hash()):
@@ -202,7 +208,10 @@ def recent(view: View) -> View:
         if sessions.is_recent(request):
             return view(request, *args, **kwargs)
         back = f"{reverse('admin:login')}?{urlencode({'next': request.path})}"
-        context = {**_context(request), "title": "Log in again", "next": back, "above": _above()}
+        context = {
+            **_context(request), "title": "Log in again", "next": back, "above": _above(),
+            "sentence": refusal("log_in_again").sentence,
+        }  # fmt: skip
         return TemplateResponse(request, "registry_admin/log_in_again.html", context, status=403)
 
     return checked
