@@ -828,6 +828,13 @@ ACCESS: tuple[Entry, ...] = (
         owner=Owner.OPERATOR,
     ),
     Entry(
+        codes=("log_in_again",),
+        says="This page changes how your account logs in, and you logged in more than 15 minutes ago.",
+        todo="Log in again; you come back to this page.",
+        cause="A session that somebody left open must not give its finder a lasting way in.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
         codes=("log_in_link_ended",),
         says="This link does not work: it was used, or is older than ten minutes.",
         todo="Make a new one: manage.py break_glass NAME.",
