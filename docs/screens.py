@@ -70,7 +70,7 @@ def serve_and_shoot(names: list[str]) -> int:
         from django.core.wsgi import get_wsgi_application
 
         from deployments import config
-        from tests.admin.installation import ENVIRONMENT
+        from tests.admin.installation import ENVIRONMENT, SIGN_ON
         from tests.browser import pages
 
         logging.getLogger("django.request").setLevel(logging.ERROR)
@@ -83,7 +83,7 @@ def serve_and_shoot(names: list[str]) -> int:
 
         server: WSGIServer = make_server("127.0.0.1", 0, get_wsgi_application(), handler_class=Quiet)
         origin = f"http://localhost:{server.server_port}"  # browsers make passkeys for no IP address
-        settings.CONFIGURATION = config.load({**ENVIRONMENT, "APP_ORIGIN": origin}).require()
+        settings.CONFIGURATION = config.load({**ENVIRONMENT, **SIGN_ON, "APP_ORIGIN": origin}).require()
         codes = pages.make()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         known = {**pages.addresses(), "second-factor": ""}  # a step of the log-in

@@ -103,6 +103,13 @@ ENVIRONMENT = {
     "DEPLOY_REGISTRY_ECR_TAGS": "team=platform,managed-by=registry-admin",
     "DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS": f"{CLUSTER},{STAGING}",
 }
+#: Single sign-on with a provider that does not exist: for the pages that speak of it.
+SIGN_ON = {
+    "SSO_ISSUER": "https://id.example.com/realms/company",
+    "SSO_CLIENT_ID": "registry-admin",
+    "SSO_NAME": "Company log-in",
+    "SSO_GROUPS": '{"engineering":"viewer","platform":"operator","platform-admins":"admin"}',
+}
 
 
 def _difference(part: str, words: str, *, fixable: bool) -> Difference:

@@ -11,13 +11,8 @@ import fcntl
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,25 +79,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     made.run("manage.py", "collectstatic", "--noinput", "--verbosity", "0")
     seeded = json.loads(made.run("-c", SEED))
     made.user, made.password, made.codes, made.pages = (seeded[name] for name in ("user", "password", "codes", "pages"))
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener, (made.folder / "web.log").open("w") as log:
-        made.origin = f"http://localhost:{listener.getsockname()[1]}"  # browsers make passkeys for no IP address
-        options = ["--bind", f"fd://{listener.fileno()}", "--workers", "1", "--threads", "8", "--no-control-socket"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", *options, "registry_admin.wsgi"],
-            cwd=ROOT, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env=made.environment | {"APP_ORIGIN": made.origin}, start_new_session=True,
-        )  # fmt: skip
-    try:
-        with urllib.request.urlopen(f"{made.origin}/readyz", timeout=60) as answer:
-            assert answer.status == 200
+    with made.serving():
         yield made
-    finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
 
 
 @pytest.fixture(scope="module")  # while it is open, Django takes this thread for one that runs asynchronous code

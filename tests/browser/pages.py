@@ -14,6 +14,7 @@ from deployments.models import (
     AccessKey,
     Deployment,
     Environment,
+    Identity,
     Promotion,
     Repository,
     RepositoryStatus,
@@ -21,7 +22,7 @@ from deployments.models import (
     SweepStatus,
 )
 from deployments.reconcile import desired
-from tests.admin.installation import CLUSTER, DESIRED, HOST, STAGING, Installation, policy
+from tests.admin.installation import CLUSTER, DESIRED, HOST, SIGN_ON, STAGING, Installation, policy
 from tests.support.second_factors import with_app
 
 USER, PASSWORD = "mira", "a-password-of-nobody"
@@ -51,6 +52,10 @@ def make() -> list[str]:
     careful = User.objects.create_superuser(CAREFUL, "kim@example.com", PASSWORD)
     _, codes = with_app(careful, at=clock.now())
     with_app(careful, name="Tablet in the safe", at=clock.now())
+    Identity.objects.create(
+        user=user, issuer=SIGN_ON["SSO_ISSUER"], subject="f3b1c9d2-7a40", made_by="single sign-on", log_ins=12,
+        groups=["engineering", "platform", "chess"],
+    )  # fmt: skip
     return codes
 
 
@@ -110,6 +115,8 @@ def addresses() -> dict[str, str]:
         "your-log-in": "/admin/your-log-in/",
         "your-log-in-add": "/admin/your-log-in/add/",
         "user-second-factors": f"/admin/auth/user/{User.objects.get(username=CAREFUL).pk}/second-factors/",
+        "user-single-sign-on": f"/admin/auth/user/{User.objects.get(username=USER).pk}/single-sign-on/",
+        "user-not-linked": f"/admin/auth/user/{User.objects.get(username=CAREFUL).pk}/single-sign-on/",
         "forgotten": "/admin/forgotten/",
         "forgotten-sent": "/admin/forgotten/sent/",
         "forgotten-link": "/admin/forgotten/MQ/no-such-link/",

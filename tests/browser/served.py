@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from tests.admin.installation import ENVIRONMENT
+from tests.admin.installation import ENVIRONMENT, SIGN_ON
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DESK, PHONE = (1360, 940), (390, 844)
@@ -30,6 +34,7 @@ class Served:
     password: str = field(default="", repr=False)
     codes: list[str] = field(default_factory=list, repr=False)  # recovery codes of `pages.CAREFUL`
     pages: dict[str, str] = field(default_factory=dict)
+    more: dict[str, str] = field(default_factory=dict)  # settings besides those that every installation has
 
     @property
     def environment(self) -> dict[str, str]:
@@ -45,7 +50,33 @@ class Served:
             "AWS_EC2_METADATA_DISABLED": "true",
             "EMAIL_URL": "smtp://127.0.0.1:9",  # so that the pages of a forgotten password are there
             **ENVIRONMENT,
+            **SIGN_ON,
+            **self.more,
         }
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Its web process, until the block ends. `more` may name the origin, which is known from here on."""
+        with socket.create_server(("127.0.0.1", 0), backlog=64) as listener, (self.folder / "web.log").open("w") as log:
+            self.origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            self.more = {**self.more, "APP_ORIGIN": self.origin}
+            options = ["--bind", f"fd://{listener.fileno()}", "--workers", "1", "--threads", "8", "--no-control-socket"]
+            process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", *options, "registry_admin.wsgi"],
+                cwd=ROOT, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=self.environment, start_new_session=True,
+            )  # fmt: skip
+        try:
+            with urllib.request.urlopen(f"{self.origin}/readyz", timeout=60) as answer:
+                assert answer.status == 200
+            yield
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
 
     def run(self, *command: str) -> str:
         done = subprocess.run(
