@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 ticking = { while sleep 1; do printf .; done & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test fast walks mutants format lint requirements audit run worker faults soak bench bench-policies screens clean
+.PHONY: help demo dev test fast walks mutants format lint requirements audit run worker attack faults soak bench bench-policies screens clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +47,7 @@ test: $(VENV)/.dev
 else
 test: $(VENV)/.dev ## Every test: on SQLite, on a real PostgreSQL, and with the real CLI; T=path::name runs that one only
 	$(PY) -m pytest -m "not slow" $(ABREAST) $(ARGS)
-	TEST_DATABASE=postgresql $(PY) -m pytest -m "not slow" --ignore tests/policy --ignore tests/sandbox $(ABREAST) $(ARGS)
+	TEST_DATABASE=postgresql $(PY) -m pytest -m "not slow" --ignore tests/policy --ignore tests/sandbox --ignore tests/attack $(ABREAST) $(ARGS)
 	$(PY) -m pytest -m slow -n 2 --dist loadfile $(ARGS)
 endif
 
@@ -91,6 +91,9 @@ run: $(VENV)/.sandbox ## The web server, on port 8000
 
 worker: $(VENV)/.sandbox ## The worker
 	$(PY) manage.py worker $(ARGS)
+
+attack: $(VENV)/.dev ## The whole hostile suite, of which the tests above run a sample; says how many requests it sent
+	$(PY) -m pytest tests/attack -m attack -n 2 --dist loadfile $(ARGS)
 
 faults: $(VENV)/.dev ## Every fault × every operation, at most half an hour (ARGS='-k F6-O1' runs a part)
 	$(PY) -m pytest tests/faults -m faults -n 4 --dist worksteal -p no:randomly $(ARGS)
