@@ -22,7 +22,7 @@ from deployments.models import (
 )
 from deployments.reconcile import desired
 from tests.admin.installation import CLUSTER, DESIRED, HOST, STAGING, Installation, policy
-from tests.support.second_factors import with_app
+from tests.support.second_factors import with_app, with_passkey
 
 USER, PASSWORD = "mira", "a-password-of-nobody"
 CAREFUL = "kim"  # has a second factor, and the same password
@@ -50,7 +50,7 @@ def make() -> list[str]:
     user.save()
     careful = User.objects.create_superuser(CAREFUL, "kim@example.com", PASSWORD)
     _, codes = with_app(careful, at=clock.now())
-    with_app(careful, name="Tablet in the safe", at=clock.now())
+    with_passkey(careful, name="Laptop")
     return codes
 
 
