@@ -137,7 +137,8 @@ def browser() -> int:
                 page.click("[type=submit]")
                 if menu == "#recovery-code":
                     page.fill("#id_code", order["codes"].pop())
-                    page.click("[type=submit]")
+                    page.press("#id_code", "Enter")
+                    page.wait_for_url("**/admin/")
                 if path:
                     page.goto(order["origin"] + path)
             if menu == "#what-if":

@@ -141,6 +141,7 @@ def test_a_passkey_after_the_password_logs_in_and_its_answer_does_so_once(ada: U
     assert "The passkey was refused: Wrong challenge" in text(thief.post(STEP, {"credential": answer}))
     assert client.post(STEP, {"credential": answer})["Location"] == PROJECTS
     assert is_in(client)
+    assert "passkey_challenge" not in client.session
     assert not is_in(thief)
     client.post("/admin/logout/")
     client.post(LOG_IN, {"username": "ada", "password": PASSWORD})

@@ -295,6 +295,166 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/access/second_factor.py",
+        (
+            "step_of",
+            "(present, present - 1)",
+            "(present + 1, present, present - 1)",
+            "access/test_second_factor.py::test_a_code_counts_in_its_thirty_seconds_and_the_next_ones",
+        ),
+        (
+            "step_of",
+            "(present, present - 1)",
+            "(present,)",
+            "access/test_second_factor.py::test_a_code_counts_in_its_thirty_seconds_and_the_next_ones",
+        ),
+        (
+            "accept_code",
+            "last_step__lt=step or 0",
+            "last_step__gte=0",
+            "access/test_second_factor.py::test_a_code_counts_once_and_an_earlier_one_no_more",
+            "admin/test_second_factor.py::test_of_two_log_ins_at_once_with_one_code_one_works",
+        ),
+        (
+            "accept_recovery_code",
+            ", used_at=None)",
+            ")",
+            "access/test_second_factor.py::test_a_recovery_code_counts_once_however_it_is_typed",
+        ),
+        (
+            "accept_recovery_code",
+            "user_id=person.pk, digest",
+            "digest",
+            "access/test_second_factor.py::test_a_code_of_another_person_does_not_count",
+        ),
+        (
+            "accept_passkey",
+            "rows.filter(sign_count__lt=count) if count else rows.filter(sign_count=0)",
+            "rows",
+            "access/test_second_factor.py::test_a_passkey_that_has_counted_no_further_than_before_is_refused",
+        ),
+        (
+            "_server",
+            "found == origin",
+            "True",
+            "access/test_second_factor.py::test_a_passkey_of_another_origin_is_refused",
+        ),
+        (
+            "_is_open",
+            '0 <= time.time() - challenge["at"] < CHALLENGE_SECONDS',
+            "True",
+            "access/test_second_factor.py::test_a_challenge_is_for_five_minutes_and_for_its_own_answer",
+        ),
+        (
+            "_add",
+            "if as_first and before:",
+            "if False:",
+            "admin/test_second_factor.py::test_a_second_factor_that_appears_during_the_set_up_is_not_passed_by",
+        ),
+        (
+            "_add",
+            "if before >= MAX_FACTORS:",
+            "if False:",
+            "access/test_second_factor.py::test_a_person_has_at_most_ten_second_factors",
+        ),
+        (
+            "_new_recovery_codes",
+            "RecoveryCode.objects.filter(user=person).delete()",
+            "pass",
+            "access/test_second_factor.py::test_new_recovery_codes_replace_all_earlier_ones",
+        ),
+        (
+            "encryption_context",
+            "second factor {factor.pk}",
+            "second factor",
+            "access/test_second_factor.py::test_the_key_of_an_app_that_somebody_copies_into_another_row_is_not_decrypted",
+        ),
+    ),
+    *_in(
+        "deployments/admin/second_factor.py",
+        (
+            "begin_or_ask",
+            "request.session.cycle_key()",
+            "pass",
+            "admin/test_second_factor.py::test_the_session_gets_a_new_key_with_the_right_password_and_with_the_second_factor",
+        ),
+        (
+            "_pending",
+            'not constant_time_compare(stored["hash"], person.get_session_auth_hash())',
+            "False",
+            "admin/test_second_factor.py::test_a_log_in_that_waits_ends_when_the_password_is_changed",
+        ),
+        (
+            "_pending",
+            ", is_active=True, is_staff=True",
+            "",
+            "admin/test_second_factor.py::test_a_log_in_that_waits_ends_when_the_account_may_not_use_the_console",
+        ),
+        (
+            "_pending",
+            'time.time() - stored["at"] < PENDING_SECONDS',
+            "1",
+            "admin/test_second_factor.py::test_a_log_in_waits_ten_minutes_for_its_second_factor",
+        ),
+        (
+            "ask",
+            "if not log_in_throttle.may_try_second_factor(request, person, kind=kind):",
+            "if False:",
+            "admin/test_second_factor.py::test_ten_wrong_codes_stop_log_ins_before_the_next_code_is_looked_at",
+        ),
+        (
+            "ask",
+            "request.session.pop(CHALLENGE, None)",
+            "request.session.get(CHALLENGE)",
+            "admin/test_second_factor.py::test_a_passkey_after_the_password_logs_in_and_its_answer_does_so_once",
+        ),
+        (
+            "ask",
+            "with transaction.atomic():",
+            "if True:",
+            "admin/test_second_factor.py::test_the_code_is_used_and_the_log_in_is_written_together_or_not_at_all",
+        ),
+        (
+            "ask",
+            'request.session[PENDING]["wrong"] >= MAX_WRONG',
+            "False",
+            "admin/test_second_factor.py::test_after_five_wrong_codes_the_password_is_asked_for_again",
+        ),
+        (
+            "_failed",
+            "log_in_throttle.second_factor_failed(request, person, kind=kind)",
+            "pass",
+            "admin/test_second_factor.py::test_wrong_codes_and_wrong_passwords_are_one_count",
+        ),
+        (
+            "set_up",
+            "if second_factor.of(person).exists():",
+            "if False:",
+            "admin/test_second_factor.py::test_who_has_a_second_factor_sets_up_none_during_the_log_in",
+        ),
+        (
+            "recent",
+            "if sessions.is_recent(request):",
+            "if True:",
+            "admin/test_second_factor.py::test_a_log_in_of_more_than_fifteen_minutes_ago_changes_nothing",
+        ),
+        (
+            "remove",
+            "pk=pk, user=person",
+            "pk=pk",
+            "admin/test_second_factor.py::test_a_stranger_to_a_second_factor_cannot_remove_it",
+        ),
+    ),
+    *_in(
+        "deployments/access/log_in_throttle.py",
+        (
+            "may_try_second_factor",
+            'AxesProxyHandler.is_allowed(request, {"username": user.get_username()})',
+            "True",
+            "admin/test_second_factor.py::test_ten_wrong_codes_stop_log_ins_before_the_next_code_is_looked_at",
+        ),
+    ),
+    *_in(
         "deployments/access/cli_login.py",
         ("approve", "approved_at=None, ", "", "api/test_login.py::test_of_two_who_approve_at_once_one_does"),
         (
@@ -689,6 +849,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/admin/people.py",
+        (
+            "PeopleAdmin.second_factors_view",
+            "if not self.has_change_permission(request, person):",
+            "if False:",
+            "admin/test_second_factor.py::test_nobody_removes_the_second_factors_of_a_person_with_more_rights",
+        ),
         (
             "PeopleAdmin.revoke_keys_view",
             'require(request, "revoke_accesskey")',
@@ -3562,6 +3728,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "registry_admin/settings.py",
+        (
+            "",
+            ', "code", "credential"]',
+            "]",
+            "admin/test_second_factor.py::test_no_row_and_no_line_has_a_code_that_was_typed",
+        ),
         (
             "",
             '"django.request": {"level": "CRITICAL", "propagate": False},',

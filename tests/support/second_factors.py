@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyotp
 from cryptography.hazmat.primitives import hashes
@@ -91,3 +92,14 @@ class SoftPasskey:
         shown = websafe_encode(self.id)
         written = {name: websafe_encode(value) for name, value in response.items()}
         return json.dumps({"id": shown, "rawId": shown, "type": "public-key", "response": written})
+
+
+def with_passkey(person: User, *, name: str) -> SoftPasskey:
+    """Add a passkey that belongs to APP_ORIGIN."""
+    origin: str = settings.CONFIGURATION.app_origin
+    passkey = SoftPasskey(origin=origin, host=urlsplit(origin).hostname or "")
+    options, challenge = second_factor.begin_passkey(person=person, origin=origin)
+    second_factor.add_passkey(
+        person=person, origin=origin, challenge=challenge, credential=passkey.make(options), name=name, trail=TRAIL
+    )
+    return passkey
