@@ -48,6 +48,18 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How to reach a registry's AWS account: with the ambient credentials, or with a role that they assume.
+
+    Permission: sts:AssumeRole on each configured role, for the identity of the ambient credentials.
+    """
+
+    role_arn: str | None = None
+    external_id: str | None = field(default=None, repr=False)
+    setting: str = "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN"  # the setting that names the role, for errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryConfig:
     """One registry that images are pushed to, and the desired state of its repositories."""
 
@@ -68,6 +80,11 @@ class RegistryConfig:
     malformed: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     # Fields that were read from the V4_ variable of the setting.
     from_v4: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+
+    @property
+    def access(self) -> Access:
+        """How this program reaches the registry's account."""
+        return Access(role_arn=self.assume_role_arn, external_id=self.assume_role_external_id)
 
     def writer(self, account: str) -> str:
         """The identity that writes repository policies: the ARN of the assumed role, else `account`, the registry's."""

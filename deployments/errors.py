@@ -27,7 +27,7 @@ class RegistryError(Exception):
     @property
     def throttled(self) -> bool:
         """Whether AWS throttled the call. The repository is not the cause; a sweep tries the repository again later."""
-        return is_throttling(self.code)
+        return self.code in THROTTLED
 
     @property
     def denied(self) -> bool:
@@ -60,11 +60,6 @@ class NotFound(Refusal):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence, code="not_found")
-
-
-def is_throttling(code: str) -> bool:
-    """Whether AWS throttles with this error code."""
-    return code in THROTTLED
 
 
 def refusal(code: str, *, retryable: bool | None = None, **values: object) -> Refusal:

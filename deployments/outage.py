@@ -60,7 +60,6 @@ class OneLineHandler(logging.StreamHandler[Any]):
         self._since: float | None = None  # monotonic start of the outage; None: no outage is known
         self._last_line_at = 0.0  # monotonic
         self._left_out = 0
-        connection_created.connect(self._over, dispatch_uid=f"outage-{id(self)}")
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called under the handler's lock."""
@@ -71,6 +70,7 @@ class OneLineHandler(logging.StreamHandler[Any]):
             self._last_line_at = time.monotonic()
             if self._since is None:
                 self._since, self._left_out = self._last_line_at, 0
+                connection_created.connect(self._over)
             super().emit(
                 replaced(
                     record,
@@ -87,6 +87,7 @@ class OneLineHandler(logging.StreamHandler[Any]):
         self.acquire()
         try:
             since, self._since = self._since, None
+            connection_created.disconnect(self._over)
         finally:
             self.release()
         if since is not None:

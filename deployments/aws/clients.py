@@ -22,8 +22,9 @@ from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshabl
 from django.db import connection
 
 from deployments import measure
-from deployments.aws.values import Access, Session
+from deployments.aws.values import Session
 from deployments.catalogue import UNKNOWN
+from deployments.config import Access
 from deployments.errors import RegistryError, aws_error, registry_error
 from deployments.log import get_logger
 

@@ -33,7 +33,6 @@ from deployments.aws.clients import (
 )
 from deployments.aws.partitions import registry_of
 from deployments.aws.values import (
-    Access,
     Ambient,
     CreateOutcome,
     Details,
@@ -42,7 +41,7 @@ from deployments.aws.values import (
     RegistryLogin,
     Session,
 )
-from deployments.config import RegistryConfig
+from deployments.config import Access, RegistryConfig
 from deployments.errors import RegistryError, aws_error
 from deployments.images import EcrRegistry
 from deployments.log import carried
@@ -88,7 +87,7 @@ class Ecr:
             "CreateRepository": config.variable("kms_key" if config.kms_key else "namespace"),
         }
         more.setdefault("settings", settings)
-        return cls(registry=registry, access=Access.of(config), **more)
+        return cls(registry=registry, access=config.access, **more)
 
     def observe(self, name: str, *, details: bool) -> Observation:
         """Read the repository policy and, with `details`, the details. The calls run in parallel.

@@ -16,7 +16,8 @@ from deployments.aws.clients import (
     record_call,
     translated,
 )
-from deployments.aws.values import Access, Message
+from deployments.aws.values import Message
+from deployments.config import Access
 
 RECEIVE_SECONDS = 5  # WaitTimeSeconds of SQS's long polling, at most 20; the end of the process waits as long
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
-from deployments.config import RegistryConfig
 from deployments.errors import RegistryError
 
 
@@ -79,23 +78,6 @@ class Ambient:
 
     access_key: str
     long_lived: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
-    """How to reach a registry's AWS account: with the ambient credentials, or with a role that they assume.
-
-    Permission: sts:AssumeRole on each configured role, for the identity of the ambient credentials.
-    """
-
-    role_arn: str | None = None
-    external_id: str | None = field(default=None, repr=False)
-    setting: str = "DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN"  # the setting that names the role, for errors
-
-    @classmethod
-    def of(cls, config: RegistryConfig) -> Access:
-        """The access that the registry's settings say."""
-        return cls(role_arn=config.assume_role_arn, external_id=config.assume_role_external_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,7 @@ from django.utils import timezone
 
 from deployments import policy
 from deployments.aws.ecr import Ecr, ecr_of
-from deployments.aws.values import Access
-from deployments.config import RegistryConfig
+from deployments.config import Access, RegistryConfig
 from deployments.deploys import oci_registry
 from deployments.errors import Refusal, RegistryError, refusal, registry_error
 from deployments.row_values import ProvedPull, Receipt

@@ -21,8 +21,8 @@ from django.utils import timezone
 
 from deployments import catalogue
 from deployments.aws.ecr import Ecr, ecr_of
-from deployments.aws.values import Access, Session
-from deployments.config import RegistryConfig
+from deployments.aws.values import Session
+from deployments.config import Access, RegistryConfig
 from deployments.errors import RegistryError, refusal
 from deployments.images import EcrRegistry
 from deployments.log import get_logger

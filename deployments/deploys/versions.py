@@ -22,8 +22,9 @@ from django.utils import timezone
 from deployments import images
 from deployments.access.audit import Trail
 from deployments.aws.ecr import Ecr
+from deployments.catalogue import THROTTLED
 from deployments.config import Configuration
-from deployments.errors import RegistryError, is_throttling
+from deployments.errors import RegistryError
 from deployments.images import Version
 from deployments.log import get_logger
 from deployments.models import Environment, Project, Repository, RepositoryStatus
@@ -87,7 +88,7 @@ def _paced(target: Target, calls_per_second: int) -> Ecr:
     pace = Pace(float(calls_per_second), ceiling=float(calls_per_second))
 
     def answered(operation: str, code: str) -> None:
-        (pace.refused if is_throttling(code) else pace.accepted)()
+        (pace.refused if code in THROTTLED else pace.accepted)()
 
     def turn() -> None:
         pace.wait()

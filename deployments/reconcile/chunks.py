@@ -22,9 +22,9 @@ from django.db.models.functions import Now
 
 from deployments.aws.ecr import Ecr
 from deployments.aws.values import Observation
-from deployments.catalogue import sentence
+from deployments.catalogue import THROTTLED, sentence
 from deployments.config import Configuration
-from deployments.errors import RegistryError, is_throttling, registry_error
+from deployments.errors import RegistryError, registry_error
 from deployments.log import carried, get_logger
 from deployments.models import (
     CallBudget,
@@ -149,7 +149,7 @@ class ChunkRun:
         """Count a call about a repository and pass its answer to the rate limiter."""
         with self._lock:
             self.calls[operation] += 1
-        if not is_throttling(code):
+        if code not in THROTTLED:
             pace.accepted()
         elif self._concerns_the_account(pk):
             pace.refused()

@@ -26,7 +26,7 @@ from django.db import transaction
 from deployments import catalogue
 from deployments.aws import clients, ecr, sqs, values
 from deployments.catalogue import Retry
-from deployments.config import Configuration
+from deployments.config import Access, Configuration
 from deployments.errors import RegistryError
 from deployments.reconcile import lease, repositories
 from sandbox.control import Sandbox
@@ -79,10 +79,8 @@ def client_error(operation: str, code: str, message: str = "said", status: int =
     )
 
 
-def translated(
-    error: Exception, operation: str = "SetRepositoryPolicy", access: values.Access | None = None
-) -> RegistryError:
-    return clients.translated(error, operation, "trigger/shop", access or values.Access())
+def translated(error: Exception, operation: str = "SetRepositoryPolicy", access: Access | None = None) -> RegistryError:
+    return clients.translated(error, operation, "trigger/shop", access or Access())
 
 
 # ------------------------------------------------------------------------------------------------------- the table
@@ -189,7 +187,7 @@ def test_a_refused_call_names_the_permission() -> None:
 
 @pytest.mark.parametrize("setting", ["DEPLOY_REGISTRY_ECR_PUSH_ROLE_ARN", "DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS"])
 def test_a_refused_role_names_the_setting_that_it_comes_from(setting: str) -> None:
-    access = values.Access(role_arn=f"arn:aws:iam::{OWNER}:role/r", external_id="canary", setting=setting)
+    access = Access(role_arn=f"arn:aws:iam::{OWNER}:role/r", external_id="canary", setting=setting)
 
     error = translated(client_error("AssumeRole", "AccessDenied"), "BatchGetImage", access)
 
@@ -272,7 +270,7 @@ def test_sts_is_asked_in_the_registrys_own_region(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     clients.forget_clients()
 
-    client = clients.client_of("sts", region, values.Access(), 1)
+    client = clients.client_of("sts", region, Access(), 1)
 
     assert client.meta.endpoint_url == f"https://{host}"
     clients.forget_clients()
@@ -358,13 +356,13 @@ def test_credentials_that_stay_expired_are_an_error_after_one_repetition(
 def test_clients_and_threads_are_not_shared_with_a_forked_process(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, executor = clients.client_of("ecr", "us-east-1", values.Access(), 1), clients.executor()
-    assert clients.client_of("ecr", "us-east-1", values.Access(), 1) is client
+    client, executor = clients.client_of("ecr", "us-east-1", Access(), 1), clients.executor()
+    assert clients.client_of("ecr", "us-east-1", Access(), 1) is client
     assert clients.executor() is executor
 
     with monkeypatch.context() as forked:
         forked.setattr("deployments.aws.clients.os.getpid", lambda: 1)
-        assert clients.client_of("ecr", "us-east-1", values.Access(), 1) is not client
+        assert clients.client_of("ecr", "us-east-1", Access(), 1) is not client
         other = clients._executors.pop(1, None) or clients.executor()
         assert other is not executor
         clients._executors.pop(1, None)
@@ -382,7 +380,7 @@ def test_a_call_that_may_still_be_started_ends_within_its_lease() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_the_event_queue_is_never_asked_inside_a_transaction(sandbox: Sandbox) -> None:
-    queue = sqs.EventQueue(url=sandbox.events_to("q"), region="us-east-1", access=values.Access(), seconds=1)
+    queue = sqs.EventQueue(url=sandbox.events_to("q"), region="us-east-1", access=Access(), seconds=1)
     sandbox.reset_calls()
 
     with transaction.atomic(), pytest.raises(RuntimeError, match="transaction"):

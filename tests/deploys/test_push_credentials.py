@@ -13,7 +13,7 @@ import pytest
 from django.utils import timezone
 
 from deployments.aws import clients, ecr, partitions, values
-from deployments.config import Configuration
+from deployments.config import Access, Configuration
 from deployments.deploys import lifecycle, projects, promotions, push_credentials
 from deployments.errors import Refusal
 from deployments.images import EcrRegistry
@@ -147,7 +147,7 @@ def test_the_session_behind_the_credentials_deletes_nothing_and_changes_nothing(
     door = ecr.ecr_of(ecr_configuration.registry("MANAGED"), HOST)
     assert door is not None
     limits: Any = {"label": "deploy", "policy": push_credentials.session_policy(door.registry, name), "seconds": 900}
-    session = door.federate(**limits) if federated else door.assume(values.Access(role_arn=PUSH_ROLE), **limits)
+    session = door.federate(**limits) if federated else door.assume(Access(role_arn=PUSH_ROLE), **limits)
     client = sandbox.client("ecr", (session.access_key, session.secret, session.token))
 
     calls: tuple[Callable[[], object], ...] = (

@@ -116,7 +116,7 @@ def call_aws_inside_a_transaction(installation: Installation, project: Project, 
 from django.db import transaction
 from deployments.aws.ecr import Ecr
 from deployments.aws.partitions import registry_of
-from deployments.aws.values import Access
+from deployments.config import Access
 with transaction.atomic():
     Ecr(registry=registry_of("{installation.host}"), access=Access()).observe("{project.repository}", details=False)
 """

@@ -25,8 +25,8 @@ from django.utils import timezone
 
 from deployments.aws import clients, partitions
 from deployments.aws.sqs import EventQueue
-from deployments.aws.values import Access, Message
-from deployments.config import Configuration
+from deployments.aws.values import Message
+from deployments.config import Access, Configuration
 from deployments.errors import RegistryError, registry_error
 from deployments.models import Process, ProcessRole, Project, Repository, RepositoryStatus
 from deployments.reconcile import change_events, generation, lease, processes, repositories, targets

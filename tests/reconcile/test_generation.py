@@ -15,8 +15,8 @@ from django.db import IntegrityError, connection, connections
 from django.test import Client
 from django.utils import timezone
 
-from deployments.aws import ecr, partitions, values
-from deployments.config import Configuration
+from deployments.aws import ecr, partitions
+from deployments.config import Access, Configuration
 from deployments.deploys import lifecycle
 from deployments.errors import Refusal, RegistryError
 from deployments.models import (
@@ -706,7 +706,7 @@ def _reconcile(row: Repository, configuration: Configuration, *, activation: int
     row.refresh_from_db()
     return repositories.reconcile(
         row=row,
-        ecr=ecr.Ecr(registry=registry, access=values.Access()),
+        ecr=ecr.Ecr(registry=registry, access=Access()),
         config=configuration.v4,
         desired_digest=configuration.desired_digest,
         cause="event",

@@ -13,8 +13,8 @@ from django.db import OperationalError, connections
 from django.db.models import F
 from django.db.models.functions import Now
 
-from deployments.aws import clients, ecr, partitions, values
-from deployments.config import Configuration
+from deployments.aws import clients, ecr, partitions
+from deployments.config import Access, Configuration
 from deployments.errors import RegistryError, registry_error
 from deployments.models import (
     EventKind,
@@ -918,7 +918,7 @@ def looking(configuration: Configuration, **hooks: Any) -> dict[str, Any]:
     registry = partitions.registry_of(HOST)
     assert registry is not None
     return {
-        "ecr": ecr.Ecr(registry=registry, access=values.Access(), **hooks),
+        "ecr": ecr.Ecr(registry=registry, access=Access(), **hooks),
         "config": configuration.v4,
         "desired_digest": configuration.desired_digest,
         "cause": "sweep",

@@ -10,7 +10,6 @@ from django.core.management.base import BaseCommand, CommandError
 
 from deployments.access.key_strength import refuse_weak_keys
 from deployments.aws.sqs import EventQueue
-from deployments.aws.values import Access
 from deployments.log import get_logger
 from deployments.models import ProcessRole
 from deployments.reconcile import change_events, generation, processes, targets
@@ -54,7 +53,7 @@ class Command(BaseCommand):
         queue = EventQueue(
             url=configuration.events_queue_url,
             region=region[1] if region else found[0].registry.region,
-            access=Access.of(found[0].config),
+            access=found[0].config.access,
         )
         generation.register(configuration, role=ProcessRole.EVENTS)
         processes.keep_alive(ProcessRole.EVENTS, configuration=generation.held, lives=change_events.is_moving)
