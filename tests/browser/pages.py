@@ -22,13 +22,8 @@ from deployments.models import (
     SweepStatus,
 )
 from deployments.reconcile import desired
-<<<<<<< HEAD
 from tests.admin.installation import CLUSTER, DESIRED, HOST, SIGN_ON, STAGING, Installation, policy
-from tests.support.second_factors import with_app
-=======
-from tests.admin.installation import CLUSTER, DESIRED, HOST, STAGING, Installation, policy
 from tests.support.second_factors import with_app, with_passkey
->>>>>>> b0696ebd98eb6427cd9cba0cf387a1cd6b24312a
 
 USER, PASSWORD = "mira", "a-password-of-nobody"
 CAREFUL = "kim"  # has a second factor, and the same password
@@ -56,15 +51,11 @@ def make() -> list[str]:
     user.save()
     careful = User.objects.create_superuser(CAREFUL, "kim@example.com", PASSWORD)
     _, codes = with_app(careful, at=clock.now())
-<<<<<<< HEAD
-    with_app(careful, name="Tablet in the safe", at=clock.now())
+    with_passkey(careful, name="Laptop")
     Identity.objects.create(
         user=user, issuer=SIGN_ON["SSO_ISSUER"], subject="f3b1c9d2-7a40", made_by="single sign-on", log_ins=12,
         groups=["engineering", "platform", "chess"],
     )  # fmt: skip
-=======
-    with_passkey(careful, name="Laptop")
->>>>>>> b0696ebd98eb6427cd9cba0cf387a1cd6b24312a
     return codes
 
 
