@@ -34,6 +34,7 @@ SHOTS = (
     ("repositories", "-dark", "dark", DESK, ""),
     ("repository", "-light", "light", DESK, ""),
     ("repository", "-phone", "light", PHONE, ""),
+    ("login", "", "light", DESK, ""),
     ("what-if", "-answer", "light", DESK, "#what-if"),
     ("sweep-running", "-dark", "dark", DESK, ""),
     ("your-log-in", "", "light", DESK, "#recovery-code"),
@@ -86,7 +87,7 @@ def serve_and_shoot(names: list[str]) -> int:
         settings.CONFIGURATION = config.load({**ENVIRONMENT, **SIGN_ON, "APP_ORIGIN": origin}).require()
         codes = pages.make()
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        known = {**pages.addresses(), "second-factor": ""}  # a step of the log-in
+        known = {"login": "", **pages.addresses(), "second-factor": ""}  # steps of the log-in
         shots = [[f"{name}{suffix}", known[name], scheme, size, does] for name, suffix, scheme, size, does in SHOTS]
         # Each page once, and those of SHOTS in the ways that are named there.
         shots += [
