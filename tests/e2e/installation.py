@@ -111,7 +111,9 @@ class Installation:
             process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", *options, "registry_admin.wsgi"],
                 cwd=cli.ROOT, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=self.environment(APP_ORIGIN=origin, API_ORIGIN=f"http://localhost:{api_port or port}", **more),
+                env=self.environment(
+                    **{"APP_ORIGIN": origin, "API_ORIGIN": f"http://localhost:{api_port or port}", **more}
+                ),
                 start_new_session=True,
             )  # fmt: skip
         try:
