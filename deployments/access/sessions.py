@@ -111,7 +111,8 @@ def record_failed(user: Any, *, request: HttpRequest | None, after: dict[str, An
 
 def end_others(user: Any, trail: Trail) -> None:
     """Delete the sessions of the person, with one line that has their number, in the open transaction of the change
-    that ends them (a new password). The session of the trail's request stays.
+    that ends them: a new password, or an account that may no longer use the console. The session of the trail's
+    request stays.
     """
     mine = trail.request.session.session_key if trail.request is not None else None
     live = Session.objects.filter(expire_date__gt=Now()).exclude(pk=mine)

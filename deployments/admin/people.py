@@ -255,6 +255,13 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
             "rights": sorted(row.user_permissions.values_list("codename", flat=True)) if row.pk else [],
         }
 
+    def log_change(self, request: HttpRequest, obj: User, message: Any) -> Any:
+        """An account that may not use the console has no session that would work again when it may."""
+        entry = super().log_change(request, obj, message)
+        if not (obj.is_active and obj.is_staff):
+            sessions.end_others(obj, Trail.of(request))
+        return entry
+
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
         with transaction.atomic():  # Django opens no transaction here
             response = super().user_change_password(request, id, form_url)

@@ -217,6 +217,23 @@ def test_a_password_that_is_not_changed_ends_no_session(ada: User) -> None:
     assert not AuditEntry.objects.filter(action="end_sessions.user").exists()
 
 
+@pytest.mark.parametrize("left", [{"is_active": "on"}, {"is_staff": "on"}])
+def test_the_sessions_of_a_person_who_may_not_use_the_console_do_not_work_again_when_the_person_may(
+    left: dict[str, str], ada: User
+) -> None:
+    mira = User.objects.create_user("mira", "mira@example.com", PASSWORD, is_staff=True)
+    here, elsewhere = logged_in(ada), logged_in(mira)
+
+    for fields in (left, {"is_active": "on", "is_staff": "on"}):
+        here.post(f"/admin/auth/user/{mira.pk}/change/", {"username": "mira", "email": mira.email} | fields)
+
+    mira.refresh_from_db()
+    assert (mira.is_active, mira.is_staff) == (True, True)
+    assert elsewhere.get("/admin/").status_code == 302
+    line = AuditEntry.objects.get(action="end_sessions.user")
+    assert (line.actor, line.object_id, line.after) == ("ada@example.com", str(mira.pk), {"sessions": 1})
+
+
 def test_a_new_password_whose_line_cannot_be_written_ends_no_session(
     ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -286,6 +286,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/admin/people.py",
+        (
+            "PeopleAdmin.log_change",
+            "if not (obj.is_active and obj.is_staff):",
+            "if False:",
+            "access/test_sessions.py::test_the_sessions_of_a_person_who_may_not_use_the_console_do_not_work_again_when_the_person_may",
+        ),
+    ),
+    *_in(
         "deployments/management/commands/bootstrap.py",
         (
             "Command._make",
