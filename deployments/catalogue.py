@@ -823,7 +823,7 @@ ACCESS: tuple[Entry, ...] = (
         codes=("password_log_in_off",),
         says="Log-ins with a password are switched off.",
         todo="Use single sign-on. If it does not work, somebody with a shell on the server makes a link for one "
-        "log-in: manage.py break_glass NAME.",
+        "log-in, with the management command break_glass.",
         cause="PASSWORD_LOG_IN=0.",
         owner=Owner.OPERATOR,
     ),
@@ -837,8 +837,9 @@ ACCESS: tuple[Entry, ...] = (
     Entry(
         codes=("log_in_link_ended",),
         says="This link does not work: it was used, or is older than ten minutes.",
-        todo="Make a new one: manage.py break_glass NAME.",
-        cause="A link of manage.py break_glass is for one log-in, and ends with every later log-in of the account.",
+        todo="The management command break_glass makes a new one.",
+        cause="A link of the management command break_glass is for one log-in, and ends with every later log-in of the "
+        "account.",
         owner=Owner.OPERATOR,
     ),
     Entry(

@@ -174,6 +174,7 @@ def _end_access(identity: Identity, person: Person, trail: Trail) -> None:
     User.objects.filter(pk=user.pk).update(is_active=False)
     after = {**_rights(user), "active": False, "by": BY, "groups_of_the_provider": list(person.groups[:20])}
     trail.record("change.user", user, before=_rights(user), after=after)
+    sessions.end_others(user, trail)  # or they would work again when the account is active again
     log.warning("sso.access_ended", user=user.pk)
 
 

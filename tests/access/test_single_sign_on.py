@@ -452,10 +452,12 @@ def test_who_has_lost_every_group_loses_sessions_and_keys_and_gets_them_back_wit
     assert keys.authenticate(token) is None
     [ended] = lines("change.user")
     assert (ended.before["active"], ended.after["active"]) == (True, False)
+    assert [line.after for line in lines("end_sessions.user")] == [{"sessions": 1}]
 
     provider.people["248289761001"]["groups"] = ["staff"]
     assert sign_on(provider).status_code == 302
     assert keys.authenticate(token) is not None
+    assert elsewhere.get("/admin/").status_code == 302
 
 
 def test_an_account_that_an_administrator_made_inactive_stays_inactive(provider: Provider, sso: Configure) -> None:

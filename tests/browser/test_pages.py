@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
 
+from tests.browser.looked_at import check, nodes
 from tests.browser.pages import CAREFUL
-from tests.browser.served import DESK, PHONE, Served, new_context
+from tests.browser.served import PHONE, Served, new_context
 
 FIRST_VISIT = 130 * 1024  # bytes over the wire, of the deployments list with all that it needs
-TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-#: What a keyboard must be able to reach, and what looks as if it could be clicked without being one of these.
-UNREACHABLE = """
-() => [...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, textarea, summary')]
-    .filter(each => each.tabIndex < 0 && !each.disabled && each.offsetParent !== null)
-    .concat([...document.querySelectorAll('[onclick], [role=button]:not(button):not(a)')])
-    .map(each => each.outerHTML.slice(0, 120))
-"""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -45,17 +37,6 @@ def _names() -> list[str]:
 NAMES = _names()
 
 
-def nodes(page: Page, axe: str) -> list[str]:
-    """What axe finds, one line for each node. Evaluated from outside the page, so its policy is no obstacle."""
-    page.evaluate(axe)
-    found: Any = page.evaluate("tags => axe.run(document, { runOnly: tags, resultTypes: ['violations'] })", TAGS)
-    return [
-        f"{violation['id']}: {node['html'][:160]} {json.dumps(node['any'][:1])[:200]}"
-        for violation in found["violations"]
-        for node in violation["nodes"]
-    ]
-
-
 def test_a_page_keeps_the_policy_pleases_axe_in_both_schemes_fits_a_phone_and_is_reached_by_keyboard(
     name: str, page: Page, served: Served, axe: str
 ) -> None:
@@ -72,18 +53,6 @@ def test_a_page_keeps_the_policy_pleases_axe_in_both_schemes_fits_a_phone_and_is
     assert page.evaluate("window.violations") == []
     assert said == ([] if name != "not-found" else said)
     check(page, axe)
-
-
-def check(page: Page, axe: str) -> None:
-    page.emulate_media(color_scheme="dark")
-    assert nodes(page, axe) == []
-    page.emulate_media(color_scheme="light")
-    assert nodes(page, axe) == []
-    assert page.evaluate(UNREACHABLE) == []
-    page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
-    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert page.evaluate(wide) == 0
-    page.set_viewport_size({"width": DESK[0], "height": DESK[1]})
 
 
 def test_each_page_of_the_second_factor_pleases_axe_and_fits_a_phone(

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.looked_at import check
 from tests.browser.served import Served, new_context
-from tests.browser.test_pages import check
 from tests.support.openid_provider import CLIENT_ID, CLIENT_SECRET, Provider, running
 
 MAKE_PERSON = """

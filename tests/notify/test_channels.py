@@ -76,7 +76,7 @@ def test_a_new_url_is_in_no_row_and_on_no_page(admin: Client, caplog: pytest.Log
     channel = NotificationChannel.objects.get()
     found = everything(admin) + caplog.text
     assert "canary" not in found
-    assert "Kx8" not in found
+    assert "Kx8mQ2" not in found
     assert SHOWN in found
     assert channels.url_of(channel, vault=VAULT) == DISCORD
     entry = AuditEntry.objects.get()

@@ -1,0 +1,42 @@
+"""What axe, a narrow window and a keyboard say of a page that a browser shows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from playwright.sync_api import Page
+
+from tests.browser.served import DESK, PHONE
+
+TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+#: What a keyboard must be able to reach, and what looks as if it could be clicked without being one of these.
+UNREACHABLE = """
+() => [...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, textarea, summary')]
+    .filter(each => each.tabIndex < 0 && !each.disabled && each.offsetParent !== null)
+    .concat([...document.querySelectorAll('[onclick], [role=button]:not(button):not(a)')])
+    .map(each => each.outerHTML.slice(0, 120))
+"""
+
+
+def nodes(page: Page, axe: str) -> list[str]:
+    """What axe finds, one line for each node. Evaluated from outside the page, so its policy is no obstacle."""
+    page.evaluate(axe)
+    found: Any = page.evaluate("tags => axe.run(document, { runOnly: tags, resultTypes: ['violations'] })", TAGS)
+    return [
+        f"{violation['id']}: {node['html'][:160]} {json.dumps(node['any'][:1])[:200]}"
+        for violation in found["violations"]
+        for node in violation["nodes"]
+    ]
+
+
+def check(page: Page, axe: str) -> None:
+    page.emulate_media(color_scheme="dark")
+    assert nodes(page, axe) == []
+    page.emulate_media(color_scheme="light")
+    assert nodes(page, axe) == []
+    assert page.evaluate(UNREACHABLE) == []
+    page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(wide) == 0
+    page.set_viewport_size({"width": DESK[0], "height": DESK[1]})
