@@ -102,11 +102,18 @@ class Operation:
         return {name for name, _ in self.parameters}
 
     def requests(self, side: Side, place: Place) -> Iterator[Request]:
-        """Requests that name each thing of a place."""
-        names = [name for name, _ in self.parameters]
-        body = json.dumps({name: BODY[name](side, place) for name in self.fields}) if self.method == "POST" else ""
-        for values in itertools.product(*(PARAMETERS[name](side, place) for name in names)):
-            yield self._request(dict(zip(names, values, strict=True)), body)
+        """Requests that name each thing of a place: with each combination of yes and no in the body, without and with
+        the parameters of the query.
+        """
+        values = {name: BODY[name](side, place) for name in self.fields}
+        switches = [name for name, value in values.items() if isinstance(value, bool)]
+        paths = [name for name, where in self.parameters if where == "path"]
+        queries = [name for name, where in self.parameters if where == "query"]
+        for names in dict.fromkeys([tuple(paths), (*paths, *queries)]):
+            for chosen in itertools.product(*(PARAMETERS[name](side, place) for name in names)):
+                for switched in itertools.product((True, False), repeat=len(switches)):
+                    body = json.dumps(values | dict(zip(switches, switched, strict=True)))
+                    yield self._request(dict(zip(names, chosen, strict=True)), body if self.method == "POST" else "")
 
     def invented(self, request: Request) -> Request | None:
         """The same request for things that do not exist; None if the request names nothing."""
@@ -119,6 +126,8 @@ class Operation:
         path = self.path
         query = {}
         for name, where in self.parameters:
+            if name not in names:
+                continue
             if where == "path":
                 path = path.replace(f"{{{name}}}", quote(str(names[name]), safe=""))
             else:

@@ -118,7 +118,8 @@ def _place(environment: Environment, canary: str, first: int) -> Place:
             version_day="20260101", version_number=first + number, status=status, type="MANAGED", content_hash=HASH,
             image_ref=f"{HOST}/trigger/{canary}:{number}", image_platform="linux/amd64",
             image_digest=DIGEST if status == "DEPLOYED" else "",
-            external_id=external_id if status == "BUILDING" else "", idempotency_key=f"key-{environment.pk}-{number}",
+            external_id=external_id if status in ("BUILDING", "DEPLOYED") else "",
+            idempotency_key=f"key-{environment.pk}-{number}",
             git={"commitMessage": canary}, triggered_by=canary, canceled_reason="",
             error={"name": "Error", "message": canary} if status == "FAILED" else None,
             deployed_at=Now() if status == "DEPLOYED" else None, deadline=Now() + timedelta(hours=1),
@@ -139,9 +140,9 @@ def _place(environment: Environment, canary: str, first: int) -> Place:
     return Place(environment=environment, canary=canary, deployments=tuple(found), external_id=external_id)
 
 
-#: What any request writes beside a change: the use of a key, sessions, the queue's wake-up tasks.
+#: What is written beside a change: sessions, wake-up tasks, the use of a key; and what the attack itself sets.
 _ASIDE = {"session", "logentry", "ormq", "task", "success", "failure", "schedule", "permission", "group"}
-_USE = ("last_used_at", "last_used_by", "last_login")
+_USE = ("last_used_at", "last_used_by", "last_login", "request_digest")
 
 Rows = dict[object, list[tuple[str, dict[str, Any]]]]
 

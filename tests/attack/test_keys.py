@@ -6,6 +6,7 @@ is in an answer. The answer about another project's thing is the answer about a 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from django.contrib.auth.models import User
 from django.db.models.functions import Now
 
 from deployments.access import keys
-from deployments.models import AccessKey, Environment
+from deployments.models import AccessKey, Deployment, Environment
 from tests.attack.attacker import Attacker
 from tests.attack.operations import BODY, OPERATIONS, PARAMETERS, Request
 from tests.attack.projects import Place, Side, rows_by_owner
@@ -26,6 +27,8 @@ KIND = "keys × operations × foreign ids"
 CANARY = re.compile(r"canary-[a-z]+-[a-z]+")
 NOT_THERE = re.compile(r"deployment_\w+|proj_\w+|2026\d{4}\.\d+|20250101\.99")
 Sides = tuple[Side, Side]
+#: Operations that answer the same about every project, whether it exists or not.
+WHATEVER_THE_PROJECT = {"GET /api/v1/projects/{ref}/{env}/deploy-settings"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +102,7 @@ def test_the_suite_has_a_value_for_every_parameter_and_field_of_the_api() -> Non
 def test_a_key_reaches_nothing_beyond_its_environment(
     name: str, sides: Sides, attacker: Callable[..., Attacker]
 ) -> None:
-    operation, client = OPERATIONS[name], attacker()
+    operation, client, own_ref = OPERATIONS[name], attacker(), sides[0].project.ref
     for key in _environment_keys(*sides):
         own = {place.canary for side in sides for place in side.places.values() if place.environment.pk in key.owns}
         # An answer may name the project of the key.
@@ -107,9 +110,14 @@ def test_a_key_reaches_nothing_beyond_its_environment(
         for side, place in _strangers(key, sides):
             before = _rows_of_others(key)
             for request in operation.requests(side, place):
+                # As a repeated request: with the idempotency key and the body of the request that made theirs.
+                theirs = Deployment.objects.filter(pk=place.deployments[0].pk)
+                theirs.update(request_digest=hashlib.sha256(request.body.encode()).hexdigest())
                 case = f"{request.method} {request.path} with the key of {key.name}, about {place.canary}"
                 status, answer = send(client, request, key, place.deployments[0].idempotency_key)
                 assert set(CANARY.findall(answer)) <= own, case
+                if dict(request.names).get("ref", own_ref) != own_ref and name not in WHATEVER_THE_PROJECT:
+                    assert status >= 400, case
                 if (invented := operation.invented(request)) is not None and _is_foreign(request, key, side, sides):
                     wanted = send(client, invented, key)
                     assert (status, NOT_THERE.sub("…", answer)) == (wanted[0], NOT_THERE.sub("…", wanted[1])), case
