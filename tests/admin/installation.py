@@ -55,6 +55,7 @@ NAMES = (
     "Fraud checks", "Invoice OCR", "Price feeds", "Webhook relay",
 )  # fmt: skip
 PEOPLE = ("mira@example.com", "jonas@example.com", "aiko@example.com", "sam@example.com")
+FIRST_USER = 1_000_000  # so that a test may make users of its own before
 COMMITS = (
     "Retry webhooks with jitter", "Fix N+1 in invoice export", "Bump ffmpeg to 7.1", "Drop the legacy importer",
     "Tune queue concurrency", "Handle an empty transcript", "Rotate SMTP credentials", "Cache exchange rates",
@@ -490,7 +491,9 @@ class Installation:
 
     def _keys(self) -> None:
         for number, address in enumerate(PEOPLE):
-            user, _ = User.objects.get_or_create(username=address.partition("@")[0], defaults={"email": address})
+            user, _ = User.objects.get_or_create(
+                username=address.partition("@")[0], defaults={"pk": FIRST_USER + number, "email": address}
+            )
             key, _ = keys.make_user_token(user, "laptop")
             key.created_at = self._ago(days=90 - number)
             key.last_used_at = self._ago(minutes=7 + number * 200) if number < 3 else None
