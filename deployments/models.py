@@ -949,6 +949,11 @@ class Sweep(models.Model):
     def __str__(self) -> str:
         return f"Sweep {self.pk}"
 
+    @property
+    def reads_everything(self) -> bool:
+        """Whether a person asked for it: then every part of each repository is read, else the parts that are due."""
+        return self.trigger in (SweepTrigger.PERSON, SweepTrigger.COMMAND)
+
 
 class SweepChunk(models.Model):
     """A part of a sweep. One process at a time works on it, under a lease that also covers the reads."""

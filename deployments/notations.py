@@ -339,6 +339,11 @@ def text_by_text() -> Notation:
     return Notation(words="JSON", parse=parse, unset=(), several_lines=True)
 
 
+def hours(*, least: int, most: int) -> Notation:
+    """A duration."""
+    return whole(least=least, most=most, unit="hours", into=lambda number: timedelta(hours=number))
+
+
 def days(*, least: int, most: int) -> Notation:
     """A duration."""
     return whole(least=least, most=most, unit="days", into=lambda number: timedelta(days=number))

@@ -282,6 +282,15 @@ SETTINGS: tuple[Setting, ...] = (
         default="10",
     ),
     Setting(
+        name="RECONCILE_FULL_PASS_HOURS",
+        field="full_pass",
+        notation=notations.hours(least=1, most=168),
+        says="Sweeps read every part of each repository (also lifecycle policy, AWS tags, encryption) at least once in "
+        "this time; the repository policy at each sweep.",
+        default="6",
+        of_registry=True,
+    ),
+    Setting(
         name="RECONCILE_CALLS_PER_SECOND",
         field="calls_per_second",
         notation=notations.whole(least=1, most=10_000, unit="calls"),

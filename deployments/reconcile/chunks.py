@@ -71,6 +71,7 @@ class ChunkRun:
     pending: deque[Repository] = field(default_factory=deque)
     under_way: dict[Future[bool], Repository] = field(default_factory=dict)
     unchanged: list[int] = field(default_factory=list)  # ids of repositories that were and are in sync
+    unchanged_as_a_whole: list[int] = field(default_factory=list)  # the same, of which every part was read
     busy: list[int] = field(default_factory=list)  # ids of repositories whose lease another process holds
     counts: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
@@ -211,14 +212,15 @@ class ChunkRun:
         return self.stop_reason or ("the worker stops" if self.stopping() else "")
 
     def _save_unchanged(self, read_at: datetime) -> None:
-        """Write the time of the check to the repositories that were and are in sync, in one statement."""
+        """Write the time of the check to the repositories that were and are in sync, in one or two statements."""
         with self._lock:
-            ids, self.unchanged = self.unchanged, []
-        if ids and not self.chunk.sweep.dry_run:
-            # Only rows without a newer check: a newer result is never overwritten.
-            Repository.objects.filter(pk__in=ids, last_checked_at__lt=read_at).update(
-                last_checked_at=read_at, last_in_sync_at=read_at
-            )
+            policies, self.unchanged = self.unchanged, []
+            wholes, self.unchanged_as_a_whole = self.unchanged_as_a_whole, []
+        looked_at = {"last_checked_at": read_at, "last_in_sync_at": read_at}
+        for ids, values in ((policies, looked_at), (wholes, looked_at | {"details_checked_at": read_at})):
+            if ids and not self.chunk.sweep.dry_run:
+                # Only rows without a newer check: a newer result is never overwritten.
+                Repository.objects.filter(pk__in=ids, last_checked_at__lt=read_at).update(**values)
 
     def _save(self, rows: list[Repository], *, release: bool) -> bool:
         """Write the progress of the chunk. False if another process has taken its lease; then nothing is written.
@@ -301,7 +303,12 @@ class ChunkRun:
             return True
 
     def _check_one(self, paced: Ecr, unpaced: Ecr, target: Target, row: Repository, desired_digest: str) -> bool:
-        due = repositories.details_due(row, desired_digest=desired_digest, now=row.db_now)  # type: ignore[attr-defined]
+        due = self._is_asked_for(row) or repositories.details_due(
+            row,
+            config=target.config,
+            desired_digest=desired_digest,
+            now=row.db_now,  # type: ignore[attr-defined]
+        )
         try:
             observation = paced.observe(row.name, details=due)
         except RegistryError as error:
@@ -317,7 +324,7 @@ class ChunkRun:
         self.unanswered_in_a_row, self.progressed = 0, True
         if self._is_unchanged(target, row, observation, desired_digest):
             with self._lock:
-                self.unchanged.append(row.pk)
+                (self.unchanged if observation.details is None else self.unchanged_as_a_whole).append(row.pk)
                 self.counts["in_sync"] += 1
             return True
         if not observation.exists and Repository.objects.filter(repositories.may_be_invisible(), pk=row.pk).exists():
@@ -326,6 +333,11 @@ class ChunkRun:
             self._report(target, row, observation)
             return True
         return self._converge(unpaced, target, row, observation, desired_digest)
+
+    def _is_asked_for(self, row: Repository) -> bool:
+        """Whether a person asked for this look: then every part is read, once in the sweep."""
+        sweep, read_at = self.chunk.sweep, row.details_checked_at
+        return sweep.reads_everything and (read_at is None or read_at < sweep.started_at)
 
     def _wait_until_visible(self, row: Repository) -> bool:
         """Let a new repository that ECR may not find yet be tried again.
@@ -395,7 +407,8 @@ class ChunkRun:
         """
         return (
             observation.exists
-            and observation.details is None
+            and not isinstance(observation.details, RegistryError)
+            and (observation.details is None or repositories.is_remembered(row, observation.details))
             and not isinstance(observation.policy, RegistryError)
             and row.status == RepositoryStatus.IN_SYNC
             and row.incomparable_since is None

@@ -105,7 +105,6 @@ LEASE_WAIT_SECONDS = 60  # longest wait for a lease that another holder has
 CALL_STUCK_SECONDS = 3.0  # no request waits for a holder in this process whose call to AWS takes longer
 #: No request waits for a holder in another process that has had its lease for longer: a set-up takes three calls.
 HOLDER_STUCK_SECONDS = 9.0
-DETAILS_MAX_AGE = timedelta(hours=24)
 BOUNDED_ERRORS_RETRYABLE_FOR = timedelta(minutes=5)  # a bounded error is retryable only for this time
 #: An attempt takes less time, so an older error was met again by a second attempt.
 SAME_ERROR_TWICE_AFTER = timedelta(minutes=1)
@@ -188,6 +187,7 @@ def ensure_repository(
                 cause=cause,
                 enforce=enforce,
                 create=True,
+                details=not freshness,  # who always wants a look wants a look at everything
             )
             return _usable(result.repository, config, result.error, enforce)
     return _usable(row, config, _error_of(row) if row.last_error else None, enforce)
@@ -489,6 +489,11 @@ def remembered(row: Repository) -> Details:
     )
 
 
+def is_remembered(row: Repository, details: Details) -> bool:
+    """Whether the details are those that the row has from an earlier look."""
+    return replace(details, created_at=row.created_at, tags=dict(details.tags)) == remembered(row)
+
+
 def detail_differences(row: Repository, config: RegistryConfig, details: Details) -> list[Difference]:
     """How the details differ from the configuration, for the management of this row."""
     return desired.detail_differences(
@@ -496,11 +501,16 @@ def detail_differences(row: Repository, config: RegistryConfig, details: Details
     )
 
 
-def details_due(row: Repository, *, desired_digest: str, now: datetime) -> bool:
-    """Whether the details must be read again: they are old, the configuration changed, or the last attempt failed."""
+def details_due(row: Repository, *, config: RegistryConfig, desired_digest: str, now: datetime) -> bool:
+    """Whether the details must be read again: they are old, the configuration changed, or the last attempt failed.
+
+    They are old between half of RECONCILE_FULL_PASS_HOURS and the whole of it, by the row's number: repositories whose
+    details were read at one time do not stay together, so each sweep reads a share of them.
+    """
+    share = 1 - row.pk % 8 / 16
     return (
         row.details_checked_at is None
-        or row.details_checked_at < now - DETAILS_MAX_AGE
+        or row.details_checked_at < now - config.full_pass * share
         or row.checked_digest != desired_digest
         or bool(row.last_error)
     )
@@ -520,7 +530,8 @@ def _observe(
         if _create(run, ecr=ecr, config=config, now=now):
             return None
         return _wait_until_visible(ecr, row.name)
-    observation = ecr.observe(row.name, details=details or details_due(row, desired_digest=desired_digest, now=now))
+    due = details or details_due(row, config=config, desired_digest=desired_digest, now=now)
+    observation = ecr.observe(row.name, details=due)
     return observation if observation.exists else _not_found(run, ecr=ecr, config=config, now=now, create=create)
 
 

@@ -3136,10 +3136,10 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_repositories.py::test_a_lease_is_held_by_one_for_ninety_seconds",
         ),
         (
-            "",
-            "DETAILS_MAX_AGE = timedelta(hours=24)",
-            "DETAILS_MAX_AGE = timedelta(hours=2.4)",
-            "reconcile/test_repositories.py::test_details_are_looked_at_once_a_day",
+            "details_due",
+            "share = 1 - row.pk % 8 / 16",
+            "share = 1",
+            "reconcile/test_repositories.py::test_repositories_that_were_read_together_are_due_one_after_the_other",
         ),
         (
             "",

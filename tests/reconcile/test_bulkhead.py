@@ -33,7 +33,7 @@ from deployments.models import (
 )
 from deployments.reconcile import bulkhead, processes, put_back, repositories
 from sandbox.control import Sandbox
-from tests.support.constants import POLICY, TRAIL
+from tests.support.constants import A_MOMENT, POLICY, TRAIL
 from tests.support.deploys import ensure, finalize
 from tests.support.registry import new_calls
 
@@ -166,13 +166,13 @@ def test_a_deploy_that_must_ask_aws_is_refused_and_one_that_need_not_goes_on(
     sandbox.reset_calls()
     with others(4):
         with pytest.raises(Refusal) as refused:
-            ensure(project, ecr_configuration, freshness=timedelta(0))
+            ensure(project, ecr_configuration, freshness=A_MOMENT)
         assert refused.value.code == "server_waits_for_aws"
 
         ensure(project, ecr_configuration)
 
     assert new_calls(sandbox) == {}
-    ensure(project, ecr_configuration, freshness=timedelta(0))
+    ensure(project, ecr_configuration, freshness=A_MOMENT)
     assert new_calls(sandbox) == {"GetRepositoryPolicy": 1}
 
 

@@ -35,7 +35,7 @@ from deployments.notify import news
 from deployments.reconcile import change_events, put_back, repositories
 from sandbox.control import Sandbox
 from tests.support.change_events import event, message
-from tests.support.constants import CLUSTER, HOST, POLICY, PULL, TRAIL
+from tests.support.constants import A_MOMENT, CLUSTER, HOST, POLICY, PULL, TRAIL
 from tests.support.deploys import deploying, ensure, finalize, push
 from tests.support.registry import delete_repository, new_calls
 from tests.support.sweeps import sweep_all
@@ -97,7 +97,7 @@ def test_after_a_deploy_it_is_drifted_with_the_reason_and_nothing_was_written(
     ensure(project, ecr_configuration)
     write(sandbox, UNKNOWN)
 
-    row = ensure(project, ecr_configuration, freshness=timedelta(0))
+    row = ensure(project, ecr_configuration, freshness=A_MOMENT)
 
     assert new_calls(sandbox) == LOOK
     assert (row.status, row.incomparable_since is not None) == (RepositoryStatus.DRIFTED, True)

@@ -36,7 +36,7 @@ from deployments.models import (
 from deployments.reconcile import lease, processes, repositories, sweep_record, sweeps
 from sandbox.control import Sandbox
 from tests import databases
-from tests.support.constants import HOST, POLICY
+from tests.support.constants import A_MOMENT, HOST, POLICY
 from tests.support.deploys import ensure
 from tests.support.registry import new_calls
 from tests.support.waiting import wait_for
@@ -179,7 +179,7 @@ def test_a_holder_whose_lease_may_have_ended_does_not_even_repeat_a_request_that
     monkeypatch.setattr(processes, "may_write", may_write)
     monkeypatch.setattr(processes, "beat_if_late", lambda: None)
 
-    repository = ensure(project, ecr_configuration, freshness=timedelta(0))
+    repository = ensure(project, ecr_configuration, freshness=A_MOMENT)
 
     assert new_calls(sandbox) == {"GetRepositoryPolicy": 1, "SetRepositoryPolicy": 1}
     assert repository.last_error_code == "OutOfTime"

@@ -12,6 +12,7 @@ import pytest
 from django.db import OperationalError, connections
 from django.db.models import F
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from deployments.aws import clients, ecr, partitions
 from deployments.config import Access, Configuration
@@ -28,7 +29,7 @@ from deployments.models import (
 )
 from deployments.reconcile import generation, ownership, processes, repositories, sweep_record, sweeps
 from sandbox.control import Sandbox
-from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
+from tests.support.constants import A_MOMENT, CLUSTER, HOST, OWNER, POLICY
 from tests.support.deploys import ensure
 from tests.support.registry import delete_repository, new_calls
 
@@ -124,7 +125,7 @@ def test_a_repository_that_is_not_fresh_costs_one_read_and_no_write(
     ensure(project, ecr_configuration)
     sandbox.reset_calls()
 
-    repository = ensure(project, ecr_configuration, freshness=timedelta(0))
+    repository = ensure(project, ecr_configuration, freshness=A_MOMENT)
 
     assert new_calls(sandbox) == {"GetRepositoryPolicy": 1}
     assert repository.status == RepositoryStatus.IN_SYNC
@@ -189,7 +190,7 @@ def test_a_policy_changed_behind_our_back_is_corrected_and_the_text_that_was_the
     sandbox.client("ecr").set_repository_policy(repositoryName=repository.name, policyText=theirs)
     sandbox.reset_calls()
 
-    ensure(project, ecr_configuration, freshness=timedelta(0))
+    ensure(project, ecr_configuration, freshness=A_MOMENT)
 
     assert new_calls(sandbox) == {"GetRepositoryPolicy": 1, "SetRepositoryPolicy": 1}
     found, healed = RepositoryEvent.objects.filter(repository=repository).order_by("-id")[:2][::-1]
@@ -208,7 +209,7 @@ def test_a_policy_that_only_reads_differently_is_never_written(
     sandbox.client("ecr").set_repository_policy(repositoryName=repository.name, policyText=json.dumps(split))
     sandbox.reset_calls()
 
-    ensure(project, ecr_configuration, freshness=timedelta(0))
+    ensure(project, ecr_configuration, freshness=A_MOMENT)
 
     assert new_calls(sandbox) == {"GetRepositoryPolicy": 1}
 
@@ -1167,17 +1168,41 @@ def test_an_error_that_is_retryable_for_a_while_has_five_minutes(
     assert raised.value.retryable is retryable
 
 
-@pytest.mark.parametrize(("hours", "looked_at"), [(23, False), (25, True)])
-def test_details_are_looked_at_once_a_day(
-    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, hours: int, looked_at: bool
+@pytest.mark.parametrize(("hours", "looked_at"), [(2.9, False), (6.1, True)])
+def test_every_part_is_looked_at_once_in_a_full_pass(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox, hours: float, looked_at: bool
 ) -> None:
     ensure(project, ecr_configuration)
     Repository.objects.update(details_checked_at=Now() - timedelta(hours=hours))
     sandbox.reset_calls()
 
+    ensure(project, ecr_configuration, freshness=A_MOMENT)
+
+    assert ("GetLifecyclePolicy" in new_calls(sandbox)) is looked_at
+
+
+def test_repositories_that_were_read_together_are_due_one_after_the_other(ecr_configuration: Configuration) -> None:
+    read_at, digest = timezone.now(), ecr_configuration.desired_digest
+    rows = [Repository(pk=pk, details_checked_at=read_at, checked_digest=digest) for pk in range(1, 801)]
+
+    def due(hours: float) -> int:
+        now = read_at + timedelta(hours=hours)
+        return sum(
+            repositories.details_due(row, config=ecr_configuration.v4, desired_digest=digest, now=now) for row in rows
+        )
+
+    assert [due(hours) for hours in (3, 3.5, 4, 5, 6.01)] == [0, 100, 200, 500, 800]
+
+
+def test_a_deploy_that_always_wants_a_look_looks_at_everything(
+    project: Project, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    row = ensure(project, ecr_configuration)
+    sandbox.client("ecr").delete_lifecycle_policy(repositoryName=row.name)
+
     ensure(project, ecr_configuration, freshness=timedelta(0))
 
-    assert ("DescribeRepositories" in new_calls(sandbox)) is looked_at
+    assert sandbox.client("ecr").get_lifecycle_policy(repositoryName=row.name)["lifecyclePolicyText"]
 
 
 @pytest.mark.parametrize(("seconds", "found"), [(19, True), (60, False)])

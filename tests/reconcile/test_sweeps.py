@@ -18,6 +18,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection, connections
 from django.db.models import F
 from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from deployments.aws import clients
@@ -526,7 +527,7 @@ def test_refusals_are_counted_over_all_workers_of_a_chunk_because_one_alone_sees
     monkeypatch.setattr(chunks, "UNANSWERED_IN_A_ROW", 2 * chunks.THREADS_PER_CHUNK)
     fill(sandbox, fast, 60)
     sandbox.fault("error", "ecr:GetRepositoryPolicy", code="ThrottlingException")
-    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.SCHEDULE)
     assert sweep is not None
     monkeypatch.setattr(chunks.ChunkRun, "_throttled", _one_round(chunks.ChunkRun._throttled))
 
@@ -808,7 +809,45 @@ def test_the_command_with_a_name_looks_at_that_one_only(fast: Configuration, san
     names = fill(sandbox, fast, 3)
 
     assert reconcile(names[2])[1] == 0
-    assert calls(sandbox) == {"GetRepositoryPolicy": 1}
+    assert calls(sandbox)["GetRepositoryPolicy"] == 1
+    [*_, last] = [entry for entry in sandbox.journal() if entry["operation"] == "GetRepositoryPolicy"]
+    assert last["repository"] == names[2]
+
+
+@pytest.mark.parametrize("asked", ["reconcile NAME", "reconcile --all", "the button"])
+def test_a_look_that_a_person_asks_for_looks_at_every_part_and_writes_two_rows_at_rest(
+    asked: str, fast: Configuration, sandbox: Sandbox
+) -> None:
+    """E1: a deleted lifecycle policy and removed AWS tags were noticed by no look for up to 24 hours."""
+    name, other, *_ = fill(sandbox, fast, 3)
+    ecr = sandbox.client("ecr")
+    ecr.delete_lifecycle_policy(repositoryName=name)
+
+    def look() -> None:
+        if asked == "the button":
+            sweep_all(fast, trigger=SweepTrigger.PERSON, names=[name])
+        else:
+            assert reconcile(name if asked == "reconcile NAME" else "--all")[1] == 0
+
+    sweep_all(fast)
+    assert Repository.objects.get(name=name).status == RepositoryStatus.IN_SYNC  # a schedule reads the policies
+    look()
+    assert ecr.get_lifecycle_policy(repositoryName=name)["lifecyclePolicyText"]
+
+    look()  # stores the text as ECR has it
+    sandbox.reset_calls()
+    with CaptureQueriesContext(connection) as queries:
+        look()
+    number = 1 if asked != "reconcile --all" else 3
+    assert {each: count for each, count in calls(sandbox).items() if each != "DescribeRepositories"} == {
+        "GetRepositoryPolicy": number, "GetLifecyclePolicy": number, "ListTagsForResource": number,
+    }  # fmt: skip
+    written = [query["sql"] for query in queries if 'UPDATE "deployments_repository"' in query["sql"]]
+    if asked == "the button":  # a command works in a thread with a connection of its own
+        assert len(written) == 2  # that the sweep begins with it, and when it was read
+    row = Repository.objects.get(name=name)
+    assert row.details_checked_at == row.last_checked_at
+    assert other
 
 
 def test_a_dry_run_of_the_command_ends_with_three_where_something_would_change(
@@ -924,7 +963,7 @@ def test_at_a_low_rate_a_worker_stops_when_its_time_is_over_and_keeps_what_it_ha
         DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
         RECONCILE_CALLS_PER_SECOND="2",
     )
-    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.SCHEDULE)
     assert sweep is not None
     started = time.monotonic()
 

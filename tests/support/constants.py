@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 from deployments.access.audit import Actor, Trail
 
@@ -18,3 +19,5 @@ POLICY = json.dumps(
         "Statement": [{"Effect": "Allow", "Principal": {"AWS": CLUSTER}, "Action": PULL}],
     }
 )
+#: A freshness that every earlier look is older than. With 0 a deploy would read every part of the repository.
+A_MOMENT = timedelta(milliseconds=1)

@@ -10,8 +10,8 @@ from deployments.models import Sweep, SweepStatus, SweepTrigger
 from deployments.reconcile import sweep_record, sweeps
 
 
-def sweep_all(configuration: Configuration, **options: Any) -> Sweep:
-    sweep = sweep_record.start(trigger=SweepTrigger.PERSON, requested_by="tester", **options)
+def sweep_all(configuration: Configuration, *, trigger: SweepTrigger = SweepTrigger.SCHEDULE, **options: Any) -> Sweep:
+    sweep = sweep_record.start(trigger=trigger, requested_by="tester", **options)
     assert sweep is not None
     work_off(configuration, sweep)
     return sweep

