@@ -14,11 +14,13 @@ import time
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import SESSION_KEY, get_user_model, login
 from django.contrib.sessions.models import Session
 from django.db import transaction
 from django.db.models.functions import Now
 from django.http import HttpRequest
+from django.utils import timezone
 
 from deployments.access.audit import DONE, Actor, Trail, history
 from deployments.log import get_logger
@@ -53,15 +55,25 @@ def begin(request: HttpRequest, user: Any, *, by: str) -> None:
 
 
 def is_recent(request: HttpRequest) -> bool:
-    """Whether the person of this session has logged in within RECENT, by the clock of the web process."""
+    """Whether the person of this session has logged in within RECENT."""
     at = request.session.get(LOG_IN_AT)
-    return at is not None and 0 <= time.time() - at < RECENT.total_seconds()
+    return at is not None and is_within(at, RECENT.total_seconds())
+
+
+def is_within(at: float, seconds: float) -> bool:
+    """Whether a time that a session holds is less than so many seconds away, by the clock of this web process.
+
+    A time in the future counts too: another web process wrote it, and its clock may be ahead of this one.
+    """
+    return abs(time.time() - at) < seconds
 
 
 def logged_in(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:
     """Receiver of `user_logged_in`: store the session, with its line."""
     by: str | None = getattr(request, "log_in_by", None)
     request.session[LOG_IN_BY], request.session[LOG_IN_AT] = by, time.time()
+    # A time, not a duration, which would begin again with every change of the session, such as a new password.
+    request.session.set_expiry(timezone.now() + timedelta(seconds=settings.SESSION_COOKIE_AGE))
     with transaction.atomic():
         request.session.save()
         Trail(actor=Actor.person(user), request=request).record(ACTION, user, after={"by": by} if by else None)
@@ -109,12 +121,12 @@ def record_failed(user: Any, *, request: HttpRequest | None, after: dict[str, An
     log.warning("login.failed", address=address, user=user.pk if user is not None else None)
 
 
-def end_others(user: Any, trail: Trail) -> None:
+def end_others(user: Any, trail: Trail, *, also_mine: bool = False) -> None:
     """Delete the sessions of the person, with one line that has their number, in the open transaction of the change
-    that ends them: a new password, or an account that may no longer use the console. The session of the trail's
-    request stays.
+    that ends them: a new password, a removed link, or an account that may no longer use the console. The session of
+    the trail's request stays, unless `also_mine`.
     """
-    mine = trail.request.session.session_key if trail.request is not None else None
+    mine = trail.request.session.session_key if trail.request is not None and not also_mine else None
     live = Session.objects.filter(expire_date__gt=Now()).exclude(pk=mine)
     ended = [row.pk for row in live.iterator() if row.get_decoded().get(SESSION_KEY) == str(user.pk)]
     Session.objects.filter(pk__in=ended).delete()

@@ -21,14 +21,14 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.http import HttpRequest
 
-from deployments.access import sessions
+from deployments.access import keys, sessions
 from deployments.access.audit import Actor, Trail
 from deployments.access.groups import ADMIN
 from deployments.access.openid import Person
 from deployments.config import Configuration
 from deployments.errors import Refusal, refusal
 from deployments.log import get_logger
-from deployments.models import ActorKind, Identity
+from deployments.models import AccessKey, ActorKind, Identity
 
 log = get_logger(__name__)
 
@@ -112,8 +112,10 @@ def _log_in(person: Person, configuration: Configuration, request: HttpRequest) 
 
 
 def _identity(person: Person) -> Identity | None:
-    """The row, locked (on PostgreSQL), so that two log-ins of one person are one after the other."""
-    rows = Identity.objects.select_for_update(of=("self",)).select_related("user")
+    """The row and its account, locked (on PostgreSQL): two log-ins of one person are one after the other, and a log-in
+    does not overwrite what an administrator changes meanwhile.
+    """
+    rows = Identity.objects.select_for_update(of=("self", "user")).select_related("user")
     return rows.filter(issuer=person.issuer, subject=person.subject).first()
 
 
@@ -174,8 +176,14 @@ def _end_access(identity: Identity, person: Person, trail: Trail) -> None:
     User.objects.filter(pk=user.pk).update(is_active=False)
     after = {**_rights(user), "active": False, "by": BY, "groups_of_the_provider": list(person.groups[:20])}
     trail.record("change.user", user, before=_rights(user), after=after)
-    sessions.end_others(user, trail)  # or they would work again when the account is active again
+    # Or they would work again when the account is active again: also the session of this browser.
+    sessions.end_others(user, trail, also_mine=True)
     log.warning("sso.access_ended", user=user.pk)
+
+
+def activity_was_set(user: User) -> None:
+    """Somebody here has set whether the account is active, so no log-in makes it active again by itself."""
+    user.identities.update(access_ended_at=None)
 
 
 def _rights(user: User) -> dict[str, Any]:
@@ -205,12 +213,21 @@ def link(user: User, *, issuer: str, subject: str, trail: Trail) -> Identity:
 
 
 def unlink(identity: Identity, *, trail: Trail) -> bool:
-    """Remove a link. The account stays as it is. False if the link was removed before."""
-    with trail.change("unlink.identity", identity.user, before=_described(identity)) as line:
+    """Remove a link, end the account's other sessions, and revoke its keys that wait for a log-in by single sign-on:
+    without the link they would work again. The account and its other keys stay. False if the link was removed before.
+    """
+    user: User = identity.user
+    with trail.change("unlink.identity", user, before=_described(identity)) as line:
+        waiting = list(AccessKey.objects.filter(keys.not_ended(), keys.unseen(), user=user))
         removed, _ = Identity.objects.filter(pk=identity.pk).delete()
         if not removed:
             line.nothing_changed()
-    return removed > 0
+            return False
+        for key in waiting:
+            keys.revoke(key)
+            trail.record("revoke.key", key, before={"owner": str(user)})
+        sessions.end_others(user, trail)
+    return True
 
 
 def _described(identity: Identity) -> dict[str, Any]:

@@ -470,6 +470,74 @@ def test_an_account_that_an_administrator_made_inactive_stays_inactive(provider:
     assert not person().is_active
 
 
+def set_active(user: User, active: bool, browser: Client) -> None:
+    fields = {"username": user.username, "email": user.email, "is_staff": "on"} | (
+        {"is_active": "on"} if active else {}
+    )
+    assert browser.post(f"/admin/auth/user/{user.pk}/change/", fields).status_code == 302
+
+
+@pytest.mark.parametrize("by", ["administrator", "break_glass"])
+def test_an_account_that_lost_its_groups_once_stays_inactive_if_an_administrator_decides_so_later(
+    by: str, provider: Provider, sso: Configure, root: User, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sign_on(provider)
+    provider.people["248289761001"]["groups"] = []
+    sign_on(provider)
+    browser = logged_in(root)
+    if by == "administrator":
+        set_active(person(), True, browser)
+    else:
+        link_for("ada", capsys, "--activate")
+    set_active(person(), False, browser)
+    provider.people["248289761001"]["groups"] = ["staff"]
+
+    answer = sign_on(provider)
+
+    assert "Your account here is inactive" in answer.content.decode()
+    assert not person().is_active
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_log_in_does_not_undo_what_an_administrator_does_at_the_same_moment(
+    provider: Provider, sso: Configure
+) -> None:
+    sign_on(provider)
+    rights, threads = single_sign_on._rights, list[threading.Thread]()
+
+    def make_inactive() -> None:
+        User.objects.filter(username="ada").update(is_active=False)
+        connection.close()
+
+    def meanwhile(user: User) -> dict[str, Any]:
+        if not threads:
+            threads.append(threading.Thread(target=make_inactive))
+            threads[0].start()
+            threads[0].join(1)  # the change waits for the log-in
+        return rights(user)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(single_sign_on, "_rights", meanwhile)
+        sign_on(provider)
+    threads[0].join(30)
+
+    assert not person().is_active
+
+
+def test_a_log_in_without_a_group_ends_the_session_of_its_own_browser_for_good(
+    provider: Provider, sso: Configure
+) -> None:
+    browser = Client()
+    sign_on(provider, browser=browser)
+    provider.people["248289761001"]["groups"] = []
+
+    assert sign_on(provider, browser=browser).status_code == 403
+
+    User.objects.update(is_active=True)
+    assert browser.get("/admin/").status_code == 302
+    assert [line.after for line in lines("end_sessions.user")] == [{"sessions": 1}]
+
+
 def test_a_group_of_the_setting_that_does_not_exist_gives_nothing(
     provider: Provider, sso: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -605,6 +673,47 @@ def test_an_administrator_links_and_unlinks_with_the_rule_of_passwords(
     assert [line.action for line in AuditEntry.objects.filter(action__endswith=".identity")] == [
         "unlink.identity", "link.identity",
     ]  # fmt: skip
+
+
+def test_a_removed_link_ends_the_sessions_and_brings_no_ended_token_back(
+    provider: Provider, sso: Configure, root: User
+) -> None:
+    browser = Client()
+    sign_on(provider, browser=browser)
+    ada = person()
+    _, ended = keys.make_user_token(ada)
+    Identity.objects.update(seen_at=Now() - timedelta(days=31))
+    path, of_root = f"/admin/auth/user/{ada.pk}/single-sign-on/", logged_in(root)
+    assert of_root.post(path, {"unlink": "everything"}).status_code == 404
+
+    of_root.post(path, {"unlink": str(Identity.objects.get().pk)})
+
+    assert not Identity.objects.exists()
+    assert keys.authenticate(ended) is None
+    assert browser.get("/admin/").status_code == 302
+    assert [line.actor for line in lines("revoke.key") + lines("end_sessions.user")] == ["root@example.com"] * 2
+
+
+def test_a_removed_link_leaves_the_tokens_that_work(provider: Provider, sso: Configure, root: User) -> None:
+    sign_on(provider)
+    _, works = keys.make_user_token(person())
+
+    logged_in(root).post(f"/admin/auth/user/{person().pk}/single-sign-on/", {"unlink": str(Identity.objects.get().pk)})
+
+    assert keys.authenticate(works) is not None
+
+
+def test_an_account_with_a_link_to_an_earlier_issuer_can_be_linked(
+    provider: Provider, sso: Configure, root: User
+) -> None:
+    grace = User.objects.create_user("grace", password=PASSWORD, is_staff=True)
+    Identity.objects.create(user=grace, issuer="https://old.example.com", subject="1", made_by="test")
+    path, browser = f"/admin/auth/user/{grace.pk}/single-sign-on/", logged_in(root)
+
+    assert 'name="subject"' in browser.get(path).content.decode()
+    browser.post(path, {"subject": "248289761001"})
+    assert person() == grace
+    assert 'name="subject"' not in browser.get(path).content.decode()
 
 
 # ------------------------------------------------------------------------------------------- passwords switched off

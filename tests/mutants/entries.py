@@ -109,6 +109,40 @@ MUTANTS: tuple[Mutant, ...] = (
             "pass",
             _SSO + "test_who_has_lost_every_group_loses_sessions_and_keys_and_gets_them_back_with_a_group",
         ),
+        (
+            "_end_access",
+            "also_mine=True",
+            "",
+            _SSO + "test_a_log_in_without_a_group_ends_the_session_of_its_own_browser_for_good",
+        ),
+        (
+            "activity_was_set",
+            "user.identities.update(access_ended_at=None)",
+            "pass",
+            _SSO + "test_an_account_that_lost_its_groups_once_stays_inactive_if_an_administrator_decides_so_later",
+        ),
+        (
+            "unlink",
+            "keys.revoke(key)",
+            "pass",
+            _SSO + "test_a_removed_link_ends_the_sessions_and_brings_no_ended_token_back",
+        ),
+        (
+            "unlink",
+            "sessions.end_others(user, trail)",
+            "pass",
+            _SSO + "test_a_removed_link_ends_the_sessions_and_brings_no_ended_token_back",
+        ),
+    ),
+    *_in(
+        "deployments/access/single_sign_on.py",
+        (
+            "_identity",
+            'of=("self", "user")',
+            'of=("self",)',
+            _SSO + "test_a_log_in_does_not_undo_what_an_administrator_does_at_the_same_moment",
+        ),
+        postgresql=True,
     ),
     *_in(
         "deployments/access/keys.py",
@@ -214,6 +248,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "with transaction.atomic():",
             "if True:",
             "test_together.py::test_a_change_without_its_line_is_no_change_and_asking_again_does_both[login]",
+        ),
+        (
+            "logged_in",
+            "request.session.set_expiry(",
+            "str(",
+            "access/test_sessions.py::test_a_session_ends_eight_hours_after_its_log_in_whatever_its_person_changes",
         ),
         (
             "logged_out",
@@ -350,7 +390,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_is_open",
-            '0 <= time.time() - challenge["at"] < CHALLENGE_SECONDS',
+            'sessions.is_within(challenge["at"], CHALLENGE_SECONDS)',
             "True",
             "access/test_second_factor.py::test_a_challenge_is_for_five_minutes_and_for_its_own_answer",
         ),
@@ -401,7 +441,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_pending",
-            'time.time() - stored["at"] < PENDING_SECONDS',
+            'sessions.is_within(stored["at"], PENDING_SECONDS)',
             "1",
             "admin/test_second_factor.py::test_a_log_in_waits_ten_minutes_for_its_second_factor",
         ),
