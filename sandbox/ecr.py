@@ -15,6 +15,7 @@ from unicodedata import category
 from sandbox import documents
 from sandbox.aws import AWSError, Call, Change, invalid, model, partition_of, snake
 from sandbox.ecr_images import Images
+from sandbox.ecr_registry import RegistryItself
 from sandbox.ecr_tokens import Token, Tokens
 from sandbox.faults import Faults
 from sandbox.iam import IAM
@@ -48,6 +49,7 @@ class ECR:
         self._store, self._iam, self._faults = store, iam, faults
         self.tokens = Tokens()
         self.images = Images(store, self.tokens, self.repository)
+        self.own = RegistryItself(iam, self.registry, self.authorize)
         self._model = model("ecr")
 
     def answer(self, call: Call) -> dict[str, Any]:
@@ -55,7 +57,8 @@ class ECR:
         if call.operation not in self._model.operations:
             raise AWSError("UnknownOperationException", f"Unknown operation {call.operation}")
         name = f"do_{snake(call.operation)}"
-        operation = getattr(self, name, None) or getattr(self.images, name, None)
+        owners = (self, self.images, self.own)
+        operation = next((found for owner in owners if (found := getattr(owner, name, None))), None)
         if operation is None:
             raise AWSError("UnknownOperationException", f"The sandbox does not do ecr:{call.operation}")
         self._model.check(call.operation, call.params)
@@ -249,39 +252,7 @@ class ECR:
         repository.lifecycle = None
         return answer
 
-    # -- the registry itself --
-
-    def do_describe_registry(self, call: Call) -> dict[str, Any]:
-        registry = self.registry(call)
-        self.authorize(call, registry, "", "ecr:DescribeRegistry")
-        return {"registryId": registry.account, "replicationConfiguration": {"rules": []}}
-
-    def _registry_policy(self, call: Call, registry: Registry) -> dict[str, Any]:
-        self.authorize(call, registry, "", f"ecr:{call.operation}")
-        if registry.policy is None:
-            raise AWSError(
-                "RegistryPolicyNotFoundException",
-                f"Registry policy does not exist in the registry with id '{registry.account}'",
-            )
-        return {"registryId": registry.account, "policyText": registry.policy.text(self._iam)}
-
-    def do_get_registry_policy(self, call: Call) -> dict[str, Any]:
-        return self._registry_policy(call, self.registry(call))
-
-    def do_put_registry_policy(self, call: Call) -> dict[str, Any]:
-        registry = self.registry(call)
-        self.authorize(call, registry, "", "ecr:PutRegistryPolicy")
-        partition = partition_of(registry.region).name
-        registry.policy = documents.registry_policy(
-            str(call.params["policyText"]), model=self._model, iam=self._iam, partition=partition
-        )
-        return {"registryId": registry.account, "policyText": registry.policy.text(self._iam)}
-
-    def do_delete_registry_policy(self, call: Call) -> dict[str, Any]:
-        registry = self.registry(call)
-        answer = self._registry_policy(call, registry)
-        registry.policy = None
-        return answer
+    # -- the log-in --
 
     def do_get_authorization_token(self, call: Call) -> dict[str, Any]:
         self._iam.require(call, "ecr:GetAuthorizationToken", "*")
