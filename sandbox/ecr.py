@@ -15,7 +15,7 @@ from unicodedata import category
 from sandbox import documents
 from sandbox.aws import AWSError, Call, Change, invalid, model, partition_of, snake
 from sandbox.ecr_images import Images
-from sandbox.ecr_registry import RegistryItself
+from sandbox.ecr_registry import RegistryItself, enforced
 from sandbox.ecr_tokens import Token, Tokens
 from sandbox.faults import Faults
 from sandbox.iam import IAM
@@ -40,6 +40,7 @@ CHANGES = frozenset(
         "BatchDeleteImage",
         "PutRegistryPolicy",
         "DeleteRegistryPolicy",
+        "PutAccountSetting",
     }
 )
 
@@ -93,7 +94,8 @@ class ECR:
         A caller without permission gets the same error whether the repository exists or not.
         """
         repository = registry.repositories.get(name)
-        policies = [stored.policy for stored in (registry.policy, repository and repository.policy) if stored]
+        own = registry.policy if enforced(registry, action) else None
+        policies = [stored.policy for stored in (own, repository and repository.policy) if stored]
         context = dict(extra or {})
         if repository:
             for key, value in repository.tags.items():
@@ -211,8 +213,9 @@ class ECR:
             stored = documents.unchecked(text, partition=partition)
         else:
             stored = documents.repository_policy(text, model=self._model, iam=self._iam, partition=partition)
-        registry_policy = self.registry(call).policy
-        policies = [stored.policy, *([registry_policy.policy] if registry_policy else [])]
+        registry = self.registry(call)
+        own = registry.policy if enforced(registry, "ecr:SetRepositoryPolicy") else None
+        policies = [stored.policy, *([own.policy] if own else [])]
         if not call.params.get("force") and not self._keeps_control(call, repository, policies):
             # AWS's exact message is not verified.
             raise invalid("PolicyText", "The policy would prevent its own update; use the force flag to set it anyway")
