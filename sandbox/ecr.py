@@ -15,6 +15,7 @@ from unicodedata import category
 from sandbox import documents
 from sandbox.aws import AWSError, Call, Change, invalid, model, partition_of, snake
 from sandbox.ecr_images import Images
+from sandbox.ecr_registry import RegistryItself, enforced
 from sandbox.ecr_tokens import Token, Tokens
 from sandbox.faults import Faults
 from sandbox.iam import IAM
@@ -39,6 +40,7 @@ CHANGES = frozenset(
         "BatchDeleteImage",
         "PutRegistryPolicy",
         "DeleteRegistryPolicy",
+        "PutAccountSetting",
     }
 )
 
@@ -48,6 +50,7 @@ class ECR:
         self._store, self._iam, self._faults = store, iam, faults
         self.tokens = Tokens()
         self.images = Images(store, self.tokens, self.repository)
+        self.own = RegistryItself(iam, self.registry, self.authorize)
         self._model = model("ecr")
 
     def answer(self, call: Call) -> dict[str, Any]:
@@ -55,7 +58,8 @@ class ECR:
         if call.operation not in self._model.operations:
             raise AWSError("UnknownOperationException", f"Unknown operation {call.operation}")
         name = f"do_{snake(call.operation)}"
-        operation = getattr(self, name, None) or getattr(self.images, name, None)
+        owners = (self, self.images, self.own)
+        operation = next((found for owner in owners if (found := getattr(owner, name, None))), None)
         if operation is None:
             raise AWSError("UnknownOperationException", f"The sandbox does not do ecr:{call.operation}")
         self._model.check(call.operation, call.params)
@@ -90,7 +94,8 @@ class ECR:
         A caller without permission gets the same error whether the repository exists or not.
         """
         repository = registry.repositories.get(name)
-        policies = [stored.policy for stored in (registry.policy, repository and repository.policy) if stored]
+        own = registry.policy if enforced(registry, action) else None
+        policies = [stored.policy for stored in (own, repository and repository.policy) if stored]
         context = dict(extra or {})
         if repository:
             for key, value in repository.tags.items():
@@ -208,8 +213,9 @@ class ECR:
             stored = documents.unchecked(text, partition=partition)
         else:
             stored = documents.repository_policy(text, model=self._model, iam=self._iam, partition=partition)
-        registry_policy = self.registry(call).policy
-        policies = [stored.policy, *([registry_policy.policy] if registry_policy else [])]
+        registry = self.registry(call)
+        own = registry.policy if enforced(registry, "ecr:SetRepositoryPolicy") else None
+        policies = [stored.policy, *([own.policy] if own else [])]
         if not call.params.get("force") and not self._keeps_control(call, repository, policies):
             # AWS's exact message is not verified.
             raise invalid("PolicyText", "The policy would prevent its own update; use the force flag to set it anyway")
@@ -249,39 +255,7 @@ class ECR:
         repository.lifecycle = None
         return answer
 
-    # -- the registry itself --
-
-    def do_describe_registry(self, call: Call) -> dict[str, Any]:
-        registry = self.registry(call)
-        self.authorize(call, registry, "", "ecr:DescribeRegistry")
-        return {"registryId": registry.account, "replicationConfiguration": {"rules": []}}
-
-    def _registry_policy(self, call: Call, registry: Registry) -> dict[str, Any]:
-        self.authorize(call, registry, "", f"ecr:{call.operation}")
-        if registry.policy is None:
-            raise AWSError(
-                "RegistryPolicyNotFoundException",
-                f"Registry policy does not exist in the registry with id '{registry.account}'",
-            )
-        return {"registryId": registry.account, "policyText": registry.policy.text(self._iam)}
-
-    def do_get_registry_policy(self, call: Call) -> dict[str, Any]:
-        return self._registry_policy(call, self.registry(call))
-
-    def do_put_registry_policy(self, call: Call) -> dict[str, Any]:
-        registry = self.registry(call)
-        self.authorize(call, registry, "", "ecr:PutRegistryPolicy")
-        partition = partition_of(registry.region).name
-        registry.policy = documents.registry_policy(
-            str(call.params["policyText"]), model=self._model, iam=self._iam, partition=partition
-        )
-        return {"registryId": registry.account, "policyText": registry.policy.text(self._iam)}
-
-    def do_delete_registry_policy(self, call: Call) -> dict[str, Any]:
-        registry = self.registry(call)
-        answer = self._registry_policy(call, registry)
-        registry.policy = None
-        return answer
+    # -- the log-in --
 
     def do_get_authorization_token(self, call: Call) -> dict[str, Any]:
         self._iam.require(call, "ecr:GetAuthorizationToken", "*")

@@ -218,6 +218,7 @@ class Registry:
     repositories: dict[str, Repository] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     policy: Stored | None = None
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def arn(self) -> str:

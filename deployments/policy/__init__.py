@@ -6,6 +6,7 @@ code and tests means rule 5 of RULES.md in this folder, which has all twelve rul
 
 from deployments.policy.compare import Comparison, Grant, Level, compare
 from deployments.policy.document import Policy, PolicyError, Puzzle, Statement, parse
+from deployments.policy.effective import UNSEEN, Access, RegistryPolicy, effective
 from deployments.policy.evaluate import Answer, Holder, Verdict, can_pull, holders, may
 from deployments.policy.findings import IDS, Finding
 from deployments.policy.lint import MAX_CHARACTERS, Openness, lint, openness
@@ -14,6 +15,8 @@ from deployments.policy.lockout import Lockout, lockouts
 __all__ = [
     "IDS",
     "MAX_CHARACTERS",
+    "UNSEEN",
+    "Access",
     "Answer",
     "Comparison",
     "Finding",
@@ -25,10 +28,12 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Puzzle",
+    "RegistryPolicy",
     "Statement",
     "Verdict",
     "can_pull",
     "compare",
+    "effective",
     "holders",
     "lint",
     "lockouts",

@@ -4,8 +4,9 @@ If the policy and the given context do not settle the answer, it is “depends�
 the context may have any value or none; a key with the value None is known to be missing from the request.
 
 An account (12 digits, or its root ARN) means “a principal of that account whose own identity policy allows it too”.
-Only the repository policy is evaluated: identity policies, service control policies and the registry policy can still
-deny, and the principals of the registry's own account need no repository policy.
+`may`, `can_pull` and `holders` evaluate one policy; `effective.py` evaluates the repository policy together with the
+registry policy. Identity policies and service control policies can still deny, and the principals of the registry's own
+account need no repository policy.
 
 Every question has a budget of steps; where it is used up, the answer is “depends”.
 """
@@ -39,11 +40,16 @@ EVERY_REQUEST: dict[str, tuple[str, ...] | None] = {"aws:securetransport": ("tru
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The verdict with its reason. `statement`: the label of the statement that decides; None if no statement does."""
+    """The verdict with its reason. `statement`: the label of the statement that decides; None if no statement does.
+
+    `layer`: the policy of this statement, if several were evaluated. `denied`: this statement certainly denies.
+    """
 
     verdict: Verdict
     statement: str | None
     words: str
+    layer: str = ""
+    denied: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +78,19 @@ def may(policy: Policy, principal: str, action: str, context: Context | None = N
 def can_pull(policy: Policy, account: str, *, partition: str) -> Answer:
     """Whether a principal (usually an account id) may pull. A pull needs both pull actions."""
     return _question(policy, PULL, partition).of(caller_of(account, partition=partition), None, Budget())
+
+
+def pull_by(layers: Iterable[tuple[str, Policy]], principal: str, *, partition: str) -> Answer:
+    """Whether a principal may pull by several policies of one resource, which are evaluated as one.
+
+    `layers`: each policy with its name, by which the answer calls it. A part that is not understood makes the answer
+    “depends”.
+    """
+    found = [(layer, policy) for layer, policy in layers]
+    clauses = tuple(clause for layer, policy in found for clause in _clauses(policy, partition, layer))
+    puzzles = [f"{puzzle.words} (in the {layer})" for layer, policy in found for puzzle in policy.all_puzzles]
+    question = _asked(clauses, PULL, partition, puzzles[0] if puzzles else "")
+    return question.of(caller_of(principal, partition=partition), None, Budget())
 
 
 def holders(policy: Policy, actions: Iterable[str] = PULL, *, partition: str) -> tuple[Holder, ...]:
@@ -137,7 +156,11 @@ class _Question:
 
 
 def _question(policy: Policy, actions: frozenset[str], partition: str) -> _Question:
-    clauses = _clauses(policy, partition)
+    puzzle = policy.all_puzzles[0].words if policy.all_puzzles else ""
+    return _asked(_clauses(policy, partition), actions, partition, puzzle)
+
+
+def _asked(clauses: tuple[_Clause, ...], actions: frozenset[str], partition: str, puzzle: str) -> _Question:
     asked = tuple(sorted(action for action in actions if action in GRANTABLE or action not in KNOWN))
     alike = {tuple(clause.speaks_of(action) for clause in clauses): action for action in reversed(asked)}
     return _Question(
@@ -145,7 +168,7 @@ def _question(policy: Policy, actions: frozenset[str], partition: str) -> _Quest
         actions=actions,
         asked=asked,
         different=tuple(sorted(alike.values())),
-        puzzle=policy.all_puzzles[0].words if policy.all_puzzles else "",
+        puzzle=puzzle,
         partition=partition,
     )
 
@@ -172,11 +195,18 @@ class _Clause:
     condition: str
     of_account: Mapping[tuple[str | None, str | None], tuple[Subject, ...]]  # partition and account → its principals
     elsewhere: tuple[Subject, ...]  # the principals whose account is not in their name, and NotPrincipal
+    layer: str  # the policy of the statement, if several are evaluated together
     known: dict[str, bool] = field(default_factory=dict, compare=False)  # action → whether the statement is about it
 
     @property
     def label(self) -> str:
-        return words.shown(self.statement.label)
+        label = words.shown(self.statement.label)
+        return f"{label} of the {self.layer}" if self.layer else label
+
+    def decides(self, verdict: Verdict, text: str) -> Answer:
+        """The answer that this statement gives."""
+        denied = verdict == "no" and self.denies
+        return Answer(verdict=verdict, statement=self.statement.label, words=text, layer=self.layer, denied=denied)
 
     @property
     def denies(self) -> bool:
@@ -200,7 +230,7 @@ class _Clause:
 
 
 @functools.lru_cache(maxsize=64)
-def _clauses(policy: Policy, partition: str) -> tuple[_Clause, ...]:
+def _clauses(policy: Policy, partition: str, layer: str = "") -> tuple[_Clause, ...]:
     """Cached: a page asks about many principals of one policy."""
     clauses = []
     for statement in policy.statements:
@@ -226,6 +256,7 @@ def _clauses(policy: Policy, partition: str) -> tuple[_Clause, ...]:
                 condition=words.of_condition(condition).strip(),
                 of_account={place: tuple(some) for place, some in of_account.items()},
                 elsewhere=tuple(elsewhere),
+                layer=layer,
             )
         )
     return tuple(clauses)
@@ -280,7 +311,7 @@ def _one(clauses: tuple[_Clause, ...], meant: _Meant, action: str, who: str, wha
         applies, reason = meant.by(clause, action)
         if applies and clause.denies:
             text = f"{who} may not {what}: {clause.label} denies it."
-            return Answer(verdict="no", statement=clause.statement.label, words=text)
+            return clause.decides("no", text)
         if applies:
             allowed = allowed or clause
         elif applies is None:
@@ -291,16 +322,16 @@ def _one(clauses: tuple[_Clause, ...], meant: _Meant, action: str, who: str, wha
         if private is not None:
             text = f"{who} may not {what}: {private.label} allows it {private.condition}, and no request to ECR has"
             text += " a private address."
-            return Answer(verdict="no", statement=private.statement.label, words=text)
+            return private.decides("no", text)
         text = f"{who} may not {what}: no statement allows {words.shown(written(action))}."
         return Answer(verdict="no", statement=None, words=text)
     if perhaps_denied or not allowed:
         clause, reason = (perhaps_denied or perhaps_allowed)[0]
         verb = "denies" if clause.denies else "allows"
         text = f"It depends whether {who} may {what}: {clause.label} {verb} it {reason}."
-        return Answer(verdict="depends", statement=clause.statement.label, words=text)
+        return clause.decides("depends", text)
     text = f"{who} may {what}: {allowed.label} allows it."
-    return Answer(verdict="yes", statement=allowed.statement.label, words=text)
+    return allowed.decides("yes", text)
 
 
 # ------------------------------------------------------------------------------------------------------- principals

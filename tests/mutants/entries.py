@@ -16,6 +16,7 @@ def _in(module: str, *entries: tuple[str, ...], postgresql: bool = False) -> lis
     ]
 
 
+_EFFECTIVE = "policy/test_effective.py::"
 _SSO = "access/test_single_sign_on.py::"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -2077,6 +2078,59 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/policy/effective.py",
+        (
+            "_effective",
+            "(repository is None or not registry_read)",
+            "False",
+            _EFFECTIVE + "test_a_registry_policy_that_could_not_be_read_makes_every_answer_but_a_deny_unknown",
+        ),
+        (
+            "_effective",
+            'not (answer.verdict == "no" and answer.denied) and',
+            'answer.verdict == "yes" and',
+            _EFFECTIVE + "test_a_registry_policy_that_could_not_be_read_makes_every_answer_but_a_deny_unknown",
+        ),
+        (
+            "_effective",
+            "if theirs and not scope:",
+            "if False:",
+            _EFFECTIVE + "test_an_unread_scope_leaves_a_deny_undecided_and_changes_nothing_where_both_scopes_agree",
+        ),
+        (
+            "_of_registry",
+            'or registry.scope == "V1"',
+            "",
+            _EFFECTIVE + "test_scope_v1_is_not_about_pulls",
+        ),
+        (
+            "_asked",
+            "if any(policy.all_puzzles for _, policy in found):",
+            "if False:",
+            _EFFECTIVE
+            + "test_a_registry_policy_that_is_not_understood_makes_it_depend_and_a_deny_of_the_repository_stays_certain",
+        ),
+        (
+            "_about",
+            "if policy.puzzles:",
+            "if False:",
+            _EFFECTIVE
+            + "test_a_registry_policy_that_is_not_understood_makes_it_depend_and_a_deny_of_the_repository_stays_certain",
+        ),
+        (
+            "_is",
+            'if all("*" not in segment[:-1] for segment in segments) else None',
+            "",
+            _EFFECTIVE + "test_a_statement_of_the_registry_counts_for_the_repositories_that_its_resource_names",
+        ),
+        (
+            "_names",
+            "named if plain is not None or named is None else not named",
+            "named",
+            "sandbox/test_effective_access.py::test_our_answer_of_two_policies_is_what_a_pull_finds",
+        ),
+    ),
+    *_in(
         "deployments/policy/evaluate.py",
         (
             "_is_impossible",
@@ -2085,7 +2139,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "policy/test_evaluate.py::test_a_name_that_no_principal_has_is_never_a_yes",
         ),
         (
-            "_question",
+            "_asked",
             "if action in GRANTABLE or action not in KNOWN",
             "if True",
             "policy/test_evaluate.py::test_no_repository_policy_allows_an_action_on_the_whole_account",

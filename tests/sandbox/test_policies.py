@@ -9,7 +9,7 @@ import pytest
 
 from sandbox import images
 from sandbox.control import Sandbox
-from tests.sandbox.asking import CLUSTER, HOST, OWNER, PULL, keys, policy, refused, statement
+from tests.sandbox.asking import CLUSTER, HOST, OWNER, PULL, keys, policy, refused, session_policy, statement
 
 
 def stored(ecr: Any, repository: str) -> Any:
@@ -221,6 +221,52 @@ def test_a_registry_policy_can_open_every_repository(sandbox: Sandbox, ecr: Any,
     assert cluster.list_images(registryId=OWNER, repositoryName=repository)["imageIds"] == []
     with refused("InvalidParameterException"):
         ecr.put_registry_policy(policyText=policy(statement(action="ecr:ListImages")))
+
+
+def test_under_scope_v1_the_registry_policy_does_not_decide_about_pulls(
+    sandbox: Sandbox, ecr: Any, repository: str
+) -> None:
+    images.push(images.build(), sandbox.url, *sandbox.login(), repository, "v1")
+    ecr.set_repository_policy(repositoryName=repository, policyText=policy())
+    ecr.put_registry_policy(policyText=policy(statement(action=tuple(PULL), effect="Deny", Resource="*")))
+    cluster, login = sandbox.client("ecr", "cluster"), sandbox.login("cluster")
+    assert ecr.get_account_setting(name="REGISTRY_POLICY_SCOPE")["value"] == "V2"
+    with refused("AccessDeniedException"):
+        cluster.batch_get_image(registryId=OWNER, repositoryName=repository, imageIds=[{"imageTag": "v1"}])
+
+    ecr.put_account_setting(name="REGISTRY_POLICY_SCOPE", value="V1")
+
+    assert ecr.get_account_setting(name="REGISTRY_POLICY_SCOPE")["value"] == "V1"
+    assert images.pull(sandbox.url, *login, repository, "v1", registry=HOST) == images.build()
+    # Another region has its own setting.
+    elsewhere = sandbox.client("ecr", region="eu-west-1")
+    assert elsewhere.get_account_setting(name="REGISTRY_POLICY_SCOPE")["value"] == "V2"
+
+
+def test_scope_v1_still_decides_who_may_create_repositories(sandbox: Sandbox, ecr: Any) -> None:
+    ecr.put_account_setting(name="REGISTRY_POLICY_SCOPE", value="V1")
+    cluster = sandbox.client("ecr", "cluster")
+    with refused("AccessDeniedException"):
+        cluster.create_repository(registryId=OWNER, repositoryName="theirs")
+
+    ecr.put_registry_policy(policyText=policy(statement(action="ecr:CreateRepository", Resource="*")))
+    cluster.create_repository(registryId=OWNER, repositoryName="theirs")
+
+    with refused("InvalidParameterException"):
+        ecr.put_registry_policy(policyText=policy(statement(action="ecr:BatchGetImage", Resource="*")))
+
+
+def test_account_settings_have_known_names_and_values_and_need_permission(sandbox: Sandbox, ecr: Any) -> None:
+    with refused("InvalidParameterException"):
+        ecr.get_account_setting(name="NO_SUCH_SETTING")
+    with refused("InvalidParameterException"):
+        ecr.put_account_setting(name="REGISTRY_POLICY_SCOPE", value="V3")
+    token = sandbox.client("sts").get_federation_token(Name="reader", Policy=session_policy("ecr:GetAccountSetting"))
+    narrow = sandbox.client("ecr", keys(token))
+
+    narrow.get_account_setting(name="REGISTRY_POLICY_SCOPE")
+    with refused("AccessDeniedException"):
+        narrow.put_account_setting(name="REGISTRY_POLICY_SCOPE", value="V1")
 
 
 @pytest.mark.parametrize(
