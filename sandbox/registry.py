@@ -141,7 +141,7 @@ class RegistryV2:
             case "PutManifest":
                 return self._put_manifest(call, repository, target)
             case "GetBlob" | "HeadBlob":
-                return _get_blob(repository, target.digest)
+                return _get_blob(repository, target.digest, self._store.now())
             case "ListTags":
                 tags = {"name": repository.name, "tags": sorted(repository.image_tags)}
                 return Response(200, json.dumps(tags).encode(), {"Content-Type": "application/json"})
@@ -167,7 +167,8 @@ class RegistryV2:
         reference = target.reference
         by_digest = DIGEST.fullmatch(reference)
         image = repository.find(digest=reference) if by_digest else repository.find(tag=reference)
-        if image is None:
+        # An archived image is a 404 (User Guide, "Archiving an image"); its code and message are not documented.
+        if image is None or not repository.pullable(image, self._store.now()):
             raise AWSError("MANIFEST_UNKNOWN", "Requested image not found", 404)
         image.pulled = self._store.now()
         return Response(200, image.manifest, {"Content-Type": image.media_type, "Docker-Content-Digest": image.digest})
@@ -241,9 +242,9 @@ def _query(request: Request, name: str) -> str:
     return parse_qs(request.query).get(name, [""])[0] if request.query else ""
 
 
-def _get_blob(repository: Repository, digest: str) -> Response:
+def _get_blob(repository: Repository, digest: str, now: float) -> Response:
     content = repository.layers.get(digest)
-    if content is None:
+    if content is None or repository.availability(digest, now) == "ARCHIVED":
         raise AWSError("BLOB_UNKNOWN", "The layer does not exist in the repository", 404)
     return Response(200, content, {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest})
 

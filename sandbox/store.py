@@ -14,13 +14,14 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from sandbox.aws import AWSError, partition_of
 from sandbox.documents import Stored
 
 MAX_REPOSITORIES = 100_000
 MAX_LAYER = 64 * 1024 * 1024
+RESTORE_SECONDS = 20 * 60  # "up to 20 minutes" (User Guide, "Restoring an image"); here always the whole time
 TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 INDEXES = {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
@@ -32,7 +33,7 @@ def digest_of(content: bytes) -> str:
 
 @dataclass(slots=True)
 class Image:
-    """A pushed manifest."""
+    """A pushed manifest. ``archived`` and ``activated``: when it was last archived, when its last restore ends."""
 
     digest: str
     manifest: bytes
@@ -40,6 +41,14 @@ class Image:
     pushed: float
     pulled: float | None = None
     content: dict[str, Any] = field(default_factory=dict)
+    storage: Literal["STANDARD", "ARCHIVE"] = "STANDARD"
+    archived: float | None = None
+    activated: float | None = None
+
+    def status(self, now: float) -> Literal["ACTIVE", "ARCHIVED", "ACTIVATING"]:
+        if self.storage == "ARCHIVE":
+            return "ARCHIVED"
+        return "ACTIVATING" if self.activated is not None and self.activated > now else "ACTIVE"
 
     def layers(self) -> list[dict[str, Any]]:
         """The descriptors of config and layers, without child manifests."""
@@ -114,6 +123,36 @@ class Repository:
             return None
         return self.images.get(found)
 
+    def pullable(self, image: Image | None, now: float) -> bool:
+        """Whether a pull gets the image. At AWS an archived image answers 404 until its restore has ended."""
+        return image is not None and image.status(now) == "ACTIVE"
+
+    def availability(self, layer: str, now: float) -> Literal["AVAILABLE", "UNAVAILABLE", "ARCHIVED"]:
+        """A layer is archived if images have it and none of them is active."""
+        if layer not in self.layers:
+            return "UNAVAILABLE"
+        if all(image.archived is None for image in self.images.values()):
+            return "AVAILABLE"
+        users = [each for each in self.images.values() if any(part.get("digest") == layer for part in each.layers())]
+        archived = users and all(each.status(now) != "ACTIVE" for each in users)
+        return "ARCHIVED" if archived else "AVAILABLE"
+
+    def transition(self, image: Image, storage: str, now: float) -> None:
+        """Archives or restores an image. Raises ImageStorageClassUpdateNotSupportedException.
+
+        Which transitions ECR refuses is documented only for a child of an index: it can be archived only after the
+        index. Here a transition to the class that the image already has, or during a restore, is refused too.
+        """
+        indexes = (each for each in self.images.values() if image.digest in each.children())
+        if image.storage == storage or image.status(now) == "ACTIVATING":
+            raise _unsupported(image, f"is {image.status(now)}")
+        if storage == "ARCHIVE":
+            if any(each.storage == "STANDARD" for each in indexes):
+                raise _unsupported(image, "is referenced by a manifest list that is not archived")
+            image.storage, image.archived = "ARCHIVE", now
+        else:
+            image.storage, image.activated = "STANDARD", now + RESTORE_SECONDS
+
     def put_layer(self, digest: str, content: bytes) -> None:
         """Stores a layer. Raises AWSError if it is too large or its digest is wrong."""
         if len(content) > MAX_LAYER:
@@ -147,14 +186,16 @@ class Repository:
             )
         image = Image(real, manifest, kind, pushed=now, content=content)
         self._check_references(image, where)
-        current = self.image_tags.get(tag) if tag is not None else None
+        known, current = self.images.get(real), self.image_tags.get(tag) if tag is not None else None
         if tag is not None and current is not None and current != real and self.is_immutable(tag):
             raise AWSError(
                 "ImageTagAlreadyExistsException",
                 f"The image tag '{tag}' already exists in the '{self.name}' repository and cannot be overwritten "
                 "because the tag is immutable.",
             )
-        if real in self.images and (tag is None or current == real):
+        if known is not None and known.status(now) != "ACTIVE":  # a push restores an archived image at once
+            known.storage, known.activated = "STANDARD", now
+        elif known is not None and (tag is None or current == real):
             raise AWSError(
                 "ImageAlreadyExistsException", f"Image with digest '{real}' and tag '{tag}' already exists {where}"
             )
@@ -188,6 +229,10 @@ class Repository:
 
 def _is_descriptor(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("digest"), str) and isinstance(value.get("size"), int)
+
+
+def _unsupported(image: Image, why: str) -> AWSError:
+    return AWSError("ImageStorageClassUpdateNotSupportedException", f"The image '{image.digest}' {why}")
 
 
 def _bad_manifest(why: str) -> AWSError:
