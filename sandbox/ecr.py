@@ -38,6 +38,7 @@ CHANGES = frozenset(
         "UntagResource",
         "PutImage",
         "BatchDeleteImage",
+        "UpdateImageStorageClass",
         "PutRegistryPolicy",
         "DeleteRegistryPolicy",
         "PutAccountSetting",

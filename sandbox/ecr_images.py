@@ -11,6 +11,7 @@ import binascii
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from sandbox import image_events
 from sandbox.aws import AWSError, Call, invalid
 from sandbox.ecr_tokens import Tokens
 from sandbox.store import DIGEST, Image, Repository, Store
@@ -65,11 +66,10 @@ class Images:
             "imageManifestMediaType": image.media_type,
             "imageStatus": image.status(now),
         }
-        config = image.content.get("config")
         active_since = image.activated if image.activated is not None and image.activated <= now else None
         more = {
             "imageTags": repository.tags_of(image.digest) or None,
-            "artifactMediaType": config.get("mediaType") if isinstance(config, dict) else None,
+            "artifactMediaType": image.artifact_type,
             "lastRecordedPullTime": image.pulled,
             "lastArchivedAt": image.archived,
             "lastActivatedAt": active_since,
@@ -142,20 +142,22 @@ class Images:
                 del repository.image_tags[tag]
             if last:  # deleting its last tag deletes the image
                 del repository.images[image.digest]
+            call.events += image_events.deleted(repository, image, goes)
             deleted += [{"imageDigest": image.digest, "imageTag": tag} for tag in goes] or [
                 {"imageDigest": image.digest}
             ]
         return {"imageIds": deleted, "failures": failures}
 
     def do_put_image(self, call: Call) -> dict[str, Any]:
-        repository, params = self._repository(call), call.params
+        repository, params, now = self._repository(call), call.params, self._store.now()
         image = repository.put_image(
             str(params["imageManifest"]).encode(),
             params.get("imageManifestMediaType"),
             tag=params.get("imageTag"),
             digest=params.get("imageDigest"),
-            now=self._store.now(),
+            now=now,
         )
+        call.events += image_events.pushed(repository, image, params.get("imageTag"), now)
         image_id = {"imageDigest": image.digest, **({"imageTag": params["imageTag"]} if "imageTag" in params else {})}
         return {"image": _shown(repository, image, image_id)}
 
@@ -167,6 +169,10 @@ class Images:
         if image is None:
             raise _image_not_found(repository, wanted)
         repository.transition(image, str(call.params["targetStorageClass"]), now)
+        if image.storage == "ARCHIVE":
+            call.events.append(image_events.transitioned(repository, image))
+        elif image.activated is not None:
+            self._store.restores.append((repository, image, image.activated))
         image_id = {"imageDigest": image.digest, **({"imageTag": wanted["imageTag"]} if "imageTag" in wanted else {})}
         return {**_named(repository), "imageId": image_id, "imageStatus": image.status(now)}
 

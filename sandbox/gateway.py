@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-from sandbox import registry, signature
+from sandbox import image_events, registry, signature
 from sandbox.aws import AWSError, Call, to_xml
 from sandbox.ecr import ECR
 from sandbox.events import Events
@@ -60,6 +60,10 @@ class World:
         """The sandbox's time in epoch seconds: real time plus what the control API has added."""
         return time.time() + self.offset
 
+    def settle(self) -> None:
+        """Does what the clock has made due: sends the events of the restores that have ended."""
+        self.events.emit(image_events.transitioned(*each) for each in self.store.restored())
+
 
 class Gateway:
     def __init__(self) -> None:
@@ -69,6 +73,7 @@ class Gateway:
         """The answer to a request: of AWS's APIs, of the registry, or of the control API."""
         path = request.path
         try:
+            self.world.settle()
             if path == "/v2" or path.startswith("/v2/"):
                 return self._data_plane(request)
             if path.startswith("/_sandbox/"):
@@ -206,6 +211,7 @@ class Gateway:
                 }
             case "POST clock":
                 world.offset += float(body["advance"])
+                world.settle()
                 return {"offset": world.offset}
             case "POST events":
                 return world.events.subscribe(body, request)
@@ -228,8 +234,7 @@ def _run(
     if inspect.isawaitable(answer):
         return _run_later(world, call, answer, refuse)
     world.journal.ended(call, outcome)
-    if call.change is not None:
-        world.events.emit(call, call.change)
+    world.events.emit_call(call)
     return answer
 
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
+from sandbox import image_events
 from sandbox.aws import AWSError, Call, Change, partition_of, registry_of
 from sandbox.ecr import ECR
 from sandbox.iam import IAM
@@ -176,9 +177,10 @@ class RegistryV2:
     def _put_manifest(self, call: Call, repository: Repository, target: Target) -> Response:
         by_digest = bool(re.match(r"[a-z0-9]+:", target.reference))
         tag, digest = (None, target.reference) if by_digest else (target.reference, None)
-        kind = call.request.headers.get("content-type", "").partition(";")[0].strip()
+        kind, now = call.request.headers.get("content-type", "").partition(";")[0].strip(), self._store.now()
         try:
-            image = repository.put_image(call.request.body, kind or None, tag=tag, digest=digest, now=self._store.now())
+            image = repository.put_image(call.request.body, kind or None, tag=tag, digest=digest, now=now)
+            call.events += image_events.pushed(repository, image, tag, now)
             call.change = _put_image(repository, image, tag)
         except AWSError as error:
             if error.code != "ImageAlreadyExistsException":

@@ -55,6 +55,19 @@ class Image:
         config = self.content.get("config")
         return ([config] if isinstance(config, dict) else []) + list(self.content.get("layers", []))
 
+    @property
+    def artifact_type(self) -> str | None:
+        """The artifact's media type: its own, or that of its config."""
+        config = self.content.get("config")
+        kind = self.content.get("artifactType") or (config.get("mediaType") if isinstance(config, dict) else None)
+        return kind if isinstance(kind, str) else None
+
+    @property
+    def subject(self) -> str | None:
+        """The digest of the image that this referrer is about."""
+        subject = self.content.get("subject")
+        return subject.get("digest") if isinstance(subject, dict) else None
+
     def children(self) -> list[str]:
         """The digests of the child manifests of an index."""
         return [str(each.get("digest")) for each in self.content.get("manifests", [])]
@@ -294,12 +307,13 @@ class Registry:
 
 
 class Store:
-    """All registries, and the running uploads."""
+    """All registries, the running uploads, and the running restores with their ends."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self._registries: dict[tuple[str, str], Registry] = {}
         self.uploads: dict[str, Upload] = {}
+        self.restores: list[tuple[Repository, Image, float]] = []
 
     def registry(self, account: str, region: str) -> Registry:
         """The registry of an account in a region, which exists from the first call on."""
@@ -308,6 +322,14 @@ class Store:
         if found is None:
             found = self._registries[key] = Registry(account, region)
         return found
+
+    def restored(self) -> list[tuple[Repository, Image]]:
+        """The images whose restore has ended since the last call of this method."""
+        now = self.now()
+        due = [each for each in self.restores if each[2] <= now]
+        self.restores = [each for each in self.restores if each[2] > now]
+        # Without images that were deleted, archived again, or pushed in the meantime.
+        return [(where, image) for where, image, end in due if image.storage == "STANDARD" and image.activated == end]
 
     def start_upload(self, repository: Repository) -> str:
         """Starts an upload and returns its id."""
