@@ -59,7 +59,7 @@ class Images:
     def _detail(self, repository: Repository, image: Image) -> dict[str, Any]:
         now = self._store.now()
         detail: dict[str, Any] = {
-            **_named(repository),
+            **repository.named,
             "imageDigest": image.digest,
             "imageSizeInBytes": repository.size_of(image),
             "imagePushedAt": image.pushed,
@@ -174,7 +174,7 @@ class Images:
         elif image.activated is not None:
             self._store.restores.append((repository, image, image.activated))
         image_id = {"imageDigest": image.digest, **({"imageTag": wanted["imageTag"]} if "imageTag" in wanted else {})}
-        return {**_named(repository), "imageId": image_id, "imageStatus": image.status(now)}
+        return {**repository.named, "imageId": image_id, "imageStatus": image.status(now)}
 
     # -- layers --
 
@@ -244,7 +244,7 @@ class Images:
                 f"The part must start at byte {len(content)} and have as many bytes as it says",
             )
         content += part
-        return {**_named(repository), "uploadId": params["uploadId"], "lastByteReceived": len(content) - 1}
+        return {**repository.named, "uploadId": params["uploadId"], "lastByteReceived": len(content) - 1}
 
     def do_complete_layer_upload(self, call: Call) -> dict[str, Any]:
         repository, digests = self._repository(call), call.params["layerDigests"]
@@ -255,11 +255,7 @@ class Images:
             raise AWSError("LayerAlreadyExistsException", f"The layer with digest '{digests[0]}' already exists")
         repository.put_layer(digests[0], bytes(content))
         del self._store.uploads[str(call.params["uploadId"])]
-        return {**_named(repository), "uploadId": call.params["uploadId"], "layerDigest": digests[0]}
-
-
-def _named(repository: Repository) -> dict[str, Any]:
-    return {"registryId": repository.account, "repositoryName": repository.name}
+        return {**repository.named, "uploadId": call.params["uploadId"], "layerDigest": digests[0]}
 
 
 def _find(repository: Repository, image_id: dict[str, str]) -> Image | None:
@@ -280,7 +276,7 @@ def _spelled(image_id: dict[str, str]) -> str:
 
 def _shown(repository: Repository, image: Image, image_id: dict[str, str]) -> dict[str, Any]:
     return {
-        **_named(repository),
+        **repository.named,
         "imageId": image_id,
         "imageManifest": image.manifest.decode(),
         "imageManifestMediaType": image.media_type,

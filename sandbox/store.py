@@ -107,6 +107,16 @@ class Repository:
     def uri(self) -> str:
         return f"{self.account}.dkr.ecr.{self.region}.{partition_of(self.region).suffix}/{self.name}"
 
+    @property
+    def named(self) -> dict[str, str]:
+        """How ECR's answers name the repository."""
+        return {"registryId": self.account, "repositoryName": self.name}
+
+    @property
+    def where(self) -> str:
+        """How ECR's messages name the repository."""
+        return f"for the repository with name '{self.name}' in the registry with id '{self.account}'"
+
     def tags_of(self, digest: str) -> list[str]:
         return [tag for tag, each in self.image_tags.items() if each == digest]
 
