@@ -52,7 +52,7 @@ class ECR:
         self._store, self._iam, self._faults = store, iam, faults
         self.tokens = Tokens()
         self.images = Images(store, self.tokens, self.repository)
-        self.lifecycle = Lifecycle(store, self.repository)
+        self.lifecycle = Lifecycle(store, self.tokens, faults, self.repository)
         self.own = RegistryItself(iam, self.registry, self.authorize)
         self._model = model("ecr")
 

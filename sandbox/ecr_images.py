@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from sandbox import image_events
 from sandbox.aws import AWSError, Call, invalid
 from sandbox.ecr_tokens import Tokens
 from sandbox.store import DIGEST, Image, Repository, Store
 
-T = TypeVar("T")
 URL_SECONDS = 3600
 
 
@@ -43,7 +42,7 @@ class Images:
                     found.append(image)
             return {"imageDetails": [self._detail(repository, image) for image in found]}
         images = [each for each in repository.images.values() if self._chosen(call, repository, each)]
-        page, token = self._page(call, images, lambda image: image.digest)
+        page, token = self._tokens.page(call, images, lambda image: image.digest)
         return {"imageDetails": [self._detail(repository, image) for image in page], **token}
 
     def _chosen(self, call: Call, repository: Repository, image: Image) -> bool:
@@ -85,21 +84,8 @@ class Images:
                 ids += [{"imageDigest": image.digest, "imageTag": tag} for tag in tags] or [
                     {"imageDigest": image.digest}
                 ]
-        page, token = self._page(call, ids, lambda each: each["imageDigest"] + each.get("imageTag", ""))
+        page, token = self._tokens.page(call, ids, lambda each: each["imageDigest"] + each.get("imageTag", ""))
         return {"imageIds": page, **token}
-
-    def _page(self, call: Call, items: Iterable[T], key: Callable[[T], str]) -> tuple[list[T], dict[str, str]]:
-        after = ""
-        if call.params.get("nextToken") is not None:
-            content = self._tokens.verify(str(call.params["nextToken"])) or {}
-            if content.get("of") != call.operation:
-                raise AWSError("InvalidParameterException", "Invalid parameter at 'nextToken'")
-            after = str(content["after"])
-        size = call.params.get("maxResults") or 100
-        rest = sorted((item for item in items if key(item) > after), key=key)
-        if len(rest) <= size:
-            return rest, {}
-        return rest[:size], {"nextToken": self._tokens.sign({"of": call.operation, "after": key(rest[size - 1])})}
 
     def do_batch_get_image(self, call: Call) -> dict[str, Any]:
         repository = self._repository(call)
@@ -138,10 +124,10 @@ class Images:
                     _image_failure(each, "ImageReferencedByManifestList", "Requested image referenced by manifest list")
                 )
                 continue
-            for tag in goes:
-                del repository.image_tags[tag]
             if last:  # deleting its last tag deletes the image
-                del repository.images[image.digest]
+                repository.remove(image)
+            else:
+                del repository.image_tags[goes[0]]
             call.events += image_events.deleted(repository, image, goes)
             deleted += [{"imageDigest": image.digest, "imageTag": tag} for tag in goes] or [
                 {"imageDigest": image.digest}

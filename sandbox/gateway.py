@@ -14,6 +14,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -63,6 +64,13 @@ class World:
     def settle(self) -> None:
         """Does what the clock has made due: sends the events of the restores that have ended."""
         self.events.emit(image_events.transitioned(*each) for each in self.store.restored())
+
+    def expire(self, names: str) -> dict[str, int]:
+        """Runs the lifecycle policies of the repositories with these names (a glob) now. Returns how many."""
+        chosen = [each for each in self.store.repositories() if each.lifecycle and fnmatchcase(each.name, names)]
+        for repository in chosen:
+            self.events.emit(self.ecr.lifecycle.run(repository))
+        return {"evaluated": len(chosen)}
 
 
 class Gateway:
@@ -212,7 +220,11 @@ class Gateway:
             case "POST clock":
                 world.offset += float(body["advance"])
                 world.settle()
+                for each in world.ecr.lifecycle.due():
+                    world.events.emit(world.ecr.lifecycle.run(each))
                 return {"offset": world.offset}
+            case "POST lifecycle":
+                return world.expire(str(body.get("repository", "*")))
             case "POST events":
                 return world.events.subscribe(body, request)
             case _:

@@ -22,6 +22,8 @@ from sandbox.documents import Stored
 MAX_REPOSITORIES = 100_000
 MAX_LAYER = 64 * 1024 * 1024
 RESTORE_SECONDS = 20 * 60  # "up to 20 minutes" (User Guide, "Restoring an image"); here always the whole time
+# How long ECR keeps the results of a preview before it says EXPIRED is not documented.
+PREVIEW_KEPT_SECONDS = 24 * 3600
 TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 INDEXES = {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
@@ -79,6 +81,23 @@ class Upload:
     content: bytearray = field(default_factory=bytearray)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """A preview of a lifecycle policy, with the results that it shows from ``ready`` on."""
+
+    text: str
+    ready: float
+    failed: bool
+    results: list[dict[str, Any]]
+
+    def status(self, now: float) -> Literal["IN_PROGRESS", "COMPLETE", "EXPIRED", "FAILED"]:
+        if now < self.ready:
+            return "IN_PROGRESS"
+        if self.failed:
+            return "FAILED"
+        return "COMPLETE" if now < self.ready + PREVIEW_KEPT_SECONDS else "EXPIRED"
+
+
 @dataclass(slots=True, kw_only=True)
 class Repository:
     """One repository with its content and policies."""
@@ -95,6 +114,7 @@ class Repository:
     policy: Stored | None = None
     lifecycle: str | None = None
     lifecycle_at: float = 0.0
+    preview: Preview | None = None
     images: dict[str, Image] = field(default_factory=dict)
     image_tags: dict[str, str] = field(default_factory=dict)
     layers: dict[str, bytes] = field(default_factory=dict)
@@ -175,6 +195,14 @@ class Repository:
             image.storage, image.archived = "ARCHIVE", now
         else:
             image.storage, image.activated = "STANDARD", now + RESTORE_SECONDS
+
+    def remove(self, image: Image) -> list[str]:
+        """Deletes an image. Returns its tags."""
+        tags = self.tags_of(image.digest)
+        for tag in tags:
+            del self.image_tags[tag]
+        del self.images[image.digest]
+        return tags
 
     def put_layer(self, digest: str, content: bytes) -> None:
         """Stores a layer. Raises AWSError if it is too large or its digest is wrong."""
@@ -332,6 +360,10 @@ class Store:
         if found is None:
             found = self._registries[key] = Registry(account, region)
         return found
+
+    def repositories(self) -> list[Repository]:
+        """The repositories of all registries."""
+        return [each for registry in self._registries.values() for each in registry.repositories.values()]
 
     def restored(self) -> list[tuple[Repository, Image]]:
         """The images whose restore has ended since the last call of this method."""

@@ -11,20 +11,7 @@ import pytest
 
 from sandbox import images
 from sandbox.control import Sandbox
-from tests.sandbox.asking import CLUSTER, OWNER, keys, policy, refused, statement
-
-
-def receive(sqs: Any, url: str, *, count: int = 1, wait: int = 5) -> list[dict[str, Any]]:
-    """The next messages' bodies, deleted from the queue."""
-    bodies: list[dict[str, Any]] = []
-    while len(bodies) < count:
-        messages = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=wait, MaxNumberOfMessages=10).get("Messages", [])
-        if not messages:
-            break
-        for message in messages:
-            bodies.append(json.loads(message["Body"]))
-            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-    return bodies
+from tests.sandbox.asking import CLUSTER, OWNER, keys, policy, receive, refused, statement
 
 
 def test_a_policy_deleted_behind_our_back_is_reported(sandbox: Sandbox, ecr: Any, role: str, repository: str) -> None:
