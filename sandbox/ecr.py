@@ -109,7 +109,9 @@ class ECR:
     def repository(self, call: Call) -> Repository:
         """The repository of the call. Raises AWSError if the caller may not do this operation on it."""
         registry, name = self.registry(call), str(call.params["repositoryName"])
-        self.authorize(call, registry, name, f"ecr:{call.operation}")
+        # ListImageReferrers needs the permission of a pull (API Reference); whether also its own is not documented.
+        action = "BatchGetImage" if call.operation == "ListImageReferrers" else call.operation
+        self.authorize(call, registry, name, f"ecr:{action}")
         return self.existing(registry, name)
 
     def existing(self, registry: Registry, name: str) -> Repository:

@@ -72,6 +72,7 @@ class Images:
             "lastRecordedPullTime": image.pulled,
             "lastArchivedAt": image.archived,
             "lastActivatedAt": active_since,
+            "subjectManifestDigest": image.subject,
         }
         return detail | {name: value for name, value in more.items() if value is not None}
 
@@ -116,18 +117,11 @@ class Images:
             if image is None:
                 failures.append(failure or _image_failure(each, "ImageNotFound", "Requested image not found"))
                 continue
-            tags = repository.tags_of(image.digest)
-            goes = [each["imageTag"]] if "imageTag" in each else tags
-            last = len(goes) == len(tags)
-            if last and any(image.digest in other.children() for other in repository.images.values()):
-                failures.append(
-                    _image_failure(each, "ImageReferencedByManifestList", "Requested image referenced by manifest list")
-                )
+            try:
+                goes = repository.delete(image, each.get("imageTag"))
+            except AWSError as error:
+                failures.append(_image_failure(each, error.code, error.message))
                 continue
-            if last:  # deleting its last tag deletes the image
-                repository.remove(image)
-            else:
-                del repository.image_tags[goes[0]]
             call.events += image_events.deleted(repository, image, goes)
             deleted += [{"imageDigest": image.digest, "imageTag": tag} for tag in goes] or [
                 {"imageDigest": image.digest}
@@ -146,6 +140,29 @@ class Images:
         call.events += image_events.pushed(repository, image, params.get("imageTag"), now)
         image_id = {"imageDigest": image.digest, **({"imageTag": params["imageTag"]} if "imageTag" in params else {})}
         return {"image": _shown(repository, image, image_id)}
+
+    def do_list_image_referrers(self, call: Call) -> dict[str, Any]:
+        repository, chosen = self._repository(call), call.params.get("filter") or {}
+        types, status = chosen.get("artifactTypes") or [], chosen.get("artifactStatus", "ACTIVE")
+        now = self._store.now()
+        found = [
+            image
+            for image in repository.referrers(call.params["subjectId"]["imageDigest"])
+            if (not types or image.artifact_type in types) and status in ("ANY", image.status(now))
+        ]
+        page, token = self._tokens.page(call, found, lambda image: image.digest, size=20)
+        referrers = [
+            {
+                "digest": image.digest,
+                "mediaType": image.media_type,
+                "size": repository.size_of(image),
+                "artifactStatus": image.status(now),
+                **({"artifactType": image.artifact_type} if image.artifact_type else {}),
+                **({"annotations": image.content["annotations"]} if image.content.get("annotations") else {}),
+            }
+            for image in page
+        ]
+        return {"referrers": referrers, **token}
 
     def do_update_image_storage_class(self, call: Call) -> dict[str, Any]:
         repository, wanted = self._repository(call), call.params["imageId"]

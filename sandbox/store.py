@@ -166,6 +166,17 @@ class Repository:
             return None
         return self.images.get(found)
 
+    def referrers(self, digest: str) -> list[Image]:
+        """The images whose subject is this digest, whether or not the subject is there."""
+        return [each for each in self.images.values() if each.subject == digest]
+
+    def tag_exists(self, tag: str) -> AWSError:
+        return AWSError(
+            "ImageTagAlreadyExistsException",
+            f"The image tag '{tag}' already exists in the '{self.name}' repository and cannot be overwritten "
+            "because the tag is immutable.",
+        )
+
     def pullable(self, image: Image | None, now: float) -> bool:
         """Whether a pull gets the image. At AWS an archived image answers 404 until its restore has ended."""
         return image is not None and image.status(now) == "ACTIVE"
@@ -196,8 +207,20 @@ class Repository:
         else:
             image.storage, image.activated = "STANDARD", now + RESTORE_SECONDS
 
+    def delete(self, image: Image, tag: str | None = None) -> list[str]:
+        """Deletes a tag of an image, or the image; with its last tag, the image goes. Returns the deleted tags.
+
+        Raises AWSError with ImageReferencedByManifestList, a failure code of BatchDeleteImage.
+        """
+        if tag is not None and self.tags_of(image.digest) != [tag]:
+            del self.image_tags[tag]
+            return [tag]
+        if any(image.digest in other.children() for other in self.images.values()):
+            raise AWSError("ImageReferencedByManifestList", "Requested image referenced by manifest list")
+        return self.remove(image)
+
     def remove(self, image: Image) -> list[str]:
-        """Deletes an image. Returns its tags."""
+        """Deletes an image without any check. Returns its tags."""
         tags = self.tags_of(image.digest)
         for tag in tags:
             del self.image_tags[tag]
@@ -218,7 +241,6 @@ class Repository:
         self, manifest: bytes, media_type: str | None, *, tag: str | None, digest: str | None, now: float
     ) -> Image:
         """Stores a manifest. Raises ECR's exceptions: ImageAlreadyExistsException if nothing would change."""
-        where = f"in the repository with name '{self.name}' in the registry with id '{self.account}'"
         try:
             content = json.loads(manifest)
         except (ValueError, RecursionError):
@@ -236,45 +258,45 @@ class Repository:
                 f"'must satisfy regular expression '{TAG.pattern}''",
             )
         image = Image(real, manifest, kind, pushed=now, content=content)
-        self._check_references(image, where)
+        self._check_references(image)
         known, current = self.images.get(real), self.image_tags.get(tag) if tag is not None else None
         if tag is not None and current is not None and current != real and self.is_immutable(tag):
-            raise AWSError(
-                "ImageTagAlreadyExistsException",
-                f"The image tag '{tag}' already exists in the '{self.name}' repository and cannot be overwritten "
-                "because the tag is immutable.",
-            )
+            raise self.tag_exists(tag)
         if known is not None and known.status(now) != "ACTIVE":  # a push restores an archived image at once
             known.storage, known.activated = "STANDARD", now
         elif known is not None and (tag is None or current == real):
+            which = f"digest '{real}'" if tag is None else f"digest '{real}' and tag '{tag}'"
             raise AWSError(
-                "ImageAlreadyExistsException", f"Image with digest '{real}' and tag '{tag}' already exists {where}"
+                "ImageAlreadyExistsException",
+                f"Image with {which} already exists in the repository with name '{self.name}' in registry with id "
+                f"'{self.account}'",
             )
         image = self.images.setdefault(real, image)
         if tag is not None:
             self.image_tags[tag] = real
         return image
 
-    def _check_references(self, image: Image, where: str) -> None:
+    def _check_references(self, image: Image) -> None:
+        where = f"into repository with name '{self.name}' in the registry with id '{self.account}'"
         lists = [image.content.get(name, []) for name in ("layers", "manifests")]
         entries = [entry for each in lists if isinstance(each, list) for entry in each]
         if not all(isinstance(each, list) for each in lists) or not all(_is_descriptor(each) for each in entries):
             raise _bad_manifest("layers and manifests are lists of descriptors")
-        if "config" in image.content and not _is_descriptor(image.content["config"]):
-            raise _bad_manifest("config is a descriptor")
+        if not all(_is_descriptor(image.content[each]) for each in ("config", "subject") if each in image.content):
+            raise _bad_manifest("config and subject are descriptors")
         if (image.media_type in INDEXES) != ("manifests" in image.content):
             raise _bad_manifest(f"not a {image.media_type}")
         missing = [str(each.get("digest")) for each in image.layers() if each.get("digest") not in self.layers]
         if missing:
             raise AWSError(
                 "LayersNotFoundException",
-                f"Layers with digests '{missing}' required for pushing image {where} do not exist",
+                f"Layers with digests '[{', '.join(missing)}]' required for pushing image {where} do not exist",
             )
         absent = [each for each in image.children() if each not in self.images]
         if absent:
             raise AWSError(
                 "ReferencedImagesNotFoundException",
-                f"Images with digests '{absent}' required for pushing image {where} do not exist",
+                f"Images with digests '[{', '.join(absent)}]' required for pushing image {where} do not exist",
             )
 
 
