@@ -43,6 +43,16 @@ class Change:
     arn: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceEvent:
+    """An event that ECR sends to EventBridge: its detail-type, and the registry that it is about."""
+
+    kind: str
+    account: str
+    region: str
+    detail: Mapping[str, Any]
+
+
 @dataclass(slots=True)
 class Call:
     """One call, independent of its protocol."""
@@ -56,6 +66,7 @@ class Call:
     repository: str = ""
     caller: Caller | None = None
     change: Change | None = None
+    events: list[ServiceEvent] = field(default_factory=list)
 
     @property
     def by(self) -> Caller:

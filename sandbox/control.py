@@ -196,8 +196,15 @@ class Sandbox:
         return made["access_key_id"], made["secret_access_key"]
 
     def advance(self, seconds: float) -> None:
-        """Moves the sandbox's clock forward: tokens and sessions expire sooner, repositories become older."""
+        """Moves the sandbox's clock forward: tokens and sessions expire sooner, repositories become older.
+
+        Runs the lifecycle policies that were then not evaluated for 24 hours.
+        """
         self._control("POST", "clock", {"advance": seconds})
+
+    def run_lifecycle(self, repository: str = "*") -> int:
+        """Runs the lifecycle policies of the repositories with these names (a glob) now. Returns how many."""
+        return int(self._control("POST", "lifecycle", {"repository": repository})["evaluated"])
 
     def events_to(self, queue: str, *, account: str = OWNER_ACCOUNT, **settings: Any) -> str:
         """Sends the account's change events to an SQS queue (made if it is missing). Returns the queue's URL."""

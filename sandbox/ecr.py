@@ -15,6 +15,7 @@ from unicodedata import category
 from sandbox import documents
 from sandbox.aws import AWSError, Call, Change, invalid, model, partition_of, snake
 from sandbox.ecr_images import Images
+from sandbox.ecr_lifecycle import Lifecycle
 from sandbox.ecr_registry import RegistryItself, enforced
 from sandbox.ecr_tokens import Token, Tokens
 from sandbox.faults import Faults
@@ -38,6 +39,7 @@ CHANGES = frozenset(
         "UntagResource",
         "PutImage",
         "BatchDeleteImage",
+        "UpdateImageStorageClass",
         "PutRegistryPolicy",
         "DeleteRegistryPolicy",
         "PutAccountSetting",
@@ -50,6 +52,7 @@ class ECR:
         self._store, self._iam, self._faults = store, iam, faults
         self.tokens = Tokens()
         self.images = Images(store, self.tokens, self.repository)
+        self.lifecycle = Lifecycle(store, self.tokens, faults, self.repository)
         self.own = RegistryItself(iam, self.registry, self.authorize)
         self._model = model("ecr")
 
@@ -58,7 +61,7 @@ class ECR:
         if call.operation not in self._model.operations:
             raise AWSError("UnknownOperationException", f"Unknown operation {call.operation}")
         name = f"do_{snake(call.operation)}"
-        owners = (self, self.images, self.own)
+        owners = (self, self.images, self.lifecycle, self.own)
         operation = next((found for owner in owners if (found := getattr(owner, name, None))), None)
         if operation is None:
             raise AWSError("UnknownOperationException", f"The sandbox does not do ecr:{call.operation}")
@@ -106,7 +109,9 @@ class ECR:
     def repository(self, call: Call) -> Repository:
         """The repository of the call. Raises AWSError if the caller may not do this operation on it."""
         registry, name = self.registry(call), str(call.params["repositoryName"])
-        self.authorize(call, registry, name, f"ecr:{call.operation}")
+        # ListImageReferrers needs the permission of a pull (API Reference); whether also its own is not documented.
+        action = "BatchGetImage" if call.operation == "ListImageReferrers" else call.operation
+        self.authorize(call, registry, name, f"ecr:{action}")
         return self.existing(registry, name)
 
     def existing(self, registry: Registry, name: str) -> Repository:
@@ -188,12 +193,12 @@ class ECR:
     def do_put_image_tag_mutability(self, call: Call) -> dict[str, Any]:
         repository = self.repository(call)
         repository.mutability, repository.exclusions = _mutability(call.params, "MUTABLE")
-        return {**_named(repository), **_shown_mutability(repository)}
+        return {**repository.named, **_shown_mutability(repository)}
 
     def do_put_image_scanning_configuration(self, call: Call) -> dict[str, Any]:
         repository = self.repository(call)
         repository.scan_on_push = bool(call.params["imageScanningConfiguration"].get("scanOnPush", False))
-        return {**_named(repository), "imageScanningConfiguration": {"scanOnPush": repository.scan_on_push}}
+        return {**repository.named, "imageScanningConfiguration": {"scanOnPush": repository.scan_on_push}}
 
     # -- policies --
 
@@ -201,7 +206,7 @@ class ECR:
         repository = self.repository(call)
         if repository.policy is None:
             raise _no_policy(repository)
-        return {**_named(repository), "policyText": repository.policy.text(self._iam)}
+        return {**repository.named, "policyText": repository.policy.text(self._iam)}
 
     def do_set_repository_policy(self, call: Call) -> dict[str, Any]:
         repository = self.repository(call)
@@ -220,7 +225,7 @@ class ECR:
             # AWS's exact message is not verified.
             raise invalid("PolicyText", "The policy would prevent its own update; use the force flag to set it anyway")
         repository.policy = stored
-        return {**_named(repository), "policyText": stored.text(self._iam)}
+        return {**repository.named, "policyText": stored.text(self._iam)}
 
     def _keeps_control(self, call: Call, repository: Repository, policies: list[Policy]) -> bool:
         ask = Ask(
@@ -237,23 +242,7 @@ class ECR:
         if repository.policy is None:
             raise _no_policy(repository)
         text, repository.policy = repository.policy.text(self._iam), None
-        return {**_named(repository), "policyText": text}
-
-    def do_put_lifecycle_policy(self, call: Call) -> dict[str, Any]:
-        repository = self.repository(call)
-        repository.lifecycle = documents.lifecycle_policy(str(call.params["lifecyclePolicyText"]))
-        repository.lifecycle_at = self._store.now()
-        return {**_named(repository), "lifecyclePolicyText": repository.lifecycle}
-
-    def do_get_lifecycle_policy(self, call: Call) -> dict[str, Any]:
-        repository = self.repository(call)
-        return {**_lifecycle(repository), "lastEvaluatedAt": repository.lifecycle_at}
-
-    def do_delete_lifecycle_policy(self, call: Call) -> dict[str, Any]:
-        repository = self.repository(call)
-        answer = {**_lifecycle(repository), "lastEvaluatedAt": repository.lifecycle_at}
-        repository.lifecycle = None
-        return answer
+        return {**repository.named, "policyText": text}
 
     # -- the log-in --
 
@@ -306,10 +295,6 @@ class ECR:
         return {"tags": [{"Key": key, "Value": value} for key, value in repository.tags.items()]}
 
 
-def _named(repository: Repository) -> dict[str, Any]:
-    return {"registryId": repository.account, "repositoryName": repository.name}
-
-
 def _shown_mutability(repository: Repository) -> dict[str, Any]:
     shown: dict[str, Any] = {"imageTagMutability": repository.mutability}
     if repository.exclusions:
@@ -322,7 +307,7 @@ def _shown_mutability(repository: Repository) -> dict[str, Any]:
 def _shown(repository: Repository) -> dict[str, Any]:
     return {
         "repositoryArn": repository.arn,
-        **_named(repository),
+        **repository.named,
         "repositoryUri": repository.uri,
         "createdAt": repository.created,
         **_shown_mutability(repository),
@@ -331,18 +316,8 @@ def _shown(repository: Repository) -> dict[str, Any]:
     }
 
 
-def _where(repository: Repository) -> str:
-    return f"for the repository with name '{repository.name}' in the registry with id '{repository.account}'"
-
-
 def _no_policy(repository: Repository) -> AWSError:
-    return AWSError("RepositoryPolicyNotFoundException", f"Repository policy does not exist {_where(repository)}")
-
-
-def _lifecycle(repository: Repository) -> dict[str, Any]:
-    if repository.lifecycle is None:
-        raise AWSError("LifecyclePolicyNotFoundException", f"Lifecycle policy does not exist {_where(repository)}")
-    return {**_named(repository), "lifecyclePolicyText": repository.lifecycle}
+    return AWSError("RepositoryPolicyNotFoundException", f"Repository policy does not exist {repository.where}")
 
 
 def _mutability(params: Mapping[str, Any], default: str) -> tuple[str, list[str]]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
+from sandbox import image_events
 from sandbox.aws import AWSError, Call, invalid
 from sandbox.ecr_tokens import Tokens
 from sandbox.store import DIGEST, Image, Repository, Store
 
-T = TypeVar("T")
 URL_SECONDS = 3600
 
 
@@ -35,45 +35,58 @@ class Images:
             found: list[Image] = []
             for each in wanted:
                 image = _find(repository, each)
-                if image is None:
-                    raise AWSError(
-                        "ImageNotFoundException",
-                        f"The image with imageId {_spelled(each)} does not exist within the repository with name "
-                        f"'{repository.name}' in the registry with id '{repository.account}'",
-                    )
+                # Whether ECR finds an archived image by its id without a filter is not documented; here it does not.
+                if image is None or not self._chosen(call, repository, image):
+                    raise _image_not_found(repository, each)
                 if image not in found:
                     found.append(image)
-            return {"imageDetails": [_detail(repository, image) for image in found]}
-        status = (call.params.get("filter") or {}).get("tagStatus", "ANY")
-        images = [each for each in repository.images.values() if _has_status(repository, each, status)]
-        page, token = self._page(call, images, lambda image: image.digest)
-        return {"imageDetails": [_detail(repository, image) for image in page], **token}
+            return {"imageDetails": [self._detail(repository, image) for image in found]}
+        images = [each for each in repository.images.values() if self._chosen(call, repository, each)]
+        page, token = self._tokens.page(call, images, lambda image: image.digest)
+        return {"imageDetails": [self._detail(repository, image) for image in page], **token}
+
+    def _chosen(self, call: Call, repository: Repository, image: Image) -> bool:
+        """Whether the filter of the call selects an image; without ``imageStatus`` it selects active images only."""
+        chosen = call.params.get("filter") or {}
+        tagged, status = chosen.get("tagStatus", "ANY"), chosen.get("imageStatus", "ACTIVE")
+        has_tag = bool(repository.tags_of(image.digest))
+        return tagged in ("ANY", "TAGGED" if has_tag else "UNTAGGED") and status in (
+            "ANY",
+            image.status(self._store.now()),
+        )
+
+    def _detail(self, repository: Repository, image: Image) -> dict[str, Any]:
+        now = self._store.now()
+        detail: dict[str, Any] = {
+            **repository.named,
+            "imageDigest": image.digest,
+            "imageSizeInBytes": repository.size_of(image),
+            "imagePushedAt": image.pushed,
+            "imageManifestMediaType": image.media_type,
+            "imageStatus": image.status(now),
+        }
+        active_since = image.activated if image.activated is not None and image.activated <= now else None
+        more = {
+            "imageTags": repository.tags_of(image.digest) or None,
+            "artifactMediaType": image.artifact_type,
+            "lastRecordedPullTime": image.pulled,
+            "lastArchivedAt": image.archived,
+            "lastActivatedAt": active_since,
+            "subjectManifestDigest": image.subject,
+        }
+        return detail | {name: value for name, value in more.items() if value is not None}
 
     def do_list_images(self, call: Call) -> dict[str, Any]:
         repository = self._repository(call)
-        status = (call.params.get("filter") or {}).get("tagStatus", "ANY")
         ids: list[dict[str, str]] = []
         for image in repository.images.values():
-            if _has_status(repository, image, status):
+            if self._chosen(call, repository, image):
                 tags = repository.tags_of(image.digest)
                 ids += [{"imageDigest": image.digest, "imageTag": tag} for tag in tags] or [
                     {"imageDigest": image.digest}
                 ]
-        page, token = self._page(call, ids, lambda each: each["imageDigest"] + each.get("imageTag", ""))
+        page, token = self._tokens.page(call, ids, lambda each: each["imageDigest"] + each.get("imageTag", ""))
         return {"imageIds": page, **token}
-
-    def _page(self, call: Call, items: Iterable[T], key: Callable[[T], str]) -> tuple[list[T], dict[str, str]]:
-        after = ""
-        if call.params.get("nextToken") is not None:
-            content = self._tokens.verify(str(call.params["nextToken"])) or {}
-            if content.get("of") != call.operation:
-                raise AWSError("InvalidParameterException", "Invalid parameter at 'nextToken'")
-            after = str(content["after"])
-        size = call.params.get("maxResults") or 100
-        rest = sorted((item for item in items if key(item) > after), key=key)
-        if len(rest) <= size:
-            return rest, {}
-        return rest[:size], {"nextToken": self._tokens.sign({"of": call.operation, "after": key(rest[size - 1])})}
 
     def do_batch_get_image(self, call: Call) -> dict[str, Any]:
         repository = self._repository(call)
@@ -84,6 +97,10 @@ class Images:
             image = None if failure else _find(repository, each)
             if image is None:
                 failures.append(failure or _image_failure(each, "ImageNotFound", "Requested image not found"))
+                continue
+            if not repository.pullable(image, self._store.now()):
+                # That an archived image has this code is not documented: no other code of the model fits.
+                failures.append(_image_failure(each, "ImageInaccessible", "Requested image is archived"))
                 continue
             image.pulled = self._store.now()
             image_id = {"imageDigest": image.digest, **({"imageTag": each["imageTag"]} if "imageTag" in each else {})}
@@ -100,34 +117,67 @@ class Images:
             if image is None:
                 failures.append(failure or _image_failure(each, "ImageNotFound", "Requested image not found"))
                 continue
-            tags = repository.tags_of(image.digest)
-            goes = [each["imageTag"]] if "imageTag" in each else tags
-            last = len(goes) == len(tags)
-            if last and any(image.digest in other.children() for other in repository.images.values()):
-                failures.append(
-                    _image_failure(each, "ImageReferencedByManifestList", "Requested image referenced by manifest list")
-                )
+            try:
+                goes = repository.delete(image, each.get("imageTag"))
+            except AWSError as error:
+                failures.append(_image_failure(each, error.code, error.message))
                 continue
-            for tag in goes:
-                del repository.image_tags[tag]
-            if last:  # deleting its last tag deletes the image
-                del repository.images[image.digest]
+            call.events += image_events.deleted(repository, image, goes)
             deleted += [{"imageDigest": image.digest, "imageTag": tag} for tag in goes] or [
                 {"imageDigest": image.digest}
             ]
         return {"imageIds": deleted, "failures": failures}
 
     def do_put_image(self, call: Call) -> dict[str, Any]:
-        repository, params = self._repository(call), call.params
+        repository, params, now = self._repository(call), call.params, self._store.now()
         image = repository.put_image(
             str(params["imageManifest"]).encode(),
             params.get("imageManifestMediaType"),
             tag=params.get("imageTag"),
             digest=params.get("imageDigest"),
-            now=self._store.now(),
+            now=now,
         )
+        call.events += image_events.pushed(repository, image, params.get("imageTag"), now)
         image_id = {"imageDigest": image.digest, **({"imageTag": params["imageTag"]} if "imageTag" in params else {})}
         return {"image": _shown(repository, image, image_id)}
+
+    def do_list_image_referrers(self, call: Call) -> dict[str, Any]:
+        repository, chosen = self._repository(call), call.params.get("filter") or {}
+        types, status = chosen.get("artifactTypes") or [], chosen.get("artifactStatus", "ACTIVE")
+        now = self._store.now()
+        found = [
+            image
+            for image in repository.referrers(call.params["subjectId"]["imageDigest"])
+            if (not types or image.artifact_type in types) and status in ("ANY", image.status(now))
+        ]
+        page, token = self._tokens.page(call, found, lambda image: image.digest, size=20)
+        referrers = [
+            {
+                "digest": image.digest,
+                "mediaType": image.media_type,
+                "size": repository.size_of(image),
+                "artifactStatus": image.status(now),
+                **({"artifactType": image.artifact_type} if image.artifact_type else {}),
+                **({"annotations": image.content["annotations"]} if image.content.get("annotations") else {}),
+            }
+            for image in page
+        ]
+        return {"referrers": referrers, **token}
+
+    def do_update_image_storage_class(self, call: Call) -> dict[str, Any]:
+        repository, wanted = self._repository(call), call.params["imageId"]
+        if not wanted.get("imageDigest") and not wanted.get("imageTag"):
+            raise invalid("imageId", "must have an imageDigest or an imageTag")
+        image, now = _find(repository, wanted), self._store.now()
+        if image is None:
+            raise _image_not_found(repository, wanted)
+        repository.transition(image, str(call.params["targetStorageClass"]), now)
+        if image.storage == "ARCHIVE":
+            call.events.append(image_events.transitioned(repository, image))
+        elif image.activated is not None:
+            self._store.restores.append((repository, image, image.activated))
+        image_id = {"imageDigest": image.digest, **({"imageTag": wanted["imageTag"]} if "imageTag" in wanted else {})}
+        return {**repository.named, "imageId": image_id, "imageStatus": image.status(now)}
 
     # -- layers --
 
@@ -136,14 +186,14 @@ class Images:
         layers: list[dict[str, Any]] = []
         failures: list[dict[str, Any]] = []
         for digest in call.params["layerDigests"]:
-            content = repository.layers.get(digest)
+            content, availability = repository.layers.get(digest), repository.availability(digest, self._store.now())
             if not DIGEST.fullmatch(digest):
                 reason = "Invalid layer digest"
                 failures.append({"layerDigest": digest, "failureCode": "InvalidLayerDigest", "failureReason": reason})
             elif content is None:
-                layers.append({"layerDigest": digest, "layerAvailability": "UNAVAILABLE"})
+                layers.append({"layerDigest": digest, "layerAvailability": availability})
             else:
-                layers.append({"layerDigest": digest, "layerAvailability": "AVAILABLE", "layerSize": len(content)})
+                layers.append({"layerDigest": digest, "layerAvailability": availability, "layerSize": len(content)})
         return {"layers": layers, "failures": failures}
 
     def do_get_download_url_for_layer(self, call: Call) -> dict[str, Any]:
@@ -154,6 +204,8 @@ class Images:
                 f"The layer with digest '{digest}' does not exist in the repository with name '{repository.name}' in "
                 f"the registry with id '{repository.account}'",
             )
+        if repository.availability(digest, self._store.now()) == "ARCHIVED":
+            raise AWSError("LayerInaccessibleException", f"The layer with digest '{digest}' is archived")
         ticket = {
             "layer": [repository.account, repository.region, repository.name, digest],
             "expires": self._store.now() + URL_SECONDS,
@@ -195,7 +247,7 @@ class Images:
                 f"The part must start at byte {len(content)} and have as many bytes as it says",
             )
         content += part
-        return {**_named(repository), "uploadId": params["uploadId"], "lastByteReceived": len(content) - 1}
+        return {**repository.named, "uploadId": params["uploadId"], "lastByteReceived": len(content) - 1}
 
     def do_complete_layer_upload(self, call: Call) -> dict[str, Any]:
         repository, digests = self._repository(call), call.params["layerDigests"]
@@ -206,48 +258,28 @@ class Images:
             raise AWSError("LayerAlreadyExistsException", f"The layer with digest '{digests[0]}' already exists")
         repository.put_layer(digests[0], bytes(content))
         del self._store.uploads[str(call.params["uploadId"])]
-        return {**_named(repository), "uploadId": call.params["uploadId"], "layerDigest": digests[0]}
-
-
-def _named(repository: Repository) -> dict[str, Any]:
-    return {"registryId": repository.account, "repositoryName": repository.name}
+        return {**repository.named, "uploadId": call.params["uploadId"], "layerDigest": digests[0]}
 
 
 def _find(repository: Repository, image_id: dict[str, str]) -> Image | None:
     return repository.find(digest=image_id.get("imageDigest"), tag=image_id.get("imageTag"))
 
 
+def _image_not_found(repository: Repository, image_id: dict[str, str]) -> AWSError:
+    return AWSError(
+        "ImageNotFoundException",
+        f"The image with imageId {_spelled(image_id)} does not exist within the repository with name "
+        f"'{repository.name}' in the registry with id '{repository.account}'",
+    )
+
+
 def _spelled(image_id: dict[str, str]) -> str:
     return f"{{imageDigest:'{image_id.get('imageDigest', 'null')}', imageTag:'{image_id.get('imageTag', 'null')}'}}"
 
 
-def _has_status(repository: Repository, image: Image, status: str) -> bool:
-    return status == "ANY" or (status == "TAGGED") == bool(repository.tags_of(image.digest))
-
-
-def _detail(repository: Repository, image: Image) -> dict[str, Any]:
-    detail: dict[str, Any] = {
-        **_named(repository),
-        "imageDigest": image.digest,
-        "imageSizeInBytes": repository.size_of(image),
-        "imagePushedAt": image.pushed,
-        "imageManifestMediaType": image.media_type,
-        "imageStatus": "ACTIVE",
-    }
-    tags: Sequence[str] = repository.tags_of(image.digest)
-    if tags:
-        detail["imageTags"] = tags
-    config = image.content.get("config")
-    if isinstance(config, dict) and "mediaType" in config:
-        detail["artifactMediaType"] = config["mediaType"]
-    if image.pulled is not None:
-        detail["lastRecordedPullTime"] = image.pulled
-    return detail
-
-
 def _shown(repository: Repository, image: Image, image_id: dict[str, str]) -> dict[str, Any]:
     return {
-        **_named(repository),
+        **repository.named,
         "imageId": image_id,
         "imageManifest": image.manifest.decode(),
         "imageManifestMediaType": image.media_type,

@@ -11,9 +11,11 @@ import binascii
 import hmac
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from sandbox.aws import AWSError, Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,11 @@ class Token:
     expires: float
 
 
+T = TypeVar("T")
+
+
 class Tokens:
-    """Makes and reads signed authorization tokens and download URLs. Stores nothing."""
+    """Makes and reads signed authorization tokens, page tokens and download URLs. Stores nothing."""
 
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
@@ -45,3 +50,22 @@ class Tokens:
             return None
         content: dict[str, Any] = json.loads(raw[32:])
         return content
+
+    def page(
+        self, call: Call, items: Iterable[T], key: Callable[[T], str], size: int = 100
+    ) -> tuple[list[T], dict[str, str]]:
+        """The page of the call's nextToken, in the order of the keys; and the next page's nextToken, if there is one.
+
+        ``size``: the page's size if the call has no maxResults.
+        """
+        after = ""
+        if call.params.get("nextToken") is not None:
+            content = self.verify(str(call.params["nextToken"])) or {}
+            if content.get("of") != call.operation:
+                raise AWSError("InvalidParameterException", "Invalid parameter at 'nextToken'")
+            after = str(content["after"])
+        size = call.params.get("maxResults") or size
+        rest = sorted((item for item in items if key(item) > after), key=key)
+        if len(rest) <= size:
+            return rest, {}
+        return rest[:size], {"nextToken": self.sign({"of": call.operation, "after": key(rest[size - 1])})}

@@ -1,10 +1,10 @@
-"""Change events: CloudTrail's events about calls of ECR, and EventBridge's rules that send them to SQS queues.
+"""Events of CloudTrail about calls of ECR, events of ECR itself, and EventBridge's rules that send them to SQS queues.
 
-ECR itself sends no event when a repository or a policy changes. The events are "AWS API Call via CloudTrail", an event
-for each successful call that changes something. At AWS an event may be minutes late, out of order or delivered twice;
-here it comes at once, unless a subscription sets copies or a delay. Patterns match exact values, ``prefix``,
-``suffix``, ``exists`` and ``anything-but``. The queue's policy, which at AWS must allow events.amazonaws.com to send,
-is not checked.
+ECR itself sends no event when a repository or a policy changes; CloudTrail does, "AWS API Call via CloudTrail", for
+each successful call that changes something. ECR's own events are about images (``image_events``). At AWS an event may
+be minutes late, out of order or delivered twice; here it comes at once, unless a subscription sets copies or a delay.
+Patterns match exact values, ``prefix``, ``suffix``, ``exists`` and ``anything-but``. The queue's policy, which at AWS
+must allow events.amazonaws.com to send, is not checked.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import asyncio
 import json
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox.aws import AWSError, Call, Change, model, snake, timestamp
+from sandbox.aws import AWSError, Call, Change, ServiceEvent, model, snake, timestamp
 from sandbox.iam import IAM
 from sandbox.server import Request
 from sandbox.sqs import SQS, Queue
@@ -51,9 +52,18 @@ class Events:
 
     # -- emitting --
 
-    def emit(self, call: Call, change: Change) -> None:
-        """Sends the events about the changes of a call to the registry's account."""
-        event = _event(call, change)
+    def emit_call(self, call: Call) -> None:
+        """Sends the events about a successful call to the registry's account."""
+        if call.change is not None:
+            self._emit(_event(call, call.change))
+        self.emit(call.events)
+
+    def emit(self, events: Iterable[ServiceEvent]) -> None:
+        """Sends events of ECR itself to the registry's account."""
+        for each in events:
+            self._emit(_own(each))
+
+    def _emit(self, event: Event) -> None:
         account, region = str(event["account"]), str(event["region"])
         for rule in self._rules.get((account, region), {}).values():
             if rule.state == "ENABLED" and _matches(json.loads(rule.pattern), event):
@@ -210,18 +220,26 @@ def _fits(wanted: Any, value: Any) -> bool:
             raise ValueError("a matcher that the sandbox does not know")
 
 
-def _event(call: Call, change: Change) -> Event:
-    account = change.arn.split(":")[4]
-    moment = timestamp(time.time())
+def _own(event: ServiceEvent) -> Event:
     return {
         "version": "0",
         "id": str(uuid.uuid4()),
-        "detail-type": "AWS API Call via CloudTrail",
+        "detail-type": event.kind,
         "source": "aws.ecr",
-        "account": account,
-        "time": moment,
-        "region": call.region,
+        "account": event.account,
+        "time": timestamp(time.time()),
+        "region": event.region,
         "resources": [],
+        "detail": dict(event.detail),
+    }
+
+
+def _event(call: Call, change: Change) -> Event:
+    account = change.arn.split(":")[4]
+    moment = timestamp(time.time())
+    kind = "AWS API Call via CloudTrail"
+    return {
+        **_own(ServiceEvent(kind=kind, account=account, region=call.region, detail={})),
         "detail": {
             "eventVersion": "1.08",
             "userIdentity": _identity(call),

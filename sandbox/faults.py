@@ -11,7 +11,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ from sandbox.aws import AWSError, Call
 
 DURING = frozenset({"error", "throttle", "latency", "hang", "reset", "lost", "unanswered"})
 # These faults depend on the state of a repository, not on a call, so `ecr` checks them.
-INSIDE = frozenset({"not_found_after_create", "principal_not_found", "newer_policies"})
+INSIDE = frozenset(
+    {"not_found_after_create", "principal_not_found", "newer_policies", "slow_preview", "failed_preview"}
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,10 +150,20 @@ class Faults:
 
     def knows_more(self, repository: str) -> bool:
         """Whether a fault lets ECR accept policies with elements and operators that the sandbox does not know."""
-        return any(
-            fault.kind == "newer_policies" and fnmatch.fnmatchcase(repository, fault.repository) and fault.strikes()
-            for fault in self._faults
-        )
+        return any(self._inside("newer_policies", repository))
+
+    def preview_delay(self, repository: str) -> float:
+        """The seconds by which faults delay a preview of a lifecycle policy."""
+        return sum(fault.seconds for fault in self._inside("slow_preview", repository))
+
+    def preview_fails(self, repository: str) -> bool:
+        """Whether a fault lets a preview of a lifecycle policy end as FAILED."""
+        return any(self._inside("failed_preview", repository))
+
+    def _inside(self, kind: str, repository: str) -> Iterator[Fault]:
+        for fault in self._faults:
+            if fault.kind == kind and fnmatch.fnmatchcase(repository, fault.repository) and fault.strikes():
+                yield fault
 
 
 def _matches(fault: Fault, name: str, call: Call) -> bool:

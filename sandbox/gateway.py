@@ -14,10 +14,11 @@ import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import parse_qsl
 
-from sandbox import registry, signature
+from sandbox import image_events, registry, signature
 from sandbox.aws import AWSError, Call, to_xml
 from sandbox.ecr import ECR
 from sandbox.events import Events
@@ -60,6 +61,17 @@ class World:
         """The sandbox's time in epoch seconds: real time plus what the control API has added."""
         return time.time() + self.offset
 
+    def settle(self) -> None:
+        """Does what the clock has made due: sends the events of the restores that have ended."""
+        self.events.emit(image_events.transitioned(*each) for each in self.store.restored())
+
+    def expire(self, names: str) -> dict[str, int]:
+        """Runs the lifecycle policies of the repositories with these names (a glob) now. Returns how many."""
+        chosen = [each for each in self.store.repositories() if each.lifecycle and fnmatchcase(each.name, names)]
+        for repository in chosen:
+            self.events.emit(self.ecr.lifecycle.run(repository))
+        return {"evaluated": len(chosen)}
+
 
 class Gateway:
     def __init__(self) -> None:
@@ -69,6 +81,7 @@ class Gateway:
         """The answer to a request: of AWS's APIs, of the registry, or of the control API."""
         path = request.path
         try:
+            self.world.settle()
             if path == "/v2" or path.startswith("/v2/"):
                 return self._data_plane(request)
             if path.startswith("/_sandbox/"):
@@ -206,7 +219,12 @@ class Gateway:
                 }
             case "POST clock":
                 world.offset += float(body["advance"])
+                world.settle()
+                for each in world.ecr.lifecycle.due():
+                    world.events.emit(world.ecr.lifecycle.run(each))
                 return {"offset": world.offset}
+            case "POST lifecycle":
+                return world.expire(str(body.get("repository", "*")))
             case "POST events":
                 return world.events.subscribe(body, request)
             case _:
@@ -228,8 +246,7 @@ def _run(
     if inspect.isawaitable(answer):
         return _run_later(world, call, answer, refuse)
     world.journal.ended(call, outcome)
-    if call.change is not None:
-        world.events.emit(call, call.change)
+    world.events.emit_call(call)
     return answer
 
 

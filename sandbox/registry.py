@@ -7,7 +7,7 @@ The registry of a request is the first of these that names a registry:
   4. the ``Host`` header, if it is an ECR registry host
   5. the authorization token: the caller's own account, in the region that the token was made in.
 
-It does not mount layers across repositories (the client then uploads them, as with ECR), delete, or list the catalogue.
+It does not mount layers across repositories (the client then uploads them, as with ECR), or list the catalogue.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
+from sandbox import image_events
 from sandbox.aws import AWSError, Call, Change, partition_of, registry_of
 from sandbox.ecr import ECR
 from sandbox.iam import IAM
@@ -31,8 +32,9 @@ ROUTES: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
     (re.compile(r"/v2/?"), {"GET": "Ping", "HEAD": "Ping"}),
     (
         re.compile(rf"/v2/{NAME}/manifests/(?P<reference>[^/]+)"),
-        {"GET": "GetManifest", "HEAD": "HeadManifest", "PUT": "PutManifest"},
+        {"GET": "GetManifest", "HEAD": "HeadManifest", "PUT": "PutManifest", "DELETE": "DeleteManifest"},
     ),
+    (re.compile(rf"/v2/{NAME}/referrers/(?P<digest>[a-z0-9]+:[^/]+)"), {"GET": "ListReferrers"}),
     (re.compile(rf"/v2/{NAME}/blobs/(?P<digest>[a-z0-9]+:[^/]+)"), {"GET": "GetBlob", "HEAD": "HeadBlob"}),
     (re.compile(rf"/v2/{NAME}/blobs/uploads/?"), {"POST": "StartUpload"}),
     (
@@ -41,12 +43,16 @@ ROUTES: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
     ),
     (re.compile(rf"/v2/{NAME}/tags/list"), {"GET": "ListTags"}),
 )
+INDEX = "application/vnd.oci.image.index.v1+json"
+MAX_TAGS_IN_A_PAGE = 1000
 VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 # One of these permissions is enough for the request.
 ACTIONS: dict[str, tuple[str, ...]] = {
     "GetManifest": ("ecr:BatchGetImage",),
     "HeadManifest": ("ecr:BatchGetImage",),
     "PutManifest": ("ecr:PutImage",),
+    "DeleteManifest": ("ecr:BatchDeleteImage",),
+    "ListReferrers": ("ecr:BatchGetImage",),
     "GetBlob": ("ecr:GetDownloadUrlForLayer",),
     "HeadBlob": ("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer"),
     "StartUpload": ("ecr:InitiateLayerUpload",),
@@ -60,12 +66,14 @@ WORDS: dict[str, tuple[int, str]] = {
     "RepositoryNotFoundException": (404, "NAME_UNKNOWN"),
     "AccessDeniedException": (403, "DENIED"),
     "ImageNotFoundException": (404, "MANIFEST_UNKNOWN"),
-    "LayersNotFoundException": (404, "MANIFEST_BLOB_UNKNOWN"),
+    # https://github.com/oras-project/oras-py/issues/54 has the code and the message; the status is not documented.
+    "LayersNotFoundException": (404, "BLOB_UPLOAD_UNKNOWN"),
     "ReferencedImagesNotFoundException": (404, "MANIFEST_BLOB_UNKNOWN"),
     "ImageTagAlreadyExistsException": (400, "TAG_INVALID"),
     "ImageDigestDoesNotMatchException": (400, "DIGEST_INVALID"),
     "InvalidLayerException": (400, "DIGEST_INVALID"),
     "InvalidParameterException": (400, "MANIFEST_INVALID"),
+    "ImageReferencedByManifestList": (400, "UNSUPPORTED"),  # what ECR says to such a DELETE is not documented
     "LimitExceededException": (413, "SIZE_INVALID"),
     "ThrottlingException": (429, "TOOMANYREQUESTS"),
 }
@@ -141,10 +149,13 @@ class RegistryV2:
             case "PutManifest":
                 return self._put_manifest(call, repository, target)
             case "GetBlob" | "HeadBlob":
-                return _get_blob(repository, target.digest)
+                return _get_blob(repository, target.digest, self._store.now())
+            case "DeleteManifest":
+                return self._delete_manifest(call, repository, target)
+            case "ListReferrers":
+                return self._list_referrers(call, repository, target.digest)
             case "ListTags":
-                tags = {"name": repository.name, "tags": sorted(repository.image_tags)}
-                return Response(200, json.dumps(tags).encode(), {"Content-Type": "application/json"})
+                return self._list_tags(call, repository)
             case "StartUpload":
                 return self._start_upload(call, repository, target)
             case _:
@@ -167,7 +178,8 @@ class RegistryV2:
         reference = target.reference
         by_digest = DIGEST.fullmatch(reference)
         image = repository.find(digest=reference) if by_digest else repository.find(tag=reference)
-        if image is None:
+        # An archived image is a 404 (User Guide, "Archiving an image"); its code and message are not documented.
+        if image is None or not repository.pullable(image, self._store.now()):
             raise AWSError("MANIFEST_UNKNOWN", "Requested image not found", 404)
         image.pulled = self._store.now()
         return Response(200, image.manifest, {"Content-Type": image.media_type, "Docker-Content-Digest": image.digest})
@@ -175,16 +187,82 @@ class RegistryV2:
     def _put_manifest(self, call: Call, repository: Repository, target: Target) -> Response:
         by_digest = bool(re.match(r"[a-z0-9]+:", target.reference))
         tag, digest = (None, target.reference) if by_digest else (target.reference, None)
-        kind = call.request.headers.get("content-type", "").partition(";")[0].strip()
+        kind, now = call.request.headers.get("content-type", "").partition(";")[0].strip(), self._store.now()
         try:
-            image = repository.put_image(call.request.body, kind or None, tag=tag, digest=digest, now=self._store.now())
+            image = repository.put_image(call.request.body, kind or None, tag=tag, digest=digest, now=now)
+            call.events += image_events.pushed(repository, image, tag, now)
             call.change = _put_image(repository, image, tag)
         except AWSError as error:
             if error.code != "ImageAlreadyExistsException":
                 raise
+            # ECR refuses even the same manifest under an immutable tag (moby/buildkit issue 3776).
+            if tag is not None and repository.is_immutable(tag):
+                raise repository.tag_exists(tag) from None
             image = repository.images[digest_of(call.request.body)]
         location = f"{target.prefix}{repository.name}/manifests/{image.digest}"
-        return Response(201, b"", {"Location": location, "Docker-Content-Digest": image.digest})
+        subject = {"OCI-Subject": image.subject} if image.subject else {}
+        return Response(201, b"", {"Location": location, "Docker-Content-Digest": image.digest, **subject})
+
+    def _delete_manifest(self, call: Call, repository: Repository, target: Target) -> Response:
+        """By digest, the image with all its tags; by tag, the tag, as BatchDeleteImage does. The 202 is OCI's."""
+        by_digest = DIGEST.fullmatch(target.reference)
+        image_id = {"imageDigest": target.reference} if by_digest else {"imageTag": target.reference}
+        tag = image_id.get("imageTag")
+        image = repository.find(digest=image_id.get("imageDigest"), tag=tag)
+        if image is None:
+            raise AWSError("MANIFEST_UNKNOWN", "Requested image not found", 404)
+        goes = repository.delete(image, tag)
+        call.events += image_events.deleted(repository, image, goes)
+        gone = [{"imageDigest": image.digest, "imageTag": each} for each in goes] or [{"imageDigest": image.digest}]
+        sent = {"repositoryName": repository.name, "registryId": repository.account, "imageIds": [image_id]}
+        call.change = Change("BatchDeleteImage", sent, {"imageIds": gone, "failures": []}, repository.arn)
+        return Response(202, b"")
+
+    def _list_referrers(self, call: Call, repository: Repository, digest: str) -> Response:
+        """The index of the OCI's referrers API, with active referrers only."""
+        kind, now = _query(call.request, "artifactType"), self._store.now()
+        found = [each for each in repository.referrers(digest) if each.status(now) == "ACTIVE"]
+        descriptors = [
+            {
+                "mediaType": each.media_type,
+                "digest": each.digest,
+                "size": len(each.manifest),
+                "artifactType": each.artifact_type,
+                **({"annotations": each.content["annotations"]} if each.content.get("annotations") else {}),
+            }
+            for each in found
+            if not kind or each.artifact_type == kind
+        ]
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": descriptors}
+        applied = {"OCI-Filters-Applied": "artifactType"} if kind else {}
+        return Response(200, json.dumps(index).encode(), {"Content-Type": INDEX, **applied})
+
+    def _list_tags(self, call: Call, repository: Repository) -> Response:
+        """Pages like ListImages: 100 tags or ``n``, at most 1,000, with an opaque ``last`` in the Link of the answer.
+
+        The limit's answer is in https://github.com/google/go-containerregistry/issues/681, the Link in
+        https://github.com/deitch/docker_registry2/issues/34.
+        """
+        size, last = _query(call.request, "n"), _query(call.request, "last")
+        if size and not (size.isdecimal() and 1 <= int(size) <= MAX_TAGS_IN_A_PAGE):
+            why = f"Member must have value less than or equal to {MAX_TAGS_IN_A_PAGE}"
+            raise AWSError(
+                "UNSUPPORTED", f"Invalid parameter at 'maxResults' failed to satisfy constraint: '{why}'", 405
+            )
+        call.params = {"maxResults": int(size) if size else None, "nextToken": last or None}
+        try:
+            page, token = self._ecr.tokens.page(call, repository.image_tags, lambda tag: tag)
+        except AWSError:
+            why = "Invalid next token provided"
+            raise AWSError(
+                "UNSUPPORTED", f"Invalid parameter at 'NextToken' failed to satisfy constraint: '{why}'", 405
+            ) from None
+        headers = {"Content-Type": "application/json"}
+        if token:
+            more = urlencode({"last": token["nextToken"], **({"n": size} if size else {})})
+            host = call.request.headers.get("host", "")
+            headers["Link"] = f'<http://{host}{call.request.path}?{more}>; rel="next"'
+        return Response(200, json.dumps({"name": repository.name, "tags": page}).encode(), headers)
 
     def _start_upload(self, call: Call, repository: Repository, target: Target) -> Response:
         upload_id = self._store.start_upload(repository)
@@ -241,9 +319,9 @@ def _query(request: Request, name: str) -> str:
     return parse_qs(request.query).get(name, [""])[0] if request.query else ""
 
 
-def _get_blob(repository: Repository, digest: str) -> Response:
+def _get_blob(repository: Repository, digest: str, now: float) -> Response:
     content = repository.layers.get(digest)
-    if content is None:
+    if content is None or repository.availability(digest, now) == "ARCHIVED":
         raise AWSError("BLOB_UNKNOWN", "The layer does not exist in the repository", 404)
     return Response(200, content, {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest})
 

@@ -14,13 +14,16 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from sandbox.aws import AWSError, partition_of
 from sandbox.documents import Stored
 
 MAX_REPOSITORIES = 100_000
 MAX_LAYER = 64 * 1024 * 1024
+RESTORE_SECONDS = 20 * 60  # "up to 20 minutes" (User Guide, "Restoring an image"); here always the whole time
+# How long ECR keeps the results of a preview before it says EXPIRED is not documented.
+PREVIEW_KEPT_SECONDS = 24 * 3600
 TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 INDEXES = {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
@@ -32,7 +35,7 @@ def digest_of(content: bytes) -> str:
 
 @dataclass(slots=True)
 class Image:
-    """A pushed manifest."""
+    """A pushed manifest. ``archived`` and ``activated``: when it was last archived, when its last restore ends."""
 
     digest: str
     manifest: bytes
@@ -40,11 +43,32 @@ class Image:
     pushed: float
     pulled: float | None = None
     content: dict[str, Any] = field(default_factory=dict)
+    storage: Literal["STANDARD", "ARCHIVE"] = "STANDARD"
+    archived: float | None = None
+    activated: float | None = None
+
+    def status(self, now: float) -> Literal["ACTIVE", "ARCHIVED", "ACTIVATING"]:
+        if self.storage == "ARCHIVE":
+            return "ARCHIVED"
+        return "ACTIVATING" if self.activated is not None and self.activated > now else "ACTIVE"
 
     def layers(self) -> list[dict[str, Any]]:
         """The descriptors of config and layers, without child manifests."""
         config = self.content.get("config")
         return ([config] if isinstance(config, dict) else []) + list(self.content.get("layers", []))
+
+    @property
+    def artifact_type(self) -> str | None:
+        """The artifact's media type: its own, or that of its config."""
+        config = self.content.get("config")
+        kind = self.content.get("artifactType") or (config.get("mediaType") if isinstance(config, dict) else None)
+        return kind if isinstance(kind, str) else None
+
+    @property
+    def subject(self) -> str | None:
+        """The digest of the image that this referrer is about."""
+        subject = self.content.get("subject")
+        return subject.get("digest") if isinstance(subject, dict) else None
 
     def children(self) -> list[str]:
         """The digests of the child manifests of an index."""
@@ -55,6 +79,23 @@ class Image:
 class Upload:
     repository: Repository
     content: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """A preview of a lifecycle policy, with the results that it shows from ``ready`` on."""
+
+    text: str
+    ready: float
+    failed: bool
+    results: list[dict[str, Any]]
+
+    def status(self, now: float) -> Literal["IN_PROGRESS", "COMPLETE", "EXPIRED", "FAILED"]:
+        if now < self.ready:
+            return "IN_PROGRESS"
+        if self.failed:
+            return "FAILED"
+        return "COMPLETE" if now < self.ready + PREVIEW_KEPT_SECONDS else "EXPIRED"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,6 +114,7 @@ class Repository:
     policy: Stored | None = None
     lifecycle: str | None = None
     lifecycle_at: float = 0.0
+    preview: Preview | None = None
     images: dict[str, Image] = field(default_factory=dict)
     image_tags: dict[str, str] = field(default_factory=dict)
     layers: dict[str, bytes] = field(default_factory=dict)
@@ -84,6 +126,16 @@ class Repository:
     @property
     def uri(self) -> str:
         return f"{self.account}.dkr.ecr.{self.region}.{partition_of(self.region).suffix}/{self.name}"
+
+    @property
+    def named(self) -> dict[str, str]:
+        """How ECR's answers name the repository."""
+        return {"registryId": self.account, "repositoryName": self.name}
+
+    @property
+    def where(self) -> str:
+        """How ECR's messages name the repository."""
+        return f"for the repository with name '{self.name}' in the registry with id '{self.account}'"
 
     def tags_of(self, digest: str) -> list[str]:
         return [tag for tag, each in self.image_tags.items() if each == digest]
@@ -114,6 +166,67 @@ class Repository:
             return None
         return self.images.get(found)
 
+    def referrers(self, digest: str) -> list[Image]:
+        """The images whose subject is this digest, whether or not the subject is there."""
+        return [each for each in self.images.values() if each.subject == digest]
+
+    def tag_exists(self, tag: str) -> AWSError:
+        return AWSError(
+            "ImageTagAlreadyExistsException",
+            f"The image tag '{tag}' already exists in the '{self.name}' repository and cannot be overwritten "
+            "because the tag is immutable.",
+        )
+
+    def pullable(self, image: Image | None, now: float) -> bool:
+        """Whether a pull gets the image. At AWS an archived image answers 404 until its restore has ended."""
+        return image is not None and image.status(now) == "ACTIVE"
+
+    def availability(self, layer: str, now: float) -> Literal["AVAILABLE", "UNAVAILABLE", "ARCHIVED"]:
+        """A layer is archived if images have it and none of them is active."""
+        if layer not in self.layers:
+            return "UNAVAILABLE"
+        if all(image.archived is None for image in self.images.values()):
+            return "AVAILABLE"
+        users = [each for each in self.images.values() if any(part.get("digest") == layer for part in each.layers())]
+        archived = users and all(each.status(now) != "ACTIVE" for each in users)
+        return "ARCHIVED" if archived else "AVAILABLE"
+
+    def transition(self, image: Image, storage: str, now: float) -> None:
+        """Archives or restores an image. Raises ImageStorageClassUpdateNotSupportedException.
+
+        Which transitions ECR refuses is documented only for a child of an index: it can be archived only after the
+        index. Here a transition to the class that the image already has, or during a restore, is refused too.
+        """
+        indexes = (each for each in self.images.values() if image.digest in each.children())
+        if image.storage == storage or image.status(now) == "ACTIVATING":
+            raise _unsupported(image, f"is {image.status(now)}")
+        if storage == "ARCHIVE":
+            if any(each.storage == "STANDARD" for each in indexes):
+                raise _unsupported(image, "is referenced by a manifest list that is not archived")
+            image.storage, image.archived = "ARCHIVE", now
+        else:
+            image.storage, image.activated = "STANDARD", now + RESTORE_SECONDS
+
+    def delete(self, image: Image, tag: str | None = None) -> list[str]:
+        """Deletes a tag of an image, or the image; with its last tag, the image goes. Returns the deleted tags.
+
+        Raises AWSError with ImageReferencedByManifestList, a failure code of BatchDeleteImage.
+        """
+        if tag is not None and self.tags_of(image.digest) != [tag]:
+            del self.image_tags[tag]
+            return [tag]
+        if any(image.digest in other.children() for other in self.images.values()):
+            raise AWSError("ImageReferencedByManifestList", "Requested image referenced by manifest list")
+        return self.remove(image)
+
+    def remove(self, image: Image) -> list[str]:
+        """Deletes an image without any check. Returns its tags."""
+        tags = self.tags_of(image.digest)
+        for tag in tags:
+            del self.image_tags[tag]
+        del self.images[image.digest]
+        return tags
+
     def put_layer(self, digest: str, content: bytes) -> None:
         """Stores a layer. Raises AWSError if it is too large or its digest is wrong."""
         if len(content) > MAX_LAYER:
@@ -128,7 +241,6 @@ class Repository:
         self, manifest: bytes, media_type: str | None, *, tag: str | None, digest: str | None, now: float
     ) -> Image:
         """Stores a manifest. Raises ECR's exceptions: ImageAlreadyExistsException if nothing would change."""
-        where = f"in the repository with name '{self.name}' in the registry with id '{self.account}'"
         try:
             content = json.loads(manifest)
         except (ValueError, RecursionError):
@@ -146,48 +258,54 @@ class Repository:
                 f"'must satisfy regular expression '{TAG.pattern}''",
             )
         image = Image(real, manifest, kind, pushed=now, content=content)
-        self._check_references(image, where)
-        current = self.image_tags.get(tag) if tag is not None else None
+        self._check_references(image)
+        known, current = self.images.get(real), self.image_tags.get(tag) if tag is not None else None
         if tag is not None and current is not None and current != real and self.is_immutable(tag):
+            raise self.tag_exists(tag)
+        if known is not None and known.status(now) != "ACTIVE":  # a push restores an archived image at once
+            known.storage, known.activated = "STANDARD", now
+        elif known is not None and (tag is None or current == real):
+            which = f"digest '{real}'" if tag is None else f"digest '{real}' and tag '{tag}'"
             raise AWSError(
-                "ImageTagAlreadyExistsException",
-                f"The image tag '{tag}' already exists in the '{self.name}' repository and cannot be overwritten "
-                "because the tag is immutable.",
-            )
-        if real in self.images and (tag is None or current == real):
-            raise AWSError(
-                "ImageAlreadyExistsException", f"Image with digest '{real}' and tag '{tag}' already exists {where}"
+                "ImageAlreadyExistsException",
+                f"Image with {which} already exists in the repository with name '{self.name}' in registry with id "
+                f"'{self.account}'",
             )
         image = self.images.setdefault(real, image)
         if tag is not None:
             self.image_tags[tag] = real
         return image
 
-    def _check_references(self, image: Image, where: str) -> None:
+    def _check_references(self, image: Image) -> None:
+        where = f"into repository with name '{self.name}' in the registry with id '{self.account}'"
         lists = [image.content.get(name, []) for name in ("layers", "manifests")]
         entries = [entry for each in lists if isinstance(each, list) for entry in each]
         if not all(isinstance(each, list) for each in lists) or not all(_is_descriptor(each) for each in entries):
             raise _bad_manifest("layers and manifests are lists of descriptors")
-        if "config" in image.content and not _is_descriptor(image.content["config"]):
-            raise _bad_manifest("config is a descriptor")
+        if not all(_is_descriptor(image.content[each]) for each in ("config", "subject") if each in image.content):
+            raise _bad_manifest("config and subject are descriptors")
         if (image.media_type in INDEXES) != ("manifests" in image.content):
             raise _bad_manifest(f"not a {image.media_type}")
         missing = [str(each.get("digest")) for each in image.layers() if each.get("digest") not in self.layers]
         if missing:
             raise AWSError(
                 "LayersNotFoundException",
-                f"Layers with digests '{missing}' required for pushing image {where} do not exist",
+                f"Layers with digests '[{', '.join(missing)}]' required for pushing image {where} do not exist",
             )
         absent = [each for each in image.children() if each not in self.images]
         if absent:
             raise AWSError(
                 "ReferencedImagesNotFoundException",
-                f"Images with digests '{absent}' required for pushing image {where} do not exist",
+                f"Images with digests '[{', '.join(absent)}]' required for pushing image {where} do not exist",
             )
 
 
 def _is_descriptor(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("digest"), str) and isinstance(value.get("size"), int)
+
+
+def _unsupported(image: Image, why: str) -> AWSError:
+    return AWSError("ImageStorageClassUpdateNotSupportedException", f"The image '{image.digest}' {why}")
 
 
 def _bad_manifest(why: str) -> AWSError:
@@ -249,12 +367,13 @@ class Registry:
 
 
 class Store:
-    """All registries, and the running uploads."""
+    """All registries, the running uploads, and the running restores with their ends."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self._registries: dict[tuple[str, str], Registry] = {}
         self.uploads: dict[str, Upload] = {}
+        self.restores: list[tuple[Repository, Image, float]] = []
 
     def registry(self, account: str, region: str) -> Registry:
         """The registry of an account in a region, which exists from the first call on."""
@@ -263,6 +382,18 @@ class Store:
         if found is None:
             found = self._registries[key] = Registry(account, region)
         return found
+
+    def repositories(self) -> list[Repository]:
+        """The repositories of all registries."""
+        return [each for registry in self._registries.values() for each in registry.repositories.values()]
+
+    def restored(self) -> list[tuple[Repository, Image]]:
+        """The images whose restore has ended since the last call of this method."""
+        now = self.now()
+        due = [each for each in self.restores if each[2] <= now]
+        self.restores = [each for each in self.restores if each[2] > now]
+        # Without images that were deleted, archived again, or pushed in the meantime.
+        return [(where, image) for where, image, end in due if image.storage == "STANDARD" and image.activated == end]
 
     def start_upload(self, repository: Repository) -> str:
         """Starts an upload and returns its id."""

@@ -58,3 +58,16 @@ def keys(answer: dict[str, Any]) -> tuple[str, str, str]:
     """The credentials in an answer of STS, as ``Sandbox.client`` takes them."""
     found = answer["Credentials"]
     return found["AccessKeyId"], found["SecretAccessKey"], found["SessionToken"]
+
+
+def receive(sqs: Any, url: str, *, count: int = 1, wait: int = 5) -> list[dict[str, Any]]:
+    """The next messages' bodies, deleted from the queue."""
+    bodies: list[dict[str, Any]] = []
+    while len(bodies) < count:
+        messages = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=wait, MaxNumberOfMessages=10).get("Messages", [])
+        if not messages:
+            break
+        for message in messages:
+            bodies.append(json.loads(message["Body"]))
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+    return bodies

@@ -11,20 +11,7 @@ import pytest
 
 from sandbox import images
 from sandbox.control import Sandbox
-from tests.sandbox.asking import CLUSTER, OWNER, keys, policy, refused, statement
-
-
-def receive(sqs: Any, url: str, *, count: int = 1, wait: int = 5) -> list[dict[str, Any]]:
-    """The next messages' bodies, deleted from the queue."""
-    bodies: list[dict[str, Any]] = []
-    while len(bodies) < count:
-        messages = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=wait, MaxNumberOfMessages=10).get("Messages", [])
-        if not messages:
-            break
-        for message in messages:
-            bodies.append(json.loads(message["Body"]))
-            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-    return bodies
+from tests.sandbox.asking import CLUSTER, OWNER, keys, policy, receive, refused, statement
 
 
 def test_a_policy_deleted_behind_our_back_is_reported(sandbox: Sandbox, ecr: Any, role: str, repository: str) -> None:
@@ -58,8 +45,9 @@ def test_each_change_is_reported_once_and_nothing_else_is(sandbox: Sandbox, ecr:
     images.push(images.build(), sandbox.url, *sandbox.login(), "shop", "v1")
     ecr.delete_repository(repositoryName="shop", force=True)
 
-    events = receive(sandbox.client("sqs"), url, count=5)
+    received = receive(sandbox.client("sqs"), url, count=6)
 
+    events = [each for each in received if each["detail-type"] == "AWS API Call via CloudTrail"]
     assert [each["detail"]["eventName"] for each in events] == [
         "CreateRepository",
         "SetRepositoryPolicy",
@@ -67,6 +55,7 @@ def test_each_change_is_reported_once_and_nothing_else_is(sandbox: Sandbox, ecr:
         "PutImage",
         "DeleteRepository",
     ]
+    assert [each["detail"]["action-type"] for each in received if each not in events] == ["PUSH"]
     # As in CloudTrail, tags are about an ARN; the repository is among the resources.
     assert events[2]["detail"]["requestParameters"]["resourceArn"] == arn
     assert {each["detail"]["resources"][0]["ARN"] for each in events} == {arn}
@@ -144,6 +133,82 @@ def test_a_waiting_receiver_wakes_at_once_and_holds_up_nobody(sandbox: Sandbox, 
 
     assert [name for _, name in got] == ["CreateRepository"]
     assert got[0][0] - made < 10  # not the 20 seconds of the poll
+
+
+# -- images ----------------------------------------------------------------------------------------------------------
+
+
+def actions(sandbox: Sandbox, url: str, count: int) -> list[dict[str, Any]]:
+    """The next events of ECR itself, without CloudTrail's."""
+    found = receive(sandbox.client("sqs"), url, count=count)
+    return [each for each in found if each["detail-type"] != "AWS API Call via CloudTrail"]
+
+
+def test_a_push_and_a_deletion_are_events_of_ecr_itself(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    url = sandbox.events_to("ecr-changes")
+    digest = images.push(images.build(), sandbox.url, *sandbox.login(), repository, "v1")
+    ecr.put_image(repositoryName=repository, imageManifest=images.build().manifest.content.decode(), imageTag="v2")
+    ecr.batch_delete_image(repositoryName=repository, imageIds=[{"imageDigest": digest}])
+
+    found = actions(sandbox, url, 3 + 4)
+
+    assert [(each["detail"]["action-type"], each["detail"]["image-tag"]) for each in found] == [
+        ("PUSH", "v1"),
+        ("PUSH", "v2"),
+        ("DELETE", "v1"),
+        ("DELETE", "v2"),
+    ]
+    event = found[0]
+    assert (event["detail-type"], event["source"]) == ("ECR Image Action", "aws.ecr")
+    assert (event["account"], event["region"], event["resources"]) == (OWNER, "us-east-1", [])
+    assert event["detail"] == {
+        "result": "SUCCESS",
+        "repository-name": repository,
+        "image-digest": digest,
+        "action-type": "PUSH",
+        "image-tag": "v1",
+    }
+
+
+def test_an_image_that_was_archived_and_one_whose_restore_has_ended_are_events(
+    sandbox: Sandbox, ecr: Any, repository: str
+) -> None:
+    digest = images.push(images.build(), sandbox.url, *sandbox.login(), repository, "v1")
+    url = sandbox.events_to("ecr-changes")
+    for storage in ("ARCHIVE", "STANDARD"):
+        ecr.update_image_storage_class(
+            repositoryName=repository, imageId={"imageDigest": digest}, targetStorageClass=storage
+        )
+    (archived,) = actions(sandbox, url, 3)
+    sandbox.advance(20 * 60)
+    (restored,) = actions(sandbox, url, 1)
+
+    assert archived["detail"] == {
+        "result": "SUCCESS",
+        "repository-name": repository,
+        "image-digest": digest,
+        "action-type": "UPDATE_STORAGE_CLASS",
+        "target-storage-class": "ARCHIVE",
+        "manifest-media-type": images.MANIFEST,
+        "artifact-media-type": images.CONFIG,
+    }
+    assert restored["detail"]["target-storage-class"] == "STANDARD"
+    assert restored["detail"]["last-activated-at"].endswith("Z")
+
+
+def test_a_rule_can_choose_ecrs_own_events(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    sqs, events = sandbox.client("sqs"), sandbox.client("events")
+    url = sqs.create_queue(QueueName="images")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    pattern = {"source": ["aws.ecr"], "detail-type": ["ECR Image Action"], "detail": {"action-type": ["DELETE"]}}
+    events.put_rule(Name="images", EventPattern=json.dumps(pattern))
+    events.put_targets(Rule="images", Targets=[{"Id": "queue", "Arn": arn}])
+
+    images.push(images.build(), sandbox.url, *sandbox.login(), repository, "v1")
+    ecr.batch_delete_image(repositoryName=repository, imageIds=[{"imageTag": "v1"}])
+
+    (event,) = receive(sqs, url)
+    assert event["detail"]["image-tag"] == "v1"
 
 
 # -- the queue -------------------------------------------------------------------------------------------------------

@@ -139,15 +139,16 @@ def test_an_immutable_tag_stays_and_an_excluded_one_moves(sandbox: Sandbox, ecr:
     for tag in ("v1", "cache-1"):
         images.push(first, sandbox.url, *login, repository, tag)
 
-    images.push(first, sandbox.url, *login, repository, "v1")  # the same again is no change
     images.push(second, sandbox.url, *login, repository, "cache-1")
-    refusal = denied(400, lambda: images.push(second, sandbox.url, *login, repository, "v1"))
-
-    assert refusal.code == "TAG_INVALID"
-    assert refusal.message == (
-        f"The image tag 'v1' already exists in the '{repository}' repository and cannot be overwritten because the "
-        "tag is immutable."
-    )
+    images.push(second, sandbox.url, *login, repository, "cache-1")  # the same again is no change
+    for image in (first, second):  # but not under an immutable tag
+        with pytest.raises(images.RegistryError) as caught:
+            images.push(image, sandbox.url, *login, repository, "v1")
+        assert (caught.value.status, caught.value.code) == (400, "TAG_INVALID")
+        assert caught.value.message == (
+            f"The image tag 'v1' already exists in the '{repository}' repository and cannot be overwritten because "
+            "the tag is immutable."
+        )
     assert images.pull(sandbox.url, *login, repository, "v1").digest == first.digest
     assert images.pull(sandbox.url, *login, repository, "cache-1").digest == second.digest
 
@@ -179,7 +180,8 @@ def test_content_that_is_not_its_digest_is_refused(sandbox: Sandbox, repository:
         manifest = images.build().manifest
         path = f"/v2/{repository}/manifests/"
         refusal = denied(404, lambda: client.request("PUT", path + "v1", manifest.content))
-        assert refusal.code == "MANIFEST_BLOB_UNKNOWN"
+        assert refusal.code == "BLOB_UPLOAD_UNKNOWN"
+        assert f"required for pushing image into repository with name '{repository}'" in refusal.message
         denied(400, lambda: client.request("PUT", path + "v1", b"not json"))
 
 
@@ -321,3 +323,123 @@ def test_a_password_is_not_a_credential_of_anyone_else(sandbox: Sandbox) -> None
         denied(401, lambda: client.request("GET", "/v2/"))
     with images.RegistryClient(sandbox.url, "AWS", password[:-8] + "AAAAAAAA") as client:
         denied(401, lambda: client.request("GET", "/v2/"))
+
+
+# -- deletions, referrers, pages of tags -----------------------------------------------------------------------------
+
+
+def test_a_manifest_is_deleted_by_digest_and_a_tag_by_its_name(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    login, image, index = sandbox.login(), images.build(), images.build_index("many")
+    with images.RegistryClient(sandbox.url, *login) as client:
+        for tag in ("v1", "v2"):
+            client.push(image, repository, tag)
+        client.push(index, repository, "many")
+
+        def delete(reference: str) -> int:
+            return client.request("DELETE", f"/v2/{repository}/manifests/{reference}")[0]
+
+        assert delete("v1") == 202
+        assert images.pull(sandbox.url, *login, repository, "v2") == image
+        assert delete(image.digest) == 202
+        denied(404, lambda: images.pull(sandbox.url, *login, repository, "v2"))
+        assert denied(404, lambda: delete(image.digest)).code == "MANIFEST_UNKNOWN"
+        assert "referenced by manifest list" in denied(400, lambda: delete(index.images[0].digest)).message
+        ecr.set_repository_policy(repositoryName=repository, policyText=policy())
+    with images.RegistryClient(sandbox.url, *sandbox.login("cluster"), registry=HOST) as client:
+        path = f"/v2/{HOST}/{repository}/manifests/{index.digest}"
+        assert "ecr:BatchDeleteImage" in denied(403, lambda: client.request("DELETE", path)).message
+
+
+def signature_of(subject: images.Image, kind: str = "application/vnd.example.signature") -> images.Image:
+    """A referrer: a manifest without layers whose subject is this image."""
+    config = images.Blob(media_type="application/vnd.oci.empty.v1+json", content=b"{}")
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": images.MANIFEST,
+        "artifactType": kind,
+        "config": config.descriptor,
+        "layers": [config.descriptor],
+        "subject": subject.manifest.descriptor,
+        "annotations": {"made-by": "a test"},
+    }
+    content = json.dumps(manifest).encode()
+    return images.Image(manifest=images.Blob(media_type=images.MANIFEST, content=content), blobs=(config,))
+
+
+def test_the_referrers_of_an_image_are_listed_on_both_planes(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    image = images.build()
+    signature, bill = signature_of(image), signature_of(image, "application/spdx+json")
+    with images.RegistryClient(sandbox.url, *sandbox.login()) as client:
+        client.push(image, repository, "v1")
+        client.push(signature, repository)
+        client.push_blob(bill.blobs[0], repository)
+        path = f"/v2/{repository}/manifests/{bill.digest}"
+        put = client.request("PUT", path, bill.manifest.content, {"Content-Type": images.MANIFEST})
+        assert put[1]["oci-subject"] == image.digest
+        listed = json.loads(client.request("GET", f"/v2/{repository}/referrers/{image.digest}")[2])
+        assert listed["mediaType"] == images.INDEX
+        assert {each["digest"] for each in listed["manifests"]} == {signature.digest, bill.digest}
+        found = client.request("GET", f"/v2/{repository}/referrers/{image.digest}?artifactType=application/spdx%2Bjson")
+        (only,) = json.loads(found[2])["manifests"]
+        assert (only["digest"], only["annotations"]) == (bill.digest, {"made-by": "a test"})
+        assert found[1]["oci-filters-applied"] == "artifactType"
+        nothing = client.request("GET", f"/v2/{repository}/referrers/sha256:{'0' * 64}")
+        assert json.loads(nothing[2])["manifests"] == []
+
+    subject = {"imageDigest": image.digest}
+    pages = ecr.list_image_referrers(repositoryName=repository, subjectId=subject, maxResults=1)
+    rest = ecr.list_image_referrers(repositoryName=repository, subjectId=subject, nextToken=pages["nextToken"])
+    assert {each["digest"] for each in pages["referrers"] + rest["referrers"]} == {signature.digest, bill.digest}
+    chosen = {"artifactTypes": ["application/spdx+json"]}
+    (only,) = ecr.list_image_referrers(repositoryName=repository, subjectId=subject, filter=chosen)["referrers"]
+    assert (only["digest"], only["artifactStatus"]) == (bill.digest, "ACTIVE")
+    (detail,) = ecr.describe_images(repositoryName=repository, imageIds=[{"imageDigest": bill.digest}])["imageDetails"]
+    assert (detail["subjectManifestDigest"], detail["artifactMediaType"]) == (image.digest, "application/spdx+json")
+
+
+def test_a_referrer_leaves_with_its_subject_at_the_next_run(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    image = images.build()
+    with images.RegistryClient(sandbox.url, *sandbox.login()) as client:
+        client.push(image, repository, "v1")
+        client.push(signature_of(image), repository)
+    rules = [
+        {
+            "rulePriority": 1,
+            "selection": {"tagStatus": "untagged", "countType": "imageCountMoreThan", "countNumber": 99},
+            "action": {"type": "expire"},
+        }
+    ]
+    ecr.put_lifecycle_policy(repositoryName=repository, lifecyclePolicyText=json.dumps({"rules": rules}).ljust(100))
+
+    def there() -> dict[str, str]:
+        details = ecr.describe_images(repositoryName=repository, filter={"imageStatus": "ANY"})["imageDetails"]
+        return {each["imageDigest"]: each["imageStatus"] for each in details}
+
+    sandbox.run_lifecycle()
+    assert set(there().values()) == {"ACTIVE"}
+    ecr.update_image_storage_class(repositoryName=repository, imageId={"imageTag": "v1"}, targetStorageClass="ARCHIVE")
+    sandbox.run_lifecycle()
+    assert list(there().values()) == ["ARCHIVED", "ARCHIVED"]
+    ecr.batch_delete_image(repositoryName=repository, imageIds=[{"imageTag": "v1"}])
+    sandbox.run_lifecycle()
+    assert there() == {}
+
+
+def test_tags_are_listed_in_pages(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    image = images.build()
+    images.push(image, sandbox.url, *sandbox.login(), repository, "v000")
+    for number in range(1, 105):
+        manifest = image.manifest.content.decode()
+        ecr.put_image(repositoryName=repository, imageManifest=manifest, imageTag=f"v{number:03}")
+
+    with images.RegistryClient(sandbox.url, *sandbox.login()) as client:
+        path, pages = f"/v2/{repository}/tags/list", []
+        while path:
+            _, headers, body = client.request("GET", path)
+            pages.append(json.loads(body)["tags"])
+            path = headers.get("link", "").removeprefix(f"<{sandbox.url}").partition(">")[0]
+        assert [len(page) for page in pages] == [100, 5]
+        assert sorted(pages[0] + pages[1]) == [f"v{number:03}" for number in range(105)]
+        for query in ("n=1001", "last=v003"):
+            refusal = denied(405, lambda query=query: client.request("GET", f"/v2/{repository}/tags/list?{query}"))
+            assert refusal.code == "UNSUPPORTED"
