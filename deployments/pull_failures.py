@@ -279,6 +279,7 @@ _NAMED = re.compile(
     r"'(?P<account>\d{12})'"
 )
 _IMAGE_ID = re.compile(r"imageDigest: ?'(?P<digest>[^']{0,80})', ?imageTag: ?'(?P<tag>[^']{0,128})'")
+_REGION = re.compile(r"(?:\bapi\.ecr\.|\bprod-)([a-z]{2,4}(?:-[a-z]{2,10}){1,2}-\d)(?:\.|-starport-layer-bucket)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _FULL_NAME = re.compile(_NAME)
@@ -369,6 +370,8 @@ def _names(text: str, partitions: tuple[Partition, ...]) -> Iterator[tuple[str, 
         for ref in refs:
             if ref["host"] == host:
                 yield from ref.items()
+    if found := _REGION.search(text):  # the host of the API, or the bucket of the layers
+        yield "region", found[1]
 
 
 def _repository(name: str) -> Iterator[tuple[str, str]]:

@@ -173,7 +173,7 @@ MESSAGES = (
         "dial tcp 172.40.1.94:443: i/o timeout",
         source=f"{_GITHUB}aws/copilot-cli/issues/5927",
         cause=Cause.NETWORK,
-        names={"host": ""},
+        names={"host": "", "region": REGION},
     ),
     Message(
         name="kubelet, i/o timeout at the layer storage",
