@@ -471,7 +471,7 @@ READ = {
     "GET /api/v1/projects/{ref}/branches", "GET /api/v1/projects/{ref}/{env}/deploy-settings",
     "GET /api/v1/remote-build-provider-status", "GET /api/v1/platform-notifications",
 }  # fmt: skip
-READING_COMMANDS = {f"manage.py {name}" for name in ("doctor", "env_example", "errors", "policy")}
+READING_COMMANDS = {f"manage.py {name}" for name in ("doctor", "env_example", "errors", "policy", "why")}
 _REFUSED = {"add", "delete", "change"}  # of rows that only the program writes
 _READING = {"history", "changelist", "export"}
 

@@ -35,6 +35,7 @@ from deployments.aws.partitions import registry_of
 from deployments.aws.values import (
     Ambient,
     CreateOutcome,
+    DescribedImage,
     Details,
     Listed,
     Observation,
@@ -201,6 +202,29 @@ class Ecr:
                 reason = str(failure.get("failureReason", ""))
                 raise aws_error("BatchGetImage", name, code, reason, permission=permission_of("BatchGetImage"))
         return {image["imageId"]["imageDigest"]: image["imageManifest"] for image in answer["images"]}
+
+    def image(self, name: str, *, digest: str = "", tag: str = "") -> DescribedImage | None:
+        """The image with this digest, or else this tag, in any storage class; None if it does not exist.
+
+        The call does not count as a pull, as BatchGetImage does. Permission: ecr:DescribeImages. Raises RegistryError.
+        """
+        request = {
+            **self._on(name),
+            "imageIds": [{"imageDigest": digest} if digest else {"imageTag": tag}],
+            "filter": {"imageStatus": "ANY"},  # without it, AWS leaves archived images out (ECR's service model)
+        }
+        none: dict[str, Any] = {"imageDetails": []}
+        answer = self._call(
+            "DescribeImages", name, request, {"ImageNotFoundException": none, "RepositoryNotFoundException": none}
+        )
+        for each in answer["imageDetails"]:
+            return DescribedImage(
+                digest=each["imageDigest"],
+                status=each.get("imageStatus", "ACTIVE"),
+                pushed_at=each.get("imagePushedAt"),
+                archived_at=each.get("lastArchivedAt"),
+            )
+        return None
 
     def image_tags(self, name: str) -> Iterator[str]:
         """Every tag in the repository, 1,000 tags a call; no tag if the repository does not exist.

@@ -35,6 +35,16 @@ class Listed:
     kms_key: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DescribedImage:
+    """One image in an answer of DescribeImages."""
+
+    digest: str
+    status: str  # ACTIVE, ARCHIVED, ACTIVATING
+    pushed_at: datetime | None
+    archived_at: datetime | None
+
+
 class CreateOutcome(Enum):
     """The result of CreateRepository."""
 

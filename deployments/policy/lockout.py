@@ -23,9 +23,9 @@ from deployments.policy.findings import place_of
 
 SET_POLICY = "ecr:setrepositorypolicy"
 _NEEDED = """
-    BatchCheckLayerAvailability BatchGetImage CompleteLayerUpload DescribeRepositories GetDownloadUrlForLayer
-    GetLifecyclePolicy GetRepositoryPolicy InitiateLayerUpload ListImages ListTagsForResource PutImage
-    PutImageTagMutability PutLifecyclePolicy SetRepositoryPolicy TagResource UploadLayerPart
+    BatchCheckLayerAvailability BatchGetImage CompleteLayerUpload DescribeImages DescribeRepositories
+    GetDownloadUrlForLayer GetLifecyclePolicy GetRepositoryPolicy InitiateLayerUpload ListImages ListTagsForResource
+    PutImage PutImageTagMutability PutLifecyclePolicy SetRepositoryPolicy TagResource UploadLayerPart
 """
 #: What Registry Admin and the credentials of a deploy do on a repository that exists: docs/iam-policy.json, lower case.
 NEEDED = frozenset(f"ecr:{name.lower()}" for name in _NEEDED.split())

@@ -35,13 +35,14 @@ from tests.support.constants import HOST, OWNER
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Operations that the door calls, and answers of theirs that it takes for values.
 CALLS = {
-    "ecr": """BatchGetImage CreateRepository DescribeRepositories GetAuthorizationToken GetDownloadUrlForLayer
-        GetLifecyclePolicy GetRepositoryPolicy ListImages ListTagsForResource PutImageTagMutability PutLifecyclePolicy
-        SetRepositoryPolicy TagResource""",
+    "ecr": """BatchGetImage CreateRepository DescribeImages DescribeRepositories GetAuthorizationToken
+        GetDownloadUrlForLayer GetLifecyclePolicy GetRepositoryPolicy ListImages ListTagsForResource
+        PutImageTagMutability PutLifecyclePolicy SetRepositoryPolicy TagResource""",
     "sts": "AssumeRole GetFederationToken",
     "sqs": "ReceiveMessage DeleteMessageBatch",
 }
 VALUES = {
+    "ImageNotFoundException",
     "LayersNotFoundException",
     "LifecyclePolicyNotFoundException",
     "RepositoryAlreadyExistsException",
