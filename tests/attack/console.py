@@ -167,25 +167,34 @@ class Form:
 
     path: str
     fields: list[tuple[str, list[str]]] = field(default_factory=list)
-    many: list[tuple[str, str]] = field(default_factory=list)  # boxes, of which all are ticked
+    boxes: list[tuple[str, str, bool]] = field(default_factory=list)  # (name, value, whether it is ticked)
     buttons: list[tuple[str, str]] = field(default_factory=list)
 
     def variants(self) -> Iterator[dict[str, list[str]]]:
-        """What is sent: the first choice of each menu; each other choice; and a sample of all combinations."""
+        """What is sent: the first choice of each menu with each set of boxes; each other choice; some combinations."""
         menus = [[(name, value) for value in sorted(values, key=not_chosen)] for name, values in self.fields]
         menus += [list(self.buttons)] if self.buttons else []
-        first = [menu[0] for menu in menus]
-        others = [[*first[:place], pair, *first[place + 1 :]] for place, menu in enumerate(menus) for pair in menu[1:]]
+        first, sets = [menu[0] for menu in menus], self._sets_of_boxes()
         random = Random(self.path)  # noqa: S311  # the same at each run
-        mixed = [[random.choice(menu) for menu in menus] for _ in range(MOST_VARIANTS - len(others) - 1)]
-        known = []
-        for chosen in [first, *others[: MOST_VARIANTS - 1], *mixed]:
+        chosen = [(first, boxes) for boxes in sets]
+        for place, menu in enumerate(menus):
+            chosen += [([*first[:place], pair, *first[place + 1 :]], random.choice(sets)) for pair in menu[1:]]
+        while len(chosen) < MOST_VARIANTS:
+            chosen.append(([random.choice(menu) for menu in menus], random.choice(sets)))
+        known: list[dict[str, list[str]]] = []
+        for pairs, boxes in chosen[:MOST_VARIANTS]:
             data: dict[str, list[str]] = {}
-            for name, value in (*chosen, *self.many):
+            for name, value in (*pairs, *boxes):
                 data.setdefault(name, []).append(value)
             if data not in known:
                 known.append(data)
         yield from known
+
+    def _sets_of_boxes(self) -> list[list[tuple[str, str]]]:
+        """The boxes as they are; one more of each name; all of them."""
+        ticked = [(name, value) for name, value, is_ticked in self.boxes if is_ticked]
+        more = {name: value for name, value, is_ticked in reversed(self.boxes) if not is_ticked}
+        return [ticked, *([*ticked, pair] for pair in more.items()), [(name, value) for name, value, _ in self.boxes]]
 
 
 def not_chosen(value: str) -> bool:
@@ -217,7 +226,7 @@ class _Reader(HTMLParser):
     def _control(self, form: Form, tag: str, values: dict[str, str]) -> None:
         name, kind, value = values.get("name", ""), values.get("type", "text"), values.get("value", "")
         if "formaction" in values:  # the button sends the fields of its form to another address
-            self.forms.append(Form(urljoin(self.path, values["formaction"]), form.fields, form.many))
+            self.forms.append(Form(urljoin(self.path, values["formaction"]), form.fields, form.boxes))
         elif tag == "select":
             self._select = name
         elif tag == "option" and self._select:
@@ -229,7 +238,7 @@ class _Reader(HTMLParser):
             form.buttons.append((name, value))
         elif tag == "input" and name and name != "csrfmiddlewaretoken":
             if kind == "checkbox":
-                form.many.append((name, value or "on"))
+                form.boxes.append((name, value or "on", "checked" in values))
             elif kind == "radio":
                 _choice(form, name, value)
             else:
