@@ -4,12 +4,29 @@ This file is the wiring. Routes call use cases and contain no rules. `schemas` h
 access keys, `errors` the error answers, `middleware` what is common to all answers.
 """
 
+import functools
+from typing import Any
+
 from ninja import NinjaAPI
+from ninja.openapi.schema import OpenAPISchema
 
 from deployments.api import deployments, errors, login, projects
 from deployments.api.bodies import StrictParser
 
-api = NinjaAPI(
+
+class Api(NinjaAPI):
+    """Its description is made once in a process: that takes 0.1 s of CPU, and anybody may ask for it."""
+
+    @functools.cached_property
+    def _description(self) -> OpenAPISchema:
+        return super().get_openapi_schema()
+
+    def get_openapi_schema(self, **_: Any) -> OpenAPISchema:
+        """The description, which no caller may change. The API has one address, so the options have no effect."""
+        return self._description
+
+
+api = Api(
     title="Registry Admin",
     version="1",
     description=(

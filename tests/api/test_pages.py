@@ -201,6 +201,19 @@ def test_every_route_is_documented(schema: dict[str, Any]) -> None:
         assert public or operation["security"], where
 
 
+def test_the_description_is_made_once_because_anybody_may_ask_for_it(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = client.get("/api/openapi.json").content
+
+    def again(**_: object) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr("ninja.main.get_schema", again)
+
+    assert client.get("/api/openapi.json").content == first
+
+
 def test_keys_are_documented_as_bearer_tokens(schema: dict[str, Any]) -> None:
     schemes = schema["components"]["securitySchemes"]
 

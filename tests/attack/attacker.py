@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from typing import Any
 
+from django.contrib.auth.models import User
 from django.test import Client
+
+from deployments.access import sessions
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +32,14 @@ class Attacker(Client):
     def __init__(self, sent: Sent, **options: Any) -> None:
         super().__init__(raise_request_exception=False, **options)
         self._sent = sent
+
+    def log_in(self, person: User) -> SimpleCookie:
+        """A session of this person that began now. Returns its cookies."""
+        self.force_login(person)
+        session = self.session
+        session[sessions.LOG_IN_AT] = time.time()
+        session.save()
+        return copied(self.cookies)
 
     def request(self, **request: Any) -> Any:
         number = self._sent.count()

@@ -24,7 +24,6 @@ from django.contrib.auth.models import Group, Permission, User
 from django.contrib.contenttypes.models import ContentType
 from django.db import connection, transaction
 from django.db.models.functions import Now
-from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, resolve
 from django.urls.resolvers import RegexPattern
 
@@ -36,16 +35,18 @@ from deployments.models import (
     AuditEntry,
     BackgroundWorker,
     Deployment,
+    Identity,
     NotificationChannel,
     NotificationDelivery,
     Project,
     Repository,
     RepositoryEvent,
+    SecondFactor,
     Sweep,
     SweepFinding,
 )
 from deployments.notify import channels
-from tests.attack.attacker import copied
+from tests.attack.attacker import Attacker, Sent, copied
 from tests.support.cli import DIGEST, HASH
 from tests.support.constants import HOST, OWNER, POLICY, TRAIL
 
@@ -54,6 +55,10 @@ SETTINGS = {
     "DEPLOY_REGISTRY_HOST": HOST,
     "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": POLICY,
     "DEPLOY_IMAGE_VERIFICATION_ENABLED": "0",
+    "SSO_ISSUER": "https://127.0.0.1:1",  # refuses every connection
+    "SSO_CLIENT_ID": "registry-admin",
+    "SSO_CLIENT_SECRET": "hidden-client-secret",
+    "SSO_GROUPS": '{"people": "viewer"}',
 }
 #: Addresses whose POST, if it is allowed, calls AWS or connects, which no test does in a transaction.
 CALLS = {"deployments_repository_restore", "deployments_notificationchannel_test"}
@@ -66,6 +71,7 @@ ROLES: dict[str, Callable[[], User | None]] = {
     "viewer": lambda: _person("viewer", group=groups.VIEWER),
     "operator": lambda: _person("operator", group=groups.OPERATOR),
     "key maker": lambda: _person("key-maker", "add_accesskey"),
+    "few rights": lambda: _person("few-rights", "start_sweep", "rotate_accesskey"),
     "people manager": lambda: _person(
         "people-manager",
         *(f"{act}_{model}" for act in ("view", "add", "change", "delete") for model in ("user", "group")),
@@ -124,7 +130,7 @@ def _rows_of(text: str, *, other: type[Any] = Project) -> list[Any]:
     """The keys of the rows of the model that an address of the admin is about."""
     found = re.match(r"admin/(deployments|auth)/(\w+)/", text)
     model = apps.get_model(found[1], found[2]) if found else other
-    return list(model._base_manager.values_list("pk", flat=True))[:6]
+    return list(model._base_manager.order_by("pk").values_list("pk", flat=True))[:12]
 
 
 _ARGUMENTS: dict[str, Callable[[Route], list[Any]]] = {
@@ -161,25 +167,34 @@ class Form:
 
     path: str
     fields: list[tuple[str, list[str]]] = field(default_factory=list)
-    many: list[tuple[str, str]] = field(default_factory=list)  # boxes, of which all are ticked
+    boxes: list[tuple[str, str, bool]] = field(default_factory=list)  # (name, value, whether it is ticked)
     buttons: list[tuple[str, str]] = field(default_factory=list)
 
     def variants(self) -> Iterator[dict[str, list[str]]]:
-        """What is sent: the first choice of each menu; each other choice; and a sample of all combinations."""
+        """What is sent: the first choice of each menu with each set of boxes; each other choice; some combinations."""
         menus = [[(name, value) for value in sorted(values, key=not_chosen)] for name, values in self.fields]
         menus += [list(self.buttons)] if self.buttons else []
-        first = [menu[0] for menu in menus]
-        others = [[*first[:place], pair, *first[place + 1 :]] for place, menu in enumerate(menus) for pair in menu[1:]]
+        first, sets = [menu[0] for menu in menus], self._sets_of_boxes()
         random = Random(self.path)  # noqa: S311  # the same at each run
-        mixed = [[random.choice(menu) for menu in menus] for _ in range(MOST_VARIANTS - len(others) - 1)]
-        known = []
-        for chosen in [first, *others[: MOST_VARIANTS - 1], *mixed]:
+        chosen = [(first, boxes) for boxes in sets]
+        for place, menu in enumerate(menus):
+            chosen += [([*first[:place], pair, *first[place + 1 :]], random.choice(sets)) for pair in menu[1:]]
+        while len(chosen) < MOST_VARIANTS:
+            chosen.append(([random.choice(menu) for menu in menus], random.choice(sets)))
+        known: list[dict[str, list[str]]] = []
+        for pairs, boxes in chosen[:MOST_VARIANTS]:
             data: dict[str, list[str]] = {}
-            for name, value in (*chosen, *self.many):
+            for name, value in (*pairs, *boxes):
                 data.setdefault(name, []).append(value)
             if data not in known:
                 known.append(data)
         yield from known
+
+    def _sets_of_boxes(self) -> list[list[tuple[str, str]]]:
+        """The boxes as they are; one more of each name; all of them."""
+        ticked = [(name, value) for name, value, is_ticked in self.boxes if is_ticked]
+        more = {name: value for name, value, is_ticked in reversed(self.boxes) if not is_ticked}
+        return [ticked, *([*ticked, pair] for pair in more.items()), [(name, value) for name, value, _ in self.boxes]]
 
 
 def not_chosen(value: str) -> bool:
@@ -211,7 +226,7 @@ class _Reader(HTMLParser):
     def _control(self, form: Form, tag: str, values: dict[str, str]) -> None:
         name, kind, value = values.get("name", ""), values.get("type", "text"), values.get("value", "")
         if "formaction" in values:  # the button sends the fields of its form to another address
-            self.forms.append(Form(urljoin(self.path, values["formaction"]), form.fields, form.many))
+            self.forms.append(Form(urljoin(self.path, values["formaction"]), form.fields, form.boxes))
         elif tag == "select":
             self._select = name
         elif tag == "option" and self._select:
@@ -223,7 +238,7 @@ class _Reader(HTMLParser):
             form.buttons.append((name, value))
         elif tag == "input" and name and name != "csrfmiddlewaretoken":
             if kind == "checkbox":
-                form.many.append((name, value or "on"))
+                form.boxes.append((name, value or "on", "checked" in values))
             elif kind == "radio":
                 _choice(form, name, value)
             else:
@@ -314,9 +329,8 @@ class Console:
 
 def _forms(superuser: User, known: dict[str, list[str]]) -> dict[str, list[Form]]:
     """The forms of all pages, and of the pages to which a link with a query leads, but for the filters of lists."""
-    client = Client(raise_request_exception=False)
-    client.force_login(superuser)
-    cookies = client.cookies
+    client = Attacker(Sent(kind=""))
+    cookies = client.log_in(superuser)
     forms: dict[str, list[Form]] = {}
     waiting, seen = list(itertools.chain.from_iterable(known.values())), set[str]()
     while waiting:
@@ -391,8 +405,11 @@ def _rows(superuser: User) -> None:
     store = environment_variables.store
     store(environment=environment, variables={"PLAIN": "canary-variable"}, vault=vault, is_secret=False)
     store(environment=environment, variables={"SECRET": "hidden-variable"}, vault=vault, is_secret=True)
-    User.objects.create_user("canary-user", "canary-user@example.com", PASSWORD)
+    person = User.objects.create_user("canary-user", "canary-user@example.com", PASSWORD)
     Group.objects.create(name="canary-group")
+    for each in (superuser, person):
+        SecondFactor.objects.create(user=each, kind="totp", name="canary-factor", secret="hidden-seed")
+    Identity.objects.create(user=superuser, issuer=SETTINGS["SSO_ISSUER"], subject="canary-subject", made_by="somebody")
     keys.make_environment_key(environment, "canary-key")
     keys.make_user_token(superuser, "canary-key")
     keys.revoke(keys.make_environment_key(environment, "canary-key")[0])

@@ -111,16 +111,18 @@ class Operation:
         queries = [name for name, where in self.parameters if where == "query"]
         for names in dict.fromkeys([tuple(paths), (*paths, *queries)]):
             for chosen in itertools.product(*(PARAMETERS[name](side, place) for name in names)):
-                for switched in itertools.product((True, False), repeat=len(switches)):
+                for switched in itertools.product((False, True), repeat=len(switches)):
                     body = json.dumps(values | dict(zip(switches, switched, strict=True)))
                     yield self._request(dict(zip(names, chosen, strict=True)), body if self.method == "POST" else "")
 
     def invented(self, request: Request) -> Request | None:
         """The same request for things that do not exist; None if the request names nothing."""
-        names = dict(request.names)
-        if not names.keys() & INVENTED.keys():
-            return None
-        return self._request({name: INVENTED.get(name, value) for name, value in names.items()}, request.body)
+        names = {name: INVENTED.get(name, value) for name, value in request.names}
+        body = json.loads(request.body) if request.body else {}
+        if "externalId" in body:
+            body["externalId"] = f"invented-{body['externalId']}"
+            return self._request(names, json.dumps(body))
+        return self._request(names, request.body) if names.keys() & INVENTED.keys() else None
 
     def _request(self, names: dict[str, Any], body: str) -> Request:
         path = self.path

@@ -48,7 +48,7 @@ def test_a_post_that_another_site_forged_is_a_403_and_changes_nothing(
     name: str, console: Console, attacker: Callable[..., Attacker]
 ) -> None:
     client = attacker(enforce_csrf_checks=True)
-    client.force_login(console.superuser)
+    client.log_in(console.superuser)
     client.cookies["csrftoken"] = TOKEN
     cookies = copied(client.cookies)
     for path in console.paths[name]:
@@ -63,7 +63,7 @@ def test_a_post_that_another_site_forged_is_a_403_and_changes_nothing(
 def test_the_same_post_with_its_own_token_is_taken(console: Console, attacker: Callable[..., Attacker]) -> None:
     """Else the posts above would be refused for another reason."""
     client = attacker(enforce_csrf_checks=True)
-    client.force_login(console.superuser)
+    client.log_in(console.superuser)
     client.cookies["csrftoken"] = TOKEN
 
     with writes() as written:

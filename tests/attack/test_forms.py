@@ -28,7 +28,7 @@ def test_a_form_that_is_too_large_is_a_413_and_a_malformed_one_changes_nothing(
     name: str, console: Console, attacker: Callable[..., Attacker]
 ) -> None:
     route, client = ROUTES[name], attacker(enforce_csrf_checks=True)
-    client.force_login(console.superuser)
+    client.log_in(console.superuser)
     client.cookies["csrftoken"] = TOKEN
     cookies = copied(client.cookies)
 

@@ -20,7 +20,7 @@ from django.db.models.functions import Now
 from deployments.access import keys
 from deployments.models import AccessKey, Deployment, Environment
 from tests.attack.attacker import Attacker
-from tests.attack.operations import BODY, OPERATIONS, PARAMETERS, Request
+from tests.attack.operations import BODY, INVENTED, OPERATIONS, PARAMETERS, Request
 from tests.attack.projects import Place, Side, rows_by_owner
 
 KIND = "keys × operations × foreign ids"
@@ -109,18 +109,21 @@ def test_a_key_reaches_nothing_beyond_its_environment(
         own |= {sides[0].project.name, sides[0].person.username}
         for side, place in _strangers(key, sides):
             before = _rows_of_others(key)
-            for request in operation.requests(side, place):
+            for number, request in enumerate(operation.requests(side, place)):
                 # As a repeated request: with the idempotency key and the body of the request that made theirs.
-                theirs = Deployment.objects.filter(pk=place.deployments[0].pk)
-                theirs.update(request_digest=hashlib.sha256(request.body.encode()).hexdigest())
+                theirs = place.deployments[number % len(place.deployments)]
+                digest = hashlib.sha256(request.body.encode()).hexdigest()
+                Deployment.objects.filter(pk=theirs.pk).update(request_digest=digest)
                 case = f"{request.method} {request.path} with the key of {key.name}, about {place.canary}"
-                status, answer = send(client, request, key, place.deployments[0].idempotency_key)
+                status, answer = send(client, request, key, theirs.idempotency_key)
                 assert set(CANARY.findall(answer)) <= own, case
                 if dict(request.names).get("ref", own_ref) != own_ref and name not in WHATEVER_THE_PROJECT:
                     assert status >= 400, case
                 if (invented := operation.invented(request)) is not None and _is_foreign(request, key, side, sides):
-                    wanted = send(client, invented, key)
-                    assert (status, NOT_THERE.sub("…", answer)) == (wanted[0], NOT_THERE.sub("…", wanted[1])), case
+                    wanted = send(client, invented, key, f"invented-{theirs.idempotency_key}")
+                    assert status == wanted[0], case
+                    if dict(request.names).keys() & INVENTED.keys():  # else something was made, with a name of its own
+                        assert NOT_THERE.sub("…", answer) == NOT_THERE.sub("…", wanted[1]), case
             after = _rows_of_others(key)
             assert after == before, f"{name} with the key of {key.name}, about {place.canary}"
 

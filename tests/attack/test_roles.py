@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 
-from deployments.models import AccessKey
+from deployments.models import AccessKey, Identity, RecoveryCode, SecondFactor, Sweep
 from tests.attack.attacker import Attacker, copied
 from tests.attack.console import CALLS, ROUTES, Console, Route, writes
 
@@ -27,11 +27,12 @@ _MODELS = (
 REACHES: dict[str, set[str]] = {}
 REACHES["anonymous"] = REACHES["not staff"] = {
     "healthz", "readyz", "api-docs", "openapi-json", "home", "login", "logout",
-    "forgotten", "forgotten_sent", "forgotten_done", "forgotten_link",
+    "forgotten", "forgotten_sent", "forgotten_done", "forgotten_link", "single_sign_on",
 }  # fmt: skip
 REACHES["without rights"] = (
     REACHES["anonymous"]
     | {"index", "app_list", "jsi18n", "password_change", "password_change_done"}
+    | {"your_log_in", "your_log_in_add", "your_log_in_recovery_codes", "single_sign_on_begin_link"}
     | {"tokens", "project", "deployment", "deployments"}  # lead to pages that ask for the right
     | {route.name for route in ROUTES.values() if route.name.endswith("/<path:object_id>/")}  # the same
     | {"deployments_repository_ask", "deployments_repository_what_if"}  # back to the dashboard
@@ -48,6 +49,11 @@ REACHES["operator"] = (
     | {"deployments_repository_take_over", "deployments_sweep_start", "deployments_sweep_stop", "setup", "writes"}
 )
 REACHES["key maker"] = REACHES["without rights"] | {"deployments_accesskey_add", "login-approve"}
+REACHES["few rights"] = (
+    REACHES["without rights"]
+    | {f"deployments_accesskey_{page}" for page in ("changelist", "change", "history", "rotate")}
+    | {"deployments_sweep_start"}
+)
 REACHES["people manager"] = (
     REACHES["without rights"]
     | {
@@ -55,13 +61,13 @@ REACHES["people manager"] = (
         for model in ("user", "group")
         for page in ("changelist", "add", "change", "delete", "history")
     }
-    | {"auth_user_password_change"}
+    | {"auth_user_password_change", "auth_user_second_factors", "single_sign_on_links"}
 )
 
 _OWN = {"password_change": {"auth_user", "auditentry"}, "logout": {"auditentry"}, "login-approve": {"loginrequest"}}
 _SWEEP = {"sweep", "django_q_ormq", "auditentry"}
 _AUTH = {"auditentry", "django_admin_log"}
-_USER = {"auth_user", "auth_user_groups", "auth_user_user_permissions", *_AUTH}
+_USER = {"secondfactor", "auth_user", "auth_user_groups", "auth_user_user_permissions", *_AUTH}
 _GROUP = {"auth_group", "auth_group_permissions", "auth_user_groups", *_AUTH}
 #: Role → address → the tables of which it may write rows there.
 CHANGES: dict[str, dict[str, set[str]]] = {
@@ -84,7 +90,13 @@ CHANGES: dict[str, dict[str, set[str]]] = {
         "deployments_accesskey_add": {"accesskey", "auditentry"},
         "login-approve": {"loginrequest", "auditentry"},
     },
+    "few rights": _OWN | {
+        "deployments_accesskey_rotate": {"accesskey", "auditentry"},
+        "deployments_sweep_start": _SWEEP,
+    },
     "people manager": _OWN | {
+        "single_sign_on_links": {"identity", "auditentry"},
+        "auth_user_second_factors": {"secondfactor", "recoverycode", "auditentry"},
         "auth_user_changelist": _USER, "auth_user_add": _USER, "auth_user_change": _USER, "auth_user_delete": _USER,
         "auth_user_password_change": _USER,
         "auth_group_changelist": _GROUP, "auth_group_add": _GROUP, "auth_group_change": _GROUP,
@@ -104,9 +116,10 @@ SEES: dict[str, set[str]] = {
     "viewer": _SEEN_BY_VIEWERS,
     "operator": _SEEN_BY_VIEWERS | {"canary-audit", "canary-variable"},
     "key maker": {"canary-project"},  # the environments that it can choose
-    "people manager": {"canary-user", "canary-group"},
+    "few rights": {"canary-key", "canary-project"},
+    "people manager": {"canary-user", "canary-group", "canary-factor"},
 }
-EVERYTHING = SEES["operator"] | SEES["people manager"]
+EVERYTHING = SEES["operator"] | SEES["people manager"] | {"canary-subject"}
 #: Addresses where the forms of a superuser change no row, and why.
 NOTHING = {
     "deployments_repository_what_if": "writes nothing",
@@ -115,6 +128,7 @@ NOTHING = {
     "deployments_repository_change": "its buttons send the form to other addresses",
     "deployments_sweep_change": "its buttons send the form to other addresses",
     "login": "a superuser is logged in",
+    "your_log_in_add": "the code is wrong",
     "forgotten": "the address is nobody's",
 }
 
@@ -140,11 +154,17 @@ def _is_refused(response: Any) -> bool:
     )
 
 
-def _not_to_be_touched(person: User | None) -> Any:
-    """Superusers, and the personal tokens of others."""
-    superusers = list(User.objects.filter(is_superuser=True).order_by("pk").values())
-    tokens = list(AccessKey.objects.filter(user__isnull=False).exclude(user=person).order_by("pk").values())
-    return superusers, tokens
+def _not_to_be_touched(role: str, person: User | None) -> list[Any]:
+    """Superusers and how they log in; personal tokens of others; sweeps that adopt, for which there is a right."""
+    rows = (
+        User.objects.filter(is_superuser=True),
+        Identity.objects.filter(user__is_superuser=True),
+        SecondFactor.objects.filter(user__is_superuser=True),
+        RecoveryCode.objects.filter(user__is_superuser=True),
+        AccessKey.objects.filter(user__isnull=False).exclude(user=person),
+        Sweep.objects.filter(adopt=True) if role != "operator" else Sweep.objects.none(),
+    )
+    return [list(each.order_by("pk").values()) for each in rows]
 
 
 def _rights(person: User | None) -> set[str]:
@@ -160,16 +180,15 @@ def test_a_role_reaches_changes_and_sees_only_what_the_tables_say(
     route = ROUTES[name]
     for role, person in console.people.items():
         client = attacker()
-        if person is not None:
-            client.force_login(person)
-        cookies, untouched, rights = copied(client.cookies), _not_to_be_touched(person), _rights(person)
+        cookies = client.log_in(person) if person is not None else client.cookies
+        untouched, rights = _not_to_be_touched(role, person), _rights(person)
         for method, path, data in requests(console, route):
             client.cookies = copied(cookies)
             with writes() as written:
                 response = client.get(path) if method == "GET" else client.post(path, data)
                 text = response.getvalue().decode(errors="replace") + str(response.headers)
                 if written:
-                    assert _not_to_be_touched(person) == untouched, f"{role}: {method} {path} {data}"
+                    assert _not_to_be_touched(role, person) == untouched, f"{role}: {method} {path} {data}"
                     assert _rights(person) <= rights, f"{role}: {method} {path} {data}"
             case = f"{role}: {method} {path} {data}: {response.status_code}"
             assert _is_refused(response) or route.name in REACHES[role], case
@@ -191,8 +210,7 @@ def test_a_superuser_changes_something_with_the_forms_of_each_address_and_sees_e
 ) -> None:
     """Else the forms above would change nothing whoever sends them."""
     client, seen, idle = attacker(), set[str](), []
-    client.force_login(console.superuser)
-    cookies = copied(client.cookies)
+    cookies = client.log_in(console.superuser)
     for route in ROUTES.values():
         changed: set[str] = set()
         for method, path, data in requests(console, route):

@@ -889,6 +889,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/api/__init__.py",
+        (
+            "Api",
+            "@functools.cached_property",
+            "@property",
+            "api/test_pages.py::test_the_description_is_made_once_because_anybody_may_ask_for_it",
+        ),
+    ),
+    *_in(
         "deployments/api/auth.py",
         (
             "_Bearer.__call__",
