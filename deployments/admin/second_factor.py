@@ -30,7 +30,7 @@ from deployments.access import log_in_throttle, second_factor, sessions, single_
 from deployments.access.audit import Actor, Trail
 from deployments.access.single_sign_on import passwords_are_off
 from deployments.access.vault import Unreadable, Vault
-from deployments.errors import Refusal
+from deployments.errors import Refusal, refusal
 from deployments.models import SecondFactor
 
 #: Keys of the session: the log-in after the right password, the encrypted key of a new app, the challenge of a passkey.
@@ -208,7 +208,10 @@ def recent(view: View) -> View:
         if sessions.is_recent(request):
             return view(request, *args, **kwargs)
         back = f"{reverse('admin:login')}?{urlencode({'next': request.path})}"
-        context = {**_context(request), "title": "Log in again", "next": back, "above": _above()}
+        context = {
+            **_context(request), "title": "Log in again", "next": back, "above": _above(),
+            "sentence": refusal("log_in_again").sentence,
+        }  # fmt: skip
         return TemplateResponse(request, "registry_admin/log_in_again.html", context, status=403)
 
     return checked
