@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+from urllib.parse import urlsplit
 
 from django import forms
 from django.conf import settings
@@ -19,6 +20,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.request import split_domain_port
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -69,6 +71,7 @@ class NewAppForm(forms.Form):
 
 def begin_or_ask(request: HttpRequest, person: Any, *, following: str) -> HttpResponse:
     """Log in a person with the right password, or ask for the second factor first. `following`: the page after it."""
+    request.session.pop(PENDING, None)  # of another person who has left it in this browser
     if not second_factor.of(person).exists() and not settings.CONFIGURATION.second_factor_required:
         sessions.begin(request, person, by=sessions.PASSWORD)
         return HttpResponseRedirect(following)
@@ -358,11 +361,15 @@ def _origin() -> str:
 
 
 def _obstacle(request: HttpRequest) -> str:
-    """Why the browser makes and uses no passkey on this page, in a sentence; empty if it does."""
+    """Why the browser makes and uses no passkey on this page, in a sentence; empty if it does.
+
+    Ports are not compared: a proxy need not pass them on in the Host header.
+    """
     origin = _origin()
     if found := second_factor.passkey_obstacle(origin):
         return found
-    return "" if origin.endswith(f"//{request.get_host()}") else f"Passkeys work only at {origin}."
+    here, _ = split_domain_port(request.get_host())
+    return "" if here == urlsplit(origin).hostname else f"Passkeys work only at {origin}."
 
 
 LOG_IN_URLS = [

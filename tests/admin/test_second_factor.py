@@ -241,6 +241,16 @@ def test_a_log_in_that_waits_does_not_begin_when_the_second_factors_were_removed
     assert not is_in(client)
 
 
+def test_a_log_in_that_waits_does_not_outlast_the_log_in_of_another_person(app: Any) -> None:
+    User.objects.create_superuser("kim", password=PASSWORD)
+    client = with_password()
+
+    client.post(LOG_IN, {"username": "kim", "password": PASSWORD})
+
+    assert client.post(STEP, {"code": code_of(app[0])})["Location"] == LOG_IN
+    assert client.session["_auth_user_id"] == str(User.objects.get(username="kim").pk)
+
+
 def test_the_session_gets_a_new_key_with_the_right_password_and_with_the_second_factor(app: Any) -> None:
     client = Client(REMOTE_ADDR=HOME)
     client.get(LOG_IN)
@@ -614,6 +624,7 @@ def test_a_log_in_of_more_than_fifteen_minutes_ago_changes_nothing(what: str, ad
 def test_the_page_says_why_no_passkey_is_offered(ada: User, configure: Callable[..., Any]) -> None:
     client = in_console()
     assert 'data-passkey="make"' in text(client.get(ADD))
+    assert 'data-passkey="make"' in text(client.get(ADD, headers={"host": "localhost"}))  # a proxy without the port
 
     for origin, words in (
         ("http://deploy.example.com", "only over https"),
