@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+from urllib.parse import urlsplit
 
 from django import forms
 from django.conf import settings
@@ -19,6 +20,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.request import split_domain_port
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -30,7 +32,7 @@ from deployments.access import log_in_throttle, second_factor, sessions, single_
 from deployments.access.audit import Actor, Trail
 from deployments.access.single_sign_on import passwords_are_off
 from deployments.access.vault import Unreadable, Vault
-from deployments.errors import Refusal
+from deployments.errors import Refusal, refusal
 from deployments.models import SecondFactor
 
 #: Keys of the session: the log-in after the right password, the encrypted key of a new app, the challenge of a passkey.
@@ -69,6 +71,7 @@ class NewAppForm(forms.Form):
 
 def begin_or_ask(request: HttpRequest, person: Any, *, following: str) -> HttpResponse:
     """Log in a person with the right password, or ask for the second factor first. `following`: the page after it."""
+    request.session.pop(PENDING, None)  # of another person who has left it in this browser
     if not second_factor.of(person).exists() and not settings.CONFIGURATION.second_factor_required:
         sessions.begin(request, person, by=sessions.PASSWORD)
         return HttpResponseRedirect(following)
@@ -208,7 +211,10 @@ def recent(view: View) -> View:
         if sessions.is_recent(request):
             return view(request, *args, **kwargs)
         back = f"{reverse('admin:login')}?{urlencode({'next': request.path})}"
-        context = {**_context(request), "title": "Log in again", "next": back, "above": _above()}
+        context = {
+            **_context(request), "title": "Log in again", "next": back, "above": _above(),
+            "sentence": refusal("log_in_again").sentence,
+        }  # fmt: skip
         return TemplateResponse(request, "registry_admin/log_in_again.html", context, status=403)
 
     return checked
@@ -355,11 +361,15 @@ def _origin() -> str:
 
 
 def _obstacle(request: HttpRequest) -> str:
-    """Why the browser makes and uses no passkey on this page, in a sentence; empty if it does."""
+    """Why the browser makes and uses no passkey on this page, in a sentence; empty if it does.
+
+    Ports are not compared: a proxy need not pass them on in the Host header.
+    """
     origin = _origin()
     if found := second_factor.passkey_obstacle(origin):
         return found
-    return "" if origin.endswith(f"//{request.get_host()}") else f"Passkeys work only at {origin}."
+    here, _ = split_domain_port(request.get_host())
+    return "" if here == urlsplit(origin).hostname else f"Passkeys work only at {origin}."
 
 
 LOG_IN_URLS = [

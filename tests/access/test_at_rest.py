@@ -19,13 +19,15 @@ from django.db import connections
 from django.test import Client
 from django.test.utils import override_settings
 
-from deployments import checks, config, doctor
+from deployments import checks, clock, config, doctor
+from deployments.access import second_factor
 from deployments.access.vault import Vault
 from deployments.config import Configuration
 from deployments.deploys import environment_variables
 from deployments.models import Environment, EnvironmentVariable, NotificationChannel
 from deployments.notify import channels
 from registry_admin.sqlite.base import DatabaseWrapper
+from tests.support.second_factors import with_app
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -236,10 +238,12 @@ def test_a_key_is_replaced_by_the_recipe_while_older_processes_still_run(
         found = environment_variables.values(environment=environment, vault=vault)
         assert found == {f"V{each}": f"{each}" for each in range(1, number + 1)}
         assert channels.url_of(NotificationChannel.objects.get(), vault=vault) == "https://hook.example/x/y"
+        assert second_factor.can_decrypt(vault)
 
     running = before
     with process(running, fixed):
         store()
+        with_app(user, at=clock.now())
         browser.force_login(user)
     for step in recipe:
         if step == "reencrypt":

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -15,16 +19,19 @@ from axes.models import AccessAttempt
 from django.contrib.auth.models import Group, Permission, User
 from django.contrib.sessions.models import Session
 from django.core.management import call_command
-from django.db import connections
+from django.db import connection, connections
 from django.db.models import F
 from django.test import Client
 
 from deployments import clock
 from deployments.access import second_factor, sessions
 from deployments.models import AuditEntry, RecoveryCode, SecondFactor
+from tests import databases
 from tests.support.constants import TRAIL
 from tests.support.second_factors import NOON, WRONG, SoftPasskey, code_of, with_app
+from tests.support.waiting import before_the_first, wait_for
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 PASSWORD = "a-long-enough-1"
 LOG_IN, STEP, SET_UP = "/admin/login/", "/admin/login/second-factor/", "/admin/login/second-factor/set-up/"
 MINE, ADD, CODES = "/admin/your-log-in/", "/admin/your-log-in/add/", "/admin/your-log-in/recovery-codes/"
@@ -246,6 +253,16 @@ def test_a_log_in_that_waits_does_not_begin_when_the_second_factors_were_removed
     assert not is_in(client)
 
 
+def test_a_log_in_that_waits_does_not_outlast_the_log_in_of_another_person(app: Any) -> None:
+    User.objects.create_superuser("kim", password=PASSWORD)
+    client = with_password()
+
+    client.post(LOG_IN, {"username": "kim", "password": PASSWORD})
+
+    assert client.post(STEP, {"code": code_of(app[0])})["Location"] == LOG_IN
+    assert client.session["_auth_user_id"] == str(User.objects.get(username="kim").pk)
+
+
 def test_the_session_gets_a_new_key_with_the_right_password_and_with_the_second_factor(app: Any) -> None:
     client = Client(REMOTE_ADDR=HOME)
     client.get(LOG_IN)
@@ -375,6 +392,69 @@ def test_of_two_log_ins_at_once_with_one_code_one_works(which: str, stopped: Non
         with ThreadPoolExecutor(2) as pool:
             assert sorted(pool.map(log_in, clients)) == [200, 302]
         assert sorted(is_in(client) for client in clients) == [False, True]
+
+
+#: Five log-ins with the right password and a wrong code, from the address of the arguments.
+GUESSES = """
+import sys, django
+django.setup()
+from django.conf import settings
+from django.test import Client
+settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+for _ in range(5):
+    client = Client(REMOTE_ADDR=sys.argv[1], headers={"host": "localhost:8000"})
+    client.post("/admin/login/", {"username": "ada", "password": sys.argv[2]})
+    print(client.post("/admin/login/second-factor/", {"code": sys.argv[3]}).status_code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_the_wrong_codes_of_all_processes_are_one_count(stopped: None, transactional_db: None) -> None:
+    with_app(User.objects.create_superuser("ada", "ada@example.com", PASSWORD))
+    url = databases.url_of(str(connection.settings_dict["NAME"]))
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "registry_admin.settings", "DATABASE_URL": url}
+
+    other = subprocess.run(
+        [sys.executable, "-c", GUESSES, ELSEWHERE, PASSWORD, WRONG],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    here = [step_with_code(WRONG, with_password(address=ELSEWHERE)).status_code for _ in range(5)]
+
+    assert other.stdout.split() == ["200"] * 5, other.stderr
+    assert here == [200] * 4 + [429]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
+@pytest.mark.django_db(transaction=True)
+def test_two_new_sets_of_recovery_codes_at_once_leave_one(stopped: None, transactional_db: None) -> None:
+    ada = User.objects.create_superuser("ada", "ada@example.com", PASSWORD)
+    with_app(ada)
+
+    def make() -> list[str]:
+        try:
+            return second_factor.make_recovery_codes(person=ada, trail=TRAIL)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        other: list[Future[list[str]]] = []
+
+        def meanwhile() -> None:
+            other.append(pool.submit(make))
+            wait_for(lambda: other[0].done() or _somebody_waits())
+
+        with connection.execute_wrapper(before_the_first('INSERT INTO "deployments_recoverycode"', meanwhile)):
+            second_factor.make_recovery_codes(person=ada, trail=TRAIL)
+        other[0].result(20)
+
+    assert second_factor.recovery_codes_left(ada) == 10
+
+
+def _somebody_waits() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted")
+        return cursor.fetchone() is not None
 
 
 # ------------------------------------------------------------------------------------------------------ where required
@@ -556,6 +636,7 @@ def test_a_log_in_of_more_than_fifteen_minutes_ago_changes_nothing(what: str, ad
 def test_the_page_says_why_no_passkey_is_offered(ada: User, configure: Callable[..., Any]) -> None:
     client = in_console()
     assert 'data-passkey="make"' in text(client.get(ADD))
+    assert 'data-passkey="make"' in text(client.get(ADD, headers={"host": "localhost"}))  # a proxy without the port
 
     for origin, words in (
         ("http://deploy.example.com", "only over https"),

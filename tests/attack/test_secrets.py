@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote, urlencode
 
+import pyotp
 import pytest
 
 from tests.attack.attacker import Sent
@@ -36,6 +37,7 @@ HANDS_OUT = {
     r"POST /admin/deployments/accesskey/(add|\d+/rotate)/": "a new key, once",
     r"POST /admin/deployments/notificationchannel/add/": "the secret that signs, once",
     r"(GET|POST) /admin/deployments/environment/.*": "variables that are not secret",
+    r"(GET|POST) /admin/your-log-in/add/": "the key of a new app and the recovery codes, once",
 }
 PASSWORD = "canary-Password-of-a-person-1"
 VERIFIER = "canary-verifier-" + "v" * 48
@@ -55,6 +57,7 @@ SECRETS = {
     "password": PASSWORD,
     "wrong password": "canary-wrong-password",
     "verifier": VERIFIER,
+    "wrong code": "CANA-RYCO-DEOF-NOBO",
 }
 MOST_PAGES = 150
 
@@ -188,6 +191,31 @@ def _console(installation: Installation, hook: int) -> None:
     installation.request("POST", "/admin/forgotten/", b"", headers=headers)
 
 
+def _second_factor(installation: Installation) -> None:
+    """The operator adds an app, logs in with a recovery code, and gives wrong codes in another browser."""
+    add, step = "/admin/your-log-in/add/", "/admin/login/second-factor/"
+    shown = _new(
+        installation, r"<code>((?:[A-Z2-7]{4} ){7}[A-Z2-7]{4})</code>", installation.console("GET", add), "a key"
+    )
+    seed = shown.replace(" ", "")
+    installation.secrets.add(seed)
+    added = installation.console("POST", add, {"code": pyotp.TOTP(seed).now(), "name": "Phone"})
+    codes = re.findall(r"<code>((?:[A-Z2-7]{4}-){3}[A-Z2-7]{4})</code>", added.text)
+    assert len(codes) == 10, added.status
+    installation.secrets.update(codes)
+    installation._cookies.clear()
+    installation.console("GET", "/admin/")  # with the password
+    assert installation.console("POST", step, {"code": codes[0]}).status == 302
+    mine = dict(installation._cookies)
+    installation._cookies.clear()
+    installation.console("GET", "/admin/")
+    assert installation.console("POST", step, {"code": SECRETS["wrong code"]}).status == 200
+    assert installation.console("POST", step, {"credential": SECRETS["wrong code"]}).status == 200
+    installation._cookies.clear()
+    installation._cookies.update(mine)
+    assert installation.console("GET", "/admin/").status == 200
+
+
 def _work(installation: Installation, project: Project) -> None:
     """A sweep of the worker, deploys while AWS refuses, and the notifications about it."""
     installation.fault("error", "ecr:*", code="AccessDeniedException", status=400)
@@ -266,6 +294,7 @@ def test_no_secret_is_written_or_shown_anywhere(sent: Sent) -> None:
         for flow in (_deploys, _misplaced):
             flow(installation, project)
         _console(installation, hook)
+        _second_factor(installation)
         _log_in_of_a_cli(installation)
         _work(installation, project)
         scraped = [installation.get(path, key=CANARIES["METRICS_KEY"]) for path in ("/metrics", "/status.json")]

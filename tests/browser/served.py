@@ -58,7 +58,7 @@ class Served:
     def serving(self) -> Iterator[None]:
         """Its web process, until the block ends. `more` may name the origin, which is known from here on."""
         with socket.create_server(("127.0.0.1", 0), backlog=64) as listener, (self.folder / "web.log").open("w") as log:
-            self.origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            self.origin = f"http://localhost:{listener.getsockname()[1]}"  # browsers make passkeys for no IP address
             self.more = {**self.more, "APP_ORIGIN": self.origin}
             options = ["--bind", f"fd://{listener.fileno()}", "--workers", "1", "--threads", "8", "--no-control-socket"]
             process = subprocess.Popen(

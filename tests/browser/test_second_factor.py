@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 import pyotp
+import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.looked_at import check
 from tests.browser.served import Served, new_context
 
 MAKE_PERSON = """
@@ -116,3 +118,27 @@ def test_an_app_and_a_recovery_code_log_in_without_a_script(browser: Browser, se
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("alert")).to_have_text(re.compile("was used before"))
     context.close()
+
+
+def test_where_required_an_app_is_set_up_during_the_log_in(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory, axe: str
+) -> None:
+    made = Served(folder=tmp_path_factory.mktemp("required"), password="a-password-of-nobody")
+    made.more = {"SECOND_FACTOR_REQUIRED": "1"}
+    made.run("manage.py", "migrate", "--verbosity", "0")
+    made.run("manage.py", "collectstatic", "--noinput", "--verbosity", "0")
+    made.run("-c", MAKE_PERSON, "ola", made.password)
+    with made.serving():
+        context = new_context(browser, made)
+        page = context.new_page()
+        with_password(page, made, "ola")
+        page.wait_for_url("**/second-factor/set-up/")
+        expect(page.locator("#sections")).to_have_count(0)  # nobody is logged in yet
+        check(page, axe)
+        page.fill("#id_code", pyotp.TOTP(page.locator(".secret code").inner_text().replace(" ", "")).now())
+        page.get_by_role("button", name="Add the app").click()
+        expect(page.locator(".recovery-codes li")).to_have_count(10)
+        check(page, axe)
+        page.get_by_role("link", name="I have kept them").click()
+        page.wait_for_url("**/project/")
+        context.close()

@@ -421,6 +421,16 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/access/second_factor.py",
+        (
+            "_lock",
+            "User.objects.select_for_update().get(pk=person.pk)",
+            "pass",
+            "admin/test_second_factor.py::test_two_new_sets_of_recovery_codes_at_once_leave_one",
+        ),
+        postgresql=True,
+    ),
+    *_in(
         "deployments/admin/second_factor.py",
         (
             "begin_or_ask",
