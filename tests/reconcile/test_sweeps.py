@@ -1114,7 +1114,7 @@ def listing(sweep: Sweep) -> Lease[Sweep]:
 
 def listed(configuration: Configuration, **options: Any) -> Lease[SweepChunk]:
     """The lease of the first chunk of a sweep that was listed."""
-    sweep = sweep_record.start(trigger=SweepTrigger.PERSON, **options)
+    sweep = sweep_record.start(trigger=SweepTrigger.SCHEDULE, **options)
     assert sweep is not None
     sweeps._list(listing(sweep), configuration)
     held = sweeps._claim_chunk(SweepChunk.objects.filter(sweep=sweep)[0])
