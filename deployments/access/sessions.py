@@ -14,11 +14,13 @@ import time
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import SESSION_KEY, get_user_model, login
 from django.contrib.sessions.models import Session
 from django.db import transaction
 from django.db.models.functions import Now
 from django.http import HttpRequest
+from django.utils import timezone
 
 from deployments.access.audit import DONE, Actor, Trail, history
 from deployments.log import get_logger
@@ -62,6 +64,8 @@ def logged_in(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:
     """Receiver of `user_logged_in`: store the session, with its line."""
     by: str | None = getattr(request, "log_in_by", None)
     request.session[LOG_IN_BY], request.session[LOG_IN_AT] = by, time.time()
+    # A time, not a duration, which would begin again with every change of the session, such as a new password.
+    request.session.set_expiry(timezone.now() + timedelta(seconds=settings.SESSION_COOKIE_AGE))
     with transaction.atomic():
         request.session.save()
         Trail(actor=Actor.person(user), request=request).record(ACTION, user, after={"by": by} if by else None)

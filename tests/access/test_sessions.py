@@ -14,6 +14,7 @@ from django.contrib.sessions.models import Session
 from django.core.management import CommandError, call_command
 from django.db.models.functions import Now
 from django.test import Client
+from django.utils import timezone
 
 from deployments.access import audit, sessions
 from deployments.admin.people import rights
@@ -52,6 +53,24 @@ def test_a_log_in_and_a_log_out_have_a_line_each_with_person_and_address(ada: Us
         (action, "ada@example.com", str(ada.pk), address, "done")
         for action, address in (("log_out.user", "192.0.2.7"), ("log_in.user", "192.0.2.7"))
     ]
+
+
+def test_a_session_ends_eight_hours_after_its_log_in_whatever_its_person_changes(
+    ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = attempt("ada", PASSWORD)
+    end = Session.objects.get().expire_date
+    assert abs(end - timezone.now() - timedelta(hours=8)) < timedelta(minutes=1)
+    seven_hours_later = timezone.now() + timedelta(hours=7)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(timezone, "now", lambda: seven_hours_later)
+        passwords = {"new_password1": "another-horse-2", "new_password2": "another-horse-2"}
+        answer = client.post("/admin/password_change/", {"old_password": PASSWORD, **passwords})
+
+    assert answer.status_code == 302
+    assert Session.objects.get(pk=client.session.session_key).expire_date == end
+    assert 0 < answer.cookies["sessionid"]["max-age"] <= 60 * 60
 
 
 def test_a_log_out_without_a_session_leaves_no_line(db: None) -> None:

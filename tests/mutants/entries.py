@@ -216,6 +216,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_together.py::test_a_change_without_its_line_is_no_change_and_asking_again_does_both[login]",
         ),
         (
+            "logged_in",
+            "request.session.set_expiry(",
+            "str(",
+            "access/test_sessions.py::test_a_session_ends_eight_hours_after_its_log_in_whatever_its_person_changes",
+        ),
+        (
             "logged_out",
             "with transaction.atomic():",
             "if True:",
