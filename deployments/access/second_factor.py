@@ -37,6 +37,7 @@ from fido2.webauthn import (
 )
 
 from deployments import clock
+from deployments.access import sessions
 from deployments.access.audit import Trail
 from deployments.access.vault import Unreadable, Vault
 from deployments.errors import refusal
@@ -270,7 +271,7 @@ def _server(origin: str) -> Fido2Server:
 
 
 def _is_open(challenge: Mapping[str, Any] | None) -> bool:
-    return challenge is not None and 0 <= time.time() - challenge["at"] < CHALLENGE_SECONDS
+    return challenge is not None and sessions.is_within(challenge["at"], CHALLENGE_SECONDS)
 
 
 def _read(credential: str) -> dict[str, Any]:

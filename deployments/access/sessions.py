@@ -55,9 +55,17 @@ def begin(request: HttpRequest, user: Any, *, by: str) -> None:
 
 
 def is_recent(request: HttpRequest) -> bool:
-    """Whether the person of this session has logged in within RECENT, by the clock of the web process."""
+    """Whether the person of this session has logged in within RECENT."""
     at = request.session.get(LOG_IN_AT)
-    return at is not None and 0 <= time.time() - at < RECENT.total_seconds()
+    return at is not None and is_within(at, RECENT.total_seconds())
+
+
+def is_within(at: float, seconds: float) -> bool:
+    """Whether a time that a session holds is less than so many seconds away, by the clock of this web process.
+
+    A time in the future counts too: another web process wrote it, and its clock may be ahead of this one.
+    """
+    return abs(time.time() - at) < seconds
 
 
 def logged_in(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:

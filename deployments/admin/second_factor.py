@@ -89,7 +89,7 @@ def _pending(request: HttpRequest) -> User | None:
     if (
         stored is None
         or passwords_are_off(settings.CONFIGURATION)
-        or not 0 <= time.time() - stored["at"] < PENDING_SECONDS
+        or not sessions.is_within(stored["at"], PENDING_SECONDS)
     ):
         return None
     person = User.objects.filter(pk=stored["user"], is_active=True, is_staff=True).first()

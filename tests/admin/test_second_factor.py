@@ -205,6 +205,18 @@ def test_a_log_in_waits_ten_minutes_for_its_second_factor(app: Any) -> None:
     assert (is_in(late), is_in(in_time)) == (False, True)
 
 
+def test_a_log_in_goes_on_at_a_web_process_whose_clock_is_behind(app: Any) -> None:
+    client = with_password()
+    _later(client, -5)
+
+    assert step_with_code(code_of(app[0]), client).status_code == 302
+    assert is_in(client)
+    session = client.session
+    session[sessions.LOG_IN_AT] = time.time() + 5
+    session.save()
+    assert client.get(ADD).status_code == 200
+
+
 @pytest.mark.parametrize("fields", [{"is_active": False}, {"is_staff": False}])
 def test_a_log_in_that_waits_ends_when_the_account_may_not_use_the_console(fields: Any, app: Any) -> None:
     client = with_password()

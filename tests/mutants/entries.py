@@ -356,7 +356,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_is_open",
-            '0 <= time.time() - challenge["at"] < CHALLENGE_SECONDS',
+            'sessions.is_within(challenge["at"], CHALLENGE_SECONDS)',
             "True",
             "access/test_second_factor.py::test_a_challenge_is_for_five_minutes_and_for_its_own_answer",
         ),
@@ -407,7 +407,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_pending",
-            'time.time() - stored["at"] < PENDING_SECONDS',
+            'sessions.is_within(stored["at"], PENDING_SECONDS)',
             "1",
             "admin/test_second_factor.py::test_a_log_in_waits_ten_minutes_for_its_second_factor",
         ),
