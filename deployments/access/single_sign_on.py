@@ -21,14 +21,14 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.http import HttpRequest
 
-from deployments.access import sessions
+from deployments.access import keys, sessions
 from deployments.access.audit import Actor, Trail
 from deployments.access.groups import ADMIN
 from deployments.access.openid import Person
 from deployments.config import Configuration
 from deployments.errors import Refusal, refusal
 from deployments.log import get_logger
-from deployments.models import ActorKind, Identity
+from deployments.models import AccessKey, ActorKind, Identity
 
 log = get_logger(__name__)
 
@@ -205,12 +205,21 @@ def link(user: User, *, issuer: str, subject: str, trail: Trail) -> Identity:
 
 
 def unlink(identity: Identity, *, trail: Trail) -> bool:
-    """Remove a link. The account stays as it is. False if the link was removed before."""
-    with trail.change("unlink.identity", identity.user, before=_described(identity)) as line:
+    """Remove a link, end the account's other sessions, and revoke its keys that wait for a log-in by single sign-on:
+    without the link they would work again. The account and its other keys stay. False if the link was removed before.
+    """
+    user: User = identity.user
+    with trail.change("unlink.identity", user, before=_described(identity)) as line:
+        waiting = list(AccessKey.objects.filter(keys.not_ended(), keys.unseen(), user=user))
         removed, _ = Identity.objects.filter(pk=identity.pk).delete()
         if not removed:
             line.nothing_changed()
-    return removed > 0
+            return False
+        for key in waiting:
+            keys.revoke(key)
+            trail.record("revoke.key", key, before={"owner": str(user)})
+        sessions.end_others(user, trail)
+    return True
 
 
 def _described(identity: Identity) -> dict[str, Any]:

@@ -187,10 +187,12 @@ def links_of(request: HttpRequest, pk: int) -> HttpResponse:
     if not (request.user.has_perm("auth.change_user") and people.may_change_person(request.user, person)):
         raise PermissionDenied
     configuration: Configuration = settings.CONFIGURATION
+    can_link = single_sign_on.is_on(configuration) and single_sign_on.identity_of(person, configuration) is None
     form = SubjectForm(request.POST if "subject" in request.POST else None)
     here = reverse("admin:single_sign_on_links", args=[pk])
     if request.method == "POST" and "unlink" in request.POST:
-        identity = get_object_or_404(Identity, pk=request.POST["unlink"], user=person)
+        pk_of_link = request.POST["unlink"]
+        identity = get_object_or_404(Identity, pk=pk_of_link if pk_of_link.isdecimal() else 0, user=person)
         if single_sign_on.unlink(identity, trail=Trail.of(request)):
             messages.success(request, f"{identity} no longer logs in as {person}.")
         return HttpResponseRedirect(here)
@@ -212,7 +214,7 @@ def links_of(request: HttpRequest, pk: int) -> HttpResponse:
         "title": f"Single sign-on of {person}",
         "opts": User._meta,
         "original": person,
-        "form": form if single_sign_on.is_on(configuration) else None,
+        "form": form if can_link or form.errors else None,
         "issuer": single_sign_on.issuer_of(configuration),
         "identities": person.identities.order_by("pk"),
         "days": configuration.sso_token_lifetime.days,

@@ -607,6 +607,47 @@ def test_an_administrator_links_and_unlinks_with_the_rule_of_passwords(
     ]  # fmt: skip
 
 
+def test_a_removed_link_ends_the_sessions_and_brings_no_ended_token_back(
+    provider: Provider, sso: Configure, root: User
+) -> None:
+    browser = Client()
+    sign_on(provider, browser=browser)
+    ada = person()
+    _, ended = keys.make_user_token(ada)
+    Identity.objects.update(seen_at=Now() - timedelta(days=31))
+    path, of_root = f"/admin/auth/user/{ada.pk}/single-sign-on/", logged_in(root)
+    assert of_root.post(path, {"unlink": "everything"}).status_code == 404
+
+    of_root.post(path, {"unlink": str(Identity.objects.get().pk)})
+
+    assert not Identity.objects.exists()
+    assert keys.authenticate(ended) is None
+    assert browser.get("/admin/").status_code == 302
+    assert [line.actor for line in lines("revoke.key") + lines("end_sessions.user")] == ["root@example.com"] * 2
+
+
+def test_a_removed_link_leaves_the_tokens_that_work(provider: Provider, sso: Configure, root: User) -> None:
+    sign_on(provider)
+    _, works = keys.make_user_token(person())
+
+    logged_in(root).post(f"/admin/auth/user/{person().pk}/single-sign-on/", {"unlink": str(Identity.objects.get().pk)})
+
+    assert keys.authenticate(works) is not None
+
+
+def test_an_account_with_a_link_to_an_earlier_issuer_can_be_linked(
+    provider: Provider, sso: Configure, root: User
+) -> None:
+    grace = User.objects.create_user("grace", password=PASSWORD, is_staff=True)
+    Identity.objects.create(user=grace, issuer="https://old.example.com", subject="1", made_by="test")
+    path, browser = f"/admin/auth/user/{grace.pk}/single-sign-on/", logged_in(root)
+
+    assert 'name="subject"' in browser.get(path).content.decode()
+    browser.post(path, {"subject": "248289761001"})
+    assert person() == grace
+    assert 'name="subject"' not in browser.get(path).content.decode()
+
+
 # ------------------------------------------------------------------------------------------- passwords switched off
 
 

@@ -109,6 +109,18 @@ MUTANTS: tuple[Mutant, ...] = (
             "pass",
             _SSO + "test_who_has_lost_every_group_loses_sessions_and_keys_and_gets_them_back_with_a_group",
         ),
+        (
+            "unlink",
+            "keys.revoke(key)",
+            "pass",
+            _SSO + "test_a_removed_link_ends_the_sessions_and_brings_no_ended_token_back",
+        ),
+        (
+            "unlink",
+            "sessions.end_others(user, trail)",
+            "pass",
+            _SSO + "test_a_removed_link_ends_the_sessions_and_brings_no_ended_token_back",
+        ),
     ),
     *_in(
         "deployments/access/keys.py",
