@@ -121,12 +121,12 @@ def record_failed(user: Any, *, request: HttpRequest | None, after: dict[str, An
     log.warning("login.failed", address=address, user=user.pk if user is not None else None)
 
 
-def end_others(user: Any, trail: Trail) -> None:
+def end_others(user: Any, trail: Trail, *, also_mine: bool = False) -> None:
     """Delete the sessions of the person, with one line that has their number, in the open transaction of the change
-    that ends them: a new password, or an account that may no longer use the console. The session of the trail's
-    request stays.
+    that ends them: a new password, a removed link, or an account that may no longer use the console. The session of
+    the trail's request stays, unless `also_mine`.
     """
-    mine = trail.request.session.session_key if trail.request is not None else None
+    mine = trail.request.session.session_key if trail.request is not None and not also_mine else None
     live = Session.objects.filter(expire_date__gt=Now()).exclude(pk=mine)
     ended = [row.pk for row in live.iterator() if row.get_decoded().get(SESSION_KEY) == str(user.pk)]
     Session.objects.filter(pk__in=ended).delete()

@@ -112,8 +112,10 @@ def _log_in(person: Person, configuration: Configuration, request: HttpRequest) 
 
 
 def _identity(person: Person) -> Identity | None:
-    """The row, locked (on PostgreSQL), so that two log-ins of one person are one after the other."""
-    rows = Identity.objects.select_for_update(of=("self",)).select_related("user")
+    """The row and its account, locked (on PostgreSQL): two log-ins of one person are one after the other, and a log-in
+    does not overwrite what an administrator changes meanwhile.
+    """
+    rows = Identity.objects.select_for_update(of=("self", "user")).select_related("user")
     return rows.filter(issuer=person.issuer, subject=person.subject).first()
 
 
@@ -174,8 +176,14 @@ def _end_access(identity: Identity, person: Person, trail: Trail) -> None:
     User.objects.filter(pk=user.pk).update(is_active=False)
     after = {**_rights(user), "active": False, "by": BY, "groups_of_the_provider": list(person.groups[:20])}
     trail.record("change.user", user, before=_rights(user), after=after)
-    sessions.end_others(user, trail)  # or they would work again when the account is active again
+    # Or they would work again when the account is active again: also the session of this browser.
+    sessions.end_others(user, trail, also_mine=True)
     log.warning("sso.access_ended", user=user.pk)
+
+
+def activity_was_set(user: User) -> None:
+    """Somebody here has set whether the account is active, so no log-in makes it active again by itself."""
+    user.identities.update(access_ended_at=None)
 
 
 def _rights(user: User) -> dict[str, Any]:

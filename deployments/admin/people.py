@@ -255,6 +255,11 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
             "rights": sorted(row.user_permissions.values_list("codename", flat=True)) if row.pk else [],
         }
 
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if "is_active" in form.changed_data:
+            single_sign_on.activity_was_set(obj)
+
     def log_change(self, request: HttpRequest, obj: User, message: Any) -> Any:
         """An account that may not use the console has no session that would work again when it may."""
         entry = super().log_change(request, obj, message)

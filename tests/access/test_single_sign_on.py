@@ -470,6 +470,74 @@ def test_an_account_that_an_administrator_made_inactive_stays_inactive(provider:
     assert not person().is_active
 
 
+def set_active(user: User, active: bool, browser: Client) -> None:
+    fields = {"username": user.username, "email": user.email, "is_staff": "on"} | (
+        {"is_active": "on"} if active else {}
+    )
+    assert browser.post(f"/admin/auth/user/{user.pk}/change/", fields).status_code == 302
+
+
+@pytest.mark.parametrize("by", ["administrator", "break_glass"])
+def test_an_account_that_lost_its_groups_once_stays_inactive_if_an_administrator_decides_so_later(
+    by: str, provider: Provider, sso: Configure, root: User, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sign_on(provider)
+    provider.people["248289761001"]["groups"] = []
+    sign_on(provider)
+    browser = logged_in(root)
+    if by == "administrator":
+        set_active(person(), True, browser)
+    else:
+        link_for("ada", capsys, "--activate")
+    set_active(person(), False, browser)
+    provider.people["248289761001"]["groups"] = ["staff"]
+
+    answer = sign_on(provider)
+
+    assert "Your account here is inactive" in answer.content.decode()
+    assert not person().is_active
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_log_in_does_not_undo_what_an_administrator_does_at_the_same_moment(
+    provider: Provider, sso: Configure
+) -> None:
+    sign_on(provider)
+    rights, threads = single_sign_on._rights, list[threading.Thread]()
+
+    def make_inactive() -> None:
+        User.objects.filter(username="ada").update(is_active=False)
+        connection.close()
+
+    def meanwhile(user: User) -> dict[str, Any]:
+        if not threads:
+            threads.append(threading.Thread(target=make_inactive))
+            threads[0].start()
+            threads[0].join(1)  # the change waits for the log-in
+        return rights(user)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(single_sign_on, "_rights", meanwhile)
+        sign_on(provider)
+    threads[0].join(30)
+
+    assert not person().is_active
+
+
+def test_a_log_in_without_a_group_ends_the_session_of_its_own_browser_for_good(
+    provider: Provider, sso: Configure
+) -> None:
+    browser = Client()
+    sign_on(provider, browser=browser)
+    provider.people["248289761001"]["groups"] = []
+
+    assert sign_on(provider, browser=browser).status_code == 403
+
+    User.objects.update(is_active=True)
+    assert browser.get("/admin/").status_code == 302
+    assert [line.after for line in lines("end_sessions.user")] == [{"sessions": 1}]
+
+
 def test_a_group_of_the_setting_that_does_not_exist_gives_nothing(
     provider: Provider, sso: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:

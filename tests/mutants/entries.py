@@ -110,6 +110,18 @@ MUTANTS: tuple[Mutant, ...] = (
             _SSO + "test_who_has_lost_every_group_loses_sessions_and_keys_and_gets_them_back_with_a_group",
         ),
         (
+            "_end_access",
+            "also_mine=True",
+            "",
+            _SSO + "test_a_log_in_without_a_group_ends_the_session_of_its_own_browser_for_good",
+        ),
+        (
+            "activity_was_set",
+            "user.identities.update(access_ended_at=None)",
+            "pass",
+            _SSO + "test_an_account_that_lost_its_groups_once_stays_inactive_if_an_administrator_decides_so_later",
+        ),
+        (
             "unlink",
             "keys.revoke(key)",
             "pass",
@@ -121,6 +133,16 @@ MUTANTS: tuple[Mutant, ...] = (
             "pass",
             _SSO + "test_a_removed_link_ends_the_sessions_and_brings_no_ended_token_back",
         ),
+    ),
+    *_in(
+        "deployments/access/single_sign_on.py",
+        (
+            "_identity",
+            'of=("self", "user")',
+            'of=("self",)',
+            _SSO + "test_a_log_in_does_not_undo_what_an_administrator_does_at_the_same_moment",
+        ),
+        postgresql=True,
     ),
     *_in(
         "deployments/access/keys.py",

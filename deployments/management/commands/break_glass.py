@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.urls import reverse
 
-from deployments.access import break_glass
+from deployments.access import break_glass, single_sign_on
 from deployments.access.audit import Trail
 from deployments.log import get_logger
 
@@ -34,7 +34,8 @@ class Command(BaseCommand):
             raise CommandError(f"{user} has no staff status, so the account has no access to the console.")
         before = {"active": user.is_active}
         with Trail.of_command("break_glass").change("make.log_in_link", user, before=before, after={"active": True}):
-            User.objects.filter(pk=user.pk).update(is_active=True)
+            if User.objects.filter(pk=user.pk, is_active=False).update(is_active=True):
+                single_sign_on.activity_was_set(user)
         log.warning("break_glass.link_made", user=user.pk)
         minutes = int(break_glass.MAX_AGE.total_seconds() // 60)
         self.stderr.write(f"A link for one log-in as {user}, within {minutes} minutes:")
