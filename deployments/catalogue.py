@@ -829,7 +829,7 @@ ACCESS: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("log_in_again",),
-        says="This page changes how your account logs in, and you logged in more than 15 minutes ago.",
+        says="This changes how an account logs in, and you logged in more than 15 minutes ago.",
         todo="Log in again; you come back to this page.",
         cause="A session that somebody left open must not give its finder a lasting way in.",
         owner=Owner.NOBODY,

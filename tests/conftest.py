@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from django.db import connections
 from django.test import Client
 
 from deployments import config, service_urls
+from deployments.access import sessions
 from deployments.aws import clients
 from deployments.models import Environment, EnvironmentType, Project
 from deployments.reconcile import processes
@@ -56,7 +58,7 @@ def crash_database(own_server: postgresql.Server) -> Callable[[], None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def no_line_for_a_session_that_a_test_makes() -> Iterator[None]:
-    """`Client.force_login` stands for a session that exists: it writes no line of a log-in into the audit log."""
+    """`Client.force_login` stands for a session that exists, of a recent log-in: it writes no line."""
     real = Client.force_login
 
     def force_login(client: Client, user: Any, backend: str | None = None) -> None:
@@ -66,6 +68,9 @@ def no_line_for_a_session_that_a_test_makes() -> Iterator[None]:
             real(client, user, backend)
         finally:
             user_logged_in.receivers = connected  # in the same order
+        session = client.session
+        session[sessions.LOG_IN_AT] = time.time()
+        session.save()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Client, "force_login", force_login)

@@ -267,9 +267,20 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
             sessions.end_others(obj, Trail.of(request))
         return entry
 
+    def change_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+        """A new address needs a recent log-in, because a link for a new password goes to it."""
+        row, view = self.get_object(request, unquote(object_id)), super().change_view
+        if row is not None and request.POST.get("email", row.email) != row.email:
+            view = recent(view)
+        return view(request, object_id, *args, **kwargs)
+
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        """Like everything that decides who logs in as a person, it needs a recent log-in."""
+        return recent(self._set_password)(request, id, form_url)
+
+    def _set_password(self, request: HttpRequest, id: str, form_url: str) -> HttpResponse:
         with transaction.atomic():  # Django opens no transaction here
-            response = super().user_change_password(request, id, form_url)
+            response: HttpResponse = super().user_change_password(request, id, form_url)
             if request.method == "POST" and response.status_code == HTTPStatus.FOUND:
                 sessions.end_others(get_object_or_404(User, pk=unquote(id)), Trail.of(request))
             return response

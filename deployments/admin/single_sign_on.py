@@ -177,6 +177,7 @@ class SubjectForm(forms.Form):
     )
 
 
+@recent
 @_explained
 def links_of(request: HttpRequest, pk: int) -> HttpResponse:
     """An administrator links an account to a person at the provider, or removes its links.

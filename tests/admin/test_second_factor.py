@@ -608,6 +608,32 @@ def test_a_stranger_to_a_second_factor_cannot_remove_it(ada: User) -> None:
     assert not second_factor.of(kim).exists()
 
 
+@pytest.mark.parametrize(
+    ("page", "form"),
+    [
+        ("single-sign-on", {"subject": "mallory"}),
+        ("password", {"password1": "of-mallory-12", "password2": "of-mallory-12", "usable_password": "true"}),
+        ("change", {"username": "ada", "email": "mallory@example.com", "is_active": "on", "is_staff": "on"}),
+    ],
+)
+def test_a_browser_that_was_left_open_gives_no_account_away_after_fifteen_minutes(
+    page: str, form: dict[str, str], ada: User, configure: Callable[..., Any]
+) -> None:
+    configure(SSO_ISSUER="https://id.example.com", SSO_CLIENT_ID="here", SSO_GROUPS='{"staff":"viewer"}')
+    client = in_console()
+    session = client.session
+    session[sessions.LOG_IN_AT] = time.time() - 901
+    session.save()
+
+    answer = client.post(f"/admin/auth/user/{ada.pk}/{page}/", form)
+
+    assert answer.status_code == 403
+    assert "Log in again" in text(answer)
+    ada.refresh_from_db()
+    assert (ada.email, ada.check_password(PASSWORD)) == ("ada@example.com", True)
+    assert not ada.identities.exists()
+
+
 @pytest.mark.parametrize("what", ["add", "remove", "recovery codes", "of another"])
 def test_a_log_in_of_more_than_fifteen_minutes_ago_changes_nothing(what: str, ada: User) -> None:
     client, kim = in_console(), User.objects.create_user("kim", password=PASSWORD)

@@ -329,6 +329,18 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/admin/people.py",
         (
+            "PeopleAdmin.change_view",
+            "view = recent(view)",
+            "pass",
+            "admin/test_second_factor.py::test_a_browser_that_was_left_open_gives_no_account_away_after_fifteen_minutes",
+        ),
+        (
+            "PeopleAdmin.user_change_password",
+            "recent(self._set_password)",
+            "self._set_password",
+            "admin/test_second_factor.py::test_a_browser_that_was_left_open_gives_no_account_away_after_fifteen_minutes",
+        ),
+        (
             "PeopleAdmin.log_change",
             "if not (obj.is_active and obj.is_staff):",
             "if False:",

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
@@ -19,10 +19,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from django.conf import settings as django_settings
 from django.core import mail
 from django.core.mail import EmailMessage
@@ -58,6 +54,7 @@ from deployments.notify.senders import DeliverySettings
 from deployments.reconcile import processes
 from deployments.row_values import Difference
 from sandbox.control import Sandbox
+from tests.support.certificates import certificate
 from tests.support.constants import HOST, POLICY
 from tests.support.registry import fill
 from tests.support.sweeps import sweep_all
@@ -365,31 +362,6 @@ def test_nobody_there_and_unknown_names_are_said_in_a_few_words() -> None:
         free = listener.getsockname()[1]
     with pytest.raises(Undeliverable, match="No connection"):
         outbound_http.post(f"http://127.0.0.1:{free}/", b"{}", {}, allow_private=True)
-
-
-def certificate(directory: Path, name: str) -> tuple[Path, Path]:
-    """A certificate of its own for a name, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = directory / "cert.pem", directory / "key.pem"
-    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return paths
 
 
 @pytest.mark.parametrize("trusted", [True, False])
