@@ -43,6 +43,8 @@ CHANGES = frozenset(
         "PutRegistryPolicy",
         "DeleteRegistryPolicy",
         "PutAccountSetting",
+        "RegisterPullTimeUpdateExclusion",
+        "DeregisterPullTimeUpdateExclusion",
     }
 )
 
@@ -53,7 +55,7 @@ class ECR:
         self.tokens = Tokens()
         self.images = Images(store, self.tokens, self.repository)
         self.lifecycle = Lifecycle(store, self.tokens, faults, self.repository)
-        self.own = RegistryItself(iam, self.registry, self.authorize)
+        self.own = RegistryItself(store, self.tokens, iam, self.registry, self.authorize)
         self._model = model("ecr")
 
     def answer(self, call: Call) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sandbox import image_events
 from sandbox.aws import AWSError, Call, invalid
+from sandbox.ecr_registry import record_pull
 from sandbox.ecr_tokens import Tokens
 from sandbox.store import DIGEST, Image, Repository, Store
 
@@ -90,6 +91,7 @@ class Images:
 
     def do_batch_get_image(self, call: Call) -> dict[str, Any]:
         repository = self._repository(call)
+        registry = self._store.registry(repository.account, repository.region)
         images: list[dict[str, Any]] = []
         failures: list[dict[str, Any]] = []
         for each in call.params["imageIds"]:
@@ -102,7 +104,7 @@ class Images:
                 # That an archived image has this code is not documented: no other code of the model fits.
                 failures.append(_image_failure(each, "ImageInaccessible", "Requested image is archived"))
                 continue
-            image.pulled = self._store.now()
+            record_pull(call, registry, image, self._store.now())
             image_id = {"imageDigest": image.digest, **({"imageTag": each["imageTag"]} if "imageTag" in each else {})}
             images.append(_shown(repository, image, image_id))
         return {"images": images, "failures": failures}

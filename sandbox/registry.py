@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, urlencode
 from sandbox import image_events
 from sandbox.aws import AWSError, Call, Change, partition_of, registry_of
 from sandbox.ecr import ECR
+from sandbox.ecr_registry import record_pull
 from sandbox.iam import IAM
 from sandbox.server import Request, Response
 from sandbox.store import DIGEST, MAX_LAYER, Image, Registry, Repository, Store, digest_of
@@ -145,7 +146,7 @@ class RegistryV2:
         repository = self._ecr.existing(registry, call.repository)
         match call.operation:
             case "GetManifest" | "HeadManifest":
-                return self._get_manifest(repository, target)
+                return self._get_manifest(call, repository, target)
             case "PutManifest":
                 return self._put_manifest(call, repository, target)
             case "GetBlob" | "HeadBlob":
@@ -174,14 +175,14 @@ class RegistryV2:
                 continue
         self._ecr.authorize(call, registry, call.repository, actions[-1])
 
-    def _get_manifest(self, repository: Repository, target: Target) -> Response:
+    def _get_manifest(self, call: Call, repository: Repository, target: Target) -> Response:
         reference = target.reference
         by_digest = DIGEST.fullmatch(reference)
         image = repository.find(digest=reference) if by_digest else repository.find(tag=reference)
         # An archived image is a 404 (User Guide, "Archiving an image"); its code and message are not documented.
         if image is None or not repository.pullable(image, self._store.now()):
             raise AWSError("MANIFEST_UNKNOWN", "Requested image not found", 404)
-        image.pulled = self._store.now()
+        record_pull(call, self._store.registry(repository.account, repository.region), image, self._store.now())
         return Response(200, image.manifest, {"Content-Type": image.media_type, "Docker-Content-Digest": image.digest})
 
     def _put_manifest(self, call: Call, repository: Repository, target: Target) -> Response:

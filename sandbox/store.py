@@ -337,6 +337,7 @@ class Registry:
     names: list[str] = field(default_factory=list)
     policy: Stored | None = None
     settings: dict[str, str] = field(default_factory=dict)
+    quiet: dict[str, float] = field(default_factory=dict)  # the ARNs whose pulls move no pull time, and since when
 
     @property
     def arn(self) -> str:

@@ -1,4 +1,4 @@
-"""The archive storage class: an archived image is described, and not pulled before its restore has ended."""
+"""The archive storage class and pull times: an archived image is described, and not pulled before its restore ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from sandbox import images
 from sandbox.control import Sandbox
-from tests.sandbox.asking import OWNER, policy, refused
+from tests.sandbox.asking import OWNER, keys, policy, refused, session_policy
 
 ANY = {"imageStatus": "ANY"}
 
@@ -157,3 +157,47 @@ def test_a_pull_moves_the_pull_time_and_a_description_does_not(sandbox: Sandbox,
         seen.append(shown(ecr, repository)[0]["lastRecordedPullTime"])
 
     assert seen[0] < seen[1] == seen[2]
+
+
+def test_the_pulls_of_an_excluded_role_move_no_pull_time(
+    sandbox: Sandbox, ecr: Any, repository: str, role: str
+) -> None:
+    images.push(images.build(), sandbox.url, *sandbox.login(), repository, "v1")
+    session = keys(sandbox.client("sts").assume_role(RoleArn=role, RoleSessionName="probe"))
+
+    def pull_as_role() -> None:
+        sandbox.client("ecr", session).batch_get_image(repositoryName=repository, imageIds=[{"imageTag": "v1"}])
+        images.pull(sandbox.url, *sandbox.login(session), repository, "v1")
+
+    made = ecr.register_pull_time_update_exclusion(principalArn=role)
+    assert (made["principalArn"], "createdAt" in made) == (role, True)
+    pull_as_role()
+    assert "lastRecordedPullTime" not in shown(ecr, repository)[0]
+    ecr.deregister_pull_time_update_exclusion(principalArn=role)
+    pull_as_role()
+    assert "lastRecordedPullTime" in shown(ecr, repository)[0]
+
+
+def test_pull_time_exclusions_are_listed_once_each_and_limited(sandbox: Sandbox, ecr: Any) -> None:
+    arns = [f"arn:aws:iam::{OWNER}:role/scanner-{number:03}" for number in range(100)]
+    for arn in arns:
+        ecr.register_pull_time_update_exclusion(principalArn=arn)
+
+    first = ecr.list_pull_time_update_exclusions(maxResults=60)
+    rest = ecr.list_pull_time_update_exclusions(nextToken=first["nextToken"])
+    assert first["pullTimeUpdateExclusions"] + rest["pullTimeUpdateExclusions"] == arns
+    with refused("ExclusionAlreadyExistsException"):
+        ecr.register_pull_time_update_exclusion(principalArn=arns[0])
+    with refused("LimitExceededException"):
+        ecr.register_pull_time_update_exclusion(principalArn=f"arn:aws:iam::{OWNER}:role/one-more")
+    with refused("ExclusionNotFoundException"):
+        ecr.deregister_pull_time_update_exclusion(principalArn=f"arn:aws:iam::{OWNER}:role/one-more")
+    with refused("InvalidParameterException"):
+        ecr.register_pull_time_update_exclusion(principalArn=f"arn:aws:iam::{OWNER}:root")
+    reader = sandbox.client("sts").get_federation_token(
+        Name="reader", Policy=session_policy("ecr:ListPullTimeUpdateExclusions")
+    )
+    narrow = sandbox.client("ecr", keys(reader))
+    narrow.list_pull_time_update_exclusions()
+    with refused("AccessDeniedException"):
+        narrow.deregister_pull_time_update_exclusion(principalArn=arns[0])
