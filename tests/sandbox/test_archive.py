@@ -70,6 +70,11 @@ def test_an_archived_image_is_not_pulled(sandbox: Sandbox, ecr: Any, repository:
     assert found["layerAvailability"] == "ARCHIVED"
     with refused("LayerInaccessibleException"):
         ecr.get_download_url_for_layer(repositoryName=repository, layerDigest=layer)
+    with (
+        images.RegistryClient(sandbox.url, *sandbox.login()) as client,
+        pytest.raises(images.RegistryError, match="BLOB_UNKNOWN"),
+    ):
+        client.request("GET", f"/v2/{repository}/blobs/{layer}")
 
 
 def test_a_restore_takes_its_time(sandbox: Sandbox, ecr: Any, repository: str, digest: str) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from sandbox import images
 from sandbox.control import Sandbox
+from sandbox.gateway import Gateway
+from sandbox.server import Connection, Request
+from sandbox.store import Image, Repository
 from tests.sandbox.asking import CLUSTER, OWNER, keys, policy, receive, refused, statement
 
 
@@ -194,6 +197,40 @@ def test_an_image_that_was_archived_and_one_whose_restore_has_ended_are_events(
     }
     assert restored["detail"]["target-storage-class"] == "STANDARD"
     assert restored["detail"]["last-activated-at"].endswith("Z")
+
+
+def test_a_push_during_a_restore_ends_the_restore_and_sends_one_event_about_it(
+    sandbox: Sandbox, ecr: Any, repository: str
+) -> None:
+    digest = images.push(images.build(), sandbox.url, *sandbox.login(), repository, "v1")
+    for storage in ("ARCHIVE", "STANDARD"):
+        ecr.update_image_storage_class(
+            repositoryName=repository, imageId={"imageDigest": digest}, targetStorageClass=storage
+        )
+    url = sandbox.events_to("ecr-changes")
+
+    images.push(images.build(), sandbox.url, *sandbox.login(), repository, "v1")
+    sandbox.advance(20 * 60 + 1)
+    ecr.create_repository(repositoryName="trigger/last")
+
+    found = actions(sandbox, url, 4)
+    assert [each["detail"]["action-type"] for each in found] == ["PUSH", "UPDATE_STORAGE_CLASS"]
+
+
+def test_a_restore_ends_also_when_nobody_moves_the_clock() -> None:
+    gateway = Gateway()
+    world, request = gateway.world, Request("GET", "/_sandbox/health", "", {}, b"", cast(Connection, None))
+    repository = Repository(account=OWNER, region="us-east-1", name="shop", created=0.0)
+    image = Image("sha256:1", b"{}", images.MANIFEST, pushed=0.0, storage="ARCHIVE")
+    repository.transition(image, "STANDARD", world.now())
+    world.store.restores.append((repository, image, image.activated or 0.0))
+    gateway.handle(request)
+    assert len(world.store.restores) == 1
+
+    world.offset += 20 * 60 + 1
+    gateway.handle(request)
+
+    assert world.store.restores == []
 
 
 def test_a_rule_can_choose_ecrs_own_events(sandbox: Sandbox, ecr: Any, repository: str) -> None:

@@ -87,6 +87,7 @@ BETA = rule(2, "imageCountMoreThan", 1, tagPrefixList=["beta"])
         ((PROD | {"rulePriority": 2}, BETA | {"rulePriority": 1}), [("a", 1), ("b", 1)]),
         ((rule(1, "imageCountMoreThan", 1, tagPrefixList=["alpha", "beta"]),), []),
         ((rule(1, "imageCountMoreThan", 1, tagPatternList=["*prod*", "beta-*"]),), [("a", 1)]),
+        ((rule(1, "imageCountMoreThan", 1, tagPatternList=["beta?[1-3]"]),), []),
         ((rule(1, "imageCountMoreThan", 2),), [("a", 1)]),
         ((rule(1, "imageCountMoreThan", 99, tagPrefixList=["prod"]), rule(2, "sinceImagePushed", 1)), [("c", 2)]),
     ],
@@ -180,8 +181,13 @@ def test_a_preview_takes_time_and_there_is_one_at_a_time(shop: Shop) -> None:
         shop.ecr.start_lifecycle_policy_preview(repositoryName=shop.name)
     shop.ecr.put_lifecycle_policy(repositoryName=shop.name, lifecyclePolicyText=text(rule(1, "imageCountMoreThan", 1)))
 
+    url = shop.sandbox.events_to("ecr-changes")
+
     started = shop.ecr.start_lifecycle_policy_preview(repositoryName=shop.name)
 
+    (event,) = receive(shop.sandbox.client("sqs"), url)
+    assert event["detail"]["eventName"] == "DryRunEvent"
+    assert len(event["detail"]["serviceEventDetails"]["lifecycleEventImageActions"]) == 1
     assert (started["status"], started["registryId"]) == ("IN_PROGRESS", OWNER)
     with refused("LifecyclePolicyPreviewInProgressException"):
         shop.ecr.start_lifecycle_policy_preview(repositoryName=shop.name)

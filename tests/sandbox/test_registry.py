@@ -14,7 +14,7 @@ import pytest
 
 from sandbox import images
 from sandbox.control import Sandbox
-from tests.sandbox.asking import CLUSTER, HOST, OWNER, PULL, policy, refused, statement
+from tests.sandbox.asking import CLUSTER, HOST, OWNER, PULL, policy, receive, refused, statement
 
 
 def denied(status: int, act: Any) -> images.RegistryError:
@@ -397,6 +397,31 @@ def test_the_referrers_of_an_image_are_listed_on_both_planes(sandbox: Sandbox, e
     assert (detail["subjectManifestDigest"], detail["artifactMediaType"]) == (image.digest, "application/spdx+json")
 
 
+def test_who_may_pull_an_image_may_list_its_referrers(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    def listed() -> Any:
+        return sandbox.client("ecr", "cluster").list_image_referrers(
+            registryId=OWNER, repositoryName=repository, subjectId={"imageDigest": f"sha256:{'0' * 64}"}
+        )["referrers"]
+
+    with refused("AccessDeniedException"):
+        listed()
+    ecr.set_repository_policy(repositoryName=repository, policyText=policy())
+    assert listed() == []
+
+
+def test_a_referrer_has_events_of_its_own(sandbox: Sandbox, ecr: Any, repository: str) -> None:
+    image = images.build()
+    url = sandbox.events_to("ecr-changes")
+    with images.RegistryClient(sandbox.url, *sandbox.login()) as client:
+        client.push(image, repository, "v1")
+        client.push(signature_of(image), repository)
+
+    found = receive(sandbox.client("sqs"), url, count=4)
+
+    kinds = [each["detail-type"] for each in found if each["detail-type"].startswith("ECR")]
+    assert kinds == ["ECR Image Action", "ECR Referrer Action"]
+
+
 def test_a_referrer_leaves_with_its_subject_at_the_next_run(sandbox: Sandbox, ecr: Any, repository: str) -> None:
     image = images.build()
     with images.RegistryClient(sandbox.url, *sandbox.login()) as client:
@@ -405,7 +430,12 @@ def test_a_referrer_leaves_with_its_subject_at_the_next_run(sandbox: Sandbox, ec
     rules = [
         {
             "rulePriority": 1,
-            "selection": {"tagStatus": "untagged", "countType": "imageCountMoreThan", "countNumber": 99},
+            "selection": {
+                "tagStatus": "untagged",
+                "countType": "sinceImagePushed",
+                "countUnit": "days",
+                "countNumber": 1,
+            },
             "action": {"type": "expire"},
         }
     ]
@@ -415,11 +445,14 @@ def test_a_referrer_leaves_with_its_subject_at_the_next_run(sandbox: Sandbox, ec
         details = ecr.describe_images(repositoryName=repository, filter={"imageStatus": "ANY"})["imageDetails"]
         return {each["imageDigest"]: each["imageStatus"] for each in details}
 
-    sandbox.run_lifecycle()
-    assert set(there().values()) == {"ACTIVE"}
+    sandbox.advance(2 * 24 * 3600)  # no rule selects a referrer
+    assert list(there().values()) == ["ACTIVE", "ACTIVE"]
     ecr.update_image_storage_class(repositoryName=repository, imageId={"imageTag": "v1"}, targetStorageClass="ARCHIVE")
     sandbox.run_lifecycle()
     assert list(there().values()) == ["ARCHIVED", "ARCHIVED"]
+    with images.RegistryClient(sandbox.url, *sandbox.login()) as client:
+        listed = client.request("GET", f"/v2/{repository}/referrers/{image.digest}")[2]
+        assert json.loads(listed)["manifests"] == []
     ecr.batch_delete_image(repositoryName=repository, imageIds=[{"imageTag": "v1"}])
     sandbox.run_lifecycle()
     assert there() == {}
