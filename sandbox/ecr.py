@@ -105,7 +105,8 @@ class ECR:
         if repository:
             for key, value in repository.tags.items():
                 context[f"aws:resourcetag/{key.lower()}"] = context[f"ecr:resourcetag/{key.lower()}"] = (value,)
-        resource = arn_of(registry.account, registry.region, name) if name else registry.arn
+        # An action on the registry itself has no resource in IAM: only the Resource * allows it.
+        resource = arn_of(registry.account, registry.region, name) if name else "*"
         self._iam.require(call, action, resource, owner=registry.account, resource_policies=policies, context=context)
 
     def repository(self, call: Call) -> Repository:
