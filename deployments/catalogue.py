@@ -433,6 +433,15 @@ REPOSITORIES: tuple[Entry, ...] = (
         retryable=Retry.YES,
     ),
     Entry(
+        codes=("ForeignRegistryPolicy",),
+        says="AWS answered {operation} for another registry than that of account {name}, so the registry policy is "
+        "not known.",
+        todo="Set DEPLOY_REGISTRY_ECR_ASSUME_ROLE_ARN to a role of the registry's own account.",
+        cause="The call takes no account: AWS answers for the account of the identity that asks. With the identity of "
+        "another account the registry policy cannot be read.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
         codes=("NotVisibleYet",),
         says="ECR does not show {name} yet.",
         todo="Try again in a moment.",
@@ -1026,11 +1035,21 @@ IMAGES: tuple[Entry, ...] = (
         owner=Owner.OPERATOR,
     ),
     Entry(
+        codes=("registry_policy_denies",),
+        says="Account {account} cannot pull the image from {name}: {words}",
+        todo="Correct that statement of the registry policy (AWS console: ECR, Private registry, Permissions), or "
+        "remove the account from DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS. Then deploy again.",
+        cause="The registry policy counts for every repository of the registry, and its Deny is stronger than what a "
+        "repository policy allows.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
         codes=("consumer_undecided",),
         says="The policy alone does not show whether account {account} can pull the image from {name}: {words}",
         todo="Name a role of that account in DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS, with which this server tries a pull, "
         "or remove the account from DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS.",
-        cause="A condition of the policy, for example on the organisation, decides, and only AWS can evaluate it.",
+        cause="A condition of the policy, for example on the organisation, decides, and only AWS can evaluate it. "
+        "Receipts of version 0.1.0 have this code. Now such an image is promoted, and the receipt says so.",
         owner=Owner.OPERATOR,
     ),
     Entry(

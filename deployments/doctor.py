@@ -30,7 +30,7 @@ from django.db.models import prefetch_related_objects
 from django.urls import reverse
 from django.utils import timezone
 
-from deployments import schema, tasks, worker
+from deployments import policy, schema, tasks, worker
 from deployments.access import openid, second_factor, single_sign_on
 from deployments.access.vault import Vault
 from deployments.aws.probes import Probes
@@ -43,6 +43,7 @@ from deployments.models import NotificationChannel, Process, ProcessRole
 from deployments.notify import channels
 from deployments.reconcile import desired, generation, processes, targets, writes_pause
 from deployments.reconcile.targets import Target
+from deployments.row_values import ConsumerPull
 
 log = get_logger(__name__)
 
@@ -409,19 +410,28 @@ def _registries(configuration: Configuration, *, offline: bool) -> Iterator[Repo
 
 
 def _consumers(target: Target) -> Iterator[ReportLine]:
-    """Whether each consumer account can pull by the configured policy. Makes no call to AWS."""
-    text, partition = target.config.default_repository_policy or "", target.registry.partition
-    answers = desired.pullers(text, target.config.consumer_accounts, partition=partition)
-    for account, answer in answers.items():
+    """Whether each consumer account can pull by the configured policy alone. Makes no call to AWS."""
+    for account, answer in _pullers(target, policy.RegistryPolicy(text="")).items():
         yield ReportLine(
             part="AWS",
             what=f"Account {account} pulls from {target.registry.account}",
             level={"yes": Level.OK, "no": Level.FAIL}.get(answer.verdict, Level.WARN),
-            says=answer.words[:1].upper() + answer.words[1:],
+            says=f"By the default repository policy alone, {answer.words}",
             then=""
             if answer.verdict == "yes"
             else "Correct DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY; manage.py policy who shows who can pull.",
         )
+
+
+def _pullers(target: Target, registry: policy.RegistryPolicy) -> dict[str, ConsumerPull]:
+    """Whether each consumer account can pull from a repository of the namespace that has the configured policy."""
+    return desired.pullers(
+        target.config.default_repository_policy or "",
+        registry,
+        target.config.consumer_accounts,
+        arn=target.registry.repository_arn(f"{target.config.namespace}/{PROBE_REPOSITORY}"),
+        partition=target.registry.partition,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -484,7 +494,7 @@ def _questions(target: Target) -> Iterator[_Question]:
     name = f"{target.config.namespace}/{PROBE_REPOSITORY}"
     for permission, ask in probes.reads(name).items():
         yield _Question(target=target, what=f"{permission} in {region}", ask=ask, tell=_allowed)
-    yield _Question(target=target, what="Registry-wide policy", ask=probes.registry_policy, tell=_registry_policy)
+    yield _Question(target=target, what="Registry-wide policy", ask=probes.ecr.registry_policy, tell=_registry_policy)
 
 
 def _identity(target: Target, what: str, answer: Identity) -> Iterator[ReportLine]:
@@ -516,36 +526,32 @@ def _allowed(target: Target, what: str, answer: object) -> Iterator[ReportLine]:
     yield ReportLine(part="AWS", what=what, level=Level.OK, says="Allowed.")
 
 
-def _registry_policy(target: Target, what: str, answer: tuple[str | None, str | None]) -> Iterator[ReportLine]:
-    text, scope = answer
-    if text is None:
+def _registry_policy(target: Target, what: str, answer: policy.RegistryPolicy) -> Iterator[ReportLine]:
+    """What the registry policy does to the pulls of the consumer accounts, beside the configured policy."""
+    if not answer.text:
         yield ReportLine(part="AWS", what=what, level=Level.OK, says="The registry has no policy.")
         return
-    denies = re.search(r'"Effect"\s*:\s*"Deny"', text) is not None
-    reaches = scope != "V1"  # scope V1 covers only replication and pull-through caches
+    found = [each for each in _pullers(target, answer).values() if each.layer == policy.REGISTRY]
+    bad = [each for each in found if each.verdict != "yes"]
+    words = " ".join(each.words[:1].upper() + each.words[1:] for each in bad or found)
     yield ReportLine(
         part="AWS",
         what=what,
-        level=Level.WARN if denies and reaches else Level.OK,
-        says=f"The registry has a policy (scope {scope or 'unknown'})"
-        + (
-            " with a Deny, which overrides every repository policy."
-            if denies and reaches
-            else "; it does not restrict pulls."
-        ),
-        then="Check in the AWS console (ECR, Private registry, Permissions) that it does not stop the consumers."
-        if denies and reaches
-        else "",
+        level=Level.FAIL if any(each.verdict == "no" for each in bad) else Level.WARN if bad else Level.OK,
+        says=f"The registry has a policy (scope {answer.scope or 'not read'}). "
+        + (words or "It does not decide about the pulls of the consumer accounts."),
+        then="Correct the statement in the AWS console: ECR, Private registry, Permissions." if bad else "",
     )
 
 
 def _refused(question: _Question, error: RegistryError) -> Iterator[ReportLine]:
     if question.tell is _registry_policy:
-        yield _skipped(
-            "AWS",
-            question.what,
-            "Could not be read. Only this check needs the permission.",
-            "To check it for a Deny, allow ecr:GetRegistryPolicy and ecr:GetAccountSetting.",
+        yield ReportLine(
+            part="AWS",
+            what=question.what,
+            level=Level.WARN,
+            says=f"{error} So no page can say for certain who can pull.",
+            then="Allow ecr:GetRegistryPolicy and ecr:GetAccountSetting (doctor --iam-policy has them).",
         )
         return
     yield ReportLine(

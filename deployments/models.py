@@ -256,7 +256,7 @@ class Repository(models.Model):
         default=dict, blank=True, read=Encryption.from_row
     )
     details_checked_at = models.DateTimeField(null=True, blank=True)  # describe, lifecycle and tags
-    # By account: whether each configured consumer can pull by the observed policy.
+    # By account: whether each configured consumer can pull by the observed policies of the repository and the registry.
     consumers: models.JSONField[dict[str, ConsumerPull], dict[str, ConsumerPull]] = ValuesField(
         default=dict,
         blank=True,
@@ -1016,6 +1016,24 @@ class SweepFinding(models.Model):
 
     def __str__(self) -> str:
         return f"{self.repository}: {self.get_outcome_display()}"
+
+
+class RegistryPolicyReading(models.Model):
+    """What AWS last showed of a registry's own policy. It is read once by each sweep, and nothing writes it to AWS."""
+
+    account = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    text = models.TextField(blank=True, default="", db_default="")  # empty: the registry has no policy
+    scope = models.CharField(max_length=10, blank=True, default="", db_default="")  # V1, V2; empty: not read
+    read_at = models.DateTimeField(null=True, blank=True)  # start of the last reading that AWS answered
+    error = models.TextField(blank=True, default="", db_default="")  # why AWS does not show it; empty: AWS showed it
+
+    class Meta:
+        default_permissions = ()
+        constraints = [models.UniqueConstraint(fields=["account", "region"], name="registry_policy_reading_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.account} {self.region}: {self.error or self.scope or 'no policy'}"
 
 
 class CallBudget(models.Model):

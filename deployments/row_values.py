@@ -66,17 +66,28 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerPull:
-    """Whether a consumer account may pull, by a repository policy."""
+    """Whether a consumer account may pull, by the policies of a repository and of its registry."""
 
-    verdict: str  # yes, no, depends
+    verdict: str  # yes, no, depends, unknown (a policy that was not read could turn the answer around)
     words: str
+    layer: str = ""  # the policy whose statement decides; empty: no statement does
+    statement: str = ""
 
     @classmethod
     def from_row(cls, stored: Mapping[str, Any]) -> ConsumerPull:
-        return cls(verdict=str(stored.get("pull", "depends")), words=str(stored.get("words", "")))
+        return cls(
+            verdict=str(stored.get("pull", "depends")),
+            words=str(stored.get("words", "")),
+            layer=str(stored.get("layer", "")),
+            statement=str(stored.get("statement", "")),
+        )
 
     def as_row(self) -> dict[str, Any]:
-        return {"pull": self.verdict, "words": self.words}
+        return {"pull": self.verdict, "words": self.words} | _deciding(self.layer, self.statement)
+
+
+def _deciding(layer: str, statement: str) -> dict[str, str]:
+    return {"layer": layer, "statement": statement} if layer else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,22 +122,32 @@ class Encryption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvedPull:
-    """A consumer account can pull an image; `how` this was verified."""
+    """Whether a consumer account can pull an image, and `how` this was found out. A certain no is no receipt."""
 
-    how: str  # trial: the two calls of a pull succeeded with `roles`; policy: the repository policy allows it
+    how: str  # trial: the two calls of a pull succeeded with `roles`; policy: by the policies
     words: str
+    verdict: str = "yes"  # yes, depends, unknown, as in ConsumerPull
     roles: tuple[str, ...] = ()
+    layer: str = ""  # the policy whose statement decides, as in ConsumerPull
+    statement: str = ""
+    basis: str = ""  # a sentence: which policies the answer rests on, and what was not seen
 
     @classmethod
     def from_row(cls, stored: Mapping[str, Any]) -> ProvedPull:
-        return cls(
-            how=str(stored.get("how", "")),
-            words=str(stored.get("words", "")),
-            roles=tuple(stored.get("roles", ())),
-        )
+        texts = {name: str(stored.get(name, "")) for name in ("how", "words", "layer", "statement", "basis")}
+        return cls(verdict=str(stored.get("pull", "yes")), roles=tuple(stored.get("roles", ())), **texts)
 
     def as_row(self) -> dict[str, Any]:
-        return {"pull": "yes", "how": self.how, "words": self.words, "roles": list(self.roles)}
+        return (
+            {"pull": self.verdict, "how": self.how, "words": self.words, "roles": list(self.roles)}
+            | _deciding(self.layer, self.statement)
+            | ({"basis": self.basis} if self.basis else {})
+        )
+
+    @property
+    def can_pull(self) -> bool:
+        """Whether the account can pull, as far as was seen."""
+        return self.verdict == "yes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

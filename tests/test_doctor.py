@@ -266,8 +266,9 @@ def test_each_right_that_is_missing_is_named_by_its_own_line(
     ]
     assert "user/limited" in line(report, "Identity").says
     assert "Allow ecr:GetRepositoryPolicy" in line(report, "ecr:GetRepositoryPolicy").says
-    # The right to look at the registry-wide policy is nothing that anything else needs.
-    assert line(report, "Registry-wide policy").level is Level.SKIPPED
+    unread = line(report, "Registry-wide policy")
+    assert unread.level is Level.WARN
+    assert "Allow ecr:GetRegistryPolicy" in unread.then
 
 
 def test_credentials_that_aws_does_not_know_are_one_failure_and_not_ten(
@@ -294,29 +295,40 @@ def test_an_account_that_is_not_the_registrys_is_a_warning(
     assert "ASSUME_ROLE_ARN" in found.then
 
 
-def test_a_deny_for_the_whole_registry_is_a_warning(
-    ecr_configuration: Configuration, beating: Process, sandbox: Sandbox
+@pytest.mark.parametrize(
+    ("effect", "scope", "resource", "level", "words"),
+    [
+        ("Deny", "V2", "*", Level.FAIL, "No of the registry policy denies it"),
+        ("Deny", "V2", f"arn:aws:ecr:us-east-1:{OWNER}:repository/another/*", Level.OK, "does not decide"),
+        ("Deny", "V1", "*", Level.OK, "does not decide"),
+        ("Allow", "V2", "*", Level.OK, "does not decide"),
+    ],
+)
+def test_what_the_registry_policy_does_to_the_consumers_pulls_is_evaluated(
+    configure: Callable[..., Configuration],
+    beating: Process,
+    sandbox: Sandbox,
+    effect: str,
+    scope: str,
+    resource: str,
+    level: Level,
+    words: str,
 ) -> None:
-    statement = {"Sid": "No", "Effect": "Deny", "Principal": {"AWS": f"arn:aws:iam::{CLUSTER}:root"}}
-    sandbox.client("ecr").put_registry_policy(
-        policyText=json.dumps(
-            {
-                "Version": "2012-10-17",
-                "Statement": [
-                    {
-                        **statement,
-                        "Action": ["ecr:BatchGetImage"],
-                        "Resource": f"arn:aws:ecr:us-east-1:{OWNER}:repository/*",
-                    }
-                ],
-            }
-        )
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
     )
+    statement = {"Sid": "No", "Effect": effect, "Principal": {"AWS": CLUSTER}, "Action": "ecr:*", "Resource": resource}
+    client = sandbox.client("ecr")
+    client.put_registry_policy(policyText=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    client.put_account_setting(name="REGISTRY_POLICY_SCOPE", value=scope)
 
-    found = line(doctor.examine(configuration=ecr_configuration), "Registry-wide policy")
+    found = line(doctor.examine(configuration=configuration), "Registry-wide policy")
 
-    assert found.level is Level.WARN
-    assert "overrides every repository policy" in found.says
+    assert found.level is level
+    assert f"scope {scope}" in found.says
+    assert words in found.says
 
 
 def test_consumers_are_held_against_the_policy_without_asking_aws(

@@ -22,8 +22,9 @@ from deployments.admin.pages import Button, ReadOnly, may, require, shown_config
 from deployments.admin.sidebyside import side_by_side
 from deployments.aws.partitions import partition_of
 from deployments.errors import Refusal
+from deployments.images import EcrRegistry
 from deployments.models import Repository, RepositoryEvent, RepositoryStatus
-from deployments.reconcile import put_back, targets, what_if
+from deployments.reconcile import put_back, registry_policies, targets, what_if
 
 TAKE_OVER = "take_over_policy_repository"
 #: Partition → host of the AWS console.
@@ -46,7 +47,7 @@ class Puller:
     """A principal and whether it may pull. `consumer`: an account of the settings; else the policy names it."""
 
     name: str
-    verdict: str  # yes, no, depends
+    verdict: str  # yes, no, depends, unknown
     words: str
     consumer: bool
 
@@ -58,14 +59,14 @@ class Puller:
     @property
     def word(self) -> str:
         """The verdict as the page shows it."""
-        return {"yes": "May pull", "no": "May not"}.get(self.verdict, "Depends")
+        return {"yes": "May pull", "no": "May not", "unknown": "Not seen"}.get(self.verdict, "Depends")
 
     @property
     def tone(self) -> str:
         """The tone of the badge; a consumer account that cannot pull is bad."""
         if self.pulls:
             return "ok"
-        return "warn" if self.verdict == "depends" else "bad" if self.consumer else "idle"
+        return "warn" if self.verdict != "no" else "bad" if self.consumer else "idle"
 
 
 def risks(row: Repository) -> tuple[policy.Finding, ...]:
@@ -86,22 +87,32 @@ def openness(row: Repository) -> policy.Openness:
 
 
 def pullers(row: Repository) -> list[Puller]:
-    """The consumer accounts as of the last check, then the other principals that the policy names."""
+    """The consumer accounts as of the last check, then the other principals that either policy names."""
     found = [
         Puller(name=f"account {account}", verdict=answer.verdict, words=answer.words, consumer=True)
         for account, answer in sorted(row.consumers.items())
     ]
-    try:
-        parsed = policy.parse(row.policy_text or "{}")
-    except policy.PolicyError:
+    if row.last_checked_at is None:
         return found
     known = {puller.name for puller in found}
-    for holder in policy.holders(parsed, partition=partition_of(row.region)):
-        if holder.name not in known:
-            found.append(
-                Puller(name=holder.name, verdict=holder.answer.verdict, words=holder.answer.words, consumer=False)
-            )
+    partition = partition_of(row.region)
+    registry = registry_policies.seen(account=row.account, region=row.region)
+    for name, access in policy.named(row.policy_text, registry, arn=_arn(row), partition=partition):
+        if name not in known:
+            found.append(Puller(name=name, verdict=access.verdict, words=access.words, consumer=False))
     return found
+
+
+def pulls_rest_on(row: Repository) -> str:
+    """A sentence: which policies “who can pull” rests on, and what was not seen."""
+    registry = registry_policies.seen(account=row.account, region=row.region)
+    partition = partition_of(row.region)
+    return policy.effective(row.policy_text, registry, row.account, arn=_arn(row), partition=partition).basis
+
+
+def _arn(row: Repository) -> str:
+    registry = EcrRegistry(account=row.account, region=row.region, partition=partition_of(row.region))
+    return registry.repository_arn(row.name)
 
 
 class RestoreForm(forms.Form):

@@ -23,6 +23,7 @@ from deployments.admin.policies import (
     aws_console,
     openness,
     pullers,
+    pulls_rest_on,
     risks,
     state_of,
     take_over_button,
@@ -32,7 +33,7 @@ from deployments.aws.partitions import partition_of
 from deployments.catalogue import sentence
 from deployments.config import RegistryConfig
 from deployments.models import Deployment, EventKind, Repository, RepositoryStatus
-from deployments.reconcile import repositories, targets
+from deployments.reconcile import registry_policies, repositories, targets
 
 PARTS = ("policy", "lifecycle", "tags", "mutability", "encryption")
 
@@ -185,6 +186,8 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
             "latest": latest(Deployment.objects.filter(repository=row)),
             "risks": risks(row),
             "pullers": pullers(row),
+            "pulls_rest_on": pulls_rest_on(row) if row.last_checked_at else "",
+            "registry_policy": registry_policies.reading(account=row.account, region=row.region),
             "states": {part: state_of(row, part, covered=covered) for part in PARTS},
             "excepted": excepted,
             "only_observed": row.mode == "observe",

@@ -9,6 +9,7 @@ needs; docs/iam-policy.json is their sum.
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -43,9 +44,10 @@ from deployments.aws.values import (
     Session,
 )
 from deployments.config import Access, RegistryConfig
-from deployments.errors import RegistryError, aws_error
+from deployments.errors import RegistryError, aws_error, registry_error
 from deployments.images import EcrRegistry
 from deployments.log import carried
+from deployments.policy import RegistryPolicy
 
 T = TypeVar("T")
 
@@ -139,6 +141,27 @@ class Ecr:
             if not answer.get("nextToken"):
                 return
             request["nextToken"] = answer["nextToken"]
+
+    def registry_policy(self) -> RegistryPolicy:
+        """The registry's own policy and its scope: one call, and where the registry has a policy a second one.
+
+        Permissions: ecr:GetRegistryPolicy, ecr:GetAccountSetting. Raises RegistryError; if AWS does not show the scope,
+        the scope is empty. Both calls take no account and are about that of the caller, so an answer about another
+        account is an error. (*GetRegistryPolicy*, *GetAccountSetting*, Amazon ECR API Reference)
+        """
+        account = self.registry.account
+        answer = self._call("GetRegistryPolicy", account, {}, {"RegistryPolicyNotFoundException": _no_registry_policy})
+        if answer["registryId"] not in ("", account):
+            raise registry_error("ForeignRegistryPolicy", operation="GetRegistryPolicy", name=account)
+        if not answer["policyText"]:
+            return RegistryPolicy(text="")
+        try:
+            scope = self._call("GetAccountSetting", account, {"name": "REGISTRY_POLICY_SCOPE"})["value"]
+        except RegistryError as error:
+            if error.retryable:
+                raise
+            scope = ""
+        return RegistryPolicy(text=answer["policyText"], scope=scope)
 
     def create(
         self, name: str, *, mutability: str, exclusions: tuple[str, ...], tags: Mapping[str, str], kms_key: str | None
@@ -444,6 +467,12 @@ def _listed(entry: Mapping[str, Any]) -> Listed:
         encryption=encryption.get("encryptionType", "AES256"),
         kms_key=encryption.get("kmsKey"),
     )
+
+
+def _no_registry_policy(error: aws.ClientError) -> dict[str, str]:
+    """The answer of a registry without a policy. Its account stands only in AWS's message; empty if it does not."""
+    named = re.search(r"\b\d{12}\b", error.response["Error"].get("Message", ""))
+    return {"policyText": "", "registryId": named[0] if named else ""}
 
 
 def _existed(error: aws.ClientError) -> CreateOutcome:

@@ -12,7 +12,6 @@ from deployments.aws.clients import client_of, no_open_transaction, translated
 from deployments.aws.ecr import Ecr
 from deployments.aws.sqs import EventQueue
 from deployments.aws.values import Identity, Message
-from deployments.errors import RegistryError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +19,7 @@ class Probes:
     """Calls that show what this identity may do: reads of a repository that does not exist.
 
     AWS answers “there is no such repository” only to an identity with the permission. A write permission cannot be
-    tested without a write. `registry_policy` uses two permissions that docs/iam-policy.json does not have; the other
-    methods need no further permissions.
+    tested without a write. No method needs a permission that the program does not need anyway.
     """
 
     ecr: Ecr
@@ -57,22 +55,6 @@ class Probes:
             "ecr:ListImages": lambda: list(ecr.image_tags(name)),
             "ecr:ListTagsForResource": lambda: ecr._tags(name),
         }
-
-    def registry_policy(self) -> tuple[str | None, str | None]:
-        """(the registry policy, its scope V1 or V2); None for a registry without a policy, and for an unknown scope.
-
-        Optional permissions, which docs/iam-policy.json does not have: ecr:GetRegistryPolicy and
-        ecr:GetAccountSetting. Raises RegistryError if AWS refuses ecr:GetRegistryPolicy.
-        """
-        account = self.ecr.registry.account
-        answer = self.ecr._call(
-            "GetRegistryPolicy", account, {}, {"RegistryPolicyNotFoundException": {"policyText": None}}
-        )
-        try:
-            scope = self.ecr._call("GetAccountSetting", account, {"name": "REGISTRY_POLICY_SCOPE"})["value"]
-        except RegistryError:
-            scope = None
-        return answer["policyText"], scope
 
     def events_queue(self, url: str) -> None:
         """Delete a message that the queue never delivered, which changes nothing.

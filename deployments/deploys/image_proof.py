@@ -4,13 +4,16 @@ The result is a receipt on the deployment. A failed check refuses the promotion,
 the permission and what to do. A check without an answer refuses too, except for a registry that is not ECR and that
 this server cannot reach or log in to: then the receipt says that the image was not verified.
 
-The pull of a consumer account is checked in two ways: this module evaluates the repository policy that AWS has now, and
-with a probe role in the account it makes the two calls of a pull as that role. The probe role stands for the role of
-the cluster's nodes: if the policy of the nodes' role allows less than the policy of the probe role, that is not found.
+The pull of a consumer account is checked in two ways: this module evaluates the repository policy and the registry
+policy that AWS has now, and with a probe role in the account it makes the two calls of a pull as that role. Only a
+certain no refuses: where a condition decides or a policy was not read, the receipt says on what the answer rests. The
+probe role stands for the role of the cluster's nodes: if the policy of the nodes' role allows less than the policy of
+the probe role, that is not found.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -26,6 +29,7 @@ from deployments.aws.ecr import Ecr, ecr_of
 from deployments.config import Access, RegistryConfig
 from deployments.deploys import oci_registry
 from deployments.errors import Refusal, RegistryError, refusal, registry_error
+from deployments.reconcile import registry_policies
 from deployments.row_values import ProvedPull, Receipt
 
 #: Takes a sentence about the progress of a verification.
@@ -359,9 +363,9 @@ def _prove_pulls(
     report: Report,
     reconcile: Callable[[], None],
 ) -> Receipt:
-    """Check that every consumer account can pull; the receipt says so of each.
+    """Find out for every consumer account whether it can pull; the receipt says so of each.
 
-    Raises Refusal for the first account that cannot pull.
+    Raises Refusal for the first account that certainly cannot pull.
     """
     receipt = _receipt(location, tree)
     probes: dict[str, list[str]] = {account: [] for account in config.consumer_accounts}
@@ -369,18 +373,20 @@ def _prove_pulls(
         probes.setdefault(role.split(":")[4], []).append(role)
     if not probes:
         return receipt
+    registry = registry_policies.look(ecr).policy
     text = _policy_of(ecr, location)
+    answers = _answers(text, registry, probes, ecr, location)
+    alone = _answers(text, policy.RegistryPolicy(text=""), probes, ecr, location)
     if any(
-        isinstance(_judged(text, account, ecr, location, bool(roles)), Refusal) for account, roles in probes.items()
+        answers[account].verdict != "yes" and (by_it.verdict == "no" or (by_it.verdict == "depends" and not roles))
+        for (account, roles), by_it in zip(probes.items(), alone.values(), strict=True)
     ):
         reconcile()
         text = _policy_of(ecr, location)
-    words: dict[str, str] = {}
-    for account, roles in probes.items():
-        judged = _judged(text, account, ecr, location, bool(roles))
-        if isinstance(judged, Refusal):
-            raise judged
-        words[account] = judged
+        answers = _answers(text, registry, probes, ecr, location)
+    for account, answer in answers.items():
+        if answer.verdict == "no":
+            raise _refusal(answer, account, text, ecr, location)
     trials: list[Callable[[], None]] = [
         functools.partial(_pull, ecr, location, tree, account, role, config)
         for account, roles in probes.items()
@@ -389,16 +395,14 @@ def _prove_pulls(
     for result in ecr.side_by_side(trials) if trials else []:
         if isinstance(result, RegistryError):
             raise result
-    for account, roles in probes.items():
-        tried = f" {' and '.join(roles)} tried." if roles else ""
-        report(f"Account {account} can pull it.{tried}")
+    pullers = {account: _proved(answers[account], roles) for account, roles in probes.items()}
+    for account, puller in pullers.items():
+        tried = f" {' and '.join(puller.roles)} tried." if puller.roles else ""
+        report(f"Account {account} can pull it.{tried}" if puller.can_pull else _sentence(puller.words))
     return replace(
         receipt,
         policy=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if text else "",
-        pullers={
-            account: ProvedPull(how="trial" if roles else "policy", words=words[account], roles=tuple(roles))
-            for account, roles in probes.items()
-        },
+        pullers=pullers,
     )
 
 
@@ -409,47 +413,36 @@ def _policy_of(ecr: Ecr, location: ImageLocation) -> str:
     return observation.policy or ""
 
 
-def _judged(text: str, account: str, ecr: Ecr, location: ImageLocation, tried: bool) -> str | Refusal:
-    """Why the policy lets this account pull, as a sentence; or the refusal.
+def _answers(
+    text: str, registry: policy.RegistryPolicy | None, accounts: Iterable[str], ecr: Ecr, location: ImageLocation
+) -> dict[str, policy.Access]:
+    arn, partition = ecr.registry.repository_arn(location.name), ecr.registry.partition
+    return {account: policy.effective(text, registry, account, arn=arn, partition=partition) for account in accounts}
 
-    With `tried` (a probe role will try a pull), a policy that depends on a condition is no refusal.
-    """
-    if account == ecr.registry.account:
-        return "The registry belongs to this account."
-    try:
-        parsed = policy.parse(text or "{}")
-    except policy.PolicyError:
-        parsed = None
-    if parsed is None:
-        verdict, words = "depends", "The policy cannot be read."
-    else:
-        answer = policy.can_pull(parsed, account, partition=ecr.registry.partition)
-        verdict, words = answer.verdict, _sentence(answer.words)
-        if verdict == "depends":
-            named = _named_principal(parsed, account, ecr.registry.partition)
-            verdict, words = ("yes", named) if named else (verdict, words)
-    if verdict == "yes" or (verdict == "depends" and tried):
-        return words
-    if verdict == "depends":
-        return refusal("consumer_undecided", account=account, name=location.name, words=words)
-    lacking: tuple[str, ...] = PULL
-    if parsed is not None:
-        partition = ecr.registry.partition
-        lacking = tuple(one for one in PULL if policy.may(parsed, account, one, partition=partition).verdict != "yes")
-    return refusal(
-        "consumer_cannot_pull", account=account, name=location.name, words=words, permissions=" and ".join(lacking)
+
+def _proved(answer: policy.Access, roles: Sequence[str]) -> ProvedPull:
+    """A trial pull that succeeded shows more than the policies do."""
+    return ProvedPull(
+        verdict="yes" if roles else answer.verdict,
+        how="trial" if roles else "policy",
+        words=_sentence(answer.words),
+        roles=tuple(roles),
+        layer=answer.layer,
+        statement=answer.statement or "",
+        basis=answer.basis,
     )
 
 
-def _named_principal(parsed: policy.Policy, account: str, partition: str) -> str:
-    """A sentence about a role or user of the account that the policy names and lets pull; "" if there is none."""
-    return next(
-        (
-            _sentence(holder.answer.words)
-            for holder in policy.holders(parsed, partition=partition)
-            if holder.answer.verdict == "yes" and f":{account}:" in holder.principal
-        ),
-        "",
+def _refusal(answer: policy.Access, account: str, text: str, ecr: Ecr, location: ImageLocation) -> Refusal:
+    words = _sentence(answer.words)
+    if answer.layer == policy.REGISTRY:
+        return refusal("registry_policy_denies", account=account, name=location.name, words=words)
+    lacking: tuple[str, ...] = PULL
+    with contextlib.suppress(policy.PolicyError):
+        parsed, partition = policy.parse(text or "{}"), ecr.registry.partition
+        lacking = tuple(one for one in PULL if policy.may(parsed, account, one, partition=partition).verdict != "yes")
+    return refusal(
+        "consumer_cannot_pull", account=account, name=location.name, words=words, permissions=" and ".join(lacking)
     )
 
 

@@ -6,7 +6,7 @@ code and tests means rule 5 of RULES.md in this folder, which has all twelve rul
 
 from deployments.policy.compare import Comparison, Grant, Level, compare
 from deployments.policy.document import Policy, PolicyError, Puzzle, Statement, parse
-from deployments.policy.effective import UNSEEN, Access, RegistryPolicy, effective
+from deployments.policy.effective import REGISTRY, UNSEEN, Access, RegistryPolicy, effective, named
 from deployments.policy.evaluate import Answer, Holder, Verdict, can_pull, holders, may
 from deployments.policy.findings import IDS, Finding
 from deployments.policy.lint import MAX_CHARACTERS, Openness, lint, openness
@@ -15,6 +15,7 @@ from deployments.policy.lockout import Lockout, lockouts
 __all__ = [
     "IDS",
     "MAX_CHARACTERS",
+    "REGISTRY",
     "UNSEEN",
     "Access",
     "Answer",
@@ -38,6 +39,7 @@ __all__ = [
     "lint",
     "lockouts",
     "may",
+    "named",
     "openness",
     "parse",
 ]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from deployments.policy.document import Kind, Policy, PolicyError, Puzzle, Statement, parse
-from deployments.policy.evaluate import Answer, pull_by
+from deployments.policy.evaluate import Answer, pull_by, pull_holders
 from deployments.policy.wildcard import matches
 
 REPOSITORY, REGISTRY, OWN_ACCOUNT = "repository policy", "registry policy", "registry's own account"
@@ -74,26 +74,63 @@ def _effective(
 ) -> Access:
     """Cached: the repositories of a registry mostly have one text, and `about` is the same for all of a namespace."""
     mine = _layers(repository, account, owner, partition)
-    theirs = [(REGISTRY, _for_repository(registry, about))] if any(each is not False for each in about) else []
+    theirs = _theirs(registry, about)
     basis = _basis(repository, registry_read, registry, scope, bool(theirs))
     answer = _asked([*mine, *theirs], account, partition)
-    if theirs and not scope:
-        without = _asked(mine, account, partition)
-        if (without.verdict, without.denied) != (answer.verdict, answer.denied):
-            words = f"{answer.words} That counts if the scope of the registry policy is V2, and the scope was not read."
-            return Access(verdict="depends", layer=REGISTRY, statement=answer.statement, words=words, basis=basis)
+    if answer.layer == OWN_ACCOUNT:
+        text = f"account {account} may pull as far as its identity policies allow it: the registry belongs to it."
+        answer = replace(answer, statement=None, words=text)
+    without = _asked(mine, account, partition) if theirs and not scope else answer
+    return _access(answer, without, repository, registry_read, basis)
+
+
+def named(
+    repository: str | None, registry: RegistryPolicy | None, *, arn: str, partition: str
+) -> tuple[tuple[str, Access], ...]:
+    """The principals that an Allow of either policy names for a pull, in words, with the answer of both policies."""
+    policy, scope = _of_registry(registry)
+    theirs = _theirs(policy, _about(policy, arn) if policy else ())
+    mine = [(REPOSITORY, _parsed(repository or "{}"))]
+    basis = _basis(repository, registry is not None, policy, scope, bool(theirs))
+    holders = pull_holders([*mine, *theirs], partition=partition)
+    return tuple(
+        (
+            holder.name,
+            _access(
+                holder.answer,
+                pull_by(mine, holder.principal, partition=partition) if theirs and not scope else holder.answer,
+                repository,
+                registry is not None,
+                basis,
+            ),
+        )
+        for holder in holders
+    )
+
+
+def _theirs(registry: str, about: tuple[bool | None, ...]) -> list[tuple[str, Policy]]:
+    """The registry policy as a layer; empty where none of its statements is about the repository."""
+    return [(REGISTRY, _for_repository(registry, about))] if any(each is not False for each in about) else []
+
+
+def _access(answer: Answer, without: Answer, repository: str | None, registry_read: bool, basis: str) -> Access:
+    """`without`: the answer if the registry policy were not about pulls, which is so where its scope is V1."""
     verdict: Literal["yes", "no", "depends", "unknown"] = answer.verdict
-    if not (answer.verdict == "no" and answer.denied) and (repository is None or not registry_read):
+    words = answer.words
+    if (without.verdict, without.denied) != (answer.verdict, answer.denied):
+        verdict = "depends"
+        words = f"{words} That counts if the scope of the registry policy is V2, and the scope was not read."
+    elif not answer.denied and (repository is None or not registry_read):
         verdict = "unknown"
-    words = answer.words if verdict != "unknown" else _by_what_was_read(answer.words, repository, registry_read)
+        words = _by_what_was_read(words, repository, registry_read)
     return Access(verdict=verdict, layer=answer.layer, statement=answer.statement, words=words, basis=basis)
 
 
 def _by_what_was_read(words: str, repository: str | None, registry_read: bool) -> str:
     if repository is None and not registry_read:
-        return "Neither the repository policy nor the registry policy could be read."
+        return "Neither the repository policy nor the registry policy was read."
     read, unread = (REPOSITORY, REGISTRY) if repository is not None else (REGISTRY, REPOSITORY)
-    return f"By the {read}, {words} The {unread} could not be read."
+    return f"By the {read}, {words} The {unread} was not read."
 
 
 def _asked(layers: Iterable[tuple[str, Policy]], account: str, partition: str) -> Answer:
@@ -201,9 +238,9 @@ def _without_resource(statement: Statement, *, clear: bool) -> Statement:
 
 def _basis(repository: str | None, registry_read: bool, registry: str, scope: str, about: bool) -> str:
     """Which policies an answer rests on."""
-    mine = "the repository policy" if repository is not None else "not the repository policy, which could not be read"
+    mine = "the repository policy" if repository is not None else "not the repository policy, which was not read"
     if not registry_read:
-        theirs = "The registry policy could not be read."
+        theirs = "The registry policy was not read."
     elif scope == "V1":
         theirs = "The scope of the registry policy is V1, in which it is not about pulls."
     elif not registry:

@@ -86,16 +86,29 @@ def pull_by(layers: Iterable[tuple[str, Policy]], principal: str, *, partition: 
     `layers`: each policy with its name, by which the answer calls it. A part that is not understood makes the answer
     “depends”.
     """
-    found = [(layer, policy) for layer, policy in layers]
+    question = _pull_by(layers, partition)
+    return question.of(caller_of(principal, partition=partition), None, Budget())
+
+
+def pull_holders(layers: Iterable[tuple[str, Policy]], *, partition: str) -> tuple[Holder, ...]:
+    """The principals that an Allow of these policies names for a pull, with the answer of all of them; “yes” first."""
+    return _holders(_pull_by(layers, partition))
+
+
+def _pull_by(layers: Iterable[tuple[str, Policy]], partition: str) -> _Question:
+    found = list(layers)
     clauses = tuple(clause for layer, policy in found for clause in _clauses(policy, partition, layer))
     puzzles = [f"{puzzle.words} (in the {layer})" for layer, policy in found for puzzle in policy.all_puzzles]
-    question = _asked(clauses, PULL, partition, puzzles[0] if puzzles else "")
-    return question.of(caller_of(principal, partition=partition), None, Budget())
+    return _asked(clauses, PULL, partition, puzzles[0] if puzzles else "")
 
 
 def holders(policy: Policy, actions: Iterable[str] = PULL, *, partition: str) -> tuple[Holder, ...]:
     """The principals that an Allow names for any of the actions, and whether each may use all of them; “yes” first."""
-    question, budget = _question(policy, expand_all(actions), partition), Budget()
+    return _holders(_question(policy, expand_all(actions), partition))
+
+
+def _holders(question: _Question) -> tuple[Holder, ...]:
+    budget, partition = Budget(), question.partition
     named: set[Subject] = set()
     for clause in question.clauses:
         if not clause.denies and any(clause.speaks_of(action) for action in question.actions):

@@ -1,8 +1,9 @@
 """Finds drift within seconds: CloudTrail's events about ECR calls, from an SQS queue that EventBridge fills.
 
-An event only names a repository to check. Its content is not trusted, because events come at least once, out of order
-and late. The repository is checked by the same function as in a sweep. Events of our own writes are recognised, so that
-a correction does not cause another check. Sweeps find what events miss.
+An event only names a repository to check, or a registry whose own policy is to be read. Its content is not trusted,
+because events come at least once, out of order and late. The repository is checked by the same function as in a sweep.
+Events of our own writes are recognised, so that a correction does not cause another check. Sweeps find what events
+miss.
 
 A message is deleted only when its check was done or when it is malformed. While the database or AWS does not answer,
 the message stays, and SQS delivers it again after a minute, until the queue's retention or redrive policy ends it.
@@ -27,7 +28,7 @@ from deployments.config import Configuration
 from deployments.errors import RegistryError, registry_error
 from deployments.log import bound, get_logger
 from deployments.models import ProcessRole, Repository
-from deployments.reconcile import generation, processes, repositories, targets
+from deployments.reconcile import generation, processes, registry_policies, repositories, targets
 
 log = get_logger(__name__)
 
@@ -43,6 +44,8 @@ CHANGE_OPERATIONS = {
     "TagResource": True,
     "UntagResource": True,
 }
+#: Events about a registry itself, which name no repository.
+REGISTRY_OPERATIONS = ("PutRegistryPolicy", "DeleteRegistryPolicy", "PutAccountSetting")
 OWN_WRITE_TOLERANCE = timedelta(seconds=5)  # how far CloudTrail's clock and ours may differ
 HELD_SECONDS = 20  # how long to wait for a repository's lease, for example until a deploy returns it
 PAUSE_SECONDS = 5.0  # after a failure of SQS or of the database
@@ -57,12 +60,12 @@ _stepped = time.monotonic()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeEvent:
-    """An event: this operation was called on this repository."""
+    """An event: this operation was called on this repository, or on the registry."""
 
     operation: str
     account: str
     region: str
-    name: str
+    name: str  # empty: on the registry itself
     at: datetime
     made_by_us: bool  # the user agent is ours
 
@@ -81,15 +84,18 @@ def parse(body: str) -> ChangeEvent | None:
         event = json.loads(body)
         detail = event["detail"]
         operation = detail["eventName"]
-        if event.get("source") != "aws.ecr" or operation not in CHANGE_OPERATIONS or detail.get("errorCode"):
+        known = operation in CHANGE_OPERATIONS or operation in REGISTRY_OPERATIONS
+        if event.get("source") != "aws.ecr" or not known or detail.get("errorCode"):
             return None
         parameters = detail.get("requestParameters") or {}
         arn = str(parameters.get("resourceArn") or "")
         # TagResource names an ARN: arn:partition:ecr:region:account:repository/name
         name = parameters.get("repositoryName") or arn.partition(":repository/")[2]
+        if operation in REGISTRY_OPERATIONS:
+            name = ""
         account = parameters.get("registryId") or (arn.split(":")[4] if arn else "") or event["account"]
         at = datetime.fromisoformat(detail["eventTime"].replace("Z", "+00:00"))
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or (not name and operation not in REGISTRY_OPERATIONS):
             return None
         return ChangeEvent(
             operation=operation,
@@ -207,7 +213,10 @@ def handle(
         problem: str | None
         try:
             with bound(repository=name):
-                problem = _check(configuration, account, region, name, [change for _, change in pairs], stopping)
+                if name:
+                    problem = _check(configuration, account, region, name, [change for _, change in pairs], stopping)
+                else:
+                    problem = _check_registry(configuration, account, region, [change for _, change in pairs])
         except (OperationalError, InterfaceError, InternalError):
             raise
         except RegistryError as error:
@@ -273,9 +282,31 @@ def _check(
         time.sleep(0.1)
 
 
+def _check_registry(configuration: Configuration, account: str, region: str, changes: list[ChangeEvent]) -> str | None:
+    """Read the registry policy because of these changes. None if it was done, else why it must be tried again.
+
+    Raises RegistryError if this process cannot use the configuration that counts.
+    """
+    configuration = generation.in_force(configuration)
+    found = [
+        target
+        for target in targets.configured(configuration)
+        if (target.registry.account, target.registry.region) == (account, region)
+    ]
+    row = registry_policies.reading(account=account, region=region)
+    if not found or all(_is_older(change, row.read_at if row else None) for change in changes):
+        return None
+    error = registry_policies.look(found[0].ecr()).error
+    return str(error) if error is not None and (error.retryable or error.installation) else None
+
+
 def _is_known(change: ChangeEvent, row: Repository) -> bool:
     """Whether the change needs no check: it was our own write, or the repository was checked after it."""
     if change.made_by_us and row.written_at is not None and change.at <= row.written_at + OWN_WRITE_TOLERANCE:
         return True
-    looked_at = row.details_checked_at if change.details else row.last_checked_at
+    return _is_older(change, row.details_checked_at if change.details else row.last_checked_at)
+
+
+def _is_older(change: ChangeEvent, looked_at: datetime | None) -> bool:
+    """Whether the check at this time came after the change, also if the two clocks differ."""
     return looked_at is not None and change.at < looked_at - OWN_WRITE_TOLERANCE

@@ -35,11 +35,13 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import desired, generation, repositories, targets
+from deployments.policy import RegistryPolicy
+from deployments.reconcile import desired, generation, registry_policies, repositories, targets
 from deployments.reconcile.lease import Lease
 from deployments.reconcile.pace import Pace
 from deployments.reconcile.sweep_record import Outcome, end, next_piece, record_findings, size_of
 from deployments.reconcile.targets import Target
+from deployments.row_values import ConsumerPull
 
 CHUNK_LEASE = timedelta(seconds=45)  # lease of a chunk or a listing
 LEASE_RENEWAL_SECONDS = 10
@@ -84,6 +86,7 @@ class ChunkRun:
     throttled_tries: int = 0
     progressed: bool = False  # whether the check of any repository of this chunk was completed
     unanswered_in_a_row: int = 0  # tries that AWS did not answer
+    registry_policy: RegistryPolicy | None = None  # as the sweep's listing read it; None: not read
     stop_reason: str = ""  # why the run starts no more repositories, in words for the log
     fatal: RegistryError | None = None  # ends the sweep
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -103,6 +106,7 @@ class ChunkRun:
             self._save([], release=True)  # the registry is not configured any more, or the rows were deleted
             return
         self._begin(rows)
+        self.registry_policy = registry_policies.seen(account=target.registry.account, region=target.registry.region)
         budget = _Budget(target, self.configuration.calls_per_second)
         with ThreadPoolExecutor(max_workers=THREADS_PER_CHUNK, thread_name_prefix="sweep") as pool:
             try:
@@ -414,11 +418,21 @@ class ChunkRun:
             and row.incomparable_since is None
             and row.checked_digest == desired_digest
             and (observation.policy or "") == row.policy_text
-            and set(row.consumers) == set(target.config.consumer_accounts)
+            and row.consumers == self._pullers(target, row, observation.policy or "")
             and not self._writable(target, row)
             and not desired.policy_differences(
                 target.config.default_repository_policy, observation.policy, partition=target.registry.partition
             )
+        )
+
+    def _pullers(self, target: Target, row: Repository, text: str) -> dict[str, ConsumerPull]:
+        """Who can pull by this policy and the registry policy, of which the second may be new."""
+        return desired.pullers(
+            text,
+            self.registry_policy,
+            target.config.consumer_accounts,
+            arn=target.registry.repository_arn(row.name),
+            partition=target.registry.partition,
         )
 
     def _writable(self, target: Target, row: Repository) -> bool:

@@ -93,14 +93,20 @@ def lockout_words(text: str, *, writer: str, partition: str, live: bool) -> str:
     )
 
 
-def pullers(text: str, accounts: Iterable[str], *, partition: str) -> dict[str, ConsumerPull]:
-    """Account → whether it can pull by this policy."""
-    try:
-        parsed = policy.parse(text or "{}")
-    except policy.PolicyError:
-        return {account: ConsumerPull(verdict="depends", words="The policy cannot be read.") for account in accounts}
-    answers = {account: policy.can_pull(parsed, account, partition=partition) for account in accounts}
-    return {account: ConsumerPull(verdict=answer.verdict, words=answer.words) for account, answer in answers.items()}
+def pullers(
+    text: str | None, registry: policy.RegistryPolicy | None, accounts: Iterable[str], *, arn: str, partition: str
+) -> dict[str, ConsumerPull]:
+    """Account → whether it can pull from the repository with this ARN, by its policy and the registry policy.
+
+    `text`, `registry`: as for `policy.effective`, where None means that the policy was not read.
+    """
+    found = {}
+    for account in accounts:
+        answer = policy.effective(text, registry, account, arn=arn, partition=partition)
+        found[account] = ConsumerPull(
+            verdict=answer.verdict, words=answer.words, layer=answer.layer, statement=answer.statement or ""
+        )
+    return found
 
 
 def detail_differences(

@@ -40,7 +40,7 @@ from deployments.models import (
     RepositoryStatus,
     WritesPause,
 )
-from deployments.reconcile import bulkhead, desired, ownership, processes
+from deployments.reconcile import bulkhead, desired, ownership, processes, registry_policies
 from deployments.reconcile.lease import Lease
 from deployments.row_values import ConsumerPull, Difference, Encryption, Management, Mutability, Part
 
@@ -731,10 +731,23 @@ def compare(
     return differences, [part for part in (observation.policy, details) if isinstance(part, RegistryError)]
 
 
+def pullers(row: Repository, text: str, config: RegistryConfig, *, partition: str) -> dict[str, ConsumerPull]:
+    """Whether each consumer account can pull: by this text, and by the registry policy as it was last read."""
+    if not config.consumer_accounts:
+        return {}
+    return desired.pullers(
+        text,
+        registry_policies.seen(account=row.account, region=row.region),
+        config.consumer_accounts,
+        arn=f"arn:{partition}:ecr:{row.region}:{row.account}:repository/{row.name}",
+        partition=partition,
+    )
+
+
 def _saw_policy(run: _Run, text: str, differences: list[Difference], *, config: RegistryConfig, now: datetime) -> None:
     """Record the observed policy text (empty: none), who may pull by it, and the time if it is as configured."""
     run.values["policy_text"] = text
-    run.values["consumers"] = desired.pullers(text, config.consumer_accounts, partition=run.partition)
+    run.values["consumers"] = pullers(run.row, text, config, partition=run.partition)
     differs = any(difference.part is Part.POLICY for difference in differences)
     if config.default_repository_policy is not None and not differs:
         run.values["policy_applied_at"] = now

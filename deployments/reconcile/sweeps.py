@@ -41,7 +41,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import generation, ownership, repositories, targets
+from deployments.reconcile import generation, ownership, registry_policies, repositories, targets
 from deployments.reconcile.chunks import CHUNK_LEASE, ChunkRun
 from deployments.reconcile.lease import RETURNED, Lease, free
 from deployments.reconcile.sweep_record import MAX_DEATHS_PER_CHUNK, Outcome, end, next_piece, record_findings
@@ -180,6 +180,7 @@ def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[
             for target in found_targets:
                 if not _compare_list(sweep, target, listed, still_ours):
                     return
+        _look_at_registry_policies(sweep, found_targets, listed["calls"])
     except RegistryError as error:
         # The reconcile command reports the error; a scheduled sweep tries again.
         if error.retryable and not error.installation and sweep.trigger != SweepTrigger.COMMAND:
@@ -212,6 +213,13 @@ def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[
             if ids:
                 position = _cut(sweep, target, position, ids)
     log.info("sweep.listed", chunks=position, missing=listed["missing"], discovered=listed["discovered"])
+
+
+def _look_at_registry_policies(sweep: Sweep, found: Iterable[Target], calls: Counter[str]) -> None:
+    """Read the policy of each registry of the sweep's repositories once; a dry run writes no row, so it reads none."""
+    for target in {target.registry: target for target in found}.values():
+        if not sweep.dry_run and (not sweep.names or _rows(sweep, target).exists()):
+            registry_policies.look(target.ecr(answered=lambda operation, code: calls.update([operation])))
 
 
 def _rows(sweep: Sweep, target: Target) -> QuerySet[Repository]:

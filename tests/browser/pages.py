@@ -21,6 +21,7 @@ from deployments.models import (
     Sweep,
     SweepStatus,
 )
+from deployments.policy import RegistryPolicy
 from deployments.reconcile import desired
 from tests.admin.installation import CLUSTER, DESIRED, HOST, SIGN_ON, STAGING, Installation, policy
 from tests.support.second_factors import with_app, with_passkey
@@ -40,7 +41,13 @@ def make() -> list[str]:
     row = Repository.objects.filter(host=HOST, status=RepositoryStatus.IN_SYNC, mode="").order_by("-pk")[0]
     row.policy_text, row.status = text, RepositoryStatus.DRIFTED
     row.differences = desired.policy_differences(DESIRED, text, partition="aws")
-    row.consumers = desired.pullers(text, (CLUSTER, STAGING), partition="aws")
+    row.consumers = desired.pullers(
+        text,
+        RegistryPolicy(text=""),
+        (CLUSTER, STAGING),
+        arn=f"arn:aws:ecr:{row.region}:{row.account}:repository/{row.name}",
+        partition="aws",
+    )
     row.last_in_sync_at = row.created_at
     row.drifted_since = row.incomparable_since = row.last_checked_at
     row.save()

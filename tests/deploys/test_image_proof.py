@@ -395,7 +395,7 @@ def test_a_policy_that_is_only_observed_is_left_and_the_image_is_refused(
     assert refused(deployment, configuration).code == "consumer_cannot_pull"
 
 
-def test_a_grant_to_one_role_of_the_account_is_a_pull(
+def test_a_grant_to_one_role_of_the_account_is_promoted_and_the_receipt_says_that_it_depends(
     environment: Environment, configure: Configure, sandbox: Sandbox
 ) -> None:
     probe(sandbox)
@@ -403,46 +403,26 @@ def test_a_grant_to_one_role_of_the_account_is_a_pull(
     deployment = deploying(environment, configuration)
     push(sandbox, deployment)
 
-    finalize(deployment, configuration)
+    said = finalize(deployment, configuration)
 
     puller = receipt(deployment)["pullers"][CLUSTER]
-    assert (puller["pull"], puller["how"]) == ("yes", "policy")
-    assert "probe" in puller["words"]
+    assert (puller["pull"], puller["how"]) == ("depends", "policy")
+    assert "but names only role probe" in puller["words"]
+    assert not any("can pull" in sentence for sentence in said)
 
 
-def test_a_grant_to_another_accounts_role_is_no_pull_of_this_account(
-    environment: Environment, configure: Configure, sandbox: Sandbox
-) -> None:
-    iam = sandbox.client("iam", "owner")
-    iam.create_role(RoleName="node", AssumeRolePolicyDocument=trust())
-    both = json.loads(policy(principal=f"arn:aws:iam::{OWNER}:role/node"))
-    both["Statement"] += json.loads(policy(Condition=ORGANISATION))["Statement"]
-    configuration = consuming(configure, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=json.dumps(both))
-    deployment = deploying(environment, configuration)
-    push(sandbox, deployment)
-
-    assert refused(deployment, configuration).code == "consumer_undecided"
-
-
-def test_what_a_condition_decides_is_refused_until_a_probe_role_can_try_it(
+def test_what_a_condition_decides_is_promoted_and_refused_only_where_a_trial_finds_it_so(
     environment: Environment, configure: Configure, sandbox: Sandbox
 ) -> None:
     conditional = policy(Condition=ORGANISATION)
-    configuration = consuming(configure, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=conditional)
-    deployment = deploying(environment, configuration)
-    push(sandbox, deployment)
-
-    refusal = refused(deployment, configuration)
-
-    assert refusal.code == "consumer_undecided"
-    assert "aws:PrincipalOrgID" in refusal.sentence
-    assert "DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS" in refusal.sentence
     probe(sandbox)
     trying = consuming(
         configure,
         DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=conditional,
         DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS=PROBE,
     )
+    deployment = deploying(environment, trying)
+    push(sandbox, deployment)
     # The sandbox's accounts are in no organisation, so the condition does not hold, and the trial tells.
     assert refused(deployment, trying).code == "trial_pull_refused"
     met = policy(Condition={"StringEquals": {"aws:PrincipalType": "AssumedRole"}})
@@ -453,6 +433,23 @@ def test_what_a_condition_decides_is_refused_until_a_probe_role_can_try_it(
     sandbox.client("ecr").set_repository_policy(repositoryName=name, policyText=met)
     finalize(deployment, trying)
     assert receipt(deployment)["pullers"][CLUSTER]["how"] == "trial"
+
+
+def test_without_a_probe_role_a_condition_is_promoted_and_the_receipt_names_it(
+    environment: Environment, configure: Configure, sandbox: Sandbox
+) -> None:
+    conditional = policy(Condition=ORGANISATION, Sid="OurOrganisation")
+    configuration = consuming(configure, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=conditional)
+    deployment = deploying(environment, configuration)
+    push(sandbox, deployment)
+
+    said = finalize(deployment, configuration)
+
+    puller = receipt(deployment)["pullers"][CLUSTER]
+    assert (puller["pull"], puller["layer"], puller["statement"]) == ("depends", "repository policy", "OurOrganisation")
+    assert "aws:PrincipalOrgID" in puller["words"]
+    assert "were not seen" in puller["basis"]
+    assert any("It depends whether" in sentence for sentence in said)
 
 
 def test_a_trial_pull_is_the_two_calls_of_a_pull_as_the_probe_role(
@@ -495,20 +492,71 @@ def test_a_role_that_its_own_account_does_not_let_pull_is_named_with_the_permiss
         assert part in refusal.sentence
 
 
-def test_a_deny_that_stands_outside_the_repository_policy_is_found_by_the_trial(
+def registry_policy(sandbox: Sandbox, effect: str = "Deny", **more: Any) -> None:
+    statement = {"Effect": effect, "Principal": {"AWS": CLUSTER}, "Action": "ecr:*", "Resource": "*", **more}
+    text = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    sandbox.client("ecr").put_registry_policy(policyText=text)
+
+
+def test_a_deny_of_the_probe_role_in_the_registry_policy_is_found_by_the_trial(
     environment: Environment, configure: Configure, sandbox: Sandbox
 ) -> None:
     probe(sandbox)
     configuration = consuming(configure, DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS=PROBE)
     deployment = deploying(environment, configuration)
     push(sandbox, deployment)
-    deny = {"Effect": "Deny", "Principal": {"AWS": CLUSTER}, "Action": "ecr:BatchGetImage", "Resource": "*"}
-    sandbox.client("ecr").put_registry_policy(policyText=json.dumps({"Version": "2012-10-17", "Statement": [deny]}))
+    registry_policy(sandbox, Principal={"AWS": PROBE})
 
     refusal = refused(deployment, configuration)
 
     assert refusal.code == "trial_pull_refused"
     assert "explicit deny" in refusal.sentence
+
+
+@pytest.mark.parametrize("action", ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:*"])
+def test_a_deny_in_the_registry_policy_refuses_the_promotion_without_a_probe_role(
+    environment: Environment, consumers: Configuration, sandbox: Sandbox, action: str
+) -> None:
+    deployment = deploying(environment, consumers)
+    push(sandbox, deployment)
+    registry_policy(sandbox, Action=action, Sid="NoCluster")
+
+    refusal = refused(deployment, consumers)
+
+    assert (refusal.code, refusal.retryable) == ("registry_policy_denies", False)
+    assert "NoCluster of the registry policy denies it" in refusal.sentence
+
+
+def test_a_registry_policy_that_allows_the_pull_is_enough(
+    environment: Environment, configure: Configure, sandbox: Sandbox
+) -> None:
+    configuration = consuming(configure, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=policy(principal=OWNER))
+    deployment = deploying(environment, configuration)
+    push(sandbox, deployment)
+    registry_policy(sandbox, "Allow", Sid="Everywhere")
+
+    finalize(deployment, configuration)
+
+    puller = receipt(deployment)["pullers"][CLUSTER]
+    assert (puller["pull"], puller["layer"], puller["statement"]) == ("yes", "registry policy", "Everywhere")
+
+
+def test_a_registry_policy_that_cannot_be_read_promotes_and_the_receipt_says_so(
+    environment: Environment, consumers: Configuration, sandbox: Sandbox
+) -> None:
+    deployment = deploying(environment, consumers)
+    push(sandbox, deployment)
+    registry_policy(sandbox)
+    sandbox.fault("error", "ecr:GetRegistryPolicy", code="AccessDeniedException")
+
+    said = finalize(deployment, consumers)
+
+    puller = receipt(deployment)["pullers"][CLUSTER]
+    assert puller["pull"] == "unknown"
+    assert puller["words"].startswith("By the repository policy, ")
+    assert puller["words"].endswith("The registry policy was not read.")
+    assert not any(f"Account {CLUSTER} can pull it" in sentence for sentence in said)
+    assert any("The registry policy was not read." in sentence for sentence in said)
 
 
 def test_a_probe_role_that_cannot_be_assumed_leaves_it_undecided_and_refused(
@@ -884,14 +932,14 @@ def test_a_trial_pull_that_gets_nothing_is_no_pull(
     deployment = deploying(environment, configuration)
     push(sandbox, deployment)
     answers: dict[str, object] = {"manifests": {}} if lost == "manifest" else {"download_url": None}
-    judged = image_proof._judged
+    answered = image_proof._answers
 
     def meanwhile(*arguments: Any) -> Any:  # it was read as a whole, and is gone before the trial
         for name, answer in answers.items():
             monkeypatch.setattr(ecr.Ecr, name, lambda *_, answer=answer, **__: answer)
-        return judged(*arguments)
+        return answered(*arguments)
 
-    monkeypatch.setattr(image_proof, "_judged", meanwhile)
+    monkeypatch.setattr(image_proof, "_answers", meanwhile)
 
     assert refused(deployment, configuration).code == "image_not_found"
 

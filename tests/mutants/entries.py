@@ -17,6 +17,7 @@ def _in(module: str, *entries: tuple[str, ...], postgresql: bool = False) -> lis
 
 
 _EFFECTIVE = "policy/test_effective.py::"
+_REGISTRY = "reconcile/test_registry_policies.py::"
 _SSO = "access/test_single_sign_on.py::"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -1214,6 +1215,12 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/aws/ecr.py",
         (
+            "Ecr.registry_policy",
+            'answer["registryId"] not in ("", account)',
+            "False",
+            _REGISTRY + "test_an_answer_about_another_accounts_registry_is_no_reading",
+        ),
+        (
             "Ecr._call",
             "(client is not None, True)",
             "(True, True)",
@@ -1378,6 +1385,18 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/deploys/image_proof.py",
+        (
+            "_prove_pulls",
+            'if answer.verdict == "no":',
+            "if False:",
+            "deploys/test_image_proof.py::test_a_deny_in_the_registry_policy_refuses_the_promotion_without_a_probe_role",
+        ),
+        (
+            "_prove_pulls",
+            'if answer.verdict == "no":',
+            'if answer.verdict != "yes":',
+            "deploys/test_image_proof.py::test_a_registry_policy_that_cannot_be_read_promotes_and_the_receipt_says_so",
+        ),
         (
             "_InEcr.configuration",
             "content is None or oci_registry.digest_of(content) != digest",
@@ -2109,23 +2128,56 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/reconcile/registry_policies.py",
+        (
+            "_keep",
+            "Q(read_at=None) | Q(read_at__lte=at)",
+            "Q()",
+            _REGISTRY + "test_an_older_reading_does_not_overwrite_a_newer_one",
+        ),
+        (
+            "look",
+            "(found.error is None or not found.error.retryable) and",
+            "",
+            _REGISTRY + "test_aws_not_answering_leaves_what_was_read_before",
+        ),
+        (
+            "look",
+            "        refresh(registry)\n",
+            "",
+            _REGISTRY + "test_an_event_about_the_registry_evaluates_every_row_again_without_a_call_for_each",
+        ),
+        (
+            "_of",
+            " or row.error",
+            "",
+            _REGISTRY + "test_no_permission_to_read_it_makes_the_answer_unknown_and_the_sweep_ends_well",
+        ),
+    ),
+    *_in(
         "deployments/policy/effective.py",
         (
-            "_effective",
+            "_parsed",
+            'puzzles=(Puzzle(kind=Kind.SHAPE, words="the policy cannot be read"),)',
+            "puzzles=()",
+            "reconcile/test_desired.py::test_a_policy_that_cannot_be_read_is_never_shown_as_one_that_lets_somebody_pull",
+        ),
+        (
+            "_access",
             "(repository is None or not registry_read)",
             "False",
             _EFFECTIVE + "test_a_registry_policy_that_could_not_be_read_makes_every_answer_but_a_deny_unknown",
         ),
         (
-            "_effective",
-            'not (answer.verdict == "no" and answer.denied) and',
-            'answer.verdict == "yes" and',
+            "_access",
+            "not answer.denied and",
+            "",
             _EFFECTIVE + "test_a_registry_policy_that_could_not_be_read_makes_every_answer_but_a_deny_unknown",
         ),
         (
             "_effective",
-            "if theirs and not scope:",
-            "if False:",
+            "if theirs and not scope else",
+            "if False else",
             _EFFECTIVE + "test_an_unread_scope_leaves_a_deny_undecided_and_changes_nothing_where_both_scopes_agree",
         ),
         (
@@ -2307,6 +2359,12 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/reconcile/change_events.py",
         (
+            "_check_registry",
+            "not found or all(_is_older(change, row.read_at if row else None) for change in changes)",
+            "not found",
+            _REGISTRY + "test_an_event_of_another_registry_or_from_before_the_reading_costs_no_call",
+        ),
+        (
             "parse",
             ' or detail.get("errorCode")',
             "",
@@ -2369,6 +2427,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/reconcile/chunks.py",
+        (
+            "ChunkRun._is_unchanged",
+            'row.consumers == self._pullers(target, row, observation.policy or "")',
+            "set(row.consumers) == set(target.config.consumer_accounts)",
+            _REGISTRY + "test_a_statement_about_one_repository_changes_the_answer_of_that_one",
+        ),
         (
             "",
             "            and row.incomparable_since is None\n",
@@ -2528,12 +2592,6 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/reconcile/desired.py",
-        (
-            "pullers",
-            'ConsumerPull(verdict="depends", words="The policy cannot be read.")',
-            'ConsumerPull(verdict="yes", words="")',
-            "reconcile/test_desired.py::test_a_policy_that_cannot_be_read_is_never_shown_as_one_that_lets_somebody_pull",
-        ),
         (
             "same_key",
             ' or actual.endswith(f":key/{wanted}")',
@@ -3676,6 +3734,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/reconcile/sweeps.py",
+        (
+            "_look_at_registry_policies",
+            "{target.registry: target for target in found}.values()",
+            "found",
+            _REGISTRY + "test_two_namespaces_of_one_registry_cost_one_call",
+        ),
         (
             "_compare_list",
             ".exclude(repositories.may_be_invisible(sweep.started_at))",

@@ -43,7 +43,7 @@ def test_a_registry_policy_that_could_not_be_read_makes_every_answer_but_a_deny_
 
     assert found.verdict == "unknown"
     assert found.words.startswith(f"By the repository policy, account {TWO} may pull")
-    assert found.words.endswith("The registry policy could not be read.")
+    assert found.words.endswith("The registry policy was not read.")
     assert asked("", None).verdict == "unknown"  # a registry policy can allow it
     assert asked(policy(stmt(TWO, effect="Deny")), None).verdict == "no"
 
@@ -51,7 +51,7 @@ def test_a_registry_policy_that_could_not_be_read_makes_every_answer_but_a_deny_
 def test_a_repository_policy_that_could_not_be_read_leaves_only_a_deny_of_the_registry() -> None:
     assert asked(None, DENIES).verdict == "no"
     assert asked(None, registry(stmt(TWO))).verdict == "unknown"
-    assert asked(None, None).words == "Neither the repository policy nor the registry policy could be read."
+    assert asked(None, None).words == "Neither the repository policy nor the registry policy was read."
 
 
 def test_a_condition_of_the_registry_policy_makes_it_depend() -> None:

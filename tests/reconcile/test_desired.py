@@ -10,8 +10,9 @@ import pytest
 
 from deployments import config
 from deployments.aws.values import Details
+from deployments.policy import RegistryPolicy
 from deployments.reconcile import desired
-from deployments.row_values import Difference, Part
+from deployments.row_values import ConsumerPull, Difference, Part
 
 REGISTRY = config.load({"DEPLOY_REGISTRY_ECR_TAGS": "team=platform"}).v4
 RIGHT = Details(
@@ -102,13 +103,18 @@ def test_a_policy_that_is_not_understood_is_left_alone() -> None:
     assert "nothing is written to it" in difference.words
 
 
+def pullers(text: str) -> dict[str, ConsumerPull]:
+    none, arn = RegistryPolicy(text=""), "arn:aws:ecr:us-east-1:111111111111:repository/trigger/shop"
+    return desired.pullers(text, none, ["222222222222"], arn=arn, partition="aws")
+
+
 @pytest.mark.parametrize("text", ["not json", "[]", '{"Statement": '])
 def test_a_policy_that_cannot_be_read_is_never_shown_as_one_that_lets_somebody_pull(text: str) -> None:
-    assert desired.pullers(text, ["222222222222"], partition="aws")["222222222222"].verdict == "depends"
+    assert pullers(text)["222222222222"].verdict == "depends"
 
 
 def test_without_a_policy_nobody_can_pull() -> None:
-    assert desired.pullers("", ["222222222222"], partition="aws")["222222222222"].verdict == "no"
+    assert pullers("")["222222222222"].verdict == "no"
 
 
 KEY_ID = "11111111-2222-3333-4444-555555555555"

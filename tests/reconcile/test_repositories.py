@@ -27,7 +27,16 @@ from deployments.models import (
     SweepTrigger,
     WritesPause,
 )
-from deployments.reconcile import generation, ownership, processes, repositories, sweep_record, sweeps
+from deployments.reconcile import (
+    generation,
+    ownership,
+    processes,
+    registry_policies,
+    repositories,
+    sweep_record,
+    sweeps,
+    targets,
+)
 from sandbox.control import Sandbox
 from tests.support.constants import A_MOMENT, CLUSTER, HOST, OWNER, POLICY
 from tests.support.deploys import ensure
@@ -656,6 +665,7 @@ def test_whether_the_consumer_accounts_may_pull_is_on_the_row_at_every_look(
         DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
         DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=f"{CLUSTER}, 333333333333",
     )
+    registry_policies.look(targets.configured(configuration)[0].ecr())
 
     repository = ensure(project, configuration)
     assert {account: answer.verdict for account, answer in repository.consumers.items()} == {

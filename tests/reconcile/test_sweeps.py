@@ -72,7 +72,12 @@ def test_a_sweep_corrects_exactly_what_differs_and_the_next_one_writes_nothing(
 
     sweep = sweep_all(fast)
 
-    assert calls(sandbox) == {"DescribeRepositories": 1, "GetRepositoryPolicy": 1000, "SetRepositoryPolicy": 50}
+    assert calls(sandbox) == {
+        "DescribeRepositories": 1,
+        "GetRegistryPolicy": 1,
+        "GetRepositoryPolicy": 1000,
+        "SetRepositoryPolicy": 50,
+    }
     result = sweep_record.progress(sweep)
     assert (sweep.status, result.total, result.healed, result.in_sync) == (SweepStatus.DONE, 1000, 50, 950)
     assert result.calls == calls(sandbox)
@@ -83,7 +88,7 @@ def test_a_sweep_corrects_exactly_what_differs_and_the_next_one_writes_nothing(
     sandbox.reset_calls()
     sweep = sweep_all(fast)
     # What was written comes back rewritten by ECR; that is noted in our row, and never written again.
-    assert calls(sandbox) == {"DescribeRepositories": 1, "GetRepositoryPolicy": 1000}
+    assert calls(sandbox) == {"DescribeRepositories": 1, "GetRegistryPolicy": 1, "GetRepositoryPolicy": 1000}
     assert sweep_record.progress(sweep).in_sync == 1000
 
 
@@ -123,7 +128,12 @@ def test_the_sweep_sees_a_changed_mutability_in_the_list_and_corrects_it(fast: C
 
     sweep_all(fast)
 
-    assert calls(sandbox) == {"DescribeRepositories": 1, "GetRepositoryPolicy": 2, "PutImageTagMutability": 1}
+    assert calls(sandbox) == {
+        "DescribeRepositories": 1,
+        "GetRegistryPolicy": 1,
+        "GetRepositoryPolicy": 2,
+        "PutImageTagMutability": 1,
+    }
 
 
 def test_a_sweep_goes_stalest_first(fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -687,7 +697,7 @@ def test_what_is_found_under_the_namespace_waits_for_an_operator_and_other_names
 
     row = Repository.objects.get()
     assert (row.name, row.status, sweep.discovered) == ("trigger/proj_stranger", RepositoryStatus.UNMANAGED, 1)
-    assert calls(sandbox) == {"DescribeRepositories": 1}
+    assert calls(sandbox) == {"DescribeRepositories": 1, "GetRegistryPolicy": 1}
 
     adopting = sweep_all(fast, adopt=True)
 
@@ -839,7 +849,7 @@ def test_a_look_that_a_person_asks_for_looks_at_every_part_and_writes_two_rows_a
     with CaptureQueriesContext(connection) as queries:
         look()
     number = 1 if asked != "reconcile --all" else 3
-    assert {each: count for each, count in calls(sandbox).items() if each != "DescribeRepositories"} == {
+    assert {each: count for each, count in calls(sandbox).items() if each not in ("DescribeRepositories", "GetRegistryPolicy")} == {
         "GetRepositoryPolicy": number, "GetLifecyclePolicy": number, "ListTagsForResource": number,
     }  # fmt: skip
     written = [query["sql"] for query in queries if 'UPDATE "deployments_repository"' in query["sql"]]
