@@ -455,6 +455,7 @@ WITHOUT = {
     "deployments_repository_restore": "asks AWS: tests/reconcile/test_put_back.py",
     "deployments_repository_take_over": "asks AWS: tests/reconcile/test_incomparable.py",
     "deployments_repository_what_if": "writes nothing",
+    "why": "writes nothing",
     "manage.py reconcile": "asks AWS: tests/access/test_audit.py",
     "manage.py worker": "works off what others asked for",
     "manage.py events": "repositories have their own history",

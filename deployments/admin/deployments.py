@@ -15,6 +15,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from deployments.admin import why
 from deployments.admin.display import ago, badge, tags, took, two_lines
 from deployments.admin.exports import Exports
 from deployments.admin.pages import Alarm, Nouns, audit_of, menu
@@ -180,6 +181,7 @@ class DeploymentAdmin(Promotions, Exports):
             "worker": getattr(row, "worker", None),
             "last_good": good if row.status in _WENT_WRONG else None,
             "alarm": _credentials_alarm(row),
+            "why": why.of_deployment(request, row),
             "audit": audit_of(request, row),
             **offers(request, row, good),
         }

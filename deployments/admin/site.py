@@ -22,8 +22,9 @@ from django.views.decorators.cache import never_cache
 from deployments.access import sessions
 from deployments.access.audit import Actor, Trail
 from deployments.access.single_sign_on import is_on, passwords_are_off
-from deployments.admin import dashboard, forgotten, second_factor, single_sign_on
+from deployments.admin import dashboard, forgotten, second_factor, single_sign_on, why
 from deployments.admin.log_in import LogIn
+from deployments.admin.pages import may
 from deployments.errors import refusal
 from deployments.log import bind
 from deployments.models import Deployment
@@ -54,6 +55,9 @@ class RegistryAdmin(admin.AdminSite):
         apps = self._build_app_dict(request, app_label).values()
         models = {model["object_name"]: model for app in apps for model in app["models"]}
         sections = [(name, [models.pop(each) for each in names if each in models]) for name, names in SECTIONS]
+        if app_label is None and may(request, why.PERMISSION):
+            place = {"name": "Why no pull?", "object_name": "Why", "admin_url": reverse("admin:why"), "perms": {}}
+            sections[0][1].append(place)
         if app_label is None and request.user.has_perm("deployments.view_setup"):
             place = {"name": "Set-up", "object_name": "Setup", "admin_url": reverse("admin:setup"), "perms": {}}
             sections[-1][1].append(place)  # the set-up page has no model
@@ -85,6 +89,7 @@ class RegistryAdmin(admin.AdminSite):
             *forgotten.URLS,
             *single_sign_on.urls(self),
             *second_factor.urls(self),
+            path("why/", self.admin_view(why.page), name="why"),
             path("setup/", self.admin_view(setup), name="setup"),
             path("setup/writes/", self.admin_view(writes), name="writes"),
             *super().get_urls(),

@@ -91,6 +91,11 @@ class Look:
     image: DescribedImage | RegistryError | None = None
     asked_for_image: bool = False
 
+    @property
+    def words(self) -> str:
+        """Which calls were made, for people."""
+        return ", ".join(f"{name} {number}" for name, number in sorted(self.calls.items()))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Why:
@@ -118,6 +123,11 @@ class Why:
         if self.layer is Layer.UNKNOWN:
             return "It cannot be known from here"
         return f"{words[0].upper()}{words[1:]}" if self.certain else f"Probably {words}"
+
+    @property
+    def others(self) -> str:
+        """The other layers that remain, for people; empty if none does."""
+        return f"Possible too: {'; '.join(layer.words for layer in self.possible)}." if self.possible else ""
 
     def as_document(self) -> dict[str, Any]:
         """The answer as JSON values."""
@@ -169,7 +179,7 @@ def explain(*, text: str, configuration: Configuration, look: bool = False) -> W
     """Why the pull failed that this text is about. The text is at most `pull_failures.MAX_BYTES` long.
 
     `look`: also ask AWS, if the repository belongs to a configured registry; an error of AWS becomes a fact. Raises
-    Refusal if the configuration has errors.
+    ConfigurationError if the configuration has problems.
     """
     failure = pull_failures.read(text, partitions())
     case = _Case(failure=failure, configuration=configuration)
@@ -313,14 +323,15 @@ class _Case:
 
 def _look(target: Target, failure: PullFailure) -> Look:
     """Ask AWS for the repository policy and the image: at most two reads, side by side."""
-    calls = Counter[str]()
-    ecr = target.ecr(answered=lambda operation, code: calls.update([operation]))
+    counted = Counter[str]()
+    ecr = target.ecr(answered=lambda operation, code: counted.update([operation]))
     asks_for_image = bool(failure.digest or failure.tag)
     questions: list[Callable[[], Any]] = [lambda: ecr.observe(failure.repository, details=False)]
     if asks_for_image:
         questions.append(lambda: ecr.image(failure.repository, digest=failure.digest, tag=failure.tag))
     at = clock.now()
     observed, *rest = ecr.side_by_side(questions)
+    calls = dict(counted)
     image = rest[0] if rest else None
     if isinstance(observed, RegistryError):
         return Look(at=at, calls=calls, policy=observed, image=image, asked_for_image=asks_for_image)

@@ -40,7 +40,7 @@ REACHES["without rights"] = (
 REACHES["viewer"] = (
     REACHES["without rights"]
     | {f"deployments_{model}_{page}" for model in _MODELS for page in ("changelist", "change", "history")}
-    | {"deployments_deployment_export", "deployments_repository_export", "deployments_sweep_progress"}
+    | {"deployments_deployment_export", "deployments_repository_export", "deployments_sweep_progress", "why"}
 )
 REACHES["operator"] = (
     REACHES["viewer"]
@@ -122,6 +122,7 @@ SEES: dict[str, set[str]] = {
 EVERYTHING = SEES["operator"] | SEES["people manager"] | {"canary-subject"}
 #: Addresses where the forms of a superuser change no row, and why.
 NOTHING = {
+    "why": "writes nothing",
     "deployments_repository_what_if": "writes nothing",
     "deployments_repository_restore": "calls AWS, which no test does in a transaction",
     "deployments_notificationchannel_test": "connects, which no test does in a transaction",

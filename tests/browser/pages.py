@@ -98,6 +98,7 @@ def addresses() -> dict[str, str]:
         "repository-incomparable": f"{repository}{incomparable.pk}/change/",
         "take-over": f"{repository}{incomparable.pk}/take-over/",
         "what-if": f"{repository}what-if/",
+        "why": "/admin/why/",
         "sweeps": "/admin/deployments/sweep/",
         "sweep-running": f"/admin/deployments/sweep/{running.pk}/change/",
         "sweep": f"/admin/deployments/sweep/{done.pk}/change/",

@@ -59,7 +59,7 @@ class Command(BaseCommand):
 def _lines(answer: Why) -> list[str]:
     lines = [f"{answer.title}.", answer.says]
     if answer.possible:
-        lines.append(f"Possible too: {', '.join(layer.words for layer in answer.possible)}.")
+        lines.append(answer.others)
     if answer.since:
         lines.append(f"Since {answer.since:%Y-%m-%d %H:%M} UTC. {answer.since_words}")
     elif answer.since_words:
@@ -69,8 +69,7 @@ def _lines(answer: Why) -> list[str]:
     for step in answer.steps:
         lines += [f"→ {step.words}"] + ([f"      {step.command}"] if step.command else [])
     if answer.look:
-        calls = ", ".join(f"{name} {number}" for name, number in sorted(answer.look.calls.items()))
-        lines.append(f"AWS was asked: {calls}.")
+        lines.append(f"AWS was asked: {answer.look.words}.")
     return lines
 
 
