@@ -132,6 +132,15 @@ def test_no_credential_is_in_what_was_read(around: str, credential: str) -> None
     assert credential not in repr(found)
 
 
+def test_a_name_that_holds_a_credential_is_read_without_it() -> None:
+    found = read(
+        f"User: arn:aws:sts::{CLUSTER}:assumed-role/ci/AKIAIOSFODNN7EXAMPLE is not authorized to perform: ecr:X"
+    )
+
+    assert found.caller == CLUSTER
+    assert "AKIA" not in found.principal
+
+
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.name)
 def test_masking_leaves_what_the_answer_needs(message: Message) -> None:
     text = masked(message.text)

@@ -82,7 +82,6 @@ def page(request: HttpRequest) -> HttpResponse:
             "answer": answer,
             "tone": "warn" if answer is None or answer.layer is Layer.UNKNOWN or not answer.certain else "bad",
             "looked_in_vain": answer is not None and "look" in request.POST and answer.look is None,
-            "printed": masked(text),
             "sees_deployments": may(request, "view_deployment"),
         },
         status=status,

@@ -293,7 +293,7 @@ class _Case:
                 f"Account {failure.account} in {failure.region} is a configured registry, but no repository "
                 f"{failure.repository} is known there."
             )
-        for other in self.elsewhere[:3]:
+        for other in self.elsewhere[:3] if row is None else ():
             yield f"A repository of this name is in account {other.account}, region {other.region}."
         for deployment in self.deployments:
             since = self.current.get(deployment.pk)

@@ -27,8 +27,21 @@ from tests.admin.installation import CLUSTER, DESIRED, HOST, SIGN_ON, STAGING, I
 from tests.support.second_factors import with_app, with_passkey
 
 USER, PASSWORD = "mira", "a-password-of-nobody"
+STRANGER = "999999999999"  # an account that no policy names
 CAREFUL = "kim"  # has a second factor, and the same password
 DRIFTED = Repository.objects.filter(host=HOST, status=RepositoryStatus.DRIFTED).exclude(policy_text="").order_by("pk")
+
+
+def refused() -> str:
+    """What docker printed on a node whose account a drifted policy does not name any more."""
+    row = DRIFTED[0]
+    return (
+        "Error response from daemon: pull access denied for "
+        f"{row.host}/{row.name}, repository does not exist or may require 'docker login': denied: User: "
+        f"arn:aws:sts::{STRANGER}:assumed-role/eks-node-group/i-03543d3e416f0f883 is not authorized to perform: "
+        f"ecr:BatchGetImage on resource: arn:aws:ecr:{row.region}:{row.account}:repository/{row.name} because no "
+        "resource-based policy allows the ecr:BatchGetImage action"
+    )
 
 
 def make() -> list[str]:
@@ -66,6 +79,14 @@ def make() -> list[str]:
     return codes
 
 
+def _refused_deployment() -> Deployment:
+    """A failed deployment whose error is the message of a refused pull."""
+    row = Deployment.objects.filter(status="FAILED").order_by("-pk")[0]
+    row.error = {"name": "BuildError", "message": "The build failed.", "stderr": refused()}
+    row.save()
+    return row
+
+
 def addresses() -> dict[str, str]:
     """Name → address, in the order in which people meet them."""
     drifted, incomparable = DRIFTED[0], Repository.objects.exclude(incomparable_since=None)[0]
@@ -99,6 +120,7 @@ def addresses() -> dict[str, str]:
         "take-over": f"{repository}{incomparable.pk}/take-over/",
         "what-if": f"{repository}what-if/",
         "why": "/admin/why/",
+        "why-answer": f"/admin/why/?deployment={_refused_deployment().pk}",
         "sweeps": "/admin/deployments/sweep/",
         "sweep-running": f"/admin/deployments/sweep/{running.pk}/change/",
         "sweep": f"/admin/deployments/sweep/{done.pk}/change/",

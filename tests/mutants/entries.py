@@ -3925,6 +3925,114 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/pull_failures.py",
+        (
+            "read",
+            "text = _plain(masked(text))",
+            "text = _plain(text)",
+            "test_pull_failures.py::test_a_name_that_holds_a_credential_is_read_without_it",
+        ),
+        (
+            "",
+            'r"\\b((?-i:AWS):)',
+            'r"\\b((?-i:NOT):)',
+            "test_pull_failures.py::test_a_credential_in_a_text_is_masked",
+        ),
+        (
+            "_repository",
+            "if _FULL_NAME.fullmatch(name):",
+            "if True:",
+            "test_pull_failures.py::test_a_name_that_ecr_would_refuse_is_not_taken",
+        ),
+        (
+            "excerpt",
+            "[:MAX_BYTES]",
+            "",
+            "test_pull_failures.py::test_an_excerpt_is_never_longer_than_what_may_be_pasted",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/why.py",
+        (
+            "_granted_by_no_resource_policy",
+            'if answer.verdict == "no":',
+            'if answer.verdict != "no":',
+            "reconcile/test_why.py::test_since_when_comes_from_the_newest_policy_that_allowed_the_pull",
+        ),
+        (
+            "_denied_by_resource_policy",
+            'answer.verdict == "no" and answer.statement is not None',
+            'answer.verdict == "no"',
+            "reconcile/test_why.py::test_a_deny_that_no_statement_of_the_policy_makes_is_in_the_registry_policy",
+        ),
+        (
+            "_refused",
+            "own and all(",
+            "False and all(",
+            "reconcile/test_why.py::test_a_node_of_the_registrys_own_account_needs_its_own_iam_policy",
+        ),
+        (
+            "explain",
+            "if look and case.target is not None",
+            "if case.target is not None",
+            "reconcile/test_why.py::test_a_look_asks_two_questions_and_its_policy_counts",
+        ),
+        (
+            "_since",
+            'if case.answer(event.policy_before, principal).verdict != "yes":',
+            "if False:",
+            "reconcile/test_why.py::test_since_when_comes_from_the_newest_policy_that_allowed_the_pull",
+        ),
+        (
+            "_no_image",
+            'if look.image.status != "ACTIVE":',
+            "if True:",
+            "reconcile/test_why.py::test_a_look_says_whether_the_image_exists",
+        ),
+    ),
+    *_in(
+        "deployments/admin/why.py",
+        (
+            "page",
+            "require(request, PERMISSION)",
+            "pass",
+            "admin/test_why.py::test_without_the_right_to_see_repositories_there_is_no_page_and_no_entry",
+        ),
+        (
+            "page",
+            'form.data = {"text": masked(text)}',
+            "pass",
+            "admin/test_why.py::test_a_pasted_text_is_shown_escaped_and_its_tokens_masked",
+        ),
+        (
+            "page",
+            'if not may(request, "view_deployment"):',
+            "if False:",
+            "admin/test_why.py::test_a_failed_deployments_page_leads_to_the_answer_about_its_error",
+        ),
+        (
+            "WhyForm.clean_text",
+            'len(text.encode("utf-8", "replace")) > MAX_BYTES',
+            "len(text) > MAX_BYTES",
+            "admin/test_why.py::test_a_text_that_is_too_long_or_empty_is_an_error_of_the_form",
+        ),
+        (
+            "_answer",
+            "bulkhead.place() if look",
+            "nullcontext() if look",
+            "admin/test_why.py::test_a_server_that_already_waits_for_aws_refuses_the_look",
+        ),
+    ),
+    *_in(
+        "deployments/management/commands/why.py",
+        (
+            "_read",
+            "if len(data) > MAX_BYTES:",
+            "if False:",
+            "reconcile/test_why.py::test_the_exit_status_tells_a_layer_from_not_known_from_wrong_usage",
+        ),
+    ),
+    *_in(
         "registry_admin/settings.py",
         (
             "",

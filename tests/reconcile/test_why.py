@@ -217,6 +217,12 @@ def test_a_deny_of_the_repository_policy_is_told_from_one_of_the_registry_policy
     assert any("get-registry-policy" in step.command for step in answer.steps)
 
 
+def test_a_deny_that_no_statement_of_the_policy_makes_is_in_the_registry_policy(installation: Configuration) -> None:
+    repository(OTHERS)
+
+    assert explain(DENIED, installation).layer is Layer.REGISTRY_POLICY
+
+
 def test_a_403_that_the_repository_policy_does_not_explain_names_what_remains(installation: Configuration) -> None:
     repository()
 
