@@ -1,7 +1,8 @@
 """The hostile suite: which of its cases run, and how many requests it sends.
 
 `make attack` runs every case. Another run takes of each test function the number of cases that its mark names
-(`attack(sample=4)`; without a number: all; 0: none), chosen with SEED; a test that is named with `::` always runs.
+(`attack(sample=4)`; without a number: all; 0: none), chosen with SEED, and `make fast` takes one; a test that is named
+with `::` always runs.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def _is_whole(config: pytest.Config) -> bool:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if _is_whole(config):
         return
+    most = 1 if "not wide" in config.option.markexpr else len(items)
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         mark = item.get_closest_marker("attack")
@@ -44,7 +46,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         mark = found[0].get_closest_marker("attack")
         assert mark is not None
         found.sort(key=lambda item: item.nodeid)
-        chosen = random.Random(f"{SEED} {function}").sample(found, min(mark.kwargs["sample"], len(found)))  # noqa: S311
+        sample = min(mark.kwargs["sample"], most, len(found))
+        chosen = random.Random(f"{SEED} {function}").sample(found, sample)  # noqa: S311
         unasked |= set(found) - set(chosen)
     config.hook.pytest_deselected(items=list(unasked))
     items[:] = [item for item in items if item not in unasked]
