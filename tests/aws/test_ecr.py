@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -101,8 +102,10 @@ def test_every_error_of_awss_own_models_is_in_the_catalogue(operation: str, code
         assert error.retryable == (entry.retryable in (Retry.YES, Retry.BOUNDED))
 
 
-def calls_with_a_code() -> Iterator[tuple[str, str, ast.Call]]:
+@functools.cache
+def calls_with_a_code() -> list[tuple[str, str, ast.Call]]:
     """(file and line, code, call) of each call in `deployments` that gives an error's code as a literal."""
+    found = []
     for path in sorted((ROOT / "deployments").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call):
@@ -115,11 +118,12 @@ def calls_with_a_code() -> Iterator[tuple[str, str, ast.Call]]:
                 codes += node.args[1:2]
             for code in codes:
                 if isinstance(code, ast.Constant) and code.value:
-                    yield f"{path.relative_to(ROOT)}:{node.lineno}", str(code.value), node
+                    found.append((f"{path.relative_to(ROOT)}:{node.lineno}", str(code.value), node))
+    return found
 
 
 def test_every_code_that_the_program_gives_out_is_in_the_catalogue() -> None:
-    found = list(calls_with_a_code())
+    found = calls_with_a_code()
 
     assert len(found) > 50
     assert [(where, code) for where, code, _ in found if catalogue.find(code) is None] == []
