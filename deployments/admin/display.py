@@ -104,10 +104,18 @@ def problem(entry: AuditEntry) -> str:
 
 @register.filter
 def pull(verdict: str) -> SafeString:
-    """A badge for a verdict of `policy.evaluate` (yes, no, depends) about pulling."""
+    """A badge for a verdict of `policy.effective` (yes, no, depends, unknown) about pulling."""
     if verdict == "yes":
         return mark("ok", "May pull")
+    if verdict == "unknown":
+        return mark("warn", "Not seen")
     return mark("bad", "May not pull") if verdict == "no" else mark("warn", "It depends")
+
+
+@register.filter
+def proof(verdict: str) -> SafeString:
+    """A badge for the verdict of a receipt about a consumer account: of an image, not only of policies."""
+    return mark("ok", "Can pull") if verdict == "yes" else pull(verdict)
 
 
 @register.filter

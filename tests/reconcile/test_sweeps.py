@@ -849,7 +849,8 @@ def test_a_look_that_a_person_asks_for_looks_at_every_part_and_writes_two_rows_a
     with CaptureQueriesContext(connection) as queries:
         look()
     number = 1 if asked != "reconcile --all" else 3
-    assert {each: count for each, count in calls(sandbox).items() if each not in ("DescribeRepositories", "GetRegistryPolicy")} == {
+    of_the_registry = ("DescribeRepositories", "GetRegistryPolicy")
+    assert {each: count for each, count in calls(sandbox).items() if each not in of_the_registry} == {
         "GetRepositoryPolicy": number, "GetLifecyclePolicy": number, "ListTagsForResource": number,
     }  # fmt: skip
     written = [query["sql"] for query in queries if 'UPDATE "deployments_repository"' in query["sql"]]
