@@ -31,6 +31,7 @@ from deployments.reconcile import sweep_record, sweeps
 from sandbox.control import Sandbox
 from tests.support.cli import HASH, WORKER
 from tests.support.constants import HOST, POLICY
+from tests.support.sweeps import sweep_all
 
 SECRET = "hunter2-of-the-tests"
 
@@ -320,6 +321,7 @@ def test_a_sweep_has_a_line_at_its_start_for_each_correction_and_at_its_end(
     http: Http, sandbox: Sandbox, ecr_configuration: Configuration, lines: Log
 ) -> None:
     http.create("create-6")
+    sweep_all(ecr_configuration)  # the first one reads the registry policy for the first time
     name = Repository.objects.get().name
     other = POLICY.replace("222222222222", "333333333333")
     sandbox.client("ecr").set_repository_policy(repositoryName=name, policyText=other)
@@ -346,6 +348,7 @@ def test_an_idle_sweep_has_three_lines_however_many_repositories_there_are(
     http: Http, ecr_configuration: Configuration, lines: Log
 ) -> None:
     http.create("create-7")
+    sweep_all(ecr_configuration)  # the first one reads the registry policy for the first time
     before = len(lines.lines)
 
     sweep_record.start(trigger=SweepTrigger.SCHEDULE)
