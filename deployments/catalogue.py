@@ -770,7 +770,8 @@ ACCESS: tuple[Entry, ...] = (
         codes=("sso_busy",),
         says="Too many log-ins wait for the single sign-on server at this moment.",
         todo="Try again in some seconds.",
-        cause="A process lets two log-ins wait for the OpenID provider at one time. More wait if the provider is slow.",
+        cause="In each process two log-ins ask the OpenID provider at one time, and two more wait for them. The others are "
+        "refused.",
         owner=Owner.OPERATOR,
         retryable=Retry.YES,
     ),

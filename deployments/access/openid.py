@@ -4,25 +4,33 @@ The only importer of Authlib and of requests. Knows no rows and no sessions: `ac
 The flow is the authorization code flow with PKCE (RFC 7636), a state and a nonce (OpenID Connect Core 1.0, section
 3.1). The id token is verified: signature by the provider's published keys, issuer, audience, times, nonce.
 
-Every call waits for the provider for at most TIMEOUT seconds between two bytes, and at most AT_ONCE threads of a
-process wait at one time: anybody can begin a log-in, and a provider that hangs must not hold the server. The provider's
-document and keys are kept for KEPT_FOR seconds; a key that is not among them is looked for again.
+Anybody can begin a log-in, and a provider that does not work must not hold the server. So each answer has to be
+complete after TIMEOUT seconds and has at most MAX_ANSWER bytes, no redirect is followed, and at most AT_ONCE threads of
+a process ask the provider while at most as many wait for their place. Through a proxy of the environment (HTTPS_PROXY)
+TIMEOUT counts between two bytes. The provider's document and keys are kept for KEPT_FOR seconds; a key that is not
+among them is looked for again.
 """
 
 from __future__ import annotations
 
 import hmac
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.django_client import DjangoOAuth2App
+from authlib.integrations.requests_client import OAuth2Session
 from joserfc.errors import JoseError
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from deployments.config import Configuration
 from deployments.errors import refusal
@@ -31,6 +39,7 @@ from deployments.log import get_logger
 log = get_logger(__name__)
 
 TIMEOUT = 5.0
+MAX_ANSWER = 1024 * 1024
 AT_ONCE = 2
 KEPT_FOR = 10 * 60.0
 #: Clocks may differ by this many seconds.
@@ -39,7 +48,11 @@ LEEWAY = 60
 ALGORITHMS = (
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
 )  # fmt: skip
-MAX_GROUPS = 1_000
+#: What is read of the provider's document. Authlib makes settings of every name in it: `verify` would switch off the
+#: check of certificates, `default_timeout` the limit.
+ENDPOINTS = ("authorization_endpoint", "token_endpoint", "userinfo_endpoint", "jwks_uri")
+READ = (*ENDPOINTS, "issuer", "id_token_signing_alg_values_supported", "token_endpoint_auth_methods_supported")
+MAX_GROUP_CHARACTERS = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +125,96 @@ def reach(configuration: Configuration) -> str:
         return str(app.load_server_metadata()["issuer"])
 
 
+class _Sockets(threading.local):
+    """Second handles of the sockets of the exchange that this thread is in."""
+
+    def __init__(self) -> None:
+        self.open: list[socket.socket] = []
+
+
+_sockets = _Sockets()
+
+
+class _Watched(HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        made = super()._new_conn()
+        _sockets.open.append(made.dup())
+        return made
+
+
+class _SecureWatched(_Watched, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Watched
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _SecureWatched
+
+
+class _Transport(HTTPAdapter):
+    """One exchange within TIMEOUT, however the bytes come; an answer of at most MAX_ANSWER bytes; no redirect."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        request.headers["Accept-Encoding"] = "identity"  # a short answer must not become a long one
+        _sockets.open, began = [], time.monotonic()
+        alarm = threading.Timer(TIMEOUT, _hang_up, (_sockets.open,))
+        alarm.daemon = True
+        alarm.start()
+        try:
+            answer = self._bounded(super().send(request, *args, **kwargs))
+        except requests.RequestException:
+            if time.monotonic() - began < TIMEOUT:
+                raise
+        finally:
+            alarm.cancel()
+            for each in _sockets.open:
+                each.close()
+        if time.monotonic() - began >= TIMEOUT:  # the alarm has cut the answer, which may look like a whole one
+            raise requests.Timeout
+        return answer
+
+    def _bounded(self, answer: requests.Response) -> requests.Response:
+        with answer:
+            if answer.is_redirect:
+                raise requests.TooManyRedirects
+            if answer.headers.get("Content-Encoding", "identity") != "identity":
+                raise requests.exceptions.ContentDecodingError
+            body = bytearray()
+            for part in answer.iter_content(64 * 1024):
+                body += part
+                if len(body) > MAX_ANSWER:
+                    raise requests.exceptions.ContentDecodingError
+        answer._content = bytes(body)
+        return answer
+
+
+def _hang_up(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        try:
+            each.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the connection has ended
+
+
+class _Session(OAuth2Session):  # type: ignore[misc]  # Authlib has no types
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.mount("https://", _Transport())
+        self.mount("http://", _Transport())
+
+
+class _App(DjangoOAuth2App):  # type: ignore[misc]
+    client_cls = _Session
+
+
+_line = threading.BoundedSemaphore(2 * AT_ONCE)  # who has a place, and who waits for one
 _places = threading.BoundedSemaphore(AT_ONCE)
 _kept: dict[tuple[str | None, ...], tuple[float, Any]] = {}  # settings → (when it was read, the client)
 
@@ -123,7 +226,7 @@ def _app(configuration: Configuration) -> Any:
     read_at, app = _kept.get(settings, (0.0, None))
     if app is not None and time.monotonic() - read_at < KEPT_FOR:
         return app
-    app = DjangoOAuth2App(
+    app = _App(
         None,  # no framework: the caller keeps the state
         client_id=configuration.sso_client_id,
         client_secret=configuration.sso_client_secret,
@@ -135,10 +238,14 @@ def _app(configuration: Configuration) -> Any:
             "leeway": 0,  # of an access token's end: some providers give it for a minute, and it is used at once
         },
     )
-    metadata = app.load_server_metadata()
+    found = app.load_server_metadata()
+    metadata = app.server_metadata = {name: found[name] for name in (*READ, "_loaded_at") if name in found}
     # Some providers are named with a slash at the end and some without; operators write either.
     if not isinstance(metadata.get("issuer"), str) or metadata["issuer"].rstrip("/") != issuer.rstrip("/"):
         raise refusal("sso_not_trusted", reason="the provider calls itself another issuer than SSO_ISSUER")
+    schemes = {"https", urlsplit(issuer).scheme}
+    if any(urlsplit(str(metadata[name])).scheme not in schemes for name in ENDPOINTS if name in metadata):
+        raise refusal("sso_not_trusted", reason="the provider's document has an address that is not https")
     offered = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
     metadata["id_token_signing_alg_values_supported"] = [each for each in ALGORITHMS if each in offered]
     methods = metadata.get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]
@@ -154,10 +261,15 @@ def _app(configuration: Configuration) -> Any:
 @contextmanager
 def _explained() -> Iterator[None]:
     """One of the AT_ONCE places, and refusals instead of the libraries' exceptions, whose texts may contain tokens."""
-    if not _places.acquire(timeout=TIMEOUT / 2):
+    if not _line.acquire(blocking=False):
         raise refusal("sso_busy")
     try:
-        yield
+        if not _places.acquire(timeout=TIMEOUT / 2):
+            raise refusal("sso_busy")
+        try:
+            yield
+        finally:
+            _places.release()
     except requests.Timeout:
         raise refusal("sso_unreachable", reason=f"no answer within {TIMEOUT:.0f} seconds") from None
     except requests.HTTPError as error:
@@ -165,6 +277,10 @@ def _explained() -> Iterator[None]:
         raise refusal("sso_unreachable", reason=f"it answered {status}") from None
     except requests.JSONDecodeError:
         raise refusal("sso_unreachable", reason="its answer is not JSON") from None
+    except requests.TooManyRedirects:
+        raise refusal("sso_unreachable", reason="it redirects to another address") from None
+    except requests.exceptions.ContentDecodingError:
+        raise refusal("sso_unreachable", reason="its answer is compressed or longer than 1 MiB") from None
     except requests.RequestException as error:
         log.warning("sso.unreachable", kind=type(error).__name__)
         raise refusal("sso_unreachable", reason="no connection") from None
@@ -177,7 +293,7 @@ def _explained() -> Iterator[None]:
         log.warning("sso.not_trusted", kind=type(error).__name__)
         raise refusal("sso_not_trusted", reason="it does not have the form that OpenID Connect asks for") from None
     finally:
-        _places.release()
+        _line.release()
 
 
 def _denied(error: str) -> Any:
@@ -191,25 +307,27 @@ def _person(claims: Mapping[str, Any], configuration: Configuration) -> Person:
     listed = [groups] if isinstance(groups, str) else groups if isinstance(groups, list) else []
     names = [each for each in listed if isinstance(each, str)]
     subject = claims["sub"]
-    if not isinstance(subject, str) or not 0 < len(subject) <= 255 or "\0" in subject:
-        raise refusal("sso_not_trusted", reason="its subject is not a text of at most 255 characters")
+    if not isinstance(subject, str) or not 0 < len(subject) <= 255 or not subject.isprintable():
+        raise refusal("sso_not_trusted", reason="its subject is not a text of at most 255 visible characters")
     address = _text(claims, "email", 254) if claims.get("email_verified", True) not in (False, "false") else ""
+    is_address = address == claims.get("email") and address.count("@") == 1
     return Person(
         issuer=str(configuration.sso_issuer).rstrip("/"),
         subject=subject,
         username=_text(claims, "preferred_username", 150),
-        email=address if address.count("@") == 1 else "",
+        email=address if is_address else "",
         first_name=_text(claims, "given_name", 150) or _text(claims, "name", 150),
         last_name=_text(claims, "family_name", 150) if claims.get("given_name") else "",
-        groups=tuple(dict.fromkeys(name.replace("\0", "") for name in names[:MAX_GROUPS])),
+        groups=tuple(dict.fromkeys(name for name in names if name.isprintable() and len(name) <= MAX_GROUP_CHARACTERS)),
         groups_sent=groups is not None,
     )
 
 
 def _text(claims: Mapping[str, Any], name: str, length: int) -> str:
-    """A claim as one line; empty if it is missing, or longer than a column."""
+    """A claim as one line of visible characters; empty if it is missing, or longer than a column."""
     value = claims.get(name)
-    text = " ".join(value.split()).replace("\0", "") if isinstance(value, str) else ""
+    line = " ".join(value.split()) if isinstance(value, str) else ""
+    text = "".join(each for each in line if each.isprintable())  # no half of a character, no turned direction
     return text if len(text) <= length else ""
 
 

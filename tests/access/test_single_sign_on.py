@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -23,6 +25,7 @@ from deployments.access.audit import Trail
 from deployments.config import Configuration
 from deployments.errors import Refusal
 from deployments.models import AuditEntry, Identity
+from tests.support.certificates import certificate
 from tests.support.openid_provider import CLIENT_ID, CLIENT_SECRET, Provider, running
 
 ORIGIN = "http://localhost:8000"
@@ -49,6 +52,7 @@ def provider(server: Provider) -> Iterator[Provider]:
     server.redirect_to = ORIGIN + BACK
     server.people = {"248289761001": dict(ADA)}
     server.faults = set()
+    server.instead, server.more = {}, {}
     server.groups_in_userinfo = False
     server.calls.clear()
     server.hang.clear()
@@ -277,6 +281,130 @@ def test_a_provider_that_hangs_holds_two_threads_at_most(
     assert provider.calls["openid-configuration"] <= 4
 
 
+HEARD_OUT: list[str] = []
+
+
+def _drips(handler: Any, first: bytes) -> None:
+    """Never silent for long. Goes on until the client hangs up; ten seconds are too long."""
+    handler.wfile.write(first)
+    for _ in range(200):
+        handler.wfile.write(b"x")
+        time.sleep(0.05)
+    HEARD_OUT.append(handler.path)
+
+
+def _redirects(handler: Any) -> None:
+    handler.send_response(302)
+    handler.send_header("Location", "/internal")
+    handler.end_headers()
+
+
+def _answers(handler: Any, content: bytes, **headers: str) -> None:
+    handler.send_response(200)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda handler: _drips(handler, b"HTTP/1.1 200 OK\r\nA: "), "no answer within 1 seconds"),
+        (
+            lambda handler: _drips(handler, b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"),
+            "no answer within 1 seconds",
+        ),
+        (lambda handler: _answers(handler, b"x" * 3_000_000), "longer than 1 MiB"),
+        (lambda handler: _answers(handler, b"x", Content_Encoding="gzip"), "compressed"),
+        (_redirects, "it redirects to another address"),
+    ],
+    ids=["drips in the headers", "drips in the body", "long", "compressed", "redirects"],
+)
+@pytest.mark.parametrize("where", ["openid-configuration", "token", "keys"])
+def test_a_provider_holds_a_thread_for_a_short_time_and_leads_it_nowhere(
+    where: str, answer: Any, reason: str, provider: Provider, sso: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openid, "TIMEOUT", 1.0)
+    HEARD_OUT.clear()
+    provider.instead = {where: answer}
+    browser = Client()
+
+    page = browser.get("/admin/single-sign-on/")
+    if where != "openid-configuration":
+        page = browser.get(provider.approve(page["Location"], "248289761001").removeprefix(ORIGIN))
+
+    assert page.status_code == 503
+    assert reason in page.content.decode()
+    assert provider.calls["internal"] == 0
+    assert not HEARD_OUT
+    assert not User.objects.exists()
+
+
+def test_over_tls_the_limits_hold_and_only_a_trusted_certificate_counts(
+    tmp_path: Path, sso: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = certificate(tmp_path, "localhost")
+    with running(pair) as provider:
+        configuration = sso(SSO_ISSUER=provider.issuer)
+        with pytest.raises(Refusal, match="no connection"):
+            openid.reach(configuration)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pair[0]))
+        assert openid.reach(configuration) == provider.issuer
+        monkeypatch.setattr(openid, "TIMEOUT", 1.0)
+        provider.instead["keys"] = lambda handler: _drips(handler, b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+        with pytest.raises(Refusal, match="no answer within 1 seconds"):
+            openid.reach(configuration)
+
+
+def test_at_most_two_more_log_ins_wait_for_their_place(sso: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openid, "TIMEOUT", 120.0)
+    refused = []
+
+    def begin() -> None:
+        try:
+            with openid._explained():
+                pass
+        except Refusal as refusal:
+            refused.append(refusal.code)
+
+    with openid._explained(), openid._explained():
+        waiting = [threading.Thread(target=begin) for _ in range(3)]
+        for thread in waiting:
+            thread.start()
+        until = time.monotonic() + 20
+        while not refused and time.monotonic() < until:
+            time.sleep(0.01)
+        assert refused == ["sso_busy"]  # at once: the other two still wait
+        assert sum(thread.is_alive() for thread in waiting) == 2
+    for thread in waiting:
+        thread.join(20)
+    assert refused == ["sso_busy"]
+
+
+def test_the_providers_document_sets_nothing_but_addresses_and_algorithms(provider: Provider, sso: Configure) -> None:
+    provider.more = {
+        "verify": False, "default_timeout": None, "code_challenge_method": "plain", "client_id": "x", "scope": 5,
+        "jwks": {"keys": []}, "leeway": 9999, "update_token": 1,
+    }  # fmt: skip
+
+    assert sign_on(provider).status_code == 302  # the provider's `authorize` asks for S256
+    assert not openid._app(sso()).server_metadata.keys() & (provider.more.keys() - {"jwks"})
+
+
+@pytest.mark.parametrize("value", [5, None, [], "javascript:alert(1)", "/authorize", "ftp://127.0.0.1/"])
+@pytest.mark.parametrize("name", openid.ENDPOINTS)
+def test_an_address_of_the_document_that_is_none_is_refused(
+    name: str, value: Any, provider: Provider, sso: Configure
+) -> None:
+    provider.more = {name: value}
+
+    answer = Client().get("/admin/single-sign-on/")
+
+    assert answer.status_code == 403
+    assert "has an address that is not https" in answer.content.decode()
+
+
 def test_a_person_who_refuses_gets_a_sentence_without_the_providers_text(provider: Provider, sso: Configure) -> None:
     page = sign_on(provider, "refuse").content.decode()
 
@@ -337,6 +465,29 @@ def test_an_address_that_the_provider_calls_unverified_is_not_stored(provider: P
     sign_on(provider)
 
     assert person().email == ""
+
+
+@pytest.mark.parametrize("subject", [5, None, [], "", "x" * 256, "a\0", "\ud800", "\u202e"])
+def test_a_subject_is_a_text_of_visible_characters(subject: Any, sso: Configure) -> None:
+    with pytest.raises(Refusal, match="subject is not a text of at most 255 visible characters"):
+        openid._person({"sub": subject}, sso())
+
+
+def test_what_no_row_can_hold_and_nobody_can_see_is_left_out_of_names(provider: Provider, sso: Configure) -> None:
+    claims = ADA | {
+        "given_name": "A\ud800d\u202ea\0",
+        "email": "ada\u202e@example.com",
+        "preferred_username": "\ud800ada",
+    }
+    provider.people["248289761001"] = {}
+    provider.instead["userinfo"] = lambda handler: _answers(
+        handler, json.dumps(claims | {"sub": "248289761001", "groups": ["staff", "\ud800"]}).encode()
+    )
+
+    assert sign_on(provider).status_code == 302
+
+    assert (person().username, person().email, person().first_name) == ("ada", "", "Ada")
+    assert Identity.objects.get().groups == ["staff"]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -416,7 +567,16 @@ def test_a_group_gives_admin_only_where_the_setting_names_it(provider: Provider,
     assert not person().is_superuser
 
 
-@pytest.mark.parametrize("groups", [[], ["chess"], None])
+def test_the_group_that_counts_may_come_after_thousands_of_others(provider: Provider, sso: Configure) -> None:
+    provider.people["248289761001"]["groups"] = [*(f"group {number}" for number in range(5_000)), "platform"]
+
+    sign_on(provider)
+
+    assert groups_of(person()) == ["operator"]
+    assert len(Identity.objects.get().groups) == 200
+
+
+@pytest.mark.parametrize("groups", [[], ["chess"], None, ["platform-\0admins", "platform\u200b"]])
 def test_without_one_of_our_groups_there_is_no_account(
     groups: list[str] | None, provider: Provider, sso: Configure
 ) -> None:

@@ -66,6 +66,42 @@ MUTANTS: tuple[Mutant, ...] = (
             _SSO + "test_a_provider_that_hangs_holds_two_threads_at_most",
         ),
         (
+            "_hang_up",
+            "each.shutdown(socket.SHUT_RDWR)",
+            "pass",
+            _SSO + "test_a_provider_holds_a_thread_for_a_short_time_and_leads_it_nowhere[token-drips in the body]",
+        ),
+        (
+            "_Transport._bounded",
+            "len(body) > MAX_ANSWER",
+            "False",
+            _SSO + "test_a_provider_holds_a_thread_for_a_short_time_and_leads_it_nowhere[token-long]",
+        ),
+        (
+            "_Transport._bounded",
+            "if answer.is_redirect:",
+            "if False:",
+            _SSO + "test_a_provider_holds_a_thread_for_a_short_time_and_leads_it_nowhere[token-redirects]",
+        ),
+        (
+            "_app",
+            'for name in (*READ, "_loaded_at") if name in found',
+            "for name in found",
+            _SSO + "test_the_providers_document_sets_nothing_but_addresses_and_algorithms",
+        ),
+        (
+            "_explained",
+            "_line.acquire(blocking=False)",
+            "_line.acquire()",
+            _SSO + "test_at_most_two_more_log_ins_wait_for_their_place",
+        ),
+        (
+            "_person",
+            "name.isprintable() and ",
+            "",
+            _SSO + "test_what_no_row_can_hold_and_nobody_can_see_is_left_out_of_names",
+        ),
+        (
             "_person",
             'not in (False, "false")',
             "is not None",

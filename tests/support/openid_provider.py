@@ -1,7 +1,8 @@
 """An OpenID provider on loopback, for tests of single sign-on: real HTTP, real signatures, one-time codes, PKCE.
 
 It refuses what a provider refuses (a foreign redirect address, a code twice, a wrong verifier, a wrong client secret).
-`faults` make it lie: each name is one thing that a client must not believe.
+`faults` make it lie: each name is one thing that a client must not believe. `instead` has functions that answer for an
+address in another way, for a provider that is broken or hostile.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import base64
 import hashlib
 import json
 import secrets
+import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -35,9 +38,12 @@ class Provider:
     redirect_to: str = ""
     people: dict[str, dict[str, Any]] = field(default_factory=dict)
     faults: set[str] = field(default_factory=set)
+    instead: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)  # of its document
     calls: Counter[str] = field(default_factory=Counter)
     groups_in_userinfo: bool = False
     port: int = 0
+    scheme: str = "http"
     key: Any = field(default_factory=lambda: RSAKey.generate_key(2048, {"kid": "first"}))
     hang: threading.Event = field(default_factory=threading.Event)
     _codes: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -45,7 +51,8 @@ class Provider:
 
     @property
     def issuer(self) -> str:
-        return f"http://127.0.0.1:{self.port}/company"
+        host = "localhost" if self.scheme == "https" else "127.0.0.1"
+        return f"{self.scheme}://{host}:{self.port}/company"
 
     def rotate_key(self) -> None:
         self.key = RSAKey.generate_key(2048, {"kid": secrets.token_hex(4)})
@@ -78,6 +85,7 @@ class Provider:
             "token_endpoint_auth_methods_supported": (
                 ["client_secret_post"] if "post_only" in self.faults else ["client_secret_basic"]
             ),
+            **self.more,
         }
 
     def authorize(self, query: dict[str, str], subject: str) -> str:
@@ -153,9 +161,9 @@ _PAGE = """<!doctype html><html lang="en"><title>Company log-in</title><h1>Compa
 
 
 @contextmanager
-def running() -> Iterator[Provider]:
-    """A provider that runs until the block ends."""
-    provider = Provider()
+def running(certificate: tuple[Path, Path] | None = None) -> Iterator[Provider]:
+    """A provider that runs until the block ends. `certificate`: for localhost, and its key; then it speaks TLS."""
+    provider = Provider(scheme="https" if certificate else "http")
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *args: Any) -> None:
@@ -179,6 +187,8 @@ def running() -> Iterator[Provider]:
                 return self._send(500, {"error": "server_error"})
             if "not_json" in provider.faults:
                 return self._send_text(200, "text/html", "<h1>Maintenance</h1>")
+            if what in provider.instead:
+                return provider.instead[what](self)
             authorization = self.headers.get("Authorization", "")
             match what:
                 case "openid-configuration":
@@ -217,6 +227,10 @@ def running() -> Iterator[Provider]:
 
     server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     provider.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
