@@ -770,7 +770,7 @@ ACCESS: tuple[Entry, ...] = (
         codes=("sso_busy",),
         says="Too many log-ins wait for the single sign-on server at this moment.",
         todo="Try again in some seconds.",
-        cause="In each process two log-ins ask the OpenID provider at one time, and two more wait for them. The others are "
+        cause="In each process two log-ins ask the OpenID provider at one time, and two more wait for them. Others are "
         "refused.",
         owner=Owner.OPERATOR,
         retryable=Retry.YES,
