@@ -184,8 +184,9 @@ def collect(*, code: str, verifier: str = "", approval_code: str = "") -> tuple[
     if login.challenge and not hmac.compare_digest(_approval_digest(approval_code), login.approval_digest):
         raise refusal("approval_code_wrong")
     with transaction.atomic():
-        if not LoginRequest.objects.filter(pk=login.pk, collected_at=None).update(collected_at=Now()):
-            raise NotFound(_GONE)  # another request collected the token
+        waiting = LoginRequest.objects.filter(pk=login.pk, collected_at=None, expires_at__gt=Now())
+        if not waiting.update(collected_at=Now()):
+            raise NotFound(_GONE)  # another request collected the token, or the user's keys were revoked
         return keys.make_user_token(login.user, KEY_NAME)
 
 

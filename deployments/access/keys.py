@@ -23,7 +23,7 @@ from django.db.models.functions import Now
 from deployments import clock, images
 from deployments.config import Configuration
 from deployments.errors import refusal
-from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, Identity, KeyKind
+from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, Identity, KeyKind, LoginRequest
 
 #: The scopes of an environment key. `deploy` includes `read`, because a deploy reads its own deployment.
 DEPLOY, READ, CREDENTIALS = "deploy", "read", "credentials"
@@ -167,8 +167,12 @@ def owner_may(key: AccessKey, scope: str) -> bool:
 
 
 def revoke_all(user: AbstractBaseUser) -> list[AccessKey]:
-    """Revoke each key of the user, from the next request on. Returns the keys that were not revoked before."""
+    """Revoke each key of the user, from the next request on. Returns the keys that were not revoked before.
+
+    Logins of a CLI that the user has approved end, so that none is collected afterwards (`cli_login.collect`).
+    """
     with transaction.atomic():
+        LoginRequest.objects.filter(user_id=user.pk, collected_at=None).update(expires_at=Now())
         found = list(AccessKey.objects.select_for_update().filter(user_id=user.pk, revoked_at__isnull=True))
         AccessKey.objects.filter(pk__in=[key.pk for key in found]).update(revoked_at=Now())
     return found

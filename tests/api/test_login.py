@@ -344,6 +344,18 @@ def test_a_user_who_was_switched_off_gets_no_token(anyone: Cli, browser: Client,
     assert ask(anyone, begun).status == 404
 
 
+def test_a_login_that_was_approved_gives_no_token_after_all_keys_of_the_user_were_revoked(
+    anyone: Cli, browser: Client, operator: User
+) -> None:
+    begun = begin(anyone)
+    approve(browser, begun)
+
+    browser.post(f"/admin/auth/user/{operator.pk}/revoke-keys/")
+
+    assert ask(anyone, begun).status == 404
+    assert not AccessKey.objects.exists()
+
+
 def test_dead_logins_are_cleared_away_when_another_one_is_opened(anyone: Cli, browser: Client) -> None:
     browser.get(path_of(begin(anyone)))
     LoginRequest.objects.update(expires_at=timezone.now() - timedelta(minutes=11))

@@ -184,6 +184,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/access/keys.py",
+        (
+            "revoke_all",
+            ".update(expires_at=Now())",
+            "",
+            "api/test_login.py::test_a_login_that_was_approved_gives_no_token_after_all_keys_of_the_user_were_revoked",
+        ),
         ("live", "& ~unseen()", "", _SSO + "test_a_personal_token_ends_thirty_days_after_the_last_log_in"),
     ),
     *_in(
