@@ -793,9 +793,11 @@ ACCESS: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("sso_begin_again",),
-        says="This log-in was not begun in this browser, or it was begun more than ten minutes ago.",
+        says="This log-in was not begun in this browser, was begun more than ten minutes ago, or another one was begun "
+        "after it.",
         todo="Begin again at the log-in page.",
-        cause="The answer of the OpenID provider has another state than this browser's cookie, or there is no cookie.",
+        cause="The answer of the OpenID provider has another state than this browser's cookie, or there is no cookie. "
+        "Or an account was to be linked, and another one is logged in now.",
         owner=Owner.NOBODY,
     ),
     Entry(

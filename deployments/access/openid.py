@@ -53,6 +53,7 @@ ALGORITHMS = (
 ENDPOINTS = ("authorization_endpoint", "token_endpoint", "userinfo_endpoint", "jwks_uri")
 READ = (*ENDPOINTS, "issuer", "id_token_signing_alg_values_supported", "token_endpoint_auth_methods_supported")
 MAX_GROUP_CHARACTERS = 255
+OTHER_STATE = "sso_begin_again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ def begin(configuration: Configuration, redirect_to: str) -> Begun:
 def finish(configuration: Configuration, redirect_to: str, begun: Begun, answer: Mapping[str, str]) -> Person:
     """The person of the provider's answer, which is the query string of the redirect. Raises Refusal (sso_…)."""
     if not hmac.compare_digest(answer.get("state", "").encode(), begun.state.encode()):
-        raise refusal("sso_begin_again")
+        raise refusal(OTHER_STATE)
     if error := answer.get("error"):
         raise _denied(error)
     with _explained():

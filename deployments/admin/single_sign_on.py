@@ -6,6 +6,7 @@ begin a log-in, and a session would be a row for each.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import wraps
 from http import HTTPStatus
@@ -34,6 +35,7 @@ from deployments.models import Identity
 
 COOKIE = "single_sign_on"
 MAX_AGE = 10 * 60  # seconds
+MAX_NEXT = 1_500  # characters of JSON; browsers drop a cookie of more than 4,096 bytes
 #: In the session: the person that its owner was asked to confirm. Django empties a session if another person logs in.
 _PENDING = "link_pending"
 
@@ -76,8 +78,9 @@ def redirect_address() -> str:
 
 @_explained
 def begin(request: HttpRequest) -> HttpResponse:
-    """Send the browser to the provider for a log-in. `next`: where it goes afterwards."""
-    return _to_provider({"next": request.GET.get("next", ""), "link": None})
+    """Send the browser to the provider for a log-in. `next`: where it goes afterwards, if the cookie can hold it."""
+    following = request.GET.get("next", "")
+    return _to_provider({"next": following if len(json.dumps(following)) <= MAX_NEXT else "", "link": None})
 
 
 @recent
@@ -105,7 +108,9 @@ def _to_provider(kept: dict[str, Any]) -> HttpResponse:
 
 @_explained
 def back(request: HttpRequest) -> HttpResponse:
-    """The provider's answer. The cookie is for one answer: it is deleted, also after a refusal."""
+    """The provider's answer. The cookie is for one answer: it is deleted, also after a refusal, but not by an answer to
+    another log-in, such as one that was begun before in another tab.
+    """
     configuration = _configuration()
     try:
         kept = signing.loads(request.COOKIES.get(COOKIE, ""), salt=COOKIE, max_age=MAX_AGE)
@@ -120,6 +125,8 @@ def back(request: HttpRequest) -> HttpResponse:
             single_sign_on.log_in(person, configuration=configuration, request=request)
             response = HttpResponseRedirect(_target(request, kept["next"]))
     except Refusal as refused:
+        if refused.code == openid.OTHER_STATE:
+            raise
         response = _refused(request, refused)
     response.delete_cookie(COOKIE, path=reverse("admin:single_sign_on_back"), samesite="Lax")
     return response

@@ -423,6 +423,24 @@ def test_an_answer_needs_the_cookie_of_this_browser_and_its_state(provider: Prov
     assert "was not begun in this browser" in mine.get(back).content.decode()  # the cookie is for one answer
 
 
+def test_of_two_log_ins_in_one_browser_the_one_that_was_begun_last_works(provider: Provider, sso: Configure) -> None:
+    browser = Client()
+    first, last = (browser.get("/admin/single-sign-on/")["Location"] for _ in range(2))
+
+    refused = browser.get(provider.approve(first, "248289761001").removeprefix(ORIGIN))
+
+    assert "another one was begun after it" in refused.content.decode()
+    assert browser.get(provider.approve(last, "248289761001").removeprefix(ORIGIN)).status_code == 302
+
+
+def test_a_long_address_does_not_make_a_cookie_that_browsers_drop(provider: Provider, sso: Configure) -> None:
+    browser = Client()
+    for target in ("/admin/?q=" + "x" * 900, "/admin/?q=" + "\u00e9" * 900, "/admin/?q=" + "x" * 9_000):
+        cookie = browser.get("/admin/single-sign-on/", {"next": target}).cookies["single_sign_on"]
+        assert len(cookie.OutputString()) < 4_096
+    assert sign_on(provider, to="/admin/?q=" + "x" * 9_000)["Location"] == "/admin/"
+
+
 # ------------------------------------------------------------------------------------------------------ who somebody is
 
 
