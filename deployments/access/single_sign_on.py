@@ -49,7 +49,7 @@ def passwords_are_off(configuration: Configuration) -> bool:
 
 
 def has_worked(configuration: Configuration) -> bool:
-    """Whether an administrator has logged in by the single sign-on of these settings."""
+    """Whether an administrator has logged in by single sign-on at the issuer of these settings, and is still linked."""
     return Identity.objects.filter(issuer=issuer_of(configuration), administrator_at__isnull=False).exists()
 
 
@@ -178,7 +178,7 @@ def _end_access(identity: Identity, person: Person, trail: Trail) -> None:
     trail.record("change.user", user, before=_rights(user), after=after)
     # Or they would work again when the account is active again: also the session of this browser.
     sessions.end_others(user, trail, also_mine=True)
-    log.warning("sso.access_ended", user=user.pk)
+    transaction.on_commit(lambda: log.warning("sso.access_ended", user=user.pk))
 
 
 def activity_was_set(user: User) -> None:
