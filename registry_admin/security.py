@@ -88,6 +88,7 @@ def _has_secret(value: object) -> bool:
     secrets = {
         settings.SECRET_KEY,
         configuration.metrics_key,
+        configuration.sso_client_secret,
         *configuration.encryption_keys,
         *configuration.secret_key_fallbacks,
         *(login.password for login in logins if login),

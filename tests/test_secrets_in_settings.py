@@ -172,17 +172,19 @@ def test_djangos_error_page_shows_no_secret_setting_and_no_local_variable_with_o
         "HTTPS_PROXY": f"http://user:{PIECES[0]}proxy@proxy:3128",
         "AWS_ENDPOINT_URL": f"http://u:{PIECES[0]}e@h",
     }
+    from_file = secrets.pop("SSO_CLIENT_SECRET")  # SSO_CLIENT_SECRET_FILE: the environment does not have it
     settings.CHILD_ENVIRONMENT = secrets
     settings.DEBUG = True
 
-    def connect(conninfo: str, client: str) -> None:
+    def connect(conninfo: str, client: str, log_in: tuple[str, ...]) -> None:
         raise RuntimeError("no connection")
 
     request = rf.get("/")
     request.META.update(secrets)
 
     try:
-        connect(f"host=db password={PIECES[1]}", f"sslpassword={PIECES[2]}x oauth_client_secret={PIECES[2]}y")
+        options = f"sslpassword={PIECES[2]}x oauth_client_secret={PIECES[2]}y"
+        connect(f"host=db password={PIECES[1]}", options, ("https://id.example.com", from_file))
     except RuntimeError:
         page = technical_500_response(request, *sys.exc_info()).content.decode()
 
