@@ -804,9 +804,9 @@ ACCESS: tuple[Entry, ...] = (
         codes=("sso_no_group",),
         says="None of your groups at the single sign-on server gives access here{missing}.",
         todo="Ask an administrator.",
-        cause="No group in the claim of SSO_GROUPS_CLAIM is one of SSO_GROUPS, or the provider sent no such claim. The "
-        "account, if there is one, is made inactive, so its sessions and keys no longer work. The next single sign-on "
-        "with such a group makes it active.",
+        cause="No group in the claim of SSO_GROUPS_CLAIM is one of SSO_GROUPS, the provider sent no such claim, or the "
+        "group that SSO_GROUPS gives does not exist here. The account, if there is one, is made inactive: its sessions "
+        "end, and its keys do not work. The next single sign-on with such a group makes it active.",
         owner=Owner.OPERATOR,
     ),
     Entry(

@@ -80,6 +80,8 @@ def log_in(person: Person, *, configuration: Configuration, request: HttpRequest
             user = _log_in(person, configuration, request)
         if user is None:
             missing = "" if person.groups_sent else f" (it sent no claim {configuration.sso_groups_claim})"
+            if absent := groups_for(person, configuration):
+                missing = f" (SSO_GROUPS names {', '.join(sorted(absent))}, and there is no such group here)"
             raise refusal("sso_no_group", missing=missing)
     except Refusal as refused:
         _record_refusal(person, refused, request)

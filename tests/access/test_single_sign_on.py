@@ -722,8 +722,10 @@ def test_a_group_of_the_setting_that_does_not_exist_gives_nothing(
     sso(SSO_GROUPS='{"staff": "viewers"}')
 
     with caplog.at_level(logging.WARNING):
-        assert sign_on(provider).status_code == 403
+        answer = sign_on(provider)
 
+    assert answer.status_code == 403
+    assert "SSO_GROUPS names viewers, and there is no such group here" in answer.content.decode()
     assert "sso.group_missing" in caplog.text
 
 
