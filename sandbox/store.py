@@ -194,8 +194,8 @@ class Repository:
     def transition(self, image: Image, storage: str, now: float) -> None:
         """Archives or restores an image. Raises ImageStorageClassUpdateNotSupportedException.
 
-        Which transitions ECR refuses is documented only for a child of an index: it can be archived only after the
-        index. Here a transition to the class that the image already has, or during a restore, is refused too.
+        Refused is the archival of a child of an index before the index (User Guide, "Lifecycle policy evaluation
+        rules"), and, as people saw at AWS, a transition to the class that the image has, or during a restore.
         """
         indexes = (each for each in self.images.values() if image.digest in each.children())
         if image.storage == storage or image.status(now) == "ACTIVATING":

@@ -46,16 +46,17 @@ def pulls(sandbox: Sandbox, repository: str) -> bool:
 
 def test_an_archived_image_is_shown_only_to_those_who_ask_for_it(ecr: Any, repository: str, digest: str) -> None:
     assert shown(ecr, repository) == []
-    with refused("ImageNotFoundException"):
-        ecr.describe_images(repositoryName=repository, imageIds=[{"imageDigest": digest}])
     assert ecr.list_images(repositoryName=repository)["imageIds"] == []
 
     for chosen in (ANY, {"imageStatus": "ARCHIVED"}):
         (detail,) = shown(ecr, repository, chosen)
         assert (detail["imageStatus"], detail["imageTags"]) == ("ARCHIVED", ["v1"])
         assert detail["lastArchivedAt"] >= detail["imagePushedAt"]
-    (named,) = ecr.describe_images(repositoryName=repository, imageIds=[{"imageTag": "v1"}], filter=ANY)["imageDetails"]
-    assert named["imageDigest"] == digest
+    for more in ({}, {"filter": ANY}):  # by its id, also without a filter
+        (named,) = ecr.describe_images(repositoryName=repository, imageIds=[{"imageTag": "v1"}], **more)["imageDetails"]
+        assert (named["imageDigest"], named["imageStatus"]) == (digest, "ARCHIVED")
+    with refused("ImageNotFoundException"):
+        ecr.describe_images(repositoryName=repository, imageIds=[{"imageTag": "v1"}], filter={"imageStatus": "ACTIVE"})
     assert ecr.list_images(repositoryName=repository, filter=ANY)["imageIds"] == [
         {"imageDigest": digest, "imageTag": "v1"}
     ]
