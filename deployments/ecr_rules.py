@@ -21,6 +21,7 @@ _PRINCIPALS = "IAM User Guide, “AWS JSON policy elements: Principal”"
 _ECR_POLICIES = "Amazon ECR User Guide, “Private repository policies in Amazon ECR”"
 _SET_POLICY = "Amazon ECR API Reference, SetRepositoryPolicy"
 _LIFECYCLE = "Amazon ECR User Guide, “Lifecycle policy properties in Amazon ECR”"
+_LIFECYCLE_EXAMPLES = "Amazon ECR User Guide, “Examples of lifecycle policies in Amazon ECR”"
 _PUT_LIFECYCLE = "Amazon ECR API Reference, PutLifecyclePolicy"
 _TAGS = "Amazon ECR User Guide, “Tagging a private repository in Amazon ECR”"
 
@@ -112,7 +113,7 @@ _TABLE = (
     _lifecycle("wildcards", "has more than four wildcards (*)", "Use at most four * in a pattern."),
     _lifecycle(
         "any-last",
-        "selects any images, so it must have the highest rulePriority, and no second rule may do so",
+        "selects any images, so it must have the highest rulePriority of its storageClass, and only one may",
         "Give this rule the highest rulePriority.",
     ),
     _lifecycle(
@@ -136,6 +137,18 @@ _TABLE = (
         "must be to expire, or to transition to the targetStorageClass archive, and nothing else",
         'Write "action": {"type": "expire"}.',
     ),
+    _lifecycle(
+        "count-action",
+        "must be to transition with sinceImagePulled, and to expire with sinceImageTransitioned",
+        "Archive images that nobody pulls, and let a second rule expire them with sinceImageTransitioned.",
+        _LIFECYCLE_EXAMPLES,
+    ),
+    _lifecycle(
+        "archive-days",
+        "must be at least 90 with sinceImageTransitioned",
+        'Write "countNumber": 90.',
+        _LIFECYCLE_EXAMPLES,
+    ),
     _tag("key", "must have a key of 1 to 128 characters", "Shorten the key."),
     _tag("value", "must have a value of at most 256 characters", "Shorten the value."),
     _tag("reserved", "must not begin with aws:, which AWS keeps for itself", "Write the key without aws:."),
@@ -148,6 +161,7 @@ RULES: Mapping[str, Rule] = {rule.name: rule for rule in _TABLE}
 LIFECYCLE_CHARACTERS = (100, 30_720)
 LIFECYCLE_RULES = 50
 PATTERN_WILDCARDS = 4
+ARCHIVE_DAYS = 90
 TAGS_PER_REPOSITORY = 50
 TAG_KEY_CHARACTERS, TAG_VALUE_CHARACTERS = 128, 256
 
@@ -194,7 +208,7 @@ def _of_rules(document: dict[str, Any]) -> Iterator[Breach]:
         priority: Any = rule.get("rulePriority") if isinstance(rule, dict) else None
         if _is_count(priority) and first.setdefault(priority, index) != index:
             yield _breach("lifecycle.unique-priority", f"rules[{index}].rulePriority {priority}")
-    yield from _of_any(rules, max(first, default=0))
+    yield from _of_any(rules)
 
 
 def _of_rule(rule: Any, place: str) -> Iterator[Breach]:
@@ -213,6 +227,13 @@ def _of_rule(rule: Any, place: str) -> Iterator[Breach]:
         yield _breach("lifecycle.selection", f"{place}.selection")
         return
     yield from _of_selection(selection, f"{place}.selection")
+    kind, action = selection.get("countType"), rule.get("action")
+    wanted = {"sinceImagePulled": "transition", "sinceImageTransitioned": "expire"}
+    if isinstance(kind, str) and kind in wanted and isinstance(action, dict) and action.get("type") != wanted[kind]:
+        yield _breach("lifecycle.count-action", f"{place}.action")
+    number: Any = selection.get("countNumber")
+    if kind == "sinceImageTransitioned" and _is_count(number) and number < ARCHIVE_DAYS:
+        yield _breach("lifecycle.archive-days", f"{place}.selection.countNumber")
 
 
 _LISTS = ("tagPatternList", "tagPrefixList")
@@ -250,14 +271,25 @@ def _of_selection(selection: dict[str, Any], place: str) -> Iterator[Breach]:
         yield _breach("lifecycle.count-number", f"{place}.countNumber")
 
 
-def _of_any(rules: list[Any], highest: int) -> Iterator[Breach]:
-    """Rules that select any images: at most one, and the last by priority."""
+def _of_any(rules: list[Any]) -> Iterator[Breach]:
+    """Rules that select any images: in each storage class at most one, and the last by priority.
+
+    The guide's example “Combining archive and expire rules” has one for each of the two classes.
+    """
+    highest: dict[str, int] = {}
+    found: list[tuple[int, int, str]] = []
     for index, rule in enumerate(rules):
         selection = rule.get("selection") if isinstance(rule, dict) else None
-        if isinstance(selection, dict) and selection.get("tagStatus") == "any":
-            priority = rule.get("rulePriority")
-            if _is_count(priority) and priority != highest:
-                yield _breach("lifecycle.any-last", f"rules[{index}]")
+        priority: Any = rule.get("rulePriority") if isinstance(rule, dict) else None
+        if not isinstance(selection, dict) or not _is_count(priority):
+            continue
+        storage = str(selection.get("storageClass", "standard"))
+        highest[storage] = max(highest.get(storage, 0), priority)
+        if selection.get("tagStatus") == "any":
+            found.append((index, priority, storage))
+    for index, priority, storage in found:
+        if priority != highest[storage]:
+            yield _breach("lifecycle.any-last", f"rules[{index}]")
 
 
 def _object(text: str) -> dict[str, Any] | None:

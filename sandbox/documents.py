@@ -250,9 +250,11 @@ def lifecycle_policy(text: str) -> str:
         priorities = [rule["rulePriority"] for rule in rules]
         if len(set(priorities)) != len(priorities):
             raise _Bad("rulePriority must be unique")
-        catch_all = [rule["rulePriority"] for rule in rules if rule["selection"]["tagStatus"] == "any"]
-        if len(catch_all) > 1 or (catch_all and catch_all[0] != max(priorities)):
-            raise _Bad("only one rule may select any, and it must have the highest rulePriority")
+        for storage in ("standard", "archive"):
+            own = [rule for rule in rules if rule["selection"].get("storageClass", "standard") == storage]
+            last = max((rule["rulePriority"] for rule in own), default=0)
+            if any(rule["selection"]["tagStatus"] == "any" and rule["rulePriority"] != last for rule in own):
+                raise _Bad("only one rule of a storageClass may select any, and it must have its highest rulePriority")
     except _Bad as error:
         message = f"Lifecycle policy validation failure: {error}"
         raise AWSError(
@@ -298,6 +300,13 @@ def _rule(rule: Any) -> None:
             raise _Bad("a pattern has at most four wildcards")
     if not _positive(selection.get("countNumber")):
         raise _Bad("countNumber must be an integer of at least 1")
+    if selection.get("countType") == "sinceImagePulled" and rule["action"]["type"] != "transition":
+        raise _Bad("sinceImagePulled must be used with transition")
+    if selection.get("countType") == "sinceImageTransitioned":
+        if rule["action"]["type"] != "expire":
+            raise _Bad("sinceImageTransitioned must be used with expire")
+        if selection["countNumber"] < 90:
+            raise _Bad("archived images are kept for at least 90 days")
     match selection.get("countType"), selection.get("countUnit", ""):
         case ("imageCountMoreThan", ""):
             if "countUnit" in selection:

@@ -1979,7 +1979,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_of_any",
-            "priority != highest",
+            "priority != highest[storage]",
             "False",
             "sandbox/test_agreement.py::test_what_the_rules_of_lifecycle_policies_refuse_the_sandbox_refuses",
         ),

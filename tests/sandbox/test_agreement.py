@@ -22,6 +22,9 @@ UNTAGGED = {"tagStatus": "untagged", "countType": "sinceImagePushed", "countUnit
 TAGGED = {"tagStatus": "tagged", "tagPrefixList": ["v"], "countType": "imageCountMoreThan", "countNumber": 3}
 ANY = {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 100}
 
+OLD = {"tagStatus": "any", "countType": "sinceImagePushed", "countUnit": "days", "countNumber": 30}
+ARCHIVED = OLD | {"storageClass": "archive", "countType": "sinceImageTransitioned", "countNumber": 365}
+
 
 def rule(selection: Any = UNTAGGED, priority: Any = 1, action: Any = EXPIRE, **more: Any) -> dict[str, Any]:
     return {"rulePriority": priority, "selection": selection, "action": action, **more}
@@ -47,6 +50,9 @@ ACCEPTED = [
     chosen(storageClass="standard"),
     chosen(countType="sinceImageTransitioned", storageClass="archive", countNumber=90),
     lifecycle(rule(UNTAGGED | {"countType": "sinceImagePulled"}, action=ARCHIVE)),
+    # The guide's "Combining archive and expire rules": one rule for any image in each storage class.
+    lifecycle(rule(OLD, action=ARCHIVE), rule(ARCHIVED, 2)),
+    lifecycle(rule(ARCHIVED, 1), rule(TAGGED, 2), rule(OLD, 3, ARCHIVE)),
     json.dumps({"rules": [rule(ANY)]}, indent=8).ljust(30_720),
 ]
 REFUSED = [
@@ -86,6 +92,11 @@ REFUSED = [
     ("wildcards", chosen(TAGGED, tagPrefixList=None, tagPatternList=["test*1*2*3*4*5*6"])),
     ("any-last", lifecycle(rule(ANY, 1), rule(UNTAGGED, 2))),
     ("any-last", lifecycle(rule(ANY, 1), rule(ANY, 2))),
+    ("any-last", lifecycle(rule(ARCHIVED, 1), rule(ARCHIVED, 2))),
+    ("any-last", lifecycle(rule(OLD, 1), rule(ARCHIVED, 2), rule(UNTAGGED, 3))),
+    ("count-action", lifecycle(rule(UNTAGGED | {"countType": "sinceImagePulled"}))),
+    ("count-action", lifecycle(rule(ARCHIVED, action=ARCHIVE))),
+    ("archive-days", lifecycle(rule(ARCHIVED | {"countNumber": 89}))),
     ("count-type", chosen(countType="sinceImageCreated")),
     ("count-type", chosen(countType=["sinceImagePushed"])),
     ("count-unit", chosen(countUnit=None)),
@@ -96,7 +107,7 @@ REFUSED = [
     ("count-number", chosen(countNumber=2.5)),
     ("count-number", chosen(countNumber=None)),
     ("storage-class", chosen(storageClass="archive")),
-    ("storage-class", chosen(countType="sinceImageTransitioned")),
+    ("storage-class", chosen(countType="sinceImageTransitioned", countNumber=90)),
     ("action", lifecycle(rule(action={"type": "delete"}))),
     ("action", lifecycle(rule(action={"type": "transition"}))),
     ("action", lifecycle(rule(action={"type": "expire", "targetStorageClass": None}))),

@@ -106,6 +106,21 @@ def test_rules_decide_as_in_the_examples_of_the_guide(shop: Shop, rules: Any, ex
     assert set(shop.statuses()) == {"a", "b", "c"} - {name for name, _ in expired}
 
 
+def test_a_rule_for_any_image_leaves_those_of_other_rules_alone(shop: Shop) -> None:
+    """Example B of "Filtering on all images" in the guide."""
+    shop.push("alpha-1", "beta-1", name="a")
+    shop.push(name="b")
+    shop.push("alpha-2", name="c")
+    shop.push("git-hash", name="d")
+    shop.push(name="e")
+
+    assert shop.preview(
+        rule(1, "imageCountMoreThan", 1, tagPatternList=["alpha*"]),
+        rule(2, "sinceImagePushed", 2, tagStatus="untagged"),
+        rule(3, "imageCountMoreThan", 1),
+    ) == [("a", "EXPIRE", 1), ("b", "EXPIRE", 2), ("d", "EXPIRE", 3)]
+
+
 def test_age_counts_from_the_push_and_untagged_images_are_their_own(shop: Shop) -> None:
     shop.push(name="loose")
     shop.push("v1")
