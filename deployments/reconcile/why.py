@@ -23,9 +23,18 @@ from deployments.aws.partitions import partitions
 from deployments.aws.values import DescribedImage
 from deployments.config import Configuration
 from deployments.errors import RegistryError
-from deployments.models import Deployment, EventKind, Promotion, Repository, RepositoryEvent, RepositoryStatus
+from deployments.images import EcrRegistry
+from deployments.models import (
+    Deployment,
+    EventKind,
+    Promotion,
+    RegistryPolicyReading,
+    Repository,
+    RepositoryEvent,
+    RepositoryStatus,
+)
 from deployments.pull_failures import Cause, PullFailure
-from deployments.reconcile import targets
+from deployments.reconcile import registry_policies, targets
 from deployments.reconcile.targets import Target
 
 EVENTS_READ = 50  # the newest events of a repository that kept a policy
@@ -270,7 +279,7 @@ class _Case:
     def answer(self, text: str, principal: str) -> policy.Answer:
         """Whether a policy text lets the principal do what the message says was refused (else: pull).
 
-        The registry policy is not looked at: this is the one place to add it.
+        Only this policy is evaluated; `_by_registry_policy` evaluates the registry policy beside it.
         """
         partition = self.failure.partition or "aws"
         try:
@@ -280,6 +289,13 @@ class _Case:
         if self.failure.action:
             return policy.may(parsed, principal, self.failure.action, partition=partition)
         return policy.can_pull(parsed, principal, partition=partition)
+
+    @property
+    def registry_policy(self) -> RegistryPolicyReading | None:
+        """The last reading of the registry policy that AWS answered; None without one."""
+        failure = self.failure
+        row = registry_policies.reading(account=failure.account, region=failure.region)
+        return row if row is not None and row.read_at is not None and not row.error else None
 
     def facts(self) -> Iterator[str]:
         """What is known of the repository and the image, in sentences."""
@@ -343,7 +359,13 @@ def _not_seen(answer: Why, case: _Case) -> Iterator[str]:
     """What no answer about permissions can know from here."""
     layers = {answer.layer, *answer.possible}
     if layers & {Layer.REPOSITORY_POLICY, Layer.REGISTRY_POLICY} and case.failure.account:
-        yield f"The registry policy of account {case.failure.account} is not looked at."
+        row = case.registry_policy
+        yield (
+            f"The registry policy of account {case.failure.account} was not read."
+            if row is None
+            else f"The registry policy of account {case.failure.account} was read at {_time(row.read_at)}; what it was "
+            "before or is since then is not known."
+        )
     if layers & {Layer.IDENTITY, Layer.ORGANIZATION, Layer.REGISTRY_POLICY}:
         yield "IAM policies of the node's role and policies of the AWS organization cannot be seen from here."
     if Layer.NETWORK in layers:
@@ -451,6 +473,8 @@ def _denied_by_resource_policy(case: _Case) -> Why:
         return elsewhere
     failure, text = case.failure, case.policy_text
     says = f"AWS says that a resource policy explicitly denies {failure.action or 'the pull'} to {_who(failure)}."
+    if denied := _by_registry_policy(case, says):
+        return denied
     if text is None or not failure.caller:
         return replace(_by_policy(case, says, certain=False), possible=(Layer.REGISTRY_POLICY,))
     answer = case.answer(text, failure.principal or failure.caller)
@@ -478,10 +502,40 @@ def _denied_by_resource_policy(case: _Case) -> Why:
     )
 
 
+def _by_registry_policy(case: _Case, says: str) -> Why | None:
+    """The answer where the registry policy that was last read certainly denies the pull; None where it does not."""
+    failure, row = case.failure, case.registry_policy
+    if row is None or not failure.caller or not failure.repository:
+        return None
+    registry = EcrRegistry(account=row.account, region=row.region, partition=failure.partition or "aws")
+    answer = policy.effective(
+        case.policy_text,
+        policy.RegistryPolicy(text=row.text, scope=row.scope),
+        failure.principal or failure.caller,
+        arn=registry.repository_arn(failure.repository),
+        partition=registry.partition,
+    )
+    if answer.verdict != "no" or answer.layer != policy.REGISTRY:
+        return None
+    return Why(
+        failure=failure,
+        layer=Layer.REGISTRY_POLICY,
+        certain=True,
+        says=says,
+        facts=(f"By the registry policy that was read at {_time(row.read_at)}, {answer.words}",),
+        steps=(
+            Step(words="Read the registry policy:", command=_aws(case, "get-registry-policy", repository=False)),
+            Step(words=f"Correct {answer.statement} in the AWS console: ECR, Private registry, Permissions."),
+        ),
+    )
+
+
 def _refused(case: _Case) -> Why:
-    """403 without the kind of policy: the observed repository policy decides what can be said."""
+    """403 without the kind of policy: the observed policies decide what can be said."""
     if elsewhere := _elsewhere(case):
         return elsewhere
+    if denied := _by_registry_policy(case, "The registry refused the pull, and the registry policy denies it."):
+        return denied
     failure, text = case.failure, case.policy_text
     others = (Layer.REGISTRY_POLICY, Layer.IDENTITY, Layer.ORGANIZATION, Layer.LOG_IN, Layer.NETWORK)
     unknown = Why(
