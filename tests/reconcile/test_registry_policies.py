@@ -14,10 +14,11 @@ from django.db.models.functions import Now
 from deployments.config import Configuration
 from deployments.models import RegistryPolicyReading, Repository
 from deployments.policy import RegistryPolicy
-from deployments.reconcile import change_events, registry_policies, targets
+from deployments.reconcile import change_events, registry_policies, targets, why
 from sandbox.control import Sandbox
 from tests.support.change_events import event, message
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
+from tests.support.pull_messages import MESSAGES, NAME, NODE, RESOURCE
 from tests.support.registry import calls, fill
 from tests.support.sweeps import sweep_all
 
@@ -280,3 +281,33 @@ def test_a_change_is_one_line_of_the_log(
     look(consumers)
 
     assert sum("registry_policy.changed" in record.getMessage() for record in caplog.records) == 1
+
+
+# ------------------------------------------------------------------------------------------------- why a pull failed
+
+NO_KIND = f"denied: User: {NODE} is not authorized to perform: ecr:BatchGetImage on resource: {RESOURCE}"
+DENIED = next(each.text for each in MESSAGES if each.name == "explicit deny in a resource-based policy")
+
+
+@pytest.mark.parametrize("text", [DENIED, NO_KIND], ids=["explicit deny", "no kind of policy"])
+def test_a_deny_of_the_registry_policy_that_was_read_is_why_a_pull_failed_with_its_statement(
+    text: str, consumers: Configuration, sandbox: Sandbox
+) -> None:
+    Repository.objects.create(
+        account=OWNER, region="us-east-1", host=HOST, name=NAME, policy_text=POLICY, last_checked_at=Now()
+    )
+    deny(sandbox)
+    look(consumers)
+
+    answer = why.explain(text=text, configuration=consumers)
+
+    assert (answer.layer, answer.certain) == (why.Layer.REGISTRY_POLICY, True)
+    assert any("Closed of the registry policy denies it" in fact for fact in answer.facts)
+    assert any("get-registry-policy" in step.command for step in answer.steps)
+    assert any("was read at" in words for words in answer.not_known)
+    RegistryPolicyReading.objects.update(scope="V1")
+    assert not why.explain(text=text, configuration=consumers).certain
+    RegistryPolicyReading.objects.update(scope="V2", error="AWS does not show it.")
+    unread = why.explain(text=text, configuration=consumers)
+    assert not unread.certain
+    assert f"The registry policy of account {OWNER} was not read." in unread.not_known
