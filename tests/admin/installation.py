@@ -35,6 +35,7 @@ from deployments.models import (
     ProcessRole,
     Project,
     Promotion,
+    RegistryPolicyReading,
     Repository,
     RepositoryEvent,
     RepositoryStatus,
@@ -211,6 +212,9 @@ class Installation:
         self.projects = [self._project(number) for number in range(projects)]
         self.repositories = Repository.objects.bulk_create(self._repositories(repositories))
         ownership.fill()
+        for account, region in REGISTRIES:
+            found = {"read_at": self._ago(minutes=2)}
+            RegistryPolicyReading.objects.update_or_create(account=account, region=region, defaults=found)
         RepositoryEvent.objects.bulk_create(self._events())
         self.deployments = Deployment.objects.bulk_create(self._deployments(deployments))
         BackgroundWorker.objects.bulk_create(self._workers())

@@ -15,7 +15,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from deployments.admin import chart
-from deployments.models import Deployment, Repository
+from deployments.models import Deployment, RegistryPolicyReading, Repository
+from deployments.row_values import ConsumerPull, ProvedPull, Receipt
 from tests.admin.installation import CLUSTER, DESIRED, HOST, SECOND, STAGING, Installation, policy
 
 DEPLOYMENTS, REPOSITORIES = "/admin/deployments/deployment/", "/admin/deployments/repository/"
@@ -244,3 +245,58 @@ def test_the_emergency_stop_is_a_page_below_the_set_up_page(installation: Instal
     assert '<a href="/admin/setup/">Set-up</a>' in path
     assert 'href="/admin/setup/" aria-current="true"' in page
     assert 'href="/admin/setup/" aria-current="page"' in above
+
+
+# ------------------------------------------------------------------------------------------------------ who can pull
+
+
+def _page(operator: Client, row: Repository) -> str:
+    return " ".join(operator.get(f"{REPOSITORIES}{row.pk}/change/").content.decode().split())
+
+
+def test_a_repositorys_page_says_who_can_pull_by_both_policies_and_on_what_that_rests(
+    installation: Installation, operator: Client
+) -> None:
+    row = Repository.objects.filter(status="in_sync", account=HOST[:12], region="us-east-1")[0]
+    row.policy_text = policy(CLUSTER, SECOND)
+    row.consumers = {CLUSTER: ConsumerPull(verdict="unknown", words="By the repository policy, yes.")}
+    row.save()
+    closed = {"Sid": "Closed", "Effect": "Deny", "Principal": {"AWS": SECOND}, "Action": "ecr:*", "Resource": "*"}
+    RegistryPolicyReading.objects.update(text=json.dumps({"Statement": [closed]}), scope="V2")
+
+    page = _page(operator, row)
+
+    assert "Not seen" in page
+    assert f"account {SECOND} may not pull: Closed of the registry policy denies it." in page
+    assert "The registry policy was evaluated too (scope V2)." in page
+    assert "Policies of an AWS organisation" in page
+    assert "The registry policy was last read" in page
+
+    RegistryPolicyReading.objects.update(error="AWS refused GetRegistryPolicy.")
+    page = _page(operator, row)
+    assert "The registry policy was not read." in page
+    assert "AWS refused GetRegistryPolicy." in page
+    assert "May pull" not in page
+
+
+def test_a_receipt_shows_for_each_account_what_was_seen(installation: Installation, operator: Client) -> None:
+    row = Deployment.objects.filter(status="DEPLOYED")[0]
+    row.receipt = Receipt(
+        at="2026-11-26T00:00:00+00:00",
+        digest="sha256:1",
+        pullers={
+            CLUSTER: ProvedPull(how="policy", words="It may."),
+            STAGING: ProvedPull(
+                how="policy", words="A condition.", verdict="depends", basis="This rests on one policy."
+            ),
+            SECOND: ProvedPull(how="policy", words="By the repository policy, yes.", verdict="unknown"),
+        },
+    )
+    row.save()
+
+    page = " ".join(operator.get(f"{DEPLOYMENTS}{row.pk}/change/").content.decode().split())
+
+    assert f'ok">Can pull</span> account {CLUSTER}: by the policies.' in page
+    assert f'warn">It depends</span> account {STAGING}' in page
+    assert "A condition. This rests on one policy." in page
+    assert f'warn">Not seen</span> account {SECOND}' in page
