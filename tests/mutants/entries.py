@@ -2473,7 +2473,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "ChunkRun._is_unchanged",
             'row.consumers == self._pullers(target, row, observation.policy or "")',
             "set(row.consumers) == set(target.config.consumer_accounts)",
-            _REGISTRY + "test_a_statement_about_one_repository_changes_the_answer_of_that_one",
+            _REGISTRY + "test_a_sweep_corrects_an_answer_that_a_slower_process_wrote_by_an_older_reading",
         ),
         (
             "",

@@ -15,6 +15,7 @@ from deployments.config import Configuration
 from deployments.models import RegistryPolicyReading, Repository
 from deployments.policy import RegistryPolicy
 from deployments.reconcile import change_events, registry_policies, targets, why
+from deployments.row_values import ConsumerPull
 from sandbox.control import Sandbox
 from tests.support.change_events import event, message
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
@@ -135,6 +136,19 @@ def test_a_statement_about_one_repository_changes_the_answer_of_that_one(
         names[1]: "no",
         names[2]: "yes",
     }
+
+
+def test_a_sweep_corrects_an_answer_that_a_slower_process_wrote_by_an_older_reading(
+    consumers: Configuration, sandbox: Sandbox
+) -> None:
+    fill(sandbox, consumers, 2)
+    deny(sandbox)
+    sweep_all(consumers)
+    Repository.objects.update(consumers={CLUSTER: ConsumerPull(verdict="yes", words="By an older reading.")})
+
+    sweep_all(consumers)
+
+    assert {verdict for verdict, _, _ in verdicts().values()} == {"no"}
 
 
 def test_no_permission_to_read_it_makes_the_answer_unknown_and_the_sweep_ends_well(
