@@ -5,8 +5,8 @@ principal and the action that the text names. It does not say who is at fault: `
 the rows know.
 
 A pasted text is somebody's log and may contain credentials, so `read` masks the text first (`masked`), and everything
-that it returns comes from the masked text. Names go into commands that a person copies: a name that does not have
-AWS's or the registry's own grammar is left out.
+that it returns comes from the masked text (D-why). Names go into commands that a person copies: a name that does not
+have AWS's or the registry's own grammar is left out.
 """
 
 from __future__ import annotations

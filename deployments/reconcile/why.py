@@ -227,15 +227,11 @@ class _Case:
         """Read the rows. A message that names no region is completed if only one repository fits."""
         failure = self.failure
         if failure.repository:
-            named = Repository.objects.select_related("project").filter(name=failure.repository)
-            here = [
-                row
-                for row in named[:100]
-                if failure.account in ("", row.account) and failure.region in ("", row.region)
-            ]
+            named = list(Repository.objects.select_related("project").filter(name=failure.repository)[:100])
+            here = [row for row in named if failure.account in ("", row.account) and failure.region in ("", row.region)]
             if not failure.host or failure.partition:
                 self.row = here[0] if len(here) == 1 else None
-            self.elsewhere = [row for row in named[:100] if row not in here]
+            self.elsewhere = [row for row in named if row not in here]
         if self.row is not None:
             row = self.row
             self.failure = replace(failure, account=row.account, region=row.region, host=failure.host or row.host)
@@ -261,13 +257,20 @@ class _Case:
         )
 
     @property
+    def is_other(self) -> bool:
+        """Whether the registry is none of ECR's."""
+        return bool(self.failure.host) and not self.failure.partition
+
+    @property
     def policy_text(self) -> str | None:
         """The repository policy as of now, or else of the last check; None: it was never seen."""
         if self.look is not None and not isinstance(self.look.policy, RegistryError) and self.look.exists:
             return self.look.policy or ""
-        if self.row is None or self.row.last_checked_at is None:
+        row = self.row
+        unseen = (RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING)
+        if row is None or row.last_checked_at is None or (row.status in unseen and not row.policy_text):
             return None
-        return self.row.policy_text
+        return row.policy_text
 
     @property
     def seen_at(self) -> datetime | None:
@@ -537,6 +540,10 @@ def _refused(case: _Case) -> Why:
     if denied := _by_registry_policy(case, "The registry refused the pull, and the registry policy denies it."):
         return denied
     failure, text = case.failure, case.policy_text
+    if case.is_other:
+        return replace(
+            _no_log_in(case), says=f"The registry {failure.host} refused the log-in of the node.", possible=()
+        )
     others = (Layer.REGISTRY_POLICY, Layer.IDENTITY, Layer.ORGANIZATION, Layer.LOG_IN, Layer.NETWORK)
     unknown = Why(
         failure=failure,
@@ -680,6 +687,9 @@ def _no_image(case: _Case) -> Why:
         says=f"The registry does not give out {what}: it does not exist, or it is archived. AWS answers both alike.",
         steps=_image_steps(case),
     )
+    if case.is_other:
+        says = f"The registry {failure.host} does not have {what}."
+        return replace(why, certain=True, possible=(), says=says, steps=_deploy_again(case))
     if look is None or not look.asked_for_image or isinstance(look.image, RegistryError):
         return replace(why, steps=(*_look_step(case), *why.steps))
     if look.image is None:
@@ -945,6 +955,10 @@ def _docker_log_in(host: str, region: str) -> str:
 
 
 def _log_in_steps(case: _Case) -> tuple[Step, ...]:
+    if case.is_other:
+        return (
+            Step(words="Log in to the registry again:", command=shlex.join(["docker", "login", case.failure.host])),
+        )
     return (
         Step(
             words="docker: log in again, or install the credential helper of ECR.",

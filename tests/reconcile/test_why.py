@@ -16,6 +16,8 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from deployments.aws.ecr import Ecr
+from deployments.aws.values import DescribedImage
 from deployments.config import Configuration
 from deployments.models import (
     Deployment,
@@ -278,6 +280,28 @@ def test_another_account_is_not_ours(installation: Configuration) -> None:
     assert (answer.layer, answer.repository, answer.can_look) == (Layer.NOT_OURS, None, False)
 
 
+@pytest.mark.parametrize(
+    ("reason", "layer"),
+    [("not found", Layer.NO_IMAGE), ("403 Forbidden", Layer.LOG_IN), ("401 Unauthorized", Layer.LOG_IN)],
+)
+def test_of_a_configured_registry_that_is_not_ecr_no_command_of_aws_is_given(
+    reason: str, layer: Layer, db: None, configure: Callable[..., Configuration]
+) -> None:
+    configuration = configure(DEPLOY_REGISTRY_HOST="registry.example.com")
+
+    answer = explain(f"failed to resolve ref registry.example.com/trigger/a:1: {reason}", configuration)
+
+    assert answer.layer is layer
+    assert not any("aws " in step.command for step in answer.steps)
+
+
+@pytest.mark.parametrize("status", [RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING])
+def test_a_policy_that_was_never_read_is_not_taken_for_no_policy(status: str, installation: Configuration) -> None:
+    repository("", status=status, management="")
+
+    assert explain(UNNAMED, installation).layer is Layer.UNKNOWN
+
+
 def test_a_missing_repository_says_since_when(installation: Configuration) -> None:
     row = repository(status=RepositoryStatus.MISSING, management="")
     event = kept(row, "", days=1, kind=EventKind.MISSING, message="It is gone.")
@@ -359,6 +383,19 @@ def test_a_look_says_whether_the_image_exists(
 
     assert answer.layer is layer
     assert answer.certain is (layer is Layer.NO_IMAGE)
+
+
+@pytest.mark.parametrize("status", ["ARCHIVED", "ACTIVATING"])
+def test_a_look_tells_an_archived_image_from_one_that_is_not_there(
+    status: str, live: Any, ecr_configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = DescribedImage(digest=DIGEST, status=status, pushed_at=SEEN, archived_at=SEEN)
+    monkeypatch.setattr(Ecr, "image", lambda *args, **options: image)
+
+    answer = explain(NOT_FOUND, ecr_configuration, look=True)
+
+    assert (answer.layer, answer.certain, answer.since) == (Layer.ARCHIVED, True, SEEN)
+    assert "update-image-storage-class" in answer.steps[0].command
 
 
 def test_a_look_that_aws_refuses_is_a_fact_and_not_an_answer(
