@@ -696,6 +696,10 @@ def _no_image(case: _Case) -> Why:
         return replace(
             why, certain=True, possible=(), says=f"The registry does not have {what}.", steps=_deploy_again(case)
         )
+    if look.image.status == "ACTIVATING":
+        says = f"The image {what} is being restored from the archive of ECR. Until it is active, nothing can pull it."
+        again = (Step(words="Let the node try again later."),)
+        return replace(why, layer=Layer.ARCHIVED, certain=True, possible=(), says=says, steps=again)
     if look.image.status != "ACTIVE":
         return replace(
             why, layer=Layer.ARCHIVED, certain=True, possible=(), since=look.image.archived_at,

@@ -16,8 +16,6 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from deployments.aws.ecr import Ecr
-from deployments.aws.values import DescribedImage
 from deployments.config import Configuration
 from deployments.models import (
     Deployment,
@@ -385,17 +383,25 @@ def test_a_look_says_whether_the_image_exists(
     assert answer.certain is (layer is Layer.NO_IMAGE)
 
 
-@pytest.mark.parametrize("status", ["ARCHIVED", "ACTIVATING"])
+@pytest.mark.parametrize("restored", [False, True])
 def test_a_look_tells_an_archived_image_from_one_that_is_not_there(
-    status: str, live: Any, ecr_configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+    restored: bool, live: Any, ecr_configuration: Configuration
 ) -> None:
-    image = DescribedImage(digest=DIGEST, status=status, pushed_at=SEEN, archived_at=SEEN)
-    monkeypatch.setattr(Ecr, "image", lambda *args, **options: image)
+    def move(target: str) -> None:
+        live.update_image_storage_class(repositoryName=NAME, imageId={"imageTag": "there"}, targetStorageClass=target)
 
-    answer = explain(NOT_FOUND, ecr_configuration, look=True)
+    move("ARCHIVE")
+    if restored:
+        move("STANDARD")  # the image is not active at once
 
-    assert (answer.layer, answer.certain, answer.since) == (Layer.ARCHIVED, True, SEEN)
-    assert "update-image-storage-class" in answer.steps[0].command
+    answer = explain(f"failed to resolve ref {IMAGE}:there: not found", ecr_configuration, look=True)
+
+    assert (answer.layer, answer.certain, answer.possible) == (Layer.ARCHIVED, True, ())
+    if restored:
+        assert "is being restored" in answer.says
+    else:
+        assert answer.since is not None
+        assert "update-image-storage-class" in answer.steps[0].command
 
 
 def test_a_look_that_aws_refuses_is_a_fact_and_not_an_answer(
