@@ -1,7 +1,7 @@
 """“Why can't this node pull?”: a text that a node printed, and the answer of `deployments.reconcile.why`.
 
 The text is in the body of a POST, because a URL is logged by proxies. It is neither stored nor logged; the page shows
-it masked. The second button also asks AWS, in the request itself, because a person waits: two reads.
+it masked. The second button also asks AWS, in the request itself, because a person waits: at most four reads.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Why a node could not pull: the layer at fault, since when, and the next command.
 
 `explain` joins what a message says (`deployments.pull_failures`) with what the rows know, and on request with what AWS
-says now: one GetRepositoryPolicy and one DescribeImages. It writes no row, nothing to AWS, and no line of the log with
+says now, with reads only (`Look`). It writes no row, nothing to AWS, and no line of the log with
 the text.
 
 It claims a layer only where the message or an observation shows it. Where several layers remain, `possible` names them,
@@ -23,22 +23,15 @@ from deployments.aws.partitions import partitions
 from deployments.aws.values import DescribedImage
 from deployments.config import Configuration
 from deployments.errors import RegistryError
-from deployments.images import EcrRegistry
-from deployments.models import (
-    Deployment,
-    EventKind,
-    Promotion,
-    RegistryPolicyReading,
-    Repository,
-    RepositoryEvent,
-    RepositoryStatus,
-)
+from deployments.models import Deployment, EventKind, Promotion, Repository, RepositoryEvent, RepositoryStatus
+from deployments.policy import RegistryPolicy
 from deployments.pull_failures import Cause, PullFailure
 from deployments.reconcile import registry_policies, targets
 from deployments.reconcile.targets import Target
 
 EVENTS_READ = 50  # the newest events of a repository that kept a policy
 DEPLOYMENTS_SHOWN = 5
+PULL = ("ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 
 
 class Layer(StrEnum):
@@ -91,12 +84,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What AWS answered. `policy` None: the repository has no policy. `image` None: there is no such image."""
+    """What AWS answered to GetRepositoryPolicy, GetRegistryPolicy (with GetAccountSetting) and DescribeImages.
+
+    `policy` None: the repository has no policy. `image` None: there is no such image.
+    """
 
     at: datetime
     calls: Mapping[str, int]
     exists: bool | None = None  # None: AWS did not say
     policy: str | RegistryError | None = None
+    registry: RegistryPolicy | RegistryError | None = None  # None: it was not asked for
     image: DescribedImage | RegistryError | None = None
     asked_for_image: bool = False
 
@@ -273,6 +270,20 @@ class _Case:
         return row.policy_text
 
     @property
+    def registry(self) -> RegistryPolicy | None:
+        """The registry policy as of now, or else as it was last read; None: it is not known."""
+        if self.look is not None and isinstance(self.look.registry, RegistryPolicy):
+            return self.look.registry
+        return registry_policies.seen(account=self.failure.account, region=self.failure.region)
+
+    def access(self, principal: str) -> policy.Access:
+        """Whether the principal can pull by both policies, as far as they are known."""
+        failure = self.failure
+        partition = failure.partition or "aws"
+        arn = f"arn:{partition}:ecr:{failure.region}:{failure.account}:repository/{failure.repository}"
+        return policy.effective(self.policy_text, self.registry, principal, arn=arn, partition=partition)
+
+    @property
     def seen_at(self) -> datetime | None:
         """When `policy_text` was read."""
         if self.look is not None and not isinstance(self.look.policy, RegistryError):
@@ -280,10 +291,7 @@ class _Case:
         return self.row.last_checked_at if self.row else None
 
     def answer(self, text: str, principal: str) -> policy.Answer:
-        """Whether a policy text lets the principal do what the message says was refused (else: pull).
-
-        Only this policy is evaluated; `_by_registry_policy` evaluates the registry policy beside it.
-        """
+        """Whether a repository policy alone lets the principal do what the message says was refused (else: pull)."""
         partition = self.failure.partition or "aws"
         try:
             parsed = policy.parse(text or '{"Version": "2012-10-17", "Statement": []}')
@@ -292,13 +300,6 @@ class _Case:
         if self.failure.action:
             return policy.may(parsed, principal, self.failure.action, partition=partition)
         return policy.can_pull(parsed, principal, partition=partition)
-
-    @property
-    def registry_policy(self) -> RegistryPolicyReading | None:
-        """The last reading of the registry policy that AWS answered; None without one."""
-        failure = self.failure
-        row = registry_policies.reading(account=failure.account, region=failure.region)
-        return row if row is not None and row.read_at is not None and not row.error else None
 
     def facts(self) -> Iterator[str]:
         """What is known of the repository and the image, in sentences."""
@@ -327,6 +328,8 @@ class _Case:
     def _looked(self) -> Iterator[str]:
         look = self.look
         assert look is not None  # noqa: S101  # the caller has checked it
+        if isinstance(look.registry, RegistryError):
+            yield f"AWS did not show the registry policy: {look.registry}"
         if isinstance(look.policy, RegistryError):
             yield f"AWS did not show the repository policy: {look.policy}"
         elif look.exists is False:
@@ -341,34 +344,34 @@ class _Case:
 
 
 def _look(target: Target, failure: PullFailure) -> Look:
-    """Ask AWS for the repository policy and the image: at most two reads, side by side."""
+    """Ask AWS for the policies and the image: at most four reads, side by side."""
     counted = Counter[str]()
     ecr = target.ecr(answered=lambda operation, code: counted.update([operation]))
     asks_for_image = bool(failure.digest or failure.tag)
-    questions: list[Callable[[], Any]] = [lambda: ecr.observe(failure.repository, details=False)]
+    questions: list[Callable[[], Any]] = [
+        lambda: ecr.observe(failure.repository, details=False),
+        ecr.registry_policy,
+    ]
     if asks_for_image:
         questions.append(lambda: ecr.image(failure.repository, digest=failure.digest, tag=failure.tag))
     at = clock.now()
-    observed, *rest = ecr.side_by_side(questions)
+    observed, registry, *rest = ecr.side_by_side(questions)
     calls = dict(counted)
     image = rest[0] if rest else None
     if isinstance(observed, RegistryError):
-        return Look(at=at, calls=calls, policy=observed, image=image, asked_for_image=asks_for_image)
-    exists = True if isinstance(observed.policy, RegistryError) else observed.exists
-    return Look(at=at, calls=calls, exists=exists, policy=observed.policy, image=image, asked_for_image=asks_for_image)
+        found = Look(at=at, calls=calls, policy=observed)
+    else:
+        exists = True if isinstance(observed.policy, RegistryError) else observed.exists
+        found = Look(at=at, calls=calls, exists=exists, policy=observed.policy)
+    return replace(found, registry=registry, image=image, asked_for_image=asks_for_image)
 
 
 def _not_seen(answer: Why, case: _Case) -> Iterator[str]:
     """What no answer about permissions can know from here."""
     layers = {answer.layer, *answer.possible}
-    if layers & {Layer.REPOSITORY_POLICY, Layer.REGISTRY_POLICY} and case.failure.account:
-        row = case.registry_policy
-        yield (
-            f"The registry policy of account {case.failure.account} was not read."
-            if row is None
-            else f"The registry policy of account {case.failure.account} was read at {_time(row.read_at)}; what it was "
-            "before or is since then is not known."
-        )
+    about_policies = layers & {Layer.REPOSITORY_POLICY, Layer.REGISTRY_POLICY} and case.failure.account
+    if about_policies and case.registry is None:
+        yield f"The registry policy of account {case.failure.account} was not read."
     if layers & {Layer.IDENTITY, Layer.ORGANIZATION, Layer.REGISTRY_POLICY}:
         yield "IAM policies of the node's role and policies of the AWS organization cannot be seen from here."
     if Layer.NETWORK in layers:
@@ -476,8 +479,6 @@ def _denied_by_resource_policy(case: _Case) -> Why:
         return elsewhere
     failure, text = case.failure, case.policy_text
     says = f"AWS says that a resource policy explicitly denies {failure.action or 'the pull'} to {_who(failure)}."
-    if denied := _by_registry_policy(case, says):
-        return denied
     if text is None or not failure.caller:
         return replace(_by_policy(case, says, certain=False), possible=(Layer.REGISTRY_POLICY,))
     answer = case.answer(text, failure.principal or failure.caller)
@@ -490,61 +491,44 @@ def _denied_by_resource_policy(case: _Case) -> Why:
         return replace(
             _by_policy(case, says, certain=False), possible=(Layer.REGISTRY_POLICY,), facts=(_agrees(case, answer),)
         )
-    return Why(
-        failure=failure,
-        layer=Layer.REGISTRY_POLICY,
-        certain=False,
+    access = case.access(failure.principal or failure.caller)
+    if access.verdict == "no" and access.layer == policy.REGISTRY:
+        return replace(
+            _by_registry_policy(case, says, certain=True), facts=(_agrees(case, answer), _by_both(access)),
+        )  # fmt: skip
+    return replace(
+        _by_registry_policy(
+            case,
+            f"{says} The repository policy that was seen last has no such Deny, so it is in the registry policy, or "
+            "the repository policy was changed.",
+            certain=False,
+        ),
         possible=(Layer.REPOSITORY_POLICY,),
-        says=f"{says} The repository policy that was seen last has no such Deny, so it is in the registry policy, or "
-        "the repository policy was changed.",
         facts=(_agrees(case, answer),),
-        steps=(
-            Step(words="Read the registry policy:", command=_aws(case, "get-registry-policy", repository=False)),
-            *_look_step(case),
-        ),
     )
 
 
-def _by_registry_policy(case: _Case, says: str) -> Why | None:
-    """The answer where the registry policy that was last read certainly denies the pull; None where it does not."""
-    failure, row = case.failure, case.registry_policy
-    if row is None or not failure.caller or not failure.repository:
-        return None
-    registry = EcrRegistry(account=row.account, region=row.region, partition=failure.partition or "aws")
-    answer = policy.effective(
-        case.policy_text,
-        policy.RegistryPolicy(text=row.text, scope=row.scope),
-        failure.principal or failure.caller,
-        arn=registry.repository_arn(failure.repository),
-        partition=registry.partition,
-    )
-    if answer.verdict != "no" or answer.layer != policy.REGISTRY:
-        return None
+def _by_registry_policy(case: _Case, says: str, *, certain: bool) -> Why:
+    read = Step(words="Read the registry policy:", command=_aws(case, "get-registry-policy", repository=False))
     return Why(
-        failure=failure,
+        failure=case.failure,
         layer=Layer.REGISTRY_POLICY,
-        certain=True,
+        certain=certain,
         says=says,
-        facts=(f"By the registry policy that was read at {_time(row.read_at)}, {answer.words}",),
-        steps=(
-            Step(words="Read the registry policy:", command=_aws(case, "get-registry-policy", repository=False)),
-            Step(words=f"Correct {answer.statement} in the AWS console: ECR, Private registry, Permissions."),
-        ),
+        steps=(read, *_look_step(case)),
     )
 
 
 def _refused(case: _Case) -> Why:
-    """403 without the kind of policy: the observed policies decide what can be said."""
+    """403 without the kind of policy: the observed repository policy decides what can be said."""
     if elsewhere := _elsewhere(case):
         return elsewhere
-    if denied := _by_registry_policy(case, "The registry refused the pull, and the registry policy denies it."):
-        return denied
     failure, text = case.failure, case.policy_text
     if case.is_other:
         return replace(
             _no_log_in(case), says=f"The registry {failure.host} refused the log-in of the node.", possible=()
         )
-    others = (Layer.REGISTRY_POLICY, Layer.IDENTITY, Layer.ORGANIZATION, Layer.LOG_IN, Layer.NETWORK)
+    others: tuple[Layer, ...] = (Layer.REGISTRY_POLICY, Layer.IDENTITY, Layer.ORGANIZATION, Layer.LOG_IN, Layer.NETWORK)
     unknown = Why(
         failure=failure,
         layer=Layer.UNKNOWN,
@@ -560,6 +544,19 @@ def _refused(case: _Case) -> Why:
     answers = {caller: case.answer(text, caller) for caller in callers}
     facts = tuple(_agrees(case, answer) for answer in answers.values())
     verdicts = {answer.verdict for answer in answers.values()}
+    both = [case.access(caller) for caller in callers] if failure.action in ("", *PULL) else []
+    facts += tuple(_by_both(access) for access in both if access.layer == policy.REGISTRY)
+    if both and all(access.verdict == "no" and access.layer == policy.REGISTRY for access in both):
+        who = _who(failure) if failure.caller else "the configured consumer accounts"
+        says = f"The registry refused the pull, and the registry policy denies it to {who}."
+        return replace(
+            _by_registry_policy(case, says, certain=bool(failure.caller)),
+            facts=facts,
+            possible=() if failure.caller else (Layer.REPOSITORY_POLICY, *others[1:]),
+        )
+    allowed = bool(both) and all(access.verdict == "yes" for access in both)
+    if allowed:
+        others = others[1:]  # both policies were read, and together they allow the pull
     own = failure.caller == failure.account != ""
     if own and all(answer.statement is None for answer in answers.values()):
         return replace(
@@ -570,7 +567,7 @@ def _refused(case: _Case) -> Why:
             "policy has to allow the pull.",
             steps=_identity_steps(case),
         )
-    if verdicts == {"no"}:
+    if verdicts == {"no"} and not allowed:
         since, words = _since(case)
         who = _who(failure) if failure.caller else "the configured consumer accounts"
         says = f"The registry refused the pull, and the repository policy does not let {who} pull."
@@ -578,13 +575,13 @@ def _refused(case: _Case) -> Why:
             _by_policy(case, says, certain=bool(failure.caller)),
             facts=facts, since=since, since_words=words, possible=() if failure.caller else others,
         )  # fmt: skip
-    if verdicts == {"yes"}:
+    if verdicts == {"yes"} or allowed:
         who = _who(failure) if failure.caller else "each configured consumer account"
         return replace(
             unknown,
             possible=others if failure.caller else (*others, Layer.REPOSITORY_POLICY),
             facts=facts,
-            says=f"The registry refused the pull, but the repository policy lets {who} pull. Another layer refused it; "
+            says=f"The registry refused the pull, but {_allowing(allowed)} {who} pull. Another layer refused it; "
             "the message does not say which one."
             + ("" if failure.caller else " A node of another account is refused by the repository policy."),
         )
@@ -863,6 +860,16 @@ def _time(moment: datetime | None) -> str:
 
 def _who(failure: PullFailure) -> str:
     return failure.principal or (f"account {failure.caller}" if failure.caller else "the node")
+
+
+def _by_both(access: policy.Access) -> str:
+    """The verdict of the repository policy and the registry policy together."""
+    return f"By both policies: {access.words}"
+
+
+def _allowing(both: bool) -> str:
+    """The policies that allow a pull, as the subject of a sentence."""
+    return "the repository policy and the registry policy let" if both else "the repository policy lets"
 
 
 def _agrees(case: _Case, answer: policy.Answer) -> str:

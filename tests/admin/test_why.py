@@ -158,7 +158,7 @@ def test_only_the_second_button_asks_aws(ours: Repository, operator: Client, san
     assert sandbox.calls() == {}
 
     answer = operator.post(WHY, {"text": text, "look": "1"}).content.decode()
-    assert sandbox.calls() == {"ecr:GetRepositoryPolicy": 1}
+    assert sandbox.calls() == {"ecr:GetRegistryPolicy": 1, "ecr:GetRepositoryPolicy": 1}
     assert "GetRepositoryPolicy 1" in answer
 
 

@@ -4017,7 +4017,31 @@ MUTANTS: tuple[Mutant, ...] = (
             "explain",
             "if look and case.target is not None",
             "if case.target is not None",
-            "reconcile/test_why.py::test_a_look_asks_two_questions_and_its_policy_counts",
+            "reconcile/test_why.py::test_a_look_asks_three_questions_and_its_policy_counts",
+        ),
+        (
+            "_denied_by_resource_policy",
+            'access.verdict == "no" and access.layer == policy.REGISTRY',
+            "False",
+            "reconcile/test_why.py::test_a_registry_policy_that_denies_is_the_layer_also_where_the_message_does_not_name_it",
+        ),
+        (
+            "_refused",
+            'if both and all(access.verdict == "no" and access.layer == policy.REGISTRY for access in both):',
+            "if False:",
+            "reconcile/test_why.py::test_a_registry_policy_that_denies_is_the_layer_also_where_the_message_does_not_name_it",
+        ),
+        (
+            "_refused",
+            'if verdicts == {"no"} and not allowed:',
+            'if verdicts == {"no"}:',
+            "reconcile/test_why.py::test_a_registry_policy_that_allows_the_pull_takes_the_blame_from_the_repository_policy",
+        ),
+        (
+            "_refused",
+            "others = others[1:]",
+            "pass",
+            "reconcile/test_why.py::test_a_registry_policy_of_a_scope_that_is_about_no_pull_is_not_blamed",
         ),
         (
             "_since",

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -23,6 +24,7 @@ from deployments.models import (
     EventKind,
     Project,
     Promotion,
+    RegistryPolicyReading,
     Repository,
     RepositoryEvent,
     RepositoryStatus,
@@ -257,6 +259,50 @@ def test_a_repository_that_was_never_checked_gives_no_verdict(installation: Conf
     assert explain(UNNAMED, installation).layer is Layer.UNKNOWN
 
 
+# -------------------------------------------------------------------------------------------------- the registry policy
+
+
+def registry(effect: str, scope: str = "V2") -> RegistryPolicyReading:
+    text = policy({**statement(CLUSTER, effect), "Resource": f"arn:aws:ecr:us-east-1:{OWNER}:repository/*"})
+    return RegistryPolicyReading.objects.create(account=OWNER, region="us-east-1", text=text, scope=scope, read_at=SEEN)
+
+
+@pytest.mark.parametrize("text", [DENIED, UNNAMED])
+def test_a_registry_policy_that_denies_is_the_layer_also_where_the_message_does_not_name_it(
+    text: str, installation: Configuration
+) -> None:
+    repository()
+    registry("Deny")
+
+    answer = explain(text, installation)
+
+    assert (answer.layer, answer.certain, answer.possible) == (Layer.REGISTRY_POLICY, True, ())
+    assert any("By both policies: " in fact and "registry policy" in fact for fact in answer.facts)
+    assert not any("was not read" in words for words in answer.not_known)
+
+
+def test_a_registry_policy_of_a_scope_that_is_about_no_pull_is_not_blamed(installation: Configuration) -> None:
+    repository()
+    registry("Deny", scope="V1")
+
+    answer = explain(UNNAMED, installation)
+
+    assert answer.layer is Layer.UNKNOWN
+    assert not {Layer.REGISTRY_POLICY, Layer.REPOSITORY_POLICY} & set(answer.possible)
+
+
+def test_a_registry_policy_that_allows_the_pull_takes_the_blame_from_the_repository_policy(
+    installation: Configuration,
+) -> None:
+    repository(OTHERS)
+    registry("Allow")
+
+    answer = explain(UNNAMED, installation)
+
+    assert answer.layer is Layer.UNKNOWN
+    assert "the repository policy and the registry policy let" in answer.says
+
+
 # --------------------------------------------------------------------------------------------- other places, and images
 
 
@@ -351,7 +397,7 @@ def live(ecr_configuration: Configuration, project: Project, sandbox: Sandbox) -
     return client
 
 
-def test_a_look_asks_two_questions_and_its_policy_counts(
+def test_a_look_asks_three_questions_and_its_policy_counts(
     live: Any, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
     assert explain(UNNAMED, ecr_configuration).layer is Layer.UNKNOWN
@@ -360,8 +406,10 @@ def test_a_look_asks_two_questions_and_its_policy_counts(
     answer = explain(f"{UNNAMED} {IMAGE}:there", ecr_configuration, look=True)
 
     assert (answer.layer, answer.certain) == (Layer.REPOSITORY_POLICY, True)
-    assert sandbox.calls() == {"ecr:DescribeImages": 1, "ecr:GetRepositoryPolicy": 1}
-    assert answer.as_document()["looked"]["calls"] == {"DescribeImages": 1, "GetRepositoryPolicy": 1}
+    assert sandbox.calls() == {"ecr:DescribeImages": 1, "ecr:GetRegistryPolicy": 1, "ecr:GetRepositoryPolicy": 1}
+    assert answer.as_document()["looked"]["calls"] == {
+        "DescribeImages": 1, "GetRegistryPolicy": 1, "GetRepositoryPolicy": 1,
+    }  # fmt: skip
 
 
 def test_a_look_at_a_repository_that_exists_again_says_so(live: Any, ecr_configuration: Configuration) -> None:
@@ -413,6 +461,41 @@ def test_a_look_that_aws_refuses_is_a_fact_and_not_an_answer(
 
     assert (answer.layer, answer.certain, answer.possible) == (Layer.NO_IMAGE, False, (Layer.ARCHIVED,))
     assert any("AWS did not say whether the image exists" in fact for fact in answer.facts)
+
+
+def test_a_look_reads_the_registry_policy_too(live: Any, ecr_configuration: Configuration, sandbox: Sandbox) -> None:
+    live.set_repository_policy(repositoryName=NAME, policyText=POLICY)
+    resource = f"arn:aws:ecr:us-east-1:{OWNER}:repository/*"
+    live.put_registry_policy(policyText=policy({**statement(CLUSTER, "Deny"), "Resource": resource}))
+
+    answer = explain(UNNAMED, ecr_configuration, look=True)
+
+    assert (answer.layer, answer.certain) == (Layer.REGISTRY_POLICY, True)
+
+
+@pytest.mark.parametrize(
+    ("repositorys", "registrys", "layer"),
+    [
+        (OTHERS, None, Layer.REPOSITORY_POLICY),
+        (DENIES, None, Layer.REPOSITORY_POLICY),
+        (POLICY, "Deny", Layer.REGISTRY_POLICY),
+    ],
+)
+def test_the_message_of_a_refused_pull_in_the_sandbox_leads_to_the_policy_that_refused_it(
+    repositorys: str, registrys: str | None, layer: Layer, live: Any, ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
+    live.set_repository_policy(repositoryName=NAME, policyText=repositorys)
+    if registrys:
+        resource = f"arn:aws:ecr:us-east-1:{OWNER}:repository/*"
+        live.put_registry_policy(policyText=policy({**statement(CLUSTER, registrys), "Resource": resource}))
+    with pytest.raises(ClientError) as refused:
+        sandbox.client("ecr", "cluster").batch_get_image(
+            registryId=OWNER, repositoryName=NAME, imageIds=[{"imageTag": "there"}]
+        )
+
+    answer = explain(str(refused.value), ecr_configuration, look=True)
+
+    assert (answer.layer, answer.certain) == (layer, True)
 
 
 def test_nothing_is_asked_about_a_repository_of_another_registry(
