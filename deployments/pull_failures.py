@@ -313,14 +313,17 @@ def _first(names: Iterator[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
-def excerpt(text: str) -> str:
-    """The part of a long text that `read` can explain: from the first line with a form, at most MAX_BYTES.
+_ABOUT_AN_IMAGE = re.compile(r"\bpull|manifest|dkr[.-]ecr|\becr:|/v2/|source metadata", re.IGNORECASE)
 
-    Empty if no line has a form.
+
+def excerpt(text: str) -> str:
+    """The part of a long text that `read` can explain: a line with a form that is about an image, at most MAX_BYTES.
+
+    Empty if there is none. A build connects to other servers too, so “i/o timeout” alone says nothing about an image.
     """
     for shape in SHAPES:
         for line in text[-8 * MAX_BYTES :].splitlines():
-            if found := shape.pattern.search(line):
+            if _ABOUT_AN_IMAGE.search(line) and (found := shape.pattern.search(line)):
                 start = max(0, found.start() - MAX_BYTES // 8)
                 return line[start:].encode("utf-8", "replace")[:MAX_BYTES].decode("utf-8", "ignore").strip()
     return ""

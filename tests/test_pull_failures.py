@@ -159,8 +159,13 @@ def test_of_the_output_of_a_build_the_line_that_can_be_explained_is_taken() -> N
     assert excerpt("npm ERR! missing script: build") == ""
 
 
+def test_a_build_that_did_not_reach_another_server_is_not_taken_for_a_pull() -> None:
+    assert excerpt("npm ERR! request to https://packages.example.com/left-pad failed: i/o timeout") == ""
+    assert excerpt(f'Get "https://{HOST}/v2/": dial tcp: i/o timeout') != ""
+
+
 def test_an_excerpt_is_never_longer_than_what_may_be_pasted() -> None:
-    text = excerpt("é" * MAX_BYTES + "no basic auth credentials" + "é" * MAX_BYTES)
+    text = excerpt("manifest " + "é" * MAX_BYTES + "no basic auth credentials" + "é" * MAX_BYTES)
 
     assert "no basic auth credentials" in text
     assert len(text.encode()) <= MAX_BYTES

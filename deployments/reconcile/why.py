@@ -991,8 +991,8 @@ def _identity_steps(case: _Case) -> tuple[Step, ...]:
     simulate = ["aws", "iam", "simulate-principal-policy", "--policy-source-arn", role or "ROLE_ARN"]
     return (
         Step(
-            words=f"Add {action} (a pull needs ecr:GetAuthorizationToken, ecr:BatchGetImage and "
-            "ecr:GetDownloadUrlForLayer) to the IAM policy of the role, and look at its permissions boundary.",
+            words=f"Add {action} to the IAM policy of the role, and look at its permissions boundary. A pull needs "
+            "ecr:GetAuthorizationToken, ecr:BatchGetImage and ecr:GetDownloadUrlForLayer.",
         ),
         Step(
             words="In the account of the role, AWS says what its policies allow:",

@@ -3988,6 +3988,12 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "excerpt",
+            "_ABOUT_AN_IMAGE.search(line) and",
+            "True and",
+            "test_pull_failures.py::test_a_build_that_did_not_reach_another_server_is_not_taken_for_a_pull",
+        ),
+        (
+            "excerpt",
             "[:MAX_BYTES]",
             "",
             "test_pull_failures.py::test_an_excerpt_is_never_longer_than_what_may_be_pasted",
