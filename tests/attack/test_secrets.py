@@ -8,6 +8,7 @@ answer that hands a secret out on purpose is named in HANDS_OUT.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -62,6 +63,13 @@ SECRETS = {
 MOST_PAGES = 150
 
 
+@functools.cache
+def _forms(secret: str) -> tuple[str, ...]:
+    """A secret as it is, in an address, and in base64 after 0, 1 or 2 other bytes (modulo 3), as in a log-in."""
+    encoded = [base64.b64encode(b"x" * before + secret.encode()).decode().rstrip("=") for before in range(3)]
+    return (secret, quote(secret, safe=""), encoded[0][:-2], encoded[1][2:-2], encoded[2][3:-2])
+
+
 @dataclass(slots=True, kw_only=True)
 class Search:
     """What was searched, and where a secret is."""
@@ -76,8 +84,7 @@ class Search:
         for name, secret in self.secrets.items():
             if name in but:
                 continue
-            encoded = base64.b64encode(secret.encode()).decode().rstrip("=")[:-2]
-            if any(form in text for form in (secret, quote(secret, safe=""), encoded)):
+            if any(form in text for form in _forms(secret)):
                 self.found.append(f"{name} in {where}")
 
 
