@@ -46,8 +46,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         mark = found[0].get_closest_marker("attack")
         assert mark is not None
         found.sort(key=lambda item: item.nodeid)
-        sample = min(mark.kwargs["sample"], most, len(found))
-        chosen = random.Random(f"{SEED} {function}").sample(found, sample)  # noqa: S311
+        sample = min(mark.kwargs["sample"], len(found))
+        chosen = random.Random(f"{SEED} {function}").sample(found, sample)[:most]  # noqa: S311
         unasked |= set(found) - set(chosen)
     config.hook.pytest_deselected(items=list(unasked))
     items[:] = [item for item in items if item not in unasked]
