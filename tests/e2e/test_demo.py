@@ -29,8 +29,9 @@ def test_once_shows_a_refused_pull_and_a_deploy_whose_pull_is_served_and_leaves_
     assert "REFUSED, 403 DENIED" in demo.output
     assert re.findall("AWS calls: (.*)", demo.output) == [
         "CreateRepository 1, PutLifecyclePolicy 1, SetRepositoryPolicy 1",
-        "GetRepositoryPolicy 1",
-        "GetRepositoryPolicy 1, SetRepositoryPolicy 1",
+        "DescribeRepositories 1, GetLifecyclePolicy 1, GetRepositoryPolicy 1, ListTagsForResource 1",
+        "DescribeRepositories 1, GetLifecyclePolicy 1, GetRepositoryPolicy 1, ListTagsForResource 1, "
+        "SetRepositoryPolicy 1",
     ]
     assert "\x1b[" not in demo.output, "colours are for terminals"
     assert demo.is_gone()
