@@ -216,10 +216,13 @@ def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[
 
 
 def _look_at_registry_policies(sweep: Sweep, found: Iterable[Target], calls: Counter[str]) -> None:
-    """Read the policy of each registry of the sweep's repositories once; a dry run writes no row, so it reads none."""
+    """Read the policy of each registry of the sweep's repositories once; a dry run writes no row, so it reads none.
+
+    botocore tries once, because the listing has a lease. If AWS does not answer, the reading before stays.
+    """
     for target in {target.registry: target for target in found}.values():
         if not sweep.dry_run and (not sweep.names or _rows(sweep, target).exists()):
-            registry_policies.look(target.ecr(answered=lambda operation, code: calls.update([operation])))
+            registry_policies.look(target.ecr(attempts=1, answered=lambda operation, code: calls.update([operation])))
 
 
 def _rows(sweep: Sweep, target: Target) -> QuerySet[Repository]:
