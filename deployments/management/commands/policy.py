@@ -36,7 +36,7 @@ class Command(BaseCommand):
         lint.add_argument(
             "--allow-public", action="store_true", help="report a public policy as a warning, not an error"
         )
-        who = verbs.add_parser("who", help="who may pull, or whether an account may")
+        who = verbs.add_parser("who", help="by this policy alone: who may pull, or whether an account may")
         who.add_argument("file", metavar="FILE", help="a policy file, or -")
         who.add_argument(
             "--action", metavar="ACTION", help="ask about this action instead of pulling, e.g. ecr:PutImage"
