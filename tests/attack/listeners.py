@@ -16,7 +16,7 @@ class _Mail(socketserver.StreamRequestHandler):
             self.server.seen.append(line.decode(errors="replace").strip())  # type: ignore[attr-defined]
             verb = line[:4].upper()
             if verb == b"EHLO":
-                self._say("250-mail.example\r\n250 AUTH PLAIN LOGIN")
+                self._say("250-mail.example\r\n250 AUTH PLAIN")
             elif verb == b"QUIT":
                 self._say("221 bye")
                 return
