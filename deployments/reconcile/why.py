@@ -276,6 +276,14 @@ class _Case:
             return self.look.registry
         return registry_policies.seen(account=self.failure.account, region=self.failure.region)
 
+    @property
+    def registry_read_at(self) -> datetime | None:
+        """When `registry` was read; None: it is not known."""
+        if self.look is not None and isinstance(self.look.registry, RegistryPolicy):
+            return self.look.at
+        row = registry_policies.reading(account=self.failure.account, region=self.failure.region)
+        return None if row is None or row.error else row.read_at
+
     def access(self, principal: str) -> policy.Access:
         """Whether the principal can pull by both policies, as far as they are known."""
         failure = self.failure
@@ -494,7 +502,7 @@ def _denied_by_resource_policy(case: _Case) -> Why:
     access = case.access(failure.principal or failure.caller)
     if access.verdict == "no" and access.layer == policy.REGISTRY:
         return replace(
-            _by_registry_policy(case, says, certain=True), facts=(_agrees(case, answer), _by_both(access)),
+            _by_registry_policy(case, says, certain=True), facts=(_agrees(case, answer), _by_both(case, access)),
         )  # fmt: skip
     return replace(
         _by_registry_policy(
@@ -545,7 +553,7 @@ def _refused(case: _Case) -> Why:
     facts = tuple(_agrees(case, answer) for answer in answers.values())
     verdicts = {answer.verdict for answer in answers.values()}
     both = [case.access(caller) for caller in callers] if failure.action in ("", *PULL) else []
-    facts += tuple(_by_both(access) for access in both if access.layer == policy.REGISTRY)
+    facts += tuple(_by_both(case, access) for access in both if access.layer == policy.REGISTRY)
     if both and all(access.verdict == "no" and access.layer == policy.REGISTRY for access in both):
         who = _who(failure) if failure.caller else "the configured consumer accounts"
         says = f"The registry refused the pull, and the registry policy denies it to {who}."
@@ -862,9 +870,10 @@ def _who(failure: PullFailure) -> str:
     return failure.principal or (f"account {failure.caller}" if failure.caller else "the node")
 
 
-def _by_both(access: policy.Access) -> str:
-    """The verdict of the repository policy and the registry policy together."""
-    return f"By both policies: {access.words}"
+def _by_both(case: _Case, access: policy.Access) -> str:
+    """The verdict of the repository policy and the registry policy together, with the age of the second."""
+    at = f" (the registry policy as read {_time(case.registry_read_at)})" if case.registry_read_at else ""
+    return f"By both policies{at}: {access.words}"
 
 
 def _allowing(both: bool) -> str:

@@ -318,7 +318,7 @@ def test_a_deny_of_the_registry_policy_that_was_read_is_why_a_pull_failed_with_i
     assert (answer.layer, answer.certain) == (why.Layer.REGISTRY_POLICY, True)
     assert any("Closed of the registry policy denies it" in fact for fact in answer.facts)
     assert any("get-registry-policy" in step.command for step in answer.steps)
-    assert any("was read at" in words for words in answer.not_known)
+    assert any("the registry policy as read " in fact for fact in answer.facts)
     RegistryPolicyReading.objects.update(scope="V1")
     assert not why.explain(text=text, configuration=consumers).certain
     RegistryPolicyReading.objects.update(scope="V2", error="AWS does not show it.")
