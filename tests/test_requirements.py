@@ -122,7 +122,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             wheel.writestr(f"{name}-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
-    for variable in ("UV_NO_INDEX", "UV_NO_CACHE", "UV_NO_CONFIG"):
+    for variable in ("UV_NO_CACHE", "UV_NO_CONFIG"):
         monkeypatch.setenv(variable, "1")
     return tmp_path
 
@@ -136,10 +136,10 @@ def requirements(folder: Path, *packages: str) -> Path:
 def test_a_known_advisory_about_a_pinned_package_fails_the_audit_with_what_to_do(
     offline: Path, service: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert audit(requirements(offline, "other==1.0"), "--service-url", service) == 0
+    assert audit(requirements(offline, "other==1.0"), "--no-index", "--service-url", service) == 0
     assert "no known advisory names one of the 1 pinned packages" in capsys.readouterr().out
 
-    assert audit(requirements(offline, "other==1.0", "example==1.0"), "--service-url", service) == 1
+    assert audit(requirements(offline, "other==1.0", "example==1.0"), "--no-index", "--service-url", service) == 1
     printed = capsys.readouterr().out
     assert "GHSA-0000: Reads any file" in printed
     assert "make requirements" in printed
@@ -151,12 +151,12 @@ def test_an_audit_whose_service_cannot_be_reached_says_that_it_is_skipped(
 ) -> None:
     closed = "http://127.0.0.1:9"  # the port that discards; nothing listens on it here
 
-    assert audit(requirements(offline, "example==1.0"), "--service-url", closed, seconds=seconds) == 0
+    assert audit(requirements(offline, "example==1.0"), "--no-index", "--service-url", closed, seconds=seconds) == 0
     assert "advisory audit skipped: the advisory service" in capsys.readouterr().out
 
 
 def test_an_audit_that_cannot_work_is_a_failure_and_not_a_skip(
     offline: Path, service: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert audit(requirements(offline, "nowhere==1.0"), "--service-url", service) == 1
+    assert audit(requirements(offline, "nowhere==1.0"), "--no-index", "--service-url", service) == 1
     assert "could not audit" in capsys.readouterr().out
