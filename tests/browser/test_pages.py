@@ -25,9 +25,10 @@ def _names() -> list[str]:
     from pathlib import Path
 
     tree = ast.parse((Path(__file__).parent / "pages.py").read_text())
+    [addresses] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "addresses"]
     return [
         key.value
-        for node in ast.walk(tree)
+        for node in ast.walk(addresses)
         if isinstance(node, ast.Dict)
         for key in node.keys
         if isinstance(key, ast.Constant) and isinstance(key.value, str)
