@@ -210,12 +210,12 @@ def test_the_documented_proxy_passes_what_deploys_need_and_nothing_more(
     fields = {"csrfmiddlewaretoken": token[1], "username": f"eve-{site.port}", "password": "wrong"}
     more = {"Cookie": answered["Set-Cookie"].partition(";")[0], "Referer": f"https://{NAME}/admin/login/"}
     forged = {"X__Forwarded__For": "203.0.113.66", "Forwarded": "for=203.0.113.66", "X__Real__IP": "203.0.113.66"}
-    with closing(sqlite3.connect(installation.database, timeout=20)) as connection, connection:
+    with closing(sqlite3.connect(installation.database, timeout=20)) as database, database:
         # Other tests share the installation, and from the 30th failure of unknown names on no line is written.
-        connection.execute("DELETE FROM deployments_auditentry WHERE action = 'log_in.user'")
+        database.execute("DELETE FROM deployments_auditentry WHERE action = 'log_in.user'")
     assert site.send("POST", "/admin/login/", urlencode(fields).encode(), **form, **more, **forged)[0] == 200
-    with closing(sqlite3.connect(f"file:{installation.database}?mode=ro", uri=True)) as connection:
-        [[address]] = connection.execute(
+    with closing(sqlite3.connect(f"file:{installation.database}?mode=ro", uri=True)) as database:
+        [[address]] = database.execute(
             "SELECT address FROM deployments_auditentry WHERE action = 'log_in.user' ORDER BY id DESC LIMIT 1"
         )
     assert address == CLIENT

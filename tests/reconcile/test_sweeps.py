@@ -239,7 +239,7 @@ def test_a_repository_that_kills_every_worker_is_isolated_and_named_and_the_othe
         return observation(worker, ecr, writing, target, row, digest)
 
     monkeypatch.setattr(chunks.ChunkRun, "_one", one)
-    sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
+    sweep = sweep_record.start(trigger=SweepTrigger.SCHEDULE)
     assert sweep is not None
     for _ in range(40):
         with contextlib.suppress(KeyboardInterrupt):
