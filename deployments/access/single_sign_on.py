@@ -176,8 +176,9 @@ def _end_access(identity: Identity, person: Person, trail: Trail) -> None:
         return
     Identity.objects.filter(pk=identity.pk).update(access_ended_at=Now())
     User.objects.filter(pk=user.pk).update(is_active=False)
-    after = {**_rights(user), "active": False, "by": BY, "groups_of_the_provider": list(person.groups[:20])}
-    trail.record("change.user", user, before=_rights(user), after=after)
+    before = _rights(user)
+    after = {**before, "active": False, "by": BY, "groups_of_the_provider": list(person.groups[:20])}
+    trail.record("change.user", user, before=before, after=after)
     # Or they would work again when the account is active again: also the session of this browser.
     sessions.end_others(user, trail, also_mine=True)
     transaction.on_commit(lambda: log.warning("sso.access_ended", user=user.pk))
