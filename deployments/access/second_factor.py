@@ -161,7 +161,7 @@ def reencrypt(*, vault: Vault) -> tuple[int, list[SecondFactor]]:
             continue
         context = encryption_context(row)
         try:
-            again = vault.encrypt(vault.decrypt(row.secret, context=context), context=context)
+            again = vault.encrypt_again(row.secret, context=context)
         except Unreadable:
             unreadable.append(row)
             continue

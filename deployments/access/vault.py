@@ -58,6 +58,10 @@ class Vault:
         except (InvalidTag, ValueError, binascii.Error):  # ValueError: cut off, or not text
             raise Unreadable("Its stored value was changed, or belongs to another row.") from None
 
+    def encrypt_again(self, encrypted: str, *, context: str) -> str:
+        """The same text, encrypted with the first key. Raises Unreadable."""
+        return self.encrypt(self.decrypt(encrypted, context=context), context=context)
+
     def is_current(self, encrypted: str) -> bool:
         """Whether the text was encrypted with the first key."""
         return encrypted.startswith(f"{_VERSION}.{self._current}.")

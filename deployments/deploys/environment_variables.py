@@ -174,7 +174,7 @@ def reencrypt(*, vault: Vault) -> tuple[int, list[EnvironmentVariable]]:
             continue
         context = _encryption_context(row.environment_id, row.name)
         try:
-            encrypted = vault.encrypt(vault.decrypt(row.value, context=context), context=context)
+            encrypted = vault.encrypt_again(row.value, context=context)
         except Unreadable:
             unreadable.append(row)
             continue

@@ -170,7 +170,7 @@ def reencrypt(*, vault: Vault) -> tuple[int, list[NotificationChannel]]:
             for name, context in _encrypted(channel):
                 stored = getattr(channel, name)
                 if not vault.is_current(stored):
-                    again = vault.encrypt(vault.decrypt(stored, context=context), context=context)
+                    again = vault.encrypt_again(stored, context=context)
                     rows = NotificationChannel.objects.filter(pk=channel.pk, **{name: stored})
                     done += rows.update(**{name: again})
         except Unreadable:
