@@ -77,6 +77,7 @@ class RegistryConfig:
     push_role_arn: str | None = None
     probe_role_arns: tuple[str, ...] = ()  # the same for all registries
     full_pass: timedelta = timedelta(hours=6)  # the same for all registries
+    rollback_targets: int = 3  # the same for all registries
     # Fields that have their default because the given value cannot be used (D-no-follow-on).
     malformed: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     # Fields that were read from the V4_ variable of the setting.

@@ -291,6 +291,15 @@ SETTINGS: tuple[Setting, ...] = (
         of_registry=True,
     ),
     Setting(
+        name="ROLLBACK_TARGETS",
+        field="rollback_targets",
+        notation=notations.whole(least=0, most=20, unit="versions"),
+        says="How many older deployed versions of each environment must stay ready for a roll-back; their images are "
+        "watched like the image of the current version.",
+        default="3",
+        of_registry=True,
+    ),
+    Setting(
         name="RECONCILE_CALLS_PER_SECOND",
         field="calls_per_second",
         notation=notations.whole(least=1, most=10_000, unit="calls"),
