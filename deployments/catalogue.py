@@ -682,6 +682,12 @@ DEPLOYMENTS: tuple[Entry, ...] = (
         owner=Owner.NOBODY,
     ),
     Entry(
+        codes=("message_not_failed",),
+        says="The message is not failed any more, so it is not sent again.",
+        cause="Only failed messages are sent again; the worker or another person was faster.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
         codes=("older_than_current",),
         says="Version {version} is older than the current version.",
         todo="To roll back, use the deployment's page in the admin, or ?allowRollbacks=true.",

@@ -840,6 +840,10 @@ class ChannelKind(models.TextChoices):
 
     WEBHOOK = "webhook", "Webhook (signed)"
     SLACK = "slack", "Slack"
+    TEAMS = "teams", "Microsoft Teams"
+    DISCORD = "discord", "Discord"
+    MATTERMOST = "mattermost", "Mattermost"
+    PAGERDUTY = "pagerduty", "PagerDuty"
     MAIL = "mail", "Mail"
 
 
@@ -847,10 +851,11 @@ class NotificationChannel(models.Model):
     """A place to send notifications to."""
 
     name = models.CharField(max_length=100, unique=True)
-    kind = models.CharField(max_length=8, choices=ChannelKind.choices)
+    kind = models.CharField(max_length=12, choices=ChannelKind.choices)
     address = models.CharField(max_length=500)  # mail addresses, or a URL without its secret path (notify.channels)
     encrypted_address = models.TextField(blank=True, default="", db_default="")  # the whole URL of a webhook
-    secret = models.TextField(blank=True)  # signs webhooks, or the whole URL of Slack; encrypted
+    # Encrypted: signs webhooks, PagerDuty's integration key, or the whole URL of Slack.
+    secret = models.TextField(blank=True)
     events = models.JSONField(default=list, blank=True)  # empty: all
     projects = models.ManyToManyField(Project, blank=True)  # none: all
     enabled = models.BooleanField(default=True)

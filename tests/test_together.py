@@ -47,6 +47,7 @@ from deployments.models import (
     EnvironmentVariable,
     Identity,
     NotificationChannel,
+    NotificationDelivery,
     Project,
     Promotion,
     PromotionEvent,
@@ -380,6 +381,9 @@ ACTS: dict[str, tuple[str, Act]] = {
     "deployments_notificationchannel_test": (
         "test.channel",
         lambda w: w.post(f"deployments/notificationchannel/{NotificationChannel.objects.get().pk}/test/")),
+    "deployments_notificationdelivery_again": (
+        "resend.delivery",
+        lambda w: w.post(f"deployments/notificationdelivery/{NotificationDelivery.objects.get().pk}/again/")),
     "auth_user_add": (
         "add.user",
         lambda w: w.post("auth/user/add/", {
@@ -436,6 +440,9 @@ FIRST: dict[str, Act] = {
     ),
     "manage.py break_glass": lambda _: User.objects.filter(username="ada@example.com").update(is_active=False),
     "deployments_sweep_stop": lambda _: sweep_record.start(trigger=SweepTrigger.PERSON),
+    "deployments_notificationdelivery_again": lambda _: NotificationDelivery.objects.create(
+        channel=NotificationChannel.objects.get(), event="sweep.failed", subject="s", key="k", status="failed"
+    ),
     "writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),
     "manage.py writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),
     "manage.py configuration": lambda _: ConfigurationGeneration.objects.create(digest="ab" * 32, version="0.1.1"),
@@ -465,7 +472,7 @@ READ = {
     "forgotten_sent", "forgotten_done", "your_log_in",
     "healthz", "readyz", "metrics", "status", "api-docs", "openapi-json", "api-root", "index", "password_change_done",
     "autocomplete", "jsi18n", "view_on_site", "app_list", "home", "tokens", "project",
-    "deployment", "deployments", "deployments_sweep_progress",
+    "deployment", "deployments", "deployments_sweep_progress", "deployments_notificationchannel_preview",
     "GET /api/v1/deployments", "GET /api/v1/deployments/{deployment_id}", "GET /api/v1/deployments/latest",
     "GET /api/v1/deployments/current", "GET /api/v2/whoami", "GET /api/v1/projects/runtimes", "GET /api/v1/projects",
     "GET /api/v1/projects/{ref}", "GET /api/v1/orgs", "GET /api/v1/projects/{ref}/envvars",

@@ -57,7 +57,8 @@ class AskForm(PasswordResetForm):
             actor = Actor(kind=ActorKind.SYSTEM, name="unknown")
             Trail(actor=actor, request=self.request).record(ACTION, user)
         text = render_to_string("registry_admin/forgotten_mail.txt", context)
-        mail = EmailMessage("A new password for Registry Admin", text, to=[context["email"]])
+        headers = {"Auto-Submitted": "auto-generated"}  # RFC 3834: no automatic reply is wanted
+        mail = EmailMessage("A new password for Registry Admin", text, to=[context["email"]], headers=headers)
         threading.Thread(target=carried(_send), args=(mail,), daemon=True).start()
 
 

@@ -25,12 +25,33 @@ from deployments.access.audit import Trail
 from deployments.access.vault import Vault
 from deployments.admin.display import ago, mark, two_lines, until
 from deployments.admin.pages import Alarm, Button, ReadOnly, may, menu, require, who
+from deployments.errors import Refusal
 from deployments.models import ChannelKind, DeliveryStatus, NotificationChannel, NotificationDelivery, Project
-from deployments.notify import channels, deliveries, news
+from deployments.notify import channels, deliveries, news, senders
 from deployments.notify.senders import DeliverySettings
 
 KIND = "admin:deployments_notificationchannel"
 LIST, PAGE = f"{KIND}_changelist", f"{KIND}_change"
+#: Kind → what its channels do, and what stands before the field of the address.
+KINDS: dict[str, tuple[str, str]] = {
+    ChannelKind.WEBHOOK: ("JSON with a signature, to a receiver of your own.", "https URL of the receiver"),
+    ChannelKind.SLACK: ("An incoming webhook of Slack.", "https://hooks.slack.com/services/…"),
+    ChannelKind.TEAMS: (
+        "A workflow of Teams that posts when a webhook request is received.",
+        "URL of the workflow, from “Post to a channel when a webhook request is received”",
+    ),
+    ChannelKind.DISCORD: ("A webhook of a Discord channel.", "https://discord.com/api/webhooks/…"),
+    ChannelKind.MATTERMOST: (
+        "An incoming webhook of Mattermost.",
+        "https URL of the webhook. A server in a private network needs NOTIFY_ALLOW_PRIVATE=1.",
+    ),
+    ChannelKind.PAGERDUTY: (
+        "Alerts in a service of PagerDuty, by its Events API v2.",
+        "Accounts in PagerDuty's European region: https://events.eu.pagerduty.com/v2/enqueue",
+    ),
+    ChannelKind.MAIL: ("Mails to a list of addresses.", "E-mail addresses, separated by commas."),
+}
+NO_MAIL = "No mail server is configured (EMAIL_URL), so nothing is sent to this channel."
 TONES = {DeliveryStatus.WAITING: "run", DeliveryStatus.SENT: "ok", DeliveryStatus.FAILED: "bad"}
 
 
@@ -38,11 +59,14 @@ class ChannelForm(forms.Form):
     """The form of a channel. Secret fields are never filled in; an empty field keeps the stored value."""
 
     name = forms.CharField(max_length=100)
-    kind = forms.ChoiceField(choices=ChannelKind.choices, initial=ChannelKind.WEBHOOK)
-    address = forms.CharField(
-        max_length=500,
+    kind = forms.ChoiceField(choices=ChannelKind.choices, widget=forms.HiddenInput)
+    address = forms.CharField(max_length=500, required=False)
+    integration_key = forms.RegexField(
+        r"\A[A-Za-z0-9]{32}\Z",
         required=False,
-        help_text="For a webhook or Slack: an https URL. For mail: e-mail addresses, separated by commas.",
+        widget=forms.PasswordInput(attrs={"autocomplete": "off", "size": 40}),
+        error_messages={"invalid": "PagerDuty's integration key has 32 letters and digits."},
+        help_text="Of an integration “Events API v2” of the service.",
     )
     events = forms.MultipleChoiceField(
         choices=[(name, words) for name, words in news.EVENTS.items()],
@@ -63,18 +87,26 @@ class ChannelForm(forms.Form):
         help_text="The receiver needs the new secret at once, to check signatures.",
     )
 
-    def __init__(self, *args: Any, channel: NotificationChannel | None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, channel: NotificationChannel | None, kind: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.channel = channel
+        self.channel_kind = channel.kind if channel is not None else kind
         self.fields["projects"].queryset = Project.objects.all()  # type: ignore[attr-defined]
+        self.fields["address"].help_text = KINDS[self.channel_kind][1]
+        if self.channel_kind != ChannelKind.PAGERDUTY:
+            del self.fields["integration_key"]
         if channel is None:
             del self.fields["new_secret"]
+            address = channels.PAGERDUTY_URL if self.channel_kind == ChannelKind.PAGERDUTY else ""
+            self.initial = {"kind": self.channel_kind, "address": address, **self.initial}
             return
         del self.fields["kind"]  # the kind of a channel cannot be changed
-        if channel.kind != ChannelKind.WEBHOOK:
+        if self.channel_kind != ChannelKind.WEBHOOK:
             del self.fields["new_secret"]
-        if channel.kind != ChannelKind.MAIL:
+        if self.channel_kind != ChannelKind.MAIL:
             self.fields["address"].help_text = f"Now {channels.shown_of(channel)}. Empty keeps it."
+        if self.channel_kind == ChannelKind.PAGERDUTY:
+            self.fields["integration_key"].help_text = "Empty keeps the stored key."
         self.initial = {
             "name": channel.name,
             "address": channel.address if channel.kind == ChannelKind.MAIL else "",
@@ -93,25 +125,32 @@ class ChannelForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
-        kind = self.channel.kind if self.channel else data.get("kind")
         address = str(data.get("address") or "").strip()
         data["address"] = address
-        keeps = self.channel is not None and kind != ChannelKind.MAIL and not address
-        if kind and "address" not in self.errors and not keeps:
-            problem = channels.problem_of(kind, address, allow_private=settings.NOTIFY_ALLOW_PRIVATE)
+        keeps = self.channel is not None and self.channel_kind != ChannelKind.MAIL and not address
+        if "address" not in self.errors and not keeps:
+            problem = channels.problem_of(self.channel_kind, address, allow_private=settings.NOTIFY_ALLOW_PRIVATE)
             if problem:
                 self.add_error("address", problem)
+        wants_key = "integration_key" in self.fields and "integration_key" not in self.errors
+        if wants_key and self.channel is None and not data.get("integration_key"):
+            self.add_error("integration_key", "Enter the integration key.")
         return data
 
     def unseen(self, secret: str) -> dict[str, bool]:
         """What else was changed, for the audit log: a new URL may look like the URL before it."""
-        new_url = self.channel is not None and self.channel.kind != ChannelKind.MAIL and self.cleaned_data["address"]
-        return ({"new_address": True} if new_url else {}) | ({"new_signature": True} if secret else {})
+        data, changes = self.cleaned_data, self.channel is not None
+        unseen = {
+            "new_address": changes and self.channel_kind != ChannelKind.MAIL and data["address"],
+            "new_signature": secret,
+            "new_integration_key": changes and data.get("integration_key"),
+        }
+        return {name: True for name, is_new in unseen.items() if is_new}
 
     def save(self) -> tuple[NotificationChannel, str]:
         """Save the channel. Returns the row, and the new secret (its only copy) or an empty text."""
         data, vault = self.cleaned_data, Vault(settings.ENCRYPTION_KEYS)
-        channel = self.channel or NotificationChannel(kind=data["kind"], created_at=clock.now())
+        channel = self.channel or NotificationChannel(kind=self.channel_kind, created_at=clock.now())
         channel.name, channel.events, channel.enabled = data["name"], data["events"], data["enabled"]
         channel.save()  # a secret is encrypted with the row's id, so the row must exist first
         if data["address"]:
@@ -120,6 +159,8 @@ class ChannelForm(forms.Form):
         if channel.kind == ChannelKind.WEBHOOK and (self.channel is None or data["new_secret"]):
             secret = channels.new_secret()
             channels.set_secret(channel, secret, vault=vault)
+        if data.get("integration_key"):
+            channels.set_secret(channel, data["integration_key"], vault=vault)
         channel.save()
         channel.projects.set(data["projects"])
         return channel, secret
@@ -154,6 +195,7 @@ class ChannelAdmin(ReadOnly):
         return [
             path("<int:pk>/edit/", wrap(self.edit_view), name="deployments_notificationchannel_edit"),
             path("<int:pk>/test/", wrap(self.test_view), name="deployments_notificationchannel_test"),
+            path("<int:pk>/preview/", wrap(self.preview_view), name="deployments_notificationchannel_preview"),
             *super().get_urls(),
         ]
 
@@ -167,8 +209,13 @@ class ChannelAdmin(ReadOnly):
     def add_view(
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
+        """Without a kind, the kinds to choose from; with one (`kind`), the form of a channel of this kind."""
         require(request, "add_notificationchannel")
-        return self._form(request, None)
+        if request.POST.get("kind", request.GET.get("kind")) in ChannelKind.values:
+            return self._form(request, None)
+        kinds = [(kind, kind.label, KINDS[kind][0]) for kind in ChannelKind]
+        context = {"title": "New notification channel", "kinds": kinds, "back": reverse(LIST)}
+        return self.render_page(request, "registry_admin/notification_kinds.html", None, context)
 
     def edit_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """The form to change a channel."""
@@ -176,7 +223,8 @@ class ChannelAdmin(ReadOnly):
         return self._form(request, self.one(request, pk))
 
     def _form(self, request: HttpRequest, channel: NotificationChannel | None) -> HttpResponse:
-        form = ChannelForm(request.POST or None, channel=channel)
+        kind = request.POST.get("kind", request.GET.get("kind", ""))
+        form = ChannelForm(request.POST or None, channel=channel, kind=kind)
         if request.method == "POST" and form.is_valid():
             before = described(channel) if channel is not None else None
             action = "change.channel" if channel is not None else "add.channel"
@@ -184,16 +232,23 @@ class ChannelAdmin(ReadOnly):
                 saved, secret = form.save()
                 line.target, line.after = saved, described(saved) | form.unseen(secret)
             if secret:
-                context = {"title": f"The secret of {saved}", "text": secret}
+                context = {
+                    "title": f"The secret of {saved}",
+                    "text": secret,
+                    "may_test": may(request, "test_notificationchannel"),
+                }
                 response = self.render_page(request, "registry_admin/notification_made.html", saved, context)
                 add_never_cache_headers(response)
                 return response
             self.message_user(request, f"{saved} is saved. Send a test message to see that it arrives.")
             return HttpResponseRedirect(reverse(PAGE, args=[saved.pk]))
-        title = f"Change {channel}" if channel is not None else "New notification channel"
+        title = f"Change {channel}" if channel is not None else f"New channel: {ChannelKind(kind).label}"
         back = reverse(PAGE, args=[channel.pk]) if channel is not None else reverse(LIST)
         return self.render_page(
-            request, "registry_admin/notification_form.html", channel, {"title": title, "form": form, "back": back}
+            request,
+            "registry_admin/notification_form.html",
+            channel,
+            {"title": title, "form": form, "back": back, "no_mail": _no_mail(form.channel_kind)},
         )
 
     def delete_view(
@@ -235,9 +290,23 @@ class ChannelAdmin(ReadOnly):
                 self.message_user(request, f"The test message was not delivered. {row.answer}", messages.ERROR)
         return HttpResponseRedirect(reverse(PAGE, args=[channel.pk]))
 
+    def preview_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """GET: what the channel gets for the newest events of the last day. Nothing is sent."""
+        channel = self.one(request, pk)
+        origin, by = settings.CONFIGURATION.app_origin, who(request)
+        rows = deliveries.examples(channel, origin=origin, by=by)
+        context = {
+            "title": f"What {channel} gets",
+            "examples": [
+                (row.subject, row.event, row.event == deliveries.TEST_EVENT, senders.preview(row)) for row in rows
+            ],
+        }
+        return self.render_page(request, "registry_admin/notification_preview.html", channel, context)
+
     def page(self, request: HttpRequest, row: NotificationChannel) -> dict[str, Any]:
+        retried = row.deliveries.filter(status=DeliveryStatus.WAITING, attempts__gt=0)
         return {
-            "alarm": _alarm(row),
+            "alarm": _alarm(row, is_retried=bool(row.last_error) and retried.exists()),
             "address": channels.shown_of(row),
             "events": [news.EVENTS.get(event, event) for event in row.events],
             "latest": [(each, state(each)) for each in row.deliveries.defer("body")[:20]],
@@ -275,12 +344,19 @@ class ChannelAdmin(ReadOnly):
         return ago(row.last_sent_at, "never")
 
 
-def _alarm(channel: NotificationChannel) -> Alarm | None:
+def _no_mail(kind: str) -> str:
+    """That mails are not sent, if this is a channel for mails and no mail server is configured; else empty."""
+    return NO_MAIL if kind == ChannelKind.MAIL and not settings.MAIL_IS_CONFIGURED else ""
+
+
+def _alarm(channel: NotificationChannel, *, is_retried: bool) -> Alarm | None:
     if not channel.enabled:
         return Alarm(title="This channel is off", words="Only test messages are sent.", tone="idle")
+    if no_mail := _no_mail(channel.kind):
+        return Alarm(title="No mail is sent", words=no_mail)
     if channel.last_error:
-        words = f"{channel.last_error} A failed message is sent again after 1, 5 and 30 minutes."
-        return Alarm(title="The last message did not arrive", words=words)
+        again = " It is sent again after 1, 5 and 30 minutes." if is_retried else " It is not sent again by itself."
+        return Alarm(title="The last message did not arrive", words=channel.last_error + again)
     return None
 
 
@@ -308,8 +384,32 @@ class DeliveryAdmin(ReadOnly):
             "channel__secret", "channel__encrypted_address"
         )
 
+    def get_urls(self) -> list[Any]:
+        again = self.admin_site.admin_view(self.again_view)
+        return [path("<int:pk>/again/", again, name="deployments_notificationdelivery_again"), *super().get_urls()]
+
+    def again_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """POST: let the worker send a failed message again."""
+        require(request, "test_notificationchannel")
+        if request.method != "POST":
+            return HttpResponseNotAllowed(("POST",))
+        row = self.one(request, pk)
+        try:
+            with Trail.of(request).change("resend.delivery", row):
+                deliveries.send_again(row)
+        except Refusal as refused:
+            self.message_user(request, refused.sentence, messages.ERROR)
+        else:
+            self.message_user(request, "The message waits. The worker sends it within a minute.")
+        return HttpResponseRedirect(reverse("admin:deployments_notificationdelivery_change", args=[pk]))
+
     def page(self, request: HttpRequest, row: NotificationDelivery) -> dict[str, Any]:
-        return {"title": row.subject, "state": state(row), "waits": row.status == DeliveryStatus.WAITING}
+        return {
+            "title": row.subject,
+            "state": state(row),
+            "waits": row.status == DeliveryStatus.WAITING,
+            "may_send_again": row.status == DeliveryStatus.FAILED and may(request, "test_notificationchannel"),
+        }
 
     @admin.display(description="Message")
     def subject_cell(self, row: NotificationDelivery) -> str:

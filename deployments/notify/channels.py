@@ -2,7 +2,8 @@
 
 Who knows the URL of a webhook can send messages to it (Discord, Teams, Mattermost and Slack have no other check),
 so a URL is a secret. `address` has only what is shown of it (`shown`). The whole URL is in `secret` for Slack, as in
-version 0.1.0, and in `encrypted_address` for another webhook, whose `secret` signs.
+version 0.1.0, and in `encrypted_address` for the other kinds, where `secret` signs the messages of a webhook or is the
+integration key of PagerDuty.
 
 Version 0.1.0 reads and writes the whole URL of a webhook in `address`. Such an address counts, and `encrypt_addresses`
 encrypts it as soon as no worker of version 0.1.0 runs.
@@ -26,6 +27,8 @@ from deployments.notify import outbound_http
 from deployments.notify.outbound_http import Undeliverable
 
 SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
+#: Where PagerDuty takes alerts; accounts of its European service region have events.eu.pagerduty.com.
+PAGERDUTY_URL = "https://events.pagerduty.com/v2/enqueue"
 
 
 def encryption_context(channel: NotificationChannel) -> str:
@@ -120,7 +123,7 @@ def _first_version_works() -> bool:
 
 
 def set_secret(channel: NotificationChannel, secret: str, *, vault: Vault) -> None:
-    """Set the secret that signs the messages of a saved webhook."""
+    """Set the secret of a saved webhook, which signs its messages, or the integration key of PagerDuty."""
     channel.secret = vault.encrypt(secret, context=encryption_context(channel))
 
 

@@ -23,6 +23,7 @@ from django.urls import reverse
 
 from deployments import clock
 from deployments.config import Configuration
+from deployments.errors import refusal
 from deployments.log import get_logger
 from deployments.models import DeliveryStatus, NotificationChannel, NotificationDelivery
 from deployments.notify.news import EVENTS, MAX_ROWS_PER_KIND, News, current_news
@@ -63,12 +64,9 @@ def collect(*, configuration: Configuration, now: datetime | None = None) -> int
 
 
 def _collect_for(channel: NotificationChannel, news: list[News], *, origin: str, now: datetime) -> None:
-    projects = {project.pk for project in channel.projects.all()}
     wanted: dict[str, list[News]] = defaultdict(list)
-    for each in news:
-        of_event = not channel.events or each.event in channel.events
-        of_project = not projects or each.project in projects
-        if of_event and of_project and (each.at >= channel.created_at or each.at > now):
+    for each in _wanted(channel, news):
+        if each.at >= channel.created_at or each.at > now:
             wanted[each.event].append(each)
     for event, items in wanted.items():
         fresh = _unheard(channel, items)
@@ -93,6 +91,13 @@ def _collect_for(channel: NotificationChannel, news: list[News], *, origin: str,
         # One transaction: a digest without the rows of its items would be written again.
         with transaction.atomic():
             NotificationDelivery.objects.bulk_create(rows, ignore_conflicts=True, batch_size=500)
+
+
+def _wanted(channel: NotificationChannel, news: list[News]) -> list[News]:
+    """The news of the events and projects that the channel is for."""
+    projects = {project.pk for project in channel.projects.all()}
+    of_event = [each for each in news if not channel.events or each.event in channel.events]
+    return [each for each in of_event if not projects or each.project in projects]
 
 
 def _unheard(channel: NotificationChannel, items: list[News]) -> list[News]:
@@ -219,7 +224,7 @@ def _try(row: NotificationDelivery, delivery_settings: DeliverySettings, *, retr
     except Undeliverable as error:
         failure = error
     now = clock.now()
-    mine = NotificationDelivery.objects.filter(pk=row.pk, attempts=row.attempts, status=DeliveryStatus.WAITING)
+    mine = NotificationDelivery.objects.filter(pk=row.pk, attempts=row.attempts, status=row.status)
     if failure is None:
         row.status, row.answer, row.sent_at = DeliveryStatus.SENT, answer, now
         mine.update(status=row.status, answer=answer, sent_at=now)
@@ -238,7 +243,16 @@ def send_test(
 ) -> NotificationDelivery:
     """Send one test message now, once, even if the channel is disabled. The returned delivery has the result."""
     now = clock.now()
-    news = News(
+    row = _delivery(channel, _test_news(by, now), origin=origin, now=now)
+    # Failed until it is sent: no worker tries it again, also if this process ends during the attempt.
+    row.attempts, row.status, row.answer = 1, DeliveryStatus.FAILED, "The process ended during the attempt."
+    row.save()
+    _try(row, delivery_settings, retry=False)
+    return row
+
+
+def _test_news(by: str, now: datetime) -> News:
+    return News(
         event=TEST_EVENT,
         key=f"{TEST_EVENT}:{secrets.token_hex(8)}",
         at=now,
@@ -246,9 +260,23 @@ def send_test(
         text=f"Test sent by {by}. No action needed.",
         path=reverse("admin:index"),
     )
-    row = _delivery(channel, news, origin=origin, now=now)
-    row.attempts = MAX_ATTEMPTS  # no worker tries it again
-    row.next_try_at = now + timedelta(days=1)
-    row.save()
-    _try(row, delivery_settings, retry=False)
-    return row
+
+
+def send_again(row: NotificationDelivery) -> None:
+    """Let the worker send a failed delivery again, with all its attempts. Raises Refusal if it is not failed."""
+    failed = NotificationDelivery.objects.filter(pk=row.pk, status=DeliveryStatus.FAILED)
+    if not failed.update(status=DeliveryStatus.WAITING, attempts=0, next_try_at=clock.now(), answer=""):
+        raise refusal("message_not_failed")
+
+
+def examples(channel: NotificationChannel, *, origin: str, by: str, limit: int = 5) -> list[NotificationDelivery]:
+    """What the channel would get: its newest message of each event of the last day, newest first, else a test message.
+
+    The deliveries are not saved and not sent. Only reads rows.
+    """
+    now = clock.now()
+    newest: dict[str, News] = {}
+    for each in sorted(_wanted(channel, current_news(now)), key=lambda news: news.at, reverse=True):
+        newest.setdefault(each.event, each)
+    found = list(newest.values())[:limit] or [_test_news(by, now)]
+    return [_delivery(channel, each, origin=origin, now=now) for each in found]

@@ -1,4 +1,4 @@
-"""Send one delivery by signed webhook, Slack or mail. Raises `Undeliverable` with the reason of a failure."""
+"""Send one delivery: by signed webhook, in the form of a chat or of PagerDuty (`shapes`), or by mail."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import hmac
 import json
 import smtplib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.core.mail import EmailMessage
 from django.db import connection
 
 from deployments.access.vault import Unreadable, Vault
 from deployments.models import ChannelKind, NotificationChannel, NotificationDelivery
-from deployments.notify import outbound_http
+from deployments.notify import outbound_http, shapes
 from deployments.notify.channels import encryption_context, mail_addresses, url_of
 from deployments.notify.outbound_http import Undeliverable
 
 SIGNATURE_HEADER, TIMESTAMP_HEADER = "X-Registry-Admin-Signature", "X-Registry-Admin-Timestamp"
+NO_MORE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,7 @@ class DeliverySettings:
     vault: Vault = field(repr=False)
     allow_private: bool = False
     mail: bool = False  # whether a mail server is configured
+    host: str = "localhost"  # the host of this program's pages, for the List-Id of mails
 
     @classmethod
     def of(cls, settings: Any) -> DeliverySettings:
@@ -37,6 +41,7 @@ class DeliverySettings:
             vault=Vault(settings.ENCRYPTION_KEYS),
             allow_private=settings.NOTIFY_ALLOW_PRIVATE,
             mail=settings.MAIL_IS_CONFIGURED,
+            host=urlsplit(settings.CONFIGURATION.app_origin).hostname or "localhost",
         )
 
 
@@ -50,10 +55,22 @@ def send(row: NotificationDelivery, delivery_settings: DeliverySettings) -> str:
     match row.channel.kind:
         case ChannelKind.MAIL:
             return _send_mail(row, delivery_settings)
-        case ChannelKind.SLACK:
-            return _send_slack(row, delivery_settings)
-        case _:
+        case ChannelKind.WEBHOOK:
             return _send_webhook(row, delivery_settings)
+        case _:
+            return _send_shaped(row, delivery_settings)
+
+
+def preview(row: NotificationDelivery) -> str:
+    """What `send` would send: the text of a mail, or the JSON body. Without the channel's key; nothing is decrypted."""
+    match row.channel.kind:
+        case ChannelKind.MAIL:
+            return f"Subject: {_mail_subject(row)}\n\n{_mail_text(row)}"
+        case ChannelKind.WEBHOOK:
+            body = _webhook_body(row)
+        case kind:
+            body = shapes.SHAPES[kind](_message(row), "(the integration key)")
+    return json.dumps(body, ensure_ascii=False, indent=2)
 
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
@@ -62,32 +79,47 @@ def sign(secret: str, timestamp: str, body: bytes) -> str:
     return f"v1={mac.hexdigest()}"
 
 
+def _webhook_body(row: NotificationDelivery) -> dict[str, Any]:
+    return {"id": f"delivery_{row.pk}", **row.body}
+
+
 def _send_webhook(row: NotificationDelivery, delivery_settings: DeliverySettings) -> str:
-    body = json.dumps({"id": f"delivery_{row.pk}", **row.body}, ensure_ascii=False, separators=(",", ":")).encode()
+    body = json.dumps(_webhook_body(row), ensure_ascii=False, separators=(",", ":")).encode()
     timestamp = str(int(time.time()))
     headers = {
-        "Content-Type": "application/json",
-        "User-Agent": "registry-admin",
         "X-Registry-Admin-Event": row.event,
         "X-Registry-Admin-Delivery": f"delivery_{row.pk}",
         TIMESTAMP_HEADER: timestamp,
         SIGNATURE_HEADER: sign(_secret(row.channel, delivery_settings), timestamp, body),
     }
-    address = _url(row.channel, delivery_settings)
-    return _answered(outbound_http.post(address, body, headers, allow_private=delivery_settings.allow_private))
+    return _post(row.channel, body, delivery_settings, headers)
 
 
-def _send_slack(row: NotificationDelivery, delivery_settings: DeliverySettings) -> str:
+def _send_shaped(row: NotificationDelivery, delivery_settings: DeliverySettings) -> str:
+    key = _secret(row.channel, delivery_settings) if row.channel.kind == ChannelKind.PAGERDUTY else ""
+    body = shapes.SHAPES[row.channel.kind](_message(row), key)
+    return _post(row.channel, json.dumps(body, ensure_ascii=False).encode(), delivery_settings)
+
+
+def _message(row: NotificationDelivery) -> shapes.Message:
     said = row.body
-    text = f"*{_slack(row.subject)}*\n{_slack(said.get('text', ''))}\n<{said.get('link', '')}|Open in Registry Admin>"
-    body = json.dumps({"text": text[:3000], "unfurl_links": False}).encode()
-    headers = {"Content-Type": "application/json", "User-Agent": "registry-admin"}
-    address = _url(row.channel, delivery_settings)
+    return shapes.Message(
+        event=row.event,
+        key=row.key,
+        at=said.get("at", ""),
+        subject=row.subject,
+        text=said.get("text", ""),
+        link=said.get("link", ""),
+        data=said.get("data", {}),
+    )
+
+
+def _post(
+    channel: NotificationChannel, body: bytes, delivery_settings: DeliverySettings, headers: Mapping[str, str] = NO_MORE
+) -> str:
+    headers = {"Content-Type": "application/json", "User-Agent": "registry-admin", **headers}
+    address = _url(channel, delivery_settings)
     return _answered(outbound_http.post(address, body, headers, allow_private=delivery_settings.allow_private))
-
-
-def _slack(text: object) -> str:
-    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _answered(status: int) -> str:
@@ -104,11 +136,26 @@ def _answered(status: int) -> str:
 _REFUSED = (smtplib.SMTPRecipientsRefused, smtplib.SMTPSenderRefused, smtplib.SMTPDataError)
 
 
+def _mail_subject(row: NotificationDelivery) -> str:
+    return f"[Registry Admin] {row.subject}"
+
+
+def _mail_text(row: NotificationDelivery) -> str:
+    return f"{row.body.get('text', '')}\n\n{row.body.get('link', '')}\n"
+
+
 def _send_mail(row: NotificationDelivery, delivery_settings: DeliverySettings) -> str:
     if not delivery_settings.mail:
         raise Undeliverable(reason="No mail server is configured (EMAIL_URL).", permanent=True)
-    text = f"{row.body.get('text', '')}\n\n{row.body.get('link', '')}\n"
-    message = EmailMessage(f"[Registry Admin] {row.subject}", text, to=mail_addresses(row.channel.address))
+    message = EmailMessage(
+        _mail_subject(row),
+        _mail_text(row),
+        to=mail_addresses(row.channel.address),
+        headers={
+            "Auto-Submitted": "auto-generated",  # RFC 3834: no automatic reply is wanted
+            "List-Id": f"<channel-{row.channel_id}.registry-admin.{delivery_settings.host}>",  # RFC 2919, for filters
+        },
+    )
     try:
         message.send()
     except (smtplib.SMTPException, OSError) as error:

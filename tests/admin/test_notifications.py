@@ -12,9 +12,17 @@ from django.contrib.auth.models import Group, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from deployments.access.vault import Vault
-from deployments.models import AuditEntry, NotificationChannel, NotificationDelivery, Project
+from deployments.models import (
+    AuditEntry,
+    Deployment,
+    Environment,
+    NotificationChannel,
+    NotificationDelivery,
+    Project,
+)
 from deployments.notify import channels
 from tests.admin.markup import read
 
@@ -42,6 +50,14 @@ def form(**values: Any) -> dict[str, Any]:
 
 def page_of(channel: NotificationChannel, *more: str) -> str:
     return "/".join([f"{CHANNELS}{channel.pk}", *(more or ("change",)), ""])
+
+
+def failed_deployment(environment: Environment) -> Deployment:
+    return Deployment.objects.create(
+        project=environment.project, environment=environment, content_hash="c", image_ref="h/one:t",
+        version_day="20261126", version_number=1, status="FAILED", failed_at=timezone.now(),
+        error={"message": "npm ci failed"},
+    )  # fmt: skip
 
 
 def test_a_new_webhooks_secret_is_shown_once_and_signs(admin: Client) -> None:
@@ -116,7 +132,10 @@ def test_events_and_projects_are_ticked(admin: Client) -> None:
         ({"address": ""}, "is empty"),
         ({"kind": "slack", "address": "https://hooks.example.com/"}, "hooks.slack.com"),
         ({"kind": "mail", "address": "nobody"}, "mail addresses"),
-        ({"kind": "pigeon"}, "valid choice"),
+        ({"kind": "pigeon"}, "Where do the messages go?"),
+        ({"kind": "pagerduty", "integration_key": ""}, "Enter the integration key"),
+        ({"kind": "pagerduty", "integration_key": "k" * 31}, "32 letters and digits"),
+        ({"kind": "teams", "address": "https://10.0.0.1/"}, "private network"),
         ({"events": ["nothing.happened"]}, "valid choice"),
         ({"name": "taken"}, "There is a channel with this name"),
     ],
@@ -149,11 +168,92 @@ def test_the_test_button_sends_one_message_and_says_the_result(
     assert admin.get(page_of(channel, "test")).status_code == 405
 
 
+@pytest.mark.parametrize("kind", ["webhook", "slack", "teams", "discord", "mattermost", "pagerduty", "mail"])
+def test_each_kind_has_a_form_with_its_own_fields_and_a_preview_of_what_it_gets(
+    kind: str, admin: Client, environment: Environment
+) -> None:
+    html = admin.get(f"{CHANNELS}add/?kind={kind}").content.decode()
+    fields = {control.get("name") for control in read(html).controls}
+    assert ("integration_key" in fields, "new_secret" in fields) == (kind == "pagerduty", False)
+    address = {"slack": SLACK, "mail": "mira@example.com"}.get(kind, "https://hooks.example.com/one/two?key=hunter2")
+    admin.post(f"{CHANNELS}add/", form(kind=kind, address=address, integration_key="K" * 32))
+    channel = NotificationChannel.objects.get()
+    assert channel.kind == kind
+
+    nothing_yet = admin.get(page_of(channel, "preview")).content.decode()
+    assert "this is the test message" in nothing_yet
+    failed_deployment(environment)
+    shown = admin.get(page_of(channel, "preview")).content.decode()
+
+    assert "npm ci failed" in shown
+    assert "deployment.failed" in shown
+    assert not any(each in shown for each in ("K" * 32, "hunter2", "verysecret", "whsec_"))
+    assert not NotificationDelivery.objects.exists()
+
+
+def test_pagerdutys_key_is_encrypted_and_kept_when_the_field_is_left_empty(admin: Client) -> None:
+    admin.post(f"{CHANNELS}add/", form(kind="pagerduty", integration_key="K" * 32))
+    channel = NotificationChannel.objects.get()
+    context = channels.encryption_context(channel)
+    vault = Vault(django_settings.ENCRYPTION_KEYS)
+    assert vault.decrypt(channel.secret, context=context) == "K" * 32
+
+    admin.post(page_of(channel, "edit"), form(address="", integration_key=""))
+    channel.refresh_from_db()
+    assert vault.decrypt(channel.secret, context=context) == "K" * 32
+
+    admin.post(page_of(channel, "edit"), form(address="", integration_key="L" * 32))
+    channel.refresh_from_db()
+    assert vault.decrypt(channel.secret, context=context) == "L" * 32
+    entries = [each.after or {} for each in AuditEntry.objects.all()]
+    assert [each.get("new_integration_key") for each in entries] == [True, None, None]
+    assert "LLLL" not in json.dumps(entries)
+
+
+def test_a_channel_for_mails_says_that_none_is_sent_without_a_mail_server(admin: Client, settings: Any) -> None:
+    settings.MAIL_IS_CONFIGURED = False
+    assert "EMAIL_URL" in admin.get(f"{CHANNELS}add/?kind=mail").content.decode()
+    channel = NotificationChannel.objects.create(name="people", kind="mail", address="mira@example.com")
+    assert "EMAIL_URL" in admin.get(page_of(channel)).content.decode()
+
+    settings.MAIL_IS_CONFIGURED = True
+    assert "EMAIL_URL" not in admin.get(f"{CHANNELS}add/?kind=mail").content.decode()
+    assert "EMAIL_URL" not in admin.get(page_of(channel)).content.decode()
+
+
+def test_a_failed_message_is_sent_again_by_a_button_and_a_sent_one_is_not(admin: Client) -> None:
+    channel = NotificationChannel.objects.create(name="people", kind="mail", address="mira@example.com")
+    row = NotificationDelivery.objects.create(
+        channel=channel, event="sweep.failed", subject="Sweeps fail", key="k", status="failed", attempts=4, answer="500"
+    )
+    again = f"{DELIVERIES}{row.pk}/again/"
+    assert again in admin.get(f"{DELIVERIES}{row.pk}/change/").content.decode()
+
+    assert admin.post(again).status_code == 302
+    row.refresh_from_db()
+    assert (row.status, row.attempts, row.answer) == ("waiting", 0, "")
+    assert again not in admin.get(f"{DELIVERIES}{row.pk}/change/").content.decode()
+
+    refused = admin.post(again, follow=True)
+    assert "not failed any more" in refused.content.decode()
+    outcomes = [(each.action, each.outcome == "done") for each in AuditEntry.objects.all()]
+    assert outcomes == [("resend.delivery", False), ("resend.delivery", True)]
+    assert browser_of("viewer").post(again).status_code == 403
+
+
+def test_a_page_says_whether_a_message_that_did_not_arrive_is_sent_again(admin: Client) -> None:
+    channel = NotificationChannel.objects.create(name="people", kind="slack", last_error="Answered 500.")
+    assert "It is not sent again by itself." in admin.get(page_of(channel)).content.decode()
+
+    NotificationDelivery.objects.create(channel=channel, event="sweep.failed", subject="s", key="k", attempts=1)
+    assert "after 1, 5 and 30 minutes" in admin.get(page_of(channel)).content.decode()
+
+
 def test_deleting_takes_the_log_with_it_and_asks_first(admin: Client) -> None:
     channel = NotificationChannel.objects.create(name="people", kind="mail", address="mira@example.com")
     NotificationDelivery.objects.create(channel=channel, event="test", key="1")
 
-    assert "the log of 1 message" in admin.get(page_of(channel, "delete")).content.decode()
+    assert "Its log of 1 message is deleted too" in admin.get(page_of(channel, "delete")).content.decode()
     assert NotificationChannel.objects.exists()
     admin.post(page_of(channel, "delete"))
 

@@ -12,9 +12,12 @@ from django.urls import reverse
 from deployments import clock
 from deployments.models import (
     AccessKey,
+    DeliveryStatus,
     Deployment,
     Environment,
     Identity,
+    NotificationChannel,
+    NotificationDelivery,
     Promotion,
     Repository,
     RepositoryStatus,
@@ -76,6 +79,15 @@ def make() -> list[str]:
         user=user, issuer=SIGN_ON["SSO_ISSUER"], subject="f3b1c9d2-7a40", made_by="single sign-on", log_ins=12,
         groups=["engineering", "platform", "chess"],
     )  # fmt: skip
+    chat = NotificationChannel.objects.create(
+        name="Deploys", kind="discord", address="https://discord.com/api/…", last_error="Answered 404."
+    )
+    said = {"event": "sweep.failed", "subject": "Sweeps fail: repositories are not checked", "text": "No credentials."}
+    for number, status in enumerate((DeliveryStatus.SENT, DeliveryStatus.FAILED)):
+        NotificationDelivery.objects.create(
+            channel=chat, event="sweep.failed", subject=said["subject"], body=said, key=f"sweep.failed:{number}",
+            status=status, attempts=1 + 3 * number, answer=("204", "Answered 404.")[number],
+        )  # fmt: skip
     return codes
 
 
@@ -98,6 +110,8 @@ def addresses() -> dict[str, str]:
     key = AccessKey.objects.filter(replaced_by__isnull=False)[0]
     varied = Environment.objects.filter(variables__isnull=False)[0]
     deployment, repository = "/admin/deployments/deployment/", "/admin/deployments/repository/"
+    channel, chat = "/admin/deployments/notificationchannel/", NotificationChannel.objects.filter(kind="discord")[0]
+    failed = NotificationDelivery.objects.filter(status=DeliveryStatus.FAILED)[0]
     found = {
         "dashboard": "/admin/",
         "deployments": deployment,
@@ -151,6 +165,11 @@ def addresses() -> dict[str, str]:
         "forgotten-sent": "/admin/forgotten/sent/",
         "forgotten-link": "/admin/forgotten/MQ/no-such-link/",
         "forgotten-done": "/admin/forgotten/done/",
+        "channel": f"{channel}{chat.pk}/change/",
+        "channel-kinds": f"{channel}add/",
+        "channel-new": f"{channel}add/?kind=pagerduty",
+        "channel-preview": f"{channel}{chat.pk}/preview/",
+        "delivery-failed": f"/admin/deployments/notificationdelivery/{failed.pk}/change/",
         "not-found": "/admin/deployments/sweep/0/progress/",
     }
     # Lists that somebody adds are looked at too, without being named here.

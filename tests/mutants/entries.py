@@ -1834,9 +1834,21 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_try",
-            "attempts=row.attempts, status=DeliveryStatus.WAITING",
-            "status=DeliveryStatus.WAITING",
+            "attempts=row.attempts, status=row.status",
+            "status=row.status",
             "notify/test_deliveries.py::test_an_attempt_that_came_back_late_does_not_change_what_the_next_one_came_to",
+        ),
+        (
+            "send_test",
+            "= 1, DeliveryStatus.FAILED,",
+            "= 1, DeliveryStatus.WAITING,",
+            "notify/test_deliveries.py::test_a_test_message_that_was_interrupted_is_not_sent_by_the_worker",
+        ),
+        (
+            "send_again",
+            "pk=row.pk, status=DeliveryStatus.FAILED",
+            "pk=row.pk",
+            "admin/test_notifications.py::test_a_failed_message_is_sent_again_by_a_button_and_a_sent_one_is_not",
         ),
         (
             "_due",

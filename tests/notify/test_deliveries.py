@@ -1146,6 +1146,29 @@ def test_slack_gets_a_text_without_markup_of_others_and_its_address_is_nowhere_i
     assert row.address == f"http://127.0.0.1:{receiver.port}/services/…"
 
 
+@pytest.mark.parametrize("kind", ["teams", "discord", "mattermost", "pagerduty"])
+def test_a_chat_and_pagerduty_get_their_own_body_without_a_signature(
+    kind: str, waiting: NotificationDelivery, receiver: Receiver
+) -> None:
+    row = NotificationChannel.objects.create(name="chat", kind=kind, created_at=timezone.now() - timedelta(days=1))
+    channels.set_address(row, f"http://127.0.0.1:{receiver.port}/api/webhooks/secret?sig=hunter2", vault=VAULT)
+    channels.set_secret(row, "the-integration-key", vault=VAULT)
+    row.save()
+    NotificationDelivery.objects.filter(pk=waiting.pk).update(channel=row)
+
+    assert deliveries.deliver(delivery_settings=MEANS) == 1
+
+    (got,) = receiver.received
+    assert got.path == "/api/webhooks/secret?sig=hunter2"
+    assert "npm ci failed" in json.dumps(got.json)
+    assert ("the-integration-key" in json.dumps(got.json)) == (kind == "pagerduty")
+    assert senders.SIGNATURE_HEADER.lower() not in {name.lower() for name in got.headers}
+    row.refresh_from_db()
+    assert not any(
+        each in f"{row.address} {row.encrypted_address} {row.secret}" for each in ("hunter2", "the-integration")
+    )
+
+
 def test_mail_goes_to_each_address_with_one_line_as_its_subject(waiting: NotificationDelivery) -> None:
     NotificationChannel.objects.update(kind="mail", address="mira@example.com, jonas@example.com")
     NotificationDelivery.objects.update(subject="Billing failed")
@@ -1157,6 +1180,9 @@ def test_mail_goes_to_each_address_with_one_line_as_its_subject(waiting: Notific
     assert message.subject == "[Registry Admin] Billing failed"
     assert "npm ci failed" in message.body
     assert message.from_email == django_settings.DEFAULT_FROM_EMAIL
+    sent = message.message()
+    assert sent["Auto-Submitted"] == "auto-generated"
+    assert sent["List-Id"] == f"<channel-{waiting.channel_id}.registry-admin.localhost>"
 
 
 def test_without_a_mail_server_the_delivery_says_which_setting_is_missing(waiting: NotificationDelivery) -> None:
@@ -1281,8 +1307,23 @@ def test_a_test_message_is_sent_once_and_stands_in_the_audit_log(
     receiver.status = 500
     with pytest.raises(CommandError, match="Answered 500"):
         run("test", "ops")
+    assert [(each.attempts, each.status) for each in NotificationDelivery.objects.all()] == [(1, "failed"), (1, "sent")]
     assert deliveries.deliver(delivery_settings=MEANS, now=timezone.now() + timedelta(days=2)) == 0
     assert len(receiver.received) == 2
+
+
+def test_a_test_message_that_was_interrupted_is_not_sent_by_the_worker(
+    through_the_settings: NotificationChannel, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "send", lambda *a: (_ for _ in ()).throw(SystemExit))  # the process ends
+    with pytest.raises(SystemExit):
+        deliveries.send_test(channel=through_the_settings, delivery_settings=MEANS, origin="http://x", by="mira")
+    monkeypatch.undo()
+
+    row = NotificationDelivery.objects.get()
+    assert (row.status, row.attempts, row.answer) == ("failed", 1, "The process ended during the attempt.")
+    assert deliveries.deliver(delivery_settings=MEANS, now=timezone.now() + timedelta(days=2)) == 0
+    assert receiver.received == []
 
 
 def test_the_test_of_an_unknown_channel_names_the_known_ones(channel: NotificationChannel) -> None:
