@@ -160,6 +160,7 @@ class AccessKey(models.Model):
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_by = models.CharField(max_length=200, blank=True, editable=False)  # client and address
+    replaced_at = models.DateTimeField(null=True, blank=True, editable=False)  # when a rotation made its successor
 
     class Meta:
         ordering = ["-created_at"]
@@ -178,6 +179,23 @@ class AccessKey(models.Model):
     def is_live(self) -> bool:
         """Whether the key is neither revoked nor expired, by this host's clock."""
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > timezone.now())
+
+
+class KeyClient(models.Model):
+    """A client that used an access key, and when it did so first and last, to within a minute."""
+
+    key = models.ForeignKey(AccessKey, on_delete=models.CASCADE, related_name="clients")
+    client = models.CharField(max_length=200)  # as in AccessKey.last_used_by
+    first_seen_at = models.DateTimeField(db_default=Now())
+    last_seen_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["-last_seen_at"]
+        default_permissions = ()
+        constraints = [models.UniqueConstraint(fields=["key", "client"], name="key_client_unique")]
+
+    def __str__(self) -> str:
+        return self.client
 
 
 class RepositoryStatus(models.TextChoices):

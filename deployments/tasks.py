@@ -35,7 +35,8 @@ from django_q.models import Failure, OrmQ, Schedule
 from django_q.signals import post_execute_in_worker, pre_execute
 from django_q.tasks import async_task
 
-from deployments import outage
+from deployments import clock, outage
+from deployments.access import keys
 from deployments.access.vault import Vault
 from deployments.deploys import lifecycle
 from deployments.log import bound, get_logger
@@ -121,6 +122,11 @@ def _forget_sessions() -> None:
     import_module(settings.SESSION_ENGINE).SessionStore.clear_expired()
 
 
+def _forget_clients_of_keys() -> None:
+    if clock.now().minute == 0:
+        keys.forget_clients()
+
+
 def _encrypt_addresses() -> None:
     if done := channels.encrypt_addresses(vault=Vault(settings.ENCRYPTION_KEYS)):
         log.info("channels.encrypted", count=done)
@@ -169,6 +175,7 @@ STEPS: dict[str, Callable[[], Any]] = {
     "forgetting sweeps": lambda: sweep_record.forget_old(),
     "forgetting failed tasks": _forget_failures,
     "forgetting sessions": _forget_sessions,
+    "forgetting clients of keys": _forget_clients_of_keys,
     "waking workers for sweeps": wake_workers,
     "notifications": _collect,
 }

@@ -64,7 +64,7 @@ from tests.support.second_factors import code_of, with_app
 pytestmark = pytest.mark.django_db(transaction=True)
 
 #: What is written beside a change, by any request: sessions, the use of a key, the queue's wake-up tasks.
-ASIDE = {"auditentry", "session", "logentry", "ormq", "task", "success", "failure", "schedule"}
+ASIDE = {"auditentry", "keyclient", "session", "logentry", "ormq", "task", "success", "failure", "schedule"}
 ROLES = {"viewer", "operator", "admin"}
 PASSWORD = "a-long-enough-1"
 

@@ -11,19 +11,23 @@ expired.
 from __future__ import annotations
 
 import hashlib
+import math
+import time
+from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
-from django.db import transaction
-from django.db.models import Exists, OuterRef, Q
+from django.db import IntegrityError, transaction
+from django.db.models import Count, Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 
 from deployments import clock, images
 from deployments.config import Configuration
 from deployments.errors import refusal
-from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, Identity, KeyKind, LoginRequest
+from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, Identity, KeyClient, KeyKind, LoginRequest
 
 #: The scopes of an environment key. `deploy` includes `read`, because a deploy reads its own deployment.
 DEPLOY, READ, CREDENTIALS = "deploy", "read", "credentials"
@@ -36,8 +40,13 @@ SCOPES = {
 #: The lifetime of a deploy key. A build takes tens of minutes. The key is a build argument on docker's command line,
 #: where other users of the machine can read it, so it expires within hours.
 DEPLOY_KEY_LIFETIME = timedelta(hours=4)
-#: `last_used_at` is for people, who need no finer time; without this limit each request would write to the row.
+#: The times of uses are for people, who need no finer time; without this limit each request would write to a row.
 USE_IS_RECORDED_EVERY = timedelta(minutes=1)
+CLIENTS_KEPT_FOR = timedelta(days=90)
+MAX_CLIENTS_KEPT = 100  # of one key: its address and name are what a client says they are
+_MAX_RECORDED = 10_000
+#: (digest of a key, client, when the key was replaced) → when this process recorded this use, on its monotonic clock.
+_recorded: OrderedDict[tuple[str, str, datetime | None], float] = OrderedDict()
 
 _SHOWN_CHARACTERS = 6  # of a key, after its kind: enough to tell keys apart, too few to use a key
 
@@ -138,14 +147,53 @@ def authenticate(text: str) -> AccessKey | None:
 
 
 def record_use(key: AccessKey, client: str, address: str) -> None:
-    """Store the client and address that used the key, at most once a minute, also with several processes."""
+    """Store who used the key: on its row at most once a minute, and each client's own last use.
+
+    The first use by each client after a rotation is always stored, so that a page can say whether the replaced key is
+    still in use.
+    """
     read_at: datetime | None = getattr(key, "db_now", None)  # `authenticate` sets it
-    if read_at is not None and key.last_used_at is not None and key.last_used_at > read_at - USE_IS_RECORDED_EVERY:
+    user = f"{client or 'unknown client'} at {address or 'unknown address'}"[:200]
+    last = key.last_used_at
+    is_new = last is None or (key.replaced_at is not None and last <= key.replaced_at)
+    is_due = is_new or read_at is None or last is None or last <= read_at - USE_IS_RECORDED_EVERY
+    if not is_due and key.last_used_by == user:
         return
-    due = Q(last_used_at__isnull=True) | Q(last_used_at__lte=Now() - USE_IS_RECORDED_EVERY)
-    AccessKey.objects.filter(due, pk=key.pk).update(
-        last_used_at=Now(), last_used_by=f"{client or 'unknown client'} at {address or 'unknown address'}"[:200]
+    if is_due:
+        due = Q(last_used_at__isnull=True) | Q(last_used_at__lte=Now() - USE_IS_RECORDED_EVERY)
+        due |= Q(last_used_at__lte=F("replaced_at"))
+        AccessKey.objects.filter(due, pk=key.pk).update(last_used_at=Now(), last_used_by=user)
+    if _is_first_in_a_minute((key.digest, user, key.replaced_at)):
+        with suppress(IntegrityError):  # the key was deleted meanwhile
+            KeyClient.objects.bulk_create(
+                [KeyClient(key=key, client=user, last_seen_at=Now())],
+                update_conflicts=True,
+                unique_fields=["key", "client"],
+                update_fields=["last_seen_at"],
+            )
+
+
+def _is_first_in_a_minute(use: tuple[str, str, datetime | None]) -> bool:
+    """Whether this process has not recorded this use in the last minute."""
+    now = time.monotonic()
+    if now - _recorded.get(use, -math.inf) < USE_IS_RECORDED_EVERY.total_seconds():
+        return False
+    _recorded[use] = now
+    _recorded.move_to_end(use)
+    while len(_recorded) > _MAX_RECORDED:
+        _recorded.popitem(last=False)
+    return True
+
+
+def forget_clients() -> None:
+    """Delete clients that were not seen for CLIENTS_KEPT_FOR, and of each key all but the MAX_CLIENTS_KEPT newest."""
+    KeyClient.objects.filter(last_seen_at__lt=Now() - CLIENTS_KEPT_FOR).delete()
+    crowded = (
+        KeyClient.objects.order_by().values("key").annotate(clients=Count("pk")).filter(clients__gt=MAX_CLIENTS_KEPT)
     )
+    for row in crowded:
+        surplus = KeyClient.objects.filter(key=row["key"]).values_list("pk", flat=True)[MAX_CLIENTS_KEPT:]
+        KeyClient.objects.filter(pk__in=list(surplus[:5000])).delete()
 
 
 def allows(key: AccessKey, scope: str) -> bool:
@@ -220,6 +268,7 @@ def rotate(key: AccessKey, grace: timedelta = timedelta(0)) -> tuple[AccessKey, 
             expires_at=now + life if life is not None else None,
             replaces=old,
         )
+        AccessKey.objects.filter(pk=old.pk).update(replaced_at=Now())
         if grace > timedelta(0):
             AccessKey.objects.filter(pk=old.pk).update(expires_at=min(now + grace, old.expires_at or now + grace))
         else:

@@ -80,6 +80,8 @@ def badge(row: Deployment | Repository | RepositoryEvent | AccessKey | Sweep | S
             return mark("bad", "Revoked")
         if getattr(row, "state", "") == "unseen":
             return mark("warn", "Log-in needed")
+        if getattr(row, "state", "") == "replaced":
+            return mark("warn", "Replaced")
         return mark("ok", "Live") if row.is_live else mark("idle", "Expired")
     if isinstance(row, RepositoryEvent):
         return mark(TONES[row.kind], row.get_kind_display())

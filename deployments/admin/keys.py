@@ -11,10 +11,11 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
-from django.db.models import Case, QuerySet, Value, When
+from django.db.models import Case, Exists, OuterRef, QuerySet, Value, When
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
@@ -27,9 +28,18 @@ from deployments.access.audit import Trail
 from deployments.admin.display import ago, badge, two_lines, until
 from deployments.admin.pages import Alarm, Audited, Button, ReadOnly, audit_of, may, menu, require
 from deployments.errors import Refusal
-from deployments.models import AccessKey, Environment, KeyKind
+from deployments.models import AccessKey, Environment, KeyClient, KeyKind
 
-STATES = {"live": "Live", "unseen": "Log-in needed", "expired": "Expired", "revoked": "Revoked"}
+STATES = {
+    "live": "Live",
+    "replaced": "Replaced, still works",
+    "unseen": "Log-in needed",
+    "expired": "Expired",
+    "revoked": "Revoked",
+}
+USES = {"never": "Never", "long_ago": "Not for 30 days", "lately": "In the last 30 days"}
+ENDS = {"soon": "Within 7 days", "later": "Later", "never": "Never"}
+MAX_CLIENTS_SHOWN = 20
 
 
 class Environments(forms.ModelChoiceField):  # type: ignore[type-arg]
@@ -118,7 +128,12 @@ class AccessKeyAdmin(Audited, ReadOnly):
     page_template = "registry_admin/key.html"
     nothing_yet = "No keys yet. Make one here; trigger.dev login makes a personal access token."
     list_display = ("prefix_cell", "state_cell", "kind_cell", "owner", "last_used", "expires", "created")
-    list_filter = (menu("State", "state", words=STATES), menu("Kind", "kind", words=dict(KeyKind.choices)))
+    list_filter = (
+        menu("State", "state", words=STATES),
+        menu("Kind", "kind", words=dict(KeyKind.choices)),
+        menu("Used", "use", words=USES),
+        menu("Expires", "end", words=ENDS),
+    )
     search_fields = ("^prefix", "name", "user__username", "user__email", "environment__project__name", "last_used_by")
     search_help_text = "Prefix, name, owner or client"
     sortable_by = ("created", "last_used", "expires")
@@ -128,10 +143,21 @@ class AccessKeyAdmin(Audited, ReadOnly):
             When(revoked_at__isnull=False, then=Value("revoked")),
             When(expires_at__lte=Now(), then=Value("expired")),
             When(keys.unseen(), then=Value("unseen")),
+            When(Exists(AccessKey.objects.filter(replaces=OuterRef("pk"))), then=Value("replaced")),
             default=Value("live"),
         )
+        use = Case(
+            When(last_used_at=None, then=Value("never")),
+            When(last_used_at__lt=Now() - timedelta(days=30), then=Value("long_ago")),
+            default=Value("lately"),
+        )
+        end = Case(
+            When(expires_at=None, then=Value("never")),
+            When(expires_at__lte=Now() + timedelta(days=7), then=Value("soon")),
+            default=Value("later"),
+        )
         rows = AccessKey.objects.select_related("user", "environment__project", "replaces")
-        return rows.annotate(state=state).defer("digest", "replaces__digest")
+        return rows.annotate(state=state, use=use, end=end).defer("digest", "replaces__digest")
 
     def get_urls(self) -> list[Any]:
         wrap = self.admin_site.admin_view
@@ -181,7 +207,7 @@ class AccessKeyAdmin(Audited, ReadOnly):
             with Trail.of(request).change("revoke.key", key, before=before) as line:
                 if not keys.revoke(key):
                     line.nothing_changed()
-            self.message_user(request, f"{key} no longer works.")
+            self.message_user(request, f"The key {key} no longer works.")
             return HttpResponseRedirect(reverse("admin:deployments_accesskey_change", args=[key.pk]))
         context = {"title": f"Revoke {key}?", "revocable": revocable(key), "works": key.is_live}
         return self.render_page(request, "registry_admin/key_revoke.html", key, context)
@@ -215,17 +241,22 @@ class AccessKeyAdmin(Audited, ReadOnly):
 
         Like all pages of the console it is never cached; a test checks it for this page.
         """
-        return self.render_page(request, "registry_admin/key_made.html", key, {"title": "A new key", "text": text})
+        name = "TRIGGER_ACCESS_TOKEN" if key.kind == KeyKind.USER else "TRIGGER_SECRET_KEY"
+        lines = f"export TRIGGER_API_URL={settings.CONFIGURATION.api_origin}\nexport {name}={text}"
+        context = {"title": "A new key", "text": text, "lines": lines}
+        return self.render_page(request, "registry_admin/key_made.html", key, context)
 
     def page(self, request: HttpRequest, row: AccessKey) -> dict[str, Any]:
         successor, predecessor = row.replaced_by.defer("digest").first(), row.replaces
         return {
             "buttons": list(_buttons(request, row)),
-            "works": getattr(row, "state", "") == "live",
+            "works": getattr(row, "state", "") in ("live", "replaced"),
             "successor": successor,
-            "still_used": successor is not None and _used_since(row, successor),
+            "used_since": _clients(row, since=successor),
             "predecessor": predecessor,
-            "predecessor_still_used": predecessor is not None and _used_since(predecessor, row),
+            "predecessor_used_since": _clients(predecessor, since=row),
+            "clients": _clients(row),
+            "clients_left_out": max(0, row.clients.count() - MAX_CLIENTS_SHOWN),
             "audit": audit_of(request, row),
             "alarm": self._alarm(row),
         }
@@ -298,8 +329,17 @@ def _may_hold(request: HttpRequest, key: AccessKey) -> bool:
     return key.kind != KeyKind.USER or key.user_id == request.user.pk or bool(request.user.is_superuser)
 
 
-def _used_since(old: AccessKey, new: AccessKey) -> bool:
-    return old.last_used_at is not None and old.last_used_at > new.created_at
+def _clients(key: AccessKey | None, *, since: AccessKey | None = None) -> list[KeyClient]:
+    """The newest clients of a key; with `since`, those that used it after that key was made.
+
+    Version 0.1.0 stores only the last use, on the row of the key: it counts too.
+    """
+    if key is None:
+        return []
+    found = list(key.clients.all()[:MAX_CLIENTS_SHOWN])
+    if key.last_used_at is not None and key.last_used_by not in {each.client for each in found}:
+        found.insert(0, KeyClient(key=key, client=key.last_used_by, last_seen_at=key.last_used_at))
+    return [each for each in found if since is None or each.last_seen_at > since.created_at]
 
 
 def revocable(key: AccessKey) -> bool:

@@ -478,9 +478,12 @@ def test_rotating_shows_the_new_key_once_and_the_old_one_works_on_for_a_while(
     assert "no-store" in made["Cache-Control"]
     assert old.is_live
     assert old.expires_at is not None
+    seen = operator.get(f"/admin/deployments/accesskey/{new.pk}/change/").content.decode()
+    assert "No use of the old key was seen since this key was made." in seen
     AccessKey.objects.filter(pk=old.pk).update(last_used_at=timezone.now(), last_used_by="old CLI at 10.0.0.9")
-    assert "still used" in operator.get(f"/admin/deployments/accesskey/{new.pk}/change/").content.decode()
-    assert "old CLI at 10.0.0.9" in operator.get(f"/admin/deployments/accesskey/{new.pk}/change/").content.decode()
+    seen = operator.get(f"/admin/deployments/accesskey/{new.pk}/change/").content.decode()
+    assert "Since this key was made, the old key was used by:" in seen
+    assert "old CLI at 10.0.0.9" in seen
     # A second successor would make it unclear which one counts.
     assert "it has been rotated already" in operator.post(page, {"hours": 0}, follow=True).content.decode()
     assert AccessKey.objects.count() == before + 1

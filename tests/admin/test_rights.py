@@ -181,7 +181,7 @@ def test_a_key_is_revoked_by_a_post_and_not_by_looking_at_the_question(
     key = AccessKey.objects.filter(revoked_at=None)[0]
     question = f"/admin/deployments/accesskey/{key.pk}/revoke/"
 
-    assert "stops working at once" in operator.get(question).content.decode()
+    assert "stop working at once" in operator.get(question).content.decode()
     key.refresh_from_db()
     assert key.is_live
 

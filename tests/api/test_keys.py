@@ -18,7 +18,7 @@ from deployments import clock
 from deployments.access import keys
 from deployments.api.schemas import without_credentials
 from deployments.errors import Refusal
-from deployments.models import AccessKey, Environment, KeyKind, Project
+from deployments.models import AccessKey, Environment, KeyClient, KeyKind, Project
 from tests.support.cli import Cli
 
 pytestmark = pytest.mark.django_db
@@ -243,6 +243,77 @@ def test_only_expired_deploy_keys_of_the_same_environment_are_cleared_away(
 )
 def test_a_git_remote_is_stored_without_credentials_or_not_at_all(url: str, stored: str | None) -> None:
     assert without_credentials(url) == stored
+
+
+# ---- Who uses a key
+
+
+def used(text: str, client: str) -> None:
+    key = keys.authenticate(text)
+    assert key is not None
+    keys.record_use(key, client, "10.0.0.1")
+
+
+def clients(key: AccessKey) -> list[str]:
+    return sorted(KeyClient.objects.filter(key=key).values_list("client", flat=True))
+
+
+def test_a_use_is_recorded_at_once_after_the_key_was_replaced(production: Environment) -> None:
+    key, text = keys.make_environment_key(production)
+    used(text, "old CLI")
+
+    successor, _ = keys.rotate(key, timedelta(days=1))
+    used(text, "old CLI")
+
+    key.refresh_from_db()
+    assert key.last_used_at is not None
+    assert key.last_used_at > successor.created_at
+    assert KeyClient.objects.get(key=key).last_seen_at > successor.created_at
+
+
+def test_every_client_of_a_minute_is_recorded(production: Environment) -> None:
+    key, text = keys.make_environment_key(production)
+
+    for client in ("one", "two", "one", "two"):
+        used(text, client)
+
+    assert clients(key) == ["one at 10.0.0.1", "two at 10.0.0.1"]
+
+
+def test_clients_in_turn_cost_a_write_a_minute_each(production: Environment, django_assert_num_queries: Any) -> None:
+    _, text = keys.make_environment_key(production)
+    for client in ("one", "two"):
+        used(text, client)
+
+    with django_assert_num_queries(4):  # the four authentications
+        for client in ("one", "two", "one", "two"):
+            used(text, client)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_use_of_a_key_that_is_deleted_meanwhile_is_no_error(production: Environment) -> None:
+    key, text = keys.make_environment_key(production)
+    found = keys.authenticate(text)
+    assert found is not None
+    AccessKey.objects.filter(pk=key.pk).delete()
+
+    keys.record_use(found, "one", "10.0.0.1")
+
+    assert not KeyClient.objects.exists()
+
+
+def test_old_clients_and_more_than_a_hundred_of_one_key_are_forgotten(production: Environment) -> None:
+    key, _ = keys.make_environment_key(production)
+    other, _ = keys.make_environment_key(production)
+    now = timezone.now()
+    rows = [KeyClient(key=key, client=str(age), last_seen_at=now - timedelta(minutes=age)) for age in range(120)]
+    rows += [KeyClient(key=other, client=str(days), last_seen_at=now - timedelta(days=days)) for days in (89, 91)]
+    KeyClient.objects.bulk_create(rows)
+
+    keys.forget_clients()
+
+    assert [int(each.client) for each in key.clients.all()] == list(range(100))
+    assert clients(other) == ["89"]
 
 
 # ---- Two at once

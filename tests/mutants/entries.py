@@ -695,6 +695,18 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "record_use",
+            " or (key.replaced_at is not None and last <= key.replaced_at)",
+            "",
+            "api/test_keys.py::test_a_use_is_recorded_at_once_after_the_key_was_replaced",
+        ),
+        (
+            "record_use",
+            "if not is_due and key.last_used_by == user:",
+            "if not is_due:",
+            "api/test_keys.py::test_every_client_of_a_minute_is_recorded",
+        ),
+        (
+            "record_use",
             "AccessKey.objects.filter(due, pk=key.pk)",
             "AccessKey.objects.filter(pk=key.pk)",
             "api/test_keys.py::test_of_two_processes_that_saw_the_same_use_one_writes_it",
