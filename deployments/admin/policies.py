@@ -20,26 +20,20 @@ from deployments import clock, policy
 from deployments.access.audit import Trail
 from deployments.admin.pages import Button, ReadOnly, may, require, shown_configuration, who
 from deployments.admin.sidebyside import side_by_side
-from deployments.aws.partitions import partition_of
+from deployments.aws.partitions import console_of, partition_of
 from deployments.errors import Refusal
 from deployments.images import EcrRegistry
 from deployments.models import Repository, RepositoryEvent, RepositoryStatus
 from deployments.reconcile import put_back, registry_policies, targets, what_if
 
 TAKE_OVER = "take_over_policy_repository"
-#: Partition → host of the AWS console.
-_CONSOLES = {
-    "aws": "console.aws.amazon.com",
-    "aws-cn": "console.amazonaws.cn",
-    "aws-us-gov": "console.amazonaws-us-gov.com",
-}
 
 
 def aws_console(row: Repository) -> str:
-    """The URL of the repository in the AWS console; empty for a partition whose console we do not know."""
-    console = _CONSOLES.get(partition_of(row.region), "")
+    """The URL of the repository in the AWS console; empty for a partition whose console AWS does not document."""
+    console = console_of(row.region)
     path = f"ecr/repositories/private/{row.account}/{row.name}?region={row.region}"
-    return f"https://{row.region}.{console}/{path}" if console else ""
+    return f"https://{console}/{path}" if console else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The AWS partitions in botocore's data, and the ECR registry that a host names. Makes no call to AWS."""
+"""The AWS partitions in botocore's data, the ECR registry that a host names, AWS's console. Makes no call to AWS."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ import functools
 from botocore.loaders import create_loader
 
 from deployments.images import EcrRegistry, Partition, parse_ecr_host
+
+#: Partition → host of the AWS console, after the region and a dot; botocore's data do not have it. Sources: “AWS
+#: Management Console endpoints and quotas” (AWS General Reference) and its pages for China, GovCloud and the European
+#: Sovereign Cloud. AWS documents no console of the iso partitions in public, so they are not here.
+_CONSOLES = {
+    "aws": "console.aws.amazon.com",
+    "aws-cn": "console.amazonaws.cn",
+    "aws-us-gov": "console.amazonaws-us-gov.com",
+    "aws-eusc": "console.amazonaws-eusc.eu",
+}
 
 
 @functools.cache
@@ -47,6 +57,12 @@ def partition_of(region: str) -> str:
         if partition.has(region):
             return partition.name
     raise ValueError(f"“{region[:40]}” is not an AWS region")
+
+
+def console_of(region: str) -> str:
+    """The host of the AWS console of a region; empty where AWS documents none. Raises ValueError as `partition_of`."""
+    console = _CONSOLES.get(partition_of(region))
+    return f"{region}.{console}" if console else ""
 
 
 @functools.lru_cache(maxsize=64)

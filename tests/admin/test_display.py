@@ -9,15 +9,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.utils import timezone
 
+from deployments import images
 from deployments.admin import display
 from deployments.admin.deployments import bar, steps
-from deployments.admin.policies import aws_console
+from deployments.admin.policies import aws_console, pullers, risks
 from deployments.admin.repositories import settings_of
 from deployments.admin.sidebyside import side_by_side
-from deployments.aws.partitions import registry_of
+from deployments.aws.partitions import partition_of, partitions, registry_of
 from deployments.config import Configuration
 from deployments.models import Deployment, DeploymentStatus, EventKind, Repository, RepositoryStatus
-from tests.support.constants import HOST, OWNER
+from deployments.row_values import ConsumerPull
+from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
 
 
 def test_every_status_has_a_tone() -> None:
@@ -106,6 +108,7 @@ def test_a_deployment_that_has_just_begun_has_no_bar_yet() -> None:
         ("111111111111.dkr.ecr.cn-north-1.amazonaws.com.cn", "https://cn-north-1.console.amazonaws.cn/"),
         ("111111111111.dkr.ecr.us-gov-west-1.amazonaws.com", "https://us-gov-west-1.console.amazonaws-us-gov.com/"),
         ("111111111111.dkr-ecr-fips.us-gov-east-1.on.aws", "https://us-gov-east-1.console.amazonaws-us-gov.com/"),
+        ("111111111111.dkr.ecr.eusc-de-east-1.amazonaws.eu", "https://eusc-de-east-1.console.amazonaws-eusc.eu/"),
     ],
 )
 def test_the_link_to_aws_leads_to_the_partition_of_the_registry(host: str, start: str) -> None:
@@ -114,6 +117,46 @@ def test_the_link_to_aws_leads_to_the_partition_of_the_registry(host: str, start
     row = Repository(host=host, account=registry.account, region=registry.region, name="trigger/proj_x")
 
     assert aws_console(row).startswith(start)
+
+
+def hosts_of(partition: images.Partition) -> list[str]:
+    """The forms of host that ECR has in a partition: plain, FIPS, dual-stack, dual-stack with FIPS."""
+    region = min(each for each in partition.regions if partition.has(each))
+    return [
+        f"{OWNER}.{service}{fips}.{region}.{suffix}"
+        for service, suffix in (("dkr.ecr", partition.dns_suffix), ("dkr-ecr", partition.dual_stack_suffix))
+        for fips in ("", "-fips")
+    ]
+
+
+@pytest.mark.parametrize("host", [host for partition in partitions() for host in hosts_of(partition)])
+def test_the_console_finds_no_fault_in_the_right_policy_of_a_registry_in_any_partition(host: str, db: None) -> None:
+    registry = registry_of(host)
+    assert registry is not None
+    principal = f"arn:{registry.partition}:iam::{CLUSTER}:root"
+    text = POLICY.replace(f'"{CLUSTER}"', f'"{principal}"')
+    row = Repository(
+        host=host, account=OWNER, region=registry.region, name="trigger/proj_x", policy_text=text,
+        consumers={CLUSTER: ConsumerPull(verdict="yes", words="")}, last_checked_at=timezone.now(),
+    )  # fmt: skip
+
+    assert partition_of(row.region) == registry.partition
+    assert [each for each in risks(row) if each.level == "error"] == []
+    assert [each.name for each in pullers(row)] == [f"account {CLUSTER}"]
+    assert not any(line.differs for line in side_by_side(text, POLICY, partition=registry.partition))
+
+
+@pytest.mark.parametrize("partition", partitions(), ids=lambda partition: partition.name)
+def test_the_link_to_aws_has_the_console_of_the_region_or_is_not_there(partition: images.Partition) -> None:
+    for host in hosts_of(partition):
+        registry = registry_of(host)
+        assert registry is not None
+        link = aws_console(Repository(host=host, account=OWNER, region=registry.region, name="trigger/proj_x"))
+        if partition.name.startswith("aws-iso"):
+            assert link == ""
+        else:
+            assert link.startswith(f"https://{registry.region}.console.")
+        assert ("console.aws.amazon.com" in link) is (partition.name == "aws")
 
 
 def test_a_repository_is_kept_by_the_settings_of_its_account_and_region_whichever_of_the_hosts_they_name(
