@@ -44,7 +44,7 @@ class Entry:
     cause: str
     owner: Owner
     retryable: Retry = Retry.NO
-    on: tuple[str, ...] = ()  # if given: only for these AWS operations
+    on: tuple[str, ...] = ()  # if given: only for these operations, AWS's or ours (“promote”)
     detail: str = ""  # if given: only if AWS's message contains this text (lower case)
     installation: bool = False  # no repository of the registry works until the cause is corrected
     shows_detail: bool = True  # whether the sentence may quote AWS's message
@@ -69,8 +69,11 @@ def find(code: str, *, operation: str = "", detail: str = "") -> Entry | None:
 
 
 def sentence(code: str, **values: object) -> str:
-    """The sentence of the code with its placeholders filled in. Raises KeyError if the code or a value is missing."""
-    entry = find(code)
+    """The sentence of the code with its placeholders filled in. Raises KeyError if the code or a value is missing.
+
+    The value `operation` also chooses an entry that is only for this operation.
+    """
+    entry = find(code, operation=str(values.get("operation", "")))
     if entry is None:
         raise KeyError(code)
     return entry.template.format(**values).strip()
@@ -259,7 +262,8 @@ AWS: tuple[Entry, ...] = (
     Entry(
         codes=("LayerInaccessibleException", "ImageInaccessible"),
         says=_AWS_SAID,
-        todo="Deploy again, which pushes the image again.",
+        todo="Restore the image if it is archived: Registry Admin's page of the repository leads to its images. Else "
+        "deploy again, which pushes the image again.",
         cause="The image or the layer is archived, or ECR is about to delete it, so it cannot be downloaded.",
         owner=Owner.DEPLOYER,
     ),
@@ -1005,6 +1009,31 @@ IMAGES: tuple[Entry, ...] = (
         todo="Check that the image was pushed. An image whose name starts with localhost is pushed only with --push.",
         cause="The image was never pushed, was pushed to another registry, or was deleted or expired.",
         owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("image_not_found",),
+        on=("promote",),
+        says="Version {version} cannot be promoted, because its image was deleted or expired: {where} has no {what}.",
+        todo="{then}",
+        cause="The image was verified when the version was deployed. Since then somebody deleted it, or a lifecycle "
+        "policy expired it.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("image_archived",),
+        says="The image cannot be pulled, because it is archived: {where} has {what} in the archive storage class.",
+        todo="Restore it on the page of the repository's images in Registry Admin; AWS needs up to 20 minutes.",
+        cause="A lifecycle policy or a person moved the image to the archive storage class. AWS keeps the image, and "
+        "answers 404 to pulls until it is restored.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("image_restoring",),
+        says="The image cannot be pulled yet: AWS is restoring {what} of {where} from the archive storage class.",
+        todo="Try again; AWS says that a restore takes up to 20 minutes.",
+        cause="The image was archived, and somebody has asked for its restore.",
+        owner=Owner.NOBODY,
+        retryable=Retry.YES,
     ),
     Entry(
         codes=("image_incomplete",),

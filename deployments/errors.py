@@ -65,10 +65,10 @@ class NotFound(Refusal):
 def refusal(code: str, *, retryable: bool | None = None, **values: object) -> Refusal:
     """A refusal with the catalogue's sentence, in which `values` replace the placeholders.
 
-    `retryable`: only for an entry with `Retry.DEPENDS`; else the entry decides. Raises KeyError for an unknown code or
-    a missing value.
+    `retryable`: only for an entry with `Retry.DEPENDS`; else the entry decides. The value `operation` chooses an entry
+    that is only for this operation. Raises KeyError for an unknown code or a missing value.
     """
-    entry = find(code)
+    entry = find(code, operation=str(values.get("operation", "")))
     by_entry = entry is not None and entry.retryable is Retry.YES
     return Refusal(sentence(code, **values), code=code, retryable=by_entry if retryable is None else retryable)
 

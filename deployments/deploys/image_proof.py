@@ -79,6 +79,10 @@ class Source(Protocol):
         """The JSON of an image's configuration; None if it does not exist."""
         ...
 
+    def not_active(self, *, digest: str = "", tag: str = "") -> Refusal | None:
+        """The refusal of an image that exists and cannot be pulled, because it is archived; None for any other."""
+        ...
+
 
 @dataclass(slots=True)
 class Tree:
@@ -120,6 +124,17 @@ def prove(
         raise refusal("image_undecided", reason=error.sentence, retryable=error.retryable) from error
 
 
+def is_there(*, image_ref: str, digest: str, config: RegistryConfig) -> bool | None:
+    """Whether ECR has this image and it can be pulled, as DescribeImages shows it; None: not seen. One call at most."""
+    location = ImageLocation.of(image_ref)
+    ecr = ecr_of(config, location.host)
+    try:
+        found = ecr.image(location.name, digest=digest) if ecr is not None else None
+    except RegistryError:
+        return None
+    return None if ecr is None else found is not None and found.status not in _NOT_ACTIVE
+
+
 def unproved(reason: str, *, digest: str | None = None, code: str = "") -> Receipt:
     """The receipt of an image that was not verified. `code`: of the refusal, if it was one."""
     return Receipt(at=timezone.now().isoformat(), digest=digest or "", unproved=reason, code=code)
@@ -152,8 +167,8 @@ def _read(source: Source, location: ImageLocation, digest: str | None, platforms
     """Read the image. Raises Refusal if it is missing or incomplete, has another platform, or cannot be pulled."""
     root = _patiently(lambda: _root(source, location, digest))
     if root is None:
-        what = f"digest {digest}" if digest else f"tag {location.tag}"
-        raise refusal("image_not_found", where=location, what=what)
+        refused = source.not_active(digest=digest or "", tag=location.tag)
+        raise refused or refusal("image_not_found", where=location, what=_what(digest, location.tag))
     tree = Tree(digest=root[0])
     wanted = [_platform(each) for each in platforms]
     found: list[tuple[str, str]] = []  # (platform, digest of its image)
@@ -178,7 +193,7 @@ def _read(source: Source, location: ImageLocation, digest: str | None, platforms
         texts = source.manifests(list(children))
         missing = next((each for each in children if each not in texts), None)
         if missing is not None:
-            raise refusal("image_incomplete", digest=missing)
+            raise source.not_active(digest=missing) or refusal("image_incomplete", digest=missing)
         level = {each: (texts[each], said) for each, said in children.items()}
     else:
         raise refusal("manifest_unreadable", reason="it is nested too deeply")
@@ -190,6 +205,10 @@ def _read(source: Source, location: ImageLocation, digest: str | None, platforms
             wanted=" or ".join(platforms),
         )
     return tree
+
+
+def _what(digest: str | None, tag: str) -> str:
+    return f"digest {digest}" if digest else f"tag {tag}"
 
 
 def _root(source: Source, location: ImageLocation, digest: str | None) -> tuple[str, str] | None:
@@ -283,14 +302,21 @@ class _InEcr:
     name: str
 
     def tagged(self, tag: str) -> tuple[str, str] | None:
-        return next(iter(self.ecr.manifests(self.name, tag=tag).items()), None)
+        try:
+            return next(iter(self.ecr.manifests(self.name, tag=tag).items()), None)
+        except RegistryError as error:
+            if error.code != _INACCESSIBLE:
+                raise
+            raise self.not_active(tag=tag) or error from None
 
     def manifests(self, digests: Sequence[str]) -> dict[str, str]:
         parts = [digests[start : start + MANIFESTS_PER_CALL] for start in range(0, len(digests), MANIFESTS_PER_CALL)]
         answers = self.ecr.side_by_side([_asking(self.ecr, self.name, part) for part in parts])
         texts: dict[str, str] = {}
-        for answer in answers:
+        for part, answer in zip(parts, answers, strict=True):
             if isinstance(answer, RegistryError):
+                if answer.code == _INACCESSIBLE:
+                    raise next(filter(None, (self.not_active(digest=each) for each in part)), answer) from None
                 raise answer
             texts |= answer
         return texts
@@ -303,6 +329,21 @@ class _InEcr:
         if content is None or oci_registry.digest_of(content) != digest:
             raise registry_error("StorageUnreachable", operation="GetDownloadUrlForLayer", name=self.name)
         return content
+
+    def not_active(self, *, digest: str = "", tag: str = "") -> Refusal | None:
+        try:
+            found = self.ecr.image(self.name, digest=digest, tag=tag)
+        except RegistryError:
+            return None  # then the first answer, that the image was not read, is all that is known
+        code = _NOT_ACTIVE.get(found.status) if found is not None else None
+        return refusal(code, where=self.name, what=_what(digest, tag)) if code else None
+
+
+#: BatchGetImage has this failure code; AWS does not document whether an archived image has it, or ImageNotFound.
+_INACCESSIBLE = "ImageInaccessible"
+#: DescribeImages' status of an image that is not pulled, and the refusal's code. (Amazon ECR User Guide, “Archiving an
+#: image in Amazon ECR”)
+_NOT_ACTIVE = {"ARCHIVED": "image_archived", "ACTIVATING": "image_restoring"}
 
 
 def _asking(ecr: Ecr, name: str, digests: Sequence[str]) -> Callable[[], dict[str, str]]:
@@ -331,6 +372,9 @@ class _InOtherRegistry:
     def configuration(self, digest: str) -> bytes | None:
         content = self.registry.blob(self.name, digest)
         return content if content is not None and oci_registry.digest_of(content) == digest else None
+
+    def not_active(self, *, digest: str = "", tag: str = "") -> Refusal | None:
+        return None  # only ECR has an archive
 
     @staticmethod
     def _text(content: bytes) -> str:

@@ -268,6 +268,8 @@ def _prove_again(deployment: Deployment, configuration: Configuration) -> None:
         if receipt.is_proved:
             Deployment.objects.filter(id=deployment.id).update(receipt=receipt)
     except Refusal as refused:
+        if refused.code == "image_not_found" and proved:
+            raise _gone(deployment, configuration) from refused
         if refused.code not in ("image_undecided", "registry_not_configured", "server_waits_for_aws") or not proved:
             raise
         log.warning(
@@ -276,6 +278,44 @@ def _prove_again(deployment: Deployment, configuration: Configuration) -> None:
             deployment_id=deployment.id,
             reason=refused.sentence,
         )
+
+
+OLDER_ASKED_FOR = 5  # versions; each costs one DescribeImages
+
+
+def _gone(deployment: Deployment, configuration: Configuration) -> Refusal:
+    """The refusal of a version whose verified image is gone. It names the next older version with an image."""
+    older = (
+        Deployment.objects.filter(environment=deployment.environment_id, status=DEPLOYED, worker__isnull=False)
+        .filter(
+            Q(version_day__lt=deployment.version_day)
+            | Q(version_day=deployment.version_day, version_number__lt=deployment.version_number)
+        )
+        .exclude(image_digest="")
+        .order_by("-version_day", "-version_number")
+    )
+    then = "No older version with an image was found: deploy again."
+    for each in older[:OLDER_ASKED_FOR]:
+        try:
+            config = registry_of_image(each, configuration_in_force(configuration))
+            with bulkhead.place():
+                there = image_proof.is_there(image_ref=each.image_ref, digest=each.image_digest, config=config)
+        except Refusal:
+            there = None
+        if there is None:
+            then = "Whether an older version has its image was not seen: try one, or deploy again."
+            break
+        if there:
+            then = f"Version {each.version} is the next older one whose image exists."
+            break
+    return refusal(
+        "image_not_found",
+        operation="promote",
+        version=deployment.version,
+        where=deployment.image_ref.rpartition(":")[0],
+        what=f"digest {deployment.image_digest}",
+        then=then,
+    )
 
 
 def current_promotion(*, environment: Environment) -> Promotion | None:

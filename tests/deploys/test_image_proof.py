@@ -259,6 +259,9 @@ class Shelf:
     def configuration(self, digest: str) -> bytes | None:
         return self.held[digest].encode() if digest in self.held else None
 
+    def not_active(self, *, digest: str = "", tag: str = "") -> Refusal | None:
+        return None
+
 
 CONFIGURATION = {"os": "linux", "architecture": "amd64"}
 

@@ -1440,6 +1440,18 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/deploys/image_proof.py",
         (
+            "_InEcr.manifests",
+            "if answer.code == _INACCESSIBLE:",
+            "if False:",
+            "deploys/test_unpullable_images.py::test_a_roll_back_to_an_archived_image_is_refused_until_the_image_is_restored",
+        ),
+        (
+            "_InEcr.tagged",
+            "self.not_active(tag=tag) or error",
+            "error",
+            "deploys/test_unpullable_images.py::test_an_archived_image_is_not_promoted_and_the_sentence_says_where_to_restore_it",
+        ),
+        (
             "_prove_pulls",
             'if answer.verdict == "no":',
             "if False:",
@@ -1662,6 +1674,24 @@ MUTANTS: tuple[Mutant, ...] = (
             ', "registry_not_configured"',
             "",
             "deploys/test_push_credentials.py::test_after_a_change_of_hosts_an_image_in_the_earlier_registry_is_not_looked_for_in_the_new_one",
+        ),
+        (
+            "_prove_again",
+            'refused.code == "image_not_found" and proved',
+            "False",
+            "deploys/test_unpullable_images.py::test_a_roll_back_to_an_image_that_is_gone_names_the_next_older_version_with_an_image",
+        ),
+        (
+            "_prove_again",
+            'refused.code == "image_not_found" and proved',
+            'refused.code == "image_not_found"',
+            "deploys/test_unpullable_images.py::test_an_image_that_was_never_verified_keeps_the_sentence_of_a_push",
+        ),
+        (
+            "_gone",
+            "older[:OLDER_ASKED_FOR]",
+            "older",
+            "deploys/test_unpullable_images.py::test_at_most_five_older_versions_are_asked_for",
         ),
         (
             "_prove_now",
