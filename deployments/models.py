@@ -21,7 +21,16 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from deployments import images
-from deployments.row_values import MANAGED, ConsumerPull, Difference, Encryption, Management, Mutability, Receipt
+from deployments.row_values import (
+    MANAGED,
+    ConsumerPull,
+    Difference,
+    Encryption,
+    Management,
+    Mutability,
+    PreviewResult,
+    Receipt,
+)
 
 
 class ValuesField(models.JSONField):
@@ -266,6 +275,14 @@ class Repository(models.Model):
     )  # when the policy was last seen to be ours; null: never
     lifecycle_text = models.TextField(blank=True)
     lifecycle_is_ours = models.BooleanField(default=False)  # whether we have written the lifecycle policy
+    # By policy, "settings" or "live": AWS's preview of it (`reconcile.lifecycle_safety`); null: none.
+    lifecycle_previews: models.JSONField[dict[str, PreviewResult] | None, dict[str, PreviewResult] | None] = (
+        ValuesField(
+            null=True,
+            blank=True,
+            read=lambda stored: {policy: PreviewResult.from_row(each) for policy, each in stored.items()},
+        )
+    )
     tags = models.JSONField(default=dict, blank=True)
     mutability: models.JSONField[Mutability, Mutability] = ValuesField(
         default=dict, blank=True, read=Mutability.from_row

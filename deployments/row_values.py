@@ -46,6 +46,7 @@ class Difference:
     part: Part
     words: str
     fixable: bool
+    waits: bool = False  # we write it only after a condition that `words` names, not at the next attempt
 
     @property
     def is_incomparable(self) -> bool:
@@ -58,10 +59,31 @@ class Difference:
             part=_PARTS.get(stored.get("what", ""), Part.OTHER),
             words=str(stored.get("words", "")),
             fixable=bool(stored.get("writable")),
+            waits=bool(stored.get("waits")),
         )
 
     def as_row(self) -> dict[str, Any]:
-        return {"what": self.part.value, "words": self.words, "writable": self.fixable}
+        row: dict[str, Any] = {"what": self.part.value, "words": self.words, "writable": self.fixable}
+        return row | {"waits": True} if self.waits else row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewResult:
+    """What AWS's preview of a lifecycle policy said about the images of a repository that must stay."""
+
+    text: str  # digest of the lifecycle policy
+    images: str  # digest of the images that must stay
+    at: str  # ISO 8601: when a sweep asked
+    words: str = ""  # why the policy is not safe, or not known to be; empty: it is safe
+    then: str = ""  # what the next sweep does: read the result, start the preview; empty: nothing until it is due
+    suggestion: str = ""  # a lifecycle policy that keeps the images; empty: none is known
+
+    @classmethod
+    def from_row(cls, stored: Mapping[str, Any]) -> PreviewResult:
+        return cls(**{name: str(stored.get(name, "")) for name in cls.__dataclass_fields__})
+
+    def as_row(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -217,7 +217,7 @@ def test_with_all_rights_every_read_is_allowed_and_nothing_is_written(
     assert failures(report) == []
     assert OWNER in line(report, "Identity").says
     for permission in ("ecr:GetRepositoryPolicy", "ecr:GetLifecyclePolicy", "ecr:BatchGetImage"):
-        assert line(report, permission).level is Level.OK
+        assert line(report, f"{permission} ").level is Level.OK
     assert line(report, "Registry-wide policy").says == "The registry has no policy."
     assert line(report, "Permissions to write").level is Level.SKIPPED
     assert {call.partition(":")[2][:3] for call in sandbox.calls()} <= {"Get", "Des", "Bat", "Lis"}
@@ -260,6 +260,7 @@ def test_each_right_that_is_missing_is_named_by_its_own_line(
     assert sorted(each.partition(" ")[0] for each in failures(report)) == [
         "ecr:BatchGetImage",
         "ecr:GetLifecyclePolicy",
+        "ecr:GetLifecyclePolicyPreview",
         "ecr:GetRepositoryPolicy",
         "ecr:ListImages",
         "ecr:ListTagsForResource",

@@ -14,7 +14,16 @@ from django.utils import timezone
 
 from deployments.models import Deployment, Environment, Repository
 from deployments.reconcile.repositories import GONE, RowValues
-from deployments.row_values import ConsumerPull, Difference, Encryption, Mutability, Part, ProvedPull, Receipt
+from deployments.row_values import (
+    ConsumerPull,
+    Difference,
+    Encryption,
+    Mutability,
+    Part,
+    PreviewResult,
+    ProvedPull,
+    Receipt,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 #: What version 0.1.0 stores, and what is read of it.
@@ -22,6 +31,14 @@ STORED: list[tuple[Any, dict[str, Any]]] = [
     (
         Difference(part=Part.TAGS, words="AWS tags missing.", fixable=True),
         {"what": "tags", "words": "AWS tags missing.", "writable": True},
+    ),
+    (
+        Difference(part=Part.LIFECYCLE, words="It waits.", fixable=True, waits=True),
+        {"what": "lifecycle", "words": "It waits.", "writable": True, "waits": True},
+    ),
+    (
+        PreviewResult(text="1", images="2", at="x", words="No.", then="read", suggestion="{}"),
+        {"text": "1", "images": "2", "at": "x", "words": "No.", "then": "read", "suggestion": "{}"},
     ),
     (ConsumerPull(verdict="no", words="No statement."), {"pull": "no", "words": "No statement."}),
     (Mutability(mode="MUTABLE"), {"mode": "MUTABLE", "exclusions": []}),
@@ -72,7 +89,7 @@ def test_a_value_is_stored_under_the_keys_of_version_0_1_0_and_read_back(value: 
     assert type(value).from_row(stored) == value
 
 
-@pytest.mark.parametrize("kind", [Difference, ConsumerPull, Mutability, Encryption, ProvedPull, Receipt])
+@pytest.mark.parametrize("kind", [Difference, ConsumerPull, Mutability, Encryption, PreviewResult, ProvedPull, Receipt])
 def test_missing_keys_and_those_of_a_newer_version_are_no_error(kind: Any) -> None:
     assert kind.from_row({}) == kind.from_row({"of the future": 1})
 
@@ -90,7 +107,7 @@ def stored(column: str) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-DIFFERENCE, PULL = STORED[0], STORED[1]
+DIFFERENCE, PULL = STORED[0], STORED[3]
 
 
 @pytest.mark.django_db

@@ -33,7 +33,7 @@ from deployments.aws.partitions import partition_of
 from deployments.catalogue import sentence
 from deployments.config import RegistryConfig
 from deployments.models import Deployment, EventKind, Repository, RepositoryStatus
-from deployments.reconcile import registry_policies, repositories, targets
+from deployments.reconcile import lifecycle_safety, registry_policies, repositories, targets
 
 PARTS = ("policy", "lifecycle", "tags", "mutability", "encryption")
 
@@ -189,6 +189,7 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
             "pulls_rest_on": pulls_rest_on(row) if row.last_checked_at else "",
             "registry_policy": registry_policies.reading(account=row.account, region=row.region),
             "states": {part: state_of(row, part, covered=covered) for part in PARTS},
+            "safe_lifecycle": lifecycle_safety.suggestion(row),
             "excepted": excepted,
             "only_observed": row.mode == "observe",
             "end": acts.pop("end", None),

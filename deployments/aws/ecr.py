@@ -38,8 +38,10 @@ from deployments.aws.values import (
     CreateOutcome,
     DescribedImage,
     Details,
+    LifecyclePreview,
     Listed,
     Observation,
+    PreviewedImage,
     RegistryLogin,
     Session,
 )
@@ -50,6 +52,8 @@ from deployments.log import carried
 from deployments.policy import RegistryPolicy
 
 T = TypeVar("T")
+
+IMAGES_PER_CALL = 100  # the most imageIds of GetLifecyclePolicyPreview (ECR's service model)
 
 #: The running calls of this process: (registry, repository or account, start by the monotonic clock).
 _in_flight: dict[object, tuple[EcrRegistry, str, float]] = {}
@@ -86,6 +90,7 @@ class Ecr:
         settings: dict[str, str] = {
             "SetRepositoryPolicy": config.variable("default_repository_policy"),
             "PutLifecyclePolicy": config.variable("lifecycle_policy"),
+            "StartLifecyclePolicyPreview": config.variable("lifecycle_policy"),
             "TagResource": config.variable("tags"),
             "CreateRepository": config.variable("kms_key" if config.kms_key else "namespace"),
         }
@@ -192,6 +197,46 @@ class Ecr:
     def put_lifecycle(self, name: str, text: str) -> None:
         """Replace the lifecycle policy. Permission: ecr:PutLifecyclePolicy."""
         self._call("PutLifecyclePolicy", name, {**self._on(name), "lifecyclePolicyText": text})
+
+    def start_lifecycle_preview(self, name: str, text: str) -> bool:
+        """Let AWS find out what this lifecycle policy would do to the images now. No image is changed.
+
+        AWS answers before the preview is finished, and makes one preview of a repository at a time: False if another
+        one is running. The next preview replaces the result. (*StartLifecyclePolicyPreview*, Amazon ECR API Reference)
+        Permission: ecr:StartLifecyclePolicyPreview. Raises RegistryError.
+        """
+        request = {**self._on(name), "lifecyclePolicyText": text}
+        running = {"LifecyclePolicyPreviewInProgressException": None}
+        return self._call("StartLifecyclePolicyPreview", name, request, running) is not None
+
+    def lifecycle_preview(self, name: str, images: Sequence[Mapping[str, str]]) -> LifecyclePreview | None:
+        """The newest preview, with those of `images` that it would expire or archive; None if there is none.
+
+        An image is {"imageDigest": …} or {"imageTag": …}. One call for each 100 images, the most that AWS takes in a
+        call; a request with images has no pages. (*GetLifecyclePolicyPreview*, Amazon ECR API Reference)
+        Permission: ecr:GetLifecyclePolicyPreview. Raises RegistryError.
+        """
+        found: list[PreviewedImage] = []
+        text = ""
+        for start in range(0, len(images), IMAGES_PER_CALL):
+            request = {**self._on(name), "imageIds": [dict(each) for each in images[start : start + IMAGES_PER_CALL]]}
+            none = {"LifecyclePolicyPreviewNotFoundException": None}
+            answer = self._call("GetLifecyclePolicyPreview", name, request, none)
+            if answer is None:
+                return None
+            text = answer["lifecyclePolicyText"]
+            if answer["status"] != "COMPLETE":
+                return LifecyclePreview(text=text, status=answer["status"])
+            found += [
+                PreviewedImage(
+                    digest=each["imageDigest"],
+                    tags=tuple(each.get("imageTags", ())),
+                    action=each["action"]["type"],
+                    rule=each["appliedRulePriority"],
+                )
+                for each in answer.get("previewResults", ())
+            ]
+        return LifecyclePreview(text=text, status="COMPLETE", images=tuple(found))
 
     def put_mutability(self, name: str, mutability: str, exclusions: tuple[str, ...]) -> None:
         """Set the tag mutability. Permission: ecr:PutImageTagMutability."""

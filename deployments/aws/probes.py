@@ -12,6 +12,7 @@ from deployments.aws.clients import client_of, no_open_transaction, translated
 from deployments.aws.ecr import Ecr
 from deployments.aws.sqs import EventQueue
 from deployments.aws.values import Identity, Message
+from deployments.errors import RegistryError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +43,8 @@ class Probes:
     def reads(self, name: str) -> dict[str, Callable[[], object]]:
         """{permission: a call that raises RegistryError without it}. No repository with this `name` may exist.
 
-        Permissions: ecr:GetRepositoryPolicy, ecr:GetLifecyclePolicy, ecr:ListTagsForResource,
-        ecr:DescribeRepositories, ecr:BatchGetImage, ecr:ListImages, ecr:GetAuthorizationToken.
+        Permissions: ecr:GetRepositoryPolicy, ecr:GetLifecyclePolicy, ecr:GetLifecyclePolicyPreview,
+        ecr:ListTagsForResource, ecr:DescribeRepositories, ecr:BatchGetImage, ecr:ListImages, ecr:GetAuthorizationToken.
         """
         ecr = self.ecr
         return {
@@ -51,6 +52,9 @@ class Probes:
             "ecr:DescribeRepositories": lambda: ecr._describe(name),
             "ecr:GetAuthorizationToken": ecr.authorization,
             "ecr:GetLifecyclePolicy": lambda: ecr._lifecycle(name),
+            "ecr:GetLifecyclePolicyPreview": lambda: _absent(
+                lambda: ecr.lifecycle_preview(name, [{"imageTag": "none"}])
+            ),
             "ecr:GetRepositoryPolicy": lambda: ecr._policy(name),
             "ecr:ListImages": lambda: list(ecr.image_tags(name)),
             "ecr:ListTagsForResource": lambda: ecr._tags(name),
@@ -63,3 +67,12 @@ class Probes:
         """
         queue = EventQueue(url=url, region=self.ecr.registry.region, access=self.ecr.access)
         queue.delete([Message(id="probe", body="", receipt="registry-admin-doctor", receives=0)])
+
+
+def _absent(call: Callable[[], object]) -> None:
+    """Make a call about a repository that does not exist. Raises RegistryError for any answer but that."""
+    try:
+        call()
+    except RegistryError as error:
+        if error.code != "RepositoryNotFoundException":
+            raise

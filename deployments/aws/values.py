@@ -45,6 +45,25 @@ class DescribedImage:
     archived_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewedImage:
+    """One image that a lifecycle policy would expire or archive, in an answer of GetLifecyclePolicyPreview."""
+
+    digest: str
+    tags: tuple[str, ...]
+    action: str  # EXPIRE, TRANSITION (to the archive)
+    rule: int  # the priority of the rule that decides
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifecyclePreview:
+    """The newest preview of a repository. `images` is empty unless the status is COMPLETE."""
+
+    text: str  # the lifecycle policy that is previewed
+    status: str  # IN_PROGRESS, COMPLETE, EXPIRED, FAILED
+    images: tuple[PreviewedImage, ...] = ()
+
+
 class CreateOutcome(Enum):
     """The result of CreateRepository."""
 

@@ -24,8 +24,9 @@ from deployments.policy.findings import place_of
 SET_POLICY = "ecr:setrepositorypolicy"
 _NEEDED = """
     BatchCheckLayerAvailability BatchGetImage CompleteLayerUpload DescribeImages DescribeRepositories
-    GetDownloadUrlForLayer GetLifecyclePolicy GetRepositoryPolicy InitiateLayerUpload ListImages ListTagsForResource
-    PutImage PutImageTagMutability PutLifecyclePolicy SetRepositoryPolicy TagResource UploadLayerPart
+    GetDownloadUrlForLayer GetLifecyclePolicy GetLifecyclePolicyPreview GetRepositoryPolicy InitiateLayerUpload
+    ListImages ListTagsForResource PutImage PutImageTagMutability PutLifecyclePolicy SetRepositoryPolicy
+    StartLifecyclePolicyPreview TagResource UploadLayerPart
 """
 #: What Registry Admin and the credentials of a deploy do on a repository that exists: docs/iam-policy.json, lower case.
 NEEDED = frozenset(f"ecr:{name.lower()}" for name in _NEEDED.split())

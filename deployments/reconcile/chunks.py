@@ -21,7 +21,7 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
 from deployments.aws.ecr import Ecr
-from deployments.aws.values import Observation
+from deployments.aws.values import Details, Observation
 from deployments.catalogue import THROTTLED, sentence
 from deployments.config import Configuration
 from deployments.errors import RegistryError, registry_error
@@ -326,7 +326,9 @@ class ChunkRun:
             if isinstance(part, RegistryError) and part.code in UNANSWERED_CODES and self._unanswered(row, part):
                 return False
         self.unanswered_in_a_row, self.progressed = 0, True
-        if self._is_unchanged(target, row, observation, desired_digest):
+        if self._is_unchanged(target, row, observation, desired_digest) and not self._preview_due(
+            target, row, observation
+        ):
             with self._lock:
                 (self.unchanged if observation.details is None else self.unchanged_as_a_whole).append(row.pk)
                 self.counts["in_sync"] += 1
@@ -337,6 +339,14 @@ class ChunkRun:
             self._report(target, row, observation)
             return True
         return self._converge(unpaced, target, row, observation, desired_digest)
+
+    def _preview_due(self, target: Target, row: Repository, observation: Observation) -> bool:
+        """Whether the live lifecycle policy must be previewed, although nothing has changed."""
+        if self.chunk.sweep.dry_run:
+            return False
+        details = observation.details if isinstance(observation.details, Details) else None
+        now: datetime = row.db_now  # type: ignore[attr-defined]
+        return repositories.preview_due(row, details, config=target.config, asked=self._is_asked_for(row), now=now)
 
     def _is_asked_for(self, row: Repository) -> bool:
         """Whether a person asked for this look: then every part is read, once in the sweep."""
@@ -465,7 +475,9 @@ class ChunkRun:
             cause=self.chunk.sweep.requested_by or self.chunk.sweep.trigger,
             enforce=self.configuration.enforce,
             activation=self.configuration.activation,
+            details=self._is_asked_for(row),
             observation=observation,
+            previews=True,
         )
         if result is None:
             with self._lock:

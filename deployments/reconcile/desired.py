@@ -167,6 +167,14 @@ def same_lifecycle(a: str, b: str) -> bool:
         return a == b
 
 
+def may_touch_tagged(lifecycle: str) -> bool:
+    """Whether a lifecycle policy has a rule that can select an image with a tag. True if the text cannot be read."""
+    try:
+        return any(rule["selection"]["tagStatus"] != "untagged" for rule in json.loads(lifecycle)["rules"])
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return True
+
+
 def _lifecycle(document: Mapping[str, Any]) -> Any:
     rules = []
     for rule in document.get("rules", ()):

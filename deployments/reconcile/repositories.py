@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, TypeVar
@@ -40,9 +40,18 @@ from deployments.models import (
     RepositoryStatus,
     WritesPause,
 )
-from deployments.reconcile import bulkhead, desired, ownership, processes, registry_policies
+from deployments.reconcile import bulkhead, desired, lifecycle_safety, ownership, processes, registry_policies
 from deployments.reconcile.lease import Lease
-from deployments.row_values import ConsumerPull, Difference, Encryption, Management, Mutability, Part
+from deployments.reconcile.lifecycle_safety import Previews
+from deployments.row_values import (
+    ConsumerPull,
+    Difference,
+    Encryption,
+    Management,
+    Mutability,
+    Part,
+    PreviewResult,
+)
 
 T = TypeVar("T")
 log = get_logger(__name__)
@@ -75,6 +84,7 @@ class RowValues(TypedDict, total=False):
     policy_applied_at: datetime | None
     lifecycle_text: str
     lifecycle_is_ours: bool
+    lifecycle_previews: dict[str, PreviewResult]
     tags: dict[str, str]
     mutability: Mutability
     encryption: Encryption
@@ -94,6 +104,7 @@ GONE: RowValues = {
     "policy_applied_at": None,
     "policy_text": "",
     "lifecycle_is_ours": False,
+    "lifecycle_previews": {},
     "details_checked_at": None,
     "consumers": {},
     "drifted_since": None,
@@ -313,6 +324,7 @@ class _Run:
     cause: str
     enforce: bool
     partition: str
+    previews: Previews | None = None  # None: this run makes no preview of a lifecycle policy
     missing: bool = False
     unanswered: bool = False  # the answer to our CreateRepository was lost, so it may have succeeded
     values: RowValues = field(default_factory=RowValues)
@@ -350,6 +362,7 @@ def reconcile(
     activation: int = 0,
     details: bool = False,
     observation: Observation | None = None,
+    previews: bool = False,
 ) -> Converged | None:
     """Converge an existing repository, for a sweep or a change event.
 
@@ -374,6 +387,7 @@ def reconcile(
         create=False,
         details=details,
         observation=observation if lease.epoch == row.lease_epoch + 1 else None,
+        previews=previews,
     )
 
 
@@ -398,12 +412,14 @@ def converge(
     create: bool,
     details: bool = False,
     observation: Observation | None = None,
+    previews: bool = False,
 ) -> Converged:
     """Observe one repository, correct the differences, record the result and return the lease.
 
     All paths use this function. `enforce` False: correct nothing on an existing repository. `create`: create a missing
     repository (a deploy does, a sweep does not). `details`: read all parts, even if they are not due. `observation`:
-    one that the caller has made since the row was last written.
+    one that the caller has made since the row was last written. `previews`: let AWS preview lifecycle policies, which
+    takes seconds. Without it, a lifecycle policy that needs a preview waits for a run that makes one: a sweep.
     """
     row, before, code_before = lease.row, lease.row.status, lease.row.last_error_code
     incomparable_before = row.incomparable_since
@@ -415,6 +431,9 @@ def converge(
         partition=ecr.registry.partition,
         values={"host": config.host, "attempted_at": now},
     )
+    if previews:
+        since = full_pass_before(row, config, now)
+        run.previews = Previews(ecr=ecr, row=row, config=config, now=now, since=since, again=details)
     if row.management == Management.UNMANAGED:  # the status changes afterwards, also after an error
         run.values["management"] = ""
     try:
@@ -507,13 +526,32 @@ def details_due(row: Repository, *, config: RegistryConfig, desired_digest: str,
     They are old between half of RECONCILE_FULL_PASS_HOURS and the whole of it, by the row's number: repositories whose
     details were read at one time do not stay together, so each sweep reads a share of them.
     """
-    share = 1 - row.pk % 8 / 16
     return (
         row.details_checked_at is None
-        or row.details_checked_at < now - config.full_pass * share
+        or row.details_checked_at < full_pass_before(row, config, now)
         or row.checked_digest != desired_digest
         or bool(row.last_error)
     )
+
+
+def full_pass_before(row: Repository, config: RegistryConfig, now: datetime) -> datetime:
+    """What was read of this repository before this time is old."""
+    share = 1 - row.pk % 8 / 16
+    return now - config.full_pass * share
+
+
+def preview_due(
+    row: Repository, observed: Details | None, *, config: RegistryConfig, asked: bool, now: datetime
+) -> bool:
+    """Whether a sweep has to let AWS preview the live lifecycle policy. `asked`: a person asked for this look.
+
+    `observed`: the details, if this sweep has read them.
+    """
+    text = (observed or remembered(row)).lifecycle
+    if not text or not (observed or row.lifecycle_previews):
+        return False
+    since = full_pass_before(row, config, now)
+    return lifecycle_safety.is_due(row, text, config=config, since=since, again=asked, whole=observed is not None)
 
 
 def _observe(
@@ -713,7 +751,79 @@ def _correct(run: _Run, observation: Observation, *, ecr: Ecr, config: RegistryC
             "encryption": Encryption(type=details.encryption, kms_key=details.kms_key),
             "details_checked_at": now,
         }
-    _write(run, differences, ecr=ecr, config=config, now=now, policy_before=policy_before)
+    live = run.values.get("lifecycle_text", row.lifecycle_text)
+    lifecycle = next((each for each in differences if each.part is Part.LIFECYCLE and each.fixable), None)
+    if lifecycle is not None and _may_write(run) and lifecycle_safety.must_stay(row, config):
+        # The other parts first: a preview takes seconds.
+        rest = [each for each in differences if each is not lifecycle]
+        _write(run, rest, ecr=ecr, config=config, now=now, policy_before=policy_before)
+        _write_previewed(run, lifecycle, ecr=ecr, config=config, now=now)
+    else:
+        _write(run, differences, ecr=ecr, config=config, now=now, policy_before=policy_before)
+        _keep_preview(run, "settings", None)
+    if live and desired.may_touch_tagged(live) and run.values.get("lifecycle_text", live) == live:
+        _watch_live(run, live)
+    else:
+        _keep_preview(run, "live", None)
+
+
+def _write_previewed(run: _Run, difference: Difference, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> None:
+    """Write the lifecycle policy if AWS's preview takes away no image that must stay; else say why not."""
+    text = config.lifecycle_policy
+    before = lifecycle_safety.stored(run.row, "settings", text)
+    if run.previews is None:
+        if before is None:
+            words = f"{difference.words} The next sweep lets AWS preview the one of the settings, and then writes it."
+            run.differences.append(replace(difference, words=words, fixable=False, waits=True))
+        else:
+            run.differences.append(_refused(difference, before))
+        return
+    with suppress(RegistryError):  # `_write` records why nothing may be written
+        run.lease.require_writable()
+        try:
+            result = run.previews.result("settings", text)
+        except RegistryError as error:
+            run.errors.append(error)
+            run.differences.append(difference)
+            return
+        if result is not None and not result.words and not run.previews.are_the_same(result):
+            result = replace(result, words="The images that must stay changed during AWS's preview.", then="start")
+        if result is not None and result.words:
+            _keep_preview(run, "settings", result)
+            run.differences.append(_refused(difference, result))
+            return
+        _keep_preview(run, "settings", None)
+    _write(run, [difference], ecr=ecr, config=config, now=now, policy_before="")
+
+
+def _refused(difference: Difference, result: PreviewResult) -> Difference:
+    """The difference of a lifecycle policy that is not written. It is drift: a person has to do something."""
+    return replace(difference, words=f"{difference.words} {result.words} Until then nothing is written.", waits=True)
+
+
+def _watch_live(run: _Run, live: str) -> None:
+    """Report a live lifecycle policy, ours or not, that would take away an image that must stay. Nothing is written."""
+    before = lifecycle_safety.stored(run.row, "live", live)
+    result = before
+    observed = "details_checked_at" in run.values
+    if run.previews is not None and (observed or (before is not None and before.then)):
+        try:
+            result = run.previews.result("live", live)
+        except RegistryError as error:
+            run.errors.append(error)
+    _keep_preview(run, "live", result)
+    if result is not None and result.words:
+        run.differences.append(Difference(part=Part.LIFECYCLE, words=result.words, fixable=False))
+
+
+def _keep_preview(run: _Run, policy: str, result: PreviewResult | None) -> None:
+    """Put what AWS's preview of this policy said on the row; None: nothing is known, or it does not matter any more."""
+    before = run.values.get("lifecycle_previews", run.row.lifecycle_previews) or {}
+    after = {name: each for name, each in before.items() if name != policy}
+    if result is not None:
+        after[policy] = result
+    if after != before:
+        run.values["lifecycle_previews"] = after
 
 
 def compare(
@@ -772,10 +882,7 @@ def _write(
         Part.TAGS: lambda: ecr.put_tags(name, tags),
         Part.MUTABILITY: lambda: ecr.put_mutability(name, desired.MUTABILITY, desired.EXCLUSIONS),
     }
-    # A new repository is set up completely, also if an earlier attempt was not completed.
-    setting_up = run.row.origin == "created" and run.row.last_in_sync_at is None
-    may_write = run.enforce or setting_up
-    mine = [difference for difference in differences if difference.fixable and may_write]
+    mine = [difference for difference in differences if difference.fixable and _may_write(run)]
     run.differences += [difference for difference in differences if difference not in mine]
     if not mine:
         return
@@ -783,7 +890,7 @@ def _write(
         run.lease.require_writable()
     except RegistryError as refused:
         # While writes are paused, a repository that was in sync becomes drifted, as in observe mode; a new one fails.
-        if refused.code != "WritesPaused" or setting_up or run.row.last_in_sync_at is None:
+        if refused.code != "WritesPaused" or run.row.last_in_sync_at is None:
             run.errors.append(refused)
         run.differences += mine
         return
@@ -823,6 +930,11 @@ def _write(
         run.written.append(difference.words)
         run.values["written_at"] = Now()
         _written(run, difference, config=config, now=now, policy_before=policy_before)
+
+
+def _may_write(run: _Run) -> bool:
+    """Whether differences are corrected. A new repository is set up completely, also after an incomplete attempt."""
+    return run.enforce or (run.row.origin == "created" and run.row.last_in_sync_at is None)
 
 
 def _naming_the_statement(

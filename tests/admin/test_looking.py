@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from deployments.admin import chart
 from deployments.models import Deployment, RegistryPolicyReading, Repository
-from deployments.row_values import ConsumerPull, ProvedPull, Receipt
+from deployments.row_values import ConsumerPull, Difference, Part, PreviewResult, ProvedPull, Receipt
 from tests.admin.installation import CLUSTER, DESIRED, HOST, SECOND, STAGING, Installation, policy
 
 DEPLOYMENTS, REPOSITORIES = "/admin/deployments/deployment/", "/admin/deployments/repository/"
@@ -55,6 +55,26 @@ def test_a_file_takes_no_more_queries_with_more_rows(installation: Installation,
     Installation(projects=3, repositories=3, deployments=200, seed=5)
 
     assert queries() == few
+
+
+def test_the_page_of_a_repository_offers_a_lifecycle_policy_that_keeps_its_images(
+    installation: Installation, operator: Client
+) -> None:
+    row = Repository.objects.filter(status="drifted")[0]
+    page = f"{REPOSITORIES}{row.pk}/change/"
+    assert "A text that keeps these images" not in operator.get(page).content.decode()
+    row.differences = [Difference(part=Part.LIFECYCLE, words="Version 1 would go.", fixable=True, waits=True)]
+    row.lifecycle_previews = {
+        "live": PreviewResult(text="1", images="2", at="x"),
+        "settings": PreviewResult(text="1", images="2", at="x", words="x", suggestion='{"rules": "the safe ones"}'),
+    }
+    row.save()
+
+    shown = operator.get(page).content.decode()
+
+    assert "the safe ones" in shown
+    assert "Version 1 would go." in shown
+    assert "The next attempt puts it right." not in shown
 
 
 def test_a_cell_is_never_a_formula(installation: Installation, operator: Client) -> None:

@@ -37,8 +37,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 #: Operations that the door calls, and answers of theirs that it takes for values.
 CALLS = {
     "ecr": """BatchGetImage CreateRepository DescribeImages DescribeRepositories GetAuthorizationToken
-        GetDownloadUrlForLayer GetLifecyclePolicy GetRepositoryPolicy ListImages ListTagsForResource
-        PutImageTagMutability PutLifecyclePolicy SetRepositoryPolicy TagResource""",
+        GetDownloadUrlForLayer GetLifecyclePolicy GetLifecyclePolicyPreview GetRepositoryPolicy ListImages
+        ListTagsForResource PutImageTagMutability PutLifecyclePolicy SetRepositoryPolicy StartLifecyclePolicyPreview
+        TagResource""",
     "sts": "AssumeRole GetFederationToken",
     "sqs": "ReceiveMessage DeleteMessageBatch",
 }
@@ -46,6 +47,8 @@ VALUES = {
     "ImageNotFoundException",
     "LayersNotFoundException",
     "LifecyclePolicyNotFoundException",
+    "LifecyclePolicyPreviewInProgressException",
+    "LifecyclePolicyPreviewNotFoundException",
     "RepositoryAlreadyExistsException",
     "RepositoryPolicyNotFoundException",
 }

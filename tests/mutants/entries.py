@@ -17,6 +17,7 @@ def _in(module: str, *entries: tuple[str, ...], postgresql: bool = False) -> lis
 
 
 _EFFECTIVE = "policy/test_effective.py::"
+_LIFECYCLE = "reconcile/test_lifecycle_safety.py::"
 _REGISTRY = "reconcile/test_registry_policies.py::"
 _SSO = "access/test_single_sign_on.py::"
 
@@ -2892,6 +2893,76 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/reconcile/lifecycle_safety.py",
+        (
+            "Previews.result",
+            "not due and not before.then",
+            "not before.then",
+            _LIFECYCLE + "test_another_current_image_is_another_question",
+        ),
+        (
+            "Previews.result",
+            "not due and not before.then",
+            "False",
+            _LIFECYCLE
+            + "test_thirty_deploys_a_rule_keep_ten_and_the_oldest_current_the_policy_is_not_written_and_the_version_named",
+        ),
+        (
+            "Previews.result",
+            "or self.again or",
+            "or",
+            _LIFECYCLE + "test_a_preview_that_failed_or_was_throttled_is_no_yes",
+        ),
+        (
+            "Previews.result",
+            "or _is_older(before, self.since)",
+            "",
+            _LIFECYCLE + "test_the_rule_of_somebody_else_on_an_adopted_repository_is_reported_and_not_touched",
+        ),
+        (
+            "Previews.result",
+            "started=reads",
+            "started=False",
+            _LIFECYCLE + "test_a_preview_that_does_not_finish_is_waited_for_once_and_read_by_the_next_sweeps",
+        ),
+        (
+            "Previews._touched",
+            "ours = preview is not None and desired.same_lifecycle(preview.text, text)",
+            "ours = True",
+            _LIFECYCLE + "test_the_preview_of_somebody_else_is_not_taken_for_ours",
+        ),
+        (
+            "Previews._touched",
+            'if preview.status != "IN_PROGRESS":',
+            "if False:",
+            _LIFECYCLE + "test_a_preview_that_failed_or_was_throttled_is_no_yes",
+        ),
+        (
+            "Previews._touched",
+            "if started or processes.clock() + pause > until:",
+            "if started:",
+            _LIFECYCLE + "test_a_preview_that_does_not_finish_is_waited_for_once_and_read_by_the_next_sweeps",
+        ),
+        (
+            "Previews._touched",
+            'or error.code == "RepositoryNotFoundException"',
+            "",
+            _LIFECYCLE + "test_a_repository_that_is_deleted_during_the_preview_is_missing",
+        ),
+        (
+            "protecting",
+            "(*first, *rules)",
+            "(*rules, *first)",
+            _LIFECYCLE + "test_the_offered_text_protects_each_tag_before_the_rules_in_their_order",
+        ),
+        (
+            "is_due",
+            "not whole or not desired.may_touch_tagged(text)",
+            "not whole",
+            _LIFECYCLE + "test_a_live_policy_about_untagged_images_only_is_not_previewed",
+        ),
+    ),
+    *_in(
         "deployments/reconcile/lease.py",
         (
             "Lease.claim",
@@ -3373,6 +3444,49 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/reconcile/repositories.py",
         (
+            "_correct",
+            "lifecycle_safety.must_stay(row, config)",
+            "False",
+            _LIFECYCLE
+            + "test_thirty_deploys_a_rule_keep_ten_and_the_oldest_current_the_policy_is_not_written_and_the_version_named",
+        ),
+        (
+            "_write_previewed",
+            "not run.previews.are_the_same(result)",
+            "False",
+            _LIFECYCLE + "test_an_image_that_becomes_current_during_the_preview_stops_the_write",
+        ),
+        (
+            "_write_previewed",
+            "run.lease.require_writable()",
+            "pass",
+            _LIFECYCLE + "test_while_writes_are_paused_nothing_is_previewed_or_written",
+        ),
+        (
+            "_write_previewed",
+            "if run.previews is None:",
+            "if False:",
+            _LIFECYCLE + "test_a_deploy_waits_for_no_preview_and_leaves_the_policy_to_the_sweep",
+        ),
+        (
+            "_write_previewed",
+            "if result is not None and result.words:",
+            "if result is not None and False:",
+            _LIFECYCLE + "test_without_the_permission_the_policy_is_not_written_and_the_row_has_the_statement",
+        ),
+        (
+            "_watch_live",
+            "result.words, fixable=False",
+            "result.words, fixable=True",
+            _LIFECYCLE + "test_the_rule_of_somebody_else_on_an_adopted_repository_is_reported_and_not_touched",
+        ),
+        (
+            "",
+            '"lifecycle_previews": {},',
+            "",
+            "reconcile/test_repositories.py::test_nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row",
+        ),
+        (
             "",
             '"taken_over_at": None,',
             "",
@@ -3415,7 +3529,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_repositories.py::test_a_lease_is_held_by_one_for_ninety_seconds",
         ),
         (
-            "details_due",
+            "full_pass_before",
             "share = 1 - row.pk % 8 / 16",
             "share = 1",
             "reconcile/test_repositories.py::test_repositories_that_were_read_together_are_due_one_after_the_other",

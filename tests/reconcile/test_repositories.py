@@ -1068,7 +1068,7 @@ def test_what_is_there_though_no_answer_of_ours_was_lost_is_somebody_elses(
 #: What a row says of the repository itself: nothing of it is true of another one of the same name.
 OF_THE_OLD_ONE = (
     "origin", "management", "taken_over_at", "last_checked_at", "last_in_sync_at", "policy_applied_at",
-    "policy_text", "lifecycle_is_ours", "details_checked_at", "consumers", "differences",
+    "policy_text", "lifecycle_is_ours", "lifecycle_previews", "details_checked_at", "consumers", "differences",
 )  # fmt: skip
 
 
@@ -1083,7 +1083,11 @@ def test_nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row(
     )
     row = ensure(project, configuration)
     Repository.objects.update(
-        origin="adopted", taken_over_at=Now(), management="full", differences=[{"what": "tags", "words": "x"}]
+        origin="adopted",
+        taken_over_at=Now(),
+        management="full",
+        differences=[{"what": "tags", "words": "x"}],
+        lifecycle_previews={"live": {"text": "x"}},
     )
     delete_repository(sandbox, row.name)
     row.refresh_from_db()
