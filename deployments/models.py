@@ -291,6 +291,9 @@ class Repository(models.Model):
         default=dict, blank=True, read=Encryption.from_row
     )
     details_checked_at = models.DateTimeField(null=True, blank=True)  # describe, lifecycle and tags
+    # The newest pull of any image that AWS has recorded, and when a refresh asked for it; null: none, and never.
+    last_pulled_at = models.DateTimeField(null=True, blank=True)
+    pulls_read_at = models.DateTimeField(null=True, blank=True)
     # By account: whether each configured consumer can pull by the observed policies of the repository and the registry.
     consumers: models.JSONField[dict[str, ConsumerPull], dict[str, ConsumerPull]] = ValuesField(
         default=dict,
@@ -961,7 +964,7 @@ class Sweep(models.Model):
     trigger = models.CharField(max_length=12, choices=SweepTrigger.choices)
     requested_by = models.CharField(max_length=200, blank=True)
     names = models.JSONField(default=list, blank=True)  # empty: all
-    dry_run = models.BooleanField(default=False)
+    dry_run = models.BooleanField(default=False)  # a refresh: it records what it sees and writes nothing to AWS
     adopt = models.BooleanField(default=False)  # also adopt the repositories that the sweep discovers
     status = models.CharField(max_length=12, choices=SweepStatus.choices, default=SweepStatus.RUNNING)
     started_at = models.DateTimeField(default=timezone.now)
@@ -1008,6 +1011,7 @@ class SweepChunk(models.Model):
     healed = models.PositiveIntegerField(default=0)
     drifted = models.PositiveIntegerField(default=0)
     failed = models.PositiveIntegerField(default=0)
+    unmanaged = models.PositiveIntegerField(default=0, db_default=0)  # only a refresh reads unmanaged repositories
     calls = models.JSONField(default=dict, blank=True)
     # By repository id: how often AWS throttled its check in this sweep. The keys of JSON are texts.
     throttled: models.JSONField[dict[int, int] | None, dict[int, int] | None] = ValuesField(
@@ -1038,7 +1042,7 @@ class SweepFinding(models.Model):
         """What the sweep did or found."""
 
         HEALED = "healed", "Healed"
-        DRIFTED = "drifted", "Drifted"  # left as it is: observe mode, a dry run, or not managed by us
+        DRIFTED = "drifted", "Drifted"  # left as it is: observe mode, a refresh, or not managed by us
         FAILED = "failed", "Failed"
         MISSING = "missing", "Missing"
         DISCOVERED = "discovered", "Discovered"

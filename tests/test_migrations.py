@@ -27,6 +27,7 @@ LANDED = {
     "0011_channel_kinds": "bf45af189b24c1f4f7f96fc4520dc92cf51ed72c8bada4101cff0d2b6a23f3b8",
     "0012_key_clients": "bcf27dd6bd59d0da4ba0f531b61ba84c07bb78883a5124b6e97ea256c6fcd5fc",
     "0013_lifecycle_previews": "0f32337bac70201d84e5edd1c89bb8e86d80afbc7e73d6e8ddf79fff7fd2e767",
+    "0014_refresh": "84f8f7509383439991bafc03f6d063dd47c76e0a52bc3916e6554ae46da60de8",
 }
 
 

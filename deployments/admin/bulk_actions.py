@@ -28,7 +28,7 @@ from django.views.decorators.http import require_POST
 
 from deployments import clock, tasks
 from deployments.access.audit import Trail
-from deployments.admin.pages import Button, ReadOnly, back_to, may, require, who
+from deployments.admin.pages import Button, ReadOnly, back_to, may, require, say_if_no_worker, who
 from deployments.errors import Refusal
 from deployments.models import Repository, RepositoryStatus, Sweep
 from deployments.reconcile import requests, targets
@@ -71,10 +71,11 @@ BULK_ACTIONS = {
         ),
         BulkAction(
             name="preview",
-            word="Dry run",
+            word="Refresh",
             right="reconcile_repository",
-            says="A worker checks each repository and reports what it would write. Nothing changes, in AWS or here.",
-            where=_CHECKED_BY_SWEEPS,
+            says="A worker looks at each repository, also at unmanaged and missing ones. It records here what it sees, "
+            "and writes nothing to AWS.",
+            where=_CHECKED_BY_SWEEPS | Q(status=RepositoryStatus.MISSING) | Q(management=Management.UNMANAGED),
         ),
         BulkAction(
             name="recheck",
@@ -304,6 +305,7 @@ class BulkActions(ReadOnly):
         tasks.wake_workers()
         address = reverse("admin:deployments_sweep_change", args=[sweep.pk])
         self.message_user(request, format_html('{} <a href="{}">Watch {}</a>', words, address, sweep), messages.SUCCESS)
+        say_if_no_worker(request, sweep)
         return address
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.conf import settings
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
@@ -24,8 +24,8 @@ from django.utils.text import capfirst
 from deployments.access import audit
 from deployments.access.audit import Trail
 from deployments.config import Configuration
-from deployments.models import AuditEntry
-from deployments.reconcile import generation
+from deployments.models import AuditEntry, ProcessRole, Sweep
+from deployments.reconcile import generation, processes
 
 if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[Any]
@@ -85,6 +85,13 @@ class Alarm:
     words: str
     then: str = ""
     tone: str = "bad"
+
+
+def say_if_no_worker(request: HttpRequest, sweep: Sweep) -> None:
+    """Say on the next page that no worker runs, so that the sweep waits; nothing if a worker runs."""
+    if absent := processes.absence(ProcessRole.WORKER):
+        words = f"{absent} {sweep} waits until one runs: python manage.py worker"
+        messages.warning(request, words)
 
 
 def back_to(request: HttpRequest, otherwise: str) -> str:

@@ -26,8 +26,20 @@ from django.views.decorators.http import require_POST
 from deployments import tasks
 from deployments.access.audit import Trail
 from deployments.admin.display import ago, badge, took, two_lines
-from deployments.admin.pages import Alarm, Button, Nouns, ReadOnly, may, menu, require, shown_configuration, who
+from deployments.admin.pages import (
+    Alarm,
+    Button,
+    Nouns,
+    ReadOnly,
+    may,
+    menu,
+    require,
+    say_if_no_worker,
+    shown_configuration,
+    who,
+)
 from deployments.models import (
+    ProcessRole,
     Repository,
     RepositoryStatus,
     Sweep,
@@ -36,7 +48,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import chunks, sweep_record, targets
+from deployments.reconcile import chunks, processes, sweep_record, targets
 
 FAILED = "The sweep failed for a reason that affects every repository"
 NAMES_SHOWN = 20
@@ -48,6 +60,7 @@ RESULTS = (
     ("healed", "Healed", "ok"),
     ("drifted", "Drifted", "warn"),
     ("failed", "Failed", "bad"),
+    ("unmanaged", "Unmanaged", "idle"),
 )
 
 
@@ -116,6 +129,7 @@ class SweepAdmin(ReadOnly):
                 )
                 assert sweep is not None  # only scheduled sweeps exclude each other  # noqa: S101
             tasks.wake_workers()
+            say_if_no_worker(request, sweep)
             return HttpResponseRedirect(reverse("admin:deployments_sweep_change", args=[sweep.pk]))
         managed = Repository.objects.exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
         configuration = shown_configuration()
@@ -183,6 +197,7 @@ class SweepAdmin(ReadOnly):
             "words": far.words,
             "waiting": far.waiting,
             "running": running,
+            "no_worker": processes.absence(ProcessRole.WORKER) if running else "",
             "alarm": Alarm(title=title, words=row.error) if row.error else None,
             "buttons": [stop] if running and may(request, "stop_sweep") else [],
             "outcome": outcome,
@@ -195,7 +210,7 @@ class SweepAdmin(ReadOnly):
 
     @admin.display(description="Started", ordering="started_at")
     def started(self, row: Sweep) -> str:
-        tag = SafeString(' <span class="tag">dry run</span>') if row.dry_run else ""
+        tag = SafeString(' <span class="tag">refresh</span>') if row.dry_run else ""
         return format_html('<b>{}</b>{}<span class="under">{}</span>', row, tag, ago(row.started_at))
 
     @admin.display(description="Status")

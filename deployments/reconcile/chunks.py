@@ -37,14 +37,16 @@ from deployments.models import (
 )
 from deployments.policy import RegistryPolicy
 from deployments.reconcile import desired, generation, registry_policies, repositories, targets
-from deployments.reconcile.lease import Lease
+from deployments.reconcile.lease import Lease, free
 from deployments.reconcile.pace import Pace
 from deployments.reconcile.sweep_record import Outcome, end, next_piece, record_findings, size_of
 from deployments.reconcile.targets import Target
-from deployments.row_values import ConsumerPull
+from deployments.row_values import ConsumerPull, Management
 
 CHUNK_LEASE = timedelta(seconds=45)  # lease of a chunk or a listing
 LEASE_RENEWAL_SECONDS = 10
+#: The counters of a chunk's row. Each repository is counted in one of them.
+RESULTS = ("in_sync", "healed", "drifted", "failed", "unmanaged")
 #: Pause of a chunk if other processes hold the leases of all repositories that are left.
 BUSY_PAUSE = timedelta(seconds=5)
 THREADS_PER_CHUNK = 16
@@ -128,9 +130,8 @@ class ChunkRun:
         position = {pk: index for index, pk in enumerate(self.chunk.remaining)}
         self.pending.extend(sorted(rows, key=lambda row: position[row.pk]))
         self.read_at = rows[0].db_now
-        if not self.chunk.sweep.dry_run:
-            # Before the work, so that a repository that kills its worker comes last in the next sweep.
-            Repository.objects.filter(pk__in=list(position)).update(attempted_at=Now())
+        # Before the work, so that a repository that kills its worker comes last in the next sweep.
+        Repository.objects.filter(pk__in=list(position)).update(attempted_at=Now())
 
     def _submit_to(self, pool: ThreadPoolExecutor, target: Target, pace: Pace) -> Callable[[Repository], Future[bool]]:
         """A function that starts the check of a repository in a thread of the pool."""
@@ -222,7 +223,7 @@ class ChunkRun:
             wholes, self.unchanged_as_a_whole = self.unchanged_as_a_whole, []
         looked_at = {"last_checked_at": read_at, "last_in_sync_at": read_at}
         for ids, values in ((policies, looked_at), (wholes, looked_at | {"details_checked_at": read_at})):
-            if ids and not self.chunk.sweep.dry_run:
+            if ids:
                 # Only rows without a newer check: a newer result is never overwritten.
                 Repository.objects.filter(pk__in=ids, last_checked_at__lt=read_at).update(**values)
 
@@ -244,7 +245,7 @@ class ChunkRun:
             "attempts": 0,  # counts workers that died in a row; this worker is alive
             "calls": dict(Counter(self.chunk.calls) + calls),
             "throttled": {pk: tries[pk] for pk in remaining if tries.get(pk)} or None,
-            **{name: F(name) + counts[name] for name in ("in_sync", "healed", "drifted", "failed")},
+            **{name: F(name) + counts[name] for name in RESULTS},
         }
         self.chunk.calls = values["calls"]
         if not release:
@@ -307,14 +308,12 @@ class ChunkRun:
             return True
 
     def _check_one(self, paced: Ecr, unpaced: Ecr, target: Target, row: Repository, desired_digest: str) -> bool:
-        due = self._is_asked_for(row) or repositories.details_due(
-            row,
-            config=target.config,
-            desired_digest=desired_digest,
-            now=row.db_now,  # type: ignore[attr-defined]
-        )
+        unmanaged = row.management == Management.UNMANAGED
+        due = not unmanaged and (self._is_asked_for(row) or self._details_due(target, row, desired_digest))
         try:
             observation = paced.observe(row.name, details=due)
+            if self.chunk.sweep.dry_run and observation.exists:
+                self._ask_for_pulls(paced, row)
         except RegistryError as error:
             if error.throttled:
                 return self._throttled(row, error)
@@ -326,17 +325,14 @@ class ChunkRun:
             if isinstance(part, RegistryError) and part.code in UNANSWERED_CODES and self._unanswered(row, part):
                 return False
         self.unanswered_in_a_row, self.progressed = 0, True
+        if unmanaged:
+            return self._record_unmanaged(target, row, observation)
         if self._is_unchanged(target, row, observation, desired_digest) and not self._preview_due(
             target, row, observation
         ):
             with self._lock:
                 (self.unchanged if observation.details is None else self.unchanged_as_a_whole).append(row.pk)
                 self.counts["in_sync"] += 1
-            return True
-        if not observation.exists and Repository.objects.filter(repositories.may_be_invisible(), pk=row.pk).exists():
-            return self._wait_until_visible(row)
-        if self.chunk.sweep.dry_run:
-            self._report(target, row, observation)
             return True
         return self._converge(unpaced, target, row, observation, desired_digest)
 
@@ -347,6 +343,43 @@ class ChunkRun:
         details = observation.details if isinstance(observation.details, Details) else None
         now: datetime = row.db_now  # type: ignore[attr-defined]
         return repositories.preview_due(row, details, config=target.config, asked=self._is_asked_for(row), now=now)
+
+    def _details_due(self, target: Target, row: Any, desired_digest: str) -> bool:
+        return repositories.details_due(row, config=target.config, desired_digest=desired_digest, now=row.db_now)
+
+    def _ask_for_pulls(self, paced: Ecr, row: Repository) -> None:
+        """Ask AWS when an image was last pulled. Without an answer, what was read before stays, with its time."""
+        try:
+            pulled_at = paced.last_pull(row.name)
+        except RegistryError as error:
+            if error.installation:
+                raise
+            log.info("sweep.pulls_not_read", repository=row.name, error=str(error))
+            return
+        Repository.objects.filter(pk=row.pk).update(last_pulled_at=pulled_at, pulls_read_at=Now())
+
+    def _record_unmanaged(self, target: Target, row: Repository, observation: Observation) -> bool:
+        """Record what a refresh saw of a repository that nobody has adopted. Its row goes if the repository is gone."""
+        if isinstance(observation.policy, RegistryError):
+            self._fail(row, observation.policy)
+            return True
+        if observation.exists:
+            kept = repositories.record_unmanaged(
+                row=row,
+                policy=observation.policy,
+                config=target.config,
+                partition=target.registry.partition,
+            )
+        else:
+            same = Repository.objects.filter(free(), pk=row.pk, lease_epoch=row.lease_epoch)
+            kept = bool(same.filter(status=RepositoryStatus.UNMANAGED).delete()[0])
+        if kept:
+            with self._lock:
+                self.counts["unmanaged"] += 1
+        else:
+            with self._lock:
+                self.busy.append(row.pk)
+        return True
 
     def _is_asked_for(self, row: Repository) -> bool:
         """Whether a person asked for this look: then every part is read, once in the sweep."""
@@ -390,10 +423,9 @@ class ChunkRun:
         return count < MAX_TRIES_PER_REPOSITORY
 
     def _fail(self, row: Repository, error: RegistryError) -> None:
-        """Record that the repository could not be checked: as a finding and, unless it is a dry run, on its row."""
+        """Record that the repository could not be checked: as a finding and on its row."""
         sweep = self.chunk.sweep
-        if not sweep.dry_run:
-            repositories.record_failure(row=row, error=error, cause=sweep.requested_by or sweep.trigger)
+        repositories.record_failure(row=row, error=error, cause=sweep.requested_by or sweep.trigger)
         self._record_result(row, "failed", str(error))
 
     def _unanswered(self, row: Repository, error: RegistryError) -> bool:
@@ -450,22 +482,13 @@ class ChunkRun:
         differences = repositories.detail_differences(row, target.config, repositories.remembered(row))
         return any(difference.fixable for difference in differences)
 
-    def _report(self, target: Target, row: Repository, observation: Observation) -> None:
-        """Record as findings what a sweep that may write would do. Nothing is changed, not even the row."""
-        if not observation.exists:
-            self._record_result(row, "drifted", sentence("missing", name="The repository"))
-            return
-        differences, errors = repositories.compare(row, observation, target.config, partition=target.registry.partition)
-        verdict = desired.verdict(differences)
-        words = " ".join([*map(str, errors), verdict.words]).strip()
-        self._record_result(row, "failed" if errors else "drifted" if verdict.drifted else "in_sync", words)
-
     def _converge(
         self, unpaced: Ecr, target: Target, row: Repository, observation: Observation, desired_digest: str
     ) -> bool:
         """Converge one repository under its own lease. False if AWS throttled it, or does not show it yet.
 
-        A repository whose lease another process holds is tried again later.
+        A refresh writes nothing to AWS and records the rest. A repository whose lease another process holds is tried
+        again later.
         """
         result = repositories.reconcile(
             row=row,
@@ -476,8 +499,9 @@ class ChunkRun:
             enforce=self.configuration.enforce,
             activation=self.configuration.activation,
             details=self._is_asked_for(row),
+            writes=not self.chunk.sweep.dry_run,
             observation=observation,
-            previews=True,
+            previews=not self.chunk.sweep.dry_run,
         )
         if result is None:
             with self._lock:
@@ -496,7 +520,9 @@ class ChunkRun:
             self._record_result(row, "drifted", sentence("missing", name="The repository"), Outcome.MISSING)
         elif converged.status == RepositoryStatus.DRIFTED:
             self._record_result(row, "drifted", desired.verdict(converged.differences).words)
-        elif result.written or result.before not in (RepositoryStatus.IN_SYNC, RepositoryStatus.PENDING):
+        elif not self.chunk.sweep.dry_run and (
+            result.written or result.before not in (RepositoryStatus.IN_SYNC, RepositoryStatus.PENDING)
+        ):
             self._record_result(row, "healed", " ".join(result.written))
         else:
             self._record_result(row, "in_sync", "")

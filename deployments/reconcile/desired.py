@@ -39,7 +39,7 @@ def drift(differences: Iterable[Difference]) -> list[Difference]:
 
 
 def verdict(differences: Iterable[Difference]) -> Verdict:
-    """The verdict for these differences: those that are left after the writes, or all that a dry run found."""
+    """The verdict for these differences: those that are left after the writes, or all that a refresh found."""
     found = drift(differences)
     return Verdict(drifted=bool(found), words=" ".join(each.words for each in found))
 

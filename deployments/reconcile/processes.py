@@ -249,6 +249,18 @@ def seen(*roles: ProcessRole, limit: int = 100) -> Seen:
     )
 
 
+def absence(role: ProcessRole) -> str:
+    """A sentence that no process of the role runs, and since when; empty if one runs. One query, or two."""
+    if seen(role).alive:
+        return ""
+    row: Any = Process.objects.filter(role=role).annotate(db_now=Now()).order_by("-beat_at").first()
+    if row is None:
+        return f"No {role.label.lower()} has run in the last day."
+    minutes = int((row.db_now - row.beat_at).total_seconds() // 60)
+    since = f"{minutes:,} minute{'' if minutes == 1 else 's'}" if minutes else "less than a minute"
+    return f"No {role.label.lower()} has been seen for {since}."
+
+
 def unready(role: ProcessRole) -> str:
     """Why no process of the role is ready on this host, for a probe; empty if one is."""
     rows = Process.objects.filter(role=role, host=socket.gethostname(), ended_at=None)

@@ -89,6 +89,8 @@ class RowValues(TypedDict, total=False):
     mutability: Mutability
     encryption: Encryption
     details_checked_at: datetime | None
+    last_pulled_at: datetime | None
+    pulls_read_at: datetime | None
     consumers: dict[str, ConsumerPull]
 
 
@@ -106,9 +108,20 @@ GONE: RowValues = {
     "lifecycle_is_ours": False,
     "lifecycle_previews": {},
     "details_checked_at": None,
+    "last_pulled_at": None,
+    "pulls_read_at": None,
     "consumers": {},
     "drifted_since": None,
     "incomparable_since": None,
+}
+
+_WITHOUT_ERROR: RowValues = {
+    "last_error": "",
+    "last_error_code": "",
+    "last_error_heals": False,
+    "last_error_is_installation": False,
+    "last_error_at": None,
+    "error_since": None,
 }
 
 REPOSITORY_LEASE = timedelta(seconds=90)
@@ -325,6 +338,7 @@ class _Run:
     enforce: bool
     partition: str
     previews: Previews | None = None  # None: this run makes no preview of a lifecycle policy
+    writes: bool = True  # False: a refresh, which writes nothing to AWS, whatever the settings say
     missing: bool = False
     unanswered: bool = False  # the answer to our CreateRepository was lost, so it may have succeeded
     values: RowValues = field(default_factory=RowValues)
@@ -360,11 +374,12 @@ def reconcile(
     cause: str,
     enforce: bool,
     activation: int = 0,
+    writes: bool = True,
     details: bool = False,
     observation: Observation | None = None,
     previews: bool = False,
 ) -> Converged | None:
-    """Converge an existing repository, for a sweep or a change event.
+    """Converge an existing repository, for a sweep or a change event; without `writes`, only record what is seen.
 
     None if another process holds the lease, or if another configuration than the caller's (`activation`) counts now.
     `observation`: the caller's own, made after it had read `row`; it is used only if no lease was taken since. The
@@ -385,6 +400,7 @@ def reconcile(
         cause=cause,
         enforce=enforce,
         create=False,
+        writes=writes,
         details=details,
         observation=observation if lease.epoch == row.lease_epoch + 1 else None,
         previews=previews,
@@ -410,6 +426,7 @@ def converge(
     cause: str,
     enforce: bool,
     create: bool,
+    writes: bool = True,
     details: bool = False,
     observation: Observation | None = None,
     previews: bool = False,
@@ -417,9 +434,10 @@ def converge(
     """Observe one repository, correct the differences, record the result and return the lease.
 
     All paths use this function. `enforce` False: correct nothing on an existing repository. `create`: create a missing
-    repository (a deploy does, a sweep does not). `details`: read all parts, even if they are not due. `observation`:
-    one that the caller has made since the row was last written. `previews`: let AWS preview lifecycle policies, which
-    takes seconds. Without it, a lifecycle policy that needs a preview waits for a run that makes one: a sweep.
+    repository (a deploy does, a sweep does not). `writes` False: write nothing to AWS at all (a refresh). `details`:
+    read all parts, even if they are not due. `observation`: one that the caller has made since the row was last
+    written. `previews`: let AWS preview lifecycle policies, which takes seconds. Without it, a lifecycle policy that
+    needs a preview waits for a run that makes one: a sweep.
     """
     row, before, code_before = lease.row, lease.row.status, lease.row.last_error_code
     incomparable_before = row.incomparable_since
@@ -429,6 +447,7 @@ def converge(
         cause=cause,
         enforce=effective_enforce(row, enforce, now),
         partition=ecr.registry.partition,
+        writes=writes,
         values={"host": config.host, "attempted_at": now},
     )
     if previews:
@@ -753,7 +772,7 @@ def _correct(run: _Run, observation: Observation, *, ecr: Ecr, config: RegistryC
         }
     live = run.values.get("lifecycle_text", row.lifecycle_text)
     lifecycle = next((each for each in differences if each.part is Part.LIFECYCLE and each.fixable), None)
-    if lifecycle is not None and _may_write(run) and lifecycle_safety.must_stay(row, config):
+    if lifecycle is not None and _corrects(run) and lifecycle_safety.must_stay(row, config):
         # The other parts first: a preview takes seconds.
         rest = [each for each in differences if each is not lifecycle]
         _write(run, rest, ecr=ecr, config=config, now=now, policy_before=policy_before)
@@ -882,7 +901,7 @@ def _write(
         Part.TAGS: lambda: ecr.put_tags(name, tags),
         Part.MUTABILITY: lambda: ecr.put_mutability(name, desired.MUTABILITY, desired.EXCLUSIONS),
     }
-    mine = [difference for difference in differences if difference.fixable and _may_write(run)]
+    mine = [difference for difference in differences if difference.fixable and run.writes and _corrects(run)]
     run.differences += [difference for difference in differences if difference not in mine]
     if not mine:
         return
@@ -932,7 +951,7 @@ def _write(
         _written(run, difference, config=config, now=now, policy_before=policy_before)
 
 
-def _may_write(run: _Run) -> bool:
+def _corrects(run: _Run) -> bool:
     """Whether differences are corrected. A new repository is set up completely, also after an incomplete attempt."""
     return run.enforce or (run.row.origin == "created" and run.row.last_in_sync_at is None)
 
@@ -986,16 +1005,7 @@ def _record(run: _Run, *, error: RegistryError | None, desired_digest: str, now:
         values["differences"] = run.differences
         run.events += events
         return
-    values |= {
-        "last_error": "",
-        "last_error_code": "",
-        "last_error_heals": False,
-        "last_error_is_installation": False,
-        "last_error_at": None,
-        "error_since": None,
-        "last_checked_at": now,
-        "checked_digest": desired_digest,
-    }
+    values |= {**_WITHOUT_ERROR, "last_checked_at": now, "checked_digest": desired_digest}
     if run.missing:
         values |= GONE
         if row.status != RepositoryStatus.MISSING:
@@ -1009,6 +1019,8 @@ def _record_verdict(run: _Run, *, now: datetime) -> None:
     row, values = run.row, run.values
     verdict = desired.verdict(run.differences)
     values["differences"] = run.differences
+    if verdict.drifted and not run.writes:
+        values["checked_digest"] = ""  # so that a deploy does not take the drift for the result of an attempt
     if not verdict.drifted:
         values |= {"status": RepositoryStatus.IN_SYNC, "last_in_sync_at": now, "drifted_since": None}
         return
@@ -1097,8 +1109,32 @@ def _failure(
     return values, [event] if event.state_since or row.last_error != str(error) else []
 
 
+def record_unmanaged(*, row: Repository, policy: str | None, config: RegistryConfig, partition: str) -> bool:
+    """Record the policy of an unmanaged repository (None: it has none) and who can pull by it. No call to AWS.
+
+    Nothing about whose the repository is changes. False, and nothing is written, if another process holds the lease or
+    has had it since `row` was read, or if the repository is managed now.
+    """
+    lease = claim(row)
+    if lease is None:
+        return False
+    if lease.epoch != row.lease_epoch + 1 or lease.row.management != Management.UNMANAGED:
+        lease.give_up()
+        return False
+    text = policy or ""
+    values: RowValues = {
+        **_WITHOUT_ERROR,
+        "policy_text": text,
+        "consumers": pullers(lease.row, text, config, partition=partition),
+        "last_checked_at": lease.row.db_now,  # type: ignore[attr-defined]
+    }
+    return lease.finish(values)
+
+
 def record_failure(*, row: Repository, error: RegistryError, cause: str) -> bool:
     """Record on the row and in the history that the caller could not check the repository. No call to AWS.
+
+    An unmanaged repository stays unmanaged, without an event.
 
     False, and nothing is written, if another process holds the lease or has checked the repository since `row` was
     read.
@@ -1112,6 +1148,8 @@ def record_failure(*, row: Repository, error: RegistryError, cause: str) -> bool
     try:
         now: datetime = lease.row.db_now  # type: ignore[attr-defined]
         values, events = _failure(lease.row, error, cause=cause, now=now)
+        if lease.row.management == Management.UNMANAGED:
+            values["status"], events = RepositoryStatus.UNMANAGED, []
         kept = lease.finish(values, events)
     except BaseException:
         lease.give_up()

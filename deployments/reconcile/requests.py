@@ -37,20 +37,25 @@ def request_sweep(
 ) -> Sweep:
     """Start a sweep over these repositories.
 
-    `thorough`: also read lifecycle policy, AWS tags and mutability, and check missing repositories. Raises Refusal if
-    none of the repositories can be checked, or if they are too many.
+    `dry_run`: a refresh, also of unmanaged and missing repositories. `thorough`: also read lifecycle policy, AWS tags
+    and mutability, and check missing repositories. Raises Refusal if none of the repositories can be checked, or if
+    they are too many.
     """
     missing = Q(status=RepositoryStatus.MISSING)
-    seen = Q(management__in=MANAGED) & ~missing
-    managed = rows.filter(targets.rows(configuration)).filter(seen | missing if thorough else seen)
-    names = sorted(set(managed.values_list("name", flat=True)[: MAX_NAMES_PER_SWEEP + 1]))
+    asked = Q(management__in=MANAGED) & ~missing
+    if thorough or dry_run:
+        asked |= missing
+    if dry_run:
+        asked |= Q(management=Management.UNMANAGED)
+    found = rows.filter(targets.rows(configuration)).filter(asked)
+    names = sorted(set(found.values_list("name", flat=True)[: MAX_NAMES_PER_SWEEP + 1]))
     if not names:
         raise refusal("nothing_to_look_at")
     if len(names) > MAX_NAMES_PER_SWEEP:
         raise refusal("too_many", limit=f"{MAX_NAMES_PER_SWEEP:,}")
     if thorough and not dry_run:
         # The next check reads the details, whichever sweep makes it; so a crash on the next line does no harm.
-        managed.update(details_checked_at=None)
+        found.update(details_checked_at=None)
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names, dry_run=dry_run)
     assert sweep is not None  # only scheduled sweeps exclude each other  # noqa: S101
     return sweep

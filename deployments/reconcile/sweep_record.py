@@ -43,6 +43,7 @@ class Progress:
     healed: int
     drifted: int
     failed: int
+    unmanaged: int
     missing: int
     discovered: int
     calls: dict[str, int]
@@ -56,7 +57,10 @@ def start(
     dry_run: bool = False,
     adopt: bool = False,
 ) -> Sweep | None:
-    """Start a sweep by adding its row; workers do the work. None if the last scheduled sweep still runs."""
+    """Start a sweep by adding its row; workers do the work. None if the last scheduled sweep still runs.
+
+    `dry_run`: a refresh, which records what it sees on the rows and writes nothing to AWS (D-refresh).
+    """
     try:
         with transaction.atomic():
             sweep = Sweep.objects.create(
@@ -103,12 +107,12 @@ def _log_end(sweep_id: int, status: SweepStatus, error: str) -> None:
 
 def progress(sweep: Sweep) -> Progress:
     """The progress of a sweep, summed over its chunks."""
-    names = ("size", "in_sync", "healed", "drifted", "failed")
+    names = ("size", "in_sync", "healed", "drifted", "failed", "unmanaged")
     sums = sweep.chunks.aggregate(**{name: Sum(name, default=0) for name in names})
     calls = Counter(sweep.calls)
     for counted in sweep.chunks.values_list("calls", flat=True):
         calls.update(counted)
-    done = sums["in_sync"] + sums["healed"] + sums["drifted"] + sums["failed"]
+    done = sum(sums[name] for name in names[1:])
     return Progress(
         total=sums.pop("size"),
         done=done,

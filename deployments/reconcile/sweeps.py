@@ -216,21 +216,23 @@ def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[
 
 
 def _look_at_registry_policies(sweep: Sweep, found: Iterable[Target], calls: Counter[str]) -> None:
-    """Read the policy of each registry of the sweep's repositories once; a dry run writes no row, so it reads none.
+    """Read the policy of each registry of the sweep's repositories once.
 
     botocore tries once, because the listing has a lease. If AWS does not answer, the reading before stays.
     """
     for target in {target.registry: target for target in found}.values():
-        if not sweep.dry_run and (not sweep.names or _rows(sweep, target).exists()):
+        if not sweep.names or _rows(sweep, target).exists():
             registry_policies.look(target.ecr(attempts=1, answered=lambda operation, code: calls.update([operation])))
 
 
 def _rows(sweep: Sweep, target: Target) -> QuerySet[Repository]:
-    rows = Repository.objects.filter(target.rows)
-    if sweep.names:
-        return rows.filter(Q(status=RepositoryStatus.MISSING) | Q(management__in=MANAGED), name__in=sweep.names)
     # A row whose repository was never seen belongs to a deploy that is not completed; only deploys create.
-    return rows.filter(management__in=MANAGED).exclude(status=RepositoryStatus.MISSING)
+    rows = Repository.objects.filter(target.rows, management__in=[*MANAGED, Management.UNMANAGED])
+    rows = rows if sweep.dry_run else rows.filter(management__in=MANAGED)
+    if sweep.names:
+        missing = Repository.objects.filter(target.rows, status=RepositoryStatus.MISSING)
+        return (rows | missing).filter(name__in=sweep.names)
+    return rows.exclude(status=RepositoryStatus.MISSING)
 
 
 def _cut(sweep: Sweep, target: Target, position: int, ids: list[int]) -> int:
@@ -261,12 +263,10 @@ def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ou
         seen.update(row.pk for row in known.values())
         fresh = [entry for name, entry in ours.items() if name not in known]
         listed["discovered"] += len(fresh)
-        if sweep.dry_run:
-            continue
         _note_changes(known, ours)
         created = _discover(sweep, target, fresh)
         seen.update(row.pk for row in created)
-        if sweep.adopt:
+        if sweep.adopt and not sweep.dry_run:  # to adopt lets the next sweep write, which a refresh must not decide
             _adopt(sweep, [*created, *(row for row in known.values() if row.status == RepositoryStatus.UNMANAGED)])
     # Missing: seen before the sweep and not in the list. Not those that a deploy is creating right now.
     expected = (
@@ -277,8 +277,7 @@ def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ou
     )
     gone = [pk for pk in expected.values_list("pk", flat=True).iterator(chunk_size=5000) if pk not in seen]
     listed["missing"] += len(gone)
-    if not sweep.dry_run:
-        _note_missing(sweep, gone)
+    _note_missing(sweep, gone)
     return True
 
 

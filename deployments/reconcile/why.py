@@ -264,8 +264,8 @@ class _Case:
         if self.look is not None and not isinstance(self.look.policy, RegistryError) and self.look.exists:
             return self.look.policy or ""
         row = self.row
-        unseen = (RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING)
-        if row is None or row.last_checked_at is None or (row.status in unseen and not row.policy_text):
+        missing = row is not None and row.status == RepositoryStatus.MISSING and not row.policy_text
+        if row is None or row.last_checked_at is None or missing:
             return None
         return row.policy_text
 

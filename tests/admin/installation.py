@@ -427,7 +427,7 @@ class Installation:
             )
 
     def _sweeps(self) -> None:
-        """A day of scheduled sweeps, one that a person asked for, a dry run, and one that is going on."""
+        """A day of scheduled sweeps, one that a person asked for, a refresh, and one that is going on."""
         repositories = [row for row in self.repositories if row.status != RepositoryStatus.UNMANAGED]
         by_status = {status: [row for row in repositories if row.status == status] for status in RepositoryStatus}
         for number in range(12, -1, -1):

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import User
+from django.contrib.messages import WARNING, get_messages
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -25,13 +26,15 @@ from deployments.models import (
     Environment,
     EnvironmentVariable,
     KeyKind,
+    Process,
+    ProcessRole,
     Promotion,
     Repository,
     RepositoryStatus,
     Sweep,
     SweepStatus,
 )
-from deployments.reconcile import repositories, requests
+from deployments.reconcile import processes, repositories, requests
 from tests.admin.installation import CLUSTER, ENVIRONMENT, HOST, UNPROVED, Installation, policy, rolled
 from tests.support.constants import TRAIL
 
@@ -682,3 +685,46 @@ def test_each_look_leaves_a_line_with_how_many_it_was_about_and_a_refused_one_wi
         elsewhere = Repository.objects.exclude(host=HOST).exclude(status__in=("unmanaged", "missing"))[0]
         operator.post(f"{ASK}?look={look}&pk={elsewhere.pk}")
         assert "None of these repositories can be checked" in AuditEntry.objects.latest("pk").outcome
+
+
+# ------------------------------------------------------------------------------------------ a worker that is not there
+
+
+@pytest.mark.parametrize("address", ["refresh of a repository", "reconcile of a repository", "start of a sweep"])
+@pytest.mark.parametrize(
+    ("beat", "words"),
+    [
+        (None, "No worker has run in the last day."),
+        (timedelta(minutes=12, seconds=5), "No worker has been seen for 12 minutes."),
+        (timedelta(seconds=3), ""),
+    ],
+)
+def test_a_button_says_that_no_worker_runs_where_it_is_pressed(
+    beat: timedelta | None, words: str, address: str, installation: Installation, operator: Client
+) -> None:
+    """C4: with no worker for minutes, the page said that a worker looks now."""
+    Process.objects.all().delete()
+    if beat is not None:
+        Process.objects.create(role="worker", host="here", pid=7, beat_at=timezone.now() - beat)
+    row = Repository.objects.filter(host=HOST, status="in_sync")[0]
+    where, data = {
+        "refresh of a repository": (reverse("admin:deployments_repository_look", args=[row.pk, "preview"]), {}),
+        "reconcile of a repository": (reverse("admin:deployments_repository_look", args=[row.pk, "reconcile"]), {}),
+        "start of a sweep": (reverse("admin:deployments_sweep_start"), {"dry_run": "1"}),
+    }[address]
+
+    response = operator.post(where, data)
+
+    said = [message.message for message in get_messages(response.wsgi_request) if message.level == WARNING]
+    sweep = Sweep.objects.latest("pk")
+    assert said == ([f"{words} {sweep} waits until one runs: python manage.py worker"] if words else [])
+    page = operator.get(reverse("admin:deployments_sweep_change", args=[sweep.pk])).content.decode()
+    assert ("python manage.py worker" in page.partition("data-static")[2]) == bool(words)
+
+
+def test_a_worker_that_ended_is_not_seen_any_more(installation: Installation, operator: Client) -> None:
+    now = timezone.now()
+    Process.objects.all().delete()
+    Process.objects.create(role="worker", host="here", pid=7, beat_at=now - timedelta(minutes=1), ended_at=now)
+
+    assert processes.absence(ProcessRole.WORKER) == "No worker has been seen for 1 minute."

@@ -74,19 +74,19 @@ def test_a_roll_back_works_without_a_script(plain_page: Page, served: Served) ->
     assert page.locator(".tag.current").first.is_visible()
 
 
-def test_some_repositories_are_chosen_and_dry_run_without_a_script(plain_page: Page, served: Served) -> None:
+def test_some_repositories_are_chosen_and_refreshed_without_a_script(plain_page: Page, served: Served) -> None:
     page = plain_page
     page.goto("/admin/deployments/repository/?status=in_sync&account=111111111111&region=us-east-1")
     boxes = page.locator("input.action-select")
     boxes.nth(0).check()
     boxes.nth(1).check()
-    page.select_option("select[name=action]", label="Dry run")
+    page.select_option("select[name=action]", label="Refresh")
     page.get_by_role("button", name="Go").click()
     expect(page.locator("#what-title")).to_have_text("2 repositories")
-    page.get_by_role("button", name="Dry run").click()
+    page.get_by_role("button", name="Refresh").click()
 
     page.wait_for_url(STARTED)
-    expect(page.locator(".title")).to_contain_text("dry run")
+    expect(page.locator(".title")).to_contain_text("refresh")
     expect(page.locator("[data-static]")).to_contain_text("Reload")
 
 

@@ -2579,12 +2579,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_sweeps.py::test_a_repository_that_ecr_may_not_show_yet_rests_for_two_seconds",
         ),
         (
-            "ChunkRun._check_one",
-            "if not observation.exists and Repository.objects.filter(repositories.may_be_invisible(), pk=row.pk).exists():",
-            "if False:",
-            "reconcile/test_sweeps.py::test_a_dry_run_does_not_say_of_a_new_repository_that_ecr_does_not_show_yet_that_it_is_gone",
-        ),
-        (
             "",
             "CHUNK_LEASE = timedelta(seconds=45)",
             "CHUNK_LEASE = timedelta(seconds=450)",
@@ -2636,7 +2630,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "ChunkRun._count",
             "return count < MAX_TRIES_PER_REPOSITORY",
             "return True",
-            "reconcile/test_sweeps.py::test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row",
+            "reconcile/test_sweeps.py::test_a_refresh_says_that_a_repository_was_throttled_and_its_row_says_it",
         ),
         (
             "ChunkRun._begin",
@@ -2676,9 +2670,27 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "ChunkRun._fail",
-            "if not sweep.dry_run:",
+            "repositories.record_failure(row=row, error=error, cause=sweep.requested_by or sweep.trigger)",
+            "pass",
+            "reconcile/test_sweeps.py::test_a_refresh_says_that_a_repository_was_throttled_and_its_row_says_it",
+        ),
+        (
+            "ChunkRun._converge",
+            "writes=not self.chunk.sweep.dry_run",
+            "writes=True",
+            "reconcile/test_refresh.py::test_what_changed_behind_our_back_is_on_the_row_and_nothing_is_written",
+        ),
+        (
+            "ChunkRun._record_unmanaged",
+            "free(), pk=row.pk, lease_epoch=row.lease_epoch",
+            "pk=0",
+            "reconcile/test_refresh.py::test_an_unmanaged_repository_that_is_gone_has_no_row_any_more",
+        ),
+        (
+            "ChunkRun._check_one",
+            "if self.chunk.sweep.dry_run and observation.exists:",
             "if True:",
-            "reconcile/test_sweeps.py::test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row",
+            "reconcile/test_refresh.py::test_a_refresh_says_when_an_image_was_last_pulled_and_a_sweep_does_not_ask",
         ),
         (
             "ChunkRun._submit_to",
@@ -3485,6 +3497,34 @@ MUTANTS: tuple[Mutant, ...] = (
             '"lifecycle_previews": {},',
             "",
             "reconcile/test_repositories.py::test_nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row",
+            "_write",
+            "run.writes and (run.enforce or setting_up)",
+            "run.enforce or setting_up",
+            "reconcile/test_refresh.py::test_a_repository_whose_set_up_failed_is_not_set_up_by_a_refresh",
+        ),
+        (
+            "_record_verdict",
+            'values["checked_digest"] = ""',
+            "pass",
+            "reconcile/test_refresh.py::test_a_deploy_after_a_refresh_that_found_drift_looks_again_and_corrects_it",
+        ),
+        (
+            "record_unmanaged",
+            "lease.epoch != row.lease_epoch + 1 or ",
+            "",
+            "reconcile/test_refresh.py::test_a_result_of_an_unmanaged_repository_is_not_written_over_a_newer_one",
+        ),
+        (
+            "record_unmanaged",
+            " or lease.row.management != Management.UNMANAGED",
+            "",
+            "reconcile/test_refresh.py::test_a_result_of_an_unmanaged_repository_is_not_written_over_a_newer_one",
+        ),
+        (
+            "record_failure",
+            'values["status"], events = RepositoryStatus.UNMANAGED, []',
+            "pass",
+            "reconcile/test_refresh.py::test_an_unmanaged_repository_that_aws_does_not_show_says_so_and_keeps_what_was_seen",
         ),
         (
             "",
@@ -3944,6 +3984,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/reconcile/sweeps.py",
+        (
+            "_compare_list",
+            "sweep.adopt and not sweep.dry_run",
+            "sweep.adopt",
+            "reconcile/test_refresh.py::test_an_unmanaged_repository_shows_who_can_pull_and_stays_unmanaged",
+        ),
         (
             "_look_at_registry_policies",
             "{target.registry: target for target in found}.values()",

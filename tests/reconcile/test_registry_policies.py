@@ -114,13 +114,14 @@ def test_two_namespaces_of_one_registry_cost_one_call(
     assert calls(sandbox) == {"DescribeRepositories": 2, "GetRegistryPolicy": 1}
 
 
-def test_a_dry_run_does_not_read_it(consumers: Configuration, sandbox: Sandbox) -> None:
+def test_a_refresh_reads_it_too(consumers: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, consumers, 1)
+    deny(sandbox)
 
     sweep_all(consumers, dry_run=True)
 
-    assert "GetRegistryPolicy" not in calls(sandbox)
-    assert not RegistryPolicyReading.objects.exists()
+    assert calls(sandbox)["GetRegistryPolicy"] == 1
+    assert set(verdicts().values()) == {("no", "registry policy", "Closed")}
 
 
 def test_a_statement_about_one_repository_changes_the_answer_of_that_one(

@@ -584,18 +584,19 @@ def test_an_aws_that_answers_nobody_costs_no_repository_a_try(
     assert sweep_record.progress(sweep).in_sync == 4
 
 
-def test_a_dry_run_says_that_a_repository_was_throttled_and_changes_no_row(
+def test_a_refresh_says_that_a_repository_was_throttled_and_its_row_says_it(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "rest_seconds", lambda tries: 0.0)
     names = fill(sandbox, fast, 2)
     throttle(sandbox, names[:1])
-    before = list(Repository.objects.order_by("pk").values())
+    checked_at = Repository.objects.get(name=names[0]).last_checked_at
 
     sweep = sweep_all(fast, dry_run=True)
 
     assert (sweep.status, "throttled" in SweepFinding.objects.get(sweep=sweep).words) == (SweepStatus.DONE, True)
-    assert list(Repository.objects.order_by("pk").values()) == before
+    row = Repository.objects.get(name=names[0])
+    assert (row.status, row.last_error_code, row.last_checked_at) == (RepositoryStatus.FAILED, "Throttled", checked_at)
 
 
 @pytest.mark.slow
@@ -684,7 +685,7 @@ def test_the_smallest_sweep_is_taken_first_and_a_named_one_before_the_registry_i
     assert order == [small, middle, *large]
 
 
-# --------------------------------------------------------------------------------------- discovered, missing, dry run
+# --------------------------------------------------------------------------------------- discovered, missing, refresh
 
 
 def test_what_is_found_under_the_namespace_waits_for_an_operator_and_other_names_are_none_of_ours(
@@ -746,7 +747,7 @@ def test_a_new_repository_that_ecr_does_not_show_yet_waits_in_line_and_is_correc
     assert EventKind.MISSING not in row.events.values_list("kind", flat=True)
 
 
-def test_a_dry_run_does_not_say_of_a_new_repository_that_ecr_does_not_show_yet_that_it_is_gone(
+def test_a_refresh_does_not_say_of_a_new_repository_that_ecr_does_not_show_yet_that_it_is_gone(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "VISIBLE_PAUSE_SECONDS", 0.1)
@@ -758,20 +759,6 @@ def test_a_dry_run_does_not_say_of_a_new_repository_that_ecr_does_not_show_yet_t
 
     assert (sweep.missing, sweep_record.progress(sweep).drifted, sweep_record.progress(sweep).in_sync) == (0, 0, 1)
     assert not sweep.findings.filter(repository__name=name).exists()
-
-
-def test_a_dry_run_says_what_would_change_and_changes_nothing(fast: Configuration, sandbox: Sandbox) -> None:
-    names = fill(sandbox, fast, 10)
-    drift(sandbox, names[:2])
-    before = list(Repository.objects.order_by("pk").values())
-
-    sweep = sweep_all(fast, dry_run=True)
-
-    assert set(calls(sandbox)) == {"DescribeRepositories", "GetRepositoryPolicy"}
-    assert list(Repository.objects.order_by("pk").values()) == before
-    words = list(SweepFinding.objects.filter(sweep=sweep).values_list("words", flat=True))
-    assert len(words) == 2
-    assert any(f"account {CLUSTER} loses pull" in each for each in words)
 
 
 def test_in_observe_mode_a_sweep_reports_and_writes_nothing(configure: Configure, sandbox: Sandbox) -> None:
@@ -863,15 +850,18 @@ def test_a_look_that_a_person_asks_for_looks_at_every_part_and_writes_two_rows_a
     assert other
 
 
-def test_a_dry_run_of_the_command_ends_with_three_where_something_would_change(
-    fast: Configuration, sandbox: Sandbox
+@pytest.mark.parametrize("option", ["--refresh", "--dry-run"])
+def test_a_refresh_by_the_command_ends_with_three_where_something_would_change(
+    option: str, fast: Configuration, sandbox: Sandbox
 ) -> None:
     names = fill(sandbox, fast, 2)
     drift(sandbox, names[:1])
 
-    assert reconcile("--all", "--dry-run")[1] == 3
+    assert reconcile("--all", option)[1] == 3
     assert reconcile("--all")[1] == 0
-    assert reconcile("--all", "--dry-run")[1] == 0
+    assert reconcile("--all", option)[1] == 0
+    sandbox.client("ecr").delete_repository(repositoryName=names[1], force=True)
+    assert reconcile("--all", option)[1] == 3
 
 
 @pytest.mark.parametrize("arguments", [(), ("--all", "trigger/x"), ("trigger/unknown",), ("trigger/x", "--adopt")])

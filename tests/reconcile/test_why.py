@@ -343,7 +343,8 @@ def test_of_a_configured_registry_that_is_not_ecr_no_command_of_aws_is_given(
 
 @pytest.mark.parametrize("status", [RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING])
 def test_a_policy_that_was_never_read_is_not_taken_for_no_policy(status: str, installation: Configuration) -> None:
-    repository("", status=status, management="")
+    looked_at = {"last_checked_at": None} if status == RepositoryStatus.UNMANAGED else {}
+    repository("", status=status, management="", **looked_at)
 
     assert explain(UNNAMED, installation).layer is Layer.UNKNOWN
 

@@ -3,8 +3,10 @@
 With --all it also lists the tags of each repository and raises version counters that are behind them, as after a
 restore of the database from a backup (`deployments.deploys.versions`).
 
+With --refresh it only looks: the rows get what it sees, also of unmanaged repositories, and nothing is written to AWS.
+
 Exit status: 0 all repositories are in sync or were corrected, 1 errors, 2 wrong usage, 3 drift was found and not
-corrected (dry run, observe mode).
+corrected (refresh, observe mode).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from deployments.deploys.versions import Learned
 from deployments.errors import RegistryError
 from deployments.models import Repository, RepositoryStatus, Sweep, SweepFinding, SweepStatus, SweepTrigger
 from deployments.reconcile import generation, ownership, sweep_record, sweeps, targets
-from deployments.row_values import MANAGED
+from deployments.row_values import MANAGED, Management
 
 
 class Command(BaseCommand):
@@ -37,7 +39,13 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("names", nargs="*", metavar="NAME", help="repository names, such as trigger/proj_…")
         parser.add_argument("--all", action="store_true", help="every repository under the namespace")
-        parser.add_argument("--dry-run", action="store_true", help="report what would change; write nothing to AWS")
+        parser.add_argument(
+            "--refresh",
+            "--dry-run",
+            dest="dry_run",
+            action="store_true",
+            help="look, also at unmanaged repositories, and record what is seen; write nothing to AWS",
+        )
         parser.add_argument("--adopt", action="store_true", help="also adopt discovered repositories (with --all)")
         parser.add_argument("--json", action="store_true", help="print one object instead of a table")
 
@@ -53,7 +61,7 @@ class Command(BaseCommand):
         if not targets.configured(configuration):
             raise CommandError("No configured registry is ECR (DEPLOY_REGISTRY_HOST), so there is nothing to do.")
         ownership.fill()
-        self._require_known(names)
+        self._require_known(names, refresh=options["dry_run"])
         trail, asked = Trail.of_command("reconcile"), {"dry_run": options["dry_run"], "adopt": options["adopt"]}
         with trail.change("start.sweep", after={"names": names, **asked}) as line:
             sweep = line.target = sweep_record.start(
@@ -87,8 +95,11 @@ class Command(BaseCommand):
             )
         return configuration
 
-    def _require_known(self, names: list[str]) -> None:
-        managed = Repository.objects.filter(Q(status=RepositoryStatus.MISSING) | Q(management__in=MANAGED))
+    def _require_known(self, names: list[str], *, refresh: bool) -> None:
+        managed = Repository.objects.filter(
+            Q(status=RepositoryStatus.MISSING)
+            | Q(management__in=[*MANAGED, Management.UNMANAGED] if refresh else MANAGED)
+        )
         known = set(managed.filter(name__in=names).values_list("name", flat=True))
         unknown = [name for name in names if name not in known]
         if unknown:
@@ -139,6 +150,7 @@ class Command(BaseCommand):
                 "healed": result.healed,
                 "drifted": result.drifted,
                 "failed": result.failed,
+                "unmanaged": result.unmanaged,
                 "missing": result.missing,
                 "discovered": result.discovered,
                 "calls": result.calls,
@@ -151,9 +163,10 @@ class Command(BaseCommand):
         else:
             for found in findings:
                 self.stdout.write(f"{found['outcome']:<11}{found['name']}  {found['words']}")
+            unmanaged = f", {result.unmanaged} unmanaged" if result.unmanaged else ""
             self.stdout.write(
                 f"{result.total} checked: {result.in_sync} in sync, {result.healed} healed, "
-                f"{result.drifted} drifted, {result.failed} failed; {result.missing} missing, "
+                f"{result.drifted} drifted, {result.failed} failed{unmanaged}; {result.missing} missing, "
                 f"{result.discovered} discovered. Every part of each was read."
             )
             for sentence in learned.raised:
@@ -166,7 +179,7 @@ class Command(BaseCommand):
                 f"their projects may be behind. The first: {learned.refused[0]}",
                 returncode=1,
             )
-        if result.drifted:
+        if result.drifted or (sweep.dry_run and result.missing):
             sys.exit(3)
 
 
