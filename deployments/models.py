@@ -723,6 +723,71 @@ class PromotionEvent(models.Model):
         return f"{self.environment}: {self.deployment}"
 
 
+class ImageStatus(models.TextChoices):
+    """Whether the image of a deployment can be pulled (`deployments.reconcile.image_states`)."""
+
+    RUNNABLE = "runnable", "Runnable"  # it is there, active, and no policy that was read denies it to a consumer
+    MISSING = "missing", "Missing"
+    ARCHIVED = "archived", "Archived"  # or being restored: nothing can pull it
+    NOT_PULLABLE = "not_pullable", "Not pullable"  # it is there, and a consumer account may not pull it
+    UNKNOWN = "unknown", "Unknown"  # AWS did not say it
+
+
+class ImageState(models.Model):
+    """The image of a deployment that must stay pullable, as it was last looked at (`reconcile.image_states`).
+
+    Each look writes its result with a condition on `looked_at` and `state`, so an older look overwrites no newer one.
+    """
+
+    deployment = models.OneToOneField(
+        Deployment, primary_key=True, on_delete=models.CASCADE, related_name="image_state"
+    )
+    repository = models.ForeignKey(Repository, on_delete=models.CASCADE, related_name="image_states")
+    image = models.CharField(
+        max_length=10, blank=True
+    )  # what AWS said: active, archived, restoring, missing; empty: not known
+    state = models.CharField(max_length=12, choices=ImageStatus.choices)
+    words = models.TextField(blank=True, default="", db_default="")
+    since = models.DateTimeField()  # since when looks find this state
+    looked_at = models.DateTimeField()  # the start of the last look, whether AWS answered or not
+    # The last state that was not unknown; empty: there was none.
+    known = models.CharField(max_length=12, blank=True, default="", db_default="", choices=ImageStatus.choices)
+    known_at = models.DateTimeField(null=True, blank=True)  # when it was last seen
+
+    class Meta:
+        default_permissions = ()
+        indexes = [models.Index(fields=["state"], name="image_state_by_state")]
+
+    def __str__(self) -> str:
+        return f"{self.deployment_id}: {self.get_state_display()}"
+
+    @property
+    def last_known(self) -> str:
+        """The last state that was seen, in words, for an image whose state is unknown; else empty."""
+        return self.get_known_display().lower() if self.state == ImageStatus.UNKNOWN else ""
+
+
+class ImageStateChange(models.Model):
+    """An image that must stay became pullable, or stopped being so. Written with the state, and never changed."""
+
+    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="image_state_changes")
+    state = models.CharField(max_length=12, choices=ImageStatus.choices)
+    words = models.TextField(blank=True)
+    is_current = models.BooleanField()  # whether the deployment was current then; else it was a roll-back target
+    last_good = models.CharField(
+        max_length=32, blank=True
+    )  # the newest version to roll back to; empty: none, not asked
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["-id"]
+        default_permissions = ()
+        indexes = [models.Index(fields=["-at"], name="image_state_change_recent")]
+
+    def __str__(self) -> str:
+        return f"{self.deployment_id}: {self.get_state_display()}"
+
+
 class EnvironmentVariable(models.Model):
     """A variable of an environment; tasks see it while they are indexed. The value is stored encrypted."""
 

@@ -259,6 +259,7 @@ def test_each_right_that_is_missing_is_named_by_its_own_line(
 
     assert sorted(each.partition(" ")[0] for each in failures(report)) == [
         "ecr:BatchGetImage",
+        "ecr:DescribeImages",
         "ecr:GetLifecyclePolicy",
         "ecr:GetLifecyclePolicyPreview",
         "ecr:GetRepositoryPolicy",

@@ -28,6 +28,7 @@ LANDED = {
     "0012_key_clients": "bcf27dd6bd59d0da4ba0f531b61ba84c07bb78883a5124b6e97ea256c6fcd5fc",
     "0013_lifecycle_previews": "0f32337bac70201d84e5edd1c89bb8e86d80afbc7e73d6e8ddf79fff7fd2e767",
     "0014_refresh": "84f8f7509383439991bafc03f6d063dd47c76e0a52bc3916e6554ae46da60de8",
+    "0015_image_states": "ea6786b2ec3e4e5a4cfcac945b654c38da39b0fb8930962f2cc9e9882eba11a7",
 }
 
 

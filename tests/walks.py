@@ -40,7 +40,9 @@ SETTINGS = {
 MOST = {
     "POST /api/v1/deployments, the first deploy": 24,
     "Finalize": 22,
-    "A sweep that repairs one repository": 20,
+    # Two more than before the standing proof: `kept_images` (which images must stay, asked by three features) and
+    # `image_states` (their looks and rows), because the repository of this walk has a current image.
+    "A sweep that repairs one repository": 22,
 }
 
 _entered: dict[str, None] = {}

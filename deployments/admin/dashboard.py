@@ -17,6 +17,7 @@ from django.utils.html import format_html
 from deployments import worker
 from deployments.admin.chart import per_day
 from deployments.admin.display import TONES, ago
+from deployments.admin.images import broken_current_images
 from deployments.admin.pages import Alarm, may
 from deployments.deploys.projects import ROOT_SLUGS
 from deployments.deploys.promotions import rolled_back
@@ -92,6 +93,7 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
             "shares": shares,
             "repositories": sum(share.number for share in shares),
             "attention": _attention(),
+            "broken_images": broken_current_images(),
             "attention_number": sum(share.number for share in shares if share.status in NEEDS_ATTENTION),
         }
     if sees_deployments:

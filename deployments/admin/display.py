@@ -25,6 +25,8 @@ from deployments.models import (
     Deployment,
     DeploymentStatus,
     EventKind,
+    ImageState,
+    ImageStatus,
     Repository,
     RepositoryEvent,
     RepositoryStatus,
@@ -62,6 +64,10 @@ TONES: Mapping[str, str] = {
     SweepStatus.DONE: "ok",
     SweepStatus.STOPPED: "idle",
     SweepFinding.Outcome.DISCOVERED: "idle",
+    ImageStatus.RUNNABLE: "ok",
+    ImageStatus.ARCHIVED: "bad",
+    ImageStatus.NOT_PULLABLE: "bad",
+    ImageStatus.UNKNOWN: "warn",
 }
 
 
@@ -71,7 +77,9 @@ def mark(tone: str, word: str) -> SafeString:
 
 
 @register.filter
-def badge(row: Deployment | Repository | RepositoryEvent | AccessKey | Sweep | SweepFinding | Finding) -> SafeString:
+def badge(
+    row: Deployment | Repository | RepositoryEvent | AccessKey | Sweep | SweepFinding | ImageState | Finding,
+) -> SafeString:
     """A badge with the status of a row; for an event its kind, for a finding its outcome or level."""
     if isinstance(row, Finding):
         return mark("bad" if row.level == "error" else "warn", row.level.capitalize())
@@ -87,6 +95,8 @@ def badge(row: Deployment | Repository | RepositoryEvent | AccessKey | Sweep | S
         return mark(TONES[row.kind], row.get_kind_display())
     if isinstance(row, SweepFinding):
         return mark(TONES[row.outcome], row.get_outcome_display())
+    if isinstance(row, ImageState):
+        return mark(TONES[row.state], row.get_state_display())
     return mark(TONES[row.status], row.get_status_display())
 
 

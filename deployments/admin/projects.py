@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import Case, Prefetch, QuerySet, Value, When
+from django.db.models import Case, Prefetch, Q, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString
 from deployments import images
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, code, mark, two_lines
+from deployments.admin.images import kept_images
 from deployments.admin.pages import Audited, Console, Nouns, audit_of, menu
 from deployments.admin.variables import VariablePages
 from deployments.deploys.projects import ensure_environments
@@ -196,6 +197,7 @@ class EnvironmentAdmin(VariablePages):
         return {
             "title": f"{row.project} / {row}",
             "latest": latest(Deployment.objects.filter(environment=row)),
+            "images": kept_images(Q(deployment__environment=row)),
             "keys": row.access_keys.all()[:20] if keys.has_view_permission(request) else (),
             "may_make_keys": keys.has_add_permission(request) and row.archived_at is None,
             "ref": code(row.project.ref),

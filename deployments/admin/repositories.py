@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -17,6 +17,7 @@ from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions, applies, b
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
+from deployments.admin.images import kept_images
 from deployments.admin.pages import Alarm, audit_of, may, menu, shown_configuration
 from deployments.admin.policies import (
     Policies,
@@ -184,6 +185,7 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
             "events": events,
             "gone_words": next((event.message for event in events if event.kind == EventKind.MISSING), ""),
             "latest": latest(Deployment.objects.filter(repository=row)),
+            "images": kept_images(Q(repository=row)),
             "risks": risks(row),
             "pullers": pullers(row),
             "pulls_rest_on": pulls_rest_on(row) if row.last_checked_at else "",

@@ -52,6 +52,7 @@ from deployments.log import carried
 from deployments.policy import RegistryPolicy
 
 T = TypeVar("T")
+IMAGES_PER_CALL = 100  # the most that one DescribeImages may name (ECR's service model)
 
 IMAGES_PER_CALL = 100  # the most imageIds of GetLifecyclePolicyPreview (ECR's service model)
 
@@ -276,23 +277,56 @@ class Ecr:
 
         The call does not count as a pull, as BatchGetImage does. Permission: ecr:DescribeImages. Raises RegistryError.
         """
+        described = self._describe_images(name, [{"imageDigest": digest} if digest else {"imageTag": tag}])
+        return None if isinstance(described, str) else next(iter(described), None)
+
+    def images(self, name: str, digests: Sequence[str]) -> dict[str, DescribedImage]:
+        """{digest: image} of the images that exist among these digests, in any storage class.
+
+        One call for each 100 digests if all exist. If one is missing, AWS refuses the whole call and names an image:
+        the others are asked for again; a refusal that names none of them is followed by a call for each. So it costs
+        at most one call more than there are digests. No call counts as a pull. Permission: ecr:DescribeImages. Raises
+        RegistryError. (*DescribeImages*, Amazon ECR API Reference: at most 100 imageIds, ImageNotFoundException)
+        """
+        found: dict[str, DescribedImage] = {}
+        wanted = list(dict.fromkeys(digests))
+        groups = [wanted[at : at + IMAGES_PER_CALL] for at in range(0, len(wanted), IMAGES_PER_CALL)]
+        while groups:
+            group = groups.pop()
+            described = self._describe_images(name, [{"imageDigest": digest} for digest in group])
+            if not isinstance(described, str):
+                found |= {each.digest: each for each in described}
+                continue
+            left = [digest for digest in group if digest not in described]
+            if len(left) < len(group):
+                groups += [left] if left else []
+            elif len(group) > 1:
+                groups += [[digest] for digest in group]
+        return found
+
+    def _describe_images(self, name: str, ids: list[dict[str, str]]) -> list[DescribedImage] | str:
+        """The images with these ids; AWS's message if one of them does not exist."""
         request = {
             **self._on(name),
-            "imageIds": [{"imageDigest": digest} if digest else {"imageTag": tag}],
+            "imageIds": ids,
             "filter": {"imageStatus": "ANY"},  # without it, AWS leaves archived images out (ECR's service model)
         }
-        none: dict[str, Any] = {"imageDetails": []}
-        answer = self._call(
-            "DescribeImages", name, request, {"ImageNotFoundException": none, "RepositoryNotFoundException": none}
-        )
-        for each in answer["imageDetails"]:
-            return DescribedImage(
+        expected = {
+            "ImageNotFoundException": lambda error: error.response["Error"].get("Message", ""),
+            "RepositoryNotFoundException": {"imageDetails": []},
+        }
+        answer = self._call("DescribeImages", name, request, expected)
+        if isinstance(answer, str):
+            return answer
+        return [
+            DescribedImage(
                 digest=each["imageDigest"],
                 status=each.get("imageStatus", "ACTIVE"),
                 pushed_at=each.get("imagePushedAt"),
                 archived_at=each.get("lastArchivedAt"),
             )
-        return None
+            for each in answer["imageDetails"]
+        ]
 
     def last_pull(self, name: str) -> datetime | None:
         """When an image of the repository was last pulled, as AWS has recorded it; None: no pull is recorded.

@@ -44,11 +44,13 @@ class Probes:
         """{permission: a call that raises RegistryError without it}. No repository with this `name` may exist.
 
         Permissions: ecr:GetRepositoryPolicy, ecr:GetLifecyclePolicy, ecr:GetLifecyclePolicyPreview,
-        ecr:ListTagsForResource, ecr:DescribeRepositories, ecr:BatchGetImage, ecr:ListImages, ecr:GetAuthorizationToken.
+        ecr:ListTagsForResource, ecr:DescribeRepositories, ecr:BatchGetImage, ecr:DescribeImages, ecr:ListImages,
+        ecr:GetAuthorizationToken.
         """
         ecr = self.ecr
         return {
             "ecr:BatchGetImage": lambda: ecr.manifests(name, tag="none"),
+            "ecr:DescribeImages": lambda: ecr.image(name, tag="none"),
             "ecr:DescribeRepositories": lambda: ecr._describe(name),
             "ecr:GetAuthorizationToken": ecr.authorization,
             "ecr:GetLifecyclePolicy": lambda: ecr._lifecycle(name),

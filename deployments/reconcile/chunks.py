@@ -36,10 +36,11 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.policy import RegistryPolicy
-from deployments.reconcile import desired, generation, registry_policies, repositories, targets
+from deployments.reconcile import desired, generation, image_states, registry_policies, repositories, targets
+from deployments.reconcile.kept_images import KeptImage
 from deployments.reconcile.lease import Lease, free
 from deployments.reconcile.pace import Pace
-from deployments.reconcile.sweep_record import Outcome, end, next_piece, record_findings, size_of
+from deployments.reconcile.sweep_record import Outcome, end, next_piece, record_findings, record_images, size_of
 from deployments.reconcile.targets import Target
 from deployments.row_values import ConsumerPull, Management
 
@@ -72,6 +73,7 @@ class ChunkRun:
     running: QuerySet[Sweep] = field(default_factory=lambda: Sweep.objects.filter(status=SweepStatus.RUNNING))
     stopping: Callable[[], bool] = lambda: False
     read_at: datetime | None = None  # when the rows were read, on the database's clock
+    read: float = 0.0  # the same; monotonic
     pending: deque[Repository] = field(default_factory=deque)
     under_way: dict[Future[bool], Repository] = field(default_factory=dict)
     unchanged: list[int] = field(default_factory=list)  # ids of repositories that were and are in sync
@@ -88,6 +90,9 @@ class ChunkRun:
     throttled_tries: int = 0
     progressed: bool = False  # whether the check of any repository of this chunk was completed
     unanswered_in_a_row: int = 0  # tries that AWS did not answer
+    images: dict[int, list[KeptImage]] = field(default_factory=dict)  # of each repository, the images to look at
+    looks: list[image_states.Look] = field(default_factory=list)  # at these images, not recorded yet
+    record: Callable[[list[image_states.Look]], None] = lambda looks: None
     registry_policy: RegistryPolicy | None = None  # as the sweep's listing read it; None: not read
     stop_reason: str = ""  # why the run starts no more repositories, in words for the log
     fatal: RegistryError | None = None  # ends the sweep
@@ -107,7 +112,7 @@ class ChunkRun:
         if target is None or not rows:
             self._save([], release=True)  # the registry is not configured any more, or the rows were deleted
             return
-        self._begin(rows)
+        self._begin(rows, target)
         self.registry_policy = registry_policies.seen(account=target.registry.account, region=target.registry.region)
         budget = _Budget(target, self.configuration.calls_per_second)
         with ThreadPoolExecutor(max_workers=THREADS_PER_CHUNK, thread_name_prefix="sweep") as pool:
@@ -122,14 +127,16 @@ class ChunkRun:
         if self.fatal is not None:
             end(self.chunk.sweep_id, SweepStatus.FAILED, str(self.fatal))
 
-    def _begin(self, rows: list[Any]) -> None:
+    def _begin(self, rows: list[Any], target: Target) -> None:
         self.tries = self._stored_tries()
         # The tries of earlier workers count too: at the lowest rate a single worker sees few.
         self.throttled_tries = self.tries.total()
         self.progressed = self.chunk.size > len(self.chunk.remaining)
         position = {pk: index for index, pk in enumerate(self.chunk.remaining)}
         self.pending.extend(sorted(rows, key=lambda row: position[row.pk]))
-        self.read_at = rows[0].db_now
+        self.read_at, self.read = rows[0].db_now, time.monotonic()
+        self.record = functools.partial(image_states.record, config=target.config)
+        self.images = image_states.wanted(list(position), config=target.config)
         # Before the work, so that a repository that kills its worker comes last in the next sweep.
         Repository.objects.filter(pk__in=list(position)).update(attempted_at=Now())
 
@@ -227,6 +234,14 @@ class ChunkRun:
                 # Only rows without a newer check: a newer result is never overwritten.
                 Repository.objects.filter(pk__in=ids, last_checked_at__lt=read_at).update(**values)
 
+    def _save_looks(self) -> None:
+        """Write the states of the images that were looked at, and a finding for each repository that lacks one."""
+        with self._lock:
+            looks, self.looks = self.looks, []
+        if looks:
+            self.record(looks)
+            record_images(self.chunk.sweep, image_states.broken([look.repository for look in looks]))
+
     def _save(self, rows: list[Repository], *, release: bool) -> bool:
         """Write the progress of the chunk. False if another process has taken its lease; then nothing is written.
 
@@ -234,6 +249,7 @@ class ChunkRun:
         """
         if self.read_at is not None:
             self._save_unchanged(self.read_at)
+        self._save_looks()
         with self._lock:
             counts, self.counts = self.counts, Counter()
             calls, self.calls = self.calls, Counter()
@@ -324,9 +340,35 @@ class ChunkRun:
                 return self._throttled(row, part)
             if isinstance(part, RegistryError) and part.code in UNANSWERED_CODES and self._unanswered(row, part):
                 return False
+        look = self._look_at_images(paced, row, observation)
+        if look is not None and look.error is not None:
+            if look.error.throttled:
+                return self._throttled(row, look.error)
+            if look.error.code in UNANSWERED_CODES and self._unanswered(row, look.error):
+                return False
         self.unanswered_in_a_row, self.progressed = 0, True
         if unmanaged:
             return self._record_unmanaged(target, row, observation)
+        done = self._compare(unpaced, target, row, observation, desired_digest)
+        if done and look is not None:  # after the finding of the repository, to which those of its images are added
+            with self._lock:
+                self.looks.append(look)
+        return done
+
+    def _look_at_images(self, paced: Ecr, row: Repository, observation: Observation) -> image_states.Look | None:
+        """The look at the images that must stay; None if there are none."""
+        images = self.images.get(row.pk)
+        if images is None or self.read_at is None:
+            return None
+        at = self.read_at + timedelta(seconds=time.monotonic() - self.read)
+        if not observation.exists:
+            return image_states.without_repository(row.pk, images, at)
+        return image_states.look(ecr=paced, repository=row, images=images, at=at)
+
+    def _compare(
+        self, unpaced: Ecr, target: Target, row: Repository, observation: Observation, desired_digest: str
+    ) -> bool:
+        """Compare a repository with the configuration and correct it. False if it must be tried again."""
         if self._is_unchanged(target, row, observation, desired_digest) and not self._preview_due(
             target, row, observation
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -168,6 +168,27 @@ def record_findings(sweep: Sweep, rows: Iterable[Repository], outcome: Outcome, 
         update_conflicts=True,
         unique_fields=["sweep", "repository"],
         update_fields=["outcome", "words", "at"],
+    )
+
+
+def record_images(sweep: Sweep, words: Mapping[int, str]) -> None:
+    """Record, by repository id, which images that must stay cannot be pulled; words are added to a present finding."""
+    if not words:
+        return
+    found = {row.repository_id: row for row in sweep.findings.filter(repository__in=words)}
+    rows = [
+        SweepFinding(
+            sweep=sweep,
+            repository_id=pk,
+            outcome=found[pk].outcome if pk in found else Outcome.DRIFTED,  # nobody corrected it
+            words=f"{found[pk].words} {text}".strip() if pk in found else text,
+        )
+        for pk, text in words.items()
+        if pk not in found or text not in found[pk].words
+    ]
+    fields = ["outcome", "words", "at"]
+    SweepFinding.objects.bulk_create(
+        rows, update_conflicts=True, unique_fields=["sweep", "repository"], update_fields=fields
     )
 
 

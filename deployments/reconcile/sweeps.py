@@ -41,7 +41,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import generation, ownership, registry_policies, repositories, targets
+from deployments.reconcile import generation, image_states, ownership, registry_policies, repositories, targets
 from deployments.reconcile.chunks import CHUNK_LEASE, ChunkRun
 from deployments.reconcile.lease import RETURNED, Lease, free
 from deployments.reconcile.sweep_record import MAX_DEATHS_PER_CHUNK, Outcome, end, next_piece, record_findings
@@ -278,6 +278,7 @@ def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ou
     gone = [pk for pk in expected.values_list("pk", flat=True).iterator(chunk_size=5000) if pk not in seen]
     listed["missing"] += len(gone)
     _note_missing(sweep, gone)
+    image_states.record_missing(target.rows, config=target.config)
     return True
 
 

@@ -19,6 +19,7 @@ def _in(module: str, *entries: tuple[str, ...], postgresql: bool = False) -> lis
 _EFFECTIVE = "policy/test_effective.py::"
 _LIFECYCLE = "reconcile/test_lifecycle_safety.py::"
 _REGISTRY = "reconcile/test_registry_policies.py::"
+_IMAGES = "reconcile/test_image_states.py::"
 _SSO = "access/test_single_sign_on.py::"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -2225,6 +2226,57 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/reconcile/image_states.py",
+        (
+            "Look.seen",
+            "if self.error is not None:",
+            "if False:",
+            _IMAGES + "test_what_aws_does_not_say_is_unknown_and_not_missing",
+        ),
+        (
+            "look",
+            "if not refused.denied",
+            "if True",
+            _IMAGES + "test_a_lacking_permission_is_unknown_with_the_statement_to_add",
+        ),
+        (
+            "record",
+            "for _ in range(_WRITES):",
+            "for _ in range(1):",
+            _IMAGES + "test_a_look_that_another_one_overtakes_is_written_over_it_if_it_is_newer",
+        ),
+        (
+            "record",
+            "keep = kept(by_repository, config=config)",
+            "keep = kept([], config=config)",
+            _IMAGES + "test_a_deploy_that_is_promoted_between_the_look_and_its_record_keeps_its_row",
+        ),
+        (
+            "_results",
+            "if image.digest and image.digest not in looks[pk].digests:",
+            "if False:",
+            _IMAGES + "test_a_deploy_that_is_promoted_between_the_look_and_its_record_keeps_its_row",
+        ),
+        (
+            "_change",
+            "ImageState.objects.filter(unless_newer, pk=before.pk, state=before.state)",
+            "ImageState.objects.filter(pk=before.pk)",
+            _IMAGES + "test_two_looks_at_once_report_one_change",
+        ),
+        (
+            "_change",
+            "result.state not in (ImageStatus.UNKNOWN, known)",
+            "result.state != ImageStatus.UNKNOWN",
+            _IMAGES + "test_a_missing_image_that_aws_does_not_show_for_a_while_is_reported_once",
+        ),
+        (
+            "_in_order",
+            "(each.state in BROKEN, each.is_current, each.deployment)",
+            "(not each.is_current,)",
+            _IMAGES + "test_a_deleted_current_image_is_missing_and_the_last_good_version_is_named",
+        ),
+    ),
+    *_in(
         "deployments/reconcile/registry_policies.py",
         (
             "_keep",
@@ -2577,6 +2629,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "VISIBLE_PAUSE_SECONDS = 2.0",
             "VISIBLE_PAUSE_SECONDS = 20.0",
             "reconcile/test_sweeps.py::test_a_repository_that_ecr_may_not_show_yet_rests_for_two_seconds",
+        ),
+        (
+            "ChunkRun._compare",
+            "if not observation.exists and Repository.objects.filter(repositories.may_be_invisible(), pk=row.pk).exists():",
+            "if False:",
+            "reconcile/test_sweeps.py::test_a_dry_run_does_not_say_of_a_new_repository_that_ecr_does_not_show_yet_that_it_is_gone",
         ),
         (
             "",

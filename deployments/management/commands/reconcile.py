@@ -6,7 +6,7 @@ restore of the database from a backup (`deployments.deploys.versions`).
 With --refresh it only looks: the rows get what it sees, also of unmanaged repositories, and nothing is written to AWS.
 
 Exit status: 0 all repositories are in sync or were corrected, 1 errors, 2 wrong usage, 3 drift was found and not
-corrected (refresh, observe mode).
+corrected (refresh, observe mode), or the image of a current version cannot be pulled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from deployments.deploys import versions
 from deployments.deploys.versions import Learned
 from deployments.errors import RegistryError
 from deployments.models import Repository, RepositoryStatus, Sweep, SweepFinding, SweepStatus, SweepTrigger
-from deployments.reconcile import generation, ownership, sweep_record, sweeps, targets
+from deployments.reconcile import generation, image_states, ownership, sweep_record, sweeps, targets
 from deployments.row_values import MANAGED, Management
 
 
@@ -138,6 +138,7 @@ class Command(BaseCommand):
 
     def _tell(self, sweep: Sweep, learned: Learned, *, as_json: bool) -> None:
         result = sweep_record.progress(sweep)
+        images = image_states.counts(Q(repository__name__in=sweep.names) if sweep.names else Q())
         findings = [
             {"name": found.repository.name, "outcome": found.outcome, "words": found.words}
             for found in SweepFinding.objects.filter(sweep=sweep).select_related("repository")
@@ -156,6 +157,7 @@ class Command(BaseCommand):
                 "calls": result.calls,
                 "error": sweep.error,
                 "dry_run": sweep.dry_run,
+                "images": images.states,
                 "versions_raised": learned.raised,
                 "versions_unknown": learned.refused,
             }
@@ -169,6 +171,8 @@ class Command(BaseCommand):
                 f"{result.drifted} drifted, {result.failed} failed{unmanaged}; {result.missing} missing, "
                 f"{result.discovered} discovered. Every part of each was read."
             )
+            if images.states:
+                self.stdout.write(f"Images that must stay: {images.words}. {images.unknown}".strip())
             for sentence in learned.raised:
                 self.stdout.write(f"version    {sentence}")
         if sweep.status != SweepStatus.DONE or result.failed:
@@ -179,7 +183,7 @@ class Command(BaseCommand):
                 f"their projects may be behind. The first: {learned.refused[0]}",
                 returncode=1,
             )
-        if result.drifted or (sweep.dry_run and result.missing):
+        if result.drifted or images.broken_current or (sweep.dry_run and result.missing):
             sys.exit(3)
 
 

@@ -1,0 +1,78 @@
+"""The states of images that must stay, on the pages: never without the time of the look."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from deployments.models import Deployment, Environment, ImageState, Promotion, Repository
+from tests.admin.installation import Installation
+
+
+@pytest.fixture
+def current(installation: Installation) -> Deployment:
+    """A current deployment with a repository, whose image is missing."""
+    promotion = Promotion.objects.filter(label="current", deployment__repository__isnull=False)[0]
+    repository, now = promotion.deployment.repository, timezone.now()
+    assert repository is not None
+    ImageState.objects.create(
+        deployment=promotion.deployment, repository=repository, image="missing", state="missing",
+        words="AWS has no such image.", since=now - timedelta(hours=3), looked_at=now - timedelta(minutes=7),
+        known="missing", known_at=now,
+    )  # fmt: skip
+    return promotion.deployment
+
+
+def panel(client: Client, row: Environment | Repository) -> str:
+    address = reverse(f"admin:deployments_{row._meta.model_name}_change", args=[row.pk])
+    text = client.get(address).content.decode().partition('id="images-title"')[2].partition("</section>")[0]
+    return " ".join(re.sub(r"<[^>]+>", " ", text).split())
+
+
+@pytest.mark.parametrize("place", ["environment", "repository"])
+def test_a_page_says_which_image_is_missing_since_when_and_when_it_was_looked_at(
+    current: Deployment, operator: Client, place: str
+) -> None:
+    words = panel(operator, getattr(current, place))
+
+    assert f"{current.version} current" in words
+    assert "Missing AWS has no such image." in words
+    assert "3 hours ago" in words
+    assert "7 minutes ago" in words
+
+
+def test_an_image_that_aws_does_not_show_has_the_time_at_which_it_was_last_seen(
+    current: Deployment, operator: Client
+) -> None:
+    ImageState.objects.update(
+        state="unknown", known="runnable", known_at=timezone.now() - timedelta(hours=5), words="AWS said nothing."
+    )
+
+    assert re.search(
+        r"Unknown AWS said nothing. Last seen 5 hours ago : runnable", panel(operator, current.environment)
+    )
+
+
+def test_before_the_first_look_the_page_says_so(installation: Installation, operator: Client) -> None:
+    assert "Not looked at yet." in panel(operator, Environment.objects.all()[0])
+
+
+def test_the_dashboard_names_environments_whose_current_image_cannot_be_pulled(
+    current: Deployment, operator: Client
+) -> None:
+    named = f"the current image, of version {current.version}"
+    shown = operator.get("/admin/").content.decode()
+    assert named in shown
+    assert "7\xa0minutes ago" in shown
+
+    ImageState.objects.update(state="runnable")
+    assert named not in operator.get("/admin/").content.decode()
+
+    ImageState.objects.update(state="missing")
+    Promotion.objects.filter(deployment=current).delete()
+    assert named not in operator.get("/admin/").content.decode(), "a roll-back target is no current image"
