@@ -2631,12 +2631,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_sweeps.py::test_a_repository_that_ecr_may_not_show_yet_rests_for_two_seconds",
         ),
         (
-            "ChunkRun._compare",
-            "if not observation.exists and Repository.objects.filter(repositories.may_be_invisible(), pk=row.pk).exists():",
-            "if False:",
-            "reconcile/test_sweeps.py::test_a_dry_run_does_not_say_of_a_new_repository_that_ecr_does_not_show_yet_that_it_is_gone",
-        ),
-        (
             "",
             "CHUNK_LEASE = timedelta(seconds=45)",
             "CHUNK_LEASE = timedelta(seconds=450)",
@@ -3555,9 +3549,11 @@ MUTANTS: tuple[Mutant, ...] = (
             '"lifecycle_previews": {},',
             "",
             "reconcile/test_repositories.py::test_nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row",
+        ),
+        (
             "_write",
-            "run.writes and (run.enforce or setting_up)",
-            "run.enforce or setting_up",
+            "difference.fixable and run.writes and _corrects(run)",
+            "difference.fixable and _corrects(run)",
             "reconcile/test_refresh.py::test_a_repository_whose_set_up_failed_is_not_set_up_by_a_refresh",
         ),
         (
