@@ -545,6 +545,15 @@ REPOSITORIES: tuple[Entry, ...] = (
         owner=Owner.OPERATOR,
     ),
     Entry(
+        codes=("PolicyTooLong",),
+        says="The policy of {name} was not written: with the statements of AWS services that stay in it it would have "
+        "{characters} characters, and ECR accepts {limit}.",
+        todo="Shorten the text of {own} characters that was to be written, or remove one of these statements in AWS: "
+        "{statements}.",
+        cause="Statements that AWS services have in a policy stay beside the default policy, so both must fit.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
         codes=("nothing_to_look_at",),
         says="None of these repositories can be checked: they are unmanaged or missing, no deploy to them has ended, "
         "or the settings name another registry.",

@@ -24,7 +24,7 @@ from deployments.aws.partitions import console_of, partition_of
 from deployments.errors import Refusal
 from deployments.images import EcrRegistry
 from deployments.models import Repository, RepositoryEvent, RepositoryStatus
-from deployments.reconcile import put_back, registry_policies, targets, what_if
+from deployments.reconcile import desired, put_back, registry_policies, repositories, targets, what_if
 
 TAKE_OVER = "take_over_policy_repository"
 
@@ -158,6 +158,28 @@ def take_over_button(request: HttpRequest, row: Repository) -> Button | None:
     return Button(word="Take over the policy…", address=address)
 
 
+def service_statements(row: Repository) -> tuple[policy.ServiceStatement, ...]:
+    """The statements of AWS services in the last observed policy that stay beside the default policy."""
+    return tuple(each for each in _of_services(row) if each.kept)
+
+
+def beside(row: Repository, text: str) -> str:
+    """What a write of this policy text would replace the last observed policy by: statements of AWS services stay."""
+    target = _target_of(row)
+    if target is None:
+        return text
+    trust = repositories.trust(row, target.config)
+    return desired.policy_beside(text, row.policy_text, partition=target.registry.partition, trust=trust)
+
+
+def _of_services(row: Repository) -> tuple[policy.ServiceStatement, ...]:
+    target, default = _target_of(row), default_of(row)
+    if target is None or default is None:
+        return ()
+    trust, partition = repositories.trust(row, target.config), target.registry.partition
+    return policy.service_statements(row.policy_text, default=default, partition=partition, trust=trust)
+
+
 def default_of(row: Repository) -> str | None:
     """The default policy that the configuration has for this repository; None if there is none."""
     target = _target_of(row)
@@ -210,7 +232,7 @@ class Policies(ReadOnly):
             {
                 "title": "Take this policy over?",
                 "words": " ".join(each.words for each in row.differences if each.is_incomparable),
-                "lines": side_by_side(row.policy_text, default, partition=target.registry.partition),
+                "lines": side_by_side(row.policy_text, beside(row, default), partition=target.registry.partition),
                 "shown": put_back.seen(live=row.policy_text, default=default),
                 "against": put_back.objection(
                     row.policy_text, target=target, allow_public=shown_configuration().allow_public_policy
@@ -240,10 +262,8 @@ class Policies(ReadOnly):
             else:
                 self.message_user(request, f"The policy of {kept.at:%d %b %Y, %H:%M} UTC is back.", messages.SUCCESS)
                 return HttpResponseRedirect(reverse("admin:deployments_repository_change", args=[row.pk]))
-        partition = partition_of(row.region)
-        comparison = policy.compare(
-            row.policy_text or None, kept.policy_before, partition=partition, names=("current", "earlier")
-        )
+        partition, text = partition_of(row.region), beside(row, kept.policy_before)
+        comparison = policy.compare(row.policy_text or None, text, partition=partition, names=("current", "earlier"))
         return self.render_page(
             request,
             "registry_admin/restore.html",
@@ -255,7 +275,8 @@ class Policies(ReadOnly):
                 "comparison": comparison,
                 "tone": "idle" if comparison.level in ("identical", "cosmetic") else "warn",
                 "findings": policy.lint(kept.policy_before, partition=partition),
-                "lines": side_by_side(row.policy_text, kept.policy_before, partition=partition),
+                "lines": side_by_side(row.policy_text, text, partition=partition),
+                "services_stay": text != kept.policy_before,
                 "enforce": shown_configuration().enforce,
             },
         )

@@ -22,10 +22,12 @@ from deployments.admin.pages import Alarm, audit_of, may, menu, shown_configurat
 from deployments.admin.policies import (
     Policies,
     aws_console,
+    beside,
     openness,
     pullers,
     pulls_rest_on,
     risks,
+    service_statements,
     state_of,
     take_over_button,
 )
@@ -165,7 +167,8 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
 
     def page(self, request: HttpRequest, row: Repository) -> dict[str, Any]:
         registry = settings_of(row)
-        desired = registry.default_repository_policy if registry else None
+        default = registry.default_repository_policy if registry else None
+        desired = beside(row, default) if default else None
         lines = []
         if desired and row.policy_text:
             lines = side_by_side(row.policy_text, desired, partition=partition_of(row.region))
@@ -187,6 +190,7 @@ class RepositoryAdmin(BulkActions, Policies, Exports):
             "latest": latest(Deployment.objects.filter(repository=row)),
             "images": kept_images(Q(repository=row)),
             "risks": risks(row),
+            "service_statements": service_statements(row),
             "pullers": pullers(row),
             "pulls_rest_on": pulls_rest_on(row) if row.last_checked_at else "",
             "registry_policy": registry_policies.reading(account=row.account, region=row.region),

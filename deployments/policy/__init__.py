@@ -11,6 +11,7 @@ from deployments.policy.evaluate import Answer, Holder, Verdict, can_pull, holde
 from deployments.policy.findings import IDS, Finding
 from deployments.policy.lint import MAX_CHARACTERS, Openness, lint, openness
 from deployments.policy.lockout import Lockout, lockouts
+from deployments.policy.service_statements import ServiceStatement, Trust, service_statements, with_statements
 
 __all__ = [
     "IDS",
@@ -30,7 +31,9 @@ __all__ = [
     "PolicyError",
     "Puzzle",
     "RegistryPolicy",
+    "ServiceStatement",
     "Statement",
+    "Trust",
     "Verdict",
     "can_pull",
     "compare",
@@ -42,4 +45,6 @@ __all__ = [
     "named",
     "openness",
     "parse",
+    "service_statements",
+    "with_statements",
 ]

@@ -504,8 +504,8 @@ class ChunkRun:
             and (observation.policy or "") == row.policy_text
             and row.consumers == self._pullers(target, row, observation.policy or "")
             and not self._writable(target, row)
-            and not desired.policy_differences(
-                target.config.default_repository_policy, observation.policy, partition=target.registry.partition
+            and not repositories.policy_differences(
+                row, observation.policy, target.config, partition=target.registry.partition
             )
         )
 

@@ -54,14 +54,39 @@ _OPEN: dict[policy.Openness, str] = {
 }
 
 
-def policy_differences(desired: str | None, actual: str | None, *, partition: str) -> list[Difference]:
-    """How the repository policy differs. `desired` None: no policy is configured, so no policy is a difference."""
+def kept_statements(
+    default: str, live: str | None, *, partition: str, trust: policy.Trust
+) -> tuple[policy.ServiceStatement, ...]:
+    """The statements of AWS services in a live policy that stay beside the default policy (D-service-statements)."""
+    if not live or '"Service"' not in live:  # so it is with nearly every policy
+        return ()
+    found = policy.service_statements(live, default=default, partition=partition, trust=trust)
+    return tuple(each for each in found if each.kept)
+
+
+def policy_beside(default: str, live: str | None, *, partition: str, trust: policy.Trust) -> str:
+    """The text that a write replaces the live policy by: the default policy, and the statements that are kept.
+
+    It may have more characters than ECR takes (`policy.MAX_CHARACTERS`).
+    """
+    kept = kept_statements(default, live, partition=partition, trust=trust)
+    return policy.with_statements(default, kept) if kept else default
+
+
+def policy_differences(
+    desired: str | None, actual: str | None, *, partition: str, trust: policy.Trust
+) -> list[Difference]:
+    """How the repository policy differs. `desired` None: no policy is configured, so no policy is a difference.
+
+    The statements of AWS services that are kept are no difference.
+    """
     if desired is None:
         return []
     if actual is None:
         return [Difference(part=Part.POLICY, words="The repository has no policy.", fixable=True)]
+    beside = policy_beside(desired, actual, partition=partition, trust=trust)
     # From desired to actual: the access that is lost or gained by the actual policy.
-    comparison = _compared(desired, actual, partition=partition, names=("default", "live"))
+    comparison = _compared(beside, actual, partition=partition, names=("default", "live"))
     if comparison.level == "incomparable":
         words = (
             f"{comparison.why} So the live policy cannot be compared with the default policy, and nothing is written "

@@ -1,9 +1,10 @@
 """Write a repository policy that a person asks for, after having seen what the write changes: put an earlier policy
 back, or take over a policy that cannot be compared (D-incomparable).
 
-The rules are the usual ones: it runs under the repository's lease, the current policy text is kept in the history
-before it is overwritten, no transaction is open during a call to AWS, and the result is on the row. In enforce mode the
-next check would overwrite a restored policy, so an override is written first; it stays if AWS refuses the write.
+The rules are the usual ones: it runs under the repository's lease, the statements of AWS services that are live stay
+(D-service-statements), the current policy text is kept in the history before it is overwritten, no transaction is open
+during a call to AWS, and the result is on the row. In enforce mode the next check would overwrite a restored policy, so
+an override is written first; it stays if AWS refuses the write.
 """
 
 from __future__ import annotations
@@ -167,7 +168,9 @@ class _Replacement:
             return None
         if self.shown != seen(live=live, default=self.text):
             return refusal("policy_changed", name=self.row.name)
-        differences = desired.policy_differences(self.text, live or None, partition=self.target.registry.partition)
+        services = repositories.trust(self.row, self.target.config)
+        partition = self.target.registry.partition
+        differences = desired.policy_differences(self.text, live or None, partition=partition, trust=services)
         if not any(difference.is_incomparable for difference in differences):
             return refusal("nothing_to_take_over", name=self.row.name, reason="its policy can be compared")
         return None
@@ -185,7 +188,10 @@ class _Replacement:
 
 
 def _replace(asked: _Replacement) -> str:
-    """Read the live policy, keep it, write the text and record it. Returns the text that it replaces."""
+    """Read the live policy, keep it, write the text and record it. Returns the text that it replaces.
+
+    The statements of AWS services that are live stay, as with every write (`repositories.policy_to_write`).
+    """
     row, lease = asked.row, repositories.claim(asked.row)
     if lease is None:
         raise refusal("busy", what=row.name)
@@ -197,8 +203,12 @@ def _replace(asked: _Replacement) -> str:
         ecr = asked.target.ecr(before_attempt=lease.require_time, attempts=ATTEMPTS_PER_CALL, **named)
         before = _live(ecr, row.name)
         against = asked.objection(before)
+        text = asked.text
         if against is None:
-            _write(ecr, asked, before, lease=lease)
+            config, partition = asked.target.config, asked.target.registry.partition
+            text = repositories.policy_to_write(lease.row, asked.text, before, config, partition=partition)
+            asked.attempt.after = {"policy": text}
+            _write(ecr, asked, text, before, lease=lease)
     except RegistryError as error:
         lease.give_up()
         raise error.as_refusal() from error
@@ -210,7 +220,7 @@ def _replace(asked: _Replacement) -> str:
         row.refresh_from_db()
         raise against
     with asked.attempt.commit():
-        kept = asked.record(lease, asked.text, written=True)
+        kept = asked.record(lease, text, written=True)
     status_before = lease.row.status
     row.refresh_from_db(fields=["status", "differences"])
     if kept and row.status != status_before:
@@ -228,7 +238,7 @@ def _live(ecr: Ecr, name: str) -> str:
     return observation.policy or ""
 
 
-def _write(ecr: Ecr, asked: _Replacement, before: str, *, lease: RepositoryLease) -> None:
+def _write(ecr: Ecr, asked: _Replacement, text: str, before: str, *, lease: RepositoryLease) -> None:
     lease.require_writable()
     asked.attempt.before = {"policy": before}
     # Before the write, so that a crash between the two loses neither the replaced policy nor the person's name.
@@ -241,4 +251,4 @@ def _write(ecr: Ecr, asked: _Replacement, before: str, *, lease: RepositoryLease
             policy_before=before,
         )
         asked.attempt.begin()
-    ecr.set_policy(asked.row.name, asked.text)
+    ecr.set_policy(asked.row.name, text)

@@ -23,6 +23,7 @@ from typing import Any, TypedDict, TypeVar
 from django.db.models import Exists, Q, Subquery
 from django.db.models.functions import Now
 
+from deployments import policy
 from deployments.aws.ecr import Ecr, longest_call
 from deployments.aws.values import CreateOutcome, Details, Observation
 from deployments.catalogue import sentence
@@ -691,7 +692,7 @@ def _create(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> bo
     }
     row.origin, row.management, row.last_in_sync_at, row.policy_applied_at = "created", Management.FULL, None, None
     differences = [Difference(part=Part.LIFECYCLE, words="The repository has no lifecycle policy.", fixable=True)]
-    differences += desired.policy_differences(config.default_repository_policy, None, partition=ecr.registry.partition)
+    differences += policy_differences(row, None, config, partition=ecr.registry.partition)
     _write(run, differences, ecr=ecr, config=config, now=now, policy_before="", just_created=True)
     return True
 
@@ -852,12 +853,46 @@ def compare(
     differences: list[Difference] = []
     details = remembered(row) if observation.details is None else observation.details
     if not isinstance(observation.policy, RegistryError):
-        differences += desired.policy_differences(
-            config.default_repository_policy, observation.policy, partition=partition
-        )
+        differences += policy_differences(row, observation.policy, config, partition=partition)
     if not isinstance(details, RegistryError):
         differences += detail_differences(row, config, details)
     return differences, [part for part in (observation.policy, details) if isinstance(part, RegistryError)]
+
+
+def trust(row: Repository, config: RegistryConfig) -> policy.Trust:
+    """For which accounts an AWS service may have a statement in the policy of a repository."""
+    return policy.Trust(owner=row.account, consumers=config.consumer_accounts)
+
+
+def policy_differences(
+    row: Repository, text: str | None, config: RegistryConfig, *, partition: str
+) -> list[Difference]:
+    """How a live policy text (None: there is none) differs from the default policy of this repository."""
+    return desired.policy_differences(
+        config.default_repository_policy, text, partition=partition, trust=trust(row, config)
+    )
+
+
+def policy_to_write(row: Repository, text: str, live: str, config: RegistryConfig, *, partition: str) -> str:
+    """This text, and the statements of AWS services that the live policy has and that are kept.
+
+    `text`: the default policy, or an earlier policy that a person puts back. Raises RegistryError (PolicyTooLong) if
+    ECR would not take all of it.
+    """
+    services = trust(row, config)
+    whole = desired.policy_beside(text, live, partition=partition, trust=services)
+    if whole != text and len(whole) > policy.MAX_CHARACTERS:
+        kept = desired.kept_statements(text, live, partition=partition, trust=services)
+        raise registry_error(
+            "PolicyTooLong",
+            operation="SetRepositoryPolicy",
+            name=row.name,
+            statements=", ".join(each.name for each in kept),
+            characters=f"{len(whole):,}",
+            own=f"{len(text):,}",
+            limit=f"{policy.MAX_CHARACTERS:,}",
+        )
+    return whole
 
 
 def pullers(row: Repository, text: str, config: RegistryConfig, *, partition: str) -> dict[str, ConsumerPull]:
@@ -892,11 +927,16 @@ def _write(
     policy_before: str,
     just_created: bool = False,
 ) -> None:
-    """Correct the fixable differences, with parallel calls. The differences that stay go to `run.differences`."""
+    """Correct the fixable differences, with parallel calls. The differences that stay go to `run.differences`.
+
+    `policy_before`: the live policy that this run has read; empty: none. Its statements of AWS services stay.
+    """
     name = run.row.name
-    policy_text, tags = config.default_repository_policy, dict(config.tags)
+    default, tags = config.default_repository_policy or "", dict(config.tags)
     writers: dict[Part, Callable[[], None]] = {
-        Part.POLICY: lambda: ecr.set_policy(name, policy_text or ""),
+        Part.POLICY: lambda: ecr.set_policy(
+            name, policy_to_write(run.row, default, policy_before, config, partition=run.partition)
+        ),
         Part.LIFECYCLE: lambda: ecr.put_lifecycle(name, config.lifecycle_policy),
         Part.TAGS: lambda: ecr.put_tags(name, tags),
         Part.MUTABILITY: lambda: ecr.put_mutability(name, desired.MUTABILITY, desired.EXCLUSIONS),
@@ -975,14 +1015,19 @@ def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: 
     match difference.part:
         case Part.POLICY:
             healed = run.row.policy_applied_at is not None
+            default = config.default_repository_policy or ""
+            services = trust(run.row, config)
+            kept = desired.kept_statements(default, policy_before, partition=run.partition, trust=services)
+            beside = f" Statements of AWS services that stay: {', '.join(each.name for each in kept)}." if kept else ""
             run.happened(
                 EventKind.HEALED if healed else EventKind.POLICY_APPLIED,
-                f"The default repository policy was written again. {difference.words}"
+                f"The default repository policy was written again. {difference.words}{beside}"
                 if healed
-                else "The default repository policy was written.",
+                else f"The default repository policy was written.{beside}",
                 policy_before=policy_before,
             )
-            _saw_policy(run, config.default_repository_policy or "", [], config=config, now=now)
+            text = desired.policy_beside(default, policy_before, partition=run.partition, trust=services)
+            _saw_policy(run, text, [], config=config, now=now)
         case Part.LIFECYCLE:
             run.happened(EventKind.CHANGED, "The lifecycle policy was written.")
             run.values |= {"lifecycle_text": config.lifecycle_policy, "lifecycle_is_ours": True}
@@ -1075,7 +1120,7 @@ def record_policy(
     now: datetime = row.db_now  # type: ignore[attr-defined]
     run = _Run(lease=lease, cause=cause, enforce=False, partition=partition)
     run.values = {"written_at": Now(), "checked_digest": ""} if written else {"checked_digest": ""}
-    run.differences = desired.policy_differences(config.default_repository_policy, text, partition=partition)
+    run.differences = policy_differences(row, text, config, partition=partition)
     run.differences += [each for each in row.differences if each.part is not Part.POLICY]
     _saw_policy(run, text, run.differences, config=config, now=now)
     _record_comparability(run, now=now)

@@ -15,6 +15,7 @@ from typing import Literal
 from deployments import policy
 from deployments.models import Repository, RepositoryStatus
 from deployments.policy import Finding
+from deployments.reconcile import desired, repositories
 from deployments.reconcile.targets import Target
 
 GROUPS_SHOWN = 50
@@ -80,7 +81,8 @@ def rehearse(*, text: str, target: Target, allow_public: bool = False) -> Rehear
         answer.pulls.append((account, may.verdict, may.words))
     present = target.config.default_repository_policy
     groups: dict[bytes, Group] = {}
-    for name, live, seen in _rows(target):
+    for row in _rows(target):
+        name, live, seen = row.name, row.policy_text, row.last_checked_at
         answer.total += 1
         if not seen:
             answer.unseen += 1
@@ -88,7 +90,8 @@ def rehearse(*, text: str, target: Target, allow_public: bool = False) -> Rehear
         key = hashlib.sha256(live.encode("utf-8", "surrogatepass")).digest()
         group = groups.get(key)
         if group is None:
-            group = groups[key] = _group(live, text, present, partition)
+            trust = repositories.trust(row, target.config)
+            group = groups[key] = _group(live, text, present, partition, trust)
         group.number += 1
         if len(group.names) < NAMES_SHOWN:
             group.names.append(name)
@@ -107,24 +110,25 @@ def rehearse(*, text: str, target: Target, allow_public: bool = False) -> Rehear
     return answer
 
 
-def _rows(target: Target) -> Iterator[tuple[str, str, bool]]:
-    rows = (
+def _rows(target: Target) -> Iterator[Repository]:
+    return (
         Repository.objects.filter(target.rows)
         .exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
         .order_by("pk")
-        .values_list("name", "policy_text", "last_checked_at")
+        .only("account", "name", "policy_text", "last_checked_at")
         .iterator(chunk_size=500)
     )
-    for name, text, seen in rows:
-        yield name, text, bool(seen)
 
 
-def _group(live: str, text: str, present: str | None, partition: str) -> Group:
+def _group(live: str, text: str, present: str | None, partition: str, trust: policy.Trust) -> Group:
+    """`text` and `present`: without the statements of AWS services, which stay beside any default policy."""
+    text = desired.policy_beside(text, live, partition=partition, trust=trust)
     comparison = policy.compare(live or None, text, partition=partition)
     if comparison.level == "incomparable":
         return Group(verdict="unreadable", why=comparison.why)
     foreign: tuple[str, ...] = ()
     if live and present is not None:
+        present = desired.policy_beside(present, live, partition=partition, trust=trust)
         beyond = policy.compare(present, live, partition=partition).gained
         foreign = tuple(grant.words.replace(" gains ", " has ", 1) for grant in beyond[:WORDS_SHOWN])
     if comparison.level != "access":

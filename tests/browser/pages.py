@@ -24,7 +24,7 @@ from deployments.models import (
     Sweep,
     SweepStatus,
 )
-from deployments.policy import RegistryPolicy
+from deployments.policy import RegistryPolicy, Trust
 from deployments.reconcile import desired
 from tests.admin.installation import CLUSTER, DESIRED, HOST, SIGN_ON, STAGING, Installation, policy
 from tests.support.second_factors import with_app, with_passkey
@@ -56,7 +56,7 @@ def make() -> list[str]:
     text = policy(CLUSTER, roots=True, Novelty=dict(Until="2027-01-01"))
     row = Repository.objects.filter(host=HOST, status=RepositoryStatus.IN_SYNC, mode="").order_by("-pk")[0]
     row.policy_text, row.status = text, RepositoryStatus.DRIFTED
-    row.differences = desired.policy_differences(DESIRED, text, partition="aws")
+    row.differences = desired.policy_differences(DESIRED, text, partition="aws", trust=Trust(owner=row.account))
     row.consumers = desired.pullers(
         text,
         RegistryPolicy(text=""),

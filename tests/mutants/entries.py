@@ -20,6 +20,8 @@ _EFFECTIVE = "policy/test_effective.py::"
 _LIFECYCLE = "reconcile/test_lifecycle_safety.py::"
 _REGISTRY = "reconcile/test_registry_policies.py::"
 _IMAGES = "reconcile/test_image_states.py::"
+_SERVICES = "policy/test_service_statements.py::"
+_KEEPING = "reconcile/test_service_statements.py::"
 _SSO = "access/test_single_sign_on.py::"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -2384,6 +2386,94 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/policy/service_statements.py",
+        (
+            "_judged",
+            '        statement.effect != "Allow"\n        or ',
+            "        ",
+            _SERVICES + "test_everything_else_is_judged_like_any_other_statement",
+        ),
+        (
+            "_judged",
+            'each.kind == "Service" and _SERVICE.fullmatch(each.text)',
+            'each.kind == "Service"',
+            _SERVICES + "test_everything_else_is_judged_like_any_other_statement",
+        ),
+        (
+            "_judged",
+            'each.kind == "Service" and _SERVICE.fullmatch(each.text)',
+            '_SERVICE.fullmatch(each.text) or each.kind == "AWS"',
+            _SERVICES + "test_everything_else_is_judged_like_any_other_statement",
+        ),
+        (
+            "_judged",
+            "only_pulls = actions <= _PULL",
+            "only_pulls = True",
+            _SERVICES + "test_everything_else_is_judged_like_any_other_statement",
+        ),
+        (
+            "_judged",
+            "kept=only_pulls or text in trust.adopted",
+            "kept=True",
+            _SERVICES + "test_the_form_that_lambda_adds_may_change_the_policy_and_is_kept_once_it_is_adopted",
+        ),
+        (
+            "_judged",
+            "statement.sid == LAMBDA_SID and services == [LAMBDA] and",
+            "services == [LAMBDA] and",
+            _SERVICES + "test_everything_else_is_judged_like_any_other_statement",
+        ),
+        (
+            "_judged",
+            "services == [LAMBDA] and not",
+            "True and not",
+            _SERVICES + "test_everything_else_is_judged_like_any_other_statement",
+        ),
+        (
+            "_accounts",
+            "or not accounts <= trust.accounts",
+            "or False",
+            _SERVICES + "test_everything_else_is_judged_like_any_other_statement",
+        ),
+        (
+            "_accounts",
+            'if "" not in found:',
+            "if True:",
+            _SERVICES + "test_everything_else_is_judged_like_any_other_statement",
+        ),
+        (
+            "_accounts",
+            "        else:\n            return None\n",
+            "        else:\n            continue\n",
+            _SERVICES + "test_everything_else_is_judged_like_any_other_statement",
+        ),
+        (
+            "_account_of",
+            "if has_wildcard(region) and operator not in _ARN and not is_function:",
+            "if False:",
+            _SERVICES
+            + "test_what_is_kept_gives_an_aws_service_that_acts_for_our_accounts_a_pull_and_nobody_anything_else",
+        ),
+        (
+            "_account_of",
+            'parts[:2] != ["arn", partition]',
+            'parts[0] != "arn"',
+            _SERVICES + "test_everything_else_is_judged_like_any_other_statement",
+        ),
+        (
+            "_is_theirs",
+            "if statement.name in {each.sid for each in ours.statements}:",
+            "if False:",
+            _SERVICES + "test_a_statement_of_the_default_policy_is_ours_by_what_it_allows_and_by_its_name",
+        ),
+        (
+            "service_statements",
+            "    if policy.all_puzzles or ours.all_puzzles:\n        return ()\n",
+            "",
+            _SERVICES + "test_beside_a_part_that_is_not_understood_nothing_is_kept",
+        ),
+    ),
+    *_in(
         "deployments/policy/values.py",
         ("number", "_NUMBER.fullmatch(text)", "True", "policy/test_evaluate.py::test_an_operator_holds_or_not"),
         ("network", "_RANGE.fullmatch(text)", "True", "policy/test_evaluate.py::test_an_operator_holds_or_not"),
@@ -2590,7 +2680,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "",
-            "and not desired.policy_differences(",
+            "and not repositories.policy_differences(",
             "and not (lambda *_, **__: [])(",
             "reconcile/test_incomparable.py::test_a_text_that_an_older_version_called_in_sync_is_compared_again_by_the_next_sweep",
         ),
@@ -2753,6 +2843,18 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/reconcile/desired.py",
+        (
+            "policy_beside",
+            "policy.with_statements(default, kept) if kept else default",
+            "default",
+            _KEEPING + "test_drift_beside_it_is_corrected_with_one_write_that_keeps_it",
+        ),
+        (
+            "policy_differences",
+            "beside = policy_beside(desired, actual, partition=partition, trust=trust)",
+            "beside = desired",
+            _KEEPING + "test_a_statement_that_lambda_adds_leaves_the_repository_in_sync_with_no_write",
+        ),
         (
             "same_key",
             ' or actual.endswith(f":key/{wanted}")',
@@ -3421,6 +3523,20 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/reconcile/put_back.py",
         (
+            "_replace",
+            "text = repositories.policy_to_write(lease.row, asked.text, before, config, partition=partition)",
+            "text = asked.text",
+            _KEEPING
+            + "test_putting_an_earlier_policy_back_keeps_the_statements_that_are_live_and_names_them_in_the_log",
+        ),
+        (
+            "_replace",
+            'asked.attempt.after = {"policy": text}',
+            "pass",
+            _KEEPING
+            + "test_putting_an_earlier_policy_back_keeps_the_statements_that_are_live_and_names_them_in_the_log",
+        ),
+        (
             "_live",
             "if not observation.exists:",
             "if False:",
@@ -3579,6 +3695,16 @@ MUTANTS: tuple[Mutant, ...] = (
             'values["status"], events = RepositoryStatus.UNMANAGED, []',
             "pass",
             "reconcile/test_refresh.py::test_an_unmanaged_repository_that_aws_does_not_show_says_so_and_keeps_what_was_seen",
+            "policy_to_write",
+            "if whole != text and len(whole) > policy.MAX_CHARACTERS:",
+            "if False:",
+            _KEEPING + "test_what_does_not_fit_beside_the_default_policy_is_not_written_and_the_row_says_what",
+        ),
+        (
+            "_written",
+            "_saw_policy(run, text, [], config=config, now=now)",
+            "_saw_policy(run, default, [], config=config, now=now)",
+            _KEEPING + "test_drift_beside_it_is_corrected_with_one_write_that_keeps_it",
         ),
         (
             "",

@@ -10,10 +10,11 @@ import pytest
 
 from deployments import config
 from deployments.aws.values import Details
-from deployments.policy import RegistryPolicy
+from deployments.policy import RegistryPolicy, Trust
 from deployments.reconcile import desired
 from deployments.row_values import ConsumerPull, Difference, Part
 
+TRUST = Trust(owner="111111111111")
 REGISTRY = config.load({"DEPLOY_REGISTRY_ECR_TAGS": "team=platform"}).v4
 RIGHT = Details(
     created_at=datetime(2026, 11, 24, tzinfo=UTC),
@@ -77,17 +78,19 @@ def test_a_missing_aws_tag_is_ours() -> None:
 
 
 def test_no_policy_setting_has_no_opinion_about_a_policy() -> None:
-    assert desired.policy_differences(None, policy("222222222222"), partition="aws") == []
+    assert desired.policy_differences(None, policy("222222222222"), partition="aws", trust=TRUST) == []
 
 
 def test_a_policy_that_came_back_rewritten_is_the_same() -> None:
     stored = policy("arn:aws:iam::222222222222:root")
 
-    assert desired.policy_differences(policy("222222222222"), stored, partition="aws") == []
+    assert desired.policy_differences(policy("222222222222"), stored, partition="aws", trust=TRUST) == []
 
 
 def test_a_difference_in_access_says_who_lost_and_who_gained_what() -> None:
-    [difference] = desired.policy_differences(policy("222222222222"), policy("999999999999"), partition="aws")
+    [difference] = desired.policy_differences(
+        policy("222222222222"), policy("999999999999"), partition="aws", trust=TRUST
+    )
 
     assert difference.fixable
     assert "account 222222222222 loses pull" in difference.words
@@ -97,7 +100,7 @@ def test_a_difference_in_access_says_who_lost_and_who_gained_what() -> None:
 def test_a_policy_that_is_not_understood_is_left_alone() -> None:
     unknown = policy("222222222222").replace('"Effect"', '"Novelty": 1, "Effect"')
 
-    [difference] = desired.policy_differences(policy("222222222222"), unknown, partition="aws")
+    [difference] = desired.policy_differences(policy("222222222222"), unknown, partition="aws", trust=TRUST)
 
     assert not difference.fixable
     assert "nothing is written to it" in difference.words

@@ -1,0 +1,290 @@
+"""The statements that AWS services have in a repository policy stay there, and everything beside them is corrected."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from deployments.config import Configuration
+from deployments.errors import Refusal
+from deployments.models import AuditEntry, EventKind, Project, Repository, RepositoryEvent, RepositoryStatus
+from deployments.policy import MAX_CHARACTERS
+from deployments.reconcile import put_back, targets, what_if
+from sandbox.control import Sandbox
+from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, PULL, TRAIL
+from tests.support.deploys import ensure
+from tests.support.registry import calls, new_calls
+from tests.support.sweeps import sweep_all
+
+STRANGER = "999999999999"
+LOOK = {"DescribeRepositories": 1, "GetRegistryPolicy": 1, "GetRepositoryPolicy": 1}
+WRITE = LOOK | {"SetRepositoryPolicy": 1}
+TWO_ACTIONS = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+OF_POLICY = ["ecr:DeleteRepositoryPolicy", "ecr:GetRepositoryPolicy", "ecr:SetRepositoryPolicy"]
+
+
+def function_of(account: str, sid: str = "LambdaECRImageRetrievalPolicy", **more: Any) -> dict[str, Any]:
+    """Lambda's statement for the functions of one account."""
+    source = {"StringLike": {"aws:sourceArn": f"arn:aws:lambda:us-east-1:{account}:function:*"}}
+    return {**bare(sid), "Condition": source, **more}
+
+
+def bare(sid: str = "LambdaECRImageRetrievalPolicy") -> dict[str, Any]:
+    principal = {"Service": "lambda.amazonaws.com"}
+    return {"Sid": sid, "Effect": "Allow", "Principal": principal, "Action": TWO_ACTIONS}
+
+
+CROSS = function_of(CLUSTER, "LambdaECRImageCrossAccountRetrievalPolicy")
+
+
+@pytest.fixture
+def configuration(configure: Callable[..., Configuration], sandbox: Sandbox) -> Configuration:
+    return configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
+    )
+
+
+@pytest.fixture
+def row(project: Project, configuration: Configuration, sandbox: Sandbox) -> Repository:
+    """A repository in sync."""
+    row = ensure(project, configuration)
+    sandbox.reset_calls()
+    return row
+
+
+def live(sandbox: Sandbox) -> Any:
+    name = Repository.objects.get().name
+    return json.loads(sandbox.client("ecr").get_repository_policy(repositoryName=name)["policyText"])
+
+
+def sids(sandbox: Sandbox) -> list[str]:
+    return [each.get("Sid", "") for each in live(sandbox)["Statement"]]
+
+
+def add(sandbox: Sandbox, *statements: dict[str, Any], instead: bool = False) -> None:
+    """A service reads the policy and adds its statement; `instead`: it is there in place of our own."""
+    document = live(sandbox)
+    document["Statement"] = [*([] if instead else document["Statement"]), *statements]
+    name = Repository.objects.get().name
+    sandbox.client("ecr").set_repository_policy(repositoryName=name, policyText=json.dumps(document))
+    sandbox.reset_calls()
+
+
+@pytest.mark.parametrize("statement", [bare(), CROSS, function_of(OWNER)])
+def test_a_statement_that_lambda_adds_leaves_the_repository_in_sync_with_no_write(
+    row: Repository, configuration: Configuration, sandbox: Sandbox, statement: dict[str, Any]
+) -> None:
+    add(sandbox, statement)
+
+    for _ in range(2):
+        sweep_all(configuration)
+
+        assert new_calls(sandbox) == LOOK
+        row.refresh_from_db()
+        assert (row.status, row.differences) == (RepositoryStatus.IN_SYNC, [])
+    assert statement["Sid"] in row.policy_text
+    assert statement["Sid"] in sids(sandbox)
+    assert row.consumers[CLUSTER].verdict == "yes"
+
+
+def test_drift_beside_it_is_corrected_with_one_write_that_keeps_it(
+    row: Repository, configuration: Configuration, sandbox: Sandbox
+) -> None:
+    foreign = {"Sid": "Open", "Effect": "Allow", "Principal": {"AWS": STRANGER}, "Action": PULL}
+    add(sandbox, CROSS, bare(), foreign, instead=True)
+
+    sweep_all(configuration)
+
+    assert new_calls(sandbox) == WRITE
+    assert sids(sandbox) == ["", CROSS["Sid"], bare()["Sid"]]
+    row.refresh_from_db()
+    assert (row.status, row.differences, row.consumers[CLUSTER].verdict) == (RepositoryStatus.IN_SYNC, [], "yes")
+    healed = row.events.get(kind=EventKind.HEALED)
+    assert f"account {STRANGER} gains pull" in healed.message
+    assert CROSS["Sid"] in row.policy_text
+    assert "lambda" not in healed.message
+    assert healed.message.endswith(f"Statements of AWS services that stay: {CROSS['Sid']}, {bare()['Sid']}.")
+    sandbox.reset_calls()
+    sweep_all(configuration)
+    assert calls(sandbox) == LOOK
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        function_of(STRANGER),
+        bare("Another"),  # open to Lambda of every account
+        function_of(OWNER, Action=TWO_ACTIONS + OF_POLICY),
+        function_of(OWNER, Effect="Deny"),
+    ],
+)
+def test_a_statement_for_a_foreign_account_for_every_account_or_that_may_change_the_policy_is_drift(
+    row: Repository, configuration: Configuration, sandbox: Sandbox, statement: dict[str, Any]
+) -> None:
+    add(sandbox, statement, CROSS)
+
+    sweep_all(configuration)
+
+    assert new_calls(sandbox) == WRITE
+    assert sids(sandbox) == ["", CROSS["Sid"]]
+
+
+def test_where_only_is_observed_drift_beside_it_is_shown_without_it_and_nothing_is_written(
+    row: Repository, configure: Callable[..., Configuration], sandbox: Sandbox
+) -> None:
+    observing = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
+        DEPLOY_REGISTRY_ECR_POLICY_MODE="observe",
+    )
+    add(sandbox, CROSS, instead=True)
+
+    sweep_all(observing)
+
+    assert "SetRepositoryPolicy" not in calls(sandbox)
+    row.refresh_from_db()
+    [difference] = row.differences
+    assert f"account {CLUSTER} loses pull" in difference.words
+    assert "service" not in difference.words
+    assert row.consumers[CLUSTER].verdict == "no"  # by the policy as it is
+
+
+def test_a_deploy_writes_the_default_policy_and_keeps_what_a_service_added_before_it(
+    project: Project, configuration: Configuration, sandbox: Sandbox
+) -> None:
+    name = f"trigger/{project.ref}"
+    sandbox.client("ecr").create_repository(repositoryName=name)
+    document = {"Version": "2008-10-17", "Statement": [function_of(OWNER)]}
+    sandbox.client("ecr").set_repository_policy(repositoryName=name, policyText=json.dumps(document))
+
+    row = ensure(project, configuration)
+
+    assert row.status == RepositoryStatus.IN_SYNC
+    assert sids(sandbox) == ["", "LambdaECRImageRetrievalPolicy"]
+    assert "that stay: LambdaECRImageRetrievalPolicy." in row.events.get(kind=EventKind.POLICY_APPLIED).message
+
+
+def test_two_services_that_write_at_once_both_keep_their_statements(
+    row: Repository, configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(sandbox, CROSS, instead=True)  # our own statement is gone, so the next look writes
+    ensured = ensure(row.project, configuration, freshness=timedelta(0))  # type: ignore[arg-type]
+    add(sandbox, function_of(OWNER), instead=False)
+    add(sandbox, {**function_of(OWNER, "Build"), "Principal": {"Service": "codebuild.amazonaws.com"}})
+
+    sweep_all(configuration)
+
+    assert ensured.status == RepositoryStatus.IN_SYNC
+    assert calls(sandbox) == LOOK
+    assert sids(sandbox) == ["", CROSS["Sid"], "LambdaECRImageRetrievalPolicy", "Build"]
+
+
+def test_a_statement_that_came_between_two_looks_is_in_the_text_that_the_second_one_writes(
+    row: Repository, configuration: Configuration, sandbox: Sandbox
+) -> None:
+    sweep_all(configuration)
+    seen = Repository.objects.get().policy_text
+    add(sandbox, CROSS, instead=True)
+    assert "lambda" not in seen
+
+    ensure(row.project, configuration, freshness=timedelta(0))  # type: ignore[arg-type]
+
+    assert sids(sandbox) == ["", CROSS["Sid"]]
+
+
+def test_what_does_not_fit_beside_the_default_policy_is_not_written_and_the_row_says_what(
+    project: Project, configure: Callable[..., Configuration], sandbox: Sandbox
+) -> None:
+    sid = "A" * (MAX_CHARACTERS - len(POLICY) - 300)
+    default = json.dumps({**json.loads(POLICY), "Id": sid})
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=default,
+        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
+    )
+    ensure(project, configuration)
+    name = Repository.objects.get().name
+    many = [function_of(CLUSTER, f"Function{number}") for number in range(2)]
+    text = json.dumps({"Version": "2012-10-17", "Statement": many})
+    sandbox.client("ecr").set_repository_policy(repositoryName=name, policyText=text)
+    sandbox.reset_calls()
+
+    for _ in range(2):
+        sweep_all(configuration)
+
+    assert "ecr:SetRepositoryPolicy" not in sandbox.calls()
+    row = Repository.objects.get()
+    assert (row.status, row.last_error_code, row.last_error_heals) == (RepositoryStatus.FAILED, "PolicyTooLong", False)
+    assert "Function0, Function1" in row.last_error
+    assert f"ECR accepts {MAX_CHARACTERS:,}" in row.last_error
+    assert row.events.exclude(policy_before="").count() == 1
+    event = row.events.exclude(policy_before="").get()
+    event.policy_before = default
+    with pytest.raises(Refusal) as refused:
+        put_back.put_back(event=event, configuration=configuration, by="x", trail=TRAIL)
+    assert refused.value.code == "PolicyTooLong"
+    assert "ecr:SetRepositoryPolicy" not in sandbox.calls()
+
+
+def test_putting_an_earlier_policy_back_keeps_the_statements_that_are_live_and_names_them_in_the_log(
+    row: Repository, configuration: Configuration, sandbox: Sandbox
+) -> None:
+    earlier = POLICY.replace(CLUSTER, "333333333333")
+    event = RepositoryEvent.objects.create(
+        repository=row, kind=EventKind.HEALED, message="Healed.", policy_before=earlier
+    )
+    add(sandbox, CROSS)
+
+    put_back.put_back(event=event, configuration=configuration, by="x", trail=TRAIL)
+
+    assert new_calls(sandbox) == {"GetRepositoryPolicy": 1, "SetRepositoryPolicy": 1}
+    assert sids(sandbox) == ["", CROSS["Sid"]]
+    assert "333333333333" in str(live(sandbox))
+    row.refresh_from_db()
+    assert CROSS["Sid"] in row.policy_text
+    assert CROSS["Sid"] in str(AuditEntry.objects.latest("pk").after)
+
+
+def test_the_page_shows_what_is_kept_by_name_with_its_service_its_account_and_its_warning(
+    row: Repository, configuration: Configuration, sandbox: Sandbox, admin_client: Client
+) -> None:
+    add(sandbox, CROSS, bare())
+    sweep_all(configuration)
+
+    shown = " ".join(admin_client.get(f"/admin/deployments/repository/{row.pk}/change/").content.decode().split())
+
+    kept = shown[shown.index("Statements of AWS services") :]
+    assert f"<code>{CROSS['Sid']}</code>: lambda.amazonaws.com may pull, for account {CLUSTER}." in kept
+    assert "<code>LambdaECRImageRetrievalPolicy</code>: lambda.amazonaws.com may pull, without an account." in kept
+    assert "It names no account, so it does not say for whose functions Lambda may pull." in kept
+    assert "The same in what it allows" in shown
+    event = RepositoryEvent.objects.create(
+        repository=row, kind=EventKind.HEALED, message="Healed.", policy_before=POLICY.replace(CLUSTER, "333333333333")
+    )
+    page = admin_client.get(f"/admin/deployments/repository/{row.pk}/restore/{event.pk}/").content.decode()
+    assert "The statements of AWS services that are live stay beside it." in page
+    assert "account 333333333333 gains pull" in page
+    assert "loses pull only when aws:SourceArn" not in page
+
+
+def test_another_default_policy_is_compared_with_what_would_be_live_then(
+    row: Repository, configuration: Configuration, sandbox: Sandbox
+) -> None:
+    add(sandbox, CROSS, bare())
+    sweep_all(configuration)
+    [target] = targets.configured(configuration)
+
+    same = what_if.rehearse(text=POLICY, target=target)
+    assert (same.unchanged, same.changed, same.foreign) == (1, 0, 0)
+    wider = POLICY.replace(f'"{CLUSTER}"', f'["{CLUSTER}", "333333333333"]')
+    changed = what_if.rehearse(text=wider, target=target)
+    assert changed.gains == [("account 333333333333 gains pull", 1)]
+    assert changed.losses == []
