@@ -25,6 +25,7 @@ from deployments.models import (
     DeliveryStatus,
     Deployment,
     DeploymentStatus,
+    ImageStatus,
     NotificationDelivery,
     ProcessRole,
     Repository,
@@ -32,7 +33,7 @@ from deployments.models import (
     Sweep,
     SweepStatus,
 )
-from deployments.reconcile import generation, processes, sweep_record, writes_pause
+from deployments.reconcile import generation, image_states, processes, sweep_record, writes_pause
 
 
 def samples(now: datetime | None = None) -> Iterator[Sample]:
@@ -54,6 +55,14 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
     incomparable = Repository.objects.filter(incomparable_since__isnull=False).count()
     yield Sample(name="policies_incomparable", help="Live repository policies that cannot be compared with the default "
                  "policy.", value=incomparable)  # fmt: skip
+    images = image_states.current_images()
+    for state in ImageStatus:
+        yield Sample(name="environments", help="Environments by the state of their current image; unknown: AWS did not "
+                     "say, or it was not looked at yet.", value=images.by_state.get(state, 0),
+                     labels={"image_state": state.value})  # fmt: skip
+    if images.oldest_look is not None:
+        yield Sample(name="oldest_image_look_seconds", help="Age of the oldest last look at a current image.",
+                     value=_age(now, images.oldest_look))  # fmt: skip
     checked = sweep_record.oldest_check()
     if checked is not None:
         yield Sample(name="oldest_check_seconds", help="Age of the oldest last check of a repository.",

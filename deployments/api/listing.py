@@ -24,7 +24,7 @@ from deployments.api.auth import EnvironmentRequest, may_read
 from deployments.api.errors import HttpRefusal
 from deployments.api.schemas import refusals
 from deployments.deploys import lifecycle, promotions
-from deployments.models import DeploymentStatus
+from deployments.models import DeploymentStatus, ImageStatus
 
 # `deployments.api.deployments` adds its routes after these routes: Django uses the first pattern that matches, and
 # {deployment_id} also matches `current` and `latest`.
@@ -34,6 +34,11 @@ _PERIOD = re.compile(r"(\d{1,4})\s*([smhdw])", re.ASCII)
 #: trigger.dev's statuses for remote builders, which do not exist here. A filter by these statuses finds nothing.
 _NEVER = {"PENDING", "INSTALLING"}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_IMAGE_STATE = {
+    "description": "Whether the image can be pulled, as it was last looked at. unknown: AWS did not say, or it was not "
+    "looked at since the promotion.",
+    "schema": {"type": "string", "enum": ImageStatus.values},
+}
 #: Of a text in the list: enough for a branch, a pull request's title and a commit's subject.
 TEXT_LENGTH = 256
 MESSAGE_LENGTH = 1000
@@ -95,15 +100,21 @@ def latest(request: EnvironmentRequest) -> schemas.CurrentDeployment:
     response={200: schemas.CurrentDeployment, 304: None, **refusals(401, 403, 404)},
     exclude_unset=True,  # only the runtime's fields may be null; other empty fields are left out
     summary="The current deployment: the image to run",
+    openapi_extra={"responses": {status: {"headers": {"X-Image-State": _IMAGE_STATE}} for status in (200, 304)}},
 )
 def current(request: EnvironmentRequest, response: HttpResponse) -> schemas.CurrentDeployment | Status[None]:
-    """Poll with `If-None-Match`: the answer is 304 without a body until another deployment is promoted."""
+    """Poll with `If-None-Match`: the answer is 304 without a body until another deployment is promoted.
+
+    The header `X-Image-State` of both answers says whether the image can be pulled. It is no part of the ETag.
+    """
     promotion = promotions.current_promotion(environment=request.auth.environment)
     if promotion is None:
         raise HttpRefusal(404, "This environment has no promoted deployment yet.")
     etag = f'"{hashlib.sha256(f"{promotion.pk} {promotion.promoted_at.isoformat()}".encode()).hexdigest()[:32]}"'
     response["ETag"] = etag
     response["Cache-Control"] = "private, no-cache"
+    looked_at = getattr(promotion.deployment, "image_state", None)  # None: not looked at yet
+    response["X-Image-State"] = looked_at.state if looked_at is not None else ImageStatus.UNKNOWN
     if _has(request, etag):
         return Status(304, None)
     return _current(promotion.deployment)

@@ -320,7 +320,7 @@ def _gone(deployment: Deployment, configuration: Configuration) -> Refusal:
 
 def current_promotion(*, environment: Environment) -> Promotion | None:
     """The promotion of the environment's current deployment; None before the first promotion."""
-    promotions = Promotion.objects.select_related("deployment", "rolled_back_from")
+    promotions = Promotion.objects.select_related("deployment__image_state", "rolled_back_from")
     return promotions.filter(environment=environment, label="current").first()
 
 

@@ -20,6 +20,8 @@ from deployments.models import (
     DeploymentStatus,
     EventKind,
     EventState,
+    ImageStateChange,
+    ImageStatus,
     KeyKind,
     Process,
     ProcessRole,
@@ -47,6 +49,9 @@ EVENTS = {
     "repository.healed": "A repository's policy was changed and was repaired",
     "repository.failed": "A repository failed twice in a row",
     "repository.missing": "A repository was deleted from the registry",
+    "image.not_runnable": "The current image of an environment cannot be pulled",
+    "image.runnable": "The current image of an environment can be pulled again",
+    "image.rollback_lost": "The image of a roll-back target cannot be pulled",
     "sweep.failed": "Sweeps began to fail",
     "worker.silent": "A worker stopped responding",
     "configuration.changed": "Another configuration counts",
@@ -82,8 +87,8 @@ def current_news(now: datetime) -> list[News]:
     """The changes of the last day, each change once.
 
     A row with only the present state would miss a change that another change has replaced since the last call. So each
-    kind of change is found in rows that stay: ended deployments, `PromotionEvent`, `RepositoryEvent`, ended sweeps,
-    the latest missing heartbeat of a process.
+    kind of change is found in rows that stay: ended deployments, `PromotionEvent`, `RepositoryEvent`,
+    `ImageStateChange`, ended sweeps, the latest missing heartbeat of a process.
     """
     since = now - LOOK_BACK
     found = (
@@ -91,6 +96,7 @@ def current_news(now: datetime) -> list[News]:
         _promotions(since),
         _repositories(since),
         _repository_events(since),
+        _images(since),
         _sweeps(since),
         _workers(since, now),
         _configurations(since, now),
@@ -253,6 +259,31 @@ def _of_repository(event: str, row: Repository, status: str, at: datetime, key: 
         project=row.project_id,
         data={"repository": row.name, "account": row.account, "region": row.region, "status": status},
     )
+
+
+def _images(since: datetime) -> Iterator[News]:
+    """Images that must stay and stopped being pullable, and current images that can be pulled again."""
+    related = ("deployment__project", "deployment__environment")
+    for change in ImageStateChange.objects.filter(at__gte=since).select_related(*related)[:MAX_ROWS_PER_KIND]:
+        row, again = change.deployment, change.state == ImageStatus.RUNNABLE
+        if again and not change.is_current:
+            continue
+        event = "image.runnable" if again else "image.not_runnable" if change.is_current else "image.rollback_lost"
+        words = "can be pulled again" if again else f"cannot be pulled ({change.get_state_display().lower()})"
+        good = f"The last good version is {change.last_good}: roll back to it." if change.last_good else ""
+        if event == "image.not_runnable" and not good:
+            good = "No roll-back target can be pulled: deploy again."
+        role = "current" if change.is_current else "a roll-back target"
+        yield News(
+            event=event,
+            key=f"{event}:{change.pk}",
+            at=change.at,
+            subject=f"The image of {row.project} {row.version}, {role} in {row.environment}, {words}",
+            text=f"{change.words} {good}".strip()[:1000],
+            path=reverse("admin:deployments_environment_change", args=[row.environment_id]),
+            project=row.project_id,
+            data=_of_deployment(row) | {"image_state": change.state, "last_good": change.last_good or None},
+        )
 
 
 def _sweeps(since: datetime) -> Iterator[News]:

@@ -1,7 +1,8 @@
-"""Finds drift within seconds: CloudTrail's events about ECR calls, from an SQS queue that EventBridge fills.
+"""Finds changes within seconds: events of CloudTrail and of ECR, from an SQS queue that EventBridge fills.
 
-An event only names a repository to check, or a registry whose own policy is to be read. Its content is not trusted,
-because events come at least once, out of order and late. The repository is checked by the same function as in a sweep.
+An event only names a repository to check, images to look at, or a registry whose own policy is to be read. Its content
+is not trusted, because events come at least once, out of order and late. The repository is checked, and its images
+that must stay are looked at, by the same functions as in a sweep.
 Events of our own writes are recognised, so that a correction does not cause another check. Sweeps find what events
 miss.
 
@@ -19,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import Error, InterfaceError, InternalError, OperationalError, connection, connections
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from deployments.aws.clients import USER_AGENT
@@ -28,7 +30,7 @@ from deployments.config import Configuration
 from deployments.errors import RegistryError, registry_error
 from deployments.log import bound, get_logger
 from deployments.models import ProcessRole, Repository
-from deployments.reconcile import generation, processes, registry_policies, repositories, targets
+from deployments.reconcile import generation, image_states, processes, registry_policies, repositories, targets
 
 log = get_logger(__name__)
 
@@ -44,6 +46,10 @@ CHANGE_OPERATIONS = {
     "TagResource": True,
     "UntagResource": True,
 }
+#: Events of CloudTrail about images: calls, and the run of a lifecycle policy, which expires or archives images.
+IMAGE_OPERATIONS = ("BatchDeleteImage", "UpdateImageStorageClass", "PolicyExecutionEvent")
+#: The actions in ECR's own events about images. (*Amazon ECR events and EventBridge*, Amazon ECR User Guide)
+IMAGE_ACTIONS = ("DELETE", "PUSH", "UPDATE_STORAGE_CLASS")
 #: Events about a registry itself, which name no repository.
 REGISTRY_OPERATIONS = ("PutRegistryPolicy", "DeleteRegistryPolicy", "PutAccountSetting")
 OWN_WRITE_TOLERANCE = timedelta(seconds=5)  # how far CloudTrail's clock and ours may differ
@@ -60,7 +66,7 @@ _stepped = time.monotonic()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeEvent:
-    """An event: this operation was called on this repository, or on the registry."""
+    """An event: this operation was called on this repository, its images, or the registry."""
 
     operation: str
     account: str
@@ -68,6 +74,7 @@ class ChangeEvent:
     name: str  # empty: on the registry itself
     at: datetime
     made_by_us: bool  # the user agent is ours
+    images: frozenset[str] | None = None  # digests; empty: images that are not known; None: it is not about images
 
     @property
     def details(self) -> bool:
@@ -83,7 +90,11 @@ def parse(body: str) -> ChangeEvent | None:
     try:
         event = json.loads(body)
         detail = event["detail"]
+        if event.get("detail-type") == "ECR Image Action":
+            return _image_action(event)
         operation = detail["eventName"]
+        if event.get("source") == "aws.ecr" and operation in IMAGE_OPERATIONS and not detail.get("errorCode"):
+            return _image_operation(event)
         known = operation in CHANGE_OPERATIONS or operation in REGISTRY_OPERATIONS
         if event.get("source") != "aws.ecr" or not known or detail.get("errorCode"):
             return None
@@ -94,7 +105,6 @@ def parse(body: str) -> ChangeEvent | None:
         if operation in REGISTRY_OPERATIONS:
             name = ""
         account = parameters.get("registryId") or (arn.split(":")[4] if arn else "") or event["account"]
-        at = datetime.fromisoformat(detail["eventTime"].replace("Z", "+00:00"))
         if not isinstance(name, str) or (not name and operation not in REGISTRY_OPERATIONS):
             return None
         return ChangeEvent(
@@ -102,11 +112,64 @@ def parse(body: str) -> ChangeEvent | None:
             account=str(account),
             region=str(detail["awsRegion"]),
             name=name,
-            at=at if at.tzinfo else at.replace(tzinfo=UTC),
+            at=_time(detail["eventTime"]),
             made_by_us=USER_AGENT in str(detail.get("userAgent", "")),
         )
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"not a CloudTrail event: {type(error).__name__}") from None
+
+
+def _image_action(event: dict[str, Any]) -> ChangeEvent | None:
+    """ECR's own event about an image, which is of one account and region, and names the image by its digest."""
+    detail, name = event["detail"], event["detail"]["repository-name"]
+    action = detail["action-type"]
+    known = event.get("source") == "aws.ecr" and action in IMAGE_ACTIONS and detail.get("result") == "SUCCESS"
+    if not known or not isinstance(name, str) or not name:
+        return None
+    return ChangeEvent(
+        operation=action,
+        account=str(event["account"]),
+        region=str(event["region"]),
+        name=name,
+        at=_time(event["time"]),
+        made_by_us=False,
+        images=_digests([{"imageDigest": detail.get("image-digest")}]),
+    )
+
+
+def _image_operation(event: dict[str, Any]) -> ChangeEvent | None:
+    """CloudTrail's event about a call on images, or about the run of a lifecycle policy, which may have several."""
+    detail = event["detail"]
+    service, parameters = detail.get("serviceEventDetails") or {}, detail.get("requestParameters") or {}
+    name = service.get("repositoryName") or parameters.get("repositoryName")
+    if not isinstance(name, str) or not name:
+        return None
+    actions = service.get("lifecycleEventImageActions") or []
+    ids = [{"imageDigest": each["lifecycleEventImage"].get("digest")} for each in actions]
+    if not service:
+        ids = parameters.get("imageIds") or [parameters.get("imageId") or {}]
+    elif not actions:
+        return None  # the policy selected no image
+    return ChangeEvent(
+        operation=detail["eventName"],
+        account=str(parameters.get("registryId") or event["account"]),
+        region=str(detail["awsRegion"]),
+        name=name,
+        at=_time(detail["eventTime"]),
+        made_by_us=False,  # a look is needed whether or not the program made the call
+        images=_digests(ids),
+    )
+
+
+def _digests(ids: list[dict[str, Any]]) -> frozenset[str]:
+    """The digests of image ids; empty if one is named by its tag only."""
+    found = [each.get("imageDigest") for each in ids]
+    return frozenset(str(digest) for digest in found) if all(found) else frozenset()
+
+
+def _time(text: str) -> datetime:
+    at = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def consume(*, configuration: Configuration, queue: EventQueue, stopping: Callable[[], bool]) -> None:
@@ -214,7 +277,9 @@ def handle(
         try:
             with bound(repository=name):
                 if name:
-                    problem = _check(configuration, account, region, name, [change for _, change in pairs], stopping)
+                    problem = _check_all(
+                        configuration, account, region, name, [change for _, change in pairs], stopping
+                    )
                 else:
                     problem = _check_registry(configuration, account, region, [change for _, change in pairs])
         except (OperationalError, InterfaceError, InternalError):
@@ -233,6 +298,47 @@ def handle(
         elif any(message.receives % RETRIES_PER_LINE == 1 for message, _ in pairs):
             log.warning("events.not_done", repository=name, receives=pairs[0][0].receives, error=problem)
     return done
+
+
+def _check_all(
+    configuration: Configuration,
+    account: str,
+    region: str,
+    name: str,
+    changes: list[ChangeEvent],
+    stopping: Callable[[], bool],
+) -> str | None:
+    """Check the repository, its images, or both, because of these changes. Results and errors are those of `_check`."""
+    problem: str | None = None
+    if others := [change for change in changes if change.images is None]:
+        problem = _check(configuration, account, region, name, others, stopping)
+    if about_images := [change for change in changes if change.images is not None]:
+        problem = _check_images(configuration, account, region, name, about_images) or problem
+    return problem
+
+
+def _check_images(
+    configuration: Configuration, account: str, region: str, name: str, changes: list[ChangeEvent]
+) -> str | None:
+    """Look at the images that must stay, if a change may be about one of them. Results and errors as of `_check`.
+
+    So the run of a lifecycle policy that expires 500 other images costs no call.
+    """
+    configuration = generation.in_force(configuration)
+    target = targets.find(configuration, account=account, region=region, name=name)
+    if target is None:
+        return None
+    row: Any = Repository.objects.filter(account=account, region=region, name=name).annotate(db_now=Now()).first()
+    images = image_states.wanted([row.pk], config=target.config).get(row.pk) if row is not None else None
+    if not images or not row.is_managed:
+        return None
+    digests, seen_at = {each.digest for each in images}, image_states.seen_at(images)
+    if all((change.images and not change.images & digests) or _is_older(change, seen_at) for change in changes):
+        return None
+    look = image_states.look(ecr=target.ecr(), repository=row, images=images, at=row.db_now)
+    image_states.record([look], config=target.config)
+    error = look.error
+    return str(error) if error is not None and (error.retryable or error.installation) else None
 
 
 def _check(
@@ -258,6 +364,7 @@ def _check(
         if row is None or not row.is_managed:
             return None  # not managed: sweeps discover and deploys create repositories
         if all(_is_known(change, row) for change in changes):
+            image_states.rejudge(Q(pk=row.pk))  # our own write may have changed who can pull
             return None
         ecr = target.ecr()
         result = repositories.reconcile(
@@ -273,6 +380,7 @@ def _check(
         if result is not None:
             if result.written:
                 log.info("events.healed", repository=name)
+            image_states.follow(Q(pk=row.pk), config=target.config)
             # An error of this repository alone is recorded on its row, so the check is done. An error of AWS or of the
             # installation says nothing about this repository, so the check must be repeated.
             error = result.error
@@ -297,6 +405,7 @@ def _check_registry(configuration: Configuration, account: str, region: str, cha
     if not found or all(_is_older(change, row.read_at if row else None) for change in changes):
         return None
     error = registry_policies.look(found[0].ecr()).error
+    image_states.rejudge(Q(account=account, region=region))
     return str(error) if error is not None and (error.retryable or error.installation) else None
 
 

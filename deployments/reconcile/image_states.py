@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, Min, OuterRef, Q, QuerySet
 
 from deployments import clock
 from deployments.aws.ecr import Ecr
@@ -245,6 +245,12 @@ def record_missing(rows: Q, *, config: RegistryConfig) -> None:
     record([without_repository(pk, each, at) for pk, each in images.items()], config=config)
 
 
+def follow(rows: Q, *, config: RegistryConfig) -> None:
+    """Update the states after repositories were checked: they may be gone, or let others pull. No call to AWS."""
+    record_missing(rows, config=config)
+    rejudge(rows)
+
+
 def rejudge(rows: Q) -> None:
     """Evaluate the states again after the answers who can pull from these repositories may have changed.
 
@@ -339,6 +345,33 @@ class Counts:
     def words(self) -> str:
         """“3 runnable, 1 missing”, without the states that no image has."""
         return ", ".join(f"{self.states[each]} {each.label.lower()}" for each in ImageStatus if self.states.get(each))
+
+
+def seen_at(images: Collection[KeptImage]) -> datetime | None:
+    """Since when AWS has shown each of these images at least once; None if it has not shown one of them. One query."""
+    rows = ImageState.objects.filter(pk__in=[each.deployment.pk for each in images]).exclude(image="")
+    found = list(rows.values_list("looked_at", flat=True))
+    return min(found) if len(found) == len(images) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentImages:
+    """The number of environments by the state of their current image, and the time of the oldest look."""
+
+    by_state: Mapping[str, int]
+    oldest_look: datetime | None
+
+
+def current_images() -> CurrentImages:
+    """Of all environments that are not archived. An image that was not looked at yet is unknown. One query."""
+    rows = Promotion.objects.filter(label="current", environment__archived_at=None).order_by()
+    found = rows.values_list("deployment__image_state__state").annotate(
+        number=Count("pk"), oldest=Min("deployment__image_state__looked_at")
+    )
+    by_state: dict[str, int] = {}
+    for state, number, _ in found:
+        by_state[state or ImageStatus.UNKNOWN] = by_state.get(state or ImageStatus.UNKNOWN, 0) + number
+    return CurrentImages(by_state=by_state, oldest_look=min((at for *_, at in found if at is not None), default=None))
 
 
 def counts(rows: Q) -> Counts:

@@ -19,6 +19,7 @@ def _in(module: str, *entries: tuple[str, ...], postgresql: bool = False) -> lis
 _EFFECTIVE = "policy/test_effective.py::"
 _LIFECYCLE = "reconcile/test_lifecycle_safety.py::"
 _REGISTRY = "reconcile/test_registry_policies.py::"
+_PROOF = "deploys/test_standing_proof.py::"
 _IMAGES = "reconcile/test_image_states.py::"
 _SERVICES = "policy/test_service_statements.py::"
 _KEEPING = "reconcile/test_service_statements.py::"
@@ -2602,6 +2603,31 @@ MUTANTS: tuple[Mutant, ...] = (
             "not found or all(_is_older(change, row.read_at if row else None) for change in changes)",
             "not found",
             _REGISTRY + "test_an_event_of_another_registry_or_from_before_the_reading_costs_no_call",
+        ),
+        (
+            "_check_images",
+            "(change.images and not change.images & digests) or _is_older(change, seen_at)",
+            "_is_older(change, seen_at)",
+            _PROOF + "test_images_that_need_not_stay_cost_no_call",
+        ),
+        (
+            "_check_images",
+            "(change.images and not change.images & digests) or _is_older(change, seen_at)",
+            "(change.images and not change.images & digests)",
+            _PROOF + "test_an_event_from_before_the_last_look_costs_no_call",
+        ),
+        (
+            "_check_images",
+            "return str(error) if error is not None and (error.retryable or error.installation) else None",
+            "return None",
+            _PROOF + "test_a_message_stays_while_aws_does_not_answer_and_the_image_is_unknown_meanwhile",
+        ),
+        (
+            "_check_registry",
+            "image_states.rejudge(Q(account=account, region=region))",
+            "pass",
+            _PROOF
+            + "test_a_registry_policy_that_denies_the_consumer_is_known_within_five_seconds_and_no_image_is_looked_at",
         ),
         (
             "parse",
