@@ -71,9 +71,10 @@ def finalize(
     if deployment.repository is not None and deployment.repository.last_error:
         # The deploy continued because an earlier check found the repository in sync. The CLI shows this note.
         report(f"Note: {deployment.repository.last_error}")
-    elif deployment.repository is not None and deployment.repository.incomparable_since is not None:
-        words = " ".join(each.words for each in deployment.repository.differences if each.is_incomparable)
-        report(f"Note: {words}")
+    elif deployment.repository is not None:
+        noted = [each.words for each in deployment.repository.differences if each.is_incomparable or each.waits]
+        if noted:
+            report(f"Note: {' '.join(noted)}")
     promoted: _Promoted | None = None
     with transaction.atomic():
         moved = update_running(

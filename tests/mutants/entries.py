@@ -1640,6 +1640,12 @@ MUTANTS: tuple[Mutant, ...] = (
         ("finalize", "deadline=None,", "", "deploys/test_lifecycle.py::test_the_end_of_a_deployment_ends_its_deadline"),
         (
             "finalize",
+            "if each.is_incomparable or each.waits",
+            "if each.is_incomparable",
+            _LIFECYCLE + "test_a_deploy_waits_for_no_preview_and_leaves_the_policy_to_the_sweep",
+        ),
+        (
+            "finalize",
             'report(f"Note: {deployment.repository.last_error}")',
             "pass",
             "deploys/test_lifecycle.py::test_the_cli_hears_of_a_repository_that_has_an_error_though_the_deploy_goes_on",
@@ -3655,6 +3661,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "False",
             _LIFECYCLE
             + "test_thirty_deploys_a_rule_keep_ten_and_the_oldest_current_the_policy_is_not_written_and_the_version_named",
+        ),
+        (
+            "_correct",
+            "live and desired.may_touch_tagged(live) and",
+            "live and",
+            _LIFECYCLE + "test_a_live_policy_about_untagged_images_only_is_not_previewed",
         ),
         (
             "_write_previewed",

@@ -27,18 +27,18 @@ from deployments.models import (
     SweepTrigger,
     WritesPause,
 )
-from deployments.reconcile import lifecycle_safety
+from deployments.reconcile import lifecycle_safety, repositories, targets
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.support.constants import HOST, OWNER, POLICY
-from tests.support.deploys import ensure
-from tests.support.registry import new_calls
+from tests.support.deploys import deploying, ensure, finalize, push
+from tests.support.registry import drift, new_calls
 from tests.support.sweeps import sweep_all
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Configure = Callable[..., Configuration]
 
-DAY = "20261126"
+DAY = "20260101"
 PREVIEWS = ("StartLifecyclePolicyPreview", "GetLifecyclePolicyPreview")
 
 
@@ -351,25 +351,36 @@ def test_a_deploy_waits_for_no_preview_and_leaves_the_policy_to_the_sweep(shop: 
     refused = shop.words()
     ensure(shop.environment.project, shop.configuration, freshness=timedelta(0))
     assert (shop.words(), shop.row.status) == (refused, RepositoryStatus.DRIFTED)
+    deployment = deploying(shop.environment, shop.configuration)
+    push(shop.sandbox, deployment)
+    said = finalize(deployment, shop.configuration)
+    assert f"Note: {refused}" in said
+    assert said[-1].endswith("is deployed and current.")
 
 
 def test_two_workers_at_once_make_one_preview_and_one_write(shop: Shop) -> None:
     with_deploys(shop, 2, current=2)
     shop.change(text())
     new_calls(shop.sandbox)
-    barrier = threading.Barrier(2)
+    barrier, row = threading.Barrier(2), shop.row
+    target = targets.configured(shop.configuration)[0]
 
-    def work(trigger: SweepTrigger, **options: Any) -> None:
+    def work() -> None:
         try:
             barrier.wait(10)
-            sweep_all(shop.configuration, trigger=trigger, **options)
+            repositories.reconcile(
+                row=row,
+                ecr=target.ecr(),
+                config=target.config,
+                desired_digest=shop.configuration.desired_digest,
+                cause="sweep",
+                enforce=True,
+                previews=True,
+            )
         finally:
             connections.close_all()
 
-    threads = [
-        threading.Thread(target=work, args=(SweepTrigger.SCHEDULE,)),
-        threading.Thread(target=work, args=(SweepTrigger.PERSON,), kwargs={"names": [shop.row.name]}),
-    ]
+    threads = [threading.Thread(target=work) for _ in range(2)]
     for each in threads:
         each.start()
     for each in threads:
@@ -418,8 +429,13 @@ def test_the_rule_of_somebody_else_on_an_adopted_repository_is_reported_and_not_
 def test_a_live_policy_about_untagged_images_only_is_not_previewed(shop: Shop) -> None:
     with_deploys(shop, 2, current=2)
     Repository.objects.update(details_checked_at=None)
+    due: dict[str, Any] = {"config": shop.configuration.v4, "since": timezone.now(), "again": True, "whole": True}
+    assert not lifecycle_safety.is_due(shop.row, shop.lifecycle, **due)
+    assert lifecycle_safety.is_due(shop.row, text(), **due)
 
+    drift(shop.sandbox, [shop.row.name])  # so that the sweep has something to do there
     assert not set(PREVIEWS) & set(shop.sweep())
+    assert shop.row.status == RepositoryStatus.IN_SYNC
 
 
 def test_while_writes_are_paused_nothing_is_previewed_or_written(shop: Shop) -> None:
