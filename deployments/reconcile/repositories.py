@@ -828,9 +828,11 @@ def _watch_live(run: _Run, live: str) -> None:
     observed = "details_checked_at" in run.values
     if run.previews is not None and (observed or (before is not None and before.then)):
         try:
+            run.lease.require_writable()  # while writes are paused, no preview is started either
             result = run.previews.result("live", live)
         except RegistryError as error:
-            run.errors.append(error)
+            if error.code != "WritesPaused":
+                run.errors.append(error)
     _keep_preview(run, "live", result)
     if result is not None and result.words:
         run.differences.append(Difference(part=Part.LIFECYCLE, words=result.words, fixable=False))

@@ -3694,6 +3694,12 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_watch_live",
+            "run.lease.require_writable()",
+            "pass",
+            _LIFECYCLE + "test_while_writes_are_paused_nothing_is_previewed_or_written",
+        ),
+        (
+            "_watch_live",
             "result.words, fixable=False",
             "result.words, fixable=True",
             _LIFECYCLE + "test_the_rule_of_somebody_else_on_an_adopted_repository_is_reported_and_not_touched",

@@ -446,6 +446,11 @@ def test_while_writes_are_paused_nothing_is_previewed_or_written(shop: Shop) -> 
     assert not {*PREVIEWS, "PutLifecyclePolicy"} & set(shop.sweep())
     assert shop.row.status == RepositoryStatus.DRIFTED
 
+    shop.ecr.put_lifecycle_policy(repositoryName=shop.row.name, lifecyclePolicyText=text())  # the live one
+    Repository.objects.update(details_checked_at=None)
+    assert not {*PREVIEWS} & set(shop.sweep())
+    assert shop.row.status == RepositoryStatus.IN_SYNC
+
 
 def test_a_repository_that_is_deleted_during_the_preview_is_missing(shop: Shop) -> None:
     with_deploys(shop, 2, current=2)
@@ -459,6 +464,29 @@ def test_a_repository_that_is_deleted_during_the_preview_is_missing(shop: Shop) 
 
     assert shop.row.status == RepositoryStatus.MISSING
     assert not shop.row.lifecycle_previews
+
+
+def test_more_than_a_hundred_images_are_asked_about_in_two_calls_and_one_without_a_digest_by_its_tag(
+    shop: Shop,
+) -> None:
+    with_deploys(shop, 2, current=1)
+    tag = Deployment.objects.get(version_number=1).image_ref.rpartition(":")[2]
+    ecr = targets.configured(shop.configuration)[0].ecr()
+    assert ecr.start_lifecycle_preview(shop.row.name, text(rule(count=1)))
+    shop.sandbox.advance(2)
+    new_calls(shop.sandbox)
+
+    absent = [{"imageDigest": f"sha256:{number:064x}"} for number in range(120)]
+    preview = ecr.lifecycle_preview(shop.row.name, [*absent, {"imageTag": tag}])
+
+    assert new_calls(shop.sandbox) == {"GetLifecyclePolicyPreview": 2}
+    assert preview is not None
+    assert [(each.digest, each.tags) for each in preview.images] == [(shop.digests[f"{DAY}.1"], (tag,))]
+
+    Deployment.objects.update(image_digest="")  # the image was never verified
+    shop.change(text(rule(count=1)))
+    shop.sweep()
+    assert shop.versions() == [f"{DAY}.1"]
 
 
 # ---------------------------------------------------------------------------------------------------- the offered text
