@@ -268,6 +268,13 @@ AWS: tuple[Entry, ...] = (
         owner=Owner.DEPLOYER,
     ),
     Entry(
+        codes=("ImageStorageClassUpdateNotSupportedException",),
+        says=_AWS_SAID,
+        todo="Look at the images of the repository again: the image may be restored by now.",
+        cause="The image has the asked storage class, or AWS is moving it.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
         codes=("UnableToGetUpstreamImageException", "UnableToGetUpstreamLayerException", "UpstreamAccessDenied"),
         says=_AWS_SAID,
         todo="Remove the repository's name from the pull-through cache rule, or set DEPLOY_REGISTRY_NAMESPACE to a "
@@ -526,6 +533,12 @@ REPOSITORIES: tuple[Entry, ...] = (
         todo="Reconcile it instead.",
         cause="Only a live policy that cannot be compared with the default policy is taken over. A check corrects "
         "every other difference.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
+        codes=("nothing_to_restore",),
+        says="No image of {name} is restored: {reason}.",
+        cause="Only an image that AWS has archived is restored, in a repository that is managed here.",
         owner=Owner.NOBODY,
     ),
     Entry(

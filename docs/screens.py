@@ -34,6 +34,8 @@ SHOTS = (
     ("repositories", "-dark", "dark", DESK, ""),
     ("repository", "-light", "light", DESK, ""),
     ("repository", "-phone", "light", PHONE, ""),
+    ("images", "-light", "light", DESK, ""),
+    ("images", "-phone", "dark", PHONE, ""),
     ("login", "", "light", DESK, ""),
     ("what-if", "-answer", "light", DESK, "#what-if"),
     ("sweep-running", "-dark", "dark", DESK, ""),
@@ -42,11 +44,13 @@ SHOTS = (
     ("second-factor", "", "light", DESK, "#second-factor"),
     ("second-factor", "-phone", "light", PHONE, "#second-factor"),
 )
-LEFT_OUT = {"dashboard", "why", "deployments", "repositories", "repository", "what-if", "sweep-running", "not-found",
-            "deployments-nothing", "password", "your-log-in", "forgotten-sent", "forgotten-link",
-            "forgotten-done"}  # fmt: skip
+LEFT_OUT = {
+    "dashboard", "why", "deployments", "repositories", "repository", "what-if", "sweep-running", "not-found", "images",
+    "images-archived", "images-missing", "images-not-read", "deployments-nothing", "password", "your-log-in",
+    "forgotten-sent", "forgotten-link", "forgotten-done",
+}  # fmt: skip
 #: Shown as far as the window goes; the others from top to end.
-AS_SEEN = ("dashboard", "deployments", "repositories")
+AS_SEEN = ("dashboard", "deployments", "repositories", "images")
 
 
 def serve_and_shoot(names: list[str]) -> int:
@@ -71,9 +75,12 @@ def serve_and_shoot(names: list[str]) -> int:
         from django.core.wsgi import get_wsgi_application
 
         from deployments import config
+        from sandbox.control import Sandbox
         from tests.admin.installation import ENVIRONMENT, SIGN_ON
         from tests.browser import pages
 
+        aws = Sandbox.start()
+        os.environ |= aws.environment()
         logging.getLogger("django.request").setLevel(logging.ERROR)
         settings.MAIL_IS_CONFIGURED = True  # so that the page of a forgotten password is there
         call_command("migrate", verbosity=0)
@@ -109,6 +116,7 @@ def serve_and_shoot(names: list[str]) -> int:
         status = subprocess.run([python, __file__, "--browser"], input=order, text=True, check=False).returncode
         server.shutdown()
         server.server_close()
+        aws.stop()
         return status
 
 

@@ -17,7 +17,7 @@ from django.utils.html import format_html
 from deployments import worker
 from deployments.admin.chart import per_day
 from deployments.admin.display import TONES, ago
-from deployments.admin.images import broken_current_images
+from deployments.admin.image_states import broken_current_images
 from deployments.admin.pages import Alarm, may
 from deployments.deploys.projects import ROOT_SLUGS
 from deployments.deploys.promotions import rolled_back

@@ -131,6 +131,13 @@ def proof(verdict: str) -> SafeString:
 
 
 @register.filter
+def storage(status: str) -> SafeString:
+    """A badge for AWS's status of an image: active, archived, or being restored from the archive."""
+    words = {"ACTIVE": ("ok", "Active"), "ARCHIVED": ("warn", "Archived"), "ACTIVATING": ("run", "Restoring")}
+    return mark(*words.get(status, ("idle", status.capitalize())))
+
+
+@register.filter
 def tone(status: str) -> str:
     """The tone of a status."""
     return TONES[status]

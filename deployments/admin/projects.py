@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString
 from deployments import images
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, code, mark, two_lines
-from deployments.admin.images import kept_images
+from deployments.admin.image_states import kept_images
 from deployments.admin.pages import Audited, Console, Nouns, audit_of, menu
 from deployments.admin.variables import VariablePages
 from deployments.deploys.projects import ensure_environments

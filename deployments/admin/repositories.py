@@ -17,7 +17,8 @@ from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions, applies, b
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
-from deployments.admin.images import kept_images
+from deployments.admin.image_states import kept_images
+from deployments.admin.images import Images
 from deployments.admin.pages import Alarm, audit_of, may, menu, shown_configuration
 from deployments.admin.policies import (
     Policies,
@@ -75,7 +76,7 @@ def reason(row: Repository) -> str:
 
 
 @admin.register(Repository)
-class RepositoryAdmin(BulkActions, Policies, Exports):
+class RepositoryAdmin(BulkActions, Policies, Images, Exports):
     page_template = "registry_admin/repository.html"
     change_list_template = "registry_admin/repository_list.html"
     nothing_yet = "No repositories yet. The first deploy of a project makes its repository."

@@ -178,7 +178,14 @@ def no_open_transaction() -> None:
 
 #: The operations that change something in ECR: one line each.
 WRITES = frozenset(
-    {"CreateRepository", "SetRepositoryPolicy", "PutLifecyclePolicy", "PutImageTagMutability", "TagResource"}
+    {
+        "CreateRepository",
+        "SetRepositoryPolicy",
+        "PutLifecyclePolicy",
+        "PutImageTagMutability",
+        "TagResource",
+        "UpdateImageStorageClass",
+    }
 )
 
 

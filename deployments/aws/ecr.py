@@ -37,6 +37,7 @@ from deployments.aws.values import (
     Ambient,
     CreateOutcome,
     DescribedImage,
+    DescribedImages,
     Details,
     LifecyclePreview,
     Listed,
@@ -52,9 +53,9 @@ from deployments.log import carried
 from deployments.policy import RegistryPolicy
 
 T = TypeVar("T")
-IMAGES_PER_CALL = 100  # the most that one DescribeImages may name (ECR's service model)
-
-IMAGES_PER_CALL = 100  # the most imageIds of GetLifecyclePolicyPreview (ECR's service model)
+#: The most images that DescribeImages and GetLifecyclePolicyPreview may name, and that DescribeImages gives if it names
+#: none (ECR's service model).
+IMAGES_PER_CALL, IMAGES_PER_PAGE = 100, 1000
 
 #: The running calls of this process: (registry, repository or account, start by the monotonic clock).
 _in_flight: dict[object, tuple[EcrRegistry, str, float]] = {}
@@ -316,33 +317,50 @@ class Ecr:
             "RepositoryNotFoundException": {"imageDetails": []},
         }
         answer = self._call("DescribeImages", name, request, expected)
-        if isinstance(answer, str):
-            return answer
-        return [
-            DescribedImage(
-                digest=each["imageDigest"],
-                status=each.get("imageStatus", "ACTIVE"),
-                pushed_at=each.get("imagePushedAt"),
-                archived_at=each.get("lastArchivedAt"),
-            )
-            for each in answer["imageDetails"]
-        ]
+        return answer if isinstance(answer, str) else [_described(each) for each in answer["imageDetails"]]
 
     def last_pull(self, name: str) -> datetime | None:
         """When an image of the repository was last pulled, as AWS has recorded it; None: no pull is recorded.
 
         AWS records a pull at least once in 24 hours, so the time may be older than the last pull (*ImageDetail*, Amazon
-        ECR API Reference). 1,000 images a call. Permission: ecr:DescribeImages. Raises RegistryError.
+        ECR API Reference). Permission: ecr:DescribeImages. Raises RegistryError.
         """
-        request: dict[str, Any] = {**self._on(name), "maxResults": 1000}
         found: list[datetime] = []
-        while True:
-            answer = self._call("DescribeImages", name, request, {"RepositoryNotFoundException": {"imageDetails": []}})
-            pulled = (image.get("lastRecordedPullTime") for image in answer["imageDetails"])
-            found += [at for at in pulled if at is not None]
-            if not answer.get("nextToken"):
-                return max(found, default=None)
-            request["nextToken"] = answer["nextToken"]
+        token: str | None = ""
+        while token is not None:
+            page = self.image_page(name, token=token, status="ACTIVE")
+            found += [each.pulled_at for each in page.images if each.pulled_at is not None] if page is not None else []
+            token = (page.next_token or None) if page is not None else None
+        return max(found, default=None)
+
+    def image_page(
+        self, name: str, *, token: str = "", tags: str = "ANY", status: str = "ANY"
+    ) -> DescribedImages | None:
+        """Up to 1,000 images of a repository, in an order that AWS does not document; None: there is no repository.
+
+        One call. `token`: `next_token` of the answer before. `tags`: TAGGED, UNTAGGED or ANY. `status`: ACTIVE,
+        ARCHIVED, ACTIVATING or ANY. It does not count as a pull. Permission: ecr:DescribeImages. Raises RegistryError.
+        """
+        request: dict[str, Any] = {
+            **self._on(name),
+            "maxResults": IMAGES_PER_PAGE,
+            "filter": {"tagStatus": tags, "imageStatus": status},
+        }
+        if token:
+            request["nextToken"] = token
+        answer = self._call("DescribeImages", name, request, {"RepositoryNotFoundException": _MISSING})
+        if isinstance(answer, _Missing):
+            return None
+        images = tuple(_described(each) for each in answer["imageDetails"])
+        return DescribedImages(images=images, next_token=answer.get("nextToken", ""))
+
+    def restore_image(self, name: str, digest: str) -> str:
+        """Begin to restore an archived image. Returns its status: ACTIVATING, or ACTIVE once it can be pulled.
+
+        Permission: ecr:UpdateImageStorageClass. Raises RegistryError, also for an image that is not archived.
+        """
+        request = {**self._on(name), "imageId": {"imageDigest": digest}, "targetStorageClass": "STANDARD"}
+        return str(self._call("UpdateImageStorageClass", name, request).get("imageStatus", ""))
 
     def image_tags(self, name: str) -> Iterator[str]:
         """Every tag in the repository, 1,000 tags a call; no tag if the repository does not exist.
@@ -549,6 +567,21 @@ def ecr_of(config: RegistryConfig, host: str) -> Ecr | None:
     """The `Ecr` of this host, with the access that the settings say; None if the host is not an ECR registry."""
     found = registry_of(host)
     return None if found is None else Ecr.of(config, found)
+
+
+def _described(entry: Mapping[str, Any]) -> DescribedImage:
+    return DescribedImage(
+        digest=entry["imageDigest"],
+        status=entry.get("imageStatus", "ACTIVE"),
+        pushed_at=entry.get("imagePushedAt"),
+        archived_at=entry.get("lastArchivedAt"),
+        pulled_at=entry.get("lastRecordedPullTime"),
+        tags=tuple(entry.get("imageTags", ())),
+        size=entry.get("imageSizeInBytes"),
+        media_type=entry.get("imageManifestMediaType", ""),
+        artifact_type=entry.get("artifactMediaType", ""),
+        subject=entry.get("subjectManifestDigest", ""),
+    )
 
 
 def _listed(entry: Mapping[str, Any]) -> Listed:

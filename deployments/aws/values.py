@@ -37,12 +37,31 @@ class Listed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DescribedImage:
-    """One image in an answer of DescribeImages."""
+    """One image in an answer of DescribeImages. AWS does not say there which platforms an image is for.
+
+    `size`: in bytes, compressed; of an index that of its largest image. `pulled_at`: of the last pull that AWS
+    recorded, exact to 24 hours. `subject`: the digest of the image that a referrer (a signature, an attestation) is
+    about. (*ImageDetail*, Amazon ECR API Reference)
+    """
 
     digest: str
     status: str  # ACTIVE, ARCHIVED, ACTIVATING
     pushed_at: datetime | None
     archived_at: datetime | None
+    pulled_at: datetime | None = None
+    tags: tuple[str, ...] = ()
+    size: int | None = None
+    media_type: str = ""  # of the manifest
+    artifact_type: str = ""
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DescribedImages:
+    """One answer of DescribeImages about a repository. `next_token`: for the call after it; empty: there is no more."""
+
+    images: tuple[DescribedImage, ...]
+    next_token: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

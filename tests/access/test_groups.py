@@ -65,7 +65,10 @@ def test_an_operator_acts_on_what_runs_and_not_on_people_keys_channels_or_old_po
     assert not [
         name
         for name in more
-        if name.startswith(("add_", "change_", "delete_")) or "key" in name or "channel" in name or "restore" in name
+        if name.startswith(("add_", "change_", "delete_"))
+        or "key" in name
+        or "channel" in name
+        or "restore_policy" in name
     ]
 
 

@@ -18,6 +18,8 @@ from django.test import override_settings
 
 from deployments import config
 from deployments.api import limits
+from deployments.aws.ecr import Ecr
+from deployments.errors import registry_error
 from tests.attack import console as consoles
 from tests.attack.attacker import Attacker, Sent
 from tests.attack.console import Console
@@ -93,6 +95,10 @@ def sides(transactional_db: None, configure: Callable[..., config.Configuration]
     return Side.make("own", first=1), Side.make("other", first=1000)
 
 
+def _not_asked(ecr: Ecr, name: str, *_: object, **__: object) -> None:
+    raise registry_error("NoCredentials", operation="DescribeImages", name=name)
+
+
 @pytest.fixture(scope="module")
 def console(django_db_setup: None, django_db_blocker: Any) -> Iterator[Console]:
     """One of everything that the console shows, and all forms of its pages; made once for the tests of a module, which
@@ -103,5 +109,8 @@ def console(django_db_setup: None, django_db_blocker: Any) -> Iterator[Console]:
     with django_db_blocker.unblock(), settings, pytest.MonkeyPatch.context() as patch, transaction.atomic():
         # A JSON error closes the page that it replaces, and with it a connection that is in a transaction.
         patch.setattr(connection, "close_if_unusable_or_obsolete", lambda: None)
+        # The pages of images ask AWS, which nothing does in a transaction.
+        patch.setattr(Ecr, "images", _not_asked)
+        patch.setattr(Ecr, "image", _not_asked)
         yield Console.make()
         transaction.set_rollback(True)

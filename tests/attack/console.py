@@ -61,7 +61,11 @@ SETTINGS = {
     "SSO_GROUPS": '{"people": "viewer"}',
 }
 #: Addresses whose POST, if it is allowed, calls AWS or connects, which no test does in a transaction.
-CALLS = {"deployments_repository_restore", "deployments_notificationchannel_test"}
+CALLS = {
+    "deployments_repository_restore",
+    "deployments_repository_restore_image",
+    "deployments_notificationchannel_test",
+}
 MOST_VARIANTS = 24  # of one form
 PASSWORD = "a-long-enough-1"
 ROLES: dict[str, Callable[[], User | None]] = {
@@ -141,6 +145,7 @@ _ARGUMENTS: dict[str, Callable[[Route], list[Any]]] = {
     "name": lambda route: list(BULK_ACTIONS),
     "ending": lambda route: ["csv", "json"],
     "kind": lambda route: ["csv", "json"],
+    "digest": lambda route: [DIGEST],
     "content_type_id": lambda route: [ContentType.objects.get_for_model(Project).pk],
     "app_label": lambda route: ["deployments", "auth"],
     "url": lambda route: ["nothing/here/"],

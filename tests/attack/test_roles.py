@@ -41,12 +41,20 @@ REACHES["viewer"] = (
     REACHES["without rights"]
     | {f"deployments_{model}_{page}" for model in _MODELS for page in ("changelist", "change", "history")}
     | {"deployments_deployment_export", "deployments_repository_export", "deployments_sweep_progress", "why"}
+    | {"deployments_repository_images"}
 )
 REACHES["operator"] = (
     REACHES["viewer"]
     | {f"deployments_auditentry_{page}" for page in ("changelist", "change", "history", "export")}
     | {"deployments_deployment_promote", "deployments_deployment_cancel", "deployments_repository_look"}
-    | {"deployments_repository_take_over", "deployments_sweep_start", "deployments_sweep_stop", "setup", "writes"}
+    | {
+        "deployments_repository_take_over",
+        "deployments_repository_restore_image",
+        "deployments_sweep_start",
+        "deployments_sweep_stop",
+        "setup",
+        "writes",
+    }
 )
 REACHES["key maker"] = REACHES["without rights"] | {"deployments_accesskey_add", "login-approve"}
 REACHES["few rights"] = (
@@ -81,6 +89,7 @@ CHANGES: dict[str, dict[str, set[str]]] = {
         "deployments_repository_look": {"repository", "repositoryevent"} | _SWEEP,
         "deployments_repository_ask": {"repository", "repositoryevent"} | _SWEEP,
         "deployments_repository_take_over": {"auditentry"},  # that it was refused
+        "deployments_repository_restore_image": {"repository", "auditentry"},  # the lease, and that it was refused
         "deployments_sweep_start": _SWEEP,
         "deployments_sweep_stop": {"sweep", "auditentry"},
         "setup": {"auditentry"},
@@ -125,6 +134,7 @@ NOTHING = {
     "why": "writes nothing",
     "deployments_repository_what_if": "writes nothing",
     "deployments_repository_restore": "calls AWS, which no test does in a transaction",
+    "deployments_repository_restore_image": "the same",
     "deployments_notificationchannel_test": "connects, which no test does in a transaction",
     "deployments_repository_change": "its buttons send the form to other addresses",
     "deployments_sweep_change": "its buttons send the form to other addresses",

@@ -39,7 +39,7 @@ CALLS = {
     "ecr": """BatchGetImage CreateRepository DescribeImages DescribeRepositories GetAuthorizationToken
         GetDownloadUrlForLayer GetLifecyclePolicy GetLifecyclePolicyPreview GetRepositoryPolicy ListImages
         ListTagsForResource PutImageTagMutability PutLifecyclePolicy SetRepositoryPolicy StartLifecyclePolicyPreview
-        TagResource""",
+        TagResource UpdateImageStorageClass""",
     "sts": "AssumeRole GetFederationToken",
     "sqs": "ReceiveMessage DeleteMessageBatch",
 }

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from sandbox.control import Sandbox
 from tests.browser.served import ROOT, Served, log_in, new_context
 
 AXE = "4.14.1"
@@ -74,13 +75,15 @@ def axe() -> str:
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    made = Served(folder=tmp_path_factory.mktemp("served"))
-    made.run("manage.py", "migrate", "--verbosity", "0")
-    made.run("manage.py", "collectstatic", "--noinput", "--verbosity", "0")
-    seeded = json.loads(made.run("-c", SEED))
-    made.user, made.password, made.codes, made.pages = (seeded[name] for name in ("user", "password", "codes", "pages"))
-    with made.serving():
-        yield made
+    with Sandbox.start() as aws:
+        made = Served(folder=tmp_path_factory.mktemp("served"), more=aws.environment())
+        made.run("manage.py", "migrate", "--verbosity", "0")
+        made.run("manage.py", "collectstatic", "--noinput", "--verbosity", "0")
+        seeded = json.loads(made.run("-c", SEED))
+        names = ("user", "password", "codes", "pages")
+        made.user, made.password, made.codes, made.pages = (seeded[name] for name in names)
+        with made.serving():
+            yield made
 
 
 @pytest.fixture(scope="module")  # while it is open, Django takes this thread for one that runs asynchronous code

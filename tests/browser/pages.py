@@ -5,8 +5,11 @@ For the browser's tests and for the pictures in docs/screens, so that a new page
 
 from __future__ import annotations
 
+import os
+
 from django.contrib import admin
 from django.contrib.auth.models import User
+from django.db.models import QuerySet
 from django.urls import reverse
 
 from deployments import clock
@@ -26,6 +29,8 @@ from deployments.models import (
 )
 from deployments.policy import RegistryPolicy, Trust
 from deployments.reconcile import desired
+from sandbox import images
+from sandbox.control import Sandbox
 from tests.admin.installation import CLUSTER, DESIRED, HOST, SIGN_ON, STAGING, Installation, policy
 from tests.support.second_factors import with_app, with_passkey
 
@@ -88,7 +93,34 @@ def make() -> list[str]:
             channel=chat, event="sweep.failed", subject=said["subject"], body=said, key=f"sweep.failed:{number}",
             status=status, attempts=1 + 3 * number, answer=("204", "Answered 404.")[number],
         )  # fmt: skip
+    _push_images(Sandbox(os.environ["AWS_ENDPOINT_URL"]))
     return codes
+
+
+def _deployed() -> QuerySet[Deployment]:
+    """The deployments whose images are in AWS, the newest first: of the repository of a current deployment."""
+    current = Promotion.objects.filter(deployment__repository__host=HOST).order_by("pk")[0].deployment
+    rows = Deployment.objects.filter(repository=current.repository_id, status="DEPLOYED")
+    return rows.order_by("-version_day", "-version_number", "pk")
+
+
+def _push_images(sandbox: Sandbox) -> None:
+    """Images of one repository: of its deployments, two of them archived, and an index that nobody deployed."""
+    rows = list(_deployed().select_related("repository").reverse())
+    assert rows[0].repository is not None
+    name, login, ecr = rows[0].repository.name, sandbox.login(), sandbox.client("ecr")
+    ecr.create_repository(repositoryName=name)
+    for row in rows:
+        tag = row.image_ref.rpartition(":")[2]
+        row.image_digest = images.push(images.build(row.pk), sandbox.url, *login, name, tag, registry=HOST)
+        row.save(update_fields=["image_digest"])
+    images.push(images.build_index(), sandbox.url, *login, name, "by-hand", registry=HOST)
+    for row in rows[:2]:
+        ecr.update_image_storage_class(
+            repositoryName=name, imageId={"imageDigest": row.image_digest}, targetStorageClass="ARCHIVE"
+        )
+    # The other repositories have no images, so no promotion can be verified: AWS does not answer.
+    sandbox.fault("error", "ecr:BatchGetImage", code="AccessDeniedException")
 
 
 def _refused_deployment() -> Deployment:
@@ -103,6 +135,7 @@ def addresses() -> dict[str, str]:
     """Name → address, in the order in which people meet them."""
     drifted, incomparable = DRIFTED[0], Repository.objects.exclude(incomparable_since=None)[0]
     deployed = Deployment.objects.filter(status="DEPLOYED").order_by("-created_at")
+    archived = _deployed().reverse()[0]
     good, back = deployed[0], Promotion.objects.exclude(rolled_back_from=None)[0]
     older = deployed.filter(environment=good.environment_id).order_by("created_at")[0]
     sweeps = Sweep.objects.order_by("-pk")
@@ -129,6 +162,11 @@ def addresses() -> dict[str, str]:
         "repository-unmanaged": f"{repository}{Repository.objects.filter(status='unmanaged')[0].pk}/change/",
         "exception": f"{repository}ask/?look=except&pk={drifted.pk}",
         "all-that-match": f"{repository}ask/?look=reconcile&status=drifted",
+        "images": f"{repository}{archived.repository_id}/images/",
+        "images-archived": f"{repository}{archived.repository_id}/images/?only=archived",
+        "images-missing": f"{repository}{drifted.pk}/images/",
+        "images-not-read": f"{repository}{archived.repository_id}/images/?part=nonsense",
+        "image-restore": f"{repository}{archived.repository_id}/images/{archived.image_digest}/restore/",
         "put-back": f"{repository}{drifted.pk}/restore/{drifted.events.exclude(policy_before='')[0].pk}/",
         "repository-incomparable": f"{repository}{incomparable.pk}/change/",
         "take-over": f"{repository}{incomparable.pk}/take-over/",

@@ -12,33 +12,12 @@ from deployments.models import Deployment, Environment, Promotion
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.support.constants import TRAIL
-from tests.support.deploys import deploying, finalize, push
+from tests.support.deploys import delete, deployed, deploying, finalize, move, push
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_proof, "RETRY_PAUSES_SECONDS", (0.0, 0.0))
-
-
-def move(sandbox: Sandbox, deployment: Deployment, digest: str, storage: str = "ARCHIVE") -> None:
-    name = image_proof.ImageLocation.of(deployment.image_ref).name
-    sandbox.client("ecr").update_image_storage_class(
-        repositoryName=name, imageId={"imageDigest": digest}, targetStorageClass=storage
-    )
-
-
-def delete(sandbox: Sandbox, deployment: Deployment) -> None:
-    name = image_proof.ImageLocation.of(deployment.image_ref).name
-    sandbox.client("ecr").batch_delete_image(repositoryName=name, imageIds=[{"imageDigest": deployment.image_digest}])
-
-
-def deployed(
-    environment: Environment, configuration: Configuration, sandbox: Sandbox, text: str, *, skip: bool = False
-) -> Deployment:
-    deployment = deploying(environment, configuration)
-    finalize(deployment, configuration, push(sandbox, deployment, images.build(text)), skip=skip)
-    deployment.refresh_from_db()
-    return deployment
 
 
 def roll_back(deployment: Deployment, configuration: Configuration) -> Refusal:

@@ -31,7 +31,7 @@ from tests.faults.installation import Installation, Stuck, completed, wait_for
 
 NAMESPACE = "trigger/"
 NOT_OURS = ("other/private", "trigger/somebody-elses")  # sweeps see the second, which is not managed
-WRITES = re.compile(r"(Create|Set|Put|Tag|Untag|Delete|BatchDelete)")
+WRITES = re.compile(r"(Create|Set|Put|Tag|Untag|Update|Delete|BatchDelete)")
 LEASE_SECONDS, TICK_SECONDS = 90.0, 60.0
 RECOVERY_SECONDS = LEASE_SECONDS + 2 * TICK_SECONDS
 REST_SECONDS = 130.0

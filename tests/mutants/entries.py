@@ -884,6 +884,78 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/admin/images.py",
+        (
+            "Images.restore_image_view",
+            "require(request, RESTORE)",
+            "pass",
+            "admin/test_images.py::test_who_may_see_repositories_sees_their_images_and_restores_none",
+        ),
+        (
+            "Images.images_view",
+            "may(request, RESTORE) and row.is_managed",
+            "True",
+            "admin/test_images.py::test_an_image_of_a_repository_that_is_not_managed_has_no_button",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/repository_images.py",
+        (
+            "",
+            "ATTEMPTS_PER_CALL = 1",
+            "ATTEMPTS_PER_CALL = 3",
+            "reconcile/test_repository_images.py::test_a_slow_aws_is_asked_once",
+        ),
+        (
+            "read",
+            "with bulkhead.place():",
+            "if True:",
+            "reconcile/test_repository_images.py::test_while_too_many_requests_wait_for_aws_no_page_is_read",
+        ),
+        (
+            "read",
+            "not (token or answer.next_token)",
+            "True",
+            "reconcile/test_repository_images.py::test_more_than_one_call_gives_is_read_in_parts",
+        ),
+        (
+            "_restore",
+            "or not row.is_managed",
+            "",
+            "reconcile/test_repository_images.py::test_a_repository_that_is_not_managed_is_left_alone",
+        ),
+        (
+            "_restore",
+            "if lease.activation != configuration.activation:",
+            "if False:",
+            "reconcile/test_repository_images.py::test_another_configuration_than_the_one_that_counts_restores_nothing",
+        ),
+        (
+            "_restore",
+            "if found.status != ARCHIVED:",
+            "if False:",
+            "reconcile/test_repository_images.py::test_a_second_restore_writes_nothing_to_aws",
+        ),
+        (
+            "_restore",
+            "lease.require_writable()",
+            "pass",
+            "reconcile/test_repository_images.py::test_while_writes_are_paused_no_image_is_restored",
+        ),
+        (
+            "_restore",
+            "attempt.begin()",
+            "pass",
+            "reconcile/test_repository_images.py::test_an_archived_image_is_restored_and_pulled_again",
+        ),
+        (
+            "_restore",
+            "lease.give_up()",
+            "pass",
+            "reconcile/test_repository_images.py::test_an_archived_image_is_restored_and_pulled_again",
+        ),
+    ),
+    *_in(
         "deployments/admin/bulk_actions.py",
         (
             "",

@@ -27,7 +27,7 @@ from tests.support.constants import POLICY, TRAIL
 
 WRITES = {
     "CreateRepository", "DeleteRepository", "SetRepositoryPolicy", "DeleteRepositoryPolicy", "PutLifecyclePolicy",
-    "PutImageTagMutability", "TagResource", "UntagResource",
+    "PutImageTagMutability", "TagResource", "UntagResource", "UpdateImageStorageClass",
 }  # fmt: skip
 
 

@@ -61,6 +61,35 @@ def finalize(
     return said
 
 
+def deployed(
+    environment: Environment,
+    configuration: Configuration,
+    sandbox: Sandbox,
+    text: str = "hello\n",
+    *,
+    image: images.Image | None = None,
+) -> Deployment:
+    """A deployment whose image, made of the text unless it is given, was pushed, verified and promoted."""
+    deployment = deploying(environment, configuration)
+    finalize(deployment, configuration, push(sandbox, deployment, image or images.build(text)))
+    deployment.refresh_from_db()
+    return deployment
+
+
+def move(sandbox: Sandbox, deployment: Deployment, digest: str, storage: str = "ARCHIVE") -> None:
+    """Archive an image of the deployment's repository, or restore it, as somebody else does."""
+    name = image_proof.ImageLocation.of(deployment.image_ref).name
+    sandbox.client("ecr").update_image_storage_class(
+        repositoryName=name, imageId={"imageDigest": digest}, targetStorageClass=storage
+    )
+
+
+def delete(sandbox: Sandbox, deployment: Deployment) -> None:
+    """Delete the deployment's image, as somebody else does."""
+    name = image_proof.ImageLocation.of(deployment.image_ref).name
+    sandbox.client("ecr").batch_delete_image(repositoryName=name, imageIds=[{"imageDigest": deployment.image_digest}])
+
+
 def ensure(project: Project, configuration: Configuration, **changes: Any) -> Repository:
     registry = configuration.registry("MANAGED")
     ecr_registry = partitions.registry_of(registry.host)
