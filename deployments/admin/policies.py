@@ -24,7 +24,7 @@ from deployments.aws.partitions import console_of, partition_of
 from deployments.errors import Refusal
 from deployments.images import EcrRegistry
 from deployments.models import Repository, RepositoryEvent, RepositoryStatus
-from deployments.reconcile import desired, put_back, registry_policies, repositories, targets, what_if
+from deployments.reconcile import desired, put_back, repositories, targets, what_if
 
 TAKE_OVER = "take_over_policy_repository"
 
@@ -80,8 +80,11 @@ def openness(row: Repository) -> policy.Openness:
     return policy.openness(row.policy_text, partition=partition_of(row.region)) if row.policy_text else "closed"
 
 
-def pullers(row: Repository) -> list[Puller]:
-    """The consumer accounts as of the last check, then the other principals that either policy names."""
+def pullers(row: Repository, registry: policy.RegistryPolicy | None) -> list[Puller]:
+    """The consumer accounts as of the last check, then the other principals that either policy names.
+
+    `registry`: the registry policy as it was last read; None: AWS does not show it.
+    """
     found = [
         Puller(name=f"account {account}", verdict=answer.verdict, words=answer.words, consumer=True)
         for account, answer in sorted(row.consumers.items())
@@ -90,16 +93,14 @@ def pullers(row: Repository) -> list[Puller]:
         return found
     known = {puller.name for puller in found}
     partition = partition_of(row.region)
-    registry = registry_policies.seen(account=row.account, region=row.region)
     for name, access in policy.named(row.policy_text, registry, arn=_arn(row), partition=partition):
         if name not in known:
             found.append(Puller(name=name, verdict=access.verdict, words=access.words, consumer=False))
     return found
 
 
-def pulls_rest_on(row: Repository) -> str:
+def pulls_rest_on(row: Repository, registry: policy.RegistryPolicy | None) -> str:
     """A sentence: which policies “who can pull” rests on, and what was not seen."""
-    registry = registry_policies.seen(account=row.account, region=row.region)
     partition = partition_of(row.region)
     return policy.effective(row.policy_text, registry, row.account, arn=_arn(row), partition=partition).basis
 

@@ -174,6 +174,8 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
         if desired and row.policy_text:
             lines = side_by_side(row.policy_text, desired, partition=partition_of(row.region))
         events = list(row.events.all()[:50])
+        reading = registry_policies.reading(account=row.account, region=row.region)
+        registry_policy = registry_policies.policy_of(reading) if reading is not None else None
         covered, missing = registry is not None, row.status == RepositoryStatus.MISSING
         excepted = bool(row.mode) and in_force(row)
         take_over = take_over_button(request, row)
@@ -192,9 +194,9 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "images": kept_images(Q(repository=row)),
             "risks": risks(row),
             "service_statements": service_statements(row),
-            "pullers": pullers(row),
-            "pulls_rest_on": pulls_rest_on(row) if row.last_checked_at else "",
-            "registry_policy": registry_policies.reading(account=row.account, region=row.region),
+            "pullers": pullers(row, registry_policy),
+            "pulls_rest_on": pulls_rest_on(row, registry_policy) if row.last_checked_at else "",
+            "registry_policy": reading,
             "states": {part: state_of(row, part, covered=covered) for part in PARTS},
             "safe_lifecycle": lifecycle_safety.suggestion(row),
             "excepted": excepted,

@@ -58,7 +58,7 @@ def look(ecr: Ecr) -> Look:
 def seen(*, account: str, region: str) -> RegistryPolicy | None:
     """The registry policy as it was last read; None if it was never read, or AWS does not show it. No call to AWS."""
     row = reading(account=account, region=region)
-    return None if row is None else _of(row)
+    return None if row is None else policy_of(row)
 
 
 def reading(*, account: str, region: str) -> RegistryPolicyReading | None:
@@ -94,7 +94,7 @@ def refresh(registry: EcrRegistry) -> None:
             Repository.objects.filter(unchanged).exclude(consumers={}).update(consumers=answers[key])
 
 
-def _of(row: RegistryPolicyReading) -> RegistryPolicy | None:
+def policy_of(row: RegistryPolicyReading) -> RegistryPolicy | None:
     return None if row.read_at is None or row.error else RegistryPolicy(text=row.text, scope=row.scope)
 
 
@@ -104,7 +104,7 @@ def _keep(registry: EcrRegistry, found: Look, at: datetime) -> bool:
     After an error the row keeps the text that was read before, as history, but it counts as not read.
     """
     row, _ = RegistryPolicyReading.objects.get_or_create(account=registry.account, region=registry.region)
-    before = _of(row)
+    before = policy_of(row)
     values: dict[str, Any] = {"error": str(found.error or "")}
     if found.policy is not None:
         values |= {"text": found.policy.text, "scope": found.policy.scope, "read_at": at}

@@ -142,7 +142,7 @@ def test_the_console_finds_no_fault_in_the_right_policy_of_a_registry_in_any_par
 
     assert partition_of(row.region) == registry.partition
     assert [each for each in risks(row) if each.level == "error"] == []
-    assert [each.name for each in pullers(row)] == [f"account {CLUSTER}"]
+    assert [each.name for each in pullers(row, None)] == [f"account {CLUSTER}"]
     assert not any(line.differs for line in side_by_side(text, POLICY, partition=registry.partition))
 
 

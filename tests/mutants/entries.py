@@ -2378,7 +2378,7 @@ MUTANTS: tuple[Mutant, ...] = (
             _REGISTRY + "test_an_event_about_the_registry_evaluates_every_row_again_without_a_call_for_each",
         ),
         (
-            "_of",
+            "policy_of",
             " or row.error",
             "",
             _REGISTRY + "test_no_permission_to_read_it_makes_the_answer_unknown_and_the_sweep_ends_well",
@@ -3811,6 +3811,8 @@ MUTANTS: tuple[Mutant, ...] = (
             'values["status"], events = RepositoryStatus.UNMANAGED, []',
             "pass",
             "reconcile/test_refresh.py::test_an_unmanaged_repository_that_aws_does_not_show_says_so_and_keeps_what_was_seen",
+        ),
+        (
             "policy_to_write",
             "if whole != text and len(whole) > policy.MAX_CHARACTERS:",
             "if False:",

@@ -154,7 +154,7 @@ def test_a_page_has_fifty_images_and_the_same_queries_for_any_number(
 def test_more_than_one_call_gives_is_read_in_parts(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ecr, "IMAGES_PER_CALL", 1)
+    monkeypatch.setattr(ecr, "IMAGES_PER_PAGE", 1)
 
     first = read(ecr_configuration)
     second = read(ecr_configuration, token=first.next_token)
