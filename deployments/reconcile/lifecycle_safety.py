@@ -203,12 +203,12 @@ def _touched_words(
     words = f"By AWS's preview, {subject} would take away {', '.join(named)}{more}."
     if not suggestion:
         return f"{words} Give its rules higher counts, or protect these images with a rule of a lower number."
-    tags = ", ".join(dict.fromkeys(_tag(kept) for kept, _ in touched[:VERSIONS_SHOWN]))
-    proof = "AWS's preview of that text takes none of them away" if proved else "AWS has not previewed that text"
-    return (
-        f"{words} A rule of a lower number that keeps the tag {tags} makes it safe: the page of the repository has a "
-        f"text with such rules, and {proof}."
-    )
+    tags = list(dict.fromkeys(_tag(kept) for kept, _ in touched[:VERSIONS_SHOWN]))
+    rules, them = f"A rule with a lower number for the tag {tags[0]} keeps this image", "it"
+    if len(tags) > 1:
+        rules, them = f"Rules with lower numbers for the tags {', '.join(tags)} keep these images", "them"
+    proof = "AWS's preview of that text takes none away" if proved else "AWS has not previewed that text"
+    return f"{words} {rules}. The page of the repository has a text with {them}; {proof}."
 
 
 def _statement(ecr: Ecr, config: RegistryConfig) -> str:

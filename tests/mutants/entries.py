@@ -3196,6 +3196,12 @@ MUTANTS: tuple[Mutant, ...] = (
             _LIFECYCLE + "test_a_preview_that_does_not_finish_is_waited_for_once_and_read_by_the_next_sweeps",
         ),
         (
+            "Previews.result",
+            'suggestion if proved else ""',
+            "suggestion",
+            _LIFECYCLE + "test_a_text_is_offered_only_if_aws_finds_it_safe_or_has_not_said",
+        ),
+        (
             "Previews._touched",
             "ours = preview is not None and desired.same_lifecycle(preview.text, text)",
             "ours = True",

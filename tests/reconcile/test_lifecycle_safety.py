@@ -466,6 +466,32 @@ def test_a_repository_that_is_deleted_during_the_preview_is_missing(shop: Shop) 
     assert not shop.row.lifecycle_previews
 
 
+def test_a_text_is_offered_only_if_aws_finds_it_safe_or_has_not_said(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_deploys(shop, 12, current=1)
+    shop.change(text(rule(count=10)))
+
+    def offered() -> str:
+        shop.sweep(trigger=SweepTrigger.PERSON, names=[shop.row.name])
+        assert shop.row.lifecycle_previews
+        return shop.row.lifecycle_previews["settings"].suggestion
+
+    assert offered()
+    assert "AWS's preview of that text takes none away" in shop.words()
+    with monkeypatch.context() as patch:
+        patch.setattr(lifecycle_safety, "PREVIEW_SECONDS", 1.5)  # for the first preview, not for the second one
+        shop.sandbox.fault("slow_preview", seconds=600, skip=1)
+        assert offered()
+        assert "AWS has not previewed that text" in shop.words()
+    shop.sandbox.clear_faults()
+    shop.sandbox.advance(700)
+    Deployment.objects.filter(version_number=1).update(image_ref=f"{HOST}/{shop.row.name}:gone")
+    assert offered() == ""
+    assert "Give its rules higher counts" in shop.words()
+    assert shop.versions() == [f"{DAY}.1"]
+
+
 def test_more_than_a_hundred_images_are_asked_about_in_two_calls_and_one_without_a_digest_by_its_tag(
     shop: Shop,
 ) -> None:
