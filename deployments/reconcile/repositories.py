@@ -780,6 +780,7 @@ def _correct(run: _Run, observation: Observation, *, ecr: Ecr, config: RegistryC
         _write_previewed(run, lifecycle, ecr=ecr, config=config, now=now)
     else:
         _write(run, differences, ecr=ecr, config=config, now=now, policy_before=policy_before)
+    if lifecycle is None:
         _keep_preview(run, "settings", None)
     if live and desired.may_touch_tagged(live) and run.values.get("lifecycle_text", live) == live:
         _watch_live(run, live)
@@ -792,11 +793,12 @@ def _write_previewed(run: _Run, difference: Difference, *, ecr: Ecr, config: Reg
     text = config.lifecycle_policy
     before = lifecycle_safety.stored(run.row, "settings", text)
     if run.previews is None:
-        if before is None:
+        if before is not None:
+            difference = _refused(difference, before)
+        elif run.writes:
             words = f"{difference.words} The next sweep lets AWS preview the one of the settings, and then writes it."
-            run.differences.append(replace(difference, words=words, fixable=False, waits=True))
-        else:
-            run.differences.append(_refused(difference, before))
+            difference = replace(difference, words=words, fixable=False, waits=True)
+        run.differences.append(difference)
         return
     with suppress(RegistryError):  # `_write` records why nothing may be written
         run.lease.require_writable()

@@ -3760,6 +3760,12 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_write_previewed",
+            "elif run.writes:",
+            "else:",
+            _LIFECYCLE + "test_a_refresh_starts_no_preview_and_keeps_what_an_earlier_one_said",
+        ),
+        (
+            "_write_previewed",
             "if run.previews is None:",
             "if False:",
             _LIFECYCLE + "test_a_deploy_waits_for_no_preview_and_leaves_the_policy_to_the_sweep",

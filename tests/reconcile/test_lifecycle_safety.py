@@ -358,6 +358,25 @@ def test_a_deploy_waits_for_no_preview_and_leaves_the_policy_to_the_sweep(shop: 
     assert said[-1].endswith("is deployed and current.")
 
 
+def test_a_refresh_starts_no_preview_and_keeps_what_an_earlier_one_said(shop: Shop) -> None:
+    with_deploys(shop, 12, current=1)
+    refresh: dict[str, Any] = {"trigger": SweepTrigger.PERSON, "names": [shop.row.name], "dry_run": True}
+    shop.change(text(rule(count=10)))
+
+    assert not {*PREVIEWS, "PutLifecyclePolicy"} & set(shop.sweep(**refresh))
+    assert (shop.row.status, shop.words()) == (
+        RepositoryStatus.DRIFTED,
+        "The lifecycle policy differs from the settings.",
+    )
+
+    shop.sweep()
+    refused = shop.words()
+    assert not {*PREVIEWS, "PutLifecyclePolicy"} & set(shop.sweep(**refresh))
+    assert (shop.words(), shop.versions()) == (refused, [f"{DAY}.1"])
+    shop.sweep()  # reads every part again, because of the refresh
+    assert shop.sweep() == {}
+
+
 def test_two_workers_at_once_make_one_preview_and_one_write(shop: Shop) -> None:
     with_deploys(shop, 2, current=2)
     shop.change(text())
