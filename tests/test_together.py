@@ -364,6 +364,7 @@ ACTS: dict[str, tuple[str, Act]] = {
     "deployments_repository_ask": ("except.repository", lambda w: w.ask("except", **MODE)),
     "deployments_repository_ask adopt": ("adopt.repository", lambda w: w.ask("adopt")),
     "deployments_repository_ask take": ("take.repository", lambda w: w.ask("take")),
+    "pulls": ("start.sweep", lambda w: w.post("pulls/")),
     "deployments_sweep_start": ("start.sweep", lambda w: w.post("deployments/sweep/start/")),
     "deployments_sweep_stop": ("stop.sweep", lambda w: w.post(f"deployments/sweep/{Sweep.objects.get().pk}/stop/")),
     "deployments_project_add": ("add.project", lambda w: w.post("deployments/project/add/", {"name": "Second"})),

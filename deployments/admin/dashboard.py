@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -35,7 +35,7 @@ from deployments.models import (
     Sweep,
     SweepStatus,
 )
-from deployments.reconcile import generation, processes, writes_pause
+from deployments.reconcile import generation, processes, pull_states, writes_pause
 from deployments.reconcile.processes import Seen
 
 #: Statuses that need attention, the worst first.
@@ -88,12 +88,14 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
         "sees_sweeps": sees_sweeps,
     }
     if sees_repositories:
-        shares = list(_shares())
+        numbers, without_pull = _numbers()
+        shares = list(_shares(numbers))
         context |= {
             "shares": shares,
             "repositories": sum(share.number for share in shares),
             "attention": _attention(),
             "broken_images": broken_current_images(),
+            "without_pull": without_pull,
             "attention_number": sum(share.number for share in shares if share.status in NEEDS_ATTENTION),
         }
     if sees_deployments:
@@ -105,8 +107,20 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
     return context
 
 
-def _shares() -> Iterator[Share]:
-    counts = dict(Repository.objects.order_by().values_list("status").annotate(Count("pk")))
+def _numbers() -> tuple[dict[str, int], int | None]:
+    """Status → number of repositories, and from how many a consumer account cannot pull; None: there is no account.
+
+    By this process's own settings, which saves a query; `_alarms` says if other settings count.
+    """
+    cannot = pull_states.cannot_pull(settings.CONFIGURATION)
+    rows = Repository.objects.order_by().values_list("status")
+    if cannot is None:
+        return dict(rows.annotate(Count("pk"))), None
+    found = list(rows.annotate(number=Count("pk"), without=Count("pk", filter=cannot)))
+    return {status: number for status, number, _ in found}, sum(without for *_, without in found)
+
+
+def _shares(counts: Mapping[str, int]) -> Iterator[Share]:
     whole = sum(counts.values()) or 1
     start = 0.0
     for status in (

@@ -32,6 +32,10 @@ class Exports(Console):
         name = f"{self.opts.app_label}_{self.opts.model_name}_export"
         return [path("export.<str:kind>", self.admin_site.admin_view(self.export_view), name=name), *super().get_urls()]
 
+    def columns_for(self, request: HttpRequest) -> Mapping[str, Callable[[Any], Any]]:
+        """The columns of the file for this request."""
+        return self.columns
+
     def exported(self, rows: QuerySet[Any]) -> QuerySet[Any]:
         """The queryset of the file; subclasses add what `columns` needs."""
         return rows
@@ -46,8 +50,9 @@ class Exports(Console):
             rows = self.exported(self.all_that_match(request))
         except IncorrectLookupParameters:
             return HttpResponseRedirect(reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist"))
-        records = ({name: value(row) for name, value in self.columns.items()} for row in rows.iterator(chunk_size=500))
-        lines = as_csv(self.columns, records) if kind == "csv" else as_json_lines(records)
+        columns = self.columns_for(request)
+        records = ({name: value(row) for name, value in columns.items()} for row in rows.iterator(chunk_size=500))
+        lines = as_csv(columns, records) if kind == "csv" else as_json_lines(records)
         response = StreamingHttpResponse(lines, content_type=KINDS[kind])
         file = f"{self.opts.verbose_name_plural}-{timezone.now():%Y%m%d-%H%M%S}.{kind}"
         response["Content-Disposition"] = f'attachment; filename="{file}"'

@@ -72,6 +72,7 @@ def setup(request: HttpRequest) -> HttpResponse:
             "policy": doctor.operator_policy(settings.CONFIGURATION),
             "pause": writes_pause.current(),
             "may_pause": may(request, "pause_writes"),
+            "may_see_pulls": may(request, "view_repository"),
             "alarm": {Level.FAIL: "bad", Level.WARN: "warn"}.get(report.worst, "ok"),
         },
     )

@@ -27,7 +27,7 @@ from deployments.admin.log_in import LogIn
 from deployments.admin.pages import may
 from deployments.errors import refusal
 from deployments.log import bind
-from deployments.models import Deployment
+from deployments.models import Deployment, Repository
 
 #: Section → the models below it, in this order.
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -56,6 +56,9 @@ class RegistryAdmin(admin.AdminSite):
         models = {model["object_name"]: model for app in apps for model in app["models"]}
         sections = [(name, [models.pop(each) for each in names if each in models]) for name, names in SECTIONS]
         if app_label is None and may(request, why.PERMISSION):
+            # First, because it answers the question that this program is for.
+            place = {"name": "Who can pull", "object_name": "Pulls", "admin_url": reverse("admin:pulls"), "perms": {}}
+            sections[0][1].insert(0, place)
             place = {"name": "Why no pull?", "object_name": "Why", "admin_url": reverse("admin:why"), "perms": {}}
             sections[0][1].append(place)
         if app_label is None and request.user.has_perm("deployments.view_setup"):
@@ -83,9 +86,13 @@ class RegistryAdmin(admin.AdminSite):
         return context
 
     def get_urls(self) -> list[Any]:
-        from deployments.admin.setup import setup, writes  # imported here, because that module imports this one
+        from deployments.admin.pulls import Pulls  # imported here, because these modules import this one
+        from deployments.admin.setup import setup, writes
 
+        pulls = Pulls(Repository, self)
         return [
+            path("pulls/", self.admin_view(pulls.page_view), name="pulls"),
+            path("pulls/export.<str:kind>", self.admin_view(pulls.export_view), name="pulls_export"),
             *forgotten.URLS,
             *single_sign_on.urls(self),
             *second_factor.urls(self),

@@ -122,14 +122,7 @@ class SweepAdmin(ReadOnly):
             dry_run, adopt = "dry_run" in request.POST, "adopt" in request.POST
             if adopt:
                 require(request, "adopt_repository")
-            after = {"dry_run": dry_run, "adopt": adopt, "over": "all"}
-            with Trail.of(request).change("start.sweep", after=after) as line:
-                sweep = line.target = sweep_record.start(
-                    trigger=SweepTrigger.PERSON, requested_by=who(request), dry_run=dry_run, adopt=adopt
-                )
-                assert sweep is not None  # only scheduled sweeps exclude each other  # noqa: S101
-            tasks.wake_workers()
-            say_if_no_worker(request, sweep)
+            sweep = start(request, dry_run=dry_run, adopt=adopt)
             return HttpResponseRedirect(reverse("admin:deployments_sweep_change", args=[sweep.pk]))
         managed = Repository.objects.exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
         configuration = shown_configuration()
@@ -233,6 +226,19 @@ class SweepAdmin(ReadOnly):
     @admin.display(description="Took")
     def lasted(self, row: Sweep) -> str:
         return took(row.finished_at - row.started_at) if row.finished_at else "–"
+
+
+def start(request: HttpRequest, *, dry_run: bool, adopt: bool = False) -> Sweep:
+    """Start a sweep over all configured registries, and say so if no worker runs. The caller checks the right."""
+    after = {"dry_run": dry_run, "adopt": adopt, "over": "all"}
+    with Trail.of(request).change("start.sweep", after=after) as line:
+        sweep = line.target = sweep_record.start(
+            trigger=SweepTrigger.PERSON, requested_by=who(request), dry_run=dry_run, adopt=adopt
+        )
+        assert sweep is not None  # only scheduled sweeps exclude each other  # noqa: S101
+    tasks.wake_workers()
+    say_if_no_worker(request, sweep)
+    return sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,7 +119,15 @@ def _difference(part: str, words: str, *, fixable: bool) -> Difference:
 
 
 def _can_pull(account: str) -> ConsumerPull:
-    return ConsumerPull(verdict="yes", words=f"account {account} may pull")
+    words = f"account {account} may pull"
+    return ConsumerPull(verdict="yes", words=words, layer="repository policy", statement="NodesPull")
+
+
+def _cannot_pull(account: str) -> ConsumerPull:
+    return ConsumerPull(verdict="no", words=f"No statement lets account {account} pull.")
+
+
+NOBODY = {account: _cannot_pull(account) for account in (CLUSTER, STAGING)}
 
 
 #: status → what a row in it looks like, in turn.
@@ -151,7 +159,7 @@ TROUBLES: dict[str, list[dict[str, Any]]] = {
             "policy_text": policy(CLUSTER, roots=True, actions=["ecr:*"]),
             "consumers": {
                 CLUSTER: _can_pull(CLUSTER),
-                STAGING: ConsumerPull(verdict="no", words=f"No statement lets account {STAGING} pull."),
+                STAGING: _cannot_pull(STAGING),
             },
             "differences": [
                 _difference(
@@ -176,12 +184,15 @@ TROUBLES: dict[str, list[dict[str, Any]]] = {
         },
         {
             "policy_text": "",
+            "consumers": NOBODY,
             "differences": [_difference("policy", "The repository has no policy.", fixable=True)],
         },
     ],
-    RepositoryStatus.MISSING: [{"policy_text": ""}],
-    RepositoryStatus.PENDING: [{"policy_text": "", "last_checked_at": None, "details_checked_at": None}],
-    RepositoryStatus.UNMANAGED: [{"policy_text": policy(SECOND, roots=True), "origin": ""}],
+    RepositoryStatus.MISSING: [{"policy_text": "", "consumers": {}}],
+    RepositoryStatus.PENDING: [
+        {"policy_text": "", "consumers": {}, "last_checked_at": None, "details_checked_at": None},
+    ],
+    RepositoryStatus.UNMANAGED: [{"policy_text": policy(SECOND, roots=True), "consumers": NOBODY, "origin": ""}],
 }
 STATUSES = (
     *[RepositoryStatus.IN_SYNC] * 2,
@@ -264,6 +275,8 @@ class Installation:
                 "encryption": Encryption(type="AES256"),
                 "policy_applied_at": self._ago(days=self.random.randint(3, 60)),
                 "last_in_sync_at": looked,
+                "last_pulled_at": self._ago(hours=number % 30),
+                "pulls_read_at": looked if number % 4 else None,
                 "consumers": {
                     CLUSTER: _can_pull(CLUSTER),
                     STAGING: _can_pull(STAGING),

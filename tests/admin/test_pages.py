@@ -24,13 +24,14 @@ LISTS = {
     "deployments/accesskey": 8,
     "auth/user": 17,
     "auth/group": 8,
+    "pulls": 13,
 }
 
 
 PAGES = [
     "",
     *LISTS,
-    *[f"{each}/one" for each in LISTS if each != "auth/group"],
+    *[f"{each}/one" for each in LISTS if each not in ("auth/group", "pulls")],
     "deployments/project/add",
     "deployments/accesskey/add",
     "auth/user/add",
@@ -123,6 +124,7 @@ def test_every_form_that_changes_something_is_a_post_with_a_token(page: str, see
         ("", "Dashboard"),
         ("deployments/deployment", "Deployments"),
         ("deployments/repository", "Repositories"),
+        ("pulls", "Who can pull"),
         ("deployments/accesskey", "Access keys"),
         ("auth/user", "Users"),
         ("deployments/project/add", "New project"),

@@ -31,7 +31,7 @@ from deployments.policy import RegistryPolicy, Trust
 from deployments.reconcile import desired
 from sandbox import images
 from sandbox.control import Sandbox
-from tests.admin.installation import CLUSTER, DESIRED, HOST, SIGN_ON, STAGING, Installation, policy
+from tests.admin.installation import CLUSTER, DESIRED, HOST, NOBODY, SIGN_ON, STAGING, Installation, policy
 from tests.support.second_factors import with_app, with_passkey
 
 USER, PASSWORD = "mira", "a-password-of-nobody"
@@ -71,6 +71,16 @@ def make() -> list[str]:
     )
     row.last_in_sync_at = row.created_at
     row.drifted_since = row.incomparable_since = row.last_checked_at
+    row.save()
+    row.pk, row.name, row.project, row.status, row.origin = None, "trigger/reports-of-old", None, "unmanaged", ""
+    row.management, row.policy_text, row.differences, row.consumers, row.drifted_since = (
+        "unmanaged",
+        "",
+        [],
+        NOBODY,
+        None,
+    )
+    row.incomparable_since = row.last_in_sync_at = row.last_pulled_at = None
     row.save()
     user = User.objects.get(username=USER)
     user.is_staff = user.is_superuser = True
@@ -147,6 +157,7 @@ def addresses() -> dict[str, str]:
     failed = NotificationDelivery.objects.filter(status=DeliveryStatus.FAILED)[0]
     found = {
         "dashboard": "/admin/",
+        "pulls": "/admin/pulls/",
         "deployments": deployment,
         "deployments-nothing": f"{deployment}?q=zzzzzzzzzz",
         "deployment": f"{deployment}{good.pk}/change/",

@@ -994,9 +994,9 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/admin/sweeps.py",
         (
-            "SweepAdmin.start_view",
+            "start",
             'with Trail.of(request).change("start.sweep", after=after) as line:',
-            'with Trail.of(request).change("start.sweep", after=after) as line:\n                line.nothing_changed()',
+            'with Trail.of(request).change("start.sweep", after=after) as line:\n        line.nothing_changed()',
             "admin/test_actions.py::test_starting_and_stopping_a_sweep_leave_a_line_each_and_stopping_an_ended_one_does_not",
         ),
         (
@@ -3729,6 +3729,42 @@ MUTANTS: tuple[Mutant, ...] = (
             "if not any(difference.is_incomparable for difference in differences):",
             "if False:",
             "reconcile/test_incomparable.py::test_a_policy_that_can_be_compared_is_left_to_the_next_check",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/pull_states.py",
+        (
+            "_state",
+            "default=Value(PullState.UNKNOWN)",
+            "default=Value(PullState.YES)",
+            "admin/test_pulls.py::test_the_worst_comes_first_and_what_was_not_looked_at_never_pulls",
+        ),
+        (
+            "_state",
+            "When(status=RepositoryStatus.MISSING, then=Value(PullState.NO)),",
+            "",
+            "admin/test_pulls.py::test_the_worst_comes_first_and_what_was_not_looked_at_never_pulls",
+        ),
+        (
+            "states",
+            "filter(targets.rows(configuration))",
+            "all()",
+            "admin/test_pulls.py::test_only_repositories_of_registries_that_the_settings_name_are_listed",
+        ),
+    ),
+    *_in(
+        "deployments/admin/pulls.py",
+        (
+            "Pulls.page_view",
+            'require(request, "start_sweep")',
+            "pass",
+            "admin/test_pulls.py::test_a_viewer_sees_it_and_only_who_may_start_sweeps_presses",
+        ),
+        (
+            "Pulls.page_view",
+            "dry_run=True",
+            "dry_run=False",
+            "admin/test_pulls.py::test_a_refresh_makes_the_page_true_about_drift_the_registry_policy_and_unmanaged_repositories",
         ),
     ),
     *_in(
