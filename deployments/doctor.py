@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -495,6 +496,9 @@ def _questions(target: Target) -> Iterator[_Question]:
     for permission, ask in probes.reads(name).items():
         yield _Question(target=target, what=f"{permission} in {region}", ask=ask, tell=_allowed)
     yield _Question(target=target, what="Registry-wide policy", ask=probes.ecr.registry_policy, tell=_registry_policy)
+    if target.config.probe_role_arns:
+        what = f"Recorded pulls in {region}"
+        yield _Question(target=target, what=what, ask=probes.pull_time_exclusions, tell=_recorded_pulls)
 
 
 def _identity(target: Target, what: str, answer: Identity) -> Iterator[ReportLine]:
@@ -544,6 +548,39 @@ def _registry_policy(target: Target, what: str, answer: policy.RegistryPolicy) -
     )
 
 
+def _recorded_pulls(target: Target, what: str, answer: frozenset[str] | None) -> Iterator[ReportLine]:
+    """Whether the trial pulls of the probe roles count as pulls. They do until the operator excludes the roles.
+
+    A pull moves the pull time of an image, by which a lifecycle rule (sinceImagePulled) archives.
+    (*RegisterPullTimeUpdateExclusion*, Amazon ECR API Reference)
+    """
+    roles = target.config.probe_role_arns
+    counting = sorted(set(roles) - (answer or frozenset()))
+    if answer is None:
+        says = f"Not seen: the exclusions of {target.registry.account} are shown to that account only."
+        yield ReportLine(part="AWS", what=what, level=Level.SKIPPED, says=says)
+        return
+    if not counting:
+        says = "ECR does not record the trial pulls of the probe roles."
+        yield ReportLine(part="AWS", what=what, level=Level.OK, says=says)
+        return
+    matters = "sinceImagePulled" in target.config.lifecycle_policy
+    commands = [
+        shlex.join(["aws", "ecr", "register-pull-time-update-exclusion", "--principal-arn", arn, "--region",
+                    target.registry.region])
+        for arn in counting
+    ]  # fmt: skip
+    yield ReportLine(
+        part="AWS",
+        what=what,
+        level=Level.WARN if matters else Level.OK,
+        says=f"Each trial pull before a promotion counts as a pull of the image: ECR records those of "
+        f"{', '.join(counting)}."
+        + (" The lifecycle policy has a rule by the time of the last pull." if matters else ""),
+        then=f"To exclude them, as an administrator of {target.registry.account}: {'; '.join(commands)}",
+    )
+
+
 def _refused(question: _Question, error: RegistryError) -> Iterator[ReportLine]:
     if question.tell is _registry_policy:
         yield ReportLine(
@@ -552,6 +589,15 @@ def _refused(question: _Question, error: RegistryError) -> Iterator[ReportLine]:
             level=Level.WARN,
             says=f"{error} So no page can say for certain who can pull.",
             then="Allow ecr:GetRegistryPolicy and ecr:GetAccountSetting (doctor --iam-policy has them).",
+        )
+        return
+    if question.tell is _recorded_pulls and not error.retryable:
+        yield ReportLine(
+            part="AWS",
+            what=question.what,
+            level=Level.WARN,
+            says=f"{error} So it was not seen whether ECR records the trial pulls of the probe roles.",
+            then="Allow ecr:ListPullTimeUpdateExclusions (doctor --iam-policy has it).",
         )
         return
     yield ReportLine(

@@ -273,6 +273,82 @@ def test_each_right_that_is_missing_is_named_by_its_own_line(
     assert "Allow ecr:GetRegistryPolicy" in unread.then
 
 
+PROBE = f"arn:aws:iam::{CLUSTER}:role/probe"
+
+
+def probing(configure: Callable[..., Configuration], **more: str) -> Configuration:
+    return configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS=PROBE,
+        **more,
+    )
+
+
+def recorded(configuration: Configuration) -> ReportLine:
+    return line(doctor.examine(configuration=configuration), "Recorded pulls")
+
+
+@pytest.mark.parametrize("by_pull_time", [False, True])
+def test_a_probe_role_whose_pulls_are_recorded_is_named_with_the_command_that_excludes_it(
+    configure: Callable[..., Configuration], beating: Process, sandbox: Sandbox, by_pull_time: bool
+) -> None:
+    archiving = {
+        "rulePriority": 1,
+        "selection": {"tagStatus": "any", "countType": "sinceImagePulled", "countUnit": "days", "countNumber": 90},
+        "action": {"type": "transition", "targetStorageClass": "archive"},
+    }
+    lifecycle = {"DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY": json.dumps({"rules": [archiving]})} if by_pull_time else {}
+    configuration = probing(configure, **lifecycle)
+    sandbox.reset_calls()
+
+    found = recorded(configuration)
+
+    assert found.level is (Level.WARN if by_pull_time else Level.OK)
+    assert PROBE in found.says
+    assert found.then.endswith(
+        f"aws ecr register-pull-time-update-exclusion --principal-arn {PROBE} --region us-east-1"
+    )
+    assert "ecr:RegisterPullTimeUpdateExclusion" not in sandbox.calls()
+
+    sandbox.client("ecr").register_pull_time_update_exclusion(principalArn=PROBE)
+    found = recorded(configuration)
+    assert (found.level, found.then) == (Level.OK, "")
+
+
+def test_exclusions_that_may_not_be_read_are_not_seen(
+    configure: Callable[..., Configuration], beating: Process, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in limited(sandbox, "ecr:DescribeRepositories").items():
+        monkeypatch.setenv(name, value)
+
+    found = recorded(probing(configure))
+
+    assert found.level is Level.WARN
+    assert "not seen" in found.says
+    assert "ecr:ListPullTimeUpdateExclusions" in found.then
+
+
+def test_exclusions_of_another_accounts_registry_are_not_seen(
+    configure: Callable[..., Configuration], beating: Process, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in sandbox.environment("cluster").items():
+        monkeypatch.setenv(name, value)
+
+    found = recorded(probing(configure))
+
+    assert (found.level, found.says.startswith("Not seen")) == (Level.SKIPPED, True)
+
+
+def test_without_a_probe_role_the_doctor_does_not_ask_for_exclusions(
+    ecr_configuration: Configuration, beating: Process, sandbox: Sandbox
+) -> None:
+    report = doctor.examine(configuration=ecr_configuration)
+
+    assert not [each for each in report.lines if each.what.startswith("Recorded pulls")]
+    assert "ecr:ListPullTimeUpdateExclusions" not in sandbox.calls()
+
+
 def test_credentials_that_aws_does_not_know_are_one_failure_and_not_ten(
     ecr_configuration: Configuration, beating: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from botocore import exceptions as aws
 
@@ -20,7 +21,7 @@ class Probes:
     """Calls that show what this identity may do: reads of a repository that does not exist.
 
     AWS answers “there is no such repository” only to an identity with the permission. A write permission cannot be
-    tested without a write. No method needs a permission that the program does not need anyway.
+    tested without a write. Only `pull_time_exclusions` needs a permission that the program does not need anyway.
     """
 
     ecr: Ecr
@@ -61,6 +62,23 @@ class Probes:
             "ecr:ListImages": lambda: list(ecr.image_tags(name)),
             "ecr:ListTagsForResource": lambda: ecr._tags(name),
         }
+
+    def pull_time_exclusions(self) -> frozenset[str] | None:
+        """The ARNs of the roles and users whose pulls ECR does not record; None if the registry is of another account.
+
+        The call takes no account and is about that of the caller. Permission: ecr:ListPullTimeUpdateExclusions. Raises
+        RegistryError. (*ListPullTimeUpdateExclusions*, Amazon ECR API Reference)
+        """
+        ecr, found = self.ecr, frozenset[str]()
+        if self.identity().account != ecr.registry.account:
+            return None
+        request: dict[str, Any] = {"maxResults": 1000}
+        while True:
+            answer = ecr._call("ListPullTimeUpdateExclusions", ecr.registry.account, request)
+            found |= set(answer["pullTimeUpdateExclusions"])
+            if not answer.get("nextToken"):
+                return found
+            request["nextToken"] = answer["nextToken"]
 
     def events_queue(self, url: str) -> None:
         """Delete a message that the queue never delivered, which changes nothing.

@@ -2307,6 +2307,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/aws/probes.py",
+        (
+            "Probes.pull_time_exclusions",
+            "if self.identity().account != ecr.registry.account:",
+            "if False:",
+            "test_doctor.py::test_exclusions_of_another_accounts_registry_are_not_seen",
+        ),
+    ),
+    *_in(
         "deployments/reconcile/image_states.py",
         (
             "Look.seen",

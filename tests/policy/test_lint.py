@@ -416,6 +416,7 @@ def test_the_actions_that_we_need_are_those_of_the_operators_iam_policy() -> Non
     # About no repository that exists, so no repository policy decides about them.
     about_the_registry = {
         "ecr:createrepository", "ecr:getauthorizationtoken", "ecr:getregistrypolicy", "ecr:getaccountsetting",
+        "ecr:listpulltimeupdateexclusions",
     }  # fmt: skip
     assert ours - NEEDED >= about_the_registry
     assert ours & set(PURPOSES) - about_the_registry == NEEDED
