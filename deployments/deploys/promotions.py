@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models import DateTimeField, Q, Value
+from django.db.models.functions import Least, Now
 
 from deployments import catalogue, images
 from deployments.access.audit import Trail
@@ -35,6 +36,8 @@ from deployments.log import get_logger
 from deployments.models import (
     Deployment,
     Environment,
+    ImageState,
+    ImageStatus,
     Promotion,
     PromotionEvent,
 )
@@ -367,6 +370,7 @@ def _make_current(deployment: Deployment, *, by: str, newer_only: bool, instead_
         PromotionEvent.objects.create(
             environment_id=deployment.environment_id, deployment=deployment, by=by, rolled_back_from=rolled_back_from
         )
+        _note_proof(deployment)
         log_change(
             "deployment.promoted",
             deployment,
@@ -375,6 +379,24 @@ def _make_current(deployment: Deployment, *, by: str, newer_only: bool, instead_
         )
         return _Promoted(before=before, made=True, is_current=True)
     raise refusal("busy", what="the current deployment of this environment")
+
+
+def _note_proof(deployment: Deployment) -> None:
+    """Let the proof count as the first look at the image (`reconcile.image_states`), at the time of the receipt.
+
+    Not if the image was never verified, or if it was not seen whether an account can pull it.
+    """
+    row = Deployment.objects.only("receipt", "repository").get(pk=deployment.pk)
+    receipt, place = row.receipt, row.repository_id
+    if receipt is None or not receipt.is_proved or not receipt.at or place is None:
+        return
+    if any(pull.verdict == "unknown" for pull in receipt.pullers.values()):
+        return
+    # Not later than now: a host whose clock is ahead must not date a look later than the next ones.
+    at: Any = Least(Value(datetime.fromisoformat(receipt.at), output_field=DateTimeField()), Now())
+    known = {"state": ImageStatus.RUNNABLE, "known": ImageStatus.RUNNABLE, "known_at": at}
+    state = ImageState(deployment=row, repository_id=place, image="active", since=at, looked_at=at, **known)
+    ImageState.objects.bulk_create([state], ignore_conflicts=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

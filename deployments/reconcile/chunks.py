@@ -340,7 +340,7 @@ class ChunkRun:
                 return self._throttled(row, part)
             if isinstance(part, RegistryError) and part.code in UNANSWERED_CODES and self._unanswered(row, part):
                 return False
-        look = self._look_at_images(paced, row, observation)
+        look = None if unmanaged else self._look_at_images(paced, row, observation)
         if look is not None and look.error is not None:
             if look.error.throttled:
                 return self._throttled(row, look.error)

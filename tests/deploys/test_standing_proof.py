@@ -7,6 +7,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from deployments import clock
 from deployments.access import keys
 from deployments.aws.sqs import EventQueue
 from deployments.config import Access, Configuration
-from deployments.deploys import image_proof
+from deployments.deploys import image_proof, promotions
 from deployments.metrics import samples
 from deployments.models import Deployment, Environment, ImageState, ImageStateChange
 from deployments.notify import news
 from deployments.reconcile import change_events
+from deployments.row_values import ProvedPull
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, POLICY
@@ -139,6 +142,52 @@ def test_an_image_that_can_be_pulled_again_is_news_once(
 
     assert [each.event for each in reversed(told())] == ["image.not_runnable", "image.runnable"]
     assert environments() == {"runnable": 1}
+
+
+def test_the_proof_before_a_promotion_is_the_first_look(
+    environment: Environment, configuration: Configuration, cluster: Client, sandbox: Sandbox
+) -> None:
+    deployment = deploying(environment, configuration)
+    finalize(deployment, configuration, push(sandbox, deployment))
+    deployment.refresh_from_db()
+
+    row = ImageState.objects.get()
+    assert (row.state, row.image, row.known) == ("runnable", "active", "runnable")
+    assert deployment.receipt is not None
+    assert abs(row.looked_at - datetime.fromisoformat(deployment.receipt.at)) < timedelta(milliseconds=2)
+    assert cluster.get(CURRENT)["X-Image-State"] == "runnable"
+
+    sweep_all(configuration)
+    assert ImageState.objects.get().looked_at > row.looked_at
+    assert ImageStateChange.objects.count() == 0
+
+
+def test_a_promotion_does_not_change_the_state_that_a_look_has_found(
+    versions: list[Deployment], configuration: Configuration, environment: Environment, sandbox: Sandbox
+) -> None:
+    archive(sandbox, versions[1], "ARCHIVE")
+    sweep_all(configuration)
+    found = ImageState.objects.get(pk=versions[1].pk)
+
+    promotions._note_proof(versions[1])
+
+    assert ImageState.objects.get(pk=versions[1].pk).state == found.state == "archived"
+
+
+@pytest.mark.parametrize("changed", ["unproved", "unseen"])
+def test_a_promotion_without_a_proof_is_no_look(versions: list[Deployment], changed: str) -> None:
+    ImageState.objects.all().delete()
+    receipt = versions[1].receipt
+    assert receipt is not None
+    unseen = {CLUSTER: ProvedPull(how="policy", words="The registry policy was not read.", verdict="unknown")}
+    versions[1].receipt = (
+        replace(receipt, unproved="Off.") if changed == "unproved" else replace(receipt, pullers=unseen)
+    )
+    versions[1].save()
+
+    promotions._note_proof(versions[1])
+
+    assert not ImageState.objects.exists()
 
 
 def test_a_deployment_that_was_not_looked_at_yet_is_unknown(

@@ -2307,6 +2307,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/deploys/promotions.py",
+        (
+            "_note_proof",
+            'if any(pull.verdict == "unknown" for pull in receipt.pullers.values()):',
+            "if False:",
+            _PROOF + "test_a_promotion_without_a_proof_is_no_look",
+        ),
+    ),
+    *_in(
         "deployments/aws/probes.py",
         (
             "Probes.pull_time_exclusions",
