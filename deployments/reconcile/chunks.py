@@ -343,17 +343,20 @@ class ChunkRun:
         look = None if unmanaged else self._look_at_images(paced, row, observation)
         if look is not None and look.error is not None:
             if look.error.throttled:
-                return self._throttled(row, look.error)
+                return self._throttled(row, look.error) and self._keep_look(look)
             if look.error.code in UNANSWERED_CODES and self._unanswered(row, look.error):
                 return False
         self.unanswered_in_a_row, self.progressed = 0, True
         if unmanaged:
             return self._record_unmanaged(target, row, observation)
         done = self._compare(unpaced, target, row, observation, desired_digest)
-        if done and look is not None:  # after the finding of the repository, to which those of its images are added
-            with self._lock:
-                self.looks.append(look)
-        return done
+        # After the finding of the repository, to which those of its images are added.
+        return self._keep_look(look) if done and look is not None else done
+
+    def _keep_look(self, look: image_states.Look) -> bool:
+        with self._lock:
+            self.looks.append(look)
+        return True
 
     def _look_at_images(self, paced: Ecr, row: Repository, observation: Observation) -> image_states.Look | None:
         """The look at the images that must stay; None if there are none."""

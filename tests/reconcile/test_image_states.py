@@ -32,7 +32,7 @@ from deployments.models import (
     Repository,
     SweepFinding,
 )
-from deployments.reconcile import image_states, kept_images, targets
+from deployments.reconcile import chunks, image_states, kept_images, targets
 from deployments.reconcile.image_states import Look
 from sandbox import images
 from sandbox.control import Sandbox
@@ -306,6 +306,32 @@ def test_a_throttled_look_is_tried_again_in_the_same_sweep(
     sweep_all(consumers)
 
     assert set(states().values()) == {"runnable"}
+
+
+def test_a_look_that_is_throttled_to_the_end_is_unknown(
+    consumers: Configuration, digests: list[str], sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "rest_seconds", lambda tries: 0.0)
+    sweep_all(consumers)
+    sandbox.fault("error", "ecr:DescribeImages", code="ThrottlingException")
+
+    sweep_all(consumers)
+
+    assert states() == dict.fromkeys((1, 2, 3, 4), "unknown")
+
+
+def test_a_connection_that_breaks_leaves_the_images_unknown(
+    consumers: Configuration, digests: list[str], sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "rest_seconds", lambda tries: 0.0)
+    sweep_all(consumers)
+    sandbox.fault("reset", "ecr:DescribeImages")
+
+    sweep = sweep_all(consumers)
+
+    assert sweep.status == "done"
+    assert states() == dict.fromkeys((1, 2, 3, 4), "unknown")
+    assert changes() == []
 
 
 def test_an_image_without_a_digest_is_not_looked_at_and_says_so(
