@@ -567,6 +567,21 @@ REPOSITORIES: tuple[Entry, ...] = (
         owner=Owner.OPERATOR,
     ),
     Entry(
+        codes=("no_such_statement",),
+        says="{name} has no such statement of an AWS service.",
+        todo="Look at its page again.",
+        cause="The statement, or the adoption of it, was there when the page was shown, or the settings name another "
+        "registry or no default policy now.",
+        owner=Owner.NOBODY,
+    ),
+    Entry(
+        codes=("statement_without_reason",),
+        says="To let a statement of an AWS service stay needs a reason.",
+        todo="Write why the service may have it.",
+        cause="The reason is shown with the statement, so that other operators know why it stays.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
         codes=("nothing_to_look_at",),
         says="None of these repositories can be checked: they are unmanaged or missing, no deploy to them has ended, "
         "or the settings name another registry.",

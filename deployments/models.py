@@ -23,6 +23,7 @@ from django.utils import timezone
 from deployments import images
 from deployments.row_values import (
     MANAGED,
+    AdoptedStatement,
     ConsumerPull,
     Difference,
     Encryption,
@@ -273,6 +274,13 @@ class Repository(models.Model):
     policy_applied_at = models.DateTimeField(
         null=True, blank=True
     )  # when the policy was last seen to be ours; null: never
+    # The statements of AWS services that an operator adopted: each stays in the policy while it has this text.
+    adopted_statements: models.JSONField[list[AdoptedStatement], list[AdoptedStatement]] = ValuesField(
+        default=list,
+        db_default=[],
+        blank=True,
+        read=lambda stored: [AdoptedStatement.from_row(each) for each in stored],
+    )
     lifecycle_text = models.TextField(blank=True)
     lifecycle_is_ours = models.BooleanField(default=False)  # whether we have written the lifecycle policy
     # By policy, "settings" or "live": AWS's preview of it (`reconcile.lifecycle_safety`); null: none.

@@ -7,6 +7,7 @@ knows, is not an error, because the program may be one version older than its da
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -110,6 +111,28 @@ class ConsumerPull:
 
 def _deciding(layer: str, statement: str) -> dict[str, str]:
     return {"layer": layer, "statement": statement} if layer else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptedStatement:
+    """A statement of an AWS service that an operator lets stay in the policy, although it may change the policy."""
+
+    statement: str  # as `policy.ServiceStatement.text`
+    reason: str
+    by: str
+    at: str  # ISO 8601
+
+    @property
+    def name(self) -> str:
+        """Its Sid; without one, words in its place."""
+        return str(json.loads(self.statement).get("Sid", "without a Sid"))
+
+    @classmethod
+    def from_row(cls, stored: Mapping[str, Any]) -> AdoptedStatement:
+        return cls(**{name: str(stored.get(name, "")) for name in ("statement", "reason", "by", "at")})
+
+    def as_row(self) -> dict[str, str]:
+        return {"statement": self.statement, "reason": self.reason, "by": self.by, "at": self.at}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ LANDED = {
     "0013_lifecycle_previews": "0f32337bac70201d84e5edd1c89bb8e86d80afbc7e73d6e8ddf79fff7fd2e767",
     "0014_refresh": "84f8f7509383439991bafc03f6d063dd47c76e0a52bc3916e6554ae46da60de8",
     "0015_image_states": "ea6786b2ec3e4e5a4cfcac945b654c38da39b0fb8930962f2cc9e9882eba11a7",
+    "0016_adopted_statements": "ad54f3fa9bc95088674c5e6fd62837500421fea1fa05c8380ba5c029ea23b84e",
 }
 
 

@@ -56,10 +56,11 @@ from deployments.models import (
     Sweep,
     SweepTrigger,
 )
-from deployments.reconcile import sweep_record, writes_pause
+from deployments.reconcile import adopted_statements, sweep_record, targets, writes_pause
 from tests.support.cli import DIGEST, HASH
 from tests.support.constants import HOST, OWNER, POLICY, TRAIL
 from tests.support.second_factors import code_of, with_app
+from tests.support.service_statements import ADDED
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -102,6 +103,26 @@ class World:
     def observe(self, name: str) -> Any:
         row = Repository.objects.get(name=f"trigger/{self.project.ref}")
         return self.post(f"deployments/repository/{row.pk}/look/{name}/")
+
+
+def _statement(world: World, **data: str) -> Any:
+    """Adopt the statement of a service, which `_with_statement` has put there; or end that."""
+    row = Repository.objects.get(name=f"trigger/{world.project.ref}")
+    [target] = targets.configured(world.configuration)
+    found = [each.statement.text for each in adopted_statements.offers(row, target, [])]
+    key = adopted_statements.key_of(found[0] if found else row.adopted_statements[0].statement)
+    data = {"shown": adopted_statements.seen(row, key), "reason": "OPS-1", **data}
+    return world.post(f"deployments/repository/{row.pk}/statement/?statement={key}", data)
+
+
+def _with_statement(world: World) -> None:
+    text = json.dumps({**json.loads(POLICY), "Statement": [*json.loads(POLICY)["Statement"], ADDED]})
+    Repository.objects.filter(name=f"trigger/{world.project.ref}").update(policy_text=text)
+
+
+def _with_adoption(world: World) -> None:
+    _with_statement(world)
+    _statement(world)
 
 
 def _deployment(environment: Environment, number: int, status: str, **values: Any) -> Deployment:
@@ -365,6 +386,8 @@ ACTS: dict[str, tuple[str, Act]] = {
     "deployments_repository_ask adopt": ("adopt.repository", lambda w: w.ask("adopt")),
     "deployments_repository_ask take": ("take.repository", lambda w: w.ask("take")),
     "pulls": ("start.sweep", lambda w: w.post("pulls/")),
+    "deployments_repository_statement": ("adopt_statement.repository", _statement),
+    "deployments_repository_statement ends": ("release_statement.repository", lambda w: _statement(w, ends="1")),
     "deployments_sweep_start": ("start.sweep", lambda w: w.post("deployments/sweep/start/")),
     "deployments_sweep_stop": ("stop.sweep", lambda w: w.post(f"deployments/sweep/{Sweep.objects.get().pk}/stop/")),
     "deployments_project_add": ("add.project", lambda w: w.post("deployments/project/add/", {"name": "Second"})),
@@ -440,6 +463,8 @@ FIRST: dict[str, Act] = {
         user=w.person, issuer="https://id.example.com", subject="1", made_by="test"
     ),
     "manage.py break_glass": lambda _: User.objects.filter(username="ada@example.com").update(is_active=False),
+    "deployments_repository_statement": _with_statement,
+    "deployments_repository_statement ends": _with_adoption,
     "deployments_sweep_stop": lambda _: sweep_record.start(trigger=SweepTrigger.PERSON),
     "deployments_notificationdelivery_again": lambda _: NotificationDelivery.objects.create(
         channel=NotificationChannel.objects.get(), event="sweep.failed", subject="s", key="k", status="failed"

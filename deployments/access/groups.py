@@ -31,6 +31,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("repository", "restore_policy_repository"): "Can put an earlier policy of a repository back",
     ("repository", "take_over_policy_repository"): "Can replace a policy that cannot be compared by the default policy",
     ("repository", "restore_image_repository"): "Can restore an archived image of a repository",
+    ("repository", "adopt_statement_repository"): "Can let a service's statement that may change the policy stay",
     ("sweep", "start_sweep"): "Can start a sweep",
     ("sweep", "stop_sweep"): "Can stop a sweep",
     ("accesskey", "rotate_accesskey"): "Can rotate an access key",
@@ -53,7 +54,7 @@ _OPERATOR_PERMISSIONS = {
     "view_auditentry", "view_environmentvariable", "view_setup",
     "promote_deployment", "rollback_deployment", "cancel_deployment",
     "reconcile_repository", "adopt_repository", "except_repository", "start_sweep", "stop_sweep",
-    "take_over_policy_repository", "restore_image_repository", "pause_writes",
+    "take_over_policy_repository", "restore_image_repository", "adopt_statement_repository", "pause_writes",
 }  # fmt: skip
 
 #: Group → codenames of its permissions. The admin group has all permissions of the apps `deployments` and `auth`.

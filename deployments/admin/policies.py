@@ -5,6 +5,7 @@ default policy on all repositories.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,18 +16,20 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import path, reverse
+from django.utils.html import format_html
 
-from deployments import clock, policy
+from deployments import clock, policy, tasks
 from deployments.access.audit import Trail
 from deployments.admin.pages import Button, ReadOnly, may, require, shown_configuration, who
-from deployments.admin.sidebyside import side_by_side
+from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.aws.partitions import console_of, partition_of
 from deployments.errors import Refusal
 from deployments.images import EcrRegistry
 from deployments.models import Repository, RepositoryEvent, RepositoryStatus
-from deployments.reconcile import desired, put_back, repositories, targets, what_if
+from deployments.reconcile import adopted_statements, desired, put_back, repositories, targets, what_if
+from deployments.row_values import AdoptedStatement
 
-TAKE_OVER = "take_over_policy_repository"
+TAKE_OVER, ADOPT_STATEMENT = "take_over_policy_repository", "adopt_statement_repository"
 
 
 def aws_console(row: Repository) -> str:
@@ -138,6 +141,12 @@ class RestoreForm(forms.Form):
         return put_back.Override(until=clock.now() + timedelta(hours=data["hours"]), reason=data["reason"])
 
 
+class StatementForm(forms.Form):
+    """Why a statement of an AWS service may stay."""
+
+    reason = forms.CharField(max_length=300, help_text="Shown with the statement, and in the audit log.")
+
+
 class WhatIfForm(forms.Form):
     """A policy text, and the registry whose repositories it would be for."""
 
@@ -159,9 +168,76 @@ def take_over_button(request: HttpRequest, row: Repository) -> Button | None:
     return Button(word="Take over the policy…", address=address)
 
 
-def service_statements(row: Repository) -> tuple[policy.ServiceStatement, ...]:
-    """The statements of AWS services in the last observed policy that stay beside the default policy."""
-    return tuple(each for each in _of_services(row) if each.kept)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownStatement:
+    """A statement of AWS services as the page of a repository shows it. `leads`: to the page that changes it."""
+
+    word: str
+    tone: str
+    name: str
+    text: str
+    statement: policy.ServiceStatement | None  # None: it was adopted and does not stand in the policy
+    words: str
+    adopted: AdoptedStatement | None = None
+    leads: Button | None = None
+
+
+def service_statements(
+    request: HttpRequest, row: Repository, events: Iterable[RepositoryEvent]
+) -> list[ShownStatement]:
+    """The statements of AWS services that stay beside the default policy, and those that would if they were adopted."""
+    target, default = _target_of(row), default_of(row)
+    if target is None or default is None:
+        return []
+    page = reverse("admin:deployments_repository_statement", args=[row.pk])
+    mine = {each.statement: each for each in row.adopted_statements}
+    acts = may(request, ADOPT_STATEMENT)
+
+    def leads(word: str, text: str) -> Button | None:
+        return Button(word=word, address=f"{page}?statement={adopted_statements.key_of(text)}") if acts else None
+
+    trust, partition = repositories.trust(row, target.config), target.registry.partition
+    kept = desired.kept_statements(default, row.policy_text, partition=partition, trust=trust)
+    found = [
+        ShownStatement(
+            word="Kept",
+            tone="warn" if each.warning else "ok",
+            name=each.name,
+            text=each.text,
+            statement=each,
+            words="It stays beside the default policy.",
+            adopted=mine.get(each.text),
+            leads=leads("Let it stay no longer…", each.text) if each.text in mine else None,
+        )
+        for each in kept
+    ]
+    found += [
+        ShownStatement(
+            word="Adopted",
+            tone="idle",
+            name=each.name,
+            text=text,
+            statement=None,
+            words="It does not stand in the live policy. If the service adds it again, it stays.",
+            adopted=each,
+            leads=leads("Let it stay no longer…", text),
+        )
+        for text, each in mine.items()
+        if text not in {one.text for one in kept}
+    ]
+    found += [
+        ShownStatement(
+            word="Not kept",
+            tone="warn" if each.live else "idle",
+            name=each.statement.name,
+            text=each.statement.text,
+            statement=each.statement,
+            words="It is drift, unless an operator lets it stay." if each.live else "It was in an earlier policy.",
+            leads=leads("Let it stay…", each.statement.text),
+        )
+        for each in adopted_statements.offers(row, target, events)
+    ]
+    return found
 
 
 def beside(row: Repository, text: str) -> str:
@@ -171,14 +247,6 @@ def beside(row: Repository, text: str) -> str:
         return text
     trust = repositories.trust(row, target.config)
     return desired.policy_beside(text, row.policy_text, partition=target.registry.partition, trust=trust)
-
-
-def _of_services(row: Repository) -> tuple[policy.ServiceStatement, ...]:
-    target, default = _target_of(row), default_of(row)
-    if target is None or default is None:
-        return ()
-    trust, partition = repositories.trust(row, target.config), target.registry.partition
-    return policy.service_statements(row.policy_text, default=default, partition=partition, trust=trust)
 
 
 def default_of(row: Repository) -> str | None:
@@ -201,6 +269,7 @@ class Policies(ReadOnly):
             path("what-if/", wrap(self.what_if_view), name="deployments_repository_what_if"),
             path("<int:pk>/restore/<int:event>/", wrap(self.restore_view), name="deployments_repository_restore"),
             path("<int:pk>/take-over/", wrap(self.take_over_view), name="deployments_repository_take_over"),
+            path("<int:pk>/statement/", wrap(self.statement_view), name="deployments_repository_statement"),
             *super().get_urls(),
         ]
 
@@ -239,6 +308,57 @@ class Policies(ReadOnly):
                     row.policy_text, target=target, allow_public=shown_configuration().allow_public_policy
                 ),
                 "findings": risks(row),
+            },
+        )
+
+    def statement_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """GET shows a statement of an AWS service that may change the policy; POST lets it stay, or no longer."""
+        require(request, ADOPT_STATEMENT)
+        row: Repository = self.one(request, pk)
+        key, page = request.GET.get("statement", ""), reverse("admin:deployments_repository_change", args=[row.pk])
+        adopted = any(adopted_statements.key_of(each.statement) == key for each in row.adopted_statements)
+        ends = "ends" in request.POST if request.method == "POST" else adopted  # what the person saw
+        form, trail = StatementForm(request.POST or None), Trail.of(request)
+        if request.method == "POST" and (ends or form.is_valid()):
+            try:
+                if ends:
+                    sweep = adopted_statements.release(row=row, key=key, by=who(request), trail=trail)
+                else:
+                    sweep = adopted_statements.adopt(
+                        row=row,
+                        key=key,
+                        shown=request.POST.get("shown", ""),
+                        reason=form.cleaned_data["reason"],
+                        configuration=settings.CONFIGURATION,
+                        by=who(request),
+                        trail=trail,
+                    )
+            except Refusal as refusal:
+                self.message_user(request, refusal.sentence, messages.ERROR)
+                return HttpResponseRedirect(page)
+            else:
+                tasks.wake_workers()
+                words = "The statement may stay no longer." if ends else "The statement may stay."
+                address = reverse("admin:deployments_sweep_change", args=[sweep.pk])
+                said = format_html('{} <a href="{}">Watch {}</a>', words, address, sweep)
+                self.message_user(request, said, messages.SUCCESS)
+                return HttpResponseRedirect(page)
+        shown = service_statements(request, row, row.events.all()[: adopted_statements.EVENTS_READ])
+        found = next((each for each in shown if each.leads and adopted_statements.key_of(each.text) == key), None)
+        if found is None:
+            return HttpResponseRedirect(page)  # the page of the repository shows what there is now
+        return self.render_page(
+            request,
+            "registry_admin/statement.html",
+            row,
+            {
+                "title": "Let this statement stay no longer?" if ends else "Let this statement stay?",
+                "found": found,
+                "ends": ends,
+                "text": laid_out(found.text),
+                "form": form,
+                "shown": adopted_statements.seen(row, key),
+                "enforce": shown_configuration().enforce,
             },
         )
 

@@ -193,7 +193,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "latest": latest(Deployment.objects.filter(repository=row)),
             "images": kept_images(Q(repository=row)),
             "risks": risks(row),
-            "service_statements": service_statements(row),
+            "service_statements": service_statements(request, row, events),
             "pullers": pullers(row, registry_policy),
             "pulls_rest_on": pulls_rest_on(row, registry_policy) if row.last_checked_at else "",
             "registry_policy": reading,

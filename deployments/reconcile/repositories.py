@@ -45,6 +45,7 @@ from deployments.reconcile import bulkhead, desired, lifecycle_safety, ownership
 from deployments.reconcile.lease import Lease
 from deployments.reconcile.lifecycle_safety import Previews
 from deployments.row_values import (
+    AdoptedStatement,
     ConsumerPull,
     Difference,
     Encryption,
@@ -83,6 +84,7 @@ class RowValues(TypedDict, total=False):
     creating_since: datetime | None
     policy_text: str
     policy_applied_at: datetime | None
+    adopted_statements: list[AdoptedStatement]
     lifecycle_text: str
     lifecycle_is_ours: bool
     lifecycle_previews: dict[str, PreviewResult]
@@ -106,6 +108,7 @@ GONE: RowValues = {
     "last_in_sync_at": None,
     "policy_applied_at": None,
     "policy_text": "",
+    "adopted_statements": [],
     "lifecycle_is_ours": False,
     "lifecycle_previews": {},
     "details_checked_at": None,
@@ -743,6 +746,8 @@ def _decide_origin(run: _Run, observation: Observation, config: RegistryConfig) 
         and all(details.tags.get(key) == value for key, value in config.tags)
     )
     run.values["creating_since"] = None
+    # A process of version 0.1.0, which has found that the repository before was gone, does not know this column.
+    run.values["adopted_statements"] = run.row.adopted_statements = []
     run.values["origin"] = run.row.origin = "created" if made_by_us else "adopted"
     run.values["management"] = run.row.management = Management.FULL if made_by_us else Management.ADOPTED
     if made_by_us:
@@ -865,7 +870,8 @@ def compare(
 
 def trust(row: Repository, config: RegistryConfig) -> policy.Trust:
     """For which accounts an AWS service may have a statement in the policy of a repository."""
-    return policy.Trust(owner=row.account, consumers=config.consumer_accounts)
+    adopted = frozenset(each.statement for each in row.adopted_statements)
+    return policy.Trust(owner=row.account, consumers=config.consumer_accounts, adopted=adopted)
 
 
 def policy_differences(

@@ -87,10 +87,11 @@ def rehearse(*, text: str, target: Target, allow_public: bool = False) -> Rehear
         if not seen:
             answer.unseen += 1
             continue
-        key = hashlib.sha256(live.encode("utf-8", "surrogatepass")).digest()
+        trust = repositories.trust(row, target.config)
+        text_and_adopted = "\n".join([live, *sorted(trust.adopted)])
+        key = hashlib.sha256(text_and_adopted.encode("utf-8", "surrogatepass")).digest()
         group = groups.get(key)
         if group is None:
-            trust = repositories.trust(row, target.config)
             group = groups[key] = _group(live, text, present, partition, trust)
         group.number += 1
         if len(group.names) < NAMES_SHOWN:
@@ -115,7 +116,7 @@ def _rows(target: Target) -> Iterator[Repository]:
         Repository.objects.filter(target.rows)
         .exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
         .order_by("pk")
-        .only("account", "name", "policy_text", "last_checked_at")
+        .only("account", "name", "policy_text", "adopted_statements", "last_checked_at")
         .iterator(chunk_size=500)
     )
 

@@ -50,6 +50,7 @@ REACHES["operator"] = (
     | {
         "deployments_repository_take_over",
         "deployments_repository_restore_image",
+        "deployments_repository_statement",
         "deployments_sweep_start",
         "deployments_sweep_stop",
         "setup",
@@ -90,6 +91,7 @@ CHANGES: dict[str, dict[str, set[str]]] = {
         "deployments_repository_ask": {"repository", "repositoryevent"} | _SWEEP,
         "deployments_repository_take_over": {"auditentry"},  # that it was refused
         "deployments_repository_restore_image": {"repository", "auditentry"},  # the lease, and that it was refused
+        "deployments_repository_statement": {"auditentry"},  # the same
         "deployments_sweep_start": _SWEEP,
         "deployments_sweep_stop": {"sweep", "auditentry"},
         "setup": {"auditentry"},

@@ -5,8 +5,10 @@ For the browser's tests and for the pictures in docs/screens, so that a new page
 
 from __future__ import annotations
 
+import json
 import os
 
+from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
@@ -28,11 +30,12 @@ from deployments.models import (
     SweepStatus,
 )
 from deployments.policy import RegistryPolicy, Trust
-from deployments.reconcile import desired
+from deployments.reconcile import adopted_statements, desired, targets
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.admin.installation import CLUSTER, DESIRED, HOST, NOBODY, SIGN_ON, STAGING, Installation, policy
 from tests.support.second_factors import with_app, with_passkey
+from tests.support.service_statements import ADDED, bare, function_of
 
 USER, PASSWORD = "mira", "a-password-of-nobody"
 STRANGER = "999999999999"  # an account that no policy names
@@ -82,6 +85,11 @@ def make() -> list[str]:
     )
     row.incomparable_since = row.last_in_sync_at = row.last_pulled_at = None
     row.save()
+    served = Repository.objects.filter(host=HOST, status=RepositoryStatus.IN_SYNC, mode="").order_by("pk")[0]
+    statements = [function_of(CLUSTER, "LambdaECRImageCrossAccountRetrievalPolicy"), bare(), ADDED]
+    document = json.loads(served.policy_text)
+    served.policy_text = json.dumps({**document, "Statement": [*document["Statement"], *statements]})
+    served.save()
     user = User.objects.get(username=USER)
     user.is_staff = user.is_superuser = True
     user.first_name = "Mira"
@@ -144,6 +152,10 @@ def _refused_deployment() -> Deployment:
 def addresses() -> dict[str, str]:
     """Name → address, in the order in which people meet them."""
     drifted, incomparable = DRIFTED[0], Repository.objects.exclude(incomparable_since=None)[0]
+    served = Repository.objects.filter(policy_text__contains="SetRepositoryPolicy")[0]
+    target = targets.of(served, settings.CONFIGURATION)
+    assert target is not None
+    offer = adopted_statements.offers(served, target, [])[0]
     deployed = Deployment.objects.filter(status="DEPLOYED").order_by("-created_at")
     archived = _deployed().reverse()[0]
     good, back = deployed[0], Promotion.objects.exclude(rolled_back_from=None)[0]
@@ -181,6 +193,8 @@ def addresses() -> dict[str, str]:
         "put-back": f"{repository}{drifted.pk}/restore/{drifted.events.exclude(policy_before='')[0].pk}/",
         "repository-incomparable": f"{repository}{incomparable.pk}/change/",
         "take-over": f"{repository}{incomparable.pk}/take-over/",
+        "repository-services": f"{repository}{served.pk}/change/",
+        "statement": f"{repository}{served.pk}/statement/?statement={offer.key}",
         "what-if": f"{repository}what-if/",
         "why": "/admin/why/",
         "why-answer": f"/admin/why/?deployment={_refused_deployment().pk}",

@@ -877,6 +877,18 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/admin/policies.py",
         (
+            "Policies.statement_view",
+            "require(request, ADOPT_STATEMENT)",
+            "pass",
+            "admin/test_actions.py::test_each_action_needs_its_own_right_and_no_other_one_will_do",
+        ),
+        (
+            "Policies.statement_view",
+            '"ends" in request.POST if request.method == "POST" else adopted',
+            "adopted",
+            _KEEPING + "test_the_console_asks_for_a_reason_lets_a_statement_stay_and_no_longer",
+        ),
+        (
             "Policies.take_over_view",
             "require(request, TAKE_OVER)",
             "pass",
@@ -2633,6 +2645,55 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/reconcile/adopted_statements.py",
+        (
+            "adopt",
+            "shown != seen(lease.row, key)",
+            "False",
+            _KEEPING
+            + "test_a_text_that_changed_since_the_page_was_shown_no_reason_and_a_check_under_way_adopt_nothing",
+        ),
+        (
+            "adopt",
+            "not reason.strip()",
+            "False",
+            _KEEPING
+            + "test_a_text_that_changed_since_the_page_was_shown_no_reason_and_a_check_under_way_adopt_nothing",
+        ),
+        (
+            "adopt",
+            "if key not in found:",
+            "if False:",
+            _KEEPING
+            + "test_a_text_that_changed_since_the_page_was_shown_no_reason_and_a_check_under_way_adopt_nothing",
+        ),
+        (
+            "_claim",
+            "if lease is None:",
+            "if False:",
+            _KEEPING
+            + "test_a_text_that_changed_since_the_page_was_shown_no_reason_and_a_check_under_way_adopt_nothing",
+        ),
+        (
+            "adopt",
+            'line.after = {"statement": one.text, "reason": adopted.reason}',
+            "pass",
+            _KEEPING + "test_a_statement_that_may_change_the_policy_is_written_away_until_it_is_adopted_and_stays_then",
+        ),
+        (
+            "release",
+            'line.before = {"statement": ended[0].statement, "reason": ended[0].reason}',
+            "pass",
+            _KEEPING + "test_an_adoption_ends_and_the_statement_is_drift_again",
+        ),
+        (
+            "release",
+            "if not ended:",
+            "if False:",
+            _KEEPING + "test_an_adoption_ends_and_the_statement_is_drift_again",
+        ),
+    ),
+    *_in(
         "deployments/reconcile/bulkhead.py",
         (
             "",
@@ -3877,6 +3938,18 @@ MUTANTS: tuple[Mutant, ...] = (
             'values["status"], events = RepositoryStatus.UNMANAGED, []',
             "pass",
             "reconcile/test_refresh.py::test_an_unmanaged_repository_that_aws_does_not_show_says_so_and_keeps_what_was_seen",
+        ),
+        (
+            "",
+            '    "adopted_statements": [],\n',
+            "",
+            _KEEPING + "test_an_adoption_does_not_outlast_the_repository",
+        ),
+        (
+            "_decide_origin",
+            "run.row.adopted_statements = []",
+            "[]",
+            _KEEPING + "test_an_adoption_does_not_outlast_the_repository",
         ),
         (
             "policy_to_write",

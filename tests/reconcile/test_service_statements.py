@@ -4,41 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from deployments.config import Configuration
 from deployments.errors import Refusal
-from deployments.models import AuditEntry, EventKind, Project, Repository, RepositoryEvent, RepositoryStatus
+from deployments.models import AuditEntry, EventKind, Project, Repository, RepositoryEvent, RepositoryStatus, Sweep
 from deployments.policy import MAX_CHARACTERS
-from deployments.reconcile import put_back, targets, what_if
+from deployments.reconcile import adopted_statements, put_back, repositories, targets, what_if
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, PULL, TRAIL
 from tests.support.deploys import ensure
-from tests.support.registry import calls, new_calls
-from tests.support.sweeps import sweep_all
+from tests.support.registry import calls, delete_repository, new_calls
+from tests.support.service_statements import ADDED, bare, function_of
+from tests.support.sweeps import sweep_all, work_off
 
 STRANGER = "999999999999"
 LOOK = {"DescribeRepositories": 1, "GetRegistryPolicy": 1, "GetRepositoryPolicy": 1}
 WRITE = LOOK | {"SetRepositoryPolicy": 1}
-TWO_ACTIONS = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
-OF_POLICY = ["ecr:DeleteRepositoryPolicy", "ecr:GetRepositoryPolicy", "ecr:SetRepositoryPolicy"]
-
-
-def function_of(account: str, sid: str = "LambdaECRImageRetrievalPolicy", **more: Any) -> dict[str, Any]:
-    """Lambda's statement for the functions of one account."""
-    source = {"StringLike": {"aws:sourceArn": f"arn:aws:lambda:us-east-1:{account}:function:*"}}
-    return {**bare(sid), "Condition": source, **more}
-
-
-def bare(sid: str = "LambdaECRImageRetrievalPolicy") -> dict[str, Any]:
-    principal = {"Service": "lambda.amazonaws.com"}
-    return {"Sid": sid, "Effect": "Allow", "Principal": principal, "Action": TWO_ACTIONS}
-
-
 CROSS = function_of(CLUSTER, "LambdaECRImageCrossAccountRetrievalPolicy")
 
 
@@ -121,7 +109,7 @@ def test_drift_beside_it_is_corrected_with_one_write_that_keeps_it(
     [
         function_of(STRANGER),
         bare("Another"),  # open to Lambda of every account
-        function_of(OWNER, Action=TWO_ACTIONS + OF_POLICY),
+        ADDED,
         function_of(OWNER, Effect="Deny"),
     ],
 )
@@ -288,3 +276,173 @@ def test_another_default_policy_is_compared_with_what_would_be_live_then(
     changed = what_if.rehearse(text=wider, target=target)
     assert changed.gains == [("account 333333333333 gains pull", 1)]
     assert changed.losses == []
+
+
+# ------------------------------------------------------------------------------------------------------- adoption
+
+
+def offered(configuration: Configuration) -> list[adopted_statements.Offer]:
+    row = Repository.objects.get()
+    [target] = targets.configured(configuration)
+    return adopted_statements.offers(row, target, row.events.all())
+
+
+def adopt(configuration: Configuration, offer: adopted_statements.Offer, *, shown: str = "", reason: str = "") -> Sweep:
+    row = Repository.objects.get()
+    return adopted_statements.adopt(
+        row=row,
+        key=offer.key,
+        shown=shown or adopted_statements.seen(row, offer.key),
+        reason=reason or "Functions of team billing",
+        configuration=configuration,
+        by="ada@example.com",
+        trail=TRAIL,
+    )
+
+
+def test_a_statement_that_may_change_the_policy_is_written_away_until_it_is_adopted_and_stays_then(
+    row: Repository, configuration: Configuration, sandbox: Sandbox
+) -> None:
+    add(sandbox, ADDED, CROSS)
+    sweep_all(configuration)
+    assert sids(sandbox) == ["", CROSS["Sid"]]
+
+    [offer] = offered(configuration)
+    assert (offer.live, offer.statement.accounts) == (False, (OWNER,))  # from the history
+    sweep = adopt(configuration, offer)
+    work_off(configuration, sweep)
+    add(sandbox, ADDED)
+    sweep_all(configuration)
+
+    assert calls(sandbox) == LOOK
+    assert sids(sandbox) == ["", CROSS["Sid"], ADDED["Sid"]]
+    row.refresh_from_db()
+    assert row.status == RepositoryStatus.IN_SYNC
+    assert offered(configuration) == []
+    line = AuditEntry.objects.get(action="adopt_statement.repository")
+    assert line.outcome == "done"
+    assert "Functions of team billing" in str(line.after)
+    assert "ecr:SetRepositoryPolicy" in str(line.after)
+    assert row.events.filter(message__startswith="Adopted: the statement LambdaECR", cause="ada@example.com").exists()
+    [target] = targets.configured(configuration)
+    assert what_if.rehearse(text=POLICY, target=target).unchanged == 1
+
+    add(sandbox, {**ADDED, "Action": [*ADDED["Action"], "ecr:BatchCheckLayerAvailability"]}, instead=True)
+    sweep_all(configuration)
+    assert sids(sandbox) == [""]  # another statement
+
+
+def test_an_adoption_ends_and_the_statement_is_drift_again(
+    row: Repository, configuration: Configuration, sandbox: Sandbox
+) -> None:
+    add(sandbox, ADDED)
+    Repository.objects.update(policy_text=json.dumps(live(sandbox)))
+    [offer] = offered(configuration)
+    assert offer.live
+    work_off(configuration, adopt(configuration, offer))
+    assert sids(sandbox) == ["", ADDED["Sid"]]
+
+    sweep = adopted_statements.release(row=row, key=offer.key, by="ada@example.com", trail=TRAIL)
+    work_off(configuration, sweep)
+
+    assert sids(sandbox) == [""]
+    assert "team billing" in str(AuditEntry.objects.get(action="release_statement.repository").before)
+    with pytest.raises(Refusal) as refused:
+        adopted_statements.release(row=row, key=offer.key, by="ada@example.com", trail=TRAIL)
+    assert refused.value.code == "no_such_statement"
+
+
+def test_a_text_that_changed_since_the_page_was_shown_no_reason_and_a_check_under_way_adopt_nothing(
+    row: Repository, configuration: Configuration, sandbox: Sandbox
+) -> None:
+    add(sandbox, ADDED)
+    Repository.objects.update(policy_text=json.dumps(live(sandbox)))
+    [offer] = offered(configuration)
+    shown = adopted_statements.seen(Repository.objects.get(), offer.key)
+    Repository.objects.update(policy_text=json.dumps(live(sandbox), indent=1))
+
+    refusals = []
+    for arguments in ({"shown": shown}, {"reason": " "}):
+        with pytest.raises(Refusal) as refused:
+            adopt(configuration, offer, **arguments)
+        refusals.append(refused.value.code)
+    lease = repositories.claim(Repository.objects.get())
+    assert lease is not None
+    with pytest.raises(Refusal) as refused:
+        adopt(configuration, offer)
+    lease.give_up()
+    with pytest.raises(Refusal) as gone:
+        adopt(configuration, adopted_statements.Offer(statement=replace(offer.statement, text="{}"), live=True))
+
+    assert [*refusals, refused.value.code, gone.value.code] == [
+        "policy_changed", "statement_without_reason", "busy", "no_such_statement",
+    ]  # fmt: skip
+    found = Repository.objects.get()
+    assert (found.adopted_statements, found.lease_until) == ([], None)
+    assert AuditEntry.objects.filter(action="adopt_statement.repository").count() == 4
+    assert not Sweep.objects.exists()
+
+
+@pytest.mark.parametrize("by_an_older_process", [False, True])
+def test_an_adoption_does_not_outlast_the_repository(
+    row: Repository, configuration: Configuration, sandbox: Sandbox, by_an_older_process: bool
+) -> None:
+    add(sandbox, ADDED)
+    Repository.objects.update(policy_text=json.dumps(live(sandbox)))
+    work_off(configuration, adopt(configuration, offered(configuration)[0]))
+    adopted = Repository.objects.get().adopted_statements
+    delete_repository(sandbox, row.name)
+    sweep_all(configuration)
+    if by_an_older_process:  # which does not know the column
+        Repository.objects.update(adopted_statements=adopted)
+    sandbox.client("ecr").create_repository(repositoryName=row.name)
+    text = json.dumps({"Version": "2012-10-17", "Statement": [ADDED]})
+    sandbox.client("ecr").set_repository_policy(repositoryName=row.name, policyText=text)
+
+    found = ensure(row.project, configuration, freshness=timedelta(0))  # type: ignore[arg-type]
+
+    assert (sids(sandbox), found.adopted_statements) == ([""], [])
+
+
+def test_the_console_asks_for_a_reason_lets_a_statement_stay_and_no_longer(
+    row: Repository, configuration: Configuration, sandbox: Sandbox, admin_client: Client, admin_user: User
+) -> None:
+    add(sandbox, ADDED)
+    Repository.objects.update(policy_text=json.dumps(live(sandbox)), status=RepositoryStatus.DRIFTED)
+    [offer] = offered(configuration)
+    page = f"/admin/deployments/repository/{row.pk}/"
+    address = f"{page}statement/?statement={offer.key}"
+
+    def text(path: str) -> str:
+        return " ".join(admin_client.get(path, follow=True).content.decode().split())
+
+    assert "Let it stay…" in text(f"{page}change/")
+    question = text(address)
+    assert "It also lets the service read, change or delete the repository policy." in question
+    shown = adopted_statements.seen(Repository.objects.get(), offer.key)
+    assert f'value="{shown}"' in question
+    assert "This field is required." in admin_client.post(address, {"shown": shown}).content.decode()
+    assert Repository.objects.get().adopted_statements == []
+
+    admin_client.post(address, {"shown": shown, "reason": "OPS-1"})
+
+    [adopted] = Repository.objects.get().adopted_statements
+    assert (adopted.reason, adopted.by, adopted.name) == ("OPS-1", admin_user.email, ADDED["Sid"])
+    work_off(configuration, Sweep.objects.latest("pk"))
+    kept = text(f"{page}change/")
+    assert "Let it stay no longer…" in kept
+    assert "OPS-1" in kept
+    assert "Let it stay…" not in kept
+    answer = admin_client.post(address, {"shown": shown, "reason": "twice"}, follow=True).content.decode()
+    assert "has no such statement" in answer  # a page that was shown before somebody adopted it ends no adoption
+
+    admin_client.post(address, {"ends": "1"})
+
+    assert Repository.objects.get().adopted_statements == []
+    Repository.objects.update(policy_text=POLICY, adopted_statements=[adopted])
+    assert "It does not stand in the live policy." in text(f"{page}change/")
+    assert "Let this statement stay no longer?" in text(address)
+    viewer = User.objects.create_user("viewer", is_staff=True)
+    viewer.user_permissions.set(Permission.objects.filter(codename="view_repository"))
+    admin_client.force_login(viewer)
+    assert "Let it stay no longer…" not in text(f"{page}change/")

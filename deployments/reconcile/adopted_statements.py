@@ -1,0 +1,132 @@
+"""An operator lets a statement of an AWS service stay in a repository policy although it may change the policy.
+
+Such a statement is drift until then, and enforce mode writes it away (D-service-statements). So one that was written
+away is offered too, from the history: it stays when the service adds it again, or when that policy is put back. An
+adoption counts for the exact statement, and ends when the repository is gone. No call to AWS: a sweep of the one
+repository follows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from deployments import clock, policy
+from deployments.access.audit import Trail
+from deployments.config import Configuration
+from deployments.errors import refusal
+from deployments.models import EventKind, Repository, RepositoryEvent, Sweep, SweepTrigger
+from deployments.reconcile import repositories, sweep_record, targets
+from deployments.reconcile.targets import Target
+from deployments.row_values import AdoptedStatement
+
+EVENTS_READ = 50  # of the newest ones: those that the page of a repository shows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A statement that may be adopted. `live`: it stands in the last observed policy, not only in the history."""
+
+    statement: policy.ServiceStatement
+    live: bool
+
+    @property
+    def key(self) -> str:
+        """The name of the statement in addresses."""
+        return key_of(self.statement.text)
+
+
+def key_of(text: str) -> str:
+    """The name of a statement in addresses: 16 characters of its digest."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def seen(row: Repository, key: str) -> str:
+    """The digest of what a person saw before asking: the live policy, and which statement."""
+    return hashlib.sha256(json.dumps([row.policy_text, key]).encode()).hexdigest()
+
+
+def offers(row: Repository, target: Target, events: Iterable[RepositoryEvent]) -> list[Offer]:
+    """The statements that may be adopted: of the last observed policy, then of the policies that events have kept."""
+    default, found = target.config.default_repository_policy, dict[str, Offer]()
+    if default is None:
+        return []
+    trust, partition = repositories.trust(row, target.config), target.registry.partition
+    for number, text in enumerate(dict.fromkeys([row.policy_text, *(each.policy_before for each in events)])):
+        if '"Service"' not in text:
+            continue
+        for one in policy.service_statements(text, default=default, partition=partition, trust=trust):
+            if not one.kept:
+                found.setdefault(one.text, Offer(statement=one, live=number == 0))
+    return list(found.values())
+
+
+def adopt(
+    *, row: Repository, key: str, shown: str, reason: str, configuration: Configuration, by: str, trail: Trail
+) -> Sweep:
+    """Let the statement stay. Returns the sweep that checks the repository.
+
+    `shown`: what the person saw (`seen`). Raises Refusal if that is not the live policy any more, if there is no such
+    statement, without a reason, and while another process works on the repository.
+    """
+    with trail.change("adopt_statement.repository", row) as line:
+        lease = _claim(row)
+        found = {each.key: each for each in offers(lease.row, _target(row, configuration), _history(row))}
+        if key not in found:
+            raise refusal("no_such_statement", name=row.name)
+        if shown != seen(lease.row, key):
+            raise refusal("policy_changed", name=row.name)
+        if not reason.strip():
+            raise refusal("statement_without_reason")
+        one = found[key].statement
+        adopted = AdoptedStatement(
+            statement=one.text, reason=reason.strip()[:300], by=by[:200], at=clock.now().isoformat()
+        )
+        line.after = {"statement": one.text, "reason": adopted.reason}
+        words = f"Adopted: the statement {one.name} of {', '.join(one.services)} may stay. {adopted.reason}"
+        return _finish(lease, [*lease.row.adopted_statements, adopted], words, by)
+
+
+def release(*, row: Repository, key: str, by: str, trail: Trail) -> Sweep:
+    """End the adoption of a statement: it is drift from now on. Returns the sweep that checks the repository.
+
+    Raises Refusal if there is no such adoption, and while another process works on the repository.
+    """
+    with trail.change("release_statement.repository", row) as line:
+        lease = _claim(row)
+        ended = [each for each in lease.row.adopted_statements if key_of(each.statement) == key]
+        if not ended:
+            raise refusal("no_such_statement", name=row.name)
+        line.before = {"statement": ended[0].statement, "reason": ended[0].reason}
+        left = [each for each in lease.row.adopted_statements if each not in ended]
+        return _finish(lease, left, f"The statement {ended[0].name} of an AWS service may not stay any more.", by)
+
+
+def _target(row: Repository, configuration: Configuration) -> Target:
+    target = targets.of(row, configuration)
+    if target is None:
+        raise refusal("no_such_statement", name=row.name)
+    return target
+
+
+def _history(row: Repository) -> list[RepositoryEvent]:
+    return list(row.events.all()[:EVENTS_READ])
+
+
+def _claim(row: Repository) -> repositories.RepositoryLease:
+    """The lease, so that no check that has read the adoptions before is under way. A refusal rolls it back."""
+    lease = repositories.claim(row)
+    if lease is None:
+        raise refusal("busy", what=row.name)
+    return lease
+
+
+def _finish(lease: repositories.RepositoryLease, adopted: list[AdoptedStatement], words: str, by: str) -> Sweep:
+    event = RepositoryEvent(repository_id=lease.row.pk, kind=EventKind.CHANGED, message=words, cause=by[:100])
+    if not lease.finish({"adopted_statements": adopted}, [event]):
+        raise refusal("busy", what=lease.row.name)
+    sweep = sweep_record.start(trigger=SweepTrigger.PERSON, requested_by=by, names=[lease.row.name])
+    assert sweep is not None  # only scheduled sweeps exclude each other  # noqa: S101
+    return sweep
