@@ -393,6 +393,7 @@ def test_an_adoption_does_not_outlast_the_repository(
     adopted = Repository.objects.get().adopted_statements
     delete_repository(sandbox, row.name)
     sweep_all(configuration)
+    assert Repository.objects.get().adopted_statements == []
     if by_an_older_process:  # which does not know the column
         Repository.objects.update(adopted_statements=adopted)
     sandbox.client("ecr").create_repository(repositoryName=row.name)
