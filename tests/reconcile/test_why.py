@@ -127,7 +127,7 @@ def test_each_real_message_leads_to_its_layer_or_to_an_honest_unknown(
 
 
 def test_every_layer_has_words_and_every_cause_an_answer() -> None:
-    assert set(why._WORDS) == set(Layer)
+    assert all(layer.words for layer in Layer)
     assert set(why._ANSWERS) == set(Cause)
 
 
