@@ -118,7 +118,10 @@ def judged(image: str, words: str, repository: Repository) -> tuple[ImageStatus,
     if image == MISSING:
         return ImageStatus.MISSING, "AWS has no image with the digest that was deployed, in no storage class."
     if image == ARCHIVED:
-        return ImageStatus.ARCHIVED, "The image is in the archive of ECR, from which nothing can be pulled."
+        return ImageStatus.ARCHIVED, (
+            "The image is in the archive of ECR, from which nothing can be pulled. It is restored on the page of the "
+            "repository's images."
+        )
     if image == RESTORING:
         return (
             ImageStatus.ARCHIVED,

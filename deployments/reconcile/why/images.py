@@ -70,11 +70,13 @@ def no_image(case: Case) -> Why:
         again = (Step(words="Let the node try again later."),)
         return replace(why, layer=Layer.ARCHIVED, certain=True, possible=(), says=says, steps=again)
     if look.image.status != "ACTIVE":
+        page = "on the page of the repository's images, or " if case.row else ""
+        step = Step(words=f"Restore it {page}with AWS's CLI (up to 20 minutes):", command=advice.restore_command(case))
         return replace(
             why, layer=Layer.ARCHIVED, certain=True, possible=(), since=look.image.archived_at,
             since_words="It was archived then." if look.image.archived_at else "",
             says=f"The image {what} is in the archive of ECR ({look.image.status}), from which nothing can be pulled.",
-            steps=(Step(words="Restore it; that can take some time:", command=advice.restore_command(case)),),
+            steps=(step,),
         )  # fmt: skip
     return replace(
         why,
