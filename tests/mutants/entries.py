@@ -916,7 +916,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "",
             "ATTEMPTS_PER_CALL = 1",
             "ATTEMPTS_PER_CALL = 3",
-            "reconcile/test_repository_images.py::test_a_slow_aws_is_asked_once",
+            "reconcile/test_repository_images.py::test_after_a_fault_of_aws_it_is_not_asked_again",
         ),
         (
             "read",

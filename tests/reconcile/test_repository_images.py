@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -11,9 +12,9 @@ from django.core.management import call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from deployments.aws import ecr
+from deployments.aws import clients, ecr
 from deployments.aws.values import DescribedImage
-from deployments.config import Configuration
+from deployments.config import Access, Configuration
 from deployments.deploys import image_proof
 from deployments.errors import Refusal
 from deployments.models import AuditEntry, Deployment, Environment, Repository
@@ -231,7 +232,9 @@ def test_an_error_of_aws_is_in_the_answer_with_the_statement_to_add(
     assert found.endangered == ()  # not seen is not missing
 
 
-def test_a_slow_aws_is_asked_once(two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox) -> None:
+def test_after_a_fault_of_aws_it_is_not_asked_again(
+    two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox
+) -> None:
     sandbox.fault("error", "ecr:DescribeImages", code="ServerException", status=500)
 
     found = read(ecr_configuration)
@@ -239,6 +242,39 @@ def test_a_slow_aws_is_asked_once(two: list[Deployment], ecr_configuration: Conf
     assert found.error is not None
     assert found.error.retryable
     assert found.statement == {}
+    assert sandbox.calls() == {"ecr:DescribeImages": 1}
+
+
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Clients that wait for an answer for a moment only."""
+    monkeypatch.setattr(clients, "READ_SECONDS", 0.3)
+    clients.forget_clients(Access())
+    yield
+    clients.forget_clients(Access())
+
+
+def test_an_aws_that_does_not_answer_is_a_sentence(
+    two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox, no_patience: None
+) -> None:
+    sandbox.fault("hang", "ecr:DescribeImages")
+
+    found = read(ecr_configuration)
+
+    assert found.error is not None
+    assert (found.error.code, found.images, found.endangered) == ("Timeout", (), ())
+
+
+def test_after_a_restore_without_an_answer_the_lease_is_free_and_the_restore_can_be_asked_for_again(
+    two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox, no_patience: None
+) -> None:
+    move(sandbox, two[0], two[0].image_digest)
+    sandbox.fault("unanswered", "ecr:UpdateImageStorageClass", times=1)
+
+    assert refused(ecr_configuration, two[0].image_digest).retryable
+    sandbox.reset_calls()
+
+    assert restore(ecr_configuration, two[0].image_digest) == "ACTIVATING"
     assert sandbox.calls() == {"ecr:DescribeImages": 1}
 
 
