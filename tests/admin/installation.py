@@ -31,6 +31,8 @@ from deployments.models import (
     Environment,
     EnvironmentType,
     EventKind,
+    ImageState,
+    ImageStatus,
     Process,
     ProcessRole,
     Project,
@@ -230,6 +232,7 @@ class Installation:
         self.deployments = Deployment.objects.bulk_create(self._deployments(deployments))
         BackgroundWorker.objects.bulk_create(self._workers())
         Promotion.objects.bulk_create(self._promotions())
+        ImageState.objects.bulk_create(self._image_states())
         self._keys()
         self._sweeps()
         self._workers_of_the_queue()
@@ -437,6 +440,27 @@ class Installation:
                 promoted_at=self._ago(minutes=47) if back else row.deployed_at or self.now,
                 promoted_by=PEOPLE[0] if back else row.triggered_by,
                 rolled_back_from=rows[-1] if back else None,
+            )
+
+    def _image_states(self) -> Iterator[ImageState]:
+        """Every deployed image was looked at; one of the current ones is missing."""
+        current = {row.deployment_id for row in Promotion.objects.all()}
+        missing = next((row.pk for row in self.deployments if row.pk in current and row.repository_id), "")
+        for row in self.deployments:
+            if row.status != DeploymentStatus.DEPLOYED or row.repository_id is None:
+                continue
+            state = ImageStatus.MISSING if row.pk == missing else ImageStatus.RUNNABLE
+            words = "AWS has no image with the digest that was deployed, in no storage class."
+            yield ImageState(
+                deployment=row,
+                repository_id=row.repository_id,
+                image="missing" if row.pk == missing else "active",
+                state=state,
+                words=words if row.pk == missing else "",
+                since=self._ago(minutes=22),
+                looked_at=self._ago(minutes=4),
+                known=state,
+                known_at=self._ago(minutes=4),
             )
 
     def _sweeps(self) -> None:

@@ -20,6 +20,7 @@ def current(installation: Installation) -> Deployment:
     promotion = Promotion.objects.filter(label="current", deployment__repository__isnull=False)[0]
     repository, now = promotion.deployment.repository, timezone.now()
     assert repository is not None
+    ImageState.objects.all().delete()
     ImageState.objects.create(
         deployment=promotion.deployment, repository=repository, image="missing", state="missing",
         words="AWS has no such image.", since=now - timedelta(hours=3), looked_at=now - timedelta(minutes=7),
@@ -59,6 +60,7 @@ def test_an_image_that_aws_does_not_show_has_the_time_at_which_it_was_last_seen(
 
 
 def test_before_the_first_look_the_page_says_so(installation: Installation, operator: Client) -> None:
+    ImageState.objects.all().delete()
     assert "Not looked at yet." in panel(operator, Environment.objects.all()[0])
 
 
