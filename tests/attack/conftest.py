@@ -110,7 +110,7 @@ def console(django_db_setup: None, django_db_blocker: Any) -> Iterator[Console]:
         # A JSON error closes the page that it replaces, and with it a connection that is in a transaction.
         patch.setattr(connection, "close_if_unusable_or_obsolete", lambda: None)
         # The pages of images ask AWS, which nothing does in a transaction.
-        patch.setattr(Ecr, "images", _not_asked)
+        patch.setattr(Ecr, "image_page", _not_asked)
         patch.setattr(Ecr, "image", _not_asked)
         yield Console.make()
         transaction.set_rollback(True)

@@ -141,7 +141,7 @@ def _place(environment: Environment, canary: str, first: int) -> Place:
 
 
 #: What is written beside a change: sessions, wake-up tasks, the use of a key; and what the attack itself sets.
-_ASIDE = {"session", "logentry", "ormq", "task", "success", "failure", "schedule", "permission", "group"}
+_ASIDE = {"session", "keyclient", "logentry", "ormq", "task", "success", "failure", "schedule", "permission", "group"}
 _USE = ("last_used_at", "last_used_by", "last_login", "request_digest")
 
 Rows = dict[object, list[tuple[str, dict[str, Any]]]]
