@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from deployments import policy
-from deployments.models import Repository, RepositoryStatus
+from deployments.models import RegistryPolicyReading, Repository, RepositoryStatus
 from deployments.policy import Finding
-from deployments.reconcile import desired, repositories
+from deployments.reconcile import desired, registry_policies, repositories
 from deployments.reconcile.targets import Target
 
 GROUPS_SHOWN = 50
@@ -24,6 +24,7 @@ WORDS_SHOWN = 8  # sentences that are kept of a group
 WHO_SHOWN = 100
 
 Verdict = Literal["unchanged", "changed", "unreadable"]
+_Answer = tuple[str, str, str]  # consumer account, verdict, words
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +39,17 @@ class Group:
     has_none: bool = False
     number: int = 0
     names: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pull:
+    """Whether a consumer account could pull from some repositories: by the text and by the registry policy."""
+
+    account: str
+    verdict: str  # as of `policy.effective`
+    words: str
+    number: int  # of repositories; 0: there is none yet, and the answer is for a new one
+    example: str  # one of them
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,7 +67,9 @@ class Rehearsal:
     groups: list[Group] = field(default_factory=list)  # the largest groups that would change
     gains: list[tuple[str, int]] = field(default_factory=list)  # (who gains which access, number of repositories)
     losses: list[tuple[str, int]] = field(default_factory=list)
-    pulls: list[tuple[str, str, str]] = field(default_factory=list)  # consumer account, verdict, words
+    pulls: list[Pull] = field(default_factory=list)  # of each account the worst answer first
+    rests_on: tuple[str, ...] = ()  # sentences: on which policies `pulls` rests, and what was not seen
+    registry: RegistryPolicyReading | None = None  # the registry policy that `pulls` rests on; None: never read
 
     @property
     def would_be_refused(self) -> bool:
@@ -73,17 +87,18 @@ def rehearse(*, text: str, target: Target, allow_public: bool = False) -> Rehear
         )
     )
     try:
-        parsed = policy.parse(text)
+        policy.parse(text)
     except policy.PolicyError:
         return answer  # a finding says that the text is not a policy
-    for account in consumers:
-        may = policy.can_pull(parsed, account, partition=partition)
-        answer.pulls.append((account, may.verdict, may.words))
     present = target.config.default_repository_policy
+    account, region = target.registry.account, target.registry.region
+    answer.registry = registry_policies.reading(account=account, region=region)
+    pulls = _Pulls(text=text, target=target, registry=registry_policies.seen(account=account, region=region))
     groups: dict[bytes, Group] = {}
     for row in _rows(target):
         name, live, seen = row.name, row.policy_text, row.last_checked_at
         answer.total += 1
+        pulls.ask(name)
         if not seen:
             answer.unseen += 1
             continue
@@ -96,6 +111,7 @@ def rehearse(*, text: str, target: Target, allow_public: bool = False) -> Rehear
         group.number += 1
         if len(group.names) < NAMES_SHOWN:
             group.names.append(name)
+    answer.pulls, answer.rests_on = pulls.answers(), tuple(pulls.rests_on)
     counts, gains, losses = Counter[str](), Counter[str](), Counter[str]()
     for group in groups.values():
         gains.update(dict.fromkeys(group.gained, group.number))
@@ -109,6 +125,45 @@ def rehearse(*, text: str, target: Target, allow_public: bool = False) -> Rehear
     shown = [group for group in groups.values() if group.verdict != "unchanged" or group.foreign]
     answer.groups = sorted(shown, key=lambda group: (-group.number, group.names))[:GROUPS_SHOWN]
     return answer
+
+
+@dataclass(slots=True, kw_only=True)
+class _Pulls:
+    """The answers about the consumer accounts. The repositories differ only in whether the registry policy is about
+    them: a statement of an AWS service, which stays beside the text, is about no account.
+    """
+
+    text: str
+    target: Target
+    registry: policy.RegistryPolicy | None
+    examples: dict[_Answer, str] = field(default_factory=dict)
+    numbers: Counter[_Answer] = field(default_factory=Counter)
+    rests_on: dict[str, None] = field(default_factory=dict)
+
+    def ask(self, name: str) -> None:
+        """Answer for one repository."""
+        self.numbers.update(self._asked(name))
+
+    def _asked(self, name: str) -> list[_Answer]:
+        registry, found = self.target.registry, list[_Answer]()
+        arn, partition = registry.repository_arn(name), registry.partition
+        for account in self.target.config.consumer_accounts:
+            access = policy.effective(self.text, self.registry, account, arn=arn, partition=partition)
+            found.append((account, access.verdict, access.words))
+            self.examples.setdefault(found[-1], name)
+            self.rests_on.setdefault(access.basis)
+        return found
+
+    def answers(self) -> list[Pull]:
+        """One for each account and answer. Without a repository, those of a new one below the namespace."""
+        if not self.examples:
+            self._asked(f"{self.target.config.namespace}/a-new-repository")
+        pulls = [
+            Pull(account=each[0], verdict=each[1], words=each[2], number=self.numbers[each], example=name)
+            for each, name in self.examples.items()
+        ]
+        worst = ("no", "unknown", "depends", "yes")
+        return sorted(pulls, key=lambda each: (each.account, worst.index(each.verdict), each.example))
 
 
 def _rows(target: Target) -> Iterator[Repository]:

@@ -224,6 +224,47 @@ def test_a_text_that_would_be_refused_says_so(text: str, id: str, installation: 
     assert f"deployments.{id}" in page.content.decode()
 
 
+def test_what_another_policy_lets_the_consumers_do_is_answered_with_the_registry_policy_and_its_age(
+    installation: Installation, operator: Client
+) -> None:
+    def asked() -> tuple[list[tuple[str, str, int]], str]:
+        page = operator.post(WHAT_IF, {"text": DESIRED, "registry": 0})
+        pulls = [(pull.account, pull.verdict, pull.number) for pull in page.context["answer"].pulls]
+        return pulls, " ".join(page.content.decode().split())
+
+    rows = Repository.objects.filter(host=HOST).exclude(status__in=("unmanaged", "missing"))
+    closed = rows.order_by("pk")[0]
+    others = rows.count() - 1
+    about = {"account": closed.account, "region": closed.region}
+    RegistryPolicyReading.objects.filter(**about).delete()
+    pulls, page = asked()
+    assert pulls == [(CLUSTER, "unknown", others + 1), (STAGING, "unknown", others + 1)]
+    assert "The registry policy was not read." in page
+
+    arn = f"arn:aws:ecr:{closed.region}:{closed.account}:repository/{closed.name}"
+    text = policy(CLUSTER, Effect="Deny", Sid="Closed", Resource=arn)
+    read_at = timezone.now() - timedelta(hours=2)
+    RegistryPolicyReading.objects.create(**about, text=text, scope="V2", read_at=read_at)
+    pulls, page = asked()
+    assert pulls == [(CLUSTER, "no", 1), (CLUSTER, "yes", others), (STAGING, "yes", others + 1)]
+    assert "Closed of the registry policy denies it" in page
+    assert closed.name in page
+    assert "The registry policy was evaluated too (scope V2)." in page
+    assert "Policies of an AWS organisation" in page
+    assert "The registry policy was last read" in page
+
+    RegistryPolicyReading.objects.update(error="AWS refused GetRegistryPolicy.")
+    pulls, page = asked()
+    assert {verdict for _, verdict, _ in pulls} == {"unknown"}
+    assert "AWS refused GetRegistryPolicy." in page
+
+    rows.delete()
+    RegistryPolicyReading.objects.update(text="", error="")
+    pulls, page = asked()
+    assert pulls == [(CLUSTER, "yes", 0), (STAGING, "yes", 0)]
+    assert "a new repository:" in page
+
+
 @pytest.mark.slow
 def test_ten_thousand_repositories_take_no_more_queries_and_little_time(
     installation: Installation, operator: Client

@@ -4652,6 +4652,28 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/reconcile/why/permissions.py",
+        "deployments/reconcile/what_if.py",
+        (
+            "_Pulls._asked",
+            "policy.effective(self.text, self.registry, account,",
+            'policy.effective(self.text, policy.RegistryPolicy(text=""), account,',
+            "admin/test_looking.py::test_what_another_policy_lets_the_consumers_do_is_answered_with_the_registry_policy_and_its_age",
+        ),
+        (
+            "rehearse",
+            "pulls.ask(name)",
+            "pass",
+            "admin/test_looking.py::test_what_another_policy_lets_the_consumers_do_is_answered_with_the_registry_policy_and_its_age",
+        ),
+        (
+            "_group",
+            "text = desired.policy_beside(text, live, partition=partition, trust=trust)",
+            "pass",
+            _KEEPING + "test_another_default_policy_is_compared_with_what_would_be_live_then",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/why.py",
         (
             "granted_by_no_resource_policy",
             'if answer.verdict == "no":',

@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from deployments.management.commands.policy import Command
+from deployments.models import RegistryPolicyReading
 from tests.policy.cases import ONE, ORG, PULL, ROLE, TWO, policy, stmt
 
 REGION = ("--region", "us-east-1")
@@ -221,6 +223,64 @@ def test_who_without_an_account_answers_for_an_action(run: Run) -> None:
 BROKEN = ["", "{", "{}{}", '{"a": NaN}', "\ufeff{}", "[" * 100_000, "'x'", b"\xff\xfe{\x00}\x00", b'{"Id": "\xe9"}']
 
 
+REPOSITORY = "arn:aws:ecr:us-east-1:999999999999:repository/trigger/shop"
+BOTH = (*REGION, "--repository", REPOSITORY, "--registry-policy", "b")
+DENIES = policy(stmt(ONE, "ecr:*", effect="Deny", Sid="Closed", Resource="*"))
+
+
+def test_who_answers_by_the_registry_policy_too_and_says_on_what_that_rests(run: Run) -> None:
+    ran = run("who", "a", *BOTH, "--account", ONE, "--registry-scope", "V2", a=policy(stmt([ONE, TWO])), b=DENIES)
+    denies, rests = ran.out.splitlines()
+    assert (ran.status, denies) == (
+        1,
+        f"no: account {ONE} may not pull: Closed of the registry policy denies it.",
+    )
+    assert rests.startswith("This rests on the repository policy. The registry policy was evaluated too (scope V2).")
+
+    assert run("who", "a", *BOTH, "--account", TWO).status == 0
+    unsaid = run("who", "a", *BOTH, "--account", ONE, "--json").json
+    assert (unsaid["pull"], unsaid["registry_policy"]["scope"]) == ("depends", "")
+    v1 = run("who", "a", *BOTH, "--account", ONE, "--registry-scope", "V1")
+    assert (v1.status, v1.out[:4]) == (0, "yes:")
+
+
+def test_who_without_an_account_lists_the_principals_of_both_policies(run: Run) -> None:
+    opens = policy(stmt(TWO, "ecr:*", Sid="Opens", Resource="*"))
+    ran = run("who", "a", *BOTH, "--registry-scope", "V2", "--json", a=policy(stmt(ONE)), b=opens)
+
+    assert (ran.status, ran.json["pull"]) == (0, "yes")
+    assert [(each["name"], each["pull"], each["layer"]) for each in ran.json["principals"]] == [
+        (f"account {ONE}", "yes", "repository policy"),
+        (f"account {TWO}", "yes", "registry policy"),
+    ]
+    text = run("who", "a", *BOTH, "--registry-scope", "V2").out.splitlines()
+    assert (text[0], len(text)) == ("yes", 4)
+    assert run("who", "a", *BOTH, "--json", a=policy(), b=policy()).json["pull"] == "no"
+    assert run("who", "a", *BOTH, "--json", a="[]").json["pull"] == "depends"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_answers_by_the_registry_policy_as_a_sweep_has_read_it_and_says_how_old_that_is(run: Run) -> None:
+    stored = ("who", "a", *REGION, "--repository", REPOSITORY, "--stored-registry-policy")
+    never = run(*stored, "--account", ONE, a=policy(stmt(ONE)))
+    assert (never.status, never.out.splitlines()[0][:8]) == (1, "unknown:")
+    assert "No sweep has read the registry policy yet." in never.out
+    assert run(*stored, "--json", a=policy()).json["pull"] == "unknown"
+
+    at = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    row = RegistryPolicyReading.objects.create(
+        account="999999999999", region="us-east-1", text=DENIES, scope="V2", read_at=at
+    )
+    read = run(*stored, "--account", ONE, a=policy(stmt(ONE)))
+    assert (read.status, read.out[:3]) == (1, "no:")
+    assert "last read at 2026-11-26T12:00:00+00:00." in read.out
+
+    row.error = "AWS refused GetRegistryPolicy."
+    row.save()
+    refused = run(*stored, "--account", ONE, "--json").json
+    assert (refused["pull"], refused["registry_policy"]["error"]) == ("unknown", "AWS refused GetRegistryPolicy.")
+
+
 @pytest.mark.parametrize("text", BROKEN, ids=lambda text: repr(text)[:20])
 def test_what_is_not_json_is_status_2_with_one_sentence(run: Run, text: str | bytes) -> None:
     for arguments in (("compare", "a", "b"), ("compare", "b", "a"), ("compare", "a", "a"), ("who", "a")):
@@ -258,6 +318,13 @@ def test_what_is_not_json_is_status_2_with_one_sentence(run: Run, text: str | by
         ("who", "a", *REGION, "--action", ""),
         ("who", "a", *REGION, "--action", "ecr:Put Image"),
         ("who", "a", "--region", "us-east-1\n"),
+        ("who", "a", *REGION, "--registry-policy", "b"),
+        ("who", "a", *BOTH, "--stored-registry-policy"),
+        ("who", "a", *BOTH, "--action", "ecr:PutImage"),
+        ("who", "a", *BOTH[:-1], "missing"),
+        ("who", "-", *BOTH[:-1], "-"),
+        ("who", "a", "--region", "eu-west-1", *BOTH[2:]),
+        ("who", "a", *BOTH, "--registry-scope", "V3"),
         ("whom", "a"),
     ],
     ids=lambda arguments: " ".join(arguments).replace("\0", "NUL"),

@@ -1,8 +1,9 @@
 """`manage.py policy`: compare two repository policies, lint one, ask who may pull.
 
 It reads files or standard input and uses no AWS, no database and none of our settings, so it also works while the
-policy setting is broken. Standard output has only the answer. Exit status: 0 identical, cosmetic, no finding, yes; 1
-access, incomparable, a finding, no, depends; 2 unreadable, or not JSON (for lint that is a finding).
+policy setting is broken. Only `who --stored-registry-policy` reads the database. Standard output has only the answer.
+Exit status: 0 identical, cosmetic, no finding, yes; 1 access, incomparable, a finding, no, depends, unknown; 2
+unreadable, or not JSON (for lint that is a finding).
 """
 
 from __future__ import annotations
@@ -36,10 +37,28 @@ class Command(BaseCommand):
         lint.add_argument(
             "--allow-public", action="store_true", help="report a public policy as a warning, not an error"
         )
-        who = verbs.add_parser("who", help="by this policy alone: who may pull, or whether an account may")
+        who = verbs.add_parser(
+            "who", help="by this policy alone, or with the registry policy: who may pull, or whether an account may"
+        )
         who.add_argument("file", metavar="FILE", help="a policy file, or -")
         who.add_argument(
             "--action", metavar="ACTION", help="ask about this action instead of pulling, e.g. ecr:PutImage"
+        )
+        registry = who.add_mutually_exclusive_group()
+        registry.add_argument(
+            "--registry-policy", metavar="FILE", help="the policy of the registry: both policies together decide a pull"
+        )
+        registry.add_argument(
+            "--stored-registry-policy", action="store_true", help="the registry policy as Registry Admin has read it"
+        )
+        who.add_argument(
+            "--registry-scope",
+            choices=("V1", "V2"),
+            default="",
+            help="the scope of the registry policy in the file, as get-account-setting prints it",
+        )
+        who.add_argument(
+            "--repository", metavar="ARN", help="of which repository the policy is; the registry policy needs it"
         )
         for verb in (compare, who):
             verb.add_argument("--region", required=True, help="the registry's region, e.g. eu-central-1")
@@ -116,6 +135,8 @@ class Command(BaseCommand):
         partition = _partition(options["region"])
         account = _account(options["account"]) if options["account"] is not None else None
         action = _action(options["action"]) if options["action"] is not None else None
+        if options["registry_policy"] is not None or options["stored_registry_policy"]:
+            return self._by_both(options, account, partition)
         value = _parsed(options["file"], _read(options["file"]))
         if account is None:
             return self._everybody(value, action, options["json"], partition)
@@ -130,6 +151,57 @@ class Command(BaseCommand):
         else:
             self._lines(f"{answer.verdict}: {answer.words}")
         return answer.verdict == "yes"
+
+    def _by_both(self, options: dict[str, Any], account: str | None, partition: str) -> bool:
+        """The answer of the repository policy and the registry policy together, and on what it rests."""
+        if options["action"] is not None:
+            raise CommandError("The registry policy is evaluated for pulls only: leave out --action.", returncode=2)
+        if options["file"] == options["registry_policy"] == "-":
+            raise CommandError("Only one of the two policies can be standard input (-).", returncode=2)
+        arn = options["repository"] or ""
+        of = re.fullmatch(r"arn:[a-z-]+:ecr:([a-z0-9-]+):([0-9]{12}):repository/.+", arn)
+        if of is None or of[1] != options["region"]:
+            words = "With the registry policy, --repository is the ARN of a repository in the region."
+            raise CommandError(words, returncode=2)
+        text = _read(options["file"])
+        unclear = bool(_parsed(options["file"], text).all_puzzles)
+        if options["stored_registry_policy"]:
+            registry, source = _stored(account=of[2], region=of[1])
+        else:
+            theirs = _read(options["registry_policy"])
+            _parsed(options["registry_policy"], theirs)
+            registry = policy.RegistryPolicy(text=theirs, scope=options["registry_scope"])
+            source = {"source": options["registry_policy"], "read_at": None, "scope": registry.scope}
+        if account is None:
+            named = policy.named(text, registry, arn=arn, partition=partition)
+        else:
+            access = policy.effective(text, registry, account, arn=arn, partition=partition)
+            named = ((f"account {account}", access),)
+        verdicts = {access.verdict for _, access in named} | ({"unknown"} if registry is None and not named else set())
+        verdicts |= {"depends"} if unclear and not named else set()
+        verdict = next((each for each in ("yes", "depends", "unknown") if each in verdicts), "no")
+        basis = policy.effective(text, registry, of[2], arn=arn, partition=partition).basis
+        if options["json"]:
+            principals = [
+                {
+                    "name": name,
+                    "pull": access.verdict,
+                    "layer": access.layer,
+                    "statement": access.statement,
+                    "words": access.words,
+                }
+                for name, access in named
+            ]
+            self._json(
+                {"pull": verdict, "principals": principals, "basis": basis, "registry_policy": source}
+                | ({"account": account} if account is not None else {})
+            )
+        else:
+            self._lines(*([verdict] if account is None else []))
+            self._lines(
+                *(f"{access.verdict}: {access.words}" for _, access in named), f"{basis} {_age(source)}".strip()
+            )
+        return verdict == "yes"
 
     def _everybody(self, value: policy.Policy, action: str | None, as_json: bool, partition: str) -> bool:
         pullers = policy.holders(value, partition=partition)
@@ -163,6 +235,33 @@ class Command(BaseCommand):
         encoding = getattr(self.stdout, "encoding", None) or "utf-8"
         for line in lines:
             self.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _stored(*, account: str, region: str) -> tuple[policy.RegistryPolicy | None, dict[str, Any]]:
+    """The registry policy as it was last read (None: it was not), and where it is from."""
+    from django.db import Error
+
+    from deployments.reconcile import registry_policies  # the other answers need no database
+
+    try:
+        row = registry_policies.reading(account=account, region=region)
+        found = registry_policies.seen(account=account, region=region)
+    except Error:
+        raise CommandError(
+            "The database cannot be read, so there is no stored registry policy.", returncode=2
+        ) from None
+    at = row.read_at if row is not None else None
+    scope = found.scope if found is not None else ""
+    source = {"source": "stored", "read_at": at.isoformat() if at else None, "scope": scope}
+    return found, source | ({"error": row.error} if row is not None and row.error else {})
+
+
+def _age(source: dict[str, Any]) -> str:
+    """When a stored registry policy was read, in words."""
+    if source["source"] != "stored":
+        return ""
+    at = f"The registry policy was last read at {source['read_at']}." if source["read_at"] else ""
+    return f"{at or 'No sweep has read the registry policy yet.'} {source.get('error', '')}".strip()
 
 
 def _best(value: policy.Policy, holders: tuple[policy.Holder, ...]) -> policy.Verdict:
