@@ -40,6 +40,12 @@ from deployments.reconcile.processes import Seen
 
 #: Statuses that need attention, the worst first.
 NEEDS_ATTENTION = (RepositoryStatus.FAILED, RepositoryStatus.MISSING, RepositoryStatus.DRIFTED)
+#: Repositories by status, the worst first; those that need no attention come last.
+WORST_FIRST = Case(
+    *(When(status=status, then=Value(rank)) for rank, status in enumerate(NEEDS_ATTENTION)),
+    default=Value(len(NEEDS_ATTENTION)),
+    output_field=IntegerField(),
+)
 UNDER_WAY = tuple(status for status in DeploymentStatus if status not in FINAL_STATUSES)
 PROJECTS_SHOWN = 20
 
@@ -147,12 +153,8 @@ def _attention() -> list[tuple[Repository, str, datetime | None]]:
     """The first eight repositories that need attention, each with the reason and since when."""
     from deployments.admin.repositories import reason  # imported here, because that module imports this one
 
-    worst_first = Case(
-        *(When(status=status, then=Value(rank)) for rank, status in enumerate(NEEDS_ATTENTION)),
-        output_field=IntegerField(),
-    )
     rows = Repository.objects.filter(status__in=NEEDS_ATTENTION).select_related("project")
-    return [(row, reason(row), _since(row)) for row in rows.order_by(worst_first, "-last_checked_at", "name")[:8]]
+    return [(row, reason(row), _since(row)) for row in rows.order_by(WORST_FIRST, "-last_checked_at", "name")[:8]]
 
 
 def _since(row: Repository) -> datetime | None:

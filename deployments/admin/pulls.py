@@ -157,6 +157,7 @@ class Pulls(Exports, ReadOnly):
 
     change_list_template = "registry_admin/pulls.html"
     actions = None
+    list_per_page = 25  # with two accounts the page is as heavy as 50 rows of other lists
     list_filter = (ConsumerMenu, StateMenu, menu("Project", "project__ref", label="project__name"))
     search_fields = ("name", "project__name", "project__ref")
     search_help_text = "Repository or project"

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
+from django.db.models.functions import Lower
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -14,6 +15,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions, applies, button, offered
+from deployments.admin.dashboard import WORST_FIRST
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
@@ -93,6 +95,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
     search_fields = ("name", "^account", "project__name", "last_error")
     search_help_text = "Name, account, project or error"
     sortable_by = ("name_cell", "checked")
+    ordering = (WORST_FIRST, Lower("name"))  # an expression, so that no column is marked as sorted
 
     columns: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         "name": lambda row: row.name,

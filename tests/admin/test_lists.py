@@ -120,3 +120,11 @@ def test_a_deployment_with_odd_git_data_still_has_a_page(
 
     assert operator.get(f"{DEPLOYMENTS}{row.pk}/change/").status_code == 200
     assert operator.get(DEPLOYMENTS).status_code == 200
+
+
+def test_the_repositories_that_need_attention_come_first(installation: Installation, operator: Client) -> None:
+    order = [row.status for row in operator.get(REPOSITORIES).context["cl"].result_list]
+
+    needing = [status for status in order if status in ("failed", "missing", "drifted")]
+    assert order[: len(needing)] == needing
+    assert needing == sorted(needing, key=["failed", "missing", "drifted"].index)

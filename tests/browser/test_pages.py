@@ -126,7 +126,8 @@ def test_a_stranger_sees_a_log_in_page_that_pleases_axe(browser: Browser, served
     context.close()
 
 
-def test_the_first_visit_of_the_deployments_list_is_light(browser: Browser, served: Served, session: Any) -> None:
+@pytest.mark.parametrize("address", ["/admin/deployments/deployment/", "/admin/pulls/"])
+def test_the_first_visit_of_a_list_is_light(address: str, browser: Browser, served: Served, session: Any) -> None:
     context = new_context(browser, served, storage_state=session)
     page = context.new_page()
     network = context.new_cdp_session(page)
@@ -136,9 +137,9 @@ def test_the_first_visit_of_the_deployments_list_is_light(browser: Browser, serv
     network.on("Network.loadingFinished", lambda event: sizes.update({event["requestId"]: event["encodedDataLength"]}))
     network.send("Network.enable")
 
-    page.goto("/admin/deployments/deployment/", wait_until="networkidle")
+    page.goto(address, wait_until="networkidle")
 
     table = {names.get(key, key): size for key, size in sizes.items()}
     assert sum(sizes.values()) <= FIRST_VISIT, table
-    print(f"first visit of the deployments list: {sum(sizes.values()) / 1024:.0f} KiB in {len(sizes)} answers")
+    print(f"first visit of {address}: {sum(sizes.values()) / 1024:.0f} KiB in {len(sizes)} answers")
     context.close()
