@@ -4651,7 +4651,6 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/reconcile/why/permissions.py",
         "deployments/reconcile/what_if.py",
         (
             "_Pulls._asked",
@@ -4673,7 +4672,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/reconcile/why.py",
+        "deployments/reconcile/why/permissions.py",
         (
             "granted_by_no_resource_policy",
             'if answer.verdict == "no":',
