@@ -26,7 +26,7 @@ _NEEDED = """
     BatchCheckLayerAvailability BatchGetImage CompleteLayerUpload DescribeImages DescribeRepositories
     GetDownloadUrlForLayer GetLifecyclePolicy GetLifecyclePolicyPreview GetRepositoryPolicy InitiateLayerUpload
     ListImages ListTagsForResource PutImage PutImageTagMutability PutLifecyclePolicy SetRepositoryPolicy
-    StartLifecyclePolicyPreview TagResource UploadLayerPart
+    StartLifecyclePolicyPreview TagResource UpdateImageStorageClass UploadLayerPart
 """
 #: What Registry Admin and the credentials of a deploy do on a repository that exists: docs/iam-policy.json, lower case.
 NEEDED = frozenset(f"ecr:{name.lower()}" for name in _NEEDED.split())
