@@ -28,6 +28,7 @@ from deployments.reconcile import change_events
 from deployments.row_values import ProvedPull
 from sandbox import images
 from sandbox.control import Sandbox
+from tests.support.change_events import event, message
 from tests.support.constants import CLUSTER, HOST, POLICY
 from tests.support.deploys import deploying, finalize, push
 from tests.support.registry import calls, delete_repository
@@ -114,6 +115,27 @@ def test_a_deleted_current_image_is_news_a_metric_and_a_header(
     assert (unchanged.status_code, unchanged["X-Image-State"], unchanged.content) == (304, "missing", b"")
     sweep_all(configuration)
     assert told() == [one]
+
+
+def test_the_looks_of_a_sweep_and_of_an_event_move_no_pull_time(
+    versions: list[Deployment], configuration: Configuration, sandbox: Sandbox
+) -> None:
+    name = image_proof.ImageLocation.of(versions[0].image_ref).name
+
+    def pulled() -> list[Any]:
+        found = sandbox.client("ecr").describe_images(repositoryName=name)["imageDetails"]
+        return [each["lastRecordedPullTime"] for each in found]
+
+    before = pulled()  # by the proof before the promotion
+    sandbox.advance(60)
+    sandbox.reset_calls()
+    sweep_all(configuration)
+    body = event("BatchDeleteImage", name, requestParameters={"repositoryName": name, "imageIds": [{"imageTag": "v"}]})
+    change_events.handle(configuration=configuration, messages=[message(body)])
+
+    assert calls(sandbox)["DescribeImages"] == 2
+    assert pulled() == before
+    assert "BatchGetImage" not in calls(sandbox)
 
 
 def test_without_a_version_to_go_back_to_the_news_says_to_deploy_again(
