@@ -116,7 +116,7 @@ def judged(image: str, words: str, repository: Repository) -> tuple[ImageStatus,
     if image == MISSING and repository.status == RepositoryStatus.MISSING:
         return ImageStatus.MISSING, "Its repository was deleted from the registry."
     if image == MISSING:
-        return ImageStatus.MISSING, "AWS has no image with the digest that was deployed, in no storage class."
+        return ImageStatus.MISSING, "AWS has no image with the digest that was deployed, in any storage class."
     if image == ARCHIVED:
         return ImageStatus.ARCHIVED, (
             "The image is in the archive of ECR, from which nothing can be pulled. It is restored on the page of the "

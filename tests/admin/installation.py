@@ -450,7 +450,7 @@ class Installation:
             if row.status != DeploymentStatus.DEPLOYED or row.repository_id is None:
                 continue
             state = ImageStatus.MISSING if row.pk == missing else ImageStatus.RUNNABLE
-            words = "AWS has no image with the digest that was deployed, in no storage class."
+            words = "AWS has no image with the digest that was deployed, in any storage class."
             yield ImageState(
                 deployment=row,
                 repository_id=row.repository_id,
