@@ -11,17 +11,19 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
+from django.utils import timezone
 
 from deployments.config import Configuration
 from deployments.errors import Refusal
 from deployments.models import AuditEntry, EventKind, Project, Repository, RepositoryEvent, RepositoryStatus, Sweep
 from deployments.policy import MAX_CHARACTERS
-from deployments.reconcile import adopted_statements, put_back, repositories, targets, what_if
+from deployments.reconcile import adopted_statements, change_events, put_back, repositories, targets, what_if
 from sandbox.control import Sandbox
+from tests.support.change_events import event, message
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, PULL, TRAIL
 from tests.support.deploys import ensure
 from tests.support.registry import calls, delete_repository, new_calls
-from tests.support.service_statements import ADDED, bare, function_of
+from tests.support.service_statements import ADDED, OF_POLICY, bare, function_of
 from tests.support.sweeps import sweep_all, work_off
 
 STRANGER = "999999999999"
@@ -188,6 +190,21 @@ def test_a_statement_that_came_between_two_looks_is_in_the_text_that_the_second_
     assert sids(sandbox) == ["", CROSS["Sid"]]
 
 
+def test_the_change_event_of_what_lambda_wrote_leads_to_one_look_and_no_write(
+    row: Repository, configuration: Configuration, sandbox: Sandbox
+) -> None:
+    add(sandbox, CROSS)
+    at = (timezone.now() + timedelta(minutes=1)).isoformat()
+
+    change_events.handle(
+        configuration=configuration, messages=[message(event("SetRepositoryPolicy", row.name, eventTime=at))]
+    )
+
+    assert calls(sandbox) == {"GetRepositoryPolicy": 1}
+    row.refresh_from_db()
+    assert (row.status, CROSS["Sid"] in row.policy_text) == (RepositoryStatus.IN_SYNC, True)
+
+
 def test_what_does_not_fit_beside_the_default_policy_is_not_written_and_the_row_says_what(
     project: Project, configure: Callable[..., Configuration], sandbox: Sandbox
 ) -> None:
@@ -330,6 +347,20 @@ def test_a_statement_that_may_change_the_policy_is_written_away_until_it_is_adop
     add(sandbox, {**ADDED, "Action": [*ADDED["Action"], "ecr:BatchCheckLayerAvailability"]}, instead=True)
     sweep_all(configuration)
     assert sids(sandbox) == [""]  # another statement
+
+
+def test_two_operators_who_adopt_two_statements_at_once_both_keep_theirs(
+    row: Repository, configuration: Configuration, sandbox: Sandbox
+) -> None:
+    add(sandbox, ADDED, {**ADDED, "Sid": "Another", "Action": OF_POLICY})
+    Repository.objects.update(policy_text=json.dumps(live(sandbox)))
+    first, second = offered(configuration)
+    shown = adopted_statements.seen(Repository.objects.get(), second.key)  # before the first one is adopted
+
+    adopt(configuration, first)
+    work_off(configuration, adopt(configuration, second, shown=shown))
+
+    assert sids(sandbox) == ["", ADDED["Sid"], "Another"]
 
 
 def test_an_adoption_ends_and_the_statement_is_drift_again(
