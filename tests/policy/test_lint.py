@@ -418,9 +418,8 @@ def test_the_actions_that_we_need_are_those_of_the_operators_iam_policy() -> Non
         "ecr:createrepository", "ecr:getauthorizationtoken", "ecr:getregistrypolicy", "ecr:getaccountsetting",
         "ecr:listpulltimeupdateexclusions",
     }  # fmt: skip
-    optional = {"ecr:updateimagestorageclass"}  # only for a button: the statement RestoreArchivedImages
-    assert ours - NEEDED >= about_the_registry | optional
-    assert ours & set(PURPOSES) - about_the_registry - optional == NEEDED
+    assert ours - NEEDED >= about_the_registry
+    assert ours & set(PURPOSES) - about_the_registry == NEEDED
 
 
 def test_a_deny_that_takes_back_the_whole_allow_is_found() -> None:
