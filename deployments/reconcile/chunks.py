@@ -328,8 +328,6 @@ class ChunkRun:
         due = not unmanaged and (self._is_asked_for(row) or self._details_due(target, row, desired_digest))
         try:
             observation = paced.observe(row.name, details=due)
-            if self.chunk.sweep.dry_run and observation.exists:
-                self._ask_for_pulls(paced, row)
         except RegistryError as error:
             if error.throttled:
                 return self._throttled(row, error)
@@ -347,6 +345,8 @@ class ChunkRun:
             if look.error.code in UNANSWERED_CODES and self._unanswered(row, look.error):
                 return False
         self.unanswered_in_a_row, self.progressed = 0, True
+        if self.chunk.sweep.dry_run and observation.exists:
+            self._ask_for_pulls(paced, row)
         if unmanaged:
             return self._record_unmanaged(target, row, observation)
         done = self._compare(unpaced, target, row, observation, desired_digest)
@@ -397,8 +397,6 @@ class ChunkRun:
         try:
             pulled_at = paced.last_pull(row.name)
         except RegistryError as error:
-            if error.installation:
-                raise
             log.info("sweep.pulls_not_read", repository=row.name, error=str(error))
             return
         Repository.objects.filter(pk=row.pk).update(last_pulled_at=pulled_at, pulls_read_at=Now())
