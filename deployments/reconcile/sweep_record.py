@@ -100,7 +100,8 @@ def _log_end(sweep_id: int, status: SweepStatus, error: str) -> None:
     if sweep is None:
         return
     done = progress(sweep)
-    counts = {name: getattr(done, name) for name in ("total", "in_sync", "healed", "drifted", "failed", "missing")}
+    names = ("total", "in_sync", "healed", "drifted", "failed", "unmanaged", "missing")
+    counts = {name: getattr(done, name) for name in names}
     write = log.warning if status == SweepStatus.FAILED else log.info
     write("sweep.ended", sweep=sweep_id, status=str(status), **counts, calls=sum(done.calls.values()), error=error)
 
