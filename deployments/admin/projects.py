@@ -198,7 +198,9 @@ class EnvironmentAdmin(VariablePages):
             "title": f"{row.project} / {row}",
             "latest": latest(Deployment.objects.filter(environment=row)),
             "images": kept_images(Q(deployment__environment=row)),
-            "keys": row.access_keys.all()[:20] if keys.has_view_permission(request) else (),
+            "keys": keys.get_queryset(request).filter(environment=row)[:20]
+            if keys.has_view_permission(request)
+            else (),
             "may_make_keys": keys.has_add_permission(request) and row.archived_at is None,
             "ref": code(row.project.ref),
             "audit": audit_of(request, row),

@@ -489,6 +489,8 @@ def test_rotating_shows_the_new_key_once_and_the_old_one_works_on_for_a_while(
     seen = operator.get(f"/admin/deployments/accesskey/{new.pk}/change/").content.decode()
     assert "Since this key was made, the old key was used by:" in seen
     assert "old CLI at 10.0.0.9" in seen
+    environment = operator.get(f"/admin/deployments/environment/{old.environment_id}/change/").content.decode()
+    assert ">Replaced<" in environment
     # A second successor would make it unclear which one counts.
     assert "it has been rotated already" in operator.post(page, {"hours": 0}, follow=True).content.decode()
     assert AccessKey.objects.count() == before + 1
