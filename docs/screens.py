@@ -154,7 +154,7 @@ def browser() -> int:
                     page.goto(order["origin"] + path)
             if menu == "#what-if":
                 page.fill("textarea", page.input_value("textarea").replace("333333333333", "444444444444"))
-                page.get_by_role("button", name="Work it out").click()
+                page.get_by_role("button", name="Preview").click()
             elif menu and not menu.startswith("#"):
                 page.locator("summary", has_text=re.compile(f"^{menu}")).click()
             file = SCREENS / f"{name}.png"

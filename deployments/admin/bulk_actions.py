@@ -79,7 +79,7 @@ BULK_ACTIONS = {
         ),
         BulkAction(
             name="recheck",
-            word="Check everything again",
+            word="Full check",
             right="reconcile_repository",
             says="Like reconcile, and reads lifecycle policy, AWS tags and tag mutability again, even if they were "
             "read recently. Also checks whether missing repositories exist again.",

@@ -209,6 +209,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "take_over": take_over,
             "incomparable": row.incomparable_since is not None,
             "may_be_open": openness(row) == "unknown",
+            "needs_person": bool(row.last_error) and not row.last_error_heals,
             "observed": not repositories.effective_enforce(row, shown_configuration().enforce, timezone.now()),
             "may_restore": may(request, "restore_policy_repository") and covered,
             "alarm": Alarm(title="Gone from the registry", words=reason(row)) if missing else None,

@@ -37,7 +37,7 @@ _PROBES = frozenset({"healthz", "readyz"})
 _POLLS = frozenset({"api/v1/deployments/current", "metrics", "status.json"})
 _SENTENCES = {
     400: "The request is malformed.",
-    403: "This is not allowed.",
+    403: "No permission.",
     404: "There is nothing at this address.",
 }
 

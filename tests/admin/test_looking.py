@@ -74,7 +74,22 @@ def test_the_page_of_a_repository_offers_a_lifecycle_policy_that_keeps_its_image
 
     assert "the safe ones" in shown
     assert "Version 1 would go." in shown
-    assert "The next attempt puts it right." not in shown
+    assert "The next reconcile corrects it." not in shown
+
+
+@pytest.mark.parametrize(("retryable", "words"), [(True, "The next reconcile corrects it."), (False, "Not corrected")])
+def test_a_page_does_not_promise_a_correction_after_an_error_that_needs_a_person(
+    retryable: bool, words: str, installation: Installation, operator: Client
+) -> None:
+    row = Repository.objects.filter(status="failed")[0]
+    row.differences = [Difference(part=Part.POLICY, words="The repository has no policy.", fixable=True)]
+    row.last_error, row.last_error_heals = "Allow ecr:SetRepositoryPolicy.", retryable
+    row.save()
+
+    shown = operator.get(f"{REPOSITORIES}{row.pk}/change/").content.decode()
+
+    assert words in shown
+    assert ("Needs a person" in shown) == (not retryable)
 
 
 def test_a_cell_is_never_a_formula(installation: Installation, operator: Client) -> None:
