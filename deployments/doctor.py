@@ -1,8 +1,9 @@
 """The health report of this installation: one line per check, with the result and the next step.
 
-`manage.py doctor` prints the lines; the console's set-up page shows them. The checks only read: the settings, the
-database, the heartbeats, and (unless offline) AWS, the mail server and the OpenID provider. A permission that cannot be
-checked without a write is reported as “not tried”. No line contains a secret.
+`manage.py doctor` prints the lines; the console's set-up page shows them. The checks change nothing: they read the
+settings, the database, the heartbeats, and (unless offline) AWS, the mail server and the OpenID provider. Permissions
+to write are tried with a random repository that AWS has just not found. A permission that cannot be tried so is
+reported as “not tried”. No line contains a secret.
 
 A check that raises is reported as a failed line and does not end the run. The calls to AWS run in parallel under one
 deadline.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -52,7 +54,7 @@ AWS_SECONDS = 12.0  # deadline for all calls to AWS, and for the mail server: a 
 QUEUE_WAIT_WARN_SECONDS = 120.0  # a warning if a message of the queue has waited for longer
 CLOCK_WARN, CLOCK_FAIL = 30.0, 240.0  # seconds off AWS's clock; AWS refuses signatures at 300
 SILENT_REPORTED_FOR = timedelta(hours=1)  # how long a process that stopped without SIGTERM is listed
-PROBE_REPOSITORY = "registry-admin-doctor"  # read permissions are tried with this repository, which does not exist
+PROBE_REPOSITORY = "registry-admin-doctor"  # permissions are tried with repositories of this name that do not exist
 
 
 class Level(StrEnum):
@@ -73,6 +75,7 @@ class ReportLine:
     level: Level
     says: str
     then: str = ""
+    copy: str = ""  # a text to copy for the next step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -443,6 +446,8 @@ class _Question:
     what: str
     ask: Callable[[], Any]
     tell: Callable[[Target, str, Any], Iterable[ReportLine]]
+    permission: str = ""  # which AWS needs for the call, if the call shows just this
+    is_write: bool = False  # the call is a write about a repository that does not exist
 
 
 def _ask(configuration: Configuration, found: list[Target]) -> Iterator[ReportLine]:
@@ -477,11 +482,43 @@ def _ask(configuration: Configuration, found: list[Target]) -> Iterator[ReportLi
             )
         else:
             yield from question.tell(target, question.what, answer)
+    for target in found:
+        if denied := [
+            question.permission
+            for question, answer in zip(questions, answers, strict=True)
+            if question.target is target and question.permission and isinstance(answer, RegistryError) and answer.denied
+        ]:
+            yield _statement(target, denied)
+    pause = writes_pause.current()
     yield _skipped(
         "AWS",
         "Permissions to write",
-        "ecr:CreateRepository, ecr:SetRepositoryPolicy and the other writes cannot be checked without a write.",
+        "ecr:CreateRepository and the upload of layers cannot be tried without a write."
+        if pause is None
+        else "Writes to AWS are paused, so no write was tried.",
         "The minimum IAM policy (doctor --iam-policy) has them; the first deploy shows whether they are allowed.",
+    )
+
+
+def _statement(target: Target, denied: list[str]) -> ReportLine:
+    """The statement that allows what AWS has refused, for the identity policy."""
+    of_registry = sorted({"ecr:DescribeRepositories", "ecr:GetAuthorizationToken"} & set(denied))
+    of_repositories = sorted(set(denied) - set(of_registry))
+    resource = target.registry.repository_arn(f"{target.config.namespace}/*")
+    statements = [
+        {"Effect": "Allow", "Action": actions, "Resource": on}
+        for actions, on in ((of_repositories, resource), (of_registry, "*"))
+        if actions
+    ]
+    return ReportLine(
+        part="AWS",
+        what=f"Missing permissions in {target.registry.region}",
+        level=Level.FAIL,
+        says=f"AWS refused {', '.join(sorted(denied))}.",
+        then="Add this statement to the policy of the identity that Registry Admin uses:"
+        if len(statements) == 1
+        else "Add these statements to the policy of the identity that Registry Admin uses:",
+        copy=json.dumps(statements[0] if len(statements) == 1 else statements),
     )
 
 
@@ -489,12 +526,22 @@ def _probes(target: Target) -> Probes:
     return Probes(ecr=target.ecr(attempts=1))
 
 
+def _unused_name(target: Target) -> str:
+    """A name below the namespace that nobody can guess."""
+    return f"{target.config.namespace}/{PROBE_REPOSITORY}-{secrets.token_hex(16)}"
+
+
 def _questions(target: Target) -> Iterator[_Question]:
     probes, region = _probes(target), target.registry.region
     yield _Question(target=target, what=f"Identity for {target.registry.account}", ask=probes.identity, tell=_identity)
     name = f"{target.config.namespace}/{PROBE_REPOSITORY}"
     for permission, ask in probes.reads(name).items():
-        yield _Question(target=target, what=f"{permission} in {region}", ask=ask, tell=_allowed)
+        what = f"{permission} in {region}"
+        yield _Question(target=target, what=what, ask=ask, tell=_allowed, permission=permission)
+    if writes_pause.current() is None:
+        for permission, ask in probes.writes(_unused_name(target)).items():
+            what = f"{permission} in {region}"
+            yield _Question(target=target, what=what, ask=ask, tell=_allowed, permission=permission, is_write=True)
     yield _Question(target=target, what="Registry-wide policy", ask=probes.ecr.registry_policy, tell=_registry_policy)
     if target.config.probe_role_arns:
         what = f"Recorded pulls in {region}"
@@ -600,14 +647,15 @@ def _refused(question: _Question, error: RegistryError) -> Iterator[ReportLine]:
             then="Allow ecr:ListPullTimeUpdateExclusions (doctor --iam-policy has it).",
         )
         return
+    if question.is_write and not error.denied:
+        yield _skipped("AWS", question.what, f"Not seen. {error}")
+        return
     yield ReportLine(
         part="AWS",
         what=question.what,
         level=Level.WARN if error.retryable else Level.FAIL,
         says=str(error),
-        then=""
-        if error.retryable
-        else "The minimum IAM policy (doctor --iam-policy) has the permissions that are needed.",
+        then="" if error.retryable or error.denied else "Correct what AWS names.",
     )
 
 

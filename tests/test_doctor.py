@@ -22,11 +22,11 @@ from deployments.aws.values import Identity
 from deployments.config import Configuration
 from deployments.doctor import Level, Report, ReportLine
 from deployments.models import AuditEntry, NotificationChannel, Process, ProcessRole
-from deployments.reconcile import generation, targets
+from deployments.reconcile import generation, targets, writes_pause
 from sandbox.control import Sandbox
 from tests.admin.markup import read
 from tests.support import openid_provider
-from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
+from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, TRAIL
 
 SETUP = "/admin/setup/"
 
@@ -206,6 +206,13 @@ def test_a_part_that_breaks_is_a_line_of_its_own(
     assert line(report, "Registry").level is Level.OK
 
 
+#: The writes that cannot create a repository.
+WRITES = (
+    "ecr:PutImageTagMutability", "ecr:PutLifecyclePolicy", "ecr:SetRepositoryPolicy", "ecr:StartLifecyclePolicyPreview",
+    "ecr:TagResource",
+)  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------------------------- at AWS
 
 
@@ -216,11 +223,64 @@ def test_with_all_rights_every_read_is_allowed_and_nothing_is_written(
 
     assert failures(report) == []
     assert OWNER in line(report, "Identity").says
-    for permission in ("ecr:GetRepositoryPolicy", "ecr:GetLifecyclePolicy", "ecr:BatchGetImage"):
+    for permission in ("ecr:GetRepositoryPolicy", "ecr:GetLifecyclePolicy", "ecr:BatchGetImage", *WRITES):
         assert line(report, f"{permission} ").level is Level.OK
     assert line(report, "Registry-wide policy").says == "The registry has no policy."
-    assert line(report, "Permissions to write").level is Level.SKIPPED
-    assert {call.partition(":")[2][:3] for call in sandbox.calls()} <= {"Get", "Des", "Bat", "Lis"}
+    assert "ecr:CreateRepository" in line(report, "Permissions to write").says
+    tried = {call.partition(":")[2] for call in sandbox.calls()}
+    assert {each for each in tried if each[:3] not in ("Get", "Des", "Bat", "Lis")} == {each[4:] for each in WRITES}
+    assert sandbox.client("ecr").describe_repositories()["repositories"] == []
+
+
+def test_a_missing_permission_to_write_is_found_with_the_statement_to_add(
+    ecr_configuration: Configuration, beating: Process, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for action in ("ecr:SetRepositoryPolicy", "ecr:GetLifecyclePolicy"):
+        sandbox.fault("error", action, code="AccessDeniedException")
+
+    report = doctor.examine(configuration=ecr_configuration)
+
+    assert line(report, "ecr:SetRepositoryPolicy ").level is Level.FAIL
+    assert line(report, "ecr:TagResource ").level is Level.OK
+    assert json.loads(line(report, "Missing permissions").copy) == {
+        "Effect": "Allow",
+        "Action": ["ecr:GetLifecyclePolicy", "ecr:SetRepositoryPolicy"],
+        "Resource": f"arn:aws:ecr:us-east-1:{OWNER}:repository/trigger/*",
+    }
+
+
+def test_another_answer_to_a_tried_write_says_nothing_about_the_permission(
+    ecr_configuration: Configuration, beating: Process, sandbox: Sandbox
+) -> None:
+    sandbox.fault("error", "ecr:PutLifecyclePolicy", code="InvalidParameterException")
+
+    report = doctor.examine(configuration=ecr_configuration)
+
+    found = line(report, "ecr:PutLifecyclePolicy ")
+    assert (found.level, found.says.startswith("Not seen.")) == (Level.SKIPPED, True)
+    assert not [each for each in report.lines if each.what.startswith("Missing permissions")]
+
+
+def test_no_write_is_tried_on_a_repository_that_exists_or_while_writes_are_paused(
+    ecr_configuration: Configuration, beating: Process, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{ecr_configuration.v4.namespace}/taken"
+    sandbox.client("ecr").create_repository(repositoryName=name)
+    sandbox.reset_calls()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(doctor, "_unused_name", lambda target: name)
+        report = doctor.examine(configuration=ecr_configuration)
+
+    assert line(report, "ecr:SetRepositoryPolicy ").level is Level.SKIPPED
+    assert not {f"ecr:{each[4:]}" for each in WRITES} & set(sandbox.calls())
+
+    writes_pause.pause(trail=TRAIL, reason="an incident")
+    sandbox.reset_calls()
+    report = doctor.examine(configuration=ecr_configuration)
+
+    assert "paused" in line(report, "Permissions to write").says
+    assert not {f"ecr:{each[4:]}" for each in WRITES} & set(sandbox.calls())
 
 
 def test_a_clock_that_differs_from_awss_is_seen(ecr_configuration: Configuration) -> None:
@@ -257,7 +317,7 @@ def test_each_right_that_is_missing_is_named_by_its_own_line(
 
     report = doctor.examine(configuration=ecr_configuration)
 
-    assert sorted(each.partition(" ")[0] for each in failures(report)) == [
+    assert sorted(each.partition(" ")[0] for each in failures(report) if each.startswith("ecr:")) == [
         "ecr:BatchGetImage",
         "ecr:DescribeImages",
         "ecr:GetLifecyclePolicy",
@@ -265,6 +325,7 @@ def test_each_right_that_is_missing_is_named_by_its_own_line(
         "ecr:GetRepositoryPolicy",
         "ecr:ListImages",
         "ecr:ListTagsForResource",
+        *WRITES,
     ]
     assert "user/limited" in line(report, "Identity").says
     assert "Allow ecr:GetRepositoryPolicy" in line(report, "ecr:GetRepositoryPolicy").says
@@ -451,8 +512,8 @@ def test_nobody_waits_for_an_aws_that_does_not_answer(
     report = doctor.examine(configuration=ecr_configuration)
 
     assert time.monotonic() - began < 5
-    assert line(report, "ecr:GetLifecyclePolicy").level is Level.WARN
-    assert line(report, "ecr:GetRepositoryPolicy").level is Level.OK
+    assert line(report, "ecr:GetLifecyclePolicy ").level is Level.WARN
+    assert line(report, "ecr:GetRepositoryPolicy ").level is Level.OK
 
 
 # ------------------------------------------------------------------------------------------------------------ and mail
@@ -568,7 +629,7 @@ def test_the_command_speaks_json(plain: Configuration, beating: Process) -> None
     told = json.loads(run("--offline", "--json")[0])
 
     assert told["fail"] == 0
-    assert {"part", "what", "level", "says", "then"} == set(told["lines"][0])
+    assert {"part", "what", "level", "says", "then", "copy"} == set(told["lines"][0])
 
 
 def test_the_command_prints_the_policy_alone(ecr_configuration: Configuration) -> None:
@@ -604,7 +665,7 @@ def test_looking_at_the_page_asks_aws_nothing_and_writes_nothing(
     assert sandbox.calls() == {}
     assert not AuditEntry.objects.exists()
     html = page.content.decode()
-    assert "Settings, database and worker are right" in html
+    assert "The checks of settings, database and worker passed" in html
     assert "ecr:SetRepositoryPolicy" in html
     assert read(html).inline == []
     assert read(html).tokens == len([form for form in read(html).forms if form.get("method") == "post"])
@@ -615,7 +676,7 @@ def test_the_button_asks_aws_and_the_audit_log_knows_who_pressed_it(
 ) -> None:
     html = browser.post(SETUP).content.decode()
 
-    assert "Everything that could be tried is right" in html
+    assert "All checks passed" in html
     assert "ecr:GetRepositoryPolicy" in sandbox.calls()
     entry = AuditEntry.objects.get()
     assert (entry.actor, entry.action, (entry.after or {})["fail"]) == ("mira@example.com", "check.setup", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -12,16 +13,17 @@ from botocore import exceptions as aws
 from deployments.aws.clients import client_of, no_open_transaction, translated
 from deployments.aws.ecr import Ecr
 from deployments.aws.sqs import EventQueue
-from deployments.aws.values import Identity, Message
-from deployments.errors import RegistryError
+from deployments.aws.values import Identity, Listed, Message
+from deployments.errors import RegistryError, registry_error
+from deployments.settings_table import DEFAULT_LIFECYCLE_POLICY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probes:
-    """Calls that show what this identity may do: reads of a repository that does not exist.
+    """Calls that show what this identity may do, about a repository that does not exist: they change nothing.
 
-    AWS answers “there is no such repository” only to an identity with the permission. A write permission cannot be
-    tested without a write. Only `pull_time_exclusions` needs a permission that the program does not need anyway.
+    AWS answers “there is no such repository” only to an identity with the permission. Only `pull_time_exclusions`
+    needs a permission that the program does not need anyway.
     """
 
     ecr: Ecr
@@ -61,6 +63,41 @@ class Probes:
             "ecr:GetRepositoryPolicy": lambda: ecr._policy(name),
             "ecr:ListImages": lambda: list(ecr.image_tags(name)),
             "ecr:ListTagsForResource": lambda: ecr._tags(name),
+        }
+
+    def writes(self, name: str) -> dict[str, Callable[[], object]]:
+        """{permission: a call that raises RegistryError without it}, for writes that cannot create a repository.
+
+        `name` must be a name that nobody uses or can guess. Each call first sees that no such repository exists, so
+        that the write can change nothing. Not among them: ecr:CreateRepository, and the upload of layers, which may
+        create a repository (*Create on push*, Amazon ECR User Guide). Permissions: ecr:DescribeRepositories and those
+        that are the keys.
+        """
+        ecr, registry = self.ecr, self.ecr.registry
+        owner = {"AWS": f"arn:{registry.partition}:iam::{registry.account}:root"}
+        statement = {"Effect": "Allow", "Principal": owner, "Action": ["ecr:BatchGetImage"]}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+        def absent(write: Callable[[], object]) -> Callable[[], None]:
+            def ask() -> None:
+                if isinstance(ecr._describe(name), Listed):
+                    raise registry_error(
+                        "Unexpected", operation="DescribeRepositories", name=name, reason="the repository exists"
+                    )
+                _absent(write)
+
+            return ask
+
+        return {
+            "ecr:PutImageTagMutability": absent(
+                lambda: ecr.put_mutability(name, "IMMUTABLE_WITH_EXCLUSION", ("cache",))
+            ),
+            "ecr:PutLifecyclePolicy": absent(lambda: ecr.put_lifecycle(name, DEFAULT_LIFECYCLE_POLICY)),
+            "ecr:SetRepositoryPolicy": absent(lambda: ecr.set_policy(name, policy)),
+            "ecr:StartLifecyclePolicyPreview": absent(
+                lambda: ecr.start_lifecycle_preview(name, DEFAULT_LIFECYCLE_POLICY)
+            ),
+            "ecr:TagResource": absent(lambda: ecr.put_tags(name, {"registry-admin": "doctor"})),
         }
 
     def pull_time_exclusions(self) -> frozenset[str] | None:

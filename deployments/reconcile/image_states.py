@@ -43,6 +43,7 @@ BROKEN = (ImageStatus.MISSING, ImageStatus.ARCHIVED, ImageStatus.NOT_PULLABLE)
 ACTIVE, ARCHIVED, RESTORING, MISSING = "active", "archived", "restoring", "missing"
 _OF_AWS = {"ACTIVE": ACTIVE, "ARCHIVED": ARCHIVED, "ACTIVATING": RESTORING}
 _NO_DIGEST = "The digest of this image is not known, because the image was never verified. So it is not looked at."
+_ROWS_PER_QUERY = 500
 _WRITES = 3  # how often a result is written if other looks come first
 log = get_logger(__name__)
 
@@ -257,19 +258,22 @@ def follow(rows: Q, *, config: RegistryConfig) -> None:
 def rejudge(rows: Q) -> None:
     """Evaluate the states again after the answers who can pull from these repositories may have changed.
 
-    `rows` is a condition for repositories. No call to AWS; without a change, one query.
+    `rows` is a condition for repositories. No call to AWS; without a change, one query, and one for each 500 images.
     """
     now = clock.now()
-    found = with_current(ImageState.objects.filter(repository__in=Repository.objects.filter(rows), image=ACTIVE))
+    found = ImageState.objects.filter(repository__in=Repository.objects.filter(rows), image=ACTIVE)
+    ids = list(found.values_list("pk", flat=True))
     changed: list[tuple[_Result, ImageState]] = []
-    for row in found.select_related("repository").iterator(chunk_size=500):
-        state, words = judged(row.image, row.words, row.repository)
-        if (state, words) != (row.state, row.words):
-            result = _Result(
-                deployment=row.pk, repository=row.repository_id, is_current=row.is_current, image=row.image,
-                state=state, words=words, looked_at=row.looked_at, now=now,
-            )  # fmt: skip
-            changed.append((result, row))
+    for start in range(0, len(ids), _ROWS_PER_QUERY):
+        some = ImageState.objects.filter(pk__in=ids[start : start + _ROWS_PER_QUERY])
+        for row in with_current(some).select_related("repository"):
+            state, words = judged(row.image, row.words, row.repository)
+            if (state, words) != (row.state, row.words):
+                result = _Result(
+                    deployment=row.pk, repository=row.repository_id, is_current=row.is_current, image=row.image,
+                    state=state, words=words, looked_at=row.looked_at, now=now,
+                )  # fmt: skip
+                changed.append((result, row))
     before = {row.pk: row for _, row in changed}
     for result in _in_order(result for result, _ in changed):
         _change(result, before[result.deployment], Q(looked_at=result.looked_at))

@@ -71,6 +71,8 @@ class Command(BaseCommand):
             self.stdout.write(f"  {style(MARKS[line.level])}  {line.what}: {line.says}")
             if line.then:
                 self.stdout.write(f"        → {line.then}")
+            if line.copy:
+                self.stdout.write(f"          {line.copy}")
         counts = report.summary
         self.stdout.write(
             f"\n{counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failed, {counts['skipped']} not tried."
