@@ -4681,9 +4681,9 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "denied_by_resource_policy",
-            'answer.verdict == "no" and answer.statement is not None',
-            'answer.verdict == "no"',
-            "reconcile/test_why.py::test_a_deny_that_no_statement_of_the_policy_makes_is_in_the_registry_policy",
+            "if answer.denied:",
+            'if answer.verdict == "no":',
+            "reconcile/test_why.py::test_an_allow_that_does_not_apply_is_not_taken_for_the_deny_that_aws_names",
         ),
         (
             "refused",

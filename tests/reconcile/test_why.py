@@ -225,6 +225,14 @@ def test_a_deny_that_no_statement_of_the_policy_makes_is_in_the_registry_policy(
     assert explain(DENIED, installation).layer is Layer.REGISTRY_POLICY
 
 
+def test_an_allow_that_does_not_apply_is_not_taken_for_the_deny_that_aws_names(installation: Configuration) -> None:
+    repository(policy({**statement(CLUSTER), "Condition": {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}}))
+
+    answer = explain(DENIED, installation)
+
+    assert (answer.layer, answer.certain) == (Layer.REGISTRY_POLICY, False)
+
+
 def test_a_403_that_the_repository_policy_does_not_explain_names_what_remains(installation: Configuration) -> None:
     repository()
 
@@ -422,6 +430,19 @@ def test_a_look_at_a_repository_that_exists_again_says_so(live: Any, ecr_configu
 
     assert answer.layer is Layer.UNKNOWN
     assert "has the repository" in answer.says
+
+
+def test_the_policy_of_a_row_is_not_said_to_be_that_of_now_where_aws_has_no_repository(
+    live: Any, ecr_configuration: Configuration
+) -> None:
+    live.delete_repository(repositoryName=NAME, force=True)
+
+    answer = explain(UNNAMED, ecr_configuration, look=True)
+
+    assert answer.layer is Layer.UNKNOWN
+    assert "AWS says that the repository does not exist." in answer.facts
+    assert not any("as seen" in fact for fact in answer.facts)
+    assert "another layer" not in answer.says.lower()
 
 
 @pytest.mark.parametrize(("tag", "layer"), [("there", Layer.UNKNOWN), ("gone", Layer.NO_IMAGE)])

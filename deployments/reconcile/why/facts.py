@@ -78,9 +78,9 @@ class Case:
 
     @property
     def policy_text(self) -> str | None:
-        """The repository policy as of now, or else of the last check; None: it was never seen."""
-        if self.look is not None and not isinstance(self.look.policy, RegistryError) and self.look.exists:
-            return self.look.policy or ""
+        """The repository policy as of now, or else of the last check; None: none was seen, or AWS has no repository."""
+        if self.look is not None and not isinstance(self.look.policy, RegistryError):
+            return (self.look.policy or "") if self.look.exists else None
         row = self.row
         missing = row is not None and row.status == RepositoryStatus.MISSING and not row.policy_text
         if row is None or row.last_checked_at is None or missing:

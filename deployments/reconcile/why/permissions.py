@@ -53,7 +53,7 @@ def denied_by_resource_policy(case: Case) -> Why:
     if text is None or not failure.caller:
         return replace(advice.by_policy(case, says, certain=False), possible=(Layer.REGISTRY_POLICY,))
     answer = case.answer(text, failure.principal or failure.caller)
-    if answer.verdict == "no" and answer.statement is not None:
+    if answer.denied:  # a “no” can also be that of an Allow, which an address keeps from applying
         since, words = refused_since(case)
         return replace(
             advice.by_policy(case, says, certain=True),
