@@ -2,8 +2,8 @@
 
 Such a statement is drift until then, and enforce mode writes it away (D-service-statements). So one that was written
 away is offered too, from the history: it stays when the service adds it again, or when that policy is put back. An
-adoption counts for the exact statement, and ends when the repository is gone. No call to AWS: a sweep of the one
-repository follows.
+adoption counts for the exact statement, and ends when a look finds the repository gone or created again. No call to
+AWS: a sweep of the one repository follows.
 """
 
 from __future__ import annotations

@@ -532,8 +532,28 @@ def remembered(row: Repository) -> Details:
 
 
 def is_remembered(row: Repository, details: Details) -> bool:
-    """Whether the details are those that the row has from an earlier look."""
-    return replace(details, created_at=row.created_at, tags=dict(details.tags)) == remembered(row)
+    """Whether the details are those that the row has from an earlier look, and of the same repository."""
+    same = replace(details, created_at=row.created_at, tags=dict(details.tags)) == remembered(row)
+    return same and still_adopted(row, details.created_at) == row.adopted_statements
+
+
+def still_adopted(row: Repository, created_at: datetime) -> list[AdoptedStatement]:
+    """The adopted statements that count for the repository that AWS created at this time.
+
+    An adoption before that was about a repository of the same name, which was deleted between two looks.
+    """
+    until = created_at - AWS_CLOCK_SKEW
+    return [each for each in row.adopted_statements if datetime.fromisoformat(each.at) >= until]
+
+
+def created_again(row: Repository, created_at: datetime, *, cause: str) -> RepositoryEvent:
+    """The event of adoptions that have ended because the repository is not the one that they were about."""
+    ended = [each for each in row.adopted_statements if each not in still_adopted(row, created_at)]
+    message = (
+        f"The repository was deleted, and created again on {created_at:%d %b %Y, %H:%M} UTC. So these statements of "
+        f"AWS services, adopted before, may not stay any more: {', '.join(each.name for each in ended)}."
+    )
+    return RepositoryEvent(repository_id=row.pk, kind=EventKind.CHANGED, message=message, cause=cause)
 
 
 def detail_differences(row: Repository, config: RegistryConfig, details: Details) -> list[Difference]:
@@ -761,6 +781,11 @@ def _correct(run: _Run, observation: Observation, *, ecr: Ecr, config: RegistryC
     row = run.row
     if not row.is_managed:
         _decide_origin(run, observation, config)
+    if isinstance(observation.details, Details):
+        adopted = still_adopted(row, observation.details.created_at)
+        if adopted != row.adopted_statements:
+            run.events.append(created_again(row, observation.details.created_at, cause=run.cause))
+            run.values["adopted_statements"] = row.adopted_statements = adopted
     differences, errors = compare(row, observation, config, partition=run.partition)
     run.errors += errors
     policy_before = row.policy_text

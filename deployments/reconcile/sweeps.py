@@ -287,13 +287,15 @@ def _by_name(rows: QuerySet[Repository], names: Iterable[str]) -> dict[str, Repo
 
 
 def _note_changes(known: dict[str, Repository], listed: dict[str, Listed]) -> None:
-    """Write mutability, encryption and existence from the list to the rows that differ from it.
+    """Write mutability, encryption and existence from the list to the rows that differ from it, and end adoptions of
+    statements that were about an earlier repository.
 
     Each write is a compare-and-set on the epoch that was read, because the result of a deploy may be newer than the
     list.
     """
     for name, row in known.items():
         entry = listed[name]
+        adopted = repositories.still_adopted(row, entry.created_at)
         seen: dict[str, Any] = {
             "mutability": Mutability(mode=entry.mutability, exclusions=entry.exclusions),
             "encryption": Encryption(type=entry.encryption, kms_key=entry.kms_key),
@@ -301,9 +303,17 @@ def _note_changes(known: dict[str, Repository], listed: dict[str, Listed]) -> No
         if row.status == RepositoryStatus.MISSING:  # it exists again, and somebody else created it
             seen |= {"status": RepositoryStatus.PENDING, "origin": "adopted", "details_checked_at": None}
             seen["management"] = Management.ADOPTED
-        elif not row.is_managed or (row.mutability, row.encryption) == (seen["mutability"], seen["encryption"]):
+        elif not row.is_managed or (row.mutability, row.encryption, row.adopted_statements) == (
+            seen["mutability"],
+            seen["encryption"],
+            adopted,
+        ):
             continue
-        changed = Repository.objects.filter(free(), pk=row.pk, lease_epoch=row.lease_epoch).update(**seen)
+        seen["adopted_statements"] = adopted
+        with transaction.atomic():
+            changed = Repository.objects.filter(free(), pk=row.pk, lease_epoch=row.lease_epoch).update(**seen)
+            if changed and adopted != row.adopted_statements:
+                repositories.created_again(row, entry.created_at, cause="listed again").save()
         if changed and "status" in seen:
             before, row.status = row.status, seen["status"]
             repositories.log_status(row, before=before, cause="listed again")

@@ -15,7 +15,16 @@ from django.utils import timezone
 
 from deployments.config import Configuration
 from deployments.errors import Refusal
-from deployments.models import AuditEntry, EventKind, Project, Repository, RepositoryEvent, RepositoryStatus, Sweep
+from deployments.models import (
+    AuditEntry,
+    EventKind,
+    Project,
+    Repository,
+    RepositoryEvent,
+    RepositoryStatus,
+    Sweep,
+    SweepTrigger,
+)
 from deployments.policy import MAX_CHARACTERS
 from deployments.reconcile import adopted_statements, change_events, put_back, repositories, targets, what_if
 from sandbox.control import Sandbox
@@ -434,6 +443,28 @@ def test_an_adoption_does_not_outlast_the_repository(
     found = ensure(row.project, configuration, freshness=timedelta(0))  # type: ignore[arg-type]
 
     assert (sids(sandbox), found.adopted_statements) == ([""], [])
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_an_adoption_does_not_outlast_a_repository_that_was_deleted_and_created_again_between_two_looks(
+    row: Repository, configuration: Configuration, sandbox: Sandbox, by_name: bool
+) -> None:
+    add(sandbox, ADDED)
+    Repository.objects.update(policy_text=json.dumps(live(sandbox)))
+    work_off(configuration, adopt(configuration, offered(configuration)[0]))
+    [adopted] = Repository.objects.get().adopted_statements
+    an_hour_ago = replace(adopted, at=(timezone.now() - timedelta(hours=1)).isoformat())
+    Repository.objects.update(adopted_statements=[an_hour_ago])
+    text = json.dumps(live(sandbox))
+    delete_repository(sandbox, row.name)
+    sandbox.client("ecr").create_repository(repositoryName=row.name)
+    sandbox.client("ecr").set_repository_policy(repositoryName=row.name, policyText=text)
+
+    sweep_all(configuration, trigger=SweepTrigger.PERSON, names=[row.name] if by_name else [])
+
+    row.refresh_from_db()
+    assert (sids(sandbox), row.adopted_statements) == ([""], [])
+    assert row.events.filter(message__contains=f"may not stay any more: {ADDED['Sid']}.").count() == 1
 
 
 def test_the_console_asks_for_a_reason_lets_a_statement_stay_and_no_longer(
