@@ -218,7 +218,7 @@ def service_statements(
             name=each.name,
             text=text,
             statement=None,
-            words="It does not stand in the live policy. If the service adds it again, it stays.",
+            words=adopted_statements.words_of_unseen(row, target, each),
             adopted=each,
             leads=leads("Let it stay no longer…", text),
         )

@@ -63,6 +63,22 @@ def offers(row: Repository, target: Target, events: Iterable[RepositoryEvent]) -
     return list(found.values())
 
 
+def words_of_unseen(row: Repository, target: Target, adopted: AdoptedStatement) -> str:
+    """Why an adopted statement is not one of the kept statements of the last observed policy, in sentences."""
+    default, partition = target.config.default_repository_policy or "{}", target.registry.partition
+    alone = json.dumps({"Version": "2012-10-17", "Statement": [json.loads(adopted.statement)]})
+    trust = repositories.trust(row, target.config)
+    found = policy.service_statements(alone, default=default, partition=partition, trust=trust)
+    if adopted.statement not in {each.text for each in found if each.kept}:
+        return (
+            "The adoption has no effect now: the statement names an account that is no consumer account any more, or "
+            "the default policy has its Sid or allows the same."
+        )
+    if row.incomparable_since is not None:
+        return "The live policy cannot be compared, so it is not known whether the statement stands in it."
+    return "It does not stand in the live policy. If the service adds it again, it stays."
+
+
 def adopt(
     *, row: Repository, key: str, shown: str, reason: str, configuration: Configuration, by: str, trail: Trail
 ) -> Sweep:

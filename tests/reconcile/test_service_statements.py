@@ -467,6 +467,31 @@ def test_an_adoption_does_not_outlast_a_repository_that_was_deleted_and_created_
     assert row.events.filter(message__contains=f"may not stay any more: {ADDED['Sid']}.").count() == 1
 
 
+def test_the_page_does_not_say_that_an_adopted_statement_is_not_there_or_stays_where_neither_is_known(
+    row: Repository, configuration: Configuration, configure: Callable[..., Configuration], sandbox: Sandbox,
+    admin_client: Client,
+) -> None:  # fmt: skip
+    def text() -> str:
+        page = admin_client.get(f"/admin/deployments/repository/{row.pk}/change/", follow=True).content.decode()
+        return " ".join(page.split())
+
+    for_cluster = {**CROSS, "Action": ADDED["Action"]}
+    add(sandbox, for_cluster)
+    Repository.objects.update(policy_text=json.dumps(live(sandbox)))
+    work_off(configuration, adopt(configuration, offered(configuration)[0]))
+    absent, no_effect = "It does not stand in the live policy.", "The adoption has no effect now"
+    assert absent not in text()
+
+    novel = json.dumps({"Version": "2012-10-17", "Statement": [for_cluster, {"Effect": "Allow", "Novelty": 1}]})
+    Repository.objects.update(policy_text=novel, incomparable_since=timezone.now())
+    assert "it is not known whether the statement stands in it" in text()
+    assert absent not in text()
+
+    configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY)
+    assert no_effect in text()
+    assert absent not in text()
+
+
 def test_the_console_asks_for_a_reason_lets_a_statement_stay_and_no_longer(
     row: Repository, configuration: Configuration, sandbox: Sandbox, admin_client: Client, admin_user: User
 ) -> None:
