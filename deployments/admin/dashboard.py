@@ -10,11 +10,14 @@ from typing import Any
 from django.conf import settings
 from django.contrib.admin import AdminSite
 from django.db.models import Case, Count, IntegerField, Q, Value, When
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Left
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
 
 from deployments import worker
+from deployments.admin import commits
 from deployments.admin.chart import per_day
 from deployments.admin.display import TONES, ago
 from deployments.admin.image_states import broken_current_images
@@ -248,6 +251,7 @@ class Cell:
     """The current promotion of an environment; `replaced`: the newer deployment before a roll-back."""
 
     promotion: Promotion
+    headline: str  # the subject of its commit; its version without a commit message
     replaced: Deployment | None
 
 
@@ -260,6 +264,11 @@ class Row:
     branches: int
 
 
+def commit_message() -> Left:
+    """The beginning of the commit message of a promotion's deployment."""
+    return Left(KeyTextTransform("commitMessage", "deployment__git"), commits.MAX_SUBJECT_CHARACTERS + 1)
+
+
 def _grid() -> dict[str, Any]:
     """Projects as rows, root environments as columns; a column such as dev only if a project has a promotion there."""
     projects = list(
@@ -269,7 +278,9 @@ def _grid() -> dict[str, Any]:
     )
     current = {
         (promotion.environment.project_id, promotion.environment.slug): Cell(
-            promotion=promotion, replaced=rolled_back(promotion)
+            promotion=promotion,
+            headline=commits.first_line(promotion.message) or str(promotion.deployment.version),
+            replaced=rolled_back(promotion),
         )
         for promotion in Promotion.objects.filter(
             label="current",
@@ -278,6 +289,7 @@ def _grid() -> dict[str, Any]:
             ),
         )
         .select_related("environment", "deployment", "rolled_back_from")
+        .annotate(message=commit_message())  # the CLI may send much more in `git`
         .defer(
             "deployment__error",
             "deployment__git",

@@ -13,10 +13,9 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.fields.json import KT
 from django.http import HttpRequest
 from django.utils.html import format_html
-from django.utils.safestring import SafeString
 
-from deployments.admin import why
-from deployments.admin.display import ago, badge, tags, took, two_lines
+from deployments.admin import commits, why
+from deployments.admin.display import ago, badge, commit_cell, headline, tags, took, two_lines
 from deployments.admin.exports import Exports
 from deployments.admin.pages import Alarm, Nouns, audit_of, menu
 from deployments.admin.promotions import Promotions, offers
@@ -113,7 +112,7 @@ class DeploymentAdmin(Promotions, Exports):
         between("Created", "created_at"),
     )
     search_fields = ("short_code",)  # only switches the search on; deployments.admin.search does it
-    search_help_text = "Version, short code, digest, commit or message"
+    search_help_text = "Version, digest, commit, message, project, person or error"
     sortable_by = ("version_cell", "created")
     columns: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         "version": lambda row: str(row.version),
@@ -147,9 +146,10 @@ class DeploymentAdmin(Promotions, Exports):
     ) -> tuple[QuerySet[Deployment], bool]:
         return find(queryset, search_term) if search_term.strip() else queryset, False
 
-    @admin.display(description="Version", ordering="version_day")
+    @admin.display(description="Deployment", ordering="version_day")
     def version_cell(self, row: Deployment) -> str:
-        return format_html('<b>{}</b> {}<code class="under">{}</code>', row.version, tags(row), row.short_code)
+        version = format_html("{} · <code>{}</code>", row.version, row.short_code)
+        return two_lines(format_html('<b class="line">{}</b> {}', headline(row), tags(row)), version)
 
     @admin.display(description="Status")
     def status_cell(self, row: Deployment) -> str:
@@ -162,7 +162,7 @@ class DeploymentAdmin(Promotions, Exports):
 
     @admin.display(description="Commit")
     def commit(self, row: Deployment) -> str:
-        return commit_cell(row.git) if row.git else "–"
+        return commit_cell(row) if row.git else "–"
 
     @admin.display(description="By")
     def by(self, row: Deployment) -> str:
@@ -178,6 +178,7 @@ class DeploymentAdmin(Promotions, Exports):
             "steps": list(steps(row)),
             "bar": list(bar(row)),
             "commit_sha": str(row.git.get("commitSha") or ""),
+            "commit_links": commits.links(row.git, triggered_via=row.triggered_via),
             "worker": getattr(row, "worker", None),
             "last_good": good if row.status in _WENT_WRONG else None,
             "alarm": _credentials_alarm(row),
@@ -194,18 +195,6 @@ def _credentials_alarm(row: Deployment) -> Alarm | None:
     if row.credentials_kind:
         title = "The registry credentials are valid for more than this repository"
     return Alarm(title=title, words=row.credentials_error, tone="warn")
-
-
-def commit_cell(git: dict[str, Any]) -> SafeString:
-    """A cell with the commit message above branch and commit. The CLI sent the values, so all are escaped."""
-    dirty = SafeString(' <span class="tag">dirty</span>') if git.get("dirty") is True else ""
-    return format_html(
-        '<span class="line">{}</span>{}<code class="under">{} · {}</code>',
-        str(git.get("commitMessage") or "–").partition("\n")[0],
-        dirty,
-        git.get("commitRef") or "–",
-        str(git.get("commitSha") or "–")[:7],
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

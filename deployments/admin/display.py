@@ -19,6 +19,7 @@ from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
 from deployments.access import audit
+from deployments.admin import commits
 from deployments.models import (
     AccessKey,
     AuditEntry,
@@ -106,6 +107,12 @@ def tags(row: Any) -> SafeString:
     if row.is_current:
         return SafeString('<span class="tag current">current</span>')
     return SafeString('<span class="tag back">rolled back</span>') if row.is_rolled_back else SafeString("")
+
+
+@register.filter
+def headline(row: Deployment) -> str:
+    """The title of a deployment in a list: the subject of its commit; its version if the CLI sent no message."""
+    return commits.subject(row.git) or str(row.version)
 
 
 @register.filter
@@ -245,6 +252,21 @@ def web_address(text: Any) -> str:
         return str(text) if urlsplit(str(text)).scheme == "https" else ""
     except ValueError:
         return ""
+
+
+@register.filter
+def link(address: str, words: object) -> SafeString:
+    """A link to another site; only the words if there is no address. The address comes from `commits`."""
+    return format_html('<a href="{}" rel="noreferrer">{}</a>' if address else "{1}", address, words)
+
+
+@register.filter("commit")
+def commit_cell(row: Deployment) -> SafeString:
+    """A cell with the commit, as a link where the remote is known, and the branch. The CLI sent the values."""
+    dirty = SafeString(' <span class="tag">dirty</span>') if row.git.get("dirty") is True else ""
+    sha = format_html("<code>{}</code>", str(row.git.get("commitSha") or "–")[:7])
+    commit = link(commits.links(row.git).commit, sha)
+    return format_html('{}{}<span class="under">{}</span>', commit, dirty, row.git.get("commitRef") or "–")
 
 
 def two_lines(first: object, second: object) -> SafeString:

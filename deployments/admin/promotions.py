@@ -12,6 +12,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
 
 from deployments.access.audit import Trail
+from deployments.admin import commits
+from deployments.admin.display import headline
 from deployments.admin.pages import Button, ReadOnly, may, require, who
 from deployments.deploys import lifecycle, promotions
 from deployments.models import Deployment, DeploymentStatus, Promotion
@@ -58,6 +60,8 @@ class Promotions(ReadOnly):
                 "word": word,
                 "change": change,
                 "sides": _sides(change),
+                "commit_links": commits.links(deployment.git, triggered_via=deployment.triggered_via),
+                "compare": compare(change),
                 "obstacle": obstacle(change),
             },
         )
@@ -88,7 +92,7 @@ def offers(request: HttpRequest, deployment: Deployment, previous: Deployment | 
     """The template context of a deployment's page about its promotion: buttons, and whether it is or was current."""
     promotion = (
         Promotion.objects.select_related("deployment", "rolled_back_from")
-        .defer("deployment__error", "deployment__git", "rolled_back_from__error", "rolled_back_from__git")
+        .defer("deployment__error", "rolled_back_from__error", "rolled_back_from__git")
         .filter(environment=deployment.environment_id, label="current")
         .first()
     )
@@ -98,6 +102,7 @@ def offers(request: HttpRequest, deployment: Deployment, previous: Deployment | 
     return {
         "promotion": promotion,
         "replaced": replaced if is_current else None,
+        "compare": compare(change),
         "buttons": list(_buttons(request, change, previous if is_current else None)),
     }
 
@@ -116,6 +121,14 @@ def _buttons(request: HttpRequest, change: promotions.PromotionChange, previous:
             yield Button(word=word, address=_action("promote", previous), style="historylink")
     if not deployment.is_final and may(request, "cancel_deployment"):
         yield Button(word="Cancel", address=_action("cancel", deployment), style="button danger")
+
+
+def compare(change: promotions.PromotionChange) -> str:
+    """The address of what changed between the current version and this one, the older first; empty: not known."""
+    if change.current is None:
+        return ""
+    now, then = change.current.deployment.git, change.deployment.git
+    return commits.compare(then, now) if change.rolls_back else commits.compare(now, then)
 
 
 def obstacle(change: promotions.PromotionChange) -> str:
@@ -150,11 +163,13 @@ def _sides(change: promotions.PromotionChange) -> list[Side]:
         return Side(what=what, now=value(now) or "–" if now else "–", then=value(then) or "–", is_code=is_code)
 
     return [
+        line("Commit", headline, is_code=False),
         line("Version", lambda row: row.version),
+        line("Revision", lambda row: str(row.git.get("commitSha") or "")[:12]),
+        line("Branch", lambda row: row.git.get("commitRef"), is_code=False),
+        line("Author", lambda row: row.git.get("commitAuthorName"), is_code=False),
         line("Image digest", lambda row: row.image_digest),
         line("Image ref", lambda row: row.image_ref),
-        line("Commit", lambda row: str(row.git.get("commitMessage") or "").partition("\n")[0], is_code=False),
-        line("Revision", lambda row: str(row.git.get("commitSha") or "")[:12]),
     ]
 
 

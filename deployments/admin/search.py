@@ -1,8 +1,8 @@
 """The search of the deployments' list.
 
 A version, a digest, a short code and an id are recognised by their form and found by an index, in deployments of any
-age. Words (of a commit, its message, a branch) need a scan, so they are searched only in the newest rows that match the
-filters. A filter by time makes older rows searchable.
+age. Words (of a commit, its message, a branch, a project's name, a person, an error) need a scan, so they are searched
+only in the newest rows that match the filters. A filter by time makes older rows searchable.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def find(rows: QuerySet[Deployment], text: str) -> QuerySet[Deployment]:
     for word in term.split()[:5] or [""]:
         said = Q(git__commitMessage__icontains=word) | Q(git__commitRef__icontains=word)
         said |= Q(git__commitSha__startswith=word.lower()) | Q(short_code__startswith=word.lower())
-        said |= Q(external_id__startswith=word)
+        said |= Q(external_id__startswith=word) | Q(triggered_by__icontains=word) | Q(project__name__icontains=word)
+        said |= Q(git__commitAuthorName__icontains=word) | Q(canceled_reason__icontains=word)
+        said |= Q(error__name__icontains=word) | Q(error__message__icontains=word)
         newest = Deployment.objects.filter(said, pk__in=newest).order_by("-created_at").values("pk")
     return rows.filter(pk__in=found | set(_keys(newest)))
 

@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from deployments.admin import chart
-from deployments.models import Deployment, RegistryPolicyReading, Repository
+from deployments.models import Deployment, Project, Promotion, RegistryPolicyReading, Repository
 from deployments.row_values import ConsumerPull, Difference, Part, PreviewResult, ProvedPull, Receipt
 from tests.admin.installation import CLUSTER, DESIRED, HOST, SECOND, STAGING, Installation, policy
 
@@ -146,6 +146,69 @@ def test_a_word_is_looked_for_in_messages_branches_and_revisions(installation: I
         listed = operator.get(DEPLOYMENTS, {"q": term}).context["cl"].result_list
         assert [each.pk for each in listed] == [row.pk], term
     assert operator.get(DEPLOYMENTS, {"q": "sixpence barley"}).context["cl"].result_count == 0
+
+
+def test_a_word_is_looked_for_in_projects_people_and_errors(installation: Installation, operator: Client) -> None:
+    row = Deployment.objects.filter(status="FAILED")[0]
+    row.git = {"commitMessage": "Plain", "commitAuthorName": "Wilhelmina"}
+    row.triggered_by, row.error = (
+        "zoe@example.com",
+        {"name": "BuildFailed", "message": "Out of cheese: redo from start"},
+    )
+    row.save()
+    Project.objects.filter(pk=row.project_id).update(name="Usage metering")
+    theirs = Deployment.objects.filter(project=row.project_id)
+
+    for term in ("ZOE@", "wilhelm", "cheese", "buildfailed cheese", "usage zoe plain"):
+        listed = operator.get(DEPLOYMENTS, {"q": term}).context["cl"].result_list
+        assert [each.pk for each in listed] == [row.pk], term
+    found = operator.get(DEPLOYMENTS, {"q": "usage metering"}).context["cl"]
+    assert {each.pk for each in found.result_list} == set(theirs.values_list("pk", flat=True))
+    assert operator.get(DEPLOYMENTS, {"q": "cheese jonas@"}).context["cl"].result_count == 0
+
+
+def test_the_subject_of_the_commit_is_the_headline_of_a_deployment(
+    installation: Installation, operator: Client
+) -> None:
+    promotion = Promotion.objects.filter(label="current", environment__parent=None)[0]
+    row = promotion.deployment
+    row.git = {**row.git, "commitMessage": "Sing a Song\n\nOf sixpence.", "commitSha": "abcdef1234" * 4}
+    row.created_at = timezone.now()
+    row.save()
+    pages = [
+        "/admin/", f"{DEPLOYMENTS}?q={row.pk}", f"{DEPLOYMENTS}{row.pk}/promote/",
+        f"/admin/deployments/project/{row.project_id}/change/",
+        f"/admin/deployments/environment/{row.environment_id}/change/",
+    ]  # fmt: skip
+
+    for address in pages:
+        page = operator.get(address).content.decode()
+        assert "Sing a Song" in page, address
+        assert str(row.version) in page, address
+        assert "Of sixpence" not in page, address
+    row.git = {}
+    row.save()
+    for address in pages:
+        assert str(row.version) in operator.get(address).content.decode(), address
+
+
+def test_a_commit_is_linked_and_compared_with_the_current_one(installation: Installation, operator: Client) -> None:
+    current = Promotion.objects.filter(label="current", environment__parent=None)[0].deployment
+    older = Deployment.objects.filter(environment=current.environment, status="DEPLOYED").exclude(pk=current.pk)[0]
+    old, new = "a" * 40, "b" * 40
+    remote = "https://github.com/example/jobs"
+    Deployment.objects.filter(pk=current.pk).update(git={"commitSha": new, "remoteUrl": f"{remote}.git"})
+    git = {"commitSha": old, "remoteUrl": f"{remote}.git", "pullRequestNumber": 12}
+    Deployment.objects.filter(pk=older.pk).update(git=git, triggered_via="cli:github_actions")
+
+    for address in (f"{DEPLOYMENTS}{older.pk}/change/", f"{DEPLOYMENTS}{older.pk}/promote/"):
+        page = operator.get(address).content.decode()
+        assert f'href="{remote}/commit/{old}"' in page, address
+        assert f'href="{remote}/compare/{old}...{new}"' in page, address  # the older first, also for a roll-back
+    page = operator.get(f"{DEPLOYMENTS}{older.pk}/change/").content.decode()
+    assert f'href="{remote}/pull/12"' in page
+    assert f'href="{remote}/commit/{old}/checks"' in page
+    assert f'href="{remote}/commit/{new}"' in operator.get(DEPLOYMENTS).content.decode()
 
 
 def test_the_chart_stacks_a_day_and_says_it_in_words() -> None:
