@@ -112,7 +112,7 @@ class DeploymentAdmin(Promotions, Exports):
         between("Created", "created_at"),
     )
     search_fields = ("short_code",)  # only switches the search on; deployments.admin.search does it
-    search_help_text = "Version, digest, commit, message, project, person or error"
+    search_help_text = "Version, commit, project, person or error"
     sortable_by = ("version_cell", "created")
     columns: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         "version": lambda row: str(row.version),
