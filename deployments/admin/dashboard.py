@@ -251,7 +251,6 @@ class Cell:
     """The current promotion of an environment; `replaced`: the newer deployment before a roll-back."""
 
     promotion: Promotion
-    headline: str  # the subject of its commit; its version without a commit message
     replaced: Deployment | None
 
 
@@ -278,9 +277,7 @@ def _grid() -> dict[str, Any]:
     )
     current = {
         (promotion.environment.project_id, promotion.environment.slug): Cell(
-            promotion=promotion,
-            headline=commits.first_line(promotion.message) or str(promotion.deployment.version),
-            replaced=rolled_back(promotion),
+            promotion=promotion, replaced=rolled_back(promotion)
         )
         for promotion in Promotion.objects.filter(
             label="current",

@@ -116,6 +116,12 @@ def headline(row: Deployment) -> str:
 
 
 @register.filter
+def live_headline(promotion: Any) -> str:
+    """The `headline` of a promotion's deployment, from the annotation `message` (`dashboard.commit_message`)."""
+    return commits.first_line(promotion.message) or str(promotion.deployment.version)
+
+
+@register.filter
 def problem(entry: AuditEntry) -> str:
     """Why the action of an audit entry was not done; empty if it was done."""
     return "" if entry.outcome == audit.DONE else entry.outcome

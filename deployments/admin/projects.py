@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
+from django.db import IntegrityError
 from django.db.models import Case, Prefetch, Q, QuerySet, Value, When
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from deployments import images
+from deployments.access.audit import Trail
+from deployments.admin.dashboard import commit_message
 from deployments.admin.deployments import latest
-from deployments.admin.display import ago, code, mark, two_lines
+from deployments.admin.display import ago, code, live_headline, mark, two_lines
 from deployments.admin.image_states import kept_images
-from deployments.admin.pages import Audited, Console, Nouns, audit_of, menu
+from deployments.admin.pages import Button, Nouns, ReadOnly, audit_of, may, menu, require
+from deployments.admin.project_page import project_page
 from deployments.admin.variables import VariablePages
-from deployments.deploys.projects import ensure_environments
+from deployments.deploys.projects import create_project
 from deployments.models import AccessKey, Deployment, Environment, EnvironmentType, Project, Promotion
 
 
 def with_current() -> Prefetch[Any]:
     """Adds `row.current`, the current promotion of an environment (a list of one or none). One query for all rows."""
-    promotions = Promotion.objects.filter(label="current").select_related("deployment")
-    return Prefetch("promotions", promotions.defer("deployment__error", "deployment__git"), to_attr="current")
+    promotions = Promotion.objects.filter(label="current").annotate(message=commit_message())
+    return Prefetch(
+        "promotions",
+        promotions.select_related("deployment").defer("deployment__error", "deployment__git"),
+        to_attr="current",
+    )
 
 
 class WithRoots(Nouns):
@@ -36,7 +46,13 @@ class WithRoots(Nouns):
         return super().get_queryset(*args, **kwargs).prefetch_related(Prefetch("environments", roots, to_attr="roots"))
 
 
-class NewProjectForm(forms.ModelForm):  # type: ignore[type-arg]
+class NameForm(forms.Form):
+    """The name of a project."""
+
+    name = forms.CharField(max_length=200)
+
+
+class NewProjectForm(NameForm):
     """A project's name, and its ref if trigger.config has one already."""
 
     ref = forms.CharField(
@@ -45,10 +61,6 @@ class NewProjectForm(forms.ModelForm):  # type: ignore[type-arg]
         help_text="The project's ref, if trigger.config has one already. Leave empty to make one.",
     )
 
-    class Meta:
-        model = Project
-        fields = ("name",)
-
     def clean_ref(self) -> str:
         ref = str(self.cleaned_data["ref"]).strip()
         if ref and not images.is_project_ref(ref):
@@ -56,30 +68,21 @@ class NewProjectForm(forms.ModelForm):  # type: ignore[type-arg]
                 "A ref is proj_ followed by lower case letters and digits, for example proj_billing."
             )
         if ref and Project.objects.filter(ref=ref).exists():
-            raise forms.ValidationError("There is a project with this ref.")
+            raise forms.ValidationError(REF_TAKEN)
         return ref
 
 
-def with_roots(project: Any) -> QuerySet[Environment]:
-    """A project's root environments, each with its current deployment."""
-    return (
-        Environment.objects.filter(project__pk=project, parent__isnull=True)
-        .order_by("pk")
-        .prefetch_related(with_current())
-    )
+REF_TAKEN = "There is a project with this ref."
 
 
 @admin.register(Project)
-class ProjectAdmin(Audited, Console):
-    noun = "project"
-    change_form_template = "registry_admin/project.html"
+class ProjectAdmin(ReadOnly):
+    page_template = "registry_admin/project.html"
     nothing_yet = "No projects yet. Add one here, or: python manage.py bootstrap --email you@example.com --project NAME"
     list_display = ("name_cell", "production", "staging", "preview", "created")
     search_fields = ("name", "^ref")
     search_help_text = "Name or ref"
     sortable_by = ("name_cell", "created")
-    fields = ("name", "ref", "created_at")
-    readonly_fields = ("ref", "created_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
         return Project.objects.all()
@@ -87,41 +90,58 @@ class ProjectAdmin(Audited, Console):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return WithRoots
 
-    # Deleting a project would delete its whole history, so the console does not offer it.
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+    def get_urls(self) -> list[Any]:
+        wrap = self.admin_site.admin_view
+        return [path("<int:pk>/name/", wrap(self.name_view), name="deployments_project_name"), *super().get_urls()]
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return self.readonly_fields if obj else ()
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request, "add_project")
 
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return self.fields if obj else ("name", "ref")
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_view_permission(request, obj) or may(request, "change_project")
 
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        if not change:
-            # The model's ref cannot be edited, so the form has its own field `ref`, for new projects only.
-            kwargs |= {"form": NewProjectForm, "fields": ("name",)}
-        return super().get_form(request, obj, change=change, **kwargs)
-
-    def save_model(self, request: HttpRequest, obj: Project, form: Any, change: bool) -> None:
-        if not change and form.cleaned_data["ref"]:
-            obj.ref = form.cleaned_data["ref"]
-        super().save_model(request, obj, form, change)
-        ensure_environments(obj)  # like `create_project`; Django's view has opened the transaction
-
-    def described(self, row: Project) -> dict[str, Any]:
-        return {"name": row.name, "ref": row.ref}
-
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        context = {
-            "environments": lambda: with_roots(
-                object_id
-            ),  # a function, so that only a page that is shown makes the query
-            "latest": lambda: latest(Deployment.objects.filter(project__pk=object_id)),
-        }
-        return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
+        """GET asks for a name, POST makes the project with its environments."""
+        require(request, "add_project")
+        form = NewProjectForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            try:
+                with Trail.of(request).change("add.project") as line:
+                    project = create_project(name=form.cleaned_data["name"], ref=form.cleaned_data["ref"] or None)
+                    line.target, line.after = project, described(project)
+            except IntegrityError:  # another request has made a project with this ref meanwhile
+                form.add_error("ref", REF_TAKEN)
+            else:
+                self.message_user(request, f"The project {project} is made.", messages.SUCCESS)
+                return HttpResponseRedirect(page_of(project))
+        back = reverse("admin:deployments_project_changelist")
+        return self._form(request, None, form=form, title="New project", word="Make the project", back=back)
+
+    def name_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """GET asks for another name, POST changes the name. The ref never changes."""
+        require(request, "change_project")
+        project: Project = self.one(request, pk)
+        form = NameForm(request.POST or None, initial={"name": project.name})
+        if request.method == "POST" and form.is_valid():
+            name = form.cleaned_data["name"]
+            with Trail.of(request).change("change.project", project) as line:
+                row = Project.objects.select_for_update().get(pk=project.pk)
+                before, row.name = described(row), name
+                row.save(update_fields=["name"])
+                line.target, line.before, line.after = row, before, {**described(row), "changed": ["name"]}
+                if before["name"] == name:
+                    line.nothing_changed()
+            self.message_user(request, f"The project is called {name}.", messages.SUCCESS)
+            return HttpResponseRedirect(page_of(project))
+        return self._form(request, project, form=form, title=f"Rename {project}", word="Rename", back=page_of(project))
+
+    def _form(self, request: HttpRequest, project: Project | None, **context: Any) -> HttpResponse:
+        return self.render_page(request, "registry_admin/project_form.html", project, context)
+
+    def page(self, request: HttpRequest, row: Project) -> dict[str, Any]:
+        return {**project_page(self.admin_site, request, row), "buttons": list(_buttons(request, row))}
 
     @admin.display(description="Project", ordering="name")
     def name_cell(self, row: Project) -> str:
@@ -147,9 +167,27 @@ class ProjectAdmin(Audited, Console):
         return next((current_cell(environment) for environment in row.roots if environment.slug == slug), "–")
 
 
+def _buttons(request: HttpRequest, project: Project) -> Iterator[Button]:
+    if may(request, "change_project"):
+        address = reverse("admin:deployments_project_name", args=[project.pk])
+        yield Button(word="Rename…", address=address, style="historylink")
+
+
+def described(project: Project) -> dict[str, Any]:
+    """The values of a project that the audit log keeps."""
+    return {"name": project.name, "ref": project.ref}
+
+
+def page_of(project: Project) -> str:
+    """The address of a project's page."""
+    return reverse("admin:deployments_project_change", args=[project.pk])
+
+
 def current_cell(environment: Any) -> str:
-    """The cell with the current deployment of an environment (from `with_current`) and since when."""
-    return next((two_lines(each.deployment.version, ago(each.promoted_at)) for each in environment.current), "–")
+    """The cell with the current deployment of an environment (from `with_current`): headline, version, since when."""
+    for each in environment.current:
+        return two_lines(live_headline(each), format_html("{} · {}", each.deployment.version, ago(each.promoted_at)))
+    return "–"
 
 
 @admin.register(Environment)

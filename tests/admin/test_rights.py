@@ -42,7 +42,7 @@ def test_a_project_keeps_its_ref_and_its_history(installation: Installation, ope
     project = installation.projects[0]
     one = reverse("admin:deployments_project_change", args=[project.pk])
 
-    operator.post(one, {"name": "Renamed", "ref": "proj_stolen"})
+    operator.post(one.replace("/change/", "/name/"), {"name": "Renamed", "ref": "proj_stolen"})
 
     after = Project.objects.get(pk=project.pk)
     assert (after.name, after.ref) == ("Renamed", project.ref)

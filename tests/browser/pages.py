@@ -204,6 +204,7 @@ def addresses() -> dict[str, str]:
         "sweep-start": "/admin/deployments/sweep/start/",
         "projects": "/admin/deployments/project/",
         "project": f"/admin/deployments/project/{good.project_id}/change/",
+        "project-name": f"/admin/deployments/project/{good.project_id}/name/",
         "project-new": "/admin/deployments/project/add/",
         "environments": "/admin/deployments/environment/",
         "environment": f"/admin/deployments/environment/{varied.pk}/change/",

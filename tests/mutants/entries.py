@@ -25,6 +25,8 @@ _SERVICES = "policy/test_service_statements.py::"
 _KEEPING = "reconcile/test_service_statements.py::"
 _SSO = "access/test_single_sign_on.py::"
 
+_MAY_NOT_NAME = "admin/test_project_page.py::test_who_may_not_make_or_rename_a_project_does_neither"
+
 MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/access/openid.py",
@@ -1070,6 +1072,48 @@ MUTANTS: tuple[Mutant, ...] = (
             "keys.DEPLOY if key.kind == KeyKind.DEPLOY else keys.READ",
             "keys.READ",
             "api/test_token_worth.py::test_a_deploy_key_stops_when_its_user_loses_the_right",
+        ),
+    ),
+    *_in(
+        "deployments/admin/projects.py",
+        ("ProjectAdmin.add_view", 'require(request, "add_project")', "pass", _MAY_NOT_NAME),
+        ("ProjectAdmin.name_view", 'require(request, "change_project")', "pass", _MAY_NOT_NAME),
+        (
+            "ProjectAdmin.name_view",
+            'if before["name"] == name:',
+            "if True:",
+            "admin/test_project_page.py::test_the_name_is_changed_on_its_own_page_and_the_audit_log_has_both_names",
+        ),
+    ),
+    *_in(
+        "deployments/admin/project_page.py",
+        (
+            "_rollback_targets",
+            ", worker__isnull=False",
+            "",
+            "admin/test_project_page.py::"
+            "test_the_newest_older_deployed_and_indexed_versions_are_what_one_can_roll_back_to",
+        ),
+        (
+            "project_page",
+            "if site.get_model_admin(Repository).has_view_permission(request):",
+            "if True:",
+            "admin/test_project_page.py::test_the_page_shows_only_what_its_reader_may_see",
+        ),
+    ),
+    *_in(
+        "deployments/admin/commits.py",
+        (
+            "_remote",
+            'if parts.scheme == "https" and kind and sound',
+            "if kind and sound",
+            "admin/test_commits.py::test_no_other_remote_gets_a_link[http://github.com/acme/jobs]",
+        ),
+        (
+            "_remote",
+            "_PATH.fullmatch(path)",
+            "path",
+            "admin/test_commits.py::test_no_other_remote_gets_a_link[https://github.com/acme/../jobs]",
         ),
     ),
     *_in(
