@@ -898,6 +898,30 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/aws/probes.py",
+        (
+            "Probes.writes",
+            "if isinstance(ecr._describe(name), Listed):",
+            "if False:",
+            "test_doctor.py::test_no_write_is_tried_on_a_repository_that_exists_or_while_writes_are_paused",
+        ),
+    ),
+    *_in(
+        "deployments/doctor.py",
+        (
+            "_questions",
+            "if writes_pause.current() is None:",
+            "if True:",
+            "test_doctor.py::test_no_write_is_tried_on_a_repository_that_exists_or_while_writes_are_paused",
+        ),
+        (
+            "_refused",
+            "if question.is_write and not error.denied:",
+            "if False:",
+            "test_doctor.py::test_another_answer_to_a_tried_write_says_nothing_about_the_permission",
+        ),
+    ),
+    *_in(
         "deployments/admin/images.py",
         (
             "Images.restore_image_view",
