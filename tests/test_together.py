@@ -499,7 +499,7 @@ READ = {
     "forgotten_sent", "forgotten_done", "your_log_in",
     "healthz", "readyz", "metrics", "status", "api-docs", "openapi-json", "api-root", "index", "password_change_done",
     "autocomplete", "jsi18n", "view_on_site", "app_list", "home", "tokens", "project",
-    "deployment", "deployments", "deployments_sweep_progress", "deployments_notificationchannel_preview",
+    "deployment", "deployments", "deployments_notificationchannel_preview",
     "deployments_repository_images",
     "GET /api/v1/deployments", "GET /api/v1/deployments/{deployment_id}", "GET /api/v1/deployments/latest",
     "GET /api/v1/deployments/current", "GET /api/v2/whoami", "GET /api/v1/projects/runtimes", "GET /api/v1/projects",

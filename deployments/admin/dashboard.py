@@ -9,7 +9,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.admin import AdminSite
-from django.db.models import Case, Count, IntegerField, Q, Value, When
+from django.db.models import Case, Count, IntegerField, Q, QuerySet, Value, When
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Left
 from django.http import HttpRequest
@@ -62,16 +62,50 @@ class Counter:
     tone: str
 
 
-def counters() -> dict[str, Counter]:
-    """Model name → counter; without the counters that are 0."""
-    under_way = Deployment.objects.filter(status__in=UNDER_WAY).count()
-    attention = Repository.objects.filter(status__in=NEEDS_ATTENTION).count()
-    found = {
-        "Deployment": Counter(number=under_way, words="in progress", tone="run"),
-        "Repository": Counter(number=attention, words="need attention", tone="bad"),
-        "Sweep": Counter(number=Sweep.objects.filter(status=SweepStatus.RUNNING).count(), words="running", tone="run"),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shell:
+    """What every page says besides its own content."""
+
+    counters: dict[str, Counter]  # by the model's name; without the counters that are 0
+    busy: bool  # a sweep or a deployment is under way
+    no_worker: bool  # and no worker runs, so it waits
+
+
+def shell(request: HttpRequest) -> Shell:
+    """What the navigation and the header say. One query, once for each request."""
+    if not hasattr(request, "shell"):
+        request.shell = _shell()  # type: ignore[attr-defined]
+    found: Shell = request.shell  # type: ignore[attr-defined]
+    return found
+
+
+def _shell() -> Shell:
+    rows: dict[str, QuerySet[Any]] = {
+        "Deployment": Deployment.objects.filter(status__in=UNDER_WAY),
+        "Repository": Repository.objects.filter(status__in=NEEDS_ATTENTION),
+        "Sweep": Sweep.objects.filter(status=SweepStatus.RUNNING),
+        "Worker": processes.alive(ProcessRole.WORKER),
     }
-    return {name: counter for name, counter in found.items() if counter.number}
+    counts = [
+        each.order_by()
+        .annotate(what=Value(name))
+        .values("what")
+        .annotate(number=Count("pk"))
+        .values_list("what", "number")
+        for name, each in rows.items()
+    ]
+    numbers = dict(counts[0].union(*counts[1:], all=True))
+    found = {
+        "Deployment": Counter(number=numbers["Deployment"], words="in progress", tone="run"),
+        "Repository": Counter(number=numbers["Repository"], words="need attention", tone="bad"),
+        "Sweep": Counter(number=numbers["Sweep"], words="running", tone="run"),
+    }
+    busy = bool(numbers["Deployment"] or numbers["Sweep"])
+    return Shell(
+        counters={name: counter for name, counter in found.items() if counter.number},
+        busy=busy,
+        no_worker=busy and not numbers["Worker"],
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

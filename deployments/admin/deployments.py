@@ -182,6 +182,7 @@ class DeploymentAdmin(Promotions, Exports):
             "worker": getattr(row, "worker", None),
             "last_good": good if row.status in _WENT_WRONG else None,
             "alarm": _credentials_alarm(row),
+            "live": row.status in UNDER_WAY,
             "why": why.of_deployment(request, row),
             "audit": audit_of(request, row),
             **offers(request, row, good),

@@ -168,7 +168,7 @@ def ago(moment: datetime | None, otherwise: str = "–") -> str:
         words = f"{timesince(moment, depth=1)} ago"
     else:
         words = f"{moment.day} {moment:%b %Y}"
-    return _time(moment, words)
+    return _time(moment, words, "ago")
 
 
 @register.filter
@@ -176,7 +176,13 @@ def until(moment: datetime | None, otherwise: str = "–") -> str:
     """“in 3 hours” for a time in the future, else like `ago`."""
     if moment is None or moment <= timezone.now():
         return ago(moment, otherwise)
-    return _time(moment, f"in {timesince(timezone.now(), moment, depth=1)}")
+    return _time(moment, f"in {timesince(timezone.now(), moment, depth=1)}", "until")
+
+
+@register.filter
+def since(moment: datetime) -> str:
+    """The time that has passed, as `took` writes it. It runs while the page renews itself."""
+    return _time(moment, took(timezone.now() - moment), "since")
 
 
 @register.filter
@@ -185,10 +191,11 @@ def clock(moment: datetime | None) -> str:
     return _time(moment, f"{moment:%H:%M:%S}") if moment else "–"
 
 
-def _time(moment: datetime, words: str) -> SafeString:
-    return format_html(
-        '<time datetime="{}" title="{}">{}</time>', moment.isoformat(), f"{moment:%d %b %Y, %H:%M:%S} UTC", words
-    )
+def _time(moment: datetime, words: str, kind: str = "") -> SafeString:
+    """`kind`: how `live.js` renews the words (ago, until, since); empty: it leaves them."""
+    renewed = format_html(' data-live="{}"', kind) if kind else ""
+    at, exactly = moment.isoformat(), f"{moment:%d %b %Y, %H:%M:%S} UTC"
+    return format_html('<time datetime="{}" title="{}"{}>{}</time>', at, exactly, renewed, words)
 
 
 @register.filter

@@ -249,6 +249,7 @@ class AccessKeyAdmin(Audited, ReadOnly):
     def page(self, request: HttpRequest, row: AccessKey) -> dict[str, Any]:
         successor, predecessor = row.replaced_by.defer("digest").first(), row.replaces
         return {
+            "live": False,  # it renews itself slowly: the time of the last use, and by whom
             "buttons": list(_buttons(request, row)),
             "works": getattr(row, "state", "") in ("live", "replaced"),
             "successor": successor,

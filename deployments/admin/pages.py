@@ -15,7 +15,7 @@ from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import Count, Model, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, QueryDict
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, QueryDict
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -23,6 +23,7 @@ from django.utils.text import capfirst
 
 from deployments.access import audit
 from deployments.access.audit import Trail
+from deployments.admin import live
 from deployments.config import Configuration
 from deployments.models import AuditEntry, ProcessRole, Sweep
 from deployments.reconcile import generation, processes
@@ -166,6 +167,8 @@ class ReadOnly(Console):
         if request.method not in ("GET", "HEAD"):
             return HttpResponseNotAllowed(("GET", "HEAD"))
         row = self.get_object(request, unquote(object_id))
+        if row is None and live.is_poll(request):
+            raise Http404  # for a person, a redirect; for the page's script, a redirect is the log-in
         if row is None:
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)  # type: ignore[attr-defined,no-any-return]
         return self.render_page(request, self.page_template, row, self.page(request, row))
@@ -174,11 +177,9 @@ class ReadOnly(Console):
         self, request: HttpRequest, template: str, row: Model | None, context: dict[str, Any]
     ) -> HttpResponse:
         request.current_app = self.admin_site.name  # Django's views do the same
-        return TemplateResponse(
-            request,
-            template,
-            {**self.admin_site.each_context(request), "opts": self.opts, "original": row, "title": str(row), **context},
-        )
+        shell = self.admin_site.each_context(request)
+        context = {**shell, "opts": self.opts, "original": row, "title": str(row), **context}
+        return live.answer(request, TemplateResponse(request, template, context))
 
 
 class Audited(_Admin):

@@ -15,7 +15,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions, applies, button, offered
-from deployments.admin.dashboard import WORST_FIRST
+from deployments.admin.dashboard import WORST_FIRST, shell
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
@@ -35,6 +35,7 @@ from deployments.admin.policies import (
     take_over_button,
 )
 from deployments.admin.sidebyside import laid_out, side_by_side
+from deployments.admin.sweeps import last_check
 from deployments.aws.partitions import partition_of
 from deployments.catalogue import sentence
 from deployments.config import RegistryConfig
@@ -182,8 +183,11 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
         covered, missing = registry is not None, row.status == RepositoryStatus.MISSING
         excepted = bool(row.mode) and in_force(row)
         take_over = take_over_button(request, row)
+        check = last_check(row, no_worker=shell(request).no_worker)
         acts = {bulk.name: button(bulk, row, excepted=excepted) for bulk in offered(request, row)}
         return {
+            "live": check is not None and check.waits,
+            "check": check,
             "aws_console": aws_console(row),
             "uri": f"{row.host}/{row.name}",
             "registry": registry,

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.contrib.auth.decorators import login_not_required
-from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils.decorators import method_decorator
@@ -22,7 +22,7 @@ from django.views.decorators.cache import never_cache
 from deployments.access import sessions
 from deployments.access.audit import Actor, Trail
 from deployments.access.single_sign_on import is_on, passwords_are_off
-from deployments.admin import dashboard, forgotten, second_factor, single_sign_on, why
+from deployments.admin import dashboard, forgotten, live, second_factor, single_sign_on, why
 from deployments.admin.log_in import LogIn
 from deployments.admin.pages import may
 from deployments.errors import refusal
@@ -76,10 +76,13 @@ class RegistryAdmin(admin.AdminSite):
         context |= {"registry_host": settings.CONFIGURATION.v4.host, "dashboard_path": reverse("admin:index")}
         context["can_mail"] = settings.MAIL_IS_CONFIGURED
         if context["has_permission"]:
-            counters = dashboard.counters()
+            shell = dashboard.shell(request)
+            counters = shell.counters
             sees = self.get_model_admin(Deployment).has_view_permission(request)
             running = counters.get("Deployment")
             context["running_deployments"] = running.number if running and sees else 0
+            context["no_worker"] = shell.no_worker
+            context["health_path"] = reverse("admin:setup" if may(request, "view_setup") else "admin:index")
             for section in context["available_apps"]:
                 for model in section["models"]:
                     model["counter"] = counters.get(model["object_name"])
@@ -124,8 +127,12 @@ class RegistryAdmin(admin.AdminSite):
             return TemplateResponse(request, "registry_admin/log_in_refused.html", context, status=403)
         return LogIn.as_view(extra_context=context)(request)
 
-    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
-        return super().index(request, {**dashboard.dashboard(self, request), **(extra_context or {})})
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:  # type: ignore[override]
+        page = super().index(
+            request,
+            {**dashboard.dashboard(self, request), "live": dashboard.shell(request).busy, **(extra_context or {})},
+        )
+        return live.answer(request, page)
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         user: Any = request.user

@@ -1,7 +1,7 @@
 """Sweeps: who started a sweep, its progress and its results. A running sweep can be watched and stopped.
 
-To start a sweep, the console writes a row and queues wake-up tasks. The page of a running sweep reads its progress each
-second (`static/admin_theme/progress.js`, about a kilobyte); without a script, a reload shows the same.
+To start a sweep, the console writes a row and queues wake-up tasks. The page of a running sweep renews itself
+(`deployments.admin.live`), and names the repositories that are left, each with its reason.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -16,9 +17,8 @@ from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Page, Paginator
 from django.db.models import Count, QuerySet, Sum
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
@@ -53,7 +53,7 @@ from deployments.reconcile import chunks, processes, sweep_record, targets
 FAILED = "The sweep failed for a reason that affects every repository"
 NAMES_SHOWN = 20
 FINDINGS_SHOWN = 100
-THROTTLED_SHOWN = 10
+LEFT_SHOWN = 10
 #: (counter of a chunk, word, tone), in the order of the page.
 RESULTS = (
     ("in_sync", "In sync", "ok"),
@@ -108,7 +108,6 @@ class SweepAdmin(ReadOnly):
         return [
             path("start/", wrap(self.start_view), name="deployments_sweep_start"),
             path("<int:pk>/stop/", wrap(require_POST(self.stop_view)), name="deployments_sweep_stop"),
-            path("<int:pk>/progress/", wrap(self.progress_view), name="deployments_sweep_progress"),
             *super().get_urls(),
         ]
 
@@ -152,32 +151,16 @@ class SweepAdmin(ReadOnly):
         if stopped:
             self.message_user(
                 request,
-                f"{sweep} is stopping: workers finish the repositories that they are checking.",
+                f"{sweep}: stopping. Calls already sent will finish.",
                 messages.SUCCESS,
             )
         else:
             self.message_user(request, f"{sweep} had ended already.", messages.WARNING)
         return HttpResponseRedirect(reverse("admin:deployments_sweep_change", args=[sweep.pk]))
 
-    def progress_view(self, request: HttpRequest, pk: int) -> JsonResponse:
-        """The progress as JSON, for the page's script: numbers and texts, about a kilobyte."""
-        sweep: Sweep = self.one(request, pk)
-        progress = how_far(sweep)
-        return JsonResponse(
-            {
-                "running": sweep.status == SweepStatus.RUNNING,
-                "done": progress.progress.done,
-                "total": progress.progress.total,
-                "words": progress.words,
-                "waiting": progress.waiting,
-                "parts": [{"name": part.name, "number": part.number, "x": part.start, "width": part.width}
-                          for part in progress.parts],
-                "calls": sum(progress.progress.calls.values()),
-            }
-        )  # fmt: skip
-
     def page(self, request: HttpRequest, row: Sweep) -> dict[str, Any]:
         far, running = how_far(row), row.status == SweepStatus.RUNNING
+        no_worker = processes.absence(ProcessRole.WORKER) if running else ""
         address = reverse("admin:deployments_sweep_stop", args=[row.pk])
         stop = Button(word="Stop", address=address, style="button danger", posts=True)
         title = FAILED if row.status == SweepStatus.FAILED else "The last error from AWS"
@@ -188,9 +171,11 @@ class SweepAdmin(ReadOnly):
             "progress": far.progress,
             "parts": far.parts,
             "words": far.words,
-            "waiting": far.waiting,
             "running": running,
-            "no_worker": processes.absence(ProcessRole.WORKER) if running else "",
+            "live": running,
+            "no_worker": no_worker,
+            "left": waiting(row, no_worker=bool(no_worker)) if running else [],
+            "left_number": far.progress.total - far.progress.done,
             "alarm": Alarm(title=title, words=row.error) if row.error else None,
             "buttons": [stop] if running and may(request, "stop_sweep") else [],
             "outcome": outcome,
@@ -198,7 +183,7 @@ class SweepAdmin(ReadOnly):
             "findings": findings_of(row, outcome, request.GET.get("p", "1")),
             "names_shown": row.names[:NAMES_SHOWN],
             "names_more": max(0, len(row.names) - NAMES_SHOWN),
-            "took": (row.finished_at or timezone.now()) - row.started_at,
+            "took": row.finished_at - row.started_at if row.finished_at else None,
         }
 
     @admin.display(description="Started", ordering="started_at")
@@ -260,7 +245,6 @@ class HowFar:
     progress: sweep_record.Progress
     parts: list[BarPart]
     words: str
-    waiting: str = ""  # why a running sweep waits, in words
 
 
 def how_far(sweep: Sweep) -> HowFar:
@@ -272,22 +256,42 @@ def how_far(sweep: Sweep) -> HowFar:
         words = "Waiting for a worker to list the registry"
     else:
         words = f"{progress.done:,} of {progress.total:,} repositories checked so far"
-    return HowFar(progress=progress, parts=list(_parts(progress)), words=words, waiting=_waiting(sweep))
+    return HowFar(progress=progress, parts=list(_parts(progress)), words=words)
 
 
-def _waiting(sweep: Sweep) -> str:
-    """A sentence that names the repositories that wait because AWS throttles their calls; empty if none does."""
-    rows = sweep_record.throttled_repositories(sweep) if sweep.status == SweepStatus.RUNNING else []
-    if not rows:
-        return ""
-    named = ", ".join(
-        f"{name} ({tries} of {chunks.MAX_TRIES_PER_REPOSITORY} tries)" for name, tries in rows[:THROTTLED_SHOWN]
-    )
-    more = f" and {len(rows) - THROTTLED_SHOWN:,} more" if len(rows) > THROTTLED_SHOWN else ""
-    return (
-        f"AWS throttles calls about {named}{more}, or does not answer. Each repository is tried again after a growing "
-        "pause; after the last try it is marked as failed, and the sweep ends without it."
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A repository that is left, and the reason in words. `until`: when a worker looks at it again, if it rests."""
+
+    pk: int
+    name: str
+    words: str
+    until: datetime | None
+
+
+def waiting(sweep: Sweep, *, no_worker: bool) -> list[Waiting]:
+    """The first repositories that are left, those first whose calls AWS throttles."""
+    rows = sweep_record.left(sweep, limit=LEFT_SHOWN)
+    return [
+        Waiting(pk=row.pk, name=row.name, words=why_left(row, no_worker=no_worker), until=row.rests_until)
+        for row in rows
+    ]
+
+
+def why_left(row: sweep_record.Left | None, *, no_worker: bool) -> str:
+    """Why a running sweep has not checked this repository yet. None: the sweep has not been listed."""
+    waits = "No worker is running." if no_worker else "Waits for a worker."
+    if row is None:
+        return waits
+    if row.tries:
+        of = chunks.MAX_TRIES_PER_REPOSITORY
+        words = f"AWS throttled its calls or did not answer: {row.tries} of {of} tries. Then it counts as failed."
+        return f"{words} {waits}" if no_worker and not row.taken else words
+    if row.taken:
+        return "A worker is checking this part of the sweep."
+    if row.rests_until:
+        return "Another process works on it."
+    return waits
 
 
 def _parts(progress: sweep_record.Progress) -> Iterator[BarPart]:
@@ -297,6 +301,36 @@ def _parts(progress: sweep_record.Progress) -> Iterator[BarPart]:
         width = number / (progress.total or 1) * 100
         yield BarPart(name=name, word=word, tone=tone, number=number, start=f"{start:.2f}", width=f"{width:.2f}")
         start += width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What a repository's page says of the last check that somebody asked for."""
+
+    sweep: Sweep
+    what: str  # Reconcile or Refresh
+    waits: bool
+    state: str
+    words: str
+    tone: str
+
+
+def last_check(row: Repository, *, no_worker: bool) -> Checked | None:
+    """The check of this repository that waits, or that ended a short time ago. At most two queries."""
+    check = sweep_record.check_of(row)
+    if check is None:
+        return None
+    sweep, state, words, tone = check.sweep, "done", "In sync.", "idle"
+    if check.waits:
+        state = "running" if check.left and check.left.taken else "queued"
+        words = why_left(check.left, no_worker=no_worker)
+        tone = "warn" if no_worker else "run"
+    elif check.finding is not None:
+        state, words, tone = check.finding.get_outcome_display().lower(), check.finding.words, "idle"
+    elif sweep.status in (SweepStatus.STOPPED, SweepStatus.FAILED):
+        state, words, tone = sweep.get_status_display().lower(), sweep.error, "warn"
+    what = "Refresh" if sweep.dry_run else "Reconcile"
+    return Checked(sweep=sweep, what=what, waits=check.waits, state=state, words=words, tone=tone)
 
 
 def findings_of(sweep: Sweep, outcome: str, number: str) -> Page[SweepFinding]:

@@ -35,6 +35,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: Programs poll these paths, so their lines are logged only with LOG_LEVEL=DEBUG, unless the server failed.
 _PROBES = frozenset({"healthz", "readyz"})
 _POLLS = frozenset({"api/v1/deployments/current", "metrics", "status.json"})
+_LIVE = "X-Live"  # the header of an answer to an open page that renews itself (`deployments.admin.live`)
 _SENTENCES = {
     400: "The request is malformed.",
     403: "No permission.",
@@ -141,7 +142,8 @@ def _log(request: HttpRequest, response: HttpResponseBase, started: float) -> No
     path, status = request.path_info[1:], response.status_code
     route = path if path in _PROBES else log.route(request)
     refused = "code" in log.context() and status in (400, 409, 422)
-    if route in _PROBES or request.META.get(KEY_REFUSED) or (route in _POLLS and status < 500):
+    polled = route in _POLLS or response.has_header(_LIVE)
+    if route in _PROBES or request.META.get(KEY_REFUSED) or (polled and status < 500):
         write = logger.debug
     else:
         write = logger.warning if status >= 500 or refused else logger.info

@@ -46,6 +46,7 @@ from deployments.row_values import ConsumerPull, Management
 
 CHUNK_LEASE = timedelta(seconds=45)  # lease of a chunk or a listing
 LEASE_RENEWAL_SECONDS = 10
+PROGRESS_SECONDS = 2  # results are saved this often, so that the counters of the sweep's page move
 #: The counters of a chunk's row. Each repository is counted in one of them.
 RESULTS = ("in_sync", "healed", "drifted", "failed", "unmanaged")
 #: Pause of a chunk if other processes hold the leases of all repositories that are left.
@@ -183,8 +184,9 @@ class ChunkRun:
                 next_check = now + 1
                 budget.share()
                 self._find_stop_reason()
-                if self.unsaved:
-                    next_renewal = now  # save now: the sweep's page shows which repositories wait
+                saved_at = next_renewal - LEASE_RENEWAL_SECONDS
+                if self.unsaved or (self.counts and now - saved_at >= PROGRESS_SECONDS):
+                    next_renewal = now  # save now: the sweep's page shows the results, and which repositories wait
             if returned:
                 continue
             if self.stopping():

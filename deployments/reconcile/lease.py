@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Any, Generic, Self, TypeVar
 
 from django.db import Error, connection, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet
 from django.db.models.functions import Now
 
 from deployments.errors import registry_error
@@ -38,6 +38,11 @@ Row = TypeVar("Row", Repository, Sweep, SweepChunk)
 def free() -> Q:
     """Condition for rows of Repository, Sweep or SweepChunk: no process holds the lease."""
     return Q(lease_until__isnull=True) | Q(lease_until__lt=Now()) | processes.silent()
+
+
+def is_free() -> ExpressionWrapper[Any]:
+    """`free` as a column of a query."""
+    return ExpressionWrapper(free(), output_field=BooleanField())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

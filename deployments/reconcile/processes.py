@@ -23,7 +23,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import Error, connection, connections
-from django.db.models import Case, Exists, F, OuterRef, Q, When
+from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, When
 from django.db.models.functions import Now
 
 from deployments.log import get_logger
@@ -247,6 +247,11 @@ def seen(*roles: ProcessRole, limit: int = 100) -> Seen:
         alive=[row for row in rows if row.beat_at > row.db_now - LONG_SILENCE],
         silent=[row for row in rows if row.beat_at <= row.db_now - LONG_SILENCE],
     )
+
+
+def alive(role: ProcessRole) -> QuerySet[Process]:
+    """The running processes of the role, as a query."""
+    return Process.objects.filter(role=role, ended_at=None, beat_at__gt=Now() - LONG_SILENCE)
 
 
 def absence(role: ProcessRole) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import IntegrityError, transaction
-from django.db.models import Case, Min, OuterRef, QuerySet, Subquery, Sum, When
+from django.db.models import Case, Min, OuterRef, Q, QuerySet, Subquery, Sum, When
 from django.db.models.functions import Now
 
 from deployments import clock
@@ -27,6 +27,8 @@ from deployments.reconcile import lease
 
 SWEEPS_KEPT_FOR = timedelta(days=30)  # after the end of the sweep
 UNEVENTFUL_SWEEPS_KEPT_FOR = timedelta(days=2)  # scheduled sweeps without findings
+CHECKS_SHOWN_FOR = timedelta(minutes=10)  # how long a repository's page shows the result of a check
+MAX_CHECKS_SEARCHED = 50
 MAX_DEATHS_PER_CHUNK = 5  # a chunk is halved after so many workers in a row died while they worked on it
 
 Outcome = SweepFinding.Outcome
@@ -124,14 +126,68 @@ def progress(sweep: Sweep) -> Progress:
     )
 
 
-def throttled_repositories(sweep: Sweep) -> list[tuple[str, int]]:
-    """(name, tries) of the repositories that wait because AWS throttles their calls or does not answer."""
-    tries: dict[int, int] = {}
-    for chunk in sweep.chunks.filter(finished_at__isnull=True, throttled__isnull=False):
-        counted = chunk.throttled or {}
-        tries |= {pk: counted[pk] for pk in chunk.remaining if pk in counted}
-    names = Repository.objects.filter(pk__in=tries).values_list("pk", "name").order_by("name")
-    return [(name, tries[pk]) for pk, name in names]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """A repository that a running sweep has not checked yet, and why."""
+
+    pk: int
+    name: str
+    tries: int  # tries that AWS throttled or did not answer
+    taken: bool  # whether a process works on its chunk
+    rests_until: datetime | None  # before this time no process takes its chunk; by the database's clock
+
+
+def left(sweep: Sweep, *, limit: int = 1, only: Repository | None = None) -> list[Left]:
+    """The first `limit` repositories that are left, those first whose calls AWS throttles. Two queries.
+
+    `only`: this repository, if it is left. One query.
+    """
+    open_chunks = list(sweep.chunks.filter(finished_at__isnull=True).annotate(is_free=lease.is_free(), db_now=Now()))
+    found = [(chunk, pk, (chunk.throttled or {}).get(pk, 0)) for chunk in open_chunks for pk in chunk.remaining]
+    if only is not None:
+        found, names = [each for each in found if each[1] == only.pk], {only.pk: only.name}
+    else:
+        found = sorted(found, key=lambda each: -each[2])[:limit]
+        names = dict(Repository.objects.filter(pk__in=[pk for _, pk, _ in found]).values_list("pk", "name"))
+    return [
+        Left(
+            pk=pk,
+            name=names[pk],
+            tries=tries,
+            taken=bool(chunk.lease_owner) and not chunk.is_free,
+            rests_until=None if chunk.lease_owner or chunk.is_free else chunk.lease_until,
+        )
+        for chunk, pk, tries in found
+        if pk in names
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A check of one repository that somebody asked for: a sweep that names the repository."""
+
+    sweep: Sweep
+    waits: bool  # whether the repository is not checked yet
+    left: Left | None = None  # why not; None: also while its sweep has not been listed
+    finding: SweepFinding | None = None
+
+
+def check_of(row: Repository) -> Check | None:
+    """The newest sweep that names this repository and runs, or ended in the last ten minutes. At most two queries."""
+    recent = Q(status=SweepStatus.RUNNING) | Q(finished_at__gt=Now() - CHECKS_SHOWN_FOR)
+    named = Sweep.objects.filter(recent).exclude(names=[]).order_by("-pk")[:MAX_CHECKS_SEARCHED]
+    sweep = next((sweep for sweep in named if row.name in sweep.names), None)
+    if sweep is None:
+        return None
+    if sweep.status == SweepStatus.RUNNING and sweep.listed_at is None:
+        return Check(sweep=sweep, waits=True)
+    waiting = left(sweep, only=row) if sweep.status == SweepStatus.RUNNING else []
+    return Check(
+        sweep=sweep,
+        waits=bool(waiting),
+        left=waiting[0] if waiting else None,
+        finding=None if waiting else sweep.findings.filter(repository=row).first(),
+    )
 
 
 def open_work(sweep_id: int | None = None) -> int:

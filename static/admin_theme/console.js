@@ -12,9 +12,15 @@
             menu.querySelector('summary').focus();
         }
     });
-    if (navigator.clipboard) for (const code of document.querySelectorAll('code.copy')) {
+    const addCopyButtons = () => {
+        for (const code of document.querySelectorAll('code.copy')) {
+            if (!code.nextElementSibling?.matches('.copy-button')) addCopyButton(code);
+        }
+    };
+    const addCopyButton = code => {
         const button = document.createElement('button');
         button.type = 'button';
+        button.dataset.byScript = '';
         button.className = 'copy-button';
         button.textContent = 'Copy';
         button.addEventListener('click', async () => {
@@ -23,5 +29,9 @@
             setTimeout(() => { button.textContent = 'Copy'; }, 1500);
         });
         code.after(button);
+    };
+    if (navigator.clipboard) {
+        addCopyButtons();
+        document.addEventListener('renewed', addCopyButtons);
     }
 }

@@ -16,15 +16,15 @@ from tests.admin.installation import Installation, address
 from tests.admin.markup import Page, read
 
 LISTS = {
-    "deployments/deployment": 11,
-    "deployments/repository": 9,
-    "deployments/sweep": 9,
-    "deployments/project": 9,
-    "deployments/environment": 10,
-    "deployments/accesskey": 8,
-    "auth/user": 17,
-    "auth/group": 8,
-    "pulls": 13,
+    "deployments/deployment": 9,
+    "deployments/repository": 7,
+    "deployments/sweep": 7,
+    "deployments/project": 7,
+    "deployments/environment": 8,
+    "deployments/accesskey": 6,
+    "auth/user": 15,
+    "auth/group": 6,
+    "pulls": 11,
 }
 
 

@@ -40,7 +40,7 @@ REACHES["without rights"] = (
 REACHES["viewer"] = (
     REACHES["without rights"]
     | {f"deployments_{model}_{page}" for model in _MODELS for page in ("changelist", "change", "history")}
-    | {"deployments_deployment_export", "deployments_repository_export", "deployments_sweep_progress", "why"}
+    | {"deployments_deployment_export", "deployments_repository_export", "why"}
     | {"deployments_repository_images"}
 )
 REACHES["operator"] = (

@@ -234,7 +234,7 @@ def addresses() -> dict[str, str]:
         "channel-new": f"{channel}add/?kind=pagerduty",
         "channel-preview": f"{channel}{chat.pk}/preview/",
         "delivery-failed": f"/admin/deployments/notificationdelivery/{failed.pk}/change/",
-        "not-found": "/admin/deployments/sweep/0/progress/",
+        "not-found": "/admin/deployments/repository/0/images/",
     }
     # Lists that somebody adds are looked at too, without being named here.
     known = {address.partition("?")[0] for address in found.values()}

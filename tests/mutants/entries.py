@@ -24,10 +24,71 @@ _IMAGES = "reconcile/test_image_states.py::"
 _SERVICES = "policy/test_service_statements.py::"
 _KEEPING = "reconcile/test_service_statements.py::"
 _SSO = "access/test_single_sign_on.py::"
+_LIVE = "admin/test_live.py::"
 
 _MAY_NOT_NAME = "admin/test_project_page.py::test_who_may_not_make_or_rename_a_project_does_neither"
 
 MUTANTS: tuple[Mutant, ...] = (
+    *_in(
+        "deployments/admin/live.py",
+        (
+            "answer",
+            '"live" not in context or ',
+            "",
+            _LIVE + "test_the_line_of_a_poll_is_written_at_debug_only",
+        ),
+        (
+            "answer",
+            '"csrf_token": KEPT, ',
+            "",
+            _LIVE + "test_a_poll_gets_no_token_and_the_page_of_a_person_has_one",
+        ),
+        (
+            "answer",
+            ', "messages": ()',
+            "",
+            _LIVE + "test_a_poll_neither_extends_the_session_nor_takes_a_message_from_the_next_page",
+        ),
+        (
+            "answer",
+            '_WORDS_OF_TIME.sub(rb"\\1", page.content)',
+            "page.content",
+            _LIVE + "test_the_words_of_a_time_do_not_change_the_page",
+        ),
+    ),
+    *_in(
+        "deployments/admin/pages.py",
+        (
+            "ReadOnly.change_view",
+            "raise Http404  #",
+            "pass  #",
+            _LIVE + "test_a_poll_after_the_log_in_has_ended_is_led_away_and_of_a_deleted_row_is_404",
+        ),
+    ),
+    *_in(
+        "deployments/admin/dashboard.py",
+        (
+            "_shell",
+            "busy and not numbers",
+            "not numbers",
+            _LIVE + "test_every_page_says_that_no_worker_is_running_while_work_waits",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/sweep_record.py",
+        (
+            "left",
+            " and not chunk.is_free",
+            "",
+            _LIVE + "test_what_is_left_of_a_running_sweep_is_named_with_its_reason",
+        ),
+        (
+            "check_of",
+            "Q(finished_at__gt=Now() - CHECKS_SHOWN_FOR)",
+            "Q(finished_at__isnull=False)",
+            _LIVE + "test_the_page_of_a_repository_follows_its_check_from_queued_to_the_result",
+        ),
+    ),
     *_in(
         "deployments/access/openid.py",
         (
@@ -1363,9 +1424,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_log",
-            "(route in _POLLS and status < 500)",
-            "False",
+            "polled = route in _POLLS or",
+            "polled =",
             "test_log.py::test_polls_probes_and_dead_keys_do_not_fill_the_log",
+        ),
+        (
+            "_log",
+            " or response.has_header(_LIVE)",
+            "",
+            _LIVE + "test_the_line_of_a_poll_is_written_at_debug_only",
         ),
         ("_log", " and status < 500", "", "test_log.py::test_a_poll_that_the_server_fails_is_a_warning"),
         (
@@ -2976,6 +3043,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "CHUNK_LEASE = timedelta(seconds=45)",
             "CHUNK_LEASE = timedelta(seconds=450)",
             "reconcile/test_sweeps.py::test_a_chunk_or_a_listing_is_held_by_one_for_forty_five_seconds",
+        ),
+        (
+            "ChunkRun._work",
+            " or (self.counts and now - saved_at >= PROGRESS_SECONDS)",
+            "",
+            "reconcile/test_sweeps.py::test_a_worker_saves_new_results_before_it_renews_its_lease",
         ),
         (
             "",

@@ -426,7 +426,7 @@ def test_a_repository_that_aws_always_throttles_ends_as_failed_and_delays_no_oth
         until = time.monotonic() + 10
         while sweep_record.progress(large).done < 36 and time.monotonic() < until:
             time.sleep(0.05)
-        assert [name for name, _ in sweep_record.throttled_repositories(large)] == [stuck]
+        assert [row.name for row in sweep_record.left(large, limit=50) if row.tries] == [stuck]
         small = sweep_record.start(trigger=SweepTrigger.PERSON, names=[other])
         assert small is not None
         assert ended_within(small, 2.5)
@@ -577,7 +577,7 @@ def test_an_aws_that_answers_nobody_costs_no_repository_a_try(
     sweep.refresh_from_db()
     assert (sweep.status, sweep_record.progress(sweep).done) == (SweepStatus.RUNNING, 0)
     assert "cannot be reached" in sweep.error
-    assert sweep_record.throttled_repositories(sweep) == []
+    assert not any(row.tries for row in sweep_record.left(sweep, limit=50))
 
     sandbox.clear_faults()
     work_off(fast, sweep)
@@ -1282,6 +1282,17 @@ def test_a_worker_that_is_to_stop_returns_its_chunk_once_with_the_repository_tha
     run.run()
 
     assert one_slow_thread == [(4, True), (3, True)]
+
+
+def test_a_worker_saves_new_results_before_it_renews_its_lease(
+    fast: Configuration, one_slow_thread: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C11: the counters of the sweep's page stood still for ten seconds, and jumped."""
+    monkeypatch.setattr(chunks, "PROGRESS_SECONDS", 0)
+    worker(fast, listed(fast)).run()
+
+    assert any(0 < left < 4 and not release for left, release in one_slow_thread)
+    assert one_slow_thread[-1] == (0, True)
 
 
 def test_a_worker_whose_lease_was_taken_over_begins_no_further_repository(
