@@ -55,6 +55,7 @@ REGISTRY_OPERATIONS = ("PutRegistryPolicy", "DeleteRegistryPolicy", "PutAccountS
 OWN_WRITE_TOLERANCE = timedelta(seconds=5)  # how far CloudTrail's clock and ours may differ
 HELD_SECONDS = 20  # how long to wait for a repository's lease, for example until a deploy returns it
 PAUSE_SECONDS = 5.0  # after a failure of SQS or of the database
+LONGEST_NAME = 256  # of a repository, in characters (*CreateRepository*, Amazon ECR API Reference)
 STUCK_SECONDS = 300.0  # after this time without a step, this process sends no heartbeat; a step takes a minute
 #: How long the heartbeat reports a check that failed. SQS delivers its message again each minute.
 FAILED_CHECK_SHOWN_SECONDS = 90.0
@@ -75,6 +76,12 @@ class ChangeEvent:
     at: datetime
     made_by_us: bool  # the user agent is ours
     images: frozenset[str] | None = None  # digests; empty: images that are not known; None: it is not about images
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a text that AWS would not send, and that a database may refuse: NUL, a surrogate."""
+        for text in (self.account, self.region, self.name):
+            if len(text) > LONGEST_NAME or not (text.isascii() and text.isprintable()):
+                raise ValueError("AWS has no account, region or repository of this name")
 
     @property
     def details(self) -> bool:
@@ -364,7 +371,7 @@ def _check(
         if row is None or not row.is_managed:
             return None  # not managed: sweeps discover and deploys create repositories
         if all(_is_known(change, row) for change in changes):
-            image_states.rejudge(Q(pk=row.pk))  # our own write may have changed who can pull
+            image_states.rejudge(Q(pk=row.pk), config=target.config)  # our own write may have changed who can pull
             return None
         ecr = target.ecr()
         result = repositories.reconcile(
@@ -405,7 +412,7 @@ def _check_registry(configuration: Configuration, account: str, region: str, cha
     if not found or all(_is_older(change, row.read_at if row else None) for change in changes):
         return None
     error = registry_policies.look(found[0].ecr()).error
-    image_states.rejudge(Q(account=account, region=region))
+    image_states.rejudge(Q(account=account, region=region), config=found[0].config)
     return str(error) if error is not None and (error.retryable or error.installation) else None
 
 

@@ -114,7 +114,7 @@ def _with_statement(error: RegistryError, registry: EcrRegistry, repository: Rep
 
 def judged(image: str, words: str, repository: Repository) -> tuple[ImageStatus, str]:
     """The state of an image and a sentence about it, by what was seen of it and by who can pull from its repository."""
-    if image == MISSING and repository.status == RepositoryStatus.MISSING:
+    if repository.status == RepositoryStatus.MISSING:
         return ImageStatus.MISSING, "Its repository was deleted from the registry."
     if image == MISSING:
         return ImageStatus.MISSING, "AWS has no image with the digest that was deployed, in any storage class."
@@ -218,6 +218,7 @@ def _write(results: Iterable[_Result], before: Mapping[str, ImageState]) -> bool
             (changed if result.state in BROKEN else fresh).append(result)
         elif row.looked_at < result.looked_at:
             is_same = (row.image, row.state, row.words) == (result.image, result.state, result.words)
+            is_same &= row.known == result.state or result.state == ImageStatus.UNKNOWN  # else it is to be reported
             (same.setdefault(row.state, []) if is_same else changed).append(result)
     done = True
     for state, group in same.items():
@@ -239,11 +240,13 @@ def _in_order(results: Iterable[_Result]) -> list[_Result]:
 
 
 def record_missing(rows: Q, *, config: RegistryConfig) -> None:
-    """Record that the images of deleted repositories are missing. `rows` is a condition for repositories. No call."""
+    """Record that the images of deleted repositories are missing. `rows` is a condition for repositories. No call.
+
+    This counts as a look at them, also if they were missing before. So rows of images that need not stay go here too.
+    """
     at = clock.now()
-    not_noted = Q(image_state__isnull=False) & ~Q(image_state__image=MISSING)
-    not_noted |= Q(image_state__isnull=True, promotions__label="current")
-    deployments = Deployment.objects.filter(not_noted, repository=OuterRef("pk"))
+    has_images = Q(image_state__isnull=False) | Q(promotions__label="current")
+    deployments = Deployment.objects.filter(has_images, repository=OuterRef("pk"))
     gone = Repository.objects.filter(rows, Exists(deployments), status=RepositoryStatus.MISSING)
     images = wanted(list(gone.values_list("pk", flat=True)), config=config)
     record([without_repository(pk, each, at) for pk, each in images.items()], config=config)
@@ -252,13 +255,14 @@ def record_missing(rows: Q, *, config: RegistryConfig) -> None:
 def follow(rows: Q, *, config: RegistryConfig) -> None:
     """Update the states after repositories were checked: they may be gone, or let others pull. No call to AWS."""
     record_missing(rows, config=config)
-    rejudge(rows)
+    rejudge(rows, config=config)
 
 
-def rejudge(rows: Q) -> None:
+def rejudge(rows: Q, *, config: RegistryConfig) -> None:
     """Evaluate the states again after the answers who can pull from these repositories may have changed.
 
     `rows` is a condition for repositories. No call to AWS; without a change, one query, and one for each 500 images.
+    A row of an image that need not stay any more is left to the next look, which deletes it.
     """
     now = clock.now()
     found = ImageState.objects.filter(repository__in=Repository.objects.filter(rows), image=ACTIVE)
@@ -274,8 +278,12 @@ def rejudge(rows: Q) -> None:
                     state=state, words=words, looked_at=row.looked_at, now=now,
                 )  # fmt: skip
                 changed.append((result, row))
+    if not changed:
+        return
     before = {row.pk: row for _, row in changed}
-    for result in _in_order(result for result, _ in changed):
+    keep = kept({row.repository_id for _, row in changed}, config=config)
+    must_stay = {image.deployment.pk for images in keep.values() for image in images}
+    for result in _in_order(result for result, _ in changed if result.deployment in must_stay):
         _change(result, before[result.deployment], Q(looked_at=result.looked_at))
 
 
@@ -309,9 +317,12 @@ def _change(result: _Result, before: ImageState | None, unless_newer: Q) -> bool
 def _change_of(result: _Result) -> ImageStateChange:
     last_good: Deployment | None = None
     if result.is_current and result.state in BROKEN:
-        environment = Deployment.objects.filter(pk=result.deployment).values("environment")
-        good = Deployment.objects.filter(environment__in=environment, image_state__state=ImageStatus.RUNNABLE)
-        last_good = good.order_by("-version_day", "-version_number").first()
+        lost = Deployment.objects.only("environment", "version_day", "version_number").get(pk=result.deployment)
+        good = Deployment.objects.filter(environment=lost.environment_id, image_state__state=ImageStatus.RUNNABLE)
+        # A newer version was rolled back, so it is not offered, though its row may still be there.
+        older = Q(version_day__lt=lost.version_day)
+        older |= Q(version_day=lost.version_day, version_number__lt=lost.version_number)
+        last_good = good.filter(older).order_by("-version_day", "-version_number").first()
     return ImageStateChange(
         deployment_id=result.deployment,
         state=result.state,

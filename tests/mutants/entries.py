@@ -2916,7 +2916,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_check_registry",
-            "image_states.rejudge(Q(account=account, region=region))",
+            "image_states.rejudge(Q(account=account, region=region), config=found[0].config)",
             "pass",
             _PROOF
             + "test_a_registry_policy_that_denies_the_consumer_is_known_within_five_seconds_and_no_image_is_looked_at",

@@ -604,6 +604,33 @@ def test_one_repository_that_trips_us_up_does_not_keep_another_one_from_being_lo
     assert CLUSTER in policy(sandbox, repository.name)
 
 
+@pytest.mark.parametrize("name", ["trigger/\ud800", "trigger/a\x00b", "trigger/" + "a" * 100_000, "trigger/'\";--"])
+@pytest.mark.parametrize("operation", ["SetRepositoryPolicy", "BatchDeleteImage", "UpdateImageStorageClass"])
+def test_a_name_that_no_database_takes_does_not_keep_other_repositories_from_being_checked(
+    repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox, name: str, operation: str
+) -> None:
+    sandbox.client("ecr").delete_repository_policy(repositoryName=repository.name)
+    messages = [message(event(operation, name)), message(event("DeleteRepositoryPolicy", repository.name))]
+
+    assert change_events.handle(configuration=ecr_configuration, messages=messages) == messages
+
+    assert CLUSTER in policy(sandbox, repository.name)
+
+
+@pytest.mark.parametrize("part", ["account", "region"])
+def test_an_event_about_a_registry_that_no_database_takes_is_no_event(
+    ecr_configuration: Configuration, sandbox: Sandbox, part: str
+) -> None:
+    about: dict[str, Any] = {
+        "account": {"requestParameters": {"registryId": "\ud800\x00"}},
+        "region": {"awsRegion": "\ud800\x00"},
+    }
+    messages = [message(event("PutRegistryPolicy", "", **about[part]))]
+
+    assert change_events.handle(configuration=ecr_configuration, messages=messages) == messages
+    assert sandbox.calls() == {}
+
+
 def test_messages_that_cannot_be_taken_off_the_queue_do_not_end_the_consumer(
     repository: Repository, consumer: None, sandbox: Sandbox
 ) -> None:

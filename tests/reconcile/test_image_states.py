@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import connection, connections
+from django.db.models import Q
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
@@ -34,6 +35,7 @@ from deployments.models import (
 )
 from deployments.reconcile import chunks, image_states, kept_images, targets
 from deployments.reconcile.image_states import Look
+from deployments.row_values import ConsumerPull
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
@@ -376,6 +378,68 @@ def test_the_rows_of_images_that_need_not_stay_any_more_are_deleted(
     sweep_all(consumers)
     assert states() == {}
     assert calls(sandbox)["DescribeImages"] == 1
+
+
+def test_the_rows_of_a_deleted_repository_go_too_when_its_images_need_not_stay_any_more(
+    consumers: Configuration, digests: list[str], environment: Environment, place: Repository, sandbox: Sandbox
+) -> None:
+    sweep_all(consumers)
+    delete_repository(sandbox, place.name)
+    sweep_all(consumers)
+    assert states() == dict.fromkeys((1, 2, 3, 4), "missing")
+
+    Environment.objects.update(archived_at=Now())
+    sweep_all(consumers)
+
+    assert states() == {}
+    assert image_states.counts(Q()).broken_current == 0
+
+
+def test_the_images_of_a_deleted_repository_count_as_looked_at_by_each_listing(
+    consumers: Configuration, digests: list[str], place: Repository, sandbox: Sandbox
+) -> None:
+    sweep_all(consumers)
+    delete_repository(sandbox, place.name)
+    sweep_all(consumers)
+    ImageState.objects.update(looked_at=clock.now() - timedelta(days=2))
+
+    sweep_all(consumers)
+
+    oldest = image_states.current_images().oldest_look
+    assert oldest is not None
+    assert oldest > clock.now() - timedelta(hours=1)
+    assert len(changes()) == 4
+
+
+def test_what_need_not_stay_any_more_is_no_news_when_a_policy_changes(
+    consumers: Configuration, digests: list[str], place: Repository
+) -> None:
+    sweep_all(consumers)
+    Promotion.objects.update(deployment=Deployment.objects.get(version_number=3))  # rolled back from version 4
+    no = ConsumerPull(verdict="no", words="denied")
+    Repository.objects.filter(pk=place.pk).update(consumers={CLUSTER: no})
+
+    image_states.follow(Q(pk=place.pk), config=consumers.v4)
+
+    assert sorted(changes()) == [
+        (1, "not_pullable", False, ""),
+        (2, "not_pullable", False, ""),
+        (3, "not_pullable", True, ""),
+    ]
+
+
+def test_the_last_good_version_is_older_than_the_lost_one(
+    consumers: Configuration, digests: list[str], place: Repository
+) -> None:
+    sweep_all(consumers)
+    other = Repository.objects.create(account=OWNER, region="us-east-1", name="trigger/other", host=HOST)
+    ImageState.objects.filter(deployment__version_number=4).update(repository=other)  # its row is not looked at now
+    Deployment.objects.filter(version_number=4).update(repository=other)
+    Promotion.objects.update(deployment=Deployment.objects.get(version_number=3))  # rolled back from version 4
+
+    image_states.record([looked(consumers, place, digests[2])], config=consumers.v4)
+
+    assert changes() == [(3, "missing", True, f"{DAY}.2")]
 
 
 def test_a_refresh_looks_at_the_images_too(consumers: Configuration, digests: list[str]) -> None:
