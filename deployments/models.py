@@ -758,7 +758,7 @@ class ImageState(models.Model):
     words = models.TextField(blank=True, default="", db_default="")
     since = models.DateTimeField()  # since when looks find this state
     looked_at = models.DateTimeField()  # the start of the last look, whether AWS answered or not
-    # The last state that was not unknown; empty: there was none.
+    # The last state that was not unknown; empty: there was none, or a promotion made the next look report it again.
     known = models.CharField(max_length=12, blank=True, default="", db_default="", choices=ImageStatus.choices)
     known_at = models.DateTimeField(null=True, blank=True)  # when it was last seen
 

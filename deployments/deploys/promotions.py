@@ -92,7 +92,7 @@ def finalize(
         if moved:
             log_change("deployment.deployed", deployment, promote=not skip_promotion)
         if moved and not skip_promotion:
-            promoted = _make_current(deployment, by=deployment.triggered_by, newer_only=True)
+            promoted = _make_current(deployment, by=deployment.triggered_by, newer_only=True, proof=receipt)
     deployment.refresh_from_db()
     if not moved and deployment.status != DEPLOYED:
         raise Refusal(_not_deploying(deployment), code="wrong_status")
@@ -239,9 +239,11 @@ def promote(
             raise refusal("already_current", version=wanted)
         if before is not None and not allow_rollbacks and before.version > wanted:
             raise refusal("older_than_current", version=wanted)
-        _prove_again(deployment, configuration)
+        proof = _prove_again(deployment, configuration)
         with attempt.commit():
-            promoted = _make_current(deployment, by=by, newer_only=not allow_rollbacks, instead_of=instead_of)
+            promoted = _make_current(
+                deployment, by=by, newer_only=not allow_rollbacks, instead_of=instead_of, proof=proof
+            )
             attempt.action, attempt.before = _action(deployment, promoted.before), _named(promoted.before)
             if not promoted.made:
                 code = "already_current" if promoted.is_current else "older_than_current"
@@ -265,12 +267,14 @@ def _agreed(before: Deployment | None, instead_of: str | None) -> None:
         raise refusal("current_has_changed", version=before.version if before is not None else "nothing")
 
 
-def _prove_again(deployment: Deployment, configuration: Configuration) -> None:
+def _prove_again(deployment: Deployment, configuration: Configuration) -> Receipt | None:
+    """Verify the image of a deployed version. None if the registry did not answer, and an earlier proof is enough."""
     proved = deployment.receipt is not None and deployment.receipt.is_proved
     try:
         receipt = _prove(deployment, deployment.image_digest or None, configuration)
         if receipt.is_proved:
             Deployment.objects.filter(id=deployment.id).update(receipt=receipt)
+        return receipt
     except Refusal as refused:
         if refused.code == "image_not_found" and proved:
             raise _gone(deployment, configuration) from refused
@@ -282,6 +286,7 @@ def _prove_again(deployment: Deployment, configuration: Configuration) -> None:
             deployment_id=deployment.id,
             reason=refused.sentence,
         )
+        return None
 
 
 OLDER_ASKED_FOR = 5  # versions; each costs one DescribeImages
@@ -337,8 +342,17 @@ class _Promoted:
     is_current: bool  # whether the deployment is current now; another call may have made it current
 
 
-def _make_current(deployment: Deployment, *, by: str, newer_only: bool, instead_of: str | None = None) -> _Promoted:
+def _make_current(
+    deployment: Deployment,
+    *,
+    by: str,
+    newer_only: bool,
+    instead_of: str | None = None,
+    proof: Receipt | None = None,
+) -> _Promoted:
     """Make this deployment the current deployment of its environment, and add the promotion's event.
+
+    `proof`: the result of the verification that was made for this promotion, if there was one.
 
     Does nothing if the deployment is current, or if `newer_only` and a newer deployment is current. Raises Refusal for
     `instead_of` like `promote`, and if other promotions came first 20 times. Needs an open transaction. Compares and
@@ -370,7 +384,7 @@ def _make_current(deployment: Deployment, *, by: str, newer_only: bool, instead_
         PromotionEvent.objects.create(
             environment_id=deployment.environment_id, deployment=deployment, by=by, rolled_back_from=rolled_back_from
         )
-        _note_proof(deployment)
+        _note_proof(deployment, proof)
         log_change(
             "deployment.promoted",
             deployment,
@@ -381,22 +395,28 @@ def _make_current(deployment: Deployment, *, by: str, newer_only: bool, instead_
     raise refusal("busy", what="the current deployment of this environment")
 
 
-def _note_proof(deployment: Deployment) -> None:
-    """Let the proof count as the first look at the image (`reconcile.image_states`), at the time of the receipt.
+def _note_proof(deployment: Deployment, receipt: Receipt | None) -> None:
+    """Let the proof count as a look at the image (`reconcile.image_states`), at the time of the receipt.
 
-    Not if the image was never verified, or if it was not seen whether an account can pull it.
+    Not if the image was not verified now, or if it was not seen whether an account can pull it. Then an image that the
+    looks have found broken stays so, and the next look reports it again, because it is the current one now.
     """
-    row = Deployment.objects.only("receipt", "repository").get(pk=deployment.pk)
-    receipt, place = row.receipt, row.repository_id
-    if receipt is None or not receipt.is_proved or not receipt.at or place is None:
-        return
-    if any(pull.verdict == "unknown" for pull in receipt.pullers.values()):
-        return
-    # Not later than now: a host whose clock is ahead must not date a look later than the next ones.
-    at: Any = Least(Value(datetime.fromisoformat(receipt.at), output_field=DateTimeField()), Now())
-    known = {"state": ImageStatus.RUNNABLE, "known": ImageStatus.RUNNABLE, "known_at": at}
-    state = ImageState(deployment=row, repository_id=place, image="active", since=at, looked_at=at, **known)
-    ImageState.objects.bulk_create([state], ignore_conflicts=True)
+    place = Deployment.objects.values_list("repository", flat=True).get(pk=deployment.pk)
+    before = ImageState.objects.filter(pk=deployment.pk)
+    if receipt is not None and receipt.is_proved and receipt.at and place is not None and _was_seen(receipt):
+        # Not later than now: a host whose clock is ahead must not date a look later than the next ones.
+        at: Any = Least(Value(datetime.fromisoformat(receipt.at), output_field=DateTimeField()), Now())
+        before.filter(looked_at__lt=at).exclude(state=ImageStatus.RUNNABLE).delete()
+        known = {"state": ImageStatus.RUNNABLE, "known": ImageStatus.RUNNABLE, "known_at": at}
+        state = ImageState(
+            deployment_id=deployment.pk, repository_id=place, image="active", since=at, looked_at=at, **known
+        )
+        ImageState.objects.bulk_create([state], ignore_conflicts=True)
+    before.exclude(known__in=("", ImageStatus.RUNNABLE)).update(known="")
+
+
+def _was_seen(receipt: Receipt) -> bool:
+    return all(pull.verdict != "unknown" for pull in receipt.pullers.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, TypeVar
@@ -830,21 +830,19 @@ def _write_previewed(run: _Run, difference: Difference, *, ecr: Ecr, config: Reg
             difference = replace(difference, words=words, fixable=False, waits=True)
         run.differences.append(difference)
         return
-    with suppress(RegistryError):  # `_write` records why nothing may be written
+    try:
         run.lease.require_writable()
-        try:
-            result = run.previews.result("settings", text)
-        except RegistryError as error:
-            run.errors.append(error)
-            run.differences.append(difference)
-            return
-        if result is not None and not result.words and not run.previews.are_the_same(result):
-            result = replace(result, words="The images that must stay changed during AWS's preview.", then="start")
-        if result is not None and result.words:
-            _keep_preview(run, "settings", result)
-            run.differences.append(_refused(difference, result))
-            return
-        _keep_preview(run, "settings", None)
+        result = run.previews.result("settings", text)
+    except RegistryError as error:
+        _not_written(run, [difference], error)
+        return
+    if result is not None and not result.words and not run.previews.are_the_same(result):
+        result = replace(result, words="The images that must stay changed during AWS's preview.", then="start")
+    if result is not None and result.words:
+        _keep_preview(run, "settings", result)
+        run.differences.append(_refused(difference, result))
+        return
+    _keep_preview(run, "settings", None)
     _write(run, [difference], ecr=ecr, config=config, now=now, policy_before="")
 
 
@@ -983,10 +981,7 @@ def _write(
     try:
         run.lease.require_writable()
     except RegistryError as refused:
-        # While writes are paused, a repository that was in sync becomes drifted, as in observe mode; a new one fails.
-        if refused.code != "WritesPaused" or run.row.last_in_sync_at is None:
-            run.errors.append(refused)
-        run.differences += mine
+        _not_written(run, mine, refused)
         return
     words = next((difference.words for difference in mine if difference.part is Part.POLICY), "")
     if words and policy_before:
@@ -1024,6 +1019,16 @@ def _write(
         run.written.append(difference.words)
         run.values["written_at"] = Now()
         _written(run, difference, config=config, now=now, policy_before=policy_before)
+
+
+def _not_written(run: _Run, differences: list[Difference], error: RegistryError) -> None:
+    """Record why these differences were not corrected.
+
+    While writes are paused, a repository that was in sync becomes drifted, as in observe mode; a new one fails.
+    """
+    if error.code != "WritesPaused" or run.row.last_in_sync_at is None:
+        run.errors.append(error)
+    run.differences += differences
 
 
 def _corrects(run: _Run) -> bool:

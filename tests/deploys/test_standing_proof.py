@@ -18,6 +18,7 @@ from django.test import Client
 
 from deployments import clock
 from deployments.access import keys
+from deployments.access.audit import Actor, Trail
 from deployments.aws.sqs import EventQueue
 from deployments.config import Access, Configuration
 from deployments.deploys import image_proof, promotions
@@ -152,6 +153,24 @@ def test_without_a_version_to_go_back_to_the_news_says_to_deploy_again(
     assert "deploy again" in found["image.not_runnable"].text
 
 
+def test_without_roll_back_targets_the_news_says_nothing_about_the_images_of_older_versions(
+    versions: list[Deployment], configure: Callable[..., Configuration], sandbox: Sandbox
+) -> None:
+    configuration = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
+        ROLLBACK_TARGETS="0",
+    )
+    delete(sandbox, versions[1])
+
+    sweep_all(configuration)
+
+    [one] = told()
+    assert one.data["last_good"] is None
+    assert "No roll-back target was seen to be runnable" in one.text, "the image of the first version is there"
+
+
 def test_an_image_that_can_be_pulled_again_is_news_once(
     versions: list[Deployment], configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -191,7 +210,7 @@ def test_a_promotion_does_not_change_the_state_that_a_look_has_found(
     sweep_all(configuration)
     found = ImageState.objects.get(pk=versions[1].pk)
 
-    promotions._note_proof(versions[1])
+    promotions._note_proof(versions[1], versions[1].receipt)
 
     assert ImageState.objects.get(pk=versions[1].pk).state == found.state == "archived"
 
@@ -207,9 +226,65 @@ def test_a_promotion_without_a_proof_is_no_look(versions: list[Deployment], chan
     )
     versions[1].save()
 
-    promotions._note_proof(versions[1])
+    promotions._note_proof(versions[1], versions[1].receipt)
 
     assert not ImageState.objects.exists()
+
+
+def promote(deployment: Deployment, configuration: Configuration) -> None:
+    promotions.promote(
+        environment=deployment.environment,
+        version=str(deployment.version),
+        by="ann",
+        configuration=configuration,
+        trail=Trail(actor=Actor.command("ann")),
+        allow_rollbacks=True,
+    )
+
+
+def test_after_a_roll_back_to_an_image_that_was_restored_the_header_says_runnable(
+    versions: list[Deployment], configuration: Configuration, cluster: Client, sandbox: Sandbox
+) -> None:
+    archive(sandbox, versions[0], "ARCHIVE")
+    sweep_all(configuration)
+    assert state(versions[0]) == "archived"
+    archive(sandbox, versions[0], "STANDARD")
+    sandbox.advance(20 * 60 + 1)
+
+    promote(versions[0], configuration)
+
+    assert cluster.get(CURRENT)["X-Image-State"] == "runnable"
+    sweep_all(configuration)
+    assert [each.event for each in told()] == ["image.rollback_lost"]
+
+
+def test_a_roll_back_while_aws_does_not_answer_is_no_look_at_the_image(
+    versions: list[Deployment], configuration: Configuration, cluster: Client, sandbox: Sandbox
+) -> None:
+    ImageState.objects.all().delete()  # as of a version that was no roll-back target
+    sandbox.fault("error", "ecr:*", code="ServerException", status=500)
+
+    promote(versions[0], configuration)
+
+    assert cluster.get(CURRENT)["X-Image-State"] == "unknown"
+
+
+def test_a_lost_roll_back_target_that_becomes_current_is_news_of_the_environment(
+    versions: list[Deployment], configuration: Configuration, cluster: Client, sandbox: Sandbox
+) -> None:
+    delete(sandbox, versions[0])
+    sweep_all(configuration)
+    assert [each.event for each in told()] == ["image.rollback_lost"]
+    sandbox.fault("error", "ecr:*", code="ServerException", status=500)
+    promote(versions[0], configuration)  # AWS does not answer, and the image was verified once
+    sandbox.clear_faults()
+    assert cluster.get(CURRENT)["X-Image-State"] == "missing"
+
+    for _ in range(2):
+        sweep_all(configuration)
+
+    assert [each.event for each in reversed(told())] == ["image.rollback_lost", "image.not_runnable"]
+    assert cluster.get(CURRENT)["X-Image-State"] == "missing"
 
 
 def test_a_deployment_that_was_not_looked_at_yet_is_unknown(

@@ -1852,8 +1852,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "promote",
-            "not allow_rollbacks, instead_of=instead_of)",
-            "not allow_rollbacks)",
+            "not allow_rollbacks, instead_of=instead_of, proof",
+            "not allow_rollbacks, proof",
             "deploys/test_lifecycle.py::test_another_that_became_current_while_the_image_was_proved_is_not_replaced",
         ),
         ("finalize", "deadline=None,", "", "deploys/test_lifecycle.py::test_the_end_of_a_deployment_ends_its_deadline"),
@@ -2456,10 +2456,16 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/deploys/promotions.py",
         (
-            "_note_proof",
-            'if any(pull.verdict == "unknown" for pull in receipt.pullers.values()):',
-            "if False:",
+            "_was_seen",
+            'return all(pull.verdict != "unknown" for pull in receipt.pullers.values())',
+            "return True",
             _PROOF + "test_a_promotion_without_a_proof_is_no_look",
+        ),
+        (
+            "_note_proof",
+            'before.exclude(known__in=("", ImageStatus.RUNNABLE)).update(known="")',
+            "pass",
+            _PROOF + "test_a_lost_roll_back_target_that_becomes_current_is_news_of_the_environment",
         ),
     ),
     *_in(

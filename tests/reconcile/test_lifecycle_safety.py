@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from deployments import ecr_rules
 from deployments.config import Configuration
+from deployments.errors import registry_error
 from deployments.models import (
     Deployment,
     DeploymentStatus,
@@ -28,6 +29,7 @@ from deployments.models import (
     WritesPause,
 )
 from deployments.reconcile import lifecycle_safety, repositories, targets
+from deployments.reconcile.repositories import RepositoryLease
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.support.constants import HOST, OWNER, POLICY
@@ -469,6 +471,26 @@ def test_while_writes_are_paused_nothing_is_previewed_or_written(shop: Shop) -> 
     Repository.objects.update(details_checked_at=None)
     assert not {*PREVIEWS} & set(shop.sweep())
     assert shop.row.status == RepositoryStatus.IN_SYNC
+
+
+def test_a_pause_that_ends_in_the_middle_of_a_check_lets_nothing_be_written_without_a_preview(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_deploys(shop, 12, current=1)
+    shop.change(text())
+    real = RepositoryLease.require_writable
+    pauses = [True]
+
+    def once(lease: Any) -> None:
+        if pauses:
+            pauses.clear()
+            raise registry_error("WritesPaused", operation="lease", name=lease.row.name, words="For a test.")
+        real(lease)
+
+    monkeypatch.setattr(RepositoryLease, "require_writable", once)
+
+    assert "PutLifecyclePolicy" not in shop.sweep()
+    assert not pauses
 
 
 def test_a_repository_that_is_deleted_during_the_preview_is_missing(shop: Shop) -> None:
