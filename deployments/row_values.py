@@ -75,7 +75,7 @@ class PreviewResult:
     text: str  # digest of the lifecycle policy
     images: str  # digest of the images that must stay
     at: str  # ISO 8601: when a sweep asked
-    words: str = ""  # why the policy is not safe, or not known to be; empty: it is safe
+    words: str = ""  # why the policy is not safe, or not known to be; empty: it is safe, or no sweep has asked yet
     then: str = ""  # what the next sweep does: read the result, start the preview; empty: nothing until it is due
     suggestion: str = ""  # a lifecycle policy that keeps the images; empty: none is known
 

@@ -143,6 +143,13 @@ def stored(row: Repository, policy: Policy, text: str) -> PreviewResult | None:
     return found if found is not None and found.text == _digest(text) else None
 
 
+def to_be_asked(row: Repository, text: str, *, config: RegistryConfig, now: datetime) -> PreviewResult | None:
+    """That the next sweep must let AWS preview this policy; None: the repository has no image that must stay."""
+    return (
+        PreviewResult(text=_digest(text), images="", at=now.isoformat(), then=START) if must_stay(row, config) else None
+    )
+
+
 def suggestion(row: Repository) -> str:
     """The lifecycle policy that was found to keep the images of a repository; empty if none is needed or known."""
     results = row.lifecycle_previews or {}

@@ -813,7 +813,7 @@ def _correct(run: _Run, observation: Observation, *, ecr: Ecr, config: RegistryC
     if lifecycle is None:
         _keep_preview(run, "settings", None)
     if live and desired.may_touch_tagged(live) and run.values.get("lifecycle_text", live) == live:
-        _watch_live(run, live)
+        _watch_live(run, live, config=config, now=now)
     else:
         _keep_preview(run, "live", None)
 
@@ -851,8 +851,11 @@ def _refused(difference: Difference, result: PreviewResult) -> Difference:
     return replace(difference, words=f"{difference.words} {result.words} Until then nothing is written.", waits=True)
 
 
-def _watch_live(run: _Run, live: str) -> None:
-    """Report a live lifecycle policy, ours or not, that would take away an image that must stay. Nothing is written."""
+def _watch_live(run: _Run, live: str, *, config: RegistryConfig, now: datetime) -> None:
+    """Report a live lifecycle policy, ours or not, that would take away an image that must stay. Nothing is written.
+
+    A run that makes no preview, and is the first one to see this policy, leaves the question to the next sweep.
+    """
     before = lifecycle_safety.stored(run.row, "live", live)
     result = before
     observed = "details_checked_at" in run.values
@@ -863,6 +866,8 @@ def _watch_live(run: _Run, live: str) -> None:
         except RegistryError as error:
             if error.code != "WritesPaused":
                 run.errors.append(error)
+    elif run.previews is None and observed and before is None:
+        result = lifecycle_safety.to_be_asked(run.row, live, config=config, now=now)
     _keep_preview(run, "live", result)
     if result is not None and result.words:
         run.differences.append(Difference(part=Part.LIFECYCLE, words=result.words, fixable=False))

@@ -379,6 +379,28 @@ def test_a_refresh_starts_no_preview_and_keeps_what_an_earlier_one_said(shop: Sh
     assert shop.sweep() == {}
 
 
+@pytest.mark.parametrize("by", ["a refresh", "a deploy"])
+def test_a_live_lifecycle_policy_that_a_run_without_previews_sees_first_is_previewed_by_the_next_sweep(
+    shop: Shop, by: str
+) -> None:
+    with_deploys(shop, 12, current=1)
+    Repository.objects.update(origin="adopted", management="adopted", lifecycle_is_ours=False)
+    shop.sweep()
+    shop.ecr.put_lifecycle_policy(repositoryName=shop.row.name, lifecyclePolicyText=text(rule(count=10)))
+
+    new_calls(shop.sandbox)
+    if by == "a deploy":
+        ensure(shop.environment.project, shop.configuration, freshness=timedelta(0))
+    else:
+        sweep_all(shop.configuration, trigger=SweepTrigger.PERSON, dry_run=True)
+    assert not set(PREVIEWS) & set(new_calls(shop.sandbox))
+    assert shop.versions() == []
+    shop.sweep()
+
+    assert shop.versions() == [f"{DAY}.1"]
+    assert shop.sweep() == {}
+
+
 def test_two_workers_at_once_make_one_preview_and_one_write(shop: Shop) -> None:
     with_deploys(shop, 2, current=2)
     shop.change(text())
