@@ -685,6 +685,27 @@ DEPLOYMENTS: tuple[Entry, ...] = (
         owner=Owner.DEPLOYER,
     ),
     Entry(
+        codes=("project_archived",),
+        says="The project {project} is archived: it takes no deploys and no promotions, and gives no registry log-ins.",
+        todo="Restore it on its page in Registry Admin, or with the command “projects restore {ref}” there.",
+        cause="An operator has archived the project. What is current stays current, and keys still read.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("project_not_archived",),
+        says="The project {project} is not archived, so it cannot be deleted.",
+        todo="Archive it first, so that no deploy runs while it is deleted.",
+        cause="Only an archived project can be deleted.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("project_name_differs",),
+        says="The name that was typed is not the name of the project, {project}.",
+        todo="Type the name as it is written here.",
+        cause="A deletion cannot be taken back, so it asks for the name of the project.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
         codes=("already_final",),
         says="The deployment is already {status}.",
         cause="A deployment that has ended gets no push credentials and cannot be canceled.",

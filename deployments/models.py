@@ -77,6 +77,7 @@ class Project(models.Model):
     ref = models.CharField(max_length=64, unique=True, default=images.new_project_ref, editable=False)
     name = models.CharField(max_length=200)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    archived_at = models.DateTimeField(null=True, blank=True, editable=False)  # since then it takes no deploys
 
     class Meta:
         ordering = ["name"]

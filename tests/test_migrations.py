@@ -30,6 +30,7 @@ LANDED = {
     "0014_refresh": "84f8f7509383439991bafc03f6d063dd47c76e0a52bc3916e6554ae46da60de8",
     "0015_image_states": "ea6786b2ec3e4e5a4cfcac945b654c38da39b0fb8930962f2cc9e9882eba11a7",
     "0016_adopted_statements": "ad54f3fa9bc95088674c5e6fd62837500421fea1fa05c8380ba5c029ea23b84e",
+    "0017_archived_projects": "e9363637972d2bfaedeccd482acf7dcdf5eb16c9f00e01a8912cd04b311d6506",
 }
 
 

@@ -391,6 +391,17 @@ ACTS: dict[str, tuple[str, Act]] = {
     "deployments_sweep_start": ("start.sweep", lambda w: w.post("deployments/sweep/start/")),
     "deployments_sweep_stop": ("stop.sweep", lambda w: w.post(f"deployments/sweep/{Sweep.objects.get().pk}/stop/")),
     "deployments_project_add": ("add.project", lambda w: w.post("deployments/project/add/", {"name": "Second"})),
+    "deployments_project_archive": (
+        "archive.project", lambda w: w.post(f"deployments/project/{w.project.pk}/archive/")),
+    "deployments_project_restore": (
+        "restore.project", lambda w: w.post(f"deployments/project/{w.project.pk}/restore/")),
+    "deployments_project_delete": (
+        "delete.project", lambda w: w.post(f"deployments/project/{w.project.pk}/delete/", {"name": "Billing"})),
+    "manage.py projects archive": (
+        "archive.project", lambda w: _command("projects", "archive", w.project.ref, "--yes")),
+    "manage.py projects restore": ("restore.project", lambda w: _command("projects", "restore", w.project.ref)),
+    "manage.py projects delete": (
+        "delete.project", lambda w: _command("projects", "delete", w.project.ref, "--name", "Billing")),
     "deployments_project_name": (
         "change.project", lambda w: w.post(f"deployments/project/{w.project.pk}/name/", {"name": "Renamed"})),
     "deployments_notificationchannel_add": (
@@ -457,6 +468,15 @@ FIRST: dict[str, Act] = {
         for name in ("second_factor", "your_log_in_remove", "your_log_in_recovery_codes")
     },
     "auth_user_second_factors": lambda w: _with_app(w.person),
+    **{
+        name: lambda w: Project.objects.update(archived_at=Now())
+        for name in (
+            "deployments_project_restore",
+            "deployments_project_delete",
+            "manage.py projects restore",
+            "manage.py projects delete",
+        )
+    },
     "deployments_accesskey_delete": _expired_key,
     "auth_user_revoke_keys": lambda w: keys.make_user_token(w.person),
     "single_sign_on_links unlink": lambda w: Identity.objects.create(
@@ -541,7 +561,7 @@ def test_every_way_in_is_known_to_change_something_or_not() -> None:
         program = {"auditentry", "deployment", "notificationdelivery", "environment", "repository", "sweep"}
         only_reads = model.rpartition("_")[2] in program and what in _REFUSED
         return only_reads or name in {
-            "deployments_accesskey_change", "deployments_notificationchannel_change", "deployments_project_delete",
+            "deployments_accesskey_change", "deployments_notificationchannel_change",
             "deployments_project_change",
         }  # fmt: skip
 

@@ -22,6 +22,7 @@ VIEWER, OPERATOR, ADMIN = "viewer", "operator", "admin"
 #: (model, codename) → name of the permission in the admin. “view_setup” is about the whole installation; it belongs
 #: to the model of the processes because Django's permissions need a model.
 ACTIONS: dict[tuple[str, str], str] = {
+    ("project", "archive_project"): "Can archive and restore a project",
     ("deployment", "promote_deployment"): "Can promote a deployment",
     ("deployment", "rollback_deployment"): "Can roll back to an older deployment",
     ("deployment", "cancel_deployment"): "Can cancel a deployment",

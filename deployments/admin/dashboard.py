@@ -305,7 +305,7 @@ def commit_message() -> Left:
 def _grid() -> dict[str, Any]:
     """Projects as rows, root environments as columns; a column such as dev only if a project has a promotion there."""
     projects = list(
-        Project.objects.annotate(
+        Project.objects.filter(archived_at=None).annotate(
             branches=Count("environments", filter=Q(environments__parent__isnull=False, environments__archived_at=None))
         )[:PROJECTS_SHOWN]
     )

@@ -92,7 +92,7 @@ class NewKeyForm(forms.Form):
         self.fields["user"].queryset = users  # type: ignore[attr-defined]
         self.fields["user"].initial = request.user.pk
         self.fields["environment"].queryset = Environment.objects.filter(  # type: ignore[attr-defined]
-            archived_at=None
+            archived_at=None, project__archived_at=None
         ).select_related("project")
 
     def clean(self) -> dict[str, Any]:

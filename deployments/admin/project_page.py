@@ -77,7 +77,7 @@ def project_page(site: AdminSite, request: HttpRequest, project: Project) -> dic
         rows = rows.order_by(F("revoked_at").asc(nulls_first=True), "-created_at")
         found = list(rows[: KEYS_SHOWN + 1])
         context |= {"keys": found[:KEYS_SHOWN], "more_keys": len(found) > KEYS_SHOWN}
-        context["may_make_keys"] = keys.has_add_permission(request)
+        context["may_make_keys"] = keys.has_add_permission(request) and project.archived_at is None
     return context
 
 
@@ -93,7 +93,8 @@ def _environments(request: HttpRequest, project: Project) -> dict[str, Any]:
     )
     branches = [row for row in found if row.parent_id is not None]
     shown = [*roots, *branches[:BRANCHES_SHOWN]]
-    offers = ROLLBACK_TARGETS_SHOWN if may(request, "rollback_deployment") else 0
+    may_roll_back = may(request, "rollback_deployment") and project.archived_at is None
+    offers = ROLLBACK_TARGETS_SHOWN if may_roll_back else 0
     address = reverse("admin:deployments_environment_changelist")
     return {
         "environments": list(_live(shown, targets_shown=offers)),

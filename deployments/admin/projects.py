@@ -21,10 +21,11 @@ from deployments.admin.dashboard import commit_message
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, code, live_headline, mark, two_lines
 from deployments.admin.image_states import kept_images
-from deployments.admin.pages import Button, Nouns, ReadOnly, audit_of, may, menu, require
+from deployments.admin.pages import Alarm, Button, Nouns, ReadOnly, audit_of, may, menu, require
 from deployments.admin.project_page import project_page
 from deployments.admin.variables import VariablePages
-from deployments.deploys.projects import create_project
+from deployments.deploys import projects
+from deployments.errors import Refusal
 from deployments.models import AccessKey, Deployment, Environment, EnvironmentType, Project, Promotion
 
 
@@ -52,6 +53,12 @@ class NameForm(forms.Form):
     name = forms.CharField(max_length=200)
 
 
+class TypedNameForm(forms.Form):
+    """The name of the project, typed once more."""
+
+    name = forms.CharField(max_length=200, label="Name of the project", help_text="Type it to delete the project.")
+
+
 class NewProjectForm(NameForm):
     """A project's name, and its ref if trigger.config has one already."""
 
@@ -75,11 +82,35 @@ class NewProjectForm(NameForm):
 REF_TAKEN = "There is a project with this ref."
 
 
+ARCHIVED = "This project is archived"
+KEEPS = "It takes no deploys and no promotions, and its keys only read. What is current stays current."
+
+
+class ArchiveMenu(admin.SimpleListFilter):
+    """Archived projects are hidden unless they are asked for."""
+
+    title = "State"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("archived", "Archived"), ("all", "All")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Project]) -> QuerySet[Project]:
+        if self.value() == "all":
+            return queryset
+        return queryset.filter(archived_at__isnull=self.value() != "archived")
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        for number, choice in enumerate(super().choices(changelist)):
+            yield choice if number else {**choice, "display": "Active"}
+
+
 @admin.register(Project)
 class ProjectAdmin(ReadOnly):
     page_template = "registry_admin/project.html"
     nothing_yet = "No projects yet. Add one here, or: python manage.py bootstrap --email you@example.com --project NAME"
     list_display = ("name_cell", "production", "staging", "preview", "created")
+    list_filter = (ArchiveMenu,)
     search_fields = ("name", "^ref")
     search_help_text = "Name or ref"
     sortable_by = ("name_cell", "created")
@@ -92,7 +123,13 @@ class ProjectAdmin(ReadOnly):
 
     def get_urls(self) -> list[Any]:
         wrap = self.admin_site.admin_view
-        return [path("<int:pk>/name/", wrap(self.name_view), name="deployments_project_name"), *super().get_urls()]
+        return [
+            path("<int:pk>/name/", wrap(self.name_view), name="deployments_project_name"),
+            path("<int:pk>/archive/", wrap(self.archive_view), name="deployments_project_archive"),
+            path("<int:pk>/restore/", wrap(self.restore_view), name="deployments_project_restore"),
+            path("<int:pk>/delete/", wrap(self.end_view), name="deployments_project_delete"),
+            *super().get_urls(),
+        ]
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return may(request, "add_project")
@@ -109,7 +146,9 @@ class ProjectAdmin(ReadOnly):
         if request.method == "POST" and form.is_valid():
             try:
                 with Trail.of(request).change("add.project") as line:
-                    project = create_project(name=form.cleaned_data["name"], ref=form.cleaned_data["ref"] or None)
+                    project = projects.create_project(
+                        name=form.cleaned_data["name"], ref=form.cleaned_data["ref"] or None
+                    )
                     line.target, line.after = project, described(project)
             except IntegrityError:  # another request has made a project with this ref meanwhile
                 form.add_error("ref", REF_TAKEN)
@@ -137,15 +176,67 @@ class ProjectAdmin(ReadOnly):
             return HttpResponseRedirect(page_of(project))
         return self._form(request, project, form=form, title=f"Rename {project}", word="Rename", back=page_of(project))
 
+    def archive_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """GET says what happens, POST archives the project."""
+        require(request, "archive_project")
+        project: Project = self.one(request, pk)
+        if request.method == "POST":
+            done = projects.archive(project=project, trail=Trail.of(request))
+            words = f"{project} is archived." if done else f"{project} was archived already."
+            self.message_user(request, words, messages.SUCCESS if done else messages.INFO)
+            return HttpResponseRedirect(page_of(project))
+        sentences = projects.holdings(project).if_archived()
+        return self._end(request, project, title=f"Archive {project}?", word="Archive", sentences=sentences)
+
+    def restore_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """GET says what happens, POST restores the project."""
+        require(request, "archive_project")
+        project: Project = self.one(request, pk)
+        if request.method == "POST":
+            done = projects.restore(project=project, trail=Trail.of(request))
+            words = f"{project} takes deploys again." if done else f"{project} is not archived."
+            self.message_user(request, words, messages.SUCCESS if done else messages.INFO)
+            return HttpResponseRedirect(page_of(project))
+        sentences = ["Deploys, promotions and log-ins to the registry work again, with the same keys."]
+        return self._end(request, project, title=f"Restore {project}?", word="Restore", sentences=sentences)
+
+    def end_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """GET says what happens and asks for the name, POST deletes an archived project."""
+        require(request, "delete_project")
+        project: Project = self.one(request, pk)
+        form = TypedNameForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            try:
+                projects.delete(project=project, typed=form.cleaned_data["name"], trail=Trail.of(request))
+            except Refusal as refused:
+                form.add_error("name", refused.sentence)
+            else:
+                self.message_user(request, f"{project} is deleted.", messages.SUCCESS)
+                return HttpResponseRedirect(reverse("admin:deployments_project_changelist"))
+        sentences = projects.holdings(project).if_deleted()
+        return self._end(
+            request, project, title=f"Delete {project}?", word="Delete", sentences=sentences, form=form, style="danger"
+        )
+
+    def _end(self, request: HttpRequest, project: Project, **context: Any) -> HttpResponse:
+        context |= {"back": page_of(project)}
+        return self.render_page(request, "registry_admin/project_end.html", project, context)
+
     def _form(self, request: HttpRequest, project: Project | None, **context: Any) -> HttpResponse:
         return self.render_page(request, "registry_admin/project_form.html", project, context)
 
     def page(self, request: HttpRequest, row: Project) -> dict[str, Any]:
-        return {**project_page(self.admin_site, request, row), "buttons": list(_buttons(request, row))}
+        archived = row.archived_at is not None
+        return {
+            **project_page(self.admin_site, request, row),
+            "alarm": Alarm(title=ARCHIVED, words=KEEPS, tone="idle") if archived else None,
+            "buttons": list(_buttons(request, row)),
+        }
 
     @admin.display(description="Project", ordering="name")
     def name_cell(self, row: Project) -> str:
-        return format_html('<b>{}</b><code class="under">{}</code>', row.name, row.ref)
+        archived = SafeString(' <span class="tag">archived</span>') if row.archived_at else ""
+        return format_html('<b>{}</b>{}<code class="under">{}</code>', row.name, archived, row.ref)
 
     @admin.display(description="Production")
     def production(self, row: Project) -> str:
@@ -168,9 +259,16 @@ class ProjectAdmin(ReadOnly):
 
 
 def _buttons(request: HttpRequest, project: Project) -> Iterator[Button]:
+    def button(word: str, name: str, style: str = "historylink") -> Button:
+        return Button(word=word, address=reverse(f"admin:deployments_project_{name}", args=[project.pk]), style=style)
+
     if may(request, "change_project"):
-        address = reverse("admin:deployments_project_name", args=[project.pk])
-        yield Button(word="Rename…", address=address, style="historylink")
+        yield button("Rename…", "name")
+    is_archived = project.archived_at is not None
+    if may(request, "archive_project"):
+        yield button("Restore…", "restore", "button") if is_archived else button("Archive…", "archive")
+    if is_archived and may(request, "delete_project"):
+        yield button("Delete…", "delete", "button danger")
 
 
 def described(project: Project) -> dict[str, Any]:
@@ -239,7 +337,7 @@ class EnvironmentAdmin(VariablePages):
             "keys": keys.get_queryset(request).filter(environment=row)[:20]
             if keys.has_view_permission(request)
             else (),
-            "may_make_keys": keys.has_add_permission(request) and row.archived_at is None,
+            "may_make_keys": keys.has_add_permission(request) and not (row.archived_at or row.project.archived_at),
             "ref": code(row.project.ref),
             "audit": audit_of(request, row),
             **self.variables_of(request, row),

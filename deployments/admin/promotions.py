@@ -134,6 +134,8 @@ def compare(change: promotions.PromotionChange) -> str:
 def obstacle(change: promotions.PromotionChange) -> str:
     """Why this deployment cannot become current; empty if it can. The action refuses for the same reasons."""
     deployment = change.deployment
+    if deployment.project.archived_at is not None:
+        return f"The project {deployment.project} is archived."
     if change.current is not None and change.current.deployment_id == deployment.pk:
         return f"{deployment.version} is current already."
     if deployment.status != DeploymentStatus.DEPLOYED:

@@ -21,7 +21,7 @@ from deployments.access.audit import Actor
 from deployments.api import branches, limits
 from deployments.api.errors import HttpRefusal, http_refusal
 from deployments.log import bind, get_logger
-from deployments.models import AccessKey, Environment, EnvironmentType, KeyKind
+from deployments.models import AccessKey, Environment, EnvironmentType, KeyKind, Project
 
 log = get_logger(__name__)
 
@@ -110,6 +110,8 @@ class EnvironmentKey(_Bearer):
                 403, "This request needs the key of an environment, from GET /api/v1/projects/{ref}/{env}."
             )
         require_scope(key, self.scope)
+        if self.scope != keys.READ:
+            require_active(key.environment.project)
         if key.environment.type != EnvironmentType.PREVIEW:
             return Caller(key=key, environment=key.environment)
         name = request.headers.get(BRANCH_HEADER, "")
@@ -127,6 +129,15 @@ def require_scope(key: AccessKey, scope: str) -> None:
     if not keys.allows(key, scope):
         raise http_refusal(403, "scope_missing", scopes=", ".join(key.scopes), scope=scope)
     _require_owner(key, scope)
+
+
+def require_active(project: Project) -> None:
+    """Raise HttpRefusal (403) if the project is archived.
+
+    Not a 404: after a 404 the CLI explains that the project ref may be wrong.
+    """
+    if project.archived_at is not None:
+        raise http_refusal(403, "project_archived", project=project.name, ref=project.ref)
 
 
 def _require_owner(key: AccessKey, scope: str) -> None:

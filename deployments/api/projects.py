@@ -22,6 +22,7 @@ from deployments.api.auth import (
     any_key,
     may_deploy,
     may_read,
+    require_active,
     require_scope,
     user_token,
 )
@@ -117,7 +118,7 @@ def _runtime(deployment: models.Deployment) -> dict[str, Any]:
 )
 def projects(request: UserRequest) -> list[dict[str, Any]]:
     organization = _organization()
-    return [_project(project, organization) for project in models.Project.objects.all()]
+    return [_project(project, organization) for project in models.Project.objects.filter(archived_at=None)]
 
 
 @router.get(
@@ -243,6 +244,7 @@ def upsert_branch(request: UserRequest, ref: str, body: schemas.NewBranch) -> di
     require_scope(request.auth, keys.DEPLOY)
     git = body.git.model_dump(exclude_none=True) if body.git else {}
     preview = _preview(request.auth, ref)
+    require_active(preview.project)
     with Trail.of(request).change("add.environment", after={"archived": False}) as line:
         line.target, is_new = branches.upsert(preview, body.branch, git)
         if not is_new:
@@ -323,6 +325,7 @@ def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
     key = request.auth
     if key.environment is not None:
         _require_own(key, ref, env)
+        require_active(key.environment.project)
         found, text = key.environment, request.headers["Authorization"].partition(" ")[2].strip()
     else:
         slug = SLUG_ALIASES.get(env, env)
@@ -331,6 +334,7 @@ def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
         if root is None:
             raise HttpRefusal(404, "Environment not found")
         require_scope(key, keys.DEPLOY)
+        require_active(project)
         found = root
         with Trail.of(request).change("make.key") as line:
             line.target, text = keys.make_deploy_key(root, key)

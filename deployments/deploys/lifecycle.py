@@ -119,6 +119,7 @@ def create_deployment(
         return CreatedDeployment(deployment=earlier, outcome="created")
     if external_id and not force and (existing := _existing(environment, external_id)):
         return CreatedDeployment(deployment=existing, outcome="existing")
+    require_active(environment.project)  # before AWS is asked; `_insert` compares again
     configuration, config, name, repository = _allocated(environment, configuration, type)
     for _ in range(3):
         try:
@@ -146,6 +147,14 @@ def create_deployment(
             if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest)):
                 return CreatedDeployment(deployment=earlier, outcome="created")
     raise refusal("version_conflict")
+
+
+def require_active(project: Project | None) -> None:
+    """Raise NotFound if the project was deleted, Refusal if it is archived."""
+    if project is None:
+        raise NotFound("Project not found")
+    if project.archived_at is not None:
+        raise refusal("project_archived", project=project.name, ref=project.ref)
 
 
 def _allocated(
@@ -255,6 +264,9 @@ def _insert(
     replaces. One transaction: no version is skipped or used twice, and no deployment is canceled without a new one.
     """
     with transaction.atomic():
+        # The lock orders this transaction and `projects.archive`: either this one finds the project archived, or the
+        # other one finds the deployment and cancels it.
+        require_active(Project.objects.select_for_update(no_key=True).filter(pk=environment.project_id).first())
         if external_id and not force:
             # Two requests with one external id may both have found no deployment before their calls to AWS. This lock
             # lets the second request find the deployment of the first.
@@ -416,6 +428,18 @@ def cancel(*, deployment: Deployment, trail: Trail, reason: str = "") -> None:
         if not _end(deployment, CANCELED, canceled_reason=reason[:200]):
             line.after = None
             raise refusal("already_final", status=deployment.status)
+
+
+def cancel_running(*, project: Project, trail: Trail, reason: str) -> int:
+    """Cancel the running deployments of the project. Needs an open transaction. Returns how many it has canceled."""
+    running = Deployment.objects.filter(project=project).exclude(status__in=FINAL_STATUSES)
+    canceled = 0
+    for each in running.order_by("pk").select_for_update(no_key=True):
+        before = {"status": each.status}
+        if _end(each, CANCELED, canceled_reason=reason[:200]):
+            trail.record("cancel.deployment", each, before=before, after={"status": CANCELED})
+            canceled += 1
+    return canceled
 
 
 def _end(deployment: Deployment, status: DeploymentStatus, **values: Any) -> bool:

@@ -29,6 +29,7 @@ from deployments.deploys.lifecycle import (
     ensure_repository,
     log_change,
     registry_of_image,
+    require_active,
     update_running,
 )
 from deployments.errors import NotFound, Refusal, refusal
@@ -232,6 +233,7 @@ def promote(
     current = current_promotion(environment=environment)
     before = current.deployment if current is not None else None
     with trail.attempt(_action(deployment, before), deployment, before=_named(before)) as attempt:
+        require_active(environment.project)
         if deployment.status != DEPLOYED or not hasattr(deployment, "worker"):
             raise refusal("not_deployed", version=wanted, status=deployment.status)
         _agreed(before, instead_of)

@@ -3,7 +3,7 @@
 | value       | when                                                | what is written to AWS                       |
 |-------------|-----------------------------------------------------|----------------------------------------------|
 | empty       | no repository was seen yet, or it is gone           | nothing, until a deploy creates it           |
-| `unmanaged` | a sweep discovered it, and nobody adopted it        | nothing                                      |
+| `unmanaged` | a sweep discovered it, or its project was deleted   | nothing                                      |
 | `adopted`   | somebody else made it; a deploy or a person adopted | repository policy, AWS tags, missing parts   |
 | `full`      | we created it, or a person took it over             | everything that AWS lets us change           |
 
@@ -14,12 +14,15 @@ follows from these columns. So write them together: a `management` that does not
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from django.db import transaction
-from django.db.models import Case, CharField, Value, When
+from django.db.models import Case, CharField, F, Value, When
 from django.db.models.functions import Now
 
 from deployments.log import get_logger
 from deployments.models import EventKind, Repository, RepositoryEvent, RepositoryStatus
+from deployments.reconcile import lease
 from deployments.row_values import Management
 
 log = get_logger(__name__)
@@ -73,6 +76,22 @@ def take_over(*, row: Repository, by: str) -> bool:
         if taken:
             _note(row, "Taken over: its lifecycle policy and tag mutability are managed too.", by)
     return bool(taken)
+
+
+def release(*, rows: Collection[Repository], by: str) -> None:
+    """Stop managing repositories whose project is deleted. AWS is not asked: they keep their policies and images.
+
+    A process that works on one of them loses its lease, so that its result is dropped. Needs an open transaction.
+    """
+    Repository.objects.filter(pk__in=[row.pk for row in rows]).update(
+        project=None, status=RepositoryStatus.UNMANAGED, origin="", taken_over_at=None, management=Management.UNMANAGED,
+        mode="", mode_until=None, mode_reason="", mode_by="", differences=[], drifted_since=None,
+        last_error="", last_error_code="", last_error_at=None, error_since=None, creating_since=None,
+        lease_epoch=F("lease_epoch") + 1, **lease.RETURNED,
+    )  # fmt: skip
+    for row in rows:
+        words = "Its project was deleted, so it is unmanaged. It keeps its policies and images."
+        RepositoryEvent.objects.create(repository_id=row.pk, kind=EventKind.CHANGED, message=words, cause=by)
 
 
 def _note(row: Repository, words: str, by: str) -> None:

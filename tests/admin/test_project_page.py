@@ -215,7 +215,7 @@ def test_two_forms_that_make_one_ref_make_one_project_and_the_second_says_it(
     def taken(**values: object) -> Project:
         raise IntegrityError("UNIQUE constraint failed")
 
-    monkeypatch.setattr("deployments.admin.projects.create_project", taken)
+    monkeypatch.setattr("deployments.deploys.projects.create_project", taken)
 
     page = operator.post(f"{PROJECTS}add/", {"name": "Ledger", "ref": "proj_ledger"})
 

@@ -204,6 +204,8 @@ def addresses() -> dict[str, str]:
         "sweep-start": "/admin/deployments/sweep/start/",
         "projects": "/admin/deployments/project/",
         "project": f"/admin/deployments/project/{good.project_id}/change/",
+        "project-archive": f"/admin/deployments/project/{good.project_id}/archive/",
+        "project-delete": f"/admin/deployments/project/{good.project_id}/delete/",
         "project-name": f"/admin/deployments/project/{good.project_id}/name/",
         "project-new": "/admin/deployments/project/add/",
         "environments": "/admin/deployments/environment/",

@@ -26,6 +26,7 @@ _KEEPING = "reconcile/test_service_statements.py::"
 _SSO = "access/test_single_sign_on.py::"
 _LIVE = "admin/test_live.py::"
 
+_ENDS = "api/test_project_ends.py::"
 _MAY_NOT_NAME = "admin/test_project_page.py::test_who_may_not_make_or_rename_a_project_does_neither"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -1168,6 +1169,108 @@ MUTANTS: tuple[Mutant, ...] = (
             'if before["name"] == name:',
             "if True:",
             "admin/test_project_page.py::test_the_name_is_changed_on_its_own_page_and_the_audit_log_has_both_names",
+        ),
+    ),
+    *_in(
+        "deployments/admin/projects.py",
+        (
+            "ProjectAdmin.archive_view",
+            'require(request, "archive_project")',
+            "pass",
+            _ENDS + "test_each_end_needs_its_own_right[archive-archive]",
+        ),
+        (
+            "ProjectAdmin.restore_view",
+            'require(request, "archive_project")',
+            "pass",
+            _ENDS + "test_each_end_needs_its_own_right[restore-archive]",
+        ),
+        (
+            "ProjectAdmin.end_view",
+            'require(request, "delete_project")',
+            "pass",
+            _ENDS + "test_each_end_needs_its_own_right[delete-delete]",
+        ),
+    ),
+    *_in(
+        "deployments/api/auth.py",
+        (
+            "EnvironmentKey.admit",
+            "if self.scope != keys.READ:",
+            "if False:",
+            _ENDS + "test_an_archived_project_refuses_deploys_and_log_ins_with_a_sentence_and_what_is_current_stays",
+        ),
+        (
+            "EnvironmentKey.admit",
+            "if self.scope != keys.READ:",
+            "if True:",
+            _ENDS + "test_an_archived_project_refuses_deploys_and_log_ins_with_a_sentence_and_what_is_current_stays",
+        ),
+    ),
+    *_in(
+        "deployments/deploys/lifecycle.py",
+        (
+            "_insert",
+            "require_active(Project",
+            "str(Project",
+            _ENDS + "test_an_archive_while_a_deploy_asks_aws_leaves_no_deployment",
+        ),
+        (
+            "create_deployment",
+            "require_active(environment.project)",
+            "pass",
+            _ENDS + "test_an_archived_project_asks_aws_for_nothing",
+        ),
+    ),
+    *_in(
+        "deployments/deploys/promotions.py",
+        (
+            "promote",
+            "require_active(environment.project)",
+            "pass",
+            _ENDS + "test_a_promotion_of_an_archived_project_is_offered_nowhere_and_refused",
+        ),
+    ),
+    *_in(
+        "deployments/deploys/projects.py",
+        (
+            "archive",
+            "(pk=project.pk, archived_at=None)",
+            "(pk=project.pk)",
+            _ENDS + "test_archiving_twice_changes_nothing_and_writes_no_second_line",
+        ),
+        (
+            "archive",
+            'lifecycle.cancel_running(project=project, trail=trail, reason="The project was archived.")',
+            "0",
+            _ENDS + "test_an_archive_cancels_the_running_deployments_and_a_later_finalize_is_refused",
+        ),
+        (
+            "delete",
+            "if row.archived_at is None:",
+            "if False:",
+            _ENDS + "test_only_an_archived_project_is_deleted_and_only_by_its_name",
+        ),
+        (
+            "delete",
+            "if typed.strip() != row.name.strip():",
+            "if False:",
+            _ENDS + "test_only_an_archived_project_is_deleted_and_only_by_its_name",
+        ),
+        (
+            "delete",
+            ".update(enabled=False)",
+            "",
+            _ENDS + "test_a_channel_for_this_project_only_is_switched_off_and_does_not_become_one_for_all",
+        ),
+    ),
+    *_in(
+        "deployments/reconcile/ownership.py",
+        (
+            "release",
+            'lease_epoch=F("lease_epoch") + 1,',
+            "",
+            _ENDS + "test_a_check_that_runs_during_the_deletion_loses_its_lease_and_its_result",
         ),
     ),
     *_in(
