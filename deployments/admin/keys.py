@@ -49,32 +49,32 @@ class Environments(forms.ModelChoiceField):  # type: ignore[type-arg]
         return f"{obj.project} / {obj}"
 
 
-class NewKeyForm(forms.Form):
-    """The form of a new key. A personal token acts as its user, so only a superuser can make it for another user."""
+#: What a person can make a key for: the kind, its name, and a sentence to choose by.
+KINDS = (
+    (KeyKind.ENVIRONMENT, "Environment key", "For one environment, in CI and in the deployed code."),
+    (KeyKind.USER, "Personal access token", "For the CLI of a person, with all projects."),
+)
+#: Field → the kind of key that has it. A form has only the fields of its kind.
+FIELDS = {"environment": KeyKind.ENVIRONMENT, "scopes": KeyKind.ENVIRONMENT, "user": KeyKind.USER}
 
-    kind = forms.ChoiceField(
-        label="Kind",
-        choices=[
-            (KeyKind.ENVIRONMENT, "Environment key: for one environment, in CI and in the deployed code"),
-            (KeyKind.USER, "Personal access token: for a person's CLI, all projects"),
-        ],
-        initial=KeyKind.ENVIRONMENT,
-        widget=forms.RadioSelect,
-    )
+
+class NewKeyForm(forms.Form):
+    """The form of a new key of one kind. A personal token acts as its user: only a superuser makes one for another."""
+
     environment = Environments(
         queryset=Environment.objects.none(),
-        required=False,
-        help_text="For an environment key.",
+        error_messages={"required": "Choose the environment that the key is for."},
     )
     user = forms.ModelChoiceField(
-        queryset=get_user_model()._default_manager.none(), required=False, help_text="For a personal access token."
+        queryset=get_user_model()._default_manager.none(),
+        error_messages={"required": "Choose the user that the key is for."},
     )
     name = forms.CharField(required=False, max_length=200, help_text="Where the key will be used, to tell keys apart.")
     scopes = forms.MultipleChoiceField(
         required=False,
         choices=list(keys.SCOPES.items()),
         widget=forms.CheckboxSelectMultiple,
-        help_text="For an environment key. Leave empty for full access.",
+        help_text="Leave empty for full access.",
     )
     days = forms.TypedChoiceField(
         label="Expires",
@@ -84,8 +84,9 @@ class NewKeyForm(forms.Form):
         choices=[("", "never"), (7, "in 7 days"), (30, "in 30 days"), (90, "in 90 days"), (365, "in a year")],
     )
 
-    def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, request: HttpRequest, kind: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.kind = kind
         users = get_user_model()._default_manager.filter(is_active=True)
         if not request.user.is_superuser:
             users = users.filter(pk=request.user.pk or 0)
@@ -94,19 +95,15 @@ class NewKeyForm(forms.Form):
         self.fields["environment"].queryset = Environment.objects.filter(  # type: ignore[attr-defined]
             archived_at=None, project__archived_at=None
         ).select_related("project")
-
-    def clean(self) -> dict[str, Any]:
-        data = super().clean() or {}
-        owner = "user" if data.get("kind") == KeyKind.USER else "environment"
-        if data.get("kind") and not data.get(owner) and owner not in self.errors:
-            self.add_error(owner, f"Choose the {owner} that the key is for.")
-        return data
+        for field, of_kind in FIELDS.items():
+            if of_kind != kind:
+                del self.fields[field]
 
     def make(self) -> tuple[AccessKey, str]:
         """Make the key that a valid form asks for. Returns the row and the key's text, which is not stored."""
         data = self.cleaned_data
         end = clock.now() + timedelta(days=data["days"]) if data["days"] else None
-        if data["kind"] == KeyKind.USER:
+        if self.kind == KeyKind.USER:
             return keys.make_user_token(data["user"], data["name"], expires_at=end)
         return keys.make_environment_key(data["environment"], data["name"], scopes=data["scopes"], expires_at=end)
 
@@ -186,17 +183,26 @@ class AccessKeyAdmin(Audited, ReadOnly):
     def add_view(
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
+        """Without a kind, the kinds to choose from; with one (`kind`, or an `environment`), the form of such a key."""
         if not self.has_add_permission(request):
             raise PermissionDenied
-        initial = {"environment": request.GET.get("environment")}
-        form = NewKeyForm(request.POST or None, request=request, initial=initial)
+        environment = request.GET.get("environment")
+        kind = request.POST.get("kind", request.GET.get("kind", KeyKind.ENVIRONMENT if environment else ""))
+        words = {each: word for each, word, _ in KINDS}
+        back = reverse("admin:deployments_accesskey_changelist")
+        context: dict[str, Any]
+        if kind not in words:
+            context = {"title": "New key", "question": "What is the key for?", "kinds": KINDS, "back": back}
+            return self.render_page(request, "registry_admin/kinds.html", None, context)
+        form = NewKeyForm(request.POST or None, request=request, kind=kind, initial={"environment": environment})
         if request.method == "POST" and form.is_valid():
             with Trail.of(request).change("make.key") as line:
                 key, text = form.make()
                 line.target = key
                 line.after = {"kind": key.kind, "owner": owner_of(key), "scopes": key.scopes}
             return self._shown_once(request, key, text)
-        return self.render_page(request, "registry_admin/key_new.html", None, {"title": "New key", "form": form})
+        context = {"title": f"New key: {words[KeyKind(kind)]}", "form": form, "back": back}
+        return self.render_page(request, "registry_admin/key_new.html", None, context)
 
     def revoke_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """GET shows what will stop working, POST revokes the key."""

@@ -214,8 +214,11 @@ class ChannelAdmin(ReadOnly):
         if request.POST.get("kind", request.GET.get("kind")) in ChannelKind.values:
             return self._form(request, None)
         kinds = [(kind, kind.label, KINDS[kind][0]) for kind in ChannelKind]
-        context = {"title": "New notification channel", "kinds": kinds, "back": reverse(LIST)}
-        return self.render_page(request, "registry_admin/notification_kinds.html", None, context)
+        context = {
+            "title": "New notification channel", "question": "Where do the messages go?",
+            "kinds": kinds, "back": reverse(LIST),
+        }  # fmt: skip
+        return self.render_page(request, "registry_admin/kinds.html", None, context)
 
     def edit_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """The form to change a channel."""

@@ -110,3 +110,23 @@ def test_a_copied_digest_is_the_digest(page: Page, served: Served) -> None:
     button.click()
     expect(button).to_have_text("Copied")
     wait_until(lambda: page.evaluate("navigator.clipboard.readText()").startswith("sha256:"))
+
+
+def test_the_errors_of_a_form_get_the_focus_and_lead_to_their_fields_without_a_script(
+    plain_page: Page,
+) -> None:
+    page = plain_page
+    page.goto("/admin/deployments/accesskey/add/")
+    page.get_by_role("link", name="Environment key").click()
+    page.get_by_role("button", name="Make the key").click()
+
+    summary = page.get_by_role("alert")
+    expect(summary).to_be_focused()
+    expect(summary).to_contain_text("Choose the environment that the key is for.")
+    field = page.get_by_label("Environment", exact=True)
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(page.locator(f"#{field.get_attribute('aria-describedby')}")).to_have_text(
+        "Choose the environment that the key is for."
+    )
+    summary.get_by_role("link", name="Environment").click()
+    expect(field).to_be_focused()
