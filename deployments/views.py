@@ -1,7 +1,8 @@
 """Pages that are neither API nor console: health, the URLs that the CLI prints, and error pages.
 
 Below `/api/` every error is JSON with one sentence (`deployments.api.middleware`), because the CLI shows that sentence
-verbatim and cannot show an HTML page. Everywhere else an error is a page with the request's id.
+verbatim and cannot show an HTML page. Everywhere else an error is a page with the request's id; a person who may use
+the console gets it with the navigation.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render
 from django.urls import reverse
+from django.utils.cache import add_never_cache_headers
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_safe
@@ -28,9 +30,11 @@ from deployments import database, measure, schema
 from deployments.access import cli_login
 from deployments.access.audit import Actor, Trail
 from deployments.errors import NotFound, Refusal, RegistryError, refusal
-from deployments.log import bind
+from deployments.log import bind, get_logger
 from deployments.models import SLUG_ALIASES, Deployment, Environment, Project
 from deployments.reconcile import generation
+
+log = get_logger(__name__)
 
 # ---- Health: for probes, which read only the status code.
 
@@ -215,7 +219,7 @@ def api_docs(request: HttpRequest) -> HttpResponse:
     return render(request, "api/docs.html")
 
 
-def _page(request: HttpRequest, status: int, *, template: str = "", **more: str) -> HttpResponse:
+def _page(request: HttpRequest, status: int, *, template: str = "", **more: Any) -> HttpResponse:
     context = {"request_id": request.META.get("REQUEST_ID", ""), **more}
     try:
         return render(request, template or f"{status}.html", context, status=status)
@@ -223,6 +227,26 @@ def _page(request: HttpRequest, status: int, *, template: str = "", **more: str)
         return HttpResponse(
             f"Error {status}. Request {context['request_id']}", status=status, content_type="text/plain"
         )
+
+
+def _page_with_navigation(request: HttpRequest, status: int, *, template: str = "") -> HttpResponse:
+    """The error page inside the console, for a person who may use it; else the plain page.
+
+    The navigation makes queries: if one fails, for example because the database is away, the page is plain too.
+    """
+    try:
+        shell = {} if request.path_info.startswith("/api/") else admin.site.each_context(request)
+        if shell.get("has_permission"):
+            context = {
+                **shell, "title": f"Error {status}", "page": "registry_admin/error.html",
+                "request_id": request.META.get("REQUEST_ID", ""),
+            }  # fmt: skip
+            response = render(request, template or f"{status}.html", context, status=status)
+            add_never_cache_headers(response)
+            return response
+    except Exception:
+        log.debug("error_page.plain", status=status, exc_info=True)
+    return _page(request, status, template=template)
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
@@ -234,13 +258,13 @@ def bad_request(request: HttpRequest, exception: Exception | None = None) -> Htt
 def permission_denied(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """Django's handler403."""
     _bind_reason(exception)
-    return _page(request, 403)
+    return _page_with_navigation(request, 403)
 
 
 def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
     """Django's CSRF_FAILURE_VIEW: a form without the token of its session. Below `/api/` no request needs one."""
     bind(reason=reason)
-    return _page(request, 403, template="403_csrf.html")
+    return _page_with_navigation(request, 403, template="403_csrf.html")
 
 
 def log_in_throttled(
@@ -273,7 +297,7 @@ def _bind_reason(exception: Exception | None) -> None:
 
 def page_not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """Django's handler404."""
-    return _page(request, 404)
+    return _page_with_navigation(request, 404)
 
 
 def refused(request: HttpRequest, status: int, sentence: str) -> HttpResponse:
@@ -285,7 +309,7 @@ def server_error(request: HttpRequest, *args: Any) -> HttpResponse:
     """Django's handler500: status 503 with its sentence during a database outage, else 500."""
     error = sys.exc_info()[1]  # Django calls this while it handles the error
     outage = database.outage(error) if error is not None else None
-    return database_away(request, outage) if outage is not None else _page(request, 500)
+    return database_away(request, outage) if outage is not None else _page_with_navigation(request, 500)
 
 
 def database_away(request: HttpRequest, outage: Refusal) -> HttpResponse:

@@ -201,7 +201,7 @@ class AccessKeyAdmin(Audited, ReadOnly):
                 line.target = key
                 line.after = {"kind": key.kind, "owner": owner_of(key), "scopes": key.scopes}
             return self._shown_once(request, key, text)
-        context = {"title": f"New key: {words[KeyKind(kind)]}", "form": form, "back": back}
+        context = {"title": f"New {words[KeyKind(kind)].lower()}", "form": form, "back": back}
         return self.render_page(request, "registry_admin/key_new.html", None, context)
 
     def revoke_view(self, request: HttpRequest, pk: int) -> HttpResponse:
