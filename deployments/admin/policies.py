@@ -92,7 +92,7 @@ def pullers(row: Repository, registry: policy.RegistryPolicy | None) -> list[Pul
         Puller(name=f"account {account}", verdict=answer.verdict, words=answer.words, consumer=True)
         for account, answer in sorted(row.consumers.items())
     ]
-    if row.last_checked_at is None:
+    if row.last_checked_at is None or row.status == RepositoryStatus.MISSING:
         return found
     known = {puller.name for puller in found}
     partition = partition_of(row.region)
@@ -185,9 +185,12 @@ class ShownStatement:
 def service_statements(
     request: HttpRequest, row: Repository, events: Iterable[RepositoryEvent]
 ) -> list[ShownStatement]:
-    """The statements of AWS services that stay beside the default policy, and those that would if they were adopted."""
+    """The statements of AWS services that stay beside the default policy, and those that would if they were adopted.
+
+    None for a repository whose policy is never written: one that is unmanaged or gone.
+    """
     target, default = _target_of(row), default_of(row)
-    if target is None or default is None:
+    if target is None or default is None or not row.is_managed:
         return []
     page = reverse("admin:deployments_repository_statement", args=[row.pk])
     mine = {each.statement: each for each in row.adopted_statements}

@@ -184,6 +184,10 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
         excepted = bool(row.mode) and in_force(row)
         take_over = take_over_button(request, row)
         check = last_check(row, no_worker=shell(request).no_worker)
+        found = row.differences
+        if registry is not None and row.policy_text and row.status == RepositoryStatus.UNMANAGED:  # no look compares it
+            partition = partition_of(row.region)
+            found = repositories.policy_differences(row, row.policy_text, registry, partition=partition)
         acts = {bulk.name: button(bulk, row, excepted=excepted) for bulk in offered(request, row)}
         return {
             "live": check is not None and check.waits,
@@ -194,7 +198,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "desired": desired,
             "lines": lines,
             "one_policy": laid_out(row.policy_text or desired or ""),
-            "policy_differs": any(each.part == "policy" for each in row.differences),
+            "policy_differs": any(each.part == "policy" for each in found),
             "events": events,
             "gone_words": next((event.message for event in events if event.kind == EventKind.MISSING), ""),
             "latest": latest(Deployment.objects.filter(repository=row)),
@@ -202,7 +206,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "risks": risks(row),
             "service_statements": service_statements(request, row, events),
             "pullers": pullers(row, registry_policy),
-            "pulls_rest_on": pulls_rest_on(row, registry_policy) if row.last_checked_at else "",
+            "pulls_rest_on": pulls_rest_on(row, registry_policy) if row.last_checked_at and not missing else "",
             "registry_policy": reading,
             "states": {part: state_of(row, part, covered=covered) for part in PARTS},
             "safe_lifecycle": lifecycle_safety.suggestion(row),
@@ -211,7 +215,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "end": acts.pop("end", None),
             "buttons": [*([take_over] if take_over else []), *acts.values()],
             "take_over": take_over,
-            "incomparable": row.incomparable_since is not None,
+            "incomparable": row.incomparable_since is not None or any(each.is_incomparable for each in found),
             "may_be_open": openness(row) == "unknown",
             "needs_person": bool(row.last_error) and not row.last_error_heals,
             "observed": not repositories.effective_enforce(row, shown_configuration().enforce, timezone.now()),

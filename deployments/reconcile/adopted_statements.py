@@ -51,7 +51,7 @@ def seen(row: Repository, key: str) -> str:
 def offers(row: Repository, target: Target, events: Iterable[RepositoryEvent]) -> list[Offer]:
     """The statements that may be adopted: of the last observed policy, then of the policies that events have kept."""
     default, found = target.config.default_repository_policy, dict[str, Offer]()
-    if default is None:
+    if default is None or not row.is_managed:  # nothing is written away there
         return []
     trust, partition = repositories.trust(row, target.config), target.registry.partition
     for number, text in enumerate(dict.fromkeys([row.policy_text, *(each.policy_before for each in events)])):

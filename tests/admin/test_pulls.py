@@ -256,6 +256,42 @@ def test_a_viewer_sees_it_and_only_who_may_start_sweeps_presses(
     assert AuditEntry.objects.get(action="start.sweep").after == {"dry_run": True, "adopt": False, "over": "all"}
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (json.dumps({"Version": "2012-10-17", "Statement": []}), "Differs in what it allows"),
+        (json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Novelty": 1}]}), "Cannot be compared"),
+        (POLICY, "The same in what it allows"),
+    ],
+)
+def test_the_page_of_an_unmanaged_repository_compares_the_policy_that_a_refresh_saw(
+    consumers: Configuration, operator: Client, text: str, says: str
+) -> None:
+    found = row("theirs", "no", status="unmanaged", management="unmanaged", origin="", policy_text=text)
+
+    page = operator.get(f"/admin/deployments/repository/{found.pk}/change/").content.decode()
+
+    [heading] = re.findall(r'id="policy-title">.*?<span class="quiet">(.*?)</span>', page, re.DOTALL)
+    assert heading.strip() == says
+
+
+def test_the_page_of_a_repository_that_is_gone_says_that_nobody_pulls(
+    consumers: Configuration, operator: Client
+) -> None:
+    statement = {"Effect": "Allow", "Principal": {"AWS": CLUSTER}, "Action": "ecr:*", "Resource": "*"}
+    RegistryPolicyReading.objects.create(
+        account=OWNER, region="us-east-1", text=json.dumps({"Statement": [statement]}), scope="V2",
+        read_at=timezone.now(),
+    )  # fmt: skip
+    found = row("gone", status="missing", management="", origin="")
+
+    page = operator.get(f"/admin/deployments/repository/{found.pk}/change/").content.decode()
+
+    assert "Nobody: the repository is gone." in page
+    assert "may pull" not in page
+    assert "This rests on" not in page
+
+
 def test_the_button_says_that_no_worker_runs(consumers: Configuration, operator: Client) -> None:
     Process.objects.create(role="worker", host="h", pid=1, beat_at=timezone.now() - timedelta(minutes=9))
 

@@ -445,6 +445,29 @@ def test_an_adoption_does_not_outlast_the_repository(
     assert (sids(sandbox), found.adopted_statements) == ([""], [])
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"status": RepositoryStatus.UNMANAGED, "management": "unmanaged", "origin": ""},
+        {"status": RepositoryStatus.MISSING, "management": "", "origin": ""},
+    ],
+)
+def test_nothing_is_offered_for_a_repository_that_nobody_manages_or_that_is_gone(
+    row: Repository, configuration: Configuration, sandbox: Sandbox, admin_client: Client, state: dict[str, str]
+) -> None:
+    add(sandbox, ADDED, CROSS)
+    Repository.objects.update(policy_text=json.dumps(live(sandbox)))
+    [offer] = offered(configuration)
+    Repository.objects.update(**state)
+
+    assert offered(configuration) == []
+    with pytest.raises(Refusal) as refused:
+        adopt(configuration, offer)
+    assert refused.value.code == "no_such_statement"
+    page = admin_client.get(f"/admin/deployments/repository/{row.pk}/change/").content.decode()
+    assert "Statements of AWS services" not in page
+
+
 @pytest.mark.parametrize("by_name", [False, True])
 def test_an_adoption_does_not_outlast_a_repository_that_was_deleted_and_created_again_between_two_looks(
     row: Repository, configuration: Configuration, sandbox: Sandbox, by_name: bool
