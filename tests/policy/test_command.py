@@ -324,6 +324,7 @@ def test_what_is_not_json_is_status_2_with_one_sentence(run: Run, text: str | by
         ("who", "a", *BOTH[:-1], "missing"),
         ("who", "-", *BOTH[:-1], "-"),
         ("who", "a", "--region", "eu-west-1", *BOTH[2:]),
+        ("who", "a", *BOTH, "--repository", REPOSITORY.replace("arn:aws:", "arn:aws-cn:")),  # no Resource would match
         ("who", "a", *BOTH, "--registry-scope", "V3"),
         ("whom", "a"),
     ],

@@ -159,7 +159,7 @@ class Command(BaseCommand):
         if options["file"] == options["registry_policy"] == "-":
             raise CommandError("Only one of the two policies can be standard input (-).", returncode=2)
         arn = options["repository"] or ""
-        of = re.fullmatch(r"arn:[a-z-]+:ecr:([a-z0-9-]+):([0-9]{12}):repository/.+", arn)
+        of = re.fullmatch(rf"arn:{partition}:ecr:([a-z0-9-]+):([0-9]{{12}}):repository/.+", arn)
         if of is None or of[1] != options["region"]:
             words = "With the registry policy, --repository is the ARN of a repository in the region."
             raise CommandError(words, returncode=2)
