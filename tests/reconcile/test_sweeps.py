@@ -864,7 +864,30 @@ def test_a_refresh_by_the_command_ends_with_three_where_something_would_change(
     assert reconcile("--all", option)[1] == 3
 
 
-@pytest.mark.parametrize("arguments", [(), ("--all", "trigger/x"), ("trigger/unknown",), ("trigger/x", "--adopt")])
+def test_the_command_says_of_which_repositories_every_part_was_read(fast: Configuration, sandbox: Sandbox) -> None:
+    fill(sandbox, fast, 1)
+    assert reconcile("--all")[0].splitlines()[0].endswith("Every part of each was read.")
+    sandbox.client("ecr").create_repository(repositoryName="trigger/proj_stranger")
+
+    text, _ = reconcile("--all", "--refresh")
+
+    assert "Every part of each was read." not in text
+    assert "of the unmanaged ones the policy" in text
+    sandbox.fault("error", "ecr:DescribeRepositories", code="AccessDeniedException")
+    text, status = reconcile("--all")
+    assert (status, "None was read." in text) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--all", "trigger/x"),
+        ("trigger/unknown",),
+        ("trigger/x", "--adopt"),
+        ("--all", "--adopt", "--refresh"),
+    ],
+)
 def test_a_wrong_call_of_the_command_ends_with_two(arguments: tuple[str, ...], fast: Configuration) -> None:
     assert reconcile(*arguments)[1] == 2
 

@@ -57,6 +57,8 @@ class Command(BaseCommand):
             raise CommandError(
                 "--adopt needs --all: repositories are discovered from the list of the whole registry.", returncode=2
             )
+        if options["adopt"] and options["dry_run"]:
+            raise CommandError("A refresh adopts nothing: leave out --adopt or --refresh.", returncode=2)
         configuration = self._configuration()
         if not targets.configured(configuration):
             raise CommandError("No configured registry is ECR (DEPLOY_REGISTRY_HOST), so there is nothing to do.")
@@ -169,7 +171,7 @@ class Command(BaseCommand):
             self.stdout.write(
                 f"{result.total} checked: {result.in_sync} in sync, {result.healed} healed, "
                 f"{result.drifted} drifted, {result.failed} failed{unmanaged}; {result.missing} missing, "
-                f"{result.discovered} discovered. Every part of each was read."
+                f"{result.discovered} discovered. {_parts_read(sweep, result)}"
             )
             if images.states:
                 self.stdout.write(f"Images that must stay: {images.words}. {images.unknown}".strip())
@@ -185,6 +187,18 @@ class Command(BaseCommand):
             )
         if result.drifted or images.broken_current or (sweep.dry_run and result.missing):
             sys.exit(3)
+
+
+def _parts_read(sweep: Sweep, result: sweep_record.Progress) -> str:
+    """Which parts of the repositories were read, in a sentence."""
+    if sweep.status != SweepStatus.DONE or result.done < result.total:
+        return f"Only {result.done} of {result.total} were read." if result.done else "None was read."
+    if result.failed or result.unmanaged:
+        return (
+            "Every part of those in sync, healed or drifted was read; of the unmanaged ones the policy; of those that "
+            "failed not every part."
+        )
+    return "Every part of each was read."
 
 
 class _Bar:
