@@ -116,7 +116,7 @@ class Images(ReadOnly):
 _RESTORED = {
     repository_images.ACTIVATING: "AWS is restoring the image, which takes up to 20 minutes. Until then it cannot be "
     "pulled.",
-    repository_images.ACTIVE: "The image is not archived: it can be pulled.",
+    repository_images.ACTIVE: "The image is not archived.",
 }
 
 

@@ -89,7 +89,7 @@ class ChunkRun:
         default_factory=dict
     )  # repository → when AWS last throttled a call; monotonic
     throttled_tries: int = 0
-    progressed: bool = False  # whether the check of any repository of this chunk was completed
+    progressed: bool = False  # whether AWS has answered about any repository of this chunk
     unanswered_in_a_row: int = 0  # tries that AWS did not answer
     images: dict[int, list[KeptImage]] = field(default_factory=dict)  # of each repository, the images to look at
     looks: list[image_states.Look] = field(default_factory=list)  # at these images, not recorded yet
@@ -340,13 +340,14 @@ class ChunkRun:
                 return self._throttled(row, part)
             if isinstance(part, RegistryError) and part.code in UNANSWERED_CODES and self._unanswered(row, part):
                 return False
+        self.progressed = True  # AWS answers, even if it throttles the looks at images
         look = None if unmanaged else self._look_at_images(paced, row, observation)
         if look is not None and look.error is not None:
-            if look.error.throttled:
-                return self._throttled(row, look.error) and self._keep_look(look)
+            if look.error.throttled and self._tries_again(row, look.error):
+                return False  # after the last try, the images are unknown, and the repository is compared all the same
             if look.error.code in UNANSWERED_CODES and self._unanswered(row, look.error):
                 return False
-        self.unanswered_in_a_row, self.progressed = 0, True
+        self.unanswered_in_a_row = 0
         if self.chunk.sweep.dry_run and observation.exists:
             self._ask_for_pulls(paced, row)
         if unmanaged:
@@ -441,7 +442,16 @@ class ChunkRun:
         return False
 
     def _throttled(self, row: Repository, error: RegistryError) -> bool:
-        """Let a throttled repository be tried again (False), or record after the last try that it failed (True).
+        """Let a throttled repository be tried again (False), or record after the last try that it failed (True)."""
+        if self._tries_again(row, error):
+            return False
+        self._fail(
+            row, registry_error("Throttled", operation=error.operation, name=row.name, tries=MAX_TRIES_PER_REPOSITORY)
+        )
+        return True
+
+    def _tries_again(self, row: Repository, error: RegistryError) -> bool:
+        """Count a throttled try. False after the last one.
 
         If AWS throttles every repository that this chunk has tried, the cause is the account, and the sweep fails.
         """
@@ -450,12 +460,7 @@ class ChunkRun:
             again = self._count(row, 1)
             if self.throttled_tries >= UNANSWERED_IN_A_ROW and not self.progressed:
                 self.fatal = registry_error("SweepThrottled", operation=error.operation, tries=UNANSWERED_IN_A_ROW)
-        if again or self.fatal is not None:
-            return False
-        self._fail(
-            row, registry_error("Throttled", operation=error.operation, name=row.name, tries=MAX_TRIES_PER_REPOSITORY)
-        )
-        return True
+        return again or self.fatal is not None
 
     def _count(self, row: Repository, tries: int) -> bool:
         """Count tries of a repository and let it rest.

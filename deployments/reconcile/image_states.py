@@ -227,7 +227,10 @@ def _write(results: Iterable[_Result], before: Mapping[str, ImageState]) -> bool
         done &= rows.filter(looked_at__lt=values["looked_at"]).update(**values) == len(group)
     if fresh:
         # The first look, and no change to report. A row that another look has added meanwhile stays.
-        ImageState.objects.bulk_create([_row(each) for each in fresh], ignore_conflicts=True)
+        try:
+            ImageState.objects.bulk_create([_row(each) for each in fresh], ignore_conflicts=True)
+        except IntegrityError:
+            done = False  # a deployment was deleted meanwhile
     for result in _in_order(changed):
         row = before.get(result.deployment)
         done &= _change(result, row, Q(looked_at__lt=result.looked_at))
@@ -305,8 +308,8 @@ def _change(result: _Result, before: ImageState | None, unless_newer: Q) -> bool
                     return False
             if is_news:
                 _change_of(result).save()
-    except IntegrityError:
-        return False  # another look has added the row
+    except (IntegrityError, Deployment.DoesNotExist):
+        return False  # another look has added the row, or the deployment was deleted
     if is_news:
         write = log.info if result.state == ImageStatus.RUNNABLE else log.warning
         about = {"deployment_id": result.deployment, "current": result.is_current}

@@ -3238,7 +3238,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_sweeps.py::test_an_aws_that_answers_nobody_costs_no_repository_a_try",
         ),
         (
-            "ChunkRun._throttled",
+            "ChunkRun._tries_again",
             "self.throttled_tries >= UNANSWERED_IN_A_ROW and not self.progressed",
             "self.throttled_tries >= UNANSWERED_IN_A_ROW",
             "reconcile/test_sweeps.py::test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others",

@@ -39,7 +39,7 @@ from deployments.row_values import ConsumerPull
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
-from tests.support.registry import calls, delete_repository, fill
+from tests.support.registry import calls, delete_repository, drift, fill
 from tests.support.sweeps import sweep_all
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -322,6 +322,25 @@ def test_a_look_that_is_throttled_to_the_end_is_unknown(
     assert states() == dict.fromkeys((1, 2, 3, 4), "unknown")
 
 
+def test_a_policy_is_corrected_although_aws_throttles_each_look_at_the_images(
+    consumers: Configuration,
+    digests: list[str],
+    place: Repository,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chunks, "rest_seconds", lambda tries: 0.0)
+    monkeypatch.setattr(chunks, "UNANSWERED_IN_A_ROW", 3)  # the looks alone must not fail the sweep
+    drift(sandbox, [place.name])
+    sandbox.fault("error", "ecr:DescribeImages", code="ThrottlingException")
+
+    sweep = sweep_all(consumers)
+
+    assert (sweep.chunks.get().healed, sweep.chunks.get().failed) == (1, 0)
+    assert CLUSTER in sandbox.client("ecr").get_repository_policy(repositoryName=place.name)["policyText"]
+    assert set(states().values()) == {"unknown"}
+
+
 def test_a_connection_that_breaks_leaves_the_images_unknown(
     consumers: Configuration, digests: list[str], sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -528,6 +547,30 @@ def test_a_deploy_that_is_promoted_between_the_look_and_its_record_keeps_its_row
 
 
 # -------------------------------------------------------------------------------------------------------- the command
+
+
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_an_environment_that_is_deleted_between_the_look_and_its_record_breaks_nothing(
+    consumers: Configuration,
+    digests: list[str],
+    environment: Environment,
+    place: Repository,
+    monkeypatch: pytest.MonkeyPatch,
+    is_missing: bool,
+) -> None:
+    write = image_states._write
+
+    def late(results: Iterable[Any], before: Any) -> bool:
+        results = list(results)
+        Environment.objects.all().delete()
+        return write(results, before)
+
+    monkeypatch.setattr(image_states, "_write", late)
+
+    image_states.record([looked(consumers, place, *(digests if is_missing else ()))], config=consumers.v4)
+
+    assert not ImageState.objects.exists()
+    assert not ImageStateChange.objects.exists()
 
 
 def test_the_command_counts_the_images_and_ends_with_3_for_a_current_one_that_cannot_be_pulled(
