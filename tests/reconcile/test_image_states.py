@@ -588,6 +588,18 @@ def test_the_command_counts_the_images_and_ends_with_3_for_a_current_one_that_ca
     assert json.loads(reconciled(place.name, "--json", status=3))["images"] == {"missing": 2, "runnable": 2}
 
 
+def test_the_command_says_that_every_part_was_read_only_if_the_images_were_seen(
+    digests: list[str], place: Repository, sandbox: Sandbox
+) -> None:
+    assert "Every part of each was read." in reconciled(place.name)
+    sandbox.fault("error", "ecr:DescribeImages", code="AccessDeniedException", status=400)
+
+    said = reconciled(place.name)
+
+    assert "Images that must stay: 4 unknown." in said
+    assert "Every part" not in said
+
+
 def reconciled(*arguments: str, status: int = 0) -> str:
     out = StringIO()
     with pytest.raises(SystemExit) if status else nullcontext() as ended:

@@ -171,7 +171,7 @@ class Command(BaseCommand):
             self.stdout.write(
                 f"{result.total} checked: {result.in_sync} in sync, {result.healed} healed, "
                 f"{result.drifted} drifted, {result.failed} failed{unmanaged}; {result.missing} missing, "
-                f"{result.discovered} discovered. {_parts_read(sweep, result)}"
+                f"{result.discovered} discovered. {_parts_read(sweep, result, images)}"
             )
             if images.states:
                 self.stdout.write(f"Images that must stay: {images.words}. {images.unknown}".strip())
@@ -189,7 +189,7 @@ class Command(BaseCommand):
             sys.exit(3)
 
 
-def _parts_read(sweep: Sweep, result: sweep_record.Progress) -> str:
+def _parts_read(sweep: Sweep, result: sweep_record.Progress, images: image_states.Counts) -> str:
     """Which parts of the repositories were read, in a sentence."""
     if sweep.status != SweepStatus.DONE or result.done < result.total:
         return f"Only {result.done} of {result.total} were read." if result.done else "None was read."
@@ -198,7 +198,7 @@ def _parts_read(sweep: Sweep, result: sweep_record.Progress) -> str:
             "Every part of those in sync, healed or drifted was read; of the unmanaged ones the policy; of those that "
             "failed not every part."
         )
-    return "Every part of each was read."
+    return "Of each everything was read but its images." if images.unknown else "Every part of each was read."
 
 
 class _Bar:
