@@ -387,6 +387,16 @@ def _make_current(
             environment_id=deployment.environment_id, deployment=deployment, by=by, rolled_back_from=rolled_back_from
         )
         _note_proof(deployment, proof)
+        if rolled_back_from is not None:
+            # A newer version is no roll-back target; pages and notifications must not name it as one until a look.
+            states = ImageState.objects.filter(deployment__environment=deployment.environment_id)
+            states.filter(
+                Q(deployment__version_day__gt=deployment.version_day)
+                | Q(
+                    deployment__version_day=deployment.version_day,
+                    deployment__version_number__gt=deployment.version_number,
+                )
+            ).delete()
         log_change(
             "deployment.promoted",
             deployment,

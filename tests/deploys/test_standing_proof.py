@@ -269,6 +269,14 @@ def test_a_roll_back_while_aws_does_not_answer_is_no_look_at_the_image(
     assert cluster.get(CURRENT)["X-Image-State"] == "unknown"
 
 
+def test_a_version_that_was_rolled_back_is_no_roll_back_target(
+    versions: list[Deployment], configuration: Configuration
+) -> None:
+    promote(versions[0], configuration)
+
+    assert [row.deployment for row in ImageState.objects.all()] == [versions[0]]
+
+
 def test_a_lost_roll_back_target_that_becomes_current_is_news_of_the_environment(
     versions: list[Deployment], configuration: Configuration, cluster: Client, sandbox: Sandbox
 ) -> None:
