@@ -85,16 +85,21 @@ class Holdings:
 
     def if_deleted(self) -> list[str]:
         """What happens if the project is deleted, in sentences."""
-        return [
+        sentences = [
             f"{_many(self.environments, 'environment')}, {_many(self.deployments, 'deployment')} and "
             f"{_many(self.live_keys, 'live key')} will be deleted, with all variables, promotions and expired keys.",
-            f"{_many(self.current, 'environment')} will lose the current version. A cluster that asks for it "
-            "with a key of the project is refused.",
             f"{_many(self.repositories, 'repository', 'repositories')} will become unmanaged. Nothing is deleted in "
             "AWS: images and policies stay. Delete the repositories there if nothing runs from them.",
-            f"{_many(self.channels, 'notification channel')} for this project only will be switched off.",
-            "The audit log keeps its lines. A deletion cannot be taken back.",
         ]
+        if self.current:
+            sentences.append(
+                f"{_many(self.current, 'environment')} will lose the current version. A cluster that asks for it with "
+                "a key of the project is refused."
+            )
+        if self.channels:
+            channels = _many(self.channels, "notification channel")
+            sentences.append(f"{channels} for this project only will be switched off.")
+        return [*sentences, "The audit log keeps its lines. A deletion cannot be taken back."]
 
 
 def _many(number: int, noun: str, plural: str = "") -> str:

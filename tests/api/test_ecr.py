@@ -80,7 +80,7 @@ def test_a_warm_deploy_asks_the_database_little_and_aws_nothing(
     cli.deploy()
     sandbox.reset_calls()
 
-    with django_assert_max_num_queries(7):  # one of them asks which configuration counts
+    with django_assert_max_num_queries(8):  # one asks which configuration counts, one locks the project
         assert cli.deploy().status == 200
 
     assert sandbox.calls() == {}
