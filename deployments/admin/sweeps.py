@@ -53,7 +53,7 @@ from deployments.reconcile import chunks, processes, sweep_record, targets
 FAILED = "The sweep failed for a reason that affects every repository"
 NAMES_SHOWN = 20
 FINDINGS_SHOWN = 100
-LEFT_SHOWN = 10
+LEFT_SHOWN = 5  # repositories that are named for each reason
 #: (counter of a chunk, word, tone), in the order of the page.
 RESULTS = (
     ("in_sync", "In sync", "ok"),
@@ -261,20 +261,29 @@ def how_far(sweep: Sweep) -> HowFar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """A repository that is left, and the reason in words. `until`: when a worker looks at it again, if it rests."""
+    """The repositories that are left for one reason. `until`: when a worker looks at them again, if they rest."""
 
-    pk: int
-    name: str
     words: str
     until: datetime | None
+    named: list[tuple[int, str]]  # (key, name) of the first ones
+    more: int
 
 
 def waiting(sweep: Sweep, *, no_worker: bool) -> list[Waiting]:
-    """The first repositories that are left, those first whose calls AWS throttles."""
-    rows = sweep_record.left(sweep, limit=LEFT_SHOWN)
+    """What is left of a running sweep, by reason: those first whose calls AWS throttles. Two queries."""
+    reasons: dict[tuple[str, datetime | None], list[int]] = {}
+    for row in sweep_record.left(sweep):
+        reasons.setdefault((why_left(row, no_worker=no_worker), row.rests_until), []).append(row.pk)
+    shown = [pk for keys in reasons.values() for pk in keys[:LEFT_SHOWN]]
+    names = dict(Repository.objects.filter(pk__in=shown).values_list("pk", "name"))
     return [
-        Waiting(pk=row.pk, name=row.name, words=why_left(row, no_worker=no_worker), until=row.rests_until)
-        for row in rows
+        Waiting(
+            words=words,
+            until=until,
+            named=[(pk, names[pk]) for pk in keys[:LEFT_SHOWN] if pk in names],
+            more=max(0, len(keys) - LEFT_SHOWN),
+        )
+        for (words, until), keys in reasons.items()
     ]
 
 
@@ -285,7 +294,9 @@ def why_left(row: sweep_record.Left | None, *, no_worker: bool) -> str:
         return waits
     if row.tries:
         of = chunks.MAX_TRIES_PER_REPOSITORY
-        words = f"AWS throttled its calls or did not answer: {row.tries} of {of} tries. Then it counts as failed."
+        words = (
+            f"AWS throttled the calls or did not answer: {row.tries} of {of} tries. After the last try it is failed."
+        )
         return f"{words} {waits}" if no_worker and not row.taken else words
     if row.taken:
         return "A worker is checking this part of the sweep."

@@ -131,35 +131,25 @@ class Left:
     """A repository that a running sweep has not checked yet, and why."""
 
     pk: int
-    name: str
     tries: int  # tries that AWS throttled or did not answer
     taken: bool  # whether a process works on its chunk
     rests_until: datetime | None  # before this time no process takes its chunk; by the database's clock
 
 
-def left(sweep: Sweep, *, limit: int = 1, only: Repository | None = None) -> list[Left]:
-    """The first `limit` repositories that are left, those first whose calls AWS throttles. Two queries.
-
-    `only`: this repository, if it is left. One query.
-    """
-    open_chunks = list(sweep.chunks.filter(finished_at__isnull=True).annotate(is_free=lease.is_free(), db_now=Now()))
-    found = [(chunk, pk, (chunk.throttled or {}).get(pk, 0)) for chunk in open_chunks for pk in chunk.remaining]
-    if only is not None:
-        found, names = [each for each in found if each[1] == only.pk], {only.pk: only.name}
-    else:
-        found = sorted(found, key=lambda each: -each[2])[:limit]
-        names = dict(Repository.objects.filter(pk__in=[pk for _, pk, _ in found]).values_list("pk", "name"))
-    return [
+def left(sweep: Sweep) -> list[Left]:
+    """The repositories that a running sweep has not checked yet, those first whose calls AWS throttles. One query."""
+    open_chunks = sweep.chunks.filter(finished_at__isnull=True).annotate(is_free=lease.is_free())
+    found = [
         Left(
             pk=pk,
-            name=names[pk],
-            tries=tries,
+            tries=(chunk.throttled or {}).get(pk, 0),
             taken=bool(chunk.lease_owner) and not chunk.is_free,
             rests_until=None if chunk.lease_owner or chunk.is_free else chunk.lease_until,
         )
-        for chunk, pk, tries in found
-        if pk in names
+        for chunk in open_chunks
+        for pk in chunk.remaining
     ]
+    return sorted(found, key=lambda each: -each.tries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,11 +171,12 @@ def check_of(row: Repository) -> Check | None:
         return None
     if sweep.status == SweepStatus.RUNNING and sweep.listed_at is None:
         return Check(sweep=sweep, waits=True)
-    waiting = left(sweep, only=row) if sweep.status == SweepStatus.RUNNING else []
+    running = sweep.status == SweepStatus.RUNNING
+    waiting = next((each for each in left(sweep) if each.pk == row.pk), None) if running else None
     return Check(
         sweep=sweep,
-        waits=bool(waiting),
-        left=waiting[0] if waiting else None,
+        waits=waiting is not None,
+        left=waiting,
         finding=None if waiting else sweep.findings.filter(repository=row).first(),
     )
 

@@ -117,7 +117,7 @@ def test_a_poll_makes_at_most_twenty_queries_and_writes_nothing(
         assert operator.get(address, headers={**POLL, "If-None-Match": etag}).status_code == 304
 
     assert len(asked) <= 20
-    assert {query["sql"].split()[0] for query in asked.captured_queries} == {"SELECT"}
+    assert {query["sql"].lstrip("(").split()[0] for query in asked.captured_queries} == {"SELECT"}
 
 
 def test_a_poll_neither_extends_the_session_nor_takes_a_message_from_the_next_page(
@@ -211,8 +211,8 @@ def test_what_is_left_of_a_running_sweep_is_named_with_its_reason(
 
     text = text_of(operator, address_of(sweep)).partition("What is left 1 repository ")[2]
 
-    assert text.startswith(row.name)
-    assert words in text
+    assert text.startswith(words)
+    assert row.name in text.partition(" Facts ")[0]
     assert ("looked at again in" in text) == ("lease_until" in chunk and "lease_owner" not in chunk)
 
 
@@ -226,10 +226,9 @@ def test_the_throttled_repositories_come_first_and_the_others_are_counted(
 
     text = text_of(operator, address_of(sweep)).partition("What is left 12 repositories ")[2]
 
-    assert text.startswith(rows[11].name)
-    assert "AWS throttled its calls or did not answer: 5 of 8 tries." in text
-    assert rows[0].name in text
-    assert "Shown are 10" in text
+    words = "AWS throttled the calls or did not answer: 5 of 8 tries. After the last try it is failed."
+    assert text.startswith(f"{words} {rows[11].name} ")
+    assert f"{rows[4].name} and 6 more" in text
     Sweep.objects.filter(pk=sweep.pk).update(status=SweepStatus.DONE)
     assert "What is left" not in text_of(operator, address_of(sweep))
 

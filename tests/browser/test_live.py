@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.looked_at import nodes
+from tests.browser.looked_at import check, nodes
 from tests.browser.served import Served
 
 HIDE = """
@@ -103,6 +103,18 @@ def test_the_page_of_a_repository_shows_the_result_of_its_check_without_a_reload
     expect(page.locator("#check-title")).to_contain_text("Reconcile: done")
     expect(page.locator(".title .badge")).to_have_text("Drifted")
     served.sql("UPDATE deployments_repository SET status = 'in_sync' WHERE id = ?", repository)
+
+
+def test_the_header_of_a_page_without_a_worker_pleases_axe_and_fits_a_phone(
+    page: Page, served: Served, sweep: int, axe: str
+) -> None:
+    served.sql("UPDATE deployments_process SET beat_at = '2026-01-01 00:00:00'")
+    page.goto(address_of(sweep))
+
+    expect(page.locator(".running.stopped")).to_have_text("No worker is running")
+    check(page, axe)
+    page.locator(".running.stopped").click()
+    page.wait_for_url("**/setup/")
 
 
 def test_a_hidden_page_asks_nothing_and_asks_at_once_when_it_is_seen_again(
