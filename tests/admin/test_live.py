@@ -228,6 +228,7 @@ def test_the_throttled_repositories_come_first_and_the_others_are_counted(
 
     words = "AWS throttled the calls or did not answer: 5 of 8 tries. After the last try it is failed."
     assert text.startswith(f"{words} {rows[11].name} ")
+    assert f"{rows[0].name} , " in text
     assert f"{rows[4].name} and 6 more" in text
     Sweep.objects.filter(pk=sweep.pk).update(status=SweepStatus.DONE)
     assert "What is left" not in text_of(operator, address_of(sweep))
