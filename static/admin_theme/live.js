@@ -10,7 +10,10 @@
     const keyOf = node => node.nodeType === 1
         && (node.getAttribute('id') || node.getAttribute('data-key') || node.getAttribute('aria-labelledby')) || '';
     const byScript = node => node.nodeType === 1 && node.hasAttribute('data-by-script');
-    const alike = (one, other) => one.nodeName === other.nodeName && keyOf(one) === keyOf(other);
+    // What a link or a button does: one that has the focus never becomes another one.
+    const doneBy = node => node.nodeType === 1 && (node.getAttribute('href') || node.getAttribute('formaction')) || '';
+    const alike = (one, other) => one.nodeName === other.nodeName && keyOf(one) === keyOf(other)
+        && doneBy(one) === doneBy(other);
     const sameTime = (one, other) => one.nodeName === 'TIME' && one.dateTime === other.dateTime;
     const renew = (old, fresh) => {
         if (old.nodeType !== 1) {

@@ -162,6 +162,29 @@ def test_a_poll_takes_neither_focus_nor_selection_nor_open_details_nor_the_copy_
     assert page.locator(".copy-button").count() == copies > 0
 
 
+def test_a_link_that_has_the_focus_never_becomes_another_link(
+    page: Page, served: Served, sweep: int, polls: list[str]
+) -> None:
+    repository = served.sql("SELECT remaining FROM deployments_sweepchunk WHERE sweep_id = ?", sweep)[0][0].strip("[]")
+    page.goto(f"/admin/deployments/repository/{repository}/change/")
+    page.get_by_role("link", name=f"Sweep {sweep}").focus()
+    columns = (
+        "trigger, requested_by, names, dry_run, adopt, error, discovered, missing, calls, lease_owner, lease_epoch"
+    )
+    served.sql(
+        f"INSERT INTO deployments_sweep ({columns}, status, started_at) "  # noqa: S608
+        f"SELECT {columns}, 'running', datetime('now') FROM deployments_sweep WHERE id = ?",
+        sweep,
+    )
+    newer = served.sql("SELECT MAX(id) FROM deployments_sweep")[0][0]
+
+    page.evaluate(HIDE, False)
+
+    expect(page.get_by_role("link", name=f"Sweep {newer}")).to_be_visible()
+    assert page.evaluate("document.activeElement.id") == "content-start"
+    end(served, newer)
+
+
 def test_a_button_that_a_poll_brings_works(page: Page, served: Served, sweep: int, polls: list[str]) -> None:
     """The page has its token from before: a poll gets none."""
     served.sql("UPDATE deployments_sweep SET status = 'stopped' WHERE id = ?", sweep)
