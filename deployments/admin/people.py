@@ -17,12 +17,13 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
+from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
 from django.contrib.auth.models import AnonymousUser, Group, Permission, User
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Case, Exists, OuterRef, Q, QuerySet, When
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
@@ -31,10 +32,11 @@ from django.utils.html import format_html_join
 
 from deployments.access import keys, people, second_factor, sessions, single_sign_on
 from deployments.access.audit import Trail
-from deployments.admin.display import ago
+from deployments.access.groups import ADMIN, OPERATOR, VIEWER
+from deployments.admin.display import ago, mark, two_lines
 from deployments.admin.pages import Alarm, Audited, Button, Nouns, ReadOnly, may, require
 from deployments.admin.second_factor import recent
-from deployments.models import AccessKey
+from deployments.models import AccessKey, SecondFactor
 
 
 class Rights(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
@@ -42,6 +44,21 @@ class Rights(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
 
     def label_from_instance(self, obj: Permission) -> str:
         return obj.name
+
+
+#: Role → what it may do, for the form of a person. The roles are the groups that `migrate` fills.
+ROLES = {
+    VIEWER: "sees deployments, repositories, sweeps, projects and keys; changes nothing",
+    OPERATOR: "also sees variables and the audit log, and acts on deployments, repositories and sweeps",
+    ADMIN: "has every permission",
+}
+
+
+class Roles(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
+    """A choice of groups, each role with what it may do."""
+
+    def label_from_instance(self, obj: Group) -> str:
+        return f"{obj.name}: {ROLES[obj.name]}" if obj.name in ROLES else obj.name
 
 
 def rights() -> QuerySet[Permission]:
@@ -78,11 +95,13 @@ class _Names(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class PersonForm(_Names, UserChangeForm):  # type: ignore[type-arg]
-    pass
+    password = None  # type: ignore[assignment]  # Django's field shows parts of the hash; a button leads to the form of a new password
 
 
 class NewPersonForm(_Names, AdminUserCreationForm):  # type: ignore[type-arg]
-    pass
+    usable_password = AdminUserCreationForm.create_usable_password_field(
+        "Without a password, the person logs in by single sign-on, or by a link that an administrator makes."
+    )
 
 
 class GroupForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -108,6 +127,26 @@ ONLY_SEEN = Alarm(
 def live_keys(person: User) -> QuerySet[AccessKey]:
     """The person's personal tokens and deploy keys that work."""
     return AccessKey.objects.filter(keys.live(), user=person).defer("digest")
+
+
+#: Field of a person → its label and its help text, instead of Django's.
+LABELS = {
+    "username": "Log-in name",
+    "email": "E-mail address",
+    "is_active": "Active: may log in",
+    "is_staff": "May use the console",
+    "is_superuser": "Superuser: has every permission, and may change other superusers",
+    "user_permissions": "Single permissions",
+}
+HELP = {
+    "username": "At most 150 characters: letters, digits and @ . + - _",
+    "email": "A link for a forgotten password goes to this address.",
+    "is_active": "Take this away instead of deleting the account.",
+    "is_staff": "",
+    "is_superuser": "",
+}
+#: Field → the words in its place, for who may not change it.
+WORDS = {"is_active": "active", "is_staff": "uses_console", "is_superuser": "superuser"}
 
 
 class _People(Audited):
@@ -138,6 +177,21 @@ class _People(Audited):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return Nouns
 
+    def formfield_for_dbfield(self, db_field: Any, request: Any, **kwargs: Any) -> Any:
+        """Without the links of Django's widget to add a group: they open another window by a script."""
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if field is not None and isinstance(field.widget, RelatedFieldWidgetWrapper):
+            field.widget = field.widget.widget
+        if field is not None:
+            field.label = LABELS.get(db_field.name, field.label)
+            field.help_text = HELP.get(db_field.name, field.help_text)
+        return field
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """One button to save."""
+        context |= {"show_save_and_add_another": False, "show_save_and_continue": False}
+        return super().render_change_form(request, context, *args, **kwargs)
+
     def formfield_for_manytomany(self, db_field: Any, request: HttpRequest | None = None, **kwargs: Any) -> Any:
         kwargs["widget"] = forms.CheckboxSelectMultiple
         actor = request.user if request is not None else AnonymousUser()
@@ -145,7 +199,9 @@ class _People(Audited):
             kwargs["form_class"] = Rights
             kwargs["queryset"] = people.givable_rights(actor, rights())
         else:
-            kwargs["queryset"] = people.givable_groups(actor)
+            place = Case(*(When(name=role, then=number) for number, role in enumerate(ROLES)), default=len(ROLES))
+            kwargs["queryset"] = people.givable_groups(actor).order_by(place, "name")
+            kwargs |= {"form_class": Roles, "label": "Role", "help_text": "Each group adds its permissions."}
         if not actor.is_superuser:
             kwargs["help_text"] = "Only what you have yourself is listed."
         return db_field.formfield(**kwargs)
@@ -160,9 +216,27 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
     noun = "user"
     form = PersonForm
     add_form = NewPersonForm
+    add_form_template = None
     filter_horizontal = ()
     search_help_text = "Name or e-mail address"
-    readonly_fields = ("last_login", "date_joined", "second_factors")  # the program writes these
+    list_display = ("person", "roles", "state", "last_log_in", "factors")
+    list_filter = ("groups", "is_active", "is_superuser")
+    sortable_by = ("person", "last_log_in")
+    fieldsets = (
+        (None, {"fields": ("username", "email", "first_name", "last_name")}),
+        ("Access", {"fields": ("groups", "is_active", "is_staff")}),
+        ("Log-in", {"fields": ("last_log_in", "joined", "password_state", "second_factors", "keys")}),
+        (
+            "Superuser and single permissions",
+            {"classes": ("collapse",), "fields": ("is_superuser", "user_permissions")},
+        ),
+    )
+    add_fieldsets = (
+        (None, {"fields": ("username", "email", "first_name", "last_name")}),
+        ("Access", {"fields": ("groups", "is_staff")}),
+        ("Password", {"fields": ("usable_password", "password1", "password2")}),
+    )
+    readonly_fields = ("last_log_in", "joined", "password_state", "second_factors", "keys", *WORDS.values())
 
     def may_change(self, request: HttpRequest, row: User) -> bool:
         return people.may_change_person(request.user, row)
@@ -175,7 +249,21 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
             *super().get_urls(),
         ]
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        factor = Exists(SecondFactor.objects.filter(user=OuterRef("pk")))
+        rows: QuerySet[User] = super().get_queryset(request).annotate(has_factor=factor)
+        return rows.prefetch_related("groups")
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        return {"is_staff": True, **super().get_changeform_initial_data(request)}
+
     def buttons(self, request: HttpRequest, row: User) -> Iterator[Button]:
+        if self.has_change_permission(request, row):
+            yield Button(
+                word="Set a password…",
+                address=reverse("admin:auth_user_password_change", args=[row.pk]),
+                style="historylink",
+            )
         if may(request, "revoke_accesskey") and live_keys(row).exists():
             address = reverse("admin:auth_user_revoke_keys", args=[row.pk])
             yield Button(word="Revoke their keys…", address=address, style="button danger")
@@ -226,20 +314,63 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
         found = ((each, ago(each.last_used_at, "never")) for each in second_factor.of(row))
         return format_html_join("; ", "{}, last used {}", found) or "none"
 
-    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """The password, with the button to set it, only for those who may."""
-        found = super().get_fieldsets(request, obj)
-        if obj is not None:
-            found = (*found, ("Log-in", {"fields": ("second_factors",)}))
-        if obj is None or self.has_change_permission(request, obj):
-            return found
-        (title, first), *others = found
-        shown = tuple(field for field in first["fields"] if field != "password")
-        return ((title, {**first, "fields": shown}), *others)
+    @admin.display(description="Person", ordering="username")
+    def person(self, row: User) -> str:
+        others = (row.get_full_name(), row.email if row.email != row.username else "")
+        return two_lines(row.username, " · ".join(filter(None, others)))
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        fields = super().get_readonly_fields(request, obj)
-        return fields if request.user.is_superuser else (*fields, "is_superuser")
+    @admin.display(description="Role")
+    def roles(self, row: User) -> str:
+        return ", ".join(sorted(group.name for group in row.groups.all())) or "none"
+
+    @admin.display(description="State")
+    def state(self, row: User) -> str:
+        if not row.is_active:
+            return mark("idle", "Not active")
+        return mark("warn", "Superuser") if row.is_superuser else mark("ok", "Active")
+
+    @admin.display(description="Last log-in", ordering="last_login")
+    def last_log_in(self, row: User) -> str:
+        return ago(row.last_login, "never")
+
+    @admin.display(description="Second factor")
+    def factors(self, row: User) -> str:
+        return "yes" if getattr(row, "has_factor", False) else "no"
+
+    @admin.display(description="Account made")
+    def joined(self, row: User) -> str:
+        return ago(row.date_joined)
+
+    @admin.display(description="Password")
+    def password_state(self, row: User) -> str:
+        return "set" if row.has_usable_password() else "none: cannot log in with a password"
+
+    @admin.display(description="Keys that work")
+    def keys(self, row: User) -> str:
+        return str(live_keys(row).count())
+
+    @admin.display(description="Active")
+    def active(self, row: User) -> str:
+        return "yes" if row.is_active else "no"
+
+    @admin.display(description="May use the console")
+    def uses_console(self, row: User) -> str:
+        return "yes" if row.is_staff else "no"
+
+    @admin.display(description="Superuser")
+    def superuser(self, row: User) -> str:
+        return "yes" if row.is_superuser else "no"
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Fields that the user may not change stand as words, and are no fields of the form."""
+        found: Any = super().get_fieldsets(request, obj)
+        words = WORDS
+        if obj is None or self.has_change_permission(request, obj):
+            words = {} if request.user.is_superuser else {"is_superuser": WORDS["is_superuser"]}
+        return [
+            (title, {**options, "fields": [words.get(field, field) for field in options["fields"]]})
+            for title, options in found
+        ]
 
     def described(self, row: User) -> dict[str, Any]:
         return {

@@ -264,3 +264,54 @@ def test_a_page_that_one_can_only_look_at_says_why(people: Callable[[str], Peopl
         assert "password/" not in page.partition("<main")[2]
         assert "salt" not in page
     assert "You can only look" not in p.client.get(f"/admin/auth/user/{p.peer.pk}/change/").content.decode()
+
+
+def test_the_page_of_a_person_has_roles_first_and_single_permissions_folded(people: Callable[[str], People]) -> None:
+    p = people("superuser")
+    p.strong.set_password(PASSWORD)
+    p.strong.save()
+
+    page = p.client.get(f"/admin/auth/user/{p.strong.pk}/change/").content.decode().partition("<main")[2]
+
+    before, _, folded = page.partition("<details>")
+    roles = [before.index(f"{role}: ") for role in ("viewer", "operator", "admin")]
+    assert roles == sorted(roles)
+    assert roles[-1] < before.index("Strong")
+    assert 'name="user_permissions"' not in before
+    assert 'name="user_permissions"' in folded
+    assert 'name="is_superuser"' in folded
+    for unwanted in ("pbkdf2", "hash", "salt", "icon-no", "icon-yes", "addlink", "_addanother"):
+        assert unwanted not in page
+    assert f"/admin/auth/user/{p.strong.pk}/password/" in page
+
+
+def test_a_page_that_one_can_only_look_at_has_words_and_no_icons(people: Callable[[str], People]) -> None:
+    p = people("keeper")
+
+    page = p.client.get(f"/admin/auth/user/{p.chief.pk}/change/").content.decode().partition("<main")[2]
+
+    assert "<img" not in page
+    assert "Superuser" in page
+
+
+def test_a_new_person_gets_a_role_that_the_maker_may_give(people: Callable[[str], People]) -> None:
+    p = people("keeper")
+    password = {"usable_password": "true", "password1": PASSWORD, "password2": PASSWORD}
+
+    p.post("user/add/", username="one", groups=[p.own_group.pk], is_staff="on", email="one@example.com", **password)
+    p.post("user/add/", username="two", groups=[p.strong_group.pk], is_staff="on", **password)
+
+    one = User.objects.get(username="one")
+    assert (list(one.groups.all()), one.is_staff, one.email) == ([p.own_group], True, "one@example.com")
+    assert not User.objects.filter(username="two").exists()
+
+
+def test_the_list_of_people_has_roles_and_states_as_words(people: Callable[[str], People]) -> None:
+    p = people("superuser")
+
+    page = p.client.get("/admin/auth/user/").content.decode().partition("<main")[2]
+
+    assert "<img" not in page
+    assert "Not active" in page
+    assert "Strong" in page
+    assert "Superuser" in page

@@ -1388,7 +1388,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/admin/people.py",
         (
-            "PeopleAdmin.get_readonly_fields",
+            "PeopleAdmin.get_fieldsets",
             "if request.user.is_superuser else",
             "if True else",
             "admin/test_people.py::test_who_is_no_superuser_neither_becomes_nor_touches_one",
