@@ -72,7 +72,7 @@ def test_an_error_page_is_plain_if_the_navigation_cannot_be_read(
     def away(*_: Any, **__: Any) -> None:
         raise DatabaseError("gone")
 
-    monkeypatch.setattr("deployments.admin.dashboard.counters", away)
+    monkeypatch.setattr("deployments.admin.dashboard.shell", away)
 
     answer = operator.get("/projects/nothing/")
 
