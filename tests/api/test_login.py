@@ -203,7 +203,7 @@ def test_the_page_says_what_asks_and_from_where_and_warns_of_another_address(any
     assert "ada@example.com" in page
     assert "not the address that you are at" not in page
     assert "not the address that you are at" in elsewhere
-    assert "whoever began the login gets your token" in page
+    assert "the person who began the login gets your token" in page
     assert "whoever began the login" not in browser.get(path_of(begin(anyone, BOUND))).content.decode()
 
 

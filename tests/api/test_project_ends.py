@@ -345,6 +345,6 @@ def test_no_key_is_offered_for_an_archived_project(browser: Client, project: Pro
     keys.make_environment_key(project.environments.get(slug="prod"))
     archive(project)
 
-    form = browser.get("/admin/deployments/accesskey/add/").context["form"]
+    form = browser.get("/admin/deployments/accesskey/add/?kind=environment").context["form"]
 
     assert not form.fields["environment"].queryset.exists()
