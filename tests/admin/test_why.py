@@ -102,7 +102,7 @@ def test_a_text_is_neither_stored_nor_logged(
     with CaptureQueriesContext(connection) as captured:
         operator.post(WHY, {"text": f"{message_about(one(installation))} canary-of-a-paste {SECRET}"})
 
-    assert all(query["sql"].startswith("SELECT") for query in captured), captured.captured_queries
+    assert all(query["sql"].lstrip("(").startswith("SELECT") for query in captured), captured.captured_queries
     assert "canary-of-a-paste" not in caplog.text
     assert SECRET not in caplog.text
 
