@@ -195,7 +195,9 @@ class AccessKey(models.Model):
 class KeyClient(models.Model):
     """A client that used an access key, and when it did so first and last, to within a minute."""
 
-    key = models.ForeignKey(AccessKey, on_delete=models.CASCADE, related_name="clients")
+    # Without a constraint: version 0.1.0 deletes keys during an upgrade, and does not know this table. What it leaves
+    # is deleted by `keys.forget_clients`.
+    key = models.ForeignKey(AccessKey, on_delete=models.CASCADE, related_name="clients", db_constraint=False)
     client = models.CharField(max_length=200)  # as in AccessKey.last_used_by
     first_seen_at = models.DateTimeField(db_default=Now())
     last_seen_at = models.DateTimeField(db_default=Now())

@@ -25,7 +25,7 @@ LANDED = {
     "0009_second_factors": "fc35a9297fbd78ae39ccfb7c07b93b4daac684d923a9cb84bd1fad54ea5860f0",
     "0010_registry_policies": "bdd3c6973a686cc9dce38d89fa814eca2162d43d8723b77959468cf3aab31f1c",
     "0011_channel_kinds": "bf45af189b24c1f4f7f96fc4520dc92cf51ed72c8bada4101cff0d2b6a23f3b8",
-    "0012_key_clients": "bcf27dd6bd59d0da4ba0f531b61ba84c07bb78883a5124b6e97ea256c6fcd5fc",
+    "0012_key_clients": "071bea0adf063b8cd51d948eb1a1832387e9c9e919405a2e2bc1c47e47e99f21",
     "0013_lifecycle_previews": "0f32337bac70201d84e5edd1c89bb8e86d80afbc7e73d6e8ddf79fff7fd2e767",
     "0014_refresh": "84f8f7509383439991bafc03f6d063dd47c76e0a52bc3916e6554ae46da60de8",
     "0015_image_states": "ea6786b2ec3e4e5a4cfcac945b654c38da39b0fb8930962f2cc9e9882eba11a7",

@@ -15,12 +15,11 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import Count, Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 
@@ -164,13 +163,12 @@ def record_use(key: AccessKey, client: str, address: str) -> None:
         due |= Q(last_used_at__lte=F("replaced_at"))
         AccessKey.objects.filter(due, pk=key.pk).update(last_used_at=Now(), last_used_by=user)
     if _is_first_in_a_minute((key.digest, user, key.replaced_at)):
-        with suppress(IntegrityError):  # the key was deleted meanwhile
-            KeyClient.objects.bulk_create(
-                [KeyClient(key=key, client=user, last_seen_at=Now())],
-                update_conflicts=True,
-                unique_fields=["key", "client"],
-                update_fields=["last_seen_at"],
-            )
+        KeyClient.objects.bulk_create(
+            [KeyClient(key=key, client=user, last_seen_at=Now())],
+            update_conflicts=True,
+            unique_fields=["key", "client"],
+            update_fields=["last_seen_at"],
+        )
 
 
 def _is_first_in_a_minute(use: tuple[str, str, datetime | None]) -> bool:
@@ -186,8 +184,11 @@ def _is_first_in_a_minute(use: tuple[str, str, datetime | None]) -> bool:
 
 
 def forget_clients() -> None:
-    """Delete clients that were not seen for CLIENTS_KEPT_FOR, and of each key all but the MAX_CLIENTS_KEPT newest."""
-    KeyClient.objects.filter(last_seen_at__lt=Now() - CLIENTS_KEPT_FOR).delete()
+    """Delete clients that were not seen for CLIENTS_KEPT_FOR or whose key is gone, and of each key all but the
+    MAX_CLIENTS_KEPT newest.
+    """
+    gone = ~Exists(AccessKey.objects.filter(pk=OuterRef("key_id")))
+    KeyClient.objects.filter(Q(last_seen_at__lt=Now() - CLIENTS_KEPT_FOR) | gone).delete()
     crowded = (
         KeyClient.objects.order_by().values("key").annotate(clients=Count("pk")).filter(clients__gt=MAX_CLIENTS_KEPT)
     )

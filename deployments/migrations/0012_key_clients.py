@@ -24,7 +24,7 @@ class Migration(migrations.Migration):
                 ('client', models.CharField(max_length=200)),
                 ('first_seen_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('last_seen_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('key', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='clients', to='deployments.accesskey')),
+                ('key', models.ForeignKey(db_constraint=False, on_delete=django.db.models.deletion.CASCADE, related_name='clients', to='deployments.accesskey')),
             ],
             options={
                 'ordering': ['-last_seen_at'],

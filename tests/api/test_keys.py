@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connections
+from django.db import connection, connections
 from django.test import Client
 from django.utils import timezone
 
@@ -291,6 +291,19 @@ def test_clients_in_turn_cost_a_write_a_minute_each(production: Environment, dja
 
 
 @pytest.mark.django_db(transaction=True)
+def test_version_0_1_0_can_delete_a_key_whose_clients_it_does_not_know(production: Environment) -> None:
+    """It deletes expired deploy keys at each deploy, also during an upgrade."""
+    key, text = keys.make_environment_key(production)
+    used(text, "one")
+
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM deployments_accesskey WHERE id = %s", [key.pk])
+    assert KeyClient.objects.count() == 1
+    keys.forget_clients()
+
+    assert not KeyClient.objects.exists()
+
+
 def test_a_use_of_a_key_that_is_deleted_meanwhile_is_no_error(production: Environment) -> None:
     key, text = keys.make_environment_key(production)
     found = keys.authenticate(text)
@@ -298,6 +311,7 @@ def test_a_use_of_a_key_that_is_deleted_meanwhile_is_no_error(production: Enviro
     AccessKey.objects.filter(pk=key.pk).delete()
 
     keys.record_use(found, "one", "10.0.0.1")
+    keys.forget_clients()
 
     assert not KeyClient.objects.exists()
 
