@@ -100,6 +100,18 @@ def policy_differences(
     return [Difference(part=Part.POLICY, words=f"Compared with the default policy, {words}.", fixable=True)]
 
 
+def written_words(before: str, after: str, *, partition: str) -> str:
+    """Who gains and who loses access by a write of a repository policy, as a sentence; `before` empty: no policy."""
+    if not before:
+        return "The repository had no policy."
+    comparison = _compared(before, after, partition=partition, names=("before", "now"))
+    grants = [grant.words for grant in (*comparison.gained, *comparison.lost)]
+    if not grants:
+        return "The policy before it cannot be compared with it."
+    words = "; ".join((*grants, *comparison.more))
+    return f"{words[:1].upper()}{words[1:]}."
+
+
 def lockout_words(text: str, *, writer: str, partition: str, live: bool) -> str:
     """Which statements of a policy keep the writer from writing another one, in sentences; empty if no statement does.
 

@@ -1021,9 +1021,8 @@ def _write(
             run.errors.append(result)
             run.differences.append(difference)
             continue
-        run.written.append(difference.words)
         run.values["written_at"] = Now()
-        _written(run, difference, config=config, now=now, policy_before=policy_before)
+        run.written.append(_written(run, difference, config=config, now=now, policy_before=policy_before))
 
 
 def _not_written(run: _Run, differences: list[Difference], error: RegistryError) -> None:
@@ -1056,22 +1055,25 @@ def _naming_the_statement(
     return replace(error, sentence=f"{error.sentence} {words}".strip())
 
 
-def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: datetime, policy_before: str) -> None:
+def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: datetime, policy_before: str) -> str:
+    """Record a write, and return what it changed in words."""
+    words = difference.words
     match difference.part:
         case Part.POLICY:
             healed = run.row.policy_applied_at is not None
             default = config.default_repository_policy or ""
             services = trust(run.row, config)
             kept = desired.kept_statements(default, policy_before, partition=run.partition, trust=services)
+            text = desired.policy_beside(default, policy_before, partition=run.partition, trust=services)
+            # From the reader's side: what the write gives and takes, not how the policy before it differed.
+            words = desired.written_words(policy_before, text, partition=run.partition)
             beside = f" Statements of AWS services that stay: {', '.join(each.name for each in kept)}." if kept else ""
+            again = f" again. {words}" if healed else "."
+            # The event of the drift has the policy that was there before.
             run.happened(
                 EventKind.HEALED if healed else EventKind.POLICY_APPLIED,
-                f"The default repository policy was written again. {difference.words}{beside}"
-                if healed
-                else f"The default repository policy was written.{beside}",
-                policy_before=policy_before,
+                f"The default repository policy was written{again}{beside}",
             )
-            text = desired.policy_beside(default, policy_before, partition=run.partition, trust=services)
             _saw_policy(run, text, [], config=config, now=now)
         case Part.LIFECYCLE:
             run.happened(EventKind.CHANGED, "The lifecycle policy was written.")
@@ -1082,6 +1084,7 @@ def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: 
         case Part.MUTABILITY:
             run.happened(EventKind.CHANGED, difference.words + " It was changed.")
             run.values["mutability"] = Mutability(mode=desired.MUTABILITY, exclusions=desired.EXCLUSIONS)
+    return words
 
 
 def _record(run: _Run, *, error: RegistryError | None, desired_digest: str, now: datetime) -> None:

@@ -92,6 +92,15 @@ def test_a_page_does_not_promise_a_correction_after_an_error_that_needs_a_person
     assert ("Needs a person" in shown) == (not retryable)
 
 
+def test_the_preview_of_a_policy_that_cannot_be_read_shows_no_zeros(
+    installation: Installation, operator: Client
+) -> None:
+    page = operator.post(WHAT_IF, {"text": '{"Version": ', "registry": 0}).content.decode()
+
+    assert "Registry Admin would not start with this policy" in page
+    assert "Would change" not in page
+
+
 def test_a_cell_is_never_a_formula(installation: Installation, operator: Client) -> None:
     row = Deployment.objects.all()[0]
     row.git = {"commitMessage": '=HYPERLINK("https://evil.example")', "commitRef": "+1", "commitSha": "@x"}

@@ -77,6 +77,17 @@ def test_a_missing_aws_tag_is_ours() -> None:
     assert found(replace(RIGHT, tags={}), management="adopted") == {Part.TAGS: True}
 
 
+def test_a_write_is_said_from_the_readers_side() -> None:
+    def words(before: str, after: str) -> str:
+        return desired.written_words(before, after, partition="aws")
+
+    assert words(policy("222222222222"), policy("333333333333")) == (
+        "Account 333333333333 gains pull; account 222222222222 loses pull."
+    )
+    assert words("", policy("333333333333")) == "The repository had no policy."
+    assert words("not JSON", policy("333333333333")) == "The policy before it cannot be compared with it."
+
+
 def test_no_policy_setting_has_no_opinion_about_a_policy() -> None:
     assert desired.policy_differences(None, policy("222222222222"), partition="aws", trust=TRUST) == []
 

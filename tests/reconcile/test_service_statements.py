@@ -106,7 +106,7 @@ def test_drift_beside_it_is_corrected_with_one_write_that_keeps_it(
     row.refresh_from_db()
     assert (row.status, row.differences, row.consumers[CLUSTER].verdict) == (RepositoryStatus.IN_SYNC, [], "yes")
     healed = row.events.get(kind=EventKind.HEALED)
-    assert f"account {STRANGER} gains pull" in healed.message
+    assert f"account {STRANGER} loses pull" in healed.message
     assert CROSS["Sid"] in row.policy_text
     assert "lambda" not in healed.message
     assert healed.message.endswith(f"Statements of AWS services that stay: {CROSS['Sid']}, {bare()['Sid']}.")
