@@ -162,7 +162,7 @@ def token_in(home: Path) -> str:
 def test_an_older_cli_waits_until_its_login_is_approved(version: str, target: Target, browser: Browser) -> None:
     with logging_in(version, target) as (terminal, home):
         link = link_in(terminal)
-        assert "whoever began the login gets your token" in browser.get(link)
+        assert "the person who began the login gets your token" in browser.get(link)
         assert "Go back to your terminal" in browser.post(link, approve="1")
 
         terminal.read_until("Logged in successfully")
@@ -207,7 +207,7 @@ def test_a_new_cli_that_can_open_a_browser_gets_the_code_from_it(
     with logging_in(NEWEST, target, path=tmp_path) as (terminal, _):
         page = browser.post(link_in(terminal), approve="1")
         back = browser.headers["Refresh"].removeprefix("0;url=")
-        assert "The CLI is told by itself" in page
+        assert "The CLI continues by itself" in page
         assert "login approved" in browser.get(back)
 
         terminal.read_until("Logged in successfully")
