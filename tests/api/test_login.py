@@ -204,7 +204,7 @@ def test_the_page_says_what_asks_and_from_where_and_warns_of_another_address(any
     assert "not the address that you are at" not in page
     assert "not the address that you are at" in elsewhere
     assert "the person who began the login gets your token" in page
-    assert "whoever began the login" not in browser.get(path_of(begin(anyone, BOUND))).content.decode()
+    assert "the person who began the login" not in browser.get(path_of(begin(anyone, BOUND))).content.decode()
 
 
 def test_no_state_of_the_page_needs_a_script_or_a_style_of_its_own(anyone: Cli, browser: Client) -> None:
