@@ -20,7 +20,7 @@ from deployments.models import Environment, EnvironmentType, Project
 from deployments.reconcile import processes
 from sandbox.control import Sandbox
 from tests import databases, postgresql
-from tests.support.constants import HOST, POLICY
+from tests.support.constants import CLUSTER, HOST, POLICY
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +117,17 @@ def configure(settings: Any) -> Callable[..., config.Configuration]:
 def ecr_configuration(configure: Callable[..., config.Configuration], sandbox: Sandbox) -> config.Configuration:
     """The usual installation: the owner's registry, the cluster account's pull policy."""
     return configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY)
+
+
+@pytest.fixture
+def consumers(configure: Callable[..., config.Configuration], sandbox: Sandbox) -> config.Configuration:
+    """The usual installation with the cluster as consumer account, and sweeps that no rate limits."""
+    return configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
+        RECONCILE_CALLS_PER_SECOND="5000",
+    )
 
 
 @pytest.fixture

@@ -269,10 +269,9 @@ def rotate(key: AccessKey, grace: timedelta = timedelta(0)) -> tuple[AccessKey, 
             expires_at=now + life if life is not None else None,
             replaces=old,
         )
-        AccessKey.objects.filter(pk=old.pk).update(replaced_at=Now())
-        if grace > timedelta(0):
-            AccessKey.objects.filter(pk=old.pk).update(expires_at=min(now + grace, old.expires_at or now + grace))
-        else:
+        works_until = min(now + grace, old.expires_at or now + grace) if grace > timedelta(0) else old.expires_at
+        AccessKey.objects.filter(pk=old.pk).update(replaced_at=Now(), expires_at=works_until)
+        if grace <= timedelta(0):
             revoke(old)
     return new, text
 

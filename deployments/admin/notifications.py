@@ -211,9 +211,10 @@ class ChannelAdmin(ReadOnly):
     ) -> HttpResponse:
         """Without a kind, the kinds to choose from; with one (`kind`), the form of a channel of this kind."""
         require(request, "add_notificationchannel")
-        if request.POST.get("kind", request.GET.get("kind")) in ChannelKind.values:
-            return self._form(request, None)
-        kinds = [(kind, kind.label, KINDS[kind][0]) for kind in ChannelKind]
+        kind = request.POST.get("kind", request.GET.get("kind", ""))
+        if kind in ChannelKind.values:
+            return self._form(request, None, kind=kind)
+        kinds = [(each, each.label, KINDS[each][0]) for each in ChannelKind]
         context = {
             "title": "New notification channel", "question": "Where do the messages go?",
             "kinds": kinds, "back": reverse(LIST),
@@ -225,8 +226,8 @@ class ChannelAdmin(ReadOnly):
         require(request, "change_notificationchannel")
         return self._form(request, self.one(request, pk))
 
-    def _form(self, request: HttpRequest, channel: NotificationChannel | None) -> HttpResponse:
-        kind = request.POST.get("kind", request.GET.get("kind", ""))
+    def _form(self, request: HttpRequest, channel: NotificationChannel | None, *, kind: str = "") -> HttpResponse:
+        """The form of a channel; of a new one (None) the form of this kind."""
         form = ChannelForm(request.POST or None, channel=channel, kind=kind)
         if request.method == "POST" and form.is_valid():
             before = described(channel) if channel is not None else None

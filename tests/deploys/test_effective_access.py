@@ -6,23 +6,20 @@ What each answer says, a pull of the cluster's account finds true: real pushes, 
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import connections
 
 from deployments.aws.sqs import EventQueue
 from deployments.config import Access, Configuration
 from deployments.deploys.image_proof import ImageLocation
 from deployments.errors import Refusal
 from deployments.models import Deployment, Environment, Promotion, Repository
-from deployments.reconcile import change_events
 from sandbox import images
 from sandbox.control import Sandbox
+from tests.support.change_events import consuming
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
 from tests.support.deploys import deploying, finalize, push
 from tests.support.sweeps import sweep_all
@@ -35,27 +32,6 @@ def consumers(configure: Callable[..., Configuration], sandbox: Sandbox) -> Conf
         DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
         DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
     )
-
-
-@contextmanager
-def events(configuration: Configuration, queue: EventQueue) -> Iterator[None]:
-    """The consumer of change events, in a thread, as `manage.py events` runs it."""
-    stop = threading.Event()
-
-    def run() -> None:
-        try:
-            change_events.consume(configuration=configuration, queue=queue, stopping=stop.is_set)
-        finally:
-            connections.close_all()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(30)
-    assert not thread.is_alive()
 
 
 def pulls(sandbox: Sandbox, deployment: Deployment) -> bool:
@@ -107,7 +83,7 @@ def test_a_denying_registry_policy_refuses_the_promotion_and_its_deletion_lets_t
     sweep_all(consumers)
     assert row_of(deployment) == ("no", "registry policy", "NoCluster")
 
-    with events(consumers, queue):
+    with consuming(consumers, queue):
         client.delete_registry_policy()
         becomes(lambda: row_of(deployment) == ("yes", "repository policy", "Statement[0]"))
 
@@ -119,7 +95,7 @@ def test_a_denying_registry_policy_refuses_the_promotion_and_its_deletion_lets_t
     assert deployment.receipt.pullers[CLUSTER].verdict == "yes"
     assert "The registry has no policy." in deployment.receipt.pullers[CLUSTER].basis
 
-    with events(consumers, queue):
+    with consuming(consumers, queue):
         client.put_registry_policy(policyText=json.dumps({"Version": "2012-10-17", "Statement": [deny]}))
         becomes(lambda: row_of(deployment)[0] == "no")
         assert not pulls(sandbox, deployment)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connections
 from django.test import Client
 
 from deployments import clock
@@ -29,7 +27,7 @@ from deployments.reconcile import change_events
 from deployments.row_values import ProvedPull
 from sandbox import images
 from sandbox.control import Sandbox
-from tests.support.change_events import event, message
+from tests.support.change_events import consuming, event, message
 from tests.support.constants import CLUSTER, HOST, POLICY
 from tests.support.deploys import deploying, finalize, push
 from tests.support.registry import calls, delete_repository
@@ -315,20 +313,8 @@ def queue(sandbox: Sandbox, versions: list[Deployment]) -> EventQueue:
 
 @pytest.fixture
 def consumer(configuration: Configuration, queue: EventQueue) -> Iterator[None]:
-    stop = threading.Event()
-
-    def run() -> None:
-        try:
-            change_events.consume(configuration=configuration, queue=queue, stopping=stop.is_set)
-        finally:
-            connections.close_all()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    yield
-    stop.set()
-    thread.join(30)
-    assert not thread.is_alive()
+    with consuming(configuration, queue):
+        yield
 
 
 def within_five_seconds(condition: Callable[[], bool]) -> None:

@@ -32,7 +32,7 @@ from deployments.models import Process, ProcessRole, Project, Repository, Reposi
 from deployments.reconcile import change_events, generation, lease, processes, repositories, targets
 from sandbox.control import Sandbox
 from tests import databases, postgresql
-from tests.support.change_events import event, message
+from tests.support.change_events import consuming, event, message
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
 from tests.support.registry import delete_repository
 
@@ -63,20 +63,8 @@ def repository(project: Project, ecr_configuration: Configuration, queue: EventQ
 @pytest.fixture
 def consumer(ecr_configuration: Configuration, queue: EventQueue, repository: Repository) -> Iterator[None]:
     """The consumer, running in a thread as `manage.py events` does."""
-    stop = threading.Event()
-
-    def run() -> None:
-        try:
-            change_events.consume(configuration=ecr_configuration, queue=queue, stopping=stop.is_set)
-        finally:
-            connections.close_all()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    yield
-    stop.set()
-    thread.join(30)
-    assert not thread.is_alive()
+    with consuming(ecr_configuration, queue):
+        yield
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 10) -> float:

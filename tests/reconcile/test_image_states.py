@@ -38,22 +38,12 @@ from deployments.reconcile.image_states import Look
 from deployments.row_values import ConsumerPull
 from sandbox import images
 from sandbox.control import Sandbox
-from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
+from tests.support.constants import CLUSTER, HOST, OWNER
 from tests.support.registry import calls, delete_repository, drift, fill
 from tests.support.sweeps import sweep_all
 
 pytestmark = pytest.mark.django_db(transaction=True)
 DAY = "20261126"
-
-
-@pytest.fixture
-def consumers(configure: Callable[..., Configuration], sandbox: Sandbox) -> Configuration:
-    return configure(
-        DEPLOY_REGISTRY_HOST=HOST,
-        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
-        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
-        RECONCILE_CALLS_PER_SECOND="5000",
-    )
 
 
 def deployed(sandbox: Sandbox, environment: Environment, place: Repository, numbers: Iterable[int]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -30,16 +29,6 @@ from tests.support.sweeps import sweep_all, work_off
 
 pytestmark = pytest.mark.django_db(transaction=True)
 STRANGER = "trigger/proj_stranger"
-
-
-@pytest.fixture
-def consumers(configure: Callable[..., Configuration], sandbox: Sandbox) -> Configuration:
-    return configure(
-        DEPLOY_REGISTRY_HOST=HOST,
-        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
-        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
-        RECONCILE_CALLS_PER_SECOND="5000",
-    )
 
 
 def refresh(configuration: Configuration, **options: Any) -> Any:

@@ -26,16 +26,6 @@ from tests.support.sweeps import sweep_all
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture
-def consumers(configure: Callable[..., Configuration], sandbox: Sandbox) -> Configuration:
-    return configure(
-        DEPLOY_REGISTRY_HOST=HOST,
-        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
-        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=CLUSTER,
-        RECONCILE_CALLS_PER_SECOND="5000",
-    )
-
-
 def deny(sandbox: Sandbox, resource: str = "*", sid: str = "Closed") -> None:
     statement = {"Sid": sid, "Effect": "Deny", "Principal": {"AWS": CLUSTER}, "Action": "ecr:*", "Resource": resource}
     text = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
