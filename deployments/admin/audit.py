@@ -16,6 +16,7 @@ from django.utils.safestring import SafeString
 from deployments.access import audit
 from deployments.admin.display import ago, mark, problem, two_lines
 from deployments.admin.pages import Alarm, ReadOnly, menu
+from deployments.admin.time_filter import between
 from deployments.models import ActorKind, AuditEntry
 
 #: File extension → (content type, function that writes the file).
@@ -23,12 +24,6 @@ EXPORTS = {
     "csv": ("text/csv; charset=utf-8", audit.as_csv),
     "jsonl": ("application/x-ndjson; charset=utf-8", audit.as_json_lines),
 }
-
-
-class When(admin.DateFieldListFilter):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.title = "When"
 
 
 @admin.register(AuditEntry)
@@ -41,7 +36,7 @@ class AuditAdmin(ReadOnly):
         menu("Who", "actor_kind", words=dict(ActorKind.choices)),
         menu("Action", "action"),
         menu("Object", "object_type"),
-        ("at", When),
+        between("When", "at"),
     )
     search_fields = ("actor", "object_label", "=object_id", "=request_id", "=address")
     search_help_text = "Person, key, object or request"

@@ -17,7 +17,7 @@ from django.utils.html import format_html
 from deployments.admin import commits, why
 from deployments.admin.display import ago, badge, commit_cell, headline, tags, took, two_lines
 from deployments.admin.exports import Exports
-from deployments.admin.pages import Alarm, Nouns, audit_of, menu
+from deployments.admin.pages import Alarm, Nouns, Several, audit_of, menu
 from deployments.admin.promotions import Promotions, offers
 from deployments.admin.search import MAX_ROWS_SEARCHED, find
 from deployments.admin.time_filter import between
@@ -74,7 +74,7 @@ class KeysFirst(Nouns):
 UNDER_WAY = tuple(status for status in DeploymentStatus if status not in FINAL_STATUSES)
 
 
-class Mark(admin.SimpleListFilter):
+class Mark(Several):
     title = "Mark"
     parameter_name = "mark"
 
@@ -85,26 +85,30 @@ class Mark(admin.SimpleListFilter):
             ("under_way", "In progress"),
         ]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Deployment]) -> QuerySet[Deployment]:
+    def where(self, value: str) -> Q:
         # Through the Promotion rows (one per environment), which is cheaper than a condition on every deployment.
-        match self.value():
-            case "current":
-                return queryset.filter(promotions__label="current")
-            case "rolled_back":
-                return queryset.filter(pk__in=_rolled_back_from())
-            case "under_way":
-                return queryset.filter(status__in=UNDER_WAY)
-        return queryset
+        if value == "current":
+            return Q(pk__in=Promotion.objects.filter(label="current").values("deployment"))
+        return Q(pk__in=_rolled_back_from()) if value == "rolled_back" else Q(status__in=UNDER_WAY)
 
 
 @admin.register(Deployment)
 class DeploymentAdmin(Promotions, Exports):
     page_template = "registry_admin/deployment.html"
+    tiles = "Status"
     nothing_yet = "No deployments yet. In a project with a trigger.config file: npx trigger.dev@4.8.3 deploy"
     nothing_found = f"Words are searched only in the newest {MAX_ROWS_SEARCHED:,} deployments that match the filters."
     list_display = ("version_cell", "status_cell", "where", "commit", "by", "created")
     list_filter = (
-        menu("Status", "status", words=dict(DeploymentStatus.choices)),
+        menu(
+            "Status",
+            "status",
+            words=dict(DeploymentStatus.choices),
+            together={
+                "under_way": ("In progress", UNDER_WAY),
+                "went_wrong": ("Failed or timed out", _WENT_WRONG),
+            },
+        ),
         menu("Environment", "environment__slug"),
         # Through the environment, so that one index answers the counts of all three menus.
         menu("Project", "environment__project__ref", label="environment__project__name", name="project__ref"),

@@ -122,6 +122,13 @@ def live_headline(promotion: Any) -> str:
 
 
 @register.filter
+def chosen(choices: list[dict[str, Any]]) -> str:
+    """What a filter's menu says is chosen: the word of the choice, or the number of chosen ones; empty for none."""
+    words = [str(each["display"]) for each in choices[1:] if each["selected"]]
+    return words[0] if len(words) == 1 else f"{len(words)} chosen" if words else ""
+
+
+@register.filter
 def problem(entry: AuditEntry) -> str:
     """Why the action of an audit entry was not done; empty if it was done."""
     return "" if entry.outcome == audit.DONE else entry.outcome

@@ -6,15 +6,18 @@ A display method makes no query: the queryset of a list has all values that the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
-from django.contrib.admin.views.main import ChangeList
+from django.contrib.admin.views.main import SEARCH_VAR, ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Count, Model, QuerySet
+from django.db.models import Count, Model, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, QueryDict
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
@@ -24,6 +27,7 @@ from django.utils.text import capfirst
 from deployments.access import audit
 from deployments.access.audit import Trail
 from deployments.admin import live
+from deployments.admin.display import TONES
 from deployments.config import Configuration
 from deployments.models import AuditEntry, ProcessRole, Sweep
 from deployments.reconcile import generation, processes
@@ -102,18 +106,64 @@ def back_to(request: HttpRequest, otherwise: str) -> str:
     return target if safe and target.startswith("/") else otherwise
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chip:
+    """A chosen value of a filter, and the address of the list without it."""
+
+    filter: str
+    word: str
+    address: str
+
+
 class Nouns(ChangeList):
-    """A list with the plural noun as its title, instead of “Select … to change”."""
+    """A list with the plural noun as its title, instead of “Select … to change”; its filters' choices, read once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.title = str(capfirst(self.opts.verbose_name_plural))
+
+    @cached_property
+    def menus(self) -> list[tuple[Any, list[dict[str, Any]]]]:
+        """(filter, its choices) of each filter."""
+        found: list[tuple[Any, Any]] = [(spec, spec.choices(self)) for spec in self.filter_specs]
+        return [(spec, list(choices)) for spec, choices in found]
+
+    @property
+    def tiles(self) -> list[dict[str, Any]]:
+        """The choices of the filter `tiles` that some row has, that are chosen, or that stand for several values."""
+        return [
+            each
+            for spec, choices in self.menus
+            if spec.title == getattr(self.model_admin, "tiles", "")
+            for each in choices
+            if each["count"] or each["selected"] or each["value"] in spec.together
+        ]
+
+    @property
+    def chips(self) -> list[Chip]:
+        """The chosen values of all filters."""
+        return [
+            Chip(
+                filter=str(capfirst(spec.title)),
+                word=str(each["display"]),
+                address=each["query_string"] if isinstance(spec, Several) else choices[0]["query_string"],
+            )
+            for spec, choices in self.menus
+            for each in choices[1:]
+            if each["selected"]
+        ]
+
+    @property
+    def kept(self) -> list[tuple[str, str]]:
+        """(name, value) of everything in the address but the search text, for a form that keeps it."""
+        return [(name, value) for name, values in self.filter_params.items() if name != SEARCH_VAR for value in values]
 
 
 class Console(_Admin):
     """The base of all lists. `nothing_yet`: the text of an empty list, with the next step."""
 
     nothing_yet: ClassVar[str] = ""
+    tiles: ClassVar[str] = ""  # the title of the filter whose choices stand above the list as tiles
     tools: ClassVar[bool] = False  # whether the list has links beside its title
     nothing_found: ClassVar[str] = ""  # added text if a search finds nothing
     list_per_page = 50
@@ -219,15 +269,70 @@ class Audited(_Admin):
             return super().response_action(*args, **kwargs)
 
 
-class Menu(admin.SimpleListFilter):
+class Several(admin.SimpleListFilter):
+    """A filter of which several values can be chosen: `?mark=current&mark=under_way`. A row matches if one value does.
+
+    A choice is a link that adds its value to the address, or takes a chosen value out of it. Subclasses have `lookups`
+    and `where`; a value that `lookups` does not have is ignored.
+    """
+
+    parameter_name: str
+    together: ClassVar[dict[str, tuple[str, tuple[str, ...]]]] = {}  # value → (word, values that it stands for)
+    chosen: list[str]
+
+    def __init__(self, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: Any) -> None:
+        self.chosen = list(dict.fromkeys(params.get(self.parameter_name, ())))[:MAX_MENU_CHOICES]
+        super().__init__(request, params, model, model_admin)
+
+    def where(self, value: str) -> Q:
+        """The rows that match one value of `lookups`, as a condition."""
+        raise NotImplementedError
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        known = {str(value) for value, _ in self.lookup_choices}
+        wanted = [self.where(value) for value in self.chosen if value in known]
+        return queryset.filter(reduce(or_, wanted)) if wanted else queryset
+
+    def choices(self, changelist: ChangeList) -> Any:
+        yield self.everything(changelist)
+        for value, word in self.lookup_choices:
+            yield self.choice(changelist, str(value), str(word))
+
+    def everything(self, changelist: ChangeList) -> dict[str, Any]:
+        """The first choice, which chooses no value."""
+        return {
+            "value": "",
+            "selected": not self.chosen,
+            "query_string": self._address(changelist, []),
+            "display": "All",
+        }
+
+    def choice(self, changelist: ChangeList, value: str, word: str) -> dict[str, Any]:
+        """A choice of the menu. The address of a chosen one leaves it out, that of another one adds it."""
+        selected = value in self.chosen
+        others = [each for each in self.chosen if each != value]
+        return {
+            "value": value,
+            "selected": selected,
+            "query_string": self._address(changelist, others if selected else [*others, value]),
+            "display": word,
+            "tone": TONES.get(self.together.get(value, ("", (value,)))[1][0], ""),
+        }
+
+    def _address(self, changelist: ChangeList, values: list[str]) -> str:
+        query = {name: each for name, each in changelist.filter_params.items() if name != self.parameter_name}
+        return "?" + urlencode(sorted({**query, self.parameter_name: values}.items()), doseq=True)
+
+
+class Menu(Several):
     """A filter as a menu of values with counts. One GROUP BY gives the counts of all menus of a list.
 
     Django's filters count each value by an expression of its own, which becomes slow with many values. Subclasses set
     `field` and, for the names of the values, `label` (a field) or `words`. A field of a related row (`project__ref`)
-    is counted by its foreign key, which an index answers; the names are read afterwards.
+    is counted by its foreign key, which an index answers; the names are read afterwards. A value of `together`, such
+    as `attention`, is one of the first choices.
     """
 
-    parameter_name: str
     field: ClassVar[str]
     label: ClassVar[str] = ""
     words: ClassVar[dict[str, str]] = {}  # value → word, in the order of the menu
@@ -245,38 +350,37 @@ class Menu(admin.SimpleListFilter):
         return f"{relation}_id" if field else relation
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        value = self.value()
-        if value is None:
+        if not self.chosen:
             return queryset
+        values = [each for value in self.chosen for each in self.together.get(value, ("", (value,)))[1]]
         relation, _, field = self.field.partition("__")
         if not field:
-            return queryset.filter(**{relation: value})
-        return queryset.filter(**{f"{relation}__in": self._related(queryset).filter(**{field: value}).values("pk")})
+            return queryset.filter(**{f"{relation}__in": values})
+        related = self._related(queryset).filter(**{f"{field}__in": values})
+        return queryset.filter(**{f"{relation}__in": related.values("pk")})
 
     def choices(self, changelist: ChangeList) -> Any:
         counts = self._named(self._counted(changelist), changelist.root_queryset)
+        found = {str(value): count for value, _, count in counts}
         shown = sorted(counts, key=lambda row: -row[2])[:MAX_MENU_CHOICES]
+        shown += [row for row in counts if str(row[0]) in self.chosen and row not in shown]
         order = {value: place for place, value in enumerate(self.words)}
         shown.sort(key=lambda row: (order.get(str(row[0]), len(order)), row[1].casefold()))
-        yield {
-            "selected": self.value() is None,
-            "query_string": changelist.get_query_string(remove=[self.parameter_name]),
-            "display": "All",
-            "count": sum(count for *_, count in counts),
-        }
+        yield {**self.everything(changelist), "count": sum(count for *_, count in counts)}
+        for value, (word, values) in self.together.items():
+            count = sum(found.get(each, 0) for each in values)
+            yield {**self.choice(changelist, value, word), "count": count}
         for value, word, count in shown:
-            yield {
-                "selected": self.value() == str(value),
-                "query_string": changelist.get_query_string({self.parameter_name: value}),
-                "display": word,
-                "count": count,
-            }
+            yield {**self.choice(changelist, str(value), word), "count": count}
+        for value in self.chosen:  # no row that the other filters leave has it
+            if value not in found and value not in self.together:
+                yield {**self.choice(changelist, value, self.words.get(value) or value or "–"), "count": 0}
 
     def _counted(self, changelist: ChangeList) -> dict[Any, int]:
         """Value of the column → number of rows that match all other filters. Unused menus share one query."""
         columns = list(dict.fromkeys(spec.column for spec in changelist.filter_specs if isinstance(spec, Menu)))
         known: dict[str, list[Any]] = changelist.__dict__.setdefault("counted_for_menus", {})
-        used = self.parameter_name if self.value() is not None else ""
+        used = self.parameter_name if self.chosen else ""
         if used not in known:
             rows = changelist.get_queryset(self.request, exclude_parameters=self.expected_parameters()).order_by()
             known[used] = list(rows.values_list(*columns).annotate(count=Count("*")))
@@ -290,7 +394,7 @@ class Menu(admin.SimpleListFilter):
         """(value, word, number of rows) for every value."""
         field = self.field.partition("__")[2]
         if not field:
-            return [(value, self.words.get(value) or str(value or "–"), count) for value, count in counts.items()]
+            return [(value, self.words.get(str(value)) or str(value or "–"), count) for value, count in counts.items()]
         known = self._related(rows)
         if len(counts) <= NAMED_BY_KEY:
             known = known.filter(pk__in=[key for key in counts if key is not None])
@@ -307,10 +411,15 @@ class Menu(admin.SimpleListFilter):
         return related
 
 
-def menu(title: str, field: str, *, label: str = "", words: dict[str, str] | None = None, name: str = "") -> type[Menu]:
+def menu(
+    title: str,
+    field: str,
+    *,
+    label: str = "",
+    words: dict[str, str] | None = None,
+    name: str = "",
+    together: dict[str, tuple[str, tuple[str, ...]]] | None = None,
+) -> type[Menu]:
     """A `Menu` for a field. `name`: its query parameter; default: the field's name."""
-    return type(
-        f"{title}Menu",
-        (Menu,),
-        {"title": title, "parameter_name": name or field, "field": field, "label": label, "words": words or {}},
-    )
+    own = {"title": title, "parameter_name": name or field, "field": field, "label": label}
+    return type(f"{title}Menu", (Menu,), {**own, "words": words or {}, "together": together or {}})

@@ -34,7 +34,7 @@ from deployments.access import keys, people, second_factor, sessions, single_sig
 from deployments.access.audit import Trail
 from deployments.access.groups import ADMIN, OPERATOR, VIEWER
 from deployments.admin.display import ago, mark, two_lines
-from deployments.admin.pages import Alarm, Audited, Button, Nouns, ReadOnly, may, require
+from deployments.admin.pages import Alarm, Audited, Button, Nouns, ReadOnly, Several, may, menu, require
 from deployments.admin.second_factor import recent
 from deployments.models import AccessKey, SecondFactor
 
@@ -44,6 +44,17 @@ class Rights(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
 
     def label_from_instance(self, obj: Permission) -> str:
         return obj.name
+
+
+class GroupMenu(Several):
+    title = "Group"
+    parameter_name = "group"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(str(pk), name) for pk, name in Group.objects.order_by("name").values_list("pk", "name")]
+
+    def where(self, value: str) -> Q:
+        return Q(pk__in=User.objects.filter(groups=int(value)).values("pk"))
 
 
 #: Role → what it may do, for the form of a person. The roles are the groups that `migrate` fills.
@@ -220,7 +231,11 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
     filter_horizontal = ()
     search_help_text = "Name or e-mail address"
     list_display = ("person", "roles", "state", "last_log_in", "factors")
-    list_filter = ("groups", "is_active", "is_superuser")
+    list_filter = (
+        GroupMenu,
+        menu("Account", "is_active", words={"True": "Active", "False": "Not active"}),
+        menu("Superuser", "is_superuser", words={"True": "Yes", "False": "No"}),
+    )
     sortable_by = ("person", "last_log_in")
     fieldsets = (
         (None, {"fields": ("username", "email", "first_name", "last_name")}),

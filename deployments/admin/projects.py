@@ -21,7 +21,7 @@ from deployments.admin.dashboard import commit_message
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, code, live_headline, mark, two_lines
 from deployments.admin.image_states import kept_images
-from deployments.admin.pages import Alarm, Button, Nouns, ReadOnly, audit_of, may, menu, require
+from deployments.admin.pages import Alarm, Button, Nouns, ReadOnly, Several, audit_of, may, menu, require
 from deployments.admin.project_page import project_page
 from deployments.admin.variables import VariablePages
 from deployments.deploys import projects
@@ -86,7 +86,7 @@ ARCHIVED = "This project is archived"
 KEEPS = "It takes no deploys and no promotions, and its keys only read. What is current stays current."
 
 
-class ArchiveMenu(admin.SimpleListFilter):
+class ArchiveMenu(Several):
     """Archived projects are hidden unless they are asked for."""
 
     title = "State"
@@ -95,14 +95,18 @@ class ArchiveMenu(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [("archived", "Archived"), ("all", "All")]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Project]) -> QuerySet[Project]:
-        if self.value() == "all":
-            return queryset
-        return queryset.filter(archived_at__isnull=self.value() != "archived")
+    def where(self, value: str) -> Q:
+        return Q() if value == "all" else Q(archived_at__isnull=False)
 
-    def choices(self, changelist: ChangeList) -> Iterator[Any]:
-        for number, choice in enumerate(super().choices(changelist)):
-            yield choice if number else {**choice, "display": "Active"}
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Project]) -> QuerySet[Project]:
+        if not self.chosen:
+            return queryset.filter(archived_at__isnull=True)
+        if "all" in self.chosen:  # `Q() | condition` is the condition
+            return queryset
+        return super().queryset(request, queryset)
+
+    def everything(self, changelist: ChangeList) -> dict[str, Any]:
+        return {**super().everything(changelist), "display": "Active"}
 
 
 @admin.register(Project)

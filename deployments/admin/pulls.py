@@ -25,7 +25,7 @@ from django.utils.safestring import SafeString
 from deployments.admin import sweeps
 from deployments.admin.display import ago, badge, mark, two_lines
 from deployments.admin.exports import Exports
-from deployments.admin.pages import Nouns, ReadOnly, may, menu, require, shown_configuration
+from deployments.admin.pages import Nouns, ReadOnly, Several, may, menu, require, shown_configuration
 from deployments.config import Configuration
 from deployments.models import RegistryPolicyReading, Repository, RepositoryStatus, Sweep, SweepStatus
 from deployments.reconcile import pull_states, targets
@@ -57,7 +57,7 @@ class Asked:
         if found is None:
             configuration = shown_configuration()
             accounts = [] if configuration.problems else pull_states.consumer_accounts(configuration)
-            chosen = [account for account in accounts if account == request.GET.get("consumer")]
+            chosen = [account for account in accounts if account in request.GET.getlist("consumer")]
             readings = {(each.account, each.region): each for each in RegistryPolicyReading.objects.all()}
             found = cls(configuration=configuration, accounts=accounts, shown=chosen or accounts, readings=readings)
             request.asked_for_pulls = found  # type: ignore[attr-defined]
@@ -72,7 +72,7 @@ class Asked:
         return [(" ".join(key), self.readings.get(key)) for key in sorted(found)]
 
 
-class ConsumerMenu(admin.SimpleListFilter):
+class ConsumerMenu(Several):
     """Which accounts are columns. It leaves no row out."""
 
     title = "Account"
@@ -88,8 +88,8 @@ class ConsumerMenu(admin.SimpleListFilter):
         return queryset
 
 
-class StateMenu(admin.SimpleListFilter):
-    """The repositories from which at least one of the shown accounts has this state."""
+class StateMenu(Several):
+    """The repositories from which at least one of the shown accounts has one of the chosen states."""
 
     title = "State"
     parameter_name = "state"
@@ -98,18 +98,16 @@ class StateMenu(admin.SimpleListFilter):
         return [(value, word) for value, _, word in STATES.values()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Repository]) -> QuerySet[Repository]:
-        state = next((state for state, (value, *_) in STATES.items() if value == self.value()), None)
         shown = Asked.of(request).shown
-        if state is None or not shown:
-            return queryset
         found = Q()
-        for account in shown:
-            found |= Q(**{f"pull_{account}": state})
+        for state, (value, *_) in STATES.items():
+            for account in shown if value in self.chosen else ():
+                found |= Q(**{f"pull_{account}": state})
         return queryset.filter(found)
 
     def choices(self, changelist: Any) -> Any:
         for choice in super().choices(changelist):
-            state = next((state for state, (*_, word) in STATES.items() if word == choice["display"]), None)
+            state = next((state for state, (value, *_) in STATES.items() if value == choice["value"]), None)
             yield {**choice, "count": changelist.rows_with(state)}
 
 

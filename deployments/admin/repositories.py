@@ -15,13 +15,13 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions, applies, button, offered
-from deployments.admin.dashboard import WORST_FIRST, shell
+from deployments.admin.dashboard import NEEDS_ATTENTION, WORST_FIRST, shell
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
 from deployments.admin.image_states import kept_images
 from deployments.admin.images import Images
-from deployments.admin.pages import Alarm, audit_of, may, menu, shown_configuration
+from deployments.admin.pages import Alarm, Several, audit_of, may, menu, shown_configuration
 from deployments.admin.policies import (
     Policies,
     aws_console,
@@ -42,31 +42,31 @@ from deployments.config import RegistryConfig
 from deployments.models import Deployment, EventKind, Repository, RepositoryStatus
 from deployments.reconcile import lifecycle_safety, registry_policies, repositories, targets
 
+#: The order of the statuses in the menu and in the tiles, the worst first.
+BY_STATUS = (*NEEDS_ATTENTION, RepositoryStatus.PENDING, RepositoryStatus.UNMANAGED, RepositoryStatus.IN_SYNC)
 PARTS = ("policy", "lifecycle", "tags", "mutability", "encryption")
 
 
-class Excepted(admin.SimpleListFilter):
+class Excepted(Several):
     title = "Exception"
     parameter_name = "mode"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [("observe", "Observed for a while"), ("enforce", "Enforced for a while")]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Repository]) -> QuerySet[Repository]:
-        if self.value() not in ("observe", "enforce"):
-            return queryset
-        return queryset.filter(mode=self.value(), mode_until__gt=timezone.now())
+    def where(self, value: str) -> Q:
+        return Q(mode=value, mode_until__gt=timezone.now())
 
 
-class Incomparable(admin.SimpleListFilter):
+class Incomparable(Several):
     title = "Comparison"
     parameter_name = "comparison"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [("incomparable", "Policy cannot be compared")]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Repository]) -> QuerySet[Repository]:
-        return queryset.filter(incomparable_since__isnull=False) if self.value() == "incomparable" else queryset
+    def where(self, value: str) -> Q:
+        return Q(incomparable_since__isnull=False)
 
 
 def reason(row: Repository) -> str:
@@ -81,12 +81,18 @@ def reason(row: Repository) -> str:
 @admin.register(Repository)
 class RepositoryAdmin(BulkActions, Policies, Images, Exports):
     page_template = "registry_admin/repository.html"
+    tiles = "Status"
     change_list_template = "registry_admin/repository_list.html"
     nothing_yet = "No repositories yet. The first deploy of a project makes its repository."
     list_display = ("name_cell", "status_cell", "place", "project", "checked", "act")
     list_select_related = ("project",)
     list_filter = (
-        menu("Status", "status", words=dict(RepositoryStatus.choices)),
+        menu(
+            "Status",
+            "status",
+            words={status: str(status.label) for status in BY_STATUS},
+            together={"attention": ("Needs attention", NEEDS_ATTENTION)},
+        ),
         menu("Account", "account"),
         menu("Region", "region"),
         menu("Project", "project__ref", label="project__name"),

@@ -72,7 +72,12 @@ class Between(admin.ListFilter):
             "field": self.field,
             "from": first.isoformat() if first else "",
             "to": last.isoformat() if last else "",
-            "others": [(name, value) for name, value in _flat(changelist) if name not in (*names, "p")],
+            "others": [
+                (name, value)
+                for name, values in changelist.filter_params.items()
+                for value in values
+                if name not in (*names, "p")
+            ],
         }
         for value, (word, _) in SPANS.items():
             yield {
@@ -95,7 +100,3 @@ def between(title: str, field: str) -> type[Between]:
 
 def _midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
-
-
-def _flat(changelist: ChangeList) -> list[tuple[str, str]]:
-    return [(name, str(value)) for name, value in changelist.params.items()]

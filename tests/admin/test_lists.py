@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
+
 import pytest
+from django.contrib.auth.models import Group, User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from deployments.models import Deployment, DeploymentStatus, Repository, RepositoryStatus
 from tests.admin.installation import Installation
@@ -59,7 +65,122 @@ def test_the_counts_of_one_menu_obey_the_others(installation: Installation, oper
     page = operator.get(DEPLOYMENTS, {"project__ref": project.ref}).content.decode()
 
     assert f'Deployed<span class="number">{count}</span>' in page
-    assert f"<b>{project.name}</b> </summary>" in " ".join(page.split())  # the menu shows what is chosen
+    assert f"<b>{project.name}</b></summary>" in " ".join(page.split())  # the menu shows what is chosen
+
+
+def links(client: Client, address: str, within: str) -> dict[str, str]:
+    """Word → address of the links in the element that `within` begins, as a person reads them."""
+    page = client.get(address).content.decode()
+    part = page[page.index(within) :]
+    found = re.findall(r'<a\s[^>]*?href="([^"]*)"[^>]*>(.*?)</a>', part[: part.index("</ul>")], re.DOTALL)
+    return {" ".join(re.sub(r"<[^>]*>", " ", words).split()): unescape(target) for target, words in found}
+
+
+def test_values_of_one_filter_add_rows_and_a_second_filter_takes_rows_away(
+    installation: Installation, operator: Client
+) -> None:
+    every = set(Deployment.objects.filter(status__in=("FAILED", "TIMED_OUT")).values_list("pk", flat=True))
+    project = installation.projects[0]
+    its = set(project.deployments.values_list("pk", flat=True))
+
+    assert set(found(operator, f"{DEPLOYMENTS}?status=FAILED&status=TIMED_OUT")) == every
+    assert set(found(operator, DEPLOYMENTS, status="went_wrong")) == every
+    both = found(operator, f"{DEPLOYMENTS}?status=FAILED&status=TIMED_OUT&project__ref={project.ref}")
+    assert set(both) == every & its != every
+
+
+def test_values_of_a_filter_without_counts_add_rows_too(installation: Installation, operator: Client) -> None:
+    current = set(found(operator, DEPLOYMENTS, mark="current"))
+    under_way = set(found(operator, DEPLOYMENTS, mark="under_way"))
+
+    assert set(found(operator, f"{DEPLOYMENTS}?mark=current&mark=under_way")) == current | under_way != current
+    assert set(found(operator, f"{DEPLOYMENTS}?mark=current&mark=nonsense")) == current
+
+
+def test_a_choice_adds_its_value_to_the_address_and_a_chosen_one_takes_it_out(
+    installation: Installation, operator: Client
+) -> None:
+    number = Repository.objects.filter(status="drifted").count()
+    failed = Repository.objects.filter(status="failed").count()
+    tiles = links(operator, f"{REPOSITORIES}?status=failed&q=trigger", "tiles states")
+
+    assert tiles[f"{number} Drifted"] == "?q=trigger&status=failed&status=drifted"
+    assert tiles[f"{failed} Failed"] == "?q=trigger"
+
+
+def test_each_chosen_value_has_a_chip_that_removes_it_and_nothing_else(
+    installation: Installation, operator: Client
+) -> None:
+    address = f"{REPOSITORIES}?status=failed&status=unmanaged&account=111111111111"
+
+    assert links(operator, address, 'class="chips"') == {
+        "Status: Failed , remove": "?account=111111111111&status=unmanaged",
+        "Status: Unmanaged , remove": "?account=111111111111&status=failed",
+        "Account: 111111111111 , remove": "?status=failed&status=unmanaged",
+        "Clear all": "?",
+    }
+    assert 'class="chips"' not in operator.get(REPOSITORIES).content.decode()
+
+
+def test_a_chosen_value_that_no_row_has_can_be_removed(installation: Installation, operator: Client) -> None:
+    Repository.objects.filter(status="failed").delete()
+
+    for query, words in (("status=failed", "Status: Failed"), ("project__ref=gone", "Project: gone")):
+        assert links(operator, f"{REPOSITORIES}?{query}", 'class="chips"')[f"{words} , remove"] == "?"
+
+
+def test_a_chip_of_a_time_removes_the_time(installation: Installation, operator: Client) -> None:
+    address = f"{DEPLOYMENTS}?created_at=24h&status=FAILED"
+
+    assert links(operator, address, 'class="chips"')["Created: Last 24 hours , remove"] == "?status=FAILED"
+
+
+@pytest.mark.parametrize("form", ['id="changelist-search"', 'aria-label="Created between two days"'])
+def test_a_search_keeps_every_chosen_value(form: str, installation: Installation, operator: Client) -> None:
+    page = operator.get(f"{DEPLOYMENTS}?status=FAILED&status=DEPLOYED").content.decode()
+    part = page[page.index(form) :]
+    hidden = re.findall(r'type="hidden" name="([^"]*)" value="([^"]*)"', part[: part.index("</form>")])
+
+    assert hidden == [("status", "FAILED"), ("status", "DEPLOYED")]
+
+
+def test_the_first_tile_after_all_counts_what_needs_attention_and_lists_it(
+    installation: Installation, operator: Client
+) -> None:
+    rows = Repository.objects.filter(status__in=("failed", "missing", "drifted"))
+    tiles = links(operator, REPOSITORIES, "tiles states")
+
+    words = list(tiles)
+    assert words[1] == f"{rows.count()} Needs attention"
+    shown = [word.partition(" ")[2] for word in words[2:]]
+    worst_first = ["Failed", "Missing", "Drifted", "Pending", "Unmanaged", "In sync"]
+    assert shown == [word for word in worst_first if word in shown]
+    assert set(found(operator, f"{REPOSITORIES}{tiles[words[1]]}")) == {str(row.pk) for row in rows}
+
+
+def test_several_chosen_values_take_no_more_queries_than_one(installation: Installation, operator: Client) -> None:
+    operator.get(REPOSITORIES)
+    with CaptureQueriesContext(connection) as one:
+        operator.get(f"{REPOSITORIES}?status=failed")
+    with CaptureQueriesContext(connection) as several:
+        operator.get(f"{REPOSITORIES}?status=failed&status=drifted&status=attention")
+
+    assert len(several) == len(one) <= 20
+
+
+def test_users_are_filtered_by_several_groups(operator: Client) -> None:
+    groups = [Group.objects.create(name=name) for name in ("one", "two", "three")]
+    people = [User.objects.create_user(group.name) for group in groups]
+    for user, group in zip(people, groups, strict=True):
+        user.groups.add(group)
+    people[0].groups.add(groups[1])
+    people[1].is_active = False
+    people[1].save()
+
+    both = f"/admin/auth/user/?group={groups[0].pk}&group={groups[1].pk}"
+
+    assert sorted(found(operator, both)) == sorted(str(each.pk) for each in people[:2])
+    assert found(operator, f"{both}&is_active=False") == [str(people[1].pk)]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ LISTS = {
     "deployments/project": 7,
     "deployments/environment": 8,
     "deployments/accesskey": 6,
-    "auth/user": 14,
+    "auth/user": 10,
     "auth/group": 6,
     "pulls": 11,
 }
