@@ -14,7 +14,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from deployments.access import audit
-from deployments.admin.display import ago, mark, problem, two_lines
+from deployments.admin.display import ago, mark, problem, short, two_lines
 from deployments.admin.pages import Alarm, ReadOnly, menu
 from deployments.admin.time_filter import between
 from deployments.models import ActorKind, AuditEntry
@@ -88,7 +88,9 @@ class AuditAdmin(ReadOnly):
     def outcome_cell(self, row: AuditEntry) -> SafeString:
         if row.outcome == audit.BEGUN:
             return mark("idle", "Begun")
-        return mark("ok", "Done") if row.outcome == audit.DONE else two_lines(mark("bad", "Not done"), row.outcome)
+        return (
+            mark("ok", "Done") if row.outcome == audit.DONE else two_lines(mark("bad", "Not done"), short(row.outcome))
+        )
 
     @admin.display(description="When", ordering="at")
     def when(self, row: AuditEntry) -> str:

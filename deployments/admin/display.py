@@ -6,15 +6,19 @@ All pages use it, so a status has the same colour and shape in every list, page 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from html import unescape
 from typing import Any
 from urllib.parse import urlsplit
 
 from django import template
+from django.template import Context, Node, NodeList
+from django.template.base import Parser, Token
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, strip_tags
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
@@ -119,6 +123,57 @@ def headline(row: Deployment) -> str:
 def live_headline(promotion: Any) -> str:
     """The `headline` of a promotion's deployment, from the annotation `message` (`dashboard.commit_message`)."""
     return commits.first_line(promotion.message) or str(promotion.deployment.version)
+
+
+_CELL = re.compile(r"<(tr|td|th)\b([^>]*)>")
+_HEADER = re.compile(r"<th\b[^>]*>(.*?)</th>", re.DOTALL)
+_HEADER_OF_LIST = re.compile(r'<div class="text">(.*?)</div>', re.DOTALL)
+
+
+@register.tag
+def cards(parser: Parser, token: Token) -> Node:
+    """`{% cards %}<table>…</table>{% endcards %}`: on a phone each row of the table is a card with labels.
+
+    One table with a `thead`. The labels are its headers, so that no template writes them twice.
+    """
+    inside = parser.parse(("endcards",))
+    parser.delete_first_token()
+    return _Cards(inside)
+
+
+class _Cards(Node):
+    def __init__(self, inside: NodeList) -> None:
+        self.nodelist = inside
+
+    def render(self, context: Context) -> SafeString:
+        return with_labels(self.nodelist.render(context))
+
+
+def with_labels(table: str) -> SafeString:
+    """The HTML of a table, each cell with the text of its column's header as `data-label`.
+
+    A cell with colspan, and one below a header that is only for screen readers, has no label.
+    """
+    head, end, body = table.partition("</thead>")
+    shown = ["" if "visually-hidden" in cell else cell for cell in _HEADER.findall(head)]
+    labels = [(_HEADER_OF_LIST.findall(cell) or [cell])[0] for cell in shown]
+    words = [" ".join(unescape(strip_tags(label)).split()) for label in labels]
+    column = 0
+
+    def labelled(match: re.Match[str]) -> str:
+        nonlocal column
+        name, attributes = match.groups()
+        column = 0 if name == "tr" else column + 1
+        if name != "td" or "colspan" in attributes or not (label := "".join(words[column - 1 : column])):
+            return match[0]
+        return format_html('<td data-label="{}"{}>', label, SafeString(attributes))
+
+    head = re.sub(r'<table(?: class="([^"]*)")?', _as_cards, head, count=1)
+    return SafeString(head + end + _CELL.sub(labelled, body))
+
+
+def _as_cards(table: re.Match[str]) -> str:
+    return f'<table class="{" ".join(filter(None, ("cards", table[1])))}"'
 
 
 @register.filter
@@ -287,6 +342,14 @@ def commit_cell(row: Deployment) -> SafeString:
     sha = format_html("<code>{}</code>", str(row.git.get("commitSha") or "–")[:7])
     commit = link(commits.links(row.git).commit, sha)
     return format_html('{}{}<span class="under">{}</span>', commit, dirty, row.git.get("commitRef") or "–")
+
+
+_DIGEST = re.compile(r"\b(sha256:[0-9a-f]{12})[0-9a-f]{52}\b")
+
+
+def short(text: str) -> str:
+    """A text for a list: the first twelve characters of a digest name it. The row's page has the whole text."""
+    return _DIGEST.sub(r"\1…", text)
 
 
 def two_lines(first: object, second: object) -> SafeString:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -47,6 +48,35 @@ def test_a_time_reads_and_says_exactly_when_on_hover(age: timedelta, words: str)
 
     assert f">{words}</time>" in html
     assert " UTC" in html
+
+
+def test_each_cell_of_a_table_has_the_words_of_its_column_for_the_cards_of_a_phone() -> None:
+    table = """<table id="t"><thead><tr>
+      <th scope="col"><span><input type="checkbox"></span></th><th scope="col">Name</th>
+      <th><div class="sortoptions"><span>1</span></div> <div class="text"><a href="?">When &amp; “where”</a></div></th>
+      <th><span class="visually-hidden">Action</span></th>
+    </tr></thead><tbody>
+      <tr><td class="box">x</td><th scope="row">a</th><td class="when">now</td><td>Go</td></tr>
+      <tr><td colspan="2">all</td><td>then</td></tr>
+      <tr data-key="b"><td></td><th>b</th><td>later</td></tr>
+    </tbody></table>"""
+
+    found = display.with_labels(table)
+
+    assert re.findall(r"<t[dh][^>]*>", found.partition("<tbody>")[2]) == [
+        '<td class="box">', '<th scope="row">', '<td data-label="When &amp; “where”" class="when">', "<td>",
+        '<td colspan="2">', '<td data-label="Name">',
+        "<td>", "<th>", '<td data-label="When &amp; “where”">',
+    ]  # fmt: skip
+    assert found.startswith('<table class="cards" id="t">')
+    assert display.with_labels('<table class="change">').startswith('<table class="cards change">')
+
+
+def test_a_list_shows_the_beginning_of_a_digest() -> None:
+    digest = "sha256:" + "0123456789abcdef" * 4
+
+    assert display.short(f"The image {digest} is gone.") == "The image sha256:0123456789ab… is gone."
+    assert display.short(f"{digest}0, sha256:0123") == f"{digest}0, sha256:0123"
 
 
 def test_an_old_time_reads_as_a_date() -> None:

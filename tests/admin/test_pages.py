@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -108,6 +109,15 @@ def test_a_page_has_one_title_headings_in_order_and_a_label_for_every_field(page
     ] == []
     assert seen.images_without_text == 0
     assert len(seen.ids) == len(set(seen.ids))
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("page", PAGES)
+def test_every_table_reads_on_a_phone(page: str, installation: Installation, operator: Client) -> None:
+    tables = re.findall(r"<table[^>]*>", operator.get(address(page)).content.decode())
+
+    # As cards with labels; versions in a grid and two policies side by side have forms of their own.
+    assert [each for each in tables if not re.search(r'class="(cards|grid|compare)\b', each)] == []
 
 
 @pytest.mark.wide
