@@ -316,6 +316,18 @@ def offered(request: HttpRequest, row: Repository) -> list[BulkAction]:
     return [bulk for bulk, answer in zip(actions, answers or (), strict=False) if answer] if actions else []
 
 
+def with_offers(request: HttpRequest, rows: QuerySet[Repository]) -> QuerySet[Any]:
+    """`rows`, each with what `offers_of` reads: whether an action that this person may use is for it."""
+    return rows.annotate(
+        **{f"may_{bulk.name}": applies(bulk) for bulk in BULK_ACTIONS.values() if may(request, bulk.right)}
+    )
+
+
+def offers_of(row: Any) -> list[BulkAction]:
+    """The actions on a row of `with_offers` that its person may use."""
+    return [bulk for bulk in BULK_ACTIONS.values() if getattr(row, f"may_{bulk.name}", False)]
+
+
 def applies(bulk: BulkAction) -> ExpressionWrapper[Any]:
     """A query expression: whether the action is for the row."""
     return ExpressionWrapper(bulk.meant(), output_field=BooleanField())

@@ -7,7 +7,7 @@ its row has, and says on which policy and statement that rests, and how old it i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -19,7 +19,7 @@ from django.db.models import Count, Q, QuerySet, Value
 from django.db.models.functions import Lower
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from deployments.admin import sweeps
@@ -39,6 +39,10 @@ STATES = {
     PullState.UNKNOWN: ("unknown", "idle", "Unknown"),
     PullState.YES: ("yes", "ok", "Pulls"),
 }
+
+
+SIGNS = {PullState.NO: "✕", PullState.DEPENDS: "~", PullState.UNKNOWN: "?", PullState.YES: "✓"}
+MARKED = 4  # up to so many accounts have a mark of their own in a row of another list
 
 
 @dataclass(slots=True, kw_only=True)
@@ -235,6 +239,27 @@ class Pulls(Exports, ReadOnly):
 
 def _state(row: Repository, account: str) -> PullState:
     return PullState(getattr(row, f"pull_{account}"))
+
+
+def marks(row: Repository, accounts: Sequence[str]) -> SafeString:
+    """A mark for each consumer account, with its state in words for a mouse and a screen reader; “–” without accounts.
+
+    Of more than MARKED accounts, a mark for each state with the number of accounts. The row has `pull_ACCOUNT`.
+    """
+    found = [(account, _state(row, account)) for account in accounts]
+    if len(found) > MARKED:
+        counts = Counter(state for _, state in found)
+        words = {state: "1 account" if counts[state] == 1 else f"{counts[state]} accounts" for state in STATES}
+        shown = [(state, f" {counts[state]}", words[state]) for state in STATES if counts[state]]
+    else:
+        shown = [(state, "", f"Account {account}") for account, state in found]
+    return format_html_join(
+        " ",
+        '<span class="pull {}" title="{}: {}"><span aria-hidden="true">{}{}</span>'
+        '<span class="visually-hidden">{}: {}.</span></span>',
+        ((STATES[state][1], who, words := STATES[state][2].lower(), SIGNS[state], number, who, words)
+         for state, number, who in shown),
+    ) or SafeString("–")  # fmt: skip
 
 
 def _value(account: str, row: Repository) -> str:

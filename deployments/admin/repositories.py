@@ -6,22 +6,32 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from django.contrib import admin
-from django.db.models import Q, QuerySet
+from django.contrib.admin.views.main import ChangeList
+from django.db.models import Max, Q, QuerySet
 from django.db.models.functions import Lower
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions, applies, button, offered
+from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions, button, offered, offers_of, with_offers
 from deployments.admin.dashboard import NEEDS_ATTENTION, WORST_FIRST, shell
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
 from deployments.admin.image_states import kept_images
 from deployments.admin.images import Images
-from deployments.admin.pages import Alarm, Several, audit_of, may, menu, shown_configuration
+from deployments.admin.pages import (
+    MAX_MENU_CHOICES,
+    Alarm,
+    Button,
+    Nouns,
+    Several,
+    audit_of,
+    may,
+    menu,
+    shown_configuration,
+)
 from deployments.admin.policies import (
     Policies,
     aws_console,
@@ -34,13 +44,14 @@ from deployments.admin.policies import (
     state_of,
     take_over_button,
 )
+from deployments.admin.pulls import Asked, marks
 from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.admin.sweeps import last_check
 from deployments.aws.partitions import partition_of
 from deployments.catalogue import sentence
 from deployments.config import RegistryConfig
 from deployments.models import Deployment, EventKind, Repository, RepositoryStatus
-from deployments.reconcile import lifecycle_safety, registry_policies, repositories, targets
+from deployments.reconcile import lifecycle_safety, pull_states, registry_policies, repositories, targets
 
 #: The order of the statuses in the menu and in the tiles, the worst first.
 BY_STATUS = (*NEEDS_ATTENTION, RepositoryStatus.PENDING, RepositoryStatus.UNMANAGED, RepositoryStatus.IN_SYNC)
@@ -78,13 +89,26 @@ def reason(row: Repository) -> str:
     return " ".join(each.words for each in row.differences)
 
 
+class WithDeploys(Nouns):
+    """The list. One query reads when each repository of the page last got an image."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        rows: Any = list(self.result_list)
+        deployed = Deployment.objects.filter(repository__in=[row.pk for row in rows], deployed_at__isnull=False)
+        newest = dict(deployed.order_by().values_list("repository").annotate(Max("deployed_at")))
+        for row in rows:
+            row.last_deployed_at = newest.get(row.pk)
+        self.result_list = rows
+
+
 @admin.register(Repository)
 class RepositoryAdmin(BulkActions, Policies, Images, Exports):
     page_template = "registry_admin/repository.html"
     tiles = "Status"
     change_list_template = "registry_admin/repository_list.html"
     nothing_yet = "No repositories yet. The first deploy of a project makes its repository."
-    list_display = ("name_cell", "status_cell", "place", "project", "checked", "act")
+    list_display = ("name_cell", "status_cell", "deployed", "place", "checked", "act")
     list_select_related = ("project",)
     list_filter = (
         menu(
@@ -103,7 +127,6 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
     search_help_text = "Name, account, project or error"
     sortable_by = ("name_cell", "checked")
     ordering = (WORST_FIRST, Lower("name"))  # an expression, so that no column is marked as sorted
-
     columns: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         "name": lambda row: row.name,
         "account": lambda row: row.account,
@@ -123,24 +146,44 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
     }
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Repository]:
-        return Repository.objects.select_related("project").annotate(
-            can_be_reconciled=applies(BULK_ACTIONS["reconcile"])
-        )
+        rows = pull_states.with_states(Repository.objects.select_related("project"), Asked.of(request).accounts)
+        return with_offers(request, rows)
+
+    def get_ordering(self, request: HttpRequest) -> Any:
+        return (WORST_FIRST, "worst", Lower("name"))
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return WithDeploys
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         may_act = any(may(request, bulk.right) for bulk in BULK_ACTIONS.values())
         return super().changelist_view(request, {"may_act": may_act, **(extra_context or {})})
 
     def get_list_display(self, request: HttpRequest) -> Any:
-        shown = list(self.list_display)
-        return shown if may(request, "reconcile_repository") else shown[:-1]
+        """Without what says nothing: accounts and regions if all are the same, actions for people who have none."""
+        acts = any(may(request, bulk.right) for bulk in BULK_ACTIONS.values())
+        needless = {"place": len(_places(request)) < 2, "act": not acts}
+        columns: list[Any] = [name for name in self.list_display if not needless.get(name)]
+        return [*columns[:2], _pull(Asked.of(request).accounts), *columns[2:]]
+
+    def get_list_filter(self, request: HttpRequest) -> Any:
+        """Without the menus of account and region where all repositories have the same one and none is chosen."""
+        places = _places(request)
+        needless = {
+            name
+            for name, values in (("account", {each[0] for each in places}), ("region", {each[1] for each in places}))
+            if len(values) < 2 and name not in request.GET
+        }
+        return [each for each in self.list_filter if each.parameter_name not in needless]
 
     @admin.display(description="Repository", ordering="name")
     def name_cell(self, row: Repository) -> str:
+        """The project, or the name of a repository without one; below it one line of the reason. The page has all."""
         name = format_html("<code>{}</code>", row.name)
-        if row.status in (RepositoryStatus.IN_SYNC, RepositoryStatus.PENDING, RepositoryStatus.UNMANAGED):
-            return name
-        return format_html('{}<span class="under {}">{}</span>', name, row.status, reason(row))
+        title = two_lines(row.project, name) if row.project else name
+        if row.status not in NEEDS_ATTENTION:
+            return title
+        return format_html('{}<span class="under reason {}">{}</span>', title, row.status, reason(row))
 
     @admin.display(description="Policy")
     def status_cell(self, row: Repository) -> str:
@@ -148,6 +191,10 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
         if row.mode and in_force(row):
             more.append(f"{row.mode} {until_word(row)}")
         return two_lines(badge(row), ", ".join(more)) if more else badge(row)
+
+    @admin.display(description="Last deployed")
+    def deployed(self, row: Any) -> str:
+        return ago(row.last_deployed_at)
 
     @admin.display(description="Account")
     def place(self, row: Repository) -> str:
@@ -160,20 +207,19 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             return ago(row.last_checked_at, "never")
         return two_lines(ago(row.last_checked_at, "never"), format_html("in sync {}", ago(in_sync)))
 
-    @admin.display(description=SafeString('<span class="visually-hidden">Action</span>'))
-    def act(self, row: Any) -> str:
-        """The reconcile button of a row.
-
-        It belongs to the empty form above the list, because forms cannot be nested.
-        """
-        if not row.can_be_reconciled:
+    @admin.display(description=SafeString('<span class="visually-hidden">Actions</span>'), empty_value="")
+    def act(self, row: Repository) -> str:
+        """The menu of a row. Its buttons belong to the empty form above the list, because forms cannot be nested."""
+        excepted = bool(row.mode) and in_force(row)
+        found = [button(bulk, row, excepted=excepted) for bulk in offers_of(row)]
+        if not found:
             return ""
-        target = reverse("admin:deployments_repository_look", args=[row.pk, "reconcile"])
+        entries = format_html_join("", "<li>{}</li>", ((_entry(each, row.name),) for each in found))
         return format_html(
-            '<button type="submit" form="rowact" formaction="{}" class="quiet-button" aria-label="Reconcile {} now">'
-            "Reconcile</button>",
-            target,
+            '<details class="row-menu" name="row-menu"><summary><span class="visually-hidden">Actions for {}</span>'
+            "</summary><ul>{}</ul></details>",
             row.name,
+            entries,
         )
 
     def page(self, request: HttpRequest, row: Repository) -> dict[str, Any]:
@@ -231,6 +277,30 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "drifted": row.status == RepositoryStatus.DRIFTED,
             "audit": audit_of(request, row),
         }
+
+
+def _pull(accounts: list[str]) -> Callable[[Repository], str]:
+    """The column with a mark for each of the accounts."""
+
+    def pull(row: Repository) -> str:
+        return marks(row, accounts)
+
+    return admin.display(description="Pull")(pull)
+
+
+def _entry(each: Button, name: str) -> SafeString:
+    form = '<button form="rowact" formaction="{}">{}<span class="visually-hidden"> {}</span></button>'
+    link = '<a href="{}">{}<span class="visually-hidden"> {}</span></a>'
+    return format_html(form if each.posts else link, each.address, each.word, name)
+
+
+def _places(request: HttpRequest) -> list[tuple[str, str]]:
+    """The (account, region) of all repositories, read once for each request; at most as many as a menu shows."""
+    found: list[tuple[str, str]] | None = getattr(request, "places_of_repositories", None)
+    if found is None:
+        found = list(Repository.objects.order_by().values_list("account", "region").distinct()[:MAX_MENU_CHOICES])
+        request.places_of_repositories = found  # type: ignore[attr-defined]
+    return found
 
 
 def in_force(row: Repository) -> bool:

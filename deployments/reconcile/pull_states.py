@@ -60,7 +60,13 @@ def states(configuration: Configuration, accounts: Sequence[str]) -> QuerySet[An
     `accounts`: of `consumer_accounts`, at least one. An account that a row has an answer about, and that is configured
     no more, is not among them.
     """
-    rows = Repository.objects.filter(targets.rows(configuration))
+    return with_states(Repository.objects.filter(targets.rows(configuration)), accounts)
+
+
+def with_states(rows: QuerySet[Repository], accounts: Sequence[str]) -> QuerySet[Any]:
+    """`rows`, each with `pull_ACCOUNT` and `worst` as in `states`; without an account, `worst` is UNKNOWN."""
+    if not accounts:
+        return rows.annotate(worst=Value(PullState.UNKNOWN))
     each = {account: _state(account) for account in accounts}
     worst = Least(*each.values()) if len(each) > 1 else each[accounts[0]]
     return rows.annotate(**{f"pull_{account}": state for account, state in each.items()}, worst=worst)

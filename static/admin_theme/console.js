@@ -1,7 +1,7 @@
 // Small comforts. Every page works without this file: menus close by their own summary, and code can be selected.
 'use strict';
 {
-    const menus = () => document.querySelectorAll('details.filter[open]');
+    const menus = () => document.querySelectorAll('details:is(.filter, .row-menu)[open]');
     document.addEventListener('click', event => {
         for (const menu of menus()) if (!menu.contains(event.target)) menu.open = false;
     });

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from html import unescape
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
-from deployments.models import Deployment, DeploymentStatus, Repository, RepositoryStatus
+from deployments.config import Configuration
+from deployments.models import Deployment, DeploymentStatus, Project, Repository, RepositoryStatus
+from deployments.row_values import ConsumerPull
 from tests.admin.installation import Installation
+from tests.support.constants import HOST, POLICY
 
 DEPLOYMENTS, REPOSITORIES = "/admin/deployments/deployment/", "/admin/deployments/repository/"
 
@@ -249,3 +255,127 @@ def test_the_repositories_that_need_attention_come_first(installation: Installat
     needing = [status for status in order if status in ("failed", "missing", "drifted")]
     assert order[: len(needing)] == needing
     assert needing == sorted(needing, key=["failed", "missing", "drifted"].index)
+
+
+def row_of(client: Client, name: str, query: str = "") -> str:
+    """The line of a repository in the list."""
+    lines: list[str] = re.findall(r"<tr>(.*?)</tr>", client.get(f"{REPOSITORIES}{query}").content.decode(), re.DOTALL)
+    [line] = [each for each in lines if f"<code>{name}</code>" in each]
+    return line
+
+
+def repository(name: str, **values: Any) -> Repository:
+    about: dict[str, Any] = {
+        "account": "111111111111", "region": "us-east-1", "host": HOST, "name": name, "status": "in_sync",
+        "origin": "created", "management": "full", "last_checked_at": timezone.now(),
+    }  # fmt: skip
+    return Repository.objects.create(**about | values)
+
+
+def test_the_name_of_a_project_is_the_headline_of_its_repository_and_long_prose_is_cut_to_a_line(
+    operator: Client,
+) -> None:
+    project = Project.objects.create(name="Billing", ref="proj_billing")
+    repository("trigger/proj_billing", project=project, status="failed", last_error="AWS refused it. " * 20)
+    repository("trigger/nobodys")
+
+    line = row_of(operator, "trigger/proj_billing")
+    assert '>Billing<span class="under"><code>trigger/proj_billing</code></span>' in line
+    assert '<span class="under reason failed">AWS refused it.' in line
+    assert re.search(r"change/[^>]*><code>trigger/nobodys</code></a>", row_of(operator, "trigger/nobodys"))
+
+
+def test_account_and_region_are_a_column_and_menus_only_where_they_differ(operator: Client) -> None:
+    repository("trigger/one")
+    page = operator.get(REPOSITORIES).content.decode()
+    assert "column-place" not in page
+    assert ">Account" not in page.replace("\n", "").replace("  ", "")
+
+    repository("trigger/two", region="eu-central-1")
+    page = operator.get(REPOSITORIES).content.decode()
+    assert "column-place" in page
+    assert [spec.title for spec in operator.get(REPOSITORIES).context["cl"].filter_specs][:3] == [
+        "Status", "Region", "Project",
+    ]  # fmt: skip
+    # An address with a menu that is not offered still filters, and the menu is there.
+    assert len(found(operator, REPOSITORIES, account="111111111111")) == 2
+    assert found(operator, REPOSITORIES, account="999999999999") == []
+
+
+def test_each_consumer_account_has_a_mark_that_says_what_the_page_of_pulls_says(
+    configure: Callable[..., Configuration], operator: Client
+) -> None:
+    accounts = ["222222222222", "333333333333", "444444444444"]
+    configure(
+        DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=",".join(accounts),
+    )  # fmt: skip
+    answers = {accounts[0]: ConsumerPull(verdict="yes", words="."), accounts[1]: ConsumerPull(verdict="no", words=".")}
+    repository("trigger/a", consumers=answers)
+
+    line, pulls = row_of(operator, "trigger/a"), operator.get("/admin/pulls/").content.decode()
+
+    marks = re.findall(r'class="pull (\w+)" title="Account (\d+): ([\w ]+)".*?visually-hidden">([^<]*)<', line)
+    assert marks == [
+        ("ok", accounts[0], "pulls", f"Account {accounts[0]}: pulls."),
+        ("bad", accounts[1], "does not pull", f"Account {accounts[1]}: does not pull."),
+        ("idle", accounts[2], "unknown", f"Account {accounts[2]}: unknown."),
+    ]
+    assert re.findall(r'class="badge \w+">(Pulls|Does not pull|Unknown)</span></span>', pulls) == [
+        "Pulls", "Does not pull", "Unknown",
+    ]  # fmt: skip
+
+
+def test_many_consumer_accounts_are_counted_by_state(configure: Callable[..., Configuration], operator: Client) -> None:
+    accounts = [str(number) * 12 for number in range(2, 8)]
+    configure(
+        DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS=",".join(accounts),
+    )  # fmt: skip
+    repository("trigger/a", consumers={accounts[0]: ConsumerPull(verdict="no", words=".")})
+
+    marks = re.findall(r'class="pull \w+" title="([^"]*)"', row_of(operator, "trigger/a"))
+
+    assert marks == ["1 account: does not pull", "5 accounts: unknown"]
+
+
+def test_of_repositories_with_one_status_those_that_an_account_cannot_pull_come_first(
+    configure: Callable[..., Configuration], operator: Client
+) -> None:
+    configure(
+        DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS="222222222222",
+    )  # fmt: skip
+    for name, verdict in (("a", "yes"), ("b", "no")):
+        repository(f"trigger/{name}", consumers={"222222222222": ConsumerPull(verdict=verdict, words=".")})
+    repository("trigger/c", status="drifted", consumers={"222222222222": ConsumerPull(verdict="yes", words=".")})
+
+    rows = operator.get(REPOSITORIES).context["cl"].result_list
+
+    assert [row.name for row in rows] == ["trigger/c", "trigger/b", "trigger/a"]
+
+
+def test_the_list_says_when_a_repository_last_got_an_image(installation: Installation, operator: Client) -> None:
+    newest = Deployment.objects.filter(deployed_at__isnull=False, repository__isnull=False).order_by("-deployed_at")[0]
+    assert newest.repository is not None
+
+    rows = {row.pk: row for row in operator.get(REPOSITORIES).context["cl"].result_list}
+
+    assert rows[newest.repository.pk].last_deployed_at == newest.deployed_at
+
+
+def test_the_menu_of_a_row_has_what_this_person_may_do_with_it(
+    configure: Callable[..., Configuration], operator: Client, person: Callable[..., Client]
+) -> None:
+    configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY)
+    repository("trigger/managed")
+    repository("trigger/found", status="unmanaged", management="unmanaged", origin="")
+
+    def words(client: Client, name: str) -> list[str]:
+        line = row_of(client, name)
+        return [each.strip() for each in re.findall(r"<li><(?:a|button)[^>]*>([^<]*)<", line)]
+
+    assert words(operator, "trigger/managed") == ["Reconcile now", "Refresh", "Full check", "Make an exception…"]
+    assert words(operator, "trigger/found") == ["Refresh", "Adopt…"]
+    assert words(person("view_repository", "except_repository"), "trigger/managed") == ["Make an exception…"]
+    assert "column-act" not in person("view_repository").get(REPOSITORIES).content.decode()

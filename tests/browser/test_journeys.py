@@ -47,7 +47,9 @@ def test_one_repository_is_reconciled_from_the_list_by_keyboard_and_the_filters_
     before = served.sql("SELECT COUNT(*) FROM deployments_sweep")[0][0]
     address = "/admin/deployments/repository/?status=drifted&account=111111111111&region=us-east-1"
     page.goto(address)
-    tab_to(page, f"Reconcile {name} now")
+    tab_to(page, f"Actions for {name}")
+    page.keyboard.press("Enter")
+    tab_to(page, f"Reconcile now {name}")
     page.keyboard.press("Enter")
 
     expect(page.locator(".messagelist")).to_contain_text("queued for the repository")
