@@ -1,10 +1,14 @@
-"""Deployments per day, as the numbers of a bar chart that the template draws as SVG, and of a table."""
+"""Deployments per day, as the numbers of a bar chart that the template draws as SVG, and of a table.
+
+Each bar and each number leads to its deployments in the list.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from urllib.parse import urlencode
 
 from django.db.models import CharField, Count
 from django.db.models.functions import Cast, Left
@@ -16,6 +20,20 @@ DAYS = 30
 HEIGHT = 100.0  # of the drawing in SVG units; a day is 10 units wide
 _GOOD = (DeploymentStatus.DEPLOYED,)
 _BAD = (DeploymentStatus.FAILED, DeploymentStatus.TIMED_OUT)
+_OTHER = tuple(status for status in DeploymentStatus if status not in (*_GOOD, *_BAD))
+#: Tone of a bar → its statuses, from below to above, and their word.
+PARTS = {"ok": (_GOOD, "deployed"), "idle": (_OTHER, "other"), "bad": (_BAD, "failed or timed out")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A part of a day's bar, in SVG units, its words, and the query of the list of its deployments."""
+
+    tone: str
+    y: str
+    height: str
+    words: str
+    query: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +45,24 @@ class Day:
     bad: int
     other: int  # canceled, or not ended yet
     x: float
-    bars: tuple[tuple[str, str, str], ...]  # tone, y, height
+    bars: tuple[Bar, ...]
     labelled: bool
 
     @property
     def all(self) -> int:
         """The number of deployments of the day."""
         return self.good + self.bad + self.other
+
+    @property
+    def query(self) -> str:
+        """The query of the list of the day's deployments."""
+        return _query(self.day)
+
+    @property
+    def parts(self) -> list[tuple[int, str]]:
+        """(number, query of the list) of the deployed ones, those that failed or timed out, and the others."""
+        numbers = {"ok": self.good, "bad": self.bad, "idle": self.other}
+        return [(number, _query(self.day, *PARTS[tone][0])) for tone, number in numbers.items()]
 
     @property
     def words(self) -> str:
@@ -108,7 +137,10 @@ def draw(today: date, counts: Mapping[tuple[str, str], int]) -> Chart:
             if number:
                 height = number / top * HEIGHT
                 y -= height
-                bars.append((tone, f"{y:.2f}", f"{height:.2f}"))
+                statuses, word = PARTS[tone]
+                words = f"{day.day} {day:%b}: {number} {word}"
+                query = _query(day, *statuses)
+                bars.append(Bar(tone=tone, y=f"{y:.2f}", height=f"{height:.2f}", words=words, query=query))
         days.append(
             Day(
                 day=day,
@@ -121,6 +153,12 @@ def draw(today: date, counts: Mapping[tuple[str, str], int]) -> Chart:
             )
         )
     return Chart(days=days, top=top)
+
+
+def _query(day: date, *statuses: str) -> str:
+    """The query of the list of deployments for a day in UTC, and for these statuses; without one, for all."""
+    status = [("status", status) for status in statuses]
+    return "?" + urlencode([("created_at_from", day), ("created_at_to", day), *status])
 
 
 def _round(most: int) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from html import unescape
+from math import ceil, floor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -235,10 +236,24 @@ def ago(moment: datetime | None, otherwise: str = "–") -> str:
 
 @register.filter
 def until(moment: datetime | None, otherwise: str = "–") -> str:
-    """“in 3 hours” for a time in the future, else like `ago`."""
+    """“in 3 hours” for a time in the future, with the exact time in UTC on hover, else like `ago`."""
     if moment is None or moment <= timezone.now():
         return ago(moment, otherwise)
-    return _time(moment, f"in {timesince(timezone.now(), moment, depth=1)}", "until")
+    return _time(moment, f"in {_ahead(moment - timezone.now())}", "until")
+
+
+def _ahead(left: timedelta) -> str:
+    """The time that is left, to the nearest day, hour or full minute: an hour after “for 1 day” it is 23 hours.
+
+    `live.js` writes the same. Days are not summed up to months: a key for 90 days ends “in 90 days”.
+    """
+    seconds = left.total_seconds()
+    number, unit = max(1, floor(seconds / 86400 + 0.5)), "day"
+    if (hours := floor(seconds / 3600 + 0.5)) < 24:
+        number, unit = hours, "hour"
+    if (minutes := ceil(seconds / 60)) < 60:
+        number, unit = minutes, "minute"
+    return f"{number}\xa0{unit}{'' if number == 1 else 's'}"
 
 
 @register.filter

@@ -249,8 +249,8 @@ def marks(row: Repository, accounts: Sequence[str]) -> SafeString:
     found = [(account, _state(row, account)) for account in accounts]
     if len(found) > MARKED:
         counts = Counter(state for _, state in found)
-        words = {state: "1 account" if counts[state] == 1 else f"{counts[state]} accounts" for state in STATES}
-        shown = [(state, f" {counts[state]}", words[state]) for state in STATES if counts[state]]
+        each = {state: "1 account" if counts[state] == 1 else f"{counts[state]} accounts" for state in STATES}
+        shown = [(state, f" {counts[state]}", each[state]) for state in STATES if counts[state]]
     else:
         shown = [(state, "", f"Account {account}") for account, state in found]
     return format_html_join(

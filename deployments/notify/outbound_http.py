@@ -79,8 +79,10 @@ class Destination:
 
 def parse(url: str, *, allow_private: bool = False) -> Destination:
     """Check a URL without resolving its host. Raises Undeliverable (permanent) if the URL is not allowed."""
+    if not url:
+        raise _no("The address is empty.")
     if len(url) > MAX_ADDRESS_CHARACTERS or not re.fullmatch(r"[!-~]+", url) or "\\" in url:
-        raise _no("The address is empty, too long, or has a character that is not allowed in a URL.")
+        raise _no("The address is too long, or has a character that is not allowed in a URL.")
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").lower(), parts.port

@@ -57,10 +57,15 @@
 
     // The words of times, as deployments/admin/display.py has them.
     const ABOUT = [['week', 604800], ['day', 86400], ['hour', 3600], ['minute', 60]];
+    const counted = (number, unit) => `${number}\u00a0${unit}${number === 1 ? '' : 's'}`;
     const about = seconds => {
         const [unit, size] = ABOUT.find(each => seconds >= each[1]) || ABOUT[3];
-        const number = Math.floor(seconds / size);
-        return `${number}\u00a0${unit}${number === 1 ? '' : 's'}`;
+        return counted(Math.floor(seconds / size), unit);
+    };
+    const ahead = seconds => {
+        const minutes = Math.ceil(seconds / 60), hours = Math.floor(seconds / 3600 + .5);
+        if (minutes < 60) return counted(minutes, 'minute');
+        return hours < 24 ? counted(hours, 'hour') : counted(Math.max(1, Math.floor(seconds / 86400 + .5)), 'day');
     };
     const two = number => String(number).padStart(2, '0');
     const took = seconds => seconds < 60 ? `${seconds}s`
@@ -68,7 +73,7 @@
             : `${Math.floor(seconds / 3600)}h ${two(Math.floor(seconds % 3600 / 60))}m`;
     const words = (kind, age) => {
         if (kind === 'since') return took(Math.max(0, Math.round(age)));
-        if (kind === 'until' && age < 0) return `in ${about(-age)}`;
+        if (kind === 'until' && age < 0) return `in ${ahead(-age)}`;
         return age < 60 ? 'just now' : `${about(age)} ago`;
     };
     const tick = () => {
@@ -76,7 +81,7 @@
         const now = Date.now() + offset;
         for (const time of document.querySelectorAll('time[data-live]')) {
             const age = (now - Date.parse(time.dateTime)) / 1000;
-            if (time.dataset.live !== 'since' && Math.abs(age) >= 28 * 86400) continue; // months: as the server wrote them
+            if (time.dataset.live !== 'since' && age >= 28 * 86400) continue; // months: as the server wrote them
             const text = words(time.dataset.live, age);
             if (time.textContent !== text) time.textContent = text;
         }

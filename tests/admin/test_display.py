@@ -50,6 +50,29 @@ def test_a_time_reads_and_says_exactly_when_on_hover(age: timedelta, words: str)
     assert " UTC" in html
 
 
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (timedelta(seconds=20), "in 1\xa0minute"),
+        (timedelta(minutes=58, seconds=30), "in 59\xa0minutes"),
+        (timedelta(minutes=59, seconds=30), "in 1\xa0hour"),
+        (timedelta(hours=23), "in 23\xa0hours"),
+        (timedelta(hours=23, minutes=59, seconds=57), "in 1\xa0day"),
+        (timedelta(days=2), "in 2\xa0days"),
+        (timedelta(days=7) - timedelta(seconds=3), "in 7\xa0days"),
+        (timedelta(days=90) - timedelta(seconds=3), "in 90\xa0days"),
+        (timedelta(seconds=-90), "1\xa0minute ago"),
+    ],
+)
+def test_a_time_that_comes_reads_as_it_was_asked_for(left: timedelta, words: str) -> None:
+    moment = timezone.now() + left + timedelta(seconds=1)  # for the time that the test takes
+
+    shown = display.until(moment)
+
+    assert f">{words}<" in shown
+    assert f'title="{moment:%d %b %Y, %H:%M:%S} UTC"' in shown
+
+
 def test_each_cell_of_a_table_has_the_words_of_its_column_for_the_cards_of_a_phone() -> None:
     table = """<table id="t"><thead><tr>
       <th scope="col"><span><input type="checkbox"></span></th><th scope="col">Name</th>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 from collections.abc import Callable
@@ -229,7 +230,8 @@ def test_the_chart_stacks_a_day_and_says_it_in_words() -> None:
 
     last = drawn.days[-1]
     assert (last.good, last.bad, last.other) == (6, 2, 0)
-    assert last.bars == (("ok", "25.00", "75.00"), ("bad", "0.00", "25.00"))
+    shown = [(bar.tone, bar.y, bar.height) for bar in last.bars]
+    assert shown == [("ok", "25.00", "75.00"), ("bad", "0.00", "25.00")]
     assert last.words == "24 Nov: 6 deployed, 2 failed or timed out"
     assert (len(drawn.days), drawn.top, drawn.number) == (30, 8, 9)
     assert drawn.last(7)["success"] == "75.0 %"
@@ -240,6 +242,22 @@ def test_an_empty_chart_has_no_bars_and_no_rate() -> None:
 
     assert [day.bars for day in drawn.days] == [()] * 30
     assert drawn.last(7)["success"] == "–"
+
+
+def test_each_bar_and_each_number_of_the_chart_leads_to_its_deployments(
+    installation: Installation, operator: Client
+) -> None:
+    def listed(query: str) -> int:
+        return int(operator.get(f"/admin/deployments/deployment/{query}").context["cl"].result_count)
+
+    days = [day for day in chart.per_day().days if day.all]
+
+    assert [listed(day.query) for day in days] == [day.all for day in days]
+    parts = [part for day in days for part in day.parts if part[0]]
+    assert [listed(query) for _, query in parts] == [number for number, _ in parts]
+    assert {bar.query for day in days for bar in day.bars} == {query for _, query in parts}
+    page = operator.get("/admin/").content.decode()
+    assert all(page.count(f"deployment/{html.escape(query)}") == 2 for _, query in parts)  # the bar, and the table
 
 
 def test_the_dashboard_counts_by_the_days_of_utc(installation: Installation, operator: Client) -> None:
