@@ -53,6 +53,7 @@ def drifted() -> Repository:
 # -------------------------------------------------------------------------------------------------------- promotion
 
 
+@pytest.mark.costly
 def test_a_roll_back_says_what_will_change_then_does_it_and_is_marked_as_one(
     installation: Installation, operator: Client, configure: Callable[..., Configuration]
 ) -> None:
@@ -280,6 +281,7 @@ def test_a_selection_in_the_list_leads_to_a_page_that_asks_and_then_to_the_sweep
     assert done["Location"] == reverse("admin:deployments_sweep_change", args=[sweep.pk])
 
 
+@pytest.mark.costly
 def test_all_that_match_the_filter_are_acted_on_and_not_only_the_first_page(
     installation: Installation, operator: Client
 ) -> None:
@@ -305,6 +307,7 @@ def test_select_across_all_pages_asks_about_the_filter_and_not_about_the_page(
     assert response["Location"].endswith("?look=except&status=in_sync")
 
 
+@pytest.mark.costly
 def test_an_adopted_repository_is_taken_over_behind_a_page_that_says_what_that_means(
     installation: Installation, operator: Client
 ) -> None:
@@ -431,6 +434,7 @@ def test_the_findings_of_a_sweep_can_be_read_by_outcome(installation: Installati
 # -------------------------------------------------------------------------------------------------- keys, variables
 
 
+@pytest.mark.costly
 def test_rotating_shows_the_new_key_once_and_the_old_one_works_on_for_a_while(
     installation: Installation, operator: Client
 ) -> None:
@@ -486,6 +490,7 @@ def test_a_key_is_made_with_scopes_and_an_end(installation: Installation, operat
     assert key.expires_at is not None
 
 
+@pytest.mark.costly
 def test_a_variable_is_set_changed_and_deleted_and_a_secret_is_never_shown(
     installation: Installation, operator: Client
 ) -> None:
@@ -537,6 +542,7 @@ def audited(action: str) -> list[tuple[str, str, str]]:
     return list(lines.values_list("actor", "object_id", "outcome"))
 
 
+@pytest.mark.costly
 def test_revoking_a_key_leaves_one_line_with_its_owner(installation: Installation, operator: Client) -> None:
     key = AccessKey.objects.filter(kind=KeyKind.ENVIRONMENT, revoked_at=None)[0]
 

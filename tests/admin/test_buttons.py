@@ -235,6 +235,7 @@ def test_an_archived_environment_takes_no_variable_and_no_key_and_its_page_offer
     assert links(page, key) == (row.access_keys.count() > number) == (not archived)
 
 
+@pytest.mark.costly
 def test_who_may_only_look_is_offered_nothing_to_do(installation: Installation, person: Callable[..., Client]) -> None:
     NotificationChannel.objects.create(name="ops", kind="mail", address="ops@example.com", created_at=timezone.now())
     names = ("deployment", "repository", "sweep", "accesskey", "environment", "environmentvariable",

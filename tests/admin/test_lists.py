@@ -91,6 +91,7 @@ def test_a_repository_in_trouble_says_why_in_the_list_and_on_the_dashboard(
         assert row.last_error.partition(": ")[2][:60] in page
 
 
+@pytest.mark.costly
 def test_what_a_cli_sent_is_text_and_never_markup(installation: Installation, operator: Client) -> None:
     row = Deployment.objects.filter(status="FAILED")[0]
     attack = "<script>alert(1)</script>"

@@ -44,6 +44,7 @@ def test_and_as_json_lines(installation: Installation, operator: Client) -> None
     assert {row["status"] for row in rows} >= {"in_sync", "drifted"}
 
 
+@pytest.mark.costly
 def test_a_file_takes_no_more_queries_with_more_rows(installation: Installation, operator: Client) -> None:
     def queries() -> int:
         with CaptureQueriesContext(connection) as captured:
@@ -146,6 +147,7 @@ def test_a_time_that_makes_no_sense_filters_nothing(query: str, installation: In
     assert operator.get(f"{DEPLOYMENTS}?{query}", follow=True).context["cl"].result_count == 40
 
 
+@pytest.mark.costly
 def test_a_word_is_looked_for_in_messages_branches_and_revisions(installation: Installation, operator: Client) -> None:
     row = Deployment.objects.all()[3]
     row.git = {"commitMessage": "Sing a Song of Sixpence", "commitRef": "feat/rye", "commitSha": "abcdef1234" * 4}
@@ -157,6 +159,7 @@ def test_a_word_is_looked_for_in_messages_branches_and_revisions(installation: I
     assert operator.get(DEPLOYMENTS, {"q": "sixpence barley"}).context["cl"].result_count == 0
 
 
+@pytest.mark.costly
 def test_a_word_is_looked_for_in_projects_people_and_errors(installation: Installation, operator: Client) -> None:
     row = Deployment.objects.filter(status="FAILED")[0]
     row.git = {"commitMessage": "Plain", "commitAuthorName": "Wilhelmina"}
@@ -176,6 +179,7 @@ def test_a_word_is_looked_for_in_projects_people_and_errors(installation: Instal
     assert operator.get(DEPLOYMENTS, {"q": "cheese jonas@"}).context["cl"].result_count == 0
 
 
+@pytest.mark.costly
 def test_the_subject_of_the_commit_is_the_headline_of_a_deployment(
     installation: Installation, operator: Client
 ) -> None:
@@ -201,6 +205,7 @@ def test_the_subject_of_the_commit_is_the_headline_of_a_deployment(
         assert str(row.version) in operator.get(address).content.decode(), address
 
 
+@pytest.mark.costly
 def test_a_commit_is_linked_and_compared_with_the_current_one(installation: Installation, operator: Client) -> None:
     current = Promotion.objects.filter(label="current", environment__parent=None)[0].deployment
     older = Deployment.objects.filter(environment=current.environment, status="DEPLOYED").exclude(pk=current.pk)[0]

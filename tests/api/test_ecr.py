@@ -86,6 +86,7 @@ def test_a_warm_deploy_asks_the_database_little_and_aws_nothing(
     assert sandbox.calls() == {}
 
 
+@pytest.mark.costly
 def test_sixteen_first_deploys_at_once_get_sixteen_versions(cli: Cli, sandbox: Sandbox) -> None:
     def deploy(_: int) -> tuple[int, Any]:
         try:

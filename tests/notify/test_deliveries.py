@@ -585,6 +585,7 @@ def test_a_fault_of_the_whole_installation_is_not_notified_for_every_repository(
     assert collected(configuration) == ["sweep.failed"]
 
 
+@pytest.mark.costly
 def test_a_drift_that_was_over_before_the_look_is_notified_and_so_is_the_next_one(
     observing: Configuration, channel: NotificationChannel, sandbox: Sandbox
 ) -> None:
@@ -604,6 +605,7 @@ def test_a_drift_that_was_over_before_the_look_is_notified_and_so_is_the_next_on
     assert "policy" in told.body["text"]
 
 
+@pytest.mark.costly
 def test_a_drift_that_lasts_is_notified_once_whichever_row_reports_it(
     observing: Configuration, channel: NotificationChannel, sandbox: Sandbox
 ) -> None:
@@ -619,6 +621,7 @@ def test_a_drift_that_lasts_is_notified_once_whichever_row_reports_it(
     assert collected(observing) == []
 
 
+@pytest.mark.costly
 def test_a_repository_that_failed_twice_and_was_right_before_the_look_is_notified(
     observing: Configuration, channel: NotificationChannel, sandbox: Sandbox
 ) -> None:
@@ -1044,6 +1047,7 @@ def many(channel: NotificationChannel, count: int, **values: Any) -> None:
     )
 
 
+@pytest.mark.costly
 def test_a_receiver_that_refuses_some_messages_gets_the_others_in_the_same_turn(
     channel: NotificationChannel, receiver: Receiver
 ) -> None:
@@ -1058,6 +1062,7 @@ def test_a_receiver_that_refuses_some_messages_gets_the_others_in_the_same_turn(
     assert set(waiting.values_list("attempts", flat=True)) == {1}
 
 
+@pytest.mark.costly
 def test_a_receiver_that_refuses_everything_is_left_alone_until_the_next_turn_and_first_attempts_come_first(
     channel: NotificationChannel, receiver: Receiver
 ) -> None:
