@@ -10,6 +10,8 @@ Pure: it finds an entry and fills in its sentence. `deployments.aws.clients` rea
 
 from __future__ import annotations
 
+import functools
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from string import Formatter
@@ -77,6 +79,32 @@ def sentence(code: str, **values: object) -> str:
     if entry is None:
         raise KeyError(code)
     return entry.template.format(**values).strip()
+
+
+@functools.lru_cache(maxsize=1024)
+def read_back(text: str, code: str = "") -> tuple[Entry, dict[str, str]] | None:
+    """The entry whose sentence `text` is, and the values of its placeholders; None if no entry has this sentence.
+
+    For rows and messages: they keep the sentence of an error and perhaps its code, but not its operation or permission.
+    """
+    for entry in ENTRIES:
+        if code and not {code, SERVER, UNKNOWN}.intersection(entry.codes):
+            continue
+        if found := re.fullmatch(_pattern(entry.template), text):
+            return entry, found.groupdict()
+    return None
+
+
+@functools.cache
+def _pattern(template: str) -> str:
+    """The regular expression of an entry's sentences."""
+    pattern, seen = "", set[str]()
+    for words, name, _, _ in Formatter().parse(template):
+        pattern += re.escape(words)
+        if name:
+            pattern += f"(?P={name})" if name in seen else f"(?P<{name}>.*?)"
+            seen.add(name)
+    return f"(?s:{pattern})"
 
 
 # ---------------------------------------------------------------------------------------------------------- the page

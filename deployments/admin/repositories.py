@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from django.contrib import admin
@@ -14,8 +15,9 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from deployments.admin.attention import WORST_FIRST, ByAttention, ByCause, attention
 from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions, applies, button, offered
-from deployments.admin.dashboard import WORST_FIRST, shell
+from deployments.admin.dashboard import shell
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
@@ -86,6 +88,8 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
     list_display = ("name_cell", "status_cell", "place", "project", "checked", "act")
     list_select_related = ("project",)
     list_filter = (
+        ByAttention,
+        ByCause,
         menu("Status", "status", words=dict(RepositoryStatus.choices)),
         menu("Account", "account"),
         menu("Region", "region"),
@@ -123,7 +127,16 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         may_act = any(may(request, bulk.right) for bulk in BULK_ACTIONS.values())
-        return super().changelist_view(request, {"may_act": may_act, **(extra_context or {})})
+        found, chosen = attention(request), request.GET.get(ByCause.parameter_name)
+        alarms = [alarm for alarm in found.alarms if alarm.cause.key == chosen]
+        context = {
+            "may_act": may_act,
+            "may_reconcile": may(request, "reconcile_repository"),
+            "attention": replace(found, alarms=alarms, left=[]) if alarms else None,
+            # Above the whole list; a list with a filter or a search shows what was asked for.
+            "shared": [] if request.GET else [alarm for alarm in found.alarms if len(alarm.rows) > 1],
+        }
+        return super().changelist_view(request, context | (extra_context or {}))
 
     def get_list_display(self, request: HttpRequest) -> Any:
         shown = list(self.list_display)
@@ -220,7 +233,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "needs_person": bool(row.last_error) and not row.last_error_heals,
             "observed": not repositories.effective_enforce(row, shown_configuration().enforce, timezone.now()),
             "may_restore": may(request, "restore_policy_repository") and covered,
-            "alarm": Alarm(title="Gone from the registry", words=reason(row)) if missing else None,
+            "alarm": Alarm(title="Deleted from ECR", words=reason(row)) if missing else None,
             "missing": missing,
             "drifted": row.status == RepositoryStatus.DRIFTED,
             "audit": audit_of(request, row),

@@ -41,7 +41,7 @@ from deployments.models import (
     RepositoryStatus,
     WritesPause,
 )
-from deployments.reconcile import bulkhead, desired, lifecycle_safety, ownership, processes, registry_policies
+from deployments.reconcile import bulkhead, causes, desired, lifecycle_safety, ownership, processes, registry_policies
 from deployments.reconcile.lease import Lease
 from deployments.reconcile.lifecycle_safety import Previews
 from deployments.row_values import (
@@ -1198,7 +1198,7 @@ def _failure(
     event = RepositoryEvent(repository_id=row.pk, kind=EventKind.ERROR, message=str(error), cause=cause)
     again = RepositoryEvent.objects.filter(repository_id=row.pk, kind=EventKind.ERROR, state_since=since)
     if not error.installation and now > since + SAME_ERROR_TWICE_AFTER and not again.exists():
-        event.message, event.state_since = f"The same error a second time: {error}", since
+        event.message, event.state_since = f"{causes.AGAIN}{error}", since
     return values, [event] if event.state_since or row.last_error != str(error) else []
 
 

@@ -147,7 +147,7 @@ TROUBLES: dict[str, list[dict[str, Any]]] = {
             "last_error_heals": True,
             "last_error": "AWS refused SetRepositoryPolicy on {name}: InvalidParameterException: Principal not found. "
             "A role or user that the policy names does not exist (yet). AWS needs some minutes after a role is made; "
-            "the next deploy tries again. If it stays: correct the ARN in the policy setting.",
+            "the next deploy tries again. If the error stays: correct the ARN in the policy setting.",
         },
         {
             "last_error_code": "ThrottlingException",

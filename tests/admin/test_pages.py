@@ -17,7 +17,7 @@ from tests.admin.markup import Page, read
 
 LISTS = {
     "deployments/deployment": 9,
-    "deployments/repository": 7,
+    "deployments/repository": 8,
     "deployments/sweep": 7,
     "deployments/project": 7,
     "deployments/environment": 8,

@@ -31,6 +31,30 @@ _MAY_NOT_NAME = "admin/test_project_page.py::test_who_may_not_make_or_rename_a_p
 
 MUTANTS: tuple[Mutant, ...] = (
     *_in(
+        "deployments/reconcile/causes.py",
+        (
+            "of_error",
+            ' and "explicit deny" not in said',
+            "",
+            "reconcile/test_causes.py::test_an_explicit_deny_is_not_told_to_be_corrected_by_an_allow",
+        ),
+    ),
+    *_in(
+        "deployments/admin/attention.py",
+        (
+            "ByCause.has_output",
+            "return True",
+            "return super().has_output()",
+            "admin/test_attention.py::test_the_link_of_a_cause_that_no_repository_has_any_more_lists_nothing",
+        ),
+        (
+            "_attention",
+            "row.rank == LEFT_RANK",
+            "False",
+            "admin/test_attention.py::test_a_drift_that_a_person_left_as_it_is_does_not_alarm_until_its_exception_ends",
+        ),
+    ),
+    *_in(
         "deployments/admin/live.py",
         (
             "answer",
