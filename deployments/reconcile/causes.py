@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deployments import catalogue
 from deployments.reconcile import desired
@@ -43,15 +43,23 @@ class Cause:
         return hashlib.sha256(f"{self.what}|{self.action}".encode()).hexdigest()[:12]
 
 
+INCOMPARABLE = Cause(
+    what="The repository policy cannot be compared", action="Take the policy over on the repository's page."
+)
+MISSING = Cause(what="Deleted from ECR", action="The next deploy recreates the repository.")
+
+
 def of_differences(differences: Iterable[Difference]) -> Cause:
     """The cause of drift: the same differences."""
     every = list(differences)
     found = desired.drift(every) or every
     words = " ".join(each.words for each in found)
-    if any(each.is_incomparable for each in found):
-        action = "Take the policy over on the repository's page."
-        return Cause(what="The repository policy cannot be compared", action=action, said=words)
-    what = (words or "It differs from the settings").rstrip(".")
+    return replace(INCOMPARABLE, said=words) if any(each.is_incomparable for each in found) else of_words(words)
+
+
+def of_words(words: str) -> Cause:
+    """The cause of drift whose differences are these sentences."""
+    what = (words or "The repository differs from the settings").rstrip(".")
     if what.startswith(_COMPARED):
         what = f"The repository policy differs: {what.removeprefix(_COMPARED)}"
     return Cause(what=what, said=words if len(what) > TITLE_CHARACTERS else "")
@@ -93,5 +101,5 @@ def of_row(*, status: str, name: str, error: str, code: str, differences: Iterab
     if error:
         return of_error(error, name=name, code=code)
     if status == "missing":
-        return Cause(what="Deleted from ECR", action="The next deploy recreates the repository.")
+        return MISSING
     return of_differences(differences)

@@ -2172,16 +2172,29 @@ MUTANTS: tuple[Mutant, ...] = (
             "notify/test_deliveries.py::test_there_is_one_message_for_many_in_ten_minutes_and_the_rest_waits_for_the_next_one",
         ),
         (
+            "_messages",
+            "if len({each.path for each in same}) > 1:",
+            "if False:",
+            "notify/test_deliveries.py::"
+            "test_repositories_with_one_cause_are_one_message_that_names_their_projects_and_the_next_step",
+        ),
+        (
+            "_collect_for",
+            "[each for each in fresh if _digest_of(each) not in recent]",
+            "fresh",
+            "notify/test_deliveries.py::test_after_a_message_for_one_cause_another_cause_is_told_at_once",
+        ),
+        (
             "",
             "MAX_SINGLE_MESSAGES = 5",
             "MAX_SINGLE_MESSAGES = 50",
-            "notify/test_deliveries.py::test_up_to_five_at_once_are_notified_one_by_one",
+            "notify/test_deliveries.py::test_up_to_five_causes_at_once_are_notified_one_by_one",
         ),
         (
             "",
             "MAX_SINGLE_MESSAGES = 5",
             "MAX_SINGLE_MESSAGES = 4",
-            "notify/test_deliveries.py::test_up_to_five_at_once_are_notified_one_by_one",
+            "notify/test_deliveries.py::test_up_to_five_causes_at_once_are_notified_one_by_one",
         ),
         (
             "",
