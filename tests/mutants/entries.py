@@ -4198,8 +4198,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_write",
-            "difference.fixable and run.writes and _corrects(run)",
-            "difference.fixable and _corrects(run)",
+            "difference.fixable and run.writes and corrects(run.row, enforce=run.enforce)",
+            "difference.fixable and corrects(run.row, enforce=run.enforce)",
             "reconcile/test_refresh.py::test_a_repository_whose_set_up_failed_is_not_set_up_by_a_refresh",
         ),
         (
@@ -4947,12 +4947,42 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "rehearse",
-            "pulls.ask(name)",
+            "pulls.ask(row.name)",
             "pass",
             "admin/test_looking.py::test_what_another_policy_lets_the_consumers_do_is_answered_with_the_registry_policy_and_its_age",
         ),
         (
-            "_group",
+            "_Pulls.stays",
+            'partition=partition).verdict == "yes"',
+            'partition=partition).verdict == "no"',
+            "admin/test_looking.py::test_no_environment_loses_a_pull_that_the_registry_policy_allows_too",
+        ),
+        (
+            "_running",
+            "environment__archived_at=None,",
+            "",
+            "admin/test_looking.py::test_the_environments_that_lose_pull_are_named_production_first",
+        ),
+        (
+            "_would",
+            "repositories.effective_enforce(row, enforce, now)",
+            "enforce",
+            "admin/test_looking.py::test_the_preview_counts_the_writes_of_the_next_sweep",
+        ),
+        (
+            "_seen_effect",
+            "if not row.last_checked_at:",
+            "if False:",
+            "admin/test_looking.py::test_policies_with_one_effect_are_one_group_whatever_their_texts",
+        ),
+        (
+            "setting_line",
+            """value.replace("'", "\\\\u0027")""",
+            "value",
+            "admin/test_looking.py::test_the_line_of_the_setting_is_read_alike_by_a_shell_and_by_the_env_file",
+        ),
+        (
+            "_effect",
             "text = desired.policy_beside(text, live, partition=partition, trust=trust)",
             "pass",
             _KEEPING + "test_another_default_policy_is_compared_with_what_would_be_live_then",
