@@ -154,7 +154,7 @@ def test_canceling_ends_a_running_deployment_with_a_reason_and_an_ended_one_not(
         ("reconcile_repository", "repository/{repository}/look/reconcile/"),
         ("reconcile_repository", "repository/{repository}/look/preview/"),
         ("except_repository", "repository/{repository}/look/end/"),
-        ("reconcile_repository", "repository/ask/?look=recheck&pk={repository}"),
+        ("reconcile_repository", "repository/ask/?look=preview&pk={repository}"),
         ("adopt_repository", "repository/ask/?look=adopt&pk={repository}"),
         ("except_repository", "repository/ask/?look=except&pk={repository}"),
         ("restore_policy_repository", "repository/{repository}/restore/{event}/"),
@@ -222,7 +222,7 @@ def test_no_action_is_taken_without_a_token(installation: Installation) -> None:
     assert Sweep.objects.count() == sweeps
 
 
-@pytest.mark.parametrize("path", ["look/reconcile/", "look/recheck/", "look/preview/", "look/end/"])
+@pytest.mark.parametrize("path", ["look/reconcile/", "look/preview/", "look/end/"])
 def test_a_get_of_a_button_does_nothing(path: str, installation: Installation, operator: Client) -> None:
     row = Repository.objects.filter(host=HOST)[0]
     sweeps = Sweep.objects.count()
@@ -324,16 +324,15 @@ def test_an_adopted_repository_is_taken_over_behind_a_page_that_says_what_that_m
     assert "Take over…" not in operator.get(f"{REPOSITORIES}{row.pk}/change/").content.decode()
 
 
-def test_checking_everything_again_has_details_read_and_missing_ones_looked_for(
-    installation: Installation, operator: Client
+@pytest.mark.parametrize("look", ["reconcile", "preview"])
+def test_a_check_of_one_repository_looks_for_a_missing_one_too(
+    look: str, installation: Installation, operator: Client
 ) -> None:
     row = Repository.objects.filter(host=HOST)[0]
-    Repository.objects.filter(pk=row.pk).update(status=RepositoryStatus.MISSING)
+    Repository.objects.filter(pk=row.pk).update(status=RepositoryStatus.MISSING, management="")
 
-    operator.post(f"{REPOSITORIES}{row.pk}/look/recheck/")
+    operator.post(f"{REPOSITORIES}{row.pk}/look/{look}/")
 
-    row.refresh_from_db()
-    assert (row.status, row.details_checked_at) == (RepositoryStatus.MISSING, None)
     assert Sweep.objects.latest("pk").names == [row.name]
 
 
@@ -640,7 +639,6 @@ def test_starting_and_stopping_a_sweep_leave_a_line_each_and_stopping_an_ended_o
     [
         ("reconcile", "reconcile.repository", {}),
         ("preview", "preview.repository", {}),
-        ("recheck", "recheck.repository", {}),
         ("adopt", "adopt.repository", {"status": "unmanaged", "origin": "", "management": "unmanaged"}),
         ("take", "take.repository", {"origin": "adopted", "management": "adopted"}),
         ("except", "except.repository", {}),
@@ -658,7 +656,7 @@ def test_each_look_leaves_a_line_with_how_many_it_was_about_and_a_refused_one_wi
     [line] = AuditEntry.objects.order_by("pk")
     assert (line.action, line.actor, line.outcome) == (action, "operator", "done")
     assert (line.after or {})["repositories"] == 1
-    if look in ("reconcile", "preview", "recheck"):
+    if look in ("reconcile", "preview"):
         elsewhere = Repository.objects.exclude(host=HOST).exclude(status__in=("unmanaged", "missing"))[0]
         operator.post(f"{ASK}?look={look}&pk={elsewhere.pk}")
         assert "None of these repositories can be checked" in AuditEntry.objects.latest("pk").outcome
