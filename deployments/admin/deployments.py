@@ -21,6 +21,7 @@ from deployments.admin.pages import Alarm, Nouns, audit_of, menu
 from deployments.admin.promotions import Promotions, offers
 from deployments.admin.search import MAX_ROWS_SEARCHED, find
 from deployments.admin.time_filter import between
+from deployments.deploys.push_credentials import incomplete
 from deployments.models import FINAL_STATUSES, Deployment, DeploymentStatus, Promotion
 
 
@@ -182,6 +183,7 @@ class DeploymentAdmin(Promotions, Exports):
             "worker": getattr(row, "worker", None),
             "last_good": good if row.status in _WENT_WRONG else None,
             "alarm": _credentials_alarm(row),
+            "log_in_ends": datetime.fromisoformat(row.log_in.expires_at) if row.log_in else None,
             "live": row.status in UNDER_WAY,
             "why": why.of_deployment(request, row),
             "audit": audit_of(request, row),
@@ -190,6 +192,8 @@ class DeploymentAdmin(Promotions, Exports):
 
 
 def _credentials_alarm(row: Deployment) -> Alarm | None:
+    if left_out := incomplete(row.log_in):
+        return Alarm(title="The registry credentials do not open every repository", words=left_out, tone="warn")
     if not row.credentials_error:
         return None
     title = "No registry credentials were issued"
