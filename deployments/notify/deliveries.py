@@ -28,8 +28,8 @@ from deployments.errors import refusal
 from deployments.log import get_logger
 from deployments.models import DeliveryStatus, NotificationChannel, NotificationDelivery
 from deployments.notify.news import EVENTS, MAX_ROWS_PER_KIND, News, current_news, of_one_cause
-from deployments.notify.outbound_http import Undeliverable
 from deployments.notify.senders import DeliverySettings, send
+from deployments.outbound_http import Undeliverable
 
 log = get_logger(__name__)
 

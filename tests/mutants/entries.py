@@ -2346,7 +2346,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/notify/outbound_http.py",
+        "deployments/outbound_http.py",
         (
             "",
             "TIMEOUT_SECONDS = 5.0",

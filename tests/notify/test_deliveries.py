@@ -27,7 +27,7 @@ from django.db import OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from deployments import errors, tasks
+from deployments import errors, outbound_http, tasks
 from deployments.access import keys
 from deployments.access.vault import Vault
 from deployments.config import Configuration
@@ -48,9 +48,9 @@ from deployments.models import (
     RepositoryEvent,
     Sweep,
 )
-from deployments.notify import channels, deliveries, news, outbound_http, senders
-from deployments.notify.outbound_http import Undeliverable
+from deployments.notify import channels, deliveries, news, senders
 from deployments.notify.senders import DeliverySettings
+from deployments.outbound_http import Undeliverable
 from deployments.reconcile import processes
 from deployments.row_values import Difference
 from sandbox.control import Sandbox
