@@ -10,6 +10,8 @@ Pure: it finds an entry and fills in its sentence. `deployments.aws.clients` rea
 
 from __future__ import annotations
 
+import functools
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from string import Formatter
@@ -77,6 +79,32 @@ def sentence(code: str, **values: object) -> str:
     if entry is None:
         raise KeyError(code)
     return entry.template.format(**values).strip()
+
+
+@functools.lru_cache(maxsize=1024)
+def read_back(text: str, code: str = "") -> tuple[Entry, dict[str, str]] | None:
+    """The entry whose sentence `text` is, and the values of its placeholders; None if no entry has this sentence.
+
+    For rows and messages: they keep the sentence of an error and perhaps its code, but not its operation or permission.
+    """
+    for entry in ENTRIES:
+        if code and not {code, SERVER, UNKNOWN}.intersection(entry.codes):
+            continue
+        if found := re.fullmatch(_pattern(entry.template), text):
+            return entry, found.groupdict()
+    return None
+
+
+@functools.cache
+def _pattern(template: str) -> str:
+    """The regular expression of an entry's sentences."""
+    pattern, seen = "", set[str]()
+    for words, name, _, _ in Formatter().parse(template):
+        pattern += re.escape(words)
+        if name:
+            pattern += f"(?P={name})" if name in seen else f"(?P<{name}>.*?)"
+            seen.add(name)
+    return f"(?s:{pattern})"
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -148,6 +176,13 @@ AWS: tuple[Entry, ...] = (
         "which of the three.",
         owner=Owner.OPERATOR,
         installation=True,
+    ),
+    Entry(
+        codes=("PackedPolicyTooLarge",),
+        says=_AWS_SAID,
+        todo="Give the repository a shorter name.",
+        cause="The policy of the session for one repository is too large in AWS's packed form.",
+        owner=Owner.OPERATOR,
     ),
     Entry(
         codes=("AccessDenied", "AccessDeniedException"),
@@ -1049,6 +1084,39 @@ CREDENTIALS: tuple[Entry, ...] = (
         "{reason}",
         cause="The server runs with the session of a role, which cannot be limited to one repository, or AWS does not "
         "allow the server to make a limited session.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("build_log_in_replaced",),
+        says="The registry refused the log-in of this build.",
+        todo="If another deploy ran on this machine at the same time, it replaced the log-in or logged out: give each "
+        "deploy its own DOCKER_CONFIG (docs/builds.md), and deploy again.",
+        cause="docker keeps one log-in for a registry in its configuration, and the CLI logs in before a build and out "
+        "after it.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("build_base_refused",),
+        says="The log-in of this build does not open the repository {name}.",
+        todo="If the build pulls a base image from it, add it to DEPLOY_REGISTRY_ECR_BASE_REPOSITORIES "
+        "(docs/builds.md), and deploy again.",
+        cause="The log-in of a deploy opens its own repository and the base repositories of the settings.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("build_log_in_ended",),
+        says="The log-in of this build had ended before its push.",
+        todo="Deploy again. If builds need more time, raise DEPLOY_TIMEOUT_MS.",
+        cause="A log-in ends with its session, an hour after it was issued at the latest, or another program stored an "
+        "older log-in in docker's configuration.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("log_in_incomplete",),
+        says="The log-in does not open {names}: AWS limits the policy of a session in its size.",
+        todo="Use patterns, such as platform/*, in DEPLOY_REGISTRY_ECR_BASE_REPOSITORIES, or deploy fewer projects at "
+        "once.",
+        cause="A session policy has at most 2,048 characters, and AWS's packed form of it has a limit of its own.",
         owner=Owner.OPERATOR,
     ),
     Entry(

@@ -75,6 +75,7 @@ class RegistryConfig:
     kms_key: str | None = None
     consumer_accounts: tuple[str, ...] = ()  # the same for all registries
     push_role_arn: str | None = None
+    base_repositories: tuple[str, ...] = ()  # names and patterns; the log-in of a deploy pulls from them
     probe_role_arns: tuple[str, ...] = ()  # the same for all registries
     full_pass: timedelta = timedelta(hours=6)  # the same for all registries
     rollback_targets: int = 3  # the same for all registries
@@ -295,11 +296,27 @@ def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> 
             "The two would overwrite each other's repositories again and again. Make them equal, or give "
             "V4_DEPLOY_REGISTRY_NAMESPACE another value.",
         )
+    for registry in (plain, v4):
+        for pattern in registry.base_repositories:
+            for namespace in dict.fromkeys((plain.namespace, v4.namespace)):
+                if _reaches_below(pattern, namespace):
+                    reader.problem(
+                        registry.variable("base_repositories"),
+                        f"“{pattern[:40]}” matches names below the namespace {namespace}.",
+                        "Every log-in could pull the images of every project. Keep base images outside the namespace.",
+                    )
     values = reader.fields(each for each in SETTINGS if each.field and not each.of_registry)
     reader.look_for_misspelt()
     reader.look_for_unused()
     reader.look_at_aws_variables()
     return Configuration(plain=plain, v4=v4, problems=tuple(reader.problems), warnings=tuple(reader.warnings), **values)
+
+
+def _reaches_below(pattern: str, namespace: str) -> bool:
+    """Whether the pattern of a repository name matches a name below the namespace."""
+    literal, star, _ = pattern.partition("*")
+    below = f"{namespace}/"
+    return literal.startswith(below) or (star != "" and below.startswith(literal))
 
 
 class _Reader:

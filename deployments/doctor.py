@@ -501,7 +501,19 @@ def _ask(configuration: Configuration, found: list[Target]) -> Iterator[ReportLi
 
 
 def _statement(target: Target, denied: list[str]) -> ReportLine:
-    """The statement that allows what AWS has refused, for the identity policy."""
+    """What AWS has refused, and the statement that allows it."""
+    return ReportLine(
+        part="AWS",
+        what=f"Missing permissions in {target.registry.region}",
+        level=Level.FAIL,
+        says=f"AWS refused {', '.join(sorted(denied))}.",
+        then="Add this statement to the policy of the identity that Registry Admin uses:",
+        copy=statement_to_add(target, denied),
+    )
+
+
+def statement_to_add(target: Target, denied: list[str]) -> str:
+    """The statement that allows these actions in a registry, for the policy of the identity; two of them as a list."""
     of_registry = sorted({"ecr:DescribeRepositories", "ecr:GetAuthorizationToken"} & set(denied))
     of_repositories = sorted(set(denied) - set(of_registry))
     resource = target.registry.repository_arn(f"{target.config.namespace}/*")
@@ -510,16 +522,7 @@ def _statement(target: Target, denied: list[str]) -> ReportLine:
         for actions, on in ((of_repositories, resource), (of_registry, "*"))
         if actions
     ]
-    return ReportLine(
-        part="AWS",
-        what=f"Missing permissions in {target.registry.region}",
-        level=Level.FAIL,
-        says=f"AWS refused {', '.join(sorted(denied))}.",
-        then="Add this statement to the policy of the identity that Registry Admin uses:"
-        if len(statements) == 1
-        else "Add these statements to the policy of the identity that Registry Admin uses:",
-        copy=json.dumps(statements[0] if len(statements) == 1 else statements),
-    )
+    return json.dumps(statements[0] if len(statements) == 1 else statements)
 
 
 def _probes(target: Target) -> Probes:

@@ -27,6 +27,7 @@ from deployments.row_values import (
     ConsumerPull,
     Difference,
     Encryption,
+    LogIn,
     Management,
     Mutability,
     PreviewResult,
@@ -595,11 +596,16 @@ class Deployment(models.Model):
         max_length=12,
         blank=True,
         choices=[
-            ("session", "STS session for this repository"),
+            ("session", "STS session"),
             ("token", "ECR token of the whole registry"),
             ("password", "Configured user name and password"),
         ],
     )
+    # What the last log-in opens; null: none was issued, or it was a configured password.
+    log_in: models.JSONField[LogIn | None, LogIn | None] = ValuesField(null=True, blank=True, read=LogIn.from_row)
+    # The id of the user whose personal access token began it; null: an environment key did. No foreign key: version
+    # 0.1.0 deletes users, and does not know this column. An id is never used again.
+    begun_by = models.PositiveBigIntegerField(null=True, blank=True, editable=False, db_index=True)
     # What was verified about the image before the promotion; null: nothing was tried.
     receipt: models.JSONField[Receipt | None, Receipt | None] = ValuesField(
         null=True, blank=True, read=Receipt.from_row

@@ -196,6 +196,32 @@ class ProvedPull:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogIn:
+    """What the last registry log-in of a deployment opens: names and patterns of repositories of its registry.
+
+    `push`: to push to and to pull from. `left_out`: what did not fit into the policy of its session.
+    """
+
+    push: tuple[str, ...]
+    pull: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    expires_at: str = ""  # ISO 8601
+
+    @classmethod
+    def from_row(cls, stored: Mapping[str, Any]) -> LogIn:
+        names = {name: tuple(stored.get(name, ())) for name in ("push", "pull", "left_out")}
+        return cls(**names, expires_at=stored.get("expires_at", ""))
+
+    def as_row(self) -> dict[str, Any]:
+        return {
+            "push": list(self.push),
+            "pull": list(self.pull),
+            "left_out": list(self.left_out),
+            "expires_at": self.expires_at,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """What was verified about an image before its promotion, or why nothing was (`unproved`)."""
 

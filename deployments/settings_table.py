@@ -153,6 +153,22 @@ SETTINGS: tuple[Setting, ...] = (
         mirrored=True,
     ),
     Setting(
+        name="DEPLOY_REGISTRY_ECR_BASE_REPOSITORIES",
+        field="base_repositories",
+        # The characters of a repository name (ECR, CreateRepository), and the * of IAM.
+        notation=notations.list_of(
+            "names or patterns, comma-separated",
+            r"[a-z][a-z0-9._/*-]{0,255}",
+            "the name or the pattern of a repository",
+        ),
+        says="Repositories of the same registry from which builds may pull base images: the registry credentials of a "
+        "deploy pull from them and never push. * stands for any characters. No pattern may match a name below the "
+        "namespace.",
+        example="platform/*,docker-hub/library/node",
+        of_registry=True,
+        mirrored=True,
+    ),
+    Setting(
         name="DEPLOY_REGISTRY_ECR_LIFECYCLE_POLICY",
         field="lifecycle_policy",
         notation=notations.json_object(ecr_rules.lifecycle_breaches),

@@ -188,7 +188,7 @@ EMAIL_HOST_USER = _MAIL.user if _MAIL else ""
 EMAIL_HOST_PASSWORD = _MAIL.password if _MAIL else ""
 EMAIL_TIMEOUT = 5
 DEFAULT_FROM_EMAIL = CONFIGURATION.email_from
-# Webhooks and Slack: see deployments.notify.outbound_http.
+# Webhooks and Slack: see deployments.outbound_http.
 NOTIFY_ALLOW_PRIVATE = CONFIGURATION.notify_allow_private
 METRICS_KEY = CONFIGURATION.metrics_key or ""
 # prometheus_client's own variable, which gunicorn.conf.py sets: where the processes of a host count together.

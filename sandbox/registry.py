@@ -7,7 +7,11 @@ The registry of a request is the first of these that names a registry:
   4. the ``Host`` header, if it is an ECR registry host
   5. the authorization token: the caller's own account, in the region that the token was made in.
 
-It does not mount layers across repositories (the client then uploads them, as with ECR), or list the catalogue.
+A layer is mounted from another repository under the conditions of the User Guide, "Blob mounting in Amazon ECR": the
+account setting BLOB_MOUNTING is ENABLED, both repositories are of one registry and have the same encryption, and the
+caller has ecr:GetDownloadUrlForLayer on the source. In every other case the client uploads the layer. A log-in that was
+made with a session ends with the session: AWS refuses temporary credentials then (IAM User Guide, "Temporary security
+credentials in IAM"); that ECR uses the words of its own expired token is not documented. The catalogue is not listed.
 """
 
 from __future__ import annotations
@@ -128,7 +132,7 @@ class RegistryV2:
         if token is None or caller is None:
             raise AWSError("UNAUTHORIZED", "Not Authorized", 401)
         call.caller, call.region = caller, token.region
-        if token.expires <= self._store.now():
+        if min(token.expires, caller.credential.expires or token.expires) <= self._store.now():
             raise AWSError("DENIED", "Your authorization token has expired. Reauthenticate and try again.", 403)
 
     def answer(self, call: Call, target: Target) -> Response:
@@ -271,8 +275,31 @@ class RegistryV2:
         if digest:  # the whole layer in one POST
             self._authorize(call, self._store.registry(repository.account, repository.region), ACTIONS["FinishUpload"])
             return self._finish(repository, upload_id, target, digest, call.request.body)
-        # A mount gets the answer of an upload, as the specification allows and as ECR does.
+        mount = _query(call.request, "mount")
+        if mount and self._mount(call, repository, mount):
+            del self._store.uploads[upload_id]
+            location = f"{target.prefix}{repository.name}/blobs/{mount}"
+            return Response(201, b"", {"Location": location, "Docker-Content-Digest": mount})
         return _accepted(repository, upload_id, target, 0)
+
+    def _mount(self, call: Call, repository: Repository, digest: str) -> bool:
+        """Mounts a layer of the repository that the request names. False: the client has to upload the layer."""
+        registry = self._store.registry(repository.account, repository.region)
+        name = _query(call.request, "from")
+        host, _, rest = name.partition("/")
+        name = rest if registry_of(host) == (registry.account, registry.region) else name
+        source = registry.repositories.get(name)
+        if source is None or registry.settings.get("BLOB_MOUNTING") != "ENABLED":
+            return False
+        try:
+            self._ecr.authorize(call, registry, name, "ecr:GetDownloadUrlForLayer")
+        except AWSError:
+            return False
+        is_there = source.availability(digest, self._store.now()) == "AVAILABLE"
+        if is_there and source.encryption == repository.encryption:
+            repository.layers[digest] = source.layers[digest]
+            return True
+        return False
 
     def _upload(self, call: Call, repository: Repository, target: Target) -> Response:
         upload = self._store.uploads.get(target.upload)

@@ -177,6 +177,8 @@ class Connection(asyncio.Protocol):
     def _parse_head(self) -> tuple[str, str, dict[str, str]] | None:
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:
+            if self._buffer[:1] == b"\x16":  # a TLS hello: a client that tries https first goes on with http
+                raise BadRequest(400, "no TLS here")
             if len(self._buffer) > MAX_HEAD:
                 raise BadRequest(431, "headers too large")
             return None

@@ -249,3 +249,25 @@ def test_the_defaults_are_these() -> None:
     assert not configuration.debug
     assert configuration.trusted_proxies == 0
     assert configuration.encryption_keys == ()
+
+
+BASE = "DEPLOY_REGISTRY_ECR_BASE_REPOSITORIES"
+
+
+def test_base_repositories_are_names_and_patterns_outside_the_namespace() -> None:
+    configuration = config.load({BASE: "platform/*, docker-hub/library/node,platform/*", f"V4_{BASE}": "v4/base-*"})
+
+    assert configuration.problems == ()
+    assert configuration.plain.base_repositories == ("platform/*", "docker-hub/library/node")
+    assert configuration.v4.base_repositories == ("v4/base-*",)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["*", "trigger/*", "trig*", "t*/base", "trigger/proj_abcdefghijklmnopqrst", "four/*", "*/base", "Platform/*"],
+)
+def test_a_base_repository_is_no_pattern_that_reaches_a_projects_images(pattern: str) -> None:
+    found = problems(**{BASE: f"platform/node,{pattern}", "V4_DEPLOY_REGISTRY_NAMESPACE": "four"})
+
+    assert f"“{pattern}”" in found
+    assert BASE in found

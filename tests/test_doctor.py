@@ -261,6 +261,7 @@ def test_another_answer_to_a_tried_write_says_nothing_about_the_permission(
     assert not [each for each in report.lines if each.what.startswith("Missing permissions")]
 
 
+@pytest.mark.costly
 def test_no_write_is_tried_on_a_repository_that_exists_or_while_writes_are_paused(
     ecr_configuration: Configuration, beating: Process, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +351,7 @@ def recorded(configuration: Configuration) -> ReportLine:
     return line(doctor.examine(configuration=configuration), "Recorded pulls")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("by_pull_time", [False, True])
 def test_a_probe_role_whose_pulls_are_recorded_is_named_with_the_command_that_excludes_it(
     configure: Callable[..., Configuration], beating: Process, sandbox: Sandbox, by_pull_time: bool
@@ -486,6 +488,7 @@ def test_consumers_are_held_against_the_policy_without_asking_aws(
     assert "policy who" in line(report, "Account 333333333333").then
 
 
+@pytest.mark.costly
 def test_the_events_queue_is_asked_without_taking_a_message(
     configure: Callable[..., Configuration], beating: Process, sandbox: Sandbox
 ) -> None:
@@ -671,6 +674,7 @@ def test_looking_at_the_page_asks_aws_nothing_and_writes_nothing(
     assert read(html).tokens == len([form for form in read(html).forms if form.get("method") == "post"])
 
 
+@pytest.mark.costly
 def test_the_button_asks_aws_and_the_audit_log_knows_who_pressed_it(
     browser: Client, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

@@ -220,6 +220,7 @@ def test_a_finalize_that_is_refused_in_its_stream_has_a_line_with_the_reason(htt
     assert lines.events(request_id="finalize-3", deployment_id=made["id"])[-1] == "request"  # at the stream's end
 
 
+@pytest.mark.costly
 def test_polls_probes_and_dead_keys_do_not_fill_the_log(http: Http, live_server: LiveServer, lines: Log) -> None:
     dead = Http(live_server, "tr_prod_" + "x" * 24)
     for _ in range(100):
@@ -317,6 +318,7 @@ def test_what_was_rolled_back_left_no_line(
     assert "deployment.failed" not in lines.events()
 
 
+@pytest.mark.costly
 def test_a_sweep_has_a_line_at_its_start_for_each_correction_and_at_its_end(
     http: Http, sandbox: Sandbox, ecr_configuration: Configuration, lines: Log
 ) -> None:
@@ -344,6 +346,7 @@ def test_a_sweep_has_a_line_at_its_start_for_each_correction_and_at_its_end(
     assert (found[4]["status"], found[4]["healed"], found[4]["total"]) == ("done", 1, 1)
 
 
+@pytest.mark.costly
 def test_an_idle_sweep_has_three_lines_however_many_repositories_there_are(
     http: Http, ecr_configuration: Configuration, lines: Log
 ) -> None:

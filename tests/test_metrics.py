@@ -155,6 +155,7 @@ def counted(watched: Client) -> dict[tuple[str, str, str], float]:
     return sums
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 def test_requests_deploys_and_calls_to_aws_are_counted_with_their_outcomes_and_durations(
     client: Client, environment: Environment, ecr_configuration: Any, sandbox: Sandbox, settings: Any

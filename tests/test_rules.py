@@ -89,6 +89,7 @@ def test_no_private_word_comes_back_into_the_code(words: str) -> None:
     assert found == [], f"rather: {PLAIN_WORDS[words]}"
 
 
+@pytest.mark.costly
 def test_no_file_names_a_folder_that_a_stranger_does_not_have() -> None:
     needle = ".." + "/shared"
     named = [

@@ -60,6 +60,7 @@ def test_the_fields_of_the_configuration_are_those_of_the_rows() -> None:
     assert all(each.of_registry for each in SETTINGS if each.mirrored)
 
 
+@pytest.mark.costly
 def test_every_setting_is_read_by_the_program() -> None:
     """Except the one that is accepted and warned of."""
     read = {
@@ -291,6 +292,7 @@ tag_texts = st.text(st.characters(categories=["L", "N"], include_characters="_.:
 )
 
 
+@pytest.mark.costly
 @given(tags=st.dictionaries(tag_texts.filter(bool), tag_texts, max_size=6))
 def test_the_same_tags_are_read_from_every_notation(tags: dict[str, str]) -> None:
     ours = ",".join(f"{key}={value}" for key, value in tags.items())

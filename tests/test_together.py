@@ -380,7 +380,6 @@ ACTS: dict[str, tuple[str, Act]] = {
     "deployments_environment_variable_delete": ("delete.variable", lambda w: _variable(w, "delete/?name=TOKEN")),
     "deployments_repository_look reconcile": ("reconcile.repository", lambda w: w.observe("reconcile")),
     "deployments_repository_look preview": ("preview.repository", lambda w: w.observe("preview")),
-    "deployments_repository_look recheck": ("recheck.repository", lambda w: w.observe("recheck")),
     "deployments_repository_look end": ("end.repository", lambda w: w.observe("end")),
     "deployments_repository_ask": ("except.repository", lambda w: w.ask("except", **MODE)),
     "deployments_repository_ask adopt": ("adopt.repository", lambda w: w.ask("adopt")),

@@ -497,6 +497,7 @@ def test_a_beat_says_that_the_clock_is_off_from_5_seconds_on(
 # -------------------------------------------------------------------------------------------------------------- events
 
 
+@pytest.mark.costly
 def test_a_consumer_of_events_that_went_silent_is_reported_everywhere(
     configure: Configure, settings: Any, admin_client: Client
 ) -> None:

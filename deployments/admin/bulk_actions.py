@@ -56,7 +56,7 @@ class BulkAction:
         return self.where & targets.rows(settings.CONFIGURATION) if self.by_sweep else self.where
 
 
-_CHECKED_BY_SWEEPS = Q(management__in=MANAGED) & ~Q(status=RepositoryStatus.MISSING)
+_CHECKED_BY_SWEEPS = Q(management__in=MANAGED) | Q(status=RepositoryStatus.MISSING)
 
 BULK_ACTIONS = {
     bulk.name: bulk
@@ -65,25 +65,18 @@ BULK_ACTIONS = {
             name="reconcile",
             word="Reconcile now",
             right="reconcile_repository",
-            says="A worker checks each repository and corrects what differs from the settings. Where an exception or "
-            "the setting says observe, it only reports.",
+            says="A worker reads every part of each repository and corrects what differs from the settings. Where an "
+            "exception or the setting says observe, it only reports. It also looks whether missing repositories exist "
+            "again.",
             where=_CHECKED_BY_SWEEPS,
         ),
         BulkAction(
             name="preview",
-            word="Refresh",
+            word="Refresh (writes nothing)",
             right="reconcile_repository",
-            says="A worker looks at each repository, also at unmanaged and missing ones. It records here what it sees, "
-            "and writes nothing to AWS.",
-            where=_CHECKED_BY_SWEEPS | Q(status=RepositoryStatus.MISSING) | Q(management=Management.UNMANAGED),
-        ),
-        BulkAction(
-            name="recheck",
-            word="Full check",
-            right="reconcile_repository",
-            says="Like reconcile, and reads lifecycle policy, AWS tags and tag mutability again, even if they were "
-            "read recently. Also checks whether missing repositories exist again.",
-            where=_CHECKED_BY_SWEEPS | Q(status=RepositoryStatus.MISSING),
+            says="A worker reads every part of each repository, also of unmanaged and missing ones. It records here "
+            "what it sees, and writes nothing to AWS.",
+            where=_CHECKED_BY_SWEEPS | Q(management=Management.UNMANAGED),
         ),
         BulkAction(
             name="adopt",
@@ -120,12 +113,7 @@ BULK_ACTIONS = {
         ),
     )
 }
-ACTIONS_WITHOUT_QUESTION = (
-    "reconcile",
-    "preview",
-    "recheck",
-    "end",
-)  # for one repository these act without a confirmation page
+ACTIONS_WITHOUT_QUESTION = ("reconcile", "preview", "end")  # for one repository
 
 
 class OverrideForm(forms.Form):
@@ -289,7 +277,6 @@ class BulkActions(ReadOnly):
                             configuration=configuration,
                             by=by,
                             dry_run=bulk.name == "preview",
-                            thorough=bulk.name == "recheck",
                         )
                         count = len(sweep.names)
                         it = "the repository" if count == 1 else f"{count:,} repositories"

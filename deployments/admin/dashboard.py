@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.contrib.admin import AdminSite
-from django.db.models import Case, Count, IntegerField, Q, QuerySet, Value, When
+from django.db.models import Count, Q, QuerySet, Value
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Left
 from django.http import HttpRequest
@@ -18,6 +18,7 @@ from django.utils.html import format_html
 
 from deployments import worker
 from deployments.admin import commits
+from deployments.admin.attention import ALARMING, attention, list_address
 from deployments.admin.chart import per_day
 from deployments.admin.display import TONES, ago
 from deployments.admin.image_states import broken_current_images
@@ -41,14 +42,6 @@ from deployments.models import (
 from deployments.reconcile import generation, processes, pull_states, writes_pause
 from deployments.reconcile.processes import Seen
 
-#: Statuses that need attention, the worst first.
-NEEDS_ATTENTION = (RepositoryStatus.FAILED, RepositoryStatus.MISSING, RepositoryStatus.DRIFTED)
-#: Repositories by status, the worst first; those that need no attention come last.
-WORST_FIRST = Case(
-    *(When(status=status, then=Value(rank)) for rank, status in enumerate(NEEDS_ATTENTION)),
-    default=Value(len(NEEDS_ATTENTION)),
-    output_field=IntegerField(),
-)
 UNDER_WAY = tuple(status for status in DeploymentStatus if status not in FINAL_STATUSES)
 PROJECTS_SHOWN = 20
 
@@ -82,7 +75,7 @@ def shell(request: HttpRequest) -> Shell:
 def _shell() -> Shell:
     rows: dict[str, QuerySet[Any]] = {
         "Deployment": Deployment.objects.filter(status__in=UNDER_WAY),
-        "Repository": Repository.objects.filter(status__in=NEEDS_ATTENTION),
+        "Repository": Repository.objects.filter(ALARMING),
         "Sweep": Sweep.objects.filter(status=SweepStatus.RUNNING),
         "Worker": processes.alive(ProcessRole.WORKER),
     }
@@ -131,15 +124,19 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
         "sees_sweeps": sees_sweeps,
     }
     if sees_repositories:
-        numbers, without_pull = _numbers()
-        shares = list(_shares(numbers))
+        numbers = _numbers()
+        shares = list(_shares({each["status"]: each["number"] for each in numbers}))
+        counts_pulls = pull_states.cannot_pull(settings.CONFIGURATION) is not None
         context |= {
             "shares": shares,
             "repositories": sum(share.number for share in shares),
-            "attention": _attention(),
+            "attention": attention(request),
+            "attention_number": sum(each["alarming"] for each in numbers),
+            "attention_address": list_address(status="attention"),
+            "left_address": list_address(status="left"),
+            "may_reconcile": may(request, "reconcile_repository"),
             "broken_images": broken_current_images(),
-            "without_pull": without_pull,
-            "attention_number": sum(share.number for share in shares if share.status in NEEDS_ATTENTION),
+            "without_pull": sum(each["without"] for each in numbers) if counts_pulls else None,
         }
     if sees_deployments:
         chart = per_day()
@@ -150,17 +147,17 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
     return context
 
 
-def _numbers() -> tuple[dict[str, int], int | None]:
-    """Status → number of repositories, and from how many a consumer account cannot pull; None: there is no account.
+def _numbers() -> list[Any]:
+    """For each status, how many repositories have it and how many of these need attention.
 
-    By this process's own settings, which saves a query; `_alarms` says if other settings count.
+    With a consumer account also `without`: from how many an account cannot pull. By this process's own settings, which
+    saves a query; `_alarms` says if other settings count.
     """
     cannot = pull_states.cannot_pull(settings.CONFIGURATION)
-    rows = Repository.objects.order_by().values_list("status")
-    if cannot is None:
-        return dict(rows.annotate(Count("pk"))), None
-    found = list(rows.annotate(number=Count("pk"), without=Count("pk", filter=cannot)))
-    return {status: number for status, number, _ in found}, sum(without for *_, without in found)
+    counts = {"number": Count("pk"), "alarming": Count("pk", filter=ALARMING)}
+    if cannot is not None:
+        counts["without"] = Count("pk", filter=cannot)
+    return list(Repository.objects.order_by().values("status").annotate(**counts))
 
 
 def _shares(counts: Mapping[str, int]) -> Iterator[Share]:
@@ -184,20 +181,6 @@ def _shares(counts: Mapping[str, int]) -> Iterator[Share]:
             width=f"{width:.2f}",
         )
         start += width
-
-
-def _attention() -> list[tuple[Repository, str, datetime | None]]:
-    """The first eight repositories that need attention, each with the reason and since when."""
-    from deployments.admin.repositories import reason  # imported here, because that module imports this one
-
-    rows = Repository.objects.filter(status__in=NEEDS_ATTENTION).select_related("project")
-    return [(row, reason(row), _since(row)) for row in rows.order_by(WORST_FIRST, "-last_checked_at", "name")[:8]]
-
-
-def _since(row: Repository) -> datetime | None:
-    if row.status == RepositoryStatus.DRIFTED:
-        return row.drifted_since
-    return row.last_error_at if row.last_error else row.last_checked_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

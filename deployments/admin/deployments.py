@@ -17,10 +17,11 @@ from django.utils.html import format_html
 from deployments.admin import commits, why
 from deployments.admin.display import ago, badge, commit_cell, headline, tags, took, two_lines
 from deployments.admin.exports import Exports
-from deployments.admin.pages import Alarm, Nouns, Several, audit_of, menu
+from deployments.admin.pages import Alarm, Nouns, Several, Together, audit_of, menu
 from deployments.admin.promotions import Promotions, offers
 from deployments.admin.search import MAX_ROWS_SEARCHED, find
 from deployments.admin.time_filter import between
+from deployments.deploys.push_credentials import incomplete
 from deployments.models import FINAL_STATUSES, Deployment, DeploymentStatus, Promotion
 
 
@@ -105,8 +106,8 @@ class DeploymentAdmin(Promotions, Exports):
             "status",
             words=dict(DeploymentStatus.choices),
             together={
-                "under_way": ("In progress", UNDER_WAY),
-                "went_wrong": ("Failed or timed out", _WENT_WRONG),
+                "under_way": Together(word="In progress", tone="run", where=Q(status__in=UNDER_WAY)),
+                "went_wrong": Together(word="Failed or timed out", tone="bad", where=Q(status__in=_WENT_WRONG)),
             },
         ),
         menu("Environment", "environment__slug"),
@@ -186,6 +187,7 @@ class DeploymentAdmin(Promotions, Exports):
             "worker": getattr(row, "worker", None),
             "last_good": good if row.status in _WENT_WRONG else None,
             "alarm": _credentials_alarm(row),
+            "log_in_ends": datetime.fromisoformat(row.log_in.expires_at) if row.log_in else None,
             "live": row.status in UNDER_WAY,
             "why": why.of_deployment(request, row),
             "audit": audit_of(request, row),
@@ -194,6 +196,8 @@ class DeploymentAdmin(Promotions, Exports):
 
 
 def _credentials_alarm(row: Deployment) -> Alarm | None:
+    if left_out := incomplete(row.log_in):
+        return Alarm(title="The registry credentials do not open every repository", words=left_out, tone="warn")
     if not row.credentials_error:
         return None
     title = "No registry credentials were issued"

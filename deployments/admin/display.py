@@ -185,6 +185,12 @@ def chosen(choices: list[dict[str, Any]]) -> str:
 
 
 @register.filter
+def named(row: Repository) -> str:
+    """A repository as a person knows it: its project's name; the repository's name if it has no project."""
+    return str(row.project or row.name)
+
+
+@register.filter
 def problem(entry: AuditEntry) -> str:
     """Why the action of an audit entry was not done; empty if it was done."""
     return "" if entry.outcome == audit.DONE else entry.outcome
@@ -260,6 +266,13 @@ def _ahead(left: timedelta) -> str:
 def since(moment: datetime) -> str:
     """The time that has passed, as `took` writes it. It runs while the page renews itself."""
     return _time(moment, took(timezone.now() - moment), "since")
+
+
+@register.filter
+def at(moment: datetime) -> str:
+    """“14:02” of today in UTC, “26 Nov, 14:02” of another day."""
+    today = moment.date() == timezone.now().date()
+    return _time(moment, f"{moment:%H:%M}" if today else f"{moment.day} {moment:%b, %H:%M}")
 
 
 @register.filter

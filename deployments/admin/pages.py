@@ -17,7 +17,7 @@ from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import SEARCH_VAR, ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Count, Model, Q, QuerySet
+from django.db.models import Count, Model, Q, QuerySet, Value
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, QueryDict
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
@@ -130,13 +130,13 @@ class Nouns(ChangeList):
 
     @property
     def tiles(self) -> list[dict[str, Any]]:
-        """The choices of the filter `tiles` that some row has, that are chosen, or that stand for several values."""
+        """The choices of the filter `tiles` that some row has or that are chosen."""
         return [
             each
             for spec, choices in self.menus
             if spec.title == getattr(self.model_admin, "tiles", "")
             for each in choices
-            if each["count"] or each["selected"] or each["value"] in spec.together
+            if each["count"] or each["selected"]
         ]
 
     @property
@@ -269,6 +269,15 @@ class Audited(_Admin):
             return super().response_action(*args, **kwargs)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """A value of a menu that stands for rows of several values, such as “needs attention”."""
+
+    word: str
+    tone: str
+    where: Q
+
+
 class Several(admin.SimpleListFilter):
     """A filter of which several values can be chosen: `?mark=current&mark=under_way`. A row matches if one value does.
 
@@ -277,7 +286,6 @@ class Several(admin.SimpleListFilter):
     """
 
     parameter_name: str
-    together: ClassVar[dict[str, tuple[str, tuple[str, ...]]]] = {}  # value → (word, values that it stands for)
     chosen: list[str]
 
     def __init__(self, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: Any) -> None:
@@ -316,7 +324,7 @@ class Several(admin.SimpleListFilter):
             "selected": selected,
             "query_string": self._address(changelist, others if selected else [*others, value]),
             "display": word,
-            "tone": TONES.get(self.together.get(value, ("", (value,)))[1][0], ""),
+            "tone": TONES.get(value, ""),
         }
 
     def _address(self, changelist: ChangeList, values: list[str]) -> str:
@@ -329,13 +337,14 @@ class Menu(Several):
 
     Django's filters count each value by an expression of its own, which becomes slow with many values. Subclasses set
     `field` and, for the names of the values, `label` (a field) or `words`. A field of a related row (`project__ref`)
-    is counted by its foreign key, which an index answers; the names are read afterwards. A value of `together`, such
-    as `attention`, is one of the first choices.
+    is counted by its foreign key, which an index answers; the names are read afterwards. The values of `together` are
+    the first choices.
     """
 
     field: ClassVar[str]
     label: ClassVar[str] = ""
     words: ClassVar[dict[str, str]] = {}  # value → word, in the order of the menu
+    together: ClassVar[dict[str, Together]] = {}
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return []
@@ -352,12 +361,12 @@ class Menu(Several):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if not self.chosen:
             return queryset
-        values = [each for value in self.chosen for each in self.together.get(value, ("", (value,)))[1]]
+        values: Any = [value for value in self.chosen if value not in self.together]
         relation, _, field = self.field.partition("__")
-        if not field:
-            return queryset.filter(**{f"{relation}__in": values})
-        related = self._related(queryset).filter(**{f"{field}__in": values})
-        return queryset.filter(**{f"{relation}__in": related.values("pk")})
+        if field:
+            values = self._related(queryset).filter(**{f"{field}__in": values}).values("pk")
+        wanted = [self.together[value].where for value in self.chosen if value in self.together]
+        return queryset.filter(reduce(or_, wanted, Q(**{f"{relation}__in": values})))
 
     def choices(self, changelist: ChangeList) -> Any:
         counts = self._named(self._counted(changelist), changelist.root_queryset)
@@ -367,9 +376,9 @@ class Menu(Several):
         order = {value: place for place, value in enumerate(self.words)}
         shown.sort(key=lambda row: (order.get(str(row[0]), len(order)), row[1].casefold()))
         yield {**self.everything(changelist), "count": sum(count for *_, count in counts)}
-        for value, (word, values) in self.together.items():
-            count = sum(found.get(each, 0) for each in values)
-            yield {**self.choice(changelist, value, word), "count": count}
+        for value, each in self.together.items():
+            count = self._counted_together(changelist, value)
+            yield {**self.choice(changelist, value, each.word), "tone": each.tone, "count": count}
         for value, word, count in shown:
             yield {**self.choice(changelist, str(value), word), "count": count}
         for value in self.chosen:  # no row that the other filters leave has it
@@ -377,18 +386,31 @@ class Menu(Several):
                 yield {**self.choice(changelist, value, self.words.get(value) or value or "–"), "count": 0}
 
     def _counted(self, changelist: ChangeList) -> dict[Any, int]:
-        """Value of the column → number of rows that match all other filters. Unused menus share one query."""
-        columns = list(dict.fromkeys(spec.column for spec in changelist.filter_specs if isinstance(spec, Menu)))
-        known: dict[str, list[Any]] = changelist.__dict__.setdefault("counted_for_menus", {})
+        """Value of the column → number of rows that match all other filters."""
+        counts: dict[Any, int] = {}
+        for row in self._combinations(changelist):
+            counts[row[self.column]] = counts.get(row[self.column], 0) + row["number"]
+        return counts
+
+    def _counted_together(self, changelist: ChangeList, value: str) -> int:
+        """The number of rows that match all other filters, and a value of `together`."""
+        return sum(row[f"number_{value}"] for row in self._combinations(changelist))
+
+    def _combinations(self, changelist: ChangeList) -> list[dict[str, Any]]:
+        """The values of all menus' columns in rows that match all other filters. Unused menus share one query."""
+        known: dict[str, list[dict[str, Any]]] = changelist.__dict__.setdefault("counted_for_menus", {})
         used = self.parameter_name if self.chosen else ""
         if used not in known:
+            menus = [spec for spec in changelist.filter_specs if isinstance(spec, Menu)]
+            numbers = {
+                f"number_{value}": Count(Value(1), filter=each.where)
+                for spec in menus
+                for value, each in spec.together.items()
+            }
             rows = changelist.get_queryset(self.request, exclude_parameters=self.expected_parameters()).order_by()
-            known[used] = list(rows.values_list(*columns).annotate(count=Count("*")))
-        place = columns.index(self.column)
-        counts: dict[Any, int] = {}
-        for row in known[used]:
-            counts[row[place]] = counts.get(row[place], 0) + row[-1]
-        return counts
+            columns = dict.fromkeys(spec.column for spec in menus)
+            known[used] = list(rows.values(*columns).annotate(number=Count("*"), **numbers))
+        return known[used]
 
     def _named(self, counts: dict[Any, int], rows: QuerySet[Any]) -> list[tuple[Any, str, int]]:
         """(value, word, number of rows) for every value."""
@@ -418,7 +440,7 @@ def menu(
     label: str = "",
     words: dict[str, str] | None = None,
     name: str = "",
-    together: dict[str, tuple[str, tuple[str, ...]]] | None = None,
+    together: dict[str, Together] | None = None,
 ) -> type[Menu]:
     """A `Menu` for a field. `name`: its query parameter; default: the field's name."""
     own = {"title": title, "parameter_name": name or field, "field": field, "label": label}

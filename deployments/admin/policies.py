@@ -13,20 +13,21 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import path, reverse
 from django.utils.html import format_html
 
 from deployments import clock, policy, tasks
 from deployments.access.audit import Trail
+from deployments.admin.exports import KINDS, as_csv
 from deployments.admin.pages import Button, ReadOnly, may, require, shown_configuration, who
 from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.aws.partitions import console_of, partition_of
 from deployments.errors import Refusal
 from deployments.images import EcrRegistry
 from deployments.models import Repository, RepositoryEvent, RepositoryStatus
-from deployments.reconcile import adopted_statements, desired, put_back, repositories, targets, what_if
+from deployments.reconcile import adopted_statements, desired, put_back, repositories, targets, what_if, writes_pause
 from deployments.row_values import AdoptedStatement
 
 TAKE_OVER, ADOPT_STATEMENT = "take_over_policy_repository", "adopt_statement_repository"
@@ -152,7 +153,7 @@ class WhatIfForm(forms.Form):
 
     text = forms.CharField(
         label="Default repository policy",
-        widget=forms.Textarea(attrs={"rows": 12, "spellcheck": "false", "autocomplete": "off"}),
+        widget=forms.Textarea(attrs={"rows": 10, "spellcheck": "false", "autocomplete": "off"}),
         max_length=4 * policy.MAX_CHARACTERS,
         help_text="IAM JSON, as for DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY; ECR accepts up to "
         f"{policy.MAX_CHARACTERS:,} characters.",
@@ -405,8 +406,11 @@ class Policies(ReadOnly):
             },
         )
 
-    def what_if_view(self, request: HttpRequest) -> HttpResponse:
-        """The effect of another default policy. Writes nothing; it is a POST because a policy is too long for a URL."""
+    def what_if_view(self, request: HttpRequest) -> HttpResponseBase:
+        """The effect of another default policy: as a page, or of each repository as a file.
+
+        Writes nothing; it is a POST because a policy is too long for a URL.
+        """
         if not self.has_view_permission(request):
             return HttpResponseRedirect(reverse("admin:index"))
         configuration = shown_configuration()
@@ -416,21 +420,51 @@ class Policies(ReadOnly):
         form.fields["registry"].choices = [  # type: ignore[attr-defined]
             (place, f"{target.config.host}/{target.config.namespace}") for place, target in enumerate(choices)
         ]
-        answer = None
+        found: dict[str, Any] = {}
+        refused = ""
         if request.method == "POST" and form.is_valid():
+            text, target = form.cleaned_data["text"], choices[form.cleaned_data["registry"]]
             answer = what_if.rehearse(
-                text=form.cleaned_data["text"],
-                target=choices[form.cleaned_data["registry"]],
+                text=text,
+                target=target,
                 allow_public=configuration.allow_public_policy,
+                enforce=configuration.enforce,
             )
+            for finding in answer.refusals:
+                refused = "Registry Admin would not start with this policy."
+                form.add_error("text", f"{finding.message} {finding.hint} ({finding.id})")
+            if answer.is_policy and request.POST.get("as") == "csv":
+                lines = as_csv(what_if.COLUMNS, answer.records())
+                response = StreamingHttpResponse(lines, content_type=KINDS["csv"])
+                response["Content-Disposition"] = 'attachment; filename="policy-preview.csv"'
+                return response
+            if answer.is_policy:
+                found = _preview(answer, text, target)
         context = {
-            "title": "What would another default policy do?",
+            "title": "Preview a policy change",
             "form": form,
-            "answer": answer,
             "targets": choices,
             "enforce": configuration.enforce,
+            "refused": refused,
+            **found,
         }
         return self.render_page(request, "registry_admin/what_if.html", None, context)
+
+
+def _preview(answer: what_if.Rehearsal, text: str, target: targets.Target) -> dict[str, Any]:
+    """What the page shows of an answer."""
+    present, partition = target.config.default_repository_policy, target.registry.partition
+    same = present is not None and policy.compare(present, text, partition=partition).level in ("identical", "cosmetic")
+    variable = target.config.variable("default_repository_policy")
+    return {
+        "answer": answer,
+        "same_as_present": same,
+        "has_present": present is not None,
+        "lines": side_by_side(present or "", text, partition=partition),
+        "variable": variable,
+        "setting_line": what_if.setting_line(text, target),
+        "pause": writes_pause.current(),
+    }
 
 
 def _to_edit(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from django.contrib import admin
@@ -14,8 +15,9 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from deployments.admin.attention import ALARMING, LEFT, NEEDS_ATTENTION, WORST_FIRST, ByCause, attention
 from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions, button, offered, offers_of, with_offers
-from deployments.admin.dashboard import NEEDS_ATTENTION, WORST_FIRST, shell
+from deployments.admin.dashboard import shell
 from deployments.admin.deployments import latest
 from deployments.admin.display import ago, badge, two_lines
 from deployments.admin.exports import Exports
@@ -27,6 +29,7 @@ from deployments.admin.pages import (
     Button,
     Nouns,
     Several,
+    Together,
     audit_of,
     may,
     menu,
@@ -115,8 +118,12 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "Status",
             "status",
             words={status: str(status.label) for status in BY_STATUS},
-            together={"attention": ("Needs attention", NEEDS_ATTENTION)},
+            together={
+                "attention": Together(word="Needs attention", tone="bad", where=ALARMING),
+                "left": Together(word="Drift left as it is", tone="idle", where=LEFT),
+            },
         ),
+        ByCause,
         menu("Account", "account"),
         menu("Region", "region"),
         menu("Project", "project__ref", label="project__name"),
@@ -157,7 +164,16 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         may_act = any(may(request, bulk.right) for bulk in BULK_ACTIONS.values())
-        return super().changelist_view(request, {"may_act": may_act, **(extra_context or {})})
+        found, chosen = attention(request), request.GET.getlist(ByCause.parameter_name)
+        alarms = [alarm for alarm in found.alarms if alarm.cause.key in chosen]
+        context = {
+            "may_act": may_act,
+            "may_reconcile": may(request, "reconcile_repository"),
+            "attention": replace(found, alarms=alarms, left=[]) if alarms else None,
+            # Above the whole list; a list with a filter or a search shows what was asked for.
+            "shared": [] if request.GET else [alarm for alarm in found.alarms if len(alarm.rows) > 1],
+        }
+        return super().changelist_view(request, context | (extra_context or {}))
 
     def get_list_display(self, request: HttpRequest) -> Any:
         """Without what says nothing: accounts and regions if all are the same, actions for people who have none."""
@@ -272,7 +288,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "needs_person": bool(row.last_error) and not row.last_error_heals,
             "observed": not repositories.effective_enforce(row, shown_configuration().enforce, timezone.now()),
             "may_restore": may(request, "restore_policy_repository") and covered,
-            "alarm": Alarm(title="Gone from the registry", words=reason(row)) if missing else None,
+            "alarm": Alarm(title="Deleted from ECR", words=reason(row)) if missing else None,
             "missing": missing,
             "drifted": row.status == RepositoryStatus.DRIFTED,
             "audit": audit_of(request, row),

@@ -48,6 +48,11 @@ class Caller:
         user = self.key.user
         return (user.email or user.get_username()) if user else str(self.key)
 
+    @property
+    def person(self) -> int | None:
+        """The id of the user with whose personal access token the deploy key was made; None for an environment key."""
+        return self.key.user_id if self.key.kind == KeyKind.DEPLOY else None
+
 
 class EnvironmentRequest(HttpRequest):
     """A request with an environment key."""

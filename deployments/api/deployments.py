@@ -23,6 +23,7 @@ from deployments.deploys import lifecycle, promotions
 from deployments.errors import refusal
 from deployments.log import bind
 from deployments.models import EnvironmentType
+from deployments.row_values import LogIn
 
 router = listing.router  # shared: ninja needs the GET and POST routes of one address in one router
 
@@ -65,6 +66,7 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
             force=body.force,
             idempotency_key=_idempotency_key(request),
             request_digest=hashlib.sha256(request.body).hexdigest(),
+            begun_by=request.auth.person,
         )
     deployment = creation.deployment
     bind(deployment=deployment.short_code)
@@ -127,6 +129,7 @@ def show(request: EnvironmentRequest, deployment_id: str) -> dict[str, Any]:
         "canceledReason": deployment.canceled_reason or None,
         "errorData": deployment.error,
         "externalId": deployment.external_id or None,
+        "registryLogIn": _opened(deployment.log_in),
         "worker": worker
         and {"id": worker.id, "version": str(deployment.version), "tasks": worker.tasks[: schemas.MAX_TASKS]},
     }
@@ -140,9 +143,13 @@ def show(request: EnvironmentRequest, deployment_id: str) -> dict[str, Any]:
     summary="A log-in for the push of this deployment's image",
 )
 def registry_credentials(request: EnvironmentRequest, deployment_id: str, response: HttpResponse) -> dict[str, Any]:
+    """In ECR the log-in also pulls from the base repositories of the settings. With a deploy key that was made with a
+    personal access token, it also opens the repositories of that person's deployments that are in progress now; a
+    log-in for a preview deployment does not, and no log-in is opened by one. It ends at `expiresAt`, 15 minutes to an
+    hour from now, and cannot be changed or taken back."""
     response["Cache-Control"] = "no-store"
     credentials = lifecycle.registry_credentials(
-        deployment=_find(request, deployment_id), configuration=settings.CONFIGURATION
+        deployment=_find(request, deployment_id), configuration=settings.CONFIGURATION, person=request.auth.person
     )
     return {
         "username": credentials.username,
@@ -150,7 +157,16 @@ def registry_credentials(request: EnvironmentRequest, deployment_id: str, respon
         "expiresAt": credentials.expires_at,
         "repositoryUri": credentials.repository_uri,
         "proxyEndpoint": credentials.endpoint,
+        "opens": _opened(credentials.opens),
+        "message": credentials.message or None,
     }
+
+
+def _opened(log_in: LogIn | None) -> dict[str, Any] | None:
+    if log_in is None:
+        return None
+    names = {"push": list(log_in.push), "pull": list(log_in.pull), "leftOut": list(log_in.left_out)}
+    return {**names, "expiresAt": log_in.expires_at}
 
 
 @router.post(

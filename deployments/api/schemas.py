@@ -327,6 +327,13 @@ class ErrorData(BaseModel):
     stderr: str | None = None
 
 
+class LogIn(BaseModel):
+    push: list[str] = Field(description="Repositories to push to and to pull from; `*`: every one of the registry.")
+    pull: list[str] = Field(description="Repositories to pull from: names, and patterns with `*`.")
+    leftOut: list[str] = Field(description="What did not fit into the log-in.")
+    expiresAt: datetime
+
+
 class Deployment(BaseModel):
     id: str
     status: str
@@ -339,6 +346,7 @@ class Deployment(BaseModel):
     canceledReason: str | None = None
     errorData: ErrorData | None = None
     externalId: str | None = None
+    registryLogIn: LogIn | None = Field(None, description="What the last log-in for its push opens, in ECR.")
     worker: Worker | None = Field(None, description="Absent until the image is indexed.")
 
 
@@ -364,6 +372,8 @@ class RegistryCredentials(BaseModel):
     expiresAt: datetime
     repositoryUri: str
     proxyEndpoint: str | None = Field(None, description="The registry's endpoint, if ECR names it.")
+    opens: LogIn | None = Field(None, description="What the log-in opens, in ECR.")
+    message: str | None = Field(None, description="When it ends, and what it does not open, in sentences.")
 
 
 class Branch(BaseModel):

@@ -101,8 +101,11 @@ def create_deployment(
     force: bool = False,
     idempotency_key: str | None = None,
     request_digest: str = "",
+    begun_by: int | None = None,
 ) -> CreatedDeployment:
     """Allocate a version and an image ref whose repository exists and is set up.
+
+    `begun_by`: the id of the user whose personal access token asks for it.
 
     `force` cancels the running deployments with the same external id, in the transaction that inserts the new
     deployment. A repeated idempotency key answers with the deployment of the first request.
@@ -141,6 +144,7 @@ def create_deployment(
                 external_id=external_id,
                 idempotency_key=idempotency_key or "",
                 request_digest=request_digest,
+                begun_by=begun_by,
             )
         except IntegrityError:
             # Either the client retried while its first request was running, or (once in 10¹²) the short code is taken.
@@ -413,10 +417,15 @@ def _link_worker(
 
 
 def fail(*, environment: Environment, deployment_id: str, error: dict[str, Any]) -> None:
-    """End a deployment as FAILED with the caller's error. Does nothing for an unknown or ended deployment."""
+    """End a deployment as FAILED with the caller's error. Does nothing for an unknown or ended deployment.
+
+    If the registry refused the build's log-in, the message also says what to do.
+    """
     related = Deployment.objects.select_related("project", "environment")
     deployment = related.filter(environment=environment, id=deployment_id).first()
     if deployment is not None:
+        if advice := push_credentials.advice(error, image_ref=deployment.image_ref):
+            error = {**error, "message": f"{error.get('message', '')} {advice}".strip()}
         _end(deployment, FAILED, error=error)
 
 
@@ -495,10 +504,15 @@ def registry_of_image(deployment: Deployment, configuration: Configuration) -> R
     return config
 
 
-def registry_credentials(*, deployment: Deployment, configuration: Configuration) -> Credentials:
-    """A log-in with which the CLI can push this deployment's image, limited to its repository if AWS allows that.
+def registry_credentials(
+    *, deployment: Deployment, configuration: Configuration, person: int | None = None
+) -> Credentials:
+    """A log-in with which the CLI can push this deployment's image, limited to what the build needs if AWS allows that.
 
-    The log-in is for the registry that the deployment's image ref names, by the configuration that counts.
+    The log-in is for the registry that the deployment's image ref names, by the configuration that counts. `person`:
+    the id of the user whose personal access token asks for it, or whose token the deploy key was made with. It lasts
+    as long as a push can still be finished: until the deadline, and after the report of the indexer once more the time
+    that a deployment has.
 
     Raises Refusal, also if that configuration names another registry by now. `credentials_error` on the deployment
     stores the reason of a refusal, or why the credentials give access to more than one repository, because the CLI
@@ -510,9 +524,36 @@ def registry_credentials(*, deployment: Deployment, configuration: Configuration
             raise refusal("already_final", status=deployment.status)
         config = registry_of_image(deployment, configuration_in_force(configuration))
         with bulkhead.place():
-            issued = push_credentials.issue(image_ref=deployment.image_ref, label=deployment.id, config=config)
+            issued = push_credentials.issue(
+                image_ref=deployment.image_ref,
+                label=deployment.id,
+                config=config,
+                seconds=_seconds_left(deployment) + configuration.deploy_timeout.total_seconds(),
+                also=_others_in_progress(deployment, config, person),
+            )
     except Refusal as refused:
-        row.update(credentials_error=refused.sentence, credentials_kind="")
+        row.update(credentials_error=refused.sentence, credentials_kind="", log_in=None)
         raise
-    row.update(credentials_error=issued.wider, credentials_kind=issued.kind)
+    row.update(credentials_error=issued.wider, credentials_kind=issued.kind, log_in=issued.opens)
     return issued
+
+
+def _seconds_left(deployment: Deployment) -> float:
+    return (deployment.deadline - clock.now()).total_seconds() if deployment.deadline else 0.0
+
+
+def _others_in_progress(deployment: Deployment, config: RegistryConfig, person: int | None) -> list[str]:
+    """The repositories of the person's other deployments in progress in this registry, the newest deployment first.
+
+    A log-in for a preview deployment opens no other repository, and none is opened because of a preview deployment
+    (D-push-credentials).
+    """
+    registry = registry_of(config.host)
+    if person is None or registry is None or deployment.environment.type == EnvironmentType.PREVIEW:
+        return []
+    running = Deployment.objects.filter(begun_by=person, deadline__gt=Now()).exclude(status__in=FINAL_STATUSES)
+    others = running.exclude(environment__type=EnvironmentType.PREVIEW).order_by("-created_at")
+    uris = [ref.rpartition(":")[0] for ref in (deployment.image_ref, *others.values_list("image_ref", flat=True))]
+    hosts_and_names = [uri.partition("/")[::2] for uri in uris]
+    own = hosts_and_names[0][1]
+    return list(dict.fromkeys(name for host, name in hosts_and_names if name != own and registry_of(host) == registry))

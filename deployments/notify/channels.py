@@ -20,11 +20,10 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import connection
 
-from deployments import clock
+from deployments import clock, outbound_http
 from deployments.access.vault import Unreadable, Vault
 from deployments.models import ChannelKind, NotificationChannel
-from deployments.notify import outbound_http
-from deployments.notify.outbound_http import Undeliverable
+from deployments.outbound_http import Undeliverable
 
 SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
 #: Where PagerDuty takes alerts; accounts of its European service region have events.eu.pagerduty.com.

@@ -6,7 +6,7 @@ cursor. `deliver` sends due deliveries, outside any transaction. A compare-and-s
 of the next attempt: if a worker dies while it sends, the message is late, and two workers do not send the same message
 at once.
 
-Many changes at once become one message (a digest).
+Repositories with one cause become one message, and so do many changes at once (a digest).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import secrets
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from django.db import transaction
@@ -26,9 +27,9 @@ from deployments.config import Configuration
 from deployments.errors import refusal
 from deployments.log import get_logger
 from deployments.models import DeliveryStatus, NotificationChannel, NotificationDelivery
-from deployments.notify.news import EVENTS, MAX_ROWS_PER_KIND, News, current_news
-from deployments.notify.outbound_http import Undeliverable
+from deployments.notify.news import EVENTS, MAX_ROWS_PER_KIND, News, current_news, of_one_cause
 from deployments.notify.senders import DeliverySettings, send
+from deployments.outbound_http import Undeliverable
 
 log = get_logger(__name__)
 
@@ -41,6 +42,7 @@ MAX_SINGLE_MESSAGES = 5  # more new messages of one event in one `collect` becom
 DIGEST_EVERY = timedelta(minutes=10)
 DELIVERIES_KEPT_FOR = timedelta(days=30)
 IN_DIGEST = "in the message for many"
+DIGEST = "digest"  # what the key of a message for many begins with
 
 
 # ------------------------------------------------------------------------------------------------------------ collect
@@ -70,27 +72,49 @@ def _collect_for(channel: NotificationChannel, news: list[News], *, origin: str,
             wanted[each.event].append(each)
     for event, items in wanted.items():
         fresh = _unheard(channel, items)
-        if not fresh:
-            continue
-        digest = NotificationDelivery.objects.filter(
-            channel=channel, event=event, key__startswith="digest:", created_at__gt=now - DIGEST_EVERY
+        digests = NotificationDelivery.objects.filter(
+            channel=channel, event=event, key__startswith=DIGEST, created_at__gt=now - DIGEST_EVERY
         )
-        if len(fresh) <= MAX_SINGLE_MESSAGES and not digest.exists():
-            rows = [_delivery(channel, each, origin=origin, now=now) for each in fresh]
-        elif digest.exists():
+        recent = {key.partition(":")[0] for key in digests.values_list("key", flat=True)} if fresh else set()
+        if DIGEST in recent:
             continue  # the next digest includes them
-        else:
-            rows = [_digest(channel, event, fresh, origin=origin, now=now)]
+        rows = []
+        for message, parts in _messages(event, [each for each in fresh if _digest_of(each) not in recent]):
+            rows.append(_delivery(channel, message, origin=origin, now=now))
             rows += [
                 NotificationDelivery(
                     channel=channel, event=event, subject=each.subject[:300], key=each.key, answer=IN_DIGEST,
                     status=DeliveryStatus.SENT, created_at=now, sent_at=now,
                 )
-                for each in fresh
+                for each in parts
             ]  # fmt: skip
         # One transaction: a digest without the rows of its items would be written again.
         with transaction.atomic():
             NotificationDelivery.objects.bulk_create(rows, ignore_conflicts=True, batch_size=500)
+
+
+def _messages(event: str, items: list[News]) -> list[tuple[News, list[News]]]:
+    """The messages for new news of one event, each with the news that it is about if it is about several.
+
+    Repositories with one cause are one message; more than MAX_SINGLE_MESSAGES messages are one.
+    """
+    by_cause: dict[object, list[News]] = defaultdict(list)
+    for each in items:
+        by_cause[each.cause or each.key].append(each)
+    found: list[tuple[News, list[News]]] = []
+    for same in by_cause.values():
+        if len({each.path for each in same}) > 1:
+            # Two workers at once make the same key, so only one of them writes the message.
+            key = f"{_digest_of(same[0])}:{same[0].key}"[:200]
+            found.append((replace(of_one_cause(same), key=key), same))
+        else:
+            found += [(each, []) for each in same]
+    return found if len(found) <= MAX_SINGLE_MESSAGES else [(_digest(event, items), items)]
+
+
+def _digest_of(news: News) -> str:
+    """What the key of a message about all repositories with this cause begins with; empty for news without a cause."""
+    return f"{DIGEST}-{news.cause.key}" if news.cause is not None else ""
 
 
 def _wanted(channel: NotificationChannel, news: list[News]) -> list[News]:
@@ -124,24 +148,20 @@ def _delivery(channel: NotificationChannel, news: News, *, origin: str, now: dat
     )  # fmt: skip
 
 
-def _digest(
-    channel: NotificationChannel, event: str, items: list[News], *, origin: str, now: datetime
-) -> NotificationDelivery:
+def _digest(event: str, items: list[News]) -> News:
     number = f"{len(items):,}" + (" or more" if len(items) >= MAX_ROWS_PER_KIND else "")
     first = "\n".join(f"- {each.subject}" for each in items[:20])
     rest = f"\n… and {len(items) - 20:,} more." if len(items) > 20 else ""
     kind = event.partition(".")[0]
-    news = News(
+    return News(
         event=event,
-        # Two workers at once make the same key, so only one of them writes the digest.
-        key=f"digest:{items[0].key}"[:200],
+        key=f"{DIGEST}:{items[0].key}"[:200],
         at=items[-1].at,
         subject=f"{EVENTS[event]}: {number} times",
         text=first + rest,
         path=reverse(f"admin:deployments_{_LISTS.get(kind, 'deployment')}_changelist"),
         data={"count": len(items), "subjects": [each.subject for each in items[:100]]},
     )
-    return _delivery(channel, news, origin=origin, now=now)
 
 
 _LISTS = {"deployment": "deployment", "repository": "repository", "key": "accesskey"}

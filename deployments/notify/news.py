@@ -6,9 +6,10 @@ The code of deploys and sweeps does not call this package, so a notification nev
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django.db.models import Exists, F, Max, OuterRef, Q
 from django.urls import reverse
@@ -34,7 +35,8 @@ from deployments.models import (
     SweepStatus,
     WritesPause,
 )
-from deployments.reconcile import generation, repositories
+from deployments.reconcile import causes, generation, repositories
+from deployments.reconcile.causes import Cause
 from deployments.reconcile.processes import LONG_SILENCE
 
 #: Event → its label in the form of a channel.
@@ -70,7 +72,9 @@ KEY_EXPIRY_WARNING = timedelta(days=7)
 class News:
     """A change of state.
 
-    `key` identifies it and never changes. `path` is the path of its page. `project` is a primary key.
+    `key` identifies it and never changes. `path` is the path of its page. `project` is a primary key. `subject` begins
+    with the name of the project. Of a repository: `about` is its project's name (without a project its own name), and
+    several repositories with one `cause` are one message.
     """
 
     event: str
@@ -81,6 +85,8 @@ class News:
     path: str
     project: int | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    about: str = ""
+    cause: Cause | None = None
 
 
 def current_news(now: datetime) -> list[News]:
@@ -126,7 +132,7 @@ def _deployments(since: datetime) -> Iterator[News]:
             event=event,
             key=f"{event}:{row.pk}",
             at=row.failed_at or row.created_at,
-            subject=f"{row.project} {row.version} {'failed' if failed else 'timed out'} in {row.environment}",
+            subject=f"{row.project} / {row.environment}: {row.version} {'failed' if failed else 'timed out'}",
             text=str(error.get("message") or "No reason was given.")[:1000] + _by(row.triggered_by),
             path=reverse("admin:deployments_deployment_change", args=[row.pk]),
             project=row.project_id,
@@ -157,14 +163,12 @@ def _promotion(
     promotion: Promotion | PromotionEvent, at: datetime, by: str, back: Deployment | None, *, key: str
 ) -> News:
     row = promotion.deployment
-    subject = f"{row.project} {row.version} is current in {promotion.environment}"
-    if back is not None:
-        subject = f"{row.project} was rolled back to {row.version} in {promotion.environment}"
+    words = f"{row.version} is current" if back is None else f"rolled back to {row.version}"
     return News(
         event="deployment.promoted" if back is None else "deployment.rolled_back",
         key=key,
         at=at,
-        subject=subject,
+        subject=f"{row.project} / {promotion.environment}: {words}",
         text=(f"It replaces {back.version}." if back is not None else "It was promoted.") + _by(by),
         path=reverse("admin:deployments_deployment_change", args=[row.pk]),
         project=row.project_id,
@@ -190,9 +194,9 @@ def _by(name: str) -> str:
 
 def _repositories(since: datetime) -> Iterator[News]:
     """The repositories that are drifted or failed now. Needed because version 0.1.0 stores no `state_since`."""
-    fields = ("name", "account", "region", "project_id", "status", "drifted_since", "differences", "last_error",
-              "error_since", "last_error_at")  # fmt: skip
-    rows = Repository.objects.only(*fields)
+    fields = ("name", "account", "region", "project__name", "status", "drifted_since", "differences", "last_error",
+              "last_error_code", "error_since", "last_error_at")  # fmt: skip
+    rows = Repository.objects.select_related("project").only(*fields)
     drifted = rows.filter(status=RepositoryStatus.DRIFTED, drifted_since__gte=since, incomparable_since=None)
     for row in drifted.order_by("-drifted_since")[:MAX_ROWS_PER_KIND]:
         words = " ".join(each.words for each in row.differences)
@@ -215,49 +219,73 @@ def _repository_events(since: datetime) -> Iterator[News]:
         id__gt=newest - 4 * MAX_ROWS_PER_KIND,
         at__gte=since,
     )
-    for event in happened.select_related("repository").order_by("-id")[:MAX_ROWS_PER_KIND]:
-        row, key = event.repository, str(event.pk)
-        if event.state:
-            yield _of_repository(
-                f"repository.{event.state}", row, row.status, event.at, key, _STATES[event.state], event.message
-            )
-            continue
-        match event.kind:
+    for event in happened.select_related("repository__project").order_by("-id")[:MAX_ROWS_PER_KIND]:
+        row, key, message = event.repository, str(event.pk), event.message
+        match event.state or event.kind:
+            case EventState.INCOMPARABLE:
+                cause = replace(causes.INCOMPARABLE, said=message)
+                yield _of_repository("repository.incomparable", row, row.status, event.at, key, cause)
+            case EventState.COMPARABLE:
+                cause = Cause(what="The repository policy can be compared again", said=message)
+                yield _of_repository("repository.comparable", row, row.status, event.at, key, cause)
             case EventKind.HEALED:
-                words = "was changed, and was repaired"
-                yield _of_repository("repository.healed", row, row.status, event.at, key, words, event.message)
+                cause = Cause(what=f"A change of the repository policy was repaired. {message}".rstrip("."))
+                yield _of_repository("repository.healed", row, row.status, event.at, key, cause)
             case EventKind.MISSING:
-                words, status = "was deleted from the registry", RepositoryStatus.MISSING
-                yield _of_repository("repository.missing", row, status, event.at, key, words, event.message)
+                cause = replace(causes.MISSING, said=message)
+                yield _of_repository("repository.missing", row, RepositoryStatus.MISSING, event.at, key, cause)
             case EventKind.ERROR:
-                yield _state(row, RepositoryStatus.FAILED, event.state_since or event.at, event.at, event.message)
+                yield _state(row, RepositoryStatus.FAILED, event.state_since or event.at, event.at, message)
             case _:
-                yield _state(row, RepositoryStatus.DRIFTED, event.state_since or event.at, event.at, event.message)
-
-
-_STATES: dict[str, str] = {
-    EventState.INCOMPARABLE: "has a repository policy that cannot be compared",
-    EventState.COMPARABLE: "has a repository policy that can be compared again",
-}
+                yield _state(row, RepositoryStatus.DRIFTED, event.state_since or event.at, event.at, message)
 
 
 def _state(row: Repository, status: RepositoryStatus, since: datetime, at: datetime, text: str) -> News:
     """A repository is drifted or failed since a time. The key is the same for each row that reports this state."""
-    words = "failed twice in a row" if status == RepositoryStatus.FAILED else "differs from the settings"
-    text = text or "It differs from the settings."
-    return _of_repository(f"repository.{status}", row, status, at, f"{since.timestamp():.3f}", words, text)
+    failed = status == RepositoryStatus.FAILED
+    cause = causes.of_error(text, name=row.name) if failed else causes.of_words(text)
+    return _of_repository(f"repository.{status}", row, status, at, f"{since.timestamp():.3f}", cause)
 
 
-def _of_repository(event: str, row: Repository, status: str, at: datetime, key: str, words: str, text: str) -> News:
+def _of_repository(event: str, row: Repository, status: str, at: datetime, key: str, cause: Cause) -> News:
+    about, place = str(row.project or row.name), f"Repository {row.name} of account {row.account}, {row.region}."
     return News(
         event=event,
         key=f"{event}:{row.pk}:{key}",
         at=at,
-        subject=f"{row.name} {words}",
-        text=text[:1000],
+        subject=f"{about}: {cause.title}",
+        text="\n".join(filter(None, (cause.action, _said(cause), place))),
         path=reverse("admin:deployments_repository_change", args=[row.pk]),
         project=row.project_id,
         data={"repository": row.name, "account": row.account, "region": row.region, "status": status},
+        about=about,
+        cause=cause,
+    )
+
+
+def _said(cause: Cause) -> str:
+    return cause.said[:800] or f"{cause.what[:800]}."
+
+
+def of_one_cause(items: list[News]) -> News:
+    """One message for the news of one event about several repositories with one cause; `items` are in their order."""
+    cause, first = items[0].cause, items[0]
+    if cause is None:
+        raise ValueError("News without a cause have no message together")
+    paths = {each.path: each for each in items}
+    names = list(dict.fromkeys(each.about for each in items))
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+    lines = [f"- {each.about} ({each.data['repository']})" for each in paths.values()][:20]
+    rest = [f"… and {len(paths) - 20:,} more."] if len(paths) > 20 else []
+    number = f"{len(paths):,}" + (" or more" if len(items) >= MAX_ROWS_PER_KIND else "")
+    return News(
+        event=first.event,
+        key=first.key,
+        at=items[-1].at,
+        subject=f"{shown}: {cause.title} ({number} repositories)",
+        text="\n".join(filter(None, (cause.action, _said(cause), *lines, *rest))),
+        path=f"{reverse('admin:deployments_repository_changelist')}?{urlencode({'cause': cause.key})}",
+        data={"count": len(paths), "cause": cause.what, "repositories": [e.data["repository"] for e in items[:100]]},
     )
 
 
@@ -278,7 +306,7 @@ def _images(since: datetime) -> Iterator[News]:
             event=event,
             key=f"{event}:{change.pk}",
             at=change.at,
-            subject=f"The image of {row.project} {row.version}, {role} in {row.environment}, {words}",
+            subject=f"{row.project} / {row.environment}: the image of {row.version}, {role}, {words}",
             text=f"{change.words} {good}".strip()[:1000],
             path=reverse("admin:deployments_environment_change", args=[row.environment_id]),
             project=row.project_id,
@@ -387,7 +415,7 @@ def _keys(since: datetime, now: datetime) -> Iterator[News]:
             event="key.expiring",
             key=f"key.expiring:{row.pk}:{row.expires_at:%Y%m%d}",
             at=row.expires_at or now,  # in the future, so that a new channel gets this news too
-            subject=f"The key {row} of {owner} expire{'s' if ahead else 'd'} on {row.expires_at:%Y-%m-%d}",
+            subject=f"{owner}: the key {row} expire{'s' if ahead else 'd'} on {row.expires_at:%Y-%m-%d}",
             text=f"Last used: {row.last_used_by or 'never'}." + (" Rotate it before then." if ahead else ""),
             path=reverse("admin:deployments_accesskey_change", args=[row.pk]),
             project=row.environment.project_id if row.environment else None,

@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 from django.core.mail import EmailMessage
 from django.db import connection
 
+from deployments import outbound_http
 from deployments.access.vault import Unreadable, Vault
 from deployments.models import ChannelKind, NotificationChannel, NotificationDelivery
-from deployments.notify import outbound_http, shapes
+from deployments.notify import shapes
 from deployments.notify.channels import encryption_context, mail_addresses, url_of
-from deployments.notify.outbound_http import Undeliverable
+from deployments.outbound_http import Undeliverable
 
 SIGNATURE_HEADER, TIMESTAMP_HEADER = "X-Registry-Admin-Signature", "X-Registry-Admin-Timestamp"
 NO_MORE: Mapping[str, str] = {}

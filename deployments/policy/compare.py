@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from deployments.policy import words
-from deployments.policy.actions import GRANTABLE, KNOWN, expand_all, written
+from deployments.policy.actions import GRANTABLE, KNOWN, PULL, expand_all, spelling, written
 from deployments.policy.atoms import EVERYONE, AllExcept, Principal, Rule, Subject, Who, rules_of
 from deployments.policy.boxes import OPAQUE, Box, Limit, Several, Space, State, opaque
 from deployments.policy.budget import Budget, TooComplexError
@@ -53,6 +53,11 @@ class Grant:
     condition: Mapping[str, Any] | None  # a Condition element; None: always
     effect: str  # Deny: the difference is a Deny that was removed (gained) or added (lost)
     words: str
+
+    @property
+    def of_pull(self) -> bool:
+        """Whether a pull needs one of the actions."""
+        return any(spelling(action) in PULL for action in self.actions)
 
     def as_rows(self) -> list[dict[str, Any]]:
         """One object for each action, as `policy compare --json` prints them."""

@@ -41,7 +41,7 @@ from deployments.models import (
     RepositoryStatus,
     WritesPause,
 )
-from deployments.reconcile import bulkhead, desired, lifecycle_safety, ownership, processes, registry_policies
+from deployments.reconcile import bulkhead, causes, desired, lifecycle_safety, ownership, processes, registry_policies
 from deployments.reconcile.lease import Lease
 from deployments.reconcile.lifecycle_safety import Previews
 from deployments.row_values import (
@@ -283,6 +283,14 @@ def effective_enforce(row: Repository, enforce: bool, now: datetime) -> bool:
     if row.mode and row.mode_until is not None and row.mode_until > now:
         return row.mode == "enforce"
     return enforce
+
+
+def corrects(row: Repository, *, enforce: bool) -> bool:
+    """Whether differences are corrected; `enforce` as of `effective_enforce`.
+
+    A new repository is set up completely, also after an incomplete attempt.
+    """
+    return enforce or (row.origin == "created" and row.last_in_sync_at is None)
 
 
 def _error_of(row: Repository) -> RegistryError:
@@ -803,7 +811,7 @@ def _correct(run: _Run, observation: Observation, *, ecr: Ecr, config: RegistryC
         }
     live = run.values.get("lifecycle_text", row.lifecycle_text)
     lifecycle = next((each for each in differences if each.part is Part.LIFECYCLE and each.fixable), None)
-    if lifecycle is not None and _corrects(run) and lifecycle_safety.must_stay(row, config):
+    if lifecycle is not None and corrects(run.row, enforce=run.enforce) and lifecycle_safety.must_stay(row, config):
         # The other parts first: a preview takes seconds.
         rest = [each for each in differences if each is not lifecycle]
         _write(run, rest, ecr=ecr, config=config, now=now, policy_before=policy_before)
@@ -979,7 +987,11 @@ def _write(
         Part.TAGS: lambda: ecr.put_tags(name, tags),
         Part.MUTABILITY: lambda: ecr.put_mutability(name, desired.MUTABILITY, desired.EXCLUSIONS),
     }
-    mine = [difference for difference in differences if difference.fixable and run.writes and _corrects(run)]
+    mine = [
+        difference
+        for difference in differences
+        if difference.fixable and run.writes and corrects(run.row, enforce=run.enforce)
+    ]
     run.differences += [difference for difference in differences if difference not in mine]
     if not mine:
         return
@@ -1033,11 +1045,6 @@ def _not_written(run: _Run, differences: list[Difference], error: RegistryError)
     if error.code != "WritesPaused" or run.row.last_in_sync_at is None:
         run.errors.append(error)
     run.differences += differences
-
-
-def _corrects(run: _Run) -> bool:
-    """Whether differences are corrected. A new repository is set up completely, also after an incomplete attempt."""
-    return run.enforce or (run.row.origin == "created" and run.row.last_in_sync_at is None)
 
 
 def _naming_the_statement(
@@ -1198,7 +1205,7 @@ def _failure(
     event = RepositoryEvent(repository_id=row.pk, kind=EventKind.ERROR, message=str(error), cause=cause)
     again = RepositoryEvent.objects.filter(repository_id=row.pk, kind=EventKind.ERROR, state_since=since)
     if not error.installation and now > since + SAME_ERROR_TWICE_AFTER and not again.exists():
-        event.message, event.state_since = f"The same error a second time: {error}", since
+        event.message, event.state_since = f"{causes.AGAIN}{error}", since
     return values, [event] if event.state_since or row.last_error != str(error) else []
 
 

@@ -32,19 +32,13 @@ MAX_NAMES_PER_SWEEP = 5_000
 # ------------------------------------------------------------------------------------------------------------- checks
 
 
-def request_sweep(
-    *, rows: QuerySet[Repository], configuration: Configuration, by: str, dry_run: bool = False, thorough: bool = False
-) -> Sweep:
-    """Start a sweep over these repositories.
+def request_sweep(*, rows: QuerySet[Repository], configuration: Configuration, by: str, dry_run: bool = False) -> Sweep:
+    """Start a sweep over these repositories. It reads every part of them, and looks for the missing ones.
 
-    `dry_run`: a refresh, also of unmanaged and missing repositories. `thorough`: also read lifecycle policy, AWS tags
-    and mutability, and check missing repositories. Raises Refusal if none of the repositories can be checked, or if
-    they are too many.
+    `dry_run`: a refresh, also of unmanaged repositories. Raises Refusal if none of the repositories can be checked, or
+    if they are too many.
     """
-    missing = Q(status=RepositoryStatus.MISSING)
-    asked = Q(management__in=MANAGED) & ~missing
-    if thorough or dry_run:
-        asked |= missing
+    asked = Q(management__in=MANAGED) | Q(status=RepositoryStatus.MISSING)
     if dry_run:
         asked |= Q(management=Management.UNMANAGED)
     found = rows.filter(targets.rows(configuration)).filter(asked)
@@ -53,9 +47,6 @@ def request_sweep(
         raise refusal("nothing_to_look_at")
     if len(names) > MAX_NAMES_PER_SWEEP:
         raise refusal("too_many", limit=f"{MAX_NAMES_PER_SWEEP:,}")
-    if thorough and not dry_run:
-        # The next check reads the details, whichever sweep makes it; so a crash on the next line does no harm.
-        found.update(details_checked_at=None)
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON, requested_by=by, names=names, dry_run=dry_run)
     assert sweep is not None  # only scheduled sweeps exclude each other  # noqa: S101
     return sweep

@@ -1,44 +1,116 @@
 """What would another default repository policy change? Answered from the last observations: no call to AWS, no write.
 
-Repositories with the same policy text are compared once, as a group. Only a summary of each group is kept, so ten
-thousand repositories need little memory.
+Repositories with the same policy text are compared once. Repositories for which the policy would have the same effect
+are one group, whatever texts they have now.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from datetime import datetime
+from typing import Any, Literal
 
-from deployments import policy
-from deployments.models import RegistryPolicyReading, Repository, RepositoryStatus
+from deployments import clock, policy
+from deployments.models import (
+    Environment,
+    EnvironmentType,
+    Promotion,
+    RegistryPolicyReading,
+    Repository,
+    RepositoryStatus,
+)
 from deployments.policy import Finding
 from deployments.reconcile import desired, registry_policies, repositories
 from deployments.reconcile.targets import Target
 
-GROUPS_SHOWN = 50
-NAMES_SHOWN = 5
-WORDS_SHOWN = 8  # sentences that are kept of a group
+GROUPS_SHOWN = 20
+LINKS_SHOWN = 400  # repositories that the groups shown name, all together
+ENVIRONMENTS_SHOWN = 200
+WORDS_SHOWN = 8  # sentences of a group that are shown
 WHO_SHOWN = 100
 
-Verdict = Literal["unchanged", "changed", "unreadable"]
+Verdict = Literal["unchanged", "changed", "unreadable", "unseen"]
 _Answer = tuple[str, str, str]  # consumer account, verdict, words
+_WORDS = {"changed": "changes", "unchanged": "does not change", "unreadable": "unknown", "unseen": "unknown"}
+_NOT_CHECKED = "The repository was not checked yet."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What the other policy would do to a repository. Of `lost` and `gained`, the sentences are of the new policy."""
+
+    verdict: Verdict
+    gained: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    left_out: int = 0  # differences beyond `gained` and `lost`
+    foreign: tuple[str, ...] = ()  # access beyond the present default policy
+    why: str = ""  # why it is unknown
+    has_none: bool = False
+    pulls_lost: tuple[tuple[str, str], ...] = ()  # (principal, words) that lose a pull by the repository policy
+
+    @property
+    def lines(self) -> tuple[tuple[str, str], ...]:
+        """(tone, sentence) of the first WORDS_SHOWN differences; what is lost comes first."""
+        every = [("bad", words) for words in self.lost] + [("ok", words) for words in self.gained]
+        more = len(every) - WORDS_SHOWN + self.left_out if len(every) > WORDS_SHOWN else self.left_out
+        return (*every[:WORDS_SHOWN], *((("idle", f"and {more} more"),) if more else ()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Affected:
+    """A repository, and what the next sweep would do with its policy."""
+
+    pk: int
+    name: str
+    would: Literal["", "write", "report"]  # empty: nothing
+    losing: tuple[str, ...] = ()  # sentences: who loses pull, by the repository policy and the registry policy
+    running: tuple[Environment, ...] = ()  # the environments whose current image is in it
+
+    @property
+    def running_words(self) -> str:
+        """The environments as texts, separated by commas."""
+        return ", ".join(f"{environment.project} / {environment}" for environment in self.running)
 
 
 @dataclass(slots=True, kw_only=True)
 class Group:
-    """Repositories with the same policy text."""
+    """Repositories for which the other policy has the same effect, by name."""
 
-    verdict: Verdict
-    gained: tuple[str, ...] = ()  # the access that the new policy would add, in sentences
-    lost: tuple[str, ...] = ()
-    foreign: tuple[str, ...] = ()  # access beyond the current setting, which would be removed
-    why: str = ""
-    has_none: bool = False
-    number: int = 0
-    names: list[str] = field(default_factory=list)
+    effect: Effect
+    repositories: list[Affected] = field(default_factory=list)
+    shown: list[Affected] = field(default_factory=list)  # the first of them, which the page names
+
+    @property
+    def number(self) -> int:
+        """The number of repositories."""
+        return len(self.repositories)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all repositories."""
+        return [each.name for each in self.repositories]
+
+    @property
+    def left_out(self) -> int:
+        """The number of repositories that the page does not name."""
+        return self.number - len(self.shown)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """An environment whose current image is in a repository that somebody could not pull from any more."""
+
+    environment: Environment
+    repository: Affected
+
+    @property
+    def is_production(self) -> bool:
+        """Whether it is a production environment."""
+        return self.environment.type == EnvironmentType.PRODUCTION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,31 +126,86 @@ class Pull:
 
 @dataclass(slots=True, kw_only=True)
 class Rehearsal:
-    """The answer. All counts are numbers of repositories."""
+    """The answer. All counts are numbers of repositories, if their name says nothing else."""
 
     findings: tuple[Finding, ...]
+    is_policy: bool = True  # False: the text is no policy, so nothing was compared
     total: int = 0
     unchanged: int = 0
     changed: int = 0
     unreadable: int = 0
     foreign: int = 0
     unseen: int = 0  # not checked yet
-    texts: int = 0  # number of different policy texts
-    groups: list[Group] = field(default_factory=list)  # the largest groups that would change
+    writes: int = 0  # whose policy the next sweep would write
+    reports: int = 0  # of which the next sweep would only report the difference
+    every: list[Group] = field(default_factory=list)  # all groups, also of what does not change; the largest first
     gains: list[tuple[str, int]] = field(default_factory=list)  # (who gains which access, number of repositories)
     losses: list[tuple[str, int]] = field(default_factory=list)
+    running: list[Running] = field(default_factory=list)  # environments that lose a pull, production first
     pulls: list[Pull] = field(default_factory=list)  # of each account the worst answer first
     rests_on: tuple[str, ...] = ()  # sentences: on which policies `pulls` rests, and what was not seen
     registry: RegistryPolicyReading | None = None  # the registry policy that `pulls` rests on; None: never read
 
     @property
-    def would_be_refused(self) -> bool:
-        """Whether the policy has a finding that would stop the start."""
-        return any(finding.level == "error" for finding in self.findings)
+    def refusals(self) -> list[Finding]:
+        """The findings that would stop the start."""
+        return [finding for finding in self.findings if finding.level == "error"]
+
+    @property
+    def risks(self) -> list[Finding]:
+        """The other findings."""
+        return [finding for finding in self.findings if finding.level != "error"]
+
+    @property
+    def unknown(self) -> int:
+        """The repositories of which it is not known whether they would change."""
+        return self.unreadable + self.unseen
+
+    @property
+    def production(self) -> int:
+        """The number of production environments that lose a pull."""
+        return sum(each.is_production for each in self.running)
+
+    @property
+    def others(self) -> int:
+        """The number of other environments that lose a pull."""
+        return len(self.running) - self.production
+
+    @property
+    def running_shown(self) -> list[Running]:
+        """The environments that the page names."""
+        return self.running[:ENVIRONMENTS_SHOWN]
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups that the page shows: what changes, what is unknown, and what has extra permissions."""
+        return [each for each in self.every if each.effect.verdict != "unchanged" or each.effect.foreign][:GROUPS_SHOWN]
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Each repository with the effect, for a file."""
+        for group in self.every:
+            for each in group.repositories:
+                yield {
+                    "repository": each.name,
+                    "effect": _WORDS[group.effect.verdict],
+                    "loses": "; ".join(group.effect.lost),
+                    "gains": "; ".join(group.effect.gained),
+                    "why_unknown": group.effect.why,
+                    "next_sweep": each.would,
+                    "running_environments_that_lose_pull": each.running_words if each.losing else "",
+                }
 
 
-def rehearse(*, text: str, target: Target, allow_public: bool = False) -> Rehearsal:
-    """Compare the text with the last observed policy of each repository of a registry."""
+COLUMNS = (
+    "repository", "effect", "loses", "gains", "why_unknown", "next_sweep", "running_environments_that_lose_pull"
+)  # fmt: skip
+
+
+def rehearse(*, text: str, target: Target, allow_public: bool = False, enforce: bool = True) -> Rehearsal:
+    """Compare the text with the last observed policy of each repository of a registry.
+
+    `enforce`: whether sweeps correct a repository without an exception.
+    """
     partition = target.registry.partition
     consumers = target.config.consumer_accounts
     answer = Rehearsal(
@@ -89,42 +216,71 @@ def rehearse(*, text: str, target: Target, allow_public: bool = False) -> Rehear
     try:
         policy.parse(text)
     except policy.PolicyError:
-        return answer  # a finding says that the text is not a policy
-    present = target.config.default_repository_policy
+        answer.is_policy = False  # a finding says so
+        return answer
     account, region = target.registry.account, target.registry.region
     answer.registry = registry_policies.reading(account=account, region=region)
     pulls = _Pulls(text=text, target=target, registry=registry_policies.seen(account=account, region=region))
-    groups: dict[bytes, Group] = {}
+    groups: dict[Effect, Group] = {}
+    effects: dict[bytes, Effect] = {}
+    running, now = _running(target), clock.now()
     for row in _rows(target):
-        name, live, seen = row.name, row.policy_text, row.last_checked_at
-        answer.total += 1
-        pulls.ask(name)
-        if not seen:
-            answer.unseen += 1
-            continue
-        trust = repositories.trust(row, target.config)
-        text_and_adopted = "\n".join([live, *sorted(trust.adopted)])
-        key = hashlib.sha256(text_and_adopted.encode("utf-8", "surrogatepass")).digest()
-        group = groups.get(key)
-        if group is None:
-            group = groups[key] = _group(live, text, present, partition, trust)
-        group.number += 1
-        if len(group.names) < NAMES_SHOWN:
-            group.names.append(name)
+        pulls.ask(row.name)
+        effect = _seen_effect(row, effects, text=text, target=target)
+        losing = tuple(words for principal, words in effect.pulls_lost if not pulls.stays(row.name, principal))
+        affected = Affected(
+            pk=row.pk,
+            name=row.name,
+            would=_would(row, effect, enforce=enforce, now=now),
+            losing=losing,
+            running=tuple(running[row.pk]) if losing and row.pk in running else (),
+        )
+        groups.setdefault(effect, Group(effect=effect)).repositories.append(affected)
     answer.pulls, answer.rests_on = pulls.answers(), tuple(pulls.rests_on)
-    counts, gains, losses = Counter[str](), Counter[str](), Counter[str]()
-    for group in groups.values():
-        gains.update(dict.fromkeys(group.gained, group.number))
-        losses.update(dict.fromkeys(group.lost, group.number))
-    answer.gains, answer.losses = gains.most_common(WHO_SHOWN), losses.most_common(WHO_SHOWN)
-    for group in groups.values():
-        counts[group.verdict] += group.number
-        answer.foreign += group.number if group.foreign else 0
-    answer.unchanged, answer.changed = counts["unchanged"], counts["changed"]
-    answer.unreadable, answer.texts = counts["unreadable"], len(groups)
-    shown = [group for group in groups.values() if group.verdict != "unchanged" or group.foreign]
-    answer.groups = sorted(shown, key=lambda group: (-group.number, group.names))[:GROUPS_SHOWN]
+    answer.every = sorted(groups.values(), key=lambda group: (-group.number, group.names))
+    _count(answer)
+    found = [
+        Running(environment=environment, repository=each)
+        for group in answer.every
+        for each in group.repositories
+        for environment in each.running
+    ]
+    order = lambda each: (not each.is_production, each.environment.project.name, str(each.environment))  # noqa: E731
+    answer.running = sorted(found, key=order)
+    for group in answer.groups:
+        group.shown = group.repositories[: LINKS_SHOWN // len(answer.groups)]
     return answer
+
+
+def setting_line(text: str, target: Target) -> str:
+    """The setting with this policy as one line that a POSIX shell and a `.env` file read in the same way."""
+    variable = target.config.variable("default_repository_policy")
+    value = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
+    escaped = value.replace("'", "\\u0027")  # JSON's notation of the quote that ends the value in both
+    return f"{variable}='{escaped}'"
+
+
+def _count(answer: Rehearsal) -> None:
+    numbers, gains, losses = Counter[str](), Counter[str](), Counter[str]()
+    for group in answer.every:
+        effect = group.effect
+        numbers[effect.verdict] += group.number
+        answer.foreign += group.number if effect.foreign else 0
+        gains.update(dict.fromkeys(effect.gained, group.number))
+        losses.update(dict.fromkeys(effect.lost, group.number))
+        answer.writes += sum(each.would == "write" for each in group.repositories)
+        answer.reports += sum(each.would == "report" for each in group.repositories)
+    answer.total = numbers.total()
+    answer.unchanged, answer.changed = numbers["unchanged"], numbers["changed"]
+    answer.unreadable, answer.unseen = numbers["unreadable"], numbers["unseen"]
+    answer.gains, answer.losses = gains.most_common(WHO_SHOWN), losses.most_common(WHO_SHOWN)
+
+
+def _would(row: Repository, effect: Effect, *, enforce: bool, now: datetime) -> Literal["", "write", "report"]:
+    if effect.verdict != "changed" or not row.is_managed:
+        return ""
+    corrects = repositories.corrects(row, enforce=repositories.effective_enforce(row, enforce, now))
+    return "write" if corrects else "report"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -154,6 +310,13 @@ class _Pulls:
             self.rests_on.setdefault(access.basis)
         return found
 
+    def stays(self, name: str, principal: str) -> bool:
+        """Whether a principal that loses a pull by the repository policy may pull all the same, by both policies."""
+        if self.registry is None or not self.registry.text:
+            return False
+        arn, partition = self.target.registry.repository_arn(name), self.target.registry.partition
+        return policy.effective(self.text, self.registry, principal, arn=arn, partition=partition).verdict == "yes"
+
     def answers(self) -> list[Pull]:
         """One for each account and answer. Without a repository, those of a new one below the namespace."""
         if not self.examples:
@@ -170,29 +333,65 @@ def _rows(target: Target) -> Iterator[Repository]:
     return (
         Repository.objects.filter(target.rows)
         .exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
-        .order_by("pk")
-        .only("account", "name", "policy_text", "adopted_statements", "last_checked_at")
+        .order_by("name", "pk")
+        .only(
+            "account", "name", "policy_text", "adopted_statements", "last_checked_at", "management", "origin",
+            "last_in_sync_at", "mode", "mode_until",
+        )
         .iterator(chunk_size=500)
-    )
+    )  # fmt: skip
 
 
-def _group(live: str, text: str, present: str | None, partition: str, trust: policy.Trust) -> Group:
+def _running(target: Target) -> dict[int, list[Environment]]:
+    """Repository id → the environments whose current image is in it. One query."""
+    current = Promotion.objects.filter(
+        label="current",
+        environment__archived_at=None,
+        deployment__repository__in=Repository.objects.filter(target.rows).order_by().values("pk"),
+    ).select_related("environment__project", "deployment")
+    found: dict[int, list[Environment]] = defaultdict(list)
+    for promotion in current.only(
+        "environment__slug", "environment__branch", "environment__type", "environment__project__name",
+        "deployment__repository",
+    ):  # fmt: skip
+        repository = promotion.deployment.repository_id
+        if repository is not None:
+            found[repository].append(promotion.environment)
+    return found
+
+
+def _seen_effect(row: Repository, effects: dict[bytes, Effect], *, text: str, target: Target) -> Effect:
+    """The effect on this repository. `effects`: those of the texts that were compared before."""
+    if not row.last_checked_at:
+        return Effect(verdict="unseen", why=_NOT_CHECKED)
+    trust = repositories.trust(row, target.config)
+    text_and_adopted = "\n".join([row.policy_text, *sorted(trust.adopted)])
+    key = hashlib.sha256(text_and_adopted.encode("utf-8", "surrogatepass")).digest()
+    if key not in effects:
+        present = target.config.default_repository_policy
+        effects[key] = _effect(row.policy_text, text, present, target.registry.partition, trust)
+    return effects[key]
+
+
+def _effect(live: str, text: str, present: str | None, partition: str, trust: policy.Trust) -> Effect:
     """`text` and `present`: without the statements of AWS services, which stay beside any default policy."""
     text = desired.policy_beside(text, live, partition=partition, trust=trust)
-    comparison = policy.compare(live or None, text, partition=partition)
+    comparison = policy.compare(live or None, text, partition=partition, names=("live", "proposed"))
     if comparison.level == "incomparable":
-        return Group(verdict="unreadable", why=comparison.why)
+        return Effect(verdict="unreadable", why=comparison.why)
     foreign: tuple[str, ...] = ()
     if live and present is not None:
         present = desired.policy_beside(present, live, partition=partition, trust=trust)
         beyond = policy.compare(present, live, partition=partition).gained
         foreign = tuple(grant.words.replace(" gains ", " has ", 1) for grant in beyond[:WORDS_SHOWN])
     if comparison.level != "access":
-        return Group(verdict="unchanged", foreign=foreign)
-    return Group(
+        return Effect(verdict="unchanged", foreign=foreign)
+    return Effect(
         verdict="changed",
-        gained=tuple(grant.words for grant in comparison.gained[:WORDS_SHOWN]),
-        lost=tuple(grant.words for grant in comparison.lost[:WORDS_SHOWN]),
+        gained=tuple(grant.words for grant in comparison.gained),
+        lost=tuple(grant.words for grant in comparison.lost),
+        left_out=comparison.left_out,
         foreign=foreign,
         has_none=not live,
+        pulls_lost=tuple((grant.principal, grant.words) for grant in comparison.lost if grant.of_pull),
     )

@@ -205,6 +205,7 @@ def process(given: dict[str, str], fixed: dict[str, str]) -> Any:
     )
 
 
+@pytest.mark.costly
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     ("title", "before", "fixed"),

@@ -199,6 +199,7 @@ def test_harmless_values_are_kept_as_they_are(db: None) -> None:
     assert only().after == after
 
 
+@pytest.mark.costly
 def test_what_is_large_is_cut_and_what_cannot_be_stored_is_left_out(db: None) -> None:
     audit.record(
         actor=Actor.command("x" * 500),

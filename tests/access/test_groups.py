@@ -145,6 +145,7 @@ def test_the_actions_are_about_models_that_exist_and_are_none_of_djangos_own() -
 # -------------------------------------------------------------------------------------------- the pages of each group
 
 
+@pytest.mark.costly
 @pytest.mark.django_db
 @pytest.mark.parametrize("group", SEES)
 def test_each_group_sees_its_lists_and_no_others(group: str) -> None:
@@ -156,6 +157,7 @@ def test_each_group_sees_its_lists_and_no_others(group: str) -> None:
         assert (options.model_name, client.get(address).status_code) == (options.model_name, expected)
 
 
+@pytest.mark.costly
 @pytest.mark.django_db
 @pytest.mark.parametrize("group", [VIEWER, OPERATOR])
 def test_only_an_admin_gets_to_the_forms_that_add_something(group: str) -> None:

@@ -69,6 +69,7 @@ def pass_minutes(minutes: int) -> None:
     AccessAttempt.objects.update(attempt_time=F("attempt_time") - timedelta(minutes=minutes))
 
 
+@pytest.mark.costly
 def test_ten_wrong_passwords_stop_the_address_before_the_next_password_is_looked_at(
     ada: User, hashed: list[str]
 ) -> None:
@@ -87,6 +88,7 @@ def test_ten_wrong_passwords_stop_the_address_before_the_next_password_is_looked
     assert 'id="site-name"' in page  # in the console's look
 
 
+@pytest.mark.costly
 def test_who_guesses_from_elsewhere_does_not_lock_a_person_out_of_the_usual_address(ada: User) -> None:
     assert works(log_in("right password"))
     for address in (ELSEWHERE, THIRD):
@@ -95,6 +97,7 @@ def test_who_guesses_from_elsewhere_does_not_lock_a_person_out_of_the_usual_addr
     assert works(log_in("right password"))
 
 
+@pytest.mark.costly
 def test_who_guesses_at_one_account_from_many_addresses_is_stopped_at_each_of_them(ada: User) -> None:
     for number in range(LIMIT):
         fail(1, address=f"198.51.100.{number}")
@@ -103,6 +106,7 @@ def test_who_guesses_at_one_account_from_many_addresses_is_stopped_at_each_of_th
     assert log_in("wrong", name="eve", address="198.51.100.98").status_code == 200
 
 
+@pytest.mark.costly
 def test_wrong_passwords_of_others_at_the_usual_address_do_not_stop_a_person(ada: User) -> None:
     assert works(log_in("right password"))
     fail(20, name="eve", address=HOME)
@@ -111,6 +115,7 @@ def test_wrong_passwords_of_others_at_the_usual_address_do_not_stop_a_person(ada
     assert log_in("wrong", name="grace", address=HOME).status_code == 429
 
 
+@pytest.mark.costly
 def test_guessing_is_stopped_at_the_usual_address_too(ada: User) -> None:
     assert works(log_in("right password"))
     fail(address=HOME)
@@ -118,6 +123,7 @@ def test_guessing_is_stopped_at_the_usual_address_too(ada: User) -> None:
     assert log_in("right password").status_code == 429
 
 
+@pytest.mark.costly
 def test_an_address_is_usual_for_thirty_days(ada: User) -> None:
     assert works(log_in("right password"))
     AccessLog.objects.update(attempt_time=F("attempt_time") - timedelta(days=31))
@@ -138,6 +144,7 @@ def test_a_log_in_asks_once_whether_its_address_is_usual(ada: User, password: st
     assert len(asked) == 1
 
 
+@pytest.mark.costly
 def test_a_stop_ends_by_itself_however_often_somebody_tries_meanwhile(ada: User) -> None:
     fail()
     pass_minutes(14)
@@ -148,6 +155,7 @@ def test_a_stop_ends_by_itself_however_often_somebody_tries_meanwhile(ada: User)
     assert not AccessAttempt.objects.exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("command", [("axes_reset",), ("axes_reset_username", "ada"), ("axes_reset_ip", ELSEWHERE)])
 def test_a_command_ends_a_stop(ada: User, command: tuple[str, ...]) -> None:
     fail()
@@ -156,6 +164,7 @@ def test_a_command_ends_a_stop(ada: User, command: tuple[str, ...]) -> None:
     assert works(log_in("right password", address=ELSEWHERE))
 
 
+@pytest.mark.costly
 def test_a_log_in_does_not_clear_the_wrong_passwords_of_its_address_for_other_accounts(ada: User) -> None:
     fail(9, name="eve", address=ELSEWHERE)
     assert works(log_in("right password", address=ELSEWHERE))
@@ -179,6 +188,7 @@ def test_a_failed_log_in_sends_one_signal_whether_it_was_throttled_or_not(ada: U
     assert len(sent) == 11
 
 
+@pytest.mark.costly
 def test_a_stop_is_one_line_of_the_log_and_each_log_in_is_counted(
     ada: User, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +231,7 @@ def test_an_ipv6_network_counts_as_one_address(given: str, counted: str | None) 
     assert address_of(request) == counted
 
 
+@pytest.mark.costly
 def test_wrong_passwords_without_an_address_are_counted_together(ada: User) -> None:
     assert fail(name="eve", address="") == [200] * 9 + [429]
     assert log_in("right password", address="").status_code == 429
@@ -250,6 +261,7 @@ def test_a_hash_is_stored_and_read_as_django_does_it(slow_passwords: None) -> No
     assert not hasher.verify("another", encoded)
 
 
+@pytest.mark.costly
 def test_a_log_in_without_a_place_is_a_page_that_says_to_try_again(no_place: None) -> None:
     refused = log_in("right password")
 
@@ -258,6 +270,7 @@ def test_a_log_in_without_a_place_is_a_page_that_says_to_try_again(no_place: Non
     assert not AccessAttempt.objects.exists()  # nothing is known about the password
 
 
+@pytest.mark.costly
 def test_a_password_change_without_a_place_changes_nothing(no_place: None, ada: User) -> None:
     browser = Client()
     browser.force_login(ada)

@@ -655,6 +655,7 @@ def set_active(user: User, active: bool, browser: Client) -> None:
     assert browser.post(f"/admin/auth/user/{user.pk}/change/", fields).status_code == 302
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("by", ["administrator", "break_glass"])
 def test_an_account_that_lost_its_groups_once_stays_inactive_if_an_administrator_decides_so_later(
     by: str, provider: Provider, sso: Configure, root: User, capsys: pytest.CaptureFixture[str]
@@ -830,6 +831,7 @@ def test_a_person_that_has_an_account_cannot_be_linked_to_another(
     assert "is linked already" in line.outcome
 
 
+@pytest.mark.costly
 def test_an_administrator_links_and_unlinks_with_the_rule_of_passwords(
     provider: Provider, sso: Configure, root: User
 ) -> None:

@@ -48,7 +48,7 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.reconcile import ownership
-from deployments.row_values import ConsumerPull, Difference, Encryption, Mutability, Part, ProvedPull, Receipt
+from deployments.row_values import ConsumerPull, Difference, Encryption, LogIn, Mutability, Part, ProvedPull, Receipt
 
 OWNER, CLUSTER, STAGING, SECOND = "111111111111", "222222222222", "333333333333", "444444444444"
 HOST = f"{OWNER}.dkr.ecr.us-east-1.amazonaws.com"
@@ -147,7 +147,7 @@ TROUBLES: dict[str, list[dict[str, Any]]] = {
             "last_error_heals": True,
             "last_error": "AWS refused SetRepositoryPolicy on {name}: InvalidParameterException: Principal not found. "
             "A role or user that the policy names does not exist (yet). AWS needs some minutes after a role is made; "
-            "the next deploy tries again. If it stays: correct the ARN in the policy setting.",
+            "the next deploy tries again. If the error stays: correct the ARN in the policy setting.",
         },
         {
             "last_error_code": "ThrottlingException",
@@ -377,6 +377,11 @@ class Installation:
             },
             triggered_by=self.random.choice(PEOPLE),
             credentials_kind="session",
+            log_in=LogIn(
+                push=(f"trigger/{environment.project.ref}",),
+                pull=("platform/*",),
+                expires_at=(created + timedelta(minutes=16)).isoformat(),
+            ),
             triggered_via=self.random.choice(("cli:manual", "cli:github_actions", "cli:github_actions")),
             created_at=created,
             started_at=started,

@@ -53,6 +53,7 @@ def drifted() -> Repository:
 # -------------------------------------------------------------------------------------------------------- promotion
 
 
+@pytest.mark.costly
 def test_a_roll_back_says_what_will_change_then_does_it_and_is_marked_as_one(
     installation: Installation, operator: Client, configure: Callable[..., Configuration]
 ) -> None:
@@ -153,7 +154,7 @@ def test_canceling_ends_a_running_deployment_with_a_reason_and_an_ended_one_not(
         ("reconcile_repository", "repository/{repository}/look/reconcile/"),
         ("reconcile_repository", "repository/{repository}/look/preview/"),
         ("except_repository", "repository/{repository}/look/end/"),
-        ("reconcile_repository", "repository/ask/?look=recheck&pk={repository}"),
+        ("reconcile_repository", "repository/ask/?look=preview&pk={repository}"),
         ("adopt_repository", "repository/ask/?look=adopt&pk={repository}"),
         ("except_repository", "repository/ask/?look=except&pk={repository}"),
         ("restore_policy_repository", "repository/{repository}/restore/{event}/"),
@@ -221,7 +222,7 @@ def test_no_action_is_taken_without_a_token(installation: Installation) -> None:
     assert Sweep.objects.count() == sweeps
 
 
-@pytest.mark.parametrize("path", ["look/reconcile/", "look/recheck/", "look/preview/", "look/end/"])
+@pytest.mark.parametrize("path", ["look/reconcile/", "look/preview/", "look/end/"])
 def test_a_get_of_a_button_does_nothing(path: str, installation: Installation, operator: Client) -> None:
     row = Repository.objects.filter(host=HOST)[0]
     sweeps = Sweep.objects.count()
@@ -280,6 +281,7 @@ def test_a_selection_in_the_list_leads_to_a_page_that_asks_and_then_to_the_sweep
     assert done["Location"] == reverse("admin:deployments_sweep_change", args=[sweep.pk])
 
 
+@pytest.mark.costly
 def test_all_that_match_the_filter_are_acted_on_and_not_only_the_first_page(
     installation: Installation, operator: Client
 ) -> None:
@@ -305,6 +307,7 @@ def test_select_across_all_pages_asks_about_the_filter_and_not_about_the_page(
     assert response["Location"].endswith("?look=except&status=in_sync")
 
 
+@pytest.mark.costly
 def test_an_adopted_repository_is_taken_over_behind_a_page_that_says_what_that_means(
     installation: Installation, operator: Client
 ) -> None:
@@ -321,16 +324,15 @@ def test_an_adopted_repository_is_taken_over_behind_a_page_that_says_what_that_m
     assert "Take over…" not in operator.get(f"{REPOSITORIES}{row.pk}/change/").content.decode()
 
 
-def test_checking_everything_again_has_details_read_and_missing_ones_looked_for(
-    installation: Installation, operator: Client
+@pytest.mark.parametrize("look", ["reconcile", "preview"])
+def test_a_check_of_one_repository_looks_for_a_missing_one_too(
+    look: str, installation: Installation, operator: Client
 ) -> None:
     row = Repository.objects.filter(host=HOST)[0]
-    Repository.objects.filter(pk=row.pk).update(status=RepositoryStatus.MISSING)
+    Repository.objects.filter(pk=row.pk).update(status=RepositoryStatus.MISSING, management="")
 
-    operator.post(f"{REPOSITORIES}{row.pk}/look/recheck/")
+    operator.post(f"{REPOSITORIES}{row.pk}/look/{look}/")
 
-    row.refresh_from_db()
-    assert (row.status, row.details_checked_at) == (RepositoryStatus.MISSING, None)
     assert Sweep.objects.latest("pk").names == [row.name]
 
 
@@ -431,6 +433,7 @@ def test_the_findings_of_a_sweep_can_be_read_by_outcome(installation: Installati
 # -------------------------------------------------------------------------------------------------- keys, variables
 
 
+@pytest.mark.costly
 def test_rotating_shows_the_new_key_once_and_the_old_one_works_on_for_a_while(
     installation: Installation, operator: Client
 ) -> None:
@@ -486,6 +489,7 @@ def test_a_key_is_made_with_scopes_and_an_end(installation: Installation, operat
     assert key.expires_at is not None
 
 
+@pytest.mark.costly
 def test_a_variable_is_set_changed_and_deleted_and_a_secret_is_never_shown(
     installation: Installation, operator: Client
 ) -> None:
@@ -537,6 +541,7 @@ def audited(action: str) -> list[tuple[str, str, str]]:
     return list(lines.values_list("actor", "object_id", "outcome"))
 
 
+@pytest.mark.costly
 def test_revoking_a_key_leaves_one_line_with_its_owner(installation: Installation, operator: Client) -> None:
     key = AccessKey.objects.filter(kind=KeyKind.ENVIRONMENT, revoked_at=None)[0]
 
@@ -634,7 +639,6 @@ def test_starting_and_stopping_a_sweep_leave_a_line_each_and_stopping_an_ended_o
     [
         ("reconcile", "reconcile.repository", {}),
         ("preview", "preview.repository", {}),
-        ("recheck", "recheck.repository", {}),
         ("adopt", "adopt.repository", {"status": "unmanaged", "origin": "", "management": "unmanaged"}),
         ("take", "take.repository", {"origin": "adopted", "management": "adopted"}),
         ("except", "except.repository", {}),
@@ -652,7 +656,7 @@ def test_each_look_leaves_a_line_with_how_many_it_was_about_and_a_refused_one_wi
     [line] = AuditEntry.objects.order_by("pk")
     assert (line.action, line.actor, line.outcome) == (action, "operator", "done")
     assert (line.after or {})["repositories"] == 1
-    if look in ("reconcile", "preview", "recheck"):
+    if look in ("reconcile", "preview"):
         elsewhere = Repository.objects.exclude(host=HOST).exclude(status__in=("unmanaged", "missing"))[0]
         operator.post(f"{ASK}?look={look}&pk={elsewhere.pk}")
         assert "None of these repositories can be checked" in AuditEntry.objects.latest("pk").outcome

@@ -114,7 +114,7 @@ def test_there_is_a_case_in_which_each_action_is_offered(installation: Installat
     ownership.fill()
     unmanaged = page_of(operator, "repository", row)
 
-    words = ("Reconcile now", "Refresh", "Full check", "Take over…", "Change the exception…", "End it now")
+    words = ("Reconcile now", "Refresh (writes nothing)", "Take over…", "Change the exception…", "End it now")
     assert [word for word in words if word not in adopted] == []
     assert "Adopt…" in unmanaged
     assert "Adopt…" not in adopted
@@ -235,6 +235,7 @@ def test_an_archived_environment_takes_no_variable_and_no_key_and_its_page_offer
     assert links(page, key) == (row.access_keys.count() > number) == (not archived)
 
 
+@pytest.mark.costly
 def test_who_may_only_look_is_offered_nothing_to_do(installation: Installation, person: Callable[..., Client]) -> None:
     NotificationChannel.objects.create(name="ops", kind="mail", address="ops@example.com", created_at=timezone.now())
     names = ("deployment", "repository", "sweep", "accesskey", "environment", "environmentvariable",

@@ -64,6 +64,7 @@ def test_before_the_first_look_the_page_says_so(installation: Installation, oper
     assert "Not looked at yet." in panel(operator, Environment.objects.all()[0])
 
 
+@pytest.mark.costly
 def test_the_dashboard_names_environments_whose_current_image_cannot_be_pulled(
     current: Deployment, operator: Client
 ) -> None:

@@ -69,6 +69,7 @@ def test_the_list_has_what_aws_and_the_rows_know(two: list[Deployment], operator
     assert "Restore…" not in text
 
 
+@pytest.mark.costly
 def test_every_address_asks_aws_once_whatever_the_query(
     two: list[Deployment], operator: Client, sandbox: Sandbox
 ) -> None:
@@ -86,6 +87,7 @@ def test_every_address_asks_aws_once_whatever_the_query(
         assert sandbox.calls() == {"ecr:DescribeImages": 1}
 
 
+@pytest.mark.costly
 def test_a_wrong_part_is_a_sentence_and_not_a_fault(two: list[Deployment], operator: Client) -> None:
     for part in ("nonsense", "x" * 5_000, "<script>"):
         text = text_of(operator, f"?part={part}")
@@ -155,6 +157,7 @@ def test_images_in_use_that_cannot_be_pulled_stand_first(
     assert f"Version {two[1].version} of prod" in text
 
 
+@pytest.mark.costly
 def test_parts_of_an_index_and_referrers_are_called_so(
     two: list[Deployment], operator: Client, sandbox: Sandbox
 ) -> None:
@@ -168,6 +171,7 @@ def test_parts_of_an_index_and_referrers_are_called_so(
     assert text.count("not seen") == 3
 
 
+@pytest.mark.costly
 def test_who_may_see_repositories_sees_their_images_and_restores_none(
     two: list[Deployment], person: Callable[..., Client], sandbox: Sandbox
 ) -> None:
@@ -189,6 +193,7 @@ def test_who_may_see_repositories_sees_their_images_and_restores_none(
     assert sandbox.calls() == {}
 
 
+@pytest.mark.costly
 def test_the_confirmation_says_what_a_restore_is_and_only_its_button_writes(
     two: list[Deployment], person: Callable[..., Client], sandbox: Sandbox
 ) -> None:
@@ -209,6 +214,7 @@ def test_the_confirmation_says_what_a_restore_is_and_only_its_button_writes(
     assert AuditEntry.objects.filter(action="restore_image.repository", outcome="done").count() == 1
 
 
+@pytest.mark.costly
 def test_of_an_image_that_is_not_archived_there_is_nothing_to_confirm(
     two: list[Deployment], operator: Client, sandbox: Sandbox
 ) -> None:
@@ -223,6 +229,7 @@ def test_of_an_image_that_is_not_archived_there_is_nothing_to_confirm(
     assert "AccessDeniedException" in refused.content.decode()
 
 
+@pytest.mark.costly
 def test_a_refused_restore_is_a_message_on_the_list(two: list[Deployment], operator: Client, sandbox: Sandbox) -> None:
     move(sandbox, two[0], two[0].image_digest)
     sandbox.fault("error", "ecr:UpdateImageStorageClass", code="AccessDeniedException")
@@ -254,6 +261,7 @@ def test_a_repository_that_does_not_exist_has_no_images(two: list[Deployment], o
     assert Client().get(address())["Location"].startswith("/admin/login/")
 
 
+@pytest.mark.costly
 def test_an_image_of_a_repository_that_is_not_managed_has_no_button(
     two: list[Deployment], operator: Client, sandbox: Sandbox
 ) -> None:

@@ -20,6 +20,7 @@ from deployments.row_values import ConsumerPull
 from tests.admin.installation import Installation
 from tests.support.constants import HOST, POLICY
 
+REFRESH = "Refresh (writes nothing)"
 DEPLOYMENTS, REPOSITORIES = "/admin/deployments/deployment/", "/admin/deployments/repository/"
 
 
@@ -218,6 +219,7 @@ def test_a_repository_in_trouble_says_why_in_the_list_and_on_the_dashboard(
         assert row.last_error.partition(": ")[2][:60] in page
 
 
+@pytest.mark.costly
 def test_what_a_cli_sent_is_text_and_never_markup(installation: Installation, operator: Client) -> None:
     row = Deployment.objects.filter(status="FAILED")[0]
     attack = "<script>alert(1)</script>"
@@ -294,8 +296,8 @@ def test_account_and_region_are_a_column_and_menus_only_where_they_differ(operat
     repository("trigger/two", region="eu-central-1")
     page = operator.get(REPOSITORIES).content.decode()
     assert "column-place" in page
-    assert [spec.title for spec in operator.get(REPOSITORIES).context["cl"].filter_specs][:3] == [
-        "Status", "Region", "Project",
+    assert [spec.title for spec in operator.get(REPOSITORIES).context["cl"].filter_specs][:4] == [
+        "Status", "Cause", "Region", "Project",
     ]  # fmt: skip
     # An address with a menu that is not offered still filters, and the menu is there.
     assert len(found(operator, REPOSITORIES, account="111111111111")) == 2
@@ -375,7 +377,7 @@ def test_the_menu_of_a_row_has_what_this_person_may_do_with_it(
         line = row_of(client, name)
         return [each.strip() for each in re.findall(r"<li><(?:a|button)[^>]*>([^<]*)<", line)]
 
-    assert words(operator, "trigger/managed") == ["Reconcile now", "Refresh", "Full check", "Make an exception…"]
-    assert words(operator, "trigger/found") == ["Refresh", "Adopt…"]
+    assert words(operator, "trigger/managed") == ["Reconcile now", REFRESH, "Full check", "Make an exception…"]
+    assert words(operator, "trigger/found") == [REFRESH, "Adopt…"]
     assert words(person("view_repository", "except_repository"), "trigger/managed") == ["Make an exception…"]
     assert "column-act" not in person("view_repository").get(REPOSITORIES).content.decode()

@@ -69,6 +69,7 @@ def text_of(client: Client, address: str) -> str:
     return " ".join(re.sub("<[^>]+>", " ", client.get(address).content.decode()).split())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["dashboard", "sweep", "repository", "deployment", "key"])
 def test_a_poll_of_an_unchanged_page_is_answered_by_304_and_of_a_changed_page_by_the_page(
     name: str, installation: Installation, operator: Client
@@ -144,6 +145,7 @@ def test_a_poll_gets_no_token_and_the_page_of_a_person_has_one(installation: Ins
     assert "kept" not in token.findall(operator.get(address).content.decode())
 
 
+@pytest.mark.costly
 def test_the_line_of_a_poll_is_written_at_debug_only(
     installation: Installation, operator: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -234,6 +236,7 @@ def test_the_throttled_repositories_come_first_and_the_others_are_counted(
     assert "What is left" not in text_of(operator, address_of(sweep))
 
 
+@pytest.mark.costly
 def test_the_page_of_a_repository_follows_its_check_from_queued_to_the_result(
     installation: Installation, operator: Client
 ) -> None:

@@ -303,6 +303,7 @@ def test_the_delivery_log_shows_each_message_and_its_answer(admin: Client) -> No
     assert admin.post(f"{DELIVERIES}{one.pk}/delete/").status_code == 403
 
 
+@pytest.mark.costly
 def test_the_pages_hold_to_the_consoles_rules(admin: Client) -> None:
     channel = NotificationChannel.objects.create(name="ops", kind="webhook", address="https://hooks.example.com/")
     delivery = NotificationDelivery.objects.create(channel=channel, event="test", key="1", subject="A test")

@@ -18,7 +18,7 @@ from tests.admin.markup import Page, read
 
 LISTS = {
     "deployments/deployment": 9,
-    "deployments/repository": 11,
+    "deployments/repository": 12,
     "deployments/sweep": 7,
     "deployments/project": 7,
     "deployments/environment": 8,

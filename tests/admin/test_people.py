@@ -220,6 +220,7 @@ def test_a_group_that_an_upgrade_fills_again_is_not_joined_while_it_is_empty(peo
     assert list(p.actor.groups.all()) == [p.own_group]
 
 
+@pytest.mark.costly
 def test_who_looks_after_accounts_changes_those_who_have_no_more_rights(people: Callable[[str], People]) -> None:
     p = people("keeper")
 
@@ -254,6 +255,7 @@ def test_nobody_takes_the_name_under_which_the_audit_log_knows_another(
     assert state() == before
 
 
+@pytest.mark.costly
 def test_a_page_that_one_can_only_look_at_says_why(people: Callable[[str], People]) -> None:
     p = people("keeper")
 

@@ -91,6 +91,7 @@ def test_each_environment_shows_its_live_version_with_its_commit_and_the_state_o
     assert (found["prod"].image is not None, found["preview/fix/it"].image) == (True, None)
 
 
+@pytest.mark.costly
 def test_the_newest_older_deployed_and_indexed_versions_are_what_one_can_roll_back_to(
     project: Project, operator: Client, person: Callable[..., Client]
 ) -> None:
@@ -160,6 +161,7 @@ def test_the_page_shows_only_what_its_reader_may_see(installation: Installation,
     assert context["buttons"] == []
 
 
+@pytest.mark.costly
 def test_the_page_has_the_same_number_of_queries_for_much_more(installation: Installation, operator: Client) -> None:
     project = installation.projects[0]
 

@@ -318,6 +318,7 @@ def test_it_is_the_first_entry_and_the_dashboard_and_the_set_up_page_lead_there(
 # -------------------------------------------------------------------------------------------- from AWS to the page
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 def test_a_refresh_makes_the_page_true_about_drift_the_registry_policy_and_unmanaged_repositories(
     consumers: Configuration, sandbox: Sandbox, operator: Client

@@ -18,6 +18,7 @@ WRITTEN_BY_THE_PROGRAM = ["deployments/deployment", "deployments/repository", "d
 NEW_KEY = "/admin/deployments/accesskey/add/"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("page", WRITTEN_BY_THE_PROGRAM)
 def test_nobody_adds_changes_or_deletes_what_the_program_writes(
     page: str, installation: Installation, operator: Client
@@ -69,6 +70,7 @@ def test_a_ref_that_cannot_be_is_refused_with_a_sentence(ref: str, operator: Cli
     assert Project.objects.count() == 1
 
 
+@pytest.mark.costly
 def test_who_may_only_look_sees_lists_and_pages_but_no_way_to_change_anything(
     installation: Installation, person: Callable[..., Client]
 ) -> None:
@@ -114,6 +116,7 @@ def test_without_the_right_to_look_there_is_no_page(
     assert client.get(address(f"{page}/one")).status_code == 403
 
 
+@pytest.mark.costly
 def test_a_key_is_shown_by_the_answer_that_made_it_and_never_again(
     installation: Installation, operator: Client
 ) -> None:
@@ -132,6 +135,7 @@ def test_a_key_is_shown_by_the_answer_that_made_it_and_never_again(
     assert text not in str(list(AuditEntry.objects.values_list("after", "before", "object_label")))
 
 
+@pytest.mark.costly
 def test_no_digest_and_no_password_stands_on_any_page(
     installation: Installation, operator: Client, configure: Callable[..., object]
 ) -> None:

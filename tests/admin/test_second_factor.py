@@ -139,6 +139,7 @@ def test_a_recovery_code_after_the_password_logs_in_once(app: Any) -> None:
     assert (line.actor, line.before, line.after) == ("ada@example.com", {"left": 10}, {"left": 9})
 
 
+@pytest.mark.costly
 def test_a_passkey_after_the_password_logs_in_and_its_answer_does_so_once(ada: User) -> None:
     passkey = make_passkey(in_console(), counts=False)
     client, thief = with_password(), with_password()
@@ -156,6 +157,7 @@ def test_a_passkey_after_the_password_logs_in_and_its_answer_does_so_once(ada: U
     assert [line[1] for line in log_in_lines() if line[2] == "done"][-1] == {"by": "password and passkey"}
 
 
+@pytest.mark.costly
 def test_a_refused_answer_of_a_passkey_uses_up_its_challenge(ada: User) -> None:
     passkey = make_passkey(in_console())
     client = with_password()
@@ -294,6 +296,7 @@ def test_after_five_wrong_codes_the_password_is_asked_for_again(app: Any) -> Non
     assert not is_in(client)
 
 
+@pytest.mark.costly
 def test_ten_wrong_codes_stop_log_ins_before_the_next_code_is_looked_at(app: Any) -> None:
     for _ in range(9):
         assert step_with_code(WRONG, with_password(address=ELSEWHERE)).status_code == 200
@@ -314,6 +317,7 @@ def test_ten_wrong_codes_stop_log_ins_before_the_next_code_is_looked_at(app: Any
     assert is_in(waiting)
 
 
+@pytest.mark.costly
 def test_wrong_codes_and_wrong_passwords_are_one_count(app: Any) -> None:
     for _ in range(5):
         Client(REMOTE_ADDR=ELSEWHERE).post(LOG_IN, {"username": "ada", "password": "wrong"})
@@ -322,6 +326,7 @@ def test_wrong_codes_and_wrong_passwords_are_one_count(app: Any) -> None:
     assert answers == [200] * 4 + [429]
 
 
+@pytest.mark.costly
 def test_wrong_codes_from_elsewhere_do_not_stop_the_usual_address(app: Any) -> None:
     assert step_with_code(app[1][0]).status_code == 302
     for _ in range(9):
@@ -372,6 +377,7 @@ def test_the_code_is_used_and_the_log_in_is_written_together_or_not_at_all(
     assert second_factor.recovery_codes_left(User.objects.get()) == 10
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("which", ["app", "recovery code"])
 def test_of_two_log_ins_at_once_with_one_code_one_works(which: str, stopped: None, transactional_db: None) -> None:
@@ -697,6 +703,7 @@ def keeper(*codenames: str) -> Client:
     return in_console("keeper")
 
 
+@pytest.mark.costly
 def test_an_administrator_sees_and_removes_the_second_factors_of_a_person(ada: User) -> None:
     kim = User.objects.create_superuser("kim", "kim@example.com", PASSWORD)
     client = in_console("kim")
@@ -718,6 +725,7 @@ def test_an_administrator_sees_and_removes_the_second_factors_of_a_person(ada: U
     assert kim.pk != ada.pk
 
 
+@pytest.mark.costly
 def test_nobody_removes_the_second_factors_of_a_person_with_more_rights(ada: User) -> None:
     client = keeper("view_user", "change_user")
     with_app(ada)
@@ -757,6 +765,7 @@ def test_the_line_of_a_changed_person_counts_the_second_factors(ada: User, app: 
     assert AuditEntry.objects.get(action="change.user").after["second_factors"] == 1  # type: ignore[index]
 
 
+@pytest.mark.costly
 def test_the_commands_of_the_throttle_end_a_stop_by_wrong_codes(app: Any) -> None:
     for _ in range(10):
         step_with_code(WRONG, with_password(address=ELSEWHERE))

@@ -107,6 +107,7 @@ def test_a_text_is_neither_stored_nor_logged(
     assert SECRET not in caplog.text
 
 
+@pytest.mark.costly
 def test_a_failed_deployments_page_leads_to_the_answer_about_its_error(
     installation: Installation, operator: Client, person: Callable[..., Client]
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_third_large_body_is_a_503_that_is_worth_a_retry(cli: Cli, monkeypatch
     assert small.status == 200  # a small one needs no place
 
 
+@pytest.mark.costly
 @pytest.mark.django_db
 @pytest.mark.parametrize("body", [large(), large(metadata=None), large(x=["a"] * (MAX_VALUES + 1)), large() + "}"])
 def test_each_request_gives_its_place_back(cli: Cli, body: str) -> None:
@@ -142,6 +143,7 @@ def test_too_many_or_too_long_tasks_fail_the_deployment_before_an_id_is_made(
     assert says in str(Deployment.objects.get().error)
 
 
+@pytest.mark.costly
 @pytest.mark.django_db
 def test_ten_thousand_tasks_are_stored_and_the_page_shows_the_first_two_hundred(cli: Cli, admin_client: Client) -> None:
     deployment_id = cli.deploy().body["id"]

@@ -11,7 +11,9 @@ from django.db import connections
 from django.test import Client
 
 from deployments import config
-from deployments.models import Deployment
+from deployments.deploys import projects
+from deployments.models import Deployment, Project
+from sandbox import images
 from sandbox.control import Sandbox
 from tests.support.cli import Cli
 from tests.support.constants import HOST
@@ -25,11 +27,52 @@ def test_credentials_of_ecr_are_its_token_with_the_endpoint_to_connect_to(cli: C
     answer = cli.post(f"/api/v1/deployments/{deployment['id']}/generate-registry-credentials", {})
 
     assert answer.status == 200
-    assert set(answer.body) == {"username", "password", "expiresAt", "repositoryUri", "proxyEndpoint"}
+    assert set(answer.body) == {
+        "username", "password", "expiresAt", "repositoryUri", "proxyEndpoint", "opens", "message",
+    }  # fmt: skip
     assert answer.body["username"] == "AWS"
     assert answer.body["repositoryUri"] == deployment["imageTag"].rpartition(":")[0]
     assert answer.body["repositoryUri"].startswith(f"{HOST}/trigger/proj_")
     assert answer.body["proxyEndpoint"].startswith("http")
+
+
+def test_what_a_log_in_opens_is_in_its_answer_and_on_the_deployment(
+    cli: Cli, sandbox: Sandbox, configure: Callable[..., config.Configuration]
+) -> None:
+    configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_BASE_REPOSITORIES="platform/*")
+    deployment = cli.deploy().body
+    path = f"/api/v1/deployments/{deployment['id']}"
+    assert "registryLogIn" not in cli.get(path).body
+
+    issued = cli.post(f"{path}/generate-registry-credentials", {}).body
+
+    repository = issued["repositoryUri"].partition("/")[2]
+    opens = {"push": [repository], "pull": ["platform/*"], "leftOut": [], "expiresAt": issued["expiresAt"]}
+    assert issued["opens"] == cli.get(path).body["registryLogIn"] == opens
+    assert "cannot be changed or taken back" in issued["message"]
+
+
+def test_two_deploys_of_one_person_are_opened_by_the_newer_log_in_and_those_of_an_environment_key_are_not(
+    client: Client, cli: Cli, user_cli: Cli, sandbox: Sandbox
+) -> None:
+    other = projects.create_project(name="Other")
+    theirs = Cli(client, user_cli.get(f"/api/v1/projects/{other.ref}/prod").body["apiKey"])
+    of_a_person = theirs.deploy().body["imageTag"].rpartition(":")[0].partition("/")[2]
+    ours = Cli(client, user_cli.get(f"/api/v1/projects/{Project.objects.get(name='Billing').ref}/prod").body["apiKey"])
+    path = f"/api/v1/deployments/{ours.deploy().body['id']}/generate-registry-credentials"
+
+    by_person, by_environment_key = ours.post(path, {}).body, cli.post(path, {}).body
+
+    own = by_person["repositoryUri"].partition("/")[2]
+    assert by_person["opens"]["push"] == [own, of_a_person]
+    assert by_environment_key["opens"]["push"] == [own]
+    login = (by_person["username"], by_person["password"])
+    for name in (own, of_a_person):
+        assert images.push(images.build(), sandbox.url, *login, name, "v1", registry=HOST)
+    login = (by_environment_key["username"], by_environment_key["password"])
+    with pytest.raises(images.RegistryError) as refused:
+        images.push(images.build(), sandbox.url, *login, of_a_person, "v2", registry=HOST)
+    assert refused.value.status == 403
 
 
 @pytest.mark.parametrize(
@@ -86,6 +129,7 @@ def test_a_warm_deploy_asks_the_database_little_and_aws_nothing(
     assert sandbox.calls() == {}
 
 
+@pytest.mark.costly
 def test_sixteen_first_deploys_at_once_get_sixteen_versions(cli: Cli, sandbox: Sandbox) -> None:
     def deploy(_: int) -> tuple[int, Any]:
         try:

@@ -57,6 +57,7 @@ def test_what_is_not_known_is_null_or_absent_as_the_contract_says(cli: Cli, seve
     assert failed["runtime"] is failed["runtimeVersion"] is None
 
 
+@pytest.mark.costly
 def test_the_list_of_the_longest_accepted_failures_stays_small(cli: Cli, django_assert_num_queries: Any) -> None:
     wide = "\N{PILE OF POO}"  # 12 bytes in JSON
     git = dict.fromkeys(["source", "commitAuthorName", "commitMessage", "commitRef", "pullRequestTitle"], wide * 2_000)

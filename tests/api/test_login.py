@@ -367,6 +367,7 @@ def test_dead_logins_are_cleared_away_when_another_one_is_opened(anyone: Cli, br
 # ---- Limits
 
 
+@pytest.mark.costly
 def test_who_begins_logins_in_a_loop_keeps_nobody_from_a_login_and_fills_no_table(anyone: Cli, browser: Client) -> None:
     for _ in range(1_100):
         begin(anyone)

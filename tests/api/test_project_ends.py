@@ -250,6 +250,7 @@ def browser(operator: User) -> Client:
     return client
 
 
+@pytest.mark.costly
 def test_the_console_says_first_what_happens_with_numbers_and_then_does_it(
     browser: Client, cli: Cli, project: Project
 ) -> None:
@@ -282,6 +283,7 @@ def test_the_console_says_first_what_happens_with_numbers_and_then_does_it(
     assert not Project.objects.exists()
 
 
+@pytest.mark.costly
 def test_a_promotion_of_an_archived_project_is_offered_nowhere_and_refused(
     browser: Client, cli: Cli, project: Project
 ) -> None:

@@ -109,6 +109,7 @@ def administrator(db: None) -> Client:
     return client
 
 
+@pytest.mark.costly
 def test_the_page_of_a_person_offers_to_revoke_their_keys(administrator: Client, production: Environment) -> None:
     user, other = owner("add_accesskey"), User.objects.create_user("kim")
     token, text = keys.make_user_token(user)

@@ -138,6 +138,7 @@ def test_unusual_names_are_names(cli: Cli, project: Project, name: str) -> None:
     assert read(cli, project) == {name: "x"}
 
 
+@pytest.mark.costly
 def test_an_environment_has_a_thousand_variables_at_most(cli: Cli, project: Project) -> None:
     assert send(cli, project, {f"A{number}": "" for number in range(1_000)}).status == 200
     assert send(cli, project, {"B": ""}).status == 400

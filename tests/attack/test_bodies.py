@@ -91,6 +91,7 @@ def _added(right: str, hostile: bytes) -> bytes:
 POSTS = {name: operation for name, operation in OPERATIONS.items() if operation.method == "POST"}
 
 
+@pytest.mark.costly
 @pytest.mark.attack(sample=3)
 @pytest.mark.parametrize("name", POSTS)
 def test_no_hostile_body_is_taken_or_changes_anything(
@@ -116,6 +117,7 @@ def test_no_hostile_body_is_taken_or_changes_anything(
         assert any(_send(client, key, each, each.body.encode()) in (200, 204) for each in requests.values())
 
 
+@pytest.mark.costly
 @pytest.mark.attack(sample=3)
 @pytest.mark.parametrize("name", [name for name, operation in POSTS.items() if operation.fields])
 def test_no_value_of_a_field_is_a_500_or_reaches_anything_else(

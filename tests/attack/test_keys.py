@@ -97,6 +97,7 @@ def test_the_suite_has_a_value_for_every_parameter_and_field_of_the_api() -> Non
     assert {name: found for name, found in unknown.items() if found} == {}
 
 
+@pytest.mark.costly
 @pytest.mark.attack(sample=3)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_key_reaches_nothing_beyond_its_environment(
@@ -182,6 +183,7 @@ def _dead_keys(own: Side) -> Iterator[Key]:
 CLOSED = {name: operation for name, operation in OPERATIONS.items() if operation.auth}
 
 
+@pytest.mark.costly
 @pytest.mark.attack(sample=2)
 @pytest.mark.parametrize("name", CLOSED)
 def test_a_key_that_does_not_work_is_a_401_for_every_thing(
@@ -206,6 +208,7 @@ def test_a_key_that_does_not_work_is_a_401_for_every_thing(
     assert rows_by_owner() == before
 
 
+@pytest.mark.costly
 @pytest.mark.attack(sample=1)
 @pytest.mark.parametrize("name", CLOSED)
 def test_the_token_of_a_person_without_rights_is_a_403_for_every_thing(
@@ -234,6 +237,7 @@ def test_the_token_of_a_person_without_rights_is_a_403_for_every_thing(
 _SUCCESS = (200, 204)
 
 
+@pytest.mark.costly
 @pytest.mark.attack(sample=3)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_the_same_requests_of_the_owner_succeed(name: str, sides: Sides, attacker: Callable[..., Attacker]) -> None:

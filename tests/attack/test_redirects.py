@@ -48,6 +48,7 @@ def test_what_a_browser_would_follow_is_recognized() -> None:
         assert not goes_elsewhere(type("Answer", (), {"headers": {"Location": place}}))
 
 
+@pytest.mark.costly
 @pytest.mark.attack(sample=6)
 @pytest.mark.parametrize("name", ROUTES)
 def test_no_address_sends_a_browser_elsewhere(name: str, console: Console, attacker: Callable[..., Attacker]) -> None:
@@ -96,6 +97,7 @@ def _with_next(form: Form, place: str) -> dict[str, list[str]]:
     return next(form.variants()) | {"next": [place]}
 
 
+@pytest.mark.costly
 @pytest.mark.attack(sample=6)
 @pytest.mark.parametrize("name", ROUTES)
 def test_a_host_that_is_not_ours_is_a_400_and_no_header_names_another_host_or_path(

@@ -185,6 +185,7 @@ def _rights(person: User | None) -> set[str]:
     return found.get_all_permissions() if found is not None else set()
 
 
+@pytest.mark.costly
 @pytest.mark.attack(sample=4)
 @pytest.mark.parametrize("name", ROUTES)
 def test_a_role_reaches_changes_and_sees_only_what_the_tables_say(

@@ -82,7 +82,7 @@ def test_some_repositories_are_chosen_and_refreshed_without_a_script(plain_page:
     boxes = page.locator("input.action-select")
     boxes.nth(0).check()
     boxes.nth(1).check()
-    page.select_option("select[name=action]", label="Refresh")
+    page.select_option("select[name=action]", label="Refresh (writes nothing)")
     page.get_by_role("button", name="Go").click()
     expect(page.locator("#what-title")).to_have_text("2 repositories")
     page.get_by_role("button", name="Refresh").click()

@@ -57,6 +57,7 @@ def becomes(condition: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.costly
 def test_a_denying_registry_policy_refuses_the_promotion_and_its_deletion_lets_the_cluster_in(
     environment: Environment, consumers: Configuration, sandbox: Sandbox
 ) -> None:

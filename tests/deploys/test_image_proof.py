@@ -414,6 +414,7 @@ def test_a_grant_to_one_role_of_the_account_is_promoted_and_the_receipt_says_tha
     assert not any("can pull" in sentence for sentence in said)
 
 
+@pytest.mark.costly
 def test_what_a_condition_decides_is_promoted_and_refused_only_where_a_trial_finds_it_so(
     environment: Environment, configure: Configure, sandbox: Sandbox
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_preview_log_in_reaches_neither_productions_cache_nor_its_tags(
     assert not sandbox.client("ecr").list_images(repositoryName=name_of(production))["imageIds"]
 
 
+@pytest.mark.costly
 def test_the_repository_for_preview_has_the_policy_and_is_swept_as_one_of_the_project(
     environment: Environment, branch: Environment, configure: Configure, sandbox: Sandbox
 ) -> None:

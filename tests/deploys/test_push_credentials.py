@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.utils import timezone
 
+from deployments.api import branches
 from deployments.aws import clients, ecr, partitions, values
 from deployments.config import Access, Configuration
 from deployments.deploys import lifecycle, projects, promotions, push_credentials
 from deployments.errors import Refusal
 from deployments.images import EcrRegistry
-from deployments.models import Deployment, DeploymentStatus, Environment, ProcessRole
+from deployments.models import Deployment, DeploymentStatus, Environment, ProcessRole, Project
 from deployments.reconcile import generation
+from deployments.row_values import LogIn
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, TRAIL
@@ -146,7 +151,8 @@ def test_the_session_behind_the_credentials_deletes_nothing_and_changes_nothing(
     name = repository(deployed(environment, ecr_configuration))
     door = ecr.ecr_of(ecr_configuration.registry("MANAGED"), HOST)
     assert door is not None
-    limits: Any = {"label": "deploy", "policy": push_credentials.session_policy(door.registry, name), "seconds": 900}
+    policy = push_credentials.session_policy(door.registry, LogIn(push=(name,), pull=("platform/*",)))
+    limits: Any = {"label": "deploy", "policy": policy, "seconds": 900}
     session = door.federate(**limits) if federated else door.assume(Access(role_arn=PUSH_ROLE), **limits)
     client = sandbox.client("ecr", (session.access_key, session.secret, session.token))
 
@@ -183,7 +189,7 @@ def test_any_region_and_any_partition_will_do(
 def test_the_session_policy_fits_into_what_sts_takes_whatever_the_name() -> None:
     registry = EcrRegistry(account=OWNER, region="ap-southeast-5", partition="aws-iso-b")
 
-    text = push_credentials.session_policy(registry, "a" * 256)
+    text = push_credentials.session_policy(registry, LogIn(push=("a" * 256,)))
 
     assert len(text) <= 2048
     assert [statement["Resource"] for statement in json.loads(text)["Statement"]] == [
@@ -192,12 +198,30 @@ def test_the_session_policy_fits_into_what_sts_takes_whatever_the_name() -> None
     ]
 
 
-def test_the_expiry_is_the_sessions_and_not_the_tokens(
-    environment: Environment, ecr_configuration: Configuration
+@pytest.mark.parametrize(
+    ("timeout", "session"),
+    [
+        ("60000", timedelta(minutes=15)),  # AWS makes no shorter one
+        ("600000", timedelta(minutes=20)),  # the build's time and the push's
+        ("7200000", timedelta(hours=1)),
+    ],
+)
+def test_a_log_in_ends_when_its_push_could_not_be_finished_any_more(
+    environment: Environment, configure: Configure, sandbox: Sandbox, timeout: str, session: timedelta
 ) -> None:
-    issued = issue(deployed(environment, ecr_configuration), ecr_configuration)
+    configuration = configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_TIMEOUT_MS=timeout)
+    deployment = deployed(environment, configuration)
 
-    assert timedelta(minutes=58) < issued.expires_at - timezone.now() <= timedelta(hours=1)
+    issued = issue(deployment, configuration)
+
+    assert session - timedelta(minutes=1) < issued.expires_at - timezone.now() <= session
+    assert f"ends at {issued.expires_at:%Y-%m-%d %H:%M:%S} UTC, and cannot be changed or taken back" in issued.message
+    assert deployment.log_in
+    assert deployment.log_in.expires_at == issued.expires_at.isoformat()
+    sandbox.advance(session.total_seconds() + 60)
+    with pytest.raises(images.RegistryError) as late:
+        push(sandbox, issued, repository(deployment))
+    assert late.value.status == 403
 
 
 def test_cloudtrail_can_tell_which_deployment_a_session_was_made_for(
@@ -224,6 +248,253 @@ def test_no_secret_is_shown_by_anything_that_holds_one(
     assert issued.password not in str(row)
     session = values.Session(access_key="ASIA", secret="canary-1", token="canary-2", expires_at=timezone.now())
     assert "canary" not in repr(session)
+
+
+# ---------------------------------------------------------------------------------------------- base repositories
+
+BASE = "DEPLOY_REGISTRY_ECR_BASE_REPOSITORIES"
+
+
+def base_image(sandbox: Sandbox, name: str) -> str:
+    sandbox.client("ecr").create_repository(repositoryName=name)
+    return images.push(images.build(name), sandbox.url, *sandbox.login(), name, "v1", registry=HOST)
+
+
+@pytest.mark.usefixtures("roles")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_log_in_pulls_from_the_base_repositories_and_pushes_to_none_of_them(
+    environment: Environment, configure: Configure, sandbox: Sandbox, way: str
+) -> None:
+    for name in ("platform/node", "platform/os/slim", "hub/python", "private/secrets"):
+        base_image(sandbox, name)
+    configuration = configure(DEPLOY_REGISTRY_HOST=HOST, **{BASE: "platform/*, hub/python"}, **WAYS[way])
+    deployment = deployed(environment, configuration)
+
+    issued = issue(deployment, configuration)
+
+    login = (issued.username, issued.password)
+    for name in ("platform/node", "platform/os/slim", "hub/python"):
+        assert images.pull(sandbox.url, *login, name, "v1", registry=HOST)
+        with pytest.raises(images.RegistryError) as pushed:
+            push(sandbox, issued, name)
+        assert pushed.value.status == 403
+    with pytest.raises(images.RegistryError) as pulled:
+        images.pull(sandbox.url, *login, "private/secrets", "v1", registry=HOST)
+    assert pulled.value.status == 403
+    assert push(sandbox, issued, repository(deployment))
+    assert deployment.log_in
+    assert (deployment.log_in.push, deployment.log_in.pull) == (
+        (repository(deployment),),
+        ("platform/*", "hub/python"),
+    )
+    assert deployment.credentials_error == ""
+
+
+def test_the_documented_statement_is_enough_for_base_repositories(
+    environment: Environment, configure: Configure, sandbox: Sandbox, become: Callable[..., None]
+) -> None:
+    base_image(sandbox, "platform/node")
+    text = (IAM_POLICY.parent / "builds.md").read_text()
+    [statement] = re.findall(r"\n    \{\n.*?\n    \}\n", text, re.DOTALL)
+    policy = json.loads(IAM_POLICY.read_text())
+    configuration = configure(DEPLOY_REGISTRY_HOST=HOST, **{BASE: "platform/*"})
+
+    def pull() -> images.Image:
+        issued = issue(deployed(environment, configuration), configuration)
+        return images.pull(sandbox.url, issued.username, issued.password, "platform/node", "v1", registry=HOST)
+
+    become(json.dumps(policy))
+    with pytest.raises(images.RegistryError) as refused:
+        pull()
+    assert refused.value.status == 403
+    policy["Statement"].append(json.loads(statement))
+    sandbox.client("iam", "owner").put_user_policy(
+        UserName="server", PolicyName="all", PolicyDocument=json.dumps(policy)
+    )
+    assert pull()
+
+
+def test_a_layer_of_a_base_image_is_mounted_and_not_uploaded(
+    environment: Environment, configure: Configure, sandbox: Sandbox
+) -> None:
+    sandbox.client("ecr").put_account_setting(name="BLOB_MOUNTING", value="ENABLED")
+    base_image(sandbox, "platform/node")
+    layer = images.build("platform/node").blobs[0]
+    configuration = configure(DEPLOY_REGISTRY_HOST=HOST, **{BASE: "platform/node"})
+    deployment = deployed(environment, configuration)
+
+    issued = issue(deployment, configuration)
+
+    with images.RegistryClient(sandbox.url, issued.username, issued.password) as client:
+        path = f"/v2/{HOST}/{repository(deployment)}/blobs/"
+        assert client.request("POST", f"{path}uploads/?mount={layer.digest}&from={HOST}/platform/node")[0] == 201
+        assert client.request("GET", path + layer.digest)[2] == layer.content
+
+
+@pytest.mark.parametrize(("count", "fitting"), [(1, 1), (5, 5), (40, 23)])
+def test_what_fits_into_the_session_policy_goes_in_and_what_does_not_is_named(
+    environment: Environment, configure: Configure, sandbox: Sandbox, count: int, fitting: int
+) -> None:
+    names = [f"platform/base-{number}" for number in range(count)]
+    configuration = configure(DEPLOY_REGISTRY_HOST=HOST, **{BASE: ",".join(names)})
+    deployment = deployed(environment, configuration)
+
+    issued = issue(deployment, configuration)
+
+    registry = partitions.registry_of(HOST)
+    assert registry is not None
+    assert deployment.log_in
+    opened = deployment.log_in
+    assert [*opened.pull, *opened.left_out] == names
+    assert len(opened.pull) == fitting
+    policy = push_credentials.session_policy(registry, opened)
+    assert len(policy) <= 2048
+    if opened.left_out:
+        one_more = LogIn(push=opened.push, pull=tuple(names[: fitting + 1]))
+        assert len(push_credentials.session_policy(registry, one_more)) > 2048
+    assert all(name in issued.message for name in opened.left_out)
+    assert ("does not open" in issued.message) is bool(opened.left_out)
+    assert (deployment.credentials_kind, deployment.credentials_error) == ("session", "")
+    assert of_sts(sandbox) == {"sts:GetFederationToken": 1}
+
+
+def test_where_the_packed_policy_is_too_large_the_log_in_opens_as_many_as_aws_takes(
+    environment: Environment, configure: Configure, sandbox: Sandbox
+) -> None:
+    names = [f"b{hashlib.sha256(str(number).encode()).hexdigest()[:40]}" for number in range(12)]
+    configuration = configure(DEPLOY_REGISTRY_HOST=HOST, **{BASE: ",".join(names)})
+    deployment = deployed(environment, configuration)
+
+    issue(deployment, configuration)
+
+    assert deployment.log_in
+    opened = deployment.log_in
+    assert [*opened.pull, *opened.left_out] == names
+    assert 0 < len(opened.pull) < len(names)
+    registry = partitions.registry_of(HOST)
+    assert registry is not None
+    sts = sandbox.client("sts")
+    one_more = LogIn(push=opened.push, pull=tuple(names[: len(opened.pull) + 1]))
+    with pytest.raises(sts.exceptions.ClientError, match="PackedPolicyTooLarge"):
+        sts.get_federation_token(Name="deploy", Policy=push_credentials.session_policy(registry, one_more))
+    assert 2 <= of_sts(sandbox)["sts:GetFederationToken"] <= 6
+
+
+def test_a_repository_of_ones_own_that_does_not_fit_alone_is_refused_and_no_wider_log_in_is_given(
+    environment: Environment, configure: Configure, sandbox: Sandbox
+) -> None:
+    deployment = deployed(environment, configure(DEPLOY_REGISTRY_HOST=HOST))
+    sandbox.fault("error", "sts:GetFederationToken", code="PackedPolicyTooLarge", status=400)
+
+    refusal = refused(deployment, configure(DEPLOY_REGISTRY_HOST=HOST, **{BASE: "platform/a,platform/b"}))
+
+    assert (refusal.code, refusal.retryable) == ("PackedPolicyTooLarge", False)
+    assert "ecr:GetAuthorizationToken" not in sandbox.calls()
+
+
+# ---------------------------------------------------------------------------------------- several deploys of a person
+
+
+def begun(environment: Environment, configuration: Configuration, person: User | None) -> Deployment:
+    return lifecycle.create_deployment(
+        environment=environment,
+        configuration=configuration,
+        trail=TRAIL,
+        content_hash="abc",
+        type="MANAGED",
+        begun_by=person.pk if person else None,
+    ).deployment
+
+
+def environment_of(name: str, slug: str = "prod", branch: str = "") -> Environment:
+    project = Project.objects.filter(name=name).first() or projects.create_project(name=name)
+    root = Environment.objects.get(project=project, slug=slug, parent=None)
+    return branches.upsert(root, branch, {})[0] if branch else root
+
+
+def log_in_of(deployment: Deployment, configuration: Configuration, person: User | None) -> LogIn:
+    lifecycle.registry_credentials(
+        deployment=deployment, configuration=configuration, person=person.pk if person else None
+    )
+    deployment.refresh_from_db()
+    assert deployment.log_in
+    return deployment.log_in
+
+
+@pytest.fixture
+def people(transactional_db: None) -> tuple[User, User]:
+    return User.objects.create_user("ada"), User.objects.create_user("bob")
+
+
+def test_the_second_log_in_of_a_person_also_opens_the_first_deploy_until_that_has_ended(
+    ecr_configuration: Configuration, sandbox: Sandbox, people: tuple[User, User]
+) -> None:
+    ada, _ = people
+    first = begun(environment_of("One"), ecr_configuration, ada)
+    second = begun(environment_of("Two", "staging"), ecr_configuration, ada)
+
+    issued = lifecycle.registry_credentials(deployment=second, configuration=ecr_configuration, person=ada.pk)
+
+    assert push(sandbox, issued, repository(first))
+    assert push(sandbox, issued, repository(second))
+    assert issued.opens
+    assert issued.opens.push == (repository(second), repository(first))
+    lifecycle.cancel(deployment=first, trail=TRAIL)
+    assert log_in_of(second, ecr_configuration, ada).push == (repository(second),)
+
+
+def test_a_deployment_whose_deadline_has_passed_is_not_in_progress(
+    ecr_configuration: Configuration, people: tuple[User, User]
+) -> None:
+    ada, _ = people
+    first = begun(environment_of("One"), ecr_configuration, ada)
+    second = begun(environment_of("Two"), ecr_configuration, ada)
+    Deployment.objects.filter(pk=first.pk).update(deadline=timezone.now() - timedelta(seconds=1))
+
+    assert log_in_of(second, ecr_configuration, ada).push == (repository(second),)
+
+
+@pytest.mark.parametrize("who", ["an environment key", "another person", "of an environment key's deployment"])
+def test_a_log_in_opens_only_what_the_same_person_has_begun(
+    ecr_configuration: Configuration, people: tuple[User, User], who: str
+) -> None:
+    ada, bob = people
+    begun(environment_of("One"), ecr_configuration, None if who.startswith("of") else ada)
+    second = begun(environment_of("Two"), ecr_configuration, ada)
+
+    asks = {"an environment key": None, "another person": bob}.get(who, ada)
+
+    assert log_in_of(second, ecr_configuration, asks).push == (repository(second),)
+
+
+@pytest.mark.parametrize("own_repositories", ["0", "1"])
+def test_no_log_in_reaches_across_a_preview_and_another_environment(
+    configure: Configure, sandbox: Sandbox, people: tuple[User, User], own_repositories: str
+) -> None:
+    configuration = configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_PREVIEW_REPOSITORIES=own_repositories)
+    ada, _ = people
+    running = {
+        name: begun(environment_of(project, slug, branch), configuration, ada)
+        for name, project, slug, branch in (
+            ("production", "One", "prod", ""),
+            ("preview", "Two", "preview", "blue"),
+            ("another preview", "Three", "preview", "green"),
+        )
+    }
+
+    for deployment in running.values():
+        assert log_in_of(deployment, configuration, ada).push == (repository(deployment),)
+
+
+def test_a_deployment_in_another_registry_is_not_opened(
+    configure: Configure, sandbox: Sandbox, people: tuple[User, User]
+) -> None:
+    ada, _ = people
+    begun(environment_of("One"), configure(DEPLOY_REGISTRY_HOST=ELSEWHERE), ada)
+    configuration = configure(DEPLOY_REGISTRY_HOST=HOST)
+    second = begun(environment_of("Two"), configuration, ada)
+
+    assert log_in_of(second, configuration, ada).push == (repository(second),)
 
 
 # ------------------------------------------------------------------------------------------------ when it is wider
@@ -475,3 +746,57 @@ def test_the_documented_iam_policy_is_enough_from_the_first_deploy_to_the_promot
     assert deployment.credentials_kind == "session"
     assert deployment.receipt
     assert deployment.receipt.pullers[CLUSTER].how == "trial"
+
+
+# --------------------------------------------------------------------------------------- when a build is refused
+
+NOT_AUTHORIZED = (
+    "ERROR: failed to push {host}/{name}:v1: unexpected status from POST request to https://{host}/v2/{name}/blobs/"
+    "uploads/: 403 Forbidden: denied: User: arn:aws:sts::111111111111:federated-user/deployment_2 is not authorized to "
+    "perform: ecr:InitiateLayerUpload on resource: arn:aws:ecr:us-east-1:111111111111:repository/{name} because no "
+    "session policy allows the ecr:InitiateLayerUpload action"
+)
+PULL_REFUSED = (
+    "ERROR: failed to solve: {host}/platform/node:22: failed to resolve source metadata for {host}/platform/node:22: "
+    "denied: User: arn:aws:sts::111111111111:federated-user/deployment_1 is not authorized to perform: "
+    "ecr:BatchGetImage on resource: arn:aws:ecr:us-east-1:111111111111:repository/platform/node because no session "
+    "policy allows the ecr:BatchGetImage action"
+)
+
+
+@pytest.mark.parametrize(
+    ("log", "advice"),
+    [
+        (NOT_AUTHORIZED, "its own DOCKER_CONFIG"),
+        ("ERROR: failed to push {host}/{name}:v1: authorization failed: no basic auth credentials", "DOCKER_CONFIG"),
+        ("failed to push {host}/{name}:v1: unexpected status from HEAD request: 403 Forbidden", "DOCKER_CONFIG"),
+        (PULL_REFUSED, "repository platform/node. If the build pulls a base image from it, add it to DEPLOY_REGISTRY"),
+        (
+            "ERROR: failed to push {host}/{name}:v1: denied: Your authorization token has expired. Reauthenticate and "
+            "try again.",
+            "raise DEPLOY_TIMEOUT_MS",
+        ),
+        ("ERROR: failed to push {host}/{name}:v1: 500 Internal Server Error", ""),
+        ("ERROR: pull access denied for library/nothing, docker.io/library/nothing: 403 Forbidden", ""),
+        ("ERROR: failed to resolve source metadata for ghcr.io/a/b:1: 403 Forbidden", ""),
+        (PULL_REFUSED.replace("111111111111", "999999999999").replace("{host}", "ghcr.io"), ""),
+        ("npm ERR! 403 Forbidden", ""),
+    ],
+)
+def test_a_build_that_the_registry_refused_says_what_helps(
+    environment: Environment, ecr_configuration: Configuration, log: str, advice: str
+) -> None:
+    deployment = deployed(environment, ecr_configuration)
+    stderr = "#1 building\n" + log.format(host=HOST, name=repository(deployment)) + "\n#2 done"
+
+    lifecycle.fail(
+        environment=environment,
+        deployment_id=deployment.id,
+        error={"name": "BuildError", "message": "Error building image", "stderr": stderr},
+    )
+
+    deployment.refresh_from_db()
+    assert deployment.error
+    assert deployment.error["message"].startswith("Error building image")
+    assert (advice in deployment.error["message"]) if advice else deployment.error["message"] == "Error building image"
+    assert deployment.error["stderr"] == stderr

@@ -89,6 +89,7 @@ def environments() -> dict[str, float]:
     return {sample.labels["image_state"]: sample.value for sample in found if sample.value}
 
 
+@pytest.mark.costly
 def test_a_deleted_current_image_is_news_a_metric_and_a_header(
     versions: list[Deployment], configuration: Configuration, cluster: Client, sandbox: Sandbox
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_deleted_current_image_is_news_a_metric_and_a_header(
     assert told() == [one]
 
 
+@pytest.mark.costly
 def test_the_looks_of_a_sweep_and_of_an_event_move_no_pull_time(
     versions: list[Deployment], configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -137,6 +139,7 @@ def test_the_looks_of_a_sweep_and_of_an_event_move_no_pull_time(
     assert "BatchGetImage" not in calls(sandbox)
 
 
+@pytest.mark.costly
 def test_without_a_version_to_go_back_to_the_news_says_to_deploy_again(
     versions: list[Deployment], configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -151,6 +154,7 @@ def test_without_a_version_to_go_back_to_the_news_says_to_deploy_again(
     assert "deploy again" in found["image.not_runnable"].text
 
 
+@pytest.mark.costly
 def test_without_roll_back_targets_the_news_says_nothing_about_the_images_of_older_versions(
     versions: list[Deployment], configure: Callable[..., Configuration], sandbox: Sandbox
 ) -> None:
@@ -169,6 +173,7 @@ def test_without_roll_back_targets_the_news_says_nothing_about_the_images_of_old
     assert "No roll-back target was seen to be runnable" in one.text, "the image of the first version is there"
 
 
+@pytest.mark.costly
 def test_an_image_that_can_be_pulled_again_is_news_once(
     versions: list[Deployment], configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -183,6 +188,7 @@ def test_an_image_that_can_be_pulled_again_is_news_once(
     assert environments() == {"runnable": 1}
 
 
+@pytest.mark.costly
 def test_the_proof_before_a_promotion_is_the_first_look(
     environment: Environment, configuration: Configuration, cluster: Client, sandbox: Sandbox
 ) -> None:
@@ -201,6 +207,7 @@ def test_the_proof_before_a_promotion_is_the_first_look(
     assert ImageStateChange.objects.count() == 0
 
 
+@pytest.mark.costly
 def test_a_promotion_does_not_change_the_state_that_a_look_has_found(
     versions: list[Deployment], configuration: Configuration, environment: Environment, sandbox: Sandbox
 ) -> None:
@@ -213,6 +220,7 @@ def test_a_promotion_does_not_change_the_state_that_a_look_has_found(
     assert ImageState.objects.get(pk=versions[1].pk).state == found.state == "archived"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("changed", ["unproved", "unseen"])
 def test_a_promotion_without_a_proof_is_no_look(versions: list[Deployment], changed: str) -> None:
     ImageState.objects.all().delete()
@@ -240,6 +248,7 @@ def promote(deployment: Deployment, configuration: Configuration) -> None:
     )
 
 
+@pytest.mark.costly
 def test_after_a_roll_back_to_an_image_that_was_restored_the_header_says_runnable(
     versions: list[Deployment], configuration: Configuration, cluster: Client, sandbox: Sandbox
 ) -> None:
@@ -256,6 +265,7 @@ def test_after_a_roll_back_to_an_image_that_was_restored_the_header_says_runnabl
     assert [each.event for each in told()] == ["image.rollback_lost"]
 
 
+@pytest.mark.costly
 def test_a_roll_back_while_aws_does_not_answer_is_no_look_at_the_image(
     versions: list[Deployment], configuration: Configuration, cluster: Client, sandbox: Sandbox
 ) -> None:
@@ -267,6 +277,7 @@ def test_a_roll_back_while_aws_does_not_answer_is_no_look_at_the_image(
     assert cluster.get(CURRENT)["X-Image-State"] == "unknown"
 
 
+@pytest.mark.costly
 def test_a_version_that_was_rolled_back_is_no_roll_back_target(
     versions: list[Deployment], configuration: Configuration
 ) -> None:
@@ -275,6 +286,7 @@ def test_a_version_that_was_rolled_back_is_no_roll_back_target(
     assert [row.deployment for row in ImageState.objects.all()] == [versions[0]]
 
 
+@pytest.mark.costly
 def test_a_lost_roll_back_target_that_becomes_current_is_news_of_the_environment(
     versions: list[Deployment], configuration: Configuration, cluster: Client, sandbox: Sandbox
 ) -> None:
@@ -293,6 +305,7 @@ def test_a_lost_roll_back_target_that_becomes_current_is_news_of_the_environment
     assert cluster.get(CURRENT)["X-Image-State"] == "missing"
 
 
+@pytest.mark.costly
 def test_a_deployment_that_was_not_looked_at_yet_is_unknown(
     versions: list[Deployment], configuration: Configuration, cluster: Client, sandbox: Sandbox
 ) -> None:
@@ -328,6 +341,7 @@ def state(deployment: Deployment) -> str:
     return ImageState.objects.get(pk=deployment.pk).state
 
 
+@pytest.mark.costly
 def test_a_deleted_archived_or_expired_image_is_known_within_five_seconds(
     versions: list[Deployment], consumer: None, sandbox: Sandbox
 ) -> None:
@@ -341,6 +355,7 @@ def test_a_deleted_archived_or_expired_image_is_known_within_five_seconds(
     assert [each.event for each in reversed(told())] == ["image.rollback_lost", "image.not_runnable"]
 
 
+@pytest.mark.costly
 def test_a_registry_policy_that_denies_the_consumer_is_known_within_five_seconds_and_no_image_is_looked_at(
     versions: list[Deployment], consumer: None, sandbox: Sandbox
 ) -> None:
@@ -361,6 +376,7 @@ def test_a_registry_policy_that_denies_the_consumer_is_known_within_five_seconds
     assert ImageStateChange.objects.filter(is_current=True).count() == 2
 
 
+@pytest.mark.costly
 def test_the_rules_of_the_documentation_let_every_event_pass_that_is_handled(
     versions: list[Deployment], sandbox: Sandbox
 ) -> None:
@@ -393,6 +409,7 @@ def received(queue: EventQueue) -> list[Any]:
     return found + queue.receive()
 
 
+@pytest.mark.costly
 def test_images_that_need_not_stay_cost_no_call(
     versions: list[Deployment], queue: EventQueue, configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -408,6 +425,7 @@ def test_images_that_need_not_stay_cost_no_call(
     assert calls(sandbox) == {}
 
 
+@pytest.mark.costly
 def test_a_message_stays_while_aws_does_not_answer_and_the_image_is_unknown_meanwhile(
     versions: list[Deployment], queue: EventQueue, configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -423,6 +441,7 @@ def test_a_message_stays_while_aws_does_not_answer_and_the_image_is_unknown_mean
     assert state(versions[1]) == "missing"
 
 
+@pytest.mark.costly
 def test_a_run_of_a_lifecycle_policy_names_the_images_that_it_took(
     versions: list[Deployment], queue: EventQueue, configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -445,6 +464,7 @@ def test_a_run_of_a_lifecycle_policy_names_the_images_that_it_took(
     assert (state(versions[0]), state(versions[1])) == ("missing", "runnable")
 
 
+@pytest.mark.costly
 def test_an_image_that_is_named_by_its_tag_may_be_any_image(
     versions: list[Deployment], queue: EventQueue, configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -458,6 +478,7 @@ def test_an_image_that_is_named_by_its_tag_may_be_any_image(
     assert state(versions[1]) == "missing"
 
 
+@pytest.mark.costly
 def test_an_event_from_before_the_last_look_costs_no_call(
     versions: list[Deployment], queue: EventQueue, configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -471,6 +492,7 @@ def test_an_event_from_before_the_last_look_costs_no_call(
     assert calls(sandbox) == {}
 
 
+@pytest.mark.costly
 def test_a_deleted_repository_takes_its_images_along(
     versions: list[Deployment], queue: EventQueue, configuration: Configuration, sandbox: Sandbox
 ) -> None:

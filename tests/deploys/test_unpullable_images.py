@@ -48,6 +48,7 @@ def test_an_archived_image_is_not_promoted_and_the_sentence_says_where_to_restor
     assert not Promotion.objects.exists()
 
 
+@pytest.mark.costly
 def test_a_platform_of_an_index_that_is_archived_is_named(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_roll_back_to_an_archived_image_is_refused_until_the_image_is_restored
     assert Promotion.objects.get().deployment_id == older.id
 
 
+@pytest.mark.costly
 def test_a_roll_back_to_an_image_that_is_gone_names_the_next_older_version_with_an_image(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -105,6 +107,7 @@ def test_a_roll_back_to_an_image_that_is_gone_names_the_next_older_version_with_
     assert sandbox.calls()["ecr:DescribeImages"] == 4  # of the wanted image, and of three older ones
 
 
+@pytest.mark.costly
 def test_where_no_older_version_has_an_image_the_sentence_asks_to_deploy_again(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -118,6 +121,7 @@ def test_where_no_older_version_has_an_image_the_sentence_asks_to_deploy_again(
     assert "was not seen" in roll_back(wanted, ecr_configuration).sentence
 
 
+@pytest.mark.costly
 def test_at_most_five_older_versions_are_asked_for(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

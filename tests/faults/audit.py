@@ -35,7 +35,7 @@ WRITES = re.compile(r"(Create|Set|Put|Tag|Untag|Update|Delete|BatchDelete)")
 LEASE_SECONDS, TICK_SECONDS = 90.0, 60.0
 RECOVERY_SECONDS = LEASE_SECONDS + 2 * TICK_SECONDS
 REST_SECONDS = 130.0
-LOOKS = ("start.sweep", "reconcile.repository", "recheck.repository")  # in the audit log
+LOOKS = ("start.sweep", "reconcile.repository")  # in the audit log
 MUTABILITY = "IMMUTABLE_WITH_EXCLUSION"
 
 

@@ -705,7 +705,7 @@ def changed_outside(installation: Installation, kind: Kind) -> list[Work]:
             assert answer.status == 200, answer
         # A deploy does not compare this again within a day, so an operator starts a look.
         row = installation.database.value("SELECT id FROM deployments_repository WHERE name = ?", work.repository)
-        installation.console("POST", f"/admin/deployments/repository/{row}/look/recheck/", {})
+        installation.console("POST", f"/admin/deployments/repository/{row}/look/reconcile/", {})
 
     calls = []
     for call in kind.calls:

@@ -31,6 +31,30 @@ _MAY_NOT_NAME = "admin/test_project_page.py::test_who_may_not_make_or_rename_a_p
 
 MUTANTS: tuple[Mutant, ...] = (
     *_in(
+        "deployments/reconcile/causes.py",
+        (
+            "of_error",
+            ' and "explicit deny" not in said',
+            "",
+            "reconcile/test_causes.py::test_an_explicit_deny_is_not_told_to_be_corrected_by_an_allow",
+        ),
+    ),
+    *_in(
+        "deployments/admin/attention.py",
+        (
+            "ByCause.has_output",
+            "return True",
+            "return super().has_output()",
+            "admin/test_attention.py::test_the_link_of_a_cause_that_no_repository_has_any_more_lists_nothing",
+        ),
+        (
+            "_attention",
+            "row.rank == LEFT_RANK",
+            "False",
+            "admin/test_attention.py::test_a_drift_that_a_person_left_as_it_is_does_not_alarm_until_its_exception_ends",
+        ),
+    ),
+    *_in(
         "deployments/admin/live.py",
         (
             "answer",
@@ -2148,16 +2172,29 @@ MUTANTS: tuple[Mutant, ...] = (
             "notify/test_deliveries.py::test_there_is_one_message_for_many_in_ten_minutes_and_the_rest_waits_for_the_next_one",
         ),
         (
+            "_messages",
+            "if len({each.path for each in same}) > 1:",
+            "if False:",
+            "notify/test_deliveries.py::"
+            "test_repositories_with_one_cause_are_one_message_that_names_their_projects_and_the_next_step",
+        ),
+        (
+            "_collect_for",
+            "[each for each in fresh if _digest_of(each) not in recent]",
+            "fresh",
+            "notify/test_deliveries.py::test_after_a_message_for_one_cause_another_cause_is_told_at_once",
+        ),
+        (
             "",
             "MAX_SINGLE_MESSAGES = 5",
             "MAX_SINGLE_MESSAGES = 50",
-            "notify/test_deliveries.py::test_up_to_five_at_once_are_notified_one_by_one",
+            "notify/test_deliveries.py::test_up_to_five_causes_at_once_are_notified_one_by_one",
         ),
         (
             "",
             "MAX_SINGLE_MESSAGES = 5",
             "MAX_SINGLE_MESSAGES = 4",
-            "notify/test_deliveries.py::test_up_to_five_at_once_are_notified_one_by_one",
+            "notify/test_deliveries.py::test_up_to_five_causes_at_once_are_notified_one_by_one",
         ),
         (
             "",
@@ -2309,7 +2346,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
-        "deployments/notify/outbound_http.py",
+        "deployments/outbound_http.py",
         (
             "",
             "TIMEOUT_SECONDS = 5.0",
@@ -4161,8 +4198,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_write",
-            "difference.fixable and run.writes and _corrects(run)",
-            "difference.fixable and _corrects(run)",
+            "difference.fixable and run.writes and corrects(run.row, enforce=run.enforce)",
+            "difference.fixable and corrects(run.row, enforce=run.enforce)",
             "reconcile/test_refresh.py::test_a_repository_whose_set_up_failed_is_not_set_up_by_a_refresh",
         ),
         (
@@ -4910,12 +4947,42 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "rehearse",
-            "pulls.ask(name)",
+            "pulls.ask(row.name)",
             "pass",
             "admin/test_looking.py::test_what_another_policy_lets_the_consumers_do_is_answered_with_the_registry_policy_and_its_age",
         ),
         (
-            "_group",
+            "_Pulls.stays",
+            'partition=partition).verdict == "yes"',
+            'partition=partition).verdict == "no"',
+            "admin/test_looking.py::test_no_environment_loses_a_pull_that_the_registry_policy_allows_too",
+        ),
+        (
+            "_running",
+            "environment__archived_at=None,",
+            "",
+            "admin/test_looking.py::test_the_environments_that_lose_pull_are_named_production_first",
+        ),
+        (
+            "_would",
+            "repositories.effective_enforce(row, enforce, now)",
+            "enforce",
+            "admin/test_looking.py::test_the_preview_counts_the_writes_of_the_next_sweep",
+        ),
+        (
+            "_seen_effect",
+            "if not row.last_checked_at:",
+            "if False:",
+            "admin/test_looking.py::test_policies_with_one_effect_are_one_group_whatever_their_texts",
+        ),
+        (
+            "setting_line",
+            """value.replace("'", "\\\\u0027")""",
+            "value",
+            "admin/test_looking.py::test_the_line_of_the_setting_is_read_alike_by_a_shell_and_by_the_env_file",
+        ),
+        (
+            "_effect",
             "text = desired.policy_beside(text, live, partition=partition, trust=trust)",
             "pass",
             _KEEPING + "test_another_default_policy_is_compared_with_what_would_be_live_then",

@@ -70,6 +70,7 @@ def everything(client: Client) -> str:
     return rows + "".join(client.get(page, follow=True).content.decode() for page in pages)
 
 
+@pytest.mark.costly
 def test_a_new_url_is_in_no_row_and_on_no_page(admin: Client, caplog: pytest.LogCaptureFixture) -> None:
     admin.post(f"{CHANNELS}add/", {"name": "ops", "kind": "webhook", "address": DISCORD, "enabled": "on"})
 

@@ -27,7 +27,7 @@ from django.db import OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from deployments import tasks
+from deployments import errors, outbound_http, tasks
 from deployments.access import keys
 from deployments.access.vault import Vault
 from deployments.config import Configuration
@@ -48,9 +48,9 @@ from deployments.models import (
     RepositoryEvent,
     Sweep,
 )
-from deployments.notify import channels, deliveries, news, outbound_http, senders
-from deployments.notify.outbound_http import Undeliverable
+from deployments.notify import channels, deliveries, news, senders
 from deployments.notify.senders import DeliverySettings
+from deployments.outbound_http import Undeliverable
 from deployments.reconcile import processes
 from deployments.row_values import Difference
 from sandbox.control import Sandbox
@@ -585,6 +585,7 @@ def test_a_fault_of_the_whole_installation_is_not_notified_for_every_repository(
     assert collected(configuration) == ["sweep.failed"]
 
 
+@pytest.mark.costly
 def test_a_drift_that_was_over_before_the_look_is_notified_and_so_is_the_next_one(
     observing: Configuration, channel: NotificationChannel, sandbox: Sandbox
 ) -> None:
@@ -604,6 +605,7 @@ def test_a_drift_that_was_over_before_the_look_is_notified_and_so_is_the_next_on
     assert "policy" in told.body["text"]
 
 
+@pytest.mark.costly
 def test_a_drift_that_lasts_is_notified_once_whichever_row_reports_it(
     observing: Configuration, channel: NotificationChannel, sandbox: Sandbox
 ) -> None:
@@ -612,13 +614,16 @@ def test_a_drift_that_lasts_is_notified_once_whichever_row_reports_it(
     client.delete_repository_policy(repositoryName=name)
     sweep_all(observing)
     assert collected(observing) == ["repository.drifted"]
-    assert NotificationDelivery.objects.get().subject == f"{name} differs from the settings"
+    told = NotificationDelivery.objects.get()
+    assert told.subject == f"{name}: The repository has no policy"
+    assert f"Repository {name} of account" in told.body["text"]
 
     client.set_repository_policy(repositoryName=name, policyText=POLICY.replace("222222222222", "999999999999"))
     sweep_all(observing)  # it differs in another way, and is drifted since the same time
     assert collected(observing) == []
 
 
+@pytest.mark.costly
 def test_a_repository_that_failed_twice_and_was_right_before_the_look_is_notified(
     observing: Configuration, channel: NotificationChannel, sandbox: Sandbox
 ) -> None:
@@ -721,7 +726,9 @@ def test_a_key_that_expired_while_no_worker_ran_is_notified(
     AccessKey.objects.update(expires_at=timezone.now() - timedelta(seconds=20))
 
     assert collected(configuration) == ["key.expiring"]
-    assert f"{key.prefix}… of {environment.project} / prod expired on" in NotificationDelivery.objects.get().subject
+    assert NotificationDelivery.objects.get().subject.startswith(
+        f"{environment.project} / prod: the key {key.prefix}… expired"
+    )
 
 
 def test_a_key_that_expires_soon_is_notified_unless_it_has_a_successor(
@@ -787,7 +794,7 @@ def test_many_at_once_become_one_message_and_the_next_ones_wait_their_turn(
         collected(configuration)
     assert len(captured) < 40
     waiting = NotificationDelivery.objects.filter(status="waiting")
-    assert [row.subject for row in waiting] == ["A repository drifted and was not repaired: 120 times"]
+    assert [row.subject for row in waiting] == ["Billing: The repository differs from the settings (120 repositories)"]
     assert waiting[0].body["text"].endswith("… and 100 more.")
     assert deliveries.deliver(delivery_settings=MEANS) == 1
     assert len(receiver.received) == 1
@@ -1044,6 +1051,7 @@ def many(channel: NotificationChannel, count: int, **values: Any) -> None:
     )
 
 
+@pytest.mark.costly
 def test_a_receiver_that_refuses_some_messages_gets_the_others_in_the_same_turn(
     channel: NotificationChannel, receiver: Receiver
 ) -> None:
@@ -1058,6 +1066,7 @@ def test_a_receiver_that_refuses_some_messages_gets_the_others_in_the_same_turn(
     assert set(waiting.values_list("attempts", flat=True)) == {1}
 
 
+@pytest.mark.costly
 def test_a_receiver_that_refuses_everything_is_left_alone_until_the_next_turn_and_first_attempts_come_first(
     channel: NotificationChannel, receiver: Receiver
 ) -> None:
@@ -1374,11 +1383,13 @@ def test_a_webhook_costs_the_worker_five_seconds_at_most() -> None:
 # -------------------------------------------------------------------------------------------------------------- guards
 
 
-def drifted_at_once(project: Project, count: int, *, first: int = 0) -> None:
+def drifted_at_once(project: Project, count: int, *, first: int = 0, alike: bool = True) -> None:
+    """Repositories that drifted now; `alike`: each in the same way."""
     Repository.objects.bulk_create(
         Repository(
             account="1" * 12, region="us-east-1", host="h", name=f"trigger/p{number}", project=project,
             status="drifted", drifted_since=timezone.now(),
+            differences=[Difference.from_row({"words": "It differs." if alike else f"It differs as {number}."})],
         )
         for number in range(first, first + count)
     )  # fmt: skip
@@ -1399,14 +1410,82 @@ def test_there_is_one_message_for_many_in_ten_minutes_and_the_rest_waits_for_the
 
 
 @pytest.mark.parametrize(("count", "messages"), [(5, 5), (6, 1)])
-def test_up_to_five_at_once_are_notified_one_by_one(
+def test_up_to_five_causes_at_once_are_notified_one_by_one(
     channel: NotificationChannel, project: Project, configuration: Configuration, count: int, messages: int
 ) -> None:
-    drifted_at_once(project, count)
+    drifted_at_once(project, count, alike=False)
 
     collected(configuration)
 
     assert NotificationDelivery.objects.filter(status="waiting").count() == messages
+
+
+def test_repositories_with_one_cause_are_one_message_that_names_their_projects_and_the_next_step(
+    channel: NotificationChannel, configuration: Configuration
+) -> None:
+    """C26: four repairs with one cause were four messages, each named by its ref."""
+    since = timezone.now() - timedelta(minutes=20)
+    failed = {"status": "failed", "error_since": since, "last_error_at": since + timedelta(minutes=10)}
+    for number, name in enumerate(("Billing", "Exports", "Search", "Mails", "Relay")):
+        project, ref = Project.objects.create(name=name), f"trigger/proj_{number}"
+        throttled = name == "Relay"
+        error = errors.aws_error(
+            "GetRepositoryPolicy" if throttled else "SetRepositoryPolicy",
+            ref,
+            "ThrottlingException" if throttled else "AccessDeniedException",
+            f"Not authorized on {ref}.",
+            permission="ecr:SetRepositoryPolicy",
+        )
+        row = repository(project, number, **failed, last_error=str(error), last_error_code=error.code)
+        if not throttled:
+            RepositoryEvent.objects.create(repository=row, kind=EventKind.HEALED, message="Account 2 can pull again.")
+
+    collected(configuration)
+
+    told = {row.subject: row for row in NotificationDelivery.objects.filter(status="waiting")}
+    assert sorted(told) == [
+        "Billing, Exports, Search and 1 more: A change of the repository policy was repaired. Account 2 can pull again "
+        "(4 repositories)",
+        "Billing, Exports, Search and 1 more: ecr:SetRepositoryPolicy is denied (4 repositories)",
+        "Relay: GetRepositoryPolicy is throttled",
+    ]
+    denied = told["Billing, Exports, Search and 1 more: ecr:SetRepositoryPolicy is denied (4 repositories)"]
+    assert denied.body["text"].splitlines() == [
+        "Allow ecr:SetRepositoryPolicy to Registry Admin.",
+        "AccessDeniedException: Not authorized on the repository",
+        "- Billing (trigger/proj_0)",
+        "- Exports (trigger/proj_1)",
+        "- Search (trigger/proj_2)",
+        "- Mails (trigger/proj_3)",
+    ]
+    assert "?cause=" in denied.body["link"]
+    assert collected(configuration) == []
+
+
+def test_after_a_message_for_one_cause_another_cause_is_told_at_once(
+    channel: NotificationChannel, project: Project, configuration: Configuration
+) -> None:
+    now = timezone.now().replace(minute=20)
+    drifted_at_once(project, 2)
+    collected(configuration, now=now)
+
+    drifted_at_once(project, 1, first=2)
+    drifted_at_once(project, 1, first=3, alike=False)
+    NotificationDelivery.objects.update(created_at=now)
+    collected(configuration, now=now + timedelta(minutes=1))
+
+    told = NotificationDelivery.objects.filter(status="waiting").order_by("pk").values_list("subject", flat=True)
+    assert list(told) == ["Billing: It differs (2 repositories)", "Billing: It differs as 3"]
+
+
+def test_a_message_names_project_and_environment_first(
+    channel: NotificationChannel, environment: Environment, configuration: Configuration
+) -> None:
+    row = ended(environment)
+
+    collected(configuration)
+
+    assert NotificationDelivery.objects.get().subject == f"{environment.project} / prod: {row.version} failed"
 
 
 def test_a_message_for_many_is_written_with_the_marks_of_its_items_or_not_at_all(

@@ -260,6 +260,7 @@ def _requests() -> Iterator[tuple[str | None, dict[str, Any]]]:
 _REQUESTS = list(_requests())
 
 
+@pytest.mark.costly
 @settings(deadline=None, max_examples=400)
 @example([of(CONSUMER) | cond("StringLike", "aws:SourceArn", f"arn:aws:lambda:*:{CONSUMER}:function:*")])
 @example([service(Condition={"StringEquals": {"aws:SourceAccount": OWNER, "aws:SourceArn": "arn:aws:s3:::a-bucket"}})])

@@ -292,6 +292,7 @@ def stuck(project: Project, ecr_configuration: Configuration, sandbox: Sandbox) 
     assert Repository.objects.get().status == RepositoryStatus.IN_SYNC
 
 
+@pytest.mark.costly
 def test_nobody_waits_longer_than_three_seconds_for_a_holder_that_waits_for_one_call(
     stuck: None, project: Project, ecr_configuration: Configuration
 ) -> None:
@@ -307,6 +308,7 @@ def test_nobody_waits_longer_than_three_seconds_for_a_holder_that_waits_for_one_
     assert time.monotonic() - began < 1
 
 
+@pytest.mark.costly
 def test_two_of_eight_threads_wait_for_another_deploy_and_the_third_is_refused_at_once(
     stuck: None, project: Project, ecr_configuration: Configuration, eight_threads: None
 ) -> None:

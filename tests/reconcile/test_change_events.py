@@ -333,6 +333,7 @@ def test_every_read_timeout_is_longer_than_the_longest_wait_that_its_calls_ask_f
 # ---------------------------------------------------------------------------------------------- SQS or database away
 
 
+@pytest.mark.costly
 def test_the_consumer_outlives_a_queue_that_cannot_be_reached(
     repository: Repository, consumer: None, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -619,6 +620,7 @@ def test_an_event_about_a_registry_that_no_database_takes_is_no_event(
     assert sandbox.calls() == {}
 
 
+@pytest.mark.costly
 def test_messages_that_cannot_be_taken_off_the_queue_do_not_end_the_consumer(
     repository: Repository, consumer: None, sandbox: Sandbox
 ) -> None:

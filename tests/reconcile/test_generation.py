@@ -246,6 +246,7 @@ def test_a_process_with_older_settings_makes_a_new_repository_by_the_configurati
     assert (row.status, row.tags) == (RepositoryStatus.IN_SYNC, {"team": "new"})
 
 
+@pytest.mark.costly
 def test_a_worker_with_older_settings_converges_to_the_configuration_that_counts_and_writes_once(
     environment: Environment, configure: Configure, sandbox: Sandbox
 ) -> None:
@@ -671,6 +672,7 @@ def test_an_activation_whose_audit_line_fails_does_not_happen(
     assert counts() == newer
 
 
+@pytest.mark.costly
 def test_a_command_in_a_shell_with_other_settings_uses_what_counts_and_says_so(
     environment: Environment, configure: Configure, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:

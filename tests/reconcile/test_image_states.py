@@ -124,6 +124,7 @@ def described(sandbox: Sandbox, place: Repository) -> list[dict[str, Any]]:
     return list(found)
 
 
+@pytest.mark.costly
 def test_a_deleted_current_image_is_missing_and_the_last_good_version_is_named(
     consumers: Configuration, digests: list[str], place: Repository, sandbox: Sandbox
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_deleted_current_image_is_missing_and_the_last_good_version_is_named(
     assert len(changes()) == 2
 
 
+@pytest.mark.costly
 def test_where_no_image_is_left_each_is_asked_for_at_most_once_more(
     consumers: Configuration, digests: list[str], place: Repository, sandbox: Sandbox
 ) -> None:
@@ -176,6 +178,7 @@ def test_an_answer_that_does_not_name_the_missing_image_costs_one_call_for_each_
     assert calls(sandbox)["DescribeImages"] == 2 + 3
 
 
+@pytest.mark.costly
 def test_an_archived_image_is_archived_and_runnable_again_when_it_is_restored(
     consumers: Configuration, digests: list[str], place: Repository, sandbox: Sandbox
 ) -> None:
@@ -198,6 +201,7 @@ def test_an_archived_image_is_archived_and_runnable_again_when_it_is_restored(
     assert changes() == [(4, "archived", True, f"{DAY}.3"), (4, "runnable", True, "")]
 
 
+@pytest.mark.costly
 def test_an_image_that_a_consumer_may_not_pull_is_not_pullable_by_the_verdict_on_the_row(
     consumers: Configuration, digests: list[str], place: Repository, sandbox: Sandbox
 ) -> None:
@@ -219,6 +223,7 @@ def denying() -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
+@pytest.mark.costly
 def test_an_answer_of_who_can_pull_that_rests_on_an_unread_policy_is_unknown(
     consumers: Configuration, digests: list[str], sandbox: Sandbox
 ) -> None:
@@ -236,6 +241,7 @@ def test_an_answer_of_who_can_pull_that_rests_on_an_unread_policy_is_unknown(
 # ----------------------------------------------------------------------------------------------- unknown, not missing
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("code", ["ServerException", "AccessDeniedException"])
 def test_what_aws_does_not_say_is_unknown_and_not_missing(
     consumers: Configuration, digests: list[str], sandbox: Sandbox, code: str
@@ -274,6 +280,7 @@ def test_a_lacking_permission_is_unknown_with_the_statement_to_add(
     }
 
 
+@pytest.mark.costly
 def test_a_missing_image_that_aws_does_not_show_for_a_while_is_reported_once(
     consumers: Configuration, digests: list[str], place: Repository, sandbox: Sandbox
 ) -> None:
@@ -290,6 +297,7 @@ def test_a_missing_image_that_aws_does_not_show_for_a_while_is_reported_once(
     assert changes() == [(4, "missing", True, f"{DAY}.3")]
 
 
+@pytest.mark.costly
 def test_a_throttled_look_is_tried_again_in_the_same_sweep(
     consumers: Configuration, digests: list[str], sandbox: Sandbox
 ) -> None:
@@ -300,6 +308,7 @@ def test_a_throttled_look_is_tried_again_in_the_same_sweep(
     assert set(states().values()) == {"runnable"}
 
 
+@pytest.mark.costly
 def test_a_look_that_is_throttled_to_the_end_is_unknown(
     consumers: Configuration, digests: list[str], sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +321,7 @@ def test_a_look_that_is_throttled_to_the_end_is_unknown(
     assert states() == dict.fromkeys((1, 2, 3, 4), "unknown")
 
 
+@pytest.mark.costly
 def test_a_policy_is_corrected_although_aws_throttles_each_look_at_the_images(
     consumers: Configuration,
     digests: list[str],
@@ -331,6 +341,7 @@ def test_a_policy_is_corrected_although_aws_throttles_each_look_at_the_images(
     assert set(states().values()) == {"unknown"}
 
 
+@pytest.mark.costly
 def test_a_connection_that_breaks_leaves_the_images_unknown(
     consumers: Configuration, digests: list[str], sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +356,7 @@ def test_a_connection_that_breaks_leaves_the_images_unknown(
     assert changes() == []
 
 
+@pytest.mark.costly
 def test_an_image_without_a_digest_is_not_looked_at_and_says_so(
     consumers: Configuration, digests: list[str], sandbox: Sandbox
 ) -> None:
@@ -360,6 +372,7 @@ def test_an_image_without_a_digest_is_not_looked_at_and_says_so(
 # ---------------------------------------------------------------------------------------------- deleted, old, obsolete
 
 
+@pytest.mark.costly
 def test_a_deleted_repository_takes_its_images_along_without_a_call(
     consumers: Configuration, digests: list[str], place: Repository, sandbox: Sandbox
 ) -> None:
@@ -375,6 +388,7 @@ def test_a_deleted_repository_takes_its_images_along_without_a_call(
     assert "repository" in ImageState.objects.get(deployment__version_number=4).words
 
 
+@pytest.mark.costly
 def test_the_rows_of_images_that_need_not_stay_any_more_are_deleted(
     consumers: Configuration, digests: list[str], environment: Environment, place: Repository, sandbox: Sandbox
 ) -> None:
@@ -389,6 +403,7 @@ def test_the_rows_of_images_that_need_not_stay_any_more_are_deleted(
     assert calls(sandbox)["DescribeImages"] == 1
 
 
+@pytest.mark.costly
 def test_the_rows_of_a_deleted_repository_go_too_when_its_images_need_not_stay_any_more(
     consumers: Configuration, digests: list[str], environment: Environment, place: Repository, sandbox: Sandbox
 ) -> None:
@@ -404,6 +419,7 @@ def test_the_rows_of_a_deleted_repository_go_too_when_its_images_need_not_stay_a
     assert image_states.counts(Q()).broken_current == 0
 
 
+@pytest.mark.costly
 def test_the_images_of_a_deleted_repository_count_as_looked_at_by_each_listing(
     consumers: Configuration, digests: list[str], place: Repository, sandbox: Sandbox
 ) -> None:
@@ -563,6 +579,7 @@ def test_an_environment_that_is_deleted_between_the_look_and_its_record_breaks_n
     assert not ImageStateChange.objects.exists()
 
 
+@pytest.mark.costly
 def test_the_command_counts_the_images_and_ends_with_3_for_a_current_one_that_cannot_be_pulled(
     consumers: Configuration, digests: list[str], place: Repository, sandbox: Sandbox
 ) -> None:
@@ -578,6 +595,7 @@ def test_the_command_counts_the_images_and_ends_with_3_for_a_current_one_that_ca
     assert json.loads(reconciled(place.name, "--json", status=3))["images"] == {"missing": 2, "runnable": 2}
 
 
+@pytest.mark.costly
 def test_the_command_says_that_every_part_was_read_only_if_the_images_were_seen(
     digests: list[str], place: Repository, sandbox: Sandbox
 ) -> None:
@@ -634,6 +652,7 @@ def test_a_sweep_over_a_thousand_repositories_with_two_hundred_promotions_costs_
     assert ImageState.objects.filter(state="runnable").count() == 200
 
 
+@pytest.mark.costly
 def test_a_sweep_takes_the_same_number_of_statements_for_two_images_and_for_twenty(
     consumers: Configuration, many: Callable[[int, int], None], sandbox: Sandbox
 ) -> None:

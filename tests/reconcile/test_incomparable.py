@@ -110,6 +110,7 @@ def test_after_a_deploy_it_is_drifted_with_the_reason_and_nothing_was_written(
     assert live(sandbox) == json.loads(UNKNOWN)
 
 
+@pytest.mark.costly
 def test_a_sweep_counts_it_as_drifted_each_time_and_writes_nothing(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_sweep_counts_it_as_drifted_each_time_and_writes_nothing(
     assert row.events.count() == events
 
 
+@pytest.mark.costly
 def test_a_dry_run_and_the_command_do_not_call_it_in_sync(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -162,6 +164,7 @@ def test_a_text_that_an_older_version_called_in_sync_is_compared_again_by_the_ne
     assert (row.status, row.incomparable_since is not None) == (RepositoryStatus.DRIFTED, True)
 
 
+@pytest.mark.costly
 def test_the_mark_does_not_outlast_a_repair_that_version_0_1_0_recorded(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -218,6 +221,7 @@ def test_a_deploy_to_one_that_had_the_policy_goes_on_and_its_end_says_so(
 # ------------------------------------------------------------------------------------------------ notified once
 
 
+@pytest.mark.costly
 def test_its_begin_and_its_end_are_news_once_each_also_with_a_failure_in_between(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -243,6 +247,7 @@ def test_its_begin_and_its_end_are_news_once_each_also_with_a_failure_in_between
     assert "Novelty" in begun.text
 
 
+@pytest.mark.costly
 def test_where_nothing_is_corrected_drift_before_and_after_it_are_news_of_their_own(
     project: Project, configure: Configure, sandbox: Sandbox
 ) -> None:
@@ -268,6 +273,7 @@ def test_where_nothing_is_corrected_drift_before_and_after_it_are_news_of_their_
         assert told() == sorted(expected)
 
 
+@pytest.mark.costly
 def test_its_begin_and_its_end_are_a_line_of_the_log_also_where_the_status_stays(
     project: Project, configure: Configure, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -289,6 +295,7 @@ def test_its_begin_and_its_end_are_a_line_of_the_log_also_where_the_status_stays
     assert lines == [1, 1, 1]
 
 
+@pytest.mark.costly
 def test_a_refused_write_of_another_part_does_not_hide_it(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -316,6 +323,7 @@ def test_a_repository_that_is_gone_is_not_incomparable(
 # ----------------------------------------------------------------------------------------------------- take over
 
 
+@pytest.mark.costly
 def test_taking_over_reads_writes_and_keeps_the_replaced_text(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -352,6 +360,7 @@ def test_the_log_has_both_texts_before_the_write_and_the_result_with_the_row(
     assert CLUSTER in str(lines[1].after)
 
 
+@pytest.mark.costly
 def test_a_process_that_dies_after_the_write_leaves_the_line_the_text_and_a_repository_that_the_next_sweep_finishes(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -488,6 +497,7 @@ def text_of(client: Client, address: str) -> str:
 REPOSITORIES = "/admin/deployments/repository/"
 
 
+@pytest.mark.costly
 def test_the_pages_say_that_it_cannot_be_compared_and_may_be_open_and_offer_to_take_it_over(
     row: Repository, ecr_configuration: Configuration
 ) -> None:
@@ -525,6 +535,7 @@ def test_a_closed_text_is_not_called_open(
     assert "take-over" not in page
 
 
+@pytest.mark.costly
 def test_the_page_shows_both_texts_and_its_button_replaces_the_one_by_the_other(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

@@ -152,6 +152,7 @@ def with_deploys(shop: Shop, count: int, *, current: int) -> Shop:
     return shop
 
 
+@pytest.mark.costly
 def test_thirty_deploys_a_rule_keep_ten_and_the_oldest_current_the_policy_is_not_written_and_the_version_named(
     shop: Shop,
 ) -> None:
@@ -179,6 +180,7 @@ def test_thirty_deploys_a_rule_keep_ten_and_the_oldest_current_the_policy_is_not
     assert shop.left() == {f"{DAY}.1", *(f"{DAY}.{number}" for number in range(21, 31))}
 
 
+@pytest.mark.costly
 def test_roll_back_targets_are_kept_like_the_current_image_and_an_archived_image_is_taken_away_too(shop: Shop) -> None:
     with_deploys(shop, 8, current=4)
     archive = {"type": "transition", "targetStorageClass": "archive"}
@@ -196,6 +198,7 @@ def test_roll_back_targets_are_kept_like_the_current_image_and_an_archived_image
     assert shop.left() == {f"{DAY}.{number}" for number in (1, 2, 3, 4)}
 
 
+@pytest.mark.costly
 def test_a_policy_that_takes_no_kept_image_away_is_written_after_its_preview(shop: Shop) -> None:
     with_deploys(shop, 12, current=12)
     shop.change(text(rule(count=10)))
@@ -219,6 +222,7 @@ def test_a_repository_without_a_promotion_gets_a_changed_policy_without_a_previe
     assert made["PutLifecyclePolicy"] == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("refused", PREVIEWS)
 def test_without_the_permission_the_policy_is_not_written_and_the_row_has_the_statement(
     refused: str, shop: Shop
@@ -245,6 +249,7 @@ def test_without_the_permission_the_policy_is_not_written_and_the_row_has_the_st
     assert made["PutLifecyclePolicy"] == 1
 
 
+@pytest.mark.costly
 def test_a_preview_that_does_not_finish_is_waited_for_once_and_read_by_the_next_sweeps(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +267,7 @@ def test_a_preview_that_does_not_finish_is_waited_for_once_and_read_by_the_next_
     assert shop.sweep() == {"GetLifecyclePolicyPreview": 1, "PutLifecyclePolicy": 1}
 
 
+@pytest.mark.costly
 def test_a_preview_that_failed_or_was_throttled_is_no_yes(shop: Shop) -> None:
     with_deploys(shop, 2, current=2)
     shop.change(text())
@@ -279,6 +285,7 @@ def test_a_preview_that_failed_or_was_throttled_is_no_yes(shop: Shop) -> None:
     assert made["PutLifecyclePolicy"] == 1
 
 
+@pytest.mark.costly
 def test_the_preview_of_somebody_else_is_not_taken_for_ours(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     with_deploys(shop, 12, current=1)
     shop.change(text(rule(count=10)))
@@ -309,6 +316,7 @@ def test_the_preview_of_somebody_else_is_not_taken_for_ours(shop: Shop, monkeypa
     assert "Another preview has replaced ours." in shop.words()
 
 
+@pytest.mark.costly
 def test_an_image_that_becomes_current_during_the_preview_stops_the_write(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +334,7 @@ def test_an_image_that_becomes_current_during_the_preview_stops_the_write(
     assert shop.versions() == [f"{DAY}.1"]
 
 
+@pytest.mark.costly
 def test_another_current_image_is_another_question(shop: Shop) -> None:
     with_deploys(shop, 12, current=1)
     shop.change(text(rule(count=10)))
@@ -336,6 +345,7 @@ def test_another_current_image_is_another_question(shop: Shop) -> None:
     assert shop.sweep()["PutLifecyclePolicy"] == 1
 
 
+@pytest.mark.costly
 def test_a_deploy_waits_for_no_preview_and_leaves_the_policy_to_the_sweep(shop: Shop) -> None:
     with_deploys(shop, 12, current=1)
     shop.change(text(rule(count=100)))
@@ -360,6 +370,7 @@ def test_a_deploy_waits_for_no_preview_and_leaves_the_policy_to_the_sweep(shop: 
     assert said[-1].endswith("is deployed and current.")
 
 
+@pytest.mark.costly
 def test_a_refresh_starts_no_preview_and_keeps_what_an_earlier_one_said(shop: Shop) -> None:
     with_deploys(shop, 12, current=1)
     refresh: dict[str, Any] = {"trigger": SweepTrigger.PERSON, "names": [shop.row.name], "dry_run": True}
@@ -379,6 +390,7 @@ def test_a_refresh_starts_no_preview_and_keeps_what_an_earlier_one_said(shop: Sh
     assert shop.sweep() == {}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("by", ["a refresh", "a deploy"])
 def test_a_live_lifecycle_policy_that_a_run_without_previews_sees_first_is_previewed_by_the_next_sweep(
     shop: Shop, by: str
@@ -434,6 +446,7 @@ def test_two_workers_at_once_make_one_preview_and_one_write(shop: Shop) -> None:
     assert shop.row.status == RepositoryStatus.IN_SYNC
 
 
+@pytest.mark.costly
 def test_the_rule_of_somebody_else_on_an_adopted_repository_is_reported_and_not_touched(shop: Shop) -> None:
     with_deploys(shop, 12, current=1)
     Repository.objects.update(origin="adopted", management="adopted", lifecycle_is_ours=False)
@@ -469,6 +482,7 @@ def test_the_rule_of_somebody_else_on_an_adopted_repository_is_reported_and_not_
     }
 
 
+@pytest.mark.costly
 def test_a_live_policy_about_untagged_images_only_is_not_previewed(shop: Shop) -> None:
     with_deploys(shop, 2, current=2)
     Repository.objects.update(details_checked_at=None)
@@ -481,6 +495,7 @@ def test_a_live_policy_about_untagged_images_only_is_not_previewed(shop: Shop) -
     assert shop.row.status == RepositoryStatus.IN_SYNC
 
 
+@pytest.mark.costly
 def test_while_writes_are_paused_nothing_is_previewed_or_written(shop: Shop) -> None:
     with_deploys(shop, 2, current=2)
     shop.change(text())
@@ -495,6 +510,7 @@ def test_while_writes_are_paused_nothing_is_previewed_or_written(shop: Shop) -> 
     assert shop.row.status == RepositoryStatus.IN_SYNC
 
 
+@pytest.mark.costly
 def test_a_pause_that_ends_in_the_middle_of_a_check_lets_nothing_be_written_without_a_preview(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,6 +531,7 @@ def test_a_pause_that_ends_in_the_middle_of_a_check_lets_nothing_be_written_with
     assert not pauses
 
 
+@pytest.mark.costly
 def test_a_repository_that_is_deleted_during_the_preview_is_missing(shop: Shop) -> None:
     with_deploys(shop, 2, current=2)
     shop.change(text())
@@ -529,6 +546,7 @@ def test_a_repository_that_is_deleted_during_the_preview_is_missing(shop: Shop) 
     assert not shop.row.lifecycle_previews
 
 
+@pytest.mark.costly
 def test_a_text_is_offered_only_if_aws_finds_it_safe_or_has_not_said(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -555,6 +573,7 @@ def test_a_text_is_offered_only_if_aws_finds_it_safe_or_has_not_said(
     assert shop.versions() == [f"{DAY}.1"]
 
 
+@pytest.mark.costly
 def test_more_than_a_hundred_images_are_asked_about_in_two_calls_and_one_without_a_digest_by_its_tag(
     shop: Shop,
 ) -> None:

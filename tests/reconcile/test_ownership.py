@@ -172,6 +172,7 @@ def test_filling_is_one_statement_however_many_rows_there_are() -> None:
     assert [query["sql"].split()[0] for query in captured] == ["UPDATE"]
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 def test_the_migration_keeps_the_rows_and_code_of_the_version_before_goes_on_with_the_new_table() -> None:
     executor = MigrationExecutor(connection)

@@ -138,6 +138,7 @@ def test_the_policy_is_written_by_a_read_and_a_write_and_what_was_there_is_kept(
     assert (event.cause, event.policy_before) == ("ada@example.com", before)
 
 
+@pytest.mark.costly
 def test_without_an_exception_the_next_check_overwrites_it_again_and_with_one_it_stays(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

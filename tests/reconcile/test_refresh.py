@@ -53,6 +53,7 @@ def verdict(name: str) -> str:
     return Repository.objects.get(name=name).consumers[CLUSTER].verdict
 
 
+@pytest.mark.costly
 def test_what_changed_behind_our_back_is_on_the_row_and_nothing_is_written(
     consumers: Configuration, sandbox: Sandbox
 ) -> None:
@@ -79,6 +80,7 @@ def test_what_changed_behind_our_back_is_on_the_row_and_nothing_is_written(
     assert {verdict(name) for name in names} == {"yes"}
 
 
+@pytest.mark.costly
 def test_a_repository_at_rest_gets_the_time_of_the_refresh(consumers: Configuration, sandbox: Sandbox) -> None:
     [name] = fill(sandbox, consumers, 1)
     before = Repository.objects.get()
@@ -120,6 +122,7 @@ def test_a_repository_whose_set_up_failed_is_not_set_up_by_a_refresh(
     assert Repository.objects.get().status == RepositoryStatus.DRIFTED
 
 
+@pytest.mark.costly
 def test_a_repository_that_is_gone_is_missing_after_a_refresh(consumers: Configuration, sandbox: Sandbox) -> None:
     names = fill(sandbox, consumers, 2)
     delete_repository(sandbox, names[0])
@@ -134,6 +137,7 @@ def test_a_repository_that_is_gone_is_missing_after_a_refresh(consumers: Configu
     assert writes(sandbox) == {}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("by_name", [True, False])
 def test_an_unmanaged_repository_shows_who_can_pull_and_stays_unmanaged(
     by_name: bool, consumers: Configuration, sandbox: Sandbox
@@ -165,6 +169,7 @@ def test_an_unmanaged_repository_without_a_policy_can_be_pulled_by_nobody(
     assert (verdict(STRANGER), Repository.objects.get().status) == ("no", "unmanaged")
 
 
+@pytest.mark.costly
 def test_an_unmanaged_repository_that_aws_does_not_show_says_so_and_keeps_what_was_seen(
     consumers: Configuration, sandbox: Sandbox
 ) -> None:
@@ -194,6 +199,7 @@ def test_an_unmanaged_repository_that_is_gone_has_no_row_any_more(consumers: Con
     assert not Repository.objects.exists()
 
 
+@pytest.mark.costly
 def test_a_repository_that_another_process_works_on_is_not_touched(consumers: Configuration, sandbox: Sandbox) -> None:
     [name] = fill(sandbox, consumers, 1)
     stranger(sandbox, POLICY)
@@ -242,6 +248,7 @@ def test_a_row_that_a_deploy_makes_right_now_is_not_looked_at(
     assert (Repository.objects.get().status, "GetRepositoryPolicy" in calls(sandbox)) == ("pending", False)
 
 
+@pytest.mark.costly
 def test_a_person_refreshes_unmanaged_and_missing_repositories_too(consumers: Configuration, sandbox: Sandbox) -> None:
     names = fill(sandbox, consumers, 2)
     stranger(sandbox)
@@ -253,6 +260,7 @@ def test_a_person_refreshes_unmanaged_and_missing_repositories_too(consumers: Co
     assert (sweep.names, sweep.dry_run) == ([*names, STRANGER], True)
 
 
+@pytest.mark.costly
 def test_a_refresh_says_when_an_image_was_last_pulled_and_a_sweep_does_not_ask(
     consumers: Configuration, sandbox: Sandbox
 ) -> None:
@@ -280,6 +288,7 @@ def test_a_refresh_says_when_an_image_was_last_pulled_and_a_sweep_does_not_ask(
     assert (row.pulls_read_at, row.status, done.failed) == (seen_at, "in_sync", 0)
 
 
+@pytest.mark.costly
 def test_the_registry_policy_that_denies_an_account_is_on_every_row_after_a_refresh(
     consumers: Configuration, sandbox: Sandbox
 ) -> None:

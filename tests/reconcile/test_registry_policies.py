@@ -55,6 +55,7 @@ def about_registry(operation: str, **detail: Any) -> str:
 # ----------------------------------------------------------------------------------------------------------- sweeps
 
 
+@pytest.mark.costly
 def test_a_sweep_reads_the_registry_policy_with_one_call_and_the_scope_only_where_there_is_one(
     consumers: Configuration, sandbox: Sandbox
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_refresh_reads_it_too(consumers: Configuration, sandbox: Sandbox) -> N
     assert set(verdicts().values()) == {("no", "registry policy", "Closed")}
 
 
+@pytest.mark.costly
 def test_a_statement_about_one_repository_changes_the_answer_of_that_one(
     consumers: Configuration, sandbox: Sandbox
 ) -> None:
@@ -129,6 +131,7 @@ def test_a_statement_about_one_repository_changes_the_answer_of_that_one(
     }
 
 
+@pytest.mark.costly
 def test_a_sweep_corrects_an_answer_that_a_slower_process_wrote_by_an_older_reading(
     consumers: Configuration, sandbox: Sandbox
 ) -> None:
@@ -142,6 +145,7 @@ def test_a_sweep_corrects_an_answer_that_a_slower_process_wrote_by_an_older_read
     assert {verdict for verdict, _, _ in verdicts().values()} == {"no"}
 
 
+@pytest.mark.costly
 def test_no_permission_to_read_it_makes_the_answer_unknown_and_the_sweep_ends_well(
     consumers: Configuration, sandbox: Sandbox
 ) -> None:
@@ -214,6 +218,7 @@ def test_an_older_reading_does_not_overwrite_a_newer_one(consumers: Configuratio
 # ----------------------------------------------------------------------------------------------------------- events
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("operation", ["PutRegistryPolicy", "DeleteRegistryPolicy", "PutAccountSetting"])
 def test_an_event_about_the_registry_evaluates_every_row_again_without_a_call_for_each(
     consumers: Configuration, sandbox: Sandbox, operation: str

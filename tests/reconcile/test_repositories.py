@@ -545,6 +545,7 @@ def at_once(count: int, work: Callable[[], Any]) -> list[Any]:
     return results
 
 
+@pytest.mark.costly
 def test_sixteen_first_deploys_at_once_make_one_repository_with_three_calls(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -556,6 +557,7 @@ def test_sixteen_first_deploys_at_once_make_one_repository_with_three_calls(
     assert new_calls(sandbox) == {"CreateRepository": 1, "PutLifecyclePolicy": 1, "SetRepositoryPolicy": 1}
 
 
+@pytest.mark.costly
 def test_those_who_wait_for_a_deploy_that_fails_share_its_error_instead_of_trying_one_by_one(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

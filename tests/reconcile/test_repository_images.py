@@ -132,6 +132,7 @@ def test_an_image_of_many_deployments_names_those_that_it_must_stay_for_and_the_
     assert newest.more_uses == 3
 
 
+@pytest.mark.costly
 def test_a_page_has_fifty_images_and_the_same_queries_for_any_number(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -324,6 +325,7 @@ def lines() -> list[tuple[str, str]]:
     return [(entry.outcome[:40], str((entry.after or {}).get("status", ""))) for entry in entries]
 
 
+@pytest.mark.costly
 def test_an_archived_image_is_restored_and_pulled_again(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -345,6 +347,7 @@ def test_an_archived_image_is_restored_and_pulled_again(
     assert repositories.claim(Repository.objects.get()) is not None  # the lease was returned
 
 
+@pytest.mark.costly
 def test_a_second_restore_writes_nothing_to_aws(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

@@ -76,6 +76,7 @@ def add(sandbox: Sandbox, *statements: dict[str, Any], instead: bool = False) ->
     sandbox.reset_calls()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("statement", [bare(), CROSS, function_of(OWNER)])
 def test_a_statement_that_lambda_adds_leaves_the_repository_in_sync_with_no_write(
     row: Repository, configuration: Configuration, sandbox: Sandbox, statement: dict[str, Any]
@@ -93,6 +94,7 @@ def test_a_statement_that_lambda_adds_leaves_the_repository_in_sync_with_no_writ
     assert row.consumers[CLUSTER].verdict == "yes"
 
 
+@pytest.mark.costly
 def test_drift_beside_it_is_corrected_with_one_write_that_keeps_it(
     row: Repository, configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -115,6 +117,7 @@ def test_drift_beside_it_is_corrected_with_one_write_that_keeps_it(
     assert calls(sandbox) == LOOK
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "statement",
     [
@@ -135,6 +138,7 @@ def test_a_statement_for_a_foreign_account_for_every_account_or_that_may_change_
     assert sids(sandbox) == ["", CROSS["Sid"]]
 
 
+@pytest.mark.costly
 def test_where_only_is_observed_drift_beside_it_is_shown_without_it_and_nothing_is_written(
     row: Repository, configure: Callable[..., Configuration], sandbox: Sandbox
 ) -> None:
@@ -171,6 +175,7 @@ def test_a_deploy_writes_the_default_policy_and_keeps_what_a_service_added_befor
     assert "that stay: LambdaECRImageRetrievalPolicy." in row.events.get(kind=EventKind.POLICY_APPLIED).message
 
 
+@pytest.mark.costly
 def test_two_services_that_write_at_once_both_keep_their_statements(
     row: Repository, configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +219,7 @@ def test_the_change_event_of_what_lambda_wrote_leads_to_one_look_and_no_write(
     assert (row.status, CROSS["Sid"] in row.policy_text) == (RepositoryStatus.IN_SYNC, True)
 
 
+@pytest.mark.costly
 def test_what_does_not_fit_beside_the_default_policy_is_not_written_and_the_row_says_what(
     project: Project, configure: Callable[..., Configuration], sandbox: Sandbox
 ) -> None:
@@ -267,6 +273,7 @@ def test_putting_an_earlier_policy_back_keeps_the_statements_that_are_live_and_n
     assert CROSS["Sid"] in str(AuditEntry.objects.latest("pk").after)
 
 
+@pytest.mark.costly
 def test_the_page_shows_what_is_kept_by_name_with_its_service_its_account_and_its_warning(
     row: Repository, configuration: Configuration, sandbox: Sandbox, admin_client: Client
 ) -> None:
@@ -289,6 +296,7 @@ def test_the_page_shows_what_is_kept_by_name_with_its_service_its_account_and_it
     assert "loses pull only when aws:SourceArn" not in page
 
 
+@pytest.mark.costly
 def test_another_default_policy_is_compared_with_what_would_be_live_then(
     row: Repository, configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -326,6 +334,7 @@ def adopt(configuration: Configuration, offer: adopted_statements.Offer, *, show
     )
 
 
+@pytest.mark.costly
 def test_a_statement_that_may_change_the_policy_is_written_away_until_it_is_adopted_and_stays_then(
     row: Repository, configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -358,6 +367,7 @@ def test_a_statement_that_may_change_the_policy_is_written_away_until_it_is_adop
     assert sids(sandbox) == [""]  # another statement
 
 
+@pytest.mark.costly
 def test_two_operators_who_adopt_two_statements_at_once_both_keep_theirs(
     row: Repository, configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -372,6 +382,7 @@ def test_two_operators_who_adopt_two_statements_at_once_both_keep_theirs(
     assert sids(sandbox) == ["", ADDED["Sid"], "Another"]
 
 
+@pytest.mark.costly
 def test_an_adoption_ends_and_the_statement_is_drift_again(
     row: Repository, configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -423,6 +434,7 @@ def test_a_text_that_changed_since_the_page_was_shown_no_reason_and_a_check_unde
     assert not Sweep.objects.exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("by_an_older_process", [False, True])
 def test_an_adoption_does_not_outlast_the_repository(
     row: Repository, configuration: Configuration, sandbox: Sandbox, by_an_older_process: bool
@@ -468,6 +480,7 @@ def test_nothing_is_offered_for_a_repository_that_nobody_manages_or_that_is_gone
     assert "Statements of AWS services" not in page
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("by_name", [False, True])
 def test_an_adoption_does_not_outlast_a_repository_that_was_deleted_and_created_again_between_two_looks(
     row: Repository, configuration: Configuration, sandbox: Sandbox, by_name: bool
@@ -490,6 +503,7 @@ def test_an_adoption_does_not_outlast_a_repository_that_was_deleted_and_created_
     assert row.events.filter(message__contains=f"may not stay any more: {ADDED['Sid']}.").count() == 1
 
 
+@pytest.mark.costly
 def test_the_page_does_not_say_that_an_adopted_statement_is_not_there_or_stays_where_neither_is_known(
     row: Repository, configuration: Configuration, configure: Callable[..., Configuration], sandbox: Sandbox,
     admin_client: Client,
@@ -515,6 +529,7 @@ def test_the_page_does_not_say_that_an_adopted_statement_is_not_there_or_stays_w
     assert absent not in text()
 
 
+@pytest.mark.costly
 def test_the_console_asks_for_a_reason_lets_a_statement_stay_and_no_longer(
     row: Repository, configuration: Configuration, sandbox: Sandbox, admin_client: Client, admin_user: User
 ) -> None:

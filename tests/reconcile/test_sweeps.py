@@ -138,6 +138,7 @@ def test_the_sweep_sees_a_changed_mutability_in_the_list_and_corrects_it(fast: C
     }
 
 
+@pytest.mark.costly
 def test_a_sweep_goes_stalest_first(fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps, "REPOSITORIES_PER_CHUNK", 2)
     names = fill(sandbox, fast, 5)
@@ -184,6 +185,7 @@ def test_a_throttled_sweep_leaves_nothing_undone(configure: Configure, fast: Con
     assert learned.rate < 200  # and remembered for the next sweep
 
 
+@pytest.mark.costly
 def test_a_worker_that_died_in_the_middle_loses_nothing(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +211,7 @@ def test_a_worker_that_died_in_the_middle_loses_nothing(
     assert not SweepChunk.objects.filter(lease_until__isnull=False).exists()
 
 
+@pytest.mark.costly
 def test_a_worker_whose_lease_was_taken_over_drops_what_it_counted(fast: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, fast, 10)
     sweep = sweep_record.start(trigger=SweepTrigger.PERSON)
@@ -226,6 +229,7 @@ def test_a_worker_whose_lease_was_taken_over_drops_what_it_counted(fast: Configu
     assert (chunk.in_sync, len(chunk.remaining), chunk.finished_at) == (0, 10, None)
 
 
+@pytest.mark.costly
 def test_a_repository_that_kills_every_worker_is_isolated_and_named_and_the_others_are_done(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +260,7 @@ def test_a_repository_that_kills_every_worker_is_isolated_and_named_and_the_othe
     assert sweep_record.progress(sweep).in_sync == 7
 
 
+@pytest.mark.costly
 def test_two_sweeps_and_several_workers_at_once_do_no_harm(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +311,7 @@ def test_a_repository_that_somebody_else_holds_is_looked_at_again_until_it_is_fr
     assert policies(sandbox, names) == 3
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("code", ["UnrecognizedClientException", "ExpiredTokenException"])
 def test_credentials_that_are_refused_stop_the_sweep_at_once_with_one_error(
     code: str, fast: Configuration, sandbox: Sandbox
@@ -412,6 +418,7 @@ def ended_within(sweep: Sweep, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.costly
 def test_a_repository_that_aws_always_throttles_ends_as_failed_and_delays_no_other(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,6 +458,7 @@ def test_a_repository_that_aws_always_throttles_ends_as_failed_and_delays_no_oth
     assert (row.status, row.last_error) == (RepositoryStatus.IN_SYNC, "")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("kind", "tries", "code"), [("error", 8, "Throttled"), ("reset", 3, "Unreachable")])
 def test_the_tries_of_a_repository_are_counted_over_all_workers_of_a_sweep(
     kind: str,
@@ -499,6 +507,7 @@ def test_rests_grow_and_are_bounded() -> None:
     assert [chunks.rest_seconds(tries) for tries in range(1, 10)] == [0, 0.5, 1, 2, 4, 8, 16, 16, 16]
 
 
+@pytest.mark.costly
 def test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,6 +524,7 @@ def test_several_throttled_repositories_do_not_fail_the_sweep_of_the_others(
     assert calls(sandbox)["GetRepositoryPolicy"] == 5 + 3 * chunks.MAX_TRIES_PER_REPOSITORY
 
 
+@pytest.mark.costly
 def test_an_account_that_aws_throttles_altogether_fails_the_sweep_and_no_repository(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -563,6 +573,7 @@ def _one_round(throttled: Any) -> Any:
     return counting
 
 
+@pytest.mark.costly
 def test_an_aws_that_answers_nobody_costs_no_repository_a_try(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -634,6 +645,7 @@ def test_what_a_deploy_saw_meanwhile_counts_more_than_a_sweep_that_was_throttled
 # --------------------------------------------------------------------------------------------- small ones come first
 
 
+@pytest.mark.costly
 def test_a_worker_leaves_a_large_sweep_for_one_repository_that_somebody_asked_for(
     configure: Configure, fast: Configuration, sandbox: Sandbox
 ) -> None:
@@ -688,6 +700,7 @@ def test_the_smallest_sweep_is_taken_first_and_a_named_one_before_the_registry_i
 # --------------------------------------------------------------------------------------- discovered, missing, refresh
 
 
+@pytest.mark.costly
 def test_what_is_found_under_the_namespace_waits_for_an_operator_and_other_names_are_none_of_ours(
     fast: Configuration, sandbox: Sandbox
 ) -> None:
@@ -710,6 +723,7 @@ def test_what_is_found_under_the_namespace_waits_for_an_operator_and_other_names
     assert adopting.discovered == 0
 
 
+@pytest.mark.costly
 def test_a_repository_that_vanished_is_missing_and_a_sweep_does_not_make_it_again(
     fast: Configuration, sandbox: Sandbox
 ) -> None:
@@ -793,6 +807,7 @@ def reconcile(*arguments: str) -> tuple[str, int]:
     return out.getvalue(), 0
 
 
+@pytest.mark.costly
 def test_the_command_corrects_and_prints_one_object(fast: Configuration, sandbox: Sandbox) -> None:
     names = fill(sandbox, fast, 6)
     drift(sandbox, names[:1])
@@ -813,6 +828,7 @@ def test_the_command_with_a_name_looks_at_that_one_only(fast: Configuration, san
     assert last["repository"] == names[2]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("asked", ["reconcile NAME", "reconcile --all", "the button"])
 def test_a_look_that_a_person_asks_for_looks_at_every_part_and_writes_two_rows_at_rest(
     asked: str, fast: Configuration, sandbox: Sandbox
@@ -850,6 +866,7 @@ def test_a_look_that_a_person_asks_for_looks_at_every_part_and_writes_two_rows_a
     assert other
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("option", ["--refresh", "--dry-run"])
 def test_a_refresh_by_the_command_ends_with_three_where_something_would_change(
     option: str, fast: Configuration, sandbox: Sandbox
@@ -864,6 +881,7 @@ def test_a_refresh_by_the_command_ends_with_three_where_something_would_change(
     assert reconcile("--all", option)[1] == 3
 
 
+@pytest.mark.costly
 def test_the_command_says_of_which_repositories_every_part_was_read(fast: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, fast, 1)
     assert reconcile("--all")[0].splitlines()[0].endswith("Every part of each was read.")
@@ -980,6 +998,7 @@ def test_a_worker_that_is_to_stop_takes_no_work_and_gives_a_listing_back(fast: C
     assert Sweep.objects.get(pk=sweep.pk).listed_at is None
 
 
+@pytest.mark.costly
 def test_at_a_low_rate_a_worker_stops_when_its_time_is_over_and_keeps_what_it_has_done(
     configure: Configure, fast: Configuration, sandbox: Sandbox
 ) -> None:
@@ -1034,6 +1053,7 @@ def test_a_repository_that_trips_us_up_does_not_keep_the_others_from_being_looke
     assert "(ValueError)" in row.events.get().message
 
 
+@pytest.mark.costly
 def test_a_named_repository_that_is_missing_is_looked_for(fast: Configuration, sandbox: Sandbox) -> None:
     names = fill(sandbox, fast, 2)
     sandbox.client("ecr").delete_repository(repositoryName=names[0], force=True)
@@ -1110,6 +1130,7 @@ def test_an_aws_that_answers_nobody_ends_the_work_without_marking_every_reposito
     assert (sweep.status, sweep_record.progress(sweep).in_sync) == (SweepStatus.DONE, 100)
 
 
+@pytest.mark.costly
 def test_old_sweeps_are_forgotten_and_those_that_found_something_are_kept_longer(
     fast: Configuration, sandbox: Sandbox
 ) -> None:
@@ -1252,6 +1273,7 @@ def test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds
     assert timedelta(seconds=3) < left <= timedelta(seconds=5)
 
 
+@pytest.mark.costly
 def test_a_worker_stops_in_the_middle_of_its_chunk_when_another_configuration_counts(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1517,6 +1539,7 @@ def test_a_repository_is_adopted_once(fast: Configuration, sandbox: Sandbox) -> 
 # ------------------------------------------------------------------- names that go and come back, and how long is kept
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("was", ["taken over", "created by us"])
 def test_a_repository_that_somebody_else_makes_under_the_name_of_one_that_is_gone_is_theirs(
     was: str, fast: Configuration, sandbox: Sandbox

@@ -85,6 +85,7 @@ def test_deploys_to_a_repository_that_was_right_go_on_and_its_drift_is_shown_not
     assert "has no policy" in paused.differences[0].words
 
 
+@pytest.mark.costly
 def test_sweeps_and_change_events_look_and_do_not_write(
     ecr_configuration: Configuration, sandbox: Sandbox, paused: Repository
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import socket
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from sandbox import images
 from sandbox.control import Sandbox
-from tests.sandbox.asking import CLUSTER, HOST, OWNER, PULL, policy, receive, refused, statement
+from tests.sandbox.asking import CLUSTER, HOST, OWNER, PULL, keys, policy, receive, refused, statement
 
 
 def denied(status: int, act: Any) -> images.RegistryError:
@@ -476,3 +477,47 @@ def test_tags_are_listed_in_pages(sandbox: Sandbox, ecr: Any, repository: str) -
         for query in ("n=1001", "last=v003"):
             refusal = denied(405, lambda query=query: client.request("GET", f"/v2/{repository}/tags/list?{query}"))
             assert refusal.code == "UNSUPPORTED"
+
+
+@pytest.mark.parametrize(
+    ("setting", "action", "encryption", "mounted"),
+    [
+        ("ENABLED", "ecr:GetDownloadUrlForLayer", "AES256", True),
+        ("DISABLED", "ecr:GetDownloadUrlForLayer", "AES256", False),
+        ("ENABLED", "ecr:BatchGetImage", "AES256", False),
+        ("ENABLED", "ecr:GetDownloadUrlForLayer", "KMS", False),
+    ],
+)
+def test_a_layer_is_mounted_where_the_registry_the_permission_and_the_encryption_allow_it(
+    sandbox: Sandbox, ecr: Any, repository: str, setting: str, action: str, encryption: str, mounted: bool
+) -> None:
+    ecr.create_repository(repositoryName="platform/base", encryptionConfiguration={"encryptionType": encryption})
+    ecr.put_account_setting(name="BLOB_MOUNTING", value=setting)
+    image = images.build()
+    images.push(image, sandbox.url, *sandbox.login(), "platform/base", "v1")
+    arn = f"arn:aws:ecr:us-east-1:{OWNER}:repository/"
+    statements = [
+        {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
+        {"Effect": "Allow", "Action": "ecr:*", "Resource": arn + repository},
+        {"Effect": "Allow", "Action": action, "Resource": arn + "platform/base"},
+    ]
+    session = sandbox.client("sts").get_federation_token(
+        Name="deploy", Policy=json.dumps({"Version": "2012-10-17", "Statement": statements})
+    )
+    digest = image.blobs[0].digest
+
+    with images.RegistryClient(sandbox.url, *sandbox.login(keys(session))) as client:
+        path = f"/v2/{HOST}/{repository}/blobs/"
+        status, headers, _ = client.request("POST", f"{path}uploads/?mount={digest}&from={HOST}/platform/base")
+
+        assert status == (201 if mounted else 202)
+        assert ("docker-content-digest" in headers) is mounted
+        if mounted:
+            assert client.request("GET", path + digest)[2] == image.blobs[0].content
+
+
+def test_a_client_that_tries_tls_first_is_answered_at_once(sandbox: Sandbox) -> None:
+    with socket.create_connection(("127.0.0.1", sandbox.port), timeout=5) as connection:
+        connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
+
+        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")

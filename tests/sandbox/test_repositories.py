@@ -86,6 +86,7 @@ def test_a_name_that_ecr_does_not_take_is_refused(sandbox: Sandbox, name: str) -
     assert "repositoryName" in refusal.message
 
 
+@pytest.mark.costly
 def test_everything_is_listed_in_pages(sandbox: Sandbox, ecr: Any) -> None:
     names = [f"trigger/p{number:03}" for number in range(230)]
     for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -208,3 +209,50 @@ def test_a_role_in_anothers_trust_needs_its_own_accounts_leave_too(sandbox: Sand
             RoleArn=arn, RoleSessionName="probe"
         )
     assert "no identity-based policy allows the sts:AssumeRole action" in refusal.message
+
+
+def pull_of(names: list[str]) -> str:
+    return json.dumps(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Effect": "Allow",
+                    "Action": "ecr:BatchGetImage",
+                    "Resource": [f"arn:aws:ecr:us-east-1:{OWNER}:repository/{name}" for name in names],
+                }
+            ],
+        },
+        separators=(",", ":"),
+    )
+
+
+def test_a_session_policy_whose_packed_form_is_too_large_is_refused_although_it_is_short_enough(
+    sandbox: Sandbox, role: str
+) -> None:
+    sts = sandbox.client("sts")
+    similar = pull_of([f"platform/base-{number}" for number in range(25)])
+    random = pull_of([hashlib.sha256(str(number).encode()).hexdigest()[:28] for number in range(25)])
+    assert len(random) <= 2048
+
+    packed = sts.assume_role(RoleArn=role, RoleSessionName="deploy", Policy=similar)["PackedPolicySize"]
+
+    assert 0 < packed <= 100
+    with refused("PackedPolicyTooLarge") as refusal:
+        sts.assume_role(RoleArn=role, RoleSessionName="deploy", Policy=random)
+    assert (refusal.status, "%" in refusal.message) == (400, True)
+    with refused("PackedPolicyTooLarge"):
+        sts.get_federation_token(Name="deploy", Policy=random)
+
+
+def test_a_log_in_ends_with_the_session_that_fetched_it(sandbox: Sandbox, role: str, repository: str) -> None:
+    session = sandbox.client("sts").assume_role(RoleArn=role, RoleSessionName="deploy", DurationSeconds=900)
+    login = sandbox.login(keys(session))
+    images.push(images.build(), sandbox.url, *login, repository, "v1")
+
+    sandbox.advance(901)
+
+    with images.RegistryClient(sandbox.url, *login) as client, pytest.raises(images.RegistryError) as caught:
+        client.request("GET", f"/v2/{repository}/manifests/v1")
+    assert (caught.value.status, caught.value.code) == (403, "DENIED")
+    assert caught.value.message == "Your authorization token has expired. Reauthenticate and try again."
