@@ -377,7 +377,7 @@ def test_the_menu_of_a_row_has_what_this_person_may_do_with_it(
         line = row_of(client, name)
         return [each.strip() for each in re.findall(r"<li><(?:a|button)[^>]*>([^<]*)<", line)]
 
-    assert words(operator, "trigger/managed") == ["Reconcile now", REFRESH, "Full check", "Make an exception…"]
+    assert words(operator, "trigger/managed") == ["Reconcile now", REFRESH, "Make an exception…"]
     assert words(operator, "trigger/found") == [REFRESH, "Adopt…"]
     assert words(person("view_repository", "except_repository"), "trigger/managed") == ["Make an exception…"]
     assert "column-act" not in person("view_repository").get(REPOSITORIES).content.decode()
