@@ -19,7 +19,7 @@ from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
-from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
+from django.contrib.auth.forms import AdminPasswordChangeForm, AdminUserCreationForm, UserChangeForm
 from django.contrib.auth.models import AnonymousUser, Group, Permission, User
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
@@ -44,6 +44,19 @@ class Rights(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
 
     def label_from_instance(self, obj: Permission) -> str:
         return obj.name
+
+
+class SetPasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg]
+    """The password of another person. Which button was pressed says whether there is to be one, not a field."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields.pop("usable_password", None)
+
+    def clean(self) -> Any:
+        if "unset-password" in self.data and self.user.has_usable_password():
+            self.cleaned_data["usable_password"] = "false"  # noqa: S105  (`validate_passwords` reads this word)
+        return super().clean()
 
 
 class GroupMenu(Several):
@@ -228,6 +241,8 @@ class PeopleAdmin(_People, UserAdmin):  # type: ignore[type-arg]
     form = PersonForm
     add_form = NewPersonForm
     add_form_template = None
+    change_password_form = SetPasswordForm
+    change_user_password_template = "registry_admin/set_password.html"  # noqa: S105  (a template)
     filter_horizontal = ()
     search_help_text = "Name or e-mail address"
     list_display = ("person", "roles", "state", "last_log_in", "factors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from django.contrib.auth.models import User
 from django.test import Client
 
 from tests.admin.installation import Installation
@@ -29,6 +30,68 @@ def test_an_error_stands_under_its_field_and_in_a_summary_that_leads_to_the_fiel
     assert re.search(r'<select[^>]* aria-invalid="true"[^>]* aria-describedby="id_environment_error"', fields)
     assert '<fieldset aria-describedby="id_scopes_helptext id_scopes_error">' in fields
     assert 'id="id_scopes"' in fields
+
+
+FORMS = {
+    "/admin/deployments/accesskey/add/": {"kind": "environment", "scopes": ["nothing"]},
+    "/admin/deployments/project/add/": {"name": ""},
+    "/admin/deployments/notificationchannel/add/?kind=webhook": {"kind": "webhook", "name": ""},
+    "/admin/auth/user/add/": {"username": ""},
+    "/admin/auth/user/{user}/change/": {"username": ""},
+    "/admin/auth/user/{user}/password/": {"password1": "", "password2": "", "set-password": "1"},
+    "/admin/auth/group/add/": {"name": ""},
+    "/admin/password_change/": {"old_password": "wrong", "new_password1": "a", "new_password2": "b"},
+    "/admin/deployments/repository/what-if/": {"text": "", "registry": "0"},
+}
+
+
+@pytest.mark.parametrize("address", FORMS)
+def test_every_form_has_a_summary_of_its_errors_that_takes_the_focus_and_each_error_below_its_field(
+    address: str, installation: Installation, operator: Client
+) -> None:
+    other = User.objects.create_user("other", password="a-password-of-nobody")
+    answer = operator.post(address.format(user=other.pk), FORMS[address]).content.decode()
+    page = main(answer)
+
+    assert "<title>Error: " in answer
+    assert "Error: Error" not in answer
+    assert page.count('role="alert" tabindex="-1" autofocus') == 1
+    assert "errornote" not in page
+    summary, _, fields = page.partition('<div class="form-row')
+    names = re.findall(r'<a href="#id_(\w+)">', summary)
+    assert names
+    for name in names:
+        field = fields.index(f'id="id_{name}"')
+        assert f'id="id_{name}_error"' in fields[field:], f"the error of {name} stands below it"
+
+
+def test_a_log_in_that_fails_says_so_in_the_summary_of_the_form(db: None) -> None:
+    answer = Client().post("/admin/login/", {"username": "nobody", "password": ""}).content.decode()
+
+    assert "<title>Error: Log in · Registry Admin</title>" in answer
+    assert '<a href="#id_password">Password</a>: This field is required.' in answer
+    assert answer.index("form-errors") < answer.index('id="id_password"') < answer.index('id="id_password_error"')
+    wrong = Client().post("/admin/login/", {"username": "nobody", "password": "wrong"}).content.decode()
+    assert 'role="alert" tabindex="-1" autofocus' in wrong
+    assert "Please enter the correct username and password" in wrong
+
+
+def test_the_buttons_of_another_person_s_password_say_whether_there_is_to_be_one(operator: Client) -> None:
+    other = User.objects.create_user("other", password="a-password-of-nobody")
+    address = f"/admin/auth/user/{other.pk}/password/"
+    page = main(operator.get(address).content.decode())
+    assert "usable_password" not in page
+    assert "<h1>Password of other</h1>" in page
+
+    assert operator.post(address, {"unset-password": "1"}).status_code == 302
+    other.refresh_from_db()
+    assert not other.has_usable_password()
+    assert "unset-password" not in operator.get(address).content.decode()
+
+    both = {"password1": "of-somebody-12", "password2": "of-somebody-12", "set-password": "1"}
+    assert operator.post(address, both).status_code == 302
+    other.refresh_from_db()
+    assert other.check_password("of-somebody-12")
 
 
 def test_a_form_without_an_error_has_no_summary(installation: Installation, operator: Client) -> None:
