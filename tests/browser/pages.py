@@ -221,6 +221,7 @@ def addresses() -> dict[str, str]:
         "key-revoke": "/admin/deployments/accesskey/1/revoke/",
         "users": "/admin/auth/user/",
         "user": f"/admin/auth/user/{User.objects.get(username=USER).pk}/change/",
+        "user-password": f"/admin/auth/user/{User.objects.get(username=CAREFUL).pk}/password/",
         "user-new": "/admin/auth/user/add/",
         "groups": "/admin/auth/group/",
         "group": "/admin/auth/group/add/",

@@ -132,3 +132,73 @@ def test_the_errors_of_a_form_get_the_focus_and_lead_to_their_fields_without_a_s
     )
     summary.get_by_role("link", name="Environment").click()
     expect(field).to_be_focused()
+
+
+def test_the_key_slash_goes_to_the_search_of_a_list_and_can_be_turned_off(page: Page) -> None:
+    focused = "document.activeElement.id"
+    page.goto("/admin/deployments/repository/")
+    page.keyboard.press("/")
+    assert page.evaluate(focused) == "searchbar"
+    page.keyboard.press("/")
+    assert page.input_value("#searchbar") == "/"  # in a field it is a character
+
+    page.goto("/admin/your-log-in/")
+    page.get_by_label("goes to the search of a list").uncheck()
+    page.goto("/admin/deployments/repository/")
+    page.keyboard.press("/")
+    assert page.evaluate(focused) == ""
+    assert page.get_attribute("#searchbar", "aria-keyshortcuts") is None
+
+    page.goto("/admin/your-log-in/")
+    page.get_by_label("goes to the search of a list").check()
+
+
+def test_the_second_stop_of_a_list_leads_past_the_navigation_to_the_search(page: Page) -> None:
+    page.goto("/admin/deployments/repository/")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    link = page.get_by_role("link", name="Skip to search")
+    expect(link).to_be_focused()
+    box = link.bounding_box()
+    assert box is not None
+    top = f"document.elementFromPoint({box['x'] + 5}, {box['y'] + 5}).textContent"
+    assert page.evaluate(top) == "Skip to search"  # nothing lies over it
+    page.keyboard.press("Enter")
+    page.keyboard.type("trigger")
+    assert page.input_value("#searchbar") == "trigger"
+
+
+def test_several_values_are_chosen_and_removed_without_a_script(plain_page: Page, served: Served) -> None:
+    page = plain_page
+    number = served.sql("SELECT COUNT(*) FROM deployments_repository WHERE status IN ('failed', 'missing')")[0][0]
+    page.goto("/admin/deployments/repository/")
+    for tile in ("Failed", "Missing"):
+        page.locator(".states a", has_text=tile).click()
+    expect(page.locator("#result_list tbody tr")).to_have_count(number)
+    expect(page.locator(".chips li")).to_have_count(3)  # and “Clear all”
+
+    page.locator(".chips a", has_text="Failed").click()
+    assert page.url.endswith("?status=missing")
+
+
+def test_an_error_takes_the_focus_without_a_script(plain_page: Page) -> None:
+    page = plain_page
+    page.goto("/admin/auth/user/add/")
+    page.locator("form.form, #user_form").get_by_role("button").first.click()
+
+    expect(page.locator(".form-errors")).to_be_focused()
+    page.locator(".form-errors a").first.click()
+    assert "#id_" in page.url
+
+
+def test_the_time_of_an_audit_entry_is_in_sight_whatever_its_outcome_says(page: Page, served: Served) -> None:
+    served.sql(
+        "UPDATE deployments_auditentry SET outcome = 'No such image: sha256:" + "0a" * 32 + " " + "x" * 200 + "' "
+        "WHERE id = (SELECT MAX(id) FROM deployments_auditentry)"
+    )
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.goto("/admin/deployments/auditentry/")
+    box = page.locator("#result_list tbody .field-when").first.bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] <= 1440
+    assert page.evaluate("[...document.querySelectorAll('.results')].every(e => e.scrollWidth <= e.clientWidth)")
