@@ -721,7 +721,7 @@ DEPLOYMENTS: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("project_archived",),
-        says="The project {project} is archived: it takes no deploys and no promotions, and gives no registry log-ins.",
+        says="The project {project} is archived: it takes no deploys and no promotions, and gives no log-ins to push.",
         todo="Restore it on its page in Registry Admin, or with the command “projects restore {ref}” there.",
         cause="An operator has archived the project. What is current stays current, and keys still read.",
         owner=Owner.OPERATOR,
@@ -1084,6 +1084,20 @@ CREDENTIALS: tuple[Entry, ...] = (
         "{reason}",
         cause="The server runs with the session of a role, which cannot be limited to one repository, or AWS does not "
         "allow the server to make a limited session.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("pull_not_ecr",),
+        says="No log-in was issued for pulls: the registry {host} is not ECR, and a configured password of it can also "
+        "push.",
+        todo="Make an account in that registry that only pulls, and put its log-in into the cluster's Secret.",
+        cause="Only in ECR this server can make a log-in that pulls from one repository.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("pull_not_narrowable",),
+        says="No log-in was issued for pulls, because it would open the whole registry. {reason}",
+        cause="AWS does not allow the server a session for one repository, and a cluster never gets a wider log-in.",
         owner=Owner.OPERATOR,
     ),
     Entry(

@@ -161,7 +161,7 @@ class AccessKey(models.Model):
         Environment, null=True, blank=True, on_delete=models.CASCADE, related_name="access_keys"
     )
     name = models.CharField(max_length=200, blank=True)
-    scopes = models.JSONField(default=list, blank=True)  # "deploy", "read", "credentials"; empty: all
+    scopes = models.JSONField(default=list, blank=True)  # "deploy", "read", "credentials", "pull"; empty: all
     replaces = models.ForeignKey(
         "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="replaced_by", editable=False
     )

@@ -495,6 +495,7 @@ FIRST: dict[str, Act] = {
 #: Ways in that have no line, and why.
 WITHOUT = {
     "POST /api/v1/deployments/{deployment_id}/generate-registry-credentials": "its kind and time are on the deployment",
+    "POST /api/v1/projects/{ref}/{env}/pull-credentials": "asks AWS: tests/api/test_pull_log_ins.py",
     "POST /api/v1/deployments/{deployment_id}/background-workers": "a deployment's own step",
     "POST /api/v1/deployments/{deployment_id}/fail": "a deployment's own step",
     "POST /api/v3/deployments/{deployment_id}/finalize": "a deployment's own step; a promotion has its PromotionEvent",

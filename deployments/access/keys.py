@@ -28,12 +28,14 @@ from deployments.config import Configuration
 from deployments.errors import refusal
 from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, Identity, KeyClient, KeyKind, LoginRequest
 
-#: The scopes of an environment key. `deploy` includes `read`, because a deploy reads its own deployment.
-DEPLOY, READ, CREDENTIALS = "deploy", "read", "credentials"
+#: The scopes of an environment key. `deploy` includes `read`, because a deploy reads its own deployment. `pull` stands
+#: alone: a cluster's key does nothing else.
+DEPLOY, READ, CREDENTIALS, PULL = "deploy", "read", "credentials", "pull"
 SCOPES = {
     DEPLOY: "Deploy, promote, cancel, and set environment variables",
     READ: "Look at deployments and at environment variables that are not secret",
-    CREDENTIALS: "Get a log-in for the registry",
+    CREDENTIALS: "Get a log-in for the registry, to push",
+    PULL: "Get a log-in for the registry that only pulls, for a cluster outside AWS",
 }
 
 #: The lifetime of a deploy key. A build takes tens of minutes. The key is a build argument on docker's command line,
@@ -198,7 +200,11 @@ def forget_clients() -> None:
 
 
 def allows(key: AccessKey, scope: str) -> bool:
-    """Whether the key has this scope of SCOPES. A key without scopes has each scope."""
+    """Whether the key has this scope of SCOPES. A key without scopes has each scope.
+
+    It has `pull` too, also if it was made before this scope existed: it can begin a deployment, whose log-in already
+    pulls from and pushes to the same repository.
+    """
     return not key.scopes or scope in key.scopes or (scope == READ and DEPLOY in key.scopes)
 
 

@@ -105,9 +105,10 @@ class EnvironmentKey(_Bearer):
         f"`{BRANCH_HEADER}` names the branch. A key that is limited to other scopes gets a 403."
     )
 
-    def __init__(self, scope: str) -> None:
+    def __init__(self, scope: str, *, needs_branch: bool = True) -> None:
         super().__init__()
         self.scope = scope
+        self.needs_branch = needs_branch  # False: without the header, the environment is `preview` itself
 
     def admit(self, request: HttpRequest, key: AccessKey) -> Caller:
         if key.environment is None:
@@ -115,11 +116,13 @@ class EnvironmentKey(_Bearer):
                 403, "This request needs the key of an environment, from GET /api/v1/projects/{ref}/{env}."
             )
         require_scope(key, self.scope)
-        if self.scope != keys.READ:
+        if self.scope not in (keys.READ, keys.PULL):  # what is current stays so, and nodes go on pulling it
             require_active(key.environment.project)
         if key.environment.type != EnvironmentType.PREVIEW:
             return Caller(key=key, environment=key.environment)
         name = request.headers.get(BRANCH_HEADER, "")
+        if not name and not self.needs_branch:
+            return Caller(key=key, environment=key.environment)
         if not name:
             raise HttpRefusal(401, f"Preview deployments belong to a branch: name it in the header {BRANCH_HEADER}.")
         return Caller(key=key, environment=branches.find(key.environment, name))
@@ -127,6 +130,7 @@ class EnvironmentKey(_Bearer):
 
 user_token, any_key = UserToken(), AnyKey()
 may_read, may_deploy, may_fetch_credentials = map(EnvironmentKey, (keys.READ, keys.DEPLOY, keys.CREDENTIALS))
+may_pull = EnvironmentKey(keys.PULL, needs_branch=False)
 
 
 def require_scope(key: AccessKey, scope: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.text import slugify
 from ninja import Router
 
@@ -15,20 +15,22 @@ from deployments import models
 from deployments.access import keys
 from deployments.access.audit import Trail
 from deployments.access.vault import Vault
-from deployments.api import branches, schemas
+from deployments.api import branches, limits, schemas
 from deployments.api.auth import (
     EnvironmentRequest,
     UserRequest,
     any_key,
     may_deploy,
+    may_pull,
     may_read,
     require_active,
     require_scope,
+    too_many,
     user_token,
 )
 from deployments.api.errors import HttpRefusal
 from deployments.api.schemas import refusals
-from deployments.deploys import environment_variables
+from deployments.deploys import environment_variables, pull_log_ins
 from deployments.log import bind
 from deployments.models import SLUG_ALIASES, AccessKey, Environment, EnvironmentType, Promotion
 
@@ -345,6 +347,54 @@ def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
         "name": found.project.name,
         "apiUrl": settings.CONFIGURATION.api_origin,
         "projectId": str(found.project_id),
+    }
+
+
+# ---- The log-in of a cluster outside AWS.
+
+
+@router.post(
+    "/v1/projects/{ref}/{env}/pull-credentials",
+    auth=may_pull,
+    response={200: schemas.PullCredentials | schemas.PullSecret, **refusals(400, 401, 403, 404, 422)},
+    exclude_none=True,
+    summary="A log-in that pulls from the environment's repository, for a cluster outside AWS",
+)
+def pull_credentials(
+    request: EnvironmentRequest,
+    ref: str,
+    env: str,
+    response: HttpResponse,
+    format: Literal["dockerconfigjson"] | None = None,
+) -> dict[str, Any]:
+    """It opens one repository, only to pull, and ends after an hour. With `format=dockerconfigjson`, the answer is a
+    Kubernetes Secret without a name, to be sent as a merge patch. With the key of `preview`, the header
+    `x-trigger-branch` may name a branch. Never a wider log-in: where AWS allows the server none for one repository,
+    and for a registry that is not ECR, the answer is a 422 with the next step. Nodes that have an AWS role which the
+    repository policy lets pull need no log-in."""
+    response["Cache-Control"] = "no-store"
+    caller = request.auth
+    _require_own(caller.key, ref, env)
+    if wait := limits.pull_log_ins.count(caller.key.digest):
+        raise too_many("log-ins with this key", wait)
+    issued, message = pull_log_ins.issue(
+        environment=caller.environment,
+        key=caller.key,
+        configuration=settings.CONFIGURATION,
+        trail=Trail.of(request),
+    )
+    if format is not None:
+        return {
+            "metadata": {"annotations": {"registry-admin/expires-at": issued.expires_at.isoformat()}},
+            "data": {".dockerconfigjson": pull_log_ins.docker_config(issued)},
+        }
+    return {
+        "username": issued.username,
+        "password": issued.password,
+        "expiresAt": issued.expires_at,
+        "repositoryUri": issued.repository_uri,
+        "proxyEndpoint": issued.endpoint,
+        "message": message,
     }
 
 

@@ -376,6 +376,25 @@ class RegistryCredentials(BaseModel):
     message: str | None = Field(None, description="When it ends, and what it does not open, in sentences.")
 
 
+class PullCredentials(BaseModel):
+    username: str
+    password: str
+    expiresAt: datetime = Field(description="When the log-in really ends: AWS ends it with its session.")
+    repositoryUri: str = Field(description="The one repository that it pulls from, with the registry's host.")
+    proxyEndpoint: str | None = Field(None, description="The registry's endpoint, if ECR names it.")
+    message: str = Field(description="When it ends, and which nodes were seen to need none, in sentences.")
+
+
+class PullSecret(BaseModel):
+    """A Secret without a name, as the body of a merge patch."""
+
+    apiVersion: Literal["v1"] = "v1"
+    kind: Literal["Secret"] = "Secret"
+    type: Literal["kubernetes.io/dockerconfigjson"] = "kubernetes.io/dockerconfigjson"
+    metadata: dict[str, dict[str, str]] = Field(description="Annotations: when the log-in ends.")
+    data: dict[str, str] = Field(description="`.dockerconfigjson`, in Base64.")
+
+
 class Branch(BaseModel):
     id: str
     name: str

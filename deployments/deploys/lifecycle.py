@@ -168,7 +168,7 @@ def _allocated(
     for last_try in (False, False, True):
         configuration = configuration_in_force(own)
         config = configuration.registry(type)
-        name = _repository_name(environment, configuration, config)
+        name = repository_name(environment, configuration, config)
         try:
             return configuration, config, name, ensure_repository(environment, configuration, config, name)
         except Refusal as refused:
@@ -177,7 +177,7 @@ def _allocated(
     raise AssertionError("unreachable")
 
 
-def _repository_name(environment: Environment, configuration: Configuration, config: RegistryConfig) -> str:
+def repository_name(environment: Environment, configuration: Configuration, config: RegistryConfig) -> str:
     """The name of the repository for a new deployment of this environment."""
     ref = environment.project.ref
     is_preview = configuration.preview_repositories and environment.type == EnvironmentType.PREVIEW

@@ -33,6 +33,7 @@ PARAMETERS: dict[str, _Values] = {
     "to": lambda side, place: ["2099-01-01T00:00:00Z"],
     "page[size]": lambda side, place: [100],
     "allowRollbacks": lambda side, place: ["true"],
+    "format": lambda side, place: ["dockerconfigjson"],
 }
 BODY: dict[str, Callable[[Side, Place], Any]] = {
     "externalId": lambda side, place: place.external_id,

@@ -31,6 +31,7 @@ KIND = "canary secrets through every flow"
 HANDS_OUT = {
     r"GET /api/v1/projects/[^/]+/\w+": "a key for deploys",
     r"POST /api/v1/deployments/[^/]+/generate-registry-credentials": "a log-in for the registry",
+    r"POST /api/v1/projects/[^/]+/\w+/pull-credentials": "a log-in for the registry",
     r"GET /api/v1/projects/[^/]+/envvars": "the variables, to the build",
     r"POST /api/v1/authorization-code": "the code of a log-in",
     r"POST /api/v1/token": "a personal access token",

@@ -193,8 +193,8 @@ def test_the_session_policy_fits_into_what_sts_takes_whatever_the_name() -> None
 
     assert len(text) <= 2048
     assert [statement["Resource"] for statement in json.loads(text)["Statement"]] == [
-        f"arn:aws-iso-b:ecr:ap-southeast-5:{OWNER}:repository/{'a' * 256}",
         "*",
+        f"arn:aws-iso-b:ecr:ap-southeast-5:{OWNER}:repository/{'a' * 256}",
     ]
 
 

@@ -27,6 +27,8 @@ _SSO = "access/test_single_sign_on.py::"
 _LIVE = "admin/test_live.py::"
 
 _ENDS = "api/test_project_ends.py::"
+_LOG_INS = "deploys/test_push_credentials.py::"
+_PULLS = "api/test_pull_log_ins.py::"
 _MAY_NOT_NAME = "admin/test_project_page.py::test_who_may_not_make_or_rename_a_project_does_neither"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -881,13 +883,49 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/deploys/lifecycle.py",
         (
-            "_repository_name",
+            "_others_in_progress",
+            "begun_by=person, ",
+            "",
+            _LOG_INS + "test_a_log_in_opens_only_what_the_same_person_has_begun",
+        ),
+        (
+            "_others_in_progress",
+            ", deadline__gt=Now()",
+            "",
+            _LOG_INS + "test_a_deployment_whose_deadline_has_passed_is_not_in_progress",
+        ),
+        (
+            "_others_in_progress",
+            ".exclude(status__in=FINAL_STATUSES)",
+            "",
+            _LOG_INS + "test_the_second_log_in_of_a_person_also_opens_the_first_deploy_until_that_has_ended",
+        ),
+        (
+            "_others_in_progress",
+            " or deployment.environment.type == EnvironmentType.PREVIEW",
+            "",
+            _LOG_INS + "test_no_log_in_reaches_across_a_preview_and_another_environment",
+        ),
+        (
+            "_others_in_progress",
+            ".exclude(environment__type=EnvironmentType.PREVIEW)",
+            "",
+            _LOG_INS + "test_no_log_in_reaches_across_a_preview_and_another_environment",
+        ),
+        (
+            "_others_in_progress",
+            " and registry_of(host) == registry",
+            "",
+            _LOG_INS + "test_a_deployment_in_another_registry_is_not_opened",
+        ),
+        (
+            "repository_name",
             "or _is_of_another_project(name, ref, config)",
             "",
             "deploys/test_preview_repositories.py::test_a_project_whose_ref_ends_with_preview_shares_its_repository_with_no_other_project",
         ),
         (
-            "_repository_name",
+            "repository_name",
             "is_preview=is_preview",
             "is_preview=False",
             "deploys/test_preview_repositories.py::test_a_preview_log_in_reaches_neither_productions_cache_nor_its_tags",
@@ -1220,13 +1258,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/api/auth.py",
         (
             "EnvironmentKey.admit",
-            "if self.scope != keys.READ:",
+            "if self.scope not in (keys.READ, keys.PULL):",
             "if False:",
             _ENDS + "test_an_archived_project_refuses_deploys_and_log_ins_with_a_sentence_and_what_is_current_stays",
         ),
         (
             "EnvironmentKey.admit",
-            "if self.scope != keys.READ:",
+            "if self.scope not in (keys.READ, keys.PULL):",
             "if True:",
             _ENDS + "test_an_archived_project_refuses_deploys_and_log_ins_with_a_sentence_and_what_is_current_stays",
         ),
@@ -2058,6 +2096,60 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/deploys/pull_log_ins.py",
+        (
+            "_newest",
+            'newest.filter(promotions__label="current").first() or ',
+            "",
+            _PULLS + "test_it_is_for_the_repository_of_the_current_image_and_not_of_a_newer_deployment",
+        ),
+        (
+            "issue",
+            "with attempt.commit():\n            pass",
+            "attempt.nothing_changed()",
+            _PULLS + "test_it_is_written_in_the_audit_log_and_the_secret_is_nowhere",
+        ),
+    ),
+    *_in(
+        "deployments/api/projects.py",
+        (
+            "pull_credentials",
+            "_require_own(caller.key, ref, env)",
+            "pass",
+            _PULLS + "test_a_key_without_scopes_gets_one_and_a_key_of_another_project_or_environment_does_not",
+        ),
+        (
+            "pull_credentials",
+            "limits.pull_log_ins.count(caller.key.digest)",
+            "0.0",
+            _PULLS + "test_more_than_thirty_log_ins_in_a_minute_are_too_many_for_one_key",
+        ),
+    ),
+    *_in(
+        "deployments/api/auth.py",
+        (
+            "Caller.person",
+            "self.key.user_id if self.key.kind == KeyKind.DEPLOY else None",
+            "None",
+            "api/test_ecr.py::test_two_deploys_of_one_person_are_opened_by_the_newer_log_in_and_those_of_an_environment_key_are_not",
+        ),
+    ),
+    *_in(
+        "deployments/config.py",
+        (
+            "_reaches_below",
+            "literal.startswith(below) or ",
+            "",
+            "test_config.py::test_a_base_repository_is_no_pattern_that_reaches_a_projects_images",
+        ),
+        (
+            "_reaches_below",
+            ' or (star != "" and below.startswith(literal))',
+            "",
+            "test_config.py::test_a_base_repository_is_no_pattern_that_reaches_a_projects_images",
+        ),
+    ),
+    *_in(
         "deployments/deploys/push_credentials.py",
         (
             "",
@@ -2070,6 +2162,44 @@ MUTANTS: tuple[Mutant, ...] = (
             "REMEMBER_SECONDS = 600",
             "REMEMBER_SECONDS = 60",
             "deploys/test_push_credentials.py::test_where_aws_does_not_allow_a_session_the_log_in_is_wider_and_aws_is_not_asked_at_every_deploy",
+        ),
+        (
+            "session_policy",
+            "(PULL, log_in.pull)",
+            "(PUSH_AND_PULL, log_in.pull)",
+            _LOG_INS + "test_a_log_in_pulls_from_the_base_repositories_and_pushes_to_none_of_them",
+            _PULLS + "test_a_pull_log_in_pulls_from_its_one_repository_pushes_to_none_and_ends_with_its_session",
+        ),
+        (
+            "_largest",
+            "<= MAX_POLICY_CHARACTERS",
+            "> 0",
+            _LOG_INS + "test_what_fits_into_the_session_policy_goes_in_and_what_does_not_is_named",
+        ),
+        (
+            "_largest",
+            'error.code != "PackedPolicyTooLarge" or ',
+            "",
+            _LOG_INS
+            + "test_where_aws_does_not_allow_a_session_the_log_in_is_wider_and_aws_is_not_asked_at_every_deploy",
+        ),
+        (
+            "_largest",
+            "most = count - 1",
+            "most = 0",
+            _LOG_INS + "test_where_the_packed_policy_is_too_large_the_log_in_opens_as_many_as_aws_takes",
+        ),
+        (
+            "_of_ecr",
+            "if narrow and isinstance(made, str):",
+            "if False:",
+            _PULLS + "test_where_aws_makes_no_session_for_one_repository_there_is_no_log_in_and_no_wider_one",
+        ),
+        (
+            "issue",
+            "max(seconds, SHORTEST_SESSION_SECONDS)",
+            "seconds",
+            _LOG_INS + "test_a_log_in_ends_when_its_push_could_not_be_finished_any_more",
         ),
         (
             "_session",
