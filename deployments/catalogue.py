@@ -838,6 +838,50 @@ ACCESS: tuple[Entry, ...] = (
         owner=Owner.OPERATOR,
     ),
     Entry(
+        codes=("not_a_management_token",),
+        says="This request needs a management token: a personal access token with the scope admin.",
+        todo="Make one in the console, or with the command “keys create --user NAME --scope admin”.",
+        cause="The management API takes no other key: neither the key of an environment, nor a personal access token "
+        "without scopes.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("right_missing",),
+        says="{owner}, the owner of this management token, lacks the right “{right}”.",
+        todo="An administrator can give {owner} the right in the console.",
+        cause="A management token is worth what its owner may do in the console at the time of the request.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("exists_with_others",),
+        says="{what} exists already, with another value of: {others}.",
+        todo="Choose another name, or ask for the values that it has.",
+        cause="A request to make something that exists is answered with what exists only if both are equal.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("exists_archived",),
+        says="{what} exists already and is archived.",
+        todo='Restore it with a PUT of {{"archived": false}}, or choose another one.',
+        cause="A request to make something does not restore what is archived.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("project_name_not_unique",),
+        says="Several projects are called {name}: {refs}.",
+        todo="Name the project by its ref.",
+        cause="Two projects may have the same name, but never the same ref.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("root_environment",),
+        says="{environment} is a root environment of {project}: it can be neither archived nor deleted.",
+        todo="Archive the project if it should take no deploys.",
+        cause="A project has its root environments from its beginning to its end. Only preview branches are made and "
+        "archived one by one.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
         codes=("too_many_requests",),
         says="Too many {what} from this address.",
         todo="Try again in {seconds} seconds.",

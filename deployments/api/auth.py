@@ -16,7 +16,7 @@ from django.conf import settings
 from django.http import HttpRequest
 from ninja.security import HttpBearer
 
-from deployments.access import keys
+from deployments.access import groups, keys
 from deployments.access.audit import Actor
 from deployments.api import branches, limits
 from deployments.api.errors import HttpRefusal, http_refusal
@@ -99,6 +99,18 @@ class UserToken(_Bearer):
         return key
 
 
+class ManagementToken(_Bearer):
+    openapi_description = (
+        "A management token: a personal access token (`tr_pat_…`) with the scope `admin`. Each request also needs the "
+        "right that the console asks its owner for."
+    )
+
+    def admit(self, request: HttpRequest, key: AccessKey) -> AccessKey:
+        if key.kind != KeyKind.USER or not keys.allows(key, keys.ADMIN):
+            raise http_refusal(403, "not_a_management_token")
+        return key
+
+
 class EnvironmentKey(_Bearer):
     openapi_description = (
         "An environment's key, from `GET /api/v1/projects/{ref}/{env}`. With the key of `preview`, the header "
@@ -128,7 +140,7 @@ class EnvironmentKey(_Bearer):
         return Caller(key=key, environment=branches.find(key.environment, name))
 
 
-user_token, any_key = UserToken(), AnyKey()
+user_token, any_key, management_token = UserToken(), AnyKey(), ManagementToken()
 may_read, may_deploy, may_fetch_credentials = map(EnvironmentKey, (keys.READ, keys.DEPLOY, keys.CREDENTIALS))
 may_pull = EnvironmentKey(keys.PULL, needs_branch=False)
 
@@ -138,6 +150,12 @@ def require_scope(key: AccessKey, scope: str) -> None:
     if not keys.allows(key, scope):
         raise http_refusal(403, "scope_missing", scopes=", ".join(key.scopes), scope=scope)
     _require_owner(key, scope)
+
+
+def require_right(key: AccessKey, right: str) -> None:
+    """Raise HttpRefusal (403) if the owner of a management token does not have this right now: `keys.owner_has`."""
+    if not keys.owner_has(key, right):
+        raise http_refusal(403, "right_missing", owner=key.user, right=groups.name_of(right))
 
 
 def require_active(project: Project) -> None:

@@ -130,7 +130,7 @@ def projects(request: UserRequest) -> list[dict[str, Any]]:
     summary="One project",
 )
 def project(request: UserRequest, ref: str) -> dict[str, Any]:
-    return _project(_find_project(ref), _organization())
+    return _project(find_project(ref), _organization())
 
 
 @router.get(
@@ -165,7 +165,8 @@ def _slug(project: models.Project) -> str:
     return slugify(project.name) or project.ref
 
 
-def _find_project(ref: str) -> models.Project:
+def find_project(ref: str) -> models.Project:
+    """The project with this ref. Raises HttpRefusal (404)."""
     found = models.Project.objects.filter(ref=ref).first()
     if found is None:
         raise HttpRefusal(404, PROJECT_NOT_FOUND)
@@ -247,11 +248,8 @@ def upsert_branch(request: UserRequest, ref: str, body: schemas.NewBranch) -> di
     git = body.git.model_dump(exclude_none=True) if body.git else {}
     preview = _preview(request.auth, ref)
     require_active(preview.project)
-    with Trail.of(request).change("add.environment", after={"archived": False}) as line:
-        line.target, is_new = branches.upsert(preview, body.branch, git)
-        if not is_new:
-            line.nothing_changed()
-    return {"id": str(line.target.pk)}
+    branch, _ = branches.add(preview, body.branch, git, Trail.of(request))
+    return {"id": str(branch.pk)}
 
 
 @router.get(
@@ -285,9 +283,7 @@ def list_branches(request: UserRequest, ref: str) -> dict[str, Any]:
 def archive_branch(request: UserRequest, ref: str, body: schemas.ArchivedBranch) -> dict[str, Any]:
     require_scope(request.auth, keys.DEPLOY)
     preview = _preview(request.auth, ref)
-    before, after = {"archived": False}, {"archived": True}
-    with Trail.of(request).change("archive.environment", before=before, after=after) as line:
-        archived = line.target = branches.archive(preview, body.branch)
+    archived = branches.archive(preview, body.branch, Trail.of(request))
     return {"branch": {"id": str(archived.pk)}}
 
 
@@ -295,7 +291,7 @@ def _preview(key: AccessKey, ref: str) -> Environment:
     if key.environment is not None:
         _require_own(key, ref, "preview")
         return key.environment
-    project = _find_project(ref)
+    project = find_project(ref)
     found = project.environments.filter(slug="preview", parent=None).first()
     if found is None:
         raise HttpRefusal(400, "Preview is not enabled: the project has no preview environment.")
@@ -331,7 +327,7 @@ def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
         found, text = key.environment, request.headers["Authorization"].partition(" ")[2].strip()
     else:
         slug = SLUG_ALIASES.get(env, env)
-        project = _find_project(ref)
+        project = find_project(ref)
         root = project.environments.select_related("project").filter(slug=slug, parent=None).first()
         if root is None:
             raise HttpRefusal(404, "Environment not found")

@@ -29,6 +29,7 @@ _LIVE = "admin/test_live.py::"
 _ENDS = "api/test_project_ends.py::"
 _LOG_INS = "deploys/test_push_credentials.py::"
 _PULLS = "api/test_pull_log_ins.py::"
+_MANAGES = "api/test_management.py::"
 _MAY_NOT_NAME = "admin/test_project_page.py::test_who_may_not_make_or_rename_a_project_does_neither"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -1226,11 +1227,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/admin/projects.py",
         ("ProjectAdmin.add_view", 'require(request, "add_project")', "pass", _MAY_NOT_NAME),
         ("ProjectAdmin.name_view", 'require(request, "change_project")', "pass", _MAY_NOT_NAME),
+    ),
+    *_in(
+        "deployments/deploys/projects.py",
         (
-            "ProjectAdmin.name_view",
+            "rename",
             'if before["name"] == name:',
             "if True:",
             "admin/test_project_page.py::test_the_name_is_changed_on_its_own_page_and_the_audit_log_has_both_names",
+            _MANAGES + "test_a_put_makes_renames_archives_and_restores_and_says_nothing_twice",
         ),
     ),
     *_in(
@@ -5230,6 +5235,92 @@ MUTANTS: tuple[Mutant, ...] = (
             "if len(data) > MAX_BYTES:",
             "if False:",
             "reconcile/test_why.py::test_the_exit_status_tells_a_layer_from_not_known_from_wrong_usage",
+        ),
+    ),
+    *_in(
+        "deployments/access/keys.py",
+        (
+            "allows",
+            "return scope != ADMIN",
+            "return True",
+            _MANAGES + "test_a_key_without_the_scope_admin_manages_nothing",
+        ),
+        (
+            "owner_has",
+            "user.is_staff and ",
+            "",
+            _MANAGES + "test_a_right_that_is_lost_counts_from_the_next_request_on",
+        ),
+        (
+            "revoke",
+            " and allows(key, DEPLOY)",
+            "",
+            _MANAGES + "test_revoking_a_management_token_leaves_the_deploys_of_its_owner",
+        ),
+        (
+            "ensure_environment_key",
+            "live(), environment=environment",
+            "environment=environment",
+            _MANAGES + "test_a_key_is_rotated_and_revoked",
+        ),
+    ),
+    *_in(
+        "deployments/access/keys.py",
+        (
+            "ensure_environment_key",
+            "Environment.objects.select_for_update(no_key=True).get(pk=environment.pk)",
+            "pass",
+            _MANAGES + "test_of_sixteen_requests_at_once_one_makes_it",
+        ),
+        postgresql=True,
+    ),
+    *_in(
+        "deployments/deploys/projects.py",
+        (
+            "ensure",
+            'if connection.vendor == "postgresql":',
+            "if False:",
+            _MANAGES + "test_of_sixteen_requests_at_once_one_makes_it",
+        ),
+        postgresql=True,
+    ),
+    *_in(
+        "deployments/deploys/projects.py",
+        (
+            "ensure",
+            "if project.archived_at is not None:",
+            "if False:",
+            _MANAGES + "test_a_project_that_exists_with_other_values_is_a_409_and_stays",
+        ),
+    ),
+    *_in(
+        "deployments/api/auth.py",
+        (
+            "ManagementToken.admit",
+            "key.kind != KeyKind.USER or not keys.allows(key, keys.ADMIN)",
+            "key.kind != KeyKind.USER",
+            _MANAGES + "test_a_key_without_the_scope_admin_manages_nothing",
+        ),
+    ),
+    *_in(
+        "deployments/api/management.py",
+        (
+            "set_project",
+            "            require_right(request.auth, right)",
+            "            pass",
+            _MANAGES + "test_a_request_needs_the_right_that_the_console_asks_for",
+        ),
+        (
+            "_keys",
+            ", kind=KeyKind.ENVIRONMENT",
+            "",
+            _MANAGES + "test_only_environment_keys_of_the_named_project_are_found",
+        ),
+        (
+            "make_key",
+            "    require_active(project)\n",
+            "",
+            _MANAGES + "test_an_archived_project_gets_no_keys_and_no_branches",
         ),
     ),
     *_in(
