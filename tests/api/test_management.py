@@ -367,6 +367,7 @@ def test_a_right_that_is_lost_counts_from_the_next_request_on(client: Client, pr
     assert manager("GET", f"/{project.ref}").body["name"] == "Shop"
     User.objects.filter(pk=owner.pk).update(is_staff=False)
     assert manager("GET", f"/{project.ref}").status == 403
+    assert not keys.owner_has(AccessKey.objects.get(user=owner), "view_project")
     User.objects.filter(pk=owner.pk).update(is_staff=True, is_active=False)
     assert manager("GET", f"/{project.ref}").status == 401
 
