@@ -304,6 +304,17 @@ def test_an_image_that_cannot_be_proved_is_not_deployed_and_the_cli_says_why(tar
     assert "AccessDeniedException: not for you" in row.error["message"]
 
 
+def test_a_3_3_cli_whose_image_was_not_pushed_ends_with_the_reason(target: Target) -> None:
+    """It would never end after a finalize that is refused. Without --push it pushes nothing."""
+    done = trigger(target, "deploy", "--self-hosted", version=OLD)
+
+    assert done.status == 1, done.output
+    assert "is not in the registry" in done.output
+    row = only(target.rows())
+    assert (row.type, row.status, row.tasks, row.is_current) == ("", "FAILED", ("hello",), False)
+    assert "is not in the registry" in row.error["message"]
+
+
 def test_why_no_registry_credentials_were_issued_is_on_the_row_because_the_cli_hides_it(target: Target) -> None:
     target.installation.sandbox.fault(
         "error", "ecr:GetAuthorizationToken", code="AccessDeniedException", message="not for you"

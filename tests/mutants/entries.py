@@ -29,6 +29,7 @@ _LIVE = "admin/test_live.py::"
 _ENDS = "api/test_project_ends.py::"
 _LOG_INS = "deploys/test_push_credentials.py::"
 _PULLS = "api/test_pull_log_ins.py::"
+_OLD_CLI = "api/test_old_cli.py::"
 _MANAGES = "api/test_management.py::"
 _MAY_NOT_NAME = "admin/test_project_page.py::test_who_may_not_make_or_rename_a_project_does_neither"
 
@@ -5321,6 +5322,60 @@ MUTANTS: tuple[Mutant, ...] = (
             "    require_active(project)\n",
             "",
             _MANAGES + "test_an_archived_project_gets_no_keys_and_no_branches",
+        ),
+    ),
+    *_in(
+        "deployments/deploys/promotions.py",
+        (
+            "stops_v3",
+            "if deployment.type or deployment.status != DEPLOYING:",
+            "if deployment.status != DEPLOYING:",
+            _OLD_CLI + "test_a_key_that_only_reads_and_a_newer_cli_get_the_state_and_nobody_asks_aws",
+        ),
+        (
+            "stops_v3",
+            "timezone.now() - refused_at < V3_PAUSE",
+            "False",
+            _OLD_CLI + "test_an_image_that_was_not_pushed_stops_the_cli_before_finalize_with_the_reason",
+        ),
+        (
+            "stops_v3",
+            "timezone.now() - refused_at < V3_PAUSE",
+            "True",
+            _OLD_CLI + "test_another_reader_of_the_state_before_the_push_does_not_let_the_cli_through",
+        ),
+        (
+            "fail_v3",
+            "if not deployment.type:",
+            "if False:",
+            _OLD_CLI + "test_a_finalize_that_is_refused_fails_the_deployment_and_the_next_one_ends_the_posts",
+        ),
+        (
+            "fail_v3",
+            "if not deployment.type:",
+            "if True:",
+            _OLD_CLI + "test_a_newer_cli_reports_a_refused_finalize_itself",
+        ),
+    ),
+    *_in(
+        "deployments/api/deployments.py",
+        (
+            "show",
+            "None if _has_ended_v3(deployment) else ",
+            "",
+            _OLD_CLI + "test_a_deployment_that_ended_meanwhile_has_no_worker_so_that_the_cli_ends",
+        ),
+        (
+            "show",
+            "if keys.allows(request.auth.key, keys.DEPLOY):",
+            "if True:",
+            _OLD_CLI + "test_a_key_that_only_reads_and_a_newer_cli_get_the_state_and_nobody_asks_aws",
+        ),
+        (
+            "_has_ended_v3",
+            "not deployment.type and ",
+            "",
+            _OLD_CLI + "test_a_newer_cli_reports_a_refused_finalize_itself",
         ),
     ),
     *_in(
