@@ -529,7 +529,7 @@ REPOSITORIES: tuple[Entry, ...] = (
         says="This process cannot use the configuration that counts. {reason}",
         todo="Try again to reach another process.",
         cause="All processes use one configuration, and this process's own version or settings do not allow that. The "
-        "set-up page and the doctor name the process.",
+        "Health page and the doctor name the process.",
         owner=Owner.OPERATOR,
         retryable=Retry.DEPENDS,
     ),

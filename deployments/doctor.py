@@ -1,6 +1,6 @@
 """The health report of this installation: one line per check, with the result and the next step.
 
-`manage.py doctor` prints the lines; the console's set-up page shows them. The checks change nothing: they read the
+`manage.py doctor` prints the lines; the console's Health page shows them. The checks change nothing: they read the
 settings, the database, the heartbeats, and (unless offline) AWS, the mail server and the OpenID provider. Permissions
 to write are tried with a random repository that AWS has just not found. A permission that cannot be tried so is
 reported as “not tried”. No line contains a secret.

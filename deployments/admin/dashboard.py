@@ -16,7 +16,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
 
-from deployments import worker
+from deployments import tasks, worker
 from deployments.admin import commits
 from deployments.admin.attention import ALARMING, attention, list_address
 from deployments.admin.chart import per_day
@@ -27,9 +27,11 @@ from deployments.deploys.projects import ROOT_SLUGS
 from deployments.deploys.promotions import rolled_back
 from deployments.models import (
     FINAL_STATUSES,
+    ChannelKind,
     Deployment,
     DeploymentStatus,
     Environment,
+    NotificationChannel,
     Process,
     ProcessRole,
     Project,
@@ -61,7 +63,8 @@ class Shell:
 
     counters: dict[str, Counter]  # by the model's name; without the counters that are 0
     busy: bool  # a sweep or a deployment is under way
-    no_worker: bool  # and no worker runs, so it waits
+    worker_runs: bool
+    no_worker: bool  # no worker runs, and something waits for one
 
 
 def shell(request: HttpRequest) -> Shell:
@@ -78,6 +81,7 @@ def _shell() -> Shell:
         "Repository": Repository.objects.filter(ALARMING),
         "Sweep": Sweep.objects.filter(status=SweepStatus.RUNNING),
         "Worker": processes.alive(ProcessRole.WORKER),
+        **_health_rows(),
     }
     counts = [
         each.order_by()
@@ -93,11 +97,42 @@ def _shell() -> Shell:
         "Repository": Counter(number=numbers["Repository"], words="need attention", tone="bad"),
         "Sweep": Counter(number=numbers["Sweep"], words="running", tone="run"),
     }
+    if problems := _problems(numbers):
+        words = f"problem{'s need' if problems > 1 else ' needs'} attention"
+        found["Setup"] = Counter(number=problems, words=words, tone="bad")
     busy = bool(numbers["Deployment"] or numbers["Sweep"])
     return Shell(
         counters={name: counter for name, counter in found.items() if counter.number},
         busy=busy,
+        worker_runs=bool(numbers["Worker"]),
         no_worker=busy and not numbers["Worker"],
+    )
+
+
+def _health_rows() -> dict[str, QuerySet[Any]]:
+    """The rows that `_problems` needs the numbers of."""
+    return {
+        "events": processes.alive(ProcessRole.EVENTS),
+        "lost events": processes.silent_processes(ProcessRole.EVENTS),
+        "clocks": processes.with_wrong_clock(),
+        "mail": NotificationChannel.objects.filter(kind=ChannelKind.MAIL, enabled=True),
+        "schedules": tasks.overdue(worker.OVERDUE_SECONDS),
+    }
+
+
+def _problems(numbers: Mapping[str, int]) -> int:
+    """How many problems the Health page lists at least: those that rows and settings show, without a query of its own.
+
+    Not counted are what only the doctor's own checks find: of the database, of secrets, of single sign-on, of other
+    configurations, and of AWS.
+    """
+    mail_is_missing = not settings.MAIL_IS_CONFIGURED and not settings.CONFIGURATION.problem_of("EMAIL_URL")
+    return (
+        (not numbers["Worker"])
+        + bool(numbers["lost events"] and not numbers["events"])
+        + numbers["clocks"]
+        + bool(numbers["mail"] and mail_is_missing)
+        + bool(numbers["schedules"])
     )
 
 
@@ -231,7 +266,7 @@ def _alarms() -> list[Alarm]:
     pause = writes_pause.current()
     if pause is not None:
         words = f"{pause.paused_by} paused them: {pause.reason}"
-        then = "Allow them again on the set-up page, or with manage.py writes resume."
+        then = "Allow them again on the Health page, or with manage.py writes resume."
         found.insert(0, Alarm(title="Writes to AWS are paused", words=words, then=then, tone="warn"))
     return found
 

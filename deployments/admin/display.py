@@ -16,6 +16,7 @@ from django import template
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from django.utils.timesince import timesince
 
 from deployments.access import audit
@@ -70,6 +71,16 @@ TONES: Mapping[str, str] = {
     ImageStatus.NOT_PULLABLE: "bad",
     ImageStatus.UNKNOWN: "warn",
 }
+
+
+#: Model → the name of its list, where that is not the plural of the model's name.
+PLURALS = {"AuditEntry": "Audit log", "NotificationDelivery": "Deliveries"}
+
+
+@register.filter
+def plural(opts: Any) -> str:
+    """The name of a model's list. `opts`: the model's `_meta`."""
+    return PLURALS.get(opts.object_name) or str(capfirst(opts.verbose_name_plural))
 
 
 def mark(tone: str, word: str) -> SafeString:

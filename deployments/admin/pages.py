@@ -19,11 +19,11 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllow
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.utils.http import url_has_allowed_host_and_scheme
-from django.utils.text import capfirst
 
 from deployments.access import audit
 from deployments.access.audit import Trail
 from deployments.admin import live
+from deployments.admin.display import plural
 from deployments.config import Configuration
 from deployments.models import AuditEntry, ProcessRole, Sweep
 from deployments.reconcile import generation, processes
@@ -107,7 +107,7 @@ class Nouns(ChangeList):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.title = str(capfirst(self.opts.verbose_name_plural))
+        self.title = plural(self.opts)
 
 
 class Console(_Admin):

@@ -519,19 +519,19 @@ def test_the_page_needs_only_the_right_to_look(installation: Installation, perso
     assert person("view_group").post(WHAT_IF, {"text": "{}"}).status_code == 302
 
 
-def test_the_preview_is_reached_from_the_repositories_and_from_the_set_up_page(
+def test_the_preview_is_reached_from_the_repositories_and_from_the_health_page(
     installation: Installation, operator: Client
 ) -> None:
     for address in (REPOSITORIES, "/admin/setup/"):
         assert f'href="{WHAT_IF}"' in operator.get(address).content.decode(), address
 
 
-def test_the_emergency_stop_is_a_page_below_the_set_up_page(installation: Installation, operator: Client) -> None:
+def test_the_emergency_stop_is_a_page_below_the_health_page(installation: Installation, operator: Client) -> None:
     page = " ".join(operator.get("/admin/setup/writes/").content.decode().split())
     above = " ".join(operator.get("/admin/setup/").content.decode().split())
 
     path = page.split('<nav class="path"')[1].split("</nav>")[0]
-    assert '<a href="/admin/setup/">Set-up</a>' in path
+    assert '<a href="/admin/setup/">Health</a>' in path
     assert 'href="/admin/setup/" aria-current="true"' in page
     assert 'href="/admin/setup/" aria-current="page"' in above
 

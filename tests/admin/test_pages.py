@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from django.contrib import admin
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
-from deployments.models import Repository
+from deployments import tasks
+from deployments.models import NotificationChannel, Process, Repository
 from tests.admin.installation import Installation, address
 from tests.admin.markup import Page, read
 
@@ -169,6 +173,73 @@ def test_a_stranger_is_asked_to_log_in_and_sees_nothing_of_the_registry(installa
     assert read(login).inline == []
     assert installation.projects[0].name not in login
     assert "dkr.ecr" not in login
+
+
+def a_process(role: str, **values: Any) -> Process:
+    return Process.objects.create(role=role, host="here", pid=7, **values)
+
+
+def an_overdue_schedule() -> None:
+    tasks.ensure_schedules()
+    tasks.overdue(-9e9).update(next_run=timezone.now() - LONG_AGO)
+
+
+LONG_AGO = timedelta(minutes=5)
+CLOCK = "This host's clock is +70.0 seconds from the database's: set it (NTP)."
+PROBLEMS: dict[str, tuple[int, Callable[[], object]]] = {
+    "a worker runs": (0, lambda: a_process("worker")),
+    "no worker": (1, lambda: None),
+    "a worker that sends no heartbeat": (1, lambda: a_process("worker", beat_at=timezone.now() - LONG_AGO)),
+    "a consumer of change events was killed": (
+        1,
+        lambda: (a_process("worker"), a_process("events", beat_at=timezone.now() - LONG_AGO)),
+    ),
+    "a clock is wrong": (1, lambda: a_process("worker", clock_offset=70, trouble=CLOCK)),
+    "a channel for mails, and no mail server": (
+        1,
+        lambda: (a_process("worker"), NotificationChannel.objects.create(name="m", kind="mail", address="a@b.example")),
+    ),
+    "a schedule is overdue": (
+        1,
+        lambda: (a_process("worker"), an_overdue_schedule()),  # type: ignore[func-returns-value]
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PROBLEMS)
+def test_every_page_counts_the_problems_that_the_health_page_lists_and_says_that_no_worker_runs(
+    what: str, installation: Installation, operator: Client, settings: Any
+) -> None:
+    settings.MAIL_IS_CONFIGURED = False
+    Process.objects.all().delete()
+    number, happens = PROBLEMS[what]
+    happens()
+
+    page = operator.get("/admin/deployments/project/").content.decode()
+    entry = page.split('<nav id="sections"')[1].split('href="/admin/setup/"')[1].split("</a>")[0]
+    health = operator.get("/admin/setup/").context["report"]
+
+    assert health.summary["fail"] == number
+    words = f'{number}<span class="visually-hidden"> problem{" needs" if number == 1 else "s need"} attention'
+    assert (words in entry) == bool(number)
+    assert ("No worker is running" in entry) == ("worker" in what and what != "a worker runs")
+
+
+def test_the_navigation_has_the_names_of_the_lists_and_deliveries_are_reached_from_the_channels(
+    installation: Installation, operator: Client, person: Callable[..., Client]
+) -> None:
+    page = read(operator.get("/admin/deployments/notificationchannel/").content.decode())
+    sections = operator.get("/admin/").context["available_apps"]
+
+    names = [model["name"] for model in sections[-1]["models"]]
+    assert names == ["Audit log", "Notification channels", "Health"]
+    deliveries = "/admin/deployments/notificationdelivery/"
+    assert deliveries in page.links
+    listed = operator.get(deliveries).content.decode()
+    assert "<h1>Deliveries</h1>" in listed
+    assert 'href="/admin/deployments/notificationchannel/" aria-current="true"' in " ".join(listed.split())
+    only = person("view_notificationdelivery").get("/admin/").context["available_apps"]
+    assert [model["name"] for each in only for model in each["models"]] == ["Deliveries"]
 
 
 def test_the_navigation_counts_what_is_under_way_and_what_needs_attention(

@@ -97,6 +97,13 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/admin/dashboard.py",
         (
+            "_problems",
+            '(not numbers["Worker"])',
+            "0",
+            "admin/test_pages.py::"
+            "test_every_page_counts_the_problems_that_the_health_page_lists_and_says_that_no_worker_runs",
+        ),
+        (
             "_shell",
             "busy and not numbers",
             "not numbers",
