@@ -47,6 +47,7 @@ def listed() -> QuerySet[Deployment]:
     )
 
 
+LOG_LINES_SHOWN = 12  # of the output of a failed build; the rest is folded
 _WENT_WRONG = (DeploymentStatus.FAILED, DeploymentStatus.TIMED_OUT)
 
 
@@ -181,6 +182,8 @@ class DeploymentAdmin(Promotions, Exports):
             "commit_sha": str(row.git.get("commitSha") or ""),
             "commit_links": commits.links(row.git, triggered_via=row.triggered_via),
             "worker": getattr(row, "worker", None),
+            "log_end": log_end(row),
+            "without_of_receipt": "at pullers unproved" + (" digest" if _same_digest(row) else ""),
             "last_good": good if row.status in _WENT_WRONG else None,
             "alarm": _credentials_alarm(row),
             "log_in_ends": datetime.fromisoformat(row.log_in.expires_at) if row.log_in else None,
@@ -189,6 +192,17 @@ class DeploymentAdmin(Promotions, Exports):
             "audit": audit_of(request, row),
             **offers(request, row, good),
         }
+
+
+def log_end(row: Deployment) -> str:
+    """The last lines of the output of a failed build, if the CLI sent the output."""
+    output = str((row.error or {}).get("stderr") or "").rstrip()
+    return "\n".join(output.splitlines()[-LOG_LINES_SHOWN:])
+
+
+def _same_digest(row: Deployment) -> bool:
+    """Whether the digest that was verified is the one of the image, which the page shows anyway."""
+    return row.receipt is not None and row.receipt.digest == row.image_digest
 
 
 def _credentials_alarm(row: Deployment) -> Alarm | None:

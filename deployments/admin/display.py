@@ -21,6 +21,7 @@ from django.utils.timesince import timesince
 
 from deployments.access import audit
 from deployments.admin import commits
+from deployments.admin.sidebyside import DiffLine
 from deployments.models import (
     AccessKey,
     AuditEntry,
@@ -277,9 +278,21 @@ def members(value: Any, without: str = "") -> list[tuple[str, Member]]:
 
 
 @register.filter
+def names(lines: list[DiffLine]) -> bool:
+    """Whether two texts side by side differ in the name of a statement."""
+    return any(line.is_name for line in lines)
+
+
+@register.filter
 def code(text: str) -> str:
     """A text that people copy. Without a script, a click selects all of it."""
     return format_html('<code class="copy">{}</code>', text) if text else "–"
+
+
+@register.filter
+def short_code(text: str) -> str:
+    """As `code`, on one line: the end of a long text is hidden, and copied with the rest."""
+    return format_html('<code class="copy short" title="{0}">{0}</code>', text) if text else "–"
 
 
 @register.filter

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_the_page_of_a_repository_offers_a_lifecycle_policy_that_keeps_its_image
     assert "The next reconcile corrects it." not in shown
 
 
-@pytest.mark.parametrize(("retryable", "words"), [(True, "The next reconcile corrects it."), (False, "Not corrected")])
+@pytest.mark.parametrize(("retryable", "words"), [(True, "the next attempt tries again"), (False, "Not corrected: ")])
 def test_a_page_does_not_promise_a_correction_after_an_error_that_needs_a_person(
     retryable: bool, words: str, installation: Installation, operator: Client
 ) -> None:
@@ -230,6 +231,43 @@ def test_a_commit_is_linked_and_compared_with_the_current_one(installation: Inst
     assert f'href="{remote}/pull/12"' in page
     assert f'href="{remote}/commit/{old}/checks"' in page
     assert f'href="{remote}/commit/{new}"' in operator.get(DEPLOYMENTS).content.decode()
+
+
+def test_the_digest_of_a_deployment_stands_once_on_its_page(installation: Installation, operator: Client) -> None:
+    row = Deployment.objects.filter(status="DEPLOYED")[0]
+    assert row.receipt is not None
+    page = operator.get(f"{DEPLOYMENTS}{row.pk}/change/").content.decode()
+    assert page.count(f">{row.image_digest}<") == 1
+    assert "<dt>Digest</dt>" not in page.split('id="receipt-title"')[1]
+
+    other = f"sha256:{'0' * 64}"
+    row.receipt = replace(row.receipt, digest=other)
+    row.save()
+
+    page = operator.get(f"{DEPLOYMENTS}{row.pk}/change/").content.decode()
+    assert other in page.split('id="receipt-title"')[1]
+
+
+def test_a_failed_build_shows_the_end_of_its_output_and_no_empty_card_of_tasks(
+    installation: Installation, operator: Client
+) -> None:
+    row = Deployment.objects.filter(status="FAILED")[0]
+    sha, remote = "a" * 40, "https://github.com/example/jobs"
+    row.git, row.triggered_via = {"commitSha": sha, "remoteUrl": f"{remote}.git"}, "cli:github_actions"
+    row.error = {"name": "BuildFailed", "message": "It failed.", "stderr": "\n".join(f"line {n};" for n in range(40))}
+    row.save()
+    page = operator.get(f"{DEPLOYMENTS}{row.pk}/change/").content.decode()
+    alarm = page.split('id="error-title"')[1].split("</section>")[0]
+    shown = alarm.split("<details>")[0]
+
+    assert "line 39;" in shown
+    assert "line 28;" in shown
+    assert "line 27;" not in shown
+    assert "line 0;" in alarm
+    assert f'href="{remote}/commit/{sha}/checks"' in alarm
+    assert 'id="tasks-title"' not in page
+    running = Deployment.objects.filter(status="BUILDING")[0]
+    assert 'id="tasks-title"' in operator.get(f"{DEPLOYMENTS}{running.pk}/change/").content.decode()
 
 
 def test_the_chart_stacks_a_day_and_says_it_in_words() -> None:

@@ -113,6 +113,12 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/reconcile/sweep_record.py",
         (
+            "progress",
+            'sums["drifted"] -= gone',
+            "pass",
+            "admin/test_repository_page.py::test_reconcile_of_a_repository_that_was_deleted_says_that_and_keeps_its_history",
+        ),
+        (
             "left",
             " and not chunk.is_free",
             "",
@@ -5078,6 +5084,39 @@ MUTANTS: tuple[Mutant, ...] = (
             "[:MAX_BYTES]",
             "",
             "test_pull_failures.py::test_an_excerpt_is_never_longer_than_what_may_be_pasted",
+        ),
+    ),
+    *_in(
+        "deployments/admin/differences.py",
+        (
+            "_what_happens",
+            "    if paused:",
+            "    if False:",
+            "admin/test_repository_page.py::test_no_two_cards_contradict_each_other_in_any_state",
+        ),
+        (
+            "_what_happens",
+            "if row.last_error and row.last_error_heals:",
+            "if row.last_error:",
+            "admin/test_repository_page.py::test_no_two_cards_contradict_each_other_in_any_state",
+        ),
+        (
+            "card",
+            "if row.status == RepositoryStatus.IN_SYNC else",
+            "if True else",
+            "admin/test_repository_page.py::test_what_is_only_reported_has_a_card_of_its_own",
+        ),
+        (
+            "of_the_policy",
+            "if row.status == RepositoryStatus.MISSING:",
+            "if False:",
+            "admin/test_repository_page.py::test_no_two_cards_contradict_each_other_in_any_state",
+        ),
+        (
+            "of_the_policy",
+            "    if not found:",
+            "    if True:",
+            "admin/test_repository_page.py::test_a_policy_that_differs_only_from_the_settings_of_now_is_not_called_the_same",
         ),
     ),
     *_in(
