@@ -1154,6 +1154,16 @@ CREDENTIALS: tuple[Entry, ...] = (
         owner=Owner.DEPLOYER,
     ),
     Entry(
+        codes=("build_failed_at_its_end",),
+        says="The tasks had been indexed, so the build failed at its end, where the image is pushed. The CLI's output "
+        "has the registry's reason.",
+        todo="If that is a 401 or 403, and another deploy ran on this machine at the same time, give each deploy its "
+        "own DOCKER_CONFIG (docs/builds.md), and deploy again.",
+        cause="The CLI sends no reason with a failed build, but the indexer's report comes from the last steps of a "
+        "build. The usual reasons are a log-in that another deploy replaced, and one that had ended.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
         codes=("build_base_refused",),
         says="The log-in of this build does not open the repository {name}.",
         todo="If the build pulls a base image from it, add it to DEPLOY_REGISTRY_ECR_BASE_REPOSITORIES "

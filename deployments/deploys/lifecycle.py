@@ -419,13 +419,14 @@ def _link_worker(
 def fail(*, environment: Environment, deployment_id: str, error: dict[str, Any]) -> None:
     """End a deployment as FAILED with the caller's error. Does nothing for an unknown or ended deployment.
 
-    If the registry refused the build's log-in, the message also says what to do.
+    If the registry refused the build, or may have, the message also says what to do.
     """
     related = Deployment.objects.select_related("project", "environment")
     deployment = related.filter(environment=environment, id=deployment_id).first()
     if deployment is not None:
-        if advice := push_credentials.advice(error, image_ref=deployment.image_ref):
-            error = {**error, "message": f"{error.get('message', '')} {advice}".strip()}
+        is_indexed = deployment.status == DEPLOYING
+        if advice := push_credentials.advice(error, image_ref=deployment.image_ref, is_indexed=is_indexed):
+            error = {**error, "message": f"{str(error.get('message', '')).rstrip(' .')}. {advice}"}
         _end(deployment, FAILED, error=error)
 
 
@@ -551,7 +552,7 @@ def _others_in_progress(deployment: Deployment, config: RegistryConfig, person: 
     registry = registry_of(config.host)
     if person is None or registry is None or deployment.environment.type == EnvironmentType.PREVIEW:
         return []
-    running = Deployment.objects.filter(begun_by=person, deadline__gt=Now()).exclude(status__in=FINAL_STATUSES)
+    running = Deployment.objects.filter(begun_by=person, deadline__gt=Now())  # what has ended has no deadline
     others = running.exclude(environment__type=EnvironmentType.PREVIEW).order_by("-created_at")
     uris = [ref.rpartition(":")[0] for ref in (deployment.image_ref, *others.values_list("image_ref", flat=True))]
     hosts_and_names = [uri.partition("/")[::2] for uri in uris]

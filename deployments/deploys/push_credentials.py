@@ -92,11 +92,20 @@ def incomplete(log_in: LogIn | None) -> str:
     return catalogue.sentence("log_in_incomplete", names=", ".join(log_in.left_out))
 
 
-def advice(error: Mapping[str, Any], *, image_ref: str) -> str:
-    """What to do about a build whose log-in the registry refused, in one sentence; empty for any other error.
+def advice(error: Mapping[str, Any], *, image_ref: str, is_indexed: bool) -> str:
+    """What to do about a build that the registry refused, in sentences; empty for any other error.
 
-    `error`: the error that the CLI has sent. The registry's words are in its message or at the end of its log.
+    `error`: the error that the CLI has sent. If it has the registry's words, they decide. The CLI (read: 3.3 to 4.8)
+    sends only that the build failed; then it is of use whether the tasks had been indexed, because the push comes next.
     """
+    refused = _refused(error, image_ref=image_ref)
+    if not refused and is_indexed and error.get("name") == "BuildError" and not error.get("stderr"):
+        return catalogue.sentence("build_failed_at_its_end")
+    return refused
+
+
+def _refused(error: Mapping[str, Any], *, image_ref: str) -> str:
+    """What the registry's words in an error say; empty if it has none."""
     text = excerpt("\n".join(str(error.get(name) or "") for name in ("message", "stderr")))
     host, _, name = image_ref.rpartition(":")[0].partition("/")
     failure = read(text, partitions())

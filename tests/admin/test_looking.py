@@ -22,7 +22,7 @@ from deployments import config
 from deployments.admin import chart
 from deployments.deploys.projects import create_project
 from deployments.models import Deployment, Project, Promotion, RegistryPolicyReading, Repository
-from deployments.row_values import ConsumerPull, Difference, Part, PreviewResult, ProvedPull, Receipt
+from deployments.row_values import ConsumerPull, Difference, LogIn, Part, PreviewResult, ProvedPull, Receipt
 from tests.admin.installation import CLUSTER, DESIRED, HOST, SECOND, STAGING, Installation, policy
 
 DEPLOYMENTS, REPOSITORIES = "/admin/deployments/deployment/", "/admin/deployments/repository/"
@@ -627,3 +627,33 @@ def test_a_receipt_shows_for_each_account_what_was_seen(installation: Installati
     assert f'warn">It depends</span> account {STAGING}' in page
     assert "A condition. This rests on one policy." in page
     assert f'warn">Not seen</span> account {SECOND}' in page
+
+
+def test_the_page_of_a_deployment_says_which_repositories_its_log_in_opens_and_until_when(
+    installation: Installation, operator: Client
+) -> None:
+    row = Deployment.objects.exclude(log_in=None).first()
+    assert row is not None
+    assert row.log_in is not None
+
+    page = operator.get(f"{DEPLOYMENTS}{row.pk}/change/").content.decode()
+
+    assert "Its log-in opens" in page
+    assert f"{row.log_in.push[0]}</code> to push and pull" in page
+    assert "platform/*</code> to pull" in page
+    assert f'datetime="{row.log_in.expires_at}"' in page
+    assert "do not open every repository" not in page
+
+
+def test_what_did_not_fit_into_a_log_in_is_named_on_the_page_of_its_deployment(
+    installation: Installation, operator: Client
+) -> None:
+    row = Deployment.objects.exclude(log_in=None).first()
+    assert row is not None
+    left_out = LogIn(push=("trigger/a",), left_out=("platform/zero",), expires_at=timezone.now().isoformat())
+    Deployment.objects.filter(pk=row.pk).update(log_in=left_out)
+
+    page = operator.get(f"{DEPLOYMENTS}{row.pk}/change/").content.decode()
+
+    assert "The registry credentials do not open every repository" in page
+    assert "The log-in does not open platform/zero" in page

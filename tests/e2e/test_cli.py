@@ -16,6 +16,7 @@ import socketserver
 import tarfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -327,6 +328,44 @@ def test_why_no_registry_credentials_were_issued_is_on_the_row_because_the_cli_h
     row = only(target.rows())
     assert row.status == "FAILED"
     assert "AccessDeniedException: not for you" in row.credentials_error
+
+
+SLOW_BUILD = BREAKING_BUILD.replace("echo no room on the moon && exit 3", "sleep 6")
+
+
+def test_two_deploys_at_once_on_one_machine_both_end_with_a_docker_configuration_each(
+    installation: Installation, tmp_path: Path
+) -> None:
+    targets = [installation.new_target(), installation.new_target()]
+    home = str(tmp_path)
+
+    def deploy(target: Target) -> cli.Result:
+        own = {"HOME": home, "DOCKER_CONFIG": str(tmp_path / target.ref)}
+        return trigger(target, *LOCAL_BUILD, files={"trigger.config.ts": SLOW_BUILD}, **own)
+
+    with ThreadPoolExecutor(2) as threads:
+        done = list(threads.map(deploy, targets))
+
+    assert [each.status for each in done] == [0, 0], [each.output for each in done]
+    first, second = [only(target.rows()) for target in targets]
+    assert (first.status, second.status) == ("DEPLOYED", "DEPLOYED")
+    issued = installation.sandbox.client("ecr")
+    for target in targets:
+        assert issued.describe_images(repositoryName=target.repository)["imageDetails"]
+
+
+def test_a_push_with_the_log_in_of_another_deploy_is_refused_and_the_row_says_what_helps(
+    installation: Installation, target: Target
+) -> None:
+    with cli.project(NEWEST) as folder:
+        installation.new_target().docker_login(folder)  # it replaces ours, as a second deploy on the machine does
+        done = cli.run(NEWEST, "deploy", cwd=folder, env=target.env())
+
+    assert done.status == 1
+    row = only(target.rows())
+    assert (row.status, row.error["name"]) == ("FAILED", "BuildError")
+    assert row.error["message"].startswith("Error building image. The tasks had been indexed")
+    assert "give each deploy its own DOCKER_CONFIG (docs/builds.md)" in row.error["message"]
 
 
 class LossyWire(socketserver.ThreadingTCPServer):

@@ -911,12 +911,6 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_others_in_progress",
-            ".exclude(status__in=FINAL_STATUSES)",
-            "",
-            _LOG_INS + "test_the_second_log_in_of_a_person_also_opens_the_first_deploy_until_that_has_ended",
-        ),
-        (
-            "_others_in_progress",
             " or deployment.environment.type == EnvironmentType.PREVIEW",
             "",
             _LOG_INS + "test_no_log_in_reaches_across_a_preview_and_another_environment",
@@ -2199,8 +2193,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "_largest",
             'error.code != "PackedPolicyTooLarge" or ',
             "",
-            _LOG_INS
-            + "test_where_aws_does_not_allow_a_session_the_log_in_is_wider_and_aws_is_not_asked_at_every_deploy",
+            _LOG_INS + "test_a_denied_session_is_asked_for_once_and_not_again_with_fewer_repositories",
         ),
         (
             "_largest",
