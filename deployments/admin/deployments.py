@@ -12,15 +12,17 @@ from django.contrib.admin.views.main import ChangeList
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.fields.json import KT
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.html import format_html
 
 from deployments.admin import commits, why
-from deployments.admin.display import ago, badge, commit_cell, headline, tags, took, two_lines
+from deployments.admin.display import ago, badge, clock, commit_cell, headline, tags, took, two_lines
 from deployments.admin.exports import Exports
 from deployments.admin.pages import Alarm, Nouns, audit_of, menu
 from deployments.admin.promotions import Promotions, offers
 from deployments.admin.search import MAX_ROWS_SEARCHED, find
 from deployments.admin.time_filter import between
+from deployments.deploys import lifecycle
 from deployments.deploys.push_credentials import incomplete
 from deployments.models import FINAL_STATUSES, Deployment, DeploymentStatus, Promotion
 
@@ -156,6 +158,8 @@ class DeploymentAdmin(Promotions, Exports):
     @admin.display(description="Status")
     def status_cell(self, row: Deployment) -> str:
         reason = row.reason or row.canceled_reason  # type: ignore[attr-defined]
+        if (silent := lifecycle.silent_since(row, timezone.now())) is not None:
+            reason = format_html("No request since {}", clock(silent))
         return two_lines(badge(row), reason) if reason else badge(row)
 
     @admin.display(description="Project")
@@ -188,6 +192,7 @@ class DeploymentAdmin(Promotions, Exports):
             "alarm": _credentials_alarm(row),
             "log_in_ends": datetime.fromisoformat(row.log_in.expires_at) if row.log_in else None,
             "live": row.status in UNDER_WAY,
+            "silent_since": lifecycle.silent_since(row, timezone.now()),
             "why": why.of_deployment(request, row),
             "audit": audit_of(request, row),
             **offers(request, row, good),

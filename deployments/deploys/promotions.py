@@ -27,6 +27,7 @@ from deployments.deploys.lifecycle import (
     DEPLOYED,
     DEPLOYING,
     configuration_in_force,
+    end_interrupted,
     ensure_repository,
     fail,
     log_change,
@@ -74,6 +75,7 @@ def finalize(
         return
     if deployment.status != DEPLOYING:
         raise Refusal(_not_deploying(deployment), code="wrong_status")
+    update_running(deployment, last_request_at=Now())
     if not images.is_digest(digest):
         digest = None  # the CLI sends the value of buildx's metadata file, whatever it is
     receipt = _prove(deployment, digest, configuration, report=report, in_line=True)
@@ -100,6 +102,8 @@ def finalize(
         if moved and not skip_promotion:
             promoted = _make_current(deployment, by=deployment.triggered_by, newer_only=True, proof=receipt)
     deployment.refresh_from_db()
+    if moved:
+        end_interrupted(deployment)
     if not moved and deployment.status != DEPLOYED:
         raise Refusal(_not_deploying(deployment), code="wrong_status")
     if not moved:

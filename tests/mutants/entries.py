@@ -30,6 +30,7 @@ _ENDS = "api/test_project_ends.py::"
 _LOG_INS = "deploys/test_push_credentials.py::"
 _PULLS = "api/test_pull_log_ins.py::"
 _OLD_CLI = "api/test_old_cli.py::"
+_INTERRUPTED = "api/test_interrupted.py::"
 _MANAGES = "api/test_management.py::"
 _MAY_NOT_NAME = "admin/test_project_page.py::test_who_may_not_make_or_rename_a_project_does_neither"
 
@@ -5361,6 +5362,51 @@ MUTANTS: tuple[Mutant, ...] = (
             "    require_active(project)\n",
             "",
             _MANAGES + "test_an_archived_project_gets_no_keys_and_no_branches",
+        ),
+    ),
+    *_in(
+        "deployments/deploys/lifecycle.py",
+        (
+            "end_interrupted",
+            "if deployment.triggered_via != BY_HAND:",
+            "if False:",
+            _INTERRUPTED + "test_another_commit_and_a_run_of_a_ci_end_nothing",
+        ),
+        (
+            "end_interrupted",
+            "        triggered_via=BY_HAND,\n",
+            "",
+            _INTERRUPTED + "test_another_commit_and_a_run_of_a_ci_end_nothing",
+        ),
+        (
+            "end_interrupted",
+            "        begun_by=deployment.begun_by,\n",
+            "",
+            _INTERRUPTED + "test_a_person_and_an_environment_key_with_one_name_are_two_callers",
+        ),
+        (
+            "end_interrupted",
+            "        triggered_by=deployment.triggered_by,\n",
+            "",
+            _INTERRUPTED + "test_two_environment_keys_are_two_callers",
+        ),
+        (
+            "end_interrupted",
+            "Least(deployment.created_at, Now() - SILENCE)",
+            "deployment.created_at",
+            _INTERRUPTED + "test_a_deploy_that_still_sends_requests_goes_on",
+        ),
+        (
+            "end_interrupted",
+            "Least(deployment.created_at, Now() - SILENCE)",
+            "Now() - SILENCE",
+            _INTERRUPTED + "test_a_request_that_came_after_the_repetition_began_counts_however_old_it_is",
+        ),
+        (
+            "end_interrupted",
+            "        environment=deployment.environment_id,\n",
+            "",
+            _INTERRUPTED + "test_another_caller_and_another_environment_end_nothing",
         ),
     ),
     *_in(
