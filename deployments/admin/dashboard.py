@@ -9,9 +9,9 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.admin import AdminSite
-from django.db.models import Count, Q, QuerySet, Value
+from django.db.models import Case, Count, Exists, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Left
+from django.db.models.functions import Left, Lower
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
@@ -21,7 +21,7 @@ from deployments.admin import commits
 from deployments.admin.attention import ALARMING, attention, list_address
 from deployments.admin.chart import per_day
 from deployments.admin.display import TONES, ago
-from deployments.admin.image_states import broken_current_images
+from deployments.admin.image_states import broken_current_images, broken_in_project
 from deployments.admin.pages import Alarm, may
 from deployments.deploys.projects import ROOT_SLUGS
 from deployments.deploys.promotions import rolled_back
@@ -46,6 +46,7 @@ from deployments.reconcile.processes import Seen
 
 UNDER_WAY = tuple(status for status in DeploymentStatus if status not in FINAL_STATUSES)
 PROJECTS_SHOWN = 20
+DEPLOY = "npx trigger.dev@latest deploy --local-build"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +176,16 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
         }
     if sees_deployments:
         chart = per_day()
-        context |= {"chart": chart, "week": chart.last(7), **_grid(), "recent": _recent()}
+        context |= {
+            "chart": chart,
+            "week": chart.last(7),
+            **_grid(),
+            "recent": _recent(),
+            "may_see_health": may(request, "view_setup"),
+            "may_add_project": may(request, "add_project"),
+            "may_add_channel": may(request, "add_notificationchannel"),
+            "deploy_command": f"TRIGGER_API_URL={settings.CONFIGURATION.api_origin} {DEPLOY}",
+        }
     if sees_sweeps:
         context["health"] = _health()
         context["may_start"] = may(request, "start_sweep")
@@ -313,6 +323,8 @@ class Row:
     project: Project
     cells: list[Cell | None]
     branches: int
+    alarms: str  # the list of its repositories that need attention; empty if none does
+    has_broken_image: bool  # a current image cannot be pulled
 
 
 def commit_message() -> Left:
@@ -321,11 +333,24 @@ def commit_message() -> Left:
 
 
 def _grid() -> dict[str, Any]:
-    """Projects as rows, root environments as columns; a column such as dev only if a project has a promotion there."""
-    projects = list(
-        Project.objects.filter(archived_at=None).annotate(
-            branches=Count("environments", filter=Q(environments__parent__isnull=False, environments__archived_at=None))
-        )[:PROJECTS_SHOWN]
+    """Projects as rows, those in trouble first; root environments as columns.
+
+    A column such as dev only if a project has a promotion there.
+    """
+    every = Project.objects.filter(archived_at=None)
+    number = every.order_by().values("archived_at").annotate(number=Count("pk")).values("number")
+    rows_in_trouble = Repository.objects.filter(ALARMING, project=OuterRef("pk"))
+    projects: list[Any] = list(
+        every.annotate(
+            branches=Count(
+                "environments", filter=Q(environments__parent__isnull=False, environments__archived_at=None)
+            ),
+            number=Subquery(number),
+            has_alarm=Exists(rows_in_trouble),
+            has_broken_image=broken_in_project(),
+        ).order_by(Case(When(Q(has_alarm=True) | Q(has_broken_image=True), then=0), default=1), Lower("name"), "pk")[
+            :PROJECTS_SHOWN
+        ]
     )
     current = {
         (promotion.environment.project_id, promotion.environment.slug): Cell(
@@ -349,10 +374,16 @@ def _grid() -> dict[str, Any]:
     }
     columns = [*ROOT_SLUGS, *sorted({slug for _, slug in current if slug not in ROOT_SLUGS})]
     rows = [
-        Row(project=each, cells=[current.get((each.pk, slug)) for slug in columns], branches=each.branches)
+        Row(
+            project=each,
+            cells=[current.get((each.pk, slug)) for slug in columns],
+            branches=each.branches,
+            alarms=list_address(attention="needed", project__ref=each.ref) if each.has_alarm else "",
+            has_broken_image=each.has_broken_image,
+        )
         for each in projects
     ]
-    return {"columns": columns, "grid": rows}
+    return {"columns": columns, "grid": rows, "more_projects": projects[0].number - len(projects) if projects else 0}
 
 
 def _recent() -> Any:

@@ -104,7 +104,7 @@ class Mark(admin.SimpleListFilter):
 @admin.register(Deployment)
 class DeploymentAdmin(Promotions, Exports):
     page_template = "registry_admin/deployment.html"
-    nothing_yet = "No deployments yet. In a project with a trigger.config file: npx trigger.dev@4.8.3 deploy"
+    nothing_yet = "No deployments yet. In a project's folder: npx trigger.dev@latest deploy --local-build"
     nothing_found = f"Words are searched only in the newest {MAX_ROWS_SEARCHED:,} deployments that match the filters."
     list_display = ("version_cell", "status_cell", "where", "commit", "by", "created")
     list_filter = (
