@@ -75,8 +75,11 @@ def _then(difference: Difference, then: str) -> str:
 
 def _what_happens(row: Repository, *, enforce: bool, paused: bool) -> str:
     """What happens with a difference that a reconcile can correct."""
-    if not repositories.corrects(row, enforce=repositories.effective_enforce(row, enforce, timezone.now())):
-        return "It stays as it is: this repository is only observed."
+    now = timezone.now()
+    if not repositories.corrects(row, enforce=repositories.effective_enforce(row, enforce, now)):
+        if row.mode_until is not None and row.mode_until > now:
+            return f"Exception: left as it is until {row.mode_until:%d %b %Y, %H:%M} UTC."
+        return "Left as it is: the settings say observe."
     if paused:
         return "Not corrected: writes to AWS are paused."
     if row.last_error and row.last_error_heals:

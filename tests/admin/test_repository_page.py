@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -20,7 +20,7 @@ from deployments.policy import RegistryPolicy, Trust
 from deployments.reconcile import desired, repositories, sweep_record, writes_pause
 from deployments.row_values import Difference, Part
 from sandbox.control import Sandbox
-from tests.admin.installation import CLUSTER, DESIRED, HOST, LIVE, STAGING, Installation, policy
+from tests.admin.installation import CLUSTER, DESIRED, ENVIRONMENT, HOST, LIVE, STAGING, Installation, policy
 from tests.support.constants import TRAIL
 from tests.support.registry import calls, delete_repository, fill
 from tests.support.sweeps import work_off
@@ -118,6 +118,7 @@ CONTRADICTIONS = [
     ("counts as in sync", "Drifted</span>"),
     ("In sync</span>", "What differs from the settings"),
     ("In sync</span>", "The last attempt failed"),
+    ("Exception: left as it is", "are paused"),
     (NEEDS, HEALS),
     (NEEDS, "the next attempt tries again"),
     (HEALS, "Not corrected: the last attempt failed"),
@@ -187,6 +188,24 @@ def test_a_policy_that_differs_only_from_the_settings_of_now_is_not_called_the_s
     page = page_of(operator, row)
     assert "Differs from the settings of now, which the last check did not know" in page
     assert "The same in what it allows" not in page
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"), [("", "Left as it is: the settings say observe."), ("observe", "Exception: ")]
+)
+def test_a_difference_that_is_only_observed_says_because_of_what(
+    mode: str, words: str, installation: Installation, operator: Client, configure: Callable[..., Configuration]
+) -> None:
+    configure(**ENVIRONMENT, **({} if mode else {"DEPLOY_REGISTRY_ECR_POLICY_MODE": "observe"}))
+    row = Repository.objects.filter(host=HOST, status="in_sync")[0]
+    row.last_in_sync_at = timezone.now()
+    write(State(status="drifted", differs="policy", mode=mode), row)
+
+    card = page_of(operator, row).split('id="differences-title"')[1].split("</section>")[0]
+
+    assert words in card
+    assert (f"until {row.mode_until:%d %b %Y, %H:%M} UTC." in card) if row.mode_until else "until" not in card
+    assert CORRECTS not in card
 
 
 def test_an_error_says_when_it_was_met_first_only_if_that_was_before_the_last_attempt(
