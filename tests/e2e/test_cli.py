@@ -13,11 +13,12 @@ import re
 import select
 import socket
 import socketserver
+import sqlite3
 import tarfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -303,6 +304,21 @@ def test_an_image_that_cannot_be_proved_is_not_deployed_and_the_cli_says_why(tar
     row = only(target.rows())
     assert (row.status, row.tasks, row.is_current) == ("FAILED", ("hello",), False)
     assert "AccessDeniedException: not for you" in row.error["message"]
+
+
+def test_an_interrupted_deploy_ends_when_it_is_repeated(target: Target) -> None:
+    """Not in CI, so with CI="": the runs of a CI are left alone."""
+    with cli.project(NEWEST) as folder:
+        env = target.env(CI="")
+        stopped = cli.interrupt(NEWEST, *LOCAL_BUILD, cwd=folder, env=env, when=lambda: bool(target.rows()))
+        assert only(target.rows()).status in ("BUILDING", "DEPLOYING"), stopped.output
+        with closing(sqlite3.connect(target.installation.database, timeout=30)) as database, database:
+            database.execute("UPDATE deployments_deployment SET last_request_at = '2026-01-01 00:00:00'")
+
+        done = cli.run(NEWEST, *LOCAL_BUILD, cwd=folder, env=env)
+
+    assert done.status == 0, done.output
+    assert [(row.status, row.is_current) for row in target.rows()] == [("CANCELED", False), ("DEPLOYED", True)]
 
 
 def test_a_3_3_cli_whose_image_was_not_pushed_ends_with_the_reason(target: Target) -> None:
