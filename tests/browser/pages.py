@@ -219,6 +219,7 @@ def addresses() -> dict[str, str]:
         "key-kinds": "/admin/deployments/accesskey/add/",
         "key-new": "/admin/deployments/accesskey/add/?kind=environment",
         "key-new-personal": "/admin/deployments/accesskey/add/?kind=user",
+        "key-new-management": "/admin/deployments/accesskey/add/?kind=management",
         "key-rotate": "/admin/deployments/accesskey/1/rotate/",
         "key-revoke": "/admin/deployments/accesskey/1/revoke/",
         "users": "/admin/auth/user/",
