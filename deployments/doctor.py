@@ -357,7 +357,8 @@ def _running(row: Process) -> ReportLine:
     level, then = Level.OK, ""
     if row.trouble:
         level = Level.FAIL if _clock_level(row.clock_offset) is Level.FAIL else Level.WARN
-        says += f" {row.trouble}" + f" Its cluster was restarted {row.restarts} ×." * bool(row.restarts)
+        times = "once" if row.restarts == 1 else f"{row.restarts} times"
+        says += f" {row.trouble}" + f" The worker restarted its cluster {times}." * bool(row.restarts)
         then = "If this line stays, read the log of that process."
     return ReportLine(part="Processes", what=_name(row), level=level, says=says, then=then)
 
