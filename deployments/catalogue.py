@@ -1173,8 +1173,9 @@ CREDENTIALS: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("build_log_in_ended",),
-        says="The log-in of this build had ended before its push.",
-        todo="Deploy again. If builds need more time, raise DEPLOY_TIMEOUT_MS.",
+        says="The log-in of this build has ended.",
+        todo="Deploy again. If builds need more time, raise DEPLOY_TIMEOUT_MS; a log-in lasts an hour at most "
+        "(docs/builds.md).",
         cause="A log-in ends with its session, an hour after it was issued at the latest, or another program stored an "
         "older log-in in docker's configuration.",
         owner=Owner.DEPLOYER,

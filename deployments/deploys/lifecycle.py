@@ -431,8 +431,14 @@ def fail(*, environment: Environment, deployment_id: str, error: dict[str, Any])
     related = Deployment.objects.select_related("project", "environment")
     deployment = related.filter(environment=environment, id=deployment_id).first()
     if deployment is not None:
-        is_indexed = deployment.status == DEPLOYING
-        if advice := push_credentials.advice(error, image_ref=deployment.image_ref, is_indexed=is_indexed):
+        advice = push_credentials.advice(
+            error,
+            image_ref=deployment.image_ref,
+            is_indexed=deployment.status == DEPLOYING,
+            log_in=deployment.log_in,
+            now=clock.now(),
+        )
+        if advice:
             error = {**error, "message": f"{str(error.get('message', '')).rstrip(' .')}. {advice}"}
         _end(deployment, FAILED, error=error)
 

@@ -58,6 +58,7 @@ PUSH_AND_PULL = (
     "ecr:UploadLayerPart",
 )
 WHOLE_REGISTRY = LogIn(push=("*",))
+BUILD_FAILED = "Error building image"  # the CLI's message where docker's build or its push ended with an error
 
 #: (access key, role) → (end by the monotonic clock until which AWS is not called again, AWS's reason).
 _not_allowed: dict[tuple[str, str | None], tuple[float, str]] = {}
@@ -92,16 +93,17 @@ def incomplete(log_in: LogIn | None) -> str:
     return catalogue.sentence("log_in_incomplete", names=", ".join(log_in.left_out))
 
 
-def advice(error: Mapping[str, Any], *, image_ref: str, is_indexed: bool) -> str:
+def advice(error: Mapping[str, Any], *, image_ref: str, is_indexed: bool, log_in: LogIn | None, now: datetime) -> str:
     """What to do about a build that the registry refused, in sentences; empty for any other error.
 
     `error`: the error that the CLI has sent. If it has the registry's words, they decide. The CLI (read: 3.3 to 4.8)
-    sends only that the build failed; then it is of use whether the tasks had been indexed, because the push comes next.
+    sends only BUILD_FAILED; then it is of use whether the tasks had been indexed, because the push comes next.
     """
     refused = _refused(error, image_ref=image_ref)
-    if not refused and is_indexed and error.get("name") == "BuildError" and not error.get("stderr"):
-        return catalogue.sentence("build_failed_at_its_end")
-    return refused
+    if refused or not is_indexed or error.get("message") != BUILD_FAILED or error.get("stderr"):
+        return refused
+    has_ended = log_in is not None and datetime.fromisoformat(log_in.expires_at) <= now
+    return catalogue.sentence("build_log_in_ended" if has_ended else "build_failed_at_its_end")
 
 
 def _refused(error: Mapping[str, Any], *, image_ref: str) -> str:

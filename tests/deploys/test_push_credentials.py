@@ -816,21 +816,42 @@ def test_a_build_that_the_registry_refused_says_what_helps(
     assert deployment.error["stderr"] == stderr
 
 
+def test_a_build_whose_log_in_had_ended_says_so(environment: Environment, ecr_configuration: Configuration) -> None:
+    deployment = deploying(environment, ecr_configuration)
+    ended = LogIn(push=(repository(deployment),), expires_at=(timezone.now() - timedelta(seconds=1)).isoformat())
+    Deployment.objects.filter(pk=deployment.pk).update(log_in=ended)
+
+    lifecycle.fail(
+        environment=environment,
+        deployment_id=deployment.id,
+        error={"name": "BuildError", "message": "Error building image"},
+    )
+
+    deployment.refresh_from_db()
+    assert deployment.error
+    assert deployment.error["message"].startswith("Error building image. The log-in of this build has ended.")
+
+
 @pytest.mark.parametrize(
-    ("indexed", "name", "advice"), [(True, "BuildError", True), (False, "BuildError", False), (True, "Other", False)]
+    ("indexed", "message", "advice"),
+    [
+        (True, "Error building image", True),
+        (False, "Error building image", False),
+        (True, "Build succeeded with critical warnings", False),
+    ],
 )
 def test_a_build_that_failed_after_its_tasks_were_indexed_probably_failed_at_the_push_and_says_so(
-    environment: Environment, ecr_configuration: Configuration, indexed: bool, name: str, advice: bool
+    environment: Environment, ecr_configuration: Configuration, indexed: bool, message: str, advice: bool
 ) -> None:
     deployment = deploying(environment, ecr_configuration) if indexed else deployed(environment, ecr_configuration)
 
     lifecycle.fail(
         environment=environment,
         deployment_id=deployment.id,
-        error={"name": name, "message": "Error building image"},  # all that the CLI sends
+        error={"name": "BuildError", "message": message},  # all that the CLI sends
     )
 
     deployment.refresh_from_db()
     assert deployment.error
     assert ("its own DOCKER_CONFIG (docs/builds.md)" in deployment.error["message"]) is advice
-    assert deployment.error["message"].startswith("Error building image")
+    assert deployment.error["message"].startswith(message)
