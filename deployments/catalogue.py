@@ -529,7 +529,7 @@ REPOSITORIES: tuple[Entry, ...] = (
         says="This process cannot use the configuration that counts. {reason}",
         todo="Try again to reach another process.",
         cause="All processes use one configuration, and this process's own version or settings do not allow that. The "
-        "set-up page and the doctor name the process.",
+        "Health page and the doctor name the process.",
         owner=Owner.OPERATOR,
         retryable=Retry.DEPENDS,
     ),
@@ -721,7 +721,7 @@ DEPLOYMENTS: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("project_archived",),
-        says="The project {project} is archived: it takes no deploys and no promotions, and gives no registry log-ins.",
+        says="The project {project} is archived: it takes no deploys and no promotions, and gives no log-ins to push.",
         todo="Restore it on its page in Registry Admin, or with the command “projects restore {ref}” there.",
         cause="An operator has archived the project. What is current stays current, and keys still read.",
         owner=Owner.OPERATOR,
@@ -836,6 +836,50 @@ ACCESS: tuple[Entry, ...] = (
         cause="A personal access token, and each deploy key that was made with it, is worth what its owner may do now: "
         "to see projects needs “Can view project” or “Can add access key”, to deploy needs “Can add access key”.",
         owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("not_a_management_token",),
+        says="This request needs a management token: a personal access token with the scope admin.",
+        todo="Make one in the console, or with the command “keys create --user NAME --scope admin”.",
+        cause="The management API takes no other key: neither the key of an environment, nor a personal access token "
+        "without scopes.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("right_missing",),
+        says="{owner}, the owner of this management token, lacks the right “{right}”.",
+        todo="An administrator can give {owner} the right in the console.",
+        cause="A management token is worth what its owner may do in the console at the time of the request.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("exists_with_others",),
+        says="{what} exists already, with another value of: {others}.",
+        todo="Choose another name, or ask for the values that it has.",
+        cause="A request to make something that exists is answered with what exists only if both are equal.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("exists_archived",),
+        says="{what} exists already and is archived.",
+        todo='Restore it with a PUT of {{"archived": false}}, or choose another one.',
+        cause="A request to make something does not restore what is archived.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("project_name_not_unique",),
+        says="Several projects are called {name}: {refs}.",
+        todo="Name the project by its ref.",
+        cause="Two projects may have the same name, but never the same ref.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("root_environment",),
+        says="{environment} is a root environment of {project}: it can be neither archived nor deleted.",
+        todo="Archive the project if it should take no deploys.",
+        cause="A project has its root environments from its beginning to its end. Only preview branches are made and "
+        "archived one by one.",
+        owner=Owner.DEPLOYER,
     ),
     Entry(
         codes=("too_many_requests",),
@@ -1087,12 +1131,36 @@ CREDENTIALS: tuple[Entry, ...] = (
         owner=Owner.OPERATOR,
     ),
     Entry(
+        codes=("pull_not_ecr",),
+        says="No log-in was issued for pulls: the registry {host} is not ECR, and a configured password of it can also "
+        "push.",
+        todo="Make an account in that registry that only pulls, and put its log-in into the cluster's Secret.",
+        cause="Only in ECR this server can make a log-in that pulls from one repository.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("pull_not_narrowable",),
+        says="No log-in was issued for pulls, because it would open the whole registry. {reason}",
+        cause="AWS does not allow the server a session for one repository, and a cluster never gets a wider log-in.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
         codes=("build_log_in_replaced",),
         says="The registry refused the log-in of this build.",
         todo="If another deploy ran on this machine at the same time, it replaced the log-in or logged out: give each "
         "deploy its own DOCKER_CONFIG (docs/builds.md), and deploy again.",
         cause="docker keeps one log-in for a registry in its configuration, and the CLI logs in before a build and out "
         "after it.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("build_failed_at_its_end",),
+        says="The tasks had been indexed, so the build failed at its end, where the image is pushed. The CLI's output "
+        "has the registry's reason.",
+        todo="If that is a 401 or 403, and another deploy ran on this machine at the same time, give each deploy its "
+        "own DOCKER_CONFIG (docs/builds.md), and deploy again.",
+        cause="The CLI sends no reason with a failed build, but the indexer's report comes from the last steps of a "
+        "build. The usual reasons are a log-in that another deploy replaced, and one that had ended.",
         owner=Owner.DEPLOYER,
     ),
     Entry(
@@ -1105,8 +1173,9 @@ CREDENTIALS: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("build_log_in_ended",),
-        says="The log-in of this build had ended before its push.",
-        todo="Deploy again. If builds need more time, raise DEPLOY_TIMEOUT_MS.",
+        says="The log-in of this build has ended.",
+        todo="Deploy again. If builds need more time, raise DEPLOY_TIMEOUT_MS; a log-in lasts an hour at most "
+        "(docs/builds.md).",
         cause="A log-in ends with its session, an hour after it was issued at the latest, or another program stored an "
         "older log-in in docker's configuration.",
         owner=Owner.DEPLOYER,

@@ -1,6 +1,6 @@
 """The health report of this installation: one line per check, with the result and the next step.
 
-`manage.py doctor` prints the lines; the console's set-up page shows them. The checks change nothing: they read the
+`manage.py doctor` prints the lines; the console's Health page shows them. The checks change nothing: they read the
 settings, the database, the heartbeats, and (unless offline) AWS, the mail server and the OpenID provider. Permissions
 to write are tried with a random repository that AWS has just not found. A permission that cannot be tried so is
 reported as “not tried”. No line contains a secret.
@@ -357,7 +357,8 @@ def _running(row: Process) -> ReportLine:
     level, then = Level.OK, ""
     if row.trouble:
         level = Level.FAIL if _clock_level(row.clock_offset) is Level.FAIL else Level.WARN
-        says += f" {row.trouble}" + f" Its cluster was restarted {row.restarts} ×." * bool(row.restarts)
+        times = "once" if row.restarts == 1 else f"{row.restarts} times"
+        says += f" {row.trouble}" + f" The worker restarted its cluster {times}." * bool(row.restarts)
         then = "If this line stays, read the log of that process."
     return ReportLine(part="Processes", what=_name(row), level=level, says=says, then=then)
 

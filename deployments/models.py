@@ -161,7 +161,7 @@ class AccessKey(models.Model):
         Environment, null=True, blank=True, on_delete=models.CASCADE, related_name="access_keys"
     )
     name = models.CharField(max_length=200, blank=True)
-    scopes = models.JSONField(default=list, blank=True)  # "deploy", "read", "credentials"; empty: all
+    scopes = models.JSONField(default=list, blank=True)  # "deploy", "read", "credentials", "pull"; empty: all
     replaces = models.ForeignKey(
         "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="replaced_by", editable=False
     )
@@ -613,7 +613,8 @@ class Deployment(models.Model):
     # Whether finalize asked for a promotion, so that a repeated finalize completes the first; null: no finalize yet.
     promotion_wanted = models.BooleanField(null=True, blank=True)
     canceled_reason = models.CharField(max_length=200, blank=True)
-    # The forced deployment with the same external id for which this deployment was canceled.
+    # The deployment for which this one was canceled: forced, with the same external id; or the repetition of an
+    # interrupted deploy.
     replaced_by = models.ForeignKey(
         "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="replaced", editable=False
     )
@@ -626,6 +627,8 @@ class Deployment(models.Model):
     failed_at = models.DateTimeField(null=True, blank=True)
     canceled_at = models.DateTimeField(null=True, blank=True)
     deadline = models.DateTimeField(null=True, blank=True)  # for the current status; null: none
+    # When the CLI last asked for a step of it: begin, log-in, index, finalize. Null: not recorded (version 0.1.0).
+    last_request_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
         ordering = ["-created_at", "-version_number"]

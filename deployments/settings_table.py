@@ -265,7 +265,8 @@ SETTINGS: tuple[Setting, ...] = (
         name="DEPRECATE_V3_CLI_DEPLOYS_ENABLED",
         field="refuse_v3",
         notation=notations.switch(),
-        says="Refuse deploys by 3.x CLIs with an error that says to upgrade.",
+        says="Refuse deploys by 3.x CLIs with an error that says to upgrade: a 3.x CLI can hang "
+        "(docs/old-and-interrupted-clis.md).",
         default="0",
     ),
     Setting(

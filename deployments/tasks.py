@@ -25,7 +25,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
 from django.db import Error, connections, transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 from django_q.brokers.orm import ORM
@@ -232,6 +232,12 @@ def latest_schedule() -> tuple[str, float] | None:
     rows: Any = Schedule.objects.filter(name__startswith=PREFIX, next_run__isnull=False).annotate(db_now=Now())
     first = rows.order_by("next_run").first()
     return None if first is None else (first.name, (first.db_now - first.next_run).total_seconds())
+
+
+def overdue(seconds: float) -> QuerySet[Any]:
+    """The declared schedules that have been due for longer, as a query."""
+    rows: QuerySet[Any] = Schedule.objects.all()
+    return rows.filter(name__startswith=PREFIX, next_run__lt=Now() - timedelta(seconds=seconds))
 
 
 def ensure_schedules() -> None:

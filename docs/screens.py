@@ -156,6 +156,7 @@ def browser() -> int:
             if menu == "#what-if":
                 page.fill("textarea", page.input_value("textarea").replace("333333333333", "444444444444"))
                 page.get_by_role("button", name="Preview").click()
+                page.wait_for_selector("#answer-title")
             elif menu and not menu.startswith("#"):
                 page.locator("summary", has_text=re.compile(f"^{menu}")).click()
             file = SCREENS / f"{name}.png"

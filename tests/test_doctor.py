@@ -85,7 +85,7 @@ def test_a_worker_that_was_started_again_is_a_warning_with_the_reason(plain: Con
     report = doctor.examine(configuration=plain)
 
     assert report.worst is Level.WARN
-    assert "3 ×" in line(report, "Worker on worker-1").says
+    assert "restarted its cluster 3 times." in line(report, "Worker on worker-1").says
     assert "processes died" in line(report, "Worker on worker-1").says
 
 

@@ -32,6 +32,7 @@ LANDED = {
     "0016_adopted_statements": "ad54f3fa9bc95088674c5e6fd62837500421fea1fa05c8380ba5c029ea23b84e",
     "0017_archived_projects": "e9363637972d2bfaedeccd482acf7dcdf5eb16c9f00e01a8912cd04b311d6506",
     "0018_log_ins": "53a7113dcc77a05231a899cf336e8cb09368a5226e02b35956f005c99fe8769d",
+    "0019_last_requests": "f6d29bf15cfd3f3c98aa819e11273735e53dea578ae4f9185215eeca4cd03fa3",
 }
 
 

@@ -84,6 +84,7 @@ class World:
     key: AccessKey
     text: str
     user_text: str
+    managing: str  # a management token
     browser: Client
     person: User
     group: Group
@@ -92,6 +93,13 @@ class World:
         headers = {"Authorization": f"Bearer {key or self.text}"}
         return self.browser.generic(
             "POST", f"/api/{path}", json.dumps(body or {}), content_type="application/json", headers=headers
+        )
+
+    def manage(self, method: str, path: str, body: object = None) -> Any:
+        headers = {"Authorization": f"Bearer {self.managing}"}
+        text = "" if body is None else json.dumps(body)
+        return self.browser.generic(
+            method, f"/api/v1/manage/projects{path}", text, content_type="application/json", headers=headers
         )
 
     def post(self, path: str, data: dict[str, Any] | None = None) -> Any:
@@ -103,6 +111,11 @@ class World:
     def observe(self, name: str) -> Any:
         row = Repository.objects.get(name=f"trigger/{self.project.ref}")
         return self.post(f"deployments/repository/{row.pk}/look/{name}/")
+
+
+def _branch(world: World) -> str:
+    """The address of the preview branch in the management API."""
+    return f"/{world.project.ref}/environments/{Environment.objects.get(branch='old').pk}"
 
 
 def _statement(world: World, **data: str) -> Any:
@@ -197,6 +210,7 @@ def world(transactional_db: None, configure: Callable[..., Configuration], setti
     yield World(
         configuration=configuration, project=project, environment=environment, old=old, new=new, building=building,
         preview=project.environments.get(slug="preview", parent=None), key=key, text=text, user_text=user_text,
+        managing=keys.make_user_token(operator, for_management=True)[1],
         browser=browser, person=person, group=group,
     )  # fmt: skip
     Group.objects.exclude(name__in=ROLES).delete()  # groups outlast a test
@@ -330,6 +344,30 @@ ACTS: dict[str, tuple[str, Act]] = {
         "archive.environment",
         lambda w: w.api(f"v1/projects/{w.project.ref}/branches/archive", {"branch": "old"}, key=w.user_text)),
     "POST /api/v1/token": ("make.key", _token),
+    "POST /api/v1/manage/projects": ("add.project", lambda w: w.manage("POST", "", {"name": "Second"})),
+    "PUT /api/v1/manage/projects/{ref}": (
+        "change.project", lambda w: w.manage("PUT", f"/{w.project.ref}", {"name": "Renamed"})),
+    "PUT /api/v1/manage/projects/{ref} makes": (
+        "add.project", lambda w: w.manage("PUT", "/proj_second", {"name": "Second"})),
+    "PUT /api/v1/manage/projects/{ref} archives": (
+        "archive.project", lambda w: w.manage("PUT", f"/{w.project.ref}", {"archived": True})),
+    "PUT /api/v1/manage/projects/{ref} restores": (
+        "restore.project", lambda w: w.manage("PUT", f"/{w.project.ref}", {"archived": False})),
+    "DELETE /api/v1/manage/projects/{ref}": (
+        "delete.project", lambda w: w.manage("DELETE", f"/{w.project.ref}?name=Billing")),
+    "POST /api/v1/manage/projects/{ref}/environments": (
+        "add.environment", lambda w: w.manage("POST", f"/{w.project.ref}/environments", {"branch": "new"})),
+    "PUT /api/v1/manage/projects/{ref}/environments/{environment}": (
+        "archive.environment", lambda w: w.manage("PUT", _branch(w), {"archived": True})),
+    "DELETE /api/v1/manage/projects/{ref}/environments/{environment}": (
+        "archive.environment", lambda w: w.manage("DELETE", _branch(w))),
+    "POST /api/v1/manage/projects/{ref}/keys": (
+        "make.key",
+        lambda w: w.manage("POST", f"/{w.project.ref}/keys", {"environment": "prod", "name": "terraform"})),
+    "POST /api/v1/manage/projects/{ref}/keys/{key_id}/rotate": (
+        "rotate.key", lambda w: w.manage("POST", f"/{w.project.ref}/keys/{w.key.pk}/rotate", {})),
+    "DELETE /api/v1/manage/projects/{ref}/keys/{key_id}": (
+        "revoke.key", lambda w: w.manage("DELETE", f"/{w.project.ref}/keys/{w.key.pk}")),
     "GET /api/v1/projects/{ref}/{env}": (
         "make.key",
         lambda w: w.browser.get(
@@ -474,6 +512,8 @@ FIRST: dict[str, Act] = {
             "deployments_project_delete",
             "manage.py projects restore",
             "manage.py projects delete",
+            "PUT /api/v1/manage/projects/{ref} restores",
+            "DELETE /api/v1/manage/projects/{ref}",
         )
     },
     "deployments_accesskey_delete": _expired_key,
@@ -495,6 +535,7 @@ FIRST: dict[str, Act] = {
 #: Ways in that have no line, and why.
 WITHOUT = {
     "POST /api/v1/deployments/{deployment_id}/generate-registry-credentials": "its kind and time are on the deployment",
+    "POST /api/v1/projects/{ref}/{env}/pull-credentials": "asks AWS: tests/api/test_pull_log_ins.py",
     "POST /api/v1/deployments/{deployment_id}/background-workers": "a deployment's own step",
     "POST /api/v1/deployments/{deployment_id}/fail": "a deployment's own step",
     "POST /api/v3/deployments/{deployment_id}/finalize": "a deployment's own step; a promotion has its PromotionEvent",
@@ -525,6 +566,10 @@ READ = {
     "GET /api/v1/projects/{ref}", "GET /api/v1/orgs", "GET /api/v1/projects/{ref}/envvars",
     "GET /api/v1/projects/{ref}/branches", "GET /api/v1/projects/{ref}/{env}/deploy-settings",
     "GET /api/v1/remote-build-provider-status", "GET /api/v1/platform-notifications",
+    "GET /api/v1/manage/projects", "GET /api/v1/manage/projects/{ref}",
+    "GET /api/v1/manage/projects/{ref}/environments",
+    "GET /api/v1/manage/projects/{ref}/environments/{environment}",
+    "GET /api/v1/manage/projects/{ref}/keys", "GET /api/v1/manage/projects/{ref}/keys/{key_id}",
 }  # fmt: skip
 READING_COMMANDS = {f"manage.py {name}" for name in ("doctor", "env_example", "errors", "policy", "why")}
 _REFUSED = {"add", "delete", "change"}  # of rows that only the program writes
@@ -548,7 +593,7 @@ def _ways_in() -> Iterator[str]:
 
 
 def test_every_way_in_is_known_to_change_something_or_not() -> None:
-    words = {name: 2 if name.startswith(("GET ", "POST ", "manage.py ")) else 1 for name in ACTS}
+    words = {name: 2 if name.startswith(("GET ", "POST ", "PUT ", "DELETE ", "manage.py ")) else 1 for name in ACTS}
     known = {" ".join(name.split(" ")[:count]) for name, count in words.items()}
     known |= WITHOUT.keys() | READ | READING_COMMANDS
 

@@ -62,6 +62,13 @@ _OPERATOR_PERMISSIONS = {
 GROUPS: dict[str, set[str]] = {VIEWER: _VIEWER_PERMISSIONS, OPERATOR: _VIEWER_PERMISSIONS | _OPERATOR_PERMISSIONS}
 
 
+def name_of(codename: str) -> str:
+    """The name of a permission of this app, as the console shows it. Raises Permission.DoesNotExist."""
+    about = {"content_type__app_label": "deployments", "codename": codename}
+    permission = installed.get_model("auth", "Permission")
+    return str(permission.objects.values_list("name", flat=True).get(**about))
+
+
 def ensure_groups(sender: Any = None, apps: Any = installed, using: str = "default", **kwargs: Any) -> None:
     """Make the missing permissions and groups. Does nothing before the tables exist."""
     try:

@@ -24,17 +24,23 @@ from django.db.models import Count, Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 
 from deployments import clock, images
+from deployments.access.audit import Trail
 from deployments.config import Configuration
 from deployments.errors import refusal
 from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, Identity, KeyClient, KeyKind, LoginRequest
 
-#: The scopes of an environment key. `deploy` includes `read`, because a deploy reads its own deployment.
-DEPLOY, READ, CREDENTIALS = "deploy", "read", "credentials"
+#: The scopes of an environment key. `deploy` includes `read`, because a deploy reads its own deployment. `pull` stands
+#: alone: a cluster's key does nothing else.
+DEPLOY, READ, CREDENTIALS, PULL = "deploy", "read", "credentials", "pull"
 SCOPES = {
     DEPLOY: "Deploy, promote, cancel, and set environment variables",
     READ: "Look at deployments and at environment variables that are not secret",
-    CREDENTIALS: "Get a log-in for the registry",
+    CREDENTIALS: "Get a log-in for the registry, to push",
+    PULL: "Get a log-in for the registry that only pulls, for a cluster outside AWS",
 }
+#: The scope of a management token: a personal token that opens the management API and nothing that deploys. A token
+#: without scopes does not have it (D-management-token).
+ADMIN = "admin"
 
 #: The lifetime of a deploy key. A build takes tens of minutes. The key is a build argument on docker's command line,
 #: where other users of the machine can read it, so it expires within hours.
@@ -77,10 +83,20 @@ def digest(text: str) -> str:
 
 
 def make_user_token(
-    user: AbstractBaseUser, name: str = "", *, expires_at: datetime | None = None
+    user: AbstractBaseUser, name: str = "", *, for_management: bool = False, expires_at: datetime | None = None
 ) -> tuple[AccessKey, str]:
-    """A personal access token of this user. The second value is the only copy of its text."""
-    return _make(images.new_user_token(), kind=KeyKind.USER, user_id=user.pk, name=name, expires_at=expires_at)
+    """A personal access token of this user: for the CLI, or for the management API only.
+
+    The second value is the only copy of its text.
+    """
+    return _make(
+        images.new_user_token(),
+        kind=KeyKind.USER,
+        user_id=user.pk,
+        name=name,
+        scopes=[ADMIN] if for_management else [],
+        expires_at=expires_at,
+    )
 
 
 def make_environment_key(
@@ -101,6 +117,36 @@ def make_environment_key(
         scopes=limits,
         expires_at=expires_at,
     )
+
+
+def ensure_environment_key(
+    *, environment: Environment, name: str, scopes: Iterable[str], expires_at: datetime | None, trail: Trail
+) -> tuple[AccessKey, str]:
+    """The environment's key with this name that works and was not replaced; made if there is none.
+
+    The second value is the text of a new key, and empty for a key that was there. Of two requests at once, one makes
+    the key. Raises ValueError for an unknown scope, Refusal if the key with this name has other scopes or another end.
+    """
+    limits = sorted(set(scopes))
+    with trail.change("make.key") as line:
+        Environment.objects.select_for_update(no_key=True).get(pk=environment.pk)
+        same = AccessKey.objects.filter(
+            live(), environment=environment, kind=KeyKind.ENVIRONMENT, name=name, replaced_at=None
+        )
+        found = same.order_by("-pk").first()
+        if found is None:
+            line.target, text = make_environment_key(environment, name, scopes=limits, expires_at=expires_at)
+            owner = f"{environment.project} / {environment}"
+            line.after = {"kind": line.target.kind, "owner": owner, "scopes": limits, "expires": expires_at}
+            return line.target, text
+        line.target = found
+        wanted = {"scopes": (found.scopes, limits), "expiresAt": (found.expires_at, expires_at)}
+        if differing := [field for field, (has, asked) in wanted.items() if has != asked]:
+            raise refusal(
+                "exists_with_others", what=f"The key “{name}” of {environment}", others=" and ".join(differing)
+            )
+        line.nothing_changed()
+    return found, ""
 
 
 def make_deploy_key(environment: Environment, token: AccessKey | None = None) -> tuple[AccessKey, str]:
@@ -198,8 +244,23 @@ def forget_clients() -> None:
 
 
 def allows(key: AccessKey, scope: str) -> bool:
-    """Whether the key has this scope of SCOPES. A key without scopes has each scope."""
-    return not key.scopes or scope in key.scopes or (scope == READ and DEPLOY in key.scopes)
+    """Whether the key has this scope. A key without scopes has each scope of SCOPES, and not ADMIN.
+
+    It has `pull` too, also if it was made before this scope existed: it can begin a deployment, whose log-in already
+    pulls from and pushes to the same repository.
+    """
+    if not key.scopes:
+        return scope != ADMIN
+    return scope in key.scopes or (scope == READ and DEPLOY in key.scopes)
+
+
+def owner_has(key: AccessKey, right: str) -> bool:
+    """Whether the user of a management token has this right now, and the staff status: what the console asks for.
+
+    `right` is the codename of a permission of this app, such as `add_project`.
+    """
+    user = key.user
+    return user is not None and user.is_active and user.is_staff and user.has_perm(f"deployments.{right}")
 
 
 def owner_may(key: AccessKey, scope: str) -> bool:
@@ -231,11 +292,12 @@ def revoke(key: AccessKey) -> bool:
     """Revoke the key, from the next request on. False if the key was revoked before.
 
     Revoking a personal access token also revokes all deploy keys of its user, because it is not recorded which deploy
-    key was made with which token. A running deploy of this user with another token has to be started again.
+    key was made with which token. A running deploy of this user with another token has to be started again. A
+    management token makes no deploy keys.
     """
     with transaction.atomic():
         changed = AccessKey.objects.filter(pk=key.pk, revoked_at__isnull=True).update(revoked_at=Now())
-        if changed and key.kind == KeyKind.USER:
+        if changed and key.kind == KeyKind.USER and allows(key, DEPLOY):
             deploys = AccessKey.objects.filter(kind=KeyKind.DEPLOY, user=key.user, revoked_at__isnull=True)
             deploys.update(revoked_at=Now())  # D-token-revocation
     return changed > 0

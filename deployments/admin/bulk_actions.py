@@ -255,7 +255,8 @@ class BulkActions(ReadOnly):
                 match bulk.name:
                     case "except":
                         count = requests.set_override(rows=rows.only("pk"), by=by, **exception)
-                        words, after = f"{count:,} excepted.", {**exception, "until": exception["until"].isoformat()}
+                        words = "The exception was made." if count == 1 else f"{count:,} exceptions were made."
+                        after = {**exception, "until": exception["until"].isoformat()}
                     case "end":
                         count = requests.end_override(rows=rows.only("pk", "mode"), by=by)
                         words = "The exception was ended." if count == 1 else f"{count:,} exceptions were ended."

@@ -9,27 +9,29 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.admin import AdminSite
-from django.db.models import Count, Q, QuerySet, Value
+from django.db.models import Case, Count, Exists, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Left
+from django.db.models.functions import Left, Lower
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
 
-from deployments import worker
+from deployments import tasks, worker
 from deployments.admin import commits
 from deployments.admin.attention import ALARMING, attention, list_address
 from deployments.admin.chart import per_day
 from deployments.admin.display import TONES, ago
-from deployments.admin.image_states import broken_current_images
+from deployments.admin.image_states import broken_current_images, broken_in_project
 from deployments.admin.pages import Alarm, may
 from deployments.deploys.projects import ROOT_SLUGS
 from deployments.deploys.promotions import rolled_back
 from deployments.models import (
     FINAL_STATUSES,
+    ChannelKind,
     Deployment,
     DeploymentStatus,
     Environment,
+    NotificationChannel,
     Process,
     ProcessRole,
     Project,
@@ -44,6 +46,7 @@ from deployments.reconcile.processes import Seen
 
 UNDER_WAY = tuple(status for status in DeploymentStatus if status not in FINAL_STATUSES)
 PROJECTS_SHOWN = 20
+DEPLOY = "npx trigger.dev@latest deploy --local-build"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,8 @@ class Shell:
 
     counters: dict[str, Counter]  # by the model's name; without the counters that are 0
     busy: bool  # a sweep or a deployment is under way
-    no_worker: bool  # and no worker runs, so it waits
+    worker_runs: bool
+    no_worker: bool  # no worker runs, and something waits for one
 
 
 def shell(request: HttpRequest) -> Shell:
@@ -78,6 +82,7 @@ def _shell() -> Shell:
         "Repository": Repository.objects.filter(ALARMING),
         "Sweep": Sweep.objects.filter(status=SweepStatus.RUNNING),
         "Worker": processes.alive(ProcessRole.WORKER),
+        **_health_rows(),
     }
     counts = [
         each.order_by()
@@ -93,11 +98,42 @@ def _shell() -> Shell:
         "Repository": Counter(number=numbers["Repository"], words="need attention", tone="bad"),
         "Sweep": Counter(number=numbers["Sweep"], words="running", tone="run"),
     }
+    if problems := _problems(numbers):
+        words = f"problem{'s need' if problems > 1 else ' needs'} attention"
+        found["Setup"] = Counter(number=problems, words=words, tone="bad")
     busy = bool(numbers["Deployment"] or numbers["Sweep"])
     return Shell(
         counters={name: counter for name, counter in found.items() if counter.number},
         busy=busy,
+        worker_runs=bool(numbers["Worker"]),
         no_worker=busy and not numbers["Worker"],
+    )
+
+
+def _health_rows() -> dict[str, QuerySet[Any]]:
+    """The rows that `_problems` needs the numbers of."""
+    return {
+        "events": processes.alive(ProcessRole.EVENTS),
+        "lost events": processes.silent_processes(ProcessRole.EVENTS),
+        "clocks": processes.with_wrong_clock(),
+        "mail": NotificationChannel.objects.filter(kind=ChannelKind.MAIL, enabled=True),
+        "schedules": tasks.overdue(worker.OVERDUE_SECONDS),
+    }
+
+
+def _problems(numbers: Mapping[str, int]) -> int:
+    """How many problems the Health page lists at least: those that rows and settings show, without a query of its own.
+
+    Not counted are what only the doctor's own checks find: of the database, of secrets, of single sign-on, of other
+    configurations, and of AWS.
+    """
+    mail_is_missing = not settings.MAIL_IS_CONFIGURED and not settings.CONFIGURATION.problem_of("EMAIL_URL")
+    return (
+        (not numbers["Worker"])
+        + bool(numbers["lost events"] and not numbers["events"])
+        + numbers["clocks"]
+        + bool(numbers["mail"] and mail_is_missing)
+        + bool(numbers["schedules"])
     )
 
 
@@ -140,7 +176,16 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
         }
     if sees_deployments:
         chart = per_day()
-        context |= {"chart": chart, "week": chart.last(7), **_grid(), "recent": _recent()}
+        context |= {
+            "chart": chart,
+            "week": chart.last(7),
+            **_grid(),
+            "recent": _recent(),
+            "may_see_health": may(request, "view_setup"),
+            "may_add_project": may(request, "add_project"),
+            "may_add_channel": may(request, "add_notificationchannel"),
+            "deploy_command": f"TRIGGER_API_URL={settings.CONFIGURATION.api_origin} {DEPLOY}",
+        }
     if sees_sweeps:
         context["health"] = _health()
         context["may_start"] = may(request, "start_sweep")
@@ -231,7 +276,7 @@ def _alarms() -> list[Alarm]:
     pause = writes_pause.current()
     if pause is not None:
         words = f"{pause.paused_by} paused them: {pause.reason}"
-        then = "Allow them again on the set-up page, or with manage.py writes resume."
+        then = "Allow them again on the Health page, or with manage.py writes resume."
         found.insert(0, Alarm(title="Writes to AWS are paused", words=words, then=then, tone="warn"))
     return found
 
@@ -278,6 +323,8 @@ class Row:
     project: Project
     cells: list[Cell | None]
     branches: int
+    alarms: str  # the list of its repositories that need attention; empty if none does
+    has_broken_image: bool  # a current image cannot be pulled
 
 
 def commit_message() -> Left:
@@ -286,11 +333,24 @@ def commit_message() -> Left:
 
 
 def _grid() -> dict[str, Any]:
-    """Projects as rows, root environments as columns; a column such as dev only if a project has a promotion there."""
-    projects = list(
-        Project.objects.filter(archived_at=None).annotate(
-            branches=Count("environments", filter=Q(environments__parent__isnull=False, environments__archived_at=None))
-        )[:PROJECTS_SHOWN]
+    """Projects as rows, those in trouble first; root environments as columns.
+
+    A column such as dev only if a project has a promotion there.
+    """
+    every = Project.objects.filter(archived_at=None)
+    number = every.order_by().values("archived_at").annotate(number=Count("pk")).values("number")
+    rows_in_trouble = Repository.objects.filter(ALARMING, project=OuterRef("pk"))
+    projects: list[Any] = list(
+        every.annotate(
+            branches=Count(
+                "environments", filter=Q(environments__parent__isnull=False, environments__archived_at=None)
+            ),
+            number=Subquery(number),
+            has_alarm=Exists(rows_in_trouble),
+            has_broken_image=broken_in_project(),
+        ).order_by(Case(When(Q(has_alarm=True) | Q(has_broken_image=True), then=0), default=1), Lower("name"), "pk")[
+            :PROJECTS_SHOWN
+        ]
     )
     current = {
         (promotion.environment.project_id, promotion.environment.slug): Cell(
@@ -314,10 +374,16 @@ def _grid() -> dict[str, Any]:
     }
     columns = [*ROOT_SLUGS, *sorted({slug for _, slug in current if slug not in ROOT_SLUGS})]
     rows = [
-        Row(project=each, cells=[current.get((each.pk, slug)) for slug in columns], branches=each.branches)
+        Row(
+            project=each,
+            cells=[current.get((each.pk, slug)) for slug in columns],
+            branches=each.branches,
+            alarms=list_address(status="attention", project__ref=each.ref) if each.has_alarm else "",
+            has_broken_image=each.has_broken_image,
+        )
         for each in projects
     ]
-    return {"columns": columns, "grid": rows}
+    return {"columns": columns, "grid": rows, "more_projects": projects[0].number - len(projects) if projects else 0}
 
 
 def _recent() -> Any:

@@ -12,15 +12,17 @@ from django.contrib.admin.views.main import ChangeList
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.fields.json import KT
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.html import format_html
 
 from deployments.admin import commits, why
-from deployments.admin.display import ago, badge, commit_cell, headline, tags, took, two_lines
+from deployments.admin.display import ago, badge, clock, commit_cell, headline, tags, took, two_lines
 from deployments.admin.exports import Exports
 from deployments.admin.pages import Alarm, Nouns, Several, Together, audit_of, menu
 from deployments.admin.promotions import Promotions, offers
 from deployments.admin.search import MAX_ROWS_SEARCHED, find
 from deployments.admin.time_filter import between
+from deployments.deploys import lifecycle
 from deployments.deploys.push_credentials import incomplete
 from deployments.models import FINAL_STATUSES, Deployment, DeploymentStatus, Promotion
 
@@ -47,6 +49,7 @@ def listed() -> QuerySet[Deployment]:
     )
 
 
+LOG_LINES_SHOWN = 12  # of the output of a failed build; the rest is folded
 _WENT_WRONG = (DeploymentStatus.FAILED, DeploymentStatus.TIMED_OUT)
 
 
@@ -97,7 +100,7 @@ class Mark(Several):
 class DeploymentAdmin(Promotions, Exports):
     page_template = "registry_admin/deployment.html"
     tiles = "Status"
-    nothing_yet = "No deployments yet. In a project with a trigger.config file: npx trigger.dev@4.8.3 deploy"
+    nothing_yet = "No deployments yet. In a project's folder: npx trigger.dev@latest deploy --local-build"
     nothing_found = f"Words are searched only in the newest {MAX_ROWS_SEARCHED:,} deployments that match the filters."
     list_display = ("version_cell", "status_cell", "where", "commit", "by", "created")
     list_filter = (
@@ -159,6 +162,8 @@ class DeploymentAdmin(Promotions, Exports):
     @admin.display(description="Status")
     def status_cell(self, row: Deployment) -> str:
         reason = row.reason or row.canceled_reason  # type: ignore[attr-defined]
+        if (silent := lifecycle.silent_since(row, timezone.now())) is not None:
+            reason = format_html("No request since {}", clock(silent))
         return two_lines(badge(row), reason) if reason else badge(row)
 
     @admin.display(description="Project")
@@ -185,14 +190,28 @@ class DeploymentAdmin(Promotions, Exports):
             "commit_sha": str(row.git.get("commitSha") or ""),
             "commit_links": commits.links(row.git, triggered_via=row.triggered_via),
             "worker": getattr(row, "worker", None),
+            "log_end": log_end(row),
+            "without_of_receipt": "at pullers unproved" + (" digest" if _same_digest(row) else ""),
             "last_good": good if row.status in _WENT_WRONG else None,
             "alarm": _credentials_alarm(row),
             "log_in_ends": datetime.fromisoformat(row.log_in.expires_at) if row.log_in else None,
             "live": row.status in UNDER_WAY,
+            "silent_since": lifecycle.silent_since(row, timezone.now()),
             "why": why.of_deployment(request, row),
             "audit": audit_of(request, row),
             **offers(request, row, good),
         }
+
+
+def log_end(row: Deployment) -> str:
+    """The last lines of the output of a failed build, if the CLI sent the output."""
+    output = str((row.error or {}).get("stderr") or "").rstrip()
+    return "\n".join(output.splitlines()[-LOG_LINES_SHOWN:])
+
+
+def _same_digest(row: Deployment) -> bool:
+    """Whether the digest that was verified is the one of the image, which the page shows anyway."""
+    return row.receipt is not None and row.receipt.digest == row.image_digest
 
 
 def _credentials_alarm(row: Deployment) -> Alarm | None:

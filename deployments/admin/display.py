@@ -21,10 +21,12 @@ from django.template.base import Parser, Token
 from django.utils import timezone
 from django.utils.html import format_html, strip_tags
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from django.utils.timesince import timesince
 
 from deployments.access import audit
 from deployments.admin import commits
+from deployments.admin.sidebyside import DiffLine
 from deployments.models import (
     AccessKey,
     AuditEntry,
@@ -75,6 +77,16 @@ TONES: Mapping[str, str] = {
     ImageStatus.NOT_PULLABLE: "bad",
     ImageStatus.UNKNOWN: "warn",
 }
+
+
+#: Model → the name of its list, where that is not the plural of the model's name.
+PLURALS = {"AuditEntry": "Audit log", "NotificationDelivery": "Deliveries"}
+
+
+@register.filter
+def plural(opts: Any) -> str:
+    """The name of a model's list. `opts`: the model's `_meta`."""
+    return PLURALS.get(opts.object_name) or str(capfirst(opts.verbose_name_plural))
 
 
 def mark(tone: str, word: str) -> SafeString:
@@ -343,9 +355,21 @@ def members(value: Any, without: str = "") -> list[tuple[str, Member]]:
 
 
 @register.filter
+def names(lines: list[DiffLine]) -> bool:
+    """Whether two texts side by side differ in the name of a statement."""
+    return any(line.is_name for line in lines)
+
+
+@register.filter
 def code(text: str) -> str:
     """A text that people copy. Without a script, a click selects all of it."""
     return format_html('<code class="copy">{}</code>', text) if text else "–"
+
+
+@register.filter
+def short_code(text: str) -> str:
+    """As `code`, on one line: the end of a long text is hidden, and copied with the rest."""
+    return format_html('<code class="copy short" title="{0}">{0}</code>', text) if text else "–"
 
 
 @register.filter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
 from deployments.models import ImageState
 from deployments.reconcile import image_states
@@ -22,6 +22,14 @@ def kept_images(rows: Q) -> Any:
 
 def broken_current_images() -> Any:
     """The current images that cannot be pulled, the newest first. One query."""
+    return _broken().select_related("deployment__environment__project").order_by("-since")[:BROKEN_SHOWN]
+
+
+def broken_in_project() -> Exists:
+    """Condition for projects with a current image that cannot be pulled."""
+    return Exists(_broken().filter(deployment__project=OuterRef("pk")))
+
+
+def _broken() -> Any:
     found = image_states.with_current(ImageState.objects.filter(state__in=image_states.BROKEN))
-    found = found.filter(is_current=True, deployment__environment__archived_at=None)
-    return found.select_related("deployment__environment__project").order_by("-since")[:BROKEN_SHOWN]
+    return found.filter(is_current=True, deployment__environment__archived_at=None)

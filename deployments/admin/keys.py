@@ -49,17 +49,34 @@ class Environments(forms.ModelChoiceField):  # type: ignore[type-arg]
         return f"{obj.project} / {obj}"
 
 
+#: A personal access token for the management API only.
+MANAGEMENT = "management"
 #: What a person can make a key for: the kind, its name, and a sentence to choose by.
-KINDS = (
+KINDS: tuple[tuple[str, str, str], ...] = (
     (KeyKind.ENVIRONMENT, "Environment key", "For one environment, in CI and in the deployed code."),
     (KeyKind.USER, "Personal access token", "For the CLI of a person, with all projects."),
+    (
+        MANAGEMENT,
+        "Management token",
+        "For Terraform and scripts: projects, environments and keys, but no deploys.",
+    ),
 )
-#: Field → the kind of key that has it. A form has only the fields of its kind.
-FIELDS = {"environment": KeyKind.ENVIRONMENT, "scopes": KeyKind.ENVIRONMENT, "user": KeyKind.USER}
+#: Field → the kinds of key that have it. A form has only the fields of its kind.
+FIELDS: dict[str, set[str]] = {
+    "environment": {KeyKind.ENVIRONMENT},
+    "scopes": {KeyKind.ENVIRONMENT},
+    "user": {KeyKind.USER, MANAGEMENT},
+}
+#: Kind → the variable that a program reads such a key from.
+VARIABLES: dict[str, str] = {
+    KeyKind.ENVIRONMENT: "TRIGGER_SECRET_KEY",
+    KeyKind.USER: "TRIGGER_ACCESS_TOKEN",
+    MANAGEMENT: "REGISTRY_ADMIN_TOKEN",
+}
 
 
 class NewKeyForm(forms.Form):
-    """The form of a new key of one kind. A personal token acts as its user: only a superuser makes one for another."""
+    """The form of a new key of one kind. A token acts as its user: only a superuser makes one for another."""
 
     environment = Environments(
         queryset=Environment.objects.none(),
@@ -95,16 +112,17 @@ class NewKeyForm(forms.Form):
         self.fields["environment"].queryset = Environment.objects.filter(  # type: ignore[attr-defined]
             archived_at=None, project__archived_at=None
         ).select_related("project")
-        for field, of_kind in FIELDS.items():
-            if of_kind != kind:
+        for field, of_kinds in FIELDS.items():
+            if kind not in of_kinds:
                 del self.fields[field]
 
     def make(self) -> tuple[AccessKey, str]:
         """Make the key that a valid form asks for. Returns the row and the key's text, which is not stored."""
         data = self.cleaned_data
         end = clock.now() + timedelta(days=data["days"]) if data["days"] else None
-        if self.kind == KeyKind.USER:
-            return keys.make_user_token(data["user"], data["name"], expires_at=end)
+        if self.kind in FIELDS["user"]:
+            management = self.kind == MANAGEMENT
+            return keys.make_user_token(data["user"], data["name"], for_management=management, expires_at=end)
         return keys.make_environment_key(data["environment"], data["name"], scopes=data["scopes"], expires_at=end)
 
 
@@ -201,7 +219,7 @@ class AccessKeyAdmin(Audited, ReadOnly):
                 line.target = key
                 line.after = {"kind": key.kind, "owner": owner_of(key), "scopes": key.scopes}
             return self._shown_once(request, key, text)
-        context = {"title": f"New {words[KeyKind(kind)].lower()}", "form": form, "back": back}
+        context = {"title": f"New {words[kind].lower()}", "form": form, "back": back}
         return self.render_page(request, "registry_admin/key_new.html", None, context)
 
     def revoke_view(self, request: HttpRequest, pk: int) -> HttpResponse:
@@ -247,7 +265,7 @@ class AccessKeyAdmin(Audited, ReadOnly):
 
         Like all pages of the console it is never cached; a test checks it for this page.
         """
-        name = "TRIGGER_ACCESS_TOKEN" if key.kind == KeyKind.USER else "TRIGGER_SECRET_KEY"
+        name = VARIABLES[MANAGEMENT if keys.ADMIN in key.scopes else key.kind]
         lines = f"export TRIGGER_API_URL={settings.CONFIGURATION.api_origin}\nexport {name}={text}"
         context = {"title": "A new key", "text": text, "lines": lines}
         return self.render_page(request, "registry_admin/key_made.html", key, context)
@@ -271,7 +289,11 @@ class AccessKeyAdmin(Audited, ReadOnly):
     def _alarm(self, row: AccessKey) -> Alarm | None:
         if getattr(row, "state", "") == "unseen":
             return UNSEEN
-        return None if not row.is_live or keys.owner_may(row, keys.DEPLOY) else WORTH_LESS
+        if not row.is_live:
+            return None
+        if keys.ADMIN in row.scopes:
+            return None if keys.owner_may(row, keys.READ) else WITHOUT_OWNER
+        return None if keys.owner_may(row, keys.DEPLOY) else WORTH_LESS
 
     @admin.display(description="Key", ordering="prefix")
     def prefix_cell(self, row: AccessKey) -> str:
@@ -318,6 +340,14 @@ WORTH_LESS = Alarm(
     words="A key is worth what its owner may do: its owner is not active, or lacks the staff status or the right "
     "“Can add access key”.",
     then="Give its owner the right, or revoke the key.",
+    tone="warn",
+)
+#: The alarm on the page of a live management token whose user may not even see projects.
+WITHOUT_OWNER = Alarm(
+    title="This token can do nothing now",
+    words="A management token is worth what its owner may do: its owner is not active, or lacks the staff status or "
+    "the right “Can view project”.",
+    then="Give its owner the right, or revoke the token.",
     tone="warn",
 )
 OBSTACLE = "A deploy key, a revoked or expired key, and a key that was already rotated cannot be rotated."

@@ -180,6 +180,8 @@ def described(channel: NotificationChannel) -> dict[str, Any]:
 @admin.register(NotificationChannel)
 class ChannelAdmin(ReadOnly):
     page_template = "registry_admin/notification.html"
+    change_list_template = "registry_admin/notification_list.html"
+    tools = True
     nothing_yet = "No channels yet. Add one to hear about failed deployments."
     list_display = ("name_cell", "state_cell", "hears", "last_sent")
     list_filter = (menu("Kind", "kind", words=dict(ChannelKind.choices)),)

@@ -27,7 +27,7 @@ from django.utils.text import capfirst
 from deployments.access import audit
 from deployments.access.audit import Trail
 from deployments.admin import live
-from deployments.admin.display import TONES
+from deployments.admin.display import TONES, plural
 from deployments.config import Configuration
 from deployments.models import AuditEntry, ProcessRole, Sweep
 from deployments.reconcile import generation, processes
@@ -120,7 +120,7 @@ class Nouns(ChangeList):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.title = str(capfirst(self.opts.verbose_name_plural))
+        self.title = plural(self.opts)
 
     @cached_property
     def menus(self) -> list[tuple[Any, list[dict[str, Any]]]]:

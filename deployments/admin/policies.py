@@ -385,7 +385,9 @@ class Policies(ReadOnly):
             except Refusal as refusal:
                 self.message_user(request, refusal.sentence, messages.ERROR)
             else:
-                self.message_user(request, f"The policy of {kept.at:%d %b %Y, %H:%M} UTC is back.", messages.SUCCESS)
+                self.message_user(
+                    request, f"The policy from before {kept.at:%d %b %Y, %H:%M} UTC was restored.", messages.SUCCESS
+                )
                 return HttpResponseRedirect(reverse("admin:deployments_repository_change", args=[row.pk]))
         partition, text = partition_of(row.region), beside(row, kept.policy_before)
         comparison = policy.compare(row.policy_text or None, text, partition=partition, names=("current", "earlier"))
@@ -394,7 +396,7 @@ class Policies(ReadOnly):
             "registry_admin/restore.html",
             row,
             {
-                "title": "Put this policy back?",
+                "title": "Restore this policy?",
                 "event": kept,
                 "form": form,
                 "comparison": comparison,

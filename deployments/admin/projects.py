@@ -149,11 +149,9 @@ class ProjectAdmin(ReadOnly):
         form = NewProjectForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             try:
-                with Trail.of(request).change("add.project") as line:
-                    project = projects.create_project(
-                        name=form.cleaned_data["name"], ref=form.cleaned_data["ref"] or None
-                    )
-                    line.target, line.after = project, described(project)
+                project = projects.add(
+                    name=form.cleaned_data["name"], ref=form.cleaned_data["ref"] or None, trail=Trail.of(request)
+                )
             except IntegrityError:  # another request has made a project with this ref meanwhile
                 form.add_error("ref", REF_TAKEN)
             else:
@@ -169,13 +167,7 @@ class ProjectAdmin(ReadOnly):
         form = NameForm(request.POST or None, initial={"name": project.name})
         if request.method == "POST" and form.is_valid():
             name = form.cleaned_data["name"]
-            with Trail.of(request).change("change.project", project) as line:
-                row = Project.objects.select_for_update().get(pk=project.pk)
-                before, row.name = described(row), name
-                row.save(update_fields=["name"])
-                line.target, line.before, line.after = row, before, {**described(row), "changed": ["name"]}
-                if before["name"] == name:
-                    line.nothing_changed()
+            projects.rename(project=project, name=name, trail=Trail.of(request))
             self.message_user(request, f"The project is called {name}.", messages.SUCCESS)
             return HttpResponseRedirect(page_of(project))
         return self._form(request, project, form=form, title=f"Rename {project}", word="Rename", back=page_of(project))
@@ -273,11 +265,6 @@ def _buttons(request: HttpRequest, project: Project) -> Iterator[Button]:
         yield button("Restore…", "restore", "button") if is_archived else button("Archive…", "archive")
     if is_archived and may(request, "delete_project"):
         yield button("Delete…", "delete", "button danger")
-
-
-def described(project: Project) -> dict[str, Any]:
-    """The values of a project that the audit log keeps."""
-    return {"name": project.name, "ref": project.ref}
 
 
 def page_of(project: Project) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from django.contrib import admin, messages
@@ -45,14 +45,13 @@ SIGNS = {PullState.NO: "✕", PullState.DEPENDS: "~", PullState.UNKNOWN: "?", Pu
 MARKED = 4  # up to so many accounts have a mark of their own in a row of another list
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class Asked:
     """What a request asks for: the configuration that counts, its consumer accounts, and those that are shown."""
 
     configuration: Configuration
     accounts: list[str]
     shown: list[str]
-    readings: dict[tuple[str, str], RegistryPolicyReading] = field(default_factory=dict)
 
     @classmethod
     def of(cls, request: HttpRequest) -> Asked:
@@ -62,10 +61,14 @@ class Asked:
             configuration = shown_configuration()
             accounts = [] if configuration.problems else pull_states.consumer_accounts(configuration)
             chosen = [account for account in accounts if account in request.GET.getlist("consumer")]
-            readings = {(each.account, each.region): each for each in RegistryPolicyReading.objects.all()}
-            found = cls(configuration=configuration, accounts=accounts, shown=chosen or accounts, readings=readings)
+            found = cls(configuration=configuration, accounts=accounts, shown=chosen or accounts)
             request.asked_for_pulls = found  # type: ignore[attr-defined]
         return found
+
+    @cached_property
+    def readings(self) -> dict[tuple[str, str], RegistryPolicyReading]:
+        """(account, region) → the last reading of the registry's policy."""
+        return {(each.account, each.region): each for each in RegistryPolicyReading.objects.all()}
 
     @property
     def registries(self) -> list[tuple[str, RegistryPolicyReading | None]]:

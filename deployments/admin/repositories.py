@@ -15,6 +15,7 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from deployments.admin import differences
 from deployments.admin.attention import ALARMING, LEFT, NEEDS_ATTENTION, WORST_FIRST, ByCause, attention
 from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions, button, offered, offers_of, with_offers
 from deployments.admin.dashboard import shell
@@ -54,7 +55,14 @@ from deployments.aws.partitions import partition_of
 from deployments.catalogue import sentence
 from deployments.config import RegistryConfig
 from deployments.models import Deployment, EventKind, Repository, RepositoryStatus
-from deployments.reconcile import lifecycle_safety, pull_states, registry_policies, repositories, targets
+from deployments.reconcile import (
+    lifecycle_safety,
+    pull_states,
+    registry_policies,
+    repositories,
+    targets,
+    writes_pause,
+)
 
 #: The order of the statuses in the menu and in the tiles, the worst first.
 BY_STATUS = (*NEEDS_ATTENTION, RepositoryStatus.PENDING, RepositoryStatus.UNMANAGED, RepositoryStatus.IN_SYNC)
@@ -252,10 +260,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
         excepted = bool(row.mode) and in_force(row)
         take_over = take_over_button(request, row)
         check = last_check(row, no_worker=shell(request).no_worker)
-        found = row.differences
-        if registry is not None and row.policy_text and row.status == RepositoryStatus.UNMANAGED:  # no look compares it
-            partition = partition_of(row.region)
-            found = repositories.policy_differences(row, row.policy_text, registry, partition=partition)
+        policy_words, policy_differs = differences.of_the_policy(row, registry, partition=partition_of(row.region))
         acts = {bulk.name: button(bulk, row, excepted=excepted) for bulk in offered(request, row)}
         return {
             "live": check is not None and check.waits,
@@ -266,7 +271,12 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "desired": desired,
             "lines": lines,
             "one_policy": laid_out(row.policy_text or desired or ""),
-            "policy_differs": any(each.part == "policy" for each in found),
+            "policy_words": policy_words,
+            "policy_differs": policy_differs,
+            "differences": differences.card(
+                row, enforce=shown_configuration().enforce, paused=writes_pause.current() is not None
+            ),
+            "path_name": row.project or row,
             "events": events,
             "gone_words": next((event.message for event in events if event.kind == EventKind.MISSING), ""),
             "latest": latest(Deployment.objects.filter(repository=row)),
@@ -283,14 +293,12 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "end": acts.pop("end", None),
             "buttons": [*([take_over] if take_over else []), *acts.values()],
             "take_over": take_over,
-            "incomparable": row.incomparable_since is not None or any(each.is_incomparable for each in found),
+            "incomparable": row.incomparable_since is not None,
             "may_be_open": openness(row) == "unknown",
-            "needs_person": bool(row.last_error) and not row.last_error_heals,
-            "observed": not repositories.effective_enforce(row, shown_configuration().enforce, timezone.now()),
-            "may_restore": may(request, "restore_policy_repository") and covered,
+            "first_error": row.error_since if lasts(row) else None,
+            "may_restore": may(request, "restore_policy_repository") and covered and not missing,
             "alarm": Alarm(title="Deleted from ECR", words=reason(row)) if missing else None,
             "missing": missing,
-            "drifted": row.status == RepositoryStatus.DRIFTED,
             "audit": audit_of(request, row),
         }
 
@@ -317,6 +325,13 @@ def _places(request: HttpRequest) -> list[tuple[str, str]]:
         found = list(Repository.objects.order_by().values_list("account", "region").distinct()[:MAX_MENU_CHOICES])
         request.places_of_repositories = found  # type: ignore[attr-defined]
     return found
+
+
+def lasts(row: Repository) -> bool:
+    """Whether the present error of a repository was met before its last attempt."""
+    if row.error_since is None or row.last_error_at is None:
+        return False
+    return row.last_error_at - row.error_since > repositories.SAME_ERROR_TWICE_AFTER
 
 
 def in_force(row: Repository) -> bool:

@@ -1,4 +1,4 @@
-"""The set-up page: `manage.py doctor` in the browser.
+"""The Health page: `manage.py doctor` in the browser.
 
 A GET checks only the settings and the database. The button also checks AWS and the mail server, in the request itself,
 because a person waits for the report (at most about 25 seconds). Each use of the button and its result are in the audit
@@ -38,7 +38,7 @@ BADGES = {
 
 
 def may_see(request: HttpRequest) -> bool:
-    """Whether the user may see the set-up page."""
+    """Whether the user may see the Health page."""
     return bool(request.user.has_perm(PERMISSION))
 
 
@@ -64,7 +64,7 @@ def setup(request: HttpRequest) -> HttpResponse:
         "registry_admin/setup.html",
         {
             **admin.site.each_context(request),
-            "title": "Set-up",
+            "title": "Health",
             "report": report,
             "asked": asked,
             "parts": _parts(report),
@@ -99,7 +99,7 @@ def writes(request: HttpRequest) -> HttpResponse:
         {
             **admin.site.each_context(request),
             "title": "Allow writes to AWS again" if pause else "Stop every write to AWS",
-            "above": (reverse("admin:setup"), "Set-up"),
+            "above": (reverse("admin:setup"), "Health"),
             "pause": pause,
             "missing": request.method == "POST",
         },

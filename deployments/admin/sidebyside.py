@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+#: A Sid of a statement, as `laid_out` writes it: of the only statement, or of one in a list.
+_SID = re.compile(r'( {4}| {6})"Sid": ')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +27,11 @@ class DiffLine:
     left_number: int | None
     right_number: int | None
     differs: bool
+
+    @property
+    def is_name(self) -> bool:
+        """Whether the line differs and has only a Sid, a statement's name, which gives no access."""
+        return self.differs and all(_SID.match(side) for side in (self.left, self.right) if side is not None)
 
 
 def side_by_side(left: str, right: str, *, partition: str = "aws") -> list[DiffLine]:
@@ -52,7 +61,9 @@ def _alike(value: Any, partition: str, name: str = "") -> Any:
 
 
 def _lines(left: list[str], right: list[str]) -> Iterator[DiffLine]:
-    for tag, a, a_end, b, b_end in difflib.SequenceMatcher(a=left, b=right, autojunk=False).get_opcodes():
+    # Without the comma at their end: a line gets one if another follows.
+    bare = [[line.removesuffix(",") for line in side] for side in (left, right)]
+    for tag, a, a_end, b, b_end in difflib.SequenceMatcher(a=bare[0], b=bare[1], autojunk=False).get_opcodes():
         for offset in range(max(a_end - a, b_end - b)):
             at, bt = a + offset, b + offset
             yield DiffLine(

@@ -23,6 +23,7 @@ from deployments.access import sessions
 from deployments.access.audit import Actor, Trail
 from deployments.access.single_sign_on import is_on, passwords_are_off
 from deployments.admin import dashboard, forgotten, live, second_factor, single_sign_on, why
+from deployments.admin.display import PLURALS
 from deployments.admin.log_in import LogIn
 from deployments.admin.pages import may
 from deployments.errors import refusal
@@ -33,8 +34,10 @@ from deployments.models import Deployment, Repository
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Registry", ("Deployment", "Repository", "Sweep", "Project", "Environment")),
     ("Access", ("AccessKey", "User", "Group")),
-    ("Installation", ("AuditEntry", "NotificationChannel", "NotificationDelivery")),
+    ("Installation", ("AuditEntry", "NotificationChannel")),
 )
+#: Reached from the pages of the other model; an entry of the navigation only for people who may not see those.
+REACHED_FROM = {"NotificationDelivery": "NotificationChannel"}
 
 
 class RegistryAdmin(admin.AdminSite):
@@ -55,6 +58,11 @@ class RegistryAdmin(admin.AdminSite):
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
         apps = self._build_app_dict(request, app_label).values()
         models = {model["object_name"]: model for app in apps for model in app["models"]}
+        for inner, outer in REACHED_FROM.items():
+            if inner in models and outer in models:
+                models[outer]["inner"] = models.pop(inner)["object_name"]
+        for name, model in models.items():
+            model["name"] = PLURALS.get(name, model["name"])
         sections = [(name, [models.pop(each) for each in names if each in models]) for name, names in SECTIONS]
         if app_label is None and may(request, why.PERMISSION):
             # First, because it answers the question that this program is for.
@@ -63,8 +71,8 @@ class RegistryAdmin(admin.AdminSite):
             place = {"name": "Why no pull?", "object_name": "Why", "admin_url": reverse("admin:why"), "perms": {}}
             sections[0][1].append(place)
         if app_label is None and request.user.has_perm("deployments.view_setup"):
-            place = {"name": "Set-up", "object_name": "Setup", "admin_url": reverse("admin:setup"), "perms": {}}
-            sections[-1][1].append(place)  # the set-up page has no model
+            place = {"name": "Health", "object_name": "Setup", "admin_url": reverse("admin:setup"), "perms": {}}
+            sections[-1][1].append(place)  # no model
         sections.append(("More", list(models.values())))  # so that a model without a section is reachable too
         return [
             {"name": name, "app_label": name.lower(), "app_url": reverse("admin:index"), "models": rows}
@@ -87,6 +95,8 @@ class RegistryAdmin(admin.AdminSite):
             for section in context["available_apps"]:
                 for model in section["models"]:
                     model["counter"] = counters.get(model["object_name"])
+                    if model["object_name"] == "Setup" and not shell.worker_runs:
+                        model["note"] = "No worker is running"
         return context
 
     def get_urls(self) -> list[Any]:

@@ -326,12 +326,16 @@ class Checked:
     tone: str
 
 
+#: What is said of a check without a finding, by the status that the repository has now.
+_NOTHING_FOUND: dict[str, str] = {RepositoryStatus.IN_SYNC: "In sync.", RepositoryStatus.UNMANAGED: "It was read."}
+
+
 def last_check(row: Repository, *, no_worker: bool) -> Checked | None:
     """The check of this repository that waits, or that ended a short time ago. At most two queries."""
     check = sweep_record.check_of(row)
     if check is None:
         return None
-    sweep, state, words, tone = check.sweep, "done", "In sync.", "idle"
+    sweep, state, words, tone = check.sweep, "done", _NOTHING_FOUND.get(row.status, "Nothing differed then."), "idle"
     if check.waits:
         state = "running" if check.left and check.left.taken else "queued"
         words = why_left(check.left, no_worker=no_worker)

@@ -91,7 +91,7 @@ def page(request: HttpRequest) -> HttpResponse:
 def _answer(request: HttpRequest, text: str) -> Why | None:
     configuration = shown_configuration()
     if configuration.problems:
-        messages.error(request, "The settings have errors, so no answer is given. The set-up page names the errors.")
+        messages.error(request, "The settings have errors, so no answer is given. The Health page names the errors.")
         return None
     look = request.method == "POST" and "look" in request.POST
     try:

@@ -10,7 +10,7 @@ from typing import Any
 from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 
-from deployments.api import deployments, errors, login, projects
+from deployments.api import deployments, errors, login, management, projects
 from deployments.api.bodies import StrictParser
 
 
@@ -43,3 +43,4 @@ errors.register(api)
 api.add_router("", projects.router)
 api.add_router("", deployments.router)
 api.add_router("", login.router)
+api.add_router("/v1/manage", management.router)

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.http import HttpRequest
 from ninja.security import HttpBearer
 
-from deployments.access import keys
+from deployments.access import groups, keys
 from deployments.access.audit import Actor
 from deployments.api import branches, limits
 from deployments.api.errors import HttpRefusal, http_refusal
@@ -99,15 +99,28 @@ class UserToken(_Bearer):
         return key
 
 
+class ManagementToken(_Bearer):
+    openapi_description = (
+        "A management token: a personal access token (`tr_pat_…`) with the scope `admin`. Each request also needs the "
+        "right that the console asks its owner for."
+    )
+
+    def admit(self, request: HttpRequest, key: AccessKey) -> AccessKey:
+        if key.kind != KeyKind.USER or not keys.allows(key, keys.ADMIN):
+            raise http_refusal(403, "not_a_management_token")
+        return key
+
+
 class EnvironmentKey(_Bearer):
     openapi_description = (
         "An environment's key, from `GET /api/v1/projects/{ref}/{env}`. With the key of `preview`, the header "
         f"`{BRANCH_HEADER}` names the branch. A key that is limited to other scopes gets a 403."
     )
 
-    def __init__(self, scope: str) -> None:
+    def __init__(self, scope: str, *, needs_branch: bool = True) -> None:
         super().__init__()
         self.scope = scope
+        self.needs_branch = needs_branch  # False: without the header, the environment is `preview` itself
 
     def admit(self, request: HttpRequest, key: AccessKey) -> Caller:
         if key.environment is None:
@@ -115,18 +128,21 @@ class EnvironmentKey(_Bearer):
                 403, "This request needs the key of an environment, from GET /api/v1/projects/{ref}/{env}."
             )
         require_scope(key, self.scope)
-        if self.scope != keys.READ:
+        if self.scope not in (keys.READ, keys.PULL):  # what is current stays so, and nodes go on pulling it
             require_active(key.environment.project)
         if key.environment.type != EnvironmentType.PREVIEW:
             return Caller(key=key, environment=key.environment)
         name = request.headers.get(BRANCH_HEADER, "")
+        if not name and not self.needs_branch:
+            return Caller(key=key, environment=key.environment)
         if not name:
             raise HttpRefusal(401, f"Preview deployments belong to a branch: name it in the header {BRANCH_HEADER}.")
         return Caller(key=key, environment=branches.find(key.environment, name))
 
 
-user_token, any_key = UserToken(), AnyKey()
+user_token, any_key, management_token = UserToken(), AnyKey(), ManagementToken()
 may_read, may_deploy, may_fetch_credentials = map(EnvironmentKey, (keys.READ, keys.DEPLOY, keys.CREDENTIALS))
+may_pull = EnvironmentKey(keys.PULL, needs_branch=False)
 
 
 def require_scope(key: AccessKey, scope: str) -> None:
@@ -134,6 +150,12 @@ def require_scope(key: AccessKey, scope: str) -> None:
     if not keys.allows(key, scope):
         raise http_refusal(403, "scope_missing", scopes=", ".join(key.scopes), scope=scope)
     _require_owner(key, scope)
+
+
+def require_right(key: AccessKey, right: str) -> None:
+    """Raise HttpRefusal (403) if the owner of a management token does not have this right now: `keys.owner_has`."""
+    if not keys.owner_has(key, right):
+        raise http_refusal(403, "right_missing", owner=key.user, right=groups.name_of(right))
 
 
 def require_active(project: Project) -> None:

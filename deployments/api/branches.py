@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db.models.functions import Now
 
+from deployments.access.audit import Trail
 from deployments.api.errors import HttpRefusal
 from deployments.models import Environment
 
@@ -65,12 +66,23 @@ def upsert(preview: Environment, name: str, git: dict[str, Any]) -> tuple[Enviro
     return environment, is_new or restored
 
 
-def archive(preview: Environment, name: str) -> Environment:
+def add(preview: Environment, name: str, git: dict[str, Any], trail: Trail) -> tuple[Environment, bool]:
+    """`upsert`, with its audit line if it changed something."""
+    with trail.change("add.environment", after={"archived": False}) as line:
+        environment, is_new = upsert(preview, name, git)
+        line.target = environment
+        if not is_new:
+            line.nothing_changed()
+    return environment, is_new
+
+
+def archive(preview: Environment, name: str, trail: Trail) -> Environment:
     """Archive a branch; its deployments stay. Raises HttpRefusal: 404 if it does not exist, 400 if it is archived."""
-    branch = clean(name)
-    found = preview.branches.filter(branch=branch).first() if branch else None
-    if found is None:
-        raise HttpRefusal(404, "Branch not found")
-    if not preview.branches.filter(pk=found.pk, archived_at__isnull=True).update(archived_at=Now()):
-        raise HttpRefusal(400, "The branch is already archived.")
+    with trail.change("archive.environment", before={"archived": False}, after={"archived": True}) as line:
+        branch = clean(name)
+        found = line.target = preview.branches.filter(branch=branch).first() if branch else None
+        if found is None:
+            raise HttpRefusal(404, "Branch not found")
+        if not preview.branches.filter(pk=found.pk, archived_at__isnull=True).update(archived_at=Now()):
+            raise HttpRefusal(400, "The branch is already archived.")
     return found

@@ -14,15 +14,16 @@ from django.http.response import HttpResponseBase
 from ninja.responses import Status
 
 from deployments import images, measure, models
+from deployments.access import keys
 from deployments.access.audit import Trail
 from deployments.api import listing, schemas, stream
 from deployments.api.auth import EnvironmentRequest, may_deploy, may_fetch_credentials
 from deployments.api.errors import HttpRefusal, refusing_with
 from deployments.api.schemas import refusals
 from deployments.deploys import lifecycle, promotions
-from deployments.errors import refusal
+from deployments.errors import Refusal, refusal
 from deployments.log import bind
-from deployments.models import EnvironmentType
+from deployments.models import DeploymentStatus, EnvironmentType
 from deployments.row_values import LogIn
 
 router = listing.router  # shared: ninja needs the GET and POST routes of one address in one router
@@ -110,13 +111,20 @@ def _idempotency_key(request: HttpRequest) -> str | None:
 
 @router.get(
     "/v1/deployments/{deployment_id}",
-    response={200: schemas.Deployment, **refusals(401, 403, 404)},
+    response={200: schemas.Deployment, **refusals(401, 403, 404, 422)},
     exclude_none=True,
     summary="The state of a deployment",
 )
 def show(request: EnvironmentRequest, deployment_id: str) -> dict[str, Any]:
+    """For the deployment of a 3.x CLI, this request comes before finalize: 422 if finalize would refuse the image, and
+    no `worker` after the deployment was canceled, has failed or has timed out. Both end the CLI; a refused finalize
+    does not."""
     deployment = _find(request, deployment_id)
-    worker = getattr(deployment, "worker", None)
+    if keys.allows(request.auth.key, keys.DEPLOY):
+        refused = promotions.stops_v3(deployment, settings.CONFIGURATION)
+        if refused is not None:
+            raise HttpRefusal(422, refused.sentence, code=refused.code)
+    worker = None if _has_ended_v3(deployment) else getattr(deployment, "worker", None)
     return {
         "id": deployment.id,
         "status": deployment.status,
@@ -244,6 +252,11 @@ def fail(request: EnvironmentRequest, deployment_id: str, body: schemas.Failure)
     return {"id": deployment_id}
 
 
+def _has_ended_v3(deployment: models.Deployment) -> bool:
+    """Whether this is the deployment of a 3.x CLI that has ended without success."""
+    return not deployment.type and deployment.is_final and deployment.status != DeploymentStatus.DEPLOYED
+
+
 _EVENT = {
     "type": "object",
     "required": ["event", "data"],
@@ -264,14 +277,19 @@ _EVENT = {
             200: {
                 "description": "Events: `log` {message}, `ping` {}, and at the end `complete` {id} or `error` {error}.",
                 "content": {"text/event-stream": {"schema": _EVENT}},
-            }
+            },
+            204: {"description": "The deployment of a 3.x CLI has ended without success: the CLI asks no more."},
         }
     },
 )
 def finalize(request: EnvironmentRequest, deployment_id: str, body: schemas.Finalize) -> HttpResponseBase:
     """Every refusal is an `error` event, also for an unknown deployment: the CLI does not show the text of another
-    status than 200. A repeated request for a DEPLOYED deployment completes."""
+    status than 200. A repeated request for a DEPLOYED deployment completes. A 3.x CLI repeats a request that was
+    refused every three seconds without an end, so it gets a 204, after which it does not."""
     bind(deployment_id=deployment_id)
+    known = models.Deployment.objects.filter(environment=request.auth.environment, id=deployment_id).first()
+    if known is not None and _has_ended_v3(known):
+        return HttpResponse(status=204)
     return stream.response(
         lambda report: _finalize(request, deployment_id, body, report),
         complete={"id": deployment_id},
@@ -286,13 +304,18 @@ def _finalize(
     report: Callable[[str], object] = lambda sentence: None,
 ) -> None:
     digest = body.imageDigest if isinstance(body.imageDigest, str) else None
-    promotions.finalize(
-        deployment=_find(request, deployment_id),
-        digest=digest if images.is_digest(digest) else None,
-        skip_promotion=body.skipPromotion or False,
-        configuration=settings.CONFIGURATION,
-        report=report,
-    )
+    deployment = _find(request, deployment_id)
+    try:
+        promotions.finalize(
+            deployment=deployment,
+            digest=digest if images.is_digest(digest) else None,
+            skip_promotion=body.skipPromotion or False,
+            configuration=settings.CONFIGURATION,
+            report=report,
+        )
+    except Refusal as refused:
+        promotions.fail_v3(deployment, refused)
+        raise
 
 
 @router.post(

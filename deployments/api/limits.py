@@ -68,5 +68,6 @@ def _network(address: str) -> str:
 
 unknown_keys = Limiter(most=30, seconds=60)  # D-unknown-keys
 failed_logins = Limiter(most=60, seconds=600)
+pull_log_ins = Limiter(most=30, seconds=60)  # of one key; each costs two calls to AWS
 logged_refused_keys = Limiter(most=1, seconds=600)
 logged_too_many_keys = Limiter(most=1, seconds=600)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.text import slugify
 from ninja import Router
 
@@ -15,20 +15,22 @@ from deployments import models
 from deployments.access import keys
 from deployments.access.audit import Trail
 from deployments.access.vault import Vault
-from deployments.api import branches, schemas
+from deployments.api import branches, limits, schemas
 from deployments.api.auth import (
     EnvironmentRequest,
     UserRequest,
     any_key,
     may_deploy,
+    may_pull,
     may_read,
     require_active,
     require_scope,
+    too_many,
     user_token,
 )
 from deployments.api.errors import HttpRefusal
 from deployments.api.schemas import refusals
-from deployments.deploys import environment_variables
+from deployments.deploys import environment_variables, pull_log_ins
 from deployments.log import bind
 from deployments.models import SLUG_ALIASES, AccessKey, Environment, EnvironmentType, Promotion
 
@@ -128,7 +130,7 @@ def projects(request: UserRequest) -> list[dict[str, Any]]:
     summary="One project",
 )
 def project(request: UserRequest, ref: str) -> dict[str, Any]:
-    return _project(_find_project(ref), _organization())
+    return _project(find_project(ref), _organization())
 
 
 @router.get(
@@ -163,7 +165,8 @@ def _slug(project: models.Project) -> str:
     return slugify(project.name) or project.ref
 
 
-def _find_project(ref: str) -> models.Project:
+def find_project(ref: str) -> models.Project:
+    """The project with this ref. Raises HttpRefusal (404)."""
     found = models.Project.objects.filter(ref=ref).first()
     if found is None:
         raise HttpRefusal(404, PROJECT_NOT_FOUND)
@@ -245,11 +248,8 @@ def upsert_branch(request: UserRequest, ref: str, body: schemas.NewBranch) -> di
     git = body.git.model_dump(exclude_none=True) if body.git else {}
     preview = _preview(request.auth, ref)
     require_active(preview.project)
-    with Trail.of(request).change("add.environment", after={"archived": False}) as line:
-        line.target, is_new = branches.upsert(preview, body.branch, git)
-        if not is_new:
-            line.nothing_changed()
-    return {"id": str(line.target.pk)}
+    branch, _ = branches.add(preview, body.branch, git, Trail.of(request))
+    return {"id": str(branch.pk)}
 
 
 @router.get(
@@ -283,9 +283,7 @@ def list_branches(request: UserRequest, ref: str) -> dict[str, Any]:
 def archive_branch(request: UserRequest, ref: str, body: schemas.ArchivedBranch) -> dict[str, Any]:
     require_scope(request.auth, keys.DEPLOY)
     preview = _preview(request.auth, ref)
-    before, after = {"archived": False}, {"archived": True}
-    with Trail.of(request).change("archive.environment", before=before, after=after) as line:
-        archived = line.target = branches.archive(preview, body.branch)
+    archived = branches.archive(preview, body.branch, Trail.of(request))
     return {"branch": {"id": str(archived.pk)}}
 
 
@@ -293,7 +291,7 @@ def _preview(key: AccessKey, ref: str) -> Environment:
     if key.environment is not None:
         _require_own(key, ref, "preview")
         return key.environment
-    project = _find_project(ref)
+    project = find_project(ref)
     found = project.environments.filter(slug="preview", parent=None).first()
     if found is None:
         raise HttpRefusal(400, "Preview is not enabled: the project has no preview environment.")
@@ -329,7 +327,7 @@ def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
         found, text = key.environment, request.headers["Authorization"].partition(" ")[2].strip()
     else:
         slug = SLUG_ALIASES.get(env, env)
-        project = _find_project(ref)
+        project = find_project(ref)
         root = project.environments.select_related("project").filter(slug=slug, parent=None).first()
         if root is None:
             raise HttpRefusal(404, "Environment not found")
@@ -345,6 +343,54 @@ def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
         "name": found.project.name,
         "apiUrl": settings.CONFIGURATION.api_origin,
         "projectId": str(found.project_id),
+    }
+
+
+# ---- The log-in of a cluster outside AWS.
+
+
+@router.post(
+    "/v1/projects/{ref}/{env}/pull-credentials",
+    auth=may_pull,
+    response={200: schemas.PullCredentials | schemas.PullSecret, **refusals(400, 401, 403, 404, 422)},
+    exclude_none=True,
+    summary="A log-in that pulls from the environment's repository, for a cluster outside AWS",
+)
+def pull_credentials(
+    request: EnvironmentRequest,
+    ref: str,
+    env: str,
+    response: HttpResponse,
+    format: Literal["dockerconfigjson"] | None = None,
+) -> dict[str, Any]:
+    """It opens one repository, only to pull, and ends after an hour. With `format=dockerconfigjson`, the answer is a
+    Kubernetes Secret without a name, to be sent as a merge patch. With the key of `preview`, the header
+    `x-trigger-branch` may name a branch. Never a wider log-in: where AWS allows the server none for one repository,
+    and for a registry that is not ECR, the answer is a 422 with the next step. Nodes that have an AWS role which the
+    repository policy lets pull need no log-in."""
+    response["Cache-Control"] = "no-store"
+    caller = request.auth
+    _require_own(caller.key, ref, env)
+    if wait := limits.pull_log_ins.count(caller.key.digest):
+        raise too_many("log-ins with this key", wait)
+    issued, message = pull_log_ins.issue(
+        environment=caller.environment,
+        key=caller.key,
+        configuration=settings.CONFIGURATION,
+        trail=Trail.of(request),
+    )
+    if format is not None:
+        return {
+            "metadata": {"annotations": {"registry-admin/expires-at": issued.expires_at.isoformat()}},
+            "data": {".dockerconfigjson": pull_log_ins.docker_config(issued)},
+        }
+    return {
+        "username": issued.username,
+        "password": issued.password,
+        "expiresAt": issued.expires_at,
+        "repositoryUri": issued.repository_uri,
+        "proxyEndpoint": issued.endpoint,
+        "message": message,
     }
 
 

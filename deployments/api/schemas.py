@@ -10,9 +10,19 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BaseModel, Field, GetJsonSchemaHandler, RootModel
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    Field,
+    GetJsonSchemaHandler,
+    RootModel,
+    StringConstraints,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
+
+from deployments import images
 
 
 def _cut(length: int) -> AfterValidator:
@@ -47,6 +57,12 @@ def without_credentials(url: str) -> str | None:
         return None
     name = f"[{host}]" if ":" in host else host
     return urlunsplit((parts.scheme, name + port, parts.path, "", ""))
+
+
+def _ref(text: str) -> str:
+    if not images.is_project_ref(text):
+        raise ValueError("a ref is proj_ followed by lower case letters and digits, at most 64 characters")
+    return text
 
 
 class Error(BaseModel):
@@ -169,6 +185,55 @@ class NewBranch(BaseModel):
 class ArchivedBranch(BaseModel):
     branch: str
     env: Literal["preview"] = "preview"
+
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Ref = Annotated[str, AfterValidator(_ref), Field(description="`proj_` and lower case letters and digits.")]
+
+
+class NewProject(BaseModel):
+    name: Name
+    ref: Ref | None = Field(None, description="The project of a `trigger.config`. Absent: the name decides.")
+
+
+class ProjectValues(BaseModel):
+    name: Name | None = Field(None, description="Needed for a project that does not exist.")
+    ref: str | None = Field(None, description="The ref of the address: a ref never changes.")
+    archived: bool | None = None
+
+
+class NewEnvironment(BaseModel):
+    branch: str
+
+
+class EnvironmentValues(BaseModel):
+    archived: bool
+
+
+class NewKey(BaseModel):
+    environment: str = Field(description="`prod`, `staging` or `preview`.")
+    name: Name = Field(description="Where the key is used. The environment has one key with this name.")
+    scopes: list[str] = Field([], max_length=20, description="Absent or empty: every scope of an environment key.")
+    expiresAt: AwareDatetime | None = None
+
+
+class Rotation(BaseModel):
+    graceHours: int = Field(24, ge=0, le=168, description="How long the old key works; 0: it is revoked now.")
+
+
+class Page(BaseModel):
+    size: int = Field(50, alias="page[size]", ge=1, le=100)
+    after: str | None = Field(None, alias="page[after]", description="The id of the last row of the previous page.")
+
+
+class ProjectFilters(Page):
+    name: str | None = None
+    archived: bool | None = None
+
+
+class KeyFilters(Page):
+    name: str | None = None
+    environment: str | None = None
 
 
 class DeploymentFilters(BaseModel):
@@ -376,6 +441,25 @@ class RegistryCredentials(BaseModel):
     message: str | None = Field(None, description="When it ends, and what it does not open, in sentences.")
 
 
+class PullCredentials(BaseModel):
+    username: str
+    password: str
+    expiresAt: datetime = Field(description="When the log-in really ends: AWS ends it with its session.")
+    repositoryUri: str = Field(description="The one repository that it pulls from, with the registry's host.")
+    proxyEndpoint: str | None = Field(None, description="The registry's endpoint, if ECR names it.")
+    message: str = Field(description="When it ends, and which nodes were seen to need none, in sentences.")
+
+
+class PullSecret(BaseModel):
+    """A Secret without a name, as the body of a merge patch."""
+
+    apiVersion: Literal["v1"] = "v1"
+    kind: Literal["Secret"] = "Secret"
+    type: Literal["kubernetes.io/dockerconfigjson"] = "kubernetes.io/dockerconfigjson"
+    metadata: dict[str, dict[str, str]] = Field(description="Annotations: when the log-in ends.")
+    data: dict[str, str] = Field(description="`.dockerconfigjson`, in Base64.")
+
+
 class Branch(BaseModel):
     id: str
     name: str
@@ -423,6 +507,55 @@ class CurrentDeployment(ListedDeployment):
 
 class Pagination(BaseModel):
     next: str | None = None
+
+
+class ManagedProject(BaseModel):
+    id: str = Field(description="The ref.")
+    ref: str
+    name: str
+    archived: bool
+    createdAt: datetime
+
+
+class ManagedProjects(BaseModel):
+    data: list[ManagedProject]
+    pagination: Pagination
+
+
+class ManagedEnvironment(BaseModel):
+    id: str = Field(description="The slug of a root environment; a number for a preview branch.")
+    project: str
+    slug: str
+    branch: str | None = None
+    archived: bool
+    createdAt: datetime
+
+
+class ManagedEnvironments(BaseModel):
+    data: list[ManagedEnvironment]
+    pagination: Pagination
+
+
+class ManagedKey(BaseModel):
+    id: str
+    project: str
+    environment: str
+    name: str
+    scopes: list[str]
+    prefix: str = Field(description="The first characters of the key.")
+    createdAt: datetime
+    expiresAt: datetime | None = None
+    lastUsedAt: datetime | None = None
+    lastUsedBy: str | None = None
+
+
+class NewManagedKey(ManagedKey):
+    key: str = Field(description="The text of the key, which no other answer has.")
+
+
+class ManagedKeys(BaseModel):
+    data: list[ManagedKey]
+    pagination: Pagination
 
 
 class Deployments(BaseModel):

@@ -18,7 +18,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models.functions import Now
+from django.db.models import Q
+from django.db.models.functions import Least, Now
 
 from deployments import clock, images, measure
 from deployments.access.audit import Trail
@@ -46,6 +47,10 @@ log = get_logger(__name__)
 
 BUILDING, DEPLOYING, DEPLOYED = DeploymentStatus.BUILDING, DeploymentStatus.DEPLOYING, DeploymentStatus.DEPLOYED
 FAILED, CANCELED, TIMED_OUT = DeploymentStatus.FAILED, DeploymentStatus.CANCELED, DeploymentStatus.TIMED_OUT
+#: `triggered_via` of a deploy that a person began in a shell, as the CLI says; in CI it names the CI.
+BY_HAND = "cli:manual"
+#: After this time without a request, a running deployment is shown as silent.
+SILENCE = timedelta(minutes=1)
 REASON_LENGTH = 300  # characters of a deployment's error in its log line; the row has all of it
 
 
@@ -168,7 +173,7 @@ def _allocated(
     for last_try in (False, False, True):
         configuration = configuration_in_force(own)
         config = configuration.registry(type)
-        name = _repository_name(environment, configuration, config)
+        name = repository_name(environment, configuration, config)
         try:
             return configuration, config, name, ensure_repository(environment, configuration, config, name)
         except Refusal as refused:
@@ -177,7 +182,7 @@ def _allocated(
     raise AssertionError("unreachable")
 
 
-def _repository_name(environment: Environment, configuration: Configuration, config: RegistryConfig) -> str:
+def repository_name(environment: Environment, configuration: Configuration, config: RegistryConfig) -> str:
     """The name of the repository for a new deployment of this environment."""
     ref = environment.project.ref
     is_preview = configuration.preview_repositories and environment.type == EnvironmentType.PREVIEW
@@ -292,6 +297,7 @@ def _insert(
             created_at=now,
             started_at=now,
             deadline=now + timeout,
+            last_request_at=now,
             **values,
         )
         log_change("deployment.created", deployment, image=deployment.image_ref)
@@ -402,6 +408,7 @@ def _link_worker(
             runtime=runtime or deployment.runtime,
             runtime_version=runtime_version,
             deadline=Now() + timeout,
+            last_request_at=Now(),
         )
         if moved:
             worker = BackgroundWorker.objects.create(deployment=deployment, **values)
@@ -419,13 +426,20 @@ def _link_worker(
 def fail(*, environment: Environment, deployment_id: str, error: dict[str, Any]) -> None:
     """End a deployment as FAILED with the caller's error. Does nothing for an unknown or ended deployment.
 
-    If the registry refused the build's log-in, the message also says what to do.
+    If the registry refused the build, or may have, the message also says what to do.
     """
     related = Deployment.objects.select_related("project", "environment")
     deployment = related.filter(environment=environment, id=deployment_id).first()
     if deployment is not None:
-        if advice := push_credentials.advice(error, image_ref=deployment.image_ref):
-            error = {**error, "message": f"{error.get('message', '')} {advice}".strip()}
+        advice = push_credentials.advice(
+            error,
+            image_ref=deployment.image_ref,
+            is_indexed=deployment.status == DEPLOYING,
+            log_in=deployment.log_in,
+            now=clock.now(),
+        )
+        if advice:
+            error = {**error, "message": f"{str(error.get('message', '')).rstrip(' .')}. {advice}"}
         _end(deployment, FAILED, error=error)
 
 
@@ -466,6 +480,48 @@ def _end(deployment: Deployment, status: DeploymentStatus, **values: Any) -> boo
         # deployment.failed, deployment.canceled or deployment.timed_out
         log_change(f"deployment.{status.lower()}", deployment, reason=reason)
     return bool(changed)
+
+
+def end_interrupted(deployment: Deployment) -> int:
+    """Cancel earlier deploys that somebody interrupted, now that their repetition is deployed. Returns how many.
+
+    An interrupted CLI (Ctrl-C) says nothing, and a CLI that builds says nothing for minutes either. So a deploy counts
+    as interrupted only if it was begun by hand, the same caller has deployed the same commit to the same environment
+    after it, and it sent no request since then, nor for SILENCE. A wrong guess takes nothing away: an older version
+    would not become current any more (D-interrupted). CI runs, which may well run side by side, are left alone.
+    """
+    if deployment.triggered_via != BY_HAND:
+        return 0
+    commit = deployment.git.get("commitSha")
+    same = Q(git__commitSha=commit) if commit else Q(git__commitSha__isnull=True, content_hash=deployment.content_hash)
+    earlier = Deployment.objects.filter(
+        same,
+        environment=deployment.environment_id,
+        triggered_via=BY_HAND,
+        triggered_by=deployment.triggered_by,
+        begun_by=deployment.begun_by,
+        last_request_at__lt=Least(deployment.created_at, Now() - SILENCE),
+    ).exclude(status__in=FINAL_STATUSES)
+    count = 0
+    for each in earlier.select_related("project", "environment").order_by("created_at"):
+        reason = (
+            f"The same caller has deployed the same commit again, as version {deployment.version}. This deploy sent no "
+            f"request after {each.last_request_at:%H:%M} UTC."
+        )
+        # One statement compares and changes, so a deploy that takes its next step in this moment goes on.
+        ended = earlier.filter(pk=each.pk, status=each.status).update(
+            status=CANCELED, canceled_at=Now(), deadline=None, canceled_reason=reason, replaced_by=deployment
+        )
+        if ended:
+            log_change("deployment.canceled", each, reason=reason)
+            count += 1
+    return count
+
+
+def silent_since(deployment: Deployment, now: datetime) -> datetime | None:
+    """When the CLI of a running deployment sent its last request, if that was more than SILENCE before `now`."""
+    last = deployment.last_request_at
+    return last if not deployment.is_final and last is not None and now - last > SILENCE else None
 
 
 def update_running(deployment: Deployment, **values: Any) -> bool:
@@ -532,9 +588,10 @@ def registry_credentials(
                 also=_others_in_progress(deployment, config, person),
             )
     except Refusal as refused:
-        row.update(credentials_error=refused.sentence, credentials_kind="", log_in=None)
+        row.update(credentials_error=refused.sentence, credentials_kind="", log_in=None, last_request_at=Now())
         raise
-    row.update(credentials_error=issued.wider, credentials_kind=issued.kind, log_in=issued.opens)
+    values = {"credentials_error": issued.wider, "credentials_kind": issued.kind, "log_in": issued.opens}
+    row.update(**values, last_request_at=Now())
     return issued
 
 
@@ -551,7 +608,7 @@ def _others_in_progress(deployment: Deployment, config: RegistryConfig, person: 
     registry = registry_of(config.host)
     if person is None or registry is None or deployment.environment.type == EnvironmentType.PREVIEW:
         return []
-    running = Deployment.objects.filter(begun_by=person, deadline__gt=Now()).exclude(status__in=FINAL_STATUSES)
+    running = Deployment.objects.filter(begun_by=person, deadline__gt=Now())  # what has ended has no deadline
     others = running.exclude(environment__type=EnvironmentType.PREVIEW).order_by("-created_at")
     uris = [ref.rpartition(":")[0] for ref in (deployment.image_ref, *others.values_list("image_ref", flat=True))]
     hosts_and_names = [uri.partition("/")[::2] for uri in uris]

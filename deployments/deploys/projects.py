@@ -6,8 +6,9 @@ An archived project takes no deploys, and its keys only read (D-projects-end). A
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Count
 from django.db.models.functions import Now
 
@@ -46,6 +47,61 @@ def create_project(*, name: str, ref: str | None = None) -> Project:
         project = Project.objects.create(name=name, ref=ref or images.new_project_ref())
         ensure_environments(project)
     return project
+
+
+def add(*, name: str, ref: str | None = None, trail: Trail) -> Project:
+    """`create_project`, with its audit line."""
+    with trail.change("add.project") as line:
+        project = line.target = create_project(name=name, ref=ref)
+        line.after = described(project)
+    return project
+
+
+def ensure(*, name: str, ref: str | None = None, trail: Trail) -> tuple[Project, bool]:
+    """(the project with this ref or, without a ref, with this name; whether this call made it).
+
+    Of several requests at once, one makes the project: PostgreSQL locks the table, SQLite has one writer. Raises
+    Refusal if the project with this ref has another name, if the project is archived, and if several projects have this
+    name; ValueError as `create_project`.
+    """
+    with trail.change("add.project") as line:
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute(f"LOCK TABLE {Project._meta.db_table} IN SHARE ROW EXCLUSIVE MODE")
+        found = list(Project.objects.filter(ref=ref) if ref is not None else Project.objects.filter(name=name))
+        if not found:
+            project = line.target = create_project(name=name, ref=ref)
+            line.after = described(project)
+            return project, True
+        project = line.target = found[0]
+        if len(found) > 1:
+            raise refusal("project_name_not_unique", name=name, refs=", ".join(sorted(each.ref for each in found[:5])))
+        if project.name != name:
+            raise refusal("exists_with_others", what=f"The project {project.ref}", others="name")
+        if project.archived_at is not None:
+            raise refusal("exists_archived", what=f"The project {project.ref}")
+        line.nothing_changed()
+    return project, False
+
+
+def rename(*, project: Project, name: str, trail: Trail) -> bool:
+    """Change the name; the ref never changes. False if the project has this name. Raises NotFound."""
+    with trail.change("change.project", project) as line:
+        row = Project.objects.select_for_update().filter(pk=project.pk).first()
+        if row is None:
+            raise NotFound("The project does not exist any more.")
+        before, row.name = described(row), name
+        if before["name"] == name:
+            line.nothing_changed()
+            return False
+        row.save(update_fields=["name"])
+        line.target, line.before, line.after = row, before, {**described(row), "changed": ["name"]}
+    return True
+
+
+def described(project: Project) -> dict[str, Any]:
+    """The values of a project that the audit log keeps."""
+    return {"name": project.name, "ref": project.ref}
 
 
 def ensure_environments(project: Project) -> list[Environment]:

@@ -15,6 +15,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.db.models import DateTimeField, Q, Value
 from django.db.models.functions import Least, Now
+from django.utils import timezone
 
 from deployments import catalogue, images
 from deployments.access.audit import Trail
@@ -26,7 +27,9 @@ from deployments.deploys.lifecycle import (
     DEPLOYED,
     DEPLOYING,
     configuration_in_force,
+    end_interrupted,
     ensure_repository,
+    fail,
     log_change,
     registry_of_image,
     require_active,
@@ -46,6 +49,9 @@ from deployments.reconcile import bulkhead
 from deployments.row_values import Receipt
 
 log = get_logger(__name__)
+
+#: After a refused request for the state of its deployment, a 3.x CLI asks for the state again at once.
+V3_PAUSE = timedelta(seconds=30)
 
 
 def finalize(
@@ -69,6 +75,7 @@ def finalize(
         return
     if deployment.status != DEPLOYING:
         raise Refusal(_not_deploying(deployment), code="wrong_status")
+    update_running(deployment, last_request_at=Now())
     if not images.is_digest(digest):
         digest = None  # the CLI sends the value of buildx's metadata file, whatever it is
     receipt = _prove(deployment, digest, configuration, report=report, in_line=True)
@@ -95,6 +102,8 @@ def finalize(
         if moved and not skip_promotion:
             promoted = _make_current(deployment, by=deployment.triggered_by, newer_only=True, proof=receipt)
     deployment.refresh_from_db()
+    if moved:
+        end_interrupted(deployment)
     if not moved and deployment.status != DEPLOYED:
         raise Refusal(_not_deploying(deployment), code="wrong_status")
     if not moved:
@@ -105,6 +114,34 @@ def finalize(
         report(f"Version {deployment.version} is deployed and current.")
     else:
         report(f"Version {deployment.version} is deployed. A newer version is current, so it was not promoted.")
+
+
+def stops_v3(deployment: Deployment, configuration: Configuration) -> Refusal | None:
+    """The reason to stop a 3.x CLI before it finalizes: its image was not pushed, or cannot be pulled; None: none.
+
+    A 3.x CLI never ends after a finalize that is refused, and ends with an error after a refused request for the state
+    of the deployment, which is its last request before (D-v3). So the image is verified here too. The receipt has the
+    reason. For V3_PAUSE after a refusal the answer is None, because the CLI then asks for the state once more,
+    prints the reason, and reports the failure.
+    """
+    if deployment.type or deployment.status != DEPLOYING:
+        return None
+    receipt = deployment.receipt
+    refused_at = datetime.fromisoformat(receipt.at) if receipt is not None and receipt.code else None
+    if refused_at is not None and timezone.now() - refused_at < V3_PAUSE:
+        return None
+    try:
+        _prove(deployment, None, configuration, in_line=True)
+    except Refusal as refused:
+        return refused
+    return None
+
+
+def fail_v3(deployment: Deployment, refused: Refusal) -> None:
+    """End the deployment of a 3.x CLI whose finalize was refused, because that CLI does not report the failure."""
+    if not deployment.type:
+        error = {"name": "FinalizeError", "message": refused.sentence}
+        fail(environment=deployment.environment, deployment_id=deployment.id, error=error)
 
 
 def _finalized_before(deployment: Deployment, *, skip_promotion: bool) -> str:

@@ -1,4 +1,6 @@
-"""Registry credentials for one deploy, limited to the repositories that it needs if the installation allows it.
+"""Registry credentials for one deploy, or for the pulls of a cluster.
+
+They are limited to the repositories that the deploy needs, if the installation allows it.
 
 An ECR log-in has the rights of the identity that fetched it, is valid for hours and cannot be changed or revoked. So it
 is fetched with a session that may push to and pull from the deployment's repository, and pull from the base
@@ -56,6 +58,7 @@ PUSH_AND_PULL = (
     "ecr:UploadLayerPart",
 )
 WHOLE_REGISTRY = LogIn(push=("*",))
+BUILD_FAILED = "Error building image"  # the CLI's message where docker's build or its push ended with an error
 
 #: (access key, role) → (end by the monotonic clock until which AWS is not called again, AWS's reason).
 _not_allowed: dict[tuple[str, str | None], tuple[float, str]] = {}
@@ -90,11 +93,21 @@ def incomplete(log_in: LogIn | None) -> str:
     return catalogue.sentence("log_in_incomplete", names=", ".join(log_in.left_out))
 
 
-def advice(error: Mapping[str, Any], *, image_ref: str) -> str:
-    """What to do about a build whose log-in the registry refused, in one sentence; empty for any other error.
+def advice(error: Mapping[str, Any], *, image_ref: str, is_indexed: bool, log_in: LogIn | None, now: datetime) -> str:
+    """What to do about a build that the registry refused, in sentences; empty for any other error.
 
-    `error`: the error that the CLI has sent. The registry's words are in its message or at the end of its log.
+    `error`: the error that the CLI has sent. If it has the registry's words, they decide. The CLI (read: 3.3 to 4.8)
+    sends only BUILD_FAILED; then it is of use whether the tasks had been indexed, because the push comes next.
     """
+    refused = _refused(error, image_ref=image_ref)
+    if refused or not is_indexed or error.get("message") != BUILD_FAILED or error.get("stderr"):
+        return refused
+    has_ended = log_in is not None and datetime.fromisoformat(log_in.expires_at) <= now
+    return catalogue.sentence("build_log_in_ended" if has_ended else "build_failed_at_its_end")
+
+
+def _refused(error: Mapping[str, Any], *, image_ref: str) -> str:
+    """What the registry's words in an error say; empty if it has none."""
     text = excerpt("\n".join(str(error.get(name) or "") for name in ("message", "stderr")))
     host, _, name = image_ref.rpartition(":")[0].partition("/")
     failure = read(text, partitions())
@@ -123,7 +136,7 @@ def issue(
     ecr = ecr_of(config, host)
     if ecr is not None:
         life = int(min(max(seconds, SHORTEST_SESSION_SECONDS), SESSION_SECONDS))
-        wanted = _Wanted(push=name, pull=config.base_repositories, also=tuple(also))
+        wanted = _Wanted(always=LogIn(push=(name,)), pull=config.base_repositories, also=tuple(also))
         return _of_ecr(ecr, config, wanted=wanted, label=label, uri=uri, seconds=life)
     if config.username and config.password:
         return Credentials(
@@ -138,11 +151,22 @@ def issue(
     raise refusal("no_credentials", host=host)
 
 
+def issue_pull(*, host: str, name: str, label: str, config: RegistryConfig) -> Credentials:
+    """Credentials that pull from one repository. Raises Refusal where AWS allows none that are so narrow, and for a
+    registry that is not ECR, whose configured password can also push.
+    """
+    ecr = ecr_of(config, host)
+    if ecr is None:
+        raise refusal("pull_not_ecr", host=host)
+    wanted = _Wanted(always=LogIn(push=(), pull=(name,)))
+    return _of_ecr(ecr, config, wanted=wanted, label=label, uri=f"{host}/{name}", seconds=SESSION_SECONDS, narrow=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """What a log-in is to open: one repository to push to, and as many of the others as fit, in their order."""
+    """What a log-in is to open: `always`, and as many of the others as fit, in their order."""
 
-    push: str
+    always: LogIn
     pull: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
 
@@ -154,29 +178,29 @@ class _Wanted:
         """A log-in with the first so many of the others."""
         pull, also = self.pull[:count], self.also[: max(0, count - len(self.pull))]
         left_out = (*self.pull, *self.also)[count:]
-        return LogIn(push=(self.push, *also), pull=pull, left_out=left_out)
+        return LogIn(push=(*self.always.push, *also), pull=(*self.always.pull, *pull), left_out=left_out)
 
 
 def session_policy(registry: EcrRegistry, log_in: LogIn) -> str:
     """The policy of a session that opens these repositories, and nothing else."""
-    statements = [
-        {"Effect": "Allow", "Action": PUSH_AND_PULL, "Resource": _arns(registry, log_in.push)},
-        # AWS accepts only * as the resource of this action.
-        {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
+    # AWS accepts only * as the resource of this action.
+    statements: list[dict[str, Any]] = [{"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"}]
+    statements += [
+        {"Effect": "Allow", "Action": actions, "Resource": arns[0] if len(arns) == 1 else arns}
+        for actions, names in ((PUSH_AND_PULL, log_in.push), (PULL, log_in.pull))
+        if (arns := [registry.repository_arn(name) for name in names])
     ]
-    if log_in.pull:
-        statements.append({"Effect": "Allow", "Action": PULL, "Resource": _arns(registry, log_in.pull)})
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"))
 
 
-def _arns(registry: EcrRegistry, names: Sequence[str]) -> str | list[str]:
-    arns = [registry.repository_arn(name) for name in names]
-    return arns[0] if len(arns) == 1 else arns
-
-
-def _of_ecr(ecr: Ecr, config: RegistryConfig, *, wanted: _Wanted, label: str, uri: str, seconds: int) -> Credentials:
+def _of_ecr(
+    ecr: Ecr, config: RegistryConfig, *, wanted: _Wanted, label: str, uri: str, seconds: int, narrow: bool = False
+) -> Credentials:
+    """`narrow`: refuse instead of a log-in for the whole registry."""
     try:
         made = _session(ecr, config, wanted=wanted, label=label, seconds=seconds)
+        if narrow and isinstance(made, str):
+            raise refusal("pull_not_narrowable", reason=made)
         session, opens = (None, WHOLE_REGISTRY) if isinstance(made, str) else made
         login = ecr.authorization(session)
     except RegistryError as error:

@@ -254,6 +254,17 @@ def alive(role: ProcessRole) -> QuerySet[Process]:
     return Process.objects.filter(role=role, ended_at=None, beat_at__gt=Now() - LONG_SILENCE)
 
 
+def silent_processes(role: ProcessRole) -> QuerySet[Process]:
+    """The processes of the role that stopped without recording their end, as a query."""
+    return Process.objects.filter(role=role, ended_at=None, beat_at__lte=Now() - LONG_SILENCE)
+
+
+def with_wrong_clock() -> QuerySet[Process]:
+    """The running processes whose clock is so far off that a worker takes no work, as a query."""
+    wrong = Q(clock_offset__gte=CLOCK_STOP_SECONDS) | Q(clock_offset__lte=-CLOCK_STOP_SECONDS)
+    return Process.objects.filter(wrong, ~Q(trouble=""), ended_at=None, beat_at__gt=Now() - LONG_SILENCE)
+
+
 def absence(role: ProcessRole) -> str:
     """A sentence that no process of the role runs, and since when; empty if one runs. One query, or two."""
     if seen(role).alive:

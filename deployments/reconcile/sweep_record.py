@@ -109,17 +109,24 @@ def _log_end(sweep_id: int, status: SweepStatus, error: str) -> None:
 
 
 def progress(sweep: Sweep) -> Progress:
-    """The progress of a sweep, summed over its chunks."""
+    """The progress of a sweep, summed over its chunks.
+
+    A chunk counts a repository that it does not find as drifted (there is no column for it). Of a sweep over named
+    repositories, whose listing looks for none, each finding says which of them are missing.
+    """
     names = ("size", "in_sync", "healed", "drifted", "failed", "unmanaged")
     sums = sweep.chunks.aggregate(**{name: Sum(name, default=0) for name in names})
     calls = Counter(sweep.calls)
     for counted in sweep.chunks.values_list("calls", flat=True):
         calls.update(counted)
     done = sum(sums[name] for name in names[1:])
+    gone = sweep.findings.filter(outcome=Outcome.MISSING).count() if sweep.names else 0
+    gone = min(gone, sums["drifted"])  # a finding is written before its chunk's numbers
+    sums["drifted"] -= gone
     return Progress(
         total=sums.pop("size"),
         done=done,
-        missing=sweep.missing,
+        missing=sweep.missing + gone,
         discovered=sweep.discovered,
         calls=dict(sorted(calls.items())),
         **sums,

@@ -50,6 +50,15 @@ def test_a_personal_token_is_found_its_user_by_name_or_address_and_may_end(prod:
     assert timedelta(days=89) < key.expires_at - timezone.now() <= timedelta(days=90)
 
 
+def test_a_management_token_is_made_for_a_user(prod: Environment) -> None:
+    user = User.objects.create(username="terraform")
+
+    key = keys.authenticate(run("create", "--user", "terraform", "--scope", "admin")[0])
+
+    assert key is not None
+    assert (key.user, key.scopes, keys.allows(key, keys.DEPLOY)) == (user, ["admin"], False)
+
+
 def test_rotating_leaves_the_old_key_a_day_or_as_long_as_one_says(prod: Environment) -> None:
     old, first = keys.make_environment_key(prod, "CI")
 
@@ -116,7 +125,9 @@ def test_an_empty_list_names_the_next_command(db: None) -> None:
         (("create", "--project", "proj_billing"), "both"),
         (("create", "--project", "proj_billing", "--env", "mars"), "no environment mars"),
         (("create", "--user", "nobody"), "Not exactly one active user"),
-        (("create", "--user", "nobody", "--scope", "read"), "--scope is for"),
+        (("create", "--user", "nobody", "--scope", "read"), "its only scope is admin"),
+        (("create", "--user", "nobody", "--scope", "admin", "--scope", "read"), "its only scope is admin"),
+        (("create", "--project", "proj_billing", "--env", "prod", "--scope", "admin"), "for a token of a user"),
         (("rotate", "tr_prod_nothere"), "No key begins"),
         (("revoke", "tr_prod_nothere"), "No key begins"),
         (("rotate", "tr_prod_x", "--grace", "soon"), "as in 24h"),

@@ -388,6 +388,7 @@ class Installation:
         )
         if status in (DeploymentStatus.BUILDING, DeploymentStatus.DEPLOYING):
             row.deadline = self.now + timedelta(minutes=4)
+            row.last_request_at = self.now - timedelta(minutes=4)
         if status in (DeploymentStatus.DEPLOYED, DeploymentStatus.DEPLOYING):
             row.built_at = built
         if status == DeploymentStatus.DEPLOYED:

@@ -107,6 +107,7 @@ def test_a_form_without_an_error_has_no_summary(installation: Installation, oper
         ("?kind=environment", ["environment", "scopes", "name", "days"], ["user"]),
         ("?environment=1", ["environment", "scopes", "name", "days"], ["user"]),
         ("?kind=user", ["user", "name", "days"], ["environment", "scopes"]),
+        ("?kind=management", ["user", "name", "days"], ["environment", "scopes"]),
     ],
 )
 def test_the_form_of_a_key_has_the_fields_of_its_kind(
@@ -124,4 +125,5 @@ def test_a_new_key_begins_with_its_kind(query: str, installation: Installation, 
 
     assert '<a href="?kind=environment">Environment key</a>' in page
     assert '<a href="?kind=user">Personal access token</a>' in page
+    assert '<a href="?kind=management">Management token</a>' in page
     assert "<select" not in page

@@ -287,7 +287,7 @@ def test_a_check_that_ended_without_a_finding_says_how(
 def test_every_page_says_that_no_worker_is_running_while_work_waits(
     waits: bool, worker: bool, shown: bool, installation: Installation, operator: Client, person: Callable[..., Client]
 ) -> None:
-    """C4: the alarm stood only on the dashboard and on the set-up page."""
+    """C4: the alarm stood only on the dashboard and on the Health page."""
     Process.objects.all().delete()
     if worker:
         a_worker()

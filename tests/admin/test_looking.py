@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from deployments import config
 from deployments.admin import chart
 from deployments.deploys.projects import create_project
 from deployments.models import Deployment, Project, Promotion, RegistryPolicyReading, Repository
-from deployments.row_values import ConsumerPull, Difference, Part, PreviewResult, ProvedPull, Receipt
+from deployments.row_values import ConsumerPull, Difference, LogIn, Part, PreviewResult, ProvedPull, Receipt
 from tests.admin.installation import CLUSTER, DESIRED, HOST, SECOND, STAGING, Installation, policy
 
 DEPLOYMENTS, REPOSITORIES = "/admin/deployments/deployment/", "/admin/deployments/repository/"
@@ -84,7 +85,7 @@ def test_the_page_of_a_repository_offers_a_lifecycle_policy_that_keeps_its_image
     assert "The next reconcile corrects it." not in shown
 
 
-@pytest.mark.parametrize(("retryable", "words"), [(True, "The next reconcile corrects it."), (False, "Not corrected")])
+@pytest.mark.parametrize(("retryable", "words"), [(True, "the next attempt tries again"), (False, "Not corrected: ")])
 def test_a_page_does_not_promise_a_correction_after_an_error_that_needs_a_person(
     retryable: bool, words: str, installation: Installation, operator: Client
 ) -> None:
@@ -231,6 +232,43 @@ def test_a_commit_is_linked_and_compared_with_the_current_one(installation: Inst
     assert f'href="{remote}/pull/12"' in page
     assert f'href="{remote}/commit/{old}/checks"' in page
     assert f'href="{remote}/commit/{new}"' in operator.get(DEPLOYMENTS).content.decode()
+
+
+def test_the_digest_of_a_deployment_stands_once_on_its_page(installation: Installation, operator: Client) -> None:
+    row = Deployment.objects.filter(status="DEPLOYED")[0]
+    assert row.receipt is not None
+    page = operator.get(f"{DEPLOYMENTS}{row.pk}/change/").content.decode()
+    assert page.count(f">{row.image_digest}<") == 1
+    assert "<dt>Digest</dt>" not in page.split('id="receipt-title"')[1]
+
+    other = f"sha256:{'0' * 64}"
+    row.receipt = replace(row.receipt, digest=other)
+    row.save()
+
+    page = operator.get(f"{DEPLOYMENTS}{row.pk}/change/").content.decode()
+    assert other in page.split('id="receipt-title"')[1]
+
+
+def test_a_failed_build_shows_the_end_of_its_output_and_no_empty_card_of_tasks(
+    installation: Installation, operator: Client
+) -> None:
+    row = Deployment.objects.filter(status="FAILED")[0]
+    sha, remote = "a" * 40, "https://github.com/example/jobs"
+    row.git, row.triggered_via = {"commitSha": sha, "remoteUrl": f"{remote}.git"}, "cli:github_actions"
+    row.error = {"name": "BuildFailed", "message": "It failed.", "stderr": "\n".join(f"line {n};" for n in range(40))}
+    row.save()
+    page = operator.get(f"{DEPLOYMENTS}{row.pk}/change/").content.decode()
+    alarm = page.split('id="error-title"')[1].split("</section>")[0]
+    shown = alarm.split("<details>")[0]
+
+    assert "line 39;" in shown
+    assert "line 28;" in shown
+    assert "line 27;" not in shown
+    assert "line 0;" in alarm
+    assert f'href="{remote}/commit/{sha}/checks"' in alarm
+    assert 'id="tasks-title"' not in page
+    running = Deployment.objects.filter(status="BUILDING")[0]
+    assert 'id="tasks-title"' in operator.get(f"{DEPLOYMENTS}{running.pk}/change/").content.decode()
 
 
 def test_the_chart_stacks_a_day_and_says_it_in_words() -> None:
@@ -537,19 +575,19 @@ def test_the_page_needs_only_the_right_to_look(installation: Installation, perso
     assert person("view_group").post(WHAT_IF, {"text": "{}"}).status_code == 302
 
 
-def test_the_preview_is_reached_from_the_repositories_and_from_the_set_up_page(
+def test_the_preview_is_reached_from_the_repositories_and_from_the_health_page(
     installation: Installation, operator: Client
 ) -> None:
     for address in (REPOSITORIES, "/admin/setup/"):
         assert f'href="{WHAT_IF}"' in operator.get(address).content.decode(), address
 
 
-def test_the_emergency_stop_is_a_page_below_the_set_up_page(installation: Installation, operator: Client) -> None:
+def test_the_emergency_stop_is_a_page_below_the_health_page(installation: Installation, operator: Client) -> None:
     page = " ".join(operator.get("/admin/setup/writes/").content.decode().split())
     above = " ".join(operator.get("/admin/setup/").content.decode().split())
 
     path = page.split('<nav class="path"')[1].split("</nav>")[0]
-    assert '<a href="/admin/setup/">Set-up</a>' in path
+    assert '<a href="/admin/setup/">Health</a>' in path
     assert 'href="/admin/setup/" aria-current="true"' in page
     assert 'href="/admin/setup/" aria-current="page"' in above
 
@@ -607,3 +645,33 @@ def test_a_receipt_shows_for_each_account_what_was_seen(installation: Installati
     assert f'warn">It depends</span> account {STAGING}' in page
     assert "A condition. This rests on one policy." in page
     assert f'warn">Not seen</span> account {SECOND}' in page
+
+
+def test_the_page_of_a_deployment_says_which_repositories_its_log_in_opens_and_until_when(
+    installation: Installation, operator: Client
+) -> None:
+    row = Deployment.objects.exclude(log_in=None).first()
+    assert row is not None
+    assert row.log_in is not None
+
+    page = operator.get(f"{DEPLOYMENTS}{row.pk}/change/").content.decode()
+
+    assert "Its log-in opens" in page
+    assert f"{row.log_in.push[0]}</code> to push and pull" in page
+    assert "platform/*</code> to pull" in page
+    assert f'datetime="{row.log_in.expires_at}"' in page
+    assert "do not open every repository" not in page
+
+
+def test_what_did_not_fit_into_a_log_in_is_named_on_the_page_of_its_deployment(
+    installation: Installation, operator: Client
+) -> None:
+    row = Deployment.objects.exclude(log_in=None).first()
+    assert row is not None
+    left_out = LogIn(push=("trigger/a",), left_out=("platform/zero",), expires_at=timezone.now().isoformat())
+    Deployment.objects.filter(pk=row.pk).update(log_in=left_out)
+
+    page = operator.get(f"{DEPLOYMENTS}{row.pk}/change/").content.decode()
+
+    assert "The registry credentials do not open every repository" in page
+    assert "The log-in does not open platform/zero" in page

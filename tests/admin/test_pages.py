@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib import admin
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
 
-from deployments.models import Repository
+from deployments import tasks
+from deployments.models import ImageState, NotificationChannel, Process, Project, Repository
 from tests.admin.installation import Installation, address
 from tests.admin.markup import Page, read
 
 LISTS = {
     "deployments/deployment": 9,
-    "deployments/repository": 12,
+    "deployments/repository": 11,
     "deployments/sweep": 7,
     "deployments/project": 7,
     "deployments/environment": 8,
@@ -29,6 +35,7 @@ LISTS = {
 }
 
 
+CHANNEL = "admin:deployments_notificationchannel"
 PAGES = [
     "",
     *LISTS,
@@ -164,10 +171,61 @@ def test_only_models_that_we_chose_have_pages() -> None:
         assert model.__name__ in chosen[model._meta.app_label]
 
 
-def test_an_empty_installation_names_the_next_command(operator: Client) -> None:
-    assert "trigger.dev@4.8.3 deploy" in operator.get("/admin/").content.decode()
-    assert "trigger.dev@4.8.3 deploy" in operator.get("/admin/deployments/deployment/").content.decode()
+def test_an_empty_installation_names_the_next_steps_that_a_person_may_take(
+    operator: Client, person: Callable[..., Client]
+) -> None:
+    command = "trigger.dev@latest deploy --local-build"
+    page = operator.get("/admin/")
+    links = read(page.content.decode().split("Next steps")[1].split("</section>")[0]).links
+
+    assert f"TRIGGER_API_URL={settings.CONFIGURATION.api_origin} npx {command}" in page.content.decode()
+    assert links == [reverse("admin:setup"), *map(reverse, ("admin:deployments_project_add", f"{CHANNEL}_add"))]
+    viewer = person("view_deployment").get("/admin/").content.decode()
+    assert command in viewer
+    assert read(viewer.split("Next steps")[1].split("</section>")[0]).links == []
+    assert command in operator.get("/admin/deployments/deployment/").content.decode()
     assert "manage.py bootstrap" in operator.get("/admin/deployments/project/").content.decode()
+
+
+def test_an_installation_with_a_deployment_shows_no_next_steps(installation: Installation, operator: Client) -> None:
+    assert "Next steps" not in operator.get("/admin/").content.decode()
+
+
+def test_live_versions_begin_with_the_projects_in_trouble_and_say_how_many_are_not_shown(
+    installation: Installation, operator: Client
+) -> None:
+    Repository.objects.update(status="in_sync")
+    ImageState.objects.update(state="runnable")
+    names = sorted((project.name for project in installation.projects), key=str.lower)
+    grid = operator.get("/admin/").context["grid"]
+    assert [row.project.name for row in grid] == names
+
+    last, before = (next(each for each in installation.projects if each.name == name) for name in names[:-3:-1])
+    Repository.objects.filter(project=last).update(status="drifted")
+    ImageState.objects.filter(deployment__promotions__label="current", deployment__project=before).update(
+        state="missing"
+    )
+    Project.objects.bulk_create(Project(name=f"Another {number}", ref=f"proj_more{number}") for number in range(20))
+    response = operator.get("/admin/")
+
+    grid = response.context["grid"]
+    assert [row.project.name for row in grid[:2]] == sorted([last.name, before.name])
+    assert response.context["more_projects"] == len(names) + 20 - 20
+    page = " ".join(response.content.decode().split())
+    assert f"{len(names)} more projects" in page
+    assert "a current image cannot be pulled" in page
+    troubled = next(row for row in grid if row.project == last)
+    listed = operator.get(troubled.alarms).context["cl"].result_list
+    assert {row.project_id for row in listed} == {last.pk}
+
+
+def test_a_day_of_the_chart_leads_to_its_deployments(installation: Installation, operator: Client) -> None:
+    response = operator.get("/admin/")
+    day = response.context["chart"].days[-1]
+
+    address = f"/admin/deployments/deployment/?created_at_from={day.day}&created_at_to={day.day}"
+    assert address in read(response.content.decode()).links
+    assert operator.get(address).context["cl"].result_count == day.all
 
 
 def test_a_stranger_is_asked_to_log_in_and_sees_nothing_of_the_registry(installation: Installation) -> None:
@@ -179,6 +237,73 @@ def test_a_stranger_is_asked_to_log_in_and_sees_nothing_of_the_registry(installa
     assert read(login).inline == []
     assert installation.projects[0].name not in login
     assert "dkr.ecr" not in login
+
+
+def a_process(role: str, **values: Any) -> Process:
+    return Process.objects.create(role=role, host="here", pid=7, **values)
+
+
+def an_overdue_schedule() -> None:
+    tasks.ensure_schedules()
+    tasks.overdue(-9e9).update(next_run=timezone.now() - LONG_AGO)
+
+
+LONG_AGO = timedelta(minutes=5)
+CLOCK = "This host's clock is +70.0 seconds from the database's: set it (NTP)."
+PROBLEMS: dict[str, tuple[int, Callable[[], object]]] = {
+    "a worker runs": (0, lambda: a_process("worker")),
+    "no worker": (1, lambda: None),
+    "a worker that sends no heartbeat": (1, lambda: a_process("worker", beat_at=timezone.now() - LONG_AGO)),
+    "a consumer of change events was killed": (
+        1,
+        lambda: (a_process("worker"), a_process("events", beat_at=timezone.now() - LONG_AGO)),
+    ),
+    "a clock is wrong": (1, lambda: a_process("worker", clock_offset=70, trouble=CLOCK)),
+    "a channel for mails, and no mail server": (
+        1,
+        lambda: (a_process("worker"), NotificationChannel.objects.create(name="m", kind="mail", address="a@b.example")),
+    ),
+    "a schedule is overdue": (
+        1,
+        lambda: (a_process("worker"), an_overdue_schedule()),  # type: ignore[func-returns-value]
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PROBLEMS)
+def test_every_page_counts_the_problems_that_the_health_page_lists_and_says_that_no_worker_runs(
+    what: str, installation: Installation, operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "MAIL_IS_CONFIGURED", False)
+    Process.objects.all().delete()
+    number, happens = PROBLEMS[what]
+    happens()
+
+    page = operator.get("/admin/deployments/project/").content.decode()
+    entry = page.split('<nav id="sections"')[1].split('href="/admin/setup/"')[1].split("</a>")[0]
+    health = operator.get("/admin/setup/").context["report"]
+
+    assert health.summary["fail"] == number
+    words = f'{number}<span class="visually-hidden"> problem{" needs" if number == 1 else "s need"} attention'
+    assert (words in entry) == bool(number)
+    assert ("No worker is running" in entry) == ("worker" in what and what != "a worker runs")
+
+
+def test_the_navigation_has_the_names_of_the_lists_and_deliveries_are_reached_from_the_channels(
+    installation: Installation, operator: Client, person: Callable[..., Client]
+) -> None:
+    page = read(operator.get("/admin/deployments/notificationchannel/").content.decode())
+    sections = operator.get("/admin/").context["available_apps"]
+
+    names = [model["name"] for model in sections[-1]["models"]]
+    assert names == ["Audit log", "Notification channels", "Health"]
+    deliveries = "/admin/deployments/notificationdelivery/"
+    assert deliveries in page.links
+    listed = operator.get(deliveries).content.decode()
+    assert "<h1>Deliveries</h1>" in listed
+    assert 'href="/admin/deployments/notificationchannel/" aria-current="true"' in " ".join(listed.split())
+    only = person("view_notificationdelivery").get("/admin/").context["available_apps"]
+    assert [model["name"] for each in only for model in each["models"]] == ["Deliveries"]
 
 
 def test_the_navigation_counts_what_is_under_way_and_what_needs_attention(

@@ -287,7 +287,7 @@ def test_the_page_of_a_repository_that_is_gone_says_that_nobody_pulls(
 
     page = operator.get(f"/admin/deployments/repository/{found.pk}/change/").content.decode()
 
-    assert "Nobody: the repository is gone." in page
+    assert "Nobody: the repository was deleted." in page
     assert "may pull" not in page
     assert "This rests on" not in page
 

@@ -40,7 +40,14 @@ CLOSED = _operations()
 
 def send(client: Client, operation: str, text: str, project: Project) -> tuple[int, str]:
     method, path = operation.split()
-    path = path.format(deployment_id="deployment_x", version="20260101.1", ref=project.ref, env="prod")
+    path = path.format(
+        deployment_id="deployment_x",
+        version="20260101.1",
+        ref=project.ref,
+        env="prod",
+        environment="prod",
+        key_id="key_x",
+    )
     answer = Cli(client, text).send(method, path, "{}", headers={"x_trigger_branch": "main"})
     return answer.status, answer.error if answer.status >= 400 else ""
 
@@ -51,7 +58,7 @@ def test_what_is_open_to_everybody_is_only_what_is_asked_before_there_is_a_key()
     }
 
     assert everything - set(CLOSED) == OPEN
-    assert set(CLOSED.values()) == {"UserToken", "AnyKey", "EnvironmentKey"}
+    assert set(CLOSED.values()) == {"UserToken", "AnyKey", "EnvironmentKey", "ManagementToken"}
 
 
 ENDS: dict[str, Callable[[AccessKey], object]] = {
@@ -83,15 +90,20 @@ def test_without_a_key_that_works_every_address_says_the_same_401(
 def test_a_key_of_the_other_kind_is_a_403(
     operation: str, client: Client, operator: User, production: Environment
 ) -> None:
-    wrong = (
-        keys.make_environment_key(production) if CLOSED[operation] == "UserToken" else keys.make_user_token(operator)
-    )
+    of_an_environment, personal = keys.make_environment_key(production), keys.make_user_token(operator)
+    management = keys.make_user_token(operator, for_management=True)
+    wrong = {
+        "UserToken": [of_an_environment],
+        "EnvironmentKey": [personal, management],
+        "ManagementToken": [of_an_environment, personal],
+    }
 
-    assert send(client, operation, wrong[1], production.project)[0] == 403
+    for _, text in wrong[CLOSED[operation]]:
+        assert send(client, operation, text, production.project)[0] == 403
 
 
 @pytest.mark.parametrize(
-    "operation", [name for name, kind in CLOSED.items() if kind != "UserToken" and "{ref}" in name]
+    "operation", [name for name, kind in CLOSED.items() if kind in {"AnyKey", "EnvironmentKey"} and "{ref}" in name]
 )
 def test_the_key_of_another_project_opens_nothing_and_learns_nothing(
     operation: str, client: Client, production: Environment

@@ -130,6 +130,7 @@ ROUTES = {
         ("POST", "/api/v1/projects/{ref}/envvars/{env}/import"),
     ],
     keys.CREDENTIALS: [("POST", "/api/v1/deployments/{deployment_id}/generate-registry-credentials")],
+    keys.PULL: [("POST", "/api/v1/projects/{ref}/{env}/pull-credentials")],
 }
 
 

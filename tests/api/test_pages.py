@@ -191,7 +191,7 @@ def test_every_route_is_documented(schema: dict[str, Any]) -> None:
     for path, method, operation in operations:
         where = f"{method} {path}"
         assert operation["summary"], where
-        assert set(operation["responses"]) & {"200", "204"}, where
+        assert set(operation["responses"]) & {"200", "201", "204"}, where
         errors = {status: answer for status, answer in operation["responses"].items() if status >= "4"}
         shapes = {answer["content"]["application/json"]["schema"]["$ref"] for answer in errors.values()}
         assert {shape.rpartition("/")[2] for shape in shapes} <= {"Error", "VariablesError"}, where
@@ -217,7 +217,7 @@ def test_the_description_is_made_once_because_anybody_may_ask_for_it(
 def test_keys_are_documented_as_bearer_tokens(schema: dict[str, Any]) -> None:
     schemes = schema["components"]["securitySchemes"]
 
-    assert set(schemes) == {"AnyKey", "UserToken", "EnvironmentKey"}
+    assert set(schemes) == {"AnyKey", "UserToken", "EnvironmentKey", "ManagementToken"}
     assert {(scheme["type"], scheme["scheme"]) for scheme in schemes.values()} == {("http", "bearer")}
 
 

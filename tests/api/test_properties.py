@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from deployments.access import keys
-from deployments.api import api, limits
+from deployments.api import api, branches, limits
 from deployments.models import Environment, Project
 from tests.support.cli import Cli
 
@@ -56,7 +56,10 @@ def known(cli: Cli, project: Project, production: Environment) -> dict[str, list
     cli.post(f"/api/v1/deployments/{ids[3]}/cancel", {"reason": "a test"})
     versions = [item["version"] for item in cli.get("/api/v1/deployments").body["data"]]
     cli.post(f"/api/v1/projects/{project.ref}/envvars/prod/import", {"variables": {"A": "1"}})
-    return {"deployment_id": ids, "version": versions, "ref": [project.ref], "env": ["prod", "staging", "dev"]}
+    key_ids = [str(keys.make_environment_key(production, name)[0].pk) for name in ("a", "b")]
+    branch = str(branches.upsert(project.environments.get(slug="preview"), "feature", {})[0].pk)
+    environments = {"env": ["prod", "staging", "dev"], "environment": ["prod", "preview", branch]}
+    return {"deployment_id": ids, "version": versions, "ref": [project.ref], "key_id": key_ids, **environments}
 
 
 @pytest.mark.parametrize("operation", operations())
@@ -68,6 +71,8 @@ def test_every_answer_is_one_that_is_documented(
     raw = described.definition.raw
     takes = {name for scheme in raw.get("security", []) for name in scheme}
     bearer = keys.make_user_token(operator)[1] if takes & {"UserToken", "AnyKey"} else cli.key
+    if "ManagementToken" in takes:
+        bearer = keys.make_user_token(operator, for_management=True)[1]
 
     def holds(case: Any, data: st.DataObject) -> None:
         limits.failed_logins.clear()

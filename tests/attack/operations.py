@@ -26,6 +26,9 @@ PARAMETERS: dict[str, _Values] = {
     "env": lambda side, place: [place.slug],
     "projectRef": lambda side, place: [place.ref],
     "page[after]": lambda side, place: place.ids[:1],
+    "environment": lambda side, place: [place.slug, str(place.environment.pk)],
+    "key_id": lambda side, place: place.key_ids,
+    "name": lambda side, place: [place.environment.project.name],
     # These name nothing.
     "status": lambda side, place: ["DEPLOYED"],
     "period": lambda side, place: ["7d"],
@@ -33,6 +36,8 @@ PARAMETERS: dict[str, _Values] = {
     "to": lambda side, place: ["2099-01-01T00:00:00Z"],
     "page[size]": lambda side, place: [100],
     "allowRollbacks": lambda side, place: ["true"],
+    "format": lambda side, place: ["dockerconfigjson"],
+    "archived": lambda side, place: ["false"],
 }
 BODY: dict[str, Callable[[Side, Place], Any]] = {
     "externalId": lambda side, place: place.external_id,
@@ -40,6 +45,9 @@ BODY: dict[str, Callable[[Side, Place], Any]] = {
     "variables": lambda side, place: {"SHARED": "theirs"},
     "parentVariables": lambda side, place: {"SHARED": "theirs"},
     "authorizationCode": lambda side, place: side.login_code,
+    "name": lambda side, place: place.environment.project.name,
+    "ref": lambda side, place: place.ref,
+    "environment": lambda side, place: place.slug,
     # These name nothing.
     "override": lambda side, place: True,
     "force": lambda side, place: True,
@@ -64,7 +72,13 @@ BODY: dict[str, Callable[[Side, Place], Any]] = {
     "codeVerifier": lambda side, place: CODE_VERIFIER[::-1] + "x",
     "approvalCode": lambda side, place: "AAAA-AAAA-AAAA",
     "env": lambda side, place: "preview",
+    "archived": lambda side, place: True,
+    "scopes": lambda side, place: ["read"],
+    "expiresAt": lambda side, place: "2027-01-01T00:00:00Z",
+    "graceHours": lambda side, place: 1,
 }
+#: The methods whose requests have a body.
+BODIES = ("POST", "PUT")
 #: Of PARAMETERS: what an address or a query names, with a value of the same form that nothing has.
 INVENTED = {
     "deployment_id": "deployment_cmf0000000000000000000000",
@@ -72,6 +86,8 @@ INVENTED = {
     "ref": "proj_invented",
     "projectRef": "proj_invented",
     "page[after]": "deployment_cmf0000000000000000000000",
+    "environment": "987654321",
+    "key_id": "987654321",
 }
 
 
@@ -91,7 +107,7 @@ class Operation:
 
     method: str
     path: str
-    auth: str  # UserToken, AnyKey, EnvironmentKey; empty: open to everybody
+    auth: str  # UserToken, AnyKey, EnvironmentKey, ManagementToken; empty: open to everybody
     parameters: tuple[tuple[str, str], ...]  # (name, where: path or query)
     fields: tuple[str, ...]  # of the body
 
@@ -113,7 +129,7 @@ class Operation:
             for chosen in itertools.product(*(PARAMETERS[name](side, place) for name in names)):
                 for switched in itertools.product((False, True), repeat=len(switches)):
                     body = json.dumps(values | dict(zip(switches, switched, strict=True)))
-                    yield self._request(dict(zip(names, chosen, strict=True)), body if self.method == "POST" else "")
+                    yield self._request(dict(zip(names, chosen, strict=True)), body if self.method in BODIES else "")
 
     def invented(self, request: Request) -> Request | None:
         """The same request for things that do not exist; None if the request names nothing."""

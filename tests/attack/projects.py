@@ -57,6 +57,12 @@ class Place:
         return [deployment.id for deployment in self.deployments]
 
     @property
+    def key_ids(self) -> list[str]:
+        owner = self.environment.parent_id or self.environment.pk
+        found = AccessKey.objects.filter(environment=owner, kind="environment", name=self.canary)
+        return [str(key.pk) for key in found]
+
+    @property
     def versions(self) -> list[str]:
         return [str(deployment.version) for deployment in self.deployments]
 

@@ -11,7 +11,7 @@ import pytest
 from deployments.access import keys
 from deployments.api.bodies import MAX_VALUES, rule
 from tests.attack.attacker import Attacker
-from tests.attack.operations import BODY, OPERATIONS, Operation, Request
+from tests.attack.operations import BODIES, BODY, OPERATIONS, Operation, Request
 from tests.attack.projects import Place, Side, rows_by_owner
 
 KIND = "hostile bodies"
@@ -62,12 +62,16 @@ WRONG: tuple[Any, ...] = (
 )  # fmt: skip
 #: A report that cannot be read fails its deployment: its reason is shown to the person who deploys.
 REPORT = "POST /api/v1/deployments/{deployment_id}/background-workers"
+#: A root environment is not archived.
+ROOT = "PUT /api/v1/manage/projects/{ref}/environments/{environment}"
 #: The right body is refused: its verifier is wrong on purpose; an unreadable report has failed the deployment.
-NOT_FINISHED = {"POST /api/v1/token", REPORT}
+NOT_FINISHED = {"POST /api/v1/token", REPORT, ROOT}
 REFUSED = {400, 403, 404, 409, 411, 413, 415, 422}
 
 
 def _key(operation: Operation, side: Side) -> str:
+    if operation.auth == "ManagementToken":
+        return keys.make_user_token(side.person, for_management=True)[1]
     if operation.auth in ("UserToken", "AnyKey"):
         return keys.make_user_token(side.person)[1]
     return keys.make_environment_key(side.places["prod"].environment)[1]
@@ -88,16 +92,16 @@ def _added(right: str, hostile: bytes) -> bytes:
     return right.encode()[:-1] + b", " + hostile[1:]
 
 
-POSTS = {name: operation for name, operation in OPERATIONS.items() if operation.method == "POST"}
+WITH_BODY = {name: operation for name, operation in OPERATIONS.items() if operation.method in BODIES}
 
 
 @pytest.mark.costly
 @pytest.mark.attack(sample=3)
-@pytest.mark.parametrize("name", POSTS)
+@pytest.mark.parametrize("name", WITH_BODY)
 def test_no_hostile_body_is_taken_or_changes_anything(
     name: str, sides: tuple[Side, Side], attacker: Callable[..., Attacker]
 ) -> None:
-    operation, (own, _) = POSTS[name], sides
+    operation, (own, _) = WITH_BODY[name], sides
     client, key = attacker(), _key(operation, own)
     requests = {request.path: request for request in operation.requests(own, own.places["prod"])}
     before = rows_by_owner()
@@ -114,17 +118,17 @@ def test_no_hostile_body_is_taken_or_changes_anything(
         assert name == REPORT or rows_by_owner() == before
     # Else the bodies above would be refused for another reason.
     if name not in NOT_FINISHED:
-        assert any(_send(client, key, each, each.body.encode()) in (200, 204) for each in requests.values())
+        assert any(_send(client, key, each, each.body.encode()) in (200, 201, 204) for each in requests.values())
 
 
 @pytest.mark.costly
 @pytest.mark.attack(sample=3)
-@pytest.mark.parametrize("name", [name for name, operation in POSTS.items() if operation.fields])
+@pytest.mark.parametrize("name", [name for name, operation in WITH_BODY.items() if operation.fields])
 def test_no_value_of_a_field_is_a_500_or_reaches_anything_else(
     name: str, sides: tuple[Side, Side], attacker: Callable[..., Attacker]
 ) -> None:
     """Each field of a body that is right otherwise gets each wrong value; then strange bodies."""
-    operation, (own, other) = POSTS[name], sides
+    operation, (own, other) = WITH_BODY[name], sides
     client, key, place = attacker(), _key(operation, own), own.places["prod"]
     request = next(operation.requests(own, place))
     theirs = _rows_of(other)

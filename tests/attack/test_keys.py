@@ -18,7 +18,7 @@ from django.contrib.auth.models import User
 from django.db.models.functions import Now
 
 from deployments.access import keys
-from deployments.models import AccessKey, Deployment, Environment
+from deployments.models import AccessKey, Deployment, Environment, Project
 from tests.attack.attacker import Attacker
 from tests.attack.operations import BODY, INVENTED, OPERATIONS, PARAMETERS, Request
 from tests.attack.projects import Place, Side, rows_by_owner
@@ -220,6 +220,8 @@ def test_the_token_of_a_person_without_rights_is_a_403_for_every_thing(
     made = [keys.make_user_token(person) for person in people]
     worthless = [Key(name="token", text=text) for _, text in made]
     worthless += [Key(name="deploy key", text=keys.make_deploy_key(production, token)[1]) for token, _ in made]
+    managing = [keys.make_user_token(person, for_management=True)[1] for person in people]
+    worthless += [Key(name="management token", text=text) for text in managing]
     before = rows_by_owner()
 
     for key in worthless:
@@ -234,7 +236,9 @@ def test_the_token_of_a_person_without_rights_is_a_403_for_every_thing(
 
 # ----------------------------------------------------------------------------------------------- that an attack is one
 
-_SUCCESS = (200, 204)
+#: Operations that need an archived project.
+ARCHIVED_FIRST = {"DELETE /api/v1/manage/projects/{ref}"}
+_SUCCESS = (200, 201, 204)
 
 
 @pytest.mark.costly
@@ -248,7 +252,10 @@ def test_the_same_requests_of_the_owner_succeed(name: str, sides: Sides, attacke
         Key(name="token", text=keys.make_user_token(own.person)[1]),
         Key(name="production", text=keys.make_environment_key(production)[1]),
         Key(name="preview", text=keys.make_environment_key(own.preview)[1], branch=own.branch),
+        Key(name="management", text=keys.make_user_token(own.person, for_management=True)[1]),
     ]
+    if name in ARCHIVED_FIRST:
+        Project.objects.filter(pk=own.project.pk).update(archived_at=Now())
 
     answers = [
         send(attacker(), request, key)

@@ -31,6 +31,7 @@ KIND = "canary secrets through every flow"
 HANDS_OUT = {
     r"GET /api/v1/projects/[^/]+/\w+": "a key for deploys",
     r"POST /api/v1/deployments/[^/]+/generate-registry-credentials": "a log-in for the registry",
+    r"POST /api/v1/projects/[^/]+/\w+/pull-credentials": "a log-in for the registry",
     r"GET /api/v1/projects/[^/]+/envvars": "the variables, to the build",
     r"POST /api/v1/authorization-code": "the code of a log-in",
     r"POST /api/v1/token": "a personal access token",
@@ -122,6 +123,10 @@ def _deploys(installation: Installation, project: Project) -> None:
     assert SECRETS["secret variable"] in installation.get(f"/api/v1/projects/{project.ref}/envvars", key=prod).text
     made = installation.get(f"/api/v1/projects/{project.ref}/prod", key=installation.token)
     _new(installation, r'"apiKey": "(\w+)"', made, "a key for deploys")
+    pulls = f"/api/v1/projects/{project.ref}/prod/pull-credentials"
+    for query, name in (("", "password"), ("?format=dockerconfigjson", r"\.dockerconfigjson")):
+        made = installation.post(f"{pulls}{query}", {}, key=prod)
+        _new(installation, rf'"{name}": "([^"]+)"', made, "a log-in for pulls")
     installation.get("/api/v1/deployments", key=prod)
     installation.get(f"/api/v1/deployments/{begun['id']}", key=prod)
     installation.get("/api/v1/deployments/current", key=prod)

@@ -15,6 +15,7 @@ from django.db.models import QuerySet
 from django.urls import reverse
 
 from deployments import clock
+from deployments.admin.attention import cause_of
 from deployments.models import (
     AccessKey,
     DeliveryStatus,
@@ -166,6 +167,7 @@ def addresses() -> dict[str, str]:
     varied = Environment.objects.filter(variables__isnull=False)[0]
     deployment, repository = "/admin/deployments/deployment/", "/admin/deployments/repository/"
     channel, chat = "/admin/deployments/notificationchannel/", NotificationChannel.objects.filter(kind="discord")[0]
+    denied = Repository.objects.filter(last_error_code="AccessDeniedException")[0]
     failed = NotificationDelivery.objects.filter(status=DeliveryStatus.FAILED)[0]
     found = {
         "dashboard": "/admin/",
@@ -217,6 +219,7 @@ def addresses() -> dict[str, str]:
         "key-kinds": "/admin/deployments/accesskey/add/",
         "key-new": "/admin/deployments/accesskey/add/?kind=environment",
         "key-new-personal": "/admin/deployments/accesskey/add/?kind=user",
+        "key-new-management": "/admin/deployments/accesskey/add/?kind=management",
         "key-rotate": "/admin/deployments/accesskey/1/rotate/",
         "key-revoke": "/admin/deployments/accesskey/1/revoke/",
         "users": "/admin/auth/user/",
@@ -235,6 +238,7 @@ def addresses() -> dict[str, str]:
         "forgotten-sent": "/admin/forgotten/sent/",
         "forgotten-link": "/admin/forgotten/MQ/no-such-link/",
         "forgotten-done": "/admin/forgotten/done/",
+        "cause": f"{repository}?cause={cause_of(denied).key}",
         "channel": f"{channel}{chat.pk}/change/",
         "channel-kinds": f"{channel}add/",
         "channel-new": f"{channel}add/?kind=pagerduty",

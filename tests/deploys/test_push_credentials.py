@@ -27,7 +27,7 @@ from deployments.row_values import LogIn
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, TRAIL
-from tests.support.deploys import finalize, trust
+from tests.support.deploys import deploying, finalize, trust
 
 Configure = Callable[..., Configuration]
 
@@ -193,8 +193,8 @@ def test_the_session_policy_fits_into_what_sts_takes_whatever_the_name() -> None
 
     assert len(text) <= 2048
     assert [statement["Resource"] for statement in json.loads(text)["Statement"]] == [
-        f"arn:aws-iso-b:ecr:ap-southeast-5:{OWNER}:repository/{'a' * 256}",
         "*",
+        f"arn:aws-iso-b:ecr:ap-southeast-5:{OWNER}:repository/{'a' * 256}",
     ]
 
 
@@ -378,6 +378,20 @@ def test_where_the_packed_policy_is_too_large_the_log_in_opens_as_many_as_aws_ta
     with pytest.raises(sts.exceptions.ClientError, match="PackedPolicyTooLarge"):
         sts.get_federation_token(Name="deploy", Policy=push_credentials.session_policy(registry, one_more))
     assert 2 <= of_sts(sandbox)["sts:GetFederationToken"] <= 6
+
+
+def test_a_denied_session_is_asked_for_once_and_not_again_with_fewer_repositories(
+    environment: Environment, configure: Configure, sandbox: Sandbox, become: Callable[..., None]
+) -> None:
+    become(json.dumps({"Statement": [{"Effect": "Allow", "Action": "ecr:*", "Resource": "*"}]}))
+    configuration = configure(DEPLOY_REGISTRY_HOST=HOST, **{BASE: "platform/a,platform/b"})
+    deployment = deployed(environment, configuration)
+
+    issue(deployment, configuration)
+
+    assert of_sts(sandbox) == {"sts:GetFederationToken": 1}
+    assert deployment.log_in
+    assert (deployment.credentials_kind, deployment.log_in.push) == ("token", ("*",))
 
 
 def test_a_repository_of_ones_own_that_does_not_fit_alone_is_refused_and_no_wider_log_in_is_given(
@@ -800,3 +814,44 @@ def test_a_build_that_the_registry_refused_says_what_helps(
     assert deployment.error["message"].startswith("Error building image")
     assert (advice in deployment.error["message"]) if advice else deployment.error["message"] == "Error building image"
     assert deployment.error["stderr"] == stderr
+
+
+def test_a_build_whose_log_in_had_ended_says_so(environment: Environment, ecr_configuration: Configuration) -> None:
+    deployment = deploying(environment, ecr_configuration)
+    ended = LogIn(push=(repository(deployment),), expires_at=(timezone.now() - timedelta(seconds=1)).isoformat())
+    Deployment.objects.filter(pk=deployment.pk).update(log_in=ended)
+
+    lifecycle.fail(
+        environment=environment,
+        deployment_id=deployment.id,
+        error={"name": "BuildError", "message": "Error building image"},
+    )
+
+    deployment.refresh_from_db()
+    assert deployment.error
+    assert deployment.error["message"].startswith("Error building image. The log-in of this build has ended.")
+
+
+@pytest.mark.parametrize(
+    ("indexed", "message", "advice"),
+    [
+        (True, "Error building image", True),
+        (False, "Error building image", False),
+        (True, "Build succeeded with critical warnings", False),
+    ],
+)
+def test_a_build_that_failed_after_its_tasks_were_indexed_probably_failed_at_the_push_and_says_so(
+    environment: Environment, ecr_configuration: Configuration, indexed: bool, message: str, advice: bool
+) -> None:
+    deployment = deploying(environment, ecr_configuration) if indexed else deployed(environment, ecr_configuration)
+
+    lifecycle.fail(
+        environment=environment,
+        deployment_id=deployment.id,
+        error={"name": "BuildError", "message": message},  # all that the CLI sends
+    )
+
+    deployment.refresh_from_db()
+    assert deployment.error
+    assert ("its own DOCKER_CONFIG (docs/builds.md)" in deployment.error["message"]) is advice
+    assert deployment.error["message"].startswith(message)

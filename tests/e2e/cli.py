@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,12 +119,28 @@ def run(
     return _execute([str(program), *arguments], cwd=cwd, env=quick | dict(env), stdin="", timeout=timeout)
 
 
+def interrupt(version: str, *arguments: str, cwd: Path, env: Mapping[str, str], when: Callable[[], bool]) -> Result:
+    """As `run`, but SIGINT is sent to the CLI and its children, as Ctrl-C does, when `when` is true."""
+    command = [str(install(version) / "node_modules" / ".bin" / "trigger"), *arguments, "--skip-update-check"]
+    return _execute(
+        command, cwd=cwd, env={"NODE_OPTIONS": f"--require={OFFLINE}", **env}, stdin="", timeout=RUN_LIMIT, when=when
+    )
+
+
 def docker(*arguments: str, cwd: Path, env: Mapping[str, str], stdin: str = "", timeout: float = 30) -> Result:
     """The stand-in, as the CLI in `cwd` sees it: for the `docker login` of a user, say."""
     return _execute([str(STAND_IN / "docker"), *arguments], cwd=cwd, env=env, stdin=stdin, timeout=timeout)
 
 
-def _execute(command: list[str], *, cwd: Path, env: Mapping[str, str], stdin: str, timeout: float) -> Result:
+def _execute(
+    command: list[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    stdin: str,
+    timeout: float,
+    when: Callable[[], bool] | None = None,
+) -> Result:
     home = cwd.parent / "home"
     home.mkdir(exist_ok=True)
     # Where there is no .venv, the stand-in takes the first python3: the one that runs the tests has what it needs.
@@ -145,6 +161,11 @@ def _execute(command: list[str], *, cwd: Path, env: Mapping[str, str], stdin: st
         start_new_session=True,  # so that its children (docker, the indexer) can be ended with it
     )  # fmt: skip
     try:
+        while when is not None and process.poll() is None and time.monotonic() - started < timeout:
+            if when():
+                os.killpg(process.pid, signal.SIGINT)
+                break
+            time.sleep(0.1)
         output, _ = process.communicate(stdin, timeout=timeout)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)

@@ -13,10 +13,12 @@ import re
 import select
 import socket
 import socketserver
+import sqlite3
 import tarfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -304,6 +306,32 @@ def test_an_image_that_cannot_be_proved_is_not_deployed_and_the_cli_says_why(tar
     assert "AccessDeniedException: not for you" in row.error["message"]
 
 
+def test_an_interrupted_deploy_ends_when_it_is_repeated(target: Target) -> None:
+    """Not in CI, so with CI="": the runs of a CI are left alone."""
+    with cli.project(NEWEST) as folder:
+        env = target.env(CI="")
+        stopped = cli.interrupt(NEWEST, *LOCAL_BUILD, cwd=folder, env=env, when=lambda: bool(target.rows()))
+        assert only(target.rows()).status in ("BUILDING", "DEPLOYING"), stopped.output
+        with closing(sqlite3.connect(target.installation.database, timeout=30)) as database, database:
+            database.execute("UPDATE deployments_deployment SET last_request_at = '2026-01-01 00:00:00'")
+
+        done = cli.run(NEWEST, *LOCAL_BUILD, cwd=folder, env=env)
+
+    assert done.status == 0, done.output
+    assert [(row.status, row.is_current) for row in target.rows()] == [("CANCELED", False), ("DEPLOYED", True)]
+
+
+def test_a_3_3_cli_whose_image_was_not_pushed_ends_with_the_reason(target: Target) -> None:
+    """It would never end after a finalize that is refused. Without --push it pushes nothing."""
+    done = trigger(target, "deploy", "--self-hosted", version=OLD)
+
+    assert done.status == 1, done.output
+    assert "is not in the registry" in done.output
+    row = only(target.rows())
+    assert (row.type, row.status, row.tasks, row.is_current) == ("", "FAILED", ("hello",), False)
+    assert "is not in the registry" in row.error["message"]
+
+
 def test_why_no_registry_credentials_were_issued_is_on_the_row_because_the_cli_hides_it(target: Target) -> None:
     target.installation.sandbox.fault(
         "error", "ecr:GetAuthorizationToken", code="AccessDeniedException", message="not for you"
@@ -316,6 +344,44 @@ def test_why_no_registry_credentials_were_issued_is_on_the_row_because_the_cli_h
     row = only(target.rows())
     assert row.status == "FAILED"
     assert "AccessDeniedException: not for you" in row.credentials_error
+
+
+SLOW_BUILD = BREAKING_BUILD.replace("echo no room on the moon && exit 3", "sleep 6")
+
+
+def test_two_deploys_at_once_on_one_machine_both_end_with_a_docker_configuration_each(
+    installation: Installation, tmp_path: Path
+) -> None:
+    targets = [installation.new_target(), installation.new_target()]
+    home = str(tmp_path)
+
+    def deploy(target: Target) -> cli.Result:
+        own = {"HOME": home, "DOCKER_CONFIG": str(tmp_path / target.ref)}
+        return trigger(target, *LOCAL_BUILD, files={"trigger.config.ts": SLOW_BUILD}, **own)
+
+    with ThreadPoolExecutor(2) as threads:
+        done = list(threads.map(deploy, targets))
+
+    assert [each.status for each in done] == [0, 0], [each.output for each in done]
+    first, second = [only(target.rows()) for target in targets]
+    assert (first.status, second.status) == ("DEPLOYED", "DEPLOYED")
+    issued = installation.sandbox.client("ecr")
+    for target in targets:
+        assert issued.describe_images(repositoryName=target.repository)["imageDetails"]
+
+
+def test_a_push_with_the_log_in_of_another_deploy_is_refused_and_the_row_says_what_helps(
+    installation: Installation, target: Target
+) -> None:
+    with cli.project(NEWEST) as folder:
+        installation.new_target().docker_login(folder)  # it replaces ours, as a second deploy on the machine does
+        done = cli.run(NEWEST, "deploy", cwd=folder, env=target.env())
+
+    assert done.status == 1
+    row = only(target.rows())
+    assert (row.status, row.error["name"]) == ("FAILED", "BuildError")
+    assert row.error["message"].startswith("Error building image. The tasks had been indexed")
+    assert "give each deploy its own DOCKER_CONFIG (docs/builds.md)" in row.error["message"]
 
 
 class LossyWire(socketserver.ThreadingTCPServer):

@@ -27,6 +27,11 @@ _SSO = "access/test_single_sign_on.py::"
 _LIVE = "admin/test_live.py::"
 
 _ENDS = "api/test_project_ends.py::"
+_LOG_INS = "deploys/test_push_credentials.py::"
+_PULLS = "api/test_pull_log_ins.py::"
+_OLD_CLI = "api/test_old_cli.py::"
+_INTERRUPTED = "api/test_interrupted.py::"
+_MANAGES = "api/test_management.py::"
 _MAY_NOT_NAME = "admin/test_project_page.py::test_who_may_not_make_or_rename_a_project_does_neither"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -93,6 +98,13 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/admin/dashboard.py",
         (
+            "_problems",
+            '(not numbers["Worker"])',
+            "0",
+            "admin/test_pages.py::"
+            "test_every_page_counts_the_problems_that_the_health_page_lists_and_says_that_no_worker_runs",
+        ),
+        (
             "_shell",
             "busy and not numbers",
             "not numbers",
@@ -101,6 +113,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/reconcile/sweep_record.py",
+        (
+            "progress",
+            'sums["drifted"] -= gone',
+            "pass",
+            "admin/test_repository_page.py::test_reconcile_of_a_repository_that_was_deleted_says_that_and_keeps_its_history",
+        ),
         (
             "left",
             " and not chunk.is_free",
@@ -881,13 +899,43 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/deploys/lifecycle.py",
         (
-            "_repository_name",
+            "_others_in_progress",
+            "begun_by=person, ",
+            "",
+            _LOG_INS + "test_a_log_in_opens_only_what_the_same_person_has_begun",
+        ),
+        (
+            "_others_in_progress",
+            ", deadline__gt=Now()",
+            "",
+            _LOG_INS + "test_a_deployment_whose_deadline_has_passed_is_not_in_progress",
+        ),
+        (
+            "_others_in_progress",
+            " or deployment.environment.type == EnvironmentType.PREVIEW",
+            "",
+            _LOG_INS + "test_no_log_in_reaches_across_a_preview_and_another_environment",
+        ),
+        (
+            "_others_in_progress",
+            ".exclude(environment__type=EnvironmentType.PREVIEW)",
+            "",
+            _LOG_INS + "test_no_log_in_reaches_across_a_preview_and_another_environment",
+        ),
+        (
+            "_others_in_progress",
+            " and registry_of(host) == registry",
+            "",
+            _LOG_INS + "test_a_deployment_in_another_registry_is_not_opened",
+        ),
+        (
+            "repository_name",
             "or _is_of_another_project(name, ref, config)",
             "",
             "deploys/test_preview_repositories.py::test_a_project_whose_ref_ends_with_preview_shares_its_repository_with_no_other_project",
         ),
         (
-            "_repository_name",
+            "repository_name",
             "is_preview=is_preview",
             "is_preview=False",
             "deploys/test_preview_repositories.py::test_a_preview_log_in_reaches_neither_productions_cache_nor_its_tags",
@@ -1188,11 +1236,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/admin/projects.py",
         ("ProjectAdmin.add_view", 'require(request, "add_project")', "pass", _MAY_NOT_NAME),
         ("ProjectAdmin.name_view", 'require(request, "change_project")', "pass", _MAY_NOT_NAME),
+    ),
+    *_in(
+        "deployments/deploys/projects.py",
         (
-            "ProjectAdmin.name_view",
+            "rename",
             'if before["name"] == name:',
             "if True:",
             "admin/test_project_page.py::test_the_name_is_changed_on_its_own_page_and_the_audit_log_has_both_names",
+            _MANAGES + "test_a_put_makes_renames_archives_and_restores_and_says_nothing_twice",
         ),
     ),
     *_in(
@@ -1220,13 +1272,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/api/auth.py",
         (
             "EnvironmentKey.admit",
-            "if self.scope != keys.READ:",
+            "if self.scope not in (keys.READ, keys.PULL):",
             "if False:",
             _ENDS + "test_an_archived_project_refuses_deploys_and_log_ins_with_a_sentence_and_what_is_current_stays",
         ),
         (
             "EnvironmentKey.admit",
-            "if self.scope != keys.READ:",
+            "if self.scope not in (keys.READ, keys.PULL):",
             "if True:",
             _ENDS + "test_an_archived_project_refuses_deploys_and_log_ins_with_a_sentence_and_what_is_current_stays",
         ),
@@ -2058,6 +2110,60 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/deploys/pull_log_ins.py",
+        (
+            "_newest",
+            'newest.filter(promotions__label="current").first() or ',
+            "",
+            _PULLS + "test_it_is_for_the_repository_of_the_current_image_and_not_of_a_newer_deployment",
+        ),
+        (
+            "issue",
+            "with attempt.commit():\n            pass",
+            "attempt.nothing_changed()",
+            _PULLS + "test_it_is_written_in_the_audit_log_and_the_secret_is_nowhere",
+        ),
+    ),
+    *_in(
+        "deployments/api/projects.py",
+        (
+            "pull_credentials",
+            "_require_own(caller.key, ref, env)",
+            "pass",
+            _PULLS + "test_a_key_without_scopes_gets_one_and_a_key_of_another_project_or_environment_does_not",
+        ),
+        (
+            "pull_credentials",
+            "limits.pull_log_ins.count(caller.key.digest)",
+            "0.0",
+            _PULLS + "test_more_than_thirty_log_ins_in_a_minute_are_too_many_for_one_key",
+        ),
+    ),
+    *_in(
+        "deployments/api/auth.py",
+        (
+            "Caller.person",
+            "self.key.user_id if self.key.kind == KeyKind.DEPLOY else None",
+            "None",
+            "api/test_ecr.py::test_two_deploys_of_one_person_are_opened_by_the_newer_log_in_and_those_of_an_environment_key_are_not",
+        ),
+    ),
+    *_in(
+        "deployments/config.py",
+        (
+            "_reaches_below",
+            "literal.startswith(below) or ",
+            "",
+            "test_config.py::test_a_base_repository_is_no_pattern_that_reaches_a_projects_images",
+        ),
+        (
+            "_reaches_below",
+            ' or (star != "" and below.startswith(literal))',
+            "",
+            "test_config.py::test_a_base_repository_is_no_pattern_that_reaches_a_projects_images",
+        ),
+    ),
+    *_in(
         "deployments/deploys/push_credentials.py",
         (
             "",
@@ -2070,6 +2176,43 @@ MUTANTS: tuple[Mutant, ...] = (
             "REMEMBER_SECONDS = 600",
             "REMEMBER_SECONDS = 60",
             "deploys/test_push_credentials.py::test_where_aws_does_not_allow_a_session_the_log_in_is_wider_and_aws_is_not_asked_at_every_deploy",
+        ),
+        (
+            "session_policy",
+            "(PULL, log_in.pull)",
+            "(PUSH_AND_PULL, log_in.pull)",
+            _LOG_INS + "test_a_log_in_pulls_from_the_base_repositories_and_pushes_to_none_of_them",
+            _PULLS + "test_a_pull_log_in_pulls_from_its_one_repository_pushes_to_none_and_ends_with_its_session",
+        ),
+        (
+            "_largest",
+            "<= MAX_POLICY_CHARACTERS",
+            "> 0",
+            _LOG_INS + "test_what_fits_into_the_session_policy_goes_in_and_what_does_not_is_named",
+        ),
+        (
+            "_largest",
+            'error.code != "PackedPolicyTooLarge" or ',
+            "",
+            _LOG_INS + "test_a_denied_session_is_asked_for_once_and_not_again_with_fewer_repositories",
+        ),
+        (
+            "_largest",
+            "most = count - 1",
+            "most = 0",
+            _LOG_INS + "test_where_the_packed_policy_is_too_large_the_log_in_opens_as_many_as_aws_takes",
+        ),
+        (
+            "_of_ecr",
+            "if narrow and isinstance(made, str):",
+            "if False:",
+            _PULLS + "test_where_aws_makes_no_session_for_one_repository_there_is_no_log_in_and_no_wider_one",
+        ),
+        (
+            "issue",
+            "max(seconds, SHORTEST_SESSION_SECONDS)",
+            "seconds",
+            _LOG_INS + "test_a_log_in_ends_when_its_push_could_not_be_finished_any_more",
         ),
         (
             "_session",
@@ -4938,6 +5081,39 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/admin/differences.py",
+        (
+            "_what_happens",
+            "    if paused:",
+            "    if False:",
+            "admin/test_repository_page.py::test_no_two_cards_contradict_each_other_in_any_state",
+        ),
+        (
+            "_what_happens",
+            "if row.last_error and row.last_error_heals:",
+            "if row.last_error:",
+            "admin/test_repository_page.py::test_no_two_cards_contradict_each_other_in_any_state",
+        ),
+        (
+            "card",
+            "if row.status == RepositoryStatus.IN_SYNC else",
+            "if True else",
+            "admin/test_repository_page.py::test_what_is_only_reported_has_a_card_of_its_own",
+        ),
+        (
+            "of_the_policy",
+            "if row.status == RepositoryStatus.MISSING:",
+            "if False:",
+            "admin/test_repository_page.py::test_no_two_cards_contradict_each_other_in_any_state",
+        ),
+        (
+            "of_the_policy",
+            "    if not found:",
+            "    if True:",
+            "admin/test_repository_page.py::test_a_policy_that_differs_only_from_the_settings_of_now_is_not_called_the_same",
+        ),
+    ),
+    *_in(
         "deployments/reconcile/what_if.py",
         (
             "_Pulls._asked",
@@ -5100,6 +5276,191 @@ MUTANTS: tuple[Mutant, ...] = (
             "if len(data) > MAX_BYTES:",
             "if False:",
             "reconcile/test_why.py::test_the_exit_status_tells_a_layer_from_not_known_from_wrong_usage",
+        ),
+    ),
+    *_in(
+        "deployments/access/keys.py",
+        (
+            "allows",
+            "return scope != ADMIN",
+            "return True",
+            _MANAGES + "test_a_key_without_the_scope_admin_manages_nothing",
+        ),
+        (
+            "owner_has",
+            "user.is_staff and ",
+            "",
+            _MANAGES + "test_a_right_that_is_lost_counts_from_the_next_request_on",
+        ),
+        (
+            "revoke",
+            " and allows(key, DEPLOY)",
+            "",
+            _MANAGES + "test_revoking_a_management_token_leaves_the_deploys_of_its_owner",
+        ),
+        (
+            "ensure_environment_key",
+            "live(), environment=environment",
+            "environment=environment",
+            _MANAGES + "test_a_key_is_rotated_and_revoked",
+        ),
+    ),
+    *_in(
+        "deployments/access/keys.py",
+        (
+            "ensure_environment_key",
+            "Environment.objects.select_for_update(no_key=True).get(pk=environment.pk)",
+            "pass",
+            _MANAGES + "test_of_sixteen_requests_at_once_one_makes_it",
+        ),
+        postgresql=True,
+    ),
+    *_in(
+        "deployments/deploys/projects.py",
+        (
+            "ensure",
+            'if connection.vendor == "postgresql":',
+            "if False:",
+            _MANAGES + "test_of_sixteen_requests_at_once_one_makes_it",
+        ),
+        postgresql=True,
+    ),
+    *_in(
+        "deployments/deploys/projects.py",
+        (
+            "ensure",
+            "if project.archived_at is not None:",
+            "if False:",
+            _MANAGES + "test_a_project_that_exists_with_other_values_is_a_409_and_stays",
+        ),
+    ),
+    *_in(
+        "deployments/api/auth.py",
+        (
+            "ManagementToken.admit",
+            "key.kind != KeyKind.USER or not keys.allows(key, keys.ADMIN)",
+            "key.kind != KeyKind.USER",
+            _MANAGES + "test_a_key_without_the_scope_admin_manages_nothing",
+        ),
+    ),
+    *_in(
+        "deployments/api/management.py",
+        (
+            "set_project",
+            "            require_right(request.auth, right)",
+            "            pass",
+            _MANAGES + "test_a_request_needs_the_right_that_the_console_asks_for",
+        ),
+        (
+            "_keys",
+            ", kind=KeyKind.ENVIRONMENT",
+            "",
+            _MANAGES + "test_only_environment_keys_of_the_named_project_are_found",
+        ),
+        (
+            "make_key",
+            "    require_active(project)\n",
+            "",
+            _MANAGES + "test_an_archived_project_gets_no_keys_and_no_branches",
+        ),
+    ),
+    *_in(
+        "deployments/deploys/lifecycle.py",
+        (
+            "end_interrupted",
+            "if deployment.triggered_via != BY_HAND:",
+            "if False:",
+            _INTERRUPTED + "test_another_commit_and_a_run_of_a_ci_end_nothing",
+        ),
+        (
+            "end_interrupted",
+            "        triggered_via=BY_HAND,\n",
+            "",
+            _INTERRUPTED + "test_another_commit_and_a_run_of_a_ci_end_nothing",
+        ),
+        (
+            "end_interrupted",
+            "        begun_by=deployment.begun_by,\n",
+            "",
+            _INTERRUPTED + "test_a_person_and_an_environment_key_with_one_name_are_two_callers",
+        ),
+        (
+            "end_interrupted",
+            "        triggered_by=deployment.triggered_by,\n",
+            "",
+            _INTERRUPTED + "test_two_environment_keys_are_two_callers",
+        ),
+        (
+            "end_interrupted",
+            "Least(deployment.created_at, Now() - SILENCE)",
+            "deployment.created_at",
+            _INTERRUPTED + "test_a_deploy_that_still_sends_requests_goes_on",
+        ),
+        (
+            "end_interrupted",
+            "Least(deployment.created_at, Now() - SILENCE)",
+            "Now() - SILENCE",
+            _INTERRUPTED + "test_a_request_that_came_after_the_repetition_began_counts_however_old_it_is",
+        ),
+        (
+            "end_interrupted",
+            "        environment=deployment.environment_id,\n",
+            "",
+            _INTERRUPTED + "test_another_caller_and_another_environment_end_nothing",
+        ),
+    ),
+    *_in(
+        "deployments/deploys/promotions.py",
+        (
+            "stops_v3",
+            "if deployment.type or deployment.status != DEPLOYING:",
+            "if deployment.status != DEPLOYING:",
+            _OLD_CLI + "test_a_key_that_only_reads_and_a_newer_cli_get_the_state_and_nobody_asks_aws",
+        ),
+        (
+            "stops_v3",
+            "timezone.now() - refused_at < V3_PAUSE",
+            "False",
+            _OLD_CLI + "test_an_image_that_was_not_pushed_stops_the_cli_before_finalize_with_the_reason",
+        ),
+        (
+            "stops_v3",
+            "timezone.now() - refused_at < V3_PAUSE",
+            "True",
+            _OLD_CLI + "test_another_reader_of_the_state_before_the_push_does_not_let_the_cli_through",
+        ),
+        (
+            "fail_v3",
+            "if not deployment.type:",
+            "if False:",
+            _OLD_CLI + "test_a_finalize_that_is_refused_fails_the_deployment_and_the_next_one_ends_the_posts",
+        ),
+        (
+            "fail_v3",
+            "if not deployment.type:",
+            "if True:",
+            _OLD_CLI + "test_a_newer_cli_reports_a_refused_finalize_itself",
+        ),
+    ),
+    *_in(
+        "deployments/api/deployments.py",
+        (
+            "show",
+            "None if _has_ended_v3(deployment) else ",
+            "",
+            _OLD_CLI + "test_a_deployment_that_ended_meanwhile_has_no_worker_so_that_the_cli_ends",
+        ),
+        (
+            "show",
+            "if keys.allows(request.auth.key, keys.DEPLOY):",
+            "if True:",
+            _OLD_CLI + "test_a_key_that_only_reads_and_a_newer_cli_get_the_state_and_nobody_asks_aws",
+        ),
+        (
+            "_has_ended_v3",
+            "not deployment.type and ",
+            "",
+            _OLD_CLI + "test_a_newer_cli_reports_a_refused_finalize_itself",
         ),
     ),
     *_in(

@@ -545,7 +545,7 @@ def test_the_page_shows_both_texts_and_its_button_replaces_the_one_by_the_other(
     page = text_of(client, address)
     assert re.search(r'class="live">.*"Novelty": 1', page)
     assert re.search(rf'class="desired">.*{CLUSTER}:root', page)
-    assert "Registry Admin will not put it back" in page
+    assert "Registry Admin will not restore it" in page
     assert new_calls(sandbox) == {}
     [shown] = re.findall(r'name="shown" value="([0-9a-f]{64})"', page)
     write(sandbox, OTHER)

@@ -52,7 +52,10 @@ class Command(BaseCommand):
         make.add_argument("--env", metavar="SLUG", help="prod, staging, preview or dev")
         make.add_argument("--name", default="", help="where the key will be used, to tell keys apart")
         make.add_argument(
-            "--scope", action="append", choices=sorted(keys.SCOPES), help="limit an environment key; may be repeated"
+            "--scope",
+            action="append",
+            choices=sorted({*keys.SCOPES, keys.ADMIN}),
+            help=f"limit an environment key; may be repeated. With --user: {keys.ADMIN}, for the management API",
         )
         make.add_argument("--expires", type=span, metavar="SPAN", help="the key expires after this time, such as 90d")
         rotate = commands.add_parser("rotate", help="make a new key and let the old key expire")
@@ -92,15 +95,18 @@ class Command(BaseCommand):
     def _create(self, options: dict[str, Any]) -> None:
         if bool(options["user"]) == bool(options["project"] or options["env"]):
             raise CommandError("Give --user, or --project and --env.", returncode=2)
-        if options["user"] and options["scope"]:
-            raise CommandError("A personal token has the permissions of its user: --scope is for environment keys.")
+        scopes = options["scope"] or []
+        if options["user"] and scopes not in ([], [keys.ADMIN]):
+            raise CommandError(f"A personal token has the permissions of its user: its only scope is {keys.ADMIN}.")
+        if not options["user"] and keys.ADMIN in scopes:
+            raise CommandError(f"The scope {keys.ADMIN} is for a token of a user: --user NAME --scope {keys.ADMIN}.")
         expires = clock.now() + options["expires"] if options["expires"] else None
         with Trail.of_command("keys").change("make.key") as line:
             if options["user"]:
-                key, text = keys.make_user_token(_user(options["user"]), options["name"], expires_at=expires)
+                user, management = _user(options["user"]), bool(scopes)
+                key, text = keys.make_user_token(user, options["name"], for_management=management, expires_at=expires)
             else:
                 where = _environment(options["project"], options["env"])
-                scopes = options["scope"] or ()
                 key, text = keys.make_environment_key(where, options["name"], scopes=scopes, expires_at=expires)
             line.target, line.after = key, {"kind": key.kind, "name": key.name, "scopes": key.scopes}
         self._hand_out(key, text)

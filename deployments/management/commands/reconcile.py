@@ -185,7 +185,7 @@ class Command(BaseCommand):
                 f"their projects may be behind. The first: {learned.refused[0]}",
                 returncode=1,
             )
-        if result.drifted or images.broken_current or (sweep.dry_run and result.missing):
+        if result.drifted or images.broken_current or ((sweep.dry_run or sweep.names) and result.missing):
             sys.exit(3)
 
 
