@@ -127,9 +127,15 @@ def tags(row: Any) -> SafeString:
 
 
 @register.filter
+def subject(row: Deployment) -> str:
+    """The subject of a deployment's commit; empty if the CLI sent no message."""
+    return commits.subject(row.git)
+
+
+@register.filter
 def headline(row: Deployment) -> str:
     """The title of a deployment in a list: the subject of its commit; its version if the CLI sent no message."""
-    return commits.subject(row.git) or str(row.version)
+    return subject(row) or str(row.version)
 
 
 @register.filter

@@ -208,10 +208,14 @@ def test_the_subject_of_the_commit_is_the_headline_of_a_deployment(
         assert "Sing a Song" in page, address
         assert str(row.version) in page, address
         assert "Of sixpence" not in page, address
+    own = f"{DEPLOYMENTS}{row.pk}/change/"
+    title = f'<h1 class="named"> Sing a Song <code>{row.version}</code> </h1>'
+    assert title in " ".join(operator.get(own).content.decode().split())
     row.git = {}
     row.save()
     for address in pages:
         assert str(row.version) in operator.get(address).content.decode(), address
+    assert f"<h1> <code>{row.version}</code> </h1>" in " ".join(operator.get(own).content.decode().split())
 
 
 @pytest.mark.costly
