@@ -114,6 +114,23 @@ def test_a_copied_digest_is_the_digest(page: Page, served: Served) -> None:
     wait_until(lambda: page.evaluate("navigator.clipboard.readText()").startswith("sha256:"))
 
 
+def test_a_denied_action_is_one_alarm_with_its_statement_to_copy_and_one_click_to_its_repositories(
+    page: Page, served: Served
+) -> None:
+    """Task 10 of an operator: which permission is missing, and what to add. No click, and one more for the list."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto("/admin/")
+    alarm = page.locator("li", has=page.get_by_role("link", name="ecr:SetRepositoryPolicy is denied"))
+    expect(alarm).to_contain_text("Allow ecr:SetRepositoryPolicy to Registry Admin.")
+    alarm.get_by_role("button", name="Copy").click()
+    wait_until(lambda: '"Action": ["ecr:SetRepositoryPolicy"]' in page.evaluate("navigator.clipboard.readText()"))
+
+    alarm.get_by_role("link", name="ecr:SetRepositoryPolicy is denied").click()
+
+    denied = served.sql("SELECT COUNT(*) FROM deployments_repository WHERE last_error_code = 'AccessDeniedException'")
+    expect(page.locator("#result_list tbody tr")).to_have_count(denied[0][0])
+
+
 def test_the_errors_of_a_form_get_the_focus_and_lead_to_their_fields_without_a_script(
     plain_page: Page,
 ) -> None:
