@@ -558,8 +558,8 @@ REPOSITORIES: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("nothing_to_put_back",),
-        says="There is no earlier policy to put back: {reason}.",
-        cause="A policy is put back from an event of the repository that contains the policy before the change.",
+        says="There is no earlier policy to restore: {reason}.",
+        cause="A policy is restored from an event of the repository that contains the policy before the change.",
         owner=Owner.NOBODY,
     ),
     Entry(
