@@ -979,6 +979,116 @@ ACCESS: tuple[Entry, ...] = (
         owner=Owner.OPERATOR,
     ),
     Entry(
+        codes=("trust_token_malformed",),
+        says="The token was not read: {reason}.",
+        todo="Send the token of the CI job or of the service account as it is, and nothing else.",
+        cause="The text is no signed token (a JSON Web Token in compact form), uses an algorithm that is not "
+        "accepted, or its header names a key of its own.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("trust_no_policy",),
+        says="No trust policy that is switched on accepts tokens of the issuer {issuer}{where}.",
+        todo="Add a trust policy on the page of the project, or correct the project and environment of the request.",
+        cause="The issuer of the token (its claim iss) is in no trust policy, the policy is switched off, or the "
+        "request names a project or environment that has no such policy.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("trust_signature",),
+        says="No key of the issuer {issuer} has signed this token (its key is {kid}, its algorithm {algorithm}).",
+        todo="If the issuer has new keys, try again in a minute with a new token.",
+        cause="The token was changed, or signed by somebody else, or the issuer does not publish this key. Keys that "
+        "were pasted into a trust policy are changed by hand when the issuer changes its keys.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("trust_issuer_unreachable",),
+        says="The keys of the token's issuer could not be read: {reason}.",
+        todo="Try again in some seconds; if it stays so, paste the keys of the issuer into the trust policy.",
+        cause="The issuer's document (.well-known/openid-configuration) or its key set cannot be reached from this "
+        "server, is not valid, or is at an address that the trust policy does not allow.",
+        owner=Owner.OPERATOR,
+        retryable=Retry.YES,
+    ),
+    Entry(
+        codes=("trust_busy",),
+        says="Too many requests wait for the keys of issuers at this moment.",
+        todo="Try again in some seconds.",
+        cause="In each process two requests ask issuers at one time, and two more wait. Keys are kept for ten minutes.",
+        owner=Owner.NOBODY,
+        retryable=Retry.YES,
+    ),
+    Entry(
+        codes=("trust_claim",),
+        says="The token is not accepted: its claim {claim} is {actual}, and it must be {expected}.",
+        todo="Correct the CI job, or the trust policy if it asks for the wrong value.",
+        cause="A claim that every token is checked for (aud, exp, iat, nbf), or that the trust policy names, has "
+        "another value. The audience is the origin of this server (APP_ORIGIN). Texts are compared exactly.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("trust_claim_unnamed",),
+        says="The token is not accepted: no trust policy for its issuer accepts its claim {claim}, which is {actual}.",
+        todo="Name the project and the environment in the request: the answer then says what the claim must be.",
+        cause="The token is from an issuer that many use, and is not from a repository or service account that a trust "
+        "policy here names. What the policies expect is not shown to everybody who can get a token of this issuer.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("trust_ambiguous",),
+        says="The token is accepted for more than one environment: {environments}.",
+        todo="Name the project and the environment in the request (projectRef, environment).",
+        cause="Trust policies of several environments accept this token.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("trust_token_used",),
+        says="This token was exchanged before.",
+        todo="Ask the CI system for a new token in the same job (a new request to ACTIONS_ID_TOKEN_REQUEST_URL, a "
+        "retry of the GitLab job, kubectl create token) and exchange that one.",
+        cause="A token is exchanged once, so that somebody who copies it from a log or a command line gets nothing.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("one_deployment_only",),
+        says="This key is for one deployment and does not allow this request: {reason}.",
+        todo="Exchange a new token of the CI job for each deployment. For other requests use a key that was made in "
+        "the console.",
+        cause="The key was exchanged for a token (POST /api/v1/auth/oidc). It may begin one deployment within ten "
+        "minutes, and do what this deployment needs until the deployment ends.",
+        owner=Owner.DEPLOYER,
+    ),
+    Entry(
+        codes=("trust_policy_refused",),
+        says="The trust policy was not saved. {reason}",
+        cause="The policy would accept tokens of others, or its issuer, certificate or keys cannot be used.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("trust_needs_administrator",),
+        says="Only an administrator can trust an issuer at a private address, with a certificate of its own or with "
+        "pasted keys.",
+        todo="Ask a person with the right “Can trust an issuer at a private address or by pasted keys”.",
+        cause="Such a policy lets this server ask addresses that only it can reach, or believe keys that nobody "
+        "publishes.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("trust_name_taken",),
+        says="The environment has a trust policy called {name}.",
+        todo="Choose another name.",
+        cause="The name of a trust policy is unique in its environment.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
+        codes=("trust_too_many",),
+        says="The environment has {most} trust policies, the most that it can have.",
+        todo="Delete one that is not used.",
+        cause="Each exchange of a token compares it with every policy for its issuer.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
         codes=("password_log_in_off",),
         says="Log-ins with a password are switched off.",
         todo="Use single sign-on. If it does not work, somebody with a shell on the server makes a link for one "

@@ -173,6 +173,15 @@ class AccessKey(models.Model):
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_by = models.CharField(max_length=200, blank=True, editable=False)  # client and address
     replaced_at = models.DateTimeField(null=True, blank=True, editable=False)  # when a rotation made its successor
+    # Of a key for one deployment (`access.token_exchange`): the trust policy that it is from, the only preview branch
+    # that it may name, and the deployment that it has begun.
+    trust_policy = models.ForeignKey(
+        "TrustPolicy", null=True, blank=True, on_delete=models.SET_NULL, related_name="access_keys", editable=False
+    )
+    branch = models.CharField(max_length=255, blank=True, default="", db_default="", editable=False)
+    deployment = models.ForeignKey(
+        "Deployment", null=True, blank=True, on_delete=models.CASCADE, related_name="access_keys", editable=False
+    )
 
     class Meta:
         ordering = ["-created_at"]
@@ -210,6 +219,57 @@ class KeyClient(models.Model):
 
     def __str__(self) -> str:
         return self.client
+
+
+class TrustKind(models.TextChoices):
+    """Who signs the tokens that a trust policy accepts."""
+
+    GITHUB = "github", "GitHub Actions"
+    GITLAB = "gitlab", "GitLab CI/CD"
+    KUBERNETES = "kubernetes", "Kubernetes service account"
+    OTHER = "other", "Another OpenID issuer"
+
+
+class TrustPolicy(models.Model):
+    """Whose signed tokens are exchanged for a key of one deployment to an environment (`access.trust`)."""
+
+    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="trust_policies")
+    name = models.CharField(max_length=100)
+    kind = models.CharField(max_length=12, choices=TrustKind.choices)
+    issuer = models.CharField(max_length=500, db_index=True)  # as the claim `iss` has it
+    claims: models.JSONField[dict[str, str], dict[str, str]] = models.JSONField(default=dict)  # claim → what it must be
+    branch_claim = models.CharField(max_length=100, blank=True, default="")  # of preview: the claim with the branch
+    enabled = models.BooleanField(default=True)
+    allow_private = models.BooleanField(default=False)  # whether the issuer may have a private address
+    ca = models.TextField(blank=True, default="")  # PEM: the only roots for the issuer's certificate; empty: the usual
+    jwks = models.TextField(blank=True, default="")  # the issuer's keys as a JSON key set; empty: asked of the issuer
+    created_at = models.DateTimeField(db_default=Now())
+    created_by = models.CharField(max_length=200, blank=True, default="")
+    changed_at = models.DateTimeField(db_default=Now())
+    last_used_at = models.DateTimeField(null=True, blank=True)
+    last_error = models.TextField(blank=True, default="")  # the last refusal of a token that this policy was meant for
+    last_error_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "trust policies"
+        ordering = ["environment__project__name", "environment__slug", "name"]
+        constraints = [models.UniqueConstraint(fields=["environment", "name"], name="trust_policy_name_unique")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ExchangedToken(models.Model):
+    """A token that was exchanged for a key. It cannot be exchanged again, and is forgotten once it has expired."""
+
+    digest = models.CharField(max_length=64, unique=True)  # of the issuer and `jti`, or of what the signature covers
+    expires_at = models.DateTimeField(db_index=True)  # the token's end, and the leeway of the clocks
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.digest[:12]
 
 
 class RepositoryStatus(models.TextChoices):

@@ -1,4 +1,7 @@
-"""POST requests to URLs that people entered: over TLS, to public IP addresses only.
+"""Requests to URLs that people entered: over TLS, to public IP addresses only.
+
+`post` sends a message. `access.openid` asks an issuer with a client of its own, by the rules of `parse` and
+`addresses`.
 
 A person who may set a webhook's URL could make this server send requests to hosts that only this server can reach: a
 cloud's metadata service, a database, another tenant (SSRF). So the host name is resolved once, every address of the
@@ -26,6 +29,7 @@ TIMEOUT_SECONDS = 5.0  # for the name resolution, the connection and the answer 
 MAX_ANSWER_BYTES = 64 * 1024  # the most that is read of an answer
 ALLOWED_PORTS = (443, 8443)
 MAX_ADDRESS_CHARACTERS = 500  # the limit of the database column
+ALLOWED_BY = "NOTIFY_ALLOW_PRIVATE=1 allows it"
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -77,8 +81,11 @@ class Destination:
     path: str
 
 
-def parse(url: str, *, allow_private: bool = False) -> Destination:
-    """Check a URL without resolving its host. Raises Undeliverable (permanent) if the URL is not allowed."""
+def parse(url: str, *, allow_private: bool = False, allowed_by: str = ALLOWED_BY) -> Destination:
+    """Check a URL without resolving its host. Raises Undeliverable (permanent) if the URL is not allowed.
+
+    `allowed_by`: what would allow a private address, for the sentence.
+    """
     if not url:
         raise _no("The address is empty.")
     if len(url) > MAX_ADDRESS_CHARACTERS or not re.fullmatch(r"[!-~]+", url) or "\\" in url:
@@ -99,20 +106,20 @@ def parse(url: str, *, allow_private: bool = False) -> Destination:
     if port == 0 or (port not in ALLOWED_PORTS and not allow_private):
         raise _no("The port of the address is not 443 or 8443.")
     literal = _literal(host)
-    if literal is not None and (reason := forbidden(literal, allow_private=allow_private)):
+    if literal is not None and (reason := forbidden(literal, allow_private=allow_private, allowed_by=allowed_by)):
         raise _no(reason)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Destination(https=parts.scheme == "https", host=host.rstrip("."), port=port, path=path)
 
 
-def forbidden(address: Address, *, allow_private: bool = False) -> str:
+def forbidden(address: Address, *, allow_private: bool = False, allowed_by: str = ALLOWED_BY) -> str:
     """Why no connection to this IP address is allowed, as a sentence; empty if it is allowed."""
     for inner in _unwrapped(address):
         if any(inner in network for network in _NEVER):
             return "The host has a link-local, multicast, reserved or metadata address."
         closed = any(inner in network for network in _PRIVATE) or (inner.version == 6 and inner not in _UNICAST)
         if closed and not allow_private:
-            return "The host has an address of a private network or of this machine (NOTIFY_ALLOW_PRIVATE=1 allows it)."
+            return f"The host has an address of a private network or of this machine ({allowed_by})."
     return ""
 
 
@@ -156,12 +163,8 @@ def post(
     """
     target = parse(url, allow_private=allow_private)
     until = time.monotonic() + seconds
-    addresses = _resolve(target, until)
-    for address in addresses:
-        if reason := forbidden(address, allow_private=allow_private):
-            raise _no(reason)
     last: Undeliverable | None = None
-    for address in addresses[:3]:
+    for address in addresses(target.host, target.port, seconds=seconds, allow_private=allow_private)[:3]:
         try:
             connection = socket.create_connection((str(address), target.port), timeout=_left(until))
         except OSError as error:
@@ -171,15 +174,31 @@ def post(
     raise last or Undeliverable(reason="The host has no address.")
 
 
-def _resolve(target: Destination, until: float) -> list[Address]:
+def addresses(
+    host: str, port: int, *, seconds: float, allow_private: bool = False, allowed_by: str = ALLOWED_BY
+) -> list[Address]:
+    """Every address of the host, at least one, all of them allowed. The caller connects to one of them.
+
+    Raises Undeliverable, also if only one of them is not allowed.
+    """
+    found = _resolve(host, port, seconds)
+    for address in found:
+        if reason := forbidden(address, allow_private=allow_private, allowed_by=allowed_by):
+            raise _no(reason)
+    if not found:
+        raise Undeliverable(reason="The host has no address.")
+    return found
+
+
+def _resolve(host: str, port: int, seconds: float) -> list[Address]:
     """Every address of the host. Resolved once, so that the checked address is the address of the connection."""
-    literal = _literal(target.host)
+    literal = _literal(host)
     if literal is not None:
         return [literal]
     # getaddrinfo has no timeout. After a timeout here, its thread ends when the resolver gives up.
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="resolve")
     try:
-        found = pool.submit(socket.getaddrinfo, target.host, target.port, type=socket.SOCK_STREAM).result(_left(until))
+        found = pool.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM).result(seconds)
     except (OSError, UnicodeError):
         raise Undeliverable(reason="The host name could not be resolved.") from None
     except TooLate:

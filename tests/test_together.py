@@ -57,6 +57,7 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.reconcile import adopted_statements, sweep_record, targets, writes_pause
+from tests.support import ci_tokens
 from tests.support.cli import DIGEST, HASH
 from tests.support.constants import HOST, OWNER, POLICY, TRAIL
 from tests.support.second_factors import code_of, with_app
@@ -311,6 +312,15 @@ def _token(world: World) -> Any:
     return world.api("v1/token", {"authorizationCode": begun.code})
 
 
+def _with_trust_policy(world: World) -> None:
+    ci_tokens.pasted_policy(world.environment)
+
+
+def _exchange(world: World) -> Any:
+    issuer = ci_tokens.silent_issuer()
+    return world.api("v1/auth/oidc", {"token": ci_tokens.signed(issuer, ci_tokens.github(issuer))})
+
+
 def _decide(world: World, **data: str) -> Any:
     return world.browser.post(f"/account/login/{cli_login.begin().handle}", data)
 
@@ -368,6 +378,7 @@ ACTS: dict[str, tuple[str, Act]] = {
         "rotate.key", lambda w: w.manage("POST", f"/{w.project.ref}/keys/{w.key.pk}/rotate", {})),
     "DELETE /api/v1/manage/projects/{ref}/keys/{key_id}": (
         "revoke.key", lambda w: w.manage("DELETE", f"/{w.project.ref}/keys/{w.key.pk}")),
+    "POST /api/v1/auth/oidc": ("exchange.trust_policy", _exchange),
     "GET /api/v1/projects/{ref}/{env}": (
         "make.key",
         lambda w: w.browser.get(
@@ -500,6 +511,7 @@ ACTS: dict[str, tuple[str, Act]] = {
 }  # fmt: skip
 #: What has to be there before.
 FIRST: dict[str, Act] = {
+    "POST /api/v1/auth/oidc": _with_trust_policy,
     **{
         name: lambda _: _with_app(User.objects.get(username="ada@example.com"))
         for name in ("second_factor", "your_log_in_remove", "your_log_in_recovery_codes")

@@ -37,6 +37,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("sweep", "stop_sweep"): "Can stop a sweep",
     ("accesskey", "rotate_accesskey"): "Can rotate an access key",
     ("accesskey", "revoke_accesskey"): "Can revoke an access key",
+    ("trustpolicy", "trust_private_issuer"): "Can trust an issuer at a private address or by pasted keys",
     ("notificationchannel", "test_notificationchannel"): "Can send a test message to a notification channel",
     ("writespause", "pause_writes"): "Can stop every write to AWS, and allow them again",
     ("process", "view_setup"): "Can see and run the checks of the installation",
@@ -47,7 +48,7 @@ _VIEWER_PERMISSIONS = {
     for model in (
         "accesskey", "backgroundworker", "deployment", "environment", "notificationchannel", "notificationdelivery",
         "project", "promotion", "repository", "repositoryevent", "sweep", "sweepchunk", "sweepfinding",
-        "process",
+        "process", "trustpolicy",
     )
 }  # fmt: skip
 #: What a viewer may not see: the audit log contains people's addresses, and variables contain values.

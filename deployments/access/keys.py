@@ -27,7 +27,17 @@ from deployments import clock, images
 from deployments.access.audit import Trail
 from deployments.config import Configuration
 from deployments.errors import refusal
-from deployments.models import ENVIRONMENT_SLUGS, AccessKey, Environment, Identity, KeyClient, KeyKind, LoginRequest
+from deployments.models import (
+    ENVIRONMENT_SLUGS,
+    AccessKey,
+    Deployment,
+    Environment,
+    Identity,
+    KeyClient,
+    KeyKind,
+    LoginRequest,
+    TrustPolicy,
+)
 
 #: The scopes of an environment key. `deploy` includes `read`, because a deploy reads its own deployment. `pull` stands
 #: alone: a cluster's key does nothing else.
@@ -41,6 +51,13 @@ SCOPES = {
 #: The scope of a management token: a personal token that opens the management API and nothing that deploys. A token
 #: without scopes does not have it (D-management-token).
 ADMIN = "admin"
+
+#: The scope of a key that was exchanged for a token (`access.token_exchange`): one deployment, and nothing else. A key
+#: with it is refused by versions that do not know it.
+ONE_DEPLOYMENT = "one_deployment"
+#: How long such a key may wait for its deployment, and read the result of the ended deployment.
+BEGIN_WITHIN = timedelta(minutes=10)
+READ_RESULT_FOR = timedelta(minutes=10)
 
 #: The lifetime of a deploy key. A build takes tens of minutes. The key is a build argument on docker's command line,
 #: where other users of the machine can read it, so it expires within hours.
@@ -181,6 +198,48 @@ def make_deploy_key(environment: Environment, token: AccessKey | None = None) ->
         )
 
 
+def make_one_deployment_key(policy: TrustPolicy, *, branch: str, name: str) -> tuple[AccessKey, str]:
+    """A key that may begin one deployment within BEGIN_WITHIN, then do what that deployment needs until it ends.
+
+    `branch`: the only branch that it may name, for preview. The second value is the only copy of its text.
+    """
+    environment = policy.environment
+    AccessKey.objects.filter(environment=environment, kind=KeyKind.DEPLOY, expires_at__lte=Now()).delete()
+    now = clock.now()
+    return _make(
+        _environment_text(environment),
+        kind=KeyKind.DEPLOY,
+        environment_id=environment.pk,
+        trust_policy=policy,
+        branch=branch,
+        name=name[:200],
+        scopes=[ONE_DEPLOYMENT],
+        created_at=now,
+        expires_at=now + BEGIN_WITHIN,
+    )
+
+
+def is_for_one_deployment(key: AccessKey) -> bool:
+    """Whether the key was exchanged for a token (`make_one_deployment_key`)."""
+    return ONE_DEPLOYMENT in key.scopes
+
+
+def begin_deployment(key: AccessKey, deployment: Deployment) -> None:
+    """Use up a key for one deployment. Needs the transaction that makes the deployment.
+
+    From here on the key lives as long as a deploy key at most; the API compares the end of its deployment at each
+    request. Raises Refusal (one_deployment_only) if the key has begun a deployment, has expired or was revoked.
+    """
+    unused = AccessKey.objects.filter(not_ended(), pk=key.pk, deployment=None)
+    if not unused.update(deployment=deployment, expires_at=Now() + DEPLOY_KEY_LIFETIME):
+        raise refusal("one_deployment_only", reason="it has begun a deployment before, or no longer works")
+
+
+def has_begun(key: AccessKey, deployment: Deployment) -> bool:
+    """Whether a key for one deployment has begun this one."""
+    return AccessKey.objects.filter(pk=key.pk, deployment=deployment).exists()
+
+
 def authenticate(text: str) -> AccessKey | None:
     """The key with this text, with its owner, in one query; None if the key is unknown, expired or revoked.
 
@@ -247,8 +306,11 @@ def allows(key: AccessKey, scope: str) -> bool:
     """Whether the key has this scope. A key without scopes has each scope of SCOPES, and not ADMIN.
 
     It has `pull` too, also if it was made before this scope existed: it can begin a deployment, whose log-in already
-    pulls from and pushes to the same repository.
+    pulls from and pushes to the same repository. A key for one deployment has each scope that a deploy needs;
+    `api.auth` decides by route what it is good for.
     """
+    if is_for_one_deployment(key):
+        return scope in (DEPLOY, READ, CREDENTIALS)
     if not key.scopes:
         return scope != ADMIN
     return scope in key.scopes or (scope == READ and DEPLOY in key.scopes)

@@ -2,8 +2,9 @@
 
 Personal access tokens (`tr_pat_…`) belong to a user and have access to every project: an installation is one
 organization. They, and the deploy keys that were made with them, may do what their user may do at the time of the
-request. Environment keys have access to their own environment only, and may be limited to some scopes. Unknown, expired
-and revoked keys get the same 401, and a 429 if one address sends too many of them. This limit never affects a key that
+request. Environment keys have access to their own environment only, and may be limited to some scopes. A key that was
+exchanged for the token of a CI job has access to the routes of one deployment (`InDeploy`). Unknown, expired and
+revoked keys get the same 401, and a 429 if one address sends too many of them. This limit never affects a key that
 works.
 """
 
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -21,7 +24,7 @@ from deployments.access.audit import Actor
 from deployments.api import branches, limits
 from deployments.api.errors import HttpRefusal, http_refusal
 from deployments.log import bind, get_logger
-from deployments.models import AccessKey, Environment, EnvironmentType, KeyKind, Project
+from deployments.models import AccessKey, Deployment, Environment, EnvironmentType, KeyKind, Project
 
 log = get_logger(__name__)
 
@@ -44,8 +47,10 @@ class Caller:
 
     @property
     def name(self) -> str:
-        """For “triggered by”: the user of a deploy key, else the visible prefix of the key."""
+        """For “triggered by”: the user of a deploy key, whose token a CI key is from, else the key's visible prefix."""
         user = self.key.user
+        if keys.is_for_one_deployment(self.key):
+            return self.key.name
         return (user.email or user.get_username()) if user else str(self.key)
 
     @property
@@ -60,7 +65,21 @@ class EnvironmentRequest(HttpRequest):
     auth: Caller
 
 
+class InDeploy(StrEnum):
+    """When a key for one deployment (`access.token_exchange`) may use a route."""
+
+    NEVER = "never"
+    BEGINS = "begins"  # to begin its deployment, and to repeat this request
+    RUNS = "runs"  # before its deployment begins, and until it ends
+    BEGUN = "begun"  # for its deployment, until it ends
+    RESULT = "result"  # for its deployment, and for some minutes after its end
+
+
 class _Bearer(HttpBearer):
+    def __init__(self, in_deploy: InDeploy = InDeploy.NEVER) -> None:
+        super().__init__()
+        self.in_deploy = in_deploy
+
     def __call__(self, request: HttpRequest) -> AccessKey | Caller:
         scheme, _, text = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
@@ -73,6 +92,8 @@ class _Bearer(HttpBearer):
         if key.environment is not None:
             bind(project=key.environment.project.ref, environment=str(key.environment))
         _require_owner(key, keys.DEPLOY if key.kind == KeyKind.DEPLOY else keys.READ)
+        if keys.is_for_one_deployment(key) and (reason := _outside_deploy(request, key, self.in_deploy)):
+            raise http_refusal(403, "one_deployment_only", reason=reason)
         keys.record_use(key, client_of(request), request.META.get("REMOTE_ADDR", ""))
         return self.admit(request, key)
 
@@ -117,8 +138,8 @@ class EnvironmentKey(_Bearer):
         f"`{BRANCH_HEADER}` names the branch. A key that is limited to other scopes gets a 403."
     )
 
-    def __init__(self, scope: str, *, needs_branch: bool = True) -> None:
-        super().__init__()
+    def __init__(self, scope: str, in_deploy: InDeploy = InDeploy.NEVER, *, needs_branch: bool = True) -> None:
+        super().__init__(in_deploy)
         self.scope = scope
         self.needs_branch = needs_branch  # False: without the header, the environment is `preview` itself
 
@@ -137,12 +158,58 @@ class EnvironmentKey(_Bearer):
             return Caller(key=key, environment=key.environment)
         if not name:
             raise HttpRefusal(401, f"Preview deployments belong to a branch: name it in the header {BRANCH_HEADER}.")
+        require_own_branch(key, name)
         return Caller(key=key, environment=branches.find(key.environment, name))
 
 
 user_token, any_key, management_token = UserToken(), AnyKey(), ManagementToken()
-may_read, may_deploy, may_fetch_credentials = map(EnvironmentKey, (keys.READ, keys.DEPLOY, keys.CREDENTIALS))
+may_read, may_deploy = EnvironmentKey(keys.READ), EnvironmentKey(keys.DEPLOY)
 may_pull = EnvironmentKey(keys.PULL, needs_branch=False)
+#: The routes that a deploy needs: a key for one deployment may use them too.
+any_key_in_deploy = AnyKey(InDeploy.RUNS)
+may_read_in_deploy = EnvironmentKey(keys.READ, InDeploy.RUNS)
+may_read_result = EnvironmentKey(keys.READ, InDeploy.RESULT)
+may_begin = EnvironmentKey(keys.DEPLOY, InDeploy.BEGINS)
+may_go_on = EnvironmentKey(keys.DEPLOY, InDeploy.BEGUN)
+may_end = EnvironmentKey(keys.DEPLOY, InDeploy.RESULT)
+may_fetch_credentials = EnvironmentKey(keys.CREDENTIALS, InDeploy.BEGUN)
+
+
+def require_own_branch(key: AccessKey, name: str) -> None:
+    """Raise HttpRefusal (403) if the key is for another preview branch: its token named the only one."""
+    if key.branch and branches.clean(name) != key.branch:
+        raise http_refusal(403, "one_deployment_only", reason=f"it is for the branch {key.branch}")
+
+
+def _outside_deploy(request: HttpRequest, key: AccessKey, when: InDeploy) -> str:
+    """Why a key for one deployment may not use this route now, as a part of a sentence; empty if it may."""
+    if when == InDeploy.NEVER:
+        return "no deploy needs it"
+    if when == InDeploy.BEGINS:
+        return ""  # `lifecycle.create_deployment` decides: a lost answer is repeated
+    named = request.resolver_match.kwargs.get("deployment_id") if request.resolver_match else None
+    if key.deployment_id is None:
+        return "the key has not begun its deployment" if named or when != InDeploy.RUNS else ""
+    if named not in (None, key.deployment_id):
+        return "it is about another deployment than the one that the key has begun"
+    ended = _ended_at(key)
+    if ended is None:
+        return ""
+    allowed_for = keys.READ_RESULT_FOR if when == InDeploy.RESULT else timedelta(0)
+    now: datetime = key.db_now  # type: ignore[attr-defined]  # `keys.authenticate` sets it
+    return "its deployment has ended" if ended + allowed_for <= now else ""
+
+
+def _ended_at(key: AccessKey) -> datetime | None:
+    """When the deployment of this key ended: by its status, or by a deadline that no worker has seen yet."""
+    fields = ("status", "deadline", "deployed_at", "failed_at", "canceled_at")
+    deployment = Deployment.objects.only(*fields).filter(pk=key.deployment_id).first()
+    if deployment is None:
+        return datetime.min.replace(tzinfo=UTC)
+    if deployment.is_final:
+        return deployment.deployed_at or deployment.failed_at or deployment.canceled_at
+    now: datetime = key.db_now  # type: ignore[attr-defined]
+    return deployment.deadline if deployment.deadline is not None and deployment.deadline <= now else None
 
 
 def require_scope(key: AccessKey, scope: str) -> None:

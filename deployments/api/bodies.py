@@ -64,6 +64,7 @@ _RULES = (
     # Every CLI sends this body as text/plain.
     (re.compile(r"/api/v1/token"), Rule(limit=4 * KIB, any_type=True)),
     (re.compile(r"/api/v1/authorization-code"), Rule(limit=4 * KIB)),
+    (re.compile(r"/api/v1/auth/oidc"), Rule(limit=64 * KIB, depth=2)),
 )
 
 

@@ -17,7 +17,15 @@ from deployments import images, measure, models
 from deployments.access import keys
 from deployments.access.audit import Trail
 from deployments.api import listing, schemas, stream
-from deployments.api.auth import EnvironmentRequest, may_deploy, may_fetch_credentials
+from deployments.api.auth import (
+    EnvironmentRequest,
+    may_begin,
+    may_deploy,
+    may_end,
+    may_fetch_credentials,
+    may_go_on,
+    may_read_result,
+)
 from deployments.api.errors import HttpRefusal, refusing_with
 from deployments.api.schemas import refusals
 from deployments.deploys import lifecycle, promotions
@@ -34,7 +42,7 @@ _BODY = refusals(400, 401, 403, 404, 413, 415, 422)
 
 @router.post(
     "/v1/deployments",
-    auth=may_deploy,
+    auth=may_begin,
     response={200: schemas.CreatedDeployment, **_BODY, 409: schemas.Error},
     exclude_none=True,
     summary="Begin a deployment: get a version, and an image ref whose repository is ready for the push",
@@ -50,6 +58,7 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
         raise HttpRefusal(400, "The development environment has no deployments.")
     with (
         refusing_with(409, codes=frozenset({"external_id_in_progress"})),
+        refusing_with(403, codes=frozenset({"one_deployment_only"})),
         refusing_with(400, codes=frozenset({"force_without_external_id", "external_id_too_long"})),
         _counting_refusals(),
     ):
@@ -68,6 +77,7 @@ def create(request: EnvironmentRequest, body: schemas.NewDeployment) -> dict[str
             idempotency_key=_idempotency_key(request),
             request_digest=hashlib.sha256(request.body).hexdigest(),
             begun_by=request.auth.person,
+            only_key=request.auth.key if keys.is_for_one_deployment(request.auth.key) else None,
         )
     deployment = creation.deployment
     bind(deployment=deployment.short_code)
@@ -111,6 +121,7 @@ def _idempotency_key(request: HttpRequest) -> str | None:
 
 @router.get(
     "/v1/deployments/{deployment_id}",
+    auth=may_read_result,
     response={200: schemas.Deployment, **refusals(401, 403, 404, 422)},
     exclude_none=True,
     summary="The state of a deployment",
@@ -179,7 +190,7 @@ def _opened(log_in: LogIn | None) -> dict[str, Any] | None:
 
 @router.post(
     "/v1/deployments/{deployment_id}/background-workers",
-    auth=may_deploy,
+    auth=may_go_on,
     response={200: schemas.CreatedWorker, **_BODY, 409: schemas.Error},
     summary="Store the indexer's report about the image: BUILDING becomes DEPLOYING",
 )
@@ -238,7 +249,7 @@ def _worker(deployment: models.Deployment, body: dict[str, Any]) -> schemas.NewW
 
 @router.post(
     "/v1/deployments/{deployment_id}/fail",
-    auth=may_deploy,
+    auth=may_end,
     response={200: schemas.Id, **refusals(400, 401, 403, 413, 415, 422)},
     summary="End a deployment as failed, with the error",
 )
@@ -269,7 +280,7 @@ _EVENT = {
 
 @router.post(
     "/v3/deployments/{deployment_id}/finalize",
-    auth=may_deploy,
+    auth=may_end,
     response=refusals(400, 401, 403, 413, 415, 422),
     summary="Finish a deployment, as a stream of events",
     openapi_extra={
@@ -320,7 +331,7 @@ def _finalize(
 
 @router.post(
     "/v2/deployments/{deployment_id}/finalize",
-    auth=may_deploy,
+    auth=may_end,
     response={200: schemas.Id, **_BODY},
     summary="Finish a deployment, as plain JSON",
 )
@@ -332,7 +343,7 @@ def finalize_v2(request: EnvironmentRequest, deployment_id: str, body: schemas.F
 
 @router.post(
     "/v1/deployments/{deployment_id}/finalize",
-    auth=may_deploy,
+    auth=may_end,
     response={200: schemas.Id, **_BODY},
     summary="Finish a deployment, for the oldest CLIs",
 )

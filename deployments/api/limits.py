@@ -1,4 +1,4 @@
-"""Rate limits per client address for rare events: an unknown key, a failed login of a CLI.
+"""Rate limits per client address for rare events: an unknown key, a failed login of a CLI, a refused token of a CI job.
 
 Each process counts in its own memory, so several processes allow several times as many events, and a restart resets
 the counters. That is enough: a program with a revoked key is slowed down and does not fill the log. The limits are no
@@ -46,6 +46,13 @@ class Limiter:
                 self._windows.popitem(last=False)
         return end - now if events >= self._most else 0.0
 
+    def left(self, address: str) -> float:
+        """The seconds until the window ends of an address that has reached the limit; 0 for another address."""
+        now = self._clock()
+        with self._lock:
+            end, events = self._windows.get(_network(address), (0.0, 0))
+        return end - now if end > now and events >= self._most else 0.0
+
     def clear(self) -> None:
         """Forget all events."""
         with self._lock:
@@ -69,5 +76,6 @@ def _network(address: str) -> str:
 unknown_keys = Limiter(most=30, seconds=60)  # D-unknown-keys
 failed_logins = Limiter(most=60, seconds=600)
 pull_log_ins = Limiter(most=30, seconds=60)  # of one key; each costs two calls to AWS
+failed_exchanges = Limiter(most=60, seconds=600)
 logged_refused_keys = Limiter(most=1, seconds=600)
 logged_too_many_keys = Limiter(most=1, seconds=600)

@@ -1,4 +1,7 @@
-"""`trigger.dev login` for the CLI: begin a login, poll for the token. `deployments.views` has the person's pages."""
+"""How a CLI gets a key: `trigger.dev login` of a person, and the exchange of a CI job's token.
+
+`deployments.views` has the person's pages.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from ninja import Router
 
-from deployments.access import cli_login
+from deployments.access import cli_login, token_exchange
 from deployments.access.audit import Actor, Trail
 from deployments.api import limits, schemas
 from deployments.api.auth import client_of, too_many
-from deployments.api.errors import refusing_with
+from deployments.api.errors import HttpRefusal, refusing_with
 from deployments.api.schemas import refusals
 from deployments.errors import Refusal
 
@@ -77,3 +80,41 @@ def token(request: HttpRequest, body: schemas.LoginProof) -> dict[str, Any]:
     if found is None:
         return {"token": None}
     return {"token": {"token": text, "obfuscatedToken": str(key)}}
+
+
+@router.post(
+    "/v1/auth/oidc",
+    response={200: schemas.ExchangedKey, **refusals(400, 403, 413, 415, 422)},
+    exclude_none=True,
+    summary="Exchange the signed token of a CI job or a service account for a key of one deployment",
+)
+def exchange_token(request: HttpRequest, response: HttpResponse, body: schemas.CiToken) -> dict[str, Any]:
+    """The token's claims must be those of a trust policy, which an administrator makes on the page of the project. A
+    token is exchanged once. The key begins one deployment within ten minutes and does only what this deployment needs.
+    `projectRef` and `environment` choose between several policies that accept the token, and let a refusal say what the
+    policy expects."""
+    response["Cache-Control"] = "no-store"
+    configuration, address = settings.CONFIGURATION, request.META.get("REMOTE_ADDR", "")
+    if wait := limits.failed_exchanges.left(address):
+        raise too_many("refused tokens", wait)
+    try:
+        with refusing_with(403):
+            made = token_exchange.exchange(
+                token=body.token,
+                audience=configuration.app_origin,
+                trail=Trail.of(request),
+                project_ref=body.projectRef,
+                environment=body.environment,
+            )
+    except HttpRefusal:
+        limits.failed_exchanges.count(address)
+        raise
+    environment = made.policy.environment
+    return {
+        "key": made.text,
+        "expiresAt": made.key.expires_at,
+        "projectRef": environment.project.ref,
+        "environment": environment.slug,
+        "branch": made.key.branch or None,
+        "apiUrl": configuration.api_origin,
+    }

@@ -20,10 +20,12 @@ from deployments.api.auth import (
     EnvironmentRequest,
     UserRequest,
     any_key,
-    may_deploy,
+    any_key_in_deploy,
+    may_go_on,
     may_pull,
-    may_read,
+    may_read_in_deploy,
     require_active,
+    require_own_branch,
     require_scope,
     too_many,
     user_token,
@@ -179,7 +181,7 @@ def find_project(ref: str) -> models.Project:
 
 @router.get(
     "/v1/projects/{ref}/envvars",
-    auth=may_read,
+    auth=may_read_in_deploy,
     response={200: schemas.Variables, **refusals(400, 401, 403, 404, 422)},
     summary="The environment's variables, for the build and the indexer",
 )
@@ -198,7 +200,7 @@ def list_variables(request: EnvironmentRequest, ref: str) -> dict[str, Any]:
 
 @router.post(
     "/v1/projects/{ref}/envvars/{env}/import",
-    auth=may_deploy,
+    auth=may_go_on,
     response={200: schemas.Success, 400: schemas.VariablesError, **refusals(401, 403, 404, 415, 422)},
     summary="Store the variables that a project syncs at deploy, all or none",
 )
@@ -237,7 +239,7 @@ def import_variables(
 
 @router.post(
     "/v1/projects/{ref}/branches",
-    auth=any_key,
+    auth=any_key_in_deploy,
     response={200: schemas.Id, **refusals(400, 401, 403, 404, 413, 415, 422)},
     summary="Make a preview branch, or restore it from the archive",
 )
@@ -245,6 +247,7 @@ def upsert_branch(request: UserRequest, ref: str, body: schemas.NewBranch) -> di
     if body.env != "preview":
         raise HttpRefusal(400, "Only the preview environment has branches.")
     require_scope(request.auth, keys.DEPLOY)
+    require_own_branch(request.auth, body.branch)
     git = body.git.model_dump(exclude_none=True) if body.git else {}
     preview = _preview(request.auth, ref)
     require_active(preview.project)
@@ -303,7 +306,7 @@ def _preview(key: AccessKey, ref: str) -> Environment:
 
 @router.get(
     "/v1/projects/{ref}/{env}/deploy-settings",
-    auth=any_key,
+    auth=any_key_in_deploy,
     response={200: schemas.DeploySettings, **refusals(401, 403)},
     summary="Where a deploy builds its image: always on the machine of the CLI",
 )
@@ -313,7 +316,7 @@ def deploy_settings(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
 
 @router.get(
     "/v1/projects/{ref}/{env}",
-    auth=any_key,
+    auth=any_key_in_deploy,
     response={200: schemas.ProjectEnvironment, **refusals(400, 401, 403, 404)},
     summary="A key for deploys to this environment",
 )

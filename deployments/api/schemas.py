@@ -176,6 +176,12 @@ class LoginProof(BaseModel):
     approvalCode: Annotated[str, Field(max_length=200)] | None = None
 
 
+class CiToken(BaseModel):
+    token: str = Field(description="The signed token of the CI job or the service account, with this server as `aud`.")
+    projectRef: str = Field("", max_length=64, description="The project to deploy; empty: the token alone decides.")
+    environment: str = Field("", max_length=16, description="`prod`, `staging` or `preview`; empty: the token decides.")
+
+
 class NewBranch(BaseModel):
     branch: str
     env: Literal["preview", "development"] = "preview"
@@ -272,6 +278,15 @@ class AuthorizationCode(BaseModel):
 class GivenToken(BaseModel):
     token: str
     obfuscatedToken: str
+
+
+class ExchangedKey(BaseModel):
+    key: str = Field(description="TRIGGER_ACCESS_TOKEN for one `trigger.dev deploy`. It is not shown again.")
+    expiresAt: datetime = Field(description="Until then the key may begin its deployment.")
+    projectRef: str
+    environment: str
+    branch: str | None = Field(None, description="The only preview branch that the key may deploy to.")
+    apiUrl: str = Field(description="TRIGGER_API_URL for the deploy.")
 
 
 class LoginToken(BaseModel):

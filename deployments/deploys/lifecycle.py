@@ -22,6 +22,7 @@ from django.db.models import Q
 from django.db.models.functions import Least, Now
 
 from deployments import clock, images, measure
+from deployments.access import keys
 from deployments.access.audit import Trail
 from deployments.aws.partitions import registry_of
 from deployments.config import Configuration, RegistryConfig
@@ -33,6 +34,7 @@ from deployments.errors import RegistryError, refusal
 from deployments.log import get_logger
 from deployments.models import (
     FINAL_STATUSES,
+    AccessKey,
     BackgroundWorker,
     Deployment,
     DeploymentStatus,
@@ -107,13 +109,15 @@ def create_deployment(
     idempotency_key: str | None = None,
     request_digest: str = "",
     begun_by: int | None = None,
+    only_key: AccessKey | None = None,
 ) -> CreatedDeployment:
     """Allocate a version and an image ref whose repository exists and is set up.
 
     `begun_by`: the id of the user whose personal access token asks for it.
 
     `force` cancels the running deployments with the same external id, in the transaction that inserts the new
-    deployment. A repeated idempotency key answers with the deployment of the first request.
+    deployment. A repeated idempotency key answers with the deployment of the first request. `only_key`: a key for one
+    deployment, which the new deployment uses up.
 
     Raises Refusal if the repository cannot be set up (then only the repository's row is written), if the idempotency
     key was used for another request, or if another deploy with the external id is running.
@@ -123,8 +127,10 @@ def create_deployment(
         raise refusal("force_without_external_id")
     if len(external_id) > 128:
         raise refusal("external_id_too_long")
-    if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest)):
+    if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest, only_key)):
         return CreatedDeployment(deployment=earlier, outcome="created")
+    if only_key is not None and only_key.deployment_id is not None:  # before AWS is asked; `_insert` compares again
+        raise refusal("one_deployment_only", reason="it has begun a deployment before")
     if external_id and not force and (existing := _existing(environment, external_id)):
         return CreatedDeployment(deployment=existing, outcome="existing")
     require_active(environment.project)  # before AWS is asked; `_insert` compares again
@@ -150,10 +156,11 @@ def create_deployment(
                 idempotency_key=idempotency_key or "",
                 request_digest=request_digest,
                 begun_by=begun_by,
+                only_key=only_key,
             )
         except IntegrityError:
             # Either the client retried while its first request was running, or (once in 10¹²) the short code is taken.
-            if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest)):
+            if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest, only_key)):
                 return CreatedDeployment(deployment=earlier, outcome="created")
     raise refusal("version_conflict")
 
@@ -206,10 +213,12 @@ def configuration_in_force(own: Configuration) -> Configuration:
         raise error.as_refusal() from error
 
 
-def _repeated(environment: Environment, key: str, request_digest: str) -> Deployment | None:
+def _repeated(environment: Environment, key: str, request_digest: str, only_key: AccessKey | None) -> Deployment | None:
     earlier = Deployment.objects.filter(environment=environment, idempotency_key=key).first()
     if earlier is not None and earlier.request_digest != request_digest:
         raise refusal("idempotency_key_reused")
+    if earlier is not None and only_key is not None and not keys.has_begun(only_key, earlier):
+        raise refusal("one_deployment_only", reason="another key has begun this deployment")
     return earlier
 
 
@@ -267,6 +276,7 @@ def _insert(
     config: RegistryConfig,
     name: str,
     external_id: str,
+    only_key: AccessKey | None,
     **values: Any,
 ) -> CreatedDeployment:
     """Take the environment's next version, insert the deployment and, with `force`, cancel the deployments that it
@@ -300,6 +310,8 @@ def _insert(
             last_request_at=now,
             **values,
         )
+        if only_key is not None:
+            keys.begin_deployment(only_key, deployment)
         log_change("deployment.created", deployment, image=deployment.image_ref)
         if force:
             _replace(deployment, trail)

@@ -23,7 +23,7 @@ def configuration(configure: Callable[..., config.Configuration]) -> config.Conf
 
 @pytest.fixture(autouse=True)
 def _no_limit_is_reached_yet() -> None:
-    for limiter in (limits.failed_logins, limits.unknown_keys, limits.pull_log_ins):
+    for limiter in (limits.failed_logins, limits.failed_exchanges, limits.unknown_keys, limits.pull_log_ins):
         limiter.clear()
 
 

@@ -22,7 +22,12 @@ from tests.support.cli import Cli
 pytestmark = pytest.mark.django_db
 
 #: What is asked before there is a key.
-OPEN = {"GET /api/v1/remote-build-provider-status", "POST /api/v1/authorization-code", "POST /api/v1/token"}
+OPEN = {
+    "GET /api/v1/remote-build-provider-status",
+    "POST /api/v1/authorization-code",
+    "POST /api/v1/token",
+    "POST /api/v1/auth/oidc",
+}
 
 
 def _operations() -> dict[str, str]:

@@ -76,6 +76,8 @@ BODY: dict[str, Callable[[Side, Place], Any]] = {
     "scopes": lambda side, place: ["read"],
     "expiresAt": lambda side, place: "2027-01-01T00:00:00Z",
     "graceHours": lambda side, place: 1,
+    "projectRef": lambda side, place: place.ref,
+    "token": lambda side, place: "canary-no-token",
 }
 #: The methods whose requests have a body.
 BODIES = ("POST", "PUT")

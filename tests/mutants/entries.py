@@ -171,8 +171,8 @@ MUTANTS: tuple[Mutant, ...] = (
             _SSO + "test_groups_may_come_from_the_userinfo_endpoint_and_from_inside_an_object",
         ),
         (
-            "_explained",
-            "_places.acquire(timeout=TIMEOUT / 2)",
+            "_place",
+            "asked.places.acquire(timeout=TIMEOUT / 2)",
             "True",
             _SSO + "test_a_provider_that_hangs_holds_two_threads_at_most",
         ),
@@ -201,9 +201,9 @@ MUTANTS: tuple[Mutant, ...] = (
             _SSO + "test_the_providers_document_sets_nothing_but_addresses_and_algorithms",
         ),
         (
-            "_explained",
-            "_line.acquire(blocking=False)",
-            "_line.acquire()",
+            "_place",
+            "asked.line.acquire(blocking=False)",
+            "asked.line.acquire()",
             _SSO + "test_at_most_two_more_log_ins_wait_for_their_place",
         ),
         (
@@ -1968,7 +1968,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "create_deployment",
-            "            if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest)):\n                return",
+            "            if idempotency_key and (earlier := _repeated(environment, idempotency_key, request_digest, only_key)):\n                return",
             "            if False:\n                return",
             "deploys/test_lifecycle.py::test_a_retry_that_overtakes_its_first_request_gets_the_same_deployment",
         ),
