@@ -55,6 +55,7 @@ from deployments.models import (
     SecondFactor,
     Sweep,
     SweepTrigger,
+    TrustPolicy,
 )
 from deployments.reconcile import adopted_statements, sweep_record, targets, writes_pause
 from tests.support import ci_tokens
@@ -312,6 +313,12 @@ def _token(world: World) -> Any:
     return world.api("v1/token", {"authorizationCode": begun.code})
 
 
+POLICY_FORM = {
+    "kind": "github", "name": "releases", "issuer": "https://token.actions.githubusercontent.com", "claim_0": "1",
+    "claim_1": "2", "claim_2": "refs/tags/v*", "enabled": "on",
+}  # fmt: skip
+
+
 def _with_trust_policy(world: World) -> None:
     ci_tokens.pasted_policy(world.environment)
 
@@ -452,6 +459,18 @@ ACTS: dict[str, tuple[str, Act]] = {
         "delete.project", lambda w: _command("projects", "delete", w.project.ref, "--name", "Billing")),
     "deployments_project_name": (
         "change.project", lambda w: w.post(f"deployments/project/{w.project.pk}/name/", {"name": "Renamed"})),
+    "deployments_trustpolicy_add": (
+        "add.trust_policy",
+        lambda w: w.post("deployments/trustpolicy/add/", {**POLICY_FORM, "environment": w.environment.pk})),
+    "deployments_trustpolicy_edit": (
+        "change.trust_policy",
+        lambda w: w.post(f"deployments/trustpolicy/{TrustPolicy.objects.get().pk}/edit/", POLICY_FORM)),
+    "deployments_trustpolicy_switch": (
+        "change.trust_policy",
+        lambda w: w.post(f"deployments/trustpolicy/{TrustPolicy.objects.get().pk}/switch/?on=0")),
+    "deployments_trustpolicy_delete": (
+        "delete.trust_policy",
+        lambda w: w.post(f"deployments/trustpolicy/{TrustPolicy.objects.get().pk}/delete/")),
     "deployments_notificationchannel_add": (
         "add.channel", lambda w: w.post("deployments/notificationchannel/add/", CHANNEL)),
     "deployments_notificationchannel_edit": (
@@ -511,7 +530,15 @@ ACTS: dict[str, tuple[str, Act]] = {
 }  # fmt: skip
 #: What has to be there before.
 FIRST: dict[str, Act] = {
-    "POST /api/v1/auth/oidc": _with_trust_policy,
+    **{
+        name: _with_trust_policy
+        for name in (
+            "POST /api/v1/auth/oidc",
+            "deployments_trustpolicy_edit",
+            "deployments_trustpolicy_switch",
+            "deployments_trustpolicy_delete",
+        )
+    },
     **{
         name: lambda _: _with_app(User.objects.get(username="ada@example.com"))
         for name in ("second_factor", "your_log_in_remove", "your_log_in_recovery_codes")
@@ -618,6 +645,7 @@ def test_every_way_in_is_known_to_change_something_or_not() -> None:
         only_reads = model.rpartition("_")[2] in program and what in _REFUSED
         return only_reads or name in {
             "deployments_accesskey_change", "deployments_notificationchannel_change",
+            "deployments_trustpolicy_change",
             "deployments_project_change",
         }  # fmt: skip
 

@@ -14,9 +14,11 @@ from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest
 from django.urls import reverse
 
+from deployments.access import trust
 from deployments.admin.deployments import latest
 from deployments.admin.pages import audit_of, may, shown_configuration
 from deployments.admin.repositories import reason
+from deployments.admin.trust import state
 from deployments.deploys.projects import ROOT_SLUGS
 from deployments.deploys.promotions import rolled_back
 from deployments.models import (
@@ -29,12 +31,14 @@ from deployments.models import (
     Promotion,
     Repository,
     RepositoryStatus,
+    TrustPolicy,
 )
 from deployments.reconcile import targets
 from deployments.row_values import ConsumerPull
 
 BRANCHES_SHOWN = 20
 KEYS_SHOWN = 20
+POLICIES_SHOWN = 20
 REPOSITORIES_SHOWN = 20
 ROLLBACK_TARGETS_SHOWN = 2
 
@@ -72,6 +76,11 @@ def project_page(site: AdminSite, request: HttpRequest, project: Project) -> dic
         context["deployments_address"] = f"{address}?project__ref={project.ref}"
     if site.get_model_admin(Repository).has_view_permission(request):
         context["repositories"] = list(_repositories(project))
+    if site.get_model_admin(TrustPolicy).has_view_permission(request):
+        policies = [
+            (row, state(row)) for row in trust.list_policies(project=project).defer("ca", "jwks")[:POLICIES_SHOWN]
+        ]
+        context |= {"policies": policies, "may_add_policies": may(request, "add_trustpolicy")}
     if keys.has_view_permission(request):
         rows = keys.get_queryset(request).filter(environment__project=project)
         rows = rows.order_by(F("revoked_at").asc(nulls_first=True), "-created_at")

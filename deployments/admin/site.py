@@ -33,7 +33,7 @@ from deployments.models import Deployment, Repository
 #: Section → the models below it, in this order.
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Registry", ("Deployment", "Repository", "Sweep", "Project", "Environment")),
-    ("Access", ("AccessKey", "User", "Group")),
+    ("Access", ("AccessKey", "TrustPolicy", "User", "Group")),
     ("Installation", ("AuditEntry", "NotificationChannel")),
 )
 #: Reached from the pages of the other model; an entry of the navigation only for people who may not see those.

@@ -19,7 +19,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from deployments import images
-from deployments.access import keys
+from deployments.access import keys, trust
 from deployments.access.vault import Vault
 from deployments.deploys import environment_variables
 from deployments.deploys.projects import create_project
@@ -46,6 +46,7 @@ from deployments.models import (
     SweepFinding,
     SweepStatus,
     SweepTrigger,
+    TrustPolicy,
 )
 from deployments.reconcile import ownership
 from deployments.row_values import ConsumerPull, Difference, Encryption, LogIn, Mutability, Part, ProvedPull, Receipt
@@ -552,6 +553,13 @@ class Installation:
                 key, _ = keys.make_environment_key(environment, "CI", scopes=["deploy"])
                 key.created_at = self._ago(days=60)
                 key.save()
+            TrustPolicy.objects.create(
+                environment=environment, name="main branch", kind="github", issuer=trust.GITHUB_ISSUER,
+                claims={"repository_id": "74931560", "repository_owner_id": "65894216", "ref": "refs/heads/main"},
+                created_at=self._ago(days=30), created_by=PEOPLE[0], last_used_at=self._ago(hours=2),
+                last_error="The token is not accepted: its claim ref is \"refs/heads/next\", and it must be "
+                "\"refs/heads/main\".", last_error_at=self._ago(days=1),
+            )  # fmt: skip
         key.last_used_at, key.last_used_by = self._ago(minutes=12), "trigger.dev 4.6.0 at 10.4.2.9"
         key.save()
         keys.rotate(key, grace=timedelta(hours=20))

@@ -29,6 +29,7 @@ LISTS = {
     "deployments/project": 7,
     "deployments/environment": 8,
     "deployments/accesskey": 6,
+    "deployments/trustpolicy": 7,
     "auth/user": 10,
     "auth/group": 6,
     "pulls": 11,
@@ -162,7 +163,7 @@ def test_only_models_that_we_chose_have_pages() -> None:
     chosen = {
         "deployments": {
             "Deployment", "Repository", "Sweep", "Project", "Environment", "AccessKey", "AuditEntry",
-            "NotificationChannel", "NotificationDelivery",
+            "NotificationChannel", "NotificationDelivery", "TrustPolicy",
         },
         "auth": {"User", "Group"},
     }  # fmt: skip

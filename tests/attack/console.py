@@ -44,6 +44,7 @@ from deployments.models import (
     SecondFactor,
     Sweep,
     SweepFinding,
+    TrustPolicy,
 )
 from deployments.notify import channels
 from tests.attack.attacker import Attacker, Sent, copied
@@ -428,6 +429,11 @@ def _rows(superuser: User) -> None:
             channels.set_secret(channel, "hidden-signing-secret", vault=vault)
         channel.save()
         NotificationDelivery.objects.create(channel=channel, event="deploy.failed", subject="canary-delivery", key=kind)
+    TrustPolicy.objects.create(
+        environment=environment, name="canary-policy", kind="github",
+        issuer="https://token.actions.githubusercontent.com",
+        claims={"repository_id": "1", "repository_owner_id": "2", "ref": "refs/heads/canary-policy"},
+    )  # fmt: skip
     sweep = Sweep.objects.create(trigger="person", requested_by="canary-sweep", status="running")
     SweepFinding.objects.create(sweep=sweep, repository=repository, outcome="drifted", words="canary-sweep")
     AuditEntry.objects.create(actor_kind="person", actor="canary-audit", action="promote.deployment")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db
 
 _MODELS = (
     "accesskey", "deployment", "environment", "notificationchannel", "notificationdelivery", "project", "repository",
-    "sweep",
+    "sweep", "trustpolicy",
 )  # fmt: skip
 #: Role → the addresses that do not refuse it. A refusal is a 400, 403, 404, 405, or the way to the log-in.
 REACHES: dict[str, set[str]] = {}
@@ -117,7 +117,7 @@ CHANGES: dict[str, dict[str, set[str]]] = {
 
 _SEEN_BY_VIEWERS = {
     "canary-channel", "canary-delivery", "canary-deployment", "canary-event", "canary-key", "canary-project",
-    "canary-repository", "canary-sweep", "canary-task",
+    "canary-policy", "canary-repository", "canary-sweep", "canary-task",
 }  # fmt: skip
 #: Role → the texts of rows that it may see. Nobody sees a text that begins with `hidden-`.
 SEES: dict[str, set[str]] = {
@@ -139,6 +139,7 @@ NOTHING = {
     "deployments_repository_restore_image": "the same",
     "deployments_notificationchannel_test": "connects, which no test does in a transaction",
     "deployments_repository_change": "its buttons send the form to other addresses",
+    "deployments_trustpolicy_change": "its buttons send the form to other addresses",
     "deployments_sweep_change": "its buttons send the form to other addresses",
     "login": "a superuser is logged in",
     "your_log_in_add": "the code is wrong",

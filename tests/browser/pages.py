@@ -29,6 +29,7 @@ from deployments.models import (
     RepositoryStatus,
     Sweep,
     SweepStatus,
+    TrustPolicy,
 )
 from deployments.policy import RegistryPolicy, Trust
 from deployments.reconcile import adopted_statements, desired, targets
@@ -103,6 +104,9 @@ def make() -> list[str]:
         user=user, issuer=SIGN_ON["SSO_ISSUER"], subject="f3b1c9d2-7a40", made_by="single sign-on", log_ins=12,
         groups=["engineering", "platform", "chess"],
     )  # fmt: skip
+    trusted = TrustPolicy.objects.order_by("pk")[0]
+    trusted.last_error_at = clock.now()
+    trusted.save()
     chat = NotificationChannel.objects.create(
         name="Deploys", kind="discord", address="https://discord.com/api/…", last_error="Answered 404."
     )
@@ -169,6 +173,7 @@ def addresses() -> dict[str, str]:
     channel, chat = "/admin/deployments/notificationchannel/", NotificationChannel.objects.filter(kind="discord")[0]
     denied = Repository.objects.filter(last_error_code="AccessDeniedException")[0]
     failed = NotificationDelivery.objects.filter(status=DeliveryStatus.FAILED)[0]
+    trusted = TrustPolicy.objects.order_by("pk")[0]
     found = {
         "dashboard": "/admin/",
         "pulls": "/admin/pulls/",
@@ -222,6 +227,12 @@ def addresses() -> dict[str, str]:
         "key-new-management": "/admin/deployments/accesskey/add/?kind=management",
         "key-rotate": "/admin/deployments/accesskey/1/rotate/",
         "key-revoke": "/admin/deployments/accesskey/1/revoke/",
+        "trust-policies": "/admin/deployments/trustpolicy/",
+        "trust-policy": f"/admin/deployments/trustpolicy/{trusted.pk}/change/",
+        "trust-policy-kinds": "/admin/deployments/trustpolicy/add/",
+        "trust-policy-new": "/admin/deployments/trustpolicy/add/?kind=github",
+        "trust-policy-edit": f"/admin/deployments/trustpolicy/{trusted.pk}/edit/",
+        "trust-policy-delete": f"/admin/deployments/trustpolicy/{trusted.pk}/delete/",
         "users": "/admin/auth/user/",
         "user": f"/admin/auth/user/{User.objects.get(username=USER).pk}/change/",
         "user-password": f"/admin/auth/user/{User.objects.get(username=CAREFUL).pk}/password/",
