@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import select
 import socket
 import socketserver
 import sqlite3
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from deployments.admin.ci_files import ci_file
 from sandbox import images
 from tests.e2e import cli
 from tests.e2e.installation import (
@@ -39,6 +42,7 @@ from tests.e2e.installation import (
     only,
     trigger,
 )
+from tests.support.ci_tokens import GITHUB, github, signed, silent_issuer
 
 pytestmark = [
     pytest.mark.slow,
@@ -167,6 +171,39 @@ def test_the_key_of_an_environment_deploys_to_that_environment(target: Target) -
     assert (row.environment, row.status, row.is_current) == ("staging", "DEPLOYED", True)
     assert row.triggered_by.rstrip("…") in key
     assert key not in done.output
+
+
+def test_the_token_of_a_ci_job_deploys_once(target: Target) -> None:
+    origin, issuer = target.installation.origin, silent_issuer()
+    keys = json.dumps({"keys": [issuer.key.as_dict(private=False)]})
+    policy = {"kind": "github", "name": "main", "issuer": issuer.issuer, "claims": GITHUB, "jwks": keys, "by": "test"}
+    target.installation.manage(
+        "shell", "-c",
+        "from deployments.access import trust; from deployments.access.audit import Trail; "
+        "from deployments.models import Environment; "
+        f"environment = Environment.objects.select_related('project').get(project__ref={target.ref!r}, slug='prod'); "
+        f"trust.create(environment=environment, trail=Trail.of_command('test'), may_trust_private=True, **{policy!r})",
+    )  # fmt: skip
+    token = signed(issuer, github(issuer, aud=origin))
+    file = ci_file("other", server=origin, api=origin, ref=target.ref, environment="prod")
+    shell = ["sh", "-ec", file.partition("npx ")[0] + 'printf %s "$TRIGGER_ACCESS_TOKEN"']
+    environment = {"PATH": os.environ["PATH"], "token": token}
+
+    key = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
+    done = trigger(target, *LOCAL_BUILD, TRIGGER_ACCESS_TOKEN=key)
+
+    assert done.status == 0, done.output
+    row = only(target.rows())
+    assert (row.environment, row.status, row.is_current) == ("prod", "DEPLOYED", True)
+    assert row.triggered_by == "main: repo:octo-org/billing:ref:refs/heads/main"
+    assert key not in done.output
+    again = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 1
+    assert "This token was exchanged before" in again.stdout
+    second = trigger(target, *LOCAL_BUILD, TRIGGER_ACCESS_TOKEN=key)
+    assert second.status == 1
+    assert "This key is for one deployment" in second.output
+    assert len(target.rows()) == 1
 
 
 def test_an_external_id_is_built_once_and_again_with_force(target: Target) -> None:
