@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -206,6 +207,11 @@ class LogIn:
     pull: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     expires_at: str = ""  # ISO 8601
+
+    @property
+    def ends(self) -> datetime | None:
+        """When it ends, as a time; None if the row does not have it."""
+        return datetime.fromisoformat(self.expires_at) if self.expires_at else None
 
     @classmethod
     def from_row(cls, stored: Mapping[str, Any]) -> LogIn:

@@ -194,7 +194,6 @@ class DeploymentAdmin(Promotions, Exports):
             "without_of_receipt": "at pullers unproved" + (" digest" if _same_digest(row) else ""),
             "last_good": good if row.status in _WENT_WRONG else None,
             "alarm": _credentials_alarm(row),
-            "log_in_ends": datetime.fromisoformat(row.log_in.expires_at) if row.log_in else None,
             "live": row.status in UNDER_WAY,
             "silent_since": lifecycle.silent_since(row, timezone.now()),
             "why": why.of_deployment(request, row),

@@ -163,9 +163,9 @@ def show(request: EnvironmentRequest, deployment_id: str) -> dict[str, Any]:
 )
 def registry_credentials(request: EnvironmentRequest, deployment_id: str, response: HttpResponse) -> dict[str, Any]:
     """In ECR the log-in also pulls from the base repositories of the settings. With a deploy key that was made with a
-    personal access token, it also opens the repositories of that person's deployments that are in progress now; a
-    log-in for a preview deployment does not, and no log-in is opened by one. It ends at `expiresAt`, 15 minutes to an
-    hour from now, and cannot be changed or taken back."""
+    personal access token, it also opens the repositories of that person's deployments that are in progress now: never
+    those of preview deployments, and never in a log-in for a preview deployment. It ends at `expiresAt`, 15 minutes to
+    an hour from now, and cannot be changed or taken back."""
     response["Cache-Control"] = "no-store"
     credentials = lifecycle.registry_credentials(
         deployment=_find(request, deployment_id), configuration=settings.CONFIGURATION, person=request.auth.person
@@ -185,7 +185,7 @@ def _opened(log_in: LogIn | None) -> dict[str, Any] | None:
     if log_in is None:
         return None
     names = {"push": list(log_in.push), "pull": list(log_in.pull), "leftOut": list(log_in.left_out)}
-    return {**names, "expiresAt": log_in.expires_at}
+    return {**names, "expiresAt": log_in.ends}
 
 
 @router.post(

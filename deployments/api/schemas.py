@@ -411,7 +411,7 @@ class LogIn(BaseModel):
     push: list[str] = Field(description="Repositories to push to and to pull from; `*`: every one of the registry.")
     pull: list[str] = Field(description="Repositories to pull from: names, and patterns with `*`.")
     leftOut: list[str] = Field(description="What did not fit into the log-in.")
-    expiresAt: datetime
+    expiresAt: datetime | None
 
 
 class Deployment(BaseModel):

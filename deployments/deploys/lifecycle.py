@@ -614,8 +614,7 @@ def _seconds_left(deployment: Deployment) -> float:
 def _others_in_progress(deployment: Deployment, config: RegistryConfig, person: int | None) -> list[str]:
     """The repositories of the person's other deployments in progress in this registry, the newest deployment first.
 
-    A log-in for a preview deployment opens no other repository, and none is opened because of a preview deployment
-    (D-push-credentials).
+    None for a log-in of a preview deployment, and none because of a preview deployment (D-push-credentials).
     """
     registry = registry_of(config.host)
     if person is None or registry is None or deployment.environment.type == EnvironmentType.PREVIEW:

@@ -102,7 +102,7 @@ def advice(error: Mapping[str, Any], *, image_ref: str, is_indexed: bool, log_in
     refused = _refused(error, image_ref=image_ref)
     if refused or not is_indexed or error.get("message") != BUILD_FAILED or error.get("stderr"):
         return refused
-    has_ended = log_in is not None and datetime.fromisoformat(log_in.expires_at) <= now
+    has_ended = log_in is not None and log_in.ends is not None and log_in.ends <= now
     return catalogue.sentence("build_log_in_ended" if has_ended else "build_failed_at_its_end")
 
 
