@@ -12,7 +12,8 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Case, Q, QuerySet, When
+from django.db.models.functions import Lower
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils import timezone
@@ -188,6 +189,8 @@ class ChannelAdmin(ReadOnly):
     search_fields = ("name",)
     search_help_text = "Name"
     sortable_by = ("name_cell", "last_sent")
+    #: Those that fail first; expressions, so that no column is marked as sorted.
+    ordering = (Case(When(Q(enabled=True) & ~Q(last_error=""), then=0), default=1), Lower("name"))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[NotificationChannel]:
         return NotificationChannel.objects.prefetch_related("projects")

@@ -164,6 +164,13 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
         rows = pull_states.with_states(Repository.objects.select_related("project"), Asked.of(request).accounts)
         return with_offers(request, rows)
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Repository | None:
+        """The row of a page, without what only the list shows: that would take the page a query more."""
+        try:
+            return Repository.objects.select_related("project").get(pk=object_id)
+        except (Repository.DoesNotExist, ValueError):
+            return None
+
     def get_ordering(self, request: HttpRequest) -> Any:
         return (WORST_FIRST, "worst", Lower("name"))
 

@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from deployments.config import Configuration
-from deployments.models import Deployment, DeploymentStatus, Project, Repository, RepositoryStatus
+from deployments.models import Deployment, DeploymentStatus, NotificationChannel, Project, Repository, RepositoryStatus
 from deployments.row_values import ConsumerPull
 from tests.admin.installation import Installation
 from tests.support.constants import HOST, POLICY
@@ -381,3 +381,12 @@ def test_the_menu_of_a_row_has_what_this_person_may_do_with_it(
     assert words(operator, "trigger/found") == [REFRESH, "Adopt…"]
     assert words(person("view_repository", "except_repository"), "trigger/managed") == ["Make an exception…"]
     assert "column-act" not in person("view_repository").get(REPOSITORIES).content.decode()
+
+
+def test_the_channels_that_fail_come_first(operator: Client) -> None:
+    for name, values in (("a", {}), ("b", {"enabled": False, "last_error": "Off."}), ("c", {"last_error": "404."})):
+        NotificationChannel.objects.create(name=name, kind="mail", address="ops@example.com", **values)
+
+    rows = operator.get("/admin/deployments/notificationchannel/").context["cl"].result_list
+
+    assert [row.name for row in rows] == ["c", "a", "b"]
