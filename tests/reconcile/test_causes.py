@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deployments import errors
-from deployments.catalogue import ENTRIES, Entry, read_back
+from deployments.catalogue import ENTRIES, Entry, _parts, read_back
 from deployments.reconcile import causes
 from deployments.reconcile.causes import Cause, of_differences, of_error, of_row
 from deployments.row_values import Difference, Part
@@ -89,6 +89,22 @@ def test_drift_is_grouped_by_what_differs_and_a_missing_repository_by_that() -> 
     assert of_differences(drift).title == "The repository policy differs: account 333333333333 cannot pull"
     gone = of_row(status="missing", name="a", error="", code="", differences=())
     assert gone.title == "Deleted from ECR"
+
+
+def test_a_long_error_that_no_entry_has_is_grouped_too() -> None:
+    """With a regular expression for each entry, this text took hours."""
+    text = "AWS refused Get on a: OddException: " + "on b: c. Allow d, a on e: " * 400 + "Odd."
+
+    assert of_error(text, name="a").title == "Get fails: OddException"
+
+
+def test_two_placeholders_of_one_name_have_one_value() -> None:
+    twice = next(entry for entry in ENTRIES if len(_parts(entry.template)[1]) > len(entry.placeholders))
+    values = {name: f"the {name}" for name in twice.placeholders}
+    name = next(each for each in _parts(twice.template)[1] if _parts(twice.template)[1].count(each) > 1)
+    text = twice.template.format(**values).replace(values[name], "another", 1)
+
+    assert read_back(text, twice.codes[0]) is None
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.codes[0]} {' '.join(entry.on)}{entry.detail}")
