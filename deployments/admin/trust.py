@@ -86,7 +86,7 @@ class PolicyForm(forms.Form):
         help_text="Then this server asks addresses of its own network for the keys of the issuer.",
     )
     ca = forms.CharField(
-        label="Certificate of the issuer's CA",
+        label="CA of the issuer",
         required=False,
         widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}),
         help_text="PEM. Only this CA is trusted for the issuer. Empty: the usual ones.",
@@ -275,6 +275,7 @@ class TrustPolicyAdmin(ReadOnly):
         keys = self.admin_site.get_model_admin(AccessKey)
         context: dict[str, Any] = {
             "alarm": _alarm(row),
+            "is_refusing": row.enabled and is_refusing(row),
             "audience": configuration.app_origin,
             "claims": row.claims.items(),
             "file": ci_file(
