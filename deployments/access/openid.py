@@ -535,7 +535,7 @@ def check_certificates(pem: str) -> None:
     """Raises ValueError, with a sentence, if the text has no certificates in PEM."""
     try:
         create_urllib3_context().load_verify_locations(cadata=pem)
-    except (ValueError, OSError):
+    except (ValueError, TypeError, OSError):  # TypeError: it is not ASCII
         raise ValueError("This is not a certificate in PEM (-----BEGIN CERTIFICATE-----).") from None
 
 

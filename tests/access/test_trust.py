@@ -165,7 +165,8 @@ def test_pasted_keys_and_certificates_are_read_before_they_are_saved(production:
         ("x" * 65_537, "64 KiB"),
     ):  # fmt: skip
         assert words in refused(production, jwks=keys, may_trust_private=True)
-    assert "not a certificate" in refused(production, ca="-----BEGIN CERTIFICATE-----", may_trust_private=True)
+    for text in ("-----BEGIN CERTIFICATE-----", "Zertifikat für die Brücke", "\0"):
+        assert "not a certificate" in refused(production, ca=text, may_trust_private=True)
     good = json.dumps({"keys": [private.as_dict(private=False)]})
     assert create(production, jwks=good, issuer="https://kubernetes.default.svc", may_trust_private=True).jwks == good
 
