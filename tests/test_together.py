@@ -323,6 +323,11 @@ def _with_trust_policy(world: World) -> None:
     ci_tokens.pasted_policy(world.environment)
 
 
+def _policy(world: World) -> str:
+    """The address of the trust policy in the management API."""
+    return f"/{world.project.ref}/trust-policies/{TrustPolicy.objects.get().pk}"
+
+
 def _exchange(world: World) -> Any:
     issuer = ci_tokens.silent_issuer()
     return world.api("v1/auth/oidc", {"token": ci_tokens.signed(issuer, ci_tokens.github(issuer))})
@@ -385,6 +390,15 @@ ACTS: dict[str, tuple[str, Act]] = {
         "rotate.key", lambda w: w.manage("POST", f"/{w.project.ref}/keys/{w.key.pk}/rotate", {})),
     "DELETE /api/v1/manage/projects/{ref}/keys/{key_id}": (
         "revoke.key", lambda w: w.manage("DELETE", f"/{w.project.ref}/keys/{w.key.pk}")),
+    "POST /api/v1/manage/projects/{ref}/trust-policies": (
+        "add.trust_policy",
+        lambda w: w.manage(
+            "POST", f"/{w.project.ref}/trust-policies",
+            {"environment": "prod", "name": "releases", "kind": "github", "claims": ci_tokens.GITHUB})),
+    "PUT /api/v1/manage/projects/{ref}/trust-policies/{policy_id}": (
+        "change.trust_policy", lambda w: w.manage("PUT", _policy(w), {"enabled": False})),
+    "DELETE /api/v1/manage/projects/{ref}/trust-policies/{policy_id}": (
+        "delete.trust_policy", lambda w: w.manage("DELETE", _policy(w))),
     "POST /api/v1/auth/oidc": ("exchange.trust_policy", _exchange),
     "GET /api/v1/projects/{ref}/{env}": (
         "make.key",
@@ -537,6 +551,8 @@ FIRST: dict[str, Act] = {
             "deployments_trustpolicy_edit",
             "deployments_trustpolicy_switch",
             "deployments_trustpolicy_delete",
+            "PUT /api/v1/manage/projects/{ref}/trust-policies/{policy_id}",
+            "DELETE /api/v1/manage/projects/{ref}/trust-policies/{policy_id}",
         )
     },
     **{
@@ -609,6 +625,8 @@ READ = {
     "GET /api/v1/manage/projects/{ref}/environments",
     "GET /api/v1/manage/projects/{ref}/environments/{environment}",
     "GET /api/v1/manage/projects/{ref}/keys", "GET /api/v1/manage/projects/{ref}/keys/{key_id}",
+    "GET /api/v1/manage/projects/{ref}/trust-policies",
+    "GET /api/v1/manage/projects/{ref}/trust-policies/{policy_id}",
 }  # fmt: skip
 READING_COMMANDS = {f"manage.py {name}" for name in ("doctor", "env_example", "errors", "policy", "why")}
 _REFUSED = {"add", "delete", "change"}  # of rows that only the program writes

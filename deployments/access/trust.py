@@ -27,7 +27,7 @@ from django.db.models.functions import Now
 from deployments import outbound_http
 from deployments.access import openid
 from deployments.access.audit import Trail
-from deployments.errors import NotFound, refusal
+from deployments.errors import NotFound, Refusal, refusal
 from deployments.models import AccessKey, Environment, EnvironmentType, Project, TrustKind, TrustPolicy
 from deployments.outbound_http import Undeliverable
 
@@ -155,12 +155,79 @@ def create(
 
     Raises Refusal (`trust_policy_refused`, `trust_needs_administrator`, `trust_name_taken`, `trust_too_many`).
     """
+    policy = _new(
+        environment=environment,
+        kind=kind,
+        name=name,
+        claims=claims,
+        issuer=issuer,
+        branch_claim=branch_claim,
+        enabled=enabled,
+        allow_private=allow_private,
+        ca=ca,
+        jwks=jwks,
+    )
+    policy.created_by = by[:200]
+    with trail.change("add.trust_policy") as line:
+        _require_right(policy, None, may_trust_private)
+        _require_valid(policy)
+        if TrustPolicy.objects.filter(environment=environment).count() >= MAX_POLICIES_OF_ENVIRONMENT:
+            raise refusal("trust_too_many", most=MAX_POLICIES_OF_ENVIRONMENT)
+        _save(policy)
+        policy.refresh_from_db(fields=["created_at", "changed_at"])
+        line.target, line.after = policy, described(policy)
+    return policy
+
+
+def ensure(
+    *, environment: Environment, name: str, trail: Trail, by: str, may_trust_private: bool = False, **values: Any
+) -> tuple[TrustPolicy, bool]:
+    """(the environment's policy with this name, whether this call made it). `values` are those of `create`.
+
+    Of several requests at once, one makes the policy. Raises Refusal as `create`, and if the policy that is there
+    trusts something else.
+    """
+    rows = list_policies(environment=environment).filter(name=_line(name))
+    found = rows.first()
+    if found is None:
+        rights: dict[str, Any] = {"trail": trail, "by": by, "may_trust_private": may_trust_private}
+        try:
+            return create(environment=environment, name=name, **values, **rights), True
+        except Refusal as refused:
+            found = rows.first() if refused.code == "trust_name_taken" else None
+            if found is None:
+                raise
+    wanted = _new(environment=environment, name=name, **values)
+    if differing := [field for field in _TRUSTED if getattr(found, field) != getattr(wanted, field)]:
+        what = f"The trust policy “{found.name}” of {environment}"
+        raise refusal("exists_with_others", what=what, others=", ".join(differing))
+    return found, False
+
+
+#: What a policy trusts.
+_TRUSTED = ("kind", "issuer", "claims", "branch_claim", "enabled", "allow_private", "ca", "jwks")
+
+
+def _new(
+    *,
+    environment: Environment,
+    kind: str,
+    name: str,
+    claims: Mapping[str, str],
+    issuer: str = "",
+    branch_claim: str = "",
+    enabled: bool = True,
+    allow_private: bool = False,
+    ca: str = "",
+    jwks: str = "",
+) -> TrustPolicy:
+    """A policy that is not saved, with what the kind says where the values are empty."""
     preset = PRESETS.get(kind)
     if preset is not None:
         issuer = issuer or preset.issuer
         if environment.type == EnvironmentType.PREVIEW:
             branch_claim = branch_claim or preset.branch_claim
-    policy = TrustPolicy(
+    return TrustPolicy(
         environment=environment,
         kind=kind,
         name=_line(name),
@@ -171,17 +238,7 @@ def create(
         allow_private=allow_private,
         ca=ca.strip(),
         jwks=jwks.strip(),
-        created_by=by[:200],
     )
-    with trail.change("add.trust_policy") as line:
-        _require_right(policy, None, may_trust_private)
-        _require_valid(policy)
-        if TrustPolicy.objects.filter(environment=environment).count() >= MAX_POLICIES_OF_ENVIRONMENT:
-            raise refusal("trust_too_many", most=MAX_POLICIES_OF_ENVIRONMENT)
-        _save(policy)
-        policy.refresh_from_db(fields=["created_at", "changed_at"])
-        line.target, line.after = policy, described(policy)
-    return policy
 
 
 def change(

@@ -1,12 +1,15 @@
-"""Projects, environments and keys for programs: what the console does, for a management token (docs/management-api.md).
+"""What the console does for projects, environments, keys and trust policies, for a management token.
 
-Each route asks for the right that the console asks for, and calls the same function. What a request wants to make may
-be there already: an equal one is the answer, with 200 instead of 201, and a different one is refused with 409. So the
-same request may be sent again at any time, and Terraform and scripts need no memory of their own.
+docs/management-api.md is for its users. Each route asks for the right that the console asks for, and calls the same
+function. What a request wants to make may be there already: an equal one is the answer, with 200 instead of 201, and a
+different one is refused with 409. So the same request may be sent again at any time, and Terraform and scripts need no
+memory of their own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -16,8 +19,8 @@ from ninja import Query, Router
 from ninja.responses import Status
 
 from deployments import clock
-from deployments.access import keys
-from deployments.access.audit import Trail
+from deployments.access import keys, trust
+from deployments.access.audit import Actor, Trail
 from deployments.api import branches, schemas
 from deployments.api.auth import UserRequest, management_token, require_active, require_right
 from deployments.api.errors import HttpRefusal, http_refusal, refusing_with
@@ -25,7 +28,7 @@ from deployments.api.projects import PROJECT_NOT_FOUND, find_project
 from deployments.api.schemas import refusals
 from deployments.deploys import projects
 from deployments.log import bind
-from deployments.models import SLUG_ALIASES, AccessKey, Environment, KeyKind, Project
+from deployments.models import SLUG_ALIASES, AccessKey, Environment, KeyKind, Project, TrustPolicy
 
 router = Router(auth=management_token, tags=["management"])
 
@@ -274,7 +277,7 @@ def _described(environment: Environment) -> dict[str, Any]:
     exclude_none=True,
     summary="The environment keys of a project that work",
 )
-def list_keys(request: UserRequest, ref: str, filters: Query[schemas.KeyFilters]) -> dict[str, Any]:
+def list_keys(request: UserRequest, ref: str, filters: Query[schemas.NameFilters]) -> dict[str, Any]:
     """A rotated key is in the list until its grace is over. Deploy keys, which last for one deploy, are not."""
     require_right(request.auth, "view_accesskey")
     project = find_project(ref)
@@ -400,4 +403,149 @@ def _key(key: AccessKey) -> dict[str, Any]:
         "expiresAt": key.expires_at,
         "lastUsedAt": key.last_used_at,
         "lastUsedBy": key.last_used_by or None,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ trust policies
+
+
+@router.get(
+    "/projects/{ref}/trust-policies",
+    response={200: schemas.ManagedTrustPolicies, **_READ},
+    exclude_none=True,
+    summary="The trust policies of a project",
+)
+def list_trust_policies(request: UserRequest, ref: str, filters: Query[schemas.NameFilters]) -> dict[str, Any]:
+    """Without `ca` and `jwks`, which may be long."""
+    require_right(request.auth, "view_trustpolicy")
+    project = find_project(ref)
+    rows = trust.list_policies(project=project).defer("ca", "jwks").order_by("pk")
+    if filters.name is not None:
+        rows = rows.filter(name=filters.name)
+    if filters.environment is not None:
+        rows = rows.filter(environment=_environment(project, filters.environment))
+    if filters.after is not None:
+        rows = rows.filter(pk__gt=_number(filters.after))
+    page, has_more = _page(rows, filters.size)
+    return _answer([_policy(row) for row in page], has_more)
+
+
+@router.post(
+    "/projects/{ref}/trust-policies",
+    response={200: schemas.ManagedTrustPolicy, 201: schemas.ManagedTrustPolicy, **_WRITE},
+    exclude_none=True,
+    summary="Trust the signed tokens of a CI system or of a cluster",
+)
+def make_trust_policy(request: UserRequest, ref: str, body: schemas.NewTrustPolicy) -> Status[dict[str, Any]]:
+    """200: the environment has a policy with this name, and it trusts the same. 409: it trusts something else.
+    `allowPrivate`, `ca` and `jwks` need the right to trust private issuers too."""
+    require_right(request.auth, "add_trustpolicy")
+    project = find_project(ref)
+    require_active(project)
+    with _refusing_trust():
+        policy, is_new = trust.ensure(
+            environment=_environment(project, body.environment),
+            kind=body.kind,
+            name=body.name,
+            claims=body.claims,
+            issuer=body.issuer,
+            branch_claim=body.branchClaim,
+            enabled=body.enabled,
+            allow_private=body.allowPrivate,
+            ca=body.ca,
+            jwks=body.jwks,
+            by=Actor.key(request.auth).name,
+            may_trust_private=keys.owner_has(request.auth, "trust_private_issuer"),
+            trail=Trail.of(request),
+        )
+    return Status(201 if is_new else 200, _whole(policy))
+
+
+@router.get(
+    "/projects/{ref}/trust-policies/{policy_id}",
+    response={200: schemas.ManagedTrustPolicy, **_READ},
+    exclude_none=True,
+    summary="One trust policy",
+)
+def show_trust_policy(request: UserRequest, ref: str, policy_id: str) -> dict[str, Any]:
+    require_right(request.auth, "view_trustpolicy")
+    return _whole(_find_policy(ref, policy_id))
+
+
+@router.put(
+    "/projects/{ref}/trust-policies/{policy_id}",
+    response={200: schemas.ManagedTrustPolicy, **_WRITE},
+    exclude_none=True,
+    summary="Change a trust policy; the keys that it gave are revoked",
+)
+def set_trust_policy(request: UserRequest, ref: str, policy_id: str, body: schemas.TrustPolicyValues) -> dict[str, Any]:
+    """A field that is absent stays as it is. The kind and the environment stay: another one is a 409."""
+    require_right(request.auth, "change_trustpolicy")
+    policy = _find_policy(ref, policy_id)
+    slug = body.environment and SLUG_ALIASES.get(body.environment, body.environment)
+    fixed = {"kind": (body.kind, policy.kind), "environment": (slug, policy.environment.slug)}
+    if differing := [field for field, (asked, has) in fixed.items() if asked not in (None, has)]:
+        what = f"The trust policy “{policy.name}”"
+        raise http_refusal(409, "exists_with_others", what=what, others=", ".join(differing))
+    with _refusing_trust():
+        changed = trust.change(
+            policy=policy,
+            name=body.name,
+            issuer=body.issuer,
+            claims=body.claims,
+            branch_claim=body.branchClaim,
+            enabled=body.enabled,
+            allow_private=body.allowPrivate,
+            ca=body.ca,
+            jwks=body.jwks,
+            may_trust_private=keys.owner_has(request.auth, "trust_private_issuer"),
+            trail=Trail.of(request),
+        )
+    return _whole(changed)
+
+
+@router.delete(
+    "/projects/{ref}/trust-policies/{policy_id}",
+    response={204: None, **_WRITE},
+    summary="Delete a trust policy; the keys that it gave are revoked",
+)
+def delete_trust_policy(request: UserRequest, ref: str, policy_id: str) -> Status[None]:
+    require_right(request.auth, "delete_trustpolicy")
+    trust.delete(policy=_find_policy(ref, policy_id), trail=Trail.of(request))
+    return Status(204, None)
+
+
+@contextmanager
+def _refusing_trust() -> Iterator[None]:
+    taken = frozenset({"exists_with_others", "trust_name_taken", "trust_too_many"})
+    with refusing_with(409, codes=taken), refusing_with(403, codes=frozenset({"trust_needs_administrator"})):
+        yield
+
+
+def _find_policy(ref: str, policy_id: str) -> TrustPolicy:
+    found = trust.list_policies(project=find_project(ref)).filter(pk=_number(policy_id)).first()
+    if found is None:
+        raise HttpRefusal(404, "There is no such trust policy in this project.")
+    return found
+
+
+def _whole(policy: TrustPolicy) -> dict[str, Any]:
+    return {**_policy(policy), "ca": policy.ca, "jwks": policy.jwks}
+
+
+def _policy(policy: TrustPolicy) -> dict[str, Any]:
+    return {
+        "id": str(policy.pk),
+        "project": policy.environment.project.ref,
+        "environment": policy.environment.slug,
+        "name": policy.name,
+        "kind": policy.kind,
+        "issuer": policy.issuer,
+        "claims": policy.claims,
+        "branchClaim": policy.branch_claim,
+        "enabled": policy.enabled,
+        "allowPrivate": policy.allow_private,
+        "createdAt": policy.created_at,
+        "lastUsedAt": policy.last_used_at,
+        "lastError": policy.last_error or None,
     }

@@ -223,6 +223,32 @@ class NewKey(BaseModel):
     expiresAt: AwareDatetime | None = None
 
 
+class NewTrustPolicy(BaseModel):
+    environment: str = Field(description="`prod`, `staging` or `preview`.")
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+    kind: Literal["github", "gitlab", "kubernetes", "other"]
+    claims: dict[str, str] = Field(max_length=100, description="Claim → what it must be, as text.")
+    issuer: str = Field("", description="Absent: the issuer of the kind.")
+    branchClaim: str = Field("", description="Only for `preview`. Absent: the claim of the kind.")
+    enabled: bool = True
+    allowPrivate: bool = Field(False, description="Whether the issuer may have a private address.")
+    ca: str = Field("", description="PEM: the only CA that is trusted for the issuer.")
+    jwks: str = Field("", description="The issuer's key set as JSON; then the issuer is never asked.")
+
+
+class TrustPolicyValues(BaseModel):
+    environment: str | None = Field(None, description="As it is: a trust policy stays in its environment.")
+    kind: str | None = Field(None, description="As it is.")
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)] | None = None
+    claims: dict[str, str] | None = Field(None, max_length=100)
+    issuer: str | None = None
+    branchClaim: str | None = None
+    enabled: bool | None = None
+    allowPrivate: bool | None = None
+    ca: str | None = None
+    jwks: str | None = None
+
+
 class Rotation(BaseModel):
     graceHours: int = Field(24, ge=0, le=168, description="How long the old key works; 0: it is revoked now.")
 
@@ -237,7 +263,7 @@ class ProjectFilters(Page):
     archived: bool | None = None
 
 
-class KeyFilters(Page):
+class NameFilters(Page):
     name: str | None = None
     environment: str | None = None
 
@@ -562,6 +588,29 @@ class ManagedKey(BaseModel):
     expiresAt: datetime | None = None
     lastUsedAt: datetime | None = None
     lastUsedBy: str | None = None
+
+
+class ManagedTrustPolicy(BaseModel):
+    id: str
+    project: str
+    environment: str
+    name: str
+    kind: str
+    issuer: str
+    claims: dict[str, str]
+    branchClaim: str = Field(description="Empty but for `preview`.")
+    enabled: bool
+    allowPrivate: bool
+    ca: str | None = Field(None, description="Absent in a list.")
+    jwks: str | None = Field(None, description="Absent in a list.")
+    createdAt: datetime
+    lastUsedAt: datetime | None = None
+    lastError: str | None = Field(None, description="Why a token that the policy is meant for was last refused.")
+
+
+class ManagedTrustPolicies(BaseModel):
+    data: list[ManagedTrustPolicy]
+    pagination: Pagination
 
 
 class NewManagedKey(ManagedKey):

@@ -20,12 +20,14 @@ from django.utils import timezone
 
 from deployments.access import keys
 from deployments.access.groups import ADMIN, VIEWER
-from deployments.models import AccessKey, AuditEntry, Environment, Project
+from deployments.models import AccessKey, AuditEntry, Environment, Project, TrustPolicy
+from tests.support.ci_tokens import GITHUB, github, pasted_policy, signed, silent_issuer
 from tests.support.cli import Answer, Cli
 
 pytestmark = pytest.mark.django_db
 
 PROJECTS = "/api/v1/manage/projects"
+POLICY: dict[str, Any] = {"environment": "prod", "name": "releases", "kind": "github", "claims": GITHUB}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,7 @@ def test_lists_are_paged_by_what_stays(manager: Manager, project: Project, produ
         manager("POST", f"/{project.ref}/environments", {"branch": branch})
     for name in ("one", "two", "three"):
         keys.make_environment_key(production, name)
+        manager("POST", f"/{project.ref}/trust-policies", POLICY | {"name": name})
     keys.make_deploy_key(production)
 
     assert [row["ref"] for row in _all(manager, "")] == refs
@@ -157,6 +160,7 @@ def test_lists_are_paged_by_what_stays(manager: Manager, project: Project, produ
     assert [each.get("branch") for each in environments] == [None, None, None, "a", "b"]
     assert {each["id"] for each in environments[:3]} == {"prod", "staging", "preview"}
     assert [each["name"] for each in _all(manager, f"/{project.ref}/keys")] == ["one", "two", "three"]
+    assert [each["name"] for each in _all(manager, f"/{project.ref}/trust-policies")] == ["one", "two", "three"]
     [found] = manager("GET", f"/{project.ref}/keys?name=two&environment=prod").body["data"]
     assert found["name"] == "two"
     assert manager("GET", f"/{project.ref}/keys?environment=staging").body == {"data": [], "pagination": {}}
@@ -285,6 +289,93 @@ def test_an_archived_project_gets_no_keys_and_no_branches(manager: Manager, proj
         assert (answer.status, answer.body["code"]) == (403, "project_archived")
 
 
+# ------------------------------------------------------------------------------------------------------ trust policies
+
+
+def test_a_trust_policy_is_made_once_changed_and_deleted(manager: Manager, project: Project) -> None:
+    path = f"/{project.ref}/trust-policies"
+
+    made, again = manager("POST", path, POLICY), manager("POST", path, POLICY)
+
+    assert (made.status, again.status) == (201, 200)
+    assert again.body == made.body
+    assert made.body | POLICY == made.body
+    assert made.body["issuer"] == "https://token.actions.githubusercontent.com"
+    assert TrustPolicy.objects.get().created_by.endswith("… (ada@example.com)")
+    one = f"{path}/{made.body['id']}"
+    assert manager("GET", one).body == made.body
+    other = manager("POST", path, POLICY | {"claims": GITHUB | {"ref": "refs/heads/next"}})
+    assert (other.status, other.body["code"]) == (409, "exists_with_others")
+    assert "claims" in other.error
+
+    assert manager("PUT", one, POLICY).body == made.body
+    assert manager("PUT", one, {"enabled": False}).body == made.body | {"enabled": False}
+    moved = manager("PUT", one, {"environment": "staging", "kind": "gitlab"})
+    assert (moved.status, moved.body["code"]) == (409, "exists_with_others")
+    assert manager("DELETE", one).status == 204
+    assert manager("DELETE", one).status == manager("GET", one).status == 404
+    said = list(AuditEntry.objects.filter(outcome="done").order_by("pk").values_list("action", flat=True))
+    assert said == ["add.trust_policy", "change.trust_policy", "delete.trust_policy"]
+
+
+def test_a_token_of_a_ci_is_exchanged_by_a_policy_of_the_management_api(
+    client: Client, manager: Manager, project: Project
+) -> None:
+    issuer = silent_issuer()
+    values = {"issuer": issuer.issuer, "jwks": json.dumps({"keys": [issuer.key.as_dict(private=False)]})}
+    assert manager("POST", f"/{project.ref}/trust-policies", POLICY | values).status == 201
+
+    answer = Cli(client, "").post("/api/v1/auth/oidc", {"token": signed(issuer, github(issuer))})
+
+    assert answer.status == 200, answer.body
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "code"),
+    [
+        ({"claims": {"ref": "refs/heads/main"}}, 422, "trust_policy_refused"),
+        ({"kind": "mars"}, 422, None),
+        ({"environment": "dev"}, 404, None),
+        ({"name": " "}, 422, None),
+        ({"claims": {"repository_id": 1}}, 422, None),
+    ],
+)
+def test_a_trust_policy_that_cannot_be_is_refused(
+    manager: Manager, project: Project, wrong: dict[str, Any], status: int, code: str | None
+) -> None:
+    answer = manager("POST", f"/{project.ref}/trust-policies", POLICY | wrong)
+
+    assert (answer.status, answer.body.get("code")) == (status, code)
+    assert not TrustPolicy.objects.exists()
+
+
+def test_a_private_issuer_needs_one_more_right(client: Client, production: Environment) -> None:
+    path = f"/{production.project.ref}/trust-policies"
+    rights = ("view_project", "add_trustpolicy", "change_trustpolicy")
+    private = POLICY | {"issuer": "https://10.0.0.1", "allowPrivate": True}
+    without, within = (managed_by(client, person(*rights, *more)) for more in ((), ("trust_private_issuer",)))
+
+    refused = without("POST", path, private)
+    assert (refused.status, refused.body["code"]) == (403, "trust_needs_administrator")
+    made = within("POST", path, private)
+    assert made.status == 201
+    changed = without("PUT", f"{path}/{made.body['id']}", {"issuer": "https://10.0.0.2"})
+    assert (changed.status, changed.body["code"]) == (403, "trust_needs_administrator")
+
+
+def test_a_trust_policy_of_another_project_is_not_found(manager: Manager, production: Environment) -> None:
+    other = manager("POST", "", {"name": "Other"}).body["ref"]
+    policy = pasted_policy(production)
+
+    for method, body in (("GET", None), ("PUT", {"enabled": False}), ("DELETE", None)):
+        assert manager(method, f"/{other}/trust-policies/{policy.pk}", body).status == 404
+    policy.refresh_from_db()
+    assert policy.enabled
+    [listed] = manager("GET", f"/{production.project.ref}/trust-policies?environment=prod").body["data"]
+    assert (listed["name"], listed.get("jwks")) == (policy.name, None)
+    assert manager("GET", f"/{other}/trust-policies").body["data"] == []
+
+
 # --------------------------------------------------------------------------------------------------------- who may ask
 
 #: Each route, a right body, and the right that it needs.
@@ -306,6 +397,11 @@ ROUTES = [
     ("GET", "/{ref}/keys/{key}", None, "view_accesskey"),
     ("POST", "/{ref}/keys/{key}/rotate", {}, "rotate_accesskey"),
     ("DELETE", "/{ref}/keys/{key}", None, "revoke_accesskey"),
+    ("GET", "/{ref}/trust-policies", None, "view_trustpolicy"),
+    ("POST", "/{ref}/trust-policies", POLICY, "add_trustpolicy"),
+    ("GET", "/{ref}/trust-policies/{policy}", None, "view_trustpolicy"),
+    ("PUT", "/{ref}/trust-policies/{policy}", {"enabled": False}, "change_trustpolicy"),
+    ("DELETE", "/{ref}/trust-policies/{policy}", None, "delete_trustpolicy"),
 ]
 
 
@@ -314,7 +410,8 @@ def test_a_request_needs_the_right_that_the_console_asks_for(
     client: Client, production: Environment, method: str, path: str, body: object, right: str
 ) -> None:
     key, _ = keys.make_environment_key(production, "ci")
-    named = path.format(ref=production.project.ref, key=key.pk)
+    policy = pasted_policy(production)
+    named = path.format(ref=production.project.ref, key=key.pk, policy=policy.pk)
     others = {each for _, _, _, each in ROUTES} - {right}
 
     enough_to_ask = "view_project" if right != "view_project" else "add_accesskey"
@@ -329,8 +426,9 @@ def test_a_request_needs_the_right_that_the_console_asks_for(
 
 def test_the_routes_above_are_all_of_them(client: Client) -> None:
     paths = client.get("/api/openapi.json").json()["paths"]
+    names = {"ref": "{ref}", "environment": "prod", "key_id": "{key}", "policy_id": "{policy}"}
     found = {
-        (method.upper(), path.removeprefix(PROJECTS).format(ref="{ref}", environment="prod", key_id="{key}"))
+        (method.upper(), path.removeprefix(PROJECTS).format(**names))
         for path, methods in paths.items()
         for method in methods
         if path.startswith("/api/v1/manage/")
@@ -346,7 +444,7 @@ def test_a_key_without_the_scope_admin_manages_nothing(
 
     for caller in (user_cli, cli, deploy):
         for method, path, body, _ in ROUTES:
-            answer = Manager(caller)(method, path.format(ref=production.project.ref, key=1), body)
+            answer = Manager(caller)(method, path.format(ref=production.project.ref, key=1, policy=1), body)
             assert (answer.status, answer.body["code"]) == (403, "not_a_management_token")
 
 
@@ -457,8 +555,9 @@ def test_terraform_holds_a_project_a_branch_and_a_key_as_the_document_says(manag
         ("", {"name": "Shop", "ref": "proj_shop"}, lambda: Project.objects.filter(ref="proj_shop")),
         ("/{ref}/environments", {"branch": "x"}, lambda: Environment.objects.filter(branch="x")),
         ("/{ref}/keys", {"environment": "prod", "name": "ci"}, lambda: AccessKey.objects.filter(name="ci")),
+        ("/{ref}/trust-policies", POLICY, lambda: TrustPolicy.objects.all()),
     ],
-    ids=["name", "ref", "branch", "key"],
+    ids=["name", "ref", "branch", "key", "trust policy"],
 )
 def test_of_sixteen_requests_at_once_one_makes_it(
     live_server: Any, manager: Manager, project: Project, path: str, body: dict[str, str], rows: Callable[[], Any]

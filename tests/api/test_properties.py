@@ -27,6 +27,7 @@ from schemathesis.specs.openapi.checks import (
 from deployments.access import keys
 from deployments.api import api, branches, limits
 from deployments.models import Environment, Project
+from tests.support.ci_tokens import pasted_policy
 from tests.support.cli import Cli
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]  # some twenty seconds of random requests
@@ -59,7 +60,9 @@ def known(cli: Cli, project: Project, production: Environment) -> dict[str, list
     key_ids = [str(keys.make_environment_key(production, name)[0].pk) for name in ("a", "b")]
     branch = str(branches.upsert(project.environments.get(slug="preview"), "feature", {})[0].pk)
     environments = {"env": ["prod", "staging", "dev"], "environment": ["prod", "preview", branch]}
-    return {"deployment_id": ids, "version": versions, "ref": [project.ref], "key_id": key_ids, **environments}
+    policies = [str(pasted_policy(production, name=name).pk) for name in ("a", "b")]
+    made = {"key_id": key_ids, "policy_id": policies, **environments}
+    return {"deployment_id": ids, "version": versions, "ref": [project.ref], **made}
 
 
 @pytest.mark.parametrize("operation", operations())

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 
 from deployments.api import api
 from tests.attack.projects import CODE_VERIFIER, Place, Side
+from tests.support.ci_tokens import GITHUB
 from tests.support.cli import DIGEST, HASH, WORKER
 
 #: Values that name something of a place, by the name of the parameter or field.
@@ -28,6 +29,7 @@ PARAMETERS: dict[str, _Values] = {
     "page[after]": lambda side, place: place.ids[:1],
     "environment": lambda side, place: [place.slug, str(place.environment.pk)],
     "key_id": lambda side, place: place.key_ids,
+    "policy_id": lambda side, place: place.policy_ids,
     "name": lambda side, place: [place.environment.project.name],
     # These name nothing.
     "status": lambda side, place: ["DEPLOYED"],
@@ -76,6 +78,14 @@ BODY: dict[str, Callable[[Side, Place], Any]] = {
     "scopes": lambda side, place: ["read"],
     "expiresAt": lambda side, place: "2027-01-01T00:00:00Z",
     "graceHours": lambda side, place: 1,
+    "kind": lambda side, place: "github",
+    "claims": lambda side, place: GITHUB,
+    "issuer": lambda side, place: "https://token.actions.githubusercontent.com",
+    "branchClaim": lambda side, place: "head_ref" if place.slug == "preview" else "",
+    "enabled": lambda side, place: True,
+    "allowPrivate": lambda side, place: False,
+    "ca": lambda side, place: "",
+    "jwks": lambda side, place: "",
     "projectRef": lambda side, place: place.ref,
     "token": lambda side, place: "canary-no-token",
 }
@@ -90,6 +100,7 @@ INVENTED = {
     "page[after]": "deployment_cmf0000000000000000000000",
     "environment": "987654321",
     "key_id": "987654321",
+    "policy_id": "987654321",
 }
 
 

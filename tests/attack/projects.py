@@ -16,10 +16,20 @@ from django.db.models import Model
 from django.db.models.functions import Now
 
 from deployments.access import cli_login, keys
+from deployments.access.trust import GITHUB_ISSUER
 from deployments.access.vault import Vault
 from deployments.config import Configuration
 from deployments.deploys import environment_variables, projects, promotions
-from deployments.models import AccessKey, BackgroundWorker, Deployment, Environment, Project, Repository
+from deployments.models import (
+    AccessKey,
+    BackgroundWorker,
+    Deployment,
+    Environment,
+    Project,
+    Repository,
+    TrustPolicy,
+)
+from tests.support.ci_tokens import GITHUB
 from tests.support.cli import DIGEST, HASH
 from tests.support.constants import OWNER, TRAIL
 
@@ -61,6 +71,11 @@ class Place:
         owner = self.environment.parent_id or self.environment.pk
         found = AccessKey.objects.filter(environment=owner, kind="environment", name=self.canary)
         return [str(key.pk) for key in found]
+
+    @property
+    def policy_ids(self) -> list[str]:
+        owner = self.environment.parent_id or self.environment.pk
+        return [str(policy.pk) for policy in TrustPolicy.objects.filter(environment=owner, name=self.canary)]
 
     @property
     def versions(self) -> list[str]:
@@ -142,7 +157,9 @@ def _place(environment: Environment, canary: str, first: int) -> Place:
         environment_variables.store(
             environment=environment, variables={name: f"{canary}-{name}"}, vault=vault, is_secret=is_secret
         )
-    keys.make_environment_key(environment if environment.parent is None else environment.parent, canary)
+    root = environment if environment.parent is None else environment.parent
+    keys.make_environment_key(root, canary)
+    TrustPolicy.objects.create(environment=root, name=canary, kind="github", issuer=GITHUB_ISSUER, claims=GITHUB)
     return Place(environment=environment, canary=canary, deployments=tuple(found), external_id=external_id)
 
 

@@ -5352,6 +5352,24 @@ MUTANTS: tuple[Mutant, ...] = (
             _MANAGES + "test_a_request_needs_the_right_that_the_console_asks_for",
         ),
         (
+            "make_trust_policy",
+            'keys.owner_has(request.auth, "trust_private_issuer")',
+            "True",
+            _MANAGES + "test_a_private_issuer_needs_one_more_right",
+        ),
+        (
+            "set_trust_policy",
+            'keys.owner_has(request.auth, "trust_private_issuer")',
+            "True",
+            _MANAGES + "test_a_private_issuer_needs_one_more_right",
+        ),
+        (
+            "_find_policy",
+            "project=find_project(ref)",
+            "",
+            _MANAGES + "test_a_trust_policy_of_another_project_is_not_found",
+        ),
+        (
             "_keys",
             ", kind=KeyKind.ENVIRONMENT",
             "",
