@@ -174,7 +174,15 @@ def test_a_policy_with_a_star_accepts_what_differs_only_there(
     ci_tokens.policy(issuer, production, pem[0], claims=GITHUB | {"ref": "refs/tags/v*"})
 
     assert exchange(signed(issuer, github(issuer, ref="refs/tags/v1.2", ref_type="tag")))
-    for ref in ("refs/tags/v1/x", "refs/tags/x", "refs/heads/refs/tags/v1", "refs/tags/v1\n/x"):
+    others: list[Any] = [
+        "refs/tags/v1/x",
+        "refs/tags/x",
+        "refs/heads/refs/tags/v1",
+        "refs/tags/v1\n/x",
+        1,
+        ["refs/tags/v1"],
+    ]
+    for ref in others:
         assert refused(signed(issuer, github(issuer, ref=ref))).code == "trust_claim"
 
 

@@ -25,6 +25,9 @@ _SERVICES = "policy/test_service_statements.py::"
 _KEEPING = "reconcile/test_service_statements.py::"
 _SSO = "access/test_single_sign_on.py::"
 _LIVE = "admin/test_live.py::"
+_TOKENS = "access/test_token_exchange.py::"
+_HOSTILE = _TOKENS + "test_hundreds_of_hostile_tokens_are_refused_and_none_gets_a_key"
+_EXCHANGE = "api/test_token_exchange.py::"
 
 _ENDS = "api/test_project_ends.py::"
 _LOG_INS = "deploys/test_push_credentials.py::"
@@ -35,6 +38,174 @@ _MANAGES = "api/test_management.py::"
 _MAY_NOT_NAME = "admin/test_project_page.py::test_who_may_not_make_or_rename_a_project_does_neither"
 
 MUTANTS: tuple[Mutant, ...] = (
+    *_in(
+        "deployments/access/token_exchange.py",
+        ("_exchanged", "if not is_new:", "if False:", _TOKENS + "test_a_token_is_exchanged_once"),
+        (
+            "_exchanged",
+            " or row.changed_at != policy.changed_at",
+            "",
+            _TOKENS + "test_a_policy_that_changes_during_an_exchange_gives_no_key",
+        ),
+        (
+            "_exchanged",
+            "if project.archived_at is not None:",
+            "if False:",
+            _TOKENS + "test_an_archived_project_gives_no_key",
+        ),
+        (
+            "_exchanged",
+            'trail.record("exchange.trust_policy", policy, after=after)',
+            "pass",
+            _TOKENS + "test_a_github_token_becomes_a_key_of_one_deployment",
+        ),
+        (
+            "_record",
+            "trail.record(",
+            "str(",
+            _TOKENS + "test_what_a_policy_expects_is_told_only_to_its_own_repository_or_by_name",
+        ),
+        (
+            "_digest",
+            "token.signed_text",
+            "token.text",
+            _TOKENS + "test_a_token_without_an_id_is_exchanged_once_however_its_signature_is_written",
+        ),
+        ("_checked_times", "if aud != audience and aud != [audience]:", "if audience not in (aud or ()):", _HOSTILE),
+        (
+            "_checked_times",
+            "if exp <= now - LEEWAY:",
+            "if False:",
+            _TOKENS + "test_the_clocks_may_differ_by_thirty_seconds",
+        ),
+        ("_checked_times", "exp - iat > MAX_TOKEN_LIFETIME or ", "", _HOSTILE),
+        ("_checked_times", "at > now + LEEWAY", "False", _HOSTILE),
+        (
+            "_checked_times",
+            "at > now + LEEWAY",
+            "at > now",
+            _TOKENS + "test_the_clocks_may_differ_by_thirty_seconds",
+        ),
+        ("_time", "isinstance(value, bool) or ", "", _HOSTILE),
+        ("_refused_by", 'claims.get("event_name") == REFUSED_EVENT', "False", _HOSTILE),
+        (
+            "_accepting",
+            "if len(environments) > 1:",
+            "if False:",
+            _TOKENS + "test_a_token_for_two_environments_has_to_name_one",
+        ),
+        (
+            "_meant",
+            "ordered[0] if named else None",
+            "ordered[0]",
+            _TOKENS + "test_what_a_policy_expects_is_told_only_to_its_own_repository_or_by_name",
+        ),
+    ),
+    *_in(
+        "deployments/access/trust.py",
+        ("_equal", "return actual == expected", "return actual.strip() == expected", _HOSTILE),
+        (
+            "_equal",
+            "if not isinstance(actual, str):",
+            "if actual is None:",
+            _TOKENS + "test_a_policy_with_a_star_accepts_what_differs_only_there",
+        ),
+        (
+            "_equal",
+            '"[^/]*"',
+            '".*"',
+            _TOKENS + "test_a_policy_with_a_star_accepts_what_differs_only_there",
+        ),
+        (
+            "_require_right",
+            "asked and changed and not may_trust_private",
+            "False",
+            "access/test_trust.py::test_only_an_administrator_trusts_a_private_issuer",
+        ),
+        (
+            "_problem_of_claims",
+            "if missing:",
+            "if False:",
+            "access/test_trust.py::test_a_policy_that_would_accept_tokens_of_others_is_refused",
+        ),
+        (
+            "_problem_of_issuer",
+            "policy.kind != kind and ",
+            "False and ",
+            "access/test_trust.py::test_a_policy_that_would_accept_tokens_of_others_is_refused",
+        ),
+        (
+            "_revoke_keys",
+            ".update(revoked_at=Now())",
+            ".count()",
+            _TOKENS + "test_a_policy_that_is_off_changed_or_deleted_gives_no_key",
+        ),
+    ),
+    *_in(
+        "deployments/admin/trust.py",
+        *(
+            (
+                function,
+                f'require(request, "{right}_trustpolicy")',
+                "pass",
+                "admin/test_trust.py::test_each_act_needs_its_right",
+            )
+            for function, right in (
+                ("TrustPolicyAdmin.add_view", "add"),
+                ("TrustPolicyAdmin.edit_view", "change"),
+                ("TrustPolicyAdmin.switch_view", "change"),
+                ("TrustPolicyAdmin.delete_view", "delete"),
+            )
+        ),
+        (
+            "TrustPolicyAdmin._form",
+            'may(request, "trust_private_issuer")',
+            "True",
+            "admin/test_trust.py::test_only_the_right_of_its_own_shows_and_keeps_what_is_private",
+        ),
+    ),
+    *_in(
+        "deployments/api/login.py",
+        (
+            "exchange_token",
+            "limits.failed_exchanges.count(address)",
+            "pass",
+            _EXCHANGE + "test_after_sixty_refused_tokens_an_address_has_to_wait",
+        ),
+    ),
+    *_in(
+        "deployments/api/auth.py",
+        (
+            "_Bearer.__call__",
+            "keys.is_for_one_deployment(key) and ",
+            "False and ",
+            _EXCHANGE + "test_a_key_does_nothing_that_its_deploy_does_not_need",
+        ),
+        (
+            "_outside_deploy",
+            "if named not in (None, key.deployment_id):",
+            "if False:",
+            _EXCHANGE + "test_a_key_does_nothing_that_its_deploy_does_not_need",
+        ),
+        (
+            "_outside_deploy",
+            "keys.READ_RESULT_FOR if when == InDeploy.RESULT else timedelta(0)",
+            "keys.READ_RESULT_FOR",
+            _EXCHANGE + "test_a_key_ends_with_its_ten_minutes_and_with_its_deployment",
+        ),
+        (
+            "_ended_at",
+            "deployment.deadline <= now else None",
+            "False else None",
+            _EXCHANGE + "test_a_deadline_ends_the_key_before_a_worker_has_seen_it",
+        ),
+        (
+            "require_own_branch",
+            "key.branch and branches.clean(name) != key.branch",
+            "False",
+            _EXCHANGE + "test_a_preview_key_deploys_its_branch_and_no_other",
+        ),
+    ),
     *_in(
         "deployments/reconcile/causes.py",
         (
@@ -134,6 +305,32 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/access/openid.py",
+        ("read_token", "named := [name for name in REFUSED_PARAMETERS if name in parameters]", "named := []", _HOSTILE),
+        ("_object", "object_pairs_hook=_without_repetition, ", "", _HOSTILE),
+        (
+            "is_signed_by",
+            "algorithms=[token.algorithm])",
+            "algorithms=[token.algorithm]) if key is None else None",
+            _HOSTILE,
+        ),
+        (
+            "_fetched",
+            'if document.get("issuer") != issuer:',
+            "if False:",
+            _TOKENS + "test_an_issuer_that_lies_about_its_name_or_fails_is_not_asked_again_at_once",
+        ),
+        (
+            "_fetched",
+            "_Transport(allow_private=allow_private)",
+            "_Transport()",
+            _TOKENS + "test_a_private_issuer_needs_the_permission_and_the_certificate_of_its_policy",
+        ),
+        (
+            "_Published.serves",
+            "KEPT_FOR if kid in self.keys else ASKED_EVERY",
+            "KEPT_FOR if kid in self.keys else 0",
+            _TOKENS + "test_the_keys_are_asked_once_and_again_for_an_unknown_key_after_a_minute",
+        ),
         (
             "finish",
             "if not hmac.compare_digest",
@@ -295,6 +492,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/access/keys.py",
+        (
+            "begin_deployment",
+            ", deployment=None)",
+            ")",
+            _EXCHANGE + "test_of_eight_deploys_at_once_with_one_key_one_begins",
+        ),
         (
             "revoke_all",
             ".update(expires_at=Now())",
@@ -898,6 +1101,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/deploys/lifecycle.py",
+        (
+            "_repeated",
+            "not keys.has_begun(only_key, earlier)",
+            "False",
+            _EXCHANGE + "test_a_repeated_request_gets_the_same_deployment_and_not_that_of_another_key",
+        ),
         (
             "_others_in_progress",
             "begun_by=person, ",
