@@ -12,11 +12,11 @@ from django.contrib.auth.models import Permission, User
 from django.db.models.functions import Now
 from django.test import Client
 
-from deployments.access import trust
+from deployments.access import keys, trust
 from deployments.access.audit import Trail
 from deployments.admin.ci_files import ci_file
 from deployments.deploys import projects
-from deployments.models import Environment, TrustKind, TrustPolicy
+from deployments.models import Deployment, Environment, TrustKind, TrustPolicy
 from tests.support import ci_tokens
 
 pytestmark = pytest.mark.django_db
@@ -150,6 +150,24 @@ def test_the_last_refusal_is_on_the_row_until_a_token_is_accepted(operator: Clie
 
     assert "Last token refused" not in operator.get(LIST).content.decode()
     assert refused in operator.get(page_of(policy)).content.decode()
+
+
+def test_the_page_of_a_key_says_by_which_policy_and_for_which_deployment_it_is(
+    operator: Client, production: Environment
+) -> None:
+    policy = ci_tokens.pasted_policy(production)
+    key, _ = keys.make_one_deployment_key(policy, branch="", name="main: repo:octo-org/billing")
+    place = f"/admin/deployments/accesskey/{key.pk}/change/"
+    assert page_of(policy) in operator.get(place).content.decode()
+    deployment = Deployment.objects.create(
+        project=production.project, environment=production, version_day="20261126", version_number=7, status="BUILDING",
+        content_hash="1", image_ref="x", image_platform="linux/amd64",
+    )  # fmt: skip
+
+    keys.begin_deployment(key, deployment)
+
+    for page in (place, page_of(policy)):
+        assert f"/admin/deployments/deployment/{deployment.pk}/change/" in operator.get(page).content.decode()
 
 
 def test_the_page_of_a_project_lists_its_policies(operator: Client, production: Environment) -> None:
