@@ -277,6 +277,8 @@ def _text(name: str, kind: str) -> str:
         return "attacker@example.com"
     if name == "ref":
         return "proj_attacker"
+    if name in ("more", "ca", "jwks", "branch_claim"):  # of a trust policy: not any text is accepted
+        return ""
     if kind == "password" or "password" in name:
         return PASSWORD
     return {"number": "1", "hidden": "", "file": ""}.get(kind, "attacker")
