@@ -14,7 +14,7 @@ has the token.
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -93,7 +93,7 @@ def exchange(*, token: str, audience: str, trail: Trail, project_ref: str = "", 
 
 def _candidates(token: SignedToken, project_ref: str, environment: str) -> list[TrustPolicy]:
     issuer = token.claims.get("iss")
-    if not isinstance(issuer, str):
+    if not isinstance(issuer, str) or not re.fullmatch(r"[!-~]{1,500}", issuer):  # PostgreSQL takes no NUL
         raise _differs("iss", issuer, "the address of the issuer")
     rows = trust.list_policies().filter(issuer=issuer, enabled=True)
     where = ""
@@ -211,11 +211,11 @@ def _checked_times(claims: Mapping[str, Any], audience: str, now: datetime) -> R
 
 def _time(value: Any) -> datetime | None:
     """RFC 7519, NumericDate."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         return datetime.fromtimestamp(value, tz=UTC)
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, OverflowError, OSError):  # infinite, or a year that no calendar has
         return None
 
 
@@ -231,6 +231,8 @@ def _shown(value: Any) -> str:
     """A value of the token in a sentence: short, and with every character that could be mistaken written out."""
     if value is None:
         return "absent"
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(each, dict | list) for each in value)):
+        return "an object" if isinstance(value, dict) else "a list with objects or lists"
     text = json.dumps(value)
     return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}…"
 

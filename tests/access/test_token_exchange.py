@@ -506,6 +506,25 @@ def hostile(issuer: Provider) -> Iterator[tuple[str, str]]:
     for jti in some:
         yield f"jti {jti!r}", signed(issuer, github(issuer, jti=jti))
 
+    # What a database, a calendar or a printer of JSON fails on.
+    deep: Any = "x"
+    for _ in range(400):
+        deep = [deep]
+    for claim in ("aud", "iss", "exp", "iat", "nbf", "jti", "ref", "repository_id"):
+        for odd in (
+            deep,
+            {"a": deep},
+            "\0",
+            f"{issuer.issuer}\0",
+            "\ud800",
+            10**400,
+            -(10**400),
+            1.5e308,
+            ["\ud800", "\0"],
+        ):
+            if claim != "jti" or not isinstance(odd, str):  # any text is an id
+                yield f"{claim} {str(odd)[:20]!r}", signed_text(issuer, usual, github(issuer, **{claim: odd}))
+
     # Claims of the policy.
     right = {
         "repository_id": ci_tokens.REPOSITORY_ID,
