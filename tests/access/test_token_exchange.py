@@ -364,6 +364,15 @@ def test_a_private_issuer_needs_the_permission_and_the_certificate_of_its_policy
     assert not issuer.calls
 
 
+def test_an_issuer_is_asked_without_a_proxy(
+    issuer: Provider, policy: TrustPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # through it, no address would be compared with the rules
+
+    assert exchange(signed(issuer, github(issuer)))
+
+
 def test_keys_at_an_address_that_is_not_allowed_are_not_fetched(issuer: Provider, policy: TrustPolicy) -> None:
     for address in ("http://localhost:80/keys", "https://169.254.169.254/keys", "file:///etc/passwd", ""):
         openid._published.clear()

@@ -315,6 +315,12 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_fetched",
+            "session.trust_env = False",
+            "pass",
+            _TOKENS + "test_an_issuer_is_asked_without_a_proxy",
+        ),
+        (
+            "_fetched",
             'if document.get("issuer") != issuer:',
             "if False:",
             _TOKENS + "test_an_issuer_that_lies_about_its_name_or_fails_is_not_asked_again_at_once",
