@@ -231,3 +231,38 @@ def test_a_claim_in_an_object_is_found_by_its_path() -> None:
     assert trust.differing({"a/b": "exact", "kubernetes.io/namespace": "y", "z": "1"}, claims) == [
         "kubernetes.io/namespace", "z",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "accepted"),
+    [
+        ("refs/tags/v*", "refs/tags/v", True),
+        ("refs/tags/v*", "refs/tags/v1/x", False),
+        ("refs/heads/*", "refs/heads/main", True),
+        ("refs/heads/*", "refs/heads/", True),
+        ("refs/heads/*", "refs/heads", False),
+        ("refs/*/main", "refs/heads/main", True),
+        ("refs/*/main", "refs/heads/x/main", False),
+        ("refs/heads/a*a", "refs/heads/a", False),
+        ("refs/heads/a*a", "refs/heads/aa", True),
+        ("refs/heads/*ab*ab*", "refs/heads/xabab", True),
+        ("refs/heads/*ab*ab*", "refs/heads/xab", False),
+        ("refs/heads/*ab*b", "refs/heads/ab", False),
+        ("refs/heads/*b*bc", "refs/heads/abbc", True),
+        ("refs/heads/*b*bc", "refs/heads/abc", False),
+        ("refs/heads/**", "refs/heads/x", True),
+        ("refs/heads/v.*", "refs/heads/v1", False),
+        ("refs/heads/[a]*", "refs/heads/a", False),
+        ("refs/heads/*", "refs/heads/x\ny", True),
+    ],
+)
+def test_an_asterisk_stands_for_any_characters_but_a_slash(expected: str, actual: str, accepted: bool) -> None:
+    assert trust.differing({"ref": expected}, {"ref": actual}) == ([] if accepted else ["ref"])
+
+
+@pytest.mark.parametrize("part", ["*", "*a", "*aa", "a*"])
+def test_a_claim_with_many_asterisks_is_compared_in_an_instant(part: str) -> None:
+    # As a regular expression, this comparison takes longer than the process lives.
+    expected = "refs/heads/" + part * (480 // len(part)) + "b"
+
+    assert trust.differing({"ref": expected}, {"ref": "refs/heads/" + "a" * 50_000}) == ["ref"]

@@ -112,9 +112,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_equal",
-            '"[^/]*"',
-            '".*"',
+            "len(wanted) == len(given) and ",
+            "",
             _TOKENS + "test_a_policy_with_a_star_accepts_what_differs_only_there",
+        ),
+        (
+            "_matches",
+            " or at > end",
+            "",
+            "access/test_trust.py::test_an_asterisk_stands_for_any_characters_but_a_slash",
         ),
         (
             "_require_right",
