@@ -37,7 +37,6 @@ from deployments.models import (
     EnvironmentType,
     ExchangedToken,
     Project,
-    TrustKind,
     TrustPolicy,
 )
 
@@ -51,6 +50,7 @@ NOTED_EVERY = timedelta(minutes=1)
 MAX_SHOWN_CHARACTERS = 120  # of a claim's value in a sentence
 MAX_ENVIRONMENTS_SHOWN = 5
 #: A workflow that GitHub runs for a pull request of anybody, with the rights of the repository. PyPI refuses it too.
+#: Forgejo and Gitea have the same event, and their policies are of the kind “other”.
 REFUSED_EVENT = "pull_request_target"
 
 
@@ -165,7 +165,7 @@ def _refused_by(policy: TrustPolicy, claims: Mapping[str, Any]) -> Refusal | Non
         identifying = trust.identifying(policy)
         name = next((each for each in names if each in identifying), names[0])
         return _differs(name, trust.claim_of(claims, name), _shown(policy.claims[name]))
-    if policy.kind == TrustKind.GITHUB and claims.get("event_name") == REFUSED_EVENT:
+    if claims.get("event_name") == REFUSED_EVENT:
         return _differs("event_name", REFUSED_EVENT, "another event: this one runs for pull requests of forks")
     if policy.environment.type == EnvironmentType.PREVIEW and not _branch(policy, claims):
         return _differs(policy.branch_claim, trust.claim_of(claims, policy.branch_claim), "the name of a branch")

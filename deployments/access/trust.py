@@ -398,12 +398,13 @@ def _problem_of_issuer(policy: TrustPolicy) -> str:
     if "?" in policy.issuer or "#" in policy.issuer:
         return "An issuer's address has no query and no fragment (OpenID Connect Discovery)."
     try:
-        outbound_http.parse(policy.issuer, allow_private=policy.allow_private or bool(policy.jwks))
+        host = outbound_http.parse(policy.issuer, allow_private=policy.allow_private or bool(policy.jwks)).host
     except Undeliverable as error:
         return str(error).replace("NOTIFY_ALLOW_PRIVATE=1 allows it", "an administrator can allow it")
-    # A preset binds ids. The same issuer as “other” could be trusted by names, which can be taken by others.
+    # A preset binds ids. The same issuer as “other” could be trusted by names, which can be taken by others. GitHub has
+    # an issuer for each enterprise too, with the same host.
     for kind in (TrustKind.GITHUB, TrustKind.GITLAB):
-        if policy.kind != kind and policy.issuer.rstrip("/") == PRESETS[kind].issuer:
+        if policy.kind != kind and host == outbound_http.parse(PRESETS[kind].issuer).host:
             return f"This is the issuer of {kind.label}: choose that kind."
     return ""
 

@@ -287,6 +287,16 @@ def test_what_a_policy_expects_is_told_only_to_its_own_repository_or_by_name(
     assert [each.outcome for each in lines] == [named.sentence, own.sentence]
 
 
+def test_a_pull_request_of_anybody_gets_no_key_from_another_kind_of_policy_either(
+    issuer: Provider, production: Environment, pem: tuple[Path, Path]
+) -> None:
+    sub = "repo:octo-org/billing:ref:refs/heads/main"
+    ci_tokens.policy(issuer, production, pem[0], kind="other", claims={"sub": sub})
+
+    assert refused(signed(issuer, github(issuer, event_name="pull_request_target"))).code == "trust_claim"
+    assert exchange(signed(issuer, github(issuer)))
+
+
 def test_a_policy_that_is_off_changed_or_deleted_gives_no_key(issuer: Provider, policy: TrustPolicy) -> None:
     made = exchange(signed(issuer, github(issuer)))
     trust.change(policy=policy, enabled=False, trail=TRAIL)

@@ -93,6 +93,15 @@ def test_each_preset_saves_what_it_binds(production: Environment) -> None:
         ({"kind": "other", "claims": {"sub": "x"}, "issuer": "https://gitlab.com"}, "choose that kind"),
         ({"kind": "other", "claims": {"sub": "x"}, "issuer": "https://gitlab.com/"}, "choose that kind"),
         ({"kind": "gitlab", "claims": GITLAB, "issuer": trust.GITHUB_ISSUER}, "choose that kind"),
+        *(
+            ({"kind": "other", "claims": {"sub": "repo:a/b"}, "issuer": issuer}, "choose that kind")
+            for issuer in (
+                f"{trust.GITHUB_ISSUER}/octo-enterprise",
+                f"{trust.GITHUB_ISSUER}:443",
+                "https://TOKEN.actions.githubusercontent.com.",
+                "https://gitlab.com/x",
+            )
+        ),
         ({"kind": "circus"}, "The kind is one of"),
         ({"issuer": "http://ghe.example.com"}, "begins with https://"),
         ({"issuer": "https://ghe.example.com/?x"}, "no query"),
