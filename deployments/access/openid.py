@@ -13,7 +13,7 @@ among them is looked for again.
 
 People enter the issuers of trust policies, so a request to such an issuer follows the rules of `outbound_http` too:
 public addresses, no proxy. Its keys are kept for KEPT_FOR seconds, and a token can make this process ask an issuer at
-most once in ASKED_EVERY seconds. A failure is kept for FAILURE_KEPT_FOR seconds.
+most once in ASKED_EVERY seconds. A failure is kept for FAILURE_KEPT_FOR seconds, and takes no known key away.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import base64
 import binascii
 import hmac
 import json
+import math
 import re
 import socket
 import tempfile
@@ -544,16 +545,23 @@ class _Published:
     """The keys of an issuer as this process knows them."""
 
     keys: dict[str, Any] = field(default_factory=dict)
-    refused: Refusal | None = None
+    read_at: float | None = None  # when `keys` were read
+    refused: Refusal | None = None  # why the last request failed
     asked_at: float | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def has(self, kid: str) -> bool:
+        """Whether this key is known and not too old. A request that fails later does not take it away."""
+        return kid in self.keys and _age(self.read_at) < KEPT_FOR
+
     def serves(self, kid: str) -> bool:
         """Whether the issuer need not be asked for this key."""
-        age = time.monotonic() - self.asked_at if self.asked_at is not None else KEPT_FOR
-        if self.refused is not None:
-            return age < FAILURE_KEPT_FOR
-        return age < (KEPT_FOR if kid in self.keys else ASKED_EVERY)
+        pause = ASKED_EVERY if self.refused is None else FAILURE_KEPT_FOR
+        return self.has(kid) or _age(self.asked_at) < pause
+
+
+def _age(at: float | None) -> float:
+    return math.inf if at is None else time.monotonic() - at
 
 
 _published: OrderedDict[tuple[str, str, bool], _Published] = OrderedDict()
@@ -575,7 +583,7 @@ def published_keys(issuer: str, kid: str, *, ca: str = "", allow_private: bool =
         with _place(_ISSUER), known.lock:
             if not known.serves(kid):
                 _ask(known, issuer, ca, allow_private)
-    if known.refused is not None:
+    if known.refused is not None and not known.has(kid):
         raise Refusal(known.refused.sentence, code=known.refused.code, retryable=known.refused.retryable)
     return known.keys
 
@@ -584,7 +592,7 @@ def _ask(known: _Published, issuer: str, ca: str, allow_private: bool) -> None:
     try:
         with _refusing(_ISSUER):
             known.keys = _fetched(issuer, ca, allow_private)
-        known.refused = None
+        known.read_at, known.refused = time.monotonic(), None
     except Refusal as refused:
         known.refused = refused
     finally:

@@ -357,6 +357,25 @@ def test_an_issuer_that_lies_about_its_name_or_fails_is_not_asked_again_at_once(
     exchange(signed(issuer, github(issuer)))
 
 
+def test_a_key_that_is_known_counts_while_the_issuer_does_not_answer(
+    issuer: Provider, policy: TrustPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    exchange(signed(issuer, github(issuer)))
+    issuer.faults = {"error_500"}
+    for seconds in (61, 5, 11):
+        clock[0] += seconds
+        assert refused(signed(issuer, github(issuer), kid="unknown")).code == "trust_issuer_unreachable"
+        exchange(signed(issuer, github(issuer)))
+
+    clock[0] += openid.KEPT_FOR
+    assert refused(signed(issuer, github(issuer))).code == "trust_issuer_unreachable"
+    issuer.faults = set()
+    clock[0] += 11
+    exchange(signed(issuer, github(issuer)))
+
+
 @pytest.mark.parametrize("more", [{"allow_private": False}, {"ca": ""}, {"ca": "other"}])
 def test_a_private_issuer_needs_the_permission_and_the_certificate_of_its_policy(
     issuer: Provider, policy: TrustPolicy, tmp_path: Path, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -339,9 +339,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_Published.serves",
-            "KEPT_FOR if kid in self.keys else ASKED_EVERY",
-            "KEPT_FOR if kid in self.keys else 0",
+            "pause = ASKED_EVERY if self.refused is None else FAILURE_KEPT_FOR",
+            "pause = 0 if self.refused is None else FAILURE_KEPT_FOR",
             _TOKENS + "test_the_keys_are_asked_once_and_again_for_an_unknown_key_after_a_minute",
+        ),
+        (
+            "published_keys",
+            "known.refused is not None and not known.has(kid)",
+            "known.refused is not None",
+            _TOKENS + "test_a_key_that_is_known_counts_while_the_issuer_does_not_answer",
         ),
         (
             "finish",
