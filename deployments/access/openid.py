@@ -506,7 +506,7 @@ def read_keys(text: str) -> dict[str, Any]:
         raise ValueError('The key set is not a JSON object with "keys", as an issuer publishes it.')
     keys: dict[str, Any] = {}
     for each in found["keys"][:MAX_KEYS_OF_ISSUER]:
-        if isinstance(each, dict) and "d" in each:
+        if isinstance(each, dict) and {"d", "k"} & each.keys():
             raise ValueError("The key set contains a private key. Paste the public keys, and replace this private key.")
         key = _usable(each)
         if key is not None:
@@ -523,17 +523,24 @@ def _usable(stored: Any) -> Any:
         return None
     if not isinstance(stored.get("kid"), str) or not isinstance(stored.get("alg", ""), str):
         return None
-    if stored["kty"] == "RSA" and len(str(stored.get("n"))) * 6 < MIN_RSA_BITS:  # base64url: 6 bits a character
-        return None
     try:
+        if stored["kty"] == "RSA" and _bits(stored["n"]) < MIN_RSA_BITS:
+            return None
         key = JWKRegistry.import_key(stored)
     except (JoseError, ValueError, TypeError, KeyError):
         return None
     return key
 
 
+def _bits(number: str) -> int:
+    """The length of a number in base64url, however many zeros it begins with."""
+    return int.from_bytes(base64.urlsafe_b64decode(number + "==")).bit_length()
+
+
 def check_certificates(pem: str) -> None:
-    """Raises ValueError, with a sentence, if the text has no certificates in PEM."""
+    """Raises ValueError, with a sentence, if the text has no certificates in PEM, or a private key."""
+    if "PRIVATE KEY-----" in pem:
+        raise ValueError("The text contains a private key. Paste the certificate, and replace this private key.")
     try:
         create_urllib3_context().load_verify_locations(cadata=pem)
     except (ValueError, TypeError, OSError):  # TypeError: it is not ASCII

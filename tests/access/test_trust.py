@@ -165,17 +165,22 @@ def test_pasted_keys_and_certificates_are_read_before_they_are_saved(production:
     private = ECKey.generate_key("P-256", {"kid": "first"})
     weak = {"kty": "RSA", "kid": "weak", "n": "wQ", "e": "AQAB"}
     short = {"kty": "RSA", "kid": "short", "n": "w" * 171, "e": "AQAB"}
+    filled = short | {"n": "A" * 200 + "w" * 172}
     for keys, words in (
         ("x", "not JSON"), ("[]", "not a JSON object"), ('{"keys": []}', "no key"),
         (json.dumps({"keys": [private.as_dict(private=True)]}), "contains a private key"),
-        (json.dumps({"keys": [{"kty": "oct", "kid": "x", "k": "c2VjcmV0"}]}), "no key"),
+        (json.dumps({"keys": [{"kty": "oct", "kid": "x", "k": "c2VjcmV0"}]}), "contains a private key"),
         (json.dumps({"keys": [weak]}), "no key"), (json.dumps({"keys": [short]}), "no key"),
+        (json.dumps({"keys": [filled]}), "no key"), (json.dumps({"keys": [{"kty": "RSA", "kid": "x"}]}), "no key"),
         (json.dumps({"keys": [private.as_dict(private=False) | {"use": "enc"}]}), "no key"),
         ("x" * 65_537, "64 KiB"),
     ):  # fmt: skip
         assert words in refused(production, jwks=keys, may_trust_private=True)
     for text in ("-----BEGIN CERTIFICATE-----", "Zertifikat für die Brücke", "\0"):
         assert "not a certificate" in refused(production, ca=text, may_trust_private=True)
+    for kind in ("PRIVATE KEY", "RSA PRIVATE KEY", "ENCRYPTED PRIVATE KEY"):
+        text = f"-----BEGIN {kind}-----\nMIIE\n-----END {kind}-----"
+        assert "contains a private key" in refused(production, ca=text, may_trust_private=True)
     good = json.dumps({"keys": [private.as_dict(private=False)]})
     assert create(production, jwks=good, issuer="https://kubernetes.default.svc", may_trust_private=True).jwks == good
 
