@@ -111,7 +111,8 @@ def set_project(request: UserRequest, ref: str, body: schemas.ProjectValues) -> 
     trail = Trail.of(request)
     project, is_new = Project.objects.filter(ref=ref).first(), False
     if project is None:
-        require_right(request.auth, "add_project")
+        for right in ("add_project", "archive_project") if body.archived else ("add_project",):
+            require_right(request.auth, right)
         if body.name is None:
             raise HttpRefusal(404, f"{PROJECT_NOT_FOUND}. To make it, send its name.")
         try:
@@ -234,7 +235,12 @@ def _set_archived(request: UserRequest, environment: Environment, archived: bool
     if parent is None:
         raise http_refusal(409, "root_environment", environment=environment, project=environment.project)
     if archived:
-        branches.archive(parent, environment.branch, Trail.of(request))
+        try:
+            branches.archive(parent, environment.branch, Trail.of(request))
+        except HttpRefusal:
+            environment.refresh_from_db(fields=["archived_at"])
+            if environment.archived_at is None:
+                raise  # else another request has archived it meanwhile
     else:
         require_active(environment.project)
         branches.add(parent, environment.branch, {}, Trail.of(request))

@@ -20,6 +20,7 @@ from django.utils import timezone
 
 from deployments.access import keys
 from deployments.access.groups import ADMIN, VIEWER
+from deployments.api import branches
 from deployments.models import AccessKey, AuditEntry, Environment, Project, TrustPolicy
 from tests.support.ci_tokens import GITHUB, github, pasted_policy, signed, silent_issuer
 from tests.support.cli import Answer, Cli
@@ -114,6 +115,16 @@ def test_a_put_makes_renames_archives_and_restores_and_says_nothing_twice(manage
     assert said == ["add.project", "change.project", "archive.project", "restore.project"]
 
 
+def test_a_put_that_is_refused_has_made_nothing(client: Client) -> None:
+    makes = managed_by(client, person("view_project", "add_project"))
+
+    refused = makes("PUT", "/proj_billing", {"name": "Billing", "archived": True})
+
+    assert (refused.status, refused.body["code"]) == (403, "right_missing")
+    assert not Project.objects.exists()
+    assert makes("PUT", "/proj_billing", {"name": "Billing", "archived": False}).status == 201
+
+
 def test_a_project_is_deleted_only_if_it_is_archived_and_by_its_name(manager: Manager, project: Project) -> None:
     path = f"/{project.ref}?name="
     assert manager("DELETE", f"{path}Billing").body["code"] == "project_not_archived"
@@ -192,6 +203,24 @@ def test_a_preview_branch_is_made_archived_and_restored_and_a_root_environment_s
 
 
 # ---------------------------------------------------------------------------------------------------------------- keys
+
+
+@pytest.mark.parametrize(("method", "body", "status"), [("DELETE", None, 204), ("PUT", {"archived": True}, 200)])
+def test_a_branch_that_another_request_archives_meanwhile_is_archived(
+    manager: Manager, project: Project, monkeypatch: pytest.MonkeyPatch, method: str, body: object, status: int
+) -> None:
+    branch = manager("POST", f"/{project.ref}/environments", {"branch": "x"}).body["id"]
+    archive = branches.archive
+
+    def twice(*args: Any) -> Environment:
+        archive(*args)
+        return archive(*args)
+
+    monkeypatch.setattr(branches, "archive", twice)
+
+    assert manager(method, f"/{project.ref}/environments/{branch}", body).status == status
+    assert Environment.objects.get(pk=branch).archived_at is not None
+    assert AuditEntry.objects.filter(action="archive.environment", outcome="done").count() == 1
 
 
 def test_the_text_of_a_key_is_in_the_answer_that_made_it_and_in_no_other(manager: Manager, project: Project) -> None:
