@@ -111,8 +111,9 @@ def set_project(request: UserRequest, ref: str, body: schemas.ProjectValues) -> 
     trail = Trail.of(request)
     project, is_new = Project.objects.filter(ref=ref).first(), False
     if project is None:
-        for right in ("add_project", "archive_project") if body.archived else ("add_project",):
-            require_right(request.auth, right)
+        require_right(request.auth, "add_project")
+        if body.archived:
+            require_right(request.auth, "archive_project")
         if body.name is None:
             raise HttpRefusal(404, f"{PROJECT_NOT_FOUND}. To make it, send its name.")
         try:
