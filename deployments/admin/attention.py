@@ -127,6 +127,11 @@ def cause_of(row: Repository) -> Cause:
     )
 
 
+def statements_of(row: Repository) -> list[str]:
+    """The IAM statement to add for the action that AWS denied on a repository; empty if its error is another one."""
+    return list(_statements(cause_of(row), [row])) if row.last_error else []
+
+
 def since(row: Repository) -> datetime | None:
     """Since when a repository has its trouble."""
     if row.status == RepositoryStatus.DRIFTED:

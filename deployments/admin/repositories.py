@@ -16,7 +16,15 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from deployments.admin import differences
-from deployments.admin.attention import ALARMING, LEFT, NEEDS_ATTENTION, WORST_FIRST, ByCause, attention
+from deployments.admin.attention import (
+    ALARMING,
+    LEFT,
+    NEEDS_ATTENTION,
+    WORST_FIRST,
+    ByCause,
+    attention,
+    statements_of,
+)
 from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions, button, offered, offers_of, with_offers
 from deployments.admin.dashboard import shell
 from deployments.admin.deployments import latest
@@ -302,6 +310,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "take_over": take_over,
             "incomparable": row.incomparable_since is not None,
             "may_be_open": openness(row) == "unknown",
+            "statements": statements_of(row),
             "first_error": row.error_since if lasts(row) else None,
             "may_restore": may(request, "restore_policy_repository") and covered and not missing,
             "alarm": Alarm(title="Deleted from ECR", words=reason(row)) if missing else None,

@@ -102,6 +102,18 @@ def test_an_alarm_says_the_next_step_first_then_the_statement_to_copy_then_the_w
     assert order == sorted(order)
 
 
+def test_the_page_of_a_denied_repository_has_the_statement_that_its_alarm_has(
+    twelve: list[Repository], operator: Client
+) -> None:
+    alarms = operator.get("/admin/").context["attention"].alarms
+
+    denied, throttled = (operator.get(f"{REPOSITORIES}{row.pk}/change/") for row in (twelve[0], twelve[12]))
+
+    assert denied.context["statements"] == alarms[0].statements != []
+    assert '<code class="copy">{&quot;Effect&quot;: &quot;Allow&quot;' in denied.content.decode()
+    assert throttled.context["statements"] == []
+
+
 def test_the_link_of_an_alarm_lists_exactly_its_repositories(twelve: list[Repository], operator: Client) -> None:
     alarm = operator.get("/admin/").context["attention"].alarms[0]
 
