@@ -495,14 +495,16 @@ def _end(deployment: Deployment, status: DeploymentStatus, **values: Any) -> boo
 
 
 def end_interrupted(deployment: Deployment) -> int:
-    """Cancel earlier deploys that somebody interrupted, now that their repetition is deployed. Returns how many.
+    """Cancel earlier deploys that somebody interrupted, now that their repetition is promoted. Returns how many.
 
     An interrupted CLI (Ctrl-C) says nothing, and a CLI that builds says nothing for minutes either. So a deploy counts
-    as interrupted only if it was begun by hand, the same caller has deployed the same commit to the same environment
-    after it, and it sent no request since then, nor for SILENCE. A wrong guess takes nothing away: an older version
-    would not become current any more (D-interrupted). CI runs, which may well run side by side, are left alone.
+    as interrupted only if it was begun by hand, the same person has deployed the same commit to the same environment
+    after it, and it sent no request since then, nor for SILENCE. A deploy that was taken for interrupted and was not
+    ends with the reason. Its version would not become current any more, because a newer one has (D-interrupted). The
+    caller may call this only then. CI runs, which may well run side by side, are left alone. The CLI recognises a CI by
+    its variables, and a pod has none, so the deploys of a key that belongs to no person are left alone too.
     """
-    if deployment.triggered_via != BY_HAND:
+    if deployment.triggered_via != BY_HAND or deployment.begun_by is None:
         return 0
     commit = deployment.git.get("commitSha")
     same = Q(git__commitSha=commit) if commit else Q(git__commitSha__isnull=True, content_hash=deployment.content_hash)
@@ -510,14 +512,13 @@ def end_interrupted(deployment: Deployment) -> int:
         same,
         environment=deployment.environment_id,
         triggered_via=BY_HAND,
-        triggered_by=deployment.triggered_by,
         begun_by=deployment.begun_by,
         last_request_at__lt=Least(deployment.created_at, Now() - SILENCE),
     ).exclude(status__in=FINAL_STATUSES)
     count = 0
     for each in earlier.select_related("project", "environment").order_by("created_at"):
         reason = (
-            f"The same caller has deployed the same commit again, as version {deployment.version}. This deploy sent no "
+            f"The same person has deployed the same commit again, as version {deployment.version}. This deploy sent no "
             f"request after {each.last_request_at:%H:%M} UTC."
         )
         # One statement compares and changes, so a deploy that takes its next step in this moment goes on.

@@ -102,7 +102,7 @@ def finalize(
         if moved and not skip_promotion:
             promoted = _make_current(deployment, by=deployment.triggered_by, newer_only=True, proof=receipt)
     deployment.refresh_from_db()
-    if moved:
+    if promoted is not None:
         end_interrupted(deployment)
     if not moved and deployment.status != DEPLOYED:
         raise Refusal(_not_deploying(deployment), code="wrong_status")

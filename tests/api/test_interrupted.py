@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from deployments.access import keys
 from deployments.deploys import lifecycle
-from deployments.models import Deployment, Environment
+from deployments.models import Deployment, Environment, TrustPolicy
 from tests.support.cli import WORKER, Cli
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -45,7 +45,7 @@ def status(row: Deployment) -> str:
     return row.status
 
 
-def test_an_interrupted_deploy_ends_when_the_same_caller_has_deployed_the_same_commit_again(ada: Cli) -> None:
+def test_an_interrupted_deploy_ends_when_the_same_person_has_deployed_the_same_commit_again(ada: Cli) -> None:
     old = interrupted(ada)
 
     new = repeat(ada)
@@ -54,9 +54,9 @@ def test_an_interrupted_deploy_ends_when_the_same_caller_has_deployed_the_same_c
     assert (old.replaced_by, old.deadline) == (new, None)
     assert old.canceled_at is not None
     assert old.canceled_reason.startswith(
-        f"The same caller has deployed the same commit again, as version {new.version}. This deploy sent no request "
+        f"The same person has deployed the same commit again, as version {new.version}. This deploy sent no request "
     )
-    assert "canceled: The same caller" in str(ada.finalize(old.pk))
+    assert "canceled: The same person" in str(ada.finalize(old.pk))
 
 
 def test_without_git_the_same_content_counts(ada: Cli) -> None:
@@ -124,23 +124,33 @@ def test_another_caller_and_another_environment_end_nothing(
     assert status(old) == "DEPLOYING"
 
 
-def test_two_environment_keys_are_two_callers(client: Client, production: Environment) -> None:
-    one, two = (Cli(client, keys.make_environment_key(production, name)[1]) for name in ("one", "two"))
-    old = interrupted(one)
+@pytest.mark.parametrize("kind", ["a stored key", "a key that was exchanged for a token"])
+def test_keys_that_belong_to_no_person_end_nothing_because_a_pod_counts_as_by_hand_for_the_cli(
+    client: Client, production: Environment, kind: str
+) -> None:
+    """The CLI says `cli:manual` in a Kubernetes job: such a job sets none of the variables of a CI."""
+    if kind == "a stored key":
+        one = two = keys.make_environment_key(production, "the job")[1]
+    else:
+        policy = TrustPolicy.objects.create(environment=production, name="cluster", issuer="https://k8s.example.com")
+        one, two = (keys.make_one_deployment_key(policy, branch="", name="the job")[1] for _ in range(2))
+    old = interrupted(Cli(client, one))
 
-    repeat(two)
+    repeat(Cli(client, two))
+
     assert status(old) == "DEPLOYING"
-    repeat(one)
-    assert status(old) == "CANCELED"
 
 
-def test_a_person_and_an_environment_key_with_one_name_are_two_callers(ada: Cli) -> None:
+def test_a_repetition_that_was_not_to_be_promoted_ends_nothing_because_the_earlier_one_may_become_current(
+    ada: Cli,
+) -> None:
     old = interrupted(ada)
-    Deployment.objects.filter(pk=old.pk).update(begun_by=None)
-
-    repeat(ada)
+    new = ada.deploying(**BY_HAND)
+    assert ada.finalize(new, skipPromotion=True)[-1][0] == "complete"
 
     assert status(old) == "DEPLOYING"
+    assert ada.finalize(old.pk)[-1][0] == "complete"
+    assert old.promotions.filter(label="current").exists()
 
 
 def test_a_repetition_that_is_refused_ends_nothing(ada: Cli) -> None:

@@ -5613,8 +5613,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/deploys/lifecycle.py",
         (
             "end_interrupted",
-            "if deployment.triggered_via != BY_HAND:",
-            "if False:",
+            "if deployment.triggered_via != BY_HAND or",
+            "if",
             _INTERRUPTED + "test_another_commit_and_a_run_of_a_ci_end_nothing",
         ),
         (
@@ -5627,13 +5627,13 @@ MUTANTS: tuple[Mutant, ...] = (
             "end_interrupted",
             "        begun_by=deployment.begun_by,\n",
             "",
-            _INTERRUPTED + "test_a_person_and_an_environment_key_with_one_name_are_two_callers",
+            _INTERRUPTED + "test_another_caller_and_another_environment_end_nothing",
         ),
         (
             "end_interrupted",
-            "        triggered_by=deployment.triggered_by,\n",
+            " or deployment.begun_by is None",
             "",
-            _INTERRUPTED + "test_two_environment_keys_are_two_callers",
+            _INTERRUPTED + "test_keys_that_belong_to_no_person_end_nothing_because_a_pod_counts_as_by_hand_for_the_cli",
         ),
         (
             "end_interrupted",
