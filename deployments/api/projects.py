@@ -263,6 +263,7 @@ def upsert_branch(request: UserRequest, ref: str, body: schemas.NewBranch) -> di
     summary="The preview branches that are not archived",
 )
 def list_branches(request: UserRequest, ref: str) -> dict[str, Any]:
+    require_scope(request.auth, keys.READ)
     return {
         "branches": [
             {
@@ -326,6 +327,7 @@ def environment(request: UserRequest, ref: str, env: str) -> dict[str, Any]:
     key = request.auth
     if key.environment is not None:
         _require_own(key, ref, env)
+        require_scope(key, keys.READ)
         require_active(key.environment.project)
         found, text = key.environment, request.headers["Authorization"].partition(" ")[2].strip()
     else:

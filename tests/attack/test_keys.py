@@ -60,7 +60,7 @@ def send(attacker: Attacker, request: Request, key: Key, idempotency_key: str = 
 def _environment_keys(own: Side, other: Side) -> Iterator[Key]:
     """Keys that work, of some environments of one project."""
     production, staging = (own.places[name].environment for name in ("prod", "staging"))
-    for scopes in ((), (keys.READ,), (keys.DEPLOY,), (keys.CREDENTIALS,)):
+    for scopes in ((), (keys.READ,), (keys.DEPLOY,), (keys.CREDENTIALS,), (keys.PULL,)):
         _, text = keys.make_environment_key(production, scopes=scopes)
         yield Key(name=f"production, {scopes or 'all scopes'}", text=text, owns=frozenset({production.pk}))
     _, text = keys.make_environment_key(staging)
@@ -127,6 +127,24 @@ def test_a_key_reaches_nothing_beyond_its_environment(
                         assert NOT_THERE.sub("…", answer) == NOT_THERE.sub("…", wanted[1]), case
             after = _rows_of_others(key)
             assert after == before, f"{name} with the key of {key.name}, about {place.canary}"
+
+
+#: What a key that only pulls may do in its own environment.
+PULLS = {"POST /api/v1/projects/{ref}/{env}/pull-credentials", "GET /api/v1/projects/{ref}/{env}/deploy-settings"}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("name", [name for name, each in OPERATIONS.items() if each.auth and name not in PULLS])
+def test_a_key_that_only_pulls_is_refused_by_every_other_operation_also_about_its_own_environment(
+    name: str, sides: Sides, attacker: Callable[..., Attacker]
+) -> None:
+    own, client = sides[0], attacker()
+    production = own.places["prod"]
+    for place, environment in ((production, production.environment), (own.places["branch"], own.preview)):
+        _, text = keys.make_environment_key(environment, scopes=(keys.PULL,))
+        key = Key(name="pulls", text=text, branch=own.branch if environment == own.preview else "")
+        for request in OPERATIONS[name].requests(own, place):
+            assert send(client, request, key)[0] in (400, 403), request
 
 
 def _is_foreign(request: Request, key: Key, side: Side, sides: Sides) -> bool:
