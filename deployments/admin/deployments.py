@@ -11,8 +11,8 @@ from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.fields.json import KT
+from django.db.models.functions import Now
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.html import format_html
 
 from deployments.admin import commits, why
@@ -44,6 +44,7 @@ def listed() -> QuerySet[Deployment]:
             is_current=Exists(Promotion.objects.filter(deployment=OuterRef("pk"), label="current")),
             is_rolled_back=Exists(_rolled_back_from().filter(rolled_back_from=OuterRef("pk"))),
             reason=KT("error__message"),
+            db_now=Now(),
         )
         .defer("error", "receipt")
     )
@@ -162,7 +163,7 @@ class DeploymentAdmin(Promotions, Exports):
     @admin.display(description="Status")
     def status_cell(self, row: Deployment) -> str:
         reason = row.reason or row.canceled_reason  # type: ignore[attr-defined]
-        if (silent := lifecycle.silent_since(row, timezone.now())) is not None:
+        if (silent := _silent_since(row)) is not None:
             reason = format_html("No request since {}", clock(silent))
         return two_lines(badge(row), reason) if reason else badge(row)
 
@@ -195,11 +196,15 @@ class DeploymentAdmin(Promotions, Exports):
             "last_good": good if row.status in _WENT_WRONG else None,
             "alarm": _credentials_alarm(row),
             "live": row.status in UNDER_WAY,
-            "silent_since": lifecycle.silent_since(row, timezone.now()),
+            "silent_since": _silent_since(row),
             "why": why.of_deployment(request, row),
             "audit": audit_of(request, row),
             **offers(request, row, good),
         }
+
+
+def _silent_since(row: Deployment) -> datetime | None:
+    return lifecycle.silent_since(row, row.db_now)  # type: ignore[attr-defined]  # `listed` reads it
 
 
 def log_end(row: Deployment) -> str:
@@ -214,13 +219,16 @@ def _same_digest(row: Deployment) -> bool:
 
 
 def _credentials_alarm(row: Deployment) -> Alarm | None:
+    if row.credentials_error and not row.credentials_kind:
+        title = "No registry credentials were issued"
+        if row.log_in:
+            title = "The last request for registry credentials was refused"
+        return Alarm(title=title, words=row.credentials_error, tone="warn")
     if left_out := incomplete(row.log_in):
         return Alarm(title="The registry credentials do not open every repository", words=left_out, tone="warn")
     if not row.credentials_error:
         return None
-    title = "No registry credentials were issued"
-    if row.credentials_kind:
-        title = "The registry credentials are valid for more than this repository"
+    title = "The registry credentials are valid for more than this repository"
     return Alarm(title=title, words=row.credentials_error, tone="warn")
 
 

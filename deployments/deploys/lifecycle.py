@@ -532,7 +532,10 @@ def end_interrupted(deployment: Deployment) -> int:
 
 
 def silent_since(deployment: Deployment, now: datetime) -> datetime | None:
-    """When the CLI of a running deployment sent its last request, if that was more than SILENCE before `now`."""
+    """When the CLI of a running deployment sent its last request, if that was more than SILENCE before `now`.
+
+    `now`: by the database's clock, like the time of the request.
+    """
     last = deployment.last_request_at
     return last if not deployment.is_final and last is not None and now - last > SILENCE else None
 
@@ -585,7 +588,8 @@ def registry_credentials(
 
     Raises Refusal, also if that configuration names another registry by now. `credentials_error` on the deployment
     stores the reason of a refusal, or why the credentials give access to more than one repository, because the CLI
-    does not show either. `credentials_kind` is empty after a refusal.
+    does not show either. `credentials_kind` is empty after a refusal. `log_in` then keeps what an earlier log-in opens,
+    because a refusal does not end it.
     """
     row = Deployment.objects.filter(id=deployment.id)
     try:
@@ -601,7 +605,7 @@ def registry_credentials(
                 also=_others_in_progress(deployment, config, person),
             )
     except Refusal as refused:
-        row.update(credentials_error=refused.sentence, credentials_kind="", log_in=None, last_request_at=Now())
+        row.update(credentials_error=refused.sentence, credentials_kind="", last_request_at=Now())
         raise
     values = {"credentials_error": issued.wider, "credentials_kind": issued.kind, "log_in": issued.opens}
     row.update(**values, last_request_at=Now())

@@ -8,16 +8,15 @@ line.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.db.models import DateTimeField, Q, Value
 from django.db.models.functions import Least, Now
-from django.utils import timezone
 
-from deployments import catalogue, images
+from deployments import catalogue, clock, images
 from deployments.access.audit import Trail
 from deployments.config import Configuration
 from deployments.deploys import image_proof
@@ -128,7 +127,7 @@ def stops_v3(deployment: Deployment, configuration: Configuration) -> Refusal | 
         return None
     receipt = deployment.receipt
     refused_at = datetime.fromisoformat(receipt.at) if receipt is not None and receipt.code else None
-    if refused_at is not None and timezone.now() - refused_at < V3_PAUSE:
+    if refused_at is not None and clock.now() - refused_at < V3_PAUSE:
         return None
     try:
         _prove(deployment, None, configuration, in_line=True)
@@ -225,6 +224,7 @@ def _prove_now(
         )
     except Refusal as refused:
         refused_receipt = image_proof.unproved(refused.sentence, digest=digest, code=refused.code)
+        refused_receipt = replace(refused_receipt, at=clock.now().isoformat())  # `stops_v3` compares it
         Deployment.objects.filter(id=deployment.id).exclude(status=DEPLOYED).update(receipt=refused_receipt)
         raise
 

@@ -195,6 +195,18 @@ def test_silence_is_shown_on_the_page_and_in_the_list(client: Client, operator: 
         assert "No request" not in client.get(place).content.decode()
 
 
+def test_a_web_host_whose_clock_is_ahead_does_not_show_each_deploy_as_silent(
+    client: Client, operator: User, ada: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = interrupted(ada, minutes=0)
+    client.force_login(operator)
+    real = timezone.now
+    monkeypatch.setattr(timezone, "now", lambda: real() + timedelta(minutes=5))
+
+    for place in (f"/admin/deployments/deployment/{row.pk}/change/", "/admin/deployments/deployment/"):
+        assert "No request" not in client.get(place).content.decode()
+
+
 def test_a_row_of_the_previous_version_and_a_deployment_that_has_ended_are_not_silent(ada: Cli) -> None:
     row = interrupted(ada)
     later = timezone.now() + timedelta(days=1)

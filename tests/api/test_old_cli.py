@@ -8,7 +8,7 @@ every three seconds, and never ends; a 204 ends the posts. tests/e2e/test_cli.py
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -68,6 +68,21 @@ def test_another_reader_of_the_state_before_the_push_does_not_let_the_cli_throug
 
     assert state(cli, deployment_id).status == 422
     assert Deployment.objects.get().status == "DEPLOYING"
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_web_host_whose_clock_is_wrong_neither_refuses_twice_nor_lets_the_cli_through_for_long(
+    cli: Cli, deployment_id: str, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    real = timezone.now
+    with monkeypatch.context() as wrong:
+        wrong.setattr(timezone, "now", lambda: real() + timedelta(hours=hours))
+        assert state(cli, deployment_id).status == 422
+
+    assert state(cli, deployment_id).status == 200
+    receipt = Deployment.objects.get().receipt
+    assert receipt is not None
+    assert abs(datetime.fromisoformat(receipt.at) - real()) < timedelta(minutes=5)
 
 
 def test_an_aws_that_does_not_answer_stops_the_cli_at_once(cli: Cli, deployment_id: str, sandbox: Sandbox) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.test import Client
 from django.utils import timezone
 
 from deployments.api import branches
@@ -731,6 +732,24 @@ def test_what_has_ended_gets_no_credentials(environment: Environment, ecr_config
     lifecycle.cancel(deployment=deployment, trail=TRAIL)
 
     assert refused(deployment, ecr_configuration).code == "already_final"
+
+
+def test_a_refused_request_does_not_hide_an_earlier_log_in_which_still_pushes(
+    environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox, admin_client: Client
+) -> None:
+    deployment = deployed(environment, ecr_configuration)
+    issued = issue(deployment, ecr_configuration)
+    lifecycle.cancel(deployment=deployment, trail=TRAIL)
+
+    refusal = refused(deployment, ecr_configuration)
+
+    assert push(sandbox, issued, repository(deployment))
+    assert deployment.log_in
+    assert deployment.log_in.push == (repository(deployment),)
+    page = admin_client.get(f"/admin/deployments/deployment/{deployment.pk}/change/").content.decode()
+    assert "No registry credentials were issued" not in page
+    assert "The last request for registry credentials was refused" in page
+    assert refusal.sentence in page
 
 
 def test_the_documented_iam_policy_is_enough_from_the_first_deploy_to_the_promotion(

@@ -5664,13 +5664,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "stops_v3",
-            "timezone.now() - refused_at < V3_PAUSE",
+            "clock.now() - refused_at < V3_PAUSE",
             "False",
             _OLD_CLI + "test_an_image_that_was_not_pushed_stops_the_cli_before_finalize_with_the_reason",
         ),
         (
             "stops_v3",
-            "timezone.now() - refused_at < V3_PAUSE",
+            "clock.now() - refused_at < V3_PAUSE",
             "True",
             _OLD_CLI + "test_another_reader_of_the_state_before_the_push_does_not_let_the_cli_through",
         ),
