@@ -219,7 +219,7 @@ class Pulls(Exports, ReadOnly):
             return "not seen"
         return two_lines(ago(row.last_pulled_at, "no pull recorded"), format_html("asked {}", ago(row.pulls_read_at)))
 
-    @admin.display(description="Looked at", ordering="last_checked_at")
+    @admin.display(description="Checked", ordering="last_checked_at")
     def looked(self, row: Repository) -> str:
         looked = ago(row.last_checked_at, "never")
         return two_lines(looked, "the last attempt failed") if row.last_error else looked
@@ -274,9 +274,9 @@ def _words(account: str, row: Repository) -> str:
     """The reason for the state, in a sentence."""
     answer = row.consumers.get(account)
     if row.status == RepositoryStatus.MISSING:
-        return "The repository is gone from the registry."
+        return "The repository was deleted from ECR."
     if answer is None:
-        return f"Not looked at yet. {row.last_error}".strip()
+        return f"Not checked yet. {row.last_error}".strip()
     return answer.words
 
 
@@ -284,9 +284,9 @@ def _rests_on(account: str, row: Repository) -> str:
     """The policy and the statement that decide, in a few words."""
     answer = row.consumers.get(account)
     if row.status == RepositoryStatus.MISSING:
-        return "the repository is gone"
+        return "the repository was deleted"
     if answer is None:
-        return "not looked at yet"
+        return "not checked yet"
     if answer.verdict == "unknown":
         return "a policy was not read"
     otherwise = "no statement allows it" if answer.verdict == "no" else "not understood"

@@ -75,7 +75,8 @@ def test_a_roll_back_says_what_will_change_then_does_it_and_is_marked_as_one(
     entry = AuditEntry.objects.get(action="rollback.deployment")
     assert entry.before == {"current": str(promotion.deployment.version)}
     assert "Rolled back to" in operator.get(f"{DEPLOYMENTS}{older.pk}/change/").content.decode()
-    assert "took its place" in operator.get(f"{DEPLOYMENTS}{promotion.deployment_id}/change/").content.decode()
+    newer = operator.get(f"{DEPLOYMENTS}{promotion.deployment_id}/change/").content.decode()
+    assert "which is older, replaced it" in " ".join(newer.split())
     listed = operator.get(DEPLOYMENTS, {"mark": "rolled_back"}).context["cl"].result_list
     assert promotion.deployment_id in [row.pk for row in listed]
 
@@ -122,7 +123,7 @@ def test_what_never_went_well_cannot_become_current(installation: Installation, 
     page = f"{DEPLOYMENTS}{failed.pk}/promote/"
     token = promotions.change_to(failed).token
 
-    assert "It cannot become current" in operator.get(page).content.decode()
+    assert "cannot become current" in operator.get(page).content.decode()
     operator.post(page, {"instead_of": token})
 
     assert not Promotion.objects.filter(deployment=failed).exists()

@@ -114,7 +114,7 @@ def test_there_is_a_case_in_which_each_action_is_offered(installation: Installat
     ownership.fill()
     unmanaged = page_of(operator, "repository", row)
 
-    words = ("Reconcile now", "Refresh (writes nothing)", "Take over…", "Change the exception…", "End it now")
+    words = ("Reconcile now", "Refresh (writes nothing)", "Take over…", "Change the exception…", "End the exception now")
     assert [word for word in words if word not in adopted] == []
     assert "Adopt…" in unmanaged
     assert "Adopt…" not in adopted
@@ -148,8 +148,8 @@ def test_a_deployment_offers_what_its_views_do_and_nothing_else(
         operator.post(cancel)
         canceled = Deployment.objects.get(pk=row.pk).status == "CANCELED" and status != "CANCELED"
 
-    assert links(page, promote) == promoted == ("It cannot become current" not in text_of(operator, promote))
-    assert links(page, cancel) == canceled == ("It has ended already" not in text_of(operator, cancel))
+    assert links(page, promote) == promoted == ("cannot become current" not in text_of(operator, promote))
+    assert links(page, cancel) == canceled == ("This deployment has already ended" not in text_of(operator, cancel))
     assert promoted == (status == "DEPLOYED" and case in ("newer", "older"))
 
 

@@ -30,7 +30,7 @@ def refused(*_: Any, **__: Any) -> None:
     [
         (None, 404, "This address does not exist"),
         (refused, 403, "You do not have permission"),
-        (broken, 500, "It is not your fault"),
+        (broken, 500, "Your request is not the cause"),
     ],
 )
 def test_an_error_page_keeps_the_navigation(

@@ -180,8 +180,8 @@ def test_without_a_script_a_page_has_a_link_that_reloads_it_while_something_runs
     sweep = Sweep.objects.filter(status="running")[0]
     address = f"{address_of(sweep)}?outcome=failed"
     link = (
-        f'<noscript>\n      <p class="note">\n        Something is going on: this page is as of its loading. '
-        f'<a href="{address}">Reload</a>'
+        f'<noscript>\n      <p class="note">\n        Work is in progress. This page shows the state at the time '
+        f'when it was loaded.\n        <a href="{address}">Reload</a>'
     )
     assert link in operator.get(address).content.decode()
     Sweep.objects.update(status=SweepStatus.DONE, finished_at=Now())
@@ -215,7 +215,7 @@ def test_what_is_left_of_a_running_sweep_is_named_with_its_reason(
 
     assert text.startswith(words)
     assert row.name in text.partition(" Facts ")[0]
-    assert ("looked at again in" in text) == ("lease_until" in chunk and "lease_owner" not in chunk)
+    assert ("checked again in" in text) == ("lease_until" in chunk and "lease_owner" not in chunk)
 
 
 def test_the_throttled_repositories_come_first_and_the_others_are_counted(

@@ -435,7 +435,7 @@ def test_no_environment_loses_a_pull_that_the_registry_policy_allows_too(
 
     assert page.context["answer"].losses
     assert page.context["answer"].running == []
-    assert "No environment runs an image that somebody could not pull any more." in page.content.decode()
+    assert "No environment uses an image that somebody could no longer pull." in page.content.decode()
 
 
 def test_the_preview_counts_the_writes_of_the_next_sweep(installation: Installation, operator: Client) -> None:
@@ -660,7 +660,7 @@ def test_the_page_of_a_deployment_says_which_repositories_its_log_in_opens_and_u
 
     page = operator.get(f"{DEPLOYMENTS}{row.pk}/change/").content.decode()
 
-    assert "Its log-in opens" in page
+    assert "Its push log-in opens" in page
     assert f"{row.log_in.push[0]}</code> to push and pull" in page
     assert "platform/*</code> to pull" in page
     assert f'datetime="{row.log_in.expires_at}"' in page

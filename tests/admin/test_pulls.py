@@ -143,7 +143,7 @@ def test_a_failed_look_is_named_beside_the_older_answer(consumers: Configuration
     row("two", status="unmanaged", management="unmanaged", last_checked_at=None, last_error="AWS refused it.")
 
     assert "the last attempt failed" in cells(operator, "one")[5]
-    assert "Not looked at yet. AWS refused it." in operator.get(PULLS).content.decode()
+    assert "Not checked yet. AWS refused it." in operator.get(PULLS).content.decode()
 
 
 def test_only_repositories_of_registries_that_the_settings_name_are_listed(

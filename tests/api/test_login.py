@@ -201,8 +201,8 @@ def test_the_page_says_what_asks_and_from_where_and_warns_of_another_address(any
     assert "trigger.dev &lt;b&gt;4.4&lt;/b&gt;" in page
     assert "127.0.0.1" in page
     assert "ada@example.com" in page
-    assert "not the address that you are at" not in page
-    assert "not the address that you are at" in elsewhere
+    assert "not your present address" not in page
+    assert "not your present address" in elsewhere
     assert "the person who began the login gets your token" in page
     assert "the person who began the login" not in browser.get(path_of(begin(anyone, BOUND))).content.decode()
 

@@ -517,7 +517,7 @@ class Installation:
         if status:
             raise AssertionError(f"bootstrap: {err}")
         made = json.loads(out)
-        if found := re.search(r"shown this once: (\S+)", err):
+        if found := re.search(r"shown only once: (\S+)", err):
             self._password = found[1]
             self.secrets.add(found[1])
         if made["token"]:

@@ -66,7 +66,7 @@ class Command(BaseCommand):
                 raise
             raise CommandError(outage.sentence) from error
         if result.password is not None:
-            self.stderr.write(f"Password of {email}, shown this once: {result.password}")
+            self.stderr.write(f"Password of {email}, shown only once: {result.password}")
         for key in result.revoked:
             self.stderr.write(f"{key} (id {key.pk}, {key.get_kind_display()}) no longer works.")
         if options["json"]:
