@@ -321,7 +321,7 @@ AWS: tuple[Entry, ...] = (
     Entry(
         codes=("ImageStorageClassUpdateNotSupportedException",),
         says=_AWS_SAID,
-        todo="Look at the images of the repository again: the image may be restored by now.",
+        todo="Check the images of the repository again: the image may be restored by now.",
         cause="The image has the asked storage class, or AWS is moving it.",
         owner=Owner.NOBODY,
     ),
@@ -568,7 +568,7 @@ REPOSITORIES: tuple[Entry, ...] = (
     Entry(
         codes=("missing",),
         says="{name} was deleted from the registry.",
-        todo="The next deploy creates it again.",
+        todo="The next deploy recreates the repository.",
         cause="ECR has no repository with this name.",
         owner=Owner.DEPLOYER,
     ),
@@ -604,7 +604,7 @@ REPOSITORIES: tuple[Entry, ...] = (
         codes=("policy_changed",),
         says="The live policy of {name}, or the default policy, is not the text that the page showed, so nothing was "
         "written.",
-        todo="Look at both texts again.",
+        todo="Compare both texts again.",
         cause="Somebody changed the policy in AWS, or another configuration counts, after the page was shown.",
         owner=Owner.OPERATOR,
     ),
@@ -620,16 +620,16 @@ REPOSITORIES: tuple[Entry, ...] = (
     Entry(
         codes=("no_such_statement",),
         says="{name} has no such statement of an AWS service.",
-        todo="Look at its page again.",
+        todo="Open its page again.",
         cause="The statement, or the adoption of it, was there when the page was shown, or the settings name another "
         "registry or no default policy now.",
         owner=Owner.NOBODY,
     ),
     Entry(
         codes=("statement_without_reason",),
-        says="To let a statement of an AWS service stay needs a reason.",
-        todo="Write why the service may have it.",
-        cause="The reason is shown with the statement, so that other operators know why it stays.",
+        says="Keeping a statement of an AWS service needs a reason.",
+        todo="Write why the service needs the statement.",
+        cause="The reason is shown with the statement, so that other operators know why it is kept.",
         owner=Owner.OPERATOR,
     ),
     Entry(
@@ -739,7 +739,7 @@ DEPLOYMENTS: tuple[Entry, ...] = (
         codes=("project_archived",),
         says="The project {project} is archived: it takes no deploys and no promotions, and gives no log-ins to push.",
         todo="Restore it on its page in Registry Admin, or with the command “projects restore {ref}” there.",
-        cause="An operator has archived the project. What is current stays current, and keys still read.",
+        cause="An operator has archived the project. Current versions stay current, and keys still read.",
         owner=Owner.OPERATOR,
     ),
     Entry(
@@ -849,8 +849,8 @@ ACCESS: tuple[Entry, ...] = (
         codes=("owner_without_right",),
         says="{owner}, the owner of this access key, may not {act}.",
         todo="An administrator can give {owner} the right “{right}” and, if it is missing, the staff status.",
-        cause="A personal access token, and each deploy key that was made with it, is worth what its owner may do now: "
-        "to see projects needs “Can view project” or “Can add access key”, to deploy needs “Can add access key”.",
+        cause="A personal access token, and each deploy key that was made with it, allows only what its owner may do "
+        "now: to see projects needs “Can view project” or “Can add access key”, to deploy needs “Can add access key”.",
         owner=Owner.OPERATOR,
     ),
     Entry(
@@ -865,7 +865,7 @@ ACCESS: tuple[Entry, ...] = (
         codes=("right_missing",),
         says="{owner}, the owner of this management token, lacks the right “{right}”.",
         todo="An administrator can give {owner} the right in the console.",
-        cause="A management token is worth what its owner may do in the console at the time of the request.",
+        cause="A management token allows only what its owner may do in the console at the time of the request.",
         owner=Owner.OPERATOR,
     ),
     Entry(
@@ -924,7 +924,7 @@ ACCESS: tuple[Entry, ...] = (
     Entry(
         codes=("sso_unreachable",),
         says="The single sign-on server did not answer: {reason}.",
-        todo="Try again; if it stays so, tell an administrator.",
+        todo="Try again; if the error stays, tell an administrator.",
         cause="The OpenID provider of SSO_ISSUER cannot be reached from this server, or answers with an error.",
         owner=Owner.OPERATOR,
         retryable=Retry.YES,
@@ -941,7 +941,7 @@ ACCESS: tuple[Entry, ...] = (
     Entry(
         codes=("sso_not_trusted",),
         says="The answer of the single sign-on server cannot be trusted: {reason}.",
-        todo="Begin again at the log-in page; if it stays so, tell an administrator.",
+        todo="Begin again at the log-in page; if the error stays, tell an administrator.",
         cause="The id token has another issuer, audience or nonce than was asked for, is expired, or has no valid "
         "signature; or SSO_ISSUER is not what the provider calls itself; or the clocks differ by minutes.",
         owner=Owner.OPERATOR,
@@ -949,7 +949,7 @@ ACCESS: tuple[Entry, ...] = (
     Entry(
         codes=("sso_denied",),
         says="The single sign-on server refused the log-in: {reason}.",
-        todo="Begin again at the log-in page; if it stays so, tell an administrator.",
+        todo="Begin again at the log-in page; if the error stays, tell an administrator.",
         cause="The OpenID provider refuses the person, or SSO_CLIENT_ID, SSO_CLIENT_SECRET, SSO_SCOPES or the redirect "
         "address.",
         owner=Owner.OPERATOR,
@@ -977,7 +977,8 @@ ACCESS: tuple[Entry, ...] = (
         says="An account here already has the name or address {name}, and it is not linked to your single sign-on.",
         todo="Log in with the account's password and link it on the page “Your log-in”, or give an administrator your "
         "subject: {subject}.",
-        cause="A person is the issuer and the subject. A name or an address is not: providers let people choose them.",
+        cause="The issuer and the subject identify a person. A name or an address does not: providers let "
+        "people choose them.",
         owner=Owner.OPERATOR,
     ),
     Entry(
@@ -1021,7 +1022,7 @@ ACCESS: tuple[Entry, ...] = (
     Entry(
         codes=("trust_issuer_unreachable",),
         says="The keys of the token's issuer could not be read: {reason}.",
-        todo="Try again in some seconds; if it stays so, paste the keys of the issuer into the trust policy.",
+        todo="Try again in some seconds; if the error stays, paste the keys of the issuer into the trust policy.",
         cause="The issuer's document (.well-known/openid-configuration) or its key set cannot be reached from this "
         "server, is not valid, or is at an address that the trust policy does not allow.",
         owner=Owner.OPERATOR,
@@ -1116,7 +1117,7 @@ ACCESS: tuple[Entry, ...] = (
         codes=("log_in_again",),
         says="This changes how an account logs in, and you logged in more than 15 minutes ago.",
         todo="Log in again; you come back to this page.",
-        cause="A session that somebody left open must not give its finder a lasting way in.",
+        cause="Somebody who finds a session that was left open must not get lasting access through it.",
         owner=Owner.NOBODY,
     ),
     Entry(

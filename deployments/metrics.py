@@ -58,10 +58,10 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
     images = image_states.current_images()
     for state in ImageStatus:
         yield Sample(name="environments", help="Environments by the state of their current image; unknown: AWS did not "
-                     "say, or it was not looked at yet.", value=images.by_state.get(state, 0),
+                     "say, or it was not checked yet.", value=images.by_state.get(state, 0),
                      labels={"image_state": state.value})  # fmt: skip
     if images.oldest_look is not None:
-        yield Sample(name="oldest_image_look_seconds", help="Age of the oldest last look at a current image.",
+        yield Sample(name="oldest_image_look_seconds", help="Age of the oldest last check of a current image.",
                      value=_age(now, images.oldest_look))  # fmt: skip
     checked = sweep_record.oldest_check()
     if checked is not None:

@@ -65,7 +65,7 @@ class AuditAdmin(ReadOnly):
     def page(self, request: HttpRequest, row: AuditEntry) -> dict[str, Any]:
         return {
             "title": f"{row.action} by {row.actor}",
-            "alarm": Alarm(title="It was not done", words=why) if (why := problem(row)) else None,
+            "alarm": Alarm(title="This action was not done", words=why) if (why := problem(row)) else None,
             "address_of_object": address_of(row),
             "request_entries": AuditEntry.objects.filter(request_id=row.request_id).exclude(pk=row.pk)[:20]
             if row.request_id

@@ -66,8 +66,8 @@ BULK_ACTIONS = {
             word="Reconcile now",
             right="reconcile_repository",
             says="A worker reads every part of each repository and corrects what differs from the settings. Where an "
-            "exception or the setting says observe, it only reports. It also looks whether missing repositories exist "
-            "again.",
+            "exception or the setting says observe, the worker only reports. It also checks whether missing "
+            "repositories exist again.",
             where=_CHECKED_BY_SWEEPS,
         ),
         BulkAction(
@@ -292,7 +292,7 @@ class BulkActions(ReadOnly):
             return ""
         tasks.wake_workers()
         address = reverse("admin:deployments_sweep_change", args=[sweep.pk])
-        self.message_user(request, format_html('{} <a href="{}">Watch {}</a>', words, address, sweep), messages.SUCCESS)
+        self.message_user(request, format_html('{} <a href="{}">View {}</a>', words, address, sweep), messages.SUCCESS)
         say_if_no_worker(request, sweep)
         return address
 

@@ -105,7 +105,7 @@ class Sent(_Page, views.PasswordResetDoneView):
     """The answer to every address."""
 
     template_name = TEMPLATE
-    extra_context = {"title": "Look into your mail", "sentence": SENT}
+    extra_context = {"title": "Check your mail", "sentence": SENT}
 
 
 class Link(_Page, views.PasswordResetConfirmView):

@@ -19,7 +19,7 @@ from deployments.reconcile import repository_images, targets
 from deployments.reconcile.repository_images import ImagePage, Only
 
 RESTORE = "restore_image_repository"
-_NOT_CONFIGURED = "The settings name another registry now, so AWS is not asked about this repository."
+_NOT_CONFIGURED = "The settings name another registry now, so AWS is not called for this repository."
 
 
 class Images(ReadOnly):
@@ -107,7 +107,7 @@ class Images(ReadOnly):
                 "title": "Restore this image?",
                 "image": image,
                 "archived": image is not None and image.status == repository_images.ARCHIVED,
-                "alarm": Alarm(title="Nothing to restore was seen", words=said, tone="warn") if image is None else None,
+                "alarm": Alarm(title="No image to restore found", words=said, tone="warn") if image is None else None,
                 "back": _address(row),
             },
         )

@@ -337,7 +337,7 @@ UNSEEN = Alarm(
 #: The alarm on the page of a live key whose user may not deploy.
 WORTH_LESS = Alarm(
     title="Nobody can deploy with this key now",
-    words="A key is worth what its owner may do: its owner is not active, or lacks the staff status or the right "
+    words="A key allows only what its owner may do: the owner is not active, or lacks the staff status or the right "
     "“Can add access key”.",
     then="Give its owner the right, or revoke the key.",
     tone="warn",
@@ -345,7 +345,7 @@ WORTH_LESS = Alarm(
 #: The alarm on the page of a live management token whose user may not even see projects.
 WITHOUT_OWNER = Alarm(
     title="This token can do nothing now",
-    words="A management token is worth what its owner may do: its owner is not active, or lacks the staff status or "
+    words="A management token allows only what its owner may do: the owner is not active, or lacks the staff status or "
     "the right “Can view project”.",
     then="Give its owner the right, or revoke the token.",
     tone="warn",

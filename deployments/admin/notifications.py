@@ -364,7 +364,7 @@ def _alarm(channel: NotificationChannel, *, is_retried: bool) -> Alarm | None:
     if no_mail := _no_mail(channel.kind):
         return Alarm(title="No mail is sent", words=no_mail)
     if channel.last_error:
-        again = " It is sent again after 1, 5 and 30 minutes." if is_retried else " It is not sent again by itself."
+        again = " It is retried after 1, 5 and 30 minutes." if is_retried else " It is not retried automatically."
         return Alarm(title="The last message did not arrive", words=channel.last_error + again)
     return None
 
@@ -377,7 +377,7 @@ def state(row: NotificationDelivery) -> SafeString:
 @admin.register(NotificationDelivery)
 class DeliveryAdmin(ReadOnly):
     page_template = "registry_admin/notification_delivery.html"
-    nothing_yet = "No messages yet. The worker looks for new events each minute."
+    nothing_yet = "No messages yet. The worker checks for new events each minute."
     list_display = ("subject_cell", "state_cell", "channel_cell", "attempts_cell", "created")
     list_filter = (
         menu("Status", "status", words=dict(DeliveryStatus.choices)),

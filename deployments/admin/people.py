@@ -141,8 +141,8 @@ class GroupForm(forms.ModelForm):  # type: ignore[type-arg]
 
 #: The alarm on the page of a person or group that the user may only see.
 ONLY_SEEN = Alarm(
-    title="You can only look at this page",
-    words="It is about a superuser, or about rights that you do not have yourself.",
+    title="You can view this page, but not change it",
+    words="The person or group is a superuser or has rights that you do not have.",
     then="Ask an administrator who has them.",
     tone="idle",
 )
@@ -165,7 +165,7 @@ LABELS = {
 HELP = {
     "username": "At most 150 characters: letters, digits and @ . + - _",
     "email": "A link for a forgotten password goes to this address.",
-    "is_active": "Take this away instead of deleting the account.",
+    "is_active": "Clear this instead of deleting the account.",
     "is_staff": "",
     "is_superuser": "",
 }

@@ -344,7 +344,7 @@ class Policies(ReadOnly):
                 tasks.wake_workers()
                 words = "The statement may stay no longer." if ends else "The statement may stay."
                 address = reverse("admin:deployments_sweep_change", args=[sweep.pk])
-                said = format_html('{} <a href="{}">Watch {}</a>', words, address, sweep)
+                said = format_html('{} <a href="{}">View {}</a>', words, address, sweep)
                 self.message_user(request, said, messages.SUCCESS)
                 return HttpResponseRedirect(page)
         shown = service_statements(request, row, row.events.all()[: adopted_statements.EVENTS_READ])

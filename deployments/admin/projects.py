@@ -83,7 +83,7 @@ REF_TAKEN = "There is a project with this ref."
 
 
 ARCHIVED = "This project is archived"
-KEEPS = "It takes no deploys and no promotions, and its keys only read. What is current stays current."
+KEEPS = "It takes no deploys and no promotions, and its keys only read. Current versions stay current."
 
 
 class ArchiveMenu(Several):

@@ -176,7 +176,7 @@ class Pulls(Exports, ReadOnly):
             require(request, "start_sweep")
             sweep = sweeps.start(request, dry_run=True)
             address = reverse("admin:deployments_sweep_change", args=[sweep.pk])
-            words = format_html('Refresh: queued for all repositories. <a href="{}">Watch {}</a>', address, sweep)
+            words = format_html('Refresh: queued for all repositories. <a href="{}">View {}</a>', address, sweep)
             self.message_user(request, words, messages.SUCCESS)
             return HttpResponseRedirect(request.get_full_path())
         asked = Asked.of(request)

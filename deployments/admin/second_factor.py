@@ -247,7 +247,7 @@ def add(request: HttpRequest) -> HttpResponse:
         _, codes = _add(request, person, as_first=False)
     except Refusal as refused:
         return _add_page(request, person, refused.sentence, required=False)
-    messages.success(request, "The second factor was added. It is asked for at the next log-in.")
+    messages.success(request, "The second factor was added. The next log-in asks for it.")
     home = reverse("admin:your_log_in")
     return _codes_page(request, codes, home) if codes else HttpResponseRedirect(home)
 

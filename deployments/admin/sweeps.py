@@ -301,7 +301,7 @@ def why_left(row: sweep_record.Left | None, *, no_worker: bool) -> str:
     if row.taken:
         return "A worker is checking this part of the sweep."
     if row.rests_until:
-        return "Another process works on it."
+        return "Another process works on this part."
     return waits
 
 
@@ -327,7 +327,10 @@ class Checked:
 
 
 #: What is said of a check without a finding, by the status that the repository has now.
-_NOTHING_FOUND: dict[str, str] = {RepositoryStatus.IN_SYNC: "In sync.", RepositoryStatus.UNMANAGED: "It was read."}
+_NOTHING_FOUND: dict[str, str] = {
+    RepositoryStatus.IN_SYNC: "In sync.",
+    RepositoryStatus.UNMANAGED: "The repository was read.",
+}
 
 
 def last_check(row: Repository, *, no_worker: bool) -> Checked | None:
@@ -335,7 +338,7 @@ def last_check(row: Repository, *, no_worker: bool) -> Checked | None:
     check = sweep_record.check_of(row)
     if check is None:
         return None
-    sweep, state, words, tone = check.sweep, "done", _NOTHING_FOUND.get(row.status, "Nothing differed then."), "idle"
+    sweep, state, words, tone = check.sweep, "done", _NOTHING_FOUND.get(row.status, "No difference was found."), "idle"
     if check.waits:
         state = "running" if check.left and check.left.taken else "queued"
         words = why_left(check.left, no_worker=no_worker)

@@ -49,7 +49,8 @@ FIELDS: dict[str, tuple[tuple[str, str, str], ...]] = {
         (
             "kubernetes.io/serviceaccount/uid",
             "Its uid",
-            "Then a service account that is made again is not trusted: kubectl get serviceaccount NAME -o yaml",
+            "With its uid, a service account that was deleted and recreated is not trusted: "
+            "kubectl get serviceaccount NAME -o yaml",
         ),
     ),
     TrustKind.OTHER: (("sub", "Subject", "The claim sub of the tokens, exactly."),),
@@ -71,7 +72,8 @@ class PolicyForm(forms.Form):
         label="Other claims",
         required=False,
         widget=forms.Textarea(attrs={"rows": 4, "spellcheck": "false"}),
-        help_text="What must be equal too, one a line: NAME = VALUE. An inner claim is written with slashes.",
+        help_text="Claims that must be equal too, each on its own line: NAME = VALUE. Write a nested claim "
+        "with slashes.",
     )
     branch_claim = forms.CharField(
         label="Claim with the branch",
@@ -83,19 +85,20 @@ class PolicyForm(forms.Form):
     allow_private = forms.BooleanField(
         label="The issuer may have a private address",
         required=False,
-        help_text="Then this server asks addresses of its own network for the keys of the issuer.",
+        help_text="This server then fetches the keys of the issuer from an address in its own network.",
     )
     ca = forms.CharField(
         label="CA of the issuer",
         required=False,
         widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}),
-        help_text="PEM. Only this CA is trusted for the issuer. Empty: the usual ones.",
+        help_text="PEM. Only this CA is trusted for the issuer. Empty: the CAs that this server trusts.",
     )
     jwks = forms.CharField(
         label="Keys of the issuer",
         required=False,
         widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}),
-        help_text="A key set as JSON; then the issuer is never asked. For a cluster: kubectl get --raw /openid/v1/jwks",
+        help_text="A key set as JSON; the issuer is then never called. For a cluster: kubectl get "
+        "--raw /openid/v1/jwks",
     )
 
     def __init__(
@@ -329,9 +332,9 @@ def state(policy: TrustPolicy) -> str:
 
 def _alarm(policy: TrustPolicy) -> Alarm | None:
     if policy.environment.project.archived_at is not None:
-        return Alarm(title="The project is archived", words="No token is exchanged for it.", tone="idle")
+        return Alarm(title="The project is archived", words="No token is exchanged for a key of it.", tone="idle")
     if not policy.enabled:
-        return Alarm(title="This policy is off", words="No token is exchanged by it.", tone="idle")
+        return Alarm(title="This policy is off", words="No token is exchanged under this policy.", tone="idle")
     if is_refusing(policy):
         return Alarm(title="The last token was refused", words=policy.last_error, tone="warn")
     return None

@@ -35,8 +35,8 @@ _PERIOD = re.compile(r"(\d{1,4})\s*([smhdw])", re.ASCII)
 _NEVER = {"PENDING", "INSTALLING"}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _IMAGE_STATE = {
-    "description": "Whether the image can be pulled, as it was last looked at. unknown: AWS did not say, or it was not "
-    "looked at since the promotion.",
+    "description": "Whether the image can be pulled, by its last check. unknown: AWS did not say, or the image was not "
+    "checked since the promotion.",
     "schema": {"type": "string", "enum": ImageStatus.values},
 }
 #: Of a text in the list: enough for a branch, a pull request's title and a commit's subject.

@@ -300,7 +300,7 @@ def _images(since: datetime) -> Iterator[News]:
         words = "can be pulled again" if again else f"cannot be pulled ({change.get_state_display().lower()})"
         good = f"The last good version is {change.last_good}: roll back to it." if change.last_good else ""
         if event == "image.not_runnable" and not good:
-            good = "No roll-back target was seen to be runnable: deploy again."
+            good = "No roll-back target is known whose image can be pulled: deploy again."
         role = "current" if change.is_current else "a roll-back target"
         yield News(
             event=event,

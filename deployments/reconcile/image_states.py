@@ -42,7 +42,7 @@ from deployments.row_values import ConsumerPull
 BROKEN = (ImageStatus.MISSING, ImageStatus.ARCHIVED, ImageStatus.NOT_PULLABLE)
 ACTIVE, ARCHIVED, RESTORING, MISSING = "active", "archived", "restoring", "missing"
 _OF_AWS = {"ACTIVE": ACTIVE, "ARCHIVED": ARCHIVED, "ACTIVATING": RESTORING}
-_NO_DIGEST = "The digest of this image is not known, because the image was never verified. So it is not looked at."
+_NO_DIGEST = "The digest of this image is not known, because the image was never verified. So the image is not checked."
 _ROWS_PER_QUERY = 500
 _WRITES = 3  # how often a result is written if other looks come first
 log = get_logger(__name__)
@@ -120,7 +120,7 @@ def judged(image: str, words: str, repository: Repository) -> tuple[ImageStatus,
         return ImageStatus.MISSING, "AWS has no image with the digest that was deployed, in any storage class."
     if image == ARCHIVED:
         return ImageStatus.ARCHIVED, (
-            "The image is in the archive of ECR, from which nothing can be pulled. It is restored on the page of the "
+            "The image is in the archive of ECR, from which nothing can be pulled. Restore it on the page of the "
             "repository's images."
         )
     if image == RESTORING:
@@ -143,7 +143,7 @@ def _by_consumers(consumers: Mapping[str, ConsumerPull]) -> tuple[ImageStatus, s
         return ImageStatus.UNKNOWN, " ".join(by_verdict["unknown"])
     if "depends" in by_verdict:
         return ImageStatus.RUNNABLE, " ".join(by_verdict["depends"])
-    return ImageStatus.RUNNABLE, "" if consumers else "No consumer account is known, so nobody's pull was evaluated."
+    return ImageStatus.RUNNABLE, "" if consumers else "No consumer account is set, so no pull was evaluated."
 
 
 # ---------------------------------------------------------------------------------------------------------- recording

@@ -212,7 +212,7 @@ def exit_after(seconds: float, last: Callable[[], None]) -> None:
         time.sleep(seconds)
         log.warning(
             "process.ended_while_waiting",
-            reason="a call was not answered in time; the next process makes it again",
+            reason="a call was not answered in time; the next process repeats the call",
         )
         final = threading.Thread(target=last, daemon=True)
         final.start()

@@ -79,7 +79,7 @@ def _put_back(
             row=row,
             target=target,
             text=text,
-            message=f"The policy of {event.at:%d %b %Y, %H:%M} UTC was put back.",
+            message=f"The policy of {event.at:%d %b %Y, %H:%M} UTC was restored.",
             activation=configuration.activation,
             by=by,
             attempt=attempt,

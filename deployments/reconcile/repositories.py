@@ -834,7 +834,10 @@ def _write_previewed(run: _Run, difference: Difference, *, ecr: Ecr, config: Reg
         if before is not None:
             difference = _refused(difference, before)
         elif run.writes:
-            words = f"{difference.words} The next sweep lets AWS preview the one of the settings, and then writes it."
+            words = (
+                f"{difference.words} The next sweep lets AWS preview the lifecycle policy of the settings, and then "
+                "writes that policy."
+            )
             difference = replace(difference, words=words, fixable=False, waits=True)
         run.differences.append(difference)
         return

@@ -24,7 +24,7 @@
     const search = document.getElementById('searchbar');
     if (search && stored() !== 'off') {
         search.setAttribute('aria-keyshortcuts', '/');
-        search.title = 'The key / goes here. It can be turned off on “Your log-in”.';
+        search.title = 'The key / moves the focus here. Turn it off on “Your log-in”.';
         document.addEventListener('keydown', event => {
             if (event.key !== '/' || event.ctrlKey || event.metaKey || event.altKey) return;
             if (event.target.closest('input, select, textarea, [contenteditable]')) return;

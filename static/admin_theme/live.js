@@ -135,7 +135,7 @@
             if (failed) tell('');
             failed = 0;
             if (answer.type === 'opaqueredirect') stop('Your log-in has ended.');
-            else if (answer.status === 404) stop('What this page shows is gone.');
+            else if (answer.status === 404) stop('The object of this page was deleted.');
             else if (answer.status !== 200 && answer.status !== 304) stop(`The server answered ${answer.status}.`);
             else if (text) {
                 seen = answer.headers.get('ETag') || '';
@@ -143,7 +143,7 @@
             }
         } catch {
             failed += 1;
-            if (failed === 1) tell('The server does not answer. This page shows what it saw before, and asks again.', 'Reload');
+            if (failed === 1) tell('The server does not answer. This page shows the last answer, and tries again.', 'Reload');
         }
         asking = false;
         tick();

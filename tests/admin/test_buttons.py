@@ -114,7 +114,13 @@ def test_there_is_a_case_in_which_each_action_is_offered(installation: Installat
     ownership.fill()
     unmanaged = page_of(operator, "repository", row)
 
-    words = ("Reconcile now", "Refresh (writes nothing)", "Take over…", "Change the exception…", "End the exception now")
+    words = (
+        "Reconcile now",
+        "Refresh (writes nothing)",
+        "Take over…",
+        "Change the exception…",
+        "End the exception now",
+    )
     assert [word for word in words if word not in adopted] == []
     assert "Adopt…" in unmanaged
     assert "Adopt…" not in adopted

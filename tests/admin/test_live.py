@@ -198,7 +198,7 @@ def test_without_a_script_a_page_has_a_link_that_reloads_it_while_something_runs
         ({}, False, "No worker is running."),
         (dict(lease_owner="w", lease_until=timezone.now() + timedelta(hours=1)), True, "A worker is checking"),
         (dict(lease_owner="w", lease_until=timezone.now() - timedelta(hours=1)), True, "Waits for a worker."),
-        (dict(lease_until=timezone.now() + timedelta(hours=1)), True, "Another process works on it."),
+        (dict(lease_until=timezone.now() + timedelta(hours=1)), True, "Another process works on this part."),
         (dict(throttled={}), True, "Waits for a worker."),
     ],
 )  # fmt: skip

@@ -243,7 +243,7 @@ def test_a_failed_message_is_sent_again_by_a_button_and_a_sent_one_is_not(admin:
 
 def test_a_page_says_whether_a_message_that_did_not_arrive_is_sent_again(admin: Client) -> None:
     channel = NotificationChannel.objects.create(name="people", kind="slack", last_error="Answered 500.")
-    assert "It is not sent again by itself." in admin.get(page_of(channel)).content.decode()
+    assert "It is not retried automatically." in admin.get(page_of(channel)).content.decode()
 
     NotificationDelivery.objects.create(channel=channel, event="sweep.failed", subject="s", key="k", attempts=1)
     assert "after 1, 5 and 30 minutes" in admin.get(page_of(channel)).content.decode()

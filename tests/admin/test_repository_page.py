@@ -224,7 +224,8 @@ def test_an_error_says_when_it_was_met_first_only_if_that_was_before_the_last_at
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [("in_sync", "In sync."), ("failed", "Nothing differed then."), ("unmanaged", "It was read.")]
+    ("status", "words"),
+    [("in_sync", "In sync."), ("failed", "No difference was found."), ("unmanaged", "The repository was read.")],
 )
 def test_the_card_of_a_check_that_found_nothing_does_not_call_a_repository_in_sync_that_is_not(
     status: str, words: str, installation: Installation, operator: Client

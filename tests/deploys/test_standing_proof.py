@@ -170,7 +170,9 @@ def test_without_roll_back_targets_the_news_says_nothing_about_the_images_of_old
 
     [one] = told()
     assert one.data["last_good"] is None
-    assert "No roll-back target was seen to be runnable" in one.text, "the image of the first version is there"
+    assert "No roll-back target is known whose image can be pulled" in one.text, (
+        "the image of the first version is there"
+    )
 
 
 @pytest.mark.costly

@@ -1498,7 +1498,7 @@ def test_what_a_sweep_writes_to_a_repository_that_was_just_deleted_makes_it_miss
     repository = Repository.objects.get()
     assert (repository.status, repository.last_error) == (RepositoryStatus.MISSING, "")
     finding = sweep.findings.get()
-    words = "The repository was deleted from the registry. The next deploy creates it again."
+    words = "The repository was deleted from the registry. The next deploy recreates the repository."
     assert (finding.outcome, finding.words) == ("missing", words)
     assert "CreateRepository" not in new_calls(sandbox)
 

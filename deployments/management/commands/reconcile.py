@@ -44,7 +44,7 @@ class Command(BaseCommand):
             "--dry-run",
             dest="dry_run",
             action="store_true",
-            help="look, also at unmanaged repositories, and record what is seen; write nothing to AWS",
+            help="check, also unmanaged repositories, and record the results; write nothing to AWS",
         )
         parser.add_argument("--adopt", action="store_true", help="also adopt discovered repositories (with --all)")
         parser.add_argument("--json", action="store_true", help="print one object instead of a table")

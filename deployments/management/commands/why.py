@@ -69,7 +69,7 @@ def _lines(answer: Why) -> list[str]:
     for step in answer.steps:
         lines += [f"→ {step.words}"] + ([f"      {step.command}"] if step.command else [])
     if answer.look:
-        lines.append(f"AWS was asked: {answer.look.words}.")
+        lines.append(f"AWS was called: {answer.look.words}.")
     return lines
 
 

@@ -37,6 +37,7 @@ class Command(BaseCommand):
                 self.stdout.write("Writes to AWS are allowed.")
                 return
             self.stdout.write(
-                f"Writes to AWS are paused since {row.paused_at:%Y-%m-%d %H:%M:%S} UTC by {row.paused_by}: {row.reason}"
+                f"Writes to AWS have been paused since {row.paused_at:%Y-%m-%d %H:%M:%S} UTC by "
+                f"{row.paused_by}: {row.reason}"
             )
             raise SystemExit(1)
