@@ -610,11 +610,12 @@ REPOSITORIES: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("PolicyTooLong",),
-        says="The policy of {name} was not written: with the statements of AWS services that stay in it it would have "
+        says="The policy of {name} was not written: with the statements of AWS services that are kept in it, "
+        "it would have "
         "{characters} characters, and ECR accepts {limit}.",
         todo="Shorten the text of {own} characters that was to be written, or remove one of these statements in AWS: "
         "{statements}.",
-        cause="Statements that AWS services have in a policy stay beside the default policy, so both must fit.",
+        cause="Statements that AWS services have in a policy are kept beside the default policy, so both must fit.",
         owner=Owner.OPERATOR,
     ),
     Entry(

@@ -209,9 +209,9 @@ def service_statements(
             name=each.name,
             text=each.text,
             statement=each,
-            words="It stays beside the default policy.",
+            words="Kept beside the default policy.",
             adopted=mine.get(each.text),
-            leads=leads("Let it stay no longer…", each.text) if each.text in mine else None,
+            leads=leads("Stop keeping the statement…", each.text) if each.text in mine else None,
         )
         for each in kept
     ]
@@ -224,7 +224,7 @@ def service_statements(
             statement=None,
             words=adopted_statements.words_of_unseen(row, target, each),
             adopted=each,
-            leads=leads("Let it stay no longer…", text),
+            leads=leads("Stop keeping the statement…", text),
         )
         for text, each in mine.items()
         if text not in {one.text for one in kept}
@@ -236,8 +236,8 @@ def service_statements(
             name=each.statement.name,
             text=each.statement.text,
             statement=each.statement,
-            words="It is drift, unless an operator lets it stay." if each.live else "It was in an earlier policy.",
-            leads=leads("Let it stay…", each.statement.text),
+            words="It is drift unless an operator keeps it." if each.live else "It was in an earlier policy.",
+            leads=leads("Keep the statement…", each.statement.text),
         )
         for each in adopted_statements.offers(row, target, events)
     ]
@@ -342,7 +342,7 @@ class Policies(ReadOnly):
                 return HttpResponseRedirect(page)
             else:
                 tasks.wake_workers()
-                words = "The statement may stay no longer." if ends else "The statement may stay."
+                words = "The statement is no longer kept." if ends else "The statement is kept from now on."
                 address = reverse("admin:deployments_sweep_change", args=[sweep.pk])
                 said = format_html('{} <a href="{}">View {}</a>', words, address, sweep)
                 self.message_user(request, said, messages.SUCCESS)
@@ -356,7 +356,7 @@ class Policies(ReadOnly):
             "registry_admin/statement.html",
             row,
             {
-                "title": "Let this statement stay no longer?" if ends else "Let this statement stay?",
+                "title": "Stop keeping this statement?" if ends else "Keep this statement?",
                 "found": found,
                 "ends": ends,
                 "text": laid_out(found.text),

@@ -136,7 +136,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             words={status: str(status.label) for status in BY_STATUS},
             together={
                 "attention": Together(word="Needs attention", tone="bad", where=ALARMING),
-                "left": Together(word="Drift left as it is", tone="idle", where=LEFT),
+                "left": Together(word="Drifted, with an exception", tone="idle", where=LEFT),
             },
         ),
         ByCause,

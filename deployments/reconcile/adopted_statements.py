@@ -75,8 +75,8 @@ def words_of_unseen(row: Repository, target: Target, adopted: AdoptedStatement) 
             "the default policy has its Sid or allows the same."
         )
     if row.incomparable_since is not None:
-        return "The live policy cannot be compared, so it is not known whether the statement stands in it."
-    return "It does not stand in the live policy. If the service adds it again, it stays."
+        return "The live policy cannot be compared, so it is not known whether the policy contains the statement."
+    return "The live policy does not contain the statement. If the service adds it again, it is kept."
 
 
 def adopt(
@@ -101,7 +101,7 @@ def adopt(
             statement=one.text, reason=reason.strip()[:300], by=by[:200], at=clock.now().isoformat()
         )
         line.after = {"statement": one.text, "reason": adopted.reason}
-        words = f"Adopted: the statement {one.name} of {', '.join(one.services)} may stay. {adopted.reason}"
+        words = f"Adopted: the statement {one.name} of {', '.join(one.services)} is kept. {adopted.reason}"
         return _finish(lease, [*lease.row.adopted_statements, adopted], words, by)
 
 
@@ -117,7 +117,7 @@ def release(*, row: Repository, key: str, by: str, trail: Trail) -> Sweep:
             raise refusal("no_such_statement", name=row.name)
         line.before = {"statement": ended[0].statement, "reason": ended[0].reason}
         left = [each for each in lease.row.adopted_statements if each not in ended]
-        return _finish(lease, left, f"The statement {ended[0].name} of an AWS service may not stay any more.", by)
+        return _finish(lease, left, f"The statement {ended[0].name} of an AWS service is no longer kept.", by)
 
 
 def _target(row: Repository, configuration: Configuration) -> Target:

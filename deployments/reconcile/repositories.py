@@ -559,7 +559,7 @@ def created_again(row: Repository, created_at: datetime, *, cause: str) -> Repos
     ended = [each for each in row.adopted_statements if each not in still_adopted(row, created_at)]
     message = (
         f"The repository was deleted, and created again on {created_at:%d %b %Y, %H:%M} UTC. So these statements of "
-        f"AWS services, adopted before, may not stay any more: {', '.join(each.name for each in ended)}."
+        f"AWS services, adopted before, are no longer kept: {', '.join(each.name for each in ended)}."
     )
     return RepositoryEvent(repository_id=row.pk, kind=EventKind.CHANGED, message=message, cause=cause)
 
@@ -1077,7 +1077,8 @@ def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: 
             text = desired.policy_beside(default, policy_before, partition=run.partition, trust=services)
             # From the reader's side: what the write gives and takes, not how the policy before it differed.
             words = desired.written_words(policy_before, text, partition=run.partition)
-            beside = f" Statements of AWS services that stay: {', '.join(each.name for each in kept)}." if kept else ""
+            names = ", ".join(each.name for each in kept)
+            beside = f" Statements of AWS services that are kept: {names}." if kept else ""
             again = f" again. {words}" if healed else "."
             # The event of the drift has the policy that was there before.
             run.happened(

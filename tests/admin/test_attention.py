@@ -151,7 +151,7 @@ def test_a_drift_that_a_person_left_as_it_is_does_not_alarm_until_its_exception_
     page = " ".join(response.content.decode().split())
     assert response.context["attention_number"] == 0
     assert response.context["attention"].alarms == []
-    assert "1 left as it is" in page
+    assert "1 with an exception" in page
     assert "differs, and is left as it is until" in page
     assert "OPS-311" in page
     assert "need attention" not in page  # the counter of the navigation

@@ -111,7 +111,7 @@ def test_drift_beside_it_is_corrected_with_one_write_that_keeps_it(
     assert f"account {STRANGER} loses pull" in healed.message
     assert CROSS["Sid"] in row.policy_text
     assert "lambda" not in healed.message
-    assert healed.message.endswith(f"Statements of AWS services that stay: {CROSS['Sid']}, {bare()['Sid']}.")
+    assert healed.message.endswith(f"Statements of AWS services that are kept: {CROSS['Sid']}, {bare()['Sid']}.")
     sandbox.reset_calls()
     sweep_all(configuration)
     assert calls(sandbox) == LOOK
@@ -172,7 +172,7 @@ def test_a_deploy_writes_the_default_policy_and_keeps_what_a_service_added_befor
 
     assert row.status == RepositoryStatus.IN_SYNC
     assert sids(sandbox) == ["", "LambdaECRImageRetrievalPolicy"]
-    assert "that stay: LambdaECRImageRetrievalPolicy." in row.events.get(kind=EventKind.POLICY_APPLIED).message
+    assert "that are kept: LambdaECRImageRetrievalPolicy." in row.events.get(kind=EventKind.POLICY_APPLIED).message
 
 
 @pytest.mark.costly
@@ -291,7 +291,7 @@ def test_the_page_shows_what_is_kept_by_name_with_its_service_its_account_and_it
         repository=row, kind=EventKind.HEALED, message="Healed.", policy_before=POLICY.replace(CLUSTER, "333333333333")
     )
     page = admin_client.get(f"/admin/deployments/repository/{row.pk}/restore/{event.pk}/").content.decode()
-    assert "The statements of AWS services that are live stay beside it." in page
+    assert "Live statements of AWS services are kept beside it." in page
     assert "account 333333333333 gains pull" in page
     assert "loses pull only when aws:SourceArn" not in page
 
@@ -500,7 +500,7 @@ def test_an_adoption_does_not_outlast_a_repository_that_was_deleted_and_created_
 
     row.refresh_from_db()
     assert (sids(sandbox), row.adopted_statements) == ([""], [])
-    assert row.events.filter(message__contains=f"may not stay any more: {ADDED['Sid']}.").count() == 1
+    assert row.events.filter(message__contains=f"are no longer kept: {ADDED['Sid']}.").count() == 1
 
 
 @pytest.mark.costly
@@ -516,12 +516,12 @@ def test_the_page_does_not_say_that_an_adopted_statement_is_not_there_or_stays_w
     add(sandbox, for_cluster)
     Repository.objects.update(policy_text=json.dumps(live(sandbox)))
     work_off(configuration, adopt(configuration, offered(configuration)[0]))
-    absent, no_effect = "It does not stand in the live policy.", "The adoption has no effect now"
+    absent, no_effect = "The live policy does not contain the statement.", "The adoption has no effect now"
     assert absent not in text()
 
     novel = json.dumps({"Version": "2012-10-17", "Statement": [for_cluster, {"Effect": "Allow", "Novelty": 1}]})
     Repository.objects.update(policy_text=novel, incomparable_since=timezone.now())
-    assert "it is not known whether the statement stands in it" in text()
+    assert "it is not known whether the policy contains the statement" in text()
     assert absent not in text()
 
     configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY)
@@ -542,7 +542,7 @@ def test_the_console_asks_for_a_reason_lets_a_statement_stay_and_no_longer(
     def text(path: str) -> str:
         return " ".join(admin_client.get(path, follow=True).content.decode().split())
 
-    assert "Let it stay…" in text(f"{page}change/")
+    assert "Keep the statement…" in text(f"{page}change/")
     question = text(address)
     assert "It also lets the service read, change or delete the repository policy." in question
     shown = adopted_statements.seen(Repository.objects.get(), offer.key)
@@ -556,9 +556,9 @@ def test_the_console_asks_for_a_reason_lets_a_statement_stay_and_no_longer(
     assert (adopted.reason, adopted.by, adopted.name) == ("OPS-1", admin_user.email, ADDED["Sid"])
     work_off(configuration, Sweep.objects.latest("pk"))
     kept = text(f"{page}change/")
-    assert "Let it stay no longer…" in kept
+    assert "Stop keeping the statement…" in kept
     assert "OPS-1" in kept
-    assert "Let it stay…" not in kept
+    assert "Keep the statement…" not in kept
     answer = admin_client.post(address, {"shown": shown, "reason": "twice"}, follow=True).content.decode()
     assert "has no such statement" in answer  # a page that was shown before somebody adopted it ends no adoption
 
@@ -566,9 +566,9 @@ def test_the_console_asks_for_a_reason_lets_a_statement_stay_and_no_longer(
 
     assert Repository.objects.get().adopted_statements == []
     Repository.objects.update(policy_text=POLICY, adopted_statements=[adopted])
-    assert "It does not stand in the live policy." in text(f"{page}change/")
-    assert "Let this statement stay no longer?" in text(address)
+    assert "The live policy does not contain the statement." in text(f"{page}change/")
+    assert "Stop keeping this statement?" in text(address)
     viewer = User.objects.create_user("viewer", is_staff=True)
     viewer.user_permissions.set(Permission.objects.filter(codename="view_repository"))
     admin_client.force_login(viewer)
-    assert "Let it stay no longer…" not in text(f"{page}change/")
+    assert "Stop keeping the statement…" not in text(f"{page}change/")
