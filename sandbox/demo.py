@@ -216,9 +216,9 @@ def show_a_deploy(screen: Screen, api: Api, sandbox: Sandbox, token: str) -> Dep
         deploy.finalize(note)
     with screen.step("The cluster, in another account, pulls at the first try") as note:
         show_pull(screen, note, sandbox, deploy.repository, deploy.tag, refused=False)
-    with screen.step("The next deploy finds everything right: it looks, and writes nothing") as note:
+    with screen.step("The next deploy checks the repository, finds no difference, and writes nothing") as note:
         Deploy(api, sandbox, token, "second\n").all_steps(note)
-    with screen.step("Somebody deletes the policy, and the deploy after that puts it back") as note:
+    with screen.step("Somebody deletes the policy, and the next deploy restores it") as note:
         sandbox.client("ecr").delete_repository_policy(repositoryName=deploy.repository)
         show_pull(screen, note, sandbox, deploy.repository, deploy.tag, refused=True)
         Deploy(api, sandbox, token, "third\n").all_steps(note)
@@ -238,7 +238,7 @@ def show_the_watch(screen: Screen, processes: Processes, sandbox: Sandbox, deplo
         started = time.monotonic()
         missing = client.exceptions.RepositoryPolicyNotFoundException
         processes.wait_for("events", lambda: _is(carries_policy, unless=missing))
-        note(f"Put back {time.monotonic() - started:.1f} seconds after the change")
+        note(f"Restored {time.monotonic() - started:.1f} seconds after the change")
         show_pull(screen, note, sandbox, deploy.repository, deploy.tag, refused=False)
 
 

@@ -110,7 +110,7 @@ def install(screen: Screen, processes: Processes, directory: Path) -> tuple[Sand
         sandbox = start_sandbox(processes)
         note(sandbox.url)
         if before:
-            note("It starts empty: a repository of the database is missing in it until the next deploy makes it again.")
+            note("It starts empty: a repository of the database is missing in it until the next deploy recreates it.")
     with screen.step("The database: manage.py migrate") as note:
         kept = {"SECRET_KEY": before["SECRET_KEY"]} if "SECRET_KEY" in before else {}
         static = directory / "static"  # empty, so that static files are served from their source folders

@@ -195,7 +195,7 @@ class SweepAdmin(ReadOnly):
     def status_cell(self, row: Sweep) -> str:
         return two_lines(badge(row), row.error) if row.error else badge(row)
 
-    @admin.display(description="Over")
+    @admin.display(description="Scope")
     def scope(self, row: Sweep) -> str:
         return over(row)
 

@@ -168,7 +168,7 @@ def test_a_look_at_nothing_of_ours_says_that_aws_was_not_asked(
 ) -> None:
     answer = operator.post(WHY, {"text": "toomanyrequests: Rate exceeded", "look": "1"}).content.decode()
 
-    assert "AWS was not asked" in answer
+    assert "AWS was not called" in answer
     assert sandbox.calls() == {}
 
 

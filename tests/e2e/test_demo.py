@@ -25,7 +25,7 @@ def test_once_shows_a_refused_pull_and_a_deploy_whose_pull_is_served_and_leaves_
     demo.read()
     assert demo.process.wait(5) == 0, demo.output
     assert re.findall("REFUSED|ACCEPTED", demo.output) == ["REFUSED", "ACCEPTED"] * 2 + ["ACCEPTED"]
-    assert re.search(r"Put back [0-4]\.\d seconds after the change", demo.output)
+    assert re.search(r"Restored [0-4]\.\d seconds after the change", demo.output)
     assert "REFUSED, 403 DENIED" in demo.output
     assert re.findall("AWS calls: (.*)", demo.output) == [
         "CreateRepository 1, PutLifecyclePolicy 1, SetRepositoryPolicy 1",

@@ -189,7 +189,7 @@ def test_a_policy_that_was_corrected_since_is_said_with_the_time(installation: C
     answer = explain(NO_POLICY, installation)
 
     assert answer.since == event.at
-    assert "the policy was another one when the node asked" in answer.says
+    assert "another policy was in force when the node asked" in answer.says
     assert answer.steps[0].words == "Let the node try again."
 
 

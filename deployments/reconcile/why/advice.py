@@ -139,7 +139,7 @@ def log_in_steps(case: Case) -> tuple[Step, ...]:
             words="docker: log in again, or install the credential helper of ECR.",
             command=_docker_log_in(case.failure.host or "HOST", case.failure.region or "REGION"),
         ),
-        Step(words="kubelet: look at its credential provider.", command="journalctl -u kubelet | grep -i credential"),
+        Step(words="kubelet: check its credential provider.", command="journalctl -u kubelet | grep -i credential"),
         Step(words="The node's role needs ecr:GetAuthorizationToken in its IAM policy."),
     )
 
@@ -156,7 +156,7 @@ def identity_steps(case: Case) -> tuple[Step, ...]:
     simulate = ["aws", "iam", "simulate-principal-policy", "--policy-source-arn", role or "ROLE_ARN"]
     return (
         Step(
-            words=f"Add {action} to the IAM policy of the role, and look at its permissions boundary. A pull needs "
+            words=f"Add {action} to the IAM policy of the role, and check its permissions boundary. A pull needs "
             "ecr:GetAuthorizationToken, ecr:BatchGetImage and ecr:GetDownloadUrlForLayer.",
         ),
         Step(
@@ -180,7 +180,7 @@ def endpoints(case: Case) -> Step:
     region = case.failure.region or "REGION"
     services = ",".join(f"com.amazonaws.{region}.{each}" for each in ("ecr.api", "ecr.dkr", "s3"))
     return Step(
-        words="Look at the route, the security groups and, in a network without internet access, at its endpoints for "
+        words="Check the route, the security groups and, in a network without internet access, at its endpoints for "
         "ecr.api, ecr.dkr and S3, with their policies:",
         command=shlex.join(
             [

@@ -166,7 +166,7 @@ class Case:
             pushed = f", pushed {time_words(look.image.pushed_at)}" if look.image.pushed_at else ""
             yield f"AWS says that the image exists: {look.image.status}{pushed}."
         elif look.asked_for_image and look.exists:
-            yield "AWS says that the image does not exist, in no storage class."
+            yield "AWS says that the image does not exist in any storage class."
 
 
 def ask_aws(target: Target, failure: PullFailure) -> Look:

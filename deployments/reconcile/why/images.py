@@ -23,7 +23,7 @@ def no_repository(case: Case) -> Why:
             failure=failure, layer=Layer.NO_IMAGE, certain=True, says=says,
             since=event.at if event else None,
             since_words="A check found then that it was deleted." if event else "",
-            steps=(Step(words="The next deploy makes the repository again; its images are gone. Deploy again."),),
+            steps=(Step(words="The next deploy recreates the repository, without its images. Deploy again."),),
         )  # fmt: skip
     if case.look is not None and case.look.exists:
         return Why(

@@ -32,7 +32,7 @@ def granted_by_no_resource_policy(case: Case) -> Why:
         )
     if answer.verdict == "yes":
         since, words = allowed_since(case)
-        says += " The policy that was seen last allows it, so the policy was another one when the node asked."
+        says += " The policy that was seen last allows it, so another policy was in force when the node asked."
         return replace(
             advice.by_policy(
                 case, says, certain=True, steps=(Step(words="Let the node try again."), *advice.look_step(case))
