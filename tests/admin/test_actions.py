@@ -419,7 +419,7 @@ def test_adopting_by_a_sweep_takes_the_right_to_adopt(
 ) -> None:
     client = person("start_sweep", "view_sweep")
 
-    assert "Adopt what" not in client.get("/admin/deployments/sweep/start/").content.decode()
+    assert "Adopt discovered" not in client.get("/admin/deployments/sweep/start/").content.decode()
     assert client.post("/admin/deployments/sweep/start/", {"adopt": "1"}).status_code == 403
 
 

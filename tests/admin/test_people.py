@@ -265,7 +265,7 @@ def test_a_page_that_one_can_only_look_at_says_why(people: Callable[[str], Peopl
         assert 'name="_save"' not in page
         assert "password/" not in page.partition("<main")[2]
         assert "salt" not in page
-    assert "You can only look" not in p.client.get(f"/admin/auth/user/{p.peer.pk}/change/").content.decode()
+    assert "You can view this page" not in p.client.get(f"/admin/auth/user/{p.peer.pk}/change/").content.decode()
 
 
 def test_the_page_of_a_person_has_roles_first_and_single_permissions_folded(people: Callable[[str], People]) -> None:
