@@ -18,7 +18,7 @@ from django.contrib.auth.models import User
 from django.db.models.functions import Now
 
 from deployments.access import keys
-from deployments.models import AccessKey, Deployment, Environment, Project
+from deployments.models import AccessKey, Deployment, Environment, Project, TrustPolicy
 from tests.attack.attacker import Attacker
 from tests.attack.operations import BODY, INVENTED, OPERATIONS, PARAMETERS, Request
 from tests.attack.projects import Place, Side, rows_by_owner
@@ -72,6 +72,9 @@ def _environment_keys(own: Side, other: Side) -> Iterator[Key]:
     token, _ = keys.make_user_token(own.person)
     _, text = keys.make_deploy_key(production, token)
     yield Key(name="deploy key of production", text=text, owns=frozenset({production.pk}))
+    policy = TrustPolicy.objects.create(environment=production, name="ci", kind="github")
+    _, text = keys.make_one_deployment_key(policy, branch="", name="ci")
+    yield Key(name="key for one deployment to production", text=text, owns=frozenset({production.pk}))
 
 
 def _strangers(key: Key, sides: Sides) -> Iterator[tuple[Side, Place]]:
