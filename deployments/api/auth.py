@@ -192,24 +192,27 @@ def _outside_deploy(request: HttpRequest, key: AccessKey, when: InDeploy) -> str
         return "the key has not begun its deployment" if named or when != InDeploy.RUNS else ""
     if named not in (None, key.deployment_id):
         return "it is about another deployment than the one that the key has begun"
-    ended = _ended_at(key)
+    ended, by_deadline = _end(key)
     if ended is None:
         return ""
+    if by_deadline and request.method != "GET":
+        return "its deadline has passed"
     allowed_for = keys.READ_RESULT_FOR if when == InDeploy.RESULT else timedelta(0)
     now: datetime = key.db_now  # type: ignore[attr-defined]  # `keys.authenticate` sets it
     return "its deployment has ended" if ended + allowed_for <= now else ""
 
 
-def _ended_at(key: AccessKey) -> datetime | None:
-    """When the deployment of this key ended: by its status, or by a deadline that no worker has seen yet."""
+def _end(key: AccessKey) -> tuple[datetime | None, bool]:
+    """(when the deployment of this key ended, whether by a deadline that no worker has seen yet)."""
     fields = ("status", "deadline", "deployed_at", "failed_at", "canceled_at")
     deployment = Deployment.objects.only(*fields).filter(pk=key.deployment_id).first()
     if deployment is None:
-        return datetime.min.replace(tzinfo=UTC)
+        return datetime.min.replace(tzinfo=UTC), False
     if deployment.is_final:
-        return deployment.deployed_at or deployment.failed_at or deployment.canceled_at
+        return deployment.deployed_at or deployment.failed_at or deployment.canceled_at, False
     now: datetime = key.db_now  # type: ignore[attr-defined]
-    return deployment.deadline if deployment.deadline is not None and deployment.deadline <= now else None
+    passed = deployment.deadline is not None and deployment.deadline <= now
+    return (deployment.deadline if passed else None), passed
 
 
 def require_scope(key: AccessKey, scope: str) -> None:

@@ -259,6 +259,18 @@ def test_a_deadline_ends_the_key_before_a_worker_has_seen_it(ci: Cli, project: P
     assert ci.get(f"/api/v1/deployments/{made.body['id']}").status == 200
 
 
+@pytest.mark.django_db(transaction=True)  # finalize runs in a thread of its own
+@pytest.mark.parametrize("version", ["v1", "v2", "v3"])
+def test_after_its_deadline_a_key_ends_no_deployment(ci: Cli, version: str) -> None:
+    made = ci.deploying()
+    Deployment.objects.update(deadline=Now() - timedelta(seconds=1))
+
+    assert "deadline has passed" in refused(ci.post(f"/api/{version}/deployments/{made}/finalize", {}))
+    failed = {"error": {"name": "BuildError", "message": "x"}}
+    assert "deadline has passed" in refused(ci.post(f"/api/v1/deployments/{made}/fail", failed))
+    assert ci.get(f"/api/v1/deployments/{made}").body["status"] == "DEPLOYING"
+
+
 def test_before_its_deployment_a_key_changes_nothing(ci: Cli, cli: Cli, project: Project) -> None:
     theirs = cli.deploy().body["id"]
 

@@ -200,10 +200,16 @@ MUTANTS: tuple[Mutant, ...] = (
             _EXCHANGE + "test_a_key_ends_with_its_ten_minutes_and_with_its_deployment",
         ),
         (
-            "_ended_at",
-            "deployment.deadline <= now else None",
-            "False else None",
+            "_end",
+            "deployment.deadline <= now",
+            "False",
             _EXCHANGE + "test_a_deadline_ends_the_key_before_a_worker_has_seen_it",
+        ),
+        (
+            "_outside_deploy",
+            'by_deadline and request.method != "GET"',
+            "False",
+            _EXCHANGE + "test_after_its_deadline_a_key_ends_no_deployment",
         ),
         (
             "require_own_branch",
