@@ -18,7 +18,7 @@ from deployments.admin.ci_files import ci_file
 from deployments.admin.display import ago, mark, two_lines
 from deployments.admin.keys import Environments
 from deployments.admin.pages import Alarm, Button, ReadOnly, audit_of, may, menu, require, who
-from deployments.errors import Refusal
+from deployments.errors import NotFound, Refusal
 from deployments.models import AccessKey, Environment, EnvironmentType, TrustKind, TrustPolicy
 
 KIND = "admin:deployments_trustpolicy"
@@ -236,6 +236,8 @@ class TrustPolicyAdmin(ReadOnly):
                     )
                 else:
                     saved = trust.change(policy=form.policy, **form.values(), **rights)
+            except NotFound as gone:
+                return self._gone(request, gone)
             except Refusal as refused:
                 form.add_error(None, refused.sentence)
             else:
@@ -253,6 +255,8 @@ class TrustPolicyAdmin(ReadOnly):
         wanted = request.GET.get("on") == "1"
         try:
             trust.change(policy=policy, enabled=wanted, trail=Trail.of(request))
+        except NotFound as gone:
+            return self._gone(request, gone)
         except Refusal as refused:
             self.message_user(request, refused.sentence, messages.ERROR)
         else:
@@ -267,11 +271,19 @@ class TrustPolicyAdmin(ReadOnly):
         require(request, "delete_trustpolicy")
         policy = self.one(request, object_id if object_id.isdecimal() else 0)
         if request.method == "POST":
-            trust.delete(policy=policy, trail=Trail.of(request))
+            try:
+                trust.delete(policy=policy, trail=Trail.of(request))
+            except NotFound as gone:
+                return self._gone(request, gone)
             self.message_user(request, f"{policy} is deleted.")
             return HttpResponseRedirect(reverse(LIST))
         context = {"title": f"Delete {policy}?"}
         return self.render_page(request, "registry_admin/trust_delete.html", policy, context)
+
+    def _gone(self, request: HttpRequest, gone: NotFound) -> HttpResponse:
+        """The answer if another person has deleted the policy meanwhile."""
+        self.message_user(request, gone.sentence, messages.ERROR)
+        return HttpResponseRedirect(reverse(LIST))
 
     def page(self, request: HttpRequest, row: TrustPolicy) -> dict[str, Any]:
         configuration, environment = settings.CONFIGURATION, row.environment

@@ -105,6 +105,26 @@ def test_a_policy_is_changed_switched_off_and_on_and_deleted(operator: Client, p
     assert not TrustPolicy.objects.exists()
 
 
+@pytest.mark.parametrize("act", ["edit/", "switch/?on=0", "delete/"])
+def test_a_policy_that_another_person_deletes_at_the_same_time_is_said_to_be_gone(
+    operator: Client, production: Environment, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    policy = ci_tokens.pasted_policy(production)
+    locked = trust._locked
+
+    def gone(row: TrustPolicy) -> TrustPolicy:
+        TrustPolicy.objects.all().delete()
+        return locked(row)
+
+    monkeypatch.setattr(trust, "_locked", gone)
+
+    answer = operator.post(f"{LIST}{policy.pk}/{act}", GITHUB, follow=True)
+
+    assert "The trust policy does not exist any more." in answer.content.decode()
+    assert [status for _, status in answer.redirect_chain] == [302]
+    assert answer.request["PATH_INFO"] == LIST
+
+
 def test_each_act_needs_its_right(person: Callable[..., Client], production: Environment) -> None:
     policy = ci_tokens.pasted_policy(production)
     acts = {"add": "add_trustpolicy", f"{policy.pk}/edit": "change_trustpolicy",
