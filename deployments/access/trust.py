@@ -422,12 +422,16 @@ def _problem_of_claims(policy: TrustPolicy) -> str:
     if missing:
         what = " or ".join(missing[0])
         return f"The policy must bind the claim {what}: else it would accept tokens of others."
+    if policy.kind == TrustKind.GITLAB and "ref" in claims and not {"ref_type", "ref_path"} & claims.keys():
+        # Who may not push to a protected branch may often push a tag with its name.
+        return "Bind the claim ref_type (branch or tag) beside ref: a tag can have the name of a branch."
     return ""
 
 
 def _problem_of_claim(name: str, value: str, preset: Preset) -> str:
-    if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable() or name != name.strip():
-        return f"A claim has a name of at most {MAX_NAME_CHARACTERS} visible characters."
+    is_one_line = name.isprintable() and name == name.strip() and "=" not in name  # see `from_lines`
+    if not name or len(name) > MAX_NAME_CHARACTERS or not is_one_line:
+        return f"A claim has a name of at most {MAX_NAME_CHARACTERS} visible characters, without =."
     if name in RESERVED_CLAIMS:
         return f"The claim {name} is checked for every token and cannot be part of a policy."
     if not value or len(value) > MAX_VALUE_CHARACTERS or not value.isprintable() or value != value.strip():

@@ -42,6 +42,7 @@ FIELDS: dict[str, tuple[tuple[str, str, str], ...]] = {
     TrustKind.GITLAB: (
         ("project_id", "Project id", "A number, shown on the page of the project in GitLab."),
         ("ref", "Branch or tag", f"As in main. {_REF}"),
+        ("ref_type", "Which of both", "branch or tag, because a tag can have the name of a branch."),
     ),
     TrustKind.KUBERNETES: (
         ("kubernetes.io/namespace", "Namespace", ""),
