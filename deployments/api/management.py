@@ -27,6 +27,7 @@ from deployments.api.errors import HttpRefusal, http_refusal, refusing_with
 from deployments.api.projects import PROJECT_NOT_FOUND, find_project
 from deployments.api.schemas import refusals
 from deployments.deploys import projects
+from deployments.errors import Refusal
 from deployments.log import bind
 from deployments.models import SLUG_ALIASES, AccessKey, Environment, KeyKind, Project, TrustPolicy
 
@@ -117,10 +118,11 @@ def set_project(request: UserRequest, ref: str, body: schemas.ProjectValues) -> 
         if body.name is None:
             raise HttpRefusal(404, f"{PROJECT_NOT_FOUND}. To make it, send its name.")
         try:
-            with refusing_with(409):
-                project, is_new = projects.ensure(name=body.name, ref=ref, trail=trail)
+            project, is_new = projects.ensure(name=body.name, ref=ref, trail=trail)
         except ValueError as error:
             raise HttpRefusal(400, f"{error}.") from error
+        except Refusal:
+            project = find_project(ref)  # another request has made it meanwhile, and with other values
     renames = body.name is not None and body.name != project.name
     moves = body.archived is not None and body.archived != (project.archived_at is not None)
     for changes, right in ((renames, "change_project"), (moves, "archive_project")):

@@ -19,8 +19,10 @@ from django.test import Client
 from django.utils import timezone
 
 from deployments.access import keys
+from deployments.access.audit import Trail
 from deployments.access.groups import ADMIN, VIEWER
 from deployments.api import branches
+from deployments.deploys import projects
 from deployments.models import AccessKey, AuditEntry, Environment, Project, TrustPolicy
 from tests.support.ci_tokens import GITHUB, github, pasted_policy, signed, silent_issuer
 from tests.support.cli import Answer, Cli
@@ -123,6 +125,23 @@ def test_a_put_that_is_refused_has_made_nothing(client: Client) -> None:
     assert (refused.status, refused.body["code"]) == (403, "right_missing")
     assert not Project.objects.exists()
     assert makes("PUT", "/proj_billing", {"name": "Billing", "archived": False}).status == 201
+
+
+def test_a_put_sets_what_it_names_in_a_project_that_another_request_makes_meanwhile(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure = projects.ensure
+
+    def meanwhile(**values: Any) -> tuple[Project, bool]:
+        made = projects.create_project(name="Other", ref="proj_billing")
+        projects.archive(project=made, trail=Trail.of_command("test"))
+        return ensure(**values)
+
+    monkeypatch.setattr(projects, "ensure", meanwhile)
+
+    answer = manager("PUT", "/proj_billing", {"name": "Billing", "archived": False})
+
+    assert (answer.status, answer.body["name"], answer.body["archived"]) == (200, "Billing", False)
 
 
 def test_a_project_is_deleted_only_if_it_is_archived_and_by_its_name(manager: Manager, project: Project) -> None:
