@@ -15,7 +15,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
-from django.db.models import Case, Exists, OuterRef, QuerySet, Value, When
+from django.db.models import Case, Exists, OuterRef, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
@@ -171,8 +171,11 @@ class AccessKeyAdmin(Audited, ReadOnly):
             When(expires_at__lte=Now() + timedelta(days=7), then=Value("soon")),
             default=Value("later"),
         )
+        own = Q() if request.user.is_superuser else ~Q(kind=KeyKind.USER) | Q(user=request.user.pk)
+        rotates = own & Q(state="live") & ~Q(kind=KeyKind.DEPLOY) if may(request, "rotate_accesskey") else Q(pk=None)
         rows = AccessKey.objects.select_related("user", "environment__project", "replaces")
-        return rows.annotate(state=state, use=use, end=end).defer("digest", "replaces__digest")
+        rows = rows.annotate(state=state, use=use, end=end).defer("digest", "replaces__digest")
+        return rows.annotate(may_rotate=Case(When(rotates, then=Value(value=True)), default=Value(value=False)))
 
     def get_urls(self) -> list[Any]:
         wrap = self.admin_site.admin_view
@@ -318,8 +321,15 @@ class AccessKeyAdmin(Audited, ReadOnly):
         return two_lines(ago(row.last_used_at, "never"), row.last_used_by)
 
     @admin.display(description="Expires", ordering="expires_at")
-    def expires(self, row: AccessKey) -> str:
-        return until(row.expires_at, "never")
+    def expires(self, row: Any) -> str:
+        """The end of a key; below it the way to replace it, where this user may."""
+        end = until(row.expires_at, "never")
+        if not row.may_rotate:
+            return end
+        address = reverse("admin:deployments_accesskey_rotate", args=[row.pk])
+        return two_lines(
+            end, format_html('<a href="{}">Rotate…<span class="visually-hidden"> {}</span></a>', address, row)
+        )
 
     @admin.display(description="Created", ordering="created_at")
     def created(self, row: AccessKey) -> str:

@@ -211,6 +211,10 @@ class ChannelAdmin(ReadOnly):
         acts = ("change_notificationchannel", "test_notificationchannel")
         return super().has_view_permission(request, obj) or any(may(request, each) for each in acts)
 
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        kinds = ChannelKind if self.has_add_permission(request) else ()
+        return super().changelist_view(request, {"kinds": kinds} | (extra_context or {}))
+
     def add_view(
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
@@ -240,16 +244,21 @@ class ChannelAdmin(ReadOnly):
             with Trail.of(request).change(action, before=before) as line:
                 saved, secret = form.save()
                 line.target, line.after = saved, described(saved) | form.unseen(secret)
+            may_test = may(request, "test_notificationchannel")
+            sends_test = may_test and "test" in request.POST
+            if sends_test:
+                self._send_test(request, saved)
             if secret:
                 context = {
                     "title": f"The secret of {saved}",
                     "text": secret,
-                    "may_test": may(request, "test_notificationchannel"),
+                    "may_test": may_test,
                 }
                 response = self.render_page(request, "registry_admin/notification_made.html", saved, context)
                 add_never_cache_headers(response)
                 return response
-            self.message_user(request, f"{saved} is saved. Send a test message to see that it arrives.")
+            if not sends_test:
+                self.message_user(request, f"{saved} is saved. Send a test message to see that it arrives.")
             return HttpResponseRedirect(reverse(PAGE, args=[saved.pk]))
         title = f"Change {channel}" if channel is not None else f"New channel: {ChannelKind(kind).label}"
         back = reverse(PAGE, args=[channel.pk]) if channel is not None else reverse(LIST)
@@ -257,7 +266,13 @@ class ChannelAdmin(ReadOnly):
             request,
             "registry_admin/notification_form.html",
             channel,
-            {"title": title, "form": form, "back": back, "no_mail": _no_mail(form.channel_kind)},
+            {
+                "title": title,
+                "form": form,
+                "back": back,
+                "no_mail": _no_mail(form.channel_kind),
+                "may_test": may(request, "test_notificationchannel"),
+            },
         )
 
     def delete_view(
@@ -283,6 +298,11 @@ class ChannelAdmin(ReadOnly):
         if request.method != "POST":
             return HttpResponseNotAllowed(("POST",))
         channel = self.one(request, pk)
+        self._send_test(request, channel)
+        return HttpResponseRedirect(reverse(PAGE, args=[channel.pk]))
+
+    def _send_test(self, request: HttpRequest, channel: NotificationChannel) -> None:
+        """Send a test message, and say the receiver's answer in a message of the next page."""
         with Trail.of(request).attempt("test.channel", channel) as attempt:
             attempt.begin()
             row = deliveries.send_test(
@@ -297,7 +317,6 @@ class ChannelAdmin(ReadOnly):
             else:
                 attempt.refuse(row.answer)
                 self.message_user(request, f"The test message was not delivered. {row.answer}", messages.ERROR)
-        return HttpResponseRedirect(reverse(PAGE, args=[channel.pk]))
 
     def preview_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """GET: what the channel gets for the newest events of the last day. Nothing is sent."""

@@ -472,8 +472,10 @@ def test_nobody_gets_to_see_a_new_token_of_somebody_else(
 ) -> None:
     token = AccessKey.objects.filter(kind=KeyKind.USER, revoked_at=None)[0]
     before = AccessKey.objects.count()
+    other, page = person("rotate_accesskey"), f"/admin/deployments/accesskey/{token.pk}/rotate/"
 
-    assert person("rotate_accesskey").post(f"/admin/deployments/accesskey/{token.pk}/rotate/").status_code == 403
+    assert page not in other.get("/admin/deployments/accesskey/").content.decode()
+    assert other.post(page).status_code == 403
     assert AccessKey.objects.count() == before
 
 

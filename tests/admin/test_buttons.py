@@ -207,6 +207,7 @@ def test_a_key_offers_what_its_views_do_and_nothing_else(
         values |= {f"{state}_at" if state == "revoked" else "expires_at": timezone.now() - timedelta(hours=1)}
     AccessKey.objects.filter(pk=row.pk).update(**values)
     page = page_of(operator, "accesskey", row)
+    listed = operator.get(f"/admin/deployments/accesskey/?q={row.prefix}").content.decode()
     rotate, revoke = (reverse(f"admin:deployments_accesskey_{name}", args=[row.pk]) for name in ("rotate", "revoke"))
 
     with tried():
@@ -216,7 +217,7 @@ def test_a_key_offers_what_its_views_do_and_nothing_else(
     operator.post(revoke)
     revoked = AccessKey.objects.get(pk=row.pk).revoked_at != before
 
-    assert links(page, rotate) == rotated == (state == "live" and kind != KeyKind.DEPLOY)
+    assert links(page, rotate) == links(listed, rotate) == rotated == (state == "live" and kind != KeyKind.DEPLOY)
     assert links(page, revoke) == revoked == (state != "revoked")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, Permission, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -166,6 +166,26 @@ def test_the_test_button_sends_one_message_and_says_the_result(
     outcomes = AuditEntry.objects.filter(action="test.channel").order_by("pk").values_list("outcome", flat=True)
     assert [outcome[:4] for outcome in outcomes] == ["begu", "done", "begu", "No m"]
     assert admin.get(page_of(channel, "test")).status_code == 405
+
+
+def test_a_new_channel_is_saved_and_tested_by_one_button_if_its_maker_may_send_tests(
+    admin: Client, mailoutbox: list[Any], settings: Any
+) -> None:
+    settings.MAIL_IS_CONFIGURED = True
+    mail = {"kind": "mail", "address": "mira@example.com"}
+    assert "New: Mail" in admin.get(CHANNELS).content.decode()
+    assert "Save and send a test" in admin.get(f"{CHANNELS}add/?kind=mail").content.decode()
+
+    said = admin.post(f"{CHANNELS}add/", form(**mail, test="1"), follow=True).content.decode()
+    admin.post(f"{CHANNELS}add/", form(**mail, name="untested"))
+
+    assert "accepted by the mail server" in said
+    assert [each.channel.name for each in NotificationDelivery.objects.select_related("channel")] == ["ops"]
+    User.objects.get().groups.clear()
+    User.objects.get().user_permissions.add(Permission.objects.get(codename="add_notificationchannel"))
+    assert "Save and send a test" not in admin.get(f"{CHANNELS}add/?kind=mail").content.decode()
+    admin.post(f"{CHANNELS}add/", form(**mail, name="third", test="1"))
+    assert (NotificationChannel.objects.count(), len(mailoutbox)) == (3, 1)
 
 
 @pytest.mark.parametrize("kind", ["webhook", "slack", "teams", "discord", "mattermost", "pagerduty", "mail"])
