@@ -76,7 +76,7 @@ def axe() -> str:
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with Sandbox.start() as aws:
-        made = Served(folder=tmp_path_factory.mktemp("served"), more=aws.environment())
+        made = Served(folder=tmp_path_factory.mktemp("served"), more={**aws.environment(), "NOTIFY_ALLOW_PRIVATE": "1"})
         made.run("manage.py", "migrate", "--verbosity", "0")
         made.run("manage.py", "collectstatic", "--noinput", "--verbosity", "0")
         seeded = json.loads(made.run("-c", SEED))

@@ -100,7 +100,7 @@ def test_all_that_a_filter_leaves_are_excepted_without_a_script(plain_page: Page
     page.fill("input[name=reason]", "A freeze until the audit is over")
     page.get_by_role("button", name="Make an exception").click()
 
-    expect(page.locator(".messagelist")).to_contain_text("excepted")
+    expect(page.locator(".messagelist")).to_contain_text("exceptions were made")
     count = served.sql("SELECT COUNT(*) FROM deployments_repository WHERE mode_reason LIKE 'A freeze%'")[0][0]
     assert count == served.sql("SELECT COUNT(*) FROM deployments_repository WHERE status = 'failed'")[0][0]
 
