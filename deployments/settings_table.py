@@ -155,10 +155,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="DEPLOY_REGISTRY_ECR_BASE_REPOSITORIES",
         field="base_repositories",
-        # The characters of a repository name (ECR, CreateRepository), and the * of IAM.
+        # A repository name (ECR, CreateRepository), or its characters and the * of IAM.
         notation=notations.list_of(
             "names or patterns, comma-separated",
-            r"[a-z][a-z0-9._/*-]{0,255}",
+            r"(?=.*\*)[a-z][a-z0-9._/*-]{0,255}|"
+            r"(?=[a-z].{0,255}$)(?:[a-z0-9]+(?:[._-][a-z0-9]+)*/)*[a-z0-9]+(?:[._-][a-z0-9]+)*",
             "the name or the pattern of a repository",
         ),
         says="Repositories of the same registry from which builds may pull base images: the registry credentials of a "

@@ -263,6 +263,14 @@ def test_base_repositories_are_names_and_patterns_outside_the_namespace() -> Non
 
 
 @pytest.mark.parametrize(
+    "name", ["platform/", "platform//node", "platform/../node", "platform-", "1/node", "node:22", "a" * 257, "é/node"]
+)
+def test_a_base_repository_without_a_star_is_a_name_that_a_repository_can_have(name: str) -> None:
+    assert f"“{name[:40]}” is not the name or the pattern of a repository" in problems(**{BASE: name})
+    assert BASE not in problems(**{BASE: "platform/os-x/node_2.1,a"})
+
+
+@pytest.mark.parametrize(
     "pattern",
     ["*", "trigger/*", "trig*", "t*/base", "trigger/proj_abcdefghijklmnopqrst", "four/*", "*/base", "Platform/*"],
 )
