@@ -72,6 +72,9 @@ def _who_needs_none(host: str, name: str) -> str:
     registry = registry_of(host)
     row = registry and Repository.objects.filter(account=registry.account, region=registry.region, name=name).first()
     accounts = [account for account, pull in row.consumers.items() if pull.verdict == "yes"] if row else []
-    if not accounts:
+    if not row or not accounts or row.last_checked_at is None:
         return ""
-    return f"Nodes with an AWS role in account {', '.join(accounts)} need no log-in: their account can pull."
+    return (
+        f"Nodes with an AWS role in account {', '.join(accounts)} need no log-in: their account could pull when this "
+        f"server last looked, at {row.last_checked_at:%Y-%m-%d %H:%M:%S} UTC."
+    )

@@ -249,7 +249,12 @@ def test_nodes_that_were_seen_to_pull_by_themselves_are_told_that_they_need_no_l
 
     message = cluster.post(path(project)).body["message"]
 
-    assert f"Nodes with an AWS role in account {CLUSTER} need no log-in" in message
+    looked = Repository.objects.get().last_checked_at
+    assert looked
+    assert (
+        f"Nodes with an AWS role in account {CLUSTER} need no log-in: their account could pull when this server last "
+        f"looked, at {looked:%Y-%m-%d %H:%M:%S} UTC." in message
+    )
     assert "333333333333" not in message
 
 
