@@ -376,6 +376,8 @@ def pull_credentials(
     response["Cache-Control"] = "no-store"
     caller = request.auth
     _require_own(caller.key, ref, env)
+    if caller.environment.type == EnvironmentType.DEVELOPMENT:
+        raise HttpRefusal(400, "The development environment has no deployments, so there is nothing to pull.")
     if wait := limits.pull_log_ins.count(caller.key.digest):
         raise too_many("log-ins with this key", wait)
     issued, message = pull_log_ins.issue(

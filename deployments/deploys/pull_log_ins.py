@@ -13,12 +13,13 @@ import json
 
 from django.db.models import Q
 
+from deployments import images
 from deployments.access.audit import Trail
 from deployments.aws.partitions import registry_of
 from deployments.config import Configuration
 from deployments.deploys import lifecycle, push_credentials
 from deployments.deploys.push_credentials import Credentials
-from deployments.models import AccessKey, Deployment, Environment, Repository
+from deployments.models import AccessKey, Deployment, Environment, EnvironmentType, Repository
 from deployments.reconcile import bulkhead
 
 
@@ -31,7 +32,7 @@ def issue(
     """
     with trail.attempt("issue.pull_log_in", environment) as attempt:
         configuration = lifecycle.configuration_in_force(configuration)
-        newest = _newest(environment)
+        newest = _newest(environment, configuration)
         if newest is not None:
             config = lifecycle.registry_of_image(newest, configuration)
             uri = newest.image_ref.rpartition(":")[0]
@@ -60,9 +61,16 @@ def docker_config(issued: Credentials) -> str:
     return base64.b64encode(json.dumps(config).encode()).decode()
 
 
-def _newest(environment: Environment) -> Deployment | None:
-    """The current deployment of the environment or, for `preview`, of its branches; without one, the newest."""
+def _newest(environment: Environment, configuration: Configuration) -> Deployment | None:
+    """The current deployment of the environment or, for `preview`, of its branches; without one, the newest.
+
+    Where previews have a repository of their own, a preview that was deployed before is left out: its image is in the
+    repository of production.
+    """
     deployments = Deployment.objects.filter(Q(environment=environment) | Q(environment__parent=environment))
+    if configuration.preview_repositories and environment.type == EnvironmentType.PREVIEW:
+        own = images.repository_name(namespace="", project_ref=environment.project.ref, is_preview=True)
+        deployments = deployments.filter(image_ref__contains=f"{own}:")
     newest = deployments.order_by("-created_at")
     return newest.filter(promotions__label="current").first() or newest.first()
 

@@ -16,7 +16,7 @@ from deployments import config
 from deployments.access import keys
 from deployments.aws import clients
 from deployments.deploys import projects, push_credentials
-from deployments.models import AuditEntry, Deployment, Environment, Project, Repository
+from deployments.models import AuditEntry, Deployment, Environment, EnvironmentType, Project, Repository
 from deployments.row_values import ConsumerPull
 from sandbox import images
 from sandbox.control import Sandbox
@@ -147,6 +147,35 @@ def test_a_preview_log_in_opens_the_previews_repository_with_and_without_a_branc
         assert own.endswith("-preview")
         assert pull(sandbox, answer, own)
     assert cluster.post(path(project, "preview"), x_trigger_branch="red").status == 404
+
+
+def test_a_preview_that_is_older_than_the_previews_repository_does_not_open_the_one_of_production(
+    client: Client, project: Project, user_cli: Cli, configure: Configure
+) -> None:
+    configure(DEPLOY_REGISTRY_HOST=HOST)
+    preview = project.environments.get(slug="preview", parent=None)
+    user_cli.post(f"/api/v1/projects/{project.ref}/branches", {"env": "preview", "branch": "blue"})
+    blue = BranchCli(client, keys.make_environment_key(preview)[1])
+    old = Deployment.objects.get(pk=blue.deploying())
+    Deployment.objects.filter(pk=old.pk).update(status="DEPLOYED", deployed_at=timezone.now(), deadline=None)
+    old.promotions.create(environment=old.environment, label="current")
+    assert blue.post(path(project, "preview")).body["repositoryUri"] == f"{HOST}/trigger/{project.ref}"
+
+    configure(DEPLOY_REGISTRY_HOST=HOST, DEPLOY_REGISTRY_ECR_PREVIEW_REPOSITORIES="1")
+
+    for headers in ({}, {"x_trigger_branch": ""}):
+        answer = blue.post(path(project, "preview"), **headers)
+        assert answer.body["repositoryUri"] == f"{HOST}/trigger/{project.ref}-preview"
+
+
+def test_a_key_of_the_development_environment_gets_none_because_it_cannot_deploy_either(
+    client: Client, project: Project, sandbox: Sandbox
+) -> None:
+    development = Environment.objects.create(project=project, type=EnvironmentType.DEVELOPMENT, slug="dev")
+    for scopes in ([], [keys.PULL]):
+        answer = Cli(client, keys.make_environment_key(development, scopes=scopes)[1]).post(path(project, "dev"))
+        assert (answer.status, "no deployments" in answer.error) == (400, True)
+    assert sandbox.calls() == {}
 
 
 class BranchCli(Cli):
