@@ -132,6 +132,7 @@ def stops_v3(deployment: Deployment, configuration: Configuration) -> Refusal | 
     try:
         _prove(deployment, None, configuration, in_line=True)
     except Refusal as refused:
+        _keep_refusal(deployment, refused)  # also one that came before the verification
         return refused
     return None
 
@@ -223,10 +224,14 @@ def _prove_now(
             reconcile=reconcile,
         )
     except Refusal as refused:
-        refused_receipt = image_proof.unproved(refused.sentence, digest=digest, code=refused.code)
-        refused_receipt = replace(refused_receipt, at=clock.now().isoformat())  # `stops_v3` compares it
-        Deployment.objects.filter(id=deployment.id).exclude(status=DEPLOYED).update(receipt=refused_receipt)
+        _keep_refusal(deployment, refused, digest)
         raise
+
+
+def _keep_refusal(deployment: Deployment, refused: Refusal, digest: str | None = None) -> None:
+    receipt = image_proof.unproved(refused.sentence, digest=digest, code=refused.code)
+    receipt = replace(receipt, at=clock.now().isoformat())  # `stops_v3` compares it
+    Deployment.objects.filter(id=deployment.id).exclude(status=DEPLOYED).update(receipt=receipt)
 
 
 def _not_deploying(deployment: Deployment) -> str:

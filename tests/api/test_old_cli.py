@@ -9,7 +9,7 @@ every three seconds, and never ends; a 204 ends the posts. tests/e2e/test_cli.py
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from django.test import Client
@@ -17,7 +17,9 @@ from django.utils import timezone
 
 from deployments.access import keys
 from deployments.deploys import image_proof
+from deployments.errors import refusal
 from deployments.models import Deployment, Environment
+from deployments.reconcile import bulkhead
 from deployments.row_values import Receipt
 from sandbox.control import Sandbox
 from tests.support.cli import HASH, Cli
@@ -92,6 +94,20 @@ def test_an_aws_that_does_not_answer_stops_the_cli_at_once(cli: Cli, deployment_
 
     assert (refused.status, refused.body["code"]) == (422, "image_undecided")
     assert state(cli, deployment_id).status == 200
+
+
+def test_a_server_that_is_too_busy_to_verify_the_image_stops_the_cli_with_that_reason(
+    cli: Cli, deployment_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(**_: object) -> NoReturn:
+        raise refusal("server_waits_for_aws")
+
+    monkeypatch.setattr(bulkhead, "place", busy)
+
+    refused = state(cli, deployment_id)
+
+    assert (refused.status, refused.body["code"]) == (422, "server_waits_for_aws")
+    assert state(cli, deployment_id).status == 200  # without this the CLI prints no reason, and reports no failure
 
 
 def test_a_key_that_only_reads_and_a_newer_cli_get_the_state_and_nobody_asks_aws(

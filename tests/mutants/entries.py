@@ -2282,7 +2282,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "deploys/test_lifecycle.py::test_the_cli_hears_of_a_repository_that_has_an_error_though_the_deploy_goes_on",
         ),
         (
-            "_prove_now",
+            "_keep_refusal",
             ".exclude(status=DEPLOYED)",
             "",
             "deploys/test_lifecycle.py::test_a_proof_that_fails_late_does_not_replace_the_receipt_of_one_that_succeeded",
@@ -2349,6 +2349,12 @@ MUTANTS: tuple[Mutant, ...] = (
             'newest.filter(promotions__label="current").first() or ',
             "",
             _PULLS + "test_it_is_for_the_repository_of_the_current_image_and_not_of_a_newer_deployment",
+        ),
+        (
+            "_newest",
+            "if configuration.preview_repositories and environment.type == EnvironmentType.PREVIEW:",
+            "if False:",
+            _PULLS + "test_a_preview_that_is_older_than_the_previews_repository_does_not_open_the_one_of_production",
         ),
         (
             "issue",
@@ -5679,6 +5685,19 @@ MUTANTS: tuple[Mutant, ...] = (
             "clock.now() - refused_at < V3_PAUSE",
             "True",
             _OLD_CLI + "test_another_reader_of_the_state_before_the_push_does_not_let_the_cli_through",
+        ),
+        (
+            "stops_v3",
+            "        _keep_refusal(deployment, refused)  # also one that came before the verification\n",
+            "",
+            _OLD_CLI + "test_a_server_that_is_too_busy_to_verify_the_image_stops_the_cli_with_that_reason",
+        ),
+        (
+            "finalize",
+            "    if promoted is not None:\n        end_interrupted(deployment)\n",
+            "    if moved:\n        end_interrupted(deployment)\n",
+            _INTERRUPTED
+            + "test_a_repetition_that_was_not_to_be_promoted_ends_nothing_because_the_earlier_one_may_become_current",
         ),
         (
             "fail_v3",
