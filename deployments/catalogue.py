@@ -1283,8 +1283,8 @@ CREDENTIALS: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("build_failed_at_its_end",),
-        says="The tasks had been indexed, so the build failed at its end, where the image is pushed. The CLI's output "
-        "has the registry's reason.",
+        says="The tasks had been indexed, so the build probably failed at its end, where the image is pushed. The "
+        "CLI's output has the registry's reason.",
         todo="If that is a 401 or 403, and another deploy ran on this machine at the same time, give each deploy its "
         "own DOCKER_CONFIG (docs/builds.md), and deploy again.",
         cause="The CLI sends no reason with a failed build, but the indexer's report comes from the last steps of a "

@@ -518,8 +518,8 @@ def end_interrupted(deployment: Deployment) -> int:
     count = 0
     for each in earlier.select_related("project", "environment").order_by("created_at"):
         reason = (
-            f"The same person has deployed the same commit again, as version {deployment.version}. This deploy sent no "
-            f"request after {each.last_request_at:%H:%M} UTC."
+            f"The same person has deployed the same {'commit' if commit else 'content'} again, as version "
+            f"{deployment.version}. This deploy sent no request after {each.last_request_at:%H:%M:%S} UTC."
         )
         # One statement compares and changes, so a deploy that takes its next step in this moment goes on.
         ended = earlier.filter(pk=each.pk, status=each.status).update(

@@ -66,6 +66,10 @@ def test_without_git_the_same_content_counts(ada: Cli) -> None:
     repeat(ada, gitMeta=None)
 
     assert (status(old), status(other)) == ("CANCELED", "DEPLOYING")
+    old.refresh_from_db()
+    assert "deployed the same content again" in old.canceled_reason
+    assert old.last_request_at
+    assert f"no request after {old.last_request_at:%H:%M:%S} UTC" in old.canceled_reason
 
 
 @pytest.mark.parametrize(
