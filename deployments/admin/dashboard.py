@@ -18,7 +18,7 @@ from django.utils.html import format_html
 
 from deployments import tasks, worker
 from deployments.admin import commits
-from deployments.admin.attention import ALARMING, attention, list_address
+from deployments.admin.attention import ALARMING, LEFT, attention, list_address
 from deployments.admin.chart import per_day
 from deployments.admin.display import TONES, ago
 from deployments.admin.image_states import broken_current_images, broken_in_project
@@ -43,7 +43,10 @@ from deployments.models import (
 )
 from deployments.reconcile import generation, processes, pull_states, writes_pause
 from deployments.reconcile.processes import Seen
+from deployments.reconcile.pull_states import PullState
 
+#: Repositories by what is known about the consumer accounts: one cannot pull, or it is not known whether one can.
+_STATES = {"without": (PullState.NO,), "undecided": (PullState.DEPENDS, PullState.UNKNOWN)}
 UNDER_WAY = tuple(status for status in DeploymentStatus if status not in FINAL_STATUSES)
 PROJECTS_SHOWN = 20
 DEPLOY = "npx trigger.dev@latest deploy --local-build"
@@ -162,17 +165,25 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
     if sees_repositories:
         numbers = _numbers()
         shares = list(_shares({each["status"]: each["number"] for each in numbers}))
-        counts_pulls = pull_states.cannot_pull(settings.CONFIGURATION) is not None
+        totals: dict[str, int] = {}
+        for each in numbers:
+            for name in each.keys() - {"status"}:
+                totals[name] = totals.get(name, 0) + each[name]
         context |= {
             "shares": shares,
             "repositories": sum(share.number for share in shares),
             "attention": attention(request),
-            "attention_number": sum(each["alarming"] for each in numbers),
+            "attention_number": totals.get("alarming", 0),
             "attention_address": list_address(status="attention"),
+            "left_number": totals.get("left", 0),
             "left_address": list_address(status="left"),
+            "pending_number": sum(share.number for share in shares if share.status == RepositoryStatus.PENDING),
+            "pending_address": list_address(status="pending"),
             "may_reconcile": may(request, "reconcile_repository"),
             "broken_images": broken_current_images(),
-            "without_pull": sum(each["without"] for each in numbers) if counts_pulls else None,
+            "counts_pulls": pull_states.with_a(settings.CONFIGURATION, *_STATES["without"]) is not None,
+            "without_pull": totals.get("without", 0),
+            "undecided_pull": totals.get("undecided", 0),
         }
     if sees_deployments:
         chart = per_day()
@@ -193,15 +204,17 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
 
 
 def _numbers() -> list[Any]:
-    """For each status, how many repositories have it and how many of these need attention.
+    """For each status, how many repositories have it, and how many of these need attention or are left as they are.
 
-    With a consumer account also `without`: from how many an account cannot pull. By this process's own settings, which
-    saves a query; `_alarms` says if other settings count.
+    With a consumer account also the numbers of _STATES. By this process's own settings, which saves a query; `_alarms`
+    says if other settings count.
     """
-    cannot = pull_states.cannot_pull(settings.CONFIGURATION)
-    counts = {"number": Count("pk"), "alarming": Count("pk", filter=ALARMING)}
-    if cannot is not None:
-        counts["without"] = Count("pk", filter=cannot)
+    counts = {
+        "number": Count("pk"), "alarming": Count("pk", filter=ALARMING), "left": Count("pk", filter=LEFT),
+    }  # fmt: skip
+    for name, states in _STATES.items():
+        if (found := pull_states.with_a(settings.CONFIGURATION, *states)) is not None:
+            counts[name] = Count("pk", filter=found)
     return list(Repository.objects.order_by().values("status").annotate(**counts))
 
 

@@ -129,8 +129,8 @@ class Holdings:
     def if_archived(self) -> list[str]:
         """What happens if the project is archived, in sentences."""
         return [
-            "Deploys, promotions and log-ins to the registry are refused, with a sentence that says why. "
-            f"{_many(self.running, 'running deployment')} will be canceled.",
+            "Deploys, promotions and log-ins to the registry are refused, with a sentence that says why."
+            + (f" {_many(self.running, 'running deployment')} will be canceled." if self.running else ""),
             f"{_many(self.current, 'current version')} will stay current. Clusters that ask for it get the same answer "
             "as before.",
             f"{_many(self.live_keys, 'live key')} of its environments can only read. No key is revoked.",

@@ -72,12 +72,16 @@ def with_states(rows: QuerySet[Repository], accounts: Sequence[str]) -> QuerySet
     return rows.annotate(**{f"pull_{account}": state for account, state in each.items()}, worst=worst)
 
 
-def cannot_pull(configuration: Configuration) -> Q | None:
-    """Condition for the repositories from which a consumer account cannot pull; None: no account is configured."""
+def with_a(configuration: Configuration, *wanted: PullState) -> Q | None:
+    """Condition for the repositories of which a consumer account has one of the states `wanted`.
+
+    None: no account is configured.
+    """
     accounts = [] if configuration.problems else consumer_accounts(configuration)
-    found = Q(status=RepositoryStatus.MISSING)
+    found = Q()
     for account in accounts:
-        found |= Q(Exact(_Verdict(account), Value("no")))
+        for state in wanted:
+            found |= Q(Exact(_state(account), Value(state)))
     return targets.rows(configuration) & found if accounts else None
 
 

@@ -65,7 +65,8 @@ def test_the_list_has_what_aws_and_the_rows_know(two: list[Deployment], operator
     assert text.count(">Active<") == 2
     assert text.count("linux/amd64") == 2
     assert "Page 1 of 1" in text
-    assert "2 images, the newest push first" in text
+    assert "AWS listed 2 images" in text
+    assert "the newest push first" in text
     assert "Restore…" not in text
 
 

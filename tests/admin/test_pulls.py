@@ -61,7 +61,7 @@ def row(name: str, *verdicts: str, **values: Any) -> Repository:
     return Repository.objects.create(**about | values)
 
 
-def names(client: Client, **query: str) -> list[str]:
+def names(client: Client, **query: str | list[str]) -> list[str]:
     response = client.get(PULLS, query)
     assert response.status_code == 200
     return [each.name.removeprefix("trigger/") for each in response.context["cl"].result_list]
@@ -315,6 +315,43 @@ def test_it_is_the_first_entry_and_the_dashboard_and_the_set_up_page_lead_there(
     assert '<a href="/admin/">Dashboard</a>' in operator.get(PULLS).content.decode()
 
 
+def tile(client: Client, words: str) -> str:
+    """The tile of the dashboard with these words: its classes and what it says."""
+    [found] = [
+        each for each in client.get("/admin/").content.decode().split('<li class="panel tile')[1:] if words in each
+    ]
+    return " ".join(html.unescape(re.sub(r"<(?!a )[^>]*>", " ", found.partition("</li>")[0])).split())
+
+
+@pytest.mark.parametrize("verdict", ["depends", "unknown", "a word of a newer version"])
+def test_a_tile_is_green_only_if_it_is_known_that_every_account_pulls(
+    verdict: str, consumers: Configuration, operator: Client
+) -> None:
+    row("one", "yes", "yes")
+    assert tile(operator, "cannot pull").startswith('ok">')
+
+    row("two", "yes", verdict)
+    found = tile(operator, "cannot pull")
+
+    assert found.startswith('">')
+    assert '<a href="/admin/pulls/?state=depends&state=unknown">not known of 1' in found
+    assert names(operator, state=["depends", "unknown"]) == ["two"]
+
+
+def test_a_repository_that_was_never_checked_is_no_all_clear(consumers: Configuration, operator: Client) -> None:
+    row("one", "yes", "yes")
+    assert tile(operator, "needing attention").startswith('ok">')
+
+    row("two", status="pending", last_checked_at=None)
+
+    assert tile(operator, "needing attention").startswith('">')
+    assert '<a href="/admin/deployments/repository/?status=pending">1 pending' in tile(operator, "needing attention")
+    page = " ".join(operator.get("/admin/").content.decode().split())
+    assert (
+        'Nothing at the last checks; <a href="/admin/deployments/repository/?status=pending">1</a> is pending.' in page
+    )
+
+
 # -------------------------------------------------------------------------------------------- from AWS to the page
 
 
@@ -393,6 +430,6 @@ def test_the_states_of_the_query_are_those_of_the_rows(consumers: Configuration)
 
     assert {each.name.removeprefix("trigger/"): each.pull_222222222222 for each in found} == expected
     assert {each.worst for each in found} == set(expected.values())
-    cannot = pull_states.cannot_pull(consumers)
+    cannot = pull_states.with_a(consumers, PullState.NO)
     assert cannot is not None
     assert [each.name for each in Repository.objects.filter(cannot)] == ["trigger/no"]

@@ -99,7 +99,7 @@ def test_a_policy_is_changed_switched_off_and_on_and_deleted(operator: Client, p
     operator.post(f"{LIST}{policy.pk}/switch/?on=1")
     policy.refresh_from_db()
     assert policy.enabled
-    assert "are revoked" in operator.get(f"{LIST}{policy.pk}/delete/").content.decode()
+    assert "is revoked" in operator.get(f"{LIST}{policy.pk}/delete/").content.decode()
     assert TrustPolicy.objects.exists()
     operator.post(f"{LIST}{policy.pk}/delete/")
     assert not TrustPolicy.objects.exists()
