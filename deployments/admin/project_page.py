@@ -102,8 +102,7 @@ def _environments(request: HttpRequest, project: Project) -> dict[str, Any]:
     )
     branches = [row for row in found if row.parent_id is not None]
     shown = [*roots, *branches[:BRANCHES_SHOWN]]
-    may_roll_back = may(request, "rollback_deployment") and project.archived_at is None
-    offers = ROLLBACK_TARGETS_SHOWN if may_roll_back else 0
+    offers = ROLLBACK_TARGETS_SHOWN if _may_roll_back(request, project) else 0
     address = reverse("admin:deployments_environment_changelist")
     return {
         "environments": list(_live(shown, targets_shown=offers)),
@@ -111,6 +110,18 @@ def _environments(request: HttpRequest, project: Project) -> dict[str, Any]:
         "more_branches": len(found) > len(shown),
         "environments_address": f"{address}?project__ref={project.ref}&state=active",
     }
+
+
+def _may_roll_back(request: HttpRequest, project: Project) -> bool:
+    return may(request, "rollback_deployment") and project.archived_at is None
+
+
+def rollback_targets(request: HttpRequest, environment: Environment) -> list[Deployment]:
+    """The newest versions that this user may roll an environment back to."""
+    if environment.archived_at is not None or not _may_roll_back(request, environment.project):
+        return []
+    [live] = _live([environment], targets_shown=ROLLBACK_TARGETS_SHOWN)
+    return live.rollback_targets
 
 
 def _live(environments: Sequence[Environment], *, targets_shown: int) -> Iterator[Live]:

@@ -22,7 +22,7 @@ from deployments.admin.deployments import latest
 from deployments.admin.display import ago, code, live_headline, mark, two_lines
 from deployments.admin.image_states import kept_images
 from deployments.admin.pages import Alarm, Button, Nouns, ReadOnly, Several, audit_of, may, menu, require
-from deployments.admin.project_page import project_page
+from deployments.admin.project_page import project_page, rollback_targets
 from deployments.admin.variables import VariablePages
 from deployments.deploys import projects
 from deployments.errors import Refusal
@@ -324,6 +324,7 @@ class EnvironmentAdmin(VariablePages):
         return {
             "title": f"{row.project} / {row}",
             "latest": latest(Deployment.objects.filter(environment=row)),
+            "rollback_targets": rollback_targets(request, row),
             "images": kept_images(Q(deployment__environment=row)),
             "keys": keys.get_queryset(request).filter(environment=row)[:20]
             if keys.has_view_permission(request)

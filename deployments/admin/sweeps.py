@@ -151,7 +151,7 @@ class SweepAdmin(ReadOnly):
         if stopped:
             self.message_user(
                 request,
-                f"{sweep}: stopping. Calls already sent will finish.",
+                f"{sweep} is stopped. Calls already sent will finish.",
                 messages.SUCCESS,
             )
         else:

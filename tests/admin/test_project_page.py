@@ -110,9 +110,15 @@ def test_the_newest_older_deployed_and_indexed_versions_are_what_one_can_roll_ba
     page = operator.get(f"{PROJECTS}{project.pk}/change/").content.decode()
     assert f"/admin/deployments/deployment/{rows[4].pk}/promote/" in page
     assert "Change 5" in page
+    place = f"/admin/deployments/environment/{prod.pk}/change/"
+    assert [row.pk for row in operator.get(place).context["rollback_targets"]] == [rows[4].pk, rows[3].pk]
+    assert f"/admin/deployments/deployment/{rows[4].pk}/promote/" in operator.get(place).content.decode()
     viewer = person("view_project", "view_environment", "view_deployment")
     assert live(viewer, project)["prod"].rollback_targets == []
-    assert "/promote/" not in viewer.get(f"{PROJECTS}{project.pk}/change/").content.decode()
+    for address in (f"{PROJECTS}{project.pk}/change/", place):
+        assert "/promote/" not in viewer.get(address).content.decode()
+    Environment.objects.filter(pk=prod.pk).update(archived_at=timezone.now())
+    assert operator.get(place).context["rollback_targets"] == []
 
 
 def test_repositories_say_their_state_and_who_can_pull(installation: Installation, operator: Client) -> None:

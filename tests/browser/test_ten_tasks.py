@@ -335,6 +335,7 @@ def test_task_9_a_sweep_is_started_watched_and_stopped(page: Page, served: Serve
     at = Visitor(page=page, most=1)
     at.click(page.get_by_role("button", name="Stop"))
     expect(page.locator(".title .badge")).to_have_text("Stopped")
+    expect(page.locator(".messagelist")).to_contain_text(f"Sweep {pk} is stopped. Calls already sent will finish.")
 
 
 def test_task_10_a_worker_that_is_gone_and_a_permission_that_is_missing_are_said_with_the_statement_to_add(
