@@ -1395,6 +1395,22 @@ MUTANTS: tuple[Mutant, ...] = (
             'with Trail.of(request).change("make.key") as line:\n                line.nothing_changed()',
             "admin/test_actions.py::test_making_a_key_leaves_a_line",
         ),
+        (
+            "AccessKeyAdmin.get_queryset",
+            "Q() if request.user.is_superuser else ~Q(kind=KeyKind.USER) | Q(user=request.user.pk)",
+            "Q()",
+            "admin/test_actions.py::test_nobody_gets_to_see_a_new_token_of_somebody_else",
+        ),
+    ),
+    *_in(
+        "deployments/admin/notifications.py",
+        (
+            "ChannelAdmin._form",
+            'may_test and "test" in request.POST',
+            '"test" in request.POST',
+            "admin/test_notifications.py::"
+            "test_a_new_channel_is_saved_and_tested_by_one_button_if_its_maker_may_send_tests",
+        ),
     ),
     *_in(
         "deployments/admin/sweeps.py",
@@ -1584,6 +1600,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/admin/project_page.py",
+        (
+            "rollback_targets",
+            "environment.archived_at is not None or not _may_roll_back(request, environment.project)",
+            "False",
+            "admin/test_project_page.py::"
+            "test_the_newest_older_deployed_and_indexed_versions_are_what_one_can_roll_back_to",
+        ),
         (
             "_rollback_targets",
             ", worker__isnull=False",
