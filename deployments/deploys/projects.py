@@ -143,7 +143,8 @@ class Holdings:
         """What happens if the project is deleted, in sentences."""
         sentences = [
             f"{_many(self.environments, 'environment')}, {_many(self.deployments, 'deployment')} and "
-            f"{_many(self.live_keys, 'live key')} will be deleted, with all variables, promotions and expired keys.",
+            f"{_many(self.live_keys, 'live key')} will be deleted, with all variables, promotions, trust policies and "
+            "expired keys.",
             f"{_many(self.repositories, 'repository', 'repositories')} will become unmanaged. Nothing is deleted in "
             "AWS: images and policies stay. Delete the repositories there if nothing runs from them.",
         ]
