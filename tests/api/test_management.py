@@ -574,9 +574,20 @@ def test_terraform_holds_a_project_a_branch_and_a_key_as_the_document_says(manag
     assert not _is_held(data, manager("GET", "/proj_billing"))
     assert _is_held(data, manager("PUT", "/proj_billing", data))
 
-    branch: dict[str, object] = {"branch": "feat/invoices"}
+    branch: dict[str, object] = {"branch": "feat/invoices", "archived": False}
     place = f"/proj_billing/environments/{manager('POST', '/proj_billing/environments', branch).body['id']}"
     assert _is_held(branch, manager("GET", place))
+    Environment.objects.filter(branch="feat/invoices").update(archived_at=timezone.now())
+    assert not _is_held(branch, manager("GET", place))
+    assert _is_held(branch, manager("PUT", place, branch))
+
+    policy: dict[str, object] = {**POLICY, "enabled": True}
+    trusts = f"/proj_billing/trust-policies/{manager('POST', '/proj_billing/trust-policies', policy).body['id']}"
+    TrustPolicy.objects.update(enabled=False)
+    assert not _is_held(policy, manager("GET", trusts))
+    assert _is_held(policy, manager("PUT", trusts, policy))
+    assert manager("DELETE", trusts).status == 204
+    assert manager("GET", trusts).status == 404
     key: dict[str, object] = {"environment": "prod", "name": "ci", "scopes": ["credentials", "deploy"]}
     made = manager("POST", "/proj_billing/keys", key)
     assert keys.authenticate(made.body["key"]) is not None
