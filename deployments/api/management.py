@@ -216,6 +216,8 @@ def set_environment(
 ) -> dict[str, Any]:
     require_right(request.auth, "change_environment")
     found = _environment(find_project(ref), environment)
+    if body.branch is not None and branches.clean(body.branch) != found.branch:
+        raise http_refusal(409, "exists_with_others", what=f"The environment {found}", others="branch")
     _set_archived(request, found, body.archived)
     return _described(_environment(found.project, environment))
 

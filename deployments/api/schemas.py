@@ -214,6 +214,7 @@ class NewEnvironment(BaseModel):
 
 class EnvironmentValues(BaseModel):
     archived: bool
+    branch: str | None = Field(None, description="As it is: a branch keeps its name.")
 
 
 class NewKey(BaseModel):

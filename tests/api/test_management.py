@@ -580,6 +580,9 @@ def test_terraform_holds_a_project_a_branch_and_a_key_as_the_document_says(manag
     Environment.objects.filter(branch="feat/invoices").update(archived_at=timezone.now())
     assert not _is_held(branch, manager("GET", place))
     assert _is_held(branch, manager("PUT", place, branch))
+    renamed = manager("PUT", place, {"branch": "feat/others", "archived": True})
+    assert (renamed.status, renamed.body["code"]) == (409, "exists_with_others")
+    assert _is_held(branch, manager("GET", place))
 
     policy: dict[str, object] = {**POLICY, "enabled": True}
     trusts = f"/proj_billing/trust-policies/{manager('POST', '/proj_billing/trust-policies', policy).body['id']}"
