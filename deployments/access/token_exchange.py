@@ -63,8 +63,12 @@ class Exchanged:
     text: str = field(repr=False)
 
 
-def exchange(*, token: str, audience: str, trail: Trail, project_ref: str = "", environment: str = "") -> Exchanged:
+def exchange(
+    *, token: str, audience: str, trail: Trail, project_ref: str = "", environment: str = "", recorded: bool = True
+) -> Exchanged:
     """Exchange a token for a key. `project_ref`, `environment` (slug): which policies count; empty: all.
+
+    `recorded`: whether a refusal is written, on the policy, in the audit log and in the log.
 
     Asks the issuer for its keys, so no transaction may be open. Raises Refusal (trust_…, project_archived).
     """
@@ -84,7 +88,8 @@ def exchange(*, token: str, audience: str, trail: Trail, project_ref: str = "", 
         except Refusal as again:
             refused = again
     assert refused is not None  # noqa: S101
-    _record(refused, found or _meant(policies, read.claims, named), read, trail)
+    if recorded:
+        _record(refused, found or _meant(policies, read.claims, named), read, trail)
     raise refused
 
 

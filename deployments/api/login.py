@@ -95,8 +95,7 @@ def exchange_token(request: HttpRequest, response: HttpResponse, body: schemas.C
     policy expects."""
     response["Cache-Control"] = "no-store"
     configuration, address = settings.CONFIGURATION, request.META.get("REMOTE_ADDR", "")
-    if wait := limits.failed_exchanges.left(address):
-        raise too_many("refused tokens", wait)
+    wait = limits.failed_exchanges.left(address)  # never for a token that is accepted: many jobs share an address
     try:
         with refusing_with(403):
             made = token_exchange.exchange(
@@ -105,8 +104,11 @@ def exchange_token(request: HttpRequest, response: HttpResponse, body: schemas.C
                 trail=Trail.of(request),
                 project_ref=body.projectRef,
                 environment=body.environment,
+                recorded=not wait,
             )
     except HttpRefusal:
+        if wait:
+            raise too_many("refused tokens", wait) from None
         limits.failed_exchanges.count(address)
         raise
     environment = made.policy.environment

@@ -176,7 +176,13 @@ MUTANTS: tuple[Mutant, ...] = (
             "exchange_token",
             "limits.failed_exchanges.count(address)",
             "pass",
-            _EXCHANGE + "test_after_sixty_refused_tokens_an_address_has_to_wait",
+            _EXCHANGE + "test_after_sixty_refused_tokens_an_address_has_to_wait_with_the_next_one",
+        ),
+        (
+            "exchange_token",
+            "recorded=not wait",
+            "recorded=True",
+            _EXCHANGE + "test_after_sixty_refused_tokens_an_address_has_to_wait_with_the_next_one",
         ),
     ),
     *_in(
