@@ -15,11 +15,13 @@ from deployments.models import TrustKind
 
 NO_CLAIMS: Mapping[str, str] = {}
 #: Shell: `$token` → TRIGGER_ACCESS_TOKEN. The token is on no command line, where others on the machine could read it.
+#: curl writes the answer of each attempt, one after the other, so the last JSON object counts.
 _EXCHANGE = """\
 answer=$$(printf '{"token": "%s", "projectRef": "$ref", "environment": "$environment"}' "$$token" |
   curl --silent --show-error --fail-with-body --retry 3 --header 'Content-Type: application/json' \\
     --data @- $server/api/v1/auth/oidc) || { echo "$$answer"; exit 1; }
-key=$$(printf %s "$$answer" | node -p 'JSON.parse(require("fs").readFileSync(0)).key')"""
+key=$$(printf %s "$$answer" |
+  node -p 'JSON.parse(String(require("fs").readFileSync(0)).split(/(?<=})(?={)/).pop()).key')"""
 
 _GITHUB = """\
 on:

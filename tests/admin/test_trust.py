@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +222,30 @@ def test_the_documents_show_the_file_that_the_page_shows(kind: str) -> None:
     made = ci_file(kind, server=server, api=server, ref="proj_abcdefghijklmnopqrst", environment="prod")
 
     assert made in DOCS.read_text()
+
+
+@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("node")), reason="the file needs curl and node")
+def test_the_file_reads_the_answer_of_its_last_attempt() -> None:
+    answers = [(503, '{"error": "Too many requests wait.}{"}'), (200, '{"key": "tr_prod_x", "environment": "prod"}')]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            status, text = answers.pop(0)
+            self.send_response(status)
+            self.send_header("Retry-After", "0")
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        origin = f"http://127.0.0.1:{server.server_port}"
+        file = ci_file("other", server=origin, api=origin, ref="proj_abcdefghijklmnopqrst", environment="prod")
+        shell = ["sh", "-ec", file.partition("npx ")[0] + 'printf %s "$TRIGGER_ACCESS_TOKEN"']
+        done = subprocess.run(shell, env={"PATH": os.environ["PATH"], "token": "x"}, capture_output=True, timeout=60)
+        server.shutdown()
+
+    assert (done.stdout, done.returncode) == (b"tr_prod_x", 0), done.stderr
