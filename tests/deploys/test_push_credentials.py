@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from deployments.api import branches
 from deployments.aws import clients, ecr, partitions, values
@@ -25,7 +28,7 @@ from deployments.images import EcrRegistry
 from deployments.models import Deployment, DeploymentStatus, Environment, ProcessRole, Project
 from deployments.reconcile import generation
 from deployments.row_values import LogIn
-from sandbox import images
+from sandbox import images, policy
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, TRAIL
 from tests.support.deploys import deploying, finalize, trust
@@ -197,6 +200,63 @@ def test_the_session_policy_fits_into_what_sts_takes_whatever_the_name() -> None
         "*",
         f"arn:aws-iso-b:ecr:ap-southeast-5:{OWNER}:repository/{'a' * 256}",
     ]
+
+
+_NAMES = st.sampled_from(
+    [
+        "trigger/proj_a",
+        "trigger/proj_a-preview",
+        "trigger/proj_ab",
+        "platform",
+        "platform/a",
+        "platform/a/b",
+        "platforms/a",
+    ]
+)
+_PATTERNS = st.sampled_from(["platform/*", "platform/a", "platform*", "p*/a", "platform/*/b", "hub.io/a_b"])
+_REGISTRIES = st.builds(
+    EcrRegistry,
+    account=st.sampled_from([OWNER, CLUSTER]),
+    region=st.sampled_from(["us-east-1", "cn-north-1"]),
+    partition=st.sampled_from(["aws", "aws-cn", "aws-us-gov"]),
+)
+_NEVER = (
+    "ecr:BatchDeleteImage",
+    "ecr:SetRepositoryPolicy",
+    "ecr:DescribeImages",
+    "ecr:CreateRepository",
+    "ecr:ListImages",
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    opened=st.builds(
+        LogIn,
+        push=st.lists(_NAMES, max_size=3, unique=True).map(tuple),
+        pull=st.lists(_PATTERNS, max_size=3, unique=True).map(tuple),
+        left_out=st.lists(_PATTERNS, max_size=3, unique=True).map(tuple),
+    ),
+    registry=_REGISTRIES,
+    asked_in=_REGISTRIES,
+    name=_NAMES,
+)
+def test_a_session_holds_what_the_deployment_says_that_its_log_in_opens_and_nothing_else(
+    opened: LogIn, registry: EcrRegistry, asked_in: EcrRegistry, name: str
+) -> None:
+    session = policy.parse(push_credentials.session_policy(registry, opened))
+    everything = policy.parse('{"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}')
+    caller = policy.Principal(account=OWNER, arn=f"arn:aws:iam::{OWNER}:user/server", names=frozenset())
+
+    def holds(action: str) -> bool:
+        ask = policy.Ask(principal=caller, action=action, resource=asked_in.repository_arn(name), owner=OWNER)
+        return policy.decide(ask, identity=[everything], session=[session]).allowed
+
+    pushes = registry == asked_in and name in opened.push
+    pulls = pushes or (registry == asked_in and any(fnmatchcase(name, each) for each in opened.pull))
+    for action in {*push_credentials.PUSH_AND_PULL, *_NEVER}:
+        wanted = pulls if action in push_credentials.PULL else pushes and action not in _NEVER
+        assert holds(action) is wanted, action
 
 
 @pytest.mark.parametrize(
