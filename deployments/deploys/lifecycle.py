@@ -53,6 +53,8 @@ FAILED, CANCELED, TIMED_OUT = DeploymentStatus.FAILED, DeploymentStatus.CANCELED
 BY_HAND = "cli:manual"
 #: After this time without a request, a running deployment is shown as silent.
 SILENCE = timedelta(minutes=1)
+#: The worker times deployments out once a minute, and later after a restart: until then each step is still accepted.
+TIMED_OUT_LATE = timedelta(minutes=5)
 REASON_LENGTH = 300  # characters of a deployment's error in its log line; the row has all of it
 
 
@@ -583,8 +585,8 @@ def registry_credentials(
 
     The log-in is for the registry that the deployment's image ref names, by the configuration that counts. `person`:
     the id of the user whose personal access token asks for it, or whose token the deploy key was made with. It lasts
-    as long as a push can still be finished: until the deadline, and after the report of the indexer once more the time
-    that a deployment has.
+    as long as a push can still be finished: until the deadline, after the report of the indexer once more the time that
+    a deployment has, and TIMED_OUT_LATE.
 
     Raises Refusal, also if that configuration names another registry by now. `credentials_error` on the deployment
     stores the reason of a refusal, or why the credentials give access to more than one repository, because the CLI
@@ -601,7 +603,7 @@ def registry_credentials(
                 image_ref=deployment.image_ref,
                 label=deployment.id,
                 config=config,
-                seconds=_seconds_left(deployment) + configuration.deploy_timeout.total_seconds(),
+                seconds=_seconds_left(deployment) + (configuration.deploy_timeout + TIMED_OUT_LATE).total_seconds(),
                 also=_others_in_progress(deployment, config, person),
             )
     except Refusal as refused:
