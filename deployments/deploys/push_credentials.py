@@ -60,8 +60,9 @@ PUSH_AND_PULL = (
 WHOLE_REGISTRY = LogIn(push=("*",))
 BUILD_FAILED = "Error building image"  # the CLI's message where docker's build or its push ended with an error
 
-#: (access key, role) → (end by the monotonic clock until which AWS is not called again, AWS's reason).
-_not_allowed: dict[tuple[str, str | None], tuple[float, str]] = {}
+#: (access key, role, first word of the session's name) → (end by the monotonic clock until which AWS is not called
+#: again, AWS's reason). A policy may allow names that begin with `deployment_` and not those that begin with `pull_`.
+_not_allowed: dict[tuple[str, str | None, str], tuple[float, str]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +243,7 @@ def _session(
         make = functools.partial(ecr.federate, label=label, seconds=seconds)
     else:
         return catalogue.sentence("credentials_not_narrowable")
-    identity = (ambient.access_key, ecr.access.role_arn)
+    identity = (ambient.access_key, ecr.access.role_arn, label.partition("_")[0])
     until, reason = _not_allowed.get(identity, (0.0, ""))
     if time.monotonic() < until:
         return reason

@@ -635,6 +635,24 @@ def test_a_refusal_for_one_role_is_not_held_against_another(
         assert arn in deployment.credentials_error
 
 
+def test_a_pull_log_in_that_aws_does_not_allow_makes_no_log_in_of_a_deploy_wider(
+    environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox, become: Callable[..., None]
+) -> None:
+    """The IAM policy of version 0.1.0 allows sessions that are named after a deployment only."""
+    text = IAM_POLICY.read_text().replace("federated-user/pull_*", "federated-user/deployment_of_nobody")
+    become(text)
+    deployment = deployed(environment, ecr_configuration)
+    name = repository(deployment)
+    config = ecr_configuration.registry("MANAGED")
+
+    with pytest.raises(Refusal) as pulls:
+        push_credentials.issue_pull(host=HOST, name=name, label="pull_1_proj", config=config)
+    issue(deployment, ecr_configuration)
+
+    assert pulls.value.code == "pull_not_narrowable"
+    assert (deployment.credentials_kind, deployment.credentials_error) == ("session", "")
+
+
 @pytest.mark.slow
 def test_a_fault_that_may_pass_is_no_reason_to_hand_out_more(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox

@@ -2434,6 +2434,12 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/deploys/push_credentials.py",
         (
+            "_session",
+            'label.partition("_")[0]',
+            '""',
+            _LOG_INS + "test_a_pull_log_in_that_aws_does_not_allow_makes_no_log_in_of_a_deploy_wider",
+        ),
+        (
             "",
             "REMEMBER_SECONDS = 600",
             "REMEMBER_SECONDS = 6000",
@@ -2484,8 +2490,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "_session",
-            "identity = (ambient.access_key, ecr.access.role_arn)",
-            "identity = (ambient.access_key, None)",
+            "identity = (ambient.access_key, ecr.access.role_arn, ",
+            "identity = (ambient.access_key, None, ",
             "deploys/test_push_credentials.py::test_a_refusal_for_one_role_is_not_held_against_another",
         ),
     ),
