@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pydantic
@@ -148,7 +149,7 @@ def show(request: EnvironmentRequest, deployment_id: str) -> dict[str, Any]:
         "canceledReason": deployment.canceled_reason or None,
         "errorData": deployment.error,
         "externalId": deployment.external_id or None,
-        "registryLogIn": _opened(deployment.log_in),
+        "registryLogIn": _opened(_shown(deployment, request.auth.person)),
         "worker": worker
         and {"id": worker.id, "version": str(deployment.version), "tasks": worker.tasks[: schemas.MAX_TASKS]},
     }
@@ -179,6 +180,15 @@ def registry_credentials(request: EnvironmentRequest, deployment_id: str, respon
         "opens": _opened(credentials.opens),
         "message": credentials.message or None,
     }
+
+
+def _shown(deployment: models.Deployment, person: int | None) -> LogIn | None:
+    """The deployment's log-in; for a key that belongs to no person, without the repositories of other deployments."""
+    log_in = deployment.log_in
+    if log_in is None or person is not None:
+        return log_in
+    own = deployment.image_ref.rpartition(":")[0].partition("/")[2]
+    return replace(log_in, push=tuple(name for name in log_in.push if name in (own, "*")), left_out=())
 
 
 def _opened(log_in: LogIn | None) -> dict[str, Any] | None:

@@ -453,7 +453,11 @@ class Deployment(BaseModel):
     canceledReason: str | None = None
     errorData: ErrorData | None = None
     externalId: str | None = None
-    registryLogIn: LogIn | None = Field(None, description="What the last log-in for its push opens, in ECR.")
+    registryLogIn: LogIn | None = Field(
+        None,
+        description="What the last log-in for its push opens, in ECR. With a key that belongs to no person, `push` "
+        "names no repository of another deployment, and `leftOut` is empty.",
+    )
     worker: Worker | None = Field(None, description="Absent until the image is indexed.")
 
 

@@ -59,13 +59,17 @@ def test_two_deploys_of_one_person_are_opened_by_the_newer_log_in_and_those_of_a
     theirs = Cli(client, user_cli.get(f"/api/v1/projects/{other.ref}/prod").body["apiKey"])
     of_a_person = theirs.deploy().body["imageTag"].rpartition(":")[0].partition("/")[2]
     ours = Cli(client, user_cli.get(f"/api/v1/projects/{Project.objects.get(name='Billing').ref}/prod").body["apiKey"])
-    path = f"/api/v1/deployments/{ours.deploy().body['id']}/generate-registry-credentials"
+    deployment = f"/api/v1/deployments/{ours.deploy().body['id']}"
+    path = f"{deployment}/generate-registry-credentials"
 
-    by_person, by_environment_key = ours.post(path, {}).body, cli.post(path, {}).body
+    by_person = ours.post(path, {}).body
+    shown = [each.get(deployment).body["registryLogIn"]["push"] for each in (ours, cli)]
+    by_environment_key = cli.post(path, {}).body
 
     own = by_person["repositoryUri"].partition("/")[2]
     assert by_person["opens"]["push"] == [own, of_a_person]
     assert by_environment_key["opens"]["push"] == [own]
+    assert shown == [[own, of_a_person], [own]]  # the key of an environment reads nothing about another project
     login = (by_person["username"], by_person["password"])
     for name in (own, of_a_person):
         assert images.push(images.build(), sandbox.url, *login, name, "v1", registry=HOST)
