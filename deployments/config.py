@@ -297,8 +297,10 @@ def load(environment: Mapping[str, str], *, found: tuple[Problem, ...] = ()) -> 
             "V4_DEPLOY_REGISTRY_NAMESPACE another value.",
         )
     for registry in (plain, v4):
+        account = registry.host.partition(".")[0]  # a log-in opens nothing in another account's registry
+        namespaces = dict.fromkeys(each.namespace for each in (plain, v4) if each.host.partition(".")[0] == account)
         for pattern in registry.base_repositories:
-            for namespace in dict.fromkeys((plain.namespace, v4.namespace)):
+            for namespace in namespaces:
                 if _reaches_below(pattern, namespace):
                     reader.problem(
                         registry.variable("base_repositories"),

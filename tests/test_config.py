@@ -262,6 +262,16 @@ def test_base_repositories_are_names_and_patterns_outside_the_namespace() -> Non
     assert configuration.v4.base_repositories == ("v4/base-*",)
 
 
+def test_a_base_repository_may_have_the_name_of_another_accounts_namespace() -> None:
+    hosts = ("111111111111.dkr.ecr.us-east-1.amazonaws.com", "111111111111.dkr-ecr.us-east-1.on.aws")
+    other = "222222222222.dkr.ecr.us-east-1.amazonaws.com"
+    given = {"DEPLOY_REGISTRY_HOST": hosts[0], BASE: "platform/*", f"V4_{BASE}": "hub/*"}
+    given["V4_DEPLOY_REGISTRY_NAMESPACE"] = "platform"
+
+    assert BASE not in problems(**given, V4_DEPLOY_REGISTRY_HOST=other)
+    assert BASE in problems(**given, V4_DEPLOY_REGISTRY_HOST=hosts[1])
+
+
 @pytest.mark.parametrize(
     "name", ["platform/", "platform//node", "platform/../node", "platform-", "1/node", "node:22", "a" * 257, "é/node"]
 )
