@@ -13,9 +13,10 @@ from django.db.models.functions import Now
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.http import urlencode
+from django.utils.text import Truncator
 
 from deployments import doctor
-from deployments.admin.pages import Several
+from deployments.admin.pages import MAX_MENU_CHOICES, Several
 from deployments.models import Repository, RepositoryStatus
 from deployments.reconcile import causes, targets
 from deployments.reconcile.causes import Cause
@@ -35,6 +36,8 @@ WORST_FIRST = Case(
 )
 MAX_GROUPED = 2_000  # repositories that one page reads to group them; pages say so if there are more
 NAMED = 3  # repositories of an alarm that it names
+ALARMS_SHOWN = 20  # alarms that a page shows; pages say if there are more
+SAID_SHOWN = 600  # characters of the words of AWS that an alarm shows; the page of a repository has all
 
 _COLUMNS = (
     "name", "account", "region", "status", "last_error", "last_error_code", "differences", "drifted_since",
@@ -54,6 +57,11 @@ class CauseAlarm:
     @property
     def named(self) -> list[Repository]:
         return self.rows[:NAMED]
+
+    @property
+    def said(self) -> str:
+        """The words of AWS, in at most SAID_SHOWN characters."""
+        return Truncator(self.cause.said).chars(SAID_SHOWN)
 
     @property
     def others(self) -> int:
@@ -80,9 +88,19 @@ class Attention:
     is_cut: bool  # there are more than MAX_GROUPED
 
     @property
-    def number(self) -> int:
-        """How many repositories the alarms are about."""
-        return sum(len(alarm.rows) for alarm in self.alarms)
+    def shown(self) -> list[CauseAlarm]:
+        """The alarms that a page shows."""
+        return self.alarms[:ALARMS_SHOWN]
+
+    @property
+    def more(self) -> int:
+        """How many alarms `shown` leaves out."""
+        return len(self.alarms) - len(self.shown)
+
+    @property
+    def grouped(self) -> int:
+        """How many repositories were grouped, if `is_cut`."""
+        return MAX_GROUPED
 
 
 def list_address(**filters: str) -> str:
@@ -159,7 +177,11 @@ class ByCause(Several):
     parameter_name = "cause"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(alarm.cause.key, alarm.cause.title) for alarm in attention(request).alarms]
+        alarms = attention(request).alarms
+        shown = [
+            alarm for place, alarm in enumerate(alarms) if place < MAX_MENU_CHOICES or alarm.cause.key in self.chosen
+        ]
+        return [(alarm.cause.key, alarm.cause.title) for alarm in shown]
 
     def has_output(self) -> bool:
         return True  # else Django would ignore the parameter, and the list would show all repositories

@@ -16,7 +16,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 
 from deployments.admin import commits, why
-from deployments.admin.display import ago, badge, clock, commit_cell, headline, tags, took, two_lines
+from deployments.admin.display import ago, badge, clock, commit_cell, headline, one_line, tags, took, two_lines
 from deployments.admin.exports import Exports
 from deployments.admin.pages import Alarm, Nouns, Several, Together, audit_of, menu
 from deployments.admin.promotions import Promotions, offers
@@ -162,7 +162,7 @@ class DeploymentAdmin(Promotions, Exports):
 
     @admin.display(description="Status")
     def status_cell(self, row: Deployment) -> str:
-        reason = row.reason or row.canceled_reason  # type: ignore[attr-defined]
+        reason = one_line(row.reason or row.canceled_reason or "")  # type: ignore[attr-defined]
         if (silent := _silent_since(row)) is not None:
             reason = format_html("No request since {}", clock(silent))
         return two_lines(badge(row), reason) if reason else badge(row)

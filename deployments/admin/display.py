@@ -21,7 +21,7 @@ from django.template.base import Parser, Token
 from django.utils import timezone
 from django.utils.html import format_html, strip_tags
 from django.utils.safestring import SafeString
-from django.utils.text import capfirst
+from django.utils.text import Truncator, capfirst
 from django.utils.timesince import timesince
 
 from deployments.access import audit
@@ -144,6 +144,7 @@ def live_headline(promotion: Any) -> str:
     return commits.first_line(promotion.message) or str(promotion.deployment.version)
 
 
+LINE_CHARACTERS = 200  # of `one_line`
 _CELL = re.compile(r"<(tr|td|th)\b([^>]*)>")
 _HEADER = re.compile(r"<th\b[^>]*>(.*?)</th>", re.DOTALL)
 _HEADER_OF_LIST = re.compile(r'<div class="text">(.*?)</div>', re.DOTALL)
@@ -408,6 +409,11 @@ _DIGEST = re.compile(r"\b(sha256:[0-9a-f]{12})[0-9a-f]{52}\b")
 def short(text: str) -> str:
     """A text for a list: the first twelve characters of a digest name it. The row's page has the whole text."""
     return _DIGEST.sub(r"\1…", text)
+
+
+def one_line(text: object) -> str:
+    """The beginning of a reason for a cell of a list, whose line the style sheet cuts: its whole can have 16 KB."""
+    return Truncator(str(text)).chars(LINE_CHARACTERS)
 
 
 def two_lines(first: object, second: object) -> SafeString:

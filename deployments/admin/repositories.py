@@ -18,6 +18,7 @@ from django.utils.safestring import SafeString
 from deployments.admin import differences
 from deployments.admin.attention import (
     ALARMING,
+    ALARMS_SHOWN,
     LEFT,
     NEEDS_ATTENTION,
     WORST_FIRST,
@@ -28,7 +29,7 @@ from deployments.admin.attention import (
 from deployments.admin.bulk_actions import BULK_ACTIONS, BulkActions, button, offered, offers_of, with_offers
 from deployments.admin.dashboard import shell
 from deployments.admin.deployments import latest
-from deployments.admin.display import ago, badge, two_lines
+from deployments.admin.display import ago, badge, one_line, two_lines
 from deployments.admin.exports import Exports
 from deployments.admin.image_states import kept_images
 from deployments.admin.images import Images
@@ -194,7 +195,8 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "may_reconcile": may(request, "reconcile_repository"),
             "attention": replace(found, alarms=alarms, left=[]) if alarms else None,
             # Above the whole list; a list with a filter or a search shows what was asked for.
-            "shared": [] if request.GET else [alarm for alarm in found.alarms if len(alarm.rows) > 1],
+            "shared": [] if request.GET else [alarm for alarm in found.alarms if len(alarm.rows) > 1][:ALARMS_SHOWN],
+            "grouped": found.grouped if found.is_cut else 0,
         }
         return super().changelist_view(request, context | (extra_context or {}))
 
@@ -222,7 +224,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
         title = two_lines(row.project, name) if row.project else name
         if row.status not in NEEDS_ATTENTION:
             return title
-        return format_html('{}<span class="under reason {}">{}</span>', title, row.status, reason(row))
+        return format_html('{}<span class="under reason {}">{}</span>', title, row.status, one_line(reason(row)))
 
     @admin.display(description="Policy")
     def status_cell(self, row: Repository) -> str:

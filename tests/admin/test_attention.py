@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from deployments import errors
 from deployments.admin import attention
+from deployments.admin.pages import MAX_MENU_CHOICES
 from deployments.models import Repository
 from deployments.row_values import Difference, Part
 from tests.admin.installation import Installation
@@ -207,3 +208,40 @@ def test_who_may_not_reconcile_gets_no_link_to_the_actions(
 
     assert "Choose what to do with it" in operator.get("/admin/").content.decode()
     assert "Choose what to do" not in person("view_repository").get("/admin/").content.decode()  # type: ignore[operator]
+
+
+def test_many_causes_with_long_words_leave_the_pages_small_and_the_pages_say_what_is_not_shown(
+    installation: Installation, operator: Client
+) -> None:
+    quiet()
+    rows = repositories(attention.ALARMS_SHOWN + 100)
+    for number, row in enumerate(rows):
+        row.status, row.last_error, row.last_error_code = "failed", f"Unheard of {number}: <b>{'x ' * 5_000}", "Novel"
+        row.last_error_at = row.error_since = timezone.now()
+    Repository.objects.bulk_update(rows, ["status", "last_error", "last_error_code", "last_error_at", "error_since"])
+
+    dashboard, listed = operator.get("/admin/"), operator.get(REPOSITORIES)
+
+    page = " ".join(dashboard.content.decode().split())
+    assert page.count('data-key="cause-') == attention.ALARMS_SHOWN
+    assert "100 more causes." in page
+    assert len(page) < 130 * 1024
+    assert len(listed.content) < 260 * 1024  # 50 rows; before compression
+    [menu] = [choices for spec, choices in listed.context["cl"].menus if spec.title == "Cause"]
+    assert len(menu) == 1 + MAX_MENU_CHOICES
+    last = dashboard.context["attention"].alarms[-1]
+    assert [row.pk for row in operator.get(last.address).context["cl"].result_list] == [last.rows[0].pk]
+
+
+def test_a_list_of_a_cause_says_that_not_all_repositories_were_grouped(
+    twelve: list[Repository], operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "MAX_GROUPED", 11)
+    alarm = operator.get("/admin/").context["attention"].alarms[0]
+
+    page = " ".join(operator.get(alarm.address).content.decode().split())
+    whole = " ".join(operator.get(REPOSITORIES).content.decode().split())
+
+    assert "11 repositories, since" in page
+    assert "Grouped are the first 11 repositories that need attention, so more may have these causes." in page
+    assert "Among the first 11 repositories that need attention." in whole

@@ -243,7 +243,7 @@ def test_its_begin_and_its_end_are_news_once_each_also_with_a_failure_in_between
     row = Repository.objects.get()
     assert (row.status, row.incomparable_since) == (RepositoryStatus.IN_SYNC, None)
     [begun] = [each for each in news.current_news(timezone.now()) if each.event == "repository.incomparable"]
-    assert begun.subject == f"{row.name} has a repository policy that cannot be compared"
+    assert begun.subject == f"{row.project}: The repository policy cannot be compared"
     assert "Novelty" in begun.text
 
 
