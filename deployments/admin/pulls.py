@@ -30,6 +30,7 @@ from deployments.config import Configuration
 from deployments.models import RegistryPolicyReading, Repository, RepositoryStatus, Sweep, SweepStatus
 from deployments.reconcile import pull_states, targets
 from deployments.reconcile.pull_states import PullState
+from deployments.reconcile.targets import Target
 
 TITLE = "Who can pull"
 #: State → its value in the address, tone and word, the worst first.
@@ -66,6 +67,11 @@ class Asked:
         return found
 
     @cached_property
+    def targets(self) -> list[Target]:
+        """The targets of the configuration; none if no consumer account is set."""
+        return targets.configured(self.configuration) if self.accounts else []
+
+    @cached_property
     def readings(self) -> dict[tuple[str, str], RegistryPolicyReading]:
         """(account, region) → the last reading of the registry's policy."""
         return {(each.account, each.region): each for each in RegistryPolicyReading.objects.all()}
@@ -73,9 +79,7 @@ class Asked:
     @property
     def registries(self) -> list[tuple[str, RegistryPolicyReading | None]]:
         """(account and region, the last reading of its policy) of each configured registry."""
-        if not self.accounts:
-            return []
-        found = {(each.registry.account, each.registry.region) for each in targets.configured(self.configuration)}
+        found = {(each.registry.account, each.registry.region) for each in self.targets}
         return [(" ".join(key), self.readings.get(key)) for key in sorted(found)]
 
 

@@ -205,7 +205,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
         acts = any(may(request, bulk.right) for bulk in BULK_ACTIONS.values())
         needless = {"place": len(_places(request)) < 2, "act": not acts}
         columns: list[Any] = [name for name in self.list_display if not needless.get(name)]
-        return [*columns[:2], _pull(Asked.of(request).accounts), *columns[2:]]
+        return [*columns[:2], _pull(Asked.of(request)), *columns[2:]]
 
     def get_list_filter(self, request: HttpRequest) -> Any:
         """Without the menus of account and region where all repositories have the same one and none is chosen."""
@@ -321,11 +321,13 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
         }
 
 
-def _pull(accounts: list[str]) -> Callable[[Repository], str]:
-    """The column with a mark for each of the accounts."""
+def _pull(asked: Asked) -> Callable[[Repository], str]:
+    """The column with a mark for each consumer account; none if the settings name another registry now."""
 
     def pull(row: Repository) -> str:
-        return marks(row, accounts)
+        if asked.accounts and not any(each.has(row) for each in asked.targets):
+            return SafeString('<span class="quiet">Its registry is not in the settings</span>')
+        return marks(row, asked.accounts)
 
     return admin.display(description="Pull")(pull)
 

@@ -40,6 +40,11 @@ class Target:
         """Whether a repository name of this registry is under the target's namespace."""
         return repository.startswith(f"{self.config.namespace}/")
 
+    def has(self, row: Repository) -> bool:
+        """Whether a row's repository belongs to the target; as `rows`."""
+        place = (self.registry.account, self.registry.region)
+        return place == (row.account, row.region) and self.names(row.name)
+
     def ecr(self, **hooks: Any) -> Ecr:
         """The `Ecr` for the target's registry. `hooks`: further fields of `Ecr`."""
         return Ecr.of(self.config, self.registry, **hooks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from django.test import Client
 from django.utils import timezone
 
 from deployments.admin.attention import NAMED
+from deployments.admin.pages import Console
 from deployments.models import Project, Repository
 from deployments.row_values import ConsumerPull, Difference, Part
 from tests.admin.installation import CLUSTER, HOST, STAGING, Installation
@@ -182,3 +185,36 @@ def test_a_number_that_leads_to_a_list_is_the_number_of_its_rows(
         if rows != number:
             wrong.append((words, number, target, rows))
     assert not wrong, wrong
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"{REPOSITORIES}?status=attention",
+        f"{REPOSITORIES}?status=attention&status=left&o=1",
+        f"{REPOSITORIES}?status=drifted&mode=observe",
+        f"{REPOSITORIES}?comparison=incomparable",
+        f"{REPOSITORIES}?q=state&status=in_sync&o=-2.1",
+        f"{REPOSITORIES}?q=%3Cb+onclick",
+        f"{REPOSITORIES}?status=nonsense",
+        f"{REPOSITORIES}?mode=nonsense&cause=nonsense",
+        "/admin/pulls/?state=no&o=1",
+        "/admin/pulls/?state=depends&state=unknown&q=state",
+        f"/admin/pulls/?consumer={STAGING}&state=nonsense",
+    ],
+)
+def test_a_file_has_the_rows_of_the_list_in_the_order_of_the_list(
+    address: str, installation: Installation, operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Console, "list_per_page", 7)
+    every_state()
+    path, _, query = address.partition("?")
+
+    shown = operator.get(address).context["cl"]
+    listed = [row.name for row in shown.result_list]
+    for page in range(2, shown.paginator.num_pages + 1):
+        listed += [row.name for row in operator.get(f"{address}&p={page}").context["cl"].result_list]
+    file = operator.get(f"{path}export.csv?{query}").getvalue().decode()
+
+    assert [line["name"] for line in csv.DictReader(io.StringIO(file, newline=""))] == listed
+    assert len(listed) == shown.result_count

@@ -328,6 +328,19 @@ def test_each_consumer_account_has_a_mark_that_says_what_the_page_of_pulls_says(
     ]  # fmt: skip
 
 
+def test_a_repository_of_a_registry_that_the_settings_no_longer_name_has_no_marks(
+    installation: Installation, operator: Client
+) -> None:
+    """As on the project's page, and as on the page of pulls, which does not list it."""
+    row = Repository.objects.filter(status="in_sync").exclude(account="111111111111")[0]
+    Repository.objects.filter(pk=row.pk).update(name="trigger/elsewhere")
+
+    line = row_of(operator, "trigger/elsewhere")
+
+    assert 'class="pull' not in line
+    assert "Its registry is not in the settings" in line
+
+
 def test_many_consumer_accounts_are_counted_by_state(configure: Callable[..., Configuration], operator: Client) -> None:
     accounts = [str(number) * 12 for number in range(2, 8)]
     configure(
