@@ -14,7 +14,7 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponseBase, HttpResponseRedirect, StreamingHttpResponse
-from django.urls import path, reverse
+from django.urls import path
 from django.utils import timezone
 
 from deployments.admin.pages import Console
@@ -49,7 +49,7 @@ class Exports(Console):
         try:
             rows = self.exported(self.all_that_match(request))
         except IncorrectLookupParameters:
-            return HttpResponseRedirect(reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist"))
+            return HttpResponseRedirect("./")  # the list
         columns = self.columns_for(request)
         records = ({name: value(row) for name, value in columns.items()} for row in rows.iterator(chunk_size=500))
         lines = as_csv(columns, records) if kind == "csv" else as_json_lines(records)

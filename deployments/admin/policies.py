@@ -85,15 +85,18 @@ def openness(row: Repository) -> policy.Openness:
 
 
 def pullers(row: Repository, registry: policy.RegistryPolicy | None) -> list[Puller]:
-    """The consumer accounts as of the last check, then the other principals that either policy names.
+    """The consumer accounts as of the last check, then the other principals that either policy names; of a repository
+    that is gone, nobody, as on the other pages.
 
     `registry`: the registry policy as it was last read; None: AWS does not show it.
     """
+    if row.status == RepositoryStatus.MISSING:
+        return []
     found = [
         Puller(name=f"account {account}", verdict=answer.verdict, words=answer.words, consumer=True)
         for account, answer in sorted(row.consumers.items())
     ]
-    if row.last_checked_at is None or row.status == RepositoryStatus.MISSING:
+    if row.last_checked_at is None:
         return found
     known = {puller.name for puller in found}
     partition = partition_of(row.region)

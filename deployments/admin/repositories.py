@@ -326,7 +326,10 @@ def _pull(asked: Asked) -> Callable[[Repository], str]:
 
     def pull(row: Repository) -> str:
         if asked.accounts and not any(each.has(row) for each in asked.targets):
-            return SafeString('<span class="quiet">Its registry is not in the settings</span>')
+            return format_html(
+                '<span title="{0}" aria-hidden="true">–</span><span class="visually-hidden">{0}</span>',
+                "Its registry is not in the settings",
+            )
         return marks(row, asked.accounts)
 
     return admin.display(description="Pull")(pull)
