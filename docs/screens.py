@@ -158,7 +158,7 @@ def browser() -> int:
                 page.get_by_role("button", name="Preview").click()
                 page.wait_for_selector("#answer-title")
             elif menu and not menu.startswith("#"):
-                page.locator("summary", has_text=re.compile(f"^{menu}")).click()
+                page.locator("summary", has_text=re.compile(rf"^\s*{menu}")).click()
             file = SCREENS / f"{name}.png"
             height = page.evaluate("document.documentElement.scrollHeight")
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

@@ -85,8 +85,9 @@ def openness(row: Repository) -> policy.Openness:
 
 
 def pullers(row: Repository, registry: policy.RegistryPolicy | None) -> list[Puller]:
-    """The consumer accounts as of the last check, then the other principals that either policy names; of a repository
-    that is gone, nobody, as on the other pages.
+    """The consumer accounts as of the last check, then the other principals that either policy names.
+
+    Nobody pulls from a repository that is gone, also if its row has answers of an earlier check.
 
     `registry`: the registry policy as it was last read; None: AWS does not show it.
     """
