@@ -21,7 +21,7 @@ from deployments.admin import commits
 from deployments.admin.attention import ALARMING, LEFT, attention, list_address
 from deployments.admin.chart import per_day
 from deployments.admin.display import TONES, ago
-from deployments.admin.image_states import broken_current_images, broken_in_project
+from deployments.admin.image_states import BROKEN_SHOWN, broken_current_images, broken_in_project
 from deployments.admin.pages import Alarm, may
 from deployments.deploys.projects import ROOT_SLUGS
 from deployments.deploys.promotions import rolled_back
@@ -166,6 +166,7 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
         numbers = _numbers()
         shares = list(_shares({each["status"]: each["number"] for each in numbers}))
         totals: dict[str, int] = {}
+        broken = list(broken_current_images())
         for each in numbers:
             for name in each.keys() - {"status"}:
                 totals[name] = totals.get(name, 0) + each[name]
@@ -180,7 +181,8 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
             "pending_number": sum(share.number for share in shares if share.status == RepositoryStatus.PENDING),
             "pending_address": list_address(status="pending"),
             "may_reconcile": may(request, "reconcile_repository"),
-            "broken_images": broken_current_images(),
+            "broken_images": broken[:BROKEN_SHOWN],
+            "more_broken_images": len(broken) > BROKEN_SHOWN,
             "counts_pulls": pull_states.with_a(settings.CONFIGURATION, *_STATES["without"]) is not None,
             "without_pull": totals.get("without", 0),
             "undecided_pull": totals.get("undecided", 0),

@@ -21,8 +21,8 @@ def kept_images(rows: Q) -> Any:
 
 
 def broken_current_images() -> Any:
-    """The current images that cannot be pulled, the newest first. One query."""
-    return _broken().select_related("deployment__environment__project").order_by("-since")[:BROKEN_SHOWN]
+    """The current images that cannot be pulled, the newest first; at most one more than BROKEN_SHOWN. One query."""
+    return _broken().select_related("deployment__environment__project").order_by("-since")[: BROKEN_SHOWN + 1]
 
 
 def broken_in_project() -> Exists:

@@ -10,6 +10,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from deployments.admin import dashboard, image_states
 from deployments.models import Deployment, Environment, ImageState, Promotion, Repository
 from tests.admin.installation import Installation
 
@@ -79,3 +80,18 @@ def test_the_dashboard_names_environments_whose_current_image_cannot_be_pulled(
     ImageState.objects.update(state="missing")
     Promotion.objects.filter(deployment=current).delete()
     assert named not in operator.get("/admin/").content.decode(), "a roll-back target is no current image"
+
+
+def test_the_dashboard_says_that_it_names_not_all_broken_images(
+    installation: Installation, operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ImageState.objects.update(state="missing")
+    words = "More current images cannot be pulled: the page of each project says which."
+    for number, more in ((1, True), (1_000, False)):
+        for module in (image_states, dashboard):
+            monkeypatch.setattr(module, "BROKEN_SHOWN", number)
+
+        response = operator.get("/admin/")
+
+        assert (words in response.content.decode()) is more
+        assert 1 <= len(response.context["broken_images"]) <= number
