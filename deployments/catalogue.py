@@ -194,13 +194,6 @@ AWS: tuple[Entry, ...] = (
         installation=True,
     ),
     Entry(
-        codes=("PackedPolicyTooLarge",),
-        says=_AWS_SAID,
-        todo="Give the repository a shorter name.",
-        cause="The policy of the session for one repository is too large in AWS's packed form.",
-        owner=Owner.OPERATOR,
-    ),
-    Entry(
         codes=("AccessDenied", "AccessDeniedException"),
         on=("GetFederationToken",),
         says=_AWS_SAID,

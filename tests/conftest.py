@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.db import connections
 from django.test import Client
 
-from deployments import config, service_urls
+from deployments import config, log, service_urls
 from deployments.access import sessions
 from deployments.aws import clients
 from deployments.models import Environment, EnvironmentType, Project
@@ -83,6 +83,13 @@ def unregistered() -> Iterator[None]:
     processes._mine, processes._ended, processes._trouble = None, False, ("", None)
     yield
     processes._mine, processes._ended, processes._trouble = None, False, ("", None)
+
+
+@pytest.fixture(autouse=True)
+def nothing_bound() -> Iterator[None]:
+    """The fields that a test has bound to its log lines are not on the lines of the next test."""
+    yield
+    log.clear()
 
 
 @pytest.fixture(scope="session")

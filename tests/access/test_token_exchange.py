@@ -71,11 +71,11 @@ def policy(issuer: Provider, production: Environment, pem: tuple[Path, Path]) ->
     return ci_tokens.policy(issuer, production, pem[0])
 
 
-def exchange(token: str, **which: str) -> token_exchange.Exchanged:
+def exchange(token: str, **which: Any) -> token_exchange.Exchanged:
     return token_exchange.exchange(token=token, audience=ORIGIN, trail=TRAIL, **which)
 
 
-def refused(token: str, **which: str) -> Refusal:
+def refused(token: str, **which: Any) -> Refusal:
     with pytest.raises(Refusal) as caught:
         exchange(token, **which)
     assert token not in caught.value.sentence
