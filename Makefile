@@ -51,8 +51,8 @@ test: $(VENV)/.dev ## Every test: on SQLite, on a real PostgreSQL, and with the 
 	$(PY) -m pytest -m slow -n 2 --dist loadfile $(ARGS)
 endif
 
-fast: $(VENV)/.dev ## The fast tests on SQLite only, without the tables of many cases and the costly tests
-	$(PY) -m pytest -m "not slow and not wide and not costly" $(ABREAST) $(ARGS)
+fast: $(VENV)/.dev ## The fast tests on SQLite only, without the tables of many cases, the costly tests and the hostile suite
+	$(PY) -m pytest -m "not slow and not wide and not costly" --ignore tests/attack $(ABREAST) $(ARGS)
 
 walks: $(VENV)/.dev ## Through how many of our modules do a deploy, a finalize and a sweep go? CONTRIBUTING has the figures
 	@$(PY) -m tests.walks

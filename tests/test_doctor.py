@@ -175,6 +175,7 @@ def test_a_broken_policy_setting_is_a_line_with_its_example(beating: Process, se
     assert line(report, "Registry").level is Level.SKIPPED
 
 
+@pytest.mark.costly
 def test_the_static_files_are_judged_by_who_comes(
     plain: Configuration,
     configure: Callable[..., Configuration],
@@ -249,6 +250,7 @@ def test_a_missing_permission_to_write_is_found_with_the_statement_to_add(
     }
 
 
+@pytest.mark.costly
 def test_another_answer_to_a_tried_write_says_nothing_about_the_permission(
     ecr_configuration: Configuration, beating: Process, sandbox: Sandbox
 ) -> None:
@@ -412,6 +414,7 @@ def test_without_a_probe_role_the_doctor_does_not_ask_for_exclusions(
     assert "ecr:ListPullTimeUpdateExclusions" not in sandbox.calls()
 
 
+@pytest.mark.costly
 def test_credentials_that_aws_does_not_know_are_one_failure_and_not_ten(
     ecr_configuration: Configuration, beating: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -707,6 +710,7 @@ def test_the_button_needs_a_token(browser: Client, plain: Configuration) -> None
 # ----------------------------------------------------------------------------------------------------- single sign-on
 
 
+@pytest.mark.costly
 def test_the_doctor_asks_the_provider_and_names_the_redirect_address(
     configure: Callable[..., Configuration], db: None
 ) -> None:

@@ -93,6 +93,7 @@ def test_ids_and_keys_have_the_forms_that_the_cli_recognises() -> None:
     assert images.new_environment_key("stg").startswith("tr_stg_")
 
 
+@pytest.mark.costly
 def test_no_id_is_misread_in_an_address_of_the_admin() -> None:
     ids = [images.new_id("deployment") for _ in range(3000)]
 

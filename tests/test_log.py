@@ -131,6 +131,7 @@ def http(live_server: LiveServer, environment: Environment, ecr_configuration: C
     return Http(live_server, keys.make_environment_key(environment)[1])
 
 
+@pytest.mark.costly
 def test_a_complete_deploy_leaves_one_line_for_each_request_change_and_write_to_aws(
     http: Http, configure: Callable[..., Configuration], environment: Environment, lines: Log
 ) -> None:
@@ -189,6 +190,7 @@ def test_a_failed_deploy_is_found_by_its_short_code_its_project_and_its_request_
     assert SECRET not in lines.raw
 
 
+@pytest.mark.costly
 def test_a_refused_deploy_is_one_warning_with_the_code_and_the_sentence_beside_the_refused_write(
     http: Http, sandbox: Sandbox, environment: Environment, lines: Log
 ) -> None:

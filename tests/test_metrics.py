@@ -107,6 +107,7 @@ def test_a_label_cannot_break_out_of_its_quotes() -> None:
     assert text.decode().splitlines()[-1] == 'registry_admin_x{a="b\\"} 2\\n\\\\"} 1.0'
 
 
+@pytest.mark.costly
 def test_the_metrics_that_were_there_before_keep_their_names_types_and_labels(watched: Client) -> None:
     Installation(projects=2, repositories=12, deployments=40)
     Process.objects.create(role=ProcessRole.WORKER, host="one", pid=1)
@@ -125,6 +126,7 @@ def test_the_metrics_that_were_there_before_keep_their_names_types_and_labels(wa
         assert all(set(sample.labels) == wanted for sample in family.samples), name
 
 
+@pytest.mark.costly
 def test_a_scraper_that_asks_for_openmetrics_gets_it(watched: Client) -> None:
     answer = watched.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"})
 

@@ -61,6 +61,7 @@ def test_a_new_migration_is_listed_when_it_lands() -> None:
     )
 
 
+@pytest.mark.costly
 @pytest.mark.django_db
 def test_a_migration_that_changes_several_tables_of_the_released_version_locks_them_first() -> None:
     """That version's processes use them meanwhile, in an order of their own (`schema.lock_tables`)."""

@@ -71,6 +71,7 @@ def test_only_the_settings_read_the_environment() -> None:
     assert set(readers) <= {"registry_admin/settings.py", "registry_admin/wsgi.py"}
 
 
+@pytest.mark.costly
 @pytest.mark.django_db
 def test_no_migration_is_missing() -> None:
     call_command("makemigrations", check=True, dry_run=True, verbosity=0)

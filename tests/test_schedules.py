@@ -155,6 +155,7 @@ def test_an_overdue_schedule_is_trouble_on_the_heartbeat(overdue: Process) -> No
     assert row.trouble == ""
 
 
+@pytest.mark.costly
 def test_an_overdue_schedule_is_reported_by_the_probe_the_doctor_the_metrics_and_the_dashboard(
     overdue: Process, settings: Any, admin_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -305,6 +305,7 @@ def test_the_same_tags_are_read_from_every_notation(tags: dict[str, str]) -> Non
     assert dict(notations.read_tags(json.dumps(tags))) == tags
 
 
+@pytest.mark.costly
 @given(text=st.text(max_size=60), name=st.sampled_from(sorted(BY_NAME)))
 def test_any_text_is_read_or_refused_and_nothing_else_happens(text: str, name: str) -> None:
     config.load({name: text})

@@ -34,6 +34,7 @@ def https(settings: Any) -> Client:
     return Client(SERVER_NAME="deploy.example.com", HTTP_HOST="deploy.example.com")
 
 
+@pytest.mark.costly
 @pytest.mark.django_db
 def test_hsts_is_on_https_answers_only_for_this_host_only(https: Client) -> None:
     over_https = https.get("/admin/login/", headers={"X-Forwarded-Proto": "https"})

@@ -285,6 +285,7 @@ def superuser(db: None) -> Client:
     return client
 
 
+@pytest.mark.costly
 def test_the_list_and_the_page_of_a_line_show_it_and_offer_no_change(three_lines: None, superuser: Client) -> None:
     listed = superuser.get(LIST).content.decode()
     line = AuditEntry.objects.get(action="create.accesskey")
@@ -304,6 +305,7 @@ def test_the_list_and_the_page_of_a_line_show_it_and_offer_no_change(three_lines
     assert line.actor == "keys"
 
 
+@pytest.mark.costly
 def test_the_list_is_found_by_actor_action_object_and_time(three_lines: None, superuser: Client) -> None:
     def shown(query: str) -> int:
         return int(superuser.get(f"{LIST}?{query}").context["cl"].result_count)
@@ -317,6 +319,7 @@ def test_the_list_is_found_by_actor_action_object_and_time(three_lines: None, su
     assert shown("at__gte=2999-01-01+00:00:00%2B00:00") == 0
 
 
+@pytest.mark.costly
 def test_a_hundred_lines_take_no_more_queries_than_three(three_lines: None, superuser: Client) -> None:
     def queries() -> int:
         superuser.get(LIST)

@@ -127,6 +127,7 @@ def test_before_the_tables_are_there_nothing_is_done() -> None:
     groups.ensure_groups(apps=Old())
 
 
+@pytest.mark.costly
 @pytest.mark.django_db
 def test_flush_and_migrate_themselves_make_the_groups() -> None:
     Group.objects.all().delete()
@@ -168,6 +169,7 @@ def test_only_an_admin_gets_to_the_forms_that_add_something(group: str) -> None:
         assert client.post(address, {}).status_code == 403
 
 
+@pytest.mark.costly
 @pytest.mark.django_db
 def test_an_admin_who_is_no_superuser_makes_people_keys_and_projects() -> None:
     client = member(ADMIN)

@@ -173,6 +173,7 @@ def test_a_log_in_does_not_clear_the_wrong_passwords_of_its_address_for_other_ac
     assert works(log_in("right password", address=ELSEWHERE))
 
 
+@pytest.mark.costly
 def test_a_failed_log_in_sends_one_signal_whether_it_was_throttled_or_not(ada: User) -> None:
     sent: list[bool] = []
 
@@ -304,6 +305,7 @@ def test_a_password_that_is_too_long_has_no_hash(monkeypatch: pytest.MonkeyPatch
     assert not hashing.Hasher().verify("x" * (hashing.MAX_PASSWORD_CHARACTERS + 1), encoded)
 
 
+@pytest.mark.costly
 def test_a_usual_address_has_the_best_rank_and_one_that_has_failed_the_worst(
     ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:

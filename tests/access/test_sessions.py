@@ -208,6 +208,7 @@ def logged_in(user: User) -> Client:
     return client
 
 
+@pytest.mark.costly
 def test_the_sessions_that_a_new_password_ends_are_gone_and_have_one_line_with_their_number(ada: User) -> None:
     mira = User.objects.create_superuser("mira", "mira@example.com", PASSWORD)
     here, *elsewhere = (logged_in(ada) for _ in range(3))

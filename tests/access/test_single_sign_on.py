@@ -235,6 +235,7 @@ def test_a_document_of_another_issuer_is_not_believed(provider: Provider, sso: C
     assert "calls itself another issuer" in answer.content.decode()
 
 
+@pytest.mark.costly
 def test_a_new_key_of_the_provider_is_found_without_a_restart(provider: Provider, sso: Configure) -> None:
     assert sign_on(provider).status_code == 302
 
@@ -341,6 +342,7 @@ def test_a_provider_holds_a_thread_for_a_short_time_and_leads_it_nowhere(
     assert not User.objects.exists()
 
 
+@pytest.mark.costly
 def test_over_tls_the_limits_hold_and_only_a_trusted_certificate_counts(
     tmp_path: Path, sso: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -677,6 +679,7 @@ def test_an_account_that_lost_its_groups_once_stays_inactive_if_an_administrator
     assert not person().is_active
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 def test_a_log_in_does_not_undo_what_an_administrator_does_at_the_same_moment(
     provider: Provider, sso: Configure
@@ -730,6 +733,7 @@ def test_a_group_of_the_setting_that_does_not_exist_gives_nothing(
     assert "sso.group_missing" in caplog.text
 
 
+@pytest.mark.costly
 def test_a_personal_token_ends_thirty_days_after_the_last_log_in(provider: Provider, sso: Configure) -> None:
     sign_on(provider)
     ada, root = person(), User.objects.create_superuser("root", "", PASSWORD)
@@ -777,6 +781,7 @@ def begin_link(provider: Provider, browser: Client, subject: str = "248289761001
     return browser.get(provider.approve(begun["Location"], subject).removeprefix(ORIGIN), follow=True)
 
 
+@pytest.mark.costly
 def test_the_owner_links_the_account_after_a_question(provider: Provider, sso: Configure, root: User) -> None:
     provider.people["248289761001"]["groups"] = ["platform-admins"]
     browser = logged_in(root)
@@ -799,6 +804,7 @@ def test_the_owner_links_the_account_after_a_question(provider: Provider, sso: C
     assert root.is_superuser  # an administrator gave it, not the claim
 
 
+@pytest.mark.costly
 def test_a_link_needs_a_recent_log_in_of_the_same_account(provider: Provider, sso: Configure, root: User) -> None:
     browser = logged_in(root)
     session = browser.session
@@ -816,6 +822,7 @@ def test_a_link_needs_a_recent_log_in_of_the_same_account(provider: Provider, ss
     assert Client().get("/admin/your-log-in/link/")["Location"].startswith("/admin/login/")
 
 
+@pytest.mark.costly
 def test_a_person_that_has_an_account_cannot_be_linked_to_another(
     provider: Provider, sso: Configure, root: User
 ) -> None:
@@ -901,6 +908,7 @@ def test_an_account_with_a_link_to_an_earlier_issuer_can_be_linked(
 # ------------------------------------------------------------------------------------------- passwords switched off
 
 
+@pytest.mark.costly
 def test_passwords_stay_until_an_administrator_has_logged_in_by_single_sign_on(
     provider: Provider, sso: Configure, root: User
 ) -> None:

@@ -135,6 +135,7 @@ def test_a_signature_of_each_accepted_algorithm_counts(
     assert not issuer.calls  # the issuer is not asked
 
 
+@pytest.mark.costly
 def test_the_keys_are_asked_once_and_again_for_an_unknown_key_after_a_minute(
     issuer: Provider, policy: TrustPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +217,7 @@ def test_a_token_without_an_id_is_exchanged_once_however_its_signature_is_writte
     assert refused(signed(issuer, claims, key=key, kid="pasted", alg="ES256")).code == "trust_token_used"
 
 
+@pytest.mark.costly
 def test_of_sixteen_exchanges_at_once_one_gets_a_key(issuer: Provider, policy: TrustPolicy) -> None:
     token = signed(issuer, github(issuer))
     exchange(signed(issuer, github(issuer)))  # the keys are known from here on
@@ -357,6 +359,7 @@ def test_an_issuer_that_lies_about_its_name_or_fails_is_not_asked_again_at_once(
     exchange(signed(issuer, github(issuer)))
 
 
+@pytest.mark.costly
 def test_a_key_that_is_known_counts_while_the_issuer_does_not_answer(
     issuer: Provider, policy: TrustPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -610,6 +613,7 @@ def refusal_of(token: str, which: dict[str, str]) -> Refusal | None:
     return None
 
 
+@pytest.mark.costly
 def test_hundreds_of_hostile_tokens_are_refused_and_none_gets_a_key(
     issuer: Provider, policy: TrustPolicy, project: Project
 ) -> None:

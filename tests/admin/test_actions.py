@@ -235,6 +235,7 @@ def test_a_get_of_a_button_does_nothing(path: str, installation: Installation, o
 # ------------------------------------------------------------------------------------------------------------- looks
 
 
+@pytest.mark.costly
 def test_the_button_of_a_row_starts_a_sweep_over_it_wakes_the_workers_and_leads_back_with_the_filters(
     installation: Installation, operator: Client
 ) -> None:
@@ -261,6 +262,7 @@ def test_a_button_never_leads_to_another_site(target: str, installation: Install
     assert response["Location"] == f"{REPOSITORIES}{row.pk}/change/"
 
 
+@pytest.mark.costly
 def test_a_selection_in_the_list_leads_to_a_page_that_asks_and_then_to_the_sweep(
     installation: Installation, operator: Client
 ) -> None:
@@ -360,6 +362,7 @@ def test_adopting_marks_the_row_and_has_it_looked_at(installation: Installation,
     assert Sweep.objects.latest("pk").names == [row.name]
 
 
+@pytest.mark.costly
 def test_an_exception_has_a_mode_an_end_and_a_reason_and_stands_in_the_history(
     installation: Installation, operator: Client
 ) -> None:

@@ -70,6 +70,7 @@ def twelve(installation: Installation) -> list[Repository]:
     return rows
 
 
+@pytest.mark.costly
 def test_twelve_denied_repositories_and_a_throttled_one_are_two_alarms(
     twelve: list[Repository], operator: Client
 ) -> None:
@@ -103,6 +104,7 @@ def test_an_alarm_says_the_next_step_first_then_the_statement_to_copy_then_the_w
     assert order == sorted(order)
 
 
+@pytest.mark.costly
 def test_the_page_of_a_denied_repository_has_the_statement_that_its_alarm_has(
     twelve: list[Repository], operator: Client
 ) -> None:
@@ -115,6 +117,7 @@ def test_the_page_of_a_denied_repository_has_the_statement_that_its_alarm_has(
     assert throttled.context["statements"] == []
 
 
+@pytest.mark.costly
 def test_the_link_of_an_alarm_lists_exactly_its_repositories(twelve: list[Repository], operator: Client) -> None:
     alarm = operator.get("/admin/").context["attention"].alarms[0]
 
@@ -124,6 +127,7 @@ def test_the_link_of_an_alarm_lists_exactly_its_repositories(twelve: list[Reposi
     assert "Allow ecr:SetRepositoryPolicy to Registry Admin." in response.content.decode()
 
 
+@pytest.mark.costly
 def test_the_link_of_a_cause_that_no_repository_has_any_more_lists_nothing(
     twelve: list[Repository], operator: Client
 ) -> None:
@@ -133,6 +137,7 @@ def test_the_link_of_a_cause_that_no_repository_has_any_more_lists_nothing(
     assert "Nothing matches." in operator.get(address).content.decode()
 
 
+@pytest.mark.costly
 def test_the_list_names_the_causes_that_several_repositories_have(twelve: list[Repository], operator: Client) -> None:
     page = operator.get(REPOSITORIES)
 
@@ -140,6 +145,7 @@ def test_the_list_names_the_causes_that_several_repositories_have(twelve: list[R
     assert not operator.get(REPOSITORIES + "?status=failed").context["shared"]
 
 
+@pytest.mark.costly
 def test_a_drift_that_a_person_left_as_it_is_does_not_alarm_until_its_exception_ends(
     installation: Installation, operator: Client
 ) -> None:
@@ -163,6 +169,7 @@ def test_a_drift_that_a_person_left_as_it_is_does_not_alarm_until_its_exception_
     assert operator.get("/admin/").context["attention_number"] == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "values", [{"status": "missing"}, {"status": "failed", "last_error": "It failed."}, {"mode": "enforce"}]
 )
@@ -178,12 +185,14 @@ def test_an_exception_is_no_answer_to_a_failure_a_deletion_or_a_drift_that_is_to
     assert operator.get("/admin/").context["attention_number"] == 1
 
 
+@pytest.mark.costly
 def test_the_tile_links_to_all_that_need_attention(twelve: list[Repository], operator: Client) -> None:
     address = operator.get("/admin/").context["attention_address"]
 
     assert {row.pk for row in operator.get(address).context["cl"].result_list} == {row.pk for row in twelve}
 
 
+@pytest.mark.costly
 def test_more_repositories_need_no_more_queries_and_beyond_the_bound_the_page_says_so(
     twelve: list[Repository], operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +209,7 @@ def test_more_repositories_need_no_more_queries_and_beyond_the_bound_the_page_sa
     assert "Grouped are the first 12 repositories" in page
 
 
+@pytest.mark.costly
 def test_who_may_not_reconcile_gets_no_link_to_the_actions(
     installation: Installation, operator: Client, person: object
 ) -> None:
@@ -210,6 +220,7 @@ def test_who_may_not_reconcile_gets_no_link_to_the_actions(
     assert "Choose what to do" not in person("view_repository").get("/admin/").content.decode()  # type: ignore[operator]
 
 
+@pytest.mark.costly
 def test_many_causes_with_long_words_leave_the_pages_small_and_the_pages_say_what_is_not_shown(
     installation: Installation, operator: Client
 ) -> None:
@@ -233,6 +244,7 @@ def test_many_causes_with_long_words_leave_the_pages_small_and_the_pages_say_wha
     assert [row.pk for row in operator.get(last.address).context["cl"].result_list] == [last.rows[0].pk]
 
 
+@pytest.mark.costly
 def test_a_list_of_a_cause_says_that_not_all_repositories_were_grouped(
     twelve: list[Repository], operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

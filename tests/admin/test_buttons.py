@@ -104,6 +104,7 @@ def test_a_repository_offers_what_its_views_do_and_nothing_else(
     assert (f"/{row.pk}/look/reconcile/" in listed) == ("reconcile" in done)
 
 
+@pytest.mark.costly
 def test_there_is_a_case_in_which_each_action_is_offered(installation: Installation, operator: Client) -> None:
     row = Repository.objects.filter(host=HOST, status="in_sync")[0]
     until = timezone.now() + timedelta(hours=1)
@@ -189,6 +190,7 @@ def test_a_sweep_can_be_stopped_while_it_runs_and_its_page_says_so(
     assert links(page, stop) == (Sweep.objects.get(pk=row.pk).status != status)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("state", ["live", "expired", "revoked", "rotated"])
 @pytest.mark.parametrize("kind", KeyKind.values)
 def test_a_key_offers_what_its_views_do_and_nothing_else(

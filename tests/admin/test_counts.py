@@ -170,6 +170,7 @@ def every_state() -> None:
     Project.objects.filter(pk=Project.objects.order_by("-pk")[0].pk).update(archived_at=now)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("address", PAGES)
 def test_a_number_that_leads_to_a_list_is_the_number_of_its_rows(
     address: str, installation: Installation, operator: Client
@@ -187,6 +188,7 @@ def test_a_number_that_leads_to_a_list_is_the_number_of_its_rows(
     assert not wrong, wrong
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "address",
     [

@@ -36,6 +36,7 @@ def panel(client: Client, row: Environment | Repository) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", text).split())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("place", ["environment", "repository"])
 def test_a_page_says_which_image_is_missing_since_when_and_when_it_was_looked_at(
     current: Deployment, operator: Client, place: str
@@ -82,6 +83,7 @@ def test_the_dashboard_names_environments_whose_current_image_cannot_be_pulled(
     assert named not in operator.get("/admin/").content.decode(), "a roll-back target is no current image"
 
 
+@pytest.mark.costly
 def test_the_dashboard_says_that_it_names_not_all_broken_images(
     installation: Installation, operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

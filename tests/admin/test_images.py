@@ -44,6 +44,7 @@ def text_of(browser: Client, query: str = "") -> str:
     return str(response.content.decode())
 
 
+@pytest.mark.costly
 def test_the_page_of_a_repository_leads_to_its_images_and_asks_aws_for_nothing(
     two: list[Deployment], operator: Client, sandbox: Sandbox
 ) -> None:
@@ -53,6 +54,7 @@ def test_the_page_of_a_repository_leads_to_its_images_and_asks_aws_for_nothing(
     assert sandbox.calls() == {}
 
 
+@pytest.mark.costly
 def test_the_list_has_what_aws_and_the_rows_know(two: list[Deployment], operator: Client, sandbox: Sandbox) -> None:
     text = text_of(operator)
 
@@ -96,6 +98,7 @@ def test_a_wrong_part_is_a_sentence_and_not_a_fault(two: list[Deployment], opera
         assert "<script>" not in text.partition("</head>")[2]
 
 
+@pytest.mark.costly
 def test_where_aws_refuses_the_page_has_the_reason_and_the_statement_to_add(
     two: list[Deployment], operator: Client, sandbox: Sandbox
 ) -> None:
@@ -109,6 +112,7 @@ def test_where_aws_refuses_the_page_has_the_reason_and_the_statement_to_add(
     assert "arn:aws:ecr:us-east-1:111111111111:repository/trigger/*" in text
 
 
+@pytest.mark.costly
 def test_where_aws_has_a_fault_the_page_has_a_sentence(
     two: list[Deployment], operator: Client, sandbox: Sandbox
 ) -> None:
@@ -121,6 +125,7 @@ def test_where_aws_has_a_fault_the_page_has_a_sentence(
     assert sandbox.calls() == {"ecr:DescribeImages": 1}
 
 
+@pytest.mark.costly
 def test_while_too_many_requests_wait_for_aws_the_page_says_so(
     two: list[Deployment], operator: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +136,7 @@ def test_while_too_many_requests_wait_for_aws_the_page_says_so(
     assert sandbox.calls() == {}
 
 
+@pytest.mark.costly
 def test_of_a_repository_of_another_registry_aws_is_not_asked(
     two: list[Deployment], operator: Client, sandbox: Sandbox
 ) -> None:
@@ -144,6 +150,7 @@ def test_of_a_repository_of_another_registry_aws_is_not_asked(
     assert sandbox.calls() == {}
 
 
+@pytest.mark.costly
 def test_images_in_use_that_cannot_be_pulled_stand_first(
     two: list[Deployment], operator: Client, sandbox: Sandbox
 ) -> None:
@@ -241,6 +248,7 @@ def test_a_refused_restore_is_a_message_on_the_list(two: list[Deployment], opera
     assert "ecr:UpdateImageStorageClass" in response.content.decode()
 
 
+@pytest.mark.costly
 def test_a_post_from_another_site_restores_nothing(two: list[Deployment], sandbox: Sandbox) -> None:
     move(sandbox, two[0], two[0].image_digest)
     browser = Client(enforce_csrf_checks=True)
@@ -253,6 +261,7 @@ def test_a_post_from_another_site_restores_nothing(two: list[Deployment], sandbo
     assert sandbox.calls() == {}
 
 
+@pytest.mark.costly
 def test_a_repository_that_does_not_exist_has_no_images(two: list[Deployment], operator: Client) -> None:
     beside = f"/admin/deployments/repository/{Repository.objects.get().pk + 1}/images/"
 

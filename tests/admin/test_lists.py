@@ -54,6 +54,7 @@ def test_a_search_for_something_unheard_of_says_so_and_leads_back(installation: 
     assert "Nothing matches" in page
 
 
+@pytest.mark.costly
 def test_a_menu_shows_each_status_with_its_count_and_filters_by_it(
     installation: Installation, operator: Client
 ) -> None:
@@ -83,6 +84,7 @@ def links(client: Client, address: str, within: str) -> dict[str, str]:
     return {" ".join(re.sub(r"<[^>]*>", " ", words).split()): unescape(target) for target, words in found}
 
 
+@pytest.mark.costly
 def test_values_of_one_filter_add_rows_and_a_second_filter_takes_rows_away(
     installation: Installation, operator: Client
 ) -> None:
@@ -96,6 +98,7 @@ def test_values_of_one_filter_add_rows_and_a_second_filter_takes_rows_away(
     assert set(both) == every & its != every
 
 
+@pytest.mark.costly
 def test_values_of_a_filter_without_counts_add_rows_too(installation: Installation, operator: Client) -> None:
     current = set(found(operator, DEPLOYMENTS, mark="current"))
     under_way = set(found(operator, DEPLOYMENTS, mark="under_way"))
@@ -115,6 +118,7 @@ def test_a_choice_adds_its_value_to_the_address_and_a_chosen_one_takes_it_out(
     assert tiles[f"{failed} Failed"] == "?q=trigger"
 
 
+@pytest.mark.costly
 def test_each_chosen_value_has_a_chip_that_removes_it_and_nothing_else(
     installation: Installation, operator: Client
 ) -> None:
@@ -151,6 +155,7 @@ def test_a_search_keeps_every_chosen_value(form: str, installation: Installation
     assert hidden == [("status", "FAILED"), ("status", "DEPLOYED")]
 
 
+@pytest.mark.costly
 def test_the_first_tile_after_all_counts_what_needs_attention_and_lists_it(
     installation: Installation, operator: Client
 ) -> None:
@@ -165,6 +170,7 @@ def test_the_first_tile_after_all_counts_what_needs_attention_and_lists_it(
     assert set(found(operator, f"{REPOSITORIES}{tiles[words[1]]}")) == {str(row.pk) for row in rows}
 
 
+@pytest.mark.costly
 def test_several_chosen_values_take_no_more_queries_than_one(installation: Installation, operator: Client) -> None:
     operator.get(REPOSITORIES)
     with CaptureQueriesContext(connection) as one:
@@ -200,6 +206,7 @@ def test_an_address_that_makes_no_sense_is_no_server_error(
         assert operator.get(f"{address}?{query}").status_code < 500
 
 
+@pytest.mark.costly
 def test_the_current_deployments_are_marked_and_can_be_filtered(installation: Installation, operator: Client) -> None:
     current = set(Deployment.objects.filter(promotions__label="current").values_list("pk", flat=True))
 
@@ -208,6 +215,7 @@ def test_the_current_deployments_are_marked_and_can_be_filtered(installation: In
     assert page.count('<span class="tag current">current</span>') == len(current)
 
 
+@pytest.mark.costly
 def test_a_repository_in_trouble_says_why_in_the_list_and_on_the_dashboard(
     installation: Installation, operator: Client
 ) -> None:
@@ -238,6 +246,7 @@ def test_what_a_cli_sent_is_text_and_never_markup(installation: Installation, op
     assert "&lt;script&gt;alert" in page
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("git", [{}, {"commitMessage": None, "commitSha": 5, "remoteUrl": ["x"]}, {"dirty": "no"}])
 def test_a_deployment_with_odd_git_data_still_has_a_page(
     git: dict[str, object], installation: Installation, operator: Client
@@ -287,6 +296,7 @@ def test_the_name_of_a_project_is_the_headline_of_its_repository_and_long_prose_
     assert re.search(r"change/[^>]*><code>trigger/nobodys</code></a>", row_of(operator, "trigger/nobodys"))
 
 
+@pytest.mark.costly
 def test_account_and_region_are_a_column_and_menus_only_where_they_differ(operator: Client) -> None:
     repository("trigger/one")
     page = operator.get(REPOSITORIES).content.decode()
@@ -379,6 +389,7 @@ def test_the_list_says_when_a_repository_last_got_an_image(installation: Install
     assert rows[newest.repository.pk].last_deployed_at == newest.deployed_at
 
 
+@pytest.mark.costly
 def test_the_menu_of_a_row_has_what_this_person_may_do_with_it(
     configure: Callable[..., Configuration], operator: Client, person: Callable[..., Client]
 ) -> None:

@@ -90,6 +90,7 @@ def test_a_poll_of_an_unchanged_page_is_answered_by_304_and_of_a_changed_page_by
     assert operator.get(address, headers={**POLL, "If-None-Match": first["ETag"]}).status_code == 200
 
 
+@pytest.mark.costly
 def test_the_words_of_a_time_do_not_change_the_page(
     installation: Installation, operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +108,7 @@ def test_the_words_of_a_time_do_not_change_the_page(
     assert operator.get(address, headers={**POLL, "If-None-Match": first["ETag"]}).status_code == 200
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["dashboard", "sweep", "repository", "deployment", "key"])
 def test_a_poll_makes_at_most_twenty_queries_and_writes_nothing(
     name: str, installation: Installation, operator: Client
@@ -121,6 +123,7 @@ def test_a_poll_makes_at_most_twenty_queries_and_writes_nothing(
     assert {query["sql"].lstrip("(").split()[0] for query in asked.captured_queries} == {"SELECT"}
 
 
+@pytest.mark.costly
 def test_a_poll_neither_extends_the_session_nor_takes_a_message_from_the_next_page(
     installation: Installation, operator: Client
 ) -> None:
@@ -265,6 +268,7 @@ def test_the_page_of_a_repository_follows_its_check_from_queued_to_the_result(
     assert "Reconcile: healed" not in text_of(operator, address_of(row))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("status", "words"), [("done", "Refresh: done"), ("stopped", "Refresh: stopped"), ("failed", "Refresh: failed")]
 )
@@ -281,6 +285,7 @@ def test_a_check_that_ended_without_a_finding_says_how(
     assert ("In sync." in text.partition(words)[2][:40]) == (status == "done")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("waits", "worker", "shown"), [(True, False, True), (True, True, False), (False, False, False)]
 )

@@ -65,6 +65,7 @@ def test_a_file_takes_no_more_queries_with_more_rows(installation: Installation,
     assert queries() == few
 
 
+@pytest.mark.costly
 def test_the_page_of_a_repository_offers_a_lifecycle_policy_that_keeps_its_images(
     installation: Installation, operator: Client
 ) -> None:
@@ -298,6 +299,7 @@ def test_an_empty_chart_has_no_bars_and_no_rate() -> None:
     assert drawn.last(7)["success"] == "–"
 
 
+@pytest.mark.costly
 def test_each_bar_and_each_number_of_the_chart_leads_to_its_deployments(
     installation: Installation, operator: Client
 ) -> None:
@@ -321,6 +323,7 @@ def test_the_dashboard_counts_by_the_days_of_utc(installation: Installation, ope
     assert drawn.number == Deployment.objects.filter(created_at__date__gte=first).count()
 
 
+@pytest.mark.costly
 def test_a_silent_worker_is_said_on_the_dashboard_with_the_next_command(
     installation: Installation, operator: Client
 ) -> None:
@@ -466,6 +469,7 @@ def test_the_preview_as_a_file_has_every_repository(installation: Installation, 
     assert in_sync["next_sweep"] == "write"
 
 
+@pytest.mark.costly
 def test_the_line_of_the_setting_is_read_alike_by_a_shell_and_by_the_env_file(
     installation: Installation, operator: Client, tmp_path: Path
 ) -> None:
@@ -505,6 +509,7 @@ def test_a_text_that_would_be_refused_says_so(text: str, id: str, installation: 
     assert "Registry Admin would not start with this policy." in page.content.decode()
 
 
+@pytest.mark.costly
 def test_what_another_policy_lets_the_consumers_do_is_answered_with_the_registry_policy_and_its_age(
     installation: Installation, operator: Client
 ) -> None:
@@ -579,6 +584,7 @@ def test_the_page_needs_only_the_right_to_look(installation: Installation, perso
     assert person("view_group").post(WHAT_IF, {"text": "{}"}).status_code == 302
 
 
+@pytest.mark.costly
 def test_the_preview_is_reached_from_the_repositories_and_from_the_health_page(
     installation: Installation, operator: Client
 ) -> None:
@@ -586,6 +592,7 @@ def test_the_preview_is_reached_from_the_repositories_and_from_the_health_page(
         assert f'href="{WHAT_IF}"' in operator.get(address).content.decode(), address
 
 
+@pytest.mark.costly
 def test_the_emergency_stop_is_a_page_below_the_health_page(installation: Installation, operator: Client) -> None:
     page = " ".join(operator.get("/admin/setup/writes/").content.decode().split())
     above = " ".join(operator.get("/admin/setup/").content.decode().split())
@@ -603,6 +610,7 @@ def _page(operator: Client, row: Repository) -> str:
     return " ".join(operator.get(f"{REPOSITORIES}{row.pk}/change/").content.decode().split())
 
 
+@pytest.mark.costly
 def test_a_repositorys_page_says_who_can_pull_by_both_policies_and_on_what_that_rests(
     installation: Installation, operator: Client
 ) -> None:

@@ -60,6 +60,7 @@ def failed_deployment(environment: Environment) -> Deployment:
     )  # fmt: skip
 
 
+@pytest.mark.costly
 def test_a_new_webhooks_secret_is_shown_once_and_signs(admin: Client) -> None:
     made = admin.post(f"{CHANNELS}add/", form(address="https://hooks.example.com/x?token=hunter2"))
 
@@ -168,6 +169,7 @@ def test_the_test_button_sends_one_message_and_says_the_result(
     assert admin.get(page_of(channel, "test")).status_code == 405
 
 
+@pytest.mark.costly
 def test_a_new_channel_is_saved_and_tested_by_one_button_if_its_maker_may_send_tests(
     admin: Client, mailoutbox: list[Any], settings: Any
 ) -> None:
@@ -188,6 +190,7 @@ def test_a_new_channel_is_saved_and_tested_by_one_button_if_its_maker_may_send_t
     assert (NotificationChannel.objects.count(), len(mailoutbox)) == (3, 1)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["webhook", "slack", "teams", "discord", "mattermost", "pagerduty", "mail"])
 def test_each_kind_has_a_form_with_its_own_fields_and_a_preview_of_what_it_gets(
     kind: str, admin: Client, environment: Environment
@@ -230,6 +233,7 @@ def test_pagerdutys_key_is_encrypted_and_kept_when_the_field_is_left_empty(admin
     assert "LLLL" not in json.dumps(entries)
 
 
+@pytest.mark.costly
 def test_a_channel_for_mails_says_that_none_is_sent_without_a_mail_server(admin: Client, settings: Any) -> None:
     settings.MAIL_IS_CONFIGURED = False
     assert "EMAIL_URL" in admin.get(f"{CHANNELS}add/?kind=mail").content.decode()
@@ -241,6 +245,7 @@ def test_a_channel_for_mails_says_that_none_is_sent_without_a_mail_server(admin:
     assert "EMAIL_URL" not in admin.get(page_of(channel)).content.decode()
 
 
+@pytest.mark.costly
 def test_a_failed_message_is_sent_again_by_a_button_and_a_sent_one_is_not(admin: Client) -> None:
     channel = NotificationChannel.objects.create(name="people", kind="mail", address="mira@example.com")
     row = NotificationDelivery.objects.create(
@@ -282,6 +287,7 @@ def test_deleting_takes_the_log_with_it_and_asks_first(admin: Client) -> None:
     assert admin.post(f"{CHANNELS}nonsense/delete/").status_code == 403
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("group", ["viewer", "operator"])
 def test_who_is_no_admin_sees_channels_and_changes_none(group: str, transactional_db: None) -> None:
     channel = NotificationChannel.objects.create(name="people", kind="mail", address="mira@example.com")
@@ -305,6 +311,7 @@ def test_a_button_needs_a_token(admin: Client) -> None:
         assert strict.post(page_of(channel, action), form()).status_code == 403
 
 
+@pytest.mark.costly
 def test_the_delivery_log_shows_each_message_and_its_answer(admin: Client) -> None:
     channel = NotificationChannel.objects.create(name="ops", kind="webhook", address="https://hooks.example.com/")
     NotificationDelivery.objects.create(
@@ -351,6 +358,7 @@ def test_the_pages_hold_to_the_consoles_rules(admin: Client) -> None:
         ] == [], address
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("address", [CHANNELS, DELIVERIES])
 def test_a_list_takes_no_more_queries_with_more_rows(address: str, admin: Client) -> None:
     def rows(start: int, count: int) -> None:

@@ -172,6 +172,7 @@ def test_only_models_that_we_chose_have_pages() -> None:
         assert model.__name__ in chosen[model._meta.app_label]
 
 
+@pytest.mark.costly
 def test_an_empty_installation_names_the_next_steps_that_a_person_may_take(
     operator: Client, person: Callable[..., Client]
 ) -> None:
@@ -188,10 +189,12 @@ def test_an_empty_installation_names_the_next_steps_that_a_person_may_take(
     assert "manage.py bootstrap" in operator.get("/admin/deployments/project/").content.decode()
 
 
+@pytest.mark.costly
 def test_an_installation_with_a_deployment_shows_no_next_steps(installation: Installation, operator: Client) -> None:
     assert "Next steps" not in operator.get("/admin/").content.decode()
 
 
+@pytest.mark.costly
 def test_live_versions_begin_with_the_projects_in_trouble_and_say_how_many_are_not_shown(
     installation: Installation, operator: Client
 ) -> None:
@@ -220,6 +223,7 @@ def test_live_versions_begin_with_the_projects_in_trouble_and_say_how_many_are_n
     assert {row.project_id for row in listed} == {last.pk}
 
 
+@pytest.mark.costly
 def test_a_day_of_the_chart_leads_to_its_deployments(installation: Installation, operator: Client) -> None:
     response = operator.get("/admin/")
     day = response.context["chart"].days[-1]
@@ -271,6 +275,7 @@ PROBLEMS: dict[str, tuple[int, Callable[[], object]]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("what", PROBLEMS)
 def test_every_page_counts_the_problems_that_the_health_page_lists_and_says_that_no_worker_runs(
     what: str, installation: Installation, operator: Client, monkeypatch: pytest.MonkeyPatch
@@ -290,6 +295,7 @@ def test_every_page_counts_the_problems_that_the_health_page_lists_and_says_that
     assert ("No worker is running" in entry) == ("worker" in what and what != "a worker runs")
 
 
+@pytest.mark.costly
 def test_the_navigation_has_the_names_of_the_lists_and_deliveries_are_reached_from_the_channels(
     installation: Installation, operator: Client, person: Callable[..., Client]
 ) -> None:
@@ -307,6 +313,7 @@ def test_the_navigation_has_the_names_of_the_lists_and_deliveries_are_reached_fr
     assert [model["name"] for each in only for model in each["models"]] == ["Deliveries"]
 
 
+@pytest.mark.costly
 def test_the_navigation_counts_what_is_under_way_and_what_needs_attention(
     installation: Installation, operator: Client, person: Callable[..., Client]
 ) -> None:

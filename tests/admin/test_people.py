@@ -210,6 +210,7 @@ def test_nobody_names_a_group_so_that_an_upgrade_gives_them_its_rights(
     assert not Group.objects.filter(name="admin").exists()
 
 
+@pytest.mark.costly
 def test_a_group_that_an_upgrade_fills_again_is_not_joined_while_it_is_empty(people: Callable[[str], People]) -> None:
     p = people("keeper")
     operators = Group.objects.get(name="operator")

@@ -58,6 +58,7 @@ def live(browser: Client, project: Project) -> dict[str, project_page.Live]:
     return {str(each.environment): each for each in context["environments"]}
 
 
+@pytest.mark.costly
 def test_each_environment_shows_its_live_version_with_its_commit_and_the_state_of_its_image(
     project: Project, operator: Client, configure: Callable[..., Any]
 ) -> None:
@@ -121,6 +122,7 @@ def test_the_newest_older_deployed_and_indexed_versions_are_what_one_can_roll_ba
     assert operator.get(place).context["rollback_targets"] == []
 
 
+@pytest.mark.costly
 def test_repositories_say_their_state_and_who_can_pull(installation: Installation, operator: Client) -> None:
     row = Repository.objects.filter(host=HOST, status=RepositoryStatus.IN_SYNC)[0]
     broken = installation.projects[0]
@@ -198,6 +200,7 @@ def test_the_page_has_the_same_number_of_queries_for_much_more(installation: Ins
     assert AccessKey.objects.count() > project_page.KEYS_SHOWN
 
 
+@pytest.mark.costly
 def test_the_name_is_changed_on_its_own_page_and_the_audit_log_has_both_names(
     project: Project, operator: Client
 ) -> None:

@@ -75,6 +75,7 @@ def cells(client: Client, name: str, **query: str) -> list[str]:
     return [html.unescape(re.sub(r"<[^>]*>", "", cell)) for cell in found]
 
 
+@pytest.mark.costly
 def test_the_worst_comes_first_and_what_was_not_looked_at_never_pulls(
     consumers: Configuration, operator: Client
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_word_of_a_newer_version_is_unknown_and_an_account_that_is_configured_
     assert (CLUSTER in page, STAGING in page) == (False, True)
 
 
+@pytest.mark.costly
 def test_a_cell_says_on_what_it_rests_how_old_it_is_and_leads_to_the_reason(
     consumers: Configuration, operator: Client
 ) -> None:
@@ -157,6 +159,7 @@ def test_only_repositories_of_registries_that_the_settings_name_are_listed(
     assert names(operator) == ["there", "here"]
 
 
+@pytest.mark.costly
 def test_search_and_project_leave_out_the_others_and_the_numbers_obey(
     consumers: Configuration, operator: Client
 ) -> None:
@@ -231,6 +234,7 @@ def test_settings_with_errors_are_no_server_error(consumers: Configuration, oper
 # ----------------------------------------------------------------------------------------------------------- who may
 
 
+@pytest.mark.costly
 def test_a_viewer_sees_it_and_only_who_may_start_sweeps_presses(
     consumers: Configuration, person: Callable[..., Client]
 ) -> None:
@@ -300,6 +304,7 @@ def test_the_button_says_that_no_worker_runs(consumers: Configuration, operator:
     assert any(words.startswith("No worker has been seen for 9 minutes.") for words in said)
 
 
+@pytest.mark.costly
 def test_it_is_the_first_entry_and_the_dashboard_and_the_set_up_page_lead_there(
     consumers: Configuration, operator: Client
 ) -> None:
@@ -323,6 +328,7 @@ def tile(client: Client, words: str) -> str:
     return " ".join(html.unescape(re.sub(r"<(?!a )[^>]*>", " ", found.partition("</li>")[0])).split())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verdict", ["depends", "unknown", "a word of a newer version"])
 def test_a_tile_is_green_only_if_it_is_known_that_every_account_pulls(
     verdict: str, consumers: Configuration, operator: Client
@@ -338,6 +344,7 @@ def test_a_tile_is_green_only_if_it_is_known_that_every_account_pulls(
     assert names(operator, state=["depends", "unknown"]) == ["two"]
 
 
+@pytest.mark.costly
 def test_a_repository_that_was_never_checked_is_no_all_clear(consumers: Configuration, operator: Client) -> None:
     row("one", "yes", "yes")
     assert tile(operator, "needing attention").startswith('ok">')

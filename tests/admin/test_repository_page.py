@@ -176,6 +176,7 @@ def test_what_is_only_reported_has_a_card_of_its_own(
     assert ("counts as in sync" in page) == (status == "in_sync")
 
 
+@pytest.mark.costly
 def test_a_policy_that_differs_only_from_the_settings_of_now_is_not_called_the_same(
     installation: Installation, operator: Client
 ) -> None:
@@ -208,6 +209,7 @@ def test_a_difference_that_is_only_observed_says_because_of_what(
     assert CORRECTS not in card
 
 
+@pytest.mark.costly
 def test_an_error_says_when_it_was_met_first_only_if_that_was_before_the_last_attempt(
     installation: Installation, operator: Client
 ) -> None:
@@ -245,6 +247,7 @@ def test_the_card_of_a_check_that_found_nothing_does_not_call_a_repository_in_sy
 # ----------------------------------------------------------------------------------------------- what stands first
 
 
+@pytest.mark.costly
 def test_the_name_of_the_project_is_the_title_and_the_ref_stands_below(
     installation: Installation, operator: Client
 ) -> None:
@@ -280,6 +283,7 @@ def test_a_sid_is_no_difference_and_no_comma_is_one() -> None:
     assert not any(line.is_name for line in other)
 
 
+@pytest.mark.costly
 def test_a_difference_of_a_sid_is_dimmed_and_explained(installation: Installation, operator: Client) -> None:
     row = Repository.objects.filter(host=HOST, status="in_sync")[0]
     words = "A <code>Sid</code> is only the name of a statement"
@@ -297,6 +301,7 @@ def test_a_difference_of_a_sid_is_dimmed_and_explained(installation: Installatio
 # ----------------------------------------------------------------------------------- deleted behind the program's back
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 def test_reconcile_of_a_repository_that_was_deleted_says_that_and_keeps_its_history(
     consumers: Configuration, sandbox: Sandbox, operator: Client

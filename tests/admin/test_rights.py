@@ -92,6 +92,7 @@ def test_who_may_only_look_sees_lists_and_pages_but_no_way_to_change_anything(
     assert key.is_live
 
 
+@pytest.mark.costly
 def test_the_dashboard_shows_only_what_one_may_see(installation: Installation, person: Callable[..., Client]) -> None:
     repositories = person("view_repository").get("/admin/").content.decode()
     deployments = person("view_deployment").get("/admin/").content.decode()
@@ -154,6 +155,7 @@ def test_no_digest_and_no_password_stands_on_any_page(
         assert not [digest for digest in digests if digest in html]
 
 
+@pytest.mark.costly
 def test_a_personal_token_is_made_for_oneself_and_for_others_only_by_a_superuser(
     installation: Installation, operator: Client, person: Callable[..., Client]
 ) -> None:

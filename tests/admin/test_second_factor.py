@@ -169,6 +169,7 @@ def test_a_refused_answer_of_a_passkey_uses_up_its_challenge(ada: User) -> None:
     assert not is_in(client)
 
 
+@pytest.mark.costly
 def test_a_passkey_that_counts_back_has_a_line_of_its_own(ada: User) -> None:
     passkey = make_passkey(in_console(), uses=5)
     client, passkey.uses = with_password(), 0
@@ -283,6 +284,7 @@ def test_the_session_gets_a_new_key_with_the_right_password_and_with_the_second_
 # ------------------------------------------------------------------------------------------------------ wrong codes
 
 
+@pytest.mark.costly
 def test_after_five_wrong_codes_the_password_is_asked_for_again(app: Any) -> None:
     client = with_password()
 
@@ -466,6 +468,7 @@ def _somebody_waits() -> bool:
 # ------------------------------------------------------------------------------------------------------ where required
 
 
+@pytest.mark.costly
 def test_where_required_the_session_begins_after_a_second_factor_was_set_up(ada: User, required: None) -> None:
     client = with_password()
     assert not is_in(client)
@@ -533,6 +536,7 @@ def add_app(client: Client, name: str = "Phone") -> Any:
     return client.post(ADD, {"code": code_of(seed), "name": name})
 
 
+@pytest.mark.costly
 def test_an_app_is_added_with_a_picture_a_key_and_a_code(ada: User) -> None:
     client = in_console()
     assert "You have none" in text(client.get(MINE))
@@ -564,6 +568,7 @@ def test_the_key_of_an_app_that_is_being_added_is_encrypted_in_the_session(ada: 
     assert seed not in kept
 
 
+@pytest.mark.costly
 def test_a_passkey_is_added_and_removed_with_lines(ada: User) -> None:
     client = in_console()
     make_passkey(client)
@@ -582,6 +587,7 @@ def test_a_passkey_is_added_and_removed_with_lines(ada: User) -> None:
     ]
 
 
+@pytest.mark.costly
 def test_new_recovery_codes_are_shown_once_and_few_are_warned_of(ada: User) -> None:
     client = in_console()
     assert client.get(CODES)["Location"] == MINE  # there is no second factor yet
@@ -640,6 +646,7 @@ def test_a_browser_that_was_left_open_gives_no_account_away_after_fifteen_minute
     assert not ada.identities.exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("what", ["add", "remove", "recovery codes", "of another"])
 def test_a_log_in_of_more_than_fifteen_minutes_ago_changes_nothing(what: str, ada: User) -> None:
     client, kim = in_console(), User.objects.create_user("kim", password=PASSWORD)
@@ -665,6 +672,7 @@ def test_a_log_in_of_more_than_fifteen_minutes_ago_changes_nothing(what: str, ad
     assert not is_in(client)
 
 
+@pytest.mark.costly
 def test_the_page_says_why_no_passkey_is_offered(ada: User, configure: Callable[..., Any]) -> None:
     client = in_console()
     assert 'data-passkey="make"' in text(client.get(ADD))

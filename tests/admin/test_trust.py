@@ -90,6 +90,7 @@ def test_a_wrong_form_is_shown_again_with_the_reason(
     assert not TrustPolicy.objects.exists()
 
 
+@pytest.mark.costly
 def test_a_policy_is_changed_switched_off_and_on_and_deleted(operator: Client, production: Environment) -> None:
     policy = ci_tokens.pasted_policy(production)
     form = operator.get(f"{LIST}{policy.pk}/edit/").content.decode()
@@ -130,6 +131,7 @@ def test_a_policy_that_another_person_deletes_at_the_same_time_is_said_to_be_gon
     assert answer.request["PATH_INFO"] == LIST
 
 
+@pytest.mark.costly
 def test_each_act_needs_its_right(person: Callable[..., Client], production: Environment) -> None:
     policy = ci_tokens.pasted_policy(production)
     acts = {"add": "add_trustpolicy", f"{policy.pk}/edit": "change_trustpolicy",
@@ -146,6 +148,7 @@ def test_each_act_needs_its_right(person: Callable[..., Client], production: Env
     assert TrustPolicy.objects.get() == policy
 
 
+@pytest.mark.costly
 def test_only_the_right_of_its_own_shows_and_keeps_what_is_private(
     person: Callable[..., Client], production: Environment
 ) -> None:
@@ -163,6 +166,7 @@ def test_only_the_right_of_its_own_shows_and_keeps_what_is_private(
     assert policy.claims["repository_id"] == "1"
 
 
+@pytest.mark.costly
 def test_the_last_refusal_is_on_the_row_until_a_token_is_accepted(operator: Client, production: Environment) -> None:
     policy = ci_tokens.pasted_policy(production)
     refused = "its claim ref is “x”"
@@ -177,6 +181,7 @@ def test_the_last_refusal_is_on_the_row_until_a_token_is_accepted(operator: Clie
     assert refused in operator.get(page_of(policy)).content.decode()
 
 
+@pytest.mark.costly
 def test_the_page_of_a_key_says_by_which_policy_and_for_which_deployment_it_is(
     operator: Client, production: Environment
 ) -> None:
@@ -195,6 +200,7 @@ def test_the_page_of_a_key_says_by_which_policy_and_for_which_deployment_it_is(
         assert f"/admin/deployments/deployment/{deployment.pk}/change/" in operator.get(page).content.decode()
 
 
+@pytest.mark.costly
 def test_the_page_of_a_project_lists_its_policies(operator: Client, production: Environment) -> None:
     project = f"/admin/deployments/project/{production.project_id}/change/"
     assert "Add a trust policy" in operator.get(project).content.decode()

@@ -35,6 +35,7 @@ def one(installation: Installation) -> Repository:
     return Repository.objects.filter(host=HOST).exclude(policy_text="").order_by("pk")[0]
 
 
+@pytest.mark.costly
 def test_a_viewer_gets_the_layer_the_repository_and_the_next_command(
     installation: Installation, person: Callable[..., Client]
 ) -> None:
@@ -49,6 +50,7 @@ def test_a_viewer_gets_the_layer_the_repository_and_the_next_command(
     assert "aws ecr get-repository-policy" in text
 
 
+@pytest.mark.costly
 def test_without_the_right_to_see_repositories_there_is_no_page_and_no_entry(
     installation: Installation, person: Callable[..., Client]
 ) -> None:
@@ -151,6 +153,7 @@ def ours(ecr_configuration: config.Configuration, transactional_db: None, sandbo
     return Repository.objects.create(account=OWNER, region="us-east-1", name=name, host=HOST, management="full")
 
 
+@pytest.mark.costly
 def test_only_the_second_button_asks_aws(ours: Repository, operator: Client, sandbox: Sandbox) -> None:
     text = message_about(ours).replace("999999999999", CLUSTER)
 

@@ -115,6 +115,7 @@ def test_a_body_that_still_arrives_has_no_place(cli: Cli) -> None:
     assert (response.status_code, Slow.free) == (200, {bodies.LARGE_AT_ONCE})
 
 
+@pytest.mark.costly
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     ("tasks", "says"),

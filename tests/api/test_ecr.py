@@ -52,6 +52,7 @@ def test_what_a_log_in_opens_is_in_its_answer_and_on_the_deployment(
     assert "cannot be changed or taken back" in issued["message"]
 
 
+@pytest.mark.costly
 def test_two_deploys_of_one_person_are_opened_by_the_newer_log_in_and_those_of_an_environment_key_are_not(
     client: Client, cli: Cli, user_cli: Cli, sandbox: Sandbox
 ) -> None:

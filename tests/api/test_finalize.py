@@ -150,6 +150,7 @@ def test_the_older_finalizes_answer_json(cli: Cli) -> None:
         assert (answer.status, answer.body) == (200, {"id": deploying})
 
 
+@pytest.mark.costly
 def test_promote_points_the_environment_at_a_newer_version_only(cli: Cli) -> None:
     first, second = cli.deploying(), cli.deploying()
     cli.finalize(first)

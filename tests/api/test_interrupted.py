@@ -59,6 +59,7 @@ def test_an_interrupted_deploy_ends_when_the_same_person_has_deployed_the_same_c
     assert "canceled: The same person" in str(ada.finalize(old.pk))
 
 
+@pytest.mark.costly
 def test_without_git_the_same_content_counts(ada: Cli) -> None:
     old, other = interrupted(ada, gitMeta=None), interrupted(ada, gitMeta=None)
     Deployment.objects.filter(pk=other.pk).update(content_hash="other")
@@ -115,6 +116,7 @@ def test_a_request_that_came_after_the_repetition_began_counts_however_old_it_is
     assert status(old) == "DEPLOYING"
 
 
+@pytest.mark.costly
 def test_another_caller_and_another_environment_end_nothing(
     client: Client, ada: Cli, cli: Cli, user_cli: Cli, production: Environment
 ) -> None:
@@ -179,6 +181,7 @@ def test_each_step_of_the_cli_is_recorded(ada: Cli) -> None:
         assert Deployment.objects.get().last_request_at is not None, path
 
 
+@pytest.mark.costly
 def test_silence_is_shown_on_the_page_and_in_the_list(client: Client, operator: User, ada: Cli) -> None:
     row = interrupted(ada, minutes=7)
     row.refresh_from_db()
@@ -199,6 +202,7 @@ def test_silence_is_shown_on_the_page_and_in_the_list(client: Client, operator: 
         assert "No request" not in client.get(place).content.decode()
 
 
+@pytest.mark.costly
 def test_a_web_host_whose_clock_is_ahead_does_not_show_each_deploy_as_silent(
     client: Client, operator: User, ada: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,7 @@ def test_the_newest_deployment(cli: Cli, seven: list[str], stranger: Cli) -> Non
     assert stranger.get("/api/v1/deployments/latest").status == 404
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 def test_the_current_deployment_names_the_image_and_is_cheap_to_poll(cli: Cli, stranger: Cli) -> None:
     assert cli.get("/api/v1/deployments/current").status == 404
@@ -150,6 +151,7 @@ def test_polling_costs_a_look_at_the_key_and_one_at_the_promotion(cli: Cli, djan
         assert cli.get("/api/v1/deployments/current", if_none_match='W/"old", "older"').status == 200
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 def test_what_is_polled_for_is_what_was_rolled_back_to(cli: Cli) -> None:
     older, newer = (cli.deploying(externalId=name) for name in ("one", "two"))

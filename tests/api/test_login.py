@@ -207,6 +207,7 @@ def test_the_page_says_what_asks_and_from_where_and_warns_of_another_address(any
     assert "the person who began the login" not in browser.get(path_of(begin(anyone, BOUND))).content.decode()
 
 
+@pytest.mark.costly
 def test_no_state_of_the_page_needs_a_script_or_a_style_of_its_own(anyone: Cli, browser: Client) -> None:
     begun, listening = begin(anyone, BOUND), begin(anyone, BOUND | {"callbackPort": 43210})
     pages = [browser.get(path_of(begun)), browser.get("/account/login/nothing")]

@@ -171,6 +171,7 @@ def _all(manager: Manager, path: str, size: int = 2) -> list[dict[str, Any]]:
         after = f"&page[after]={answer.body['pagination']['next']}"
 
 
+@pytest.mark.costly
 def test_lists_are_paged_by_what_stays(manager: Manager, project: Project, production: Environment) -> None:
     refs = sorted([project.ref, *(f"proj_{letter * 3}" for letter in "abcd")])
     for ref in refs:
@@ -292,6 +293,7 @@ def test_a_key_that_cannot_be_is_refused(manager: Manager, project: Project, wro
     assert not AccessKey.objects.filter(kind="environment").exists()
 
 
+@pytest.mark.costly
 def test_a_key_is_rotated_and_revoked(manager: Manager, project: Project) -> None:
     path = f"/{project.ref}/keys"
     first = manager("POST", path, {"environment": "prod", "name": "ci"}).body
@@ -314,6 +316,7 @@ def test_a_key_is_rotated_and_revoked(manager: Manager, project: Project) -> Non
     assert said == ["make.key", "rotate.key", "revoke.key", "make.key"]
 
 
+@pytest.mark.costly
 def test_only_environment_keys_of_the_named_project_are_found(
     manager: Manager, project: Project, production: Environment, operator: User
 ) -> None:
@@ -340,6 +343,7 @@ def test_an_archived_project_gets_no_keys_and_no_branches(manager: Manager, proj
 # ------------------------------------------------------------------------------------------------------ trust policies
 
 
+@pytest.mark.costly
 def test_a_trust_policy_is_made_once_changed_and_deleted(manager: Manager, project: Project) -> None:
     path = f"/{project.ref}/trust-policies"
 
@@ -485,6 +489,7 @@ def test_the_routes_above_are_all_of_them(client: Client) -> None:
     assert found == {(method, path.partition("?")[0]) for method, path, *_ in ROUTES} - {("PUT", "/proj_new")}
 
 
+@pytest.mark.costly
 def test_a_key_without_the_scope_admin_manages_nothing(
     client: Client, operator: User, user_cli: Cli, cli: Cli, production: Environment
 ) -> None:
@@ -529,6 +534,7 @@ def test_revoking_a_management_token_leaves_the_deploys_of_its_owner(operator: U
     assert keys.authenticate(deploy) is not None
 
 
+@pytest.mark.costly
 def test_the_console_makes_a_management_token_and_says_if_it_can_do_nothing(client: Client, operator: User) -> None:
     owner = person("view_project")
     client.force_login(operator)
@@ -563,6 +569,7 @@ def _is_held(data: dict[str, object], answer: Answer) -> bool:
     return answer.status == 200 and all(answer.body.get(name) == value for name, value in data.items())
 
 
+@pytest.mark.costly
 def test_terraform_holds_a_project_a_branch_and_a_key_as_the_document_says(manager: Manager) -> None:
     """The requests of Mastercard/restapi 3, `internal/apiclient/object.go`: create, then read at each plan, update with
     the whole data, destroy; a 404 of a read makes the object again.
@@ -609,6 +616,7 @@ def test_terraform_holds_a_project_a_branch_and_a_key_as_the_document_says(manag
 # --------------------------------------------------------------------------------------------------- sixteen at once
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
     ("path", "body", "rows"),

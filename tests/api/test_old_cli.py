@@ -72,6 +72,7 @@ def test_another_reader_of_the_state_before_the_push_does_not_let_the_cli_throug
     assert Deployment.objects.get().status == "DEPLOYING"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_a_web_host_whose_clock_is_wrong_neither_refuses_twice_nor_lets_the_cli_through_for_long(
     cli: Cli, deployment_id: str, monkeypatch: pytest.MonkeyPatch, hours: int
@@ -110,6 +111,7 @@ def test_a_server_that_is_too_busy_to_verify_the_image_stops_the_cli_with_that_r
     assert state(cli, deployment_id).status == 200  # without this the CLI prints no reason, and reports no failure
 
 
+@pytest.mark.costly
 def test_a_key_that_only_reads_and_a_newer_cli_get_the_state_and_nobody_asks_aws(
     client: Client, cli: Cli, deployment_id: str, production: Environment, sandbox: Sandbox
 ) -> None:
@@ -122,6 +124,7 @@ def test_a_key_that_only_reads_and_a_newer_cli_get_the_state_and_nobody_asks_aws
     assert sandbox.calls() == {}
 
 
+@pytest.mark.costly
 def test_a_finalize_that_is_refused_fails_the_deployment_and_the_next_one_ends_the_posts(
     cli: Cli, deployment_id: str
 ) -> None:
@@ -136,6 +139,7 @@ def test_a_finalize_that_is_refused_fails_the_deployment_and_the_next_one_ends_t
     assert row.error["message"] in first.body.replace('\\"', '"')
 
 
+@pytest.mark.costly
 def test_a_newer_cli_reports_a_refused_finalize_itself(cli: Cli, sandbox: Sandbox) -> None:
     newer = cli.deploying()
 

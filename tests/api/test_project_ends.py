@@ -55,6 +55,7 @@ def repository(project: Project | None, name: str = "trigger/x", **more: Any) ->
 # ------------------------------------------------------------------------------------------------------------- archive
 
 
+@pytest.mark.costly
 def test_an_archived_project_refuses_deploys_and_log_ins_with_a_sentence_and_what_is_current_stays(
     cli: Cli, user_cli: Cli, project: Project
 ) -> None:

@@ -55,6 +55,7 @@ def pull(sandbox: Sandbox, answer: Any, name: str) -> images.Image:
     return images.pull(sandbox.url, answer["username"], answer["password"], name, "v1", registry=HOST)
 
 
+@pytest.mark.costly
 def test_a_pull_log_in_pulls_from_its_one_repository_pushes_to_none_and_ends_with_its_session(
     cli: Cli, cluster: Cli, stranger: Cli, project: Project, sandbox: Sandbox
 ) -> None:
@@ -119,6 +120,7 @@ def test_before_the_first_deploy_it_is_for_the_repository_that_a_deploy_will_get
     assert cluster.post(path(project)).body["repositoryUri"] == f"{HOST}/trigger/{project.ref}"
 
 
+@pytest.mark.costly
 def test_it_is_for_the_repository_of_the_current_image_and_not_of_a_newer_deployment(
     cli: Cli, cluster: Cli, project: Project, configure: Configure
 ) -> None:
@@ -132,6 +134,7 @@ def test_it_is_for_the_repository_of_the_current_image_and_not_of_a_newer_deploy
     assert cluster.post(path(project)).body["repositoryUri"] == f"{HOST}/trigger/{project.ref}"
 
 
+@pytest.mark.costly
 def test_a_preview_log_in_opens_the_previews_repository_with_and_without_a_branch(
     client: Client, project: Project, user_cli: Cli, sandbox: Sandbox, configure: Configure
 ) -> None:
@@ -149,6 +152,7 @@ def test_a_preview_log_in_opens_the_previews_repository_with_and_without_a_branc
     assert cluster.post(path(project, "preview"), x_trigger_branch="red").status == 404
 
 
+@pytest.mark.costly
 def test_a_preview_that_is_older_than_the_previews_repository_does_not_open_the_one_of_production(
     client: Client, project: Project, user_cli: Cli, configure: Configure
 ) -> None:
@@ -264,6 +268,7 @@ def test_a_password_of_another_registry_is_not_handed_to_a_cluster(
     assert "canary" not in answer.error
 
 
+@pytest.mark.costly
 def test_nodes_that_were_seen_to_pull_by_themselves_are_told_that_they_need_no_log_in(
     cli: Cli, cluster: Cli, project: Project, sandbox: Sandbox
 ) -> None:
@@ -287,6 +292,7 @@ def test_nodes_that_were_seen_to_pull_by_themselves_are_told_that_they_need_no_l
     assert "333333333333" not in message
 
 
+@pytest.mark.costly
 def test_more_than_thirty_log_ins_in_a_minute_are_too_many_for_one_key(
     cli: Cli, cluster: Cli, project: Project, configure: Configure
 ) -> None:

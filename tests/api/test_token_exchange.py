@@ -112,6 +112,7 @@ def test_a_body_has_at_most_64_kib(client: Client) -> None:
     assert ask(client, {"token": "x" * 60_000}).status == 403
 
 
+@pytest.mark.costly
 def test_after_sixty_refused_tokens_an_address_has_to_wait_with_the_next_one(
     client: Client, issuer: Provider, policy: TrustPolicy
 ) -> None:
@@ -134,6 +135,7 @@ def test_after_sixty_refused_tokens_an_address_has_to_wait_with_the_next_one(
 # ------------------------------------------------------------------------------------------------ a deploy with the key
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)  # finalize runs in a thread of its own
 def test_a_github_token_deploys_from_the_first_to_the_last_request(ci: Cli, project: Project) -> None:
     ref = project.ref
@@ -211,6 +213,7 @@ def test_a_repeated_request_gets_the_same_deployment_and_not_that_of_another_key
     assert Deployment.objects.count() == 1
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 def test_of_eight_deploys_at_once_with_one_key_one_begins(ci: Cli) -> None:
     start, statuses = threading.Barrier(8), []
@@ -276,6 +279,7 @@ def test_after_its_deadline_a_key_ends_no_deployment(ci: Cli, version: str) -> N
     assert ci.get(f"/api/v1/deployments/{made}").body["status"] == "DEPLOYING"
 
 
+@pytest.mark.costly
 def test_before_its_deployment_a_key_changes_nothing(ci: Cli, cli: Cli, project: Project) -> None:
     theirs = cli.deploy().body["id"]
 
@@ -289,6 +293,7 @@ def test_before_its_deployment_a_key_changes_nothing(ci: Cli, cli: Cli, project:
         assert "has not begun its deployment" in refused(answer)
 
 
+@pytest.mark.costly
 def test_a_key_does_nothing_that_its_deploy_does_not_need(ci: Cli, cli: Cli, stranger: Cli, project: Project) -> None:
     theirs = cli.deploying()
     own = ci.deploy().body["id"]

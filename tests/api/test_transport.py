@@ -365,6 +365,7 @@ def test_without_a_key_the_answer_says_where_keys_come_from(cli: Cli) -> None:
         assert "/account/tokens" in response.json()["error"]
 
 
+@pytest.mark.costly
 def test_too_many_unknown_keys_from_one_address_are_asked_to_slow_down_and_others_are_not(
     cli: Cli, user_cli: Cli
 ) -> None:

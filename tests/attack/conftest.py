@@ -1,7 +1,7 @@
 """The hostile suite: which of its cases run, and how many requests it sends.
 
 `make attack` runs every case. Another run takes of each test function the number of cases that its mark names
-(`attack(sample=4)`; without a number: all; 0: none), chosen with SEED, and `make fast` takes one; a test that is named
+(`attack(sample=4)`; without a number: all; 0: none), chosen with SEED, and `make fast` takes none; a test that is named
 with `::` always runs.
 """
 
@@ -37,7 +37,6 @@ def _is_whole(config: pytest.Config) -> bool:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if _is_whole(config):
         return
-    most = 1 if "not wide" in config.option.markexpr else len(items)
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         mark = item.get_closest_marker("attack")
@@ -49,7 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         assert mark is not None
         found.sort(key=lambda item: item.nodeid)
         sample = min(mark.kwargs["sample"], len(found))
-        chosen = random.Random(f"{SEED} {function}").sample(found, sample)[:most]  # noqa: S311
+        chosen = random.Random(f"{SEED} {function}").sample(found, sample)  # noqa: S311
         unasked |= set(found) - set(chosen)
     config.hook.pytest_deselected(items=list(unasked))
     items[:] = [item for item in items if item not in unasked]

@@ -125,6 +125,7 @@ def calls_with_a_code() -> list[tuple[str, str, ast.Call]]:
     return found
 
 
+@pytest.mark.costly
 def test_every_code_that_the_program_gives_out_is_in_the_catalogue() -> None:
     found = calls_with_a_code()
 

@@ -178,6 +178,7 @@ def test_a_deployment_whose_repository_row_was_deleted_is_proved_all_the_same(
     assert refused(deployment, ecr_configuration).code == "image_not_found"
 
 
+@pytest.mark.costly
 def test_a_layer_that_no_runtime_can_pull_is_refused_with_the_way_to_build_it(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -398,6 +399,7 @@ def test_a_policy_that_is_only_observed_is_left_and_the_image_is_refused(
     assert refused(deployment, configuration).code == "consumer_cannot_pull"
 
 
+@pytest.mark.costly
 def test_a_grant_to_one_role_of_the_account_is_promoted_and_the_receipt_says_that_it_depends(
     environment: Environment, configure: Configure, sandbox: Sandbox
 ) -> None:
@@ -456,6 +458,7 @@ def test_without_a_probe_role_a_condition_is_promoted_and_the_receipt_names_it(
     assert any("It depends whether" in sentence for sentence in said)
 
 
+@pytest.mark.costly
 def test_a_trial_pull_is_the_two_calls_of_a_pull_as_the_probe_role(
     environment: Environment, configure: Configure, sandbox: Sandbox
 ) -> None:
@@ -927,6 +930,7 @@ def test_what_the_storage_hands_out_is_believed_only_with_the_right_digest(
     assert "The image's configuration" in refusal.sentence
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("lost", ["manifest", "layer"])
 def test_a_trial_pull_that_gets_nothing_is_no_pull(
     environment: Environment, configure: Configure, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, lost: str

@@ -87,6 +87,7 @@ def test_what_is_canceled_while_it_is_being_proved_is_not_promoted(
     assert not Promotion.objects.exists()
 
 
+@pytest.mark.costly
 def test_a_refused_proof_leaves_the_deployment_to_be_finalized_once_the_image_is_there(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

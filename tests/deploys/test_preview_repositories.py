@@ -41,6 +41,7 @@ def name_of(deployment: Deployment) -> str:
     return deployment.image_ref.rpartition(":")[0].partition("/")[2]
 
 
+@pytest.mark.costly
 def test_a_preview_log_in_reaches_neither_productions_cache_nor_its_tags(
     environment: Environment, branch: Environment, configure: Configure, sandbox: Sandbox
 ) -> None:

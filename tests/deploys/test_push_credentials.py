@@ -125,6 +125,7 @@ def of_sts(sandbox: Sandbox) -> dict[str, int]:
 # ------------------------------------------------------------------------------------------------- one repository
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("roles")
 @pytest.mark.parametrize("way", WAYS)
 def test_the_credentials_of_one_deployment_push_to_its_repository_and_to_no_other(
@@ -229,6 +230,7 @@ _NEVER = (
 )
 
 
+@pytest.mark.costly
 @settings(deadline=None, max_examples=200)
 @given(
     opened=st.builds(
@@ -321,6 +323,7 @@ def base_image(sandbox: Sandbox, name: str) -> str:
     return images.push(images.build(name), sandbox.url, *sandbox.login(), name, "v1", registry=HOST)
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("roles")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_log_in_pulls_from_the_base_repositories_and_pushes_to_none_of_them(
@@ -545,6 +548,7 @@ def test_a_log_in_opens_only_what_the_same_person_has_begun(
     assert log_in_of(second, ecr_configuration, asks).push == (repository(second),)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("own_repositories", ["0", "1"])
 def test_no_log_in_reaches_across_a_preview_and_another_environment(
     configure: Configure, sandbox: Sandbox, people: tuple[User, User], own_repositories: str
@@ -638,6 +642,7 @@ def test_a_refusal_for_one_role_is_not_held_against_another(
         assert arn in deployment.credentials_error
 
 
+@pytest.mark.costly
 def test_a_pull_log_in_that_aws_does_not_allow_makes_no_log_in_of_a_deploy_wider(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox, become: Callable[..., None]
 ) -> None:
@@ -673,6 +678,7 @@ def test_a_fault_that_may_pass_is_no_reason_to_hand_out_more(
     assert (deployment.credentials_kind, deployment.credentials_error) == ("session", "")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("there", [False, True])
 def test_a_push_role_that_cannot_be_used_is_refused_because_it_was_asked_for(
     environment: Environment, configure: Configure, sandbox: Sandbox, there: bool
@@ -833,6 +839,7 @@ def test_a_refused_request_does_not_hide_an_earlier_log_in_which_still_pushes(
     assert refusal.sentence in page
 
 
+@pytest.mark.costly
 def test_the_documented_iam_policy_is_enough_from_the_first_deploy_to_the_promotion(
     environment: Environment, configure: Configure, sandbox: Sandbox, become: Callable[..., None]
 ) -> None:

@@ -31,6 +31,7 @@ def roll_back(deployment: Deployment, configuration: Configuration) -> Refusal:
     return caught.value
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("by_digest", [True, False])
 def test_an_archived_image_is_not_promoted_and_the_sentence_says_where_to_restore_it(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox, *, by_digest: bool
@@ -66,6 +67,7 @@ def test_a_platform_of_an_index_that_is_archived_is_named(
     assert index.images[0].digest in caught.value.sentence
 
 
+@pytest.mark.costly
 def test_a_roll_back_to_an_archived_image_is_refused_until_the_image_is_restored(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -134,6 +136,7 @@ def test_at_most_five_older_versions_are_asked_for(
     assert sandbox.calls()["ecr:DescribeImages"] == 6
 
 
+@pytest.mark.costly
 def test_an_image_that_was_never_verified_keeps_the_sentence_of_a_push(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

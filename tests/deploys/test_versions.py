@@ -195,6 +195,7 @@ def reconcile(*arguments: str) -> tuple[str, str, int]:
     return out.getvalue(), said, status
 
 
+@pytest.mark.costly
 def test_the_whole_reconcile_raises_also_what_it_has_just_discovered(
     ecr_configuration: Configuration, sandbox: Sandbox, environment: Environment
 ) -> None:
@@ -207,6 +208,7 @@ def test_the_whole_reconcile_raises_also_what_it_has_just_discovered(
     assert version_of(environment) == f"{TODAY}.7"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("arguments", [["--all", "--dry-run"], ["NAME"]])
 def test_a_dry_run_and_a_small_reconcile_list_no_tags(
     ecr_configuration: Configuration, sandbox: Sandbox, environment: Environment, arguments: list[str]
@@ -222,6 +224,7 @@ def test_a_dry_run_and_a_small_reconcile_list_no_tags(
     assert version_of(environment) == ".0"
 
 
+@pytest.mark.costly
 def test_tags_that_may_not_be_listed_are_reported_with_the_permission_and_stop_no_other_repository(
     ecr_configuration: Configuration, sandbox: Sandbox, environment: Environment
 ) -> None:

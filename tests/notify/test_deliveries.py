@@ -778,6 +778,7 @@ def test_without_a_channel_nothing_is_looked_at(transactional_db: None, configur
     assert len(captured) <= 2
 
 
+@pytest.mark.costly
 def test_many_at_once_become_one_message_and_the_next_ones_wait_their_turn(
     channel: NotificationChannel, project: Project, configuration: Configuration, receiver: Receiver
 ) -> None:

@@ -42,6 +42,7 @@ def test_many_statements_on_many_keys_are_still_compared_with_a_plain_policy(nam
     assert found.gained
 
 
+@pytest.mark.costly
 def test_a_comparison_that_takes_too_many_steps_says_so_and_claims_nothing() -> None:
     found = compare(shaped("clauses of three", 1), shaped("clauses of three", 2), partition="aws")
 
@@ -193,6 +194,7 @@ def test_an_example_of_a_difference_is_tried_a_few_times_only(monkeypatch: pytes
     assert len(tried) == module.MAX_TRIES
 
 
+@pytest.mark.costly
 def test_a_question_is_found_again_without_a_look_at_every_test_of_its_statements(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

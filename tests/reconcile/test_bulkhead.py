@@ -159,6 +159,7 @@ def test_a_quarter_of_the_threads_and_at_least_one_wait_for_another_request(
 # ------------------------------------------------------------------------------------------- who needs a place
 
 
+@pytest.mark.costly
 def test_a_deploy_that_must_ask_aws_is_refused_and_one_that_need_not_goes_on(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox, eight_threads: None
 ) -> None:
@@ -236,6 +237,7 @@ def test_a_roll_back_to_an_image_that_was_proved_does_not_wait_for_a_place(
         assert refused.value.code == "server_waits_for_aws"
 
 
+@pytest.mark.costly
 def test_putting_a_policy_back_needs_a_place(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox, eight_threads: None
 ) -> None:

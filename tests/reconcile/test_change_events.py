@@ -84,6 +84,7 @@ def policy(sandbox: Sandbox, name: str) -> str:
         return ""
 
 
+@pytest.mark.costly
 def test_a_policy_deleted_behind_our_back_is_corrected_within_seconds(
     repository: Repository, consumer: None, sandbox: Sandbox
 ) -> None:
@@ -205,6 +206,7 @@ def test_a_message_stays_on_the_queue_for_as_long_as_aws_fails(
     assert len(change_events.handle(configuration=ecr_configuration, messages=[message(body, receives)])) == 1
 
 
+@pytest.mark.costly
 def test_a_look_that_aws_refused_for_this_repository_is_done_and_the_reason_is_on_the_row(
     repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

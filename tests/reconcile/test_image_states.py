@@ -101,6 +101,7 @@ def changes() -> list[tuple[int, str, bool, str]]:
 # ------------------------------------------------------------------------------------------------------------- sweeps
 
 
+@pytest.mark.costly
 def test_a_sweep_looks_at_all_kept_images_of_a_repository_with_one_call_that_is_no_pull(
     consumers: Configuration, digests: list[str], place: Repository, sandbox: Sandbox
 ) -> None:
@@ -154,6 +155,7 @@ def test_where_no_image_is_left_each_is_asked_for_at_most_once_more(
     assert changes()[-1] == (4, "missing", True, "")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("gone", range(4))
 def test_an_answer_that_does_not_name_the_missing_image_costs_one_call_for_each_image(
     consumers: Configuration,
@@ -264,6 +266,7 @@ def test_what_aws_does_not_say_is_unknown_and_not_missing(
     assert changes() == []
 
 
+@pytest.mark.costly
 def test_a_lacking_permission_is_unknown_with_the_statement_to_add(
     consumers: Configuration, digests: list[str], place: Repository, sandbox: Sandbox
 ) -> None:
@@ -436,6 +439,7 @@ def test_the_images_of_a_deleted_repository_count_as_looked_at_by_each_listing(
     assert len(changes()) == 4
 
 
+@pytest.mark.costly
 def test_what_need_not_stay_any_more_is_no_news_when_a_policy_changes(
     consumers: Configuration, digests: list[str], place: Repository
 ) -> None:
@@ -453,6 +457,7 @@ def test_what_need_not_stay_any_more_is_no_news_when_a_policy_changes(
     ]
 
 
+@pytest.mark.costly
 def test_the_last_good_version_is_older_than_the_lost_one(
     consumers: Configuration, digests: list[str], place: Repository
 ) -> None:
@@ -467,6 +472,7 @@ def test_the_last_good_version_is_older_than_the_lost_one(
     assert changes() == [(3, "missing", True, f"{DAY}.2")]
 
 
+@pytest.mark.costly
 def test_a_refresh_looks_at_the_images_too(consumers: Configuration, digests: list[str]) -> None:
     sweep_all(consumers, dry_run=True)
 
@@ -497,6 +503,7 @@ def test_an_older_look_never_overwrites_a_newer_one(
     assert changes() == [(4, "missing", True, f"{DAY}.3")]
 
 
+@pytest.mark.costly
 def test_two_looks_at_once_report_one_change(consumers: Configuration, digests: list[str], place: Repository) -> None:
     image_states.record([looked(consumers, place)], config=consumers.v4)
     both = [looked(consumers, place, digests[3], seconds=second) for second in (1, 1.5, 2, 2.5)]
@@ -517,6 +524,7 @@ def test_two_looks_at_once_report_one_change(consumers: Configuration, digests: 
     assert ImageState.objects.get(deployment__version_number=4).looked_at == both[-1].at
 
 
+@pytest.mark.costly
 def test_a_look_that_another_one_overtakes_is_written_over_it_if_it_is_newer(
     consumers: Configuration, digests: list[str], place: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:

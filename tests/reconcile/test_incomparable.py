@@ -151,6 +151,7 @@ def test_a_change_event_finds_it(project: Project, ecr_configuration: Configurat
     assert new_calls(sandbox) == LOOK
 
 
+@pytest.mark.costly
 def test_a_text_that_an_older_version_called_in_sync_is_compared_again_by_the_next_sweep(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -309,6 +310,7 @@ def test_a_refused_write_of_another_part_does_not_hide_it(
     assert (row.status, row.incomparable_since is not None) == (RepositoryStatus.FAILED, True)
 
 
+@pytest.mark.costly
 def test_a_repository_that_is_gone_is_not_incomparable(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -380,6 +382,7 @@ def test_a_process_that_dies_after_the_write_leaves_the_line_the_text_and_a_repo
     assert told() == ["repository.comparable", "repository.incomparable"]
 
 
+@pytest.mark.costly
 def test_a_text_that_changed_since_the_page_was_shown_is_not_replaced_and_stands_on_the_row(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -398,6 +401,7 @@ def test_a_text_that_changed_since_the_page_was_shown_is_not_replaced_and_stands
     assert "Novelty" not in str(live(sandbox))
 
 
+@pytest.mark.costly
 def test_a_default_policy_that_changed_since_the_page_was_shown_is_not_written(
     row: Repository, ecr_configuration: Configuration, configure: Configure, sandbox: Sandbox
 ) -> None:
@@ -460,6 +464,7 @@ def test_a_failed_repository_stays_failed_and_is_not_incomparable_any_more(
     assert (row.status, row.incomparable_since) == (RepositoryStatus.FAILED, None)
 
 
+@pytest.mark.costly
 def test_a_replaced_text_is_put_back_unless_it_cannot_be_shown_closed(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -521,6 +526,7 @@ def test_the_pages_say_that_it_cannot_be_compared_and_may_be_open_and_offer_to_t
     assert number == 1
 
 
+@pytest.mark.costly
 def test_a_closed_text_is_not_called_open(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -565,6 +571,7 @@ def test_the_page_shows_both_texts_and_its_button_replaces_the_one_by_the_other(
     assert client.get(address).status_code == 302
 
 
+@pytest.mark.costly
 def test_taking_over_needs_its_own_right(row: Repository, ecr_configuration: Configuration, sandbox: Sandbox) -> None:
     client = person("adopt_repository", "restore_policy_repository", "reconcile_repository", "except_repository")
     address = f"{REPOSITORIES}{row.pk}/take-over/"

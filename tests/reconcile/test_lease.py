@@ -122,6 +122,7 @@ def test_the_next_deploy_goes_on_where_a_dead_process_was(
     assert Repository.objects.get().lease_process is None
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("listed", [False, True], ids=["the listing", "a chunk"])
 def test_a_sweep_goes_on_where_a_dead_process_was(
     listed: bool, project: Project, ecr_configuration: Configuration, sandbox: Sandbox

@@ -212,6 +212,7 @@ def test_a_policy_that_takes_no_kept_image_away_is_written_after_its_preview(sho
     assert not (shop.row.lifecycle_previews or {}).get("settings")
 
 
+@pytest.mark.costly
 def test_a_repository_without_a_promotion_gets_a_changed_policy_without_a_preview(shop: Shop) -> None:
     shop.deploy(1)
     shop.change(text(rule(count=1)))
@@ -413,6 +414,7 @@ def test_a_live_lifecycle_policy_that_a_run_without_previews_sees_first_is_previ
     assert shop.sweep() == {}
 
 
+@pytest.mark.costly
 def test_two_workers_at_once_make_one_preview_and_one_write(shop: Shop) -> None:
     with_deploys(shop, 2, current=2)
     shop.change(text())

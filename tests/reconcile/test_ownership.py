@@ -226,6 +226,7 @@ def test_a_lifecycle_policy_stays_that_somebody_else_wrote_where_version_0_1_0_a
     assert Repository.objects.get().management == "adopted"
 
 
+@pytest.mark.costly
 def test_a_repository_that_version_0_1_0_found_to_be_gone_is_not_taken_over(world: World) -> None:
     world.make_by_hand()
     world.deploy()

@@ -260,6 +260,7 @@ def test_a_repository_that_is_gone_is_not_made_again(
     assert sandbox.calls() == {"ecr:GetRepositoryPolicy": 1}
 
 
+@pytest.mark.costly
 def test_the_page_compares_in_words_first_and_then_puts_it_back(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox, settings: Any
 ) -> None:
@@ -281,6 +282,7 @@ def test_the_page_compares_in_words_first_and_then_puts_it_back(
     assert row.host == HOST
 
 
+@pytest.mark.costly
 def test_after_a_policy_was_put_back_the_next_look_looks_at_everything(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -339,6 +341,7 @@ def test_whatever_happens_the_lease_is_given_back(
     assert "222222222222" in row.events.latest("pk").policy_before
 
 
+@pytest.mark.costly
 def test_the_drift_that_a_restore_leaves_is_as_old_as_it_was(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

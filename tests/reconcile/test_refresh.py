@@ -95,6 +95,7 @@ def test_a_repository_at_rest_gets_the_time_of_the_refresh(consumers: Configurat
     assert row.details_checked_at == row.last_checked_at == row.last_in_sync_at
 
 
+@pytest.mark.costly
 def test_a_deploy_after_a_refresh_that_found_drift_looks_again_and_corrects_it(
     consumers: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_deploy_after_a_refresh_that_found_drift_looks_again_and_corrects_it(
     assert policies(sandbox, [name]) == 1
 
 
+@pytest.mark.costly
 def test_a_repository_whose_set_up_failed_is_not_set_up_by_a_refresh(
     consumers: Configuration, sandbox: Sandbox
 ) -> None:
@@ -159,6 +161,7 @@ def test_an_unmanaged_repository_shows_who_can_pull_and_stays_unmanaged(
     assert not RepositoryEvent.objects.exists()
 
 
+@pytest.mark.costly
 def test_an_unmanaged_repository_without_a_policy_can_be_pulled_by_nobody(
     consumers: Configuration, sandbox: Sandbox
 ) -> None:
@@ -189,6 +192,7 @@ def test_an_unmanaged_repository_that_aws_does_not_show_says_so_and_keeps_what_w
     assert Repository.objects.get().last_error == ""
 
 
+@pytest.mark.costly
 def test_an_unmanaged_repository_that_is_gone_has_no_row_any_more(consumers: Configuration, sandbox: Sandbox) -> None:
     stranger(sandbox, POLICY)
     sweep_all(consumers)

@@ -105,6 +105,7 @@ def test_two_namespaces_of_one_registry_cost_one_call(
     assert calls(sandbox) == {"DescribeRepositories": 2, "GetRegistryPolicy": 1}
 
 
+@pytest.mark.costly
 def test_a_refresh_reads_it_too(consumers: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, consumers, 1)
     deny(sandbox)
@@ -178,6 +179,7 @@ def test_aws_not_answering_leaves_what_was_read_before(
     assert found.error.retryable
 
 
+@pytest.mark.costly
 def test_a_scope_that_may_not_be_read_leaves_a_deny_undecided(consumers: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, consumers, 1)
     deny(sandbox)

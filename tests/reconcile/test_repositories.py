@@ -128,6 +128,7 @@ def test_a_verified_repository_is_not_asked_about_again_while_it_is_fresh(
     assert new_calls(sandbox) == {}
 
 
+@pytest.mark.costly
 def test_a_repository_that_is_not_fresh_costs_one_read_and_no_write(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -191,6 +192,7 @@ def test_a_setting_that_was_removed_deletes_nobodys_policy(
     assert CLUSTER in sandbox.client("ecr").get_repository_policy(repositoryName=repository.name)["policyText"]
 
 
+@pytest.mark.costly
 def test_a_policy_changed_behind_our_back_is_corrected_and_the_text_that_was_there_is_kept(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -457,6 +459,7 @@ def test_a_failing_policy_call_on_a_repository_that_was_right_is_recorded_and_th
     assert f"Allow ecr:{operation}" in repository.last_error
 
 
+@pytest.mark.costly
 def test_a_wrong_external_id_is_a_fault_of_the_installation_and_says_which_settings_to_check(
     project: Project, configure: Configure, sandbox: Sandbox
 ) -> None:
@@ -1074,6 +1077,7 @@ OF_THE_OLD_ONE = (
 )  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("seen_by", ["a look", "a deploy that cannot make it again"])
 def test_nothing_that_was_true_of_a_repository_that_is_gone_stays_on_its_row(
     seen_by: str, project: Project, configure: Configure, sandbox: Sandbox
@@ -1169,6 +1173,7 @@ def test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_a
 # ------------------------------------------------------------------------------------------------------------ limits
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("minutes", "retryable"), [(4, True), (6, False)])
 def test_an_error_that_is_retryable_for_a_while_has_five_minutes(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox, minutes: int, retryable: bool
@@ -1365,6 +1370,7 @@ def test_a_second_deploy_waits_until_ecr_shows_the_new_repository_and_does_not_a
     assert not {"CreateRepository", "SetRepositoryPolicy"} & new_calls(sandbox).keys()
 
 
+@pytest.mark.costly
 def test_a_deploy_that_reads_a_new_repository_and_cannot_write_to_it_yet_writes_when_it_can(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1487,6 +1493,7 @@ def test_a_deploy_whose_repository_is_gone_and_cannot_be_made_again_is_refused(
     assert Repository.objects.get().last_in_sync_at is None
 
 
+@pytest.mark.costly
 def test_what_a_sweep_writes_to_a_repository_that_was_just_deleted_makes_it_missing_not_failed(
     deleted_before_the_write: Repository, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -1503,6 +1510,7 @@ def test_what_a_sweep_writes_to_a_repository_that_was_just_deleted_makes_it_miss
     assert "CreateRepository" not in new_calls(sandbox)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("by_name", [True, False])
 def test_a_repository_that_is_gone_keeps_the_history_that_the_next_one_does_not_inherit(
     by_name: bool, project: Project, ecr_configuration: Configuration, sandbox: Sandbox

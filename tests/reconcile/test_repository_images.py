@@ -75,6 +75,7 @@ def two(environment: Environment, ecr_configuration: Configuration, sandbox: San
     return found
 
 
+@pytest.mark.costly
 def test_a_page_costs_one_call_and_moves_no_pull_time(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_page_costs_one_call_and_moves_no_pull_time(
     assert (found.in_part, found.pages) == (2, 1)
 
 
+@pytest.mark.costly
 def test_the_newest_push_comes_first_with_its_deployment_and_why_it_stays(
     two: list[Deployment], ecr_configuration: Configuration
 ) -> None:
@@ -104,6 +106,7 @@ def test_the_newest_push_comes_first_with_its_deployment_and_why_it_stays(
     assert isinstance(newest.described.pushed_at, datetime)
 
 
+@pytest.mark.costly
 def test_the_platforms_of_an_image_that_nothing_was_verified_for_are_not_seen(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -114,6 +117,7 @@ def test_the_platforms_of_an_image_that_nothing_was_verified_for_are_not_seen(
     assert (found.platforms, found.uses) == ("", ())
 
 
+@pytest.mark.costly
 def test_an_image_of_many_deployments_names_those_that_it_must_stay_for_and_the_newest_others(
     two: list[Deployment], ecr_configuration: Configuration
 ) -> None:
@@ -153,6 +157,7 @@ def test_a_page_has_fifty_images_and_the_same_queries_for_any_number(
     assert read(ecr_configuration, number=99).number == 2
 
 
+@pytest.mark.costly
 def test_more_than_one_call_gives_is_read_in_parts(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +173,7 @@ def test_more_than_one_call_gives_is_read_in_parts(
     assert (first.endangered, second.endangered) == ((), ())  # what a part does not have may be in another part
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("only", "wanted"),
     [
@@ -193,6 +199,7 @@ def test_aws_selects_the_images_with_a_tag_and_the_archived_ones(
     assert sandbox.calls() == {"ecr:DescribeImages": 1}
 
 
+@pytest.mark.costly
 def test_an_image_in_use_that_is_archived_or_gone_is_named_first(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -208,6 +215,7 @@ def test_an_image_in_use_that_is_archived_or_gone_is_named_first(
     assert [each.state for each in read(ecr_configuration, only=Only.TAGGED).endangered] == ["archived"]
 
 
+@pytest.mark.costly
 def test_of_a_repository_that_is_gone_every_image_in_use_is_missing(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -219,6 +227,7 @@ def test_of_a_repository_that_is_gone_every_image_in_use_is_missing(
     assert [each.state for each in found.endangered] == ["missing", "missing"]
 
 
+@pytest.mark.costly
 def test_an_error_of_aws_is_in_the_answer_with_the_statement_to_add(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -233,6 +242,7 @@ def test_an_error_of_aws_is_in_the_answer_with_the_statement_to_add(
     assert found.endangered == ()  # not seen is not missing
 
 
+@pytest.mark.costly
 def test_after_a_fault_of_aws_it_is_not_asked_again(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -255,6 +265,7 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     clients.forget_clients(Access())
 
 
+@pytest.mark.costly
 def test_an_aws_that_does_not_answer_is_a_sentence(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox, no_patience: None
 ) -> None:
@@ -266,6 +277,7 @@ def test_an_aws_that_does_not_answer_is_a_sentence(
     assert (found.error.code, found.images, found.endangered) == ("Timeout", (), ())
 
 
+@pytest.mark.costly
 def test_after_a_restore_without_an_answer_the_lease_is_free_and_the_restore_can_be_asked_for_again(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox, no_patience: None
 ) -> None:
@@ -369,6 +381,7 @@ def test_an_image_that_does_not_exist_is_not_restored(
     assert "ecr:UpdateImageStorageClass" not in sandbox.calls()
 
 
+@pytest.mark.costly
 def test_while_writes_are_paused_no_image_is_restored(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -409,6 +422,7 @@ def test_another_configuration_than_the_one_that_counts_restores_nothing(
     assert sandbox.calls() == {}
 
 
+@pytest.mark.costly
 def test_a_refused_restore_names_the_permission_and_leaves_a_line_with_the_reason(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

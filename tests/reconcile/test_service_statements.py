@@ -191,6 +191,7 @@ def test_two_services_that_write_at_once_both_keep_their_statements(
     assert sids(sandbox) == ["", CROSS["Sid"], "LambdaECRImageRetrievalPolicy", "Build"]
 
 
+@pytest.mark.costly
 def test_a_statement_that_came_between_two_looks_is_in_the_text_that_the_second_one_writes(
     row: Repository, configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -254,6 +255,7 @@ def test_what_does_not_fit_beside_the_default_policy_is_not_written_and_the_row_
     assert "ecr:SetRepositoryPolicy" not in sandbox.calls()
 
 
+@pytest.mark.costly
 def test_putting_an_earlier_policy_back_keeps_the_statements_that_are_live_and_names_them_in_the_log(
     row: Repository, configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -457,6 +459,7 @@ def test_an_adoption_does_not_outlast_the_repository(
     assert (sids(sandbox), found.adopted_statements) == ([""], [])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "state",
     [

@@ -123,6 +123,7 @@ def test_more_than_a_thousand_repositories_are_listed_in_pages_of_a_thousand(
     assert calls(sandbox)["DescribeRepositories"] == 2
 
 
+@pytest.mark.costly
 def test_the_sweep_sees_a_changed_mutability_in_the_list_and_corrects_it(fast: Configuration, sandbox: Sandbox) -> None:
     [name, _] = fill(sandbox, fast, 2)
     sandbox.client("ecr").put_image_tag_mutability(repositoryName=name, imageTagMutability="MUTABLE")
@@ -153,6 +154,7 @@ def test_a_sweep_goes_stalest_first(fast: Configuration, sandbox: Sandbox, monke
     assert set(looked_at[1:3]) == {names[3], names[4]}
 
 
+@pytest.mark.costly
 def test_a_repository_is_stamped_before_it_is_worked_on(fast: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, fast, 3)
     sandbox.fault("error", "ecr:GetRepositoryPolicy", code="AccessDeniedException")
@@ -482,6 +484,7 @@ def test_the_tries_of_a_repository_are_counted_over_all_workers_of_a_sweep(
     assert Repository.objects.get(name=names[1]).last_error_code == code
 
 
+@pytest.mark.costly
 def test_a_chunk_of_which_all_that_is_left_rests_is_free_again_when_its_first_rest_is_over(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -595,6 +598,7 @@ def test_an_aws_that_answers_nobody_costs_no_repository_a_try(
     assert sweep_record.progress(sweep).in_sync == 4
 
 
+@pytest.mark.costly
 def test_a_refresh_says_that_a_repository_was_throttled_and_its_row_says_it(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -741,6 +745,7 @@ def test_a_repository_that_vanished_is_missing_and_a_sweep_does_not_make_it_agai
     assert sweep_all(fast).missing == 0
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("by_name", [True, False])
 def test_a_new_repository_that_ecr_does_not_show_yet_waits_in_line_and_is_corrected_when_it_is_seen(
     by_name: bool, fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
@@ -761,6 +766,7 @@ def test_a_new_repository_that_ecr_does_not_show_yet_waits_in_line_and_is_correc
     assert EventKind.MISSING not in row.events.values_list("kind", flat=True)
 
 
+@pytest.mark.costly
 def test_a_refresh_does_not_say_of_a_new_repository_that_ecr_does_not_show_yet_that_it_is_gone(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -775,6 +781,7 @@ def test_a_refresh_does_not_say_of_a_new_repository_that_ecr_does_not_show_yet_t
     assert not sweep.findings.filter(repository__name=name).exists()
 
 
+@pytest.mark.costly
 def test_in_observe_mode_a_sweep_reports_and_writes_nothing(configure: Configure, sandbox: Sandbox) -> None:
     observing = configure(
         DEPLOY_REGISTRY_HOST=HOST,
@@ -1031,6 +1038,7 @@ def test_a_write_that_was_throttled_goes_back_in_line(fast: Configuration, sandb
     assert (result.healed, result.failed) == (1, 0)
 
 
+@pytest.mark.costly
 def test_a_repository_that_trips_us_up_does_not_keep_the_others_from_being_looked_at(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1068,6 +1076,7 @@ def test_a_named_repository_that_is_missing_is_looked_for(fast: Configuration, s
     assert policies(sandbox, [names[0]]) == 1
 
 
+@pytest.mark.costly
 def test_a_changed_list_of_consumers_is_on_every_row_after_a_sweep(
     configure: Configure, fast: Configuration, sandbox: Sandbox
 ) -> None:
@@ -1232,6 +1241,7 @@ def test_a_chunk_is_isolated_only_by_who_holds_it(fast: Configuration, sandbox: 
     assert not SweepFinding.objects.exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("deaths", "chunks"), [(3, 1), (4, 2)])
 def test_a_chunk_is_halved_when_five_workers_in_a_row_took_it(
     fast: Configuration, sandbox: Sandbox, deaths: int, chunks: int
@@ -1329,6 +1339,7 @@ def test_a_worker_that_is_to_stop_returns_its_chunk_once_with_the_repository_tha
     assert one_slow_thread == [(4, True), (3, True)]
 
 
+@pytest.mark.costly
 def test_a_worker_saves_new_results_before_it_renews_its_lease(
     fast: Configuration, one_slow_thread: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1353,6 +1364,7 @@ def test_a_worker_whose_lease_was_taken_over_begins_no_further_repository(
     assert len(run.pending) == 3
 
 
+@pytest.mark.costly
 def test_a_worker_begins_no_further_repository_of_a_sweep_that_has_ended(
     fast: Configuration, one_slow_thread: list[tuple[int, bool]]
 ) -> None:
@@ -1510,6 +1522,7 @@ def test_a_quiet_result_is_not_written_over_a_newer_one(fast: Configuration, san
     assert Repository.objects.get().last_checked_at == newer
 
 
+@pytest.mark.costly
 def test_a_mistake_of_ours_is_not_written_on_a_row_that_somebody_works_on(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1566,6 +1579,7 @@ def test_a_repository_that_somebody_else_makes_under_the_name_of_one_that_is_gon
     assert {each.part for each in row.differences} == {"mutability", "lifecycle"}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("days", "eventful", "kept"),
     [(1.9, False, True), (2.1, False, False), (2.1, True, True), (29, True, True), (31, True, False)],

@@ -445,6 +445,7 @@ def test_the_policy_of_a_row_is_not_said_to_be_that_of_now_where_aws_has_no_repo
     assert "another layer" not in answer.says.lower()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("tag", "layer"), [("there", Layer.UNKNOWN), ("gone", Layer.NO_IMAGE)])
 def test_a_look_says_whether_the_image_exists(
     tag: str, layer: Layer, live: Any, ecr_configuration: Configuration

@@ -184,6 +184,7 @@ def test_the_pulls_of_an_excluded_role_move_no_pull_time(
     assert "lastRecordedPullTime" in shown(ecr, repository)[0]
 
 
+@pytest.mark.costly
 def test_pull_time_exclusions_are_listed_once_each_and_limited(sandbox: Sandbox, ecr: Any) -> None:
     arns = [f"arn:aws:iam::{OWNER}:role/scanner-{number:03}" for number in range(100)]
     for arn in arns:

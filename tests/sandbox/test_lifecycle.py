@@ -106,6 +106,7 @@ def test_rules_decide_as_in_the_examples_of_the_guide(shop: Shop, rules: Any, ex
     assert set(shop.statuses()) == {"a", "b", "c"} - {name for name, _ in expired}
 
 
+@pytest.mark.costly
 def test_a_rule_for_any_image_leaves_those_of_other_rules_alone(shop: Shop) -> None:
     """Example B of "Filtering on all images" in the guide."""
     shop.push("alpha-1", "beta-1", name="a")
@@ -235,6 +236,7 @@ def test_a_preview_can_fail(shop: Shop) -> None:
     waiter.wait(repositoryName=shop.name, WaiterConfig={"Delay": 1, "MaxAttempts": 1})
 
 
+@pytest.mark.costly
 def test_a_preview_has_pages_and_filters(shop: Shop) -> None:
     for number in range(4):
         shop.push(f"v{number}")

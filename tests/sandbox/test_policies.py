@@ -130,6 +130,7 @@ def test_a_policy_has_10240_characters_at_most(ecr: Any, repository: str) -> Non
         ecr.set_repository_policy(repositoryName=repository, policyText=policy().ljust(10241))
 
 
+@pytest.mark.costly
 def test_a_policy_for_nobody_known_is_refused_until_the_role_is_there(
     sandbox: Sandbox, ecr: Any, repository: str
 ) -> None:

@@ -329,6 +329,7 @@ def test_a_password_is_not_a_credential_of_anyone_else(sandbox: Sandbox) -> None
 # -- deletions, referrers, pages of tags -----------------------------------------------------------------------------
 
 
+@pytest.mark.costly
 def test_a_manifest_is_deleted_by_digest_and_a_tag_by_its_name(sandbox: Sandbox, ecr: Any, repository: str) -> None:
     login, image, index = sandbox.login(), images.build(), images.build_index("many")
     with images.RegistryClient(sandbox.url, *login) as client:
@@ -459,6 +460,7 @@ def test_a_referrer_leaves_with_its_subject_at_the_next_run(sandbox: Sandbox, ec
     assert there() == {}
 
 
+@pytest.mark.costly
 def test_tags_are_listed_in_pages(sandbox: Sandbox, ecr: Any, repository: str) -> None:
     image = images.build()
     images.push(image, sandbox.url, *sandbox.login(), repository, "v000")

@@ -134,6 +134,7 @@ def test_one_unknown_name_refuses_the_whole_description(ecr: Any, repository: st
     assert refusal.message == f"The repository with name 'nowhere' does not exist in the registry with id '{OWNER}'"
 
 
+@pytest.mark.costly
 def test_an_operation_that_the_sandbox_does_not_do_is_refused_and_never_a_500(ecr: Any, sandbox: Sandbox) -> None:
     with refused("UnknownOperationException") as refusal:
         ecr.describe_pull_through_cache_rules()
