@@ -211,7 +211,8 @@ class Pulls(Exports, ReadOnly):
 
     @admin.display(description="Repository", ordering="name")
     def name_cell(self, row: Repository) -> str:
-        return two_lines(format_html("<code>{}</code>", row.name), row.project or "no project")
+        name = format_html("<code>{}</code>", row.name)
+        return two_lines(row.project, name) if row.project else two_lines(name, "no project")
 
     @admin.display(description="Policy")
     def status_cell(self, row: Repository) -> str:
