@@ -58,7 +58,6 @@ class Preset:
     required: tuple[tuple[str, ...], ...]
     numbers: tuple[str, ...] = ()  # claims whose values are decimal numbers, written as text
     branch_claim: str = ""  # the claim that has the branch, for preview environments
-    suggested: tuple[str, ...] = ()  # claims that are often bound too
 
 
 PRESETS: dict[str, Preset] = {
@@ -67,7 +66,6 @@ PRESETS: dict[str, Preset] = {
         required=(("repository_id",), ("repository_owner_id",)),
         numbers=("repository_id", "repository_owner_id"),
         branch_claim="head_ref",
-        suggested=("ref", "environment", "job_workflow_ref"),
     ),
     # docs.gitlab.com, “OpenID Connect (OIDC) Authentication Using ID Tokens”. In the pipeline of a merge request from
     # a fork, project_id is the fork's.
@@ -76,7 +74,6 @@ PRESETS: dict[str, Preset] = {
         required=(("project_id",),),
         numbers=("project_id", "namespace_id"),
         branch_claim="ref",
-        suggested=("ref", "ref_type", "ref_protected", "environment"),
     ),
     # kubernetes.io, “Managing Service Accounts”: the claim `kubernetes.io` has the namespace and the service account.
     TrustKind.KUBERNETES: Preset(
@@ -85,7 +82,6 @@ PRESETS: dict[str, Preset] = {
             ("kubernetes.io/namespace",),
             ("kubernetes.io/serviceaccount/uid", "kubernetes.io/serviceaccount/name"),
         ),
-        suggested=("sub",),
     ),
     TrustKind.OTHER: Preset(issuer="", required=(IDENTIFYING_CLAIMS,), branch_claim="ref"),
 }

@@ -261,7 +261,8 @@ def _largest(make: Callable[..., Session], registry: EcrRegistry, wanted: _Wante
     """The session that opens the most of what is wanted, and what it opens.
 
     AWS also limits the packed form of a policy, and does not document its size (API Reference, AssumeRole:
-    PackedPolicySize), so the number of repositories that fit is searched by halves.
+    PackedPolicySize), so the number of repositories that fit is searched by halves. If AWS throttles the search, the
+    largest session so far is the answer.
     """
     counts = range(wanted.others, -1, -1)
     most = next((n for n in counts if len(session_policy(registry, wanted.first(n))) <= MAX_POLICY_CHARACTERS), 0)
@@ -274,6 +275,8 @@ def _largest(make: Callable[..., Session], registry: EcrRegistry, wanted: _Wante
             least = count
         except RegistryError as error:
             if error.code != "PackedPolicyTooLarge" or not count:
+                if best is not None and error.retryable:
+                    break  # a smaller session is there already
                 raise
             most = count - 1
         count = (least + most + 1) // 2

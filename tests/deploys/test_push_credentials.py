@@ -447,6 +447,22 @@ def test_where_the_packed_policy_is_too_large_the_log_in_opens_as_many_as_aws_ta
     assert 2 <= asked.get("sts:GetFederationToken", 0) + asked.get("sts:AssumeRole", 0) <= 8
 
 
+def test_a_search_for_the_packed_size_that_aws_throttles_ends_with_the_session_that_it_has(
+    environment: Environment, configure: Configure, sandbox: Sandbox
+) -> None:
+    names = [f"b{hashlib.sha256(str(number).encode()).hexdigest()[:40]}" for number in range(12)]
+    configuration = configure(DEPLOY_REGISTRY_HOST=HOST, **{BASE: ",".join(names)})
+    deployment = deployed(environment, configuration)
+    sandbox.fault("error", "sts:GetFederationToken", code="Throttling", status=400, skip=2)  # one too large, one made
+
+    issue(deployment, configuration)
+
+    assert deployment.log_in
+    assert 0 < len(deployment.log_in.pull) < len(names)
+    assert [*deployment.log_in.pull, *deployment.log_in.left_out] == names
+    assert deployment.credentials_kind == "session"
+
+
 def test_a_denied_session_is_asked_for_once_and_not_again_with_fewer_repositories(
     environment: Environment, configure: Configure, sandbox: Sandbox, become: Callable[..., None]
 ) -> None:
