@@ -193,7 +193,13 @@ class ArchivedBranch(BaseModel):
     env: Literal["preview"] = "preview"
 
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+def _visible(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("write one line of visible characters")
+    return name
+
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_visible)]
 Ref = Annotated[str, AfterValidator(_ref), Field(description="`proj_` and lower case letters and digits.")]
 
 

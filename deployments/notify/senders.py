@@ -138,7 +138,8 @@ _REFUSED = (smtplib.SMTPRecipientsRefused, smtplib.SMTPSenderRefused, smtplib.SM
 
 
 def _mail_subject(row: NotificationDelivery) -> str:
-    return f"[Registry Admin] {row.subject}"
+    # One line: a subject begins with the name of a project, which a request can write with line breaks.
+    return f"[Registry Admin] {' '.join(row.subject.split())}"
 
 
 def _mail_text(row: NotificationDelivery) -> str:

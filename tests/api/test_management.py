@@ -84,6 +84,13 @@ def test_without_a_ref_the_name_decides_and_a_ref_is_made(manager: Manager) -> N
     assert manager("POST", "", {"name": "Billing"}).body == made.body
 
 
+@pytest.mark.parametrize("name", ["Billing\nBcc: all", "Billing\u202eexe", "Bil\u200bling", "\x07"])
+def test_a_name_is_one_line_of_visible_characters(manager: Manager, project: Project, name: str) -> None:
+    assert manager("POST", "", {"name": name}).status == 422
+    assert manager("PUT", f"/{project.ref}", {"name": name}).status == 422
+    assert manager("POST", f"/{project.ref}/keys", {"name": name, "environment": "prod"}).status == 422
+
+
 def test_a_project_that_exists_with_other_values_is_a_409_and_stays(manager: Manager, project: Project) -> None:
     other = manager("POST", "", {"name": "Shop", "ref": project.ref})
     assert (other.status, other.body["code"]) == (409, "exists_with_others")

@@ -1182,13 +1182,13 @@ def test_a_chat_and_pagerduty_get_their_own_body_without_a_signature(
 
 def test_mail_goes_to_each_address_with_one_line_as_its_subject(waiting: NotificationDelivery) -> None:
     NotificationChannel.objects.update(kind="mail", address="mira@example.com, jonas@example.com")
-    NotificationDelivery.objects.update(subject="Billing failed")
+    NotificationDelivery.objects.update(subject="Billing\r\nBcc: all@example.com\n failed")
 
     assert deliveries.deliver(delivery_settings=MEANS) == 1
 
     (message,) = mail.outbox
     assert message.to == ["mira@example.com", "jonas@example.com"]
-    assert message.subject == "[Registry Admin] Billing failed"
+    assert message.subject == "[Registry Admin] Billing Bcc: all@example.com failed"
     assert "npm ci failed" in message.body
     assert message.from_email == django_settings.DEFAULT_FROM_EMAIL
     sent = message.message()
