@@ -124,7 +124,7 @@ def test_task_3_another_default_policy_is_previewed_with_who_loses_what_and_how_
     expect(answer).to_contain_text(re.compile(rf"{STAGING} loses pull"))
     expect(answer).to_contain_text(re.compile(rf"{THIRD} gains pull"))
     expect(answer).to_contain_text(
-        re.compile(r"[1-9]\d* production environments?\s+and \d+ others?\s+run an image that somebody")
+        re.compile(r"[1-9]\d* production environments?\s+and \d+ others?\s+use an image that somebody")
     )
     expect(page.get_by_label("Default repository policy")).to_have_value(re.compile(THIRD))
     editor, result = page.locator("#proposal").bounding_box(), answer.bounding_box()
