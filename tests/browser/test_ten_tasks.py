@@ -131,7 +131,7 @@ def test_task_3_another_default_policy_is_previewed_with_who_loses_what_and_how_
     assert editor is not None
     assert result is not None
     assert editor["y"] < result["y"]
-    apply = section(page, "To apply it")
+    apply = section(page, "To apply the proposed policy")
     expect(apply).to_contain_text("DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=")
     expect(apply).to_contain_text(re.compile(r"writes\s+the policy of [1-9]\d* repositories"))
 
