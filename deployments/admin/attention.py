@@ -52,7 +52,11 @@ class CauseAlarm:
     cause: Cause
     rows: list[Repository]
     since: datetime | None  # the earliest time that the rows know
-    statements: list[str]  # the IAM statement to add, one for each registry; empty unless AWS denied an action
+
+    @property
+    def statements(self) -> list[str]:
+        """The IAM statement to add, one for each registry; empty unless AWS denied an action."""
+        return list(_statements(self.cause, self.rows))
 
     @property
     def named(self) -> list[Repository]:
@@ -126,10 +130,7 @@ def _attention() -> Attention:
             left.append(row)
         else:
             groups.setdefault(cause_of(row), []).append(row)
-    alarms = [
-        CauseAlarm(cause=cause, rows=group, since=_earliest(group), statements=list(_statements(cause, group)))
-        for cause, group in groups.items()
-    ]
+    alarms = [CauseAlarm(cause=cause, rows=group, since=_earliest(group)) for cause, group in groups.items()]
     alarms.sort(key=lambda alarm: (NEEDS_ATTENTION.index(RepositoryStatus(alarm.rows[0].status)), -len(alarm.rows)))
     return Attention(alarms=alarms, left=left, is_cut=len(rows) > MAX_GROUPED)
 

@@ -258,8 +258,8 @@ def _environments(project: Project) -> QuerySet[Environment]:
 def _environment(project: Project, name: str) -> Environment:
     """The root environment with this slug, or the preview branch with this id. Raises HttpRefusal (404)."""
     rows = _environments(project)
-    if name.isascii() and name.isdecimal() and len(name) < 19:
-        found = rows.filter(pk=int(name)).first()
+    if number := _number(name):
+        found = rows.filter(pk=number).first()
     else:
         found = rows.filter(slug=SLUG_ALIASES.get(name, name), parent=None).first()
     if found is None:
@@ -279,6 +279,17 @@ def _described(environment: Environment) -> dict[str, Any]:
     }
 
 
+def _filtered(rows: QuerySet[_Row], project: Project, filters: schemas.NameFilters) -> QuerySet[_Row]:
+    """The rows of an environment that the filters leave, by id."""
+    if filters.name is not None:
+        rows = rows.filter(name=filters.name)
+    if filters.environment is not None:
+        rows = rows.filter(environment=_environment(project, filters.environment))
+    if filters.after is not None:
+        rows = rows.filter(pk__gt=_number(filters.after))
+    return rows.order_by("pk")
+
+
 # ---------------------------------------------------------------------------------------------------------------- keys
 
 
@@ -292,14 +303,8 @@ def list_keys(request: UserRequest, ref: str, filters: Query[schemas.NameFilters
     """A rotated key is in the list until its grace is over. Deploy keys, which last for one deploy, are not."""
     require_right(request.auth, "view_accesskey")
     project = find_project(ref)
-    rows = _keys(project).filter(keys.live()).order_by("pk")
-    if filters.name is not None:
-        rows = rows.filter(name=filters.name)
-    if filters.environment is not None:
-        rows = rows.filter(environment=_environment(project, filters.environment))
-    if filters.after is not None:
-        rows = rows.filter(pk__gt=_number(filters.after))
-    page, has_more = _page(rows, filters.size)
+    rows = _keys(project).filter(keys.live())
+    page, has_more = _page(_filtered(rows, project, filters), filters.size)
     return _answer([_key(row) for row in page], has_more)
 
 
@@ -430,14 +435,8 @@ def list_trust_policies(request: UserRequest, ref: str, filters: Query[schemas.N
     """Without `ca` and `jwks`, which may be long."""
     require_right(request.auth, "view_trustpolicy")
     project = find_project(ref)
-    rows = trust.list_policies(project=project).defer("ca", "jwks").order_by("pk")
-    if filters.name is not None:
-        rows = rows.filter(name=filters.name)
-    if filters.environment is not None:
-        rows = rows.filter(environment=_environment(project, filters.environment))
-    if filters.after is not None:
-        rows = rows.filter(pk__gt=_number(filters.after))
-    page, has_more = _page(rows, filters.size)
+    rows = trust.list_policies(project=project).defer("ca", "jwks")
+    page, has_more = _page(_filtered(rows, project, filters), filters.size)
     return _answer([_policy(row) for row in page], has_more)
 
 
