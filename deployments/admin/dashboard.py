@@ -23,7 +23,7 @@ from deployments.admin.chart import per_day
 from deployments.admin.display import TONES, ago
 from deployments.admin.image_states import BROKEN_SHOWN, broken_current_images, broken_in_project
 from deployments.admin.pages import Alarm, may
-from deployments.deploys.projects import ROOT_SLUGS
+from deployments.deploys.projects import DEPLOY_COMMAND, ROOT_SLUGS
 from deployments.deploys.promotions import rolled_back
 from deployments.models import (
     FINAL_STATUSES,
@@ -49,7 +49,6 @@ from deployments.reconcile.pull_states import PullState
 _STATES = {"without": (PullState.NO,), "undecided": (PullState.DEPENDS, PullState.UNKNOWN)}
 UNDER_WAY = tuple(status for status in DeploymentStatus if status not in FINAL_STATUSES)
 PROJECTS_SHOWN = 20
-DEPLOY = "npx trigger.dev@latest deploy --local-build"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +196,7 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
             "may_see_health": may(request, "view_setup"),
             "may_add_project": may(request, "add_project"),
             "may_add_channel": may(request, "add_notificationchannel"),
-            "deploy_command": f"TRIGGER_API_URL={settings.CONFIGURATION.api_origin} {DEPLOY}",
+            "deploy_command": f"TRIGGER_API_URL={settings.CONFIGURATION.api_origin} {DEPLOY_COMMAND}",
         }
     if sees_sweeps:
         context["health"] = _health()

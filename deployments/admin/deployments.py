@@ -23,6 +23,7 @@ from deployments.admin.promotions import Promotions, offers
 from deployments.admin.search import MAX_ROWS_SEARCHED, find
 from deployments.admin.time_filter import between
 from deployments.deploys import lifecycle
+from deployments.deploys.projects import DEPLOY_COMMAND
 from deployments.deploys.push_credentials import incomplete
 from deployments.models import FINAL_STATUSES, Deployment, DeploymentStatus, Promotion
 
@@ -101,7 +102,7 @@ class Mark(Several):
 class DeploymentAdmin(Promotions, Exports):
     page_template = "registry_admin/deployment.html"
     tiles = "Status"
-    nothing_yet = "No deployments yet. In a project's folder: npx trigger.dev@latest deploy --local-build"
+    nothing_yet = f"No deployments yet. In a project's folder: {DEPLOY_COMMAND}"
     nothing_found = f"Words are searched only in the newest {MAX_ROWS_SEARCHED:,} deployments that match the filters."
     list_display = ("version_cell", "status_cell", "where", "commit", "by", "created")
     list_filter = (

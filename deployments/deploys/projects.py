@@ -33,6 +33,8 @@ from deployments.reconcile import ownership
 
 #: The root environments of every project. The CLI makes preview branches below `preview`.
 ROOT_SLUGS = ("prod", "staging", "preview")
+#: What a person runs in the folder of a project, after TRIGGER_API_URL and a token are set.
+DEPLOY_COMMAND = "npx trigger.dev@latest deploy --local-build"
 
 
 def create_project(*, name: str, ref: str | None = None) -> Project:

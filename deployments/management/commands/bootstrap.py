@@ -118,7 +118,7 @@ class Command(BaseCommand):
             f"\nAdmin:    {configuration.app_origin}/admin/\n"
             f"Next: set project: “{project.ref}” in trigger.config.ts, then run\n\n"
             f"  TRIGGER_API_URL={configuration.api_origin} TRIGGER_ACCESS_TOKEN={result.token or 'tr_pat_…'} "
-            "npx trigger.dev@latest deploy --local-build"
+            + projects.DEPLOY_COMMAND
         )
 
 
