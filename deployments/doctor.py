@@ -285,11 +285,11 @@ def _which_counts(own: Configuration) -> Iterator[ReportLine]:
         says += f"{current.get_cause_display().lower()}, by {current.by}."
         yield ReportLine(part=part, what="Which counts", level=Level.OK, says=says)
         try:
-            used = generation.in_force(own)
+            generation.in_force(own)
         except RegistryError as error:
             yield ReportLine(part=part, what="This process", level=Level.FAIL, says=str(error))
         else:
-            if used.desired_digest != own.desired_digest:
+            if not generation.is_counting(own):
                 says = "This process was started with settings that do not count. It uses the settings that count."
                 then = "manage.py configuration list shows what differs."
                 yield ReportLine(part=part, what="This process", level=Level.WARN, says=says, then=then)
