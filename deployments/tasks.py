@@ -38,7 +38,7 @@ from django_q.tasks import async_task
 from deployments import clock, outage
 from deployments.access import keys
 from deployments.access.vault import Vault
-from deployments.deploys import lifecycle
+from deployments.deploys import image_proof, lifecycle
 from deployments.log import bound, get_logger
 from deployments.models import ProcessRole, SweepTrigger
 from deployments.notify import channels, deliveries, senders
@@ -158,9 +158,15 @@ def drain() -> None:
     while (seconds := until - time.monotonic()) > 0 and not stopping():
         if sweeps.work(configuration=settings.CONFIGURATION, seconds=seconds, stopping=stopping):
             break
-        if not rollouts.advance(configuration=settings.CONFIGURATION, seconds=seconds, stopping=stopping):
+        if not _roll_out(seconds):
             return
     wake_workers()
+
+
+def _roll_out(seconds: float) -> bool:
+    return rollouts.advance(
+        configuration=settings.CONFIGURATION, trial=image_proof.try_pulls, seconds=seconds, stopping=stopping
+    )
 
 
 def wake_workers() -> None:

@@ -100,6 +100,8 @@ def register(configuration: Configuration, *, role: ProcessRole) -> Configuratio
         except IntegrityError:
             continue  # another process activated a row at the same time: decide again
         held = row.pk
+        for each in policy_versions.attention():
+            log.warning("policy_version.needs_a_person", version=each.version.number, reason=each.words, then=each.then)
         return row
     raise registry_error("ConfigurationChanged", operation="start", name="")
 

@@ -45,6 +45,28 @@ def text_row(text: str) -> PolicyText:
     return PolicyText.objects.get_or_create(digest=digest, defaults={"text": text})[0]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """A version that a person must decide about: a sentence, and the command that is the next step."""
+
+    version: PolicyVersion
+    words: str
+    then: str
+
+
+def attention() -> list[Attention]:
+    """The versions that wait for a person, and the roll-outs that are stopped."""
+    found = []
+    for row in PolicyVersion.objects.filter(state__in=[VersionState.WAITING, VersionState.STOPPED]):
+        if row.state == VersionState.WAITING:
+            words, then = f"{row} waits for a person. {row.why}", f"manage.py policy start {row.number} [--now]"
+        else:
+            words = f"The roll-out of version {row.number} of the default policy is stopped. {row.reason}"
+            then = f"manage.py policy resume {row.number}, or manage.py policy rollback {row.number}"
+        found.append(Attention(version=row, words=words, then=then))
+    return found
+
+
 # --------------------------------------------------------------------------------------------- which text is desired
 
 
