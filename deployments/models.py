@@ -338,7 +338,7 @@ class Repository(models.Model):
     policy_applied_at = models.DateTimeField(
         null=True, blank=True
     )  # when the policy was last seen to be ours; null: never
-    # The statements of AWS services that an operator adopted: each stays in the policy while it has this text.
+    # The statements of others that an operator adopted: each stays in the policy while it has this text.
     adopted_statements: models.JSONField[list[AdoptedStatement], list[AdoptedStatement]] = ValuesField(
         default=list,
         db_default=[],

@@ -116,9 +116,9 @@ def _deciding(layer: str, statement: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptedStatement:
-    """A statement of an AWS service that an operator lets stay in the policy, although it may change the policy."""
+    """A statement of others that an operator lets stay in the policy."""
 
-    statement: str  # as `policy.ServiceStatement.text`
+    statement: str  # as `policy.ForeignStatement.text`
     reason: str
     by: str
     at: str  # ISO 8601

@@ -229,6 +229,15 @@ SETTINGS: tuple[Setting, ...] = (
         default="15",
     ),
     Setting(
+        name="DEPLOY_REGISTRY_ECR_FOREIGN_STATEMENTS",
+        field="foreign_statements",
+        notation=notations.one_of("keep-services", "keep", "remove"),
+        says="Which statements of others stay in a repository policy beside the default policy: those of AWS services "
+        "that pull; also those that let named accounts, roles and users pull; or none.",
+        default="keep-services",
+        of_registry=True,
+    ),
+    Setting(
         name="DEPLOY_REGISTRY_ECR_PREVIEW_REPOSITORIES",
         field="preview_repositories",
         notation=notations.switch(),

@@ -32,7 +32,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("repository", "restore_policy_repository"): "Can put an earlier policy of a repository back",
     ("repository", "take_over_policy_repository"): "Can replace a policy that cannot be compared by the default policy",
     ("repository", "restore_image_repository"): "Can restore an archived image of a repository",
-    ("repository", "adopt_statement_repository"): "Can let a service's statement that may change the policy stay",
+    ("repository", "adopt_statement_repository"): "Can let a statement of others stay in a policy",
     ("policyversion", "roll_out_policyversion"): "Can start, pause and resume the roll-out of a policy version",
     ("policyversion", "undo_policyversion"): "Can put back the policies from before a policy version",
     ("sweep", "start_sweep"): "Can start a sweep",

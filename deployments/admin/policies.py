@@ -147,7 +147,7 @@ class RestoreForm(forms.Form):
 
 
 class StatementForm(forms.Form):
-    """Why a statement of an AWS service may stay."""
+    """Why a statement of others may stay."""
 
     reason = forms.CharField(max_length=300, help_text="Shown with the statement, and in the audit log.")
 
@@ -175,22 +175,22 @@ def take_over_button(request: HttpRequest, row: Repository) -> Button | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownStatement:
-    """A statement of AWS services as the page of a repository shows it. `leads`: to the page that changes it."""
+    """A statement of others as the page of a repository shows it. `leads`: to the page that changes it."""
 
     word: str
     tone: str
     name: str
     text: str
-    statement: policy.ServiceStatement | None  # None: it was adopted and does not stand in the policy
     words: str
+    says: str = ""  # what it allows; empty: it was adopted and does not stand in the policy
     adopted: AdoptedStatement | None = None
     leads: Button | None = None
 
 
-def service_statements(
+def statements_of_others(
     request: HttpRequest, row: Repository, events: Iterable[RepositoryEvent]
 ) -> list[ShownStatement]:
-    """The statements of AWS services that stay beside the default policy, and those that would if they were adopted.
+    """The live statements of others, those that were adopted, and those of the history that may be adopted.
 
     None for a repository whose policy is never written: one that is unmanaged or gone.
     """
@@ -201,23 +201,26 @@ def service_statements(
     mine = {each.statement: each for each in row.adopted_statements}
     acts = may(request, ADOPT_STATEMENT)
 
-    def leads(word: str, text: str) -> Button | None:
-        return Button(word=word, address=f"{page}?statement={adopted_statements.key_of(text)}") if acts else None
+    def leads(one: policy.ForeignStatement | None, text: str) -> Button | None:
+        word = "Stop keeping the statement…" if text in mine else "Keep the statement…"
+        if not acts or not (text in mine or (one is not None and one.adoptable)):
+            return None
+        return Button(word=word, address=f"{page}?statement={adopted_statements.key_of(text)}")
 
     trust, partition = repositories.trust(row, target.config), target.registry.partition
-    kept = desired.kept_statements(default, row.policy_text, partition=partition, trust=trust)
+    live = policy.foreign_statements(row.policy_text, default=default, partition=partition, trust=trust)
     found = [
         ShownStatement(
-            word="Kept",
-            tone="warn" if each.warning else "ok",
+            word="Kept" if each.kept else "Not kept",
+            tone="warn" if each.warning or not each.kept else "ok",
             name=each.name,
             text=each.text,
-            statement=each,
-            words="Kept beside the default policy.",
+            says=each.says,
+            words=f"{each.warning} {each.why}" if each.kept else f"It is drift. {each.warning} {each.why}",
             adopted=mine.get(each.text),
-            leads=leads("Stop keeping the statement…", each.text) if each.text in mine else None,
+            leads=leads(each, each.text),
         )
-        for each in kept
+        for each in live
     ]
     found += [
         ShownStatement(
@@ -225,31 +228,31 @@ def service_statements(
             tone="idle",
             name=each.name,
             text=text,
-            statement=None,
             words=adopted_statements.words_of_unseen(row, target, each),
             adopted=each,
-            leads=leads("Stop keeping the statement…", text),
+            leads=leads(None, text),
         )
         for text, each in mine.items()
-        if text not in {one.text for one in kept}
+        if text not in {one.text for one in live}
     ]
     found += [
         ShownStatement(
             word="Not kept",
-            tone="warn" if each.live else "idle",
+            tone="idle",
             name=each.statement.name,
             text=each.statement.text,
-            statement=each.statement,
-            words="It is drift unless an operator keeps it." if each.live else "It was in an earlier policy.",
-            leads=leads("Keep the statement…", each.statement.text),
+            says=each.statement.says,
+            words=f"{each.statement.warning} It was in an earlier policy.",
+            leads=leads(each.statement, each.statement.text),
         )
         for each in adopted_statements.offers(row, target, events)
+        if not each.live
     ]
     return found
 
 
 def beside(row: Repository, text: str) -> str:
-    """What a write of this policy text would replace the last observed policy by: statements of AWS services stay."""
+    """What a write of this policy text would replace the last observed policy by, with the statements that are kept."""
     target = _target_of(row)
     if target is None:
         return text
@@ -320,7 +323,7 @@ class Policies(ReadOnly):
         )
 
     def statement_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """GET shows a statement of an AWS service that may change the policy; POST lets it stay, or no longer."""
+        """GET shows a statement of others; POST lets it stay, or no longer."""
         require(request, ADOPT_STATEMENT)
         row: Repository = self.one(request, pk)
         key, page = request.GET.get("statement", ""), reverse("admin:deployments_repository_change", args=[row.pk])
@@ -351,7 +354,7 @@ class Policies(ReadOnly):
                 said = format_html('{} <a href="{}">View {}</a>', words, address, sweep)
                 self.message_user(request, said, messages.SUCCESS)
                 return HttpResponseRedirect(page)
-        shown = service_statements(request, row, row.events.all()[: adopted_statements.EVENTS_READ])
+        shown = statements_of_others(request, row, row.events.all()[: adopted_statements.EVENTS_READ])
         found = next((each for each in shown if each.leads and adopted_statements.key_of(each.text) == key), None)
         if found is None:
             return HttpResponseRedirect(page)  # the page of the repository shows what there is now

@@ -53,8 +53,8 @@ from deployments.admin.policies import (
     pullers,
     pulls_rest_on,
     risks,
-    service_statements,
     state_of,
+    statements_of_others,
     take_over_button,
 )
 from deployments.admin.pulls import Asked, marks
@@ -299,7 +299,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "latest": latest(Deployment.objects.filter(repository=row)),
             "images": kept_images(Q(repository=row)),
             "risks": risks(row),
-            "service_statements": service_statements(request, row, events),
+            "statements_of_others": statements_of_others(request, row, events),
             "pullers": pullers(row, registry_policy),
             "pulls_rest_on": pulls_rest_on(row, registry_policy) if row.last_checked_at and not missing else "",
             "registry_policy": reading,

@@ -1,9 +1,9 @@
-"""An operator lets a statement of an AWS service stay in a repository policy although it may change the policy.
+"""An operator lets a statement of others stay in a repository policy although the settings do not keep it.
 
-Such a statement is drift until then, and enforce mode writes it away (D-service-statements). So one that was written
-away is offered too, from the history: it stays when the service adds it again, or when that policy is put back. An
-adoption counts for the exact statement, and ends when a look finds the repository gone or created again. No call to
-AWS: a sweep of the one repository follows.
+Such a statement is drift until then, and enforce mode writes it away (D-foreign-statements). So one that was written
+away is offered too, from the history: it stays when it is added again, or when that policy is put back. An adoption
+counts for the exact statement, and ends when a look finds the repository gone or created again. No call to AWS: a sweep
+of the one repository follows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EVENTS_READ = 50  # of the newest ones: those that the page of a repository show
 class Offer:
     """A statement that may be adopted. `live`: it stands in the last observed policy, not only in the history."""
 
-    statement: policy.ServiceStatement
+    statement: policy.ForeignStatement
     live: bool
 
     @property
@@ -49,16 +49,19 @@ def seen(row: Repository, key: str) -> str:
 
 
 def offers(row: Repository, target: Target, events: Iterable[RepositoryEvent]) -> list[Offer]:
-    """The statements that may be adopted: of the last observed policy, then of the policies that events have kept."""
+    """The statements that may be adopted: of the last observed policy, then of the policies that events have kept.
+
+    Of the history, nothing is offered that an earlier default policy gave.
+    """
     default, found = target.config.default_repository_policy, dict[str, Offer]()
     if default is None or not row.is_managed:  # nothing is written away there
         return []
     trust, partition = repositories.trust(row, target.config), target.registry.partition
     for number, text in enumerate(dict.fromkeys([row.policy_text, *(each.policy_before for each in events)])):
-        if '"Service"' not in text:
+        if not text or text == default:
             continue
-        for one in policy.service_statements(text, default=default, partition=partition, trust=trust):
-            if not one.kept:
+        for one in policy.foreign_statements(text, default=default, partition=partition, trust=trust):
+            if one.adoptable and (number == 0 or not one.ours):
                 found.setdefault(one.text, Offer(statement=one, live=number == 0))
     return list(found.values())
 
@@ -68,15 +71,15 @@ def words_of_unseen(row: Repository, target: Target, adopted: AdoptedStatement) 
     default, partition = target.config.default_repository_policy or "{}", target.registry.partition
     alone = json.dumps({"Version": "2012-10-17", "Statement": [json.loads(adopted.statement)]})
     trust = repositories.trust(row, target.config)
-    found = policy.service_statements(alone, default=default, partition=partition, trust=trust)
+    found = policy.foreign_statements(alone, default=default, partition=partition, trust=trust)
     if adopted.statement not in {each.text for each in found if each.kept}:
         return (
-            "The adoption has no effect now: the statement names an account that is no consumer account any more, or "
-            "the default policy has its Sid or allows the same."
+            "The adoption has no effect now: an AWS service acts in it for an account that is no consumer account any "
+            "more, or the default policy has its Sid or allows the same."
         )
     if row.incomparable_since is not None:
         return "The live policy cannot be compared, so it is not known whether the policy contains the statement."
-    return "The live policy does not contain the statement. If the service adds it again, it is kept."
+    return "The live policy does not contain the statement. If it is added again, it is kept."
 
 
 def adopt(
@@ -101,7 +104,7 @@ def adopt(
             statement=one.text, reason=reason.strip()[:300], by=by[:200], at=clock.now().isoformat()
         )
         line.after = {"statement": one.text, "reason": adopted.reason}
-        words = f"Adopted: the statement {one.name} of {', '.join(one.services)} is kept. {adopted.reason}"
+        words = f"Adopted: the statement {one.name} is kept: {one.says} {adopted.reason}"
         return _finish(lease, [*lease.row.adopted_statements, adopted], words, by)
 
 
@@ -117,7 +120,7 @@ def release(*, row: Repository, key: str, by: str, trail: Trail) -> Sweep:
             raise refusal("no_such_statement", name=row.name)
         line.before = {"statement": ended[0].statement, "reason": ended[0].reason}
         left = [each for each in lease.row.adopted_statements if each not in ended]
-        return _finish(lease, left, f"The statement {ended[0].name} of an AWS service is no longer kept.", by)
+        return _finish(lease, left, f"The statement {ended[0].name} is no longer adopted.", by)
 
 
 def _target(row: Repository, configuration: Configuration) -> Target:

@@ -571,7 +571,7 @@ def created_again(row: Repository, created_at: datetime, *, cause: str) -> Repos
     ended = [each for each in row.adopted_statements if each not in still_adopted(row, created_at)]
     message = (
         f"The repository was deleted, and created again on {created_at:%d %b %Y, %H:%M} UTC. So these statements of "
-        f"AWS services, adopted before, are no longer kept: {', '.join(each.name for each in ended)}."
+        f"others, adopted before, are no longer kept: {', '.join(each.name for each in ended)}."
     )
     return RepositoryEvent(repository_id=row.pk, kind=EventKind.CHANGED, message=message, cause=cause)
 
@@ -922,9 +922,14 @@ def compare(
 
 
 def trust(row: Repository, config: RegistryConfig) -> policy.Trust:
-    """For which accounts an AWS service may have a statement in the policy of a repository."""
-    adopted = frozenset(each.statement for each in row.adopted_statements)
-    return policy.Trust(owner=row.account, consumers=config.consumer_accounts, adopted=adopted)
+    """Which statements of others may stay in the policy of a repository."""
+    return policy.Trust(
+        owner=row.account,
+        consumers=config.consumer_accounts,
+        adopted=frozenset(each.statement for each in row.adopted_statements),
+        keeps=config.foreign_statements,
+        written=config.written_grants,
+    )
 
 
 def policy_differences(
@@ -936,7 +941,7 @@ def policy_differences(
 
 
 def policy_to_write(row: Repository, text: str, live: str, config: RegistryConfig, *, partition: str) -> str:
-    """This text, and the statements of AWS services that the live policy has and that are kept.
+    """This text, and the statements of others that the live policy has and that are kept.
 
     `text`: the default policy, or an earlier policy that a person puts back. Raises RegistryError (PolicyTooLong) if
     ECR would not take all of it.
@@ -991,7 +996,7 @@ def _write(
 ) -> None:
     """Correct the fixable differences, with parallel calls. The differences that stay go to `run.differences`.
 
-    `policy_before`: the live policy that this run has read; empty: none. Its statements of AWS services stay.
+    `policy_before`: the live policy that this run has read; empty: none. Those of its statements stay that are kept.
     """
     name = run.row.name
     default, tags = config.default_repository_policy or "", dict(config.tags)
@@ -1093,7 +1098,7 @@ def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: 
             # From the reader's side: what the write gives and takes, not how the policy before it differed.
             words = desired.written_words(policy_before, text, partition=run.partition)
             names = ", ".join(each.name for each in kept)
-            beside = f" Statements of AWS services that are kept: {names}." if kept else ""
+            beside = f" Statements of others that are kept: {names}." if kept else ""
             again = f" again. {words}" if healed else "."
             # The event of the drift has the policy that was there before.
             run.happened(

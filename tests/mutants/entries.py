@@ -22,6 +22,7 @@ _REGISTRY = "reconcile/test_registry_policies.py::"
 _PROOF = "deploys/test_standing_proof.py::"
 _IMAGES = "reconcile/test_image_states.py::"
 _SERVICES = "policy/test_service_statements.py::"
+_FOREIGN = "policy/test_foreign_statements.py::"
 _KEEPING = "reconcile/test_service_statements.py::"
 _SSO = "access/test_single_sign_on.py::"
 _LIVE = "admin/test_live.py::"
@@ -3193,6 +3194,53 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/policy/foreign_statements.py",
+        (
+            "_Judge.of",
+            "statement.sid in self.own_sids or ",
+            "",
+            _FOREIGN + "test_a_statement_with_the_sid_of_ours_or_that_adds_nothing_is_not_of_others",
+        ),
+        (
+            "_Judge._other",
+            "or _not_closed(whole, self.partition) ",
+            "",
+            _FOREIGN + "test_what_opens_the_world_writes_denies_or_is_not_understood_never_stays",
+        ),
+        (
+            "_Judge._other",
+            "if not _grants(rule, one, decisive=True) <= self.written",
+            "",
+            _FOREIGN + "test_what_an_earlier_default_policy_gave_does_not_stay_in_any_spelling_and_also_for_a_part_of_"
+            "a_statement",
+        ),
+        (
+            "_Judge._other",
+            "_CHANGES if rule.known & _OF_POLICY else ",
+            "",
+            _FOREIGN
+            + "test_in_the_registrys_own_account_more_than_a_pull_stays_but_not_the_right_to_change_the_policy",
+        ),
+        (
+            "_Judge._too_much",
+            "return _MORE if outside and",
+            "return _MORE if False and",
+            _FOREIGN + "test_what_is_kept_is_closed_and_gives_nobody_outside_more_than_a_pull",
+        ),
+        (
+            "_Judge._decided",
+            "_REFUSED if refused else ",
+            "",
+            _FOREIGN + "test_a_refused_statement_does_not_stay_and_is_not_offered",
+        ),
+        (
+            "_by_form",
+            '"${" in text',
+            '"never" in text',
+            _FOREIGN + "test_what_opens_the_world_writes_denies_or_is_not_understood_never_stays",
+        ),
+    ),
+    *_in(
         "deployments/policy/service_statements.py",
         (
             "_judged",
@@ -3274,9 +3322,9 @@ MUTANTS: tuple[Mutant, ...] = (
             _SERVICES + "test_a_statement_of_the_default_policy_is_ours_by_what_it_allows_and_by_its_name",
         ),
         (
-            "service_statements",
-            "    if policy.all_puzzles or ours.all_puzzles:\n        return ()\n",
-            "",
+            "understood",
+            "None if policy.all_puzzles or ours.all_puzzles else (policy, ours)",
+            "policy, ours",
             _SERVICES + "test_beside_a_part_that_is_not_understood_nothing_is_kept",
         ),
     ),
@@ -5391,13 +5439,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/reconcile/what_if.py",
         (
             "_Pulls._asked",
-            "policy.effective(self.text, self.registry, account,",
-            'policy.effective(self.text, policy.RegistryPolicy(text=""), account,',
+            "policy.effective(text, self.registry, account,",
+            'policy.effective(text, policy.RegistryPolicy(text=""), account,',
             "admin/test_looking.py::test_what_another_policy_lets_the_consumers_do_is_answered_with_the_registry_policy_and_its_age",
         ),
         (
             "rehearse",
-            "pulls.ask(row.name)",
+            "pulls.ask(row.name, whole)",
             "pass",
             "admin/test_looking.py::test_what_another_policy_lets_the_consumers_do_is_answered_with_the_registry_policy_and_its_age",
         ),
@@ -5432,9 +5480,9 @@ MUTANTS: tuple[Mutant, ...] = (
             "admin/test_looking.py::test_the_line_of_the_setting_is_read_alike_by_a_shell_and_by_the_env_file",
         ),
         (
-            "_effect",
-            "text = desired.policy_beside(text, live, partition=partition, trust=trust)",
-            "pass",
+            "_seen_effect",
+            "whole = desired.policy_beside(text, row.policy_text, partition=partition, trust=trust)",
+            "whole = text",
             _KEEPING + "test_another_default_policy_is_compared_with_what_would_be_live_then",
         ),
     ),
