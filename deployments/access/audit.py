@@ -26,7 +26,7 @@ import csv
 import getpass
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +38,7 @@ from django.http import HttpRequest
 
 from deployments.errors import NotFound, Refusal
 from deployments.log import HIDDEN, SECRET_TEXT
+from deployments.long_reads import in_pages
 from deployments.models import AccessKey, ActorKind, AuditEntry
 
 DONE = "done"
@@ -307,7 +308,7 @@ COLUMNS = (
 
 
 def as_json_lines(entries: QuerySet[AuditEntry]) -> Iterator[str]:
-    """Each entry as a line of JSON. Reads the database in chunks, so a long log needs little memory."""
+    """Each entry as a line of JSON. Reads the database in pages (`long_reads`)."""
     for row in _rows(entries):
         yield json.dumps(row, ensure_ascii=False) + "\n"
 
@@ -328,9 +329,8 @@ def as_csv(entries: QuerySet[AuditEntry]) -> Iterator[str]:
 
 
 def _rows(entries: QuerySet[AuditEntry]) -> Iterator[dict[str, Any]]:
-    rows: Iterable[dict[str, Any]] = entries.values(*COLUMNS).iterator(chunk_size=500)
-    for row in rows:
-        yield row | {"at": row["at"].isoformat()}
+    for row in in_pages(entries):
+        yield {name: getattr(row, name) for name in COLUMNS} | {"at": row.at.isoformat()}
 
 
 def _cell(value: Any) -> str:
