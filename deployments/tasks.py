@@ -38,7 +38,7 @@ from django_q.tasks import async_task
 from deployments import clock, outage
 from deployments.access import keys
 from deployments.access.vault import Vault
-from deployments.deploys import lifecycle
+from deployments.deploys import lifecycle, tally
 from deployments.log import bound, get_logger
 from deployments.models import ProcessRole, SweepTrigger
 from deployments.notify import channels, deliveries, senders
@@ -176,6 +176,7 @@ STEPS: dict[str, Callable[[], Any]] = {
     "forgetting failed tasks": _forget_failures,
     "forgetting sessions": _forget_sessions,
     "forgetting clients of keys": _forget_clients_of_keys,
+    "counting deployments": lambda: tally.count(),
     "waking workers for sweeps": wake_workers,
     "notifications": _collect,
 }

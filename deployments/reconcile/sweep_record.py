@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import IntegrityError, transaction
-from django.db.models import Case, Min, OuterRef, Q, QuerySet, Subquery, Sum, When
+from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, Sum, When
 from django.db.models.functions import Now
 
 from deployments import clock
 from deployments.log import get_logger
 from deployments.models import (
     Repository,
-    RepositoryStatus,
     Sweep,
     SweepChunk,
     SweepFinding,
@@ -257,10 +256,3 @@ def forget_old() -> None:
     Sweep.objects.filter(finished_at__lt=Now() - SWEEPS_KEPT_FOR).delete()
     uneventful = Sweep.objects.filter(trigger=SweepTrigger.SCHEDULE, error="", findings__isnull=True)
     uneventful.filter(finished_at__lt=Now() - UNEVENTFUL_SWEEPS_KEPT_FOR).delete()
-
-
-def oldest_check() -> datetime | None:
-    """The oldest last check among the managed repositories; None if there is none."""
-    rows = Repository.objects.exclude(status__in=[RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING])
-    stalest: datetime | None = rows.aggregate(at=Min("last_checked_at"))["at"]
-    return stalest

@@ -37,7 +37,30 @@ _INTERRUPTED = "api/test_interrupted.py::"
 _MANAGES = "api/test_management.py::"
 _MAY_NOT_NAME = "admin/test_project_page.py::test_who_may_not_make_or_rename_a_project_does_neither"
 
+_TALLY = "deploys/test_tally.py::"
+
 MUTANTS: tuple[Mutant, ...] = (
+    *_in(
+        "deployments/deploys/tally.py",
+        (
+            "count",
+            "before = min(filter(None, (oldest, now - NEWEST_LEFT)))",
+            "before = now - NEWEST_LEFT",
+            _TALLY + "test_a_deployment_that_runs_is_counted_by_the_status_that_it_has_now",
+        ),
+        (
+            "count",
+            "now - NEWEST_LEFT",
+            "now",
+            _TALLY + "test_the_newest_ten_minutes_are_not_counted_ahead",
+        ),
+        (
+            "by_status",
+            "Deployment.objects.filter(created_at__gte=last.before)",
+            "Deployment.objects.all()",
+            _TALLY + "test_counted_and_newer_deployments_are_added",
+        ),
+    ),
     *_in(
         "deployments/access/token_exchange.py",
         ("_exchanged", "if not is_new:", "if False:", _TOKENS + "test_a_token_is_exchanged_once"),
