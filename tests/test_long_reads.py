@@ -7,6 +7,7 @@ import sqlite3
 import psycopg
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from deployments import long_reads
 from deployments.models import AuditEntry, Project
@@ -62,3 +63,13 @@ def test_sqlite_gives_a_large_wal_file_back() -> None:
         assert cursor.fetchone() == (64 * 2**20,)
         cursor.execute("PRAGMA journal_mode")
         assert cursor.fetchone() == ("wal",)
+
+
+@pytest.mark.django_db
+def test_a_page_is_read_by_its_keys_and_not_by_the_conditions_of_the_list() -> None:
+    AuditEntry.objects.bulk_create([AuditEntry(actor_kind="system", action="note.test") for _ in range(3)])
+    with CaptureQueriesContext(connection) as captured:
+        assert len(list(long_reads.in_pages(AuditEntry.objects.filter(actor_kind="system")))) == 3
+
+    _, page = captured.captured_queries
+    assert "actor_kind" not in page["sql"].partition("WHERE")[2]

@@ -1,7 +1,7 @@
 """The audit log: write its lines, find them and export them.
 
-Append-only: this is the only module that writes `AuditEntry`, and it only adds rows. The admin offers neither change
-nor delete, and a test checks both.
+This is the only module that writes `AuditEntry`. It adds rows and changes none. The admin offers neither change nor
+delete, and a test checks both. Only `forget` deletes: entries that are older than RETENTION_AUDIT_DAYS, if it is set.
 
 A change and its line are one transaction, so neither exists without the other, even if the process dies. `Trail` is the
 actor and the request. `Trail.change` is the transaction of a change that calls no other system. A use case that calls
@@ -26,7 +26,7 @@ import csv
 import getpass
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -297,6 +297,11 @@ def _harmless_text(text: str) -> str:
     if SECRET_TEXT.search(text):
         return HIDDEN
     return text if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + "…"
+
+
+def forget(keys: Iterable[int]) -> int:
+    """Delete entries, for `deployments.retention` only, which writes an entry about it. Returns their number."""
+    return AuditEntry.objects.filter(pk__in=list(keys)).delete()[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- export

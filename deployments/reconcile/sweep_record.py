@@ -24,8 +24,9 @@ from deployments.models import (
 )
 from deployments.reconcile import lease
 
-SWEEPS_KEPT_FOR = timedelta(days=30)  # after the end of the sweep
 UNEVENTFUL_SWEEPS_KEPT_FOR = timedelta(days=2)  # scheduled sweeps without findings
+SWEEPS_FORGOTTEN_AT_ONCE = 50  # in one tick; the next tick goes on
+PARTS_PER_TRANSACTION = 500  # findings or chunks of a sweep that are deleted in one transaction
 CHECKS_SHOWN_FOR = timedelta(minutes=10)  # how long a repository's page shows the result of a check
 MAX_CHECKS_SEARCHED = 50
 MAX_DEATHS_PER_CHUNK = 5  # a chunk is halved after so many workers in a row died while they worked on it
@@ -252,7 +253,22 @@ def size_of(sweep: Sweep) -> int:
 
 
 def forget_old() -> None:
-    """Delete old sweeps: scheduled sweeps without findings after two days, other sweeps after 30 days."""
-    Sweep.objects.filter(finished_at__lt=Now() - SWEEPS_KEPT_FOR).delete()
+    """Delete scheduled sweeps without findings after two days. Others go by their age (`deployments.retention`)."""
     uneventful = Sweep.objects.filter(trigger=SweepTrigger.SCHEDULE, error="", findings__isnull=True)
-    uneventful.filter(finished_at__lt=Now() - UNEVENTFUL_SWEEPS_KEPT_FOR).delete()
+    old = uneventful.filter(finished_at__lt=Now() - UNEVENTFUL_SWEEPS_KEPT_FOR)
+    forget(old.values_list("pk", flat=True)[:SWEEPS_FORGOTTEN_AT_ONCE])
+
+
+def forget(sweeps: Iterable[int]) -> int:
+    """Delete sweeps that have ended, with their findings and chunks. Returns the number of sweeps.
+
+    In small transactions: a sweep may have 10,000 findings, and on SQLite a deploy waits for each transaction. After a
+    crash in between, the rest of the sweep goes at the next call.
+    """
+    done = 0
+    for sweep in list(sweeps):
+        for parts in (SweepFinding.objects.filter(sweep=sweep), SweepChunk.objects.filter(sweep=sweep)):
+            while keys := list(parts.values_list("pk", flat=True)[:PARTS_PER_TRANSACTION]):
+                parts.filter(pk__in=keys).delete()
+        done += bool(Sweep.objects.filter(pk=sweep).delete()[0])
+    return done
