@@ -627,6 +627,14 @@ REPOSITORIES: tuple[Entry, ...] = (
         owner=Owner.OPERATOR,
     ),
     Entry(
+        codes=("version_state",),
+        says="{version} is {state}, so this cannot be done.",
+        todo="Look at its page, or run manage.py policy versions.",
+        cause="A version can be started while it waits, paused while it is rolled out, resumed while it is stopped. It "
+        "can be rolled back while it is rolled out, stopped or active, if a version was active before it.",
+        owner=Owner.OPERATOR,
+    ),
+    Entry(
         codes=("nothing_to_look_at",),
         says="None of these repositories can be checked: they are unmanaged or missing, no deploy to them has ended, "
         "or the settings name another registry.",

@@ -79,6 +79,11 @@ class RegistryConfig:
     probe_role_arns: tuple[str, ...] = ()  # the same for all registries
     full_pass: timedelta = timedelta(hours=6)  # the same for all registries
     rollback_targets: int = 3  # the same for all registries
+    # Keys of PolicyVersion rows, where roll-outs are staged (`reconcile.policy_versions`). `active_version` None: they
+    # are not, and the setting's text counts for every repository.
+    active_version: int | None = None
+    new_version: int | None = None  # what a new repository gets; None: the active one
+    versions: tuple[tuple[int, str], ...] = field(default=(), repr=False)  # (key, text) that repositories may have
     # Fields that have their default because the given value cannot be used (D-no-follow-on).
     malformed: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     # Fields that were read from the V4_ variable of the setting.
@@ -127,6 +132,9 @@ class Configuration:
     second_factor_required: bool
     freshness: timedelta
     enforce: bool  # False: observe
+    staged: bool  # a changed default policy is rolled out in stages
+    canaries: tuple[str, ...]  # names of repositories that get a changed default policy first
+    watch: timedelta  # how long the canaries are watched
     preview_repositories: bool  # preview environments have a repository of their own
     allow_public_policy: bool
     reconcile_interval: timedelta

@@ -44,7 +44,7 @@ from deployments.errors import Refusal, RegistryError
 from deployments.log import get_logger
 from deployments.models import NotificationChannel, Process, ProcessRole
 from deployments.notify import channels
-from deployments.reconcile import desired, generation, processes, targets, writes_pause
+from deployments.reconcile import desired, generation, policy_versions, processes, targets, writes_pause
 from deployments.reconcile.targets import Target
 from deployments.row_values import ConsumerPull
 
@@ -315,17 +315,19 @@ def _which_counts(own: Configuration) -> Iterator[ReportLine]:
         says += f"{current.get_cause_display().lower()}, by {current.by}."
         yield ReportLine(part=part, what="Which counts", level=Level.OK, says=says)
         try:
-            used = generation.in_force(own)
+            generation.in_force(own)
         except RegistryError as error:
             yield ReportLine(part=part, what="This process", level=Level.FAIL, says=str(error))
         else:
-            if used.desired_digest != own.desired_digest:
+            if not generation.is_counting(own):
                 says = "This process was started with settings that do not count. It uses the settings that count."
                 then = "manage.py configuration list shows what differs."
                 yield ReportLine(part=part, what="This process", level=Level.WARN, says=says, then=then)
     for alarm in generation.alarms():
         level = Level.WARN if alarm.code == "other" else Level.FAIL
         yield ReportLine(part=part, what=alarm.title, level=level, says=alarm.words, then=alarm.then)
+    for each in policy_versions.attention():
+        yield ReportLine(part=part, what="Default policy", level=Level.WARN, says=each.words, then=each.then)
     pause = writes_pause.current()
     if pause is not None:
         says = f"Paused since {pause.paused_at:%Y-%m-%d %H:%M} UTC by {pause.paused_by}: {pause.reason}"

@@ -29,11 +29,13 @@ from deployments.models import (
     DeploymentStatus,
     ImageStatus,
     NotificationDelivery,
+    PolicyVersion,
     ProcessRole,
     Repository,
     RepositoryStatus,
     Sweep,
     SweepStatus,
+    VersionState,
 )
 from deployments.reconcile import generation, image_states, processes, writes_pause
 
@@ -98,6 +100,7 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
         yield Sample(name="configuration_alarms", help="Alarms about configurations of running processes; "
                      "docs/configuration.md.", value=alarms[code],
                      labels={"code": code})  # fmt: skip
+    yield from _roll_outs()
     yield Sample(name="writes_paused", help="1 while an operator has paused all writes to AWS.",
                  value=writes_pause.current() is not None)  # fmt: skip
     consumers = sum(row.role == ProcessRole.EVENTS for row in seen.alive)
@@ -176,3 +179,16 @@ def status(request: HttpRequest) -> HttpResponse:
 NO_STORE = {"Cache-Control": "no-store"}
 NOTIFICATIONS_COUNTED = timedelta(days=30)
 QUEUE_STUCK_SECONDS = 120.0
+
+
+def _roll_outs() -> Iterator[Sample]:
+    ended = [VersionState.SUPERSEDED, VersionState.UNDONE]
+    for row in PolicyVersion.objects.exclude(state__in=ended):
+        labels = {"account": row.account, "region": row.region, "namespace": row.namespace}
+        yield Sample(name="policy_version", help="The number of each version of the default policy that is active, "
+                     "waits, is rolled out or is stopped.", value=row.number,
+                     labels={**labels, "state": row.state})  # fmt: skip
+        steps = row.steps.none() if row.state == VersionState.ACTIVE else row.steps.order_by()
+        for state, count in steps.values_list("state").annotate(of=Count("*")):
+            yield Sample(name="rollout_repositories", help="Repositories of unfinished roll-outs, by what was done.",
+                         value=count, labels={**labels, "version": str(row.number), "state": state})  # fmt: skip

@@ -373,6 +373,12 @@ class Repository(models.Model):
         read=lambda stored: {account: ConsumerPull.from_row(each) for account, each in stored.items()},
     )
 
+    # The version of the default policy that it shall have while that is not the active one, in a roll-out; null: the
+    # active one. Changed only while no process holds the lease.
+    policy_version = models.ForeignKey(
+        "PolicyVersion", null=True, blank=True, on_delete=models.SET_NULL, related_name="repositories"
+    )
+
     # The override: a mode that an operator set for this repository until a time.
     mode = models.CharField(max_length=8, blank=True, choices=[("enforce", "Enforce"), ("observe", "Observe")])
     mode_until = models.DateTimeField(null=True, blank=True)
@@ -530,6 +536,107 @@ class ConfigurationActivation(models.Model):
 
     def __str__(self) -> str:
         return f"{self.configuration}: {self.get_cause_display()}"
+
+
+class VersionState(models.TextChoices):
+    """How far the roll-out of a version is (`deployments.reconcile.rollouts`)."""
+
+    WAITING = "waiting", "Waits for a person"
+    CANARIES = "canaries", "Canaries"
+    WATCHING = "watching", "Canaries are watched"
+    BATCHES = "batches", "Batches"
+    STOPPED = "stopped", "Stopped"
+    ACTIVE = "active", "Active"
+    UNDOING = "undoing", "Is undone"
+    UNDONE = "undone", "Undone"
+    SUPERSEDED = "superseded", "Superseded"
+
+
+class PolicyVersion(models.Model):
+    """A text that the default policy of a registry had or shall have, and its roll-out.
+
+    The numbers of a registry count from 1. At most one version of a registry is active, and at most one waits, moves,
+    is stopped or is undone; a newer one supersedes it.
+    """
+
+    account = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    namespace = models.CharField(max_length=256)
+    number = models.PositiveIntegerField()
+    text = models.ForeignKey(PolicyText, on_delete=models.PROTECT, related_name="+")
+    state = models.CharField(max_length=12, choices=VersionState.choices)
+    follows = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="+")  # was active
+    proposed_at = models.DateTimeField(db_default=Now())
+    proposed_by = models.CharField(max_length=300)  # role and host of a process, or a person
+    why = models.CharField(max_length=300)  # why it starts by itself or waits, in sentences
+    started_at = models.DateTimeField(null=True, blank=True)
+    started_by = models.CharField(max_length=300, blank=True)
+    at_once = models.BooleanField(default=False)  # without stages: no canaries, and a lost pull does not stop it
+    pauses = models.BooleanField(default=True)  # whether the canaries are watched for a while
+    stage = models.PositiveIntegerField(default=0)  # 0: the canaries; then the batches
+    sweep = models.ForeignKey(
+        "Sweep", null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )  # of the stage
+    watched_until = models.DateTimeField(null=True, blank=True)
+    resumes = models.CharField(max_length=12, blank=True)  # the state before a stop
+    reason = models.TextField(blank=True)  # why it was stopped, undone or superseded, in sentences
+    changed_at = models.DateTimeField(db_default=Now())  # of `state`
+    changed_by = models.CharField(max_length=300, blank=True)
+    accepted = models.JSONField(default=list, blank=True)  # consumer accounts whose lost pull a person has accepted
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["account", "region", "namespace", "number"], name="policy_version_number"),
+            models.UniqueConstraint(
+                fields=["account", "region", "namespace"],
+                condition=Q(state=VersionState.ACTIVE),
+                name="policy_version_one_active",
+            ),
+            models.UniqueConstraint(
+                fields=["account", "region", "namespace"],
+                condition=Q(state__in=["waiting", "canaries", "watching", "batches", "stopped", "undoing"]),
+                name="policy_version_one_open",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"Version {self.number} of the default policy"
+
+
+class StepState(models.TextChoices):
+    """What a roll-out did with a repository."""
+
+    PLANNED = "planned", "Planned"
+    OPEN = "open", "Under way"  # the repository shall have the version, and was not looked at since
+    WRITTEN = "written", "Written"
+    UNCHANGED = "unchanged", "Had it already"
+    LEFT = "left", "Not written"
+    UNDONE = "undone", "Put back"
+    KEPT = "kept", "Changed since, not put back"
+
+
+class PolicyStep(models.Model):
+    """One repository in the roll-out of a version: what was there before, and what was written."""
+
+    version = models.ForeignKey(PolicyVersion, on_delete=models.CASCADE, related_name="steps")
+    repository = models.ForeignKey(Repository, on_delete=models.CASCADE, related_name="policy_steps")
+    stage = models.PositiveIntegerField()
+    state = models.CharField(max_length=12, choices=StepState.choices, default=StepState.PLANNED)
+    version_before = models.ForeignKey(PolicyVersion, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    pulled_before = models.JSONField(default=list, blank=True)  # consumer accounts that could pull when it was opened
+    # Set before the first write of the version; null: none. The text of `before` is empty where there was no policy.
+    before = models.ForeignKey(PolicyText, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    after = models.ForeignKey(PolicyText, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    written_at = models.DateTimeField(null=True, blank=True)
+    words = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["stage", "pk"]
+        constraints = [models.UniqueConstraint(fields=["version", "repository"], name="policy_step_once")]
+
+    def __str__(self) -> str:
+        return f"{self.repository} in version {self.version_id}"
 
 
 class WritesPause(models.Model):
@@ -1120,6 +1227,7 @@ class SweepTrigger(models.TextChoices):
     SCHEDULE = "schedule", "Schedule"
     COMMAND = "command", "Command"
     PERSON = "person", "Person"
+    ROLLOUT = "rollout", "Roll-out"
 
 
 class SweepStatus(models.TextChoices):

@@ -201,6 +201,34 @@ SETTINGS: tuple[Setting, ...] = (
         default="enforce",
     ),
     Setting(
+        name="DEPLOY_REGISTRY_ECR_ROLLOUT",
+        field="staged",
+        notation=notations.one_of("at-once", "staged", into=lambda word: word == "staged"),
+        says="How a changed default repository policy reaches the repositories. at-once: the next sweep writes it "
+        "everywhere. staged: first to canaries, then in batches; a policy that takes access away waits for a person.",
+        default="at-once",
+        example="staged",
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_CANARY_REPOSITORIES",
+        field="canaries",
+        notation=notations.list_of(
+            "names, comma-separated",
+            r"(?=[a-z].{0,255}$)(?:[a-z0-9]+(?:[._-][a-z0-9]+)*/)*[a-z0-9]+(?:[._-][a-z0-9]+)*",
+            "the name of a repository",
+        ),
+        says="Repositories that get a changed default policy first. Unset: some that were deployed to least recently.",
+        example="trigger/proj_canary",
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_ROLLOUT_WATCH_MINUTES",
+        field="watch",
+        notation=notations.minutes(least=0, most=1440),
+        says="How long the canaries are watched before the batches begin. A policy that only adds pull for named "
+        "accounts does not wait.",
+        default="15",
+    ),
+    Setting(
         name="DEPLOY_REGISTRY_ECR_PREVIEW_REPOSITORIES",
         field="preview_repositories",
         notation=notations.switch(),

@@ -38,11 +38,11 @@ from django_q.tasks import async_task
 from deployments import clock, outage, retention
 from deployments.access import keys
 from deployments.access.vault import Vault
-from deployments.deploys import lifecycle, tally
+from deployments.deploys import image_proof, lifecycle, tally
 from deployments.log import bound, get_logger
 from deployments.models import ProcessRole, SweepTrigger
 from deployments.notify import channels, deliveries, senders
-from deployments.reconcile import generation, ownership, processes, sweep_record, sweeps
+from deployments.reconcile import generation, ownership, processes, rollouts, sweep_record, sweeps
 
 log = get_logger(__name__)
 
@@ -153,14 +153,25 @@ def sweep() -> None:
 
 @_task
 def drain() -> None:
-    """Work on chunks of running sweeps for TASK_SECONDS; queue wake-up tasks if work is left."""
-    if sweeps.work(configuration=settings.CONFIGURATION, seconds=TASK_SECONDS, stopping=stopping):
-        wake_workers()
+    """Work on running sweeps and roll-outs for TASK_SECONDS; queue wake-up tasks if work is left."""
+    until = time.monotonic() + TASK_SECONDS
+    while (seconds := until - time.monotonic()) > 0 and not stopping():
+        if sweeps.work(configuration=settings.CONFIGURATION, seconds=seconds, stopping=stopping):
+            break
+        if not _roll_out(seconds):
+            return
+    wake_workers()
+
+
+def _roll_out(seconds: float) -> bool:
+    return rollouts.advance(
+        configuration=settings.CONFIGURATION, trial=image_proof.try_pulls, seconds=seconds, stopping=stopping
+    )
 
 
 def wake_workers() -> None:
-    """Queue a drain task for each listing or chunk that no process works on, at most MAX_DRAIN_TASKS in all."""
-    wanted = min(sweep_record.open_work(), MAX_DRAIN_TASKS) - waiting_tasks("drain")
+    """Queue a drain task for each listing, chunk and roll-out that waits, at most MAX_DRAIN_TASKS in all."""
+    wanted = min(sweep_record.open_work() + rollouts.due(), MAX_DRAIN_TASKS) - waiting_tasks("drain")
     for _ in range(wanted):
         async_task("deployments.tasks.drain")
 
@@ -171,6 +182,7 @@ STEPS: dict[str, Callable[[], Any]] = {
     "filling repositories' management": lambda: ownership.fill(),
     "encrypting the addresses of webhooks": _encrypt_addresses,
     "settling the configuration": lambda: generation.settle(),
+    "proposing versions of the policy": lambda: generation.propose_again(),
     "ending sweeps": lambda: sweeps.close_finished(),
     "forgetting sweeps": lambda: sweep_record.forget_old(),
     "forgetting failed tasks": _forget_failures,

@@ -29,7 +29,9 @@ from deployments.aws.ecr import Ecr, ecr_of
 from deployments.config import Access, RegistryConfig
 from deployments.deploys import oci_registry
 from deployments.errors import Refusal, RegistryError, refusal, registry_error
-from deployments.reconcile import registry_policies
+from deployments.models import Repository
+from deployments.reconcile import kept_images, registry_policies
+from deployments.reconcile.targets import Target
 from deployments.row_values import ProvedPull, Receipt
 
 #: Takes a sentence about the progress of a verification.
@@ -122,6 +124,27 @@ def prove(
         return _prove_pulls(ecr, location, tree, config, report, reconcile)
     except RegistryError as error:
         raise refusal("image_undecided", reason=error.sentence, retryable=error.retryable) from error
+
+
+def try_pulls(row: Repository, target: Target) -> str:
+    """Why a probe role cannot pull an image that is current in this repository, in a sentence.
+
+    Empty: each probe role can pull each of these images, or there is no such role or image. Raises RegistryError if AWS
+    does not answer. ECR counts each trial as a pull.
+    """
+    config, ecr = target.config, target.ecr()
+    kept = kept_images.kept([row.pk], config=config).get(row.pk, []) if config.probe_role_arns else []
+    for image in kept:
+        if image.is_current and image.digest:
+            location = ImageLocation.of(image.deployment.image_ref)
+            try:
+                platforms = image.deployment.image_platform.split(",")
+                tree = _read(_InEcr(ecr, location.name), location, image.digest, platforms)
+                for role in config.probe_role_arns:
+                    _pull(ecr, location, tree, role.split(":")[4], role, config)
+            except Refusal as refused:
+                return str(refused)
+    return ""
 
 
 def is_there(*, image_ref: str, digest: str, config: RegistryConfig) -> bool | None:

@@ -15,6 +15,8 @@ No secret is stored: no role, no external id, no password.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import socket
@@ -42,19 +44,21 @@ from deployments.models import (
     Process,
     ProcessRole,
 )
+from deployments.reconcile import policy_versions
 from deployments.reconcile.processes import SILENT_SECONDS
 from registry_admin import VERSION
 
 log = get_logger(__name__)
 
 #: The keys of a row's content, and of its two registries, that this version knows.
-FIELDS = {"enforce", "allow_public", "preview", "consumers", "plain", "v4"}
+FIELDS = {"enforce", "allow_public", "preview", "consumers", "rollout", "plain", "v4"}
 REGISTRY_FIELDS = {"host", "namespace", "lifecycle", "tags", "kms"}
 #: Key → the setting that it comes from, for sentences.
 VARIABLES = {
     "enforce": "DEPLOY_REGISTRY_ECR_POLICY_MODE",
     "allow_public": "DEPLOY_REGISTRY_ECR_ALLOW_PUBLIC_POLICY",
     "preview": "DEPLOY_REGISTRY_ECR_PREVIEW_REPOSITORIES",
+    "rollout": "DEPLOY_REGISTRY_ECR_ROLLOUT",
     "consumers": "DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS",
     "host": "DEPLOY_REGISTRY_HOST",
     "namespace": "DEPLOY_REGISTRY_NAMESPACE",
@@ -96,6 +100,8 @@ def register(configuration: Configuration, *, role: ProcessRole) -> Configuratio
         except IntegrityError:
             continue  # another process activated a row at the same time: decide again
         held = row.pk
+        for each in policy_versions.attention():
+            log.warning("policy_version.needs_a_person", version=each.version.number, reason=each.words, then=each.then)
         return row
     raise registry_error("ConfigurationChanged", operation="start", name="")
 
@@ -131,6 +137,7 @@ def _content(configuration: Configuration) -> dict[str, Any]:
         "enforce": configuration.enforce,
         **({"allow_public": True} if configuration.allow_public_policy else {}),
         **({"preview": True} if configuration.preview_repositories else {}),
+        **({"rollout": "staged"} if configuration.staged else {}),
         **({"consumers": list(configuration.plain.consumer_accounts)} if configuration.plain.consumer_accounts else {}),
         "plain": _registry_content(configuration.plain),
         "v4": _registry_content(configuration.v4),
@@ -165,6 +172,48 @@ def _activate(row: ConfigurationGeneration, *, follows: int, cause: ActivationCa
     )
     plain, v4 = (_registry_of(row, slot) for slot in ("plain", "v4"))
     DesiredState.objects.create(digest=desired_digest(plain, v4, bool(row.content.get("enforce"))))  # D-configuration
+    for slot, config in (("plain", plain), ("v4", v4)):
+        if slot == "v4" or (plain.host, plain.namespace) != (v4.host, v4.namespace):
+            earlier = functools.partial(_earlier_texts, slot, config, before=follows)
+            policy_versions.propose(config, staged=row.content.get("rollout") == "staged", by=by, earlier=earlier)
+
+
+def _earlier_texts(slot: str, config: RegistryConfig, *, before: int) -> Iterator[tuple[str, str]]:
+    """(text, by) of the activations up to `before` that had a default policy for this registry, oldest first."""
+    related = ("configuration__plain_policy", "configuration__v4_policy")
+    for row in ConfigurationActivation.objects.filter(pk__lte=before).select_related(*related).order_by("pk"):
+        found = _registry_of(row.configuration, slot)
+        text = found.default_repository_policy
+        if (found.host, found.namespace) == (config.host, config.namespace) and text is not None:
+            yield text, row.by
+
+
+def activate_again(*, by: str, reason: str) -> None:
+    """Let every process read the versions of the default policies again. The same configuration counts.
+
+    A write to AWS that was decided with the versions before is refused (ConfigurationChanged, retryable). Needs an open
+    transaction. Raises IntegrityError if another process has added an activation since.
+    """
+    current = counting()
+    if current is not None:
+        ConfigurationActivation.objects.create(
+            configuration=current.configuration,
+            follows=current.pk,
+            cause=current.cause,
+            by=by[:300],
+            reason=reason[:300],
+        )
+
+
+def propose_again() -> None:
+    """Make the versions that are missing: of a text that could not be proposed while a roll-out was undone."""
+    current = counting()
+    if current is None:
+        return
+    staged = current.configuration.content.get("rollout") == "staged"
+    with contextlib.suppress(IntegrityError), transaction.atomic():  # suppressed: another process does the same
+        for slot in ("plain", "v4"):
+            policy_versions.propose(_registry_of(current.configuration, slot), staged=staged, by=current.by)
 
 
 def activate(*, row: ConfigurationGeneration, trail: Trail, reason: str) -> bool:
@@ -284,10 +333,14 @@ def _overlay(own: Configuration, current: ConfigurationActivation) -> Configurat
         for registry in {each.default_repository_policy: each for each in registries}.values():
             if refused := _refused(registry, allow_public=own.allow_public_policy):
                 return refused
+    staged = content.get("rollout") == "staged"
+    if staged:
+        plain, v4 = policy_versions.applied(plain), policy_versions.applied(v4)
     return replace(
         own,
         plain=plain,
         v4=v4,
+        staged=staged,
         enforce=bool(content.get("enforce")),
         preview_repositories=bool(content.get("preview")),
         allow_public_policy=own.allow_public_policy and bool(content.get("allow_public")),
@@ -503,6 +556,13 @@ def _unheld(
     )
 
 
+def is_counting(own: Configuration) -> bool:
+    """Whether this process's settings are the configuration that counts, or none counts yet."""
+    current = counting()
+    texts = [own.plain.default_repository_policy, own.v4.default_repository_policy]
+    return current is None or current.configuration.digest == _digest(_content(own), texts)
+
+
 def held_and_counting() -> dict[str, str]:
     """The first 12 characters of two digests: of this process's own settings (`held`) and of the row that `counts`."""
     current = counting()
@@ -517,7 +577,7 @@ def differences(counts: ConfigurationGeneration, other: ConfigurationGeneration)
 
 
 def _differences(counts: ConfigurationGeneration, other: ConfigurationGeneration) -> Iterator[str]:
-    for name in ("enforce", "allow_public", "preview", "consumers"):
+    for name in ("enforce", "allow_public", "preview", "rollout", "consumers"):
         ours, theirs = counts.content.get(name), other.content.get(name)
         if (ours or None) != (theirs or None):
             yield f"{VARIABLES[name]}: {_shown(name, theirs)} instead of {_shown(name, ours)}."
@@ -539,6 +599,8 @@ def _differences(counts: ConfigurationGeneration, other: ConfigurationGeneration
 def _shown(name: str, value: Any) -> str:
     if name == "enforce":
         return "enforce" if value else "observe"
+    if name == "rollout":
+        return "staged" if value else "at-once"
     if isinstance(value, dict):
         return ",".join(f"{key}={content}" for key, content in sorted(value.items())) or "none"
     if isinstance(value, list):

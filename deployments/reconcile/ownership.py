@@ -85,6 +85,7 @@ def release(*, rows: Collection[Repository], by: str) -> None:
     """
     Repository.objects.filter(pk__in=[row.pk for row in rows]).update(
         project=None, status=RepositoryStatus.UNMANAGED, origin="", taken_over_at=None, management=Management.UNMANAGED,
+        policy_version=None,
         mode="", mode_until=None, mode_reason="", mode_by="", differences=[], drifted_since=None,
         last_error="", last_error_code="", last_error_at=None, error_since=None, creating_since=None,
         lease_epoch=F("lease_epoch") + 1, **lease.RETURNED,

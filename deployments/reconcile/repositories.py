@@ -41,7 +41,16 @@ from deployments.models import (
     RepositoryStatus,
     WritesPause,
 )
-from deployments.reconcile import bulkhead, causes, desired, lifecycle_safety, ownership, processes, registry_policies
+from deployments.reconcile import (
+    bulkhead,
+    causes,
+    desired,
+    lifecycle_safety,
+    ownership,
+    policy_versions,
+    processes,
+    registry_policies,
+)
 from deployments.reconcile.lease import Lease
 from deployments.reconcile.lifecycle_safety import Previews
 from deployments.row_values import (
@@ -88,6 +97,7 @@ class RowValues(TypedDict, total=False):
     lifecycle_text: str
     lifecycle_is_ours: bool
     lifecycle_previews: dict[str, PreviewResult]
+    policy_version_id: int | None
     tags: dict[str, str]
     mutability: Mutability
     encryption: Encryption
@@ -108,6 +118,7 @@ GONE: RowValues = {
     "last_in_sync_at": None,
     "policy_applied_at": None,
     "policy_text": "",
+    "policy_version_id": None,
     "lifecycle_is_ours": False,
     "lifecycle_previews": {},
     "details_checked_at": None,
@@ -452,6 +463,7 @@ def converge(
     needs a preview waits for a run that makes one: a sweep.
     """
     row, before, code_before = lease.row, lease.row.status, lease.row.last_error_code
+    config = policy_versions.for_repository(config, row)
     incomparable_before = row.incomparable_since
     now: datetime = row.db_now  # type: ignore[attr-defined]
     run = _Run(
@@ -685,7 +697,7 @@ def gone_event(row: Repository, *, cause: str) -> RepositoryEvent:
 def _create(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> bool:
     """Create the repository and set it up. False if it exists already and must be observed."""
     row = run.row
-    tags = dict(config.tags)
+    config, tags = policy_versions.for_new_repository(config), dict(config.tags)
     run.unanswered = row.creating_since is not None  # an earlier CreateRepository whose answer we did not get
     run.lease.require_writable()
     if not run.unanswered:
@@ -712,6 +724,7 @@ def _create(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> bo
         "origin": "created",
         "management": Management.FULL,
         "policy_text": "",
+        "policy_version_id": config.new_version,
         "policy_applied_at": None,
         "last_in_sync_at": None,
         "lifecycle_text": "",
@@ -722,6 +735,7 @@ def _create(run: _Run, *, ecr: Ecr, config: RegistryConfig, now: datetime) -> bo
         "details_checked_at": now,
     }
     row.origin, row.management, row.last_in_sync_at, row.policy_applied_at = "created", Management.FULL, None, None
+    row.policy_version_id = config.new_version
     differences = [Difference(part=Part.LIFECYCLE, words="The repository has no lifecycle policy.", fixable=True)]
     differences += policy_differences(row, None, config, partition=ecr.registry.partition)
     _write(run, differences, ecr=ecr, config=config, now=now, policy_before="", just_created=True)
@@ -917,9 +931,8 @@ def policy_differences(
     row: Repository, text: str | None, config: RegistryConfig, *, partition: str
 ) -> list[Difference]:
     """How a live policy text (None: there is none) differs from the default policy of this repository."""
-    return desired.policy_differences(
-        config.default_repository_policy, text, partition=partition, trust=trust(row, config)
-    )
+    default = policy_versions.for_repository(config, row).default_repository_policy
+    return desired.policy_differences(default, text, partition=partition, trust=trust(row, config))
 
 
 def policy_to_write(row: Repository, text: str, live: str, config: RegistryConfig, *, partition: str) -> str:
@@ -1009,6 +1022,8 @@ def _write(
         earlier = RepositoryEvent.objects.filter(repository_id=run.row.pk, policy_before=policy_before)
         if run.row.status != RepositoryStatus.FAILED or not earlier.exists():
             run.event(EventKind.DRIFT_FOUND, words, policy_before=policy_before).save()
+    if words:
+        policy_versions.keep_before(run.row, policy_before)
 
     results: dict[Part, RegistryError | None] = {}
 
@@ -1166,19 +1181,29 @@ def _record_comparability(run: _Run, *, now: datetime) -> None:
 
 
 def record_policy(
-    *, lease: RepositoryLease, config: RegistryConfig, partition: str, text: str, cause: str, written: bool = True
+    *,
+    lease: RepositoryLease,
+    config: RegistryConfig,
+    partition: str,
+    text: str,
+    cause: str,
+    written: bool = True,
+    also: RowValues | None = None,
 ) -> bool:
     """Record a policy that was written (or else read) under the lease by a person's request, and return the lease.
 
     No call to AWS.
 
     The other parts were not read. So their differences stay, and a repository that has failed or was never checked does
-    not become in sync. The next check reads all parts. False if the lease was lost; then nothing is written.
+    not become in sync. The next check reads all parts. False if the lease was lost; then nothing is written. `also`:
+    further columns.
     """
     row = lease.row
     now: datetime = row.db_now  # type: ignore[attr-defined]
     run = _Run(lease=lease, cause=cause, enforce=False, partition=partition)
-    run.values = {"written_at": Now(), "checked_digest": ""} if written else {"checked_digest": ""}
+    run.values = {**(also or {}), "checked_digest": ""}
+    if written:
+        run.values["written_at"] = Now()
     run.differences = policy_differences(row, text, config, partition=partition)
     run.differences += [each for each in row.differences if each.part is not Part.POLICY]
     _saw_policy(run, text, run.differences, config=config, now=now)

@@ -6,7 +6,7 @@ several hosts (FIPS, dual-stack).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db.models import Q
@@ -16,6 +16,7 @@ from deployments.aws.partitions import registry_of
 from deployments.config import Configuration, RegistryConfig
 from deployments.images import EcrRegistry
 from deployments.models import Repository
+from deployments.reconcile import policy_versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +70,9 @@ def find(configuration: Configuration, *, account: str, region: str, name: str) 
 
 
 def of(row: Repository, configuration: Configuration) -> Target | None:
-    """The target that a row's repository belongs to; None as in `find`."""
-    return find(configuration, account=row.account, region=row.region, name=row.name)
+    """The target that a row's repository belongs to, with the default policy of this repository; None as in `find`."""
+    target = find(configuration, account=row.account, region=row.region, name=row.name)
+    return None if target is None else replace(target, config=policy_versions.for_repository(target.config, row))
 
 
 def of_image(image_ref: str, deployment_type: str, configuration: Configuration) -> RegistryConfig | None:

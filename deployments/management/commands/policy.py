@@ -1,7 +1,8 @@
-"""`manage.py policy`: compare two repository policies, lint one, ask who may pull.
+"""`manage.py policy`: compare two repository policies, lint one, ask who may pull; roll out versions of the default.
 
-It reads files or standard input and uses no AWS, no database and none of our settings, so it also works while the
-policy setting is broken. Only `who --stored-registry-policy` reads the database. Standard output has only the answer.
+`compare`, `lint` and `who` read files or standard input and use no AWS, no database and none of our settings, so they
+also work while the policy setting is broken. Only `who --stored-registry-policy` reads the database. Standard output
+has only the answer. The verbs about versions are in `deployments.management.policy_versions`.
 Exit status: 0 identical, cosmetic, no finding, yes; 1 access, incomparable, a finding, no, depends, unknown; 2
 unreadable, or not JSON (for lint that is a finding).
 """
@@ -24,11 +25,17 @@ MAX_BYTES = 4 * 1024 * 1024  # a larger file is not a policy but a wrong file
 
 
 class Command(BaseCommand):
-    help = "Compare and lint ECR repository policies in files (or - for standard input), and ask who may pull."
+    help = (
+        "Compare and lint ECR repository policies in files (or - for standard input), and ask who may pull. Or show, "
+        "start, pause, resume and roll back the versions of the default policy."
+    )
     requires_system_checks = []  # the command is used to find a broken setting
 
     def add_arguments(self, parser: CommandParser) -> None:
-        verbs = parser.add_subparsers(dest="verb", required=True, metavar="compare|lint|who")
+        from deployments.management import policy_versions  # imports what the other verbs do without
+
+        verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+        policy_versions.add_arguments(verbs)
         compare = verbs.add_parser("compare", help="what B grants beyond A (+), and A beyond B (-)")
         compare.add_argument("a", metavar="A", help="a policy file, or -")
         compare.add_argument("b", metavar="B", help="a policy file, or -")
@@ -80,9 +87,15 @@ class Command(BaseCommand):
             verb.add_argument("--json", action="store_true", help="print one JSON value")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        answer = {"compare": self.compare, "lint": self.lint, "who": self.who}[options["verb"]]
+        from deployments.management import policy_versions
+
         try:
-            right = answer(options)
+            if options["verb"] in policy_versions.VERBS:
+                policy_versions.run(options, self._lines)
+                right = True
+            else:
+                answer = {"compare": self.compare, "lint": self.lint, "who": self.who}[options["verb"]]
+                right = answer(options)
             self.stdout.flush()
         except BrokenPipeError:  # the reader (such as `head`) has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python prints an error when it exits

@@ -90,7 +90,7 @@ class Command(BaseCommand):
             configuration = generation.in_force(own)
         except RegistryError as error:
             raise CommandError(str(error)) from None
-        if configuration.desired_digest != own.desired_digest:
+        if not generation.is_counting(own):
             self.stderr.write(
                 "This shell's settings are not the configuration that counts. The configuration that counts is used; "
                 "manage.py configuration list shows it."

@@ -1,0 +1,300 @@
+"""The versions of each registry's default policy: proposing them, and which version a repository shall have.
+
+The setting is the one source of texts. When the configuration that counts brings another text, that text becomes a new
+`PolicyVersion`. With DEPLOY_REGISTRY_ECR_ROLLOUT=at-once the new version is active at once, everywhere. With `staged`
+the active version goes on to count, and `reconcile.rollouts` brings the new version to one repository after another.
+
+A repository has the active version, except where `Repository.policy_version` names another one. `applied` puts the
+texts into the configuration and `for_repository` picks the text of one repository. No call to AWS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models.functions import Now
+
+from deployments import policy
+from deployments.aws.partitions import registry_of
+from deployments.config import RegistryConfig
+from deployments.images import EcrRegistry
+from deployments.log import get_logger
+from deployments.models import PolicyStep, PolicyText, PolicyVersion, Repository, VersionState
+from deployments.policy.actions import CUSTOMARY, PULL, spelling
+
+log = get_logger(__name__)
+
+MOVING = (VersionState.CANARIES, VersionState.WATCHING, VersionState.BATCHES, VersionState.UNDOING)
+OPEN = (VersionState.WAITING, VersionState.STOPPED, *MOVING)
+_NAMED = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:(root|role/.+|user/.+)")
+
+
+def of_registry(registry: EcrRegistry, namespace: str) -> QuerySet[PolicyVersion]:
+    """The versions of the registry with this namespace, newest first, with their texts."""
+    rows = PolicyVersion.objects.filter(account=registry.account, region=registry.region, namespace=namespace)
+    return rows.select_related("text").order_by("-number")
+
+
+def text_row(text: str) -> PolicyText:
+    """The row of a policy text."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return PolicyText.objects.get_or_create(digest=digest, defaults={"text": text})[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """A version that a person must decide about: a sentence, and the command that is the next step."""
+
+    version: PolicyVersion
+    words: str
+    then: str
+
+
+def attention() -> list[Attention]:
+    """The versions that wait for a person, and the roll-outs that are stopped."""
+    found = []
+    for row in PolicyVersion.objects.filter(state__in=[VersionState.WAITING, VersionState.STOPPED]):
+        if row.state == VersionState.WAITING:
+            words, then = f"{row} waits for a person. {row.why}", f"manage.py policy start {row.number} [--now]"
+        else:
+            words = f"The roll-out of version {row.number} of the default policy is stopped. {row.reason}"
+            then = f"manage.py policy resume {row.number}, or manage.py policy rollback {row.number}"
+        found.append(Attention(version=row, words=words, then=then))
+    return found
+
+
+# --------------------------------------------------------------------------------------------- which text is desired
+
+
+def applied(config: RegistryConfig) -> RegistryConfig:
+    """The registry's configuration with its active version and the versions of single repositories.
+
+    As given if the registry is not ECR, or has no default policy or no version.
+    """
+    registry = registry_of(config.host)
+    if registry is None or config.default_repository_policy is None:
+        return config
+    pinned = Exists(Repository.objects.filter(policy_version=OuterRef("pk")))
+    counting = Q(state__in=[VersionState.ACTIVE, *OPEN]) | pinned
+    rows = list(of_registry(registry, config.namespace).filter(counting))
+    active = next((row for row in rows if row.state == VersionState.ACTIVE), None)
+    if active is None:
+        return config
+    new = next((row.pk for row in rows if canaries_passed(row)), None)
+    return replace(
+        config,
+        default_repository_policy=active.text.text,
+        active_version=active.pk,
+        new_version=new,
+        versions=tuple((row.pk, row.text.text) for row in rows),
+    )
+
+
+def canaries_passed(row: PolicyVersion) -> bool:
+    """Whether the canaries of an unfinished roll-out passed: then a new repository gets the version."""
+    return VersionState.BATCHES in (row.state, row.resumes if row.state == VersionState.STOPPED else "")
+
+
+def for_repository(config: RegistryConfig, row: Repository) -> RegistryConfig:
+    """The configuration with the default policy that this repository shall have.
+
+    As given if the row names a version that is newer than `config`: then another activation counts, so that nothing is
+    written (`RepositoryLease.require_writable`).
+    """
+    return _with_text(config, row.policy_version_id)
+
+
+def for_new_repository(config: RegistryConfig) -> RegistryConfig:
+    """The configuration with the default policy that a new repository gets; its version is `config.new_version`."""
+    return _with_text(config, config.new_version or config.active_version)
+
+
+def _with_text(config: RegistryConfig, version: int | None) -> RegistryConfig:
+    if config.active_version is None or version is None:
+        return config
+    return replace(
+        config, default_repository_policy=dict(config.versions).get(version, config.default_repository_policy)
+    )
+
+
+def keep_before(row: Repository, live: str) -> None:
+    """Keep what is live before the first write of the version that a roll-out gave to this repository.
+
+    Called before the write, so that the way back survives a crash. `live`: empty if there is no policy.
+    """
+    if row.policy_version_id is not None:
+        steps = PolicyStep.objects.filter(version=row.policy_version_id, repository=row, before=None)
+        if steps.exists():
+            steps.update(before=text_row(live))
+
+
+# ---------------------------------------------------------------------------------------------------------- proposing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """How a new text is rolled out. `why`: the reason, in sentences."""
+
+    starts: bool  # by itself; False: it waits for a person
+    at_once: bool = False  # everywhere, without stages
+    why: str = ""
+
+
+def judge(befores: Iterable[str], text: str, *, partition: str, consumers: Iterable[str]) -> Judgement:
+    """How a text is rolled out over repositories that have one of the texts `befores`. Pure.
+
+    It starts by itself if all that changes is that accounts, roles or users that it names may pull. It is active at
+    once if no consumer account can pull by any text before and one can by the new text.
+    """
+    befores = list(befores)
+    able = _pullers(text, consumers, partition)
+    if able and not any(_pullers(each, consumers, partition) for each in befores):
+        why = f"Before, no consumer account could pull. Now {', '.join(able)} can."
+        return Judgement(starts=True, at_once=True, why=why)
+    words: list[str] = []
+    for before in befores:
+        found = policy.compare(before, text, partition=partition, names=("version before", "new version"))
+        if found.level == "incomparable":
+            return Judgement(starts=False, why=f"The two texts cannot be compared. {found.why}")
+        if found.lost or found.more:
+            return Judgement(starts=False, why=_sentence(grant.words for grant in found.lost) or _sentence(found.more))
+        wider = [grant.words for grant in found.gained if not _only_adds_a_pull(grant)]
+        if wider:
+            return Judgement(starts=False, why=_sentence(wider))
+        words += [grant.words for grant in found.gained]
+    return Judgement(starts=True, why=_sentence(words) or "It gives the same access in another text.")
+
+
+def _only_adds_a_pull(grant: policy.Grant) -> bool:
+    pulls = all(spelling(action) in PULL | {CUSTOMARY} for action in grant.actions)
+    return grant.effect == "Allow" and pulls and _NAMED.fullmatch(grant.principal) is not None
+
+
+def _pullers(text: str, accounts: Iterable[str], partition: str) -> list[str]:
+    """The accounts that can pull by this text, or may be able to."""
+    try:
+        parsed = policy.parse(text)
+    except policy.PolicyError:
+        return []
+    return [each for each in accounts if policy.can_pull(parsed, each, partition=partition).verdict != "no"]
+
+
+def _sentence(words: Iterable[str]) -> str:
+    """At most five differences as one sentence."""
+    every = list(dict.fromkeys(words))
+    text = "; ".join(every[:5]) + (f"; and {len(every) - 5} more" if len(every) > 5 else "")
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def propose(
+    config: RegistryConfig, *, staged: bool, by: str, earlier: Callable[[], Iterable[tuple[str, str]]] = tuple
+) -> None:
+    """Make a version of the registry's default policy, if the text is new for the registry. Needs an open transaction.
+
+    `config`: of the configuration that counts. `by`: the process or the person that brought it. `earlier`: (text, by)
+    of the configurations that counted before, oldest first; they are the first versions of a registry that has none.
+    Raises IntegrityError if another process proposes at the same time.
+    """
+    registry = registry_of(config.host)
+    if registry is not None and config.default_repository_policy is not None:
+        _Proposal(registry=registry, config=config, staged=staged, by=by).make(earlier)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Proposal:
+    registry: EcrRegistry
+    config: RegistryConfig
+    staged: bool
+    by: str
+
+    def make(self, earlier: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        text = self.config.default_repository_policy or ""
+        rows = of_registry(self.registry, self.config.namespace)
+        if not rows.exists():
+            self._make_earlier(earlier())
+        newest, active = rows.first(), rows.filter(state=VersionState.ACTIVE).first()
+        unfinished = rows.filter(state__in=OPEN).first()
+        others = self._other_texts(active)
+        if unfinished is not None and unfinished.state == VersionState.UNDOING:
+            return  # `rollouts.advance` proposes again after the undo
+        if unfinished is not None and unfinished.text.text == text and self.staged:
+            return
+        if active is not None and active.text.text == text and (not others or not self.staged):
+            if unfinished is not None:
+                _supersede(unfinished, f"The setting has the text of version {active.number} again.")
+            self._unpin()
+            return
+        if newest is not None and newest.state == VersionState.UNDONE and newest.text.text == text and self.staged:
+            return  # a person put the policies back; the same setting does not start it again
+        self._make_new(text, active, others, newest.number + 1 if newest else 1, unfinished)
+
+    def _make_new(
+        self, text: str, active: PolicyVersion | None, others: list[str], number: int, unfinished: PolicyVersion | None
+    ) -> None:
+        if unfinished is not None:
+            _supersede(unfinished, f"The setting has another text: version {number}.")
+        if active is None or not self.staged:
+            why = "It is the first version." if active is None else "DEPLOY_REGISTRY_ECR_ROLLOUT is at-once."
+            if active is not None:
+                _supersede(active, f"Version {number} is active.")
+            self._create(text, number=number, state=VersionState.ACTIVE, follows=active, why=why)
+            self._unpin()
+            return
+        consumers, partition = self.config.consumer_accounts, self.registry.partition
+        judged = judge([active.text.text, *others], text, partition=partition, consumers=consumers)
+        state = VersionState.WAITING
+        if judged.starts:
+            state = VersionState.BATCHES if judged.at_once else VersionState.CANARIES
+        self._create(text, number=number, state=state, follows=active, why=judged.why, at_once=judged.at_once)
+
+    def _make_earlier(self, earlier: Iterable[tuple[str, str]]) -> None:
+        before = ""
+        for text, by in earlier:
+            if text == before:
+                continue
+            rows = of_registry(self.registry, self.config.namespace)
+            active, number = rows.filter(state=VersionState.ACTIVE).first(), rows.count() + 1
+            if active is not None:
+                _supersede(active, f"Version {number} is active.")
+            why = "It counted before versions were kept."
+            self._create(text, number=number, state=VersionState.ACTIVE, follows=active, why=why, by=by)
+            before = text
+
+    def _create(self, text: str, *, number: int, state: str, why: str, by: str = "", **values: object) -> None:
+        started = state != VersionState.WAITING
+        PolicyVersion.objects.create(
+            account=self.registry.account,
+            region=self.registry.region,
+            namespace=self.config.namespace,
+            number=number,
+            text=text_row(text),
+            state=state,
+            proposed_by=(by or self.by)[:300],
+            why=why[:300],
+            pauses=not started,
+            started_at=Now() if started else None,
+            started_by="Registry Admin" if started else "",
+            **values,
+        )
+        write = log.warning if state == VersionState.WAITING else log.info
+        write("policy_version.proposed", version=number, registry=self.config.host, state=str(state), why=why)
+
+    def _other_texts(self, active: PolicyVersion | None) -> list[str]:
+        """The texts that repositories have besides the active one: of an unfinished roll-out."""
+        pinned = Repository.objects.filter(policy_version=OuterRef("pk"))
+        rows = of_registry(self.registry, self.config.namespace).filter(Exists(pinned))
+        return [row.text.text for row in rows if active is None or row.pk != active.pk]
+
+    def _unpin(self) -> None:
+        rows = of_registry(self.registry, self.config.namespace).order_by()
+        Repository.objects.filter(policy_version__in=rows.values("pk")).update(policy_version=None, checked_digest="")
+
+
+def _supersede(row: PolicyVersion, reason: str) -> None:
+    PolicyVersion.objects.filter(pk=row.pk, state=row.state).update(
+        state=VersionState.SUPERSEDED, reason=reason, changed_at=Now(), changed_by="Registry Admin"
+    )

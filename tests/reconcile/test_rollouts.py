@@ -1,0 +1,423 @@
+"""A changed default policy is rolled out in stages, stops by itself, and is put back. AWS calls are counted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection, connections
+from django.db.models import Count
+from django.utils import timezone
+
+from deployments import policy
+from deployments.config import Configuration
+from deployments.models import (
+    PolicyStep,
+    PolicyVersion,
+    Project,
+    Repository,
+    StepState,
+    Sweep,
+    SweepChunk,
+    VersionState,
+)
+from deployments.reconcile import generation, policy_versions, requests, rollouts, sweeps
+from sandbox.control import Sandbox
+from tests.support.constants import TRAIL
+from tests.support.rollouts import (
+    ONE,
+    THREE,
+    TWO,
+    allowing,
+    deploy,
+    newest,
+    repositories_in_sync,
+    started_with,
+    work_off,
+)
+from tests.support.sweeps import sweep_all
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LAMBDA = {
+    "Sid": "LambdaECRImageRetrievalPolicy",
+    "Effect": "Allow",
+    "Principal": {"Service": "lambda.amazonaws.com"},
+    "Action": ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+}
+PUSHES = {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ONE}:root"}, "Action": "ecr:PutImage"}
+
+DENIES = {"Effect": "Deny", "Principal": "*", "Action": "ecr:BatchGetImage"}
+
+
+def same(a: str, b: str) -> bool:
+    """Whether two policies are the same: ECR puts the parts of a text in another order each time."""
+    return policy.compare(a, b, partition="aws").level in ("identical", "cosmetic")
+
+
+def live(sandbox: Sandbox, name: str) -> str:
+    return str(sandbox.client("ecr").get_repository_policy(repositoryName=name)["policyText"])
+
+
+def writes(sandbox: Sandbox) -> int:
+    return sandbox.calls().get("ecr:SetRepositoryPolicy", 0)
+
+
+def test_a_version_that_drops_an_account_is_written_to_the_canaries_only_and_put_back(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE, TWO))
+    rows = repositories_in_sync(own, project, 40)
+    own = started_with(ecr_configuration, allowing(ONE))
+    version = newest()
+    assert (version.number, version.state) == (2, VersionState.WAITING)
+    assert "333333333333" in version.why
+    sandbox.reset_calls()
+    assert work_off(own).state == VersionState.WAITING
+    assert writes(sandbox) == 0
+
+    rollouts.start(version=version, at_once=False, by="ann", trail=TRAIL)
+    version = work_off(own)
+
+    assert version.state == VersionState.STOPPED
+    assert f"account {TWO} could pull" in version.reason
+    assert writes(sandbox) == 2
+    sandbox.reset_calls()
+    rollouts.rollback(version=version, by="ann", trail=TRAIL)
+    version = work_off(own)
+    assert version.state == VersionState.UNDONE
+    assert writes(sandbox) == 2
+    assert all(TWO in live(sandbox, row.name) for row in rows)
+    assert not Repository.objects.exclude(policy_version=None).exists()
+
+
+def test_a_version_that_adds_an_account_reaches_every_repository_once(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    rows = repositories_in_sync(own, project, 40)
+    sandbox.reset_calls()
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    assert newest().state == VersionState.CANARIES
+
+    version = work_off(own)
+
+    assert version.state == VersionState.ACTIVE, version.reason
+    assert writes(sandbox) == 40
+    assert all(THREE in live(sandbox, row.name) for row in rows)
+    assert PolicyVersion.objects.get(number=1).state == VersionState.SUPERSEDED
+    sizes = dict(version.steps.values_list("stage").annotate(Count("pk")))
+    assert sizes == {0: 2, 1: 4, 2: 8, 3: 16, 4: 10}
+    assert set(version.steps.values_list("state", flat=True)) == {StepState.WRITTEN}
+    assert not Repository.objects.exclude(policy_version=None).exists()
+
+
+def test_a_person_stops_a_roll_out_and_lets_it_go_on(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    repositories_in_sync(own, project, 6)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    rollouts.pause(version=newest(), reason="Not on a Friday.", by="ann", trail=TRAIL)
+    sandbox.reset_calls()
+    assert (work_off(own).state, newest().reason) == (VersionState.STOPPED, "Not on a Friday.")
+    assert writes(sandbox) == 0
+
+    rollouts.resume(version=newest(), configuration=own, by="ann", trail=TRAIL)
+
+    assert work_off(own).state == VersionState.ACTIVE
+    assert writes(sandbox) == 6
+
+
+def test_an_account_whose_lost_pull_a_person_accepts_does_not_stop_the_roll_out_again(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE, TWO))
+    rows = repositories_in_sync(own, project, 6)
+    own = started_with(ecr_configuration, allowing(ONE))
+    rollouts.start(version=newest(), at_once=False, by="ann", trail=TRAIL)
+    assert work_off(own).state == VersionState.STOPPED
+
+    rollouts.resume(version=newest(), configuration=own, by="ann", trail=TRAIL)
+
+    assert newest().accepted == [TWO]
+    assert work_off(own).state == VersionState.ACTIVE
+    assert not any(TWO in live(sandbox, row.name) for row in rows)
+
+
+def test_now_takes_access_away_everywhere_without_canaries(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE, TWO))
+    rows = repositories_in_sync(own, project, 12)
+    own = started_with(ecr_configuration, allowing(ONE))
+    sandbox.reset_calls()
+
+    rollouts.start(version=newest(), at_once=True, by="ann", trail=TRAIL)
+
+    assert work_off(own).state == VersionState.ACTIVE
+    assert writes(sandbox) == 12
+    assert not any(TWO in live(sandbox, row.name) for row in rows)
+
+
+def test_a_write_that_aws_refuses_stops_the_roll_out_with_awss_words(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    repositories_in_sync(own, project, 6)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    sandbox.fault("error", "ecr:SetRepositoryPolicy", code="AccessDeniedException", status=403)
+
+    version = work_off(own)
+
+    assert version.state == VersionState.STOPPED
+    assert "SetRepositoryPolicy" in version.reason
+    sandbox.clear_faults()
+    sandbox.reset_calls()
+    rollouts.resume(version=version, configuration=own, by="ann", trail=TRAIL)
+    assert work_off(own).state == VersionState.ACTIVE
+    assert writes(sandbox) == 6
+
+
+def test_an_active_version_is_put_back_text_by_text_and_what_was_changed_since_is_left(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    rows = repositories_in_sync(own, project, 6)
+    texts = {row.name: live(sandbox, row.name) for row in rows}
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    assert work_off(own).state == VersionState.ACTIVE
+    changed = rows[3].name
+    sandbox.client("ecr").set_repository_policy(repositoryName=changed, policyText=allowing(TWO))
+    sandbox.reset_calls()
+
+    rollouts.rollback(version=newest(), by="ann", trail=TRAIL)
+    version = work_off(own)
+
+    assert version.state == VersionState.UNDONE
+    assert writes(sandbox) == 5
+    assert all(same(live(sandbox, name), text) for name, text in texts.items() if name != changed)
+    kept = version.steps.get(state=StepState.KEPT)
+    assert (kept.repository.name, TWO in live(sandbox, changed)) == (changed, True)
+    assert "changed since" in kept.words
+    assert PolicyVersion.objects.get(number=1).state == VersionState.ACTIVE
+    # The next sweep corrects the changed one to the version before, and writes nothing else.
+    sandbox.reset_calls()
+    sweep_all(own)
+    assert writes(sandbox) == 1
+    assert same(live(sandbox, changed), texts[changed])
+
+
+def test_a_start_with_the_settings_of_an_undone_version_does_not_start_it_again(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    repositories_in_sync(own, project, 2)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    work_off(own)
+    rollouts.rollback(version=newest(), by="ann", trail=TRAIL)
+    work_off(own)
+    sandbox.reset_calls()
+
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    generation.propose_again()
+    started_with(ecr_configuration, allowing(ONE, THREE), preview_repositories=True)
+    work_off(own)
+    sweep_all(own)
+
+    assert (newest().number, newest().state) == (2, VersionState.UNDONE)
+    assert writes(sandbox) == 0
+
+
+def test_a_sweep_and_16_deploys_in_the_middle_write_what_each_repository_shall_have_and_no_more(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    rows = repositories_in_sync(own, project, 30)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    early = deploy(own, project, "trigger/before-the-canaries")
+    assert THREE not in live(sandbox, early.name)
+    sandbox.reset_calls()
+    while newest().stage < 2:  # the canaries have passed, and one batch
+        if not sweeps.work(configuration=own, seconds=30):
+            rollouts.advance(configuration=own)
+    rollouts.advance(configuration=own)
+    rollouts.advance(configuration=own)  # the second batch shall have the version, and nobody looked at it
+
+    def one(number: int) -> str:
+        try:
+            name = rows[number].name if number < 12 else f"trigger/in-the-middle-{number}"
+            return deploy(own, project, name).name
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        deployed = list(pool.map(one, range(16)))
+    sweep_all(own)
+
+    assert work_off(own).state == VersionState.ACTIVE, newest().reason
+    assert all(THREE in live(sandbox, name) for name in (*deployed, early.name, *(row.name for row in rows)))
+    assert writes(sandbox) == 30 + 1 + 4
+
+
+def test_an_observed_repository_is_left_as_it_is_and_listed(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    rows = repositories_in_sync(own, project, 4)
+    until = timezone.now() + timedelta(hours=1)
+    requests.set_override(rows=[rows[1]], mode="observe", until=until, reason="An experiment.", by="ann")
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+
+    version = work_off(own)
+
+    assert version.state == VersionState.ACTIVE
+    left = version.steps.get(state=StepState.LEFT)
+    assert (left.repository.name, THREE in live(sandbox, rows[1].name)) == (rows[1].name, False)
+    assert "only observed" in left.words
+
+
+def test_the_statement_of_lambda_survives_a_version_and_the_way_back(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    [row] = repositories_in_sync(own, project, 1)
+    both = allowing(ONE, more=[LAMBDA])
+    sandbox.client("ecr").set_repository_policy(repositoryName=row.name, policyText=both)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+
+    assert work_off(own).state == VersionState.ACTIVE
+    text = live(sandbox, row.name)
+    assert "lambda.amazonaws.com" in text
+    assert THREE in text
+    rollouts.rollback(version=newest(), by="ann", trail=TRAIL)
+    assert work_off(own).state == VersionState.UNDONE
+    assert same(live(sandbox, row.name), both)
+
+
+def test_the_setting_of_the_active_version_ends_a_version_that_waits(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE, TWO))
+    repositories_in_sync(own, project, 2)
+    started_with(ecr_configuration, allowing(ONE))
+    waiting = newest()
+    own = started_with(ecr_configuration, allowing(ONE, TWO), preview_repositories=True)
+
+    waiting.refresh_from_db()
+    assert (newest().number, waiting.state) == (2, VersionState.SUPERSEDED)
+    assert "version 1" in waiting.reason
+    sandbox.reset_calls()
+    sweep_all(own)
+    assert writes(sandbox) == 0
+
+
+def test_a_setting_that_changes_in_the_middle_makes_a_version_for_all_that_was_written(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    rows = repositories_in_sync(own, project, 10)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    while newest().state != VersionState.BATCHES:
+        if not sweeps.work(configuration=own, seconds=30):
+            rollouts.advance(configuration=own)
+
+    own = started_with(ecr_configuration, allowing(ONE, TWO))
+
+    version = newest()
+    assert (version.number, version.state) == (3, VersionState.WAITING)  # it takes access from the canaries
+    assert THREE in version.why
+    assert PolicyVersion.objects.get(number=2).state == VersionState.SUPERSEDED
+    rollouts.start(version=version, at_once=True, by="ann", trail=TRAIL)
+    assert work_off(own).state == VersionState.ACTIVE
+    assert not any(THREE in live(sandbox, row.name) for row in rows)
+    assert all(TWO in live(sandbox, row.name) for row in rows)
+
+
+def test_without_stages_each_text_is_a_version_and_is_active_at_once(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE, TWO), staged=False)
+    rows = repositories_in_sync(own, project, 3)
+    own = started_with(ecr_configuration, allowing(ONE), staged=False)
+    sandbox.reset_calls()
+
+    sweep_all(own)
+
+    assert writes(sandbox) == 3
+    assert not any(TWO in live(sandbox, row.name) for row in rows)
+    states = list(PolicyVersion.objects.order_by("number").values_list("number", "state"))
+    assert states == [(1, VersionState.SUPERSEDED), (2, VersionState.ACTIVE)]
+    assert not PolicyStep.objects.exists()
+
+
+def test_the_texts_of_before_are_versions_when_stages_are_turned_on(ecr_configuration: Configuration) -> None:
+    for text in (allowing(ONE), allowing(TWO), allowing(ONE, TWO)):
+        started_with(ecr_configuration, text, staged=False)
+    PolicyVersion.objects.update(follows=None)
+    PolicyVersion.objects.all().delete()  # as a version of this program without roll-outs left the database
+
+    started_with(ecr_configuration, allowing(ONE))
+
+    states = list(PolicyVersion.objects.order_by("number").values_list("number", "state"))
+    assert [state for _, state in states] == [
+        VersionState.SUPERSEDED,
+        VersionState.SUPERSEDED,
+        VersionState.ACTIVE,
+        VersionState.WAITING,
+    ]
+
+
+@pytest.mark.parametrize("call", range(1, 60, 4))
+def test_a_worker_that_dies_on_any_statement_is_followed_by_another_one(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project, call: int
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    repositories_in_sync(own, project, 5)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    sandbox.reset_calls()
+    left = [call]
+
+    def die(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        left[0] -= sql.startswith(("UPDATE", "INSERT"))
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return execute(sql, params, many, context)
+
+    with contextlib.suppress(KeyboardInterrupt), connection.execute_wrapper(die):
+        while rollouts.advance(configuration=own):
+            sweeps.work(configuration=own, seconds=30)
+    connection.close()
+    Repository.objects.update(lease_until=None)
+    Sweep.objects.update(lease_until=None)
+    SweepChunk.objects.update(lease_until=None)
+
+    version = work_off(own)
+
+    assert version.state == VersionState.ACTIVE
+    assert writes(sandbox) == 5
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "starts", "at_once"),
+    [
+        (allowing(ONE), allowing(ONE, THREE), True, False),
+        (allowing(ONE), allowing(ONE, more=[DENIES]), False, False),
+        (allowing(ONE, TWO), allowing(ONE), False, False),
+        (allowing(ONE), allowing(ONE, more=[LAMBDA]), False, False),
+        (allowing(ONE), allowing(ONE, more=[PUSHES]), False, False),
+        (allowing(THREE), allowing(ONE), True, True),
+        (allowing(ONE), json.dumps(json.loads(allowing(ONE)), indent=1), True, False),
+        (allowing(ONE), "no policy", False, False),
+    ],
+)  # fmt: skip
+def test_a_version_starts_by_itself_only_if_it_adds_a_pull_or_repairs(
+    before: str, after: str, starts: bool, at_once: bool
+) -> None:
+    judged = policy_versions.judge([before], after, partition="aws", consumers=(ONE, TWO))
+
+    assert (judged.starts, judged.at_once, bool(judged.why)) == (starts, at_once, True)
