@@ -230,8 +230,10 @@ def test_deployments_promotions_and_audit_entries_are_kept_for_ever_by_default(
     make_current(deployed(prod, 2_900))
     AuditEntry.objects.create(actor_kind="system", action="note.test", at=ago(3_000))
 
-    retention.prune_due(configuration=settled())
+    configuration = settled()
+    retention.prune_due(configuration=configuration)
 
+    assert [prune(name, configuration).removed for name in (PROMOTIONS, DEPLOYMENTS, AUDIT)] == [0, 0, 0]
     assert (Deployment.objects.count(), PromotionEvent.objects.count(), AuditEntry.objects.count()) == (2, 2, 1)
 
 
