@@ -144,6 +144,15 @@ class Configuration:
     allow_public_policy: bool
     reconcile_interval: timedelta
     calls_per_second: int
+    # How long rows are kept (`deployments.retention`); 0: forever.
+    keep_error_texts: timedelta
+    keep_task_lists: timedelta
+    keep_history: timedelta
+    keep_sweeps: timedelta
+    keep_notifications: timedelta
+    keep_deployments: timedelta
+    keep_promotions: timedelta
+    keep_audit: timedelta
     events_queue_url: str | None
     debug: bool
     notify_allow_private: bool

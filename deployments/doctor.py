@@ -33,7 +33,7 @@ from django.db.models import prefetch_related_objects
 from django.urls import reverse
 from django.utils import timezone
 
-from deployments import policy, schema, tasks, worker
+from deployments import policy, retention, schema, tasks, worker
 from deployments.access import openid, second_factor, single_sign_on
 from deployments.access.vault import Vault
 from deployments.aws.probes import Probes
@@ -53,6 +53,7 @@ log = get_logger(__name__)
 AWS_SECONDS = 12.0  # deadline for all calls to AWS, and for the mail server: a person waits (D-setup-page)
 QUEUE_WAIT_WARN_SECONDS = 120.0  # a warning if a message of the queue has waited for longer
 CLOCK_WARN, CLOCK_FAIL = 30.0, 240.0  # seconds off AWS's clock; AWS refuses signatures at 300
+OLD_ROWS_COUNTED = 20_000  # of each kind; a person waits
 SILENT_REPORTED_FOR = timedelta(hours=1)  # how long a process that stopped without SIGTERM is listed
 PROBE_REPOSITORY = "registry-admin-doctor"  # permissions are tried with repositories of this name that do not exist
 
@@ -223,6 +224,7 @@ def _database() -> Iterator[ReportLine]:
         )
         if not complaint:
             yield from _stored_secrets()
+            yield from _old_rows(settings.CONFIGURATION)
     offset = processes.clock_offset()
     words = processes.clock_words(offset)
     yield ReportLine(
@@ -257,6 +259,34 @@ def _stored_secrets() -> Iterator[ReportLine]:
                 else "Add the earlier key to ENCRYPTION_KEY, after the first key, or to SECRET_KEY_FALLBACKS "
                 "(docs/keys.md). manage.py reencrypt lists each value that no key decrypts.",
             )
+
+
+def _old_rows(configuration: Configuration) -> Iterator[ReportLine]:
+    """What the settings RETENTION_…_DAYS delete: in the first 24 hours of a number of days, how much would go."""
+    found = [retention.outlook(kind, configuration=configuration, most=0) for kind in retention.KINDS]
+    for each in found:
+        if not each.in_grace or not each.rows:
+            continue
+        counted = retention.outlook(each.kind, configuration=configuration, most=OLD_ROWS_COUNTED)
+        when = (
+            "24 hours after a worker has these settings" if each.since is None else f"{each.since:%Y-%m-%d %H:%M} UTC"
+        )
+        yield ReportLine(
+            part="Database",
+            what=f"Old rows: {each.kind.noun}",
+            level=Level.WARN,
+            says=f"{counted.number} {each.kind.noun} would be {each.kind.goes}, from {when} on: they are older than "
+            f"{each.days} days. {each.kind.stays}".rstrip(),
+            then=f"Set {each.kind.setting}=0 before then to keep them. manage.py prune --dry-run counts all.",
+        )
+    if not any(each.in_grace and each.rows for each in found):
+        kept = ", ".join(each.kind.noun for each in found if not each.days)
+        yield ReportLine(
+            part="Database",
+            what="Old rows",
+            level=Level.OK,
+            says=f"The worker deletes them by the settings RETENTION_…_DAYS; {kept or 'no rows'} are kept forever.",
+        )
 
 
 CLOCK_NEXT = (

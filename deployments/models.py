@@ -871,9 +871,34 @@ class BackgroundWorker(models.Model):
     tasks: models.JSONField[Any, Any] = models.JSONField(default=list)  # [{"id", "slug", "filePath", "exportName"?}]
     metadata: models.JSONField[Any, Any] = models.JSONField(default=dict)  # queues, platforms; no source files
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    # When `tasks` and `metadata` were emptied because of their age (`deployments.retention`); null: they were not.
+    tasks_deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["created_at"], condition=Q(tasks_deleted_at__isnull=True), name="background_worker_with_tasks"
+            )
+        ]
 
     def __str__(self) -> str:
         return self.id
+
+
+class DeploymentTally(models.Model):
+    """How many deployments there are from before a time; all of them have ended. One row (`deploys.tally`)."""
+
+    before = models.DateTimeField()  # the counted deployments were created before this time
+    statuses: models.JSONField[dict[str, int], dict[str, int]] = models.JSONField(default=dict)
+    # Day in UTC → status → number, of the last days.
+    days: models.JSONField[dict[str, dict[str, int]], dict[str, dict[str, int]]] = models.JSONField(default=dict)
+    counted_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"Deployments before {self.before:%Y-%m-%d %H:%M}"
 
 
 class Promotion(models.Model):
@@ -1192,7 +1217,10 @@ class NotificationDelivery(models.Model):
         verbose_name_plural = "notification deliveries"
         ordering = ["-created_at", "-id"]
         constraints = [models.UniqueConstraint(fields=["channel", "key"], name="notification_once")]
-        indexes = [models.Index(fields=["next_try_at"], condition=Q(status="waiting"), name="notification_waiting")]
+        indexes = [
+            models.Index(fields=["next_try_at"], condition=Q(status="waiting"), name="notification_waiting"),
+            models.Index(fields=["status", "created_at"], name="notification_by_status"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.event} → {self.channel}"
@@ -1351,3 +1379,18 @@ class CallBudget(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account} {self.region}: {self.rate:.1f}/s"
+
+
+class RetentionRule(models.Model):
+    """How long rows of one kind are kept, by the settings of the workers, and since when (`deployments.retention`)."""
+
+    setting = models.CharField(max_length=64, unique=True)  # RETENTION_SWEEPS_DAYS
+    days = models.PositiveIntegerField()
+    since = models.DateTimeField(db_default=Now())  # since when workers have this number of days
+    rests_until = models.DateTimeField(null=True, blank=True)  # until then no row is looked for
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.setting}={self.days}"

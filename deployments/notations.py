@@ -349,6 +349,19 @@ def days(*, least: int, most: int) -> Notation:
     return whole(least=least, most=most, unit="days", into=lambda number: timedelta(days=number))
 
 
+def days_kept() -> Notation:
+    """A duration of 30 days or more; 0: forever. Notifications look at rows of the last 30 days (`notify.news`)."""
+    number = whole(least=0, most=36_500, unit="days", into=lambda number: timedelta(days=number))
+
+    def parse(text: str, warn: Warn) -> Any:
+        found = number.parse(text, warn)
+        if timedelta() < found < timedelta(days=30):
+            raise Malformed("The value is less than 30 days.", "Give 30 or more, or 0 to keep the rows forever.")
+        return found
+
+    return Notation(words="days, 30 or more; 0: forever", parse=parse)
+
+
 def json_object(breaches: Callable[[str], Iterable[ecr_rules.Breach]] = lambda text: ()) -> Notation:
     """A JSON object, kept as the operator wrote it. `breaches` gives what ECR refuses of it."""
     hint = "For example {name}={example} (in a shell, in single quotes), or the path of a file: {name}_FILE=/path."

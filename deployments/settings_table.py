@@ -371,6 +371,67 @@ SETTINGS: tuple[Setting, ...] = (
         example="https://sqs.us-east-1.amazonaws.com/111111111111/registry-admin",
     ),
     Setting(
+        name="RETENTION_ERROR_TEXTS_DAYS",
+        field="keep_error_texts",
+        notation=notations.days_kept(),
+        says="Error texts of deployments that are longer than 10 kB are shortened to their start and end after "
+        "this time.",
+        default="90",
+    ),
+    Setting(
+        name="RETENTION_TASK_LISTS_DAYS",
+        field="keep_task_lists",
+        notation=notations.days_kept(),
+        says="The list of tasks of a deployment is emptied after this time. Those of current deployments and of "
+        "roll-back targets stay, and every deployed version can be promoted.",
+        default="90",
+    ),
+    Setting(
+        name="RETENTION_HISTORY_DAYS",
+        field="keep_history",
+        notation=notations.days_kept(),
+        says="Entries of a repository's history are deleted after this time. The newest entry with each policy "
+        "text stays.",
+        default="90",
+    ),
+    Setting(
+        name="RETENTION_SWEEPS_DAYS",
+        field="keep_sweeps",
+        notation=notations.days_kept(),
+        says="Sweeps are deleted with their findings after this time; scheduled sweeps without findings after two "
+        "days.",
+        default="90",
+    ),
+    Setting(
+        name="RETENTION_NOTIFICATIONS_DAYS",
+        field="keep_notifications",
+        notation=notations.days_kept(),
+        says="Messages to notification channels are deleted after this time, except those that still wait.",
+        default="90",
+    ),
+    Setting(
+        name="RETENTION_DEPLOYMENTS_DAYS",
+        field="keep_deployments",
+        notation=notations.days_kept(),
+        says="Deployments are deleted after this time, except current ones, roll-back targets, and those that have "
+        "not ended.",
+        default="0",
+    ),
+    Setting(
+        name="RETENTION_PROMOTIONS_DAYS",
+        field="keep_promotions",
+        notation=notations.days_kept(),
+        says="The record that a deployment became current is deleted after this time, except that of the current one.",
+        default="0",
+    ),
+    Setting(
+        name="RETENTION_AUDIT_DAYS",
+        field="keep_audit",
+        notation=notations.days_kept(),
+        says="Audit entries are deleted after this time. Export them first.",
+        default="0",
+    ),
+    Setting(
         name="CONFIGURATION_GENERATION",
         field="generation",
         notation=notations.whole(least=0, most=2**53),

@@ -35,10 +35,10 @@ from django_q.models import Failure, OrmQ, Schedule
 from django_q.signals import post_execute_in_worker, pre_execute
 from django_q.tasks import async_task
 
-from deployments import clock, outage
+from deployments import clock, outage, retention
 from deployments.access import keys
 from deployments.access.vault import Vault
-from deployments.deploys import image_proof, lifecycle
+from deployments.deploys import image_proof, lifecycle, tally
 from deployments.log import bound, get_logger
 from deployments.models import ProcessRole, SweepTrigger
 from deployments.notify import channels, deliveries, senders
@@ -188,6 +188,8 @@ STEPS: dict[str, Callable[[], Any]] = {
     "forgetting failed tasks": _forget_failures,
     "forgetting sessions": _forget_sessions,
     "forgetting clients of keys": _forget_clients_of_keys,
+    "deleting old rows": lambda: retention.prune_due(configuration=settings.CONFIGURATION, stopping=stopping),
+    "counting deployments": lambda: tally.count(),
     "waking workers for sweeps": wake_workers,
     "notifications": _collect,
 }

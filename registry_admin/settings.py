@@ -36,6 +36,11 @@ DEFAULT_EXCEPTION_REPORTER_FILTER = "registry_admin.security.SecretsFilter"
 DEBUG = CONFIGURATION.debug
 
 
+#: SQLite gives the file -wal back to this size after a checkpoint that could write all of it (pragma.html,
+#: journal_size_limit). Without a limit the file keeps its largest size until the last connection closes.
+WAL_BYTES_KEPT = 64 * 2**20
+
+
 def _database() -> dict[str, object]:
     given = CONFIGURATION.database
     if given is None or given.engine == "sqlite":
@@ -48,7 +53,8 @@ def _database() -> dict[str, object]:
             "OPTIONS": {
                 "timeout": 20,
                 "transaction_mode": "IMMEDIATE",
-                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; "
+                f"PRAGMA journal_size_limit={WAL_BYTES_KEPT};",
             },
             "CONN_MAX_AGE": None,
         }

@@ -607,6 +607,7 @@ WITHOUT = {
     "why": "writes nothing",
     "manage.py reconcile": "asks AWS: tests/access/test_audit.py",
     "manage.py worker": "works off what others asked for",
+    "manage.py prune": "has many transactions, each with its line where records go: tests/test_retention.py",
     "manage.py events": "repositories have their own history",
 }
 #: Addresses that only read, or that Django has and ours refuse (tests/admin/test_rights.py).

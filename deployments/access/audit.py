@@ -1,7 +1,7 @@
 """The audit log: write its lines, find them and export them.
 
-Append-only: this is the only module that writes `AuditEntry`, and it only adds rows. The admin offers neither change
-nor delete, and a test checks both.
+This is the only module that writes `AuditEntry`. It adds rows and changes none. The admin offers neither change nor
+delete, and a test checks both. Only `forget` deletes: entries that are older than RETENTION_AUDIT_DAYS, if it is set.
 
 A change and its line are one transaction, so neither exists without the other, even if the process dies. `Trail` is the
 actor and the request. `Trail.change` is the transaction of a change that calls no other system. A use case that calls
@@ -38,6 +38,7 @@ from django.http import HttpRequest
 
 from deployments.errors import NotFound, Refusal
 from deployments.log import HIDDEN, SECRET_TEXT
+from deployments.long_reads import in_pages
 from deployments.models import AccessKey, ActorKind, AuditEntry
 
 DONE = "done"
@@ -298,6 +299,11 @@ def _harmless_text(text: str) -> str:
     return text if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + "…"
 
 
+def forget(keys: Iterable[int]) -> int:
+    """Delete entries, for `deployments.retention` only, which writes an entry about it. Returns their number."""
+    return AuditEntry.objects.filter(pk__in=list(keys)).delete()[0]
+
+
 # ------------------------------------------------------------------------------------------------------------- export
 
 COLUMNS = (
@@ -307,7 +313,7 @@ COLUMNS = (
 
 
 def as_json_lines(entries: QuerySet[AuditEntry]) -> Iterator[str]:
-    """Each entry as a line of JSON. Reads the database in chunks, so a long log needs little memory."""
+    """Each entry as a line of JSON. Reads the database in pages (`long_reads`)."""
     for row in _rows(entries):
         yield json.dumps(row, ensure_ascii=False) + "\n"
 
@@ -328,9 +334,8 @@ def as_csv(entries: QuerySet[AuditEntry]) -> Iterator[str]:
 
 
 def _rows(entries: QuerySet[AuditEntry]) -> Iterator[dict[str, Any]]:
-    rows: Iterable[dict[str, Any]] = entries.values(*COLUMNS).iterator(chunk_size=500)
-    for row in rows:
-        yield row | {"at": row["at"].isoformat()}
+    for row in in_pages(entries):
+        yield {name: getattr(row, name) for name in COLUMNS} | {"at": row.at.isoformat()}
 
 
 def _cell(value: Any) -> str:

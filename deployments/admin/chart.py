@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, timedelta
 from urllib.parse import urlencode
 
-from django.db.models import CharField, Count
-from django.db.models.functions import Cast, Left
 from django.utils import timezone
 
-from deployments.models import Deployment, DeploymentStatus
+from deployments.deploys import tally
+from deployments.models import DeploymentStatus
 
 DAYS = 30
 HEIGHT = 100.0  # of the drawing in SVG units; a day is 10 units wide
@@ -105,19 +104,9 @@ class Chart:
 
 
 def per_day() -> Chart:
-    """The chart of the last DAYS days. One query, which the index of status and time answers without reading rows."""
+    """The chart of the last DAYS days. Two queries."""
     today = timezone.now().astimezone(UTC).date()
-    first = today - timedelta(days=DAYS - 1)
-    since = datetime(first.year, first.month, first.day, tzinfo=UTC)
-    # In both databases, a time as text begins with the day; this cast is much cheaper than Django's TruncDate.
-    counted = (
-        Deployment.objects.order_by()
-        .filter(status__in=DeploymentStatus.values, created_at__gte=since)
-        .annotate(day=Left(Cast("created_at", CharField()), 10))
-        .values_list("day", "status")
-        .annotate(number=Count("*"))
-    )
-    return draw(today, {(day, status): number for day, status, number in counted})
+    return draw(today, tally.by_day(today - timedelta(days=DAYS - 1)))
 
 
 def draw(today: date, counts: Mapping[tuple[str, str], int]) -> Chart:

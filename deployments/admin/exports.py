@@ -1,6 +1,6 @@
 """A list as a file: CSV for a spreadsheet, JSON Lines for a program.
 
-The file is streamed, so it may have any length.
+The file is streamed, so it may have any length, and a slow download keeps no cursor open (`deployments.long_reads`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from django.urls import path
 from django.utils import timezone
 
 from deployments.admin.pages import Console
+from deployments.long_reads import in_pages
 
 KINDS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson; charset=utf-8"}
 
@@ -51,7 +52,7 @@ class Exports(Console):
         except IncorrectLookupParameters:
             return HttpResponseRedirect("./")  # the list
         columns = self.columns_for(request)
-        records = ({name: value(row) for name, value in columns.items()} for row in rows.iterator(chunk_size=500))
+        records = ({name: value(row) for name, value in columns.items()} for row in in_pages(rows))
         lines = as_csv(columns, records) if kind == "csv" else as_json_lines(records)
         response = StreamingHttpResponse(lines, content_type=KINDS[kind])
         file = f"{self.opts.verbose_name_plural}-{timezone.now():%Y%m%d-%H%M%S}.{kind}"

@@ -25,6 +25,7 @@ from django.views.decorators.http import require_POST
 
 from deployments import tasks
 from deployments.access.audit import Trail
+from deployments.admin.attention import list_address
 from deployments.admin.display import ago, badge, took, two_lines
 from deployments.admin.pages import (
     Alarm,
@@ -181,6 +182,10 @@ class SweepAdmin(ReadOnly):
             "outcome": outcome,
             "outcomes": [(value, word, counts[value]) for value, word in SweepFinding.Outcome.choices if counts[value]],
             "findings": findings_of(row, outcome, request.GET.get("p", "1")),
+            # What lasts is counted and has no finding of its own in a scheduled sweep (`sweep_record.record_findings`).
+            "lasting": row.trigger == SweepTrigger.SCHEDULE
+            and far.progress.drifted + far.progress.failed > counts["drifted"] + counts["failed"] + counts["missing"],
+            "attention_address": list_address(status="attention"),
             "names_shown": row.names[:NAMES_SHOWN],
             "names_more": max(0, len(row.names) - NAMES_SHOWN),
             "took": row.finished_at - row.started_at if row.finished_at else None,

@@ -19,7 +19,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.urls import reverse
 
 from deployments import clock
@@ -40,7 +40,6 @@ RETRY_AFTER = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=30)
 MAX_ATTEMPTS = len(RETRY_AFTER) + 1
 MAX_SINGLE_MESSAGES = 5  # more new messages of one event in one `collect` become a digest
 DIGEST_EVERY = timedelta(minutes=10)
-DELIVERIES_KEPT_FOR = timedelta(days=30)
 IN_DIGEST = "in the message for many"
 DIGEST = "digest"  # what the key of a message for many begins with
 
@@ -59,9 +58,6 @@ def collect(*, configuration: Configuration, now: datetime | None = None) -> int
         news = current_news(now)
         for channel in channels:
             _collect_for(channel, news, origin=configuration.app_origin, now=now)
-    if now.minute == 0:
-        old = Q(created_at__lt=now - DELIVERIES_KEPT_FOR) & ~Q(status=DeliveryStatus.WAITING)
-        NotificationDelivery.objects.filter(old).delete()
     return _due(now).count()
 
 

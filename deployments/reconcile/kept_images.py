@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from django.db.models import OuterRef, Q, Subquery
+from django.db.models import OuterRef, Q, QuerySet, Subquery
 
 from deployments.config import RegistryConfig
 from deployments.models import Deployment, DeploymentStatus, Promotion
@@ -36,7 +36,8 @@ def kept(repositories: Collection[int], *, config: RegistryConfig) -> dict[int, 
     environment may be in several repositories: each is listed under its own.
     """
     found: dict[int, list[KeptImage]] = {}
-    current = _current(repositories, config.rollback_targets)
+    promotions = Promotion.objects.filter(environment__project__repositories__in=repositories)
+    current = _current(promotions, config.rollback_targets)
     deployments = Deployment.objects.select_related("environment", "project").in_bulk(
         [pk for row in current for pk in row]
     )
@@ -49,8 +50,14 @@ def kept(repositories: Collection[int], *, config: RegistryConfig) -> dict[int, 
     return found
 
 
-def _current(repositories: Collection[int], rollback_targets: int) -> list[list[str]]:
-    """For each environment of these repositories' projects: the ids of its current deployment and its targets."""
+def kept_deployments(environments: Collection[int], *, rollback_targets: int) -> set[str]:
+    """The ids of the current deployments of these environments and of their roll-back targets. One query."""
+    promotions = Promotion.objects.filter(environment__in=environments)
+    return {pk for row in _current(promotions, rollback_targets) for pk in row}
+
+
+def _current(promotions: QuerySet[Promotion], rollback_targets: int) -> list[list[str]]:
+    """For each environment of these promotions: the ids of its current deployment and its targets."""
     older = Q(version_day__lt=OuterRef("deployment__version_day")) | Q(
         version_number__lt=OuterRef("deployment__version_number")
     )
@@ -67,8 +74,7 @@ def _current(repositories: Collection[int], rollback_targets: int) -> list[list[
     # One subquery a target, so that the index gives each: a join would read every deployment of the environments.
     columns = {f"target_{number}": Subquery(targets[number : number + 1]) for number in range(rollback_targets)}
     rows = (
-        Promotion.objects.filter(label="current", environment__project__repositories__in=repositories)
-        .filter(environment__archived_at=None)
+        promotions.filter(label="current", environment__archived_at=None)
         .annotate(**columns)
         .order_by("environment_id")
         .values_list("deployment_id", *columns)

@@ -7,16 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Case, Min, OuterRef, Q, QuerySet, Subquery, Sum, When
+from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, Sum, When
 from django.db.models.functions import Now
 
 from deployments import clock
 from deployments.log import get_logger
 from deployments.models import (
+    ImageState,
     Repository,
-    RepositoryStatus,
     Sweep,
     SweepChunk,
     SweepFinding,
@@ -24,9 +25,11 @@ from deployments.models import (
     SweepTrigger,
 )
 from deployments.reconcile import lease
+from deployments.reconcile.image_states import BROKEN
 
-SWEEPS_KEPT_FOR = timedelta(days=30)  # after the end of the sweep
 UNEVENTFUL_SWEEPS_KEPT_FOR = timedelta(days=2)  # scheduled sweeps without findings
+SWEEPS_FORGOTTEN_AT_ONCE = 50  # in one tick; the next tick goes on
+PARTS_PER_TRANSACTION = 500  # findings or chunks of a sweep that are deleted in one transaction
 CHECKS_SHOWN_FOR = timedelta(minutes=10)  # how long a repository's page shows the result of a check
 MAX_CHECKS_SEARCHED = 50
 MAX_DEATHS_PER_CHUNK = 5  # a chunk is halved after so many workers in a row died while they worked on it
@@ -218,32 +221,78 @@ def next_piece(running: QuerySet[Sweep]) -> Sweep | SweepChunk | None:
 
 
 def record_findings(sweep: Sweep, rows: Iterable[Repository], outcome: Outcome, words: str) -> None:
-    SweepFinding.objects.bulk_create(
-        [SweepFinding(sweep=sweep, repository=row, outcome=outcome, words=words) for row in rows],
-        update_conflicts=True,
-        unique_fields=["sweep", "repository"],
-        update_fields=["outcome", "words", "at"],
-    )
+    """Record what a sweep did or found. A scheduled sweep records no drift and no error that an earlier finding has.
+
+    The rows of the repositories say what is so now; a finding says what is new. A sweep that a person asked for records
+    everything.
+    """
+    found = list(rows)
+    if sweep.trigger == SweepTrigger.SCHEDULE and outcome in _LASTING:
+        known = _known({row.pk: words for row in found}, outcome, _LASTING[outcome])
+        found = [row for row in found if row.pk not in known]
+    _write([SweepFinding(sweep=sweep, repository=row, outcome=outcome, words=words) for row in found])
+
+
+#: The outcomes that may last from sweep to sweep, and the column of the repository that has since when.
+_LASTING = {Outcome.DRIFTED: "drifted_since", Outcome.FAILED: "error_since"}
+
+
+def _known(words: Mapping[int, str], outcome: Outcome, since: str) -> set[int]:
+    """The repositories whose newest finding has this outcome and begins with these words, and is of the present drift
+    or error. One query. What no column has the beginning of is never known.
+    """
+    newest = SweepFinding.objects.filter(repository=OuterRef("pk")).order_by("-pk")
+    columns = {f"finding_{name}": Subquery(newest.values(name)[:1]) for name in ("outcome", "words", "at")}
+    rows: Any = Repository.objects.filter(pk__in=words).annotate(**columns)
+    return {
+        pk
+        for pk, began, last, said, at in rows.values_list("pk", since, *columns)
+        if began is not None
+        and last == outcome
+        and at >= began
+        and (said == words[pk] or said.startswith(f"{words[pk]} "))  # followed by words about images
+    }
 
 
 def record_images(sweep: Sweep, words: Mapping[int, str]) -> None:
-    """Record, by repository id, which images that must stay cannot be pulled; words are added to a present finding."""
+    """Record, by repository id, which images that must stay cannot be pulled; words are added to a present finding.
+
+    A scheduled sweep records no words that the newest finding has, if it is of the present state of the images.
+    """
     if not words:
         return
     found = {row.repository_id: row for row in sweep.findings.filter(repository__in=words)}
-    rows = [
-        SweepFinding(
-            sweep=sweep,
-            repository_id=pk,
-            outcome=found[pk].outcome if pk in found else Outcome.DRIFTED,  # nobody corrected it
-            words=f"{found[pk].words} {text}".strip() if pk in found else text,
-        )
-        for pk, text in words.items()
-        if pk not in found or text not in found[pk].words
-    ]
-    fields = ["outcome", "words", "at"]
+    known = _known_images(words) if sweep.trigger == SweepTrigger.SCHEDULE else frozenset()
+    _write(
+        [
+            SweepFinding(
+                sweep=sweep,
+                repository_id=pk,
+                outcome=found[pk].outcome if pk in found else Outcome.DRIFTED,  # nobody corrected it
+                words=f"{found[pk].words} {text}".strip() if pk in found else text,
+            )
+            for pk, text in words.items()
+            if (pk not in known if pk not in found else text not in found[pk].words)
+        ]
+    )
+
+
+def _known_images(words: Mapping[int, str]) -> set[int]:
+    """The repositories whose newest finding has these words and is of the present states of their images. One query."""
+    newest = SweepFinding.objects.filter(repository=OuterRef("pk")).order_by("-pk")
+    broken = ImageState.objects.filter(repository=OuterRef("pk"), state__in=BROKEN).order_by("-since")
+    rows: Any = Repository.objects.filter(pk__in=words).values_list(
+        "pk",
+        Subquery(newest.values("words")[:1]),
+        Subquery(newest.values("at")[:1]),
+        Subquery(broken.values("since")[:1]),
+    )
+    return {pk for pk, said, at, since in rows if said and words[pk] in said and since is not None and at >= since}
+
+
+def _write(rows: list[SweepFinding]) -> None:
     SweepFinding.objects.bulk_create(
-        rows, update_conflicts=True, unique_fields=["sweep", "repository"], update_fields=fields
+        rows, update_conflicts=True, unique_fields=["sweep", "repository"], update_fields=["outcome", "words", "at"]
     )
 
 
@@ -253,14 +302,22 @@ def size_of(sweep: Sweep) -> int:
 
 
 def forget_old() -> None:
-    """Delete old sweeps: scheduled sweeps without findings after two days, other sweeps after 30 days."""
-    Sweep.objects.filter(finished_at__lt=Now() - SWEEPS_KEPT_FOR).delete()
+    """Delete scheduled sweeps without findings after two days. Others go by their age (`deployments.retention`)."""
     uneventful = Sweep.objects.filter(trigger=SweepTrigger.SCHEDULE, error="", findings__isnull=True)
-    uneventful.filter(finished_at__lt=Now() - UNEVENTFUL_SWEEPS_KEPT_FOR).delete()
+    old = uneventful.filter(finished_at__lt=Now() - UNEVENTFUL_SWEEPS_KEPT_FOR)
+    forget(old.values_list("pk", flat=True)[:SWEEPS_FORGOTTEN_AT_ONCE])
 
 
-def oldest_check() -> datetime | None:
-    """The oldest last check among the managed repositories; None if there is none."""
-    rows = Repository.objects.exclude(status__in=[RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING])
-    stalest: datetime | None = rows.aggregate(at=Min("last_checked_at"))["at"]
-    return stalest
+def forget(sweeps: Iterable[int]) -> int:
+    """Delete sweeps that have ended, with their findings and chunks. Returns the number of sweeps.
+
+    In small transactions: a sweep may have 10,000 findings, and on SQLite a deploy waits for each transaction. After a
+    crash in between, the rest of the sweep goes at the next call.
+    """
+    done = 0
+    for sweep in list(sweeps):
+        for parts in (SweepFinding.objects.filter(sweep=sweep), SweepChunk.objects.filter(sweep=sweep)):
+            while keys := list(parts.values_list("pk", flat=True)[:PARTS_PER_TRANSACTION]):
+                parts.filter(pk__in=keys).delete()
+        done += bool(Sweep.objects.filter(pk=sweep).delete()[0])
+    return done

@@ -38,7 +38,111 @@ _INTERRUPTED = "api/test_interrupted.py::"
 _MANAGES = "api/test_management.py::"
 _MAY_NOT_NAME = "admin/test_project_page.py::test_who_may_not_make_or_rename_a_project_does_neither"
 
+_TALLY = "deploys/test_tally.py::"
+
 MUTANTS: tuple[Mutant, ...] = (
+    *_in(
+        "deployments/retention.py",
+        (
+            "_task_lists",
+            "if deployment not in kept",
+            "if True",
+            "test_retention.py::test_task_lists_go_after_90_days_except_those_of_the_current_version_and_its_roll_back_targets",
+        ),
+        (
+            "_history",
+            'Q(policy_before="") | Exists(newer)',
+            "Q()",
+            "test_retention.py::test_the_history_keeps_each_policy_text_once_the_beginning_and_the_present_state",
+        ),
+        (
+            "_history",
+            'repository=OuterRef("repository"), policy_before',
+            "policy_before",
+            "test_retention.py::test_the_history_keeps_each_policy_text_once_the_beginning_and_the_present_state",
+        ),
+        (
+            "_history",
+            ".exclude(lasting)",
+            "",
+            "test_retention.py::test_the_history_keeps_each_policy_text_once_the_beginning_and_the_present_state",
+        ),
+        (
+            "_deployments",
+            " and pk not in kept",
+            "",
+            "test_retention.py::test_with_a_setting_deployments_go_but_neither_current_ones_nor_targets_nor_running_ones",
+        ),
+        (
+            "_deployments",
+            "status in FINAL_STATUSES and ",
+            "",
+            "test_retention.py::test_with_a_setting_deployments_go_but_neither_current_ones_nor_targets_nor_running_ones",
+        ),
+        (
+            "_delete_deployments",
+            "if pk not in current",
+            "if True",
+            "test_retention.py::test_a_deployment_that_was_promoted_meanwhile_stays_with_its_promotion",
+        ),
+        (
+            "_promotions",
+            "~Exists(_CURRENT), ",
+            "",
+            "test_retention.py::test_with_a_setting_promotions_go_and_that_of_the_current_deployment_stays",
+        ),
+        (
+            "_notifications",
+            "(DeliveryStatus.SENT, DeliveryStatus.FAILED)",
+            "DeliveryStatus",
+            "test_retention.py::test_messages_go_and_those_that_wait_stay",
+        ),
+        (
+            "_remove",
+            "if not kind.is_record:",
+            "if True:",
+            "test_retention.py::test_with_a_setting_audit_entries_go_and_an_entry_says_so",
+        ),
+        (
+            "prune_due",
+            "or now < rule.since + GRACE ",
+            "",
+            "test_retention.py::test_nothing_goes_in_the_first_24_hours_after_a_new_default",
+        ),
+        (
+            "_agreed_rules",
+            " or found[name].days != days",
+            "",
+            "test_retention.py::test_another_number_of_days_begins_the_24_hours_anew",
+        ),
+        (
+            "prune",
+            "    if not kept_for:",
+            "    if False:",
+            "test_retention.py::test_deployments_promotions_and_audit_entries_are_kept_for_ever_by_default",
+        ),
+    ),
+    *_in(
+        "deployments/deploys/tally.py",
+        (
+            "count",
+            "before = min(filter(None, (oldest, now - NEWEST_LEFT)))",
+            "before = now - NEWEST_LEFT",
+            _TALLY + "test_a_deployment_that_runs_is_counted_by_the_status_that_it_has_now",
+        ),
+        (
+            "count",
+            "now - NEWEST_LEFT",
+            "now",
+            _TALLY + "test_the_newest_ten_minutes_are_not_counted_ahead",
+        ),
+        (
+            "by_status",
+            "Deployment.objects.filter(created_at__gte=last.before)",
+            "Deployment.objects.all()",
+            _TALLY + "test_counted_and_newer_deployments_are_added",
+        ),
+    ),
     *_in(
         "deployments/access/token_exchange.py",
         ("_exchanged", "if not is_new:", "if False:", _TOKENS + "test_a_token_is_exchanged_once"),
@@ -2616,18 +2720,6 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "",
-            "DELIVERIES_KEPT_FOR = timedelta(days=30)",
-            "DELIVERIES_KEPT_FOR = timedelta(days=3)",
-            "notify/test_deliveries.py::test_deliveries_are_kept_for_thirty_days",
-        ),
-        (
-            "",
-            "DELIVERIES_KEPT_FOR = timedelta(days=30)",
-            "DELIVERIES_KEPT_FOR = timedelta(days=300)",
-            "notify/test_deliveries.py::test_deliveries_are_kept_for_thirty_days",
-        ),
-        (
-            "",
             "timedelta(minutes=5), timedelta(minutes=30)",
             "timedelta(minutes=50), timedelta(minutes=30)",
             "notify/test_deliveries.py::test_what_fails_is_tried_again_after_1_5_and_30_minutes_and_then_given_up",
@@ -2637,12 +2729,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "with transaction.atomic():",
             "if True:",
             "notify/test_deliveries.py::test_a_message_for_many_is_written_with_the_marks_of_its_items_or_not_at_all",
-        ),
-        (
-            "collect",
-            " & ~Q(status=DeliveryStatus.WAITING)",
-            "",
-            "notify/test_deliveries.py::test_old_deliveries_are_cleared_away_and_waiting_ones_stay",
         ),
         (
             "_claim",
@@ -5142,27 +5228,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "",
-            "SWEEPS_KEPT_FOR = timedelta(days=30)",
-            "SWEEPS_KEPT_FOR = timedelta(days=3)",
-            "reconcile/test_sweeps.py::test_sweeps_are_kept_for_a_month_and_uneventful_scheduled_ones_for_two_days",
-        ),
-        (
-            "",
-            "SWEEPS_KEPT_FOR = timedelta(days=30)",
-            "SWEEPS_KEPT_FOR = timedelta(days=300)",
-            "reconcile/test_sweeps.py::test_sweeps_are_kept_for_a_month_and_uneventful_scheduled_ones_for_two_days",
-        ),
-        (
-            "",
             "UNEVENTFUL_SWEEPS_KEPT_FOR = timedelta(days=2)",
             "UNEVENTFUL_SWEEPS_KEPT_FOR = timedelta(days=1)",
-            "reconcile/test_sweeps.py::test_sweeps_are_kept_for_a_month_and_uneventful_scheduled_ones_for_two_days",
+            "reconcile/test_sweeps.py::test_uneventful_scheduled_sweeps_are_kept_for_two_days_and_others_by_the_setting",
         ),
         (
             "",
             "UNEVENTFUL_SWEEPS_KEPT_FOR = timedelta(days=2)",
             "UNEVENTFUL_SWEEPS_KEPT_FOR = timedelta(days=20)",
-            "reconcile/test_sweeps.py::test_sweeps_are_kept_for_a_month_and_uneventful_scheduled_ones_for_two_days",
+            "reconcile/test_sweeps.py::test_uneventful_scheduled_sweeps_are_kept_for_two_days_and_others_by_the_setting",
         ),
         (
             "end",

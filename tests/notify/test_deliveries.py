@@ -827,18 +827,6 @@ def test_looking_at_the_same_time_writes_nothing_twice(
     assert NotificationDelivery.objects.count() == 1
 
 
-def test_old_deliveries_are_cleared_away_and_waiting_ones_stay(
-    channel: NotificationChannel, configuration: Configuration
-) -> None:
-    old = timezone.now() - timedelta(days=60)
-    for status in ("sent", "failed", "waiting"):
-        NotificationDelivery.objects.create(channel=channel, event="x", key=status, status=status, created_at=old)
-
-    deliveries.collect(configuration=configuration, now=timezone.now().replace(minute=0))
-
-    assert [row.status for row in NotificationDelivery.objects.all()] == ["waiting"]
-
-
 # ---------------------------------------------------------------------------------------------------------- delivering
 
 
@@ -1515,18 +1503,6 @@ def test_a_dry_run_that_fails_is_not_notified(
     Sweep.objects.create(trigger="person", status="failed", error="x", dry_run=dry_run, finished_at=timezone.now())
 
     assert collected(configuration) == told
-
-
-@pytest.mark.parametrize(("days", "kept"), [(29, True), (31, False)])
-def test_deliveries_are_kept_for_thirty_days(
-    channel: NotificationChannel, configuration: Configuration, days: int, kept: bool
-) -> None:
-    old = timezone.now() - timedelta(days=days)
-    NotificationDelivery.objects.create(channel=channel, event="x", key="x", status="sent", created_at=old)
-
-    deliveries.collect(configuration=configuration, now=timezone.now().replace(minute=0))
-
-    assert NotificationDelivery.objects.exists() is kept
 
 
 @pytest.mark.parametrize(("days", "told"), [(6, ["key.expiring"]), (8, [])])
