@@ -252,6 +252,12 @@ def size_of(sweep: Sweep) -> int:
     return int(sweep.chunks.aggregate(of=Sum("size", default=0))["of"])
 
 
+def last_share() -> tuple[int, int] | None:
+    """Of the newest scheduled sweep: how many repositories it reads, and how many there are. None: there is none."""
+    sweep = Sweep.objects.filter(trigger=SweepTrigger.SCHEDULE, listed_at__isnull=False).order_by("-pk").first()
+    return None if sweep is None else (size := size_of(sweep), size + sweep.spared)
+
+
 def forget_old() -> None:
     """Delete old sweeps: scheduled sweeps without findings after two days, other sweeps after 30 days."""
     Sweep.objects.filter(finished_at__lt=Now() - SWEEPS_KEPT_FOR).delete()
