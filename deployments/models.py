@@ -317,6 +317,8 @@ class Repository(models.Model):
     )  # written before the work; a sweep takes the oldest first
     last_checked_at = models.DateTimeField(null=True, blank=True)  # start of the last observation that succeeded
     written_at = models.DateTimeField(null=True, blank=True)  # our last write to AWS
+    # When AWS took the newest write of ours whose event came back through the change feed; by AWS's clock.
+    write_returned_at = models.DateTimeField(null=True, blank=True)
     last_in_sync_at = models.DateTimeField(null=True, blank=True)
     drifted_since = models.DateTimeField(null=True, blank=True)
     # Since when the live repository policy cannot be compared with the default policy; null: it can (D-incomparable).
@@ -1260,6 +1262,10 @@ class Sweep(models.Model):
     discovered = models.PositiveIntegerField(default=0)
     missing = models.PositiveIntegerField(default=0)
     calls = models.JSONField(default=dict, blank=True)  # of the listing: {"DescribeRepositories": 1}
+    # Repositories that this sweep does not read, because the change feed reported no change (`reconcile.change_feed`).
+    spared = models.PositiveIntegerField(default=0, db_default=0)
+    # Where an interrupted listing continues (`reconcile.sweeps`); null: at the beginning.
+    listing = models.JSONField(null=True, blank=True)
     lease_owner = models.CharField(max_length=64, blank=True)  # of the listing
     lease_until = models.DateTimeField(null=True, blank=True)
     lease_process = models.BigIntegerField(null=True, blank=True)  # the Process that holds it, where one is registered
@@ -1364,6 +1370,26 @@ class RegistryPolicyReading(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account} {self.region}: {self.error or self.scope or 'no policy'}"
+
+
+class ChangeFeed(models.Model):
+    """How complete the change events of a registry are, by the events of our own calls (`reconcile.change_feed`)."""
+
+    account = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    first_proven_at = models.DateTimeField()
+    proven_at = models.DateTimeField()  # when AWS took the newest own read whose event came back
+    arrived_at = models.DateTimeField()  # when that event came
+    unbroken_since = models.DateTimeField()  # the first of the own reads that came back without a pause until now
+    lost_at = models.DateTimeField(null=True, blank=True)  # when the feed last stopped being trusted, before that
+    asked_at = models.DateTimeField(null=True, blank=True)  # when an events process last made a read as a proof
+
+    class Meta:
+        default_permissions = ()
+        constraints = [models.UniqueConstraint(fields=["account", "region"], name="change_feed_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.account} {self.region}: proven {self.proven_at}"
 
 
 class CallBudget(models.Model):

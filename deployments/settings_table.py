@@ -333,7 +333,7 @@ SETTINGS: tuple[Setting, ...] = (
         name="RECONCILE_INTERVAL_MINUTES",
         field="reconcile_interval",
         notation=notations.minutes(least=0, most=7 * 1_440),
-        says="How often a sweep checks all repositories; 0: no scheduled sweeps.",
+        says="How often a sweep checks all repositories (a share while change events are proven complete); 0: never.",
         default="10",
     ),
     Setting(
@@ -341,7 +341,7 @@ SETTINGS: tuple[Setting, ...] = (
         field="full_pass",
         notation=notations.hours(least=1, most=168),
         says="Sweeps read every part of each repository (also lifecycle policy, AWS tags, encryption) at least once in "
-        "this time; the repository policy at each sweep.",
+        "this time; the repository policy at each sweep, unless change events are proven complete.",
         default="6",
         of_registry=True,
     ),

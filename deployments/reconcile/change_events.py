@@ -30,7 +30,15 @@ from deployments.config import Configuration
 from deployments.errors import RegistryError, registry_error
 from deployments.log import bound, get_logger
 from deployments.models import ProcessRole, Repository
-from deployments.reconcile import generation, image_states, processes, registry_policies, repositories, targets
+from deployments.reconcile import (
+    change_feed,
+    generation,
+    image_states,
+    processes,
+    registry_policies,
+    repositories,
+    targets,
+)
 
 log = get_logger(__name__)
 
@@ -103,16 +111,17 @@ def parse(body: str) -> ChangeEvent | None:
         if event.get("source") == "aws.ecr" and operation in IMAGE_OPERATIONS and not detail.get("errorCode"):
             return _image_operation(event)
         known = operation in CHANGE_OPERATIONS or operation in REGISTRY_OPERATIONS
-        if event.get("source") != "aws.ecr" or not known or detail.get("errorCode"):
+        is_proof = operation == change_feed.PROOF  # also with an errorCode: a registry may have no policy
+        if event.get("source") != "aws.ecr" or not (known or is_proof) or (detail.get("errorCode") and not is_proof):
             return None
         parameters = detail.get("requestParameters") or {}
         arn = str(parameters.get("resourceArn") or "")
         # TagResource names an ARN: arn:partition:ecr:region:account:repository/name
         name = parameters.get("repositoryName") or arn.partition(":repository/")[2]
-        if operation in REGISTRY_OPERATIONS:
+        if operation in REGISTRY_OPERATIONS or is_proof:
             name = ""
         account = parameters.get("registryId") or (arn.split(":")[4] if arn else "") or event["account"]
-        if not isinstance(name, str) or (not name and operation not in REGISTRY_OPERATIONS):
+        if not isinstance(name, str) or (not name and operation not in REGISTRY_OPERATIONS and not is_proof):
             return None
         return ChangeEvent(
             operation=operation,
@@ -191,6 +200,7 @@ def consume(*, configuration: Configuration, queue: EventQueue, stopping: Callab
         words = ""
         try:
             _renew_connection()  # without the database, no message could be handled
+            _prove(configuration)
             messages = queue.receive()
             if messages:
                 _renew_connection()
@@ -272,7 +282,9 @@ def handle(
             log.warning("events.unreadable", message=message.id, error=str(error))
             done.append(message)
             continue
-        if change is None:
+        if change is not None and change.made_by_us:
+            _returned(change, configuration)
+        if change is None or change.operation == change_feed.PROOF:
             done.append(message)
         else:
             wanted.setdefault((change.account, change.region, change.name), []).append((message, change))
@@ -305,6 +317,23 @@ def handle(
         elif any(message.receives % RETRIES_PER_LINE == 1 for message, _ in pairs):
             log.warning("events.not_done", repository=name, receives=pairs[0][0].receives, error=problem)
     return done
+
+
+def _returned(change: ChangeEvent, configuration: Configuration) -> None:
+    """Record that the event of an own call has come: a proof of the change feed."""
+    where = {"account": change.account, "region": change.region}
+    if change.operation == change_feed.PROOF:
+        change_feed.read_returned(**where, at=change.at, interval=configuration.reconcile_interval)
+    elif change.name:
+        change_feed.write_returned(**where, name=change.name, at=change.at)
+
+
+def _prove(configuration: Configuration) -> None:
+    """Read the registry policy of each registry whose change feed needs a proof. The event of the read is the proof."""
+    interval = configuration.reconcile_interval
+    for target in {target.registry: target for target in targets.configured(configuration)}.values():
+        if change_feed.proof_is_due(account=target.registry.account, region=target.registry.region, interval=interval):
+            registry_policies.look(target.ecr(attempts=1))
 
 
 def _check_all(

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, TypeVar
 
 from django.db.models import Exists, Q, Subquery
@@ -148,6 +148,9 @@ BOUNDED_ERRORS_RETRYABLE_FOR = timedelta(minutes=5)  # a bounded error is retrya
 #: An attempt takes less time, so an older error was met again by a second attempt.
 SAME_ERROR_TWICE_AFTER = timedelta(minutes=1)
 AWS_CLOCK_SKEW = timedelta(seconds=60)  # how far our clock and AWS's may differ (D-lost-answer)
+FULL_PASS_SHARE = 15 / 16  # of RECONCILE_FULL_PASS_HOURS: the time from one turn of a repository to the next
+_GOLDEN_RATIO = 0.6180339887498949
+_TURNS_BEGAN = datetime(2026, 1, 1, tzinfo=UTC)  # any fixed time
 NOT_FOUND = "RepositoryNotFoundException"
 NOT_VISIBLE = "NotVisibleYet"
 VISIBLE_SECONDS = 20  # for this time after CreateRepository, ECR may not find a repository (D-not-visible-yet)
@@ -475,7 +478,7 @@ def converge(
         values={"host": config.host, "attempted_at": now},
     )
     if previews:
-        since = full_pass_before(row, config, now)
+        since = full_pass_before(row.pk, config, now)
         run.previews = Previews(ecr=ecr, row=row, config=config, now=now, since=since, again=details)
     if row.management == Management.UNMANAGED:  # the status changes afterwards, also after an error
         run.values["management"] = ""
@@ -584,23 +587,27 @@ def detail_differences(row: Repository, config: RegistryConfig, details: Details
 
 
 def details_due(row: Repository, *, config: RegistryConfig, desired_digest: str, now: datetime) -> bool:
-    """Whether the details must be read again: they are old, the configuration changed, or the last attempt failed.
-
-    They are old between half of RECONCILE_FULL_PASS_HOURS and the whole of it, by the row's number: repositories whose
-    details were read at one time do not stay together, so each sweep reads a share of them.
-    """
+    """Whether the details must be read again: they are old, the configuration changed, or the last attempt failed."""
     return (
         row.details_checked_at is None
-        or row.details_checked_at < full_pass_before(row, config, now)
+        or row.details_checked_at < full_pass_before(row.pk, config, now)
         or row.checked_digest != desired_digest
         or bool(row.last_error)
     )
 
 
-def full_pass_before(row: Repository, config: RegistryConfig, now: datetime) -> datetime:
-    """What was read of this repository before this time is old."""
-    share = 1 - row.pk % 8 / 16
-    return now - config.full_pass * share
+def full_pass_before(pk: int, config: RegistryConfig, now: datetime) -> datetime:
+    """What was read of this repository before this time is old.
+
+    A period is FULL_PASS_SHARE of RECONCILE_FULL_PASS_HOURS; the rest is for the sweep's work. Each repository has its
+    turn once in a period, at a time that follows from its number, so that each sweep reads an equal share, also after
+    all repositories were read at one time. At the turn, what was read more than a quarter of a period before is old.
+    What is newer gets old half a period after the turn.
+    """
+    period = config.full_pass * FULL_PASS_SHARE
+    turn = period * (pk * _GOLDEN_RATIO % 1)  # numbers in a row are spread evenly
+    since = (now - _TURNS_BEGAN - turn) % period
+    return now - since - (period / 4 if since < period / 2 else timedelta())
 
 
 def preview_due(
@@ -613,7 +620,7 @@ def preview_due(
     text = (observed or remembered(row)).lifecycle
     if not text or not (observed or row.lifecycle_previews):
         return False
-    since = full_pass_before(row, config, now)
+    since = full_pass_before(row.pk, config, now)
     return lifecycle_safety.is_due(row, text, config=config, since=since, again=asked, whole=observed is not None)
 
 

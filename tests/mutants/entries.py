@@ -20,6 +20,7 @@ _EFFECTIVE = "policy/test_effective.py::"
 _LIFECYCLE = "reconcile/test_lifecycle_safety.py::"
 _REGISTRY = "reconcile/test_registry_policies.py::"
 _PROOF = "deploys/test_standing_proof.py::"
+_FEED = "reconcile/test_change_feed.py::"
 _IMAGES = "reconcile/test_image_states.py::"
 _SERVICES = "policy/test_service_statements.py::"
 _FOREIGN = "policy/test_foreign_statements.py::"
@@ -3586,7 +3587,82 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/reconcile/change_feed.py",
+        (
+            "read_returned",
+            "at = min(at, now)",
+            "pass",
+            _FEED + "test_a_refused_read_is_a_proof_too_and_its_time_is_never_in_the_future",
+        ),
+        (
+            "read_returned",
+            'values["unbroken_since"] = at',
+            "pass",
+            _FEED + "test_a_feed_that_comes_back_is_trusted_after_an_interval_and_everything_was_read_since",
+        ),
+        (
+            "proof_is_due",
+            "Q(asked_at=None) | Q(asked_at__lt=before),",
+            "",
+            _FEED + "test_of_two_events_processes_one_asks",
+        ),
+        (
+            "proof_is_due",
+            "        proven_at__gt=Now() - ASKED_AFTER_PROOF,\n",
+            "",
+            _FEED + "test_no_proof_is_asked_for_where_none_came_back_in_the_last_hour",
+        ),
+        (
+            "state",
+            "if now > silent_at:",
+            "if False:",
+            _FEED + "test_drift_behind_a_feed_that_breaks_is_corrected_within_one_interval",
+        ),
+        (
+            "state",
+            "if now < trusted_from:",
+            "if False:",
+            _FEED + "test_a_feed_at_rest_proves_itself_by_reads_and_is_trusted_after_an_interval_without_a_pause",
+        ),
+        (
+            "_write_without_event",
+            ".exclude(returned)",
+            ".none()",
+            _FEED + "test_a_write_whose_event_does_not_come_is_a_gap_and_its_late_event_closes_it",
+        ),
+        (
+            "sweep_is_owed",
+            "return not scheduled.exists()",
+            "return False",
+            _FEED + "test_when_trust_ends_one_sweep_of_everything_starts_at_once",
+        ),
+        (
+            "to_read",
+            "last_checked_at__gte=read_after",
+            "last_checked_at__isnull=False",
+            _FEED + "test_a_changed_configuration_is_compared_with_every_repository",
+        ),
+        (
+            "to_read",
+            " or pk in new",
+            "",
+            _FEED + "test_an_image_that_cannot_be_pulled_or_was_never_looked_at_is_looked_at_by_every_sweep",
+        ),
+        (
+            "to_read",
+            " or listed_otherwise",
+            "",
+            _FEED + "test_a_repository_that_is_not_known_to_be_in_sync_is_read_beside_a_trusted_feed",
+        ),
+    ),
+    *_in(
         "deployments/reconcile/change_events.py",
+        (
+            "handle",
+            "change is not None and change.made_by_us",
+            "change is not None",
+            _FEED + "test_a_read_of_another_program_proves_nothing",
+        ),
         (
             "_check_registry",
             "not found or all(_is_older(change, row.read_at if row else None) for change in changes)",
@@ -3620,7 +3696,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "parse",
-            ' or detail.get("errorCode")',
+            ' or (detail.get("errorCode") and not is_proof)',
             "",
             "reconcile/test_change_events.py::test_a_call_that_aws_refused_changed_nothing_and_causes_no_look",
         ),
@@ -4845,8 +4921,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "full_pass_before",
-            "share = 1 - row.pk % 8 / 16",
-            "share = 1",
+            "turn = period * (pk * _GOLDEN_RATIO % 1)",
+            "turn = period * 0",
             "reconcile/test_repositories.py::test_repositories_that_were_read_together_are_due_one_after_the_other",
         ),
         (
