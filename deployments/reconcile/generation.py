@@ -32,6 +32,7 @@ from django.db.models.functions import Now
 from deployments import policy
 from deployments.access.audit import Trail
 from deployments.aws.partitions import registry_of
+from deployments.compiled_queries import Compiled
 from deployments.config import Configuration, RegistryConfig, desired_digest
 from deployments.errors import RegistryError, registry_error
 from deployments.log import get_logger
@@ -246,7 +247,11 @@ def activate(*, row: ConfigurationGeneration, trail: Trail, reason: str) -> bool
 
 def newest() -> int | None:
     """The id of the valid activation; None while no process has registered a configuration."""
-    return ConfigurationActivation.objects.order_by("-id").values_list("id", flat=True).first()
+    row = _newest.first()
+    return None if row is None else row.pk
+
+
+_newest = Compiled[ConfigurationActivation](lambda: ConfigurationActivation.objects.order_by("-id").only("id"))
 
 
 def counting() -> ConfigurationActivation | None:

@@ -20,13 +20,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, TypeVar
 
-from django.db.models import Exists, Q, Subquery
+from django.db.models import Exists, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 
 from deployments import policy
 from deployments.aws.ecr import Ecr, longest_call
 from deployments.aws.values import CreateOutcome, Details, Observation
 from deployments.catalogue import sentence
+from deployments.compiled_queries import Compiled
 from deployments.config import RegistryConfig
 from deployments.errors import RegistryError, registry_error
 from deployments.images import EcrRegistry
@@ -51,7 +52,7 @@ from deployments.reconcile import (
     processes,
     registry_policies,
 )
-from deployments.reconcile.lease import Lease
+from deployments.reconcile.lease import Claim, Lease
 from deployments.reconcile.lifecycle_safety import Previews
 from deployments.row_values import (
     AdoptedStatement,
@@ -255,12 +256,19 @@ def _require_patience(row: Any, registry: EcrRegistry, *, seconds: float) -> Non
 
 def _row(registry: EcrRegistry, name: str) -> Any:
     """The row, with `db_now` (the database's clock) and `activation` (the valid one). One query."""
-    rows = Repository.objects.filter(account=registry.account, region=registry.region, name=name)
-    return rows.annotate(db_now=Now(), activation=Subquery(_newest())).first()
+    return _by_name.first(registry.account, registry.region, name)
 
 
 def _newest() -> Any:
     return ConfigurationActivation.objects.order_by("-id").values("id")[:1]
+
+
+def _named(account: str, region: str, name: str) -> QuerySet[Repository]:
+    rows = Repository.objects.filter(account=account, region=region, name=name).order_by()
+    return rows.annotate(db_now=Now(), activation=Subquery(_newest()))
+
+
+_by_name = Compiled[Repository](_named, str, str, str)
 
 
 def _is_settled(row: Repository, desired_digest: str, *, since: datetime, tried_since: datetime) -> bool:
@@ -348,8 +356,14 @@ class RepositoryLease(Lease[Repository]):
 
 def claim(row: Repository) -> RepositoryLease | None:
     """Take a repository's lease; None while another holder has it. The lease's row has `db_now`."""
-    rows = Repository.objects.filter(id=row.pk).annotate(db_now=Now(), activation=Subquery(_newest()))
-    return RepositoryLease.claim(rows, REPOSITORY_LEASE, management=ownership.BY_OLD_COLUMNS)
+    return RepositoryLease.claim_one(_claim, row.pk)
+
+
+_claim: Claim[Repository] = Claim(
+    lambda pk: Repository.objects.filter(id=pk).annotate(db_now=Now(), activation=Subquery(_newest())),
+    REPOSITORY_LEASE,
+    management=ownership.BY_OLD_COLUMNS,
+)
 
 
 # ---------------------------------------------------------------------------------------------------- convergence

@@ -1180,7 +1180,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "api/test_keys.py::test_a_key_is_rotated_once_and_only_while_it_works",
         ),
         (
-            "authenticate",
+            "_live_key",
             "known.filter(live(), digest",
             "known.filter(digest",
             "api/test_keys.py::test_a_key_is_revoked_once",
@@ -1648,8 +1648,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/deploys/lifecycle.py",
         (
             "_insert",
-            "require_active(Project",
-            "str(Project",
+            "require_active(_locked_project",
+            "str(_locked_project",
             _ENDS + "test_an_archive_while_a_deploy_asks_aws_leaves_no_deployment",
         ),
         (
@@ -4232,11 +4232,32 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "registry_admin/sqlite/base.py",
+        (
+            "_Connection._tried",
+            "not busy or time.monotonic() > until",
+            "True",
+            "test_sqlite_writers.py::test_no_write_of_threads_and_processes_is_lost",
+        ),
+        (
+            "",
+            "os.register_at_fork(after_in_child=_forked)",
+            "",
+            "test_sqlite_writers.py::test_a_child_process_does_not_wait_for_a_thread_that_only_its_parent_has",
+        ),
+    ),
+    *_in(
         "deployments/reconcile/lease.py",
         (
             "Lease.claim",
             "rows.filter(lease_owner=owner)",
             "rows",
+            "reconcile/test_lease.py::test_a_lease_that_is_taken_over_before_its_row_was_read_is_not_ours",
+        ),
+        (
+            "Claim.__init__",
+            "rows(pk).filter(lease_owner=owner)",
+            "rows(pk)",
             "reconcile/test_lease.py::test_a_lease_that_is_taken_over_before_its_row_was_read_is_not_ours",
         ),
         (
@@ -4264,15 +4285,20 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_lease.py::test_a_lease_names_its_process_and_a_lease_that_was_returned_names_nothing",
         ),
         (
-            "Lease.claim",
-            "rows.filter(free())",
-            "rows",
+            "Claim.__init__",
+            "rows(pk).filter(free())",
+            "rows(pk)",
             "reconcile/test_repositories.py::test_a_lease_is_held_by_one_for_ninety_seconds",
-            "reconcile/test_sweeps.py::test_a_chunk_or_a_listing_is_held_by_one_for_forty_five_seconds",
         ),
         (
             "Lease.claim",
-            'lease_epoch=F("lease_epoch") + 1,',
+            "rows.filter(free())",
+            "rows",
+            "reconcile/test_sweeps.py::test_a_chunk_or_a_listing_is_held_by_one_for_forty_five_seconds",
+        ),
+        (
+            "_taken",
+            '"lease_epoch": F("lease_epoch") + 1,',
             "",
             "reconcile/test_repositories.py::test_a_lease_left_by_a_dead_process_is_taken_over_when_it_has_run_out",
         ),
@@ -4289,20 +4315,26 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_lease.py::test_a_lease_of_a_process_that_is_silent_or_has_ended_is_taken_at_once",
         ),
         (
-            "Lease.claim",
+            "Lease._claim",
             "processes.beat_if_late()",
             "pass",
             "reconcile/test_lease.py::test_a_process_that_was_suspended_beats_before_it_takes_a_lease",
         ),
         (
             "Lease.claim",
-            "lease_process=processes.current_id(),",
-            "",
+            "_taken(owner, processes.current_id(), duration)",
+            "_taken(owner, None, duration)",
             "reconcile/test_lease.py::test_a_lease_names_its_process_and_a_lease_that_was_returned_names_nothing",
         ),
         (
-            "Lease.claim",
-            "give_back(mine)",
+            "Lease.claim_one",
+            "processes.current_id()",
+            "None",
+            "reconcile/test_lease.py::test_a_lease_names_its_process_and_a_lease_that_was_returned_names_nothing",
+        ),
+        (
+            "Lease._claim",
+            "give_back(rows.filter(lease_owner=owner))",
             "pass",
             "reconcile/test_repositories.py::test_a_lease_whose_row_could_not_be_read_is_given_back",
         ),
@@ -5126,8 +5158,8 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
         ),
         (
-            "claim",
-            ", management=ownership.BY_OLD_COLUMNS",
+            "",
+            "    management=ownership.BY_OLD_COLUMNS,\n",
             "",
             "reconcile/test_ownership.py::test_a_lifecycle_policy_stays_that_somebody_else_wrote_where_version_0_1_0_adopted_the_repository",
         ),
