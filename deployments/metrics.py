@@ -37,7 +37,7 @@ from deployments.models import (
     SweepStatus,
     VersionState,
 )
-from deployments.reconcile import change_feed, generation, image_states, processes, writes_pause
+from deployments.reconcile import change_feed, generation, image_states, processes, sweep_record, writes_pause
 
 
 def samples(now: datetime | None = None) -> Iterator[Sample]:
