@@ -48,6 +48,7 @@ from deployments.models import (
     Identity,
     NotificationChannel,
     NotificationDelivery,
+    PolicyVersion,
     Project,
     Promotion,
     PromotionEvent,
@@ -56,8 +57,9 @@ from deployments.models import (
     Sweep,
     SweepTrigger,
     TrustPolicy,
+    VersionState,
 )
-from deployments.reconcile import adopted_statements, sweep_record, targets, writes_pause
+from deployments.reconcile import adopted_statements, policy_versions, sweep_record, targets, writes_pause
 from tests.support import ci_tokens
 from tests.support.cli import DIGEST, HASH
 from tests.support.constants import HOST, OWNER, POLICY, TRAIL
@@ -138,6 +140,27 @@ def _with_statement(world: World) -> None:
 def _with_adoption(world: World) -> None:
     _with_statement(world)
     _statement(world)
+
+
+#: What is done with a version of the default policy → the action of its line, its state before, and its command.
+VERSION_ACTS = {
+    "start": ("start.version", VersionState.WAITING, ("start",)),
+    "now": ("start.version", VersionState.WAITING, ("start", "--now")),
+    "pause": ("pause.version", VersionState.BATCHES, ("pause",)),
+    "resume": ("resume.version", VersionState.STOPPED, ("resume",)),
+    "undo": ("rollback.version", VersionState.STOPPED, ("rollback",)),
+}
+
+
+def _with_versions(state: VersionState) -> None:
+    """An active version, and one in this state."""
+    place = {"account": OWNER, "region": "us-east-1", "namespace": "trigger", "text": policy_versions.text_row(POLICY)}
+    active = PolicyVersion.objects.create(**place, number=1, state=VersionState.ACTIVE)
+    PolicyVersion.objects.create(**place, number=2, state=state, follows=active)
+
+
+def _act_on_version(world: World, act: str) -> Any:
+    return world.post(f"deployments/policyversion/{PolicyVersion.objects.get(number=2).pk}/{act}/")
 
 
 def _deployment(environment: Environment, number: int, status: str, **values: Any) -> Deployment:
@@ -541,6 +564,15 @@ ACTS: dict[str, tuple[str, Act]] = {
     "manage.py writes": ("pause.writes", lambda w: _command("writes", "pause", "--reason", "a look at it")),
     "manage.py writes resume": ("resume.writes", lambda w: _command("writes", "resume")),
     "manage.py configuration": ("activate.configuration", lambda w: _command("configuration", "activate", "ab" * 6)),
+    **{
+        f"deployments_policyversion_{act}": (action, lambda w, act=act: _act_on_version(w, act))  # type: ignore[misc]
+        for act, (action, _, _) in VERSION_ACTS.items()
+    },
+    **{
+        f"manage.py policy {' '.join(words)}": (
+            action, lambda w, words=words: _command("policy", words[0], "2", *words[1:]))  # type: ignore[misc]
+        for action, _, words in VERSION_ACTS.values()
+    },
 }  # fmt: skip
 #: What has to be there before.
 FIRST: dict[str, Act] = {
@@ -586,6 +618,11 @@ FIRST: dict[str, Act] = {
     "writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),
     "manage.py writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),
     "manage.py configuration": lambda _: ConfigurationGeneration.objects.create(digest="ab" * 32, version="0.1.1"),
+    **{
+        name: lambda _, state=state: _with_versions(state)  # type: ignore[misc]
+        for act, (_, state, words) in VERSION_ACTS.items()
+        for name in (f"deployments_policyversion_{act}", f"manage.py policy {' '.join(words)}")
+    },
 }
 #: Ways in that have no line, and why.
 WITHOUT = {
@@ -629,7 +666,7 @@ READ = {
     "GET /api/v1/manage/projects/{ref}/trust-policies",
     "GET /api/v1/manage/projects/{ref}/trust-policies/{policy_id}",
 }  # fmt: skip
-READING_COMMANDS = {f"manage.py {name}" for name in ("doctor", "env_example", "errors", "policy", "why")}
+READING_COMMANDS = {f"manage.py {name}" for name in ("doctor", "env_example", "errors", "why")}
 _REFUSED = {"add", "delete", "change"}  # of rows that only the program writes
 _READING = {"history", "changelist", "export"}
 
@@ -660,7 +697,8 @@ def test_every_way_in_is_known_to_change_something_or_not() -> None:
         if name in known or what in _READING:
             return True
         # Rows that only the program writes: Django's addresses are there, and answer 403.
-        program = {"auditentry", "deployment", "notificationdelivery", "environment", "repository", "sweep"}
+        program = {"auditentry", "deployment", "notificationdelivery", "environment", "repository", "sweep",
+                   "policyversion"}  # fmt: skip
         only_reads = model.rpartition("_")[2] in program and what in _REFUSED
         return only_reads or name in {
             "deployments_accesskey_change", "deployments_notificationchannel_change",

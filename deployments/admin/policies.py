@@ -454,6 +454,7 @@ class Policies(ReadOnly):
             "form": form,
             "targets": choices,
             "enforce": configuration.enforce,
+            "staged": configuration.staged,
             "refused": refused,
             **found,
         }

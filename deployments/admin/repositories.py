@@ -57,6 +57,7 @@ from deployments.admin.policies import (
     statements_of_others,
     take_over_button,
 )
+from deployments.admin.policy_versions import of_repository
 from deployments.admin.pulls import Asked, marks
 from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.admin.sweeps import last_check
@@ -285,6 +286,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "aws_console": aws_console(row),
             "uri": f"{row.host}/{row.name}",
             "registry": registry,
+            "version": of_repository(row, registry),
             "desired": desired,
             "lines": lines,
             "one_policy": laid_out(row.policy_text or desired or ""),

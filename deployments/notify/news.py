@@ -24,6 +24,8 @@ from deployments.models import (
     ImageStateChange,
     ImageStatus,
     KeyKind,
+    PolicyStep,
+    PolicyVersion,
     Process,
     ProcessRole,
     Promotion,
@@ -33,6 +35,7 @@ from deployments.models import (
     RepositoryStatus,
     Sweep,
     SweepStatus,
+    VersionState,
     WritesPause,
 )
 from deployments.reconcile import causes, generation, repositories
@@ -58,6 +61,10 @@ EVENTS = {
     "worker.silent": "A worker stopped responding",
     "configuration.changed": "Another configuration counts",
     "configuration.disputed": "Processes disagree about the configuration, and a person has to decide",
+    "policy.waiting": "A version of the default policy waits for a person",
+    "policy.stopped": "The roll-out of a version of the default policy stopped",
+    "policy.rolled_out": "A version of the default policy was rolled out",
+    "policy.undone": "A version of the default policy was undone",
     "writes.paused": "Writes to AWS were paused",
     "key.expiring": "An access key expires within a week",
 }
@@ -106,6 +113,7 @@ def current_news(now: datetime) -> list[News]:
         _sweeps(since),
         _workers(since, now),
         _configurations(since, now),
+        _versions(since),
         _pauses(since),
         _keys(since, now),
     )
@@ -384,6 +392,49 @@ def _configurations(since: datetime, now: datetime) -> Iterator[News]:
                 path=reverse("admin:setup"),
                 data={"code": alarm.code},
             )
+
+
+#: State of a version → event, what happened, and the next step. The number of the version is put into the braces.
+_VERSIONS = {
+    VersionState.WAITING: (
+        "policy.waiting",
+        "waits for a person",
+        "Look at its page, and start it there or with manage.py policy start {0}.",
+    ),
+    VersionState.STOPPED: (
+        "policy.stopped",
+        "was stopped in its roll-out",
+        "Look at its page. manage.py policy resume {0} lets it go on, and manage.py policy rollback {0} undoes it.",
+    ),
+    VersionState.ACTIVE: ("policy.rolled_out", "was rolled out and is active", ""),
+    VersionState.UNDONE: (
+        "policy.undone",
+        "was undone",
+        "The setting still has its text. Its page lists what was left as it is.",
+    ),
+}
+
+
+def _versions(since: datetime) -> Iterator[News]:
+    """Versions that wait, are stopped, were rolled out or were undone. What a person ended before is no news."""
+    undone = PolicyVersion.objects.filter(follows=OuterRef("pk"), state__in=(VersionState.UNDOING, VersionState.UNDONE))
+    rows = PolicyVersion.objects.filter(state__in=_VERSIONS, changed_at__gte=since)
+    # Active by stages, and not because the version after it was undone.
+    rows = rows.filter(~Q(state=VersionState.ACTIVE) | Exists(PolicyStep.objects.filter(version=OuterRef("pk"))))
+    for row in rows.exclude(Exists(undone), state=VersionState.ACTIVE)[:MAX_ROWS_PER_KIND]:
+        event, happened, then = _VERSIONS[VersionState(row.state)]
+        yield News(
+            event=event,
+            key=f"{event}:{row.pk}:{row.changed_at.timestamp():.3f}",
+            at=row.changed_at,
+            subject=f"{row} of {row.account}, {row.region} ({row.namespace}) {happened}",
+            text=f"{row.reason or row.why} {then.format(row.number)}".strip(),
+            path=reverse("admin:deployments_policyversion_change", args=[row.pk]),
+            data={
+                "version": row.number, "account": row.account, "region": row.region, "namespace": row.namespace,
+                "state": row.state,
+            },
+        )  # fmt: skip
 
 
 def _pauses(since: datetime) -> Iterator[News]:

@@ -1525,6 +1525,21 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/admin/policy_versions.py",
+        (
+            "PolicyVersionAdmin.act_view",
+            "require(request, chosen.right)",
+            "pass",
+            "admin/test_policy_versions.py::test_each_button_needs_its_own_right_and_is_shown_only_to_who_has_it",
+        ),
+        (
+            "is_possible",
+            "if row.state not in ACTS[act].states:",
+            "if False:",
+            "admin/test_policy_versions.py::test_a_version_offers_what_its_views_do_and_nothing_else",
+        ),
+    ),
+    *_in(
         "deployments/admin/sweeps.py",
         (
             "start",
