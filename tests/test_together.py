@@ -159,6 +159,13 @@ def _with_versions(state: VersionState) -> None:
     PolicyVersion.objects.create(**place, number=2, state=state, follows=active)
 
 
+def _ask_for_version(world: World, verb: str) -> Any:
+    """By the management API, whose routes are named as the verbs of the command."""
+    headers = {"Authorization": f"Bearer {world.managing}"}
+    path = f"/api/v1/manage/policy-versions/{PolicyVersion.objects.get(number=2).pk}/{verb}"
+    return world.browser.generic("POST", path, "{}", content_type="application/json", headers=headers)
+
+
 def _act_on_version(world: World, act: str) -> Any:
     return world.post(f"deployments/policyversion/{PolicyVersion.objects.get(number=2).pk}/{act}/")
 
@@ -569,6 +576,11 @@ ACTS: dict[str, tuple[str, Act]] = {
         for act, (action, _, _) in VERSION_ACTS.items()
     },
     **{
+        f"POST /api/v1/manage/policy-versions/{{version_id}}/{words[0]}": (
+            action, lambda w, verb=words[0]: _ask_for_version(w, verb))  # type: ignore[misc]
+        for action, _, words in VERSION_ACTS.values()
+    },
+    **{
         f"manage.py policy {' '.join(words)}": (
             action, lambda w, words=words: _command("policy", words[0], "2", *words[1:]))  # type: ignore[misc]
         for action, _, words in VERSION_ACTS.values()
@@ -621,7 +633,11 @@ FIRST: dict[str, Act] = {
     **{
         name: lambda _, state=state: _with_versions(state)  # type: ignore[misc]
         for act, (_, state, words) in VERSION_ACTS.items()
-        for name in (f"deployments_policyversion_{act}", f"manage.py policy {' '.join(words)}")
+        for name in (
+            f"deployments_policyversion_{act}",
+            f"manage.py policy {' '.join(words)}",
+            f"POST /api/v1/manage/policy-versions/{{version_id}}/{words[0]}",
+        )
     },
 }
 #: Ways in that have no line, and why.
@@ -665,6 +681,7 @@ READ = {
     "GET /api/v1/manage/projects/{ref}/keys", "GET /api/v1/manage/projects/{ref}/keys/{key_id}",
     "GET /api/v1/manage/projects/{ref}/trust-policies",
     "GET /api/v1/manage/projects/{ref}/trust-policies/{policy_id}",
+    "GET /api/v1/manage/policy-versions", "GET /api/v1/manage/policy-versions/{version_id}",
 }  # fmt: skip
 READING_COMMANDS = {f"manage.py {name}" for name in ("doctor", "env_example", "errors", "why")}
 _REFUSED = {"add", "delete", "change"}  # of rows that only the program writes
