@@ -620,9 +620,9 @@ REPOSITORIES: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("statement_without_reason",),
-        says="Keeping a statement of others needs a reason.",
-        todo="Write who needs the statement, and why.",
-        cause="The reason is shown with the statement, so that other operators know why it is kept.",
+        says="Keeping or refusing a statement of others needs a reason.",
+        todo="Write who needs the statement, or why it has to go.",
+        cause="The reason is shown with the statement, so that other operators know why it stays or goes.",
         owner=Owner.OPERATOR,
     ),
     Entry(

@@ -32,6 +32,7 @@ from deployments.row_values import (
     Mutability,
     PreviewResult,
     Receipt,
+    SeenStatement,
 )
 
 
@@ -346,6 +347,13 @@ class Repository(models.Model):
         db_default=[],
         blank=True,
         read=lambda stored: [AdoptedStatement.from_row(each) for each in stored],
+    )
+    # The statements of others that the last look has found in the policy, and those that an operator has refused.
+    foreign_statements: models.JSONField[list[SeenStatement], list[SeenStatement]] = ValuesField(
+        default=list,
+        db_default=[],
+        blank=True,
+        read=lambda stored: [SeenStatement.from_row(each) for each in stored],
     )
     lifecycle_text = models.TextField(blank=True)
     lifecycle_is_ours = models.BooleanField(default=False)  # whether we have written the lifecycle policy

@@ -64,7 +64,7 @@ from tests.support import ci_tokens
 from tests.support.cli import DIGEST, HASH
 from tests.support.constants import HOST, OWNER, POLICY, TRAIL
 from tests.support.second_factors import code_of, with_app
-from tests.support.service_statements import ADDED
+from tests.support.service_statements import ADDED, bare
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -132,8 +132,26 @@ def _statement(world: World, **data: str) -> Any:
     return world.post(f"deployments/repository/{row.pk}/statement/?statement={key}", data)
 
 
-def _with_statement(world: World) -> None:
-    text = json.dumps({**json.loads(POLICY), "Statement": [*json.loads(POLICY)["Statement"], ADDED]})
+def _refused_statement(world: World, **data: str) -> Any:
+    """Refuse the statement of a service, which is kept; or end that."""
+    row = Repository.objects.get(name=f"trigger/{world.project.ref}")
+    [target] = targets.configured(world.configuration)
+    key = adopted_statements.key_of(adopted_statements.live(row, target)[0].text)
+    data = {"shown": adopted_statements.seen(row, key), "reason": "OPS-1", **data}
+    return world.post(f"deployments/repository/{row.pk}/statement/refuse/?statement={key}", data)
+
+
+def _with_kept(world: World) -> None:
+    _with_statement(world, bare())
+
+
+def _with_refusal(world: World) -> None:
+    _with_kept(world)
+    _refused_statement(world)
+
+
+def _with_statement(world: World, statement: dict[str, Any] = ADDED) -> None:
+    text = json.dumps({**json.loads(POLICY), "Statement": [*json.loads(POLICY)["Statement"], statement]})
     Repository.objects.filter(name=f"trigger/{world.project.ref}").update(policy_text=text)
 
 
@@ -487,6 +505,9 @@ ACTS: dict[str, tuple[str, Act]] = {
     "pulls": ("start.sweep", lambda w: w.post("pulls/")),
     "deployments_repository_statement": ("adopt_statement.repository", _statement),
     "deployments_repository_statement ends": ("release_statement.repository", lambda w: _statement(w, ends="1")),
+    "deployments_repository_refuse_statement": ("refuse_statement.repository", _refused_statement),
+    "deployments_repository_refuse_statement ends": (
+        "allow_statement.repository", lambda w: _refused_statement(w, ends="1")),
     "deployments_sweep_start": ("start.sweep", lambda w: w.post("deployments/sweep/start/")),
     "deployments_sweep_stop": ("stop.sweep", lambda w: w.post(f"deployments/sweep/{Sweep.objects.get().pk}/stop/")),
     "deployments_project_add": ("add.project", lambda w: w.post("deployments/project/add/", {"name": "Second"})),
@@ -623,6 +644,8 @@ FIRST: dict[str, Act] = {
     "manage.py break_glass": lambda _: User.objects.filter(username="ada@example.com").update(is_active=False),
     "deployments_repository_statement": _with_statement,
     "deployments_repository_statement ends": _with_adoption,
+    "deployments_repository_refuse_statement": _with_kept,
+    "deployments_repository_refuse_statement ends": _with_refusal,
     "deployments_sweep_stop": lambda _: sweep_record.start(trigger=SweepTrigger.PERSON),
     "deployments_notificationdelivery_again": lambda _: NotificationDelivery.objects.create(
         channel=NotificationChannel.objects.get(), event="sweep.failed", subject="s", key="k", status="failed"

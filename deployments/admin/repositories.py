@@ -230,6 +230,8 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
     @admin.display(description="Policy")
     def status_cell(self, row: Repository) -> str:
         more = ["cannot be compared"] if row.incomparable_since is not None else []
+        if row.status == RepositoryStatus.IN_SYNC and (others := differences.others_kept(row)):
+            more.append(others)
         if row.mode and in_force(row):
             more.append(f"{row.mode} {until_word(row)}")
         return two_lines(badge(row), ", ".join(more)) if more else badge(row)

@@ -97,14 +97,16 @@ def foreign_statements(live: str, *, default: str, partition: str, trust: Trust)
     if both is None:
         return ()
     policy, ours = both
+    own_grants = grants_of(default, partition=partition)
     services = service_statements(live, default=default, partition=partition, trust=trust)
     judge = _Judge(
         policy=policy,
         own_sids=frozenset(each.sid for each in ours.statements if each.sid),
+        own_grants=own_grants,
         default=default,
         partition=partition,
         trust=trust,
-        written=trust.written | grants_of(default, partition=partition),
+        written=trust.written | own_grants,
         services={each.name: each for each in services},
     )
     return tuple(found for each in policy.statements if (found := judge.of(each)) is not None)
@@ -114,6 +116,7 @@ def foreign_statements(live: str, *, default: str, partition: str, trust: Trust)
 class _Judge:
     policy: Policy  # the live one
     own_sids: frozenset[str]  # of the default policy
+    own_grants: frozenset[WrittenGrant]
     default: str
     partition: str
     trust: Trust
@@ -126,6 +129,9 @@ class _Judge:
         if statement.sid in self.own_sids or not rules:
             return None
         [rule] = rules
+        plain = rule.effect == "Allow" and rule.excluded is None
+        if plain and all(_grants(rule, one) <= self.own_grants for one in rule.subjects):
+            return None  # so it is with nearly every statement
         service = self.services.get(statement.label)
         if service is not None:
             return self._service(service, rule)

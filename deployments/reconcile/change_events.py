@@ -63,6 +63,8 @@ REGISTRY_OPERATIONS = ("PutRegistryPolicy", "DeleteRegistryPolicy", "PutAccountS
 OWN_WRITE_TOLERANCE = timedelta(seconds=5)  # how far CloudTrail's clock and ours may differ
 HELD_SECONDS = 20  # how long to wait for a repository's lease, for example until a deploy returns it
 PAUSE_SECONDS = 5.0  # after a failure of SQS or of the database
+MOST_CALLERS = 1000  # characters of all callers that may have brought one statement
+LONGEST_CALLER = 600  # characters; an ARN of IAM has at most 512 in its path, and a name
 LONGEST_NAME = 256  # of a repository, in characters (*CreateRepository*, Amazon ECR API Reference)
 STUCK_SECONDS = 300.0  # after this time without a step, this process sends no heartbeat; a step takes a minute
 #: How long the heartbeat reports a check that failed. SQS delivers its message again each minute.
@@ -83,6 +85,7 @@ class ChangeEvent:
     name: str  # empty: on the registry itself
     at: datetime
     made_by_us: bool  # the user agent is ours
+    by: str = ""  # who called, for a change of the policy; shown and not trusted
     images: frozenset[str] | None = None  # digests; empty: images that are not known; None: it is not about images
 
     def __post_init__(self) -> None:
@@ -130,9 +133,20 @@ def parse(body: str) -> ChangeEvent | None:
             name=name,
             at=_time(detail["eventTime"]),
             made_by_us=USER_AGENT in str(detail.get("userAgent", "")),
+            by=_caller(detail.get("userIdentity") or {}) if operation == "SetRepositoryPolicy" else "",
         )
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"not a CloudTrail event: {type(error).__name__}") from None
+
+
+def _caller(identity: dict[str, Any]) -> str:
+    """Who called, by CloudTrail's `userIdentity`: the ARN, or the AWS service that called by itself or for somebody.
+
+    (AWS CloudTrail User Guide, “CloudTrail userIdentity element”.) Empty if it says neither, or not in a text of AWS.
+    """
+    arn, service = str(identity.get("arn") or ""), str(identity.get("invokedBy") or "")
+    words = f"{arn} by {service}" if arn and service else arn or service
+    return words if len(words) <= LONGEST_CALLER and words.isascii() and words.isprintable() else ""
 
 
 def _image_action(event: dict[str, Any]) -> ChangeEvent | None:
@@ -395,6 +409,7 @@ def _check(
         return None
     until = time.monotonic() + HELD_SECONDS
     details = any(change.details for change in changes)
+    callers = dict.fromkeys(change.by for change in changes if change.by and not change.made_by_us)
     while True:
         row: Any = Repository.objects.filter(account=account, region=region, name=name).annotate(db_now=Now()).first()
         if row is None or not row.is_managed:
@@ -412,6 +427,7 @@ def _check(
             enforce=configuration.enforce,
             activation=configuration.activation,
             details=details,
+            policy_by=" or ".join(callers)[:MOST_CALLERS],
         )
         if result is not None:
             if result.written:

@@ -63,6 +63,7 @@ from deployments.row_values import (
     Mutability,
     Part,
     PreviewResult,
+    SeenStatement,
 )
 
 T = TypeVar("T")
@@ -95,6 +96,7 @@ class RowValues(TypedDict, total=False):
     policy_text: str
     policy_applied_at: datetime | None
     adopted_statements: list[AdoptedStatement]
+    foreign_statements: list[SeenStatement]
     lifecycle_text: str
     lifecycle_is_ours: bool
     lifecycle_previews: dict[str, PreviewResult]
@@ -127,6 +129,7 @@ GONE: RowValues = {
     "pulls_read_at": None,
     "consumers": {},
     "adopted_statements": [],
+    "foreign_statements": [],
     "drifted_since": None,
     "incomparable_since": None,
 }
@@ -380,6 +383,7 @@ class _Run:
     previews: Previews | None = None  # None: this run makes no preview of a lifecycle policy
     writes: bool = True  # False: a refresh, which writes nothing to AWS, whatever the settings say
     missing: bool = False
+    policy_by: str = ""  # who has changed the policy, by the event that led to this run
     unanswered: bool = False  # the answer to our CreateRepository was lost, so it may have succeeded
     values: RowValues = field(default_factory=RowValues)
     events: list[RepositoryEvent] = field(default_factory=list)
@@ -418,6 +422,7 @@ def reconcile(
     details: bool = False,
     observation: Observation | None = None,
     previews: bool = False,
+    policy_by: str = "",
 ) -> Converged | None:
     """Converge an existing repository, for a sweep or a change event; without `writes`, only record what is seen.
 
@@ -444,6 +449,7 @@ def reconcile(
         details=details,
         observation=observation if lease.epoch == row.lease_epoch + 1 else None,
         previews=previews,
+        policy_by=policy_by,
     )
 
 
@@ -470,6 +476,7 @@ def converge(
     details: bool = False,
     observation: Observation | None = None,
     previews: bool = False,
+    policy_by: str = "",
 ) -> Converged:
     """Observe one repository, correct the differences, record the result and return the lease.
 
@@ -477,7 +484,7 @@ def converge(
     repository (a deploy does, a sweep does not). `writes` False: write nothing to AWS at all (a refresh). `details`:
     read all parts, even if they are not due. `observation`: one that the caller has made since the row was last
     written. `previews`: let AWS preview lifecycle policies, which takes seconds. Without it, a lifecycle policy that
-    needs a preview waits for a run that makes one: a sweep.
+    needs a preview waits for a run that makes one: a sweep. `policy_by`: who has changed the policy, as an event says.
     """
     row, before, code_before = lease.row, lease.row.status, lease.row.last_error_code
     config = policy_versions.for_repository(config, row)
@@ -489,6 +496,7 @@ def converge(
         enforce=effective_enforce(row, enforce, now),
         partition=ecr.registry.partition,
         writes=writes,
+        policy_by=policy_by,
         values={"host": config.host, "attempted_at": now},
     )
     if previews:
@@ -811,6 +819,7 @@ def _decide_origin(run: _Run, observation: Observation, config: RegistryConfig) 
     run.values["creating_since"] = None
     # A process of version 0.1.0, which has found that the repository before was gone, does not know this column.
     run.values["adopted_statements"] = run.row.adopted_statements = []
+    run.values["foreign_statements"] = run.row.foreign_statements = []
     run.values["origin"] = run.row.origin = "created" if made_by_us else "adopted"
     run.values["management"] = run.row.management = Management.FULL if made_by_us else Management.ADOPTED
     if made_by_us:
@@ -948,6 +957,7 @@ def trust(row: Repository, config: RegistryConfig) -> policy.Trust:
         owner=row.account,
         consumers=config.consumer_accounts,
         adopted=frozenset(each.statement for each in row.adopted_statements),
+        refused=frozenset(each.statement for each in row.foreign_statements if each.refused_by),
         keeps=config.foreign_statements,
         written=config.written_grants,
     )
@@ -996,10 +1006,30 @@ def pullers(row: Repository, text: str, config: RegistryConfig, *, partition: st
     )
 
 
+def _seen_statements(run: _Run, text: str, config: RegistryConfig, *, now: datetime) -> list[SeenStatement]:
+    """The statements of others in this policy text, since when they are known and by whom; and the refused ones."""
+    default, row = config.default_repository_policy, run.row
+    before = {each.statement: each for each in row.foreign_statements}
+    live: tuple[policy.ForeignStatement, ...] = ()
+    if text and default is not None and text != default:
+        live = policy.foreign_statements(text, default=default, partition=run.partition, trust=trust(row, config))
+    new = SeenStatement(statement="", first_seen=now.isoformat(), by=run.policy_by)
+    found = {
+        each.text: replace(before.get(each.text, replace(new, statement=each.text)), kept=each.kept)
+        for each in live
+        if not each.ours
+    }
+    refused = {key: replace(each, kept=False) for key, each in before.items() if each.refused_by and key not in found}
+    return [*found.values(), *refused.values()]
+
+
 def _saw_policy(run: _Run, text: str, differences: list[Difference], *, config: RegistryConfig, now: datetime) -> None:
     """Record the observed policy text (empty: none), who may pull by it, and the time if it is as configured."""
     run.values["policy_text"] = text
     run.values["consumers"] = pullers(run.row, text, config, partition=run.partition)
+    seen = _seen_statements(run, text, config, now=now)
+    if seen != run.values.get("foreign_statements", run.row.foreign_statements):
+        run.values["foreign_statements"] = seen
     differs = any(difference.part is Part.POLICY for difference in differences)
     if config.default_repository_policy is not None and not differs:
         run.values["policy_applied_at"] = now

@@ -334,8 +334,8 @@ def _rows(target: Target) -> Iterator[Repository]:
         .exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
         .order_by("name", "pk")
         .only(
-            "account", "name", "policy_text", "adopted_statements", "last_checked_at", "management", "origin",
-            "last_in_sync_at", "mode", "mode_until",
+            "account", "name", "policy_text", "adopted_statements", "foreign_statements", "last_checked_at",
+            "management", "origin", "last_in_sync_at", "mode", "mode_until",
         )
         .iterator(chunk_size=500)
     )  # fmt: skip
@@ -369,8 +369,8 @@ def _seen_effect(
     if not row.last_checked_at:
         return Effect(verdict="unseen", why=_NOT_CHECKED), text
     trust, partition = repositories.trust(row, target.config), target.registry.partition
-    text_and_adopted = "\n".join([row.policy_text, *sorted(trust.adopted)])
-    key = hashlib.sha256(text_and_adopted.encode("utf-8", "surrogatepass")).digest()
+    text_and_decided = "\n".join([row.policy_text, *sorted(trust.adopted), "", *sorted(trust.refused)])
+    key = hashlib.sha256(text_and_decided.encode("utf-8", "surrogatepass")).digest()
     if key not in effects:
         whole = desired.policy_beside(text, row.policy_text, partition=partition, trust=trust)
         present = target.config.default_repository_policy

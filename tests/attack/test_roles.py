@@ -51,6 +51,7 @@ REACHES["operator"] = (
         "deployments_repository_take_over",
         "deployments_repository_restore_image",
         "deployments_repository_statement",
+        "deployments_repository_refuse_statement",
         "deployments_sweep_start",
         "deployments_sweep_stop",
         *(f"deployments_policyversion_{act}" for act in ("start", "now", "pause", "resume", "undo")),
@@ -94,6 +95,7 @@ CHANGES: dict[str, dict[str, set[str]]] = {
         "deployments_repository_take_over": {"auditentry"},  # that it was refused
         "deployments_repository_restore_image": {"repository", "auditentry"},  # the lease, and that it was refused
         "deployments_repository_statement": {"auditentry"},  # the same
+        "deployments_repository_refuse_statement": {"auditentry"},
         "deployments_sweep_start": _SWEEP,
         "deployments_sweep_stop": {"sweep", "auditentry"},
         **dict.fromkeys(

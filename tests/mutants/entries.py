@@ -24,6 +24,7 @@ _FEED = "reconcile/test_change_feed.py::"
 _IMAGES = "reconcile/test_image_states.py::"
 _SERVICES = "policy/test_service_statements.py::"
 _FOREIGN = "policy/test_foreign_statements.py::"
+_OTHERS = "reconcile/test_foreign_statements.py::"
 _KEEPING = "reconcile/test_service_statements.py::"
 _SSO = "access/test_single_sign_on.py::"
 _LIVE = "admin/test_live.py::"
@@ -1364,10 +1365,16 @@ MUTANTS: tuple[Mutant, ...] = (
             "admin/test_actions.py::test_each_action_needs_its_own_right_and_no_other_one_will_do",
         ),
         (
-            "Policies.statement_view",
-            '"ends" in request.POST if request.method == "POST" else adopted',
-            "adopted",
+            "Policies._decide",
+            'ends = "ends" in request.POST',
+            "pass",
             _KEEPING + "test_the_console_asks_for_a_reason_lets_a_statement_stay_and_no_longer",
+        ),
+        (
+            "Policies.refuse_statement_view",
+            "require(request, REFUSE_STATEMENT)",
+            "pass",
+            "admin/test_actions.py::test_each_action_needs_its_own_right_and_no_other_one_will_do",
         ),
         (
             "Policies.take_over_view",
@@ -3502,7 +3509,7 @@ MUTANTS: tuple[Mutant, ...] = (
             + "test_a_text_that_changed_since_the_page_was_shown_no_reason_and_a_check_under_way_adopt_nothing",
         ),
         (
-            "adopt",
+            "_reason",
             "not reason.strip()",
             "False",
             _KEEPING
@@ -3524,9 +3531,35 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "adopt",
-            'line.after = {"statement": one.text, "reason": adopted.reason}',
+            'line.after = {"statement": one.text, "reason": said}',
             "pass",
             _KEEPING + "test_a_statement_that_may_change_the_policy_is_written_away_until_it_is_adopted_and_stays_then",
+        ),
+        (
+            "refuse",
+            "shown != seen(lease.row, key)",
+            "False",
+            _OTHERS + "test_nothing_is_refused_without_a_reason_from_an_old_page_or_if_it_is_adopted_or_not_kept",
+        ),
+        (
+            "refuse",
+            " or found[key].text in adopted",
+            "",
+            _OTHERS + "test_nothing_is_refused_without_a_reason_from_an_old_page_or_if_it_is_adopted_or_not_kept",
+        ),
+        (
+            "refuse",
+            'line.after = {"statement": one.text, "reason": said}',
+            "pass",
+            _OTHERS
+            + "test_a_refused_statement_goes_with_the_next_check_and_whenever_it_comes_again_until_the_refusal_ends",
+        ),
+        (
+            "allow",
+            'line.before = {"statement": ended[0].statement, "reason": ended[0].reason}',
+            "pass",
+            _OTHERS
+            + "test_a_refused_statement_goes_with_the_next_check_and_whenever_it_comes_again_until_the_refusal_ends",
         ),
         (
             "release",

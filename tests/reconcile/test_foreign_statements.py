@@ -8,20 +8,31 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.test import Client
 from django.utils import timezone
 
 from deployments.config import Configuration
 from deployments.errors import Refusal
-from deployments.models import EventKind, ProcessRole, Project, Repository, RepositoryEvent, RepositoryStatus
+from deployments.models import (
+    AuditEntry,
+    EventKind,
+    ProcessRole,
+    Project,
+    Repository,
+    RepositoryEvent,
+    RepositoryStatus,
+    Sweep,
+)
 from deployments.policy import MAX_CHARACTERS
-from deployments.reconcile import change_events, generation, put_back, targets, what_if
+from deployments.reconcile import adopted_statements, change_events, generation, put_back, targets, what_if
+from deployments.row_values import AdoptedStatement
 from sandbox.control import Sandbox
 from tests.support import deploys
 from tests.support.change_events import event, message
-from tests.support.constants import CLUSTER, HOST, POLICY, PULL, TRAIL
+from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, PULL, TRAIL
 from tests.support.registry import new_calls
 from tests.support.service_statements import add, bare, live, sids
-from tests.support.sweeps import sweep_all
+from tests.support.sweeps import sweep_all, work_off
 
 STRANGER, ANOTHER = "999999999999", "333333333333"
 LOOK = {"DescribeRepositories": 1, "GetRegistryPolicy": 1, "GetRepositoryPolicy": 1}
@@ -231,3 +242,157 @@ def test_only_another_setting_than_the_default_is_in_the_configuration_row_and_g
     assert generation.differences(default, other) == [f"{setting}: keep instead of keep-services."]
     assert any(setting in words for words in generation.taken_away(other, default))
     assert not any(setting in words for words in generation.taken_away(default, other))
+
+
+# ------------------------------------------------------------------------------- since when, by whom, and refused
+
+WHO = f"arn:aws:sts::{OWNER}:assumed-role/ops/ada"
+
+
+def look_for(own: Configuration, row: Repository, **detail: Any) -> Repository:
+    at = (timezone.now() + timedelta(minutes=1)).isoformat()
+    body = event("SetRepositoryPolicy", row.name, eventTime=at, **detail)
+    change_events.handle(configuration=own, messages=[message(body)])
+    return Repository.objects.get()
+
+
+@pytest.mark.costly
+def test_a_statement_is_listed_with_the_time_of_the_first_look_and_with_the_caller_that_the_event_names(
+    project: Project, keep: Callable[..., Configuration], sandbox: Sandbox, admin_client: Client
+) -> None:
+    own = keep()
+    row = ensure(project, own)
+    add(sandbox, FOREIGN)
+
+    row = look_for(own, row, userIdentity={"type": "AssumedRole", "arn": WHO, "invokedBy": "lambda.amazonaws.com"})
+    [seen] = row.foreign_statements
+    add(sandbox, bare())
+    row = sweep(own)
+
+    assert (seen.name, seen.by, seen.kept) == ("Partner", f"{WHO} by lambda.amazonaws.com", True)
+    assert (row.foreign_statements[0], row.foreign_statements[1].by) == (seen, "")
+    page = " ".join(admin_client.get(f"/admin/deployments/repository/{row.pk}/change/").content.decode().split())
+    assert "with 2 statements of others" in page
+    assert f"SetRepositoryPolicy was called by <code>{WHO} by lambda.amazonaws.com</code>." in page
+    assert "with 2 statements of others" in admin_client.get("/admin/deployments/repository/").content.decode()
+    add(sandbox, json.loads(POLICY)["Statement"][0], instead=True)
+    assert sweep(own).foreign_statements == []
+
+
+@pytest.mark.parametrize(
+    ("identity", "by"),
+    [
+        ({"type": "AWSService", "invokedBy": "lambda.amazonaws.com"}, "lambda.amazonaws.com"),
+        ({"type": "Unknown"}, ""),
+        ({"arn": "a" * 601}, ""),
+        ({"arn": "arn:\x00"}, ""),
+        (None, ""),
+    ],
+)
+def test_the_caller_of_an_event_is_a_text_of_aws_or_empty(identity: Any, by: str) -> None:
+    change = change_events.parse(event("SetRepositoryPolicy", "trigger/a", userIdentity=identity))
+
+    assert change is not None
+    assert change.by == by
+
+
+def refuse(own: Configuration, **changes: str) -> Sweep:
+    counting, row = generation.in_force(own), Repository.objects.get()
+    [target] = targets.configured(counting)
+    key = adopted_statements.key_of(adopted_statements.live(row, target)[0].text)
+    given = {"key": key, "shown": adopted_statements.seen(row, key), "reason": "OPS-2", **changes}
+    return adopted_statements.refuse(row=row, configuration=counting, by="ada@example.com", trail=TRAIL, **given)
+
+
+@pytest.mark.costly
+def test_a_refused_statement_goes_with_the_next_check_and_whenever_it_comes_again_until_the_refusal_ends(
+    project: Project, keep: Callable[..., Configuration], sandbox: Sandbox
+) -> None:
+    own = keep()
+    ensure(project, own)
+    add(sandbox, FOREIGN)
+    since = sweep(own).foreign_statements[0].first_seen
+
+    work_off(own, refuse(own))
+    assert sids(sandbox) == [""]
+    add(sandbox, FOREIGN)
+    row = sweep(own)
+
+    assert sids(sandbox) == [""]
+    [refused] = row.foreign_statements
+    assert (refused.first_seen, refused.refused_by, refused.reason, refused.kept) == (
+        since, "ada@example.com", "OPS-2", False,
+    )  # fmt: skip
+    assert "Partner" in str(AuditEntry.objects.get(action="refuse_statement.repository").after)
+    assert row.events.filter(message__startswith="Refused: the next check removes the statement Partner").exists()
+    [target] = targets.configured(generation.in_force(own))
+    assert adopted_statements.offers(row, target, row.events.all()) == []
+    key = adopted_statements.key_of(refused.statement)
+    work_off(own, adopted_statements.allow(row=row, key=key, by="ada@example.com", trail=TRAIL))
+    add(sandbox, FOREIGN)
+    assert sweep(own).foreign_statements[0].kept
+    assert sids(sandbox) == ["", "Partner"]
+    assert "OPS-2" in str(AuditEntry.objects.get(action="allow_statement.repository").before)
+
+
+@pytest.mark.costly
+def test_nothing_is_refused_without_a_reason_from_an_old_page_or_if_it_is_adopted_or_not_kept(
+    project: Project, keep: Callable[..., Configuration], sandbox: Sandbox
+) -> None:
+    own = keep()
+    row = ensure(project, own)
+    add(sandbox, FOREIGN)
+    row = sweep(own)
+    codes = []
+    for changes in ({"reason": " "}, {"shown": "old"}, {"key": "other"}):
+        with pytest.raises(Refusal) as refused:
+            refuse(own, **changes)
+        codes.append(refused.value.code)
+    text = row.foreign_statements[0].statement
+    adopted = AdoptedStatement(statement=text, reason="r", by="b", at=timezone.now().isoformat())
+    Repository.objects.update(adopted_statements=[adopted])
+    with pytest.raises(Refusal) as refused:
+        refuse(own)
+    with pytest.raises(Refusal) as nothing:
+        adopted_statements.allow(row=row, key=adopted_statements.key_of(text), by="x", trail=TRAIL)
+
+    assert codes == ["statement_without_reason", "policy_changed", "no_such_statement"]
+    assert (refused.value.code, nothing.value.code) == ("no_such_statement", "no_such_statement")
+    found = Repository.objects.get()
+    assert not any(each.refused_by for each in found.foreign_statements)
+    assert found.lease_until is None
+
+
+@pytest.mark.costly
+def test_the_console_refuses_a_statement_and_ends_that(
+    project: Project, keep: Callable[..., Configuration], sandbox: Sandbox, admin_client: Client
+) -> None:
+    own = keep()
+    ensure(project, own)
+    add(sandbox, FOREIGN)
+    row = sweep(own)
+    page = f"/admin/deployments/repository/{row.pk}/change/"
+    key = adopted_statements.key_of(row.foreign_statements[0].statement)
+    address = f"/admin/deployments/repository/{row.pk}/statement/refuse/?statement={key}"
+
+    def text(path: str) -> str:
+        return " ".join(admin_client.get(path, follow=True).content.decode().split())
+
+    assert "Refuse the statement…" in text(page)
+    question = text(address)
+    assert "Refuse this statement?" in question
+    assert "The next check writes the policy without the statement. It stays refused until you end that." in question
+    shown = adopted_statements.seen(row, key)
+    assert "This field is required." in admin_client.post(address, {"shown": shown}).content.decode()
+
+    admin_client.post(address, {"shown": shown, "reason": "OPS-3"})
+    work_off(own, Sweep.objects.latest("pk"))
+
+    assert sids(sandbox) == [""]
+    after = text(page)
+    assert "Stop refusing the statement…" in after
+    assert "OPS-3" in after
+    assert "The settings decide again whether it stays." in text(address)
+    admin_client.post(address, {"ends": "1"})
+    assert Repository.objects.get().foreign_statements == []
+    assert "Stop refusing" not in text(page)
