@@ -42,6 +42,7 @@ SAID_SHOWN = 600  # characters of the words of AWS that an alarm shows; the page
 _COLUMNS = (
     "name", "account", "region", "status", "last_error", "last_error_code", "differences", "drifted_since",
     "error_since", "last_error_at", "last_checked_at", "mode", "mode_until", "mode_reason", "project__name",
+    "policy_version",
 )  # fmt: skip
 
 
