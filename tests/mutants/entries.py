@@ -44,6 +44,39 @@ _TALLY = "deploys/test_tally.py::"
 
 MUTANTS: tuple[Mutant, ...] = (
     *_in(
+        "deployments/reconcile/sweep_record.py",
+        (
+            "record_findings",
+            "sweep.trigger == SweepTrigger.SCHEDULE and ",
+            "",
+            "reconcile/test_sweeps.py::test_a_drift_that_lasts_is_found_once_and_counted_by_every_sweep",
+        ),
+        (
+            "_known",
+            "        and at >= began\n",
+            "",
+            "reconcile/test_sweeps.py::test_a_drift_that_ended_and_began_again_with_the_same_words_is_found_again",
+        ),
+        (
+            "_known",
+            "if began is not None",
+            "if True",
+            "reconcile/test_sweeps.py::test_an_error_that_lasts_is_found_once_and_another_error_again",
+        ),
+        (
+            "_known",
+            'said.startswith(f"{words[pk]} ")',
+            "said.startswith(words[pk])",
+            "reconcile/test_sweeps.py::test_an_error_that_lasts_is_found_once_and_another_error_again",
+        ),
+        (
+            "_known_images",
+            " and at >= since",
+            "",
+            _IMAGES + "test_a_deleted_current_image_is_missing_and_the_last_good_version_is_named",
+        ),
+    ),
+    *_in(
         "deployments/retention.py",
         (
             "_task_lists",

@@ -1608,3 +1608,69 @@ def test_workers_that_hold_chunks_of_one_registry_share_its_rate(fast: Configura
     budget.share()
 
     assert budget.pace.rate == pytest.approx(50)
+
+
+# ------------------------------------------------------------------------------------------------ findings are for news
+
+
+def findings(sweep: Sweep) -> list[tuple[str, str]]:
+    return list(sweep.findings.values_list("repository__name", "outcome"))
+
+
+@pytest.mark.costly
+def test_a_drift_that_lasts_is_found_once_and_counted_by_every_sweep(configure: Configure, sandbox: Sandbox) -> None:
+    observing = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_POLICY_MODE="observe",
+        RECONCILE_CALLS_PER_SECOND="5000",
+    )
+    names = fill(sandbox, observing, 2)
+    drift(sandbox, names[:1])
+
+    first, second = sweep_all(observing), sweep_all(observing)
+
+    assert (findings(first), findings(second)) == ([(names[0], "drifted")], [])
+    assert [sweep_record.progress(sweep).drifted for sweep in (first, second)] == [1, 1]
+    drift(sandbox, names[1:])
+    assert findings(sweep_all(observing)) == [(names[1], "drifted")]
+    asked_for = sweep_all(observing, trigger=SweepTrigger.PERSON)
+    assert sorted(findings(asked_for)) == [(name, "drifted") for name in sorted(names)]
+
+
+@pytest.mark.costly
+def test_a_drift_that_ended_and_began_again_with_the_same_words_is_found_again(
+    configure: Configure, sandbox: Sandbox
+) -> None:
+    observing = configure(
+        DEPLOY_REGISTRY_HOST=HOST,
+        DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY=POLICY,
+        DEPLOY_REGISTRY_ECR_POLICY_MODE="observe",
+        RECONCILE_CALLS_PER_SECOND="5000",
+    )
+    names = fill(sandbox, observing, 1)
+    drift(sandbox, names)
+    sweep_all(observing)
+    # A deploy or an event found it in sync in between, which leaves no finding.
+    Repository.objects.update(status=RepositoryStatus.IN_SYNC, drifted_since=None, differences=[])
+
+    assert findings(sweep_all(observing)) == [(names[0], "drifted")]
+
+
+@pytest.mark.costly
+def test_an_error_that_lasts_is_found_once_and_another_error_again(fast: Configuration, sandbox: Sandbox) -> None:
+    names = fill(sandbox, fast, 1)
+    row = Repository.objects.get()
+    Repository.objects.update(error_since=Now() - timedelta(hours=1))
+    sweeps_made = [sweep_record.start(trigger=SweepTrigger.PERSON, names=names) for _ in range(3)]
+    Sweep.objects.update(trigger=SweepTrigger.SCHEDULE, status=SweepStatus.DONE)
+    first, second, third = (Sweep.objects.get(pk=sweep.pk) for sweep in sweeps_made if sweep)
+
+    sweep_record.record_findings(first, [row], sweep_record.Outcome.FAILED, "Denied: by a guardrail.")
+    sweep_record.record_findings(second, [row], sweep_record.Outcome.FAILED, "Denied: by a guardrail.")
+    sweep_record.record_findings(third, [row], sweep_record.Outcome.FAILED, "Denied: by a guard")
+
+    assert [len(findings(sweep)) for sweep in (first, second, third)] == [1, 0, 1]
+    Repository.objects.update(error_since=None)  # no row says since when: it is recorded
+    sweep_record.record_findings(second, [row], sweep_record.Outcome.FAILED, "Denied: by a guard")
+    assert len(findings(second)) == 1
