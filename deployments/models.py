@@ -838,6 +838,9 @@ class Deployment(models.Model):
             models.Index(fields=["image_digest"], name="deployment_digest"),
             models.Index(fields=["project", "status"], name="deployment_project_status"),
             models.Index(fields=["deadline"], condition=Q(deadline__isnull=False), name="deployment_deadline"),
+            models.Index(fields=["external_id"], condition=~Q(external_id=""), name="deployment_external"),
+            models.Index(fields=["environment", "-created_at"], name="deployment_environment_recent"),
+            models.Index(fields=["version_day", "version_number"], name="deployment_version"),
         ]
 
     def __str__(self) -> str:
@@ -1159,7 +1162,13 @@ class AuditEntry(models.Model):
     class Meta:
         verbose_name_plural = "audit entries"
         ordering = ["-at", "-id"]
-        indexes = [models.Index(fields=["object_type", "object_id"], name="audit_entry_object")]
+        indexes = [
+            models.Index(fields=["object_type", "object_id"], name="audit_entry_object"),
+            models.Index(fields=["request_id"], condition=~Q(request_id=""), name="audit_entry_request"),
+            # Each answers a filter of the list in the order of time, and the counts of its menus without reading rows.
+            models.Index(fields=["object_type", "at", "action", "actor_kind"], name="audit_entry_of_type"),
+            models.Index(fields=["action", "at", "object_type", "actor_kind"], name="audit_entry_of_action"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.actor} {self.action} {self.object_label}"
@@ -1287,6 +1296,10 @@ class Sweep(models.Model):
                 condition=Q(status=SweepStatus.RUNNING, trigger=SweepTrigger.SCHEDULE),
                 name="sweep_one_scheduled_running",
             ),
+        ]
+        indexes = [
+            models.Index(fields=["-started_at"], name="sweep_recent"),
+            models.Index(fields=["-started_at"], condition=Q(status="running"), name="sweep_running"),
         ]
 
     def __str__(self) -> str:

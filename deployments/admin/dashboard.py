@@ -11,7 +11,7 @@ from django.conf import settings
 from django.contrib.admin import AdminSite
 from django.db.models import Case, Count, Exists, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Left, Lower
+from django.db.models.functions import Coalesce, Left, Lower
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
@@ -357,12 +357,12 @@ def _grid() -> dict[str, Any]:
     """
     every = Project.objects.filter(archived_at=None)
     number = every.order_by().values("archived_at").annotate(number=Count("pk")).values("number")
+    open_branches = Environment.objects.filter(project=OuterRef("pk"), parent__isnull=False, archived_at=None)
+    branches = open_branches.order_by().values("project").annotate(number=Count("pk")).values("number")
     rows_in_trouble = Repository.objects.filter(ALARMING, project=OuterRef("pk"))
     projects: list[Any] = list(
         every.annotate(
-            branches=Count(
-                "environments", filter=Q(environments__parent__isnull=False, environments__archived_at=None)
-            ),
+            branches=Coalesce(Subquery(branches), 0),
             number=Subquery(number),
             has_alarm=Exists(rows_in_trouble),
             has_broken_image=broken_in_project(),

@@ -70,7 +70,7 @@ EVENTS = {
 }
 
 LOOK_BACK = timedelta(hours=24)  # an older change is not notified, even if no worker ran meanwhile (D-no-cursor)
-MAX_ROWS_PER_KIND = 5000  # the most rows of a kind that one `current_news` reads
+MAX_ROWS_PER_KIND = 5000  # the most rows of a kind that a worker reads at once
 LONGEST_DEPLOY = timedelta(days=30)  # from creation to end: a timeout may be 7 days, and a worker may apply it late
 KEY_EXPIRY_WARNING = timedelta(days=7)
 
@@ -96,8 +96,8 @@ class News:
     cause: Cause | None = None
 
 
-def current_news(now: datetime) -> list[News]:
-    """The changes of the last day, each change once.
+def current_news(now: datetime, *, most: int = MAX_ROWS_PER_KIND) -> list[News]:
+    """The changes of the last day, each change once. `most`: the rows of a kind that are read, the newest ones.
 
     A row with only the present state would miss a change that another change has replaced since the last call. So each
     kind of change is found in rows that stay: ended deployments, `PromotionEvent`, `RepositoryEvent`,
@@ -105,11 +105,11 @@ def current_news(now: datetime) -> list[News]:
     """
     since = now - LOOK_BACK
     found = (
-        _deployments(since),
-        _promotions(since),
-        _repositories(since),
-        _repository_events(since),
-        _images(since),
+        _deployments(since, most),
+        _promotions(since, most),
+        _repositories(since, most),
+        _repository_events(since, most),
+        _images(since, most),
         _sweeps(since),
         _workers(since, now),
         _configurations(since, now),
@@ -121,7 +121,7 @@ def current_news(now: datetime) -> list[News]:
     return list({each.key: each for kind in found for each in kind}.values())
 
 
-def _deployments(since: datetime) -> Iterator[News]:
+def _deployments(since: datetime, most: int) -> Iterator[News]:
     ended = (
         # `created_at` is part of the index on status and creation.
         Deployment.objects.filter(
@@ -130,7 +130,7 @@ def _deployments(since: datetime) -> Iterator[News]:
             failed_at__gte=since,
         )
         .select_related("project", "environment")
-        .order_by("-created_at")[:MAX_ROWS_PER_KIND]
+        .order_by("-created_at")[:most]
     )
     for row in ended:
         failed = row.status == DeploymentStatus.FAILED
@@ -148,17 +148,17 @@ def _deployments(since: datetime) -> Iterator[News]:
         )
 
 
-def _promotions(since: datetime) -> Iterator[News]:
-    related = ("deployment__project", "environment", "rolled_back_from")
+def _promotions(since: datetime, most: int) -> Iterator[News]:
+    related = ("deployment__project", "deployment__environment", "environment", "rolled_back_from")
     events = PromotionEvent.objects.filter(at__gte=since).select_related(*related).order_by("-at")
-    for event in events[:MAX_ROWS_PER_KIND]:
+    for event in events[:most]:
         yield _promotion(event, event.at, event.by, event.rolled_back_from, key=f"promotion:{event.pk}")
     # Version 0.1.0 writes no events, and may still promote while an upgrade runs.
     written = PromotionEvent.objects.filter(
         environment=OuterRef("environment"), deployment=OuterRef("deployment"), at__gte=since - LOOK_BACK
     )
     promotions = Promotion.objects.filter(~Exists(written), label="current", promoted_at__gte=since)
-    for promotion in promotions.select_related(*related).order_by("-promoted_at")[:MAX_ROWS_PER_KIND]:
+    for promotion in promotions.select_related(*related).order_by("-promoted_at")[:most]:
         row, back, at = promotion.deployment, promotion.rolled_back_from, promotion.promoted_at
         if back is not None and back.version <= row.version:
             back = None  # a later promotion has ended the roll-back
@@ -200,13 +200,13 @@ def _by(name: str) -> str:
     return f" By {name}." if name else ""
 
 
-def _repositories(since: datetime) -> Iterator[News]:
+def _repositories(since: datetime, most: int) -> Iterator[News]:
     """The repositories that are drifted or failed now. Needed because version 0.1.0 stores no `state_since`."""
     fields = ("name", "account", "region", "project__name", "status", "drifted_since", "differences", "last_error",
               "last_error_code", "error_since", "last_error_at")  # fmt: skip
     rows = Repository.objects.select_related("project").only(*fields)
     drifted = rows.filter(status=RepositoryStatus.DRIFTED, drifted_since__gte=since, incomparable_since=None)
-    for row in drifted.order_by("-drifted_since")[:MAX_ROWS_PER_KIND]:
+    for row in drifted.order_by("-drifted_since")[:most]:
         words = " ".join(each.words for each in row.differences)
         yield _state(row, RepositoryStatus.DRIFTED, row.drifted_since or since, row.drifted_since or since, words)
     failing = rows.filter(
@@ -215,19 +215,19 @@ def _repositories(since: datetime) -> Iterator[News]:
         error_since__gte=since,
         last_error_at__gt=F("error_since") + repositories.SAME_ERROR_TWICE_AFTER,
     )
-    for row in failing.order_by("-error_since")[:MAX_ROWS_PER_KIND]:
+    for row in failing.order_by("-error_since")[:most]:
         yield _state(row, RepositoryStatus.FAILED, row.error_since or since, row.error_since or since, row.last_error)
 
 
-def _repository_events(since: datetime) -> Iterator[News]:
+def _repository_events(since: datetime, most: int) -> Iterator[News]:
     # The newest rows by id: the table has no index on the time alone, and its number of rows only grows.
     newest = RepositoryEvent.objects.aggregate(id=Max("id"))["id"] or 0
     happened = RepositoryEvent.objects.filter(
         Q(kind__in=(EventKind.HEALED, EventKind.MISSING)) | Q(state_since__isnull=False),
-        id__gt=newest - 4 * MAX_ROWS_PER_KIND,
+        id__gt=newest - 4 * most,
         at__gte=since,
     )
-    for event in happened.select_related("repository__project").order_by("-id")[:MAX_ROWS_PER_KIND]:
+    for event in happened.select_related("repository__project").order_by("-id")[:most]:
         row, key, message = event.repository, str(event.pk), event.message
         match event.state or event.kind:
             case EventState.INCOMPARABLE:
@@ -297,10 +297,10 @@ def of_one_cause(items: list[News]) -> News:
     )
 
 
-def _images(since: datetime) -> Iterator[News]:
+def _images(since: datetime, most: int) -> Iterator[News]:
     """Images that must stay and stopped being pullable, and current images that can be pulled again."""
     related = ("deployment__project", "deployment__environment")
-    for change in ImageStateChange.objects.filter(at__gte=since).select_related(*related)[:MAX_ROWS_PER_KIND]:
+    for change in ImageStateChange.objects.filter(at__gte=since).select_related(*related)[:most]:
         row, again = change.deployment, change.state == ImageStatus.RUNNABLE
         if again and not change.is_current:
             continue

@@ -2888,7 +2888,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("_sweeps", "dry_run=False, ", "", "notify/test_deliveries.py::test_a_dry_run_that_fails_is_not_notified"),
         (
             "current_news",
-            "        _repository_events(since),\n",
+            "        _repository_events(since, most),\n",
             "",
             "notify/test_deliveries.py::test_a_drift_that_was_over_before_the_look_is_notified_and_so_is_the_next_one",
         ),
