@@ -605,6 +605,11 @@ class PolicyVersion(models.Model):
     def __str__(self) -> str:
         return f"Version {self.number} of the default policy"
 
+    @property
+    def place(self) -> str:
+        """The registry: ACCOUNT/REGION/NAMESPACE."""
+        return f"{self.account}/{self.region}/{self.namespace}"
+
 
 class StepState(models.TextChoices):
     """What a roll-out did with a repository."""

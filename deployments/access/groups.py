@@ -33,6 +33,8 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("repository", "take_over_policy_repository"): "Can replace a policy that cannot be compared by the default policy",
     ("repository", "restore_image_repository"): "Can restore an archived image of a repository",
     ("repository", "adopt_statement_repository"): "Can let a service's statement that may change the policy stay",
+    ("policyversion", "roll_out_policyversion"): "Can start, pause and resume the roll-out of a policy version",
+    ("policyversion", "undo_policyversion"): "Can put back the policies from before a policy version",
     ("sweep", "start_sweep"): "Can start a sweep",
     ("sweep", "stop_sweep"): "Can stop a sweep",
     ("accesskey", "rotate_accesskey"): "Can rotate an access key",
@@ -47,7 +49,7 @@ _VIEWER_PERMISSIONS = {
     f"view_{model}"
     for model in (
         "accesskey", "backgroundworker", "deployment", "environment", "notificationchannel", "notificationdelivery",
-        "project", "promotion", "repository", "repositoryevent", "sweep", "sweepchunk", "sweepfinding",
+        "policyversion", "project", "promotion", "repository", "repositoryevent", "sweep", "sweepchunk", "sweepfinding",
         "process", "trustpolicy",
     )
 }  # fmt: skip
@@ -57,6 +59,7 @@ _OPERATOR_PERMISSIONS = {
     "promote_deployment", "rollback_deployment", "cancel_deployment",
     "reconcile_repository", "adopt_repository", "except_repository", "start_sweep", "stop_sweep",
     "take_over_policy_repository", "restore_image_repository", "adopt_statement_repository", "pause_writes",
+    "roll_out_policyversion", "undo_policyversion",
 }  # fmt: skip
 
 #: Group → codenames of its permissions. The admin group has all permissions of the apps `deployments` and `auth`.

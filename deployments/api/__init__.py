@@ -10,7 +10,7 @@ from typing import Any
 from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 
-from deployments.api import deployments, errors, login, management, projects
+from deployments.api import deployments, errors, login, management, policy_versions, projects
 from deployments.api.bodies import StrictParser
 
 
@@ -44,3 +44,4 @@ api.add_router("", projects.router)
 api.add_router("", deployments.router)
 api.add_router("", login.router)
 api.add_router("/v1/manage", management.router)
+api.add_router("/v1/manage", policy_versions.router)

@@ -624,6 +624,52 @@ class ManagedTrustPolicies(BaseModel):
     pagination: Pagination
 
 
+class StartedVersion(BaseModel):
+    atOnce: bool = Field(False, description="Everywhere, without stages.")
+
+
+class PausedVersion(BaseModel):
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, max_length=300)] = ""
+
+
+class PolicyVersion(BaseModel):
+    id: str
+    version: int = Field(description="Counts from 1 for each registry.")
+    registry: str = Field(description="ACCOUNT/REGION/NAMESPACE")
+    state: str = Field(description="waiting, canaries, watching, batches, stopped, active, undoing, undone, superseded")
+    digest: str = Field(description="Hex SHA-256 of the text.")
+    proposedAt: datetime
+    proposedBy: str
+    why: str = Field(description="Why it waits for a person, or started by itself.")
+    startedAt: datetime | None = None
+    startedBy: str
+    stage: int = Field(description="0: the canaries; then the batches.")
+    reason: str = Field(description="Why it was stopped, undone or superseded; else empty.")
+    changedAt: datetime
+    changedBy: str
+    repositories: dict[str, int] = Field(
+        description="Repositories of the roll-out: planned, open, written, unchanged, left, undone, kept."
+    )
+
+
+class VersionStep(BaseModel):
+    repository: str
+    stage: int
+    state: str
+    words: str = Field(description="Why nothing was written or put back; else empty.")
+
+
+class WholePolicyVersion(PolicyVersion):
+    policy: str
+    differences: list[str] = Field(description="What it gives (+) and takes (-), against the version before it.")
+    steps: list[VersionStep]
+
+
+class PolicyVersions(BaseModel):
+    data: list[PolicyVersion]
+    pagination: Pagination
+
+
 class NewManagedKey(ManagedKey):
     key: str = Field(description="The text of the key, which no other answer has.")
 

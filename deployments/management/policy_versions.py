@@ -8,13 +8,13 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandError
-from django.db.models import Count
+from django.core.serializers.json import DjangoJSONEncoder
 
-from deployments import policy, tasks
+from deployments import tasks
 from deployments.access.audit import Trail, shell_user
 from deployments.errors import Refusal
-from deployments.models import PolicyVersion, StepState
-from deployments.reconcile import generation, rollouts, what_if
+from deployments.models import PolicyVersion
+from deployments.reconcile import generation, policy_versions, rollouts, what_if
 from deployments.reconcile.targets import Target
 
 Write = Callable[..., None]
@@ -48,11 +48,9 @@ def run(options: dict[str, Any], write: Write) -> None:
     """Run the verb. Raises CommandError with a sentence."""
     verb = options["verb"]
     if verb == "versions":
-        rows = [
-            row for row in PolicyVersion.objects.select_related("text") if _place(row).endswith(options["registry"])
-        ]
+        rows = [row for row in PolicyVersion.objects.select_related("text") if row.place.endswith(options["registry"])]
         if options["json"]:
-            write(json.dumps([described(row) for row in rows], indent=2))
+            write(_json([policy_versions.described(row) for row in rows]))
         for row in () if options["json"] else rows:
             write(*_lines(row))
         if not rows and not options["json"]:
@@ -60,7 +58,7 @@ def run(options: dict[str, Any], write: Write) -> None:
         return
     row = _find(options["version"], options["registry"])
     if verb == "show":
-        write(json.dumps(described(row, whole=True), indent=2) if options["json"] else "\n".join(_whole(row)))
+        write(_json(policy_versions.described(row, whole=True)) if options["json"] else "\n".join(_whole(row)))
     elif verb == "preview":
         _preview(row, options["json"], write)
     else:
@@ -95,7 +93,7 @@ def _preview(row: PolicyVersion, as_json: bool, write: Write) -> None:
         raise CommandError("The settings do not name the registry of this version any more.")
     found = what_if.rehearse(text=row.text.text, target=target)
     if as_json:
-        write(json.dumps(list(found.records()), indent=2))
+        write(_json(list(found.records())))
         return
     write(f"Of {found.total} repositories, {found.changed} would change; of {found.unknown} it is not known.")
     write(*(f"+ {who} ({number} repositories)" for who, number in found.gains))
@@ -104,59 +102,12 @@ def _preview(row: PolicyVersion, as_json: bool, write: Write) -> None:
         write(f"! {each.environment.project} / {each.environment} runs an image of {each.repository.name}.")
 
 
-def described(row: PolicyVersion, *, whole: bool = False) -> dict[str, Any]:
-    """A version as JSON. `whole`: with its text, its difference to the version before, and its repositories."""
-    counts = dict(row.steps.order_by().values_list("state").annotate(Count("pk")))
-    answer: dict[str, Any] = {
-        "version": row.number,
-        "registry": _place(row),
-        "state": row.state,
-        "digest": row.text.digest,
-        "proposedAt": row.proposed_at.isoformat(),
-        "proposedBy": row.proposed_by,
-        "why": row.why,
-        "startedAt": row.started_at.isoformat() if row.started_at else None,
-        "startedBy": row.started_by,
-        "stage": row.stage,
-        "reason": row.reason,
-        "changedAt": row.changed_at.isoformat(),
-        "changedBy": row.changed_by,
-        "repositories": {state.value: counts[state] for state in StepState if state in counts},
-    }
-    if whole:
-        answer |= {"policy": row.text.text, "differences": differences(row)}
-        answer["steps"] = [
-            {"repository": step.repository.name, "stage": step.stage, "state": step.state, "words": step.words}
-            for step in row.steps.select_related("repository")
-        ]
-    return answer
-
-
-def differences(row: PolicyVersion) -> list[str]:
-    """What a version gives (+) and takes (-), against the version before it."""
-    if row.follows is None:
-        return []
-    found = policy.compare(row.follows.text.text, row.text.text, partition=_partition(row))
-    return [
-        *([found.why] if found.why else []),
-        *(f"+ {grant.words}" for grant in found.gained),
-        *(f"- {grant.words}" for grant in found.lost),
-        *found.more,
-    ]
-
-
-def _partition(row: PolicyVersion) -> str:
-    from deployments.aws.partitions import partition_of
-
-    return partition_of(row.region)
-
-
-def _place(row: PolicyVersion) -> str:
-    return f"{row.account}/{row.region}/{row.namespace}"
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, cls=DjangoJSONEncoder)
 
 
 def _lines(row: PolicyVersion) -> Iterator[str]:
-    yield f"Version {row.number}: {row.get_state_display().lower()}. {_place(row)}, {row.text.digest[:12]}"
+    yield f"Version {row.number}: {row.get_state_display().lower()}. {row.place}, {row.text.digest[:12]}"
     yield f"    Since {row.proposed_at:%Y-%m-%d %H:%M} UTC, by {row.proposed_by}. {row.why}"
     if row.reason:
         yield f"    {row.changed_at:%Y-%m-%d %H:%M} UTC: {row.reason}"
@@ -166,7 +117,7 @@ def _lines(row: PolicyVersion) -> Iterator[str]:
 
 def _whole(row: PolicyVersion) -> Iterator[str]:
     yield from _lines(row)
-    yield from (f"    {line}" for line in differences(row))
+    yield from (f"    {line}" for line in policy_versions.differences(row))
     for step in row.steps.select_related("repository"):
         words = f": {step.words}" if step.words else ""
         yield f"    stage {step.stage}  {step.get_state_display().lower():<16}  {step.repository.name}{words}"
@@ -175,10 +126,10 @@ def _whole(row: PolicyVersion) -> Iterator[str]:
 
 def _find(number: int, registry: str) -> PolicyVersion:
     rows = PolicyVersion.objects.filter(number=number).select_related("text", "follows__text")
-    found = [row for row in rows if _place(row).endswith(registry)]
+    found = [row for row in rows if row.place.endswith(registry)]
     if not found:
         raise CommandError(f"There is no version {number}. manage.py policy versions prints all.")
     if len(found) > 1:
-        places = ", ".join(_place(row) for row in found)
+        places = ", ".join(row.place for row in found)
         raise CommandError(f"Several registries have a version {number}. Give --registry: {places}.")
     return found[0]

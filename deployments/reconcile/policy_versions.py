@@ -14,16 +14,17 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from deployments import policy
-from deployments.aws.partitions import registry_of
+from deployments.aws.partitions import partition_of, registry_of
 from deployments.config import RegistryConfig
 from deployments.images import EcrRegistry
 from deployments.log import get_logger
-from deployments.models import PolicyStep, PolicyText, PolicyVersion, Repository, VersionState
+from deployments.models import PolicyStep, PolicyText, PolicyVersion, Repository, StepState, VersionState
 from deployments.policy.actions import CUSTOMARY, PULL, spelling
 
 log = get_logger(__name__)
@@ -65,6 +66,48 @@ def attention() -> list[Attention]:
             then = f"manage.py policy resume {row.number}, or manage.py policy rollback {row.number}"
         found.append(Attention(version=row, words=words, then=then))
     return found
+
+
+def described(row: PolicyVersion, *, whole: bool = False) -> dict[str, Any]:
+    """A version as JSON. `whole`: with its text, its difference to the version before, and its repositories."""
+    counts = dict(row.steps.order_by().values_list("state").annotate(Count("pk")))
+    answer: dict[str, Any] = {
+        "id": str(row.pk),
+        "version": row.number,
+        "registry": row.place,
+        "state": row.state,
+        "digest": row.text.digest,
+        "proposedAt": row.proposed_at,
+        "proposedBy": row.proposed_by,
+        "why": row.why,
+        "startedAt": row.started_at,
+        "startedBy": row.started_by,
+        "stage": row.stage,
+        "reason": row.reason,
+        "changedAt": row.changed_at,
+        "changedBy": row.changed_by,
+        "repositories": {state.value: counts[state] for state in StepState if state in counts},
+    }
+    if whole:
+        answer |= {"policy": row.text.text, "differences": differences(row)}
+        answer["steps"] = [
+            {"repository": step.repository.name, "stage": step.stage, "state": step.state, "words": step.words}
+            for step in row.steps.select_related("repository")
+        ]
+    return answer
+
+
+def differences(row: PolicyVersion) -> list[str]:
+    """What a version gives (+) and takes (-), against the version before it."""
+    if row.follows is None:
+        return []
+    found = policy.compare(row.follows.text.text, row.text.text, partition=partition_of(row.region))
+    return [
+        *([found.why] if found.why else []),
+        *(f"+ {grant.words}" for grant in found.gained),
+        *(f"- {grant.words}" for grant in found.lost),
+        *found.more,
+    ]
 
 
 # --------------------------------------------------------------------------------------------- which text is desired

@@ -18,8 +18,8 @@ from deployments.access.groups import ACTIONS, ADMIN, OPERATOR, VIEWER
 
 #: Group → the lists that it sees. A new page without a place here fails the tests.
 LOOKS = {
-    "accesskey", "deployment", "environment", "notificationchannel", "notificationdelivery", "project", "repository",
-    "sweep", "trustpolicy",
+    "accesskey", "deployment", "environment", "notificationchannel", "notificationdelivery", "policyversion", "project",
+    "repository", "sweep", "trustpolicy",
 }  # fmt: skip
 OPERATES = LOOKS | {"auditentry", "environmentvariable"}
 SEES = {VIEWER: LOOKS, OPERATOR: OPERATES, ADMIN: OPERATES | {"user", "group"}, "": set()}

@@ -53,6 +53,7 @@ def send(client: Client, operation: str, text: str, project: Project) -> tuple[i
         environment="prod",
         key_id="key_x",
         policy_id="policy_x",
+        version_id="version_x",
     )
     answer = Cli(client, text).send(method, path, "{}", headers={"x_trigger_branch": "main"})
     return answer.status, answer.error if answer.status >= 400 else ""

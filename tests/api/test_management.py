@@ -490,7 +490,7 @@ def test_the_routes_above_are_all_of_them(client: Client) -> None:
         (method.upper(), path.removeprefix(PROJECTS).format(**names))
         for path, methods in paths.items()
         for method in methods
-        if path.startswith("/api/v1/manage/")
+        if path.startswith("/api/v1/manage/projects")
     }
 
     assert found == {(method, path.partition("?")[0]) for method, path, *_ in ROUTES} - {("PUT", "/proj_new")}

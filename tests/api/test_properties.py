@@ -61,7 +61,7 @@ def known(cli: Cli, project: Project, production: Environment) -> dict[str, list
     branch = str(branches.upsert(project.environments.get(slug="preview"), "feature", {})[0].pk)
     environments = {"env": ["prod", "staging", "dev"], "environment": ["prod", "preview", branch]}
     policies = [str(pasted_policy(production, name=name).pk) for name in ("a", "b")]
-    made = {"key_id": key_ids, "policy_id": policies, **environments}
+    made = {"key_id": key_ids, "policy_id": policies, "version_id": ["1"], **environments}
     return {"deployment_id": ids, "version": versions, "ref": [project.ref], **made}
 
 

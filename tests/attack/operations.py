@@ -30,6 +30,7 @@ PARAMETERS: dict[str, _Values] = {
     "environment": lambda side, place: [place.slug, str(place.environment.pk)],
     "key_id": lambda side, place: place.key_ids,
     "policy_id": lambda side, place: place.policy_ids,
+    "version_id": lambda side, place: ["1"],
     "name": lambda side, place: [place.environment.project.name],
     # These name nothing.
     "status": lambda side, place: ["DEPLOYED"],
@@ -78,6 +79,7 @@ BODY: dict[str, Callable[[Side, Place], Any]] = {
     "scopes": lambda side, place: ["read"],
     "expiresAt": lambda side, place: "2027-01-01T00:00:00Z",
     "graceHours": lambda side, place: 1,
+    "atOnce": lambda side, place: False,
     "kind": lambda side, place: "github",
     "claims": lambda side, place: GITHUB,
     "issuer": lambda side, place: "https://token.actions.githubusercontent.com",
@@ -101,6 +103,7 @@ INVENTED = {
     "environment": "987654321",
     "key_id": "987654321",
     "policy_id": "987654321",
+    "version_id": "987654321",
 }
 
 

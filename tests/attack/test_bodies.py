@@ -64,8 +64,13 @@ WRONG: tuple[Any, ...] = (
 REPORT = "POST /api/v1/deployments/{deployment_id}/background-workers"
 #: A root environment is not archived.
 ROOT = "PUT /api/v1/manage/projects/{ref}/environments/{environment}"
-#: The right body is refused: its verifier or token is wrong on purpose; an unreadable report has failed the deployment.
-NOT_FINISHED = {"POST /api/v1/token", "POST /api/v1/auth/oidc", REPORT, ROOT}
+#: The right body is refused: its verifier or token is wrong on purpose, an unreadable report has failed the deployment,
+#: no version of a policy waits, and no AWS is there to ask.
+VERSIONS = {
+    f"POST /api/v1/manage/policy-versions/{{version_id}}/{act}" for act in ("start", "pause", "resume", "rollback")
+}
+NEEDS_AWS = "POST /api/v1/projects/{ref}/{env}/pull-credentials"
+NOT_FINISHED = {"POST /api/v1/token", "POST /api/v1/auth/oidc", REPORT, ROOT, NEEDS_AWS} | VERSIONS
 REFUSED = {400, 403, 404, 409, 411, 413, 415, 422}
 
 

@@ -1,0 +1,136 @@
+"""The versions of the default policy and their roll-outs, for a management token (docs/management-api.md).
+
+Each route asks for the right that the console asks for, and calls the same function.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.db.models import QuerySet
+from ninja import Query, Router
+
+from deployments import tasks
+from deployments.access.audit import Trail
+from deployments.api import schemas
+from deployments.api.auth import UserRequest, management_token, require_right
+from deployments.api.errors import HttpRefusal, refusing_with
+from deployments.api.schemas import refusals
+from deployments.models import PolicyVersion
+from deployments.reconcile import generation, policy_versions, rollouts
+
+router = Router(auth=management_token, tags=["management"])
+
+_READ = refusals(400, 401, 403, 404, 422)
+_WRITE = refusals(400, 401, 403, 404, 409, 413, 415, 422)
+_ROLL_OUT, _UNDO = "roll_out_policyversion", "undo_policyversion"
+
+
+@router.get(
+    "/policy-versions",
+    response={200: schemas.PolicyVersions, **_READ},
+    exclude_none=True,
+    summary="The versions of the default policy, newest first",
+)
+def list_policy_versions(request: UserRequest, filters: Query[schemas.Page]) -> dict[str, Any]:
+    """`pagination.next` of a page is the `page[after]` of the next page; the last page has no `next`."""
+    require_right(request.auth, "view_policyversion")
+    rows = _rows()
+    if filters.after is not None:
+        rows = rows.filter(pk__lt=int(filters.after) if filters.after.isdecimal() and len(filters.after) < 19 else 0)
+    found = list(rows[: filters.size + 1])
+    page = found[: filters.size]
+    has_more = len(found) > len(page)
+    return {
+        "data": [policy_versions.described(row) for row in page],
+        "pagination": {"next": str(page[-1].pk)} if has_more else {},
+    }
+
+
+@router.get(
+    "/policy-versions/{version_id}",
+    response={200: schemas.WholePolicyVersion, **_READ},
+    exclude_none=True,
+    summary="One version: its text, and each repository of its roll-out",
+)
+def show_policy_version(request: UserRequest, version_id: str) -> dict[str, Any]:
+    require_right(request.auth, "view_policyversion")
+    return policy_versions.described(_find(version_id), whole=True)
+
+
+@router.post(
+    "/policy-versions/{version_id}/start",
+    response={200: schemas.PolicyVersion, **_WRITE},
+    exclude_none=True,
+    summary="Start a version that waits",
+)
+def start_policy_version(request: UserRequest, version_id: str, body: schemas.StartedVersion) -> dict[str, Any]:
+    """`atOnce`: everywhere, without stages, to take access away."""
+    row, by, trail = _asked(request, version_id, _ROLL_OUT)
+    with refusing_with(409):
+        rollouts.start(version=row, at_once=body.atOnce, by=by, trail=trail)
+    return _done(row)
+
+
+@router.post(
+    "/policy-versions/{version_id}/pause",
+    response={200: schemas.PolicyVersion, **_WRITE},
+    exclude_none=True,
+    summary="Stop a roll-out; repositories that have the version keep it",
+)
+def pause_policy_version(request: UserRequest, version_id: str, body: schemas.PausedVersion) -> dict[str, Any]:
+    row, by, trail = _asked(request, version_id, _ROLL_OUT)
+    with refusing_with(409):
+        rollouts.pause(version=row, reason=body.reason, by=by, trail=trail)
+    return _done(row)
+
+
+@router.post(
+    "/policy-versions/{version_id}/resume",
+    response={200: schemas.PolicyVersion, **_WRITE},
+    exclude_none=True,
+    summary="Let a stopped roll-out go on; accounts that lost their pull so far do not stop it again",
+)
+def resume_policy_version(request: UserRequest, version_id: str) -> dict[str, Any]:
+    row, by, trail = _asked(request, version_id, _ROLL_OUT)
+    with refusing_with(409):
+        rollouts.resume(version=row, configuration=generation.shown(settings.CONFIGURATION), by=by, trail=trail)
+    return _done(row)
+
+
+@router.post(
+    "/policy-versions/{version_id}/rollback",
+    response={200: schemas.PolicyVersion, **_WRITE},
+    exclude_none=True,
+    summary="Put back what was there before, on the repositories that the version was written to",
+)
+def roll_back_policy_version(request: UserRequest, version_id: str) -> dict[str, Any]:
+    row, by, trail = _asked(request, version_id, _UNDO)
+    with refusing_with(409):
+        rollouts.rollback(version=row, by=by, trail=trail)
+    return _done(row)
+
+
+def _asked(request: UserRequest, version_id: str, right: str) -> tuple[PolicyVersion, str, Trail]:
+    require_right(request.auth, right)
+    trail = Trail.of(request)
+    return _find(version_id), trail.actor.name, trail
+
+
+def _done(row: PolicyVersion) -> dict[str, Any]:
+    tasks.wake_workers()
+    row.refresh_from_db()
+    return policy_versions.described(row)
+
+
+def _rows() -> QuerySet[PolicyVersion]:
+    return PolicyVersion.objects.select_related("text", "follows__text").order_by("-pk")
+
+
+def _find(version_id: str) -> PolicyVersion:
+    number = int(version_id) if version_id.isdecimal() and len(version_id) < 19 else 0
+    found = _rows().filter(pk=number).first()
+    if found is None:
+        raise HttpRefusal(404, "There is no such version of the default policy.")
+    return found
