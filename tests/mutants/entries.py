@@ -3941,7 +3941,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_sweeps.py::test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds",
         ),
         (
-            "_Budget.share",
+            "_Budget._count",
             'max(1, chunks.exclude(lease_owner="").count())',
             "1",
             "reconcile/test_sweeps.py::test_workers_that_hold_chunks_of_one_registry_share_its_rate",
@@ -4499,6 +4499,24 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/reconcile/pace.py",
         (
+            "Pace._measure",
+            "if now - self._idle < WINDOW_SECONDS:",
+            "if False:",
+            "reconcile/test_pace.py::test_the_first_and_the_tenth_sweep_come_within_five_per_cent_of_the_best_and_a_known_rate_is_hardly_refused",
+        ),
+        (
+            "Pace._take",
+            "self._idle, self._empty = now, None",
+            "pass",
+            "reconcile/test_pace.py::test_the_first_and_the_tenth_sweep_come_within_five_per_cent_of_the_best_and_a_known_rate_is_hardly_refused",
+        ),
+        (
+            "Pace.wait",
+            "self._next -= 1 / self._rate",
+            "pass",
+            "reconcile/test_pace.py::test_a_stop_is_noticed_while_a_call_waits_for_its_turn",
+        ),
+        (
             "Pace.spend",
             "self._take()",
             "pass",
@@ -4512,20 +4530,20 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "",
-            "CALM_SECONDS = 10.0",
-            "CALM_SECONDS = 1.0",
-            "reconcile/test_pace.py::test_a_rate_that_was_learned_is_kept_for_ten_seconds_without_a_refusal",
+            "\nCALM_SECONDS = 4.0",
+            "\nCALM_SECONDS = 1.0",
+            "reconcile/test_pace.py::test_a_rate_that_was_learned_is_kept_for_four_seconds_without_a_refusal",
         ),
         (
             "",
-            "CALM_SECONDS = 10.0",
-            "CALM_SECONDS = 100.0",
-            "reconcile/test_pace.py::test_a_rate_that_was_learned_is_kept_for_ten_seconds_without_a_refusal",
+            "\nCALM_SECONDS = 4.0",
+            "\nCALM_SECONDS = 100.0",
+            "reconcile/test_pace.py::test_a_rate_that_was_learned_is_kept_for_four_seconds_without_a_refusal",
         ),
         (
             "Pace.refused",
-            "now - self._changed < SETTLE_SECONDS",
-            "False",
+            "now - self._changed < SETTLE_SECONDS or",
+            "",
             "reconcile/test_pace.py::test_a_burst_of_refusals_teaches_one_lesson",
         ),
     ),
