@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-REST_SECONDS = 0.05  # after a refusal, such as 503; the CLI rests for half a second
+REST_SECONDS = 0.5  # after a refusal, such as 503: as the CLI does
 UNIQUE = b"@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@"  # in each request, this is replaced by a new UUID
 
 

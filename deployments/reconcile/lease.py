@@ -69,7 +69,7 @@ class Lease(Generic[Row]):
         def read(owner: str) -> Row | None:
             return rows.filter(lease_owner=owner).first()
 
-        return cls._claim(rows, duration, take, read)
+        return cls._claim(lambda: rows, duration, take, read)
 
     @classmethod
     def claim_one(cls, claim: Claim[Row], pk: int) -> Self | None:
@@ -81,12 +81,12 @@ class Lease(Generic[Row]):
         def read(owner: str) -> Row | None:
             return claim.read.first(pk, owner)
 
-        return cls._claim(claim.rows(pk), claim.duration, take, read)
+        return cls._claim(lambda: claim.rows(pk), claim.duration, take, read)
 
     @classmethod
     def _claim(
         cls,
-        rows: QuerySet[Row],
+        rows: Callable[[], QuerySet[Row]],
         duration: timedelta,
         take: Callable[[str], int],
         read: Callable[[str], Row | None],
@@ -99,7 +99,7 @@ class Lease(Generic[Row]):
         try:
             row = read(owner)
         except BaseException:
-            give_back(rows.filter(lease_owner=owner))
+            give_back(rows().filter(lease_owner=owner))
             raise
         return None if row is None else cls(row=row, epoch=row.lease_epoch, taken=taken, duration=duration)
 

@@ -4415,7 +4415,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "Lease._claim",
-            "give_back(rows.filter(lease_owner=owner))",
+            "give_back(rows().filter(lease_owner=owner))",
             "pass",
             "reconcile/test_repositories.py::test_a_lease_whose_row_could_not_be_read_is_given_back",
         ),
