@@ -50,6 +50,7 @@ class Setting:
     default_says: str = ""  # what README's table says instead of the default
     default_from: str = ""  # the setting whose value an unset one takes
     example: str = ""
+    for_new: str = ""  # what .env.example sets for a new installation, where an older one keeps the default
     secret: bool = False  # nothing of the value may be shown anywhere
     of_registry: bool = False
     mirrored: bool = False  # of a registry, and also read as V4_NAME
@@ -207,7 +208,7 @@ SETTINGS: tuple[Setting, ...] = (
         says="How a changed default repository policy reaches the repositories. at-once: the next sweep writes it "
         "everywhere. staged: first to canaries, then in batches; a policy that takes access away waits for a person.",
         default="at-once",
-        example="staged",
+        for_new="staged",
     ),
     Setting(
         name="DEPLOY_REGISTRY_ECR_CANARY_REPOSITORIES",
@@ -664,7 +665,7 @@ SECRETS = tuple(
 
 
 def env_example() -> str:
-    """The text of `.env.example`: every setting, commented out, with its default or an example."""
+    """The text of `.env.example`: every setting with a default or an example, commented out but for those of `for_new`."""
     lines = [
         "# Every setting of Registry Admin. Copy this file to .env and remove the # from the lines that you need.",
         "# A variable of the environment overrides the file.",
@@ -677,7 +678,8 @@ def env_example() -> str:
         lines += ["", f"# {setting.says}" + (f" Default: {default}." if default else "")]
         if setting.mirrored:
             lines.append(f"# V4_{setting.name}: the same for deploys by 4.x CLIs; unset: this setting is used.")
-        lines.append(f"#{setting.name}={setting.example or ('' if setting.default_says else setting.default)}")
+        value = setting.example or ("" if setting.default_says else setting.default)
+        lines.append(f"{setting.name}={setting.for_new}" if setting.for_new else f"#{setting.name}={value}")
     return "\n".join(lines) + "\n"
 
 
