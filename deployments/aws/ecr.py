@@ -67,6 +67,9 @@ def longest_call(registry: EcrRegistry, name: str) -> float:
     return time.monotonic() - min(calls) if calls else 0.0
 
 
+LISTED_PER_PAGE = 1000  # the most that DescribeRepositories gives (*DescribeRepositories*, Amazon ECR API Reference)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ecr:
     """One ECR registry with one access to it. Cheap to make: the process shares the clients.
@@ -139,15 +142,19 @@ class Ecr:
             ),
         )
 
-    def pages(self) -> Iterator[list[Listed]]:
-        """All repositories of the registry, up to 1,000 in a page. Permission: ecr:DescribeRepositories."""
-        request: dict[str, Any] = {"registryId": self.registry.account, "maxResults": 1000}
+    def pages(self, token: str = "") -> Iterator[tuple[list[Listed], str]]:
+        """All repositories of the registry, up to 1,000 in a page, each with the token of the next page; empty: none.
+
+        `token`: begin with its page. Permission: ecr:DescribeRepositories.
+        """
+        request: dict[str, Any] = {"registryId": self.registry.account, "maxResults": LISTED_PER_PAGE}
         while True:
-            answer = self._call("DescribeRepositories", self.registry.account, request)
-            yield [_listed(entry) for entry in answer["repositories"]]
-            if not answer.get("nextToken"):
+            page = request | ({"nextToken": token} if token else {})
+            answer = self._call("DescribeRepositories", self.registry.account, page)
+            token = str(answer.get("nextToken") or "")
+            yield [_listed(entry) for entry in answer["repositories"]], token
+            if not token:
                 return
-            request["nextToken"] = answer["nextToken"]
 
     def registry_policy(self) -> RegistryPolicy:
         """The registry's own policy and its scope: one call, and where the registry has a policy a second one.

@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -96,7 +97,7 @@ def work(
             listing = Lease.claim(Sweep.objects.filter(pk=piece.pk), CHUNK_LEASE)
             if listing is not None:
                 with bound(sweep=piece.pk, actor=_actor(piece)):
-                    _list(listing, configuration, stopping)
+                    _list(listing, configuration, stopping, until)
             continue
         if piece is None:
             return False
@@ -170,42 +171,76 @@ def close_finished() -> None:
 # ------------------------------------------------------------------------------------------------------------ listing
 
 
-def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[[], bool] = lambda: False) -> None:
-    """Compare the registry's list with our rows, and divide the work into chunks, oldest attempt first."""
+@dataclass(slots=True)
+class Listing:
+    """How far the listing of a sweep is. It is kept on the sweep's row if its worker has no more time for it.
+
+    So a registry with 100,000 repositories is listed by as many tasks as that takes.
+    """
+
+    target: int = 0  # its number in the list of targets
+    token: str = ""  # of the next page of this target; empty: the first page
+    seen: set[int] = field(default_factory=set)  # the repositories of the pages before
+    calls: Counter[str] = field(default_factory=Counter)
+    missing: int = 0
+    discovered: int = 0
+    again: bool = False  # whether AWS has refused a token once, so that the listing began again
+
+    @classmethod
+    def from_row(cls, stored: dict[str, Any] | None) -> Listing:
+        kept = dict(stored or {})
+        seen = {pk for first, last in kept.pop("seen", ()) for pk in range(first, last + 1)}
+        return cls(seen=seen, calls=Counter(kept.pop("calls", {})), **kept)
+
+    def as_row(self) -> dict[str, Any]:
+        ranges: list[list[int]] = []
+        for pk in sorted(self.seen):
+            if ranges and pk == ranges[-1][1] + 1:
+                ranges[-1][1] = pk
+            else:
+                ranges.append([pk, pk])
+        kept = {"target": self.target, "token": self.token, "missing": self.missing, "discovered": self.discovered}
+        return {**kept, "again": self.again, "seen": ranges, "calls": dict(self.calls)}
+
+
+def _list(
+    lease: Lease[Sweep],
+    configuration: Configuration,
+    stopping: Callable[[], bool] = lambda: False,
+    until: float = float("inf"),
+) -> None:
+    """Compare the registry's list with our rows, and divide the work into chunks, oldest attempt first.
+
+    At the time `until` (monotonic) the listing is left; the next worker continues it.
+    """
     sweep = lease.row
-    listed: dict[str, Any] = {"calls": Counter(), "missing": 0, "discovered": 0}
+    listed = Listing.from_row(sweep.listing)
     found_targets = targets.configured(configuration)
 
     def still_ours() -> bool:
         """Renew the lease, because many pages take longer than one lease. False if the sweep was stopped or taken."""
-        if stopping():
-            lease.give_up()
+        if stopping() or time.monotonic() >= until:
+            lease.finish({"listing": listed.as_row()})
             return False
         return bool(lease.mine.filter(status=SweepStatus.RUNNING).update(lease_until=Now() + lease.duration))
 
     try:
         if not sweep.names:
-            for target in found_targets:
-                if not _compare_list(sweep, target, listed, still_ours):
+            for number, target in enumerate(found_targets):
+                if number >= listed.target and not _compare_list(sweep, target, listed, still_ours):
                     return
-        _look_at_registry_policies(sweep, found_targets, listed["calls"])
+        _look_at_registry_policies(sweep, found_targets, listed.calls)
     except RegistryError as error:
-        # The reconcile command reports the error; a scheduled sweep tries again.
-        if error.retryable and not error.installation and sweep.trigger != SweepTrigger.COMMAND:
-            # After a pause the next worker lists the registry again.
-            lease.finish({"error": str(error)}, rest=timedelta(seconds=5))
-            if sweep.error != str(error):  # once for an outage of AWS, not at each try
-                log.warning("sweep.waits", error=str(error))
-        else:
-            end(sweep.pk, SweepStatus.FAILED, str(error))
+        _list_later(lease, listed, error)
         return
     with transaction.atomic():
         if not lease.mine.filter(listed_at__isnull=True).update(
             listed_at=Now(),
             error="",
-            calls=dict(listed["calls"]),
-            missing=listed["missing"],
-            discovered=listed["discovered"],
+            calls=dict(listed.calls),
+            missing=listed.missing,
+            discovered=listed.discovered,
+            listing=None,
             **RETURNED,
         ):
             return  # another process has finished the listing
@@ -224,7 +259,26 @@ def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[
             spared += rows.count() - number
         if spared > 0:
             Sweep.objects.filter(pk=sweep.pk).update(spared=spared)
-    log.info("sweep.listed", chunks=position, missing=listed["missing"], discovered=listed["discovered"], spared=spared)
+    log.info("sweep.listed", chunks=position, missing=listed.missing, discovered=listed.discovered, spared=spared)
+
+
+def _list_later(lease: Lease[Sweep], listed: Listing, error: RegistryError) -> None:
+    """After an error of AWS: leave the rest of the listing to the next worker, or end the sweep.
+
+    The reconcile command reports the error; a scheduled sweep tries again. A token that AWS refuses (it is too old)
+    lets the listing begin again, once.
+    """
+    sweep = lease.row
+    refused_token = bool(listed.token) and not (error.retryable or error.installation or listed.again)
+    if refused_token:
+        listed = Listing(calls=listed.calls, again=True)
+    elif not error.retryable or error.installation or sweep.trigger == SweepTrigger.COMMAND:
+        end(sweep.pk, SweepStatus.FAILED, str(error))
+        return
+    # After a pause the next worker continues.
+    lease.finish({"error": str(error), "listing": listed.as_row()}, rest=timedelta(seconds=5))
+    if sweep.error != str(error):  # once for an outage of AWS, not at each try
+        log.warning("sweep.waits", error=str(error))
 
 
 def _to_read(sweep: Sweep, target: Target, rows: QuerySet[Repository], configuration: Configuration) -> Iterable[int]:
@@ -274,27 +328,28 @@ def _cut(sweep: Sweep, target: Target, position: int, ids: list[int]) -> int:
     return position + 1
 
 
-def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ours: Callable[[], bool]) -> bool:
+def _compare_list(sweep: Sweep, target: Target, listed: Listing, still_ours: Callable[[], bool]) -> bool:
     """List the registry and record what changed, what is new under our namespace, and what is missing.
 
-    False if another process has taken the listing, or the sweep was stopped.
+    False if another process has taken the listing, the sweep was stopped, or there is no time for more pages.
     """
-    ecr = target.ecr(answered=lambda operation, code: listed["calls"].update([operation]))
-    seen: set[int] = set()
+    ecr = target.ecr(answered=lambda operation, code: listed.calls.update([operation]))
+    seen = listed.seen
     rows = Repository.objects.filter(target.rows)
-    for page in ecr.pages():
+    for page, token in ecr.pages(listed.token):
         if not still_ours():
             return False
         ours = {entry.name: entry for entry in page if target.names(entry.name)}
         known = _by_name(rows, ours)
         seen.update(row.pk for row in known.values())
         fresh = [entry for name, entry in ours.items() if name not in known]
-        listed["discovered"] += len(fresh)
+        listed.discovered += len(fresh)
         _note_changes(known, ours)
         created = _discover(sweep, target, fresh)
         seen.update(row.pk for row in created)
         if sweep.adopt and not sweep.dry_run:  # to adopt lets the next sweep write, which a refresh must not decide
             _adopt(sweep, [*created, *(row for row in known.values() if row.status == RepositoryStatus.UNMANAGED)])
+        listed.token = token
     # Missing: seen before the sweep and not in the list. Not those that a deploy is creating right now.
     expected = (
         rows.filter(Q(last_checked_at__lt=sweep.started_at) | Q(status=RepositoryStatus.UNMANAGED))
@@ -303,9 +358,10 @@ def _compare_list(sweep: Sweep, target: Target, listed: dict[str, Any], still_ou
         .filter(free())
     )
     gone = [pk for pk in expected.values_list("pk", flat=True).iterator(chunk_size=5000) if pk not in seen]
-    listed["missing"] += len(gone)
+    listed.missing += len(gone)
     _note_missing(sweep, gone)
     image_states.record_missing(target.rows, config=target.config)
+    listed.target, listed.seen = listed.target + 1, set()
     return True
 
 

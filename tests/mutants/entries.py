@@ -5455,6 +5455,24 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/reconcile/sweeps.py",
         (
+            "_list",
+            "or time.monotonic() >= until",
+            "",
+            "reconcile/test_sweeps.py::test_a_listing_without_time_is_left_to_the_next_worker",
+        ),
+        (
+            "_compare_list",
+            "listed.token = token",
+            "pass",
+            "reconcile/test_sweeps.py::test_a_listing_that_takes_many_tasks_continues_where_the_last_one_left_it",
+        ),
+        (
+            "_list_later",
+            " or listed.again)",
+            ")",
+            "reconcile/test_sweeps.py::test_a_token_that_aws_refuses_lets_the_listing_begin_again_once",
+        ),
+        (
             "_compare_list",
             "sweep.adopt and not sweep.dry_run",
             "sweep.adopt",

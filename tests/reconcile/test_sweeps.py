@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,7 +22,7 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from deployments.aws import clients
+from deployments.aws import clients, ecr
 from deployments.config import Configuration
 from deployments.errors import registry_error
 from deployments.models import (
@@ -41,7 +42,7 @@ from deployments.reconcile.lease import Lease
 from deployments.row_values import Mutability
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY
-from tests.support.registry import calls, drift, fill, policies
+from tests.support.registry import calls, delete_repository, drift, fill, policies
 from tests.support.sweeps import sweep_all, work_off
 from tests.support.waiting import before_the_first
 
@@ -1093,10 +1094,87 @@ def test_a_changed_list_of_consumers_is_on_every_row_after_a_sweep(
     assert [Repository.objects.get(name=name).consumers[CLUSTER].verdict for name in names] == ["yes", "yes"]
 
 
+def test_a_listing_that_takes_many_tasks_continues_where_the_last_one_left_it(
+    fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ecr, "LISTED_PER_PAGE", 2)
+    names = fill(sandbox, fast, 9)
+    delete_repository(sandbox, names[4])
+    sandbox.client("ecr").create_repository(repositoryName="trigger/unknown")
+    sandbox.reset_calls()
+    sweep = sweep_record.start(trigger=SweepTrigger.SCHEDULE)
+    assert sweep is not None
+    tasks = 0
+
+    while sweep.listed_at is None and tasks < 20:
+        tasks += 1
+        lease = Lease.claim(Sweep.objects.filter(pk=sweep.pk), chunks.CHUNK_LEASE)
+        assert lease is not None
+        # Time for one page: before the second one the worker must stop.
+        sweeps._list(lease, fast, stopping=iter([False, *[True] * 9]).__next__)
+        sweep.refresh_from_db()
+
+    assert tasks == 5
+    assert calls(sandbox)["DescribeRepositories"] == 5 + 4  # a page is asked for again by the next worker
+    assert sweep.calls["DescribeRepositories"] == 5 + 4
+    assert (sweep.missing, sweep.discovered, sweep.listing) == (1, 1, None)
+    assert Repository.objects.get(name=names[4]).status == RepositoryStatus.MISSING
+    assert sweep_record.size_of(sweep) == 8
+    work_off(fast, sweep)
+    assert sweep.status == SweepStatus.DONE
+
+
+def test_a_listing_without_time_is_left_to_the_next_worker(fast: Configuration, sandbox: Sandbox) -> None:
+    fill(sandbox, fast, 2)
+    sweep = sweep_record.start(trigger=SweepTrigger.SCHEDULE)
+    assert sweep is not None
+    lease = Lease.claim(Sweep.objects.filter(pk=sweep.pk), chunks.CHUNK_LEASE)
+    assert lease is not None
+
+    sweeps._list(lease, fast, until=time.monotonic())
+
+    sweep.refresh_from_db()
+    assert (sweep.listed_at, sweep.lease_owner, sweep.status) == (None, "", SweepStatus.RUNNING)
+    work_off(fast, sweep)
+    assert sweep.status == SweepStatus.DONE
+
+
+@pytest.mark.parametrize(("again", "ended"), [(False, False), (True, True)])
+def test_a_token_that_aws_refuses_lets_the_listing_begin_again_once(
+    fast: Configuration, sandbox: Sandbox, again: bool, ended: bool
+) -> None:
+    names = fill(sandbox, fast, 3)
+    sweep = sweep_record.start(trigger=SweepTrigger.SCHEDULE)
+    assert sweep is not None
+    stale = sweeps.Listing(token="of-yesterday", seen=set(range(100)), missing=7, again=again)
+    Sweep.objects.filter(pk=sweep.pk).update(listing=stale.as_row())
+
+    sweeps.work(configuration=fast, seconds=2, sweep_id=sweep.pk)
+
+    sweep.refresh_from_db()
+    assert (sweep.status == SweepStatus.FAILED) is ended
+    if not ended:
+        assert sweeps.Listing.from_row(sweep.listing).token == ""
+        Sweep.objects.filter(pk=sweep.pk).update(lease_until=None)
+        work_off(fast, sweep)
+        assert (sweep.status, sweep.missing) == (SweepStatus.DONE, 0)
+        assert sweep_record.progress(sweep).in_sync == len(names)
+
+
+def test_what_a_listing_has_seen_is_kept_as_ranges() -> None:
+    listed = sweeps.Listing(
+        target=1, token="next", seen={7, 1, 2, 3, 9, 10}, calls=Counter(A=2), missing=3, discovered=4
+    )
+
+    assert listed.as_row()["seen"] == [[1, 3], [7, 7], [9, 10]]
+    assert sweeps.Listing.from_row(json.loads(json.dumps(listed.as_row()))) == listed
+    assert sweeps.Listing.from_row(None) == sweeps.Listing()
+
+
 def test_a_result_that_is_newer_than_the_list_is_not_overwritten_by_it(fast: Configuration, sandbox: Sandbox) -> None:
     [name] = fill(sandbox, fast, 1)
     [target] = targets.configured(fast)
-    [page] = target.ecr().pages()
+    [(page, _)] = target.ecr().pages()
     known = sweeps._by_name(Repository.objects.all(), [name])
     Repository.objects.update(lease_epoch=F("lease_epoch") + 1)  # a deploy has worked on it meanwhile
     known[name].mutability = Mutability(mode="MUTABLE")
@@ -1448,7 +1526,7 @@ def test_the_list_changes_no_row_that_somebody_works_on_or_has_worked_on(
     meanwhile: Callable[[Repository], None], fast: Configuration, sandbox: Sandbox
 ) -> None:
     [name] = fill(sandbox, fast, 1)
-    [page] = targets.configured(fast)[0].ecr().pages()
+    [(page, _)] = targets.configured(fast)[0].ecr().pages()
     known = sweeps._by_name(Repository.objects.all(), [name])
     meanwhile(known[name])
 
