@@ -35,7 +35,7 @@ from deployments.policy.service_statements import (
     Trust,
     WrittenGrant,
     one_or_more,
-    service_statements,
+    service_statement,
     understood,
     with_statements,
 )
@@ -98,16 +98,14 @@ def foreign_statements(live: str, *, default: str, partition: str, trust: Trust)
         return ()
     policy, ours = both
     own_grants = grants_of(default, partition=partition)
-    services = service_statements(live, default=default, partition=partition, trust=trust)
     judge = _Judge(
         policy=policy,
-        own_sids=frozenset(each.sid for each in ours.statements if each.sid),
+        ours=ours,
         own_grants=own_grants,
         default=default,
         partition=partition,
         trust=trust,
         written=trust.written | own_grants,
-        services={each.name: each for each in services},
     )
     return tuple(found for each in policy.statements if (found := judge.of(each)) is not None)
 
@@ -115,24 +113,25 @@ def foreign_statements(live: str, *, default: str, partition: str, trust: Trust)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judge:
     policy: Policy  # the live one
-    own_sids: frozenset[str]  # of the default policy
+    ours: Policy  # the default policy
     own_grants: frozenset[WrittenGrant]
     default: str
     partition: str
     trust: Trust
     written: frozenset[WrittenGrant]  # as of `Trust`, with the default policy
-    services: dict[str, ServiceStatement]
 
     def of(self, statement: Statement) -> ForeignStatement | None:
         """The statement as one of others; None: it is the default policy's own, or adds nothing to it."""
         rules = rules_of(Policy(version=self.policy.version, statements=(statement,)), partition=self.partition)
-        if statement.sid in self.own_sids or not rules:
+        if not rules or (statement.sid and statement.sid in {each.sid for each in self.ours.statements}):
             return None
         [rule] = rules
         plain = rule.effect == "Allow" and rule.excluded is None
         if plain and all(_grants(rule, one) <= self.own_grants for one in rule.subjects):
             return None  # so it is with nearly every statement
-        service = self.services.get(statement.label)
+        service = service_statement(
+            statement, self.ours, default=self.default, partition=self.partition, trust=self.trust
+        )
         if service is not None:
             return self._service(service, rule)
         found = self._other(statement, rule)

@@ -119,10 +119,19 @@ def service_statements(live: str, *, default: str, partition: str, trust: Trust)
     if both is None:
         return ()
     policy, ours = both
-    judged = (_judged(each, partition=partition, trust=trust) for each in policy.statements)
-    return tuple(
-        each for each in judged if each is not None and _is_theirs(each, ours, default=default, partition=partition)
+    found = (
+        service_statement(each, ours, default=default, partition=partition, trust=trust) for each in policy.statements
     )
+    return tuple(each for each in found if each is not None)
+
+
+def service_statement(
+    statement: Statement, ours: Policy, *, default: str, partition: str, trust: Trust
+) -> ServiceStatement | None:
+    """A live statement as one of AWS services; None: it is not one that may be kept. `ours`: `default` as a value."""
+    found = _judged(statement, partition=partition, trust=trust)
+    is_theirs = found is not None and _is_theirs(found, ours, default=default, partition=partition)
+    return found if is_theirs else None
 
 
 def understood(live: str, default: str) -> tuple[Policy, Policy] | None:

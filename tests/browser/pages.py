@@ -33,6 +33,7 @@ from deployments.models import (
 )
 from deployments.policy import RegistryPolicy, Trust
 from deployments.reconcile import adopted_statements, desired, targets
+from deployments.row_values import SeenStatement
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.admin.installation import CLUSTER, DESIRED, HOST, NOBODY, SIGN_ON, STAGING, Installation, policy
@@ -91,6 +92,13 @@ def make() -> list[str]:
     statements = [function_of(CLUSTER, "LambdaECRImageCrossAccountRetrievalPolicy"), bare(), ADDED]
     document = json.loads(served.policy_text)
     served.policy_text = json.dumps({**document, "Statement": [*document["Statement"], *statements]})
+    target = targets.of(served, settings.CONFIGURATION)
+    assert target is not None
+    caller = f"arn:aws:sts::{CLUSTER}:assumed-role/a-role-with-a-long-name-for-the-account-s-administrators/ada"
+    served.foreign_statements = [
+        SeenStatement(statement=each.text, first_seen=clock.now().isoformat(), by=caller, kept=each.kept)
+        for each in adopted_statements.live(served, target)
+    ]
     served.save()
     user = User.objects.get(username=USER)
     user.is_staff = user.is_superuser = True

@@ -3339,8 +3339,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/policy/foreign_statements.py",
         (
             "_Judge.of",
-            "statement.sid in self.own_sids or ",
-            "",
+            "statement.sid and statement.sid in",
+            "False and statement.sid in",
             _FOREIGN + "test_a_statement_with_the_sid_of_ours_or_that_adds_nothing_is_not_of_others",
         ),
         (

@@ -142,6 +142,12 @@ def test_a_statement_with_the_sid_of_ours_or_that_adds_nothing_is_not_of_others(
         assert foreign_statements(live, default=default, partition="aws", trust=trust) == ()
 
 
+def test_two_statements_with_the_same_sid_are_judged_one_by_one() -> None:
+    changes = {**BARE, "Action": [*PULL, "ecr:SetRepositoryPolicy"], **cond("StringEquals", "aws:SourceAccount", OWNER)}
+
+    assert [one.kept for one in found(BARE, changes, stmt(FOREIGN, Sid=BARE["Sid"]))] == [True, False, True]
+
+
 def test_beside_a_part_that_is_not_understood_nothing_is_judged() -> None:
     assert found(stmt(FOREIGN), {"Effect": "Allow", "Novelty": 1}) == ()
     assert foreign_statements("{", default=DEFAULT, partition="aws", trust=Trust(owner=OWNER)) == ()
