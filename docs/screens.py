@@ -41,6 +41,9 @@ SHOTS = (
     ("login", "", "light", DESK, ""),
     ("what-if", "-answer", "light", DESK, "#what-if"),
     ("sweep-running", "-dark", "dark", DESK, ""),
+    ("policy-version-stopped", "-light", "light", DESK, ""),
+    ("policy-version-stopped", "-phone", "dark", PHONE, ""),
+    ("policy-version-batches", "-dark", "dark", DESK, ""),
     ("your-log-in", "", "light", DESK, "#recovery-code"),
     ("your-log-in", "-phone", "dark", PHONE, "#recovery-code"),
     ("second-factor", "", "light", DESK, "#second-factor"),
@@ -50,6 +53,7 @@ LEFT_OUT = {
     "dashboard", "why", "pulls", "deployments", "repositories", "repository", "what-if", "sweep-running", "not-found",
     "images", "images-archived", "images-missing", "images-not-read", "deployments-nothing", "password", "user-new",
     "user-password",
+    "policy-version-stopped", "policy-version-batches",
     "repository-services", "your-log-in", "forgotten-sent", "forgotten-link", "forgotten-done",
 }  # fmt: skip
 #: Shown as far as the window goes; the others from top to end.
@@ -79,7 +83,7 @@ def serve_and_shoot(names: list[str]) -> int:
 
         from deployments import config
         from sandbox.control import Sandbox
-        from tests.admin.installation import ENVIRONMENT, SIGN_ON
+        from tests.admin.installation import ENVIRONMENT, SIGN_ON, STAGED
         from tests.browser import pages
 
         aws = Sandbox.start()
@@ -94,7 +98,7 @@ def serve_and_shoot(names: list[str]) -> int:
 
         server: WSGIServer = make_server("127.0.0.1", 0, get_wsgi_application(), handler_class=Quiet)
         origin = f"http://localhost:{server.server_port}"  # browsers make passkeys for no IP address
-        settings.CONFIGURATION = config.load({**ENVIRONMENT, **SIGN_ON, "APP_ORIGIN": origin}).require()
+        settings.CONFIGURATION = config.load({**ENVIRONMENT, **STAGED, **SIGN_ON, "APP_ORIGIN": origin}).require()
         codes = pages.make()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         known = {"login": "", **pages.addresses(), "second-factor": ""}  # steps of the log-in

@@ -110,6 +110,8 @@ ENVIRONMENT = {
     "DEPLOY_REGISTRY_ECR_TAGS": "team=platform,managed-by=registry-admin",
     "DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS": f"{CLUSTER},{STAGING}",
 }
+#: Roll-outs in stages, and a second namespace, so that two of them can be open: for the pages of versions.
+STAGED = {"DEPLOY_REGISTRY_ECR_ROLLOUT": "staged", "V4_DEPLOY_REGISTRY_NAMESPACE": "jobs"}
 #: Single sign-on with a provider that does not exist: for the pages that speak of it.
 SIGN_ON = {
     "SSO_ISSUER": "https://id.example.com/realms/company",

@@ -24,19 +24,24 @@ from deployments.models import (
     Identity,
     NotificationChannel,
     NotificationDelivery,
+    PolicyStep,
+    PolicyVersion,
+    Project,
     Promotion,
     Repository,
     RepositoryStatus,
+    StepState,
     Sweep,
     SweepStatus,
     TrustPolicy,
+    VersionState,
 )
 from deployments.policy import RegistryPolicy, Trust
-from deployments.reconcile import adopted_statements, desired, targets
+from deployments.reconcile import adopted_statements, desired, policy_versions, targets
 from deployments.row_values import SeenStatement
 from sandbox import images
 from sandbox.control import Sandbox
-from tests.admin.installation import CLUSTER, DESIRED, HOST, NOBODY, SIGN_ON, STAGING, Installation, policy
+from tests.admin.installation import CLUSTER, DESIRED, HOST, NOBODY, OWNER, SIGN_ON, STAGING, Installation, policy
 from tests.support.second_factors import with_app, with_passkey
 from tests.support.service_statements import ADDED, bare, function_of
 
@@ -124,8 +129,47 @@ def make() -> list[str]:
             channel=chat, event="sweep.failed", subject=said["subject"], body=said, key=f"sweep.failed:{number}",
             status=status, attempts=1 + 3 * number, answer=("204", "Answered 404.")[number],
         )  # fmt: skip
+    _roll_outs()
     _push_images(Sandbox(os.environ["AWS_ENDPOINT_URL"]))
     return codes
+
+
+def _roll_outs() -> None:
+    """A version that takes an account's pull away and was stopped, and one in the other namespace in its batches."""
+    now = clock.now()
+    active = PolicyVersion.objects.get(state=VersionState.ACTIVE)
+    rows = list(Repository.objects.filter(host=HOST, management="full").order_by("-pk"))
+    place = {"account": OWNER, "region": "us-east-1", "started_by": "mira@example.com", "proposed_by": "web on host-1"}
+    stopped = PolicyVersion.objects.create(
+        **place, namespace="trigger", number=3, follows=active, text=policy_versions.text_row(policy(CLUSTER)),
+        state=VersionState.STOPPED, resumes=VersionState.CANARIES, started_at=now, why=f"Account {STAGING} loses pull.",
+        reason=f"{rows[0].name}: account {STAGING} could pull, and now it cannot for certain.",
+    )  # fmt: skip
+    Repository.objects.filter(pk=rows[0].pk).update(policy_text=stopped.text.text)
+    for row, state in ((rows[0], StepState.WRITTEN), (rows[1], StepState.LEFT)):
+        words = "The repository is only observed, so its policy was not written." if state == StepState.LEFT else ""
+        PolicyStep.objects.create(
+            version=stopped, repository=row, stage=0, state=state, words=words, pulled_before=[CLUSTER, STAGING],
+            before=active.text, after=stopped.text, written_at=None if words else now,
+        )  # fmt: skip
+    first = PolicyVersion.objects.create(
+        **place, namespace="jobs", number=1, text=active.text, state=VersionState.ACTIVE, why="It is the first version."
+    )
+    moving = PolicyVersion.objects.create(
+        **place, namespace="jobs", number=2, follows=first, state=VersionState.BATCHES, stage=3, started_at=now,
+        text=policy_versions.text_row(policy(CLUSTER, STAGING, STRANGER)), why=f"Account {STRANGER} gains pull.",
+    )  # fmt: skip
+    project = Project.objects.order_by("pk")[0]
+    for number in range(32):
+        row = Repository.objects.create(
+            account=OWNER, region="us-east-1", host=HOST, name=f"jobs/{project.ref}-{number:02}", project=project,
+            status="in_sync", origin="created", management="full", policy_text=DESIRED, last_checked_at=now,
+            details_checked_at=now, last_in_sync_at=now,
+        )  # fmt: skip
+        if number < 15:
+            state = StepState.OPEN if number > 10 else StepState.UNCHANGED if number == 4 else StepState.WRITTEN
+            stage = (number + 1).bit_length() - 1
+            PolicyStep.objects.create(version=moving, repository=row, stage=stage, state=state)
 
 
 def _deployed() -> QuerySet[Deployment]:
@@ -183,6 +227,7 @@ def addresses() -> dict[str, str]:
     denied = Repository.objects.filter(last_error_code="AccessDeniedException")[0]
     failed = NotificationDelivery.objects.filter(status=DeliveryStatus.FAILED)[0]
     trusted = TrustPolicy.objects.order_by("pk")[0]
+    version, stopped = "/admin/deployments/policyversion/", PolicyVersion.objects.get(state="stopped")
     found = {
         "dashboard": "/admin/",
         "pulls": "/admin/pulls/",
@@ -215,6 +260,11 @@ def addresses() -> dict[str, str]:
         "what-if": f"{repository}what-if/",
         "why": "/admin/why/",
         "why-answer": f"/admin/why/?deployment={_refused_deployment().pk}",
+        "policy-versions": version,
+        "policy-version-stopped": f"{version}{stopped.pk}/change/",
+        "policy-version-batches": f"{version}{PolicyVersion.objects.get(state='batches').pk}/change/",
+        "policy-version-resume": f"{version}{stopped.pk}/resume/",
+        "policy-version-undo": f"{version}{stopped.pk}/undo/",
         "sweeps": "/admin/deployments/sweep/",
         "sweep-running": f"/admin/deployments/sweep/{running.pk}/change/",
         "sweep": f"/admin/deployments/sweep/{done.pk}/change/",

@@ -18,7 +18,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from tests.admin.installation import ENVIRONMENT, SIGN_ON
+from tests.admin.installation import ENVIRONMENT, SIGN_ON, STAGED
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DESK, PHONE = (1360, 940), (390, 844)
@@ -50,6 +50,7 @@ class Served:
             "AWS_EC2_METADATA_DISABLED": "true",
             "EMAIL_URL": "smtp://127.0.0.1:9",  # so that the pages of a forgotten password are there
             **ENVIRONMENT,
+            **STAGED,
             **SIGN_ON,
             **self.more,
         }
