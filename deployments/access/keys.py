@@ -26,7 +26,6 @@ from django.db.models.functions import Now
 
 from deployments import clock, images
 from deployments.access.audit import Trail
-from deployments.compiled_queries import Compiled
 from deployments.config import Configuration
 from deployments.errors import refusal
 from deployments.models import (
@@ -40,6 +39,7 @@ from deployments.models import (
     LoginRequest,
     TrustPolicy,
 )
+from registry_admin.compiled_queries import Compiled
 
 #: The scopes of an environment key. `deploy` includes `read`, because a deploy reads its own deployment. `pull` stands
 #: alone: a cluster's key does nothing else.

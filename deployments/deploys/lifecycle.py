@@ -25,7 +25,6 @@ from deployments import clock, images, measure
 from deployments.access import keys
 from deployments.access.audit import Trail
 from deployments.aws.partitions import registry_of
-from deployments.compiled_queries import Compiled
 from deployments.config import Configuration, RegistryConfig
 from deployments.deploys import push_credentials
 from deployments.deploys.push_credentials import Credentials
@@ -45,6 +44,7 @@ from deployments.models import (
     Repository,
 )
 from deployments.reconcile import bulkhead, generation, repositories, targets
+from registry_admin.compiled_queries import Compiled
 
 log = get_logger(__name__)
 

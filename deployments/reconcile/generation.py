@@ -32,7 +32,6 @@ from django.db.models.functions import Now
 from deployments import policy
 from deployments.access.audit import Trail
 from deployments.aws.partitions import registry_of
-from deployments.compiled_queries import Compiled
 from deployments.config import Configuration, RegistryConfig, desired_digest
 from deployments.errors import RegistryError, registry_error
 from deployments.log import get_logger
@@ -48,6 +47,7 @@ from deployments.models import (
 from deployments.reconcile import policy_versions
 from deployments.reconcile.processes import SILENT_SECONDS
 from registry_admin import VERSION
+from registry_admin.compiled_queries import Compiled
 
 log = get_logger(__name__)
 

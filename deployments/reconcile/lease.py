@@ -21,11 +21,11 @@ from django.db import Error, connection, transaction
 from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet
 from django.db.models.functions import Now
 
-from deployments.compiled_queries import Compiled, CompiledUpdate
 from deployments.errors import registry_error
 from deployments.log import get_logger
 from deployments.models import Repository, RepositoryEvent, Sweep, SweepChunk
 from deployments.reconcile import processes
+from registry_admin.compiled_queries import Compiled, CompiledUpdate
 
 log = get_logger(__name__)
 

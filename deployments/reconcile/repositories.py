@@ -27,7 +27,6 @@ from deployments import policy
 from deployments.aws.ecr import Ecr, longest_call
 from deployments.aws.values import CreateOutcome, Details, Observation
 from deployments.catalogue import sentence
-from deployments.compiled_queries import Compiled
 from deployments.config import RegistryConfig
 from deployments.errors import RegistryError, registry_error
 from deployments.images import EcrRegistry
@@ -65,6 +64,7 @@ from deployments.row_values import (
     PreviewResult,
     SeenStatement,
 )
+from registry_admin.compiled_queries import Compiled
 
 T = TypeVar("T")
 log = get_logger(__name__)

@@ -871,7 +871,7 @@ def test_a_lease_whose_row_could_not_be_read_is_given_back(project: Project, mon
         raise OperationalError("the database went away")
 
     with monkeypatch.context() as away:
-        away.setattr("deployments.compiled_queries.Compiled.first", broken)
+        away.setattr("registry_admin.compiled_queries.Compiled.first", broken)
         with pytest.raises(OperationalError):
             repositories.claim(row)
 
