@@ -161,6 +161,36 @@ def test_a_connection_that_is_closed_in_its_transaction_lets_the_next_one_write(
     other.close()
 
 
+def test_a_transaction_that_a_statement_ends_lets_the_next_one_write(path: Path, connection: DatabaseWrapper) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN IMMEDIATE")
+        cursor.execute("COMMIT")
+    other = wrapper(path, timeout=0.05)
+    with other.cursor() as cursor:
+        cursor.execute("UPDATE counter SET number = 7")
+
+    assert number(other) == 7
+    other.close()
+
+
+def test_a_commit_without_wal_waits_for_readers(path: Path, connection: DatabaseWrapper) -> None:
+    with sqlite3.connect(path, isolation_level=None, check_same_thread=False) as reader:
+        reader.execute("PRAGMA journal_mode=DELETE")
+        begin(connection)
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE counter SET number = 7")
+        rows = reader.execute("SELECT number FROM counter UNION ALL SELECT 1 UNION ALL SELECT 2")
+        rows.fetchone()  # the reader has a lock until its statement ends
+        ends = threading.Timer(0.2, rows.close)
+        ends.start()
+        connection.commit()
+        ends.join()
+    reader.close()
+    connection.set_autocommit(True)
+
+    assert number(connection) == 7
+
+
 def test_a_child_process_does_not_wait_for_a_thread_that_only_its_parent_has(path: Path) -> None:
     context = multiprocessing.get_context("fork")
     child = context.Process(target=add, args=(path, 1))

@@ -44,9 +44,12 @@ class _Connection(sqlite3.Connection):
 
     def take_turn(self, statement: str, run: Callable[[], Any]) -> Any:
         """`run` the statement when no other connection writes. Raises OperationalError after `timeout` seconds."""
-        if self.in_transaction:
-            return run()
         until = time.monotonic() + self.timeout
+        if self.in_transaction:
+            try:
+                return self._tried(run, until)
+            finally:
+                self.end_turn()  # if the statement ended the transaction
         if statement.lstrip()[:7].upper().startswith(_READS):
             return self._tried(run, until)
         lock = _writer
@@ -65,7 +68,9 @@ class _Connection(sqlite3.Connection):
             try:
                 return run()
             except sqlite3.OperationalError as error:
-                busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+                # BUSY_SNAPSHOT has the same last byte, and ends only with the transaction.
+                code = getattr(error, "sqlite_errorcode", 0)
+                busy = code & 0xFF == sqlite3.SQLITE_BUSY and code != sqlite3.SQLITE_BUSY_SNAPSHOT
                 if not busy or time.monotonic() > until:
                     raise
             time.sleep(WAIT_SECONDS)
@@ -78,7 +83,8 @@ class _Connection(sqlite3.Connection):
 
     def commit(self) -> None:
         try:
-            super().commit()
+            # Without WAL (on a file system that has none), readers can keep a commit waiting.
+            self._tried(super().commit, time.monotonic() + self.timeout)
         finally:
             self.end_turn()
 

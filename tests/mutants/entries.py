@@ -4321,6 +4321,18 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_sqlite_writers.py::test_no_write_of_threads_and_processes_is_lost",
         ),
         (
+            "_Connection.take_turn",
+            "self.end_turn()",
+            "pass",
+            "test_sqlite_writers.py::test_a_transaction_that_a_statement_ends_lets_the_next_one_write",
+        ),
+        (
+            "_Connection.commit",
+            "self._tried(super().commit, time.monotonic() + self.timeout)",
+            "super().commit()",
+            "test_sqlite_writers.py::test_a_commit_without_wal_waits_for_readers",
+        ),
+        (
             "",
             "os.register_at_fork(after_in_child=_forked)",
             "",
