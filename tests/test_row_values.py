@@ -161,7 +161,7 @@ def test_a_dump_of_the_rows_holds_the_stored_keys_and_is_loaded_again(environmen
 
 
 def test_the_columns_that_a_convergence_may_write_are_columns_of_the_row() -> None:
-    columns = {field.name for field in Repository._meta.concrete_fields}
+    columns = {field.attname for field in Repository._meta.concrete_fields}  # the key of a version, not its row
 
     assert set(RowValues.__annotations__) - columns == set()
     assert set(GONE) <= set(RowValues.__annotations__)
