@@ -665,7 +665,7 @@ SECRETS = tuple(
 
 
 def env_example() -> str:
-    """The text of `.env.example`: every setting with a default or an example, commented out but for those of `for_new`."""
+    """The text of `.env.example`: every setting with a default or an example. Only those with `for_new` are set."""
     lines = [
         "# Every setting of Registry Admin. Copy this file to .env and remove the # from the lines that you need.",
         "# A variable of the environment overrides the file.",
