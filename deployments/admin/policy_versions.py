@@ -189,7 +189,7 @@ class PolicyVersionAdmin(ReadOnly):
         configuration = shown_configuration()
         target = _target_of(row, configuration)
         lost = rollouts.lost_pulls(row, target) if act == "resume" and target is not None else []
-        names = list(dict.fromkeys(name for name, _ in lost))
+        names = list(dict.fromkeys(name for name, _, _ in lost))
         return self.render_page(
             request,
             "registry_admin/policy_version_act.html",
@@ -200,7 +200,7 @@ class PolicyVersionAdmin(ReadOnly):
                 "style": "danger" if chosen.is_danger else "default",
                 "command": f"manage.py {chosen.command.format(row.number)}",
                 "asks_reason": act == "pause",
-                "lost": sorted(Counter(account for _, account in lost).items()),
+                "lost": sorted(Counter(account for _, account, _ in lost).items()),
                 "lost_named": names[:LOST_SHOWN],
                 "lost_more": max(0, len(names) - LOST_SHOWN),
                 "answer": _preview(row, target, configuration) if row.state == WAITING else None,

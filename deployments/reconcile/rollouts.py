@@ -89,7 +89,7 @@ def resume(*, version: PolicyVersion, configuration: Configuration, by: str, tra
     version.refresh_from_db()
     target = target_of(version, configuration)
     lost = lost_pulls(version, target) if target is not None else []
-    accepted = sorted({*version.accepted, *(account for _, account in lost)})
+    accepted = sorted({*version.accepted, *(account for _, account, _ in lost)})
     values = {"accepted": accepted, "resumes": "", "sweep": None, "watched_until": None}
     # After a stop while the canaries were watched, they are watched again.
     _ask(version, "resume.version", [STOPPED], version.resumes or CANARIES, "", by, trail, values)
@@ -179,32 +179,34 @@ def target_of(version: PolicyVersion, configuration: Configuration) -> Target | 
     return None
 
 
-def lost_pulls(version: PolicyVersion, target: Target) -> list[tuple[str, str]]:
-    """(repository, account) of each account that could pull when the repository's turn came, and cannot now.
+def lost_pulls(version: PolicyVersion, target: Target) -> list[tuple[str, str, str]]:
+    """(repository, account, verdict) of each account that could pull when the repository's turn came, and cannot now.
 
-    By the policies of the repository and of the registry, as they were last read.
+    By the policies of the repository and of the registry, as they were last read. The verdict is one of
+    `policy.effective` other than yes.
     """
     looked_at = version.steps.exclude(state__in=[StepState.PLANNED, StepState.LEFT]).exclude(pulled_before=[])
     return [
-        (step.repository.name, account)
+        (step.repository.name, account, verdict)
         for step in looked_at.select_related("repository")
-        for account in sorted({*step.pulled_before} - {*_pullers(step.repository, step.pulled_before, target)})
+        for account, verdict in _verdicts(step.repository, step.pulled_before, target).items()
+        if verdict != "yes"
     ]
 
 
-def _pullers(row: Repository, accounts: Iterable[str], target: Target) -> list[str]:
-    """Which of these accounts can certainly pull from the repository, as it was last read.
+def _verdicts(row: Repository, accounts: Iterable[str], target: Target) -> dict[str, str]:
+    """Whether each of these accounts can pull from the repository, as it was last read.
 
     Where the registry policy was never read, the repository policy alone decides.
     """
     found = desired.pullers(
         row.policy_text,
         registry_policies.seen(account=row.account, region=row.region) or policy.RegistryPolicy(text=""),
-        set(accounts) - {row.account},
+        sorted(set(accounts) - {row.account}),
         arn=target.registry.repository_arn(row.name),
         partition=target.registry.partition,
     )
-    return sorted(account for account, pull in found.items() if pull.verdict == "yes")
+    return {account: pull.verdict for account, pull in found.items()}
 
 
 def _written(version: PolicyVersion) -> QuerySet[PolicyStep]:
@@ -334,9 +336,10 @@ class _Step:
                 same = Repository.objects.filter(free(), pk=row.pk, lease_epoch=row.lease_epoch)
                 if same.update(policy_version=self.version, checked_digest=""):
                     accounts = [*self.target.config.consumer_accounts, *_ACCOUNT.findall(row.policy_text)]
+                    pulled = [who for who, verdict in _verdicts(row, accounts, self.target).items() if verdict == "yes"]
                     before = row.policy_version_id if row.policy_version_id != self.version.pk else None
                     PolicyStep.objects.filter(pk=step.pk, state=StepState.PLANNED).update(
-                        state=StepState.OPEN, pulled_before=_pullers(row, accounts, self.target), version_before=before
+                        state=StepState.OPEN, pulled_before=pulled, version_before=before
                     )
                     opened = True
         return opened
@@ -371,10 +374,10 @@ class _Step:
                 if self.version.state == WATCHING and (words := self.trial(row, self.target)):
                     problems.append(f"{row.name}: {words}")
         if not self.version.at_once:
-            lost = [each for each in lost_pulls(self.version, self.target) if each[1] not in self.version.accepted]
-            problems += [
-                f"{name}: account {account} could pull, and now it cannot for certain." for name, account in lost
-            ]
+            for name, account, verdict in lost_pulls(self.version, self.target):
+                now = "cannot pull now" if verdict == "no" else "it is not certain that it can pull now"
+                if account not in self.version.accepted:
+                    problems.append(f"{name}: account {account} could pull, and {now}.")
         more = f" And {len(problems) - 5} more." if len(problems) > 5 else ""
         return " ".join(problems[:5]) + more
 
