@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -30,13 +31,25 @@ from deployments import doctor, outage, tasks, worker
 from deployments.checks import queue_settings_are_safe
 from deployments.config import Configuration
 from deployments.doctor import Level
-from deployments.models import Process, ProcessRole, Sweep, SweepChunk, SweepStatus, SweepTrigger
+from deployments.models import (
+    PolicyStep,
+    PolicyVersion,
+    Process,
+    ProcessRole,
+    StepState,
+    Sweep,
+    SweepChunk,
+    SweepStatus,
+    SweepTrigger,
+    VersionState,
+)
 from deployments.notify import news
 from deployments.reconcile import generation, processes, sweep_record
 from sandbox.control import Sandbox
 from tests import databases, postgresql
-from tests.support.constants import HOST, POLICY
+from tests.support.constants import CLUSTER, HOST, POLICY
 from tests.support.registry import fill
+from tests.support.rollouts import allowing
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -349,6 +362,45 @@ def test_sigterm_ends_the_worker_within_8_seconds_while_its_sweep_waits_for_aws_
     assert sweep is not None
     assert sweep_record.open_work(sweep.pk) == 1
     assert not Process.objects.filter(ended_at=None).exists()
+
+
+@pytest.mark.slow
+def test_a_roll_out_whose_worker_is_killed_five_times_writes_each_of_200_repositories_once(
+    start: Callable[..., Running], configure: Configure, sandbox: Sandbox
+) -> None:
+    variables = {
+        "DEPLOY_REGISTRY_HOST": HOST,
+        "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": POLICY,
+        "DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS": CLUSTER,
+        "DEPLOY_REGISTRY_ECR_ROLLOUT": "staged",
+        "RECONCILE_INTERVAL_MINUTES": "0",
+        "RECONCILE_CALLS_PER_SECOND": "100",
+    }
+    before = configure(**variables)
+    names = fill(sandbox, before, 200)
+    generation.register(before, role=ProcessRole.WEB)
+    more = json.loads(allowing("444444444444"))["Statement"]
+    policy = json.loads(POLICY)
+    variables["DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY"] = json.dumps(
+        policy | {"Statement": policy["Statement"] + more}
+    )
+
+    def written() -> int:
+        return sandbox.calls().get("ecr:SetRepositoryPolicy", 0)
+
+    for number in (5, 35, 75, 115, 155):
+        running = start(**variables).process
+        wait_for(lambda number=number: written() >= number, seconds=90)  # type: ignore[misc]
+        running.kill()
+        running.wait(10)
+    start(**variables)
+    wait_for(lambda: PolicyVersion.objects.filter(number=2, state=VersionState.ACTIVE).exists(), seconds=120)
+
+    assert written() == 200
+    client = sandbox.client("ecr")
+    assert all("444444444444" in client.get_repository_policy(repositoryName=name)["policyText"] for name in names)
+    steps = PolicyStep.objects.filter(version__number=2)
+    assert steps.filter(state=StepState.WRITTEN).count() == steps.count() == 200
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from deployments.config import Configuration, RegistryConfig
 from deployments.deploys import image_proof, oci_registry, promotions
 from deployments.errors import Refusal
 from deployments.models import Deployment, Environment, Promotion, Repository
+from deployments.reconcile import targets
 from sandbox import images
 from sandbox.control import Sandbox
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, PULL, TRAIL
@@ -474,6 +475,26 @@ def test_a_trial_pull_is_the_two_calls_of_a_pull_as_the_probe_role(
     puller = receipt(deployment)["pullers"][CLUSTER]
     assert (puller["pull"], puller["how"], puller["roles"]) == ("yes", "trial", [PROBE])
     assert any(PROBE in sentence for sentence in said)
+
+
+def test_a_trial_pull_of_what_is_current_says_which_role_cannot_pull_and_why(
+    environment: Environment, configure: Configure, sandbox: Sandbox
+) -> None:
+    probe(sandbox)
+    configuration = consuming(configure, DEPLOY_REGISTRY_ECR_PROBE_ROLE_ARNS=PROBE)
+    deployment = deploying(environment, configuration)
+    push(sandbox, deployment)
+    finalize(deployment, configuration)
+    deployment.refresh_from_db()
+    assert deployment.repository is not None
+    [target] = targets.configured(configuration)
+    assert image_proof.try_pulls(deployment.repository, target) == ""
+
+    sandbox.client("ecr").delete_repository_policy(repositoryName=deployment.repository.name)
+
+    words = image_proof.try_pulls(deployment.repository, target)
+    assert PROBE in words
+    assert "ecr:BatchGetImage" in words
 
 
 @pytest.mark.parametrize("lacking", ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"])

@@ -183,6 +183,21 @@ def test_a_write_that_aws_refuses_stops_the_roll_out_with_awss_words(
     assert writes(sandbox) == 6
 
 
+def test_a_trial_pull_that_fails_stops_the_roll_out_after_the_canaries(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    rows = repositories_in_sync(own, project, 6)
+    own = started_with(ecr_configuration, allowing(ONE, THREE), canaries=(rows[2].name, rows[4].name))
+    sandbox.reset_calls()
+
+    version = work_off(own, trial=lambda row, target: "The role probe cannot pull it." * (row == rows[4]))
+
+    assert version.state == VersionState.STOPPED
+    assert version.reason == f"{rows[4].name}: The role probe cannot pull it."
+    assert writes(sandbox) == 2
+
+
 def test_an_active_version_is_put_back_text_by_text_and_what_was_changed_since_is_left(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
