@@ -101,11 +101,11 @@ faults: $(VENV)/.dev ## Every fault × every operation, at most half an hour (AR
 soak: $(VENV)/.dev ## All operations at once on PostgreSQL with random faults, then an audit (SECONDS=120 SEED=…)
 	$(PY) -m tests.faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
-bench: $(VENV)/.dev ## How the console's pages grow with what is in them (ratios, not seconds)
-	$(PY) bench/console.py $(ARGS)
+bench: $(VENV)/.dev ## The goals of docs/performance.md, in ten minutes; PART=deploys: one part; ARGS=--write: into the document
+	@$(PY) -m bench $(PART) $(ARGS)
 
 bench-policies: $(VENV)/.dev ## Check the policy engine with 20,000 made-up pairs; ARGS=worst: what its worst cases take
-	$(PY) bench/policies.py $(or $(ARGS),judge)
+	$(PY) -m bench.policies $(or $(ARGS),judge)
 
 screens: $(VENV)/.dev ## Take the screenshots in docs/screens (needs Debian's chromium)
 	$(PY) docs/screens.py $(ARGS)

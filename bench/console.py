@@ -1,6 +1,7 @@
 """How long the console's pages take on the server, with a small and a large number of deployments.
 
-    .venv/bin/python bench/console.py [SMALL LARGE]      (2,000 and 100,000)
+    make bench PART=console                              (2,000 and 20,000)
+    .venv/bin/python -m bench.console [SMALL LARGE]      (2,000 and 100,000)
 
 Makes up two installations in temporary SQLite files and asks for each page through Django's own test client: no
 socket, no browser. The bar: with the large one at most three times the time of the small one. Ends with 1 if a page
@@ -18,18 +19,19 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.report import Row, as_text
+
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = 5
 BAR, NOISE = 3.0, 0.050  # times, seconds
 
 
-def measure(deployments: int, repositories: int) -> dict[str, float]:
+def pages(deployments: int, repositories: int) -> dict[str, float]:
     """Page → seconds of this process (median): SQLite works in it, and a neighbour's load is not counted.
 
     Called in a process of its own, with a database and its caches for each size.
     """
     with tempfile.TemporaryDirectory(prefix="registry-admin-bench-") as folder:
-        sys.path.insert(0, str(ROOT))
         os.environ |= {
             "ENV_FILE": os.devnull,
             "DATABASE_URL": f"sqlite:///{folder}/bench.sqlite3",
@@ -58,7 +60,7 @@ def measure(deployments: int, repositories: int) -> dict[str, float]:
         one = Deployment.objects.filter(status="DEPLOYED").order_by("created_at")[deployments // 2]
         repository = Repository.objects.exclude(policy_text="").order_by("pk")[0]
         listed = "/admin/deployments/deployment/"
-        pages = {
+        addresses = {
             "dashboard": "/admin/",
             "deployments": listed,
             "deployments, page 5": f"{listed}?p=5",
@@ -83,7 +85,7 @@ def measure(deployments: int, repositories: int) -> dict[str, float]:
             "access keys": "/admin/deployments/accesskey/",
         }
         found = {}
-        for name, address in pages.items():
+        for name, address in addresses.items():
             assert client.get(address).status_code == 200, address  # noqa: S101
             times = []
             for _ in range(TIMES):
@@ -94,23 +96,34 @@ def measure(deployments: int, repositories: int) -> dict[str, float]:
         return found
 
 
-def main(arguments: list[str]) -> int:
-    if arguments[:1] == ["--measure"]:
-        print(json.dumps(measure(int(arguments[1]), int(arguments[2]))))
-        return 0
-    small, large = (int(each) for each in arguments) if len(arguments) == 2 else (2_000, 100_000)
+def measure(small: int = 2_000, large: int = 20_000) -> list[Row]:
+    """A row for each page: the large installation beside the small one."""
     results = []
     for number in (small, large):
-        command = [sys.executable, __file__, "--measure", str(number), "40"]
-        results.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    worst = 0
-    print(f"{'page':32} {small:>9,} {large:>9,}   times")
-    for name, few in results[0].items():
-        many = results[1][name]
-        late = many > BAR * few and many > NOISE
-        worst |= late
-        print(f"{name:32} {few * 1000:6.0f} ms {many * 1000:6.0f} ms   {many / few:4.1f}{'  ← above' if late else ''}")
-    return int(worst)
+        command = [sys.executable, "-m", "bench.console", "--pages", str(number), "40"]
+        done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+        results.append(json.loads(done.stdout))
+    return [
+        Row(
+            figure=f"{name}, {large:,} deployments",
+            measured=f"{results[1][name] * 1000:.0f} ms",
+            reference=f"with {small:,} {few * 1000:.0f} ms",
+            ratio=results[1][name] / few,
+            goal=f"≤ {BAR:g} × or ≤ {NOISE * 1000:.0f} ms",
+            met=results[1][name] <= max(BAR * few, NOISE),
+            reason="a query of this page reads more rows than it shows",
+        )
+        for name, few in results[0].items()
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--pages"]:
+        print(json.dumps(pages(int(arguments[1]), int(arguments[2]))))
+        return 0
+    rows = measure(*([int(each) for each in arguments] or [2_000, 100_000]))
+    print(as_text(rows))
+    return int(not all(row.met for row in rows))
 
 
 if __name__ == "__main__":

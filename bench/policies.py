@@ -1,7 +1,8 @@
 """The policy engine against an independent evaluator, and the work that its worst cases take.
 
-    .venv/bin/python bench/policies.py judge [NUMBER] [SEED]     (20,000 made-up pairs, seed 1)
-    .venv/bin/python bench/policies.py worst [SEED]
+    make bench PART=policies                                      (2,000 pairs, and the worst cases)
+    .venv/bin/python -m bench.policies judge [NUMBER] [SEED]      (20,000 made-up pairs, seed 1)
+    .venv/bin/python -m bench.policies worst [SEED]
 
 `judge` compares made-up pairs of policies and checks each answer with requests (`tests/policy/made_up.py`): "missed" is
 a difference that a request shows and the engine does not, "invented" one that the engine reports and no request shows.
@@ -14,19 +15,47 @@ characters.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from bench.report import Row
 from deployments.policy import compare, holders, lint, may, parse
 from tests.policy.made_up import judge
 from tests.policy.worst import DEFAULT, SHAPES, shaped
 
 SECOND, CHARACTERS = 1.0, 20_000
+
+
+def measure() -> list[Row]:
+    """The two questions as rows. Their tables go to standard error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        right = judged(2_000, 1)
+        began = time.process_time()
+        quick = worst(1)
+        seconds = time.process_time() - began
+    return [
+        Row(
+            figure="2,000 pairs of policies against a second evaluator",
+            measured="as it judges" if right else "not as it judges",
+            reference="",
+            ratio=None,
+            goal="0 missed, 0 invented, ≤ 1% incomparable",
+            met=right,
+            reason="its words stand above",
+        ),
+        Row(
+            figure="one question about the worst policies",
+            measured=f"all in {seconds:.1f} s of CPU",
+            reference="",
+            ratio=None,
+            goal=f"each ≤ {SECOND:g} s of CPU and {CHARACTERS:,} characters",
+            met=quick,
+            reason="its line stands above",
+        ),
+    ]
 
 
 def judged(number: int, seed: int) -> bool:

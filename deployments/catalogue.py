@@ -603,17 +603,16 @@ REPOSITORIES: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("PolicyTooLong",),
-        says="The policy of {name} was not written: with the statements of AWS services that are kept in it, "
-        "it would have "
+        says="The policy of {name} was not written: with the statements of others that are kept in it, it would have "
         "{characters} characters, and ECR accepts {limit}.",
         todo="Shorten the text of {own} characters that was to be written, or remove one of these statements in AWS: "
         "{statements}.",
-        cause="Statements that AWS services have in a policy are kept beside the default policy, so both must fit.",
+        cause="Statements that others have in a policy are kept beside the default policy, so both must fit.",
         owner=Owner.OPERATOR,
     ),
     Entry(
         codes=("no_such_statement",),
-        says="{name} has no such statement of an AWS service.",
+        says="{name} has no such statement of others.",
         todo="Open its page again.",
         cause="The statement, or the adoption of it, was there when the page was shown, or the settings name another "
         "registry or no default policy now.",
@@ -621,9 +620,9 @@ REPOSITORIES: tuple[Entry, ...] = (
     ),
     Entry(
         codes=("statement_without_reason",),
-        says="Keeping a statement of an AWS service needs a reason.",
-        todo="Write why the service needs the statement.",
-        cause="The reason is shown with the statement, so that other operators know why it is kept.",
+        says="Keeping or refusing a statement of others needs a reason.",
+        todo="Write who needs the statement, or why it has to go.",
+        cause="The reason is shown with the statement, so that other operators know why it stays or goes.",
         owner=Owner.OPERATOR,
     ),
     Entry(

@@ -27,6 +27,7 @@ from typing import Any
 from environ import Env
 
 from deployments.notations import Malformed, comment_after, suspicion
+from deployments.policy import Keeps, WrittenGrant
 from deployments.service_urls import Database, MailServer
 from deployments.settings_table import BY_NAME, DEFAULT_LIFECYCLE_POLICY, SETTINGS, Setting
 
@@ -74,6 +75,7 @@ class RegistryConfig:
     lifecycle_policy: str = DEFAULT_LIFECYCLE_POLICY
     kms_key: str | None = None
     consumer_accounts: tuple[str, ...] = ()  # the same for all registries
+    foreign_statements: Keeps = "keep-services"  # the same for all registries
     push_role_arn: str | None = None
     base_repositories: tuple[str, ...] = ()  # names and patterns; the log-in of a deploy pulls from them
     probe_role_arns: tuple[str, ...] = ()  # the same for all registries
@@ -84,6 +86,8 @@ class RegistryConfig:
     active_version: int | None = None
     new_version: int | None = None  # what a new repository gets; None: the active one
     versions: tuple[tuple[int, str], ...] = field(default=(), repr=False)  # (key, text) that repositories may have
+    # What the default policies that this registry has, and has had, give (`reconcile.generation`).
+    written_grants: frozenset[WrittenGrant] = field(default=frozenset(), compare=False, repr=False)
     # Fields that have their default because the given value cannot be used (D-no-follow-on).
     malformed: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     # Fields that were read from the V4_ variable of the setting.
@@ -113,6 +117,7 @@ class RegistryConfig:
             "lifecycle": self.lifecycle_policy,
             "tags": dict(self.tags),
             "kms": self.kms_key,
+            "foreign": self.foreign_statements if self.foreign_statements != "keep-services" else None,
         }
 
 

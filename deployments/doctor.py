@@ -44,7 +44,16 @@ from deployments.errors import Refusal, RegistryError
 from deployments.log import get_logger
 from deployments.models import NotificationChannel, Process, ProcessRole
 from deployments.notify import channels
-from deployments.reconcile import desired, generation, policy_versions, processes, targets, writes_pause
+from deployments.reconcile import (
+    change_feed,
+    desired,
+    generation,
+    policy_versions,
+    processes,
+    sweep_record,
+    targets,
+    writes_pause,
+)
 from deployments.reconcile.targets import Target
 from deployments.row_values import ConsumerPull
 
@@ -373,6 +382,25 @@ def _processes(configuration: Configuration) -> Iterator[ReportLine]:
                 says=f"No process consumes the change events: only the next sweep finds drift.{last}",
                 then="python manage.py events",
             )
+    if configuration.events_queue_url and not configuration.problems:
+        yield from _change_feeds(configuration)
+
+
+def _change_feeds(configuration: Configuration) -> Iterator[ReportLine]:
+    """Whether the change events of each registry are proven complete, and what scheduled sweeps read therefore."""
+    share = sweep_record.last_share()
+    read = "" if share is None else f" The last scheduled sweep reads {share[0]:,} of {share[1]:,} repositories."
+    for feed in change_feed.states(configuration):
+        since = "" if feed.since is None else f" Since {feed.since:%Y-%m-%d %H:%M} UTC."
+        delay = "" if feed.delay is None else f" Its last event took {feed.delay.total_seconds():.0f} seconds."
+        verdict = "Trusted: " if feed.trusted else "Not trusted, so every sweep reads every repository: "
+        yield ReportLine(
+            part="Events",
+            what=f"Change feed of {feed.account}, {feed.region}",
+            level=Level.WARN if feed.lost_at is not None and not feed.trusted else Level.OK,
+            says=f"{verdict}{feed.words[:1].lower()}{feed.words[1:]}{since}{delay}{read}",
+            then="" if feed.trusted else "docs/change-events.md says how a change feed proves itself.",
+        )
 
 
 def _name(row: Process) -> str:

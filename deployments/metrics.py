@@ -37,7 +37,7 @@ from deployments.models import (
     SweepStatus,
     VersionState,
 )
-from deployments.reconcile import generation, image_states, processes, writes_pause
+from deployments.reconcile import change_feed, generation, image_states, processes, sweep_record, writes_pause
 
 
 def samples(now: datetime | None = None) -> Iterator[Sample]:
@@ -83,6 +83,7 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
     done = Sweep.objects.filter(status=SweepStatus.DONE).aggregate(at=Max("finished_at"))["at"]
     if done is not None:
         yield Sample(name="last_sweep_seconds", help="Time since a sweep was completed.", value=_age(now, done))
+    yield from _change_feeds(now)
     seen = processes.seen(*ProcessRole)
     workers = [row for row in seen.alive if row.role == ProcessRole.WORKER]
     beats = [row.beat_at for row in [*seen.alive, *seen.silent] if row.role == ProcessRole.WORKER]
@@ -128,6 +129,23 @@ def samples(now: datetime | None = None) -> Iterator[Sample]:
     for each in DeliveryStatus:
         yield Sample(name="notifications", help="Notifications of the last 30 days by status.",
                      value=sent.get(each, 0), labels={"status": each.value})  # fmt: skip
+
+
+def _change_feeds(now: datetime) -> Iterator[Sample]:
+    configuration = generation.shown(settings.CONFIGURATION)
+    feeds = change_feed.states(configuration) if not configuration.problems else []
+    for feed in feeds:
+        labels = {"account": feed.account, "region": feed.region}
+        yield Sample(name="change_feed_trusted", help="1: the change feed is proven: scheduled sweeps read a share.",
+                     value=feed.trusted, labels=labels)  # fmt: skip
+        if feed.delay is not None and feed.proven_at is not None:
+            yield Sample(name="change_feed_delay_seconds", help="From the newest own read with an event to its event.",
+                         value=feed.delay.total_seconds(), labels=labels)  # fmt: skip
+            yield Sample(name="change_feed_proof_seconds", help="Age of the newest own read with an event.",
+                         value=_age(now, feed.proven_at), labels=labels)  # fmt: skip
+    if (share := sweep_record.last_share()) is not None:
+        yield Sample(name="sweep_share", help="Part of the repositories that the newest scheduled sweep reads, 0 to 1.",
+                     value=share[0] / share[1] if share[1] else 1.0)  # fmt: skip
 
 
 def _age(now: datetime, moment: datetime) -> float:

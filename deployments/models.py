@@ -32,6 +32,7 @@ from deployments.row_values import (
     Mutability,
     PreviewResult,
     Receipt,
+    SeenStatement,
 )
 
 
@@ -317,6 +318,8 @@ class Repository(models.Model):
     )  # written before the work; a sweep takes the oldest first
     last_checked_at = models.DateTimeField(null=True, blank=True)  # start of the last observation that succeeded
     written_at = models.DateTimeField(null=True, blank=True)  # our last write to AWS
+    # When AWS took the newest write of ours whose event came back through the change feed; by AWS's clock.
+    write_returned_at = models.DateTimeField(null=True, blank=True)
     last_in_sync_at = models.DateTimeField(null=True, blank=True)
     drifted_since = models.DateTimeField(null=True, blank=True)
     # Since when the live repository policy cannot be compared with the default policy; null: it can (D-incomparable).
@@ -338,12 +341,19 @@ class Repository(models.Model):
     policy_applied_at = models.DateTimeField(
         null=True, blank=True
     )  # when the policy was last seen to be ours; null: never
-    # The statements of AWS services that an operator adopted: each stays in the policy while it has this text.
+    # The statements of others that an operator adopted: each stays in the policy while it has this text.
     adopted_statements: models.JSONField[list[AdoptedStatement], list[AdoptedStatement]] = ValuesField(
         default=list,
         db_default=[],
         blank=True,
         read=lambda stored: [AdoptedStatement.from_row(each) for each in stored],
+    )
+    # The statements of others that the last look has found in the policy, and those that an operator has refused.
+    foreign_statements: models.JSONField[list[SeenStatement], list[SeenStatement]] = ValuesField(
+        default=list,
+        db_default=[],
+        blank=True,
+        read=lambda stored: [SeenStatement.from_row(each) for each in stored],
     )
     lifecycle_text = models.TextField(blank=True)
     lifecycle_is_ours = models.BooleanField(default=False)  # whether we have written the lifecycle policy
@@ -828,6 +838,9 @@ class Deployment(models.Model):
             models.Index(fields=["image_digest"], name="deployment_digest"),
             models.Index(fields=["project", "status"], name="deployment_project_status"),
             models.Index(fields=["deadline"], condition=Q(deadline__isnull=False), name="deployment_deadline"),
+            models.Index(fields=["external_id"], condition=~Q(external_id=""), name="deployment_external"),
+            models.Index(fields=["environment", "-created_at"], name="deployment_environment_recent"),
+            models.Index(fields=["version_day", "version_number"], name="deployment_version"),
         ]
 
     def __str__(self) -> str:
@@ -1149,7 +1162,13 @@ class AuditEntry(models.Model):
     class Meta:
         verbose_name_plural = "audit entries"
         ordering = ["-at", "-id"]
-        indexes = [models.Index(fields=["object_type", "object_id"], name="audit_entry_object")]
+        indexes = [
+            models.Index(fields=["object_type", "object_id"], name="audit_entry_object"),
+            models.Index(fields=["request_id"], condition=~Q(request_id=""), name="audit_entry_request"),
+            # Each answers a filter of the list in the order of time, and the counts of its menus without reading rows.
+            models.Index(fields=["object_type", "at", "action", "actor_kind"], name="audit_entry_of_type"),
+            models.Index(fields=["action", "at", "object_type", "actor_kind"], name="audit_entry_of_action"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.actor} {self.action} {self.object_label}"
@@ -1260,6 +1279,10 @@ class Sweep(models.Model):
     discovered = models.PositiveIntegerField(default=0)
     missing = models.PositiveIntegerField(default=0)
     calls = models.JSONField(default=dict, blank=True)  # of the listing: {"DescribeRepositories": 1}
+    # Repositories that this sweep does not read, because the change feed reported no change (`reconcile.change_feed`).
+    spared = models.PositiveIntegerField(default=0, db_default=0)
+    # Where an interrupted listing continues (`reconcile.sweeps`); null: at the beginning.
+    listing = models.JSONField(null=True, blank=True)
     lease_owner = models.CharField(max_length=64, blank=True)  # of the listing
     lease_until = models.DateTimeField(null=True, blank=True)
     lease_process = models.BigIntegerField(null=True, blank=True)  # the Process that holds it, where one is registered
@@ -1273,6 +1296,10 @@ class Sweep(models.Model):
                 condition=Q(status=SweepStatus.RUNNING, trigger=SweepTrigger.SCHEDULE),
                 name="sweep_one_scheduled_running",
             ),
+        ]
+        indexes = [
+            models.Index(fields=["-started_at"], name="sweep_recent"),
+            models.Index(fields=["-started_at"], condition=Q(status="running"), name="sweep_running"),
         ]
 
     def __str__(self) -> str:
@@ -1364,6 +1391,26 @@ class RegistryPolicyReading(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account} {self.region}: {self.error or self.scope or 'no policy'}"
+
+
+class ChangeFeed(models.Model):
+    """How complete the change events of a registry are, by the events of our own calls (`reconcile.change_feed`)."""
+
+    account = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    first_proven_at = models.DateTimeField()
+    proven_at = models.DateTimeField()  # when AWS took the newest own read whose event came back
+    arrived_at = models.DateTimeField()  # when that event came
+    unbroken_since = models.DateTimeField()  # the first of the own reads that came back without a pause until now
+    lost_at = models.DateTimeField(null=True, blank=True)  # when the feed last stopped being trusted, before that
+    asked_at = models.DateTimeField(null=True, blank=True)  # when an events process last made a read as a proof
+
+    class Meta:
+        default_permissions = ()
+        constraints = [models.UniqueConstraint(fields=["account", "region"], name="change_feed_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.account} {self.region}: proven {self.proven_at}"
 
 
 class CallBudget(models.Model):

@@ -116,9 +116,9 @@ def _deciding(layer: str, statement: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptedStatement:
-    """A statement of an AWS service that an operator lets stay in the policy, although it may change the policy."""
+    """A statement of others that an operator lets stay in the policy."""
 
-    statement: str  # as `policy.ServiceStatement.text`
+    statement: str  # as `policy.ForeignStatement.text`
     reason: str
     by: str
     at: str  # ISO 8601
@@ -134,6 +134,37 @@ class AdoptedStatement:
 
     def as_row(self) -> dict[str, str]:
         return {"statement": self.statement, "reason": self.reason, "by": self.by, "at": self.at}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenStatement:
+    """A statement of others that a look has found in the policy, or that an operator has refused."""
+
+    statement: str  # as `policy.ForeignStatement.text`
+    first_seen: str  # ISO 8601
+    by: str = ""  # who called SetRepositoryPolicy before, by CloudTrail's event; empty: no event brought it
+    kept: bool = False  # at the last look; False also if it was not in the policy then
+    refused_by: str = ""  # empty: nobody has refused it
+    refused_at: str = ""  # ISO 8601
+    reason: str = ""  # why it was refused
+
+    @property
+    def since(self) -> datetime:
+        """When a look found it first."""
+        return datetime.fromisoformat(self.first_seen)
+
+    @property
+    def name(self) -> str:
+        """Its Sid; without one, words in its place."""
+        return str(json.loads(self.statement).get("Sid", "without a Sid"))
+
+    @classmethod
+    def from_row(cls, stored: Mapping[str, Any]) -> SeenStatement:
+        texts = ("statement", "first_seen", "by", "refused_by", "refused_at", "reason")
+        return cls(**{name: str(stored.get(name, "")) for name in texts}, kept=bool(stored.get("kept")))
+
+    def as_row(self) -> dict[str, Any]:
+        return {name: value for name in self.__dataclass_fields__ if (value := getattr(self, name))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

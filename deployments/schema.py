@@ -79,3 +79,22 @@ def lock_tables(*names: str) -> migrations.RunPython:
             time.sleep(0.05)
 
     return migrations.RunPython(lock, migrations.RunPython.noop)
+
+
+class AddIndexWhileServing(migrations.AddIndex):
+    """AddIndex for a large table that is in use. Its migration has `atomic = False`.
+
+    On PostgreSQL, CREATE INDEX CONCURRENTLY lets other sessions write while it reads the table twice
+    (https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY); a build that fails
+    leaves an invalid index behind. So an index of the same name is dropped first, and the migration can be run again.
+    SQLite has one writer at a time, so other writers wait until the index is made.
+    """
+
+    def database_forwards(self, app_label: str, editor: Any, from_state: Any, to_state: Any) -> None:
+        model = to_state.apps.get_model(app_label, self.model_name)
+        if not self.allow_migrate_model(editor.connection.alias, model):
+            return
+        concurrently = editor.connection.vendor == "postgresql"
+        drop = "DROP INDEX CONCURRENTLY IF EXISTS" if concurrently else "DROP INDEX IF EXISTS"
+        editor.execute(f"{drop} {editor.quote_name(self.index.name)}")
+        editor.add_index(model, self.index, **({"concurrently": True} if concurrently else {}))

@@ -50,6 +50,7 @@ class Setting:
     default_says: str = ""  # what README's table says instead of the default
     default_from: str = ""  # the setting whose value an unset one takes
     example: str = ""
+    for_new: str = ""  # what .env.example sets for a new installation, where an older one keeps the default
     secret: bool = False  # nothing of the value may be shown anywhere
     of_registry: bool = False
     mirrored: bool = False  # of a registry, and also read as V4_NAME
@@ -207,7 +208,7 @@ SETTINGS: tuple[Setting, ...] = (
         says="How a changed default repository policy reaches the repositories. at-once: the next sweep writes it "
         "everywhere. staged: first to canaries, then in batches; a policy that takes access away waits for a person.",
         default="at-once",
-        example="staged",
+        for_new="staged",
     ),
     Setting(
         name="DEPLOY_REGISTRY_ECR_CANARY_REPOSITORIES",
@@ -227,6 +228,15 @@ SETTINGS: tuple[Setting, ...] = (
         says="How long the canaries are watched before the batches begin. A policy that only adds pull for named "
         "accounts does not wait.",
         default="15",
+    ),
+    Setting(
+        name="DEPLOY_REGISTRY_ECR_FOREIGN_STATEMENTS",
+        field="foreign_statements",
+        notation=notations.one_of("keep-services", "keep", "remove"),
+        says="Which statements of others stay in a repository policy beside the default policy: those of AWS services "
+        "that pull; also those that let named accounts, roles and users pull; or none.",
+        default="keep-services",
+        of_registry=True,
     ),
     Setting(
         name="DEPLOY_REGISTRY_ECR_PREVIEW_REPOSITORIES",
@@ -324,7 +334,7 @@ SETTINGS: tuple[Setting, ...] = (
         name="RECONCILE_INTERVAL_MINUTES",
         field="reconcile_interval",
         notation=notations.minutes(least=0, most=7 * 1_440),
-        says="How often a sweep checks all repositories; 0: no scheduled sweeps.",
+        says="How often a sweep checks all repositories (a share while change events are proven complete); 0: never.",
         default="10",
     ),
     Setting(
@@ -332,7 +342,7 @@ SETTINGS: tuple[Setting, ...] = (
         field="full_pass",
         notation=notations.hours(least=1, most=168),
         says="Sweeps read every part of each repository (also lifecycle policy, AWS tags, encryption) at least once in "
-        "this time; the repository policy at each sweep.",
+        "this time; the repository policy at each sweep, unless change events are proven complete.",
         default="6",
         of_registry=True,
     ),
@@ -655,7 +665,7 @@ SECRETS = tuple(
 
 
 def env_example() -> str:
-    """The text of `.env.example`: every setting, commented out, with its default or an example."""
+    """The text of `.env.example`: every setting with a default or an example, commented out but for those of `for_new`."""
     lines = [
         "# Every setting of Registry Admin. Copy this file to .env and remove the # from the lines that you need.",
         "# A variable of the environment overrides the file.",
@@ -668,7 +678,8 @@ def env_example() -> str:
         lines += ["", f"# {setting.says}" + (f" Default: {default}." if default else "")]
         if setting.mirrored:
             lines.append(f"# V4_{setting.name}: the same for deploys by 4.x CLIs; unset: this setting is used.")
-        lines.append(f"#{setting.name}={setting.example or ('' if setting.default_says else setting.default)}")
+        value = setting.example or ("" if setting.default_says else setting.default)
+        lines.append(f"{setting.name}={setting.for_new}" if setting.for_new else f"#{setting.name}={value}")
     return "\n".join(lines) + "\n"
 
 

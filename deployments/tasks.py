@@ -42,7 +42,15 @@ from deployments.deploys import image_proof, lifecycle, tally
 from deployments.log import bound, get_logger
 from deployments.models import ProcessRole, SweepTrigger
 from deployments.notify import channels, deliveries, senders
-from deployments.reconcile import generation, ownership, processes, rollouts, sweep_record, sweeps
+from deployments.reconcile import (
+    change_feed,
+    generation,
+    ownership,
+    processes,
+    rollouts,
+    sweep_record,
+    sweeps,
+)
 
 log = get_logger(__name__)
 
@@ -169,6 +177,12 @@ def _roll_out(seconds: float) -> bool:
     )
 
 
+def _start_owed_sweep() -> None:
+    """Start a sweep if a change feed has stopped being trusted; if a scheduled sweep runs, at a later tick."""
+    if change_feed.sweep_is_owed(settings.CONFIGURATION) and sweep_record.start(trigger=SweepTrigger.SCHEDULE):
+        log.warning("change_feed.lost")
+
+
 def wake_workers() -> None:
     """Queue a drain task for each listing, chunk and roll-out that waits, at most MAX_DRAIN_TASKS in all."""
     wanted = min(sweep_record.open_work() + rollouts.due(), MAX_DRAIN_TASKS) - waiting_tasks("drain")
@@ -184,6 +198,7 @@ STEPS: dict[str, Callable[[], Any]] = {
     "settling the configuration": lambda: generation.settle(),
     "proposing versions of the policy": lambda: generation.propose_again(),
     "ending sweeps": lambda: sweeps.close_finished(),
+    "watching the change feed": _start_owed_sweep,
     "forgetting sweeps": lambda: sweep_record.forget_old(),
     "forgetting failed tasks": _forget_failures,
     "forgetting sessions": _forget_sessions,

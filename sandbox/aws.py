@@ -35,12 +35,14 @@ class AWSError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change that a call made, with the fields of a CloudTrail event."""
+    """A change that a call made, or a read, with the fields of a CloudTrail event."""
 
     name: str
     sent: Mapping[str, Any]
     answered: Mapping[str, Any]
     arn: str
+    read_only: bool = False
+    error: str = ""  # code of the error that a read ended with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

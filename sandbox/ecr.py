@@ -47,6 +47,7 @@ CHANGES = frozenset(
         "DeregisterPullTimeUpdateExclusion",
     }
 )
+READS = ("Describe", "Get", "List")  # beginnings of the names of calls that change nothing
 
 
 class ECR:
@@ -68,6 +69,9 @@ class ECR:
         if operation is None:
             raise AWSError("UnknownOperationException", f"The sandbox does not do ecr:{call.operation}")
         self._model.check(call.operation, call.params)
+        if call.operation.startswith(READS):
+            arn = f"arn:{call.by.partition}:ecr:{call.region}:{call.params.get('registryId') or call.by.account}:*"
+            call.change = Change(call.operation, dict(call.params), {}, arn, read_only=True)
         result: dict[str, Any] = operation(call)
         if call.operation in CHANGES:
             account = str(call.params.get("registryId") or call.by.account)

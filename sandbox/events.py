@@ -1,7 +1,9 @@
 """Events of CloudTrail about calls of ECR, events of ECR itself, and EventBridge's rules that send them to SQS queues.
 
 ECR itself sends no event when a repository or a policy changes; CloudTrail does, "AWS API Call via CloudTrail", for
-each successful call that changes something. ECR's own events are about images (``image_events``). At AWS an event may
+each successful call that changes something. Events of reads (calls that begin with Describe, Get or List, also refused
+ones) go to rules in the state ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS, and to a subscription that names them in
+``reads``. ECR's own events are about images (``image_events``). At AWS an event may
 be minutes late, out of order or delivered twice; here it comes at once, unless a subscription sets copies or a delay.
 Patterns match exact values, ``prefix``, ``suffix``, ``exists`` and ``anything-but``. The queue's policy, which at AWS
 must allow events.amazonaws.com to send, is not checked.
@@ -14,7 +16,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sandbox.aws import AWSError, Call, Change, ServiceEvent, model, snake, timestamp
@@ -23,6 +25,7 @@ from sandbox.server import Request
 from sandbox.sqs import SQS, Queue
 
 Event = dict[str, Any]
+ALL_STATE = "ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS"
 
 
 @dataclass(slots=True)
@@ -42,6 +45,11 @@ class Subscription:
     queue: Queue
     copies: int
     delay: float
+    reads: frozenset[str]  # the reads whose events it gets too
+
+    def gets(self, event: Event) -> bool:
+        """Whether it gets this event of its account."""
+        return not _is_read(event) or event["detail"]["eventName"] in self.reads
 
 
 class Events:
@@ -58,6 +66,11 @@ class Events:
             self._emit(_event(call, call.change))
         self.emit(call.events)
 
+    def emit_refused(self, call: Call, code: str) -> None:
+        """Sends the event about a read that was refused."""
+        if call.change is not None and call.change.read_only:
+            self._emit(_event(call, replace(call.change, error=code)))
+
     def emit(self, events: Iterable[ServiceEvent]) -> None:
         """Sends events of ECR itself to the registry's account."""
         for each in events:
@@ -66,26 +79,28 @@ class Events:
     def _emit(self, event: Event) -> None:
         account, region = str(event["account"]), str(event["region"])
         for rule in self._rules.get((account, region), {}).values():
-            if rule.state == "ENABLED" and _matches(json.loads(rule.pattern), event):
+            states = (ALL_STATE,) if _is_read(event) else ("ENABLED", ALL_STATE)
+            if rule.state in states and _matches(json.loads(rule.pattern), event):
                 for target in rule.targets.values():
                     queue = self._sqs.by_arn(str(target["Arn"]))
                     if queue is not None:
                         queue.put(json.dumps(event))
         for subscription in self._subscriptions:
-            if subscription.queue.account == account:
+            if subscription.queue.account == account and subscription.gets(event):
                 for _ in range(subscription.copies):
                     _deliver(subscription, json.dumps(event))
 
     def subscribe(self, body: dict[str, Any], request: Request) -> dict[str, Any]:
         """``POST /_sandbox/events`` with ``queue_url``, or with ``queue`` and ``account``; makes a missing queue."""
-        if unknown := body.keys() - {"queue_url", "queue", "account", "region", "copies", "delay"}:
+        if unknown := body.keys() - {"queue_url", "queue", "account", "region", "copies", "delay", "reads"}:
             raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
         url = str(body.get("queue_url", ""))
         account, name = url.split("/")[-2:] if url.count("/") >= 4 else ("", "")
         account, name = str(body.get("account", account or "111111111111")), str(body.get("queue", name))
         region = body.get("region")
         queue = self._sqs.by_name(account, name, region) or self._sqs.create(account, str(region or "us-east-1"), name)
-        subscription = Subscription(queue, int(body.get("copies", 1)), float(body.get("delay", 0)))
+        reads = frozenset(str(each) for each in body.get("reads", []))
+        subscription = Subscription(queue, int(body.get("copies", 1)), float(body.get("delay", 0)), reads)
         self._subscriptions.append(subscription)
         return {"queue_url": f"http://{request.headers.get('host', '')}/{account}/{name}", "queue_arn": queue.arn}
 
@@ -220,6 +235,11 @@ def _fits(wanted: Any, value: Any) -> bool:
             raise ValueError("a matcher that the sandbox does not know")
 
 
+def _is_read(event: Event) -> bool:
+    detail = event["detail"]
+    return bool(detail.get("readOnly")) and str(detail.get("eventName", "")).startswith(("Describe", "Get", "List"))
+
+
 def _own(event: ServiceEvent) -> Event:
     return {
         "version": "0",
@@ -253,7 +273,8 @@ def _event(call: Call, change: Change) -> Event:
             "responseElements": dict(change.answered) or None,
             "requestID": call.request_id,
             "eventID": str(uuid.uuid4()),
-            "readOnly": False,
+            "readOnly": change.read_only,
+            **({"errorCode": change.error} if change.error else {}),
             "resources": [{"accountId": account, "ARN": change.arn}],
             "eventType": "AwsApiCall",
             "managementEvent": True,

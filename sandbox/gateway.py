@@ -242,6 +242,7 @@ def _run(
         answer = run()
     except AWSError as error:
         world.journal.ended(call, error.code)
+        world.events.emit_refused(call, error.code)
         return refuse(error)
     if inspect.isawaitable(answer):
         return _run_later(world, call, answer, refuse)

@@ -68,7 +68,7 @@ def configure(directory: Path, sandbox: Sandbox, origin: str, **more: str) -> No
         "API_ORIGIN": origin,
         "DEPLOY_REGISTRY_HOST": HOST,
         "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": json.dumps(POLICY),
-        "RECONCILE_EVENTS_QUEUE_URL": sandbox.events_to("registry-admin"),
+        "RECONCILE_EVENTS_QUEUE_URL": sandbox.events_to("registry-admin", reads=["GetRegistryPolicy"]),
         # By default, a deploy does not check a repository again that was in sync within the last minute.
         "RECONCILE_FRESHNESS_SECONDS": "0",
         **aws,

@@ -23,20 +23,27 @@ from typing import Any, Self
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS, STOP_SECONDS = 60, 20
 # One server for all test processes, each with the threads of a live server. No data needs to survive a power failure.
-SETTINGS = "max_connections = 400\nfsync = off\n"
+SETTINGS = "max_connections = 400\n"
+NOT_DURABLE = "fsync = off\n"
 
 
 class Server:
-    """A running server. `url`: that of its database `postgres`; the test databases are on the same server."""
+    """A running server. `url`: that of its database `postgres`; the test databases are on the same server.
 
-    def __init__(self, keeper: subprocess.Popen[str], url: str) -> None:
-        self._keeper, self.url = keeper, url
+    `pid`: of the server's first process, until `crash`.
+    """
+
+    def __init__(self, keeper: subprocess.Popen[str], url: str, pid: int = 0) -> None:
+        self._keeper, self.url, self.pid = keeper, url, pid
 
     @classmethod
-    def start(cls) -> Self:
-        """Start a server. Raises RuntimeError with the keeper's output if it does not answer within START_SECONDS."""
+    def start(cls, *, durable: bool = False) -> Self:
+        """Start a server; `durable`: each commit waits for the disk, as in production (for measurements).
+
+        Raises RuntimeError with the keeper's output if it does not answer within START_SECONDS.
+        """
         keeper = subprocess.Popen(
-            [sys.executable, "-m", "tests.postgresql"],
+            [sys.executable, "-m", "tests.postgresql", *(["durable"] if durable else [])],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -53,7 +60,8 @@ class Server:
             server = cls(keeper, "")
             server.stop()
             raise RuntimeError(f"PostgreSQL did not start (status {keeper.returncode}); what it said is above.")
-        return cls(keeper, line.strip())
+        url, pid = line.split()
+        return cls(keeper, url, int(pid))
 
     def crash(self, away: float = 0.0) -> None:
         """Crash the server and start it again after `away` seconds: all connections are lost, and no committed row."""
@@ -87,7 +95,7 @@ def keep() -> None:
     try:
         server = _started(folder)
         try:
-            print(server.get_uri(), flush=True)
+            print(server.get_uri(), server.get_pid(), flush=True)
             for crash in sys.stdin:
                 os.kill(server.get_pid(), signal.SIGQUIT)
                 server.get_postmaster_info().process.wait(STOP_SECONDS)
@@ -126,7 +134,7 @@ def _started(folder: Path) -> Any:
         server = package.get_server(folder / "data", cleanup_mode="stop", start=False)
         server.ensure_pgdata_inited()
     with (folder / "data" / "postgresql.conf").open("a") as settings:
-        settings.write(SETTINGS)
+        settings.write(SETTINGS if "durable" in sys.argv[1:] else SETTINGS + NOT_DURABLE)
     server.start()
     return server
 

@@ -23,6 +23,7 @@ from deployments.row_values import (
     PreviewResult,
     ProvedPull,
     Receipt,
+    SeenStatement,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +42,19 @@ STORED: list[tuple[Any, dict[str, Any]]] = [
         {"text": "1", "images": "2", "at": "x", "words": "No.", "then": "read", "suggestion": "{}"},
     ),
     (ConsumerPull(verdict="no", words="No statement."), {"pull": "no", "words": "No statement."}),
+    (
+        SeenStatement(statement="{}", first_seen="x", by="y", kept=True, refused_by="z", refused_at="x", reason="r"),
+        {
+            "statement": "{}",
+            "first_seen": "x",
+            "by": "y",
+            "kept": True,
+            "refused_by": "z",
+            "refused_at": "x",
+            "reason": "r",
+        },
+    ),
+    (SeenStatement(statement="{}", first_seen="x"), {"statement": "{}", "first_seen": "x"}),
     (Mutability(mode="MUTABLE"), {"mode": "MUTABLE", "exclusions": []}),
     (
         Mutability(mode="IMMUTABLE_WITH_EXCLUSION", exclusions=("cache",)),

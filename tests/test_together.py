@@ -48,6 +48,7 @@ from deployments.models import (
     Identity,
     NotificationChannel,
     NotificationDelivery,
+    PolicyVersion,
     Project,
     Promotion,
     PromotionEvent,
@@ -56,13 +57,14 @@ from deployments.models import (
     Sweep,
     SweepTrigger,
     TrustPolicy,
+    VersionState,
 )
-from deployments.reconcile import adopted_statements, sweep_record, targets, writes_pause
+from deployments.reconcile import adopted_statements, policy_versions, sweep_record, targets, writes_pause
 from tests.support import ci_tokens
 from tests.support.cli import DIGEST, HASH
 from tests.support.constants import HOST, OWNER, POLICY, TRAIL
 from tests.support.second_factors import code_of, with_app
-from tests.support.service_statements import ADDED
+from tests.support.service_statements import ADDED, bare
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -130,14 +132,60 @@ def _statement(world: World, **data: str) -> Any:
     return world.post(f"deployments/repository/{row.pk}/statement/?statement={key}", data)
 
 
-def _with_statement(world: World) -> None:
-    text = json.dumps({**json.loads(POLICY), "Statement": [*json.loads(POLICY)["Statement"], ADDED]})
+def _refused_statement(world: World, **data: str) -> Any:
+    """Refuse the statement of a service, which is kept; or end that."""
+    row = Repository.objects.get(name=f"trigger/{world.project.ref}")
+    [target] = targets.configured(world.configuration)
+    key = adopted_statements.key_of(adopted_statements.live(row, target)[0].text)
+    data = {"shown": adopted_statements.seen(row, key), "reason": "OPS-1", **data}
+    return world.post(f"deployments/repository/{row.pk}/statement/refuse/?statement={key}", data)
+
+
+def _with_kept(world: World) -> None:
+    _with_statement(world, bare())
+
+
+def _with_refusal(world: World) -> None:
+    _with_kept(world)
+    _refused_statement(world)
+
+
+def _with_statement(world: World, statement: dict[str, Any] = ADDED) -> None:
+    text = json.dumps({**json.loads(POLICY), "Statement": [*json.loads(POLICY)["Statement"], statement]})
     Repository.objects.filter(name=f"trigger/{world.project.ref}").update(policy_text=text)
 
 
 def _with_adoption(world: World) -> None:
     _with_statement(world)
     _statement(world)
+
+
+#: What is done with a version of the default policy → the action of its line, its state before, and its command.
+VERSION_ACTS = {
+    "start": ("start.version", VersionState.WAITING, ("start",)),
+    "now": ("start.version", VersionState.WAITING, ("start", "--now")),
+    "pause": ("pause.version", VersionState.BATCHES, ("pause",)),
+    "resume": ("resume.version", VersionState.STOPPED, ("resume",)),
+    "undo": ("rollback.version", VersionState.STOPPED, ("rollback",)),
+}
+
+
+def _with_versions(state: VersionState) -> None:
+    """An active version, and one in this state."""
+    place = {"account": OWNER, "region": "us-east-1", "namespace": "trigger", "text": policy_versions.text_row(POLICY)}
+    active = PolicyVersion.objects.create(**place, number=1, state=VersionState.ACTIVE)
+    PolicyVersion.objects.create(**place, number=2, state=state, follows=active)
+
+
+def _ask_for_version(world: World, verb: str) -> Any:
+    """By the management API, whose routes are named as the verbs of the command."""
+    headers = {"Authorization": f"Bearer {world.managing}"}
+    path = f"/api/v1/manage/policy-versions/{PolicyVersion.objects.get(number=2).pk}/{verb}"
+    return world.browser.generic("POST", path, "{}", content_type="application/json", headers=headers)
+
+
+def _act_on_version(world: World, act: str) -> Any:
+    return world.post(f"deployments/policyversion/{PolicyVersion.objects.get(number=2).pk}/{act}/")
 
 
 def _deployment(environment: Environment, number: int, status: str, **values: Any) -> Deployment:
@@ -457,6 +505,9 @@ ACTS: dict[str, tuple[str, Act]] = {
     "pulls": ("start.sweep", lambda w: w.post("pulls/")),
     "deployments_repository_statement": ("adopt_statement.repository", _statement),
     "deployments_repository_statement ends": ("release_statement.repository", lambda w: _statement(w, ends="1")),
+    "deployments_repository_refuse_statement": ("refuse_statement.repository", _refused_statement),
+    "deployments_repository_refuse_statement ends": (
+        "allow_statement.repository", lambda w: _refused_statement(w, ends="1")),
     "deployments_sweep_start": ("start.sweep", lambda w: w.post("deployments/sweep/start/")),
     "deployments_sweep_stop": ("stop.sweep", lambda w: w.post(f"deployments/sweep/{Sweep.objects.get().pk}/stop/")),
     "deployments_project_add": ("add.project", lambda w: w.post("deployments/project/add/", {"name": "Second"})),
@@ -541,6 +592,20 @@ ACTS: dict[str, tuple[str, Act]] = {
     "manage.py writes": ("pause.writes", lambda w: _command("writes", "pause", "--reason", "a look at it")),
     "manage.py writes resume": ("resume.writes", lambda w: _command("writes", "resume")),
     "manage.py configuration": ("activate.configuration", lambda w: _command("configuration", "activate", "ab" * 6)),
+    **{
+        f"deployments_policyversion_{act}": (action, lambda w, act=act: _act_on_version(w, act))  # type: ignore[misc]
+        for act, (action, _, _) in VERSION_ACTS.items()
+    },
+    **{
+        f"POST /api/v1/manage/policy-versions/{{version_id}}/{words[0]}": (
+            action, lambda w, verb=words[0]: _ask_for_version(w, verb))  # type: ignore[misc]
+        for action, _, words in VERSION_ACTS.values()
+    },
+    **{
+        f"manage.py policy {' '.join(words)}": (
+            action, lambda w, words=words: _command("policy", words[0], "2", *words[1:]))  # type: ignore[misc]
+        for action, _, words in VERSION_ACTS.values()
+    },
 }  # fmt: skip
 #: What has to be there before.
 FIRST: dict[str, Act] = {
@@ -579,6 +644,8 @@ FIRST: dict[str, Act] = {
     "manage.py break_glass": lambda _: User.objects.filter(username="ada@example.com").update(is_active=False),
     "deployments_repository_statement": _with_statement,
     "deployments_repository_statement ends": _with_adoption,
+    "deployments_repository_refuse_statement": _with_kept,
+    "deployments_repository_refuse_statement ends": _with_refusal,
     "deployments_sweep_stop": lambda _: sweep_record.start(trigger=SweepTrigger.PERSON),
     "deployments_notificationdelivery_again": lambda _: NotificationDelivery.objects.create(
         channel=NotificationChannel.objects.get(), event="sweep.failed", subject="s", key="k", status="failed"
@@ -586,6 +653,15 @@ FIRST: dict[str, Act] = {
     "writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),
     "manage.py writes resume": lambda _: writes_pause.pause(trail=TRAIL, reason="a look at it"),
     "manage.py configuration": lambda _: ConfigurationGeneration.objects.create(digest="ab" * 32, version="0.1.1"),
+    **{
+        name: lambda _, state=state: _with_versions(state)  # type: ignore[misc]
+        for act, (_, state, words) in VERSION_ACTS.items()
+        for name in (
+            f"deployments_policyversion_{act}",
+            f"manage.py policy {' '.join(words)}",
+            f"POST /api/v1/manage/policy-versions/{{version_id}}/{words[0]}",
+        )
+    },
 }
 #: Ways in that have no line, and why.
 WITHOUT = {
@@ -628,8 +704,9 @@ READ = {
     "GET /api/v1/manage/projects/{ref}/keys", "GET /api/v1/manage/projects/{ref}/keys/{key_id}",
     "GET /api/v1/manage/projects/{ref}/trust-policies",
     "GET /api/v1/manage/projects/{ref}/trust-policies/{policy_id}",
+    "GET /api/v1/manage/policy-versions", "GET /api/v1/manage/policy-versions/{version_id}",
 }  # fmt: skip
-READING_COMMANDS = {f"manage.py {name}" for name in ("doctor", "env_example", "errors", "policy", "why")}
+READING_COMMANDS = {f"manage.py {name}" for name in ("doctor", "env_example", "errors", "why")}
 _REFUSED = {"add", "delete", "change"}  # of rows that only the program writes
 _READING = {"history", "changelist", "export"}
 
@@ -660,7 +737,8 @@ def test_every_way_in_is_known_to_change_something_or_not() -> None:
         if name in known or what in _READING:
             return True
         # Rows that only the program writes: Django's addresses are there, and answer 403.
-        program = {"auditentry", "deployment", "notificationdelivery", "environment", "repository", "sweep"}
+        program = {"auditentry", "deployment", "notificationdelivery", "environment", "repository", "sweep",
+                   "policyversion"}  # fmt: skip
         only_reads = model.rpartition("_")[2] in program and what in _REFUSED
         return only_reads or name in {
             "deployments_accesskey_change", "deployments_notificationchannel_change",

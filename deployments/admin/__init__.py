@@ -5,6 +5,20 @@ display methods and the pages for rows that only the program writes. Styles are 
 `templates/admin/` (changed pages of Django) and `templates/registry_admin/` (our pages).
 """
 
-from deployments.admin import audit, deployments, keys, notifications, people, projects, repositories, sweeps, trust
+from deployments.admin import (
+    audit,
+    deployments,
+    keys,
+    notifications,
+    people,
+    policy_versions,
+    projects,
+    repositories,
+    sweeps,
+    trust,
+)
 
-__all__ = ["audit", "deployments", "keys", "notifications", "people", "projects", "repositories", "sweeps", "trust"]
+__all__ = [
+    "audit", "deployments", "keys", "notifications", "people", "policy_versions", "projects", "repositories", "sweeps",
+    "trust",
+]  # fmt: skip

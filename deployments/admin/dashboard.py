@@ -11,14 +11,14 @@ from django.conf import settings
 from django.contrib.admin import AdminSite
 from django.db.models import Case, Count, Exists, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Left, Lower
+from django.db.models.functions import Coalesce, Left, Lower
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
 
 from deployments import tasks, worker
 from deployments.admin import commits
-from deployments.admin.attention import ALARMING, LEFT, attention, list_address
+from deployments.admin.attention import ALARMING, LEFT, attention, list_address, versions_in_need
 from deployments.admin.chart import per_day
 from deployments.admin.display import TONES, ago
 from deployments.admin.image_states import BROKEN_SHOWN, broken_current_images, broken_in_project
@@ -83,6 +83,7 @@ def _shell() -> Shell:
         "Deployment": Deployment.objects.filter(status__in=UNDER_WAY),
         "Repository": Repository.objects.filter(ALARMING),
         "Sweep": Sweep.objects.filter(status=SweepStatus.RUNNING),
+        "PolicyVersion": versions_in_need(),
         "Worker": processes.alive(ProcessRole.WORKER),
         **_health_rows(),
     }
@@ -99,6 +100,7 @@ def _shell() -> Shell:
         "Deployment": Counter(number=numbers["Deployment"], words="in progress", tone="run"),
         "Repository": Counter(number=numbers["Repository"], words="need attention", tone="bad"),
         "Sweep": Counter(number=numbers["Sweep"], words="running", tone="run"),
+        "PolicyVersion": Counter(number=numbers["PolicyVersion"], words="need a person", tone="bad"),
     }
     if problems := _problems(numbers):
         words = f"problem{'s need' if problems > 1 else ' needs'} attention"
@@ -161,6 +163,8 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
         "sees_repositories": sees_repositories,
         "sees_sweeps": sees_sweeps,
     }
+    if may(request, "view_policyversion") and "PolicyVersion" in shell(request).counters:
+        context["versions"] = list(versions_in_need())
     if sees_repositories:
         numbers = _numbers()
         shares = list(_shares({each["status"]: each["number"] for each in numbers}))
@@ -353,12 +357,12 @@ def _grid() -> dict[str, Any]:
     """
     every = Project.objects.filter(archived_at=None)
     number = every.order_by().values("archived_at").annotate(number=Count("pk")).values("number")
+    open_branches = Environment.objects.filter(project=OuterRef("pk"), parent__isnull=False, archived_at=None)
+    branches = open_branches.order_by().values("project").annotate(number=Count("pk")).values("number")
     rows_in_trouble = Repository.objects.filter(ALARMING, project=OuterRef("pk"))
     projects: list[Any] = list(
         every.annotate(
-            branches=Count(
-                "environments", filter=Q(environments__parent__isnull=False, environments__archived_at=None)
-            ),
+            branches=Coalesce(Subquery(branches), 0),
             number=Subquery(number),
             has_alarm=Exists(rows_in_trouble),
             has_broken_image=broken_in_project(),

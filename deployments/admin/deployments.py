@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, ClassVar
 
 from django.contrib import admin
@@ -20,7 +21,7 @@ from deployments.admin.display import ago, badge, clock, commit_cell, headline, 
 from deployments.admin.exports import Exports
 from deployments.admin.pages import Alarm, Nouns, Several, Together, audit_of, menu
 from deployments.admin.promotions import Promotions, offers
-from deployments.admin.search import MAX_ROWS_SEARCHED, find
+from deployments.admin.search import MAX_ROWS_SEARCHED, find, with_exact_text
 from deployments.admin.time_filter import between
 from deployments.deploys import lifecycle
 from deployments.deploys.projects import DEPLOY_COMMAND
@@ -154,7 +155,12 @@ class DeploymentAdmin(Promotions, Exports):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Deployment], search_term: str
     ) -> tuple[QuerySet[Deployment], bool]:
-        return find(queryset, search_term) if search_term.strip() else queryset, False
+        if not search_term.strip():
+            return queryset, False
+        if not hasattr(request, "with_exact_text"):
+            request.with_exact_text = cache(with_exact_text)  # type: ignore[attr-defined]
+        exact = request.with_exact_text  # type: ignore[attr-defined]
+        return find(queryset, search_term, everything=listed(), exact=exact), False
 
     @admin.display(description="Deployment", ordering="version_day")
     def version_cell(self, row: Deployment) -> str:

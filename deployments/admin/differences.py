@@ -89,6 +89,12 @@ def _what_happens(row: Repository, *, enforce: bool, paused: bool) -> str:
     return "The next reconcile corrects it."
 
 
+def others_kept(row: Repository) -> str:
+    """How many statements of others the last look has found kept, in words; empty: none."""
+    number = sum(each.kept for each in row.foreign_statements)
+    return f"with {number} statement{'s' if number > 1 else ''} of others" if number else ""
+
+
 def of_the_policy(row: Repository, registry: RegistryConfig | None, *, partition: str) -> tuple[str, bool]:
     """(what the card of the policy says of the last seen policy, whether it differs in what it allows).
 
@@ -107,7 +113,8 @@ def of_the_policy(row: Repository, registry: RegistryConfig | None, *, partition
     if any(each.is_incomparable for each in found):
         return "Cannot be compared", False
     if not found:
-        return f"The same in what it allows{seen}", False
+        others = others_kept(row)
+        return f"The same in what it allows{f', {others}' if others else ''}{seen}", False
     known = any(each.part == found[0].part for each in row.differences)
     if known or row.status in (RepositoryStatus.UNMANAGED, RepositoryStatus.PENDING, RepositoryStatus.FAILED):
         return f"Differs in what it allows{seen}", True

@@ -35,12 +35,16 @@ from deployments.models import (
     EventKind,
     ImageState,
     ImageStatus,
+    PolicyStep,
+    PolicyVersion,
     Repository,
     RepositoryEvent,
     RepositoryStatus,
+    StepState,
     Sweep,
     SweepFinding,
     SweepStatus,
+    VersionState,
 )
 from deployments.policy import Finding
 
@@ -77,6 +81,21 @@ TONES: Mapping[str, str] = {
     ImageStatus.NOT_PULLABLE: "bad",
     ImageStatus.UNKNOWN: "warn",
 }
+#: The tones of roll-outs, apart because a stopped sweep has another tone. A state that is not here is idle.
+_ROLL_OUT_TONES: Mapping[str, str] = {
+    VersionState.WAITING: "warn",
+    VersionState.CANARIES: "run",
+    VersionState.WATCHING: "run",
+    VersionState.BATCHES: "run",
+    VersionState.STOPPED: "bad",
+    VersionState.ACTIVE: "ok",
+    VersionState.UNDOING: "run",
+    StepState.OPEN: "run",
+    StepState.WRITTEN: "ok",
+    StepState.UNCHANGED: "ok",
+    StepState.LEFT: "warn",
+    StepState.KEPT: "warn",
+}
 
 
 #: Model → the name of its list, where that is not the plural of the model's name.
@@ -96,7 +115,16 @@ def mark(tone: str, word: str) -> SafeString:
 
 @register.filter
 def badge(
-    row: Deployment | Repository | RepositoryEvent | AccessKey | Sweep | SweepFinding | ImageState | Finding,
+    row: Deployment
+    | Repository
+    | RepositoryEvent
+    | AccessKey
+    | Sweep
+    | SweepFinding
+    | ImageState
+    | PolicyVersion
+    | PolicyStep
+    | Finding,
 ) -> SafeString:
     """A badge with the status of a row; for an event its kind, for a finding its outcome or level."""
     if isinstance(row, Finding):
@@ -115,6 +143,8 @@ def badge(
         return mark(TONES[row.outcome], row.get_outcome_display())
     if isinstance(row, ImageState):
         return mark(TONES[row.state], row.get_state_display())
+    if isinstance(row, PolicyVersion | PolicyStep):
+        return mark(_ROLL_OUT_TONES.get(row.state, "idle"), row.get_state_display())
     return mark(TONES[row.status], row.get_status_display())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Q
 
 from deployments.models import ImageState
 from deployments.reconcile import image_states
@@ -25,9 +25,12 @@ def broken_current_images() -> Any:
     return _broken().select_related("deployment__environment__project").order_by("-since")[: BROKEN_SHOWN + 1]
 
 
-def broken_in_project() -> Exists:
-    """Condition for projects with a current image that cannot be pulled."""
-    return Exists(_broken().filter(deployment__project=OuterRef("pk")))
+def broken_in_project() -> Q:
+    """Condition for projects with a current image that cannot be pulled.
+
+    The subquery does not depend on the project, so a database answers it once, and not for each project.
+    """
+    return Q(pk__in=_broken().values("deployment__project"))
 
 
 def _broken() -> Any:

@@ -109,8 +109,11 @@ class NewKeyForm(forms.Form):
             users = users.filter(pk=request.user.pk or 0)
         self.fields["user"].queryset = users  # type: ignore[attr-defined]
         self.fields["user"].initial = request.user.pk
+        # Without branches, of which a project has hundreds. The page of a branch leads here with the branch.
+        chosen = str(self.data.get("environment") or self.initial.get("environment") or "")
+        shown = Q(parent=None) | Q(pk=int(chosen) if chosen.isascii() and chosen.isdecimal() else 0)
         self.fields["environment"].queryset = Environment.objects.filter(  # type: ignore[attr-defined]
-            archived_at=None, project__archived_at=None
+            shown, archived_at=None, project__archived_at=None
         ).select_related("project")
         for field, of_kinds in FIELDS.items():
             if kind not in of_kinds:

@@ -5,9 +5,10 @@ default policy on all repositories.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum
 from typing import Any
 
 from django import forms
@@ -26,11 +27,12 @@ from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.aws.partitions import console_of, partition_of
 from deployments.errors import Refusal
 from deployments.images import EcrRegistry
-from deployments.models import Repository, RepositoryEvent, RepositoryStatus
+from deployments.models import Repository, RepositoryEvent, RepositoryStatus, Sweep
 from deployments.reconcile import adopted_statements, desired, put_back, repositories, targets, what_if, writes_pause
-from deployments.row_values import AdoptedStatement
+from deployments.row_values import AdoptedStatement, SeenStatement
 
-TAKE_OVER, ADOPT_STATEMENT = "take_over_policy_repository", "adopt_statement_repository"
+TAKE_OVER = "take_over_policy_repository"
+ADOPT_STATEMENT, REFUSE_STATEMENT = "adopt_statement_repository", "refuse_statement_repository"
 
 
 def aws_console(row: Repository) -> str:
@@ -147,7 +149,7 @@ class RestoreForm(forms.Form):
 
 
 class StatementForm(forms.Form):
-    """Why a statement of an AWS service may stay."""
+    """Why a statement of others stays, or is refused."""
 
     reason = forms.CharField(max_length=300, help_text="Shown with the statement, and in the audit log.")
 
@@ -175,81 +177,127 @@ def take_over_button(request: HttpRequest, row: Repository) -> Button | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownStatement:
-    """A statement of AWS services as the page of a repository shows it. `leads`: to the page that changes it."""
+    """A statement of others as the page of a repository shows it. `leads`: to the page that changes it."""
 
     word: str
     tone: str
     name: str
     text: str
-    statement: policy.ServiceStatement | None  # None: it was adopted and does not stand in the policy
     words: str
+    says: str = ""  # what it allows; empty: it does not stand in a policy
     adopted: AdoptedStatement | None = None
+    seen: SeenStatement | None = None
     leads: Button | None = None
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether an operator has refused it."""
+        return self.seen is not None and self.seen.refused_by != ""
 
-def service_statements(
+
+def statements_of_others(
     request: HttpRequest, row: Repository, events: Iterable[RepositoryEvent]
 ) -> list[ShownStatement]:
-    """The statements of AWS services that stay beside the default policy, and those that would if they were adopted.
+    """The live statements of others, those of which an operator has decided, and those of the history that may be
+    adopted.
 
     None for a repository whose policy is never written: one that is unmanaged or gone.
     """
     target, default = _target_of(row), default_of(row)
     if target is None or default is None or not row.is_managed:
         return []
-    page = reverse("admin:deployments_repository_statement", args=[row.pk])
     mine = {each.statement: each for each in row.adopted_statements}
-    acts = may(request, ADOPT_STATEMENT)
-
-    def leads(word: str, text: str) -> Button | None:
-        return Button(word=word, address=f"{page}?statement={adopted_statements.key_of(text)}") if acts else None
-
-    trust, partition = repositories.trust(row, target.config), target.registry.partition
-    kept = desired.kept_statements(default, row.policy_text, partition=partition, trust=trust)
+    known = {each.statement: each for each in row.foreign_statements}
+    leads = _Leads(request=request, row=row, mine=mine)
+    live = adopted_statements.live(row, target)
     found = [
         ShownStatement(
-            word="Kept",
-            tone="warn" if each.warning else "ok",
+            word="Kept" if each.kept else "Not kept",
+            tone="warn" if each.warning or not each.kept else "ok",
             name=each.name,
             text=each.text,
-            statement=each,
-            words="Kept beside the default policy.",
+            says=each.says,
+            words=f"{each.warning} {each.why}" if each.kept else f"It is drift. {each.warning} {each.why}",
             adopted=mine.get(each.text),
-            leads=leads("Stop keeping the statement…", each.text) if each.text in mine else None,
+            seen=known.get(each.text),
+            leads=leads.of(each, known.get(each.text)),
         )
-        for each in kept
+        for each in live
     ]
+    texts = {one.text for one in live}
     found += [
         ShownStatement(
             word="Adopted",
             tone="idle",
             name=each.name,
             text=text,
-            statement=None,
             words=adopted_statements.words_of_unseen(row, target, each),
             adopted=each,
-            leads=leads("Stop keeping the statement…", text),
+            leads=leads.button(ADOPT_STATEMENT, "Stop keeping the statement…", text),
         )
         for text, each in mine.items()
-        if text not in {one.text for one in kept}
+        if text not in texts
+    ]
+    found += [
+        ShownStatement(
+            word="Refused",
+            tone="idle",
+            name=each.name,
+            text=text,
+            words="The last look did not find it in the policy.",
+            seen=each,
+            leads=leads.button(REFUSE_STATEMENT, "Stop refusing the statement…", text),
+        )
+        for text, each in known.items()
+        if each.refused_by and text not in texts
     ]
     found += [
         ShownStatement(
             word="Not kept",
-            tone="warn" if each.live else "idle",
+            tone="idle",
             name=each.statement.name,
             text=each.statement.text,
-            statement=each.statement,
-            words="It is drift unless an operator keeps it." if each.live else "It was in an earlier policy.",
-            leads=leads("Keep the statement…", each.statement.text),
+            says=each.statement.says,
+            words=f"{each.statement.warning} It was in an earlier policy.",
+            leads=leads.button(ADOPT_STATEMENT, "Keep the statement…", each.statement.text),
         )
         for each in adopted_statements.offers(row, target, events)
+        if not each.live
     ]
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Leads:
+    """The buttons that lead to the pages “keep” and “refuse”, where the person may do it."""
+
+    request: HttpRequest
+    row: Repository
+    mine: Mapping[str, AdoptedStatement]
+
+    def of(self, one: policy.ForeignStatement, seen: SeenStatement | None) -> Button | None:
+        """What a person may do with a live statement; None: nothing."""
+        if one.text in self.mine:
+            return self.button(ADOPT_STATEMENT, "Stop keeping the statement…", one.text)
+        if seen is not None and seen.refused_by:
+            return self.button(REFUSE_STATEMENT, "Stop refusing the statement…", one.text)
+        if one.adoptable:
+            return self.button(ADOPT_STATEMENT, "Keep the statement…", one.text)
+        return self.button(REFUSE_STATEMENT, "Refuse the statement…", one.text) if one.kept else None
+
+    def button(self, permission: str, word: str, text: str) -> Button | None:
+        """The button; None if the person may not."""
+        if not may(self.request, permission):
+            return None
+        page = reverse(f"admin:deployments_repository_{_PAGES[permission]}", args=[self.row.pk])
+        return Button(word=word, address=f"{page}?statement={adopted_statements.key_of(text)}")
+
+
+_PAGES = {ADOPT_STATEMENT: "statement", REFUSE_STATEMENT: "refuse_statement"}
+
+
 def beside(row: Repository, text: str) -> str:
-    """What a write of this policy text would replace the last observed policy by: statements of AWS services stay."""
+    """What a write of this policy text would replace the last observed policy by, with the statements that are kept."""
     target = _target_of(row)
     if target is None:
         return text
@@ -268,6 +316,32 @@ def _target_of(row: Repository) -> targets.Target | None:
     return None if configuration.problems else targets.of(row, configuration)
 
 
+class _Decision(Enum):
+    """What a person decides about a statement: the verb, the verb to end it, and the sentences when it is done."""
+
+    KEEP = ("Keep", "Stop keeping", "The statement is kept from now on.", "The statement is no longer kept.")
+    REFUSE = ("Refuse", "Stop refusing", "The statement is refused.", "The statement is no longer refused.")
+
+    def then(self, *, ends: bool, enforce: bool) -> str:
+        """What follows, in sentences."""
+        if self is _Decision.KEEP and not ends:
+            return _KEEPING
+        goes = "The next check writes the policy without the statement" if enforce else _ONLY_SHOWN
+        if self is _Decision.KEEP:
+            return f"{goes}, unless the settings keep it."
+        return (
+            "The settings decide again whether it stays." if ends else f"{goes}. It stays refused until you end that."
+        )
+
+
+_KEEPING = (
+    "Registry Admin keeps the statement beside the default policy as long as it is exactly this statement, and writes "
+    "nothing to AWS for it. A statement of an earlier policy is kept when it is added again, or when that policy is "
+    "restored."
+)
+_ONLY_SHOWN = "The settings say observe, so the statement is not removed; the repository is shown as drifted"
+
+
 class Policies(ReadOnly):
     """Adds the pages “restore”, “take over the policy” and “what if” to the repositories."""
 
@@ -278,6 +352,11 @@ class Policies(ReadOnly):
             path("<int:pk>/restore/<int:event>/", wrap(self.restore_view), name="deployments_repository_restore"),
             path("<int:pk>/take-over/", wrap(self.take_over_view), name="deployments_repository_take_over"),
             path("<int:pk>/statement/", wrap(self.statement_view), name="deployments_repository_statement"),
+            path(
+                "<int:pk>/statement/refuse/",
+                wrap(self.refuse_statement_view),
+                name="deployments_repository_refuse_statement",
+            ),
             *super().get_urls(),
         ]
 
@@ -320,53 +399,72 @@ class Policies(ReadOnly):
         )
 
     def statement_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """GET shows a statement of an AWS service that may change the policy; POST lets it stay, or no longer."""
+        """GET shows a statement of others; POST lets it stay, or no longer."""
         require(request, ADOPT_STATEMENT)
         row: Repository = self.one(request, pk)
+        decided = {each.statement for each in row.adopted_statements}
+        return self._decide(request, row, decided, _Decision.KEEP, adopted_statements.adopt, adopted_statements.release)
+
+    def refuse_statement_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """GET shows a statement of others; POST refuses it, or no longer."""
+        require(request, REFUSE_STATEMENT)
+        row: Repository = self.one(request, pk)
+        decided = {each.statement for each in row.foreign_statements if each.refused_by}
+        return self._decide(
+            request, row, decided, _Decision.REFUSE, adopted_statements.refuse, adopted_statements.allow
+        )
+
+    def _decide(
+        self,
+        request: HttpRequest,
+        row: Repository,
+        decided: set[str],
+        decision: _Decision,
+        begin: Callable[..., Sweep],
+        end: Callable[..., Sweep],
+    ) -> HttpResponse:
+        """The page of a decision about a statement. `decided`: the texts of those for which it was taken."""
         key, page = request.GET.get("statement", ""), reverse("admin:deployments_repository_change", args=[row.pk])
-        adopted = any(adopted_statements.key_of(each.statement) == key for each in row.adopted_statements)
-        ends = "ends" in request.POST if request.method == "POST" else adopted  # what the person saw
-        form, trail = StatementForm(request.POST or None), Trail.of(request)
+        ends = any(adopted_statements.key_of(each) == key for each in decided)
+        if request.method == "POST":
+            ends = "ends" in request.POST  # what the person saw
+        form = StatementForm(request.POST or None)
+        asked: dict[str, Any] = {"row": row, "key": key, "by": who(request), "trail": Trail.of(request)}
         if request.method == "POST" and (ends or form.is_valid()):
             try:
                 if ends:
-                    sweep = adopted_statements.release(row=row, key=key, by=who(request), trail=trail)
+                    sweep = end(**asked)
                 else:
-                    sweep = adopted_statements.adopt(
-                        row=row,
-                        key=key,
-                        shown=request.POST.get("shown", ""),
-                        reason=form.cleaned_data["reason"],
-                        configuration=settings.CONFIGURATION,
-                        by=who(request),
-                        trail=trail,
-                    )
+                    shown, reason = request.POST.get("shown", ""), form.cleaned_data["reason"]
+                    sweep = begin(**asked, shown=shown, reason=reason, configuration=settings.CONFIGURATION)
             except Refusal as refusal:
                 self.message_user(request, refusal.sentence, messages.ERROR)
                 return HttpResponseRedirect(page)
-            else:
-                tasks.wake_workers()
-                words = "The statement is no longer kept." if ends else "The statement is kept from now on."
-                address = reverse("admin:deployments_sweep_change", args=[sweep.pk])
-                said = format_html('{} <a href="{}">View {}</a>', words, address, sweep)
-                self.message_user(request, said, messages.SUCCESS)
-                return HttpResponseRedirect(page)
-        shown = service_statements(request, row, row.events.all()[: adopted_statements.EVENTS_READ])
-        found = next((each for each in shown if each.leads and adopted_statements.key_of(each.text) == key), None)
-        if found is None:
+            tasks.wake_workers()
+            address = reverse("admin:deployments_sweep_change", args=[sweep.pk])
+            said = format_html('{} <a href="{}">View {}</a>', decision.value[2 + ends], address, sweep)
+            self.message_user(request, said, messages.SUCCESS)
+            return HttpResponseRedirect(page)
+        shown_now = statements_of_others(request, row, row.events.all()[: adopted_statements.EVENTS_READ])
+        found = next((each for each in shown_now if adopted_statements.key_of(each.text) == key), None)
+        may_act = (
+            found is not None and found.leads is not None and found.leads.address.partition("?")[0] == request.path
+        )
+        if found is None or not may_act:
             return HttpResponseRedirect(page)  # the page of the repository shows what there is now
         return self.render_page(
             request,
             "registry_admin/statement.html",
             row,
             {
-                "title": "Stop keeping this statement?" if ends else "Keep this statement?",
+                "title": f"{decision.value[ends]} this statement?",
+                "submit": f"{decision.value[ends]} it",
+                "then": decision.then(ends=ends, enforce=shown_configuration().enforce),
                 "found": found,
                 "ends": ends,
                 "text": laid_out(found.text),
                 "form": form,
                 "shown": adopted_statements.seen(row, key),
-                "enforce": shown_configuration().enforce,
             },
         )
 
@@ -451,6 +549,7 @@ class Policies(ReadOnly):
             "form": form,
             "targets": choices,
             "enforce": configuration.enforce,
+            "staged": configuration.staged,
             "refused": refused,
             **found,
         }

@@ -53,10 +53,11 @@ from deployments.admin.policies import (
     pullers,
     pulls_rest_on,
     risks,
-    service_statements,
     state_of,
+    statements_of_others,
     take_over_button,
 )
+from deployments.admin.policy_versions import of_repository
 from deployments.admin.pulls import Asked, marks
 from deployments.admin.sidebyside import laid_out, side_by_side
 from deployments.admin.sweeps import last_check
@@ -229,6 +230,8 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
     @admin.display(description="Policy")
     def status_cell(self, row: Repository) -> str:
         more = ["cannot be compared"] if row.incomparable_since is not None else []
+        if row.status == RepositoryStatus.IN_SYNC and (others := differences.others_kept(row)):
+            more.append(others)
         if row.mode and in_force(row):
             more.append(f"{row.mode} {until_word(row)}")
         return two_lines(badge(row), ", ".join(more)) if more else badge(row)
@@ -285,6 +288,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "aws_console": aws_console(row),
             "uri": f"{row.host}/{row.name}",
             "registry": registry,
+            "version": of_repository(row, registry),
             "desired": desired,
             "lines": lines,
             "one_policy": laid_out(row.policy_text or desired or ""),
@@ -299,7 +303,7 @@ class RepositoryAdmin(BulkActions, Policies, Images, Exports):
             "latest": latest(Deployment.objects.filter(repository=row)),
             "images": kept_images(Q(repository=row)),
             "risks": risks(row),
-            "service_statements": service_statements(request, row, events),
+            "statements_of_others": statements_of_others(request, row, events),
             "pullers": pullers(row, registry_policy),
             "pulls_rest_on": pulls_rest_on(row, registry_policy) if row.last_checked_at and not missing else "",
             "registry_policy": reading,

@@ -32,7 +32,7 @@ from deployments.models import Deployment, Repository
 
 #: Section → the models below it, in this order.
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Registry", ("Deployment", "Repository", "Sweep", "Project", "Environment")),
+    ("Registry", ("Deployment", "Repository", "PolicyVersion", "Sweep", "Project", "Environment")),
     ("Access", ("AccessKey", "TrustPolicy", "User", "Group")),
     ("Installation", ("AuditEntry", "NotificationChannel")),
 )

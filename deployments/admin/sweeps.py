@@ -49,7 +49,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import chunks, processes, sweep_record, targets
+from deployments.reconcile import change_feed, chunks, processes, sweep_record, targets
 
 FAILED = "The sweep failed for a reason that affects every repository"
 NAMES_SHOWN = 20
@@ -113,7 +113,14 @@ class SweepAdmin(ReadOnly):
         ]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        return super().changelist_view(request, {"may_start": may(request, "start_sweep"), **(extra_context or {})})
+        configuration = shown_configuration()
+        more = {
+            "may_start": may(request, "start_sweep"),
+            "feeds": change_feed.states(configuration),
+            "share": sweep_record.last_share(),
+            "hours": configuration.plain.full_pass.total_seconds() / 3600,
+        }
+        return super().changelist_view(request, {**more, **(extra_context or {})})
 
     def start_view(self, request: HttpRequest) -> HttpResponse:
         """GET shows what a sweep would check; POST starts a sweep over all configured registries."""

@@ -25,6 +25,7 @@ from deployments import clock, images, measure
 from deployments.access import keys
 from deployments.access.audit import Trail
 from deployments.aws.partitions import registry_of
+from deployments.compiled_queries import Compiled
 from deployments.config import Configuration, RegistryConfig
 from deployments.deploys import push_credentials
 from deployments.deploys.push_credentials import Credentials
@@ -215,8 +216,16 @@ def configuration_in_force(own: Configuration) -> Configuration:
         raise error.as_refusal() from error
 
 
+_by_idempotency_key = Compiled[Deployment](
+    lambda environment, key: Deployment.objects.filter(environment=environment, idempotency_key=key), int, str
+)
+_locked_project = Compiled[Project](
+    lambda pk: Project.objects.select_for_update(no_key=True).filter(pk=pk).order_by(), int
+)
+
+
 def _repeated(environment: Environment, key: str, request_digest: str, only_key: AccessKey | None) -> Deployment | None:
-    earlier = Deployment.objects.filter(environment=environment, idempotency_key=key).first()
+    earlier = _by_idempotency_key.first(environment.pk, key)
     if earlier is not None and earlier.request_digest != request_digest:
         raise refusal("idempotency_key_reused")
     if earlier is not None and only_key is not None and not keys.has_begun(only_key, earlier):
@@ -287,7 +296,7 @@ def _insert(
     with transaction.atomic():
         # The lock orders this transaction and `projects.archive`: either this one finds the project archived, or the
         # other one finds the deployment and cancels it.
-        require_active(Project.objects.select_for_update(no_key=True).filter(pk=environment.project_id).first())
+        require_active(_locked_project.first(environment.project_id))
         if external_id and not force:
             # Two requests with one external id may both have found no deployment before their calls to AWS. This lock
             # lets the second request find the deployment of the first.

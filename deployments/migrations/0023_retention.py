@@ -9,7 +9,7 @@ from deployments.schema import lock_tables
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('deployments', '0021_policy_versions'),
+        ('deployments', '0022_foreign_statements'),
     ]
 
     operations = [

@@ -40,6 +40,7 @@ RETRY_AFTER = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=30)
 MAX_ATTEMPTS = len(RETRY_AFTER) + 1
 MAX_SINGLE_MESSAGES = 5  # more new messages of one event in one `collect` become a digest
 DIGEST_EVERY = timedelta(minutes=10)
+EXAMPLES_READ = 500  # rows of a kind that `examples` reads
 IN_DIGEST = "in the message for many"
 DIGEST = "digest"  # what the key of a message for many begins with
 
@@ -288,11 +289,11 @@ def send_again(row: NotificationDelivery) -> None:
 def examples(channel: NotificationChannel, *, origin: str, by: str, limit: int = 5) -> list[NotificationDelivery]:
     """What the channel would get: its newest message of each event of the last day, newest first, else a test message.
 
-    The deliveries are not saved and not sent. Only reads rows.
+    Of each kind of change, the newest EXAMPLES_READ are read. The deliveries are not saved and not sent.
     """
     now = clock.now()
     newest: dict[str, News] = {}
-    for each in sorted(_wanted(channel, current_news(now)), key=lambda news: news.at, reverse=True):
+    for each in sorted(_wanted(channel, current_news(now, most=EXAMPLES_READ)), key=lambda news: news.at, reverse=True):
         newest.setdefault(each.event, each)
     found = list(newest.values())[:limit] or [_test_news(by, now)]
     return [_delivery(channel, each, origin=origin, now=now) for each in found]

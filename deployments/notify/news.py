@@ -24,6 +24,8 @@ from deployments.models import (
     ImageStateChange,
     ImageStatus,
     KeyKind,
+    PolicyStep,
+    PolicyVersion,
     Process,
     ProcessRole,
     Promotion,
@@ -33,6 +35,7 @@ from deployments.models import (
     RepositoryStatus,
     Sweep,
     SweepStatus,
+    VersionState,
     WritesPause,
 )
 from deployments.reconcile import causes, generation, repositories
@@ -58,12 +61,16 @@ EVENTS = {
     "worker.silent": "A worker stopped responding",
     "configuration.changed": "Another configuration counts",
     "configuration.disputed": "Processes disagree about the configuration, and a person has to decide",
+    "policy.waiting": "A version of the default policy waits for a person",
+    "policy.stopped": "The roll-out of a version of the default policy stopped",
+    "policy.rolled_out": "A version of the default policy was rolled out",
+    "policy.undone": "A version of the default policy was undone",
     "writes.paused": "Writes to AWS were paused",
     "key.expiring": "An access key expires within a week",
 }
 
 LOOK_BACK = timedelta(hours=24)  # an older change is not notified, even if no worker ran meanwhile (D-no-cursor)
-MAX_ROWS_PER_KIND = 5000  # the most rows of a kind that one `current_news` reads
+MAX_ROWS_PER_KIND = 5000  # the most rows of a kind that a worker reads at once
 LONGEST_DEPLOY = timedelta(days=30)  # from creation to end: a timeout may be 7 days, and a worker may apply it late
 KEY_EXPIRY_WARNING = timedelta(days=7)
 
@@ -89,8 +96,8 @@ class News:
     cause: Cause | None = None
 
 
-def current_news(now: datetime) -> list[News]:
-    """The changes of the last day, each change once.
+def current_news(now: datetime, *, most: int = MAX_ROWS_PER_KIND) -> list[News]:
+    """The changes of the last day, each change once. `most`: the rows of a kind that are read, the newest ones.
 
     A row with only the present state would miss a change that another change has replaced since the last call. So each
     kind of change is found in rows that stay: ended deployments, `PromotionEvent`, `RepositoryEvent`,
@@ -98,14 +105,15 @@ def current_news(now: datetime) -> list[News]:
     """
     since = now - LOOK_BACK
     found = (
-        _deployments(since),
-        _promotions(since),
-        _repositories(since),
-        _repository_events(since),
-        _images(since),
+        _deployments(since, most),
+        _promotions(since, most),
+        _repositories(since, most),
+        _repository_events(since, most),
+        _images(since, most),
         _sweeps(since),
         _workers(since, now),
         _configurations(since, now),
+        _versions(since),
         _pauses(since),
         _keys(since, now),
     )
@@ -113,7 +121,7 @@ def current_news(now: datetime) -> list[News]:
     return list({each.key: each for kind in found for each in kind}.values())
 
 
-def _deployments(since: datetime) -> Iterator[News]:
+def _deployments(since: datetime, most: int) -> Iterator[News]:
     ended = (
         # `created_at` is part of the index on status and creation.
         Deployment.objects.filter(
@@ -122,7 +130,7 @@ def _deployments(since: datetime) -> Iterator[News]:
             failed_at__gte=since,
         )
         .select_related("project", "environment")
-        .order_by("-created_at")[:MAX_ROWS_PER_KIND]
+        .order_by("-created_at")[:most]
     )
     for row in ended:
         failed = row.status == DeploymentStatus.FAILED
@@ -140,17 +148,17 @@ def _deployments(since: datetime) -> Iterator[News]:
         )
 
 
-def _promotions(since: datetime) -> Iterator[News]:
-    related = ("deployment__project", "environment", "rolled_back_from")
+def _promotions(since: datetime, most: int) -> Iterator[News]:
+    related = ("deployment__project", "deployment__environment", "environment", "rolled_back_from")
     events = PromotionEvent.objects.filter(at__gte=since).select_related(*related).order_by("-at")
-    for event in events[:MAX_ROWS_PER_KIND]:
+    for event in events[:most]:
         yield _promotion(event, event.at, event.by, event.rolled_back_from, key=f"promotion:{event.pk}")
     # Version 0.1.0 writes no events, and may still promote while an upgrade runs.
     written = PromotionEvent.objects.filter(
         environment=OuterRef("environment"), deployment=OuterRef("deployment"), at__gte=since - LOOK_BACK
     )
     promotions = Promotion.objects.filter(~Exists(written), label="current", promoted_at__gte=since)
-    for promotion in promotions.select_related(*related).order_by("-promoted_at")[:MAX_ROWS_PER_KIND]:
+    for promotion in promotions.select_related(*related).order_by("-promoted_at")[:most]:
         row, back, at = promotion.deployment, promotion.rolled_back_from, promotion.promoted_at
         if back is not None and back.version <= row.version:
             back = None  # a later promotion has ended the roll-back
@@ -192,13 +200,13 @@ def _by(name: str) -> str:
     return f" By {name}." if name else ""
 
 
-def _repositories(since: datetime) -> Iterator[News]:
+def _repositories(since: datetime, most: int) -> Iterator[News]:
     """The repositories that are drifted or failed now. Needed because version 0.1.0 stores no `state_since`."""
     fields = ("name", "account", "region", "project__name", "status", "drifted_since", "differences", "last_error",
               "last_error_code", "error_since", "last_error_at")  # fmt: skip
     rows = Repository.objects.select_related("project").only(*fields)
     drifted = rows.filter(status=RepositoryStatus.DRIFTED, drifted_since__gte=since, incomparable_since=None)
-    for row in drifted.order_by("-drifted_since")[:MAX_ROWS_PER_KIND]:
+    for row in drifted.order_by("-drifted_since")[:most]:
         words = " ".join(each.words for each in row.differences)
         yield _state(row, RepositoryStatus.DRIFTED, row.drifted_since or since, row.drifted_since or since, words)
     failing = rows.filter(
@@ -207,19 +215,19 @@ def _repositories(since: datetime) -> Iterator[News]:
         error_since__gte=since,
         last_error_at__gt=F("error_since") + repositories.SAME_ERROR_TWICE_AFTER,
     )
-    for row in failing.order_by("-error_since")[:MAX_ROWS_PER_KIND]:
+    for row in failing.order_by("-error_since")[:most]:
         yield _state(row, RepositoryStatus.FAILED, row.error_since or since, row.error_since or since, row.last_error)
 
 
-def _repository_events(since: datetime) -> Iterator[News]:
+def _repository_events(since: datetime, most: int) -> Iterator[News]:
     # The newest rows by id: the table has no index on the time alone, and its number of rows only grows.
     newest = RepositoryEvent.objects.aggregate(id=Max("id"))["id"] or 0
     happened = RepositoryEvent.objects.filter(
         Q(kind__in=(EventKind.HEALED, EventKind.MISSING)) | Q(state_since__isnull=False),
-        id__gt=newest - 4 * MAX_ROWS_PER_KIND,
+        id__gt=newest - 4 * most,
         at__gte=since,
     )
-    for event in happened.select_related("repository__project").order_by("-id")[:MAX_ROWS_PER_KIND]:
+    for event in happened.select_related("repository__project").order_by("-id")[:most]:
         row, key, message = event.repository, str(event.pk), event.message
         match event.state or event.kind:
             case EventState.INCOMPARABLE:
@@ -289,10 +297,10 @@ def of_one_cause(items: list[News]) -> News:
     )
 
 
-def _images(since: datetime) -> Iterator[News]:
+def _images(since: datetime, most: int) -> Iterator[News]:
     """Images that must stay and stopped being pullable, and current images that can be pulled again."""
     related = ("deployment__project", "deployment__environment")
-    for change in ImageStateChange.objects.filter(at__gte=since).select_related(*related)[:MAX_ROWS_PER_KIND]:
+    for change in ImageStateChange.objects.filter(at__gte=since).select_related(*related)[:most]:
         row, again = change.deployment, change.state == ImageStatus.RUNNABLE
         if again and not change.is_current:
             continue
@@ -384,6 +392,49 @@ def _configurations(since: datetime, now: datetime) -> Iterator[News]:
                 path=reverse("admin:setup"),
                 data={"code": alarm.code},
             )
+
+
+#: State of a version → event, what happened, and the next step. The number of the version is put into the braces.
+_VERSIONS = {
+    VersionState.WAITING: (
+        "policy.waiting",
+        "waits for a person",
+        "Look at its page, and start it there or with manage.py policy start {0}.",
+    ),
+    VersionState.STOPPED: (
+        "policy.stopped",
+        "was stopped in its roll-out",
+        "Look at its page. manage.py policy resume {0} lets it go on, and manage.py policy rollback {0} undoes it.",
+    ),
+    VersionState.ACTIVE: ("policy.rolled_out", "was rolled out and is active", ""),
+    VersionState.UNDONE: (
+        "policy.undone",
+        "was undone",
+        "The setting still has its text. Its page lists what was left as it is.",
+    ),
+}
+
+
+def _versions(since: datetime) -> Iterator[News]:
+    """Versions that wait, are stopped, were rolled out or were undone. What a person ended before is no news."""
+    undone = PolicyVersion.objects.filter(follows=OuterRef("pk"), state__in=(VersionState.UNDOING, VersionState.UNDONE))
+    rows = PolicyVersion.objects.filter(state__in=_VERSIONS, changed_at__gte=since)
+    # Active by stages, and not because the version after it was undone.
+    rows = rows.filter(~Q(state=VersionState.ACTIVE) | Exists(PolicyStep.objects.filter(version=OuterRef("pk"))))
+    for row in rows.exclude(Exists(undone), state=VersionState.ACTIVE)[:MAX_ROWS_PER_KIND]:
+        event, happened, then = _VERSIONS[VersionState(row.state)]
+        yield News(
+            event=event,
+            key=f"{event}:{row.pk}:{row.changed_at.timestamp():.3f}",
+            at=row.changed_at,
+            subject=f"{row} of {row.account}, {row.region} ({row.namespace}) {happened}",
+            text=f"{row.reason or row.why} {then.format(row.number)}".strip(),
+            path=reverse("admin:deployments_policyversion_change", args=[row.pk]),
+            data={
+                "version": row.number, "account": row.account, "region": row.region, "namespace": row.namespace,
+                "state": row.state,
+            },
+        )  # fmt: skip
 
 
 def _pauses(since: datetime) -> Iterator[News]:

@@ -19,6 +19,7 @@ Severity = Literal["info", "warning", "error"]
 #: Events that only inform, and events after which something does not work. All others are warnings.
 _INFORMATION = frozenset({
     "test", "deployment.promoted", "repository.comparable", "repository.healed", "configuration.changed",
+    "policy.rolled_out", "policy.undone",
 })  # fmt: skip
 _ERRORS = frozenset({
     "deployment.failed", "deployment.timed_out", "repository.failed", "repository.missing", "sweep.failed",

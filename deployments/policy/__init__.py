@@ -9,9 +9,17 @@ from deployments.policy.document import Policy, PolicyError, Puzzle, Statement, 
 from deployments.policy.effective import REGISTRY, UNSEEN, Access, RegistryPolicy, effective, named
 from deployments.policy.evaluate import Answer, Holder, Verdict, can_pull, holders, may
 from deployments.policy.findings import IDS, Finding
+from deployments.policy.foreign_statements import ForeignStatement, foreign_statements, grants_of
 from deployments.policy.lint import MAX_CHARACTERS, Openness, lint, openness
 from deployments.policy.lockout import Lockout, lockouts
-from deployments.policy.service_statements import ServiceStatement, Trust, service_statements, with_statements
+from deployments.policy.service_statements import (
+    Keeps,
+    ServiceStatement,
+    Trust,
+    WrittenGrant,
+    service_statements,
+    with_statements,
+)
 
 __all__ = [
     "IDS",
@@ -22,8 +30,10 @@ __all__ = [
     "Answer",
     "Comparison",
     "Finding",
+    "ForeignStatement",
     "Grant",
     "Holder",
+    "Keeps",
     "Level",
     "Lockout",
     "Openness",
@@ -35,9 +45,12 @@ __all__ = [
     "Statement",
     "Trust",
     "Verdict",
+    "WrittenGrant",
     "can_pull",
     "compare",
     "effective",
+    "foreign_statements",
+    "grants_of",
     "holders",
     "lint",
     "lockouts",

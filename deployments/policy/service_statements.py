@@ -29,10 +29,13 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from deployments.policy import words
 from deployments.policy.actions import CUSTOMARY, PREFIX, PULL, PURPOSES, Purpose, spelling, written
+from deployments.policy.atoms import Subject
 from deployments.policy.compare import compare
+from deployments.policy.conditions import Condition
 from deployments.policy.document import Policy, PolicyError, Statement, WrittenCondition, parse
 from deployments.policy.wildcard import ascii_lower, has_wildcard
 
@@ -52,14 +55,30 @@ _OF_POLICY = frozenset(action for action, purpose in PURPOSES.items() if purpose
 _EQUAL = frozenset({"StringEquals", "StringLike"})
 _ARN = frozenset({"ArnEquals", "ArnLike"})
 
+Keeps = Literal["keep-services", "keep", "remove"]  # DEPLOY_REGISTRY_ECR_FOREIGN_STATEMENTS
+WrittenGrant = tuple[Subject, str, Condition]  # to whom an Allow statement gives which action, and when
+
+
+class _Written(Protocol):
+    """A statement with its text, a JSON object."""
+
+    @property
+    def text(self) -> str: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """For which accounts a service may act. `adopted`: the texts of statements that an operator has adopted."""
+    """Which statements of others may stay. `adopted`, `refused`: the texts of those of which an operator has decided.
+
+    `written`: what the default policies of the registry have given so far. A service may act for `accounts`.
+    """
 
     owner: str  # the registry's own account
     consumers: tuple[str, ...] = ()
     adopted: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
+    keeps: Keeps = "keep-services"
+    written: frozenset[WrittenGrant] = frozenset()
 
     @property
     def accounts(self) -> frozenset[str]:
@@ -96,16 +115,23 @@ def service_statements(live: str, *, default: str, partition: str, trust: Trust)
     Empty where a part of either policy is not understood: then nothing is judged. Raises nothing. Cached: a sweep asks
     twice about each text.
     """
-    try:
-        policy, ours = parse(live), parse(default)
-    except PolicyError:
+    both = understood(live, default)
+    if both is None:
         return ()
-    if policy.all_puzzles or ours.all_puzzles:
-        return ()
+    policy, ours = both
     judged = (_judged(each, partition=partition, trust=trust) for each in policy.statements)
     return tuple(
         each for each in judged if each is not None and _is_theirs(each, ours, default=default, partition=partition)
     )
+
+
+def understood(live: str, default: str) -> tuple[Policy, Policy] | None:
+    """The two policies; None if a part of either is not understood."""
+    try:
+        policy, ours = parse(live), parse(default)
+    except PolicyError:
+        return None
+    return None if policy.all_puzzles or ours.all_puzzles else (policy, ours)
 
 
 def _is_theirs(statement: ServiceStatement, ours: Policy, *, default: str, partition: str) -> bool:
@@ -115,7 +141,7 @@ def _is_theirs(statement: ServiceStatement, ours: Policy, *, default: str, parti
     return compare(default, with_statements(default, [statement]), partition=partition).level == "access"
 
 
-def with_statements(default: str, statements: Iterable[ServiceStatement]) -> str:
+def with_statements(default: str, statements: Iterable[_Written]) -> str:
     """The text of the default policy with these statements behind its own. Without a statement it is as written.
 
     The default policy is one that `parse` understands. Its numbers become text, which means the same (rules 1 and 8).
@@ -206,16 +232,17 @@ def _account_of(arn: str, operator: str, partition: str) -> str | None:
 def _text(statement: Statement, services: list[str], actions: frozenset[str]) -> str:
     conditions: dict[str, dict[str, list[str] | str]] = {}
     for one in sorted(statement.conditions, key=lambda each: (each.operator, each.key)):
-        conditions.setdefault(one.operator, {})[one.key] = _one_or_more(one.values)
+        conditions.setdefault(one.operator, {})[one.key] = one_or_more(one.values)
     parts: dict[str, object] = {"Sid": statement.sid} if statement.sid else {}
     parts |= {
         "Effect": "Allow",
-        "Principal": {"Service": _one_or_more(services)},
-        "Action": _one_or_more(map(written, actions)),
+        "Principal": {"Service": one_or_more(services)},
+        "Action": one_or_more(map(written, actions)),
     }
     return json.dumps(parts | ({"Condition": conditions} if conditions else {}), ensure_ascii=False)
 
 
-def _one_or_more(values: Iterable[str]) -> list[str] | str:
+def one_or_more(values: Iterable[str]) -> list[str] | str:
+    """The values in order, as a policy has them: one alone, several as a list."""
     found = sorted(set(values))
     return found[0] if len(found) == 1 else found

@@ -30,7 +30,15 @@ from deployments.config import Configuration
 from deployments.errors import RegistryError, registry_error
 from deployments.log import bound, get_logger
 from deployments.models import ProcessRole, Repository
-from deployments.reconcile import generation, image_states, processes, registry_policies, repositories, targets
+from deployments.reconcile import (
+    change_feed,
+    generation,
+    image_states,
+    processes,
+    registry_policies,
+    repositories,
+    targets,
+)
 
 log = get_logger(__name__)
 
@@ -55,6 +63,8 @@ REGISTRY_OPERATIONS = ("PutRegistryPolicy", "DeleteRegistryPolicy", "PutAccountS
 OWN_WRITE_TOLERANCE = timedelta(seconds=5)  # how far CloudTrail's clock and ours may differ
 HELD_SECONDS = 20  # how long to wait for a repository's lease, for example until a deploy returns it
 PAUSE_SECONDS = 5.0  # after a failure of SQS or of the database
+MOST_CALLERS = 1000  # characters of all callers that may have brought one statement
+LONGEST_CALLER = 600  # characters; an ARN of IAM has at most 512 in its path, and a name
 LONGEST_NAME = 256  # of a repository, in characters (*CreateRepository*, Amazon ECR API Reference)
 STUCK_SECONDS = 300.0  # after this time without a step, this process sends no heartbeat; a step takes a minute
 #: How long the heartbeat reports a check that failed. SQS delivers its message again each minute.
@@ -75,6 +85,7 @@ class ChangeEvent:
     name: str  # empty: on the registry itself
     at: datetime
     made_by_us: bool  # the user agent is ours
+    by: str = ""  # who called, for a change of the policy; shown and not trusted
     images: frozenset[str] | None = None  # digests; empty: images that are not known; None: it is not about images
 
     def __post_init__(self) -> None:
@@ -103,16 +114,17 @@ def parse(body: str) -> ChangeEvent | None:
         if event.get("source") == "aws.ecr" and operation in IMAGE_OPERATIONS and not detail.get("errorCode"):
             return _image_operation(event)
         known = operation in CHANGE_OPERATIONS or operation in REGISTRY_OPERATIONS
-        if event.get("source") != "aws.ecr" or not known or detail.get("errorCode"):
+        is_proof = operation == change_feed.PROOF  # also with an errorCode: a registry may have no policy
+        if event.get("source") != "aws.ecr" or not (known or is_proof) or (detail.get("errorCode") and not is_proof):
             return None
         parameters = detail.get("requestParameters") or {}
         arn = str(parameters.get("resourceArn") or "")
         # TagResource names an ARN: arn:partition:ecr:region:account:repository/name
         name = parameters.get("repositoryName") or arn.partition(":repository/")[2]
-        if operation in REGISTRY_OPERATIONS:
+        if operation in REGISTRY_OPERATIONS or is_proof:
             name = ""
         account = parameters.get("registryId") or (arn.split(":")[4] if arn else "") or event["account"]
-        if not isinstance(name, str) or (not name and operation not in REGISTRY_OPERATIONS):
+        if not isinstance(name, str) or (not name and operation not in REGISTRY_OPERATIONS and not is_proof):
             return None
         return ChangeEvent(
             operation=operation,
@@ -121,9 +133,20 @@ def parse(body: str) -> ChangeEvent | None:
             name=name,
             at=_time(detail["eventTime"]),
             made_by_us=USER_AGENT in str(detail.get("userAgent", "")),
+            by=_caller(detail.get("userIdentity") or {}) if operation == "SetRepositoryPolicy" else "",
         )
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"not a CloudTrail event: {type(error).__name__}") from None
+
+
+def _caller(identity: dict[str, Any]) -> str:
+    """Who called, by CloudTrail's `userIdentity`: the ARN, or the AWS service that called by itself or for somebody.
+
+    (AWS CloudTrail User Guide, “CloudTrail userIdentity element”.) Empty if it says neither, or not in a text of AWS.
+    """
+    arn, service = str(identity.get("arn") or ""), str(identity.get("invokedBy") or "")
+    words = f"{arn} by {service}" if arn and service else arn or service
+    return words if len(words) <= LONGEST_CALLER and words.isascii() and words.isprintable() else ""
 
 
 def _image_action(event: dict[str, Any]) -> ChangeEvent | None:
@@ -191,6 +214,7 @@ def consume(*, configuration: Configuration, queue: EventQueue, stopping: Callab
         words = ""
         try:
             _renew_connection()  # without the database, no message could be handled
+            _prove(configuration)
             messages = queue.receive()
             if messages:
                 _renew_connection()
@@ -272,7 +296,9 @@ def handle(
             log.warning("events.unreadable", message=message.id, error=str(error))
             done.append(message)
             continue
-        if change is None:
+        if change is not None and change.made_by_us:
+            _returned(change, configuration)
+        if change is None or change.operation == change_feed.PROOF:
             done.append(message)
         else:
             wanted.setdefault((change.account, change.region, change.name), []).append((message, change))
@@ -305,6 +331,23 @@ def handle(
         elif any(message.receives % RETRIES_PER_LINE == 1 for message, _ in pairs):
             log.warning("events.not_done", repository=name, receives=pairs[0][0].receives, error=problem)
     return done
+
+
+def _returned(change: ChangeEvent, configuration: Configuration) -> None:
+    """Record that the event of an own call has come: a proof of the change feed."""
+    where = {"account": change.account, "region": change.region}
+    if change.operation == change_feed.PROOF:
+        change_feed.read_returned(**where, at=change.at, interval=configuration.reconcile_interval)
+    elif change.name:
+        change_feed.write_returned(**where, name=change.name, at=change.at)
+
+
+def _prove(configuration: Configuration) -> None:
+    """Read the registry policy of each registry whose change feed needs a proof. The event of the read is the proof."""
+    interval = configuration.reconcile_interval
+    for target in {target.registry: target for target in targets.configured(configuration)}.values():
+        if change_feed.proof_is_due(account=target.registry.account, region=target.registry.region, interval=interval):
+            registry_policies.look(target.ecr(attempts=1))
 
 
 def _check_all(
@@ -366,6 +409,7 @@ def _check(
         return None
     until = time.monotonic() + HELD_SECONDS
     details = any(change.details for change in changes)
+    callers = dict.fromkeys(change.by for change in changes if change.by and not change.made_by_us)
     while True:
         row: Any = Repository.objects.filter(account=account, region=region, name=name).annotate(db_now=Now()).first()
         if row is None or not row.is_managed:
@@ -383,6 +427,7 @@ def _check(
             enforce=configuration.enforce,
             activation=configuration.activation,
             details=details,
+            policy_by=" or ".join(callers)[:MOST_CALLERS],
         )
         if result is not None:
             if result.written:

@@ -59,6 +59,9 @@ UNANSWERED_IN_A_ROW = 3 * THREADS_PER_CHUNK  # after so many tries in a row with
 MAX_TRIES_PER_REPOSITORY = 8
 UNANSWERED_TRIES = 3  # a try without an answer counts as so many tries: it blocks a thread for 13 seconds
 LONGEST_REST_SECONDS = 16.0
+LEARNED_SHARE = 0.25  # each second, a worker moves the stored rate so far to the rate that it has measured
+CONFIRMED_EVERY = timedelta(minutes=1)  # a stored rate that throttling confirms is stored again after this time
+KEPT_SECONDS = 5.0  # from one chunk of a sweep to the next one in the same process
 CALM_SECONDS = 10.0  # throttling of another repository counts as throttling of the account for this time
 
 log = get_logger(__name__)
@@ -115,13 +118,14 @@ class ChunkRun:
             return
         self._begin(rows, target)
         self.registry_policy = registry_policies.seen(account=target.registry.account, region=target.registry.region)
-        budget = _Budget(target, self.configuration.calls_per_second)
+        budget = _Budget(target, self.configuration.calls_per_second, self.chunk.sweep_id)
         with ThreadPoolExecutor(max_workers=THREADS_PER_CHUNK, thread_name_prefix="sweep") as pool:
             try:
                 self._work(budget, self._submit_to(pool, target, budget.pace))
             finally:
                 _close_connections(pool)
         budget.share()
+        budget.keep()
         self._save(list(self.pending), release=True)
         if self.pending:
             log.info("sweep.chunk_left", sweep=self.chunk.sweep_id, chunk=self.chunk.pk, reason=self._over())
@@ -610,36 +614,60 @@ def _close_connections(pool: ThreadPoolExecutor) -> None:
 
 
 class _Budget:
-    """The registry's calls per second: a row that all workers share and that stays between sweeps."""
+    """This worker's part of the registry's calls per second.
 
-    def __init__(self, target: Target, ceiling: int) -> None:
-        self._key: dict[str, Any] = {"account": target.registry.account, "region": target.registry.region}
-        self._host = target.config.host
-        self._ceiling = float(ceiling)
-        self._holders = 1
-        self._stored = self._load()
-        self.pace = Pace(self._stored, ceiling=self._ceiling)
-        self.share()
+    Each worker measures its own part (`Pace`). What they learn is kept in a row, from which the next sweep and a worker
+    that joins begin: each worker moves it a part of the way to its own measurement.
+    """
+
+    def __init__(self, target: Target, ceiling: int, sweep_id: int = 0) -> None:
+        self._about: dict[str, Any] = {"account": target.registry.account, "region": target.registry.region}
+        self._host, self._ceiling = target.config.host, float(ceiling)
+        self._key = (*self._about.values(), sweep_id)
+        self._holders = self._count()
+        pace = _take_kept(self._key)
+        if pace is None:
+            rate, ceiling_each = self._stored() / self._holders, self._ceiling / self._holders
+            pace = Pace(rate, ceiling=ceiling_each, rested=self._holders == 1)
+        self.pace = pace
 
     def share(self) -> None:
-        """Set this worker's part of the registry's rate: an equal part for each worker with a chunk of this registry.
+        """Take an equal part for each worker that has a chunk of this registry now, and store what was learned."""
+        mine, stored = min(self.pace.rate * self._holders, self._ceiling), self._stored()
+        learned = stored + (mine - stored) * LEARNED_SHARE if self._row is not None else mine
+        is_old = self._row is None or self._row.db_now - self._row.changed_at > CONFIRMED_EVERY
+        is_confirmed = self._row is not None and is_old and self.pace.calm < CONFIRMED_EVERY.total_seconds()
+        if abs(learned - stored) > 0.01 * stored or is_confirmed:
+            CallBudget.objects.update_or_create(**self._about, defaults={"rate": learned, "changed_at": Now()})
+        holders = self._count()
+        if holders != self._holders:
+            self.pace.divide(self._holders / holders, ceiling=self._ceiling / holders)
+            self._holders = holders
 
-        A rate that another worker has stored since is used; else this worker's rate, which is stored if it has changed.
-        """
-        mine, stored = min(self.pace.rate * self._holders, self._ceiling), self._load()
-        if stored != self._stored:
-            self._stored = mine = stored
-        elif abs(mine - stored) > 0.05 * stored:
-            CallBudget.objects.update_or_create(**self._key, defaults={"rate": mine, "changed_at": Now()})
-            self._stored = self._load()
+    def keep(self) -> None:
+        """Keep the rate limiter for the next chunk of the sweep in this process: it knows what AWS accepts now."""
+        _kept[self._key] = (self.pace, time.monotonic())
+
+    def _count(self) -> int:
+        """The workers with a chunk of this registry, of which this is one."""
         chunks = SweepChunk.objects.filter(host=self._host, lease_until__gt=Now(), finished_at__isnull=True)
-        self._holders = max(1, chunks.exclude(lease_owner="").count())  # a chunk without an owner is resting
-        self.pace.share(mine / self._holders, self._ceiling / self._holders)
+        return max(1, chunks.exclude(lease_owner="").count())  # a chunk without an owner is resting
 
-    def _load(self) -> float:
-        """The learned rate. It decays: it doubles for every 15 minutes since it was learned, up to the ceiling."""
-        row: Any = CallBudget.objects.filter(**self._key).annotate(db_now=Now()).first()
-        if row is None:
+    def _stored(self) -> float:
+        """The learned rate. It decays: it doubles for every 15 minutes since it was confirmed, up to the ceiling."""
+        self._row: Any = CallBudget.objects.filter(**self._about).annotate(db_now=Now()).first()
+        if self._row is None:
             return self._ceiling
-        quarters = int((row.db_now - row.changed_at).total_seconds() // 900)
-        return min(float(row.rate * 2 ** min(quarters, 20)), self._ceiling)
+        quarters = int((self._row.db_now - self._row.changed_at).total_seconds() // 900)
+        return min(float(self._row.rate * 2 ** min(quarters, 20)), self._ceiling)
+
+
+#: By registry and sweep: the rate limiter of a chunk that this process has left, and when it left it; monotonic.
+_kept: dict[tuple[Any, ...], tuple[Pace, float]] = {}
+
+
+def _take_kept(key: tuple[Any, ...]) -> Pace | None:
+    """The rate limiter that was kept a short time ago, for one thread only; None if there is none."""
+    pace, left_at = _kept.pop(key, (None, 0.0))
+    _kept.clear()  # of sweeps that have ended
+    return pace if time.monotonic() - left_at < KEPT_SECONDS else None

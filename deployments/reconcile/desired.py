@@ -56,11 +56,12 @@ _OPEN: dict[policy.Openness, str] = {
 
 def kept_statements(
     default: str, live: str | None, *, partition: str, trust: policy.Trust
-) -> tuple[policy.ServiceStatement, ...]:
-    """The statements of AWS services in a live policy that stay beside the default policy (D-service-statements)."""
-    if not live or '"Service"' not in live:  # so it is with nearly every policy
+) -> tuple[policy.ForeignStatement, ...]:
+    """The statements of others in a live policy that stay beside the default policy (D-foreign-statements)."""
+    only_services = trust.keeps != "keep" and not trust.adopted
+    if not live or live == default or (only_services and '"Service"' not in live):  # so it is with nearly every policy
         return ()
-    found = policy.service_statements(live, default=default, partition=partition, trust=trust)
+    found = policy.foreign_statements(live, default=default, partition=partition, trust=trust)
     return tuple(each for each in found if each.kept)
 
 
@@ -78,7 +79,7 @@ def policy_differences(
 ) -> list[Difference]:
     """How the repository policy differs. `desired` None: no policy is configured, so no policy is a difference.
 
-    The statements of AWS services that are kept are no difference.
+    The statements of others that are kept are no difference.
     """
     if desired is None:
         return []

@@ -32,6 +32,7 @@ from django.db.models.functions import Now
 from deployments import policy
 from deployments.access.audit import Trail
 from deployments.aws.partitions import registry_of
+from deployments.compiled_queries import Compiled
 from deployments.config import Configuration, RegistryConfig, desired_digest
 from deployments.errors import RegistryError, registry_error
 from deployments.log import get_logger
@@ -52,7 +53,7 @@ log = get_logger(__name__)
 
 #: The keys of a row's content, and of its two registries, that this version knows.
 FIELDS = {"enforce", "allow_public", "preview", "consumers", "rollout", "plain", "v4"}
-REGISTRY_FIELDS = {"host", "namespace", "lifecycle", "tags", "kms"}
+REGISTRY_FIELDS = {"host", "namespace", "lifecycle", "tags", "kms", "foreign"}
 #: Key → the setting that it comes from, for sentences.
 VARIABLES = {
     "enforce": "DEPLOY_REGISTRY_ECR_POLICY_MODE",
@@ -66,7 +67,9 @@ VARIABLES = {
     "tags": "DEPLOY_REGISTRY_ECR_TAGS",
     "kms": "DEPLOY_REGISTRY_ECR_KMS_KEY",
     "policy": "DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY",
+    "foreign": "DEPLOY_REGISTRY_ECR_FOREIGN_STATEMENTS",
 }
+KEPT: tuple[policy.Keeps, ...] = ("remove", "keep-services", "keep")  # the fewest statements of others first
 #: From the end of a process, or its registration, to the first heartbeat after a restart.
 RESTART_TAKES_AT_MOST = timedelta(seconds=30)
 MAX_ACTIVATION_TRIES = 20  # in `register`, while other processes register at the same time
@@ -244,7 +247,11 @@ def activate(*, row: ConfigurationGeneration, trail: Trail, reason: str) -> bool
 
 def newest() -> int | None:
     """The id of the valid activation; None while no process has registered a configuration."""
-    return ConfigurationActivation.objects.order_by("-id").values_list("id", flat=True).first()
+    row = _newest.first()
+    return None if row is None else row.pk
+
+
+_newest = Compiled[ConfigurationActivation](lambda: ConfigurationActivation.objects.order_by("-id").only("id"))
 
 
 def counting() -> ConfigurationActivation | None:
@@ -326,6 +333,7 @@ def _overlay(own: Configuration, current: ConfigurationActivation) -> Configurat
                 lifecycle_policy=theirs.lifecycle_policy,
                 kms_key=theirs.kms_key,
                 consumer_accounts=theirs.consumer_accounts,
+                foreign_statements=theirs.foreign_statements,
             )
         )
     plain, v4 = registries
@@ -333,6 +341,8 @@ def _overlay(own: Configuration, current: ConfigurationActivation) -> Configurat
         for registry in {each.default_repository_policy: each for each in registries}.values():
             if refused := _refused(registry, allow_public=own.allow_public_policy):
                 return refused
+    plain = replace(plain, written_grants=_written_grants("plain", plain, counts=current.pk))
+    v4 = replace(v4, written_grants=_written_grants("v4", v4, counts=current.pk))
     staged = content.get("rollout") == "staged"
     if staged:
         plain, v4 = policy_versions.applied(plain), policy_versions.applied(v4)
@@ -376,8 +386,19 @@ def _registry_of(row: ConfigurationGeneration, slot: str) -> RegistryConfig:
         tags=tuple(sorted(said.get("tags", {}).items())),
         kms_key=said.get("kms"),
         consumer_accounts=tuple(row.content.get("consumers", ())),
+        foreign_statements=said.get("foreign", "keep-services"),
         **lifecycle,
     )
+
+
+def _written_grants(slot: str, config: RegistryConfig, *, counts: int) -> frozenset[policy.WrittenGrant]:
+    """What the default policies that this registry has, and has had, give. `counts`: id of the valid activation."""
+    registry = registry_of(config.host)
+    if registry is None:
+        return frozenset()
+    # Without a version, no configuration was activated since versions are kept.
+    texts = policy_versions.written_texts(config) or {text for text, _ in _earlier_texts(slot, config, before=counts)}
+    return frozenset().union(*(policy.grants_of(each, partition=registry.partition) for each in texts))
 
 
 # ---------------------------------------------------------------------------------------------------- going back
@@ -446,6 +467,9 @@ def taken_away(newer: ConfigurationGeneration, older: ConfigurationGeneration) -
         found.append("It enforces the policy, and the newer configuration only observes.")
     for slot in ("plain", "v4"):
         before, after = _registry_of(newer, slot), _registry_of(older, slot)
+        if KEPT.index(after.foreign_statements) < KEPT.index(before.foreign_statements):
+            kept = f"{after.foreign_statements} instead of {before.foreign_statements}"
+            found.append(f"{VARIABLES['foreign']} is {kept}, which keeps fewer statements of others.")
         if (before.host, before.namespace) != (after.host, after.namespace):
             found.append(f"It is for {after.host}/{after.namespace} instead of {before.host}/{before.namespace}.")
         elif after.default_repository_policy is not None:
@@ -601,6 +625,8 @@ def _shown(name: str, value: Any) -> str:
         return "enforce" if value else "observe"
     if name == "rollout":
         return "staged" if value else "at-once"
+    if name == "foreign":
+        return str(value or "keep-services")
     if isinstance(value, dict):
         return ",".join(f"{key}={content}" for key, content in sorted(value.items())) or "none"
     if isinstance(value, list):

@@ -78,6 +78,19 @@ def wanted(repositories: Collection[int], *, config: RegistryConfig) -> dict[int
     return found | kept(repositories, config=config)
 
 
+def unsettled(repository: OuterRef) -> QuerySet[ImageState]:
+    """The images of a repository that every sweep looks at: AWS did not say, or they cannot be pulled. As a query."""
+    return (
+        ImageState.objects.filter(repository=repository).exclude(state=ImageStatus.RUNNABLE).exclude(words=_NO_DIGEST)
+    )
+
+
+def never_looked_at() -> set[int]:
+    """The repositories with a current image that was never looked at. One query."""
+    rows = Promotion.objects.filter(label="current", environment__archived_at=None, deployment__image_state=None)
+    return set(rows.exclude(deployment__repository=None).values_list("deployment__repository", flat=True))
+
+
 def look(*, ecr: Ecr, repository: Repository, images: Sequence[KeptImage], at: datetime) -> Look:
     """Ask AWS for the images: one call where all are there, else at most one call more than there are images.
 

@@ -12,7 +12,7 @@ it calls `require_time` before each call to AWS.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, Self, TypeVar
@@ -21,6 +21,7 @@ from django.db import Error, connection, transaction
 from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet
 from django.db.models.functions import Now
 
+from deployments.compiled_queries import Compiled, CompiledUpdate
 from deployments.errors import registry_error
 from deployments.log import get_logger
 from deployments.models import Repository, RepositoryEvent, Sweep, SweepChunk
@@ -61,23 +62,44 @@ class Lease(Generic[Row]):
         None while another process holds the lease. The time is the database's, so the clocks of hosts need not agree.
         The epoch is one higher than the last holder's. The lease's row is read through `rows`, with its annotations.
         """
+
+        def take(owner: str) -> int:
+            return rows.filter(free()).update(**_taken(owner, processes.current_id(), duration), **values)
+
+        def read(owner: str) -> Row | None:
+            return rows.filter(lease_owner=owner).first()
+
+        return cls._claim(lambda: rows, duration, take, read)
+
+    @classmethod
+    def claim_one(cls, claim: Claim[Row], pk: int) -> Self | None:
+        """`claim` the lease of the row with this key, with statements that were compiled before."""
+
+        def take(owner: str) -> int:
+            return claim.take.run(pk, owner, processes.current_id())
+
+        def read(owner: str) -> Row | None:
+            return claim.read.first(pk, owner)
+
+        return cls._claim(lambda: claim.rows(pk), claim.duration, take, read)
+
+    @classmethod
+    def _claim(
+        cls,
+        rows: Callable[[], QuerySet[Row]],
+        duration: timedelta,
+        take: Callable[[str], int],
+        read: Callable[[str], Row | None],
+    ) -> Self | None:
         taken = processes.clock()
         processes.beat_if_late()  # else this process may count as silent, and another process could take the lease
         owner = uuid.uuid4().hex
-        won = rows.filter(free()).update(
-            lease_owner=owner,
-            lease_until=Now() + duration,
-            lease_process=processes.current_id(),
-            lease_epoch=F("lease_epoch") + 1,
-            **values,
-        )
-        if not won:
+        if not take(owner):
             return None
-        mine = rows.filter(lease_owner=owner)
         try:
-            row = mine.first()
+            row = read(owner)
         except BaseException:
-            give_back(mine)
+            give_back(rows().filter(lease_owner=owner))
             raise
         return None if row is None else cls(row=row, epoch=row.lease_epoch, taken=taken, duration=duration)
 
@@ -125,6 +147,36 @@ class Lease(Generic[Row]):
             if kept:
                 RepositoryEvent.objects.bulk_create(events)
         return bool(kept)
+
+
+class Claim(Generic[Row]):
+    """The statements of `Lease.claim_one`, compiled once: each deploy that looks at its repository runs them.
+
+    `rows` makes the query of the row with a key, as for `Lease.claim`; the values are columns that the UPDATE sets.
+    """
+
+    def __init__(self, rows: Callable[[int], QuerySet[Row]], duration: timedelta, **values: Any) -> None:
+        self.rows: Callable[[int], QuerySet[Row]] = rows
+        self.duration = duration
+
+        def taken(pk: int, owner: str, process: int) -> tuple[QuerySet[Row], dict[str, Any]]:
+            return rows(pk).filter(free()), {**_taken(owner, process, duration), **values}
+
+        def mine(pk: int, owner: str) -> QuerySet[Row]:
+            return rows(pk).filter(lease_owner=owner).order_by()
+
+        self.take = CompiledUpdate(taken, int, str, int)
+        self.read: Compiled[Row] = Compiled(mine, int, str)
+
+
+def _taken(owner: str, process: int | None, duration: timedelta) -> dict[str, Any]:
+    """The columns of a lease that was just taken."""
+    return {
+        "lease_owner": owner,
+        "lease_until": Now() + duration,
+        "lease_process": process,
+        "lease_epoch": F("lease_epoch") + 1,
+    }
 
 
 _owed: list[QuerySet[Any]] = []  # rows whose lease this process could not return yet

@@ -2,7 +2,9 @@
 
 AWS publishes no rate for ECR's management calls and throttles them early. botocore's retry modes do not fit a sweep:
 `standard` runs out of retries, so repositories stay unchecked; `adaptive` takes nearly twice the time. The rule here:
-while AWS throttles, use the rate that AWS *accepted*. It comes within a few per cent of the best possible time.
+AWS counts calls with a bucket of tokens. When it refuses a call, the bucket is empty. So what AWS accepted from one
+refusal to another, divided by the time between them, is the rate of the bucket, and becomes the rate (D-sweep-rate).
+Without a refusal the rate rises slowly, to find out whether AWS accepts more.
 
 Pure except for the clock and the sleep function, which are arguments. Safe for many threads. The learned rate is shared
 by all workers through a row: `deployments.reconcile.chunks`.
@@ -15,11 +17,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-WINDOW_SECONDS = 2.0  # the accepted rate is measured over this time (D-sweep-rate)
+WINDOW_SECONDS = 2.0  # before the first refusal, the accepted rate is measured over this time
 SETTLE_SECONDS = 1.0  # after a change of the rate, throttled calls are ignored for this time
-CALM_SECONDS = 10.0  # the rate rises after this time without a throttled call
-GROWTH_FACTOR = 1.03  # per second, once the rate rises
+FEWEST_CALLS = 10  # that AWS must have accepted between two refusals, for a measurement
+SURE_CALLS = 20  # a measurement with so many calls becomes the rate; with fewer, the rate moves a part of the way
+LONGEST_MEASUREMENT_SECONDS = 60.0
+CALM_SECONDS = 4.0  # the rate rises after this time without a throttled call
+GROWTH_FACTOR = 1.005  # per second, once the rate rises
+LONG_CALM_SECONDS = 60.0  # after this time without a throttled call, the rate rises by FAST_GROWTH_FACTOR
+FAST_GROWTH_FACTOR = 1.03
 LOWEST_RATE = 1.0  # calls per second; throttling lowers the rate no further
+BURST_SECONDS = 1.0  # calls that were not made in this time may be made at once, because AWS's bucket has filled
+IDLE_SECONDS = 0.5  # a call that comes so late after its turn shows that there is less to do than the rate allows
 SLICE_SECONDS = 0.25  # longest sleep between two checks for a stop
 
 
@@ -31,19 +40,27 @@ class Pace:
         rate: float,
         *,
         ceiling: float,
+        rested: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """`rested`: nobody has made calls for a while, so the first calls may come at once (BURST_SECONDS).
+
+        A rate below the ceiling was learned from throttling, so it does not rise at once.
+        """
         self._clock, self._sleep = clock, sleep
         self._lock = threading.Lock()
         self._ceiling = ceiling
         self._rate = min(rate, ceiling)
-        self._next = 0.0
-        self._accepted: deque[float] = deque()
-        self._changed = float("-inf")
-        # A rate below the ceiling was learned from throttling, so it does not rise at once.
-        self._refused = clock() if rate < ceiling else float("-inf")
-        self._grown = clock()
+        now, learned = clock(), rate < ceiling
+        self._next = now - (BURST_SECONDS if rested and learned else 0.0)
+        self._recent: deque[float] = deque()  # when AWS accepted the last calls
+        self._accepted = 0
+        self._empty: tuple[float, int] | None = None  # when AWS's bucket was empty, and the calls accepted until then
+        self._idle = self._changed = float("-inf")
+        self._known = self._rate if learned else 0.0  # the last rate that was measured; 0: none
+        self._refused = now if learned else float("-inf")
+        self._grown = now
 
     @property
     def rate(self) -> float:
@@ -52,17 +69,25 @@ class Pace:
             self._grow(self._clock())
             return self._rate
 
-    def share(self, rate: float, ceiling: float) -> None:
-        """Set rate and ceiling, because other workers share the registry's rate or have learned a new one."""
+    @property
+    def calm(self) -> float:
+        """Seconds since AWS last throttled a call; also since the start, if the rate was learned before."""
+        with self._lock:
+            return self._clock() - self._refused
+
+    def divide(self, factor: float, *, ceiling: float) -> None:
+        """Multiply the rate by `factor` and set its ceiling, because more or fewer workers share the registry's."""
         with self._lock:
             self._ceiling = ceiling
-            self._rate = min(rate, ceiling)
+            self._rate = min(self._rate * factor, ceiling)
 
     def wait(self, stopped: Callable[[], bool] = lambda: False) -> bool:
         """Sleep until this thread may make a call. False if `stopped` returned true before."""
         turn = self._take()
         while (left := turn - self._clock()) > 0:
             if stopped():
+                with self._lock:
+                    self._next -= 1 / self._rate  # nobody uses this turn
                 return False
             self._sleep(min(left, SLICE_SECONDS))
         return True
@@ -75,41 +100,57 @@ class Pace:
         with self._lock:
             now = self._clock()
             self._grow(now)
-            turn = max(self._next, now)
+            if self._next < now - max(IDLE_SECONDS, 2 / self._rate):
+                self._idle, self._empty = now, None
+            turn = max(self._next, now - BURST_SECONDS)
             self._next = turn + 1 / self._rate
             return turn
 
     def accepted(self) -> None:
         """Record that AWS accepted a call."""
         with self._lock:
-            self._accepted.append(self._clock())
+            self._accepted += 1
+            self._recent.append(self._clock())
             self._forget()
 
     def refused(self) -> None:
-        """Record that AWS throttled a call: the rate becomes the rate that AWS accepted recently."""
+        """Record that AWS throttled a call: the rate becomes the rate that AWS accepts."""
         with self._lock:
             now = self._refused = self._clock()
-            if now - self._changed < SETTLE_SECONDS:
+            if now - self._changed < SETTLE_SECONDS or not self._measure(now):
                 return
-            self._forget()
-            # The first calls come in a burst, so the rate is never measured over less than a second.
-            seconds = max(1.0, now - self._accepted[0]) if self._accepted else 1.0
-            self._rate = max(LOWEST_RATE, min(self._rate * 0.9, len(self._accepted) / seconds))
+            self._rate = max(LOWEST_RATE, min(self._rate, self._ceiling))
+            self._empty = (now, self._accepted)
             self._changed = self._grown = now
             self._next = max(self._next, now + 1 / self._rate)
 
+    def _measure(self, now: float) -> bool:
+        """Set the rate by what AWS has accepted. False if too few calls were accepted since the refusal before."""
+        if self._empty is not None and now - self._empty[0] <= LONGEST_MEASUREMENT_SECONDS:
+            accepted = self._accepted - self._empty[1]
+            if accepted < FEWEST_CALLS and self._rate > LOWEST_RATE * FEWEST_CALLS:
+                return False
+            measured = accepted / (now - self._empty[0])
+            self._rate += (measured - self._rate) * min(1.0, accepted / SURE_CALLS)
+            self._known = self._rate
+            return True
+        self._forget()
+        # The first calls come in a burst, so the rate is never measured over less than a second.
+        seconds = max(1.0, now - self._recent[0]) if self._recent else 1.0
+        measured = len(self._recent) / seconds
+        if now - self._idle < WINDOW_SECONDS:  # there was less to do than the rate allows, so this measures too little
+            measured, self._known = max(measured, self._known), 0.0
+        self._rate = min(self._rate, measured)
+        return True
+
     def _grow(self, now: float) -> None:
-        if (
-            now - max(self._refused, self._grown) < 1
-            or now - self._refused < CALM_SECONDS
-            or self._rate >= self._ceiling
-        ):
+        calm = now - self._refused
+        if now - max(self._refused, self._grown) < 1 or calm < CALM_SECONDS or self._rate >= self._ceiling:
             return
-        self._rate = min(
-            self._ceiling, self._rate * GROWTH_FACTOR ** (now - max(self._grown, self._refused + CALM_SECONDS))
-        )
+        factor = FAST_GROWTH_FACTOR if calm > LONG_CALM_SECONDS else GROWTH_FACTOR
+        self._rate = min(self._ceiling, self._rate * factor ** (now - max(self._grown, self._refused + CALM_SECONDS)))
         self._grown = now
 
     def _forget(self) -> None:
-        while self._accepted and self._accepted[0] < self._clock() - WINDOW_SECONDS:
-            self._accepted.popleft()
+        while self._recent and self._recent[0] < self._clock() - WINDOW_SECONDS:
+            self._recent.popleft()

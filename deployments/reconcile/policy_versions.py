@@ -164,6 +164,18 @@ def _with_text(config: RegistryConfig, version: int | None) -> RegistryConfig:
     )
 
 
+def written_texts(config: RegistryConfig) -> set[str]:
+    """The default policies that the registry has and has had.
+
+    Without a version whose roll-out has not begun or is under way: where it was not written, it gave nothing yet.
+    """
+    registry = registry_of(config.host)
+    if registry is None:
+        return set()
+    rows = of_registry(registry, config.namespace).filter(started_at__isnull=False).exclude(state__in=OPEN)
+    return set(rows.values_list("text__text", flat=True))
+
+
 def keep_before(row: Repository, live: str) -> None:
     """Keep what is live before the first write of the version that a roll-out gave to this repository.
 

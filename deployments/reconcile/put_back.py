@@ -1,10 +1,10 @@
 """Write a repository policy that a person asks for, after having seen what the write changes: put an earlier policy
 back, or take over a policy that cannot be compared (D-incomparable).
 
-The rules are the usual ones: it runs under the repository's lease, the statements of AWS services that are live stay
-(D-service-statements), the current policy text is kept in the history before it is overwritten, no transaction is open
-during a call to AWS, and the result is on the row. In enforce mode the next check would overwrite a restored policy, so
-an override is written first; it stays if AWS refuses the write.
+The rules are the usual ones: it runs under the repository's lease, the statements of others that are live and kept
+stay (D-foreign-statements), the current policy text is kept in the history before it is overwritten, no transaction is
+open during a call to AWS, and the result is on the row. In enforce mode the next check would overwrite a restored
+policy, so an override is written first; it stays if AWS refuses the write.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class _Replacement:
 def _replace(asked: _Replacement) -> str:
     """Read the live policy, keep it, write the text and record it. Returns the text that it replaces.
 
-    The statements of AWS services that are live stay, as with every write (`repositories.policy_to_write`).
+    The statements of others that are live and kept stay, as with every write (`repositories.policy_to_write`).
     """
     row, lease = asked.row, repositories.claim(asked.row)
     if lease is None:

@@ -17,16 +17,17 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, TypeVar
 
-from django.db.models import Exists, Q, Subquery
+from django.db.models import Exists, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 
 from deployments import policy
 from deployments.aws.ecr import Ecr, longest_call
 from deployments.aws.values import CreateOutcome, Details, Observation
 from deployments.catalogue import sentence
+from deployments.compiled_queries import Compiled
 from deployments.config import RegistryConfig
 from deployments.errors import RegistryError, registry_error
 from deployments.images import EcrRegistry
@@ -51,7 +52,7 @@ from deployments.reconcile import (
     processes,
     registry_policies,
 )
-from deployments.reconcile.lease import Lease
+from deployments.reconcile.lease import Claim, Lease
 from deployments.reconcile.lifecycle_safety import Previews
 from deployments.row_values import (
     AdoptedStatement,
@@ -62,6 +63,7 @@ from deployments.row_values import (
     Mutability,
     Part,
     PreviewResult,
+    SeenStatement,
 )
 
 T = TypeVar("T")
@@ -94,6 +96,7 @@ class RowValues(TypedDict, total=False):
     policy_text: str
     policy_applied_at: datetime | None
     adopted_statements: list[AdoptedStatement]
+    foreign_statements: list[SeenStatement]
     lifecycle_text: str
     lifecycle_is_ours: bool
     lifecycle_previews: dict[str, PreviewResult]
@@ -126,6 +129,7 @@ GONE: RowValues = {
     "pulls_read_at": None,
     "consumers": {},
     "adopted_statements": [],
+    "foreign_statements": [],
     "drifted_since": None,
     "incomparable_since": None,
 }
@@ -148,6 +152,9 @@ BOUNDED_ERRORS_RETRYABLE_FOR = timedelta(minutes=5)  # a bounded error is retrya
 #: An attempt takes less time, so an older error was met again by a second attempt.
 SAME_ERROR_TWICE_AFTER = timedelta(minutes=1)
 AWS_CLOCK_SKEW = timedelta(seconds=60)  # how far our clock and AWS's may differ (D-lost-answer)
+FULL_PASS_SHARE = 15 / 16  # of RECONCILE_FULL_PASS_HOURS: the time from one turn of a repository to the next
+_GOLDEN_RATIO = 0.6180339887498949
+_TURNS_BEGAN = datetime(2026, 1, 1, tzinfo=UTC)  # any fixed time
 NOT_FOUND = "RepositoryNotFoundException"
 NOT_VISIBLE = "NotVisibleYet"
 VISIBLE_SECONDS = 20  # for this time after CreateRepository, ECR may not find a repository (D-not-visible-yet)
@@ -252,12 +259,19 @@ def _require_patience(row: Any, registry: EcrRegistry, *, seconds: float) -> Non
 
 def _row(registry: EcrRegistry, name: str) -> Any:
     """The row, with `db_now` (the database's clock) and `activation` (the valid one). One query."""
-    rows = Repository.objects.filter(account=registry.account, region=registry.region, name=name)
-    return rows.annotate(db_now=Now(), activation=Subquery(_newest())).first()
+    return _by_name.first(registry.account, registry.region, name)
 
 
 def _newest() -> Any:
     return ConfigurationActivation.objects.order_by("-id").values("id")[:1]
+
+
+def _named(account: str, region: str, name: str) -> QuerySet[Repository]:
+    rows = Repository.objects.filter(account=account, region=region, name=name).order_by()
+    return rows.annotate(db_now=Now(), activation=Subquery(_newest()))
+
+
+_by_name = Compiled[Repository](_named, str, str, str)
 
 
 def _is_settled(row: Repository, desired_digest: str, *, since: datetime, tried_since: datetime) -> bool:
@@ -345,8 +359,14 @@ class RepositoryLease(Lease[Repository]):
 
 def claim(row: Repository) -> RepositoryLease | None:
     """Take a repository's lease; None while another holder has it. The lease's row has `db_now`."""
-    rows = Repository.objects.filter(id=row.pk).annotate(db_now=Now(), activation=Subquery(_newest()))
-    return RepositoryLease.claim(rows, REPOSITORY_LEASE, management=ownership.BY_OLD_COLUMNS)
+    return RepositoryLease.claim_one(_claim, row.pk)
+
+
+_claim: Claim[Repository] = Claim(
+    lambda pk: Repository.objects.filter(id=pk).annotate(db_now=Now(), activation=Subquery(_newest())),
+    REPOSITORY_LEASE,
+    management=ownership.BY_OLD_COLUMNS,
+)
 
 
 # ---------------------------------------------------------------------------------------------------- convergence
@@ -363,6 +383,7 @@ class _Run:
     previews: Previews | None = None  # None: this run makes no preview of a lifecycle policy
     writes: bool = True  # False: a refresh, which writes nothing to AWS, whatever the settings say
     missing: bool = False
+    policy_by: str = ""  # who has changed the policy, by the event that led to this run
     unanswered: bool = False  # the answer to our CreateRepository was lost, so it may have succeeded
     values: RowValues = field(default_factory=RowValues)
     events: list[RepositoryEvent] = field(default_factory=list)
@@ -401,6 +422,7 @@ def reconcile(
     details: bool = False,
     observation: Observation | None = None,
     previews: bool = False,
+    policy_by: str = "",
 ) -> Converged | None:
     """Converge an existing repository, for a sweep or a change event; without `writes`, only record what is seen.
 
@@ -427,6 +449,7 @@ def reconcile(
         details=details,
         observation=observation if lease.epoch == row.lease_epoch + 1 else None,
         previews=previews,
+        policy_by=policy_by,
     )
 
 
@@ -453,6 +476,7 @@ def converge(
     details: bool = False,
     observation: Observation | None = None,
     previews: bool = False,
+    policy_by: str = "",
 ) -> Converged:
     """Observe one repository, correct the differences, record the result and return the lease.
 
@@ -460,7 +484,7 @@ def converge(
     repository (a deploy does, a sweep does not). `writes` False: write nothing to AWS at all (a refresh). `details`:
     read all parts, even if they are not due. `observation`: one that the caller has made since the row was last
     written. `previews`: let AWS preview lifecycle policies, which takes seconds. Without it, a lifecycle policy that
-    needs a preview waits for a run that makes one: a sweep.
+    needs a preview waits for a run that makes one: a sweep. `policy_by`: who has changed the policy, as an event says.
     """
     row, before, code_before = lease.row, lease.row.status, lease.row.last_error_code
     config = policy_versions.for_repository(config, row)
@@ -472,10 +496,11 @@ def converge(
         enforce=effective_enforce(row, enforce, now),
         partition=ecr.registry.partition,
         writes=writes,
+        policy_by=policy_by,
         values={"host": config.host, "attempted_at": now},
     )
     if previews:
-        since = full_pass_before(row, config, now)
+        since = full_pass_before(row.pk, config, now)
         run.previews = Previews(ecr=ecr, row=row, config=config, now=now, since=since, again=details)
     if row.management == Management.UNMANAGED:  # the status changes afterwards, also after an error
         run.values["management"] = ""
@@ -571,7 +596,7 @@ def created_again(row: Repository, created_at: datetime, *, cause: str) -> Repos
     ended = [each for each in row.adopted_statements if each not in still_adopted(row, created_at)]
     message = (
         f"The repository was deleted, and created again on {created_at:%d %b %Y, %H:%M} UTC. So these statements of "
-        f"AWS services, adopted before, are no longer kept: {', '.join(each.name for each in ended)}."
+        f"others, adopted before, are no longer kept: {', '.join(each.name for each in ended)}."
     )
     return RepositoryEvent(repository_id=row.pk, kind=EventKind.CHANGED, message=message, cause=cause)
 
@@ -584,23 +609,27 @@ def detail_differences(row: Repository, config: RegistryConfig, details: Details
 
 
 def details_due(row: Repository, *, config: RegistryConfig, desired_digest: str, now: datetime) -> bool:
-    """Whether the details must be read again: they are old, the configuration changed, or the last attempt failed.
-
-    They are old between half of RECONCILE_FULL_PASS_HOURS and the whole of it, by the row's number: repositories whose
-    details were read at one time do not stay together, so each sweep reads a share of them.
-    """
+    """Whether the details must be read again: they are old, the configuration changed, or the last attempt failed."""
     return (
         row.details_checked_at is None
-        or row.details_checked_at < full_pass_before(row, config, now)
+        or row.details_checked_at < full_pass_before(row.pk, config, now)
         or row.checked_digest != desired_digest
         or bool(row.last_error)
     )
 
 
-def full_pass_before(row: Repository, config: RegistryConfig, now: datetime) -> datetime:
-    """What was read of this repository before this time is old."""
-    share = 1 - row.pk % 8 / 16
-    return now - config.full_pass * share
+def full_pass_before(pk: int, config: RegistryConfig, now: datetime) -> datetime:
+    """What was read of this repository before this time is old.
+
+    A period is FULL_PASS_SHARE of RECONCILE_FULL_PASS_HOURS; the rest is for the sweep's work. Each repository has its
+    turn once in a period, at a time that follows from its number, so that each sweep reads an equal share, also after
+    all repositories were read at one time. At the turn, what was read more than a quarter of a period before is old.
+    What is newer gets old half a period after the turn.
+    """
+    period = config.full_pass * FULL_PASS_SHARE
+    turn = period * (pk * _GOLDEN_RATIO % 1)  # numbers in a row are spread evenly
+    since = (now - _TURNS_BEGAN - turn) % period
+    return now - since - (period / 4 if since < period / 2 else timedelta())
 
 
 def preview_due(
@@ -613,7 +642,7 @@ def preview_due(
     text = (observed or remembered(row)).lifecycle
     if not text or not (observed or row.lifecycle_previews):
         return False
-    since = full_pass_before(row, config, now)
+    since = full_pass_before(row.pk, config, now)
     return lifecycle_safety.is_due(row, text, config=config, since=since, again=asked, whole=observed is not None)
 
 
@@ -790,6 +819,7 @@ def _decide_origin(run: _Run, observation: Observation, config: RegistryConfig) 
     run.values["creating_since"] = None
     # A process of version 0.1.0, which has found that the repository before was gone, does not know this column.
     run.values["adopted_statements"] = run.row.adopted_statements = []
+    run.values["foreign_statements"] = run.row.foreign_statements = []
     run.values["origin"] = run.row.origin = "created" if made_by_us else "adopted"
     run.values["management"] = run.row.management = Management.FULL if made_by_us else Management.ADOPTED
     if made_by_us:
@@ -922,9 +952,15 @@ def compare(
 
 
 def trust(row: Repository, config: RegistryConfig) -> policy.Trust:
-    """For which accounts an AWS service may have a statement in the policy of a repository."""
-    adopted = frozenset(each.statement for each in row.adopted_statements)
-    return policy.Trust(owner=row.account, consumers=config.consumer_accounts, adopted=adopted)
+    """Which statements of others may stay in the policy of a repository."""
+    return policy.Trust(
+        owner=row.account,
+        consumers=config.consumer_accounts,
+        adopted=frozenset(each.statement for each in row.adopted_statements),
+        refused=frozenset(each.statement for each in row.foreign_statements if each.refused_by),
+        keeps=config.foreign_statements,
+        written=config.written_grants,
+    )
 
 
 def policy_differences(
@@ -936,7 +972,7 @@ def policy_differences(
 
 
 def policy_to_write(row: Repository, text: str, live: str, config: RegistryConfig, *, partition: str) -> str:
-    """This text, and the statements of AWS services that the live policy has and that are kept.
+    """This text, and the statements of others that the live policy has and that are kept.
 
     `text`: the default policy, or an earlier policy that a person puts back. Raises RegistryError (PolicyTooLong) if
     ECR would not take all of it.
@@ -970,10 +1006,30 @@ def pullers(row: Repository, text: str, config: RegistryConfig, *, partition: st
     )
 
 
+def _seen_statements(run: _Run, text: str, config: RegistryConfig, *, now: datetime) -> list[SeenStatement]:
+    """The statements of others in this policy text, since when they are known and by whom; and the refused ones."""
+    default, row = config.default_repository_policy, run.row
+    before = {each.statement: each for each in row.foreign_statements}
+    live: tuple[policy.ForeignStatement, ...] = ()
+    if text and default is not None and text != default:
+        live = policy.foreign_statements(text, default=default, partition=run.partition, trust=trust(row, config))
+    new = SeenStatement(statement="", first_seen=now.isoformat(), by=run.policy_by)
+    found = {
+        each.text: replace(before.get(each.text, replace(new, statement=each.text)), kept=each.kept)
+        for each in live
+        if not each.ours
+    }
+    refused = {key: replace(each, kept=False) for key, each in before.items() if each.refused_by and key not in found}
+    return [*found.values(), *refused.values()]
+
+
 def _saw_policy(run: _Run, text: str, differences: list[Difference], *, config: RegistryConfig, now: datetime) -> None:
     """Record the observed policy text (empty: none), who may pull by it, and the time if it is as configured."""
     run.values["policy_text"] = text
     run.values["consumers"] = pullers(run.row, text, config, partition=run.partition)
+    seen = _seen_statements(run, text, config, now=now)
+    if seen != run.values.get("foreign_statements", run.row.foreign_statements):
+        run.values["foreign_statements"] = seen
     differs = any(difference.part is Part.POLICY for difference in differences)
     if config.default_repository_policy is not None and not differs:
         run.values["policy_applied_at"] = now
@@ -991,7 +1047,7 @@ def _write(
 ) -> None:
     """Correct the fixable differences, with parallel calls. The differences that stay go to `run.differences`.
 
-    `policy_before`: the live policy that this run has read; empty: none. Its statements of AWS services stay.
+    `policy_before`: the live policy that this run has read; empty: none. Those of its statements stay that are kept.
     """
     name = run.row.name
     default, tags = config.default_repository_policy or "", dict(config.tags)
@@ -1093,7 +1149,7 @@ def _written(run: _Run, difference: Difference, *, config: RegistryConfig, now: 
             # From the reader's side: what the write gives and takes, not how the policy before it differed.
             words = desired.written_words(policy_before, text, partition=run.partition)
             names = ", ".join(each.name for each in kept)
-            beside = f" Statements of AWS services that are kept: {names}." if kept else ""
+            beside = f" Statements of others that are kept: {names}." if kept else ""
             again = f" again. {words}" if healed else "."
             # The event of the drift has the policy that was there before.
             run.happened(

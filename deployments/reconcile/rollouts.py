@@ -98,13 +98,16 @@ def resume(*, version: PolicyVersion, configuration: Configuration, by: str, tra
 def rollback(*, version: PolicyVersion, by: str, trail: Trail) -> None:
     """Put back what was there before, on each repository that this version was written to.
 
-    Raises Refusal if nothing can be put back: it is the first version, was never started, or is superseded.
+    Raises Refusal if nothing can be put back: it is the first version, was never started, is superseded, or was active
+    without stages, so that no row has what was there before.
     """
     version.refresh_from_db()
     if version.follows is None:
         raise refusal("version_state", version=version, state="the first one, and nothing was there before it")
     if version.state == VersionState.WAITING:
         raise refusal("version_state", version=version, state="not started")
+    if version.state == ACTIVE and not version.steps.exists():
+        raise refusal("version_state", version=version, state="active without stages: change the setting back")
     values = {"sweep": None, "resumes": ""}
     states = [CANARIES, WATCHING, BATCHES, STOPPED, ACTIVE]
     _ask(version, "rollback.version", states, UNDOING, f"Undone by {by}.", by, trail, values)

@@ -301,6 +301,12 @@ def size_of(sweep: Sweep) -> int:
     return int(sweep.chunks.aggregate(of=Sum("size", default=0))["of"])
 
 
+def last_share() -> tuple[int, int] | None:
+    """Of the newest scheduled sweep: how many repositories it reads, and how many there are. None: there is none."""
+    sweep = Sweep.objects.filter(trigger=SweepTrigger.SCHEDULE, listed_at__isnull=False).order_by("-pk").first()
+    return None if sweep is None else (size := size_of(sweep), size + sweep.spared)
+
+
 def forget_old() -> None:
     """Delete scheduled sweeps without findings after two days. Others go by their age (`deployments.retention`)."""
     uneventful = Sweep.objects.filter(trigger=SweepTrigger.SCHEDULE, error="", findings__isnull=True)

@@ -41,7 +41,15 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
 )
-from deployments.reconcile import generation, image_states, ownership, registry_policies, repositories, targets
+from deployments.reconcile import (
+    change_feed,
+    generation,
+    image_states,
+    ownership,
+    registry_policies,
+    repositories,
+    targets,
+)
 from deployments.reconcile.chunks import CHUNK_LEASE, ChunkRun
 from deployments.reconcile.lease import RETURNED, Lease, free
 from deployments.reconcile.sweep_record import MAX_DEATHS_PER_CHUNK, Outcome, end, next_piece, record_findings
@@ -201,18 +209,37 @@ def _list(lease: Lease[Sweep], configuration: Configuration, stopping: Callable[
             **RETURNED,
         ):
             return  # another process has finished the listing
-        position = 0
+        position = spared = 0
         for target in found_targets:
             rows = _rows(sweep, target).order_by(F("attempted_at").asc(nulls_first=True), "pk")
-            ids: list[int] = []
-            for pk in rows.values_list("pk", flat=True).iterator(chunk_size=5000):
+            number, ids = 0, list[int]()
+            for pk in _to_read(sweep, target, rows, configuration):
                 ids.append(pk)
+                number += 1
                 if len(ids) == REPOSITORIES_PER_CHUNK:
                     position = _cut(sweep, target, position, ids)
                     ids = []
             if ids:
                 position = _cut(sweep, target, position, ids)
-    log.info("sweep.listed", chunks=position, missing=listed["missing"], discovered=listed["discovered"])
+            spared += rows.count() - number
+        if spared > 0:
+            Sweep.objects.filter(pk=sweep.pk).update(spared=spared)
+    log.info("sweep.listed", chunks=position, missing=listed["missing"], discovered=listed["discovered"], spared=spared)
+
+
+def _to_read(sweep: Sweep, target: Target, rows: QuerySet[Repository], configuration: Configuration) -> Iterable[int]:
+    """The ids of the repositories that the sweep reads: all, or what a trusted change feed leaves to it."""
+    if sweep.trigger != SweepTrigger.SCHEDULE or sweep.names or sweep.dry_run:
+        return rows.values_list("pk", flat=True).iterator(chunk_size=change_feed.ROWS_PER_QUERY)
+    registry, counting = target.registry, generation.counting()
+    feed = change_feed.state(account=registry.account, region=registry.region, configuration=configuration)
+    return change_feed.to_read(
+        rows,
+        feed=feed,
+        config=target.config,
+        desired_digest=configuration.desired_digest,
+        known_from=None if counting is None else counting.at,
+    )
 
 
 def _look_at_registry_policies(sweep: Sweep, found: Iterable[Target], calls: Counter[str]) -> None:

@@ -220,14 +220,14 @@ def rehearse(*, text: str, target: Target, allow_public: bool = False, enforce: 
         return answer
     account, region = target.registry.account, target.registry.region
     answer.registry = registry_policies.reading(account=account, region=region)
-    pulls = _Pulls(text=text, target=target, registry=registry_policies.seen(account=account, region=region))
+    pulls = _Pulls(target=target, registry=registry_policies.seen(account=account, region=region))
     groups: dict[Effect, Group] = {}
-    effects: dict[bytes, Effect] = {}
+    effects: dict[bytes, tuple[Effect, str]] = {}
     running, now = _running(target), clock.now()
     for row in _rows(target):
-        pulls.ask(row.name)
-        effect = _seen_effect(row, effects, text=text, target=target)
-        losing = tuple(words for principal, words in effect.pulls_lost if not pulls.stays(row.name, principal))
+        effect, whole = _seen_effect(row, effects, text=text, target=target)
+        pulls.ask(row.name, whole)
+        losing = tuple(words for principal, words in effect.pulls_lost if not pulls.stays(row.name, whole, principal))
         affected = Affected(
             pk=row.pk,
             name=row.name,
@@ -236,7 +236,7 @@ def rehearse(*, text: str, target: Target, allow_public: bool = False, enforce: 
             running=tuple(running[row.pk]) if losing and row.pk in running else (),
         )
         groups.setdefault(effect, Group(effect=effect)).repositories.append(affected)
-    answer.pulls, answer.rests_on = pulls.answers(), tuple(pulls.rests_on)
+    answer.pulls, answer.rests_on = pulls.answers(text), tuple(pulls.rests_on)
     answer.every = sorted(groups.values(), key=lambda group: (-group.number, group.names))
     _count(answer)
     found = [
@@ -285,42 +285,41 @@ def _would(row: Repository, effect: Effect, *, enforce: bool, now: datetime) -> 
 
 @dataclass(slots=True, kw_only=True)
 class _Pulls:
-    """The answers about the consumer accounts. The repositories differ only in whether the registry policy is about
-    them: a statement of an AWS service, which stays beside the text, is about no account.
+    """The answers about the consumer accounts. The repositories differ in whether the registry policy is about them,
+    and in the statements of others that stay beside the text.
     """
 
-    text: str
     target: Target
     registry: policy.RegistryPolicy | None
     examples: dict[_Answer, str] = field(default_factory=dict)
     numbers: Counter[_Answer] = field(default_factory=Counter)
     rests_on: dict[str, None] = field(default_factory=dict)
 
-    def ask(self, name: str) -> None:
-        """Answer for one repository."""
-        self.numbers.update(self._asked(name))
+    def ask(self, name: str, text: str) -> None:
+        """Answer for one repository. `text`: with the statements of others that stay."""
+        self.numbers.update(self._asked(name, text))
 
-    def _asked(self, name: str) -> list[_Answer]:
+    def _asked(self, name: str, text: str) -> list[_Answer]:
         registry, found = self.target.registry, list[_Answer]()
         arn, partition = registry.repository_arn(name), registry.partition
         for account in self.target.config.consumer_accounts:
-            access = policy.effective(self.text, self.registry, account, arn=arn, partition=partition)
+            access = policy.effective(text, self.registry, account, arn=arn, partition=partition)
             found.append((account, access.verdict, access.words))
             self.examples.setdefault(found[-1], name)
             self.rests_on.setdefault(access.basis)
         return found
 
-    def stays(self, name: str, principal: str) -> bool:
+    def stays(self, name: str, text: str, principal: str) -> bool:
         """Whether a principal that loses a pull by the repository policy may pull all the same, by both policies."""
         if self.registry is None or not self.registry.text:
             return False
         arn, partition = self.target.registry.repository_arn(name), self.target.registry.partition
-        return policy.effective(self.text, self.registry, principal, arn=arn, partition=partition).verdict == "yes"
+        return policy.effective(text, self.registry, principal, arn=arn, partition=partition).verdict == "yes"
 
-    def answers(self) -> list[Pull]:
+    def answers(self, text: str) -> list[Pull]:
         """One for each account and answer. Without a repository, those of a new one below the namespace."""
         if not self.examples:
-            self._asked(f"{self.target.config.namespace}/a-new-repository")
+            self._asked(f"{self.target.config.namespace}/a-new-repository", text)
         pulls = [
             Pull(account=each[0], verdict=each[1], words=each[2], number=self.numbers[each], example=name)
             for each, name in self.examples.items()
@@ -335,8 +334,8 @@ def _rows(target: Target) -> Iterator[Repository]:
         .exclude(status__in=(RepositoryStatus.UNMANAGED, RepositoryStatus.MISSING))
         .order_by("name", "pk")
         .only(
-            "account", "name", "policy_text", "adopted_statements", "last_checked_at", "management", "origin",
-            "last_in_sync_at", "mode", "mode_until",
+            "account", "name", "policy_text", "adopted_statements", "foreign_statements", "last_checked_at",
+            "management", "origin", "last_in_sync_at", "mode", "mode_until",
         )
         .iterator(chunk_size=500)
     )  # fmt: skip
@@ -360,22 +359,27 @@ def _running(target: Target) -> dict[int, list[Environment]]:
     return found
 
 
-def _seen_effect(row: Repository, effects: dict[bytes, Effect], *, text: str, target: Target) -> Effect:
-    """The effect on this repository. `effects`: those of the texts that were compared before."""
+def _seen_effect(
+    row: Repository, effects: dict[bytes, tuple[Effect, str]], *, text: str, target: Target
+) -> tuple[Effect, str]:
+    """The effect on this repository, and the text with the statements of others that stay.
+
+    `effects`: those of the texts that were compared before.
+    """
     if not row.last_checked_at:
-        return Effect(verdict="unseen", why=_NOT_CHECKED)
-    trust = repositories.trust(row, target.config)
-    text_and_adopted = "\n".join([row.policy_text, *sorted(trust.adopted)])
-    key = hashlib.sha256(text_and_adopted.encode("utf-8", "surrogatepass")).digest()
+        return Effect(verdict="unseen", why=_NOT_CHECKED), text
+    trust, partition = repositories.trust(row, target.config), target.registry.partition
+    text_and_decided = "\n".join([row.policy_text, *sorted(trust.adopted), "", *sorted(trust.refused)])
+    key = hashlib.sha256(text_and_decided.encode("utf-8", "surrogatepass")).digest()
     if key not in effects:
+        whole = desired.policy_beside(text, row.policy_text, partition=partition, trust=trust)
         present = target.config.default_repository_policy
-        effects[key] = _effect(row.policy_text, text, present, target.registry.partition, trust)
+        effects[key] = _effect(row.policy_text, whole, present, partition, trust), whole
     return effects[key]
 
 
 def _effect(live: str, text: str, present: str | None, partition: str, trust: policy.Trust) -> Effect:
-    """`text` and `present`: without the statements of AWS services, which stay beside any default policy."""
-    text = desired.policy_beside(text, live, partition=partition, trust=trust)
+    """`text`: with the statements of others that stay beside any default policy; `present`: without them."""
     comparison = policy.compare(live or None, text, partition=partition, names=("live", "proposed"))
     if comparison.level == "incomparable":
         return Effect(verdict="unreadable", why=comparison.why)

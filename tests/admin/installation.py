@@ -33,6 +33,7 @@ from deployments.models import (
     EventKind,
     ImageState,
     ImageStatus,
+    PolicyVersion,
     Process,
     ProcessRole,
     Project,
@@ -47,8 +48,9 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
     TrustPolicy,
+    VersionState,
 )
-from deployments.reconcile import ownership
+from deployments.reconcile import ownership, policy_versions
 from deployments.row_values import ConsumerPull, Difference, Encryption, LogIn, Mutability, Part, ProvedPull, Receipt
 
 OWNER, CLUSTER, STAGING, SECOND = "111111111111", "222222222222", "333333333333", "444444444444"
@@ -236,6 +238,7 @@ class Installation:
         ImageState.objects.bulk_create(self._image_states())
         self._keys()
         self._sweeps()
+        self._versions()
         self._workers_of_the_queue()
 
     def _ago(self, **span: float) -> datetime:
@@ -522,6 +525,19 @@ class Installation:
                     words=f"Compared with the default policy, account {STAGING} loses pull.",
                 )
                 for row in healed
+            )  # fmt: skip
+
+    def _versions(self) -> None:
+        """Two versions of the default policy, as `at-once` makes them. Not a second time: numbers are unique."""
+        before = None
+        for number, text in enumerate((policy(CLUSTER), DESIRED), 1) if not PolicyVersion.objects.exists() else ():
+            before = PolicyVersion.objects.create(
+                account=OWNER, region="us-east-1", namespace="trigger", number=number, follows=before,
+                text=policy_versions.text_row(text), state=VersionState.ACTIVE if before else VersionState.SUPERSEDED,
+                proposed_by="web process on registry-admin-7c9f", pauses=False, started_by="Registry Admin",
+                why="DEPLOY_REGISTRY_ECR_ROLLOUT is at-once." if before else "It is the first version.",
+                reason="" if before else "Version 2 is active.", started_at=self._ago(days=30 - number),
+                proposed_at=self._ago(days=30 - number), changed_at=self._ago(days=29 - number),
             )  # fmt: skip
 
     def _workers_of_the_queue(self) -> None:

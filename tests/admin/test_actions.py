@@ -162,6 +162,7 @@ def test_canceling_ends_a_running_deployment_with_a_reason_and_an_ended_one_not(
         ("take_over_policy_repository", "repository/{repository}/take-over/"),
         ("restore_image_repository", "repository/{repository}/images/latest/restore/"),
         ("adopt_statement_repository", "repository/{repository}/statement/"),
+        ("refuse_statement_repository", "repository/{repository}/statement/refuse/"),
         ("start_sweep", "sweep/start/"),
         ("stop_sweep", "sweep/{sweep}/stop/"),
         ("rotate_accesskey", "accesskey/{key}/rotate/"),
@@ -197,7 +198,8 @@ def test_each_action_needs_its_own_right_and_no_other_one_will_do(
             "promote_deployment", "rollback_deployment", "cancel_deployment", "reconcile_repository",
             "except_repository", "adopt_repository", "restore_policy_repository", "start_sweep", "stop_sweep",
             "take_over_policy_repository", "restore_image_repository", "adopt_statement_repository",
-            "rotate_accesskey", "revoke_accesskey", "change_environmentvariable", "delete_environmentvariable",
+            "refuse_statement_repository", "rotate_accesskey", "revoke_accesskey",
+            "change_environmentvariable", "delete_environmentvariable",
         )
         if each != right
     ]  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from deployments.models import AccessKey, Environment
 from tests.admin.installation import Installation
 
 NEW_KEY = "/admin/deployments/accesskey/add/"
@@ -127,3 +128,16 @@ def test_a_new_key_begins_with_its_kind(query: str, installation: Installation, 
     assert '<a href="?kind=user">Personal access token</a>' in page
     assert '<a href="?kind=management">Management token</a>' in page
     assert "<select" not in page
+
+
+def test_the_form_of_a_key_lists_no_branches_but_takes_the_one_whose_page_led_to_it(
+    installation: Installation, operator: Client
+) -> None:
+    branch = Environment.objects.exclude(parent=None)[0]
+    form = {"kind": "environment", "name": "CI", "days": "", "environment": branch.pk}
+
+    assert f"{branch.project} / {branch}" not in operator.get(f"{NEW_KEY}?kind=environment").content.decode()
+    assert f'value="{branch.pk}" selected' in operator.get(f"{NEW_KEY}?environment={branch.pk}").content.decode()
+    assert operator.get(f"{NEW_KEY}?environment=nonsense").status_code == 200
+    operator.post(NEW_KEY, form)
+    assert AccessKey.objects.get(name="CI", environment=branch)

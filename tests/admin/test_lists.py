@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from html import unescape
 from typing import Any
 
@@ -14,8 +15,17 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from deployments.admin import audit
 from deployments.config import Configuration
-from deployments.models import Deployment, DeploymentStatus, NotificationChannel, Project, Repository, RepositoryStatus
+from deployments.models import (
+    AuditEntry,
+    Deployment,
+    DeploymentStatus,
+    NotificationChannel,
+    Project,
+    Repository,
+    RepositoryStatus,
+)
 from deployments.row_values import ConsumerPull
 from tests.admin.installation import Installation
 from tests.support.constants import HOST, POLICY
@@ -414,3 +424,28 @@ def test_the_channels_that_fail_come_first(operator: Client) -> None:
     rows = operator.get("/admin/deployments/notificationchannel/").context["cl"].result_list
 
     assert [row.name for row in rows] == ["c", "a", "b"]
+
+
+def test_the_audit_log_is_searched_for_words_in_the_newest_entries_and_for_ids_in_all(
+    installation: Installation, operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "MAX_ROWS_SEARCHED", 3)
+    AuditEntry.objects.all().delete()
+    for hours in range(6):
+        AuditEntry.objects.create(
+            at=timezone.now() - timedelta(hours=hours), actor_kind="person" if hours % 2 else "command", actor="mira",
+            action="promote.deployment", object_type="deployment", object_id=f"deployment_{hours}",
+            object_label=f"20261101.{hours}", request_id=f"request-{hours}",
+        )  # fmt: skip
+    address = "/admin/deployments/auditentry/"
+
+    def names(**query: str) -> list[str]:
+        return [row.object_id[-1] for row in operator.get(address, query).context["cl"].result_list]
+
+    assert names(q="mira") == ["0", "1", "2"]
+    assert names(q="MIRA 20261101.1") == ["1"]
+    assert names(q="mira", actor_kind="person") == ["1", "3", "5"]
+    assert names(q="20261101.5") == []
+    assert names(q="deployment_5") == names(q="request-5") == ["5"]
+    assert names(q="deployment_5", actor_kind="command") == []
+    assert "in the newest 20,000 entries that match" in operator.get(address, {"q": "20261101.5"}).content.decode()

@@ -21,8 +21,9 @@ from django.utils.html import escape
 
 from deployments import config
 from deployments.admin import chart
+from deployments.aws import partitions
 from deployments.deploys.projects import create_project
-from deployments.models import Deployment, Project, Promotion, RegistryPolicyReading, Repository
+from deployments.models import ChangeFeed, Deployment, Project, Promotion, RegistryPolicyReading, Repository
 from deployments.row_values import ConsumerPull, Difference, LogIn, Part, PreviewResult, ProvedPull, Receipt
 from tests.admin.installation import CLUSTER, DESIRED, HOST, SECOND, STAGING, Installation, policy
 
@@ -42,6 +43,26 @@ def test_a_list_is_taken_out_as_csv_with_the_filters_of_the_page(installation: I
     assert {row["status"] for row in rows} == {"DEPLOYED"}
     assert "attachment" in response["Content-Disposition"]
     assert rows[0]["image_digest"].startswith("sha256:")
+
+
+def test_the_list_of_sweeps_says_what_scheduled_sweeps_read_and_why(
+    installation: Installation, operator: Client
+) -> None:
+    def panel() -> str:
+        text = operator.get("/admin/deployments/sweep/").content.decode()
+        return " ".join(html.unescape(text.partition('id="reads-title"')[2].partition("</section>")[0]).split())
+
+    assert "Not trusted</span> Every sweep reads every repository." in panel()
+    assert "No event of an own read has come yet" in panel()
+
+    now, registry = timezone.now(), partitions.registry_of(HOST)
+    assert registry is not None
+    times = {"proven_at": now, "arrived_at": now + timedelta(seconds=40), "unbroken_since": now - timedelta(hours=2)}
+    where = {"account": registry.account, "region": registry.region}
+    ChangeFeed.objects.create(**where, **times, first_proven_at=now)
+
+    assert "Each repository is read once in 6 hours" in panel()
+    assert "The last event took 40" in panel()
 
 
 def test_and_as_json_lines(installation: Installation, operator: Client) -> None:

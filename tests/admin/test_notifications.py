@@ -22,6 +22,7 @@ from deployments.models import (
     NotificationChannel,
     NotificationDelivery,
     Project,
+    PromotionEvent,
 )
 from deployments.notify import channels
 from tests.admin.markup import read
@@ -212,6 +213,22 @@ def test_each_kind_has_a_form_with_its_own_fields_and_a_preview_of_what_it_gets(
     assert "deployment.failed" in shown
     assert not any(each in shown for each in ("K" * 32, "hunter2", "verysecret", "whsec_"))
     assert not NotificationDelivery.objects.exists()
+
+
+@pytest.mark.costly
+def test_a_preview_takes_the_same_queries_for_ten_promotions_as_for_one(operator: Client, installation: Any) -> None:
+    deployed = list(Deployment.objects.filter(status="DEPLOYED")[:10])
+    channel = NotificationChannel.objects.create(name="All", kind="webhook", address="https://hooks.example.com/one")
+
+    def queries(rows: list[Deployment]) -> int:
+        for row in rows:
+            PromotionEvent.objects.create(environment=row.environment, deployment=row)
+        with CaptureQueriesContext(connection) as captured:
+            assert operator.get(page_of(channel, "preview")).status_code == 200
+        return len(captured)
+
+    queries([])
+    assert queries(deployed[:1]) == queries(deployed[1:])
 
 
 def test_pagerdutys_key_is_encrypted_and_kept_when_the_field_is_left_empty(admin: Client) -> None:

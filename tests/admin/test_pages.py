@@ -25,7 +25,8 @@ from tests.admin.markup import Page, read
 LISTS = {
     "deployments/deployment": 9,
     "deployments/repository": 11,
-    "deployments/sweep": 7,
+    "deployments/sweep": 11,
+    "deployments/policyversion": 7,
     "deployments/project": 7,
     "deployments/environment": 8,
     "deployments/accesskey": 6,

@@ -38,6 +38,8 @@ from deployments.models import (
     Identity,
     NotificationChannel,
     NotificationDelivery,
+    PolicyStep,
+    PolicyVersion,
     Project,
     Repository,
     RepositoryEvent,
@@ -47,6 +49,7 @@ from deployments.models import (
     TrustPolicy,
 )
 from deployments.notify import channels
+from deployments.reconcile import policy_versions
 from tests.attack.attacker import Attacker, Sent, copied
 from tests.support.cli import DIGEST, HASH
 from tests.support.constants import HOST, OWNER, POLICY, TRAIL
@@ -438,4 +441,12 @@ def _rows(superuser: User) -> None:
     )  # fmt: skip
     sweep = Sweep.objects.create(trigger="person", requested_by="canary-sweep", status="running")
     SweepFinding.objects.create(sweep=sweep, repository=repository, outcome="drifted", words="canary-sweep")
+    before = None
+    for number, state in enumerate(("active", "waiting", "batches", "stopped")):  # of an own namespace: one is open
+        version = PolicyVersion.objects.create(
+            account=OWNER, region="us-east-1", namespace=f"open-{number}", number=2, follows=before, state=state,
+            text=policy_versions.text_row(POLICY), proposed_by="canary-version", why="canary-version",
+        )  # fmt: skip
+        PolicyStep.objects.create(version=version, repository=repository, stage=0, words="canary-version")
+        before = before or version
     AuditEntry.objects.create(actor_kind="person", actor="canary-audit", action="promote.deployment")

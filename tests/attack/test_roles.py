@@ -20,8 +20,8 @@ KIND = "roles × addresses of the console"
 pytestmark = pytest.mark.django_db
 
 _MODELS = (
-    "accesskey", "deployment", "environment", "notificationchannel", "notificationdelivery", "project", "repository",
-    "sweep", "trustpolicy",
+    "accesskey", "deployment", "environment", "notificationchannel", "notificationdelivery", "policyversion", "project",
+    "repository", "sweep", "trustpolicy",
 )  # fmt: skip
 #: Role → the addresses that do not refuse it. A refusal is a 400, 403, 404, 405, or the way to the log-in.
 REACHES: dict[str, set[str]] = {}
@@ -51,8 +51,10 @@ REACHES["operator"] = (
         "deployments_repository_take_over",
         "deployments_repository_restore_image",
         "deployments_repository_statement",
+        "deployments_repository_refuse_statement",
         "deployments_sweep_start",
         "deployments_sweep_stop",
+        *(f"deployments_policyversion_{act}" for act in ("start", "now", "pause", "resume", "undo")),
         "setup",
         "writes",
     }
@@ -75,6 +77,7 @@ REACHES["people manager"] = (
 
 _OWN = {"password_change": {"auth_user", "auditentry"}, "logout": {"auditentry"}, "login-approve": {"loginrequest"}}
 _SWEEP = {"sweep", "django_q_ormq", "auditentry"}
+_VERSION = {"policyversion", "configurationactivation", "django_q_ormq", "auditentry"}
 _AUTH = {"auditentry", "django_admin_log"}
 _USER = {"secondfactor", "auth_user", "auth_user_groups", "auth_user_user_permissions", *_AUTH}
 _GROUP = {"auth_group", "auth_group_permissions", "auth_user_groups", *_AUTH}
@@ -92,8 +95,12 @@ CHANGES: dict[str, dict[str, set[str]]] = {
         "deployments_repository_take_over": {"auditentry"},  # that it was refused
         "deployments_repository_restore_image": {"repository", "auditentry"},  # the lease, and that it was refused
         "deployments_repository_statement": {"auditentry"},  # the same
+        "deployments_repository_refuse_statement": {"auditentry"},
         "deployments_sweep_start": _SWEEP,
         "deployments_sweep_stop": {"sweep", "auditentry"},
+        **dict.fromkeys(
+            (f"deployments_policyversion_{act}" for act in ("start", "now", "pause", "resume", "undo")), _VERSION
+        ),
         "setup": {"auditentry"},
         "writes": {"writespause", "auditentry"},
     },
@@ -117,7 +124,7 @@ CHANGES: dict[str, dict[str, set[str]]] = {
 
 _SEEN_BY_VIEWERS = {
     "canary-channel", "canary-delivery", "canary-deployment", "canary-event", "canary-key", "canary-project",
-    "canary-policy", "canary-repository", "canary-sweep", "canary-task",
+    "canary-policy", "canary-repository", "canary-sweep", "canary-task", "canary-version",
 }  # fmt: skip
 #: Role → the texts of rows that it may see. Nobody sees a text that begins with `hidden-`.
 SEES: dict[str, set[str]] = {

@@ -161,6 +161,7 @@ def addresses() -> dict[str, str]:
     target = targets.of(served, settings.CONFIGURATION)
     assert target is not None
     offer = adopted_statements.offers(served, target, [])[0]
+    kept = adopted_statements.key_of(adopted_statements.live(served, target)[0].text)
     deployed = Deployment.objects.filter(status="DEPLOYED").order_by("-created_at")
     archived = _deployed().reverse()[0]
     good, back = deployed[0], Promotion.objects.exclude(rolled_back_from=None)[0]
@@ -202,6 +203,7 @@ def addresses() -> dict[str, str]:
         "take-over": f"{repository}{incomparable.pk}/take-over/",
         "repository-services": f"{repository}{served.pk}/change/",
         "statement": f"{repository}{served.pk}/statement/?statement={offer.key}",
+        "statement-refuse": f"{repository}{served.pk}/statement/refuse/?statement={kept}",
         "what-if": f"{repository}what-if/",
         "why": "/admin/why/",
         "why-answer": f"/admin/why/?deployment={_refused_deployment().pk}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -23,7 +24,7 @@ from deployments.deploys import image_proof, promotions
 from deployments.metrics import samples
 from deployments.models import Deployment, Environment, ImageState, ImageStateChange
 from deployments.notify import news
-from deployments.reconcile import change_events
+from deployments.reconcile import change_events, change_feed
 from deployments.row_values import ProvedPull
 from sandbox import images
 from sandbox.control import Sandbox
@@ -386,8 +387,9 @@ def test_the_rules_of_the_documentation_let_every_event_pass_that_is_handled(
     url = sqs.create_queue(QueueName="by-rules")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     patterns = [json.loads(each) for each in re.findall(r"```json\n(.+?)```", RULES.read_text(), re.DOTALL)]
+    [state] = re.findall(r'state += "(\w+)"', RULES.read_text())
     for number, pattern in enumerate(patterns):
-        events.put_rule(Name=f"rule-{number}", EventPattern=json.dumps(pattern))
+        events.put_rule(Name=f"rule-{number}", EventPattern=json.dumps(pattern), State=state)
         events.put_targets(Rule=f"rule-{number}", Targets=[{"Id": "queue", "Arn": arn}])
     archive(sandbox, versions[0], "ARCHIVE")
     delete(sandbox, versions[1])
@@ -397,9 +399,16 @@ def test_the_rules_of_the_documentation_let_every_event_pass_that_is_handled(
 
     found = {change.operation for each in messages if (change := change_events.parse(each.body)) is not None}
     assert found >= {"BatchDeleteImage", "UpdateImageStorageClass", "DELETE", "UPDATE_STORAGE_CLASS"}
+    with contextlib.suppress(sandbox.client("ecr").exceptions.RegistryPolicyNotFoundException):
+        sandbox.client("ecr").get_registry_policy()
+    [proof] = received(EventQueue(url=url, region="us-east-1", access=Access(), seconds=1))
+    change = change_events.parse(proof.body)
+    assert change is not None
+    assert (change.operation, change.name) == (change_feed.PROOF, "")
     named = patterns[0]["detail"]["eventName"]
     handled = (
-        *change_events.CHANGE_OPERATIONS, *change_events.REGISTRY_OPERATIONS, *change_events.IMAGE_OPERATIONS
+        *change_events.CHANGE_OPERATIONS, *change_events.REGISTRY_OPERATIONS, *change_events.IMAGE_OPERATIONS,
+        change_feed.PROOF,
     )  # fmt: skip
     assert sorted(named) == sorted(handled)
     assert sorted(patterns[1]["detail"]["action-type"]) == sorted(change_events.IMAGE_ACTIONS)

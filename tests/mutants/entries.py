@@ -20,8 +20,11 @@ _EFFECTIVE = "policy/test_effective.py::"
 _LIFECYCLE = "reconcile/test_lifecycle_safety.py::"
 _REGISTRY = "reconcile/test_registry_policies.py::"
 _PROOF = "deploys/test_standing_proof.py::"
+_FEED = "reconcile/test_change_feed.py::"
 _IMAGES = "reconcile/test_image_states.py::"
 _SERVICES = "policy/test_service_statements.py::"
+_FOREIGN = "policy/test_foreign_statements.py::"
+_OTHERS = "reconcile/test_foreign_statements.py::"
 _KEEPING = "reconcile/test_service_statements.py::"
 _SSO = "access/test_single_sign_on.py::"
 _LIVE = "admin/test_live.py::"
@@ -1211,7 +1214,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "api/test_keys.py::test_a_key_is_rotated_once_and_only_while_it_works",
         ),
         (
-            "authenticate",
+            "_live_key",
             "known.filter(live(), digest",
             "known.filter(digest",
             "api/test_keys.py::test_a_key_is_revoked_once",
@@ -1395,10 +1398,16 @@ MUTANTS: tuple[Mutant, ...] = (
             "admin/test_actions.py::test_each_action_needs_its_own_right_and_no_other_one_will_do",
         ),
         (
-            "Policies.statement_view",
-            '"ends" in request.POST if request.method == "POST" else adopted',
-            "adopted",
+            "Policies._decide",
+            'ends = "ends" in request.POST',
+            "pass",
             _KEEPING + "test_the_console_asks_for_a_reason_lets_a_statement_stay_and_no_longer",
+        ),
+        (
+            "Policies.refuse_statement_view",
+            "require(request, REFUSE_STATEMENT)",
+            "pass",
+            "admin/test_actions.py::test_each_action_needs_its_own_right_and_no_other_one_will_do",
         ),
         (
             "Policies.take_over_view",
@@ -1556,6 +1565,21 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/admin/policy_versions.py",
+        (
+            "PolicyVersionAdmin.act_view",
+            "require(request, chosen.right)",
+            "pass",
+            "admin/test_policy_versions.py::test_each_button_needs_its_own_right_and_is_shown_only_to_who_has_it",
+        ),
+        (
+            "is_possible",
+            "if row.state not in ACTS[act].states:",
+            "if False:",
+            "admin/test_policy_versions.py::test_a_version_offers_what_its_views_do_and_nothing_else",
+        ),
+    ),
+    *_in(
         "deployments/admin/sweeps.py",
         (
             "start",
@@ -1679,8 +1703,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/deploys/lifecycle.py",
         (
             "_insert",
-            "require_active(Project",
-            "str(Project",
+            "require_active(_locked_project",
+            "str(_locked_project",
             _ENDS + "test_an_archive_while_a_deploy_asks_aws_leaves_no_deployment",
         ),
         (
@@ -2864,7 +2888,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("_sweeps", "dry_run=False, ", "", "notify/test_deliveries.py::test_a_dry_run_that_fails_is_not_notified"),
         (
             "current_news",
-            "        _repository_events(since),\n",
+            "        _repository_events(since, most),\n",
             "",
             "notify/test_deliveries.py::test_a_drift_that_was_over_before_the_look_is_notified_and_so_is_the_next_one",
         ),
@@ -3312,6 +3336,53 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/policy/foreign_statements.py",
+        (
+            "_Judge.of",
+            "statement.sid in self.own_sids or ",
+            "",
+            _FOREIGN + "test_a_statement_with_the_sid_of_ours_or_that_adds_nothing_is_not_of_others",
+        ),
+        (
+            "_Judge._other",
+            "or _not_closed(whole, self.partition) ",
+            "",
+            _FOREIGN + "test_what_opens_the_world_writes_denies_or_is_not_understood_never_stays",
+        ),
+        (
+            "_Judge._other",
+            "if not _grants(rule, one, decisive=True) <= self.written",
+            "",
+            _FOREIGN + "test_what_an_earlier_default_policy_gave_does_not_stay_in_any_spelling_and_also_for_a_part_of_"
+            "a_statement",
+        ),
+        (
+            "_Judge._other",
+            "_CHANGES if rule.known & _OF_POLICY else ",
+            "",
+            _FOREIGN
+            + "test_in_the_registrys_own_account_more_than_a_pull_stays_but_not_the_right_to_change_the_policy",
+        ),
+        (
+            "_Judge._too_much",
+            "return _MORE if outside and",
+            "return _MORE if False and",
+            _FOREIGN + "test_what_is_kept_is_closed_and_gives_nobody_outside_more_than_a_pull",
+        ),
+        (
+            "_Judge._decided",
+            "_REFUSED if refused else ",
+            "",
+            _FOREIGN + "test_a_refused_statement_does_not_stay_and_is_not_offered",
+        ),
+        (
+            "_by_form",
+            '"${" in text',
+            '"never" in text',
+            _FOREIGN + "test_what_opens_the_world_writes_denies_or_is_not_understood_never_stays",
+        ),
+    ),
+    *_in(
         "deployments/policy/service_statements.py",
         (
             "_judged",
@@ -3393,9 +3464,9 @@ MUTANTS: tuple[Mutant, ...] = (
             _SERVICES + "test_a_statement_of_the_default_policy_is_ours_by_what_it_allows_and_by_its_name",
         ),
         (
-            "service_statements",
-            "    if policy.all_puzzles or ours.all_puzzles:\n        return ()\n",
-            "",
+            "understood",
+            "None if policy.all_puzzles or ours.all_puzzles else (policy, ours)",
+            "policy, ours",
             _SERVICES + "test_beside_a_part_that_is_not_understood_nothing_is_kept",
         ),
     ),
@@ -3471,7 +3542,7 @@ MUTANTS: tuple[Mutant, ...] = (
             + "test_a_text_that_changed_since_the_page_was_shown_no_reason_and_a_check_under_way_adopt_nothing",
         ),
         (
-            "adopt",
+            "_reason",
             "not reason.strip()",
             "False",
             _KEEPING
@@ -3493,9 +3564,35 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "adopt",
-            'line.after = {"statement": one.text, "reason": adopted.reason}',
+            'line.after = {"statement": one.text, "reason": said}',
             "pass",
             _KEEPING + "test_a_statement_that_may_change_the_policy_is_written_away_until_it_is_adopted_and_stays_then",
+        ),
+        (
+            "refuse",
+            "shown != seen(lease.row, key)",
+            "False",
+            _OTHERS + "test_nothing_is_refused_without_a_reason_from_an_old_page_or_if_it_is_adopted_or_not_kept",
+        ),
+        (
+            "refuse",
+            " or found[key].text in adopted",
+            "",
+            _OTHERS + "test_nothing_is_refused_without_a_reason_from_an_old_page_or_if_it_is_adopted_or_not_kept",
+        ),
+        (
+            "refuse",
+            'line.after = {"statement": one.text, "reason": said}',
+            "pass",
+            _OTHERS
+            + "test_a_refused_statement_goes_with_the_next_check_and_whenever_it_comes_again_until_the_refusal_ends",
+        ),
+        (
+            "allow",
+            'line.before = {"statement": ended[0].statement, "reason": ended[0].reason}',
+            "pass",
+            _OTHERS
+            + "test_a_refused_statement_goes_with_the_next_check_and_whenever_it_comes_again_until_the_refusal_ends",
         ),
         (
             "release",
@@ -3571,7 +3668,82 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/reconcile/change_feed.py",
+        (
+            "read_returned",
+            "at = min(at, now)",
+            "pass",
+            _FEED + "test_a_refused_read_is_a_proof_too_and_its_time_is_never_in_the_future",
+        ),
+        (
+            "read_returned",
+            'values["unbroken_since"] = at',
+            "pass",
+            _FEED + "test_a_feed_that_comes_back_is_trusted_after_an_interval_and_everything_was_read_since",
+        ),
+        (
+            "proof_is_due",
+            "Q(asked_at=None) | Q(asked_at__lt=before),",
+            "",
+            _FEED + "test_of_two_events_processes_one_asks",
+        ),
+        (
+            "proof_is_due",
+            "        proven_at__gt=Now() - ASKED_AFTER_PROOF,\n",
+            "",
+            _FEED + "test_no_proof_is_asked_for_where_none_came_back_in_the_last_hour",
+        ),
+        (
+            "state",
+            "if now > silent_at:",
+            "if False:",
+            _FEED + "test_drift_behind_a_feed_that_breaks_is_corrected_within_one_interval",
+        ),
+        (
+            "state",
+            "if now < trusted_from:",
+            "if False:",
+            _FEED + "test_a_feed_at_rest_proves_itself_by_reads_and_is_trusted_after_an_interval_without_a_pause",
+        ),
+        (
+            "_write_without_event",
+            ".exclude(returned)",
+            ".none()",
+            _FEED + "test_a_write_whose_event_does_not_come_is_a_gap_and_its_late_event_closes_it",
+        ),
+        (
+            "sweep_is_owed",
+            "return not scheduled.exists()",
+            "return False",
+            _FEED + "test_when_trust_ends_one_sweep_of_everything_starts_at_once",
+        ),
+        (
+            "to_read",
+            "last_checked_at__gte=read_after",
+            "last_checked_at__isnull=False",
+            _FEED + "test_a_changed_configuration_is_compared_with_every_repository",
+        ),
+        (
+            "to_read",
+            " or pk in new",
+            "",
+            _FEED + "test_an_image_that_cannot_be_pulled_or_was_never_looked_at_is_looked_at_by_every_sweep",
+        ),
+        (
+            "to_read",
+            " or listed_otherwise",
+            "",
+            _FEED + "test_a_repository_that_is_not_known_to_be_in_sync_is_read_beside_a_trusted_feed",
+        ),
+    ),
+    *_in(
         "deployments/reconcile/change_events.py",
+        (
+            "handle",
+            "change is not None and change.made_by_us",
+            "change is not None",
+            _FEED + "test_a_read_of_another_program_proves_nothing",
+        ),
         (
             "_check_registry",
             "not found or all(_is_older(change, row.read_at if row else None) for change in changes)",
@@ -3605,7 +3777,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "parse",
-            ' or detail.get("errorCode")',
+            ' or (detail.get("errorCode") and not is_proof)',
             "",
             "reconcile/test_change_events.py::test_a_call_that_aws_refused_changed_nothing_and_causes_no_look",
         ),
@@ -3769,7 +3941,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_sweeps.py::test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds",
         ),
         (
-            "_Budget.share",
+            "_Budget._count",
             'max(1, chunks.exclude(lease_owner="").count())',
             "1",
             "reconcile/test_sweeps.py::test_workers_that_hold_chunks_of_one_registry_share_its_rate",
@@ -4141,11 +4313,32 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "registry_admin/sqlite/base.py",
+        (
+            "_Connection._tried",
+            "not busy or time.monotonic() > until",
+            "True",
+            "test_sqlite_writers.py::test_no_write_of_threads_and_processes_is_lost",
+        ),
+        (
+            "",
+            "os.register_at_fork(after_in_child=_forked)",
+            "",
+            "test_sqlite_writers.py::test_a_child_process_does_not_wait_for_a_thread_that_only_its_parent_has",
+        ),
+    ),
+    *_in(
         "deployments/reconcile/lease.py",
         (
             "Lease.claim",
             "rows.filter(lease_owner=owner)",
             "rows",
+            "reconcile/test_lease.py::test_a_lease_that_is_taken_over_before_its_row_was_read_is_not_ours",
+        ),
+        (
+            "Claim.__init__",
+            "rows(pk).filter(lease_owner=owner)",
+            "rows(pk)",
             "reconcile/test_lease.py::test_a_lease_that_is_taken_over_before_its_row_was_read_is_not_ours",
         ),
         (
@@ -4173,15 +4366,20 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_lease.py::test_a_lease_names_its_process_and_a_lease_that_was_returned_names_nothing",
         ),
         (
-            "Lease.claim",
-            "rows.filter(free())",
-            "rows",
+            "Claim.__init__",
+            "rows(pk).filter(free())",
+            "rows(pk)",
             "reconcile/test_repositories.py::test_a_lease_is_held_by_one_for_ninety_seconds",
-            "reconcile/test_sweeps.py::test_a_chunk_or_a_listing_is_held_by_one_for_forty_five_seconds",
         ),
         (
             "Lease.claim",
-            'lease_epoch=F("lease_epoch") + 1,',
+            "rows.filter(free())",
+            "rows",
+            "reconcile/test_sweeps.py::test_a_chunk_or_a_listing_is_held_by_one_for_forty_five_seconds",
+        ),
+        (
+            "_taken",
+            '"lease_epoch": F("lease_epoch") + 1,',
             "",
             "reconcile/test_repositories.py::test_a_lease_left_by_a_dead_process_is_taken_over_when_it_has_run_out",
         ),
@@ -4198,20 +4396,26 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_lease.py::test_a_lease_of_a_process_that_is_silent_or_has_ended_is_taken_at_once",
         ),
         (
-            "Lease.claim",
+            "Lease._claim",
             "processes.beat_if_late()",
             "pass",
             "reconcile/test_lease.py::test_a_process_that_was_suspended_beats_before_it_takes_a_lease",
         ),
         (
             "Lease.claim",
-            "lease_process=processes.current_id(),",
-            "",
+            "_taken(owner, processes.current_id(), duration)",
+            "_taken(owner, None, duration)",
             "reconcile/test_lease.py::test_a_lease_names_its_process_and_a_lease_that_was_returned_names_nothing",
         ),
         (
-            "Lease.claim",
-            "give_back(mine)",
+            "Lease.claim_one",
+            "processes.current_id()",
+            "None",
+            "reconcile/test_lease.py::test_a_lease_names_its_process_and_a_lease_that_was_returned_names_nothing",
+        ),
+        (
+            "Lease._claim",
+            "give_back(rows().filter(lease_owner=owner))",
             "pass",
             "reconcile/test_repositories.py::test_a_lease_whose_row_could_not_be_read_is_given_back",
         ),
@@ -4295,6 +4499,24 @@ MUTANTS: tuple[Mutant, ...] = (
     *_in(
         "deployments/reconcile/pace.py",
         (
+            "Pace._measure",
+            "if now - self._idle < WINDOW_SECONDS:",
+            "if False:",
+            "reconcile/test_pace.py::test_the_first_and_the_tenth_sweep_come_within_five_per_cent_of_the_best_and_a_known_rate_is_hardly_refused",
+        ),
+        (
+            "Pace._take",
+            "self._idle, self._empty = now, None",
+            "pass",
+            "reconcile/test_pace.py::test_the_first_and_the_tenth_sweep_come_within_five_per_cent_of_the_best_and_a_known_rate_is_hardly_refused",
+        ),
+        (
+            "Pace.wait",
+            "self._next -= 1 / self._rate",
+            "pass",
+            "reconcile/test_pace.py::test_a_stop_is_noticed_while_a_call_waits_for_its_turn",
+        ),
+        (
             "Pace.spend",
             "self._take()",
             "pass",
@@ -4308,20 +4530,20 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "",
-            "CALM_SECONDS = 10.0",
-            "CALM_SECONDS = 1.0",
-            "reconcile/test_pace.py::test_a_rate_that_was_learned_is_kept_for_ten_seconds_without_a_refusal",
+            "\nCALM_SECONDS = 4.0",
+            "\nCALM_SECONDS = 1.0",
+            "reconcile/test_pace.py::test_a_rate_that_was_learned_is_kept_for_four_seconds_without_a_refusal",
         ),
         (
             "",
-            "CALM_SECONDS = 10.0",
-            "CALM_SECONDS = 100.0",
-            "reconcile/test_pace.py::test_a_rate_that_was_learned_is_kept_for_ten_seconds_without_a_refusal",
+            "\nCALM_SECONDS = 4.0",
+            "\nCALM_SECONDS = 100.0",
+            "reconcile/test_pace.py::test_a_rate_that_was_learned_is_kept_for_four_seconds_without_a_refusal",
         ),
         (
             "Pace.refused",
-            "now - self._changed < SETTLE_SECONDS",
-            "False",
+            "now - self._changed < SETTLE_SECONDS or",
+            "",
             "reconcile/test_pace.py::test_a_burst_of_refusals_teaches_one_lesson",
         ),
     ),
@@ -4830,8 +5052,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "full_pass_before",
-            "share = 1 - row.pk % 8 / 16",
-            "share = 1",
+            "turn = period * (pk * _GOLDEN_RATIO % 1)",
+            "turn = period * 0",
             "reconcile/test_repositories.py::test_repositories_that_were_read_together_are_due_one_after_the_other",
         ),
         (
@@ -5035,8 +5257,8 @@ MUTANTS: tuple[Mutant, ...] = (
             "reconcile/test_ownership.py::test_whose_a_repository_is_after_each_thing_that_can_happen_to_it",
         ),
         (
-            "claim",
-            ", management=ownership.BY_OLD_COLUMNS",
+            "",
+            "    management=ownership.BY_OLD_COLUMNS,\n",
             "",
             "reconcile/test_ownership.py::test_a_lifecycle_policy_stays_that_somebody_else_wrote_where_version_0_1_0_adopted_the_repository",
         ),
@@ -5498,13 +5720,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "deployments/reconcile/what_if.py",
         (
             "_Pulls._asked",
-            "policy.effective(self.text, self.registry, account,",
-            'policy.effective(self.text, policy.RegistryPolicy(text=""), account,',
+            "policy.effective(text, self.registry, account,",
+            'policy.effective(text, policy.RegistryPolicy(text=""), account,',
             "admin/test_looking.py::test_what_another_policy_lets_the_consumers_do_is_answered_with_the_registry_policy_and_its_age",
         ),
         (
             "rehearse",
-            "pulls.ask(row.name)",
+            "pulls.ask(row.name, whole)",
             "pass",
             "admin/test_looking.py::test_what_another_policy_lets_the_consumers_do_is_answered_with_the_registry_policy_and_its_age",
         ),
@@ -5539,9 +5761,9 @@ MUTANTS: tuple[Mutant, ...] = (
             "admin/test_looking.py::test_the_line_of_the_setting_is_read_alike_by_a_shell_and_by_the_env_file",
         ),
         (
-            "_effect",
-            "text = desired.policy_beside(text, live, partition=partition, trust=trust)",
-            "pass",
+            "_seen_effect",
+            "whole = desired.policy_beside(text, row.policy_text, partition=partition, trust=trust)",
+            "whole = text",
             _KEEPING + "test_another_default_policy_is_compared_with_what_would_be_live_then",
         ),
     ),

@@ -39,6 +39,8 @@ from deployments.models import (
     EventKind,
     NotificationChannel,
     NotificationDelivery,
+    PolicyStep,
+    PolicyVersion,
     Process,
     ProcessRole,
     Project,
@@ -47,11 +49,12 @@ from deployments.models import (
     Repository,
     RepositoryEvent,
     Sweep,
+    VersionState,
 )
 from deployments.notify import channels, deliveries, news, senders
 from deployments.notify.senders import DeliverySettings
 from deployments.outbound_http import Undeliverable
-from deployments.reconcile import processes
+from deployments.reconcile import policy_versions, processes
 from deployments.row_values import Difference
 from sandbox.control import Sandbox
 from tests.support.certificates import certificate
@@ -768,6 +771,54 @@ def test_a_channel_hears_only_what_it_wants_of_the_projects_that_it_is_about(
     told = [(row.channel.name, row.body["data"]["project"]) for row in NotificationDelivery.objects.all()]
     assert told == [("picky", other.ref)]
     assert not healed.deliveries.exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "event", "words"),
+    [
+        ("waiting", "policy.waiting", "manage.py policy start 2"),
+        ("stopped", "policy.stopped", "manage.py policy rollback 2"),
+        ("active", "policy.rolled_out", "Account 333333333333 loses pull."),
+        ("undone", "policy.undone", "lists what was left"),
+    ],
+)
+def test_a_version_that_waits_stops_ends_or_is_undone_is_notified_once_with_the_next_step(
+    state: str, event: str, words: str, channel: NotificationChannel, configuration: Configuration
+) -> None:
+    first = version(1, VersionState.SUPERSEDED if state == "active" else VersionState.ACTIVE)
+    row = version(2, VersionState(state), follows=first)
+    PolicyStep.objects.create(version=row, repository=repository(), stage=0)
+
+    assert collected(configuration) == [event]
+    assert collected(configuration) == []
+
+    [delivery] = NotificationDelivery.objects.all()
+    assert delivery.subject.startswith("Version 2 of the default policy of 111111111111, us-east-1 (trigger) ")
+    assert words in delivery.body["text"]
+    assert f"/admin/deployments/policyversion/{row.pk}/change/" in delivery.body["link"]
+
+
+def test_a_version_that_moves_is_at_once_or_is_active_again_after_an_undo_is_no_news(
+    channel: NotificationChannel, configuration: Configuration
+) -> None:
+    first = version(1, VersionState.ACTIVE)
+    assert collected(configuration) == []  # active without stages
+    PolicyStep.objects.create(version=first, repository=repository(), stage=0)
+    PolicyVersion.objects.filter(pk=first.pk).update(changed_at=timezone.now())
+    second = version(2, VersionState.UNDOING, follows=first)
+
+    assert collected(configuration) == []  # version 1 is active again
+
+    PolicyVersion.objects.filter(pk=second.pk).update(state=VersionState.BATCHES)
+    PolicyVersion.objects.filter(pk=first.pk).update(state=VersionState.SUPERSEDED)
+    assert collected(configuration) == []
+
+
+def version(number: int, state: VersionState, follows: PolicyVersion | None = None) -> PolicyVersion:
+    return PolicyVersion.objects.create(
+        account="1" * 12, region="us-east-1", namespace="trigger", number=number, state=state, follows=follows,
+        text=policy_versions.text_row(POLICY), why="Account 333333333333 loses pull.",
+    )  # fmt: skip
 
 
 def test_without_a_channel_nothing_is_looked_at(transactional_db: None, configuration: Configuration) -> None:

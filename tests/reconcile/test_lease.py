@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -65,11 +66,23 @@ def rows() -> list[Any]:
     return [Repository.objects.all(), Sweep.objects.all(), SweepChunk.objects.all()]
 
 
+def ways() -> list[tuple[Any, Callable[[], lease.Lease[Any] | None]]]:
+    """The rows, each with what takes its lease; of a repository also with statements that were compiled before."""
+    found: list[tuple[Any, Callable[[], lease.Lease[Any] | None]]] = [
+        (each, functools.partial(lease.Lease.claim, each, timedelta(seconds=60))) for each in rows()
+    ]
+    repository = Repository.objects.get()
+    return [*found, (Repository.objects.all(), functools.partial(repositories.claim, repository))]
+
+
 def test_a_lease_names_its_process_and_a_lease_that_was_returned_names_nothing() -> None:
     mine = processes.start(ProcessRole.WEB)
 
-    for each in rows():
-        assert lease.Lease.claim(each, timedelta(seconds=60)) is not None
+    for each, claim in ways():
+        before = each.get().lease_epoch
+        taken = claim()
+        assert taken is not None
+        assert taken.epoch == before + 1
         assert each.get().lease_process == mine.pk
         each.update(**lease.RETURNED)
         row = each.get()
@@ -261,17 +274,20 @@ def test_a_process_whose_heartbeats_are_recent_takes_a_lease_without_another_one
 
 
 def test_a_lease_that_is_taken_over_before_its_row_was_read_is_not_ours() -> None:
-    [each, *_] = rows()
-    another = iter([True])
+    for each, claim in ways():
+        each.update(**lease.RETURNED)
+        another = iter([True])
 
-    def take_over(execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
-        if sql.startswith("SELECT"):
-            for _ in another:
-                each.update(lease_owner="other", lease_epoch=F("lease_epoch") + 1)
-        return execute(sql, *arguments)
+        def take_over(
+            execute: Callable[..., Any], sql: str, *arguments: Any, each: Any = each, another: Any = another
+        ) -> Any:
+            if sql.startswith("SELECT"):
+                for _ in another:
+                    each.update(lease_owner="other", lease_epoch=F("lease_epoch") + 1)
+            return execute(sql, *arguments)
 
-    with connection.execute_wrapper(take_over):
-        assert lease.Lease.claim(each, timedelta(seconds=60)) is None
+        with connection.execute_wrapper(take_over):
+            assert claim() is None
 
 
 def test_a_fork_is_not_its_parents_process_and_has_none_of_its_troubles(monkeypatch: pytest.MonkeyPatch) -> None:

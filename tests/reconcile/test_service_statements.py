@@ -32,7 +32,7 @@ from tests.support.change_events import event, message
 from tests.support.constants import CLUSTER, HOST, OWNER, POLICY, PULL, TRAIL
 from tests.support.deploys import ensure
 from tests.support.registry import calls, delete_repository, new_calls
-from tests.support.service_statements import ADDED, OF_POLICY, bare, function_of
+from tests.support.service_statements import ADDED, OF_POLICY, add, bare, function_of, live, sids
 from tests.support.sweeps import sweep_all, work_off
 
 STRANGER = "999999999999"
@@ -56,24 +56,6 @@ def row(project: Project, configuration: Configuration, sandbox: Sandbox) -> Rep
     row = ensure(project, configuration)
     sandbox.reset_calls()
     return row
-
-
-def live(sandbox: Sandbox) -> Any:
-    name = Repository.objects.get().name
-    return json.loads(sandbox.client("ecr").get_repository_policy(repositoryName=name)["policyText"])
-
-
-def sids(sandbox: Sandbox) -> list[str]:
-    return [each.get("Sid", "") for each in live(sandbox)["Statement"]]
-
-
-def add(sandbox: Sandbox, *statements: dict[str, Any], instead: bool = False) -> None:
-    """A service reads the policy and adds its statement; `instead`: it is there in place of our own."""
-    document = live(sandbox)
-    document["Statement"] = [*([] if instead else document["Statement"]), *statements]
-    name = Repository.objects.get().name
-    sandbox.client("ecr").set_repository_policy(repositoryName=name, policyText=json.dumps(document))
-    sandbox.reset_calls()
 
 
 @pytest.mark.costly
@@ -111,7 +93,7 @@ def test_drift_beside_it_is_corrected_with_one_write_that_keeps_it(
     assert f"account {STRANGER} loses pull" in healed.message
     assert CROSS["Sid"] in row.policy_text
     assert "lambda" not in healed.message
-    assert healed.message.endswith(f"Statements of AWS services that are kept: {CROSS['Sid']}, {bare()['Sid']}.")
+    assert healed.message.endswith(f"Statements of others that are kept: {CROSS['Sid']}, {bare()['Sid']}.")
     sandbox.reset_calls()
     sweep_all(configuration)
     assert calls(sandbox) == LOOK
@@ -284,7 +266,7 @@ def test_the_page_shows_what_is_kept_by_name_with_its_service_its_account_and_it
 
     shown = " ".join(admin_client.get(f"/admin/deployments/repository/{row.pk}/change/").content.decode().split())
 
-    kept = shown[shown.index("Statements of AWS services") :]
+    kept = shown[shown.index("Statements of others") :]
     assert f"<code>{CROSS['Sid']}</code>: lambda.amazonaws.com may pull, for account {CLUSTER}." in kept
     assert "<code>LambdaECRImageRetrievalPolicy</code>: lambda.amazonaws.com may pull, without an account." in kept
     assert "It names no account, so it does not say for whose functions Lambda may pull." in kept
@@ -293,7 +275,7 @@ def test_the_page_shows_what_is_kept_by_name_with_its_service_its_account_and_it
         repository=row, kind=EventKind.HEALED, message="Healed.", policy_before=POLICY.replace(CLUSTER, "333333333333")
     )
     page = admin_client.get(f"/admin/deployments/repository/{row.pk}/restore/{event.pk}/").content.decode()
-    assert "Live statements of AWS services are kept beside it." in page
+    assert "Live statements of others are kept beside it." in page
     assert "account 333333333333 gains pull" in page
     assert "loses pull only when aws:SourceArn" not in page
 
@@ -345,7 +327,8 @@ def test_a_statement_that_may_change_the_policy_is_written_away_until_it_is_adop
     assert sids(sandbox) == ["", CROSS["Sid"]]
 
     [offer] = offered(configuration)
-    assert (offer.live, offer.statement.accounts) == (False, (OWNER,))  # from the history
+    assert not offer.live  # from the history
+    assert offer.statement.says.endswith(f"for account {OWNER}.")
     sweep = adopt(configuration, offer)
     work_off(configuration, sweep)
     add(sandbox, ADDED)
@@ -480,7 +463,7 @@ def test_nothing_is_offered_for_a_repository_that_nobody_manages_or_that_is_gone
         adopt(configuration, offer)
     assert refused.value.code == "no_such_statement"
     page = admin_client.get(f"/admin/deployments/repository/{row.pk}/change/").content.decode()
-    assert "Statements of AWS services" not in page
+    assert "Statements of others" not in page
 
 
 @pytest.mark.costly

@@ -944,7 +944,7 @@ def test_a_rate_that_was_learned_grows_back_and_decays(
     budget = chunks._Budget(target, 100)
     assert budget.pace.rate == pytest.approx(10)
     now = time.monotonic()
-    monkeypatch.setattr(budget.pace, "_clock", lambda: now + 40)
+    monkeypatch.setattr(budget.pace, "_clock", lambda: now + 100)
     budget.share()
     assert CallBudget.objects.get().rate > 12
 
