@@ -83,7 +83,7 @@ def serve_and_shoot(names: list[str]) -> int:
 
         from deployments import config
         from sandbox.control import Sandbox
-        from tests.admin.installation import ENVIRONMENT, SIGN_ON, STAGED
+        from tests.admin.installation import ENVIRONMENT, SIGN_ON, STAGED, TWO_NAMESPACES
         from tests.browser import pages
 
         aws = Sandbox.start()
@@ -98,7 +98,9 @@ def serve_and_shoot(names: list[str]) -> int:
 
         server: WSGIServer = make_server("127.0.0.1", 0, get_wsgi_application(), handler_class=Quiet)
         origin = f"http://localhost:{server.server_port}"  # browsers make passkeys for no IP address
-        settings.CONFIGURATION = config.load({**ENVIRONMENT, **STAGED, **SIGN_ON, "APP_ORIGIN": origin}).require()
+        settings.CONFIGURATION = config.load(
+            {**ENVIRONMENT, **STAGED, **TWO_NAMESPACES, **SIGN_ON, "APP_ORIGIN": origin}
+        ).require()
         codes = pages.make()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         known = {"login": "", **pages.addresses(), "second-factor": ""}  # steps of the log-in

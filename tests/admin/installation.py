@@ -110,8 +110,9 @@ ENVIRONMENT = {
     "DEPLOY_REGISTRY_ECR_TAGS": "team=platform,managed-by=registry-admin",
     "DEPLOY_REGISTRY_ECR_CONSUMER_ACCOUNTS": f"{CLUSTER},{STAGING}",
 }
-#: Roll-outs in stages, and a second namespace, so that two of them can be open: for the pages of versions.
-STAGED = {"DEPLOY_REGISTRY_ECR_ROLLOUT": "staged", "V4_DEPLOY_REGISTRY_NAMESPACE": "jobs"}
+STAGED = {"DEPLOY_REGISTRY_ECR_ROLLOUT": "staged"}
+#: So that the pictures can show a roll-out that is stopped and another one in batches.
+TWO_NAMESPACES = {"DEPLOY_REGISTRY_NAMESPACE": "jobs", "V4_DEPLOY_REGISTRY_NAMESPACE": "trigger"}
 #: Single sign-on with a provider that does not exist: for the pages that speak of it.
 SIGN_ON = {
     "SSO_ISSUER": "https://id.example.com/realms/company",
