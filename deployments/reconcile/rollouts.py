@@ -186,22 +186,25 @@ def lost_pulls(version: PolicyVersion, target: Target) -> list[tuple[str, str, s
     `policy.effective` other than yes.
     """
     looked_at = version.steps.exclude(state__in=[StepState.PLANNED, StepState.LEFT]).exclude(pulled_before=[])
+    registry = registry_policies.seen(account=version.account, region=version.region)
     return [
         (step.repository.name, account, verdict)
         for step in looked_at.select_related("repository")
-        for account, verdict in _verdicts(step.repository, step.pulled_before, target).items()
+        for account, verdict in _verdicts(step.repository, step.pulled_before, target, registry).items()
         if verdict != "yes"
     ]
 
 
-def _verdicts(row: Repository, accounts: Iterable[str], target: Target) -> dict[str, str]:
+def _verdicts(
+    row: Repository, accounts: Iterable[str], target: Target, registry: policy.RegistryPolicy | None
+) -> dict[str, str]:
     """Whether each of these accounts can pull from the repository, as it was last read.
 
-    Where the registry policy was never read, the repository policy alone decides.
+    `registry`: the registry policy; None: it was never read, and the repository policy alone decides.
     """
     found = desired.pullers(
         row.policy_text,
-        registry_policies.seen(account=row.account, region=row.region) or policy.RegistryPolicy(text=""),
+        registry or policy.RegistryPolicy(text=""),
         sorted(set(accounts) - {row.account}),
         arn=target.registry.repository_arn(row.name),
         partition=target.registry.partition,
@@ -327,6 +330,7 @@ class _Step:
     def _open(self) -> bool:
         """Give the version to the repositories whose lease nobody holds. False: all that are left are held."""
         opened = False
+        registry = registry_policies.seen(account=self.version.account, region=self.version.region)
         for step in self.steps.filter(state=StepState.PLANNED).select_related("repository"):
             row = step.repository
             if not (row.is_managed and self.target.has(row)):
@@ -336,7 +340,8 @@ class _Step:
                 same = Repository.objects.filter(free(), pk=row.pk, lease_epoch=row.lease_epoch)
                 if same.update(policy_version=self.version, checked_digest=""):
                     accounts = [*self.target.config.consumer_accounts, *_ACCOUNT.findall(row.policy_text)]
-                    pulled = [who for who, verdict in _verdicts(row, accounts, self.target).items() if verdict == "yes"]
+                    verdicts = _verdicts(row, accounts, self.target, registry)
+                    pulled = [account for account, verdict in verdicts.items() if verdict == "yes"]
                     before = row.policy_version_id if row.policy_version_id != self.version.pk else None
                     PolicyStep.objects.filter(pk=step.pk, state=StepState.PLANNED).update(
                         state=StepState.OPEN, pulled_before=pulled, version_before=before

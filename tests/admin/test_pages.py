@@ -164,7 +164,7 @@ def test_only_models_that_we_chose_have_pages() -> None:
     chosen = {
         "deployments": {
             "Deployment", "Repository", "Sweep", "Project", "Environment", "AccessKey", "AuditEntry",
-            "NotificationChannel", "NotificationDelivery", "TrustPolicy",
+            "NotificationChannel", "NotificationDelivery", "PolicyVersion", "TrustPolicy",
         },
         "auth": {"User", "Group"},
     }  # fmt: skip
