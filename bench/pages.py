@@ -1,6 +1,6 @@
 """How long each page and each answer of the API takes on the server in a large installation, and its queries.
 
-    .venv/bin/python bench/pages.py [sqlite | postgresql] [NAME …]     (all pages; NAME: those whose address has it)
+    .venv/bin/python bench/pages.py [sqlite | postgresql] [NAME …]     (NAME: a whole address, or a part of one)
 
 Makes 100,000 deployments, 10,000 repositories and what belongs to them (`tests.support.size`) in a database of its own,
 and asks for each address through Django's test client: no socket, no browser. The addresses are those of
@@ -115,11 +115,16 @@ def asked(names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     ]
     teardown_test_environment()
     for each in found:
-        if not names or any(part in each for part in names):
+        if is_wanted(each, names):
             yield each, {"person": person}
     for address, headers in api_addresses():
-        if not names or any(part in address for part in names):
+        if is_wanted(address, names):
             yield address, {"headers": headers}
+
+
+def is_wanted(address: str, names: list[str]) -> bool:
+    """Whether a name is the address, or a part of it; each address is without names."""
+    return not names or any(name == address if name.startswith("/") else name in address for name in names)
 
 
 def spent() -> float:

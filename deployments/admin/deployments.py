@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import EmptyResultSet
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.fields.json import KT
 from django.db.models.functions import Now
@@ -155,12 +156,20 @@ class DeploymentAdmin(Promotions, Exports):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Deployment], search_term: str
     ) -> tuple[QuerySet[Deployment], bool]:
+        """A page asks for the same rows several times, for the list and for its menus. They are searched once."""
         if not search_term.strip():
             return queryset, False
-        if not hasattr(request, "with_exact_text"):
-            request.with_exact_text = cache(with_exact_text)  # type: ignore[attr-defined]
-        exact = request.with_exact_text  # type: ignore[attr-defined]
-        return find(queryset, search_term, everything=listed(), exact=exact), False
+        if not hasattr(request, "found_by_search"):
+            request.found_by_search, request.with_exact_text = {}, cache(with_exact_text)  # type: ignore[attr-defined]
+        found: dict[str, QuerySet[Deployment]] = request.found_by_search  # type: ignore[attr-defined]
+        exact: Callable[[str], list[str]] = request.with_exact_text  # type: ignore[attr-defined]
+        try:
+            asked = str(queryset.query)
+        except EmptyResultSet:  # its filters exclude every row
+            return queryset, False
+        if asked not in found:
+            found[asked] = find(queryset, search_term, everything=listed(), exact=exact)
+        return found[asked], False
 
     @admin.display(description="Deployment", ordering="version_day")
     def version_cell(self, row: Deployment) -> str:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from django.db.models import Exists, F, Max, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django.urls import reverse
 
 from deployments.models import (
@@ -221,7 +221,7 @@ def _repositories(since: datetime, most: int) -> Iterator[News]:
 
 def _repository_events(since: datetime, most: int) -> Iterator[News]:
     # The newest rows by id: the table has no index on the time alone, and its number of rows only grows.
-    newest = RepositoryEvent.objects.aggregate(id=Max("id"))["id"] or 0
+    newest = Subquery(RepositoryEvent.objects.order_by("-id").values("id")[:1])
     happened = RepositoryEvent.objects.filter(
         Q(kind__in=(EventKind.HEALED, EventKind.MISSING)) | Q(state_since__isnull=False),
         id__gt=newest - 4 * most,

@@ -103,7 +103,7 @@ def test_no_list_filter_search_or_order_reads_a_growing_table_whole(large: None,
     wrong: dict[str, str] = {}
     asked = Asked()
     lists = [reverse(f"admin:deployments_{name}_changelist") for name in LISTS]
-    for address in ("/admin/", *(each for one in lists for each in (one, *variations(one, person)))):
+    for address in ("/admin/", *(each for one in lists for each in (one, *variations(one, person, most=2)))):
         known = len(asked)
         with connection.execute_wrapper(asked):
             assert operator.get(address).status_code == 200

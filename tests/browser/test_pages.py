@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser.looked_at import check, nodes
+from tests.browser.looked_at import COLOURS, check, nodes
 from tests.browser.pages import CAREFUL
 from tests.browser.served import PHONE, Served, new_context
 
@@ -96,7 +96,7 @@ def test_lists_that_are_not_named_are_looked_at_too(page: Page, served: Served, 
         assert (name, page.evaluate("window.violations")) == (name, [])
         assert (name, nodes(page, axe)) == (name, [])
         page.emulate_media(color_scheme="dark")
-        assert (name, nodes(page, axe)) == (name, [])
+        assert (name, nodes(page, axe, COLOURS)) == (name, [])
 
 
 @pytest.mark.parametrize("menu", ["Status", "Created"])

@@ -13,15 +13,15 @@ from deployments.access import keys
 from deployments.models import AccessKey, Deployment, Environment, Promotion, TrustPolicy
 from tests.attack.operations import OPERATIONS
 
-CHOICES = 8  # of a menu with more, so many
 #: What is searched for in every list: a word that many rows have, one that few have, one that none has.
 WORDS = ("trigger", "example", "zzzzzz zzzzz", "10.4")
 
 
-def variations(address: str, person: User) -> Iterator[str]:
+def variations(address: str, person: User, *, most: int = 8) -> Iterator[str]:
     """The addresses that a list leads to: each choice of each menu, each order, a search, the second and last page.
 
-    Nothing for a page that is no list.
+    Of a menu with more than `most` choices, the most frequent ones and the rarest one. Nothing for a page that is no
+    list.
     """
     client = Client()
     client.force_login(person)
@@ -32,7 +32,7 @@ def variations(address: str, person: User) -> Iterator[str]:
     queries: list[str] = []
     for _, choices in changes.menus:
         ranked = sorted(choices[1:], key=lambda each: -each.get("count", 0))
-        queries += [each["query_string"] for each in ranked[:CHOICES] + ranked[CHOICES:][-1:]]
+        queries += [each["query_string"] for each in ranked[:most] + ranked[most:][-1:]]
     for number, name in enumerate(changes.list_display):
         if name in changes.sortable_by:
             queries += [f"?o={number}", f"?o=-{number}"]
