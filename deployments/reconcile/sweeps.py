@@ -366,7 +366,8 @@ def _compare_list(sweep: Sweep, target: Target, listed: Listing, still_ours: Cal
 
 
 def _by_name(rows: QuerySet[Repository], names: Iterable[str]) -> dict[str, Repository]:
-    return {row.name: row for row in rows.filter(name__in=list(names))}
+    unused = ("policy_text", "lifecycle_text", "lifecycle_previews", "differences", "consumers", "tags", "last_error")
+    return {row.name: row for row in rows.filter(name__in=list(names)).defer(*unused)}
 
 
 def _note_changes(known: dict[str, Repository], listed: dict[str, Listed]) -> None:
