@@ -148,7 +148,7 @@ def measure_one(number: int) -> None:
             ]  # fmt: skip
             yield page, str(end) if end < number else ""
 
-    Ecr.pages = pages  # type: ignore[method-assign]
+    Ecr.pages = pages  # type: ignore[assignment,method-assign]
     registry_policies.look = lambda ecr: registry_policies.Look(policy=None, error=None)
 
     took: list[float] = []
