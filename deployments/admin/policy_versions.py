@@ -285,14 +285,7 @@ def _target_of(row: PolicyVersion, configuration: Configuration) -> Target | Non
 
 def _preview(row: PolicyVersion, target: Target | None, configuration: Configuration) -> what_if.Rehearsal | None:
     """What the version would change in each repository; None if the settings do not name its registry."""
-    if target is None:
-        return None
-    return what_if.rehearse(
-        text=row.text.text,
-        target=target,
-        allow_public=configuration.allow_public_policy,
-        enforce=configuration.enforce,
-    )
+    return None if target is None else rollouts.preview(row, configuration)
 
 
 def _alarm(row: PolicyVersion, *, has_target: bool) -> Alarm | None:

@@ -59,6 +59,35 @@ def show_policy_version(request: UserRequest, version_id: str) -> dict[str, Any]
     return policy_versions.described(_find(version_id), whole=True)
 
 
+@router.get(
+    "/policy-versions/{version_id}/preview",
+    response={200: schemas.PolicyVersionPreview, **_READ, 409: schemas.Error},
+    exclude_none=True,
+    summary="What a version changes: who gains and who loses, and which environments would lose a pull",
+)
+def preview_policy_version(request: UserRequest, version_id: str) -> dict[str, Any]:
+    """By the last observation of each repository; nothing is asked of AWS."""
+    require_right(request.auth, "view_policyversion")
+    row = _find(version_id)
+    with refusing_with(409):
+        found = rollouts.preview(row, generation.shown(settings.CONFIGURATION))
+    return {
+        "repositories": found.total,
+        "changed": found.changed,
+        "unknown": found.unknown,
+        "gains": [{"words": words, "repositories": number} for words, number in found.gains],
+        "losses": [{"words": words, "repositories": number} for words, number in found.losses],
+        "environments": [
+            {
+                "project": each.environment.project.ref,
+                "environment": str(each.environment),
+                "repository": each.repository.name,
+            }
+            for each in found.running
+        ],
+    }
+
+
 @router.post(
     "/policy-versions/{version_id}/start",
     response={200: schemas.PolicyVersion, **_WRITE},

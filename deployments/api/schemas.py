@@ -665,6 +665,26 @@ class WholePolicyVersion(PolicyVersion):
     steps: list[VersionStep]
 
 
+class PolicyEffect(BaseModel):
+    words: str
+    repositories: int
+
+
+class AffectedEnvironment(BaseModel):
+    project: str
+    environment: str
+    repository: str
+
+
+class PolicyVersionPreview(BaseModel):
+    repositories: int
+    changed: int
+    unknown: int = Field(description="Repositories that were not checked yet, or whose policy cannot be compared.")
+    gains: list[PolicyEffect]
+    losses: list[PolicyEffect]
+    environments: list[AffectedEnvironment] = Field(description="They run an image that somebody could not pull.")
+
+
 class PolicyVersions(BaseModel):
     data: list[PolicyVersion]
     pagination: Pagination

@@ -14,8 +14,7 @@ from deployments import tasks
 from deployments.access.audit import Trail, shell_user
 from deployments.errors import Refusal
 from deployments.models import PolicyVersion
-from deployments.reconcile import generation, policy_versions, rollouts, what_if
-from deployments.reconcile.targets import Target
+from deployments.reconcile import generation, policy_versions, rollouts
 
 Write = Callable[..., None]
 VERBS = {
@@ -88,10 +87,10 @@ def _configuration() -> Any:
 
 
 def _preview(row: PolicyVersion, as_json: bool, write: Write) -> None:
-    target: Target | None = rollouts.target_of(row, _configuration())
-    if target is None:
-        raise CommandError("The settings do not name the registry of this version any more.")
-    found = what_if.rehearse(text=row.text.text, target=target)
+    try:
+        found = rollouts.preview(row, _configuration())
+    except Refusal as refused:
+        raise CommandError(str(refused)) from None
     if as_json:
         write(_json(list(found.records())))
         return

@@ -46,6 +46,7 @@ from deployments.reconcile import (
     repositories,
     sweep_record,
     targets,
+    what_if,
 )
 from deployments.reconcile.lease import free
 from deployments.reconcile.policy_versions import MOVING
@@ -177,6 +178,22 @@ def target_of(version: PolicyVersion, configuration: Configuration) -> Target | 
         if place == (version.account, version.region, version.namespace):
             return target
     return None
+
+
+def preview(version: PolicyVersion, configuration: Configuration) -> what_if.Rehearsal:
+    """What the version would change in each repository, by its last observation. No call to AWS.
+
+    Raises Refusal if the settings do not name the registry of the version.
+    """
+    target = target_of(version, configuration)
+    if target is None:
+        raise refusal("version_state", version=version, state="of a registry that the settings do not name")
+    return what_if.rehearse(
+        text=version.text.text,
+        target=target,
+        allow_public=configuration.allow_public_policy,
+        enforce=configuration.enforce,
+    )
 
 
 def lost_pulls(version: PolicyVersion, target: Target) -> list[tuple[str, str, str]]:

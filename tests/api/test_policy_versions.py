@@ -62,6 +62,10 @@ def test_the_list_has_pages_and_a_version_has_its_text_its_differences_and_its_r
     assert (whole["state"], whole["steps"]) == ("waiting", [])
     assert whole["differences"] == [f"- account {TWO} loses pull"]
     assert json.loads(whole["policy"]) == json.loads(allowing(ONE))
+    preview = send("GET", f"/{waiting.pk}/preview").body
+    assert (preview["repositories"], preview["changed"], preview["unknown"]) == (2, 2, 0)
+    assert preview["losses"] == [{"words": f"account {TWO} loses pull", "repositories": 2}]
+    assert (preview["gains"], preview["environments"]) == ([], [])
     assert send("GET", "/987654321").status == send("GET", "/x").status == 404
 
 
@@ -92,6 +96,7 @@ def test_a_roll_out_is_started_stopped_resumed_and_rolled_back(
     ("what", "right"),
     [
         ("", "view_policyversion"),
+        ("/preview", "view_policyversion"),
         ("/start", "roll_out_policyversion"),
         ("/pause", "roll_out_policyversion"),
         ("/resume", "roll_out_policyversion"),
@@ -101,8 +106,9 @@ def test_a_roll_out_is_started_stopped_resumed_and_rolled_back(
 def test_each_route_asks_for_its_right(client: Client, waiting: PolicyVersion, what: str, right: str) -> None:
     others = {"view_policyversion", "roll_out_policyversion", "undo_policyversion"} - {right}
 
-    refused = asked(client, *others)("POST" if what else "GET", f"/{waiting.pk}{what}")
-    allowed = asked(client, right)("POST" if what else "GET", f"/{waiting.pk}{what}")
+    method = "GET" if what in ("", "/preview") else "POST"
+    refused = asked(client, *others)(method, f"/{waiting.pk}{what}")
+    allowed = asked(client, right)(method, f"/{waiting.pk}{what}")
 
     assert (refused.status, refused.body["code"]) == (403, "right_missing")
     assert allowed.status == 200 or allowed.body["code"] == "version_state"
