@@ -57,6 +57,7 @@ CANARIES, WATCHING, BATCHES = VersionState.CANARIES, VersionState.WATCHING, Vers
 STOPPED, ACTIVE, UNDOING = VersionState.STOPPED, VersionState.ACTIVE, VersionState.UNDOING
 MOST_CANARIES = 5
 MOST_IN_BATCH = 1000
+NAMED = 5  # repositories that a reason names
 OURS = "Registry Admin"
 _ACCOUNT = re.compile(r"\b\d{12}\b")
 #: What a trial pull of a repository's image said: (repository, its configuration) → sentences; empty: nothing failed.
@@ -396,12 +397,15 @@ class _Step:
                 if self.version.state == WATCHING and (words := self.trial(row, self.target)):
                     problems.append(f"{row.name}: {words}")
         if not self.version.at_once:
+            lost: dict[tuple[str, str], list[str]] = {}
             for name, account, verdict in lost_pulls(self.version, self.target):
-                now = "cannot pull now" if verdict == "no" else "it is not certain that it can pull now"
                 if account not in self.version.accepted:
-                    problems.append(f"{name}: account {account} could pull, and {now}.")
-        more = f" And {len(problems) - 5} more." if len(problems) > 5 else ""
-        return " ".join(problems[:5]) + more
+                    lost.setdefault((account, verdict), []).append(name)
+            for (account, verdict), names in lost.items():
+                now = "cannot pull now" if verdict == "no" else "it is not certain that it can pull now"
+                problems.append(f"Account {account} could pull, and {now}: {_named(names)}.")
+        more = f" And {len(problems) - NAMED} more." if len(problems) > NAMED else ""
+        return " ".join(problems[:NAMED]) + more
 
     def _end(self, step: PolicyStep, state: StepState, words: str, *, after: Any = None) -> bool:
         """Record the result of a step. A step that was written keeps what was written first."""
@@ -495,6 +499,12 @@ class _Step:
     def _same_access(self, a: str, b: str) -> bool:
         found = policy.compare(a or None, b or None, partition=self.target.registry.partition)
         return found.level in ("identical", "cosmetic")
+
+
+def _named(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def _canaries(number: int) -> int:

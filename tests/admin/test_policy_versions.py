@@ -240,7 +240,7 @@ def test_a_roll_out_is_started_stopped_by_itself_and_undone_in_the_console(
 
     stopped = text_of(operator, f"{page}change/")
     assert "The roll-out is stopped" in stopped
-    assert f"account {TWO} could pull" in stopped
+    assert f"Account {TWO} could pull" in stopped
     assert "1 of 4 repositories has" not in stopped
     assert "Canaries: stopped" in stopped
     resume = text_of(operator, f"{page}resume/")

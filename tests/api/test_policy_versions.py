@@ -122,7 +122,7 @@ def test_the_commands_do_the_same(waiting: PolicyVersion, settings: Any) -> None
     work_off(settings.CONFIGURATION)
     shown = said("show", "2")
     assert "stopped" in shown
-    assert f"account {TWO} could pull" in shown
+    assert f"Account {TWO} could pull" in shown
     said("resume", "2")
     assert work_off(settings.CONFIGURATION).state == VersionState.ACTIVE
     said("rollback", "2")

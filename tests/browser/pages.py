@@ -143,7 +143,7 @@ def _roll_outs() -> None:
     stopped = PolicyVersion.objects.create(
         **place, namespace="trigger", number=3, follows=active, text=policy_versions.text_row(policy(CLUSTER)),
         state=VersionState.STOPPED, resumes=VersionState.CANARIES, started_at=now, why=f"Account {STAGING} loses pull.",
-        reason=f"{rows[0].name}: account {STAGING} could pull, and cannot pull now.",
+        reason=f"Account {STAGING} could pull, and cannot pull now: {rows[0].name}.",
     )  # fmt: skip
     Repository.objects.filter(pk=rows[0].pk).update(policy_text=stopped.text.text)
     for row, state in ((rows[0], StepState.WRITTEN), (rows[1], StepState.LEFT)):

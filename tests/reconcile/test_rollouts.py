@@ -84,7 +84,7 @@ def test_a_version_that_drops_an_account_is_written_to_the_canaries_only_and_put
     version = work_off(own)
 
     assert version.state == VersionState.STOPPED
-    assert f"account {TWO} could pull" in version.reason
+    assert f"Account {TWO} could pull" in version.reason
     assert writes(sandbox) == 2
     sandbox.reset_calls()
     rollouts.rollback(version=version, by="ann", trail=TRAIL)
