@@ -628,7 +628,7 @@ REPOSITORIES: tuple[Entry, ...] = (
     Entry(
         codes=("version_state",),
         says="{version} is {state}, so this cannot be done.",
-        todo="Look at its page, or run manage.py policy versions.",
+        todo="Look at its page under Policy versions.",
         cause="A version can be started while it waits, paused while it is rolled out, resumed while it is stopped. It "
         "can be rolled back while it is rolled out, stopped or active, if a version was active before it.",
         owner=Owner.OPERATOR,
