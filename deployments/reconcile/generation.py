@@ -215,8 +215,12 @@ def propose_again() -> None:
         return
     staged = current.configuration.content.get("rollout") == "staged"
     with contextlib.suppress(IntegrityError), transaction.atomic():  # suppressed: another process does the same
-        for slot in ("plain", "v4"):
+        made = [
             policy_versions.propose(_registry_of(current.configuration, slot), staged=staged, by=current.by)
+            for slot in ("plain", "v4")
+        ]
+        if any(made):
+            activate_again(by=current.by, reason="The versions of the default policy have changed.")
 
 
 def activate(*, row: ConfigurationGeneration, trail: Trail, reason: str) -> bool:
