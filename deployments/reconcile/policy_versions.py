@@ -213,15 +213,22 @@ class Judgement:
     why: str = ""
 
 
-def judge(befores: Iterable[str], text: str, *, partition: str, consumers: Iterable[str]) -> Judgement:
+def judge(
+    befores: Iterable[str],
+    text: str,
+    *,
+    partition: str,
+    consumers: Iterable[str],
+    consumers_before: Iterable[str] = (),
+) -> Judgement:
     """How a text is rolled out over repositories that have one of the texts `befores`. Pure.
 
     It starts by itself if all that changes is that accounts, roles or users that it names may pull. It is active at
-    once if no consumer account can pull by any text before and one can by the new text.
+    once if no consumer account, of now or before, can pull by any text before and one can by the new text.
     """
-    befores = list(befores)
+    befores, of_before = list(befores), {*consumers, *consumers_before}
     able = _pullers(text, consumers, partition)
-    if able and not any(_pullers(each, consumers, partition) for each in befores):
+    if able and not any(_pullers(each, of_before, partition) for each in befores):
         why = f"Before, no consumer account could pull. Now {', '.join(able)} can."
         return Judgement(starts=True, at_once=True, why=why)
     words: list[str] = []
@@ -260,19 +267,28 @@ def _sentence(words: Iterable[str]) -> str:
 
 
 def propose(
-    config: RegistryConfig, *, staged: bool, by: str, earlier: Callable[[], Iterable[tuple[str, str]]] = tuple
+    config: RegistryConfig,
+    *,
+    staged: bool,
+    by: str,
+    earlier: Callable[[], Iterable[tuple[str, str]]] = tuple,
+    consumers_before: Iterable[str] = (),
 ) -> bool:
     """Make a version of the registry's default policy, if the text is new for the registry. Needs an open transaction.
 
     True if a version was made or has ended: then each process must read the versions again.
     `config`: of the configuration that counts. `by`: the process or the person that brought it. `earlier`: (text, by)
     of the configurations that counted before, oldest first; they are the first versions of a registry that has none.
+    `consumers_before`: the consumer accounts of the configuration that counted before.
     Raises IntegrityError if another process proposes at the same time.
     """
     registry = registry_of(config.host)
     if registry is None or config.default_repository_policy is None:
         return False
-    return _Proposal(registry=registry, config=config, staged=staged, by=by).make(earlier)
+    proposal = _Proposal(
+        registry=registry, config=config, staged=staged, by=by, consumers_before=tuple(consumers_before)
+    )
+    return proposal.make(earlier)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,6 +297,7 @@ class _Proposal:
     config: RegistryConfig
     staged: bool
     by: str
+    consumers_before: tuple[str, ...]
 
     def make(self, earlier: Callable[[], Iterable[tuple[str, str]]]) -> bool:
         text = self.config.default_repository_policy or ""
@@ -317,8 +334,13 @@ class _Proposal:
             self._create(text, number=number, state=VersionState.ACTIVE, follows=active, why=why)
             self._unpin()
             return
-        consumers, partition = self.config.consumer_accounts, self.registry.partition
-        judged = judge([active.text.text, *others], text, partition=partition, consumers=consumers)
+        judged = judge(
+            [active.text.text, *others],
+            text,
+            partition=self.registry.partition,
+            consumers=self.config.consumer_accounts,
+            consumers_before=self.consumers_before,
+        )
         state = VersionState.WAITING
         if judged.starts:
             state = VersionState.BATCHES if judged.at_once else VersionState.CANARIES

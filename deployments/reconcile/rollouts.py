@@ -37,6 +37,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
     VersionState,
+    WritesPause,
 )
 from deployments.reconcile import (
     desired,
@@ -47,6 +48,7 @@ from deployments.reconcile import (
     sweep_record,
     targets,
     what_if,
+    writes_pause,
 )
 from deployments.reconcile.lease import free
 from deployments.reconcile.policy_versions import MOVING
@@ -314,6 +316,8 @@ class _Step:
     def take(self) -> bool:
         """Take the step. False: it is not possible yet."""
         version = self.version
+        if writes_pause.current() is not None:
+            return False
         if version.state == UNDOING:
             return self._undo()
         if version.state == WATCHING and version.watched_until is not None and version.watched_until > clock.now():
@@ -331,6 +335,8 @@ class _Step:
         if sweep.status != SweepStatus.DONE:
             how = sweep.error or f"Sweep {sweep.pk} was stopped."
             return self._stop(f"The repositories of this stage were not all looked at. {how}")
+        if WritesPause.objects.filter(lifted_at__gt=sweep.started_at).exists():
+            return bool(self._same().filter(sweep=sweep).update(sweep=None))  # what it could not write is written now
         if reason := self._judge():
             return self._stop(reason)
         return self._next_stage()
@@ -527,7 +533,11 @@ class _Step:
             after = desired.policy_beside(self.version.text.text, before, partition=partition, trust=services)
         if not self._same_access(live, after):
             return f"It was changed since. {desired.written_words(after, live, partition=partition)}"
-        return "" if before else "The repository had no policy before. The next sweep writes the version before."
+        if not before:
+            return "The repository had no policy before. The next sweep writes the version before."
+        if not self.configuration.allow_public_policy and policy.openness(before, partition=partition) == "open":
+            return "The policy before lets everybody in. The next sweep writes the version before."
+        return ""
 
     def _same_access(self, a: str, b: str) -> bool:
         found = policy.compare(a or None, b or None, partition=self.target.registry.partition)

@@ -26,7 +26,16 @@ from deployments.models import (
     SweepChunk,
     VersionState,
 )
-from deployments.reconcile import generation, ownership, policy_versions, requests, rollouts, sweeps, targets
+from deployments.reconcile import (
+    generation,
+    ownership,
+    policy_versions,
+    requests,
+    rollouts,
+    sweeps,
+    targets,
+    writes_pause,
+)
 from sandbox.control import Sandbox
 from tests.support.constants import TRAIL
 from tests.support.rollouts import (
@@ -647,3 +656,51 @@ def test_a_pause_while_the_canaries_are_watched_does_not_shorten_the_watch(
     rollouts.resume(version=newest(), configuration=own, by="ann", trail=TRAIL)
 
     assert work_off(own).state == VersionState.WATCHING
+
+
+def test_a_roll_out_waits_while_writes_are_paused_and_goes_on_afterwards(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    repositories_in_sync(own, project, 6)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    while newest().sweep is None:
+        one_step(own)
+    sandbox.reset_calls()
+    writes_pause.pause(trail=TRAIL, reason="An emergency.")
+    assert work_off(own).state == VersionState.CANARIES, newest().reason
+    assert writes(sandbox) == 0
+
+    writes_pause.resume(trail=TRAIL)
+
+    assert work_off(own).state == VersionState.ACTIVE, newest().reason
+    assert writes(sandbox) == 6
+
+
+def test_a_policy_that_lets_everybody_in_is_not_put_back(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    [row] = repositories_in_sync(own, project, 1)
+    world = {"Sid": "World", "Effect": "Allow", "Principal": "*", "Action": "ecr:BatchGetImage"}
+    sandbox.client("ecr").set_repository_policy(repositoryName=row.name, policyText=allowing(ONE, more=[world]))
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    assert work_off(own).state == VersionState.ACTIVE, newest().reason
+
+    rollouts.rollback(version=newest(), by="ann", trail=TRAIL)
+    version = work_off(own)
+
+    assert version.state == VersionState.UNDONE
+    assert "lets everybody in" in version.steps.get(state=StepState.KEPT).words
+    assert "World" not in live(sandbox, row.name)
+    sweep_all(own)
+    assert same(live(sandbox, row.name), allowing(ONE))
+
+
+def test_a_version_for_other_consumers_is_no_repair_and_waits(ecr_configuration: Configuration) -> None:
+    started_with(ecr_configuration, allowing(ONE, TWO))
+
+    started_with(ecr_configuration, allowing(THREE), consumers=(THREE,))
+
+    assert newest().state == VersionState.WAITING
+    assert ONE in newest().why
