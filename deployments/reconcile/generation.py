@@ -175,10 +175,16 @@ def _activate(row: ConfigurationGeneration, *, follows: int, cause: ActivationCa
     )
     plain, v4 = (_registry_of(row, slot) for slot in ("plain", "v4"))
     DesiredState.objects.create(digest=desired_digest(plain, v4, bool(row.content.get("enforce"))))  # D-configuration
+    before = ConfigurationActivation.objects.filter(pk=follows).select_related("configuration").first()
     for slot, config in (("plain", plain), ("v4", v4)):
         if slot == "v4" or (plain.host, plain.namespace) != (v4.host, v4.namespace):
-            earlier = functools.partial(_earlier_texts, slot, config, before=follows)
-            policy_versions.propose(config, staged=row.content.get("rollout") == "staged", by=by, earlier=earlier)
+            policy_versions.propose(
+                config,
+                staged=row.content.get("rollout") == "staged",
+                by=by,
+                earlier=functools.partial(_earlier_texts, slot, config, before=follows),
+                consumers_before=before.configuration.content.get("consumers", ()) if before is not None else (),
+            )
 
 
 def _earlier_texts(slot: str, config: RegistryConfig, *, before: int) -> Iterator[tuple[str, str]]:
@@ -215,8 +221,12 @@ def propose_again() -> None:
         return
     staged = current.configuration.content.get("rollout") == "staged"
     with contextlib.suppress(IntegrityError), transaction.atomic():  # suppressed: another process does the same
-        for slot in ("plain", "v4"):
+        made = [
             policy_versions.propose(_registry_of(current.configuration, slot), staged=staged, by=current.by)
+            for slot in ("plain", "v4")
+        ]
+        if any(made):
+            activate_again(by=current.by, reason="The versions of the default policy have changed.")
 
 
 def activate(*, row: ConfigurationGeneration, trail: Trail, reason: str) -> bool:

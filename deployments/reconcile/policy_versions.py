@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 
 from deployments import policy
@@ -183,8 +183,22 @@ def keep_before(row: Repository, live: str) -> None:
     """
     if row.policy_version_id is not None:
         steps = PolicyStep.objects.filter(version=row.policy_version_id, repository=row, before=None)
+        steps = steps.exclude(state=StepState.UNCHANGED)  # it had the version: what is corrected is no way back
         if steps.exists():
             steps.update(before=text_row(live))
+
+
+def take_back(version: PolicyVersion) -> None:
+    """Take a version from the repositories that it was given to and not written to. Their steps are planned again.
+
+    For a roll-out that does not go on. Needs an open transaction. A process that writes the version at this moment
+    still keeps what was there before (`keep_before`).
+    """
+    steps = PolicyStep.objects.filter(version=version, state=StepState.OPEN, before=None)
+    given = Repository.objects.filter(policy_version=version, pk__in=steps.values("repository"))
+    before = PolicyStep.objects.filter(version=version, repository=OuterRef("pk")).order_by().values("version_before")
+    given.update(policy_version=Subquery(before[:1]), checked_digest="")
+    steps.update(state=StepState.PLANNED)
 
 
 # ---------------------------------------------------------------------------------------------------------- proposing
@@ -199,15 +213,22 @@ class Judgement:
     why: str = ""
 
 
-def judge(befores: Iterable[str], text: str, *, partition: str, consumers: Iterable[str]) -> Judgement:
+def judge(
+    befores: Iterable[str],
+    text: str,
+    *,
+    partition: str,
+    consumers: Iterable[str],
+    consumers_before: Iterable[str] = (),
+) -> Judgement:
     """How a text is rolled out over repositories that have one of the texts `befores`. Pure.
 
     It starts by itself if all that changes is that accounts, roles or users that it names may pull. It is active at
-    once if no consumer account can pull by any text before and one can by the new text.
+    once if no consumer account, of now or before, can pull by any text before and one can by the new text.
     """
-    befores = list(befores)
+    befores, of_before = list(befores), {*consumers, *consumers_before}
     able = _pullers(text, consumers, partition)
-    if able and not any(_pullers(each, consumers, partition) for each in befores):
+    if able and not any(_pullers(each, of_before, partition) for each in befores):
         why = f"Before, no consumer account could pull. Now {', '.join(able)} can."
         return Judgement(starts=True, at_once=True, why=why)
     words: list[str] = []
@@ -246,17 +267,28 @@ def _sentence(words: Iterable[str]) -> str:
 
 
 def propose(
-    config: RegistryConfig, *, staged: bool, by: str, earlier: Callable[[], Iterable[tuple[str, str]]] = tuple
-) -> None:
+    config: RegistryConfig,
+    *,
+    staged: bool,
+    by: str,
+    earlier: Callable[[], Iterable[tuple[str, str]]] = tuple,
+    consumers_before: Iterable[str] = (),
+) -> bool:
     """Make a version of the registry's default policy, if the text is new for the registry. Needs an open transaction.
 
+    True if a version was made or has ended: then each process must read the versions again.
     `config`: of the configuration that counts. `by`: the process or the person that brought it. `earlier`: (text, by)
     of the configurations that counted before, oldest first; they are the first versions of a registry that has none.
+    `consumers_before`: the consumer accounts of the configuration that counted before.
     Raises IntegrityError if another process proposes at the same time.
     """
     registry = registry_of(config.host)
-    if registry is not None and config.default_repository_policy is not None:
-        _Proposal(registry=registry, config=config, staged=staged, by=by).make(earlier)
+    if registry is None or config.default_repository_policy is None:
+        return False
+    proposal = _Proposal(
+        registry=registry, config=config, staged=staged, by=by, consumers_before=tuple(consumers_before)
+    )
+    return proposal.make(earlier)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,33 +297,36 @@ class _Proposal:
     config: RegistryConfig
     staged: bool
     by: str
+    consumers_before: tuple[str, ...]
 
-    def make(self, earlier: Callable[[], Iterable[tuple[str, str]]]) -> None:
+    def make(self, earlier: Callable[[], Iterable[tuple[str, str]]]) -> bool:
         text = self.config.default_repository_policy or ""
         rows = of_registry(self.registry, self.config.namespace)
         if not rows.exists():
             self._make_earlier(earlier())
         newest, active = rows.first(), rows.filter(state=VersionState.ACTIVE).first()
         unfinished = rows.filter(state__in=OPEN).first()
+        if unfinished is not None:
+            # After an undo, `generation.propose_again` proposes the text.
+            if self.staged and (unfinished.state == VersionState.UNDOING or unfinished.text.text == text):
+                return False
+            take_back(unfinished)
         others = self._other_texts(active)
-        if unfinished is not None and unfinished.state == VersionState.UNDOING:
-            return  # `rollouts.advance` proposes again after the undo
-        if unfinished is not None and unfinished.text.text == text and self.staged:
-            return
         if active is not None and active.text.text == text and (not others or not self.staged):
             if unfinished is not None:
                 _supersede(unfinished, f"The setting has the text of version {active.number} again.")
-            self._unpin()
-            return
+            return self._unpin() or unfinished is not None
         if newest is not None and newest.state == VersionState.UNDONE and newest.text.text == text and self.staged:
-            return  # a person put the policies back; the same setting does not start it again
+            return False  # a person put the policies back; the same setting does not start it again
         self._make_new(text, active, others, newest.number + 1 if newest else 1, unfinished)
+        return True
 
     def _make_new(
         self, text: str, active: PolicyVersion | None, others: list[str], number: int, unfinished: PolicyVersion | None
     ) -> None:
         if unfinished is not None:
-            _supersede(unfinished, f"The setting has another text: version {number}.")
+            words = "The setting has another text" if self.staged else "DEPLOY_REGISTRY_ECR_ROLLOUT is at-once"
+            _supersede(unfinished, f"{words}: version {number}.")
         if active is None or not self.staged:
             why = "It is the first version." if active is None else "DEPLOY_REGISTRY_ECR_ROLLOUT is at-once."
             if active is not None:
@@ -299,8 +334,13 @@ class _Proposal:
             self._create(text, number=number, state=VersionState.ACTIVE, follows=active, why=why)
             self._unpin()
             return
-        consumers, partition = self.config.consumer_accounts, self.registry.partition
-        judged = judge([active.text.text, *others], text, partition=partition, consumers=consumers)
+        judged = judge(
+            [active.text.text, *others],
+            text,
+            partition=self.registry.partition,
+            consumers=self.config.consumer_accounts,
+            consumers_before=self.consumers_before,
+        )
         state = VersionState.WAITING
         if judged.starts:
             state = VersionState.BATCHES if judged.at_once else VersionState.CANARIES
@@ -344,9 +384,10 @@ class _Proposal:
         rows = of_registry(self.registry, self.config.namespace).filter(Exists(pinned))
         return [row.text.text for row in rows if active is None or row.pk != active.pk]
 
-    def _unpin(self) -> None:
+    def _unpin(self) -> bool:
         rows = of_registry(self.registry, self.config.namespace).order_by()
-        Repository.objects.filter(policy_version__in=rows.values("pk")).update(policy_version=None, checked_digest="")
+        pinned = Repository.objects.filter(policy_version__in=rows.values("pk"))
+        return bool(pinned.update(policy_version=None, checked_digest=""))
 
 
 def _supersede(row: PolicyVersion, reason: str) -> None:

@@ -37,6 +37,7 @@ from deployments.models import (
     SweepStatus,
     SweepTrigger,
     VersionState,
+    WritesPause,
 )
 from deployments.reconcile import (
     desired,
@@ -47,6 +48,7 @@ from deployments.reconcile import (
     sweep_record,
     targets,
     what_if,
+    writes_pause,
 )
 from deployments.reconcile.lease import free
 from deployments.reconcile.policy_versions import MOVING
@@ -59,6 +61,7 @@ MOST_CANARIES = 5
 MOST_IN_BATCH = 1000
 NAMED = 5  # repositories that a reason names
 OURS = "Registry Admin"
+_GONE = "The repository is gone, or is not managed any more."
 _ACCOUNT = re.compile(r"\b\d{12}\b")
 #: What a trial pull of a repository's image said: (repository, its configuration) → sentences; empty: nothing failed.
 Trial = Callable[[Repository, Target], str]
@@ -92,8 +95,8 @@ def resume(*, version: PolicyVersion, configuration: Configuration, by: str, tra
     target = target_of(version, configuration)
     lost = lost_pulls(version, target) if target is not None else []
     accepted = sorted({*version.accepted, *(account for _, account, _ in lost)})
-    values = {"accepted": accepted, "resumes": "", "sweep": None, "watched_until": None}
-    # After a stop while the canaries were watched, they are watched again.
+    values = {"accepted": accepted, "resumes": "", "sweep": None}
+    # After a stop while the canaries were watched, they are watched until the same time, and read again.
     _ask(version, "resume.version", [STOPPED], version.resumes or CANARIES, "", by, trail, values)
 
 
@@ -110,9 +113,23 @@ def rollback(*, version: PolicyVersion, by: str, trail: Trail) -> None:
         raise refusal("version_state", version=version, state="not started")
     if version.state == ACTIVE and not version.steps.exists():
         raise refusal("version_state", version=version, state="active without stages: change the setting back")
+    if version.state == ACTIVE:
+        _require_undoable(version)
     values = {"sweep": None, "resumes": ""}
     states = [CANARIES, WATCHING, BATCHES, STOPPED, ACTIVE]
     _ask(version, "rollback.version", states, UNDOING, f"Undone by {by}.", by, trail, values)
+
+
+def _require_undoable(version: PolicyVersion) -> None:
+    """Raise Refusal if an active version cannot give way to the version before."""
+    current, state = generation.counting(), ""
+    if current is not None and current.configuration.content.get("rollout") != "staged":
+        state = "active, and DEPLOY_REGISTRY_ECR_ROLLOUT is at-once: change the setting back"
+    other = _of_registry(version).filter(state__in=[*MOVING, STOPPED]).first()
+    if other is not None:
+        state = f"active, and version {other.number} is {other.get_state_display().lower()}: roll that one back first"
+    if state:
+        raise refusal("version_state", version=version, state=state)
 
 
 def _ask(
@@ -143,6 +160,8 @@ def _move(version: PolicyVersion, state: str, *, reason: str = "", by: str = OUR
             return False
         if state == UNDOING and version.state == ACTIVE and version.follows is not None:
             PolicyVersion.objects.filter(pk=version.follows.pk).update(state=ACTIVE, reason="", changed_at=Now())
+        if state in (STOPPED, UNDOING):
+            policy_versions.take_back(version)
         generation.activate_again(by=by, reason=f"{version}: {VersionState(state).label.lower()}.")
     write = log.warning if state in (STOPPED, UNDOING) else log.info
     write("policy_version.changed", version=version.number, before=version.state, state=str(state), reason=reason)
@@ -151,17 +170,24 @@ def _move(version: PolicyVersion, state: str, *, reason: str = "", by: str = OUR
 
 def _change_active(version: PolicyVersion, *, active: bool) -> None:
     """Make room for another active version. What each repository shall have stays the same."""
-    same = PolicyVersion.objects.filter(
-        account=version.account, region=version.region, namespace=version.namespace
-    ).order_by()
+    same = _of_registry(version)
     if active:  # every repository of ours shall have `version` by now
         ended = {"state": VersionState.SUPERSEDED, "reason": f"Version {version.number} is active."}
         same.filter(state=ACTIVE).update(**ended, changed_at=Now())
         Repository.objects.filter(policy_version__in=same.values("pk")).update(policy_version=None)
     else:
+        # The version that waits was compared with this one. `generation.propose_again` proposes its text again.
+        ended = {"state": VersionState.SUPERSEDED, "reason": f"Version {version.number} was undone."}
+        same.filter(state=VersionState.WAITING).update(**ended, changed_at=Now())
         Repository.objects.filter(pk__in=_written(version).values("repository"), policy_version=None).update(
             policy_version=version
         )
+
+
+def _of_registry(version: PolicyVersion) -> QuerySet[PolicyVersion]:
+    return PolicyVersion.objects.filter(
+        account=version.account, region=version.region, namespace=version.namespace
+    ).order_by()
 
 
 # ------------------------------------------------------------------------------------------------------------- facts
@@ -201,13 +227,14 @@ def lost_pulls(version: PolicyVersion, target: Target) -> list[tuple[str, str, s
     """(repository, account, verdict) of each account that could pull when the repository's turn came, and cannot now.
 
     By the policies of the repository and of the registry, as they were last read. The verdict is one of
-    `policy.effective` other than yes.
+    `policy.effective` other than yes. Without repositories that are gone, or are not managed any more: from these the
+    version took nothing.
     """
     looked_at = version.steps.exclude(state__in=[StepState.PLANNED, StepState.LEFT]).exclude(pulled_before=[])
     registry = registry_policies.seen(account=version.account, region=version.region)
     return [
         (step.repository.name, account, verdict)
-        for step in looked_at.select_related("repository")
+        for step in looked_at.filter(repository__management__in=MANAGED).select_related("repository")
         for account, verdict in _verdicts(step.repository, step.pulled_before, target, registry).items()
         if verdict != "yes"
     ]
@@ -289,6 +316,8 @@ class _Step:
     def take(self) -> bool:
         """Take the step. False: it is not possible yet."""
         version = self.version
+        if writes_pause.current() is not None:
+            return False
         if version.state == UNDOING:
             return self._undo()
         if version.state == WATCHING and version.watched_until is not None and version.watched_until > clock.now():
@@ -306,6 +335,8 @@ class _Step:
         if sweep.status != SweepStatus.DONE:
             how = sweep.error or f"Sweep {sweep.pk} was stopped."
             return self._stop(f"The repositories of this stage were not all looked at. {how}")
+        if WritesPause.objects.filter(lifted_at__gt=sweep.started_at).exists():
+            return bool(self._same().filter(sweep=sweep).update(sweep=None))  # what it could not write is written now
         if reason := self._judge():
             return self._stop(reason)
         return self._next_stage()
@@ -354,15 +385,20 @@ class _Step:
             if not (row.is_managed and self.target.has(row)):
                 opened = self._end(step, StepState.LEFT, "The repository is not managed any more.") or opened
                 continue
+            if row.policy_version_id == self.version.pk:  # a new one, which got the version when it was created
+                opened = self._end(step, StepState.UNCHANGED, "") or opened
+                continue
             with transaction.atomic():
+                # The UPDATE locks the row: no repository gets the version after a stop or an undo.
+                if not self._same().update(stage=F("stage")):
+                    return True
                 same = Repository.objects.filter(free(), pk=row.pk, lease_epoch=row.lease_epoch)
                 if same.update(policy_version=self.version, checked_digest=""):
                     accounts = [*self.target.config.consumer_accounts, *_ACCOUNT.findall(row.policy_text)]
                     verdicts = _verdicts(row, accounts, self.target, registry)
                     pulled = [account for account, verdict in verdicts.items() if verdict == "yes"]
-                    before = row.policy_version_id if row.policy_version_id != self.version.pk else None
                     PolicyStep.objects.filter(pk=step.pk, state=StepState.PLANNED).update(
-                        state=StepState.OPEN, pulled_before=pulled, version_before=before
+                        state=StepState.OPEN, pulled_before=pulled, version_before=row.policy_version_id
                     )
                     opened = True
         return opened
@@ -424,7 +460,7 @@ class _Step:
         done = False
         for step in _written(self.version).select_related("repository", "before", "after"):
             if self.over():
-                return True
+                return done
             done = self._put_back(step) or done
         if done or _written(self.version).exists():
             return done
@@ -442,12 +478,18 @@ class _Step:
             if lease.activation != self.configuration.activation:
                 lease.give_up()
                 return False
-            ecr = self.target.ecr(before_attempt=lease.require_time, settings={})
-            observation = ecr.observe(step.repository.name, details=False)
+            gone = not lease.row.is_managed
+            if not gone:
+                ecr = self.target.ecr(before_attempt=lease.require_time, settings={})
+                observation = ecr.observe(step.repository.name, details=False)
+                gone = not observation.exists
+            if gone:
+                lease.give_up()
+                return self._end(step, StepState.KEPT, _GONE)
             if isinstance(observation.policy, RegistryError):
                 raise observation.policy
             live, before = observation.policy or "", step.before.text if step.before is not None else ""
-            words = self._why_kept(step, lease.row, live, exists=observation.exists)
+            words = self._why_kept(step, lease.row, live)
             writes = not words and not self._same_access(live, before)
             if writes:
                 lease.require_writable()
@@ -479,22 +521,23 @@ class _Step:
             )
         return True
 
-    def _why_kept(self, step: PolicyStep, row: Repository, live: str, *, exists: bool) -> str:
+    def _why_kept(self, step: PolicyStep, row: Repository, live: str) -> str:
         """Why the policy before is not put back, in sentences; empty: it is."""
-        if not exists:
-            return "The repository is gone."
         before, partition = step.before.text if step.before is not None else "", self.target.registry.partition
         if self._same_access(live, before):
             return ""
         if step.after is not None:
             after = step.after.text
         else:  # the process that wrote it ended before it said so
-            after = repositories.policy_to_write(
-                row, self.version.text.text, before, self.target.config, partition=partition
-            )
+            services = repositories.trust(row, self.target.config)
+            after = desired.policy_beside(self.version.text.text, before, partition=partition, trust=services)
         if not self._same_access(live, after):
             return f"It was changed since. {desired.written_words(after, live, partition=partition)}"
-        return "" if before else "The repository had no policy before. The next sweep writes the version before."
+        if not before:
+            return "The repository had no policy before. The next sweep writes the version before."
+        if not self.configuration.allow_public_policy and policy.openness(before, partition=partition) == "open":
+            return "The policy before lets everybody in. The next sweep writes the version before."
+        return ""
 
     def _same_access(self, a: str, b: str) -> bool:
         found = policy.compare(a or None, b or None, partition=self.target.registry.partition)
@@ -515,7 +558,7 @@ def _canaries(number: int) -> int:
 def _not_written(row: Repository, *, enforce: bool) -> str:
     """Why nothing is written to a repository, which is no reason to stop; empty: it is written to."""
     if not row.is_managed:
-        return "The repository is gone, or is not managed any more."
+        return _GONE
     incomparable = next((each for each in row.differences if each.is_incomparable), None)
     if incomparable is not None:
         return incomparable.words

@@ -9,12 +9,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from django.db.models import Count
 from django.utils import timezone
 
 from deployments import policy
 from deployments.config import Configuration
+from deployments.errors import Refusal
 from deployments.models import (
     PolicyStep,
     PolicyVersion,
@@ -25,7 +26,16 @@ from deployments.models import (
     SweepChunk,
     VersionState,
 )
-from deployments.reconcile import generation, policy_versions, requests, rollouts, sweeps
+from deployments.reconcile import (
+    generation,
+    ownership,
+    policy_versions,
+    requests,
+    rollouts,
+    sweeps,
+    targets,
+    writes_pause,
+)
 from sandbox.control import Sandbox
 from tests.support.constants import TRAIL
 from tests.support.rollouts import (
@@ -452,3 +462,261 @@ def test_a_version_starts_by_itself_only_if_it_adds_a_pull_or_repairs(
     judged = policy_versions.judge([before], after, partition="aws", consumers=(ONE, TWO))
 
     assert (judged.starts, judged.at_once, bool(judged.why)) == (starts, at_once, True)
+
+
+def one_step(own: Configuration) -> bool:
+    return sweeps.work(configuration=own, seconds=30) or rollouts.advance(configuration=own)
+
+
+@pytest.mark.parametrize("ending", ["pause", "rollback", "setting"])
+def test_a_repository_whose_turn_had_come_does_not_get_a_version_that_does_not_go_on(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project, ending: str
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    rows = repositories_in_sync(own, project, 6)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    while not newest().steps.filter(state=StepState.OPEN, stage=1).exists():
+        one_step(own)
+    [canary] = newest().steps.filter(stage=0)
+    sandbox.reset_calls()
+
+    if ending == "setting":
+        own = started_with(ecr_configuration, allowing(ONE, THREE, TWO))
+        rollouts.pause(version=newest(), reason="", by="ann", trail=TRAIL)
+    else:
+        getattr(rollouts, ending)(
+            version=newest(), by="ann", trail=TRAIL, **({"reason": ""} if ending == "pause" else {})
+        )
+    for row in rows:
+        deploy(own, project, row.name)
+    work_off(own)
+    sweep_all(own)
+
+    have_it = {row.name for row in rows if THREE in live(sandbox, row.name)}
+    assert have_it == (set() if ending == "rollback" else {canary.repository.name})
+    assert writes(sandbox) == (ending == "rollback")
+
+
+@pytest.mark.parametrize("ending", ["pause", "rollback"])
+def test_a_worker_that_gives_a_stage_its_version_ends_when_a_person_stops_the_roll_out(
+    ecr_configuration: Configuration, project: Project, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    repositories_in_sync(own, project, 6)
+    own = started_with(
+        ecr_configuration, allowing(ONE, THREE), canaries=tuple(row.name for row in Repository.objects.all())
+    )
+    rollouts.advance(configuration=own)
+    assert newest().steps.filter(state=StepState.PLANNED).count() == 6
+    has, asked = targets.Target.has, []
+
+    def stopped_meanwhile(target: targets.Target, row: Repository) -> bool:
+        asked.append(row)
+        if len(asked) == 3:
+            more = {"reason": ""} if ending == "pause" else {}
+            getattr(rollouts, ending)(version=newest(), by="ann", trail=TRAIL, **more)
+        return has(target, row)
+
+    monkeypatch.setattr(targets.Target, "has", stopped_meanwhile)
+    rollouts.advance(configuration=own)
+
+    assert not Repository.objects.exclude(policy_version=None).exists()
+    assert work_off(own).state == (VersionState.STOPPED if ending == "pause" else VersionState.UNDONE)
+
+
+def test_a_version_that_is_proposed_after_an_undo_is_written(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    rows = repositories_in_sync(own, project, 3)
+    own = started_with(ecr_configuration, allowing(ONE, TWO))
+    work_off(own)
+    rollouts.rollback(version=newest(), by="ann", trail=TRAIL)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    assert (newest().number, work_off(own).state) == (2, VersionState.UNDONE)
+    sandbox.reset_calls()
+
+    generation.propose_again()
+
+    assert (work_off(own).number, newest().state) == (3, VersionState.ACTIVE), newest().reason
+    assert {step.state for step in newest().steps.all()} == {StepState.WRITTEN}
+    assert all(THREE in live(sandbox, row.name) for row in rows)
+    assert writes(sandbox) == 3
+
+
+def test_the_way_back_writes_nothing_to_a_repository_that_is_released_or_gone(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    released, gone, noticed, other = repositories_in_sync(own, project, 4)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    work_off(own)
+    with transaction.atomic():
+        ownership.release(rows=[Repository.objects.get(pk=released.pk)], by="ann")
+    sandbox.client("ecr").delete_repository(repositoryName=noticed.name)
+    sweep_all(own)
+    sandbox.client("ecr").delete_repository(repositoryName=gone.name)
+    before = {row.pk: row.status for row in Repository.objects.all()}
+    sandbox.reset_calls()
+
+    rollouts.rollback(version=newest(), by="ann", trail=TRAIL)
+    version = work_off(own)
+
+    assert version.state == VersionState.UNDONE
+    assert writes(sandbox) == 1
+    assert THREE in live(sandbox, released.name)
+    assert set(version.steps.filter(state=StepState.KEPT).values_list("repository", flat=True)) == {
+        released.pk,
+        gone.pk,
+        noticed.pk,
+    }
+    assert {row.pk: row.status for row in Repository.objects.all()} == before
+    assert THREE not in live(sandbox, other.name)
+
+
+def test_a_repository_that_is_deleted_in_the_middle_does_not_stop_the_roll_out(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    repositories_in_sync(own, project, 8)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    while newest().stage < 1:
+        one_step(own)
+    sandbox.client("ecr").delete_repository(repositoryName=newest().steps.get(stage=0).repository.name)
+    sweep_all(own)
+
+    assert work_off(own).state == VersionState.ACTIVE, newest().reason
+
+
+def test_what_is_corrected_on_a_repository_that_had_the_version_already_is_no_way_back(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    repositories_in_sync(own, project, 8)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    while newest().state != VersionState.BATCHES:
+        one_step(own)
+    new = deploy(own, project, "trigger/0-new")
+    Repository.objects.exclude(pk=new.pk).filter(policy_version=None).update(
+        management=""
+    )  # the next batch is the new one
+    while not newest().steps.filter(repository=new, state=StepState.UNCHANGED).exists():
+        one_step(own)
+    rollouts.pause(version=newest(), reason="", by="ann", trail=TRAIL)
+    work_off(own)
+    sandbox.client("ecr").set_repository_policy(repositoryName=new.name, policyText=allowing("555555555555"))
+    sweep_all(own)
+    assert THREE in live(sandbox, new.name)
+
+    rollouts.rollback(version=newest(), by="ann", trail=TRAIL)
+    work_off(own)
+
+    assert "555555555555" not in live(sandbox, new.name)
+
+
+def test_an_undo_without_stages_is_refused_and_ends_when_stages_are_turned_off(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    rows = repositories_in_sync(own, project, 3)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    work_off(own)
+    rollouts.rollback(version=newest(), by="ann", trail=TRAIL)
+    sandbox.reset_calls()
+
+    own = started_with(ecr_configuration, allowing(ONE, THREE), staged=False)
+    version = work_off(own)
+    sweep_all(own)
+
+    assert (version.number, version.state) == (3, VersionState.ACTIVE)
+    assert writes(sandbox) == 0
+    assert all(THREE in live(sandbox, row.name) for row in rows)
+    PolicyVersion.objects.filter(number=3).delete()
+    PolicyVersion.objects.filter(number=2).update(state=VersionState.ACTIVE)
+    with pytest.raises(Refusal, match="at-once"):
+        rollouts.rollback(version=newest(), by="ann", trail=TRAIL)
+
+
+def test_an_active_version_can_be_undone_while_another_one_waits(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    rows = repositories_in_sync(own, project, 2)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    active = work_off(own)
+    own = started_with(ecr_configuration, allowing(TWO))
+    assert newest().state == VersionState.WAITING
+
+    rollouts.rollback(version=active, by="ann", trail=TRAIL)
+    work_off(own)
+    generation.propose_again()
+
+    assert not any(THREE in live(sandbox, row.name) for row in rows)
+    states = list(PolicyVersion.objects.order_by("number").values_list("state", flat=True))
+    assert states == [VersionState.ACTIVE, VersionState.UNDONE, VersionState.SUPERSEDED, VersionState.WAITING]
+    rollouts.start(version=newest(), at_once=False, by="ann", trail=TRAIL)
+    started_with(ecr_configuration, allowing(TWO))
+
+
+def test_a_pause_while_the_canaries_are_watched_does_not_shorten_the_watch(
+    ecr_configuration: Configuration, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE, TWO))
+    repositories_in_sync(own, project, 2)
+    own = started_with(ecr_configuration, allowing(ONE, more=[LAMBDA]), watch=timedelta(hours=1))
+    rollouts.start(version=newest(), at_once=False, by="ann", trail=TRAIL)
+    PolicyVersion.objects.update(accepted=[TWO])
+    assert work_off(own).state == VersionState.WATCHING
+    rollouts.pause(version=newest(), reason="", by="ann", trail=TRAIL)
+
+    rollouts.resume(version=newest(), configuration=own, by="ann", trail=TRAIL)
+
+    assert work_off(own).state == VersionState.WATCHING
+
+
+def test_a_roll_out_waits_while_writes_are_paused_and_goes_on_afterwards(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    repositories_in_sync(own, project, 6)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    while newest().sweep is None:
+        one_step(own)
+    sandbox.reset_calls()
+    writes_pause.pause(trail=TRAIL, reason="An emergency.")
+    assert work_off(own).state == VersionState.CANARIES, newest().reason
+    assert writes(sandbox) == 0
+
+    writes_pause.resume(trail=TRAIL)
+
+    assert work_off(own).state == VersionState.ACTIVE, newest().reason
+    assert writes(sandbox) == 6
+
+
+def test_a_policy_that_lets_everybody_in_is_not_put_back(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    [row] = repositories_in_sync(own, project, 1)
+    world = {"Sid": "World", "Effect": "Allow", "Principal": "*", "Action": "ecr:BatchGetImage"}
+    sandbox.client("ecr").set_repository_policy(repositoryName=row.name, policyText=allowing(ONE, more=[world]))
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    assert work_off(own).state == VersionState.ACTIVE, newest().reason
+
+    rollouts.rollback(version=newest(), by="ann", trail=TRAIL)
+    version = work_off(own)
+
+    assert version.state == VersionState.UNDONE
+    assert "lets everybody in" in version.steps.get(state=StepState.KEPT).words
+    assert "World" not in live(sandbox, row.name)
+    sweep_all(own)
+    assert same(live(sandbox, row.name), allowing(ONE))
+
+
+def test_a_version_for_other_consumers_is_no_repair_and_waits(ecr_configuration: Configuration) -> None:
+    started_with(ecr_configuration, allowing(ONE, TWO))
+
+    started_with(ecr_configuration, allowing(THREE), consumers=(THREE,))
+
+    assert newest().state == VersionState.WAITING
+    assert ONE in newest().why

@@ -25,7 +25,8 @@ def allowing(*accounts: str, more: Iterable[dict[str, Any]] = ()) -> str:
 
 def started_with(configuration: Configuration, policy: str | None, **values: Any) -> Configuration:
     """The settings of a process that was started with this policy, registered as a web process registers them."""
-    registry = replace(configuration.plain, default_repository_policy=policy, consumer_accounts=(ONE, TWO))
+    consumers = values.pop("consumers", (ONE, TWO))
+    registry = replace(configuration.plain, default_repository_policy=policy, consumer_accounts=consumers)
     own = replace(
         configuration, plain=registry, v4=registry, **{"staged": True, "watch": timedelta(0), "canaries": (), **values}
     )
