@@ -69,6 +69,8 @@ CALLS = {
     "deployments_repository_restore",
     "deployments_repository_restore_image",
     "deployments_notificationchannel_test",
+    "deployments_notificationchannel_add",
+    "deployments_notificationchannel_edit",
 }
 MOST_VARIANTS = 24  # of one form
 PASSWORD = "a-long-enough-1"

@@ -41,7 +41,7 @@ REACHES["viewer"] = (
     REACHES["without rights"]
     | {f"deployments_{model}_{page}" for model in _MODELS for page in ("changelist", "change", "history")}
     | {"deployments_deployment_export", "deployments_repository_export", "why"}
-    | {"deployments_repository_images"}
+    | {"deployments_repository_images", "pulls", "pulls_export", "deployments_notificationchannel_preview"}
 )
 REACHES["operator"] = (
     REACHES["viewer"]
@@ -63,7 +63,7 @@ REACHES["key maker"] = REACHES["without rights"] | {"deployments_accesskey_add",
 REACHES["few rights"] = (
     REACHES["without rights"]
     | {f"deployments_accesskey_{page}" for page in ("changelist", "change", "history", "rotate")}
-    | {"deployments_sweep_start"}
+    | {"deployments_sweep_start", "pulls"}  # who may start a sweep may ask for a refresh
 )
 REACHES["people manager"] = (
     REACHES["without rights"]
@@ -97,6 +97,7 @@ CHANGES: dict[str, dict[str, set[str]]] = {
         "deployments_repository_statement": {"auditentry"},  # the same
         "deployments_repository_refuse_statement": {"auditentry"},
         "deployments_sweep_start": _SWEEP,
+        "pulls": _SWEEP,
         "deployments_sweep_stop": {"sweep", "auditentry"},
         **dict.fromkeys(
             (f"deployments_policyversion_{act}" for act in ("start", "now", "pause", "resume", "undo")), _VERSION
@@ -110,6 +111,7 @@ CHANGES: dict[str, dict[str, set[str]]] = {
     },
     "few rights": _OWN | {
         "deployments_accesskey_rotate": {"accesskey", "auditentry"},
+        "pulls": _SWEEP,
         "deployments_sweep_start": _SWEEP,
     },
     "people manager": _OWN | {
@@ -145,6 +147,10 @@ NOTHING = {
     "deployments_repository_restore": "calls AWS, which no test does in a transaction",
     "deployments_repository_restore_image": "the same",
     "deployments_notificationchannel_test": "connects, which no test does in a transaction",
+    "deployments_notificationchannel_add": "the same, for its button that sends a test message",
+    "deployments_notificationchannel_edit": "the same",
+    "deployments_project_name": "its form has the present name",
+    "deployments_project_restore": "the project is not archived",
     "deployments_repository_change": "its buttons send the form to other addresses",
     "deployments_trustpolicy_change": "its buttons send the form to other addresses",
     "deployments_sweep_change": "its buttons send the form to other addresses",
