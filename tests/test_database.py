@@ -120,6 +120,7 @@ def test_every_answer_of_the_api_says_it_with_a_status_that_the_cli_repeats(
     assert line.exc_info is None
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 def test_a_finalize_whose_stream_has_begun_says_it_in_an_event(
     environment: Environment,

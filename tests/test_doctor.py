@@ -64,6 +64,7 @@ def test_a_sound_installation_has_nothing_to_complain_of(plain: Configuration, b
     assert line(report, "Worker on worker-1").level is Level.OK
 
 
+@pytest.mark.costly
 def test_without_a_worker_it_says_what_does_not_happen_and_which_command_helps(
     plain: Configuration, transactional_db: None
 ) -> None:
@@ -153,6 +154,7 @@ def test_a_database_that_does_not_answer_is_one_line_and_no_traceback(
     assert "hunter2" not in str(report)
 
 
+@pytest.mark.costly
 def test_a_clock_that_differs_from_the_databases_is_seen(
     plain: Configuration, beating: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,6 +441,7 @@ def test_an_account_that_is_not_the_registrys_is_a_warning(
     assert "ASSUME_ROLE_ARN" in found.then
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("effect", "scope", "resource", "level", "words"),
     [
@@ -617,6 +620,7 @@ def run(*arguments: str) -> tuple[str, int]:
     return out.getvalue(), 0
 
 
+@pytest.mark.costly
 def test_the_command_ends_with_0_1_or_2(plain: Configuration, beating: Process) -> None:
     text, status = run("--offline")
     assert (status, "  ok    Worker on worker-1, process 1: Version" in text) == (0, True)

@@ -431,6 +431,7 @@ def line_of_the_doctor(configuration: Configuration) -> Iterator[doctor.ReportLi
     return (line for line in report.lines if line.what.startswith("Old rows"))
 
 
+@pytest.mark.costly
 def test_the_doctor_says_in_the_first_24_hours_how_much_would_go(
     prod: Environment, configure: Callable[..., Configuration]
 ) -> None:

@@ -275,6 +275,7 @@ def test_the_export_has_the_rows_that_the_list_shows(ending: str, three_lines: N
     assert "no-store" in response["Cache-Control"]
 
 
+@pytest.mark.costly
 def test_the_export_of_a_strange_filter_or_ending_leads_back_to_the_list(three_lines: None, superuser: Client) -> None:
     for address in ("export.csv?at__gte=nonsense&id__exact=x", "export.pdf"):
         response = superuser.get(LIST + address)

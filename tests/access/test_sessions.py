@@ -101,6 +101,7 @@ def test_the_lines_of_failed_log_ins_go_on_when_the_window_has_passed(ada: User)
     assert len(failures()) == 31
 
 
+@pytest.mark.costly
 def test_failures_with_other_names_hide_no_failure_of_an_account(ada: User) -> None:
     for number in range(100):
         sessions.log_in_failed(None, {"username": f"nobody-{number}"})
@@ -226,6 +227,7 @@ def test_the_sessions_that_a_new_password_ends_are_gone_and_have_one_line_with_t
     assert here.get("/admin/").status_code == 302
 
 
+@pytest.mark.costly
 def test_a_password_that_is_not_changed_ends_no_session(ada: User) -> None:
     here, elsewhere = logged_in(ada), logged_in(ada)
 

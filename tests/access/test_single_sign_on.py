@@ -969,6 +969,7 @@ def test_break_glass_makes_a_link_for_one_log_in(
     assert used.after == {"by": "a link of break_glass"}
 
 
+@pytest.mark.costly
 def test_a_link_ends_with_a_log_in_after_ten_minutes_and_with_the_account(
     sso: Configure, root: User, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,7 @@ def test_a_roll_back_says_what_will_change_then_does_it_and_is_marked_as_one(
     assert promotion.deployment_id in [row.pk for row in listed]
 
 
+@pytest.mark.costly
 def test_going_forward_again_is_a_promotion_and_takes_the_mark_away(
     installation: Installation, operator: Client, configure: Callable[..., Configuration]
 ) -> None:

@@ -87,6 +87,7 @@ def test_twelve_denied_repositories_and_a_throttled_one_are_two_alarms(
     assert "9 more" in page
 
 
+@pytest.mark.costly
 def test_an_alarm_says_the_next_step_first_then_the_statement_to_copy_then_the_words_of_aws(
     twelve: list[Repository], operator: Client
 ) -> None:

@@ -61,6 +61,7 @@ def test_an_image_that_aws_does_not_show_has_the_time_at_which_it_was_last_seen(
     )
 
 
+@pytest.mark.costly
 def test_before_the_first_look_the_page_says_so(installation: Installation, operator: Client) -> None:
     ImageState.objects.all().delete()
     assert "Not checked yet." in panel(operator, Environment.objects.all()[0])

@@ -143,6 +143,7 @@ def test_each_chosen_value_has_a_chip_that_removes_it_and_nothing_else(
     assert 'class="chips"' not in operator.get(REPOSITORIES).content.decode()
 
 
+@pytest.mark.costly
 def test_a_chosen_value_that_no_row_has_can_be_removed(installation: Installation, operator: Client) -> None:
     Repository.objects.filter(status="failed").delete()
 
@@ -426,6 +427,7 @@ def test_the_channels_that_fail_come_first(operator: Client) -> None:
     assert [row.name for row in rows] == ["c", "a", "b"]
 
 
+@pytest.mark.costly
 def test_the_audit_log_is_searched_for_words_in_the_newest_entries_and_for_ids_in_all(
     installation: Installation, operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

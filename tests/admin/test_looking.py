@@ -362,6 +362,7 @@ def test_a_silent_worker_is_said_on_the_dashboard_with_the_next_command(
 # ----------------------------------------------------------------------------------------------------------- what if
 
 
+@pytest.mark.costly
 def test_a_changed_policy_is_answered_with_who_loses_and_gains_and_nothing_is_written(
     installation: Installation, operator: Client
 ) -> None:

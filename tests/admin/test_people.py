@@ -269,6 +269,7 @@ def test_a_page_that_one_can_only_look_at_says_why(people: Callable[[str], Peopl
     assert "You can view this page" not in p.client.get(f"/admin/auth/user/{p.peer.pk}/change/").content.decode()
 
 
+@pytest.mark.costly
 def test_the_page_of_a_person_has_roles_first_and_single_permissions_folded(people: Callable[[str], People]) -> None:
     p = people("superuser")
     p.strong.set_password(PASSWORD)

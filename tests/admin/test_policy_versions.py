@@ -73,6 +73,7 @@ def test_a_version_offers_what_its_views_do_and_nothing_else(
     assert done == offered
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("act", ACTS)
 def test_each_button_needs_its_own_right_and_is_shown_only_to_who_has_it(
     act: str, installation: Installation, person: Callable[..., Client]
@@ -187,6 +188,7 @@ def test_a_version_of_a_registry_that_the_settings_do_not_name_says_so(
     assert "The settings do not name the registry of this version" in page_of(operator, row)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("state", ["waiting", "stopped"])
 def test_a_version_that_needs_a_person_is_on_the_dashboard_with_its_reason_and_a_link(
     state: str, installation: Installation, operator: Client, person: Callable[..., Client]
@@ -202,6 +204,7 @@ def test_a_version_that_needs_a_person_is_on_the_dashboard_with_its_reason_and_a
     assert "Account 333333333333" not in text_of(person("view_repository"), "/admin/")
 
 
+@pytest.mark.costly
 def test_the_pages_of_a_version_take_at_most_twenty_queries_whatever_its_number_of_repositories(
     installation: Installation, operator: Client
 ) -> None:
@@ -225,6 +228,7 @@ def test_the_pages_of_a_version_take_at_most_twenty_queries_whatever_its_number_
 # ----------------------------------------------------------------------------------------------------- a whole roll-out
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 def test_a_roll_out_is_started_stopped_by_itself_and_undone_in_the_console(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project, operator: Client, settings: Any

@@ -182,6 +182,7 @@ def test_a_key_without_an_owner_is_not_made(installation: Installation, operator
     assert AccessKey.objects.count() == before
 
 
+@pytest.mark.costly
 def test_a_key_is_revoked_by_a_post_and_not_by_looking_at_the_question(
     installation: Installation, operator: Client, person: Callable[..., Client]
 ) -> None:

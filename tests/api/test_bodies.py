@@ -159,6 +159,7 @@ def test_ten_thousand_tasks_are_stored_and_the_page_shows_the_first_two_hundred(
     assert "Shown are the first 200 tasks." in page
 
 
+@pytest.mark.costly
 @pytest.mark.django_db
 def test_an_answer_has_at_most_ten_thousand_tasks_of_an_older_row(cli: Cli) -> None:
     deployment_id = cli.deploying()

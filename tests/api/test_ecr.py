@@ -21,6 +21,7 @@ from tests.support.constants import HOST
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ecr_configuration")]
 
 
+@pytest.mark.costly
 def test_credentials_of_ecr_are_its_token_with_the_endpoint_to_connect_to(cli: Cli, sandbox: Sandbox) -> None:
     deployment = cli.deploy().body
 

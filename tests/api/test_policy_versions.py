@@ -48,6 +48,7 @@ def waiting(ecr_configuration: Configuration, project: Project, settings: Any) -
     return newest()
 
 
+@pytest.mark.costly
 def test_the_list_has_pages_and_a_version_has_its_text_its_differences_and_its_repositories(
     client: Client, waiting: PolicyVersion, settings: Any
 ) -> None:
@@ -69,6 +70,7 @@ def test_the_list_has_pages_and_a_version_has_its_text_its_differences_and_its_r
     assert send("GET", "/987654321").status == send("GET", "/x").status == 404
 
 
+@pytest.mark.costly
 def test_a_roll_out_is_started_stopped_resumed_and_rolled_back(
     client: Client, waiting: PolicyVersion, settings: Any
 ) -> None:
@@ -114,6 +116,7 @@ def test_each_route_asks_for_its_right(client: Client, waiting: PolicyVersion, w
     assert allowed.status == 200 or allowed.body["code"] == "version_state"
 
 
+@pytest.mark.costly
 def test_the_commands_do_the_same(waiting: PolicyVersion, settings: Any) -> None:
     assert "manage.py policy start 2 [--now]" in said("versions")
     assert "Of 2 repositories, 2 would change" in said("preview", "2")

@@ -133,6 +133,7 @@ def test_every_code_that_the_program_gives_out_is_in_the_catalogue() -> None:
     assert [(where, code) for where, code, _ in found if catalogue.find(code) is None] == []
 
 
+@pytest.mark.costly
 def test_a_sentence_with_a_code_stands_in_the_catalogue_only() -> None:
     """`Refusal("…", code="x")` would be a second sentence for x. NotFound has a code for all of its sentences."""
     written = [

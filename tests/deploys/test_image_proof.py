@@ -139,6 +139,7 @@ def test_an_image_that_was_pushed_elsewhere_is_not_promoted(
     assert refused(deployment, ecr_configuration, digest).code == "image_not_found"
 
 
+@pytest.mark.costly
 def test_an_image_that_was_deleted_meanwhile_is_not_promoted(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

@@ -57,6 +57,7 @@ def current(environment: Environment) -> str:
 # ------------------------------------------------------------------------------------------------------- finalize
 
 
+@pytest.mark.costly
 def test_finalizing_again_is_a_success_and_proves_nothing_again(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -545,6 +546,7 @@ def test_an_idempotency_key_stands_for_one_request(environment: Environment, any
     assert Deployment.objects.count() == 1
 
 
+@pytest.mark.costly
 def test_a_force_whose_repository_cannot_be_made_right_cancels_nothing(
     environment: Environment, ecr_configuration: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:

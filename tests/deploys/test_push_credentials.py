@@ -148,6 +148,7 @@ def test_the_credentials_of_one_deployment_push_to_its_repository_and_to_no_othe
     assert (ours.credentials_kind, ours.credentials_error) == ("session", "")
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("roles")
 @pytest.mark.parametrize("federated", [True, False])
 def test_the_session_behind_the_credentials_deletes_nothing_and_changes_nothing(
@@ -523,6 +524,7 @@ def people(transactional_db: None) -> tuple[User, User]:
     return User.objects.create_user("ada"), User.objects.create_user("bob")
 
 
+@pytest.mark.costly
 def test_the_second_log_in_of_a_person_also_opens_the_first_deploy_until_that_has_ended(
     ecr_configuration: Configuration, sandbox: Sandbox, people: tuple[User, User]
 ) -> None:
@@ -641,6 +643,7 @@ def test_where_aws_does_not_allow_a_session_the_log_in_is_wider_and_aws_is_not_a
         assert of_sts(sandbox) == {"sts:GetFederationToken": asked}
 
 
+@pytest.mark.costly
 def test_a_refusal_for_one_role_is_not_held_against_another(
     environment: Environment, configure: Configure, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:

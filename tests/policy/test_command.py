@@ -112,6 +112,7 @@ def test_the_region_decides_what_a_bare_account_id_means(run: Run) -> None:
 # -------------------------------------------------------------------------------------------------------------- lint
 
 
+@pytest.mark.costly
 def test_lint_is_silent_about_a_fine_policy(run: Run) -> None:
     assert run("lint", "a", "--json", a=policy(stmt(ONE)))[:2] == (0, "[]\n")
     assert run("lint", "a")[:2] == (0, "No findings.\n")

@@ -162,6 +162,7 @@ CONDITIONS = st.sampled_from(
 )
 
 
+@pytest.mark.costly
 @given(
     st.lists(st.builds(lambda who, what, when: stmt(who, what, **when), PRINCIPALS, ACTIONS, CONDITIONS), max_size=3)
 )

@@ -250,6 +250,7 @@ def test_putting_a_policy_back_needs_a_place(
     assert refused.value.code == "server_waits_for_aws"
 
 
+@pytest.mark.costly
 def test_the_set_up_page_asks_aws_only_with_a_place_and_says_so(
     ecr_configuration: Configuration, sandbox: Sandbox, full: None
 ) -> None:

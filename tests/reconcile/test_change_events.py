@@ -408,6 +408,7 @@ def test_nothing_is_received_while_the_database_does_not_answer(
     assert "sqs:ReceiveMessage" not in sandbox.calls()
 
 
+@pytest.mark.costly
 def test_a_database_that_fails_in_the_middle_of_a_look_leaves_every_message_on_the_queue(
     repository: Repository, ecr_configuration: Configuration, queue: EventQueue, sandbox: Sandbox,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,

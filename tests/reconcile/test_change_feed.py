@@ -185,6 +185,7 @@ def test_in_a_day_at_rest_a_proven_feed_takes_less_than_a_tenth_of_the_calls_and
     assert (of_10_000["after"] + 24 * 60) / of_10_000["before"] <= 0.1, (before, after)
 
 
+@pytest.mark.costly
 def test_after_all_repositories_were_read_at_once_the_sweeps_read_equal_shares_and_each_once_in_six_hours(
     configuration: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +223,7 @@ def test_after_all_repositories_were_read_at_once_the_sweeps_read_equal_shares_a
 # ---------------------------------------------------------------------------------------------------------------- trust
 
 
+@pytest.mark.costly
 def test_without_a_proof_every_sweep_reads_every_repository(configuration: Configuration, sandbox: Sandbox) -> None:
     world = world_of(configuration, sandbox, 4)
     world.delivers = False
@@ -240,6 +242,7 @@ def test_without_a_proof_every_sweep_reads_every_repository(configuration: Confi
     )
 
 
+@pytest.mark.costly
 def test_a_feed_at_rest_proves_itself_by_reads_and_is_trusted_after_an_interval_without_a_pause(
     configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -256,6 +259,7 @@ def test_a_feed_at_rest_proves_itself_by_reads_and_is_trusted_after_an_interval_
     assert not set(written) - {"ecr:CreateRepository", "ecr:PutLifecyclePolicy", "ecr:SetRepositoryPolicy"}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("came_back", [False, True])
 def test_no_proof_is_asked_for_where_none_came_back_in_the_last_hour(
     configuration: Configuration, sandbox: Sandbox, came_back: bool
@@ -272,6 +276,7 @@ def test_no_proof_is_asked_for_where_none_came_back_in_the_last_hour(
     assert calls(sandbox)["GetRegistryPolicy"] == 2  # one of each sweep
 
 
+@pytest.mark.costly
 def test_drift_behind_a_feed_that_breaks_is_corrected_within_one_interval(world: World) -> None:
     world.pass_minutes(3)
     world.delivers = False
@@ -284,6 +289,7 @@ def test_drift_behind_a_feed_that_breaks_is_corrected_within_one_interval(world:
     assert "more than 5 minutes ago" in world.state().words
 
 
+@pytest.mark.costly
 def test_when_trust_ends_one_sweep_of_everything_starts_at_once(world: World) -> None:
     world.pass_minutes(1)
     world.delivers = False
@@ -294,6 +300,7 @@ def test_when_trust_ends_one_sweep_of_everything_starts_at_once(world: World) ->
     assert [sweep_record.size_of(sweep) for sweep in world.sweeps[before:]] == [len(world.names)]
 
 
+@pytest.mark.costly
 def test_drift_behind_a_proven_feed_is_corrected_by_its_event(world: World) -> None:
     drift(world.sandbox, world.names[:1])
 
@@ -304,6 +311,7 @@ def test_drift_behind_a_proven_feed_is_corrected_by_its_event(world: World) -> N
     assert world.state().trusted, world.state().words
 
 
+@pytest.mark.costly
 def test_a_feed_that_comes_back_is_trusted_after_an_interval_and_everything_was_read_since(world: World) -> None:
     world.delivers = False
     world.pass_minutes(70)
@@ -319,6 +327,7 @@ def test_a_feed_that_comes_back_is_trusted_after_an_interval_and_everything_was_
     assert policies(world.sandbox, world.names) == len(world.names)
 
 
+@pytest.mark.costly
 def test_a_write_whose_event_does_not_come_is_a_gap_and_its_late_event_closes_it(world: World) -> None:
     written_at = clock.now()
     Repository.objects.filter(name=world.names[0]).update(written_at=written_at)
@@ -336,6 +345,7 @@ def test_a_write_whose_event_does_not_come_is_a_gap_and_its_late_event_closes_it
     assert world.state().trusted, world.state().words
 
 
+@pytest.mark.costly
 def test_a_gap_counts_for_a_full_pass(world: World) -> None:
     Repository.objects.filter(name=world.names[0]).update(written_at=Now())
 
@@ -386,6 +396,7 @@ def test_a_feed_is_silent_after_half_an_interval_and_at_most_fifteen_minutes(min
 # ---------------------------------------------------------------------------------------------------------------- share
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "values",
     [
@@ -423,6 +434,7 @@ def test_a_repository_that_is_not_known_to_be_in_sync_is_read_beside_a_trusted_f
     assert row.pk in list(ids)
 
 
+@pytest.mark.costly
 def test_a_changed_configuration_is_compared_with_every_repository(world: World) -> None:
     [target] = targets.configured(world.configuration)
     ids = change_feed.to_read(
@@ -436,6 +448,7 @@ def test_a_changed_configuration_is_compared_with_every_repository(world: World)
     assert len(list(ids)) == len(world.names)
 
 
+@pytest.mark.costly
 def test_an_image_that_cannot_be_pulled_or_was_never_looked_at_is_looked_at_by_every_sweep(world: World) -> None:
     with_images(world)
     ImageState.objects.all().delete()  # as long as neither an event nor a sweep has looked at a new image
@@ -453,6 +466,7 @@ def test_an_image_that_cannot_be_pulled_or_was_never_looked_at_is_looked_at_by_e
     assert ImageState.objects.get(repository__name=world.names[2]).state == "runnable"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("trigger", [SweepTrigger.PERSON, SweepTrigger.COMMAND])
 def test_a_persons_sweep_reads_everything(world: World, trigger: SweepTrigger) -> None:
     sweep = sweep_all(world.configuration, trigger=trigger)
@@ -461,6 +475,7 @@ def test_a_persons_sweep_reads_everything(world: World, trigger: SweepTrigger) -
     assert calls(world.sandbox)["GetLifecyclePolicy"] == 8
 
 
+@pytest.mark.costly
 def test_a_repository_that_is_gone_is_missing_at_the_next_sweep_also_without_its_event(world: World) -> None:
     world.sandbox.client("ecr").delete_repository(repositoryName=world.names[0], force=True)
     while messages := world.queue.receive():
@@ -471,6 +486,7 @@ def test_a_repository_that_is_gone_is_missing_at_the_next_sweep_also_without_its
     assert Repository.objects.get(name=world.names[0]).status == RepositoryStatus.MISSING
 
 
+@pytest.mark.costly
 def test_the_share_of_the_last_sweep_is_known(world: World) -> None:
     sweep = world.sweep()
 
@@ -488,6 +504,7 @@ def test_a_sweeps_own_read_of_the_registry_policy_is_a_proof(configuration: Conf
     assert ChangeFeed.objects.count() == 1
 
 
+@pytest.mark.costly
 def test_the_metrics_and_the_doctor_say_whether_it_is_trusted_why_and_what_is_read(world: World, settings: Any) -> None:
     queue = "https://sqs.us-east-1.amazonaws.com/111111111111/q"
     settings.CONFIGURATION = configuration = replace(world.configuration, events_queue_url=queue)

@@ -79,6 +79,7 @@ def sweep(own: Configuration) -> Repository:
     return Repository.objects.get()
 
 
+@pytest.mark.costly
 def test_with_keep_a_pull_for_a_named_account_and_a_service_leave_the_repository_in_sync_with_no_write(
     project: Project, keep: Callable[..., Configuration], sandbox: Sandbox
 ) -> None:

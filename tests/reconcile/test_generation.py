@@ -657,6 +657,7 @@ def test_activate_takes_the_beginning_of_a_digest_and_leaves_an_audit_line(
         call_command("configuration", "activate", "zzzz")
 
 
+@pytest.mark.costly
 def test_an_activation_whose_audit_line_fails_does_not_happen(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:

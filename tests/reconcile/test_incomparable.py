@@ -439,6 +439,7 @@ def test_without_a_default_policy_there_is_nothing_to_take_over(
     assert new_calls(sandbox) == {}
 
 
+@pytest.mark.costly
 def test_while_writes_are_paused_or_another_process_works_on_it_nothing_is_taken_over(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

@@ -248,6 +248,7 @@ def test_a_policy_that_is_wrong_or_opens_the_repository_to_the_world_is_not_put_
     assert sandbox.calls() == {}
 
 
+@pytest.mark.costly
 def test_a_repository_that_is_gone_is_not_made_again(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

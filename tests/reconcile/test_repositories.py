@@ -764,6 +764,7 @@ def test_the_policy_of_a_repository_that_vanished_is_kept_in_its_history(
     assert "999999999999" in gone.policy_before
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("mode", ["enforce", "observe"])
 def test_a_making_again_that_was_killed_in_the_middle_is_finished_by_the_next_deploy(
     mode: str, project: Project, configure: Configure, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
@@ -792,6 +793,7 @@ def test_a_making_again_that_was_killed_in_the_middle_is_finished_by_the_next_de
     assert CLUSTER in sandbox.client("ecr").get_repository_policy(repositoryName=repository.name)["policyText"]
 
 
+@pytest.mark.costly
 def test_in_observe_mode_a_repository_made_by_hand_after_our_create_was_refused_is_not_taken_for_ours(
     project: Project, configure: Configure, sandbox: Sandbox
 ) -> None:
@@ -831,6 +833,7 @@ def test_a_policy_text_is_kept_even_where_the_row_had_failed_for_another_reason(
     assert "999999999999" in found.policy_before
 
 
+@pytest.mark.costly
 def test_a_discovered_repository_belongs_to_its_project_from_the_first_deploy_on(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -1202,6 +1205,7 @@ def test_every_part_is_looked_at_once_in_a_full_pass(
     assert ("GetLifecyclePolicy" in new_calls(sandbox)) is looked_at
 
 
+@pytest.mark.costly
 def test_repositories_that_were_read_together_are_due_one_after_the_other(ecr_configuration: Configuration) -> None:
     read_at, digest = timezone.now(), ecr_configuration.desired_digest
     rows = [Repository(pk=pk, details_checked_at=read_at, checked_digest=digest) for pk in range(1, 801)]
@@ -1471,6 +1475,7 @@ def deleted_before_the_write(
     return row
 
 
+@pytest.mark.costly
 def test_a_deploy_makes_a_repository_again_that_was_deleted_before_its_write(
     deleted_before_the_write: Repository, project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

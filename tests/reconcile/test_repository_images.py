@@ -394,6 +394,7 @@ def test_while_writes_are_paused_no_image_is_restored(
     assert repositories.claim(Repository.objects.get()) is not None
 
 
+@pytest.mark.costly
 def test_a_repository_that_is_not_managed_is_left_alone(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

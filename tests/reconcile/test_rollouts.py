@@ -77,6 +77,7 @@ def writes(sandbox: Sandbox) -> int:
     return sandbox.calls().get("ecr:SetRepositoryPolicy", 0)
 
 
+@pytest.mark.costly
 def test_a_version_that_drops_an_account_is_written_to_the_canaries_only_and_put_back(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_version_that_drops_an_account_is_written_to_the_canaries_only_and_put
     assert not Repository.objects.exclude(policy_version=None).exists()
 
 
+@pytest.mark.costly
 def test_a_version_that_adds_an_account_reaches_every_repository_once(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -126,6 +128,7 @@ def test_a_version_that_adds_an_account_reaches_every_repository_once(
     assert not Repository.objects.exclude(policy_version=None).exists()
 
 
+@pytest.mark.costly
 def test_a_person_stops_a_roll_out_and_lets_it_go_on(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -143,6 +146,7 @@ def test_a_person_stops_a_roll_out_and_lets_it_go_on(
     assert writes(sandbox) == 6
 
 
+@pytest.mark.costly
 def test_an_account_whose_lost_pull_a_person_accepts_does_not_stop_the_roll_out_again(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -159,6 +163,7 @@ def test_an_account_whose_lost_pull_a_person_accepts_does_not_stop_the_roll_out_
     assert not any(TWO in live(sandbox, row.name) for row in rows)
 
 
+@pytest.mark.costly
 def test_now_takes_access_away_everywhere_without_canaries(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -174,6 +179,7 @@ def test_now_takes_access_away_everywhere_without_canaries(
     assert not any(TWO in live(sandbox, row.name) for row in rows)
 
 
+@pytest.mark.costly
 def test_a_write_that_aws_refuses_stops_the_roll_out_with_awss_words(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -193,6 +199,7 @@ def test_a_write_that_aws_refuses_stops_the_roll_out_with_awss_words(
     assert writes(sandbox) == 6
 
 
+@pytest.mark.costly
 def test_a_trial_pull_that_fails_stops_the_roll_out_after_the_canaries(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -208,6 +215,7 @@ def test_a_trial_pull_that_fails_stops_the_roll_out_after_the_canaries(
     assert writes(sandbox) == 2
 
 
+@pytest.mark.costly
 def test_an_active_version_is_put_back_text_by_text_and_what_was_changed_since_is_left(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -237,6 +245,7 @@ def test_an_active_version_is_put_back_text_by_text_and_what_was_changed_since_i
     assert same(live(sandbox, changed), texts[changed])
 
 
+@pytest.mark.costly
 def test_a_start_with_the_settings_of_an_undone_version_does_not_start_it_again(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -258,6 +267,7 @@ def test_a_start_with_the_settings_of_an_undone_version_does_not_start_it_again(
     assert writes(sandbox) == 0
 
 
+@pytest.mark.costly
 def test_a_sweep_and_16_deploys_in_the_middle_write_what_each_repository_shall_have_and_no_more(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -289,6 +299,7 @@ def test_a_sweep_and_16_deploys_in_the_middle_write_what_each_repository_shall_h
     assert writes(sandbox) == 30 + 1 + 4
 
 
+@pytest.mark.costly
 def test_an_observed_repository_is_left_as_it_is_and_listed(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -306,6 +317,7 @@ def test_an_observed_repository_is_left_as_it_is_and_listed(
     assert "only observed" in left.words
 
 
+@pytest.mark.costly
 def test_the_statement_of_lambda_survives_a_version_and_the_way_back(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -324,6 +336,7 @@ def test_the_statement_of_lambda_survives_a_version_and_the_way_back(
     assert same(live(sandbox, row.name), both)
 
 
+@pytest.mark.costly
 def test_the_setting_of_the_active_version_ends_a_version_that_waits(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -341,6 +354,7 @@ def test_the_setting_of_the_active_version_ends_a_version_that_waits(
     assert writes(sandbox) == 0
 
 
+@pytest.mark.costly
 def test_a_setting_that_changes_in_the_middle_makes_a_version_for_all_that_was_written(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -363,6 +377,7 @@ def test_a_setting_that_changes_in_the_middle_makes_a_version_for_all_that_was_w
     assert all(TWO in live(sandbox, row.name) for row in rows)
 
 
+@pytest.mark.costly
 def test_without_stages_each_text_is_a_version_and_is_active_at_once(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -397,6 +412,7 @@ def test_the_texts_of_before_are_versions_when_stages_are_turned_on(ecr_configur
     ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("call", range(1, 60, 4))
 def test_a_worker_that_dies_on_any_statement_is_followed_by_another_one(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project, call: int

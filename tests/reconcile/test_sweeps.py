@@ -1094,6 +1094,7 @@ def test_a_changed_list_of_consumers_is_on_every_row_after_a_sweep(
     assert [Repository.objects.get(name=name).consumers[CLUSTER].verdict for name in names] == ["yes", "yes"]
 
 
+@pytest.mark.costly
 def test_a_listing_that_takes_many_tasks_continues_where_the_last_one_left_it(
     fast: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1289,6 +1290,7 @@ def test_who_lost_a_listing_cuts_no_chunks(fast: Configuration, sandbox: Sandbox
     assert [chunk.size for chunk in SweepChunk.objects.all()] == [2]
 
 
+@pytest.mark.costly
 def test_a_sweep_that_was_stopped_while_the_registry_was_listed_cuts_no_chunks(
     fast: Configuration, sandbox: Sandbox
 ) -> None:
@@ -1342,6 +1344,7 @@ def test_a_worker_that_lives_ends_the_row_of_deaths(fast: Configuration, sandbox
     assert (chunk.attempts, len(chunk.remaining)) == (0, 2)
 
 
+@pytest.mark.costly
 def test_a_chunk_of_which_only_held_repositories_are_left_rests_for_five_seconds(
     fast: Configuration, sandbox: Sandbox
 ) -> None:

@@ -289,6 +289,7 @@ def test_our_own_client_looks_at_what_it_gets(sandbox: Sandbox, repository: str)
         client.pull(repository, "v1")
 
 
+@pytest.mark.costly
 def test_oras_pushes_and_pulls(
     sandbox: Sandbox, ecr: Any, repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
