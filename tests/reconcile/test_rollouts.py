@@ -759,3 +759,23 @@ def test_a_canary_that_is_created_again_does_not_count_as_written(
     assert work_off(own).state == VersionState.ACTIVE, newest().reason
 
     assert newest().steps.get().state == StepState.LEFT
+
+
+def test_an_undo_that_aws_refuses_is_named_until_it_is_done(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    [row] = repositories_in_sync(own, project, 1)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    work_off(own)
+    sandbox.fault("error", "ecr:SetRepositoryPolicy", code="AccessDeniedException", status=403)
+    rollouts.rollback(version=newest(), by="ann", trail=TRAIL)
+    assert work_off(own).state == VersionState.UNDOING
+
+    [found] = policy_versions.attention()
+
+    assert row.name in found.words
+    assert "SetRepositoryPolicy" in found.words
+    sandbox.clear_faults()
+    assert work_off(own).state == VersionState.UNDONE
+    assert policy_versions.attention() == []
