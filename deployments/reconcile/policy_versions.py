@@ -31,6 +31,7 @@ log = get_logger(__name__)
 
 MOVING = (VersionState.CANARIES, VersionState.WATCHING, VersionState.BATCHES, VersionState.UNDOING)
 OPEN = (VersionState.WAITING, VersionState.STOPPED, *MOVING)
+_PUT_BACK = (StepState.UNDONE, StepState.KEPT, StepState.LEFT)
 _NAMED = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:(root|role/.+|user/.+)")
 
 
@@ -56,7 +57,7 @@ class Attention:
 
 
 def attention() -> list[Attention]:
-    """The versions that wait for a person, and the roll-outs that are stopped."""
+    """The versions that wait for a person, the roll-outs that are stopped, and an undo that AWS refuses."""
     found = []
     for row in PolicyVersion.objects.filter(state__in=[VersionState.WAITING, VersionState.STOPPED]):
         if row.state == VersionState.WAITING:
@@ -65,6 +66,10 @@ def attention() -> list[Attention]:
             words = f"The roll-out of version {row.number} of the default policy is stopped. {row.reason}"
             then = f"manage.py policy resume {row.number}, or manage.py policy rollback {row.number}"
         found.append(Attention(version=row, words=words, then=then))
+    refused = PolicyStep.objects.filter(version__state=VersionState.UNDOING, before__isnull=False).exclude(words="")
+    for step in refused.exclude(state__in=_PUT_BACK).select_related("version", "repository")[:1]:
+        words = f"The undo of version {step.version.number} is not done. {step.repository.name}: {step.words}"
+        found.append(Attention(version=step.version, words=words, then=f"manage.py policy show {step.version.number}"))
     return found
 
 

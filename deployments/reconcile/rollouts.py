@@ -61,7 +61,7 @@ MOST_CANARIES = 5
 MOST_IN_BATCH = 1000
 NAMED = 5  # repositories that a reason names
 OURS = "Registry Admin"
-_GONE = "The repository is gone, or is not managed any more."
+_GONE = "The repository is gone, was created again, or is not managed any more."
 _ACCOUNT = re.compile(r"\b\d{12}\b")
 #: What a trial pull of a repository's image said: (repository, its configuration) → sentences; empty: nothing failed.
 Trial = Callable[[Repository, Target], str]
@@ -422,7 +422,7 @@ class _Step:
         problems: list[str] = []
         for step in self.steps.exclude(state=StepState.LEFT).select_related("repository", "before"):
             row = step.repository
-            if left := _not_written(row, enforce=self.configuration.enforce):
+            if left := _not_written(row, self.version, enforce=self.configuration.enforce):
                 self._end(step, StepState.LEFT, left)
             elif problem := _problem(row):
                 problems.append(f"{row.name}: {problem}")
@@ -468,7 +468,9 @@ class _Step:
         rest = Repository.objects.filter(policy_version=self.version)
         before = PolicyStep.objects.filter(version=self.version, repository=OuterRef("pk")).values("version_before")
         rest.filter(free()).update(policy_version=Subquery(before[:1]), checked_digest="")
-        return not rest.exists() and _move(self.version, VersionState.UNDONE, reason=self.version.reason)
+        # A write that had begun before the undo may have ended since.
+        left = rest.exists() or _written(self.version).exists()
+        return not left and _move(self.version, VersionState.UNDONE, reason=self.version.reason)
 
     def _put_back(self, step: PolicyStep) -> bool:
         lease = repositories.claim(step.repository)
@@ -478,7 +480,9 @@ class _Step:
             if lease.activation != self.configuration.activation:
                 lease.give_up()
                 return False
-            gone = not lease.row.is_managed
+            since = step.written_at or self.version.started_at
+            lost = RepositoryEvent.objects.filter(repository=step.repository_id, kind=EventKind.MISSING, at__gt=since)
+            gone = not lease.row.is_managed or lost.exists()
             if not gone:
                 ecr = self.target.ecr(before_attempt=lease.require_time, settings={})
                 observation = ecr.observe(step.repository.name, details=False)
@@ -555,9 +559,9 @@ def _canaries(number: int) -> int:
     return max(1, min(MOST_CANARIES, number // 20))
 
 
-def _not_written(row: Repository, *, enforce: bool) -> str:
+def _not_written(row: Repository, version: PolicyVersion, *, enforce: bool) -> str:
     """Why nothing is written to a repository, which is no reason to stop; empty: it is written to."""
-    if not row.is_managed:
+    if not row.is_managed or row.policy_version_id != version.pk:
         return _GONE
     incomparable = next((each for each in row.differences if each.is_incomparable), None)
     if incomparable is not None:

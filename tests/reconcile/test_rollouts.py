@@ -720,3 +720,62 @@ def test_a_version_for_other_consumers_is_no_repair_and_waits(ecr_configuration:
 
     assert newest().state == VersionState.WAITING
     assert ONE in newest().why
+
+
+def test_what_was_there_before_is_not_put_back_on_another_repository_of_the_same_name(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    rows = repositories_in_sync(own, project, 4)
+    by_hand = rows[0].name
+    sandbox.client("ecr").set_repository_policy(repositoryName=by_hand, policyText=allowing(ONE, TWO))
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    assert work_off(own).state == VersionState.ACTIVE, newest().reason
+    sandbox.client("ecr").delete_repository(repositoryName=by_hand)
+    sweep_all(own)
+    deploy(own, project, by_hand)
+
+    rollouts.rollback(version=newest(), by="ann", trail=TRAIL)
+    version = work_off(own)
+
+    assert version.state == VersionState.UNDONE
+    assert not same(live(sandbox, by_hand), allowing(ONE, TWO))
+    assert "created again" in version.steps.get(state=StepState.KEPT).words
+
+
+def test_a_canary_that_is_created_again_does_not_count_as_written(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    [row] = repositories_in_sync(own, project, 1)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    while not newest().steps.filter(state=StepState.OPEN).exists():
+        one_step(own)
+    sandbox.client("ecr").delete_repository(repositoryName=row.name)
+    sweep_all(own)
+    deploy(own, project, row.name)
+    assert THREE not in live(sandbox, row.name)
+
+    assert work_off(own).state == VersionState.ACTIVE, newest().reason
+
+    assert newest().steps.get().state == StepState.LEFT
+
+
+def test_an_undo_that_aws_refuses_is_named_until_it_is_done(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    [row] = repositories_in_sync(own, project, 1)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    work_off(own)
+    sandbox.fault("error", "ecr:SetRepositoryPolicy", code="AccessDeniedException", status=403)
+    rollouts.rollback(version=newest(), by="ann", trail=TRAIL)
+    assert work_off(own).state == VersionState.UNDOING
+
+    [found] = policy_versions.attention()
+
+    assert row.name in found.words
+    assert "SetRepositoryPolicy" in found.words
+    sandbox.clear_faults()
+    assert work_off(own).state == VersionState.UNDONE
+    assert policy_versions.attention() == []
