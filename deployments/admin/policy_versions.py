@@ -122,9 +122,7 @@ def is_possible(act: str, row: PolicyVersion) -> bool:
     """Whether `reconcile.rollouts` would do it now."""
     if row.state not in ACTS[act].states:
         return False
-    if act != "undo":
-        return True
-    return row.follows_id is not None and (row.state != ACTIVE or row.steps.exists())
+    return act != "undo" or rollouts.why_not_undone(row) == ""
 
 
 class WithSteps(Nouns):

@@ -103,33 +103,33 @@ def resume(*, version: PolicyVersion, configuration: Configuration, by: str, tra
 def rollback(*, version: PolicyVersion, by: str, trail: Trail) -> None:
     """Put back what was there before, on each repository that this version was written to.
 
-    Raises Refusal if nothing can be put back: it is the first version, was never started, is superseded, or was active
-    without stages, so that no row has what was there before.
+    Raises Refusal if that is not possible (`why_not_undone`).
     """
     version.refresh_from_db()
-    if version.follows is None:
-        raise refusal("version_state", version=version, state="the first one, and nothing was there before it")
-    if version.state == VersionState.WAITING:
-        raise refusal("version_state", version=version, state="not started")
-    if version.state == ACTIVE and not version.steps.exists():
-        raise refusal("version_state", version=version, state="active without stages: change the setting back")
-    if version.state == ACTIVE:
-        _require_undoable(version)
+    if state := why_not_undone(version):
+        raise refusal("version_state", version=version, state=state)
     values = {"sweep": None, "resumes": ""}
     states = [CANARIES, WATCHING, BATCHES, STOPPED, ACTIVE]
     _ask(version, "rollback.version", states, UNDOING, f"Undone by {by}.", by, trail, values)
 
 
-def _require_undoable(version: PolicyVersion) -> None:
-    """Raise Refusal if an active version cannot give way to the version before."""
-    current, state = generation.counting(), ""
+def why_not_undone(version: PolicyVersion) -> str:
+    """What keeps a version from being rolled back, as the words after “is”; empty: nothing, or its state."""
+    if version.follows_id is None:
+        return "the first one, and nothing was there before it"
+    if version.state == VersionState.WAITING:
+        return "not started"
+    if version.state != ACTIVE:
+        return ""
+    if not version.steps.exists():
+        return "active without stages: change the setting back"
+    current = generation.counting()
     if current is not None and current.configuration.content.get("rollout") != "staged":
-        state = "active, and DEPLOY_REGISTRY_ECR_ROLLOUT is at-once: change the setting back"
+        return "active, and DEPLOY_REGISTRY_ECR_ROLLOUT is at-once: change the setting back"
     other = _of_registry(version).filter(state__in=[*MOVING, STOPPED]).first()
     if other is not None:
-        state = f"active, and version {other.number} is {other.get_state_display().lower()}: roll that one back first"
-    if state:
-        raise refusal("version_state", version=version, state=state)
+        return f"active, and version {other.number} is {other.get_state_display().lower()}: roll that one back first"
+    return ""
 
 
 def _ask(
