@@ -11,6 +11,7 @@ KEPT_TABLES = {
     "deployments_process",
     "deployments_desiredstate",
     "deployments_policytext",
+    "deployments_policyversion",
     "deployments_configurationgeneration",
     "deployments_configurationactivation",
     "deployments_accesskey",

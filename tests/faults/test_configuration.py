@@ -26,7 +26,7 @@ NARROW = {"DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": policy(OLD), "CONFIGU
 WIDE = {"DEPLOY_REGISTRY_ECR_DEFAULT_REPOSITORY_POLICY": policy(OLD, OTHER), "CONFIGURATION_GENERATION": ""}
 CONFIGURATION_TABLES = (
     "deployments_configurationactivation", "deployments_process", "deployments_configurationgeneration",
-    "deployments_policytext", "deployments_desiredstate",
+    "deployments_policyversion", "deployments_policytext", "deployments_desiredstate",
 )  # fmt: skip
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -10,7 +10,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from deployments.access import keys
-from deployments.models import AccessKey, Deployment, Environment, Promotion, TrustPolicy
+from deployments.models import AccessKey, Deployment, Environment, PolicyVersion, Promotion, TrustPolicy
 from tests.attack.operations import OPERATIONS
 
 #: What is searched for in every list: a word that many rows have, one that few have, one that none has.
@@ -65,6 +65,7 @@ def api_addresses() -> Iterator[tuple[str, dict[str, str]]]:
     }
     rows = Deployment.objects.filter(environment=environment).order_by("-created_at", "-id")
     policy = TrustPolicy.objects.filter(environment__project=environment.project).first()
+    version = PolicyVersion.objects.first()
     key = AccessKey.objects.filter(environment=environment).order_by("pk")[0]
     values: dict[str, Any] = {
         "ref": environment.project.ref,
@@ -74,6 +75,7 @@ def api_addresses() -> Iterator[tuple[str, dict[str, str]]]:
         "deployment_id": promotion.deployment_id,
         "key_id": key.pk,
         "policy_id": policy.pk if policy else 0,
+        "version_id": version.pk if version else 0,
         "page[after]": list(rows.values_list("pk", flat=True)[:50])[-1],
         "page[size]": 100,
         "status": "FAILED,CANCELED",
@@ -91,6 +93,8 @@ def api_addresses() -> Iterator[tuple[str, dict[str, str]]]:
             if where == "path":
                 path = path.replace(f"{{{name}}}", quote(str(values[name]), safe=""))
         if operation.path == "/api/v1/manage/projects/{ref}/trust-policies/{policy_id}" and policy is None:
+            continue
+        if "{version_id}" in operation.path and version is None:
             continue
         headers = {"authorization": f"Bearer {tokens[operation.auth]}"} if operation.auth else {}
         yield path, headers
