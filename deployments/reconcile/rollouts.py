@@ -288,10 +288,17 @@ def advance(
                 over = lambda: stopping() or time.monotonic() > until  # noqa: E731
                 moved = _Step(version, target, in_force, trial, over).take() or moved
         except RegistryError as error:
-            log.warning("policy_version.waits", version=version.number, error=str(error))
+            _record_wait(version, str(error))
         except IntegrityError:
             moved = True  # another process was faster: look again
     return moved
+
+
+def _record_wait(version: PolicyVersion, reason: str) -> None:
+    """Record why no step can be taken now; one log line for each reason. The reason of an undo stays on its row."""
+    rows = PolicyVersion.objects.filter(pk=version.pk, state=version.state).exclude(reason=reason)
+    if version.state == UNDOING or rows.update(reason=reason):
+        log.warning("policy_version.waits", version=version.number, error=reason)
 
 
 class _Step:
@@ -430,7 +437,7 @@ class _Step:
                 written = step.before_id is not None
                 after = policy_versions.text_row(row.policy_text) if written else None
                 self._end(step, StepState.WRITTEN if written else StepState.UNCHANGED, "", after=after)
-                if self.version.state == WATCHING and (words := self.trial(row, self.target)):
+                if self.version.state == WATCHING and (words := self._tried(row)):
                     problems.append(f"{row.name}: {words}")
         if not self.version.at_once:
             lost: dict[tuple[str, str], list[str]] = {}
@@ -442,6 +449,15 @@ class _Step:
                 problems.append(f"Account {account} could pull, and {now}: {_named(names)}.")
         more = f" And {len(problems) - NAMED} more." if len(problems) > NAMED else ""
         return " ".join(problems[:NAMED]) + more
+
+    def _tried(self, row: Repository) -> str:
+        """Why a trial pull failed; empty: none did. Raises RegistryError if it is to be tried again."""
+        try:
+            return self.trial(row, self.target)
+        except RegistryError as error:
+            if error.retryable:
+                raise
+            return str(error)
 
     def _end(self, step: PolicyStep, state: StepState, words: str, *, after: Any = None) -> bool:
         """Record the result of a step. A step that was written keeps what was written first."""

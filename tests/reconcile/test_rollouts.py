@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from deployments import policy
 from deployments.config import Configuration
-from deployments.errors import Refusal
+from deployments.errors import Refusal, RegistryError
 from deployments.models import (
     PolicyStep,
     PolicyVersion,
@@ -216,6 +216,28 @@ def test_a_trial_pull_that_fails_stops_the_roll_out_after_the_canaries(
 
 
 @pytest.mark.costly
+@pytest.mark.costly
+@pytest.mark.parametrize("retryable", [True, False])
+def test_a_trial_pull_without_an_answer_is_tried_again_or_stops_the_roll_out_and_the_row_says_why(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project, retryable: bool
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    repositories_in_sync(own, project, 2)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    error = RegistryError(operation="AssumeRole", code="X", sentence="The role did not answer.", retryable=retryable)
+
+    def fails(*_: object) -> str:
+        raise error
+
+    version = work_off(own, trial=fails)
+
+    assert version.state == (VersionState.WATCHING if retryable else VersionState.STOPPED)
+    assert "The role did not answer." in version.reason
+    if retryable:
+        assert work_off(own).state == VersionState.ACTIVE
+        assert newest().reason == ""
+
+
 def test_an_active_version_is_put_back_text_by_text_and_what_was_changed_since_is_left(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
