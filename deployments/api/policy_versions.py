@@ -5,6 +5,8 @@ Each route asks for the right that the console asks for, and calls the same func
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -96,10 +98,7 @@ def preview_policy_version(request: UserRequest, version_id: str) -> dict[str, A
 )
 def start_policy_version(request: UserRequest, version_id: str, body: schemas.StartedVersion) -> dict[str, Any]:
     """`atOnce`: everywhere, without stages, to take access away."""
-    row, by, trail = _asked(request, version_id, _ROLL_OUT)
-    with refusing_with(409):
-        rollouts.start(version=row, at_once=body.atOnce, by=by, trail=trail)
-    return _done(row)
+    return _acted(request, version_id, _ROLL_OUT, functools.partial(rollouts.start, at_once=body.atOnce))
 
 
 @router.post(
@@ -109,10 +108,7 @@ def start_policy_version(request: UserRequest, version_id: str, body: schemas.St
     summary="Stop a roll-out; repositories that have the version keep it",
 )
 def pause_policy_version(request: UserRequest, version_id: str, body: schemas.PausedVersion) -> dict[str, Any]:
-    row, by, trail = _asked(request, version_id, _ROLL_OUT)
-    with refusing_with(409):
-        rollouts.pause(version=row, reason=body.reason, by=by, trail=trail)
-    return _done(row)
+    return _acted(request, version_id, _ROLL_OUT, functools.partial(rollouts.pause, reason=body.reason))
 
 
 @router.post(
@@ -122,10 +118,8 @@ def pause_policy_version(request: UserRequest, version_id: str, body: schemas.Pa
     summary="Let a stopped roll-out go on; accounts that lost their pull so far do not stop it again",
 )
 def resume_policy_version(request: UserRequest, version_id: str) -> dict[str, Any]:
-    row, by, trail = _asked(request, version_id, _ROLL_OUT)
-    with refusing_with(409):
-        rollouts.resume(version=row, configuration=generation.shown(settings.CONFIGURATION), by=by, trail=trail)
-    return _done(row)
+    resume = functools.partial(rollouts.resume, configuration=generation.shown(settings.CONFIGURATION))
+    return _acted(request, version_id, _ROLL_OUT, resume)
 
 
 @router.post(
@@ -135,19 +129,15 @@ def resume_policy_version(request: UserRequest, version_id: str) -> dict[str, An
     summary="Put back what was there before, on the repositories that the version was written to",
 )
 def roll_back_policy_version(request: UserRequest, version_id: str) -> dict[str, Any]:
-    row, by, trail = _asked(request, version_id, _UNDO)
-    with refusing_with(409):
-        rollouts.rollback(version=row, by=by, trail=trail)
-    return _done(row)
+    return _acted(request, version_id, _UNDO, rollouts.rollback)
 
 
-def _asked(request: UserRequest, version_id: str, right: str) -> tuple[PolicyVersion, str, Trail]:
+def _acted(request: UserRequest, version_id: str, right: str, act: Callable[..., None]) -> dict[str, Any]:
+    """Act on a version and wake a worker. Raises HttpRefusal: 403 without the right, 404, and 409 in a wrong state."""
     require_right(request.auth, right)
-    trail = Trail.of(request)
-    return _find(version_id), trail.actor.name, trail
-
-
-def _done(row: PolicyVersion) -> dict[str, Any]:
+    row, trail = _find(version_id), Trail.of(request)
+    with refusing_with(409):
+        act(version=row, by=trail.actor.name, trail=trail)
     tasks.wake_workers()
     row.refresh_from_db()
     return policy_versions.described(row)
