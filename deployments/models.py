@@ -618,6 +618,18 @@ class PolicyVersion(models.Model):
         """The registry: ACCOUNT/REGION/NAMESPACE."""
         return f"{self.account}/{self.region}/{self.namespace}"
 
+    @property
+    def state_words(self) -> str:
+        """The state as the words after “is”."""
+        words = {
+            VersionState.WAITING: "waiting for a person",
+            VersionState.CANARIES: "at its canaries",
+            VersionState.WATCHING: "at its canaries, which are watched",
+            VersionState.BATCHES: "in its batches",
+            VersionState.UNDOING: "being undone",
+        }
+        return words.get(VersionState(self.state), self.state)
+
 
 class StepState(models.TextChoices):
     """What a roll-out did with a repository."""

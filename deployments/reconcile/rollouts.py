@@ -128,7 +128,7 @@ def why_not_undone(version: PolicyVersion) -> str:
         return "active, and DEPLOY_REGISTRY_ECR_ROLLOUT is at-once: change the setting back"
     other = _of_registry(version).filter(state__in=[*MOVING, STOPPED]).first()
     if other is not None:
-        return f"active, and version {other.number} is {other.get_state_display().lower()}: roll that one back first"
+        return f"active, and version {other.number} is {other.state_words}: roll that one back first"
     return ""
 
 
@@ -141,7 +141,7 @@ def _ask(
     try:
         with trail.change(action, version, before={"state": before}, after={"state": str(state), "reason": reason}):
             if before not in states or not _move(version, state, reason=reason, by=by, **values):
-                raise refusal("version_state", version=version, state=version.get_state_display().lower())
+                raise refusal("version_state", version=version, state=version.state_words)
     except IntegrityError:  # another process changed what counts at the same time
         raise refusal("busy", what=str(version)) from None
 

@@ -138,7 +138,7 @@ def test_the_commands_do_the_same(waiting: PolicyVersion, settings: Any) -> None
 def test_a_command_ends_in_a_sentence(waiting: PolicyVersion) -> None:
     with pytest.raises(CommandError, match="There is no version 7"):
         said("start", "7")
-    with pytest.raises(CommandError, match="is waits for a person"):
+    with pytest.raises(CommandError, match="is waiting for a person"):
         said("resume", "2")
     other = PolicyVersion(account="444444444444", region="eu-west-1", namespace="trigger", number=2)
     PolicyVersion.objects.create(

@@ -238,6 +238,44 @@ def test_a_trial_pull_without_an_answer_is_tried_again_or_stops_the_roll_out_and
         assert newest().reason == ""
 
 
+@pytest.mark.costly
+def test_an_active_version_is_not_undone_while_a_newer_one_is_rolled_out(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    repositories_in_sync(own, project, 2)
+    own = started_with(ecr_configuration, allowing(ONE, TWO))
+    second = work_off(own)
+    started_with(ecr_configuration, allowing(ONE, TWO, THREE))
+    assert newest().state == VersionState.CANARIES
+
+    with pytest.raises(Refusal, match="version 3 is at its canaries: roll that one back first"):
+        rollouts.rollback(version=second, by="ann", trail=TRAIL)
+
+    second.refresh_from_db()
+    assert second.state == VersionState.ACTIVE
+
+
+@pytest.mark.costly
+def test_an_undo_that_aws_refuses_for_one_repository_goes_on_with_the_others_and_is_tried_again(
+    ecr_configuration: Configuration, sandbox: Sandbox, project: Project
+) -> None:
+    own = started_with(ecr_configuration, allowing(ONE))
+    rows = repositories_in_sync(own, project, 3)
+    own = started_with(ecr_configuration, allowing(ONE, THREE))
+    version = work_off(own)
+    sandbox.fault("error", "ecr:SetRepositoryPolicy", code="AccessDeniedException", status=403, times=1)
+
+    rollouts.rollback(version=version, by="ann", trail=TRAIL)
+    rollouts.advance(configuration=own)
+
+    states = sorted(version.steps.values_list("state", flat=True))
+    assert states == [StepState.UNDONE, StepState.UNDONE, StepState.WRITTEN]
+    assert "SetRepositoryPolicy" in version.steps.get(state=StepState.WRITTEN).words
+    assert work_off(own).state == VersionState.UNDONE
+    assert not any(THREE in live(sandbox, row.name) for row in rows)
+
+
 def test_an_active_version_is_put_back_text_by_text_and_what_was_changed_since_is_left(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
