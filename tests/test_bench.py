@@ -31,6 +31,7 @@ def statements(captured: CaptureQueriesContext) -> list[tuple[str, str]]:
     return sorted((verb, table[0]) for verb, table in found if table is not None)
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 def test_the_bare_view_runs_the_statements_of_a_deploy(ecr_configuration: Any, client: Client) -> None:
     project = projects.create_project(name="Bench", ref="proj_bench")

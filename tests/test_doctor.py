@@ -219,6 +219,7 @@ WRITES = (
 # ------------------------------------------------------------------------------------------------------------- at AWS
 
 
+@pytest.mark.costly
 def test_with_all_rights_every_read_is_allowed_and_nothing_is_written(
     ecr_configuration: Configuration, beating: Process, sandbox: Sandbox
 ) -> None:
@@ -235,6 +236,7 @@ def test_with_all_rights_every_read_is_allowed_and_nothing_is_written(
     assert sandbox.client("ecr").describe_repositories()["repositories"] == []
 
 
+@pytest.mark.costly
 def test_a_missing_permission_to_write_is_found_with_the_statement_to_add(
     ecr_configuration: Configuration, beating: Process, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +316,7 @@ def limited(sandbox: Sandbox, *actions: str) -> dict[str, str]:
     return sandbox.environment((key["AccessKeyId"], key["SecretAccessKey"]))
 
 
+@pytest.mark.costly
 def test_each_right_that_is_missing_is_named_by_its_own_line(
     ecr_configuration: Configuration, beating: Process, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +386,7 @@ def test_a_probe_role_whose_pulls_are_recorded_is_named_with_the_command_that_ex
     assert (found.level, found.then) == (Level.OK, "")
 
 
+@pytest.mark.costly
 def test_exclusions_that_may_not_be_read_are_not_seen(
     configure: Callable[..., Configuration], beating: Process, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,6 +400,7 @@ def test_exclusions_that_may_not_be_read_are_not_seen(
     assert "ecr:ListPullTimeUpdateExclusions" in found.then
 
 
+@pytest.mark.costly
 def test_exclusions_of_another_accounts_registry_are_not_seen(
     configure: Callable[..., Configuration], beating: Process, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,6 +412,7 @@ def test_exclusions_of_another_accounts_registry_are_not_seen(
     assert (found.level, found.says.startswith("Not seen")) == (Level.SKIPPED, True)
 
 
+@pytest.mark.costly
 def test_without_a_probe_role_the_doctor_does_not_ask_for_exclusions(
     ecr_configuration: Configuration, beating: Process, sandbox: Sandbox
 ) -> None:
@@ -429,6 +435,7 @@ def test_credentials_that_aws_does_not_know_are_one_failure_and_not_ten(
     assert "hunter2" not in str(report)
 
 
+@pytest.mark.costly
 def test_an_account_that_is_not_the_registrys_is_a_warning(
     ecr_configuration: Configuration, beating: Process, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -546,6 +553,7 @@ def test_nothing_more_is_said_of_the_mail_server_when_its_url_is_malformed(beati
     assert (found.level, found.then) == (Level.SKIPPED, "Correct EMAIL_URL first.")
 
 
+@pytest.mark.costly
 def test_a_mail_server_that_is_not_there_is_a_failure(plain: Configuration, beating: Process, settings: Any) -> None:
     settings.MAIL_IS_CONFIGURED = True
     settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
@@ -664,6 +672,7 @@ def browser(beating: Process) -> Client:
     return client
 
 
+@pytest.mark.costly
 def test_looking_at_the_page_asks_aws_nothing_and_writes_nothing(
     browser: Client, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

@@ -75,6 +75,7 @@ def test_the_tenth_version_of_a_day_is_newer_than_the_ninth() -> None:
     assert images.Version.parse("20261125.1") > images.Version.parse("20261124.10")
 
 
+@pytest.mark.costly
 @given(st.text(max_size=20))
 def test_a_text_is_a_version_or_a_value_error(text: str) -> None:
     try:

@@ -235,6 +235,7 @@ def test_polls_probes_and_dead_keys_do_not_fill_the_log(http: Http, live_server:
     assert dead.key not in lines.raw
 
 
+@pytest.mark.costly
 def test_at_the_level_debug_each_poll_has_its_line(http: Http, lines: Log) -> None:
     logger = logging.getLogger("deployments")
     level = logger.level

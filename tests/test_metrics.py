@@ -55,6 +55,7 @@ def test_who_does_not_send_the_key_gets_no_number(path: str, given: str, watched
     assert (response.status_code, response.content) == (401, b"")
 
 
+@pytest.mark.costly
 def test_the_numbers_are_those_of_the_rows_and_readable(watched: Client) -> None:
     Installation(projects=2, repositories=12, deployments=40)
     Process.objects.all().delete()
@@ -95,6 +96,7 @@ def test_the_status_is_good_while_a_worker_lives_and_the_queue_moves(
     assert (told["ok"], told["queue_wait_seconds"]) == (False, 600.0)
 
 
+@pytest.mark.costly
 def test_a_scrape_takes_a_known_number_of_queries(watched: Client) -> None:
     Installation(projects=2, repositories=12, deployments=40)
     with CaptureQueriesContext(connection) as captured:

@@ -453,6 +453,7 @@ def test_the_doctor_says_in_the_first_24_hours_how_much_would_go(
     assert "deployments, promotions, audit entries are kept forever" in later.says
 
 
+@pytest.mark.costly
 def test_the_page_of_an_old_deployment_says_that_its_task_list_was_deleted(
     prod: Environment, configure: Callable[..., Configuration], admin_client: Client
 ) -> None:

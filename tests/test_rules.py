@@ -77,6 +77,7 @@ def test_no_migration_is_missing() -> None:
     call_command("makemigrations", check=True, dry_run=True, verbosity=0)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("words", PLAIN_WORDS)
 def test_no_private_word_comes_back_into_the_code(words: str) -> None:
     found = [

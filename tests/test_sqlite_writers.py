@@ -79,6 +79,7 @@ def number(connection: DatabaseWrapper) -> int:
         return int(cursor.execute("SELECT number FROM counter").fetchone()[0])
 
 
+@pytest.mark.costly
 def test_no_write_of_threads_and_processes_is_lost(path: Path, connection: DatabaseWrapper) -> None:
     context = multiprocessing.get_context("fork")
     process = context.Process(target=add, args=(path, 50))

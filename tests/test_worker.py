@@ -509,6 +509,7 @@ def test_a_worker_whose_clock_is_wrong_takes_no_work_at_its_start_and_while_it_r
     assert len(running.lines("worker.clock_wrong")) == 1
 
 
+@pytest.mark.costly
 def test_every_process_whose_clock_is_off_is_named_by_the_doctor_and_the_metrics(
     configure: Configure, settings: Any
 ) -> None:

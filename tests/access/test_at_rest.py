@@ -150,6 +150,7 @@ def test_the_files_of_the_settings_are_known() -> None:
 # ---------------------------------------------------------------------------------------------------------- the doctor
 
 
+@pytest.mark.costly
 @pytest.mark.django_db
 @pytest.mark.parametrize("kind", ["Environment variables", "Channels' secrets"])
 def test_the_doctor_decrypts_a_stored_value_with_the_present_keys(

@@ -341,6 +341,7 @@ def test_a_hundred_lines_take_no_more_queries_than_three(three_lines: None, supe
     assert queries() == few <= 12
 
 
+@pytest.mark.costly
 def test_the_log_is_not_for_everybody(three_lines: None) -> None:
     client = Client()
     client.force_login(User.objects.create(username="viewer", is_staff=True))

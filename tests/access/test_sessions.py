@@ -55,6 +55,7 @@ def test_a_log_in_and_a_log_out_have_a_line_each_with_person_and_address(ada: Us
     ]
 
 
+@pytest.mark.costly
 def test_a_session_ends_eight_hours_after_its_log_in_whatever_its_person_changes(
     ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_log_out_without_a_session_leaves_no_line(db: None) -> None:
     assert not AuditEntry.objects.exists()
 
 
+@pytest.mark.costly
 def test_forty_wrong_passwords_and_then_the_right_one_leave_thirty_lines_and_one(ada: User) -> None:
     for _ in range(40):
         sessions.log_in_failed(None, {"username": "ada"})
@@ -239,6 +241,7 @@ def test_a_password_that_is_not_changed_ends_no_session(ada: User) -> None:
     assert not AuditEntry.objects.filter(action="end_sessions.user").exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("left", [{"is_active": "on"}, {"is_staff": "on"}])
 def test_the_sessions_of_a_person_who_may_not_use_the_console_do_not_work_again_when_the_person_may(
     left: dict[str, str], ada: User
@@ -256,6 +259,7 @@ def test_the_sessions_of_a_person_who_may_not_use_the_console_do_not_work_again_
     assert (line.actor, line.object_id, line.after) == ("ada@example.com", str(mira.pk), {"sessions": 1})
 
 
+@pytest.mark.costly
 def test_a_new_password_whose_line_cannot_be_written_ends_no_session(
     ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,7 @@ def test_the_log_in_page_offers_single_sign_on_and_keeps_the_page_that_was_asked
     assert 'name="password"' in page
 
 
+@pytest.mark.costly
 def test_without_the_settings_there_is_no_single_sign_on(db: None) -> None:
     assert "single-sign-on" not in Client().get("/admin/login/").content.decode()
     assert Client().get("/admin/single-sign-on/").status_code == 404
@@ -457,6 +458,7 @@ def test_an_account_with_the_same_name_or_address_is_never_taken_over(provider: 
     assert User.objects.count() == 1
 
 
+@pytest.mark.costly
 def test_a_person_keeps_the_account_when_name_and_address_change(provider: Provider, sso: Configure) -> None:
     sign_on(provider)
     provider.people["248289761001"] |= {"preferred_username": "root", "email": "countess@example.com"}
@@ -510,6 +512,7 @@ def test_what_no_row_can_hold_and_nobody_can_see_is_left_out_of_names(provider: 
     assert Identity.objects.get().groups == ["staff"]
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 def test_two_first_log_ins_of_one_person_at_once_make_one_account(provider: Provider, sso: Configure) -> None:
     both, answers = threading.Barrier(2), []
@@ -614,6 +617,7 @@ def test_without_one_of_our_groups_there_is_no_account(
     assert line.outcome.startswith("None of your groups")
 
 
+@pytest.mark.costly
 def test_who_has_lost_every_group_loses_sessions_and_keys_and_gets_them_back_with_a_group(
     provider: Provider, sso: Configure
 ) -> None:

@@ -338,6 +338,7 @@ def test_an_archived_project_gives_no_key(issuer: Provider, policy: TrustPolicy,
 # ------------------------------------------------------------------------------------------------ an issuer that fails
 
 
+@pytest.mark.costly
 def test_an_issuer_that_lies_about_its_name_or_fails_is_not_asked_again_at_once(
     issuer: Provider, policy: TrustPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,7 @@ def test_what_never_went_well_cannot_become_current(installation: Installation, 
     assert not Promotion.objects.filter(deployment=failed).exists()
 
 
+@pytest.mark.costly
 def test_canceling_ends_a_running_deployment_with_a_reason_and_an_ended_one_not(
     installation: Installation, operator: Client
 ) -> None:
@@ -147,6 +148,7 @@ def test_canceling_ends_a_running_deployment_with_a_reason_and_an_ended_one_not(
     assert "already CANCELED" in answer
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("right", "address"),
     [
@@ -211,6 +213,7 @@ def test_each_action_needs_its_own_right_and_no_other_one_will_do(
     assert person(*looks, right).post(path).status_code in (200, 302)
 
 
+@pytest.mark.costly
 def test_no_action_is_taken_without_a_token(installation: Installation) -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(User.objects.create(username="x", is_staff=True, is_superuser=True))
@@ -342,6 +345,7 @@ def test_a_check_of_one_repository_looks_for_a_missing_one_too(
     assert Sweep.objects.latest("pk").names == [row.name]
 
 
+@pytest.mark.costly
 def test_what_no_sweep_can_reach_is_said_instead_of_a_sweep_over_nothing(
     installation: Installation, operator: Client
 ) -> None:
@@ -403,6 +407,7 @@ def test_an_exception_in_the_past_or_without_a_reason_is_refused(installation: I
 # ------------------------------------------------------------------------------------------------------------ sweeps
 
 
+@pytest.mark.costly
 def test_a_sweep_is_started_by_a_post_and_watched_and_stopped(installation: Installation, operator: Client) -> None:
     before = Sweep.objects.count()
     assert "What it will do" in operator.get("/admin/deployments/sweep/start/").content.decode()

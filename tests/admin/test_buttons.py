@@ -160,6 +160,7 @@ def test_a_deployment_offers_what_its_views_do_and_nothing_else(
     assert promoted == (status == "DEPLOYED" and case in ("newer", "older"))
 
 
+@pytest.mark.costly
 def test_the_way_back_from_what_is_current_is_offered_when_the_one_before_can_become_current(
     installation: Installation, operator: Client
 ) -> None:
@@ -179,6 +180,7 @@ def test_the_way_back_from_what_is_current_is_offered_when_the_one_before_can_be
 # --------------------------------------------------------------------------------------------------- sweeps and keys
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("status", SweepStatus.values)
 def test_a_sweep_can_be_stopped_while_it_runs_and_its_page_says_so(
     status: str, installation: Installation, operator: Client
@@ -228,6 +230,7 @@ def test_a_key_offers_what_its_views_do_and_nothing_else(
 # --------------------------------------------------------------------------------------- environments and everything
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("archived", [False, True])
 def test_an_archived_environment_takes_no_variable_and_no_key_and_its_page_offers_none(
     archived: bool, installation: Installation, operator: Client

@@ -77,6 +77,7 @@ def test_a_log_in_that_fails_says_so_in_the_summary_of_the_form(db: None) -> Non
     assert "Please enter the correct username and password" in wrong
 
 
+@pytest.mark.costly
 def test_the_buttons_of_another_person_s_password_say_whether_there_is_to_be_one(operator: Client) -> None:
     other = User.objects.create_user("other", password="a-password-of-nobody")
     address = f"/admin/auth/user/{other.pk}/password/"
@@ -130,6 +131,7 @@ def test_a_new_key_begins_with_its_kind(query: str, installation: Installation, 
     assert "<select" not in page
 
 
+@pytest.mark.costly
 def test_the_form_of_a_key_lists_no_branches_but_takes_the_one_whose_page_led_to_it(
     installation: Installation, operator: Client
 ) -> None:

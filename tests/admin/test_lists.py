@@ -58,6 +58,7 @@ def test_a_deployment_is_found_by(by: str, installation: Installation, operator:
     assert len(rows) < 8  # a version is unique in its environment only
 
 
+@pytest.mark.costly
 def test_a_search_for_something_unheard_of_says_so_and_leads_back(installation: Installation, operator: Client) -> None:
     page = operator.get(DEPLOYMENTS, {"q": "%_\\ nothing ' like this"}).content.decode()
 
@@ -76,6 +77,7 @@ def test_a_menu_shows_each_status_with_its_count_and_filters_by_it(
     assert set(found(operator, DEPLOYMENTS, status="FAILED")) == failed
 
 
+@pytest.mark.costly
 def test_the_counts_of_one_menu_obey_the_others(installation: Installation, operator: Client) -> None:
     project = installation.projects[0]
     count = project.deployments.filter(status="DEPLOYED").count()
@@ -157,6 +159,7 @@ def test_a_chip_of_a_time_removes_the_time(installation: Installation, operator:
     assert links(operator, address, 'class="chips"')["Created: Last 24 hours , remove"] == "?status=FAILED"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("form", ['id="changelist-search"', 'aria-label="Created between two days"'])
 def test_a_search_keeps_every_chosen_value(form: str, installation: Installation, operator: Client) -> None:
     page = operator.get(f"{DEPLOYMENTS}?status=FAILED&status=DEPLOYED").content.decode()
@@ -207,6 +210,7 @@ def test_users_are_filtered_by_several_groups(operator: Client) -> None:
     assert found(operator, f"{both}&is_active=False") == [str(people[1].pk)]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "query", ["status=x", "project__ref=%00", "account='", "region=&status=failed", "page=99", "p=x"]
 )
@@ -271,6 +275,7 @@ def test_a_deployment_with_odd_git_data_still_has_a_page(
     assert operator.get(DEPLOYMENTS).status_code == 200
 
 
+@pytest.mark.costly
 def test_the_repositories_that_need_attention_come_first(installation: Installation, operator: Client) -> None:
     order = [row.status for row in operator.get(REPOSITORIES).context["cl"].result_list]
 
@@ -294,6 +299,7 @@ def repository(name: str, **values: Any) -> Repository:
     return Repository.objects.create(**about | values)
 
 
+@pytest.mark.costly
 def test_the_name_of_a_project_is_the_headline_of_its_repository_and_long_prose_is_cut_to_a_line(
     operator: Client,
 ) -> None:
@@ -325,6 +331,7 @@ def test_account_and_region_are_a_column_and_menus_only_where_they_differ(operat
     assert found(operator, REPOSITORIES, account="999999999999") == []
 
 
+@pytest.mark.costly
 def test_each_consumer_account_has_a_mark_that_says_what_the_page_of_pulls_says(
     configure: Callable[..., Configuration], operator: Client
 ) -> None:
@@ -391,6 +398,7 @@ def test_of_repositories_with_one_status_those_that_an_account_cannot_pull_come_
     assert [row.name for row in rows] == ["trigger/c", "trigger/b", "trigger/a"]
 
 
+@pytest.mark.costly
 def test_the_list_says_when_a_repository_last_got_an_image(installation: Installation, operator: Client) -> None:
     newest = Deployment.objects.filter(deployed_at__isnull=False, repository__isnull=False).order_by("-deployed_at")[0]
     assert newest.repository is not None

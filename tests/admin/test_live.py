@@ -140,6 +140,7 @@ def test_a_poll_neither_extends_the_session_nor_takes_a_message_from_the_next_pa
     assert not polled.cookies
 
 
+@pytest.mark.costly
 def test_a_poll_gets_no_token_and_the_page_of_a_person_has_one(installation: Installation, operator: Client) -> None:
     address = live_pages()["sweep"]
     token = re.compile('name="csrfmiddlewaretoken" value="([^"]*)"')
@@ -177,6 +178,7 @@ def test_a_poll_after_the_log_in_has_ended_is_led_away_and_of_a_deleted_row_is_4
     assert operator.get(address, headers=POLL).status_code == 302
 
 
+@pytest.mark.costly
 def test_without_a_script_a_page_has_a_link_that_reloads_it_while_something_runs(
     installation: Installation, operator: Client
 ) -> None:
@@ -221,6 +223,7 @@ def test_what_is_left_of_a_running_sweep_is_named_with_its_reason(
     assert ("checked again in" in text) == ("lease_until" in chunk and "lease_owner" not in chunk)
 
 
+@pytest.mark.costly
 def test_the_throttled_repositories_come_first_and_the_others_are_counted(
     installation: Installation, operator: Client
 ) -> None:

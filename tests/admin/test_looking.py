@@ -45,6 +45,7 @@ def test_a_list_is_taken_out_as_csv_with_the_filters_of_the_page(installation: I
     assert rows[0]["image_digest"].startswith("sha256:")
 
 
+@pytest.mark.costly
 def test_the_list_of_sweeps_says_what_scheduled_sweeps_read_and_why(
     installation: Installation, operator: Client
 ) -> None:
@@ -107,6 +108,7 @@ def test_the_page_of_a_repository_offers_a_lifecycle_policy_that_keeps_its_image
     assert "The next reconcile corrects it." not in shown
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("retryable", "words"), [(True, "the next attempt tries again"), (False, "Not corrected: ")])
 def test_a_page_does_not_promise_a_correction_after_an_error_that_needs_a_person(
     retryable: bool, words: str, installation: Installation, operator: Client
@@ -173,6 +175,7 @@ def test_two_days_are_both_included_and_other_filters_stay(installation: Install
     assert '<input type="hidden" name="status" value="DEPLOYED">' in page.content.decode()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("query", ["created_at=99y", "created_at_from=yesterday", "created_at_to=9999-12-31", "p=2"])
 def test_a_time_that_makes_no_sense_filters_nothing(query: str, installation: Installation, operator: Client) -> None:
     assert operator.get(f"{DEPLOYMENTS}?{query}", follow=True).context["cl"].result_count == 40
@@ -260,6 +263,7 @@ def test_a_commit_is_linked_and_compared_with_the_current_one(installation: Inst
     assert f'href="{remote}/commit/{new}"' in operator.get(DEPLOYMENTS).content.decode()
 
 
+@pytest.mark.costly
 def test_the_digest_of_a_deployment_stands_once_on_its_page(installation: Installation, operator: Client) -> None:
     row = Deployment.objects.filter(status="DEPLOYED")[0]
     assert row.receipt is not None
@@ -275,6 +279,7 @@ def test_the_digest_of_a_deployment_stands_once_on_its_page(installation: Instal
     assert other in page.split('id="receipt-title"')[1]
 
 
+@pytest.mark.costly
 def test_a_failed_build_shows_the_end_of_its_output_and_no_empty_card_of_tasks(
     installation: Installation, operator: Client
 ) -> None:
@@ -337,6 +342,7 @@ def test_each_bar_and_each_number_of_the_chart_leads_to_its_deployments(
     assert all(page.count(f"deployment/{html.escape(query)}") == 2 for _, query in parts)  # the bar, and the table
 
 
+@pytest.mark.costly
 def test_the_dashboard_counts_by_the_days_of_utc(installation: Installation, operator: Client) -> None:
     drawn = operator.get("/admin/").context["chart"]
     first = timezone.now().date() - timedelta(days=29)
@@ -424,6 +430,7 @@ def _promoted(row: Repository, slug: str, name: str) -> Promotion:
     return Promotion.objects.create(environment=environment, deployment=deployment)
 
 
+@pytest.mark.costly
 def test_the_environments_that_lose_pull_are_named_production_first(
     installation: Installation, operator: Client
 ) -> None:
@@ -463,6 +470,7 @@ def test_no_environment_loses_a_pull_that_the_registry_policy_allows_too(
     assert "No environment uses an image that somebody could no longer pull." in page.content.decode()
 
 
+@pytest.mark.costly
 def test_the_preview_counts_the_writes_of_the_next_sweep(installation: Installation, operator: Client) -> None:
     Repository.objects.filter(host=HOST, status="drifted").delete()
     rows = Repository.objects.filter(host=HOST, management__in=("adopted", "full"), last_checked_at__isnull=False)
@@ -601,6 +609,7 @@ def test_ten_thousand_repositories_take_no_more_queries_and_little_time(
     assert len(captured) < 12
 
 
+@pytest.mark.costly
 def test_the_page_needs_only_the_right_to_look(installation: Installation, person: Callable[..., Client]) -> None:
     assert person("view_repository").get(WHAT_IF).status_code == 200
     assert person("view_group").post(WHAT_IF, {"text": "{}"}).status_code == 302

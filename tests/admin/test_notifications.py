@@ -81,6 +81,7 @@ def test_a_new_webhooks_secret_is_shown_once_and_signs(admin: Client) -> None:
     assert "hunter2" not in json.dumps(entry.after)
 
 
+@pytest.mark.costly
 def test_a_slack_address_is_never_shown_again_and_kept_when_the_field_is_left_empty(admin: Client) -> None:
     admin.post(f"{CHANNELS}add/", form(kind="slack", address=SLACK))
     channel = NotificationChannel.objects.get()
@@ -125,6 +126,7 @@ def test_events_and_projects_are_ticked(admin: Client) -> None:
     assert admin.get(page_of(channel, "edit")).content.decode().count(" checked") == 4  # two, a project, enabled
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("values", "words"),
     [

@@ -137,6 +137,7 @@ def test_every_form_that_changes_something_is_a_post_with_a_token(page: str, see
     assert all(form.get("role") == "search" for form in seen.forms if form not in posts)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("page", "title"),
     [

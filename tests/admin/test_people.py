@@ -238,6 +238,7 @@ def test_who_looks_after_accounts_changes_those_who_have_no_more_rights(people: 
     assert not User.objects.filter(pk=p.peer.pk).exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("field", ["username", "email"])
 @pytest.mark.parametrize("name", ["chief@example.com", "CHIEF"])
 def test_nobody_takes_the_name_under_which_the_audit_log_knows_another(
@@ -298,6 +299,7 @@ def test_a_page_that_one_can_only_look_at_has_words_and_no_icons(people: Callabl
     assert "Superuser" in page
 
 
+@pytest.mark.costly
 def test_a_new_person_gets_a_role_that_the_maker_may_give(people: Callable[[str], People]) -> None:
     p = people("keeper")
     password = {"usable_password": "true", "password1": PASSWORD, "password2": PASSWORD}
@@ -310,6 +312,7 @@ def test_a_new_person_gets_a_role_that_the_maker_may_give(people: Callable[[str]
     assert not User.objects.filter(username="two").exists()
 
 
+@pytest.mark.costly
 def test_the_list_of_people_has_roles_and_states_as_words(people: Callable[[str], People]) -> None:
     p = people("superuser")
 

@@ -116,6 +116,7 @@ def test_a_confirmation_names_the_command_that_does_the_same(installation: Insta
     assert "an account that loses its pull does not stop the roll-out" in page
 
 
+@pytest.mark.costly
 def test_the_reason_of_a_pause_stands_on_the_page(installation: Installation, operator: Client) -> None:
     row = proposed("batches", steps=1)
 
@@ -141,6 +142,7 @@ def test_the_page_says_why_a_version_waits_what_it_changes_and_which_environment
     assert "data-running" not in page
 
 
+@pytest.mark.costly
 def test_the_page_of_a_roll_out_says_the_stage_and_counts_the_repositories(
     installation: Installation, operator: Client
 ) -> None:

@@ -94,6 +94,7 @@ def test_the_worst_comes_first_and_what_was_not_looked_at_never_pulls(
     assert names(operator, consumer=STAGING)[:2] == ["f-gone", "d-depends"]
 
 
+@pytest.mark.costly
 def test_a_word_of_a_newer_version_is_unknown_and_an_account_that_is_configured_no_more_is_not_shown(
     consumers: Configuration, operator: Client, configure: Configure
 ) -> None:
@@ -140,6 +141,7 @@ def test_the_last_pull_is_shown_with_the_age_of_the_answer(consumers: Configurat
     assert cells(operator, "two")[4].startswith("no pull recorded")
 
 
+@pytest.mark.costly
 def test_a_failed_look_is_named_beside_the_older_answer(consumers: Configuration, operator: Client) -> None:
     row("one", "yes", "yes", status="failed", last_error="AWS refused it.")
     row("two", status="unmanaged", management="unmanaged", last_checked_at=None, last_error="AWS refused it.")
@@ -211,6 +213,7 @@ def test_the_file_has_the_state_and_the_reason_of_each_account(consumers: Config
     assert [json.loads(line)[CLUSTER] for line in lines.splitlines()] == ["no", "unknown"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("accounts", ["", CLUSTER])
 def test_without_a_consumer_account_the_page_names_the_setting(
     accounts: str, configure: Configure, operator: Client

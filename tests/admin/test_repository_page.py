@@ -159,6 +159,7 @@ def test_no_two_cards_contradict_each_other_in_any_state(installation: Installat
     assert {CORRECTS, NEEDS, HEALS, SAME, OTHERWISE, DELETED, "counts as in sync", "are paused"} <= seen
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("status", "words"),
     [("in_sync", "So the repository counts as in sync."), ("failed", "Registry Admin does not change it")],
@@ -191,6 +192,7 @@ def test_a_policy_that_differs_only_from_the_settings_of_now_is_not_called_the_s
     assert "The same in what it allows" not in page
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("mode", "words"), [("", "Left as it is: the settings say observe."), ("observe", "Exception: ")]
 )
@@ -225,6 +227,7 @@ def test_an_error_says_when_it_was_met_first_only_if_that_was_before_the_last_at
     assert "</time>, failed</dd>" in page.split("<dt>Last attempt</dt>")[1].split("</div>")[0]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("status", "words"),
     [("in_sync", "In sync."), ("failed", "No difference was found."), ("unmanaged", "The repository was read.")],
@@ -265,6 +268,7 @@ def test_the_name_of_the_project_is_the_title_and_the_ref_stands_below(
     assert f'<li aria-current="page">{row.name}</li>' in page
 
 
+@pytest.mark.costly
 def test_who_can_pull_stands_above_the_policy(installation: Installation, operator: Client) -> None:
     page = page_of(operator, Repository.objects.filter(host=HOST, status="in_sync")[0])
 

@@ -754,6 +754,7 @@ def test_nobody_removes_the_second_factors_of_a_person_with_more_rights(ada: Use
     assert not second_factor.of(peer).exists()
 
 
+@pytest.mark.costly
 def test_who_may_only_look_at_people_removes_no_second_factor(ada: User) -> None:
     client, peer = keeper("view_user"), User.objects.create_user("peer")
     with_app(peer)

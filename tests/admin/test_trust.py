@@ -41,6 +41,7 @@ def page_of(policy: TrustPolicy) -> str:
     return f"{LIST}{policy.pk}/change/"
 
 
+@pytest.mark.costly
 def test_a_policy_is_made_by_its_kind_for_an_environment(operator: Client, production: Environment) -> None:
     kinds = operator.get(f"{LIST}add/?environment={production.pk}").content.decode()
     for kind in TrustKind:

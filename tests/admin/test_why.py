@@ -67,6 +67,7 @@ def test_an_anonymous_visitor_is_sent_to_the_log_in(db: None) -> None:
     assert Client().put(WHY).status_code == 302
 
 
+@pytest.mark.costly
 def test_a_pasted_text_is_shown_escaped_and_its_tokens_masked(installation: Installation, operator: Client) -> None:
     pasted = f"<script>alert(1)</script> Authorization: Bearer {SECRET} 403 Forbidden"
 

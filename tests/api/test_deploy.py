@@ -278,6 +278,7 @@ def test_what_is_wrong_with_an_external_id_is_a_400(cli: Cli, fields: dict[str, 
     assert cli.deploy(**fields).status == 400
 
 
+@pytest.mark.costly
 @pytest.mark.django_db(transaction=True)
 def test_an_external_id_that_is_deployed_builds_nothing(cli: Cli) -> None:
     deployment_id = cli.deploying(externalId="release-1")

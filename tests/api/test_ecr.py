@@ -37,6 +37,7 @@ def test_credentials_of_ecr_are_its_token_with_the_endpoint_to_connect_to(cli: C
     assert answer.body["proxyEndpoint"].startswith("http")
 
 
+@pytest.mark.costly
 def test_what_a_log_in_opens_is_in_its_answer_and_on_the_deployment(
     cli: Cli, sandbox: Sandbox, configure: Callable[..., config.Configuration]
 ) -> None:
@@ -81,6 +82,7 @@ def test_two_deploys_of_one_person_are_opened_by_the_newer_log_in_and_those_of_a
     assert refused.value.status == 403
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("code", "status"), [("AccessDeniedException", 422), ("ThrottlingException", 503), ("ServerException", 503)]
 )

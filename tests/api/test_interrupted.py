@@ -73,6 +73,7 @@ def test_without_git_the_same_content_counts(ada: Cli) -> None:
     assert f"no request after {old.last_request_at:%H:%M:%S} UTC" in old.canceled_reason
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("of_the_old", "of_the_new"),
     [
@@ -94,6 +95,7 @@ def test_another_commit_and_a_run_of_a_ci_end_nothing(
     assert status(old) == "DEPLOYING"
 
 
+@pytest.mark.costly
 def test_a_deploy_that_still_sends_requests_goes_on(ada: Cli) -> None:
     lately = interrupted(ada, minutes=0)
     building = interrupted(ada)

@@ -66,6 +66,7 @@ def test_a_rotated_key_has_the_same_owner_and_the_old_one_is_dead(operator: User
         assert (new.scopes, new.replaces, new.expires_at) == (key.scopes, key, None)
 
 
+@pytest.mark.costly
 def test_a_rotated_key_works_on_for_as_long_as_was_asked_for(production: Environment) -> None:
     key, text = keys.make_environment_key(production)
 
@@ -368,6 +369,7 @@ def test_a_use_is_written_down_once_a_minute(operator: User, seconds: int, told:
     assert AccessKey.objects.get(pk=key.pk).last_used_by == told
 
 
+@pytest.mark.costly
 def test_a_deploy_key_works_for_four_hours(production: Environment) -> None:
     key, _ = keys.make_deploy_key(production)
 

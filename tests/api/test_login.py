@@ -320,6 +320,7 @@ def test_who_approved_stands_in_the_audit_log_without_a_code(anyone: Cli, browse
 # ---- The end
 
 
+@pytest.mark.costly
 def test_a_login_ends_after_ten_minutes(anyone: Cli, browser: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, opened, approved = begin(anyone), begin(anyone), begin(anyone)
     browser.get(path_of(opened))
@@ -505,6 +506,7 @@ def test_of_two_who_collect_at_once_one_gets_the_token(operator: User, monkeypat
     assert AccessKey.objects.count() == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("minutes", [-30, 30], ids=["behind", "ahead"])
 def test_a_host_whose_clock_is_wrong_ends_no_login_early_and_lets_none_go_on(
     anyone: Cli, browser: Client, monkeypatch: pytest.MonkeyPatch, minutes: int

@@ -49,6 +49,7 @@ def finalize(cli: Cli, deployment_id: str) -> Any:
     return cli.post(f"/api/v3/deployments/{deployment_id}/finalize", {"imageReference": "x", "selfHosted": True})
 
 
+@pytest.mark.costly
 def test_an_image_that_was_not_pushed_stops_the_cli_before_finalize_with_the_reason(
     cli: Cli, deployment_id: str
 ) -> None:
@@ -63,6 +64,7 @@ def test_an_image_that_was_not_pushed_stops_the_cli_before_finalize_with_the_rea
     assert (row.status, row.error) == ("FAILED", {"name": "x", "message": refused.error})
 
 
+@pytest.mark.costly
 def test_another_reader_of_the_state_before_the_push_does_not_let_the_cli_through(cli: Cli, deployment_id: str) -> None:
     assert state(cli, deployment_id).status == 422
     long_ago = (timezone.now() - timedelta(minutes=1)).isoformat()
@@ -97,6 +99,7 @@ def test_an_aws_that_does_not_answer_stops_the_cli_at_once(cli: Cli, deployment_
     assert state(cli, deployment_id).status == 200
 
 
+@pytest.mark.costly
 def test_a_server_that_is_too_busy_to_verify_the_image_stops_the_cli_with_that_reason(
     cli: Cli, deployment_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

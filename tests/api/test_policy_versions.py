@@ -94,6 +94,7 @@ def test_a_roll_out_is_started_stopped_resumed_and_rolled_back(
     assert list(lines) == ["start.version", "pause.version", "resume.version", "rollback.version"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("what", "right"),
     [
@@ -135,6 +136,7 @@ def test_the_commands_do_the_same(waiting: PolicyVersion, settings: Any) -> None
     assert json.loads(said("show", "2", "--json"))["repositories"] == {"undone": 2}
 
 
+@pytest.mark.costly
 def test_a_command_ends_in_a_sentence(waiting: PolicyVersion) -> None:
     with pytest.raises(CommandError, match="There is no version 7"):
         said("start", "7")
@@ -150,6 +152,7 @@ def test_a_command_ends_in_a_sentence(waiting: PolicyVersion) -> None:
     assert "waits" in said("show", "2", "--registry", waiting.place)
 
 
+@pytest.mark.costly
 def test_the_start_of_a_process_the_doctor_and_the_metrics_say_that_a_version_waits(
     waiting: PolicyVersion, settings: Any, caplog: pytest.LogCaptureFixture, ecr_configuration: Configuration
 ) -> None:

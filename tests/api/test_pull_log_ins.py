@@ -83,6 +83,7 @@ def test_a_pull_log_in_pulls_from_its_one_repository_pushes_to_none_and_ends_wit
     assert refused.value.status == 403
 
 
+@pytest.mark.costly
 def test_as_a_secret_it_is_the_body_of_a_merge_patch(
     cli: Cli, cluster: Cli, project: Project, sandbox: Sandbox
 ) -> None:
@@ -100,6 +101,7 @@ def test_as_a_secret_it_is_the_body_of_a_merge_patch(
     assert cluster.post(f"{path(project)}?format=yaml").status == 422
 
 
+@pytest.mark.costly
 def test_it_is_written_in_the_audit_log_and_the_secret_is_nowhere(
     cli: Cli, cluster: Cli, project: Project, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -198,6 +200,7 @@ def test_a_key_with_another_scope_gets_none_and_a_pull_key_does_nothing_else(
     assert cluster.get("/api/v1/deployments").body["code"] == "scope_missing"
 
 
+@pytest.mark.costly
 def test_a_key_without_scopes_gets_one_and_a_key_of_another_project_or_environment_does_not(
     cli: Cli, stranger: Cli, user_cli: Cli, project: Project, sandbox: Sandbox
 ) -> None:
@@ -218,6 +221,7 @@ def test_a_key_without_scopes_gets_one_and_a_key_of_another_project_or_environme
     assert sandbox.calls().get("ecr:GetAuthorizationToken") == 2
 
 
+@pytest.mark.costly
 def test_the_cluster_of_an_archived_project_goes_on_pulling(
     cli: Cli, cluster: Cli, project: Project, sandbox: Sandbox
 ) -> None:

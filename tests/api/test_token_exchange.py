@@ -94,6 +94,7 @@ def test_a_refusal_is_a_403_with_a_code_and_does_not_repeat_the_token(
         assert token.split(".")[1][:30] not in str(row)
 
 
+@pytest.mark.costly
 def test_an_issuer_that_does_not_answer_is_a_503(client: Client, issuer: Provider, policy: TrustPolicy) -> None:
     TrustPolicy.objects.update(allow_private=False)
 

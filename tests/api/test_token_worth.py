@@ -129,6 +129,7 @@ def test_the_page_of_a_person_offers_to_revoke_their_keys(administrator: Client,
     assert "has no key that works" in administrator.get(ask).content.decode()
 
 
+@pytest.mark.costly
 def test_the_page_of_a_key_says_that_its_owner_may_not_deploy(administrator: Client) -> None:
     user = owner("view_project")
     key, _ = keys.make_user_token(user)
@@ -140,6 +141,7 @@ def test_the_page_of_a_key_says_that_its_owner_may_not_deploy(administrator: Cli
     assert "Nobody can deploy" not in administrator.get(page).content.decode()
 
 
+@pytest.mark.costly
 def test_who_may_not_revoke_keys_revokes_none_of_a_person(production: Environment) -> None:
     user = owner("add_accesskey")
     keys.make_user_token(user)

@@ -145,6 +145,7 @@ def test_an_environment_has_a_thousand_variables_at_most(cli: Cli, project: Proj
     assert send(cli, project, {"A1": "2"}, override=True).status == 200
 
 
+@pytest.mark.costly
 def test_storing_is_recorded_in_the_audit_log_by_name_and_only_when_something_changed(
     cli: Cli, project: Project, production: Environment
 ) -> None:

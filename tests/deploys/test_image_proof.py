@@ -87,6 +87,7 @@ def receipt(deployment: Deployment) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- the image
 
 
+@pytest.mark.costly
 def test_what_was_proved_stays_on_the_deployment(
     environment: Environment, consumers: Configuration, sandbox: Sandbox
 ) -> None:
@@ -151,6 +152,7 @@ def test_an_image_that_was_deleted_meanwhile_is_not_promoted(
     assert refused(deployment, ecr_configuration, digest).code == "image_not_found"
 
 
+@pytest.mark.costly
 def test_an_image_that_ecr_shows_late_is_waited_for(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,6 +345,7 @@ def test_a_tree_of_the_greatest_depth_is_an_image() -> None:
     assert read(*deep(2)).manifests == 3
 
 
+@pytest.mark.costly
 def test_a_wide_index_is_asked_for_in_parts(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -376,6 +379,7 @@ def test_a_consumer_account_that_cannot_pull_is_named_with_the_permission_it_lac
     assert f"Allow {lacking} to this account" in refusal.sentence
 
 
+@pytest.mark.costly
 def test_a_policy_that_was_changed_since_the_deploy_began_is_corrected_first(
     environment: Environment, consumers: Configuration, sandbox: Sandbox
 ) -> None:
@@ -478,6 +482,7 @@ def test_a_trial_pull_is_the_two_calls_of_a_pull_as_the_probe_role(
     assert any(PROBE in sentence for sentence in said)
 
 
+@pytest.mark.costly
 def test_a_trial_pull_of_what_is_current_says_which_role_cannot_pull_and_why(
     environment: Environment, configure: Configure, sandbox: Sandbox
 ) -> None:
@@ -498,6 +503,7 @@ def test_a_trial_pull_of_what_is_current_says_which_role_cannot_pull_and_why(
     assert "ecr:BatchGetImage" in words
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("lacking", ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"])
 def test_a_role_that_its_own_account_does_not_let_pull_is_named_with_the_permission(
     environment: Environment, configure: Configure, sandbox: Sandbox, lacking: str
@@ -616,6 +622,7 @@ def test_the_registrys_own_account_needs_no_policy(
 # ------------------------------------------------------------------------------------------------ not found out
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("operation", "code", "retryable"),
     [
@@ -683,6 +690,7 @@ def promote(deployment: Deployment, configuration: Configuration) -> Deployment:
     )
 
 
+@pytest.mark.costly
 def test_a_version_whose_image_has_gone_since_is_not_promoted(
     environment: Environment, consumers: Configuration, sandbox: Sandbox
 ) -> None:

@@ -118,6 +118,7 @@ def test_a_deploy_overtaken_by_a_newer_one_ends_well_and_is_not_promoted(
     assert current(environment) == str(fast.version)
 
 
+@pytest.mark.costly
 def test_of_many_promotions_at_once_the_newest_is_current_in_the_end(
     environment: Environment, anywhere: Configuration
 ) -> None:

@@ -262,6 +262,7 @@ def test_a_session_holds_what_the_deployment_says_that_its_log_in_opens_and_noth
         assert holds(action) is wanted, action
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("timeout", "session"),
     [
@@ -355,6 +356,7 @@ def test_a_log_in_pulls_from_the_base_repositories_and_pushes_to_none_of_them(
     assert deployment.credentials_error == ""
 
 
+@pytest.mark.costly
 def test_the_documented_statement_is_enough_for_base_repositories(
     environment: Environment, configure: Configure, sandbox: Sandbox, become: Callable[..., None]
 ) -> None:
@@ -464,6 +466,7 @@ def test_a_search_for_the_packed_size_that_aws_throttles_ends_with_the_session_t
     assert deployment.credentials_kind == "session"
 
 
+@pytest.mark.costly
 def test_a_denied_session_is_asked_for_once_and_not_again_with_fewer_repositories(
     environment: Environment, configure: Configure, sandbox: Sandbox, become: Callable[..., None]
 ) -> None:
@@ -553,6 +556,7 @@ def test_a_deployment_whose_deadline_has_passed_is_not_in_progress(
     assert log_in_of(second, ecr_configuration, ada).push == (repository(second),)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("who", ["an environment key", "another person", "of an environment key's deployment"])
 def test_a_log_in_opens_only_what_the_same_person_has_begun(
     ecr_configuration: Configuration, people: tuple[User, User], who: str
@@ -715,6 +719,7 @@ def test_a_push_role_that_cannot_be_used_is_refused_because_it_was_asked_for(
     assert deployment.credentials_error == refusal.sentence
 
 
+@pytest.mark.costly
 def test_a_push_role_is_given_the_external_id_that_it_asks_for(
     environment: Environment, configure: Configure, sandbox: Sandbox
 ) -> None:
@@ -840,6 +845,7 @@ def test_what_has_ended_gets_no_credentials(environment: Environment, ecr_config
     assert refused(deployment, ecr_configuration).code == "already_final"
 
 
+@pytest.mark.costly
 def test_a_refused_request_does_not_hide_an_earlier_log_in_which_still_pushes(
     environment: Environment, ecr_configuration: Configuration, sandbox: Sandbox, admin_client: Client
 ) -> None:

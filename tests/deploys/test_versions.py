@@ -142,6 +142,7 @@ def test_tags_of_other_forms_and_of_the_future_count_for_nothing() -> None:
     assert versions.highest(tags, today="20261127") == {"PRODUCTION": Version("20261126", 2)}
 
 
+@pytest.mark.costly
 @given(
     day=st.dates(), number=st.integers(1, 999_999_999), kind=st.sampled_from(EnvironmentType.values), code=st.uuids()
 )

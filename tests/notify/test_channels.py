@@ -99,6 +99,7 @@ def test_a_webhooks_url_is_kept_when_the_field_is_left_empty_and_a_new_one_is_on
     assert "canary" not in json.dumps([entry.before, entry.after])
 
 
+@pytest.mark.costly
 def test_the_url_of_version_0_1_0_is_used_and_then_encrypted(admin: Client) -> None:
     channel = stored()
     slack = stored(name="chat", kind="slack", address="https://hooks.slack.com/…cret")

@@ -482,6 +482,7 @@ def test_what_went_well_was_canceled_or_is_old_is_not_notified(
     assert collected(configuration) == []
 
 
+@pytest.mark.costly
 def test_a_promotion_and_a_rollback_are_distinguished(
     channel: NotificationChannel, environment: Environment, configuration: Configuration
 ) -> None:
@@ -567,6 +568,7 @@ def test_a_repository_failed_only_when_a_second_check_failed_too(
     assert collected(configuration) == []
 
 
+@pytest.mark.costly
 def test_a_fault_of_the_whole_installation_is_not_notified_for_every_repository(
     channel: NotificationChannel, project: Project, configuration: Configuration
 ) -> None:
@@ -687,6 +689,7 @@ def test_a_worker_that_left_its_heartbeat_behind_is_notified(
     assert "gone" in NotificationDelivery.objects.get().subject
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("ends", [False, True], ids=["it runs on", "it ends on SIGTERM"])
 def test_a_silence_that_was_over_before_the_look_is_notified(
     ends: bool, channel: NotificationChannel, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
@@ -1068,6 +1071,7 @@ def test_a_claim_is_lost_to_a_faster_process(waiting: NotificationDelivery) -> N
     assert not deliveries._claim(waiting, timezone.now())
 
 
+@pytest.mark.costly
 def test_one_channel_that_fails_does_not_hold_up_the_others(
     waiting: NotificationDelivery, receiver: Receiver, environment: Environment, configuration: Configuration
 ) -> None:
@@ -1397,6 +1401,7 @@ def test_send_does_without_a_worker_what_one_does(
     assert SECRET not in run("list")
 
 
+@pytest.mark.costly
 def test_the_tick_looks_and_asks_for_the_sending_once(
     through_the_settings: NotificationChannel,
     receiver: Receiver,

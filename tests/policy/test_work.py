@@ -146,6 +146,7 @@ def test_the_tests_of_a_condition_are_put_in_order_once(monkeypatch: pytest.Monk
     assert conditions._in_order.cache_info().misses <= 3
 
 
+@pytest.mark.costly
 def test_the_findings_about_one_policy_are_few_words_and_the_others_are_counted() -> None:
     text = wide_statement(1, 700, "ForAllValues:StringEquals")
     found = lint(text, partition="aws")

@@ -146,6 +146,7 @@ def test_a_deleted_repository_is_missing(
     assert Repository.objects.get(pk=repository.pk).status == RepositoryStatus.MISSING
 
 
+@pytest.mark.costly
 def test_a_change_of_a_new_repository_that_ecr_does_not_show_yet_stays_on_the_queue_until_it_is_seen(
     repository: Repository, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -315,6 +316,7 @@ def test_a_long_poll_of_a_queue_40_ms_away_that_stays_empty_is_no_error_and_no_n
         far.close()
 
 
+@pytest.mark.costly
 def test_every_read_timeout_is_longer_than_the_longest_wait_that_its_calls_ask_for(
     ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -361,6 +363,7 @@ def test_an_event_about_details_that_comes_late_is_not_taken_for_known_by_a_look
     assert client.get_lifecycle_policy(repositoryName=repository.name)
 
 
+@pytest.mark.costly
 def test_a_queue_that_cannot_be_reached_is_one_log_line_and_trouble_on_the_heartbeat_until_it_can(
     repository: Repository,
     ecr_configuration: Configuration,
@@ -596,6 +599,7 @@ def test_one_repository_that_trips_us_up_does_not_keep_another_one_from_being_lo
     assert CLUSTER in policy(sandbox, repository.name)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["trigger/\ud800", "trigger/a\x00b", "trigger/" + "a" * 100_000, "trigger/'\";--"])
 @pytest.mark.parametrize("operation", ["SetRepositoryPolicy", "BatchDeleteImage", "UpdateImageStorageClass"])
 def test_a_name_that_no_database_takes_does_not_keep_other_repositories_from_being_checked(

@@ -290,6 +290,7 @@ def test_a_configuration_that_changes_while_a_deploy_waits_for_the_lease_is_used
     assert Repository.objects.get().lease_until is None
 
 
+@pytest.mark.costly
 def test_a_configuration_that_changes_between_look_and_write_stops_the_write(
     environment: Environment, configure: Configure, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +318,7 @@ def test_a_configuration_that_changes_between_look_and_write_stops_the_write(
     assert "SetRepositoryPolicy" not in _calls(sandbox)
 
 
+@pytest.mark.costly
 def test_a_change_event_is_acted_on_by_the_configuration_that_counts(
     environment: Environment, configure: Configure, sandbox: Sandbox
 ) -> None:

@@ -493,6 +493,7 @@ def looked(consumers: Configuration, place: Repository, *missing: str, seconds: 
     return Look(repository=place.pk, at=at, digests=frozenset(each.digest for each in images), images=found)
 
 
+@pytest.mark.costly
 def test_an_older_look_never_overwrites_a_newer_one(
     consumers: Configuration, digests: list[str], place: Repository
 ) -> None:
@@ -549,6 +550,7 @@ def test_a_look_that_another_one_overtakes_is_written_over_it_if_it_is_newer(
     assert changes() == [(4, "missing", True, f"{DAY}.3"), (4, "runnable", True, "")]
 
 
+@pytest.mark.costly
 def test_a_deploy_that_is_promoted_between_the_look_and_its_record_keeps_its_row(
     consumers: Configuration, digests: list[str], environment: Environment, place: Repository, sandbox: Sandbox
 ) -> None:

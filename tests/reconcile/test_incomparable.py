@@ -348,6 +348,7 @@ def test_taking_over_reads_writes_and_keeps_the_replaced_text(
     assert Repository.objects.get().status == RepositoryStatus.IN_SYNC
 
 
+@pytest.mark.costly
 def test_the_log_has_both_texts_before_the_write_and_the_result_with_the_row(
     row: Repository, ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

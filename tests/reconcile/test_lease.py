@@ -123,6 +123,7 @@ def test_a_process_sends_nothing_to_aws_ten_seconds_after_its_last_confirmed_hea
     assert processes.may_write() is may
 
 
+@pytest.mark.costly
 def test_the_next_deploy_goes_on_where_a_dead_process_was(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

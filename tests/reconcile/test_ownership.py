@@ -115,6 +115,7 @@ PATHS: dict[str, tuple[list[Step], str]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("path", PATHS)
 def test_whose_a_repository_is_after_each_thing_that_can_happen_to_it(path: str, world: World) -> None:
     steps, management = PATHS[path]
@@ -200,6 +201,7 @@ def test_the_minutes_tick_fills(transactional_db: None) -> None:
     assert Repository.objects.get().management == "full"
 
 
+@pytest.mark.costly
 def test_the_command_knows_a_repository_that_version_0_1_0_made_just_now(world: World) -> None:
     world.deploy()
     Repository.objects.update(management="")

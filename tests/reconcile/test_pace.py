@@ -147,6 +147,7 @@ def test_the_first_and_the_tenth_sweep_come_within_five_per_cent_of_the_best_and
     assert max(refusals[1:]) <= 0.03, refusals
 
 
+@pytest.mark.costly
 def test_a_sweep_finds_a_rate_that_became_higher_and_one_that_became_lower() -> None:
     world = World(20)
     sweeps = Sweeps(world, 1)

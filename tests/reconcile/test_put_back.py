@@ -296,6 +296,7 @@ def test_after_a_policy_was_put_back_the_next_look_looks_at_everything(
     assert sandbox.calls()["ecr:ListTagsForResource"] == sandbox.calls()["ecr:GetLifecyclePolicy"] == 1
 
 
+@pytest.mark.costly
 def test_our_own_write_comes_back_as_an_event_and_causes_no_look(
     kept: RepositoryEvent, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:

@@ -642,6 +642,7 @@ def test_observe_mode_never_changes_an_existing_repository_and_the_deploy_goes_o
     assert repository.drifted_since is not None
 
 
+@pytest.mark.costly
 def test_observe_mode_still_sets_up_what_it_creates_even_after_a_first_try_that_died_half_way(
     project: Project, configure: Configure, sandbox: Sandbox
 ) -> None:
@@ -749,6 +750,7 @@ def test_a_repository_that_vanished_and_cannot_be_made_again_fails_the_deploy(
     assert ensure(project, ecr_configuration).status == RepositoryStatus.IN_SYNC
 
 
+@pytest.mark.costly
 def test_the_policy_of_a_repository_that_vanished_is_kept_in_its_history(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -818,6 +820,7 @@ def test_in_observe_mode_a_repository_made_by_hand_after_our_create_was_refused_
     assert not {"SetRepositoryPolicy", "PutLifecyclePolicy"} & set(new_calls(sandbox))
 
 
+@pytest.mark.costly
 def test_a_policy_text_is_kept_even_where_the_row_had_failed_for_another_reason(
     project: Project, ecr_configuration: Configuration, sandbox: Sandbox
 ) -> None:
@@ -1151,6 +1154,7 @@ def test_the_same_error_at_each_look_is_one_line_and_its_beginning_stays(
     assert ensure(project, ecr_configuration, freshness=timedelta(0)).error_since not in began
 
 
+@pytest.mark.costly
 def test_drift_that_is_only_observed_is_one_line_however_often_it_is_looked_at_and_as_old_as_it_is(
     project: Project, configure: Configure, sandbox: Sandbox
 ) -> None:

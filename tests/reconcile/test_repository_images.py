@@ -295,6 +295,7 @@ def test_a_token_of_another_call_is_an_error_of_aws(two: list[Deployment], ecr_c
     assert read(ecr_configuration, token="x" * 9_000).error is not None
 
 
+@pytest.mark.costly
 def test_while_too_many_requests_wait_for_aws_no_page_is_read(
     two: list[Deployment], ecr_configuration: Configuration, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -276,6 +276,7 @@ def test_an_undo_that_aws_refuses_for_one_repository_goes_on_with_the_others_and
     assert not any(THREE in live(sandbox, row.name) for row in rows)
 
 
+@pytest.mark.costly
 def test_an_active_version_is_put_back_text_by_text_and_what_was_changed_since_is_left(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -455,6 +456,7 @@ def test_without_stages_each_text_is_a_version_and_is_active_at_once(
     assert not PolicyStep.objects.exists()
 
 
+@pytest.mark.costly
 def test_the_texts_of_before_are_versions_when_stages_are_turned_on(ecr_configuration: Configuration) -> None:
     for text in (allowing(ONE), allowing(TWO), allowing(ONE, TWO)):
         started_with(ecr_configuration, text, staged=False)
@@ -528,6 +530,7 @@ def one_step(own: Configuration) -> bool:
     return sweeps.work(configuration=own, seconds=30) or rollouts.advance(configuration=own)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("ending", ["pause", "rollback", "setting"])
 def test_a_repository_whose_turn_had_come_does_not_get_a_version_that_does_not_go_on(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project, ending: str
@@ -557,6 +560,7 @@ def test_a_repository_whose_turn_had_come_does_not_get_a_version_that_does_not_g
     assert writes(sandbox) == (ending == "rollback")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("ending", ["pause", "rollback"])
 def test_a_worker_that_gives_a_stage_its_version_ends_when_a_person_stops_the_roll_out(
     ecr_configuration: Configuration, project: Project, ending: str, monkeypatch: pytest.MonkeyPatch
@@ -584,6 +588,7 @@ def test_a_worker_that_gives_a_stage_its_version_ends_when_a_person_stops_the_ro
     assert work_off(own).state == (VersionState.STOPPED if ending == "pause" else VersionState.UNDONE)
 
 
+@pytest.mark.costly
 def test_a_version_that_is_proposed_after_an_undo_is_written(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -604,6 +609,7 @@ def test_a_version_that_is_proposed_after_an_undo_is_written(
     assert writes(sandbox) == 3
 
 
+@pytest.mark.costly
 def test_the_way_back_writes_nothing_to_a_repository_that_is_released_or_gone(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -634,6 +640,7 @@ def test_the_way_back_writes_nothing_to_a_repository_that_is_released_or_gone(
     assert THREE not in live(sandbox, other.name)
 
 
+@pytest.mark.costly
 def test_a_repository_that_is_deleted_in_the_middle_does_not_stop_the_roll_out(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -648,6 +655,7 @@ def test_a_repository_that_is_deleted_in_the_middle_does_not_stop_the_roll_out(
     assert work_off(own).state == VersionState.ACTIVE, newest().reason
 
 
+@pytest.mark.costly
 def test_what_is_corrected_on_a_repository_that_had_the_version_already_is_no_way_back(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -674,6 +682,7 @@ def test_what_is_corrected_on_a_repository_that_had_the_version_already_is_no_wa
     assert "555555555555" not in live(sandbox, new.name)
 
 
+@pytest.mark.costly
 def test_an_undo_without_stages_is_refused_and_ends_when_stages_are_turned_off(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -697,6 +706,7 @@ def test_an_undo_without_stages_is_refused_and_ends_when_stages_are_turned_off(
         rollouts.rollback(version=newest(), by="ann", trail=TRAIL)
 
 
+@pytest.mark.costly
 def test_an_active_version_can_be_undone_while_another_one_waits(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -718,6 +728,7 @@ def test_an_active_version_can_be_undone_while_another_one_waits(
     started_with(ecr_configuration, allowing(TWO))
 
 
+@pytest.mark.costly
 def test_a_pause_while_the_canaries_are_watched_does_not_shorten_the_watch(
     ecr_configuration: Configuration, project: Project
 ) -> None:
@@ -734,6 +745,7 @@ def test_a_pause_while_the_canaries_are_watched_does_not_shorten_the_watch(
     assert work_off(own).state == VersionState.WATCHING
 
 
+@pytest.mark.costly
 def test_a_roll_out_waits_while_writes_are_paused_and_goes_on_afterwards(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -753,6 +765,7 @@ def test_a_roll_out_waits_while_writes_are_paused_and_goes_on_afterwards(
     assert writes(sandbox) == 6
 
 
+@pytest.mark.costly
 def test_a_policy_that_lets_everybody_in_is_not_put_back(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -782,6 +795,7 @@ def test_a_version_for_other_consumers_is_no_repair_and_waits(ecr_configuration:
     assert ONE in newest().why
 
 
+@pytest.mark.costly
 def test_what_was_there_before_is_not_put_back_on_another_repository_of_the_same_name(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -803,6 +817,7 @@ def test_what_was_there_before_is_not_put_back_on_another_repository_of_the_same
     assert "created again" in version.steps.get(state=StepState.KEPT).words
 
 
+@pytest.mark.costly
 def test_a_canary_that_is_created_again_does_not_count_as_written(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:
@@ -821,6 +836,7 @@ def test_a_canary_that_is_created_again_does_not_count_as_written(
     assert newest().steps.get().state == StepState.LEFT
 
 
+@pytest.mark.costly
 def test_an_undo_that_aws_refuses_is_named_until_it_is_done(
     ecr_configuration: Configuration, sandbox: Sandbox, project: Project
 ) -> None:

@@ -827,6 +827,7 @@ def test_the_command_corrects_and_prints_one_object(fast: Configuration, sandbox
     assert result["findings"][0]["name"] == names[0]
 
 
+@pytest.mark.costly
 def test_the_command_with_a_name_looks_at_that_one_only(fast: Configuration, sandbox: Sandbox) -> None:
     names = fill(sandbox, fast, 3)
 
@@ -921,6 +922,7 @@ def test_a_wrong_call_of_the_command_ends_with_two(arguments: tuple[str, ...], f
 # ------------------------------------------------------------------------------- what an independent reader once broke
 
 
+@pytest.mark.costly
 def test_two_namespaces_on_one_host_keep_their_own_policies(configure: Configure, sandbox: Sandbox) -> None:
     configuration = configure(
         DEPLOY_REGISTRY_HOST=HOST,
@@ -1125,6 +1127,7 @@ def test_a_listing_that_takes_many_tasks_continues_where_the_last_one_left_it(
     assert sweep.status == SweepStatus.DONE
 
 
+@pytest.mark.costly
 def test_a_listing_without_time_is_left_to_the_next_worker(fast: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, fast, 2)
     sweep = sweep_record.start(trigger=SweepTrigger.SCHEDULE)
@@ -1140,6 +1143,7 @@ def test_a_listing_without_time_is_left_to_the_next_worker(fast: Configuration, 
     assert sweep.status == SweepStatus.DONE
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("again", "ended"), [(False, False), (True, True)])
 def test_a_token_that_aws_refuses_lets_the_listing_begin_again_once(
     fast: Configuration, sandbox: Sandbox, again: bool, ended: bool
@@ -1305,6 +1309,7 @@ def test_a_sweep_that_was_stopped_while_the_registry_was_listed_cuts_no_chunks(
     assert not SweepChunk.objects.exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_chunk_is_isolated_only_by_who_holds_it(fast: Configuration, sandbox: Sandbox, size: int) -> None:
     fill(sandbox, fast, size)
@@ -1401,6 +1406,7 @@ def one_slow_thread(sandbox: Sandbox, fast: Configuration, monkeypatch: pytest.M
     return saved
 
 
+@pytest.mark.costly
 def test_a_worker_that_is_to_stop_returns_its_chunk_once_with_the_repository_that_is_under_way(
     fast: Configuration, one_slow_thread: list[tuple[int, bool]]
 ) -> None:
@@ -1429,6 +1435,7 @@ def test_a_worker_saves_new_results_before_it_renews_its_lease(
     assert one_slow_thread[-1] == (0, True)
 
 
+@pytest.mark.costly
 def test_a_worker_whose_lease_was_taken_over_begins_no_further_repository(
     fast: Configuration, one_slow_thread: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1464,6 +1471,7 @@ def test_a_repository_that_ecr_may_not_show_yet_rests_for_two_seconds(fast: Conf
     assert before + 2 <= run.resting[row.pk] <= time.monotonic() + 2
 
 
+@pytest.mark.costly
 def test_an_ended_sweep_stays_as_it_ended(fast: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, fast, 1)
     sweep = sweep_all(fast)
@@ -1485,6 +1493,7 @@ def test_a_sweep_that_is_not_listed_yet_is_not_over(fast: Configuration) -> None
     assert sweep.status == SweepStatus.RUNNING
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("trigger", "status"),
     [(SweepTrigger.SCHEDULE, SweepStatus.RUNNING), (SweepTrigger.COMMAND, SweepStatus.FAILED)],
@@ -1676,6 +1685,7 @@ def test_uneventful_scheduled_sweeps_are_kept_for_two_days_and_others_by_the_set
     assert Sweep.objects.exists() is kept
 
 
+@pytest.mark.costly
 def test_workers_that_hold_chunks_of_one_registry_share_its_rate(fast: Configuration, sandbox: Sandbox) -> None:
     fill(sandbox, fast, 4)
     with pytest.MonkeyPatch.context() as patch:

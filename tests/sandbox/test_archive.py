@@ -165,6 +165,7 @@ def test_a_pull_moves_the_pull_time_and_a_description_does_not(sandbox: Sandbox,
     assert seen[0] < seen[1] == seen[2]
 
 
+@pytest.mark.costly
 def test_the_pulls_of_an_excluded_role_move_no_pull_time(
     sandbox: Sandbox, ecr: Any, repository: str, role: str
 ) -> None:

@@ -36,6 +36,7 @@ def test_a_policy_deleted_behind_our_back_is_reported(sandbox: Sandbox, ecr: Any
     assert detail["readOnly"] is False
 
 
+@pytest.mark.costly
 def test_each_change_is_reported_once_and_nothing_else_is(sandbox: Sandbox, ecr: Any) -> None:
     url = sandbox.events_to("ecr-changes")
     arn = ecr.create_repository(repositoryName="shop")["repository"]["repositoryArn"]

@@ -120,6 +120,7 @@ def test_a_fault_can_be_for_some_repositories_only(sandbox: Sandbox, ecr: Any) -
     assert refusal.status == 500
 
 
+@pytest.mark.costly
 def test_a_fault_can_spare_a_caller(sandbox: Sandbox, ecr: Any) -> None:
     sandbox.fault("error", "ecr:*", spare="*:user/admin")
     other = sandbox.client("iam")

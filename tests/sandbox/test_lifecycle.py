@@ -293,6 +293,7 @@ def test_a_policy_runs_a_day_after_it_was_put(shop: Shop) -> None:
     assert shop.ecr.get_lifecycle_policy(repositoryName=shop.name)["lastEvaluatedAt"] > put
 
 
+@pytest.mark.costly
 def test_a_run_tells_cloudtrail_and_sends_an_event_for_each_image(shop: Shop) -> None:
     for number in range(12):
         shop.push(f"v{number}")

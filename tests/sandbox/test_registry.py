@@ -412,6 +412,7 @@ def test_who_may_pull_an_image_may_list_its_referrers(sandbox: Sandbox, ecr: Any
     assert listed() == []
 
 
+@pytest.mark.costly
 def test_a_referrer_has_events_of_its_own(sandbox: Sandbox, ecr: Any, repository: str) -> None:
     image = images.build()
     url = sandbox.events_to("ecr-changes")
