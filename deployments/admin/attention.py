@@ -1,4 +1,4 @@
-"""What needs attention: repositories, one alarm for all that one correction is for; versions that wait or stopped."""
+"""Repositories that need attention, grouped by cause: one alarm for all repositories that one correction is for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from django.utils.text import Truncator
 
 from deployments import doctor
 from deployments.admin.pages import MAX_MENU_CHOICES, Several
-from deployments.models import PolicyVersion, Repository, RepositoryStatus, VersionState
+from deployments.models import Repository, RepositoryStatus
 from deployments.reconcile import causes, targets
 from deployments.reconcile.causes import Cause
 
@@ -134,11 +134,6 @@ def _attention() -> Attention:
     alarms = [CauseAlarm(cause=cause, rows=group, since=_earliest(group)) for cause, group in groups.items()]
     alarms.sort(key=lambda alarm: (NEEDS_ATTENTION.index(RepositoryStatus(alarm.rows[0].status)), -len(alarm.rows)))
     return Attention(alarms=alarms, left=left, is_cut=len(rows) > MAX_GROUPED)
-
-
-def versions_in_need() -> QuerySet[PolicyVersion]:
-    """The versions of the default policies that wait for a person or are stopped."""
-    return PolicyVersion.objects.filter(state__in=(VersionState.WAITING, VersionState.STOPPED))
 
 
 def cause_of(row: Repository) -> Cause:

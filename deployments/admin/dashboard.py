@@ -18,7 +18,7 @@ from django.utils.html import format_html
 
 from deployments import tasks, worker
 from deployments.admin import commits
-from deployments.admin.attention import ALARMING, LEFT, attention, list_address, versions_in_need
+from deployments.admin.attention import ALARMING, LEFT, attention, list_address
 from deployments.admin.chart import per_day
 from deployments.admin.display import TONES, ago
 from deployments.admin.image_states import BROKEN_SHOWN, broken_current_images, broken_in_project
@@ -41,7 +41,7 @@ from deployments.models import (
     Sweep,
     SweepStatus,
 )
-from deployments.reconcile import generation, processes, pull_states, writes_pause
+from deployments.reconcile import generation, policy_versions, processes, pull_states, writes_pause
 from deployments.reconcile.processes import Seen
 from deployments.reconcile.pull_states import PullState
 
@@ -83,7 +83,7 @@ def _shell() -> Shell:
         "Deployment": Deployment.objects.filter(status__in=UNDER_WAY),
         "Repository": Repository.objects.filter(ALARMING),
         "Sweep": Sweep.objects.filter(status=SweepStatus.RUNNING),
-        "PolicyVersion": versions_in_need(),
+        "PolicyVersion": policy_versions.in_need(),
         "Worker": processes.alive(ProcessRole.WORKER),
         **_health_rows(),
     }
@@ -164,7 +164,7 @@ def dashboard(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
         "sees_sweeps": sees_sweeps,
     }
     if may(request, "view_policyversion") and "PolicyVersion" in shell(request).counters:
-        context["versions"] = list(versions_in_need())
+        context["versions"] = list(policy_versions.in_need())
     if sees_repositories:
         numbers = _numbers()
         shares = list(_shares({each["status"]: each["number"] for each in numbers}))

@@ -24,6 +24,7 @@ from deployments.access.audit import Actor, Trail
 from deployments.api import branches, schemas
 from deployments.api.auth import UserRequest, management_token, require_active, require_right
 from deployments.api.errors import HttpRefusal, http_refusal, refusing_with
+from deployments.api.pages import answer_of, number_of, page_of
 from deployments.api.projects import PROJECT_NOT_FOUND, find_project
 from deployments.api.schemas import refusals
 from deployments.deploys import projects
@@ -37,16 +38,6 @@ LONGEST_LIFE = timedelta(days=3650)  # of a key with an end
 _READ = refusals(400, 401, 403, 404, 422)
 _WRITE = refusals(400, 401, 403, 404, 409, 413, 415, 422)
 _Row = TypeVar("_Row", bound=Model)
-
-
-def _page(rows: QuerySet[_Row], size: int) -> tuple[list[_Row], bool]:
-    """(the first `size` rows, whether there are more)."""
-    found = list(rows[: size + 1])
-    return found[:size], len(found) > size
-
-
-def _answer(data: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
-    return {"data": data, "pagination": {"next": data[-1]["id"]} if has_more else {}}
 
 
 # ------------------------------------------------------------------------------------------------------------ projects
@@ -68,8 +59,8 @@ def list_projects(request: UserRequest, filters: Query[schemas.ProjectFilters]) 
         rows = rows.filter(archived_at__isnull=not filters.archived)
     if filters.after is not None:
         rows = rows.filter(ref__gt=filters.after)
-    page, has_more = _page(rows, filters.size)
-    return _answer([_project(row) for row in page], has_more)
+    page, has_more = page_of(rows, filters.size)
+    return answer_of([_project(row) for row in page], has_more)
 
 
 @router.post(
@@ -174,8 +165,8 @@ def list_environments(request: UserRequest, ref: str, filters: Query[schemas.Pag
     rows = _environments(project).order_by("pk")
     if filters.after is not None:
         rows = rows.filter(pk__gt=_environment(project, filters.after).pk)
-    page, has_more = _page(rows, filters.size)
-    return _answer([_described(row) for row in page], has_more)
+    page, has_more = page_of(rows, filters.size)
+    return answer_of([_described(row) for row in page], has_more)
 
 
 @router.post(
@@ -258,7 +249,7 @@ def _environments(project: Project) -> QuerySet[Environment]:
 def _environment(project: Project, name: str) -> Environment:
     """The root environment with this slug, or the preview branch with this id. Raises HttpRefusal (404)."""
     rows = _environments(project)
-    if number := _number(name):
+    if number := number_of(name):
         found = rows.filter(pk=number).first()
     else:
         found = rows.filter(slug=SLUG_ALIASES.get(name, name), parent=None).first()
@@ -286,7 +277,7 @@ def _filtered(rows: QuerySet[_Row], project: Project, filters: schemas.NameFilte
     if filters.environment is not None:
         rows = rows.filter(environment=_environment(project, filters.environment))
     if filters.after is not None:
-        rows = rows.filter(pk__gt=_number(filters.after))
+        rows = rows.filter(pk__gt=number_of(filters.after))
     return rows.order_by("pk")
 
 
@@ -304,8 +295,8 @@ def list_keys(request: UserRequest, ref: str, filters: Query[schemas.NameFilters
     require_right(request.auth, "view_accesskey")
     project = find_project(ref)
     rows = _keys(project).filter(keys.live())
-    page, has_more = _page(_filtered(rows, project, filters), filters.size)
-    return _answer([_key(row) for row in page], has_more)
+    page, has_more = page_of(_filtered(rows, project, filters), filters.size)
+    return answer_of([_key(row) for row in page], has_more)
 
 
 @router.post(
@@ -379,7 +370,7 @@ def rotate_key(
 def revoke_key(request: UserRequest, ref: str, key_id: str) -> Status[None]:
     """204 also for a key that was revoked before."""
     require_right(request.auth, "revoke_accesskey")
-    key = _keys(find_project(ref)).filter(pk=_number(key_id)).first()
+    key = _keys(find_project(ref)).filter(pk=number_of(key_id)).first()
     if key is None:
         raise HttpRefusal(404, "There is no such key in this project.")
     with Trail.of(request).change("revoke.key", key, before={"last_used_by": key.last_used_by}) as line:
@@ -394,15 +385,10 @@ def _keys(project: Project) -> QuerySet[AccessKey]:
 
 
 def _find_key(project: Project, key_id: str) -> AccessKey:
-    found = _keys(project).filter(keys.live(), pk=_number(key_id)).first()
+    found = _keys(project).filter(keys.live(), pk=number_of(key_id)).first()
     if found is None:
         raise HttpRefusal(404, "There is no such key in this project, or it does not work any more.")
     return found
-
-
-def _number(text: str) -> int:
-    """The number that the id of a row is; 0, which no row has, for another text."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
 def _key(key: AccessKey) -> dict[str, Any]:
@@ -436,8 +422,8 @@ def list_trust_policies(request: UserRequest, ref: str, filters: Query[schemas.N
     require_right(request.auth, "view_trustpolicy")
     project = find_project(ref)
     rows = trust.list_policies(project=project).defer("ca", "jwks")
-    page, has_more = _page(_filtered(rows, project, filters), filters.size)
-    return _answer([_policy(row) for row in page], has_more)
+    page, has_more = page_of(_filtered(rows, project, filters), filters.size)
+    return answer_of([_policy(row) for row in page], has_more)
 
 
 @router.post(
@@ -533,7 +519,7 @@ def _refusing_trust() -> Iterator[None]:
 
 
 def _find_policy(ref: str, policy_id: str) -> TrustPolicy:
-    found = trust.list_policies(project=find_project(ref)).filter(pk=_number(policy_id)).first()
+    found = trust.list_policies(project=find_project(ref)).filter(pk=number_of(policy_id)).first()
     if found is None:
         raise HttpRefusal(404, "There is no such trust policy in this project.")
     return found

@@ -18,6 +18,7 @@ from deployments.access.audit import Trail
 from deployments.api import schemas
 from deployments.api.auth import UserRequest, management_token, require_right
 from deployments.api.errors import HttpRefusal, refusing_with
+from deployments.api.pages import answer_of, number_of, page_of
 from deployments.api.schemas import refusals
 from deployments.models import PolicyVersion
 from deployments.reconcile import generation, policy_versions, rollouts
@@ -40,14 +41,9 @@ def list_policy_versions(request: UserRequest, filters: Query[schemas.Page]) -> 
     require_right(request.auth, "view_policyversion")
     rows = _rows()
     if filters.after is not None:
-        rows = rows.filter(pk__lt=int(filters.after) if filters.after.isdecimal() and len(filters.after) < 19 else 0)
-    found = list(rows[: filters.size + 1])
-    page = found[: filters.size]
-    has_more = len(found) > len(page)
-    return {
-        "data": [policy_versions.described(row) for row in page],
-        "pagination": {"next": str(page[-1].pk)} if has_more else {},
-    }
+        rows = rows.filter(pk__lt=number_of(filters.after))
+    page, has_more = page_of(rows, filters.size)
+    return answer_of([policy_versions.described(row) for row in page], has_more)
 
 
 @router.get(
@@ -148,8 +144,7 @@ def _rows() -> QuerySet[PolicyVersion]:
 
 
 def _find(version_id: str) -> PolicyVersion:
-    number = int(version_id) if version_id.isdecimal() and len(version_id) < 19 else 0
-    found = _rows().filter(pk=number).first()
+    found = _rows().filter(pk=number_of(version_id)).first()
     if found is None:
         raise HttpRefusal(404, "There is no such version of the default policy.")
     return found

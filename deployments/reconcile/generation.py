@@ -40,7 +40,6 @@ from deployments.models import (
     ConfigurationActivation,
     ConfigurationGeneration,
     DesiredState,
-    PolicyText,
     Process,
     ProcessRole,
 )
@@ -112,7 +111,7 @@ def register(configuration: Configuration, *, role: ProcessRole) -> Configuratio
 def _row(configuration: Configuration, *, by: str) -> tuple[ConfigurationGeneration, bool]:
     content = _content(configuration)
     texts = [configuration.plain.default_repository_policy, configuration.v4.default_repository_policy]
-    policies = [None if text is None else _policy(text) for text in texts]
+    policies = [None if text is None else policy_versions.text_row(text) for text in texts]
     return ConfigurationGeneration.objects.select_related("plain_policy", "v4_policy").get_or_create(
         digest=_digest(content, texts),
         generation=configuration.generation,
@@ -124,11 +123,6 @@ def _row(configuration: Configuration, *, by: str) -> tuple[ConfigurationGenerat
             "first_seen_by": by,
         },
     )
-
-
-def _policy(text: str) -> PolicyText:
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return PolicyText.objects.get_or_create(digest=digest, defaults={"text": text})[0]
 
 
 def _content(configuration: Configuration) -> dict[str, Any]:

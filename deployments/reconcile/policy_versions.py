@@ -56,10 +56,15 @@ class Attention:
     then: str
 
 
+def in_need() -> QuerySet[PolicyVersion]:
+    """The versions that wait for a person or are stopped."""
+    return PolicyVersion.objects.filter(state__in=(VersionState.WAITING, VersionState.STOPPED))
+
+
 def attention() -> list[Attention]:
     """The versions that wait for a person, the roll-outs that are stopped, and an undo that AWS refuses."""
     found = []
-    for row in PolicyVersion.objects.filter(state__in=[VersionState.WAITING, VersionState.STOPPED]):
+    for row in in_need():
         if row.state == VersionState.WAITING:
             words, then = f"{row} waits for a person. {row.why}", f"manage.py policy start {row.number} [--now]"
         else:

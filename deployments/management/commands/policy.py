@@ -19,6 +19,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from deployments import policy
+from deployments.management import policy_versions
 from deployments.policy.actions import PREFIX
 
 MAX_BYTES = 4 * 1024 * 1024  # a larger file is not a policy but a wrong file
@@ -32,8 +33,6 @@ class Command(BaseCommand):
     requires_system_checks = []  # the command is used to find a broken setting
 
     def add_arguments(self, parser: CommandParser) -> None:
-        from deployments.management import policy_versions  # imports what the other verbs do without
-
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
         policy_versions.add_arguments(verbs)
         compare = verbs.add_parser("compare", help="what B grants beyond A (+), and A beyond B (-)")
@@ -87,8 +86,6 @@ class Command(BaseCommand):
             verb.add_argument("--json", action="store_true", help="print one JSON value")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        from deployments.management import policy_versions
-
         try:
             if options["verb"] in policy_versions.VERBS:
                 policy_versions.run(options, self._lines)
