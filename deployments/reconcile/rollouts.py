@@ -57,6 +57,8 @@ from deployments.row_values import MANAGED, Part
 
 CANARIES, WATCHING, BATCHES = VersionState.CANARIES, VersionState.WATCHING, VersionState.BATCHES
 STOPPED, ACTIVE, UNDOING = VersionState.STOPPED, VersionState.ACTIVE, VersionState.UNDOING
+#: Moves that change no text that a repository, also a new one, shall have: no write under way has to be refused.
+_SAME_TEXTS = {(CANARIES, WATCHING), (BATCHES, BATCHES)}
 MOST_CANARIES = 5
 MOST_IN_BATCH = 1000
 NAMED = 5  # repositories that a reason names
@@ -162,7 +164,8 @@ def _move(version: PolicyVersion, state: str, *, reason: str = "", by: str = OUR
             PolicyVersion.objects.filter(pk=version.follows.pk).update(state=ACTIVE, reason="", changed_at=Now())
         if state in (STOPPED, UNDOING):
             policy_versions.take_back(version)
-        generation.activate_again(by=by, reason=f"{version}: {VersionState(state).label.lower()}.")
+        if (version.state, state) not in _SAME_TEXTS:
+            generation.activate_again(by=by, reason=f"{version}: {VersionState(state).label.lower()}.")
     write = log.warning if state in (STOPPED, UNDOING) else log.info
     write("policy_version.changed", version=version.number, before=version.state, state=str(state), reason=reason)
     return True
