@@ -6,6 +6,7 @@ lives (`deployments.reconcile.processes`).
 """
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import shutil
@@ -39,6 +40,14 @@ _M_MMAP_THRESHOLD, _GIVEN_BACK_FROM_BYTES = -3, 256 * 1024
 _mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
 if _mallopt is not None:
     _mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK_FROM_BYTES)
+
+
+def when_ready(server: Any) -> None:
+    """Before the workers are forked: what the loaded application has in memory stays until the end. The garbage
+    collector need not look at it again in each worker, which took a tenth of the CPU time of a deploy.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def on_exit(server: Any) -> None:

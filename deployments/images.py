@@ -161,7 +161,11 @@ def version_day(day: date) -> str:
 
 
 def _random(alphabet: str, length: int) -> str:
-    return "".join(secrets.choice(alphabet) for _ in range(length))
+    number, text = secrets.randbelow(len(alphabet) ** length), ""
+    for _ in range(length):
+        number, letter = divmod(number, len(alphabet))
+        text += alphabet[letter]
+    return text
 
 
 def new_project_ref() -> str:

@@ -51,7 +51,11 @@ def harmless(value: object) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
     lines = str(value).split("\n")
-    return "\n".join(HIDDEN if SECRET_TEXT.search(line) else _CONTROL.sub(" ", line) for line in lines)
+    return "\n".join(HIDDEN if SECRET_TEXT.search(line) else _printable(line) for line in lines)
+
+
+def _printable(line: str) -> str:
+    return line if line.isprintable() else _CONTROL.sub(" ", line)
 
 
 def carried(function: Callable[P, T]) -> Callable[P, T]:

@@ -22,6 +22,12 @@ Row = TypeVar("Row")
 Value = str | int | None
 
 
+def prepared_cursor() -> Any:
+    """A cursor for a statement that is sent over and over: PostgreSQL prepares it, SQLite keeps all anyway."""
+    make: Callable[[], Any] = getattr(connection, "prepared_cursor", connection.cursor)
+    return make()
+
+
 def _marks(types: Sequence[type]) -> list[str | int]:
     """Values that stand for those of the callers while a statement is compiled: no parameter is equal by chance."""
     return [f"\x01{number}" if each is str else -(10**15) - number for number, each in enumerate(types)]
@@ -68,7 +74,7 @@ class Compiled(Generic[Row]):
             compiler: Any = self._rows(*self._marks)[:1].query.get_compiler(connection=connection)
             self._made[connection.vendor] = _Statement.of(compiler, self._marks), _instances(compiler)
         statement, instance = self._made[connection.vendor]
-        with connection.cursor() as cursor:
+        with prepared_cursor() as cursor:
             cursor.execute(statement.sql, statement.filled(values))
             found = cursor.fetchone()
         return None if found is None else instance(list(found))
@@ -90,7 +96,7 @@ class CompiledUpdate:
             query.annotations = {}
             self._made[connection.vendor] = _Statement.of(query.get_compiler(connection=connection), self._marks)
         statement = self._made[connection.vendor]
-        with connection.cursor() as cursor:
+        with prepared_cursor() as cursor:
             cursor.execute(statement.sql, statement.filled(values))
             return int(cursor.rowcount)
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from deployments import config
+from deployments.service_urls import Database
 from deployments.settings_table import SECRETS
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -41,8 +42,7 @@ DEBUG = CONFIGURATION.debug
 WAL_BYTES_KEPT = 64 * 2**20
 
 
-def _database() -> dict[str, object]:
-    given = CONFIGURATION.database
+def _database(given: Database | None) -> dict[str, object]:
     if given is None or given.engine == "sqlite":
         return {
             "ENGINE": "registry_admin.sqlite",
@@ -59,13 +59,14 @@ def _database() -> dict[str, object]:
             "CONN_MAX_AGE": None,
         }
     return {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "registry_admin.postgresql",
         "NAME": given.name,
         "USER": given.user,
         "PASSWORD": given.password,
         "HOST": given.host,
         "PORT": given.port,
-        "OPTIONS": dict(given.options),
+        # Only cursors that bind on the server prepare: `registry_admin.postgresql`. A pooler between may not keep them.
+        "OPTIONS": {"prepare_threshold": 5 if given.server_side_cursors else None, **dict(given.options)},
         "DISABLE_SERVER_SIDE_CURSORS": not given.server_side_cursors,
         "CONN_MAX_AGE": 600,
         "CONN_HEALTH_CHECKS": True,
@@ -73,7 +74,7 @@ def _database() -> dict[str, object]:
 
 
 # ATOMIC_REQUESTS stays off: no transaction may be open during a call to AWS.
-DATABASES = {"default": _database()}
+DATABASES = {"default": _database(CONFIGURATION.database)}
 
 
 def _secret_key() -> str:

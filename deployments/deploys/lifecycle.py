@@ -44,7 +44,7 @@ from deployments.models import (
     Repository,
 )
 from deployments.reconcile import bulkhead, generation, repositories, targets
-from registry_admin.compiled_queries import Compiled
+from registry_admin.compiled_queries import Compiled, prepared_cursor
 
 log = get_logger(__name__)
 
@@ -346,7 +346,7 @@ def _next_version(environment: Environment) -> tuple[images.Version, datetime]:
     The day of the version is the UTC day of the database's clock. It never goes back, even if the clock does.
     """
     day, now = clock.DAY[connection.vendor], clock.NOW[connection.vendor]
-    with connection.cursor() as cursor:
+    with prepared_cursor() as cursor:
         cursor.execute(
             f"UPDATE {Environment._meta.db_table} SET "  # noqa: S608  (no input is part of the text)
             f"version_number = CASE WHEN version_day >= {day} THEN version_number + 1 ELSE 1 END, "
