@@ -1,26 +1,32 @@
 """Limits how many threads of a web process wait for AWS at the same time: half of them, so that the others can answer.
 
 A request that waits for AWS, or for another request that waits for AWS, holds a place. If no place is free, a request
-is refused at once (503 with Retry-After, which the CLI repeats). At most half of the places are held by requests that
-wait for the lease of another request, so that one hanging repository cannot take all places.
+is refused (503 with Retry-After, which the CLI repeats). At most half of the places are held by requests that wait for
+the lease of another request, so that one hanging repository cannot take all places.
 
-Only `finalize` may wait for a place, because no CLI repeats it. At most a quarter of the threads may wait so. Processes
-that serve no requests (workers, commands) never call `limit` and have no limit.
+While AWS answers, places become free every few milliseconds. Then a request first waits for one, MOMENT_SECONDS at
+most; one thread does not wait so. While AWS hangs, a request is refused at once.
+
+Only `finalize` may wait longer, because no CLI repeats it. At most a quarter of the threads may wait so. Processes that
+serve no requests (workers, commands) never call `limit` and have no limit.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from deployments.errors import refusal
 
 LINE_SECONDS = 20.0  # how long `finalize` waits for a place
+MOMENT_SECONDS = 0.25  # how long other requests wait, and how long ago a place has become free if AWS answers
 
 _free = threading.Condition()  # guards the numbers below; notified when a place becomes free
 _threads: int | None = None
-_held = _in_line = _waiting = 0
+_held = _in_line = _moments = _waiting = 0
+_left_at = float("-inf")  # monotonic: when a place became free
 _mine = threading.local()  # .depth: how many nested `place` blocks this thread is in; together they hold one place
 
 
@@ -52,7 +58,7 @@ def place(*, in_line: bool = False) -> Iterator[None]:
 
 
 def _enter(threads: int, *, in_line: bool) -> None:
-    global _held, _in_line
+    global _held, _in_line, _moments
     places = max(1, threads // 2)  # D-thread-limit
     with _free:
         if _held >= places and in_line and _in_line < threads // 4:
@@ -61,15 +67,27 @@ def _enter(threads: int, *, in_line: bool) -> None:
                 _free.wait_for(lambda: _held < places, LINE_SECONDS)
             finally:
                 _in_line -= 1
+        elif _held >= places and places + _in_line + _moments + 1 < threads and _moves():
+            _moments += 1
+            try:
+                _free.wait_for(lambda: _held < places, MOMENT_SECONDS)
+            finally:
+                _moments -= 1
         if _held >= places:
             raise refusal("server_waits_for_aws")
         _held += 1
 
 
+def _moves() -> bool:
+    """Whether AWS answers requests of this process."""
+    return time.monotonic() - _left_at < MOMENT_SECONDS
+
+
 def _leave() -> None:
-    global _held
+    global _held, _left_at
     with _free:
         _held -= 1
+        _left_at = time.monotonic()
         _free.notify()
 
 

@@ -2675,7 +2675,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_log.py::test_a_failed_deploy_is_found_by_its_short_code_its_project_and_its_request_with_the_reason",
         ),
         (
-            "harmless",
+            "_printable",
             '_CONTROL.sub(" ", line)',
             "line",
             "test_log.py::test_every_line_is_one_json_object_and_one_text_line_whatever_is_in_its_fields",
@@ -3609,6 +3609,24 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_in(
         "deployments/reconcile/bulkhead.py",
+        (
+            "_enter",
+            " and _moves()",
+            "",
+            "reconcile/test_bulkhead.py::test_nothing_is_waited_for_when_no_place_has_become_free_lately",
+        ),
+        (
+            "_enter",
+            "_moments + 1 < threads",
+            "_moments < threads",
+            "reconcile/test_bulkhead.py::test_one_thread_does_not_wait_even_for_a_moment",
+        ),
+        (
+            "_leave",
+            "_left_at = time.monotonic()",
+            "pass",
+            "reconcile/test_bulkhead.py::test_while_aws_answers_a_request_waits_a_moment_for_a_place",
+        ),
         (
             "",
             "LINE_SECONDS = 20.0",

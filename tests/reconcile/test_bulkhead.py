@@ -127,6 +127,70 @@ def test_the_line_is_a_quarter_of_the_threads_and_has_a_longest_wait(
     assert all(0.4 < each < 5 for each in took[1:])
 
 
+def enter_in_turn(stack: ExitStack, count: int) -> list[Any]:
+    """So many requests that come one after another while no place is free; each is waiting when the next one comes."""
+    pool = stack.enter_context(ThreadPoolExecutor(count))
+
+    def enter() -> str:
+        try:
+            with bulkhead.place():
+                return "a place"
+        except Refusal as refused:
+            return refused.code
+
+    found = []
+    for _ in range(count):
+        found.append(pool.submit(enter))
+        time.sleep(0.05)
+    return found
+
+
+def test_while_aws_answers_a_request_waits_a_moment_for_a_place(
+    eight_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulkhead, "MOMENT_SECONDS", 10.0)
+    monkeypatch.setattr(bulkhead, "_left_at", float("-inf"))
+    with bulkhead.place():
+        pass
+    with ExitStack() as stack:
+        with others(4):
+            (waits,) = enter_in_turn(stack, 1)
+            assert not waits.done()
+        assert waits.result(5) == "a place"
+
+
+def test_one_thread_does_not_wait_even_for_a_moment(full: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulkhead, "MOMENT_SECONDS", 2.0)
+    monkeypatch.setattr(bulkhead, "_left_at", time.monotonic())
+
+    with ExitStack() as stack:
+        *waiting, last = enter_in_turn(stack, 4)
+        assert last.result(1) == "server_waits_for_aws"
+        assert not any(each.done() for each in waiting)
+        assert {each.result(5) for each in waiting} == {"server_waits_for_aws"}
+
+
+@pytest.mark.parametrize("ago", [0.0, 0.3])
+def test_nothing_is_waited_for_when_no_place_has_become_free_lately(
+    ago: float, full: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS hangs: to wait would only take one more thread."""
+    waited: list[float | None] = []
+
+    class Line(threading.Condition):
+        def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+            waited.append(timeout)
+            return False
+
+    monkeypatch.setattr(bulkhead, "_free", Line())
+    monkeypatch.setattr(bulkhead, "_left_at", time.monotonic() - ago)
+
+    with pytest.raises(Refusal), bulkhead.place():
+        pass
+
+    assert waited == ([] if ago else [0.25])
+
+
 def test_a_place_in_line_is_waited_for_for_twenty_seconds(full: None, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float | None] = []
 
