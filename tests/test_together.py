@@ -707,7 +707,7 @@ READ = {
     "GET /api/v1/manage/policy-versions", "GET /api/v1/manage/policy-versions/{version_id}",
     "GET /api/v1/manage/policy-versions/{version_id}/preview",
 }  # fmt: skip
-READING_COMMANDS = {f"manage.py {name}" for name in ("doctor", "env_example", "errors", "why")}
+READING_COMMANDS = {f"manage.py {name}" for name in ("deployments", "doctor", "env_example", "errors", "why")}
 _REFUSED = {"add", "delete", "change"}  # of rows that only the program writes
 _READING = {"history", "changelist", "export"}
 
