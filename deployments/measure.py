@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+
+from deployments import catalogue
 
 PREFIX = "registry_admin_"
 _BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)  # seconds
@@ -49,6 +50,12 @@ _deploys = Counter(
     ("result",),
     registry=_registry,
 )
+_refusals = Counter(
+    f"{PREFIX}refusals",
+    "Refused requests and finalizes, by the code in docs/errors.md; other: a code that is not in it.",
+    ("code",),
+    registry=_registry,
+)
 _log_ins = Counter(
     f"{PREFIX}log_ins",
     "Log-ins to the console by what happened to them: done, failed, throttled, busy.",
@@ -75,6 +82,11 @@ def deploy(result: str) -> None:
     _deploys.labels(result).inc()
 
 
+def refusal(code: str) -> None:
+    """Count a refused request or finalize. A `code` that is not in the catalogue counts as “other”."""
+    _refusals.labels(code if catalogue.find(code) is not None else "other").inc()
+
+
 def log_in(result: str) -> None:
     """Count a log-in to the console: done, failed, throttled, busy."""
     _log_ins.labels(result).inc()
@@ -95,8 +107,10 @@ class _Rows(Collector):
         self._samples = samples
 
     def collect(self) -> Iterator[Metric]:
-        for name, group in groupby(self._samples, key=lambda sample: sample.name):
-            samples = list(group)
+        families: dict[str, list[Sample]] = {}
+        for sample in self._samples:
+            families.setdefault(sample.name, []).append(sample)
+        for name, samples in families.items():
             family = GaugeMetricFamily(PREFIX + name, samples[0].help, labels=list(samples[0].labels))
             for sample in samples:
                 family.add_metric(list(sample.labels.values()), round(sample.value, 3))
@@ -106,8 +120,8 @@ class _Rows(Collector):
 def exposition(samples: Iterable[Sample], *, directory: str, accept: str) -> tuple[bytes, str]:
     """The text of all metrics and its content type, in the form that `accept` asks for.
 
-    `samples` of one name stand together. `directory` is PROMETHEUS_MULTIPROC_DIR, where all processes count; empty:
-    this process counts alone, in its memory.
+    Samples of one name are one family, also if they do not stand together. `directory` is PROMETHEUS_MULTIPROC_DIR,
+    where all processes count; empty: this process counts alone, in its memory.
     """
     registry = CollectorRegistry()
     if directory:

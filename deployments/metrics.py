@@ -41,7 +41,7 @@ from deployments.reconcile import change_feed, generation, image_states, process
 
 
 def samples(now: datetime | None = None) -> Iterator[Sample]:
-    """All numbers, grouped by name. A number that is not known (no worker has run yet) is left out."""
+    """All numbers. A number that is not known (no worker has run yet) is left out."""
     now = now or timezone.now()
     by_status = tally.by_status()
     for status in DeploymentStatus:
@@ -206,7 +206,11 @@ def _roll_outs() -> Iterator[Sample]:
         yield Sample(name="policy_version", help="The number of each version of the default policy that is active, "
                      "waits, is rolled out or is stopped.", value=row.number,
                      labels={**labels, "state": row.state})  # fmt: skip
-        steps = row.steps.none() if row.state == VersionState.ACTIVE else row.steps.order_by()
-        for state, count in steps.values_list("state").annotate(of=Count("*")):
+        if row.state == VersionState.ACTIVE:
+            continue
+        labels["version"] = str(row.number)
+        yield Sample(name="rollout_stage", help="The stage of each unfinished roll-out: 0 the canaries, then the "
+                     "batches.", value=row.stage, labels={**labels, "state": row.state})  # fmt: skip
+        for state, count in row.steps.order_by().values_list("state").annotate(of=Count("*")):
             yield Sample(name="rollout_repositories", help="Repositories of unfinished roll-outs, by what was done.",
-                         value=count, labels={**labels, "version": str(row.number), "state": state})  # fmt: skip
+                         value=count, labels={**labels, "state": state})  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.db.models.functions import Now
 from django.test import Client
 from pytest_django.live_server_helper import LiveServer
@@ -157,6 +157,7 @@ def test_a_complete_deploy_leaves_one_line_for_each_request_change_and_write_to_
     assert all(line["request_id"] == "create-1" and line["outcome"] == "ok" for line in writes)
     assert all(line["aws_request_id"] and line["repository"].startswith("trigger/") for line in writes)
     assert lines.events(request_id="index-1") == ["deployment.indexed", "request"]
+    assert lines.one("request", request_id="index-1")["route"].endswith("/background-workers")
     assert lines.events(request_id="login-1") == ["request"]
     assert lines.events(request_id="finalize-1") == ["deployment.deployed", "deployment.promoted", "request"]
     key = keys.authenticate(http.key)
@@ -230,6 +231,7 @@ def test_polls_probes_and_dead_keys_do_not_fill_the_log(http: Http, live_server:
         assert http("GET", "/healthz")[0] == 200
         assert http("GET", "/readyz")[0] == 200
         assert dead("GET", "/api/v1/deployments/latest")[0] in (401, 429)
+        assert dead("POST", "/api/v1/deployments/x/background-workers", {})[0] in (401, 429)
 
     assert lines.events() == ["api.key_refused", "api.too_many_unknown_keys"]
     assert dead.key not in lines.raw
@@ -258,6 +260,34 @@ def test_a_poll_that_the_server_fails_is_a_warning(http: Http, lines: Log, monke
     assert lines.events(request_id="broken-1") == ["api.failed", "request"]
     assert "KeyError: 'internal-name'" in lines.one("api.failed")["exception"]
     assert lines.one("request")["level"] == "warning"
+
+
+def test_a_request_during_an_outage_of_the_database_has_the_reason_and_its_code(
+    http: Http, lines: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(**_: object) -> None:
+        raise OperationalError("connection refused")
+
+    monkeypatch.setattr("deployments.deploys.lifecycle.create_deployment", away)
+    status, answer = http.create("outage-1")
+
+    line = lines.one("request", request_id="outage-1")
+    assert (status, line["status"], line["code"]) == (503, 503, "database_unreachable")
+    assert line["error"] == answer["error"]
+
+
+def test_a_promotion_that_is_refused_in_the_console_has_the_reason_its_code_and_the_short_code(
+    environment: Environment, ecr_configuration: Configuration, http: Http, lines: Log
+) -> None:
+    _, made = http.create("create-7")
+    client = Client()
+    client.force_login(User.objects.create_superuser("ada", "ada@example.com"))
+
+    answer = client.post(f"/admin/deployments/deployment/{made['id']}/promote/", {"instead_of": ""})
+
+    line = lines.one("request", request_id=answer["X-Request-ID"])
+    assert (line["code"], line["deployment"], line["actor"]) == ("not_deployed", made["shortCode"], "ada@example.com")
+    assert made["version"] in line["error"]
 
 
 def test_a_page_that_fails_is_one_traceback_and_one_request_line_with_the_persons_name(

@@ -214,6 +214,40 @@ def test_requests_deploys_and_calls_to_aws_are_counted_with_their_outcomes_and_d
     assert {each: after[each] - before[each] for each in wanted} == wanted
 
 
+@pytest.mark.django_db(transaction=True)
+def test_refusals_are_counted_by_their_code_those_of_a_finalize_in_its_stream_too(
+    client: Client, environment: Environment, ecr_configuration: Any, settings: Any
+) -> None:
+    settings.METRICS_KEY = KEY
+    watched, cli = Client(headers=SENT), Cli(client, keys.make_environment_key(environment)[1])
+    reader = Cli(client, keys.make_environment_key(environment, scopes=["read"])[1])
+    before = counted(watched)
+    cli.finalize(cli.deploying())  # nothing was pushed
+    assert reader.deploy().status == 403  # the key lacks the scope
+    assert cli.get("/api/v1/nothing").status == 404  # has no code
+
+    after = counted(watched)
+    found = {key[2]: after[key] - before[key] for key in after if key[:2] == ("refusals_total", "code")}
+    assert {code: count for code, count in found.items() if count} == {"image_not_found": 1, "scope_missing": 1}
+
+
+def test_a_code_that_another_registry_made_up_is_no_label() -> None:
+    measure.refusal("MADE_UP_BY_A_REGISTRY")
+
+    text = measure.exposition([], directory="", accept="")[0].decode()
+    assert 'registry_admin_refusals_total{code="other"}' in text
+    assert "MADE_UP" not in text
+
+
+def test_samples_of_one_name_are_one_family_also_if_they_come_apart() -> None:
+    apart = [Sample(name=name, help="X.", value=1, labels={"n": n}) for n in "12" for name in ("x", "y")]
+
+    text = measure.exposition(apart, directory="", accept="")[0].decode()
+
+    assert text.count("# TYPE registry_admin_x gauge") == 1
+    assert text.index('registry_admin_x{n="2"}') < text.index("registry_admin_y")
+
+
 def test_no_label_holds_what_a_client_sends(watched: Client) -> None:
     watched.generic("BREW", "/account/login/a-log-in-link?q=query")
     watched.get("/wp-login.php")

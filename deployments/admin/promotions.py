@@ -16,6 +16,7 @@ from deployments.admin import commits
 from deployments.admin.display import headline
 from deployments.admin.pages import Button, ReadOnly, may, require, who
 from deployments.deploys import lifecycle, promotions
+from deployments.log import bind
 from deployments.models import Deployment, DeploymentStatus, Promotion
 
 
@@ -45,6 +46,7 @@ class Promotions(ReadOnly):
                     trail=Trail.of(request),
                 )
             except lifecycle.Refusal as refusal:
+                bind(error=refusal.sentence, code=refusal.code)  # for the line of this request
                 self.message_user(request, refusal.sentence, messages.ERROR)
                 again = refusal.code == "current_has_changed"
                 return HttpResponseRedirect(request.get_full_path() if again else _page(deployment))
@@ -76,6 +78,7 @@ class Promotions(ReadOnly):
             try:
                 lifecycle.cancel(deployment=deployment, trail=Trail.of(request), reason=words)
             except lifecycle.Refusal as refusal:
+                bind(error=refusal.sentence, code=refusal.code)
                 self.message_user(request, refusal.sentence, messages.ERROR)
             else:
                 self.message_user(request, f"{deployment.version} was canceled.", messages.SUCCESS)

@@ -309,6 +309,8 @@ def finalize(request: EnvironmentRequest, deployment_id: str, body: schemas.Fina
     refused every three seconds without an end, so it gets a 204, after which it does not."""
     bind(deployment_id=deployment_id)
     known = models.Deployment.objects.filter(environment=request.auth.environment, id=deployment_id).first()
+    if known is not None:
+        bind(deployment=known.short_code)
     if known is not None and _has_ended_v3(known):
         return HttpResponse(status=204)
     return stream.response(

@@ -85,6 +85,7 @@ class RequestMiddleware:
         if "\0" in request.path_info or "%00" in request.META.get("QUERY_STRING", ""):
             request.path_info = request.path_info.replace("\0", "")  # later code could not store it either
             return _refusal(request, 400, "The address contains a NUL character.")
+        asked = request
         try:
             request, end_of_body = bodies.admit(request, lazily=_is_api(request))
         except bodies.BodyError as error:
@@ -93,6 +94,9 @@ class RequestMiddleware:
             response = self.get_response(request)
         finally:
             end_of_body()
+            if asked is not request:  # a request with another body; `_log` gets the first one
+                asked.resolver_match = request.resolver_match
+                asked.META[KEY_REFUSED] = request.META.get(KEY_REFUSED)
         if not _is_api(request):
             return response
         if response.status_code >= 400 and "json" not in response.get("Content-Type", ""):
@@ -109,6 +113,7 @@ class RequestMiddleware:
             database.log_outage(exception, where=log.route(request))
             if not _is_api(request):
                 return views.database_away(request, outage)
+            log.bind(error=outage.sentence, code=outage.code)
             answer = {"error": outage.sentence, "code": outage.code}
             return JsonResponse(answer, status=503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
         if isinstance(exception, Refusal) and exception.code == hashing.BUSY:
@@ -141,7 +146,8 @@ def _log(request: HttpRequest, response: HttpResponseBase, started: float) -> No
     """
     path, status = request.path_info[1:], response.status_code
     route = path if path in _PROBES else log.route(request)
-    refused = "code" in log.context() and status in (400, 409, 422)
+    code = log.context().get("code", "")
+    refused = bool(code) and status in (400, 409, 422)
     polled = route in _POLLS or response.has_header(_LIVE)
     if route in _PROBES or request.META.get(KEY_REFUSED) or (polled and status < 500):
         write = logger.debug
@@ -149,6 +155,8 @@ def _log(request: HttpRequest, response: HttpResponseBase, started: float) -> No
         write = logger.warning if status >= 500 or refused else logger.info
     seconds = time.monotonic() - started
     measure.request(route=route, method=request.method or "", status=status, seconds=seconds)
+    if code:
+        measure.refusal(code)
     write("request", method=request.method, route=route, status=status, duration_ms=round(seconds * 1000))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from django.db import connections
 from django.http import StreamingHttpResponse
 
-from deployments import database
+from deployments import database, measure
 from deployments.api.errors import internal_error
 from deployments.deploys.lifecycle import Refusal
 from deployments.log import get_logger
@@ -59,6 +59,7 @@ def _events(
             work(lambda sentence: events.put(event("log", {"message": sentence})))
             last = event("complete", complete)
         except Refusal as refusal:
+            measure.refusal(refusal.code)
             log.warning("deployment.finalize_refused", code=refusal.code, error=refusal.sentence)
             last = event("error", {"error": refusal.sentence})
         except Exception as error:

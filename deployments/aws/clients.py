@@ -189,6 +189,9 @@ WRITES = frozenset(
 )
 
 
+WORDS_LOGGED = 300  # characters of what AWS says about a refused call; the repository's row has all of it
+
+
 def record_call(operation: str, started: float, outcome: Any, *, expected: bool = False, **about: str) -> None:
     """Count one call to AWS, and write its line: INFO for a write, WARNING for one that was refused, DEBUG for a read.
 
@@ -196,10 +199,10 @@ def record_call(operation: str, started: float, outcome: Any, *, expected: bool 
     is no failure. `started` is by `time.monotonic`. `about` names the repository or the queue.
     """
     if isinstance(outcome, RegistryError):
-        code, aws_request_id = outcome.code, outcome.aws_request_id
+        code, aws_request_id, words = outcome.code, outcome.aws_request_id, outcome.sentence
     else:
         answer = outcome.response if isinstance(outcome, aws.ClientError) else outcome
-        code = answer.get("Error", {}).get("Code", "")
+        code, words = answer.get("Error", {}).get("Code", ""), answer.get("Error", {}).get("Message", "")
         aws_request_id = answer.get("ResponseMetadata", {}).get("RequestId", "")
     is_write, seconds = operation in WRITES, time.monotonic() - started
     measure.aws_call(operation=operation, outcome=code or "ok", seconds=seconds, is_write=is_write)
@@ -209,6 +212,7 @@ def record_call(operation: str, started: float, outcome: Any, *, expected: bool 
         operation=operation,
         **about,
         outcome=code or "ok",
+        **({"error": words[:WORDS_LOGGED]} if code else {}),
         aws_request_id=aws_request_id,
         duration_ms=round(seconds * 1000),
     )

@@ -501,7 +501,8 @@ def _end(deployment: Deployment, status: DeploymentStatus, **values: Any) -> boo
         error: dict[str, Any] = values.get("error") or {}
         reason = values.get("canceled_reason") or f"{error.get('name', '')}: {error.get('message', '')}"[:REASON_LENGTH]
         # deployment.failed, deployment.canceled or deployment.timed_out
-        log_change(f"deployment.{status.lower()}", deployment, reason=reason)
+        code = {"code": str(error["name"])[:REASON_LENGTH]} if error.get("name") else {}
+        log_change(f"deployment.{status.lower()}", deployment, reason=reason, **code)
     return bool(changed)
 
 
@@ -571,7 +572,7 @@ def time_out_overdue() -> int:
             error={"name": "TimeoutError", "message": message},
         )
         if changed:
-            log_change("deployment.timed_out", deployment, reason=message)
+            log_change("deployment.timed_out", deployment, reason=message, code="TimeoutError")
             count += 1
     return count
 

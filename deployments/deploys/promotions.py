@@ -35,7 +35,7 @@ from deployments.deploys.lifecycle import (
     update_running,
 )
 from deployments.errors import NotFound, Refusal, refusal
-from deployments.log import get_logger
+from deployments.log import bind, get_logger
 from deployments.models import (
     Deployment,
     Environment,
@@ -272,6 +272,7 @@ def promote(
     )
     if deployment is None:
         raise NotFound(f"There is no version {wanted} in this environment.")
+    bind(deployment=deployment.short_code)  # for the line of a request that is refused
     current = current_promotion(environment=environment)
     before = current.deployment if current is not None else None
     with trail.attempt(_action(deployment, before), deployment, before=_named(before)) as attempt:

@@ -163,6 +163,11 @@ def test_the_start_of_a_process_the_doctor_and_the_metrics_say_that_a_version_wa
     assert any("policy_version.needs_a_person" in record.getMessage() for record in caplog.records)
     lines = [line for line in doctor._which_counts(settings.CONFIGURATION) if line.what == "Default policy"]
     assert [line.then for line in lines] == ["manage.py policy start 2 [--now]"]
-    numbers = {(each.labels["state"], each.value) for each in metrics.samples() if each.name == "policy_version"}
+    samples = list(metrics.samples())
+    numbers = {(each.labels["state"], each.value) for each in samples if each.name == "policy_version"}
     assert numbers == {("waiting", 2), ("active", 1)}
+    stages = [
+        (each.labels["version"], each.labels["state"], each.value) for each in samples if each.name == "rollout_stage"
+    ]
+    assert stages == [("2", "waiting", 0)]
     assert THREE not in lines[0].says
