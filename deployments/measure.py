@@ -50,6 +50,8 @@ _deploys = Counter(
     ("result",),
     registry=_registry,
 )
+for _result in ("refused", "created", "indexed", "deployed", "promoted", "failed", "canceled", "timed_out"):
+    _deploys.labels(_result)  # from the start, so that Prometheus sees the first one as an increase
 _refusals = Counter(
     f"{PREFIX}refusals",
     "Refused requests and finalizes, by the code in docs/errors.md; other: a code that is not in it.",
@@ -62,6 +64,8 @@ _log_ins = Counter(
     ("result",),
     registry=_registry,
 )
+for _result in ("done", "failed", "throttled", "busy"):
+    _log_ins.labels(_result)
 
 
 def request(*, route: str, method: str, status: int, seconds: float) -> None:

@@ -15,8 +15,8 @@ import pytest
 from tests.advisories import ROOT, audit
 
 NAMES = ["requirements", "requirements-sandbox", "requirements-dev"]
-REQUIREMENT = re.compile(r"([\w.-]+)==([\w.]+)(?: ; ([^\\]+))? \\((?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?)+)")
-PIN = re.compile(r"([\w.-]+)(?:\[[\w,-]+\])?==([\w.]+)")
+REQUIREMENT = re.compile(r"([\w.-]+)==([\w.!]+)(?: ; ([^\\]+))? \\((?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?)+)")
+PIN = re.compile(r"([\w.-]+)(?:\[[\w,-]+\])?==([\w.!]+)")
 
 
 def same(name: str) -> str:
