@@ -2039,6 +2039,30 @@ MUTANTS: tuple[Mutant, ...] = (
         ("_log", " and status < 500", "", "test_log.py::test_a_poll_that_the_server_fails_is_a_warning"),
         (
             "_log",
+            "measure.refusal(code)",
+            "pass",
+            "test_metrics.py::test_refusals_are_counted_by_their_code_those_of_a_finalize_in_its_stream_too",
+        ),
+        (
+            "RequestMiddleware._answer",
+            "asked.resolver_match = request.resolver_match",
+            "pass",
+            "test_log.py::test_a_complete_deploy_leaves_one_line_for_each_request_change_and_write_to_aws",
+        ),
+        (
+            "RequestMiddleware._answer",
+            "asked.META[KEY_REFUSED] = request.META.get(KEY_REFUSED)",
+            "pass",
+            "test_log.py::test_polls_probes_and_dead_keys_do_not_fill_the_log",
+        ),
+        (
+            "RequestMiddleware.process_exception",
+            "log.bind(error=outage.sentence, code=outage.code)",
+            "pass",
+            "test_log.py::test_a_request_during_an_outage_of_the_database_has_the_reason_and_its_code",
+        ),
+        (
+            "_log",
             "status >= 500 or refused",
             "status >= 500",
             "test_log.py::test_a_refused_deploy_is_one_warning_with_the_code_and_the_sentence_beside_the_refused_write",
@@ -2051,7 +2075,44 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_in(
+        "deployments/measure.py",
+        (
+            "refusal",
+            'code if catalogue.find(code) is not None else "other"',
+            "code",
+            "test_metrics.py::test_a_code_that_another_registry_made_up_is_no_label",
+        ),
+    ),
+    *_in(
+        "deployments/management/commands/deployments.py",
+        (
+            "Command.handle",
+            "len(found) > 1",
+            "False",
+            "test_deployments_command.py::test_a_version_of_several_environments_names_them_all_and_asks_for_one",
+        ),
+        (
+            "outcome",
+            "code = row.receipt.code",
+            "pass",
+            "test_deployments_command.py::"
+            "test_a_deployment_whose_image_was_refused_names_the_code_and_the_command_that_explains_it",
+        ),
+        (
+            "_chosen",
+            "environment__in=where",
+            "",
+            "test_deployments_command.py::test_a_version_of_several_environments_names_them_all_and_asks_for_one",
+        ),
+    ),
+    *_in(
         "deployments/api/stream.py",
+        (
+            "_events",
+            "measure.refusal(refusal.code)",
+            "pass",
+            "test_metrics.py::test_refusals_are_counted_by_their_code_those_of_a_finalize_in_its_stream_too",
+        ),
         (
             "_events",
             "target=request_context.run, args=(run,)",
