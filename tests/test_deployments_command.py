@@ -82,6 +82,16 @@ def test_a_failed_build_is_shown_with_the_reason_the_end_of_its_output_and_its_c
     assert told["error"] == error
 
 
+def test_what_a_build_printed_cannot_move_the_cursor_of_the_terminal(made: Made) -> None:
+    row = made(status="FAILED", error={"name": "E", "message": "one\ntwo\x1b[2J", "stderr": "\x1b]0;title\x07red\r\n"})
+
+    shown = ask("show", row.pk)
+
+    assert "\nE: one\ntwo [2J\n" in shown
+    assert "    " + " ]0;title red" in shown
+    assert "\x1b" not in shown + ask("list") + ask("show", row.pk, "--json")
+
+
 @pytest.mark.costly
 def test_a_deployment_whose_image_was_refused_names_the_code_and_the_command_that_explains_it(
     environment: Environment, ecr_configuration: Configuration

@@ -2099,6 +2099,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "test_a_deployment_whose_image_was_refused_names_the_code_and_the_command_that_explains_it",
         ),
         (
+            "Command._print",
+            'each if each.isprintable() else " "',
+            "each",
+            "test_deployments_command.py::test_what_a_build_printed_cannot_move_the_cursor_of_the_terminal",
+        ),
+        (
             "_chosen",
             "environment__in=where",
             "",

@@ -99,10 +99,14 @@ class Command(BaseCommand):
         for row in found:
             self._print(f"{_line(row)}  {_short_reason(row)}".rstrip())
 
-    def _print(self, line: str) -> None:
-        """Print a line. A character that the terminal's encoding lacks is printed as its code."""
+    def _print(self, text: str) -> None:
+        """Print lines. Errors and commits are somebody else's text: control characters, which a terminal would obey,
+        become spaces, and a character that the terminal's encoding lacks is printed as its code.
+        """
         encoding = getattr(self.stdout, "encoding", None) or "utf-8"
-        self.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding))
+        for line in text.split("\n"):
+            shown = "".join(each if each.isprintable() else " " for each in line)
+            self.stdout.write(shown.encode(encoding, "backslashreplace").decode(encoding))
 
 
 # ---------------------------------------------------------------------------------------------------------- which rows
