@@ -11,6 +11,7 @@ import functools
 import http.client
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -54,19 +55,27 @@ def _close(process: subprocess.Popen[str]) -> None:
 class Sandbox:
     """A running sandbox."""
 
-    def __init__(self, url: str, process: subprocess.Popen[str] | None = None) -> None:
+    def __init__(
+        self, url: str, process: subprocess.Popen[str] | None = None, *, authority: Path | None = None
+    ) -> None:
+        """``authority``: the certificate of the authority of a sandbox with TLS."""
         self.url = url.rstrip("/")
         self.process = process
+        self.authority = authority
         parts = urlsplit(self.url)
         self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
 
     @classmethod
-    def start(cls, port: int = 0, *, timeout: float = 20.0) -> Self:
-        """Starts a sandbox process and returns when it is ready. Raises SandboxError after ``timeout`` seconds."""
+    def start(cls, port: int = 0, *, timeout: float = 20.0, tls: Path | None = None) -> Self:
+        """Starts a sandbox process and returns when it is ready. Raises SandboxError after ``timeout`` seconds.
+
+        ``tls``: with TLS, and this folder for the certificate of its authority.
+        """
         root = Path(__file__).resolve().parent.parent
         path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
-            [sys.executable, "-m", "sandbox", "--port", str(port), "--stop-with-stdin"],
+            [sys.executable, "-m", "sandbox", "--port", str(port), "--stop-with-stdin"]
+            + (["--tls", str(tls)] if tls else []),
             stdin=subprocess.PIPE,  # closes when this process ends, even by SIGKILL; then the sandbox ends too
             stdout=subprocess.PIPE,
             text=True,
@@ -88,7 +97,7 @@ class Sandbox:
             process.wait(timeout=5)
             _close(process)
             raise SandboxError(f"the sandbox did not start: {line or 'it said nothing'}")
-        return cls(line.rpartition("ready at ")[2], process)
+        return cls(line.rpartition("ready at ")[2], process, authority=tls / "ca.crt" if tls else None)
 
     def stop(self, timeout: float = 5.0) -> None:
         """Ends the process that ``start`` made, and waits for its end. Does nothing to an attached sandbox."""
@@ -133,6 +142,7 @@ class Sandbox:
                 aws_secret_access_key=secret,
                 aws_session_token=token[0] if token else None,
                 config=Config(**settings),
+                verify=str(self.authority) if self.authority else None,
             )
 
     def environment(self, account: Account = "owner", region: str = "us-east-1") -> dict[str, str]:
@@ -143,6 +153,7 @@ class Sandbox:
             "AWS_ACCESS_KEY_ID": key,
             "AWS_SECRET_ACCESS_KEY": secret,
             **({"AWS_SESSION_TOKEN": token[0]} if token else {}),
+            **({"AWS_CA_BUNDLE": str(self.authority)} if self.authority else {}),
             "AWS_REGION": region,
             "AWS_DEFAULT_REGION": region,
             # Without the operator's own AWS configuration, and without a search for an instance's role.
@@ -212,7 +223,13 @@ class Sandbox:
         return str(made["queue_url"])
 
     def _control(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
+        if self.authority:
+            context = ssl.create_default_context(cafile=self.authority)
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                self.host, self.port, timeout=10, context=context
+            )
+        else:
+            connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
         try:
             content = None if body is None else json.dumps(body).encode()
             connection.request(method, f"/_sandbox/{path}", content, {"Content-Type": "application/json"})

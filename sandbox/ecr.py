@@ -261,7 +261,7 @@ class ECR:
             "authorizationToken": base64.b64encode(f"AWS:{signed}".encode()).decode(),
             "expiresAt": expires,
             # At AWS the registry's own host; here the address to which the caller sent this request.
-            "proxyEndpoint": f"http://{call.request.headers.get('host', '')}",
+            "proxyEndpoint": call.request.origin,
         }
         return {"authorizationData": [data for _ in call.params.get("registryIds") or [None]]}
 

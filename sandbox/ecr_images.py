@@ -13,11 +13,11 @@ from typing import Any
 
 from sandbox import image_events
 from sandbox.aws import AWSError, Call, invalid
+from sandbox.content import Content
 from sandbox.ecr_registry import record_pull
 from sandbox.ecr_tokens import Tokens
-from sandbox.store import DIGEST, Image, Repository, Store
-
-URL_SECONDS = 3600
+from sandbox.layer_urls import LayerUrls
+from sandbox.store import DIGEST, Image, Repository, Store, Upload
 
 
 class Images:
@@ -25,6 +25,7 @@ class Images:
 
     def __init__(self, store: Store, tokens: Tokens, repository: Callable[[Call], Repository]) -> None:
         self._store, self._tokens, self._repository = store, tokens, repository
+        self.urls = LayerUrls(store, tokens)
 
     # -- images --
 
@@ -195,7 +196,7 @@ class Images:
             elif content is None:
                 layers.append({"layerDigest": digest, "layerAvailability": availability})
             else:
-                layers.append({"layerDigest": digest, "layerAvailability": availability, "layerSize": len(content)})
+                layers.append({"layerDigest": digest, "layerAvailability": availability, "layerSize": content.size})
         return {"layers": layers, "failures": failures}
 
     def do_get_download_url_for_layer(self, call: Call) -> dict[str, Any]:
@@ -208,57 +209,42 @@ class Images:
             )
         if repository.availability(digest, self._store.now()) == "ARCHIVED":
             raise AWSError("LayerInaccessibleException", f"The layer with digest '{digest}' is archived")
-        ticket = {
-            "layer": [repository.account, repository.region, repository.name, digest],
-            "expires": self._store.now() + URL_SECONDS,
-        }
-        url = f"http://{call.request.headers.get('host', '')}/_layers/{self._tokens.sign(ticket)}"
+        url = f"{call.request.origin}{self.urls.path(repository, digest)}"
         return {"downloadUrl": url, "layerDigest": digest}
-
-    def download(self, ticket: str) -> bytes | None:
-        """The layer of a URL from GetDownloadUrlForLayer; None for an invalid or expired URL."""
-        content = self._tokens.verify(ticket) or {}
-        if "layer" not in content or content["expires"] <= self._store.now():
-            return None
-        account, region, name, digest = content["layer"]
-        repository = self._store.registry(account, region).repositories.get(name)
-        return repository.layers.get(digest) if repository else None
 
     def do_initiate_layer_upload(self, call: Call) -> dict[str, Any]:
         repository = self._repository(call)
         return {"uploadId": self._store.start_upload(repository), "partSize": 20 * 1024 * 1024}
 
-    def _upload(self, call: Call, repository: Repository) -> bytearray:
+    def _upload(self, call: Call, repository: Repository) -> Upload:
         upload = self._store.uploads.get(str(call.params["uploadId"]))
         if upload is None or upload.repository is not repository:
             raise AWSError(
                 "UploadNotFoundException", f"The upload with id '{call.params['uploadId']}' could not be found"
             )
-        return upload.content
+        return upload
 
     def do_upload_layer_part(self, call: Call) -> dict[str, Any]:
         repository, params = self._repository(call), call.params
-        content = self._upload(call, repository)
+        upload = self._upload(call, repository)
         try:
-            part = base64.b64decode(str(params["layerPartBlob"]), validate=True)
+            part = Content(base64.b64decode(str(params["layerPartBlob"]), validate=True))
         except binascii.Error:
             raise AWSError("SerializationException", "layerPartBlob is not base64") from None
-        if params["partFirstByte"] != len(content) or params["partLastByte"] != len(content) + len(part) - 1:
-            raise AWSError(
-                "InvalidLayerPartException",
-                f"The part must start at byte {len(content)} and have as many bytes as it says",
-            )
-        content += part
-        return {**repository.named, "uploadId": params["uploadId"], "lastByteReceived": len(content) - 1}
+        upload.check_next(params["partFirstByte"])
+        if params["partLastByte"] != upload.content.size + part.size - 1:
+            raise AWSError("InvalidLayerPartException", "The part must have as many bytes as it says")
+        upload.add(part, self._store.now())
+        return {**repository.named, "uploadId": params["uploadId"], "lastByteReceived": upload.content.size - 1}
 
     def do_complete_layer_upload(self, call: Call) -> dict[str, Any]:
         repository, digests = self._repository(call), call.params["layerDigests"]
-        content = self._upload(call, repository)
-        if not content:
+        upload = self._upload(call, repository)
+        if not upload.content.size:
             raise AWSError("EmptyUploadException", "The upload has no layer parts")
         if digests[0] in repository.layers:
             raise AWSError("LayerAlreadyExistsException", f"The layer with digest '{digests[0]}' already exists")
-        repository.put_layer(digests[0], bytes(content))
+        upload.complete(digests[0], upload.content.digest())
         del self._store.uploads[str(call.params["uploadId"])]
         return {**repository.named, "uploadId": call.params["uploadId"], "layerDigest": digests[0]}
 

@@ -102,7 +102,7 @@ class Events:
         reads = frozenset(str(each) for each in body.get("reads", []))
         subscription = Subscription(queue, int(body.get("copies", 1)), float(body.get("delay", 0)), reads)
         self._subscriptions.append(subscription)
-        return {"queue_url": f"http://{request.headers.get('host', '')}/{account}/{name}", "queue_arn": queue.arn}
+        return {"queue_url": f"{request.origin}/{account}/{name}", "queue_arn": queue.arn}
 
     # -- EventBridge's API --
 

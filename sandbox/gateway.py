@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import parse_qsl
 
-from sandbox import image_events, registry, signature
+from sandbox import image_events, layer_urls, registry, signature
 from sandbox.aws import AWSError, Call, to_xml
 from sandbox.ecr import ECR
 from sandbox.events import Events
@@ -28,13 +28,15 @@ from sandbox.journal import Journal
 from sandbox.registry import RegistryV2
 from sandbox.server import Dropped, Request, Response
 from sandbox.sqs import SQS
-from sandbox.store import Store
+from sandbox.store import MAX_LAYER, Store
 from sandbox.sts import STS
 
 # Account id, access key, secret. They work only in a sandbox; because of EXAMPLE, scanners for leaked keys ignore them.
 OWNER = ("111111111111", "AKIAOWNER1111EXAMPLE", "sandbox/owner/111111111111/EXAMPLESECRET")
 CLUSTER = ("222222222222", "AKIACLUST2222EXAMPLE", "sandbox/cluster/222222222222/EXAMPLEKEY0")
 
+MAX_BODY = 80 * 1024 * 1024  # bytes; the largest one is a layer part of 20 MiB in base64
+MAX_MANIFEST = 4 * 1024 * 1024  # the length of imageManifest in ECR's service model
 TARGETS = {"AmazonEC2ContainerRegistry_V20150921": "ecr", "AmazonSQS": "sqs", "AWSEvents": "events"}
 NAMESPACES = {"sts": "https://sts.amazonaws.com/doc/2011-06-15/", "iam": "https://iam.amazonaws.com/doc/2010-05-08/"}
 Answer = Response | Awaitable[Response]
@@ -62,7 +64,9 @@ class World:
         return time.time() + self.offset
 
     def settle(self) -> None:
-        """Does what the clock has made due: sends the events of the restores that have ended."""
+        """Does what the clock has made due: forgets abandoned uploads, sends the events of restores that ended."""
+        if self.store.uploads:
+            self.store.forget_abandoned_uploads()
         self.events.emit(image_events.transitioned(*each) for each in self.store.restored())
 
     def expire(self, names: str) -> dict[str, int]:
@@ -77,18 +81,26 @@ class Gateway:
     def __init__(self) -> None:
         self.world = World()
 
+    @staticmethod
+    def limit(path: str) -> int:
+        """The largest body that a path takes, in bytes."""
+        if not path.startswith("/v2/"):
+            return MAX_BODY
+        return MAX_LAYER if "/blobs/uploads/" in path else MAX_MANIFEST
+
     def handle(self, request: Request) -> Answer:
         """The answer to a request: of AWS's APIs, of the registry, or of the control API."""
         path = request.path
         try:
             self.world.settle()
+            if request.too_large:
+                return _too_large(request, self.limit(path))
             if path == "/v2" or path.startswith("/v2/"):
                 return self._data_plane(request)
             if path.startswith("/_sandbox/"):
                 return self._control(request)
-            if path.startswith("/_layers/"):
-                content = self.world.ecr.images.download(path.removeprefix("/_layers/"))
-                return Response(403) if content is None else Response(200, content)
+            if path.startswith(layer_urls.PATH):
+                return self.world.ecr.images.urls.answer(request)
             return self._aws(request)
         except Exception:
             return _broken(request)
@@ -245,14 +257,14 @@ def _run(
         world.events.emit_refused(call, error.code)
         return refuse(error)
     if inspect.isawaitable(answer):
-        return _run_later(world, call, answer, refuse)
+        return _run_later(world, call, answer, refuse, outcome)
     world.journal.ended(call, outcome)
     world.events.emit_call(call)
     return answer
 
 
 async def _run_later(
-    world: World, call: Call, answer: Awaitable[Response], refuse: Callable[[AWSError], Response]
+    world: World, call: Call, answer: Awaitable[Response], refuse: Callable[[AWSError], Response], outcome: str
 ) -> Response:
     try:
         response = await answer
@@ -261,7 +273,7 @@ async def _run_later(
         return refuse(error)
     except Exception:
         return _broken(call.request)
-    world.journal.ended(call, "ok")
+    world.journal.ended(call, outcome)
     return response
 
 
@@ -369,6 +381,16 @@ OLD_NAMES = {
 
 def _shown(content: Any, status: int = 200) -> Response:
     return Response(status, json.dumps(content).encode() + b"\n", {"Content-Type": "application/json"})
+
+
+def _too_large(request: Request, limit: int) -> Response:
+    """What ECR says to a body that is too large is not documented: OCI's 413, and the words of AWS Lambda."""
+    message = f"Request must be smaller than {limit} bytes"
+    if request.path.startswith("/v2/"):
+        error = AWSError("SIZE_INVALID", message, 413)
+        return registry.refusal(error, Call("v2", "", request, str(uuid.uuid4())))
+    content = {"__type": "RequestEntityTooLargeException", "message": message}
+    return Response(413, json.dumps(content).encode(), {"Content-Type": "application/x-amz-json-1.1"})
 
 
 def _broken(request: Request) -> Response:

@@ -122,7 +122,10 @@ def _json(content: Any) -> bytes:
 
 
 class RegistryClient:
-    """One connection to a registry. ``registry``: the ECR host, if it is not the host of the token."""
+    """One connection to a registry. ``registry``: the ECR host, if it is not the host of the token.
+
+    With TLS, the authorities of SSL_CERT_FILE count, as everywhere in Python.
+    """
 
     def __init__(self, endpoint: str, username: str, password: str, *, registry: str | None = None) -> None:
         parts = urlsplit(endpoint)
@@ -140,10 +143,17 @@ class RegistryClient:
     def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """One request. Returns status, headers (lower case) and body; raises RegistryError from status 400 on."""
+        """One request. Returns status, headers (lower case) and body; raises RegistryError from status 400 on.
+
+        Follows ECR's redirect to a layer, without the log-in, on the same connection: no other host is asked.
+        """
         self._connection.request(method, path, body, {**self._headers, **(headers or {})})
         response = self._connection.getresponse()
         content = response.read()
+        if response.status == 307 and (location := response.getheader("Location", "")).startswith("/"):
+            self._connection.request(method, location, headers=headers or {})
+            response = self._connection.getresponse()
+            content = response.read()
         if response.status >= 400:
             try:
                 error = json.loads(content)["errors"][0]

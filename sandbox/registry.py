@@ -16,21 +16,23 @@ credentials in IAM"); that ECR uses the words of its own expired token is not do
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlencode
 
 from sandbox import image_events
 from sandbox.aws import AWSError, Call, Change, partition_of, registry_of
+from sandbox.content import Content
 from sandbox.ecr import ECR
 from sandbox.ecr_registry import record_pull
 from sandbox.iam import IAM
 from sandbox.server import Request, Response
-from sandbox.store import DIGEST, MAX_LAYER, Image, Registry, Repository, Store, digest_of
+from sandbox.store import DIGEST, Image, Registry, Repository, Store, digest_of
 
 NAME = r"(?P<name>[a-z0-9][a-z0-9._/-]*?)"
 ROUTES: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
@@ -76,8 +78,10 @@ WORDS: dict[str, tuple[int, str]] = {
     "ReferencedImagesNotFoundException": (404, "MANIFEST_BLOB_UNKNOWN"),
     "ImageTagAlreadyExistsException": (400, "TAG_INVALID"),
     "ImageDigestDoesNotMatchException": (400, "DIGEST_INVALID"),
-    "InvalidLayerException": (400, "DIGEST_INVALID"),
-    "InvalidParameterException": (400, "MANIFEST_INVALID"),
+    "InvalidLayerException": (400, "BLOB_UPLOAD_INVALID"),
+    "LayerPartTooSmallException": (400, "BLOB_UPLOAD_INVALID"),  # its code and status are not documented
+    "InvalidLayerPartException": (416, "BLOB_UPLOAD_INVALID"),
+    "InvalidParameterException": (405, "UNSUPPORTED"),
     "ImageReferencedByManifestList": (400, "UNSUPPORTED"),  # what ECR says to such a DELETE is not documented
     "LimitExceededException": (413, "SIZE_INVALID"),
     "ThrottlingException": (429, "TOOMANYREQUESTS"),
@@ -135,12 +139,12 @@ class RegistryV2:
         if min(token.expires, caller.credential.expires or token.expires) <= self._store.now():
             raise AWSError("DENIED", "Your authorization token has expired. Reauthenticate and try again.", 403)
 
-    def answer(self, call: Call, target: Target) -> Response:
+    def answer(self, call: Call, target: Target) -> Response | Awaitable[Response]:
         """Runs the operation that `route` found. Raises AWSError, which `refusal` turns into an answer."""
         if call.operation == "Ping":
             return Response(200, b"{}", {"Content-Type": "application/json", **VERSION})
         if not call.operation:
-            raise AWSError("UNSUPPORTED", "The sandbox's registry does not do this", 404)
+            raise AWSError("UNSUPPORTED", "The operation is unsupported", 405)
         account, region = target.registry or self._of_upload(target) or (call.by.account, call.region)
         call.region = region
         if partition_of(region).name != call.by.partition:
@@ -154,7 +158,7 @@ class RegistryV2:
             case "PutManifest":
                 return self._put_manifest(call, repository, target)
             case "GetBlob" | "HeadBlob":
-                return _get_blob(repository, target.digest, self._store.now())
+                return self._get_blob(call, repository, target.digest)
             case "DeleteManifest":
                 return self._delete_manifest(call, repository, target)
             case "ListReferrers":
@@ -265,25 +269,38 @@ class RegistryV2:
         headers = {"Content-Type": "application/json"}
         if token:
             more = urlencode({"last": token["nextToken"], **({"n": size} if size else {})})
-            host = call.request.headers.get("host", "")
-            headers["Link"] = f'<http://{host}{call.request.path}?{more}>; rel="next"'
+            headers["Link"] = f'<{call.request.origin}{call.request.path}?{more}>; rel="next"'
         return Response(200, json.dumps({"name": repository.name, "tags": page}).encode(), headers)
 
-    def _start_upload(self, call: Call, repository: Repository, target: Target) -> Response:
+    def _get_blob(self, call: Call, repository: Repository, digest: str) -> Response:
+        """The layer's size for HEAD, and for GET a redirect to its URL, with the status of ECR."""
+        content = repository.layers.get(digest)
+        if content is None or repository.availability(digest, self._store.now()) == "ARCHIVED":
+            raise AWSError("BLOB_UNKNOWN", "The layer does not exist in the repository", 404)
+        headers = {"Docker-Content-Digest": digest}
+        if call.request.method == "GET":
+            return Response(307, headers={"Location": self._ecr.images.urls.path(repository, digest), **headers})
+        headers |= {"Content-Type": "application/octet-stream", "Content-Length": str(content.size)}
+        return Response(200, headers=headers)
+
+    def _start_upload(self, call: Call, repository: Repository, target: Target) -> Response | Awaitable[Response]:
         upload_id = self._store.start_upload(repository)
         digest = _query(call.request, "digest")
         if digest:  # the whole layer in one POST
             self._authorize(call, self._store.registry(repository.account, repository.region), ACTIONS["FinishUpload"])
-            return self._finish(repository, upload_id, target, digest, call.request.body)
+            return self._finish(repository, upload_id, target, digest, call.request.content)
         mount = _query(call.request, "mount")
         if mount and self._mount(call, repository, mount):
             del self._store.uploads[upload_id]
             location = f"{target.prefix}{repository.name}/blobs/{mount}"
             return Response(201, b"", {"Location": location, "Docker-Content-Digest": mount})
-        return _accepted(repository, upload_id, target, 0)
+        return _accepted(repository, upload_id, target, 202, 0)
 
     def _mount(self, call: Call, repository: Repository, digest: str) -> bool:
-        """Mounts a layer of the repository that the request names. False: the client has to upload the layer."""
+        """Mounts a layer of the repository that the request names. False: the client has to upload the layer.
+
+        ECR mounts only a layer that an image of that repository has (aws/containers-roadmap issue 2860).
+        """
         registry = self._store.registry(repository.account, repository.region)
         name = _query(call.request, "from")
         host, _, rest = name.partition("/")
@@ -296,34 +313,45 @@ class RegistryV2:
         except AWSError:
             return False
         is_there = source.availability(digest, self._store.now()) == "AVAILABLE"
-        if is_there and source.encryption == repository.encryption:
+        is_used = any(part.get("digest") == digest for image in source.images.values() for part in image.layers())
+        if is_there and is_used and source.encryption == repository.encryption:
             repository.layers[digest] = source.layers[digest]
             return True
         return False
 
-    def _upload(self, call: Call, repository: Repository, target: Target) -> Response:
+    def _upload(self, call: Call, repository: Repository, target: Target) -> Response | Awaitable[Response]:
         upload = self._store.uploads.get(target.upload)
         if upload is None or upload.repository is not repository:
             raise AWSError("BLOB_UPLOAD_UNKNOWN", "The upload is not known", 404)
         if call.operation == "GetUpload":
-            answer = _accepted(repository, target.upload, target, len(upload.content))
-            return Response(204, b"", answer.headers)
+            return _accepted(repository, target.upload, target, 204, upload.content.size)
         if call.operation == "FinishUpload":
-            return self._finish(repository, target.upload, target, _query(call.request, "digest"), call.request.body)
+            digest = _query(call.request, "digest")
+            return self._finish(repository, target.upload, target, digest, call.request.content)
         start = call.request.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
-        if start and start != str(len(upload.content)):
-            raise AWSError("BLOB_UPLOAD_INVALID", f"The next byte is {len(upload.content)}", 416)
-        if len(upload.content) + len(call.request.body) > MAX_LAYER:
-            raise AWSError("SIZE_INVALID", f"A layer in the sandbox ends at {MAX_LAYER} bytes", 413)
-        upload.content += call.request.body
-        return _accepted(repository, target.upload, target, len(upload.content))
+        if start.isdecimal():
+            upload.check_next(int(start))
+        upload.add(call.request.content, self._store.now())
+        # The status of ECR, and its Range, which stays at the end of the first chunk (aws/containers-roadmap#2831).
+        return _accepted(repository, target.upload, target, 201, upload.first)
 
-    def _finish(self, repository: Repository, upload_id: str, target: Target, digest: str, rest: bytes) -> Response:
-        content = bytes(self._store.uploads[upload_id].content + rest)
-        repository.put_layer(digest, content)
-        del self._store.uploads[upload_id]
+    def _finish(
+        self, repository: Repository, upload_id: str, target: Target, digest: str, rest: Content
+    ) -> Response | Awaitable[Response]:
+        """Ends the upload, with the layer or with ECR's exception. What ECR keeps after one is not documented."""
+        upload = self._store.uploads.pop(upload_id)
+        upload.add(rest, self._store.now())
         location = f"{target.prefix}{repository.name}/blobs/{digest}"
-        return Response(201, b"", {"Location": location, "Docker-Content-Digest": digest})
+        finished = Response(201, headers={"Location": location, "Docker-Content-Digest": digest})
+        if not upload.content.is_large:
+            upload.complete(digest, upload.content.digest())
+            return finished
+
+        async def finish() -> Response:
+            upload.complete(digest, await asyncio.to_thread(upload.content.digest))
+            return finished
+
+        return finish()
 
 
 def refusal(error: AWSError, call: Call) -> Response:
@@ -333,8 +361,7 @@ def refusal(error: AWSError, call: Call) -> Response:
         code = "DENIED" if status < 500 else "UNKNOWN"
     headers = {"Content-Type": "application/json; charset=utf-8", **VERSION}
     if status == 401:
-        host = call.request.headers.get("host", "")
-        headers["WWW-Authenticate"] = f'Basic realm="http://{host}/",service="ecr.amazonaws.com"'
+        headers["WWW-Authenticate"] = f'Basic realm="{call.request.origin}/",service="ecr.amazonaws.com"'
     return Response(status, json.dumps({"errors": [{"code": code, "message": error.message}]}).encode(), headers)
 
 
@@ -347,16 +374,9 @@ def _query(request: Request, name: str) -> str:
     return parse_qs(request.query).get(name, [""])[0] if request.query else ""
 
 
-def _get_blob(repository: Repository, digest: str, now: float) -> Response:
-    content = repository.layers.get(digest)
-    if content is None or repository.availability(digest, now) == "ARCHIVED":
-        raise AWSError("BLOB_UNKNOWN", "The layer does not exist in the repository", 404)
-    return Response(200, content, {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest})
-
-
-def _accepted(repository: Repository, upload_id: str, target: Target, size: int) -> Response:
+def _accepted(repository: Repository, upload_id: str, target: Target, status: int, size: int) -> Response:
     return Response(
-        202,
+        status,
         b"",
         {
             "Location": f"{target.prefix}{repository.name}/blobs/uploads/{upload_id}",

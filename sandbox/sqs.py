@@ -116,7 +116,7 @@ class SQS:
     # -- queues --
 
     def _url(self, call: Call, queue: Queue) -> str:
-        return f"http://{call.request.headers.get('host', '')}/{queue.account}/{queue.name}"
+        return f"{call.request.origin}/{queue.account}/{queue.name}"
 
     def _queue(self, call: Call) -> Queue:
         parts = str(call.params.get("QueueUrl", "")).split("/")

@@ -17,10 +17,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sandbox.aws import AWSError, partition_of
+from sandbox.content import Content
 from sandbox.documents import Stored
 
 MAX_REPOSITORIES = 100_000
-MAX_LAYER = 64 * 1024 * 1024
+# https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html, "Maximum layer size" and "Minimum layer
+# part size"
+MAX_LAYER = 52_000 * 1024 * 1024
+MIN_PART = 5 * 1024 * 1024
+ABANDONED_SECONDS = 3600  # how long ECR keeps an upload that gets no more bytes is not documented
 RESTORE_SECONDS = 20 * 60  # "up to 20 minutes" (User Guide, "Restoring an image"); here always the whole time
 # How long ECR keeps the results of a preview before it says EXPIRED is not documented.
 PREVIEW_KEPT_SECONDS = 24 * 3600
@@ -77,8 +82,49 @@ class Image:
 
 @dataclass(slots=True)
 class Upload:
+    """A layer that arrives in parts. ``first``: the size of its first part; ``touched``: when the last part came."""
+
     repository: Repository
-    content: bytearray = field(default_factory=bytearray)
+    touched: float
+    content: Content = field(default_factory=Content)
+    first: int = 0
+    _last: int = 0
+    _has_small_part: bool = False
+
+    def add(self, part: Content, now: float) -> None:
+        """Appends a part. Raises LimitExceededException if the layer becomes too large."""
+        if self.content.size + part.size > MAX_LAYER:
+            raise AWSError("LimitExceededException", f"A layer ends at {MAX_LAYER} bytes")
+        self.touched = now
+        if not part.size:
+            return
+        self._has_small_part = self._has_small_part or 0 < self._last < MIN_PART
+        self._last = part.size
+        if self.content.size:
+            for piece in part.pieces():
+                self.content.append(piece)
+        else:
+            self.content, self.first = part, part.size
+
+    def check_next(self, start: int) -> None:
+        """Raises InvalidLayerPartException if the next part does not begin at this byte."""
+        if start != self.content.size:
+            # The words are in https://github.com/apple/containerization/issues/790.
+            raise AWSError(
+                "InvalidLayerPartException", f"First byte of the layer part is {start} instead of {self.content.size}"
+            )
+
+    def complete(self, digest: str, real: str) -> None:
+        """Puts the layer into the repository. ``real``: the digest of the content. Raises ECR's exceptions."""
+        if self._has_small_part:
+            # The words are in https://github.com/dotnet/sdk-container-builds/issues/424.
+            raise AWSError("LayerPartTooSmallException", "All layer parts except the last part should be at least 5MB")
+        if digest != real:
+            # The words are in https://github.com/bazelbuild/rules_docker/issues/298.
+            raise AWSError(
+                "InvalidLayerException", "None of the provided layer digests match the calculated layer digest"
+            )
+        self.repository.layers[digest] = self.content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +163,7 @@ class Repository:
     preview: Preview | None = None
     images: dict[str, Image] = field(default_factory=dict)
     image_tags: dict[str, str] = field(default_factory=dict)
-    layers: dict[str, bytes] = field(default_factory=dict)
+    layers: dict[str, Content] = field(default_factory=dict)
 
     @property
     def arn(self) -> str:
@@ -227,16 +273,6 @@ class Repository:
         del self.images[image.digest]
         return tags
 
-    def put_layer(self, digest: str, content: bytes) -> None:
-        """Stores a layer. Raises AWSError if it is too large or its digest is wrong."""
-        if len(content) > MAX_LAYER:
-            raise AWSError("LimitExceededException", f"A layer in the sandbox ends at {MAX_LAYER} bytes")
-        if digest != digest_of(content):
-            raise AWSError(
-                "InvalidLayerException", f"Layer digest {digest} does not match the content {digest_of(content)}"
-            )
-        self.layers[digest] = content
-
     def put_image(
         self, manifest: bytes, media_type: str | None, *, tag: str | None, digest: str | None, now: float
     ) -> Image:
@@ -247,7 +283,7 @@ class Repository:
             content = None
         kind = media_type or (content.get("mediaType") if isinstance(content, dict) else None)
         if not isinstance(content, dict) or not kind or content.get("mediaType", kind) != kind:
-            raise _bad_manifest("the manifest is not JSON or its media type is unknown or differs")
+            raise _bad_manifest()  # not JSON, or its media type is unknown or differs
         real = digest_of(manifest)
         if digest is not None and digest != real:
             raise AWSError("ImageDigestDoesNotMatchException", f"The digest {digest} is not the manifest's: {real}")
@@ -281,11 +317,11 @@ class Repository:
         lists = [image.content.get(name, []) for name in ("layers", "manifests")]
         entries = [entry for each in lists if isinstance(each, list) for entry in each]
         if not all(isinstance(each, list) for each in lists) or not all(_is_descriptor(each) for each in entries):
-            raise _bad_manifest("layers and manifests are lists of descriptors")
+            raise _bad_manifest()
         if not all(_is_descriptor(image.content[each]) for each in ("config", "subject") if each in image.content):
-            raise _bad_manifest("config and subject are descriptors")
+            raise _bad_manifest()
         if (image.media_type in INDEXES) != ("manifests" in image.content):
-            raise _bad_manifest(f"not a {image.media_type}")
+            raise _bad_manifest()
         missing = [str(each.get("digest")) for each in image.layers() if each.get("digest") not in self.layers]
         if missing:
             raise AWSError(
@@ -308,10 +344,11 @@ def _unsupported(image: Image, why: str) -> AWSError:
     return AWSError("ImageStorageClassUpdateNotSupportedException", f"The image '{image.digest}' {why}")
 
 
-def _bad_manifest(why: str) -> AWSError:
+def _bad_manifest() -> AWSError:
+    """ECR says so to each manifest that it does not take (https://github.com/chainguard-dev/apko/issues/450)."""
     return AWSError(
         "InvalidParameterException",
-        f"Invalid parameter at 'ImageManifest' failed to satisfy constraint: 'Invalid JSON syntax' ({why})",
+        "Invalid parameter at 'ImageManifest' failed to satisfy constraint: 'Invalid JSON syntax'",
     )
 
 
@@ -399,5 +436,10 @@ class Store:
     def start_upload(self, repository: Repository) -> str:
         """Starts an upload and returns its id."""
         upload_id = str(uuid.uuid4())
-        self.uploads[upload_id] = Upload(repository)
+        self.uploads[upload_id] = Upload(repository, self.now())
         return upload_id
+
+    def forget_abandoned_uploads(self) -> None:
+        end = self.now() - ABANDONED_SECONDS
+        for upload_id in [each for each, upload in self.uploads.items() if upload.touched < end]:
+            del self.uploads[upload_id]

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from sandbox import images
+from sandbox.content import Content
 from sandbox.control import Sandbox
 from sandbox.gateway import Gateway
 from sandbox.server import Connection, Request
@@ -220,7 +221,7 @@ def test_a_push_during_a_restore_ends_the_restore_and_sends_one_event_about_it(
 
 def test_a_restore_ends_also_when_nobody_moves_the_clock() -> None:
     gateway = Gateway()
-    world, request = gateway.world, Request("GET", "/_sandbox/health", "", {}, b"", cast(Connection, None))
+    world, request = gateway.world, Request("GET", "/_sandbox/health", "", {}, Content(), cast(Connection, None))
     repository = Repository(account=OWNER, region="us-east-1", name="shop", created=0.0)
     image = Image("sha256:1", b"{}", images.MANIFEST, pushed=0.0, storage="ARCHIVE")
     repository.transition(image, "STANDARD", world.now())
