@@ -22,6 +22,7 @@ from urllib.parse import unquote
 from sandbox.content import IN_MEMORY, Content
 
 MAX_HEAD = 64 * 1024
+CLOSE = "Connection: close\r\n"
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -198,13 +199,13 @@ class Connection(asyncio.Protocol):
     def _write(self, response: Response, method: str, keep: bool) -> None:
         if self._transport.is_closing():
             return
-        status = response.status
-        lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Unknown')}"]
-        lines += [f"{name}: {value}" for name, value in response.headers.items()]
-        if "Content-Length" not in response.headers and status != 204:
-            lines.append(f"Content-Length: {len(response.body)}")
-        lines.append("\r\n" if keep else "Connection: close\r\n\r\n")
-        head = "\r\n".join(lines).encode("latin-1")
+        status, headers = response.status, response.headers
+        text = f"HTTP/1.1 {status} {REASONS.get(status, 'Unknown')}\r\n"
+        for name, value in headers.items():
+            text += f"{name}: {value}\r\n"
+        if "Content-Length" not in headers and status != 204:
+            text += f"Content-Length: {len(response.body)}\r\n"
+        head = f"{text}{'' if keep else CLOSE}\r\n".encode("latin-1")
         self._transport.write(head if method == "HEAD" else head + response.body)
         if not keep:
             self._transport.close()
@@ -226,9 +227,10 @@ class Connection(asyncio.Protocol):
     def _body(self, target: str, headers: Mapping[str, str]) -> Content | None:
         """The body of the request with this head; None until more bytes arrive."""
         if self._content is None:
-            chunked = "chunked" in headers.get("transfer-encoding", "").lower()
+            encoding = headers.get("transfer-encoding")
+            chunked = encoding is not None and "chunked" in encoding.lower()
             length = 0 if chunked else int(headers.get("content-length") or 0)
-            if not chunked and length <= IN_MEMORY:
+            if length <= IN_MEMORY and not chunked:
                 if len(self._buffer) < length:
                     return None
                 content = Content(bytes(self._buffer[:length]))
@@ -299,7 +301,7 @@ class Connection(asyncio.Protocol):
             headers[name] = f"{headers[name]},{value}" if name in headers else value
         if not headers.get("content-length", "0").isdecimal():
             raise BadRequest(400, "bad Content-Length")
-        if headers.get("expect", "").lower() == "100-continue":
+        if "expect" in headers and headers["expect"].lower() == "100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         headers.setdefault("connection", "close" if first[2] == "HTTP/1.0" else "keep-alive")
         target = first[1]
