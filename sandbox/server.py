@@ -156,6 +156,9 @@ class Connection(asyncio.Protocol):
             except BadRequest as error:
                 self._write(Response(error.status, str(error).encode()), "GET", keep=False)
                 return
+            except OSError as error:  # of the file of a large body
+                self._write(Response(507, f"cannot keep the body: {error}".encode()), "GET", keep=False)
+                return
             if request is None:
                 return
             answer = self._handler(request)

@@ -7,9 +7,10 @@ import hashlib
 import http.client
 import os
 import socket
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -17,11 +18,12 @@ from sandbox import images, store
 from sandbox.aws import AWSError
 from sandbox.content import IN_MEMORY, Content
 from sandbox.control import Sandbox
-from sandbox.server import Request, Response, Server
+from sandbox.server import Handler, Request, Response, Server
 from sandbox.store import Repository, Upload
 from tests.sandbox.asking import refused
 
 MIB = 1024 * 1024
+T = TypeVar("T")
 LARGE = images.Blob(media_type=images.GZIP_LAYER, content=os.urandom(IN_MEMORY) + b"and a byte more")
 
 
@@ -219,6 +221,20 @@ def test_a_lost_answer_to_a_large_layer_is_in_the_journal_as_lost(
     client.push_blob(LARGE, repository)
 
 
+def serve(handler: Handler, ask: Callable[[int], T]) -> T:
+    """What `ask` returns for the port of a server of this process, whose bodies end a byte above IN_MEMORY."""
+
+    async def run() -> T:
+        server = Server(handler, lambda path: IN_MEMORY + 1)
+        port = await server.start("127.0.0.1", 0)
+        try:
+            return await asyncio.to_thread(ask, port)
+        finally:
+            await server.close()
+
+    return asyncio.run(run())
+
+
 def test_a_server_reads_a_body_beyond_its_limit_to_its_end_and_keeps_none_of_it() -> None:
     seen: list[tuple[bool, int]] = []
 
@@ -236,16 +252,25 @@ def test_a_server_reads_a_body_beyond_its_limit_to_its_end_and_keeps_none_of_it(
         connection.close()
         return answers
 
-    async def run() -> list[bytes]:
-        server = Server(handle, lambda path: IN_MEMORY + 1)
-        port = await server.start("127.0.0.1", 0)
-        try:
-            return await asyncio.to_thread(ask, port)
-        finally:
-            await server.close()
-
-    assert asyncio.run(run()) == [each for each in (b"/large", b"/right", b"/small") for _ in range(2)]
+    assert serve(handle, ask) == [each for each in (b"/large", b"/right", b"/small") for _ in range(2)]
     assert seen == [(True, 0)] * 2 + [(False, IN_MEMORY + 1)] * 2 + [(False, 5)] * 2
+
+
+def test_a_body_for_which_there_is_no_room_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/there-is-no-such-folder")
+
+    def ask(port: int) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("POST", "/", b"x" * (IN_MEMORY + 1))
+        answer = connection.getresponse()
+        found = answer.status, answer.read()
+        connection.close()
+        return found
+
+    status, text = serve(lambda request: Response(), ask)
+
+    assert status == 507
+    assert text.startswith(b"cannot keep the body: ")
 
 
 @pytest.mark.parametrize("size", ["x", "-5", "F" * 70_000])
